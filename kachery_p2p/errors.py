@@ -1,0 +1,162 @@
+"""Every error that a user of the node may meet.
+
+All derive from `KacheryError`. The message is a sentence for a person: what was wrong, with what, and what to do about
+it. A stack trace is for bugs, so command lines print the message of a `KacheryError` alone. `exit_code` is the status a
+command ends with: 1 in general, 2 bad input, 3 not found, 4 the local data is damaged or changed, 5 no room or no
+permission, 6 the network or a peer failed.
+"""
+
+from __future__ import annotations
+
+
+class KacheryError(Exception):
+    """Base class of all errors that are explained to the user."""
+
+    exit_code = 1
+
+
+# --- identifiers and DAGs ------------------------------------------------------------------------------------------
+
+
+class InvalidCID(KacheryError, ValueError):
+    """Text or bytes that are not a CID."""
+
+    exit_code = 2
+
+
+class UnsupportedCID(KacheryError, ValueError):
+    """A well-formed CID of a hash function or codec that this node cannot check or read."""
+
+    exit_code = 2
+
+
+class InvalidProfile(KacheryError, ValueError):
+    """Chunk size, width or leaf kind that cannot make a valid DAG."""
+
+    exit_code = 2
+
+
+class InvalidName(KacheryError, ValueError):
+    """A name that cannot stand in a directory, or would leave the destination folder."""
+
+    exit_code = 2
+
+
+class MalformedDag(KacheryError):
+    """A block that hashes right but does not make sense: undecodable, or with lengths that lie. Names the CID."""
+
+    exit_code = 6
+
+
+class HashMismatch(KacheryError):
+    """Bytes that do not have the hash they are said to have."""
+
+    exit_code = 6
+
+
+class IsADirectory(KacheryError):
+    """A directory where a file is meant."""
+
+    exit_code = 2
+
+
+class NotADirectory(KacheryError):
+    """A file where a directory is meant."""
+
+    exit_code = 2
+
+
+class PathNotFound(KacheryError):
+    """A directory has no entry of that name."""
+
+    exit_code = 3
+
+
+# --- local data ----------------------------------------------------------------------------------------------------
+
+
+class FileMissing(KacheryError, FileNotFoundError):
+    """The file or folder the user named does not exist."""
+
+    exit_code = 2
+
+
+class NotAFile(KacheryError):
+    """Neither a regular file nor a directory (a socket, a device ...)."""
+
+    exit_code = 2
+
+
+class NoPermission(KacheryError, PermissionError):
+    """The operating system does not allow it."""
+
+    exit_code = 5
+
+
+class DiskFull(KacheryError):
+    """No room on the disk or in the quota."""
+
+    exit_code = 5
+
+
+class FileChanged(KacheryError):
+    """A file changed while it was being stored or linked."""
+
+    exit_code = 4
+
+
+class DamagedFile(KacheryError):
+    """A local copy, or a linked file, no longer has the bytes that its CID promises."""
+
+    exit_code = 4
+
+
+class RepoError(KacheryError):
+    """The data directory cannot be opened or used."""
+
+    exit_code = 5
+
+
+class IdentityError(KacheryError):
+    """The key files cannot be read or do not fit together."""
+
+    exit_code = 5
+
+
+# --- network -------------------------------------------------------------------------------------------------------
+
+
+class InvalidAddress(KacheryError, ValueError):
+    """Text that is not a multiaddr that can be dialled."""
+
+    exit_code = 2
+
+
+class AddressInUse(KacheryError):
+    """Another process listens on that address already, or the machine does not have it."""
+
+    exit_code = 6
+
+
+class DialError(KacheryError):
+    """No connection could be made; says why for each address tried."""
+
+    exit_code = 6
+
+
+class StreamError(KacheryError):
+    """A stream to a peer failed: reset, cut short, or the peer does not speak the protocol."""
+
+    exit_code = 6
+
+
+class ContentNotFound(KacheryError):
+    """Nobody who was asked has the block; says whom it asked and for how long."""
+
+    exit_code = 3
+
+
+class NodeError(KacheryError):
+    """The node of this data directory cannot be started or reached."""
+
+    exit_code = 6
