@@ -160,3 +160,19 @@ class NodeError(KacheryError):
     """The node of this data directory cannot be started or reached."""
 
     exit_code = 6
+
+
+class StreamEOF(StreamError):
+    """The peer ended its side of a stream before all the bytes that were asked for had come."""
+
+
+class StreamReset(StreamError):
+    """A stream, or the connection under it, was torn down before it was done."""
+
+
+class ProtocolNotSupported(StreamError):
+    """The peer speaks none of the protocols that were asked for."""
+
+
+class MalformedMessage(StreamError):
+    """A peer sent bytes that are not a message of the protocol, or one beyond its limits."""

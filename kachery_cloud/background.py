@@ -1,0 +1,372 @@
+"""The node behind a script or a notebook: started on first need, shared by the processes of one directory.
+
+A `Connection` stands for "the node of this directory", whoever that is at the moment. The first process that needs the
+network takes the node lock and runs the node in a background thread (`NodeThread`); the others speak to it through the
+control socket (`kachery_cloud.control`). When the process that was the node leaves, each of the others notices at
+once, one of them takes the lock, and requests that were under way are asked again: a load then continues from what is
+on disk.
+
+Threads and forks: everything here may be called from any thread. A forked child starts with no connection; when it
+needs one it joins its parent's node like any other process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kachery_cloud.control import ControlClient, Endpoint, NodeGone
+from kachery_p2p.errors import NodeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kachery_cloud.config import Config
+    from kachery_cloud.control import Progress
+
+log = logging.getLogger("kachery_cloud.background")
+
+#: Seconds to become the node or reach the one that is: starting one takes about two on a slow machine.
+ESTABLISH_TIMEOUT = 30.0
+#: Seconds between looks at a lock that another process holds while it starts or leaves.
+ESTABLISH_PAUSE = 0.05
+#: How often one request is asked again because the node went away under it.
+MAX_TAKEOVERS = 8
+#: Seconds that a process which handed its place over waits for the new node before it takes the place back.
+HAND_OVER_GRACE = 15.0
+#: Seconds for the node to say goodbye to its peers when the interpreter exits.
+STOP_TIMEOUT = 5.0
+#: Seconds to wait at exit for a node that is still starting: nobody has needed it yet.
+STOP_STARTING_TIMEOUT = 0.5
+
+
+class Backend(Protocol):
+    """A node to ask: the one in this process, or another process's."""
+
+    gone: bool
+
+    def start(self, method: str, params: dict[str, Any], progress: Progress | None) -> tuple[int, Future[Any]]: ...
+    def cancel(self, request_id: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class NodeThread:
+    """The node of a directory, running in a background thread of this process.
+
+    Args:
+        lock: the node lock, held; released when the thread ends.
+        on_gone: called in the thread when the node has stopped.
+
+    Raises:
+        KacheryError: the node could not start.
+    """
+
+    def __init__(self, config: Config, lock: Any, on_gone: Callable[[NodeThread], None]) -> None:
+        self._config = config
+        self._lock = lock
+        self._on_gone = on_gone
+        self._ready: Future[None] = Future()
+        self.handed_over = False
+        self._pending: dict[int, tuple[Future[Any], Any]] = {}
+        self._next_id = 1
+        self._mutex = threading.Lock()
+        self.gone = False
+        self._thread = threading.Thread(target=self._main, name="kachery-node", daemon=True)
+        self._thread.start()
+        self._ready.result()
+
+    def _main(self) -> None:
+        import trio
+
+        from kachery_cloud.serve import plain_error
+
+        error: BaseException = NodeGone("The node of this process has stopped.")
+        try:
+            trio.run(self._run, strict_exception_groups=True)
+        except BaseException as e:  # whatever it was, it is handed to those who wait for the node
+            error = plain_error(e)
+            if self._ready.done():
+                log.error("the node stopped", exc_info=e)
+        finally:
+            self._lock.release()
+            with self._mutex:
+                self.gone = True
+                left, self._pending = self._pending, {}
+            for future, _ in left.values():
+                future.set_exception(NodeGone("The node of this process has stopped."))
+            if not self._ready.done():
+                self._ready.set_exception(error)
+            else:
+                self._on_gone(self)
+
+    async def _run(self) -> None:
+        import trio
+
+        from kachery_cloud.serve import run_node
+
+        self._token = trio.lowlevel.current_trio_token()
+        self._stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+
+            async def serve(*, task_status: Any) -> None:
+                await run_node(self._config, hand_over=self._hand_over, task_status=task_status)
+
+            self._methods = await nursery.start(serve)
+            self._ready.set_result(None)
+            await self._stop.wait()
+            nursery.cancel_scope.cancel()
+
+    def _hand_over(self) -> bool:
+        """``kachery-cloud-node`` asks for the place: stop as soon as it has its answer."""
+        self.handed_over = True
+
+        async def stop_soon() -> None:
+            import trio
+
+            await trio.sleep(0.1)  # the answer to the one who asked must be out before the socket closes
+            self._stop.set()
+
+        self._nursery.start_soon(stop_soon)
+        return True
+
+    def start(self, method: str, params: dict[str, Any], progress: Progress | None) -> tuple[int, Future[Any]]:
+        import trio
+
+        future: Future[Any] = Future()
+        scope = trio.CancelScope()
+        with self._mutex:
+            if self.gone:
+                raise NodeGone("The node of this process has stopped.")
+            request_id, self._next_id = self._next_id, self._next_id + 1
+            self._pending[request_id] = (future, scope)
+
+        async def answer() -> None:
+            outcome: Any = NodeError("The request was cancelled.")
+            with scope:
+                try:
+                    outcome = (await self._methods[method](params, progress or (lambda done, total: None)),)
+                except Exception as e:  # noqa: BLE001 - it belongs to the caller
+                    outcome = e
+            with self._mutex:
+                waiting = self._pending.pop(request_id, None)
+            if waiting is None:
+                return
+            if isinstance(outcome, tuple):
+                future.set_result(outcome[0])
+            else:
+                future.set_exception(outcome)
+
+        try:
+            self._token.run_sync_soon(lambda: self._nursery.start_soon(answer))
+        except trio.RunFinishedError as e:
+            raise NodeGone("The node of this process has stopped.") from e
+        return request_id, future
+
+    def cancel(self, request_id: int) -> None:
+        with self._mutex:
+            pending = self._pending.get(request_id)
+        if pending is not None:
+            self._soon(pending[1].cancel)
+
+    def close(self) -> None:
+        self._soon(self._stop.set)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(STOP_TIMEOUT)
+
+    def _soon(self, function: Callable[[], None]) -> None:
+        import trio
+
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(function)
+
+
+class Connection:
+    """The node of one data directory, for this process. Get one from `get_connection`."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._mutex = threading.Lock()
+        self._closed = threading.Event()
+        self._establishing: Future[Backend] = Future()
+        self._establish_soon(0.0)
+
+    # --- what callers ask
+
+    def load(self, target: dict[str, Any], progress: Progress | None = None) -> dict[str, Any]:
+        """Load a file, a range of one, or a directory; see `kachery_p2p.node.Node.load` for target and result.
+
+        Blocks until it is done. Ctrl-C cancels it; what has arrived stays on disk for the next try.
+        """
+        return self._call("load", target, progress)
+
+    def status(self) -> dict[str, Any]:
+        """Peer ID, addresses, connected peers and counters of the node."""
+        return self._call("status", {}, None)
+
+    def connect(self, addr: str) -> str:
+        """Connect to a peer by multiaddr; returns its peer ID."""
+        return self._call("connect", {"addr": addr}, None)
+
+    def notify_stored(self, cid: str) -> None:
+        """Tell the node that the data of a CID is here now. Does not wait for the node."""
+
+        def tell(established: Future[Backend]) -> None:
+            # A node that could not start, or is just leaving, has nobody waiting for this CID.
+            with contextlib.suppress(NodeGone):
+                if established.exception() is None:
+                    established.result().start("notify_stored", {"cid": cid}, None)
+
+        self._establishing.add_done_callback(tell)
+
+    # --- which node answers
+
+    def _call(self, method: str, params: dict[str, Any], progress: Progress | None) -> Any:
+        for attempt in range(MAX_TAKEOVERS):
+            backend = self._backend()
+            try:
+                request_id, future = backend.start(method, params, progress)
+            except NodeGone:
+                self._forget(backend)
+                continue
+            try:
+                return future.result()
+            except NodeGone:
+                log.info("the node went away during %s (%d); asking the next one", method, attempt + 1)
+                self._forget(backend)
+            except KeyboardInterrupt:
+                backend.cancel(request_id)
+                with contextlib.suppress(Exception):  # the user's interrupt is the news, not how the load ended
+                    future.result(timeout=STOP_TIMEOUT)
+                raise
+        raise NodeError(f"The node of {self._config.directory} went away {MAX_TAKEOVERS} times during one request.")
+
+    def _backend(self) -> Backend:
+        with self._mutex:
+            establishing = self._establishing
+        if establishing.done() and establishing.exception() is not None:
+            # A node that could not start is tried again by the next call, not remembered as broken for ever.
+            self._establish_soon(0.0)
+            establishing = self._establishing
+        return establishing.result()
+
+    def _forget(self, backend: Backend, grace: float = 0.0) -> None:
+        """This backend is gone: establish another, unless that is under way already."""
+        with self._mutex:
+            current = self._establishing
+            if not current.done() or current.exception() is not None or current.result() is not backend:
+                return
+        self._establish_soon(grace)
+
+    def _establish_soon(self, grace: float) -> None:
+        with self._mutex:
+            if self._closed.is_set():
+                return
+            self._establishing = Future()
+        threading.Thread(
+            target=self._establish, args=(self._establishing, grace), name="kachery-connect", daemon=True
+        ).start()
+
+    def _establish(self, result: Future[Backend], grace: float) -> None:
+        """Become the node, or reach the process that is. For ``grace`` seconds leave the place to another process."""
+        begun = time.monotonic()
+        try:
+            while True:
+                backend = self._try_once(may_become_node=time.monotonic() >= begun + grace)
+                if backend is not None:
+                    break
+                if time.monotonic() > begun + grace + ESTABLISH_TIMEOUT:
+                    raise NodeError(
+                        f"Another process holds the node lock of {self._config.directory} but does not answer. "
+                        "If it hangs, stop it; node.json in that directory names its process id."
+                    )
+                # The lock is a file lock of another process: there is no event to wait for that all platforms have.
+                if self._closed.wait(ESTABLISH_PAUSE):
+                    raise NodeGone("This process is leaving.")
+        except BaseException as e:  # noqa: BLE001 - handed to whoever waits
+            result.set_exception(e)
+        else:
+            result.set_result(backend)
+            if self._closed.is_set():
+                backend.close()
+            elif backend.gone:  # before it was known here
+                self._forget(backend)
+
+    def _try_once(self, may_become_node: bool) -> Backend | None:
+        from kachery_p2p.repo.locks import NodeLock
+
+        lock = NodeLock(self._config.directory)
+        if may_become_node and lock.try_acquire():
+            return NodeThread(self._config, lock, on_gone=self._forget_node_thread)
+        try:
+            return ControlClient(Endpoint.read(self._config.directory), on_gone=self._forget)
+        except NodeGone:
+            return None
+
+    def _forget_node_thread(self, thread: NodeThread) -> None:
+        self._forget(thread, HAND_OVER_GRACE if thread.handed_over else 0.0)
+
+    def close(self) -> None:
+        """Leave: stop the node if it runs here, so that another process may take over."""
+        self._closed.set()
+        with contextlib.suppress(Exception):  # a node that never started needs no goodbye
+            self._establishing.result(timeout=STOP_STARTING_TIMEOUT).close()
+
+
+# --- one connection per directory and process ----------------------------------------------------------------------
+
+_connections: dict[Path, Connection] = {}
+_connections_mutex = threading.Lock()
+
+
+def get_connection(config: Config) -> Connection:
+    """The connection of this process to the node of ``config.directory``; starts the node in the background if needed.
+
+    Returns at once; the first call on the connection waits until the node is there.
+    """
+    with _connections_mutex:
+        connection = _connections.get(config.directory)
+        if connection is None:
+            connection = _connections[config.directory] = Connection(config)
+        return connection
+
+
+def close_all() -> None:
+    """Stop what this process runs in the background. Called at interpreter exit; a later call starts afresh."""
+    with _connections_mutex:
+        leaving, remaining = list(_connections.values()), {}
+        _connections.clear()
+        _connections.update(remaining)
+    for connection in leaving:
+        connection.close()
+
+
+def _forget_after_fork() -> None:
+    """In a forked child the threads are gone: it starts with no connection and joins its parent's node on need."""
+    global _connections_mutex
+    _connections_mutex = threading.Lock()
+    _connections.clear()
+
+
+atexit.register(close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+def serve_forever(
+    config: Config,
+    listen: Sequence[str] = (),
+    peers: Sequence[str] = (),
+    on_ready: Callable[[dict[str, Any]], None] = lambda status: None,
+) -> None:
+    """Be the node of the directory until SIGINT or SIGTERM; see `kachery_cloud.serve.serve_forever`."""
+    from kachery_cloud.serve import serve_forever as serve
+
+    serve(config, listen=listen, peers=peers, on_ready=on_ready)

@@ -1,0 +1,189 @@
+"""Running the node of a data directory: what the background thread and ``kachery-cloud-node`` have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kachery_cloud.control import ControlClient, Endpoint, NodeGone, serve_control
+from kachery_p2p.errors import KacheryError, NodeError
+
+if TYPE_CHECKING:
+    from trio import TaskStatus
+
+    from kachery_cloud.config import Config
+    from kachery_cloud.control import Method, Progress
+    from kachery_p2p.node import Node
+
+log = logging.getLogger("kachery_cloud.node")
+
+#: Seconds that `serve_forever` waits for a process that agreed to hand its place over to let go of the lock.
+HAND_OVER_TIMEOUT = 20.0
+
+
+async def run_node(
+    config: Config,
+    *,
+    listen: Sequence[str] = (),
+    peers: Sequence[str] = (),
+    hand_over: Callable[[], bool],
+    task_status: TaskStatus[dict[str, Method]],
+) -> None:
+    """Be the node of ``config.directory``, for this process and the others, until cancelled. The caller holds the lock.
+
+    Args:
+        listen: multiaddrs to listen on, instead of the configured ones.
+        peers: multiaddrs of peers to keep connected to, besides the configured ones.
+        hand_over: called when ``kachery-cloud-node`` wants to take the place; True when it may.
+    """
+    import trio
+
+    from kachery_p2p.node import Node
+    from kachery_p2p.repo.keys import load_or_create_identity
+    from kachery_p2p.repo.repo import Repo
+
+    repo = await trio.to_thread.run_sync(Repo.open, config.directory)
+    try:
+        node = Node(
+            repo,
+            await trio.to_thread.run_sync(load_or_create_identity, config.directory),
+            listen=listen or config.listen,
+            peers=[*config.peers, *peers],
+        )
+        methods = _methods(node, config, hand_over)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(node.run)
+            await nursery.start(serve_control, config.directory, methods)
+            task_status.started(methods)
+    finally:
+        repo.close()
+
+
+def _methods(node: Node, config: Config, hand_over: Callable[[], bool]) -> dict[str, Method]:
+    """What a process may ask of the node, whichever process it is in."""
+
+    async def load(params: dict[str, Any], progress: Progress) -> Any:
+        return await node.load(
+            params["cid"],
+            params.get("path") or [],
+            kind=params.get("kind") or "file",
+            start=params.get("start"),
+            end=params.get("end"),
+            dest=params.get("dest"),
+            providers=params.get("providers") or [],
+            timeout=params.get("timeout") or config.timeout,
+            progress=progress,
+        )
+
+    async def status(params: dict[str, Any], progress: Progress) -> Any:
+        return {**node.status(), "directory": str(config.directory), "pid": os.getpid()}
+
+    async def connect(params: dict[str, Any], progress: Progress) -> Any:
+        return await node.connect(params["addr"])
+
+    async def notify_stored(params: dict[str, Any], progress: Progress) -> Any:
+        await node.notify_stored(params["cid"])
+
+    async def yield_place(params: dict[str, Any], progress: Progress) -> Any:
+        return hand_over()
+
+    return {
+        "load": load,
+        "status": status,
+        "connect": connect,
+        "notify_stored": notify_stored,
+        "yield_place": yield_place,
+    }
+
+
+def serve_forever(
+    config: Config,
+    *,
+    listen: Sequence[str] = (),
+    peers: Sequence[str] = (),
+    on_ready: Callable[[dict[str, Any]], None] = lambda status: None,
+) -> None:
+    """Be the node of the directory until SIGINT or SIGTERM: ``kachery-cloud-node``.
+
+    A notebook or script that happens to be the node of this directory hands its place over and goes on as a client.
+
+    Args:
+        on_ready: called once with the node's status when it serves.
+
+    Raises:
+        NodeError: another ``kachery-cloud-node`` serves this directory; names its process id.
+        KacheryError: the node could not start (address in use, damaged key ...).
+    """
+    import trio
+
+    from kachery_p2p.repo.locks import NodeLock
+
+    lock = NodeLock(config.directory)
+    _acquire(lock, config.directory)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signals, nursery.cancel_scope)
+
+            async def serve(*, task_status: TaskStatus[dict[str, Method]]) -> None:
+                await run_node(config, listen=listen, peers=peers, hand_over=lambda: False, task_status=task_status)
+
+            methods = await nursery.start(serve)
+            on_ready(await methods["status"]({}, lambda done, total: None))
+
+    try:
+        trio.run(main, strict_exception_groups=True)
+    except BaseException as e:  # noqa: BLE001 - re-raised at once, without the groups around it
+        raise plain_error(e) from None
+    finally:
+        lock.release()
+
+
+def _acquire(lock: Any, directory: Path) -> None:
+    import time
+
+    if lock.try_acquire():
+        return
+    endpoint = Endpoint.read(directory)
+    try:
+        client = ControlClient(endpoint, on_gone=lambda client: None)
+        agreed = client.start("yield_place", {}, None)[1].result(timeout=HAND_OVER_TIMEOUT)
+        client.close()
+    except NodeGone:
+        agreed = True  # it was leaving already
+    if not agreed:
+        raise NodeError(
+            f"Process {endpoint.pid} is already the node of {directory}. One node per directory: "
+            "stop that one first, or set KACHERY_CLOUD_DIR to serve another directory."
+        )
+    deadline = time.monotonic() + HAND_OVER_TIMEOUT
+    while not lock.try_acquire():
+        # The lock is a file lock of another process: there is no event to wait for that all platforms have.
+        if time.monotonic() > deadline:
+            raise NodeError(f"Process {endpoint.pid} agreed to hand over {directory} but still holds its lock.")
+        time.sleep(0.05)
+
+
+async def _stop_on_signals(scope: Any) -> None:
+    import trio
+
+    signals = [signal.SIGINT, signal.SIGTERM]
+    with trio.open_signal_receiver(*signals) as received:
+        async for number in received:
+            log.info("stopping on %s", signal.Signals(number).name)
+            scope.cancel()
+            return
+
+
+def plain_error(error: BaseException) -> BaseException:
+    """The named error inside nested exception groups, when there is one; else the error itself."""
+    inner = error
+    with contextlib.suppress(AttributeError, IndexError):
+        while True:
+            inner = inner.exceptions[0]  # type: ignore[attr-defined]
+    return inner if isinstance(inner, KacheryError) else error

@@ -1,0 +1,122 @@
+"""Every bound of the block exchange, each with the reason for its value. Sizes in bytes, times in seconds."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * 1024
+
+# --- messages ------------------------------------------------------------------------------------------------------
+
+#: The Bitswap specification: "All protocol messages MUST be less than or equal to 4MiB in size".
+MAX_MESSAGE_SIZE = 4 * MIB
+#: The specification asks every implementation to carry blocks up to 2 MiB; a bigger one is refused.
+MAX_BLOCK_SIZE = 2 * MIB
+#: Want entries read from one message: four full want tables, so that a 4 MiB list of wants costs no more than these.
+MAX_ENTRIES_PER_MESSAGE = 4096
+#: Block presences read from one message; we never have more wants than this at one peer.
+MAX_PRESENCES_PER_MESSAGE = 4096
+#: Blocks read from one message: 4 MiB of blocks of 256 bytes; more is a flood of crumbs.
+MAX_BLOCKS_PER_MESSAGE = 16384
+#: A CID of any hash we can check fits in 100 bytes; longer ones are not looked at.
+MAX_CID_SIZE = 128
+#: CIDs that cannot be read, in one message, before the whole message counts as garbage.
+MAX_MALFORMED_PER_MESSAGE = 64
+
+# --- streams -------------------------------------------------------------------------------------------------------
+
+#: Helia drops a stream that is silent for 10 s, and bytes written after that are lost: close well before.
+STREAM_IDLE_CLOSE = 5.0
+#: Negotiating a stream takes one round trip; ten seconds is a very bad line.
+OPEN_STREAM_TIMEOUT = 10.0
+#: A want message is small; a peer that does not take it in this time does not read at all.
+WANT_SEND_TIMEOUT = 30.0
+#: A peer that takes no byte of our reply for this long is not reading; its queue is dropped.
+REPLY_STALL_TIMEOUT = 60.0
+#: When others wait for room, a reply that has been stuck this long makes way for them.
+REPLY_STALL_CROWDED = 5.0
+#: Replies are written in pieces of this size so that progress can be seen.
+REPLY_WRITE_PIECE = 1 * MIB
+#: A message whose body stops coming for this long is given up, so that its buffer can be freed.
+BODY_STALL_TIMEOUT = 30.0
+#: Reading in pieces of this size shows that a slow peer is alive.
+BODY_READ_PIECE = 512 * KIB
+#: Kubo opens a stream for every reply message and has 8 workers; four times that is plenty.
+MAX_INBOUND_STREAMS_PER_PEER = 32
+#: Message bodies of one peer in assembly: eight Kubo workers sending 1 MiB blocks.
+MAX_INBOUND_BYTES_PER_PEER = 8 * MIB
+#: Message bodies of all peers in assembly or verification.
+MAX_INBOUND_BYTES = 32 * MIB
+
+# --- verification --------------------------------------------------------------------------------------------------
+
+#: Below this size hashing takes less time than handing the block to a thread and back.
+HASH_IN_THREAD = 32 * KIB
+
+# --- server (engine) -----------------------------------------------------------------------------------------------
+
+#: As in Kubo: wants remembered for one peer.
+MAX_WANTS_PER_PEER = 1024
+#: HAVE is answered with the block itself up to this size, as Kubo and Helia do.
+HAVE_REPLACE_SIZE = 1024
+#: HAVE and DONT_HAVE waiting to be sent to one peer; its reader pauses above this.
+MAX_QUEUED_PRESENCES = 4096
+#: Presences in one message: about 40 KiB.
+MAX_PRESENCES_PER_REPLY = 1024
+#: Blocks are gathered into one message up to this many bytes.
+REPLY_TARGET_SIZE = 1 * MIB
+#: Bytes of one peer being read from disk or written to its stream.
+MAX_OUTSTANDING_PER_PEER = 3 * MIB
+#: Replies of one peer in work: one being written while the next is read from disk.
+MAX_REPLIES_PER_PEER = 2
+#: Bytes of all peers being read or written: what serving may cost in memory.
+MAX_OUTSTANDING = 32 * MIB
+#: Multihashes asked of the store in one go: some milliseconds of work in a thread.
+LOOKUP_BATCH = 512
+#: Threads that read blocks for replies: the disk and the page cache gain nothing from more.
+STORE_THREADS = 4
+
+# --- client (wants) ------------------------------------------------------------------------------------------------
+
+#: Bytes asked for by all sessions together and not yet taken by their receivers: the memory a load may cost.
+MAX_IN_FLIGHT = 32 * MIB
+#: However many sessions are open, each may have this much under way.
+MIN_SESSION_IN_FLIGHT = 4 * MIB
+#: Wants (block and have) that we let one peer hold for us; Kubo drops what goes beyond 1024.
+MAX_ASKS_PER_PEER = 512
+#: Want-have questions at one peer without an answer.
+MAX_PROBES_PER_PEER = 64
+#: A peer of which nothing is known is asked about this many blocks at first; it doubles with each HAVE.
+FIRST_PROBES = 4
+#: Blocks that a peer said it does not have stay asked for (it may get them), but not more than this.
+MAX_STANDING_ASKS = 128
+#: First window of a peer, and never less than two blocks.
+INITIAL_WINDOW = 1 * MIB
+#: Least and greatest window of a peer.
+MIN_WINDOW = 256 * KIB
+MAX_WINDOW = 32 * MIB
+#: A peer is asked for what it delivers in this time: long enough to hide the round trip, short enough to shift work.
+WINDOW_SECONDS = 0.5
+#: Size taken for a block before the first of its codec has arrived: the leaf of the default profile.
+FIRST_BLOCK_ESTIMATE = 1 * MIB
+#: A peer with open wants that sends nothing for this long (or four times what it should take) loses them.
+STALL_SECONDS = 3.0
+#: So many bytes of an unfinished message count as a sign of life.
+LIFE_SIGN_BYTES = 32 * KIB
+#: A stalled peer that is the only one left is asked again after this long, then twice this, up to the limit.
+RETRY_FIRST = 8.0
+RETRY_LAST = 60.0
+#: A peer that delivers other blocks but never answers one want: that want goes elsewhere after this long.
+SKIPPED_WANT_SECONDS = 10.0
+#: Peers of Bitswap 1.0 and 1.1 cannot say DONT_HAVE: silence of this length says it for them (as Kubo does).
+LEGACY_DONT_HAVE_SECONDS = 5.0
+#: At the end a block is asked of a second, faster peer; never of a third.
+MAX_COPIES = 2
+#: Blocks wanted lately, by which a late duplicate is told from a lie.
+REMEMBERED_WANTS = 16384
+#: Connected peers that a session asks without having been told to.
+MAX_DISCOVERY_PEERS = 64
+#: Offences (garbage, oversized messages, truncations) within OFFENCE_WINDOW seconds after which a peer is reported.
+MAX_OFFENCES = 4
+OFFENCE_WINDOW = 60.0
+#: Peers remembered as liars.
+MAX_BAD_PEERS = 1024

@@ -1,0 +1,167 @@
+"""One peer as a source: how fast it is, how much to ask of it, when to call it stalled. Sans-IO, clock given.
+
+The window is the number of bytes asked for and not yet delivered. It starts at 1 MiB and doubles with every window
+delivered for as long as the rate still rises (slow start, as in TCP); from then on it is what the peer delivers in half
+a second, or in two round trips where that is more. A peer therefore holds work in proportion to its speed, and a slow
+one cannot hold back much of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kachery_p2p.bitswap import limits
+
+if TYPE_CHECKING:
+    from kachery_p2p.bitswap.session import Ask, Member, Session
+
+#: Shortest time over which a rate is measured: shorter ones measure the bursts of the receiving loop.
+_SAMPLE_SECONDS = 0.1
+#: Weight of a new sample in the running rate.
+_SMOOTHING = 0.3
+#: Slow start goes on while the rate rises by this factor, and ends after so many samples without it.
+_RISE = 1.25
+_FLAT_SAMPLES = 3
+
+
+class PeerLink:
+    """What the client knows of one peer, over all sessions."""
+
+    __slots__ = (
+        "_acc_bytes",
+        "_acc_start",
+        "_best_rate",
+        "_flat",
+        "asks",
+        "block_asks",
+        "blocks",
+        "busy_since",
+        "bytes",
+        "connected",
+        "duplicates",
+        "last_sign",
+        "latency",
+        "limited",
+        "members",
+        "outstanding",
+        "peer",
+        "presence",
+        "probes",
+        "probation",
+        "rate",
+        "retry_at",
+        "retry_pause",
+        "slow_start",
+        "stalled",
+        "standing",
+        "window",
+    )
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.connected = False
+        #: False for peers of Bitswap 1.1 and older, which know neither HAVE nor DONT_HAVE.
+        self.presence = True
+        self.members: dict[Session, Member] = {}
+        #: Everything the remote believes we want of it, by multihash.
+        self.asks: dict[bytes, Ask] = {}
+        self.block_asks = 0
+        self.probes = 0
+        self.standing = 0
+        self.outstanding = 0
+        self.bytes = 0
+        self.blocks = 0
+        self.duplicates = 0
+        self.stalled = False
+        self.retry_pause = limits.RETRY_FIRST
+        self.fresh(0.0)
+
+    def fresh(self, now: float) -> None:
+        """Forget what was measured: a new connection, or a new chance."""
+        self.window = limits.INITIAL_WINDOW
+        self.slow_start = True
+        self.limited = False
+        self.probation = False
+        self.rate = 0.0
+        self.latency = 0.0
+        self.busy_since = now
+        self.last_sign = now
+        self.retry_at = 0.0
+        self._acc_start = now
+        self._acc_bytes = 0
+        self._best_rate = 0.0
+        self._flat = 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether new wants may be given to it."""
+        return self.connected and not self.stalled
+
+    def room(self, scale: float, block: int) -> int:
+        """Bytes that may still be asked for, where one block is expected to have `block` bytes."""
+        if self.probation:
+            return block - self.outstanding
+        return max(int(self.window * scale), 2 * block) - self.outstanding
+
+    def asked(self, size: int, now: float) -> None:
+        """A block was asked for."""
+        if self.block_asks == 0:
+            self.busy_since = now
+            self._acc_start = now
+            self._acc_bytes = 0
+        self.block_asks += 1
+        self.outstanding += size
+
+    def released(self, size: int) -> None:
+        """A block that was asked for came, or is no longer expected."""
+        self.block_asks -= 1
+        self.outstanding -= size
+
+    def delivered(self, size: int, asked_at: float, now: float) -> None:
+        """A block came that had been asked of it."""
+        self.last_sign = now
+        latency = now - asked_at
+        if latency > 0 and (self.latency == 0.0 or latency < self.latency):
+            self.latency = latency
+        self._acc_bytes += size
+        elapsed = now - self._acc_start
+        if elapsed <= 0 or (elapsed < _SAMPLE_SECONDS and self._acc_bytes < self.window):
+            return
+        sample = self._acc_bytes / elapsed
+        self.rate = sample if self.rate == 0.0 else self.rate + _SMOOTHING * (sample - self.rate)
+        self._acc_start = now
+        self._acc_bytes = 0
+        if self.slow_start:
+            if sample > _RISE * self._best_rate:
+                self._best_rate = sample
+                self._flat = 0
+                if self.limited:
+                    self.window = min(2 * self.window, limits.MAX_WINDOW)
+            else:
+                self._flat += 1
+                self.slow_start = self._flat < _FLAT_SAMPLES
+        if not self.slow_start:
+            seconds = max(limits.WINDOW_SECONDS, 2 * self.latency)
+            self.window = int(min(max(self.rate * seconds, limits.MIN_WINDOW), limits.MAX_WINDOW))
+        self.limited = False
+
+    def recovered(self) -> None:
+        """It delivered: whatever was held against it is forgotten."""
+        self.stalled = False
+        self.probation = False
+        self.retry_pause = limits.RETRY_FIRST
+
+    def patience(self, block: int) -> float:
+        """Seconds of silence, while blocks are open, that make it a stalled peer."""
+        expected = block / self.rate if self.rate > 0 else 0.0
+        return max(limits.STALL_SECONDS, 4 * expected)
+
+    def silent_for(self, now: float) -> float:
+        """Seconds since it last gave a sign of life, or since it has had anything to deliver."""
+        return now - max(self.last_sign, self.busy_since)
+
+    def seconds_for(self, size: int) -> float:
+        """How long one more block would take, behind what is already asked; a second when nothing is known."""
+        if self.rate <= 0:
+            return 1.0
+        return (self.outstanding + size) / self.rate + self.latency * 0.5

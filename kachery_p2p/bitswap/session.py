@@ -1,0 +1,285 @@
+"""What one load wants: its wants in order, its peers, and what it has room for. Sans-IO.
+
+A `Want` is shared by all sessions that want the same multihash, so that a block is asked for once. A `Session` keeps the
+order in which it wants them; the order is a list with a cursor for each peer. A cursor only moves forward, past wants
+that are done, under way or lacking at that peer, and is set back when a want returns to the list: finding the next want
+for a peer costs constant time however many wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from kachery_p2p.bitswap import limits
+from kachery_p2p.dag.cid import CID
+
+if TYPE_CHECKING:
+    from kachery_p2p.bitswap.link import PeerLink
+
+#: Weight of a new block in the running mean of block sizes: it rises fast and falls slowly, because too low an estimate
+#: lets too much into memory and too high a one only costs a little speed.
+_SIZE_RISE = 0.5
+_SIZE_FALL = 0.15
+#: Answers in a row that turn a peer's state around.
+_RUN_TO_DEMOTE = 8
+_RUN_TO_PROMOTE = 8
+
+
+class PeerState(Enum):
+    """What a peer is for a session."""
+
+    #: Nothing is known yet.
+    UNKNOWN = "unknown"
+    #: It delivered, or has the first block wanted: it is asked for blocks directly.
+    PROBABLE = "probable"
+    #: It has some: it is asked what it has, and for that only.
+    SOME = "some"
+
+
+class Ask:
+    """A question open at a peer."""
+
+    __slots__ = ("at", "block", "charge", "declined", "link", "queue", "sent", "session", "want")
+
+    def __init__(self, want: Want, link: PeerLink, session: Session, block: bool, now: float) -> None:
+        self.want = want
+        self.link = link
+        self.session = session
+        #: True: the block was asked for; False: only whether the peer has it.
+        self.block = block
+        self.at = now
+        #: Bytes charged to the peer's window and the session's budget.
+        self.charge = 0
+        #: Bytes that the peer had to deliver when this was asked, this one included.
+        self.queue = 0
+        #: Whether the remote may know of it.
+        self.sent = False
+        #: DONT_HAVE was the answer; the remote keeps the want and tells us when it gets the block.
+        self.declined = False
+
+    @property
+    def live(self) -> bool:
+        """Whether a block is on its way because of this."""
+        return self.block and not self.declined
+
+
+class Want:
+    """A block that at least one session wants."""
+
+    __slots__ = ("asks", "cid", "having", "in_flight", "lacking", "multihash", "sessions")
+
+    def __init__(self, cid: CID) -> None:
+        self.cid = cid
+        self.multihash = cid.multihash
+        #: Position in the order of each session, and the CID by which that session calls it.
+        self.sessions: dict[Session, tuple[int, CID]] = {}
+        self.asks: dict[PeerLink, Ask] = {}
+        self.in_flight = 0
+        self.lacking: set[PeerLink] = set()
+        self.having: set[PeerLink] = set()
+
+
+class Member:
+    """A peer in a session."""
+
+    __slots__ = (
+        "blocks",
+        "bytes",
+        "cursor",
+        "has",
+        "link",
+        "probe_cursor",
+        "probe_limit",
+        "provider",
+        "run",
+        "session",
+        "state",
+    )
+
+    def __init__(self, session: Session, link: PeerLink, provider: bool) -> None:
+        self.session = session
+        self.link = link
+        #: Somebody named it as a provider; others are asked because they are connected.
+        self.provider = provider
+        self.state = PeerState.UNKNOWN
+        self.cursor = session.base
+        self.probe_cursor = session.base
+        self.probe_limit = limits.FIRST_PROBES
+        #: Answers of one kind in a row: above zero it had them, below zero it had not.
+        self.run = 0
+        #: Wants that it said it has and that nobody is delivering.
+        self.has: dict[bytes, Want] = {}
+        self.bytes = 0
+        self.blocks = 0
+
+    def positive(self, want: Want, delivered: bool) -> None:
+        """It has a block: it delivered it, or said so."""
+        self.run = max(self.run, 0) + 1
+        self.probe_limit = min(2 * self.probe_limit, limits.MAX_PROBES_PER_PEER)
+        root = want.sessions.get(self.session, (-1,))[0] == 0
+        if self.state is PeerState.UNKNOWN:
+            self.state = PeerState.PROBABLE if delivered or root else PeerState.SOME
+        elif self.state is PeerState.SOME and self.run >= _RUN_TO_PROMOTE:
+            self.state = PeerState.PROBABLE
+            self.cursor = self.session.base
+
+    def negative(self) -> None:
+        """It does not have a block."""
+        self.run = min(self.run, 0) - 1
+        self.probe_limit = max(self.probe_limit // 2, 1)
+        if self.state is PeerState.PROBABLE and self.run <= -_RUN_TO_DEMOTE:
+            self.state = PeerState.SOME
+            self.probe_cursor = self.session.base
+
+
+class Session:
+    """The wants of one load, in order. Compared and hashed by identity."""
+
+    def __init__(self, number: int, discover: bool) -> None:
+        self.number = number
+        #: Whether connected peers are asked without having been named.
+        self.discover = discover
+        self.members: dict[PeerLink, Member] = {}
+        self.wants: dict[bytes, Want] = {}
+        self._order: list[Want | None] = []
+        #: Position of the first entry of the list; everything before it is done.
+        self.base = 0
+        #: Bytes asked for and not arrived, and arrived but not taken by the receiver.
+        self.outstanding = 0
+        self.buffered = 0
+        self._sizes: dict[int, float] = {}
+        #: Wants that no peer of this session can supply.
+        self.hopeless: set[bytes] = set()
+        #: Wants that a peer declined: every other peer is asked about them without delay.
+        self.orphans: dict[bytes, Want] = {}
+        self.closed = False
+        self.blocks = 0
+        self.bytes = 0
+        self.duplicates = 0
+
+    # --- the order -------------------------------------------------------------------------------------------------
+
+    def add(self, want: Want, cid: CID) -> None:
+        """Put a want at the end of the order."""
+        want.sessions[self] = (self.base + len(self._order), cid)
+        self._order.append(want)
+        self.wants[want.multihash] = want
+
+    def drop(self, want: Want) -> None:
+        """Take a want out: it arrived, or is no longer wanted."""
+        index, _ = want.sessions.pop(self)
+        self._order[index - self.base] = None
+        del self.wants[want.multihash]
+        self.hopeless.discard(want.multihash)
+        self.orphans.pop(want.multihash, None)
+        for link in want.having:
+            member = self.members.get(link)
+            if member is not None:
+                member.has.pop(want.multihash, None)
+        if self._order[0] is None:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Forget the finished front of the order, in strokes of a thousand or when nothing is left."""
+        if not self.wants:
+            done = len(self._order)
+        else:
+            # Looked at only when the front is finished, so the scan is paid for by what it removes.
+            if len(self._order) < 1024 or any(want is not None for want in self._order[:512]):
+                return
+            done = 512
+        del self._order[:done]
+        self.base += done
+
+    def next_for(self, member: Member) -> Want | None:
+        """The first want in order that nobody is delivering and that this peer is not known to lack."""
+        order, base, link = self._order, self.base, member.link
+        index = max(member.cursor - base, 0)
+        end = len(order)
+        while index < end:
+            want = order[index]
+            if want is not None and want.in_flight == 0 and link not in want.lacking:
+                member.cursor = base + index
+                return want
+            index += 1
+        member.cursor = base + end
+        return None
+
+    def next_had(self, member: Member) -> Want | None:
+        """A want that this peer said it has and that nobody is delivering."""
+        while member.has:
+            multihash, want = next(iter(member.has.items()))
+            if want.in_flight == 0 and member.link not in want.lacking:
+                return want
+            del member.has[multihash]
+        return None
+
+    def next_probes(self, member: Member, count: int) -> Iterator[Want]:
+        """Up to `count` wants about which this peer has not been asked yet; orphans first."""
+        link = member.link
+        for want in list(self.orphans.values())[: 4 * count]:
+            if count <= 0:
+                return
+            if link not in want.asks and link not in want.lacking and link not in want.having:
+                count -= 1
+                yield want
+        order, base = self._order, self.base
+        index = max(member.probe_cursor - base, 0)
+        while index < len(order) and count > 0:
+            want = order[index]
+            index += 1
+            member.probe_cursor = base + index
+            if (
+                want is not None
+                and link not in want.asks
+                and link not in want.lacking
+                and link not in want.having
+            ):
+                count -= 1
+                yield want
+
+    def returned(self, want: Want) -> None:
+        """A want that was under way is to be had again."""
+        index = want.sessions[self][0]
+        for link, member in self.members.items():
+            if link in want.lacking:
+                continue
+            if member.cursor > index:
+                member.cursor = index
+            if link in want.having:
+                member.has[want.multihash] = want
+        self.check(want)
+
+    # --- who can supply it -----------------------------------------------------------------------------------------
+
+    def able(self, want: Want) -> bool:
+        """Whether a peer of this session may still supply the want."""
+        return any(link.connected and link not in want.lacking for link in self.members)
+
+    def check(self, want: Want) -> None:
+        """Bring `hopeless` up to date for one want."""
+        if want.in_flight == 0 and not self.able(want):
+            self.hopeless.add(want.multihash)
+        else:
+            self.hopeless.discard(want.multihash)
+
+    def check_all(self) -> None:
+        """The same for all wants: a peer came or went."""
+        for want in self.wants.values():
+            self.check(want)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether at least one want has nobody left who could supply it."""
+        return bool(self.hopeless)
+
+    def learned_size(self, codec: int, size: int) -> None:
+        """A block of this size came."""
+        mean = self._sizes.get(codec, limits.FIRST_BLOCK_ESTIMATE)
+        self._sizes[codec] = mean + (_SIZE_RISE if size > mean else _SIZE_FALL) * (size - mean)
+
+    def estimate(self, codec: int) -> int:
+        """Bytes that the next block of this codec is expected to have: leaves and inner nodes differ much."""
+        return max(int(self._sizes.get(codec, limits.FIRST_BLOCK_ESTIMATE)), 128)

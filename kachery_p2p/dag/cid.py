@@ -1,0 +1,256 @@
+"""Content identifiers: version, codec and multihash.
+
+Follows https://github.com/multiformats/cid. The binary form is parsed here, strictly: shortest varints of at most
+nine bytes, no trailing bytes, digests of a length that their function has. The text form goes through py-multibase,
+which is imported on first need; only base32, the form this node writes everywhere, uses the standard library.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from ..errors import InvalidCID
+from .hashes import IDENTITY, SHA2_256, check_digest, hash_block, sha256_multihash, split_multihash, verify_block
+from .limits import MAX_CID_TEXT
+from .varint import Buffer, encode_varint, read_varint
+
+__all__ = [
+    "CID",
+    "DAG_PB",
+    "IDENTITY",
+    "RAW",
+    "SHA2_256",
+    "hash_block",
+    "inline_block",
+    "read_cid",
+    "sha256_multihash",
+    "split_multihash",
+    "verify_block",
+]
+
+RAW = 0x55
+DAG_PB = 0x70
+
+_PREFIX_V0 = b"\x12\x20"
+_PREFIX_RAW = b"\x01\x55\x12\x20"
+_PREFIX_DAG_PB = b"\x01\x70\x12\x20"
+
+_set: Callable[[Any, str, Any], None] = object.__setattr__
+
+
+class CID:
+    """A content identifier: `version` (0 or 1), `codec` (multicodec number) and `multihash` (bytes). Immutable.
+
+    Two CIDs are equal when all three are; the version counts, so a CIDv0 differs from its CIDv1 form. The node keys
+    blocks by `multihash` alone. `bytes(cid)` is the binary form, `str(cid)` base32 for version 1 and base58btc for
+    version 0.
+    """
+
+    __slots__ = ("codec", "multihash", "version")
+
+    version: int
+    codec: int
+    multihash: bytes
+
+    def __init__(self, version: int, codec: int, multihash: bytes) -> None:
+        if version == 0:
+            if codec != DAG_PB or len(multihash) != 34 or multihash[:2] != _PREFIX_V0:
+                raise InvalidCID("A CID of version 0 is always dag-pb with a sha2-256 hash of 32 bytes.")
+        elif version != 1:
+            raise InvalidCID(f"There is no CID version {version}; only 0 and 1 exist.")
+        _set(self, "version", version)
+        _set(self, "codec", codec)
+        _set(self, "multihash", multihash)
+
+    @classmethod
+    def parse(cls, text: str) -> CID:
+        """Read a CID from text: `Qm...` (version 0), or any multibase that py-multibase knows (version 1).
+
+        Raises InvalidCID with a sentence that says what is wrong, and UnsupportedCID when it is well-formed but made
+        with a hash function that this node cannot check.
+        """
+        if not isinstance(text, str):
+            raise InvalidCID(f"A CID is text, not {type(text).__name__}.")
+        return _parse(text)
+
+    @classmethod
+    def from_bytes(cls, data: Buffer) -> CID:
+        """Read a CID from its binary form, all of `data`. Raises InvalidCID or UnsupportedCID."""
+        cid, end = read_cid(data, 0)
+        if end != len(data):
+            raise InvalidCID(f"The CID {cid} is followed by {len(data) - end} bytes that do not belong to it.")
+        return cid
+
+    @property
+    def hash_code(self) -> int:
+        """The multicodec number of the hash function."""
+        return split_multihash(self.multihash)[0]
+
+    @property
+    def digest(self) -> bytes:
+        """The digest, without the hash function's code and length."""
+        return split_multihash(self.multihash)[1]
+
+    def to_v1(self) -> CID:
+        """The same block as a CID of version 1."""
+        return self if self.version == 1 else CID(1, self.codec, self.multihash)
+
+    def __bytes__(self) -> bytes:
+        if self.version == 0:
+            return self.multihash
+        if self.codec < 128:
+            return bytes((1, self.codec)) + self.multihash
+        return b"\x01" + encode_varint(self.codec) + self.multihash
+
+    def __str__(self) -> str:
+        if self.version == 0:
+            return _base58(self.multihash)
+        return "b" + base64.b32encode(bytes(self)).decode("ascii").rstrip("=").lower()
+
+    def __repr__(self) -> str:
+        return f"CID({self})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CID):
+            return NotImplemented
+        return (
+            self.multihash == other.multihash and self.codec == other.codec and self.version == other.version
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.multihash)
+
+    def __reduce__(self) -> tuple[Callable[..., CID], tuple[int, int, bytes]]:
+        return CID, (self.version, self.codec, self.multihash)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a CID cannot be changed (tried to set {name})")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a CID cannot be changed (tried to delete {name})")
+
+
+def read_cid(buf: Buffer, pos: int = 0) -> tuple[CID, int]:
+    """Read one binary CID at `pos`: (CID, position after it).
+
+    Raises InvalidCID when it is malformed or cut short, UnsupportedCID for a hash function that cannot be checked.
+    """
+    prefix = buf[pos : pos + 4]
+    if prefix == _PREFIX_RAW or prefix == _PREFIX_DAG_PB:
+        end = pos + 36
+        if end <= len(buf):
+            return CID(1, buf[pos + 1], bytes(buf[pos + 2 : end])), end
+    elif prefix[:2] == _PREFIX_V0:
+        end = pos + 34
+        if end > len(buf):
+            raise InvalidCID(
+                f"A CID of version 0 has 34 bytes, but only {len(buf) - pos} are here: it was cut off."
+            )
+        return CID(0, DAG_PB, bytes(buf[pos:end])), end
+    try:
+        version, pos = read_varint(buf, pos)
+        if version != 1:
+            raise InvalidCID(
+                f"This is not a CID: it begins with {version}, which is neither version 1 nor a sha2-256 multihash "
+                "(version 0)."
+            )
+        codec, start = read_varint(buf, pos)
+        code, pos = read_varint(buf, start)
+        length, pos = read_varint(buf, pos)
+    except ValueError as why:
+        if isinstance(why, InvalidCID):
+            raise
+        raise InvalidCID(f"This is not a CID: {why}.") from None
+    check_digest(code, length)
+    end = pos + length
+    if end > len(buf):
+        raise InvalidCID(
+            f"This CID should have {length} bytes of hash, but only {len(buf) - pos} are here: it was cut off."
+        )
+    return CID(1, codec, bytes(buf[start:end])), end
+
+
+def inline_block(cid: CID) -> bytes | None:
+    """The block that an identity CID carries in itself, or None for every other CID: it need not be fetched."""
+    if cid.multihash[0] != IDENTITY:
+        return None
+    code, digest = split_multihash(cid.multihash)
+    return digest if code == IDENTITY else None
+
+
+@lru_cache(maxsize=4096)
+def _base58(multihash: bytes) -> str:
+    from multibase import encode
+
+    return encode("base58btc", multihash).decode("ascii")[1:]
+
+
+# Multibase prefixes of bases in which the case of letters means nothing, with the case their alphabet is written in.
+_LOWER_CASE = "fvtbck"
+_UPPER_CASE = "FVTBCK"
+
+
+@lru_cache(maxsize=4096)
+def _parse(text: str) -> CID:
+    if not text:
+        raise InvalidCID("The CID is empty.")
+    shown = text if len(text) <= 80 else text[:77] + "..."
+    if len(text) > MAX_CID_TEXT:
+        raise InvalidCID(f"'{shown}' has {len(text)} characters; no CID is that long.")
+    if "/" in text and text[0] not in "mM" or ":" in text:
+        raise InvalidCID(
+            f"'{shown}' is an address or a path, not a CID: a CID is a single word such as bafkrei..."
+        )
+    if any(c.isspace() for c in text):
+        raise InvalidCID(f"'{shown}' has white space in it, so it is not a CID.")
+    version0 = text.startswith("Qm")
+    if version0 and len(text) != 46:
+        raise InvalidCID(
+            f"'{shown}' looks like a CID of version 0, but those have 46 characters and this has {len(text)}: "
+            "it was cut off or something was added."
+        )
+    if not version0 and text[0] == "1" and len(text) > 40:
+        raise InvalidCID(f"'{shown}' is not a CID; it looks like a peer ID.")
+    data = _decode_text("z" + text if version0 else text, shown)
+    try:
+        cid = CID.from_bytes(data)
+    except InvalidCID as why:
+        raise InvalidCID(f"'{shown}' is not a valid CID. {why}") from None
+    if cid.version == 0 and not version0:
+        raise InvalidCID(f"'{shown}' is not a CID: version 0 is written in base58 as Qm..., without a prefix.")
+    return cid
+
+
+def _decode_text(text: str, shown: str) -> bytes:
+    """Undo multibase, refusing text that is not what the base would have written (other case aside)."""
+    if text[0] in _LOWER_CASE:
+        text = text.lower()
+    elif text[0] in _UPPER_CASE:
+        text = text.upper()
+    if text[0] == "b" and text.isascii():
+        try:
+            data = base64.b32decode(text[1:].upper() + "=" * (-(len(text) - 1) % 8))
+        except ValueError:
+            data = b""
+        if not data or "b" + base64.b32encode(data).decode("ascii").rstrip("=").lower() != text:
+            raise InvalidCID(f"'{shown}' is not a CID: it is not base32, as its first letter says. Is it complete?")
+        return data
+
+    from multibase import decode, encode
+    from multibase.exceptions import DecodingError, InvalidMultibaseStringError, UnsupportedEncodingError
+
+    try:
+        name, data = decode(text, return_encoding=True)
+        again = encode(name, data).decode("utf-8")
+    except (InvalidMultibaseStringError, UnsupportedEncodingError):
+        raise InvalidCID(
+            f"'{shown}' is not a CID: its first character names no base. CIDs begin with Qm, b, z, k, f, u, m ..."
+        ) from None
+    except (DecodingError, ValueError):
+        raise InvalidCID(f"'{shown}' is not a CID: it has characters that its base does not use.") from None
+    if name == "identity" or again != text or not data:
+        raise InvalidCID(f"'{shown}' is not a CID: it is not well-formed {name}. Is it complete?")
+    return bytes(data)

@@ -1,0 +1,73 @@
+"""Limits of the dag room. Each number has one sentence of reason."""
+
+from __future__ import annotations
+
+# The specification of Bitswap caps a block here, and every other peer refuses to carry a larger one.
+MAX_BLOCK_SIZE = 2 * 1024 * 1024
+
+# Sizes travel as uint64, but offsets of files are signed on every operating system.
+MAX_FILE_SIZE = 2**63 - 1
+
+# Multiformats varints are at most nine bytes (63 bits), by their specification.
+MAX_VARINT_BYTES = 9
+
+# Below 20 bytes a truncated digest can be forged with ordinary means; Kubo draws the line at the same place.
+MIN_DIGEST_SIZE = 20
+
+# A digest, or the data inlined in an identity CID, may not be longer; Kubo draws the line at the same place.
+MAX_DIGEST_SIZE = 128
+
+# The longest CID worth decoding: 128 bytes of digest in base 2 would be longer, but nobody writes that; base58
+# takes time quadratic in the length.
+MAX_CID_TEXT = 512
+
+# Version, codec, hash code and length take at most nine bytes each in front of the digest.
+MAX_CID_BYTES = 4 * MAX_VARINT_BYTES + MAX_DIGEST_SIZE
+
+# Chunks smaller than this make DAGs larger than their files and help nobody; tests use small ones, so it is not more.
+MIN_CHUNK_SIZE = 1
+
+# With more links an inner node could outgrow MAX_BLOCK_SIZE (a link and its size take at most about 70 bytes).
+MAX_WIDTH = 16384
+
+# A balanced DAG of width 2 over a petabyte in 256 KiB chunks has 32 levels; deeper nesting is hostile.
+MAX_DEPTH = 40
+
+# References decoded but not yet handed out, about 300 bytes each: 75 MB at the very worst, 3 MB for honest files.
+MAX_PENDING_REFS = 262_144
+
+# Beyond this many decoded references no further inner node is asked for while one is on its way.
+SOFT_PENDING_REFS = 32_768
+
+# Inner nodes on their way at once: enough to hide the round trip, few enough that their children fit in memory.
+NODES_AHEAD = 8
+
+# When fewer leaf references than this are ready, the next inner node is asked for ahead of its turn.
+LEAVES_LOW_WATER = 512
+
+# The UnixFS specification caps the fanout of a HAMT here (CVE-2023-23625).
+MAX_HAMT_FANOUT = 1024
+
+# murmur3-x64-64 gives 64 bits; a fanout of 8 uses them up in 21 levels, the usual 256 in 8.
+HAMT_HASH_BITS = 64
+
+# Blocks asked for in one batch by list_directory: a level of a large HAMT has 256 to 65 536 nodes.
+LIST_BATCH = 256
+
+# Entries of one directory listing kept in memory, about 300 bytes each.
+MAX_DIRECTORY_ENTRIES = 5_000_000
+
+# Path segments resolved in one call; file systems stop at about the same depth (PATH_MAX 4096).
+MAX_PATH_SEGMENTS = 2048
+
+# The longest file name that common file systems take, in UTF-8 bytes.
+MAX_NAME_BYTES = 255
+
+# Roots named in the header of a CAR file.
+MAX_CAR_ROOTS = 1024
+
+# Bytes of a CAR header: 1024 roots of at most 170 bytes fit.
+MAX_CAR_HEADER = 256 * 1024
+
+# The longest symlink target that Linux takes (PATH_MAX).
+MAX_SYMLINK_TARGET = 4096

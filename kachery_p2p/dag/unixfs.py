@@ -1,0 +1,189 @@
+"""UnixFS: what stands in the data of a dag-pb node that is a file or a directory (https://specs.ipfs.tech/unixfs/).
+
+    Data { Type = 1, Data = 2, filesize = 3, blocksizes = 4 (repeated), hashType = 5, fanout = 6, mode = 7,
+           mtime = 8 { Seconds = 1, FractionalNanoseconds = 2 (fixed32) } }
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+from ..errors import MalformedDag
+from .cid import CID
+from .varint import Buffer, encode_varint, read_varint
+
+# The only hash function of sharded directories.
+MURMUR3_X64_64 = 0x22
+
+
+class Kind(IntEnum):
+    """What a UnixFS node is."""
+
+    RAW = 0
+    DIRECTORY = 1
+    FILE = 2
+    METADATA = 3
+    SYMLINK = 4
+    HAMT_SHARD = 5
+
+
+class UnixFSData(NamedTuple):
+    """The decoded data of a node.
+
+    `filesize` and `blocksizes` in bytes of file content; `mode` the POSIX permission bits; `mtime_s` seconds since
+    1970 (may be negative), `mtime_ns` the nanoseconds within the second. None means absent.
+    """
+
+    kind: Kind
+    data: Buffer | None = None
+    filesize: int | None = None
+    blocksizes: Sequence[int] = ()
+    hash_type: int | None = None
+    fanout: int | None = None
+    mode: int | None = None
+    mtime_s: int | None = None
+    mtime_ns: int | None = None
+
+
+def encode(node: UnixFSData) -> bytes:
+    """Encode the data field. Zero nanoseconds are left out, as the specification demands.
+
+    Raises ValueError for nanoseconds outside 0 to 999 999 999 or numbers that do not fit their field.
+    """
+    parts = [b"\x08", encode_varint(node.kind)]
+    if node.data is not None:
+        parts += (b"\x12", encode_varint(len(node.data)), bytes(node.data))
+    if node.filesize is not None:
+        parts += (b"\x18", encode_varint(node.filesize))
+    for size in node.blocksizes:
+        parts += (b"\x20", encode_varint(size))
+    if node.hash_type is not None:
+        parts += (b"\x28", encode_varint(node.hash_type))
+    if node.fanout is not None:
+        parts += (b"\x30", encode_varint(node.fanout))
+    if node.mode is not None:
+        if not 0 <= node.mode < 1 << 32:
+            raise ValueError(f"a mode of {node.mode:#o} does not fit in 32 bits")
+        parts += (b"\x38", encode_varint(node.mode))
+    if node.mtime_s is not None:
+        if not -(1 << 63) <= node.mtime_s < 1 << 63:
+            raise ValueError(f"a time of {node.mtime_s} seconds does not fit in 64 bits")
+        time = b"\x08" + encode_varint(node.mtime_s & 0xFFFF_FFFF_FFFF_FFFF)
+        nanos = node.mtime_ns or 0
+        if not 0 <= nanos < 1_000_000_000:
+            raise ValueError(f"{nanos} nanoseconds are not within a second")
+        if nanos:
+            time += b"\x15" + nanos.to_bytes(4, "little")
+        parts += (b"\x42", encode_varint(len(time)), time)
+    return b"".join(parts)
+
+
+def decode(data: Buffer, cid: CID | None = None) -> UnixFSData:
+    """Decode the data field of a node; `cid` names the block in errors. File data stays a view of the input.
+
+    Fields that the specification does not know are skipped. Raises MalformedDag for a missing or unknown type,
+    repeated or mistyped fields, a mode over 32 bits, nanoseconds outside 1 to 999 999 999, and bytes missing.
+    """
+    try:
+        return _decode(memoryview(data))
+    except ValueError as why:
+        name = "A block" if cid is None else f"The block {cid}"
+        raise MalformedDag(f"{name} is not valid UnixFS: {why}.") from None
+
+
+_MESSAGES = {1: "type", 2: "data", 3: "filesize", 5: "hash type", 6: "fanout", 7: "mode", 8: "mtime"}
+
+
+def _decode(view: memoryview) -> UnixFSData:
+    end = len(view)
+    # Numbers of a file node take few bytes; its data may take a megabyte, which stays where it is.
+    buf: Buffer = view if end > 64 * 1024 else bytes(view)
+    found: dict[int, int] = {}
+    content: memoryview | None = None
+    mtime_s: int | None = None
+    mtime_ns: int | None = None
+    blocksizes: list[int] = []
+    add = blocksizes.append
+    pos = 0
+    while pos < end:
+        tag = buf[pos]
+        if tag == 0x20:
+            # The hot loop of large files: one size for each link.
+            size, pos = read_varint(buf, pos + 1, 10)
+            add(size)
+            continue
+        tag, pos = read_varint(buf, pos, 5)
+        field, wire = tag >> 3, tag & 7
+        if wire == 0:
+            value, pos = read_varint(buf, pos, 10)
+            if field in (1, 3, 5, 6, 7):
+                if field in found:
+                    raise ValueError(f"its {_MESSAGES[field]} stands there twice")
+                found[field] = value
+                continue
+        elif wire == 2:
+            size, pos = read_varint(buf, pos, 10)
+            stop = pos + size
+            if stop > end:
+                raise ValueError("a field says it is longer than what is left")
+            if field == 2:
+                if content is not None:
+                    raise ValueError("its data stands there twice")
+                content = view[pos:stop]
+            elif field == 4:
+                # Packed numbers, which every protobuf reader must take too.
+                while pos < stop:
+                    size, pos = read_varint(buf, pos, 10)
+                    add(size)
+                if pos != stop:
+                    raise ValueError("its packed block sizes end within a number")
+            elif field == 8:
+                if mtime_s is not None:
+                    raise ValueError("its mtime stands there twice")
+                mtime_s, mtime_ns = _decode_time(bytes(view[pos:stop]))
+            pos = stop
+        elif wire in (1, 5):
+            pos += 8 if wire == 1 else 4
+            if pos > end:
+                raise ValueError("a field says it is longer than what is left")
+        else:
+            raise ValueError(f"it has a field of the wire type {wire}")
+        if field in _MESSAGES and wire != (2 if field in (2, 8) else 0) or field == 4 and wire != 2 or field == 0:
+            raise ValueError(f"its field {field} has the wrong wire type")
+    if 1 not in found:
+        raise ValueError("it has no type")
+    if found[1] > 5:
+        raise ValueError(f"its type is {found[1]}, and there are only 0 to 5")
+    mode = found.get(7)
+    if mode is not None and mode >= 1 << 32:
+        raise ValueError("its mode is more than 32 bits")
+    return UnixFSData(
+        Kind(found[1]), content, found.get(3), blocksizes, found.get(5), found.get(6), mode, mtime_s, mtime_ns
+    )
+
+
+def _decode_time(buf: bytes) -> tuple[int, int | None]:
+    seconds: int | None = None
+    nanos: int | None = None
+    pos = 0
+    while pos < len(buf):
+        tag = buf[pos]
+        pos += 1
+        if tag == 0x08 and seconds is None:
+            seconds, pos = read_varint(buf, pos, 10)
+            if seconds >= 1 << 63:
+                seconds -= 1 << 64
+        elif tag == 0x15 and nanos is None:
+            if pos + 4 > len(buf):
+                raise ValueError("its mtime is cut short")
+            nanos = int.from_bytes(buf[pos : pos + 4], "little")
+            pos += 4
+            if not 1 <= nanos <= 999_999_999:
+                raise ValueError(f"its mtime has {nanos} nanoseconds, outside 1 to 999 999 999")
+        else:
+            raise ValueError("its mtime has a field that is unknown or repeated")
+    if seconds is None:
+        raise ValueError("its mtime has no seconds")
+    return seconds, nanos

@@ -1,0 +1,317 @@
+"""Reading a file's DAG from its root: which blocks to fetch next, and what data each one carries.
+
+The walk does no I/O and keeps no data. Its user takes references, fetches and hash-checks the blocks in whatever order
+they come, and feeds them back:
+
+    walk = FileWalk(root)
+    while not walk.finished:
+        for ref in walk.take(64):
+            ...ask for ref.cid...
+        for piece in walk.feed(ref, block):      # once the block of a reference has arrived
+            write(piece.offset, piece.data)
+
+Order. References come in file order, with one exception: an inner node is given out ahead of its turn when few leaves
+are left, so that its round trip hides behind them. So the walk goes deep before it goes wide, and what it remembers
+is the children of the nodes on one path, plus those of at most `nodes_ahead` inner nodes: independent of file size.
+Whether a dag-pb reference is a leaf or an inner node is known for sure only from its block. A reference no larger than
+the largest dag-pb leaf seen so far is taken for a leaf and given out without restraint; any other counts as a node.
+
+Trust. Blocks are right by their hash, yet their author may lie. Every claim is checked when its block arrives: the
+length that the parent states, `filesize`, and the sum of data and block sizes must be one number. Children without
+bytes are refused, for they cost work and bring nothing; so are nesting deeper than `max_depth` and more than
+`max_pending` references at once. A file may repeat a block, and so claim to be far larger than its blocks are
+together: look at `size` before making room for it. Cycles cannot be: a block cannot contain its own hash.
+
+An identity CID carries its block in itself: `cid.inline_block` gives it, nothing need be fetched.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..errors import IsADirectory, MalformedDag, NotAFile, UnsupportedCID
+from . import limits, unixfs
+from .cid import CID, DAG_PB, RAW
+from .pb import decode_node
+from .unixfs import Kind
+from .varint import Buffer
+
+
+class Ref(NamedTuple):
+    """A block to fetch: its CID, where its data begins in the file, how many bytes of the file are in and below it
+    (None only for the root, before it is known), and its depth (0 for the root)."""
+
+    cid: CID
+    offset: int
+    length: int | None
+    depth: int
+
+
+class Piece(NamedTuple):
+    """Some bytes of the file and where they belong. `data` is a view of the block that was fed."""
+
+    offset: int
+    data: memoryview
+
+
+@dataclass(frozen=True)
+class WalkLimits:
+    """Bounds of a walk; see limits.py for the reason of each default. With `nodes_ahead` 1 and `low_water` 0 the
+    references come in strict file order."""
+
+    max_depth: int = limits.MAX_DEPTH
+    max_pending: int = limits.MAX_PENDING_REFS
+    soft_pending: int = limits.SOFT_PENDING_REFS
+    nodes_ahead: int = limits.NODES_AHEAD
+    low_water: int = limits.LEAVES_LOW_WATER
+
+
+DEFAULT_LIMITS = WalkLimits()
+
+
+class _Queue:
+    """References in file order, kept as runs.
+
+    The children of one node are one run, reversed so that the next is at its end. Runs are few (one for each open
+    node), so finding the smallest offset is cheap however many references there are. No two references have the same
+    offset and depth, so the comparison never looks further than those.
+    """
+
+    __slots__ = ("count", "runs")
+
+    def __init__(self) -> None:
+        self.runs: list[list] = []  # heap of [offset, depth, references reversed]
+        self.count = 0
+
+    def push(self, refs: list[Ref]) -> None:
+        """Add references in file order; takes over the list."""
+        if refs:
+            self.count += len(refs)
+            first = refs[0]
+            refs.reverse()
+            heapq.heappush(self.runs, [first.offset, first.depth, refs])
+
+    def peek(self) -> Ref | None:
+        return self.runs[0][2][-1] if self.runs else None
+
+    def pop(self) -> Ref:
+        runs = self.runs
+        run = runs[0]
+        refs = run[2]
+        ref = refs.pop()
+        self.count -= 1
+        if not refs:
+            heapq.heappop(runs)
+        else:
+            following = refs[-1]
+            run[0] = following[1]
+            run[1] = following[3]
+            if len(runs) > 1:
+                heapq.heapreplace(runs, run)
+        return ref
+
+
+class FileWalk:
+    """Walks the DAG of one file, or a byte range of it. See the module's text for how it is used.
+
+    `start` and `end` are byte offsets in the file, `end` None for its end; a range beyond the end is cut there.
+    Raises UnsupportedCID for a root that is neither raw nor dag-pb. After an error the walk is of no further use.
+    """
+
+    def __init__(
+        self, root: CID, start: int = 0, end: int | None = None, limits: WalkLimits = DEFAULT_LIMITS
+    ) -> None:
+        if start < 0 or (end is not None and end < start):
+            raise ValueError(f"no such range of bytes: {start} to {end}")
+        if root.codec not in (RAW, DAG_PB):
+            raise UnsupportedCID(
+                f"{root} is not a file: it uses the codec 0x{root.codec:x}, and files are raw (0x55) or dag-pb (0x70)."
+            )
+        self.root = root
+        self.start = start
+        self.end = end
+        self.size: int | None = None
+        self.mode: int | None = None
+        self.mtime: tuple[int, int] | None = None
+        self._limits = limits
+        self._leaves = _Queue()
+        self._nodes = _Queue()
+        self._nodes.push([Ref(root, 0, None, 0)])
+        # Taken and not yet fed: (offset, depth) -> whether it counts as an inner node.
+        self._out: dict[tuple[int, int], bool] = {}
+        self._nodes_out = 0
+        self._largest_leaf = 0
+
+    @property
+    def outstanding(self) -> int:
+        """How many references are taken and neither fed, skipped nor given back."""
+        return len(self._out)
+
+    @property
+    def pending(self) -> int:
+        """How many references are known and not taken."""
+        return self._leaves.count + self._nodes.count
+
+    @property
+    def finished(self) -> bool:
+        """True when every block of the range has been fed or skipped."""
+        return not self._out and not self._leaves.count and not self._nodes.count
+
+    def take(self, n: int) -> list[Ref]:
+        """Up to `n` references to fetch next. Fewer, or none, when the rest waits for inner nodes on their way."""
+        taken: list[Ref] = []
+        leaves, nodes, bounds = self._leaves, self._nodes, self._limits
+        while len(taken) < n:
+            leaf, node = leaves.peek(), nodes.peek()
+            if node is not None:
+                in_turn = leaf is None or node[1] < leaf[1]
+                length = node[2]
+                if in_turn and length is not None and length <= self._largest_leaf:
+                    taken.append(self._hand_out(nodes.pop(), counts=False))
+                    continue
+                ahead = bounds.nodes_ahead if self.pending < bounds.soft_pending else 1
+                if self._nodes_out < ahead and (in_turn or leaves.count < bounds.low_water):
+                    taken.append(self._hand_out(nodes.pop(), counts=True))
+                    continue
+            if leaf is None:
+                break
+            taken.append(self._hand_out(leaves.pop(), counts=False))
+        return taken
+
+    def feed(self, ref: Ref, block: Buffer) -> list[Piece]:
+        """Give the block of a taken reference, whose hash has been checked; returns the data it carries.
+
+        Raises MalformedDag, naming the CID, when the block is not what its parent promised; IsADirectory or NotAFile
+        when the root is something else than a file; UnsupportedCID for a link that cannot be checked.
+        """
+        self._settle(ref)
+        if ref.cid.codec == RAW:
+            size = len(block)
+            if ref.length is None:
+                self.size = size
+            elif size != ref.length:
+                raise MalformedDag(
+                    f"The block {ref.cid} has {size} bytes, but the node above it says {ref.length}."
+                )
+            return self._clip(ref.offset, memoryview(block))
+        return self._feed_node(ref, block)
+
+    def skip(self, ref: Ref) -> None:
+        """The user already has, and has checked, all bytes of this taken leaf: nothing is to be fed."""
+        if ref.length is None:
+            raise ValueError("the root cannot be skipped before its size is known")
+        self._settle(ref)
+        if ref.cid.codec == DAG_PB:
+            self._note_leaf(ref.length)
+
+    def untake(self, ref: Ref) -> None:
+        """Give a taken reference back; a later `take` gives it out again, in its place in the file."""
+        self._settle(ref)
+        queue = self._leaves if ref.cid.codec == RAW else self._nodes
+        queue.push([ref])
+
+    def _hand_out(self, ref: Ref, *, counts: bool) -> Ref:
+        self._out[ref[1], ref[3]] = counts
+        if counts:
+            self._nodes_out += 1
+        return ref
+
+    def _settle(self, ref: Ref) -> None:
+        counted = self._out.pop((ref[1], ref[3]), None)
+        if counted is None:
+            raise ValueError(f"{ref.cid} at {ref.offset} is not out: it was never taken, or is settled already")
+        if counted:
+            self._nodes_out -= 1
+
+    def _note_leaf(self, length: int) -> None:
+        if self._largest_leaf < length <= limits.MAX_BLOCK_SIZE:
+            self._largest_leaf = length
+
+    def _clip(self, offset: int, data: memoryview) -> list[Piece]:
+        """The part of the data that lies in the range, as no or one piece."""
+        stop = offset + len(data)
+        if offset < self.start:
+            data = data[self.start - offset :]
+            offset = self.start
+        if self.end is not None and stop > self.end:
+            data = data[: max(0, self.end - offset)]
+        return [Piece(offset, data)] if len(data) else []
+
+    def _feed_node(self, ref: Ref, block: Buffer) -> list[Piece]:
+        cid = ref.cid
+        links, data = decode_node(block, cid)
+        if data is None:
+            raise MalformedDag(f"The block {cid} is dag-pb, but not UnixFS: it has no data.")
+        node = unixfs.decode(data, cid)
+        if node.kind is not Kind.FILE and node.kind is not Kind.RAW:
+            self._refuse_kind(ref, node.kind)
+        sizes = node.blocksizes
+        if len(sizes) != len(links):
+            raise MalformedDag(f"The block {cid} has {len(links)} links, but states the sizes of {len(sizes)}.")
+        inline = 0 if node.data is None else len(node.data)
+        total = inline + sum(sizes)
+        if total > limits.MAX_FILE_SIZE:
+            raise MalformedDag(f"The block {cid} claims {total} bytes, more than any file can have.")
+        if (node.filesize or 0) != total:
+            raise MalformedDag(
+                f"The block {cid} claims {node.filesize or 0} bytes, but its parts claim {total} together."
+            )
+        if ref.length is None:
+            self.size = total
+            self.mode = node.mode
+            if node.mtime_s is not None:
+                self.mtime = node.mtime_s, node.mtime_ns or 0
+        elif total != ref.length:
+            raise MalformedDag(f"The block {cid} claims {total} bytes, but the node above it says {ref.length}.")
+        if not links:
+            self._note_leaf(inline)
+        else:
+            self._add_children(ref, links, sizes, ref.offset + inline)
+        if not inline or node.data is None:
+            return []
+        return self._clip(ref.offset, memoryview(node.data))
+
+    def _add_children(self, ref: Ref, links, sizes, offset: int) -> None:
+        depth = ref.depth + 1
+        if depth > self._limits.max_depth:
+            raise MalformedDag(f"The block {ref.cid} lies {ref.depth} levels deep and has links to still deeper ones.")
+        start = self.start
+        end = self.end if self.end is not None else limits.MAX_FILE_SIZE
+        largest_leaf = self._largest_leaf
+        leaves: list[Ref] = []
+        nodes: list[Ref] = []
+        for (name, cid, _tsize), size in zip(links, sizes, strict=True):
+            if size == 0:
+                raise MalformedDag(f"The block {ref.cid} links to {cid} as a part of the file without any bytes.")
+            if name:
+                raise MalformedDag(f"The block {ref.cid} gives a part of a file a name, as only directories do.")
+            stop = offset + size
+            codec = cid.codec
+            if codec != RAW and codec != DAG_PB:
+                raise MalformedDag(
+                    f"The block {ref.cid} links to {cid}, whose codec 0x{codec:x} cannot be part of a file."
+                )
+            if offset < end and stop > start:
+                child = Ref(cid, offset, size, depth)
+                if codec == RAW or size <= largest_leaf:
+                    leaves.append(child)
+                else:
+                    nodes.append(child)
+            offset = stop
+        if self.pending + len(leaves) + len(nodes) > self._limits.max_pending:
+            raise MalformedDag(
+                f"The file {self.root} has more than {self._limits.max_pending} parts on one path from its root to a "
+                "leaf; no sane file is cut like that."
+            )
+        self._leaves.push(leaves)
+        self._nodes.push(nodes)
+
+    def _refuse_kind(self, ref: Ref, kind: Kind) -> None:
+        if ref.depth == 0:
+            if kind in (Kind.DIRECTORY, Kind.HAMT_SHARD):
+                raise IsADirectory(f"{ref.cid} is a directory, not a file. Name a file in it: {ref.cid}/<name>.")
+            if kind is Kind.SYMLINK:
+                raise NotAFile(f"{ref.cid} is a symbolic link, not a file.")
+        raise MalformedDag(f"The block {ref.cid} is a {kind.name.lower()} node where a file is meant.")

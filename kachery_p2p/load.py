@@ -1,0 +1,414 @@
+"""Loading a DAG: what is on disk, what is missing, whom to ask for it, and when to give up.
+
+A `Load` is one request of the user: a file, a byte range of one, or a path through directories. It walks the DAG
+(`kachery_p2p.dag.walk`), takes from the repo what is there, and asks its Bitswap session for the complement. Blocks
+arrive in any order and go straight to their place in the partial file; nothing waits in memory for its turn. So a load
+that was interrupted is not a special case: the walk starts again from the root and finds most of the file on disk.
+
+Several loads of one CID share one partial file (`Downloads`). The one that loads the whole file puts it into place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import trio
+
+from kachery_p2p.dag.cid import CID, DAG_PB, RAW
+from kachery_p2p.dag.walk import FileWalk, Ref
+from kachery_p2p.errors import ContentNotFound, KacheryError
+
+if TYPE_CHECKING:
+    from kachery_p2p.repo.download import Download
+    from kachery_p2p.repo.repo import Repo
+
+log = logging.getLogger("kachery_p2p.load")
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]
+
+#: References looked up and wanted ahead of what has arrived. Covers the largest window of a session (48 MiB) with
+#: leaves of 256 KiB twice over; each costs some hundred bytes.
+LOOKAHEAD = 384
+#: Seconds that a load goes on when everybody said no: a provider that is just connecting may still speak up.
+EXHAUSTED_GRACE = 1.0
+#: Leaves remembered by a load so that the same leaf further on is copied, not fetched again (zeros, repeated frames).
+REMEMBERED_LEAVES = 65_536
+
+
+class Received(Protocol):
+    """A verified block from a peer."""
+
+    @property
+    def cid(self) -> CID: ...
+    @property
+    def data(self) -> bytes | memoryview: ...
+
+
+class Session(Protocol):
+    """What a load needs of a Bitswap session."""
+
+    def add_provider(self, peer_id: str) -> None: ...
+    def want(self, cids: Iterable[CID]) -> None: ...
+    async def receive(self) -> Received: ...
+    async def wait_exhausted(self) -> None: ...
+    def asked(self) -> list[str]: ...
+
+
+@dataclass
+class _OpenDownload:
+    download: Download
+    users: int = 0
+    finishing: bool = False
+    changed: trio.Event = field(default_factory=trio.Event)
+
+    def notify(self) -> None:
+        event, self.changed = self.changed, trio.Event()
+        event.set()
+
+
+class Downloads:
+    """The partial files that loads of this node have open; loads of one CID share one."""
+
+    def __init__(self, repo: Repo) -> None:
+        self._repo = repo
+        self._open: dict[CID, _OpenDownload] = {}
+        self._opening = trio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def use(self, cid: CID) -> AsyncIterator[_OpenDownload | None]:
+        """The open partial file of ``cid``; None when it was just finished and is an ordinary file now."""
+        async with self._opening:
+            entry = self._open.get(cid)
+            if entry is None:
+                download = await trio.to_thread.run_sync(self._repo.download, cid)
+                entry = self._open[cid] = _OpenDownload(download)
+        if entry.finishing:
+            while self._open.get(cid) is entry:
+                await entry.changed.wait()
+            yield None
+            return
+        entry.users += 1
+        try:
+            yield entry
+        finally:
+            entry.users -= 1
+            if entry.users == 0:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(entry.download.close)
+                del self._open[cid]
+            entry.notify()
+
+    async def finish(self, entry: _OpenDownload, size: int) -> Path:
+        """Put a whole file into place, when no range load writes to it any more."""
+        entry.finishing = True
+        try:
+            while entry.users > 1:
+                await entry.changed.wait()
+            with trio.CancelScope(shield=True):  # seconds of fsync at most; half done would be done again
+                return await trio.to_thread.run_sync(entry.download.finish, size)
+        finally:
+            entry.finishing = False
+
+
+class Load:
+    """One request of the user, with its session, its providers and its patience.
+
+    Args:
+        repo: where data is and goes.
+        downloads: the partial files of this node.
+        session: a Bitswap session of its own.
+        connect: dials a multiaddr and returns the peer ID; raises a `KacheryError` that says why it could not.
+        timeout: seconds without a single block after which the load gives up.
+        progress: called with (bytes done, bytes in all) now and then.
+    """
+
+    def __init__(
+        self,
+        repo: Repo,
+        downloads: Downloads,
+        session: Session,
+        *,
+        connect: Callable[[str], Awaitable[str]],
+        timeout: float,
+        progress: Progress,
+    ) -> None:
+        self._repo = repo
+        self._downloads = downloads
+        self._session = session
+        self._connect = connect
+        self._timeout = timeout
+        self._progress = progress
+        self._begun = trio.current_time()
+        self._last_block = self._begun
+        self._dials_pending = 0
+        self._dials_changed = trio.Event()
+        self._dial_failures: dict[str, str] = {}
+        self._nursery: trio.Nursery | None = None
+        self._waiting_for: CID | None = None
+        self._known_blocks: dict[bytes, bytes] = {}
+
+    # --- whom to ask, and for how long
+
+    async def run(self, root: CID, providers: Iterable[str], work: Callable[[], Awaitable[T]]) -> T:
+        """Do ``work`` while providers are dialled and the clock is watched.
+
+        Raises:
+            ContentNotFound: nobody had a block, or nothing came for ``timeout`` seconds.
+            KacheryError: what ``work`` raised.
+        """
+        failure: KacheryError | None = None
+        results: list[T] = []
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self.add_providers(providers)
+            nursery.start_soon(self._give_up_in_time, nursery.cancel_scope)
+            try:
+                results.append(await work())
+            except KacheryError as e:
+                failure = e
+            nursery.cancel_scope.cancel()
+        self._nursery = None
+        if failure is not None:
+            raise failure
+        if not results:
+            raise self._not_found(root)
+        return results[0]
+
+    def add_providers(self, addrs: Iterable[str]) -> None:
+        """Dial more providers for this running load; those that answer join it."""
+        for addr in addrs:
+            if self._nursery is not None:
+                self._dials_pending += 1
+                self._nursery.start_soon(self._dial, addr)
+
+    async def _dial(self, addr: str) -> None:
+        try:
+            self._session.add_provider(await self._connect(addr))
+        except KacheryError as e:
+            self._dial_failures[addr] = str(e)
+        finally:
+            self._dials_pending -= 1
+            changed, self._dials_changed = self._dials_changed, trio.Event()
+            changed.set()
+
+    async def _give_up_in_time(self, scope: trio.CancelScope) -> None:
+        while True:
+            heard = self._last_block
+            with trio.move_on_at(heard + self._timeout):
+                await self._session.wait_exhausted()
+                while self._dials_pending and self._last_block == heard:
+                    await self._dials_changed.wait()
+                with trio.move_on_after(EXHAUSTED_GRACE):
+                    await trio.sleep_forever()
+                with trio.move_on_after(0):
+                    await self._session.wait_exhausted()
+                    if self._last_block == heard and not self._dials_pending:
+                        scope.cancel()
+                        return
+                continue
+            if self._last_block == heard:
+                scope.cancel()
+                return
+
+    def _not_found(self, root: CID) -> ContentNotFound:
+        seconds = trio.current_time() - self._begun
+        asked = self._session.asked()
+        parts = [f"Nobody who was asked has {root}."]
+        if self._waiting_for is not None and self._waiting_for != root:
+            parts = [f"Nobody who was asked has all of {root}: the block {self._waiting_for} is missing."]
+        parts.append(
+            f"Asked {len(asked)} peers in {seconds:.1f} s" + (f": {', '.join(sorted(asked)[:5])}." if asked else ".")
+        )
+        parts += [f"Could not reach {addr}: {why}" for addr, why in list(self._dial_failures.items())[:5]]
+        parts.append(
+            "Check that a machine that has it is running (kachery-cloud-node), and give its address with "
+            "--peer, KACHERY_CLOUD_PEERS or ?provider= in the URI."
+        )
+        return ContentNotFound(" ".join(parts))
+
+    def _heard(self) -> None:
+        self._last_block = trio.current_time()
+
+    # --- small blocks: directories
+
+    async def drive(self, steps: Generator[list[CID], list[bytes], T]) -> T:
+        """Run a generator of the dag room that asks for directory blocks in batches; keeps what it fetched."""
+        blocks: list[bytes] | None = None
+        while True:
+            try:
+                wanted = next(steps) if blocks is None else steps.send(blocks)
+            except StopIteration as stop:
+                return stop.value
+            blocks = await self.blocks(wanted)
+            await trio.to_thread.run_sync(self._repo.put_blocks, list(zip(wanted, blocks, strict=True)))
+
+    async def blocks(self, cids: Sequence[CID]) -> list[bytes]:
+        """These blocks, in this order, from the repo or the session. For small ones: all are held in memory."""
+        have = {}
+        async with contextlib.aclosing(self.stream_blocks(cids)) as stream:
+            async for cid, data in stream:
+                have[cid.multihash] = data
+        return [have[cid.multihash] for cid in cids]
+
+    async def stream_blocks(self, cids: Sequence[CID]) -> AsyncGenerator[tuple[CID, bytes], None]:
+        """Each of these blocks once, as it is found on disk or arrives."""
+        unique = list({cid.multihash: cid for cid in cids}.values())
+        for first in range(0, len(unique), LOOKAHEAD):
+            batch = unique[first : first + LOOKAHEAD]
+            found = await trio.to_thread.run_sync(lambda batch=batch: [self._local_block(cid) for cid in batch])
+            left = {cid.multihash: cid for cid, data in zip(batch, found, strict=True) if data is None}
+            if left:
+                self._session.want(left.values())
+            for cid, data in zip(batch, found, strict=True):
+                if data is not None:
+                    yield cid, data
+            while left:
+                self._waiting_for = next(iter(left.values()))
+                block = await self._session.receive()
+                self._heard()
+                cid = left.pop(block.cid.multihash, None)
+                if cid is not None:
+                    yield cid, bytes(block.data)
+
+    def know(self, cid: CID, block: bytes) -> None:
+        """Remember a block for the rest of this load, so that a walk does not fetch it again."""
+        self._known_blocks[cid.multihash] = block
+
+    def _local_block(self, cid: CID) -> bytes | None:
+        return self._known_blocks.get(cid.multihash) or self._repo.get_block(cid.multihash)
+
+    # --- files
+
+    async def file(self, cid: CID, start: int = 0, end: int | None = None) -> tuple[Path, int]:
+        """Make the bytes ``start`` to ``end`` (exclusive; None is the end of the file) of a file available on disk.
+
+        Returns:
+            A path where these bytes can be read, and the size of the whole file. For a whole file the path is its
+            place in the repo; for a range it may be a partial file.
+        """
+        whole = start == 0 and end is None
+        while True:
+            path = await trio.to_thread.run_sync(self._repo.find_file, cid)
+            if path is not None:
+                return path, path.stat().st_size
+            async with self._downloads.use(cid) as entry:
+                if entry is None:
+                    continue  # another load has just finished it
+                walk = FileWalk(cid, start, end)
+                await _Transfer(self, walk, entry.download, start, end).run()
+                assert walk.size is not None
+                if whole:
+                    return await self._downloads.finish(entry, walk.size), walk.size
+                return entry.download.path, walk.size
+
+
+class _Transfer:
+    """Brings the part of one file that a walk covers into its partial file."""
+
+    def __init__(self, load: Load, walk: FileWalk, download: Download, start: int, end: int | None) -> None:
+        self._load = load
+        self._start, self._end = start, end
+        self._walk = walk
+        self._download = download
+        self._waiting: dict[bytes, list[Ref]] = {}
+        self._leaves: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+        self._done = 0
+
+    async def run(self) -> None:
+        walk, load = self._walk, self._load
+        while True:
+            room = LOOKAHEAD - len(self._waiting)
+            if room >= LOOKAHEAD // 4 or not self._waiting:
+                refs = walk.take(room)
+                if refs:
+                    await self._take_from_disk(refs)
+                    continue
+            if not self._waiting:
+                break
+            load._waiting_for = next(iter(self._waiting.values()))[0].cid
+            block = await load._session.receive()
+            load._heard()
+            await self._on_block(block.cid, block.data)
+        assert walk.finished, "the walk asks for nothing more and is not finished"
+
+    async def _take_from_disk(self, refs: list[Ref]) -> None:
+        found = await trio.to_thread.run_sync(self._look_up, refs)
+        missing: dict[bytes, CID] = {}
+        for ref, there in zip(refs, found, strict=True):
+            if there is True:
+                self._walk.skip(ref)
+                self._count(ref.length or 0)
+            elif there is not None:
+                await self._place([ref], there, fetched=False)
+            else:
+                waiting = self._waiting.setdefault(ref.cid.multihash, [])
+                if not waiting:
+                    missing[ref.cid.multihash] = ref.cid
+                waiting.append(ref)
+        if missing:
+            self._load._session.want(missing.values())
+
+    def _look_up(self, refs: list[Ref]) -> list[bytes | bool | None]:
+        """In a thread: for each reference its block, True where its bytes are in place already, or None."""
+        found: list[bytes | bool | None] = []
+        leaves = []
+        for i, ref in enumerate(refs):
+            found.append(None)
+            if ref.length is None or ref.cid.codec == DAG_PB:
+                found[i] = self._load._local_block(ref.cid)
+            if found[i] is None and ref.length is not None:
+                if ref.cid.multihash in self._leaves:
+                    self._download.write(ref.offset, self._download.read(*self._leaves[ref.cid.multihash]))
+                    found[i] = True
+                elif ref.cid.multihash not in self._waiting:
+                    leaves.append(i)
+        for i, there in zip(leaves, self._download.has([refs[i] for i in leaves]), strict=True):
+            found[i] = there or None
+        return found
+
+    async def _on_block(self, cid: CID, data: bytes | memoryview) -> None:
+        refs = self._waiting.pop(cid.multihash, None)
+        if refs is not None:
+            await self._place(refs, data, fetched=True)
+
+    async def _place(self, refs: list[Ref], data: bytes | memoryview, *, fetched: bool) -> None:
+        """A verified block: its children join the walk, its bytes go to every place of the file where they belong."""
+        writes = []
+        keep = False
+        for ref in refs:
+            pieces = self._walk.feed(ref, data)
+            carried = sum(len(piece.data) for piece in pieces)
+            if ref.cid.codec != RAW and (ref.length is None or carried < ref.length):
+                keep = fetched  # an inner node: later walks, and our own peers, will ask for it
+            elif ref.length is not None:
+                self._remember(ref)
+            writes += pieces
+            self._count(carried)
+
+        def store() -> None:
+            for piece in writes:
+                self._download.write(piece.offset, piece.data)
+            if keep:
+                self._load._repo.put_block(refs[0].cid, bytes(data))
+
+        await trio.to_thread.run_sync(store)
+
+    def _remember(self, ref: Ref) -> None:
+        assert ref.length is not None
+        self._leaves[ref.cid.multihash] = (ref.offset, ref.length)
+        if len(self._leaves) > REMEMBERED_LEAVES:
+            self._leaves.popitem(last=False)
+
+    def _count(self, length: int) -> None:
+        self._done += length
+        if self._walk.size is not None:
+            end = self._walk.size if self._end is None else min(self._end, self._walk.size)
+            total = max(0, end - self._start)
+            self._load._progress(min(self._done, total), total)  # the first and last leaf may reach over the range

@@ -1,0 +1,212 @@
+"""Loading a whole directory: its listing, its files (many small ones at once), and the tree that the user gets.
+
+The files go into the repo like any other, so that this machine serves them too; the tree at the destination is made of
+copies (copy-on-write clones where the file system has them) and appears under its name only when it is whole. Names in
+a foreign directory are not trusted: one that would leave the destination is an error before anything is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import trio
+
+from kachery_p2p.dag.cid import CID, DAG_PB
+from kachery_p2p.dag.directory import list_directory, safe_name
+from kachery_p2p.dag.pb import decode_node
+from kachery_p2p.dag.unixfs import Kind, decode_unixfs
+from kachery_p2p.errors import FileMissing, InvalidName, NoPermission, RepoError
+from kachery_p2p.load import LOOKAHEAD, Load, Progress
+
+if TYPE_CHECKING:
+    from kachery_p2p.repo.repo import Repo
+
+#: Entries of one directory tree, in all its folders. Each is held in memory (some 300 bytes) until the tree is made.
+MAX_ENTRIES = 5_000_000
+#: Folders within folders; a DAG can claim any depth, a file system cannot.
+MAX_DEPTH = 256
+#: Files put into the repo with one transaction, and the bytes of them that are held in memory meanwhile.
+BATCH_FILES = 512
+BATCH_BYTES = 32 << 20
+
+
+@dataclass
+class Tree:
+    """What a directory holds, by path relative to it."""
+
+    folders: list[PurePosixPath] = field(default_factory=list)
+    files: list[tuple[PurePosixPath, CID]] = field(default_factory=list)
+    symlinks: list[tuple[PurePosixPath, str]] = field(default_factory=list)
+    #: Bytes of all files and nodes as the directory claims them: for a progress bar, nothing else.
+    claimed_size: int = 0
+
+
+class DirectoryLoad:
+    """Loads the directory ``root`` through a running `Load`."""
+
+    def __init__(self, load: Load, repo: Repo, progress: Progress) -> None:
+        self._load = load
+        self._repo = repo
+        self._progress = progress
+        self._done = 0
+
+    async def run(self, root: CID, dest: Path) -> Tree:
+        """Load everything and make the tree at ``dest``, which must not exist or be an empty folder.
+
+        Raises:
+            RepoError: ``dest`` exists and is not an empty folder.
+            InvalidName: an entry's name, or where a symlink points, would leave ``dest``.
+            KacheryError: see `Load`.
+        """
+        await trio.to_thread.run_sync(_check_dest, dest)
+        tree = await self._read_tree(root)
+        await self._fetch_files(tree)
+        await trio.to_thread.run_sync(_make_tree, self._repo, tree, dest)
+        return tree
+
+    async def _read_tree(self, root: CID) -> Tree:
+        tree = Tree()
+        level = [(PurePosixPath(), root)]
+        for _ in range(MAX_DEPTH):
+            unknown: list[tuple[PurePosixPath, CID]] = []
+            for path, folder in level:
+                for entry in await self._load.drive(list_directory(folder)):
+                    where = path / safe_name(entry.name)
+                    tree.claimed_size += entry.tsize or 0
+                    if entry.cid.codec == DAG_PB:
+                        unknown.append((where, entry.cid))  # a file, a folder or a symlink: its block tells
+                    else:
+                        tree.files.append((where, entry.cid))
+                    if len(tree.files) + len(unknown) > MAX_ENTRIES:
+                        raise InvalidName(f"The directory {root} has more than {MAX_ENTRIES} entries.")
+            level = []
+            for first in range(0, len(unknown), LOOKAHEAD):
+                level += await self._sort(tree, unknown[first : first + LOOKAHEAD])
+            if not level:
+                return tree
+            tree.folders += [path for path, _ in level]
+        raise InvalidName(f"The directory {root} is more than {MAX_DEPTH} folders deep.")
+
+    async def _sort(self, tree: Tree, entries: list[tuple[PurePosixPath, CID]]) -> list[tuple[PurePosixPath, CID]]:
+        """Tell files, symlinks and folders apart; small files go into the repo at once. Returns the folders."""
+        here = [await trio.to_thread.run_sync(self._repo.find_file, cid) for _, cid in entries]
+        tree.files += [entry for entry, path in zip(entries, here, strict=True) if path is not None]
+        entries = [entry for entry, path in zip(entries, here, strict=True) if path is None]
+        blocks = await self._load.blocks([cid for _, cid in entries])
+        folders, nodes, small = [], [], []
+        for (where, cid), block in zip(entries, blocks, strict=True):
+            node = decode_node(block, cid)
+            unixfs = decode_unixfs(node.data or b"", cid)
+            if unixfs.kind in (Kind.DIRECTORY, Kind.HAMT_SHARD):
+                folders.append((where, cid))
+                nodes.append((cid, block))
+            elif unixfs.kind is Kind.SYMLINK:
+                tree.symlinks.append((where, (unixfs.data or b"").decode("utf-8", "strict")))
+                nodes.append((cid, block))
+            else:
+                tree.files.append((where, cid))
+                (nodes if node.links else small).append((cid, block))
+        await trio.to_thread.run_sync(self._repo.put_blocks, nodes)
+        await trio.to_thread.run_sync(self._repo.add_small_files, small)
+        return folders
+
+    async def _fetch_files(self, tree: Tree) -> None:
+        total = max(tree.claimed_size, 1)
+        small: list[CID] = []
+        for cid in dict.fromkeys(cid for _, cid in tree.files):
+            path = await trio.to_thread.run_sync(self._repo.find_file, cid)
+            if path is not None:
+                self._count(path.stat().st_size, total)
+            elif cid.codec == DAG_PB:
+                self._count((await self._load.file(cid))[1], total)
+            else:
+                small.append(cid)  # a single raw block: many are asked for and put away at once
+        batch: list[tuple[CID, bytes]] = []
+        size = 0
+        async with contextlib.aclosing(self._load.stream_blocks(small)) as stream:
+            async for cid, data in stream:
+                batch.append((cid, data))
+                size += len(data)
+                if len(batch) >= BATCH_FILES or size >= BATCH_BYTES:
+                    await trio.to_thread.run_sync(self._repo.add_small_files, batch)
+                    self._count(size, total)
+                    batch, size = [], 0
+        await trio.to_thread.run_sync(self._repo.add_small_files, batch)
+        self._count(size, total)
+
+    def _count(self, length: int, total: int) -> None:
+        self._done += length
+        self._progress(min(self._done, total), total)
+
+
+def _check_dest(dest: Path) -> None:
+    if dest.is_symlink() or (dest.exists() and not (dest.is_dir() and not any(dest.iterdir()))):
+        raise RepoError(f"{dest} exists already. Choose a destination that does not exist, or an empty folder.")
+    if not dest.absolute().parent.is_dir():
+        raise FileMissing(f"The folder {dest.absolute().parent}, in which {dest.name} would be made, does not exist.")
+
+
+def _make_tree(repo: Repo, tree: Tree, dest: Path) -> None:
+    """Make the whole tree in a temporary folder beside ``dest``, then rename it."""
+    dest = dest.absolute()
+    try:
+        building = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
+        try:
+            building.chmod(0o777 & ~_umask())
+            for folder in tree.folders:
+                (building / folder).mkdir()
+            for where, cid in tree.files:
+                source = repo.find_file(cid)
+                if source is None:
+                    raise RepoError(f"The file {cid} was removed from {repo.directory} while it was being loaded.")
+                copy_file(source, building / where)
+            # Last, and only such that stay inside: nothing is ever written through a link that a stranger chose.
+            for where, target in tree.symlinks:
+                _check_symlink(where, target)
+                (building / where).symlink_to(target)
+            if dest.is_dir():
+                dest.rmdir()
+            os.rename(building, dest)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+    except PermissionError as e:
+        raise NoPermission(f"Cannot write to {dest}: {e.strerror}.") from e
+
+
+def _check_symlink(where: PurePosixPath, target: str) -> None:
+    depth = len(where.parent.parts)
+    for part in PurePosixPath(target).parts:
+        depth += -1 if part == ".." else 0 if part == "." else 1
+        if depth < 0 or part.startswith("/") or "\0" in part:
+            raise InvalidName(
+                f"The symbolic link {where} points to {target!r}, outside the directory. It is not made; "
+                "load the files that you need one by one."
+            )
+
+
+def copy_file(source: Path, dest: Path) -> None:
+    """Copy the bytes of a file, as a copy-on-write clone where the file system can. ``dest`` must not exist."""
+    with open(source, "rb") as src, open(dest, "xb") as dst:
+        try:
+            import fcntl
+
+            fcntl.ioctl(dst.fileno(), _FICLONE, src.fileno())
+        except (ImportError, OSError):
+            shutil.copyfileobj(src, dst, 1 << 20)
+
+
+#: Linux: make the destination share the source's extents (ioctl_ficlone(2)).
+_FICLONE = 0x40049409
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,226 @@
+"""One IPFS node, put together: repo, transport, Bitswap, and the loads that run on them.
+
+This is the only module that knows all the rooms. It holds no protocol and no format of its own: it starts the rooms in
+the right order, hands each the others it needs as plain callables, keeps connections to the peers it was told of, and
+stops everything when it is cancelled.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from kachery_p2p import __version__
+from kachery_p2p.bitswap.exchange import Exchange
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.paths import resolve_path
+from kachery_p2p.errors import DialError, InvalidAddress
+from kachery_p2p.load import Downloads, Load, Progress
+from kachery_p2p.load_directory import DirectoryLoad
+from kachery_p2p.transport.host import Host
+
+if TYPE_CHECKING:
+    from kachery_p2p.repo.keys import Identity
+    from kachery_p2p.repo.repo import Repo
+
+log = logging.getLogger("kachery_p2p.node")
+
+
+#: What identify tells other peers we are.
+AGENT = f"kachery-cloud/{__version__}"
+#: Seconds to dial one provider; a machine that answers later than this is as good as away.
+DIAL_TIMEOUT = 10.0
+#: Seconds for which a peer that sent wrong bytes is not talked to.
+BAN_SECONDS = 3600.0
+#: Seconds between tries to reach a configured peer again: first, and at the most.
+RECONNECT_FIRST, RECONNECT_MOST = 1.0, 60.0
+
+
+class Node:
+    """An IPFS node over a repo.
+
+    Args:
+        repo: the data directory. The node does not close it.
+        identity: key and peer ID.
+        listen: multiaddrs to listen on.
+        peers: multiaddrs of peers to stay connected with and to ask first.
+        announce: multiaddrs to tell others instead of those it listens on.
+        swarm_key: the 32-byte key of a private network, or None.
+
+    Use::
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(node.run)
+            loaded = await node.load("bafy...", [], providers=["/ip4/192.0.2.7/tcp/4001/p2p/12D3..."])
+    """
+
+    def __init__(
+        self,
+        repo: Repo,
+        identity: Identity,
+        *,
+        listen: Sequence[str],
+        peers: Sequence[str] = (),
+        announce: Sequence[str] = (),
+        swarm_key: bytes | None = None,
+    ) -> None:
+        self.repo = repo
+        self.host = Host(identity.seed, listen, announce=announce, swarm_key=swarm_key, agent=AGENT)
+        self.exchange = Exchange(self.host, repo, on_bad_peer=self._on_bad_peer)
+        self._peers = list(dict.fromkeys(peers))
+        self._peer_errors: dict[str, str] = {}
+        self._downloads = Downloads(repo)
+        self._whole_loads: dict[CID, tuple[Load, trio.Event]] = {}
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen and serve until cancelled.
+
+        Raises:
+            AddressInUse: an address to listen on is taken.
+            InvalidAddress: an address to listen on, or of a peer, does not parse.
+        """
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.host.run)
+            await nursery.start(self.exchange.run)
+            for addr in self._peers:
+                nursery.start_soon(self._stay_connected, addr)
+            task_status.started()
+
+    # --- peers
+
+    async def connect(self, addr: str) -> str:
+        """Connect to a multiaddr, with or without ``/p2p/<peer ID>``; returns the peer ID.
+
+        Raises:
+            InvalidAddress: not a multiaddr that can be dialled.
+            DialError: nobody answers there, or somebody else does.
+        """
+        return await self.host.connect(addr, timeout=DIAL_TIMEOUT)
+
+    async def _stay_connected(self, addr: str) -> None:
+        pause = RECONNECT_FIRST
+        while True:
+            gone = trio.Event()
+            try:
+                peer = await self.connect(addr)
+            except (DialError, InvalidAddress) as e:
+                self._peer_errors[addr] = str(e)
+                log.info("%s", e)
+                if isinstance(e, InvalidAddress):
+                    return
+            else:
+                self._peer_errors.pop(addr, None)
+                self.host.protect(peer, "configured")
+                pause = RECONNECT_FIRST
+                unsubscribe = self.host.on_disconnected(
+                    lambda p, peer=peer, gone=gone: gone.set() if p == peer else None
+                )
+                if peer in self.host.connected():
+                    await gone.wait()
+                unsubscribe()
+            await trio.sleep(pause)
+            pause = min(2 * pause, RECONNECT_MOST)
+
+    def _on_bad_peer(self, peer: str, why: str) -> None:
+        log.warning("dropping peer %s: %s", peer, why)
+        self.host.ban(peer, BAN_SECONDS)
+
+    # --- data
+
+    async def notify_stored(self, cid: str) -> None:
+        """A file was stored in the repo, perhaps by another process: answer the peers that wait for it."""
+        self.exchange.notify([CID.parse(cid).multihash])
+
+    async def load(
+        self,
+        cid: str,
+        path: Sequence[str],
+        *,
+        kind: str = "file",
+        start: int | None = None,
+        end: int | None = None,
+        dest: str | None = None,
+        providers: Iterable[str] = (),
+        timeout: float = 60.0,
+        progress: Progress = lambda done, total: None,
+    ) -> dict[str, Any]:
+        """Bring a file, a byte range of one, or a directory to this machine.
+
+        Args:
+            cid: the root, as text.
+            path: names of directory entries to follow from the root.
+            kind: ``"file"``, ``"bytes"`` (then ``start`` and ``end``, exclusive, say which) or ``"directory"``.
+            dest: where a directory's tree is made.
+            providers: multiaddrs of peers that may have it, besides all connected ones.
+            timeout: seconds without a single block after which it gives up.
+
+        Returns:
+            ``cid`` of the file or directory that the path leads to; ``path`` where its bytes are; ``size`` in bytes of
+            the whole file; ``sources``, bytes fetched by peer ID; ``seconds``.
+
+        Raises:
+            InvalidCID, PathNotFound, IsADirectory, ContentNotFound, MalformedDag, DiskFull ...: see
+            `kachery_p2p.errors`.
+        """
+        begun = trio.current_time()
+        root = CID.parse(cid)
+        async with self.exchange.new_session() as session:
+            for peer in self.host.connected():
+                session.add_provider(peer)
+            # Whoever connects while the load runs may have it: it joins, and is asked.
+            unsubscribe = self.host.on_connected(session.add_provider)
+            load = Load(self.repo, self._downloads, session, connect=self.connect, timeout=timeout, progress=progress)
+
+            async def work() -> dict[str, Any]:
+                target = root
+                if path:
+                    target = (await load.drive(resolve_path(root, list(path)))).cid
+                if kind == "directory":
+                    assert dest is not None
+                    await DirectoryLoad(load, self.repo, progress).run(target, Path(dest))
+                    return {"cid": str(target), "path": dest}
+                if kind == "bytes":
+                    where, size = await load.file(target, start or 0, end)
+                else:
+                    where, size = await self._whole_file(load, target, providers)
+                return {"cid": str(target), "path": str(where), "size": size}
+
+            try:
+                result = await load.run(root, [*self._peers, *providers], work)
+            finally:
+                unsubscribe()
+            sources = {peer: stats.bytes for peer, stats in session.peers().items() if stats.bytes}
+        return {**result, "sources": sources, "seconds": trio.current_time() - begun}
+
+    async def _whole_file(self, load: Load, cid: CID, providers: Iterable[str]) -> tuple[Path, int]:
+        """Load a file once, however many ask for it at the same time: later ones lend their providers and wait."""
+        while True:
+            running = self._whole_loads.get(cid)
+            if running is None:
+                break
+            running[0].add_providers(providers)
+            with load.waiting():
+                await running[1].wait()
+        done = trio.Event()
+        self._whole_loads[cid] = (load, done)
+        try:
+            return await load.file(cid)
+        finally:
+            del self._whole_loads[cid]
+            done.set()
+
+    # --- what is going on
+
+    def status(self) -> dict[str, Any]:
+        """Peer ID, addresses, connections and counters, as plain JSON values."""
+        return {
+            "peer_id": self.host.peer_id,
+            "addresses": self.host.addresses(),
+            "connected": [{"peer": c.peer, "addr": c.addr, "direction": c.direction} for c in self.host.connections()],
+            "unreachable_peers": dict(self._peer_errors),
+            **self.exchange.stats(),
+        }

