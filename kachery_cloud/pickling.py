@@ -319,7 +319,9 @@ class _Writer:
     def _save_datetime(self, value: date | time | timedelta) -> None:
         zone = getattr(value, "tzinfo", None)
         if zone is not None and type(zone) is not timezone:
-            raise self._refuse(value, f"has the time zone type {_type_name(zone)}, use .astimezone(datetime.timezone.utc)")
+            raise self._refuse(
+                value, f"has the time zone type {_type_name(zone)}, use .astimezone(datetime.timezone.utc)"
+            )
         arguments = value.__reduce_ex__(4)[1]
         self._reduce(_Global("datetime", type(value).__name__), tuple(arguments))
 

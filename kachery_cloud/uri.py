@@ -142,7 +142,9 @@ def _content_cid(text: str, uri: str) -> str:
         raise UnsupportedCID(f"{text} is a peer ID or an IPNS name, not content.")
     if cid.codec not in (_RAW, _DAG_PB):
         name = _CODEC_NAMES.get(cid.codec, f"codec {cid.codec:#x}")
-        raise UnsupportedCID(f"{text} holds {name} data, not a file or directory (raw or dag-pb), so it cannot be loaded.")
+        raise UnsupportedCID(
+            f"{text} holds {name} data, not a file or directory (raw or dag-pb), so it cannot be loaded."
+        )
     return str(cid)
 
 

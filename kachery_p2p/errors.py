@@ -176,3 +176,7 @@ class ProtocolNotSupported(StreamError):
 
 class MalformedMessage(StreamError):
     """A peer sent bytes that are not a message of the protocol, or one beyond its limits."""
+
+
+class RepoBusy(RepoError):
+    """Another process, or another thread, is loading the same file into this data directory."""

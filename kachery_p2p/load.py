@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import trio
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW
+from kachery_p2p.dag.nodes import Asking
 from kachery_p2p.dag.walk import FileWalk, Ref
 from kachery_p2p.errors import ContentNotFound, KacheryError
 
@@ -56,6 +57,8 @@ class Session(Protocol):
 
     def add_provider(self, peer_id: str) -> None: ...
     def want(self, cids: Iterable[CID]) -> None: ...
+    @property
+    def exhausted(self) -> bool: ...
     async def receive(self) -> Received: ...
     async def wait_exhausted(self) -> None: ...
     def asked(self) -> list[str]: ...
@@ -111,8 +114,8 @@ class Downloads:
         try:
             while entry.users > 1:
                 await entry.changed.wait()
-            with trio.CancelScope(shield=True):  # seconds of fsync at most; half done would be done again
-                return await trio.to_thread.run_sync(entry.download.finish, size)
+            # A thread is not interrupted by a cancellation: this always runs to its end.
+            return await trio.to_thread.run_sync(entry.download.finish, size)
         finally:
             entry.finishing = False
 
@@ -152,6 +155,8 @@ class Load:
         self._dial_failures: dict[str, str] = {}
         self._nursery: trio.Nursery | None = None
         self._waiting_for: CID | None = None
+        self._paused = False
+        self._resumed = trio.Event()
         self._known_blocks: dict[bytes, bytes] = {}
 
     # --- whom to ask, and for how long
@@ -199,23 +204,32 @@ class Load:
             changed.set()
 
     async def _give_up_in_time(self, scope: trio.CancelScope) -> None:
+        """Cancel ``scope`` when all who were asked said no and nobody else is coming, or when nothing comes at all."""
         while True:
+            while self._paused:
+                await self._resumed.wait()
             heard = self._last_block
-            with trio.move_on_at(heard + self._timeout):
+            with trio.move_on_at(heard + self._timeout) as patience:
                 await self._session.wait_exhausted()
-                while self._dials_pending and self._last_block == heard:
+                while self._dials_pending:
                     await self._dials_changed.wait()
-                with trio.move_on_after(EXHAUSTED_GRACE):
-                    await trio.sleep_forever()
-                with trio.move_on_after(0):
-                    await self._session.wait_exhausted()
-                    if self._last_block == heard and not self._dials_pending:
-                        scope.cancel()
-                        return
-                continue
-            if self._last_block == heard:
+                await trio.sleep(EXHAUSTED_GRACE)
+            nothing_came = self._last_block == heard and not self._paused
+            if nothing_came and (patience.cancelled_caught or self._session.exhausted):
                 scope.cancel()
                 return
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While this lasts another load does the work, and watches the clock."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+            self._heard()
+            resumed, self._resumed = self._resumed, trio.Event()
+            resumed.set()
 
     def _not_found(self, root: CID) -> ContentNotFound:
         seconds = trio.current_time() - self._begun
@@ -238,8 +252,8 @@ class Load:
 
     # --- small blocks: directories
 
-    async def drive(self, steps: Generator[list[CID], list[bytes], T]) -> T:
-        """Run a generator of the dag room that asks for directory blocks in batches; keeps what it fetched."""
+    async def drive(self, steps: Asking[T]) -> T:
+        """Run a reader of the dag room that asks for directory blocks in batches; keeps what it fetched."""
         blocks: list[bytes] | None = None
         while True:
             try:
@@ -345,7 +359,7 @@ class _Transfer:
             if there is True:
                 self._walk.skip(ref)
                 self._count(ref.length or 0)
-            elif there is not None:
+            elif isinstance(there, bytes):
                 await self._place([ref], there, fetched=False)
             else:
                 waiting = self._waiting.setdefault(ref.cid.multihash, [])
@@ -355,22 +369,23 @@ class _Transfer:
         if missing:
             self._load._session.want(missing.values())
 
-    def _look_up(self, refs: list[Ref]) -> list[bytes | bool | None]:
-        """In a thread: for each reference its block, True where its bytes are in place already, or None."""
-        found: list[bytes | bool | None] = []
+    def _look_up(self, refs: list[Ref]) -> list[bytes | bool]:
+        """In a thread: for each reference its block, True where its bytes are in place already, or False."""
+        found: list[bytes | bool] = []
         leaves = []
         for i, ref in enumerate(refs):
-            found.append(None)
+            found.append(False)
             if ref.length is None or ref.cid.codec == DAG_PB:
-                found[i] = self._load._local_block(ref.cid)
-            if found[i] is None and ref.length is not None:
+                block = self._load._local_block(ref.cid)
+                found[i] = False if block is None else block
+            if found[i] is False and ref.length is not None:
                 if ref.cid.multihash in self._leaves:
                     self._download.write(ref.offset, self._download.read(*self._leaves[ref.cid.multihash]))
                     found[i] = True
                 elif ref.cid.multihash not in self._waiting:
                     leaves.append(i)
         for i, there in zip(leaves, self._download.has([refs[i] for i in leaves]), strict=True):
-            found[i] = there or None
+            found[i] = there
         return found
 
     async def _on_block(self, cid: CID, data: bytes | memoryview) -> None:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from kachery_p2p.dag.cid import CID, DAG_PB
-from kachery_p2p.dag.directory import list_directory, safe_name
-from kachery_p2p.dag.pb import decode_node
-from kachery_p2p.dag.unixfs import Kind, decode_unixfs
+from kachery_p2p.dag.cid import CID, DAG_PB, RAW
+from kachery_p2p.dag.directory import list_directory
+from kachery_p2p.dag.names import safe_name
+from kachery_p2p.dag.nodes import read_node, symlink_target
+from kachery_p2p.dag.unixfs import Kind
 from kachery_p2p.errors import FileMissing, InvalidName, NoPermission, RepoError
 from kachery_p2p.load import LOOKAHEAD, Load, Progress
 
@@ -79,7 +80,7 @@ class DirectoryLoad:
                 for entry in await self._load.drive(list_directory(folder)):
                     where = path / safe_name(entry.name)
                     tree.claimed_size += entry.tsize or 0
-                    if entry.cid.codec == DAG_PB:
+                    if entry.cid.codec != RAW:
                         unknown.append((where, entry.cid))  # a file, a folder or a symlink: its block tells
                     else:
                         tree.files.append((where, entry.cid))
@@ -101,13 +102,13 @@ class DirectoryLoad:
         blocks = await self._load.blocks([cid for _, cid in entries])
         folders, nodes, small = [], [], []
         for (where, cid), block in zip(entries, blocks, strict=True):
-            node = decode_node(block, cid)
-            unixfs = decode_unixfs(node.data or b"", cid)
-            if unixfs.kind in (Kind.DIRECTORY, Kind.HAMT_SHARD):
+            node, unixfs = read_node(cid, block)
+            kind = Kind.RAW if unixfs is None else unixfs.kind
+            if kind in (Kind.DIRECTORY, Kind.HAMT_SHARD):
                 folders.append((where, cid))
                 nodes.append((cid, block))
-            elif unixfs.kind is Kind.SYMLINK:
-                tree.symlinks.append((where, (unixfs.data or b"").decode("utf-8", "strict")))
+            elif kind is Kind.SYMLINK:
+                tree.symlinks.append((where, symlink_target(block, cid)))
                 nodes.append((cid, block))
             else:
                 tree.files.append((where, cid))

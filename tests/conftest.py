@@ -20,7 +20,7 @@ StartWorkstation = Callable[..., Workstation]
 
 @pytest.fixture(scope="session", autouse=True)
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Settings of the user do not reach the tests; whatever a fixture of wider scope does lands in a temporary place."""
+    """Settings of the user do not reach the tests, and wider fixtures work in a temporary directory, too."""
     saved = {key: os.environ.pop(key) for key in list(os.environ) if key.startswith("KACHERY_CLOUD_")}
     base = tmp_path_factory.mktemp("kachery")
     os.environ["KACHERY_CLOUD_LISTEN"] = LISTEN

@@ -34,10 +34,14 @@ WANT_SEND_TIMEOUT = 30.0
 REPLY_STALL_TIMEOUT = 60.0
 #: When others wait for room, a reply that has been stuck this long makes way for them.
 REPLY_STALL_CROWDED = 5.0
-#: Replies are written in pieces of this size so that progress can be seen.
-REPLY_WRITE_PIECE = 1 * MIB
+#: Replies are written in pieces so that progress can be seen: this size for a slow peer, whole messages for a fast one.
+REPLY_WRITE_PIECE = 64 * KIB
+#: A peer whose stream failed twice is left alone for this long.
+UNREACHABLE_PAUSE = 10.0
+#: Peers whose sums stay in the statistics after they left.
+MAX_STATS_PEERS = 256
 #: A message whose body stops coming for this long is given up, so that its buffer can be freed.
-BODY_STALL_TIMEOUT = 30.0
+BODY_STALL_TIMEOUT = 15.0
 #: Reading in pieces of this size shows that a slow peer is alive.
 BODY_READ_PIECE = 512 * KIB
 #: Kubo opens a stream for every reply message and has 8 workers; four times that is plenty.

@@ -85,8 +85,6 @@ class Member:
     """A peer in a session."""
 
     __slots__ = (
-        "blocks",
-        "bytes",
         "cursor",
         "has",
         "link",
@@ -111,8 +109,6 @@ class Member:
         self.run = 0
         #: Wants that it said it has and that nobody is delivering.
         self.has: dict[bytes, Want] = {}
-        self.bytes = 0
-        self.blocks = 0
 
     def positive(self, want: Want, delivered: bool) -> None:
         """It has a block: it delivered it, or said so."""
@@ -155,9 +151,18 @@ class Session:
         #: Wants that a peer declined: every other peer is asked about them without delay.
         self.orphans: dict[bytes, Want] = {}
         self.closed = False
-        self.blocks = 0
-        self.bytes = 0
+        #: The budget kept a peer from being asked: when the receiver takes a block, more may be asked.
+        self.limited = False
         self.duplicates = 0
+        #: Peers that were asked anything, and what each delivered: blocks and bytes.
+        self.asked: set[str] = set()
+        self.sources: dict[str, list[int]] = {}
+
+    def credit(self, peer: str, size: int) -> None:
+        """A peer delivered a block to this session."""
+        account = self.sources.setdefault(peer, [0, 0])
+        account[0] += 1
+        account[1] += size
 
     # --- the order -------------------------------------------------------------------------------------------------
 
@@ -231,12 +236,7 @@ class Session:
             want = order[index]
             index += 1
             member.probe_cursor = base + index
-            if (
-                want is not None
-                and link not in want.asks
-                and link not in want.lacking
-                and link not in want.having
-            ):
+            if want is not None and link not in want.asks and link not in want.lacking and link not in want.having:
                 count -= 1
                 yield want
 

@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ..errors import InvalidProfile
-from .cid import CID, DAG_PB, RAW, sha256_multihash
+from .cid import CID, DAG_PB, sha256_multihash
 from .limits import MAX_FILE_SIZE
 from .pb import link_bytes, node_bytes
 from .profiles import Profile, profile
@@ -154,8 +154,7 @@ class FileBuilder:
         # A level that stands alone with one link is the root, but a lone leaf with metadata still needs a node.
         while i + 1 < len(levels) or len(levels[i].links) != 1 or (i == 0 and self._has_meta):
             if levels[i].links:
-                # No level above is full (a full one was made a node at once), so this is one node, and it is the
-                # root when nothing waits above.
+                # With nothing waiting above, this node is the root.
                 self._flush(i, root=i + 1 == len(levels))
             i += 1
         top = levels[i]
@@ -189,6 +188,3 @@ class FileBuilder:
         size, dag_size = level.size, level.dag_size + len(block)
         level.clear()
         self._push(index + 1, bytes(cid), size, dag_size)
-
-
-__all__ = ["RAW", "BuiltFile", "FileBuilder", "leaf_block", "leaf_wrap"]

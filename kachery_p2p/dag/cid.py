@@ -23,6 +23,7 @@ __all__ = [
     "IDENTITY",
     "RAW",
     "SHA2_256",
+    "fast_cid",
     "hash_block",
     "inline_block",
     "read_cid",
@@ -41,7 +42,18 @@ _PREFIX_DAG_PB = b"\x01\x70\x12\x20"
 _set: Callable[[Any, str, Any], None] = object.__setattr__
 
 
-class CID:
+class _Fields:
+    """What a CID is made of. Apart, so that `fast_cid` can fill the fields before the object is frozen."""
+
+    __slots__ = ("codec", "multihash", "version")
+
+    def __init__(self, version: int, codec: int, multihash: bytes) -> None:
+        self.version = version
+        self.codec = codec
+        self.multihash = multihash
+
+
+class CID(_Fields):
     """A content identifier: `version` (0 or 1), `codec` (multicodec number) and `multihash` (bytes). Immutable.
 
     Two CIDs are equal when all three are; the version counts, so a CIDv0 differs from its CIDv1 form. The node keys
@@ -49,11 +61,7 @@ class CID:
     version 0.
     """
 
-    __slots__ = ("codec", "multihash", "version")
-
-    version: int
-    codec: int
-    multihash: bytes
+    __slots__ = ()
 
     def __init__(self, version: int, codec: int, multihash: bytes) -> None:
         if version == 0:
@@ -116,9 +124,7 @@ class CID:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CID):
             return NotImplemented
-        return (
-            self.multihash == other.multihash and self.codec == other.codec and self.version == other.version
-        )
+        return self.multihash == other.multihash and self.codec == other.codec and self.version == other.version
 
     def __hash__(self) -> int:
         return hash(self.multihash)
@@ -133,22 +139,27 @@ class CID:
         raise AttributeError(f"a CID cannot be changed (tried to delete {name})")
 
 
+def fast_cid(version: int, codec: int, multihash: bytes) -> CID:
+    """A CID of parts that are known to be right, at half the cost of `CID(...)`: one is made for each leaf."""
+    cid = _Fields(version, codec, multihash)
+    cid.__class__ = CID
+    return cid  # type: ignore[return-value]
+
+
 def read_cid(buf: Buffer, pos: int = 0) -> tuple[CID, int]:
     """Read one binary CID at `pos`: (CID, position after it).
 
     Raises InvalidCID when it is malformed or cut short, UnsupportedCID for a hash function that cannot be checked.
     """
     prefix = buf[pos : pos + 4]
-    if prefix == _PREFIX_RAW or prefix == _PREFIX_DAG_PB:
+    if prefix in (_PREFIX_RAW, _PREFIX_DAG_PB):
         end = pos + 36
         if end <= len(buf):
-            return CID(1, buf[pos + 1], bytes(buf[pos + 2 : end])), end
+            return fast_cid(1, buf[pos + 1], bytes(buf[pos + 2 : end])), end
     elif prefix[:2] == _PREFIX_V0:
         end = pos + 34
         if end > len(buf):
-            raise InvalidCID(
-                f"A CID of version 0 has 34 bytes, but only {len(buf) - pos} are here: it was cut off."
-            )
+            raise InvalidCID(f"A CID of version 0 has 34 bytes, but only {len(buf) - pos} are here: it was cut off.")
         return CID(0, DAG_PB, bytes(buf[pos:end])), end
     try:
         version, pos = read_varint(buf, pos)
@@ -192,6 +203,8 @@ def _base58(multihash: bytes) -> str:
 _LOWER_CASE = "fvtbck"
 _UPPER_CASE = "FVTBCK"
 
+_BASE32 = frozenset("abcdefghijklmnopqrstuvwxyz234567")
+
 
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> CID:
@@ -200,10 +213,8 @@ def _parse(text: str) -> CID:
     shown = text if len(text) <= 80 else text[:77] + "..."
     if len(text) > MAX_CID_TEXT:
         raise InvalidCID(f"'{shown}' has {len(text)} characters; no CID is that long.")
-    if "/" in text and text[0] not in "mM" or ":" in text:
-        raise InvalidCID(
-            f"'{shown}' is an address or a path, not a CID: a CID is a single word such as bafkrei..."
-        )
+    if ("/" in text and text[0] not in "mM") or ":" in text:
+        raise InvalidCID(f"'{shown}' is an address or a path, not a CID: a CID is a single word such as bafkrei...")
     if any(c.isspace() for c in text):
         raise InvalidCID(f"'{shown}' has white space in it, so it is not a CID.")
     version0 = text.startswith("Qm")
@@ -230,14 +241,8 @@ def _decode_text(text: str, shown: str) -> bytes:
         text = text.lower()
     elif text[0] in _UPPER_CASE:
         text = text.upper()
-    if text[0] == "b" and text.isascii():
-        try:
-            data = base64.b32decode(text[1:].upper() + "=" * (-(len(text) - 1) % 8))
-        except ValueError:
-            data = b""
-        if not data or "b" + base64.b32encode(data).decode("ascii").rstrip("=").lower() != text:
-            raise InvalidCID(f"'{shown}' is not a CID: it is not base32, as its first letter says. Is it complete?")
-        return data
+    if text[0] == "b":
+        return _decode_base32(text, shown)
 
     from multibase import decode, encode
     from multibase.exceptions import DecodingError, InvalidMultibaseStringError, UnsupportedEncodingError
@@ -252,5 +257,18 @@ def _decode_text(text: str, shown: str) -> bytes:
     except (DecodingError, ValueError):
         raise InvalidCID(f"'{shown}' is not a CID: it has characters that its base does not use.") from None
     if name == "identity" or again != text or not data:
-        raise InvalidCID(f"'{shown}' is not a CID: it is not well-formed {name}. Is it complete?")
+        raise InvalidCID(f"'{shown}' is not a CID: it is no whole {name} text, so it was cut off or mistyped.")
     return bytes(data)
+
+
+def _decode_base32(text: str, shown: str) -> bytes:
+    if not _BASE32.issuperset(text):
+        raise InvalidCID(f"'{shown}' is not a CID: it has characters that base32 does not use (a-z and 2-7).")
+    try:
+        data = base64.b32decode(text[1:].upper() + "=" * (-(len(text) - 1) % 8))
+    except ValueError:
+        data = b""
+    # Bits left over at the end must be zero, or two texts would name one CID.
+    if not data or base64.b32encode(data).decode("ascii").rstrip("=").lower() != text[1:]:
+        raise InvalidCID(f"'{shown}' is not a CID: it is no whole base32 text, so it was cut off or mistyped.")
+    return data

@@ -62,9 +62,7 @@ def check_digest(code: int, length: int) -> None:
         return
     if code == IDENTITY:
         if length > MAX_DIGEST_SIZE:
-            raise InvalidCID(
-                f"This CID carries {length} bytes inline; more than {MAX_DIGEST_SIZE} are not accepted."
-            )
+            raise InvalidCID(f"This CID carries {length} bytes inline; more than {MAX_DIGEST_SIZE} are not accepted.")
         return
     known = _FUNCTIONS.get(code)
     if known is None:
@@ -114,9 +112,7 @@ def split_multihash(multihash: bytes) -> tuple[int, bytes]:
     except ValueError as why:
         raise InvalidCID(f"A multihash is malformed: {why}.") from None
     if len(multihash) - pos != length:
-        raise InvalidCID(
-            f"A multihash says that its digest has {length} bytes, but {len(multihash) - pos} follow."
-        )
+        raise InvalidCID(f"A multihash says that its digest has {length} bytes, but {len(multihash) - pos} follow.")
     return code, bytes(multihash[pos:])
 
 

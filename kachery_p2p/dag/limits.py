@@ -54,8 +54,12 @@ HAMT_HASH_BITS = 64
 # Blocks asked for in one batch by list_directory: a level of a large HAMT has 256 to 65 536 nodes.
 LIST_BATCH = 256
 
-# Entries of one directory listing kept in memory, about 300 bytes each.
-MAX_DIRECTORY_ENTRIES = 5_000_000
+# Entries of one directory listing kept in memory, about 400 bytes each.
+MAX_DIRECTORY_ENTRIES = 2_000_000
+
+# A listing may read this many shards before it must have found one entry for every two of them: a real directory of
+# MAX_DIRECTORY_ENTRIES shows its first entries after some 500, and has about one shard for three entries.
+SHARDS_ON_TRUST = 2048
 
 # Path segments resolved in one call; file systems stop at about the same depth (PATH_MAX 4096).
 MAX_PATH_SEGMENTS = 2048

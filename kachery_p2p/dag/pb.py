@@ -15,11 +15,12 @@ things do not, for reasons that were measured:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..errors import InvalidCID, MalformedDag, UnsupportedCID
-from .cid import CID, RAW, read_cid
+from .cid import CID, DAG_PB, fast_cid, read_cid
 from .limits import MAX_BLOCK_SIZE
 from .varint import Buffer, encode_varint, read_varint
 
@@ -42,6 +43,15 @@ class PBNode(NamedTuple):
 
 class _Bad(Exception):
     """Carries half a sentence up to the place that knows the CID."""
+
+
+# A link as file nodes have it: one byte of length, a sha2-256 CID of version 1 (raw or dag-pb) or 0, an empty name or
+# none, Tsize or none. Whatever does not match, or does not end where its length says, goes the general way.
+_USUAL_LINK = re.compile(
+    rb"\x12([\x24-\x7f])\x0a(?:\x24\x01([\x55\x70])(\x12\x20.{32})|\x22(\x12\x20.{32}))(\x12\x00)?"
+    rb"(?:\x18([\x80-\xff]{0,9}[\x00-\x7f]))?",
+    re.DOTALL,
+)
 
 
 def link_bytes(cid: bytes, name: bytes | None, tsize: int | None) -> bytes:
@@ -125,6 +135,13 @@ def _length(buf: bytes, pos: int, end: int) -> tuple[int, int]:
     return stop, pos
 
 
+def _tsize(buf: bytes, pos: int) -> tuple[int, int]:
+    try:
+        return read_varint(buf, pos, 10)
+    except ValueError as why:
+        raise _Bad(f"{why}.") from None
+
+
 def _decode(buf: bytes) -> PBNode:
     size = len(buf)
     if size > MAX_BLOCK_SIZE:
@@ -133,14 +150,27 @@ def _decode(buf: bytes) -> PBNode:
     add = links.append
     data: Buffer | None = None
     links_done = False
+    match = _USUAL_LINK.match
+    tsizes: dict[bytes | None, int | None] = {None: None}
     pos = 0
     while pos < size:
         tag = buf[pos]
+        usual = match(buf, pos)
+        if usual is not None and not links_done:
+            length, codec, hash_v1, hash_v0, empty_name, raw_tsize = usual.groups()
+            stop = usual.end()
+            if stop - pos - 2 == length[0]:
+                # Nearly all links of a file have one Tsize, so few are worth decoding.
+                if raw_tsize not in tsizes:
+                    tsizes[raw_tsize] = _tsize(raw_tsize, 0)[0]
+                link_cid = fast_cid(1, codec[0], hash_v1) if codec else fast_cid(0, DAG_PB, hash_v0)
+                add(PBLink("" if empty_name else None, link_cid, tsizes[raw_tsize]))
+                pos = stop
+                continue
         if tag == 0x12:
             if links_done:
                 raise _Bad("links stand on both sides of the data.")
             stop, pos = _length(buf, pos + 1, size)
-            # The usual link: a CID of 36 or 34 bytes, perhaps a name, perhaps a size.
             if pos + 2 > stop or buf[pos] != 0x0A:
                 raise _Bad("a link does not begin with a CID.")
             end, pos = _length(buf, pos + 1, stop)
@@ -161,10 +191,7 @@ def _decode(buf: bytes) -> PBNode:
                         raise _Bad("the name of a link is not UTF-8.") from None
                 pos = end
             if pos < stop and buf[pos] == 0x18:
-                try:
-                    tsize, pos = read_varint(buf, pos + 1, 10)
-                except ValueError as why:
-                    raise _Bad(f"{why}.") from None
+                tsize, pos = _tsize(buf, pos + 1)
             if pos != stop:
                 raise _Bad("a link has a field that is unknown, repeated or out of order, or a length that lies.")
             add(PBLink(name, link_cid, tsize))

@@ -47,9 +47,7 @@ class Profile:
                 f"{largest}, because no peer accepts blocks over {MAX_BLOCK_SIZE} bytes."
             )
         if not 2 <= self.width <= MAX_WIDTH:
-            raise InvalidProfile(
-                f"A width of {self.width} links is not possible; it must be from 2 to {MAX_WIDTH}."
-            )
+            raise InvalidProfile(f"A width of {self.width} links is not possible; it must be from 2 to {MAX_WIDTH}.")
         fanout = self.hamt_fanout
         if not 8 <= fanout <= MAX_HAMT_FANOUT or fanout & (fanout - 1):
             raise InvalidProfile(f"A HAMT fanout of {fanout} is not possible; use a power of two from 8 to 1024.")

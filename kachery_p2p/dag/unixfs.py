@@ -1,7 +1,7 @@
 """UnixFS: what stands in the data of a dag-pb node that is a file or a directory (https://specs.ipfs.tech/unixfs/).
 
-    Data { Type = 1, Data = 2, filesize = 3, blocksizes = 4 (repeated), hashType = 5, fanout = 6, mode = 7,
-           mtime = 8 { Seconds = 1, FractionalNanoseconds = 2 (fixed32) } }
+Data { Type = 1, Data = 2, filesize = 3, blocksizes = 4 (repeated), hashType = 5, fanout = 6, mode = 7,
+       mtime = 8 { Seconds = 1, FractionalNanoseconds = 2 (fixed32) } }
 """
 
 from __future__ import annotations
@@ -93,13 +93,23 @@ def decode(data: Buffer, cid: CID | None = None) -> UnixFSData:
         raise MalformedDag(f"{name} is not valid UnixFS: {why}.") from None
 
 
-_MESSAGES = {1: "type", 2: "data", 3: "filesize", 5: "hash type", 6: "fanout", 7: "mode", 8: "mtime"}
+# Field number -> what it is, and its wire type (block sizes of wire type 0 are read before this is looked at).
+_FIELDS = {
+    1: ("type", 0),
+    2: ("data", 2),
+    3: ("filesize", 0),
+    4: ("block sizes", 2),
+    5: ("hash type", 0),
+    6: ("fanout", 0),
+    7: ("mode", 0),
+    8: ("mtime", 2),
+}
 
 
 def _decode(view: memoryview) -> UnixFSData:
     end = len(view)
-    # Numbers of a file node take few bytes; its data may take a megabyte, which stays where it is.
-    buf: Buffer = view if end > 64 * 1024 else bytes(view)
+    # Numbers take few bytes and are read faster from bytes; file data may take a megabyte and stays where it is.
+    buf: Buffer = view if end > 128 * 1024 else bytes(view)
     found: dict[int, int] = {}
     content: memoryview | None = None
     mtime_s: int | None = None
@@ -110,9 +120,16 @@ def _decode(view: memoryview) -> UnixFSData:
     while pos < end:
         tag = buf[pos]
         if tag == 0x20:
-            # The hot loop of large files: one size for each link.
+            # The hot loop of large files: one size for each link, nearly always the same one again.
+            start = pos
             size, pos = read_varint(buf, pos + 1, 10)
             add(size)
+            if type(buf) is bytes:
+                same = buf[start:pos]
+                step = len(same)
+                while buf.startswith(same, pos):
+                    pos += step
+                    add(size)
             continue
         tag, pos = read_varint(buf, pos, 5)
         field, wire = tag >> 3, tag & 7
@@ -120,7 +137,7 @@ def _decode(view: memoryview) -> UnixFSData:
             value, pos = read_varint(buf, pos, 10)
             if field in (1, 3, 5, 6, 7):
                 if field in found:
-                    raise ValueError(f"its {_MESSAGES[field]} stands there twice")
+                    raise ValueError(f"its {_FIELDS[field][0]} stands there twice")
                 found[field] = value
                 continue
         elif wire == 2:
@@ -150,7 +167,7 @@ def _decode(view: memoryview) -> UnixFSData:
                 raise ValueError("a field says it is longer than what is left")
         else:
             raise ValueError(f"it has a field of the wire type {wire}")
-        if field in _MESSAGES and wire != (2 if field in (2, 8) else 0) or field == 4 and wire != 2 or field == 0:
+        if field == 0 or (field in _FIELDS and wire != _FIELDS[field][1]):
             raise ValueError(f"its field {field} has the wrong wire type")
     if 1 not in found:
         raise ValueError("it has no type")

@@ -120,9 +120,7 @@ class FileWalk:
     Raises UnsupportedCID for a root that is neither raw nor dag-pb. After an error the walk is of no further use.
     """
 
-    def __init__(
-        self, root: CID, start: int = 0, end: int | None = None, limits: WalkLimits = DEFAULT_LIMITS
-    ) -> None:
+    def __init__(self, root: CID, start: int = 0, end: int | None = None, limits: WalkLimits = DEFAULT_LIMITS) -> None:
         if start < 0 or (end is not None and end < start):
             raise ValueError(f"no such range of bytes: {start} to {end}")
         if root.codec not in (RAW, DAG_PB):
@@ -192,9 +190,7 @@ class FileWalk:
             if ref.length is None:
                 self.size = size
             elif size != ref.length:
-                raise MalformedDag(
-                    f"The block {ref.cid} has {size} bytes, but the node above it says {ref.length}."
-                )
+                raise MalformedDag(f"The block {ref.cid} has {size} bytes, but the node above it says {ref.length}.")
             return self._clip(ref.offset, memoryview(block))
         return self._feed_node(ref, block)
 
@@ -282,8 +278,9 @@ class FileWalk:
         largest_leaf = self._largest_leaf
         leaves: list[Ref] = []
         nodes: list[Ref] = []
+        new_ref = tuple.__new__  # half the cost of Ref(...), once for each block of the file
         for (name, cid, _tsize), size in zip(links, sizes, strict=True):
-            if size == 0:
+            if not size:
                 raise MalformedDag(f"The block {ref.cid} links to {cid} as a part of the file without any bytes.")
             if name:
                 raise MalformedDag(f"The block {ref.cid} gives a part of a file a name, as only directories do.")
@@ -294,7 +291,7 @@ class FileWalk:
                     f"The block {ref.cid} links to {cid}, whose codec 0x{codec:x} cannot be part of a file."
                 )
             if offset < end and stop > start:
-                child = Ref(cid, offset, size, depth)
+                child = new_ref(Ref, (cid, offset, size, depth))
                 if codec == RAW or size <= largest_leaf:
                     leaves.append(child)
                 else:

@@ -270,13 +270,14 @@ class NewFile:
         from .locks import LockedFile, lock_fd
 
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | CLOEXEC | BINARY
-        while True:
-            self.path = folder / secrets.token_hex(12)
-            fd = os.open(self.path, flags, 0o444)
-            # Between the two calls a cleaner may take it for a left-over; then there is nothing at the path any more.
-            if lock_fd(fd) and os.fstat(fd).st_nlink > 0:
-                break
-            os.close(fd)
+        with explained("making a file in", folder):
+            while True:
+                self.path = folder / secrets.token_hex(12)
+                fd = os.open(self.path, flags, 0o444)
+                # Between the two calls a cleaner may take it for a left-over; then nothing is at the path any more.
+                if lock_fd(fd) and os.fstat(fd).st_nlink > 0:
+                    break
+                os.close(fd)
         self._file = LockedFile(fd)
         self._placed = False
 

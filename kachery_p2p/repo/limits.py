@@ -6,7 +6,7 @@ KIB = 1024
 MIB = 1024 * 1024
 
 # Bytes that one hashing task covers: long enough that handing it over costs nothing, short enough for even shares.
-TASK_BYTES = 4 * MIB
+TASK_BYTES = 8 * MIB
 
 # Threads that read and hash: sha256 is bound by the processor, and more than these only fight over the GIL.
 HASH_THREADS = 2

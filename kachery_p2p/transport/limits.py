@@ -52,10 +52,10 @@ GATHER_SIZE = 64 * KIB
 
 # --- liveness ------------------------------------------------------------------------------------------------------
 
-# Seconds between keepalive pings; NAT mappings last longer.
+# A connection that was quiet for so long is pinged, seconds; NAT mappings last longer.
 KEEPALIVE_INTERVAL = 30.0
-# A peer that answers no ping for so long is gone.
-KEEPALIVE_TIMEOUT = 20.0
+# A connection on which nothing moved for so long, either way, is gone.
+KEEPALIVE_TIMEOUT = 50.0
 # A peer whose kernel takes no byte for so long is gone.
 WRITE_STALL_TIMEOUT = 30.0
 # A stream we closed and the peer did not is reset after this.

@@ -73,7 +73,12 @@ class SocketIO:
             pass  # not TCP (a socket pair in a test), or already gone: the first read will tell
 
     async def wait_readable(self) -> None:
+        self._check_open()
         await trio.lowlevel.wait_readable(self._sock)
+
+    def _check_open(self) -> None:
+        if self._sock.fileno() == -1:
+            raise trio.ClosedResourceError
 
     def recv_into(self, buffer: memoryview) -> int:
         return self._sock.recv_into(buffer)
@@ -90,6 +95,7 @@ class SocketIO:
             if sent:
                 data = data[sent:]
                 continue
+            self._check_open()
             with trio.move_on_after(limits.WRITE_STALL_TIMEOUT) as stall:
                 await trio.lowlevel.wait_writable(self._sock)
             if stall.cancelled_caught:

@@ -93,9 +93,7 @@ class Stream(YamuxStream):
         done, size = 0, len(target)
         while done < size:
             if not await self._wait_readable():
-                raise StreamEOF(
-                    f"The peer {self.peer} ended the stream {self.protocol} after {done} of {size} bytes."
-                )
+                raise StreamEOF(f"The peer {self.peer} ended the stream {self.protocol} after {done} of {size} bytes.")
             done += self.take_into(target[done:] if done else target)
             self.connection.flush()
 
@@ -132,7 +130,7 @@ class Stream(YamuxStream):
         except trio.Cancelled:
             left = self.withdraw()
             if 0 < left < total:
-                self.reset("a write was cancelled half way")
+                self.tear_down("a write was cancelled half way")
                 self.connection.flush()
             raise
         finally:
@@ -165,14 +163,14 @@ class Stream(YamuxStream):
         self.connection.flush()
         await trio.lowlevel.checkpoint()
 
-    async def reset(self, reason: str = "reset by this side") -> None:  # type: ignore[override]
+    async def reset(self, reason: str = "reset by this side") -> None:
         """Tear both directions down at once; the peer sees an error."""
         self.abort(reason)
         await trio.lowlevel.checkpoint()
 
     def abort(self, reason: str = "reset by this side") -> None:
         """`reset` for callers that cannot wait."""
-        YamuxStream.reset(self, reason)
+        self.tear_down(reason)
         self.connection.flush()
 
     async def __aenter__(self) -> Stream:

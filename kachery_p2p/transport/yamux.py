@@ -199,7 +199,7 @@ class YamuxStream:
         self.core.drop_queue(self)
         self.core.forget_if_done(self)
 
-    def reset(self, reason: str = "reset by this side") -> None:
+    def tear_down(self, reason: str) -> None:
         """Tear the stream down in both directions."""
         if not self.reset_reason and not (self.fin_sent and self.remote_fin):
             self.core.control_frame(WINDOW_UPDATE, RST, self.id, 0)
@@ -236,7 +236,6 @@ class YamuxCore:
         self.bytes_received = 0
         self.bytes_sent = 0
         self.round_trip = 0.0
-        self.last_pong = clock()
         self.remote_gone: int | None = None
         self._next_id = 1 if initiator else 2
         self._last_remote_id = 0
@@ -360,7 +359,8 @@ class YamuxCore:
         ours = stream_id & 1 == self.initiator
         if not flags & SYN and stream_id >= (self._next_id if ours else self._last_remote_id + 1):
             raise ProtocolError(f"The peer sent a frame of stream {stream_id}, which was never opened.")
-        self._idle_frame()
+        if kind != WINDOW_UPDATE or flags:
+            self._idle_frame()  # late window updates are part of normal life
         if kind == DATA and length:
             if length > limits.MAX_WINDOW:
                 raise ProtocolError(f"The peer sent a frame of {length} bytes, more than any window.")
@@ -375,7 +375,7 @@ class YamuxCore:
             return
         budget = self.budget
         if self.queued + size > limits.CONNECTION_QUEUE or budget.queued + size > budget.max_queued:
-            stream.reset("more bytes are waiting to be read than there is room for")
+            stream.tear_down("more bytes are waiting to be read than there is room for")
             return
         chunks = stream.chunks
         if size >= limits.GATHER_BELOW and size * 2 >= message:
@@ -416,8 +416,7 @@ class YamuxCore:
             if sent is None:
                 self._idle_frame()
             else:
-                self.last_pong = self.clock()
-                self.round_trip = self.last_pong - sent
+                self.round_trip = self.clock() - sent
 
     def _idle_frame(self) -> None:
         """Count a frame that did no work."""
@@ -521,10 +520,7 @@ class YamuxCore:
         if stream.starved and now - stream.granted_at < busy and stream.window < limits.MAX_WINDOW:
             more = min(stream.window, limits.MAX_WINDOW - stream.window)
             budget = self.budget
-            if (
-                self.extra_window + more <= limits.CONNECTION_WINDOW
-                and budget.window + more <= budget.max_window
-            ):
+            if self.extra_window + more <= limits.CONNECTION_WINDOW and budget.window + more <= budget.max_window:
                 self.extra_window += more
                 budget.window += more
                 stream.window += more
@@ -540,10 +536,7 @@ class YamuxCore:
     @property
     def can_open(self) -> bool:
         """Whether the peer will take one more stream."""
-        return (
-            self.unacknowledged < limits.MAX_UNACKNOWLEDGED
-            and len(self.streams) - self.inbound < limits.MAX_STREAMS
-        )
+        return self.unacknowledged < limits.MAX_UNACKNOWLEDGED and len(self.streams) - self.inbound < limits.MAX_STREAMS
 
     def open(self) -> YamuxStream:
         """Open a stream; its first frame is queued. `can_open` must hold."""
@@ -555,7 +548,7 @@ class YamuxCore:
         return stream
 
     def ping(self) -> None:
-        """Queue a ping; the answer sets `round_trip` and `last_pong`."""
+        """Queue a ping; the answer sets `round_trip`."""
         self._next_ping = (self._next_ping + 1) & _MAX_UINT32
         self._pings = {self._next_ping: self.clock()}
         self.control_frame(PING, SYN, 0, self._next_ping)
@@ -604,7 +597,7 @@ class YamuxCore:
         now = self.clock()
         for stream in list(self.streams.values()):
             if stream.closed_at is not None and now - stream.closed_at > limits.HALF_CLOSED_TIMEOUT:
-                stream.reset("the peer did not close its side")
+                stream.tear_down("the peer did not close its side")
 
     def shut(self, reason: str) -> None:
         """The connection is gone: end all streams. What the peer had sent up to its FIN can still be read."""

@@ -41,10 +41,13 @@ class PeerError(Exception):
 class Peer:
     """A running peer. Use as a context manager, or call `stop()`."""
 
-    def __init__(self, command: Sequence[str], *, folder: Path, temporary: bool) -> None:
+    def __init__(
+        self, command: Sequence[str], *, folder: Path, temporary: bool, env: Mapping[str, str] | None = None
+    ) -> None:
         """Starts `command` and waits until it is ready.
 
         `folder` holds the peer's data, and its log beside it; with `temporary` it goes when the peer stops.
+        `env` adds to the environment.
         Raises `PeerError` when the peer does not become ready.
         """
         self.folder = folder
@@ -63,7 +66,7 @@ class Peer:
                 stderr=log,
                 text=True,
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(places.ROOT)},
+                env={**os.environ, "PYTHONPATH": str(places.ROOT), **(env or {})},
             )
         self._reader = threading.Thread(target=self._read, name=f"peer {self._process.pid}", daemon=True)
         self._reader.start()

@@ -1,0 +1,161 @@
+"""Share scientific data straight from one workstation to another.
+
+    import kachery_cloud as kcl
+
+    uri = kcl.store_file("/data/session.nwb")    # 'ipfs://bafybei...', the same for these bytes everywhere
+    path = kcl.load_file(uri)                    # there: a path with exactly those bytes
+
+Importing this package loads none of the machinery: a name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kachery_p2p import __version__
+
+if TYPE_CHECKING:
+    from .config import Config, load_config
+    from .errors import (
+        AddressInUse,
+        ConfigError,
+        ContentNotFound,
+        DamagedFile,
+        DialError,
+        DiskFull,
+        FileChanged,
+        FileMissing,
+        FormatError,
+        HashMismatch,
+        IdentityError,
+        InvalidAddress,
+        InvalidCID,
+        InvalidName,
+        InvalidProfile,
+        InvalidRange,
+        InvalidURI,
+        IsADirectory,
+        KacheryError,
+        MalformedDag,
+        NodeError,
+        NoPermission,
+        NotADirectory,
+        NotAFile,
+        NotSerializable,
+        PathNotFound,
+        RepoError,
+        StoreTooLarge,
+        StreamError,
+        UnsafePickle,
+        UnsupportedCID,
+    )
+    from .info import get_node_info, init, status, verify
+    from .load import (
+        cat_file,
+        list_dir,
+        load_bytes,
+        load_dir,
+        load_file,
+        load_file_info,
+        load_json,
+        load_npy,
+        load_pkl,
+        load_text,
+    )
+    from .store import link_file, store_dir, store_file, store_json, store_npy, store_pkl, store_text
+    from .uri import ContentURI, format_uri, parse_uri
+
+__all__ = [
+    "AddressInUse",
+    "Config",
+    "ConfigError",
+    "ContentNotFound",
+    "ContentURI",
+    "DamagedFile",
+    "DialError",
+    "DiskFull",
+    "FileChanged",
+    "FileMissing",
+    "FormatError",
+    "HashMismatch",
+    "IdentityError",
+    "InvalidAddress",
+    "InvalidCID",
+    "InvalidName",
+    "InvalidProfile",
+    "InvalidRange",
+    "InvalidURI",
+    "IsADirectory",
+    "KacheryError",
+    "MalformedDag",
+    "NoPermission",
+    "NodeError",
+    "NotADirectory",
+    "NotAFile",
+    "NotSerializable",
+    "PathNotFound",
+    "RepoError",
+    "StoreTooLarge",
+    "StreamError",
+    "UnsafePickle",
+    "UnsupportedCID",
+    "__version__",
+    "cat_file",
+    "format_uri",
+    "get_node_info",
+    "init",
+    "link_file",
+    "list_dir",
+    "load_bytes",
+    "load_config",
+    "load_dir",
+    "load_file",
+    "load_file_info",
+    "load_json",
+    "load_npy",
+    "load_pkl",
+    "load_text",
+    "parse_uri",
+    "status",
+    "store_dir",
+    "store_file",
+    "store_json",
+    "store_npy",
+    "store_pkl",
+    "store_text",
+    "verify",
+]
+
+_MODULES = {
+    "config": ("Config", "load_config"),
+    "info": ("get_node_info", "init", "status", "verify"),
+    "load": (
+        "cat_file",
+        "list_dir",
+        "load_bytes",
+        "load_dir",
+        "load_file",
+        "load_file_info",
+        "load_json",
+        "load_npy",
+        "load_pkl",
+        "load_text",
+    ),
+    "store": ("link_file", "store_dir", "store_file", "store_json", "store_npy", "store_pkl", "store_text"),
+    "uri": ("ContentURI", "format_uri", "parse_uri"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,512 @@
+"""The commands: `kachery-cloud` with its subcommands, and the short names `kachery-cloud-store`, `-load` and so on.
+
+Results go to stdout, one line, or one JSON object with `--json`; everything else to stderr. Errors are one sentence and
+an exit code (`KacheryError.exit_code`): 2 bad input, 3 not found, 4 damaged data, 5 no room or permission, 6 network,
+130 interrupted, 141 when the reader of the output went away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NoReturn
+
+import click
+
+from .errors import IsADirectory, KacheryError
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+Command = Callable[..., Any]
+
+
+# --- results and errors --------------------------------------------------------------------------------------------
+
+
+def _guarded(function: Command) -> Command:
+    """Turn the errors that are meant for people into a sentence and an exit code."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        as_json = bool(kwargs.get("as_json"))
+        try:
+            function(*args, **kwargs)
+            sys.stdout.flush()
+        except KacheryError as exc:
+            _fail(type(exc).__name__, str(exc), exc.exit_code, as_json)
+        except KeyboardInterrupt:
+            _fail(
+                "Interrupted", "Interrupted. What has arrived is kept, and is not fetched again.", INTERRUPTED, as_json
+            )
+        except BrokenPipeError:
+            _leave_quietly()
+        except OSError as exc:
+            from kachery_p2p.repo.fileio import explain
+
+            named = explain(exc, "using", exc.filename or "a file")
+            _fail(type(named).__name__, str(named), named.exit_code, as_json)
+
+    return run
+
+
+def _fail(name: str, message: str, code: int, as_json: bool) -> NoReturn:
+    try:
+        if as_json:
+            click.echo(json.dumps({"error": {"type": name, "message": message}}))
+        else:
+            click.echo(f"Error: {message}", err=True)
+    except BrokenPipeError:
+        _leave_quietly()
+    raise click.exceptions.Exit(code)
+
+
+def _leave_quietly() -> NoReturn:
+    """Nobody reads any more (`... | head`): end without a word, and without the interpreter's last flush failing."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):  # stdout is no file, as in tests
+        pass
+    raise click.exceptions.Exit(BROKEN_PIPE)
+
+
+def _result(as_json: bool, text: str, **values: Any) -> None:
+    click.echo(json.dumps(values, ensure_ascii=False) if as_json else text)
+
+
+class _Command(click.Command):
+    """A command that says usage errors in JSON too, when it is asked to."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        arguments = kwargs.get("args")
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        return _main(super().main, given, args, kwargs)
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        arguments = kwargs.get("args")
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        return _main(super().main, given, args, kwargs)
+
+
+def _main(main: Command, given: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    kwargs["standalone_mode"] = False
+    try:
+        code = main(*args, **kwargs)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.Abort:
+        sys.exit(INTERRUPTED)
+    except click.ClickException as exc:
+        if "--json" in given:
+            click.echo(json.dumps({"error": {"type": "Usage", "message": exc.format_message()}}))
+        else:
+            exc.show()
+        sys.exit(exc.exit_code)
+
+
+# --- options -------------------------------------------------------------------------------------------------------
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line.")
+_label_option = click.option("--label", metavar="TEXT", help="A note for people, added to the URI as ?label=TEXT.")
+_profile_option = click.option(
+    "--profile",
+    metavar="NAME",
+    help="Rules that decide the CID: unixfs-v1-2025 (the default) or unixfs-v0-2015 (CIDs that begin with Qm).",
+)
+_verbose_option = click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is done.")
+
+
+def _loading(function: Command) -> Command:
+    for option in (
+        click.option(
+            "--timeout", type=float, metavar="SECONDS", help="Give up when nothing arrives for so long. [default: 60]"
+        ),
+        click.option("--local-only", is_flag=True, help="Use what is on this machine; do not use the network."),
+        click.option(
+            "--peer",
+            "peers",
+            multiple=True,
+            metavar="MULTIADDR",
+            help="Ask this peer, e.g. /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW... May be given several times.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+_CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def _command(name: str) -> Callable[[Command], click.Command]:
+    """A command of the group, also to be run by itself."""
+
+    def make(function: Command) -> click.Command:
+        command = click.command(name, cls=_Command, context_settings=_CONTEXT)(_guarded(function))
+        cli.add_command(command)
+        return command
+
+    return make
+
+
+@click.group(cls=_Group, context_settings=_CONTEXT)
+@click.version_option(package_name="kachery-cloud", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Share scientific data straight from one workstation to another.
+
+    \b
+    On one machine:
+        kachery-cloud store session.nwb          prints ipfs://...
+        kachery-cloud node                       serves it, prints the address
+    On the other:
+        kachery-cloud load ipfs://... --peer ADDRESS
+
+    Data lies in ~/.kachery-cloud, or where KACHERY_CLOUD_DIR says.
+    """
+
+
+# --- storing -------------------------------------------------------------------------------------------------------
+
+
+@_command("store")
+@click.argument("path", type=click.Path())
+@click.option("-r", "--recursive", is_flag=True, help="Store a directory with all that is in it.")
+@_label_option
+@_profile_option
+@_verbose_option
+@_json_option
+def store(path: str, recursive: bool, label: str | None, profile: str | None, verbose: bool, as_json: bool) -> None:
+    """Store a copy of a file (or directory, with -r) and print its URI.
+
+    The same bytes have the same URI everywhere. To share a large file without a copy, see the link command.
+
+    \b
+    Examples:
+        kachery-cloud-store session.nwb
+        kachery-cloud-store -r experiment/ --label "mouse 12"
+    """
+    _store(path, recursive, label, profile, verbose, as_json, linked=False)
+
+
+@_command("link")
+@click.argument("path", type=click.Path())
+@click.option("-r", "--recursive", is_flag=True, help="Link a directory with all that is in it.")
+@_label_option
+@_profile_option
+@_verbose_option
+@_json_option
+def link(path: str, recursive: bool, label: str | None, profile: str | None, verbose: bool, as_json: bool) -> None:
+    """Share a file from where it lies, without a copy, and print its URI.
+
+    The file must stay as it is: when it changes it is no longer served.
+
+    \b
+    Example:
+        kachery-cloud-link /data/raw_200GB.bin
+    """
+    _store(path, recursive, label, profile, verbose, as_json, linked=True)
+
+
+def _store(
+    path: str, recursive: bool, label: str | None, profile: str | None, verbose: bool, as_json: bool, *, linked: bool
+) -> None:
+    from .config import load_config
+    from .store import put_directory, put_file, tell_running_node
+    from .uri import format_uri
+
+    config = load_config()
+    if recursive and os.path.isdir(path):
+        stored = put_directory(config, path, link=linked, profile=profile, verbose=verbose)
+    elif os.path.isdir(path):
+        raise IsADirectory(f"{path} is a directory. Add --recursive (-r) to take it with all that is in it.")
+    else:
+        stored = put_file(config, path, linked=linked, profile=profile, verbose=verbose)
+    # This process ends at once, so it does not become the node; one that runs is told.
+    served = tell_running_node(config, str(stored.cid))
+    uri = format_uri(str(stored.cid), label=label)
+    _result(as_json, uri, uri=uri, cid=str(stored.cid), size=stored.size, path=str(stored.path), served=served)
+    if not served and sys.stderr.isatty():
+        click.echo("No node is running here. To serve this to others, run: kachery-cloud-node", err=True)
+
+
+# --- loading -------------------------------------------------------------------------------------------------------
+
+
+@_command("load")
+@click.argument("uri")
+@click.option("--dest", type=click.Path(), metavar="PATH", help="Put a copy there (a directory: make it there).")
+@_loading
+@_verbose_option
+@_json_option
+def load(
+    uri: str,
+    dest: str | None,
+    peers: tuple[str, ...],
+    local_only: bool,
+    timeout: float | None,
+    verbose: bool,
+    as_json: bool,
+) -> None:
+    """Load a file and print the path of the local copy. A directory needs --dest.
+
+    \b
+    Examples:
+        kachery-cloud-load ipfs://bafy... --peer /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW...
+        kachery-cloud-load ipfs://bafy.../notes/readme.txt --dest readme.txt
+    """
+    from .load import load_dir, load_file
+
+    begun = _clock()
+    more: dict[str, Any] = {"local_only": local_only, "providers": peers, "timeout": timeout}
+    try:
+        path = load_file(uri, dest=dest, verbose=verbose, **more)
+    except IsADirectory as exc:
+        if dest is None:
+            raise IsADirectory(
+                f"{uri} is a directory. Say with --dest where to make it, or load one file: {uri}/NAME."
+            ) from exc
+        path = load_dir(uri, dest, verbose=verbose, **more)
+    size = os.path.getsize(path) if os.path.isfile(path) else None
+    _result(as_json, path, path=path, uri=uri, size=size, seconds=round(_clock() - begun, 3))
+
+
+@_command("cat")
+@click.argument("uri")
+@click.option("--start", type=int, metavar="N", help="The first byte, counted from 0.")
+@click.option("--end", type=int, metavar="N", help="One past the last byte.")
+@_loading
+def cat(
+    uri: str, start: int | None, end: int | None, peers: tuple[str, ...], local_only: bool, timeout: float | None
+) -> None:
+    """Write a file, of any size, to standard output.
+
+    \b
+    Examples:
+        kachery-cloud-cat ipfs://bafy... | head
+        kachery-cloud-cat ipfs://bafy... --start 0 --end 128 | xxd
+    """
+    from .load import cat_file
+
+    out = click.get_binary_stream("stdout")
+    cat_file(uri, out, start=start, end=end, local_only=local_only, providers=peers, timeout=timeout)
+
+
+@_command("ls")
+@click.argument("uri")
+@_loading
+@_json_option
+def ls(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool) -> None:
+    """List a directory: size and name of each entry.
+
+    \b
+    Example:
+        kachery-cloud ls ipfs://bafy.../notes
+    """
+    from .load import list_dir
+
+    entries = list_dir(uri, local_only=local_only, providers=peers, timeout=timeout)
+    if as_json:
+        click.echo(json.dumps({"uri": uri, "entries": entries}, ensure_ascii=False))
+        return
+    width = max((len(_size_text(entry["size"])) for entry in entries), default=0)
+    for entry in entries:
+        click.echo(f"{_size_text(entry['size']):>{width}}  {_printable(entry['name'])}")
+
+
+@_command("info")
+@click.argument("uri")
+@_loading
+@_json_option
+def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool) -> None:
+    """Say what a URI is: file or directory, how large, and whether it is here.
+
+    \b
+    Example:
+        kachery-cloud info ipfs://bafy...
+    """
+    from .load import load_file_info
+
+    found = load_file_info(uri, local_only=local_only, providers=peers, timeout=timeout)
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+        return
+    for key in ("uri", "cid", "kind", "size", "label", "local", "path"):
+        if found[key] is not None:
+            value = f"{found[key]:,} bytes" if key == "size" else found[key]
+            click.echo(
+                f"{key + ':':<7} {'yes' if value is True else 'no' if value is False else _printable(str(value))}"
+            )
+
+
+# --- the data directory and its node ---------------------------------------------------------------------------------
+
+
+@_command("verify")
+@click.argument("uris", nargs=-1, metavar="[URI]...")
+@_json_option
+def verify(uris: tuple[str, ...], as_json: bool) -> None:
+    """Read all stored and linked files (or those of the URIs) and compare them with their hashes.
+
+    Ends with exit code 4 when something is damaged, changed or missing, and says what.
+
+    \b
+    Example:
+        kachery-cloud verify
+    """
+    from .info import verify as check
+
+    problems = check(uris or None)
+    if as_json:
+        listed = [{"cid": str(p.cid), "path": str(p.path), "what": p.what, "detail": p.detail} for p in problems]
+        click.echo(json.dumps({"ok": not problems, "problems": listed}, ensure_ascii=False))
+    else:
+        for problem in problems:
+            click.echo(f"{problem.what}: {problem.cid} ({_printable(str(problem.path))})")
+            click.echo(f"  {_printable(problem.detail)}")
+        if not problems:
+            click.echo("All files are as they were stored.")
+    if problems:
+        raise click.exceptions.Exit(4)
+
+
+@_command("init")
+@_json_option
+def init(as_json: bool) -> None:
+    """Make the data directory and the identity of this machine, and print both. Needs no account and no network.
+
+    Doing so is not required: everything is also made when it is first needed.
+
+    \b
+    Example:
+        KACHERY_CLOUD_DIR=/big/disk/kachery kachery-cloud-init
+    """
+    from .info import init as make
+
+    made = make()
+    _result(as_json, f"Data directory: {made['directory']}\nPeer ID:        {made['peer_id']}", **made)
+
+
+@_command("status")
+@_json_option
+def status(as_json: bool) -> None:
+    """Say what the node of this data directory is doing.
+
+    \b
+    Example:
+        kachery-cloud status
+    """
+    from .info import status as ask
+
+    found = ask()
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(f"Peer ID: {found['peer_id']}")
+    for address in found.get("addresses", ()):
+        click.echo(f"Address: {address}")
+    connected = found.get("connected", ())
+    click.echo(f"Connected to {len(connected)} peer{'' if len(connected) == 1 else 's'}.")
+
+
+@_command("node")
+@click.option(
+    "--listen",
+    "listen",
+    multiple=True,
+    metavar="MULTIADDR",
+    help="Listen there, e.g. /ip4/0.0.0.0/tcp/4001. May be repeated.",
+)
+@click.option(
+    "--peer", "peers", multiple=True, metavar="MULTIADDR", help="Stay connected to this peer. May be repeated."
+)
+@_json_option
+def node(listen: tuple[str, ...], peers: tuple[str, ...], as_json: bool) -> None:
+    """Serve what this machine has until stopped (Ctrl-C). Prints the peer ID and the addresses to give to others.
+
+    \b
+    Examples:
+        kachery-cloud-node
+        kachery-cloud-node --listen /ip4/0.0.0.0/tcp/4001
+    """
+    from .config import load_config
+    from .serve import serve_forever
+    from .uri import check_peer_address
+
+    config = load_config()
+    listen = tuple(check_peer_address(address, "--listen") for address in listen)
+    peers = tuple(check_peer_address(address, "--peer") for address in peers)
+
+    def ready(found: dict[str, Any]) -> None:
+        if as_json:
+            click.echo(json.dumps(found))
+        else:
+            click.echo(f"Serving {config.directory}")
+            click.echo(f"Peer ID: {found['peer_id']}")
+            for address in found["addresses"]:
+                click.echo(f"Address: {address}")
+            click.echo("Others load from here with: kachery-cloud-load URI --peer ADDRESS     (stop with Ctrl-C)")
+        sys.stdout.flush()
+
+    serve_forever(config, listen=listen or config.listen, peers=(*config.peers, *peers), on_ready=ready)
+
+
+# --- parts ---------------------------------------------------------------------------------------------------------
+
+
+def _clock() -> float:
+    import time
+
+    return time.monotonic()
+
+
+def _size_text(size: int | None) -> str:
+    return "?" if size is None else f"{size:,}"
+
+
+def _printable(text: str) -> str:
+    """Names come from strangers: control characters could rewrite the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def main() -> None:
+    """`kachery-cloud`"""
+    cli(prog_name="kachery-cloud")
+
+
+def init_main() -> None:
+    """`kachery-cloud-init`"""
+    init(prog_name="kachery-cloud-init")
+
+
+def store_main() -> None:
+    """`kachery-cloud-store`"""
+    store(prog_name="kachery-cloud-store")
+
+
+def link_main() -> None:
+    """`kachery-cloud-link`"""
+    link(prog_name="kachery-cloud-link")
+
+
+def load_main() -> None:
+    """`kachery-cloud-load`"""
+    load(prog_name="kachery-cloud-load")
+
+
+def cat_main() -> None:
+    """`kachery-cloud-cat`"""
+    cat(prog_name="kachery-cloud-cat")
+
+
+def node_main() -> None:
+    """`kachery-cloud-node`"""
+    node(prog_name="kachery-cloud-node")
+
+
+if __name__ == "__main__":
+    main()

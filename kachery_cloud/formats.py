@@ -1,0 +1,240 @@
+"""The bytes that text, JSON and numpy arrays become, and back. The same value gives the same bytes everywhere.
+
+- Text: UTF-8, as it is: no byte order mark, line ends untouched.
+- JSON: keys sorted, separators `,` and `:`, non-ASCII characters escaped, numbers as Python writes them.
+- Arrays: what `numpy.save` writes, never a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from .errors import FormatError, NotSerializable
+from .pickling import describe_place
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_PLAIN = (str, int, float, bool, type(None))
+# Python's own recursion limit differs from one program to the next; a value that can be stored anywhere can be
+# stored everywhere.
+_MAX_DEPTH = 200
+
+
+# --- text --------------------------------------------------------------------------------------------------------
+
+
+def text_bytes(text: str) -> bytes:
+    """Raises `NotSerializable` for anything but text, and for half surrogates, which UTF-8 does not have."""
+    if not isinstance(text, str):
+        raise NotSerializable(
+            f"store_text takes a str, not {type(text).__name__}. For numbers, lists and dicts there is store_json."
+        )
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise NotSerializable(
+            f"The text has half a character (a lone surrogate, {text[exc.start]!r}) at position {exc.start}, "
+            "which UTF-8 cannot hold."
+        ) from None
+
+
+def text_from_bytes(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise FormatError(
+            f"{name} is not text in UTF-8 (byte {exc.start} is {data[exc.start]:#04x}). "
+            "Use load_file and read it in its own way."
+        ) from None
+
+
+# --- JSON --------------------------------------------------------------------------------------------------------
+
+
+def json_bytes(value: Any) -> bytes:
+    """The JSON of a value. Raises `NotSerializable` with the place of whatever JSON does not have.
+
+    Tuples become lists. Keys that are numbers, booleans or None become text, as the json module has it, and are then
+    sorted as text, so that loading and storing again gives the same bytes.
+    """
+    value = _checked(value, [])
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (ValueError, RecursionError) as exc:  # an int of more digits than Python writes
+        raise NotSerializable(f"store_json cannot write the value: {exc}.") from exc
+    return text.encode("ascii")
+
+
+def _checked(value: Any, trail: list[Any]) -> Any:
+    """The value, made of what the json module writes without a choice of its own; copied only where it differs."""
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise NotSerializable(
+                f"store_json cannot write {float(value)} {describe_place(trail)}: JSON has no such number. "
+                "Use None, or store_npy / store_pkl, which keep it."
+            )
+        return value
+    if len(trail) >= _MAX_DEPTH and isinstance(value, (dict, list, tuple)):
+        raise NotSerializable(
+            f"The value is nested more than {_MAX_DEPTH} deep (or contains itself); JSON cannot hold that."
+        )
+    if isinstance(value, dict):
+        return _checked_dict(value, trail)
+    if isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            kind = type(item)
+            if kind is str or kind is int:
+                continue
+            trail.append(index)
+            other = _checked(item, trail)
+            trail.pop()
+            if other is not item:
+                return [*value[:index], *(_checked(v, [*trail, index + i]) for i, v in enumerate(value[index:]))]
+        return value
+    if isinstance(value, (str, int)) and not kind.__module__.startswith("numpy"):
+        return value
+    raise NotSerializable(f"store_json cannot write the {_name(value)} {describe_place(trail)}: {_advice(value)}")
+
+
+def _checked_dict(value: dict[Any, Any], trail: list[Any]) -> dict[str, Any]:
+    changed: dict[str, Any] | None = None
+    for key, item in value.items():
+        text = key if type(key) is str else _key_text(key, trail)
+        trail.append(key)
+        other = _checked(item, trail)
+        trail.pop()
+        if changed is None and (other is not item or text is not key):
+            changed = {}
+            for k in value:
+                if k is key:
+                    break
+                changed[k] = value[k]
+        if changed is not None:
+            if text in changed:
+                raise NotSerializable(
+                    f"store_json cannot write the dict {describe_place(trail)}: two of its keys become the same text {text!r}."
+                )
+            changed[text] = other
+    return value if changed is None else changed
+
+
+def _key_text(key: Any, trail: list[Any]) -> str:
+    if isinstance(key, str):
+        return str.__str__(key)
+    if isinstance(key, _PLAIN) and not type(key).__module__.startswith("numpy"):
+        if isinstance(key, float) and not math.isfinite(key):
+            raise NotSerializable(f"store_json cannot write the key {key} of the dict {describe_place(trail)}.")
+        return json.dumps(key)
+    raise NotSerializable(
+        f"store_json cannot write the dict {describe_place(trail)}: its key {_short(key)} is a {_name(key)}, and the keys "
+        "of JSON are text. Use str(key), or store_pkl, which keeps such keys."
+    )
+
+
+def _advice(value: Any) -> str:
+    module = type(value).__module__
+    if module.startswith("numpy"):
+        if hasattr(value, "ndim") and getattr(value, "ndim", 0) > 0:
+            return "JSON has no arrays of numpy. Use .tolist() for a list, or store_npy / store_pkl."
+        return "JSON has no numbers of numpy. Use .item(), or int(x) / float(x)."
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return "JSON has no bytes. Use store_pkl, or base64 text."
+    if isinstance(value, (set, frozenset)):
+        return "JSON has no sets. Use sorted(x) for a list."
+    if module in ("datetime", "uuid", "decimal", "pathlib") or isinstance(value, Path):
+        return "Use str(x)."
+    return "JSON holds dicts, lists, text, numbers, booleans and None. store_pkl takes more types."
+
+
+def _name(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def json_from_bytes(data: bytes, name: str) -> Any:
+    text = text_from_bytes(data, name)
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        raise FormatError(f"{name} is not JSON: {exc}.") from None
+    except RecursionError:
+        raise FormatError(f"{name} is JSON that is nested too deeply to be read.") from None
+
+
+# --- numpy arrays ------------------------------------------------------------------------------------------------
+
+
+def check_array(array: Any) -> np.ndarray[Any, Any]:
+    """The value as an array that an npy file holds without pickles. Raises `NotSerializable`."""
+    import numpy as np
+
+    if isinstance(array, np.ma.MaskedArray):
+        raise NotSerializable(
+            "store_npy cannot write a masked array: the mask would be lost. Store array.filled(...), or .data and .mask "
+            "with store_pkl."
+        )
+    try:
+        result = np.asanyarray(array)
+    except ValueError as exc:
+        raise NotSerializable(f"store_npy cannot make an array of that: {exc}.") from None
+    if result.dtype.hasobject:
+        raise NotSerializable(
+            f"store_npy cannot write an array of Python objects (dtype {result.dtype}, shape {result.shape}): that would "
+            "take a pickle. Give it a dtype of numbers or text, such as array.astype(float) or array.astype(str); "
+            "ragged lists can be stored with store_json or store_pkl."
+        )
+    if result.dtype.kind not in "biufcSUVmM":
+        raise NotSerializable(
+            f"store_npy cannot write the dtype {result.dtype}. Convert it, such as array.astype('U')."
+        )
+    if result.dtype.metadata is not None:
+        # numpy.save warns that it leaves metadata out; here that is expected: it plays no part in the values.
+        result = result.view(_without_metadata(result.dtype))
+    return result
+
+
+def _without_metadata(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    import numpy as np
+
+    return np.lib.format.descr_to_dtype(np.lib.format.dtype_to_descr(dtype)) if dtype.names else np.dtype(dtype.str)
+
+
+def write_npy(file: BinaryIO, array: np.ndarray[Any, Any]) -> None:
+    """Write an npy file. Streams: a large array is not copied in memory as a whole."""
+    import numpy as np
+
+    # numpy writes a contiguous array straight from its memory when it gets a real file, and others in pieces.
+    np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def read_npy(path: str | os.PathLike[str], name: str) -> np.ndarray[Any, Any]:
+    """The array of an npy file. Never unpickles. Raises `FormatError`; a header that promises more than the file holds
+    is found before memory is set aside for it."""
+    import numpy as np
+
+    try:
+        # Mapping checks the shape against the length of the file.
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(mapped, np.ndarray):
+            raise FormatError(f"{name} is an npz archive, not an npy file. Use load_file and numpy.load.")
+        return np.array(cast(Any, mapped), subok=False, copy=True, order="K")
+    except FormatError:
+        raise
+    except (ValueError, EOFError, TypeError, OverflowError, SyntaxError, KeyError) as exc:
+        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        if "Object arrays" in reason or "pickle" in reason:
+            reason = "it holds Python objects, or is no npy file at all"
+        raise FormatError(f"{name} is not an npy file that can be read: {reason}.") from None

@@ -1,0 +1,529 @@
+"""Loading: a URI becomes a path, a value, or bytes.
+
+What is here already needs no network and starts nothing. Anything else is asked of the node of the data directory, which
+fetches what is missing from the peers it knows: those that the URI names (`?provider=`), those that the call names
+(`providers`), those of the settings, and those that are connected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+
+from .config import load_config, parse_timeout
+from .errors import (
+    ContentNotFound,
+    DamagedFile,
+    InvalidRange,
+    IsADirectory,
+    KacheryError,
+    NotADirectory,
+    NotAFile,
+)
+from .formats import json_from_bytes, read_npy, text_from_bytes
+from .local import NotHere, find_local, is_local_directory, list_local, repository, resolve_local
+from .placing import copy_into_place, place_directory
+from .progress import progress_bar
+from .uri import ContentURI, check_peer_address, parse_uri
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .config import Config
+
+    Result = TypeVar("Result")
+
+# Bytes that `cat_file` asks for at a time: little at first, so that output begins at once, then enough to keep several
+# peers busy. What is fetched lies on disk, so the memory used is that of one piece.
+_FIRST_WINDOW = 1 << 20
+_LARGEST_WINDOW = 64 << 20
+_PIECE = 1 << 20
+
+
+def load_file(
+    uri: str,
+    *,
+    dest: str | os.PathLike[str] | None = None,
+    local_only: bool = False,
+    verbose: bool = False,
+    providers: Sequence[str] = (),
+    timeout: float | None = None,
+) -> str:
+    """Load a file and return the path of a local copy.
+
+    Args:
+        uri: `ipfs://<cid>`, `ipfs://<cid>/<path>`, `/ipfs/<cid>` or a CID, with `?label=` and `?provider=` as they come.
+        dest: where to put a copy of your own, replacing a file that is there. A folder takes it under the last name
+            of the path, else the label, else the CID. Without `dest` the path leads into the data directory; that
+            file is shared and read-only.
+        local_only: do not use the network.
+        verbose: say on stderr where the data comes from.
+        providers: multiaddrs of peers to ask, such as "/ip4/192.168.1.20/tcp/4001/p2p/12D3KooW...".
+        timeout: seconds without any progress after which to give up; the setting (60) where None.
+
+    Raises:
+        ContentNotFound: it is not here (`local_only`), or nobody who was asked has it; says who that was.
+        DamagedFile: the local copy has changed and `local_only` is set. Without it, the data is loaded anew.
+        InvalidURI, InvalidCID, UnsupportedCID, InvalidAddress, PathNotFound, IsADirectory, DiskFull ...
+
+    Example:
+        >>> path = kcl.load_file("ipfs://bafkreiajr6u7obg3mpunezz2mwarr2sptwr3zaedia665vdayvw6mpn5ga")
+    """
+    request = _Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
+    path = request.file()
+    if dest is None:
+        return str(path)
+    target = _file_destination(dest, request.uri)
+    copy_into_place(path, target)
+    return str(target)
+
+
+def load_text(
+    uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None
+) -> str:
+    """Load text in UTF-8. Raises FormatError where it is not, and what `load_file` raises.
+
+    Example:
+        >>> kcl.load_text("ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu")
+        'example text'
+    """
+    path, name = _path(uri, local_only, providers, timeout)
+    return text_from_bytes(path.read_bytes(), name)
+
+
+def load_json(
+    uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None
+) -> Any:
+    """Load JSON. Raises FormatError where it is not, and what `load_file` raises.
+
+    Example:
+        >>> kcl.load_json("ipfs://bafkreig3edwqihmsm2o7kts6v4cpvtfs66olgonclogykndsu4v7ordox4")
+        {'example': 'dict'}
+    """
+    path, name = _path(uri, local_only, providers, timeout)
+    return json_from_bytes(path.read_bytes(), name)
+
+
+def load_npy(
+    uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None
+) -> np.ndarray[Any, Any]:
+    """Load a numpy array into memory. Never unpickles.
+
+    For an array larger than memory: `numpy.load(kcl.load_file(uri), mmap_mode="r")`.
+
+    Raises FormatError where it is no npy file, and what `load_file` raises.
+    """
+    path, name = _path(uri, local_only, providers, timeout)
+    return read_npy(path, name)
+
+
+def load_pkl(uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None) -> Any:
+    """Load a pickle of plain data: what `store_pkl` writes, and older kachery-cloud pickles.
+
+    It never runs code, whoever made the file: only types on a fixed list are read (see `kachery_cloud.unpickling`).
+
+    Raises:
+        UnsafePickle: the pickle asks for anything else; names it.
+        FormatError: no pickle at all; and what `load_file` raises.
+    """
+    from .unpickling import load_pickle
+
+    path, name = _path(uri, local_only, providers, timeout)
+    try:
+        with open(path, "rb") as file, _mapped(file) as data:
+            return load_pickle(data)
+    except KacheryError as exc:
+        raise type(exc)(f"{name}: {exc}") from exc.__cause__
+
+
+def load_bytes(
+    uri: str,
+    start: int | None = None,
+    end: int | None = None,
+    *,
+    local_only: bool = False,
+    providers: Sequence[str] = (),
+    timeout: float | None = None,
+) -> bytes:
+    """Bytes `start` to `end` (exclusive) of a file. Only the blocks that hold them are fetched.
+
+    Args:
+        start: the first byte; the beginning where None.
+        end: one past the last byte; the end of the file where None.
+
+    Raises:
+        InvalidRange: negative, reversed, or beyond the end of the file; and what `load_file` raises.
+
+    Example:
+        >>> kcl.load_bytes(uri, 1_000_000, 1_000_016)
+    """
+    _check_range(start, end, None)
+    request = _Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+    return b"".join(request.pieces(start or 0, end))
+
+
+def cat_file(
+    uri: str,
+    out: BinaryIO | None = None,
+    *,
+    start: int | None = None,
+    end: int | None = None,
+    local_only: bool = False,
+    providers: Sequence[str] = (),
+    timeout: float | None = None,
+) -> None:
+    """Write a file, of any size, to a binary stream (standard output where `out` is None).
+
+    The first bytes come as soon as they are here. Memory does not grow with the file.
+
+    Args:
+        start, end: as for `load_bytes`.
+
+    Example:
+        >>> with open("copy.bin", "wb") as file:
+        ...     kcl.cat_file(uri, file)
+    """
+    _check_range(start, end, None)
+    stream = sys.stdout.buffer if out is None else out
+    request = _Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+    for piece in request.pieces(start or 0, end, stream=True):
+        stream.write(piece)
+    stream.flush()
+
+
+def load_dir(
+    uri: str,
+    dest: str | os.PathLike[str],
+    *,
+    local_only: bool = False,
+    verbose: bool = False,
+    providers: Sequence[str] = (),
+    timeout: float | None = None,
+) -> str:
+    """Load a directory with all that is in it, and return the path of the folder made.
+
+    Args:
+        dest: the folder to make. It must not exist, or be empty. It appears when everything is there.
+
+    Raises:
+        NotADirectory: the URI names a file.
+        InvalidName: a name or a symbolic link in it would leave `dest`; nothing is written then.
+        RepoError: `dest` is not empty; and what `load_file` raises.
+    """
+    request = _Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
+    target = _absolute(dest)
+    try:
+        repo = repository(request.config)
+        place_directory(repo, resolve_local(repo, request.uri), target)
+    except (NotHere, DamagedFile) as exc:
+        request.need_network(exc)
+        request.ask("directory", dest=str(target))
+    return str(target)
+
+
+def list_dir(
+    uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None
+) -> list[dict[str, Any]]:
+    """What is in a directory: a list of `{"name", "cid", "uri", "size"}`.
+
+    `size` is what the directory says of all blocks of the entry, a little more than the bytes of the file; None where
+    it says nothing.
+
+    Example:
+        >>> [entry["name"] for entry in kcl.list_dir(uri)]
+        ['notes', 'session.nwb']
+    """
+    request = _Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+    entries = request.entries()
+    parent = request.uri
+    return [
+        {
+            "name": entry.name,
+            "cid": str(entry.cid),
+            "uri": ContentURI(parent.cid, (*parent.path, entry.name)).locator,
+            "size": entry.tsize,
+        }
+        for entry in entries
+    ]
+
+
+def load_file_info(
+    uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None
+) -> dict[str, Any]:
+    """What is known of a file or directory without loading it.
+
+    Returns:
+        "uri", "cid" (of what the path leads to), "kind" ("file" or "directory"), "size" in bytes (None for a
+        directory), "label", "local" (whether all of it is here) and "path" (where; None if it is not).
+
+    Example:
+        >>> kcl.load_file_info(uri)["size"]
+        200000128
+    """
+    request = _Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+    return request.info()
+
+
+# --- one request ---------------------------------------------------------------------------------------------------
+
+
+class _Request:
+    """A URI with all that a call said about how to load it."""
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        local_only: bool = False,
+        verbose: bool = False,
+        providers: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> None:
+        self.uri = parse_uri(uri)
+        self.config: Config = load_config()
+        self.local_only = local_only
+        self.verbose = verbose
+        self.timeout = self.config.timeout if timeout is None else parse_timeout(timeout, "The timeout")
+        if isinstance(providers, str):
+            providers = (providers,)
+        given = tuple(check_peer_address(address, "a provider") for address in providers)
+        self.providers = tuple(dict.fromkeys((*given, *self.uri.providers)))
+
+    def file(self) -> Path:
+        """The whole file, here or fetched."""
+        found = self.local_path()
+        if found is not None:
+            self.say(f"{self.uri.locator} is on this machine already.")
+            return found
+        return Path(self.ask("file")["path"])
+
+    def local_path(self) -> Path | None:
+        """The local copy; None when the network has to be asked, which `local_only` forbids."""
+        try:
+            return find_local(repository(self.config), self.uri).path
+        except (NotHere, DamagedFile) as exc:
+            self.need_network(exc)
+            return None
+
+    def need_network(self, why: Exception) -> None:
+        """Go on to the network, unless the caller wants only what is here. A damaged copy is put aside first."""
+        if isinstance(why, DamagedFile):
+            if self.local_only:
+                raise why
+            print(f"{why} Loading it again from peers.", file=sys.stderr)
+            repo = repository(self.config)
+            with contextlib.suppress(NotHere):  # the directory on the way to it may be what is missing
+                repo.quarantine(resolve_local(repo, self.uri))
+        elif self.local_only:
+            raise ContentNotFound(
+                f"{self.uri.locator} is not on this machine ({self.config.directory}), and only local data was asked for. "
+                "Leave out local_only (--local-only) to ask peers for it."
+            ) from None
+
+    def ask(
+        self, kind: str, *, start: int | None = None, end: int | None = None, dest: str | None = None
+    ) -> dict[str, Any]:
+        """Have the node load it; with a bar where that takes long."""
+        from .background import get_connection
+
+        target = {
+            "cid": self.uri.cid,
+            "path": list(self.uri.path),
+            "providers": list(self.providers),
+            "start": start,
+            "end": end,
+            "kind": kind,
+            "dest": dest,
+            "timeout": self.timeout,
+        }
+        name = self.uri.path[-1] if self.uri.path else self.uri.label or self.uri.cid
+        self.say(f"Loading {self.uri.locator}")
+        with progress_bar(f"Loading {name[:40]}", enabled=None if kind in ("file", "directory") else False) as update:
+            result = get_connection(self.config).load(target, update)
+        sources = result.get("sources") or {}
+        if sources:
+            fetched = sum(sources.values())
+            self.say(f"{fetched:,} bytes in {result.get('seconds', 0):.1f} s from {', '.join(sources)}")
+        return result
+
+    def pieces(self, start: int, end: int | None, *, stream: bool = False) -> Iterator[bytes]:
+        """The bytes of a range, in order, in pieces of at most `_PIECE`."""
+        path = self.local_path()
+        if path is not None:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                _check_range(start, end, size)
+                yield from _read(file, start, size if end is None else end, self.uri.locator)
+            return
+        # Each window is one request: what it fetched is read from the (partial) file before the next is asked for.
+        window = _FIRST_WINDOW if stream else None
+        at = start
+        while True:
+            until = end if window is None else at + window if end is None else min(at + window, end)
+            # The size is not known before the first answer; a window may then reach beyond the end.
+            result = self.ask("bytes", start=at, end=until)
+            size = int(result["size"])
+            _check_range(start, end, size)
+            stop = size if end is None else end
+            until = stop if until is None else min(until, stop)
+            with self._open_result(result) as file:
+                yield from _read(file, at, until, self.uri.locator)
+            at = until
+            if at >= stop:
+                return
+            window = min(2 * (window or _FIRST_WINDOW), _LARGEST_WINDOW)
+
+    def _open_result(self, result: dict[str, Any]) -> BinaryIO:
+        try:
+            return open(result["path"], "rb")
+        except FileNotFoundError:
+            # Another request finished the file meanwhile, so it is no longer a partial one.
+            from kachery_p2p.dag.cid import CID
+
+            whole = repository(self.config).find_file(CID.parse(result["cid"]))
+            if whole is None:
+                raise
+            return open(whole, "rb")
+
+    def entries(self) -> list[Any]:
+        """The entries of the directory, after its blocks were fetched if they are not here."""
+        repo = repository(self.config)
+        try:
+            return list_local(repo, resolve_local(repo, self.uri))
+        except NotHere as exc:
+            self.need_network(exc)
+        self.ask("listing")
+        return list_local(repo, resolve_local(repo, self.uri))
+
+    def info(self) -> dict[str, Any]:
+        info: dict[str, Any] = {
+            "uri": str(self.uri),
+            "cid": None,
+            "kind": "file",
+            "size": None,
+            "label": self.uri.label,
+        }
+        repo = repository(self.config)
+        try:
+            found = find_local(repo, self.uri)
+            assert found.path is not None
+            return {
+                **info,
+                "cid": str(found.cid),
+                "size": found.path.stat().st_size,
+                "local": True,
+                "path": str(found.path),
+            }
+        except IsADirectory:
+            cid = resolve_local(repo, self.uri)
+            return {**info, "cid": str(cid), "kind": "directory", "local": self._all_here(cid), "path": None}
+        except (NotHere, DamagedFile) as exc:
+            self.need_network(exc)
+        try:
+            result = self.ask("bytes", start=0, end=0)
+            return {**info, "cid": result["cid"], "size": result["size"], "local": False, "path": None}
+        except IsADirectory:
+            self.ask("listing")
+            return {
+                **info,
+                "cid": str(resolve_local(repo, self.uri)),
+                "kind": "directory",
+                "local": False,
+                "path": None,
+            }
+
+    def _all_here(self, cid: Any) -> bool:
+        """Whether a directory and everything below it is here."""
+        repo = repository(self.config)
+        waiting = [cid]
+        seen: set[bytes] = set()
+        while waiting:
+            folder = waiting.pop()
+            try:
+                for entry in list_local(repo, folder):
+                    if entry.cid.multihash in seen:
+                        continue
+                    seen.add(entry.cid.multihash)
+                    if is_local_directory(repo, entry.cid):
+                        waiting.append(entry.cid)
+                    elif repo.find_file(entry.cid) is None and repo.get_block(entry.cid.multihash) is None:
+                        return False
+            except (NotHere, DamagedFile):
+                return False
+        return True
+
+    def say(self, text: str) -> None:
+        if self.verbose:
+            print(text, file=sys.stderr)
+
+
+# --- parts -------------------------------------------------------------------------------------------------------
+
+
+def _path(uri: str, local_only: bool, providers: Sequence[str], timeout: float | None) -> tuple[Path, str]:
+    request = _Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+    return request.file(), request.uri.locator
+
+
+def _read(file: BinaryIO, start: int, end: int, name: str) -> Iterator[bytes]:
+    file.seek(start)
+    left = end - start
+    while left > 0:
+        piece = file.read(min(_PIECE, left))
+        if not piece:
+            raise DamagedFile(f"The local copy of {name} became shorter while it was read.")
+        left -= len(piece)
+        yield piece
+
+
+def _check_range(start: int | None, end: int | None, size: int | None) -> None:
+    for name, value in (("start", start), ("end", end)):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise InvalidRange(f"{name} is {value!r}; it must be a whole number of bytes.")
+        if value < 0:
+            raise InvalidRange(f"{name} is {value}; bytes are counted from 0, and not from the end.")
+        if size is not None and value > size:
+            raise InvalidRange(f"{name} is {value:,}, beyond the end of the file of {size:,} bytes.")
+    if start is not None and end is not None and end < start:
+        raise InvalidRange(f"end ({end:,}) lies before start ({start:,}).")
+
+
+@contextlib.contextmanager
+def _mapped(file: BinaryIO) -> Iterator[memoryview]:
+    """The whole content of a file, read only as it is used."""
+    import mmap
+
+    if os.fstat(file.fileno()).st_size == 0:
+        yield memoryview(b"")
+        return
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    view = memoryview(mapped)
+    try:
+        yield view
+    finally:
+        # Where an error still holds views of the file in its traceback they go with it.
+        with contextlib.suppress(BufferError):
+            view.release()
+            mapped.close()
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise NotAFile(f"dest is {path!r}; it must be a path.")
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
+def _file_destination(dest: str | os.PathLike[str], uri: ContentURI) -> Path:
+    into_folder = os.fspath(dest).endswith(("/", os.sep))
+    target = _absolute(dest)
+    if target.is_dir():
+        return target / uri.file_name
+    if into_folder:
+        raise NotADirectory(f"There is no folder {target} to load the file into.")
+    return target

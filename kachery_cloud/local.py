@@ -1,0 +1,129 @@
+"""What needs no network: the repo of the data directory, and finding content in it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from .errors import IsADirectory
+from .uri import ContentURI
+
+if TYPE_CHECKING:
+    from kachery_p2p.dag.cid import CID
+    from kachery_p2p.dag.directory import Entry
+    from kachery_p2p.repo.repo import Repo
+
+    from .config import Config
+
+_repos: dict[tuple[int, Path], Repo] = {}
+_mutex = threading.Lock()
+
+
+def repository(config: Config) -> Repo:
+    """The open repo of this process for the data directory; made on first need. A forked child opens its own."""
+    from kachery_p2p.repo.repo import Repo
+
+    key = (os.getpid(), config.directory)
+    repo = _repos.get(key)
+    if repo is None:
+        with _mutex:
+            repo = _repos.get(key)
+            if repo is None:
+                repo = _repos[key] = Repo.open(config.directory)
+    return repo
+
+
+def close_repositories() -> None:
+    """Close the repos of this process; the next call opens them again. For tests and for leaving early."""
+    with _mutex:
+        for key in [key for key in _repos if key[0] == os.getpid()]:
+            _repos.pop(key).close()
+
+
+class NotHere(Exception):
+    """A block that this machine does not have (internal; never reaches the user)."""
+
+
+class Found(NamedTuple):
+    """What a URI leads to, as far as this machine knows. `path` is None for directories."""
+
+    cid: CID
+    path: Path | None
+
+
+def local_blocks(repo: Repo, cids: list[CID]) -> list[bytes]:
+    """The blocks from this machine alone; raises `NotHere`."""
+    blocks: list[bytes] = []
+    for cid in cids:
+        block = repo.get_block(cid.multihash)
+        if block is None:
+            raise NotHere(str(cid))
+        blocks.append(block)
+    return blocks
+
+
+def resolve_local(repo: Repo, uri: ContentURI) -> CID:
+    """The CID that the URI's path leads to, from the directories that are here. Raises `NotHere`, `PathNotFound`."""
+    from kachery_p2p.dag.cid import CID
+
+    root = CID.parse(uri.cid)
+    if not uri.path:
+        return root
+    from kachery_p2p.dag.paths import drive, resolve_path
+
+    return drive(resolve_path(root, uri.path), lambda cids: local_blocks(repo, cids)).cid
+
+
+def find_local(repo: Repo, uri: ContentURI) -> Found:
+    """The file that the URI names, if all of it is here.
+
+    Raises `NotHere`; `IsADirectory`; `DamagedFile` when the local copy is no longer what it was.
+    """
+    cid = resolve_local(repo, uri)
+    path = repo.find_file(cid)
+    if path is None:
+        path = _inline_file(repo, cid)
+    if path is not None:
+        return Found(cid, path)
+    if is_local_directory(repo, cid):
+        raise IsADirectory(
+            f"{uri.locator} is a directory. Load it with load_dir(uri, dest) (kachery-cloud-load URI --dest FOLDER), or one "
+            f"of its files as {uri.locator}/NAME."
+        )
+    raise NotHere(str(cid))
+
+
+def is_local_directory(repo: Repo, cid: CID) -> bool:
+    """Whether this is a directory whose block is here."""
+    from kachery_p2p.dag.cid import DAG_PB
+
+    if cid.codec != DAG_PB:
+        return False
+    block = repo.get_block(cid.multihash)
+    if block is None:
+        return False
+    from kachery_p2p.dag.paths import node_kind
+    from kachery_p2p.dag.unixfs import Kind
+
+    return node_kind(block, cid) in (Kind.DIRECTORY, Kind.HAMT_SHARD)
+
+
+def list_local(repo: Repo, cid: CID) -> list[Entry]:
+    """The entries of a directory that is here. Raises `NotHere`, `NotADirectory`."""
+    from kachery_p2p.dag.directory import list_directory
+    from kachery_p2p.dag.paths import drive
+
+    return drive(list_directory(cid), lambda cids: local_blocks(repo, cids))
+
+
+def _inline_file(repo: Repo, cid: CID) -> Path | None:
+    """A CID can carry a few bytes in itself; then the file is always here."""
+    from kachery_p2p.dag.cid import RAW, inline_block
+
+    block = inline_block(cid)
+    if block is None or cid.codec != RAW:
+        return None
+    repo.add_small_files([(cid, block)])
+    return repo.find_file(cid)

@@ -1,0 +1,82 @@
+"""A bar for long work: on a terminal or in a notebook, and only when the work has lasted a moment.
+
+with progress_bar("Loading session.nwb") as update:
+    ...  # update(done, total), in bytes, from any thread
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# Work that is over sooner needs no bar.
+DELAY = 0.5
+
+Update = Callable[[int, int], None]
+
+
+@contextmanager
+def progress_bar(what: str, *, unit: str = "B", enabled: bool | None = None) -> Iterator[Update]:
+    """A function to report progress to. `enabled` None: when somebody is there to see it."""
+    bar = _Bar(what, unit, _is_watched() if enabled is None else enabled)
+    try:
+        yield bar.update
+    finally:
+        bar.close()
+
+
+def _is_watched() -> bool:
+    if os.environ.get("TERM") == "dumb":
+        return False
+    if "ipykernel" in sys.modules:
+        return True
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # no stderr (pythonw), or a closed one
+        return False
+
+
+class _Bar:
+    def __init__(self, what: str, unit: str, enabled: bool) -> None:
+        self._what = what
+        self._unit = unit
+        self._enabled = enabled
+        self._begun = time.monotonic()
+        self._lock = threading.Lock()
+        self._bar: Any = None
+        self._closed = False
+
+    def update(self, done: int, total: int) -> None:
+        if not self._enabled or (self._bar is None and time.monotonic() - self._begun < DELAY):
+            return
+        with self._lock:
+            if self._closed:
+                return
+            if self._bar is None:
+                if done >= total:
+                    return
+                from tqdm.auto import tqdm
+
+                self._bar = tqdm(
+                    desc=self._what,
+                    total=total,
+                    initial=done,
+                    unit=self._unit,
+                    unit_scale=True,
+                    leave=False,
+                    file=sys.stderr,
+                )
+            if total != self._bar.total:
+                self._bar.total = total
+            self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            if self._bar is not None:
+                self._bar.close()

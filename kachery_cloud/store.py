@@ -1,0 +1,396 @@
+"""Storing: bytes go into the data directory and get a URI.
+
+Everything here writes locally first. Unless `local=True`, the node of the data directory is then started or joined in
+the background, without waiting for it, and serves what was stored for as long as this process lives (or for good,
+where `kachery-cloud-node` runs).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from kachery_p2p.repo.fileio import NewFile, explained
+
+from .config import load_config
+from .errors import FileMissing, IsADirectory, KacheryError, NotADirectory, StoreTooLarge
+from .formats import check_array, json_bytes, text_bytes, write_npy
+from .local import repository
+from .progress import progress_bar
+from .uri import format_uri
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kachery_p2p.dag.profiles import Profile
+    from kachery_p2p.repo.repo import Stored
+
+    from .config import Config
+
+
+# An array up to this size is written through memory; a larger one through a file, so that it is not held twice.
+_IN_MEMORY = 8 << 20
+# Seconds for a node on this machine to take note of a CID.
+_NOTIFY_TIMEOUT = 10.0
+
+
+def announce_in_background(config: Config, cid: str) -> None:
+    """Start or join the node of the directory without waiting for it, and tell it of the new data."""
+    try:
+        from .background import get_connection
+
+        get_connection(config).notify_stored(cid)
+    except (KacheryError, OSError) as exc:
+        # The data is stored; that it cannot be served right now must not look like a failed store.
+        warnings.warn(f"Stored, but not served to others yet: {exc}", RuntimeWarning, stacklevel=4)
+
+
+def store_file(
+    filename: str | os.PathLike[str],
+    *,
+    label: str | None = None,
+    local: bool = False,
+    cache_locally: bool = False,
+    profile: str | Profile | None = None,
+    verbose: bool = False,
+) -> str:
+    """Store a copy of a file and return its URI, `ipfs://<cid>`.
+
+    The same bytes get the same URI on every machine. The copy lies in the data directory (`$KACHERY_CLOUD_DIR`); to
+    share a large file without a copy use `link_file`.
+
+    Args:
+        filename: path of a regular file of any size.
+        label: a note for people, appended to the URI as `?label=...`.
+        local: only store; do not start the node that serves it.
+        cache_locally: accepted for older scripts; a stored file is always kept locally.
+        profile: the rules by which the file becomes blocks: "unixfs-v1-2025" (the default), "unixfs-v0-2015", or a
+            `kachery_p2p.dag.profiles.Profile`. Another profile gives another URI.
+        verbose: say on stderr what is being done.
+
+    Raises:
+        FileMissing, IsADirectory, NotAFile, NoPermission, DiskFull, FileChanged (it changed while it was read),
+        StoreTooLarge (the limit that you have set).
+
+    Example:
+        >>> uri = kcl.store_file("/data/session.nwb", label="session.nwb")
+        >>> uri
+        'ipfs://bafybeih...?label=session.nwb'
+    """
+    return _file(filename, label, local, profile, verbose, linked=False)
+
+
+def link_file(
+    filename: str | os.PathLike[str],
+    *,
+    label: str | None = None,
+    local: bool = False,
+    profile: str | Profile | None = None,
+    verbose: bool = False,
+) -> str:
+    """Like `store_file`, but the file stays where it is and is served from there: no copy, no disk space.
+
+    The file must stay unchanged for as long as it is to be served. If it changes, it is no longer served (its URI
+    means the old bytes), and loading it here raises `DamagedFile`; link it again for a new URI.
+
+    Example:
+        >>> uri = kcl.link_file("/data/raw_200GB.bin")
+    """
+    return _file(filename, label, local, profile, verbose, linked=True)
+
+
+def store_dir(
+    path: str | os.PathLike[str],
+    *,
+    label: str | None = None,
+    local: bool = False,
+    link: bool = False,
+    profile: str | Profile | None = None,
+    verbose: bool = False,
+) -> str:
+    """Store a folder with all that is in it. Its files can be loaded one by one as `<uri>/<path in the folder>`.
+
+    Args:
+        path: the folder.
+        link: serve the files from where they lie instead of copying them.
+        label, local, profile, verbose: as for `store_file`.
+
+    Raises:
+        FileMissing, NotADirectory, InvalidName (a file name that is not UTF-8), and as `store_file`.
+
+    Example:
+        >>> uri = kcl.store_dir("/data/experiment")
+        >>> kcl.load_text(uri + "/notes/readme.txt")
+    """
+    config = load_config()
+    stored = put_directory(config, path, link=link, profile=profile, verbose=verbose)
+    return _finish(config, stored, label, local)
+
+
+def store_text(text: str, *, label: str | None = None, local: bool = False, cache_locally: bool = False) -> str:
+    """Store text as UTF-8 and return its URI.
+
+    Raises:
+        NotSerializable: not a str, or with half surrogates.
+
+    Example:
+        >>> kcl.store_text("example text")
+        'ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu'
+    """
+    return _bytes(text_bytes(text), label, local)
+
+
+def store_json(value: Any, *, label: str | None = None, local: bool = False, cache_locally: bool = False) -> str:
+    """Store a value as JSON with sorted keys and no blanks, and return its URI.
+
+    Dicts, lists, text, numbers, booleans and None. Tuples become lists; keys that are numbers become text.
+
+    Raises:
+        NotSerializable: NaN or infinity, numpy values, bytes, sets, dates ...; says where in the value.
+
+    Example:
+        >>> kcl.store_json({"example": "dict"})
+        'ipfs://bafkreig3edwqihmsm2o7kts6v4cpvtfs66olgonclogykndsu4v7ordox4'
+    """
+    return _bytes(json_bytes(value), label, local)
+
+
+def store_npy(
+    array: np.ndarray[Any, Any], *, label: str | None = None, local: bool = False, cache_locally: bool = False
+) -> str:
+    """Store a numpy array as an npy file, as `numpy.save` writes it, and return its URI.
+
+    Raises:
+        NotSerializable: arrays of Python objects, masked arrays.
+
+    Example:
+        >>> uri = kcl.store_npy(np.array([[1, 2, 3], [4, 5, 6]], dtype=np.int16))
+    """
+    config = load_config()
+    checked = check_array(array)
+    stored = put_written(config, lambda file: write_npy(file, checked))
+    return _finish(config, stored, label, local)
+
+
+def store_pkl(value: Any, *, label: str | None = None, local: bool = False, cache_locally: bool = False) -> str:
+    """Store a Python value as a pickle and return its URI. Equal values give equal bytes under every version.
+
+    Only plain data is written (see `kachery_cloud.pickling` for the list and the rules), so that whoever loads it runs
+    no code of yours: numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, Fraction, UUID, numpy arrays and
+    scalars.
+
+    Raises:
+        NotSerializable: a value of another type; names it and its place.
+
+    Example:
+        >>> uri = kcl.store_pkl({"example": np.array([[1, 2, 3], [4, 5, 6]], dtype=np.int16)})
+    """
+    from .pickling import dump_pickle
+
+    config = load_config()
+    stored = put_written(config, lambda file: dump_pickle(value, file))
+    return _finish(config, stored, label, local)
+
+
+# --- the same without telling anybody ----------------------------------------------------------------------------
+
+
+def put_file(
+    config: Config,
+    filename: str | os.PathLike[str],
+    *,
+    linked: bool = False,
+    profile: str | Profile | None = None,
+    verbose: bool = False,
+) -> Stored:
+    """Store or link one file in the repo, with a bar where it takes long."""
+    path = checked_path(filename)
+    if os.path.isdir(path):
+        raise IsADirectory(
+            f"{path} is a directory. Use store_dir (kachery-cloud-store --recursive) to store it with all its files."
+        )
+    if not linked:
+        try:
+            check_size(config, os.stat(path).st_size, str(path))
+        except OSError:
+            pass  # the repo says better what is wrong with it
+    repo = repository(config)
+    doing = "Linking" if linked else "Storing"
+    _say(verbose, f"{doing} {path}")
+    with progress_bar(f"{doing} {path.name}") as update:
+        store = repo.link_file if linked else repo.store_file
+        return store(path, profile=profile, progress=update)
+
+
+def put_directory(
+    config: Config,
+    filename: str | os.PathLike[str],
+    *,
+    link: bool = False,
+    profile: str | Profile | None = None,
+    verbose: bool = False,
+) -> Stored:
+    """Store a folder in the repo."""
+    path = checked_path(filename)
+    if not os.path.lexists(path):
+        raise FileMissing(f"There is no folder {path}.")
+    if not os.path.isdir(path):
+        raise NotADirectory(f"{path} is not a directory. Use store_file (kachery-cloud-store without --recursive).")
+    if config.max_store_bytes is not None and not link:
+        check_size(config, _size_of_folder(path, config.max_store_bytes), str(path))
+    _say(verbose, f"{'Linking' if link else 'Storing'} {path}")
+    with progress_bar(f"Storing {path.name}") as update:
+        return repository(config).store_directory(path, profile=profile, progress=update, link=link)
+
+
+def put_bytes(config: Config, data: bytes) -> Stored:
+    """Store some bytes in the repo."""
+    check_size(config, len(data), "The value")
+    return repository(config).store_bytes(data)
+
+
+def put_written(config: Config, write: Callable[[BinaryIO], None]) -> Stored:
+    """Store what `write` writes to a file: small content through memory, large content through a temporary file of
+    the data directory."""
+    repo = repository(config)
+    with Spool(config) as spool:
+        write(cast(BinaryIO, spool))
+        return spool.store(repo)
+
+
+class Spool:
+    """A writable file that stays in memory while it is small and moves to the data directory when it grows."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._memory = io.BytesIO()
+        self._new: NewFile | None = None
+        self._file: BinaryIO | None = None
+        self._size = 0
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self._size += len(view)
+        check_size(self._config, self._size, "The value")
+        if self._file is None and self._size > _IN_MEMORY:
+            self._file = self._to_disk()
+        if self._file is None:
+            return self._memory.write(view)
+        with explained("storing in", self._config.directory):
+            return self._file.write(view)
+
+    def _to_disk(self) -> BinaryIO:
+        with explained("storing in", self._config.directory):
+            # Locked while this process lives, so that a later process knows a left-over when it sees one.
+            self._new = NewFile(self._config.directory / "tmp")
+            file = os.fdopen(os.dup(self._new.fd), "wb")
+            file.write(self._memory.getbuffer())
+        self._memory = io.BytesIO()
+        return file
+
+    def store(self, repo: Repo) -> Stored:
+        if self._new is None or self._file is None:
+            return repo.store_bytes(self._memory.getbuffer())
+        with explained("storing in", self._config.directory):
+            self._file.flush()
+        with progress_bar("Storing") as update:
+            return repo.store_file(self._new.path, progress=update)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # what it still held is of no use now
+                self._file.close()
+        if self._new is not None:
+            self._new.__exit__(*exc)
+
+
+def tell_running_node(config: Config, cid: str) -> bool:
+    """Tell the node of the directory, if one runs, of new data; false when none does. Never starts one."""
+    from .control import ControlClient, Endpoint, NodeGone
+
+    try:
+        client = ControlClient(Endpoint.read(config.directory), on_gone=lambda _: None)
+        try:
+            client.start("notify_stored", {"cid": cid}, None)[1].result(timeout=_NOTIFY_TIMEOUT)
+        finally:
+            client.close()
+    except (NodeGone, concurrent.futures.TimeoutError):
+        return False
+    return True
+
+
+# --- parts -------------------------------------------------------------------------------------------------------
+
+
+def checked_path(filename: str | os.PathLike[str]) -> Path:
+    """A path the user gave. `~` is the home directory."""
+    if not isinstance(filename, (str, os.PathLike)):
+        raise FileMissing(f"A path is text or a Path, not {type(filename).__name__}.")
+    path = Path(filename)
+    if str(path).startswith("~") and not path.exists():
+        with contextlib.suppress(RuntimeError):  # no such user: the path is reported as it was given
+            path = path.expanduser()
+    return path
+
+
+def check_size(config: Config, size: int, what: str) -> None:
+    """Raise `StoreTooLarge` beyond the limit that the user set."""
+    limit = config.max_store_bytes
+    if limit is not None and size > limit:
+        raise StoreTooLarge(
+            f"{what} is larger than the limit of {limit:,} bytes that is set for one store "
+            f"(KACHERY_CLOUD_MAX_STORE_BYTES, or max_store_bytes in config.json). Raise the limit to store it."
+        )
+
+
+def _size_of_folder(path: Path, enough: int) -> int:
+    """Bytes of the files in a folder; stops counting beyond `enough`."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):  # the store itself says what is wrong with it
+                total += os.lstat(os.path.join(folder, name)).st_size
+        if total > enough:
+            break
+    return total
+
+
+def _file(
+    filename: str | os.PathLike[str],
+    label: str | None,
+    local: bool,
+    profile: str | Profile | None,
+    verbose: bool,
+    *,
+    linked: bool,
+) -> str:
+    config = load_config()
+    stored = put_file(config, filename, linked=linked, profile=profile, verbose=verbose)
+    return _finish(config, stored, label, local)
+
+
+def _bytes(data: bytes, label: str | None, local: bool) -> str:
+    config = load_config()
+    return _finish(config, put_bytes(config, data), label, local)
+
+
+def _finish(config: Config, stored: Stored, label: str | None, local: bool) -> str:
+    cid = str(stored.cid)
+    if not local:
+        announce_in_background(config, cid)
+    return format_uri(cid, label=label)
+
+
+def _say(verbose: bool, text: str) -> None:
+    if verbose:
+        print(text, file=sys.stderr)

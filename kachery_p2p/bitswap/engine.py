@@ -1,0 +1,366 @@
+"""What we send to whom: the wants of each peer and the order of our answers. Sans-IO.
+
+A want that arrives is first looked up in the store (`take_lookups`, `looked_up`); only sizes are asked for, so that no
+block is in memory before its turn. Then it is answered: the block goes into the peer's queue by priority, HAVE and
+DONT_HAVE into the peer's list of presences. What we do not have is remembered and looked up again when `notify` says that
+it came.
+
+`next_reply` picks the peer that has been served the fewest bytes since it joined the queue (start-time fair queueing), so
+a peer with a thousand wants and one with a single want get the same share. Bytes being read or written are bounded for
+each peer and in all; a peer that does not read holds up only itself.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from kachery_p2p.bitswap import limits
+from kachery_p2p.bitswap.messages import Entry, Presence, WantType
+
+#: What a presence counts for in the fair queue: about its size on the wire.
+_PRESENCE_SIZE = 48
+
+
+class _State(IntEnum):
+    LOOKUP = 0
+    QUEUED = 1
+    ABSENT = 2
+    SENDING = 3
+
+
+class PeerWant:
+    """One want of one peer."""
+
+    __slots__ = ("cid", "dont_have", "have_only", "ledger", "priority", "sequence", "size", "state")
+
+    def __init__(self, ledger: Ledger, entry: Entry, sequence: int) -> None:
+        self.ledger = ledger
+        self.cid = entry.cid
+        self.priority = entry.priority
+        self.have_only = entry.want_type is WantType.HAVE
+        self.dont_have = entry.send_dont_have
+        self.sequence = sequence
+        self.state = _State.LOOKUP
+        self.size = 0
+
+
+class Ledger:
+    """The account of one peer."""
+
+    __slots__ = (
+        "block_bytes",
+        "blocks_sent",
+        "bytes_sent",
+        "lookups",
+        "outstanding",
+        "peer",
+        "presences",
+        "queue",
+        "replies",
+        "served",
+        "wants",
+    )
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.wants: dict[bytes, PeerWant] = {}
+        self.lookups: deque[PeerWant] = deque()
+        #: (-priority, sequence, want), lowest first; entries whose want has moved on are skipped when they come up.
+        self.queue: list[tuple[int, int, PeerWant]] = []
+        self.presences: dict[bytes, Presence] = {}
+        #: Bytes of the blocks in `queue`.
+        self.block_bytes = 0
+        #: Virtual time: bytes served, or the clock of the queue when the peer joined it late.
+        self.served = 0
+        self.outstanding = 0
+        self.replies = 0
+        self.bytes_sent = 0
+        self.blocks_sent = 0
+
+
+@dataclass(slots=True, eq=False)
+class Reply:
+    """One message to be sent: the blocks are still to be read from the store."""
+
+    ledger: Ledger
+    presences: list[Presence]
+    wants: list[PeerWant]
+    size: int
+    pending_bytes: int
+
+    @property
+    def peer(self) -> str:
+        """The peer it goes to."""
+        return self.ledger.peer
+
+
+class Engine:
+    """The wants of all peers."""
+
+    def __init__(self) -> None:
+        self.ledgers: dict[str, Ledger] = {}
+        self._waiting: dict[bytes, dict[Ledger, None]] = {}
+        self._to_look_up: dict[Ledger, None] = {}
+        self._active: dict[Ledger, None] = {}
+        self._sequence = 0
+        self._clock = 0
+        self.outstanding = 0
+        #: Whether the last `next_reply` found work but no room for it.
+        self.crowded = False
+
+    # --- what peers want -------------------------------------------------------------------------------------------
+
+    def receive(self, peer: str, entries: Sequence[Entry], full: bool) -> None:
+        """Take in a wantlist. A full one replaces all that the peer wanted before."""
+        ledger = self.ledgers.get(peer)
+        if ledger is None:
+            if not entries:
+                return
+            ledger = self.ledgers[peer] = Ledger(peer)
+        if full:
+            kept = {entry.cid.multihash for entry in entries if not entry.cancel}
+            for want in list(ledger.wants.values()):
+                if want.cid.multihash not in kept:
+                    self._remove(want)
+            for multihash in [m for m in ledger.presences if m not in kept]:
+                del ledger.presences[multihash]
+        for entry in entries:
+            multihash = entry.cid.multihash
+            want = ledger.wants.get(multihash)
+            if entry.cancel:
+                if want is not None:
+                    self._remove(want)
+                ledger.presences.pop(multihash, None)
+            elif want is None:
+                self._sequence += 1
+                want = ledger.wants[multihash] = PeerWant(ledger, entry, self._sequence)
+                ledger.lookups.append(want)
+                self._to_look_up[ledger] = None
+            else:
+                self._update(want, entry)
+        if len(ledger.wants) > limits.MAX_WANTS_PER_PEER:
+            self._shed(ledger)
+        self._note(ledger)
+
+    def _update(self, want: PeerWant, entry: Entry) -> None:
+        """A want that is known already comes again: it may ask for more, or with another priority."""
+        if want.state is _State.SENDING:
+            return
+        want.dont_have = want.dont_have or entry.send_dont_have
+        upgrade = want.have_only and entry.want_type is WantType.BLOCK
+        want.have_only = want.have_only and not upgrade
+        moved = entry.priority != want.priority
+        want.priority = entry.priority
+        if want.state is _State.QUEUED and moved:
+            heapq.heappush(want.ledger.queue, (-want.priority, want.sequence, want))
+        elif want.state is _State.ABSENT:
+            # Asked again: answered again.
+            self._unwait(want)
+            want.state = _State.LOOKUP
+            want.ledger.lookups.append(want)
+            self._to_look_up[want.ledger] = None
+
+    def _shed(self, ledger: Ledger) -> None:
+        """Too many wants: those we cannot serve go first, then the least important, then the newest."""
+        ranked = sorted(
+            (want for want in ledger.wants.values() if want.state is not _State.SENDING),
+            key=lambda want: (want.state is _State.ABSENT, -want.priority, want.sequence),
+        )
+        excess = len(ledger.wants) - limits.MAX_WANTS_PER_PEER
+        for want in ranked[len(ranked) - excess :]:
+            told = want.state is _State.ABSENT
+            self._remove(want)
+            if want.dont_have and not told:
+                self._say(want, have=False)
+
+    def cancel_all(self, peer: str) -> None:
+        """The peer is gone, or does not read: forget all that it wanted. Replies in work end by themselves."""
+        ledger = self.ledgers.pop(peer, None)
+        if ledger is None:
+            return
+        for want in list(ledger.wants.values()):
+            self._remove(want)
+        ledger.presences.clear()
+        ledger.queue.clear()
+        ledger.lookups.clear()
+        self._to_look_up.pop(ledger, None)
+        self._active.pop(ledger, None)
+
+    def _remove(self, want: PeerWant) -> None:
+        ledger = want.ledger
+        del ledger.wants[want.cid.multihash]
+        if want.state is _State.QUEUED:
+            ledger.block_bytes -= want.size
+            if len(ledger.queue) > 2 * limits.MAX_WANTS_PER_PEER:
+                # Cancelled wants left their entries behind.
+                ledger.queue = [t for t in ledger.queue if t[2].state is _State.QUEUED and t[2] is not want]
+                heapq.heapify(ledger.queue)
+        elif want.state is _State.ABSENT:
+            self._unwait(want)
+        elif want.state is _State.LOOKUP and len(ledger.lookups) > 2 * limits.MAX_WANTS_PER_PEER:
+            ledger.lookups = deque(w for w in ledger.lookups if ledger.wants.get(w.cid.multihash) is w)
+        # Whoever still holds it sees that it is not queued any more.
+        want.state = _State.SENDING
+
+    def _unwait(self, want: PeerWant) -> None:
+        waiting = self._waiting.get(want.cid.multihash)
+        if waiting is not None:
+            waiting.pop(want.ledger, None)
+            if not waiting:
+                del self._waiting[want.cid.multihash]
+
+    def congested(self, peer: str) -> bool:
+        """Whether so many answers wait for this peer that no more of its wants should be read."""
+        ledger = self.ledgers.get(peer)
+        return ledger is not None and len(ledger.presences) >= limits.MAX_QUEUED_PRESENCES
+
+    # --- looking them up -------------------------------------------------------------------------------------------
+
+    def take_lookups(self) -> list[PeerWant]:
+        """Wants whose blocks are to be looked for, a batch; peers take turns."""
+        batch: list[PeerWant] = []
+        share = max(limits.LOOKUP_BATCH // max(len(self._to_look_up), 1), 1)
+        for ledger in list(self._to_look_up):
+            taken = 0
+            while ledger.lookups and taken < share:
+                want = ledger.lookups.popleft()
+                if ledger.wants.get(want.cid.multihash) is want and want.state is _State.LOOKUP:
+                    batch.append(want)
+                    taken += 1
+            del self._to_look_up[ledger]
+            if ledger.lookups:
+                self._to_look_up[ledger] = None
+            if len(batch) >= limits.LOOKUP_BATCH:
+                break
+        return batch
+
+    def looked_up(self, wants: Sequence[PeerWant], sizes: Sequence[int | None]) -> None:
+        """The answer of the store to `take_lookups`: the size of each block, None where there is none."""
+        for want, size in zip(wants, sizes, strict=True):
+            ledger = want.ledger
+            if want.state is not _State.LOOKUP or ledger.wants.get(want.cid.multihash) is not want:
+                continue
+            if size is None or size > limits.MAX_BLOCK_SIZE:
+                want.state = _State.ABSENT
+                self._waiting.setdefault(want.cid.multihash, {})[ledger] = None
+                if want.dont_have:
+                    self._say(want, have=False)
+            elif want.have_only and size > limits.HAVE_REPLACE_SIZE:
+                self._remove(want)
+                self._say(want, have=True)
+            else:
+                want.size = size
+                want.state = _State.QUEUED
+                ledger.block_bytes += size
+                ledger.presences.pop(want.cid.multihash, None)
+                heapq.heappush(ledger.queue, (-want.priority, want.sequence, want))
+            self._note(ledger)
+
+    def _say(self, want: PeerWant, have: bool) -> None:
+        want.ledger.presences[want.cid.multihash] = Presence(want.cid, have)
+
+    def notify(self, multihashes: Iterable[bytes]) -> bool:
+        """Blocks came into the store. Returns whether any peer waits for one of them."""
+        found = False
+        for multihash in multihashes:
+            for ledger in list(self._waiting.pop(multihash, ())):
+                want = ledger.wants[multihash]
+                want.state = _State.LOOKUP
+                ledger.lookups.append(want)
+                self._to_look_up[ledger] = None
+                found = True
+        return found
+
+    # --- answering -------------------------------------------------------------------------------------------------
+
+    def _note(self, ledger: Ledger) -> None:
+        if (ledger.queue or ledger.presences) and ledger not in self._active:
+            ledger.served = max(ledger.served, self._clock)
+            self._active[ledger] = None
+
+    def next_reply(self) -> Reply | None:
+        """The next message to be made, or None while nothing is to be sent or there is no room."""
+        self.crowded = False
+        best: Ledger | None = None
+        full = self.outstanding >= limits.MAX_OUTSTANDING
+        for ledger in list(self._active):
+            self._trim(ledger)
+            if not ledger.queue and not ledger.presences:
+                del self._active[ledger]
+            elif (
+                ledger.replies < limits.MAX_REPLIES_PER_PEER
+                and ledger.outstanding < limits.MAX_OUTSTANDING_PER_PEER
+                and (best is None or ledger.served < best.served)
+            ):
+                if full and not ledger.presences:
+                    self.crowded = True
+                else:
+                    best = ledger
+        return self._reply(best, with_blocks=not full) if best is not None else None
+
+    @staticmethod
+    def _trim(ledger: Ledger) -> None:
+        """Drop queue entries of wants that were cancelled or moved."""
+        queue = ledger.queue
+        while queue:
+            priority, _, want = queue[0]
+            if want.state is _State.QUEUED and -priority == want.priority:
+                return
+            heapq.heappop(queue)
+
+    def _reply(self, ledger: Ledger, with_blocks: bool) -> Reply:
+        presences: list[Presence] = []
+        while ledger.presences and len(presences) < limits.MAX_PRESENCES_PER_REPLY:
+            presences.append(ledger.presences.pop(next(iter(ledger.presences))))
+        wants: list[PeerWant] = []
+        size = 0
+        self._trim(ledger)
+        while with_blocks and ledger.queue:
+            want = ledger.queue[0][2]
+            if wants and size + want.size > limits.REPLY_TARGET_SIZE:
+                break
+            heapq.heappop(ledger.queue)
+            want.state = _State.SENDING
+            ledger.block_bytes -= want.size
+            size += want.size
+            wants.append(want)
+            self._trim(ledger)
+        ledger.outstanding += size
+        ledger.replies += 1
+        self.outstanding += size
+        self._clock = max(self._clock, ledger.served)
+        ledger.served += size + _PRESENCE_SIZE * (len(presences) + len(wants))
+        return Reply(ledger, presences, wants, size, ledger.block_bytes)
+
+    @staticmethod
+    def still_wanted(want: PeerWant) -> bool:
+        """Whether the peer has not cancelled a want whose block was just read for it."""
+        return want.ledger.wants.get(want.cid.multihash) is want
+
+    def vanished(self, want: PeerWant) -> Presence | None:
+        """The block is not in the store after all: the answer to send in its place, if one was asked for."""
+        if not self.still_wanted(want):
+            return None
+        want.state = _State.ABSENT
+        self._waiting.setdefault(want.cid.multihash, {})[want.ledger] = None
+        return Presence(want.cid, have=False) if want.dont_have else None
+
+    def written(self, reply: Reply) -> None:
+        """The message is about to go out: its wants are fulfilled."""
+        for want in reply.wants:
+            if want.state is _State.SENDING and self.still_wanted(want):
+                del want.ledger.wants[want.cid.multihash]
+
+    def finished(self, reply: Reply, sent_blocks: int, sent_bytes: int) -> None:
+        """The message was sent, or failed: its room is free again."""
+        ledger = reply.ledger
+        ledger.outstanding -= reply.size
+        ledger.replies -= 1
+        self.outstanding -= reply.size
+        ledger.blocks_sent += sent_blocks
+        ledger.bytes_sent += sent_bytes
+        self._note(ledger) if self.ledgers.get(ledger.peer) is ledger else None

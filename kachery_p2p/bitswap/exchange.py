@@ -1,0 +1,438 @@
+"""The block exchange on trio: streams in and out, around the two cores that do no I/O (`client`, `engine`)."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from kachery_p2p.bitswap import limits
+from kachery_p2p.bitswap.client import Client
+from kachery_p2p.bitswap.engine import Engine, PeerWant
+from kachery_p2p.bitswap.handle import ReceivedBlock, SessionHandle
+from kachery_p2p.bitswap.interfaces import BlockStoreLike, HostLike, StreamLike
+from kachery_p2p.bitswap.lanes import ReplyLane, WantLane
+from kachery_p2p.bitswap.messages import PROTOCOLS, Block, Message, decode
+from kachery_p2p.bitswap.reader import ByteBudget, MessageReader
+from kachery_p2p.bitswap.session import Session
+from kachery_p2p.dag.cid import CID, hash_block
+from kachery_p2p.errors import InvalidCID, KacheryError, MalformedMessage, StreamEOF, StreamError, UnsupportedCID
+
+log = logging.getLogger("kachery_p2p.bitswap")
+
+#: Messages handled in a row before the other tasks are let in.
+_MESSAGES_IN_A_ROW = 16
+
+
+@dataclass
+class PeerStats:
+    """Sums for one peer."""
+
+    blocks_received: int = 0
+    bytes_received: int = 0
+    duplicate_blocks: int = 0
+    duplicate_bytes: int = 0
+    blocks_sent: int = 0
+    bytes_sent: int = 0
+    malformed: int = 0
+
+
+@dataclass
+class Stats:
+    """Sums over the life of the exchange; `peers` holds those that were active last."""
+
+    total: PeerStats = field(default_factory=PeerStats)
+    peers: dict[str, PeerStats] = field(default_factory=dict)
+
+
+class _Peer:
+    """The streams of one peer."""
+
+    def __init__(self) -> None:
+        self.inbound = 0
+        self.budget = ByteBudget(limits.MAX_INBOUND_BYTES_PER_PEER)
+        self.offences: list[float] = []
+        self.want_lane: WantLane | None = None
+        self.reply_lane: ReplyLane | None = None
+        self.lane_scopes: list[trio.CancelScope] = []
+        self.life = 0
+
+
+class Exchange:
+    """Fetches blocks for its sessions and serves the blocks of its store, over one host.
+
+    Args:
+        host: opens streams and reports who is connected.
+        store: where blocks to serve are; used from threads.
+        on_bad_peer: called with a peer and the reason when it sent bytes that nobody wanted, or too much garbage.
+
+    `async with trio.open_nursery() as n: await n.start(exchange.run)` starts it; cancelling stops it.
+    """
+
+    def __init__(
+        self,
+        host: HostLike,
+        store: BlockStoreLike,
+        *,
+        on_bad_peer: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self._host = host
+        self._store = store
+        self._on_bad_peer = on_bad_peer
+        self._client = Client()
+        self._engine = Engine()
+        self._handles: dict[Session, SessionHandle] = {}
+        self._peers: dict[str, _Peer] = {}
+        self._stats = Stats()
+        self._budget = ByteBudget(limits.MAX_INBOUND_BYTES)
+        self._hash_threads = trio.CapacityLimiter(4)
+        self._store_threads = trio.CapacityLimiter(limits.STORE_THREADS)
+        self._nursery: trio.Nursery | None = None
+        self._rearm = trio.Event()
+        self._alarm = math.inf
+        self._lookups = trio.Event()
+        self._drained = trio.lowlevel.ParkingLot()
+        self._unreachable: set[str] = set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve and fetch until cancelled."""
+        undo = [self._host.on_connected(self._connected), self._host.on_disconnected(self._disconnected)]
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for protocol in PROTOCOLS:
+                    self._host.set_handler(protocol, self._handle)
+                for peer in list(self._host.connected()):
+                    self._connected(peer)
+                nursery.start_soon(self._keep_time)
+                nursery.start_soon(self._look_up)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+            for unsubscribe in undo:
+                unsubscribe()
+            for handle in list(self._handles.values()):
+                handle.close()
+
+    # --- for users -------------------------------------------------------------------------------------------------
+
+    def new_session(self, *, discover: bool = False) -> SessionHandle:
+        """A new session. With `discover` the connected peers are asked without being named."""
+        session = self._client.new_session(discover)
+        handle = self._handles[session] = SessionHandle(self, session)
+        return handle
+
+    def notify(self, multihashes: Iterable[bytes]) -> None:
+        """Blocks came into the store: peers that wait for them get them, or hear that we have them."""
+        if self._engine.notify(multihashes):
+            self._lookups.set()
+
+    def stats(self) -> Stats:
+        """Blocks and bytes sent and received, and duplicates, in all and by peer."""
+        for ledger in self._engine.ledgers.values():
+            stats = self._stats_of(ledger.peer)
+            self._stats.total.blocks_sent += ledger.blocks_sent
+            self._stats.total.bytes_sent += ledger.bytes_sent
+            stats.blocks_sent += ledger.blocks_sent
+            stats.bytes_sent += ledger.bytes_sent
+            ledger.blocks_sent = ledger.bytes_sent = 0
+        return self._stats
+
+    def wantlist(self) -> int:
+        """How many blocks are wanted by all sessions."""
+        return len(self._client.wants)
+
+    # --- called by session handles ---------------------------------------------------------------------------------
+
+    def close_session(self, session: Session) -> None:
+        self._client.close_session(session, trio.current_time())
+        self._handles.pop(session, None)
+        self._pump()
+
+    def add_provider(self, session: Session, peer: str) -> None:
+        if self._client.add_provider(session, peer, trio.current_time()):
+            self._pump()
+
+    def remove_provider(self, session: Session, peer: str) -> None:
+        self._client.remove_provider(session, peer, trio.current_time())
+        self._pump()
+
+    def want(self, session: Session, cids: Sequence[CID]) -> None:
+        self._client.want(session, cids, trio.current_time())
+        self._pump()
+
+    def cancel(self, session: Session, multihashes: Iterable[bytes]) -> None:
+        self._client.cancel(session, multihashes, trio.current_time())
+        self._pump()
+
+    def consumed(self, session: Session, size: int) -> None:
+        limited = session.limited
+        self._client.consumed(session, size)
+        if limited:
+            self._pump()
+
+    # --- peers -----------------------------------------------------------------------------------------------------
+
+    def _peer(self, peer: str) -> _Peer:
+        state = self._peers.get(peer)
+        if state is None:
+            state = self._peers[peer] = _Peer()
+        return state
+
+    def _connected(self, peer: str) -> None:
+        self._client.connected(peer, trio.current_time())
+        self._pump()
+
+    def _disconnected(self, peer: str) -> None:
+        self._fold_stats(peer)
+        self._client.disconnected(peer, trio.current_time())
+        self._engine.cancel_all(peer)
+        state = self._peers.pop(peer, None)
+        if state is not None:
+            for scope in state.lane_scopes:
+                scope.cancel()
+        self._pump()
+
+    def _no_stream(self, peer: str) -> None:
+        """Wants cannot be sent to a peer: it counts as gone, and is tried again after a pause."""
+        self._client.disconnected(peer, trio.current_time())
+        if self._nursery is not None and peer not in self._unreachable:
+            self._unreachable.add(peer)
+            self._nursery.start_soon(self._try_again, peer)
+        self._pump()
+
+    async def _try_again(self, peer: str) -> None:
+        await trio.sleep(limits.UNREACHABLE_PAUSE)
+        self._unreachable.discard(peer)
+        if peer in self._host.connected():
+            self._connected(peer)
+
+    def _offence(self, peer: str, why: str) -> None:
+        """A peer broke the protocol; after several times it is reported."""
+        now = trio.current_time()
+        state = self._peer(peer)
+        self._stats_of(peer).malformed += 1
+        self._stats.total.malformed += 1
+        state.offences = [at for at in state.offences if now - at < limits.OFFENCE_WINDOW] + [now]
+        log.info("The peer %s broke the Bitswap protocol: %s", peer, why)
+        if len(state.offences) >= limits.MAX_OFFENCES:
+            state.offences.clear()
+            self._drop(peer, f"It broke the Bitswap protocol {limits.MAX_OFFENCES} times; the last: {why}")
+
+    def _drop(self, peer: str, why: str) -> None:
+        """Nothing more is asked of this peer, and the node is told."""
+        log.warning("The peer %s is dropped: %s", peer, why)
+        self._client.bad_peer(peer, trio.current_time())
+        self._engine.cancel_all(peer)
+        if self._on_bad_peer is not None:
+            self._on_bad_peer(peer, why)
+        self._pump()
+
+    def _stats_of(self, peer: str) -> PeerStats:
+        peers = self._stats.peers
+        stats = peers.pop(peer, None) or PeerStats()
+        peers[peer] = stats
+        if len(peers) > limits.MAX_STATS_PEERS:
+            del peers[next(iter(peers))]
+        return stats
+
+    def _fold_stats(self, peer: str) -> None:
+        if peer in self._engine.ledgers:
+            self.stats()
+
+    # --- outgoing --------------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Let the client decide what to send now, and wake whoever sends it."""
+        if self._nursery is None:
+            return
+        now = trio.current_time()
+        client = self._client
+        client.poll(now)
+        for peer in client.ready(now):
+            state = self._peer(peer)
+            if state.want_lane is None:
+                state.want_lane = WantLane(self._host, peer, client, self._no_stream)
+                self._nursery.start_soon(self._run_lane, state, state.want_lane)
+            state.want_lane.wake()
+        for handle in self._handles.values():
+            if handle.waits_exhausted:
+                handle.check_exhausted()
+        deadline = client.next_deadline(now)
+        if deadline is not None and deadline < self._alarm:
+            self._alarm = deadline
+            self._rearm.set()
+
+    async def _run_lane(self, state: _Peer, lane: WantLane | ReplyLane) -> None:
+        with trio.CancelScope() as scope:
+            state.lane_scopes.append(scope)
+            await lane.run()
+
+    async def _keep_time(self) -> None:
+        while True:
+            self._rearm = trio.Event()
+            with trio.move_on_at(self._alarm):
+                await self._rearm.wait()
+            if trio.current_time() >= self._alarm:
+                self._alarm = math.inf
+                self._pump()
+                if self._engine.crowded:
+                    self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Hand the replies that are due to the lanes of their peers."""
+        if self._nursery is None:
+            return
+        while (reply := self._engine.next_reply()) is not None:
+            state = self._peer(reply.peer)
+            if state.reply_lane is None:
+                state.reply_lane = ReplyLane(
+                    self._host, reply.peer, self._engine, self._store, self._store_threads, self._replied
+                )
+                self._nursery.start_soon(self._run_lane, state, state.reply_lane)
+            state.reply_lane.put(reply)
+        if self._engine.crowded:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Others wait while slow readers hold all the memory: the one that is stuck longest goes."""
+        now = trio.current_time()
+        lanes = [state.reply_lane for state in self._peers.values() if state.reply_lane is not None]
+        worst = max(lanes, key=lambda lane: lane.stuck_for(now), default=None)
+        if worst is not None and worst.stuck_for(now) > limits.REPLY_STALL_CROWDED:
+            worst.abort()
+        elif now + 1.0 < self._alarm:
+            self._alarm = now + 1.0
+            self._rearm.set()
+
+    def _replied(self) -> None:
+        self._dispatch()
+        self._drained.unpark_all()
+
+    async def _look_up(self) -> None:
+        """Look wanted blocks up in the store, in batches, in a thread."""
+        while True:
+            batch = self._engine.take_lookups()
+            if not batch:
+                self._lookups = trio.Event()
+                await self._lookups.wait()
+                continue
+            sizes = await trio.to_thread.run_sync(self._sizes, batch, limiter=self._store_threads)
+            self._engine.looked_up(batch, sizes)
+            self._dispatch()
+
+    def _sizes(self, wants: Sequence[PeerWant]) -> Sequence[int | None]:
+        """In a thread: the size of each block, None for what is not here."""
+        multihashes = [want.cid.multihash for want in wants]
+        try:
+            many = getattr(self._store, "block_sizes", None)
+            if many is not None:
+                return list(many(multihashes))
+            return [self._store.has_block(multihash) for multihash in multihashes]
+        except (KacheryError, OSError) as error:
+            log.warning("Blocks cannot be looked up: %s", error)
+            return [None] * len(wants)
+
+    # --- incoming --------------------------------------------------------------------------------------------------
+
+    async def _handle(self, stream: StreamLike) -> None:
+        """One inbound stream, message by message, until it ends."""
+        peer = stream.peer
+        state = self._peer(peer)
+        if self._nursery is None or self._client.is_bad(peer) or state.inbound >= limits.MAX_INBOUND_STREAMS_PER_PEER:
+            await stream.reset()
+            return
+        state.inbound += 1
+        reader = MessageReader(stream, (state.budget, self._budget), lambda size: self._alive(peer, state, size))
+        count = 0
+        try:
+            while (body := await reader.next()) is not None:
+                await self._message(peer, decode(body))
+                del body
+                reader.done()
+                count += 1
+                if count % _MESSAGES_IN_A_ROW == 0:
+                    await trio.lowlevel.checkpoint()
+                if self._client.is_bad(peer):
+                    await stream.reset()
+                    return
+            await stream.close()
+        except (MalformedMessage, StreamEOF) as error:
+            self._offence(peer, str(error))
+            await stream.reset()
+        except StreamError as error:
+            log.debug("a stream from %s ended: %s", peer, error)
+        finally:
+            reader.done()
+            state.inbound -= 1
+            if not state.inbound and self._peers.get(peer) is state and peer not in self._host.connected():
+                del self._peers[peer]
+
+    def _alive(self, peer: str, state: _Peer, size: int) -> None:
+        """Part of a message came: enough of it is a sign of life."""
+        state.life += size
+        if state.life >= limits.LIFE_SIGN_BYTES:
+            state.life = 0
+            self._client.sign_of_life(peer, trio.current_time())
+
+    async def _message(self, peer: str, message: Message) -> None:
+        if message.blocks:
+            await self._blocks(peer, message.blocks)
+            if self._client.is_bad(peer):
+                return
+        if message.presences:
+            now = trio.current_time()
+            for cid, have in message.presences:
+                self._client.presence(peer, cid.multihash, have, now)
+        if message.blocks or message.presences:
+            self._pump()
+        if message.malformed:
+            self._stats_of(peer).malformed += message.malformed
+            self._stats.total.malformed += message.malformed
+        if message.entries or message.full:
+            self._engine.receive(peer, message.entries, message.full)
+            self._lookups.set()
+            self._dispatch()
+            while self._engine.congested(peer):
+                await self._drained.park()
+
+    async def _blocks(self, peer: str, blocks: Sequence[Block]) -> None:
+        """Check the blocks of a message and give them to those who want them."""
+        if sum(len(block.data) for block in blocks) < limits.HASH_IN_THREAD:
+            hashes = _multihashes(blocks)
+        else:
+            hashes = await trio.to_thread.run_sync(_multihashes, blocks, limiter=self._hash_threads)
+        now = trio.current_time()
+        stats, total = self._stats_of(peer), self._stats.total
+        for multihash, (_, data) in zip(hashes, blocks, strict=True):
+            size = len(data)
+            arrival = self._client.block(peer, multihash, size, now)
+            if arrival.lie:
+                self._drop(peer, "It sent a block that nobody wanted: its bytes are not what was asked for.")
+                return
+            for one in (stats, total):
+                if arrival.duplicate:
+                    one.duplicate_blocks += 1
+                    one.duplicate_bytes += size
+                else:
+                    one.blocks_received += 1
+                    one.bytes_received += size
+            for session, cid in arrival.deliver:
+                handle = self._handles.get(session)
+                if handle is not None:
+                    handle.deliver(ReceivedBlock(cid, data, peer))
+
+
+def _multihashes(blocks: Sequence[Block]) -> list[bytes]:
+    """The multihash of each block, empty where it cannot be computed."""
+    hashes: list[bytes] = []
+    for prefix, data in blocks:
+        try:
+            hashes.append(hash_block(prefix.hash_code, data, prefix.hash_length) if prefix else b"")
+        except (InvalidCID, UnsupportedCID):
+            hashes.append(b"")
+    return hashes

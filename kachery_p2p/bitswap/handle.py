@@ -1,0 +1,203 @@
+"""A session as its user sees it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from kachery_p2p.bitswap.messages import BytesLike
+from kachery_p2p.bitswap.session import Session
+from kachery_p2p.dag.cid import CID, inline_block
+
+if TYPE_CHECKING:
+    from kachery_p2p.bitswap.exchange import Exchange
+
+
+class ReceivedBlock(NamedTuple):
+    """A block whose hash was checked."""
+
+    cid: CID
+    #: Often a view of the message it came in, which lives as long as the view does.
+    data: BytesLike
+    #: Who sent it; empty for a block that its CID carries in itself.
+    peer: str
+
+
+@dataclass(frozen=True)
+class SessionPeer:
+    """A peer of a session. `rate` is in bytes per second and over all sessions."""
+
+    state: str
+    connected: bool
+    blocks: int
+    bytes: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class SessionStats:
+    """Sums of a session; `sources` is bytes by peer."""
+
+    blocks: int
+    bytes: int
+    duplicates: int
+    sources: dict[str, int]
+
+
+class SessionHandle:
+    """Fetches blocks from peers. Use with `async with`; on leaving, what is still wanted is cancelled.
+
+    Wants and peers may be added at any time. Blocks come out of `receive` in the order in which they arrive. What has
+    arrived and was not taken counts against the session's budget, so a user who stops receiving stops the fetching.
+    """
+
+    def __init__(self, exchange: Exchange, session: Session) -> None:
+        self._exchange = exchange
+        self._session = session
+        self._arrived: deque[ReceivedBlock] = deque()
+        self._event = trio.Event()
+        self._exhausted = trio.Event()
+        self.waits_exhausted = 0
+
+    async def __aenter__(self) -> SessionHandle:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel all wants and drop what was not taken. Tasks that wait here get trio.ClosedResourceError."""
+        self._exchange.close_session(self._session)
+        self._arrived.clear()
+        self._event.set()
+        self._exhausted.set()
+
+    def add_provider(self, peer_id: str) -> None:
+        """Ask this peer too, now or as soon as it is connected. Named again, it is asked again for all it declined."""
+        self._exchange.add_provider(self._session, peer_id)
+
+    def remove_provider(self, peer_id: str) -> None:
+        """Do not ask this peer any more."""
+        self._exchange.remove_provider(self._session, peer_id)
+
+    def want(self, cids: Iterable[CID]) -> None:
+        """Want these blocks, in this order, after those wanted before. A block wanted already is not wanted twice."""
+        others: list[CID] = []
+        for cid in cids:
+            inline = inline_block(cid)
+            if inline is None:
+                others.append(cid)
+            else:
+                self._arrived.append(ReceivedBlock(cid, inline, ""))
+                self._session.buffered += len(inline)
+                self._event.set()
+        self._exchange.want(self._session, others)
+
+    def cancel(self, multihashes: Iterable[bytes]) -> None:
+        """Do not want these any more. Those that have arrived are still given out."""
+        self._exchange.cancel(self._session, multihashes)
+
+    async def receive(self) -> ReceivedBlock:
+        """The next block; waits for it, for ever if nothing is wanted.
+
+        Raises trio.ClosedResourceError when the session is closed.
+        """
+        if self._arrived and not self._session.closed:
+            await trio.lowlevel.checkpoint()
+        while True:
+            if self._session.closed:
+                raise trio.ClosedResourceError("this session is closed")
+            if self._arrived:
+                return self._take()
+            self._event = trio.Event()
+            await self._event.wait()
+
+    def receive_nowait(self) -> ReceivedBlock | None:
+        """The next block if one is here, else None."""
+        return self._take() if self._arrived else None
+
+    def _take(self) -> ReceivedBlock:
+        block = self._arrived.popleft()
+        self._exchange.consumed(self._session, len(block.data))
+        return block
+
+    async def wait_exhausted(self) -> None:
+        """Return when at least one wanted block has nobody left to come from: every peer of the session said
+        DONT_HAVE, left, or was dropped, and the block is not under way. Returns at once when that is so now."""
+        if self._session.closed:
+            raise trio.ClosedResourceError("this session is closed")
+        self.waits_exhausted += 1
+        try:
+            self._exhausted = trio.Event()
+            self.check_exhausted()
+            if self._exhausted.is_set():
+                await trio.lowlevel.checkpoint()
+            while not self._session.exhausted:
+                if self._session.closed:
+                    raise trio.ClosedResourceError("this session is closed")
+                if self._exhausted.is_set():
+                    self._exhausted = trio.Event()
+                await self._exhausted.wait()
+        finally:
+            self.waits_exhausted -= 1
+
+    # --- called by the exchange ------------------------------------------------------------------------------------
+
+    def deliver(self, block: ReceivedBlock) -> None:
+        """A wanted block arrived."""
+        self._arrived.append(block)
+        self._event.set()
+
+    def check_exhausted(self) -> None:
+        """Wake those who wait for exhaustion, if it is so."""
+        if self._session.exhausted:
+            self._exhausted.set()
+
+    # --- what is going on ------------------------------------------------------------------------------------------
+
+    def asked(self) -> list[str]:
+        """All peers that were asked for anything."""
+        return sorted(self._session.asked)
+
+    def missing(self) -> list[CID]:
+        """The wants that nobody of this session can supply."""
+        session = self._session
+        return [session.wants[m].sessions[session][1] for m in session.hopeless]
+
+    def peers(self) -> dict[str, SessionPeer]:
+        """The peers of the session, and those that delivered and left."""
+        found: dict[str, SessionPeer] = {}
+        for link, member in self._session.members.items():
+            state = "stalled" if link.stalled else member.state.value
+            blocks, size = self._session.sources.get(link.peer, (0, 0))
+            found[link.peer] = SessionPeer(state, link.connected, blocks, size, link.rate)
+        for peer, (blocks, size) in self._session.sources.items():
+            if peer not in found:
+                found[peer] = SessionPeer("gone", False, blocks, size, 0.0)
+        return found
+
+    @property
+    def in_flight(self) -> int:
+        """Blocks asked for and not arrived."""
+        return sum(1 for want in self._session.wants.values() if want.in_flight)
+
+    @property
+    def wanted(self) -> int:
+        """Blocks wanted and not arrived."""
+        return len(self._session.wants)
+
+    def stats(self) -> SessionStats:
+        """Sums over the life of the session."""
+        sources = {peer: size for peer, (_, size) in self._session.sources.items()}
+        blocks = sum(count for count, _ in self._session.sources.values())
+        return SessionStats(blocks, sum(sources.values()), self._session.duplicates, sources)

@@ -1,0 +1,293 @@
+"""What goes out to one peer: a stream for our wants and one for our replies, each opened on first need.
+
+Two streams, because a reply of some MiB to a slow reader must not hold back a want. Nothing is ever read from them:
+what the peer has to say comes on streams of its own. Both are closed when idle, before the peer's own idle timer would
+reset them and swallow what was written in between.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import trio
+
+from kachery_p2p.bitswap import limits
+from kachery_p2p.bitswap.interfaces import BlockStoreLike, HostLike, StreamLike
+from kachery_p2p.bitswap.messages import PROTOCOLS, BytesLike, Entry, Presence, encode, speaks_presence
+from kachery_p2p.errors import KacheryError, StreamError
+
+if TYPE_CHECKING:
+    from kachery_p2p.bitswap.client import Client
+    from kachery_p2p.bitswap.engine import Engine, PeerWant, Reply
+
+log = logging.getLogger("kachery_p2p.bitswap")
+
+
+class OutStream:
+    """One outgoing stream, opened when needed."""
+
+    def __init__(self, host: HostLike, peer: str) -> None:
+        self._host = host
+        self._peer = peer
+        self._stream: StreamLike | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._stream is not None
+
+    async def get(self) -> StreamLike:
+        """The stream, opened now if need be. Raises StreamError (or DialError when the peer is gone)."""
+        if self._stream is None:
+            self._stream = await self._host.open_stream(self._peer, PROTOCOLS, timeout=limits.OPEN_STREAM_TIMEOUT)
+        return self._stream
+
+    async def close(self) -> None:
+        """End the stream in good order."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            try:
+                await stream.close()
+            except StreamError as error:
+                log.debug("closing a stream to %s: %s", self._peer, error)
+
+    async def reset(self) -> None:
+        """Tear the stream down."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            try:
+                await stream.reset()
+            except StreamError as error:
+                log.debug("resetting a stream to %s: %s", self._peer, error)
+
+
+class WantLane:
+    """Sends our wants to one peer, merged while the last message was on its way."""
+
+    def __init__(self, host: HostLike, peer: str, client: Client, unreachable: Callable[[str], None]) -> None:
+        self._out = OutStream(host, peer)
+        self._peer = peer
+        self._client = client
+        self._unreachable = unreachable
+        self._work = trio.Event()
+        self.messages = 0
+
+    def wake(self) -> None:
+        """There is something to send."""
+        self._work.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            while True:
+                entries, full = self._client.take(self._peer, trio.current_time())
+                if entries or full:
+                    await self._send(entries, full)
+                    continue
+                with trio.move_on_after(limits.STREAM_IDLE_CLOSE if self._out.is_open else float("inf")) as idle:
+                    await self._work.wait()
+                self._work = trio.Event()
+                if idle.cancelled_caught:
+                    await self._out.close()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._out.close()
+
+    async def _send(self, entries: list[Entry], full: bool) -> None:
+        for _ in range(2):
+            try:
+                if full:
+                    await self._out.reset()
+                stream = await self._out.get()
+                presence = speaks_presence(stream.protocol)
+                self._client.set_presence(self._peer, presence, trio.current_time())
+                if not presence:
+                    entries = [e for e in entries if e.cancel or not e.want_type]
+                with trio.fail_after(limits.WANT_SEND_TIMEOUT):
+                    await stream.write_parts(encode(protocol=stream.protocol, entries=entries, full=full))
+                self.messages += 1
+                return
+            except (KacheryError, trio.TooSlowError) as error:
+                log.debug("sending wants to %s: %s", self._peer, error)
+                await self._out.reset()
+                # What was lost with the stream is not known, so the new one begins with everything.
+                entries, full = self._client.whole_list(self._peer, trio.current_time()), True
+        self._unreachable(self._peer)
+
+
+class ReplyLane:
+    """Sends replies to one peer: while one is written, the blocks of the next are read from the store."""
+
+    def __init__(
+        self,
+        host: HostLike,
+        peer: str,
+        engine: Engine,
+        store: BlockStoreLike,
+        threads: trio.CapacityLimiter,
+        finished: Callable[[], None],
+    ) -> None:
+        self._out = OutStream(host, peer)
+        self._peer = peer
+        self._engine = engine
+        self._store = store
+        self._threads = threads
+        self._finished = finished
+        #: To be read from the store; and everything that is not finished.
+        self._to_read: deque[Reply] = deque()
+        self._in_work: dict[Reply, None] = {}
+        self._work = trio.Event()
+        self._piece = 4 * limits.REPLY_WRITE_PIECE
+        self._stuck_since = float("inf")
+        self._scope = trio.CancelScope()
+
+    def put(self, reply: Reply) -> None:
+        """Send this; the engine sees to it that only a few are here at a time."""
+        self._to_read.append(reply)
+        self._in_work[reply] = None
+        self._work.set()
+
+    def stuck_for(self, now: float) -> float:
+        """Seconds for which the peer has not taken what is being written."""
+        return max(0.0, now - self._stuck_since)
+
+    def abort(self) -> None:
+        """Drop everything: the peer does not read, or its room is needed."""
+        self._scope.cancel()
+
+    async def run(self) -> None:
+        """Until cancelled. A peer that does not read loses its replies and its wants; later wants start anew."""
+        try:
+            while True:
+                with trio.CancelScope() as self._scope:
+                    to_writer, from_reader = trio.open_memory_channel["tuple[Reply, list[bytes | None]]"](0)
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._read_blocks, to_writer)
+                        await self._write_replies(from_reader)
+                self._stuck_since = float("inf")
+                with trio.CancelScope(shield=True):
+                    await self._out.reset()
+                self._engine.cancel_all(self._peer)
+                self._drop_replies()
+        finally:
+            self._drop_replies()
+            with trio.CancelScope(shield=True):
+                await self._out.close()
+
+    def _drop_replies(self) -> None:
+        self._to_read.clear()
+        while self._in_work:
+            self._finish(next(iter(self._in_work)), 0, 0)
+        self._finished()
+
+    def _finish(self, reply: Reply, blocks: int, size: int) -> None:
+        del self._in_work[reply]
+        self._engine.finished(reply, blocks, size)
+
+    async def _read_blocks(self, to_writer: trio.MemorySendChannel[tuple[Reply, list[bytes | None]]]) -> None:
+        while True:
+            while not self._to_read:
+                self._work = trio.Event()
+                await self._work.wait()
+            reply = self._to_read.popleft()
+            blocks: list[bytes | None] = []
+            if reply.wants:
+                blocks = await trio.to_thread.run_sync(self._load, reply.wants, limiter=self._threads)
+            await to_writer.send((reply, blocks))
+            del reply, blocks
+
+    def _load(self, wants: Sequence[PeerWant]) -> list[bytes | None]:
+        """In a thread: the blocks, None for what is not there or no longer right."""
+        blocks: list[bytes | None] = []
+        for want in wants:
+            try:
+                block = self._store.get_block(want.cid.multihash)
+            except (KacheryError, OSError) as error:
+                log.warning("The block %s cannot be served: %s", want.cid, error)
+                block = None
+            blocks.append(block if block is not None and len(block) <= limits.MAX_BLOCK_SIZE else None)
+        return blocks
+
+    async def _write_replies(
+        self, from_reader: trio.MemoryReceiveChannel[tuple[Reply, list[bytes | None]]]
+    ) -> None:
+        while True:
+            work: tuple[Reply, list[bytes | None]] | None = None
+            with trio.move_on_after(limits.STREAM_IDLE_CLOSE if self._out.is_open else float("inf")):
+                work = await from_reader.receive()
+            if work is None:
+                await self._out.close()
+                continue
+            sent, size = await self._write(*work)
+            self._finish(work[0], sent, size)
+            self._finished()
+
+    async def _write(self, reply: Reply, blocks: list[bytes | None]) -> tuple[int, int]:
+        presences = list(reply.presences)
+        payload: list[tuple[PeerWant, bytes]] = []
+        for want, block in zip(reply.wants, blocks, strict=True):
+            if block is None:
+                presence: Presence | None = self._engine.vanished(want)
+                if presence is not None:
+                    presences.append(presence)
+            elif self._engine.still_wanted(want):
+                payload.append((want, block))
+        self._engine.written(reply)
+        if not payload and not presences:
+            return 0, 0
+        for attempt in (1, 2):
+            try:
+                stream = await self._out.get()
+                if payload or speaks_presence(stream.protocol):
+                    parts = encode(
+                        protocol=stream.protocol,
+                        blocks=[(want.cid, block) for want, block in payload],
+                        presences=presences,
+                        pending_bytes=reply.pending_bytes,
+                    )
+                    await self._write_parts(stream, parts)
+                return len(payload), sum(len(block) for _, block in payload)
+            except KacheryError as error:
+                log.debug("replying to %s: %s", self._peer, error)
+                await self._out.reset()
+                if attempt == 2:
+                    self._engine.cancel_all(self._peer)
+        return 0, 0
+
+    async def _write_parts(self, stream: StreamLike, parts: Sequence[BytesLike]) -> None:
+        """Write a message, watching that the peer takes it."""
+        for group in _pieces(parts, self._piece):
+            began = self._stuck_since = trio.current_time()
+            with trio.move_on_after(limits.REPLY_STALL_TIMEOUT) as scope:
+                await stream.write_parts(group)
+            self._stuck_since = float("inf")
+            if scope.cancelled_caught:
+                log.info("The peer %s does not read what it asked for.", self._peer)
+                self.abort()
+                await trio.lowlevel.checkpoint()
+            took = trio.current_time() - began
+            if took > 2.0:
+                self._piece = limits.REPLY_WRITE_PIECE
+            elif took < 0.25:
+                self._piece = min(2 * self._piece, 2 * limits.MAX_MESSAGE_SIZE)
+
+
+def _pieces(parts: Sequence[BytesLike], size: int) -> list[list[BytesLike]]:
+    """The parts in groups of about `size` bytes, without copying; one group when they are not more than that."""
+    if sum(len(part) for part in parts) <= size:
+        return [list(parts)]
+    groups: list[list[BytesLike]] = [[]]
+    room = size
+    for part in parts:
+        view = memoryview(part)
+        while len(view):
+            groups[-1].append(view[:room])
+            taken = min(room, len(view))
+            view = view[taken:]
+            room -= taken
+            if room == 0:
+                groups.append([])
+                room = size
+    return [group for group in groups if group]

@@ -1,0 +1,122 @@
+"""Messages from a stream: length, body, limits, and how long to wait for a body that stops coming."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from kachery_p2p.bitswap import limits
+from kachery_p2p.bitswap.interfaces import StreamLike
+from kachery_p2p.bitswap.messages import read_length
+from kachery_p2p.errors import MalformedMessage, StreamEOF
+
+#: Bytes read at a time while looking for the next length; what follows it in there is copied once more.
+_READ_AHEAD = 4096
+#: Bodies up to this size are not counted against the memory budget: as many as there are streams cost little.
+SMALL_BODY = 16 * limits.KIB
+_MIN_PIECE = 16 * limits.KIB
+
+
+class ByteBudget:
+    """A number of bytes that may be held at once; whoever wants more waits for its turn."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.used = 0
+        self._lot = trio.lowlevel.ParkingLot()
+
+    async def acquire(self, count: int) -> None:
+        """Take `count` bytes, waiting while others hold too many. A single huge request is let through alone."""
+        while self.used and self.used + count > self.size:
+            await self._lot.park()
+        self.used += count
+
+    def release(self, count: int) -> None:
+        """Give them back."""
+        self.used -= count
+        self._lot.unpark_all()
+
+
+class MessageReader:
+    """Reads message bodies from one stream, each into a buffer of its own that later holds the blocks."""
+
+    def __init__(self, stream: StreamLike, budgets: tuple[ByteBudget, ...], progress: Callable[[int], None]) -> None:
+        self._stream = stream
+        self._budgets = budgets
+        self._progress = progress
+        self._ahead = b""
+        self._piece = limits.BODY_READ_PIECE
+        self._held = 0
+
+    async def next(self) -> bytes | bytearray | None:
+        """The next body, or None at the orderly end of the stream.
+
+        Raises MalformedMessage for a bad length or a body that stops coming, StreamEOF for a truncated message, and
+        StreamError when the stream breaks. The memory of the body is on the budget until `done` is called.
+        """
+        while True:
+            found = read_length(self._ahead, 0, len(self._ahead))
+            if found is not None:
+                break
+            more = await self._stream.read(_READ_AHEAD)
+            if not more:
+                if self._ahead:
+                    raise StreamEOF(f"The peer {self._stream.peer} ended a stream within the length of a message.")
+                return None
+            self._ahead = self._ahead + more if self._ahead else more
+        size, start = found
+        end = start + size
+        ahead = self._ahead
+        if len(ahead) >= end:
+            self._ahead = ahead[end:]
+            return ahead[start:end]
+        self._ahead = b""
+        if size > SMALL_BODY:
+            await self._acquire(size)
+        try:
+            body = bytearray(size)
+            here = len(ahead) - start
+            body[:here] = memoryview(ahead)[start:]
+            await self._fill(memoryview(body)[here:])
+        except BaseException:
+            self.done()
+            raise
+        return body
+
+    async def _acquire(self, size: int) -> None:
+        for n, budget in enumerate(self._budgets):
+            try:
+                await budget.acquire(size)
+            except BaseException:
+                for taken in self._budgets[:n]:
+                    taken.release(size)
+                raise
+        self._held = size
+
+    def done(self) -> None:
+        """The last body was dealt with; its bytes are on somebody else's account now, or free."""
+        if self._held:
+            for budget in self._budgets:
+                budget.release(self._held)
+            self._held = 0
+
+    async def _fill(self, view: memoryview) -> None:
+        """Read a body in pieces: large ones from a fast peer, small ones from a slow one to see that it is alive."""
+        pos, end = 0, len(view)
+        while pos < end:
+            stop = min(pos + self._piece, end)
+            began = trio.current_time()
+            with trio.move_on_after(limits.BODY_STALL_TIMEOUT) as scope:
+                await self._stream.read_into(view[pos:stop])
+            if scope.cancelled_caught:
+                raise MalformedMessage(
+                    f"The peer {self._stream.peer} stopped within a message, {end - pos} bytes before its end."
+                )
+            self._progress(stop - pos)
+            took = trio.current_time() - began
+            if took > 1.0:
+                self._piece = max(self._piece // 4, _MIN_PIECE)
+            elif took < 0.25:
+                self._piece = min(self._piece * 2, limits.MAX_MESSAGE_SIZE)
+            pos = stop

@@ -1,0 +1,226 @@
+"""CAR files: blocks one after the other (https://ipld.io/specs/transport/car/).
+
+    CARv1: varint(length) DAG-CBOR {roots: [CID...], version: 1}      then for each block: varint(length) CID bytes
+    CARv2: a fixed pragma of 11 bytes, a header of 40 bytes that says where a CARv1 lies inside, then that
+
+The reader does no I/O: bytes go in as they come from a file or a gateway, checked blocks come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from ..errors import HashMismatch, InvalidCID, MalformedDag
+from .cid import CID, read_cid, verify_block
+from .limits import MAX_BLOCK_SIZE, MAX_CAR_HEADER, MAX_CAR_ROOTS, MAX_CID_BYTES
+from .varint import Buffer, encode_varint, read_varint
+
+_PRAGMA_V2 = bytes.fromhex("0aa16776657273696f6e02")
+_HEADER_V2 = 40
+_LONGEST_SECTION = MAX_CID_BYTES + MAX_BLOCK_SIZE
+
+
+def car_header(roots: Sequence[CID]) -> bytes:
+    """The beginning of a CARv1 with these roots."""
+    if len(roots) > MAX_CAR_ROOTS:
+        raise ValueError(f"a CAR file with {len(roots)} roots is more than the {MAX_CAR_ROOTS} that are read")
+    body = [b"\xa2\x65roots", _cbor_head(4, len(roots))]
+    for root in roots:
+        # Tag 42 is a CID, written as bytes after a zero, the prefix of the identity multibase.
+        link = b"\0" + bytes(root)
+        body += (b"\xd8\x2a", _cbor_head(2, len(link)), link)
+    body.append(b"\x67version\x01")
+    header = b"".join(body)
+    return encode_varint(len(header)) + header
+
+
+def car_section(cid: CID, size: int) -> bytes:
+    """What stands in front of a block of `size` bytes."""
+    name = bytes(cid)
+    return encode_varint(len(name) + size) + name
+
+
+def write_car(write: Callable[[Buffer], object], roots: Sequence[CID], blocks: Iterable[tuple[CID, Buffer]]) -> int:
+    """Write a CARv1 with a file's `write`, one block at a time; returns how many bytes it has."""
+    header = car_header(roots)
+    write(header)
+    total = len(header)
+    for cid, block in blocks:
+        head = car_section(cid, len(block))
+        write(head)
+        write(block)
+        total += len(head) + len(block)
+    return total
+
+
+class CarReader:
+    """Takes a CARv1 or CARv2 apart as it arrives.
+
+        reader = CarReader()
+        for chunk in source:
+            for cid, block in reader.feed(chunk):
+                ...
+        reader.close()
+
+    Every block is checked against its hash before it comes out. `roots` is None until the header is read. Blocks not
+    asked for, duplicates and blocks out of order are for the user to judge. Memory: one section and one chunk.
+    """
+
+    def __init__(self) -> None:
+        self.roots: list[CID] | None = None
+        self.version: int | None = None
+        self._buffer = bytearray()
+        self._position = 0  # of the buffer's beginning in the CAR file
+        self._end: int | None = None  # of the CARv1 within a CARv2
+        self._skip_to = 0
+
+    def feed(self, data: Buffer) -> Iterator[tuple[CID, bytes]]:
+        """Take some more bytes; yields the blocks that are complete. Use up the iterator before feeding again.
+
+        Raises MalformedDag when the bytes are no CAR file or a section is larger than any block; HashMismatch, naming
+        the CID, for a block with the wrong bytes; UnsupportedCID for a hash function that cannot be checked.
+        """
+        self._buffer += data
+        if self.roots is None and not self._read_headers():
+            return
+        while True:
+            size, start = self._section(_LONGEST_SECTION, "block")
+            if size is None:
+                return
+            section = bytes(memoryview(self._buffer)[start : start + size])
+            self._consume(start + size)
+            try:
+                cid, at = read_cid(section, 0)
+            except InvalidCID as why:
+                raise MalformedDag(f"The CAR file has a block whose CID is broken. {why}") from None
+            block = section[at:]
+            if len(block) > MAX_BLOCK_SIZE:
+                raise MalformedDag(f"The CAR file has a block of {len(block)} bytes, more than {MAX_BLOCK_SIZE}.")
+            if not verify_block(cid.multihash, block):
+                raise HashMismatch(f"The CAR file has other bytes for {cid} than its hash promises.")
+            yield cid, block
+
+    def close(self) -> None:
+        """Say that nothing more comes. Raises MalformedDag when the file ends within its header or a block."""
+        ended_well = self._end is None or self._position >= self._end
+        if self.roots is None or self._buffer or not ended_well:
+            raise MalformedDag("The CAR file is cut short.")
+
+    def _consume(self, count: int) -> None:
+        del self._buffer[:count]
+        self._position += count
+
+    def _section(self, longest: int, what: str) -> tuple[int | None, int]:
+        """(size, where it begins) of the next section, once all of it is in the buffer; otherwise (None, 0)."""
+        if self._end is not None and self._position >= self._end:
+            # What follows the CARv1 in a CARv2 is an index, which nobody here needs.
+            self._consume(len(self._buffer))
+            return None, 0
+        buffer = self._buffer
+        if not buffer or (len(buffer) < 9 and all(byte >= 128 for byte in buffer)):
+            return None, 0
+        try:
+            size, start = read_varint(buffer, 0)
+        except ValueError as why:
+            raise MalformedDag(f"The CAR file is malformed: {why}.") from None
+        if not 0 < size <= longest:
+            raise MalformedDag(f"The CAR file has a {what} of {size} bytes, and {longest} are the most there can be.")
+        if self._end is not None and self._position + start + size > self._end:
+            raise MalformedDag("The CAR file has a block that reaches beyond its own end.")
+        return (size, start) if len(buffer) >= start + size else (None, 0)
+
+    def _read_headers(self) -> bool:
+        if self.version is None:
+            if len(self._buffer) < len(_PRAGMA_V2):
+                # Every CAR is longer than this; a shorter one ends in `close`.
+                return False
+            self.version = 2 if self._buffer.startswith(_PRAGMA_V2) else 1
+        if self.version == 2 and self._end is None:
+            if len(self._buffer) < len(_PRAGMA_V2) + _HEADER_V2:
+                return False
+            fields = bytes(self._buffer[len(_PRAGMA_V2) : len(_PRAGMA_V2) + _HEADER_V2])
+            offset = int.from_bytes(fields[16:24], "little")
+            size = int.from_bytes(fields[24:32], "little")
+            if offset < len(_PRAGMA_V2) + _HEADER_V2 or not size:
+                raise MalformedDag("The CAR file is malformed: its data would lie within its own header.")
+            self._skip_to, self._end = offset, offset + size
+        if self._position < self._skip_to:
+            self._consume(min(len(self._buffer), self._skip_to - self._position))
+            if self._position < self._skip_to:
+                return False
+        size, start = self._section(MAX_CAR_HEADER, "header")
+        if size is None:
+            return False
+        self.roots = _decode_header(bytes(self._buffer[start : start + size]))
+        self._consume(start + size)
+        return True
+
+
+def _cbor_head(major: int, value: int) -> bytes:
+    if value < 24:
+        return bytes([major << 5 | value])
+    width = 1 if value < 256 else 2
+    return bytes([major << 5 | 23 + width]) + value.to_bytes(width, "big")
+
+
+def _decode_header(header: bytes) -> list[CID]:
+    try:
+        return _parse_header(header)
+    except (ValueError, IndexError) as why:
+        raise MalformedDag(f"The header of the CAR file is malformed: {why}") from None
+
+
+def _read_cbor_head(buf: bytes, pos: int) -> tuple[int, int, int]:
+    """(major type, value, position after it) of one DAG-CBOR item."""
+    major, short = buf[pos] >> 5, buf[pos] & 31
+    pos += 1
+    if short < 24:
+        return major, short, pos
+    if short > 27:
+        raise ValueError("an item has no definite length.")
+    width = 1 << (short - 24)
+    if pos + width > len(buf):
+        raise ValueError("it is cut short.")
+    return major, int.from_bytes(buf[pos : pos + width], "big"), pos + width
+
+
+def _parse_header(buf: bytes) -> list[CID]:
+    """The roots of a CARv1 header, which is a map of `roots` and `version` and nothing else."""
+    major, count, pos = _read_cbor_head(buf, 0)
+    if major != 5 or count > 2:
+        raise ValueError("it is not a map of roots and version.")
+    roots: list[CID] = []
+    version: int | None = None
+    seen: set[bytes] = set()
+    for _ in range(count):
+        major, size, pos = _read_cbor_head(buf, pos)
+        key, pos = buf[pos : pos + size], pos + size
+        if major != 3 or key in seen:
+            raise ValueError("it has a key twice, or one that is not text.")
+        seen.add(key)
+        if key == b"version":
+            major, version, pos = _read_cbor_head(buf, pos)
+            if major != 0:
+                raise ValueError("its version is not a number.")
+        elif key == b"roots":
+            major, number, pos = _read_cbor_head(buf, pos)
+            if major != 4 or number > MAX_CAR_ROOTS:
+                raise ValueError(f"its roots are not a list of at most {MAX_CAR_ROOTS}.")
+            for _ in range(number):
+                root, pos = _read_link(buf, pos)
+                roots.append(root)
+        else:
+            raise ValueError("it has a key that is neither roots nor version.")
+    if version != 1:
+        raise ValueError(f"its version is {version}, where only 1 can be.")
+    if pos != len(buf):
+        raise ValueError("something follows it.")
+    return roots
+
+
+def _read_link(buf: bytes, pos: int) -> tuple[CID, int]:
+    tag, number, pos = _read_cbor_head(buf, pos)
+    major, size, pos = _read_cbor_head(buf, pos)
+    if tag != 6 or number != 42 or major != 2 or not size or pos + size > len(buf) or buf[pos] != 0:
+        raise ValueError("a root is not a CID.")
+    return CID.from_bytes(buf[pos + 1 : pos + size]), pos + size

@@ -1,0 +1,181 @@
+"""Directories: building them, and listing them.
+
+A directory is one block with a link for each entry, in the order of their names' bytes, until that block would be too
+large (how large, and how that is reckoned, is part of the profile); then it is a trie of shards, see `hamt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..errors import InvalidName, MalformedDag, NotADirectory
+from .cid import CID, DAG_PB, sha256_multihash
+from .hamt import Entry, bits_of, decode_shard, encode_shard, hash_name, index_at, max_levels
+from .limits import LIST_BATCH, MAX_DIRECTORY_ENTRIES, MAX_SYMLINK_TARGET, SHARDS_ON_TRUST
+from .names import name_bytes
+from .nodes import Asking, ask, read_node
+from .pb import PBLink, PBNode, encode_node
+from .profiles import Profile, profile
+from .unixfs import Kind, UnixFSData, encode
+from .varint import varint_size
+
+__all__ = ["BuiltDirectory", "DirectoryBuilder", "Entry", "list_directory", "symlink_block"]
+
+
+class BuiltDirectory(NamedTuple):
+    """A finished directory: its CID, and the bytes of all blocks in and below it."""
+
+    cid: CID
+    dag_size: int
+
+
+class _Item(NamedTuple):
+    hashed: int
+    link: PBLink
+
+
+class DirectoryBuilder:
+    """Builds one directory from its entries, which may come in any order.
+
+    `on_node(cid, block)` is called for each block made, children before parents. `mode` is POSIX permission bits,
+    `mtime` seconds since 1970 or (seconds, nanoseconds).
+    """
+
+    def __init__(
+        self,
+        which: str | Profile,
+        on_node: Callable[[CID, bytes], None] | None = None,
+        mode: int | None = None,
+        mtime: int | tuple[int, int] | None = None,
+    ) -> None:
+        self.profile = profile(which)
+        self._on_node = on_node
+        seconds, nanos = mtime if isinstance(mtime, tuple) else (mtime, None)
+        self._meta = UnixFSData(Kind.DIRECTORY, mode=mode, mtime_s=seconds, mtime_ns=nanos)
+        self._links: dict[bytes, PBLink] = {}
+        self._links_bytes = 0
+        data = len(encode(self._meta))
+        self._block_bytes = 1 + varint_size(data) + data
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def add(self, name: str, cid: CID, dag_size: int) -> None:
+        """Add an entry. `dag_size` is the bytes of all its blocks, as its own builder says.
+
+        Raises InvalidName for a name that cannot stand in a directory, or stands in this one already.
+        """
+        key = name_bytes(name)
+        if key in self._links:
+            raise InvalidName(f"The directory already has an entry named {name!a}.")
+        self._links[key] = PBLink(name, cid, dag_size)
+        cid_size = len(bytes(cid))
+        self._links_bytes += len(key) + cid_size
+        body = 3 + varint_size(cid_size) + cid_size + varint_size(len(key)) + len(key) + varint_size(dag_size)
+        self._block_bytes += 1 + varint_size(body) + body
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the directory, as it is now, is too large for one block."""
+        size = self._block_bytes if self.profile.shard_rule == "block-bytes" else self._links_bytes
+        return size > self.profile.shard_threshold
+
+    def finish(self) -> BuiltDirectory:
+        """Make the blocks. Entries may be added afterwards, and `finish` called again."""
+        if not self.sharded:
+            links = [self._links[key] for key in sorted(self._links)]
+            return self._emit(encode_node(links, encode(self._meta)), links)
+        items = sorted((_Item(hash_name(key), link) for key, link in self._links.items()), key=lambda i: i.hashed)
+        return self._shard(items, 0, self._meta)
+
+    def _emit(self, block: bytes, links: list[PBLink]) -> BuiltDirectory:
+        cid = CID(self.profile.cid_version, DAG_PB, sha256_multihash(block))
+        if self._on_node is not None:
+            self._on_node(cid, block)
+        return BuiltDirectory(cid, len(block) + sum(link.tsize or 0 for link in links))
+
+    def _shard(self, items: list[_Item], level: int, meta: UnixFSData) -> BuiltDirectory:
+        fanout = self.profile.hamt_fanout
+        if level >= max_levels(fanout):
+            names = " and ".join(ascii(item.link.name) for item in items[:2])
+            raise InvalidName(f"The names {names} have the same hash, so one directory cannot hold both. Rename one.")
+        links: list[tuple[int, PBLink]] = []
+        start = 0
+        while start < len(items):
+            # Sorted by hash, so entries of one index lie side by side.
+            index = index_at(items[start].hashed, level, fanout)
+            stop = start + 1
+            while stop < len(items) and index_at(items[stop].hashed, level, fanout) == index:
+                stop += 1
+            if stop - start == 1:
+                links.append((index, items[start].link))
+            else:
+                below = self._shard(items[start:stop], level + 1, UnixFSData(Kind.HAMT_SHARD))
+                links.append((index, PBLink("", below.cid, below.dag_size)))
+            start = stop
+        return self._emit(encode_shard(links, fanout, meta), [link for _, link in links])
+
+
+def symlink_block(which: str | Profile, target: str) -> tuple[CID, bytes]:
+    """The block of a symbolic link. Raises InvalidName for a target that is empty, too long, or not Unicode."""
+    try:
+        data = target.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidName(f"A symbolic link to {target!a} cannot be stored: that is not valid UTF-8.") from None
+    if not data or len(data) > MAX_SYMLINK_TARGET or b"\0" in data:
+        raise InvalidName(f"A symbolic link to {target[:80]!a} cannot be stored: its target is no valid path.")
+    block = encode_node([], encode(UnixFSData(Kind.SYMLINK, data)))
+    return CID(profile(which).cid_version, DAG_PB, sha256_multihash(block)), block
+
+
+def list_directory(cid: CID) -> Asking[list[Entry]]:
+    """List a directory, plain or sharded; a generator that asks for blocks, see `nodes.drive`.
+
+    A plain directory is listed in its own order, a sharded one in the order of the names' bytes. Names are given as
+    they stand there: any Unicode text, `..` and `/` included. Raises NotADirectory; MalformedDag for duplicates,
+    misplaced entries, empty shards, and more entries than MAX_DIRECTORY_ENTRIES.
+    """
+    (block,) = yield from ask([cid])
+    node, data = read_node(cid, block)
+    if data is None or data.kind not in (Kind.DIRECTORY, Kind.HAMT_SHARD):
+        raise NotADirectory(f"{cid} is not a directory.")
+    if data.kind is Kind.DIRECTORY:
+        entries = [Entry(name or "", link, tsize) for name, link, tsize in node.links]
+    else:
+        entries = yield from _list_shards(cid, node, data)
+        entries.sort(key=lambda entry: entry.name.encode("utf-8"))
+    if len({entry.name for entry in entries}) != len(entries):
+        raise MalformedDag(f"The directory {cid} has two entries of the same name.")
+    return entries
+
+
+def _list_shards(root: CID, node: PBNode, data: UnixFSData) -> Asking[list[Entry]]:
+    entries: list[Entry] = []
+    seen = 0
+    # Shards to read: CID, level, and the part of the hash that leads there. The last ones first: what waits stays
+    # within one batch's children for each level, however wide the trie.
+    waiting: list[tuple[CID, int, int]] = []
+    batch = [(root, 0, 0)]
+    decoded: list[tuple[PBNode, UnixFSData | None]] = [(node, data)]
+    fanout: int | None = None
+    while batch:
+        for (cid, level, prefix), (part, about) in zip(batch, decoded, strict=True):
+            if about is None or about.kind is not Kind.HAMT_SHARD:
+                raise MalformedDag(f"The block {cid} is no part of a sharded directory, but {root} says so.")
+            shard = decode_shard(cid, part, about, prefix, level, fanout)
+            fanout = shard.fanout
+            seen += 1
+            entries.extend(shard.entries.values())
+            if len(entries) > MAX_DIRECTORY_ENTRIES:
+                raise MalformedDag(f"The directory {root} has more than {MAX_DIRECTORY_ENTRIES} entries.")
+            bits = bits_of(fanout)
+            waiting.extend((below, level + 1, prefix << bits | i) for i, below in shard.shards.items())
+        if seen > SHARDS_ON_TRUST + 2 * len(entries):
+            raise MalformedDag(f"The directory {root} is built of far more parts than it has entries.")
+        batch = waiting[-LIST_BATCH:]
+        del waiting[-LIST_BATCH:]
+        if batch:
+            blocks = yield from ask([cid for cid, _, _ in batch])
+            decoded = [read_node(cid, block) for (cid, _, _), block in zip(batch, blocks, strict=True)]
+    return entries

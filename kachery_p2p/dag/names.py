@@ -1,0 +1,48 @@
+"""Names in directories: which ones we write, and which ones may become files in a destination folder."""
+
+from __future__ import annotations
+
+import sys
+
+from ..errors import InvalidName
+from .limits import MAX_NAME_BYTES
+
+# Device names that Windows takes for itself in every folder, with any extension.
+_WINDOWS_DEVICES = frozenset(
+    ["con", "prn", "aux", "nul", "conin$", "conout$"]
+    + [f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789¹²³"]
+)
+_WINDOWS_CHARACTERS = frozenset('<>:"\\|?*')
+
+
+def name_bytes(name: str) -> bytes:
+    """The UTF-8 bytes of a name that may stand in a directory.
+
+    Raises InvalidName for the empty name, '.', '..', names with '/' or NUL, and names that are not Unicode (a file
+    whose name on disk is not UTF-8).
+    """
+    shown = ascii(name)
+    if name in ("", ".", ".."):
+        raise InvalidName(f"{shown} cannot be the name of a file or directory.")
+    if "/" in name or "\0" in name:
+        raise InvalidName(f"The name {shown} contains '/' or a NUL character, which no directory can hold.")
+    try:
+        return name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidName(f"The name {shown} is not valid UTF-8; rename the file.") from None
+
+
+def safe_name(name: str, *, windows: bool | None = None) -> str:
+    """The name itself, when a file of that name can be made in a folder and stays in it.
+
+    Raises InvalidName as `name_bytes` does, and for names over 255 bytes; on Windows also for device names, reserved
+    characters, and a dot or space at the end. `windows` None means this machine.
+    """
+    if len(name_bytes(name)) > MAX_NAME_BYTES:
+        raise InvalidName(f"The name {name[:40]!a}... has more than {MAX_NAME_BYTES} bytes, too long for a file.")
+    if sys.platform == "win32" if windows is None else windows:
+        if any(c in _WINDOWS_CHARACTERS or c < " " for c in name) or name[-1] in ". ":
+            raise InvalidName(f"Windows has no files named {name!a}.")
+        if name.split(".")[0].rstrip(" ").lower() in _WINDOWS_DEVICES:
+            raise InvalidName(f"Windows keeps the name {name!a} for a device.")
+    return name

@@ -1,0 +1,289 @@
+"""Finding whole files, and hashing them again when there is reason to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ..dag.builder import FileBuilder
+from ..dag.cid import CID, RAW
+from ..dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile
+from ..errors import DamagedFile, FileChanged, KacheryError, MalformedDag
+from .catalog import CHANGED, MISSING, OK, WRAP_FILE, WRAP_NONE
+from .fileio import Source, explained
+from .hashing import FileReader, TooShort, in_order, leaf_hashes
+from .leaves import Leaf, MissingNode, find_wrap, walk_leaves
+from .limits import SMALL_FILE, TASK_BYTES
+from .placing import NodeSpool, Placer, profile_from_text, wrap_by_profile
+from .serving import unchanged
+
+
+class Problem(NamedTuple):
+    """Something wrong with a stored or linked file, or with a block of the catalog.
+
+    `what` is 'changed' (a linked file is not what it was), 'damaged' (our copy, or a block, has wrong bytes),
+    'missing', or 'unknown' (it cannot be told, for the reason given in `detail`, a sentence).
+    """
+
+    cid: CID
+    path: Path
+    what: str
+    detail: str
+
+
+class Row(NamedTuple):
+    """A file of the catalog."""
+
+    file: int
+    path: bytes
+    linked: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    state: int
+
+
+ROW_COLUMNS = "f.id, f.path, f.linked, f.size, f.mtime_ns, f.ctime_ns, f.inode, f.state"
+
+
+class Checker:
+    """Finds files by root, checks them, and adopts those that the catalog does not know."""
+
+    def __init__(self, placer: Placer) -> None:
+        self._placer = placer
+        self._layout = placer.layout
+        self._catalog = placer.catalog
+        self._reader = placer.reader
+
+    def find(self, cid: CID) -> Path | None:
+        """See Repo.find_file."""
+        problems: list[Problem] = []
+        own = False
+        for row in self.rows(cid):
+            own = own or not row.linked
+            full = self._reader.absolute(row.path, row.linked)
+            try:
+                status = os.stat(full)
+            except OSError:
+                if row.state != MISSING:
+                    self._reader.mark(row.file, MISSING)
+                # That our own copy is not there only means that it must be loaded again.
+                if row.linked:
+                    problems.append(self._problem(cid, row, "missing"))
+                continue
+            same = unchanged(status, *row[2:7])
+            if same and row.state == OK:
+                return Path(os.fsdecode(full))
+            # A file found changed before, and not touched since, need not be hashed again to know.
+            problem = (
+                self._problem(cid, row, "changed" if row.linked else "damaged")
+                if same and row.state == CHANGED
+                else self.check(cid, row)
+            )
+            if problem is None:
+                return Path(os.fsdecode(full))
+            problems.append(problem)
+        if not own:
+            path = self._layout.path_for(cid)
+            if os.path.isfile(path):
+                problem = self.adopt(cid, path)
+                if problem is None:
+                    return path
+                problems.insert(0, problem)
+        if problems:
+            raise DamagedFile(problems[0].detail)
+        return None
+
+    def rows(self, cid: CID) -> list[Row]:
+        """The files of a root, our own first."""
+        return [
+            Row._make(row)
+            for row in self._catalog.all(
+                f"SELECT {ROW_COLUMNS} FROM roots r JOIN files f ON f.root = r.id WHERE r.key = ? ORDER BY f.linked",
+                (bytes(cid.to_v1()),),
+            )
+        ]
+
+    def check(self, cid: CID, row: Row, progress: Callable[[int], None] | None = None) -> Problem | None:
+        """Hash one file again, both cores, and bring its row up to date. `progress` gets numbers of bytes."""
+        path = Path(os.fsdecode(self._reader.absolute(row.path, row.linked)))
+        try:
+            with Source(path) as source:
+                size = source.stamp.size
+                right = size == self._root_size(cid, row) and self._hashes(cid, source, progress)
+                source.check()
+                stamp = source.stamp
+        except MissingNode as why:
+            return self._problem(cid, row, "unknown", f"the catalog has lost the inner node {why.cid}")
+        except MalformedDag as why:
+            return self._problem(cid, row, "unknown", str(why))
+        except FileChanged:
+            return self._problem(cid, row, "unknown", "it is being changed right now")
+        except FileNotFoundError:
+            self._reader.mark(row.file, MISSING)
+            return self._problem(cid, row, "missing")
+        except KacheryError as why:
+            return self._problem(cid, row, "unknown", str(why))
+        if not right:
+            self._reader.mark(row.file, CHANGED, stamp)
+            return self._problem(cid, row, "changed" if row.linked else "damaged")
+        self._reader.mark(row.file, OK, stamp)
+        return None
+
+    def adopt(self, cid: CID, path: Path) -> Problem | None:
+        """Take a file at its place under `ipfs/` into the catalog, if it has the bytes that its name promises."""
+        with Source(path) as source:
+            profile = self._profile_of(cid, source)
+            if profile is None:
+                known = self._catalog.get_node(cid.multihash) is not None
+                detail = (
+                    f"{path} does not have the bytes that its name {cid} promises. Move it away with "
+                    "Repo.quarantine(cid) and load it again."
+                    if known or cid.codec == RAW
+                    else f"{path} is not in the catalog, and its CID is not one of its bytes under any known profile: "
+                    "either it is damaged, or it was cut in an unknown way. Load it again; what is right is kept."
+                )
+                return Problem(cid, path, "damaged" if known or cid.codec == RAW else "unknown", detail)
+            wrap: Callable[[Leaf], int]
+            if isinstance(profile, Profile):
+                wrap = wrap_by_profile(profile)
+            else:
+                wrap = WrapFinder(source.fd)
+            self._placer.record(
+                cid,
+                source.stamp.size,
+                path,
+                linked=False,
+                profile=profile if isinstance(profile, Profile) else None,
+                wrap=wrap,
+            )
+            source.check()
+        return None
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _root_size(self, cid: CID, row: Row) -> int:
+        found = self._catalog.one("SELECT size FROM roots WHERE key = ?", (bytes(cid.to_v1()),))
+        return row.size if found is None else found[0]
+
+    def _hashes(self, cid: CID, source: Source, progress: Callable[[int], None] | None = None) -> bool:
+        """Whether an open file has the bytes of a root whose inner nodes the catalog has."""
+        size = source.stamp.size
+        leaves = walk_leaves(cid, size, self._reader.node)
+        read = FileReader(source.fd, min(size, SMALL_FILE))
+
+        def work(group: list[Leaf]) -> int:
+            done = 0
+            for leaf in group:
+                data = read(leaf.offset, leaf.length)
+                if len(data) != leaf.length:
+                    return -1
+                if leaf.inline is not None:
+                    if data != leaf.inline:
+                        return -1
+                elif find_wrap(leaf.cid.multihash, leaf.cid.codec, data) is None:
+                    return -1
+                done += leaf.length
+            return done
+
+        with explained("reading", source.path):
+            for done in in_order(work, _groups(leaves)):
+                if done < 0:
+                    return False
+                if progress is not None:
+                    progress(done)
+        return True
+
+    def _profile_of(self, cid: CID, source: Source) -> Profile | bool | None:
+        """Under which profile a file has that CID; True when the catalog's inner nodes say so; None when it has not."""
+        if cid.codec == RAW or self._catalog.get_node(cid.multihash) is not None:
+            try:
+                return True if self._hashes(cid, source) else None
+            except (MissingNode, MalformedDag):
+                # Some of the inner nodes are gone: perhaps they can be made again.
+                pass
+        for profile in self._known_profiles():
+            with NodeSpool(self._layout.temporary) as nodes, explained("reading", source.path):
+                builder = FileBuilder(profile, nodes.add)
+                read = FileReader(source.fd, min(profile.chunk_size, source.stamp.size))
+                try:
+                    for multihash, length in leaf_hashes(read, source.stamp.size, profile):
+                        builder.add_leaf(multihash, length)
+                except TooShort:
+                    raise source.changed() from None
+                if builder.finish().cid.to_v1() == cid.to_v1():
+                    self._catalog.put_blocks(nodes, durable=True)
+                    return profile
+        return None
+
+    def _known_profiles(self) -> list[Profile]:
+        profiles = [UNIXFS_V1_2025, UNIXFS_V0_2015]
+        for (text,) in self._catalog.all("SELECT DISTINCT profile FROM roots WHERE profile IS NOT NULL LIMIT 32"):
+            profile = profile_from_text(text)
+            if profile is not None and profile not in profiles:
+                profiles.append(profile)
+        return profiles
+
+    def _problem(self, cid: CID, row: Row, what: str, why: str = "") -> Problem:
+        path = Path(os.fsdecode(self._reader.absolute(row.path, row.linked)))
+        if what == "unknown":
+            detail = f"{path} ({cid}) cannot be checked: {why}."
+        elif not row.linked:
+            detail = (
+                f"{path} is damaged: it does not have the bytes that its name {cid} promises. Move it away with "
+                "Repo.quarantine(cid) and load it again; only what is wrong is fetched."
+                if what == "damaged"
+                else f"{path} is missing. Load {cid} again."
+            )
+        elif what == "missing":
+            detail = (
+                f"The linked file {path} is not there any more, and {cid} was served from it. Put it back, or remove "
+                f"{cid} and load it from somebody else."
+            )
+        else:
+            detail = (
+                f"The linked file {path} has changed since it was linked as {cid}. Put the old content back, or link "
+                f"it again, which gives the new content its own CID, and remove {cid}."
+            )
+        return Problem(cid, path, what, detail)
+
+
+class WrapFinder:
+    """Tells in which wrap a leaf is, from the bytes of its file; the wrap found last is tried first."""
+
+    def __init__(self, fd: int) -> None:
+        self._read = FileReader(fd, SMALL_FILE)
+        self._likely = WRAP_FILE
+
+    def __call__(self, leaf: Leaf) -> int:
+        if leaf.cid.codec == RAW:
+            return WRAP_NONE
+        data = self._read(leaf.offset, leaf.length)
+        wrap = find_wrap(leaf.cid.multihash, leaf.cid.codec, data, self._likely)
+        if wrap is None:
+            raise DamagedFile(
+                f"The bytes at {leaf.offset} are not those of the block {leaf.cid}. Load the file again; what is right "
+                "is kept."
+            )
+        self._likely = wrap
+        return wrap
+
+
+def _groups(leaves: Iterable[Leaf]) -> Iterator[list[Leaf]]:
+    """Leaves in groups of about one hashing task."""
+    waiting = iter(leaves)
+    group: list[Leaf] = []
+    size = 0
+    for leaf in waiting:
+        group.append(leaf)
+        size += leaf.length
+        if size >= TASK_BYTES or len(group) >= 1024:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+

@@ -1,0 +1,422 @@
+"""A file on its way in: `partial/<cid>`.
+
+The partial file is as long as the whole one and has holes where nothing has arrived. There is no journal of what has:
+whoever goes on with it asks `has`, which hashes the bytes that are there. So nothing written by a process that was
+killed is trusted, and nothing of it that is right is fetched again. The file is locked while a process works on it; it
+becomes visible under `ipfs/` by one rename, when it is whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..dag.cid import CID, DAG_PB, RAW, inline_block
+from ..errors import DamagedFile, DiskFull, HashMismatch, MalformedDag, RepoBusy, RepoError
+from .catalog import FILE, WRAP_NONE
+from .checking import Checker, WrapFinder
+from .fileio import (
+    BINARY,
+    CLOEXEC,
+    Buffer,
+    WriteBack,
+    explained,
+    read_bytes_at,
+    sync_fd,
+    sync_folder,
+    write_at,
+)
+from .hashing import FileReader, in_order
+from .layout import make_folders
+from .leaves import Leaf, MissingNode, find_wrap, unwrap, walk_leaves
+from .limits import HAS_BATCH, LOCK_POLL_SECONDS, SMALL_FILE, TASK_BYTES
+from .locks import LockedFile, lock_fd
+from .placing import Placer, add_root, same_bytes
+from .storing import free_bytes
+
+if TYPE_CHECKING:
+    from ..dag.walk import Piece, Ref
+
+# Hole finding is a hint that not all systems have.
+_SEEK_DATA = getattr(os, "SEEK_DATA", None)
+
+
+class Download:
+    """A file being loaded. Made by `Repo.download`; use it as a context manager.
+
+    Leaving the context keeps the partial file for another time; `finish` makes it whole, `abandon` removes it.
+    `write`, `accept`, `read` and `has` may be called from several threads. `complete` is the path of the whole file once
+    there is one, also when another process finished it before this one got the lock.
+    """
+
+    def __init__(self, placer: Placer, checker: Checker, cid: CID, timeout: float) -> None:
+        self.cid = cid
+        self.complete: Path | None = None
+        self._placer = placer
+        self._catalog = placer.catalog
+        self._reader = placer.reader
+        self.path = placer.layout.partial_for(cid)
+        self._file = self._lock(timeout)
+        self._guard = threading.Lock()
+        self._wraps: Counter[int] = Counter()
+        self._wrote = False
+        self._write_back = WriteBack(self._file.fd)
+        self._read = FileReader(self._file.fd, SMALL_FILE)
+        self._old: int | None = None
+        try:
+            known = placer.own_copy(cid)
+            if known is not None:
+                self.complete = known[0]
+            with explained("reading", self.path):
+                self._fresh = os.fstat(self._file.fd).st_size == 0
+            self._old = self._open_set_aside()
+        except BaseException:
+            self._file.close()
+            raise
+
+    # --- while it comes in -------------------------------------------------------------------------------------------
+
+    def allocate(self, size: int) -> None:
+        """Give the file its size in bytes, as a hole. Raises DiskFull at once when the disk is smaller than that."""
+        with explained("making room for", self.path):
+            now = os.fstat(self._file.fd)
+            there = getattr(now, "st_blocks", 0) * 512
+            room = free_bytes(self.path.parent)
+            if room is not None and room < size - there:
+                raise DiskFull(
+                    f"Loading {self.cid} needs {size - there} bytes more, and the disk of {self.path.parent} has {room} "
+                    "left. Free some space, or use a data directory on a larger disk; what is loaded stays."
+                )
+            if now.st_size != size:
+                os.ftruncate(self._file.fd, size)
+
+    def has(self, refs: Sequence[Ref]) -> list[bool]:
+        """Which of these leaf references' bytes are in the partial file and right.
+
+        Bytes that lie elsewhere here (in another stored or linked file, in a copy that was set aside as damaged, in an
+        identity CID) are checked, written to their place, and count as present. The reference of an inner node, or of
+        a root of unknown length, is never present. Hashes on both cores. Raises DiskFull and NoPermission.
+        """
+        answers = [False] * len(refs)
+        for start in range(0, len(refs), HAS_BATCH):
+            batch = list(range(start, min(start + HAS_BATCH, len(refs))))
+            for index in self._present(refs, batch):
+                answers[index] = True
+        return answers
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Write verified file bytes at their offset."""
+        with explained("writing", self.path):
+            write_at(self._file.fd, data, offset)
+        self._wrote = True
+        self._write_back.wrote(len(data))
+
+    def accept(self, ref: Ref, block: Buffer, pieces: Sequence[Piece]) -> None:
+        """Take a verified block whole: `pieces` is what FileWalk.feed gave for it.
+
+        File bytes are written to their place, and inner nodes, or leaves wrapped in an unusual way, kept in the
+        catalog: all that `finish` needs to know.
+        """
+        for piece in pieces:
+            self.write(piece.offset, piece.data)
+        if ref.cid.codec != DAG_PB:
+            return
+        if len(pieces) <= 1:
+            length = len(pieces[0].data) if pieces else 0
+            found = unwrap(DAG_PB, block, length)
+            if found is not None:
+                self._note_wrap(found[0])
+                return
+        self._catalog.put_blocks([(ref.cid.multihash, bytes(block))])
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the partial file; zeros where nothing has arrived, fewer at its end. Not checked here."""
+        with explained("reading", self.path):
+            return read_bytes_at(self._file.fd, length, offset)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def finish(self, size: int) -> Path:
+        """Make it whole: `size` bytes, all written and verified by the caller, with its inner nodes in the catalog.
+
+        Returns the path of the whole file. Does nothing when it is whole already. Raises RepoError when the file is
+        shorter, an inner node is missing, or the DAG is not that of a file of this size; HashMismatch when the bytes of
+        a leaf are not right where they had to be looked at; DiskFull and NoPermission. The partial file then stays.
+        """
+        with self._guard:
+            if self.complete is not None:
+                self._discard()
+                return self.complete
+            fd = self._file.fd
+            with explained("finishing", self.path):
+                there = os.fstat(fd).st_size
+                if there < size:
+                    raise RepoError(
+                        f"The partial file {self.path} has {there} bytes of {size}; the rest must be loaded before it is "
+                        "finished."
+                    )
+                if there > size:
+                    os.ftruncate(fd, size)
+                self._write_back.close()
+            wrap = self._known_wraps(size)
+            with explained("finishing", self.path):
+                sync_fd(fd)
+            if self.cid.codec == DAG_PB:
+                # The inner nodes were committed as they came; this puts them on the disk before the file is whole.
+                with self._catalog.write(durable=True) as db:
+                    add_root(db, self.cid, FILE, size, None)
+            path = self._place()
+            self._placer.record(self.cid, size, path, linked=False, profile=None, wrap=wrap)
+            self.complete = path
+            self._close()
+            return path
+
+    def abandon(self) -> None:
+        """Remove the partial file, and all that was loaded of it."""
+        with self._guard:
+            self._discard()
+
+    def close(self) -> None:
+        """Keep the partial file and let go of it. Closing twice does nothing."""
+        with self._guard:
+            self._close()
+
+    def __enter__(self) -> Download:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _lock(self, timeout: float) -> LockedFile:
+        end = time.monotonic() + timeout
+        while True:
+            with explained("loading into", self.path):
+                fd = os.open(self.path, os.O_CREAT | os.O_RDWR | CLOEXEC | BINARY, 0o644)
+                locked = False
+                try:
+                    # Whoever had the lock may have renamed or removed the file; then this is no partial file any more.
+                    locked = lock_fd(fd)
+                    if locked and _is_at(fd, self.path):
+                        held = LockedFile(fd)
+                        fd = -1
+                        return held
+                finally:
+                    if fd >= 0:
+                        os.close(fd)
+            if locked:
+                continue
+            if time.monotonic() >= end:
+                raise RepoBusy(
+                    f"Somebody else is loading {self.cid} into this data directory. Wait until that is done; the file "
+                    "is here then."
+                )
+            time.sleep(LOCK_POLL_SECONDS)
+
+    def _open_set_aside(self) -> int | None:
+        """A damaged copy of this file that was set aside last: most of its bytes are probably right."""
+        layout = self._placer.layout
+        newest: tuple[int, Path] | None = None
+        for path in layout.damaged.glob(f"{layout.name_for(self.cid)}.*"):
+            number = path.suffix[1:]
+            if number.isdigit() and (newest is None or int(number) > newest[0]):
+                newest = int(number), path
+        if newest is None:
+            return None
+        try:
+            return os.open(newest[1], os.O_RDONLY | CLOEXEC | BINARY)
+        except OSError:
+            return None
+
+    def _present(self, refs: Sequence[Ref], batch: list[int]) -> Iterator[int]:
+        """Those of the batch that are here, wherever here is."""
+        leaves = [i for i in batch if refs[i].length is not None and refs[i].cid.codec in (RAW, DAG_PB)]
+        missing: list[int] = []
+        nothing_yet = self._fresh and not self._wrote
+        for group, found in in_order(lambda g: (g, self._look(refs, g)), [] if nothing_yet else _split(refs, leaves)):
+            for index, wrap in zip(group, found, strict=True):
+                if wrap is None:
+                    missing.append(index)
+                else:
+                    self._note_wrap_of(refs[index].cid, wrap)
+                    yield index
+        if nothing_yet:
+            missing = leaves
+        inline = [i for i in missing if inline_block(refs[i].cid) is not None]
+        here = self._reader.sizes([refs[i].cid.multihash for i in missing])
+        for index in missing:
+            ref = refs[index]
+            length = ref.length
+            assert length is not None
+            if ref.cid.multihash in here or index in inline:
+                block = self._reader.get(ref.cid.multihash)
+                found_here = None if block is None else unwrap(ref.cid.codec, block, length)
+                if found_here is not None:
+                    self.write(ref.offset, found_here[1])
+                    self._note_wrap_of(ref.cid, found_here[0])
+                    yield index
+                    continue
+            if self._old is not None:
+                data = read_bytes_at(self._old, length, ref.offset)
+                wrap = find_wrap(ref.cid.multihash, ref.cid.codec, data) if len(data) == length else None
+                if wrap is not None:
+                    self.write(ref.offset, data)
+                    self._note_wrap_of(ref.cid, wrap)
+                    yield index
+
+    def _look(self, refs: Sequence[Ref], group: list[int]) -> list[int | None]:
+        """The wrap of each reference whose bytes are right in the partial file, else None."""
+        read = self._read
+        found: list[int | None] = []
+        for index in group:
+            ref = refs[index]
+            wrap = None
+            if ref.length is not None and not self._is_hole(ref.offset, ref.length):
+                data = read(ref.offset, ref.length)
+                if len(data) == ref.length:
+                    wrap = find_wrap(ref.cid.multihash, ref.cid.codec, data)
+            found.append(wrap)
+        return found
+
+    def _is_hole(self, offset: int, length: int) -> bool:
+        """Whether the file system knows that nothing was ever written there."""
+        if _SEEK_DATA is None or length == 0:
+            return False
+        try:
+            return os.lseek(self._file.fd, offset, _SEEK_DATA) >= offset + length
+        except OSError as why:
+            # No data from there to the end; any other answer means that it cannot tell.
+            return why.errno == errno.ENXIO
+
+    def _note_wrap_of(self, cid: CID, wrap: int) -> None:
+        if cid.codec == DAG_PB:
+            self._note_wrap(wrap)
+
+    def _note_wrap(self, wrap: int) -> None:
+        with self._guard:
+            self._wraps[wrap] += 1
+
+    def _known_wraps(self, size: int) -> _Wraps:
+        """Check that the DAG in the catalog is that of this file, and say how its leaves are wrapped."""
+        wraps = _Wraps(self._file.fd, self._wraps)
+        try:
+            if self.cid.codec == DAG_PB:
+                for leaf in walk_leaves(self.cid, size, self._reader.node):
+                    wraps.prepare(leaf)
+                wraps.settle()
+        except MissingNode as why:
+            raise RepoError(
+                f"The inner node {why.cid} of {self.cid} is not in the catalog; put_block it before finish."
+            ) from None
+        except MalformedDag as why:
+            raise RepoError(f"The blocks of {self.cid} are not those of a file of {size} bytes: {why}") from why
+        return wraps
+
+    def _place(self) -> Path:
+        """Rename the partial file into `ipfs/`."""
+        layout = self._placer.layout
+        path = layout.path_for(self.cid)
+        with explained("storing", path):
+            if os.path.lexists(path):
+                if same_bytes(self._file.fd, path):
+                    os.unlink(self.path)
+                    return path
+                self._placer.set_aside(path)
+            if os.name != "posix":
+                self._file.close()
+            make_folders(path.parent)
+            os.replace(self.path, path)
+            if os.name == "posix":
+                # Not before: a partial file must stay writable for whoever goes on with it after a crash.
+                os.fchmod(self._file.fd, os.fstat(self._file.fd).st_mode & 0o444)
+            sync_folder(path.parent)
+        return path
+
+    def _discard(self) -> None:
+        if self._file.fd >= 0:
+            with explained("removing", self.path):
+                if os.name != "posix":
+                    self._file.close()
+                try:
+                    os.unlink(self.path)
+                except FileNotFoundError:
+                    pass
+            self._close()
+
+    def _close(self) -> None:
+        try:
+            self._write_back.close()
+        except OSError:
+            # The last fsync is what counts, and there was none: what is on the disk is hashed before it is used.
+            pass
+        if self._old is not None:
+            os.close(self._old)
+            self._old = None
+        self._file.close()
+
+
+class _Wraps:
+    """How each leaf of a downloaded file is wrapped.
+
+    When all its dag-pb leaves were seen coming, in one and the same wrap, that is it. Otherwise the bytes decide.
+    """
+
+    def __init__(self, fd: int, seen: Counter[int]) -> None:
+        self._find = WrapFinder(fd)
+        self._seen = seen
+        self._leaves = 0
+        self._found: Counter[int] = Counter()
+
+    def prepare(self, leaf: Leaf) -> None:
+        """Called for each leaf before the file is placed."""
+        if leaf.inline is None and leaf.cid.codec == DAG_PB:
+            self._leaves += 1
+            if len(self._seen) != 1:
+                self._found[self._look(leaf)] += 1
+
+    def settle(self) -> None:
+        """Called when all were prepared."""
+        if self._seen.total() < self._leaves or len(self._seen) != 1:
+            self._seen = self._found
+
+    def __call__(self, leaf: Leaf) -> int:
+        if leaf.inline is not None or leaf.cid.codec == RAW:
+            return WRAP_NONE
+        if len(self._seen) == 1:
+            return next(iter(self._seen))
+        return self._look(leaf)
+
+    def _look(self, leaf: Leaf) -> int:
+        try:
+            return self._find(leaf)
+        except DamagedFile as why:
+            raise HashMismatch(str(why)) from why
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether an open file still has that path."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _split(refs: Sequence[Ref], indices: list[int]) -> Iterator[list[int]]:
+    """Indices in groups of about one hashing task."""
+    group: list[int] = []
+    size = 0
+    for index in indices:
+        group.append(index)
+        size += refs[index].length or 0
+        if size >= TASK_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

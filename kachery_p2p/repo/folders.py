@@ -1,0 +1,177 @@
+"""Storing a whole folder: each file as a root of its own, and the directory nodes above them in the catalog."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..dag.cid import CID
+from ..dag.directory import DirectoryBuilder, symlink_block
+from ..dag.profiles import Profile
+from ..dag.profiles import profile as named_profile
+from ..errors import FileMissing, NotADirectory, NotAFile, RepoError
+from .catalog import DIRECTORY
+from .fileio import Progress, Source, describe, explained
+from .limits import BATCH_BYTES, BATCH_FILES, MAX_FOLDER_DEPTH, SMALL_FILE
+from .placing import NodeSpool, Placer, add_root
+from .small import SmallFile, SmallFiles, Stored
+from .storing import Storer, read_small
+
+
+@dataclass
+class _Folder:
+    """What a folder has in it; `done` gets (CID, DAG size) for each file when it is stored."""
+
+    path: Path
+    files: list[tuple[str, int]] = field(default_factory=list)
+    folders: list[tuple[str, _Folder]] = field(default_factory=list)
+    symlinks: list[tuple[str, str]] = field(default_factory=list)
+    done: dict[str, tuple[CID, int]] = field(default_factory=dict)
+
+
+class FolderStorer:
+    """Stores folders."""
+
+    def __init__(self, placer: Placer, storer: Storer) -> None:
+        self._placer = placer
+        self._storer = storer
+        self._small = SmallFiles(placer)
+
+    def store(self, path: Path, which: str | Profile | None, progress: Progress | None, link: bool) -> Stored:
+        """See Repo.store_directory."""
+        profile = named_profile(which)
+        with explained("reading", path):
+            top = Path(os.path.abspath(path))
+            if not os.path.lexists(top):
+                raise FileMissing(f"There is no folder {path}.")
+            if not top.is_dir():
+                raise NotADirectory(f"{path} is a file; store it as one.")
+            own = os.stat(self._placer.layout.directory)
+        tree, total = self._scan(top, 0, (own.st_dev, own.st_ino))
+        _Files(self, profile, progress, total, link).run(tree)
+        with NodeSpool(self._placer.layout.temporary) as nodes:
+            cid, dag_size = self._build(tree, profile, nodes)
+            # The directory nodes are nowhere but in the catalog.
+            with self._placer.catalog.write(durable=True) as db:
+                now = time.time()
+                db.executemany(
+                    "INSERT OR IGNORE INTO blocks (multihash, data, added) VALUES (?, ?, ?)",
+                    ((multihash, block, now) for multihash, block in nodes),
+                )
+                add_root(db, cid, DIRECTORY, total, profile)
+        return Stored(cid, total, top, dag_size)
+
+    def _scan(self, path: Path, depth: int, own: tuple[int, int]) -> tuple[_Folder, int]:
+        """Everything in and below a folder, and the bytes of its files. Symbolic links are not followed."""
+        if depth > MAX_FOLDER_DEPTH:
+            raise RepoError(f"{path} lies more than {MAX_FOLDER_DEPTH} folders deep, which is too deep to be shared.")
+        folder = _Folder(path)
+        total = 0
+        with explained("reading the folder", path), os.scandir(path) as entries:
+            for entry in sorted(entries, key=lambda e: e.name):
+                status = entry.stat(follow_symlinks=False)
+                mode = status.st_mode
+                if stat.S_ISLNK(mode):
+                    folder.symlinks.append((entry.name, os.readlink(entry.path)))
+                elif stat.S_ISDIR(mode):
+                    if (status.st_dev, status.st_ino) == own:
+                        raise RepoError(
+                            f"{path} contains {entry.path}, the data directory itself, which cannot be stored in itself. "
+                            "Store the folders beside it one by one."
+                        )
+                    below, size = self._scan(path / entry.name, depth + 1, own)
+                    folder.folders.append((entry.name, below))
+                    total += size
+                elif stat.S_ISREG(mode):
+                    folder.files.append((entry.name, status.st_size))
+                    total += status.st_size
+                else:
+                    raise NotAFile(
+                        f"{entry.path} is {describe(mode)}, which cannot be stored. Move it out of the folder first."
+                    )
+        return folder, total
+
+    def _build(self, folder: _Folder, profile: Profile, nodes: NodeSpool) -> tuple[CID, int]:
+        """Make the directory nodes, children first."""
+        builder = DirectoryBuilder(profile, nodes.add)
+        for name, (cid, dag_size) in folder.done.items():
+            builder.add(name, cid, dag_size)
+        for name, target in folder.symlinks:
+            cid, block = symlink_block(profile, target)
+            nodes.add(cid, block)
+            builder.add(name, cid, len(block))
+        for name, below in folder.folders:
+            builder.add(name, *self._build(below, profile, nodes))
+        return builder.finish()
+
+
+class _Files:
+    """One run over the files of a tree."""
+
+    def __init__(
+        self, parent: FolderStorer, profile: Profile, progress: Progress | None, total: int, link: bool
+    ) -> None:
+        self._parent = parent
+        self._profile = profile
+        self._progress = progress
+        self._total = total
+        self._link = link
+        self._done = 0
+        self._limit = min(SMALL_FILE, profile.chunk_size)
+        self._batch: list[tuple[_Folder, str, SmallFile]] = []
+        self._batch_bytes = 0
+
+    def run(self, tree: _Folder) -> None:
+        self._visit(tree)
+        self._flush()
+
+    def _visit(self, folder: _Folder) -> None:
+        for name, size in folder.files:
+            path = folder.path / name
+            if self._link:
+                stored = self._parent._storer.link_file(path, self._profile, self._shifted())
+            elif size <= self._limit and self._add_small(folder, name, path):
+                continue
+            else:
+                stored = self._parent._storer.store_file(path, self._profile, self._shifted())
+            folder.done[name] = stored.cid, stored.dag_size
+            self._advance(stored.size)
+        for _, below in folder.folders:
+            self._visit(below)
+
+    def _add_small(self, folder: _Folder, name: str, path: Path) -> bool:
+        with Source(path) as source:
+            if source.stamp.size > self._limit:
+                return False
+            data = read_small(source)
+        self._batch.append((folder, name, SmallFile.of(data, self._profile)))
+        self._batch_bytes += len(data)
+        if len(self._batch) >= BATCH_FILES or self._batch_bytes >= BATCH_BYTES:
+            self._flush()
+        return True
+
+    def _flush(self) -> None:
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
+        if not batch:
+            return
+        for (folder, name, _), stored in zip(
+            batch, self._parent._small.keep([file for _, _, file in batch]), strict=True
+        ):
+            folder.done[name] = stored.cid, stored.dag_size
+            self._done += stored.size
+        self._advance(0)
+
+    def _advance(self, size: int) -> None:
+        self._done += size
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+    def _shifted(self) -> Progress | None:
+        """The progress of one file as part of the whole."""
+        outer, base, total = self._progress, self._done, self._total
+        if outer is None:
+            return None
+        return lambda done, _size: outer(base + done, total)

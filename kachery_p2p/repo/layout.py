@@ -1,0 +1,68 @@
+"""Where things are in the data directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..dag.cid import CID
+from ..errors import NotADirectory, UnsupportedCID
+from .catalog import CATALOG_NAME
+from .fileio import explained
+from .limits import MAX_NAME
+
+
+class Layout:
+    """The folders of one data directory. `directory` is absolute."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(os.path.abspath(directory))
+        self.ipfs = self.directory / "ipfs"
+        self.partial = self.directory / "partial"
+        self.temporary = self.directory / "tmp"
+        self.damaged = self.directory / "damaged"
+        self.catalog = self.directory / CATALOG_NAME
+
+    def make(self) -> None:
+        """Make the folders that are not there. Raises NoPermission, DiskFull, NotADirectory."""
+        if self.directory.exists() and not self.directory.is_dir():
+            raise NotADirectory(f"{self.directory} is a file, and a data directory is meant. Name another path.")
+        with explained("making the data directory", self.directory):
+            if not self.directory.is_dir():
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.ipfs, self.partial, self.temporary, self.damaged):
+                folder.mkdir(exist_ok=True)
+
+    def path_for(self, cid: CID) -> Path:
+        """`ipfs/ab/cd/ef/<cid>`, where abcdef are the last six characters of the CID."""
+        name = self.name_for(cid)
+        return self.ipfs / name[-6:-4] / name[-4:-2] / name[-2:] / name
+
+    def partial_for(self, cid: CID) -> Path:
+        """Where a file is while it is being loaded."""
+        return self.partial / self.name_for(cid)
+
+    def relative(self, path: Path) -> bytes:
+        """A path under the data directory as the catalog keeps it."""
+        return os.fsencode(path.relative_to(self.directory))
+
+    def name_for(self, cid: CID) -> str:
+        """The CID as a file name. Raises UnsupportedCID for an identity CID that is too long to be one."""
+        name = str(cid)
+        if len(name) > MAX_NAME:
+            raise UnsupportedCID(f"The CID {name[:40]}... is too long to be a file name.")
+        return name
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder and those above it; cheap when they are there."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_folders(path.parent)
+        try:
+            os.mkdir(path)
+        except FileExistsError:
+            return

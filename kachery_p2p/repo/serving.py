@@ -1,0 +1,167 @@
+"""Blocks out of plain files: what the engine asks for.
+
+A leaf block is a part of a file. It is read, and only then is the file's stamp taken: if it is still the stamp the file
+had when it was hashed, the bytes are those that were hashed. If not, the block itself is hashed again, so wrong bytes
+are never given out; a file that fails this is marked in the catalog and not used again before a whole check.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from ..dag.cid import IDENTITY, split_multihash, verify_block
+from .catalog import CHANGED, MISSING, OK, Catalog
+from .fileio import Stamp, explain, read_bytes_at
+from .leaves import block_size, leaf_hashes_to, wrap_parts
+from .limits import SQL_KEYS
+from .openfiles import OpenFiles
+
+# A leaf may be in very many files (a block of zeros); a few of them are enough to try.
+_PLACES = 8
+
+_FIND_LEAF = (
+    "SELECT f.id, f.path, f.linked, f.size, f.mtime_ns, f.ctime_ns, f.inode, l.offset, l.length, l.wrap "
+    "FROM leaves l JOIN files f ON f.id = l.file "
+    f"WHERE l.multihash = ? AND f.state = {OK} LIMIT {_PLACES}"
+)
+_FIND_SIZE = (
+    "SELECT l.length, l.wrap FROM leaves l JOIN files f ON f.id = l.file "
+    f"WHERE l.multihash = ? AND f.state = {OK} "
+    "UNION ALL SELECT length(data), -1 FROM blocks WHERE multihash = ? LIMIT 1"
+)
+
+
+class Place(NamedTuple):
+    """Where the catalog says a leaf is."""
+
+    file: int
+    path: bytes
+    linked: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    offset: int
+    length: int
+    wrap: int
+
+
+def unchanged(status: os.stat_result, linked: int, size: int, mtime_ns: int, ctime_ns: int, inode: int) -> bool:
+    """Whether a file's status is the recorded stamp.
+
+    The change time counts for linked files only: our own copies get and lose further names (hard links), which changes
+    it, while nobody else has business with them.
+    """
+    now = Stamp.of(status)
+    return (
+        now.size == size
+        and now.mtime_ns == mtime_ns
+        and now.inode == inode
+        and (not linked or now.ctime_ns == ctime_ns)
+    )
+
+
+class BlockReader:
+    """Finds and reads blocks. Safe to use from many threads."""
+
+    def __init__(self, directory: Path, catalog: Catalog) -> None:
+        self._prefix = os.fsencode(directory) + os.sep.encode()
+        self._catalog = catalog
+        self.files = OpenFiles()
+
+    def size(self, multihash: bytes) -> int | None:
+        """The size in bytes of a block that is here, or None."""
+        if multihash[:1] == b"\0":
+            return len(split_multihash(multihash)[1])
+        row = self._catalog.one(_FIND_SIZE, (multihash, multihash))
+        if row is None:
+            return None
+        length, wrap = row
+        return length if wrap <= 0 else block_size(wrap, length)
+
+    def sizes(self, multihashes: Iterable[bytes]) -> dict[bytes, int]:
+        """The sizes of those blocks that are here."""
+        found: dict[bytes, int] = {}
+        wanted: list[bytes] = []
+        for multihash in multihashes:
+            if multihash[:1] == b"\0":
+                found[multihash] = len(split_multihash(multihash)[1])
+            else:
+                wanted.append(multihash)
+        for start in range(0, len(wanted), SQL_KEYS):
+            keys = wanted[start : start + SQL_KEYS]
+            marks = ",".join("?" * len(keys))
+            for multihash, length, wrap in self._catalog.all(
+                "SELECT l.multihash, l.length, l.wrap FROM leaves l JOIN files f ON f.id = l.file "
+                f"WHERE l.multihash IN ({marks}) AND f.state = {OK} GROUP BY l.multihash "
+                f"UNION ALL SELECT multihash, length(data), 0 FROM blocks WHERE multihash IN ({marks})",
+                keys + keys,
+            ):
+                found[multihash] = length if wrap == 0 else block_size(wrap, length)
+        return found
+
+    def get(self, multihash: bytes) -> bytes | None:
+        """A block that is here and right, or None."""
+        if multihash[0] == IDENTITY:
+            return split_multihash(multihash)[1]
+        for row in self._catalog.all(_FIND_LEAF, (multihash,)):
+            block = self._read(multihash, Place._make(row))
+            if block is not None:
+                return block
+        return self.node(multihash)
+
+    def node(self, multihash: bytes) -> bytes | None:
+        """A block that the catalog itself keeps, if it is here and right, or None."""
+        data = self._catalog.get_node(multihash)
+        # SQLite has no checksums; and these blocks are few and small.
+        if data is None or not verify_block(multihash, data):
+            return None
+        return data
+
+    def absolute(self, path: bytes, linked: int) -> bytes:
+        """The path of a catalogued file."""
+        return path if linked else self._prefix + path
+
+    def mark(self, file: int, state: int, stamp: Stamp | None = None) -> None:
+        """Note that a file is changed or missing, with the stamp it was found with."""
+        self.files.drop(file)
+        with self._catalog.write() as db:
+            db.execute("UPDATE files SET state = ? WHERE id = ?", (state, file))
+            if stamp is not None:
+                db.execute(
+                    "UPDATE files SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE id = ?", (*stamp, file)
+                )
+
+    def _read(self, multihash: bytes, place: Place) -> bytes | None:
+        path = self.absolute(place.path, place.linked)
+        # Once with the file as it was kept open, and once more with what the path names now.
+        for _ in range(2):
+            try:
+                held = self.files.get(place.file, path)
+                data = read_bytes_at(held.fd, place.length, place.offset)
+                status = os.fstat(held.fd)
+            except OSError as why:
+                if why.errno in (errno.ENOENT, errno.ENOTDIR):
+                    self.mark(place.file, MISSING)
+                    return None
+                if why.errno in (errno.EMFILE, errno.ENFILE):
+                    raise explain(why, "reading", os.fsdecode(path)) from why
+                # Not allowed, a network drive that is away, a bad sector: it cannot be served now, and that is all.
+                return None
+            if status.st_nlink == 0:
+                self.files.drop(place.file)
+            if unchanged(status, *place[2:7]) and len(data) == place.length:
+                if place.wrap:
+                    head, tail = wrap_parts(place.wrap, place.length)
+                    return b"".join((head, data, tail))
+                return data
+            self.files.drop(place.file)
+        if len(data) == place.length and leaf_hashes_to(multihash, place.wrap, data):
+            head, tail = wrap_parts(place.wrap, place.length)
+            return b"".join((head, data, tail))
+        self.mark(place.file, CHANGED, Stamp.of(status))
+        return None

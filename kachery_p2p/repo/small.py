@@ -1,0 +1,106 @@
+"""Files that are one block: one alone, or thousands at a time.
+
+Each costs two commits of the file system, one for its bytes and one for its name. In a batch many wait for the same
+commit, and their rows go into one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from ..dag.builder import leaf_wrap
+from ..dag.cid import CID, DAG_PB, RAW, sha256_multihash
+from ..dag.profiles import Profile
+from ..errors import HashMismatch
+from .catalog import WRAP_NONE
+from .fileio import Buffer, NewFile, explained, sync_fd, write_at
+from .leaves import block_size, find_wrap
+from .limits import SYNC_THREADS
+from .placing import Placer, wrap_of
+
+
+class Stored(NamedTuple):
+    """What was stored or linked: its CID, its size in bytes, where its bytes are, and the bytes of all its blocks
+    together (which is what a directory states for it)."""
+
+    cid: CID
+    size: int
+    path: Path
+    dag_size: int
+
+
+class SmallFile(NamedTuple):
+    """A file in memory that is one block, of a CID that is right."""
+
+    cid: CID
+    data: Buffer
+    wrap: int
+    profile: Profile | None
+
+    @classmethod
+    def of(cls, data: Buffer, profile: Profile) -> SmallFile:
+        """The file that a profile makes of these bytes, at most one chunk."""
+        if profile.raw_leaves:
+            return cls(CID(1, RAW, sha256_multihash(data)), data, WRAP_NONE, profile)
+        head, tail = leaf_wrap(profile, len(data))
+        multihash = sha256_multihash(b"".join((head, data, tail)))
+        return cls(CID(profile.cid_version, DAG_PB, multihash), data, wrap_of(profile), profile)
+
+    @classmethod
+    def checked(cls, cid: CID, data: Buffer) -> SmallFile:
+        """The same for a CID that came from elsewhere. Raises HashMismatch when the bytes are not those of it."""
+        wrap = find_wrap(cid.multihash, cid.codec, data)
+        if wrap is None:
+            raise HashMismatch(f"{len(data)} bytes were given for {cid}, but they do not have its hash.")
+        return cls(cid, data, wrap, None)
+
+
+class SmallFiles:
+    """Keeps small files."""
+
+    def __init__(self, placer: Placer) -> None:
+        self._placer = placer
+
+    def keep(self, files: Sequence[SmallFile]) -> list[Stored]:
+        """Bring files into their places and into the catalog, in one transaction. What is here already stays."""
+        paths: dict[CID, Path] = {}
+        fresh: dict[CID, SmallFile] = {}
+        for file in files:
+            if file.cid not in paths and file.cid not in fresh:
+                known = self._placer.own_copy(file.cid)
+                if known is not None:
+                    paths[file.cid] = known[0]
+                else:
+                    fresh[file.cid] = file
+        if len(fresh) == 1:
+            ((cid, file),) = fresh.items()
+            paths[cid] = self._write(file)
+        elif fresh:
+            with ThreadPoolExecutor(min(SYNC_THREADS, len(fresh)), thread_name_prefix="kachery-small") as pool:
+                paths.update(zip(fresh, pool.map(self._write, fresh.values()), strict=True))
+        if fresh:
+            with self._placer.catalog.write() as db:
+                for file in fresh.values():
+                    self._placer.add_rows(
+                        db,
+                        file.cid,
+                        len(file.data),
+                        paths[file.cid],
+                        linked=False,
+                        profile=file.profile,
+                        wrap=lambda leaf, wrap=file.wrap: wrap,
+                    )
+        return [
+            Stored(file.cid, len(file.data), paths[file.cid], block_size(file.wrap, len(file.data)))
+            for file in files
+        ]
+
+    def _write(self, file: SmallFile) -> Path:
+        with NewFile(self._placer.layout.temporary) as new:
+            with explained("storing", file.cid):
+                write_at(new.fd, file.data, 0)
+                sync_fd(new.fd)
+            return self._placer.place(new, file.cid)

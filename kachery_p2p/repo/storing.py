@@ -1,0 +1,240 @@
+"""Storing (copying) and linking files.
+
+A file is read once: the bytes that are hashed are the bytes that are written. While later parts are hashed, the system
+already writes the earlier ones out. A store that fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from ..dag.builder import BuiltFile, FileBuilder
+from ..dag.profiles import Profile
+from ..dag.profiles import profile as named_profile
+from ..errors import DiskFull
+from .catalog import OK
+from .fileio import Buffer, NewFile, Progress, Source, clone_file, explained, read_at, sync_fd, sync_folder
+from .hashing import FileReader, TooShort, leaf_hashes
+from .layout import make_folders
+from .limits import RACY_NS, SMALL_FILE, TWIN_CANDIDATES, TWIN_SAMPLE
+from .placing import NodeSpool, Placer, same_bytes, wrap_by_profile
+from .serving import unchanged
+from .small import SmallFile, SmallFiles, Stored
+
+
+class Storer:
+    """Stores and links single files."""
+
+    def __init__(self, placer: Placer) -> None:
+        self._placer = placer
+        self._small = SmallFiles(placer)
+        self._layout = placer.layout
+        self._catalog = placer.catalog
+
+    def store_file(self, path: Path, which: str | Profile | None, progress: Progress | None) -> Stored:
+        profile = named_profile(which)
+        with Source(path) as source:
+            size = source.stamp.size
+            if size <= min(SMALL_FILE, profile.chunk_size):
+                data = read_small(source)
+                stored = self.store_small(data, profile)
+                if progress is not None:
+                    progress(size, size)
+                return stored
+            twin = self._twin(source)
+            if twin is not None:
+                stored = self._store_twin(source, twin, profile, progress)
+                if stored is not None:
+                    return stored
+            with NewFile(self._layout.temporary) as new, NodeSpool(self._layout.temporary) as nodes:
+                cloned = clone_file(source.fd, new.fd)
+                if not cloned:
+                    self._check_room(size, path)
+                with explained("storing", path):
+                    if cloned:
+                        # The clone is ours alone, so what is hashed is what is kept.
+                        built = self._hash(source, profile, nodes, progress, read_fd=new.fd)
+                        if os.fstat(new.fd).st_size != size:
+                            raise source.changed()
+                    else:
+                        built = self._hash(source, profile, nodes, progress, copy_to=new.fd)
+                    source.check()
+                    sync_fd(new.fd)
+                return self._keep(new, nodes, built, profile)
+
+    def store_bytes(self, data: Buffer, which: str | Profile | None) -> Stored:
+        profile = named_profile(which)
+        view = memoryview(data).cast("B")
+        if len(view) <= profile.chunk_size:
+            return self.store_small(view, profile)
+        self._check_room(len(view), "the data")
+        with NewFile(self._layout.temporary) as new, NodeSpool(self._layout.temporary) as nodes:
+            builder = FileBuilder(profile, nodes.add)
+            with explained("storing", f"{len(view)} bytes"):
+                for multihash, length in leaf_hashes(
+                    lambda offset, length: view[offset : offset + length], len(view), profile, copy_to=new.fd
+                ):
+                    builder.add_leaf(multihash, length)
+                sync_fd(new.fd)
+            return self._keep(new, nodes, builder.finish(), profile)
+
+    def store_small(self, data: Buffer, profile: Profile) -> Stored:
+        """Store bytes that are one block."""
+        return self._small.keep([SmallFile.of(data, profile)])[0]
+
+    def link_file(self, path: Path, which: str | Profile | None, progress: Progress | None) -> Stored:
+        profile = named_profile(which)
+        with explained("linking", path):
+            real = Path(os.path.realpath(path))
+        with NodeSpool(self._layout.temporary) as nodes:
+            settle(real)
+            with Source(real) as source:
+                built = self._hash(source, profile, nodes, progress)
+                source.check()
+                stamp = source.stamp
+            own = real == self._layout.path_for(built.cid)
+            self._placer.record(
+                built.cid,
+                built.size,
+                real,
+                linked=not own,
+                profile=profile,
+                wrap=wrap_by_profile(profile),
+                stamp=stamp,
+                durable=True,
+                nodes=nodes,
+            )
+        return Stored(built.cid, built.size, real, built.dag_size)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _hash(
+        self,
+        source: Source,
+        profile: Profile,
+        nodes: NodeSpool,
+        progress: Progress | None,
+        *,
+        read_fd: int | None = None,
+        copy_to: int | None = None,
+    ) -> BuiltFile:
+        size = source.stamp.size
+        read = FileReader(source.fd if read_fd is None else read_fd, min(profile.chunk_size, size))
+        builder = FileBuilder(profile, nodes.add)
+        with explained("reading", source.path):
+            try:
+                for multihash, length in leaf_hashes(read, size, profile, copy_to=copy_to, progress=progress):
+                    builder.add_leaf(multihash, length)
+            except TooShort:
+                raise source.changed() from None
+        return builder.finish()
+
+    def _keep(self, new: NewFile, nodes: NodeSpool, built: BuiltFile, profile: Profile) -> Stored:
+        if nodes.count:
+            self._catalog.put_blocks(nodes, durable=True)
+        path = self._placer.place(new, built.cid)
+        self._placer.record(
+            built.cid, built.size, path, linked=False, profile=profile, wrap=wrap_by_profile(profile)
+        )
+        return Stored(built.cid, built.size, path, built.dag_size)
+
+    def _twin(self, source: Source) -> Path | None:
+        """A copy of ours that probably has the same bytes: same size, same start, middle and end."""
+        for path, size, mtime_ns, ctime_ns, inode in self._catalog.all(
+            "SELECT path, size, mtime_ns, ctime_ns, inode FROM files WHERE size = ? AND linked = 0 AND state = ? "
+            "LIMIT ?",
+            (source.stamp.size, OK, TWIN_CANDIDATES),
+        ):
+            full = self._placer.reader.absolute(path, 0)
+            try:
+                fd = os.open(full, os.O_RDONLY)
+            except OSError:
+                continue
+            try:
+                if unchanged(os.fstat(fd), 0, size, mtime_ns, ctime_ns, inode) and _samples(fd, size) == _samples(
+                    source.fd, size
+                ):
+                    return Path(os.fsdecode(full))
+            except OSError:
+                continue
+            finally:
+                os.close(fd)
+        return None
+
+    def _store_twin(
+        self, source: Source, twin: Path, profile: Profile, progress: Progress | None
+    ) -> Stored | None:
+        """Store without writing, when the bytes are here already: under this CID, or under that of another profile."""
+        with NodeSpool(self._layout.temporary) as nodes:
+            built = self._hash(source, profile, nodes, progress)
+            source.check()
+            known = self._placer.own_copy(built.cid)
+            if known is not None:
+                return Stored(built.cid, built.size, known[0], built.dag_size)
+            if not same_bytes(source.fd, twin):
+                return None
+            source.check()
+            path = self._layout.path_for(built.cid)
+            self._catalog.put_blocks(nodes, durable=True)
+            try:
+                make_folders(path.parent)
+                os.link(twin, path)
+                sync_folder(path.parent)
+            except OSError:
+                # No hard links here, or something is in the way: an ordinary copy deals with both.
+                return None
+            self._placer.record(
+                built.cid, built.size, path, linked=False, profile=profile, wrap=wrap_by_profile(profile)
+            )
+        return Stored(built.cid, built.size, path, built.dag_size)
+
+    def _check_room(self, size: int, what: object) -> None:
+        """Say so before hours of copying when the disk is too small."""
+        room = free_bytes(self._layout.directory)
+        if room is not None and room < size:
+            raise DiskFull(
+                f"Storing {what} needs {size} bytes, and the disk of {self._layout.directory} has {room} left. Free some "
+                "space, use a data directory on a larger disk, or link the file instead of storing a copy."
+            )
+
+
+def read_small(source: Source) -> bytes:
+    """All bytes of a small file. Raises FileChanged when they are not those of one moment."""
+    with explained("reading", source.path):
+        buffer = bytearray(source.stamp.size)
+        if read_at(source.fd, memoryview(buffer), 0) != len(buffer):
+            raise source.changed()
+        source.check()
+    return bytes(buffer)
+
+
+def settle(path: Path) -> None:
+    """Wait a moment if the file was changed just now, so that a further change moves its time."""
+    try:
+        age = time.time_ns() - os.stat(path).st_mtime_ns
+    except OSError:
+        # Opening it will say what is wrong, in words.
+        return
+    if age < RACY_NS:
+        time.sleep(RACY_NS / 1e9)
+
+
+def free_bytes(folder: Path) -> int | None:
+    """What an ordinary user may still write on the disk of a folder; None when the system does not tell."""
+    if not hasattr(os, "statvfs"):
+        return None
+    with explained("asking for the free space of", folder):
+        status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
+def _samples(fd: int, size: int) -> list[bytes]:
+    length = min(TWIN_SAMPLE, size)
+    buffer = memoryview(bytearray(length))
+    found = []
+    for offset in (0, (size - length) // 2, size - length):
+        found.append(bytes(buffer[: read_at(fd, buffer, offset)]))
+    return found
+

@@ -1,0 +1,217 @@
+"""Multiaddrs: which can be dialled, what names resolve to, and under which addresses this machine can be reached."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import trio
+from multiaddr import Multiaddr
+
+from kachery_p2p.errors import DialError, InvalidAddress
+from kachery_p2p.transport import limits
+
+_HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A parsed multiaddr.
+
+    Attributes:
+        text: as it was given.
+        kind: `ip4`, `ip6`, `dns`, `dns4`, `dns6` or `dnsaddr`; empty when `problem` is set.
+        host: IP address (with `%zone` where one was given) or name.
+        port: TCP port; 0 for dnsaddr.
+        peer: the peer ID it ends with, base58; `None` without.
+        problem: why it cannot be dialled, in plain words; empty when it can.
+    """
+
+    text: str
+    kind: str
+    host: str
+    port: int
+    peer: str | None
+    problem: str = ""
+
+    @property
+    def transport(self) -> str:
+        """The multiaddr without the peer ID."""
+        return self.text.partition("/p2p/")[0] if not self.kind else tcp_multiaddr(self.kind, self.host, self.port)
+
+
+def tcp_multiaddr(kind: str, host: str, port: int) -> str:
+    """`/ip4/127.0.0.1/tcp/4001` and the like."""
+    address, _, zone = host.partition("%")
+    prefix = f"/ip6zone/{zone}" if zone else ""
+    return f"{prefix}/{kind}/{address}" + ("" if kind == "dnsaddr" else f"/tcp/{port}")
+
+
+def socket_multiaddr(name: Sequence[object]) -> str:
+    """The multiaddr of what `getpeername` or `accept` gave."""
+    host, port = str(name[0]), int(str(name[1]))
+    if host.startswith("::ffff:") and "." in host:
+        host = host[7:]
+    return tcp_multiaddr("ip6" if ":" in host else "ip4", host, port)
+
+
+def parse_peer_id(text: str) -> str:
+    """Any written form of a peer ID (base58, or a CID of codec libp2p-key) as base58.
+
+    Raises:
+        InvalidAddress: it is not a peer ID.
+    """
+    from libp2p.peer.id import ID
+
+    try:
+        peer = ID.from_string(text)
+        raw = peer.to_bytes()
+        if raw[:2] == b"\x01\x72":  # CIDv1, libp2p-key: the multihash follows
+            raw = raw[2:]
+        # An identity multihash of a small key, or a SHA-256 of a large one (libp2p peer-ids specification).
+        if not (raw[:2] == b"\x12\x20" and len(raw) == 34) and not (
+            raw[:1] == b"\x00" and len(raw) > 2 and len(raw) == 2 + raw[1] <= 44
+        ):
+            raise ValueError("not a multihash of a key")
+        return ID(raw).to_base58()
+    except Exception as error:
+        raise InvalidAddress(f"{text!r} is not a peer ID.") from error
+
+
+def parse_address(text: str) -> Address:
+    """Parse a multiaddr.
+
+    An address that is well-formed but of a transport this node does not have comes back with `problem` set.
+
+    Raises:
+        InvalidAddress: it does not parse.
+    """
+    try:
+        parts = [(proto.name, value) for proto, value in Multiaddr(text).items()]
+    except Exception as error:
+        raise InvalidAddress(
+            f"{text!r} is not a multiaddr. One looks like /ip4/192.168.1.7/tcp/4001/p2p/12D3Koo..."
+        ) from error
+    names = [name for name, _ in parts]
+    peer = None
+    if "p2p-circuit" in names:
+        return Address(text, "", "", 0, None, "addresses through a relay are not supported")
+    if names[-1:] == ["p2p"]:
+        peer = parse_peer_id(str(parts[-1][1]))
+        parts, names = parts[:-1], names[:-1]
+    zone = ""
+    if names[:1] == ["ip6zone"]:
+        zone = f"%{parts[0][1]}"
+        parts, names = parts[1:], names[1:]
+    if names == ["dnsaddr"]:
+        return Address(text, "dnsaddr", str(parts[0][1]), 0, peer)
+    if len(names) == 2 and names[0] in _HOSTS and names[1] == "tcp":
+        return Address(text, names[0], f"{parts[0][1]}{zone}", int(str(parts[1][1])), peer)
+    if not names:
+        return Address(text, "", "", 0, peer, "there is nothing to dial but a peer ID")
+    used = [name for name in names[1:] if name != "udp"] or names
+    return Address(text, "", "", 0, peer, f"the transport {'/'.join(used)} is not supported, only tcp is")
+
+
+async def resolve(address: Address, depth: int = 0) -> list[Address]:
+    """The IP addresses behind a name; the address itself where it is one already.
+
+    Raises:
+        DialError: the name does not resolve; says so in plain words.
+    """
+    if address.kind in ("ip4", "ip6"):
+        return [address]
+    if address.kind == "dnsaddr":
+        return await _resolve_dnsaddr(address, depth)
+    family = {"dns4": socket.AF_INET, "dns6": socket.AF_INET6}.get(address.kind, socket.AF_UNSPEC)
+    try:
+        answers = await trio.socket.getaddrinfo(address.host, address.port, family=family, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise DialError(f"the name {address.host} does not resolve") from error
+    found: dict[str, Address] = {}
+    for answer_family, _, _, _, name in answers[: limits.MAX_DNS_ANSWERS]:
+        host = str(name[0])
+        kind = "ip6" if answer_family == socket.AF_INET6 else "ip4"
+        found.setdefault(host, Address(address.text, kind, host, address.port, address.peer))
+    if not found:
+        raise DialError(f"the name {address.host} has no address of that kind")
+    return list(found.values())
+
+
+async def _resolve_dnsaddr(address: Address, depth: int) -> list[Address]:
+    """TXT records of `_dnsaddr.<name>` (multiformats DNSADDR). Those of another peer than the one wanted are left out."""
+    if depth >= limits.MAX_DNSADDR_DEPTH:
+        raise DialError(f"the dnsaddr records of {address.host} point at each other")
+    try:
+        import dns.exception
+        import dns.resolver
+    except ImportError as error:
+        raise DialError("/dnsaddr needs the package dnspython") from error
+
+    def query() -> list[str]:
+        try:
+            answer = dns.resolver.resolve(f"_dnsaddr.{address.host}", "TXT", lifetime=limits.DIAL_TIMEOUT)
+        except dns.exception.DNSException as error:
+            raise DialError(f"the name _dnsaddr.{address.host} does not resolve") from error
+        return [b"".join(record.strings).decode("utf-8", "replace") for record in answer]
+
+    records = await trio.to_thread.run_sync(query, abandon_on_cancel=True)
+    found: list[Address] = []
+    for record in records[: limits.MAX_DIAL_ADDRESSES]:
+        key, _, value = record.partition("=")
+        if key != "dnsaddr":
+            continue
+        try:
+            target = parse_address(value)
+        except InvalidAddress:
+            continue
+        if target.problem or (address.peer and target.peer and target.peer != address.peer):
+            continue
+        try:
+            found += await resolve(target, depth + 1)
+        except DialError:
+            continue
+    if not found:
+        raise DialError(f"the dnsaddr records of {address.host} name no address that can be dialled")
+    return found[: limits.MAX_DNS_ANSWERS]
+
+
+def parse_listen(text: str) -> Address:
+    """A multiaddr to listen on: an IP address and a TCP port. Raises `InvalidAddress`."""
+    address = parse_address(text)
+    if address.kind not in ("ip4", "ip6") or address.peer:
+        raise InvalidAddress(f"{text!r} is not an address to listen on; one looks like /ip4/0.0.0.0/tcp/4001.")
+    return address
+
+
+def expand(bound: Iterable[tuple[str, int]]) -> list[str]:
+    """The multiaddrs under which sockets bound to these IP addresses can be dialled.
+
+    A wildcard becomes the addresses of the network interfaces: link-local ones are left out (they mean nothing without
+    a zone, which is another one on each machine), loopback comes last.
+    """
+    first: dict[str, None] = {}
+    last: dict[str, None] = {}
+    for host, port in bound:
+        ip = ipaddress.ip_address(host.partition("%")[0])
+        hosts = interface_addresses(ip.version) if ip.is_unspecified else [host]
+        for each in hosts:
+            text = tcp_multiaddr("ip6" if ":" in each else "ip4", each, port)
+            (last if ipaddress.ip_address(each.partition("%")[0]).is_loopback else first)[text] = None
+    return [*first, *last]
+
+
+def interface_addresses(version: int) -> list[str]:
+    """The IP addresses of this machine of one version, loopback included, link-local ones not."""
+    import ifaddr
+
+    found: dict[str, None] = {}
+    for adapter in ifaddr.get_adapters():
+        for entry in adapter.ips:
+            host = entry.ip if isinstance(entry.ip, str) else entry.ip[0]
+            ip = ipaddress.ip_address(host.partition("%")[0])
+            if ip.version == version and not ip.is_link_local:
+                found[str(ip)] = None
+    return list(found)

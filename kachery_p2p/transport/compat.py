@@ -1,0 +1,139 @@
+"""Every use of py-libp2p 0.8.1 in the data path, and what is wrong with the rest.
+
+What is used: key types and peer IDs, the Noise XX handshake (`PatternXX`), the identify and peer-record messages, the
+ping service; and, through `upstream.py`, whatever protocol is written against its `IHost`.
+
+What is not used, and why; file names are relative to the installed `libp2p` package, and each line has its test in
+`tests/faults/test_transport_upstream.py`:
+
+ 1. A multistream line that is not UTF-8 ends the host: `protocol_muxer/multiselect_communicator.py:58`. Our
+    `multistream.py` raises an error of that stream.
+ 2. An exception in a stream handler ends the host: `network/connection/swarm_connection.py:271,309`,
+    `network/swarm.py:2640`. `Host` contains it.
+ 3. After 250 inbound connections in all every further one is refused, and each leaks a task:
+    `network/swarm.py:1982,2060`. `Host` keeps its own table.
+ 4. `new_host()` without `sec_opt` accepts `/plaintext/2.0.0` with any peer ID. Ours offers `/noise` alone.
+ 5. QUIC ignores the private network's key. Ours has no QUIC.
+ 6. Leaving `host.run()` leaves the sockets open. `Host.run` closes them.
+ 7. A failed dial blocks the peer for 60 s, a good one takes 0.25 s, a silent one 121 s:
+    `network/swarm.py:752,936,950,1254`. Our dialler has none of these.
+ 8. Listening on 0.0.0.0 advertises 0.0.0.0. `addresses.py` expands it.
+ 9. SO_REUSEPORT lets two nodes share a port silently: `transport/tcp/tcp.py:59`. `sockets.listen_tcp` refuses.
+10. `/dns4` does not dial, and one host cannot run twice. Ours resolves names; a `Host` runs once by contract, and
+    says so.
+11. `read_exactly` gives up after 100 partial reads: `io/utils.py:13,49`. It is what the handshake reads with, so
+    `_HandshakeConn.read` always returns all that was asked for.
+12. `muxer_opt` is ignored for Yamux: `stream_muxer/muxer_multistream.py:137`. Ours does not go through it.
+13. The SQLite peer store writes the private key into its file: `peer/persistent/`. Ours keeps peers in memory.
+14. It logs through the root logger, and `logging.debug` on a root logger without handlers installs one:
+    `network/connection/swarm_connection.py` throughout. Ours does not run that code, and `quieten` silences the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.keys import KeyPair, PrivateKey
+from libp2p.crypto.x25519 import create_new_key_pair as create_x25519_key_pair
+from libp2p.peer.id import ID
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
+from libp2p.security.noise.patterns import PatternXX
+
+from kachery_p2p.errors import StreamError
+
+
+def quieten() -> None:
+    """Keep py-libp2p's log messages from users who did not ask for them (defect 14).
+
+    A level that somebody set stays.
+    """
+    for name in ("libp2p", "multiaddr", "noise"):
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET or (name == "libp2p" and logger.level < logging.CRITICAL):
+            logger.setLevel(logging.CRITICAL)
+
+
+class UnexpectedPeer(Exception):
+    """The handshake showed another peer than expected."""
+
+    def __init__(self, actual: str) -> None:
+        super().__init__(actual)
+        self.actual = actual
+
+
+@dataclass(frozen=True)
+class Keys:
+    """A node's identity, and the key its handshakes use."""
+
+    identity: KeyPair
+    noise_key: PrivateKey
+    peer_id: ID
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> Keys:
+        """From the 32 bytes of an Ed25519 private key. The Noise key is new in each process."""
+        if len(seed) != 32:
+            raise ValueError("an Ed25519 seed has 32 bytes")
+        identity = create_new_key_pair(seed)
+        return cls(identity, create_x25519_key_pair().private_key, ID.from_pubkey(identity.public_key))
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What a handshake gives."""
+
+    encrypt_key: bytes
+    decrypt_key: bytes
+    peer: str
+
+
+class _Channel(Protocol):
+    async def read_exactly(self, count: int, /) -> bytes: ...
+
+    async def write(self, data: bytes, /) -> None: ...
+
+
+class _HandshakeConn:
+    """The part of `IRawConnection` that `PatternXX` uses."""
+
+    def __init__(self, channel: _Channel) -> None:
+        self._channel = channel
+
+    async def read(self, n: int | None = None) -> bytes:
+        # All of it: `io/utils.py` counts partial reads and gives up at 100 (defect 11).
+        return await self._channel.read_exactly(n or 0) if n else b""
+
+    async def write(self, data: bytes) -> None:
+        await self._channel.write(data)
+
+    async def close(self) -> None: ...
+
+    def get_remote_address(self) -> None:
+        return None
+
+
+async def noise_handshake(channel: _Channel, keys: Keys, *, initiator: bool, expected: str | None) -> Secrets:
+    """Run py-libp2p's Noise XX handshake, and take the keys out of it for our own record layer.
+
+    Raises:
+        UnexpectedPeer: only as the initiator, and before our identity is sent.
+        Exception: whatever `PatternXX` and the libraries under it raise on bad input.
+    """
+    pattern = PatternXX(keys.peer_id, keys.identity.private_key, keys.noise_key)
+    conn = cast(Any, _HandshakeConn(channel))
+    try:
+        if initiator:
+            session = await pattern.handshake_outbound(conn, ID.from_base58(expected) if expected else None)
+        else:
+            session = await pattern.handshake_inbound(conn)
+    except PeerIDMismatchesPubkey as error:
+        # The exception carries the ID in its text only (security/noise/patterns.py:337).
+        raise UnexpectedPeer(str(error).rpartition("remote_peer_id_from_pubkey=")[2].strip()) from error
+    protocol = cast(Any, session).conn.noise_state.noise_protocol
+    encrypt, decrypt = protocol.cipher_state_encrypt, protocol.cipher_state_decrypt
+    if encrypt.n or decrypt.n:
+        raise StreamError("The handshake left its ciphers in an unknown state.")
+    return Secrets(bytes(encrypt.k), bytes(decrypt.k), session.get_remote_peer().to_base58())

@@ -1,0 +1,352 @@
+"""One connection to a peer: moves bytes between the channel, the record layer and the streams.
+
+Three tasks run for each connection. The reader receives into the buffer that all connections of the host share, decrypts,
+feeds the Yamux core, and lets the tasks it woke run before it receives again. The writer only works when the kernel does
+not take what is given to it: normally `flush`, called by whoever has something to send, encrypts and sends it on the
+spot, without a switch of tasks. Both ways, no task that can be cancelled ever holds half a message. The keeper sends
+pings and ends a connection whose peer does not answer.
+
+However a connection ends, `abort` is what ends it: it says why, tears down the streams and closes the channel.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from kachery_p2p.errors import StreamError
+from kachery_p2p.transport import limits
+from kachery_p2p.transport.noise import SEALED_MESSAGE, Cipher, RecordReader
+from kachery_p2p.transport.sockets import ByteIO
+from kachery_p2p.transport.stream import Stream
+from kachery_p2p.transport.yamux import (
+    GO_AWAY_NORMAL,
+    GO_AWAY_PROTOCOL_ERROR,
+    Budget,
+    YamuxCore,
+    YamuxStream,
+)
+
+logger = logging.getLogger("kachery_p2p.transport")
+
+_BROKEN = (OSError, trio.ClosedResourceError, trio.BrokenResourceError)
+
+
+class Shared:
+    """What the connections of one host have in common: buffers, and the budget of received bytes."""
+
+    def __init__(self) -> None:
+        self.budget = Budget()
+        self.receive_buffer = memoryview(bytearray(limits.RECEIVE_BUFFER))
+        self.plaintext = memoryview(bytearray(limits.NOISE_PLAINTEXT))
+        self._spare: list[memoryview] = []
+
+    def send_buffer(self) -> memoryview:
+        """A buffer for a batch of messages."""
+        return self._spare.pop() if self._spare else memoryview(bytearray(limits.SEND_BATCH * SEALED_MESSAGE))
+
+    def give_back(self, buffer: memoryview) -> None:
+        """Keep the buffer for the next one who needs it, up to a few."""
+        if len(self._spare) < limits.SPARE_SEND_BUFFERS:
+            self._spare.append(buffer)
+
+
+class Connection:
+    """A secured, multiplexed connection.
+
+    Args:
+        io: the channel below, on which the handshake is done.
+        cipher: the keys the handshake gave.
+        peer: peer ID, base58.
+        address: the peer's multiaddr, without its ID.
+        initiator: whether this side opened the connection.
+        shared: of the host.
+        serve: is called in a task of its own for each stream the peer opens.
+        received: ciphertext that came in after the handshake.
+        plaintext: decrypted bytes that came in after the muxer was agreed on.
+    """
+
+    def __init__(
+        self,
+        io: ByteIO,
+        cipher: Cipher,
+        *,
+        peer: str,
+        address: str,
+        initiator: bool,
+        shared: Shared,
+        serve: Callable[[Stream], Awaitable[None]],
+        received: bytes = b"",
+        plaintext: bytes = b"",
+    ) -> None:
+        self.peer = peer
+        self.address = address
+        self.initiator = initiator
+        self.opened_at = trio.current_time()
+        self.used_at = self.opened_at
+        self._heard_at = self._sent_at = self.opened_at
+        self.close_reason = ""
+        self.closed = trio.Event()
+        self.core = YamuxCore(initiator, self._make_stream, shared.budget, trio.current_time)
+        self._io = io
+        self._cipher = cipher
+        self._records = RecordReader(cipher, received)
+        self._plaintext = plaintext
+        self._shared = shared
+        self._serve = serve
+        self._loops: trio.CancelScope | None = None
+        self._handlers: trio.Nursery | None = None
+        self._room = trio.Event()
+        # The writer's: what the kernel has not taken yet, and the buffer it lies in.
+        self._pending: memoryview | None = None
+        self._buffer: memoryview | None = None
+        self._wake = trio.Event()
+        self._idle = trio.Event()
+        self._idle.set()
+
+    def __repr__(self) -> str:
+        return f"<Connection {'to' if self.initiator else 'from'} {self.peer} at {self.address}>"
+
+    def _make_stream(self, core: YamuxCore, stream_id: int) -> YamuxStream:
+        return Stream(core, stream_id, self)
+
+    @property
+    def is_closed(self) -> bool:
+        return self.closed.is_set()
+
+    @property
+    def stream_count(self) -> int:
+        return len(self.core.streams)
+
+    # --- running ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve the connection until it ends. Never raises but for cancellation."""
+        try:
+            async with trio.open_nursery() as handlers:
+                self._handlers = handlers
+                async with trio.open_nursery() as loops:
+                    self._loops = loops.cancel_scope
+                    if self.is_closed:
+                        loops.cancel_scope.cancel()
+                    loops.start_soon(self._read_loop)
+                    loops.start_soon(self._write_loop)
+                    loops.start_soon(self._keep_alive)
+                self.abort("the connection was closed")
+                handlers.cancel_scope.deadline = trio.current_time() + limits.HANDLER_GRACE
+        finally:
+            self._handlers = None
+            self.abort("the connection was closed")
+
+    def abort(self, reason: str) -> None:
+        """End the connection now. The first reason given stays."""
+        if self.is_closed:
+            return
+        self.close_reason = reason
+        self.closed.set()
+        self.core.shut(reason)
+        self._io.close()
+        self._room.set()
+        self._idle.set()
+        self._pending = None
+        if self._loops is not None:
+            self._loops.cancel()
+        logger.debug("connection with %s at %s ended: %s", self.peer, self.address, reason)
+
+    def drop(self, reason: str) -> None:
+        """End the connection now, with a goodbye if it goes out at once."""
+        if not self.is_closed:
+            self.core.go_away(GO_AWAY_NORMAL)
+            self.flush()
+            self.abort(reason)
+
+    async def close(self) -> None:
+        """Say goodbye, let what is queued go out, and end. Takes `limits.GOODBYE_TIMEOUT` seconds at most."""
+        if self.is_closed:
+            return
+        with trio.move_on_after(limits.GOODBYE_TIMEOUT):
+            self.core.go_away(GO_AWAY_NORMAL)
+            self.flush()
+            await self._idle.wait()
+            # An end before the close: else bytes of the peer that nobody reads turn the close into a TCP reset,
+            # which takes back what we have sent.
+            self._io.shutdown_write()
+            await self.closed.wait()
+        self.abort("closed by this side")
+
+    # --- receiving -------------------------------------------------------------------------------------------------
+
+    async def _read_loop(self) -> None:
+        try:
+            if self._plaintext:
+                self.core.receive(bytearray(self._plaintext))
+                self._plaintext = b""
+            if self._records.waiting:
+                buffer = self._shared.receive_buffer
+                self._take(buffer, self._records.prepare(buffer))
+            self._after_receiving()
+            while not self.is_closed:
+                await self._receive()
+        except StreamError as error:
+            logger.debug("dropping the connection with %s at %s: %s", self.peer, self.address, error)
+            if not self.is_closed:
+                self.core.go_away(GO_AWAY_PROTOCOL_ERROR)
+                self.flush()
+            self.abort(str(error).rstrip("."))
+        except _BROKEN as error:
+            self.abort(_describe(error))
+        except Exception:
+            logger.exception("error while receiving from %s at %s", self.peer, self.address)
+            self.abort("an internal error")
+
+    async def _receive(self) -> None:
+        """Receive once, and let others run."""
+        buffer = self._shared.receive_buffer
+        start = self._records.prepare(buffer)
+        try:
+            size = self._io.recv_into(buffer[start:])
+        except BlockingIOError:
+            await self._io.wait_readable()
+            return
+        if not size:
+            self.abort("the peer closed the connection")
+            return
+        self._heard_at = trio.current_time()
+        self._take(buffer, start + size)
+        self._after_receiving()
+        if self.is_closed or size >= limits.INITIAL_WINDOW // 4:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._io.wait_readable()
+
+    def _take(self, buffer: memoryview, end: int) -> None:
+        receive = self.core.receive
+        for message in self._records.read(buffer, end):
+            receive(message)
+
+    def _after_receiving(self) -> None:
+        core = self.core
+        if core.accepted:
+            self.used_at = trio.current_time()
+            while core.accepted:
+                stream = core.accepted.popleft()
+                if self._handlers is not None and not stream.reset_reason:
+                    assert isinstance(stream, Stream)
+                    self._handlers.start_soon(self._serve, stream)
+        if core.has_output:
+            self.flush()
+        if core.can_open and not self._room.is_set():
+            self._room.set()
+        if core.remote_gone is not None and not core.streams:
+            self.abort("the peer said goodbye")
+
+    # --- sending ---------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Send what the core has to send, as far as the kernel takes it; the writer does the rest. Never waits."""
+        if self._pending is not None or not self.core.has_output or self.is_closed:
+            return
+        try:
+            for _ in range(4):
+                batch = self._compose()
+                if batch is None:
+                    return
+                sent = self._io.send_nowait(batch)
+                if sent < len(batch):
+                    self._pending = batch[sent:]
+                    break
+            else:
+                if not self.core.has_output:
+                    return
+                self._pending = memoryview(b"")
+            self._idle = trio.Event()
+            self._wake.set()
+        except _BROKEN as error:
+            self.abort(_describe(error))
+        finally:
+            if self._pending is None and self._buffer is not None:
+                self._shared.give_back(self._buffer)
+                self._buffer = None
+
+    def _compose(self) -> memoryview | None:
+        """Put what is to be sent into messages, up to a batch of them, and encrypt it; `None` for nothing."""
+        core, plaintext, cipher = self.core, self._shared.plaintext, self._cipher
+        if self._buffer is None:
+            self._buffer = self._shared.send_buffer()
+        out = self._buffer
+        position = 0
+        for _ in range(limits.SEND_BATCH):
+            size = core.fill(plaintext)
+            if not size:
+                break
+            position += cipher.seal(plaintext[:size], out[position:])
+            if not core.has_output:
+                break
+        return out[:position] if position else None
+
+    async def _write_loop(self) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                while self._pending is not None:
+                    if self._pending:
+                        await self._io.send_all(self._pending)
+                        self._sent_at = trio.current_time()
+                    self._pending = self._compose()
+                    await trio.lowlevel.checkpoint()
+                if self._buffer is not None:
+                    self._shared.give_back(self._buffer)
+                    self._buffer = None
+                self._idle.set()
+        except _BROKEN as error:
+            self.abort(_describe(error))
+        except Exception:
+            logger.exception("error while sending to %s at %s", self.peer, self.address)
+            self.abort("an internal error")
+
+    # --- liveness --------------------------------------------------------------------------------------------------
+
+    async def _keep_alive(self) -> None:
+        """Ping a quiet peer, and end a connection on which nothing moves.
+
+        Any byte that comes in, and any that the kernel takes, is a sign of life: on a slow line the answer to a ping
+        may queue behind megabytes.
+        """
+        self.core.ping()  # for the round trip time
+        self.flush()
+        while True:
+            await trio.sleep(limits.KEEPALIVE_INTERVAL / 2)
+            now = trio.current_time()
+            quiet = now - max(self._heard_at, self._sent_at)
+            if quiet > limits.KEEPALIVE_TIMEOUT:
+                self.abort(f"the peer did not answer for {limits.KEEPALIVE_TIMEOUT:.0f} seconds")
+                return
+            if now - self._heard_at >= limits.KEEPALIVE_INTERVAL / 2:
+                self.core.ping()
+            self.core.sweep()
+            self.flush()
+
+    # --- streams ---------------------------------------------------------------------------------------------------
+
+    async def open_stream(self) -> Stream:
+        """Open a stream; waits while the peer has too many to acknowledge. Raises `StreamError`."""
+        while not self.core.can_open and not self.is_closed:
+            self._room = trio.Event()
+            await self._room.wait()
+        if self.is_closed:
+            raise StreamError(f"The connection with {self.peer} is gone: {self.close_reason}.")
+        if self.core.remote_gone is not None:
+            raise StreamError(f"The peer {self.peer} is about to leave and takes no more streams.")
+        self.used_at = trio.current_time()
+        stream = self.core.open()
+        assert isinstance(stream, Stream)
+        return stream
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[:1].lower() + error.strerror[1:]
+    return "the connection was closed"

@@ -1,0 +1,212 @@
+"""Which peers are connected, and which connection has to go when there are too many. No input or output."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from kachery_p2p.transport import limits
+from kachery_p2p.transport.connection import Connection
+
+logger = logging.getLogger("kachery_p2p.transport")
+
+T = TypeVar("T")
+
+
+class Signal(Generic[T]):
+    """Synchronous callbacks for an event. An exception of one is logged and does not keep the others from being called."""
+
+    def __init__(self) -> None:
+        self._callbacks: dict[object, Callable[[T], object]] = {}
+
+    def subscribe(self, callback: Callable[[T], object]) -> Callable[[], None]:
+        """Call `callback` with each event, in the trio thread; what is returned ends that."""
+        token = object()
+        self._callbacks[token] = callback
+        return lambda: self._callbacks.pop(token, None) and None
+
+    __call__ = subscribe
+
+    def emit(self, value: T) -> None:
+        for callback in list(self._callbacks.values()):
+            try:
+                callback(value)
+            except Exception:
+                logger.exception("a callback failed")
+
+
+@dataclass(frozen=True)
+class ConnectionInfo:
+    """An open connection, for display.
+
+    Attributes:
+        peer: peer ID, base58.
+        addr: multiaddr of the other end, without the peer ID.
+        direction: `in` or `out`.
+        opened_at: trio clock.
+        streams: open streams.
+        bytes_received: payload of all streams.
+        bytes_sent: payload of all streams.
+        round_trip: seconds, 0.0 before the first ping was answered.
+    """
+
+    peer: str
+    addr: str
+    direction: str
+    opened_at: float
+    streams: int
+    bytes_received: int
+    bytes_sent: int
+    round_trip: float
+
+
+@dataclass
+class PeerInfo:
+    """What a peer says of itself (identify). None of it is verified but the ID it was said under."""
+
+    protocols: frozenset[str] = frozenset()
+    agent: str = ""
+    addresses: tuple[str, ...] = ()
+    identified: bool = False
+
+
+@dataclass
+class PeerTable:
+    """Connections by peer, protections, bans and what peers said of themselves.
+
+    Args:
+        local: our peer ID.
+        max_connections: above this, `surplus` names connections to close.
+    """
+
+    local: str
+    max_connections: int
+    _connections: dict[str, list[Connection]] = field(default_factory=dict)
+    _info: OrderedDict[str, PeerInfo] = field(default_factory=OrderedDict)
+    _protected: dict[str, set[str]] = field(default_factory=dict)
+    _banned: dict[str, float] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter([each for group in self._connections.values() for each in group])
+
+    def __len__(self) -> int:
+        return sum(map(len, self._connections.values()))
+
+    def peers(self) -> list[str]:
+        return list(self._connections)
+
+    def of(self, peer: str) -> list[Connection]:
+        """All connections of a peer, oldest first."""
+        return list(self._connections.get(peer, ()))
+
+    def add(self, connection: Connection) -> bool:
+        """Enter a connection; whether it is the first one of its peer."""
+        group = self._connections.setdefault(connection.peer, [])
+        group.append(connection)
+        return len(group) == 1
+
+    def remove(self, connection: Connection) -> bool:
+        """Take a connection out; whether it was the last one of its peer."""
+        group = self._connections.get(connection.peer, [])
+        if connection not in group:
+            return False
+        group.remove(connection)
+        if group:
+            return False
+        del self._connections[connection.peer]
+        return True
+
+    def best(self, peer: str) -> Connection | None:
+        """The connection for new streams.
+
+        When both sides dialled at once there are two. Both sides prefer the one that the smaller peer ID opened, so
+        that all traffic gathers on one and the other can go.
+        """
+        first = min(self.local, peer)
+        group = [each for each in self._connections.get(peer, ()) if not each.is_closed]
+        usable = [each for each in group if each.core.remote_gone is None] or group
+        return min(
+            usable, key=lambda each: ((self.local if each.initiator else peer) != first, each.opened_at), default=None
+        )
+
+    def surplus(self, newest: Connection) -> list[Connection]:
+        """Connections to close because `newest` is one too many, for its peer or for the host.
+
+        The least useful go first: those without streams, then those the other side opened, then those unused for
+        longest. Protected peers stay, and so does the newest, else a full host would never meet anybody new.
+        """
+
+        def usefulness(each: Connection) -> tuple[bool, bool, float]:
+            return (each.stream_count > 0, each.initiator, each.used_at)
+
+        victims: list[Connection] = []
+        own = [each for each in self.of(newest.peer) if each is not newest]
+        excess = len(own) + 1 - limits.MAX_CONNECTIONS_PER_PEER
+        if excess > 0:
+            victims += sorted(own, key=usefulness)[:excess]
+        excess = len(self) - len(victims) - self.max_connections
+        if excess > 0:
+            others = [
+                each for each in self if each is not newest and each not in victims and each.peer not in self._protected
+            ]
+            victims += sorted(others, key=usefulness)[:excess]
+        return victims
+
+    def idle_duplicates(self, now: float) -> list[Connection]:
+        """Connections that are neither the preferred one of their peer, nor new, nor in use."""
+        return [
+            each
+            for peer, group in self._connections.items()
+            if len(group) > 1
+            for each in group
+            if each is not self.best(peer) and not each.stream_count and now - each.opened_at > limits.DUPLICATE_GRACE
+        ]
+
+    def info(self, peer: str) -> PeerInfo:
+        """What is known of a peer; a blank entry is made where there is none."""
+        entry = self._info.get(peer)
+        if entry is None:
+            entry = self._info[peer] = PeerInfo()
+            for old in list(self._info):
+                if len(self._info) <= 4 * limits.MAX_CONNECTIONS:
+                    break
+                if old not in self._connections and old != peer:
+                    del self._info[old]
+        self._info.move_to_end(peer)
+        return entry
+
+    def peek(self, peer: str) -> PeerInfo:
+        """The same without making an entry."""
+        return self._info.get(peer) or PeerInfo()
+
+    def protect(self, peer: str, tag: str) -> None:
+        self._protected.setdefault(peer, set()).add(tag)
+
+    def unprotect(self, peer: str, tag: str) -> bool:
+        """Take one protection away; whether others remain."""
+        tags = self._protected.get(peer, set())
+        tags.discard(tag)
+        if not tags:
+            self._protected.pop(peer, None)
+        return bool(tags)
+
+    def is_protected(self, peer: str) -> bool:
+        return peer in self._protected
+
+    def ban(self, peer: str, until: float) -> None:
+        if len(self._banned) >= limits.MAX_BANS and peer not in self._banned:
+            del self._banned[min(self._banned, key=self._banned.__getitem__)]
+        self._banned[peer] = until
+
+    def banned(self, peer: str, now: float) -> float:
+        """For how many seconds more a peer is banned; 0 when it is not."""
+        until = self._banned.get(peer)
+        if until is None:
+            return 0.0
+        if until <= now:
+            del self._banned[peer]
+            return 0.0
+        return until - now

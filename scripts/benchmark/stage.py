@@ -1,0 +1,89 @@
+"""Where the rows of one dataset are measured: a work folder, and the peers that serve the dataset to the others."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.benchmark.dataset import Dataset
+from scripts.benchmark.own import Own
+from scripts.benchmark.ssh import SshServer
+from scripts.peers import Helia, Kubo, Peer
+
+
+@dataclass(frozen=True)
+class Source:
+    """A peer that has the dataset: where to dial it, under which CID, and the process to watch.
+
+    `hello` is the CID of a few bytes that it has as well: loading them connects.
+    """
+
+    addr: str
+    cid: str
+    hello: str
+    pid: int
+
+
+class Stage:
+    """The dataset and whoever serves it. Servers start when they are first needed and end with the stage."""
+
+    def __init__(self, folder: Path, dataset: Dataset) -> None:
+        """Works in `folder`, which must be empty."""
+        self.dataset = dataset
+        self._folder = folder
+        self._numbers = itertools.count(1)
+        self._stack = ExitStack()
+        self._sources: dict[str, Source] = {}
+        self._ssh: SshServer | None = None
+
+    def close(self) -> None:
+        """Ends the servers and removes what they kept."""
+        self._stack.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @contextmanager
+    def fresh_folder(self) -> Iterator[Path]:
+        """An empty folder for one run, removed after it. The input is in the page cache, earlier writes on the disk."""
+        folder = self._folder / f"run-{next(self._numbers)}"
+        folder.mkdir()
+        try:
+            self.dataset.warm()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def own(self) -> Source:
+        """One of our own nodes with the dataset in its data directory."""
+        if "own" not in self._sources:
+            peer = self._stack.enter_context(Own(self._folder / "serving-own"))
+            self._sources["own"] = self._source(peer, lambda path: peer.store(path)[0].removeprefix("ipfs://"))
+        return self._sources["own"]
+
+    def kubo(self) -> Source:
+        """A Kubo node that has added the dataset."""
+        if "kubo" not in self._sources:
+            kubo = self._stack.enter_context(Kubo(self._folder / "serving-kubo"))
+            self._sources["kubo"] = self._source(kubo, kubo.add)
+        return self._sources["kubo"]
+
+    def helia(self) -> Source:
+        """A Helia node that has added the dataset, under the profile unixfs-v1-2025."""
+        if "helia" not in self._sources:
+            helia = self._stack.enter_context(Helia(self._folder / "serving-helia"))
+            self._sources["helia"] = self._source(helia, helia.add)
+        return self._sources["helia"]
+
+    def _source(self, peer: Peer, add: Callable[[Path], str]) -> Source:
+        hello = peer.folder / "hello.txt"
+        hello.write_text(f"hello from {peer.peer_id}", encoding="utf-8")
+        return Source(peer.addrs[0], add(self.dataset.path), add(hello), peer.pid)
+
+    def ssh(self) -> SshServer:
+        """An SSH server of our own."""
+        if self._ssh is None:
+            self._ssh = self._stack.enter_context(SshServer(self._folder / "ssh"))
+        return self._ssh
