@@ -292,7 +292,7 @@ def cat(
     """
     from .load import cat_file
 
-    out = click.get_binary_stream("stdout")
+    out = sys.stdout.buffer
     cat_file(uri, out, start=start, end=end, local_only=local_only, providers=peers, timeout=timeout)
 
 

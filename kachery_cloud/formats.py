@@ -120,7 +120,8 @@ def _checked_dict(value: dict[Any, Any], trail: list[Any]) -> dict[str, Any]:
         if changed is not None:
             if text in changed:
                 raise NotSerializable(
-                    f"store_json cannot write the dict {describe_place(trail)}: two of its keys become the same text {text!r}."
+                    f"store_json cannot write the dict {describe_place(trail)}: "
+                    f"two of its keys become the same text {text!r}."
                 )
             changed[text] = other
     return value if changed is None else changed
@@ -134,8 +135,8 @@ def _key_text(key: Any, trail: list[Any]) -> str:
             raise NotSerializable(f"store_json cannot write the key {key} of the dict {describe_place(trail)}.")
         return json.dumps(key)
     raise NotSerializable(
-        f"store_json cannot write the dict {describe_place(trail)}: its key {_short(key)} is a {_name(key)}, and the keys "
-        "of JSON are text. Use str(key), or store_pkl, which keeps such keys."
+        f"store_json cannot write the dict {describe_place(trail)}: its key {_short(key)} is a {_name(key)}, "
+        "and the keys of JSON are text. Use str(key), or store_pkl, which keeps such keys."
     )
 
 
@@ -183,8 +184,8 @@ def check_array(array: Any) -> np.ndarray[Any, Any]:
 
     if isinstance(array, np.ma.MaskedArray):
         raise NotSerializable(
-            "store_npy cannot write a masked array: the mask would be lost. Store array.filled(...), or .data and .mask "
-            "with store_pkl."
+            "store_npy cannot write a masked array: the mask would be lost. Store array.filled(...), "
+            "or .data and .mask with store_pkl."
         )
     try:
         result = np.asanyarray(array)
@@ -192,9 +193,9 @@ def check_array(array: Any) -> np.ndarray[Any, Any]:
         raise NotSerializable(f"store_npy cannot make an array of that: {exc}.") from None
     if result.dtype.hasobject:
         raise NotSerializable(
-            f"store_npy cannot write an array of Python objects (dtype {result.dtype}, shape {result.shape}): that would "
-            "take a pickle. Give it a dtype of numbers or text, such as array.astype(float) or array.astype(str); "
-            "ragged lists can be stored with store_json or store_pkl."
+            f"store_npy cannot write an array of Python objects (dtype {result.dtype}, shape {result.shape}): "
+            "that would take a pickle. Give it a dtype of numbers or text, such as array.astype(float) or "
+            "array.astype(str); ragged lists can be stored with store_json or store_pkl."
         )
     if result.dtype.kind not in "biufcSUVmM":
         raise NotSerializable(

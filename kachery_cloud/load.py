@@ -1,8 +1,8 @@
 """Loading: a URI becomes a path, a value, or bytes.
 
-What is here already needs no network and starts nothing. Anything else is asked of the node of the data directory, which
-fetches what is missing from the peers it knows: those that the URI names (`?provider=`), those that the call names
-(`providers`), those of the settings, and those that are connected.
+What is here already needs no network and starts nothing. Anything else is asked of the node of the data directory,
+which fetches what is missing from the peers it knows: those that the URI names (`?provider=`), those that the call
+names (`providers`), those of the settings, and those that are connected.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .config import load_config, parse_timeout
 from .errors import (
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
     from .config import Config
 
-    Result = TypeVar("Result")
-
 # Bytes that `cat_file` asks for at a time: little at first, so that output begins at once, then enough to keep several
 # peers busy. What is fetched lies on disk, so the memory used is that of one piece.
 _FIRST_WINDOW = 1 << 20
@@ -56,7 +54,7 @@ def load_file(
     """Load a file and return the path of a local copy.
 
     Args:
-        uri: `ipfs://<cid>`, `ipfs://<cid>/<path>`, `/ipfs/<cid>` or a CID, with `?label=` and `?provider=` as they come.
+        uri: `ipfs://<cid>`, `ipfs://<cid>/<path>`, `/ipfs/<cid>` or a CID, perhaps with `?label=` and `?provider=`.
         dest: where to put a copy of your own, replacing a file that is there. A folder takes it under the last name
             of the path, else the label, else the CID. Without `dest` the path leads into the data directory; that
             file is shared and read-only.
@@ -320,8 +318,8 @@ class _Request:
                 repo.quarantine(resolve_local(repo, self.uri))
         elif self.local_only:
             raise ContentNotFound(
-                f"{self.uri.locator} is not on this machine ({self.config.directory}), and only local data was asked for. "
-                "Leave out local_only (--local-only) to ask peers for it."
+                f"{self.uri.locator} is not on this machine ({self.config.directory}), and only local data was asked "
+                "for. Leave out local_only (--local-only) to ask peers for it."
             ) from None
 
     def ask(

@@ -89,8 +89,8 @@ def find_local(repo: Repo, uri: ContentURI) -> Found:
         return Found(cid, path)
     if is_local_directory(repo, cid):
         raise IsADirectory(
-            f"{uri.locator} is a directory. Load it with load_dir(uri, dest) (kachery-cloud-load URI --dest FOLDER), or one "
-            f"of its files as {uri.locator}/NAME."
+            f"{uri.locator} is a directory. Load it with load_dir(uri, dest) (kachery-cloud-load URI --dest FOLDER), "
+            f"or one of its files as {uri.locator}/NAME."
         )
     raise NotHere(str(cid))
 

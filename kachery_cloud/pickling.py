@@ -1,7 +1,7 @@
 """Writing pickles whose bytes depend on the value alone.
 
-`pickle.dumps` gives different bytes for equal values: numpy 2 names its modules otherwise than numpy 1, and strings that
-happen to be one object are written once, equal ones that are not are written twice, which differs between Python
+`pickle.dumps` gives different bytes for equal values: numpy 2 names its modules otherwise than numpy 1, and strings
+that happen to be one object are written once, equal ones that are not are written twice, which differs between Python
 versions. A content-addressed store cannot have that, so this writer emits the opcodes of pickle protocol 4 itself, by
 these rules:
 
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import UUID
 
 from .errors import NotSerializable
+from .pickle_numpy import array_pieces, dtype_key, dtype_state, leaf_dtypes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,8 +49,6 @@ _BATCH = 1000
 MAX_DEPTH = 200
 # Decimals and fractions longer than this take quadratic time to read back.
 MAX_NUMBER_DIGITS = 65_536
-# Arrays are copied out in pieces of this size, so that memory does not grow with them.
-_PIECE = 4 << 20
 
 _ALLOWED = (
     "None, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, OrderedDict, set, frozenset, range, "
@@ -367,7 +366,7 @@ class _Writer:
         self._save_dtype(array.dtype)
         self._save_bool(fortran)
         self._boundary()
-        self._write_bytes(array.nbytes, _array_pieces(array.T if fortran else array))
+        self._write_bytes(array.nbytes, array_pieces(array.T if fortran else array))
         self._memoize()
         self._frame += b"t"
         self._memoize()
@@ -391,11 +390,11 @@ class _Writer:
     def _save_dtype(self, dtype: np.dtype[Any]) -> None:
         self._check_dtype(dtype, dtype)
         self._boundary()
-        key = ("dtype", _dtype_key(dtype))
+        key = ("dtype", dtype_key(dtype))
         known = self._values.get(key)
         if known is not None:
             return self._get(known)
-        spec, state = _dtype_state(dtype)
+        spec, state = dtype_state(dtype)
         self._values[key] = self._reduce(_Global("numpy", "dtype"), (spec, False, True))
         self._save_part(state)
         self._frame += b"b"
@@ -403,7 +402,7 @@ class _Writer:
     def _check_dtype(self, dtype: np.dtype[Any], value: Any) -> None:
         if dtype.hasobject:
             raise self._refuse(value, "holds Python objects; convert it to numbers or text (array.tolist() for a list)")
-        for part in _leaf_dtypes(dtype):
+        for part in leaf_dtypes(dtype):
             if part.kind not in "biufcSUVmM" or part.isbuiltin == 2 or type(part).__module__.split(".")[0] != "numpy":
                 raise self._refuse(value, f"has the type {part}, which is not one of numpy's plain types")
             if part.char in "gG":
@@ -511,73 +510,3 @@ def _numpy_saver(value: Any) -> Callable[[_Writer, Any], None] | None:
     if isinstance(value, np.dtype):
         return _Writer._save_dtype
     return None
-
-
-def _array_pieces(array: np.ndarray[Any, Any]) -> Iterator[Any]:
-    """The array's bytes in C order, without a copy of the whole."""
-    if not array.nbytes:
-        return
-    if array.flags.c_contiguous:
-        flat = array.reshape(-1).view("u1")
-        for start in range(0, flat.nbytes, _PIECE):
-            yield flat[start : start + _PIECE].data
-        return
-    row_size = array.nbytes // len(array)
-    if array.ndim > 1 and row_size > _PIECE:
-        for row in array:
-            yield from _array_pieces(row)
-        return
-    step = max(1, _PIECE // row_size)
-    for start in range(0, len(array), step):
-        yield array[start : start + step].tobytes()
-
-
-def _leaf_dtypes(dtype: np.dtype[Any]) -> Iterator[np.dtype[Any]]:
-    if dtype.subdtype is not None:
-        yield from _leaf_dtypes(dtype.subdtype[0])
-    elif dtype.names is not None:
-        for name in dtype.names:
-            yield from _leaf_dtypes(dtype.fields[name][0])  # type: ignore[index]
-    else:
-        yield dtype
-
-
-def _dtype_state(dtype: np.dtype[Any]) -> tuple[str, tuple[Any, ...]]:
-    """What numpy 1's `dtype.__reduce__` says: the text for the constructor, and the state."""
-    order = dtype.str[0]
-    # numpy 1 has the flags in a signed byte.
-    flags = dtype.flags - 256 if dtype.flags > 127 else dtype.flags
-    if dtype.subdtype is not None:
-        base, shape = dtype.subdtype
-        subarray = (base, tuple(int(n) for n in shape))
-        return f"V{dtype.itemsize}", (3, "|", subarray, None, None, dtype.itemsize, dtype.alignment, flags)
-    if dtype.names is not None:
-        assert dtype.fields is not None
-        fields: dict[str, Any] = {}
-        for name in dtype.names:
-            field = tuple(dtype.fields[name])
-            fields[name] = field
-            if len(field) > 2:
-                fields[field[2]] = field
-        return f"V{dtype.itemsize}", (3, "|", None, dtype.names, fields, dtype.itemsize, dtype.alignment, flags)
-    if dtype.kind in "mM":
-        import numpy as np
-
-        unit, count = np.datetime_data(dtype)
-        state = (4, order, None, None, None, -1, -1, flags, ({}, (unit.encode(), int(count), 1, 1)))
-        return f"{dtype.kind}8", state
-    if dtype.kind in "SUV":
-        count = dtype.itemsize // 4 if dtype.kind == "U" else dtype.itemsize
-        return f"{dtype.kind}{count}", (3, order, None, None, None, dtype.itemsize, dtype.alignment, flags)
-    return f"{dtype.kind}{dtype.itemsize}", (3, order, None, None, None, -1, -1, flags)
-
-
-def _dtype_key(dtype: np.dtype[Any]) -> Any:
-    """A value that is equal for equal descriptions; numpy's own equality overlooks titles and alignment."""
-    if dtype.subdtype is not None:
-        return ("array", _dtype_key(dtype.subdtype[0]), tuple(dtype.subdtype[1]))
-    if dtype.names is not None:
-        assert dtype.fields is not None
-        fields = tuple((name, _dtype_key(f[0]), *f[1:]) for name in dtype.names for f in (tuple(dtype.fields[name]),))
-        return ("struct", fields, dtype.itemsize, dtype.alignment, dtype.flags)
-    return (dtype.str, dtype.itemsize)

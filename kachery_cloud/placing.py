@@ -1,4 +1,4 @@
-"""Copies for the user, outside of the data directory: a file or a whole tree, which appear under their names when whole."""
+"""Copies for the user, outside of the data directory: a file, or a whole tree. They appear when they are whole."""
 
 from __future__ import annotations
 

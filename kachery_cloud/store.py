@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from kachery_p2p.dag.profiles import Profile
-    from kachery_p2p.repo.repo import Stored
+    from kachery_p2p.repo.repo import Repo, Stored
 
     from .config import Config
 

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import trio
 
-from kachery_p2p.dag.cid import CID, DAG_PB, RAW
+from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.nodes import Asking
+from kachery_p2p.dag.varint import Buffer
 from kachery_p2p.dag.walk import FileWalk, Ref
 from kachery_p2p.errors import ContentNotFound, KacheryError
 
@@ -49,7 +50,7 @@ class Received(Protocol):
     @property
     def cid(self) -> CID: ...
     @property
-    def data(self) -> bytes | memoryview: ...
+    def data(self) -> Buffer: ...
 
 
 class Session(Protocol):
@@ -57,11 +58,10 @@ class Session(Protocol):
 
     def add_provider(self, peer_id: str) -> None: ...
     def want(self, cids: Iterable[CID]) -> None: ...
-    @property
-    def exhausted(self) -> bool: ...
     async def receive(self) -> Received: ...
     async def wait_exhausted(self) -> None: ...
     def asked(self) -> list[str]: ...
+    def missing(self) -> list[CID]: ...
 
 
 @dataclass
@@ -215,7 +215,7 @@ class Load:
                     await self._dials_changed.wait()
                 await trio.sleep(EXHAUSTED_GRACE)
             nothing_came = self._last_block == heard and not self._paused
-            if nothing_came and (patience.cancelled_caught or self._session.exhausted):
+            if nothing_came and (patience.cancelled_caught or self._session.missing()):
                 scope.cancel()
                 return
 
@@ -234,12 +234,13 @@ class Load:
     def _not_found(self, root: CID) -> ContentNotFound:
         seconds = trio.current_time() - self._begun
         asked = self._session.asked()
-        parts = [f"Nobody who was asked has {root}."]
-        if self._waiting_for is not None and self._waiting_for != root:
-            parts = [f"Nobody who was asked has all of {root}: the block {self._waiting_for} is missing."]
-        parts.append(
-            f"Asked {len(asked)} peers in {seconds:.1f} s" + (f": {', '.join(sorted(asked)[:5])}." if asked else ".")
-        )
+        missing = [*self._session.missing(), *([self._waiting_for] if self._waiting_for else [])]
+        if missing and root not in missing:
+            parts = [f"Nobody who was asked has all of {root}: the block {missing[0]} is missing."]
+        else:
+            parts = [f"Nobody who was asked has {root}."]
+        whom = f": {', '.join(asked[:5])}{' ...' if len(asked) > 5 else ''}" if asked else ""
+        parts.append(f"Asked {len(asked)} peer{'' if len(asked) == 1 else 's'} in {seconds:.1f} s{whom}.")
         parts += [f"Could not reach {addr}: {why}" for addr, why in list(self._dial_failures.items())[:5]]
         parts.append(
             "Check that a machine that has it is running (kachery-cloud-node), and give its address with "
@@ -315,7 +316,7 @@ class Load:
             async with self._downloads.use(cid) as entry:
                 if entry is None:
                     continue  # another load has just finished it
-                walk = FileWalk(cid, start, end)
+                walk = FileWalk(cid, start, end, whole_blocks=True)
                 await _Transfer(self, walk, entry.download, start, end).run()
                 assert walk.size is not None
                 if whole:
@@ -360,7 +361,7 @@ class _Transfer:
                 self._walk.skip(ref)
                 self._count(ref.length or 0)
             elif isinstance(there, bytes):
-                await self._place([ref], there, fetched=False)
+                await self._place([ref], there)
             else:
                 waiting = self._waiting.setdefault(ref.cid.multihash, [])
                 if not waiting:
@@ -388,32 +389,29 @@ class _Transfer:
             found[i] = there
         return found
 
-    async def _on_block(self, cid: CID, data: bytes | memoryview) -> None:
+    async def _on_block(self, cid: CID, data: Buffer) -> None:
         refs = self._waiting.pop(cid.multihash, None)
         if refs is not None:
-            await self._place(refs, data, fetched=True)
+            await self._place(refs, data)
 
-    async def _place(self, refs: list[Ref], data: bytes | memoryview, *, fetched: bool) -> None:
+    async def _place(self, refs: list[Ref], data: Buffer) -> None:
         """A verified block: its children join the walk, its bytes go to every place of the file where they belong."""
-        writes = []
-        keep = False
-        for ref in refs:
-            pieces = self._walk.feed(ref, data)
+        size_known = self._walk.size is not None
+        found = [(ref, self._walk.feed(ref, data)) for ref in refs]
+        size = None if size_known else self._walk.size
+
+        def accept() -> None:
+            if size is not None:
+                self._download.allocate(size)
+            for ref, pieces in found:
+                self._download.accept(ref, data, pieces)
+
+        await trio.to_thread.run_sync(accept)
+        for ref, pieces in found:
             carried = sum(len(piece.data) for piece in pieces)
-            if ref.cid.codec != RAW and (ref.length is None or carried < ref.length):
-                keep = fetched  # an inner node: later walks, and our own peers, will ask for it
-            elif ref.length is not None:
+            if ref.length is not None and carried == ref.length:
                 self._remember(ref)
-            writes += pieces
             self._count(carried)
-
-        def store() -> None:
-            for piece in writes:
-                self._download.write(piece.offset, piece.data)
-            if keep:
-                self._load._repo.put_block(refs[0].cid, bytes(data))
-
-        await trio.to_thread.run_sync(store)
 
     def _remember(self, ref: Ref) -> None:
         assert ref.length is not None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import trio
 from kachery_p2p import __version__
 from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
 from kachery_p2p.errors import DialError, InvalidAddress
 from kachery_p2p.load import Downloads, Load, Progress
@@ -153,7 +155,8 @@ class Node:
         Args:
             cid: the root, as text.
             path: names of directory entries to follow from the root.
-            kind: ``"file"``, ``"bytes"`` (then ``start`` and ``end``, exclusive, say which) or ``"directory"``.
+            kind: ``"file"``; ``"bytes"`` (then ``start`` and ``end``, exclusive, say which); ``"directory"`` with all
+                that is in it; or ``"listing"``, only what a directory's entries are.
             dest: where a directory's tree is made.
             providers: multiaddrs of peers that may have it, besides all connected ones.
             timeout: seconds without a single block after which it gives up.
@@ -168,11 +171,7 @@ class Node:
         """
         begun = trio.current_time()
         root = CID.parse(cid)
-        async with self.exchange.new_session() as session:
-            for peer in self.host.connected():
-                session.add_provider(peer)
-            # Whoever connects while the load runs may have it: it joins, and is asked.
-            unsubscribe = self.host.on_connected(session.add_provider)
+        async with self.exchange.new_session(discover=True) as session:
             load = Load(self.repo, self._downloads, session, connect=self.connect, timeout=timeout, progress=progress)
 
             async def work() -> dict[str, Any]:
@@ -183,17 +182,17 @@ class Node:
                     assert dest is not None
                     await DirectoryLoad(load, self.repo, progress).run(target, Path(dest))
                     return {"cid": str(target), "path": dest}
+                if kind == "listing":
+                    await load.drive(list_directory(target))
+                    return {"cid": str(target)}
                 if kind == "bytes":
                     where, size = await load.file(target, start or 0, end)
                 else:
                     where, size = await self._whole_file(load, target, providers)
                 return {"cid": str(target), "path": str(where), "size": size}
 
-            try:
-                result = await load.run(root, [*self._peers, *providers], work)
-            finally:
-                unsubscribe()
-            sources = {peer: stats.bytes for peer, stats in session.peers().items() if stats.bytes}
+            result = await load.run(root, [*self._peers, *providers], work)
+            sources = session.stats().sources
         return {**result, "sources": sources, "seconds": trio.current_time() - begun}
 
     async def _whole_file(self, load: Load, cid: CID, providers: Iterable[str]) -> tuple[Path, int]:
@@ -222,5 +221,5 @@ class Node:
             "addresses": self.host.addresses(),
             "connected": [{"peer": c.peer, "addr": c.addr, "direction": c.direction} for c in self.host.connections()],
             "unreachable_peers": dict(self._peer_errors),
-            **self.exchange.stats(),
+            **asdict(self.exchange.stats().total),
         }

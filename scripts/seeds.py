@@ -36,10 +36,10 @@ def main() -> int:
             ),
         }
         wrong = [f"{what}\n  gives {uri}\n  not   {wanted[what]}" for what, uri in got.items() if uri != wanted[what]]
-        loaded = kcl.load_pkl(list(got.values())[-1], local=True)
+        loaded = kcl.load_pkl(list(got.values())[-1], local_only=True)
         if not np.array_equal(loaded["example"], array) or loaded["example"].dtype != array.dtype:
             wrong.append("load_pkl does not give back what store_pkl was given")
-        if not np.array_equal(kcl.load_npy(list(got.values())[-2], local=True), array):
+        if not np.array_equal(kcl.load_npy(list(got.values())[-2], local_only=True), array):
             wrong.append("load_npy does not give back what store_npy was given")
     wrong += [f"local work imported {module}" for module in ("libp2p", "trio") if module in sys.modules]
     print(

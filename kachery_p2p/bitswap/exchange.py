@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -331,7 +331,8 @@ class Exchange:
         try:
             many = getattr(self._store, "block_sizes", None)
             if many is not None:
-                return list(many(multihashes))
+                found: Mapping[bytes, int] = many(multihashes)
+                return [found.get(multihash) for multihash in multihashes]
             return [self._store.has_block(multihash) for multihash in multihashes]
         except (KacheryError, OSError) as error:
             log.warning("Blocks cannot be looked up: %s", error)

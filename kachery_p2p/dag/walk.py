@@ -117,10 +117,19 @@ class FileWalk:
     """Walks the DAG of one file, or a byte range of it. See the module's text for how it is used.
 
     `start` and `end` are byte offsets in the file, `end` None for its end; a range beyond the end is cut there.
+    With `whole_blocks` the pieces are not cut to the range: what a block carries beside it is given too.
     Raises UnsupportedCID for a root that is neither raw nor dag-pb. After an error the walk is of no further use.
     """
 
-    def __init__(self, root: CID, start: int = 0, end: int | None = None, limits: WalkLimits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        root: CID,
+        start: int = 0,
+        end: int | None = None,
+        limits: WalkLimits = DEFAULT_LIMITS,
+        *,
+        whole_blocks: bool = False,
+    ) -> None:
         if start < 0 or (end is not None and end < start):
             raise ValueError(f"no such range of bytes: {start} to {end}")
         if root.codec not in (RAW, DAG_PB):
@@ -134,6 +143,7 @@ class FileWalk:
         self.mode: int | None = None
         self.mtime: tuple[int, int] | None = None
         self._limits = limits
+        self._whole_blocks = whole_blocks
         self._leaves = _Queue()
         self._nodes = _Queue()
         self._nodes.push([Ref(root, 0, None, 0)])
@@ -227,6 +237,8 @@ class FileWalk:
 
     def _clip(self, offset: int, data: memoryview) -> list[Piece]:
         """The part of the data that lies in the range, as no or one piece."""
+        if self._whole_blocks:
+            return [Piece(offset, data)] if len(data) else []
         stop = offset + len(data)
         if offset < self.start:
             data = data[self.start - offset :]

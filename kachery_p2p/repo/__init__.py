@@ -1,0 +1,78 @@
+"""The repo: what one data directory holds, and how it stays sound. Synchronous, thread-safe, for many processes.
+
+On the disk
+-----------
+
+    <directory>/                    0700 when made here
+      private.pem  public.pem       the node's Ed25519 key: PKCS#8 and SubjectPublicKeyInfo, PEM, 0600 (keys.py)
+      node.lock                     locked (flock) by the process that is the node; its number in ASCII (locks.py)
+      catalog.sqlite[-wal, -shm]    SQLite 3, WAL, application_id 0x6b636831, user_version 1 (catalog.py has the schema)
+      ipfs/<ab>/<cd>/<ef>/<cid>     each stored or loaded file, once, as a plain file, 0444; abcdef are the last six
+                                    characters of the CID in its text form
+      partial/<cid>                 a file being loaded: its final length, holes where nothing arrived; flocked by the
+                                    loader
+      tmp/<24 hex digits>           a file being stored; flocked by its writer
+      damaged/<cid>.<n>             copies with wrong bytes that were set aside, n = 1, 2 ...
+      damaged/catalog.sqlite.<...>  catalogs that were rebuilt
+
+A file under `ipfs/` *is* the block store: the catalog says that the block with this multihash is `length` bytes at
+`offset` of that file, as they are (wrap 0), or in a dag-pb node (`0a` len `08 02 12` length *bytes* `18` length, the
+UnixFS leaf of kind File: wrap 1; with `08 00`, kind Raw: wrap 2). Inner nodes, directory nodes, symbolic links, and
+leaves wrapped in any other way are kept in the catalog whole. The same bytes stored under two profiles are two names
+(hard links) of one file, where the file system has hard links. A *linked* file is served from where the user has it.
+
+In the catalog a root is keyed by its binary CIDv1, so `Qm...` and its `bafy...` form are one root; a file has the stamp
+(size, mtime in ns, inode; for linked ones also ctime in ns) that it had when it was hashed.
+
+What may be relied on
+---------------------
+
+1. A file under `ipfs/` is whole. It gets there by one rename, after its data were synced, and its folder is synced
+   after that.
+2. Inner nodes are committed, and synced, before the file of which they are the only description gets there.
+3. Rows are committed last, when everything they speak of is there.
+4. A block that leaves the repo was hashed when its file had the stamp that it still has after the block was read; or it
+   was hashed again just now.
+5. Nothing is deleted silently: wrong copies go to `damaged/`, a broken catalog too. Only left-overs in `tmp/` of
+   processes that are dead (their lock is free) are removed, when the repo is opened.
+
+What a crash leaves (process killed, or power lost), by the last step that was done
+----------------------------------------------------------------------------------
+
+    data being written to tmp/      a file in tmp/; removed when the repo is next opened
+    data being written to partial/  a partial file; `Download.has` hashes what is in it, and only the rest is loaded
+    inner nodes committed           blocks that no root reaches; `Repo.sweep` drops them after a week
+    renamed into ipfs/              a whole file without rows; `find_file` hashes and adopts it when it is asked for, and
+                                    `adopt_unknown` does so for all
+    rows committed                  nothing; with the power lost, the commit may be lost too (synchronous=NORMAL) and it
+                                    is as in the line before. Links and directories, which could not be found again that
+                                    way, are committed with synchronous=FULL
+
+Several processes
+-----------------
+
+Two that store the same CID both succeed: who comes second finds the same bytes there and drops its own. A partial file
+has one writer; others get RepoBusy. Writers of the catalog wait for each other; their transactions hold no hashing. A
+forked child may go on using a Repo: it opens its own connections, and leaves the locks to its parent.
+"""
+
+from __future__ import annotations
+
+from .checking import Problem
+from .download import Download
+from .keys import Identity, load_or_create_identity
+from .locks import NodeLock
+from .repo import ListedFile, Repo, RepoStats
+from .small import Stored
+
+__all__ = [
+    "Download",
+    "Identity",
+    "ListedFile",
+    "NodeLock",
+    "Problem",
+    "Repo",
+    "RepoStats",
+    "Stored",
+    "load_or_create_identity",
+]

@@ -216,9 +216,7 @@ class Catalog:
             if self._closed:
                 raise RepoError(f"The repo of {self.path.parent} is closed already.")
         with self._named_errors():
-            db = sqlite3.connect(
-                self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
+            db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             try:
                 db.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
                 db.execute("PRAGMA synchronous=NORMAL")
@@ -284,7 +282,7 @@ class Catalog:
 
     def _explain(self, why: sqlite3.Error) -> KacheryError:
         text = str(why)
-        if "disk is full" in text or "disk I/O error" in text and _disk_is_full(self.path.parent):
+        if "disk is full" in text or ("disk I/O error" in text and _disk_is_full(self.path.parent)):
             return DiskFull(
                 f"There is no room on the disk for the catalog {self.path}. Free some space and try again; nothing "
                 "that was stored is harmed."

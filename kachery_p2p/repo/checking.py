@@ -133,10 +133,17 @@ class Checker:
         self._reader.mark(row.file, OK, stamp)
         return None
 
-    def adopt(self, cid: CID, path: Path) -> Problem | None:
-        """Take a file at its place under `ipfs/` into the catalog, if it has the bytes that its name promises."""
+    def adopt(self, cid: CID, path: Path, *, linked: bool = False) -> Problem | None:
+        """Take a file at its place under `ipfs/`, or one that was linked, into the catalog, if its bytes are right."""
         with Source(path) as source:
             profile = self._profile_of(cid, source)
+            if profile is None and linked:
+                return Problem(
+                    cid,
+                    path,
+                    "changed",
+                    f"The linked file {path} is not {cid} any more. Link it again if it is wanted.",
+                )
             if profile is None:
                 known = self._catalog.get_node(cid.multihash) is not None
                 detail = (
@@ -147,18 +154,16 @@ class Checker:
                     "either it is damaged, or it was cut in an unknown way. Load it again; what is right is kept."
                 )
                 return Problem(cid, path, "damaged" if known or cid.codec == RAW else "unknown", detail)
-            wrap: Callable[[Leaf], int]
-            if isinstance(profile, Profile):
-                wrap = wrap_by_profile(profile)
-            else:
-                wrap = WrapFinder(source.fd)
+            wrap = wrap_by_profile(profile) if isinstance(profile, Profile) else WrapFinder(source.fd)
             self._placer.record(
                 cid,
                 source.stamp.size,
                 path,
-                linked=False,
+                linked=linked,
                 profile=profile if isinstance(profile, Profile) else None,
                 wrap=wrap,
+                stamp=source.stamp,
+                durable=linked,
             )
             source.check()
         return None
@@ -285,5 +290,3 @@ def _groups(leaves: Iterable[Leaf]) -> Iterator[list[Leaf]]:
             group, size = [], 0
     if group:
         yield group
-
-

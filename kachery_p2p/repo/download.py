@@ -51,8 +51,8 @@ class Download:
     """A file being loaded. Made by `Repo.download`; use it as a context manager.
 
     Leaving the context keeps the partial file for another time; `finish` makes it whole, `abandon` removes it.
-    `write`, `accept`, `read` and `has` may be called from several threads. `complete` is the path of the whole file once
-    there is one, also when another process finished it before this one got the lock.
+    `write`, `accept`, `read` and `has` may be called from several threads. `complete` is the path of the whole file
+    once there is one, also when another process finished it before this one got the lock.
     """
 
     def __init__(self, placer: Placer, checker: Checker, cid: CID, timeout: float) -> None:
@@ -90,8 +90,8 @@ class Download:
             room = free_bytes(self.path.parent)
             if room is not None and room < size - there:
                 raise DiskFull(
-                    f"Loading {self.cid} needs {size - there} bytes more, and the disk of {self.path.parent} has {room} "
-                    "left. Free some space, or use a data directory on a larger disk; what is loaded stays."
+                    f"Loading {self.cid} needs {size - there} bytes more, and the disk of {self.path.parent} has "
+                    f"{room} left. Free some space, or use a data directory on a larger disk; what is loaded stays."
                 )
             if now.st_size != size:
                 os.ftruncate(self._file.fd, size)
@@ -158,8 +158,8 @@ class Download:
                 there = os.fstat(fd).st_size
                 if there < size:
                     raise RepoError(
-                        f"The partial file {self.path} has {there} bytes of {size}; the rest must be loaded before it is "
-                        "finished."
+                        f"The partial file {self.path} has {there} bytes of {size}; the rest must be loaded "
+                        "before it is finished."
                     )
                 if there > size:
                     os.ftruncate(fd, size)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..dag.cid import CID
 from ..dag.directory import DirectoryBuilder, symlink_block
+from ..dag.names import name_bytes
 from ..dag.profiles import Profile
 from ..dag.profiles import profile as named_profile
 from ..errors import FileMissing, NotADirectory, NotAFile, RepoError
@@ -72,6 +73,7 @@ class FolderStorer:
         total = 0
         with explained("reading the folder", path), os.scandir(path) as entries:
             for entry in sorted(entries, key=lambda e: e.name):
+                name_bytes(entry.name)
                 status = entry.stat(follow_symlinks=False)
                 mode = status.st_mode
                 if stat.S_ISLNK(mode):
@@ -79,8 +81,8 @@ class FolderStorer:
                 elif stat.S_ISDIR(mode):
                     if (status.st_dev, status.st_ino) == own:
                         raise RepoError(
-                            f"{path} contains {entry.path}, the data directory itself, which cannot be stored in itself. "
-                            "Store the folders beside it one by one."
+                            f"{path} contains {entry.path}, the data directory itself, which cannot be stored in "
+                            "itself. Store the folders beside it one by one."
                         )
                     below, size = self._scan(path / entry.name, depth + 1, own)
                     folder.folders.append((entry.name, below))

@@ -27,7 +27,9 @@ R = TypeVar("R")
 _SHA256 = bytes((SHA2_256, 32))
 
 
-def in_order(work: Callable[[T], R], tasks: Iterable[T], *, threads: int = HASH_THREADS, ahead: int = TASKS_AHEAD) -> Iterator[R]:
+def in_order(
+    work: Callable[[T], R], tasks: Iterable[T], *, threads: int = HASH_THREADS, ahead: int = TASKS_AHEAD
+) -> Iterator[R]:
     """Yield `work(task)` for each task, in order, done in `threads` threads with at most `ahead` under way.
 
     One task alone is done by the caller. When the caller stops, or a task raises, no further task is begun and the

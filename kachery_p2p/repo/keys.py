@@ -172,15 +172,14 @@ def _read_private(path: Path) -> tuple[bytes, bytes]:
             f"The key in {path} is protected by a password; a node needs one without. Decrypt it with "
             f"`openssl pkey -in {path}`, or move it away to begin with a new identity."
         ) from None
-    except Exception as why:  # noqa: BLE001  (the library names no single error for a key that does not parse)
+    except Exception as why:
+        # The library names no single error for a key that does not parse.
         raise IdentityError(
             f"{path} is not a private key in PKCS#8 PEM form: it is damaged or something else. Put back a copy, or "
             "move it away to begin with a new identity."
         ) from why
     if not isinstance(key, Ed25519PrivateKey):
-        raise IdentityError(
-            f"The key in {path} is not an Ed25519 key. Move it away to begin with a new identity."
-        )
+        raise IdentityError(f"The key in {path} is not an Ed25519 key. Move it away to begin with a new identity.")
     seed = key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
     return seed, key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
 
@@ -192,7 +191,7 @@ def _read_public(path: Path) -> bytes:
     pem = _read(path)
     try:
         key = load_pem_public_key(pem)
-    except Exception as why:  # noqa: BLE001  (as above)
+    except Exception as why:
         raise IdentityError(
             f"{path} is not a public key in PEM form: it is damaged or something else. Move it away and it is made "
             "anew from the private key."

@@ -7,6 +7,7 @@ import sys
 import threading
 import weakref
 from pathlib import Path
+from typing import ClassVar
 
 from .fileio import explained
 
@@ -55,7 +56,7 @@ class LockedFile:
     what the parent holds), so that the lock ends with the process that took it.
     """
 
-    _held: weakref.WeakSet[LockedFile] = weakref.WeakSet()
+    _held: ClassVar[weakref.WeakSet[LockedFile]] = weakref.WeakSet()
 
     def __init__(self, fd: int) -> None:
         self.fd = fd

@@ -38,7 +38,7 @@ class NodeSpool:
     """The inner nodes of a DAG being built: in memory while they are few, else in an unnamed file in `tmp/`."""
 
     def __init__(self, folder: Path) -> None:
-        self._spool = tempfile.SpooledTemporaryFile(max_size=NODE_SPOOL, dir=folder)  # noqa: SIM115
+        self._spool = tempfile.SpooledTemporaryFile(max_size=NODE_SPOOL, dir=str(folder))  # noqa: SIM115
         self.count = 0
 
     def add(self, cid: CID, block: bytes) -> None:

@@ -138,30 +138,41 @@ class BlockReader:
 
     def _read(self, multihash: bytes, place: Place) -> bytes | None:
         path = self.absolute(place.path, place.linked)
-        # Once with the file as it was kept open, and once more with what the path names now.
-        for _ in range(2):
-            try:
-                held = self.files.get(place.file, path)
-                data = read_bytes_at(held.fd, place.length, place.offset)
-                status = os.fstat(held.fd)
-            except OSError as why:
-                if why.errno in (errno.ENOENT, errno.ENOTDIR):
-                    self.mark(place.file, MISSING)
-                    return None
-                if why.errno in (errno.EMFILE, errno.ENFILE):
-                    raise explain(why, "reading", os.fsdecode(path)) from why
-                # Not allowed, a network drive that is away, a bad sector: it cannot be served now, and that is all.
-                return None
-            if status.st_nlink == 0:
+        try:
+            data, status = self._read_part(place, path)
+            if not self._as_recorded(place, data, status):
+                # Perhaps it was another file that was kept open; look at what the path names now.
                 self.files.drop(place.file)
-            if unchanged(status, *place[2:7]) and len(data) == place.length:
-                if place.wrap:
-                    head, tail = wrap_parts(place.wrap, place.length)
-                    return b"".join((head, data, tail))
-                return data
+                data, status = self._read_part(place, path)
+        except OSError as why:
+            if why.errno in (errno.ENOENT, errno.ENOTDIR):
+                self.mark(place.file, MISSING)
+                return None
+            if why.errno in (errno.EMFILE, errno.ENFILE):
+                raise explain(why, "reading", os.fsdecode(path)) from why
+            # Not allowed, a network drive that is away, a bad sector: it cannot be served now, and that is all.
+            return None
+        if not self._as_recorded(place, data, status) and (
+            len(data) != place.length or not leaf_hashes_to(multihash, place.wrap, data)
+        ):
+            self.mark(place.file, CHANGED, Stamp.of(status))
+            return None
+        if not place.wrap:
+            return data
+        head, tail = wrap_parts(place.wrap, place.length)
+        return b"".join((head, data, tail))
+
+    def _read_part(self, place: Place, path: bytes) -> tuple[bytes, os.stat_result]:
+        held = self.files.get(place.file, path)
+        data = read_bytes_at(held.fd, place.length, place.offset)
+        # Only now: what was read before the stamp was taken is what the stamp speaks of.
+        status = os.fstat(held.fd)
+        if status.st_nlink == 0:
             self.files.drop(place.file)
-        if len(data) == place.length and leaf_hashes_to(multihash, place.wrap, data):
-            head, tail = wrap_parts(place.wrap, place.length)
-            return b"".join((head, data, tail))
-        self.mark(place.file, CHANGED, Stamp.of(status))
-        return None
+        return data, status
+
+    @staticmethod
+    def _as_recorded(place: Place, data: bytes, status: os.stat_result) -> bool:
+        return len(data) == place.length and unchanged(
+            status, place.linked, place.size, place.mtime_ns, place.ctime_ns, place.inode
+        )

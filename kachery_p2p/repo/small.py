@@ -94,8 +94,7 @@ class SmallFiles:
                         wrap=lambda leaf, wrap=file.wrap: wrap,
                     )
         return [
-            Stored(file.cid, len(file.data), paths[file.cid], block_size(file.wrap, len(file.data)))
-            for file in files
+            Stored(file.cid, len(file.data), paths[file.cid], block_size(file.wrap, len(file.data))) for file in files
         ]
 
     def _write(self, file: SmallFile) -> Path:

@@ -135,9 +135,7 @@ class Storer:
         if nodes.count:
             self._catalog.put_blocks(nodes, durable=True)
         path = self._placer.place(new, built.cid)
-        self._placer.record(
-            built.cid, built.size, path, linked=False, profile=profile, wrap=wrap_by_profile(profile)
-        )
+        self._placer.record(built.cid, built.size, path, linked=False, profile=profile, wrap=wrap_by_profile(profile))
         return Stored(built.cid, built.size, path, built.dag_size)
 
     def _twin(self, source: Source) -> Path | None:
@@ -163,9 +161,7 @@ class Storer:
                 os.close(fd)
         return None
 
-    def _store_twin(
-        self, source: Source, twin: Path, profile: Profile, progress: Progress | None
-    ) -> Stored | None:
+    def _store_twin(self, source: Source, twin: Path, profile: Profile, progress: Progress | None) -> Stored | None:
         """Store without writing, when the bytes are here already: under this CID, or under that of another profile."""
         with NodeSpool(self._layout.temporary) as nodes:
             built = self._hash(source, profile, nodes, progress)
@@ -195,8 +191,8 @@ class Storer:
         room = free_bytes(self._layout.directory)
         if room is not None and room < size:
             raise DiskFull(
-                f"Storing {what} needs {size} bytes, and the disk of {self._layout.directory} has {room} left. Free some "
-                "space, use a data directory on a larger disk, or link the file instead of storing a copy."
+                f"Storing {what} needs {size} bytes, and the disk of {self._layout.directory} has {room} left. Free "
+                "some space, use a data directory on a larger disk, or link the file instead of storing a copy."
             )
 
 
@@ -237,4 +233,3 @@ def _samples(fd: int, size: int) -> list[bytes]:
     for offset in (0, (size - length) // 2, size - length):
         found.append(bytes(buffer[: read_at(fd, buffer, offset)]))
     return found
-

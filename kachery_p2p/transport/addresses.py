@@ -141,7 +141,7 @@ async def resolve(address: Address, depth: int = 0) -> list[Address]:
 
 
 async def _resolve_dnsaddr(address: Address, depth: int) -> list[Address]:
-    """TXT records of `_dnsaddr.<name>` (multiformats DNSADDR). Those of another peer than the one wanted are left out."""
+    """TXT records of `_dnsaddr.<name>` (multiformats DNSADDR), without those of another peer than the wanted one."""
     if depth >= limits.MAX_DNSADDR_DEPTH:
         raise DialError(f"the dnsaddr records of {address.host} point at each other")
     try:

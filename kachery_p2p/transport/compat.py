@@ -1,10 +1,10 @@
 """Every use of py-libp2p 0.8.1 in the data path, and what is wrong with the rest.
 
-What is used: key types and peer IDs, the Noise XX handshake (`PatternXX`), the identify and peer-record messages, the
-ping service; and, through `upstream.py`, whatever protocol is written against its `IHost`.
+What is used: key types and peer IDs, the Noise XX handshake (`PatternXX`), the identify and peer-record
+messages, the ping service; and, through `upstream.py`, whatever protocol is written against its `IHost`.
 
-What is not used, and why; file names are relative to the installed `libp2p` package, and each line has its test in
-`tests/faults/test_transport_upstream.py`:
+What is not used, and why; file names are relative to the installed `libp2p` package, and each line has its test
+in `tests/faults/test_transport_upstream.py`:
 
  1. A multistream line that is not UTF-8 ends the host: `protocol_muxer/multiselect_communicator.py:58`. Our
     `multistream.py` raises an error of that stream.
@@ -19,13 +19,15 @@ What is not used, and why; file names are relative to the installed `libp2p` pac
     `network/swarm.py:752,936,950,1254`. Our dialler has none of these.
  8. Listening on 0.0.0.0 advertises 0.0.0.0. `addresses.py` expands it.
  9. SO_REUSEPORT lets two nodes share a port silently: `transport/tcp/tcp.py:59`. `sockets.listen_tcp` refuses.
-10. `/dns4` does not dial, and one host cannot run twice. Ours resolves names; a `Host` runs once by contract, and
+10. `/dns4` does not dial, and one host cannot run twice. Ours resolves names; a `Host` runs once by contract,
+and
     says so.
-11. `read_exactly` gives up after 100 partial reads: `io/utils.py:13,49`. It is what the handshake reads with, so
+11. `read_exactly` gives up after 100 partial reads: `io/utils.py:13,49`. It is what the handshake reads with,
+so
     `_HandshakeConn.read` always returns all that was asked for.
-12. `muxer_opt` is ignored for Yamux: `stream_muxer/muxer_multistream.py:137`. Ours does not go through it.
-13. The SQLite peer store writes the private key into its file: `peer/persistent/`. Ours keeps peers in memory.
-14. It logs through the root logger, and `logging.debug` on a root logger without handlers installs one:
+12. `muxer_opt` is ignored for Yamux: `stream_muxer/muxer_multistream.py:137`. Ours does not go through it. 13.
+The SQLite peer store writes the private key into its file: `peer/persistent/`. Ours keeps peers in memory. 14.
+It logs through the root logger, and `logging.debug` on a root logger without handlers installs one:
     `network/connection/swarm_connection.py` throughout. Ours does not run that code, and `quieten` silences the rest.
 """
 

@@ -1,10 +1,10 @@
 """One connection to a peer: moves bytes between the channel, the record layer and the streams.
 
-Three tasks run for each connection. The reader receives into the buffer that all connections of the host share, decrypts,
-feeds the Yamux core, and lets the tasks it woke run before it receives again. The writer only works when the kernel does
-not take what is given to it: normally `flush`, called by whoever has something to send, encrypts and sends it on the
-spot, without a switch of tasks. Both ways, no task that can be cancelled ever holds half a message. The keeper sends
-pings and ends a connection whose peer does not answer.
+Three tasks run for each connection. The reader receives into the buffer that all connections of the host share,
+decrypts, feeds the Yamux core, and lets the tasks it woke run before it receives again. The writer only works
+when the kernel does not take what is given to it: normally `flush`, called by whoever has something to send,
+encrypts and sends it on the spot, without a switch of tasks. Both ways, no task that can be cancelled ever
+holds half a message. The keeper sends pings and ends a connection whose peer does not answer.
 
 However a connection ends, `abort` is what ends it: it says why, tears down the streams and closes the channel.
 """

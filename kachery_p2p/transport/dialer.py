@@ -1,20 +1,31 @@
-"""Dialling several addresses of one peer side by side.
+"""Dialling: several addresses of one peer side by side, several callers for one peer together.
 
-The addresses start one after the other, each as soon as the one before has failed or has not answered for 250 ms
-(RFC 8305, "happy eyeballs"). The first that ends in a secured connection wins and the others are cancelled, so a dead
-address costs a quarter of a second and not its timeout.
+The addresses start one after the other, each as soon as the one before has failed or has not answered for 250
+ms (RFC 8305, "happy eyeballs"). The first that ends in a secured connection wins and the others are cancelled,
+so a dead address costs a quarter of a second and not its timeout. Whoever wants a peer that is being dialled
+already adds its addresses to that race and waits for it, each caller with its own timeout; when nobody waits
+any more, the race is cancelled. Nothing is remembered of a failed dial: the next one tries again at once.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import trio
 
-from kachery_p2p.errors import KacheryError
-from kachery_p2p.transport import limits
+from kachery_p2p.errors import DialError, InvalidAddress, KacheryError
+from kachery_p2p.transport import compat, limits
+from kachery_p2p.transport.addresses import Address, parse_address, parse_peer_id, resolve, tcp_multiaddr
+from kachery_p2p.transport.connection import Connection
+from kachery_p2p.transport.peers import PeerTable
+from kachery_p2p.transport.sockets import ByteIO, SocketIO, connect_tcp
+from kachery_p2p.transport.upgrade import Secured, WrongPeer, upgrade
+
+logger = logging.getLogger("kachery_p2p.transport")
 
 Target = TypeVar("Target")
 Result = TypeVar("Result")
@@ -105,3 +116,193 @@ class Race(Generic[Target, Result]):
         finally:
             self._running -= 1
             self._step.set()
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A dialled and secured channel that is not yet a connection."""
+
+    io: ByteIO
+    secured: Secured
+    address: str
+
+
+class _Dial:
+    """A dial in progress."""
+
+    def __init__(self, race: Race[Address, Reached]) -> None:
+        self.race = race
+        self.scope = trio.CancelScope()
+        self.done = trio.Event()
+        self.peer: str | None = None
+        self.waiters = 0
+
+
+class Dialer:
+    """Makes outbound connections.
+
+    Args:
+        keys: of this node.
+        table: who is connected or banned.
+        wrap: puts the private network's layer on a socket where there is one.
+        adopt: takes what was reached as a connection; `None` when it is not wanted.
+    """
+
+    def __init__(
+        self,
+        keys: compat.Keys,
+        table: PeerTable,
+        wrap: Callable[[SocketIO], ByteIO],
+        adopt: Callable[[Reached], Connection | None],
+    ) -> None:
+        self._keys = keys
+        self._table = table
+        self._wrap = wrap
+        self._adopt = adopt
+        self._dials: dict[str, _Dial] = {}
+        self._slots = trio.Semaphore(limits.MAX_DIALS)
+
+    async def connect(
+        self, nursery: trio.Nursery, addr: str, addrs: Sequence[str] = (), *, timeout: float = limits.DIAL_TIMEOUT
+    ) -> str:
+        """See `Host.connect`. The dial itself runs in `nursery`."""
+        if addr.startswith("/"):
+            parsed = [parse_address(addr)]
+            peer = parsed[0].peer
+        else:
+            parsed = []
+            peer = parse_peer_id(addr)
+        parsed += [_parse_extra(text, peer) for text in addrs]
+        connected = self._connected(peer, parsed)
+        if connected is not None:
+            await trio.lowlevel.checkpoint()
+            return connected
+        if peer is not None and all(each.problem for each in parsed):
+            parsed += [_parse_extra(text, peer) for text in self._table.peek(peer).addresses]
+        if not parsed:
+            raise DialError(f"No address of the peer {peer} is known.")
+        dial = self._join(nursery, peer, parsed)
+        dial.waiters += 1
+        try:
+            with trio.move_on_after(timeout):
+                await dial.done.wait()
+        finally:
+            dial.waiters -= 1
+            if not dial.waiters:
+                dial.scope.cancel()
+        if dial.peer is not None:
+            return dial.peer
+        reasons = "; ".join(
+            f"{each.text}: {dial.race.errors.get(each, f'no answer within {timeout:g} seconds')}"
+            for each in dial.race.targets
+        )
+        raise DialError(f"Could not connect to {peer or 'the peer'}: {reasons}.")
+
+    def _connected(self, peer: str | None, addresses: Sequence[Address]) -> str | None:
+        """The peer, when there is a connection already. Raises `DialError` when there must not be one."""
+        if peer is None:
+            for connection in self._table:
+                if connection.initiator and connection.address == addresses[0].transport:
+                    return connection.peer
+            return None
+        if peer == self._table.local:
+            raise DialError(f"The peer {peer} is this node itself.")
+        if seconds := self._table.banned(peer, trio.current_time()):
+            raise DialError(f"The peer {peer} is banned for {seconds:.0f} seconds more.")
+        return peer if self._table.best(peer) is not None else None
+
+    def arrived(self, peer: str) -> None:
+        """The peer connected by itself: whoever waits for it need not wait longer.
+
+        Our own dial runs on all the same. Should both sides drop theirs for the other's, none were left.
+        """
+        dial = self._dials.get(peer)
+        if dial is not None and dial.waiters:
+            dial.waiters += 1  # so that the last waiter does not cancel it
+            dial.peer = peer
+            dial.done.set()
+
+    def cancel(self) -> None:
+        """Give up all dials."""
+        for dial in list(self._dials.values()):
+            dial.scope.cancel()
+
+    def _join(self, nursery: trio.Nursery, peer: str | None, addresses: list[Address]) -> _Dial:
+        key = peer or " ".join(sorted(each.text for each in addresses))
+        dial = self._dials.get(key)
+        if dial is not None and not dial.done.is_set() and not dial.scope.cancel_called:
+            for address in addresses:
+                dial.race.add(address)
+            return dial
+
+        async def attempt(address: Address) -> Reached:
+            return await self._dial_address(address, peer)
+
+        dial = self._dials[key] = _Dial(Race(addresses, attempt, _close))
+        nursery.start_soon(self._run, key, dial)
+        return dial
+
+    async def _run(self, key: str, dial: _Dial) -> None:
+        try:
+            with dial.scope:
+                reached = await dial.race.run()
+                if reached is not None and self._adopt(reached) is not None:
+                    dial.peer = reached.secured.peer
+        except Exception:
+            logger.exception("error while dialling %s", key)  # a bug in one dial must not end the host
+        finally:
+            if self._dials.get(key) is dial:
+                del self._dials[key]
+            dial.done.set()
+
+    async def _dial_address(self, address: Address, peer: str | None) -> Reached:
+        if address.problem:
+            raise DialError(address.problem)
+        found = await resolve(address)
+        if found == [address]:
+            return await self._dial_ip(address, peer)
+
+        async def attempt(each: Address) -> Reached:
+            return await self._dial_ip(each, peer)
+
+        race = Race(found, attempt, _close)
+        reached = await race.run()
+        if reached is None:
+            raise DialError("; ".join(f"{each.host}: {reason}" for each, reason in race.errors.items()))
+        return reached
+
+    async def _dial_ip(self, address: Address, peer: str | None) -> Reached:
+        async with self._slots:
+            io = self._wrap(SocketIO(await connect_tcp(address.host, address.port)))
+            try:
+                with trio.fail_after(limits.HANDSHAKE_TIMEOUT):
+                    secured = await upgrade(io, self._keys, initiator=True, expected=peer)
+                if secured.peer == self._table.local:
+                    raise DialError("that is this node itself")
+                if self._table.banned(secured.peer, trio.current_time()):
+                    raise DialError(f"the peer there, {secured.peer}, is banned")
+            except trio.TooSlowError as error:
+                io.close()
+                raise DialError("something answers there, but the security handshake timed out") from error
+            except WrongPeer as error:
+                io.close()
+                raise DialError(f"{error}, not {peer}") from error
+            except BaseException:
+                io.close()
+                raise
+        return Reached(io, secured, tcp_multiaddr(address.kind, address.host, address.port))
+
+
+def _close(reached: Reached) -> None:
+    reached.io.close()
+
+
+def _parse_extra(text: str, peer: str | None) -> Address:
+    """An address that may be nonsense, or another peer's: then it comes back with its `problem`."""
+    try:
+        address = parse_address(text)
+    except InvalidAddress:
+        return Address(text[:200], "", "", 0, None, "that is not a multiaddr")
+    if address.peer and address.peer != peer:
+        return Address(text, "", "", 0, None, "that is the address of another peer")
+    return address

@@ -1,14 +1,17 @@
 """Identify: each side of a new connection asks the other who it is, what it speaks and where it listens.
 
-(libp2p identify specification.) The messages and signed peer records are py-libp2p's. An answer may come in several
-messages, which are merged: go-libp2p sends the signed record apart. Nothing waits for identify but those who ask for
-its result.
+(libp2p identify specification.) The messages and signed peer records are py-libp2p's. An answer may come in
+several messages, which are merged: go-libp2p sends the signed record apart. Nothing waits for identify but
+those who ask for its result.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
+import trio
 from google.protobuf.message import DecodeError
 from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.peer.envelope import seal_record
@@ -16,12 +19,18 @@ from libp2p.peer.peer_record import PeerRecord
 from multiaddr import Multiaddr
 
 from kachery_p2p.errors import InvalidAddress, StreamError
-from kachery_p2p.transport import limits
+from kachery_p2p.transport import limits, multistream
 from kachery_p2p.transport.addresses import parse_peer_id
 from kachery_p2p.transport.compat import Keys
 from kachery_p2p.transport.multistream import encode_varint, read_varint
 from kachery_p2p.transport.peers import PeerInfo
 from kachery_p2p.transport.stream import Stream
+
+if TYPE_CHECKING:
+    from kachery_p2p.transport.connection import Connection
+    from kachery_p2p.transport.host import Host
+
+logger = logging.getLogger("kachery_p2p.transport")
 
 IDENTIFY = "/ipfs/id/1.0.0"
 IDENTIFY_PUSH = "/ipfs/id/push/1.0.0"
@@ -62,8 +71,8 @@ class Identity:
         return encode_varint(len(message)) + message
 
 
-async def read_identify(stream: Stream) -> tuple[PeerInfo, str]:
-    """Read a peer's messages up to the end of the stream; what it says, and the address at which it sees us.
+async def read_identify(stream: Stream) -> PeerInfo:
+    """Read a peer's messages up to the end of the stream.
 
     Raises:
         StreamError: the answer is malformed or too long.
@@ -86,16 +95,12 @@ async def read_identify(stream: Stream) -> tuple[PeerInfo, str]:
     for raw in list(merged.listen_addrs)[: limits.MAX_PEER_ADDRESSES]:
         if text := _multiaddr_text(raw, stream.peer):
             addresses[text] = None
-    return (
-        PeerInfo(
-            protocols=frozenset(
-                name for name in list(merged.protocols)[: limits.MAX_PEER_PROTOCOLS] if len(name) <= 256
-            ),
-            agent=merged.agent_version[:128],
-            addresses=tuple(addresses),
-            identified=True,
-        ),
-        _multiaddr_text(merged.observed_addr, stream.peer) if merged.observed_addr else "",
+    return PeerInfo(
+        protocols=frozenset(name for name in list(merged.protocols)[: limits.MAX_PEER_PROTOCOLS] if len(name) <= 256),
+        agent=merged.agent_version[:128],
+        addresses=tuple(addresses),
+        observed=_multiaddr_text(merged.observed_addr, stream.peer) if merged.observed_addr else "",
+        identified=True,
     )
 
 
@@ -127,3 +132,67 @@ def _multiaddr_text(raw: bytes, peer: str) -> str:
         return head if parse_peer_id(tail) == peer else ""
     except InvalidAddress:
         return ""
+
+
+class Service:
+    """Asks new peers, answers them, and tells all when what we serve has changed (identify push)."""
+
+    def __init__(self, host: Host, agent: str) -> None:
+        self._host = host
+        self._identity = Identity(host.keys, agent)
+        self._changed = trio.Event()
+
+    def changed(self) -> None:
+        """Handlers were added or taken away."""
+        self._changed.set()
+
+    def _message(self, stream: Stream) -> bytes:
+        host = self._host
+        return self._identity.message(host.transport_addresses(), host.protocols(), stream.connection.address)
+
+    async def serve(self, stream: Stream) -> None:
+        """Handler of `IDENTIFY`."""
+        await stream.write(self._message(stream))
+
+    async def serve_push(self, stream: Stream) -> None:
+        """Handler of `IDENTIFY_PUSH`."""
+        with trio.move_on_after(limits.IDENTIFY_TIMEOUT):
+            await self._learn(stream)
+
+    async def ask(self, connection: Connection) -> None:
+        """Ask a new peer who it is. Whatever goes wrong, the connection is good without it."""
+        try:
+            with trio.move_on_after(limits.IDENTIFY_TIMEOUT):
+                async with await connection.open_stream() as stream:
+                    stream.protocol = await multistream.select(stream, (IDENTIFY,))
+                    await stream.close_write()
+                    await self._learn(stream)
+        except StreamError as error:
+            logger.debug("identify of %s failed: %s", connection.peer, error)
+
+    async def _learn(self, stream: Stream) -> None:
+        said = await read_identify(stream)
+        info = self._host.table.info(stream.peer)
+        info.protocols, info.agent, info.identified = said.protocols, said.agent, True
+        info.addresses = said.addresses or info.addresses
+        info.observed = said.observed or info.observed
+        self._host.on_identified.emit(stream.peer)
+
+    async def push_changes(self) -> None:
+        """Runs as long as the host."""
+        while True:
+            await self._changed.wait()
+            await trio.sleep(limits.IDENTIFY_PUSH_DELAY)
+            self._changed = trio.Event()
+            async with trio.open_nursery() as nursery:
+                for peer in self._host.connected():
+                    if IDENTIFY_PUSH in self._host.protocols_of(peer):
+                        nursery.start_soon(self._push_to, peer)
+
+    async def _push_to(self, peer: str) -> None:
+        try:
+            with trio.move_on_after(limits.IDENTIFY_TIMEOUT):
+                async with await self._host.open_stream(peer, (IDENTIFY_PUSH,)) as stream:
+                    await stream.write(self._message(stream))
+        except StreamError as error:
+            logger.debug("identify push to %s failed: %s", peer, error)

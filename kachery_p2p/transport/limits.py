@@ -83,6 +83,8 @@ HOUSEKEEPING_INTERVAL = 5.0
 LISTEN_BACKLOG = 256
 # Pause after the process ran out of file descriptors, seconds.
 ACCEPT_PAUSE = 0.1
+# The addresses of the network interfaces are looked up again after so many seconds; it costs a millisecond.
+INTERFACES_REFRESH = 5.0
 # Peers that may be banned at once; the one that would be free first makes room.
 MAX_BANS = 10_000
 

@@ -1,11 +1,12 @@
 """multistream-select 1.0: the two sides agree on a protocol name.
 
-Each message is a varint length, a name and a newline. The side that opened the channel proposes, the other echoes the
-name or answers `na`. Header and first proposal are sent together, so that a first choice that fits costs one round
-trip. (https://github.com/multiformats/multistream-select)
+Each message is a varint length, a name and a newline. The side that opened the channel proposes, the other
+echoes the name or answers `na`. Header and first proposal are sent together, so that a first choice that fits
+costs one round trip. (https://github.com/multiformats/multistream-select)
 
-This is our own, about a hundred lines, because py-libp2p 0.8.1 decodes lines without catching `UnicodeDecodeError`
-(`protocol_muxer/multiselect_communicator.py:58`), so that one bad byte from a peer ended the host.
+This is our own, about a hundred lines, because py-libp2p 0.8.1 decodes lines without catching
+`UnicodeDecodeError` (`protocol_muxer/multiselect_communicator.py:58`), so that one bad byte from a peer ended
+the host.
 """
 
 from __future__ import annotations

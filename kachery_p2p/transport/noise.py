@@ -1,12 +1,13 @@
 """The Noise record layer: after the handshake, everything travels in messages of a 2-byte length and a ciphertext.
 
-(libp2p noise specification, "Wire Format"; Noise specification section 3.) `seal` writes messages into a buffer that is
-handed to the kernel as one piece, `RecordReader` cuts the received bytes back into messages. Both work on buffers that
-exist already: `encrypt_into` and `decrypt_into` of `cryptography` spare a copy and an allocation for each message, and
-where they are missing (older than version 47) the plain calls do.
+(libp2p noise specification, "Wire Format"; Noise specification section 3.) `seal` writes messages into a buffer
+that is handed to the kernel as one piece, `RecordReader` cuts the received bytes back into messages. Both work
+on buffers that exist already: `encrypt_into` and `decrypt_into` of `cryptography` spare a copy and an
+allocation for each message, and where they are missing (older than version 47) the plain calls do.
 
-This replaces py-libp2p's record layer (`security/noise/io.py`, `security/secure_session.py`), which copies each byte
-about eight times: 115 to 174 MB/s against some 900 here. The handshake itself is py-libp2p's, see `upgrade.py`.
+This replaces py-libp2p's record layer (`security/noise/io.py`, `security/secure_session.py`), which copies each
+byte about eight times: 115 to 174 MB/s against some 900 here. The handshake itself is py-libp2p's, see
+`upgrade.py`.
 """
 
 from __future__ import annotations

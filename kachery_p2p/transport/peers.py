@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Signal(Generic[T]):
-    """Synchronous callbacks for an event. An exception of one is logged and does not keep the others from being called."""
+    """Synchronous callbacks for an event. An exception of one is logged; the others are called all the same."""
 
     def __init__(self) -> None:
         self._callbacks: dict[object, Callable[[T], object]] = {}
@@ -70,6 +70,7 @@ class PeerInfo:
     protocols: frozenset[str] = frozenset()
     agent: str = ""
     addresses: tuple[str, ...] = ()
+    observed: str = ""  # the address at which it sees us
     identified: bool = False
 
 

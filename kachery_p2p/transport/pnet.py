@@ -1,12 +1,12 @@
 """Private networks: a layer under everything else that encrypts with a key all members share.
 
-(`/key/swarm/psk/1.0.0/`, libp2p pnet specification.) Each side sends 24 random bytes, the nonce, and from then on XORs what
-it sends with the XSalsa20 key stream of the key and its nonce. There is no authentication in this layer: with another key the
-first line of multistream-select is noise and the connection ends.
+(`/key/swarm/psk/1.0.0/`, libp2p pnet specification.) Each side sends 24 random bytes, the nonce, and from then
+on XORs what it sends with the XSalsa20 key stream of the key and its nonce. There is no authentication in this
+layer: with another key the first line of multistream-select is noise and the connection ends.
 
-XSalsa20 is Salsa20 with a key made by HSalsa20 from the first 16 bytes of the nonce. `pycryptodome` has a streaming Salsa20;
-HSalsa20 runs once for each direction of a connection. py-libp2p's `security/pnet/psk_conn.py` uses an 8-byte nonce and plain
-Salsa20, which no other implementation understands.
+XSalsa20 is Salsa20 with a key made by HSalsa20 from the first 16 bytes of the nonce. `pycryptodome` has a
+streaming Salsa20; HSalsa20 runs once for each direction of a connection. py-libp2p's
+`security/pnet/psk_conn.py` uses an 8-byte nonce and plain Salsa20, which no other implementation understands.
 """
 
 from __future__ import annotations

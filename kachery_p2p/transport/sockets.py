@@ -1,11 +1,11 @@
 """Byte channels under the security layer: a TCP socket, or any libp2p raw connection.
 
-`SocketIO` drives a non-blocking socket directly. Reads and writes are first tried without waiting, because at full
-speed the kernel almost always has room, and a system call is several times cheaper than a round through the scheduler.
-A synchronous send also has no point at which a cancelled task could leave half a message behind.
+`SocketIO` drives a non-blocking socket directly. Reads and writes are first tried without waiting, because at
+full speed the kernel almost always has room, and a system call is several times cheaper than a round through
+the scheduler. A synchronous send also has no point at which a cancelled task could leave half a message behind.
 
-All sockets are remembered in a weak set and closed in a forked child: a worker process must neither keep our port nor
-hold connections open after the parent closed them.
+All sockets are remembered in a weak set and closed in a forked child: a worker process must neither keep our
+port nor hold connections open after the parent closed them.
 """
 
 from __future__ import annotations

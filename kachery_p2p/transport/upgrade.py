@@ -1,7 +1,7 @@
 """From a raw channel to a secured one: multistream-select, Noise handshake, multistream-select for the muxer.
 
-The handshake is py-libp2p's `PatternXX`. It reads through `HandshakeChannel`, which buffers what comes in and hands the
-rest to the record layer afterwards, so nothing is read twice and nothing is lost at the seam.
+The handshake is py-libp2p's `PatternXX`. It reads through `HandshakeChannel`, which buffers what comes in and
+hands the rest to the record layer afterwards, so nothing is read twice and nothing is lost at the seam.
 """
 
 from __future__ import annotations

@@ -12,8 +12,6 @@ from scripts.data import write_random
 from scripts.peers import Helia, Kubo
 from scripts.workstation import Workstation
 
-V1 = "unixfs-v1-2025"
-V0 = "unixfs-v0-2015"
 MANY = 6000
 LARGE = 300_000_000
 
@@ -63,13 +61,3 @@ def large_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = write_random(tmp_path_factory.mktemp("input") / "large.dat", LARGE, seed=300)
     yield path
     path.unlink()
-
-
-def connect(peer: Kubo | Helia, station: Workstation) -> None:
-    """Connects the peer to the workstation's node, from the peer's side."""
-    peer.connect(station.addr)
-
-
-def cid_of(uri: str) -> str:
-    """The CID in a URI of ours."""
-    return uri.removeprefix("ipfs://").partition("?")[0]

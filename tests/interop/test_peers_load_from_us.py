@@ -9,7 +9,7 @@ import pytest
 from scripts.data import sha256_of, sha256_of_folder, write_random
 from scripts.peers import Helia, Kubo
 from scripts.workstation import Workstation
-from tests.interop.conftest import V0, V1, cid_of, connect
+from tests.interop.common import V0, V1, cid_of, connect
 
 _STORE = "say(kcl.store_file(args[0], profile=args[1]))"
 _LINK = "say(kcl.link_file(args[0], profile=args[1]))"

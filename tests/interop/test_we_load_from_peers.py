@@ -9,7 +9,7 @@ import pytest
 from scripts.data import sha256_of, sha256_of_folder, write_random
 from scripts.peers import Helia, Kubo
 from scripts.workstation import Workstation
-from tests.interop.conftest import V0, V1, cid_of
+from tests.interop.common import V0, V1, cid_of
 
 _LOAD = "say(kcl.load_file(args[0], providers=[args[1]], timeout=30))"
 _LOAD_DIR = "say(kcl.load_dir(args[0], args[2], providers=[args[1]], timeout=30))"

@@ -34,8 +34,8 @@ class MemoryStore:
         block = self.blocks.get(multihash)
         return None if block is None else len(block)
 
-    def block_sizes(self, multihashes: Sequence[bytes]) -> list[int | None]:
-        return [self.has_block(multihash) for multihash in multihashes]
+    def block_sizes(self, multihashes: Sequence[bytes]) -> dict[bytes, int]:
+        return {multihash: len(self.blocks[multihash]) for multihash in multihashes if multihash in self.blocks}
 
     def get_block(self, multihash: bytes) -> bytes | None:
         self.reads += 1

@@ -1,0 +1,298 @@
+"""The repo: every operation on a data directory, in one place. The package's docstring says what is on the disk."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from ..dag.cid import CID, verify_block
+from ..dag.profiles import Profile
+from ..errors import HashMismatch
+from .catalog import DIRECTORY, OK, Catalog
+from .checking import Checker, Problem
+from .download import Download
+from .fileio import Buffer, Progress, clean_left_overs, explained
+from .folders import FolderStorer
+from .layout import Layout
+from .limits import ORPHAN_SECONDS
+from .maintenance import Maintenance, cid_of, rebuild
+from .openfiles import OpenFiles
+from .placing import Placer
+from .serving import BlockReader
+from .small import SmallFile, SmallFiles, Stored
+from .storing import Storer
+
+
+class ListedFile(NamedTuple):
+    """One place where a root lies: `kind` is 'file' or 'directory', `state` 'ok', 'changed' or 'missing' as last seen.
+
+    `path` is None for a directory, whose nodes are in the catalog. `added` is in seconds since 1970.
+    """
+
+    cid: CID
+    kind: str
+    size: int
+    path: Path | None
+    linked: bool
+    state: str
+    added: float
+
+
+class RepoStats(NamedTuple):
+    """Counts, and sizes in bytes: of our own copies, of linked files, of the blocks kept in the catalog."""
+
+    files: int
+    bytes: int
+    linked_files: int
+    linked_bytes: int
+    directories: int
+    blocks: int
+    block_bytes: int
+
+
+class Repo:
+    """A data directory: stored, linked and half-loaded files, and the blocks they are made of.
+
+    Make one with `Repo.open`; it is a context manager. All methods may be called from any thread, by many processes
+    at once, and in a forked child. Blocks are named by their multihash, roots by CID; a CIDv0 and its CIDv1 form are
+    one root. Every method raises RepoError when the catalog cannot be used, NoPermission, and DiskFull when it writes.
+    """
+
+    _open: ClassVar[weakref.WeakSet[Repo]] = weakref.WeakSet()
+
+    def __init__(self, layout: Layout, catalog: Catalog) -> None:
+        self.directory = layout.directory
+        self._layout = layout
+        self._catalog = catalog
+        self._reader = BlockReader(layout.directory, catalog)
+        self._placer = Placer(layout, catalog, self._reader)
+        self._checker = Checker(self._placer)
+        self._storer = Storer(self._placer)
+        self._small = SmallFiles(self._placer)
+        self._folders = FolderStorer(self._placer, self._storer)
+        self._maintenance = Maintenance(self._placer, self._checker)
+        Repo._open.add(self)
+
+    @classmethod
+    def open(cls, directory: Path | str) -> Repo:
+        """Open a data directory, making it (mode 0700) when there is none, and clean up after killed processes.
+
+        Raises NoPermission, DiskFull, NotADirectory, and RepoError when the catalog is damaged or of a newer format.
+        """
+        layout = Layout(Path(directory))
+        layout.make()
+        with explained("cleaning", layout.temporary):
+            clean_left_overs(layout.temporary)
+        return cls(layout, Catalog(layout.catalog))
+
+    def close(self) -> None:
+        """Close the catalog and all files. The repo cannot be used afterwards."""
+        Repo._open.discard(self)
+        self._reader.files.clear()
+        self._catalog.close()
+
+    def __enter__(self) -> Repo:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # --- storing -----------------------------------------------------------------------------------------------------
+
+    def store_file(
+        self, path: Path | str, *, profile: str | Profile | None = None, progress: Progress | None = None
+    ) -> Stored:
+        """Copy a file into the repo.
+
+        `progress(done, total)` gets bytes. Nothing is written when the same bytes are stored already. Raises
+        FileMissing, IsADirectory, NotAFile, NoPermission; FileChanged when the file changed meanwhile; DiskFull;
+        InvalidProfile. A store that fails leaves nothing behind.
+        """
+        return self._storer.store_file(Path(path), profile, progress)
+
+    def link_file(
+        self, path: Path | str, *, profile: str | Profile | None = None, progress: Progress | None = None
+    ) -> Stored:
+        """Serve a file from where it lies, without a copy. It must then stay as it is; when it does not, that is
+        noticed, and wrong bytes are never given out. Raises as store_file does."""
+        return self._storer.link_file(Path(path), profile, progress)
+
+    def store_bytes(self, data: Buffer, *, profile: str | Profile | None = None) -> Stored:
+        """Store bytes as a file. Raises DiskFull, InvalidProfile."""
+        return self._storer.store_bytes(data, profile)
+
+    def store_directory(
+        self,
+        path: Path | str,
+        *,
+        profile: str | Profile | None = None,
+        progress: Progress | None = None,
+        link: bool = False,
+    ) -> Stored:
+        """Store a folder: each file in it is copied (or, with `link`, linked) as a root of its own.
+
+        Symbolic links stay symbolic links and are not followed. The path of the answer is that of the folder given,
+        for there is no copy of the folder as such. Raises NotADirectory, NotAFile for sockets and devices in it,
+        InvalidName for names that are not UTF-8, and as store_file does; files stored until then stay.
+        """
+        return self._folders.store(Path(path), profile, progress, link)
+
+    def add_small_files(self, files: Sequence[tuple[CID, Buffer]]) -> list[Path]:
+        """Keep loaded files that are one block each, many in one transaction; give the file's bytes, not the block's.
+
+        Raises HashMismatch, before anything is written, when bytes are not those of their CID.
+        """
+        return [stored.path for stored in self._small.keep([SmallFile.checked(cid, data) for cid, data in files])]
+
+    # --- finding -----------------------------------------------------------------------------------------------------
+
+    def path_for(self, cid: CID) -> Path:
+        """Where our own copy of that root is, or would be. Raises UnsupportedCID for one too long for a file name."""
+        return self._layout.path_for(cid)
+
+    def find_file(self, cid: CID) -> Path | None:
+        """The path of the whole file with that CID, our own copy or a linked one, or None when it is not here.
+
+        Cheap. A file whose size, time or inode is not as recorded is hashed again first, and so is one at its place
+        under `ipfs/` that the catalog does not know. Raises DamagedFile, which says what to do, when the only file of
+        that CID is changed or damaged, or was linked and is missing.
+        """
+        return self._checker.find(cid)
+
+    def is_directory(self, cid: CID) -> bool:
+        """Whether a directory with that CID was stored here."""
+        row = self._catalog.one("SELECT kind FROM roots WHERE key = ?", (bytes(cid.to_v1()),))
+        return row is not None and row[0] == DIRECTORY
+
+    def list_files(self) -> list[ListedFile]:
+        """All that was stored, loaded and linked, oldest first."""
+        states = ("ok", "changed", "missing")
+        listed = []
+        for key, version, kind, size, added, path, linked, state in self._catalog.all(
+            "SELECT r.key, r.version, r.kind, r.size, r.added, f.path, f.linked, f.state FROM roots r "
+            "LEFT JOIN files f ON f.root = r.id ORDER BY r.added, r.id, f.linked"
+        ):
+            if path is None and kind != DIRECTORY:
+                continue
+            listed.append(
+                ListedFile(
+                    cid_of(key, version),
+                    "directory" if kind == DIRECTORY else "file",
+                    size,
+                    None if path is None else Path(os.fsdecode(self._reader.absolute(path, linked))),
+                    bool(linked),
+                    states[state or 0],
+                    added,
+                )
+            )
+        return listed
+
+    @property
+    def stats(self) -> RepoStats:
+        """What is here, in numbers."""
+        one = self._catalog.one
+        files, size = one(f"SELECT count(*), coalesce(sum(size), 0) FROM files WHERE linked = 0 AND state = {OK}")
+        linked, linked_size = one(
+            f"SELECT count(*), coalesce(sum(size), 0) FROM files WHERE linked = 1 AND state = {OK}"
+        )
+        (folders,) = one("SELECT count(*) FROM roots WHERE kind = ?", (DIRECTORY,))
+        blocks, block_size = one("SELECT count(*), coalesce(sum(length(data)), 0) FROM blocks")
+        return RepoStats(files, size, linked, linked_size, folders, blocks, block_size)
+
+    # --- blocks ------------------------------------------------------------------------------------------------------
+
+    def has_block(self, multihash: bytes) -> int | None:
+        """The size in bytes of that block if it is here, else None. Does not look at the disk."""
+        return self._reader.size(multihash)
+
+    def block_sizes(self, multihashes: Sequence[bytes]) -> dict[bytes, int]:
+        """The sizes of those of the blocks that are here."""
+        return self._reader.sizes(multihashes)
+
+    def get_block(self, multihash: bytes) -> bytes | None:
+        """That block, or None. Never wrong bytes: a block of a file that is not as recorded is hashed again."""
+        return self._reader.get(multihash)
+
+    def get_node(self, multihash: bytes) -> bytes | None:
+        """An inner or directory node that the catalog keeps, or None; never a leaf that is part of a file."""
+        return self._reader.node(multihash)
+
+    def put_block(self, cid: CID, data: Buffer) -> None:
+        """Keep an inner node, directory node or symbolic link. Raises HashMismatch when the bytes are not its own."""
+        self.put_blocks([(cid, data)])
+
+    def put_blocks(self, blocks: Iterable[tuple[CID, Buffer]]) -> None:
+        """The same for many, in one transaction. On HashMismatch none is kept."""
+        checked = []
+        for cid, data in blocks:
+            if not verify_block(cid.multihash, data):
+                raise HashMismatch(f"{len(data)} bytes were given for the block {cid}, but they do not have its hash.")
+            checked.append((cid.multihash, bytes(data)))
+        self._catalog.put_blocks(checked)
+
+    # --- loading -----------------------------------------------------------------------------------------------------
+
+    def download(self, cid: CID, *, timeout: float = 0.0) -> Download:
+        """Begin, or go on with, loading a file. Locks its partial file.
+
+        Raises RepoBusy when somebody else still has that lock after `timeout` seconds, UnsupportedCID for a CID too
+        long for a file name.
+        """
+        return Download(self._placer, self._checker, cid, timeout)
+
+    # --- looking after it --------------------------------------------------------------------------------------------
+
+    def verify(self, cids: Iterable[CID] | None = None, *, progress: Progress | None = None) -> list[Problem]:
+        """Hash all files again, or those of some roots (of a directory: the files in it), and say what is wrong.
+
+        Uses both cores. Changes and deletes nothing but the state in the catalog: wrong files are not served any more,
+        right ones are again. `progress(done, total)` gets bytes.
+        """
+        return self._maintenance.verify(cids, progress)
+
+    def quarantine(self, cid: CID) -> Path | None:
+        """Move our own copy of a root to `damaged/`, so that it can be loaded again; what is right in it is then not
+        fetched. Returns its new path, or None when there was no copy."""
+        return self._maintenance.quarantine(cid)
+
+    def remove(self, cid: CID) -> bool:
+        """Forget a root, and delete our own copy of it. A linked file is only forgotten. The files in a directory are
+        roots of their own and stay. Returns whether there was anything."""
+        return self._maintenance.remove(cid)
+
+    def sweep(self, min_age: float = ORPHAN_SECONDS) -> tuple[int, int]:
+        """Drop inner nodes that no root and no partial file reaches, and that are older than `min_age` seconds.
+
+        Returns how many, and their bytes. The files themselves are never touched.
+        """
+        return self._maintenance.sweep(min_age)
+
+    def adopt_unknown(self, *, progress: Progress | None = None) -> list[Problem]:
+        """Hash and catalogue the files under `ipfs/` that the catalog does not know, as after a loss of power."""
+        return self._maintenance.adopt_unknown(progress)
+
+    @classmethod
+    def rebuild(cls, directory: Path | str, *, progress: Progress | None = None) -> list[Problem]:
+        """Make the catalog anew when it is damaged; the old one is kept in `damaged/`.
+
+        Takes over from the old one the blocks whose hash is right, directories, and links to files that still are
+        what they were; everything under `ipfs/` is hashed. Returns what could not be taken over. No other process may
+        use the directory meanwhile.
+        """
+        return rebuild(Path(directory), progress)
+
+    def _after_fork(self) -> None:
+        self._catalog.after_fork()
+        self._reader.files = OpenFiles()
+
+
+def _after_fork() -> None:
+    for repo in list(Repo._open):
+        repo._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

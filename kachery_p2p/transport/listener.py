@@ -1,0 +1,140 @@
+"""Listening: sockets, and the connections that come in up to the end of their handshake."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import Callable, Sequence
+
+import trio
+
+from kachery_p2p.errors import AddressInUse, KacheryError
+from kachery_p2p.transport import compat, limits
+from kachery_p2p.transport.addresses import expand, parse_listen, socket_multiaddr
+from kachery_p2p.transport.dialer import Reached
+from kachery_p2p.transport.sockets import ByteIO, SocketIO, listen_tcp
+from kachery_p2p.transport.upgrade import upgrade
+
+logger = logging.getLogger("kachery_p2p.transport")
+
+DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
+_NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
+_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Listener:
+    """All listening sockets of a host.
+
+    Args:
+        listen: multiaddrs.
+        keys: of this node.
+        wrap: puts the private network's layer on a socket where there is one.
+        adopt: takes what came in, after the handshake.
+    """
+
+    def __init__(
+        self,
+        listen: Sequence[str],
+        keys: compat.Keys,
+        wrap: Callable[[SocketIO], ByteIO],
+        adopt: Callable[[Reached], object],
+    ) -> None:
+        self._addresses = [parse_listen(text) for text in listen]
+        self._is_default = tuple(listen) == DEFAULT_LISTEN
+        self._keys = keys
+        self._wrap = wrap
+        self._adopt = adopt
+        self._sockets: list[socket.socket] = []
+        self._bound: list[tuple[str, int]] = []
+        self._handshakes: dict[object, trio.CancelScope] = {}
+        self._expanded: tuple[float, list[str]] = (float("-inf"), [])
+
+    def open(self) -> None:
+        """Bind and listen on all addresses.
+
+        Raises:
+            AddressInUse: one of them is not to be had. The default list goes on without IPv6 where there is none.
+        """
+        for address in self._addresses:
+            try:
+                sock = listen_tcp(address.host, address.port, multiaddr=address.text)
+            except (OSError, AddressInUse) as error:
+                cause = error.__cause__ if isinstance(error, AddressInUse) else error
+                missing = isinstance(cause, OSError) and cause.errno in _NO_SUCH_FAMILY
+                if self._is_default and address.kind == "ip6" and missing:
+                    logger.debug("no IPv6 on this machine, listening on IPv4 only")
+                    continue
+                self.close()
+                if isinstance(error, AddressInUse):
+                    raise
+                raise AddressInUse(f"Cannot listen on {address.text}: {error.strerror or error}.") from error
+            self._sockets.append(sock)
+            self._bound.append((address.host, sock.getsockname()[1]))
+
+    def close(self) -> None:
+        """Close the sockets and drop the handshakes in progress."""
+        for sock in self._sockets:
+            if sock.fileno() != -1:
+                if trio.lowlevel.in_trio_run():
+                    trio.lowlevel.notify_closing(sock)
+                sock.close()
+        for scope in list(self._handshakes.values()):
+            scope.cancel()
+
+    def addresses(self) -> list[str]:
+        """Where we can be dialled, without the peer ID. The interfaces are looked at again every few seconds."""
+        now = trio.current_time()
+        if now - self._expanded[0] > limits.INTERFACES_REFRESH:
+            self._expanded = (now, expand(self._bound))
+        return self._expanded[1]
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Accept connections in tasks of `nursery`."""
+        for sock in self._sockets:
+            nursery.start_soon(self._accept_loop, sock, nursery)
+
+    async def _accept_loop(self, listener: socket.socket, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                sock, name = listener.accept()
+            except BlockingIOError:
+                try:
+                    await trio.lowlevel.wait_readable(listener)
+                except trio.ClosedResourceError:
+                    return
+                continue
+            except OSError as error:
+                if listener.fileno() == -1:
+                    return
+                if error.errno in _OUT_OF_FILES:
+                    logger.warning("no file descriptors left; new connections wait")
+                    await trio.sleep(limits.ACCEPT_PAUSE)
+                else:
+                    await trio.lowlevel.checkpoint()  # the peer was gone before it was accepted
+                continue
+            sock.setblocking(False)
+            if len(self._handshakes) >= limits.MAX_HANDSHAKES:
+                # Honest handshakes take milliseconds, so the oldest one most likely is not.
+                self._handshakes.pop(next(iter(self._handshakes))).cancel()
+            key, scope = object(), trio.CancelScope()
+            self._handshakes[key] = scope
+            nursery.start_soon(self._accept, SocketIO(sock), socket_multiaddr(name), key, scope)
+            await trio.lowlevel.checkpoint()
+
+    async def _accept(self, sock: SocketIO, address: str, key: object, scope: trio.CancelScope) -> None:
+        io = self._wrap(sock)
+        secured = None
+        try:
+            with scope, trio.move_on_after(limits.HANDSHAKE_TIMEOUT):
+                secured = await upgrade(io, self._keys, initiator=False)
+        except (KacheryError, OSError, trio.ClosedResourceError) as error:
+            logger.debug("handshake with %s failed: %s", address, error)
+        except Exception:
+            logger.exception("error in the handshake with %s", address)  # a stranger must not be able to end the host
+        finally:
+            self._handshakes.pop(key, None)
+            if secured is None:
+                io.close()
+        if secured is not None:
+            self._adopt(Reached(io, secured, address))
