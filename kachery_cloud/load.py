@@ -18,15 +18,15 @@ from .config import load_config, parse_timeout
 from .errors import (
     ContentNotFound,
     DamagedFile,
+    FileMissing,
     InvalidRange,
     IsADirectory,
     KacheryError,
-    NotADirectory,
     NotAFile,
 )
 from .formats import json_from_bytes, read_npy, text_from_bytes
 from .local import NotHere, find_local, is_local_directory, list_local, repository, resolve_local
-from .placing import copy_into_place, place_directory
+from .placing import check_tree_destination, copy_into_place, place_directory
 from .progress import progress_bar
 from .uri import ContentURI, check_peer_address, parse_uri
 
@@ -72,10 +72,11 @@ def load_file(
         >>> path = kcl.load_file("ipfs://bafkreiajr6u7obg3mpunezz2mwarr2sptwr3zaedia665vdayvw6mpn5ga")
     """
     request = _Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
+    # Looked at first, so that a mistake in it shows before anything is loaded.
+    target = None if dest is None else _file_destination(dest, request.uri)
     path = request.file()
-    if dest is None:
+    if target is None:
         return str(path)
-    target = _file_destination(dest, request.uri)
     copy_into_place(path, target)
     return str(target)
 
@@ -214,12 +215,15 @@ def load_dir(
     """
     request = _Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
     target = _absolute(dest)
+    check_tree_destination(target)
+    repo = repository(request.config)
     try:
-        repo = repository(request.config)
         place_directory(repo, resolve_local(repo, request.uri), target)
     except (NotHere, DamagedFile) as exc:
         request.need_network(exc)
+        # The node brings everything into the data directory; the tree is made here, with this process's rights.
         request.ask("directory", dest=str(target))
+        place_directory(repo, resolve_local(repo, request.uri), target)
     return str(target)
 
 
@@ -522,6 +526,7 @@ def _file_destination(dest: str | os.PathLike[str], uri: ContentURI) -> Path:
     target = _absolute(dest)
     if target.is_dir():
         return target / uri.file_name
-    if into_folder:
-        raise NotADirectory(f"There is no folder {target} to load the file into.")
+    if into_folder or not target.parent.is_dir():
+        folder = target if into_folder else target.parent
+        raise FileMissing(f"There is no folder {folder} to put the file into.")
     return target

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import IsADirectory
+from .errors import IsADirectory, NotADirectory
 from .uri import ContentURI
 
 if TYPE_CHECKING:
@@ -112,9 +112,12 @@ def is_local_directory(repo: Repo, cid: CID) -> bool:
 
 def list_local(repo: Repo, cid: CID) -> list[Entry]:
     """The entries of a directory that is here. Raises `NotHere`, `NotADirectory`."""
+    from kachery_p2p.dag.cid import RAW
     from kachery_p2p.dag.directory import list_directory
     from kachery_p2p.dag.paths import drive
 
+    if cid.codec == RAW:
+        raise NotADirectory(f"{cid} is a file, not a directory.")
     return drive(list_directory(cid), lambda cids: local_blocks(repo, cids))
 
 

@@ -1,4 +1,8 @@
-"""Copies for the user, outside of the data directory: a file, or a whole tree. They appear when they are whole."""
+"""Copies for the user, outside of the data directory: a file, or a whole tree. They appear when they are whole.
+
+Names and links in a directory come from strangers. Each name must be one that can stand in a folder, links may only
+point to what is in the directory, and they are made last, so that nothing is ever written through one.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +10,35 @@ import contextlib
 import os
 import secrets
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from kachery_p2p.repo.fileio import clone_file, explained
 
-from .errors import FileMissing, NotADirectory
-from .local import NotHere, list_local, local_blocks
+from .errors import FileMissing, InvalidName, RepoError
+from .local import NotHere, is_local_directory, list_local, local_blocks
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.repo.repo import Repo
 
+# Entries of one tree, in all its folders: some 300 bytes of memory each until the tree is made.
+_MAX_ENTRIES = 5_000_000
+# Folders within folders; a DAG can claim any depth, a file system cannot.
+_MAX_DEPTH = 256
+
 
 def copy_into_place(source: Path, target: Path) -> None:
     """Copy a file to `target`, replacing what is there in one step. A copy-on-write clone where the file system can.
 
-    Raises FileMissing (no such folder), NoPermission, DiskFull; nothing is left at `target` then.
+    Raises FileMissing (no such folder), NoPermission, DiskFull; what was at `target` stays then.
     """
-    if not target.parent.is_dir():
-        raise FileMissing(f"There is no folder {target.parent} to put {target.name} into.")
     # Beside the target, so that the rename stays within one file system; hidden, and named so that it is no surprise.
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
+    temporary = _beside(target)
     with explained("writing", target):
         try:
-            with open(source, "rb") as src, open(temporary, "xb") as dst:
-                if not clone_file(src.fileno(), dst.fileno()):
-                    shutil.copyfileobj(src, dst, 1 << 20)
+            _copy(source, temporary)
             os.replace(temporary, target)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -40,64 +46,116 @@ def copy_into_place(source: Path, target: Path) -> None:
             raise
 
 
+def check_tree_destination(dest: Path) -> None:
+    """Raise RepoError where something is at `dest` already, FileMissing where its parent is not there."""
+    if dest.is_symlink() or (dest.exists() and not (dest.is_dir() and not any(dest.iterdir()))):
+        raise RepoError(f"{dest} exists already. Choose a destination that does not exist, or an empty folder.")
+    if not dest.parent.is_dir():
+        raise FileMissing(f"There is no folder {dest.parent} to make {dest.name} in.")
+
+
 def place_directory(repo: Repo, root: CID, dest: Path) -> None:
-    """Make the tree of a directory that is wholly here.
+    """Make the tree of a directory that is wholly here, as a folder `dest` (absolute; missing or empty).
 
-    Raises NotHere when a part is missing, NotADirectory, and what `kachery_p2p.load_directory` says of names and
-    destinations.
+    Raises NotHere when a part of it is missing, NotADirectory, InvalidName for names and links that would leave `dest`,
+    NoPermission, DiskFull; nothing is at `dest` then.
     """
-    from kachery_p2p.load_directory import Tree, _check_dest, _make_tree
+    tree = _read_tree(repo, root)
+    check_tree_destination(dest)
+    building = _beside(dest)
+    with explained("making", dest):
+        try:
+            building.mkdir()
+            for folder in tree.folders:
+                (building / folder).mkdir()
+            for where, source in tree.files:
+                _copy(source, building / where)
+            for where, target in tree.links:
+                os.symlink(target, building / where)
+            if dest.is_dir():
+                dest.rmdir()
+            os.rename(building, dest)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
 
-    tree = Tree()
-    if not _is_folder(repo, root):
-        raise NotADirectory(f"{root} is a file. Load it with load_file.")
-    _check_dest(dest)
-    _collect(repo, root, tree)
-    for _, cid in tree.files:
-        if repo.find_file(cid) is None:
-            raise NotHere(str(cid))
-    _make_tree(repo, tree, dest)
+
+@dataclass
+class _Tree:
+    """What is in a directory, by path relative to it; folders before what is in them."""
+
+    folders: list[PurePosixPath] = field(default_factory=list)
+    files: list[tuple[PurePosixPath, Path]] = field(default_factory=list)
+    links: list[tuple[PurePosixPath, str]] = field(default_factory=list)
 
 
-def _collect(repo: Repo, root: CID, tree: object) -> None:
-    from kachery_p2p.dag.cid import DAG_PB
+def _read_tree(repo: Repo, root: CID) -> _Tree:
     from kachery_p2p.dag.names import safe_name
-    from kachery_p2p.dag.nodes import node_kind, symlink_target
-    from kachery_p2p.dag.unixfs import Kind
-    from kachery_p2p.errors import InvalidName
-    from kachery_p2p.load_directory import MAX_DEPTH, Tree
 
-    assert isinstance(tree, Tree)
-    level: list[tuple[PurePosixPath, CID]] = [(PurePosixPath(), root)]
-    for _ in range(MAX_DEPTH):
+    tree = _Tree()
+    entries = 0
+    level = [(PurePosixPath(), root)]
+    for _ in range(_MAX_DEPTH):
         below: list[tuple[PurePosixPath, CID]] = []
         for path, folder in level:
             for entry in list_local(repo, folder):
-                where = path / safe_name(entry.name)
-                if entry.cid.codec != DAG_PB or repo.find_file(entry.cid) is not None:
-                    tree.files.append((where, entry.cid))
-                    continue
-                (block,) = local_blocks(repo, [entry.cid])
-                kind = node_kind(block, entry.cid)
-                if kind in (Kind.DIRECTORY, Kind.HAMT_SHARD):
-                    below.append((where, entry.cid))
-                elif kind is Kind.SYMLINK:
-                    tree.symlinks.append((where, symlink_target(block, entry.cid)))
-                else:
-                    raise NotHere(str(entry.cid))
+                entries += 1
+                if entries > _MAX_ENTRIES:
+                    raise InvalidName(f"The directory {root} has more than {_MAX_ENTRIES:,} entries.")
+                if not _add(repo, tree, path / safe_name(entry.name), entry.cid):
+                    below.append((path / entry.name, entry.cid))
         tree.folders += [path for path, _ in below]
         level = below
         if not level:
-            return
-    raise InvalidName(f"The directory {root} is more than {MAX_DEPTH} folders deep.")
+            return tree
+    raise InvalidName(f"The directory {root} is more than {_MAX_DEPTH} folders deep.")
 
 
-def _is_folder(repo: Repo, cid: CID) -> bool:
+def _add(repo: Repo, tree: _Tree, where: PurePosixPath, cid: CID) -> bool:
+    """Put a file or a link into the tree; false for a folder."""
     from kachery_p2p.dag.cid import DAG_PB
-    from kachery_p2p.dag.nodes import node_kind
+    from kachery_p2p.dag.nodes import node_kind, symlink_target
     from kachery_p2p.dag.unixfs import Kind
 
-    if cid.codec != DAG_PB:
+    source = repo.find_file(cid)
+    if source is not None:
+        tree.files.append((where, source))
+        return True
+    if is_local_directory(repo, cid):
         return False
-    (block,) = local_blocks(repo, [cid])
-    return node_kind(block, cid) in (Kind.DIRECTORY, Kind.HAMT_SHARD)
+    if cid.codec == DAG_PB:
+        (block,) = local_blocks(repo, [cid])
+        if node_kind(block, cid) is Kind.SYMLINK:
+            target = symlink_target(block, cid)
+            _check_link(where, target)
+            tree.links.append((where, target))
+            return True
+    raise NotHere(str(cid))
+
+
+def _check_link(where: PurePosixPath, target: str) -> None:
+    """Let only links pass that stay in the directory, whatever other links they lead through.
+
+    The steps up must come first: they then lead through real folders. After that every step is down, or into another
+    link, for which the same holds. (`a/..` would leave the directory if `a` is a link to its top.)
+    """
+    parts = [part for part in target.split("/") if part not in ("", ".")]
+    steps_up = 0
+    while steps_up < len(parts) and parts[steps_up] == "..":
+        steps_up += 1
+    outside = target.startswith("/") or steps_up > len(where.parent.parts) or ".." in parts[steps_up:]
+    if outside or not target or "\0" in target or (os.name == "nt" and ("\\" in target or ":" in target)):
+        raise InvalidName(
+            f"The symbolic link {str(where)!r} points to {target!r}, which may be outside of the directory, so the "
+            "directory is not made. Load the files that you need one by one."
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    with open(source, "rb") as src, open(target, "xb") as dst:
+        if not clone_file(src.fileno(), dst.fileno()):
+            shutil.copyfileobj(src, dst, 1 << 20)
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name[:60]}.{secrets.token_hex(4)}.part")

@@ -24,7 +24,7 @@ from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.nodes import Asking
 from kachery_p2p.dag.varint import Buffer
 from kachery_p2p.dag.walk import FileWalk, Ref
-from kachery_p2p.errors import ContentNotFound, KacheryError
+from kachery_p2p.errors import ContentNotFound, DamagedFile, KacheryError
 
 if TYPE_CHECKING:
     from kachery_p2p.repo.download import Download
@@ -157,7 +157,6 @@ class Load:
         self._waiting_for: CID | None = None
         self._paused = False
         self._resumed = trio.Event()
-        self._known_blocks: dict[bytes, bytes] = {}
 
     # --- whom to ask, and for how long
 
@@ -232,7 +231,6 @@ class Load:
             resumed.set()
 
     def _not_found(self, root: CID) -> ContentNotFound:
-        seconds = trio.current_time() - self._begun
         asked = self._session.asked()
         missing = [*self._session.missing(), *([self._waiting_for] if self._waiting_for else [])]
         if missing and root not in missing:
@@ -240,13 +238,18 @@ class Load:
         else:
             parts = [f"Nobody who was asked has {root}."]
         whom = f": {', '.join(asked[:5])}{' ...' if len(asked) > 5 else ''}" if asked else ""
-        parts.append(f"Asked {len(asked)} peer{'' if len(asked) == 1 else 's'} in {seconds:.1f} s{whom}.")
+        parts.append(f"Asked {len(asked)} peer{'' if len(asked) == 1 else 's'} in {self.seconds:.1f} s{whom}.")
         parts += [f"Could not reach {addr}: {why}" for addr, why in list(self._dial_failures.items())[:5]]
         parts.append(
             "Check that a machine that has it is running (kachery-cloud-node), and give its address with "
             "--peer, KACHERY_CLOUD_PEERS or ?provider= in the URI."
         )
         return ContentNotFound(" ".join(parts))
+
+    @property
+    def seconds(self) -> float:
+        """Since the load began."""
+        return trio.current_time() - self._begun
 
     def _heard(self) -> None:
         self._last_block = trio.current_time()
@@ -292,14 +295,23 @@ class Load:
                 if cid is not None:
                     yield cid, bytes(block.data)
 
-    def know(self, cid: CID, block: bytes) -> None:
-        """Remember a block for the rest of this load, so that a walk does not fetch it again."""
-        self._known_blocks[cid.multihash] = block
-
     def _local_block(self, cid: CID) -> bytes | None:
-        return self._known_blocks.get(cid.multihash) or self._repo.get_block(cid.multihash)
+        return self._repo.get_block(cid.multihash)
 
     # --- files
+
+    async def find_files(self, cids: Sequence[CID]) -> list[Path | None]:
+        """Where these files are on disk; None for one that is not here, or damaged and to be loaded anew."""
+
+        def find(cid: CID) -> Path | None:
+            try:
+                return self._repo.find_file(cid)
+            except DamagedFile as e:
+                log.warning("%s It is loaded again.", e)
+                self._repo.quarantine(cid)
+                return None
+
+        return await trio.to_thread.run_sync(lambda: [find(cid) for cid in cids])
 
     async def file(self, cid: CID, start: int = 0, end: int | None = None) -> tuple[Path, int]:
         """Make the bytes ``start`` to ``end`` (exclusive; None is the end of the file) of a file available on disk.
@@ -310,7 +322,7 @@ class Load:
         """
         whole = start == 0 and end is None
         while True:
-            path = await trio.to_thread.run_sync(self._repo.find_file, cid)
+            (path,) = await self.find_files([cid])
             if path is not None:
                 return path, path.stat().st_size
             async with self._downloads.use(cid) as entry:

@@ -24,6 +24,7 @@ from kachery_p2p.dag.nodes import read_node, symlink_target
 from kachery_p2p.dag.unixfs import Kind
 from kachery_p2p.errors import FileMissing, InvalidName, NoPermission, RepoError
 from kachery_p2p.load import LOOKAHEAD, Load, Progress
+from kachery_p2p.repo.leaves import unwrap
 
 if TYPE_CHECKING:
     from kachery_p2p.repo.repo import Repo
@@ -57,18 +58,15 @@ class DirectoryLoad:
         self._progress = progress
         self._done = 0
 
-    async def run(self, root: CID, dest: Path) -> Tree:
-        """Load everything and make the tree at ``dest``, which must not exist or be an empty folder.
+    async def run(self, root: CID) -> Tree:
+        """Bring all of it into the repo.
 
         Raises:
-            RepoError: ``dest`` exists and is not an empty folder.
-            InvalidName: an entry's name, or where a symlink points, would leave ``dest``.
+            InvalidName: an entry's name could not stand in a folder, or would leave it.
             KacheryError: see `Load`.
         """
-        await trio.to_thread.run_sync(_check_dest, dest)
         tree = await self._read_tree(root)
         await self._fetch_files(tree)
-        await trio.to_thread.run_sync(_make_tree, self._repo, tree, dest)
         return tree
 
     async def _read_tree(self, root: CID) -> Tree:
@@ -96,7 +94,7 @@ class DirectoryLoad:
 
     async def _sort(self, tree: Tree, entries: list[tuple[PurePosixPath, CID]]) -> list[tuple[PurePosixPath, CID]]:
         """Tell files, symlinks and folders apart; small files go into the repo at once. Returns the folders."""
-        here = [await trio.to_thread.run_sync(self._repo.find_file, cid) for _, cid in entries]
+        here = await self._load.find_files([cid for _, cid in entries])
         tree.files += [entry for entry, path in zip(entries, here, strict=True) if path is not None]
         entries = [entry for entry, path in zip(entries, here, strict=True) if path is None]
         blocks = await self._load.blocks([cid for _, cid in entries])
@@ -112,7 +110,12 @@ class DirectoryLoad:
                 nodes.append((cid, block))
             else:
                 tree.files.append((where, cid))
-                (nodes if node.links else small).append((cid, block))
+                data = (unixfs.data if unixfs else None) or b""
+                found = None if node.links else unwrap(cid.codec, block, len(data))
+                if found is not None:
+                    small.append((cid, found[1]))
+                else:
+                    nodes.append((cid, block))  # the rest of the file is fetched later
         await trio.to_thread.run_sync(self._repo.put_blocks, nodes)
         await trio.to_thread.run_sync(self._repo.add_small_files, small)
         return folders
@@ -120,14 +123,16 @@ class DirectoryLoad:
     async def _fetch_files(self, tree: Tree) -> None:
         total = max(tree.claimed_size, 1)
         small: list[CID] = []
-        for cid in dict.fromkeys(cid for _, cid in tree.files):
-            path = await trio.to_thread.run_sync(self._repo.find_file, cid)
-            if path is not None:
-                self._count(path.stat().st_size, total)
-            elif cid.codec == DAG_PB:
-                self._count((await self._load.file(cid))[1], total)
-            else:
-                small.append(cid)  # a single raw block: many are asked for and put away at once
+        wanted = list(dict.fromkeys(cid for _, cid in tree.files))
+        for first in range(0, len(wanted), LOOKAHEAD):
+            part = wanted[first : first + LOOKAHEAD]
+            for cid, path in zip(part, await self._load.find_files(part), strict=True):
+                if path is not None:
+                    self._count(path.stat().st_size, total)
+                elif cid.codec == DAG_PB:
+                    self._count((await self._load.file(cid))[1], total)
+                else:
+                    small.append(cid)  # a single raw block: many are asked for and put away at once
         batch: list[tuple[CID, bytes]] = []
         size = 0
         async with contextlib.aclosing(self._load.stream_blocks(small)) as stream:

@@ -180,7 +180,7 @@ class Node:
                     target = (await load.drive(resolve_path(root, list(path)))).cid
                 if kind == "directory":
                     assert dest is not None
-                    await DirectoryLoad(load, self.repo, progress).run(target, Path(dest))
+                    await DirectoryLoad(load, self.repo, progress).run(target)
                     return {"cid": str(target), "path": dest}
                 if kind == "listing":
                     await load.drive(list_directory(target))

@@ -1,13 +1,13 @@
 """What we send to whom: the wants of each peer and the order of our answers. Sans-IO.
 
-A want that arrives is first looked up in the store (`take_lookups`, `looked_up`); only sizes are asked for, so that no
-block is in memory before its turn. Then it is answered: the block goes into the peer's queue by priority, HAVE and
-DONT_HAVE into the peer's list of presences. What we do not have is remembered and looked up again when `notify` says that
-it came.
+A want that arrives is first looked up in the store (`take_lookups`, `looked_up`); only sizes are asked for, so that
+no block is in memory before its turn. Then it is answered: the block goes into the peer's queue by priority, HAVE and
+DONT_HAVE into the peer's list of presences. What we do not have is remembered and looked up again when `notify` says
+that it came.
 
-`next_reply` picks the peer that has been served the fewest bytes since it joined the queue (start-time fair queueing), so
-a peer with a thousand wants and one with a single want get the same share. Bytes being read or written are bounded for
-each peer and in all; a peer that does not read holds up only itself.
+`next_reply` picks the peer that has been served the fewest bytes since it joined the queue (start-time fair
+queueing), so a peer with a thousand wants and one with a single want get the same share. Bytes being read or written
+are bounded for each peer and in all; a peer that does not read holds up only itself.
 """
 
 from __future__ import annotations

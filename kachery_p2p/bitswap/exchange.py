@@ -19,7 +19,7 @@ from kachery_p2p.bitswap.messages import PROTOCOLS, Block, Message, decode
 from kachery_p2p.bitswap.reader import ByteBudget, MessageReader
 from kachery_p2p.bitswap.session import Session
 from kachery_p2p.dag.cid import CID, hash_block
-from kachery_p2p.errors import InvalidCID, KacheryError, MalformedMessage, StreamEOF, StreamError, UnsupportedCID
+from kachery_p2p.errors import InvalidCID, MalformedMessage, StreamEOF, StreamError, UnsupportedCID
 
 log = logging.getLogger("kachery_p2p.bitswap")
 
@@ -53,6 +53,7 @@ class _Peer:
 
     def __init__(self) -> None:
         self.inbound = 0
+        self.slots = trio.Semaphore(limits.MAX_INBOUND_STREAMS_PER_PEER)
         self.budget = ByteBudget(limits.MAX_INBOUND_BYTES_PER_PEER)
         self.offences: list[float] = []
         self.want_lane: WantLane | None = None
@@ -96,6 +97,7 @@ class Exchange:
         self._lookups = trio.Event()
         self._drained = trio.lowlevel.ParkingLot()
         self._unreachable: set[str] = set()
+        self._up: set[str] = set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve and fetch until cancelled."""
@@ -162,7 +164,7 @@ class Exchange:
         self._pump()
 
     def want(self, session: Session, cids: Sequence[CID]) -> None:
-        self._client.want(session, cids, trio.current_time())
+        self._client.want(session, cids)
         self._pump()
 
     def cancel(self, session: Session, multihashes: Iterable[bytes]) -> None:
@@ -170,9 +172,7 @@ class Exchange:
         self._pump()
 
     def consumed(self, session: Session, size: int) -> None:
-        limited = session.limited
-        self._client.consumed(session, size)
-        if limited:
+        if self._client.consumed(session, size):
             self._pump()
 
     # --- peers -----------------------------------------------------------------------------------------------------
@@ -184,10 +184,12 @@ class Exchange:
         return state
 
     def _connected(self, peer: str) -> None:
+        self._up.add(peer)
         self._client.connected(peer, trio.current_time())
         self._pump()
 
     def _disconnected(self, peer: str) -> None:
+        self._up.discard(peer)
         self._fold_stats(peer)
         self._client.disconnected(peer, trio.current_time())
         self._engine.cancel_all(peer)
@@ -195,6 +197,8 @@ class Exchange:
         if state is not None:
             for scope in state.lane_scopes:
                 scope.cancel()
+        self._drained.unpark_all()
+        self._dispatch()
         self._pump()
 
     def _no_stream(self, peer: str) -> None:
@@ -208,7 +212,7 @@ class Exchange:
     async def _try_again(self, peer: str) -> None:
         await trio.sleep(limits.UNREACHABLE_PAUSE)
         self._unreachable.discard(peer)
-        if peer in self._host.connected():
+        if peer in self._up:
             self._connected(peer)
 
     def _offence(self, peer: str, why: str) -> None:
@@ -228,6 +232,7 @@ class Exchange:
         log.warning("The peer %s is dropped: %s", peer, why)
         self._client.bad_peer(peer, trio.current_time())
         self._engine.cancel_all(peer)
+        self._drained.unpark_all()
         if self._on_bad_peer is not None:
             self._on_bad_peer(peer, why)
         self._pump()
@@ -334,8 +339,9 @@ class Exchange:
                 found: Mapping[bytes, int] = many(multihashes)
                 return [found.get(multihash) for multihash in multihashes]
             return [self._store.has_block(multihash) for multihash in multihashes]
-        except (KacheryError, OSError) as error:
-            log.warning("Blocks cannot be looked up: %s", error)
+        except Exception:
+            # Whatever is wrong with the store, the peers only hear that the blocks are not here.
+            log.exception("Blocks cannot be looked up")
             return [None] * len(wants)
 
     # --- incoming --------------------------------------------------------------------------------------------------
@@ -344,10 +350,25 @@ class Exchange:
         """One inbound stream, message by message, until it ends."""
         peer = stream.peer
         state = self._peer(peer)
-        if self._nursery is None or self._client.is_bad(peer) or state.inbound >= limits.MAX_INBOUND_STREAMS_PER_PEER:
+        most = limits.MAX_INBOUND_STREAMS_PER_PEER + limits.MAX_WAITING_STREAMS_PER_PEER
+        if self._nursery is None or self._client.is_bad(peer) or state.inbound >= most:
             await stream.reset()
             return
         state.inbound += 1
+        try:
+            async with state.slots:
+                await self._read_stream(stream, peer, state)
+        except (MalformedMessage, StreamEOF) as error:
+            self._offence(peer, str(error))
+            await stream.reset()
+        except StreamError as error:
+            log.debug("a stream from %s ended: %s", peer, error)
+        finally:
+            state.inbound -= 1
+            if not state.inbound and self._peers.get(peer) is state and peer not in self._up:
+                del self._peers[peer]
+
+    async def _read_stream(self, stream: StreamLike, peer: str, state: _Peer) -> None:
         reader = MessageReader(stream, (state.budget, self._budget), lambda size: self._alive(peer, state, size))
         count = 0
         try:
@@ -362,16 +383,8 @@ class Exchange:
                     await stream.reset()
                     return
             await stream.close()
-        except (MalformedMessage, StreamEOF) as error:
-            self._offence(peer, str(error))
-            await stream.reset()
-        except StreamError as error:
-            log.debug("a stream from %s ended: %s", peer, error)
         finally:
             reader.done()
-            state.inbound -= 1
-            if not state.inbound and self._peers.get(peer) is state and peer not in self._host.connected():
-                del self._peers[peer]
 
     def _alive(self, peer: str, state: _Peer, size: int) -> None:
         """Part of a message came: enough of it is a sign of life."""
@@ -394,7 +407,7 @@ class Exchange:
         if message.malformed:
             self._stats_of(peer).malformed += message.malformed
             self._stats.total.malformed += message.malformed
-        if message.entries or message.full:
+        if (message.entries or message.full) and peer in self._up:
             self._engine.receive(peer, message.entries, message.full)
             self._lookups.set()
             self._dispatch()

@@ -47,7 +47,8 @@ class HostLike(Protocol):
 class BlockStoreLike(Protocol):
     """The part of `kachery_p2p.repo.Repo` that the exchange serves from; called in threads.
 
-    A store that has `block_sizes(multihashes) -> Mapping[bytes, int]` (without those it lacks) is asked for many at a time.
+    A store that has `block_sizes(multihashes) -> Mapping[bytes, int]`, which leaves out those it lacks, is asked for
+    many at a time.
     """
 
     def has_block(self, multihash: bytes) -> int | None: ...

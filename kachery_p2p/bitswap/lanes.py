@@ -113,7 +113,7 @@ class WantLane:
                 log.debug("sending wants to %s: %s", self._peer, error)
                 await self._out.reset()
                 # What was lost with the stream is not known, so the new one begins with everything.
-                entries, full = self._client.whole_list(self._peer, trio.current_time()), True
+                entries, full = self._client.everything_for(self._peer, trio.current_time()), True
         self._unreachable(self._peer)
 
 
@@ -204,15 +204,14 @@ class ReplyLane:
         for want in wants:
             try:
                 block = self._store.get_block(want.cid.multihash)
-            except (KacheryError, OSError) as error:
-                log.warning("The block %s cannot be served: %s", want.cid, error)
+            except Exception:
+                # Whatever is wrong with the store, the peer only hears that the block is not here.
+                log.exception("The block %s cannot be served", want.cid)
                 block = None
             blocks.append(block if block is not None and len(block) <= limits.MAX_BLOCK_SIZE else None)
         return blocks
 
-    async def _write_replies(
-        self, from_reader: trio.MemoryReceiveChannel[tuple[Reply, list[bytes | None]]]
-    ) -> None:
+    async def _write_replies(self, from_reader: trio.MemoryReceiveChannel[tuple[Reply, list[bytes | None]]]) -> None:
         while True:
             work: tuple[Reply, list[bytes | None]] | None = None
             with trio.move_on_after(limits.STREAM_IDLE_CLOSE if self._out.is_open else float("inf")):

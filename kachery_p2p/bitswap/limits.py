@@ -17,6 +17,8 @@ MAX_ENTRIES_PER_MESSAGE = 4096
 MAX_PRESENCES_PER_MESSAGE = 4096
 #: Blocks read from one message: 4 MiB of blocks of 256 bytes; more is a flood of crumbs.
 MAX_BLOCKS_PER_MESSAGE = 16384
+#: Fields of one message, nested ones included: each costs half a microsecond, and a message must not cost a second.
+MAX_FIELDS_PER_MESSAGE = 131072
 #: A CID of any hash we can check fits in 100 bytes; longer ones are not looked at.
 MAX_CID_SIZE = 128
 #: CIDs that cannot be read, in one message, before the whole message counts as garbage.
@@ -44,8 +46,11 @@ MAX_STATS_PEERS = 256
 BODY_STALL_TIMEOUT = 15.0
 #: Reading in pieces of this size shows that a slow peer is alive.
 BODY_READ_PIECE = 512 * KIB
-#: Kubo opens a stream for every reply message and has 8 workers; four times that is plenty.
+#: Kubo opens a stream for every reply message, two dozen at a time were seen. More than these wait unread: their
+#: blocks must not be thrown away, for the peer takes them as delivered.
 MAX_INBOUND_STREAMS_PER_PEER = 32
+#: Streams that wait in that way; beyond, they are reset.
+MAX_WAITING_STREAMS_PER_PEER = 512
 #: Message bodies of one peer in assembly: eight Kubo workers sending 1 MiB blocks.
 MAX_INBOUND_BYTES_PER_PEER = 8 * MIB
 #: Message bodies of all peers in assembly or verification.
@@ -102,19 +107,32 @@ MAX_WINDOW = 32 * MIB
 WINDOW_SECONDS = 0.5
 #: Size taken for a block before the first of its codec has arrived: the leaf of the default profile.
 FIRST_BLOCK_ESTIMATE = 1 * MIB
+#: The same for blocks that are not raw: leaves of the old profile, and inner nodes.
+FIRST_NODE_ESTIMATE = 256 * KIB
 #: A peer with open wants that sends nothing for this long (or four times what it should take) loses them.
 STALL_SECONDS = 3.0
 #: So many bytes of an unfinished message count as a sign of life.
 LIFE_SIGN_BYTES = 32 * KIB
 #: A stalled peer that is the only one left is asked again after this long, then twice this, up to the limit.
-RETRY_FIRST = 8.0
+RETRY_FIRST = 2.0
 RETRY_LAST = 60.0
 #: A peer that delivers other blocks but never answers one want: that want goes elsewhere after this long.
 SKIPPED_WANT_SECONDS = 10.0
 #: Peers of Bitswap 1.0 and 1.1 cannot say DONT_HAVE: silence of this length says it for them (as Kubo does).
 LEGACY_DONT_HAVE_SECONDS = 5.0
+#: The same when it has answered a later want in the meantime.
+LEGACY_OVERTAKEN_SECONDS = 0.5
 #: At the end a block is asked of a second, faster peer; never of a third.
 MAX_COPIES = 2
+#: A second copy must be expected to come so many times, and so many seconds, sooner than the first.
+ENDGAME_GAIN = 2.0
+ENDGAME_MARGIN = 0.1
+#: A peer that skipped a want is not asked for it again for this long.
+FORGIVE_SECONDS = 30.0
+#: How often stalls, skipped wants and the endgame are looked at while blocks are under way.
+TICK = 0.1
+#: Cancels that nothing waits for are sent with the next wants, or after this time.
+LAZY_SEND = 0.25
 #: Blocks wanted lately, by which a late duplicate is told from a lie.
 REMEMBERED_WANTS = 16384
 #: Connected peers that a session asks without having been told to.

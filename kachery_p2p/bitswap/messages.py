@@ -9,7 +9,7 @@ Versions: 1.2.0 has everything; 1.1.0 has no want types and no presences; 1.0.0 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from kachery_p2p.bitswap import limits
 from kachery_p2p.dag.cid import CID, DAG_PB, SHA2_256
+from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import InvalidCID, MalformedMessage, UnsupportedCID
 
 BytesLike = bytes | bytearray | memoryview
@@ -44,6 +45,9 @@ class WantType(IntEnum):
 
     BLOCK = 0
     HAVE = 1
+
+
+_WANT_TYPES = (WantType.BLOCK, WantType.HAVE)
 
 
 class Entry(NamedTuple):
@@ -81,34 +85,28 @@ class Presence(NamedTuple):
 
 @dataclass(slots=True)
 class Message:
-    """One decoded message. `malformed` counts what was skipped: unreadable CIDs, unknown want types, too many entries."""
+    """One decoded message."""
 
     entries: list[Entry] = field(default_factory=list)
     full: bool = False
     blocks: list[Block] = field(default_factory=list)
     presences: list[Presence] = field(default_factory=list)
     pending_bytes: int = 0
+    #: Entries and presences skipped because their CID cannot be read.
     malformed: int = 0
+    #: The same because there are too many, or of a kind or hash function that we do not know.
     dropped: int = 0
+    #: Protobuf fields met so far.
+    fields: int = 0
 
 
 #: What a bare block of Bitswap 1.0.0 means.
 CID_V0_PREFIX = Prefix(0, DAG_PB, SHA2_256, 32)
+#: Four varints; a longer prefix is none.
+_MAX_PREFIX = 40
 
 
 # --- varints -------------------------------------------------------------------------------------------------------
-
-
-def encode_varint(value: int) -> bytes:
-    """Unsigned LEB128, minimal."""
-    if value < 0x80:
-        return bytes((value,))
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def _varint(buf: BytesLike, pos: int, end: int) -> tuple[int, int]:
@@ -167,161 +165,149 @@ def read_length(buf: BytesLike, pos: int, end: int) -> tuple[int, int] | None:
 
 # --- decoding ------------------------------------------------------------------------------------------------------
 
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+#: The fields that are known, and their wire types.
+_MESSAGE = {1: _BYTES, 2: _BYTES, 3: _BYTES, 4: _BYTES, 5: _VARINT}
+_WANTLIST = {1: _BYTES, 2: _VARINT}
+_ENTRY = {1: _BYTES, 2: _VARINT, 3: _VARINT, 4: _VARINT, 5: _VARINT}
+_BLOCK = {1: _BYTES, 2: _BYTES}
+_PRESENCE = {1: _BYTES, 2: _VARINT}
+
 
 def decode(body: BytesLike) -> Message:
     """Read a message from its body (without the length). Blocks are views of `body`.
 
     Raises MalformedMessage when the body is not protobuf or breaks a limit. Entries and presences whose CID cannot be
-    read are skipped and counted in `malformed`.
+    read are skipped and counted; too many of them make the message malformed.
     """
     view = memoryview(body)
     message = Message()
-    pos, end = 0, len(view)
-    while pos < end:
-        tag, pos = _varint(view, pos, end)
-        number, wire = tag >> 3, tag & 7
-        if number == 0:
-            raise MalformedMessage("A Bitswap message holds a field of number 0.")
-        if wire == 2:
-            length, pos = _varint(view, pos, end)
-            stop = pos + length
-            if stop > end:
-                raise MalformedMessage("A field of a Bitswap message is longer than the message.")
-            if number == 1:
-                _decode_wantlist(bytes(view[pos:stop]), message)
-            elif number == 2:
-                _add_block(message, CID_V0_PREFIX, view[pos:stop])
-            elif number == 3:
-                _decode_block(view, pos, stop, message)
-            elif number == 4:
-                _decode_presence(bytes(view[pos:stop]), message)
-            elif number == 5:
-                raise MalformedMessage("A field of a Bitswap message has the wrong type.")
-            pos = stop
-        elif wire == 0:
-            if number <= 4:
-                raise MalformedMessage("A field of a Bitswap message has the wrong type.")
-            value, pos = _varint(view, pos, end)
-            if number == 5:
-                message.pending_bytes = _int32(value)
+    for number, value, stop in _fields(view, 0, len(view), _MESSAGE, message):
+        if number == 1:
+            _decode_wantlist(bytes(view[value:stop]), message)
+        elif number == 2:
+            _add_block(message, CID_V0_PREFIX, view[value:stop])
+        elif number == 3:
+            _decode_block(view, value, stop, message)
+        elif number == 4:
+            _decode_presence(bytes(view[value:stop]), message)
         else:
-            pos = _skip(number, wire, pos, end, 4 if number <= 5 else 0)
-        if message.malformed > limits.MAX_MALFORMED_PER_MESSAGE:
-            raise MalformedMessage(f"A Bitswap message holds {message.malformed} unreadable CIDs.")
+            message.pending_bytes = _int32(value)
     return message
 
 
-def _skip(number: int, wire: int, pos: int, end: int, known: int) -> int:
-    """Step over a fixed-width field of a number we do not know."""
-    size = {1: 8, 5: 4}.get(wire, 0)
-    if known or not size or pos + size > end:
-        raise MalformedMessage(f"Field {number} of a Bitswap message cannot be read.")
-    return pos + size
+def _fields(
+    buf: BytesLike, pos: int, end: int, known: dict[int, int], message: Message
+) -> Iterator[tuple[int, int, int]]:
+    """The known fields between two positions: (number, value, 0), or (number, start, stop) for bytes.
+
+    Unknown fields are stepped over, as protobuf asks; a known one of the wrong type is refused.
+    """
+    count = message.fields
+    while pos < end:
+        count += 1
+        if count > limits.MAX_FIELDS_PER_MESSAGE:
+            raise MalformedMessage(f"A Bitswap message holds more than {limits.MAX_FIELDS_PER_MESSAGE} fields.")
+        message.fields = count
+        # Nearly all tags, lengths and numbers have one byte; the function call is for the others.
+        tag = buf[pos]
+        if tag < 0x80:
+            pos += 1
+        else:
+            tag, pos = _varint(buf, pos, end)
+        number, wire = tag >> 3, tag & 7
+        expected = known.get(number)
+        if number == 0 or (expected is not None and expected != wire):
+            raise MalformedMessage(f"Field {number} of a Bitswap message has the wrong type.")
+        if wire == _VARINT:
+            value, pos = _varint(buf, pos, end)
+            if expected is not None:
+                yield number, value, 0
+                count = message.fields
+            continue
+        if wire == _BYTES:
+            if pos < end and buf[pos] < 0x80:
+                length = buf[pos]
+                pos += 1
+            else:
+                length, pos = _varint(buf, pos, end)
+        elif wire in (_FIXED64, _FIXED32):
+            length = 8 if wire == _FIXED64 else 4
+        else:
+            raise MalformedMessage(f"Field {number} of a Bitswap message has the unknown type {wire}.")
+        start, pos = pos, pos + length
+        if pos > end:
+            raise MalformedMessage(f"Field {number} of a Bitswap message reaches over its end.")
+        if expected is not None:
+            yield number, start, pos
+            count = message.fields
 
 
 def _decode_wantlist(buf: bytes, message: Message) -> None:
-    pos, end = 0, len(buf)
-    room = limits.MAX_ENTRIES_PER_MESSAGE
-    while pos < end:
-        tag, pos = _varint(buf, pos, end)
-        if tag == 0x0A:
-            length, pos = _varint(buf, pos, end)
-            stop = pos + length
-            if stop > end:
-                raise MalformedMessage("An entry of a wantlist is longer than the wantlist.")
-            # The rest of an overlong list is stepped over without a look.
-            if len(message.entries) < room:
-                _decode_entry(buf, pos, stop, message)
-                if message.malformed > limits.MAX_MALFORMED_PER_MESSAGE:
-                    raise MalformedMessage(f"A Bitswap message holds {message.malformed} unreadable CIDs.")
-            else:
-                message.dropped += 1
-            pos = stop
-        elif tag == 0x10:
-            value, pos = _varint(buf, pos, end)
+    for number, value, stop in _fields(buf, 0, len(buf), _WANTLIST, message):
+        if number == 2:
             message.full = message.full or bool(value)
+        elif len(message.entries) < limits.MAX_ENTRIES_PER_MESSAGE:
+            _decode_entry(buf, value, stop, message)
         else:
-            _, pos = _field(buf, tag, pos, end, known=2)
-
-
-def _field(buf: bytes, tag: int, pos: int, end: int, known: int) -> tuple[int | bytes, int]:
-    """One field of a small message; refuses a known field of the wrong type."""
-    number, wire = tag >> 3, tag & 7
-    if number == 0:
-        raise MalformedMessage("A Bitswap message holds a field of number 0.")
-    if wire == 0:
-        return _varint(buf, pos, end)
-    if wire == 2:
-        length, pos = _varint(buf, pos, end)
-        if pos + length > end:
-            raise MalformedMessage("A field of a Bitswap message is longer than the message.")
-        return buf[pos : pos + length], pos + length
-    return 0, _skip(number, wire, pos, end, number <= known)
+            # The rest of an overlong list is stepped over without a look.
+            message.dropped += 1
 
 
 def _decode_entry(buf: bytes, pos: int, end: int, message: Message) -> None:
     raw = b""
-    priority, cancel, want_type, dont_have = 0, False, 0, False
-    while pos < end:
-        tag = buf[pos]
-        if tag == 0x0A:
-            length, pos = _varint(buf, pos + 1, end)
-            if pos + length > end:
-                raise MalformedMessage("A CID in a wantlist is longer than its entry.")
-            raw = buf[pos : pos + length]
-            pos += length
-            continue
-        tag, pos = _varint(buf, pos, end)
-        number = tag >> 3
-        value, pos = _field(buf, tag, pos, end, known=5)
-        if number > 5:
-            continue
-        if not isinstance(value, int):
-            raise MalformedMessage("A field of a wantlist entry has the wrong type.")
-        if number == 2:
+    priority = cancel = want_type = dont_have = 0
+    for number, value, stop in _fields(buf, pos, end, _ENTRY, message):
+        if number == 1:
+            raw = buf[value:stop]
+        elif number == 2:
             priority = _int32(value)
         elif number == 3:
-            cancel = bool(value)
+            cancel = value
         elif number == 4:
             want_type = value
-        elif number == 5:
-            dont_have = bool(value)
-    cid = read_wire_cid(raw)
-    if cid is None or (want_type > 1 and not cancel):
-        message.malformed += 1
+        else:
+            dont_have = value
+    cid = _wire_cid(raw, message)
+    if cid is None:
         return
-    message.entries.append(Entry(cid, priority, cancel, WantType.HAVE if want_type == 1 else WantType.BLOCK, dont_have))
+    if want_type > 1:
+        # Not a kind of want that we know how to answer.
+        message.dropped += 1
+        return
+    message.entries.append(Entry(cid, priority, bool(cancel), _WANT_TYPES[want_type], bool(dont_have)))
 
 
-def read_wire_cid(raw: bytes) -> CID | None:
-    """A binary CID, or None when it is not one."""
-    if not raw or len(raw) > limits.MAX_CID_SIZE:
-        return None
+def _wire_cid(raw: bytes, message: Message) -> CID | None:
+    """A binary CID, or None, counted, when it is not one or we could not check its blocks anyway."""
     try:
-        return CID.from_bytes(raw)
-    except (InvalidCID, UnsupportedCID):
+        if len(raw) <= limits.MAX_CID_SIZE:
+            return CID.from_bytes(raw)
+    except UnsupportedCID:
+        message.dropped += 1
         return None
+    except InvalidCID:
+        pass
+    message.malformed += 1
+    if message.malformed > limits.MAX_MALFORMED_PER_MESSAGE:
+        raise MalformedMessage(f"A Bitswap message holds {message.malformed} unreadable CIDs.")
+    return None
 
 
 def _decode_presence(buf: bytes, message: Message) -> None:
     if len(message.presences) >= limits.MAX_PRESENCES_PER_MESSAGE:
         message.dropped += 1
         return
-    pos, end = 0, len(buf)
     raw, kind = b"", 0
-    while pos < end:
-        tag, pos = _varint(buf, pos, end)
-        value, pos = _field(buf, tag, pos, end, known=2)
-        if tag == 0x0A and isinstance(value, bytes):
-            raw = value
-        elif tag == 0x10 and isinstance(value, int):
+    for number, value, stop in _fields(buf, 0, len(buf), _PRESENCE, message):
+        if number == 1:
+            raw = buf[value:stop]
+        else:
             kind = value
-        elif tag >> 3 <= 2:
-            raise MalformedMessage("A field of a block presence has the wrong type.")
-    cid = read_wire_cid(raw)
+    cid = _wire_cid(raw, message)
     if cid is None:
-        message.malformed += 1
-    elif kind <= 1:
+        return
+    if kind <= 1:
         message.presences.append(Presence(cid, kind == 0))
     else:
         # A later version may know more than HAVE and DONT_HAVE; that is no offence.
@@ -330,24 +316,12 @@ def _decode_presence(buf: bytes, message: Message) -> None:
 
 def _decode_block(view: memoryview, pos: int, end: int, message: Message) -> None:
     prefix: Prefix | None = None
-    data: memoryview = view[end:end]
-    while pos < end:
-        tag, pos = _varint(view, pos, end)
-        number, wire = tag >> 3, tag & 7
-        if wire == 2:
-            length, pos = _varint(view, pos, end)
-            stop = pos + length
-            if stop > end:
-                raise MalformedMessage("A field of a block is longer than the block.")
-            if number == 1:
-                prefix = read_prefix(bytes(view[pos : min(stop, pos + 64)]))
-            elif number == 2:
-                data = view[pos:stop]
-            pos = stop
-        elif wire == 0 and number > 2:
-            _, pos = _varint(view, pos, end)
+    data = view[end:end]
+    for number, value, stop in _fields(view, pos, end, _BLOCK, message):
+        if number == 1:
+            prefix = read_prefix(bytes(view[value : min(stop, value + _MAX_PREFIX)]))
         else:
-            pos = _skip(number, wire, pos, end, number <= 2)
+            data = view[value:stop]
     _add_block(message, prefix, data)
 
 

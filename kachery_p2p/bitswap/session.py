@@ -1,9 +1,9 @@
 """What one load wants: its wants in order, its peers, and what it has room for. Sans-IO.
 
-A `Want` is shared by all sessions that want the same multihash, so that a block is asked for once. A `Session` keeps the
-order in which it wants them; the order is a list with a cursor for each peer. A cursor only moves forward, past wants
-that are done, under way or lacking at that peer, and is set back when a want returns to the list: finding the next want
-for a peer costs constant time however many wait.
+A `Want` is shared by all sessions that want the same multihash, so that a block is asked for once. A `Session` keeps
+the order in which it wants them; the order is a list with a cursor for each peer. A cursor only moves forward, past
+wants that are done, under way or lacking at that peer, and is set back when a want returns to the list: finding the
+next want for a peer costs constant time however many wait.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from kachery_p2p.bitswap import limits
-from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.cid import CID, RAW
 
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.link import PeerLink
@@ -277,9 +277,13 @@ class Session:
 
     def learned_size(self, codec: int, size: int) -> None:
         """A block of this size came."""
-        mean = self._sizes.get(codec, limits.FIRST_BLOCK_ESTIMATE)
+        mean = self._sizes.get(codec, _first_estimate(codec))
         self._sizes[codec] = mean + (_SIZE_RISE if size > mean else _SIZE_FALL) * (size - mean)
 
     def estimate(self, codec: int) -> int:
         """Bytes that the next block of this codec is expected to have: leaves and inner nodes differ much."""
-        return max(int(self._sizes.get(codec, limits.FIRST_BLOCK_ESTIMATE)), 128)
+        return max(int(self._sizes.get(codec, _first_estimate(codec))), 128)
+
+
+def _first_estimate(codec: int) -> int:
+    return limits.FIRST_BLOCK_ESTIMATE if codec == RAW else limits.FIRST_NODE_ESTIMATE

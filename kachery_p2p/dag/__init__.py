@@ -10,11 +10,11 @@ block, and a multihash that says what its bytes must hash to (`hashes`). Two cod
 of a file, nothing else. A *dag-pb* block (`pb`) is a list of links and some data, and the data is *UnixFS* (`unixfs`):
 what the node is, how many bytes of file lie below each link.
 
-**Making a file.** A `Profile` (`profiles`) says how large the chunks are, how many links a node may have, whether leaves
-are raw. The same bytes under the same profile have the same CID in every implementation, for ever, which is the point
-of it all. Whoever has the file reads it, cuts it into chunks and hashes them in as many threads as it likes; the
-`FileBuilder` (`builder`) takes the hashes in file order and makes the inner nodes, bottom up. It never sees the data, and
-keeps one unfinished node for each level.
+**Making a file.** A `Profile` (`profiles`) says how large the chunks are, how many links a node may have, whether the
+leaves are raw. The same bytes under the same profile have the same CID in every implementation, for ever, which is the
+point of it all. Whoever has the file reads it, cuts it into chunks and hashes them in as many threads as it likes; the
+`FileBuilder` (`builder`) takes the hashes in file order and makes the inner nodes, bottom up. It never sees the data,
+and keeps one unfinished node for each level.
 
 **Reading a file.** A `FileWalk` (`walk`) starts from a root CID and says which blocks to fetch next, for the whole file
 or a range of it; fed with a block, it answers with the data and where it belongs. It also finds that a block lies: a

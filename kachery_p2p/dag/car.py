@@ -148,6 +148,9 @@ class CarReader:
             self._consume(min(len(self._buffer), self._skip_to - self._position))
             if self._position < self._skip_to:
                 return False
+        # A page of HTML, sent by a gateway that failed, should be called what it is: a header begins with a map.
+        if self.version == 1 and not any(byte >> 5 == 5 for byte in self._buffer[1:4]):
+            raise MalformedDag("This is not a CAR file: it does not begin with a header.")
         size, start = self._section(MAX_CAR_HEADER, "header")
         if size is None:
             return False

@@ -116,7 +116,7 @@ class CID(_Fields):
     def __str__(self) -> str:
         if self.version == 0:
             return _base58(self.multihash)
-        return "b" + base64.b32encode(bytes(self)).decode("ascii").rstrip("=").lower()
+        return _base32(bytes(self))
 
     def __repr__(self) -> str:
         return f"CID({self})"
@@ -190,6 +190,12 @@ def inline_block(cid: CID) -> bytes | None:
         return None
     code, digest = split_multihash(cid.multihash)
     return digest if code == IDENTITY else None
+
+
+# The same few CIDs are written again and again, and base64 writes base32 in Python, some 15 us each.
+@lru_cache(maxsize=4096)
+def _base32(cid: bytes) -> str:
+    return "b" + base64.b32encode(cid).decode("ascii").rstrip("=").lower()
 
 
 @lru_cache(maxsize=4096)
@@ -269,6 +275,6 @@ def _decode_base32(text: str, shown: str) -> bytes:
     except ValueError:
         data = b""
     # Bits left over at the end must be zero, or two texts would name one CID.
-    if not data or base64.b32encode(data).decode("ascii").rstrip("=").lower() != text[1:]:
+    if not data or _base32(data) != text:
         raise InvalidCID(f"'{shown}' is not a CID: it is no whole base32 text, so it was cut off or mistyped.")
     return data

@@ -36,7 +36,7 @@ MAX_DEPTH = 40
 # References decoded but not yet handed out, about 300 bytes each: 75 MB at the very worst, 3 MB for honest files.
 MAX_PENDING_REFS = 262_144
 
-# Beyond this many decoded references no further inner node is asked for while one is on its way.
+# Inner nodes are asked for side by side only while their children, too, will fit within this many references.
 SOFT_PENDING_REFS = 32_768
 
 # Inner nodes on their way at once: enough to hide the round trip, few enough that their children fit in memory.

@@ -15,12 +15,11 @@ things do not, for reasons that were measured:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..errors import InvalidCID, MalformedDag, UnsupportedCID
-from .cid import CID, DAG_PB, fast_cid, read_cid
+from .cid import CID, fast_cid, read_cid
 from .limits import MAX_BLOCK_SIZE
 from .varint import Buffer, encode_varint, read_varint
 
@@ -43,15 +42,6 @@ class PBNode(NamedTuple):
 
 class _Bad(Exception):
     """Carries half a sentence up to the place that knows the CID."""
-
-
-# A link as file nodes have it: one byte of length, a sha2-256 CID of version 1 (raw or dag-pb) or 0, an empty name or
-# none, Tsize or none. Whatever does not match, or does not end where its length says, goes the general way.
-_USUAL_LINK = re.compile(
-    rb"\x12([\x24-\x7f])\x0a(?:\x24\x01([\x55\x70])(\x12\x20.{32})|\x22(\x12\x20.{32}))(\x12\x00)?"
-    rb"(?:\x18([\x80-\xff]{0,9}[\x00-\x7f]))?",
-    re.DOTALL,
-)
 
 
 def link_bytes(cid: bytes, name: bytes | None, tsize: int | None) -> bytes:
@@ -142,6 +132,29 @@ def _tsize(buf: bytes, pos: int) -> tuple[int, int]:
         raise _Bad(f"{why}.") from None
 
 
+def _like_the_last(buf: bytes, start: int, hash_end: int, stop: int, links: list[PBLink]) -> int:
+    """Read on while links differ from the one just read, at `start` to `stop`, in the digest alone.
+
+    Nearly all links of a large file are so: their CIDs are of one kind, they have no names, and one Tsize. Returns the
+    position after them.
+    """
+    name, cid, tsize = links[-1]
+    if cid.multihash[:2] != b"\x12\x20" or len(cid.multihash) != 34:
+        return stop
+    version, codec = cid.version, cid.codec
+    head = buf[start : hash_end - 32]
+    tail = buf[hash_end:stop]
+    step = stop - start
+    to_hash, to_tail = len(head) - 2, hash_end - start
+    add, new_link, same = links.append, tuple.__new__, buf.startswith
+    pos = stop
+    while same(head, pos) and same(tail, pos + to_tail):
+        cid = fast_cid(version, codec, buf[pos + to_hash : pos + to_tail])
+        add(new_link(PBLink, (name, cid, tsize)))
+        pos += step
+    return pos
+
+
 def _decode(buf: bytes) -> PBNode:
     size = len(buf)
     if size > MAX_BLOCK_SIZE:
@@ -150,26 +163,13 @@ def _decode(buf: bytes) -> PBNode:
     add = links.append
     data: Buffer | None = None
     links_done = False
-    match = _USUAL_LINK.match
-    tsizes: dict[bytes | None, int | None] = {None: None}
     pos = 0
     while pos < size:
         tag = buf[pos]
-        usual = match(buf, pos)
-        if usual is not None and not links_done:
-            length, codec, hash_v1, hash_v0, empty_name, raw_tsize = usual.groups()
-            stop = usual.end()
-            if stop - pos - 2 == length[0]:
-                # Nearly all links of a file have one Tsize, so few are worth decoding.
-                if raw_tsize not in tsizes:
-                    tsizes[raw_tsize] = _tsize(raw_tsize, 0)[0]
-                link_cid = fast_cid(1, codec[0], hash_v1) if codec else fast_cid(0, DAG_PB, hash_v0)
-                add(PBLink("" if empty_name else None, link_cid, tsizes[raw_tsize]))
-                pos = stop
-                continue
         if tag == 0x12:
             if links_done:
                 raise _Bad("links stand on both sides of the data.")
+            start = pos
             stop, pos = _length(buf, pos + 1, size)
             if pos + 2 > stop or buf[pos] != 0x0A:
                 raise _Bad("a link does not begin with a CID.")
@@ -177,7 +177,7 @@ def _decode(buf: bytes) -> PBNode:
             link_cid, after = read_cid(buf[pos:end])
             if after != end - pos:
                 raise _Bad("a link has more bytes than its CID.")
-            pos = end
+            pos = hash_end = end
             name: str | None = None
             tsize: int | None = None
             if pos < stop and buf[pos] == 0x12:
@@ -195,6 +195,7 @@ def _decode(buf: bytes) -> PBNode:
             if pos != stop:
                 raise _Bad("a link has a field that is unknown, repeated or out of order, or a length that lies.")
             add(PBLink(name, link_cid, tsize))
+            pos = _like_the_last(buf, start, hash_end, stop, links)
         elif tag == 0x0A:
             if data is not None:
                 raise _Bad("it has two data fields.")

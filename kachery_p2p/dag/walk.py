@@ -96,12 +96,20 @@ class _Queue:
     def peek(self) -> Ref | None:
         return self.runs[0][2][-1] if self.runs else None
 
-    def pop(self) -> Ref:
+    def pop(self, n: int = 1, before: int = limits.MAX_FILE_SIZE) -> list[Ref]:
+        """The next reference, and up to `n` if they come one after the other and begin in front of `before`."""
         runs = self.runs
         run = runs[0]
         refs = run[2]
-        ref = refs.pop()
-        self.count -= 1
+        n = min(n, len(refs))
+        # Nodes that mix leaves and nodes make runs that interleave: then one at a time. The second smallest of a heap
+        # is one of the two entries behind the first.
+        if n > 1 and refs[-n][1] >= min((before, *(other[0] for other in runs[1:3]))):
+            n = 1
+        popped = refs[-n:]
+        popped.reverse()
+        del refs[-n:]
+        self.count -= n
         if not refs:
             heapq.heappop(runs)
         else:
@@ -110,7 +118,7 @@ class _Queue:
             run[1] = following[3]
             if len(runs) > 1:
                 heapq.heapreplace(runs, run)
-        return ref
+        return popped
 
 
 class FileWalk:
@@ -151,6 +159,7 @@ class FileWalk:
         self._out: dict[tuple[int, int], bool] = {}
         self._nodes_out = 0
         self._largest_leaf = 0
+        self._widest = 1
 
     @property
     def outstanding(self) -> int:
@@ -173,19 +182,25 @@ class FileWalk:
         leaves, nodes, bounds = self._leaves, self._nodes, self._limits
         while len(taken) < n:
             leaf, node = leaves.peek(), nodes.peek()
+            many = n - len(taken)
+            before = limits.MAX_FILE_SIZE
             if node is not None:
-                in_turn = leaf is None or node[1] < leaf[1]
+                before = node[1]
+                in_turn = leaf is None or before < leaf[1]
                 length = node[2]
                 if in_turn and length is not None and length <= self._largest_leaf:
-                    taken.append(self._hand_out(nodes.pop(), counts=False))
+                    taken += self._hand_out(nodes.pop(), counts=False)
                     continue
-                ahead = bounds.nodes_ahead if self.pending < bounds.soft_pending else 1
-                if self._nodes_out < ahead and (in_turn or leaves.count < bounds.low_water):
-                    taken.append(self._hand_out(nodes.pop(), counts=True))
-                    continue
+                # Each node on its way may bring as many children as the widest one so far; the last one always may.
+                room = (bounds.soft_pending - self.pending) // self._widest
+                if self._nodes_out < max(1, min(bounds.nodes_ahead, room)):
+                    if in_turn or leaves.count < bounds.low_water:
+                        taken += self._hand_out(nodes.pop(), counts=True)
+                        continue
+                    many = min(many, leaves.count - bounds.low_water + 1)
             if leaf is None:
                 break
-            taken.append(self._hand_out(leaves.pop(), counts=False))
+            taken += self._hand_out(leaves.pop(many, before), counts=False)
         return taken
 
     def feed(self, ref: Ref, block: Buffer) -> list[Piece]:
@@ -218,11 +233,13 @@ class FileWalk:
         queue = self._leaves if ref.cid.codec == RAW else self._nodes
         queue.push([ref])
 
-    def _hand_out(self, ref: Ref, *, counts: bool) -> Ref:
-        self._out[ref[1], ref[3]] = counts
+    def _hand_out(self, refs: list[Ref], *, counts: bool) -> list[Ref]:
+        out = self._out
+        for ref in refs:
+            out[ref[1], ref[3]] = counts
         if counts:
-            self._nodes_out += 1
-        return ref
+            self._nodes_out += len(refs)
+        return refs
 
     def _settle(self, ref: Ref) -> None:
         counted = self._out.pop((ref[1], ref[3]), None)
@@ -285,6 +302,7 @@ class FileWalk:
         depth = ref.depth + 1
         if depth > self._limits.max_depth:
             raise MalformedDag(f"The block {ref.cid} lies {ref.depth} levels deep and has links to still deeper ones.")
+        self._widest = max(self._widest, len(links))
         start = self.start
         end = self.end if self.end is not None else limits.MAX_FILE_SIZE
         largest_leaf = self._largest_leaf

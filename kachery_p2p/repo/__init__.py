@@ -42,7 +42,7 @@ What a crash leaves (process killed, or power lost), by the last step that was d
     data being written to tmp/      a file in tmp/; removed when the repo is next opened
     data being written to partial/  a partial file; `Download.has` hashes what is in it, and only the rest is loaded
     inner nodes committed           blocks that no root reaches; `Repo.sweep` drops them after a week
-    renamed into ipfs/              a whole file without rows; `find_file` hashes and adopts it when it is asked for, and
+    renamed into ipfs/              a whole file without rows; `find_file` hashes and adopts it when asked for it, and
                                     `adopt_unknown` does so for all
     rows committed                  nothing; with the power lost, the commit may be lost too (synchronous=NORMAL) and it
                                     is as in the line before. Links and directories, which could not be found again that

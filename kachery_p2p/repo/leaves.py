@@ -112,6 +112,8 @@ def walk_leaves(
     inline = inline_block(root)
     block = inline if inline is not None else get_node(root.multihash)
     if root.codec == RAW or block is None:
+        if block is None and root.codec == DAG_PB and size > MAX_BLOCK_SIZE:
+            raise MissingNode(root)
         if inline is not None and len(inline) != size:
             raise MalformedDag(f"{root} holds {len(inline)} bytes, not {size}.")
         yield Leaf(root, 0, size, inline)

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def wrap_by_profile(profile: Profile) -> Callable[[Leaf], int]:
     return lambda leaf: wrap if leaf.cid.codec == DAG_PB else WRAP_NONE
 
 
+@lru_cache(maxsize=32)
 def profile_text(profile: Profile | None) -> str | None:
     """A profile as the catalog keeps it: JSON of its parameters."""
     return None if profile is None else json.dumps(asdict(profile), sort_keys=True)

@@ -6,6 +6,8 @@ commit, and their rows go into one transaction.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +18,8 @@ from ..dag.cid import CID, DAG_PB, RAW, sha256_multihash
 from ..dag.profiles import Profile
 from ..errors import HashMismatch
 from .catalog import WRAP_NONE
-from .fileio import Buffer, NewFile, explained, sync_fd, write_at
+from .fileio import CLOEXEC, Buffer, NewFile, explained, sync_fd, sync_folder, write_at
+from .layout import make_folders
 from .leaves import block_size, find_wrap
 from .limits import SYNC_THREADS
 from .placing import Placer, wrap_of
@@ -98,8 +101,51 @@ class SmallFiles:
         ]
 
     def _write(self, file: SmallFile) -> Path:
+        path = self._placer.layout.path_for(file.cid)
+        if write_unnamed(file.data, path):
+            return path
         with NewFile(self._placer.layout.temporary) as new:
             with explained("storing", file.cid):
                 write_at(new.fd, file.data, 0)
                 sync_fd(new.fd)
             return self._placer.place(new, file.cid)
+
+
+# Linux: a file that has no name until it is given one, and so needs neither a temporary name nor cleaning up.
+_UNNAMED = getattr(os, "O_TMPFILE", 0)
+_NOT_HERE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EXDEV, errno.EEXIST}
+
+
+def write_unnamed(data: Buffer, path: Path) -> bool:
+    """Make the file `path` with `data`, mode 0444, in the write order of the room: data, sync, name, sync.
+
+    False, with nothing done, when something has that name, or the file system has no unnamed files.
+    """
+    if not _UNNAMED:
+        return False
+    folder = os.path.dirname(path)
+    with explained("storing", path):
+        make_folders(folder)
+        try:
+            fd = os.open(folder, _UNNAMED | os.O_RDWR | CLOEXEC, 0o444)
+        except OSError as why:
+            if why.errno in _NOT_HERE:
+                return False
+            raise
+        try:
+            write_at(fd, data, 0)
+            sync_fd(fd)
+            # The only way to name it without privileges; Python follows the link only when it is given a folder.
+            open_files = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | CLOEXEC)
+            try:
+                os.link(str(fd), path, src_dir_fd=open_files, follow_symlinks=True)
+            finally:
+                os.close(open_files)
+        except OSError as why:
+            if why.errno in _NOT_HERE:
+                return False
+            raise
+        finally:
+            os.close(fd)
+        sync_folder(folder)
+    return True

@@ -7,6 +7,8 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import base58
+import multibase
 import trio
 from multiaddr import Multiaddr
 
@@ -63,19 +65,20 @@ def parse_peer_id(text: str) -> str:
     Raises:
         InvalidAddress: it is not a peer ID.
     """
-    from libp2p.peer.id import ID
-
     try:
-        peer = ID.from_string(text)
-        raw = peer.to_bytes()
-        if raw[:2] == b"\x01\x72":  # CIDv1, libp2p-key: the multihash follows
+        if text.startswith(("1", "Qm")):
+            raw = base58.b58decode(text)
+        else:
+            raw = multibase.decode(text)
+            if raw[:2] != b"\x01\x72":
+                raise ValueError("not a CIDv1 of codec libp2p-key")
             raw = raw[2:]
         # An identity multihash of a small key, or a SHA-256 of a large one (libp2p peer-ids specification).
         if not (raw[:2] == b"\x12\x20" and len(raw) == 34) and not (
             raw[:1] == b"\x00" and len(raw) > 2 and len(raw) == 2 + raw[1] <= 44
         ):
             raise ValueError("not a multihash of a key")
-        return ID(raw).to_base58()
+        return base58.b58encode(raw).decode()
     except Exception as error:
         raise InvalidAddress(f"{text!r} is not a peer ID.") from error
 
@@ -88,8 +91,15 @@ def parse_address(text: str) -> Address:
     Raises:
         InvalidAddress: it does not parse.
     """
+    zone, rest = "", text.replace("/ipfs/", "/p2p/")  # the old name of /p2p
+    if rest.startswith("/ip6zone/"):
+        # multiaddr 0.2.0 takes the name of the zone for binary parts, so it is cut off before.
+        _, _, zone, tail = rest.split("/", 3) if rest.count("/") > 3 else ("", "", "", "")
+        zone, rest = f"%{zone}", f"/{tail}"
     try:
-        parts = [(proto.name, value) for proto, value in Multiaddr(text).items()]
+        parts = [(proto.name, value) for proto, value in Multiaddr(rest).items()]
+        if not parts or (zone and parts[0][0] != "ip6"):
+            raise ValueError("nothing there")
     except Exception as error:
         raise InvalidAddress(
             f"{text!r} is not a multiaddr. One looks like /ip4/192.168.1.7/tcp/4001/p2p/12D3Koo..."
@@ -101,10 +111,6 @@ def parse_address(text: str) -> Address:
     if names[-1:] == ["p2p"]:
         peer = parse_peer_id(str(parts[-1][1]))
         parts, names = parts[:-1], names[:-1]
-    zone = ""
-    if names[:1] == ["ip6zone"]:
-        zone = f"%{parts[0][1]}"
-        parts, names = parts[1:], names[1:]
     if names == ["dnsaddr"]:
         return Address(text, "dnsaddr", str(parts[0][1]), 0, peer)
     if len(names) == 2 and names[0] in _HOSTS and names[1] == "tcp":

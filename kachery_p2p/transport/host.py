@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from kachery_p2p.errors import ProtocolNotSupported, StreamError
-from kachery_p2p.transport import compat, identify, limits, multistream
+from kachery_p2p.transport import compat, identify, limits, multistream, ping
 from kachery_p2p.transport.addresses import parse_address
 from kachery_p2p.transport.connection import Connection, Shared
 from kachery_p2p.transport.dialer import Dialer, Reached
@@ -73,6 +73,7 @@ class Host:
         self.on_identified: Signal[str] = Signal()
         self._handlers[identify.IDENTIFY] = self._identify.serve
         self._handlers[identify.IDENTIFY_PUSH] = self._identify.serve_push
+        self._handlers[ping.PING] = ping.serve_ping
 
     # --- running ---------------------------------------------------------------------------------------------------
 

@@ -64,7 +64,8 @@ class Identity:
             agent_version=self._agent,
             public_key=self._keys.identity.public_key.serialize(),
             listen_addrs=[each.to_bytes() for each in parsed],
-            observed_addr=Multiaddr(observed).to_bytes() if observed else b"",
+            # A zone means nothing to the peer, and multiaddr 0.2.0 cannot write one.
+            observed_addr=b"" if not observed or "ip6zone" in observed else Multiaddr(observed).to_bytes(),
             protocols=list(protocols),
             signedPeerRecord=self._record,
         ).SerializeToString()

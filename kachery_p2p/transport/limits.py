@@ -112,6 +112,8 @@ MAX_PROPOSALS = 64
 NEGOTIATE_TIMEOUT = 10.0
 # The identify exchange, seconds; it runs beside everything else.
 IDENTIFY_TIMEOUT = 10.0
+# A ping stream on which nothing comes for so long is closed, seconds, as py-libp2p and go-libp2p do.
+PING_IDLE_TIMEOUT = 60.0
 # All messages of one identify answer together.
 MAX_IDENTIFY = 64 * KIB
 # Addresses and protocols remembered of one peer.

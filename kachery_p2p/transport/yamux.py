@@ -322,7 +322,7 @@ class YamuxCore:
             room = size - position - HEADER_SIZE
             stream = ready[0]
             wanted = min(stream.out_bytes, stream.send_window)
-            if room < 0 or (room < wanted and room < limits.MIN_SPLIT):
+            if room < 0 or (position and room < wanted and room < limits.MIN_SPLIT):
                 break
             ready.popleft()
             stream.scheduled = False

@@ -155,9 +155,9 @@ def test_decoding_is_fast() -> None:
 
 
 def _timed(block: bytes) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     decode_node(block)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 # --- UnixFS ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,99 @@
+"""Wantlist entries on their way to a peer, merged until they are fetched. Sans-IO."""
+
+from __future__ import annotations
+
+from kachery_p2p.bitswap import limits
+from kachery_p2p.bitswap.link import PeerLink
+from kachery_p2p.bitswap.messages import Entry, WantType
+from kachery_p2p.bitswap.session import Ask
+from kachery_p2p.dag.cid import CID
+
+#: The priority of the first want of a session; the later ones count down from it.
+_TOP_PRIORITY = 0x3FFF_FFFF
+
+
+class Outbox:
+    """Entries for one peer; a later one about the same block replaces an earlier one."""
+
+    __slots__ = ("entries", "fresh", "since", "urgent")
+
+    def __init__(self) -> None:
+        #: By multihash: the CID, and the ask to be made of it, or None for a cancel.
+        self.entries: dict[bytes, tuple[CID, Ask | None]] = {}
+        self.urgent = False
+        self.since = 0.0
+        #: The whole wantlist is to be sent, on a new stream.
+        self.fresh = False
+
+
+class Outboxes:
+    """The outboxes of all peers for which anything is to be sent."""
+
+    def __init__(self) -> None:
+        self._boxes: dict[PeerLink, Outbox] = {}
+
+    def _box(self, link: PeerLink) -> Outbox:
+        box = self._boxes.get(link)
+        if box is None:
+            box = self._boxes[link] = Outbox()
+        return box
+
+    def put(self, link: PeerLink, cid: CID, ask: Ask | None, now: float, *, urgent: bool) -> None:
+        """An entry for a peer. What is not urgent waits for company, LAZY_SEND seconds at the most."""
+        box = self._box(link)
+        if not box.entries:
+            box.since = now
+        box.entries[cid.multihash] = (cid, ask)
+        box.urgent = box.urgent or urgent
+
+    def withdraw(self, link: PeerLink, multihash: bytes) -> bool:
+        """Take an entry back. False when it is gone already."""
+        box = self._boxes.get(link)
+        return box is not None and box.entries.pop(multihash, None) is not None
+
+    def start_over(self, link: PeerLink) -> None:
+        """Send all that is wanted of the peer, on a fresh stream."""
+        self._box(link).fresh = True
+
+    def drop(self, link: PeerLink) -> None:
+        """Nothing is to be sent to this peer."""
+        self._boxes.pop(link, None)
+
+    def ready(self, now: float) -> list[str]:
+        """Peers to which something is to be sent now."""
+        return [
+            link.peer
+            for link, box in self._boxes.items()
+            if box.urgent or box.fresh or (box.entries and now - box.since >= limits.LAZY_SEND)
+        ]
+
+    def deadline(self) -> float | None:
+        """When the first of the entries that are not urgent is due."""
+        due = [box.since for box in self._boxes.values() if box.entries and not box.urgent]
+        return min(due) + limits.LAZY_SEND if due else None
+
+    def take(self, link: PeerLink, now: float) -> tuple[list[Entry], bool]:
+        """Fetch what is to be sent to a peer: the entries, and whether they are its whole list for a fresh stream."""
+        box = self._boxes.pop(link, None)
+        if box is None:
+            return [], False
+        if box.fresh:
+            return self.everything(link, now), True
+        return [_entry(cid, ask, link, now) for cid, ask in box.entries.values()], False
+
+    def everything(self, link: PeerLink, now: float) -> list[Entry]:
+        """All that is wanted of a peer: for a stream that replaces a broken one."""
+        self._boxes.pop(link, None)
+        return [_entry(ask.want.cid, ask, link, now) for ask in link.asks.values()]
+
+
+def _entry(cid: CID, ask: Ask | None, link: PeerLink, now: float) -> Entry:
+    if ask is None:
+        return Entry(cid, cancel=True)
+    if not ask.sent:
+        ask.sent = True
+        ask.at = now
+    # The earlier in the order of its session, the more urgent.
+    position = min((index for index, _ in ask.want.sessions.values()), default=0)
+    kind = WantType.BLOCK if ask.block else WantType.HAVE
+    return Entry(cid, max(_TOP_PRIORITY - position, 1), False, kind, link.presence)

@@ -1,0 +1,136 @@
+"""Which want goes to which peer. Sans-IO.
+
+A peer that delivered for the session, or has its root, is asked for blocks straight away, as many as its window
+holds. A peer that has only some is asked what it has (want-have) and then for that. An unknown peer gets one block to
+prove itself when nobody better is there, and questions otherwise. A want that a peer declined is asked about at all
+others at once.
+"""
+
+from __future__ import annotations
+
+from kachery_p2p.bitswap import limits
+from kachery_p2p.bitswap.asks import Asks
+from kachery_p2p.bitswap.link import PeerLink
+from kachery_p2p.bitswap.session import Member, PeerState, Session, Want
+from kachery_p2p.dag.cid import SHA2_256
+
+#: Times that new work found while working is looked at before the loop is left for the next call.
+_MAX_ROUNDS = 8
+#: A refill that would be smaller than this part of the window or budget waits for more room: fewer messages.
+_STROKE = 8
+
+
+class Scheduler:
+    """Gives the wants of all sessions to all peers."""
+
+    def __init__(self, asks: Asks) -> None:
+        self._asks = asks
+        self._turn = 0
+        #: Windows are shrunk by this factor while together they exceed what may be in flight.
+        self.scale = 1.0
+
+    def run(self, now: float) -> None:
+        """Ask whatever can be asked of the peers that are marked dirty."""
+        for _ in range(_MAX_ROUNDS):
+            if not self._asks.dirty:
+                return
+            links, self._asks.dirty = self._asks.dirty, set()
+            # Those of unknown speed first, so that they can show it; then the fastest.
+            for link in sorted(links, key=lambda x: (x.rate > 0, -x.rate)) if len(links) > 1 else links:
+                if link.usable and link.members:
+                    self._fill(link, now)
+
+    # --- the session's budget --------------------------------------------------------------------------------------
+
+    def budget(self) -> int:
+        """Bytes that one session may have asked for and not taken."""
+        active = sum(1 for s in self._asks.sessions.values() if s.wants or s.buffered)
+        return max(limits.MAX_IN_FLIGHT // max(active, 1), limits.MIN_SESSION_IN_FLIGHT)
+
+    @staticmethod
+    def has_room(session: Session, budget: int) -> bool:
+        """Whether enough of the budget is free to be worth a message."""
+        held = session.outstanding + session.buffered
+        return budget - held >= budget // _STROKE or not held
+
+    # --- one peer --------------------------------------------------------------------------------------------------
+
+    def _fill(self, link: PeerLink, now: float) -> None:
+        """Give a peer as much to do as its window allows, taking turns between the sessions it serves."""
+        members = list(link.members.values())
+        if len(members) > 1:
+            self._turn = (self._turn + 1) % len(members)
+            members = members[self._turn :] + members[: self._turn]
+        budget = self.budget()
+        for member in members:
+            if member.session.wants:
+                self._fill_member(link, member, budget, now)
+                if link.presence and member.state is not PeerState.PROBABLE:
+                    self._probe(link, member, now)
+
+    def _fill_member(self, link: PeerLink, member: Member, budget: int, now: float) -> None:
+        session = member.session
+        if session.limited and not self.has_room(session, budget):
+            return
+        session.limited = False
+        first = True
+        while (want := self.choose(member)) is not None:
+            size = session.estimate(want.cid.codec)
+            room = link.room(self.scale, size)
+            if first and link.block_asks > 1 and room < min(max(link.window // _STROKE, size), 4 * limits.MIB):
+                link.limited = True
+                return
+            first = False
+            if room < size and link.block_asks:
+                link.limited = True
+                return
+            if link.block_asks and self._on_trial(member):
+                return
+            if len(link.asks) - link.standing >= limits.MAX_ASKS_PER_PEER:
+                link.limited = True
+                return
+            held = session.outstanding + session.buffered
+            if held and held + size > budget:
+                session.limited = True
+                return
+            self._asks.ask(want, link, session, now, block=True)
+
+    @staticmethod
+    def _on_trial(member: Member) -> bool:
+        """Whether the peer must show what it has before it gets more than one block."""
+        if member.state is PeerState.UNKNOWN:
+            return True
+        return member.state is PeerState.SOME and not member.link.presence
+
+    def choose(self, member: Member) -> Want | None:
+        """The next block to ask this peer for."""
+        link, session = member.link, member.session
+        while True:
+            if member.state is PeerState.PROBABLE:
+                want = session.next_for(member)
+            else:
+                want = session.next_had(member)
+                if want is None and (not link.presence or self._nobody_better(member)):
+                    want = session.next_for(member)
+            if want is None or link.presence or want.cid.hash_code == SHA2_256:
+                return want
+            # Old versions know only sha2-256; nothing else is asked of them.
+            want.lacking.add(link)
+            session.check(want)
+
+    @staticmethod
+    def _nobody_better(member: Member) -> bool:
+        """Whether the peer is unknown and no usable peer of the session is known to have its data."""
+        return member.state is PeerState.UNKNOWN and not any(
+            other.state is PeerState.PROBABLE and link.usable for link, other in member.session.members.items()
+        )
+
+    def _probe(self, link: PeerLink, member: Member, now: float) -> None:
+        """Ask a peer what it has."""
+        room = min(member.probe_limit, limits.MAX_PROBES_PER_PEER) - link.probes
+        if member.session.orphans:
+            room = max(room, limits.FIRST_PROBES)
+        room = min(room, limits.MAX_ASKS_PER_PEER - len(link.asks) + link.standing)
+        if room > 0:
+            for want in list(member.session.next_probes(member, room)):
+                self._asks.ask(want, link, member.session, now, block=False)

@@ -1,0 +1,168 @@
+"""What only the clock tells: stalled peers, wants that a peer skips, and the endgame. Sans-IO.
+
+A peer that owes blocks and gives no sign of life for some seconds is stalled: what others can deliver goes to them.
+What nobody else has stays with it, and after a pause it is asked once more, on a fresh stream, with one block of
+trust; each time the pause doubles, until it delivers.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from kachery_p2p.bitswap import limits
+from kachery_p2p.bitswap.asks import Asks
+from kachery_p2p.bitswap.link import PeerLink
+from kachery_p2p.bitswap.schedule import Scheduler
+from kachery_p2p.bitswap.session import Ask, PeerState, Session
+
+#: Asks of one peer looked at in one tick: they are in the order of time, so the overdue ones come first.
+_LOOK_AT = 64
+
+
+class Watch:
+    """Called ten times a second while blocks are under way."""
+
+    def __init__(self, asks: Asks, scheduler: Scheduler) -> None:
+        self._asks = asks
+        self._scheduler = scheduler
+        self._due = 0.0
+        self._forgive: list[tuple[float, int, bytes, PeerLink]] = []
+        self._count = 0
+
+    def deadline(self) -> float | None:
+        """When `tick` is due; None while there is nothing to watch."""
+        due = self._forgive[0][0] if self._forgive else None
+        if self._asks.in_flight or any(link.stalled for link in self._asks.links.values()):
+            due = self._due if due is None else min(due, self._due)
+        return due
+
+    def tick(self, now: float) -> None:
+        """Look at everything, if it is time."""
+        self._forgive_skips(now)
+        if now < self._due:
+            return
+        self._due = now + limits.TICK
+        links = list(self._asks.links.values())
+        busy = [link for link in links if link.block_asks]
+        total = sum(link.window for link in busy)
+        self._scheduler.scale = min(1.0, limits.MAX_IN_FLIGHT / total) if total else 1.0
+        for link in busy:
+            if link.stalled:
+                self._rescue(link, now)
+            else:
+                self._check_stall(link, now)
+        for link in links:
+            if link.stalled and now >= link.retry_at:
+                self._retry(link, now)
+        if self._asks.in_flight:
+            for session in self._asks.sessions.values():
+                if session.wants:
+                    self._endgame(session, now)
+
+    # --- stalls ----------------------------------------------------------------------------------------------------
+
+    def _check_stall(self, link: PeerLink, now: float) -> None:
+        oldest = next((ask for ask in link.asks.values() if ask.live), None)
+        if oldest is None or not oldest.sent:
+            return
+        unproven = not link.presence and link.blocks == 0
+        if unproven or link.silent_for(now) <= link.patience(max(oldest.charge, 1)):
+            self._check_skipped(link, now)
+            return
+        link.stalled = True
+        link.retry_at = now + link.retry_pause
+        link.retry_pause = min(2 * link.retry_pause, limits.RETRY_LAST)
+        self._rescue(link, now)
+
+    def _rescue(self, link: PeerLink, now: float) -> None:
+        """Take from a stalled peer what somebody else can deliver; the rest stays, it may come yet."""
+        for ask in [ask for ask in link.asks.values() if ask.live]:
+            if self._asks.others(link, ask.want):
+                self._asks.give_up(ask, now, tell=True)
+
+    def _retry(self, link: PeerLink, now: float) -> None:
+        """Another chance, with one block, on a fresh stream that carries all that is still wanted of it."""
+        link.stalled = False
+        link.fresh(now)
+        link.probation = True
+        for ask in link.asks.values():
+            ask.at = now
+        if link.asks:
+            self._asks.outboxes.start_over(link)
+        self._asks.dirty.add(link)
+
+    # --- skipped wants ---------------------------------------------------------------------------------------------
+
+    def _check_skipped(self, link: PeerLink, now: float) -> None:
+        """Wants that a peer passes over while it delivers others, or that an old peer has no words to decline."""
+        for ask in list(link.asks.values())[:_LOOK_AT]:
+            if not ask.live or not ask.sent:
+                continue
+            expected = ask.queue / link.rate if link.rate > 0 else 0.0
+            wait = limits.SKIPPED_WANT_SECONDS
+            if not link.presence:
+                overtaken = ask.at < link.answered_at
+                wait = limits.LEGACY_OVERTAKEN_SECONDS if overtaken else limits.LEGACY_DONT_HAVE_SECONDS
+            if now - ask.at <= max(wait, 4 * expected):
+                return
+            want = ask.want
+            if link.presence and not self._asks.others(link, want):
+                self._asks.repeat(ask, now)
+                continue
+            want.lacking.add(link)
+            self._count += 1
+            heapq.heappush(self._forgive, (now + limits.FORGIVE_SECONDS, self._count, want.multihash, link))
+            for session in want.sessions:
+                member = session.members.get(link)
+                if member is not None:
+                    member.negative()
+            self._asks.give_up(ask, now, tell=True)
+            for session in want.sessions:
+                session.orphans[want.multihash] = want
+
+    def _forgive_skips(self, now: float) -> None:
+        """What a peer skipped some time ago it may be asked for again."""
+        while self._forgive and self._forgive[0][0] <= now:
+            _, _, multihash, link = heapq.heappop(self._forgive)
+            want = self._asks.wants.get(multihash)
+            if want is not None and link in want.lacking and link not in want.asks:
+                want.lacking.discard(link)
+                for session in want.sessions:
+                    self._asks.returned(want, session)
+
+    # --- the endgame -----------------------------------------------------------------------------------------------
+
+    def _endgame(self, session: Session, now: float) -> None:
+        """Let idle fast peers fetch what slow ones still owe, when nothing else is left to ask."""
+        idle = [
+            link
+            for link, member in session.members.items()
+            if link.usable
+            and link.rate > 0
+            and member.state is PeerState.PROBABLE
+            and self._scheduler.choose(member) is None
+        ]
+        if not idle:
+            return
+        idle.sort(key=lambda link: -link.rate)
+        for want in list(session.wants.values()):
+            if not 0 < want.in_flight < limits.MAX_COPIES:
+                continue
+            holder = next(ask for ask in want.asks.values() if ask.live)
+            size = max(holder.charge, session.estimate(want.cid.codec))
+            left = _seconds_left(holder, now)
+            for link in idle:
+                if link is holder.link or link in want.lacking or link.room(self._scheduler.scale, size) < size:
+                    continue
+                if left > limits.ENDGAME_GAIN * link.seconds_for(size) + limits.ENDGAME_MARGIN:
+                    self._asks.ask(want, link, session, now, block=True)
+                    break
+
+
+def _seconds_left(ask: Ask, now: float) -> float:
+    """When an ask may be answered, in seconds from now; what is overdue will take as long again."""
+    age = now - ask.at
+    if ask.link.rate <= 0 or ask.link.stalled:
+        return max(1.0, age)
+    expected = ask.queue / ask.link.rate + ask.link.latency * 0.5
+    return expected - age if expected > age else age

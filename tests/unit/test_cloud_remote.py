@@ -1,0 +1,267 @@
+"""What the public functions ask of the node, and what they make of its answers; the node itself is a stand-in here."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kachery_cloud as kcl
+from kachery_cloud import background, progress
+from kachery_cloud.errors import ContentNotFound, DamagedFile, InvalidRange, IsADirectory, NodeError
+from kachery_cloud.local import close_repositories, repository
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.nodes import drive
+from kachery_p2p.dag.paths import resolve_path
+from kachery_p2p.repo.repo import Repo
+
+PEER = "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
+
+
+class StandIn:
+    """Answers as the node does, from a second repo that plays the peer."""
+
+    def __init__(self, peer: Repo, folder: Path) -> None:
+        self.peer = peer
+        self.folder = folder
+        self.asked: list[dict[str, Any]] = []
+        self.stored: list[str] = []
+
+    def load(self, target: dict[str, Any], progress: Callable[[int, int], None] | None) -> dict[str, Any]:
+        self.asked.append(target)
+        root = CID.parse(target["cid"])
+        fetch = lambda cids: [self.peer.get_block(cid.multihash) or b"" for cid in cids]  # noqa: E731
+        cid = drive(resolve_path(root, target["path"]), fetch).cid
+        here = repository(kcl.load_config())
+        if self.peer.is_directory(cid):
+            if target["kind"] != "listing":
+                raise IsADirectory("a directory")
+            here.put_block(cid, fetch([cid])[0])
+            return {"cid": str(cid)}
+        source = self.peer.find_file(cid)
+        if source is None:
+            raise ContentNotFound("nobody has it")
+        data = source.read_bytes()
+        answer = {"cid": str(cid), "size": len(data), "sources": {"12D3peer": len(data)}, "seconds": 0.1}
+        if target["kind"] == "file":
+            assert progress is not None
+            progress(len(data), len(data))
+            return {**answer, "path": str(here.store_bytes(data, profile="unixfs-v1-2025").path)}
+        # Only what was asked for is right in the partial file.
+        end = len(data) if target["end"] is None else min(target["end"], len(data))
+        partial = self.folder / "partial"
+        with open(partial, "r+b" if partial.exists() else "w+b") as file:
+            file.truncate(len(data))
+            file.seek(target["start"])
+            file.write(data[target["start"] : end])
+        return {**answer, "path": str(partial)}
+
+    def notify_stored(self, cid: str) -> None:
+        self.stored.append(cid)
+
+    def status(self) -> dict[str, Any]:
+        return {"peer_id": "12D3me", "addresses": [], "connected": []}
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("KACHERY_CLOUD_DIR", str(tmp_path / "here"))
+    with Repo.open(tmp_path / "there") as peer:
+        stand_in = StandIn(peer, tmp_path)
+        monkeypatch.setattr(background, "get_connection", lambda config: stand_in)
+        yield stand_in
+        close_repositories()
+
+
+def there(node: StandIn, data: bytes) -> str:
+    return f"ipfs://{node.peer.store_bytes(data).cid}"
+
+
+def test_the_request_carries_all_hints_and_the_patience(node: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Providers of the call come first, then those of the URI; the timeout is the call's or the setting's."""
+    uri = there(node, b"data")
+    other = "/dns4/example.org/tcp/4001"
+    kcl.load_file(f"{uri}?provider={PEER}&label=x", providers=[other, PEER], timeout=7)
+    assert node.asked == [
+        {
+            "cid": uri.removeprefix("ipfs://"),
+            "path": [],
+            "providers": [other, PEER],
+            "start": None,
+            "end": None,
+            "kind": "file",
+            "dest": None,
+            "timeout": 7.0,
+        }
+    ]
+    monkeypatch.setenv("KACHERY_CLOUD_TIMEOUT", "9")
+    kcl.load_text(there(node, b"more"))
+    assert node.asked[-1]["timeout"] == 9.0
+
+
+def test_what_is_here_is_not_asked_for_again(node: StandIn) -> None:
+    """After one load the network is not needed any more."""
+    uri = there(node, b"data")
+    assert kcl.load_text(uri) == kcl.load_text(uri, local_only=True) == "data"
+    assert len(node.asked) == 1
+
+
+def test_a_range_is_asked_for_as_such(node: StandIn) -> None:
+    """load_bytes asks for its bytes alone, once, and reads them from the partial file."""
+    data = os.urandom(3_000_000)
+    uri = there(node, data)
+    assert kcl.load_bytes(uri, 1_000_000, 2_500_000) == data[1_000_000:2_500_000]
+    assert [(t["kind"], t["start"], t["end"]) for t in node.asked] == [("bytes", 1_000_000, 2_500_000)]
+    assert kcl.load_bytes(uri) == data
+
+
+def test_a_range_beyond_the_end_is_said_when_the_size_is_known(node: StandIn) -> None:
+    """The size of a file that is elsewhere is known after the first answer."""
+    with pytest.raises(InvalidRange, match="beyond the end of the file of 4 bytes"):
+        kcl.load_bytes(there(node, b"data"), 2, 9)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 10_000_000])
+def test_cat_asks_for_growing_windows(node: StandIn, size: int) -> None:
+    """The first bytes come after a small request; the windows cover the file once, in order."""
+    data = os.urandom(size)
+    out = io.BytesIO()
+    kcl.cat_file(there(node, data), out)
+    assert out.getvalue() == data
+    windows = [(t["start"], t["end"]) for t in node.asked]
+    assert windows[0] == (0, 1 << 20)
+    for (_, end), (start, _) in pairwise(windows):
+        assert end == start
+    assert all(b - a == 1 << (20 + i) for i, (a, b) in enumerate(windows[:-1]))
+
+
+def test_cat_writes_each_window_before_it_asks_for_the_next(node: StandIn) -> None:
+    """What has arrived is out before more is waited for."""
+    seen: list[int] = []
+    out = io.BytesIO()
+    load = node.load
+
+    def watched(target: dict[str, Any], progress: Any) -> dict[str, Any]:
+        seen.append(len(out.getvalue()))
+        return load(target, progress)
+
+    node.load = watched  # type: ignore[method-assign]
+    kcl.cat_file(there(node, os.urandom(8 << 20)), out)
+    assert seen == [0, 1 << 20, 3 << 20, 7 << 20]
+
+
+def test_a_partial_file_that_was_finished_meanwhile_is_found(node: StandIn) -> None:
+    """Between the answer and the reading another process may complete the file; the bytes are then read from there."""
+    uri = there(node, b"x" * 100)
+    load = node.load
+
+    def finish(target: dict[str, Any], progress: Any) -> dict[str, Any]:
+        result = load(target, progress)
+        repository(kcl.load_config()).store_bytes(b"x" * 100)
+        os.unlink(result["path"])
+        return result
+
+    node.load = finish  # type: ignore[method-assign]
+    assert kcl.load_bytes(uri, 5, 9) == b"xxxx"
+
+
+def test_a_damaged_copy_is_put_aside_and_loaded_again(node: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the network allowed the user gets the right bytes and a line on stderr that says why it took longer."""
+    uri = there(node, b"right")
+    path = Path(kcl.load_file(uri))
+    path.chmod(0o600)
+    path.write_bytes(b"wrong")
+    with pytest.raises(DamagedFile):
+        kcl.load_file(uri, local_only=True)
+    assert Path(kcl.load_file(uri)).read_bytes() == b"right"
+    assert "Loading it again" in capsys.readouterr().err
+    assert len(list((path.parents[4] / "damaged").iterdir())) == 1
+
+
+def test_paths_and_listings_of_directories_elsewhere(node: StandIn, tmp_path: Path) -> None:
+    """A path is resolved by the node; a listing is fetched first and then read here."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.txt").write_text("a")
+    uri = f"ipfs://{node.peer.store_directory(folder).cid}"
+    assert kcl.load_text(uri + "/a.txt") == "a"
+    assert node.asked[-1]["path"] == ["a.txt"]
+    assert [entry["name"] for entry in kcl.list_dir(uri)] == ["a.txt"]
+    assert node.asked[-1]["kind"] == "listing"
+    assert kcl.load_file_info(uri)["kind"] == "directory"
+
+
+def test_info_of_a_file_elsewhere_loads_nothing(node: StandIn) -> None:
+    """The size comes from an empty range."""
+    info = kcl.load_file_info(there(node, b"12345"))
+    assert (info["size"], info["local"], info["path"]) == (5, False, None)
+    assert (node.asked[-1]["start"], node.asked[-1]["end"]) == (0, 0)
+
+
+def test_storing_tells_the_node(node: StandIn, tmp_path: Path) -> None:
+    """Without local=True the node is told of the new CID; with it, not."""
+    uri = kcl.store_text("x")
+    kcl.store_text("y", local=True)
+    assert node.stored == [uri.removeprefix("ipfs://")]
+
+
+def test_a_store_succeeds_when_no_node_can_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The data is safe on disk: that nobody can fetch it now is a warning."""
+
+    def broken(_: Any) -> Any:
+        raise NodeError("no node today")
+
+    monkeypatch.setenv("KACHERY_CLOUD_DIR", str(tmp_path / "here"))
+    monkeypatch.setattr(background, "get_connection", broken)
+    with pytest.warns(RuntimeWarning, match="no node today"):
+        uri = kcl.store_text("x")
+    assert kcl.load_text(uri) == "x"
+    close_repositories()
+
+
+def test_verbose_says_where_the_data_came_from(node: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr, so that stdout stays for data; nothing is said otherwise."""
+    uri = there(node, b"data")
+    kcl.load_file(uri, verbose=True)
+    kcl.load_file(uri, verbose=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "12D3peer" in err
+    assert "on this machine already" in err
+    kcl.load_file(uri)
+    assert capsys.readouterr() == ("", "")
+
+
+# --- the bar -------------------------------------------------------------------------------------------------------
+
+
+def test_no_bar_for_short_work_or_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is drawn when nobody watches, nor before half a second has gone by."""
+    with progress.progress_bar("Storing x") as update:
+        time.sleep(progress.DELAY + 0.05)
+        update(1, 100)
+    with progress.progress_bar("Storing x", enabled=True) as update:
+        update(1, 100)
+        update(100, 100)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_for_long_work(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shows what is done, from whatever thread, on stderr, and is gone afterwards."""
+    monkeypatch.setattr(progress, "DELAY", 0.0)
+    with progress.progress_bar("Storing x", enabled=True) as update:
+        thread = threading.Thread(target=update, args=(10, 100))
+        thread.start()
+        thread.join()
+        update(50, 200)
+    update(60, 200)  # late news is not drawn
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Storing x" in err

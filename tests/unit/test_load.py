@@ -1,0 +1,244 @@
+"""Loads: what is fetched, what is not, and when a load gives up. Real repos on both sides, an exchange without a network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import trio
+
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.errors import ContentNotFound, DialError, IsADirectory
+from kachery_p2p.load import Downloads, Load
+from kachery_p2p.load_directory import DirectoryLoad
+from kachery_p2p.repo.repo import Repo
+
+MIB = 1 << 20
+
+
+class Block(NamedTuple):
+    cid: CID
+    data: bytes
+
+
+class RepoSession:
+    """A session whose only peer has everything that is in a repo; remembers what it was asked for."""
+
+    def __init__(self, store: Repo, *, withhold: int | None = None) -> None:
+        self.store = store
+        self.fetched: list[CID] = []
+        self.providers: list[str] = []
+        self._left = withhold
+        self._lacking: list[CID] = []
+        self._changed = trio.Event()
+        self._send, self._receive = trio.open_memory_channel[Block](10_000)
+
+    def add_provider(self, peer_id: str) -> None:
+        self.providers.append(peer_id)
+
+    def want(self, cids: Iterable[CID]) -> None:
+        for cid in cids:
+            block = self.store.get_block(cid.multihash)
+            if block is None or self._left == 0:
+                self._lacking.append(cid)
+                self._changed.set()
+                continue
+            if self._left is not None:
+                self._left -= 1
+            self.fetched.append(cid)
+            self._send.send_nowait(Block(cid, block))
+
+    async def receive(self) -> Block:
+        return await self._receive.receive()
+
+    async def wait_exhausted(self) -> None:
+        while not self._lacking:
+            await self._changed.wait()
+        await trio.lowlevel.checkpoint()
+
+    def asked(self) -> list[str]:
+        return ["peer-of-the-test"]
+
+    def missing(self) -> list[CID]:
+        return self._lacking
+
+
+async def no_dial(addr: str) -> str:
+    raise DialError(f"Could not connect to {addr}: connection refused.")
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Repo:
+    return Repo.open(tmp_path / "ours")
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Repo:
+    return Repo.open(tmp_path / "theirs")
+
+
+def make_load(repo: Repo, session: RepoSession, **kwargs: object) -> Load:
+    options: dict = {"connect": no_dial, "timeout": 60.0, "progress": lambda done, total: None, **kwargs}
+    return Load(repo, Downloads(repo), session, **options)
+
+
+async def run(load: Load, cid: CID, work: Callable[[], Awaitable[object]] | None = None) -> object:
+    return await load.run(cid, [], work or (lambda: load.file(cid)))
+
+
+def store(repo: Repo, data: bytes, tmp_path: Path, **kwargs: object) -> CID:
+    path = tmp_path / "input"
+    path.write_bytes(data)
+    return repo.store_file(path, **kwargs).cid  # type: ignore[arg-type]
+
+
+async def test_a_file_arrives_whole(ours: Repo, theirs: Repo, tmp_path: Path) -> None:
+    """What is loaded has the bytes that were stored, and progress ends at its size."""
+    data = os.urandom(3 * MIB + 17)
+    cid = store(theirs, data, tmp_path)
+    seen: list[tuple[int, int]] = []
+    session = RepoSession(theirs)
+    load = make_load(ours, session, progress=lambda done, total: seen.append((done, total)))
+    path, size = await run(load, cid)  # type: ignore[misc]
+    assert path.read_bytes() == data
+    assert size == len(data)
+    assert seen[-1] == (len(data), len(data))
+    assert len(session.fetched) == 5
+
+
+async def test_what_arrived_before_is_not_fetched_again(ours: Repo, theirs: Repo, tmp_path: Path) -> None:
+    """A load that was given up goes on where it was: no block is fetched twice."""
+    data = os.urandom(6 * MIB)
+    cid = store(theirs, data, tmp_path)
+    first = RepoSession(theirs, withhold=4)
+    with pytest.raises(ContentNotFound):
+        await run(make_load(ours, first), cid)
+    second = RepoSession(theirs)
+    path, _ = await run(make_load(ours, second), cid)  # type: ignore[misc]
+    assert path.read_bytes() == data
+    assert not set(first.fetched) & set(second.fetched)
+    assert len(first.fetched) + len(second.fetched) == 7
+
+
+async def test_a_repeated_leaf_is_fetched_once(ours: Repo, theirs: Repo, tmp_path: Path) -> None:
+    """A thousand equal leaves cost one block, also beyond the window in which wants are merged."""
+    data = bytes(500 * 65536) + os.urandom(65536) + bytes(500 * 65536)
+    from kachery_p2p.dag.profiles import Profile
+
+    profile = Profile("test-64k", cid_version=1, chunk_size=65536, width=64, raw_leaves=True)
+    cid = store(theirs, data, tmp_path, profile=profile)
+    session = RepoSession(theirs)
+    path, _ = await run(make_load(ours, session), cid)  # type: ignore[misc]
+    assert path.read_bytes() == data
+    assert len(session.fetched) == len(set(session.fetched))
+
+
+async def test_a_range_fetches_only_the_blocks_it_needs(ours: Repo, theirs: Repo, tmp_path: Path) -> None:
+    """Four bytes across a leaf's border cost the root and two leaves; the rest is fetched when it is needed."""
+    data = os.urandom(8 * MIB)
+    cid = store(theirs, data, tmp_path)
+    session = RepoSession(theirs)
+    load = make_load(ours, session)
+    path, size = await run(load, cid, lambda: load.file(cid, 3 * MIB - 2, 3 * MIB + 2))  # type: ignore[misc]
+    with open(path, "rb") as f:
+        f.seek(3 * MIB - 2)
+        assert f.read(4) == data[3 * MIB - 2 : 3 * MIB + 2]
+    assert size == len(data)
+    assert len(session.fetched) == 3
+    assert ours.find_file(cid) is None
+
+    rest = RepoSession(theirs)
+    path, _ = await run(make_load(ours, rest), cid)  # type: ignore[misc]
+    assert path.read_bytes() == data
+    assert not set(rest.fetched) & set(session.fetched)
+
+
+async def test_nobody_has_it(ours: Repo, theirs: Repo, tmp_path: Path) -> None:
+    """The error names the CID, whom it asked, whom it could not reach and why; it does not wait for the time-out."""
+    cid = store(theirs, b"not in the empty repo", tmp_path)
+    empty = Repo.open(tmp_path / "empty")
+    session = RepoSession(empty)
+    load = make_load(ours, session)
+    with trio.fail_after(10), pytest.raises(ContentNotFound) as raised:
+        await load.run(cid, ["/ip4/127.0.0.1/tcp/1"], lambda: load.file(cid))
+    message = str(raised.value)
+    assert str(cid) in message
+    assert "peer-of-the-test" in message
+    assert "connection refused" in message
+
+
+async def test_silence_ends_at_the_timeout(ours: Repo, theirs: Repo) -> None:
+    """A peer that neither delivers nor refuses costs the time-out, not for ever."""
+
+    class Silent(RepoSession):
+        def want(self, cids: Iterable[CID]) -> None:
+            pass
+
+    cid = CID.parse("bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy")
+    load = make_load(ours, Silent(theirs), timeout=0.3)
+    with trio.fail_after(10), pytest.raises(ContentNotFound, match=str(cid)):
+        await run(load, cid)
+    assert load.seconds >= 0.3
+
+
+async def test_a_directory_is_not_a_file(ours: Repo, theirs: Repo, tmp_path: Path) -> None:
+    """Loading a directory as a file says what it is."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").write_bytes(b"a")
+    cid = theirs.store_directory(folder).cid
+    with pytest.raises(IsADirectory):
+        await run(make_load(ours, RepoSession(theirs)), cid)
+
+
+@pytest.mark.parametrize("profile", ["unixfs-v1-2025", "unixfs-v0-2015"])
+async def test_a_directory_with_all_that_is_in_it(ours: Repo, theirs: Repo, tmp_path: Path, profile: str) -> None:
+    """Small and large files, empty ones, folders in folders and symbolic links: all come, no block twice."""
+    folder = tmp_path / "folder"
+    (folder / "deep" / "er").mkdir(parents=True)
+    contents = {f"file-{i}": str(i).encode() for i in range(700)}
+    contents |= {"empty": b"", "deep/er/large": os.urandom(3 * MIB), "deep/twin": b"7"}
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    (folder / "link").symlink_to("file-1")
+    cid = theirs.store_directory(folder, profile=profile).cid
+
+    session = RepoSession(theirs)
+    load = make_load(ours, session)
+    directory = DirectoryLoad(load, ours, lambda done, total: None)
+    await run(load, cid, lambda: directory.run(cid))
+    assert len(session.fetched) == len({c.multihash for c in session.fetched})
+    again = RepoSession(theirs)
+    load = make_load(ours, again)
+    directory = DirectoryLoad(load, ours, lambda done, total: None)
+    tree = await run(load, cid, lambda: directory.run(cid))
+    assert again.fetched == []
+    found = {str(where): ours.find_file(file).read_bytes() for where, file in tree.files}  # type: ignore
+    assert found == contents
+    assert [(str(where), target) for where, target in tree.symlinks] == [("link", "file-1")]  # type: ignore
+    assert {str(where) for where in tree.folders} == {"deep", "deep/er"}  # type: ignore
+
+
+async def test_two_loads_of_one_file_at_once(ours: Repo, theirs: Repo, tmp_path: Path) -> None:
+    """A range load and a whole load of one file share its partial file and both end right."""
+    data = os.urandom(5 * MIB)
+    cid = store(theirs, data, tmp_path)
+    downloads = Downloads(ours)
+    results: dict[str, tuple[Path, int]] = {}
+
+    async def one(name: str, start: int, end: int | None) -> None:
+        load = Load(
+            ours, downloads, RepoSession(theirs), connect=no_dial, timeout=60, progress=lambda done, total: None
+        )
+        results[name] = await load.run(cid, [], lambda: load.file(cid, start, end))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one, "whole", 0, None)
+        for i in range(5):
+            nursery.start_soon(one, f"range {i}", i * MIB + 5, i * MIB + 10)
+    assert results["whole"][0].read_bytes() == data
+    assert ours.find_file(cid) == results["whole"][0]
+    assert not any((ours.directory / "partial").iterdir())

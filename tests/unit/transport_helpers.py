@@ -1,0 +1,164 @@
+"""Hosts on loopback, and a peer that can be made to do anything, for the tests of the transport."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from kachery_p2p.errors import KacheryError
+from kachery_p2p.transport import compat
+from kachery_p2p.transport.host import Host
+from kachery_p2p.transport.noise import SEALED_MESSAGE, Cipher, RecordReader
+from kachery_p2p.transport.sockets import SocketIO, connect_tcp
+from kachery_p2p.transport.stream import Stream
+from kachery_p2p.transport.upgrade import upgrade
+
+LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
+ECHO = "/test/echo/1"
+
+
+async def echo(stream: Stream) -> None:
+    """Send back what comes."""
+    while data := await stream.read(1 << 20):
+        await stream.write(data)
+
+
+def new_host(**options: Any) -> Host:
+    """A host on a free loopback port that serves `ECHO`."""
+    host = Host(os.urandom(32), options.pop("listen", LOOPBACK), **options)
+    host.set_handler(ECHO, echo)
+    return host
+
+
+async def started(nursery: trio.Nursery, **options: Any) -> Host:
+    """The same, running."""
+    host = new_host(**options)
+    await nursery.start(host.run)
+    return host
+
+
+async def stop(host: Host, scope: trio.CancelScope) -> None:
+    """Cancel a host that runs in `scope`, and wait until its port is free."""
+    port = int(host.addresses()[0].split("/")[4])
+    scope.cancel()
+    while True:
+        try:
+            (await connect_tcp("127.0.0.1", port)).close()
+        except OSError:
+            return
+        await trio.sleep(0.01)
+
+
+async def says_back(host: Host, peer: str, data: bytes = b"are you there?") -> bool:
+    """Whether a peer's echo works."""
+    async with await host.open_stream(peer, [ECHO]) as stream:
+        await stream.write(data)
+        return bytes(await stream.read_exactly(len(data))) == data
+
+
+async def still_serves(host: Host) -> None:
+    """A new, honest peer connects and is served: the test of every attack."""
+    async with trio.open_nursery() as nursery:
+        honest = await started(nursery)
+        with trio.fail_after(5):
+            peer = await honest.connect(host.addresses()[0])
+            assert await says_back(honest, peer)
+        nursery.cancel_scope.cancel()
+
+
+async def until(condition: Callable[[], object], seconds: float = 5) -> None:
+    """Wait until something is so."""
+    with trio.fail_after(seconds):
+        while not condition():
+            await trio.sleep(0.005)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+class Silent:
+    """A TCP port that accepts and says nothing."""
+
+    def __init__(self) -> None:
+        self.sock = socket.socket()
+        self.sock.bind(("127.0.0.1", 0))
+        self.sock.listen(16)
+        self.address = f"/ip4/127.0.0.1/tcp/{self.sock.getsockname()[1]}"
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+
+class Rogue:
+    """A peer with a valid identity and a good handshake that then sends whatever frames the test wants."""
+
+    HEADER = struct.Struct("!BBHII")
+
+    def __init__(self, io: SocketIO, cipher: Cipher, received: bytes, peer: str) -> None:
+        self.io = io
+        self.cipher = cipher
+        self.records = RecordReader(cipher, received)
+        self.peer = peer
+
+    @classmethod
+    async def connect(cls, host: Host, seed: bytes | None = None) -> Rogue:
+        keys = compat.Keys.from_seed(seed or os.urandom(32))
+        io = SocketIO(await connect_tcp("127.0.0.1", int(host.addresses()[0].split("/")[4])))
+        secured = await upgrade(io, keys, initiator=True, expected=host.peer_id)
+        return cls(io, secured.cipher, secured.received, keys.peer_id.to_base58())
+
+    async def frame(self, kind: int, flags: int, stream: int, length: int, payload: bytes = b"") -> None:
+        await self.raw(self.HEADER.pack(0, kind, flags, stream, length) + payload)
+
+    async def raw(self, data: bytes) -> None:
+        for start in range(0, len(data), 65519):
+            out = bytearray(SEALED_MESSAGE)
+            size = self.cipher.seal(data[start : start + 65519], memoryview(out))
+            await self.io.send_all(memoryview(out)[:size])
+
+    async def read(self) -> bytes:
+        """Some decrypted bytes; empty at the end."""
+        buffer = memoryview(bytearray(1 << 20))
+        while True:
+            start = self.records.prepare(buffer)
+            try:
+                size = self.io.recv_into(buffer[start:])
+            except BlockingIOError:
+                await self.io.wait_readable()
+                continue
+            except OSError:
+                return b""
+            if not size:
+                return b""
+            if data := b"".join(self.records.read(buffer, start + size)):
+                return data
+
+    async def until_dropped(self, seconds: float = 5) -> bytes:
+        """Read until the host closes the connection; what came."""
+        seen = b""
+        with trio.fail_after(seconds):
+            while data := await self.read():
+                seen += data
+        return seen
+
+    def close(self) -> None:
+        self.io.close()
+
+
+async def tolerant(work: Callable[[], Awaitable[None]]) -> None:
+    """Run an attack whose connection may be closed under it."""
+    try:
+        await work()
+    except (OSError, KacheryError, trio.ClosedResourceError):
+        await trio.lowlevel.checkpoint()
