@@ -222,7 +222,7 @@ def load_dir(
     except (NotHere, DamagedFile) as exc:
         request.need_network(exc)
         # The node brings everything into the data directory; the tree is made here, with this process's rights.
-        request.ask("directory", dest=str(target))
+        request.ask("directory")
         place_directory(repo, resolve_local(repo, request.uri), target)
     return str(target)
 
@@ -316,7 +316,10 @@ class _Request:
         if isinstance(why, DamagedFile):
             if self.local_only:
                 raise why
-            print(f"{why} Loading it again from peers.", file=sys.stderr)
+            print(
+                f"The local copy of {self.uri.locator} is damaged or was changed. Loading it again from peers.",
+                file=sys.stderr,
+            )
             repo = repository(self.config)
             with contextlib.suppress(NotHere):  # the directory on the way to it may be what is missing
                 repo.quarantine(resolve_local(repo, self.uri))
@@ -326,9 +329,7 @@ class _Request:
                 "for. Leave out local_only (--local-only) to ask peers for it."
             ) from None
 
-    def ask(
-        self, kind: str, *, start: int | None = None, end: int | None = None, dest: str | None = None
-    ) -> dict[str, Any]:
+    def ask(self, kind: str, *, start: int | None = None, end: int | None = None) -> dict[str, Any]:
         """Have the node load it; with a bar where that takes long."""
         from .background import get_connection
 
@@ -339,7 +340,6 @@ class _Request:
             "start": start,
             "end": end,
             "kind": kind,
-            "dest": dest,
             "timeout": self.timeout,
         }
         name = self.uri.path[-1] if self.uri.path else self.uri.label or self.uri.cid

@@ -74,7 +74,6 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool]) -> dict[
             kind=params.get("kind") or "file",
             start=params.get("start"),
             end=params.get("end"),
-            dest=params.get("dest"),
             providers=params.get("providers") or [],
             timeout=params.get("timeout") or config.timeout,
             progress=progress,

@@ -1,18 +1,14 @@
-"""Loading a whole directory: its listing, its files (many small ones at once), and the tree that the user gets.
+"""Loading a whole directory into the repo: its listing, and its files, many small ones at once.
 
-The files go into the repo like any other, so that this machine serves them too; the tree at the destination is made of
-copies (copy-on-write clones where the file system has them) and appears under its name only when it is whole. Names in
-a foreign directory are not trusted: one that would leave the destination is an error before anything is written.
+The files go into the repo like any other, so that this machine serves them too. Names in a foreign directory are not
+trusted: one that could not stand in a folder, or would leave it, is an error before any file is fetched.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,7 +18,7 @@ from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.names import safe_name
 from kachery_p2p.dag.nodes import read_node, symlink_target
 from kachery_p2p.dag.unixfs import Kind
-from kachery_p2p.errors import FileMissing, InvalidName, NoPermission, RepoError
+from kachery_p2p.errors import InvalidName
 from kachery_p2p.load import LOOKAHEAD, Load, Progress
 from kachery_p2p.repo.leaves import unwrap
 
@@ -149,70 +145,3 @@ class DirectoryLoad:
     def _count(self, length: int, total: int) -> None:
         self._done += length
         self._progress(min(self._done, total), total)
-
-
-def _check_dest(dest: Path) -> None:
-    if dest.is_symlink() or (dest.exists() and not (dest.is_dir() and not any(dest.iterdir()))):
-        raise RepoError(f"{dest} exists already. Choose a destination that does not exist, or an empty folder.")
-    if not dest.absolute().parent.is_dir():
-        raise FileMissing(f"The folder {dest.absolute().parent}, in which {dest.name} would be made, does not exist.")
-
-
-def _make_tree(repo: Repo, tree: Tree, dest: Path) -> None:
-    """Make the whole tree in a temporary folder beside ``dest``, then rename it."""
-    dest = dest.absolute()
-    try:
-        building = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
-        try:
-            building.chmod(0o777 & ~_umask())
-            for folder in tree.folders:
-                (building / folder).mkdir()
-            for where, cid in tree.files:
-                source = repo.find_file(cid)
-                if source is None:
-                    raise RepoError(f"The file {cid} was removed from {repo.directory} while it was being loaded.")
-                copy_file(source, building / where)
-            # Last, and only such that stay inside: nothing is ever written through a link that a stranger chose.
-            for where, target in tree.symlinks:
-                _check_symlink(where, target)
-                (building / where).symlink_to(target)
-            if dest.is_dir():
-                dest.rmdir()
-            os.rename(building, dest)
-        except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
-            raise
-    except PermissionError as e:
-        raise NoPermission(f"Cannot write to {dest}: {e.strerror}.") from e
-
-
-def _check_symlink(where: PurePosixPath, target: str) -> None:
-    depth = len(where.parent.parts)
-    for part in PurePosixPath(target).parts:
-        depth += -1 if part == ".." else 0 if part == "." else 1
-        if depth < 0 or part.startswith("/") or "\0" in part:
-            raise InvalidName(
-                f"The symbolic link {where} points to {target!r}, outside the directory. It is not made; "
-                "load the files that you need one by one."
-            )
-
-
-def copy_file(source: Path, dest: Path) -> None:
-    """Copy the bytes of a file, as a copy-on-write clone where the file system can. ``dest`` must not exist."""
-    with open(source, "rb") as src, open(dest, "xb") as dst:
-        try:
-            import fcntl
-
-            fcntl.ioctl(dst.fileno(), _FICLONE, src.fileno())
-        except (ImportError, OSError):
-            shutil.copyfileobj(src, dst, 1 << 20)
-
-
-#: Linux: make the destination share the source's extents (ioctl_ficlone(2)).
-_FICLONE = 0x40049409
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

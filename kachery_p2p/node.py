@@ -145,7 +145,6 @@ class Node:
         kind: str = "file",
         start: int | None = None,
         end: int | None = None,
-        dest: str | None = None,
         providers: Iterable[str] = (),
         timeout: float = 60.0,
         progress: Progress = lambda done, total: None,
@@ -157,7 +156,6 @@ class Node:
             path: names of directory entries to follow from the root.
             kind: ``"file"``; ``"bytes"`` (then ``start`` and ``end``, exclusive, say which); ``"directory"`` with all
                 that is in it; or ``"listing"``, only what a directory's entries are.
-            dest: where a directory's tree is made.
             providers: multiaddrs of peers that may have it, besides all connected ones.
             timeout: seconds without a single block after which it gives up.
 
@@ -179,9 +177,8 @@ class Node:
                 if path:
                     target = (await load.drive(resolve_path(root, list(path)))).cid
                 if kind == "directory":
-                    assert dest is not None
                     await DirectoryLoad(load, self.repo, progress).run(target)
-                    return {"cid": str(target), "path": dest}
+                    return {"cid": str(target)}
                 if kind == "listing":
                     await load.drive(list_directory(target))
                     return {"cid": str(target)}

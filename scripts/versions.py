@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,12 +32,14 @@ def main() -> int:
         print("No Python 3.10 to 3.12 was found, so numpy 1.26 is not checked.", file=sys.stderr)
         return 1 if os.environ.get("CI") else 0
     checks = [(pythons[old[0]], OLD_NUMPY)]
-    checks += [(python, NEW_NUMPY) for version, python in pythons.items()]
-    return max([check(python, numpy) for python, numpy in checks])
+    checks += [(python, NEW_NUMPY) for python in pythons.values()]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        folders = list(pool.map(prepare, *zip(*checks, strict=True)))
+    return max(check(folder) for folder in folders)
 
 
-def check(python: Path, numpy: str) -> int:
-    """Checks one version of Python with one of numpy. Returns the exit code."""
+def prepare(python: Path, numpy: str) -> Path:
+    """The environment for one version of Python with one of numpy; made when it is not there."""
     requirements = (numpy, *LIGHT)
     stamp = f"{python} " + " ".join(requirements)
     folder = CACHE / f"{python.name}-{numpy.translate(str.maketrans('=>', '--'))}"
@@ -44,9 +47,16 @@ def check(python: Path, numpy: str) -> int:
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run([str(python), "-m", "venv", str(folder)], check=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--prefer-binary", *requirements]
-        subprocess.run(pip, check=True)
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--prefer-binary", "--no-compile", *requirements]
+        done = subprocess.run(pip, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if done.returncode != 0:
+            sys.exit(f"pip failed for {folder.name}:\n{done.stdout[-4000:]}")
         (folder / _STAMP).write_text(stamp, encoding="utf-8")
+    return folder
+
+
+def check(folder: Path) -> int:
+    """Checks the URIs in one environment. Returns the exit code."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     run = subprocess.run([str(folder / "bin" / "python"), "-m", "scripts.seeds"], cwd=ROOT, env=env, check=False)
     return run.returncode

@@ -192,12 +192,8 @@ class Catalog:
 
     def put_blocks(self, blocks: Iterable[tuple[bytes, bytes]], *, durable: bool = False) -> None:
         """Keep blocks (multihash, data) that the caller has verified."""
-        now = time.time()
         with self.write(durable=durable) as db:
-            db.executemany(
-                "INSERT OR IGNORE INTO blocks (multihash, data, added) VALUES (?, ?, ?)",
-                ((multihash, data, now) for multihash, data in blocks),
-            )
+            insert_blocks(db, blocks)
 
     def get_node(self, multihash: bytes) -> bytes | None:
         """A block kept in the catalog itself, or None. Not hashed again here."""
@@ -303,6 +299,16 @@ class Catalog:
             f"The catalog {self.path} is damaged ({text}). Stop all programs that use it and rebuild it with "
             "Repo.rebuild(directory): the stored files are hashed again and the damaged catalog is kept in damaged/."
         )
+
+
+def insert_blocks(db: sqlite3.Connection, blocks: Iterable[tuple[bytes, bytes]]) -> None:
+    """Keep verified blocks, in a transaction of the caller's. One whose row went bad is put right."""
+    now = time.time()
+    db.executemany(
+        "INSERT INTO blocks (multihash, data, added) VALUES (?, ?, ?) "
+        "ON CONFLICT (multihash) DO UPDATE SET data = excluded.data WHERE data <> excluded.data",
+        ((multihash, data, now) for multihash, data in blocks),
+    )
 
 
 def _disk_is_full(folder: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ..dag.builder import FileBuilder
 from ..dag.cid import CID, RAW
+from ..dag.limits import MAX_BLOCK_SIZE
 from ..dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile
 from ..errors import DamagedFile, FileChanged, KacheryError, MalformedDag
 from .catalog import CHANGED, MISSING, OK, WRAP_FILE, WRAP_NONE
@@ -112,8 +113,7 @@ class Checker:
         path = Path(os.fsdecode(self._reader.absolute(row.path, row.linked)))
         try:
             with Source(path) as source:
-                size = source.stamp.size
-                right = size == self._root_size(cid, row) and self._hashes(cid, source, progress)
+                right = source.stamp.size == self._root_size(cid, row) and self._has_content(cid, source, progress)
                 source.check()
                 stamp = source.stamp
         except MissingNode as why:
@@ -202,6 +202,25 @@ class Checker:
                     progress(done)
         return True
 
+    def _has_content(self, cid: CID, source: Source, progress: Callable[[int], None] | None) -> bool:
+        """The same, also when the catalog has lost inner nodes: then they are made again, if a known profile gives
+        this CID. Raises MissingNode when none does."""
+        if self._reader.node(cid.multihash) is not None or cid.codec == RAW:
+            try:
+                return self._hashes(cid, source, progress)
+            except MissingNode:
+                if self._rebuilt(cid, source) is None:
+                    raise
+                return True
+        if source.stamp.size <= MAX_BLOCK_SIZE and self._hashes(cid, source, progress):
+            return True
+        if self._rebuilt(cid, source) is not None:
+            return True
+        if self._catalog.one("SELECT 1 FROM blocks WHERE multihash = ?", (cid.multihash,)) is not None:
+            # It is the node that went bad; of the file nothing can be said.
+            raise MissingNode(cid)
+        return False
+
     def _profile_of(self, cid: CID, source: Source) -> Profile | bool | None:
         """Under which profile a file has that CID; True when the catalog's inner nodes say so; None when it has not."""
         if cid.codec == RAW or self._catalog.get_node(cid.multihash) is not None:
@@ -210,12 +229,17 @@ class Checker:
             except (MissingNode, MalformedDag):
                 # Some of the inner nodes are gone: perhaps they can be made again.
                 pass
+        return self._rebuilt(cid, source)
+
+    def _rebuilt(self, cid: CID, source: Source) -> Profile | None:
+        """The profile under which a file has that CID, its inner nodes now in the catalog; None when there is none."""
+        size = source.stamp.size
         for profile in self._known_profiles():
             with NodeSpool(self._layout.temporary) as nodes, explained("reading", source.path):
                 builder = FileBuilder(profile, nodes.add)
-                read = FileReader(source.fd, min(profile.chunk_size, source.stamp.size))
+                read = FileReader(source.fd, min(profile.chunk_size, size))
                 try:
-                    for multihash, length in leaf_hashes(read, source.stamp.size, profile):
+                    for multihash, length in leaf_hashes(read, size, profile):
                         builder.add_leaf(multihash, length)
                 except TooShort:
                     raise source.changed() from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +13,12 @@ from ..dag.names import name_bytes
 from ..dag.profiles import Profile
 from ..dag.profiles import profile as named_profile
 from ..errors import FileMissing, NotADirectory, NotAFile, RepoError
-from .catalog import DIRECTORY
+from .catalog import DIRECTORY, insert_blocks
 from .fileio import Progress, Source, describe, explained
 from .limits import BATCH_BYTES, BATCH_FILES, MAX_FOLDER_DEPTH, SMALL_FILE
 from .placing import NodeSpool, Placer, add_root
 from .small import SmallFile, SmallFiles, Stored
-from .storing import Storer, read_small
+from .storing import HashedLink, Storer, read_small
 
 
 @dataclass
@@ -37,9 +36,9 @@ class FolderStorer:
     """Stores folders."""
 
     def __init__(self, placer: Placer, storer: Storer) -> None:
-        self._placer = placer
-        self._storer = storer
-        self._small = SmallFiles(placer)
+        self.placer = placer
+        self.storer = storer
+        self.small = SmallFiles(placer)
 
     def store(self, path: Path, which: str | Profile | None, progress: Progress | None, link: bool) -> Stored:
         """See Repo.store_directory."""
@@ -50,18 +49,14 @@ class FolderStorer:
                 raise FileMissing(f"There is no folder {path}.")
             if not top.is_dir():
                 raise NotADirectory(f"{path} is a file; store it as one.")
-            own = os.stat(self._placer.layout.directory)
+            own = os.stat(self.placer.layout.directory)
         tree, total = self._scan(top, 0, (own.st_dev, own.st_ino))
         _Files(self, profile, progress, total, link).run(tree)
-        with NodeSpool(self._placer.layout.temporary) as nodes:
+        with NodeSpool(self.placer.layout.temporary) as nodes:
             cid, dag_size = self._build(tree, profile, nodes)
             # The directory nodes are nowhere but in the catalog.
-            with self._placer.catalog.write(durable=True) as db:
-                now = time.time()
-                db.executemany(
-                    "INSERT OR IGNORE INTO blocks (multihash, data, added) VALUES (?, ?, ?)",
-                    ((multihash, block, now) for multihash, block in nodes),
-                )
+            with self.placer.catalog.write(durable=True) as db:
+                insert_blocks(db, nodes)
                 add_root(db, cid, DIRECTORY, total, profile)
         return Stored(cid, total, top, dag_size)
 
@@ -111,7 +106,7 @@ class FolderStorer:
 
 
 class _Files:
-    """One run over the files of a tree."""
+    """One run over the files of a tree, in batches: one transaction for many, and many waiting for one commit."""
 
     def __init__(
         self, parent: FolderStorer, profile: Profile, progress: Progress | None, total: int, link: bool
@@ -123,48 +118,58 @@ class _Files:
         self._link = link
         self._done = 0
         self._limit = min(SMALL_FILE, profile.chunk_size)
-        self._batch: list[tuple[_Folder, str, SmallFile]] = []
-        self._batch_bytes = 0
+        self._small: list[tuple[_Folder, str, SmallFile]] = []
+        self._small_bytes = 0
+        self._links: list[tuple[_Folder, str, HashedLink]] = []
+        self._nodes = NodeSpool(parent.placer.layout.temporary)
 
     def run(self, tree: _Folder) -> None:
-        self._visit(tree)
-        self._flush()
+        try:
+            self._visit(tree)
+            self._flush()
+        finally:
+            self._nodes.close()
 
     def _visit(self, folder: _Folder) -> None:
         for name, size in folder.files:
             path = folder.path / name
             if self._link:
-                stored = self._parent._storer.link_file(path, self._profile, self._shifted())
-            elif size <= self._limit and self._add_small(folder, name, path):
-                continue
-            else:
-                stored = self._parent._storer.store_file(path, self._profile, self._shifted())
-            folder.done[name] = stored.cid, stored.dag_size
-            self._advance(stored.size)
+                hashed = self._parent.storer.hash_link(path, self._profile, self._shifted(), self._nodes)
+                self._links.append((folder, name, hashed))
+                self._advance(hashed.built.size)
+            elif size > self._limit or not self._add_small(folder, name, path):
+                stored = self._parent.storer.store_file(path, self._profile, self._shifted())
+                folder.done[name] = stored.cid, stored.dag_size
+                self._advance(stored.size)
+            if len(self._small) + len(self._links) >= BATCH_FILES or self._small_bytes >= BATCH_BYTES:
+                self._flush()
         for _, below in folder.folders:
             self._visit(below)
 
     def _add_small(self, folder: _Folder, name: str, path: Path) -> bool:
         with Source(path) as source:
+            # It may have grown since the folder was read.
             if source.stamp.size > self._limit:
                 return False
             data = read_small(source)
-        self._batch.append((folder, name, SmallFile.of(data, self._profile)))
-        self._batch_bytes += len(data)
-        if len(self._batch) >= BATCH_FILES or self._batch_bytes >= BATCH_BYTES:
-            self._flush()
+        self._small.append((folder, name, SmallFile.of(data, self._profile)))
+        self._small_bytes += len(data)
         return True
 
     def _flush(self) -> None:
-        batch, self._batch, self._batch_bytes = self._batch, [], 0
-        if not batch:
-            return
-        for (folder, name, _), stored in zip(
-            batch, self._parent._small.keep([file for _, _, file in batch]), strict=True
-        ):
-            folder.done[name] = stored.cid, stored.dag_size
-            self._done += stored.size
-        self._advance(0)
+        small, self._small, self._small_bytes = self._small, [], 0
+        if small:
+            done = self._parent.small.keep([file for _, _, file in small])
+            for (folder, name, _), stored in zip(small, done, strict=True):
+                folder.done[name] = stored.cid, stored.dag_size
+            self._advance(sum(stored.size for stored in done))
+        links, self._links = self._links, []
+        if links:
+            self._parent.storer.record_links([hashed for _, _, hashed in links], self._profile, self._nodes)
+            for folder, name, hashed in links:
+                folder.done[name] = hashed.built.cid, hashed.built.dag_size
+            self._nodes.close()
+            self._nodes = NodeSpool(self._parent.placer.layout.temporary)
 
     def _advance(self, size: int) -> None:
         self._done += size

@@ -56,11 +56,15 @@ class NodeSpool:
             multihash = self._spool.read(int.from_bytes(header[:4], "big"))
             yield multihash, self._spool.read(int.from_bytes(header[4:], "big"))
 
+    def close(self) -> None:
+        """Forget the nodes."""
+        self._spool.close()
+
     def __enter__(self) -> NodeSpool:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._spool.close()
+        self.close()
 
 
 def wrap_of(profile: Profile) -> int:
@@ -163,16 +167,9 @@ class Placer:
         wrap: Callable[[Leaf], int],
         stamp: Stamp | None = None,
         durable: bool = False,
-        nodes: NodeSpool | None = None,
     ) -> None:
-        """Commit the rows of a whole file: root, file, leaves; and `nodes` with them, if given."""
+        """Commit the rows of a whole file: root, file, leaves."""
         with self.catalog.write(durable=durable) as db:
-            if nodes is not None:
-                now = time.time()
-                db.executemany(
-                    "INSERT OR IGNORE INTO blocks (multihash, data, added) VALUES (?, ?, ?)",
-                    ((multihash, block, now) for multihash, block in nodes),
-                )
             self.add_rows(db, cid, size, path, linked=linked, profile=profile, wrap=wrap, stamp=stamp)
 
     def add_rows(

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ..dag.builder import BuiltFile, FileBuilder
 from ..dag.profiles import Profile
 from ..dag.profiles import profile as named_profile
 from ..errors import DiskFull
-from .catalog import OK
+from .catalog import OK, insert_blocks
 from .fileio import Buffer, NewFile, Progress, Source, clone_file, explained, read_at, sync_fd, sync_folder
 from .hashing import FileReader, TooShort, leaf_hashes
 from .layout import make_folders
@@ -22,6 +24,14 @@ from .limits import RACY_NS, SMALL_FILE, TWIN_CANDIDATES, TWIN_SAMPLE
 from .placing import NodeSpool, Placer, same_bytes, wrap_by_profile
 from .serving import unchanged
 from .small import SmallFile, SmallFiles, Stored
+
+
+class HashedLink(NamedTuple):
+    """A file to be linked: its real path, its DAG, and the stamp it had while it was hashed."""
+
+    path: Path
+    built: BuiltFile
+    stamp: Stamp
 
 
 class Storer:
@@ -86,27 +96,31 @@ class Storer:
 
     def link_file(self, path: Path, which: str | Profile | None, progress: Progress | None) -> Stored:
         profile = named_profile(which)
+        with NodeSpool(self._layout.temporary) as nodes:
+            link = self.hash_link(path, profile, progress, nodes)
+            self.record_links([link], profile, nodes)
+        return Stored(link.built.cid, link.built.size, link.path, link.built.dag_size)
+
+    def hash_link(self, path: Path, profile: Profile, progress: Progress | None, nodes: NodeSpool) -> HashedLink:
+        """Hash a file that is to be linked; its inner nodes go to `nodes`."""
         with explained("linking", path):
             real = Path(os.path.realpath(path))
-        with NodeSpool(self._layout.temporary) as nodes:
-            settle(real)
-            with Source(real) as source:
-                built = self._hash(source, profile, nodes, progress)
-                source.check()
-                stamp = source.stamp
-            own = real == self._layout.path_for(built.cid)
-            self._placer.record(
-                built.cid,
-                built.size,
-                real,
-                linked=not own,
-                profile=profile,
-                wrap=wrap_by_profile(profile),
-                stamp=stamp,
-                durable=True,
-                nodes=nodes,
-            )
-        return Stored(built.cid, built.size, real, built.dag_size)
+        settle(real)
+        with Source(real) as source:
+            built = self._hash(source, profile, nodes, progress)
+            source.check()
+            return HashedLink(real, built, source.stamp)
+
+    def record_links(self, links: Sequence[HashedLink], profile: Profile, nodes: NodeSpool) -> None:
+        """Commit links, durably: after a loss of power nothing else would tell of them."""
+        wrap = wrap_by_profile(profile)
+        with self._catalog.write(durable=True) as db:
+            insert_blocks(db, nodes)
+            for path, built, stamp in links:
+                own = path == self._layout.path_for(built.cid)
+                self._placer.add_rows(
+                    db, built.cid, built.size, path, linked=not own, profile=profile, wrap=wrap, stamp=stamp
+                )
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

@@ -97,7 +97,6 @@ def test_the_request_carries_all_hints_and_the_patience(node: StandIn, monkeypat
             "start": None,
             "end": None,
             "kind": "file",
-            "dest": None,
             "timeout": 7.0,
         }
     ]

@@ -120,12 +120,29 @@ def test_verify_of_a_directory_looks_at_its_files(repo: Repo, tmp_path: Path) ->
     assert problem.what == "damaged"
 
 
-def test_verify_finds_wrong_blocks_in_the_catalog(repo: Repo) -> None:
-    """An inner node whose bytes went bad in the catalog is found, and the file that needs it cannot be vouched for."""
+def spoil_root_node(repo: Repo, cid: CID) -> None:
+    with repo._catalog.write() as db:
+        db.execute("UPDATE blocks SET data = zeroblob(10) WHERE multihash = ?", (cid.multihash,))
+
+
+def test_verify_finds_and_mends_wrong_blocks_in_the_catalog(repo: Repo) -> None:
+    """An inner node whose bytes went bad in the catalog is found, and made again from the file where that is possible."""
+    for profile in (TINY, None, "unixfs-v0-2015"):
+        stored = repo.store_bytes(LARGE[:3_000_000], profile=profile or "unixfs-v1-2025")
+        spoil_root_node(repo, stored.cid)
+        assert [(problem.cid, problem.what) for problem in repo.verify()] == [(stored.cid.to_v1(), "damaged")]
+        assert repo.verify() == []
+        assert repo.get_node(stored.cid.multihash) is not None
+
+
+def test_verify_does_not_blame_the_file_for_a_lost_node(repo: Repo) -> None:
+    """When a node went bad that nothing can make again, the file is not called damaged, for nobody can tell."""
     stored = repo.store_bytes(DATA, profile=TINY)
     with repo._catalog.write() as db:
-        db.execute("UPDATE blocks SET data = zeroblob(10) WHERE multihash = ?", (stored.cid.multihash,))
-    assert {problem.what for problem in repo.verify()} == {"damaged", "unknown"}
+        db.execute("UPDATE roots SET profile = NULL")
+    spoil_root_node(repo, stored.cid)
+    assert [problem.what for problem in repo.verify()] == ["damaged", "unknown"]
+    assert [entry.state for entry in repo.list_files()] == ["ok"]
 
 
 def test_file_without_rows_is_adopted_when_asked_for(repo: Repo) -> None:
@@ -337,22 +354,20 @@ def test_other_database_is_left_alone(tmp_path: Path) -> None:
 def test_many_threads_store_at_once(repo: Repo) -> None:
     """Threads that store, look up and read at the same time do not disturb each other, and their connections end
     with them."""
-    failed: list[BaseException] = []
+    done: list[int] = []
 
     def work(number: int) -> None:
-        try:
-            for i in range(8):
-                stored = repo.store_bytes(b"%d" % (i + number % 2))
-                assert repo.find_file(stored.cid) == stored.path
-                assert repo.get_block(stored.cid.multihash) == b"%d" % (i + number % 2)
-        except BaseException as why:
-            failed.append(why)
+        for i in range(8):
+            stored = repo.store_bytes(b"%d" % (i + number % 2))
+            assert repo.find_file(stored.cid) == stored.path
+            assert repo.get_block(stored.cid.multihash) == b"%d" % (i + number % 2)
+        done.append(number)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert failed == []
+    assert len(done) == 8
     assert len(repo.list_files()) == 9
     assert len(repo._catalog._all) == 1
