@@ -91,7 +91,7 @@ def _checked(value: Any, trail: list[Any]) -> Any:
     if isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             kind = type(item)
-            if kind is str or kind is int:
+            if kind is str or kind is int or (kind is float and math.isfinite(item)):
                 continue
             trail.append(index)
             other = _checked(item, trail)
@@ -108,9 +108,13 @@ def _checked_dict(value: dict[Any, Any], trail: list[Any]) -> dict[str, Any]:
     changed: dict[str, Any] | None = None
     for key, item in value.items():
         text = key if type(key) is str else _key_text(key, trail)
-        trail.append(key)
-        other = _checked(item, trail)
-        trail.pop()
+        kind = type(item)
+        if kind is str or kind is int or (kind is float and math.isfinite(item)):
+            other = item
+        else:
+            trail.append(key)
+            other = _checked(item, trail)
+            trail.pop()
         if changed is None and (other is not item or text is not key):
             changed = {}
             for k in value:

@@ -216,7 +216,7 @@ class _Writer:
         while batch := list(islice(items, _BATCH)):
             self._frame += b"(" if len(batch) > 1 else b""
             for index, item in batch:
-                self._inside(index, item, self._save)
+                self._save_item(index, item)
             self._frame += b"e" if len(batch) > 1 else b"a"
 
     def _save_dict(self, value: dict[Any, Any]) -> None:
@@ -240,8 +240,8 @@ class _Writer:
         while batch := list(islice(items, _BATCH)):
             self._frame += b"(" if len(batch) > 1 else b""
             for key, item in batch:
-                self._inside(key, key, self._save)
-                self._inside(key, item, self._save)
+                self._save_item(key, key)
+                self._save_item(key, item)
             self._frame += b"u" if len(batch) > 1 else b"s"
 
     def _save_set(self, value: set[Any]) -> None:
@@ -418,6 +418,16 @@ class _Writer:
             self._get(known[0])
         return known is not None
 
+    def _save_item(self, key: Any, value: Any) -> None:
+        """`_inside`, quicker for the values that large containers are full of."""
+        save = _ATOMS.get(type(value))
+        if save is None:
+            self._inside(key, value, self._save)
+            return
+        if len(self._frame) >= _FRAME_TARGET:
+            self._flush()
+        save(self, value)
+
     def _inside(self, key: Any, value: Any, save: Callable[[Any], None]) -> None:
         self._trail.append(key)
         if len(self._trail) > MAX_DEPTH:
@@ -468,13 +478,17 @@ def _advice(value: Any) -> str:
     return ""
 
 
-_SAVERS: dict[type, Callable[[_Writer, Any], None]] = {
+# Values that hold no others, so that nothing in them can go wrong.
+_ATOMS: dict[type, Callable[[_Writer, Any], None]] = {
     type(None): _Writer._save_none,
     bool: _Writer._save_bool,
     int: _Writer._save_int,
     float: _Writer._save_float,
-    complex: _Writer._save_complex,
     str: _Writer._save_str,
+}
+_SAVERS: dict[type, Callable[[_Writer, Any], None]] = {
+    **_ATOMS,
+    complex: _Writer._save_complex,
     bytes: _Writer._save_bytes,
     bytearray: _Writer._save_bytearray,
     tuple: _Writer._save_tuple,

@@ -20,9 +20,10 @@ from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
-from kachery_p2p.errors import DialError, InvalidAddress
+from kachery_p2p.errors import DialError
 from kachery_p2p.load import Downloads, Load, Progress
 from kachery_p2p.load_directory import DirectoryLoad
+from kachery_p2p.transport.addresses import parse_address
 from kachery_p2p.transport.host import Host
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class Node:
         announce: multiaddrs to tell others instead of those it listens on.
         swarm_key: the 32-byte key of a private network, or None.
 
+    Raises:
+        InvalidAddress: an address to listen on, or of a peer, does not parse.
+
     Use::
 
         async with trio.open_nursery() as nursery:
@@ -74,6 +78,8 @@ class Node:
         self.host = Host(identity.seed, listen, announce=announce, swarm_key=swarm_key, agent=AGENT)
         self.exchange = Exchange(self.host, repo, on_bad_peer=self._on_bad_peer)
         self._peers = list(dict.fromkeys(peers))
+        for addr in self._peers:
+            parse_address(addr)
         self._peer_errors: dict[str, str] = {}
         self._downloads = Downloads(repo)
         self._whole_loads: dict[CID, tuple[Load, trio.Event]] = {}
@@ -83,7 +89,6 @@ class Node:
 
         Raises:
             AddressInUse: an address to listen on is taken.
-            InvalidAddress: an address to listen on, or of a peer, does not parse.
         """
         async with trio.open_nursery() as nursery:
             await nursery.start(self.host.run)
@@ -109,11 +114,9 @@ class Node:
             gone = trio.Event()
             try:
                 peer = await self.connect(addr)
-            except (DialError, InvalidAddress) as e:
+            except DialError as e:
                 self._peer_errors[addr] = str(e)
                 log.info("%s", e)
-                if isinstance(e, InvalidAddress):
-                    return
             else:
                 self._peer_errors.pop(addr, None)
                 self.host.protect(peer, "configured")
@@ -169,6 +172,9 @@ class Node:
         """
         begun = trio.current_time()
         root = CID.parse(cid)
+        providers = list(providers)
+        for addr in providers:
+            parse_address(addr)  # a mistyped address is told at once, not as one more peer that does not answer
         async with self.exchange.new_session(discover=True) as session:
             load = Load(self.repo, self._downloads, session, connect=self.connect, timeout=timeout, progress=progress)
 

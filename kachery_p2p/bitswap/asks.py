@@ -75,6 +75,7 @@ class Asks:
             self.in_flight += 1
             for one in want.sessions:
                 one.hopeless.discard(want.multihash)
+                one.orphans.pop(want.multihash, None)
         self.outboxes.put(link, want.cid, ask, now, urgent=True)
 
     def repeat(self, ask: Ask, now: float) -> None:

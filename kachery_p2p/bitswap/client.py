@@ -264,6 +264,7 @@ class Client:
             link.delivered(size, ask.at, now)
         if link.stalled or link.probation:
             link.recovered()
+        self._asks.dirty.add(link)
         for session in want.sessions:
             session.credit(link.peer, size)
             member = session.members.get(link)

@@ -120,8 +120,6 @@ RETRY_LAST = 60.0
 SKIPPED_WANT_SECONDS = 10.0
 #: Peers of Bitswap 1.0 and 1.1 cannot say DONT_HAVE: silence of this length says it for them (as Kubo does).
 LEGACY_DONT_HAVE_SECONDS = 5.0
-#: The same when it has answered a later want in the meantime.
-LEGACY_OVERTAKEN_SECONDS = 0.5
 #: At the end a block is asked of a second, faster peer; never of a third.
 MAX_COPIES = 2
 #: A second copy must be expected to come so many times, and so many seconds, sooner than the first.

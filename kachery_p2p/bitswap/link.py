@@ -32,7 +32,6 @@ class PeerLink:
         "_acc_start",
         "_best_rate",
         "_flat",
-        "answered_at",
         "asks",
         "block_asks",
         "blocks",
@@ -88,8 +87,6 @@ class PeerLink:
         self.busy_since = now
         self.last_sign = now
         self.retry_at = 0.0
-        #: When the newest ask was made that it has answered with a block.
-        self.answered_at = 0.0
         self._acc_start = now
         self._acc_bytes = 0
         self._best_rate = 0.0
@@ -123,7 +120,6 @@ class PeerLink:
     def delivered(self, size: int, asked_at: float, now: float) -> None:
         """A block came that had been asked of it."""
         self.last_sign = now
-        self.answered_at = max(self.answered_at, asked_at)
         latency = now - asked_at
         if latency > 0 and (self.latency == 0.0 or latency < self.latency):
             self.latency = latency

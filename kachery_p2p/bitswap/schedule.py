@@ -132,5 +132,5 @@ class Scheduler:
             room = max(room, limits.FIRST_PROBES)
         room = min(room, limits.MAX_ASKS_PER_PEER - len(link.asks) + link.standing)
         if room > 0:
-            for want in list(member.session.next_probes(member, room)):
+            for want in member.session.next_probes(member, room):
                 self._asks.ask(want, link, member.session, now, block=False)

@@ -8,8 +8,8 @@ next want for a peer costs constant time however many wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import Enum
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from kachery_p2p.bitswap import limits
@@ -25,6 +25,8 @@ _SIZE_FALL = 0.15
 #: Answers in a row that turn a peer's state around.
 _RUN_TO_DEMOTE = 8
 _RUN_TO_PROMOTE = 8
+#: Orphans looked at in one go.
+_LOOK_AT = 256
 
 
 class PeerState(Enum):
@@ -79,6 +81,10 @@ class Want:
         self.in_flight = 0
         self.lacking: set[PeerLink] = set()
         self.having: set[PeerLink] = set()
+
+    def unknown_to(self, link: PeerLink) -> bool:
+        """Whether this peer was not asked about it, nor said anything."""
+        return link not in self.asks and link not in self.lacking and link not in self.having
 
 
 class Member:
@@ -221,24 +227,22 @@ class Session:
             del member.has[multihash]
         return None
 
-    def next_probes(self, member: Member, count: int) -> Iterator[Want]:
+    def next_probes(self, member: Member, count: int) -> list[Want]:
         """Up to `count` wants about which this peer has not been asked yet; orphans first."""
         link = member.link
-        for want in list(self.orphans.values())[: 4 * count]:
-            if count <= 0:
-                return
-            if link not in want.asks and link not in want.lacking and link not in want.having:
-                count -= 1
-                yield want
-        order, base = self._order, self.base
-        index = max(member.probe_cursor - base, 0)
-        while index < len(order) and count > 0:
-            want = order[index]
+        found: dict[bytes, Want] = {}
+        # A short cut, so it need not be complete: the cursor below comes to every want in time.
+        for want in islice(self.orphans.values(), _LOOK_AT):
+            if len(found) < count and want.unknown_to(link):
+                found[want.multihash] = want
+        index = max(member.probe_cursor - self.base, 0)
+        while index < len(self._order) and len(found) < count:
+            want = self._order[index]
             index += 1
-            member.probe_cursor = base + index
-            if want is not None and link not in want.asks and link not in want.lacking and link not in want.having:
-                count -= 1
-                yield want
+            if want is not None and want.unknown_to(link):
+                found[want.multihash] = want
+        member.probe_cursor = self.base + index
+        return list(found.values())
 
     def returned(self, want: Want) -> None:
         """A want that was under way is to be had again."""

@@ -15,8 +15,8 @@ from kachery_p2p.bitswap.link import PeerLink
 from kachery_p2p.bitswap.schedule import Scheduler
 from kachery_p2p.bitswap.session import Ask, PeerState, Session
 
-#: Asks of one peer looked at in one tick: they are in the order of time, so the overdue ones come first.
-_LOOK_AT = 64
+#: Seconds between looks at single wants: they wait for many seconds anyway.
+_SKIP_TICK = 1.0
 
 
 class Watch:
@@ -26,13 +26,14 @@ class Watch:
         self._asks = asks
         self._scheduler = scheduler
         self._due = 0.0
+        self._skips_due = 0.0
         self._forgive: list[tuple[float, int, bytes, PeerLink]] = []
         self._count = 0
 
     def deadline(self) -> float | None:
         """When `tick` is due; None while there is nothing to watch."""
         due = self._forgive[0][0] if self._forgive else None
-        if self._asks.in_flight or any(link.stalled for link in self._asks.links.values()):
+        if self._asks.in_flight or any(link.stalled or link.probes for link in self._asks.links.values()):
             due = self._due if due is None else min(due, self._due)
         return due
 
@@ -54,6 +55,12 @@ class Watch:
         for link in links:
             if link.stalled and now >= link.retry_at:
                 self._retry(link, now)
+        if now >= self._skips_due:
+            self._skips_due = now + _SKIP_TICK
+            for link in links:
+                if link.connected and not link.stalled:
+                    self._check_skipped(link, now)
+                    self._check_probes(link, now)
         if self._asks.in_flight:
             for session in self._asks.sessions.values():
                 if session.wants:
@@ -67,7 +74,6 @@ class Watch:
             return
         unproven = not link.presence and link.blocks == 0
         if unproven or link.silent_for(now) <= link.patience(max(oldest.charge, 1)):
-            self._check_skipped(link, now)
             return
         link.stalled = True
         link.retry_at = now + link.retry_pause
@@ -95,16 +101,13 @@ class Watch:
 
     def _check_skipped(self, link: PeerLink, now: float) -> None:
         """Wants that a peer passes over while it delivers others, or that an old peer has no words to decline."""
-        for ask in list(link.asks.values())[:_LOOK_AT]:
+        wait = limits.SKIPPED_WANT_SECONDS if link.presence else limits.LEGACY_DONT_HAVE_SECONDS
+        for ask in list(link.asks.values()):
             if not ask.live or not ask.sent:
                 continue
             expected = ask.queue / link.rate if link.rate > 0 else 0.0
-            wait = limits.SKIPPED_WANT_SECONDS
-            if not link.presence:
-                overtaken = ask.at < link.answered_at
-                wait = limits.LEGACY_OVERTAKEN_SECONDS if overtaken else limits.LEGACY_DONT_HAVE_SECONDS
             if now - ask.at <= max(wait, 4 * expected):
-                return
+                continue
             want = ask.want
             if link.presence and not self._asks.others(link, want):
                 self._asks.repeat(ask, now)
@@ -119,6 +122,18 @@ class Watch:
             self._asks.give_up(ask, now, tell=True)
             for session in want.sessions:
                 session.orphans[want.multihash] = want
+
+    def _check_probes(self, link: PeerLink, now: float) -> None:
+        """Questions without an answer are asked again, if nobody else delivers the block in the meantime."""
+        for ask in link.asks.values():
+            if (
+                not ask.block
+                and not ask.declined
+                and ask.sent
+                and ask.want.in_flight == 0
+                and now - ask.at > limits.SKIPPED_WANT_SECONDS
+            ):
+                self._asks.repeat(ask, now)
 
     def _forgive_skips(self, now: float) -> None:
         """What a peer skipped some time ago it may be asked for again."""

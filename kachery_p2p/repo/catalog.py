@@ -73,6 +73,7 @@ CREATE TABLE files (
     UNIQUE (root, path)
 );
 CREATE INDEX files_by_size ON files (size);
+CREATE INDEX files_by_path ON files (path);
 CREATE TABLE leaves (
     multihash BLOB NOT NULL,
     file INTEGER NOT NULL REFERENCES files(id),

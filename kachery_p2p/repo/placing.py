@@ -26,7 +26,7 @@ from ..dag.cid import CID, DAG_PB
 from ..dag.profiles import Profile
 from ..errors import InvalidProfile, RepoError
 from .catalog import CHANGED, FILE, OK, WRAP_FILE, WRAP_NONE, Catalog
-from .fileio import NewFile, Stamp, explained, read_at, sync_folder
+from .fileio import NewFile, Stamp, explained, read_bytes_at, sync_folder
 from .layout import Layout, make_folders
 from .leaves import Leaf, MissingNode, walk_leaves
 from .limits import MIB, NODE_SPOOL, ROW_BATCH
@@ -253,12 +253,9 @@ def same_bytes(fd: int, path: Path | str | bytes) -> bool:
             size = os.fstat(fd).st_size
             if os.fstat(other.fileno()).st_size != size:
                 return False
-            left, right = memoryview(bytearray(MIB)), memoryview(bytearray(MIB))
             for offset in range(0, size, MIB):
-                length = min(MIB, size - offset)
-                if read_at(fd, left[:length], offset) != length:
-                    return False
-                if read_at(other.fileno(), right[:length], offset) != length or left[:length] != right[:length]:
+                # bytes, because memoryviews are compared item by item.
+                if read_bytes_at(fd, MIB, offset) != read_bytes_at(other.fileno(), MIB, offset):
                     return False
             return True
     except OSError:

@@ -17,7 +17,7 @@ from ..dag.profiles import Profile
 from ..dag.profiles import profile as named_profile
 from ..errors import DiskFull
 from .catalog import OK, insert_blocks
-from .fileio import Buffer, NewFile, Progress, Source, clone_file, explained, read_at, sync_fd, sync_folder
+from .fileio import Buffer, NewFile, Progress, Source, Stamp, clone_file, explained, read_at, sync_fd, sync_folder
 from .hashing import FileReader, TooShort, leaf_hashes
 from .layout import make_folders
 from .limits import RACY_NS, SMALL_FILE, TWIN_CANDIDATES, TWIN_SAMPLE

@@ -117,7 +117,7 @@ def parse_address(text: str) -> Address:
         return Address(text, names[0], f"{parts[0][1]}{zone}", int(str(parts[1][1])), peer)
     if not names:
         return Address(text, "", "", 0, peer, "there is nothing to dial but a peer ID")
-    used = [name for name in names[1:] if name != "udp"] or names
+    used = [name for name in names[1:] if name not in ("udp", "tcp")] or names
     return Address(text, "", "", 0, peer, f"the transport {'/'.join(used)} is not supported, only tcp is")
 
 

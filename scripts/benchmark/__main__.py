@@ -45,10 +45,11 @@ def main() -> int:
         datasets = [big_file(folder, options.size)] if options.size else []
         datasets += [small_files(folder, options.files)] if options.files else []
         for dataset in datasets:
-            results = measure(folder / "stage", dataset, rows, options.runs)
+            chosen = [row for row in rows if dataset.is_folder or not row.small_only]
+            results = measure(folder / "stage", dataset, chosen, options.runs)
             report["datasets"].append(_as_json(dataset, results))
             if not options.json:
-                _print_tables(dataset, rows, results)
+                _print_tables(dataset, chosen, results)
     if options.json:
         print(json.dumps(report, indent=2))
     return 0
@@ -77,7 +78,7 @@ def _print_tables(dataset: Dataset, rows: list[Row], results: Results) -> None:
         if not chosen:
             continue
         references = [row for row in chosen if row.key in REFERENCES[group]]
-        header = [f"{title}: {dataset.name}", "s", "from - to", "MB/s"]
+        header = [f"{title}: {dataset.name}", "s", "from - to", "files/s" if dataset.is_folder else "MB/s"]
         header += [f"x {row.title.partition(',')[0]}" for row in references]
         header += ["CPU s", "peak MiB", "on the disk"]
         lines = [header]
@@ -85,7 +86,8 @@ def _print_tables(dataset: Dataset, rows: list[Row], results: Results) -> None:
             samples = results[row.key]
             seconds = [sample.seconds for sample in samples]
             line = [row.title, f"{median(seconds):.2f}", f"{min(seconds):.2f} - {max(seconds):.2f}"]
-            line.append(f"{dataset.bytes / 1e6 / median(seconds):,.0f}")
+            amount = dataset.files if dataset.is_folder else dataset.bytes / 1e6
+            line.append(f"{amount / median(seconds):,.0f}")
             line += [f"{_seconds(results, reference) / median(seconds):.2f}" for reference in references]
             line += [_sides(samples, "cpu", ".1f"), _sides(samples, "peak", ".0f"), row.durable]
             lines.append(line)

@@ -24,12 +24,16 @@ class Own(Peer):
         """Starts it; without `node` it works on local data only. Raises `scripts.peers.PeerError`."""
         env = {"KACHERY_CLOUD_DIR": str(folder / "data"), "KACHERY_CLOUD_LISTEN": LISTEN}
         command = [sys.executable, "-m", "scripts.benchmark.own", *(["--local"] if not node else [])]
-        super().__init__(command, folder=folder, temporary=False, env=env)
+        super().__init__(command, folder=folder, temporary=False, disposable=True, env=env)
 
     def store(self, path: Path, *, link: bool = False) -> tuple[str, float]:
         """Stores or links a file or folder. Returns its URI and the seconds it took."""
         result = self.call("store", path=str(path), link=link)
         return result["uri"], result["seconds"]
+
+    def store_json(self, count: int) -> float:
+        """Stores `count` small values one after the other. Returns the seconds it took."""
+        return self.call("store_json", count=count)["seconds"]
 
     def load(
         self, uri: str, addr: str, *, dest: Path | None = None, timeout: float = CALL_SECONDS

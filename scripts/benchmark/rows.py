@@ -41,7 +41,8 @@ def _always() -> str | None:
 class Row:
     """One line of the table.
 
-    `durable` says what is safe on the disk when the clock stops; `unavailable` why the row cannot be measured here.
+    `durable` says what is safe on the disk when the clock stops; `unavailable` why the row cannot be measured here;
+    `small_only` is for rows that make sense with many small files only.
     """
 
     key: str
@@ -50,6 +51,7 @@ class Row:
     durable: str
     run: Callable[[Stage], Sample]
     unavailable: Callable[[], str | None] = _always
+    small_only: bool = False
 
 
 # --- store --------------------------------------------------------------------------------------------------
@@ -62,15 +64,22 @@ def _own_store(stage: Stage, *, link: bool) -> Sample:
         return Sample(seconds, {"own": meter.read()})
 
 
+def _own_store_json(stage: Stage) -> Sample:
+    with stage.fresh_folder() as folder, Own(folder) as own:
+        meter = Meter(own.pid)
+        seconds = own.store_json(stage.dataset.files)
+        return Sample(seconds, {"own": meter.read()})
+
+
 def _kubo_add(stage: Stage) -> Sample:
-    with stage.fresh_folder() as folder, Kubo(folder) as kubo:
+    with stage.fresh_folder() as folder, Kubo(folder, disposable=True) as kubo:
         meter = Meter(kubo.pid)
         result = kubo.call("add", path=str(stage.dataset.path))
         return Sample(result["seconds"], {"kubo": meter.read()})
 
 
 def _helia_add(stage: Stage) -> Sample:
-    with stage.fresh_folder() as folder, Helia(folder) as helia:
+    with stage.fresh_folder() as folder, Helia(folder, disposable=True) as helia:
         meter = Meter(helia.pid)
         command = "add_dir" if stage.dataset.is_folder else "add"
         result = helia.call(command, path=str(stage.dataset.path), profile="unixfs-v1-2025")
@@ -99,7 +108,7 @@ def _own_load(stage: Stage, source: Source, name: str) -> Sample:
 
 
 def _kubo_load(stage: Stage, source: Source, name: str, command: str) -> Sample:
-    with stage.fresh_folder() as folder, Kubo(folder) as kubo:
+    with stage.fresh_folder() as folder, Kubo(folder, disposable=True) as kubo:
         kubo.connect(source.addr)
         reader, server = Meter(kubo.pid), Meter(source.pid)
         copy = folder / "copy"
@@ -112,7 +121,7 @@ def _kubo_load(stage: Stage, source: Source, name: str, command: str) -> Sample:
 
 
 def _helia_load(stage: Stage, source: Source, name: str) -> Sample:
-    with stage.fresh_folder() as folder, Helia(folder) as helia:
+    with stage.fresh_folder() as folder, Helia(folder, disposable=True) as helia:
         helia.connect(source.addr)
         reader, server = Meter(helia.pid), Meter(source.pid)
         seconds = helia.get(source.cid, folder / "copy")
@@ -145,6 +154,7 @@ _NOT_SYNCED = "not synced"
 ROWS: tuple[Row, ...] = (
     Row("store", STORE, "store (a copy in the data directory)", _SYNCED, lambda s: _own_store(s, link=False)),
     Row("link", STORE, "link (no copy)", "nothing to sync", lambda s: _own_store(s, link=True)),
+    Row("store-json", STORE, "store_json, one after the other", _SYNCED, _own_store_json, small_only=True),
     Row("kubo-add", STORE, "Kubo add", _SYNCED_EACH, _kubo_add, peers_missing),
     Row("helia-add", STORE, "Helia add", _NOT_SYNCED, _helia_add, peers_missing),
     Row("cp", STORE, "cp, then a sha256 pass", _SYNCED, _cp_and_hash),

@@ -66,14 +66,14 @@ class Stage:
     def kubo(self) -> Source:
         """A Kubo node that has added the dataset."""
         if "kubo" not in self._sources:
-            kubo = self._stack.enter_context(Kubo(self._folder / "serving-kubo"))
+            kubo = self._stack.enter_context(Kubo(self._folder / "serving-kubo", disposable=True))
             self._sources["kubo"] = self._source(kubo, kubo.add)
         return self._sources["kubo"]
 
     def helia(self) -> Source:
         """A Helia node that has added the dataset, under the profile unixfs-v1-2025."""
         if "helia" not in self._sources:
-            helia = self._stack.enter_context(Helia(self._folder / "serving-helia"))
+            helia = self._stack.enter_context(Helia(self._folder / "serving-helia", disposable=True))
             self._sources["helia"] = self._source(helia, helia.add)
         return self._sources["helia"]
 

@@ -42,16 +42,25 @@ class Peer:
     """A running peer. Use as a context manager, or call `stop()`."""
 
     def __init__(
-        self, command: Sequence[str], *, folder: Path, temporary: bool, env: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        *,
+        folder: Path,
+        temporary: bool,
+        disposable: bool = False,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         """Starts `command` and waits until it is ready.
 
         `folder` holds the peer's data, and its log beside it; with `temporary` it goes when the peer stops.
+        With `disposable` (or `temporary`) nobody needs the folder afterwards, so the peer need not leave tidily,
+        which takes Kubo up to a quarter of a minute.
         `env` adds to the environment.
         Raises `PeerError` when the peer does not become ready.
         """
         self.folder = folder
         self._temporary = temporary
+        self._disposable = disposable or temporary
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
         self._pending: dict[int, Future[dict[str, Any]]] = {}
@@ -125,12 +134,14 @@ class Peer:
     def stop(self) -> None:
         """Asks the peer to leave, ends it when it does not, and clears up. Safe to call twice."""
         if self._process.poll() is None:
-            self.begin("stop")
-            try:
-                self._process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            if not self._disposable:
+                self.begin("stop")
+                try:
+                    self._process.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    pass
+            self._process.kill()
+            self._process.wait()
         self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
@@ -199,15 +210,17 @@ class Peer:
 class Kubo(Peer):
     """Kubo 0.22. Its `add` makes CIDv0 with 256 KiB dag-pb leaves; `pin` is its fastest fetch."""
 
-    def __init__(self, folder: Path | None = None, **options: object) -> None:
+    def __init__(self, folder: Path | None = None, *, disposable: bool = False, **options: object) -> None:
         """Starts Kubo on a free loopback port, with its repo in `folder` (default: a temporary one).
 
-        `options` are those of `kubo_peer.py --help`, with `_` for `-`. Raises `PeerError`.
+        With `disposable` the repo is not used again. `options` are those of `kubo_peer.py --help`, with `_` for `-`.
+        Raises `PeerError`.
         """
         _require()
         home = _folder(folder, "kubo-")
         command = [str(places.venv_python()), "-m", "scripts.peers.kubo_peer", "--repo", str(home / "repo")]
-        super().__init__([*command, *_flags(options)], folder=home, temporary=folder is None)
+        command += _flags(options)
+        super().__init__(command, folder=home, temporary=folder is None, disposable=disposable)
 
     def add(self, path: Path, *, timeout: float = CALL_SECONDS) -> str:
         """Adds a file or a directory. Returns its CID."""
@@ -217,18 +230,21 @@ class Kubo(Peer):
 class Helia(Peer):
     """Helia 7. It speaks Bitswap 1.2 only."""
 
-    def __init__(self, folder: Path | None = None, *, in_memory: bool = False, **options: object) -> None:
+    def __init__(
+        self, folder: Path | None = None, *, disposable: bool = False, in_memory: bool = False, **options: object
+    ) -> None:
         """Starts Helia on a free loopback port, with its repo in `folder` (default: a temporary one).
 
-        With `in_memory` blocks are kept in memory. `options` are those of `helia_peer.mjs`, with `_` for `-`.
-        Raises `PeerError`.
+        With `disposable` the repo is not used again; with `in_memory` blocks are kept in memory. `options` are those
+        of `helia_peer.mjs`, with `_` for `-`. Raises `PeerError`.
         """
         _require()
         home = _folder(folder, "helia-")
         command = [str(places.node_program()), str(places.HERE / "helia_peer.mjs")]
         if not in_memory:
             command += ["--repo", str(home / "repo")]
-        super().__init__([*command, *_flags(options)], folder=home, temporary=folder is None)
+        command += _flags(options)
+        super().__init__(command, folder=home, temporary=folder is None, disposable=disposable)
 
     def add(self, path: Path, *, profile: str = "unixfs-v1-2025", timeout: float = CALL_SECONDS) -> str:
         """Adds a file or a directory under a profile (`unixfs-v1-2025` or `unixfs-v0-2015`). Returns its CID."""

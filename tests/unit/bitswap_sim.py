@@ -102,8 +102,8 @@ class Sim:
     def run(self, until: Callable[[], bool], limit: float = 600.0) -> bool:
         """Until the condition holds or the virtual time is over; says which."""
         steps = 0
-        self._flush()
         while not until():
+            self._flush()
             steps += 1
             assert steps < 2_000_000, "the simulation does not end"
             deadline = self.client.next_deadline(self.now)
@@ -118,7 +118,6 @@ class Sim:
                 heapq.heappop(self.events)[2]()
             if self.now > limit:
                 return until()
-            self._flush()
         return True
 
     def _flush(self) -> None:

@@ -175,10 +175,10 @@ def test_a_leaver_s_work_goes_on_elsewhere() -> None:
 
 
 def test_old_peers_are_asked_in_their_words() -> None:
-    """Peers of Bitswap 1.1 get no questions, only wants; what they do not have comes from others by timeout."""
+    """Peers of Bitswap 1.1 get no questions, only wants; one that lacks half holds nobody up."""
     half = {made_cid(n).multihash for n in range(0, 300, 2)}
     sim = load(SimPeer("old", 20e6, 0.01, old=True, holds=half), SimPeer("new", 20e6, 0.01), until=60)
-    assert sim.peers["old"].sent_blocks > 50
+    assert sim.now < 1.2 * 300 * MIB / 20e6
     assert load(SimPeer("old", 20e6, 0.01, old=True)).duplicates == 0
 
 
@@ -441,4 +441,4 @@ def test_any_swarm_delivers_what_honest_peers_have(
     sim.run(lambda: False, sim.now + 1)
     assert session.outstanding == 0
     for link in sim.client.links.values():
-        assert (link.block_asks, link.outstanding, link.probes, link.standing, len(link.asks)) == (0, 0, 0, 0, 0)
+        assert (link.block_asks, link.outstanding, link.probes, link.standing, len(link.asks)) == (0, 0, 0, 0, 0), link.peer

@@ -85,6 +85,7 @@ SHA = b"\x12\x20" + bytes(32)
         ("", "empty"),
         (V1[:-1], "cut off"),
         (V1[:-8], "cut off"),
+        (V1[:-1] + "f", "mistyped"),
         (V0[:-1], "46 characters"),
         (V0 + "a", "46 characters"),
         (V0[:-1] + "0", "characters that its base does not use"),

@@ -72,6 +72,7 @@ def test_loaded_file_is_as_if_stored(here: Repo, there: Repo, profile: Profile, 
         load(download, there)
         assert download.complete == here.path_for(stored.cid)
     path = here.find_file(stored.cid)
+    assert path is not None
     assert path == here.path_for(stored.cid)
     assert path.read_bytes() == DATA[:size]
     assert path.stat().st_mode & 0o222 == 0

@@ -126,7 +126,7 @@ def spoil_root_node(repo: Repo, cid: CID) -> None:
 
 
 def test_verify_finds_and_mends_wrong_blocks_in_the_catalog(repo: Repo) -> None:
-    """An inner node whose bytes went bad in the catalog is found, and made again from the file where that is possible."""
+    """An inner node that went bad in the catalog is found, and made again from the file where that is possible."""
     for profile in (TINY, None, "unixfs-v0-2015"):
         stored = repo.store_bytes(LARGE[:3_000_000], profile=profile or "unixfs-v1-2025")
         spoil_root_node(repo, stored.cid)
