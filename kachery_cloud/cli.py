@@ -11,104 +11,12 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from functools import wraps
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-from .errors import IsADirectory, KacheryError
-
-INTERRUPTED = 130
-BROKEN_PIPE = 141
-
-Command = Callable[..., Any]
-
-
-# --- results and errors --------------------------------------------------------------------------------------------
-
-
-def _guarded(function: Command) -> Command:
-    """Turn the errors that are meant for people into a sentence and an exit code."""
-
-    @wraps(function)
-    def run(*args: Any, **kwargs: Any) -> None:
-        as_json = bool(kwargs.get("as_json"))
-        try:
-            function(*args, **kwargs)
-            sys.stdout.flush()
-        except KacheryError as exc:
-            _fail(type(exc).__name__, str(exc), exc.exit_code, as_json)
-        except KeyboardInterrupt:
-            _fail(
-                "Interrupted", "Interrupted. What has arrived is kept, and is not fetched again.", INTERRUPTED, as_json
-            )
-        except BrokenPipeError:
-            _leave_quietly()
-        except OSError as exc:
-            from kachery_p2p.repo.fileio import explain
-
-            named = explain(exc, "using", exc.filename or "a file")
-            _fail(type(named).__name__, str(named), named.exit_code, as_json)
-
-    return run
-
-
-def _fail(name: str, message: str, code: int, as_json: bool) -> NoReturn:
-    try:
-        if as_json:
-            click.echo(json.dumps({"error": {"type": name, "message": message}}))
-        else:
-            click.echo(f"Error: {message}", err=True)
-    except BrokenPipeError:
-        _leave_quietly()
-    raise click.exceptions.Exit(code)
-
-
-def _leave_quietly() -> NoReturn:
-    """Nobody reads any more (`... | head`): end without a word, and without the interpreter's last flush failing."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError, AttributeError):  # stdout is no file, as in tests
-        pass
-    raise click.exceptions.Exit(BROKEN_PIPE)
-
-
-def _result(as_json: bool, text: str, **values: Any) -> None:
-    click.echo(json.dumps(values, ensure_ascii=False) if as_json else text)
-
-
-class _Command(click.Command):
-    """A command that says usage errors in JSON too, when it is asked to."""
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        arguments = kwargs.get("args")
-        given = list(sys.argv[1:] if arguments is None else arguments)
-        return _main(super().main, given, args, kwargs)
-
-
-class _Group(click.Group):
-    command_class = _Command
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        arguments = kwargs.get("args")
-        given = list(sys.argv[1:] if arguments is None else arguments)
-        return _main(super().main, given, args, kwargs)
-
-
-def _main(main: Command, given: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    kwargs["standalone_mode"] = False
-    try:
-        code = main(*args, **kwargs)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.Abort:
-        sys.exit(INTERRUPTED)
-    except click.ClickException as exc:
-        if "--json" in given:
-            click.echo(json.dumps({"error": {"type": "Usage", "message": exc.format_message()}}))
-        else:
-            exc.show()
-        sys.exit(exc.exit_code)
-
+from .cli_support import Command, Function, Group, guarded, print_result
+from .errors import IsADirectory
 
 # --- options -------------------------------------------------------------------------------------------------------
 
@@ -122,7 +30,7 @@ _profile_option = click.option(
 _verbose_option = click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is done.")
 
 
-def _loading(function: Command) -> Command:
+def _loading(function: Function) -> Function:
     for option in (
         click.option(
             "--timeout", type=float, metavar="SECONDS", help="Give up when nothing arrives for so long. [default: 60]"
@@ -143,18 +51,18 @@ def _loading(function: Command) -> Command:
 _CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-def _command(name: str) -> Callable[[Command], click.Command]:
+def _command(name: str) -> Callable[[Function], click.Command]:
     """A command of the group, also to be run by itself."""
 
-    def make(function: Command) -> click.Command:
-        command = click.command(name, cls=_Command, context_settings=_CONTEXT)(_guarded(function))
+    def make(function: Function) -> click.Command:
+        command = click.command(name, cls=Command, context_settings=_CONTEXT)(guarded(function))
         cli.add_command(command)
         return command
 
     return make
 
 
-@click.group(cls=_Group, context_settings=_CONTEXT)
+@click.group(cls=Group, context_settings=_CONTEXT)
 @click.version_option(package_name="kachery-cloud", message="%(prog)s %(version)s")
 def cli() -> None:
     """Share scientific data straight from one workstation to another.
@@ -229,7 +137,7 @@ def _store(
     # This process ends at once, so it does not become the node; one that runs is told.
     served = tell_running_node(config, str(stored.cid))
     uri = format_uri(str(stored.cid), label=label)
-    _result(as_json, uri, uri=uri, cid=str(stored.cid), size=stored.size, path=str(stored.path), served=served)
+    print_result(as_json, uri, uri=uri, cid=str(stored.cid), size=stored.size, path=str(stored.path), served=served)
     if not served and sys.stderr.isatty():
         click.echo("No node is running here. To serve this to others, run: kachery-cloud-node", err=True)
 
@@ -272,7 +180,7 @@ def load(
             ) from exc
         path = load_dir(uri, dest, verbose=verbose, **more)
     size = os.path.getsize(path) if os.path.isfile(path) else None
-    _result(as_json, path, path=path, uri=uri, size=size, seconds=round(_clock() - begun, 3))
+    print_result(as_json, path, path=path, uri=uri, size=size, seconds=round(_clock() - begun, 3))
 
 
 @_command("cat")
@@ -388,7 +296,7 @@ def init(as_json: bool) -> None:
     from .info import init as make
 
     made = make()
-    _result(as_json, f"Data directory: {made['directory']}\nPeer ID:        {made['peer_id']}", **made)
+    print_result(as_json, f"Data directory: {made['directory']}\nPeer ID:        {made['peer_id']}", **made)
 
 
 @_command("status")

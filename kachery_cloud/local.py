@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,29 +15,27 @@ if TYPE_CHECKING:
 
     from .config import Config
 
-_repos: dict[tuple[int, Path], Repo] = {}
-_mutex = threading.Lock()
+_repos: dict[Path, Repo] = {}
 
 
 def repository(config: Config) -> Repo:
-    """The open repo of this process for the data directory; made on first need. A forked child opens its own."""
-    from kachery_p2p.repo.repo import Repo
-
-    key = (os.getpid(), config.directory)
-    repo = _repos.get(key)
+    """The open repo of this process for the data directory; made on first need. A forked child may go on using it."""
+    repo = _repos.get(config.directory)
     if repo is None:
-        with _mutex:
-            repo = _repos.get(key)
-            if repo is None:
-                repo = _repos[key] = Repo.open(config.directory)
+        from kachery_p2p.repo.repo import Repo
+
+        # No lock, which a fork could copy while it is held: of two threads that open it at once, one keeps its own.
+        mine = Repo.open(config.directory)
+        repo = _repos.setdefault(config.directory, mine)
+        if repo is not mine:
+            mine.close()
     return repo
 
 
 def close_repositories() -> None:
     """Close the repos of this process; the next call opens them again. For tests and for leaving early."""
-    with _mutex:
-        for key in [key for key in _repos if key[0] == os.getpid()]:
-            _repos.pop(key).close()
+    while _repos:
+        _repos.popitem()[1].close()
 
 
 class NotHere(Exception):

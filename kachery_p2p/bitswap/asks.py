@@ -7,6 +7,8 @@ cancel, of everything that it still keeps for us and that we no longer want.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.link import PeerLink
 from kachery_p2p.bitswap.outbox import Outboxes
@@ -25,7 +27,7 @@ class Asks:
         self.dirty: set[PeerLink] = set()
         #: Blocks under way, copies counted.
         self.in_flight = 0
-        self._recent: dict[bytes, None] = {}
+        self._recent: OrderedDict[bytes, None] = OrderedDict()
 
     # --- links -----------------------------------------------------------------------------------------------------
 
@@ -172,11 +174,10 @@ class Asks:
     # --- what was wanted lately ------------------------------------------------------------------------------------
 
     def _remember(self, multihash: bytes) -> None:
-        recent = self._recent
-        recent.pop(multihash, None)
-        recent[multihash] = None
-        if len(recent) > limits.REMEMBERED_WANTS:
-            del recent[next(iter(recent))]
+        self._recent[multihash] = None
+        self._recent.move_to_end(multihash)
+        if len(self._recent) > limits.REMEMBERED_WANTS:
+            self._recent.popitem(last=False)
 
     def was_wanted(self, multihash: bytes) -> bool:
         """Whether a block that nobody wants now was wanted lately: then it is late, and no lie."""

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import islice
 
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.messages import Entry, Presence, WantType
@@ -195,13 +196,15 @@ class Engine:
         del ledger.wants[want.cid.multihash]
         if want.state is _State.QUEUED:
             ledger.block_bytes -= want.size
-            if len(ledger.queue) > 2 * limits.MAX_WANTS_PER_PEER:
-                # Cancelled wants left their entries behind.
-                ledger.queue = [t for t in ledger.queue if t[2].state is _State.QUEUED and t[2] is not want]
+            # Entries of cancelled wants stay behind; they are swept out when they are the greater part.
+            if len(ledger.queue) > max(2 * len(ledger.wants), limits.MAX_WANTS_PER_PEER):
+                ledger.queue = [t for t in ledger.queue if t[2] is not want and t[2].state is _State.QUEUED]
                 heapq.heapify(ledger.queue)
         elif want.state is _State.ABSENT:
             self._unwait(want)
-        elif want.state is _State.LOOKUP and len(ledger.lookups) > 2 * limits.MAX_WANTS_PER_PEER:
+        elif want.state is _State.LOOKUP and len(ledger.lookups) > max(
+            2 * len(ledger.wants), limits.MAX_WANTS_PER_PEER
+        ):
             ledger.lookups = deque(w for w in ledger.lookups if ledger.wants.get(w.cid.multihash) is w)
         # Whoever still holds it sees that it is not queued any more.
         want.state = _State.SENDING
@@ -313,9 +316,8 @@ class Engine:
             heapq.heappop(queue)
 
     def _reply(self, ledger: Ledger, with_blocks: bool) -> Reply:
-        presences: list[Presence] = []
-        while ledger.presences and len(presences) < limits.MAX_PRESENCES_PER_REPLY:
-            presences.append(ledger.presences.pop(next(iter(ledger.presences))))
+        told = list(islice(ledger.presences, limits.MAX_PRESENCES_PER_REPLY))
+        presences = [ledger.presences.pop(multihash) for multihash in told]
         wants: list[PeerWant] = []
         size = 0
         self._trim(ledger)

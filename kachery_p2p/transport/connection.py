@@ -334,7 +334,8 @@ class Connection:
     async def open_stream(self) -> Stream:
         """Open a stream; waits while the peer has too many to acknowledge. Raises `StreamError`."""
         while not self.core.can_open and not self.is_closed:
-            self._room = trio.Event()
+            if self._room.is_set():
+                self._room = trio.Event()
             await self._room.wait()
         if self.is_closed:
             raise StreamError(f"The connection with {self.peer} is gone: {self.close_reason}.")

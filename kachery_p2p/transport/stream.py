@@ -44,7 +44,11 @@ class Stream(YamuxStream):
         self._unyielded = 0
 
     def __repr__(self) -> str:
-        return f"<Stream {self.id} of {self.protocol or 'no protocol'} with {self.peer}>"
+        return f"<Stream {self.id} {self._name} with {self.peer}>"
+
+    @property
+    def _name(self) -> str:
+        return self.protocol or "(no protocol yet)"
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -61,7 +65,7 @@ class Stream(YamuxStream):
             return True
         while True:
             if self.reset_reason:
-                raise StreamReset(f"The stream {self.protocol} with {self.peer} broke: {self.reset_reason}.")
+                raise StreamReset(f"The stream {self._name} with {self.peer} broke: {self.reset_reason}.")
             if self.chunks:
                 return True
             if self.remote_fin:
@@ -93,7 +97,7 @@ class Stream(YamuxStream):
         done, size = 0, len(target)
         while done < size:
             if not await self._wait_readable():
-                raise StreamEOF(f"The peer {self.peer} ended the stream {self.protocol} after {done} of {size} bytes.")
+                raise StreamEOF(f"The peer {self.peer} ended the stream {self._name} after {done} of {size} bytes.")
             done += self.take_into(target[done:] if done else target)
             self.connection.flush()
 
@@ -140,12 +144,12 @@ class Stream(YamuxStream):
     def _check_writable(self) -> None:
         self._check_reset()
         if self.fin_wanted:
-            raise StreamReset(f"The stream {self.protocol} with {self.peer} was closed by this side.")
+            raise StreamReset(f"The stream {self._name} with {self.peer} was closed by this side.")
 
     def _check_reset(self) -> None:
         reason = self.reset_reason or self.broken
         if reason:
-            raise StreamReset(f"The stream {self.protocol} with {self.peer} broke: {reason}.")
+            raise StreamReset(f"The stream {self._name} with {self.peer} broke: {reason}.")
 
     # --- ending ----------------------------------------------------------------------------------------------------
 

@@ -441,4 +441,5 @@ def test_any_swarm_delivers_what_honest_peers_have(
     sim.run(lambda: False, sim.now + 1)
     assert session.outstanding == 0
     for link in sim.client.links.values():
-        assert (link.block_asks, link.outstanding, link.probes, link.standing, len(link.asks)) == (0, 0, 0, 0, 0), link.peer
+        sums = (link.block_asks, link.outstanding, link.probes, link.standing, len(link.asks))
+        assert sums == (0, 0, 0, 0, 0), link.peer

@@ -260,7 +260,11 @@ def test_a_bar_for_long_work(capsys: pytest.CaptureFixture[str], monkeypatch: py
         thread.start()
         thread.join()
         update(50, 200)
-    update(60, 200)  # late news is not drawn
     out, err = capsys.readouterr()
     assert out == ""
     assert "Storing x" in err
+    update(60, 200)
+    with progress.progress_bar("Storing y", enabled=True) as late:
+        pass
+    late(10, 100)
+    assert capsys.readouterr() == ("", "")  # late news is not drawn

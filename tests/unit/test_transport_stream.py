@@ -163,10 +163,12 @@ async def test_failing_handler_costs_its_stream_only(
     a, b = pair
 
     async def broken(stream: Stream) -> None:
+        await stream.read(1)
         raise error
 
     b.set_handler("/test/broken", broken)
     stream = await a.open_stream(b.peer_id, ["/test/broken"])
+    await stream.write(b"x")
     with caplog.at_level(logging.WARNING), pytest.raises(StreamReset):
         await stream.read()
     assert [record.name for record in caplog.records] == ["kachery_p2p.transport"]

@@ -57,8 +57,8 @@ async def stop(host: Host, scope: trio.CancelScope) -> None:
 
 async def says_back(host: Host, peer: str, data: bytes = b"are you there?") -> bool:
     """Whether a peer's echo works."""
-    async with await host.open_stream(peer, [ECHO]) as stream:
-        await stream.write(data)
+    async with await host.open_stream(peer, [ECHO]) as stream, trio.open_nursery() as nursery:
+        nursery.start_soon(stream.write, data)
         return bytes(await stream.read_exactly(len(data))) == data
 
 

@@ -1,0 +1,102 @@
+"""What all commands share: results, errors and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NoReturn
+
+import click
+
+from .errors import KacheryError
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+Function = Callable[..., Any]
+
+
+def guarded(function: Function) -> Function:
+    """Turn the errors that are meant for people into a sentence and an exit code."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        as_json = bool(kwargs.get("as_json"))
+        try:
+            function(*args, **kwargs)
+            sys.stdout.flush()
+        except KacheryError as exc:
+            _fail(type(exc).__name__, str(exc), exc.exit_code, as_json)
+        except KeyboardInterrupt:
+            _fail(
+                "Interrupted", "Interrupted. What has arrived is kept, and is not fetched again.", INTERRUPTED, as_json
+            )
+        except BrokenPipeError:
+            _leave_quietly()
+        except OSError as exc:
+            from kachery_p2p.repo.fileio import explain
+
+            named = explain(exc, "using", exc.filename or "a file")
+            _fail(type(named).__name__, str(named), named.exit_code, as_json)
+
+    return run
+
+
+def _fail(name: str, message: str, code: int, as_json: bool) -> NoReturn:
+    try:
+        if as_json:
+            click.echo(json.dumps({"error": {"type": name, "message": message}}))
+        else:
+            click.echo(f"Error: {message}", err=True)
+    except BrokenPipeError:
+        _leave_quietly()
+    raise click.exceptions.Exit(code)
+
+
+def _leave_quietly() -> NoReturn:
+    """Nobody reads any more (`... | head`): end without a word, and without the interpreter's last flush failing."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):  # stdout is no file, as in tests
+        pass
+    raise click.exceptions.Exit(BROKEN_PIPE)
+
+
+def print_result(as_json: bool, text: str, **values: Any) -> None:
+    click.echo(json.dumps(values, ensure_ascii=False) if as_json else text)
+
+
+class Command(click.Command):
+    """A command that says usage errors in JSON too, when it is asked to."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        arguments = kwargs.get("args")
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        return _main(super().main, given, args, kwargs)
+
+
+class Group(click.Group):
+    command_class = Command
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        arguments = kwargs.get("args")
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        return _main(super().main, given, args, kwargs)
+
+
+def _main(main: Function, given: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    kwargs["standalone_mode"] = False
+    try:
+        code = main(*args, **kwargs)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.Abort:
+        sys.exit(INTERRUPTED)
+    except click.ClickException as exc:
+        if "--json" in given:
+            click.echo(json.dumps({"error": {"type": "Usage", "message": exc.format_message()}}))
+        else:
+            exc.show()
+        sys.exit(exc.exit_code)
