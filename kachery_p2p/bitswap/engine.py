@@ -290,12 +290,14 @@ class Engine:
         self.crowded = False
         best: Ledger | None = None
         full = self.outstanding >= limits.MAX_OUTSTANDING
+        # Reading ahead is for when there is room: then slow readers hold less of it.
+        replies = limits.MAX_REPLIES_PER_PEER if self.outstanding < limits.MAX_OUTSTANDING // 2 else 1
         for ledger in list(self._active):
             self._trim(ledger)
             if not ledger.queue and not ledger.presences:
                 del self._active[ledger]
             elif (
-                ledger.replies < limits.MAX_REPLIES_PER_PEER
+                ledger.replies < replies
                 and ledger.outstanding < limits.MAX_OUTSTANDING_PER_PEER
                 and (best is None or ledger.served < best.served)
             ):

@@ -58,8 +58,14 @@ class _Peer:
         self.offences: list[float] = []
         self.want_lane: WantLane | None = None
         self.reply_lane: ReplyLane | None = None
-        self.lane_scopes: list[trio.CancelScope] = []
+        #: Of the lanes and of the inbound streams: cancelled when the peer goes or is dropped.
+        self.scopes: set[trio.CancelScope] = set()
         self.life = 0
+
+    def cancel(self) -> None:
+        """End all streams of the peer."""
+        for scope in self.scopes:
+            scope.cancel()
 
 
 class Exchange:
@@ -195,8 +201,7 @@ class Exchange:
         self._engine.cancel_all(peer)
         state = self._peers.pop(peer, None)
         if state is not None:
-            for scope in state.lane_scopes:
-                scope.cancel()
+            state.cancel()
         self._drained.unpark_all()
         self._dispatch()
         self._pump()
@@ -228,11 +233,16 @@ class Exchange:
             self._drop(peer, f"It broke the Bitswap protocol {limits.MAX_OFFENCES} times; the last: {why}")
 
     def _drop(self, peer: str, why: str) -> None:
-        """Nothing more is asked of this peer, and the node is told."""
+        """Nothing more is asked of this peer or heard from it, and the node is told."""
+        if self._client.is_bad(peer):
+            return
         log.warning("The peer %s is dropped: %s", peer, why)
         self._client.bad_peer(peer, trio.current_time())
         self._engine.cancel_all(peer)
         self._drained.unpark_all()
+        state = self._peers.pop(peer, None)
+        if state is not None:
+            state.cancel()
         if self._on_bad_peer is not None:
             self._on_bad_peer(peer, why)
         self._pump()
@@ -274,8 +284,9 @@ class Exchange:
 
     async def _run_lane(self, state: _Peer, lane: WantLane | ReplyLane) -> None:
         with trio.CancelScope() as scope:
-            state.lane_scopes.append(scope)
+            state.scopes.add(scope)
             await lane.run()
+        state.scopes.discard(scope)
 
     async def _keep_time(self) -> None:
         while True:
@@ -304,13 +315,13 @@ class Exchange:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Others wait while slow readers hold all the memory: the one that is stuck longest goes."""
+        """Others wait while slow readers hold all the memory: those that are stuck go."""
         now = trio.current_time()
         lanes = [state.reply_lane for state in self._peers.values() if state.reply_lane is not None]
-        worst = max(lanes, key=lambda lane: lane.stuck_for(now), default=None)
-        if worst is not None and worst.stuck_for(now) > limits.REPLY_STALL_CROWDED:
-            worst.abort()
-        elif now + 1.0 < self._alarm:
+        stuck = [lane for lane in lanes if lane.stuck_for(now) > limits.REPLY_STALL_CROWDED]
+        for lane in stuck:
+            lane.abort()
+        if not stuck and now + 1.0 < self._alarm:
             self._alarm = now + 1.0
             self._rearm.set()
 
@@ -355,15 +366,21 @@ class Exchange:
             await stream.reset()
             return
         state.inbound += 1
+        scope = trio.CancelScope()
+        state.scopes.add(scope)
         try:
-            async with state.slots:
-                await self._read_stream(stream, peer, state)
+            with scope:
+                async with state.slots:
+                    await self._read_stream(stream, peer, state)
+            if scope.cancelled_caught:
+                await stream.reset()
         except (MalformedMessage, StreamEOF) as error:
             self._offence(peer, str(error))
             await stream.reset()
         except StreamError as error:
             log.debug("a stream from %s ended: %s", peer, error)
         finally:
+            state.scopes.discard(scope)
             state.inbound -= 1
             if not state.inbound and self._peers.get(peer) is state and peer not in self._up:
                 del self._peers[peer]

@@ -96,7 +96,7 @@ class WantLane:
                 await self._out.close()
 
     async def _send(self, entries: list[Entry], full: bool) -> None:
-        for _ in range(2):
+        for _ in range(limits.STREAM_ATTEMPTS):
             try:
                 if full:
                     await self._out.reset()
@@ -236,7 +236,7 @@ class ReplyLane:
         self._engine.written(reply)
         if not payload and not presences:
             return 0, 0
-        for attempt in (1, 2):
+        for attempt in range(limits.STREAM_ATTEMPTS):
             try:
                 stream = await self._out.get()
                 if payload or speaks_presence(stream.protocol):
@@ -251,7 +251,7 @@ class ReplyLane:
             except KacheryError as error:
                 log.debug("replying to %s: %s", self._peer, error)
                 await self._out.reset()
-                if attempt == 2:
+                if attempt == limits.STREAM_ATTEMPTS - 1:
                     self._engine.cancel_all(self._peer)
         return 0, 0
 

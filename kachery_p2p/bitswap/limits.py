@@ -38,7 +38,9 @@ REPLY_STALL_TIMEOUT = 60.0
 REPLY_STALL_CROWDED = 5.0
 #: Replies are written in pieces so that progress can be seen: this size for a slow peer, whole messages for a fast one.
 REPLY_WRITE_PIECE = 64 * KIB
-#: A peer whose stream failed twice is left alone for this long.
+#: Times a message is tried: a stream that broke while idle is noticed only now, and the next may fail to open.
+STREAM_ATTEMPTS = 3
+#: A peer whose streams failed so often is left alone for this long.
 UNREACHABLE_PAUSE = 10.0
 #: Peers whose sums stay in the statistics after they left.
 MAX_STATS_PEERS = 256

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,7 @@ class Download:
         self.path = placer.layout.partial_for(cid)
         self._file = self._lock(timeout)
         self._guard = threading.Lock()
+        self._noting = threading.Lock()
         self._wraps: Counter[int] = Counter()
         self._wrote = False
         self._write_back = WriteBack(self._file.fd)
@@ -300,24 +301,40 @@ class Download:
             self._note_wrap(wrap)
 
     def _note_wrap(self, wrap: int) -> None:
-        with self._guard:
+        with self._noting:
             self._wraps[wrap] += 1
 
-    def _known_wraps(self, size: int) -> _Wraps:
-        """Check that the DAG in the catalog is that of this file, and say how its leaves are wrapped."""
-        wraps = _Wraps(self._file.fd, self._wraps)
+    def _known_wraps(self, size: int) -> Callable[[Leaf], int]:
+        """Check that the DAG in the catalog is that of this file, and say how its leaves are wrapped.
+
+        When all dag-pb leaves were seen coming, in one and the same wrap, that is it. Otherwise the bytes decide.
+        """
+        if self.cid.codec != DAG_PB:
+            return lambda leaf: WRAP_NONE
+        with self._noting:
+            seen = self._wraps.copy()
         try:
-            if self.cid.codec == DAG_PB:
-                for leaf in walk_leaves(self.cid, size, self._reader.node):
-                    wraps.prepare(leaf)
-                wraps.settle()
+            leaves = sum(1 for _ in self._dag_pb_leaves(size))
+            if len(seen) != 1 or seen.total() < leaves:
+                look = WrapFinder(self._file.fd)
+                seen = Counter(look(leaf) for leaf in self._dag_pb_leaves(size))
+                if len(seen) > 1:
+                    return look
         except MissingNode as why:
             raise RepoError(
                 f"The inner node {why.cid} of {self.cid} is not in the catalog; put_block it before finish."
             ) from None
         except MalformedDag as why:
             raise RepoError(f"The blocks of {self.cid} are not those of a file of {size} bytes: {why}") from why
-        return wraps
+        except DamagedFile as why:
+            raise HashMismatch(str(why)) from why
+        wrap = next(iter(seen), WRAP_NONE)
+        return lambda leaf: wrap if leaf.cid.codec == DAG_PB else WRAP_NONE
+
+    def _dag_pb_leaves(self, size: int) -> Iterator[Leaf]:
+        for leaf in walk_leaves(self.cid, size, self._reader.node):
+            if leaf.inline is None and leaf.cid.codec == DAG_PB:
+                yield leaf
 
     def _place(self) -> Path:
         """Rename the partial file into `ipfs/`."""
@@ -360,44 +377,6 @@ class Download:
             os.close(self._old)
             self._old = None
         self._file.close()
-
-
-class _Wraps:
-    """How each leaf of a downloaded file is wrapped.
-
-    When all its dag-pb leaves were seen coming, in one and the same wrap, that is it. Otherwise the bytes decide.
-    """
-
-    def __init__(self, fd: int, seen: Counter[int]) -> None:
-        self._find = WrapFinder(fd)
-        self._seen = seen
-        self._leaves = 0
-        self._found: Counter[int] = Counter()
-
-    def prepare(self, leaf: Leaf) -> None:
-        """Called for each leaf before the file is placed."""
-        if leaf.inline is None and leaf.cid.codec == DAG_PB:
-            self._leaves += 1
-            if len(self._seen) != 1:
-                self._found[self._look(leaf)] += 1
-
-    def settle(self) -> None:
-        """Called when all were prepared."""
-        if self._seen.total() < self._leaves or len(self._seen) != 1:
-            self._seen = self._found
-
-    def __call__(self, leaf: Leaf) -> int:
-        if leaf.inline is not None or leaf.cid.codec == RAW:
-            return WRAP_NONE
-        if len(self._seen) == 1:
-            return next(iter(self._seen))
-        return self._look(leaf)
-
-    def _look(self, leaf: Leaf) -> int:
-        try:
-            return self._find(leaf)
-        except DamagedFile as why:
-            raise HashMismatch(str(why)) from why
 
 
 def _is_at(fd: int, path: Path) -> bool:

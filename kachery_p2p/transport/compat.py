@@ -1,10 +1,11 @@
 """Every use of py-libp2p 0.8.1 in the data path, and what is wrong with the rest.
 
-What is used: key types and peer IDs, the Noise XX handshake (`PatternXX`), the identify and peer-record
-messages, the ping service; and, through `upstream.py`, whatever protocol is written against its `IHost`.
+What is used: key types and peer IDs, the Noise XX handshake (`PatternXX`), the messages and signed records of
+identify; and, through `upstream.py`, whatever protocol is written against its `IHost` (circuit relay, AutoNAT,
+ping).
 
-What is not used, and why; file names are relative to the installed `libp2p` package, and each line has its test
-in `tests/faults/test_transport_upstream.py`:
+What is not used, and why. File names are relative to the installed `libp2p` package;
+`tests/faults/test_transport_defects.py` says where the test of each is:
 
  1. A multistream line that is not UTF-8 ends the host: `protocol_muxer/multiselect_communicator.py:58`. Our
     `multistream.py` raises an error of that stream.
@@ -34,6 +35,7 @@ It logs through the root logger, and `logging.debug` on a root logger without ha
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -50,11 +52,14 @@ from kachery_p2p.errors import StreamError
 def quieten() -> None:
     """Keep py-libp2p's log messages from users who did not ask for them (defect 14).
 
-    A level that somebody set stays.
+    Importing it sets its logger to WARNING and cuts it off from the root, so that the logging module's last resort
+    prints to the screen. A level that somebody else set stays.
     """
+    if "LIBP2P_DEBUG" in os.environ:
+        return
     for name in ("libp2p", "multiaddr", "noise"):
         logger = logging.getLogger(name)
-        if logger.level == logging.NOTSET or (name == "libp2p" and logger.level < logging.CRITICAL):
+        if logger.level in (logging.NOTSET, logging.WARNING):
             logger.setLevel(logging.CRITICAL)
 
 

@@ -64,6 +64,7 @@ class Connection:
         initiator: whether this side opened the connection.
         shared: of the host.
         serve: is called in a task of its own for each stream the peer opens.
+        ended: is called once when the connection is over, while handlers may still be running.
         received: ciphertext that came in after the handshake.
         plaintext: decrypted bytes that came in after the muxer was agreed on.
     """
@@ -78,6 +79,7 @@ class Connection:
         initiator: bool,
         shared: Shared,
         serve: Callable[[Stream], Awaitable[None]],
+        ended: Callable[[Connection], None] = lambda connection: None,
         received: bytes = b"",
         plaintext: bytes = b"",
     ) -> None:
@@ -96,6 +98,7 @@ class Connection:
         self._plaintext = plaintext
         self._shared = shared
         self._serve = serve
+        self._ended = ended
         self._loops: trio.CancelScope | None = None
         self._handlers: trio.Nursery | None = None
         self._room = trio.Event()
@@ -119,6 +122,15 @@ class Connection:
     @property
     def stream_count(self) -> int:
         return len(self.core.streams)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a protocol runs on it, other than those every connection begins with (identify)."""
+        return any(
+            stream.protocol and not stream.protocol.startswith("/ipfs/id/")
+            for stream in self.core.streams.values()
+            if isinstance(stream, Stream)
+        )
 
     # --- running ---------------------------------------------------------------------------------------------------
 
@@ -154,6 +166,7 @@ class Connection:
         if self._loops is not None:
             self._loops.cancel()
         logger.debug("connection with %s at %s ended: %s", self.peer, self.address, reason)
+        self._ended(self)
 
     def drop(self, reason: str) -> None:
         """End the connection now, with a goodbye if it goes out at once."""

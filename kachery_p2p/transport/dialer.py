@@ -163,7 +163,13 @@ class Dialer:
         self._slots = trio.Semaphore(limits.MAX_DIALS)
 
     async def connect(
-        self, nursery: trio.Nursery, addr: str, addrs: Sequence[str] = (), *, timeout: float = limits.DIAL_TIMEOUT
+        self,
+        nursery: trio.Nursery,
+        addr: str,
+        addrs: Sequence[str] = (),
+        *,
+        timeout: float = limits.DIAL_TIMEOUT,
+        fresh: bool = False,
     ) -> str:
         """See `Host.connect`. The dial itself runs in `nursery`."""
         if addr.startswith("/"):
@@ -174,7 +180,7 @@ class Dialer:
             peer = parse_peer_id(addr)
         parsed += [_parse_extra(text, peer) for text in addrs]
         connected = self._connected(peer, parsed)
-        if connected is not None:
+        if connected is not None and not fresh:
             await trio.lowlevel.checkpoint()
             return connected
         if peer is not None and all(each.problem for each in parsed):

@@ -153,6 +153,7 @@ class Host:
             initiator=initiator,
             shared=self._shared,
             serve=self._serve,
+            ended=self._forget,
             received=secured.received,
             plaintext=secured.plaintext,
         )
@@ -160,7 +161,6 @@ class Host:
         self._nursery.start_soon(self._run_connection, connection)
         for victim in self.table.surplus(connection):
             victim.drop("there are too many connections")
-            self._forget(victim)
         if not initiator:
             self._dialer.arrived(peer)
         if first:
@@ -175,7 +175,6 @@ class Host:
                 nursery.cancel_scope.cancel()
         finally:
             connection.abort("the host stopped")
-            self._forget(connection)
 
     def _forget(self, connection: Connection) -> None:
         if self.table.remove(connection):
@@ -187,7 +186,9 @@ class Host:
             for connection in self.table.idle_duplicates(trio.current_time()):
                 connection.drop("there is another connection with that peer")
 
-    async def connect(self, addr: str, addrs: Sequence[str] = (), *, timeout: float = limits.DIAL_TIMEOUT) -> str:
+    async def connect(
+        self, addr: str, addrs: Sequence[str] = (), *, timeout: float = limits.DIAL_TIMEOUT, fresh: bool = False
+    ) -> str:
         """Connect to a peer, unless it is connected; its peer ID.
 
         Args:
@@ -195,12 +196,13 @@ class Host:
             addrs: more addresses of the same peer, possibly from strangers: bad ones are reasons, not errors. A peer
                 ID alone is dialled at the addresses it gave us before.
             timeout: seconds in all.
+            fresh: dial even if there is a connection (a direct one beside a relayed one, say).
 
         Raises:
             InvalidAddress: `addr` does not parse.
             DialError: no address led to the peer; says for each why.
         """
-        return await self._dialer.connect(self.require_nursery(), addr, addrs, timeout=timeout)
+        return await self._dialer.connect(self.require_nursery(), addr, addrs, timeout=timeout, fresh=fresh)
 
     async def upgrade(self, io: ByteIO, address: str, *, initiator: bool, expected: str | None = None) -> Connection:
         """Secure a channel that something else made (a relayed one, say), and take it as a connection.
@@ -228,16 +230,12 @@ class Host:
         async with trio.open_nursery() as nursery:
             for connection in self.table.of(peer_id):
                 nursery.start_soon(connection.close)
-        for connection in self.table.of(peer_id):
-            if connection.is_closed:
-                self._forget(connection)
 
     def ban(self, peer_id: str, seconds: float) -> None:
         """Close all connections with a peer, and make and take none for that long."""
         self.table.ban(peer_id, trio.current_time() + seconds)
         for connection in self.table.of(peer_id):
             connection.drop("the peer is banned")
-            self._forget(connection)
 
     def protect(self, peer_id: str, tag: str) -> None:
         """Keep the peer's connections when there are too many, until each tag is taken back."""
@@ -250,7 +248,8 @@ class Host:
     # --- streams ---------------------------------------------------------------------------------------------------
 
     def set_handler(self, protocol: str, handler: Handler) -> None:
-        """Serve a protocol. Each stream runs `handler` in a task of its own and is closed when that returns.
+        """Serve a protocol. Each stream runs `handler` in a task of its own and is closed when that returns, unless
+        `Stream.keep` was called.
 
         An exception of the handler resets its stream, is logged, and does nothing else.
         """
@@ -309,7 +308,8 @@ class Host:
                 stream.abort("no protocol was agreed on")
                 return
             await handler(stream)
-            await stream.close()
+            if not stream.kept:
+                await stream.close()
         except (StreamError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             logger.debug("%r ended: %s", stream, error)
             stream.abort()

@@ -165,7 +165,8 @@ class Service:
         try:
             with trio.move_on_after(limits.IDENTIFY_TIMEOUT):
                 async with await connection.open_stream() as stream:
-                    stream.protocol = await multistream.select(stream, (IDENTIFY,))
+                    stream.protocol = IDENTIFY
+                    await multistream.select(stream, (IDENTIFY,))
                     await stream.close_write()
                     await self._learn(stream)
         except StreamError as error:

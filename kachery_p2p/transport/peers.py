@@ -124,24 +124,26 @@ class PeerTable:
         """The connection for new streams.
 
         When both sides dialled at once there are two. Both sides prefer the one that the smaller peer ID opened, so
-        that all traffic gathers on one and the other can go.
+        that all traffic gathers on one and the other can go. Relayed ones come last.
         """
         first = min(self.local, peer)
+
+        def rank(each: Connection) -> tuple[bool, bool, float]:
+            other_side = (self.local if each.initiator else peer) != first
+            return ("/p2p-circuit" in each.address, other_side, each.opened_at)
+
         group = [each for each in self._connections.get(peer, ()) if not each.is_closed]
-        usable = [each for each in group if each.core.remote_gone is None] or group
-        return min(
-            usable, key=lambda each: ((self.local if each.initiator else peer) != first, each.opened_at), default=None
-        )
+        return min([each for each in group if each.core.remote_gone is None] or group, key=rank, default=None)
 
     def surplus(self, newest: Connection) -> list[Connection]:
         """Connections to close because `newest` is one too many, for its peer or for the host.
 
-        The least useful go first: those without streams, then those the other side opened, then those unused for
+        The least useful go first: those not in use, then those the other side opened, then those unused for
         longest. Protected peers stay, and so does the newest, else a full host would never meet anybody new.
         """
 
         def usefulness(each: Connection) -> tuple[bool, bool, float]:
-            return (each.stream_count > 0, each.initiator, each.used_at)
+            return (each.is_used, each.initiator, each.used_at)
 
         victims: list[Connection] = []
         own = [each for each in self.of(newest.peer) if each is not newest]

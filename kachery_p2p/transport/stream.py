@@ -30,15 +30,17 @@ class Stream(YamuxStream):
     Attributes:
         peer: the peer ID, base58.
         protocol: the protocol that was negotiated; empty before.
+        kept: see `keep`.
     """
 
-    __slots__ = ("__weakref__", "_readable", "_sent", "_unyielded", "connection", "peer", "protocol")
+    __slots__ = ("__weakref__", "_readable", "_sent", "_unyielded", "connection", "kept", "peer", "protocol")
 
     def __init__(self, core: YamuxCore, stream_id: int, connection: Connection) -> None:
         super().__init__(core, stream_id)
         self.connection = connection
         self.peer = connection.peer
         self.protocol = ""
+        self.kept = False
         self._readable: trio.Event | None = None
         self._sent: trio.Event | None = None
         self._unyielded = 0
@@ -150,6 +152,10 @@ class Stream(YamuxStream):
         reason = self.reset_reason or self.broken
         if reason:
             raise StreamReset(f"The stream {self._name} with {self.peer} broke: {reason}.")
+
+    def keep(self) -> None:
+        """For a handler that hands the stream to somebody else: it is not closed when the handler returns."""
+        self.kept = True
 
     # --- ending ----------------------------------------------------------------------------------------------------
 

@@ -121,7 +121,7 @@ class UpstreamNetwork(INetworkService):
 
     async def dial_addr(self, addr: Multiaddr, peer_id: ID, source: tuple[str, int] | None = None) -> INetConn:
         try:
-            await self._host.connect(peer_id.to_base58(), [str(addr)])
+            await self._host.connect(peer_id.to_base58(), [str(addr)], fresh=True)
         except KacheryError as error:
             raise SwarmException(str(error)) from error
         connection = self.get_connection(peer_id)
@@ -274,6 +274,7 @@ class UpstreamHost(IHost):
 
     def set_stream_handler(self, protocol_id: TProtocol, stream_handler: StreamHandlerFn) -> None:
         async def handler(stream: Stream) -> None:
+            stream.keep()  # such handlers close their streams themselves, or hand them on (circuit relay)
             try:
                 await stream_handler(StreamView(stream))
             except (StreamEOF, StreamReset, StreamClosed) as error:

@@ -1,4 +1,4 @@
-"""Peers that break the rules. After each attack the host serves the next honest peer; at worst the attacker is dropped."""
+"""Peers that break the rules. After each attack the next honest peer is served; at worst the attacker is dropped."""
 
 from __future__ import annotations
 
@@ -107,8 +107,7 @@ async def test_three_hundred_connections_one_after_another(nursery: trio.Nursery
             (await connect_tcp("127.0.0.1", port_of(host))).close()
         else:
             (await Rogue.connect(host, seed if i % 2 else None)).close()
-    await until(lambda: not host.connections())
-    assert host._listener._handshakes == {}
+    await until(lambda: not host.connections() and not host._listener._handshakes)
     await still_serves(host)
 
 
@@ -159,7 +158,7 @@ ATTACKS = {
     "bad version": [b"\x09" + bytes(11)],
     "bad type": [b"\x00\x09" + bytes(10)],
     "huge frame": [Rogue.HEADER.pack(0, DATA, SYN, 1, 0xFFFFFFFF)],
-    "window overrun": [Rogue.HEADER.pack(0, DATA, SYN, 1, 262_144) + bytes(262_144) + b"\0\0\0\0\0\0\0\1\0\0\0\1x"],
+    "window overrun": [Rogue.HEADER.pack(0, DATA, SYN, 1, limits.INITIAL_WINDOW + 1)],
     "our stream number": [Rogue.HEADER.pack(0, UPDATE, SYN, 2, 0)],
     "unknown stream": [Rogue.HEADER.pack(0, DATA, 0, 5001, 1) + b"x"],
     "too much credit": [Rogue.HEADER.pack(0, UPDATE, SYN, 1, 0xFFFFFFFF)],
@@ -320,7 +319,9 @@ async def test_peer_that_vanishes_in_a_transfer(nursery: trio.Nursery) -> None:
     rogue = await Rogue.connect(host)
     opening = HELLO + multistream.encode_line("/test/source")
     await rogue.frame(DATA, SYN, 1, len(opening), opening)
-    await rogue.read()
+    seen = 0
+    while seen < 100_000:
+        seen += len(await rogue.read())
     rogue.close()
     with trio.fail_after(3):
         await failed.wait()

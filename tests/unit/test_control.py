@@ -23,6 +23,9 @@ from kachery_p2p.errors import DiskFull, NodeError
 class Server:
     """A control server with a few methods, in a thread of its own as in real life."""
 
+    token: trio.lowlevel.TrioToken
+    nursery: trio.Nursery
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.cancelled = threading.Event()

@@ -297,6 +297,80 @@ def test_wrapped_leaves_that_nobody_vouched_for_are_hashed(here: Repo, there: Re
     assert here.verify() == []
 
 
+def test_short_single_block_is_not_finished(here: Repo) -> None:
+    """A file of one raw block that has not all its bytes stays a partial file."""
+    with here.download(CID(1, RAW, sha256_multihash(DATA))) as download:
+        download.write(0, DATA[:-1])
+        with pytest.raises(RepoError, match=f"{len(DATA)}"):
+            download.finish(len(DATA))
+        assert here.find_file(download.cid) is None
+        download.write(len(DATA) - 1, DATA[-1:])
+        assert download.finish(len(DATA)).read_bytes() == DATA
+
+
+def test_dag_that_claims_absurd_sizes_is_refused_at_once(here: Repo) -> None:
+    """A few small nodes that repeat one leaf a hundred million times are refused before they are walked."""
+    leaf = DATA[:1000]
+    link, size = PBLink("", CID(1, RAW, sha256_multihash(leaf)), 1000), 1000
+    for _ in range(4):
+        node = encode_node([link] * 100, encode(UnixFSData(Kind.FILE, None, size * 100, [size] * 100)))
+        link, size = PBLink("", CID(1, DAG_PB, sha256_multihash(node)), size * 100), size * 100
+        here.put_block(link.cid, node)
+    with here.download(link.cid) as download:
+        download.write(0, leaf)
+        with pytest.raises(RepoError, match=str(link.cid)):
+            download.finish(1000)
+
+
+def test_lock_of_a_file_that_was_just_renamed_is_not_kept(here: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gets the lock of a partial file at the moment it is finished by another begins with a new one."""
+    import kachery_p2p.repo.download as module
+
+    cid = CID(1, RAW, sha256_multihash(DATA))
+    lock, calls = module.lock_fd, []
+
+    def slow_lock(fd: int) -> bool:
+        calls.append(fd)
+        if len(calls) == 1:
+            os.rename(here.directory / "partial" / str(cid), here.directory / "elsewhere")
+        return lock(fd)
+
+    monkeypatch.setattr(module, "lock_fd", slow_lock)
+    with here.download(cid) as download:
+        download.write(0, b"x")
+        assert download.path.read_bytes() == b"x"
+        assert (here.directory / "elsewhere").read_bytes() == b""
+        download.abandon()
+
+
+def test_wrapped_leaf_of_another_kind_that_was_only_written(here: Repo) -> None:
+    """When some leaves were vouched for and others only written, each is looked at, and found in its own wrap."""
+    from kachery_p2p.dag.builder import leaf_wrap
+
+    parts = [DATA[:1000], DATA[1000:1500]]
+    kinds = [Kind.FILE, Kind.RAW]
+    blocks = [
+        b"".join((*leaf_wrap(k, len(p))[:1], p, leaf_wrap(k, len(p))[1])) for k, p in zip(kinds, parts, strict=True)
+    ]
+    links = [PBLink("", CID(1, DAG_PB, sha256_multihash(block)), len(block)) for block in blocks]
+    top = encode_node(links, encode(UnixFSData(Kind.FILE, None, 1500, [1000, 500])))
+    walk = FileWalk(CID(1, DAG_PB, sha256_multihash(top)))
+    with here.download(walk.root) as download:
+        (ref,) = walk.take(1)
+        download.accept(ref, top, walk.feed(ref, top))
+        first, second = walk.take(2)
+        download.accept(first, blocks[0], walk.feed(first, blocks[0]))
+        download.write(1000, parts[1][::-1])
+        with pytest.raises(HashMismatch):
+            download.finish(1500)
+        assert here.find_file(walk.root) is None
+        assert list((here.directory / "ipfs").iterdir()) == []
+        download.write(1000, parts[1])
+        download.finish(1500)
+    assert second.offset == 1000
+    assert [here.get_block(sha256_multihash(block)) for block in blocks] == blocks
+
+
 def test_abandon_removes_the_partial_file(here: Repo, there: Repo) -> None:
     """Abandoned, nothing of the load is left, and the next one starts from nothing."""
     stored = there.store_bytes(DATA, profile=RAW_LEAVES)

@@ -314,6 +314,22 @@ def test_damaged_copy_is_set_aside_when_the_file_is_stored_again(repo: Repo, tmp
         assert repo.find_file(stored.cid) == stored.path
 
 
+def test_right_file_without_rows_is_kept_when_it_is_stored_again(repo: Repo, tmp_path: Path) -> None:
+    """A whole file that the catalog does not know (after a crash) is taken over, not taken for damaged."""
+    for data in (b"small", pattern(3_000_000)):
+        path = tmp_path / "file"
+        path.write_bytes(data)
+        stored = repo.store_file(path)
+        before = stored.path.stat()
+        with repo._catalog.write() as db:
+            for table in ("leaves", "files", "roots"):
+                db.execute(f"DELETE FROM {table}")
+        assert repo.store_file(path) == stored
+        assert stored.path.stat().st_ino == before.st_ino
+        assert repo.find_file(stored.cid) == stored.path
+        assert everything_under(repo.directory / "damaged") == []
+
+
 def test_left_overs_of_dead_processes_go_and_others_stay(tmp_path: Path) -> None:
     """Opening a repo removes temporary files that no process holds, and none that one does."""
     from kachery_p2p.repo.fileio import NewFile

@@ -136,7 +136,10 @@ class Rogue:
             try:
                 size = self.io.recv_into(buffer[start:])
             except BlockingIOError:
-                await self.io.wait_readable()
+                try:
+                    await self.io.wait_readable()
+                except trio.ClosedResourceError:
+                    return b""
                 continue
             except OSError:
                 return b""
