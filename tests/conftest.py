@@ -115,12 +115,12 @@ def start_helia(_peers_present: None) -> Iterator[StartHelia]:
 @pytest.fixture(scope="module")
 def kubo(_peers_present: None) -> Iterator[Kubo]:
     """One Kubo node for the tests of a module. It keeps what one test brought, so tests use data of their own."""
-    with Kubo() as node:
+    with Kubo(no_fsync=True) as node:  # the tests are not about its disk
         yield node
 
 
 @pytest.fixture(scope="module")
 def helia(_peers_present: None) -> Iterator[Helia]:
     """One Helia node for the tests of a module. It keeps what one test brought, so tests use data of their own."""
-    with Helia() as node:
+    with Helia(in_memory=True) as node:
         yield node

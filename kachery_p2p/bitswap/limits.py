@@ -127,6 +127,8 @@ MAX_COPIES = 2
 #: A second copy must be expected to come so many times, and so many seconds, sooner than the first.
 ENDGAME_GAIN = 2.0
 ENDGAME_MARGIN = 0.1
+#: A peer of unknown speed is left alone for this long before its last wants are asked of another.
+ENDGAME_UNKNOWN_SECONDS = 0.5
 #: A peer that skipped a want is not asked for it again for this long.
 FORGIVE_SECONDS = 30.0
 #: How often stalls, skipped wants and the endgame are looked at while blocks are under way.

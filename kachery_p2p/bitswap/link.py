@@ -107,8 +107,8 @@ class PeerLink:
         """A block was asked for."""
         if self.block_asks == 0:
             self.busy_since = now
-            self._acc_start = now
-            self._acc_bytes = 0
+            # Time without work does not count against its rate.
+            self._acc_start += max(0.0, now - max(self.last_sign, self._acc_start))
         self.block_asks += 1
         self.outstanding += size
 

@@ -177,7 +177,8 @@ class Watch:
 def _seconds_left(ask: Ask, now: float) -> float:
     """When an ask may be answered, in seconds from now; what is overdue will take as long again."""
     age = now - ask.at
-    if ask.link.rate <= 0 or ask.link.stalled:
-        return max(1.0, age)
+    if ask.link.rate <= 0:
+        # Nothing is known of this peer, not even after some time: then it is slow.
+        return age if age > limits.ENDGAME_UNKNOWN_SECONDS else 0.0
     expected = ask.queue / ask.link.rate + ask.link.latency * 0.5
     return expected - age if expected > age else age

@@ -129,8 +129,12 @@ class Catalog:
         self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._guard = threading.Lock()
         self._closed = False
-        with self._named_errors():
-            self._prepare(self._connection().db)
+        try:
+            with self._named_errors():
+                self._prepare(self._connection().db)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the connections of all threads."""
@@ -177,6 +181,9 @@ class Catalog:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
+                if durable:
+                    # A commit that changes nothing would sync nothing, not even the commits before it.
+                    db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             except BaseException:
                 # A full disk makes SQLite roll back by itself; then there is nothing left to undo.
                 if db.in_transaction:
@@ -294,7 +301,9 @@ class Catalog:
                 f"Another process has been writing the catalog {self.path} for more than {BUSY_SECONDS:.0f} seconds. "
                 "See whether one hangs, then try again."
             )
-        if isinstance(why, sqlite3.OperationalError) and "malformed" not in text and "no such table" not in text:
+        if isinstance(why, sqlite3.ProgrammingError):
+            return RepoError(f"The repo of {self.path.parent} was closed while it was in use ({text}).")
+        if not any(sign in text for sign in ("malformed", "not a database", "no such table", "no such column")):
             return RepoError(f"The catalog {self.path} cannot be used: {text}.")
         return RepoError(
             f"The catalog {self.path} is damaged ({text}). Stop all programs that use it and rebuild it with "

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from ..dag.cid import CID, DAG_PB, RAW, inline_block
 from ..errors import DamagedFile, DiskFull, HashMismatch, MalformedDag, RepoBusy, RepoError
-from .catalog import FILE, WRAP_NONE
+from .catalog import WRAP_NONE
 from .checking import Checker, WrapFinder
 from .fileio import (
     BINARY,
@@ -37,7 +37,7 @@ from .layout import make_folders
 from .leaves import Leaf, MissingNode, find_wrap, unwrap, walk_leaves
 from .limits import HAS_BATCH, LOCK_POLL_SECONDS, SMALL_FILE, TASK_BYTES
 from .locks import LockedFile, lock_fd
-from .placing import Placer, add_root, same_bytes
+from .placing import Placer, same_bytes
 from .storing import free_bytes
 
 if TYPE_CHECKING:
@@ -71,9 +71,7 @@ class Download:
         self._read = FileReader(self._file.fd, SMALL_FILE)
         self._old: int | None = None
         try:
-            known = placer.own_copy(cid)
-            if known is not None:
-                self.complete = known[0]
+            self.complete = self._find_complete(checker)
             with explained("reading", self.path):
                 self._fresh = os.fstat(self._file.fd).st_size == 0
             self._old = self._open_set_aside()
@@ -170,8 +168,8 @@ class Download:
                 sync_fd(fd)
             if self.cid.codec == DAG_PB:
                 # The inner nodes were committed as they came; this puts them on the disk before the file is whole.
-                with self._catalog.write(durable=True) as db:
-                    add_root(db, self.cid, FILE, size, None)
+                with self._catalog.write(durable=True):
+                    pass
             path = self._place()
             self._placer.record(self.cid, size, path, linked=False, profile=None, wrap=wrap)
             self.complete = path
@@ -220,6 +218,19 @@ class Download:
                     "is here then."
                 )
             time.sleep(LOCK_POLL_SECONDS)
+
+    def _find_complete(self, checker: Checker) -> Path | None:
+        """Our own copy, when there is one by now."""
+        known = self._placer.own_copy(self.cid)
+        if known is not None:
+            return known[0]
+        if not self._placer.layout.path_for(self.cid).is_file():
+            return None
+        # Somebody has renamed it just now and not committed its rows yet, or died in between: look into it.
+        try:
+            return checker.find(self.cid)
+        except DamagedFile:
+            return None
 
     def _open_set_aside(self) -> int | None:
         """A damaged copy of this file that was set aside last: most of its bytes are probably right."""

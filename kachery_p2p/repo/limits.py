@@ -11,8 +11,9 @@ TASK_BYTES = 8 * MIB
 # Threads that read and hash: sha256 is bound by the processor, and more than these only fight over the GIL.
 HASH_THREADS = 2
 
-# Tasks handed out but not yet collected: two per thread keep both busy while the results are put in order.
-TASKS_AHEAD = 4
+# Tasks handed out but not yet collected: four per thread keep both busy while the results are put in order, also
+# when the machine has other work; a task under way holds one buffer, a waiting or finished one next to nothing.
+TASKS_AHEAD = 8
 
 # Bytes written to a new file before the system is told to begin writing them out, so the last fsync is short.
 WRITE_BACK_BYTES = 16 * MIB

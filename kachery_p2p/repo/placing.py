@@ -189,9 +189,9 @@ class Placer:
             # Taken now and not when it was written: another process may have put the same bytes there meanwhile.
             with explained("recording", path):
                 stamp = Stamp.of(os.stat(path))
-        root = add_root(db, cid, FILE, size, profile)
+        root, new = add_root(db, cid, FILE, size, profile)
         name = os.fsencode(path) if linked else self.layout.relative(path)
-        known = db.execute("SELECT id FROM files WHERE root = ? AND path = ?", (root, name)).fetchone()
+        known = None if new else db.execute("SELECT id FROM files WHERE root = ? AND path = ?", (root, name)).fetchone()
         if linked:
             # The path was linked with other content before, which is not there any more.
             db.execute(
@@ -230,14 +230,21 @@ class Placer:
             ) from None
 
 
-def add_root(db: sqlite3.Connection, cid: CID, kind: int, size: int, profile: Profile | None) -> int:
-    """The number of a root's row, made if it is not there."""
-    db.execute(
-        "INSERT INTO roots (key, version, kind, size, profile, added) VALUES (?, ?, ?, ?, ?, ?) "
-        "ON CONFLICT (key) DO UPDATE SET profile = coalesce(profile, excluded.profile)",
-        (bytes(cid.to_v1()), cid.version, kind, size, profile_text(profile), time.time()),
-    )
-    return db.execute("SELECT id FROM roots WHERE key = ?", (bytes(cid.to_v1()),)).fetchone()[0]
+def add_root(db: sqlite3.Connection, cid: CID, kind: int, size: int, profile: Profile | None) -> tuple[int, bool]:
+    """The number of a root's row, and whether it was made just now."""
+    key = bytes(cid.to_v1())
+    row = db.execute("SELECT id, profile FROM roots WHERE key = ?", (key,)).fetchone()
+    text = profile_text(profile)
+    if row is None:
+        made = db.execute(
+            "INSERT INTO roots (key, version, kind, size, profile, added) VALUES (?, ?, ?, ?, ?, ?)",
+            (key, cid.version, kind, size, text, time.time()),
+        )
+        assert made.lastrowid is not None
+        return made.lastrowid, True
+    if row[1] is None and text is not None:
+        db.execute("UPDATE roots SET profile = ? WHERE id = ?", (text, row[0]))
+    return row[0], False
 
 
 def forget_file(db: sqlite3.Connection, file: int) -> None:

@@ -14,7 +14,7 @@ from ..errors import HashMismatch
 from .catalog import DIRECTORY, OK, Catalog
 from .checking import Checker, Problem
 from .download import Download
-from .fileio import Buffer, Progress, clean_left_overs, explained
+from .fileio import Buffer, NewFile, Progress, clean_left_overs, explained
 from .folders import FolderStorer
 from .layout import Layout
 from .limits import ORPHAN_SECONDS
@@ -123,6 +123,18 @@ class Repo:
     def store_bytes(self, data: Buffer, *, profile: str | Profile | None = None) -> Stored:
         """Store bytes as a file. Raises DiskFull, InvalidProfile."""
         return self._storer.store_bytes(data, profile)
+
+    def new_file(self) -> NewFile:
+        """A file in `tmp/` to write to (`os.write(new.fd, ...)`) and then give to `store_new`; a context manager, after
+        which it is gone unless it was stored."""
+        return NewFile(self._layout.temporary)
+
+    def store_new(
+        self, new: NewFile, *, profile: str | Profile | None = None, progress: Progress | None = None
+    ) -> Stored:
+        """Store what was written to a file of `new_file`, by renaming it: for content that is made piece by piece and
+        is too large for memory. Nobody may write to it any more."""
+        return self._storer.store_new(new, profile, progress)
 
     def store_directory(
         self,

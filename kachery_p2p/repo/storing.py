@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,6 +90,24 @@ class Storer:
                     builder.add_leaf(multihash, length)
                 sync_fd(new.fd)
             return self._keep(new, nodes, builder.finish(), profile)
+
+    def store_new(self, new: NewFile, which: str | Profile | None, progress: Progress | None) -> Stored:
+        profile = named_profile(which)
+        with explained("storing", new.path), NodeSpool(self._layout.temporary) as nodes:
+            size = os.fstat(new.fd).st_size
+            builder = FileBuilder(profile, nodes.add)
+            read = FileReader(new.fd, min(profile.chunk_size, size))
+            # The disk is written to while the processors hash.
+            with ThreadPoolExecutor(1, thread_name_prefix="kachery-sync") as pool:
+                synced = pool.submit(sync_fd, new.fd)
+                for multihash, length in leaf_hashes(read, size, profile, progress=progress):
+                    builder.add_leaf(multihash, length)
+                synced.result()
+            built = builder.finish()
+            known = self._placer.own_copy(built.cid)
+            if known is not None:
+                return Stored(built.cid, built.size, known[0], built.dag_size)
+            return self._keep(new, nodes, built, profile)
 
     def store_small(self, data: Buffer, profile: Profile) -> Stored:
         """Store bytes that are one block."""

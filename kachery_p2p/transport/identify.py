@@ -94,11 +94,14 @@ async def read_identify(stream: Stream) -> PeerInfo:
         raise StreamError(f"The peer {stream.peer} sent an empty identify answer.")
     addresses: dict[str, None] = {}
     for raw in list(merged.listen_addrs)[: limits.MAX_PEER_ADDRESSES]:
-        if text := _multiaddr_text(raw, stream.peer):
+        text = _multiaddr_text(raw, stream.peer)
+        if 0 < len(text) <= limits.MAX_PEER_TEXT:
             addresses[text] = None
     return PeerInfo(
-        protocols=frozenset(name for name in list(merged.protocols)[: limits.MAX_PEER_PROTOCOLS] if len(name) <= 256),
-        agent=merged.agent_version[:128],
+        protocols=frozenset(
+            name for name in list(merged.protocols)[: limits.MAX_PEER_PROTOCOLS] if len(name) <= limits.MAX_PEER_TEXT
+        ),
+        agent=merged.agent_version[: limits.MAX_PEER_TEXT],
         addresses=tuple(addresses),
         observed=_multiaddr_text(merged.observed_addr, stream.peer) if merged.observed_addr else "",
         identified=True,

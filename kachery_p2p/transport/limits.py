@@ -36,6 +36,8 @@ WINDOW_ROUND_TRIPS = 4
 WINDOW_BUSY = 0.05
 # Open streams of one connection, each direction: far above what Bitswap and a DHT use, low enough to hold in memory.
 MAX_STREAMS = 1024
+# Streams that peers have open at this host, all connections together. With its task each takes some 10 KiB.
+HOST_STREAMS = 8192
 # Streams we opened that the peer has not acknowledged; go-yamux refuses the 257th.
 MAX_UNACKNOWLEDGED = 256
 # Control frames waiting to be sent (12 bytes each). Only a peer that does not read lets so many pile up.
@@ -81,6 +83,8 @@ DUPLICATE_GRACE = 10.0
 HOUSEKEEPING_INTERVAL = 5.0
 # Backlog of a listening socket.
 LISTEN_BACKLOG = 256
+# The same warning is not repeated within so many seconds.
+WARN_INTERVAL = 60.0
 # Pause after the process ran out of file descriptors, seconds.
 ACCEPT_PAUSE = 0.1
 # The addresses of the network interfaces are looked up again after so many seconds; it costs a millisecond.
@@ -118,6 +122,8 @@ PING_IDLE_TIMEOUT = 60.0
 MAX_IDENTIFY = 64 * KIB
 # Addresses and protocols remembered of one peer.
 MAX_PEER_ADDRESSES = 64
-MAX_PEER_PROTOCOLS = 512
+MAX_PEER_PROTOCOLS = 128
+# Characters of one address, protocol name or agent that a peer tells of; longer ones are not kept.
+MAX_PEER_TEXT = 256
 # Wait before telling peers about new handlers or addresses, so that several changes make one message.
 IDENTIFY_PUSH_DELAY = 0.5

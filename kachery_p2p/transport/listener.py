@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import time
 from collections.abc import Callable, Sequence
 
 import trio
@@ -48,6 +49,7 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._bound: list[tuple[str, int]] = []
         self._handshakes: dict[object, trio.CancelScope] = {}
+        self._warned = float("-inf")
         self._expanded: tuple[float, list[str]] = (float("-inf"), [])
 
     def open(self) -> None:
@@ -84,7 +86,7 @@ class Listener:
 
     def addresses(self) -> list[str]:
         """Where we can be dialled, without the peer ID. The interfaces are looked at again every few seconds."""
-        now = trio.current_time()
+        now = time.monotonic()  # also asked from other threads
         if now - self._expanded[0] > limits.INTERFACES_REFRESH:
             self._expanded = (now, expand(self._bound))
         return self._expanded[1]
@@ -108,7 +110,7 @@ class Listener:
                 if listener.fileno() == -1:
                     return
                 if error.errno in _OUT_OF_FILES:
-                    logger.warning("no file descriptors left; new connections wait")
+                    self._warn_of_files()
                     await trio.sleep(limits.ACCEPT_PAUSE)
                 else:
                     await trio.lowlevel.checkpoint()  # the peer was gone before it was accepted
@@ -121,6 +123,12 @@ class Listener:
             self._handshakes[key] = scope
             nursery.start_soon(self._accept, SocketIO(sock), socket_multiaddr(name), key, scope)
             await trio.lowlevel.checkpoint()
+
+    def _warn_of_files(self) -> None:
+        now = time.monotonic()
+        if now - self._warned > limits.WARN_INTERVAL:
+            self._warned = now
+            logger.warning("This process has no file descriptors left; new connections wait. Raise `ulimit -n`.")
 
     async def _accept(self, sock: SocketIO, address: str, key: object, scope: trio.CancelScope) -> None:
         io = self._wrap(sock)

@@ -26,7 +26,11 @@ class Signal(Generic[T]):
         """Call `callback` with each event, in the trio thread; what is returned ends that."""
         token = object()
         self._callbacks[token] = callback
-        return lambda: self._callbacks.pop(token, None) and None
+
+        def unsubscribe() -> None:
+            self._callbacks.pop(token, None)
+
+        return unsubscribe
 
     __call__ = subscribe
 
@@ -132,8 +136,9 @@ class PeerTable:
             other_side = (self.local if each.initiator else peer) != first
             return ("/p2p-circuit" in each.address, other_side, each.opened_at)
 
-        group = [each for each in self._connections.get(peer, ()) if not each.is_closed]
-        return min([each for each in group if each.core.remote_gone is None] or group, key=rank, default=None)
+        group = self._connections.get(peer, ())
+        usable = (each for each in group if not each.is_closed and each.core.remote_gone is None)
+        return min(usable, key=rank, default=None)
 
     def surplus(self, newest: Connection) -> list[Connection]:
         """Connections to close because `newest` is one too many, for its peer or for the host.

@@ -68,6 +68,8 @@ class Stream(YamuxStream):
         while True:
             if self.reset_reason:
                 raise StreamReset(f"The stream {self._name} with {self.peer} broke: {self.reset_reason}.")
+            if self.discard:
+                raise StreamReset(f"The stream {self._name} with {self.peer} was closed by this side.")
             if self.chunks:
                 return True
             if self.remote_fin:

@@ -198,7 +198,9 @@ class YamuxCore:
         if stream_id in self.streams:
             raise ProtocolError(f"The peer opened stream {stream_id} twice.")
         self._last_remote_id = max(self._last_remote_id, stream_id)
-        if self.inbound >= limits.MAX_STREAMS or self.budget.queued >= self.budget.max_queued:
+        budget = self.budget
+        full = budget.streams >= limits.HOST_STREAMS or budget.queued >= limits.HOST_QUEUE
+        if full or self.inbound >= limits.MAX_STREAMS:
             self._idle_frame()
             self._answer(WINDOW_UPDATE, RST, stream_id, 0)
             return None
@@ -206,6 +208,7 @@ class YamuxCore:
         stream.acknowledged = True
         self.streams[stream_id] = stream
         self.inbound += 1
+        budget.streams += 1
         self.accepted.append(stream)
         # A frame of its own: some implementations overlook FIN or RST in a frame that has ACK as well.
         self._answer(WINDOW_UPDATE, ACK, stream_id, 0)
@@ -231,7 +234,7 @@ class YamuxCore:
         if stream.discard or stream.reset_reason:
             return
         budget = self.budget
-        if self.queued + size > limits.CONNECTION_QUEUE or budget.queued + size > budget.max_queued:
+        if self.queued + size > limits.CONNECTION_QUEUE or budget.queued + size > limits.HOST_QUEUE:
             stream.tear_down("more bytes are waiting to be read than there is room for")
             return
         chunks = stream.chunks
@@ -377,7 +380,7 @@ class YamuxCore:
         if stream.starved and now - stream.granted_at < busy and stream.window < limits.MAX_WINDOW:
             more = min(stream.window, limits.MAX_WINDOW - stream.window)
             budget = self.budget
-            if self.extra_window + more <= limits.CONNECTION_WINDOW and budget.window + more <= budget.max_window:
+            if self.extra_window + more <= limits.CONNECTION_WINDOW and budget.window + more <= limits.HOST_WINDOW:
                 self.extra_window += more
                 budget.window += more
                 stream.window += more
@@ -442,6 +445,7 @@ class YamuxCore:
             return
         if stream.id & 1 != self.initiator:
             self.inbound -= 1
+            self.budget.streams -= 1
         if not stream.acknowledged:
             stream.acknowledged = True
             self.unacknowledged -= 1

@@ -26,17 +26,17 @@ class ProtocolError(StreamError):
 
 
 class Budget:
-    """Bytes that all connections of one host share."""
+    """What all connections of one host share: bytes and streams."""
 
-    __slots__ = ("max_queued", "max_window", "queued", "window")
+    __slots__ = ("queued", "streams", "window")
 
-    def __init__(self, max_window: int = limits.HOST_WINDOW, max_queued: int = limits.HOST_QUEUE) -> None:
-        self.max_window = max_window
-        self.max_queued = max_queued
+    def __init__(self) -> None:
         #: granted above the initial windows
         self.window = 0
         #: received and not yet read
         self.queued = 0
+        #: streams that peers have opened
+        self.streams = 0
 
 
 class YamuxStream:

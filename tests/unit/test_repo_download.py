@@ -249,6 +249,32 @@ def test_store_that_finishes_first_wins(here: Repo, there: Repo) -> None:
     assert list((here.directory / "partial").iterdir()) == []
 
 
+def test_whole_file_without_rows_is_not_loaded_again(here: Repo, there: Repo) -> None:
+    """When another process has put the file into place and not yet recorded it, a load finds it and fetches nothing."""
+    stored = there.store_bytes(DATA, profile=RAW_LEAVES)
+    here.store_bytes(DATA, profile=RAW_LEAVES)
+    with here._catalog.write() as db:
+        for table in ("leaves", "files", "roots"):
+            db.execute(f"DELETE FROM {table}")
+    with here.download(stored.cid) as download:
+        assert download.complete == here.path_for(stored.cid)
+        assert download.finish(len(DATA)) == here.path_for(stored.cid)
+    assert list((here.directory / "partial").iterdir()) == []
+
+
+def test_wrong_file_in_the_way_does_not_hinder_a_load(here: Repo, there: Repo) -> None:
+    """A damaged copy that nobody moved away is set aside when the right file is finished."""
+    stored = there.store_bytes(DATA, profile=RAW_LEAVES)
+    path = here.path_for(stored.cid)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"wrong")
+    with here.download(stored.cid) as download:
+        assert download.complete is None
+        load(download, there)
+    assert path.read_bytes() == DATA
+    assert (here.directory / "damaged" / f"{stored.cid}.1").read_bytes() == b"wrong"
+
+
 def test_finish_needs_the_inner_nodes(here: Repo, there: Repo) -> None:
     """Without an inner node in the catalog the file does not get its place, and the node is named."""
     for data in (DATA, bytes(3_000_000)):

@@ -18,6 +18,7 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile, custom_profile
 from kachery_p2p.errors import FileChanged, FileMissing, InvalidProfile, IsADirectory, NotAFile, RepoError
 from kachery_p2p.repo import Repo
+from kachery_p2p.repo.fileio import Stamp
 from kachery_p2p.repo.limits import TASK_BYTES
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "unixfs_cids.json").read_text())
@@ -138,9 +139,9 @@ def test_storing_again_writes_nothing(repo: Repo, tmp_path: Path) -> None:
         first.write_bytes(pattern(size))
         second.write_bytes(pattern(size))
         stored = repo.store_file(first)
-        before = stored.path.stat()
+        before = Stamp.of(stored.path.stat())
         assert repo.store_file(second) == stored
-        assert stored.path.stat() == before
+        assert Stamp.of(stored.path.stat()) == before
 
 
 def test_two_profiles_share_one_file(repo: Repo, tmp_path: Path) -> None:
@@ -349,6 +350,26 @@ def test_closed_repo_says_so(tmp_path: Path) -> None:
     repo.close()
     with pytest.raises(RepoError, match="closed"):
         repo.store_bytes(b"x")
+
+
+def test_written_file_is_stored_without_a_copy(repo: Repo) -> None:
+    """What was written to a new file of the repo becomes the stored file itself; dropped, it leaves nothing."""
+    for size in (0, 100, 3_000_000):
+        with repo.new_file() as new:
+            os.write(new.fd, pattern(size))
+            inode = os.fstat(new.fd).st_ino
+            stored = repo.store_new(new)
+        assert stored.path.read_bytes() == pattern(size)
+        assert stored.path.stat().st_ino == inode
+        assert stored == repo.store_bytes(pattern(size))
+        with repo.new_file() as new:
+            os.write(new.fd, pattern(size))
+            assert repo.store_new(new) == stored
+        assert stored.path.stat().st_ino == inode
+        assert everything_under(repo.directory / "tmp") == []
+    with repo.new_file() as new:
+        os.write(new.fd, b"never stored")
+    assert everything_under(repo.directory / "tmp") == []
 
 
 def test_without_hard_links_the_second_profile_is_a_copy(

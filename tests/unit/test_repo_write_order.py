@@ -80,6 +80,27 @@ def test_large_file(repo: Repo, events: list[str], tmp_path: Path) -> None:
     assert events == ["sync data", "durable commit", *WHOLE[1:]]
 
 
+def test_written_file(repo: Repo, events: list[str]) -> None:
+    """A file written piece by piece is synced before it is renamed."""
+    with repo.new_file() as new:
+        os.write(new.fd, DATA)
+        repo.store_new(new, profile=TINY)
+    assert events == ["sync data", "durable commit", *WHOLE[1:]]
+
+
+def test_durable_commit_syncs_even_if_it_changes_nothing(repo: Repo) -> None:
+    """A durable commit without changes of its own still puts the commits before it on the disk: the log grows."""
+    repo.store_bytes(DATA, profile=TINY)
+    log = repo.directory / "catalog.sqlite-wal"
+    before = log.stat().st_size
+    with repo._catalog.write():
+        pass
+    assert log.stat().st_size == before
+    with repo._catalog.write(durable=True):
+        pass
+    assert log.stat().st_size > before
+
+
 def test_second_name_of_the_same_bytes(repo: Repo, events: list[str], tmp_path: Path) -> None:
     """A hard link to bytes that are there: nodes, name, folder, rows."""
     (tmp_path / "file").write_bytes(DATA)

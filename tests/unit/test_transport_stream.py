@@ -194,6 +194,38 @@ async def test_stream_ends_with_its_handler(pair: tuple[Host, Host]) -> None:
     await until(lambda: [each.streams for each in a.connections() + b.connections()] == [0, 0])
 
 
+async def test_closed_stream_cannot_be_used(pair: tuple[Host, Host]) -> None:
+    """After `close` reading and writing fail at once; closing again, and resetting, do no harm."""
+    a, b = pair
+    stream = await a.open_stream(b.peer_id, [ECHO])
+    await stream.close()
+    with pytest.raises(StreamReset, match="closed by this side"):
+        await stream.read()
+    with pytest.raises(StreamReset, match="closed by this side"):
+        await stream.write(b"x")
+    await stream.close()
+    await stream.reset()
+
+
+async def test_kept_stream_outlives_its_handler(pair: tuple[Host, Host]) -> None:
+    """A handler can hand its stream on; it is open until somebody closes it."""
+    a, b = pair
+    kept: list[Stream] = []
+
+    async def hand_on(stream: Stream) -> None:
+        stream.keep()
+        kept.append(stream)
+
+    b.set_handler("/test/keep", hand_on)
+    stream = await a.open_stream(b.peer_id, ["/test/keep"])
+    await until(lambda: kept)
+    await trio.testing.wait_all_tasks_blocked()
+    await kept[0].write(b"late")
+    assert await stream.read_exactly(4) == b"late"
+    await kept[0].close()
+    assert await stream.read() == b""
+
+
 async def test_unknown_protocols_are_refused(pair: tuple[Host, Host]) -> None:
     """A peer that speaks none of the protocols says so, and the connection is as good as before."""
     a, b = pair

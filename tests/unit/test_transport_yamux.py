@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kachery_p2p.transport import limits
-from kachery_p2p.transport.yamux import ProtocolError, YamuxCore, YamuxStream
+from kachery_p2p.transport.yamux import Budget, ProtocolError, YamuxCore, YamuxStream
 
 DATA, UPDATE, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
@@ -402,6 +402,22 @@ def test_refused_streams_are_reset_and_forgotten() -> None:
     core.receive(frame(UPDATE, SYN, 99_999, 0))
     assert frames(drain(core)) == [(UPDATE, RST, 99_999, 0, b"")]
     assert len(core.streams) == len(core.accepted) == limits.MAX_STREAMS
+
+
+def test_streams_of_all_connections_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's limit holds over many connections, and a stream that ends makes room."""
+    monkeypatch.setattr(limits, "HOST_STREAMS", 10)
+    budget = Budget()
+    cores = [YamuxCore(False, budget=budget) for _ in range(4)]
+    for core in cores:
+        for i in range(5):
+            core.receive(frame(UPDATE, SYN, 2 * i + 1, 0))
+    assert [len(core.streams) for core in cores] == [5, 5, 0, 0]
+    cores[0].receive(frame(UPDATE, RST, 1, 0))
+    cores[1].shut("gone")
+    assert budget.streams == 4
+    cores[3].receive(frame(UPDATE, SYN, 101, 0))
+    assert len(cores[3].streams) == 1
 
 
 @pytest.mark.parametrize(
