@@ -299,9 +299,9 @@ class Spool:
         if self._new is None or self._file is None:
             return repo.store_bytes(self._memory.getbuffer())
         with explained("storing in", self._config.directory):
-            self._file.flush()
+            self._file.close()
         with progress_bar("Storing") as update:
-            return repo.store_file(self._new.path, progress=update)
+            return repo.store_new(self._new, progress=update)
 
     def __enter__(self) -> Spool:
         return self

@@ -16,6 +16,8 @@ from kachery_p2p.dag.cid import SHA2_256
 
 #: Times that new work found while working is looked at before the loop is left for the next call.
 _MAX_ROUNDS = 8
+#: Blocks that a peer may hold at the least, to keep its line busy.
+_LEAST_SHARE = 2
 #: A refill that would be smaller than this part of the window or budget waits for more room: fewer messages.
 _STROKE = 8
 
@@ -73,18 +75,22 @@ class Scheduler:
         if session.limited and not self.has_room(session, budget):
             return
         session.limited = False
+        share = self._share(link, session)
         first = True
         while (want := self.choose(member)) is not None:
             size = session.estimate(want.cid.codec)
             room = link.room(self.scale, size)
-            if first and link.block_asks > 1 and room < min(max(link.window // _STROKE, size), 4 * limits.MIB):
-                link.limited = True
-                return
+            if first and link.block_asks > 1:
+                if room < min(max(link.window // _STROKE, size), 4 * limits.MIB):
+                    link.limited = True
+                    return
+                if share - link.block_asks < share // _STROKE:
+                    return
             first = False
             if room < size and link.block_asks:
                 link.limited = True
                 return
-            if link.block_asks and self._on_trial(member):
+            if link.block_asks and (link.block_asks >= share or self._on_trial(member)):
                 return
             if len(link.asks) - link.standing >= limits.MAX_ASKS_PER_PEER:
                 link.limited = True
@@ -94,6 +100,18 @@ class Scheduler:
                 session.limited = True
                 return
             self._asks.ask(want, link, session, now, block=True)
+
+    @staticmethod
+    def _share(link: PeerLink, session: Session) -> int:
+        """How many blocks a peer may hold: where wants are few, the others shall have theirs, by their windows."""
+        windows = sum(
+            other.window
+            for other, member in session.members.items()
+            if other.usable and member.state is PeerState.PROBABLE
+        )
+        if windows <= link.window:
+            return len(session.wants)
+        return max(len(session.wants) * link.window // windows, _LEAST_SHARE)
 
     @staticmethod
     def _on_trial(member: Member) -> bool:
