@@ -76,3 +76,11 @@ def test_installed_copy(tmp_path: Path) -> None:
     assert run("kachery-cloud-cat", uri) == "test-content"
     for command in ("kachery-cloud", "kachery-cloud-init", "kachery-cloud-link", "kachery-cloud-node"):
         assert "Usage" in run(command, "--help")
+
+
+def test_lock_file_names_no_registry() -> None:
+    """The versions of Helia's packages are locked by checksum, without the address of anybody's registry."""
+    lock = (ROOT / "scripts" / "peers" / "package-lock.json").read_text(encoding="utf-8")
+    assert '"integrity"' in lock
+    assert '"resolved"' not in lock
+    assert "://" not in lock
