@@ -20,16 +20,16 @@ What is not used, and why. File names are relative to the installed `libp2p` pac
     `network/swarm.py:752,936,950,1254`. Our dialler has none of these.
  8. Listening on 0.0.0.0 advertises 0.0.0.0. `addresses.py` expands it.
  9. SO_REUSEPORT lets two nodes share a port silently: `transport/tcp/tcp.py:59`. `sockets.listen_tcp` refuses.
-10. `/dns4` does not dial, and one host cannot run twice. Ours resolves names; a `Host` runs once by contract,
-and
-    says so.
-11. `read_exactly` gives up after 100 partial reads: `io/utils.py:13,49`. It is what the handshake reads with,
-so
+10. `/dns4` does not dial, and one host cannot run twice. Ours resolves names; a `Host` runs once by contract, and says
+    so.
+11. `read_exactly` gives up after 100 partial reads: `io/utils.py:12,49`. It is what the handshake reads with, so
     `_HandshakeConn.read` always returns all that was asked for.
-12. `muxer_opt` is ignored for Yamux: `stream_muxer/muxer_multistream.py:137`. Ours does not go through it. 13.
-The SQLite peer store writes the private key into its file: `peer/persistent/`. Ours keeps peers in memory. 14.
-It logs through the root logger, and `logging.debug` on a root logger without handlers installs one:
+12. `muxer_opt` is ignored for Yamux: `stream_muxer/muxer_multistream.py:137`. Ours does not go through it.
+13. The SQLite peer store writes the private key into its file: `peer/persistent/`. Ours keeps peers in memory.
+14. It logs through the root logger, and `logging.debug` on a root logger without handlers installs one:
     `network/connection/swarm_connection.py` throughout. Ours does not run that code, and `quieten` silences the rest.
+
+The stock Noise records and Yamux: see `noise.py` and `yamux.py`. The private network: see `pnet.py`.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ async def noise_handshake(channel: _Channel, keys: Keys, *, initiator: bool, exp
         else:
             session = await pattern.handshake_inbound(conn)
     except PeerIDMismatchesPubkey as error:
-        # The exception carries the ID in its text only (security/noise/patterns.py:337).
+        # The exception carries the ID in its text only (security/noise/patterns.py:350).
         raise UnexpectedPeer(str(error).rpartition("remote_peer_id_from_pubkey=")[2].strip()) from error
     protocol = cast(Any, session).conn.noise_state.noise_protocol
     encrypt, decrypt = protocol.cipher_state_encrypt, protocol.cipher_state_decrypt

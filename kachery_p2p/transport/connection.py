@@ -88,7 +88,7 @@ class Connection:
         self.initiator = initiator
         self.opened_at = trio.current_time()
         self.used_at = self.opened_at
-        self._heard_at = self._sent_at = self.opened_at
+        self._heard_at = self.opened_at
         self.close_reason = ""
         self.closed = trio.Event()
         self.core = YamuxCore(initiator, self._make_stream, shared.budget, trio.current_time)
@@ -307,7 +307,6 @@ class Connection:
                 while self._pending is not None:
                     if self._pending:
                         await self._io.send_all(self._pending)
-                        self._sent_at = trio.current_time()
                     self._pending = self._compose()
                     await trio.lowlevel.checkpoint()
                 if self._buffer is not None:
@@ -325,16 +324,15 @@ class Connection:
     async def _keep_alive(self) -> None:
         """Ping a quiet peer, and end a connection on which nothing moves.
 
-        Any byte that comes in, and any that the kernel takes, is a sign of life: on a slow line the answer to a ping
-        may queue behind megabytes.
+        Any byte that comes in is a sign of life: on a slow line the answer to a ping may queue behind megabytes. While
+        the kernel takes nothing from us, `send_all` judges whether the peer is gone.
         """
         self.core.ping()  # for the round trip time
         self.flush()
         while True:
             await trio.sleep(limits.KEEPALIVE_INTERVAL / 2)
             now = trio.current_time()
-            quiet = now - max(self._heard_at, self._sent_at)
-            if quiet > limits.KEEPALIVE_TIMEOUT:
+            if now - self._heard_at > limits.KEEPALIVE_TIMEOUT and self._pending is None:
                 self.abort(f"the peer did not answer for {limits.KEEPALIVE_TIMEOUT:.0f} seconds")
                 return
             if now - self._heard_at >= limits.KEEPALIVE_INTERVAL / 2:

@@ -72,8 +72,8 @@ class Identity:
         return encode_varint(len(message)) + message
 
 
-async def read_identify(stream: Stream) -> PeerInfo:
-    """Read a peer's messages up to the end of the stream.
+async def read_identify(stream: Stream, local: str) -> PeerInfo:
+    """Read a peer's messages up to the end of the stream. `local` is our own peer ID.
 
     Raises:
         StreamError: the answer is malformed or too long.
@@ -85,7 +85,7 @@ async def read_identify(stream: Stream) -> PeerInfo:
         if not first:
             break
         length = await read_varint(_Pushback(first, stream), limits.MAX_IDENTIFY - total)
-        total += length
+        total += length + 1  # so that empty messages come to an end too
         try:
             merged.MergeFromString(bytes(await stream.read_exactly(length)))
         except DecodeError as error:
@@ -103,7 +103,7 @@ async def read_identify(stream: Stream) -> PeerInfo:
         ),
         agent=merged.agent_version[: limits.MAX_PEER_TEXT],
         addresses=tuple(addresses),
-        observed=_multiaddr_text(merged.observed_addr, stream.peer) if merged.observed_addr else "",
+        observed=_multiaddr_text(merged.observed_addr, local) if merged.observed_addr else "",
         identified=True,
     )
 
@@ -176,7 +176,7 @@ class Service:
             logger.debug("identify of %s failed: %s", connection.peer, error)
 
     async def _learn(self, stream: Stream) -> None:
-        said = await read_identify(stream)
+        said = await read_identify(stream, self._host.peer_id)
         info = self._host.table.info(stream.peer)
         info.protocols, info.agent, info.identified = said.protocols, said.agent, True
         info.addresses = said.addresses or info.addresses
