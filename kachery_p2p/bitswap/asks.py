@@ -55,6 +55,7 @@ class Asks:
         ask = want.asks.get(link)
         if ask is None:
             ask = Ask(want, link, session, block, now)
+            ask.again = self.was_wanted(want.multihash)
             want.asks[link] = link.asks[want.multihash] = ask
             if not block:
                 link.probes += 1
@@ -72,7 +73,7 @@ class Asks:
             ask.charge = session.estimate(want.cid.codec)
             session.outstanding += ask.charge
             link.asked(ask.charge, now)
-            ask.queue = link.outstanding
+            ask.ahead = link.block_asks
             want.in_flight += 1
             self.in_flight += 1
             for one in want.sessions:
@@ -82,8 +83,9 @@ class Asks:
 
     def repeat(self, ask: Ask, now: float) -> None:
         """Send the same once more: it may have been lost."""
+        ask.again = True
         ask.at = now
-        ask.queue = ask.link.outstanding
+        ask.ahead = ask.link.block_asks
         self.outboxes.put(ask.link, ask.want.cid, ask, now, urgent=True)
 
     # --- ending ----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.asks import Asks
 from kachery_p2p.bitswap.link import PeerLink
-from kachery_p2p.bitswap.messages import Entry
+from kachery_p2p.bitswap.outbox import Outgoing
 from kachery_p2p.bitswap.schedule import Scheduler
 from kachery_p2p.bitswap.session import Ask, Member, Session, Want
 from kachery_p2p.bitswap.watch import Watch
@@ -313,12 +313,12 @@ class Client:
         """Peers to which something is to be sent now."""
         return self._asks.outboxes.ready(now)
 
-    def take(self, peer: str, now: float) -> tuple[list[Entry], bool]:
-        """Fetch what is to be sent to a peer: the entries, and whether they are its whole list for a fresh stream."""
+    def take(self, peer: str, now: float) -> Outgoing:
+        """Fetch what is to be sent to a peer."""
         link = self.links.get(peer)
-        return self._asks.outboxes.take(link, now) if link is not None else ([], False)
+        return self._asks.outboxes.take(link, now) if link is not None else Outgoing([], [], full=False)
 
-    def everything_for(self, peer: str, now: float) -> list[Entry]:
+    def everything_for(self, peer: str, now: float) -> Outgoing:
         """All that is wanted of a peer: for a stream that replaces a broken one."""
         link = self.links.get(peer)
-        return self._asks.outboxes.everything(link, now) if link is not None else []
+        return self._asks.outboxes.everything(link, now) if link is not None else Outgoing([], [], full=True)

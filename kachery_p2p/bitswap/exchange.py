@@ -15,7 +15,7 @@ from kachery_p2p.bitswap.engine import Engine, PeerWant
 from kachery_p2p.bitswap.handle import ReceivedBlock, SessionHandle
 from kachery_p2p.bitswap.interfaces import BlockStoreLike, HostLike, StreamLike
 from kachery_p2p.bitswap.lanes import ReplyLane, WantLane
-from kachery_p2p.bitswap.messages import PROTOCOLS, Block, Message, decode
+from kachery_p2p.bitswap.messages import PROTOCOLS, Block, Message, decode, speaks_presence
 from kachery_p2p.bitswap.reader import ByteBudget, MessageReader
 from kachery_p2p.bitswap.session import Session
 from kachery_p2p.dag.cid import CID, hash_block
@@ -191,7 +191,10 @@ class Exchange:
 
     def _connected(self, peer: str) -> None:
         self._up.add(peer)
-        self._client.connected(peer, trio.current_time())
+        # What identify has told by now; otherwise the version is learned when the first stream is opened.
+        spoken = [name for name in PROTOCOLS if name in self._host.protocols_of(peer)]
+        presence = not spoken or speaks_presence(spoken[0])
+        self._client.connected(peer, trio.current_time(), presence=presence)
         self._pump()
 
     def _disconnected(self, peer: str) -> None:

@@ -16,12 +16,13 @@ import trio
 
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.interfaces import BlockStoreLike, HostLike, StreamLike
-from kachery_p2p.bitswap.messages import PROTOCOLS, BytesLike, Entry, Presence, encode, speaks_presence
+from kachery_p2p.bitswap.messages import PROTOCOLS, BytesLike, Presence, WantType, encode, speaks_presence
 from kachery_p2p.errors import KacheryError, StreamError
 
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.client import Client
     from kachery_p2p.bitswap.engine import Engine, PeerWant, Reply
+    from kachery_p2p.bitswap.outbox import Outgoing
 
 log = logging.getLogger("kachery_p2p.bitswap")
 
@@ -72,7 +73,6 @@ class WantLane:
         self._client = client
         self._unreachable = unreachable
         self._work = trio.Event()
-        self.messages = 0
 
     def wake(self) -> None:
         """There is something to send."""
@@ -82,9 +82,9 @@ class WantLane:
         """Until cancelled."""
         try:
             while True:
-                entries, full = self._client.take(self._peer, trio.current_time())
-                if entries or full:
-                    await self._send(entries, full)
+                outgoing = self._client.take(self._peer, trio.current_time())
+                if outgoing.entries or outgoing.full:
+                    await self._send(outgoing)
                     continue
                 with trio.move_on_after(limits.STREAM_IDLE_CLOSE if self._out.is_open else float("inf")) as idle:
                     await self._work.wait()
@@ -95,25 +95,27 @@ class WantLane:
             with trio.CancelScope(shield=True):
                 await self._out.close()
 
-    async def _send(self, entries: list[Entry], full: bool) -> None:
+    async def _send(self, outgoing: Outgoing) -> None:
         for _ in range(limits.STREAM_ATTEMPTS):
             try:
-                if full:
+                if outgoing.full:
                     await self._out.reset()
                 stream = await self._out.get()
                 presence = speaks_presence(stream.protocol)
                 self._client.set_presence(self._peer, presence, trio.current_time())
-                if not presence:
-                    entries = [e for e in entries if e.cancel or not e.want_type]
+                parts: list[BytesLike] = []
+                if outgoing.cancels_first:
+                    parts += encode(protocol=stream.protocol, entries=outgoing.cancels_first)
+                entries = [e for e in outgoing.entries if presence or e.cancel or e.want_type is WantType.BLOCK]
+                parts += encode(protocol=stream.protocol, entries=entries, full=outgoing.full)
                 with trio.fail_after(limits.WANT_SEND_TIMEOUT):
-                    await stream.write_parts(encode(protocol=stream.protocol, entries=entries, full=full))
-                self.messages += 1
+                    await stream.write_parts(parts)
                 return
             except (KacheryError, trio.TooSlowError) as error:
                 log.debug("sending wants to %s: %s", self._peer, error)
                 await self._out.reset()
                 # What was lost with the stream is not known, so the new one begins with everything.
-                entries, full = self._client.everything_for(self._peer, trio.current_time()), True
+                outgoing = self._client.everything_for(self._peer, trio.current_time())
         self._unreachable(self._peer)
 
 

@@ -127,6 +127,8 @@ MAX_COPIES = 2
 #: A second copy must be expected to come so many times, and so many seconds, sooner than the first.
 ENDGAME_GAIN = 2.0
 ENDGAME_MARGIN = 0.1
+#: Copies asked for in one tick: a pause of this machine makes everybody look late at once.
+ENDGAME_COPIES = 16
 #: A peer of unknown speed is left alone for this long before its last wants are asked of another.
 ENDGAME_UNKNOWN_SECONDS = 0.5
 #: A peer that skipped a want is not asked for it again for this long.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.link import PeerLink
 from kachery_p2p.bitswap.messages import Entry, WantType
@@ -10,6 +12,20 @@ from kachery_p2p.dag.cid import CID
 
 #: The priority of the first want of a session; the later ones count down from it.
 _TOP_PRIORITY = 0x3FFF_FFFF
+
+
+class Outgoing(NamedTuple):
+    """What is to be sent to a peer: one message, or two.
+
+    Helia ignores a want for a block that it sent already, for some seconds and then once more, even when the want comes
+    in a full list. A cancel makes it forget. It must come in a message of its own, because Kubo merges entries of one
+    message that are about one block.
+    """
+
+    cancels_first: list[Entry]
+    entries: list[Entry]
+    #: The entries are all that is wanted, and go out on a fresh stream.
+    full: bool
 
 
 class Outbox:
@@ -72,19 +88,22 @@ class Outboxes:
         due = [box.since for box in self._boxes.values() if box.entries and not box.urgent]
         return min(due) + limits.LAZY_SEND if due else None
 
-    def take(self, link: PeerLink, now: float) -> tuple[list[Entry], bool]:
-        """Fetch what is to be sent to a peer: the entries, and whether they are its whole list for a fresh stream."""
+    def take(self, link: PeerLink, now: float) -> Outgoing:
+        """Fetch what is to be sent to a peer."""
         box = self._boxes.pop(link, None)
         if box is None:
-            return [], False
+            return Outgoing([], [], full=False)
         if box.fresh:
-            return self.everything(link, now), True
-        return [_entry(cid, ask, link, now) for cid, ask in box.entries.values()], False
+            return self.everything(link, now)
+        again = [Entry(cid, cancel=True) for cid, ask in box.entries.values() if ask is not None and ask.again]
+        return Outgoing(again, [_entry(cid, ask, link, now) for cid, ask in box.entries.values()], full=False)
 
-    def everything(self, link: PeerLink, now: float) -> list[Entry]:
-        """All that is wanted of a peer: for a stream that replaces a broken one."""
+    def everything(self, link: PeerLink, now: float) -> Outgoing:
+        """All that is wanted of a peer: for a fresh stream."""
         self._boxes.pop(link, None)
-        return [_entry(ask.want.cid, ask, link, now) for ask in link.asks.values()]
+        asks = list(link.asks.values())
+        again = [Entry(ask.want.cid, cancel=True) for ask in asks if ask.sent or ask.again]
+        return Outgoing(again, [_entry(ask.want.cid, ask, link, now) for ask in asks], full=True)
 
 
 def _entry(cid: CID, ask: Ask | None, link: PeerLink, now: float) -> Entry:
@@ -93,6 +112,7 @@ def _entry(cid: CID, ask: Ask | None, link: PeerLink, now: float) -> Entry:
     if not ask.sent:
         ask.sent = True
         ask.at = now
+    ask.again = False
     # The earlier in the order of its session, the more urgent.
     position = min((index for index, _ in ask.want.sessions.values()), default=0)
     kind = WantType.BLOCK if ask.block else WantType.HAVE

@@ -43,7 +43,7 @@ class PeerState(Enum):
 class Ask:
     """A question open at a peer."""
 
-    __slots__ = ("at", "block", "charge", "declined", "link", "queue", "sent", "session", "want")
+    __slots__ = ("again", "ahead", "at", "block", "charge", "declined", "link", "sent", "session", "want")
 
     def __init__(self, want: Want, link: PeerLink, session: Session, block: bool, now: float) -> None:
         self.want = want
@@ -54,10 +54,12 @@ class Ask:
         self.at = now
         #: Bytes charged to the peer's window and the session's budget.
         self.charge = 0
-        #: Bytes that the peer had to deliver when this was asked, this one included.
-        self.queue = 0
+        #: Blocks that the peer had to deliver when this was asked, this one included.
+        self.ahead = 0
         #: Whether the remote may know of it.
         self.sent = False
+        #: The peer may have answered the same lately, or the first time was lost.
+        self.again = False
         #: DONT_HAVE was the answer; the remote keeps the want and tells us when it gets the block.
         self.declined = False
 
@@ -65,6 +67,13 @@ class Ask:
     def live(self) -> bool:
         """Whether a block is on its way because of this."""
         return self.block and not self.declined
+
+    def expected(self) -> float:
+        """Seconds from the asking until the answer, by what is known now of the peer's speed and the blocks' size."""
+        link = self.link
+        if link.rate <= 0:
+            return 0.0
+        return self.ahead * self.session.estimate(self.want.cid.codec) / link.rate + link.latency * 0.5
 
 
 class Want:

@@ -105,8 +105,7 @@ class Watch:
         for ask in list(link.asks.values()):
             if not ask.live or not ask.sent:
                 continue
-            expected = ask.queue / link.rate if link.rate > 0 else 0.0
-            if now - ask.at <= max(wait, 4 * expected):
+            if now - ask.at <= max(wait, 4 * ask.expected()):
                 continue
             want = ask.want
             if link.presence and not self._asks.others(link, want):
@@ -160,17 +159,21 @@ class Watch:
         if not idle:
             return
         idle.sort(key=lambda link: -link.rate)
+        copies = limits.ENDGAME_COPIES
         for want in list(session.wants.values()):
+            if copies == 0:
+                return
             if not 0 < want.in_flight < limits.MAX_COPIES:
                 continue
             holder = next(ask for ask in want.asks.values() if ask.live)
-            size = max(holder.charge, session.estimate(want.cid.codec))
+            size = session.estimate(want.cid.codec)
             left = _seconds_left(holder, now)
             for link in idle:
                 if link is holder.link or link in want.lacking or link.room(self._scheduler.scale, size) < size:
                     continue
                 if left > limits.ENDGAME_GAIN * link.seconds_for(size) + limits.ENDGAME_MARGIN:
                     self._asks.ask(want, link, session, now, block=True)
+                    copies -= 1
                     break
 
 
@@ -180,5 +183,5 @@ def _seconds_left(ask: Ask, now: float) -> float:
     if ask.link.rate <= 0:
         # Nothing is known of this peer, not even after some time: then it is slow.
         return age if age > limits.ENDGAME_UNKNOWN_SECONDS else 0.0
-    expected = ask.queue / ask.link.rate + ask.link.latency * 0.5
+    expected = ask.expected()
     return expected - age if expected > age else age

@@ -124,9 +124,11 @@ class Sim:
         self.client.poll(self.now)
         for name in self.client.ready(self.now):
             peer = self.peers[name]
-            entries, full = self.client.take(name, self.now)
+            cancels, entries, full = self.client.take(name, self.now)
             epoch = peer.epoch
-            self.at(self.now + peer.delay, lambda p=peer, e=entries, f=full, n=epoch: self._arrive(p, e, f, n))
+            self.at(
+                self.now + peer.delay, lambda p=peer, e=cancels + entries, f=full, n=epoch: self._arrive(p, e, f, n)
+            )
         for session in self.got:
             held = session.outstanding + session.buffered
             self.most_held = max(self.most_held, held)

@@ -349,10 +349,10 @@ def test_wants_are_merged_until_they_are_sent() -> None:
     client.want(session, [made_cid(1)])
     client.poll(0.0)
     client.cancel(session, [made_cid(1).multihash], 0.0)
-    assert client.take("a", 0.0) == ([], False)
+    assert client.take("a", 0.0) == ([], [], False)
     client.want(session, [made_cid(1)])
     client.poll(0.0)
-    (entry,), full = client.take("a", 0.0)
+    again, (entry,), full = client.take("a", 0.0)
     assert (entry.cid, entry.want_type, entry.cancel, entry.send_dont_have, full) == (
         made_cid(1),
         WantType.BLOCK,
@@ -360,8 +360,10 @@ def test_wants_are_merged_until_they_are_sent() -> None:
         True,
         False,
     )
+    # A peer may still think it has just sent what is wanted again: it is told to forget that first.
+    assert [(entry.cid, entry.cancel) for entry in again] == [(made_cid(1), True)]
     client.cancel(session, [made_cid(1).multihash], 0.0)
-    (entry,), _ = client.take("a", 0.0)
+    _, (entry,), _ = client.take("a", 0.0)
     assert entry.cancel
 
 
@@ -371,13 +373,15 @@ def test_earlier_wants_are_more_urgent() -> None:
     session = client.new_session()
     client.connected("a", 0.0)
     client.add_provider(session, "a", 0.0)
+    client.want(session, [made_cid(n) for n in range(5)])
     priorities: list[int] = []
-    for n in range(0, 9, 3):
-        client.want(session, [made_cid(n), made_cid(n + 1), made_cid(n + 2)])
-        client.poll(0.0)
-        priorities += [entry.priority for entry in client.take("a", 0.0)[0]]
-        client.block("a", made_cid(n).multihash, 10, 0.0)
-    assert len(priorities) > 5
+    for n in range(10):
+        client.poll(n / 100)
+        entries = [entry for entry in client.take("a", n / 100).entries if entry.want_type is WantType.BLOCK]
+        priorities += [entry.priority for entry in entries if not entry.cancel]
+        client.block("a", made_cid(n).multihash, 10, n / 100)
+        client.want(session, [made_cid(n + 5)])
+    assert len(priorities) >= 10
     assert priorities == sorted(set(priorities), reverse=True)
 
 
