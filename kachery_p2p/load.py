@@ -92,20 +92,23 @@ class Downloads:
             if entry is None:
                 download = await trio.to_thread.run_sync(self._repo.download, cid)
                 entry = self._open[cid] = _OpenDownload(download)
-        if entry.finishing:
+            finishing = entry.finishing
+            entry.users += not finishing
+        if finishing:
             while self._open.get(cid) is entry:
                 await entry.changed.wait()
             yield None
             return
-        entry.users += 1
         try:
             yield entry
         finally:
-            entry.users -= 1
-            if entry.users == 0:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(entry.download.close)
-                del self._open[cid]
+            # Under the same lock: nobody may find the file here while it is being closed.
+            with trio.CancelScope(shield=True):
+                async with self._opening:
+                    entry.users -= 1
+                    if entry.users == 0:
+                        del self._open[cid]
+                        await trio.to_thread.run_sync(entry.download.close)
             entry.notify()
 
     async def finish(self, entry: _OpenDownload, size: int) -> Path:
