@@ -125,16 +125,9 @@ class NodeThread:
             nursery.cancel_scope.cancel()
 
     def _hand_over(self) -> bool:
-        """``kachery-cloud-node`` asks for the place: stop as soon as it has its answer."""
+        """``kachery-cloud-node`` asks for the place. It takes a connection that ends for the same yes as the answer."""
         self.handed_over = True
-
-        async def stop_soon() -> None:
-            import trio
-
-            await trio.sleep(0.1)  # the answer to the one who asked must be out before the socket closes
-            self._stop.set()
-
-        self._nursery.start_soon(stop_soon)
+        self._stop.set()
         return True
 
     def start(self, method: str, params: dict[str, Any], progress: Progress | None) -> tuple[int, Future[Any]]:

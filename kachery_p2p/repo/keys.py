@@ -123,7 +123,7 @@ def _wait_for(path: Path, claim: Path) -> None:
     for _ in range(200):
         if path.exists():
             return
-        time.sleep(0.05)
+        time.sleep(0.05)  # another process makes the file: nothing that all platforms have tells when it is there
     raise IdentityError(f"Another process began to make {path} and did not finish. Remove {claim} and try again.")
 
 
