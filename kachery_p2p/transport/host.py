@@ -58,6 +58,8 @@ class Host:
         self.keys = compat.Keys.from_seed(seed)
         self.peer_id: str = self.keys.peer_id.to_base58()
         self._announce = [parse_address(text).transport for text in announce]
+        #: turns the addresses of the interfaces into those that peers are told; None tells them as they are
+        self.advertise: Callable[[list[str]], list[str]] | None = None
         self._swarm_key = swarm_key
         self._shared = Shared()
         self._handlers: dict[str, Handler] = {}
@@ -322,9 +324,18 @@ class Host:
 
     # --- what is known ---------------------------------------------------------------------------------------------
 
+    def listen_addresses(self) -> list[str]:
+        """The multiaddrs that this machine listens on, wildcards expanded, without the peer ID; loopback last."""
+        return list(self._listener.addresses())
+
     def transport_addresses(self) -> list[str]:
-        """The multiaddrs under which we can be dialled, without the peer ID: announced ones first, loopback last."""
-        return list(dict.fromkeys([*self._announce, *self._listener.addresses()]))
+        """The multiaddrs that peers are told, without the peer ID: announced ones first, loopback last."""
+        own = self.listen_addresses()
+        return list(dict.fromkeys([*self._announce, *(own if self.advertise is None else self.advertise(own))]))
+
+    def addresses_changed(self) -> None:
+        """What `advertise` gives has changed: connected peers are told (identify push)."""
+        self._identify.changed()
 
     def addresses(self) -> list[str]:
         """The same, each ending in our peer ID."""
@@ -361,6 +372,10 @@ class Host:
     def addresses_of(self, peer_id: str) -> list[str]:
         """Where a peer says it listens, each ending in its peer ID; empty before it was identified."""
         return [f"{each}/p2p/{peer_id}" for each in self.table.peek(peer_id).addresses]
+
+    def remote_addresses_of(self, peer_id: str) -> list[str]:
+        """Where the other ends of the connections that we opened to a peer are, without the peer ID: they answered."""
+        return [each.address for each in self.table.of(peer_id) if each.initiator]
 
     def observed_addresses(self) -> list[str]:
         """The addresses at which connected peers say they see us."""

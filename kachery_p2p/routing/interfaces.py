@@ -1,0 +1,88 @@
+"""What routing needs of the host it runs on, and what its sources have in common."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A peer that is said to have something.
+
+    Attributes:
+        peer: peer ID, base58.
+        addrs: multiaddrs without the peer ID; may be empty.
+        source: who said so: `hint`, `connected`, `known`, `mdns`, `lan-dht`, `dht`, `delegated`.
+    """
+
+    peer: str
+    addrs: tuple[str, ...]
+    source: str
+
+
+class Source(Protocol):
+    """Something that can be asked who has a block."""
+
+    @property
+    def name(self) -> str: ...
+
+    def find_providers(self, multihash: bytes) -> AsyncGenerator[Provider, None]:
+        """Providers, as they are found; ends when nothing more is to be found. Raises nothing but `KacheryError`."""
+        ...
+
+
+class StreamLike(Protocol):
+    """A bidirectional stream to a peer. Reading and writing raise `StreamError` when it breaks."""
+
+    @property
+    def peer(self) -> str: ...
+
+    @property
+    def protocol(self) -> str: ...
+
+    async def read(self, max_bytes: int = 65536) -> bytes: ...
+
+    async def read_exactly(self, count: int, /) -> bytes | bytearray: ...
+
+    async def write(self, data: bytes, /) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def reset(self) -> None: ...
+
+
+class HostLike(Protocol):
+    """The part of `kachery_p2p.transport.host.Host` that routing uses. Peer IDs are base58, addresses multiaddrs."""
+
+    @property
+    def peer_id(self) -> str: ...
+
+    async def connect(self, addr: str, addrs: Sequence[str] = (), *, timeout: float = 10) -> str: ...
+
+    async def open_stream(self, peer_id: str, protocols: Sequence[str], *, timeout: float = 10) -> StreamLike: ...
+
+    def set_handler(self, protocol: str, handler: Callable[[StreamLike], Awaitable[None]]) -> None: ...
+
+    def remove_handler(self, protocol: str) -> None: ...
+
+    def on_connected(self, callback: Callable[[str], None]) -> Callable[[], None]: ...
+
+    def on_disconnected(self, callback: Callable[[str], None]) -> Callable[[], None]: ...
+
+    def on_identified(self, callback: Callable[[str], None]) -> Callable[[], None]: ...
+
+    def connected(self) -> Iterable[str]: ...
+
+    def protocols_of(self, peer_id: str) -> frozenset[str]: ...
+
+    def addresses_of(self, peer_id: str) -> list[str]: ...
+
+    def remote_addresses_of(self, peer_id: str) -> list[str]: ...
+
+    def transport_addresses(self) -> list[str]: ...
+
+    def protect(self, peer_id: str, tag: str) -> None: ...
+
+    def unprotect(self, peer_id: str, tag: str) -> bool: ...
