@@ -1,6 +1,6 @@
 """Who has a CID, and telling the others what we have.
 
-    dht/        the Kademlia DHT: cores without I/O (messages, table, lookup, server, sweep), and the shell that runs them
+    dht/        the Kademlia DHT: cores without I/O, and the shell that runs them
     mdns/       machines on the same network
     known       the address book: whom we met before, where, and how fast they answered
     delegated   HTTP routers (`/routing/v1`)
