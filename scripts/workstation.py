@@ -13,6 +13,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -33,12 +35,23 @@ class WorkstationError(Exception):
 class Workstation:
     """A data directory and the processes that use it. A context manager: all of them end with it."""
 
-    def __init__(self, folder: Path, *, env: dict[str, str] | None = None, python: str = sys.executable) -> None:
-        """`folder` is made when absent; the data directory is `data` in it. `env` adds to the environment."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        env: dict[str, str] | None = None,
+        python: str = sys.executable,
+        around: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """`folder` is made when absent; the data directory is `data` in it. `env` adds to the environment.
+
+        `around` is entered while a process is started: it can put the process on another machine of a lab.
+        """
         self.folder = folder.resolve()
         self.directory = self.folder / "data"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.python = python
+        self._around = around
         self.env = {
             **{key: value for key, value in os.environ.items() if not key.startswith("KACHERY_CLOUD_")},
             "KACHERY_CLOUD_DIR": str(self.directory),
@@ -66,7 +79,7 @@ class Workstation:
     def start(self, *options: str) -> Self:
         """Starts `kachery-cloud-node` here and waits until it serves. Raises `WorkstationError`."""
         log = self.folder / "node.log"
-        with open(log, "ab") as errors:
+        with open(log, "ab") as errors, self._around():
             self._node = subprocess.Popen(
                 [*self._command("kachery-cloud-node"), "--json", *options],
                 env=self.env,
@@ -114,10 +127,11 @@ class Workstation:
         Raises `WorkstationError` when it fails, unless `check` is False.
         """
         line = [*self._command(command), *(str(arg) for arg in args)]
-        done = subprocess.run(
-            line, env=self.env, cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=timeout, check=False,
-        )  # fmt: skip
+        with self._around():
+            done = subprocess.run(
+                line, env=self.env, cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                timeout=timeout, check=False,
+            )  # fmt: skip
         if check and done.returncode != 0:
             raise WorkstationError(f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
         return done
@@ -127,15 +141,16 @@ class Workstation:
 
         Its standard input and output are pipes; it is killed at the end when it still runs.
         """
-        process = subprocess.Popen(
-            [self.python, "-c", _PRELUDE + code, json.dumps(args, default=str)],
-            env=self.env,
-            cwd=self.folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with self._around():
+            process = subprocess.Popen(
+                [self.python, "-c", _PRELUDE + code, json.dumps(args, default=str)],
+                env=self.env,
+                cwd=self.folder,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         self._running.append(process)
         return process
 

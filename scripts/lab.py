@@ -1,0 +1,283 @@
+"""Several machines in several networks, on this one: Linux network namespaces, switches, NATs and firewalls.
+
+    with Lab() as lab:
+        internet = lab.network("11.0.0.0/24")
+        home = lab.network("192.168.7.0/24")
+        lab.router("nat-a", inside=home, outside=internet, nat="port-preserving")
+        alice = lab.host("alice", home)
+        relay = lab.host("relay", internet)
+        with alice.entered():              # whatever this thread starts or opens now is on that machine
+            process = subprocess.Popen([...])
+        station = alice.workstation(folder)
+
+Each network is a bridge in a namespace of its own, so nothing touches the interfaces of this machine and no packet
+leaves it. Needs Linux, root, and the programs `ip` and `nft`; `unavailable()` says what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ipaddress
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from scripts.workstation import Workstation
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_PREFIX = "kclab"
+_NETNS = Path("/run/netns")
+_CLONE_NEWNET = 0x40000000
+_labs = itertools.count(1)
+
+
+class LabError(Exception):
+    """A namespace, link or rule could not be made."""
+
+
+def unavailable() -> str | None:
+    """Why there can be no lab on this machine, as a sentence; None where there can."""
+    if sys.platform != "linux":
+        return "network namespaces exist on Linux only"
+    if os.geteuid() != 0:
+        return "making network namespaces takes root"
+    for program in ("ip", "nft"):
+        if shutil.which(program) is None:
+            return f"the program {program} is missing (Debian: apt-get install iproute2 nftables)"
+    name = f"{_PREFIX}-{os.getpid()}-try"
+    try:
+        _ip("netns", "add", name)
+        _ip("netns", "del", name)
+    except LabError as error:
+        return f"this machine does not allow network namespaces: {error}"
+    return None
+
+
+class Network:
+    """A switch with an address range. Made by `Lab.network`."""
+
+    def __init__(self, lab: Lab, cidr: str, cidr6: str | None) -> None:
+        self._lab = lab
+        self.cidr = ipaddress.ip_network(cidr)
+        self.cidr6 = ipaddress.ip_network(cidr6) if cidr6 else None
+        self.namespace = lab._namespace("switch")
+        self.hosts: list[Host] = []
+        self.gateway: str | None = None
+        self._ports = itertools.count(1)
+        _ip("-n", self.namespace, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
+        _ip("-n", self.namespace, "link", "set", "br0", "up")
+
+    def attach(self, host: Host) -> tuple[str, str]:
+        """Plug a host in. Returns its interface and its IPv4 address."""
+        port = next(self._ports)
+        interface = f"eth{len(host.addresses)}"
+        names = ("peer", "name", f"p{port}", "netns", self.namespace)
+        _ip("link", "add", interface, "netns", host.namespace, "type", "veth", *names)
+        _ip("-n", self.namespace, "link", "set", f"p{port}", "master", "br0", "up")
+        address = str(self.cidr[port])
+        _ip("-n", host.namespace, "addr", "add", f"{address}/{self.cidr.prefixlen}", "dev", interface)
+        if self.cidr6:
+            address6 = f"{self.cidr6[port]}/{self.cidr6.prefixlen}"
+            _ip("-n", host.namespace, "addr", "add", address6, "dev", interface, "nodad")
+        _ip("-n", host.namespace, "link", "set", interface, "up")
+        self.hosts.append(host)
+        return interface, address
+
+
+class Host:
+    """A machine of the lab.
+
+    Attributes:
+        name: for display.
+        namespace: its network namespace.
+        addresses: its IPv4 addresses, one for each network, in the order in which it was attached.
+    """
+
+    def __init__(self, lab: Lab, name: str) -> None:
+        self.lab = lab
+        self.name = name
+        self.namespace = lab._namespace(name)
+        self.addresses: list[str] = []
+        self.interfaces: list[str] = []
+        _ip("-n", self.namespace, "link", "set", "lo", "up")
+
+    @property
+    def address(self) -> str:
+        """Its first IPv4 address."""
+        return self.addresses[0]
+
+    def attach(self, network: Network) -> None:
+        """Plug it into one more network."""
+        interface, address = network.attach(self)
+        self.interfaces.append(interface)
+        self.addresses.append(address)
+        if network.gateway is not None and len(self.addresses) == 1:
+            self.route_by(network.gateway)
+
+    def route_by(self, gateway: str) -> None:
+        """Send what is for other networks there."""
+        _ip("-n", self.namespace, "route", "replace", "default", "via", gateway)
+
+    def link(self, up: bool, index: int = 0) -> None:
+        """Plug the cable in or out."""
+        _ip("-n", self.namespace, "link", "set", self.interfaces[index], "up" if up else "down")
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """While this lasts, processes that this thread starts, and sockets it makes, are on that machine."""
+        with open("/proc/thread-self/ns/net", "rb") as home, open(_NETNS / self.namespace, "rb") as there:
+            _setns(there.fileno())
+            try:
+                yield
+            finally:
+                _setns(home.fileno())
+
+    def workstation(self, folder: Path, *, env: dict[str, str] | None = None) -> Workstation:
+        """A workstation on that machine that listens on all its interfaces; public services stay off.
+
+        It ends with the lab. `env` adds to its environment.
+        """
+        settings = {
+            "KACHERY_CLOUD_LISTEN": "/ip4/0.0.0.0/tcp/4001",
+            "KACHERY_CLOUD_MDNS": "on",
+            **(env or {}),
+        }
+        return self.lab._stack.enter_context(Workstation(folder, env=settings, around=self.entered))
+
+    def run(self, *command: str | Path, check: bool = True) -> str:
+        """Run a short command there and return what it prints. Raises `LabError` when it fails."""
+        with self.entered():
+            return _run([str(each) for each in command], check=check)
+
+
+class Lab:
+    """All of it; a context manager. At the end every process in its namespaces is killed and all is taken down."""
+
+    def __init__(self) -> None:
+        self._number = next(_labs)
+        self._count = itertools.count(1)
+        self._namespaces: list[str] = []
+        self._stack = contextlib.ExitStack()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Take down what labs of dead processes left behind."""
+        for path in _NETNS.glob(f"{_PREFIX}-*"):
+            pid = path.name.split("-")[1]
+            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+                _remove(path.name)
+
+    def _namespace(self, label: str) -> str:
+        name = f"{_PREFIX}-{os.getpid()}-{self._number}-{next(self._count)}-{label}"
+        _ip("netns", "add", name)
+        self._namespaces.append(name)
+        return name
+
+    def network(self, cidr: str, cidr6: str | None = None) -> Network:
+        """A new switch; hosts get the addresses of `cidr` in order, beginning with .1, and of `cidr6` if given."""
+        return Network(self, cidr, cidr6)
+
+    def host(self, name: str, *networks: Network) -> Host:
+        """A new machine in these networks."""
+        host = Host(self, name)
+        for network in networks:
+            host.attach(network)
+        return host
+
+    def router(
+        self,
+        name: str,
+        *,
+        inside: Network,
+        outside: Network,
+        nat: str | None = "port-preserving",
+        outbound: str = "all",
+    ) -> Host:
+        """A machine that forwards from one network to another. What comes from outside unasked is dropped.
+
+        Args:
+            inside: its hosts get this router as their way out.
+            nat: `port-preserving` keeps the source port of a connection wherever it goes (what most routers at home
+                do), `symmetric` takes another random one for each connection, None does not translate.
+            outbound: `all`, or `tcp`: nothing but TCP gets out.
+        """
+        router = self.host(name, inside, outside)
+        lan, wan = router.interfaces
+        translate = {
+            None: "",
+            "port-preserving": f'oifname "{wan}" masquerade',
+            "symmetric": f'oifname "{wan}" masquerade fully-random',
+        }[nat]
+        allowed = {"all": f'iifname "{lan}" accept', "tcp": f'iifname "{lan}" meta l4proto tcp accept'}[outbound]
+        rules = f"""
+            table ip lab {{
+                chain translate {{
+                    type nat hook postrouting priority 100
+                    {translate}
+                }}
+                chain forwarding {{
+                    type filter hook forward priority 0; policy drop
+                    ct state established,related accept
+                    {allowed}
+                }}
+                chain incoming {{
+                    type filter hook input priority 0; policy accept
+                    iifname "{wan}" ct state established,related accept
+                    iifname "{wan}" drop
+                }}
+            }}
+        """
+        with router.entered():
+            Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+            _run(["nft", "-f", "-"], text=rules)
+        inside.gateway = router.addresses[0]
+        for host in inside.hosts:
+            if host is not router:
+                host.route_by(inside.gateway)
+        return router
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._stack.close()
+        finally:
+            for name in self._namespaces:
+                _remove(name)
+
+
+def _remove(namespace: str) -> None:
+    for pid in _run(["ip", "netns", "pids", namespace], check=False).split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    _run(["ip", "netns", "del", namespace], check=False)
+
+
+def _setns(descriptor: int) -> None:
+    # os.setns exists from Python 3.12 on.
+    if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) != 0:
+        raise LabError(f"setns failed: {os.strerror(ctypes.get_errno())}")
+
+
+def _ip(*args: str) -> None:
+    _run(["ip", *args])
+
+
+def _run(command: list[str], *, text: str | None = None, check: bool = True) -> str:
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=30, check=False)
+    if check and done.returncode != 0:
+        raise LabError(f"{' '.join(command)} failed: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
