@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -25,6 +25,7 @@ from kachery_p2p.dag.nodes import Asking
 from kachery_p2p.dag.varint import Buffer
 from kachery_p2p.dag.walk import FileWalk, Ref
 from kachery_p2p.errors import ContentNotFound, DamagedFile, KacheryError
+from kachery_p2p.load_peers import Connect, Find, LoadPeers
 
 if TYPE_CHECKING:
     from kachery_p2p.repo.download import Download
@@ -60,6 +61,7 @@ class Session(Protocol):
     def want(self, cids: Iterable[CID]) -> None: ...
     async def receive(self) -> Received: ...
     async def wait_exhausted(self) -> None: ...
+    def peers(self) -> Mapping[str, object]: ...
     def asked(self) -> list[str]: ...
     def missing(self) -> list[CID]: ...
 
@@ -130,7 +132,7 @@ class Load:
         repo: where data is and goes.
         downloads: the partial files of this node.
         session: a Bitswap session of its own.
-        connect: dials a multiaddr and returns the peer ID; raises a `KacheryError` that says why it could not.
+        connect, find: see `kachery_p2p.load_peers.LoadPeers`.
         timeout: seconds without a single block after which the load gives up.
         progress: called with (bytes done, bytes in all) now and then.
     """
@@ -141,22 +143,18 @@ class Load:
         downloads: Downloads,
         session: Session,
         *,
-        connect: Callable[[str], Awaitable[str]],
+        connect: Connect,
+        find: Find | None = None,
         timeout: float,
         progress: Progress,
     ) -> None:
         self._repo = repo
         self._downloads = downloads
         self._session = session
-        self._connect = connect
+        self._peers = LoadPeers(session, connect, find)
         self._timeout = timeout
         self._progress = progress
         self._begun = trio.current_time()
-        self._last_block = self._begun
-        self._dials_pending = 0
-        self._dials_changed = trio.Event()
-        self._dial_failures: dict[str, str] = {}
-        self._nursery: trio.Nursery | None = None
         self._waiting_for: CID | None = None
         self._paused = False
         self._resumed = trio.Event()
@@ -164,7 +162,11 @@ class Load:
     # --- whom to ask, and for how long
 
     async def run(self, root: CID, providers: Iterable[str], work: Callable[[], Awaitable[T]]) -> T:
-        """Do ``work`` while providers are dialled and the clock is watched.
+        """Do ``work`` while providers are dialled, others are searched for, and the clock is watched.
+
+        Args:
+            root: what is searched for; who has it most likely has what it links to.
+            providers: multiaddrs of peers that may have it.
 
         Raises:
             ContentNotFound: nobody had a block, or nothing came for ``timeout`` seconds.
@@ -173,15 +175,14 @@ class Load:
         failure: KacheryError | None = None
         results: list[T] = []
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            self.add_providers(providers)
+            self._peers.start(nursery, root, providers)
             nursery.start_soon(self._give_up_in_time, nursery.cancel_scope)
             try:
                 results.append(await work())
             except KacheryError as e:
                 failure = e
             nursery.cancel_scope.cancel()
-        self._nursery = None
+        self._peers.stop()
         if failure is not None:
             raise failure
         if not results:
@@ -190,33 +191,20 @@ class Load:
 
     def add_providers(self, addrs: Iterable[str]) -> None:
         """Dial more providers for this running load; those that answer join it."""
-        for addr in addrs:
-            if self._nursery is not None:
-                self._dials_pending += 1
-                self._nursery.start_soon(self._dial, addr)
-
-    async def _dial(self, addr: str) -> None:
-        try:
-            self._session.add_provider(await self._connect(addr))
-        except KacheryError as e:
-            self._dial_failures[addr] = str(e)
-        finally:
-            self._dials_pending -= 1
-            changed, self._dials_changed = self._dials_changed, trio.Event()
-            changed.set()
+        self._peers.add(addrs)
 
     async def _give_up_in_time(self, scope: trio.CancelScope) -> None:
         """Cancel ``scope`` when all who were asked said no and nobody else is coming, or when nothing comes at all."""
         while True:
             while self._paused:
                 await self._resumed.wait()
-            heard = self._last_block
+            heard = self._peers.last_block
             with trio.move_on_at(heard + self._timeout) as patience:
                 await self._session.wait_exhausted()
-                while self._dials_pending:
-                    await self._dials_changed.wait()
+                await self._peers.settled()
                 await trio.sleep(EXHAUSTED_GRACE)
-            nothing_came = self._last_block == heard and not self._paused
+                await self._peers.settled()  # of a search that began when it ran dry
+            nothing_came = self._peers.last_block == heard and not self._paused
             if nothing_came and (patience.cancelled_caught or self._session.missing()):
                 scope.cancel()
                 return
@@ -229,7 +217,7 @@ class Load:
             yield
         finally:
             self._paused = False
-            self._heard()
+            self._peers.heard()
             resumed, self._resumed = self._resumed, trio.Event()
             resumed.set()
 
@@ -242,7 +230,7 @@ class Load:
             parts = [f"Nobody who was asked has {root}."]
         whom = f": {', '.join(asked[:5])}{' ...' if len(asked) > 5 else ''}" if asked else ""
         parts.append(f"Asked {len(asked)} peer{'' if len(asked) == 1 else 's'} in {self.seconds:.1f} s{whom}.")
-        parts += [f"Could not reach {addr}: {why}" for addr, why in list(self._dial_failures.items())[:5]]
+        parts += [f"Could not reach {addr}: {why}" for addr, why in list(self._peers.failures.items())[:5]]
         parts.append(
             "Check that a machine that has it is running (kachery-cloud-node), and give its address with "
             "--peer, KACHERY_CLOUD_PEERS or ?provider= in the URI."
@@ -253,9 +241,6 @@ class Load:
     def seconds(self) -> float:
         """Since the load began."""
         return trio.current_time() - self._begun
-
-    def _heard(self) -> None:
-        self._last_block = trio.current_time()
 
     # --- small blocks: directories
 
@@ -293,7 +278,7 @@ class Load:
             while left:
                 self._waiting_for = next(iter(left.values()))
                 block = await self._session.receive()
-                self._heard()
+                self._peers.heard()
                 cid = left.pop(block.cid.multihash, None)
                 if cid is not None:
                     yield cid, bytes(block.data)
@@ -364,7 +349,7 @@ class _Transfer:
                 break
             load._waiting_for = next(iter(self._waiting.values()))[0].cid
             block = await load._session.receive()
-            load._heard()
+            load._peers.heard()
             await self._on_block(block.cid, block.data)
         assert walk.finished, "the walk asks for nothing more and is not finished"
 

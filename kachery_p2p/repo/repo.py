@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from ..dag.cid import CID, verify_block
+from ..dag.cid import CID, read_cid, verify_block
 from ..dag.profiles import Profile
 from ..errors import HashMismatch
 from .catalog import DIRECTORY, OK, Catalog
@@ -201,6 +201,27 @@ class Repo:
                 )
             )
         return listed
+
+    def roots(self) -> Iterator[bytes]:
+        """The multihashes of all files and directories that were stored, linked or loaded and are whole, oldest first.
+
+        Files inside stored or loaded directories are among them: each has a URI of its own.
+        """
+        rows = self._catalog.all(
+            f"SELECT r.key FROM roots r WHERE r.kind = {DIRECTORY} "
+            f"OR EXISTS (SELECT 1 FROM files f WHERE f.root = r.id AND f.state = {OK}) ORDER BY r.added, r.id"
+        )
+        for (key,) in rows:
+            yield read_cid(key, 0)[0].multihash
+
+    def all_multihashes(self) -> Iterator[bytes]:
+        """The multihashes of all blocks that are here: roots, inner nodes and leaves."""
+        seen_roots = set(self.roots())
+        yield from seen_roots
+        for table in ("blocks", "leaves"):
+            for (multihash,) in self._catalog.all(f"SELECT DISTINCT multihash FROM {table}"):
+                if multihash not in seen_roots:
+                    yield multihash
 
     @property
     def stats(self) -> RepoStats:

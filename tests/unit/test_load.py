@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import trio
+import trio.testing
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import ContentNotFound, DialError, IsADirectory
 from kachery_p2p.load import Downloads, Load
 from kachery_p2p.load_directory import DirectoryLoad
 from kachery_p2p.repo.repo import Repo
+from kachery_p2p.routing.interfaces import Provider
 
 MIB = 1 << 20
 
@@ -59,6 +61,9 @@ class RepoSession:
             await self._changed.wait()
         await trio.lowlevel.checkpoint()
 
+    def peers(self) -> dict[str, object]:
+        return dict.fromkeys(self.providers)
+
     def asked(self) -> list[str]:
         return ["peer-of-the-test"]
 
@@ -66,8 +71,14 @@ class RepoSession:
         return self._lacking
 
 
-async def no_dial(addr: str) -> str:
+async def no_dial(addr: str, addrs: Sequence[str]) -> str:
     raise DialError(f"Could not connect to {addr}: connection refused.")
+
+
+@pytest.fixture
+def patient_clock() -> trio.testing.MockClock:
+    """Time jumps ahead, but not while a thread is busy: these loads read and write real files."""
+    return trio.testing.MockClock(autojump_threshold=0.25)
 
 
 @pytest.fixture
@@ -240,3 +251,98 @@ async def test_two_loads_of_one_file_at_once(ours: Repo, theirs: Repo, tmp_path:
     assert results["whole"][0].read_bytes() == data
     assert ours.find_file(cid) == results["whole"][0]
     assert not any((ours.directory / "partial").iterdir())
+
+
+class EmptySession(RepoSession):
+    """A session that has nobody to ask until a provider is added."""
+
+    def __init__(self, store: Repo, *, leave_after: int | None = None) -> None:
+        super().__init__(store)
+        self._leave_after = leave_after
+        self._waiting: list[CID] = []
+
+    def add_provider(self, peer_id: str) -> None:
+        super().add_provider(peer_id)
+        self._lacking.clear()
+        waiting, self._waiting = self._waiting, []
+        self.want(waiting)
+
+    def want(self, cids: Iterable[CID]) -> None:
+        for cid in cids:
+            if not self.providers or self._leave_after == 0:
+                self._waiting.append(cid)
+                self._lacking.append(cid)
+                self._changed.set()
+                continue
+            if self._leave_after is not None:
+                self._leave_after -= 1
+                if self._leave_after == 0:
+                    self.providers.clear()
+                    self._leave_after = None
+            super().want([cid])
+
+    async def wait_exhausted(self) -> None:
+        while not self._lacking:
+            self._changed = trio.Event()
+            await self._changed.wait()
+        await trio.lowlevel.checkpoint()
+
+
+async def dial(addr: str, addrs: Sequence[str]) -> str:
+    await trio.lowlevel.checkpoint()
+    return addr
+
+
+async def test_a_load_that_knows_nobody_searches(
+    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: trio.testing.MockClock
+) -> None:
+    """With no peer at all the root is searched for at once; who is found is asked for the whole DAG."""
+    data = os.urandom(3 * MIB)
+    cid = store(theirs, data, tmp_path)
+    searched: list[CID] = []
+
+    async def find(wanted: CID) -> AsyncGenerator[Provider, None]:
+        searched.append(wanted)
+        await trio.sleep(20)  # slower than the patience of a load for which nobody searches
+        yield Provider("found", ("/ip4/192.0.2.1/tcp/1",), "dht")
+
+    load = make_load(ours, EmptySession(theirs), connect=dial, find=find)
+    path, _ = await run(load, cid)  # type: ignore[misc]
+    assert path.read_bytes() == data
+    assert set(searched) == {cid}
+
+
+async def test_providers_that_leave_are_replaced(
+    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: trio.testing.MockClock
+) -> None:
+    """When everybody who was found has left half way, others are searched for, and the load goes on."""
+    data = os.urandom(4 * MIB)
+    cid = store(theirs, data, tmp_path)
+    rounds: list[CID] = []
+
+    async def find(wanted: CID) -> AsyncGenerator[Provider, None]:
+        rounds.append(wanted)
+        await trio.sleep(0.1)
+        yield Provider(f"peer-{len(rounds)}", (), "dht")
+
+    session = EmptySession(theirs, leave_after=3)
+    path, _ = await run(make_load(ours, session, connect=dial, find=find), cid)  # type: ignore[misc]
+    assert path.read_bytes() == data
+    assert len(rounds) >= 2
+
+
+async def test_a_search_in_vain_ends_the_load(
+    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: trio.testing.MockClock
+) -> None:
+    """When nobody is found, the load says so as soon as the search is over, not at its timeout."""
+    cid = store(theirs, os.urandom(100), tmp_path)
+
+    async def find(wanted: CID) -> AsyncGenerator[Provider, None]:
+        await trio.sleep(7)
+        for provider in ():
+            yield provider
+
+    begun = trio.current_time()
+    with pytest.raises(ContentNotFound):
+        await run(make_load(ours, EmptySession(theirs), connect=dial, find=find), cid)
+    assert 7 <= trio.current_time() - begun < 10

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.cid import CID, sha256_multihash
 from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile, custom_profile
 from kachery_p2p.errors import FileChanged, FileMissing, InvalidProfile, IsADirectory, NotAFile, RepoError
 from kachery_p2p.repo import Repo
@@ -396,3 +396,22 @@ def test_profiles_of_one_block_and_explicit_profile_objects(repo: Repo) -> None:
         for size in (0, 1, 1000, 1001, 12_345):
             stored = repo.store_bytes(pattern(size), profile=profile)
             assert read_dag(repo, stored.cid) == pattern(size)
+
+
+def test_roots_are_what_has_a_uri_of_its_own(repo: Repo, tmp_path: Path) -> None:
+    """Files, directories and the files in them are roots, the nodes between are not; all blocks are listed on request."""
+    single = tmp_path / "single"
+    single.write_bytes(pattern(2500))
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "member").write_bytes(b"member")
+    file = repo.store_file(single, profile=TINY)
+    directory = repo.store_directory(folder)
+    member = CID(1, 0x55, sha256_multihash(b"member"))
+    assert set(repo.roots()) == {file.cid.multihash, directory.cid.multihash, member.multihash}
+    everything = list(repo.all_multihashes())
+    assert len(everything) == len(set(everything))
+    leaves = {sha256_multihash(pattern(2500)[start : start + 1000]) for start in (0, 1000, 2000)}
+    assert set(everything) >= {*repo.roots(), *leaves}
+    repo.remove(file.cid)
+    assert set(repo.roots()) == {directory.cid.multihash, member.multihash}
