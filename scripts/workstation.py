@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 LISTEN = "/ip4/127.0.0.1/tcp/0"
+#: Settings that keep a node on this machine: no public service is asked, no router, and nobody on the local network.
+KEEP_TO_ITSELF = {
+    "KACHERY_CLOUD_LISTEN": LISTEN,
+    "KACHERY_CLOUD_PUBLIC": "off",
+    "KACHERY_CLOUD_MDNS": "off",
+    "KACHERY_CLOUD_PORT_MAP": "off",
+}
 READY_SECONDS = 60.0
 RUN_SECONDS = 600.0
 STOP_SECONDS = 15.0
@@ -43,7 +50,8 @@ class Workstation:
         python: str = sys.executable,
         around: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`folder` is made when absent; the data directory is `data` in it. `env` adds to the environment.
+        """`folder` is made when absent; the data directory is `data` in it. `env` adds to the environment,
+        and comes before `KEEP_TO_ITSELF`.
 
         `around` is entered while a process is started: it can put the process on another machine of a lab.
         """
@@ -55,7 +63,7 @@ class Workstation:
         self.env = {
             **{key: value for key, value in os.environ.items() if not key.startswith("KACHERY_CLOUD_")},
             "KACHERY_CLOUD_DIR": str(self.directory),
-            "KACHERY_CLOUD_LISTEN": LISTEN,
+            **KEEP_TO_ITSELF,
             **(env or {}),
         }
         self.peer_id = ""

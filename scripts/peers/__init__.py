@@ -1,4 +1,4 @@
-"""Real IPFS nodes that nobody here wrote, Kubo and Helia, for interoperability tests and benchmarks.
+"""Real IPFS nodes that nobody here wrote, Kubo, Helia and go-libp2p, for interoperability tests and benchmarks.
 
     with Kubo(Path("run/kubo")) as kubo, Helia() as helia:
         helia.connect(kubo.addrs[0])
@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from scripts.peers.peer import Helia, Kubo, Peer, PeerError
-from scripts.peers.places import missing
+from scripts.peers.peer import GoLibp2p, Helia, Kubo, Peer, PeerError
+from scripts.peers.places import missing, missing_go
 
-__all__ = ["Helia", "Kubo", "Peer", "PeerError", "missing"]
+__all__ = ["GoLibp2p", "Helia", "Kubo", "Peer", "PeerError", "missing", "missing_go"]

