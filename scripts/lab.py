@@ -246,6 +246,15 @@ class Lab:
                 host.route_by(inside.gateway)
         return router
 
+    def end_with(self, process: subprocess.Popen[str]) -> None:
+        """End this process before the networks are taken down."""
+
+        def end() -> None:
+            process.kill()
+            process.communicate()
+
+        self._stack.callback(end)
+
     def __enter__(self) -> Self:
         return self
 
