@@ -1,0 +1,179 @@
+"""Several machines on several networks: a URI alone is enough.
+
+Each machine is a network namespace of its own with its own data directory and processes; nothing is shared but the
+switches between them. What a machine knows about the others it must have found out over these.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts.data import write_random
+from scripts.lab import Host, Lab, unavailable
+from scripts.workstation import Workstation
+
+SIZE = 3_000_000
+# In a network without name servers and other routers, what these would do is wait.
+QUIET = {"KACHERY_CLOUD_PORT_MAP": "off", "KACHERY_CLOUD_DELEGATED": "none"}
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    if reason := unavailable():
+        pytest.skip(f"these tests need several machines: {reason}")
+    with Lab() as made:
+        yield made
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_random(tmp_path / "input" / "recording.dat", SIZE, seed=11)
+
+
+def station(host: Host, folder: Path, **env: str) -> Workstation:
+    """A workstation on that machine; settings by their names without the prefix."""
+    settings = {f"KACHERY_CLOUD_{name.upper()}": value for name, value in env.items()}
+    return host.workstation(folder / host.name, env={**QUIET, **settings})
+
+
+def stored(at: Workstation, path: Path) -> str:
+    return at.run("kachery-cloud-store", path).stdout.strip()
+
+
+def assert_loads(at: Workstation, uri: str, data: Path) -> None:
+    """The URI alone brings the same bytes."""
+    path = Path(at.run("kachery-cloud-load", uri, timeout=120).stdout.strip())
+    assert path.read_bytes() == data.read_bytes()
+
+
+def wait_for(what: str, condition: Callable[[], object], seconds: float = 60) -> None:
+    """Ask until it is so: these are other processes, which give no event to wait for."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.5)
+
+
+def announced(at: Workstation) -> bool:
+    """Whether everything that is there has been announced."""
+    providing = at.status()["providing"]
+    return providing["announced"] >= 1 and providing["waiting"] == 0
+
+
+def test_two_workstations_on_one_lan(lab: Lab, tmp_path: Path, data: Path) -> None:
+    """With no configuration at all, a machine on the same network is found by multicast DNS."""
+    lan = lab.network("10.1.0.0/24")
+    alice = station(lab.host("alice", lan), tmp_path, lan_dht="off").start()
+    bob = station(lab.host("bob", lan), tmp_path, lan_dht="off")
+    uri = stored(alice, data)
+    assert_loads(bob, uri, data)
+
+
+def test_one_lan_without_multicast(lab: Lab, tmp_path: Path, data: Path) -> None:
+    """Where multicast does not work, the DHT of the local network finds who has it.
+
+    All that the two machines have in common is a third one, which has no data.
+    """
+    lan = lab.network("10.1.0.0/24")
+    hub = station(lab.host("hub", lan), tmp_path, mdns="off").start()
+    alice = station(lab.host("alice", lan), tmp_path, mdns="off", peers=hub.addr).start()
+    uri = stored(alice, data)
+    wait_for("the root is announced", lambda: announced(alice))
+    bob = station(lab.host("bob", lan), tmp_path, mdns="off", peers=hub.addr).start()
+    assert_loads(bob, uri, data)
+    sources = {find["source"] for find in bob.status()["finds"]}
+    assert "lan-dht" in sources
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nat", ["port-preserving", "symmetric"])
+def test_two_labs_behind_nats(lab: Lab, tmp_path: Path, data: Path, nat: str) -> None:
+    """Two labs that nobody can dial share through a third machine that only relays and routes.
+
+    A direct connection is tried; behind NATs that keep the port it comes about, and what is done is told either way.
+    """
+    internet = lab.network("11.0.0.0/24")
+    middle = station(
+        lab.host("middle", internet), tmp_path, public="on", bootstrap="none", mdns="off", relay_service="on",
+        reachability="public", dht="server",
+    ).start()  # fmt: skip
+    labs: list[Workstation] = []
+    for number in (1, 2):
+        lan = lab.network(f"192.168.{number}.0/24")
+        lab.router(f"nat-{number}", inside=lan, outside=internet, nat=nat)
+        host = lab.host(f"lab-{number}", lan)
+        labs.append(station(host, tmp_path, public="on", bootstrap=middle.addr, mdns="off").start())
+    storing, loading = labs
+    wait_for("a reservation at the relay", lambda: any("p2p-circuit" in a for a in storing.status()["addresses"]))
+    uri = stored(storing, data)
+    wait_for("the root is announced", lambda: announced(storing))
+    assert_loads(loading, uri, data)
+    wait_for("the result of the hole punch", lambda: sum(punches(storing)) + sum(punches(loading)))
+    succeeded = punches(storing)[0] + punches(loading)[0]
+    assert bool(succeeded) == (nat == "port-preserving")
+
+
+def punches(at: Workstation) -> tuple[int, int]:
+    """Hole punches that succeeded, and that failed."""
+    report = at.status()["hole_punches"]
+    return report["succeeded"], report["failed"]
+
+
+def test_a_lab_with_outbound_tcp_only(lab: Lab, tmp_path: Path, data: Path) -> None:
+    """Behind a firewall that lets out TCP and nothing in, a machine fetches, and serves through a relay."""
+    internet = lab.network("11.0.0.0/24")
+    middle = station(
+        lab.host("middle", internet), tmp_path, public="on", bootstrap="none", mdns="off", relay_service="on",
+        reachability="public", dht="server",
+    ).start()  # fmt: skip
+    outside = station(lab.host("outside", internet), tmp_path, public="on", bootstrap=middle.addr, mdns="off").start()
+    campus = lab.network("172.20.0.0/24")
+    lab.router("firewall", inside=campus, outside=internet, nat="symmetric", outbound="tcp")
+    inside = station(lab.host("inside", campus), tmp_path, public="on", bootstrap=middle.addr, mdns="off").start()
+    theirs = stored(outside, data)
+    wait_for("the root is announced", lambda: announced(outside))
+    assert_loads(inside, theirs, data)
+    mine = write_random(tmp_path / "input" / "mine.dat", SIZE, seed=12)
+    wait_for("a reservation at the relay", lambda: any("p2p-circuit" in a for a in inside.status()["addresses"]))
+    uri = stored(inside, mine)
+    wait_for("the root is announced", lambda: announced(inside))
+    assert_loads(outside, uri, mine)
+
+
+def test_only_remembered_peers_are_left(lab: Lab, tmp_path: Path, data: Path) -> None:
+    """Two machines that met once find each other again, with every public service and all multicast gone."""
+    lan = lab.network("10.1.0.0/24")
+    hub_host, alice_host, bob_host = (lab.host(name, lan) for name in ("hub", "alice", "bob"))
+    hub = station(hub_host, tmp_path, mdns="off").start()
+    first = write_random(tmp_path / "input" / "first.dat", 100_000, seed=13)
+    alice = station(alice_host, tmp_path, mdns="off", peers=hub.addr).start()
+    bob = station(bob_host, tmp_path, mdns="off", peers=hub.addr).start()
+    uri = stored(alice, first)
+    wait_for("the root is announced", lambda: announced(alice))
+    assert_loads(bob, uri, first)
+    for each in (bob, alice, hub):
+        assert each.stop() == 0
+    alice = station(alice_host, tmp_path, mdns="off", lan_dht="off").start()
+    uri = stored(alice, data)
+    bob = station(bob_host, tmp_path, mdns="off", lan_dht="off")
+    assert_loads(bob, uri, data)
+
+
+def test_whereis_tells_who_has_it(lab: Lab, tmp_path: Path, data: Path) -> None:
+    """`kachery-cloud-whereis` names the machine, how it was found and how far it is; nobody is exit code 3."""
+    lan = lab.network("10.1.0.0/24")
+    alice = station(lab.host("alice", lan), tmp_path).start()
+    bob = station(lab.host("bob", lan), tmp_path).start()
+    uri = stored(alice, data)
+    lines = [json.loads(line) for line in bob.run("kachery-cloud-whereis", uri, "--json").stdout.splitlines()]
+    found = [line for line in lines if line.get("peer") == alice.peer_id and line.get("has")]
+    assert found
+    assert found[0]["source"] == "mdns"
+    alice.stop()
+    nobody = bob.run("kachery-cloud-whereis", uri, "--timeout", "10", check=False)
+    assert nobody.returncode == 3

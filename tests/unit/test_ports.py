@@ -1,0 +1,39 @@
+"""A node that asks for a free port gets the one it had the last time."""
+
+from __future__ import annotations
+
+import socket
+
+from kachery_p2p.ports import Ports
+from kachery_p2p.routing.database import Database
+
+LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def test_the_port_of_the_last_time_is_taken_again() -> None:
+    """What was remembered for a multiaddr takes the place of its port 0; chosen ports stay as they are."""
+    ports = Ports(Database(None))
+    port = free_port()
+    assert ports.recall([LOOPBACK, "/ip6/::1/tcp/0"]) == [LOOPBACK, "/ip6/::1/tcp/0"]
+    ports.remember({LOOPBACK: port, "/ip4/127.0.0.1/tcp/4001": 4001})
+    assert ports.recall([LOOPBACK, "/ip6/::1/tcp/0", "/ip4/127.0.0.1/tcp/4001"]) == [
+        f"/ip4/127.0.0.1/tcp/{port}",
+        "/ip6/::1/tcp/0",
+        "/ip4/127.0.0.1/tcp/4001",
+    ]
+
+
+def test_a_port_that_others_have_is_let_go() -> None:
+    """When something else listens on the remembered port, a free one is asked for."""
+    ports = Ports(Database(None))
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        ports.remember({LOOPBACK: sock.getsockname()[1]})
+        assert ports.recall([LOOPBACK]) == [LOOPBACK]
