@@ -1,0 +1,185 @@
+"""Peer IDs and addresses as strangers write them, and what of that is worth dialling. Pure functions on text.
+
+Everything that comes from an HTTP router, a DHT record or an old database goes through here, so that the rest of the
+node sees only peer IDs in base58 and addresses of transports that it has: IP or DNS name, TCP, perhaps through a relay.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+from collections.abc import Iterable
+from enum import IntEnum
+from functools import lru_cache
+
+import base58
+
+from kachery_p2p.routing import limits
+
+_HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
+_LIBP2P_KEY = b"\x01\x72"
+_BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+@lru_cache(maxsize=4096)
+def peer_id(text: str) -> str | None:
+    """Any written form of a peer ID (libp2p peer-ids specification) as base58; None when it is none."""
+    if not 8 <= len(text) <= 128 or not text.isascii():
+        return None
+    try:
+        if text[0] in "1Q":
+            raw = base58.b58decode(text)
+        elif text[0] == "z":
+            raw = _unwrap(base58.b58decode(text[1:]))
+        elif text[0] == "b":
+            raw = _unwrap(base64.b32decode(text[1:].upper() + "=" * (-len(text[1:]) % 8)))
+        elif text[0] == "k":
+            raw = _unwrap(_base36(text[1:]))
+        else:
+            return None
+    except ValueError:
+        return None
+    # A SHA-256 of a large key, or a small key itself (identity multihash).
+    hashed = raw[:2] == b"\x12\x20" and len(raw) == 34
+    inline = raw[:1] == b"\x00" and 2 < len(raw) <= 44 and len(raw) == 2 + raw[1]
+    return base58.b58encode(raw).decode() if hashed or inline else None
+
+
+def _unwrap(cid: bytes) -> bytes:
+    if cid[:2] != _LIBP2P_KEY:
+        raise ValueError("not a CIDv1 of codec libp2p-key")
+    return cid[2:]
+
+
+def _base36(text: str) -> bytes:
+    number = 0
+    for letter in text:
+        number = number * 36 + _BASE36.index(letter)
+    return number.to_bytes((number.bit_length() + 7) // 8, "big")
+
+
+def peer_cid(peer: str) -> str:
+    """A base58 peer ID as CIDv1 of codec libp2p-key, base32: the form that HTTP routers are asked with."""
+    return _base32(_LIBP2P_KEY + base58.b58decode(peer))
+
+
+def raw_cid(multihash: bytes) -> str:
+    """The CIDv1 of codec raw, base32: what routing knows of a block whose codec it was not told."""
+    return _base32(b"\x01\x55" + multihash)
+
+
+def _base32(data: bytes) -> str:
+    return "b" + base64.b32encode(data).decode().rstrip("=").lower()
+
+
+@lru_cache(maxsize=8192)
+def dialable(text: str, peer: str) -> str | None:
+    """An address of `peer` without that peer's ID at its end; None when it is not one that this node can dial.
+
+    What can be dialled: `/ip4|ip6|dns|dns4|dns6/.../tcp/N`, `/dnsaddr/...`, and `/p2p/<relay>/p2p-circuit`, alone or
+    after the first of these.
+    """
+    if (
+        len(text) > limits.MAX_ADDRESS_LENGTH
+        or text[:1] != "/"
+        or not text.isascii()
+        or not text.isprintable()
+        or " " in text
+    ):
+        return None
+    parts = text.rstrip("/").split("/")[1:]
+    zone = parts[:1] == ["ip6zone"]
+    body = parts[2:] if zone else parts
+    if len(body) >= 2 and body[-2] in ("p2p", "ipfs"):
+        if peer_id(body[-1]) != peer:
+            return None
+        body = body[:-2]
+    core = body
+    if len(body) >= 3 and body[-1] == "p2p-circuit" and body[-3] in ("p2p", "ipfs"):
+        relay = peer_id(body[-2])
+        if relay is None or relay == peer:
+            return None
+        core = body[:-3]
+        body = [*core, "p2p", relay, "p2p-circuit"]
+        if not core and not zone:
+            return "/" + "/".join(body)
+    if len(core) == 2 and core[0] == "dnsaddr" and core[1] and core is body and not zone:
+        return "/" + "/".join(body)
+    if len(core) != 4 or core[0] not in _HOSTS or core[2] != "tcp" or not _is_port(core[3]):
+        return None
+    if core[0] in ("ip4", "ip6"):
+        try:
+            ip = (ipaddress.IPv4Address if core[0] == "ip4" else ipaddress.IPv6Address)(core[1])
+        except ValueError:
+            return None
+        if ip.is_unspecified or ip.is_multicast or "%" in core[1] or (zone and core[0] != "ip6"):
+            return None
+    elif not core[1] or zone:
+        return None
+    return "/" + "/".join([*(parts[:2] if zone else []), *body])
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536
+
+
+def dialable_addresses(addrs: Iterable[object], peer: str) -> tuple[str, ...]:
+    """Those of `addrs` that can be dialled, each once, in their order, at most MAX_ADDRS_PER_PROVIDER.
+
+    What is not text is passed over, and no more than MAX_ADDRS_READ are looked at.
+    """
+    found: dict[str, None] = {}
+    for count, each in enumerate(addrs):
+        if count >= limits.MAX_ADDRS_READ or len(found) >= limits.MAX_ADDRS_PER_PROVIDER:
+            break
+        good = dialable(each, peer) if isinstance(each, str) and len(each) <= limits.MAX_ADDRESS_LENGTH else None
+        if good is not None:
+            found[good] = None
+    return tuple(found)
+
+
+class Scope(IntEnum):
+    """From how far away an address can be meant."""
+
+    LOOPBACK = 0
+    PRIVATE = 1
+    PUBLIC = 2
+
+
+def scope(addr: str) -> Scope:
+    """How far an address reaches; names count as public, since nobody knows before asking."""
+    parts = addr.split("/")
+    if parts[1:2] == ["ip6zone"]:
+        return Scope.PRIVATE
+    return ip_scope(parts[2]) if parts[1:2] in (["ip4"], ["ip6"]) and len(parts) > 2 else Scope.PUBLIC
+
+
+@lru_cache(maxsize=4096)
+def ip_scope(host: str) -> Scope:
+    """How far an IP address reaches; text that is none counts as public."""
+    try:
+        ip = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return Scope.PUBLIC
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    if ip.is_loopback:
+        return Scope.LOOPBACK
+    return Scope.PUBLIC if ip.is_global else Scope.PRIVATE
+
+
+def network(addr: str) -> str:
+    """The network that an address is in, for telling strangers apart: IPv4 /16, IPv6 /32, or the name."""
+    parts = addr.split("/")
+    if len(parts) > 2 and parts[1] == "ip4":
+        return ".".join(parts[2].split(".")[:2])
+    if len(parts) > 2 and parts[1] == "ip6":
+        try:
+            return ipaddress.IPv6Address(parts[2].partition("%")[0]).exploded[:9]
+        except ValueError:
+            return parts[2]
+    return parts[2] if len(parts) > 2 else addr
+
+
+def relayed(addr: str) -> bool:
+    """Whether an address leads through a relay."""
+    return addr.endswith("/p2p-circuit")
