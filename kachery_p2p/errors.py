@@ -180,3 +180,25 @@ class MalformedMessage(StreamError):
 
 class RepoBusy(RepoError):
     """Another process, or another thread, is loading the same file into this data directory."""
+
+
+class SwarmKeyError(KacheryError):
+    """The key of a private network (`swarm.key`) cannot be read, or would be overwritten."""
+
+    exit_code = 5
+
+
+class RoutingError(KacheryError):
+    """A source of providers could not be asked, or did not answer sensibly."""
+
+    exit_code = 6
+
+
+class InvalidRecord(KacheryError, ValueError):
+    """A value record of the DHT that fails its check: wrong key, bad signature, expired, or too large."""
+
+    exit_code = 6
+
+
+class RelayRefused(DialError):
+    """A relay did not grant a reservation or a circuit; says why."""

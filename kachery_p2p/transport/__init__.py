@@ -11,7 +11,9 @@ in this room stands behind it. From the wire up:
     yamux.py        streams over one connection, without input and output: bytes in, state and bytes out
     connection.py   moves bytes between `ByteIO`, records and Yamux; one per connection
     dialer.py, listener.py, peers.py, identify.py, ping.py    what their names say
-    upstream.py     our host with py-libp2p's interfaces, for the protocols written against them
+    relay/          circuit relay v2: reaching peers that nobody can dial through one that everybody can
+    holepunch.py    from a relayed connection to a direct one (DCUtR)
+    nat/            whether others can reach us, and where
     compat.py       what we use of py-libp2p, what we do not, and why
 
 How it goes fast. One Yamux frame of bulk data is exactly one Noise message, 65 507 bytes of payload. A writer's

@@ -16,6 +16,7 @@ from kachery_p2p.errors import DialError, InvalidAddress
 from kachery_p2p.transport import limits
 
 _HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
+CIRCUIT = "/p2p-circuit"
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,13 @@ class Address:
 
     Attributes:
         text: as it was given.
-        kind: `ip4`, `ip6`, `dns`, `dns4`, `dns6` or `dnsaddr`; empty when `problem` is set.
+        kind: `ip4`, `ip6`, `dns`, `dns4`, `dns6`, `dnsaddr`, or `circuit` for one through a relay; empty when `problem`
+            is set.
         host: IP address (with `%zone` where one was given) or name.
         port: TCP port; 0 for dnsaddr.
         peer: the peer ID it ends with, base58; `None` without.
         problem: why it cannot be dialled, in plain words; empty when it can.
+        relay: of a circuit, the relay's own address; it has a `peer`, and may be nothing but that.
     """
 
     text: str
@@ -37,10 +40,13 @@ class Address:
     port: int
     peer: str | None
     problem: str = ""
+    relay: Address | None = None
 
     @property
     def transport(self) -> str:
         """The multiaddr without the peer ID."""
+        if self.relay is not None:
+            return f"{self.relay.transport}/p2p/{self.relay.peer}/p2p-circuit"
         return self.text.partition("/p2p/")[0] if not self.kind else tcp_multiaddr(self.kind, self.host, self.port)
 
 
@@ -92,6 +98,8 @@ def parse_address(text: str) -> Address:
         InvalidAddress: it does not parse.
     """
     zone, rest = "", text.replace("/ipfs/", "/p2p/")  # the old name of /p2p
+    if CIRCUIT in rest:
+        return _parse_circuit(text, rest)
     if rest.startswith("/ip6zone/"):
         # multiaddr 0.2.0 takes the name of the zone for binary parts, so it is cut off before.
         _, _, zone, tail = rest.split("/", 3) if rest.count("/") > 3 else ("", "", "", "")
@@ -106,8 +114,6 @@ def parse_address(text: str) -> Address:
         ) from error
     names = [name for name, _ in parts]
     peer = None
-    if "p2p-circuit" in names:
-        return Address(text, "", "", 0, None, "addresses through a relay are not supported")
     if names[-1:] == ["p2p"]:
         peer = parse_peer_id(str(parts[-1][1]))
         parts, names = parts[:-1], names[:-1]
@@ -121,13 +127,32 @@ def parse_address(text: str) -> Address:
     return Address(text, "", "", 0, peer, f"the transport {'/'.join(used)} is not supported, only tcp is")
 
 
+def _parse_circuit(text: str, rest: str) -> Address:
+    """`<address of the relay>/p2p/<relay>/p2p-circuit`, with or without `/p2p/<peer ID>` at its end."""
+    head, _, tail = rest.partition(CIRCUIT)
+    relay = parse_address(head) if head else None
+    peer = parse_peer_id(tail[len("/p2p/") :]) if tail.startswith("/p2p/") and tail.count("/") == 2 else None
+    if tail and peer is None:
+        problem = (
+            "a relay behind a relay is not supported" if CIRCUIT in tail else "what follows the relay is no peer ID"
+        )
+        return Address(text, "", "", 0, None, problem)
+    if relay is None or relay.peer is None:
+        return Address(text, "", "", 0, peer, "it does not say which relay")
+    if relay.peer == peer:
+        return Address(text, "", "", 0, peer, "a peer is not its own relay")
+    bare = head == f"/p2p/{head.rpartition('/')[2]}"  # then the relay may be known, or connected
+    problem = "" if bare else relay.problem
+    return Address(text, "" if problem else "circuit", "", 0, peer, problem, relay)
+
+
 async def resolve(address: Address, depth: int = 0) -> list[Address]:
     """The IP addresses behind a name; the address itself where it is one already.
 
     Raises:
         DialError: the name does not resolve; says so in plain words.
     """
-    if address.kind in ("ip4", "ip6"):
+    if address.kind in ("ip4", "ip6", "circuit"):
         return [address]
     if address.kind == "dnsaddr":
         return await _resolve_dnsaddr(address, depth)

@@ -1,8 +1,7 @@
 """Every use of py-libp2p 0.8.1 in the data path, and what is wrong with the rest.
 
 What is used: key types and peer IDs, the Noise XX handshake (`PatternXX`), the messages and signed records of
-identify; and, through `upstream.py`, whatever protocol is written against its `IHost` (circuit relay, AutoNAT,
-ping).
+identify. Ping, AutoNAT, circuit relay and hole punching are our own, for theirs need its swarm.
 
 What is not used, and why. File names are relative to the installed `libp2p` package;
 `tests/faults/test_transport_defects.py` says where the test of each is:

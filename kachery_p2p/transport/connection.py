@@ -18,6 +18,7 @@ import trio
 
 from kachery_p2p.errors import StreamError
 from kachery_p2p.transport import limits
+from kachery_p2p.transport.addresses import CIRCUIT
 from kachery_p2p.transport.noise import SEALED_MESSAGE, Cipher, RecordReader
 from kachery_p2p.transport.sockets import ByteIO
 from kachery_p2p.transport.stream import Stream
@@ -67,6 +68,7 @@ class Connection:
         ended: is called once when the connection is over, while handlers may still be running.
         received: ciphertext that came in after the handshake.
         plaintext: decrypted bytes that came in after the muxer was agreed on.
+        limited: a relay carries it, and will cut it after some time or some bytes.
     """
 
     def __init__(
@@ -82,10 +84,12 @@ class Connection:
         ended: Callable[[Connection], None] = lambda connection: None,
         received: bytes = b"",
         plaintext: bytes = b"",
+        limited: bool = False,
     ) -> None:
         self.peer = peer
         self.address = address
         self.initiator = initiator
+        self.limited = limited
         self.opened_at = trio.current_time()
         self.used_at = self.opened_at
         self._heard_at = self.opened_at
@@ -118,6 +122,11 @@ class Connection:
     @property
     def is_closed(self) -> bool:
         return self.closed.is_set()
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether a relay carries it."""
+        return CIRCUIT in self.address
 
     @property
     def stream_count(self) -> int:

@@ -5,12 +5,16 @@ ms (RFC 8305, "happy eyeballs"). The first that ends in a secured connection win
 so a dead address costs a quarter of a second and not its timeout. Whoever wants a peer that is being dialled
 already adds its addresses to that race and waits for it, each caller with its own timeout; when nobody waits
 any more, the race is cancelled. Nothing is remembered of a failed dial: the next one tries again at once.
+
+Dials leave from the port that we listen on where the system allows it, because then the address at which a peer
+sees us is one that a NAT may let others in by. Addresses through a relay come last, and after a head start.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -22,8 +26,8 @@ from kachery_p2p.transport import compat, limits
 from kachery_p2p.transport.addresses import Address, parse_address, parse_peer_id, resolve, tcp_multiaddr
 from kachery_p2p.transport.connection import Connection
 from kachery_p2p.transport.peers import PeerTable
-from kachery_p2p.transport.sockets import ByteIO, SocketIO, connect_tcp
-from kachery_p2p.transport.upgrade import Secured, WrongPeer, upgrade
+from kachery_p2p.transport.sockets import ByteIO, PortNotFree, SocketIO, connect_tcp
+from kachery_p2p.transport.upgrade import HandshakeError, Secured, WrongPeer, upgrade
 
 logger = logging.getLogger("kachery_p2p.transport")
 
@@ -60,6 +64,7 @@ class Race(Generic[Target, Result]):
     Args:
         attempt: tries one target; raises when it fails.
         discard: disposes of a result that came second.
+        is_late: says which targets wait until the others have had `limits.RELAY_HEAD_START` seconds, or have failed.
     """
 
     def __init__(
@@ -67,11 +72,13 @@ class Race(Generic[Target, Result]):
         targets: Sequence[Target],
         attempt: Callable[[Target], Awaitable[Result]],
         discard: Callable[[Result], None],
+        is_late: Callable[[Target], bool] = lambda target: False,
     ) -> None:
         self.errors: dict[Target, str] = {}
         self.winner: Result | None = None
         self._attempt = attempt
         self._discard = discard
+        self._is_late = is_late
         self._known: dict[Target, None] = {}
         self._waiting: list[Target] = []
         self._running = 0
@@ -92,16 +99,30 @@ class Race(Generic[Target, Result]):
 
     async def run(self) -> Result | None:
         """The first result; `None` when all have failed, each with its reason in `errors`."""
+        begun = trio.current_time()
         async with trio.open_nursery() as nursery:
             while self.winner is None and (self._waiting or self._running):
-                if self._waiting:
+                target, pause = self._next(trio.current_time() - begun)
+                if target is not None:
                     self._running += 1
-                    nursery.start_soon(self._try, self._waiting.pop(0))
+                    nursery.start_soon(self._try, target)
                 self._step = trio.Event()
-                with trio.move_on_after(limits.DIAL_STAGGER if self._waiting else float("inf")):
+                with trio.move_on_after(pause):
                     await self._step.wait()
             nursery.cancel_scope.cancel()
         return self.winner
+
+    def _next(self, elapsed: float) -> tuple[Target | None, float]:
+        """The next target to start now, if any, and for how many seconds to wait before the one after it."""
+        if not self._waiting:
+            return None, float("inf")
+        early = [target for target in self._waiting if not self._is_late(target)]
+        head_start = limits.RELAY_HEAD_START - elapsed
+        if not early and self._running and head_start > 0:
+            return None, head_start
+        target = (early or self._waiting)[0]
+        self._waiting.remove(target)
+        return target, limits.DIAL_STAGGER if self._waiting else float("inf")
 
     async def _try(self, target: Target) -> None:
         try:
@@ -125,6 +146,7 @@ class Reached:
     io: ByteIO
     secured: Secured
     address: str
+    limited: bool = False
 
 
 class _Dial:
@@ -146,19 +168,25 @@ class Dialer:
         table: who is connected or banned.
         wrap: puts the private network's layer on a socket where there is one.
         adopt: takes what was reached as a connection; `None` when it is not wanted.
+        circuit: opens a channel to a peer through the relay at an address, and says whether the relay sets limits.
+        beside: the listening socket whose port a dial to an IP address may leave from.
     """
 
     def __init__(
         self,
         keys: compat.Keys,
         table: PeerTable,
-        wrap: Callable[[SocketIO], ByteIO],
+        wrap: Callable[[ByteIO], ByteIO],
         adopt: Callable[[Reached], Connection | None],
+        circuit: Callable[[Address, str], Awaitable[tuple[ByteIO, bool]]],
+        beside: Callable[[str], socket.socket | None],
     ) -> None:
         self._keys = keys
         self._table = table
         self._wrap = wrap
         self._adopt = adopt
+        self._circuit = circuit
+        self._beside = beside
         self._dials: dict[str, _Dial] = {}
         self._slots = trio.Semaphore(limits.MAX_DIALS)
 
@@ -244,7 +272,8 @@ class Dialer:
         async def attempt(address: Address) -> Reached:
             return await self._dial_address(address, peer)
 
-        dial = self._dials[key] = _Dial(Race(addresses, attempt, _close))
+        race = Race(addresses, attempt, _close, lambda address: address.relay is not None)
+        dial = self._dials[key] = _Dial(race)
         nursery.start_soon(self._run, key, dial)
         return dial
 
@@ -264,6 +293,8 @@ class Dialer:
     async def _dial_address(self, address: Address, peer: str | None) -> Reached:
         if address.problem:
             raise DialError(address.problem)
+        if address.relay is not None:
+            return await self._dial_circuit(address, address.relay, peer)
         found = await resolve(address)
         if found == [address]:
             return await self._dial_ip(address, peer)
@@ -277,26 +308,91 @@ class Dialer:
             raise DialError("; ".join(f"{each.host}: {reason}" for each, reason in race.errors.items()))
         return reached
 
+    async def _dial_circuit(self, address: Address, relay: Address, peer: str | None) -> Reached:
+        if peer is None:
+            raise DialError("it does not say which peer is behind that relay")
+        if relay.peer == self._table.local:
+            raise DialError("that relay is this node itself")
+        io, limited = await self._circuit(relay, peer)
+        io = self._wrap(io)
+        return Reached(io, await self._secure(io, peer), address.transport, limited)
+
     async def _dial_ip(self, address: Address, peer: str | None) -> Reached:
         async with self._slots:
-            io = self._wrap(SocketIO(await connect_tcp(address.host, address.port)))
-            try:
-                with trio.fail_after(limits.HANDSHAKE_TIMEOUT):
-                    secured = await upgrade(io, self._keys, initiator=True, expected=peer)
-                if secured.peer == self._table.local:
-                    raise DialError("that is this node itself")
-                if self._table.banned(secured.peer, trio.current_time()):
-                    raise DialError(f"the peer there, {secured.peer}, is banned")
-            except trio.TooSlowError as error:
-                io.close()
-                raise DialError("something answers there, but the security handshake timed out") from error
-            except WrongPeer as error:
-                io.close()
-                raise DialError(f"{error}, not {peer}") from error
-            except BaseException:
-                io.close()
-                raise
+            beside = self._beside(address.host)
+            if beside is not None:
+                try:
+                    return await self._dial_tcp(address, peer, beside)
+                except PortNotFree:
+                    pass  # any port, then
+                except HandshakeError as error:
+                    # It may be that the peer dialled us at the same instant from its own port: then the system made one
+                    # connection of the two, in which both sides believe to have dialled.
+                    logger.debug("dialling %s once more, from another port: %s", address.text, error)
+            return await self._dial_tcp(address, peer, None)
+
+    async def _dial_tcp(
+        self, address: Address, peer: str | None, beside: socket.socket | None, *, initiator: bool = True
+    ) -> Reached:
+        io = self._wrap(SocketIO(await connect_tcp(address.host, address.port, beside=beside)))
+        secured = await self._secure(io, peer, initiator=initiator)
         return Reached(io, secured, tcp_multiaddr(address.kind, address.host, address.port))
+
+    async def _secure(self, io: ByteIO, peer: str | None, *, initiator: bool = True) -> Secured:
+        """The handshake. The channel is closed when it fails. Raises `DialError`, `HandshakeError`, `OSError`."""
+        try:
+            with trio.fail_after(limits.HANDSHAKE_TIMEOUT):
+                secured = await upgrade(io, self._keys, initiator=initiator, expected=peer if initiator else None)
+            if secured.peer == self._table.local:
+                raise DialError("that is this node itself")
+            if self._table.banned(secured.peer, trio.current_time()):
+                raise DialError(f"the peer there, {secured.peer}, is banned")
+            if peer is not None and secured.peer != peer:
+                raise WrongPeer(f"the peer there is {secured.peer}")
+        except trio.TooSlowError as error:
+            io.close()
+            raise DialError("something answers there, but the security handshake timed out") from error
+        except WrongPeer as error:
+            io.close()
+            raise DialError(f"{error}, not {peer}") from error
+        except BaseException:
+            io.close()
+            raise
+        return secured
+
+    # --- hole punching ---------------------------------------------------------------------------------------------
+
+    async def punch(self, addresses: Sequence[Address], peer: str, *, initiator: bool) -> Reached | None:
+        """Dial all addresses at this instant, each until it answers or the caller gives up; what was reached first.
+
+        From the port we listen on, where it can be had. When the peer does the same, both ends believe to have dialled:
+        `initiator` says which part this side plays then. `None` when all addresses have failed for good.
+        """
+        reached: list[Reached] = []
+
+        async def attempt(address: Address) -> None:
+            while not reached:
+                beside = self._beside(address.host)
+                try:
+                    result = await self._dial_tcp(address, peer, beside, initiator=initiator)
+                except PortNotFree as error:
+                    logger.debug("punching to %s: %s", address.text, error)
+                except (KacheryError, OSError, trio.ClosedResourceError) as error:
+                    logger.debug("punching to %s: %s", address.text, error)
+                    if not isinstance(error, ConnectionRefusedError):
+                        return
+                else:
+                    if reached:
+                        _close(result)
+                    else:
+                        reached.append(result)
+                        nursery.cancel_scope.cancel()
+                await trio.sleep(limits.PUNCH_RETRY_PAUSE)
+
+        async with trio.open_nursery() as nursery:
+            for address in addresses[: limits.MAX_PUNCH_ADDRESSES]:
+                nursery.start_soon(attempt, address)
+        return reached[0] if reached else None
 
 
 def _close(reached: Reached) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
-from kachery_p2p.errors import ProtocolNotSupported, StreamError
+from kachery_p2p.errors import InvalidAddress, ProtocolNotSupported, StreamError
 from kachery_p2p.transport import compat, identify, limits, multistream, ping
-from kachery_p2p.transport.addresses import parse_address
+from kachery_p2p.transport.addresses import Address, parse_address
 from kachery_p2p.transport.connection import Connection, Shared
 from kachery_p2p.transport.dialer import Dialer, Reached
 from kachery_p2p.transport.listener import DEFAULT_LISTEN, Listener
 from kachery_p2p.transport.peers import ConnectionInfo, PeerTable, Signal
 from kachery_p2p.transport.pnet import PrivateIO
-from kachery_p2p.transport.sockets import ByteIO, SocketIO
+from kachery_p2p.transport.relay.circuit import open_circuit
+from kachery_p2p.transport.sockets import ByteIO
 from kachery_p2p.transport.stream import Stream
 from kachery_p2p.transport.upgrade import upgrade
 
@@ -29,8 +31,8 @@ class Host:
 
     Args:
         seed: the 32 bytes of an Ed25519 private key; they determine the peer ID.
-        listen: multiaddrs to listen on; port 0 takes a free one. Empty: dial only. Where this machine has no IPv6, the
-            default list goes on without it.
+        listen: multiaddrs to listen on; port 0 takes a free one. Empty: dial only. Where this machine has no IPv6,
+            `/ip6/::` beside others is left out.
         announce: multiaddrs to tell peers in addition to those of the network interfaces (a forwarded port, say).
         swarm_key: 32 bytes; only peers with the same key can connect either way (private network).
         max_connections: above this, the least useful connections are closed.
@@ -64,8 +66,10 @@ class Host:
         self._shared = Shared()
         self._handlers: dict[str, Handler] = {}
         self.table = PeerTable(self.peer_id, max_connections)
-        self._dialer = Dialer(self.keys, self.table, self._wrap, self._adopt_outbound)
         self._listener = Listener(listen, self.keys, self._wrap, self._adopt_inbound)
+        self._dialer = Dialer(
+            self.keys, self.table, self._wrap, self._adopt_outbound, self._open_circuit, self._listener.beside
+        )
         self._identify = identify.Service(self, agent)
         self._nursery: trio.Nursery | None = None
         self._started = False
@@ -73,6 +77,8 @@ class Host:
         self.on_connected: Signal[str] = Signal()
         self.on_disconnected: Signal[str] = Signal()
         self.on_identified: Signal[str] = Signal()
+        #: called with each new connection, a second or third one of a peer as well
+        self.on_connection: Signal[Connection] = Signal()
         self._handlers[identify.IDENTIFY] = self._identify.serve
         self._handlers[identify.IDENTIFY_PUSH] = self._identify.serve_push
         self._handlers[ping.PING] = ping.serve_ping
@@ -131,8 +137,11 @@ class Host:
 
     # --- connections -----------------------------------------------------------------------------------------------
 
-    def _wrap(self, sock: SocketIO) -> ByteIO:
-        return sock if self._swarm_key is None else PrivateIO(sock, self._swarm_key)
+    def _wrap(self, io: ByteIO) -> ByteIO:
+        return io if self._swarm_key is None else PrivateIO(io, self._swarm_key)
+
+    async def _open_circuit(self, relay: Address, peer: str) -> tuple[ByteIO, bool]:
+        return await open_circuit(self, relay, peer)
 
     def _adopt_inbound(self, reached: Reached) -> Connection | None:
         return self._adopt(reached, initiator=False)
@@ -158,6 +167,7 @@ class Host:
             ended=self._forget,
             received=secured.received,
             plaintext=secured.plaintext,
+            limited=reached.limited,
         )
         first = self.table.add(connection)
         self._nursery.start_soon(self._run_connection, connection)
@@ -167,6 +177,7 @@ class Host:
             self._dialer.arrived(peer)
         if first:
             self.on_connected.emit(peer)
+        self.on_connection.emit(connection)
         return connection
 
     async def _run_connection(self, connection: Connection) -> None:
@@ -187,6 +198,8 @@ class Host:
             await trio.sleep(limits.HOUSEKEEPING_INTERVAL)
             for connection in self.table.idle_duplicates(trio.current_time()):
                 connection.drop("there is another connection with that peer")
+            for connection in self.table.superseded(trio.current_time()):
+                connection.drop("there is a direct connection with that peer")
 
     async def connect(
         self, addr: str, addrs: Sequence[str] = (), *, timeout: float = limits.DIAL_TIMEOUT, fresh: bool = False
@@ -206,13 +219,69 @@ class Host:
         """
         return await self._dialer.connect(self.require_nursery(), addr, addrs, timeout=timeout, fresh=fresh)
 
-    async def upgrade(self, io: ByteIO, address: str, *, initiator: bool, expected: str | None = None) -> Connection:
+    async def punch(self, peer_id: str, addrs: Sequence[str], *, initiator: bool, timeout: float) -> bool:
+        """Dial several addresses of a peer at this instant, while it does the same; whether there is a direct
+        connection then, ours or the peer's.
+
+        Args:
+            addrs: IP addresses only are tried; the others, and nonsense, are left out.
+            initiator: which part this side plays in a connection that both have dialled. In one that reaches only a
+                listening socket it must be True.
+        """
+        self.require_nursery()
+        parsed: list[Address] = []
+        for text in addrs:
+            with contextlib.suppress(InvalidAddress):
+                address = parse_address(text)
+                if address.kind in ("ip4", "ip6"):
+                    parsed.append(address)
+        arrived = trio.Event()
+
+        def look(connection: Connection) -> None:
+            if connection.peer == peer_id and not connection.is_relayed:
+                arrived.set()
+
+        reached: Reached | None = None
+
+        async def dial() -> None:
+            nonlocal reached
+            reached = await self._dialer.punch(parsed, peer_id, initiator=initiator)
+            if reached is None:  # then the peer may still get through to us, soon or never
+                await trio.sleep(limits.PUNCH_GRACE)
+            nursery.cancel_scope.cancel()
+
+        unsubscribe = self.on_connection.subscribe(look)
+        try:
+            with trio.move_on_after(timeout):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(dial)
+                    await arrived.wait()
+                    nursery.cancel_scope.cancel()
+        finally:
+            unsubscribe()
+            if reached is not None:
+                self._adopt(reached, initiator=initiator)
+        return self.is_direct(peer_id)
+
+    def is_direct(self, peer_id: str) -> bool:
+        """Whether there is a connection with the peer that no relay carries."""
+        best = self.table.best(peer_id)
+        return best is not None and not best.is_relayed
+
+    async def upgrade(
+        self, io: ByteIO, address: str, *, initiator: bool, expected: str | None = None, limited: bool = False
+    ) -> Connection:
         """Secure a channel that something else made (a relayed one, say), and take it as a connection.
+
+        Args:
+            address: the multiaddr of the other end, without its peer ID.
+            limited: the channel will be cut after some time or some bytes.
 
         Raises:
             StreamError, WrongPeer, OSError: the handshake failed. The channel is closed then.
         """
         self.require_nursery()
+        io = self._wrap(io)
         try:
             with trio.fail_after(limits.HANDSHAKE_TIMEOUT):
                 secured = await upgrade(io, self.keys, initiator=initiator, expected=expected)
@@ -222,7 +291,7 @@ class Host:
         except BaseException:
             io.close()
             raise
-        connection = self._adopt(Reached(io, secured, address), initiator=initiator)
+        connection = self._adopt(Reached(io, secured, address, limited), initiator=initiator)
         if connection is None:
             raise StreamError(f"A connection with the peer {secured.peer} is not wanted.")
         return connection
@@ -324,6 +393,10 @@ class Host:
 
     # --- what is known ---------------------------------------------------------------------------------------------
 
+    def ports(self) -> dict[str, int]:
+        """The port that each multiaddr to listen on led to."""
+        return self._listener.ports()
+
     def listen_addresses(self) -> list[str]:
         """The multiaddrs that this machine listens on, wildcards expanded, without the peer ID; loopback last."""
         return list(self._listener.addresses())
@@ -357,6 +430,7 @@ class Host:
                 bytes_received=each.core.bytes_received,
                 bytes_sent=each.core.bytes_sent,
                 round_trip=each.core.round_trip,
+                limited=each.limited,
             )
             for each in self.table
         ]

@@ -20,7 +20,7 @@ from multiaddr import Multiaddr
 
 from kachery_p2p.errors import InvalidAddress, StreamError
 from kachery_p2p.transport import limits, multistream
-from kachery_p2p.transport.addresses import parse_peer_id
+from kachery_p2p.transport.addresses import CIRCUIT, parse_peer_id
 from kachery_p2p.transport.compat import Keys
 from kachery_p2p.transport.multistream import encode_varint, read_varint
 from kachery_p2p.transport.peers import PeerInfo
@@ -65,7 +65,10 @@ class Identity:
             public_key=self._keys.identity.public_key.serialize(),
             listen_addrs=[each.to_bytes() for each in parsed],
             # A zone means nothing to the peer, and multiaddr 0.2.0 cannot write one.
-            observed_addr=b"" if not observed or "ip6zone" in observed else Multiaddr(observed).to_bytes(),
+            # Nor does the address of a relay that carries the connection say where the peer is.
+            observed_addr=(
+                b"" if not observed or "ip6zone" in observed or CIRCUIT in observed else Multiaddr(observed).to_bytes()
+            ),
             protocols=list(protocols),
             signedPeerRecord=self._record,
         ).SerializeToString()
@@ -180,7 +183,8 @@ class Service:
         info = self._host.table.info(stream.peer)
         info.protocols, info.agent, info.identified = said.protocols, said.agent, True
         info.addresses = said.addresses or info.addresses
-        info.observed = said.observed or info.observed
+        if CIRCUIT not in said.observed and not stream.connection.is_relayed:
+            info.observed = said.observed or info.observed
         self._host.on_identified.emit(stream.peer)
 
     async def push_changes(self) -> None:

@@ -106,6 +106,31 @@ MAX_DIALS = 256
 MAX_DNS_ANSWERS = 16
 MAX_DNSADDR_DEPTH = 3
 
+# Addresses through a relay wait so long for the direct ones, or until these have failed; go-libp2p waits as long.
+RELAY_HEAD_START = 0.5
+# Through a relay: finding it, asking it, and its asking the other side, before the handshake begins.
+CIRCUIT_TIMEOUT = 8.0
+# Addresses dialled at the same instant in one attempt to punch a hole.
+MAX_PUNCH_ADDRESSES = 8
+# A hole punching message; the specification says so.
+MAX_PUNCH_MESSAGE = 4 * KIB
+# Attempts with one peer, and seconds of dialling in each: the kernel repeats a lost SYN after one and three.
+PUNCH_ATTEMPTS = 3
+PUNCH_TIMEOUT = 5.0
+# The exchange of messages before an attempt takes two round trips through the relay.
+PUNCH_TALK_TIMEOUT = 10.0
+# When all our dials of an attempt have failed, the peer's may still succeed; a round trip or two are enough.
+PUNCH_GRACE = 1.0
+# Attempts of a peer that follow each other within this time belong together.
+PUNCH_ROUND = 20.0
+# Peers with which it is tried at the same time, and results that are remembered.
+MAX_PUNCHES = 32
+MAX_PUNCH_RESULTS = 64
+# Pause before an address that refused in such an attempt is dialled again: its NAT may open a moment later.
+PUNCH_RETRY_PAUSE = 0.1
+# A relayed connection is closed, used or not, when there has been a direct one for so long; streams are made anew then.
+RELAYED_GRACE = 15.0
+
 # --- multistream, identify -----------------------------------------------------------------------------------------
 
 # A protocol name with its newline; go-multistream allows 64 KiB, the longest name in use has 60 bytes.

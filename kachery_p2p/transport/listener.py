@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import logging
 import socket
 import time
@@ -38,16 +39,16 @@ class Listener:
         self,
         listen: Sequence[str],
         keys: compat.Keys,
-        wrap: Callable[[SocketIO], ByteIO],
+        wrap: Callable[[ByteIO], ByteIO],
         adopt: Callable[[Reached], object],
     ) -> None:
         self._addresses = [parse_listen(text) for text in listen]
-        self._is_default = tuple(listen) == DEFAULT_LISTEN
         self._keys = keys
         self._wrap = wrap
         self._adopt = adopt
         self._sockets: list[socket.socket] = []
         self._bound: list[tuple[str, int]] = []
+        self._ports: dict[str, int] = {}
         self._handshakes: dict[object, trio.CancelScope] = {}
         self._warned = float("-inf")
         self._expanded: tuple[float, list[str]] = (float("-inf"), [])
@@ -56,7 +57,7 @@ class Listener:
         """Bind and listen on all addresses.
 
         Raises:
-            AddressInUse: one of them is not to be had. The default list goes on without IPv6 where there is none.
+            AddressInUse: one of them is not to be had. `/ip6/::` beside others is left out where there is no IPv6.
         """
         for address in self._addresses:
             try:
@@ -64,7 +65,7 @@ class Listener:
             except (OSError, AddressInUse) as error:
                 cause = error.__cause__ if isinstance(error, AddressInUse) else error
                 missing = isinstance(cause, OSError) and cause.errno in _NO_SUCH_FAMILY
-                if self._is_default and address.kind == "ip6" and missing:
+                if address.host == "::" and len(self._addresses) > 1 and missing:
                     logger.debug("no IPv6 on this machine, listening on IPv4 only")
                     continue
                 self.close()
@@ -73,6 +74,7 @@ class Listener:
                 raise AddressInUse(f"Cannot listen on {address.text}: {error.strerror or error}.") from error
             self._sockets.append(sock)
             self._bound.append((address.host, sock.getsockname()[1]))
+            self._ports[address.text] = sock.getsockname()[1]
 
     def close(self) -> None:
         """Close the sockets and drop the handshakes in progress."""
@@ -90,6 +92,22 @@ class Listener:
         if now - self._expanded[0] > limits.INTERFACES_REFRESH:
             self._expanded = (now, expand(self._bound))
         return self._expanded[1]
+
+    def beside(self, host: str) -> socket.socket | None:
+        """The listening socket whose port a connection to an IP address can be dialled from; `None` without one.
+
+        Dials on loopback have no NAT to open, so they get none.
+        """
+        loopback = ipaddress.ip_address(host.partition("%")[0]).is_loopback
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        for sock in self._sockets:
+            if sock.family == family and sock.fileno() != -1 and not loopback:
+                return sock
+        return None
+
+    def ports(self) -> dict[str, int]:
+        """The port that each multiaddr to listen on led to."""
+        return dict(self._ports)
 
     def start(self, nursery: trio.Nursery) -> None:
         """Accept connections in tasks of `nursery`."""

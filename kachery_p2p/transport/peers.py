@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from kachery_p2p.transport import limits
+from kachery_p2p.transport.addresses import CIRCUIT
 from kachery_p2p.transport.connection import Connection
 
 logger = logging.getLogger("kachery_p2p.transport")
@@ -55,6 +56,7 @@ class ConnectionInfo:
         bytes_received: payload of all streams.
         bytes_sent: payload of all streams.
         round_trip: seconds, 0.0 before the first ping was answered.
+        limited: a relay carries it, and will cut it after some time or some bytes.
     """
 
     peer: str
@@ -65,6 +67,7 @@ class ConnectionInfo:
     bytes_received: int
     bytes_sent: int
     round_trip: float
+    limited: bool = False
 
 
 @dataclass
@@ -134,7 +137,7 @@ class PeerTable:
 
         def rank(each: Connection) -> tuple[bool, bool, float]:
             other_side = (self.local if each.initiator else peer) != first
-            return ("/p2p-circuit" in each.address, other_side, each.opened_at)
+            return (CIRCUIT in each.address, other_side, each.opened_at)
 
         group = self._connections.get(peer, ())
         usable = (each for each in group if not each.is_closed and each.core.remote_gone is None)
@@ -171,6 +174,16 @@ class PeerTable:
             if len(group) > 1
             for each in group
             if each is not self.best(peer) and not each.stream_count and now - each.opened_at > limits.DUPLICATE_GRACE
+        ]
+
+    def superseded(self, now: float) -> list[Connection]:
+        """Relayed connections of peers with which there has been a direct one for long enough."""
+        return [
+            each
+            for peer, group in self._connections.items()
+            if len(group) > 1 and (best := self.best(peer)) is not None and CIRCUIT not in best.address
+            for each in group
+            if CIRCUIT in each.address and now - best.opened_at > limits.RELAYED_GRACE
         ]
 
     def info(self, peer: str) -> PeerInfo:

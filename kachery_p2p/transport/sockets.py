@@ -10,6 +10,7 @@ port nor hold connections open after the parent closed them.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -155,14 +156,27 @@ def listen_tcp(host: str, port: int, *, multiaddr: str) -> socket.socket:
     return sock
 
 
-async def connect_tcp(host: str, port: int) -> socket.socket:
-    """Connect to one IP address; cancellation closes the socket. Raises `OSError`."""
+async def connect_tcp(host: str, port: int, *, beside: socket.socket | None = None) -> socket.socket:
+    """Connect to one IP address; cancellation closes the socket.
+
+    Args:
+        beside: a listening socket whose port is to be dialled from.
+
+    Raises:
+        PortNotFree: there can be no connection from that port to this address (there is one already, for example).
+        OSError: no connection.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     address, scope = _split_scope(host)
+    name = (address, port, 0, scope) if family == socket.AF_INET6 else (address, port)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        code = sock.connect_ex((address, port, 0, scope) if family == socket.AF_INET6 else (address, port))
+        if beside is not None:
+            _bind_beside(sock, beside, name)
+        code = sock.connect_ex(name)
+        if beside is not None and code in (errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.EINVAL):
+            raise PortNotFree(code, os.strerror(code))
         if code in (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", -1)):
             await trio.lowlevel.wait_writable(sock)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -178,6 +192,49 @@ async def connect_tcp(host: str, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+#: Some address of 127.0.0.0/8 that nothing listens on. Systems other than Linux do not have it, and do not need it.
+_UNUSED_LOOPBACK = "127.83.101.17"
+
+
+class PortNotFree(OSError):
+    """A connection cannot be made from the port that was wanted."""
+
+
+def _bind_beside(sock: socket.socket, listener: socket.socket, name: tuple[object, ...]) -> None:
+    """Give a socket that is about to dial `name` the port of a listening one, so that a NAT in between opens a hole
+    through which others reach the listener too.
+
+    SO_REUSEPORT must be set on both, but on the listener only at the instant of the bind: while it is set, another
+    process of the same user could listen there as well and take half of our connections. Linux remembers the
+    permission beyond that, for the local address that was bound last (`inet_csk_update_fastreuse`): so the last one
+    bound is a loopback address that nobody uses, for an instant.
+
+    Raises:
+        PortNotFree: it cannot be had, or this system has no such thing (Windows).
+    """
+    if os.name == "nt" or not hasattr(socket, "SO_REUSEPORT"):
+        raise PortNotFree(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    try:
+        with socket.socket(sock.family, socket.SOCK_DGRAM) as probe:
+            probe.connect(name)  # sends nothing: it only looks up the route
+            source = probe.getsockname()[0]
+        bound, port = listener.getsockname()[:2]
+        if bound not in ("0.0.0.0", "::", source):
+            raise PortNotFree(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that a restart need not wait for TIME_WAIT
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            sock.bind((source, port, *name[2:]))
+            with socket.socket(socket.AF_INET) as last, contextlib.suppress(OSError):
+                last.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                last.bind((_UNUSED_LOOPBACK, port))
+        finally:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+    except OSError as error:
+        raise PortNotFree(error.errno or errno.EADDRINUSE, error.strerror or "the port is not free") from error
 
 
 def _split_scope(host: str) -> tuple[str, int]:

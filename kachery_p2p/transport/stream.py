@@ -90,6 +90,20 @@ class Stream(YamuxStream):
         self.connection.flush()
         return bytes(chunk)
 
+    async def read_parts(self, max_bytes: int) -> list[memoryview | bytearray]:
+        """What has come, up to `max_bytes` bytes, as it lies in memory: neither copied nor joined; `[]` at the end."""
+        parts: list[memoryview | bytearray] = []
+        if await self._wait_readable():
+            while max_bytes > 0 and self.chunks:
+                parts.append(self.take(max_bytes))
+                max_bytes -= len(parts[-1])
+            self.connection.flush()
+        return parts
+
+    async def wait_readable(self) -> None:
+        """Wait until there are bytes, or the end. Raises `StreamReset`."""
+        await self._wait_readable()
+
     async def read_exactly(self, count: int, /) -> bytearray:
         """Exactly `count` bytes. Raises `StreamEOF` when the peer's side ends before."""
         data = bytearray(count)

@@ -1,0 +1,259 @@
+"""What is said on hop and stop streams (protobuf, each message behind its length), and reservation vouchers.
+
+HopMessage and StopMessage differ only in the numbers of their fields and types, so one class serves for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from kachery_p2p.dag.varint import encode_varint, read_varint
+from kachery_p2p.errors import MalformedMessage
+from kachery_p2p.transport import multistream
+from kachery_p2p.transport.compat import Keys
+from kachery_p2p.transport.relay import limits
+
+HOP = "/libp2p/circuit/relay/0.2.0/hop"
+STOP = "/libp2p/circuit/relay/0.2.0/stop"
+
+#: Signed envelopes (libp2p RFC 2) of vouchers: what the signature is for, and the multicodec of the payload.
+_VOUCHER_DOMAIN = b"libp2p-relay-rsvp"
+_VOUCHER_TYPE = b"\x03\x02"
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+class Kind(IntEnum):
+    """What a message is; the numbers are ours, each protocol has its own."""
+
+    RESERVE = 0
+    CONNECT = 1
+    STATUS = 2
+
+
+class Status(IntEnum):
+    """How a request ended."""
+
+    OK = 100
+    RESERVATION_REFUSED = 200
+    RESOURCE_LIMIT_EXCEEDED = 201
+    PERMISSION_DENIED = 202
+    CONNECTION_FAILED = 203
+    NO_RESERVATION = 204
+    MALFORMED_MESSAGE = 400
+    UNEXPECTED_MESSAGE = 401
+
+
+_WORDS = {
+    Status.RESERVATION_REFUSED: "it has no room for more reservations",
+    Status.RESOURCE_LIMIT_EXCEEDED: "it carries as much as it can, or as it will for these peers",
+    Status.PERMISSION_DENIED: "it does not relay for these peers",
+    Status.CONNECTION_FAILED: "the peer behind it did not answer",
+    Status.NO_RESERVATION: "the peer has no reservation there, so it is not connected to that relay",
+    Status.MALFORMED_MESSAGE: "it did not understand the request",
+    Status.UNEXPECTED_MESSAGE: "it did not expect the request",
+}
+
+
+def explain(status: int) -> str:
+    """A status other than OK in plain words."""
+    try:
+        return _WORDS[Status(status)]
+    except (ValueError, KeyError):
+        return f"it answered with status {status}"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a relay allows one circuit: seconds, and bytes each way; 0 for no limit."""
+
+    duration: int = 0
+    data: int = 0
+
+    @property
+    def is_limited(self) -> bool:
+        return bool(self.duration or self.data)
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """What a relay says of a reservation: Unix time at which it ends, binary addresses of the relay, voucher."""
+
+    expire: int
+    addrs: tuple[bytes, ...] = ()
+    voucher: bytes = b""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of either protocol; `peer` is a binary peer ID."""
+
+    kind: Kind
+    peer: bytes = b""
+    reservation: Reserved | None = None
+    limit: Limit | None = None
+    status: int = 0
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """The field numbers and types of one of the two protocols."""
+
+    kinds: tuple[Kind, ...]
+    peer: int
+    reservation: int
+    limit: int
+    status: int
+
+
+_HOP = _Numbers((Kind.RESERVE, Kind.CONNECT, Kind.STATUS), peer=2, reservation=3, limit=4, status=5)
+_STOP = _Numbers((Kind.CONNECT, Kind.STATUS), peer=2, reservation=0, limit=3, status=4)
+
+
+# --- encoding ------------------------------------------------------------------------------------------------------
+
+
+def number_field(number: int, value: int) -> bytes:
+    """A protobuf field with a number in it."""
+    return encode_varint(number << 3 | _VARINT) + encode_varint(value)
+
+
+def bytes_field(number: int, value: bytes) -> bytes:
+    """A protobuf field with bytes in it."""
+    return encode_varint(number << 3 | _BYTES) + encode_varint(len(value)) + value
+
+
+def encode(protocol: str, message: Message) -> bytes:
+    """A message of `HOP` or `STOP` with its length in front."""
+    numbers = _HOP if protocol == HOP else _STOP
+    body = number_field(1, numbers.kinds.index(message.kind))
+    if message.peer:
+        body += bytes_field(numbers.peer, bytes_field(1, message.peer))
+    if message.reservation is not None:
+        reserved = message.reservation
+        inner = number_field(1, reserved.expire) + b"".join(bytes_field(2, addr) for addr in reserved.addrs)
+        body += bytes_field(
+            numbers.reservation, inner + (bytes_field(3, reserved.voucher) if reserved.voucher else b"")
+        )
+    if message.limit is not None:
+        limit = message.limit
+        body += bytes_field(numbers.limit, number_field(1, limit.duration) + number_field(2, limit.data))
+    if message.status:
+        body += number_field(numbers.status, message.status)
+    return encode_varint(len(body)) + body
+
+
+# --- decoding ------------------------------------------------------------------------------------------------------
+
+
+def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a protobuf message: numbers for varints, bytes for the rest. Raises ValueError."""
+    position, end = 0, len(data)
+    while position < end:
+        tag, position = read_varint(data, position, 10)
+        wire = tag & 7
+        if wire == _VARINT:
+            value, position = read_varint(data, position, 10)
+            yield tag >> 3, value
+            continue
+        if wire == _BYTES:
+            size, position = read_varint(data, position, 10)
+        else:
+            size = {_FIXED32: 4, _FIXED64: 8}.get(wire, end)
+        if size > end - position:
+            raise ValueError("a field is longer than the message, or of an unknown type")
+        yield tag >> 3, data[position : position + size]
+        position += size
+
+
+def _number(value: int | bytes) -> int:
+    if not isinstance(value, int):
+        raise ValueError("bytes where a number should be")
+    return value
+
+
+def _bytes(value: int | bytes) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError("a number where bytes should be")
+    return value
+
+
+def decode(protocol: str, data: bytes) -> Message:
+    """A message of `HOP` or `STOP` without its length.
+
+    Raises:
+        MalformedMessage: it is none.
+    """
+    numbers = _HOP if protocol == HOP else _STOP
+    kind: Kind | None = None
+    peer, status = b"", 0
+    reservation: Reserved | None = None
+    limit: Limit | None = None
+    try:
+        for number, value in fields(data):
+            if number == 1:
+                kind = numbers.kinds[_number(value)]
+            elif number == numbers.peer:
+                peer = next((_bytes(each) for inner, each in fields(_bytes(value)) if inner == 1), b"")
+            elif number == numbers.reservation:
+                reservation = _reserved(_bytes(value))
+            elif number == numbers.limit:
+                parts = {inner: _number(each) for inner, each in fields(_bytes(value)) if inner in (1, 2)}
+                limit = Limit(parts.get(1, 0), parts.get(2, 0))
+            elif number == numbers.status:
+                status = _number(value)
+        if kind is None:
+            raise ValueError("it does not say what it is")
+    except (ValueError, IndexError) as error:
+        raise MalformedMessage(f"A peer sent a message of {protocol} that cannot be read: {error}.") from error
+    return Message(kind, peer, reservation, limit, status)
+
+
+def _reserved(data: bytes) -> Reserved:
+    expire, voucher = 0, b""
+    addrs: list[bytes] = []
+    for number, value in fields(data):
+        if number == 1:
+            expire = _number(value)
+        elif number == 2 and len(addrs) < limits.MAX_ADDRESSES:
+            addrs.append(_bytes(value))
+        elif number == 3:
+            voucher = _bytes(value)
+    return Reserved(expire, tuple(addrs), voucher)
+
+
+async def read_message(channel: multistream.Channel, protocol: str) -> Message:
+    """Read one message, and not a byte more.
+
+    Raises:
+        MalformedMessage: it is none, or too long.
+        StreamError: the channel broke.
+    """
+    size = await multistream.read_varint(channel, limits.MAX_MESSAGE)
+    return decode(protocol, bytes(await channel.read_exactly(size)))
+
+
+# --- vouchers ------------------------------------------------------------------------------------------------------
+
+
+def seal_voucher(keys: Keys, peer: bytes, expire: int) -> bytes:
+    """The signed promise that we relay for `peer` until `expire`, for whoever asks to see it."""
+    payload = bytes_field(1, keys.peer_id.to_bytes()) + bytes_field(2, peer) + number_field(3, expire)
+    signature = keys.identity.private_key.sign(_unsigned(payload))
+    return b"".join(
+        bytes_field(number, value)
+        for number, value in (
+            (1, keys.identity.public_key.serialize()),
+            (2, _VOUCHER_TYPE),
+            (3, payload),
+            (5, signature),
+        )
+    )
+
+
+def _unsigned(payload: bytes) -> bytes:
+    """What the signature of an envelope covers."""
+    parts: Sequence[bytes] = (_VOUCHER_DOMAIN, _VOUCHER_TYPE, payload)
+    return b"".join(encode_varint(len(part)) + part for part in parts)
