@@ -46,10 +46,11 @@ if TYPE_CHECKING:
         RepoError,
         StoreTooLarge,
         StreamError,
+        SwarmKeyError,
         UnsafePickle,
         UnsupportedCID,
     )
-    from .info import get_node_info, init, status, verify
+    from .info import announce, get_node_info, init, status, verify, whereis
     from .load import (
         cat_file,
         list_dir,
@@ -97,9 +98,11 @@ __all__ = [
     "RepoError",
     "StoreTooLarge",
     "StreamError",
+    "SwarmKeyError",
     "UnsafePickle",
     "UnsupportedCID",
     "__version__",
+    "announce",
     "cat_file",
     "format_uri",
     "get_node_info",
@@ -124,11 +127,12 @@ __all__ = [
     "store_pkl",
     "store_text",
     "verify",
+    "whereis",
 ]
 
 _MODULES = {
     "config": ("Config", "load_config"),
-    "info": ("get_node_info", "init", "status", "verify"),
+    "info": ("announce", "get_node_info", "init", "status", "verify", "whereis"),
     "load": (
         "cat_file",
         "list_dir",

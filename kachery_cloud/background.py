@@ -13,11 +13,13 @@ needs one it joins its parent's node like any other process.
 from __future__ import annotations
 
 import atexit
+import concurrent.futures
 import contextlib
 import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,8 +39,14 @@ log = logging.getLogger("kachery_cloud.background")
 ESTABLISH_TIMEOUT = 30.0
 #: Seconds between looks at a lock that another process holds while it starts or leaves.
 ESTABLISH_PAUSE = 0.05
+#: CIDs that a node is still to be told of. It hears of more than these when it next lists what is here.
+MAX_UNTOLD = 100_000
+#: Seconds at exit for telling the node of another process what was stored last.
+TELL_TIMEOUT = 5.0
 #: How often one request is asked again because the node went away under it.
 MAX_TAKEOVERS = 8
+#: Seconds for a node, perhaps one that is still starting, to say what it is doing.
+ANSWER_TIMEOUT = 30.0
 #: Seconds that a process which handed its place over waits for the new node before it takes the place back.
 HAND_OVER_GRACE = 15.0
 #: Seconds for the node to say goodbye to its peers when the interpreter exits.
@@ -189,6 +197,9 @@ class Connection:
         self._mutex = threading.Lock()
         self._closed = threading.Event()
         self._establishing: Future[Backend] = Future()
+        self._untold: deque[str] = deque(maxlen=MAX_UNTOLD)
+        self._telling = False
+        self._all_told = threading.Condition(self._mutex)
         self._establish_soon(0.0)
 
     # --- what callers ask
@@ -204,20 +215,52 @@ class Connection:
         """Peer ID, addresses, connected peers and counters of the node."""
         return self._call("status", {}, None)
 
+    def whereis(self, target: dict[str, Any]) -> list[dict[str, Any]]:
+        """Who has a CID; see `kachery_p2p.node.Node.whereis` for target and result."""
+        return self._call("whereis", target, None)
+
+    def announce(self, target: dict[str, Any]) -> dict[str, Any]:
+        """Announce a root and wait for it; see `kachery_p2p.node.Node.announce` for target and result."""
+        return self._call("announce", target, None)
+
     def connect(self, addr: str) -> str:
         """Connect to a peer by multiaddr; returns its peer ID."""
         return self._call("connect", {"addr": addr}, None)
 
     def notify_stored(self, cid: str) -> None:
-        """Tell the node that the data of a CID is here now. Does not wait for the node."""
+        """Tell the node that the data of a CID is here now. Does not wait for the node; `close` does, for a while."""
+        with self._mutex:
+            self._untold.append(cid)
+            if self._telling:
+                return
+            self._telling = True
+            establishing = self._establishing
+        establishing.add_done_callback(self._tell_next)
 
-        def tell(established: Future[Backend]) -> None:
-            # A node that could not start, or is just leaving, has nobody waiting for this CID.
-            with contextlib.suppress(NodeGone):
-                if established.exception() is None:
-                    established.result().start("notify_stored", {"cid": cid}, None)
+    def _tell_next(self, established: Future[Backend]) -> None:
+        """Tell the node of one CID. Its answer brings the next, so that it is never asked too much at once."""
+        with self._mutex:
+            if not self._untold:
+                self._telling = False
+                self._all_told.notify_all()
+                return
+            cid = self._untold.popleft()
+        with contextlib.suppress(NodeGone):
+            if established.exception() is None:
+                answer = established.result().start("notify_stored", {"cid": cid}, None)[1]
+                answer.add_done_callback(lambda _: self._tell_next(established))
+                return
+        # A node that could not start, or is just leaving, has nobody waiting; the next one lists what is here.
+        with self._mutex:
+            self._untold.clear()
+            self._telling = False
+            self._all_told.notify_all()
 
-        self._establishing.add_done_callback(tell)
+    def ask(self, method: str, timeout: float) -> Any:
+        """Ask the node that there is, or that is being started. Raises `NodeGone` rather than becoming one."""
+        with self._mutex:
+            establishing = self._establishing
+        return establishing.result(timeout).start(method, {}, None)[1].result(timeout)
 
     # --- which node answers
 
@@ -308,9 +351,15 @@ class Connection:
 
     def close(self) -> None:
         """Leave: stop the node if it runs here, so that another process may take over."""
+        # A node that never started needs no goodbye.
+        with contextlib.suppress(Exception):
+            if isinstance(self._establishing.result(timeout=STOP_STARTING_TIMEOUT), ControlClient):
+                # The last thing that a short script did may be to store something: the node is to hear of it.
+                with self._all_told:
+                    self._all_told.wait_for(lambda: not self._telling, timeout=TELL_TIMEOUT)
         self._closed.set()
-        with contextlib.suppress(Exception):  # a node that never started needs no goodbye
-            self._establishing.result(timeout=STOP_STARTING_TIMEOUT).close()
+        with contextlib.suppress(Exception):
+            self._establishing.result(timeout=0).close()
 
 
 # --- one connection per directory and process ----------------------------------------------------------------------
@@ -329,6 +378,30 @@ def get_connection(config: Config) -> Connection:
         if connection is None:
             connection = _connections[config.directory] = Connection(config)
         return connection
+
+
+def ask_running_node(config: Config, method: str) -> Any:
+    """Ask the node of ``config.directory``, in whichever process it is. Never starts one.
+
+    Raises:
+        NodeGone: none runs, or it has just left.
+        NodeError: it does not answer.
+    """
+    with _connections_mutex:
+        connection = _connections.get(config.directory)
+    try:
+        if connection is not None:
+            return connection.ask(method, ANSWER_TIMEOUT)
+        client = ControlClient(Endpoint.read(config.directory), on_gone=lambda client: None)
+        try:
+            return client.start(method, {}, None)[1].result(ANSWER_TIMEOUT)
+        finally:
+            client.close()
+    except concurrent.futures.TimeoutError:
+        raise NodeError(
+            f"The node of {config.directory} does not answer within {ANSWER_TIMEOUT:.0f} s. If it hangs, stop it; "
+            "node.json in that directory names its process id."
+        ) from None
 
 
 def close_all() -> None:

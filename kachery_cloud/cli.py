@@ -11,16 +11,17 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from .cli_support import Command, Function, Group, guarded, print_result
+from .cli_network import announce, keygen_swarm, status, whereis
+from .cli_support import CONTEXT, Function, Group, command, json_option, print_result, printable
 from .errors import IsADirectory
 
 # --- options -------------------------------------------------------------------------------------------------------
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line.")
 _label_option = click.option("--label", metavar="TEXT", help="A note for people, added to the URI as ?label=TEXT.")
 _profile_option = click.option(
     "--profile",
@@ -48,21 +49,18 @@ def _loading(function: Function) -> Function:
     return function
 
 
-_CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
-
 def _command(name: str) -> Callable[[Function], click.Command]:
-    """A command of the group, also to be run by itself."""
+    """A command of the group."""
 
     def make(function: Function) -> click.Command:
-        command = click.command(name, cls=Command, context_settings=_CONTEXT)(guarded(function))
-        cli.add_command(command)
-        return command
+        made = command(name)(function)
+        cli.add_command(made)
+        return made
 
     return make
 
 
-@click.group(cls=Group, context_settings=_CONTEXT)
+@click.group(cls=Group, context_settings=CONTEXT)
 @click.version_option(package_name="kachery-cloud", message="%(prog)s %(version)s")
 def cli() -> None:
     """Share scientific data straight from one workstation to another.
@@ -70,9 +68,9 @@ def cli() -> None:
     \b
     On one machine:
         kachery-cloud store session.nwb          prints ipfs://...
-        kachery-cloud node                       serves it, prints the address
+        kachery-cloud node                       serves it
     On the other:
-        kachery-cloud load ipfs://... --peer ADDRESS
+        kachery-cloud load ipfs://...            finds it and prints the path of a copy
 
     Data lies in ~/.kachery-cloud, or where KACHERY_CLOUD_DIR says.
     """
@@ -87,7 +85,7 @@ def cli() -> None:
 @_label_option
 @_profile_option
 @_verbose_option
-@_json_option
+@json_option
 def store(path: str, recursive: bool, label: str | None, profile: str | None, verbose: bool, as_json: bool) -> None:
     """Store a copy of a file (or directory, with -r) and print its URI.
 
@@ -107,7 +105,7 @@ def store(path: str, recursive: bool, label: str | None, profile: str | None, ve
 @_label_option
 @_profile_option
 @_verbose_option
-@_json_option
+@json_option
 def link(path: str, recursive: bool, label: str | None, profile: str | None, verbose: bool, as_json: bool) -> None:
     """Share a file from where it lies, without a copy, and print its URI.
 
@@ -150,7 +148,7 @@ def _store(
 @click.option("--dest", type=click.Path(), metavar="PATH", help="Put a copy there (a directory: make it there).")
 @_loading
 @_verbose_option
-@_json_option
+@json_option
 def load(
     uri: str,
     dest: str | None,
@@ -164,6 +162,7 @@ def load(
 
     \b
     Examples:
+        kachery-cloud-load ipfs://bafy...
         kachery-cloud-load ipfs://bafy... --peer /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW...
         kachery-cloud-load ipfs://bafy.../notes/readme.txt --dest readme.txt
     """
@@ -207,7 +206,7 @@ def cat(
 @_command("ls")
 @click.argument("uri")
 @_loading
-@_json_option
+@json_option
 def ls(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool) -> None:
     """List a directory: size and name of each entry.
 
@@ -223,13 +222,13 @@ def ls(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None
         return
     width = max((len(_size_text(entry["size"])) for entry in entries), default=0)
     for entry in entries:
-        click.echo(f"{_size_text(entry['size']):>{width}}  {_printable(entry['name'])}")
+        click.echo(f"{_size_text(entry['size']):>{width}}  {printable(entry['name'])}")
 
 
 @_command("info")
 @click.argument("uri")
 @_loading
-@_json_option
+@json_option
 def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool) -> None:
     """Say what a URI is: file or directory, how large, and whether it is here.
 
@@ -247,7 +246,7 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
         if found[key] is not None:
             value = f"{found[key]:,} bytes" if key == "size" else found[key]
             click.echo(
-                f"{key + ':':<7} {'yes' if value is True else 'no' if value is False else _printable(str(value))}"
+                f"{key + ':':<7} {'yes' if value is True else 'no' if value is False else printable(str(value))}"
             )
 
 
@@ -256,7 +255,7 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
 
 @_command("verify")
 @click.argument("uris", nargs=-1, metavar="[URI]...")
-@_json_option
+@json_option
 def verify(uris: tuple[str, ...], as_json: bool) -> None:
     """Read all stored and linked files (or those of the URIs) and compare them with their hashes.
 
@@ -274,8 +273,8 @@ def verify(uris: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps({"ok": not problems, "problems": listed}, ensure_ascii=False))
     else:
         for problem in problems:
-            click.echo(f"{problem.what}: {problem.cid} ({_printable(str(problem.path))})")
-            click.echo(f"  {_printable(problem.detail)}")
+            click.echo(f"{problem.what}: {problem.cid} ({printable(str(problem.path))})")
+            click.echo(f"  {printable(problem.detail)}")
         if not problems:
             click.echo("All files are as they were stored.")
     if problems:
@@ -283,7 +282,7 @@ def verify(uris: tuple[str, ...], as_json: bool) -> None:
 
 
 @_command("init")
-@_json_option
+@json_option
 def init(as_json: bool) -> None:
     """Make the data directory and the identity of this machine, and print both. Needs no account and no network.
 
@@ -299,55 +298,64 @@ def init(as_json: bool) -> None:
     print_result(as_json, f"Data directory: {made['directory']}\nPeer ID:        {made['peer_id']}", **made)
 
 
-@_command("status")
-@_json_option
-def status(as_json: bool) -> None:
-    """Say what the node of this data directory is doing.
-
-    \b
-    Example:
-        kachery-cloud status
-    """
-    from .info import status as ask
-
-    found = ask()
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    click.echo(f"Peer ID: {found['peer_id']}")
-    for address in found.get("addresses", ()):
-        click.echo(f"Address: {address}")
-    connected = found.get("connected", ())
-    click.echo(f"Connected to {len(connected)} peer{'' if len(connected) == 1 else 's'}.")
+for _each in (status, whereis, announce, keygen_swarm):
+    cli.add_command(_each)
 
 
 @_command("node")
+@click.option("--listen", multiple=True, metavar="MULTIADDR", help="Listen there, e.g. /ip4/0.0.0.0/tcp/4001.")
+@click.option("--peer", "peers", multiple=True, metavar="MULTIADDR", help="Stay connected to this peer.")
+@click.option("--announce", multiple=True, metavar="MULTIADDR", help="Tell others this address, not those found out.")
+@click.option("--relay", "relays", multiple=True, metavar="MULTIADDR", help="Be reached through this relay.")
 @click.option(
-    "--listen",
-    "listen",
+    "--bootstrap",
     multiple=True,
     metavar="MULTIADDR",
-    help="Listen there, e.g. /ip4/0.0.0.0/tcp/4001. May be repeated.",
+    help="Enter the DHT by this peer instead of the public ones; `none`: by no peer.",
 )
-@click.option(
-    "--peer", "peers", multiple=True, metavar="MULTIADDR", help="Stay connected to this peer. May be repeated."
-)
-@_json_option
-def node(listen: tuple[str, ...], peers: tuple[str, ...], as_json: bool) -> None:
+@click.option("--public/--no-public", default=None, help="Use public services (DHT, routers), or none at all.")
+@click.option("--mdns/--no-mdns", default=None, help="Find machines of the local network by mDNS, or do not.")
+@json_option
+def node(
+    listen: tuple[str, ...],
+    peers: tuple[str, ...],
+    announce: tuple[str, ...],
+    relays: tuple[str, ...],
+    bootstrap: tuple[str, ...],
+    public: bool | None,
+    mdns: bool | None,
+    as_json: bool,
+) -> None:
     """Serve what this machine has until stopped (Ctrl-C). Prints the peer ID and the addresses to give to others.
+
+    Options go before the settings (config.json, KACHERY_CLOUD_...); --peer and --relay add to them. Those that take a
+    MULTIADDR may be repeated.
 
     \b
     Examples:
         kachery-cloud-node
         kachery-cloud-node --listen /ip4/0.0.0.0/tcp/4001
+        kachery-cloud-node --no-public --relay /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...
     """
-    from .config import load_config
+    from .config import load_config, parse_bootstrap
     from .serve import serve_forever
     from .uri import check_peer_address
 
+    def checked(addresses: tuple[str, ...], option: str) -> tuple[str, ...]:
+        return tuple(check_peer_address(address, option) for address in addresses)
+
     config = load_config()
-    listen = tuple(check_peer_address(address, "--listen") for address in listen)
-    peers = tuple(check_peer_address(address, "--peer") for address in peers)
+    changes: dict[str, Any] = {"relays": (*config.relays, *checked(relays, "--relay"))}
+    if announce:
+        changes["announce"] = checked(announce, "--announce")
+    if bootstrap:
+        changes["bootstrap"] = parse_bootstrap(",".join(bootstrap), "--bootstrap")
+    if public is not None:
+        changes["public"] = public
+    if mdns is not None:
+        changes["mdns"] = mdns
+    config = replace(config, **changes)
+    listen, peers = checked(listen, "--listen"), checked(peers, "--peer")
 
     def ready(found: dict[str, Any]) -> None:
         if as_json:
@@ -357,7 +365,8 @@ def node(listen: tuple[str, ...], peers: tuple[str, ...], as_json: bool) -> None
             click.echo(f"Peer ID: {found['peer_id']}")
             for address in found["addresses"]:
                 click.echo(f"Address: {address}")
-            click.echo("Others load from here with: kachery-cloud-load URI --peer ADDRESS     (stop with Ctrl-C)")
+            click.echo("Others load from here with: kachery-cloud-load URI     (stop with Ctrl-C)")
+            click.echo("Where they do not find this node by themselves: kachery-cloud-load URI --peer ADDRESS")
         sys.stdout.flush()
 
     serve_forever(config, listen=listen or config.listen, peers=(*config.peers, *peers), on_ready=ready)
@@ -374,11 +383,6 @@ def _clock() -> float:
 
 def _size_text(size: int | None) -> str:
     return "?" if size is None else f"{size:,}"
-
-
-def _printable(text: str) -> str:
-    """Names come from strangers: control characters could rewrite the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def main() -> None:
@@ -414,6 +418,21 @@ def cat_main() -> None:
 def node_main() -> None:
     """`kachery-cloud-node`"""
     node(prog_name="kachery-cloud-node")
+
+
+def status_main() -> None:
+    """`kachery-cloud-status`"""
+    status(prog_name="kachery-cloud-status")
+
+
+def whereis_main() -> None:
+    """`kachery-cloud-whereis`"""
+    whereis(prog_name="kachery-cloud-whereis")
+
+
+def keygen_swarm_main() -> None:
+    """`kachery-cloud-keygen-swarm`"""
+    keygen_swarm(prog_name="kachery-cloud-keygen-swarm")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,11 @@ BROKEN_PIPE = 141
 Function = Callable[..., Any]
 
 
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line.")
+
+
 def guarded(function: Function) -> Function:
     """Turn the errors that are meant for people into a sentence and an exit code."""
 
@@ -69,6 +74,11 @@ def print_result(as_json: bool, text: str, **values: Any) -> None:
     click.echo(json.dumps(values, ensure_ascii=False) if as_json else text)
 
 
+def printable(text: str) -> str:
+    """Names come from strangers: control characters could rewrite the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class Command(click.Command):
     """A command that says usage errors in JSON too, when it is asked to."""
 
@@ -85,6 +95,15 @@ class Group(click.Group):
         arguments = kwargs.get("args")
         given = list(sys.argv[1:] if arguments is None else arguments)
         return _main(super().main, given, args, kwargs)
+
+
+def command(name: str) -> Callable[[Function], click.Command]:
+    """A command that can be run by itself, or be part of the group."""
+
+    def make(function: Function) -> click.Command:
+        return click.command(name, cls=Command, context_settings=CONTEXT)(guarded(function))
+
+    return make
 
 
 def _main(main: Function, given: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

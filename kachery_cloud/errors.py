@@ -30,6 +30,7 @@ from kachery_p2p.errors import (
     PathNotFound,
     RepoError,
     StreamError,
+    SwarmKeyError,
     UnsupportedCID,
 )
 
@@ -106,6 +107,7 @@ __all__ = [
     "RepoError",
     "StoreTooLarge",
     "StreamError",
+    "SwarmKeyError",
     "UnsafePickle",
     "UnsupportedCID",
 ]

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from .config import load_config, write_default_config
-from .local import repository, resolve_local
+from .config import load_config, parse_timeout, write_default_config
+from .errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError
+from .local import NotHere, find_local, repository, resolve_local
 from .progress import progress_bar
-from .uri import parse_uri
+from .uri import check_peer_address, parse_uri
 
 if TYPE_CHECKING:
     from kachery_p2p.repo.repo import Problem
+
+    from .config import Config
+    from .uri import ContentURI
+
+#: Seconds that `whereis` searches for where nobody says otherwise: a lookup in the public DHT takes a few.
+WHEREIS_TIMEOUT = 15.0
+#: Seconds that `announce` waits: a lookup in the public DHT and twenty dials.
+ANNOUNCE_TIMEOUT = 60.0
 
 
 def init() -> dict[str, str]:
@@ -33,24 +43,189 @@ def init() -> dict[str, str]:
     return {"directory": str(config.directory), "config": str(path), "peer_id": identity.peer_id}
 
 
-def status() -> dict[str, Any]:
-    """What the node of this machine is doing; starts it if none runs.
+def status(*, start: bool = False) -> dict[str, Any]:
+    """What the node of this machine is doing. Starts none, unless told to.
+
+    Args:
+        start: become the node if none runs.
 
     Returns:
-        "peer_id", "addresses" (multiaddrs to give to others), "connected" (peers), and counters.
+        Where a node runs: "running" (True), "peer_id", "addresses" (multiaddrs to give to others), "announced" (each
+        with "addr" and "why"), "reachability", "connected" (peers), "sources" (how it finds data), "providing" (what
+        it announces), "finds", "errors" and counters. Where none runs: "running" (False), "directory", "peer_id" (None
+        before the first start), "private_network" and "settings".
 
     Example:
         >>> kcl.status()["addresses"]
         ['/ip4/192.168.1.20/tcp/40121/p2p/12D3KooW...']
     """
-    from .background import get_connection
+    from .background import ask_running_node, get_connection
+    from .control import NodeGone
 
-    return get_connection(load_config()).status()
+    config = load_config()
+    if start:
+        found = get_connection(config).status()
+    else:
+        try:
+            found = ask_running_node(config, "status")
+        except NodeGone:
+            return _without_node(config)
+    return {"running": True, **found, **_key_of_running(config, found)}
 
 
 def get_node_info() -> dict[str, Any]:
     """The same as `status`."""
     return status()
+
+
+def announce(uri: str, *, timeout: float | None = None) -> dict[str, Any]:
+    """Tell the network that a file or directory is here, and wait until that is done.
+
+    What is stored is announced by itself, in the background, again and again; this is for those who want to know that
+    it has happened, before they send the URI to somebody, say. It goes on in the background after the timeout.
+
+    Args:
+        timeout: seconds to wait at most; 60 by default.
+
+    Returns:
+        "copies" (peers that now keep a record of who has it; 0 when nobody could be told) and "seconds".
+
+    Raises:
+        ContentNotFound: it is not on this machine.
+
+    Example:
+        >>> kcl.announce(kcl.store_text("example"))
+        {'copies': 20, 'seconds': 1.7}
+    """
+    from .background import get_connection
+
+    config = load_config()
+    parsed = parse_uri(uri)
+    seconds = ANNOUNCE_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
+    if _here(config, parsed) is None:
+        raise ContentNotFound(
+            f"{uri} is not on this machine, so it cannot be announced from here. Store or load it first."
+        )
+    return get_connection(config).announce({"cid": parsed.cid, "timeout": seconds})
+
+
+def whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = None) -> list[dict[str, Any]]:
+    """Who has a file or directory. Loads nothing; starts a node where none runs, as a load does.
+
+    For a URI with a path it is asked who has the directory that the URI begins with.
+
+    Args:
+        providers: multiaddrs of peers to ask, besides those that are found and those that the URI names.
+        timeout: seconds to search for at most; 15 by default.
+
+    Returns:
+        A dict for each peer and each source that named it, those that have it first: "source" ("here" when it is on
+        this machine, "hint", "connected", "known", "mdns", "lan-dht", "dht" or "delegated"), "peer" (its ID), "addrs"
+        (multiaddrs), "seconds" (until it was named), "connected", "round_trip_ms" (or None), "has" (True or False, as
+        it answered itself; None where it could not be asked, and "error" says why). For "here" there is also "path",
+        where that is a file. Peers that this machine is connected to are asked, too, so "has" may be False.
+
+    Example:
+        >>> [(each["source"], each["peer"]) for each in kcl.whereis("ipfs://bafy...")]
+        [('mdns', '12D3KooW...')]
+    """
+    return list(iter_whereis(uri, providers=providers, timeout=timeout))
+
+
+def iter_whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of `whereis`: at once whether it is here, then the others."""
+    from .background import get_connection
+
+    config = load_config()
+    parsed = parse_uri(uri)
+    seconds = WHEREIS_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
+    peers = [*parsed.providers, *(check_peer_address(address, "providers") for address in providers)]
+    here = _here(config, parsed)
+    if here is not None:
+        yield here
+    yield from get_connection(config).whereis({"cid": parsed.cid, "timeout": seconds, "providers": peers})
+
+
+def _here(config: Config, uri: ContentURI) -> dict[str, Any] | None:
+    """The row of `whereis` for this machine, if all of the file, or the directory's own block, is here."""
+    if not config.directory.exists():
+        return None
+    repo = repository(config)
+    path: str | None = None
+    try:
+        path = str(find_local(repo, uri).path)
+    except IsADirectory:
+        pass
+    except (NotHere, DamagedFile):
+        return None
+    return {
+        "source": "here",
+        "peer": _peer_id(config),
+        "addrs": [],
+        "seconds": 0.0,
+        "connected": False,
+        "round_trip_ms": None,
+        "has": True,
+        "path": path,
+    }
+
+
+def _without_node(config: Config) -> dict[str, Any]:
+    facts = _swarm_key_facts(config)
+    private = facts["private_network"]
+    settings = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "directory"}
+    sources = {
+        "mdns": config.mdns,
+        "lan-dht": config.lan_dht,
+        "known": config.known_peers,
+        "dht": config.dht_mode(private) != "off",
+        "delegated": bool(config.delegated_routers(private)),
+    }
+    return {
+        "running": False,
+        "directory": str(config.directory),
+        "peer_id": _peer_id(config),
+        **facts,
+        "settings": {**settings, "sources": sources},
+    }
+
+
+def _peer_id(config: Config) -> str | None:
+    """Who this machine is, if it is anybody yet."""
+    from kachery_p2p.repo.keys import PRIVATE_NAME, load_or_create_identity
+
+    return load_or_create_identity(config.directory).peer_id if (config.directory / PRIVATE_NAME).exists() else None
+
+
+def _swarm_key_facts(config: Config) -> dict[str, Any]:
+    """The network that a node which starts now would be in, and what is wrong with its key."""
+    from kachery_p2p.repo.swarm_key import fingerprint, loose_permissions, read_swarm_key
+
+    facts: dict[str, Any] = {"private_network": True, "warnings": []}
+    warning = loose_permissions(config.directory)
+    try:
+        key = read_swarm_key(config.directory, warn=False)
+    except KacheryError as exc:  # the node would not start; that it is private is what the file is there for
+        return {**facts, "errors": [{"what": str(exc)}]}
+    if key is None:
+        return {**facts, "private_network": False}
+    return {**facts, "swarm_key_fingerprint": fingerprint(key), "warnings": [warning] if warning else []}
+
+
+def _key_of_running(config: Config, found: dict[str, Any]) -> dict[str, Any]:
+    """What is to be said of `swarm.key` beside a node that runs: it read that file when it started."""
+    facts = _swarm_key_facts(config)
+    warnings = [*found.get("warnings", ()), *facts["warnings"]]
+    in_file = facts.get("swarm_key_fingerprint")
+    if "private_network" not in found:
+        return {"warnings": warnings}
+    fingerprint = found.get("swarm_key_fingerprint", in_file) if found["private_network"] else None
+    if (facts["private_network"], in_file) != (found["private_network"], fingerprint):
+        warnings.append(
+            f"swarm.key in {config.directory} was made, changed or removed after the node had started: stop the node "
+            f"(process {found.get('pid', 'unknown')}) and start it again."
+        )
+    return {"warnings": warnings, **({"swarm_key_fingerprint": fingerprint} if fingerprint else {})}
 
 
 def verify(uris: Sequence[str] | None = None) -> list[Problem]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kachery_cloud.config import Config
     from kachery_cloud.control import Method, Progress
     from kachery_p2p.node import Node
+    from kachery_p2p.options import NodeOptions
 
 log = logging.getLogger("kachery_cloud.node")
 
@@ -31,6 +32,7 @@ async def run_node(
     *,
     listen: Sequence[str] = (),
     peers: Sequence[str] = (),
+    service: bool = False,
     hand_over: Callable[[], bool],
     task_status: TaskStatus[dict[str, Method]],
 ) -> None:
@@ -39,6 +41,7 @@ async def run_node(
     Args:
         listen: multiaddrs to listen on, instead of the configured ones.
         peers: multiaddrs of peers to keep connected to, besides the configured ones.
+        service: this is ``kachery-cloud-node``, which stays; it may relay for others.
         hand_over: called when ``kachery-cloud-node`` wants to take the place; True when it may.
     """
     import trio
@@ -46,7 +49,9 @@ async def run_node(
     from kachery_p2p.node import Node
     from kachery_p2p.repo.keys import load_or_create_identity
     from kachery_p2p.repo.repo import Repo
+    from kachery_p2p.repo.swarm_key import read_swarm_key
 
+    swarm_key = await trio.to_thread.run_sync(read_swarm_key, config.directory)
     repo = await trio.to_thread.run_sync(Repo.open, config.directory)
     try:
         node = Node(
@@ -54,6 +59,9 @@ async def run_node(
             await trio.to_thread.run_sync(load_or_create_identity, config.directory),
             listen=listen or config.listen,
             peers=[*config.peers, *peers],
+            announce=config.announce,
+            swarm_key=swarm_key,
+            options=node_options(config, private=swarm_key is not None, service=service),
         )
         methods = _methods(node, config, hand_over)
         async with trio.open_nursery() as nursery:
@@ -62,6 +70,32 @@ async def run_node(
             task_status.started(methods)
     finally:
         repo.close()
+
+
+def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions:
+    """How the node of these settings finds others and is found.
+
+    Args:
+        private: there is a swarm key.
+        service: this is ``kachery-cloud-node``; a script or notebook does not relay for others unless it is told to.
+    """
+    from kachery_p2p.options import NodeOptions
+
+    return NodeOptions(
+        dht=config.dht_mode(private),
+        lan_dht=config.lan_dht,
+        mdns=config.mdns,
+        known_peers=config.known_peers,
+        bootstrap=config.bootstrap_peers(private),
+        delegated=config.delegated_routers(private),
+        provide=config.provide,
+        relays=config.relays,
+        use_relays=config.public or bool(config.relays),
+        relay_service=config.relay_service if service or config.relay_service != "auto" else "off",
+        port_map=config.port_map,
+        autonat=config.public,
+        reachability=config.reachability,
+    )
 
 
 def _methods(node: Node, config: Config, hand_over: Callable[[], bool]) -> dict[str, Method]:
@@ -85,6 +119,12 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool]) -> dict[
     async def connect(params: dict[str, Any], progress: Progress) -> Any:
         return await node.connect(params["addr"])
 
+    async def whereis(params: dict[str, Any], progress: Progress) -> Any:
+        return await node.whereis(params["cid"], timeout=params["timeout"], providers=params.get("providers") or [])
+
+    async def announce(params: dict[str, Any], progress: Progress) -> Any:
+        return await node.announce(params["cid"], timeout=params["timeout"])
+
     async def notify_stored(params: dict[str, Any], progress: Progress) -> Any:
         await node.notify_stored(params["cid"])
 
@@ -95,6 +135,8 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool]) -> dict[
         "load": load,
         "status": status,
         "connect": connect,
+        "whereis": whereis,
+        "announce": announce,
         "notify_stored": notify_stored,
         "yield_place": yield_place,
     }
@@ -130,7 +172,9 @@ def serve_forever(
             nursery.start_soon(_stop_on_signals, nursery.cancel_scope)
 
             async def serve(*, task_status: TaskStatus[dict[str, Method]]) -> None:
-                await run_node(config, listen=listen, peers=peers, hand_over=lambda: False, task_status=task_status)
+                await run_node(
+                    config, listen=listen, peers=peers, service=True, hand_over=lambda: False, task_status=task_status
+                )
 
             methods = await nursery.start(serve)
             on_ready(await methods["status"]({}, lambda done, total: None))

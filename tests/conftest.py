@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from scripts.peers import Helia, Kubo, missing
-from scripts.workstation import LISTEN, Workstation
+from scripts.peers import GoLibp2p, Helia, Kubo, missing, missing_go
+from scripts.workstation import KEEP_TO_ITSELF, Workstation
 
 StartKubo = Callable[..., Kubo]
 StartHelia = Callable[..., Helia]
+StartGoLibp2p = Callable[..., GoLibp2p]
 StartWorkstation = Callable[..., Workstation]
 
 
@@ -23,7 +24,7 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Settings of the user do not reach the tests, and wider fixtures work in a temporary directory, too."""
     saved = {key: os.environ.pop(key) for key in list(os.environ) if key.startswith("KACHERY_CLOUD_")}
     base = tmp_path_factory.mktemp("kachery")
-    os.environ["KACHERY_CLOUD_LISTEN"] = LISTEN
+    os.environ.update(KEEP_TO_ITSELF)
     os.environ["KACHERY_CLOUD_DIR"] = str(base / "session")
     yield base
     for key in [key for key in os.environ if key.startswith("KACHERY_CLOUD_")]:
@@ -110,6 +111,18 @@ def start_helia(_peers_present: None) -> Iterator[StartHelia]:
     """Starts Helia nodes (with the options of `scripts.peers.Helia`) that live for one test."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(Helia(**options))
+
+
+@pytest.fixture
+def start_golibp2p() -> Iterator[StartGoLibp2p]:
+    """Starts go-libp2p nodes (with the options of `scripts.peers.GoLibp2p`) that live for one test."""
+    reason = missing_go()
+    if reason is not None:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must test with real peers, but {reason}")
+        pytest.skip(reason)
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(GoLibp2p(**options))
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,12 @@ On the disk
 
     <directory>/                    0700 when made here
       private.pem  public.pem       the node's Ed25519 key: PKCS#8 and SubjectPublicKeyInfo, PEM, 0600 (keys.py)
+      swarm.key                     the key of a private network, where there is one: Kubo's format, 0600 (swarm_key.py)
       node.lock                     locked (flock) by the process that is the node; its number in ASCII (locks.py)
       catalog.sqlite[-wal, -shm]    SQLite 3, WAL, application_id 0x6b636831, user_version 1 (catalog.py has the schema)
+      routing.sqlite[-wal, -shm]    what the node remembers: peers, provider records, what was announced, its ports
+                                    (kachery_p2p.routing.database); it can all be learned anew
+      node.json                     where the running node listens for the other processes (kachery_cloud.control)
       ipfs/<ab>/<cd>/<ef>/<cid>     each stored or loaded file, once, as a plain file, 0444; abcdef are the last six
                                     characters of the CID in its text form
       partial/<cid>                 a file being loaded: its final length, holes where nothing arrived; flocked by the

@@ -32,8 +32,10 @@ _MAX_FILE = 4096
 _ADVICE = "Copy it again from another machine of the lab, or make a new one there with kachery-cloud-keygen-swarm."
 
 
-def read_swarm_key(directory: Path) -> bytes | None:
-    """The key in `directory/swarm.key`, 32 bytes; None where there is no such file. Warns when others may read it.
+def read_swarm_key(directory: Path, *, warn: bool = True) -> bytes | None:
+    """The key in `directory/swarm.key`, 32 bytes; None where there is no such file.
+
+    Others who may read the file are worth a warning in the log, unless `warn` is off.
 
     Raises:
         SwarmKeyError: the file is there and is not a key; says which line is wrong.
@@ -48,7 +50,7 @@ def read_swarm_key(directory: Path) -> bytes | None:
     with explained("reading the key of the private network,", path), path.open("rb") as file:
         content = file.read(_MAX_FILE + 1)
     key = parse_swarm_key(content, str(path))
-    warning = loose_permissions(directory)
+    warning = loose_permissions(directory) if warn else None
     if warning:
         log.warning("%s", warning)
     return key

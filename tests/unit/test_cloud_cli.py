@@ -150,6 +150,9 @@ def test_init_is_idempotent(data: Path) -> None:
         (["cat", ELSEWHERE, "--local-only"], 3, "ContentNotFound", "--local-only"),
         (["ls", ELSEWHERE, "--local-only"], 2, "NotADirectory", "not a directory"),
         (["node", "--listen", "4001"], 2, "InvalidAddress", "4001"),
+        (["node", "--announce", "4001"], 2, "InvalidAddress", "--announce"),
+        (["node", "--relay", "relay"], 2, "InvalidAddress", "--relay"),
+        (["node", "--bootstrap", "nobody"], 2, "ConfigError", "--bootstrap"),
     ],
 )
 def test_mistakes_are_one_sentence_and_a_code(arguments: list[str], code: int, kind: str, says: str) -> None:
@@ -165,6 +168,43 @@ def test_mistakes_are_one_sentence_and_a_code(arguments: list[str], code: int, k
         assert result.exit_code == code
         assert json.loads(result.stdout)["error"]["type"] == kind
         assert result.stderr == ""
+
+
+class Served(Exception):
+    """Instead of a node."""
+
+
+def served(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the `node` command would serve: the settings, and where to listen and whom to stay connected to."""
+    found: dict[str, Any] = {}
+
+    def serve_forever(config: Any, **options: Any) -> None:
+        found.update(options, config=config)
+        raise Served
+
+    monkeypatch.setattr("kachery_cloud.serve.serve_forever", serve_forever)
+    assert isinstance(run("node", *arguments).exception, Served)
+    return found
+
+
+def test_options_of_the_node_go_before_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option overrules the setting of that name; peers and relays are added to those that are set."""
+    a, b, c = (f"/ip4/192.0.2.{number}/tcp/4001" for number in (1, 2, 3))
+    for name in ("PEERS", "RELAYS", "ANNOUNCE", "BOOTSTRAP", "LISTEN"):
+        monkeypatch.setenv(f"KACHERY_CLOUD_{name}", a)
+    monkeypatch.setenv("KACHERY_CLOUD_PUBLIC", "on")
+    monkeypatch.setenv("KACHERY_CLOUD_MDNS", "off")
+    found = served([], monkeypatch)
+    config = found["config"]
+    assert (found["listen"], found["peers"], config.relays, config.announce) == ((a,), (a,), (a,), (a,))
+    assert (config.public, config.mdns, config.bootstrap) == (True, False, (a,))
+    options = ["--no-public", "--mdns", "--bootstrap", b, "--bootstrap", c, "--announce", b, "--relay", b, "--peer", b]
+    found = served([*options, "--listen", b, "--listen", c], monkeypatch)
+    config = found["config"]
+    assert (found["listen"], found["peers"], config.relays, config.announce) == ((b, c), (a, b), (a, b), (b,))
+    assert (config.public, config.mdns, config.bootstrap) == (False, True, (b, c))
+    assert served(["--bootstrap", "none"], monkeypatch)["config"].bootstrap == ()
+    assert served(["--bootstrap", "default"], monkeypatch)["config"].bootstrap is None
 
 
 def test_usage_errors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,166 @@
+"""The commands about the network: what the node does, who has something, and the key of a private network."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .cli_support import command, json_option, print_result
+from .errors import ContentNotFound, NodeError
+
+
+@command("status")
+@click.option("-v", "--verbose", is_flag=True, help="Show every peer and every figure.")
+@json_option
+def status(verbose: bool, as_json: bool) -> None:
+    """Say what the node of this machine is doing: its addresses and why they are these, whether others can reach it,
+    whom it is connected to, what it announces, and what went wrong lately.
+
+    Starts no node. Where none runs, it says what is configured.
+
+    \b
+    Examples:
+        kachery-cloud-status
+        kachery-cloud-status --json | jq .addresses
+    """
+    from .info import status as ask
+
+    found = ask()
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+        return
+    from .status_text import status_lines
+
+    for line in status_lines(found, verbose=verbose):
+        click.echo(line)
+
+
+@command("whereis")
+@click.argument("uri")
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    metavar="MULTIADDR",
+    help="Ask this peer, too, e.g. /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW... May be given several times.",
+)
+@click.option("--timeout", type=float, metavar="SECONDS", help="Search for so long at most. [default: 15]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line for each who has it.")
+def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
+    """List who has a file or directory: how they were found, where they are and how far. Loads nothing.
+
+    Says first whether it is on this machine. Ends with exit code 3 when nobody is found to have it.
+
+    \b
+    Example:
+        kachery-cloud-whereis ipfs://bafy...
+    """
+    from .info import iter_whereis
+    from .status_text import may_have_it, whereis_lines
+
+    rows: list[dict[str, Any]] = []
+    for row in iter_whereis(uri, providers=peers, timeout=timeout):
+        rows.append(row)
+        if as_json:
+            click.echo(json.dumps(row, ensure_ascii=False))
+        elif row.get("source") == "here":
+            click.echo(whereis_lines([row])[0])
+        sys.stdout.flush()  # the rest takes a while
+    others = [row for row in rows if row.get("source") != "here"]
+    if not as_json:
+        for line in whereis_lines(others):
+            click.echo(line)
+    found = {row.get("peer") for row in others if may_have_it(row)}
+    without = len({row.get("peer") for row in others if row.get("has") is False})
+    silent = len({row.get("peer") for row in others if row.get("has") is None} - found)
+    asked = f" {without} of the peers asked do not have it, {silent} did not answer." if without or silent else ""
+    if not found and len(others) == len(rows):
+        raise ContentNotFound(
+            f"Nobody is found to have {uri}.{asked} Whoever has it must be running a node that this machine can "
+            "reach; kachery-cloud-status says how this one looks for others."
+        )
+    if not found and not as_json:
+        click.echo(f"Nobody else is found to have it.{asked}", err=True)
+
+
+@command("announce")
+@click.argument("uri")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Wait for so long at most. [default: 60]")
+@json_option
+def announce(uri: str, timeout: float | None, as_json: bool) -> None:
+    """Tell the network that a file or directory is here, wait until that is done, and print how many peers know.
+
+    What is stored is announced by itself; this is to make sure that it has happened. Ends with exit code 6 when there
+    was nobody to tell.
+
+    \b
+    Example:
+        kachery-cloud announce ipfs://bafy...
+    """
+    from .info import announce as tell
+
+    done = tell(uri, timeout=timeout)
+    if not done["copies"]:
+        raise NodeError(
+            "Nobody could be told: no peer of a DHT can be reached from this machine, or announcing is switched off. "
+            "kachery-cloud-status says more."
+        )
+    print_result(as_json, f"Known to {done['copies']} peers.", **done)
+
+
+@command("keygen-swarm")
+@click.option("--stdout", "to_stdout", is_flag=True, help="Print the key; write no file.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write it there.")
+@json_option
+def keygen_swarm(to_stdout: bool, out: Path | None, as_json: bool) -> None:
+    """Make the key of a private network: swarm.key, in the format of Kubo.
+
+    Writes it to the data directory and prints where. A node with this file in its data directory speaks only to nodes
+    that have the same key, and uses no public service. A key that is there is never overwritten.
+
+    \b
+    Examples:
+        kachery-cloud-keygen-swarm
+        kachery-cloud-keygen-swarm --out swarm.key
+        kachery-cloud-keygen-swarm --stdout | ssh lab2 'umask 077; cat > .kachery-cloud/swarm.key'
+    """
+    from kachery_p2p.repo.swarm_key import (
+        SWARM_KEY_NAME,
+        fingerprint,
+        format_swarm_key,
+        generate_swarm_key,
+        write_swarm_key,
+    )
+
+    from .config import load_config
+
+    if to_stdout and out is not None:
+        raise click.UsageError("--stdout and --out exclude each other.")
+    key = generate_swarm_key()
+    name = fingerprint(key)
+    if to_stdout:
+        print_result(as_json, format_swarm_key(key).rstrip("\n"), key=format_swarm_key(key), fingerprint=name)
+        return
+    directory = load_config().directory
+    path = out.absolute() if out is not None else directory / SWARM_KEY_NAME
+    write_swarm_key(path, key)
+    print_result(as_json, str(path), path=str(path), fingerprint=name)
+    if not as_json:
+        click.echo(_next_steps(path, directory, name), err=True)
+
+
+def _next_steps(path: Path, directory: Path, name: str) -> str:
+    lines = [f"This is the key {name} (its fingerprint, not a secret). Whoever has the file is in your network. Now:"]
+    steps = []
+    if path.parent != directory:
+        steps.append(f"Put it on this machine, too: cp -p {path} {directory}/")
+    steps += [
+        "Copy it to the data directory of each other machine, by a safe way (scp, a USB stick), with mode 600.",
+        "For Kubo, copy it to ~/.ipfs/swarm.key, and start Kubo with LIBP2P_FORCE_PNET=1.",
+        "Restart the nodes and notebooks on each machine; kachery-cloud-status then shows the fingerprint.",
+    ]
+    return "\n".join([*lines, *(f"  {number}. {step}" for number, step in enumerate(steps, 1))])
