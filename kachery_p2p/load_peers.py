@@ -131,10 +131,14 @@ class LoadPeers:
     async def _search(self, find: Find, root: CID) -> None:
         self.searches += 1
         self._block = trio.Event()
-        for cid in dict.fromkeys([root, *self._session.missing()[:1]]):
-            async with contextlib.aclosing(find(cid)) as found:
-                async for provider in found:
-                    self._dial_soon(provider.peer, provider.addrs)
+        async with trio.open_nursery() as nursery:
+            for cid in dict.fromkeys([root, *self._session.missing()[:1]]):
+                nursery.start_soon(self._search_one, find, cid)
+
+    async def _search_one(self, find: Find, cid: CID) -> None:
+        async with contextlib.aclosing(find(cid)) as found:
+            async for provider in found:
+                self._dial_soon(provider.peer, provider.addrs)
 
     async def _run_dry(self) -> None:
         """Wait until a block is missing that nobody of the load has, or nothing has come for some seconds."""

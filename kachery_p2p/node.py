@@ -21,10 +21,15 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
 from kachery_p2p.errors import DialError
+from kachery_p2p.finding import Finding
 from kachery_p2p.load import Downloads, Load, Progress
 from kachery_p2p.load_directory import DirectoryLoad
+from kachery_p2p.options import NodeOptions
+from kachery_p2p.ports import Ports
+from kachery_p2p.routing.database import DATABASE_NAME, Database
 from kachery_p2p.transport.addresses import parse_address
 from kachery_p2p.transport.host import Host
+from kachery_p2p.whereis import Whereis
 
 if TYPE_CHECKING:
     from kachery_p2p.repo.keys import Identity
@@ -39,6 +44,8 @@ AGENT = f"kachery-cloud/{__version__}"
 DIAL_TIMEOUT = 10.0
 #: Seconds for which a peer that sent wrong bytes is not talked to.
 BAN_SECONDS = 3600.0
+#: Seconds between looks at which peers took blocks from us.
+SERVED_INTERVAL = 60.0
 #: Seconds between tries to reach a configured peer again: first, and at the most.
 RECONNECT_FIRST, RECONNECT_MOST = 1.0, 60.0
 
@@ -51,11 +58,13 @@ class Node:
         identity: key and peer ID.
         listen: multiaddrs to listen on.
         peers: multiaddrs of peers to stay connected with and to ask first.
-        announce: multiaddrs to tell others instead of those it listens on.
+        announce: multiaddrs to tell others besides those that are found out.
         swarm_key: the 32-byte key of a private network, or None.
+        options: how it finds others and is found; by default not at all.
 
     Raises:
         InvalidAddress: an address to listen on, or of a peer, does not parse.
+        RepoError, NoPermission, DiskFull: what is remembered over a restart cannot be read.
 
     Use::
 
@@ -73,13 +82,26 @@ class Node:
         peers: Sequence[str] = (),
         announce: Sequence[str] = (),
         swarm_key: bytes | None = None,
+        options: NodeOptions | None = None,
     ) -> None:
         self.repo = repo
-        self.host = Host(identity.seed, listen, announce=announce, swarm_key=swarm_key, agent=AGENT)
-        self.exchange = Exchange(self.host, repo, on_bad_peer=self._on_bad_peer)
         self._peers = list(dict.fromkeys(peers))
         for addr in self._peers:
             parse_address(addr)
+        self._db = Database(repo.directory / DATABASE_NAME)
+        self._ports = Ports(self._db)
+        self._listen = self._ports.recall(listen)
+        self.host = Host(identity.seed, list(self._listen), announce=announce, swarm_key=swarm_key, agent=AGENT)
+        self.exchange = Exchange(self.host, repo, on_bad_peer=self._on_bad_peer)
+        self.finding = Finding(
+            self.host,
+            repo,
+            self._db,
+            options or NodeOptions(),
+            peers=self._peers,
+            announce=announce,
+            swarm_key=swarm_key,
+        )
         self._peer_errors: dict[str, str] = {}
         self._downloads = Downloads(repo)
         self._whole_loads: dict[CID, tuple[Load, trio.Event]] = {}
@@ -90,12 +112,18 @@ class Node:
         Raises:
             AddressInUse: an address to listen on is taken.
         """
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self.host.run)
-            await nursery.start(self.exchange.run)
-            for addr in self._peers:
-                nursery.start_soon(self._stay_connected, addr)
-            task_status.started()
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.host.run)
+                self._ports.remember(self._listen, self.host.ports())
+                await nursery.start(self.exchange.run)
+                await nursery.start(self.finding.run)
+                nursery.start_soon(self._note_served)
+                for addr in self._peers:
+                    nursery.start_soon(self._stay_connected, addr)
+                task_status.started()
+        finally:
+            self._db.close()
 
     # --- peers
 
@@ -107,6 +135,12 @@ class Node:
             DialError: nobody answers there, or somebody else does.
         """
         return await self.host.connect(addr, timeout=DIAL_TIMEOUT)
+
+    async def _reach(self, addr: str, addrs: Sequence[str]) -> str:
+        """For loads: dial a multiaddr, or a peer that was found, at the addresses that go with it."""
+        if addr.startswith("/"):
+            return await self.host.connect(addr, addrs, timeout=DIAL_TIMEOUT)
+        return await self.finding.dial(addr, addrs, timeout=DIAL_TIMEOUT)
 
     async def _stay_connected(self, addr: str) -> None:
         pause = RECONNECT_FIRST
@@ -120,6 +154,7 @@ class Node:
             else:
                 self._peer_errors.pop(addr, None)
                 self.host.protect(peer, "configured")
+                self.finding.configured(peer, addr)
                 pause = RECONNECT_FIRST
                 unsubscribe = self.host.on_disconnected(
                     lambda p, peer=peer, gone=gone: gone.set() if p == peer else None
@@ -130,15 +165,41 @@ class Node:
             await trio.sleep(pause)
             pause = min(2 * pause, RECONNECT_MOST)
 
+    async def _note_served(self) -> None:
+        """Those who take blocks from us are worth remembering, too: they have what we have."""
+        before: dict[str, int] = {}
+        while True:
+            await trio.sleep(SERVED_INTERVAL)
+            sent = {peer: stats.blocks_sent for peer, stats in self.exchange.stats().peers.items()}
+            self.finding.served(peer for peer, count in sent.items() if count > before.get(peer, 0))
+            before = sent
+
     def _on_bad_peer(self, peer: str, why: str) -> None:
         log.warning("dropping peer %s: %s", peer, why)
         self.host.ban(peer, BAN_SECONDS)
+        self.finding.bad(peer)
 
     # --- data
 
     async def notify_stored(self, cid: str) -> None:
-        """A file was stored in the repo, perhaps by another process: answer the peers that wait for it."""
-        self.exchange.notify([CID.parse(cid).multihash])
+        """A file was stored in the repo, perhaps by another process: answer the peers that wait for it, and announce
+        it."""
+        multihash = CID.parse(cid).multihash
+        self.exchange.notify([multihash])
+        self.finding.announce([multihash])
+
+    async def announce(self, cid: str, *, timeout: float) -> dict[str, Any]:
+        """Announce a root and wait until that is done, or for ``timeout`` seconds.
+
+        Returns:
+            ``copies``, the peers that keep a record of it; ``seconds``.
+        """
+        done = await self.finding.announced(CID.parse(cid).multihash, timeout)
+        return {"copies": done.copies, "seconds": done.seconds}
+
+    async def whereis(self, cid: str, *, timeout: float, providers: Iterable[str] = ()) -> list[dict[str, Any]]:
+        """Who has a root; see `kachery_p2p.whereis`."""
+        return await Whereis(self.host, self.exchange, self.finding).run(CID.parse(cid), timeout, providers)
 
     async def load(
         self,
@@ -176,7 +237,15 @@ class Node:
         for addr in providers:
             parse_address(addr)  # a mistyped address is told at once, not as one more peer that does not answer
         async with self.exchange.new_session(discover=True) as session:
-            load = Load(self.repo, self._downloads, session, connect=self.connect, timeout=timeout, progress=progress)
+            load = Load(
+                self.repo,
+                self._downloads,
+                session,
+                connect=self._reach,
+                find=self.finding.providers,
+                timeout=timeout,
+                progress=progress,
+            )
 
             async def work() -> dict[str, Any]:
                 target = root
@@ -196,6 +265,9 @@ class Node:
 
             result = await load.run(root, [*self._peers, *providers], work)
             sources = session.stats().sources
+        self.finding.useful(sources)
+        if sources and kind in ("file", "directory"):
+            self.finding.announce([CID.parse(result["cid"]).multihash])
         return {**result, "sources": sources, "seconds": trio.current_time() - begun}
 
     async def _whole_file(self, load: Load, cid: CID, providers: Iterable[str]) -> tuple[Path, int]:
@@ -224,5 +296,6 @@ class Node:
             "addresses": self.host.addresses(),
             "connected": [{"peer": c.peer, "addr": c.addr, "direction": c.direction} for c in self.host.connections()],
             "unreachable_peers": dict(self._peer_errors),
+            **self.finding.status(),
             **asdict(self.exchange.stats().total),
         }

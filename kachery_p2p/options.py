@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class NodeOptions:
     """All of it is off by default: a node that is told nothing looks for nobody, and nobody is told of it.
 
-    In a private network (with a swarm key) the public DHT, the delegated routers and port mapping stay off whatever is
-    said here.
+    In a private network (with a swarm key) delegated routers and port mapping stay off whatever is said here. The DHTs
+    are then the lab's own, for everybody in them holds the key.
 
     Attributes:
         dht: take part in the public DHT (`/ipfs/kad/1.0.0`): `off`, `client`, `server`, or `auto`, which is a server

@@ -25,30 +25,37 @@ class Ports:
         self._db = db
         db.create(_TABLES)
 
-    def recall(self, listen: Sequence[str]) -> list[str]:
-        """`listen` with the ports of the last time in place of 0, where they are free.
+    def recall(self, listen: Sequence[str]) -> dict[str, str]:
+        """What to listen on now, by what was asked for: with the ports of the last time in place of 0, where they are
+        free.
+
+        Returns:
+            Multiaddr to listen on -> the one of `listen` that it stands for.
 
         Raises:
             InvalidAddress: one of `listen` is not an address to listen on.
         """
         known = dict(self._db.read("SELECT listen, port FROM ports"))
-        recalled = []
+        recalled: dict[str, str] = {}
         for text in listen:
             address = parse_listen(text)
             port = known.get(text, 0)
             if address.port == 0 and port and _is_free(address.host, port):
-                recalled.append(tcp_multiaddr(address.kind, address.host, port))
+                recalled[tcp_multiaddr(address.kind, address.host, port)] = text
             else:
-                recalled.append(text)
+                recalled[text] = text
         return recalled
 
-    def remember(self, ports: Mapping[str, int]) -> None:
-        """Which port each multiaddr to listen on led to."""
+    def remember(self, listen: Mapping[str, str], ports: Mapping[str, int]) -> None:
+        """What came of it.
+
+        Args:
+            listen: what `recall` gave.
+            ports: the port that each of its keys led to; one on which nothing listens is left out.
+        """
+        taken = [(text, ports[used]) for used, text in listen.items() if used in ports and parse_listen(text).port == 0]
         with self._db.write() as db:
-            db.executemany(
-                "INSERT OR REPLACE INTO ports (listen, port) VALUES (?, ?)",
-                [(text, port) for text, port in ports.items() if parse_listen(text).port == 0],
-            )
+            db.executemany("INSERT OR REPLACE INTO ports (listen, port) VALUES (?, ?)", taken)
 
 
 def _is_free(host: str, port: int) -> bool:

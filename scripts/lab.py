@@ -90,6 +90,9 @@ class Network:
             address6 = f"{self.cidr6[port]}/{self.cidr6.prefixlen}"
             _ip("-n", host.namespace, "addr", "add", address6, "dev", interface, "nodad")
         _ip("-n", host.namespace, "link", "set", interface, "up")
+        if not host.addresses:
+            # Where there is a router the default route takes these along; some programs send multicast nowhere else.
+            _ip("-n", host.namespace, "route", "add", "224.0.0.0/4", "dev", interface)
         self.hosts.append(host)
         return interface, address
 

@@ -53,6 +53,22 @@ class StreamLike(Protocol):
     async def reset(self) -> None: ...
 
 
+class ConnectionLike(Protocol):
+    """An open connection: with whom, the address of its other end, `"in"` or `"out"`, and its streams."""
+
+    @property
+    def peer(self) -> str: ...
+
+    @property
+    def addr(self) -> str: ...
+
+    @property
+    def direction(self) -> str: ...
+
+    @property
+    def streams(self) -> int: ...
+
+
 class HostLike(Protocol):
     """The part of `kachery_p2p.transport.host.Host` that routing uses. Peer IDs are base58, addresses multiaddrs."""
 
@@ -74,6 +90,10 @@ class HostLike(Protocol):
     def on_identified(self, callback: Callable[[str], None]) -> Callable[[], None]: ...
 
     def connected(self) -> Iterable[str]: ...
+
+    def connections(self) -> Sequence[ConnectionLike]: ...
+
+    async def disconnect(self, peer_id: str) -> None: ...
 
     def protocols_of(self, peer_id: str) -> frozenset[str]: ...
 

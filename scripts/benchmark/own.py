@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.peers.peer import CALL_SECONDS, Peer
-from scripts.workstation import LISTEN
+from scripts.workstation import KEEP_TO_ITSELF
 
 
 class Own(Peer):
@@ -22,7 +22,7 @@ class Own(Peer):
 
     def __init__(self, folder: Path, *, node: bool = True) -> None:
         """Starts it; without `node` it works on local data only. Raises `scripts.peers.PeerError`."""
-        env = {"KACHERY_CLOUD_DIR": str(folder / "data"), "KACHERY_CLOUD_LISTEN": LISTEN}
+        env = {**KEEP_TO_ITSELF, "KACHERY_CLOUD_DIR": str(folder / "data")}
         command = [sys.executable, "-m", "scripts.benchmark.own", *(["--local"] if not node else [])]
         super().__init__(command, folder=folder, temporary=False, disposable=True, env=env)
 
@@ -48,7 +48,7 @@ def main() -> None:
     import kachery_cloud as kcl
 
     local = "--local" in sys.argv[1:]
-    status: dict[str, Any] = {"peer_id": "", "addresses": []} if local else kcl.status()
+    status: dict[str, Any] = {"peer_id": "", "addresses": []} if local else kcl.status(start=True)
     _say(
         {
             "event": "ready",

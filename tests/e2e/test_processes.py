@@ -92,7 +92,7 @@ def counting_write(self, offset, data):
     if written > 30_000_000:
         os.kill(os.getpid(), signal.SIGKILL)
 Download.write = counting_write
-say(kcl.status()["peer_id"])
+say(kcl.status(start=True)["peer_id"])
 sys.stdin.read()
 """
     )

@@ -1,0 +1,520 @@
+"""How this node finds others and is found: the sources of routing, reachability and relays, put together.
+
+Each part can be switched off, and each can fail while the node goes on: it runs in a task of its own, and what ended it
+is kept for `status`. What one part learns the others are told here, and nowhere else:
+
+    mDNS, connections, loads   -> the address book
+    reachability               -> server or client of the public DHT, relay service, reservations at relays, identify
+    the address book           -> the first peers of the DHTs, and whom to dial after a start
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import base58
+import trio
+
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.errors import DialError, KacheryError
+from kachery_p2p.repo.swarm_key import fingerprint
+from kachery_p2p.routing.dht.dht import DHT
+from kachery_p2p.routing.interfaces import Provider, Source
+from kachery_p2p.routing.known import KnownPeers, KnownSource
+from kachery_p2p.routing.mdns import Mdns
+from kachery_p2p.routing.provide import Announced, Announcer
+from kachery_p2p.routing.router import Router, Sighting
+from kachery_p2p.transport.holepunch import HolePunch
+from kachery_p2p.transport.nat.reachability import Reachability
+from kachery_p2p.transport.relay.client import RelayClient
+from kachery_p2p.transport.relay.service import RelayService
+
+if TYPE_CHECKING:
+    from kachery_p2p.options import NodeOptions
+    from kachery_p2p.repo.repo import Repo
+    from kachery_p2p.routing.database import Database
+    from kachery_p2p.transport.host import Host
+
+log = logging.getLogger("kachery_p2p.node")
+
+#: Seconds to dial a peer of the local network, or one from the address book: it answers soon or is away.
+DIAL_TIMEOUT = 5.0
+#: Peers of the local network that are kept connected; a larger network is found through its DHT.
+MAX_LAN_PEERS = 64
+#: Peers dialled at once because they were found, not because anybody asked for them.
+DIALS_AT_ONCE = 8
+#: Peers of the address book that are dialled after a start: the machines of a lab.
+RECALLED_PEERS = 16
+#: Peers of the address book by which a DHT is entered, beside the bootstrap peers.
+DHT_SEEDS = 32
+#: Seconds after the start for which a search waits for a DHT to have its first peer, where there is a way to one.
+ENTRY_SECONDS = 10.0
+#: Seconds for which new keys gather before they are announced.
+ANNOUNCE_DELAY = 0.1
+#: Errors kept for `status`.
+MAX_ERRORS = 20
+
+Run = Callable[..., Awaitable[None]]
+
+
+class _Entering:
+    """A DHT as a source that has its first peers before it is asked, for as long as it may still be entering."""
+
+    def __init__(self, dht: DHT, entering: Callable[[], float]) -> None:
+        self.name = dht.name
+        self._dht = dht
+        self._entering = entering
+
+    async def find_providers(self, multihash: bytes) -> AsyncGenerator[Provider, None]:
+        with trio.move_on_after(self._entering()):
+            await self._dht.wait_peers()
+        async with contextlib.aclosing(self._dht.find_providers(multihash)) as found:
+            async for provider in found:
+                yield provider
+
+
+class _Told:
+    """A DHT as a network in which keys are announced (`AnnounceTarget`)."""
+
+    def __init__(self, dht: DHT) -> None:
+        self.name = dht.name
+        self.local = dht.local
+        self.wait_ready = dht.wait_ready
+        self.closest = dht.closest
+        self.deliver = dht.deliver
+        self._dht = dht
+
+    def peers(self) -> list[bytes]:
+        return [base58.b58decode(peer) for peer in self._dht.peers()]
+
+
+class Finding:
+    """All of it for one node. Made inside the trio run of the node.
+
+    Args:
+        host: of the node.
+        repo: whose contents are announced.
+        db: what is remembered over a restart.
+        options: which parts there are.
+        peers: configured peers, with their IDs where they were given.
+        announce: multiaddrs that are told whatever happens.
+        swarm_key: of the private network, where there is one. Nothing that cannot hold it is asked then.
+
+    Attributes:
+        known: the address book; None where it is switched off.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        repo: Repo,
+        db: Database,
+        options: NodeOptions,
+        *,
+        peers: Sequence[str] = (),
+        announce: Sequence[str] = (),
+        swarm_key: bytes | None = None,
+    ) -> None:
+        self._host = host
+        self._repo = repo
+        self._options = options
+        self._peers = peers
+        self._swarm_key = swarm_key
+        self._private = swarm_key is not None
+        self._errors: deque[tuple[float, str]] = deque(maxlen=MAX_ERRORS)
+        self._nursery: trio.Nursery | None = None
+        self._slots = trio.Semaphore(DIALS_AT_ONCE)
+        self._new: dict[bytes, None] = {}
+        self._new_came = trio.Event()
+        self._lan_peers: set[str] = set()
+        self._begun = 0.0
+        rng = random.Random()
+
+        self.known = KnownPeers(db, local=host.peer_id) if options.known_peers else None
+        self.mdns: Mdns | None = None
+        if options.mdns:
+            self.mdns = Mdns(
+                peer_id=host.peer_id,
+                addresses=host.listen_addresses,
+                on_found=self._on_lan_peer,
+                on_gone=self._on_lan_gone,
+            )
+        self.lan_dht = self._make_dht(db, rng, lan=True) if options.lan_dht else None
+        self.dht = self._make_dht(db, rng, lan=False) if options.dht != "off" else None
+        dhts = [dht for dht in (self.lan_dht, self.dht) if dht is not None]
+        self.delegated: Any = None
+        if options.delegated and not self._private:
+            from kachery_p2p.routing.delegated import Delegated
+
+            self.delegated = Delegated(options.delegated)
+        sources: list[Source] = [*([self.mdns] if self.mdns else []), *(_Entering(dht, self._entering) for dht in dhts)]
+        if self.delegated is not None:
+            sources.append(self.delegated)
+        if self.known is not None:
+            sources.append(KnownSource(self.known))
+        self.router = Router(sources, local=host.peer_id)
+
+        self.announcer: Announcer | None = None
+        if options.provide != "off" and dhts:
+            keys = repo.all_multihashes if options.provide == "all" else repo.roots
+            self.announcer = Announcer(db, [_Told(dht) for dht in dhts], keys)
+
+        forced = None if options.reachability == "auto" else options.reachability
+        self.relays = RelayClient(host, options.relays, use_others=options.use_relays)
+        self.relay_service: RelayService | None = None
+        self._relay_scope = trio.CancelScope()
+        self.hole_punch = HolePunch(host)
+        self.reachability = Reachability(
+            host,
+            announce=announce,
+            forced=forced,
+            lan_only=not options.autonat,
+            map_ports=options.port_map and not self._private,
+            swarm_key=swarm_key,
+            extra=self.relays.addresses,
+            rng=rng,
+        )
+        host.advertise = self.reachability.advertise
+
+        parts: list[tuple[str, Any]] = [
+            ("the address book", self.known),
+            ("the router", self.router),
+            ("mDNS", self.mdns),
+            ("the LAN DHT", self.lan_dht),
+            ("the public DHT", self.dht),
+            ("delegated routing", self.delegated),
+            ("announcing", self.announcer),
+            ("the relay client", self.relays),
+            ("hole punching", self.hole_punch),
+            ("reachability", self.reachability),
+        ]
+        self._parts = [(name, part.run) for name, part in parts if part is not None]
+
+    def _provides(self, multihash: bytes) -> bool:
+        """Whether a peer that asks for its providers is told our name."""
+        return self._options.provide != "off" and self._repo.has_block(multihash) is not None
+
+    def _make_dht(self, db: Database, rng: random.Random, *, lan: bool) -> DHT:
+        known = self.known
+        protocol = "/ipfs/lan/kad/1.0.0" if lan else "/ipfs/kad/1.0.0"
+
+        def seeds() -> list[tuple[str, tuple[str, ...]]]:
+            return known.dht_seeds(DHT_SEEDS, protocol) if known is not None else []
+
+        return DHT(
+            self._host,
+            db,
+            lan=lan,
+            mode="auto" if lan else self._options.dht,
+            bootstrap=self._options.bootstrap,
+            seeds=seeds,
+            provides=self._provides,
+            rng=rng,
+        )
+
+    # --- running ---------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Find and be found until cancelled. The host must be running. Raises nothing."""
+        unsubscribe = [
+            self._host.on_connected(self._on_connected),
+            self._host.on_identified(self._on_identified),
+            self.reachability.on_change(self._on_reachability),
+            self.relays.on_change(lambda _: self.reachability.refresh()),
+        ]
+        self._begun = trio.current_time()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                async with trio.open_nursery() as starting:
+                    for name, run in self._parts:
+                        starting.start_soon(nursery.start, self._guard, name, run)
+                self._on_reachability(self.reachability.state)
+                nursery.start_soon(self._recall)
+                if self.announcer is not None:
+                    nursery.start_soon(self._announce_new, self.announcer)
+                task_status.started()
+        finally:
+            self._nursery = None
+            for each in unsubscribe:
+                each()
+
+    async def _guard(self, name: str, run: Run, *, task_status: trio.TaskStatus[None]) -> None:
+        """Run one part. Should it fail, the others and the node go on without it."""
+        ready = trio.Event()
+
+        class Started:
+            """What the part is given: it may end before it has started."""
+
+            def started(self, value: None = None) -> None:
+                if not ready.is_set():
+                    ready.set()
+                    task_status.started()
+
+        try:
+            await run(task_status=Started())
+        except KacheryError as error:
+            self._note(f"{name}: {error}")
+        except Exception as error:
+            log.exception("%s failed; the node goes on without", name)
+            self._note(f"{name} failed: {type(error).__name__}: {error}")
+        finally:
+            Started().started()
+
+    def _note(self, what: str) -> None:
+        self._errors.append((time.time(), what))
+
+    # --- what the parts learn --------------------------------------------------------------------------------------
+
+    def _on_connected(self, peer: str) -> None:
+        if self.known is not None:
+            dialled = self._host.remote_addresses_of(peer)
+            self.known.connected(peer, dialled[0] if dialled else None)
+
+    def _on_identified(self, peer: str) -> None:
+        if self.known is not None:
+            host = self._host
+            self.known.identified(peer, host.addresses_of(peer), host.agent_of(peer), host.protocols_of(peer))
+
+    def _on_lan_peer(self, peer: str, addrs: list[str]) -> None:
+        if self.known is not None:
+            self.known.heard(peer, addrs, "mdns")
+        if self._nursery is None or (peer not in self._lan_peers and len(self._lan_peers) >= MAX_LAN_PEERS):
+            return
+        self._lan_peers.add(peer)
+        self._host.protect(peer, "lan")
+        self._nursery.start_soon(self._dial_quietly, peer, addrs)
+
+    def _on_lan_gone(self, peer: str) -> None:
+        self._lan_peers.discard(peer)
+        self._host.unprotect(peer, "lan")
+
+    def _on_reachability(self, state: str) -> None:
+        reachable = state == "public"
+        if self.dht is not None:
+            self.dht.set_server(reachable)
+        service = self._options.relay_service
+        self._relay_for_others(service == "on" or (service == "auto" and reachable))
+        # Relays that the user named are used even by a node that asks nobody whether it can be reached.
+        named = bool(self._options.relays) and not reachable
+        self.relays.enabled = named or (self._options.use_relays and self.reachability.wants_relay)
+
+    def _relay_for_others(self, wanted: bool) -> None:
+        if wanted == (self.relay_service is not None) or self._nursery is None:
+            return
+        if not wanted:
+            self._relay_scope.cancel()
+            self.relay_service = None
+            return
+        # Whoever switches it on means it for data; one that relays because it happens to be reachable helps strangers
+        # to a direct connection, and only its own people beyond that.
+        freely = self._options.relay_service == "on" or self._private
+        service = self.relay_service = RelayService(self._host, is_friend=lambda peer: freely or self._is_friend(peer))
+        scope = self._relay_scope = trio.CancelScope()
+
+        async def run(*, task_status: Any) -> None:
+            with scope:
+                await service.run(task_status=task_status)
+
+        self._nursery.start_soon(self._nursery.start, self._guard, "the relay service", run)
+
+    def _is_friend(self, peer: str) -> bool:
+        """Whether a peer is of our lab: on our network, or named in the settings."""
+        return peer in self._lan_peers or any(addr.endswith(f"/p2p/{peer}") for addr in self._peers)
+
+    # --- getting to peers ------------------------------------------------------------------------------------------
+
+    async def dial(self, peer: str, addrs: Sequence[str], *, timeout: float) -> str:
+        """Connect to a peer at these addresses and those of the address book; looked up when there are none.
+
+        Raises:
+            DialError: no address is known, or none leads to it; says why for each.
+        """
+        known = self.known
+        recalled = known.addresses(peer) if known is not None else ()
+        every = list(dict.fromkeys([*addrs, *recalled]))
+        if not every and peer not in self._host.connected():
+            every = await self._look_up(peer)
+        begun = trio.current_time()
+        try:
+            await self._host.connect(peer, every, timeout=timeout)
+        except DialError:
+            if known is not None:
+                for addr in every:
+                    known.failed(peer, addr)
+            raise
+        if known is not None:
+            used = self._host.remote_addresses_of(peer)
+            known.connected(peer, used[0] if used else None, trio.current_time() - begun)
+        return peer
+
+    async def _look_up(self, peer: str) -> list[str]:
+        for dht in (self.lan_dht, self.dht):
+            if dht is not None and (found := await dht.find_peer(peer)):
+                return list(found)
+        return []
+
+    async def _dial_quietly(self, peer: str, addrs: Sequence[str]) -> None:
+        try:
+            async with self._slots:
+                await self.dial(peer, addrs, timeout=DIAL_TIMEOUT)
+        except KacheryError as error:
+            log.debug("%s", error)
+
+    async def _recall(self) -> None:
+        """Dial the machines that were of use before, so that they can be asked, and know where we are now."""
+        if self.known is None:
+            return
+        async with trio.open_nursery() as nursery:
+            for peer, addrs in self.known.candidates(RECALLED_PEERS):
+                nursery.start_soon(self._dial_quietly, peer, addrs)
+
+    def _entering(self) -> float:
+        """For how many seconds more a DHT without peers may be on its way in; 0 where there is no way in."""
+        known = self.known
+        has_way = self._options.bootstrap or self._peers or self._host.connected()
+        if not has_way and not (known is not None and (known.candidates(1) or known.dht_seeds(1))):
+            return 0.0
+        return max(0.0, self._begun + ENTRY_SECONDS - trio.current_time())
+
+    # --- what the node asks ----------------------------------------------------------------------------------------
+
+    def providers(self, cid: CID) -> AsyncGenerator[Provider, None]:
+        """Who has a block, as they are found; ends when nobody has more to say."""
+        return self.router.find_providers(cid.multihash, label=str(cid))
+
+    def sightings(self, cid: CID) -> AsyncGenerator[Sighting, None]:
+        """The same for display: everything that every source says, now."""
+        return self.router.search(cid.multihash, label=str(cid), fresh=True)
+
+    def configured(self, peer: str, addr: str) -> None:
+        """A peer that the settings name was reached there."""
+        if self.known is not None:
+            self.known.heard(peer, [addr.partition("/p2p/")[0]], "configured")
+
+    def served(self, peers: Iterable[str]) -> None:
+        """These peers took blocks from us lately."""
+        if self.known is not None:
+            for peer in peers:
+                self.known.served(peer)
+
+    def useful(self, sources: dict[str, int]) -> None:
+        """These peers gave us so many bytes."""
+        if self.known is not None:
+            for peer, size in sources.items():
+                self.known.useful(peer, size)
+
+    def bad(self, peer: str) -> None:
+        """This peer sent wrong bytes."""
+        if self.known is not None:
+            self.known.forget(peer)
+
+    def announce(self, multihashes: Iterable[bytes]) -> None:
+        """These are here now: tell the DHTs, in a moment, with whatever else comes until then."""
+        if self.announcer is None:
+            return
+        self._new.update(dict.fromkeys(multihashes))
+        self._new_came.set()
+
+    async def _announce_new(self, announcer: Announcer) -> None:
+        while True:
+            await self._new_came.wait()
+            # A script that stores one value after the other makes one transaction of a hundred.
+            await trio.sleep(ANNOUNCE_DELAY)
+            self._new_came = trio.Event()
+            new, self._new = self._new, {}
+            try:
+                await announcer.announce(new)
+            except KacheryError as error:
+                # What is here is listed again every now and then, so that nothing stays untold.
+                self._note(f"announcing: {error}")
+
+    async def announced(self, multihash: bytes, timeout: float) -> Announced:
+        """Announce one and wait until that is done. `copies` is 0 where nothing is announced at all."""
+        if self.announcer is None:
+            return Announced(0, 0.0)
+        await self.announcer.announce([multihash])
+        return await self.announcer.wait(multihash, timeout)
+
+    # --- what is going on ------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """What each part does and what went wrong lately, as plain JSON values."""
+        now = time.time()
+        reach = self.reachability.status()
+        routed = self.router.status()
+        states = routed["sources"]
+        sources: dict[str, dict[str, Any]] = {}
+        for name, part in (
+            ("mdns", self.mdns),
+            ("lan-dht", self.lan_dht),
+            ("dht", self.dht),
+            ("delegated", self.delegated),
+            ("known", self.known),
+        ):
+            if part is None:
+                sources[name] = {"on": False, "why": self._why_off(name)}
+            else:
+                sources[name] = {"on": True, **states.get(name, {}), **part.status()}
+        return {
+            "private_network": self._private,
+            "swarm_key_fingerprint": None if self._swarm_key is None else fingerprint(self._swarm_key),
+            "reachability": {"state": reach["state"], "why": reach["why"], "port_mapping": reach["port_mapping"]},
+            "announced": [{"addr": a["address"], "why": a["reason"]} for a in reach["addresses"] if a["told"]],
+            "not_announced": [{"addr": a["address"], "why": a["reason"]} for a in reach["addresses"] if not a["told"]],
+            "relay": {**self.relays.status(), "serving": self.relay_service.status() if self.relay_service else None},
+            "hole_punches": self.hole_punch.status(),
+            "sources": sources,
+            "providing": self._providing(),
+            "finds": [
+                {
+                    "cid": f["cid"],
+                    "source": f["source"],
+                    "peer": f["peer"],
+                    "seconds": f["seconds"],
+                    "ago": now - f["at"],
+                }
+                for f in routed["recent"]
+            ],
+            "errors": [{"ago": now - at, "what": what} for at, what in self._errors],
+        }
+
+    def _why_off(self, name: str) -> str:
+        if self._private and name == "delegated":
+            return "this is a private network"
+        return "it is switched off in the settings"
+
+    def _providing(self) -> dict[str, Any]:
+        strategy = self._options.provide
+        if self.announcer is None:
+            return {
+                "strategy": strategy,
+                "keys": 0,
+                "announced": 0,
+                "waiting": 0,
+                "next_seconds": None,
+                "last_error": "",
+            }
+        found = self.announcer.status()
+        targets = found["targets"]
+        now = time.time()
+        turns = [each["next_turn"] for each in targets.values() if each["next_turn"] is not None]
+        # A target without a single peer, such as the LAN's DHT on a lonely machine, holds nothing up.
+        ready = [each for each in targets.values() if each["ready"]] or list(targets.values())
+        errors = [found["last_error"], *(each["last_error"] for each in ready)]
+        return {
+            "strategy": strategy,
+            "keys": max(each["keys"] for each in targets.values()),
+            "announced": min(each["announced"] for each in ready),
+            "waiting": max(each["waiting"] for each in ready),
+            "overdue": max(each["overdue"] for each in ready),
+            "next_seconds": max(0.0, min(turns) - now) if turns else None,
+            "last_error": next((each for each in errors if each), ""),
+            "targets": targets,
+        }

@@ -1,0 +1,98 @@
+"""Every bound of the DHT's shell (streams, dials, timers), each with the reason for its value. Bytes and seconds."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# --- streams -------------------------------------------------------------------------------------------------------
+
+#: A request holds one key, one record of 10 KiB or one peer's addresses; whoever sends more is not asking.
+MAX_REQUEST_SIZE = 64 * KIB
+#: Kubo names all providers it knows, thousands for popular content; its own limit for a message.
+MAX_ANSWER_SIZE = 4 * MIB
+#: A message is read in pieces, so that a length that lies costs no memory.
+READ_PIECE = 64 * KIB
+#: A question is answered within this, as in Kubo; opening the stream counts.
+REQUEST_TIMEOUT = 10.0
+#: Our streams to one peer: a lookup, a check and a delivery side by side.
+MAX_STREAMS_PER_PEER = 3
+#: Questions open at all peers together; those of a few lookups and a sweep, more would crowd out the data.
+MAX_REQUESTS = 128
+#: A stream of ours that was not used for so long is closed: the next lookup is minutes away.
+STREAM_IDLE = 20.0
+#: Kubo keeps its stream to us open for as long as it lives; a minute without a question (as in go-libp2p) is enough.
+SERVE_IDLE = 60.0
+#: From its first byte to its last, a question takes no longer than this; it is a few hundred bytes.
+MESSAGE_TIMEOUT = 10.0
+#: Streams that one peer may have open at us. One more closes the one that was silent for longest.
+MAX_INBOUND_PER_PEER = 8
+#: The same for all peers: each costs a task and some 10 KiB. The one silent for longest makes way.
+MAX_INBOUND = 512
+#: A peer that does not take our answer for so long does not read.
+ANSWER_TIMEOUT = 15.0
+
+# --- dials ---------------------------------------------------------------------------------------------------------
+
+#: A peer that takes longer to connect than this slows a lookup more than it helps.
+DIAL_TIMEOUT = 5.0
+#: Dials at a time: a lookup's worth, and a few for its neighbours.
+MAX_DIALS = 24
+#: A peer that could not be reached is not dialled again for so long.
+DIAL_PAUSE = 60.0
+#: Unreachable peers remembered.
+MAX_UNREACHABLE = 2048
+#: Connections that lookups opened and that are kept for the next ones; Kubo keeps 32 to 96 in all.
+MAX_DIALLED = 64
+#: Peers nearest to us whose connections are protected: they keep our place in the network known.
+MAX_PROTECTED = 4
+
+# --- addresses remembered ------------------------------------------------------------------------------------------
+
+#: Peers whose addresses one lookup remembers (the core's own bound of peers).
+MAX_LOOKUP_ADDRS = 2048
+#: Providers a search returns before the caller is asked for more by going on reading.
+MAX_PROVIDERS = 256
+#: Enough providers to end the search for more: a load that has so many gains nothing from others.
+ENOUGH_PROVIDERS = 20
+#: Providers named without an address whose addresses are looked for, in one search.
+MAX_ADDRESS_LOOKUPS = 8
+
+#: Answers that name a peer's addresses before the search for it ends.
+ENOUGH_WITNESSES = 3
+#: Provider records sent in one go, about 40 KiB, before the peer confirms that it took them.
+MAX_KEYS_PER_DELIVERY = 256
+
+# --- timers --------------------------------------------------------------------------------------------------------
+
+#: The table is looked over so often: liveness checks, refreshes, connections to let go.
+MAINTENANCE_INTERVAL = 30.0
+#: Somebody who waits to announce looks so often whether there is an address to announce.
+READY_INTERVAL = 5.0
+#: Pauses between tries to enter the network: first, and at the most.
+BOOTSTRAP_FIRST, BOOTSTRAP_MOST = 1.0, 300.0
+#: Remembered peers tried in one go when there is no bootstrap node.
+MAX_SEEDS = 32
+#: Checks of one maintenance that run at a time.
+MAX_CHECKS_AT_ONCE = 5
+#: Peers that connected to us and wait to be checked; more are forgotten, they come again.
+MAX_TO_CHECK = 256
+#: A new server is worth a look at our own place in the network, but not more often than this.
+SELF_LOOKUP_INTERVAL = 10.0
+#: How long a self lookup waits after a newcomer, so that newcomers who arrive together cost one lookup.
+SELF_LOOKUP_DELAY = 1.0
+#: Records wait for so long before they are written to the database together.
+FLUSH_INTERVAL = 5.0
+#: Old records are removed so often.
+PURGE_INTERVAL = 3600.0
+#: With so many peers in the table bootstrap nodes are left alone (Kubo: 4).
+ENOUGH_PEERS = 4
+#: Lookups that run at a time, of those that somebody waits for: each holds ten questions open.
+MAX_LOOKUPS = 16
+#: The same for refreshes and announcements.
+MAX_BACKGROUND_LOOKUPS = 8
+#: A lookup that could end waits so long for those who are still being dialled or asked: they may know more.
+LINGER = 4.0
+#: The last errors that `status` shows, and their length.
+MAX_ERRORS = 8
+MAX_ERROR_LENGTH = 400

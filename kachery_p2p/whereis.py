@@ -1,0 +1,129 @@
+"""Who has a root: every source is asked, and every peer that is named must show that it has it.
+
+A provider record may be old, and that a machine is on the local network says nothing of what it has. So each peer is
+dialled and asked for the root block itself; what comes is checked against its hash and thrown away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from kachery_p2p.errors import KacheryError
+
+if TYPE_CHECKING:
+    from kachery_p2p.bitswap.exchange import Exchange
+    from kachery_p2p.bitswap.handle import SessionHandle
+    from kachery_p2p.dag.cid import CID
+    from kachery_p2p.finding import Finding
+    from kachery_p2p.transport.host import Host
+
+log = logging.getLogger("kachery_p2p.node")
+
+#: Peers asked at once, and in all.
+ASKED_AT_ONCE = 16
+MOST_PEERS = 128
+#: Seconds to dial one, and for its answer.
+DIAL_TIMEOUT = 10.0
+ANSWER_TIMEOUT = 10.0
+
+
+class Whereis:
+    """One question. Use once."""
+
+    def __init__(self, host: Host, exchange: Exchange, finding: Finding) -> None:
+        self._host = host
+        self._exchange = exchange
+        self._finding = finding
+        self._slots = trio.Semaphore(ASKED_AT_ONCE)
+        self._found: dict[tuple[str, str], dict[str, Any]] = {}
+        self._has: dict[str, bool | None] = {}
+
+    async def run(self, root: CID, timeout: float, hints: Iterable[str] = ()) -> list[dict[str, Any]]:
+        """Ask for at most ``timeout`` seconds.
+
+        Args:
+            hints: multiaddrs of peers to ask, whoever else is found.
+
+        Returns:
+            For each peer and source: ``peer``; ``addrs`` as the source named them; ``source``; ``seconds`` after which
+            it was named; ``connected``; ``round_trip_ms`` or None; ``has``: True, False, or None when it could not be
+            asked; ``error`` then says why. Those that have it come first.
+        """
+        with trio.move_on_after(timeout):
+            async with trio.open_nursery() as nursery:
+                for addr in hints:
+                    nursery.start_soon(self._ask_hint, nursery, root, addr)
+                for peer in self._host.connected():
+                    self._note(nursery, root, peer, (), "connected", 0.0)
+                async with contextlib.aclosing(self._finding.sightings(root)) as sightings:
+                    async for each in sightings:
+                        provider = each.provider
+                        self._note(nursery, root, provider.peer, provider.addrs, provider.source, each.seconds)
+        trips = {each.peer: each.round_trip for each in self._host.connections() if each.round_trip}
+        connected = set(self._host.connected())
+        for entry in self._found.values():
+            peer = entry["peer"]
+            entry["connected"] = peer in connected
+            entry["round_trip_ms"] = round(1000 * trips[peer], 1) if peer in trips else None
+            entry["has"] = self._has.get(peer)
+        order = {True: 0, None: 1, False: 2}
+        return sorted(self._found.values(), key=lambda entry: (order[entry["has"]], entry["seconds"]))
+
+    def _note(
+        self, nursery: trio.Nursery, root: CID, peer: str, addrs: tuple[str, ...], source: str, seconds: float
+    ) -> None:
+        entry = self._found.get((peer, source))
+        if entry is not None:
+            entry["addrs"] = list(dict.fromkeys([*entry["addrs"], *addrs]))
+            return
+        if len(self._has) >= MOST_PEERS and peer not in self._has:
+            return
+        self._found[peer, source] = {"peer": peer, "addrs": list(addrs), "source": source, "seconds": seconds}
+        if peer not in self._has:
+            self._has[peer] = None
+            nursery.start_soon(self._ask, root, peer, addrs)
+
+    async def _ask_hint(self, nursery: trio.Nursery, root: CID, addr: str) -> None:
+        begun = trio.current_time()
+        try:
+            peer = await self._host.connect(addr, timeout=DIAL_TIMEOUT)
+        except KacheryError as error:
+            log.info("%s", error)
+            return
+        self._note(nursery, root, peer, (addr.partition("/p2p/")[0],), "hint", trio.current_time() - begun)
+
+    async def _ask(self, root: CID, peer: str, addrs: tuple[str, ...]) -> None:
+        async with self._slots:
+            try:
+                await self._finding.dial(peer, addrs, timeout=DIAL_TIMEOUT)
+            except KacheryError as error:
+                for (named, _), entry in self._found.items():
+                    if named == peer:
+                        entry["error"] = str(error)
+                return
+            async with self._exchange.new_session() as session:
+                session.add_provider(peer)
+                session.want([root])
+                with trio.move_on_after(ANSWER_TIMEOUT):
+                    self._has[peer] = await _answer(session)
+
+
+async def _answer(session: SessionHandle) -> bool:
+    """Whether the wanted block comes, or the peer says that it has it not."""
+    has = False
+    async with trio.open_nursery() as nursery:
+
+        async def refused() -> None:
+            await session.wait_exhausted()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(refused)
+        await session.receive()
+        has = True
+        nursery.cancel_scope.cancel()
+    return has
