@@ -20,13 +20,14 @@ def test_the_port_of_the_last_time_is_taken_again() -> None:
     """What was remembered for a multiaddr takes the place of its port 0; chosen ports stay as they are."""
     ports = Ports(Database(None))
     port = free_port()
-    assert ports.recall([LOOPBACK, "/ip6/::1/tcp/0"]) == [LOOPBACK, "/ip6/::1/tcp/0"]
-    ports.remember({LOOPBACK: port, "/ip4/127.0.0.1/tcp/4001": 4001})
-    assert ports.recall([LOOPBACK, "/ip6/::1/tcp/0", "/ip4/127.0.0.1/tcp/4001"]) == [
-        f"/ip4/127.0.0.1/tcp/{port}",
-        "/ip6/::1/tcp/0",
-        "/ip4/127.0.0.1/tcp/4001",
-    ]
+    wanted = [LOOPBACK, "/ip6/::1/tcp/0", "/ip4/127.0.0.1/tcp/4001"]
+    first = ports.recall(wanted)
+    assert first == {text: text for text in wanted}
+    ports.remember(first, {LOOPBACK: port, "/ip4/127.0.0.1/tcp/4001": 4001})
+    again = {f"/ip4/127.0.0.1/tcp/{port}": LOOPBACK, **{text: text for text in wanted[1:]}}
+    assert ports.recall(wanted) == again
+    ports.remember(again, {f"/ip4/127.0.0.1/tcp/{port}": port})
+    assert ports.recall(wanted) == again
 
 
 def test_a_port_that_others_have_is_let_go() -> None:
@@ -35,5 +36,5 @@ def test_a_port_that_others_have_is_let_go() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen()
-        ports.remember({LOOPBACK: sock.getsockname()[1]})
-        assert ports.recall([LOOPBACK]) == [LOOPBACK]
+        ports.remember({LOOPBACK: LOOPBACK}, {LOOPBACK: sock.getsockname()[1]})
+        assert ports.recall([LOOPBACK]) == {LOOPBACK: LOOPBACK}
