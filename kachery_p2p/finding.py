@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import base58
 import trio
 
 from kachery_p2p.dag.cid import CID
@@ -77,21 +76,6 @@ class _Entering:
         async with contextlib.aclosing(self._dht.find_providers(multihash)) as found:
             async for provider in found:
                 yield provider
-
-
-class _Told:
-    """A DHT as a network in which keys are announced (`AnnounceTarget`)."""
-
-    def __init__(self, dht: DHT) -> None:
-        self.name = dht.name
-        self.local = dht.local
-        self.wait_ready = dht.wait_ready
-        self.closest = dht.closest
-        self.deliver = dht.deliver
-        self._dht = dht
-
-    def peers(self) -> list[bytes]:
-        return [base58.b58decode(peer) for peer in self._dht.peers()]
 
 
 class Finding:
@@ -163,7 +147,7 @@ class Finding:
         self.announcer: Announcer | None = None
         if options.provide != "off" and dhts:
             keys = repo.all_multihashes if options.provide == "all" else repo.roots
-            self.announcer = Announcer(db, [_Told(dht) for dht in dhts], keys)
+            self.announcer = Announcer(db, dhts, keys)
 
         forced = None if options.reachability == "auto" else options.reachability
         self.relays = RelayClient(host, options.relays, use_others=options.use_relays)

@@ -20,8 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
 
-# The package is `libp2p` here, too: another one than the py-libp2p of the rest of this repository.
-from libp2p import (  # pyright: ignore[reportAttributeAccessIssue]
+# The package is `libp2p` here, too: another one than the py-libp2p of the rest of this repository, which is all that
+# pyright sees.
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportCallIssue=false
+from libp2p import (
     DefaultMuxers,
     DefaultSecurity,
     DefaultTransports,
@@ -32,12 +34,12 @@ from libp2p import (  # pyright: ignore[reportAttributeAccessIssue]
     ListenAddrStrings,
     PrivateNetwork,
 )
-from libp2p.cid import Cid  # pyright: ignore
-from libp2p.crypto import KeyType, crypto_generate_keypair  # pyright: ignore
-from libp2p.dht import DHT, DhtModeEnum, Mode, ProtocolExtension, ProtocolPrefix  # pyright: ignore
-from libp2p.mdns import MdnsService  # pyright: ignore
-from libp2p.peer import AddrInfo, Peer, addr_info_from_p2p_addr  # pyright: ignore
-from libp2p.routed_host import RoutedHost  # pyright: ignore
+from libp2p.cid import Cid
+from libp2p.crypto import KeyType, crypto_generate_keypair
+from libp2p.dht import DHT, DhtModeEnum, Mode, ProtocolExtension, ProtocolPrefix
+from libp2p.mdns import MdnsService
+from libp2p.peer import AddrInfo, Peer, addr_info_from_p2p_addr
+from libp2p.routed_host import RoutedHost
 
 _CALL_SECONDS = 600.0
 #: Calls into Go block a thread each and cannot be cancelled.
@@ -148,8 +150,6 @@ async def _run(options: argparse.Namespace, answers: TextIO) -> None:
     await ended.wait()
     if service is not None:
         service.stop()
-    answers.flush()
-    os._exit(0)
 
 
 async def _start(options: argparse.Namespace) -> Node:

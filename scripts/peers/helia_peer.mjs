@@ -87,6 +87,8 @@ const libp2pOptions = {
   streamMuxers: list(options.muxer).map(name => MUXERS[name]()),
   peerDiscovery: options.mdns ? [mdns({ interval: 1000 })] : [],
   connectionGater: { denyDialMultiaddr: () => false }, // the default does not dial loopback addresses
+  // All the peers of a test share one IP address; the default takes five connections a second from one.
+  connectionManager: { inboundConnectionThreshold: 1000, maxIncomingPendingConnections: 100 },
   services: { identify: identify(), identifyPush: identifyPush(), ping: ping(), ...dhts }
 }
 if (options['swarm-key'] !== '') {

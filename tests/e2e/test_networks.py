@@ -169,6 +169,7 @@ def test_whereis_tells_who_has_it(lab: Lab, tmp_path: Path, data: Path) -> None:
     found = [line for line in lines if line.get("peer") == alice.peer_id and line.get("has")]
     assert "mdns" in {line["source"] for line in found}
     assert all(line["connected"] and line["addrs"] is not None for line in found)
-    alice.stop()
-    nobody = bob.run("kachery-cloud-whereis", uri, "--timeout", "10", check=False)
-    assert nobody.returncode == 3
+    (tmp_path / "input" / "unheard").write_text("of")
+    nowhere = station(lab.host("carol", lab.network("10.2.0.0/24")), tmp_path)
+    unheard = nowhere.run("kachery-cloud-store", tmp_path / "input" / "unheard").stdout.strip()
+    assert bob.run("kachery-cloud-whereis", unheard, check=False).returncode == 3

@@ -1,0 +1,61 @@
+"""Nodes of our DHT, and CIDs to look for, for the interoperability tests of the DHT."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import Any
+
+import trio
+
+from kachery_p2p.routing.database import Database
+from kachery_p2p.routing.dht.dht import DHT
+from kachery_p2p.routing.dht.reach import peer_bytes
+from kachery_p2p.routing.interfaces import Provider
+from kachery_p2p.transport.host import Host
+from scripts.peers import Peer
+
+
+async def start_dht(nursery: trio.Nursery, *, listen: str = "/ip4/127.0.0.1/tcp/0", **options: Any) -> tuple[Host, DHT]:
+    """A host of ours with its LAN DHT, running."""
+    host = Host(os.urandom(32), (listen,))
+    await nursery.start(host.run)
+    dht = DHT(host, Database(None), **{"lan": True, **options})
+    await nursery.start(dht.run)
+    return host, dht
+
+
+def new_multihash() -> bytes:
+    """Of a block that nobody has."""
+    return b"\x12\x20" + sha256(os.urandom(32)).digest()
+
+
+def cid_text(multihash: bytes) -> str:
+    """A CIDv1 of a raw block."""
+    return "b" + base64.b32encode(b"\x01\x55" + multihash).decode().lower().rstrip("=")
+
+
+async def announce(dht: DHT, multihash: bytes, *, but: Sequence[Peer] = ()) -> int:
+    """Tell the nearest peers, but for some, that we have a block; how many took it."""
+    left_out = {peer_bytes(peer.peer_id) for peer in but}
+    nearest = [peer for peer in await dht.closest(multihash) if peer.id not in left_out]
+    return sum([await dht.deliver(peer, [multihash]) for peer in nearest])
+
+
+async def providers(dht: DHT, multihash: bytes) -> list[Provider]:
+    """All that a search finds."""
+    return [provider async for provider in dht.find_providers(multihash)]
+
+
+async def call(real: Peer, command: str, /, **args: Any) -> dict[str, Any]:
+    """A request to a real peer, off the event loop."""
+    return await trio.to_thread.run_sync(lambda: real.call(command, timeout=30, **args), abandon_on_cancel=True)
+
+
+async def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Wait until something is so."""
+    with trio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110 - real peers tell nobody when they are done
+            await trio.sleep(0.05)
