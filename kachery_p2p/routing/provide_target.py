@@ -317,7 +317,7 @@ class TargetWorker:
             pause = 0.0
             if not well:
                 pause = min(limits.RETRY_FIRST * 2 ** min(turn.tries - 1, 20), limits.RETRY_LAST)
-            elif not more:
+            elif not (more and keys):
                 # Nothing here can be due again at once, unless it is new; new keys change the plan.
                 pause = limits.RETRY_FIRST
             turn.not_before = trio.current_time() + pause

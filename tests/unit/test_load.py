@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,8 +61,8 @@ class RepoSession:
             await self._changed.wait()
         await trio.lowlevel.checkpoint()
 
-    def peers(self) -> dict[str, object]:
-        return dict.fromkeys(self.providers)
+    def peers(self) -> Mapping[str, object]:
+        return dict.fromkeys(self.providers, 0)
 
     def asked(self) -> list[str]:
         return ["peer-of-the-test"]

@@ -247,7 +247,18 @@ class Mdns:
                 link.deaf = True
                 return
             for data, host, port in received:
-                self._take(link, sock, data, host, port)
+                self._take(self._link_of(link, host), sock, data, host, port)
+
+    def _link_of(self, link: _Link, host: str) -> _Link:
+        """The interface that a packet came by.
+
+        A system may hand IPv4 packets of one interface to the socket of another (Linux was seen to, with several
+        sockets on one port), so the sender's network decides.
+        """
+        ip = ipaddress.ip_address(host)
+        if ip.is_link_local or link.interface.reaches(ip):
+            return link
+        return next((each for each in self._links.values() if each.interface.reaches(ip)), link)
 
     def _take(self, link: _Link, sock: LinkSocket, data: bytes, host: str, port: int) -> None:
         """One packet."""
