@@ -315,7 +315,10 @@ class Finding:
     # --- getting to peers ------------------------------------------------------------------------------------------
 
     async def dial(self, peer: str, addrs: Sequence[str], *, timeout: float) -> str:
-        """Connect to a peer at these addresses and those of the address book; looked up when there are none.
+        """Connect to a peer at these addresses and those of the address book.
+
+        Where none of them leads to it, the DHTs are asked where it is now: a provider record may be a day old, and a
+        laptop is somewhere else by then.
 
         Raises:
             DialError: no address is known, or none leads to it; says why for each.
@@ -325,12 +328,23 @@ class Finding:
         every = list(dict.fromkeys([*addrs, *recalled]))
         if not every and peer not in self._host.connected():
             every = await self._look_up(peer)
+            return await self._dial(peer, every, timeout)
+        try:
+            return await self._dial(peer, every, timeout)
+        except DialError:
+            elsewhere = [addr for addr in await self._look_up(peer) if addr not in every]
+            if not elsewhere:
+                raise
+            return await self._dial(peer, elsewhere, timeout)
+
+    async def _dial(self, peer: str, addrs: Sequence[str], timeout: float) -> str:
+        known = self.known
         begun = trio.current_time()
         try:
-            await self._host.connect(peer, every, timeout=timeout)
+            await self._host.connect(peer, addrs, timeout=timeout)
         except DialError:
             if known is not None:
-                for addr in every:
+                for addr in addrs:
                     known.failed(peer, addr)
             raise
         if known is not None:
@@ -347,7 +361,7 @@ class Finding:
     async def _dial_quietly(self, peer: str, addrs: Sequence[str]) -> None:
         try:
             async with self._slots:
-                await self.dial(peer, addrs, timeout=DIAL_TIMEOUT)
+                await self._dial(peer, addrs, DIAL_TIMEOUT)
         except KacheryError as error:
             log.debug("%s", error)
 
