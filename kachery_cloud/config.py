@@ -16,7 +16,7 @@
 | KACHERY_CLOUD_MDNS            | `mdns`            | finding machines of the local network by mDNS: `on` or `off`     |
 | KACHERY_CLOUD_KNOWN_PEERS     | `known_peers`     | the address book of peers met before: `on` or `off`              |
 | KACHERY_CLOUD_PROVIDE         | `provide`         | announced are the `roots` of what is here, `all` blocks, or `off`|
-| KACHERY_CLOUD_ANNOUNCE        | `announce`        | multiaddrs to tell others, instead of those that are found out   |
+| KACHERY_CLOUD_ANNOUNCE        | `announce`        | multiaddrs to tell others, besides those that are found out      |
 | KACHERY_CLOUD_REACHABILITY    | `reachability`    | whether others can dial this machine: `auto`, `public`, `private`|
 | KACHERY_CLOUD_PORT_MAP        | `port_map`        | asking the router for a port (UPnP, NAT-PMP): `on` or `off`      |
 | KACHERY_CLOUD_RELAYS          | `relays`          | multiaddrs of relays to be reached through                       |
