@@ -138,7 +138,9 @@ class SessionHandle:
             raise trio.ClosedResourceError("this session is closed")
         self.waits_exhausted += 1
         try:
-            self._exhausted = trio.Event()
+            # Several may wait: a new event only in place of one that has been set.
+            if self._exhausted.is_set():
+                self._exhausted = trio.Event()
             self.check_exhausted()
             if self._exhausted.is_set():
                 await trio.lowlevel.checkpoint()

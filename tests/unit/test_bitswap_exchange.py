@@ -385,3 +385,20 @@ async def test_it_stops_cleanly_in_the_middle() -> None:
             nursery.cancel_scope.cancel()
         with pytest.raises(trio.ClosedResourceError):
             await session.receive()
+
+
+async def test_several_may_wait_until_nobody_is_left() -> None:
+    """Whoever waits for exhaustion is woken by it, however many do, whenever they began, and again after the next ask."""
+    missing = cid_of(b"nobody has this")
+    async with nodes() as net:
+        await net.node("a")
+        b = await net.node("b")
+        async with b.exchange.new_session() as session:
+            for _ in range(2):
+                with trio.fail_after(5):
+                    async with trio.open_nursery() as waiting:
+                        session.add_provider("a")
+                        session.want([missing])
+                        for _ in range(3):
+                            waiting.start_soon(session.wait_exhausted)
+                            await trio.lowlevel.checkpoint()
