@@ -388,7 +388,7 @@ async def test_it_stops_cleanly_in_the_middle() -> None:
 
 
 async def test_several_may_wait_until_nobody_is_left() -> None:
-    """Whoever waits for exhaustion is woken by it, however many do, whenever they began, and again after the next ask."""
+    """Whoever waits for exhaustion is woken by it, however many do, whenever they began, and again the next time."""
     missing = cid_of(b"nobody has this")
     async with nodes() as net:
         await net.node("a")
