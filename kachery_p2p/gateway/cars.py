@@ -1,0 +1,186 @@
+"""CAR answers: the blocks of a path and of what it leads to, depth first, a parent always before its children.
+
+The walk is a generator that reads the repo, driven from a thread for some PIECE at a time. What it remembers is the
+links on the path from the root to where it is, and, without duplicates, what was sent; both are bounded. A CAR that
+cannot go on (a block is missing, a bound is met) just ends in the middle of the DAG: HTTP has sent its status by then,
+and whoever reads a CAR checks that it is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from ..dag.car import car_header, car_section
+from ..dag.cid import CID, DAG_PB, RAW, inline_block
+from ..dag.nodes import node_kind, read_node
+from ..dag.pb import decode_node
+from ..dag.unixfs import Kind
+from ..dag.walk import FileWalk
+from ..errors import MalformedDag, UnsupportedCID
+from . import server_limits as limits
+from .content import IN_ORDER, Content, Found
+from .ranges import entity_range
+
+Scope = Literal["block", "entity", "all"]
+
+
+@dataclass(frozen=True)
+class CarRequest:
+    """Which blocks: `scope` of what the path leads to, `part` of a file (`entity-bytes`, see ranges), `dups`."""
+
+    scope: Scope
+    part: tuple[int, int | None] | None = None
+    dups: bool = False
+
+    def etag(self, path: str) -> str:
+        """One for each answer: the blocks depend on the whole path and on all parameters."""
+        last = "*" if self.part is None or self.part[1] is None else self.part[1]
+        part = "" if self.part is None else f".{self.part[0]}:{last}"
+        digest = hashlib.sha256(path.encode()).hexdigest()[:32]
+        return f'"{self.scope}{part}.dups-{"y" if self.dups else "n"}.{digest}.car"'
+
+    @property
+    def content_type(self) -> str:
+        """With all parameters, as the specification asks."""
+        return f"application/vnd.ipld.car; version=1; order=dfs; dups={'y' if self.dups else 'n'}"
+
+
+class CarPieces:
+    """A CAR in pieces. `next` runs in a thread; it gives b"" at the end.
+
+    Raises, from `next`: NotHere for a missing block, MalformedDag, UnsupportedCID for links that cannot be followed.
+    """
+
+    def __init__(self, content: Content, found: Found, request: CarRequest) -> None:
+        self._sections = _sections(content, found, request)
+
+    def next(self) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        for count, section in enumerate(self._sections, 1):
+            parts += section
+            size += sum(map(len, section))
+            if size >= limits.PIECE or count >= limits.MAX_BLOCKS_PER_PIECE:
+                break
+        return b"".join(parts)
+
+
+def _sections(content: Content, found: Found, request: CarRequest) -> Iterator[tuple[bytes, ...]]:
+    yield (car_header([found.roots[0]]),)
+    sent: set[bytes] = set()
+
+    def new(cid: CID) -> bool:
+        """Whether this block is to be sent; notes it as sent."""
+        if inline_block(cid) is not None:
+            return False  # its bytes are in whatever links to it
+        if request.dups:
+            return True
+        if cid.multihash in sent:
+            return False
+        if len(sent) >= limits.MAX_CAR_REMEMBERED:
+            raise MalformedDag(f"A CAR of {found.cid} without duplicates is too large; ask for it in parts.")
+        sent.add(cid.multihash)
+        return True
+
+    for cid in found.way:
+        if cid != found.cid and new(cid):
+            yield _section(cid, content.block(cid))
+    for cid, block in _blocks(content, found, request, new):
+        yield _section(cid, block)
+
+
+def _section(cid: CID, block: bytes) -> tuple[bytes, bytes]:
+    return car_section(cid, len(block)), block
+
+
+def _blocks(
+    content: Content, found: Found, request: CarRequest, new: Callable[[CID], bool]
+) -> Iterator[tuple[CID, bytes]]:
+    """The blocks of what the path leads to that are new."""
+    scope = request.scope
+    if scope == "block" or found.cid.codec == RAW or (scope == "entity" and found.cid.codec != DAG_PB):
+        if new(found.cid):
+            yield found.cid, found.block
+        return
+    if scope == "all":
+        yield from _descend(content, found.cid, found.block, _links, new)
+        return
+    kind = node_kind(found.block, found.cid)
+    if kind in (Kind.FILE, Kind.RAW):
+        start, end = (0, found.size) if request.part is None else entity_range(request.part, found.size)
+        yield from _file(content, found, start, max(start, end), new)
+    elif kind is Kind.HAMT_SHARD:
+        yield from _descend(content, found.cid, found.block, _shards, new)
+    elif new(found.cid):
+        yield found.cid, found.block
+
+
+def _file(
+    content: Content, found: Found, start: int, end: int, new: Callable[[CID], bool]
+) -> Iterator[tuple[CID, bytes]]:
+    """The blocks of a byte range of a file: at least its root, from which its size can be told."""
+    walk = FileWalk(found.cid, start, end, IN_ORDER)
+    while not walk.finished:
+        (ref,) = walk.take(1)
+        fresh = new(ref.cid)
+        if not fresh and ref.cid.codec == RAW and ref.length is not None:
+            walk.skip(ref)
+            continue
+        block = found.block if ref.depth == 0 else content.block(ref.cid)
+        walk.feed(ref, block)
+        if fresh:
+            yield ref.cid, block
+
+
+def _descend(
+    content: Content,
+    root: CID,
+    block: bytes,
+    links: Callable[[CID, bytes], list[CID]],
+    new: Callable[[CID], bool],
+) -> Iterator[tuple[CID, bytes]]:
+    """A block and all that is below it. What was sent already is not entered again; with duplicates, it is."""
+    if new(root):
+        yield root, block
+    # Lists of links in reverse, one for each level.
+    levels = [links(root, block)]
+    pending = len(levels[0])
+    while levels:
+        if not levels[-1]:
+            levels.pop()
+            continue
+        cid = levels[-1].pop()
+        pending -= 1
+        inline = inline_block(cid)
+        if inline is None and not new(cid):
+            continue
+        block = content.block(cid)
+        if inline is None:
+            yield cid, block
+        below = links(cid, block)
+        pending += len(below)
+        if pending > limits.MAX_CAR_PENDING or len(levels) > limits.MAX_CAR_PENDING:
+            raise MalformedDag(f"{root} is built too wide and too deep to be sent as one CAR; ask for parts of it.")
+        if below:
+            levels.append(below)
+
+
+def _links(cid: CID, block: bytes) -> list[CID]:
+    """All links of a block, the last one first."""
+    if cid.codec == RAW:
+        return []
+    if cid.codec != DAG_PB:
+        raise UnsupportedCID(f"The links of {cid} (codec 0x{cid.codec:x}) cannot be followed by this gateway.")
+    return [link.cid for link in reversed(decode_node(block, cid).links)]
+
+
+def _shards(cid: CID, block: bytes) -> list[CID]:
+    """The further parts of a sharded directory, the last one first. Their names are an index and nothing else."""
+    node, data = read_node(cid, block)
+    if data is None or data.kind is not Kind.HAMT_SHARD or not data.fanout:
+        raise MalformedDag(f"The block {cid} is no part of a sharded directory, but its parent says so.")
+    width = len(f"{data.fanout - 1:X}")
+    return [link.cid for link in reversed(node.links) if len(link.name or "") == width]

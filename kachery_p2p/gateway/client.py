@@ -1,0 +1,314 @@
+"""Asking gateways for blocks (Trustless Gateway specification).
+
+A block is asked for by its CID (`?format=raw`), and what comes is hashed before anybody sees it. A directory, or the
+root of a file with its first bytes, is asked for as a CAR (`?format=car&dag-scope=entity`), which saves a round trip
+for each level of the DAG; its blocks are checked one by one as they come. Which block is asked of which gateway is not
+decided here, but by whoever loads.
+
+Size, time and redirects are bounded. Proxies come from the environment (HTTPS_PROXY, NO_PROXY ...) as with any HTTP
+client, TLS certificates are verified, and HTTP/2 is spoken where the gateway does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+
+from kachery_p2p import __version__
+from kachery_p2p.dag.car import CarReader
+from kachery_p2p.dag.cid import CID, verify_block
+from kachery_p2p.errors import GatewayError, HashMismatch, MalformedDag, UnsupportedCID
+from kachery_p2p.gateway import client_limits as limits
+from kachery_p2p.gateway.client_answers import CAR_TYPE, RAW_TYPE, Kind, Refusal, check_head, may_follow, parse_url
+from kachery_p2p.gateway.client_gateway import Gateway
+
+if TYPE_CHECKING:
+    import httpx
+
+log = logging.getLogger("kachery_p2p.gateway")
+
+_HEADERS = {
+    # Blocks do not shrink, and compressed answers could unfold to anything.
+    "accept-encoding": "identity",
+    "user-agent": f"kachery-p2p/{__version__}",
+}
+
+
+class GatewayClient:
+    """The gateways of a node.
+
+    Args:
+        urls: base URLs; more than MAX_GATEWAYS are not used.
+        tokens: by base URL, sent as `Authorization: Bearer ...` to that gateway and nobody else.
+        wall: seconds since the epoch.
+
+    Raises:
+        GatewayError: a URL is none, or a token has none of the URLs or cannot be sent.
+
+    It runs once: `await nursery.start(client.run)`.
+    """
+
+    def __init__(
+        self, urls: Sequence[str], tokens: Mapping[str, str] | None = None, *, wall: Callable[[], float] = time.time
+    ) -> None:
+        bases = list(dict.fromkeys(parse_url(url) for url in urls))
+        if len(bases) > limits.MAX_GATEWAYS:
+            log.warning("only the first %d of %d gateways are used", limits.MAX_GATEWAYS, len(bases))
+        given = {parse_url(url): token.strip() for url, token in (tokens or {}).items()}
+        for base, token in given.items():
+            if base not in bases:
+                raise GatewayError(f"There is a token for {base}, which is none of the gateways.")
+            if not token.isascii() or not token.isprintable() or " " in token or not token:
+                raise GatewayError(f"The token for {base} is empty, or has characters in it that no token has.")
+        self.gateways = [Gateway(base, given.get(base)) for base in bases[: limits.MAX_GATEWAYS]]
+        self._wall = wall
+        self._client: httpx.AsyncClient | None = None
+        self._opening = trio.Lock()
+        self._hashing = trio.CapacityLimiter(limits.HASH_THREADS)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the connections until cancelled."""
+        try:
+            task_status.started()
+            await trio.sleep_forever()
+        finally:
+            if self._client is not None:
+                with trio.move_on_after(1, shield=True):
+                    await self._client.aclose()
+                self._client = None
+
+    def status(self) -> dict[str, Any]:
+        """How each gateway has been doing, as plain JSON values."""
+        now = trio.current_time()
+        return {gateway.name: gateway.status(now) for gateway in self.gateways}
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    async def block(self, gateway: Gateway, cid: CID) -> bytes:
+        """One block, checked.
+
+        Raises:
+            Refusal: it did not come. The gateway's record knows of it.
+        """
+        begun = trio.current_time()
+        async with self._asking(gateway):
+            async with self._request(gateway, cid, {"format": "raw"}, RAW_TYPE) as response:
+                data = await self._body(response)
+            await self._check(cid, data)
+            gateway.delivered(len(data), trio.current_time() - begun)
+        return data
+
+    async def car(
+        self, gateway: Gateway, cid: CID, first: int, last: int, on_block: Callable[[CID, bytes], bool]
+    ) -> None:
+        """The blocks of a directory, or of the bytes `first` to `last` (inclusive) of a file, root first.
+
+        Args:
+            on_block: called with each checked block as it comes; says whether more is wanted.
+
+        Raises:
+            Refusal: as `block`; blocks may have come before.
+        """
+        params = {"format": "car", "dag-scope": "entity", "entity-bytes": f"{first}:{last}"}
+        begun = trio.current_time()
+        size = 0
+        reader = CarReader()
+        accept = f"{CAR_TYPE}; version=1; order=dfs; dups=n"
+        async with self._asking(gateway), self._request(gateway, cid, params, accept) as response:
+            try:
+                async with _chunks(response) as chunks:
+                    while chunk := await _next(chunks):
+                        size += len(chunk)
+                        for found, data in reader.feed(chunk):
+                            gateway.delivered(len(data), trio.current_time() - begun)
+                            begun = trio.current_time()
+                            if not on_block(found, data):
+                                return
+                        if size > limits.MAX_CAR_SIZE:
+                            return
+                reader.close()
+            except (HashMismatch, UnsupportedCID) as error:
+                raise Refusal(Kind.LIED, str(error)) from error
+            except MalformedDag as error:
+                raise Refusal(Kind.NO_CAR, str(error)) from error
+
+    @contextlib.asynccontextmanager
+    async def _asking(self, gateway: Gateway) -> AsyncIterator[None]:
+        """Keep the gateway's record while it is asked, and make a `Refusal` of all that goes wrong."""
+        gateway.in_flight += 1
+        try:
+            with trio.fail_after(limits.REQUEST_SECONDS):
+                yield
+        except Refusal as refusal:
+            self._refused(gateway, refusal)
+            raise
+        except trio.TooSlowError:
+            why = f"It did not finish its answer within {limits.REQUEST_SECONDS:g} seconds."
+            raise self._refused(gateway, Refusal(Kind.FAILED, why)) from None
+        finally:
+            gateway.in_flight -= 1
+
+    def _refused(self, gateway: Gateway, refusal: Refusal) -> Refusal:
+        first_lie = refusal.kind is Kind.LIED and not gateway.dropped
+        gateway.refuse(refusal, trio.current_time())
+        if first_lie:
+            log.warning("The gateway %s is dropped: %s", gateway.name, refusal)
+        else:
+            log.debug("%s: %s", gateway.name, refusal)
+        return refusal
+
+    # --- one request ------------------------------------------------------------------------------------------------
+
+    async def _open(self) -> httpx.AsyncClient:
+        """The HTTP client; made when it is first needed, in a thread, since importing it takes a fifth of a second."""
+        async with self._opening:
+            if self._client is None:
+
+                def make() -> httpx.AsyncClient:
+                    httpx = importlib.import_module("httpx")
+                    # It writes each header that it packs to its log, and a token is one.
+                    logging.getLogger("hpack").setLevel(logging.WARNING)
+                    return httpx.AsyncClient(
+                        headers=_HEADERS,
+                        http2=importlib.util.find_spec("h2") is not None,
+                        # How long to wait is decided here, with scopes around what is waited for.
+                        timeout=httpx.Timeout(None, connect=limits.CONNECT_SECONDS),
+                        limits=httpx.Limits(
+                            max_connections=limits.MAX_GATEWAYS * limits.MAX_WINDOW,
+                            max_keepalive_connections=limits.MAX_GATEWAYS * limits.MAX_WINDOW,
+                        ),
+                    )
+
+                try:
+                    self._client = await trio.to_thread.run_sync(make)
+                except (ImportError, OSError, ValueError) as error:
+                    # A proxy or a file of certificates that the environment names, most likely.
+                    raise Refusal(Kind.FAILED, f"The HTTP client cannot be made: {error}.") from error
+            return self._client
+
+    @contextlib.asynccontextmanager
+    async def _request(
+        self, gateway: Gateway, cid: CID, params: dict[str, str], accept: str
+    ) -> AsyncIterator[httpx.Response]:
+        """The answer, when its head says that it is what was asked for. Follows redirects to the same block.
+
+        Raises:
+            Refusal: in plain words.
+        """
+        client = await self._open()
+        httpx = importlib.import_module("httpx")
+        headers = {"accept": accept}
+        if gateway.token is not None:
+            headers["authorization"] = f"Bearer {gateway.token}"
+        response: httpx.Response | None = None
+        try:
+            request = client.build_request("GET", f"{gateway.base}/ipfs/{cid.to_v1()}", params=params, headers=headers)
+            for _ in range(limits.MAX_REDIRECTS + 1):
+                with trio.fail_after(limits.ANSWER_SECONDS):
+                    response = await client.send(request, stream=True, follow_redirects=False)
+                gateway.http2 = response.http_version == "HTTP/2"
+                onward = response.next_request
+                if onward is None or not may_follow(str(response.url), str(onward.url), cid):
+                    break
+                await _leave(response)
+                request = onward
+            assert response is not None
+            try:
+                check_head(response.status_code, response.headers, car="car" in accept, wall=self._wall())
+            except Refusal:
+                await _drain(response)
+                raise
+            yield response
+        except trio.TooSlowError:
+            raise Refusal(Kind.FAILED, f"It did not answer within {limits.ANSWER_SECONDS:g} seconds.") from None
+        except httpx.ConnectTimeout:
+            raise Refusal(Kind.FAILED, f"No connection within {limits.CONNECT_SECONDS:g} seconds.") from None
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
+            raise Refusal(Kind.FAILED, f"The request failed: {_words(error)}.") from error
+        finally:
+            if response is not None:
+                await _leave(response)
+
+    async def _body(self, response: httpx.Response) -> bytes:
+        """All of a raw block's answer.
+
+        Raises:
+            Refusal: it is longer than any block.
+        """
+        length = response.headers.get("content-length", "")
+        if length.isascii() and length.isdigit() and int(length[:12]) > limits.MAX_BLOCK_SIZE:
+            raise Refusal(Kind.LIED, "It sends more than a block has.")
+        parts: list[bytes] = []
+        size = 0
+        async with _chunks(response) as chunks:
+            while chunk := await _next(chunks):
+                size += len(chunk)
+                if size > limits.MAX_BLOCK_SIZE:
+                    raise Refusal(Kind.LIED, "It sends more than a block has.")
+                parts.append(chunk)
+        return b"".join(parts)
+
+    async def _check(self, cid: CID, data: bytes) -> None:
+        try:
+            if len(data) < limits.HASH_IN_THREAD:
+                good = verify_block(cid.multihash, data)
+            else:
+                good = await trio.to_thread.run_sync(verify_block, cid.multihash, data, limiter=self._hashing)
+        except UnsupportedCID as error:
+            raise Refusal(Kind.ABSENT, str(error)) from error
+        if not good:
+            raise Refusal(Kind.LIED, f"It sent other bytes for {cid} than its hash promises.")
+
+
+def _chunks(response: httpx.Response) -> contextlib.aclosing[AsyncGenerator[bytes, None]]:
+    """The body as it comes, to be closed even where it is not read to its end."""
+    return contextlib.aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_raw()))
+
+
+async def _next(chunks: AsyncGenerator[bytes, None]) -> bytes:
+    """The next bytes of a body; empty at its end.
+
+    Raises:
+        Refusal: they do not come within STALL_SECONDS.
+    """
+    with trio.move_on_after(limits.STALL_SECONDS):
+        async for chunk in chunks:
+            if chunk:
+                return chunk
+        return b""
+    raise Refusal(Kind.FAILED, f"It stopped in the middle for {limits.STALL_SECONDS:g} seconds.")
+
+
+async def _drain(response: httpx.Response) -> None:
+    """Read a short body to its end, so that the connection can be used again."""
+    size = 0
+    with trio.move_on_after(limits.STALL_SECONDS):
+        async with _chunks(response) as chunks:
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > limits.MAX_DRAIN:
+                    return
+
+
+async def _leave(response: httpx.Response) -> None:
+    with trio.move_on_after(1, shield=True):
+        await response.aclose()
+
+
+def _words(error: BaseException) -> str:
+    """What an error says, or the first of those behind it that says anything."""
+    behind: BaseException | None = error
+    for _ in range(8):
+        if behind is None:
+            break
+        if str(behind):
+            return str(behind).rstrip(".")
+        behind = behind.__cause__ or behind.__context__
+    return type(error).__name__

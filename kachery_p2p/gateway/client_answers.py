@@ -1,0 +1,169 @@
+"""What an address, a redirect and the head of an answer mean. Pure: no sockets, no clock.
+
+A gateway is asked for bytes whose hash is known, so only two answers matter: the bytes, or anything else. The anything
+else is sorted by what it says of the next request: this block is not there, come back later, or do not come back.
+"""
+
+from __future__ import annotations
+
+import email.utils
+from collections.abc import Mapping
+from enum import Enum
+from urllib.parse import urlsplit
+
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.errors import GatewayError, InvalidCID
+from kachery_p2p.gateway import client_limits as limits
+
+RAW_TYPE = "application/vnd.ipld.raw"
+CAR_TYPE = "application/vnd.ipld.car"
+#: What plain file servers call any bytes; they are hashed like all others.
+_PLAIN_TYPE = "application/octet-stream"
+
+
+class Kind(Enum):
+    """What a request that brought no block says of its gateway."""
+
+    #: It does not have this block, or not now.
+    ABSENT = "absent"
+    #: It asks for a pause.
+    BUSY = "busy"
+    #: It could not be reached, stalled, or broke off.
+    FAILED = "failed"
+    #: It does not answer programs: pages for browsers, a token refused, a service that has ended.
+    USELESS = "useless"
+    #: It sent other bytes than the hash promises.
+    LIED = "lied"
+    #: It does not give CARs; blocks perhaps.
+    NO_CAR = "no car"
+
+
+class Refusal(Exception):
+    """A request brought no block; says why, of which kind that is, and for how many seconds to stay away."""
+
+    def __init__(self, kind: Kind, why: str, pause: float | None = None) -> None:
+        super().__init__(why)
+        self.kind = kind
+        self.pause = pause
+
+
+def parse_url(url: str) -> str:
+    """The base URL of a gateway, without `/ipfs` at its end.
+
+    Raises:
+        GatewayError: it is not an http or https URL, or has a password in it.
+    """
+    text = url.strip()
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        secret = "@" in parts.netloc or bool(parts.query) or bool(parts.fragment)
+    except ValueError:
+        raise GatewayError("The address of a gateway is not a URL.") from None
+    if secret:
+        # Not repeated: what stands there may be a password.
+        raise GatewayError(
+            f"The address of the gateway {parts.hostname} has a user, a query or a fragment in it. Give the URL alone, "
+            "and what it takes to be let in as its token."
+        )
+    if not good or not text.isprintable() or " " in text:
+        raise GatewayError(
+            f"{url!r} is not the address of a gateway. One looks like https://trustless-gateway.net or "
+            "http://192.168.1.7:8080."
+        )
+    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/').removesuffix('/ipfs')}"
+
+
+def source_name(base: str) -> str:
+    """By which the bytes of a gateway are counted: `gateway:<host>`, with the port where one is given."""
+    return f"gateway:{urlsplit(base).netloc}"
+
+
+def may_follow(before: str, after: str, cid: CID) -> bool:
+    """Whether a redirect leads to the same block: on the same host, or to the subdomain of its CID.
+
+    A gateway must not send us about: to hosts of its choice, to our own network, or off an encrypted connection.
+    """
+    old, new = urlsplit(before), urlsplit(after)
+    if new.scheme not in ("http", "https") or (old.scheme == "https" and new.scheme != "https"):
+        return False
+    name, dot, parent = (new.hostname or "").partition(".ipfs.")
+    if dot and _names(name, cid):
+        return _related(old.hostname or "", parent)
+    if not _related(old.hostname or "", new.hostname or ""):
+        return False
+    _, ipfs, rest = new.path.partition("/ipfs/")
+    return bool(ipfs) and _names(rest.strip("/"), cid)
+
+
+def _names(text: str, cid: CID) -> bool:
+    try:
+        return CID.parse(text).multihash == cid.multihash
+    except InvalidCID:
+        return False
+
+
+def _related(old: str, new: str) -> bool:
+    """The same host, one below it, or one that differs by a `www.` or `ipfs.` in front."""
+    return old == new or new.endswith("." + old) or old in ("www." + new, "ipfs." + new)
+
+
+def check_head(status: int, headers: Mapping[str, str], *, car: bool, wall: float) -> None:
+    """Raise `Refusal` unless the body of this answer may be the block or CAR that was asked for.
+
+    Args:
+        wall: seconds since the epoch.
+    """
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if status == 200:
+        _check_type(kind, headers, car=car)
+        return
+    if (ended := _sunset(headers, wall)) is not None:
+        raise Refusal(Kind.USELESS, ended, limits.MAX_RETRY_AFTER)
+    pause = retry_after(headers.get("retry-after"), wall)
+    if status == 429:
+        raise Refusal(Kind.BUSY, "It says that we ask too often.", limits.BUSY_SECONDS if pause is None else pause)
+    if status == 503 or (status >= 500 and pause is not None):
+        raise Refusal(Kind.BUSY, f"It says that it is not available now (status {status}).", pause)
+    if car and status in (400, 404, 405, 406, 415, 500, 501):
+        raise Refusal(Kind.NO_CAR, f"It gives no CAR (status {status}).")
+    if status == 401:
+        raise Refusal(Kind.USELESS, "It wants a token, or another one (status 401).", limits.USELESS_SECONDS)
+    if 300 <= status < 400:
+        raise Refusal(Kind.USELESS, "It sends us on to a page for browsers.", limits.USELESS_SECONDS)
+    raise Refusal(Kind.ABSENT, f"It does not have the block (status {status}).")
+
+
+def _check_type(kind: str, headers: Mapping[str, str], *, car: bool) -> None:
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if kind in ("text/html", "application/xhtml+xml"):
+        raise Refusal(Kind.USELESS, "It answers with a page for browsers.", limits.USELESS_SECONDS)
+    if encoding not in ("", "identity"):
+        raise Refusal(Kind.USELESS, f"It answers in the encoding {encoding[:20]!r}.", limits.USELESS_SECONDS)
+    if car and kind != CAR_TYPE:
+        raise Refusal(Kind.NO_CAR, f"It answers with {kind[:60] or 'an unknown type'}, not with a CAR.")
+    if not car and kind not in (RAW_TYPE, _PLAIN_TYPE):
+        why = f"It answers with {kind[:60] or 'an unknown type'}, not with a block."
+        raise Refusal(Kind.USELESS, why, limits.USELESS_SECONDS)
+
+
+def _sunset(headers: Mapping[str, str], wall: float) -> str | None:
+    """What to say of a gateway that announced its end (RFC 8594) and is past it."""
+    date = _date(headers.get("sunset"))
+    return "Its service has ended (Sunset)." if date is not None and date <= wall else None
+
+
+def retry_after(value: str | None, wall: float) -> float | None:
+    """The seconds of a Retry-After header (RFC 9110: a number, or a date); None when there is none that makes sense."""
+    value = (value or "").strip()
+    if value.isascii() and value.isdigit():
+        return min(float(value[:12]), limits.MAX_RETRY_AFTER)
+    date = _date(value)
+    return None if date is None else min(max(0.0, date - wall), limits.MAX_RETRY_AFTER)
+
+
+def _date(value: str | None) -> float | None:
+    try:
+        return email.utils.parsedate_to_datetime(value or "").timestamp()
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None

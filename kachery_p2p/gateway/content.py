@@ -1,0 +1,307 @@
+"""What the gateway gives out: blocks of the repo, read in threads, and where it is allowed to, what the node fetches.
+
+Files are read by their DAG, block by block. The repo gives a block only when its bytes are right (a file whose stamp
+changed is hashed again), so the gateway never passes on what a file has become since it was stored. A file that lacks
+blocks is fetched in windows and passed on as they arrive; memory does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import trio
+
+from ..dag.cid import CID
+from ..dag.directory import Entry, list_directory
+from ..dag.nodes import drive, node_kind
+from ..dag.paths import resolve_path
+from ..dag.unixfs import Kind
+from ..dag.walk import FileWalk, WalkLimits
+from ..errors import KacheryError, MalformedDag, NotADirectory, PathNotFound, UnsupportedCID
+from . import server_limits as limits
+
+if TYPE_CHECKING:
+    from ..repo.repo import Repo
+
+T = TypeVar("T")
+
+#: References in file order: what is read is sent at once.
+IN_ORDER = WalkLimits(nodes_ahead=1, low_water=0)
+
+
+class NotHere(KacheryError):
+    """A block is not on this machine, and was not, or could not be, fetched."""
+
+    exit_code = 3
+
+    def __init__(self, cid: CID) -> None:
+        super().__init__(f"The block {cid} is not here.")
+        self.cid = cid
+
+
+class Fetch(Protocol):
+    """Brings data to this machine, like `kachery_p2p.node.Node.load`; the gateway gives it `cid`, `path`, `kind`,
+    `start` and `end`, and uses `path` and `size` of its answer."""
+
+    async def __call__(
+        self, cid: str, path: Sequence[str], *, kind: str, start: int | None = None, end: int | None = None
+    ) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a path leads to.
+
+    Attributes:
+        cid, block: the end of the path, and its block.
+        roots: the CID of each part of the path, the root first.
+        way: the CIDs of the blocks that were read to get there, each once.
+    """
+
+    cid: CID
+    block: bytes = field(repr=False)
+    roots: tuple[CID, ...]
+    way: tuple[CID, ...]
+
+    @property
+    def kind(self) -> Kind:
+        """What it is. Raises MalformedDag; UnsupportedCID for what is neither raw nor dag-pb."""
+        return node_kind(self.block, self.cid)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file. Raises MalformedDag, UnsupportedCID, and IsADirectory or NotAFile for what is none."""
+        walk = FileWalk(self.cid, 0, 0)
+        (ref,) = walk.take(1)
+        walk.feed(ref, self.block)
+        assert walk.size is not None
+        return walk.size
+
+
+class Content:
+    """Reads what is here.
+
+    Args:
+        fetch: how to get what is not here; None where only what is here is served.
+    """
+
+    def __init__(self, repo: Repo, fetch: Fetch | None = None) -> None:
+        self._repo = repo
+        self._fetch = fetch
+        self._readers = trio.CapacityLimiter(limits.MAX_READERS)
+        self._fetches = trio.CapacityLimiter(limits.MAX_FETCHES)
+        self._listers = trio.CapacityLimiter(limits.MAX_LISTERS)
+
+    @property
+    def fetches(self) -> bool:
+        """Whether what is not here is fetched."""
+        return self._fetch is not None
+
+    # --- finding
+
+    async def find(self, root: CID, names: Sequence[str], *, fetch: bool = True) -> Found:
+        """Follow a path.
+
+        Args:
+            fetch: whether the network may be used for it, where the gateway uses it at all.
+
+        Raises:
+            NotHere: a block is missing; ContentNotFound: and nobody else has it, either.
+            PathNotFound, NotADirectory, MalformedDag, UnsupportedCID ...
+        """
+        return await self._with_fetch(lambda: self._find(root, names), root, names, fetch=fetch)
+
+    async def entries(self, found: Found) -> tuple[list[Entry], int]:
+        """What is in a directory: the first MAX_ENTRIES_SHOWN entries, and how many there are.
+
+        Raises as `find` does; MalformedDag also for one too large to list.
+        """
+        return await self._with_fetch(lambda: self._entries(found.cid), found.cid, [], limiter=self._listers)
+
+    async def entry(self, found: Found, name: str) -> Found | None:
+        """The entry of that name in a directory, or None."""
+        try:
+            return await self.find(found.cid, [name])
+        except PathNotFound:
+            return None
+
+    async def _with_fetch(
+        self,
+        read: Callable[[], T],
+        root: CID,
+        names: Sequence[str],
+        *,
+        fetch: bool = True,
+        limiter: trio.CapacityLimiter | None = None,
+    ) -> T:
+        """Read; where a block is missing, fetch the path and the block at its end, and try again."""
+        try:
+            return await self.in_thread(read, limiter=limiter)
+        except NotHere:
+            if not fetch or self._fetch is None:
+                raise
+        # A listing is the one load that keeps the last block of a path whatever it is; it then says that a file is no
+        # directory, which is no error here.
+        with contextlib.suppress(NotADirectory, UnsupportedCID):
+            await self._load(root, names, kind="listing")
+        return await self.in_thread(read, limiter=limiter)
+
+    def _find(self, root: CID, names: Sequence[str]) -> Found:
+        way: dict[CID, None] = {}
+
+        def blocks(cids: list[CID]) -> list[bytes]:
+            way.update(dict.fromkeys(cids))
+            return [self.block(cid) for cid in cids]
+
+        roots = [root]
+        for name in names:
+            roots.append(drive(resolve_path(roots[-1], [name]), blocks).cid)
+        return Found(roots[-1], self.block(roots[-1]), tuple(roots), tuple(way))
+
+    def _entries(self, cid: CID) -> tuple[list[Entry], int]:
+        size = 0
+
+        def blocks(cids: list[CID]) -> list[bytes]:
+            nonlocal size
+            found = [self.block(each) for each in cids]
+            size += sum(map(len, found))
+            if size > limits.MAX_LISTING_BYTES:
+                raise MalformedDag(
+                    f"The directory {cid} is too large to be listed here. Ask for its entries by their names."
+                )
+            return found
+
+        entries = drive(list_directory(cid), blocks)
+        return entries[: limits.MAX_ENTRIES_SHOWN], len(entries)
+
+    def block(self, cid: CID) -> bytes:
+        """A block of the repo, in the thread that calls. Raises NotHere."""
+        block = self._repo.get_block(cid.multihash)
+        if block is None:
+            raise NotHere(cid)
+        return block
+
+    def has(self, cid: CID) -> bool:
+        """Whether the repo has a block, as far as its catalog knows."""
+        return self._repo.has_block(cid.multihash) is not None
+
+    async def in_thread(self, work: Callable[[], T], *, limiter: trio.CapacityLimiter | None = None) -> T:
+        """Run something that reads the disk, besides the other readers of this gateway."""
+        return await trio.to_thread.run_sync(work, limiter=limiter or self._readers)
+
+    # --- loading
+
+    async def make_local(self, cid: CID, kind: str) -> None:
+        """Fetch all of a file or a directory, where the gateway may; for CAR files, whose blocks must be here.
+
+        Raises:
+            ContentNotFound, DiskFull ...: it cannot be had.
+        """
+        if self._fetch is not None:
+            await self._load(cid, [], kind=kind)
+
+    async def _load(
+        self, cid: CID, names: Sequence[str], *, kind: str, start: int | None = None, end: int | None = None
+    ) -> dict[str, Any]:
+        assert self._fetch is not None
+        async with self._fetches:
+            return await self._fetch(str(cid), list(names), kind=kind, start=start, end=end)
+
+    # --- reading
+
+    async def head(self, found: Found) -> bytes:
+        """The first SNIFF_BYTES of a file."""
+        async with contextlib.aclosing(self.pieces(found, 0, min(found.size, limits.SNIFF_BYTES))) as pieces:
+            return b"".join([piece async for piece in pieces])
+
+    async def pieces(self, found: Found, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """The bytes of a file from `start` to `end` (exclusive), some PIECE at a time.
+
+        Raises:
+            NotHere: a block is missing, perhaps after much was given. ContentNotFound, MalformedDag ...
+        """
+        walk = FileWalk(found.cid, start, end, IN_ORDER)
+        while not walk.finished:
+            try:
+                piece = await self.in_thread(lambda walk=walk: self._read(walk, found))
+            except NotHere:
+                if self._fetch is None:
+                    raise
+                break
+            start += len(piece)
+            if piece:
+                yield piece
+        else:
+            return
+        # Where one block is missing most of what follows is; what is not is only passed over by the node.
+        async with contextlib.aclosing(self._fetched(found.cid, start, end)) as fetched:
+            async for piece in fetched:
+                yield piece
+
+    def _read(self, walk: FileWalk, found: Found) -> bytes:
+        """In a thread: what the next blocks carry."""
+        parts: list[memoryview] = []
+        size = 0
+        for _ in range(limits.MAX_BLOCKS_PER_PIECE):
+            if size >= limits.PIECE or walk.finished:
+                break
+            (ref,) = walk.take(1)
+            try:
+                block = found.block if ref.depth == 0 else self.block(ref.cid)
+            except NotHere:
+                walk.untake(ref)
+                if not parts:
+                    raise
+                break
+            for piece in walk.feed(ref, block):
+                parts.append(piece.data)
+                size += len(piece.data)
+        if len(parts) == 1 and type(parts[0].obj) is bytes and len(parts[0]) == len(parts[0].obj):
+            return parts[0].obj  # a whole raw leaf, as most are: nothing to be copied
+        return b"".join(parts)
+
+    async def _fetched(self, cid: CID, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """Bytes that the node loads first, window after window."""
+        window = limits.FIRST_WINDOW
+        while start < end:
+            stop = min(end, start + window)
+            moved = -1
+            path = None
+            while start < stop:
+                if path is None:
+                    moved += 1
+                    if moved > limits.MAX_MOVED:
+                        raise NotHere(cid)
+                    path = (await self._load(cid, [], kind="bytes", start=start, end=stop))["path"]
+                after = min(stop, start + limits.PIECE)
+                data = await self.in_thread(lambda path=path, start=start, after=after: _read_part(path, start, after))
+                if data is None:
+                    path = None  # the partial file has become a whole one, and is at its place now
+                    continue
+                yield data
+                start = after
+            window = min(2 * window, limits.LARGEST_WINDOW)
+
+
+def _read_part(path: str, start: int, end: int) -> bytes | None:
+    """These bytes of a file; None when it is not there, or too short."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            file.seek(start)
+            data = b"".join(_chunks(file.fileno(), end - start))
+    except FileNotFoundError:
+        return None
+    return data if len(data) == end - start else None
+
+
+def _chunks(fd: int, size: int) -> Iterator[bytes]:
+    while size > 0:
+        chunk = os.read(fd, size)
+        if not chunk:
+            return
+        size -= len(chunk)
+        yield chunk

@@ -1,0 +1,246 @@
+"""Serving the gateway: the sockets, and the HTTP server (hypercorn) behind them.
+
+hypercorn speaks HTTP; what it leaves to others is done here:
+
+- It shields its sends from cancellation, so a reader that stands still would hold a task for ever, and keep the node
+  from stopping. `_Guarded` stands between it and the socket: each SEND_STEP has its time, and closing the socket ends
+  whatever waits for it.
+- It works on for a reader that has gone, and keeps the connection for its idle time. `_Guarded` cancels all that
+  belongs to the connection instead.
+- It takes any number of connections. Here they are counted.
+
+Listening anywhere but on loopback is for the user to choose, and is logged.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+
+from ..errors import AddressInUse, InvalidAddress
+from . import server_limits as limits
+from .app import Gateway
+from .content import Content, Fetch
+
+if TYPE_CHECKING:
+    from hypercorn.config import Config
+
+    from ..repo.repo import Repo
+
+log = logging.getLogger("kachery_p2p.gateway")
+
+#: Where the gateway listens when nothing else is said: 8080 is Kubo's, and often taken by others.
+DEFAULT_ADDRESS = "127.0.0.1:8090"
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """`HOST:PORT`, `[IPv6]:PORT`, `HOST` or `:PORT` / `PORT`, where HOST is an address or `localhost`.
+
+    Raises:
+        InvalidAddress: it is none of these.
+    """
+    default_host, _, default_port = DEFAULT_ADDRESS.rpartition(":")
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]*))(?::(\d{1,5}))?", text.strip())
+    if match is None:
+        raise InvalidAddress(f"{text!a} is not an address to listen on. It looks like {DEFAULT_ADDRESS}.")
+    host, port = match[1] or match[2] or default_host, match[3] or default_port
+    if host.isascii() and host.isdigit() and match[3] is None:
+        host, port = default_host, host
+    if host == "localhost":
+        host = default_host
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise InvalidAddress(
+            f"{text!a} is not an address to listen on: {host!a} is no IP address. It looks like {DEFAULT_ADDRESS}."
+        ) from None
+    if int(port) > 65535:
+        raise InvalidAddress(
+            f"{text!a} is not an address to listen on: there is no port {port}. It looks like {DEFAULT_ADDRESS}."
+        )
+    return host, int(port)
+
+
+class GatewayServer:
+    """An HTTP gateway over a repo.
+
+    Args:
+        address: see `parse_address`; port 0 is a free one.
+        fetch: how to get what is not in the repo; None where only what is here is to be served.
+        names: host names by which it may be called, besides addresses and localhost.
+        agent: what it says it is.
+
+    Raises:
+        InvalidAddress: `address` is none.
+
+    Use::
+
+        await nursery.start(server.run)
+        print(server.url)
+    """
+
+    def __init__(
+        self,
+        repo: Repo,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        fetch: Fetch | None = None,
+        names: Iterable[str] = (),
+        agent: str = "kachery-cloud",
+    ) -> None:
+        self._host, self._port = parse_address(address)
+        self._app = Gateway(Content(repo, fetch), names=names, agent=agent)
+        self._connections: set[_Guarded] = set()
+
+    @property
+    def url(self) -> str:
+        """Where it is: `http://127.0.0.1:8090`."""
+        address = ipaddress.ip_address(self._host)
+        if address.is_unspecified:
+            address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+        return f"http://{address if address.version == 4 else f'[{address}]'}:{self._port}"
+
+    @property
+    def fetches(self) -> bool:
+        """Whether what is not here is fetched from the network."""
+        return self._app.fetches
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen and serve until cancelled.
+
+        Raises:
+            AddressInUse: somebody else listens there, or this machine does not have the address.
+        """
+        listeners = await self._listen()
+        self._port = listeners[0].socket.getsockname()[1]
+        self._config = await trio.to_thread.run_sync(_http_config)
+        if not ipaddress.ip_address(self._host).is_loopback:
+            log.warning("The gateway at %s can be used by other machines, for everything that is here.", self.url)
+        async with trio.open_nursery() as nursery:
+            try:
+                task_status.started()
+                await trio.serve_listeners(self._serve, listeners, handler_nursery=nursery)
+            finally:
+                for connection in list(self._connections):
+                    connection.abort()
+
+    async def _listen(self) -> list[trio.SocketListener]:
+        try:
+            return await trio.open_tcp_listeners(self._port, host=self._host, backlog=limits.BACKLOG)
+        except OSError as error:
+            why = "in use already" if error.errno == errno.EADDRINUSE else f"not to be had: {error}"
+            raise AddressInUse(
+                f"The gateway cannot listen on {self._host}, port {self._port}: it is {why}. Choose another with "
+                "--gateway, such as --gateway 127.0.0.1:0 for a free port."
+            ) from error
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        if len(self._connections) >= limits.MAX_CONNECTIONS:
+            await _turn_away(stream)
+            return
+        with trio.CancelScope() as scope:
+            guarded = _Guarded(stream, scope)
+            self._connections.add(guarded)
+            try:
+                await self._speak(guarded)
+            except Exception as error:  # noqa: BLE001 - one connection must not take the node with it
+                log.info("a connection ended badly: %r", error)
+            finally:
+                self._connections.discard(guarded)
+                guarded.abort()
+
+    async def _speak(self, stream: _Guarded) -> None:
+        """HTTP, until the connection ends."""
+        from hypercorn.app_wrappers import ASGIWrapper
+        from hypercorn.trio.tcp_server import TCPServer
+        from hypercorn.trio.worker_context import WorkerContext
+        from hypercorn.typing import ConnectionState
+
+        app = ASGIWrapper(cast("Any", self._app))
+        await TCPServer(app, self._config, WorkerContext(None), ConnectionState({}), cast("Any", stream)).run()
+
+
+def _http_config() -> Config:
+    from hypercorn.config import Config
+
+    config = Config()
+    config.accesslog = None
+    config.errorlog = logging.getLogger("kachery_p2p.gateway.http")
+    config.include_server_header = False
+    config.h11_max_incomplete_size = limits.MAX_REQUEST_HEAD
+    config.h2_max_header_list_size = limits.MAX_REQUEST_HEAD
+    config.h2_max_concurrent_streams = limits.MAX_RUNNING
+    config.keep_alive_timeout = limits.IDLE_SECONDS
+    return config
+
+
+class _Guarded:
+    """A connection as hypercorn sees it: the parts of a `trio.SocketStream` that it uses."""
+
+    def __init__(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+        self._stream = stream
+        self._scope = scope
+        self.socket = stream.socket
+
+    async def send_all(self, data: bytes) -> None:
+        view = memoryview(data)
+        for start in range(0, len(view), limits.SEND_STEP):
+            with trio.move_on_after(limits.SEND_SECONDS) as patience:
+                try:
+                    await self._stream.send_all(view[start : start + limits.SEND_STEP])
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    self._scope.cancel()
+                    raise
+            if patience.cancelled_caught:
+                self.abort()
+                raise trio.BrokenResourceError("the other side takes nothing")
+
+    async def receive_some(self, most: int) -> bytes:
+        data = b""
+        try:
+            data = bytes(await self._stream.receive_some(most))
+        finally:
+            if not data:
+                # Nobody is there any more. hypercorn would work on for them, and then wait out its idle time.
+                self._scope.cancel()
+        return data
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        finally:
+            # Whoever still works for this connection, or waits to hear from it, does so in vain.
+            self._scope.cancel()
+
+    def abort(self) -> None:
+        """End the connection now; whatever waits for it fails."""
+        self.socket.close()
+        self._scope.cancel()
+
+
+async def _turn_away(stream: trio.SocketStream) -> None:
+    """There are too many connections: say so, without reading what is asked."""
+    text = b"This gateway has too many connections. Try again.\n"
+    head = (
+        f"HTTP/1.1 503 Service Unavailable\r\nRetry-After: {limits.RETRY_AFTER}\r\nConnection: close\r\n"
+        "Access-Control-Allow-Origin: *\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(text)}\r\n\r\n"
+    )
+    with trio.move_on_after(limits.REFUSE_SECONDS):
+        try:
+            await stream.send_all(head.encode("ascii") + text)
+            await stream.send_eof()
+            while await stream.receive_some(limits.KIB):  # a close before it was read would take the answer with it
+                pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+    await trio.aclose_forcefully(stream)

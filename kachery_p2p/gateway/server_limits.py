@@ -1,0 +1,73 @@
+"""Every bound of the gateway that this node serves, each with the reason for its value. Sizes in bytes, times in
+seconds."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * 1024
+
+# --- connections ----------------------------------------------------------------------------------------------------
+
+#: Connections at once: a browser opens six, Helia some dozens; each costs a task and two buffers.
+MAX_CONNECTIONS = 256
+#: Line and headers of one request; what browsers send is below 4 KiB.
+MAX_REQUEST_HEAD = 16 * KIB
+#: From the opening of a connection, or the last answer, until a whole request is there.
+IDLE_SECONDS = 30.0
+#: For each SEND_STEP that a reader takes: 35 kB/s is slower than any line that is worth waiting for.
+SEND_SECONDS = 30.0
+SEND_STEP = 1 * MIB
+#: To tell a connection beyond MAX_CONNECTIONS that it is one too many.
+REFUSE_SECONDS = 1.0
+#: Connections that the operating system keeps until we take them.
+BACKLOG = 128
+
+# --- requests -------------------------------------------------------------------------------------------------------
+
+#: Requests answered at once: each holds two or three MiB, and two cores are busy with far fewer.
+MAX_RUNNING = 64
+#: Of these, requests of one address: slow readers on one machine leave room for all others.
+MAX_RUNNING_EACH = 32
+#: Requests that wait for their turn: Helia asks for all blocks of a directory at the same time.
+MAX_WAITING = 256
+#: Longer than this nobody waits for a turn; then it is better to say that there is none.
+WAIT_SECONDS = 20.0
+#: What Retry-After says to those who got no turn.
+RETRY_AFTER = 5
+#: Threads that read from the disk for the gateway: the node needs some of the process, too.
+MAX_READERS = 4
+#: Directories listed at once: each list may take 150 MB before it is cut to what is shown.
+MAX_LISTERS = 1
+#: Characters of a path, percent signs included: file systems take 4096, and a letter may take nine characters.
+MAX_PATH_LENGTH = 8 * KIB
+#: Characters of the part behind the question mark.
+MAX_QUERY_LENGTH = 4 * KIB
+#: Parameters in it: there are nine that mean anything, and caches are fooled with others.
+MAX_QUERY_FIELDS = 32
+#: Names in a path: each is at least one block to read. Nobody's folders are nested deeper.
+MAX_PATH_NAMES = 256
+#: Requests that make the node load from the network, at once: each is a search and a download.
+MAX_FETCHES = 8
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+#: Bytes read, and sent, at a time.
+PIECE = 1 * MIB
+#: Blocks read for one piece, where they are tiny: the thread is needed by others, too.
+MAX_BLOCKS_PER_PIECE = 256
+#: Bytes looked at to tell the type of a file that has no name.
+SNIFF_BYTES = 512
+#: Entries shown on the page of a directory; a page of 10 000 has about 2 MB.
+MAX_ENTRIES_SHOWN = 10_000
+#: Bytes of blocks read to list a directory: an entry takes 50 to 100, so two hundred thousand of them can be listed.
+MAX_LISTING_BYTES = 16 * MIB
+#: Blocks remembered as sent in one CAR without duplicates, about 130 bytes each: 256 GiB in chunks of 1 MiB.
+MAX_CAR_REMEMBERED = 262_144
+#: Links that wait on the path from the root of a CAR to where it is, about 200 bytes each.
+MAX_CAR_PENDING = 262_144
+#: First and largest part asked of the network while a file is passed on: bytes begin to flow at once, then several
+#: peers are kept busy. What was fetched lies on the disk.
+FIRST_WINDOW = 1 * MIB
+LARGEST_WINDOW = 32 * MIB
+#: How often a partial file is asked for again, because it was finished and moved to its place while it was opened.
+MAX_MOVED = 3

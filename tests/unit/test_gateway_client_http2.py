@@ -1,0 +1,112 @@
+"""A gateway over TLS and HTTP/2, served by hypercorn on loopback with a certificate made for the test."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+from kachery_p2p.dag.cid import CID, RAW, sha256_multihash
+from kachery_p2p.gateway import client_limits as limits
+from kachery_p2p.gateway.client import GatewayClient
+from kachery_p2p.gateway.client_answers import Refusal
+
+DATA = os.urandom(300_000)
+BLOCK = CID(1, RAW, sha256_multihash(DATA))
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate of 127.0.0.1 that signs itself, and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gateway of the test")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(pem + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+async def started(nursery: trio.Nursery, certificate: Path, seen: list[tuple[str, Any]]) -> str:
+    """A gateway that has one block. Its URL."""
+
+    async def app(scope: dict[str, Any], receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            return
+        seen.append((scope["http_version"], tuple(scope["client"])))
+        headers = [(b"content-type", b"application/vnd.ipld.raw")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": DATA})
+
+    config = Config()
+    config.bind = ["127.0.0.1:0"]
+    config.certfile = config.keyfile = str(certificate)
+    config.accesslog = config.errorlog = None
+    (bound,) = await nursery.start(partial(serve, app, config, mode="asgi"))  # type: ignore[arg-type]
+    return bound.replace("http://", "https://")
+
+
+async def test_blocks_over_one_http2_connection(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many requests at once share a connection, and the window may grow further than over HTTP/1.1."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    seen: list[tuple[str, Any]] = []
+    async with trio.open_nursery() as nursery:
+        url = await started(nursery, certificate, seen)
+        client = GatewayClient([url])
+        await nursery.start(client.run)
+        (gateway,) = client.gateways
+
+        async def fetch() -> None:
+            assert await client.block(gateway, BLOCK) == DATA
+
+        await fetch()
+        for _ in range(3):
+            async with trio.open_nursery() as requests:
+                for _ in range(12):
+                    requests.start_soon(fetch)
+        nursery.cancel_scope.cancel()
+    assert [version for version, _ in seen] == ["2"] * 37
+    assert len({peer for _, peer in seen}) == 1
+    assert gateway.http2
+    assert gateway.window > limits.MAX_WINDOW
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused(certificate: Path) -> None:
+    """Blocks prove themselves, but tokens and what is asked for shall not go to just anybody."""
+    seen: list[tuple[str, Any]] = []
+    async with trio.open_nursery() as nursery:
+        url = await started(nursery, certificate, seen)
+        client = GatewayClient([url], {url: "s3cret"})
+        await nursery.start(client.run)
+        with pytest.raises(Refusal, match=r"(?i)certificate"):
+            await client.block(client.gateways[0], BLOCK)
+        nursery.cancel_scope.cancel()
+    assert seen == []
