@@ -1,0 +1,254 @@
+"""Keeping data alive elsewhere: the pinning room, put to work on this node.
+
+The outbox is a file of the data directory, to which any process may write; the worker that carries it out belongs to
+the node. It is told here what our addresses are, how the peers of a service are dialled and kept, and how a block is
+fetched back from them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.errors import InvalidPinService, KacheryError
+from kachery_p2p.pinning.config import PinService
+from kachery_p2p.pinning.limits import FETCH_BACK_SECONDS, MAX_DIALS, MAX_SERVICES, Pace
+from kachery_p2p.pinning.outbox import OUTBOX_NAME, Outbox, PinEntry
+
+if TYPE_CHECKING:
+    from kachery_p2p.bitswap.exchange import Exchange
+    from kachery_p2p.bitswap.handle import SessionHandle
+    from kachery_p2p.pinning.worker import PinWorker
+    from kachery_p2p.repo.repo import Repo
+    from kachery_p2p.transport.host import Host
+
+log = logging.getLogger("kachery_p2p.node")
+
+#: Seconds to dial a peer of a service.
+DIAL_TIMEOUT = 10.0
+
+
+class Keeping:
+    """The pins of one node.
+
+    Args:
+        host, exchange, repo: of the node.
+        services: that may be used; names are unique.
+        pace: when things are done next.
+
+    Raises:
+        InvalidPinService: two services of one name, or too many.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        exchange: Exchange,
+        repo: Repo,
+        services: Sequence[PinService] = (),
+        *,
+        pace: Pace | None = None,
+    ) -> None:
+        names = [service.name for service in services]
+        for name in names:
+            if names.count(name) > 1:
+                raise InvalidPinService(f"There are two pinning services with the name {name}. Rename one of them.")
+        if len(names) > MAX_SERVICES:
+            raise InvalidPinService(f"There are {len(names)} pinning services, and {MAX_SERVICES} are the most.")
+        self._host = host
+        self._exchange = exchange
+        self._repo = repo
+        self._services = {service.name: service for service in services}
+        self._outbox = Outbox(repo.directory / OUTBOX_NAME)
+        self._nursery: trio.Nursery | None = None
+        self._held: dict[str, set[str]] = {}  # root -> peers that are protected for it
+        self._dialling: set[tuple[str, str]] = set()
+        self._worker: PinWorker | None = None
+        if services:
+            from kachery_p2p.pinning.worker import PinWorker
+
+            self._worker = PinWorker(
+                self._outbox,
+                list(services),
+                source=repo,
+                origins=self._origins,
+                hold=self._hold,
+                release=self._release,
+                fetch_back=self._fetch_back,
+                pace=pace,
+            )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Carry out what is in the outbox until cancelled. Without services there is nothing to do."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                if self._worker is not None:
+                    await nursery.start(self._worker.run)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+            self._outbox.close()
+
+    # --- for users --------------------------------------------------------------------------------------------------
+
+    async def pin(
+        self, cid: str, service: str, *, name: str = "", meta: Mapping[str, str] | None = None, size: int | None = None
+    ) -> dict[str, Any]:
+        """Have a service keep a root; it is written down when this returns.
+
+        Returns:
+            The row, as plain JSON values.
+
+        Raises:
+            InvalidCID; InvalidPinService when there is no service of that name; PinTooLarge; DiskFull.
+        """
+        root = CID.parse(cid)
+        found = self._services.get(service)
+        if found is None:
+            known = f"There are: {', '.join(self._services)}." if self._services else "There is none in the settings."
+            raise InvalidPinService(f"There is no pinning service with the name {service!r}. {known}")
+        found.check_size(size, name or cid)
+        await trio.to_thread.run_sync(self._outbox.add, root, service, name, meta, size)
+        self.wake(again=True)
+        entry = await trio.to_thread.run_sync(self._outbox.get, root, service)
+        assert entry is not None
+        return entry.as_json()
+
+    async def unpin(self, cid: str, service: str) -> bool:
+        """Have a service no longer keep a root; whether it was to keep it."""
+        done = await trio.to_thread.run_sync(self._outbox.remove, CID.parse(cid), service)
+        self.wake(again=True)
+        return done
+
+    async def pins(self) -> list[dict[str, Any]]:
+        """All rows of the outbox as plain JSON values, oldest first; `sent` bytes of those being sent now."""
+        entries = await trio.to_thread.run_sync(self._outbox.list)
+        return [self._shown(entry) for entry in entries]
+
+    async def wait_pinned(
+        self, cid: str, services: Sequence[str] = (), *, verified: bool = True, timeout: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Wait until a root is where it should be, or until nothing more happens without the user.
+
+        Args:
+            services: names; empty for all that are to keep it.
+            verified: wait for the proof, not only for the claim of the service.
+            timeout: seconds; None waits for ever.
+
+        Returns:
+            The rows as they are then; their `state` says whether it went well.
+        """
+        root = CID.parse(cid)
+        entries = await self._entries(root, services)
+        with trio.move_on_after(float("inf") if timeout is None else timeout):
+            while self._worker is not None:
+                change, stale = self._worker.change, self._worker.reconsidering
+                entries = await self._entries(root, services)
+                if not stale and all(_settled(entry, verified) for entry in entries):
+                    break
+                await change.wait()
+        return [self._shown(entry) for entry in entries]
+
+    def wake(self, *, again: bool = False) -> None:
+        """Another process has written to the outbox. With `again`, services that refused are asked once more."""
+        if self._worker is not None:
+            self._worker.wake(again=again)
+
+    def status(self) -> dict[str, Any]:
+        """Services, how they have been doing, and how many rows are in which state, as plain JSON values. Without
+        services there is nothing to tell."""
+        if self._worker is not None:
+            return self._worker.status()
+        return {"services": {}, "counts": {}, "error": ""}
+
+    async def _entries(self, root: CID, services: Sequence[str]) -> list[PinEntry]:
+        def read() -> list[PinEntry]:
+            names = services or list(self._services)
+            return [entry for name in names if (entry := self._outbox.get(root, name)) is not None]
+
+        return await trio.to_thread.run_sync(read)
+
+    def _shown(self, entry: PinEntry) -> dict[str, Any]:
+        shown = entry.as_json()
+        if entry.service not in self._services and entry.state != "verified":
+            shown["last_error"] = shown["last_error"] or (
+                f"There is no pinning service with the name {entry.service} in the settings."
+            )
+        sending = self._worker.status()["services"].get(entry.service, {}) if self._worker is not None else {}
+        return {**shown, "sending": sending.get("sending", {}).get(entry.cid)}
+
+    # --- for the worker ---------------------------------------------------------------------------------------------
+
+    def _origins(self) -> list[str]:
+        """Where we can be dialled, through relays as well. Where nobody can, our name alone: we dial the service."""
+        return self._host.addresses() or [f"/p2p/{self._host.peer_id}"]
+
+    async def _hold(self, cid: str, addrs: Sequence[str]) -> None:
+        self._held.setdefault(cid, set())
+        for addr in addrs[:MAX_DIALS]:
+            if self._nursery is not None and (cid, addr) not in self._dialling:
+                self._dialling.add((cid, addr))
+                self._nursery.start_soon(self._dial, cid, addr)
+
+    async def _dial(self, cid: str, addr: str) -> None:
+        try:
+            peer = await self._host.connect(addr, timeout=DIAL_TIMEOUT)
+        except KacheryError as error:
+            log.info("%s", error)
+            return
+        finally:
+            self._dialling.discard((cid, addr))
+        if cid in self._held:  # it may have been pinned meanwhile
+            self._held[cid].add(peer)
+            self._host.protect(peer, f"pin:{cid}")
+
+    def _release(self, cid: str) -> None:
+        for peer in self._held.pop(cid, ()):
+            self._host.unprotect(peer, f"pin:{cid}")
+
+    async def _fetch_back(self, block: CID, delegates: Sequence[str]) -> bool:
+        """Whether a peer of a service gives a block. The exchange has checked its hash by then."""
+        peers: set[str] = set()
+        with trio.move_on_after(FETCH_BACK_SECONDS):
+            for addr in delegates[:MAX_DIALS]:
+                with contextlib.suppress(KacheryError):
+                    peers.add(await self._host.connect(addr, timeout=DIAL_TIMEOUT))
+            if not peers:
+                return False
+            async with self._exchange.new_session() as session:
+                for peer in peers:
+                    session.add_provider(peer)
+                session.want([block])
+                return await _given(session, peers)
+        return False
+
+
+async def _given(session: SessionHandle, peers: set[str]) -> bool:
+    """Whether the wanted block comes from one of these peers; not, when all of them say that they have it not."""
+    given = False
+    async with trio.open_nursery() as nursery:
+
+        async def refused() -> None:
+            await session.wait_exhausted()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(refused)
+        block = await session.receive()
+        given = block.peer in peers
+        nursery.cancel_scope.cancel()
+    return given
+
+
+def _settled(entry: PinEntry, verified: bool) -> bool:
+    if entry.state in ("verified", "refused", "removed"):
+        return True
+    if entry.problem in ("local", "over_limit"):
+        return True
+    return entry.state == "pinned" and not verified

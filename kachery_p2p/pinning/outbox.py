@@ -1,0 +1,440 @@
+"""`outbox.sqlite` in the data directory: what is to be kept where, and how far that is.
+
+One row for each root and service. Any process of the data directory may add rows, also one that has no node and knows
+no network; the node's worker carries them out. A row is on the disk before the call that wrote it returns.
+
+Rows are not taken away while a service may have something: the worker needs the request ID to remove it there. User
+and worker may change one row at the same time, so each decision of the user (add, remove) gives the row a new
+`revision`; a worker that began under an older one only leaves word of what it has learned about the service.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..dag.cid import CID
+from ..errors import DiskFull, NoPermission, RepoError
+from .limits import MAX_ERROR_LENGTH, MAX_NAME, REMOVED_DAYS
+
+OUTBOX_NAME = "outbox.sqlite"
+_VERSION = 1
+#: Seconds to wait for another process that writes.
+_BUSY_SECONDS = 20.0
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS pins (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    key BLOB NOT NULL,
+    service TEXT NOT NULL,
+    cid TEXT NOT NULL,
+    name TEXT NOT NULL,
+    meta TEXT NOT NULL,
+    size INTEGER,
+    state TEXT NOT NULL,
+    revision INTEGER NOT NULL DEFAULT 0,
+    request_id TEXT NOT NULL DEFAULT '',
+    delegates TEXT NOT NULL DEFAULT '[]',
+    origins TEXT NOT NULL DEFAULT '[]',
+    asked REAL NOT NULL DEFAULT 0,
+    tries INTEGER NOT NULL DEFAULT 0,
+    polls INTEGER NOT NULL DEFAULT 0,
+    waited REAL NOT NULL DEFAULT 0,
+    next_try REAL NOT NULL DEFAULT 0,
+    problem TEXT NOT NULL DEFAULT '',
+    last_error TEXT NOT NULL DEFAULT '',
+    added REAL NOT NULL,
+    changed REAL NOT NULL,
+    verified REAL,
+    UNIQUE (key, service)
+);
+CREATE INDEX IF NOT EXISTS pins_by_turn ON pins (service, next_try);
+"""
+
+#: States in which the worker has something to do, sooner or later.
+ACTIVE = ("waiting", "uploading", "queued", "pinning", "pinned", "failed", "refused", "removing")
+STATES = (*ACTIVE, "verified", "removed")
+#: What the worker has learned, which is kept whatever the user has decided meanwhile.
+_LEARNED = ("request_id", "delegates", "origins", "asked")
+
+
+@dataclass(frozen=True)
+class PinEntry:
+    """A row of the outbox. Times are in seconds since 1970; sizes in bytes.
+
+    Attributes:
+        cid: the root, as it was given.
+        service: name of the service.
+        size: of the root's content, None where it is not known.
+        state: see the package's text.
+        request_id: what the service calls the request; empty before it has answered.
+        delegates: multiaddrs of the service's peers.
+        origins: multiaddrs of ours that the service was told.
+        asked: when a request was sent whose answer has not come; 0 where there is none.
+        tries: failures since the last success.
+        polls: looks at the request since it was made.
+        waited: seconds spent watching the request while it was only queued.
+        next_try: when the worker turns to it again; 0 is at once, and infinite is never, without the user.
+        problem: why it is not there yet, in one word (`unauthorized`, `network`, `stuck` ...), empty where all is well.
+        last_error: the same in a sentence for the user.
+        verified: when a block was last fetched back from the service; None where that has not happened.
+    """
+
+    id: int
+    cid: str
+    service: str
+    name: str
+    meta: dict[str, str]
+    size: int | None
+    state: str
+    revision: int
+    request_id: str
+    delegates: tuple[str, ...]
+    origins: tuple[str, ...]
+    asked: float
+    tries: int
+    polls: int
+    waited: float
+    next_try: float
+    problem: str
+    last_error: str
+    added: float
+    changed: float
+    verified: float | None
+
+    @property
+    def claimed(self) -> bool:
+        """Whether the service says that it has all of it."""
+        return self.state in ("pinned", "verified")
+
+    @property
+    def on_its_way(self) -> bool:
+        """Whether there is still something to wait for, without anything that the user must do."""
+        return self.state in ACTIVE and self.state not in ("refused", "pinned")
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values for command lines and the control socket."""
+        values = asdict(self)
+        for name in ("revision", "origins", "asked", "polls"):
+            del values[name]
+        values["delegates"] = list(self.delegates)
+        values["next_try"] = None if self.next_try == float("inf") else self.next_try
+        return {**values, "claimed": self.claimed}
+
+
+# Inside the class below, `list` is a method of it.
+Entries = list[PinEntry]
+
+_COLUMNS = tuple(PinEntry.__dataclass_fields__)
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM pins"
+
+
+def _entry(row: Sequence[Any]) -> PinEntry:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    values["meta"] = json.loads(values["meta"])
+    for name in ("delegates", "origins"):
+        values[name] = tuple(json.loads(values[name]))
+    return PinEntry(**values)
+
+
+class Outbox:
+    """The outbox of one data directory. Safe to use from many threads, by many processes, and in a forked child.
+
+    Args:
+        path: the file, `OUTBOX_NAME` in the data directory. It is made when the first row is written.
+        wall: seconds since 1970.
+
+    All methods raise DiskFull, NoPermission, and RepoError when the file cannot be used.
+    """
+
+    def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:
+        self.path = path
+        self._wall = wall
+        self._lock = threading.RLock()
+        self._db: sqlite3.Connection | None = None
+        self._pid = os.getpid()
+
+    def close(self) -> None:
+        """Close the file; it is opened again when it is needed."""
+        with self._lock:
+            if self._db is not None and self._pid == os.getpid():
+                self._db.close()
+            self._db = None
+
+    # --- what users do ----------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        cid: CID | str,
+        service: str,
+        name: str = "",
+        meta: Mapping[str, str] | None = None,
+        size: int | None = None,
+    ) -> int:
+        """Have a root kept by a service; its row is on the disk when this returns.
+
+        A root that is there already, or on its way, stays as it is: however often it is stored, it is asked for once.
+        One that was refused, failed or was removed is tried again at once.
+
+        Args:
+            name: what the service's own pages call it; at most 255 characters are sent.
+            meta: further words for the service.
+            size: of the content in bytes, where it is known.
+
+        Returns:
+            The row's number.
+
+        Raises:
+            InvalidCID: not a CID.
+        """
+        root = cid if isinstance(cid, CID) else CID.parse(cid)
+        key, now = bytes(root.to_v1()), self._wall()
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO pins (key, service, cid, name, meta, size, state, added, changed) "
+                "VALUES (?, ?, ?, ?, ?, ?, 'waiting', ?, ?) ON CONFLICT (key, service) DO UPDATE SET "
+                "state = CASE WHEN state IN ('refused', 'failed', 'removing', 'removed') THEN 'waiting' "
+                "ELSE state END, "
+                "request_id = CASE WHEN state IN ('removing', 'removed') THEN '' ELSE request_id END, "
+                "revision = revision + (state IN ('refused', 'failed', 'removing', 'removed')), "
+                "tries = 0, next_try = CASE WHEN state IN ('queued', 'pinning') THEN next_try ELSE 0 END, "
+                "problem = CASE WHEN problem = 'stuck' THEN problem ELSE '' END, "
+                "last_error = CASE WHEN problem = 'stuck' THEN last_error ELSE '' END, "
+                "size = coalesce(excluded.size, size), changed = excluded.changed",
+                (key, service, str(root), name[:MAX_NAME], json.dumps(dict(meta or {})), size, now, now),
+            )
+            return db.execute("SELECT id FROM pins WHERE key = ? AND service = ?", (key, service)).fetchone()[0]
+
+    def remove(self, cid: CID | str, service: str) -> bool:
+        """Have a service no longer keep a root. Returns whether there was anything to remove."""
+        root = cid if isinstance(cid, CID) else CID.parse(cid)
+        if not self.path.exists():
+            return False
+        with self._write() as db:
+            return (
+                db.execute(
+                    "UPDATE pins SET revision = revision + 1, tries = 0, next_try = 0, problem = '', last_error = '', "
+                    "changed = ?, state = CASE WHEN state = 'waiting' AND request_id = '' AND asked = 0 "
+                    "THEN 'removed' ELSE 'removing' END "
+                    "WHERE key = ? AND service = ? AND state <> 'removed'",
+                    (self._wall(), bytes(root.to_v1()), service),
+                ).rowcount
+                > 0
+            )
+
+    def list(self, *, service: str | None = None, removed: bool = False) -> Entries:
+        """All rows, oldest first; those of one service only, and those that were removed, on request."""
+        wanted = "" if removed else " AND state <> 'removed'"
+        return self._read(f"{_SELECT} WHERE (?1 IS NULL OR service = ?1){wanted} ORDER BY id", (service,))
+
+    def get(self, cid: CID | str, service: str) -> PinEntry | None:
+        """The row of a root and a service."""
+        root = cid if isinstance(cid, CID) else CID.parse(cid)
+        found = self._read(f"{_SELECT} WHERE key = ? AND service = ?", (bytes(root.to_v1()), service))
+        return found[0] if found else None
+
+    # --- what the worker does ---------------------------------------------------------------------------------------
+
+    def due(self, service: str, longest: float, limit: int) -> Entries:
+        """Rows whose turn it is. One that would be further off than `longest` seconds was put off by a wrong clock."""
+        now = self._wall()
+        return self._read(
+            f"{_SELECT} WHERE service = ? AND state IN {ACTIVE} "
+            "AND (next_try <= ? OR (next_try > ? AND next_try < 9e99)) ORDER BY next_try, id LIMIT ?",
+            (service, now, now + longest, limit),
+        )
+
+    def next_turn(self, service: str) -> float | None:
+        """Seconds until the next row's turn; None when there is nothing to wait for."""
+        if not self.path.exists():
+            return None
+        with self._open() as db:
+            (at,) = db.execute(
+                f"SELECT min(next_try) FROM pins WHERE service = ? AND state IN {ACTIVE} AND next_try < 9e99",
+                (service,),
+            ).fetchone()
+        return None if at is None else max(0.0, at - self._wall())
+
+    def update(self, entry: PinEntry, **values: Any) -> PinEntry | None:
+        """Write down what came of a step.
+
+        Returns:
+            The row as it is now; None when the user has decided otherwise since `entry` was read. Then only what was
+            learned about the service is kept.
+        """
+        if "last_error" in values:
+            values["last_error"] = values["last_error"][:MAX_ERROR_LENGTH]
+        values["changed"] = self._wall()
+        with self._write() as db:
+            row = db.execute("SELECT revision FROM pins WHERE id = ?", (entry.id,)).fetchone()
+            same = row is not None and row[0] == entry.revision
+            kept = values if same else {name: values[name] for name in _LEARNED if name in values}
+            if row is not None and kept:
+                columns = ", ".join(f"{name} = ?" for name in kept)
+                flat = [json.dumps(list(v)) if isinstance(v, (list, tuple)) else v for v in kept.values()]
+                db.execute(f"UPDATE pins SET {columns} WHERE id = ?", (*flat, entry.id))
+        for name in ("delegates", "origins"):
+            if name in values:
+                values[name] = tuple(values[name])
+        return replace(entry, **values) if same else None
+
+    def tell(self, service: str, problem: str, error: str, *, refuse_until: float | None = None) -> None:
+        """Write at all waiting rows of a service why nothing happens; with `refuse_until`, as refused until then."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE pins SET problem = ?1, last_error = ?2, changed = ?3, "
+                "state = CASE WHEN ?4 IS NULL THEN state ELSE 'refused' END, "
+                "next_try = CASE WHEN ?4 IS NULL THEN next_try ELSE ?4 END "
+                "WHERE service = ?5 AND state = 'waiting' AND (last_error <> ?2 OR ?4 IS NOT NULL)",
+                (problem, error[:MAX_ERROR_LENGTH], self._wall(), refuse_until, service),
+            )
+
+    def begin_anew(self, problems: Sequence[str], service: str | None = None) -> None:
+        """When the settings may be others, or the user says so: rows refused for one of these problems are due again,
+        of one service or of all, and those removed long ago are forgotten."""
+        if not self.path.exists():
+            return
+        with self._write() as db:
+            marks = ", ".join("?" * len(problems))
+            db.execute(
+                "UPDATE pins SET state = 'waiting', next_try = 0 "
+                f"WHERE state = 'refused' AND problem IN ({marks}) AND service = coalesce(?, service)",
+                (*problems, service),
+            )
+            db.execute(
+                "UPDATE pins SET next_try = 0 "
+                "WHERE state IN ('waiting', 'uploading', 'failed', 'removing') AND problem <> 'rate' "
+                "AND service = coalesce(?, service)",
+                (service,),
+            )
+            db.execute(
+                "DELETE FROM pins WHERE state = 'removed' AND changed < ?", (self._wall() - REMOVED_DAYS * 86400,)
+            )
+
+    def version(self) -> int:
+        """A number that is another one after another process, or another Outbox, has written."""
+        if not self.path.exists():
+            return 0
+        with self._open() as db:
+            return db.execute("PRAGMA data_version").fetchone()[0]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Rows by service and state."""
+        found: dict[str, dict[str, int]] = {}
+        if self.path.exists():
+            with self._open() as db:
+                for service, state, count in db.execute("SELECT service, state, count(*) FROM pins GROUP BY 1, 2"):
+                    found.setdefault(service, {})[state] = count
+        return found
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _read(self, sql: str, args: Sequence[Any]) -> Entries:
+        if not self.path.exists():
+            return []
+        with self._open() as db:
+            return [_entry(row) for row in db.execute(sql, args).fetchall()]
+
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._open() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                # A full disk makes SQLite roll back by itself; then there is nothing left to undo.
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._explained():
+            if self._db is None or self._pid != os.getpid():
+                # A connection inherited over a fork may not even be closed.
+                _inherited.append(self._db)
+                self._db, self._pid = self._connect(), os.getpid()
+            yield self._db
+
+    def _connect(self) -> sqlite3.Connection:
+        new = not self.path.exists()
+        db = sqlite3.connect(str(self.path), timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            if new:
+                self.path.chmod(0o600)  # what somebody keeps where is nobody else's business
+            if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                self._switch_to_wal(db)
+            # The row is on the disk when the call returns: a loss of power must not take a promise with it.
+            db.execute("PRAGMA synchronous=FULL")
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
+            elif version != _VERSION:
+                raise RepoError(
+                    f"{self.path} has format {version}, and this version of the program knows {_VERSION}. Install the "
+                    "newer version, or use another data directory."
+                )
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _switch_to_wal(self, db: sqlite3.Connection) -> None:
+        # Changing the mode does not wait for others, whatever the timeout: so try again while they do the same.
+        end = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                db.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as why:
+                if "locked" not in str(why) or time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            text = str(error)
+            if "full" in text or "No space" in text or ("disk I/O" in text and _disk_is_full(self.path.parent)):
+                raise DiskFull(
+                    f"There is no room on the disk for {self.path}, where it is written what is to be pinned. Free "
+                    "some space and try again; nothing that was stored is harmed, and what was to be pinned still is."
+                ) from error
+            if any(sign in text for sign in ("readonly", "read-only", "unable to open", "Permission")):
+                raise NoPermission(
+                    f"{self.path} cannot be opened for writing ({text}). Check who owns the data directory and its "
+                    "permissions, or use another one."
+                ) from error
+            if "locked" in text or "busy" in text:
+                raise RepoError(
+                    f"Another process has been writing {self.path} for more than {_BUSY_SECONDS:.0f} seconds. See "
+                    "whether one hangs, then try again."
+                ) from error
+            raise RepoError(
+                f"{self.path}, where it is written what is to be pinned, cannot be used: {text}. If it is damaged, "
+                "move it away and pin again what matters; a service is not asked twice for what it has."
+            ) from error
+
+
+#: SQLite connections may not even be closed after a fork; those of the parent are kept here for ever.
+_inherited: list[sqlite3.Connection | None] = []
+
+
+def _disk_is_full(folder: Path) -> bool:
+    if not hasattr(os, "statvfs"):
+        return False
+    try:
+        return os.statvfs(folder).f_bavail < 64
+    except OSError:
+        return False

@@ -1,0 +1,86 @@
+"""For the tests of pinning: a service that really fetches, and a node that asks it, both on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from kachery_p2p.keeping import Keeping
+from kachery_p2p.node import Node
+from kachery_p2p.pinning import PinService
+from kachery_p2p.pinning.limits import Pace
+from kachery_p2p.repo.keys import load_or_create_identity
+from kachery_p2p.repo.repo import Repo
+from scripts.pinning_service import LISTEN, PinningService
+
+#: Nothing is waited for longer than a test has patience.
+FAST = Pace(
+    first=0.05, last=0.4, rate=0.3, refused=60.0, poll_first=0.05, poll_last=0.1, failed=0.05, settle=0.1, look=0.1
+)
+NAME = "lab"
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@contextlib.asynccontextmanager
+async def serving(folder: Path, port: int = 0) -> AsyncIterator[PinningService]:
+    """A service that runs as long as this does."""
+    service = PinningService(folder, port=port)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(service.run)
+        with trio.fail_after(60):
+            yield service
+        nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def storing(
+    folder: Path, services: Sequence[PinService], *, pace: Pace = FAST, listen: Sequence[str] = (LISTEN,)
+) -> AsyncIterator[Node]:
+    """A node whose outbox is carried out."""
+    with Repo.open(folder) as repo:
+        node = Node(repo, load_or_create_identity(folder), listen=listen)
+        node.keeping = Keeping(node.host, node.exchange, repo, services, pace=pace)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(node.run)
+            yield node
+            nursery.cancel_scope.cancel()
+
+
+def config(service: PinningService, kind: str = "pinning", **values: object) -> PinService:
+    values = {"name": NAME, "url": service.url, "token": service.token, "kind": kind, **values}
+    return PinService(**values)  # pyright: ignore[reportArgumentType]
+
+
+async def store(node: Node, data: bytes) -> str:
+    """The CID of some bytes, which are in the node's repo then."""
+    stored = await trio.to_thread.run_sync(node.repo.store_bytes, data)
+    return str(stored.cid)
+
+
+async def row_that(node: Node, fits: Callable[[dict[str, Any]], bool], cid: str | None = None) -> dict[str, Any]:
+    """Wait for a row of the outbox, the one of `cid` or the only one, to be as `fits` says."""
+    worker = node.keeping._worker
+    assert worker is not None
+    while True:
+        change = worker.change
+        rows = [row for row in await node.keeping.pins() if cid in (None, row["cid"])]
+        if rows and fits(rows[0]):
+            return rows[0]
+        await change.wait()
+
+
+async def until(fits: Callable[[], bool]) -> None:
+    """Wait for something that another thread or process does, and that nobody tells of."""
+    while not fits():  # noqa: ASYNC110
+        await trio.sleep(0.01)
