@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         InvalidAddress,
         InvalidCID,
         InvalidName,
+        InvalidPinService,
         InvalidProfile,
         InvalidRange,
         InvalidURI,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
         NotAFile,
         NotSerializable,
         PathNotFound,
+        PinningError,
+        PinTooLarge,
         RepoError,
         StoreTooLarge,
         StreamError,
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
         load_pkl,
         load_text,
     )
+    from .pinning import pin, pins, unpin, wait_pinned
     from .store import link_file, store_dir, store_file, store_json, store_npy, store_pkl, store_text
     from .uri import ContentURI, format_uri, parse_uri
 
@@ -83,6 +87,7 @@ __all__ = [
     "InvalidAddress",
     "InvalidCID",
     "InvalidName",
+    "InvalidPinService",
     "InvalidProfile",
     "InvalidRange",
     "InvalidURI",
@@ -95,6 +100,8 @@ __all__ = [
     "NotAFile",
     "NotSerializable",
     "PathNotFound",
+    "PinTooLarge",
+    "PinningError",
     "RepoError",
     "StoreTooLarge",
     "StreamError",
@@ -119,6 +126,8 @@ __all__ = [
     "load_pkl",
     "load_text",
     "parse_uri",
+    "pin",
+    "pins",
     "status",
     "store_dir",
     "store_file",
@@ -126,7 +135,9 @@ __all__ = [
     "store_npy",
     "store_pkl",
     "store_text",
+    "unpin",
     "verify",
+    "wait_pinned",
     "whereis",
 ]
 
@@ -145,6 +156,7 @@ _MODULES = {
         "load_pkl",
         "load_text",
     ),
+    "pinning": ("pin", "pins", "unpin", "wait_pinned"),
     "store": ("link_file", "store_dir", "store_file", "store_json", "store_npy", "store_pkl", "store_text"),
     "uri": ("ContentURI", "format_uri", "parse_uri"),
 }

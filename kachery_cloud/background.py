@@ -20,7 +20,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -223,6 +223,10 @@ class Connection:
         """Announce a root and wait for it; see `kachery_p2p.node.Node.announce` for target and result."""
         return self._call("announce", target, None)
 
+    def wait_pinned(self, target: dict[str, Any]) -> list[dict[str, Any]]:
+        """Wait for pinning services; see `kachery_p2p.keeping.Keeping.wait_pinned` for target and result."""
+        return self._call("wait_pinned", target, None)
+
     def connect(self, addr: str) -> str:
         """Connect to a peer by multiaddr; returns its peer ID."""
         return self._call("connect", {"addr": addr}, None)
@@ -424,15 +428,3 @@ def _forget_after_fork() -> None:
 atexit.register(close_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_after_fork)
-
-
-def serve_forever(
-    config: Config,
-    listen: Sequence[str] = (),
-    peers: Sequence[str] = (),
-    on_ready: Callable[[dict[str, Any]], None] = lambda status: None,
-) -> None:
-    """Be the node of the directory until SIGINT or SIGTERM; see `kachery_cloud.serve.serve_forever`."""
-    from kachery_cloud.serve import serve_forever as serve
-
-    serve(config, listen=listen, peers=peers, on_ready=on_ready)

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from .cli_network import announce, keygen_swarm, status, whereis
+from .cli_pins import pins
 from .cli_support import CONTEXT, Function, Group, command, json_option, print_result, printable
 from .errors import IsADirectory
 
@@ -44,6 +45,22 @@ def _loading(function: Function) -> Function:
             metavar="MULTIADDR",
             help="Ask this peer, e.g. /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW... May be given several times.",
         ),
+    ):
+        function = option(function)
+    return function
+
+
+def _pinning(function: Function) -> Function:
+    for option in (
+        click.option(
+            "--wait/--no-wait",
+            default=True,
+            help="Wait until it is pinned (the default; Ctrl-C loses nothing), or only write down that it is to be.",
+        ),
+        click.option(
+            "--service", "services", multiple=True, metavar="NAME", help="Pin it there. May be given several times."
+        ),
+        click.option("--pin/--no-pin", default=None, help="Pin it at the default pinning services, or at none."),
     ):
         function = option(function)
     return function
@@ -84,9 +101,10 @@ def cli() -> None:
 @click.option("-r", "--recursive", is_flag=True, help="Store a directory with all that is in it.")
 @_label_option
 @_profile_option
+@_pinning
 @_verbose_option
 @json_option
-def store(path: str, recursive: bool, label: str | None, profile: str | None, verbose: bool, as_json: bool) -> None:
+def store(path: str, **options: Any) -> None:
     """Store a copy of a file (or directory, with -r) and print its URI.
 
     The same bytes have the same URI everywhere. To share a large file without a copy, see the link command.
@@ -95,8 +113,9 @@ def store(path: str, recursive: bool, label: str | None, profile: str | None, ve
     Examples:
         kachery-cloud-store session.nwb
         kachery-cloud-store -r experiment/ --label "mouse 12"
+        kachery-cloud-store session.nwb --service filebase
     """
-    _store(path, recursive, label, profile, verbose, as_json, linked=False)
+    _store(path, linked=False, **options)
 
 
 @_command("link")
@@ -104,9 +123,10 @@ def store(path: str, recursive: bool, label: str | None, profile: str | None, ve
 @click.option("-r", "--recursive", is_flag=True, help="Link a directory with all that is in it.")
 @_label_option
 @_profile_option
+@_pinning
 @_verbose_option
 @json_option
-def link(path: str, recursive: bool, label: str | None, profile: str | None, verbose: bool, as_json: bool) -> None:
+def link(path: str, **options: Any) -> None:
     """Share a file from where it lies, without a copy, and print its URI.
 
     The file must stay as it is: when it changes it is no longer served.
@@ -115,27 +135,48 @@ def link(path: str, recursive: bool, label: str | None, profile: str | None, ver
     Example:
         kachery-cloud-link /data/raw_200GB.bin
     """
-    _store(path, recursive, label, profile, verbose, as_json, linked=True)
+    _store(path, linked=True, **options)
 
 
 def _store(
-    path: str, recursive: bool, label: str | None, profile: str | None, verbose: bool, as_json: bool, *, linked: bool
+    path: str,
+    *,
+    recursive: bool,
+    label: str | None,
+    profile: str | None,
+    pin: bool | None,
+    services: tuple[str, ...],
+    wait: bool,
+    verbose: bool,
+    as_json: bool,
+    linked: bool,
 ) -> None:
     from .config import load_config
+    from .pinning import make_plan, record_stored
     from .store import put_directory, put_file, tell_running_node
     from .uri import format_uri
 
+    if services and pin is False:
+        raise click.UsageError("--service says where to pin it, and --no-pin not to.")
     config = load_config()
+    plan = make_plan(config, services or pin)
     if recursive and os.path.isdir(path):
-        stored = put_directory(config, path, link=linked, profile=profile, verbose=verbose)
+        stored = put_directory(config, path, link=linked, profile=profile, verbose=verbose, plan=plan)
     elif os.path.isdir(path):
         raise IsADirectory(f"{path} is a directory. Add --recursive (-r) to take it with all that is in it.")
     else:
-        stored = put_file(config, path, linked=linked, profile=profile, verbose=verbose)
+        stored = put_file(config, path, linked=linked, profile=profile, verbose=verbose, plan=plan)
+    pinned_at = record_stored(config, plan, stored, label or os.path.basename(os.path.abspath(path)))
     # This process ends at once, so it does not become the node; one that runs is told.
     served = tell_running_node(config, str(stored.cid))
     uri = format_uri(str(stored.cid), label=label)
-    print_result(as_json, uri, uri=uri, cid=str(stored.cid), size=stored.size, path=str(stored.path), served=served)
+    found = {"uri": uri, "cid": str(stored.cid), "size": stored.size, "path": str(stored.path), "served": served}
+    if pinned_at:
+        from .cli_pins import finish_store
+
+        finish_store(config, found, pinned_at, wait, as_json)
+        return
+    print_result(as_json, uri, **found)
     if not served and sys.stderr.isatty():
         click.echo("No node is running here. To serve this to others, run: kachery-cloud-node", err=True)
 
@@ -298,7 +339,7 @@ def init(as_json: bool) -> None:
     print_result(as_json, f"Data directory: {made['directory']}\nPeer ID:        {made['peer_id']}", **made)
 
 
-for _each in (status, whereis, announce, keygen_swarm):
+for _each in (status, whereis, announce, keygen_swarm, pins):
     cli.add_command(_each)
 
 
@@ -315,6 +356,14 @@ for _each in (status, whereis, announce, keygen_swarm):
 )
 @click.option("--public/--no-public", default=None, help="Use public services (DHT, routers), or none at all.")
 @click.option("--mdns/--no-mdns", default=None, help="Find machines of the local network by mDNS, or do not.")
+@click.option(
+    "--gateway",
+    is_flag=False,
+    flag_value="",
+    metavar="[HOST:PORT]",
+    help="Serve an HTTP gateway for browsers and other programs. [default: 127.0.0.1:8090; port 0 is a free one]",
+)
+@click.option("--gateway-fetch", is_flag=True, help="Let the gateway fetch from the network what is not here.")
 @json_option
 def node(
     listen: tuple[str, ...],
@@ -324,6 +373,8 @@ def node(
     bootstrap: tuple[str, ...],
     public: bool | None,
     mdns: bool | None,
+    gateway: str | None,
+    gateway_fetch: bool,
     as_json: bool,
 ) -> None:
     """Serve what this machine has until stopped (Ctrl-C). Prints the peer ID and the addresses to give to others.
@@ -336,10 +387,14 @@ def node(
         kachery-cloud-node
         kachery-cloud-node --listen /ip4/0.0.0.0/tcp/4001
         kachery-cloud-node --no-public --relay /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...
+        kachery-cloud-node --gateway
     """
     from .config import load_config, parse_bootstrap
-    from .serve import serve_forever
+    from .serve import GatewayChoice, serve_forever
     from .uri import check_peer_address
+
+    if gateway_fetch and gateway is None:
+        raise click.UsageError("--gateway-fetch says what the gateway does: it needs --gateway.")
 
     def checked(addresses: tuple[str, ...], option: str) -> tuple[str, ...]:
         return tuple(check_peer_address(address, option) for address in addresses)
@@ -365,11 +420,19 @@ def node(
             click.echo(f"Peer ID: {found['peer_id']}")
             for address in found["addresses"]:
                 click.echo(f"Address: {address}")
+            if "gateway" in found:
+                click.echo(f"Gateway: {found['gateway']['url']}")
             click.echo("Others load from here with: kachery-cloud-load URI     (stop with Ctrl-C)")
             click.echo("Where they do not find this node by themselves: kachery-cloud-load URI --peer ADDRESS")
         sys.stdout.flush()
 
-    serve_forever(config, listen=listen or config.listen, peers=(*config.peers, *peers), on_ready=ready)
+    serve_forever(
+        config,
+        listen=listen or config.listen,
+        peers=(*config.peers, *peers),
+        gateway=None if gateway is None else GatewayChoice(gateway, gateway_fetch),
+        on_ready=ready,
+    )
 
 
 # --- parts ---------------------------------------------------------------------------------------------------------
@@ -418,6 +481,11 @@ def cat_main() -> None:
 def node_main() -> None:
     """`kachery-cloud-node`"""
     node(prog_name="kachery-cloud-node")
+
+
+def pins_main() -> None:
+    """`kachery-cloud-pins`"""
+    pins(prog_name="kachery-cloud-pins")
 
 
 def status_main() -> None:

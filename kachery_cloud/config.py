@@ -7,7 +7,7 @@
 | KACHERY_CLOUD_LISTEN          | `listen`          | multiaddrs to listen on                                          |
 | KACHERY_CLOUD_TIMEOUT         | `timeout`         | seconds without any progress after which a load gives up         |
 | KACHERY_CLOUD_MAX_STORE_BYTES | `max_store_bytes` | the most that one store may take; no limit where unset           |
-| KACHERY_CLOUD_PUBLIC          | `public`          | `off`: use no public service at all (the three marked * below)   |
+| KACHERY_CLOUD_PUBLIC          | `public`          | `off`: use no public service at all (those marked * below)       |
 | KACHERY_CLOUD_DHT             | `dht`             | * the public DHT: `auto` (a server while reachable), `client`,   |
 |                               |                   | `server` or `off`                                                |
 | KACHERY_CLOUD_BOOTSTRAP       | `bootstrap`       | * multiaddrs of peers to enter the DHT by; `default`, or `none`  |
@@ -22,6 +22,11 @@
 | KACHERY_CLOUD_RELAYS          | `relays`          | multiaddrs of relays to be reached through                       |
 | KACHERY_CLOUD_RELAY_SERVICE   | `relay_service`   | relaying for others: `auto` (`kachery-cloud-node` does, while    |
 |                               |                   | reachable; a script or notebook does not), `on` or `off`         |
+| KACHERY_CLOUD_GATEWAYS        | `gateways`        | * URLs of HTTP gateways to load from where peers do not deliver; |
+|                               |                   | `default`, or `none`. Those named are used without `public`, too |
+| KACHERY_CLOUD_GATEWAY_TOKENS  | `gateway_tokens`  | what some of them want to be shown: `URL=token`; in the file an  |
+|                               |                   | object of tokens by URL                                          |
+| KACHERY_CLOUD_PIN_SERVICES    | `pin_services`    | pinning services; see `kachery_cloud.pin_config`                 |
 
 Lists are separated by commas or blanks in the environment, and are JSON arrays in the file. Switches are on, true, yes,
 1 or off, false, no, 0.
@@ -34,13 +39,16 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from .errors import ConfigError, InvalidAddress
 from .uri import check_peer_address
+
+if TYPE_CHECKING:
+    from .pin_config import PinSetting
 
 DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
 DEFAULT_TIMEOUT = 60.0
@@ -57,9 +65,9 @@ _OFF = ("off", "false", "no", "0")
 class Config:
     """What one data directory and its node are set to; the module's table says what each setting means.
 
-    `timeout` is patience: seconds in which nothing at all arrives before a load gives up. `bootstrap` and `delegated`
-    are None where the public defaults are meant. Before using one of the settings that `public` (or a swarm key)
-    overrules, ask `dht_mode`, `bootstrap_peers` and `delegated_routers`.
+    `timeout` is patience: seconds in which nothing at all arrives before a load gives up. `bootstrap`, `delegated` and
+    `gateways` are None where the public defaults are meant. Before using one of the settings that `public` (or a swarm
+    key) overrules, ask `dht_mode`, `bootstrap_peers`, `delegated_routers` and `gateway_urls`.
     """
 
     directory: Path
@@ -80,6 +88,9 @@ class Config:
     port_map: bool = True
     relays: tuple[str, ...] = ()
     relay_service: Literal["auto", "on", "off"] = "auto"
+    gateways: tuple[str, ...] | None = None
+    gateway_tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
+    pin_services: tuple[PinSetting, ...] = ()
 
     def dht_mode(self, private_network: bool) -> Literal["auto", "client", "server", "off"]:
         """How to take part in `/ipfs/kad/1.0.0`: not at all when `public` is off.
@@ -114,12 +125,22 @@ class Config:
 
         return tuple(DELEGATED_ROUTERS)
 
+    def gateway_urls(self, private_network: bool) -> tuple[str, ...]:
+        """URLs of HTTP gateways: none in a private network; only those that are named when `public` is off."""
+        if private_network or (self.gateways is None and not self.public):
+            return ()
+        if self.gateways is not None:
+            return self.gateways
+        from kachery_p2p.gateway.client_defaults import GATEWAYS
+
+        return GATEWAYS
+
 
 def load_config(environ: Mapping[str, str] | None = None) -> Config:
     """Read the settings. Touches nothing but `config.json`; raises `ConfigError` naming the setting that is wrong."""
     env = os.environ if environ is None else environ
     directory = _directory(env.get("KACHERY_CLOUD_DIR", ""))
-    stored = _read_file(directory / CONFIG_NAME)
+    stored = read_config_file(directory / CONFIG_NAME)
     chosen: dict[str, Any] = {}
     for key, read in _READERS.items():
         variable = f"KACHERY_CLOUD_{key.upper()}"
@@ -127,7 +148,12 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
             chosen[key] = read(env[variable], variable)
         elif stored.get(key) is not None:
             chosen[key] = read(stored[key], f"{key!r} in {directory / CONFIG_NAME}")
-    return Config(directory=directory, **chosen)
+    if stored.get("gateway_tokens"):
+        from .pin_config import make_private
+
+        make_private(directory / CONFIG_NAME)
+    pin_services = _pin_services(stored.get("pin_services"), directory / CONFIG_NAME, env)
+    return Config(directory=directory, pin_services=pin_services, **chosen)
 
 
 def parse_timeout(value: Any, origin: str) -> float:
@@ -166,7 +192,7 @@ def write_default_config(directory: Path) -> Path:
     path = directory / CONFIG_NAME
     defaults = Config(directory)
     stored = {key: getattr(defaults, key) for key in _READERS}
-    text = json.dumps({**stored, "bootstrap": "default", "delegated": "default"}, indent=2)
+    text = json.dumps({**stored, **dict.fromkeys(("bootstrap", "delegated", "gateways"), "default")}, indent=2)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text + "\n")
@@ -186,7 +212,8 @@ def _directory(text: str) -> Path:
     return path
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def read_config_file(path: Path) -> dict[str, Any]:
+    """What `config.json` holds; empty where there is none. Raises `ConfigError`: not JSON, or a key that is unknown."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -197,19 +224,31 @@ def _read_file(path: Path) -> dict[str, Any]:
         stored = json.loads(text)
     except ValueError as exc:
         raise ConfigError(f"The settings file {path} is not JSON: {exc}.") from None
-    known = ", ".join(_READERS)
+    known = ", ".join((*_READERS, "pin_services"))
     if not isinstance(stored, dict):
         raise ConfigError(f"The settings file {path} must hold a JSON object with the keys {known}.")
     for key in stored:
-        if key not in _READERS:
+        if key not in (*_READERS, "pin_services"):
             raise ConfigError(f"The settings file {path} has the unknown key {key!r}; known are {known}.")
     return stored
+
+
+def _pin_services(stored: Any, path: Path, env: Mapping[str, str]) -> tuple[PinSetting, ...]:
+    """Those of the file and those of the environment; with a token in it the file is made private."""
+    if not stored and not env.get("KACHERY_CLOUD_PIN_SERVICES"):
+        return ()
+    from .pin_config import make_private, read_services, with_environment
+
+    services = read_services(stored, f"'pin_services' in {path}")
+    if any(service.token for service in services):
+        make_private(path)
+    return with_environment(services, env)
 
 
 # --- one reader for each kind of value: the raw value and where it came from, to the value or a ConfigError ----------
 
 
-def _byte_count(value: Any, origin: str) -> int:
+def byte_count(value: Any, origin: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?\s*", str(value), re.IGNORECASE)
     if isinstance(value, bool) or not match:
         raise ConfigError(f"{origin} is {value!r}; it must be a number of bytes such as 1000000, 50GB or 64GiB.")
@@ -264,6 +303,48 @@ def _url(text: str, origin: str) -> str:
     return text.rstrip("/")
 
 
+def _gateway_urls(value: Any, origin: str) -> tuple[str, ...] | None:
+    word = _list_word(value)
+    if word:
+        return None if word == "default" else ()
+    if isinstance(value, str):
+        value = [part for part in re.split(r"[,\s]+", value) if part]
+    if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
+        raise ConfigError(f"{origin} must be a list of URLs, or default, or none.")
+    return tuple(dict.fromkeys(_gateway_url(part, origin) for part in value))
+
+
+def _gateway_url(text: str, origin: str) -> str:
+    from kachery_p2p.errors import GatewayError
+    from kachery_p2p.gateway.client_answers import parse_url
+
+    try:
+        return parse_url(text)
+    except GatewayError as exc:
+        raise ConfigError(f"{origin}: {exc}") from None
+
+
+def _gateway_tokens(value: Any, origin: str) -> dict[str, str]:
+    """Tokens by URL. No error repeats what it was given, since it is a secret."""
+    shape = f"{origin} must be tokens by URL, such as https://gateway.example.org=TOKEN."
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ConfigError(shape) from None
+    if isinstance(value, str):
+        pairs = [part.partition("=") for part in re.split(r"[,\s]+", value) if part]
+        if not all(equals for _, equals, _ in pairs):
+            raise ConfigError(shape)
+        value = {url: token for url, _, token in pairs}
+    if not isinstance(value, dict) or not all(isinstance(token, str) and token for token in value.values()):
+        raise ConfigError(shape)
+    try:
+        return {_gateway_url(url, origin): token for url, token in value.items()}
+    except ConfigError:
+        raise ConfigError(shape) from None
+
+
 def _list_word(value: Any) -> str:
     """`default` or `none` where a list is that word; else empty."""
     word = _word(value) if isinstance(value, (str, bool)) else ""
@@ -274,7 +355,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "listen": parse_addresses,
     "peers": parse_addresses,
     "timeout": parse_timeout,
-    "max_store_bytes": _byte_count,
+    "max_store_bytes": byte_count,
     "public": _switch,
     "dht": _choice("auto", "client", "server", "off"),
     "bootstrap": parse_bootstrap,
@@ -288,4 +369,6 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "port_map": _switch,
     "relays": parse_addresses,
     "relay_service": _choice("auto", "on", "off"),
+    "gateways": _gateway_urls,
+    "gateway_tokens": _gateway_tokens,
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .config import load_config, parse_timeout, write_default_config
 from .errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError
 from .local import NotHere, find_local, repository, resolve_local
+from .pinning import outbox
 from .progress import progress_bar
 from .uri import check_peer_address, parse_uri
 
@@ -173,13 +174,15 @@ def _here(config: Config, uri: ContentURI) -> dict[str, Any] | None:
 def _without_node(config: Config) -> dict[str, Any]:
     facts = _swarm_key_facts(config)
     private = facts["private_network"]
-    settings = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "directory"}
+    told = [field.name for field in fields(config) if field.name not in ("directory", "pin_services", "gateway_tokens")]
+    settings = {name: getattr(config, name) for name in told}
     sources = {
         "mdns": config.mdns,
         "lan-dht": config.lan_dht,
         "known": config.known_peers,
         "dht": config.dht_mode(private) != "off",
         "delegated": bool(config.delegated_routers(private)),
+        "gateways": bool(config.gateway_urls(private)),
     }
     return {
         "running": False,
@@ -187,6 +190,7 @@ def _without_node(config: Config) -> dict[str, Any]:
         "peer_id": _peer_id(config),
         **facts,
         "settings": {**settings, "sources": sources},
+        "pinning": {"counts": outbox(config).counts()},
     }
 
 

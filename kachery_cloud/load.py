@@ -260,7 +260,8 @@ def load_file_info(
 
     Returns:
         "uri", "cid" (of what the path leads to), "kind" ("file" or "directory"), "size" in bytes (None for a
-        directory), "label", "local" (whether all of it is here) and "path" (where; None if it is not).
+        directory), "label", "local" (whether all of it is here), "path" (where; None if it is not) and "sources": where
+        that was learnt now, as bytes by peer ID or ``gateway:<host>``; nowhere if it was known here.
 
     Example:
         >>> kcl.load_file_info(uri)["size"]
@@ -349,7 +350,7 @@ class _Request:
         sources = result.get("sources") or {}
         if sources:
             fetched = sum(sources.values())
-            self.say(f"{fetched:,} bytes in {result.get('seconds', 0):.1f} s from {', '.join(sources)}")
+            self.say(f"{fetched:,} bytes in {result.get('seconds', 0):.1f} s from {_told(sources)}")
         return result
 
     def pieces(self, start: int, end: int | None, *, stream: bool = False) -> Iterator[bytes]:
@@ -408,6 +409,7 @@ class _Request:
             "kind": "file",
             "size": None,
             "label": self.uri.label,
+            "sources": {},
         }
         repo = repository(self.config)
         try:
@@ -427,11 +429,13 @@ class _Request:
             self.need_network(exc)
         try:
             result = self.ask("bytes", start=0, end=0)
+            info["sources"] = result.get("sources") or {}
             return {**info, "cid": result["cid"], "size": result["size"], "local": False, "path": None}
         except IsADirectory:
-            self.ask("listing")
+            result = self.ask("listing")
             return {
                 **info,
+                "sources": result.get("sources") or {},
                 "cid": str(resolve_local(repo, self.uri)),
                 "kind": "directory",
                 "local": False,
@@ -480,6 +484,13 @@ def _read(file: BinaryIO, start: int, end: int, name: str) -> Iterator[bytes]:
             raise DamagedFile(f"The local copy of {name} became shorter while it was read.")
         left -= len(piece)
         yield piece
+
+
+def _told(sources: dict[str, int]) -> str:
+    """Who sent how much; the most first."""
+    if len(sources) == 1:
+        return next(iter(sources))
+    return ", ".join(f"{name} ({size:,})" for name, size in sorted(sources.items(), key=lambda item: -item[1]))
 
 
 def _check_range(start: int | None, end: int | None, size: int | None) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from kachery_cloud.config import Config
     from kachery_cloud.control import Method, Progress
+    from kachery_p2p.gateway.server import GatewayServer
     from kachery_p2p.node import Node
     from kachery_p2p.options import NodeOptions
 
@@ -27,12 +30,22 @@ log = logging.getLogger("kachery_cloud.node")
 HAND_OVER_TIMEOUT = 20.0
 
 
+@dataclass(frozen=True)
+class GatewayChoice:
+    """That the node serves an HTTP gateway: where it listens (`HOST:PORT`; empty for 127.0.0.1:8090), and whether it
+    fetches from the network what this machine does not have."""
+
+    address: str = ""
+    fetch: bool = False
+
+
 async def run_node(
     config: Config,
     *,
     listen: Sequence[str] = (),
     peers: Sequence[str] = (),
     service: bool = False,
+    gateway: GatewayChoice | None = None,
     hand_over: Callable[[], bool],
     task_status: TaskStatus[dict[str, Method]],
 ) -> None:
@@ -42,10 +55,12 @@ async def run_node(
         listen: multiaddrs to listen on, instead of the configured ones.
         peers: multiaddrs of peers to keep connected to, besides the configured ones.
         service: this is ``kachery-cloud-node``, which stays; it may relay for others.
+        gateway: serve an HTTP gateway, too.
         hand_over: called when ``kachery-cloud-node`` wants to take the place; True when it may.
     """
     import trio
 
+    from kachery_cloud.pinning import usable_services
     from kachery_p2p.node import Node
     from kachery_p2p.repo.keys import load_or_create_identity
     from kachery_p2p.repo.repo import Repo
@@ -62,14 +77,26 @@ async def run_node(
             announce=config.announce,
             swarm_key=swarm_key,
             options=node_options(config, private=swarm_key is not None, service=service),
+            pin_services=await trio.to_thread.run_sync(usable_services, config, swarm_key is not None),
         )
-        methods = _methods(node, config, hand_over)
+        server = None if gateway is None else _gateway_server(node, config, gateway)
+        methods = _methods(node, config, hand_over, server)
         async with trio.open_nursery() as nursery:
             await nursery.start(node.run)
+            if server is not None:
+                await nursery.start(server.run)
             await nursery.start(serve_control, config.directory, methods)
             task_status.started(methods)
     finally:
         repo.close()
+
+
+def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> GatewayServer:
+    from kachery_p2p.gateway.server import DEFAULT_ADDRESS, GatewayServer
+    from kachery_p2p.node import AGENT
+
+    fetch = functools.partial(node.load, timeout=config.timeout) if choice.fetch else None
+    return GatewayServer(node.repo, choice.address or DEFAULT_ADDRESS, fetch=fetch, agent=AGENT)
 
 
 def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions:
@@ -95,10 +122,14 @@ def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions
         port_map=config.port_map,
         autonat=config.public,
         reachability=config.reachability,
+        gateways=(gateways := config.gateway_urls(private)),
+        gateway_tokens={url: token for url, token in config.gateway_tokens.items() if url in gateways},
     )
 
 
-def _methods(node: Node, config: Config, hand_over: Callable[[], bool]) -> dict[str, Method]:
+def _methods(
+    node: Node, config: Config, hand_over: Callable[[], bool], gateway: GatewayServer | None
+) -> dict[str, Method]:
     """What a process may ask of the node, whichever process it is in."""
 
     async def load(params: dict[str, Any], progress: Progress) -> Any:
@@ -114,7 +145,10 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool]) -> dict[
         )
 
     async def status(params: dict[str, Any], progress: Progress) -> Any:
-        return {**node.status(), "directory": str(config.directory), "pid": os.getpid()}
+        found = {**node.status(), "directory": str(config.directory), "pid": os.getpid()}
+        if gateway is not None:
+            found["gateway"] = {"url": gateway.url, "fetch": gateway.fetches}
+        return found
 
     async def connect(params: dict[str, Any], progress: Progress) -> Any:
         return await node.connect(params["addr"])
@@ -127,6 +161,16 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool]) -> dict[
 
     async def notify_stored(params: dict[str, Any], progress: Progress) -> Any:
         await node.notify_stored(params["cid"])
+        node.keeping.wake()
+
+    async def wake_pins(params: dict[str, Any], progress: Progress) -> Any:
+        node.keeping.wake(again=True)
+
+    async def wait_pinned(params: dict[str, Any], progress: Progress) -> Any:
+        node.keeping.wake(again=True)
+        return await node.keeping.wait_pinned(
+            params["cid"], params["services"], verified=params["verified"], timeout=params["timeout"]
+        )
 
     async def yield_place(params: dict[str, Any], progress: Progress) -> Any:
         return hand_over()
@@ -138,6 +182,8 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool]) -> dict[
         "whereis": whereis,
         "announce": announce,
         "notify_stored": notify_stored,
+        "wake_pins": wake_pins,
+        "wait_pinned": wait_pinned,
         "yield_place": yield_place,
     }
 
@@ -147,6 +193,7 @@ def serve_forever(
     *,
     listen: Sequence[str] = (),
     peers: Sequence[str] = (),
+    gateway: GatewayChoice | None = None,
     on_ready: Callable[[dict[str, Any]], None] = lambda status: None,
 ) -> None:
     """Be the node of the directory until SIGINT or SIGTERM: ``kachery-cloud-node``.
@@ -154,6 +201,7 @@ def serve_forever(
     A notebook or script that happens to be the node of this directory hands its place over and goes on as a client.
 
     Args:
+        gateway: serve an HTTP gateway, too.
         on_ready: called once with the node's status when it serves.
 
     Raises:
@@ -173,7 +221,13 @@ def serve_forever(
 
             async def serve(*, task_status: TaskStatus[dict[str, Method]]) -> None:
                 await run_node(
-                    config, listen=listen, peers=peers, service=True, hand_over=lambda: False, task_status=task_status
+                    config,
+                    listen=listen,
+                    peers=peers,
+                    service=True,
+                    gateway=gateway,
+                    hand_over=lambda: False,
+                    task_status=task_status,
                 )
 
             methods = await nursery.start(serve)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .cli_support import printable
+from .pins_text import summary_phrase
 
 #: Lines of one kind that are shown without --verbose: a screen has room for so many.
 MOST_LINES = 8
@@ -104,12 +105,15 @@ def _running(found: dict[str, Any], verbose: bool) -> Iterator[_Part]:
     yield "Addresses", _addresses(found.get("announced")) or _texts(found.get("addresses"))
     if verbose:
         yield "Not told", _addresses(found.get("not_announced"))
+    yield "Gateway", _texts([_dict(found.get("gateway")).get("url")])
     yield "Relays", _relays(_dict(found.get("relay")))
     yield "Hole punches", _punches(_dict(found.get("hole_punches")), verbose)
     yield "Connections", _peers(_dicts(found.get("connected")), verbose) if "connected" in found else []
     yield "Not reached", [_because(addr, why) for addr, why in _dict(found.get("unreachable_peers")).items()]
     yield "Finds data by", [_source_line(name, state, verbose) for name, state in _dict(found.get("sources")).items()]
+    yield "Gateways", [_gateway(name, _dict(state), verbose) for name, state in _dict(found.get("gateways")).items()]
     yield "Announces", _providing(_dict(found.get("providing")))
+    yield "Pins", _pins(_dict(found.get("pinning")))
     yield "Found lately", [_find(each) for each in _dicts(found.get("finds"))]
     if verbose:
         counters = {key: value for key, value in found.items() if _is_number(value) and key != "pid"}
@@ -245,6 +249,22 @@ def _errors(found: dict[str, Any]) -> list[dict[str, Any]]:
     return [each if isinstance(each, dict) else {"what": each} for each in errors] if isinstance(errors, list) else []
 
 
+def _pins(pinning: dict[str, Any]) -> list[str]:
+    """What pinning services are to keep, for each service that has anything to do or is in trouble."""
+    lines = []
+    services = _dict(pinning.get("services"))
+    counts = _dict(pinning.get("counts"))
+    for name in dict.fromkeys([*services, *counts]):
+        service = _dict(services.get(name))
+        states = {state: count for state, count in _dict(counts.get(name)).items() if _is_number(count)}
+        summary = summary_phrase(states) or "nothing"
+        trouble = service.get("last_error") if service.get("problem") else None
+        if name not in services and "services" in pinning and summary != "nothing":
+            trouble = "not used by this node; see kachery-cloud-pins service list"
+        lines.append(printable(f"{name}: {summary}" + (f"; {trouble}" if trouble else "")))
+    return [*lines, *_texts([pinning.get("error")])]
+
+
 # --- no node ---------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +281,7 @@ def _stopped(found: dict[str, Any]) -> Iterator[_Part]:
         yield name, [printable(", ".join(words))] if words else []
     strategy = str(settings.get("provide", ""))
     yield "Announces", [printable(_STRATEGIES.get(strategy, strategy))] if strategy else []
+    yield "Pins", _pins(_dict(found.get("pinning")))
     yield "Last errors", [_ago(each, str(each.get("what", ""))) for each in _errors(found)]
     yield "Warnings", _texts(found.get("warnings"))
 
@@ -304,6 +325,17 @@ def _plain(value: Any) -> str:
         return f"{value:,.3g}" if abs(value) < 100 else f"{value:,.0f}"
     # Ports and years are numbers, too; commas are for those that nobody reads without.
     return f"{value:,}" if isinstance(value, int) and abs(value) >= 100_000 else str(value)
+
+
+def _gateway(name: str, state: dict[str, Any], verbose: bool) -> str:
+    words = [_count(state["blocks"], "block")] if _is_number(state.get("blocks")) else []
+    if state.get("dropped"):
+        words.append(f"not used any more: {state['dropped']}")
+    elif _is_number(state.get("resting")) and state["resting"] > 0:
+        words.append(f"left alone for {_seconds(state['resting'])}: {state.get('last_error')}")
+    elif verbose and state.get("last_error"):
+        words.append(str(state["last_error"]))
+    return printable(f"{name.removeprefix('gateway:')} ({'; '.join(words)})")
 
 
 def _source(name: Any) -> str:

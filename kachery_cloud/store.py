@@ -2,7 +2,8 @@
 
 Everything here writes locally first. Unless `local=True`, the node of the data directory is then started or joined in
 the background, without waiting for it, and serves what was stored for as long as this process lives (or for good,
-where `kachery-cloud-node` runs).
+where `kachery-cloud-node` runs). What pinning services are to keep is written down at once; see `pins`. `pin`, `wait`
+and `timeout` mean the same everywhere: as for `store_file`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .config import load_config
 from .errors import FileMissing, IsADirectory, KacheryError, NotADirectory, StoreTooLarge
 from .formats import check_array, json_bytes, text_bytes, write_npy
 from .local import repository
+from .pinning import make_plan, record_stored
 from .progress import progress_bar
 from .uri import format_uri
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from kachery_p2p.repo.repo import Repo, Stored
 
     from .config import Config
-
+    from .pinning import Pin, Plan, Wait
 
 # An array up to this size is written through memory; a larger one through a file, so that it is not held twice.
 _IN_MEMORY = 8 << 20
@@ -60,6 +62,9 @@ def store_file(
     cache_locally: bool = False,
     profile: str | Profile | None = None,
     verbose: bool = False,
+    pin: Pin = None,
+    wait: Wait = None,
+    timeout: float | None = None,
 ) -> str:
     """Store a copy of a file and return its URI, `ipfs://<cid>`.
 
@@ -74,17 +79,26 @@ def store_file(
         profile: the rules by which the file becomes blocks: "unixfs-v1-2025" (the default), "unixfs-v0-2015", or a
             `kachery_p2p.dag.profiles.Profile`. Another profile gives another URI.
         verbose: say on stderr what is being done.
+        pin: which pinning services are to keep it: the name of one, or several; True for the default ones; False for
+            none. Without it, the default ones, if any are set up. It is written down before this returns, also with
+            `local`, and carried out whenever a node runs here; see `pins`.
+        wait: "pinned" to wait until these say that they have it, "verified" until a block came back from each.
+        timeout: seconds to wait for them at most; without it there is no end to waiting.
 
     Raises:
         FileMissing, IsADirectory, NotAFile, NoPermission, DiskFull, FileChanged (it changed while it was read),
-        StoreTooLarge (the limit that you have set).
+        StoreTooLarge (the limit that you have set), PinTooLarge (more than may be sent to a service that was named),
+        and with `wait` what `wait_pinned` raises; it is stored then all the same.
 
     Example:
         >>> uri = kcl.store_file("/data/session.nwb", label="session.nwb")
         >>> uri
         'ipfs://bafybeih...?label=session.nwb'
     """
-    return _file(filename, label, local, profile, verbose, linked=False)
+    config = load_config()
+    plan = make_plan(config, pin, wait, timeout, local)
+    stored = put_file(config, filename, profile=profile, verbose=verbose, plan=plan)
+    return _finish(config, stored, label, local, plan, Path(filename).name)
 
 
 def link_file(
@@ -94,6 +108,9 @@ def link_file(
     local: bool = False,
     profile: str | Profile | None = None,
     verbose: bool = False,
+    pin: Pin = None,
+    wait: Wait = None,
+    timeout: float | None = None,
 ) -> str:
     """Like `store_file`, but the file stays where it is and is served from there: no copy, no disk space.
 
@@ -103,7 +120,10 @@ def link_file(
     Example:
         >>> uri = kcl.link_file("/data/raw_200GB.bin")
     """
-    return _file(filename, label, local, profile, verbose, linked=True)
+    config = load_config()
+    plan = make_plan(config, pin, wait, timeout, local)
+    stored = put_file(config, filename, linked=True, profile=profile, verbose=verbose, plan=plan)
+    return _finish(config, stored, label, local, plan, Path(filename).name)
 
 
 def store_dir(
@@ -114,13 +134,16 @@ def store_dir(
     link: bool = False,
     profile: str | Profile | None = None,
     verbose: bool = False,
+    pin: Pin = None,
+    wait: Wait = None,
+    timeout: float | None = None,
 ) -> str:
     """Store a folder with all that is in it. Its files can be loaded one by one as `<uri>/<path in the folder>`.
 
     Args:
         path: the folder.
         link: serve the files from where they lie instead of copying them.
-        label, local, profile, verbose: as for `store_file`.
+        label, local, profile, verbose, pin, wait, timeout: as for `store_file`.
 
     Raises:
         FileMissing, NotADirectory, InvalidName (a file name that is not UTF-8), and as `store_file`.
@@ -130,11 +153,21 @@ def store_dir(
         >>> kcl.load_text(uri + "/notes/readme.txt")
     """
     config = load_config()
-    stored = put_directory(config, path, link=link, profile=profile, verbose=verbose)
-    return _finish(config, stored, label, local)
+    plan = make_plan(config, pin, wait, timeout, local)
+    stored = put_directory(config, path, link=link, profile=profile, verbose=verbose, plan=plan)
+    return _finish(config, stored, label, local, plan, Path(path).name)
 
 
-def store_text(text: str, *, label: str | None = None, local: bool = False, cache_locally: bool = False) -> str:
+def store_text(
+    text: str,
+    *,
+    label: str | None = None,
+    local: bool = False,
+    cache_locally: bool = False,
+    pin: Pin = None,
+    wait: Wait = None,
+    timeout: float | None = None,
+) -> str:
     """Store text as UTF-8 and return its URI.
 
     Raises:
@@ -144,10 +177,19 @@ def store_text(text: str, *, label: str | None = None, local: bool = False, cach
         >>> kcl.store_text("example text")
         'ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu'
     """
-    return _bytes(text_bytes(text), label, local)
+    return _bytes(text_bytes(text), label, local, pin, wait, timeout)
 
 
-def store_json(value: Any, *, label: str | None = None, local: bool = False, cache_locally: bool = False) -> str:
+def store_json(
+    value: Any,
+    *,
+    label: str | None = None,
+    local: bool = False,
+    cache_locally: bool = False,
+    pin: Pin = None,
+    wait: Wait = None,
+    timeout: float | None = None,
+) -> str:
     """Store a value as JSON with sorted keys and no blanks, and return its URI.
 
     Dicts, lists, text, numbers, booleans and None. Tuples become lists; keys that are numbers become text.
@@ -159,11 +201,18 @@ def store_json(value: Any, *, label: str | None = None, local: bool = False, cac
         >>> kcl.store_json({"example": "dict"})
         'ipfs://bafkreig3edwqihmsm2o7kts6v4cpvtfs66olgonclogykndsu4v7ordox4'
     """
-    return _bytes(json_bytes(value), label, local)
+    return _bytes(json_bytes(value), label, local, pin, wait, timeout)
 
 
 def store_npy(
-    array: np.ndarray[Any, Any], *, label: str | None = None, local: bool = False, cache_locally: bool = False
+    array: np.ndarray[Any, Any],
+    *,
+    label: str | None = None,
+    local: bool = False,
+    cache_locally: bool = False,
+    pin: Pin = None,
+    wait: Wait = None,
+    timeout: float | None = None,
 ) -> str:
     """Store a numpy array as an npy file, as `numpy.save` writes it, and return its URI.
 
@@ -174,12 +223,22 @@ def store_npy(
         >>> uri = kcl.store_npy(np.array([[1, 2, 3], [4, 5, 6]], dtype=np.int16))
     """
     config = load_config()
+    plan = make_plan(config, pin, wait, timeout, local)
     checked = check_array(array)
     stored = put_written(config, lambda file: write_npy(file, checked))
-    return _finish(config, stored, label, local)
+    return _finish(config, stored, label, local, plan)
 
 
-def store_pkl(value: Any, *, label: str | None = None, local: bool = False, cache_locally: bool = False) -> str:
+def store_pkl(
+    value: Any,
+    *,
+    label: str | None = None,
+    local: bool = False,
+    cache_locally: bool = False,
+    pin: Pin = None,
+    wait: Wait = None,
+    timeout: float | None = None,
+) -> str:
     """Store a Python value as a pickle and return its URI. Equal values give equal bytes under every version.
 
     Only plain data is written (see `kachery_cloud.pickling` for the list and the rules), so that whoever loads it runs
@@ -195,8 +254,9 @@ def store_pkl(value: Any, *, label: str | None = None, local: bool = False, cach
     from .pickling import dump_pickle
 
     config = load_config()
+    plan = make_plan(config, pin, wait, timeout, local)
     stored = put_written(config, lambda file: dump_pickle(value, file))
-    return _finish(config, stored, label, local)
+    return _finish(config, stored, label, local, plan)
 
 
 # --- the same without telling anybody ----------------------------------------------------------------------------
@@ -209,6 +269,7 @@ def put_file(
     linked: bool = False,
     profile: str | Profile | None = None,
     verbose: bool = False,
+    plan: Plan | None = None,
 ) -> Stored:
     """Store or link one file in the repo, with a bar where it takes long."""
     path = checked_path(filename)
@@ -216,11 +277,15 @@ def put_file(
         raise IsADirectory(
             f"{path} is a directory. Use store_dir (kachery-cloud-store --recursive) to store it with all its files."
         )
-    if not linked:
-        try:
-            check_size(config, os.stat(path).st_size, str(path))
-        except OSError:
-            pass  # the repo says better what is wrong with it
+    try:
+        size = os.stat(path).st_size
+    except OSError:
+        pass  # the repo says better what is wrong with it
+    else:
+        if not linked:
+            check_size(config, size, str(path))
+        if plan is not None:
+            plan.check(config, size, str(path))
     repo = repository(config)
     doing = "Linking" if linked else "Storing"
     _say(verbose, f"{doing} {path}")
@@ -236,6 +301,7 @@ def put_directory(
     link: bool = False,
     profile: str | Profile | None = None,
     verbose: bool = False,
+    plan: Plan | None = None,
 ) -> Stored:
     """Store a folder in the repo."""
     path = checked_path(filename)
@@ -245,6 +311,9 @@ def put_directory(
         raise NotADirectory(f"{path} is not a directory. Use store_file (kachery-cloud-store without --recursive).")
     if config.max_store_bytes is not None and not link:
         check_size(config, _size_of_folder(path, config.max_store_bytes), str(path))
+    most = plan.most if plan is not None else None
+    if plan is not None and most is not None:
+        plan.check(config, _size_of_folder(path, most), str(path))
     _say(verbose, f"{'Linking' if link else 'Storing'} {path}")
     with progress_bar(f"Storing {path.name}") as update:
         return repository(config).store_directory(path, profile=profile, progress=update, link=link)
@@ -365,29 +434,20 @@ def _size_of_folder(path: Path, enough: int) -> int:
     return total
 
 
-def _file(
-    filename: str | os.PathLike[str],
-    label: str | None,
-    local: bool,
-    profile: str | Profile | None,
-    verbose: bool,
-    *,
-    linked: bool,
-) -> str:
+def _bytes(data: bytes, label: str | None, local: bool, pin: Pin, wait: Wait, timeout: float | None) -> str:
     config = load_config()
-    stored = put_file(config, filename, linked=linked, profile=profile, verbose=verbose)
-    return _finish(config, stored, label, local)
+    plan = make_plan(config, pin, wait, timeout, local)
+    return _finish(config, put_bytes(config, data), label, local, plan)
 
 
-def _bytes(data: bytes, label: str | None, local: bool) -> str:
-    config = load_config()
-    return _finish(config, put_bytes(config, data), label, local)
-
-
-def _finish(config: Config, stored: Stored, label: str | None, local: bool) -> str:
+def _finish(config: Config, stored: Stored, label: str | None, local: bool, plan: Plan, name: str = "") -> str:
+    """Write down what is to be pinned, have the node serve what was stored, and wait if that was asked for."""
     cid = str(stored.cid)
+    record_stored(config, plan, stored, label or name)
     if not local:
         announce_in_background(config, cid)
+    if plan.wait:
+        plan.wait_for(config, cid)
     return format_uri(cid, label=label)
 
 

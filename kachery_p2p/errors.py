@@ -202,3 +202,27 @@ class InvalidRecord(KacheryError, ValueError):
 
 class RelayRefused(DialError):
     """A relay did not grant a reservation or a circuit; says why."""
+
+
+class InvalidPinService(KacheryError, ValueError):
+    """The settings of a pinning service make no sense, or there is no service of that name."""
+
+    exit_code = 2
+
+
+class PinningError(KacheryError):
+    """A pinning service could not be used, or refused."""
+
+    exit_code = 6
+
+
+class PinTooLarge(PinningError):
+    """More than the user allows to be sent to a pinning service; says what to do instead."""
+
+    exit_code = 2
+
+
+class GatewayError(KacheryError, ValueError):
+    """The address or token of an HTTP gateway makes no sense."""
+
+    exit_code = 2

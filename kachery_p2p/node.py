@@ -7,8 +7,9 @@ stops everything when it is cancelled.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,9 @@ from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
-from kachery_p2p.errors import DialError
+from kachery_p2p.errors import ContentNotFound, DialError
 from kachery_p2p.finding import Finding
+from kachery_p2p.keeping import Keeping
 from kachery_p2p.load import Downloads, Load, Progress
 from kachery_p2p.load_directory import DirectoryLoad
 from kachery_p2p.options import NodeOptions
@@ -32,6 +34,10 @@ from kachery_p2p.transport.host import Host
 from kachery_p2p.whereis import Whereis
 
 if TYPE_CHECKING:
+    from kachery_p2p.bitswap.handle import SessionHandle
+    from kachery_p2p.gateway.client import GatewayClient
+    from kachery_p2p.load_sources import LoadSources
+    from kachery_p2p.pinning.config import PinService
     from kachery_p2p.repo.keys import Identity
     from kachery_p2p.repo.repo import Repo
 
@@ -61,9 +67,14 @@ class Node:
         announce: multiaddrs to tell others besides those that are found out.
         swarm_key: the 32-byte key of a private network, or None.
         options: how it finds others and is found; by default not at all.
+        pin_services: that may be asked to keep what is in the outbox of the data directory.
+
+    Attributes:
+        keeping: what is pinned elsewhere.
 
     Raises:
         InvalidAddress: an address to listen on, or of a peer, does not parse.
+        GatewayError: the same of a gateway, or its token cannot be sent.
         RepoError, NoPermission, DiskFull: what is remembered over a restart cannot be read.
 
     Use::
@@ -83,8 +94,10 @@ class Node:
         announce: Sequence[str] = (),
         swarm_key: bytes | None = None,
         options: NodeOptions | None = None,
+        pin_services: Sequence[PinService] = (),
     ) -> None:
         self.repo = repo
+        options = options or NodeOptions()
         self._peers = list(dict.fromkeys(peers))
         for addr in self._peers:
             parse_address(addr)
@@ -97,11 +110,17 @@ class Node:
             self.host,
             repo,
             self._db,
-            options or NodeOptions(),
+            options,
             peers=self._peers,
             announce=announce,
             swarm_key=swarm_key,
         )
+        self.gateways: GatewayClient | None = None
+        if options.gateways and swarm_key is None:
+            from kachery_p2p.gateway.client import GatewayClient
+
+            self.gateways = GatewayClient(options.gateways, options.gateway_tokens)
+        self.keeping = Keeping(self.host, self.exchange, repo, pin_services)
         self._peer_errors: dict[str, str] = {}
         self._downloads = Downloads(repo)
         self._whole_loads: dict[CID, tuple[Load, trio.Event]] = {}
@@ -118,6 +137,9 @@ class Node:
                 self._ports.remember(self._listen, self.host.ports())
                 await nursery.start(self.exchange.run)
                 await nursery.start(self.finding.run)
+                if self.gateways is not None:
+                    await nursery.start(self.gateways.run)
+                await nursery.start(self.keeping.run)
                 nursery.start_soon(self._note_served)
                 for addr in self._peers:
                     nursery.start_soon(self._stay_connected, addr)
@@ -225,7 +247,7 @@ class Node:
 
         Returns:
             ``cid`` of the file or directory that the path leads to; ``path`` where its bytes are; ``size`` in bytes of
-            the whole file; ``sources``, bytes fetched by peer ID; ``seconds``.
+            the whole file; ``sources``, bytes fetched by peer ID or ``gateway:<host>``; ``seconds``.
 
         Raises:
             InvalidCID, PathNotFound, IsADirectory, ContentNotFound, MalformedDag, DiskFull ...: see
@@ -236,12 +258,14 @@ class Node:
         providers = list(providers)
         for addr in providers:
             parse_address(addr)  # a mistyped address is told at once, not as one more peer that does not answer
-        async with self.exchange.new_session(discover=True) as session:
+        span = (start or 0, end) if kind == "bytes" else (0, None)
+        async with self.exchange.new_session(discover=True) as peers, self._with_gateways(peers, *span) as mixed:
+            session = mixed or peers
             load = Load(
                 self.repo,
                 self._downloads,
                 session,
-                connect=self._reach,
+                connect=mixed.watching(self._reach) if mixed else self._reach,
                 find=self.finding.providers,
                 timeout=timeout,
                 progress=progress,
@@ -265,10 +289,28 @@ class Node:
 
             result = await load.run(root, [*self._peers, *providers], work)
             sources = session.stats().sources
-        self.finding.useful(sources)
+        self.finding.useful({peer: size for peer, size in sources.items() if not peer.startswith("gateway:")})
         if sources and kind in ("file", "directory"):
             self.finding.announce([CID.parse(result["cid"]).multihash])
         return {**result, "sources": sources, "seconds": trio.current_time() - begun}
+
+    @contextlib.asynccontextmanager
+    async def _with_gateways(
+        self, peers: SessionHandle, start: int, end: int | None
+    ) -> AsyncIterator[LoadSources | None]:
+        """For one load, the peers' session with the gateways beside it; None where there are none."""
+        if self.gateways is None:
+            yield None
+            return
+        from kachery_p2p.load_sources import open_sources
+
+        last = None if end is None else end - 1
+        async with open_sources(peers, self.gateways, first=start, last=last) as sources:
+            try:
+                yield sources
+            except ContentNotFound as error:
+                said = sources.said()
+                raise (ContentNotFound(f"{error} {said}") if said else error) from None
 
     async def _whole_file(self, load: Load, cid: CID, providers: Iterable[str]) -> tuple[Path, int]:
         """Load a file once, however many ask for it at the same time: later ones lend their providers and wait."""
@@ -296,6 +338,8 @@ class Node:
             "addresses": self.host.addresses(),
             "connected": [{"peer": c.peer, "addr": c.addr, "direction": c.direction} for c in self.host.connections()],
             "unreachable_peers": dict(self._peer_errors),
+            "pinning": self.keeping.status(),
+            "gateways": self.gateways.status() if self.gateways is not None else {},
             **self.finding.status(),
             **asdict(self.exchange.stats().total),
         }

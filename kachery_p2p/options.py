@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class NodeOptions:
     """All of it is off by default: a node that is told nothing looks for nobody, and nobody is told of it.
 
-    In a private network (with a swarm key) delegated routers and port mapping stay off whatever is said here. The DHTs
-    are then the lab's own, for everybody in them holds the key.
+    In a private network (with a swarm key) delegated routers, gateways and port mapping stay off whatever is said here.
+    The DHTs are then the lab's own, for everybody in them holds the key.
 
     Attributes:
         dht: take part in the public DHT (`/ipfs/kad/1.0.0`): `off`, `client`, `server`, or `auto`, which is a server
@@ -27,6 +28,8 @@ class NodeOptions:
         port_map: ask the router of the local network to forward a port (UPnP, NAT-PMP).
         autonat: ask peers whether they can dial this node, and answer them the same question.
         reachability: `auto`, or `public` / `private` to be believed without asking.
+        gateways: URLs of trustless HTTP gateways, which help loads that peers are slow with.
+        gateway_tokens: what some of them want to be shown, by URL.
     """
 
     dht: str = "off"
@@ -42,3 +45,5 @@ class NodeOptions:
     port_map: bool = False
     autonat: bool = False
     reachability: str = "auto"
+    gateways: tuple[str, ...] = ()
+    gateway_tokens: Mapping[str, str] = field(default_factory=dict, repr=False)

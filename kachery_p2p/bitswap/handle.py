@@ -188,6 +188,11 @@ class SessionHandle:
                 found[peer] = SessionPeer("gone", False, blocks, size, 0.0)
         return found
 
+    def under_way(self, multihash: bytes) -> bool:
+        """Whether a peer that is delivering was asked for this block."""
+        want = self._session.wants.get(multihash)
+        return want is not None and any(ask.live and not link.stalled for link, ask in want.asks.items())
+
     @property
     def in_flight(self) -> int:
         """Blocks asked for and not arrived."""

@@ -285,6 +285,7 @@ def test_no_node_is_started_to_ask_it(data: Path) -> None:
         "known": True,
         "dht": False,
         "delegated": False,
+        "gateways": False,
     }
     assert kcl.get_node_info() == found
     assert not data.exists()

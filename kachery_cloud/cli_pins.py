@@ -1,0 +1,325 @@
+"""`kachery-cloud-pins`: what pinning services are to keep, and how far that is."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import click
+
+from .cli_pin_services import service
+from .cli_support import CONTEXT, INTERRUPTED, Function, Group, command, guarded, json_option
+from .errors import KacheryError, PinningError
+
+if TYPE_CHECKING:
+    from .config import Config
+
+#: Seconds that a command which waits gives a service to hand a block back, once it says that it has all.
+VERIFY_SECONDS = 30.0
+#: Seconds between looks at what to show to somebody who waits at a screen.
+_SHOW_SECONDS = 0.5
+
+service_option = click.option(
+    "--service", "services", multiple=True, metavar="NAME", help="Of this service. May be given several times."
+)
+timeout_option = click.option(
+    "--timeout", type=float, metavar="SECONDS", help="Wait for so long at most. [default: until it is done]"
+)
+
+
+@click.group("pins", cls=Group, invoke_without_command=True, context_settings=CONTEXT)
+@click.option("--removed", is_flag=True, help="Show also what was removed in the last days.")
+@json_option
+@click.pass_context
+@guarded
+def pins(context: click.Context, removed: bool, as_json: bool) -> None:
+    """List what pinning services are to keep, and how far that is; or change it.
+
+    A service has something when it is `claimed` (it says so) or `verified` (a block was fetched back from it). The rest
+    is done while a node runs here, and goes on where it was after a restart.
+
+    \b
+    Examples:
+        kachery-cloud-pins
+        kachery-cloud-pins service add filebase
+        kachery-cloud-pins add ipfs://bafy... --service filebase
+        kachery-cloud-pins wait ipfs://bafy...
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from . import pinning as api
+    from .pins_text import pin_lines, summary_phrase
+
+    found = api.pins(removed=removed)
+    if as_json:
+        click.echo(json.dumps({"pins": found}, ensure_ascii=False))
+        return
+    for line in pin_lines(found):
+        click.echo(line)
+    counts: dict[str, int] = {}
+    for row in found:
+        counts[row["state"]] = counts.get(row["state"], 0) + 1
+    click.echo(summary_phrase(counts) or "Nothing is pinned. Pin something with: kachery-cloud-pins add URI", err=True)
+    _say_if_nobody_works(found)
+
+
+def _subcommand(name: str) -> Any:
+    def make(function: Function) -> click.Command:
+        made = command(name)(function)
+        pins.add_command(made)
+        return made
+
+    return make
+
+
+@_subcommand("add")
+@click.argument("uri")
+@service_option
+@click.option("--wait/--no-wait", default=True, help="Wait until it is there (the default), or only write it down.")
+@timeout_option
+@json_option
+def add(uri: str, services: tuple[str, ...], wait: bool, timeout: float | None, as_json: bool) -> None:
+    """Have pinning services keep a file or directory that is on this machine.
+
+    \b
+    Example:
+        kachery-cloud-pins add ipfs://bafy... --service filebase
+    """
+    from . import pinning as api
+    from .config import load_config
+    from .store import tell_running_node
+
+    config = load_config()
+    plan, cid = api.record_pin(config, uri, services or True, timeout)
+    tell_running_node(config, cid)
+    api.wake_node(config)
+    _wait_and_print(config, cid, plan.names, wait, plan.timeout, as_json)
+
+
+@_subcommand("remove")
+@click.argument("uri")
+@service_option
+@json_option
+def remove(uri: str, services: tuple[str, ...], as_json: bool) -> None:
+    """Have pinning services no longer keep a file or directory. What is on this machine stays.
+
+    \b
+    Example:
+        kachery-cloud-pins remove ipfs://bafy...
+    """
+    from . import pinning as api
+    from .config import load_config
+    from .store import tell_running_node
+
+    config = load_config()
+    cid, found = api.record_unpin(config, uri, services or None)
+    tell_running_node(config, cid)
+    _print_rows(found, as_json)
+    if not as_json:
+        _say_if_nobody_works(found)
+
+
+@_subcommand("wait")
+@click.argument("uri")
+@service_option
+@click.option("--verified", is_flag=True, help="Wait until a block was fetched back, however long that takes.")
+@timeout_option
+@json_option
+def wait(uri: str, services: tuple[str, ...], verified: bool, timeout: float | None, as_json: bool) -> None:
+    """Wait until a file or directory is where it is to be pinned. Runs the node meanwhile, where none runs.
+
+    \b
+    Example:
+        kachery-cloud-pins wait ipfs://bafy... --timeout 600
+    """
+    from . import pinning as api
+    from .config import load_config
+
+    config = load_config()
+    cid, names = api.awaited(config, uri, services or None)
+    _wait_and_print(config, cid, names, True, api.seconds(timeout), as_json, "verified" if verified else "pinned")
+
+
+pins.add_command(service)
+
+
+# --- waiting ---------------------------------------------------------------------------------------------------------
+
+
+class Waited(NamedTuple):
+    """How waiting ended."""
+
+    rows: list[dict[str, Any]]
+    interrupted: bool = False
+    error: KacheryError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return INTERRUPTED if self.interrupted else self.error.exit_code if self.error is not None else 0
+
+
+def wait_with_bar(
+    config: Config,
+    cid: str,
+    names: Sequence[str],
+    timeout: float | None,
+    until: Literal["pinned", "verified"] = "pinned",
+) -> Waited:
+    """Wait, and show somebody who watches how far it is. Neither Ctrl-C nor a refusal loses what is written down.
+
+    A service that says it has all of it is given a moment more to prove it.
+    """
+    from . import pinning as api
+
+    try:
+        with _watched(config, cid, names):
+            found = api.wait_for(config, cid, names, until, timeout)
+            if until == "pinned":
+                try:
+                    found = api.wait_for(config, cid, names, "verified", VERIFY_SECONDS)
+                except PinningError:  # it is claimed, and shown as that
+                    found = api.rows(config, cid, names)
+    except KeyboardInterrupt:
+        return Waited(api.rows(config, cid, names), interrupted=True)
+    except KacheryError as error:
+        return Waited(api.rows(config, cid, names), error=error)
+    return Waited(found)
+
+
+def finish_store(config: Config, stored: dict[str, Any], names: Sequence[str], wait: bool, as_json: bool) -> None:
+    """The end of `kachery-cloud-store`: print what was stored, wait for the services that are to keep it, and say how
+    far they are."""
+    from . import pinning as api
+    from .pins_text import on_their_way
+
+    if not as_json:
+        click.echo(stored["uri"])
+        sys.stdout.flush()  # whoever stops the waiting has the URI
+    cid = stored["cid"]
+    waited = wait_with_bar(config, cid, names, None) if wait else Waited(api.rows(config, cid, names))
+    if as_json:
+        click.echo(json.dumps({**stored, **_as_json(waited)}, ensure_ascii=False))
+    else:
+        if not waited.interrupted:
+            for line in on_their_way([row for row in waited.rows if row["claimed"] or waited.error is None]):
+                click.echo(line, err=True)
+        tell_waited(waited)
+        if not wait:
+            _say_if_nobody_works(waited.rows)
+    if waited.exit_code:
+        raise click.exceptions.Exit(waited.exit_code)
+
+
+def tell_waited(waited: Waited) -> None:
+    """Say on stderr what came of waiting, where there is something to say."""
+    from .pins_text import on_their_way
+
+    if waited.interrupted:
+        left = [row for row in waited.rows if not row["claimed"]]
+        click.echo("Interrupted. Nothing is lost: what is still on its way is written down.", err=True)
+        for line in on_their_way(left):
+            click.echo(f"  {line}", err=True)
+        click.echo(
+            "It goes on while a node runs here (kachery-cloud-node); kachery-cloud-pins shows how far it is.", err=True
+        )
+    elif waited.error is not None:
+        click.echo(f"Error: {waited.error}", err=True)
+
+
+def _wait_and_print(
+    config: Config,
+    cid: str,
+    names: Sequence[str],
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
+    until: Literal["pinned", "verified"] = "pinned",
+) -> None:
+    from . import pinning as api
+
+    waited = wait_with_bar(config, cid, names, timeout, until) if wait else Waited(api.rows(config, cid, names))
+    _print_rows(waited.rows, as_json, waited)
+    if not as_json:
+        tell_waited(waited)
+        if not wait:
+            _say_if_nobody_works(waited.rows)
+    if waited.exit_code:
+        raise click.exceptions.Exit(waited.exit_code)
+
+
+def _print_rows(found: list[dict[str, Any]], as_json: bool, waited: Waited | None = None) -> None:
+    from .pins_text import pin_lines
+
+    if as_json:
+        click.echo(json.dumps(_as_json(waited or Waited(found)), ensure_ascii=False))
+        return
+    for line in pin_lines(found):
+        click.echo(line)
+
+
+def _as_json(waited: Waited) -> dict[str, Any]:
+    error: dict[str, Any] = {}
+    if waited.interrupted:
+        error = {"type": "Interrupted", "message": "Interrupted. It goes on while a node runs here."}
+    elif waited.error is not None:
+        error = {"type": type(waited.error).__name__, "message": str(waited.error)}
+    return {"pins": waited.rows, **({"error": error} if error else {})}
+
+
+def _say_if_nobody_works(found: Sequence[dict[str, Any]]) -> None:
+    """Say on stderr that no node is there to do what is left, or none that can."""
+    from . import pinning as api
+    from .background import ask_running_node
+    from .config import load_config
+    from .control import NodeGone
+
+    left = [row for row in found if row["state"] not in ("pinned", "verified", "removed", "refused")]
+    if not left:
+        return
+    try:
+        status = ask_running_node(load_config(), "status")
+    except NodeGone:
+        click.echo("No node is running here. It goes on when one runs: kachery-cloud-node", err=True)
+        return
+    unknown = api.unknown_to_node(status, [row["service"] for row in left if row["problem"] != "idle"])
+    if unknown is not None:
+        click.echo(unknown, err=True)
+
+
+@contextmanager
+def _watched(config: Config, cid: str, names: Sequence[str]) -> Iterator[None]:
+    """While this lasts, show on a terminal how far the services are."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from tqdm import tqdm
+
+    from . import pinning as api
+    from .pins_text import status_phrase
+
+    done = threading.Event()
+    form = "{desc} [{elapsed}]"
+
+    def show() -> None:
+        with tqdm(total=len(names), bar_format=form, leave=False, file=sys.stderr) as bar:
+            while not done.wait(_SHOW_SECONDS):
+                sent = api.sending(config).get(cid)
+                found = api.rows(config, cid, names)
+                bar.bar_format = form
+                bar.set_description_str(status_phrase(found))
+                if sent is not None:
+                    bar.bar_format = "{desc} {percentage:3.0f}%|{bar}| [{elapsed}]"
+                    bar.total, bar.n = sent
+                bar.refresh()
+
+    thread = threading.Thread(target=show, name="kachery-pins", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,480 @@
+"""Keeping data alive elsewhere: what is to be pinned, and how far that is.
+
+    uri = kcl.store_file("/data/session.nwb", pin="filebase", wait="verified")
+
+What is to be pinned is written to the outbox of the data directory (`kachery_p2p.pinning`) before the call returns. It
+is carried out by the node, whenever one runs here; it survives crashes and months offline. "Pinned" is what a service
+claims, "verified" is when a block was fetched back from it and had the right hash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from .config import load_config, parse_timeout
+from .errors import ConfigError, ContentNotFound, InvalidPinService, IsADirectory, NodeError, PinningError
+from .local import NotHere, find_local, repository, resolve_local
+from .pin_config import PinSetting, find_token, services_for
+from .uri import format_uri, parse_uri
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kachery_p2p.dag.cid import CID
+    from kachery_p2p.pinning import Outbox, PinEntry, PinService
+    from kachery_p2p.repo.repo import Stored
+
+    from .config import Config
+
+Pin: TypeAlias = "bool | str | Sequence[str] | None"
+Wait: TypeAlias = "Literal['pinned', 'verified'] | None"
+WAITS = ("pinned", "verified")
+#: Problems of a row that stay until the user does something.
+HOPELESS = ("idle", "local", "over_limit")
+
+_outboxes: dict[Path, Outbox] = {}
+
+
+def pin(
+    uri: str, service: str | Sequence[str] | None = None, *, wait: Wait = None, timeout: float | None = None
+) -> list[dict[str, Any]]:
+    """Have pinning services keep a file or directory that is on this machine.
+
+    However often it is asked for, a service is asked once.
+
+    Args:
+        uri: of something that was stored or loaded here. With a path, only what the path leads to is pinned.
+        service: the name of a service, or several; the default ones (or the only one) where none is named.
+        wait: "pinned" to wait until each says that it has all of it, "verified" until a block came back from each.
+        timeout: seconds to wait at most; without it there is no end to waiting.
+
+    Returns:
+        The rows of `pins` for it.
+
+    Raises:
+        ContentNotFound: it is not on this machine. ConfigError: no such service, or no token for it.
+        PinTooLarge: more than may be sent there. With `wait`, also what `wait_pinned` raises.
+
+    Example:
+        >>> kcl.pin("ipfs://bafy...", "filebase", wait="verified")
+    """
+    config = load_config()
+    plan, cid = record_pin(config, uri, True if service is None else service, timeout, wait)
+    _tell_node(config, cid)
+    return plan.wait_for(config, cid) if plan.wait else rows(config, cid, plan.names)
+
+
+def unpin(uri: str, service: str | Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Have pinning services no longer keep a file or directory. What is on this machine stays.
+
+    Carried out by the node, like `pin`. Others who pinned the same thing there keep it, unless they use the same token.
+
+    Args:
+        service: the name of a service, or several; all that were asked to keep it where none is named.
+
+    Returns:
+        The rows of `pins` for it.
+
+    Raises:
+        ContentNotFound: it was not pinned from here, or not there.
+    """
+    config = load_config()
+    cid, found = record_unpin(config, uri, service)
+    _tell_node(config, cid)
+    return found
+
+
+def pins(uri: str | None = None, *, removed: bool = False) -> list[dict[str, Any]]:
+    """What is to be pinned, and how far that is. Uses no network.
+
+    Args:
+        uri: only this file or directory.
+        removed: also what was unpinned in the last days.
+
+    Returns:
+        A dict for each file or directory and each service, oldest first: "uri", "cid", "service", "name", "size" (in
+        bytes, or None), "state" ("waiting", "uploading", "queued", "pinning", "pinned", "verified", "failed" and
+        tried again, "refused" until you do something, "removing", "removed"), "claimed" (the service says that it has
+        it), "verified" (when a block was last fetched back from it, or None; seconds since 1970), "last_error" (why it
+        is not done yet, and what to do) and "problem" (the same in one word), "added", "changed", "next_try" (seconds
+        since 1970; None when it is your turn), "tries".
+
+    Example:
+        >>> [(each["uri"], each["state"]) for each in kcl.pins()]
+        [('ipfs://bafy...', 'verified')]
+    """
+    config = load_config()
+    if uri is not None:
+        return rows(config, _cid_of(config, uri), removed=removed)
+    return _shown(config, outbox(config).list(removed=removed))
+
+
+def wait_pinned(
+    uri: str,
+    timeout: float | None = None,
+    *,
+    service: str | Sequence[str] | None = None,
+    until: Literal["pinned", "verified"] = "pinned",
+) -> list[dict[str, Any]]:
+    """Wait until services have a file or directory that they were asked to pin. Starts the node where none runs.
+
+    Args:
+        timeout: seconds to wait at most; without it there is no end to waiting.
+        service: the services to wait for; all that were asked where none is named.
+        until: "pinned", when they say that they have it, or "verified", when a block came back from each of them.
+
+    Returns:
+        The rows of `pins` for it.
+
+    Raises:
+        ContentNotFound: it was not pinned from here, or not there.
+        PinningError: a service refused it, or the time is over; says why, and what to do.
+    """
+    config = load_config()
+    if until not in WAITS:
+        raise ConfigError(f"until is {until!r}; it must be 'pinned' or 'verified'.")
+    cid, names = awaited(config, uri, service)
+    return wait_for(config, cid, names, until, seconds(timeout))
+
+
+# --- the same, without a node ----------------------------------------------------------------------------------------
+
+
+def record_pin(config: Config, uri: str, pin: Pin, timeout: float | None, wait: Wait = None) -> tuple[Plan, str]:
+    """Write down that something which is here is to be pinned; the plan, and the CID."""
+    plan = make_plan(config, pin, wait, timeout)
+    parsed = parse_uri(uri)
+    try:
+        cid = resolve_local(repository(config), parsed)
+        size = _size_here(config, parsed.locator, cid)
+    except NotHere:
+        raise ContentNotFound(
+            f"{uri} is not on this machine, so it cannot be pinned from here. Load it first (kachery-cloud-load)."
+        ) from None
+    plan.check(config, size, parsed.locator)
+    plan.record(config, str(cid), size, parsed.file_name if parsed.path or parsed.label else "")
+    return plan, str(cid)
+
+
+def record_unpin(config: Config, uri: str, service: str | Sequence[str] | None) -> tuple[str, list[dict[str, Any]]]:
+    """Write down that something is no longer to be pinned; the CID, and the rows."""
+    cid, names = awaited(config, uri, service)
+    for name in names:
+        outbox(config).remove(cid, name)
+    return cid, rows(config, cid, names, removed=True)
+
+
+def awaited(config: Config, uri: str, service: str | Sequence[str] | None) -> tuple[str, list[str]]:
+    """The CID of a URI, and the services that were asked to keep it, or those of them that are meant.
+
+    Raises:
+        ContentNotFound: it was not pinned from here, or not there.
+    """
+    cid = _cid_of(config, uri)
+    found = [row["service"] for row in rows(config, cid)]
+    wanted = found if service is None else [service] if isinstance(service, str) else list(service)
+    missing = [name for name in wanted if name not in found]
+    if missing or not found:
+        where = f" at {', '.join(missing)}" if missing else ""
+        raise ContentNotFound(
+            f"{uri} is not pinned{where}, nor on its way there, from this data directory. kachery-cloud-pins lists "
+            "what is."
+        )
+    return cid, wanted
+
+
+def wait_for(
+    config: Config, cid: str, names: Sequence[str], until: Literal["pinned", "verified"], timeout: float | None
+) -> list[dict[str, Any]]:
+    """Wait until these services have a root; see `wait_pinned`."""
+    from .background import get_connection
+
+    _raise_if_hopeless(rows(config, cid, names))
+    connection = get_connection(config)
+    unknown = unknown_to_node(connection.status(), names)
+    if unknown is not None:
+        raise PinningError(unknown)
+    connection.wait_pinned({"cid": cid, "services": list(names), "verified": until == "verified", "timeout": timeout})
+    found = rows(config, cid, names)
+    _raise_if_hopeless(found)
+    if len(found) < len(names):
+        raise PinningError(f"ipfs://{cid} was removed from what is to be pinned while it was waited for.")
+    left = [row for row in found if row["state"] != "verified" and (until == "verified" or not row["claimed"])]
+    if left:
+        from .pins_text import on_their_way
+
+        raise PinningError(
+            f"Not done within {timeout or 0:g} s: {'; '.join(on_their_way(left))}. It goes on while a node runs here."
+        )
+    return found
+
+
+def sending(config: Config) -> dict[str, tuple[int, int]]:
+    """Of the uploads that the running node is making: bytes sent and bytes in all, by CID."""
+    from .background import ask_running_node
+
+    try:
+        services = _pins_of(ask_running_node(config, "status")).get("services", {})
+    except NodeError:
+        return {}
+    return {
+        cid: (each["sent"], each["size"])
+        for service in services.values()
+        for cid, each in service.get("sending", {}).items()
+    }
+
+
+def unknown_to_node(status: dict[str, Any], names: Sequence[str]) -> str | None:
+    """What to say where the node that runs does not know one of these services; None where it knows all."""
+    unknown = [name for name in names if name not in _pins_of(status).get("services", {})]
+    if not unknown:
+        return None
+    return (
+        f"The node that runs here (process {status.get('pid', 'unknown')}) does not know the pinning service "
+        f"{unknown[0]}, or has no token for it. It reads its settings when it starts: stop it and start it again; what "
+        "is to be pinned is written down."
+    )
+
+
+def _raise_if_hopeless(found: Sequence[dict[str, Any]]) -> None:
+    """Raise `PinningError` where nothing more happens without the user."""
+    stuck = [row for row in found if row["state"] == "refused" or (row["problem"] in HOPELESS and not row["claimed"])]
+    if stuck:
+        raise PinningError(" ".join(dict.fromkeys(row["last_error"] for row in stuck)))
+
+
+def _pins_of(status: dict[str, Any]) -> dict[str, Any]:
+    """What a node says about pinning; it may be of another version."""
+    found = status.get("pinning")
+    return found if isinstance(found, dict) else {}
+
+
+def _tell_node(config: Config, cid: str) -> None:
+    """Have the node look at the outbox, and start it where none runs; without waiting for it."""
+    from .store import announce_in_background
+
+    wake_node(config)
+    announce_in_background(config, cid)
+
+
+def wake_node(config: Config) -> None:
+    """Have the node that runs look at the outbox now, and ask again those services that refused something."""
+    from .background import ask_running_node
+
+    with contextlib.suppress(NodeError):  # none runs
+        ask_running_node(config, "wake_pins")
+
+
+# --- for storing -----------------------------------------------------------------------------------------------------
+
+
+class Plan(NamedTuple):
+    """What a store is to do about pinning: decided before anything is stored, so that mistakes are told at once."""
+
+    services: Sequence[PinSetting] = ()
+    explicit: bool = False
+    wait: Wait = None
+    timeout: float | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return [service.name for service in self.services]
+
+    @property
+    def most(self) -> int | None:
+        """The smallest limit of the services that were named; None without any."""
+        limits = [service.max_bytes for service in self.services if service.max_bytes is not None]
+        return min(limits) if self.explicit and limits else None
+
+    def check(self, config: Config, size: int | None, what: str) -> None:
+        """Raise `PinTooLarge` for what was to be pinned by name and is more than may be sent there."""
+        for service in self.services if self.explicit else ():
+            to_service(config, service, token="").check_size(size, what)
+
+    def record(self, config: Config, cid: str, size: int | None, name: str) -> list[str]:
+        """Write down what is to be pinned. It is on the disk when this returns, and where is what it returns.
+
+        What is too large for a default service is not sent there, and a warning says so: it is stored all the same.
+        """
+        from .errors import PinTooLarge
+
+        recorded = []
+        for service in self.services:
+            try:
+                to_service(config, service, token="").check_size(size, f"ipfs://{cid}")
+            except PinTooLarge as exc:
+                if self.explicit:
+                    raise
+                warnings.warn(f"Stored, but not pinned: {exc}", RuntimeWarning, stacklevel=4)
+                continue
+            outbox(config).add(cid, service.name, name, size=size)
+            recorded.append(service.name)
+        return recorded
+
+    def wait_for(self, config: Config, cid: str) -> list[dict[str, Any]]:
+        """Wait as the plan says; see `wait_for`."""
+        names = [name for name in self.names if outbox(config).get(cid, name) is not None]
+        return wait_for(config, cid, names, self.wait or "pinned", self.timeout) if names else []
+
+
+def make_plan(config: Config, pin: Pin, wait: Wait = None, timeout: float | None = None, local: bool = False) -> Plan:
+    """What `pin`, `wait`, `timeout` and `local` of a call mean. Raises `ConfigError` for what cannot be meant."""
+    if pin is None and wait is None and not config.pin_services:
+        return Plan()
+    if wait is not None and wait not in WAITS:
+        raise ConfigError(f"wait is {wait!r}; it must be 'pinned', 'verified' or None.")
+    services = services_for(config, pin)
+    if wait is not None and local:
+        raise ConfigError("With local=True no network is used, so there is no waiting for a pinning service.")
+    if wait is not None and not services:
+        raise ConfigError(
+            f"wait={wait!r} needs a pinning service. Name one (pin='filebase'), or set one up as the default: "
+            "kachery-cloud-pins service add filebase --default"
+        )
+    for service in services:
+        to_service(config, service, token="")
+    return Plan(services, pin is not None, wait, seconds(timeout))
+
+
+def record_stored(config: Config, plan: Plan, stored: Stored, name: str) -> list[str]:
+    """Write down where something that was stored is to be pinned; the names of these services."""
+    return plan.record(config, str(stored.cid), stored.size, name) if plan.services else []
+
+
+# --- for the node ----------------------------------------------------------------------------------------------------
+
+
+def to_service(config: Config, setting: PinSetting, token: str | None = None) -> PinService:
+    """A service as the node knows it, with its token. Raises `ConfigError`, `InvalidPinService`."""
+    from kachery_p2p.pinning import PinService
+
+    return PinService(
+        name=setting.name,
+        url=setting.url,
+        token=find_token(config, setting) if token is None else token,
+        kind=setting.kind,
+        max_bytes=setting.max_bytes,
+        gateway=setting.gateway,
+    )
+
+
+def usable_services(config: Config, private_network: bool) -> list[PinService]:
+    """The services that the node may ask: not those that `public` or a swarm key shuts out, nor those without a token.
+
+    What is to be pinned at the others waits. A shared service that was used without being set up is among them.
+    """
+    found = []
+    for setting in _settings(config).values():
+        if why_idle(config, setting, private_network) is None:
+            found.append(to_service(config, setting))
+    return found
+
+
+def why_idle(config: Config, setting: PinSetting, private_network: bool) -> str | None:
+    """Why nothing is sent to a service at present; None when something may be."""
+    why = setting.why_not(config, private_network)
+    if why is not None:
+        return f"Nothing is sent to {setting.name}: {why}."
+    try:
+        if to_service(config, setting).token or not setting.needs_token:
+            return None
+    except (ConfigError, InvalidPinService) as exc:
+        return str(exc)
+    return f"There is no token for {setting.name}. Set it with: kachery-cloud-pins service add {setting.name}"
+
+
+def _settings(config: Config) -> dict[str, PinSetting]:
+    """The services by name, with the shared ones that something was given to, or could be."""
+    from .pin_config import PRESETS
+
+    return {**PRESETS, **{service.name: service for service in config.pin_services}}
+
+
+# --- the outbox ------------------------------------------------------------------------------------------------------
+
+
+def outbox(config: Config) -> Outbox:
+    """The outbox of the data directory, for this process."""
+    from kachery_p2p.pinning import OUTBOX_NAME, Outbox
+
+    found = _outboxes.get(config.directory)
+    if found is None:
+        # Of two threads that make it at once, both get the same.
+        found = _outboxes.setdefault(config.directory, Outbox(config.directory / OUTBOX_NAME))
+    return found
+
+
+def close_outboxes() -> None:
+    """Close the outboxes of this process; the next call opens them again. For tests and for leaving early."""
+    while _outboxes:
+        _outboxes.popitem()[1].close()
+
+
+def rows(
+    config: Config, cid: str, names: Sequence[str] | None = None, *, removed: bool = False
+) -> list[dict[str, Any]]:
+    """The rows of `pins` for one root, at these services."""
+    box = outbox(config)
+    if names is None:
+        names = sorted({entry.service for entry in box.list(removed=removed)})
+    found = [entry for name in names if (entry := box.get(cid, name)) is not None]
+    return _shown(config, [entry for entry in found if removed or entry.state != "removed"])
+
+
+def _shown(config: Config, entries: Sequence[PinEntry]) -> list[dict[str, Any]]:
+    """Entries as plain values, each with why nothing happens to it, where the settings are the reason."""
+    from kachery_p2p.repo.swarm_key import SWARM_KEY_NAME
+
+    settings = _settings(config)
+    private = (config.directory / SWARM_KEY_NAME).exists()
+    idle: dict[str, str | None] = {}
+    found = []
+    for entry in entries:
+        if entry.service not in idle:
+            setting = settings.get(entry.service)
+            idle[entry.service] = (
+                f"There is no pinning service {entry.service!r} in the settings any more. Add it again, or remove this "
+                "(kachery-cloud-pins service add, kachery-cloud-pins remove)."
+                if setting is None
+                else why_idle(config, setting, private)
+            )
+        row = {"uri": format_uri(entry.cid), **entry.as_json()}
+        if idle[entry.service] and (entry.on_its_way or entry.state == "refused"):
+            row.update(problem="idle", last_error=idle[entry.service])
+        found.append(row)
+    return found
+
+
+def _cid_of(config: Config, uri: str) -> str:
+    """The CID that a URI leads to, as it is written in the outbox."""
+    parsed = parse_uri(uri)
+    if not parsed.path:
+        return parsed.cid
+    try:
+        return str(resolve_local(repository(config), parsed))
+    except NotHere:
+        raise ContentNotFound(f"{uri} is not on this machine; name it by its own URI (ipfs://<cid>).") from None
+
+
+def _size_here(config: Config, locator: str, cid: CID) -> int:
+    """Bytes of a file that is here, or of all blocks of a directory. Raises `NotHere`."""
+    repo = repository(config)
+    try:
+        found = find_local(repo, parse_uri(str(cid)))
+    except IsADirectory:
+        from kachery_p2p.dag.pb import decode_node
+
+        block = repo.get_block(cid.multihash)
+        if block is None:
+            raise NotHere(locator) from None
+        return len(block) + sum(link.tsize or 0 for link in decode_node(block).links)
+    return os.stat(found.path).st_size if found.path is not None else 0
+
+
+def seconds(timeout: float | None) -> float | None:
+    """A timeout that was given, or None. Raises `ConfigError`."""
+    return None if timeout is None else parse_timeout(timeout, "timeout")

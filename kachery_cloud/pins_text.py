@@ -1,0 +1,120 @@
+"""Pins in words for people: the table of `kachery-cloud-pins`, and what is said while somebody waits.
+
+Names, errors and CIDs may come from strangers: no control character gets to the terminal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from .cli_support import printable
+
+#: States as they are shown; the others are called what they are.
+_WORDS = {
+    "pinned": "claimed",
+    "uploading": "sending",
+    "failed": "trying again",
+}
+#: What is still to come of a state, for those who wait.
+_MEANINGS = {
+    "waiting": "waits for its turn",
+    "uploading": "is being sent",
+    "queued": "is queued at the service",
+    "pinning": "is being fetched by the service",
+    "pinned": "is there, as the service says; no block was fetched back yet",
+    "verified": "is there: a block was fetched back",
+    "failed": "failed and is tried again",
+    "refused": "was refused",
+    "removing": "is being removed",
+    "removed": "was removed",
+}
+#: The order in which a summary names them: what wants the user first.
+_ORDER = (
+    "refused", "failed", "waiting", "uploading", "queued", "pinning", "removing", "pinned", "verified",
+)  # fmt: skip
+
+
+def state_word(row: dict[str, Any]) -> str:
+    """The state of a row, in a word."""
+    state = str(row.get("state", "?"))
+    return _WORDS.get(state, state)
+
+
+def pin_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The table of `kachery-cloud-pins`: a line for each root and service, and under it why it is not done yet."""
+    cells = [
+        (state_word(row), str(row.get("service", "")), _size(row.get("size")), str(row.get("uri", "")), _note(row))
+        for row in rows
+    ]
+    widths = [max((len(cell[column]) for cell in cells), default=0) for column in range(3)]
+    lines = []
+    for row, (state, service, size, uri, note) in zip(rows, cells, strict=True):
+        line = f"{state:<{widths[0]}}  {service:<{widths[1]}}  {size:>{widths[2]}}  {uri}{'  ' + note if note else ''}"
+        lines.append(printable(line.rstrip()))
+        if row.get("last_error"):
+            lines.append(printable(f"    {row['last_error']}{_next_try(row)}"))
+    return lines
+
+
+def status_phrase(rows: Sequence[dict[str, Any]]) -> str:
+    """`filebase: queued, lab: verified`"""
+    return printable(", ".join(f"{row.get('service')}: {state_word(row)}" for row in rows))
+
+
+def on_their_way(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence for each row that is not as far as was waited for."""
+    lines = []
+    for row in rows:
+        meaning = _MEANINGS.get(str(row.get("state")), str(row.get("state")))
+        why = f" ({row['last_error']})" if row.get("last_error") else ""
+        lines.append(printable(f"{row.get('service')}: {row.get('uri')} {meaning}{why}"))
+    return lines
+
+
+def summary_phrase(counts: dict[str, Any]) -> str:
+    """`1 refused, 2 queued, 40 verified`, what wants the user first; empty where there is nothing."""
+    known = [state for state in _ORDER if counts.get(state)]
+    return printable(", ".join(f"{counts[state]:,} {_WORDS.get(state, state)}" for state in known))
+
+
+def service_lines(services: Sequence[dict[str, Any]]) -> list[str]:
+    """The lines of `kachery-cloud-pins service list`."""
+    lines = []
+    for service in services:
+        words = [str(service["kind"])]
+        if service.get("default"):
+            words.append("default")
+        limit = service.get("max_bytes")
+        words.append("no limit" if limit is None else f"up to {_size(limit)} each")
+        origin = service.get("token")
+        words.append(f"token in {origin}" if origin else "no token")
+        lines.append(printable(f"{service['name']}  {service['url']}  ({', '.join(words)})"))
+        if service.get("idle"):
+            lines.append(printable(f"    {service['idle']}"))
+    return lines
+
+
+def _note(row: dict[str, Any]) -> str:
+    return str(row.get("name") or "")
+
+
+def _next_try(row: dict[str, Any]) -> str:
+    at = row.get("next_try")
+    if not isinstance(at, (int, float)) or row.get("problem") == "idle":
+        return ""
+    seconds = at - time.time()
+    if seconds < 1:
+        return ""
+    return f" Next try in {seconds:.0f} s." if seconds < 100 else f" Next try in {seconds / 60:.0f} min."
+
+
+def _size(size: Any) -> str:
+    if not isinstance(size, (int, float)):
+        return "?"
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"
