@@ -54,16 +54,19 @@ install_package() {
     echo "$want" >"$stamp"
 }
 
-# Installs the programs that put several machines on this one (network namespaces), where this user may do so. Without
-# them the tests that need them are skipped, and say why.
-install_lab_tools() {
-    [ "$(uname)" = Linux ] && [ "$(id -u)" = 0 ] || return 0
-    command -v ip >/dev/null 2>&1 && command -v nft >/dev/null 2>&1 && return 0
-    command -v apt-get >/dev/null 2>&1 || return 0
-    echo "Installing iproute2 and nftables ..."
+# Installs the programs that some tests need, where this user may do so: several machines on this one (network
+# namespaces), curl, a browser without a screen. Without them these tests are skipped, and say why.
+install_test_tools() {
+    local missing=() tool
+    [ "$(uname)" = Linux ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 || return 0
+    for tool in ip:iproute2 nft:nftables curl:curl chromium:chromium; do
+        command -v "${tool%%:*}" >/dev/null 2>&1 || missing+=("${tool##*:}")
+    done
+    [ "${#missing[@]}" -gt 0 ] || return 0
+    echo "Installing ${missing[*]} ..."
     mkdir -p .cache
-    { apt-get update && apt-get install -y --no-install-recommends iproute2 nftables; } >"$INSTALL_LOG" 2>&1 ||
-        echo "That failed (see $INSTALL_LOG); the tests with several machines are skipped." >&2
+    { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } >"$INSTALL_LOG" 2>&1 ||
+        echo "That failed (see $INSTALL_LOG); the tests that need them are skipped." >&2
 }
 
 # Sees to it that fastecdsa, which libp2p needs, can be installed: from a wheel, or built here with GMP.

@@ -1,4 +1,4 @@
-"""Measures storing and loading, side by side with Kubo, Helia, cp, scp and rsync, and prints tables of medians.
+"""Measures storing and loading, side by side with Kubo, Helia, cp, scp, rsync and nginx, and prints tables of medians.
 
 Everything runs on this machine over loopback, each run with a fresh data directory and the input in the page cache;
 the rows take turns, in alternating order. MB are 10^6 bytes. A ratio says how many times as fast as that row it was.
@@ -17,12 +17,12 @@ from typing import Any
 
 from scripts.benchmark import machine
 from scripts.benchmark.dataset import Dataset, big_file, small_files
-from scripts.benchmark.rows import LOAD, REFERENCES, ROWS, STORE, Row
+from scripts.benchmark.rows import GATEWAY, LOAD, REFERENCES, ROWS, STORE, Row
 from scripts.benchmark.stage import Stage
 from scripts.benchmark.usage import Sample
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-_GROUPS = {STORE: "Store", LOAD: "Load"}
+_GROUPS = {STORE: "Store", LOAD: "Load", GATEWAY: "Over HTTP"}
 
 Results = dict[str, list[Sample]]
 
@@ -45,7 +45,7 @@ def main() -> int:
         datasets = [big_file(folder, options.size)] if options.size else []
         datasets += [small_files(folder, options.files)] if options.files else []
         for dataset in datasets:
-            chosen = [row for row in rows if dataset.is_folder or not row.small_only]
+            chosen = [row for row in rows if not (row.big_only if dataset.is_folder else row.small_only)]
             results = measure(folder / "stage", dataset, chosen, options.runs)
             report["datasets"].append(_as_json(dataset, results))
             if not options.json:

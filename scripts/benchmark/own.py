@@ -20,9 +20,10 @@ from scripts.workstation import KEEP_TO_ITSELF
 class Own(Peer):
     """A process with a data directory of its own."""
 
-    def __init__(self, folder: Path, *, node: bool = True) -> None:
-        """Starts it; without `node` it works on local data only. Raises `scripts.peers.PeerError`."""
-        env = {**KEEP_TO_ITSELF, "KACHERY_CLOUD_DIR": str(folder / "data")}
+    def __init__(self, folder: Path, *, node: bool = True, gateway: str = "") -> None:
+        """Starts it; without `node` it works on local data only. It loads from the HTTP gateway at the URL `gateway`,
+        where one is given, and from peers. Raises `scripts.peers.PeerError`."""
+        env = {**KEEP_TO_ITSELF, "KACHERY_CLOUD_DIR": str(folder / "data"), "KACHERY_CLOUD_GATEWAYS": gateway or "none"}
         command = [sys.executable, "-m", "scripts.benchmark.own", *(["--local"] if not node else [])]
         super().__init__(command, folder=folder, temporary=False, disposable=True, env=env)
 
@@ -36,9 +37,10 @@ class Own(Peer):
         return self.call("store_json", count=count)["seconds"]
 
     def load(
-        self, uri: str, addr: str, *, dest: Path | None = None, timeout: float = CALL_SECONDS
+        self, uri: str, addr: str = "", *, dest: Path | None = None, timeout: float = CALL_SECONDS
     ) -> tuple[Path, float]:
-        """Loads a file, or a folder to `dest`, from the peer at `addr`. Returns where it is and the seconds it took."""
+        """Loads a file, or a folder to `dest`, from the peer at `addr`, or without one from its gateway. Returns where
+        it is and the seconds it took."""
         result = self.call("load", uri=uri, addr=addr, dest=str(dest) if dest else None, timeout=timeout)
         return Path(result["path"]), result["seconds"]
 
@@ -87,7 +89,7 @@ def _answer(kcl: Any, request: dict[str, Any], local: bool) -> dict[str, Any]:
         return {"seconds": time.monotonic() - began}
     if command == "load":
         began = time.monotonic()
-        providers = [request["addr"]]
+        providers = [request["addr"]] if request["addr"] else []
         if request["dest"]:
             path = kcl.load_dir(request["uri"], request["dest"], providers=providers)
         else:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.benchmark import ssh
+from scripts.benchmark import nginx, ssh
 from scripts.benchmark.own import Own
 from scripts.benchmark.stage import Source, Stage
 from scripts.benchmark.usage import Meter, Sample, run_measured
@@ -19,6 +19,7 @@ from scripts.peers import missing as peers_missing
 
 STORE = "store"
 LOAD = "load"
+GATEWAY = "gateway"
 
 _HASH_PASS = """
 import hashlib, os, sys
@@ -42,7 +43,7 @@ class Row:
     """One line of the table.
 
     `durable` says what is safe on the disk when the clock stops; `unavailable` why the row cannot be measured here;
-    `small_only` is for rows that make sense with many small files only.
+    `small_only` and `big_only` are for rows that make sense with many small files, or one big one, only.
     """
 
     key: str
@@ -52,6 +53,7 @@ class Row:
     run: Callable[[Stage], Sample]
     unavailable: Callable[[], str | None] = _always
     small_only: bool = False
+    big_only: bool = False
 
 
 # --- store --------------------------------------------------------------------------------------------------
@@ -140,6 +142,38 @@ def _ssh_copy(stage: Stage, tool: str) -> Sample:
         return sample
 
 
+def _gateway_load(stage: Stage) -> Sample:
+    source = stage.gateway()
+    with stage.fresh_folder() as folder, Own(folder, gateway=source.addr) as own:
+        own.load(source.hello)
+        reader, server = Meter(own.pid), Meter(source.pid)
+        dest = folder / "copy" if stage.dataset.is_folder else None
+        path, seconds = own.load(source.cid, dest=dest)
+        sample = Sample(seconds, {"own": reader.read(), "gateway": server.read()})
+        stage.dataset.check(path)
+        return sample
+
+
+def _curl(stage: Stage, url: str, pid: int | None) -> Sample:
+    """curl, sync, and the hash pass that makes sure of what our client has made sure of."""
+    with stage.fresh_folder() as folder:
+        copy = folder / "copy"
+        server = None if pid is None else Meter(pid)
+        hash_pass = [sys.executable, "-S", "-c", _HASH_PASS, str(copy)]
+        sample = run_measured("curl", ["curl", "-sSf", "-o", str(copy), url], _sync(copy), hash_pass)
+        stage.dataset.check(copy)
+        return sample if server is None else Sample(sample.seconds, {**sample.sides, "gateway": server.read()})
+
+
+def _gateway_curl(stage: Stage) -> Sample:
+    source = stage.gateway()
+    return _curl(stage, f"{source.addr}/ipfs/{source.cid}", source.pid)
+
+
+def _nginx_curl(stage: Stage) -> Sample:
+    return _curl(stage, f"{stage.nginx().url}/{stage.dataset.path.name}", None)
+
+
 def _sync(path: Path) -> list[str]:
     """The command that brings a file, or the file system of a folder, to the disk."""
     return ["sync", "-f", str(path)] if sys.platform == "linux" else ["sync"]
@@ -179,7 +213,15 @@ ROWS: tuple[Row, ...] = (
     ),
     Row("scp", LOAD, "scp", _SYNCED, lambda s: _ssh_copy(s, "scp"), lambda: ssh.missing("scp")),
     Row("rsync", LOAD, "rsync over ssh", _SYNCED, lambda s: _ssh_copy(s, "rsync"), lambda: ssh.missing("rsync")),
+    Row("gateway-own", GATEWAY, "our gateway client from our gateway", _SYNCED, _gateway_load),
+    Row(
+        "gateway-curl", GATEWAY, "curl from our gateway, then sha256", _SYNCED, _gateway_curl, nginx.missing,
+        big_only=True,
+    ),
+    Row(
+        "nginx-curl", GATEWAY, "curl from nginx, then sha256", _SYNCED, _nginx_curl, nginx.missing, big_only=True,
+    ),
 )  # fmt: skip
 
 # What the ratios of each group are taken against.
-REFERENCES = {STORE: ("kubo-add", "cp"), LOAD: ("kubo-pin-kubo", "scp")}
+REFERENCES = {STORE: ("kubo-add", "cp"), LOAD: ("kubo-pin-kubo", "scp"), GATEWAY: ("nginx-curl",)}

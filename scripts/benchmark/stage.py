@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.benchmark.dataset import Dataset
+from scripts.benchmark.nginx import Nginx
 from scripts.benchmark.own import Own
 from scripts.benchmark.ssh import SshServer
 from scripts.peers import Helia, Kubo, Peer
+from scripts.workstation import Workstation
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Stage:
         self._stack = ExitStack()
         self._sources: dict[str, Source] = {}
         self._ssh: SshServer | None = None
+        self._nginx: Nginx | None = None
 
     def close(self) -> None:
         """Ends the servers and removes what they kept."""
@@ -87,3 +90,23 @@ class Stage:
         if self._ssh is None:
             self._ssh = self._stack.enter_context(SshServer(self._folder / "ssh"))
         return self._ssh
+
+    def gateway(self) -> Source:
+        """One of our own nodes that has the dataset and serves it as an HTTP gateway; `addr` is the gateway's URL."""
+        if "gateway" not in self._sources:
+            station = self._stack.enter_context(Workstation(self._folder / "serving-gateway"))
+            stored = station.run("kachery-cloud-store", "-r", self.dataset.path).stdout.strip()
+            (station.folder / "hello.txt").write_text("hello from the gateway", encoding="utf-8")
+            hello = station.run("kachery-cloud-store", station.folder / "hello.txt").stdout.strip()
+            station.start("--gateway", "127.0.0.1:0")
+            url = station.status()["gateway"]["url"]
+            self._sources["gateway"] = Source(
+                url, stored.removeprefix("ipfs://"), hello.removeprefix("ipfs://"), station.node.pid
+            )
+        return self._sources["gateway"]
+
+    def nginx(self) -> Nginx:
+        """An nginx that serves the folder of the dataset."""
+        if self._nginx is None:
+            self._nginx = self._stack.enter_context(Nginx(self._folder / "nginx", self.dataset.path.parent))
+        return self._nginx

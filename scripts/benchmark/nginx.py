@@ -1,0 +1,94 @@
+"""An nginx of our own on 127.0.0.1 that serves one folder, to measure gateways against."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_READY_SECONDS = 10.0
+
+_CONFIG = """
+worker_processes 1;
+daemon off;
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{ worker_connections 64; }}
+http {{
+    access_log off;
+    sendfile on;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        root {root};
+    }}
+}}
+"""
+
+
+def missing() -> str | None:
+    """Why nginx and curl cannot be measured here, or None."""
+    for program in ("nginx", "curl"):
+        if _program(program) is None:
+            return f"{program} is not present"
+    return None
+
+
+def _program(name: str) -> str | None:
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+
+
+class Nginx:
+    """A running nginx. Use as a context manager."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        """Serves the files of `root`; keeps its own in `folder`. Raises `RuntimeError` when it does not start."""
+        program = _program("nginx")
+        assert program is not None
+        folder.mkdir(parents=True)
+        folder.chmod(0o755)
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            self.port: int = sock.getsockname()[1]
+        config = folder / "nginx.conf"
+        # Its worker must be able to read files of ours, in folders that are closed to others.
+        user = "user root;\n" if hasattr(os, "geteuid") and os.geteuid() == 0 else ""
+        config.write_text(user + _CONFIG.format(folder=folder, port=self.port, root=root), encoding="utf-8")
+        self._process = subprocess.Popen([program, "-c", str(config), "-p", str(folder)], stderr=subprocess.DEVNULL)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._wait()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _READY_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with socket.socket() as sock:
+                if sock.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
+        self.stop()
+        raise RuntimeError("nginx did not start")
+
+    def stop(self) -> None:
+        """Ends it and its worker."""
+        self._process.terminate()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
