@@ -232,20 +232,20 @@ def test_a_node_that_does_not_know_the_service(
     assert states(at) == ["waiting"]
 
 
+@pytest.mark.parametrize(
+    ("status", "what"), [(413, "too large"), (409, "quota or credit"), (403, "token does not allow")]
+)
 def test_each_refusal_says_what_to_do(
-    workstation: Callable[..., Workstation], service: Service, tmp_path: Path
+    workstation: Callable[..., Workstation], service: Service, data: Path, status: int, what: str
 ) -> None:
     """Too large, no credit, no right: told apart, in a sentence, with exit code 6."""
     at = set_up(workstation(), service).start()
-    for status, what in ((413, "too large"), (409, "quota or credit"), (403, "token does not allow")):
-        service.misbehave(method="POST", path="/pins", status=status)
-        source = tmp_path / f"{status}.txt"
-        source.write_text(str(status))
-        done = at.run("kachery-cloud-store", source, "--pin", check=False)
-        assert done.returncode == 6
-        assert done.stdout.startswith("ipfs://")
-        assert what in done.stderr
-    assert states(at) == ["refused"] * 3
+    service.misbehave(method="POST", path="/pins", status=status)
+    done = at.run("kachery-cloud-store", data, "--pin", check=False)
+    assert done.returncode == 6
+    assert done.stdout.startswith("ipfs://")
+    assert what in done.stderr
+    assert states(at) == ["refused"]
 
 
 @pytest.mark.parametrize("prefix", ["", "rpc+"])
