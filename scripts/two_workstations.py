@@ -102,8 +102,8 @@ def _speed(megabytes: float, seconds: float) -> str:
 _NEXT = """\
    source .venv/bin/activate
    kachery-cloud-store FILE        prints the URI of a file of yours
-   kachery-cloud-node              serves it until you stop it, and prints this machine's address
-   kachery-cloud-load URI --peer ADDRESS      on the other machine: fetches it and prints where it is
+   kachery-cloud-node              serves it until you stop it
+   kachery-cloud-load URI          on the other machine: finds it, and prints where it is
 In Python:  import kachery_cloud as kcl;  kcl.store_file(...), kcl.load_file(...). README.md has the rest."""
 
 
