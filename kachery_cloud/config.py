@@ -281,15 +281,20 @@ def _word(value: Any) -> str:
     return str(value).strip().lower() if isinstance(value, (str, bool, int)) else ""
 
 
-def _urls(value: Any, origin: str) -> tuple[str, ...] | None:
+def _url_list(value: Any, origin: str, read: Callable[[str, str], str]) -> tuple[str, ...] | None:
+    """URLs, each as `read` gives it; None for the default ones. The value is not shown: URLs may hold secrets."""
     word = _list_word(value)
     if word:
         return None if word == "default" else ()
     if isinstance(value, str):
         value = [part for part in re.split(r"[,\s]+", value) if part]
     if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
-        raise ConfigError(f"{origin} is {value!r}; it must be a list of URLs, or default, or none.")
-    return tuple(dict.fromkeys(_url(part, origin) for part in value))
+        raise ConfigError(f"{origin} must be a list of URLs, or default, or none.")
+    return tuple(dict.fromkeys(read(part, origin) for part in value))
+
+
+def _urls(value: Any, origin: str) -> tuple[str, ...] | None:
+    return _url_list(value, origin, _url)
 
 
 def _url(text: str, origin: str) -> str:
@@ -304,14 +309,7 @@ def _url(text: str, origin: str) -> str:
 
 
 def _gateway_urls(value: Any, origin: str) -> tuple[str, ...] | None:
-    word = _list_word(value)
-    if word:
-        return None if word == "default" else ()
-    if isinstance(value, str):
-        value = [part for part in re.split(r"[,\s]+", value) if part]
-    if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
-        raise ConfigError(f"{origin} must be a list of URLs, or default, or none.")
-    return tuple(dict.fromkeys(_gateway_url(part, origin) for part in value))
+    return _url_list(value, origin, _gateway_url)
 
 
 def _gateway_url(text: str, origin: str) -> str:

@@ -226,3 +226,18 @@ class GatewayError(KacheryError, ValueError):
     """The address or token of an HTTP gateway makes no sense."""
 
     exit_code = 2
+
+
+def plain_words(error: BaseException) -> str:
+    """What an error says, or the first of those behind it that says anything, without a full stop.
+
+    HTTP libraries wrap the error of a socket in others that say nothing.
+    """
+    behind: BaseException | None = error
+    for _ in range(8):
+        if behind is None:
+            break
+        if str(behind):
+            return str(behind).rstrip(".")
+        behind = behind.__cause__ or behind.__context__
+    return type(error).__name__

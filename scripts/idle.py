@@ -117,7 +117,7 @@ def measure(lab: Lab, folder: Path, nodes: int, minutes: int, settle: int) -> tu
         (files / f"{number}.txt").write_text(f"file {number}\n")
     station.run("kachery-cloud-store", "-r", files)
     station.start()
-    time.sleep(settle)
+    time.sleep(settle)  # what is measured is what passes while nothing happens
     readings = [read(station.node.pid, host)]
     for _ in range(minutes):
         time.sleep(60)

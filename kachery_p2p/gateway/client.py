@@ -24,7 +24,7 @@ import trio
 from kachery_p2p import __version__
 from kachery_p2p.dag.car import CarReader
 from kachery_p2p.dag.cid import CID, verify_block
-from kachery_p2p.errors import GatewayError, HashMismatch, MalformedDag, UnsupportedCID
+from kachery_p2p.errors import GatewayError, HashMismatch, MalformedDag, UnsupportedCID, plain_words
 from kachery_p2p.gateway import client_limits as limits
 from kachery_p2p.gateway.client_answers import CAR_TYPE, RAW_TYPE, Kind, Refusal, check_head, may_follow, parse_url
 from kachery_p2p.gateway.client_gateway import Gateway
@@ -231,7 +231,7 @@ class GatewayClient:
         except httpx.ConnectTimeout:
             raise Refusal(Kind.FAILED, f"No connection within {limits.CONNECT_SECONDS:g} seconds.") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
-            raise Refusal(Kind.FAILED, f"The request failed: {_words(error)}.") from error
+            raise Refusal(Kind.FAILED, f"The request failed: {plain_words(error)}.") from error
         finally:
             if response is not None:
                 await _leave(response)
@@ -300,15 +300,3 @@ async def _drain(response: httpx.Response) -> None:
 async def _leave(response: httpx.Response) -> None:
     with trio.move_on_after(1, shield=True):
         await response.aclose()
-
-
-def _words(error: BaseException) -> str:
-    """What an error says, or the first of those behind it that says anything."""
-    behind: BaseException | None = error
-    for _ in range(8):
-        if behind is None:
-            break
-        if str(behind):
-            return str(behind).rstrip(".")
-        behind = behind.__cause__ or behind.__context__
-    return type(error).__name__

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 
 from .. import __version__
+from ..errors import plain_words
 from . import answers, limits
 from .answers import ServiceError
 from .config import PinService
@@ -113,7 +114,8 @@ class HttpClient:
             raise ServiceError("network", self._unreachable(error)) from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
             raise ServiceError(
-                "network", self.clean(f"The line to the pinning service {name} broke: {_words(error)}.")
+                "network",
+                self.clean(f"The line to the pinning service {name} broke: {answers.printable(plain_words(error))}."),
             ) from None
         raise ServiceError(
             "redirect", f"The pinning service {name} sends us on more than {limits.MAX_REDIRECTS} times."
@@ -214,20 +216,8 @@ class HttpClient:
         raise answers.refusal(self._service.name, response.status_code, words, pause)
 
     def _unreachable(self, error: Exception) -> str:
-        words = _words(error)
+        words = answers.printable(plain_words(error))
         text = f"The pinning service {self._service.name} cannot be reached: {words}. It is tried again later."
         if "certificate" in words and ("expired" in words or "not yet valid" in words):
             text += " If the clock of this machine is wrong, set it right: by it, the certificate is not valid now."
         return self.clean(text)
-
-
-def _words(error: BaseException) -> str:
-    """What an error says, or the first of those behind it that says anything."""
-    behind: BaseException | None = error
-    for _ in range(8):
-        if behind is None:
-            break
-        if str(behind):
-            return answers.printable(str(behind)).rstrip(".")
-        behind = behind.__cause__ or behind.__context__
-    return type(error).__name__

@@ -398,7 +398,7 @@ class Outbox:
             except sqlite3.OperationalError as why:
                 if "locked" not in str(why) or time.monotonic() > end:
                     raise
-                time.sleep(0.02)
+                time.sleep(0.02)  # another process switches it: SQLite tells by refusing, and not when it is over
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -23,7 +23,7 @@ from urllib.parse import SplitResult, urlsplit
 import trio
 
 from kachery_p2p import __version__
-from kachery_p2p.errors import RoutingError
+from kachery_p2p.errors import RoutingError, plain_words
 from kachery_p2p.routing import limits, text
 from kachery_p2p.routing.answers import Cache, Reader, Record, freshness, retry_after
 from kachery_p2p.routing.interfaces import Provider
@@ -302,7 +302,7 @@ class Delegated:
         except httpx.ConnectTimeout:
             raise _Failed(f"No connection within {limits.ROUTER_CONNECT_SECONDS:g} seconds.") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
-            raise _Failed(f"The request failed: {_words(error)}.") from error
+            raise _Failed(f"The request failed: {plain_words(error)}.") from error
 
     async def _answer(self, url: str, response: httpx.Response, key: str, send: trio.MemorySendChannel[Record]) -> None:
         status = response.status_code
@@ -375,18 +375,6 @@ async def _drain(response: httpx.Response) -> None:
             size += len(chunk)
             if size > limits.MAX_LINE_SIZE:
                 return
-
-
-def _words(error: BaseException) -> str:
-    """What an error says, or the first of those behind it that says anything."""
-    behind: BaseException | None = error
-    for _ in range(8):
-        if behind is None:
-            break
-        if str(behind):
-            return str(behind).rstrip(".")
-        behind = behind.__cause__ or behind.__context__
-    return type(error).__name__
 
 
 def _nearest(response: httpx.Response) -> text.Scope:

@@ -177,7 +177,7 @@ class HolePunch:
         except (StreamError, trio.TooSlowError) as error:
             why = str(error) or "the peer did not answer in time"
             result = HolePunchResult(peer, False, True, 0, 0.0, why)
-        except Exception:
+        except Exception:  # a bug in one attempt must not end the node
             logger.exception("error while punching a hole to %s", peer)
             return
         finally:

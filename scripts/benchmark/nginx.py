@@ -76,7 +76,7 @@ class Nginx:
             with socket.socket() as sock:
                 if sock.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
-            time.sleep(0.05)
+            time.sleep(0.05)  # it does not say when it listens
         self.stop()
         raise RuntimeError("nginx did not start")
 
