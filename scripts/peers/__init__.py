@@ -10,7 +10,18 @@
 
 from __future__ import annotations
 
+from scripts.peers.kubo_daemon import KuboDaemon
 from scripts.peers.peer import GoLibp2p, Helia, Kubo, Peer, PeerError
-from scripts.peers.places import missing, missing_go
+from scripts.peers.places import missing, missing_go, missing_kubo_daemon
 
-__all__ = ["GoLibp2p", "Helia", "Kubo", "Peer", "PeerError", "missing", "missing_go"]
+__all__ = [
+    "GoLibp2p",
+    "Helia",
+    "Kubo",
+    "KuboDaemon",
+    "Peer",
+    "PeerError",
+    "missing",
+    "missing_go",
+    "missing_kubo_daemon",
+]

