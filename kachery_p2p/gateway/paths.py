@@ -192,10 +192,10 @@ def wanted_format(query: Mapping[str, str], accept: str) -> Wanted:
     """
     kinds = _accepted(accept)
     html = any(kind == "text/html" for kind, _ in kinds)
-    known = [(_FORMATS[kind], about) for kind, about in kinds if kind in _FORMATS]
+    known: list[tuple[Format, dict[str, str]]] = [(_FORMATS[kind], about) for kind, about in kinds if kind in _FORMATS]
     asked = query.get("format")
     if asked is not None:
-        found: Format | None = _NAMED.get(asked)
+        found = _NAMED.get(asked)
         if found is None:
             raise Refusal(400, f"There is no format {asked[:40]!a}; those known are {', '.join(TYPES)}.")
         choices = [about for name, about in known if name == found] or [{}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ class Site:
         self.folder = path / "docs"
         for name in ("ąę", "web", "sub"):
             (self.folder / name).mkdir(parents=True)
-        self.big = bytes(range(256)) * (BIG // 256) + bytes(BIG % 256)
+        self.big = random.Random(1).randbytes(BIG)
         for name, data in {
             "hello.txt": b"Hello, all.\n",
             "ten.bin": b"0123456789",
