@@ -194,7 +194,7 @@ class Content:
                     way[cid] = None
                 following, count = ipld.follow(cid, self.block(cid), names[at:])
             elif cid.codec in ipld.TYPES:
-                raise NotADirectory(f"{cid} is a single value, so there is no '{names[at]}' in it.")
+                raise ipld.NotALink(f"{cid} has no links in it, so '{names[at]}' leads nowhere. Ask for {cid} itself.")
             else:
                 following, count = drive(resolve_path(cid, [names[at]]), blocks).cid, 1
             roots.append(following)

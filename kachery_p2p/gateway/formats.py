@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from ..dag.cid import CID, DAG_PB, RAW
 from ..dag.nodes import symlink_target
 from ..dag.unixfs import Kind
-from ..errors import MalformedDag
+from ..errors import MalformedDag, UnsupportedCID
 from . import ipld
 from .cars import CarPieces, CarRequest
 from .content import Content, Found
@@ -69,7 +69,8 @@ async def answer_for(content: Content, request: Request) -> Answer:
         etag = f'"{found.cid}"'
         if request.has(etag):
             return request.not_modified(etag)
-        return Answer(200, {**request.cached(etag), "content-type": "inode/symlink"}, target)
+        headers = {**request.cached(etag), "content-type": "inode/symlink"}
+        return await _ranged(request, headers, etag, len(target), _of_block(target))
     return await _file(content, request, found, path.names[-1] if path.names else "")
 
 
@@ -200,7 +201,12 @@ async def _tar(content: Content, request: Request, found: Found) -> Answer:
         "accept-ranges": "none",
         **request.attached(f"{found.cid}.tar"),
     }
-    return Answer(200, headers) if request.head else Answer(200, headers, await _begun(tar_pieces(content, found)))
+    if request.head:
+        return Answer(200, headers)
+    try:
+        return Answer(200, headers, await _begun(tar_pieces(content, found)))
+    except UnsupportedCID as error:  # an entry of the directory is of another codec
+        raise Refusal(406, f"{error} There is a CAR of it with ?format=car.", request.headers_found) from error
 
 
 async def _codec(content: Content, request: Request, found: Found) -> Answer:

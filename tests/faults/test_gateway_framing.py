@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import email.message
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -145,6 +146,7 @@ async def test_several_ranges_at_once(here: Served) -> None:
             assert isinstance(parts, list)
             assert len(parts) == len(ranges)
             for part, (first, last) in zip(parts, ranges, strict=True):
+                assert isinstance(part, email.message.Message)
                 assert part["content-range"] == f"bytes {first}-{last}/{len(here.data)}"
                 assert part["content-type"] == ("text/plain; charset=utf-8" if query else "application/octet-stream")
             boundary = kind.partition("boundary=")[2].encode()

@@ -233,7 +233,7 @@ CODECS = [
     case("Handling traversal errors: 404", "/ipfs/{dagcbor}/a/nope", 404),
     case("Handling traversal errors: 404", "/ipfs/{dagcbor}/list/2", 404),
     case("Handling traversal errors: 404", "/ipfs/{dagcbor}/a/text/more", 404),
-    case("Handling traversal errors: 404", "/ipfs/{json}/x", 404),
+    case("Traversing: 501 where a remainder is left", "/ipfs/{json}/x", 501),
 ]
 
 RANGES = [

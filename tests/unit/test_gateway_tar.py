@@ -168,6 +168,14 @@ async def test_what_is_missing_cuts_it_short(site: Site) -> None:
     assert await refusal(site, folder) == "cut"
 
 
+async def test_what_is_no_unixfs_further_down(site: Site) -> None:
+    """`format=tar` "for content that is not UnixFS SHOULD return 406", also where only an entry of a folder is that."""
+    async with gateway(site.repo) as client:
+        answer = await client.get(f"/ipfs/{site.directory({'a': site.dag_cbor})}?format=tar")
+        assert (answer.status_code, "?format=car" in answer.text) == (406, True)
+    assert await refusal(site, site.directory({"a": site.cid("big.bin"), "b": site.dag_cbor})) == "cut"
+
+
 async def test_folders_that_claim_too_much(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few blocks that claim two to the thirtieth folders end in an error, not in an endless archive."""
     monkeypatch.setattr(limits, "MAX_TAR_ENTRIES", 100)
