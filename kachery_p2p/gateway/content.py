@@ -161,16 +161,21 @@ class Content:
         The node follows no links but those of directories. So when a block is still missing after the path was
         fetched, that block is fetched by itself, and so on: each time another, until the path is at its end.
         """
-        tried: set[bytes] = set()
+        tried: set[bytes] | None = None
         while True:
             try:
                 return await self.in_thread(read, limiter=limiter)
             except NotHere as missing:
-                if self._fetch is None or missing.cid.multihash in tried or len(tried) > limits.MAX_PATH_NAMES:
+                if self._fetch is None:
                     raise
-                first = not tried
+                if tried is None:
+                    tried = set()
+                    await self._load_block(root, names)
+                    continue
+                if missing.cid.multihash in tried or len(tried) > limits.MAX_PATH_NAMES:
+                    raise
                 tried.add(missing.cid.multihash)
-                await self._load_block(*((root, names) if first else (missing.cid, [])))
+                await self._load_block(missing.cid, [])
 
     async def _load_block(self, root: CID, names: Sequence[str]) -> None:
         # A listing is the one load that keeps the last block of a path whatever it is; it then says that a file is no
