@@ -163,9 +163,14 @@ def is_public(host: str) -> bool:
     return reach(host) is Reach.PUBLIC
 
 
-def is_multicast(ip: IP) -> bool:
-    """Whether it is the address of a group; also of one that is written as another kind of address."""
+def is_of_a_host(ip: IP) -> bool:
+    """Whether it can be the address of one machine: no group, no broadcast, not "any address" (which many systems take
+    for their own), in whatever way it is written."""
     number = int(ip)
-    if ip.version == 6:
-        return number >> 120 == 0xFF or any(each >> 28 == 0xE for each in _carried(number))
-    return number >> 28 == 0xE
+    if ip.version == 4:
+        return _is_of_a_host(number)
+    return number != 0 and number >> 120 != 0xFF and all(map(_is_of_a_host, _carried(number)))
+
+
+def _is_of_a_host(number: int) -> bool:
+    return number >> 24 != 0 and number >> 28 != 0xE and number != _LAST_32

@@ -114,7 +114,7 @@ def dialable(text: str, peer: str) -> str | None:
             ip = (ipaddress.IPv4Address if core[0] == "ip4" else ipaddress.IPv6Address)(core[1])
         except ValueError:
             return None
-        if ip.is_unspecified or addresses.is_multicast(ip) or "%" in core[1] or (zone and core[0] != "ip6"):
+        if not addresses.is_of_a_host(ip) or "%" in core[1] or (zone and core[0] != "ip6"):
             return None
     elif not core[1] or zone:
         return None

@@ -7,7 +7,7 @@ import ipaddress
 import pytest
 
 from kachery_cloud.pin_config import PinSetting
-from kachery_p2p.addresses import Reach, is_multicast, is_public, reach, reach_of_ip
+from kachery_p2p.addresses import Reach, is_of_a_host, is_public, reach, reach_of_ip
 from kachery_p2p.routing import text
 from kachery_p2p.routing.dht import addresses as dht
 from kachery_p2p.routing.mdns.addresses import Interface, believable
@@ -158,7 +158,7 @@ def test_everybody_is_told_the_same(host: str, expected: Reach) -> None:
     assert endpoints.is_public(ip) is (public and not mapped)
     url = f"http://{host if ip.version == 4 else f'[{host}]'}:5001"
     assert PinSetting("x", url).is_local is not public
-    if public or expected is LOOPBACK or is_multicast(ip):
+    if public or expected is LOOPBACK or not is_of_a_host(ip):
         assert believable(f"{addr}/p2p/{PEER}", Interface("eth0", 1, (), ())) is None
 
 
@@ -173,18 +173,28 @@ def test_a_name_of_this_machine_is_not_public(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "group"),
+    ("host", "good"),
     [
-        ("224.0.0.251", True),
-        ("ff02::fb", True),
-        ("::ffff:224.0.0.251", True),
-        ("2002:e000:fb::", True),
-        ("8.8.8.8", False),
-        ("::1", False),
+        ("224.0.0.251", False),
+        ("255.255.255.255", False),
+        ("0.0.0.0", False),
+        ("0.0.0.1", False),
+        ("::", False),
+        ("ff02::fb", False),
+        ("::ffff:224.0.0.251", False),
+        ("::ffff:0.0.0.0", False),
+        ("64:ff9b::0.0.0.0", False),
+        ("2002:e000:fb::", False),
+        ("8.8.8.8", True),
+        ("192.168.1.1", True),
+        ("192.0.2.1", True),
+        ("::ffff:8.8.8.8", True),
+        ("::1", True),
+        ("fe80::1", True),
     ],
 )
-def test_multicast_is_never_dialled(host: str, group: bool) -> None:
-    """Groups are told in every way of writing them, and are no addresses of a peer."""
+def test_groups_and_any_address_are_never_dialled(host: str, good: bool) -> None:
+    """They are told in every way of writing them, and are no addresses of a peer."""
     ip = ipaddress.ip_address(host)
-    assert is_multicast(ip) is group
-    assert (text.dialable(f"/ip{ip.version}/{host}/tcp/1", PEER) is None) is group
+    assert is_of_a_host(ip) is good
+    assert (text.dialable(f"/ip{ip.version}/{host}/tcp/1", PEER) is not None) is good

@@ -15,7 +15,7 @@ from functools import lru_cache
 import base58
 import multibase
 
-from kachery_p2p.addresses import IP, Reach, is_multicast, reach_of_ip
+from kachery_p2p.addresses import IP, Reach, is_of_a_host, reach_of_ip
 from kachery_p2p.routing.mdns import limits
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -70,13 +70,8 @@ def announced_on(
 
 def _is_of_a_link(ip: IP) -> bool:
     found = reach_of_ip(ip)
-    return not (
-        found is Reach.LOOPBACK
-        or ip.is_unspecified
-        or is_multicast(ip)
-        or (ip.version == 6 and found is Reach.LINK)
-        or _mapped(ip)
-    )
+    of_no_network = found is Reach.LOOPBACK or (ip.version == 6 and found is Reach.LINK)
+    return is_of_a_host(ip) and not of_no_network and not _mapped(ip)
 
 
 def _mapped(ip: IP) -> bool:
