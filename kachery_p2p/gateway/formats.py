@@ -70,7 +70,7 @@ async def answer_for(content: Content, request: Request) -> Answer:
         if request.has(etag):
             return request.not_modified(etag)
         headers = {**request.cached(etag), "content-type": "inode/symlink"}
-        return await _ranged(request, headers, etag, len(target), _of_block(target))
+        return await _ranged_block(request, headers, etag, target)
     return await _file(content, request, found, path.names[-1] if path.names else "")
 
 
@@ -107,6 +107,17 @@ async def _ranged(request: Request, headers: Mapping[str, str], etag: str, size:
     return Answer(status, sent, await _begun(pieces))
 
 
+async def _ranged_block(request: Request, headers: Mapping[str, str], etag: str, block: bytes) -> Answer:
+    """The same of a block. All of one, which is asked for most, goes out at once."""
+
+    async def read(start: int, end: int) -> AsyncGenerator[bytes, None]:
+        yield block[start:end]
+
+    if "range" in request.headers:
+        return await _ranged(request, headers, etag, len(block), read)
+    return Answer(200, {**headers, "accept-ranges": "bytes"}, block)
+
+
 async def _parts(frame: Multipart, ranges: Sequence[tuple[int, int]], read: Read) -> Pieces:
     for head, (start, end) in zip(frame.heads, ranges, strict=True):
         async with contextlib.aclosing(read(start, end)) as pieces:
@@ -133,13 +144,6 @@ async def _with_first(first: bytes, rest: Pieces) -> Pieces:
             yield piece
 
 
-def _of_block(block: bytes) -> Read:
-    async def read(start: int, end: int) -> AsyncGenerator[bytes, None]:
-        yield block[start:end]
-
-    return read
-
-
 # --- blocks and CARs -------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +152,7 @@ async def _raw(request: Request, found: Found) -> Answer:
     if request.has(etag):
         return request.not_modified(etag)
     headers = {**request.cached(etag), "content-type": RAW_TYPE, **request.attached(f"{found.cid}.bin")}
-    return await _ranged(request, headers, etag, len(found.block), _of_block(found.block))
+    return await _ranged_block(request, headers, etag, found.block)
 
 
 async def _car(content: Content, request: Request, found: Found) -> Answer:
@@ -226,7 +230,7 @@ async def _codec(content: Content, request: Request, found: Found) -> Answer:
         **content_headers(kind),
         "content-disposition": disposition(how, request.filename or f"{found.cid}.{end}"),
     }
-    return await _ranged(request, headers, etag, len(found.block), _of_block(found.block))
+    return await _ranged_block(request, headers, etag, found.block)
 
 
 async def _codec_page(content: Content, request: Request, found: Found) -> Answer:
