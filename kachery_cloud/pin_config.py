@@ -60,7 +60,6 @@ MAX_TOKEN_LENGTH = 16_384
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _KEYS = ("url", "kind", "max_bytes", "default", "token", "token_env", "keyring", "gateway")
-_LOCAL_NAMES = ("localhost", ".localhost", ".local", ".lan", ".internal", ".home.arpa")
 
 
 @dataclass(frozen=True)
@@ -94,14 +93,9 @@ class PinSetting:
     @property
     def is_local(self) -> bool:
         """Whether it is on this machine or in the local network, as far as its name tells."""
-        import ipaddress
+        from kachery_p2p.addresses import is_public
 
-        host = (urlsplit(self.url).hostname or "").rstrip(".").lower()
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            return "." not in host or host.endswith(_LOCAL_NAMES)
-        return address.is_private or address.is_loopback or address.is_link_local
+        return not is_public(urlsplit(self.url).hostname or "")
 
     def why_not(self, config: Config, private_network: bool) -> str | None:
         """Why this service must not be asked at all; None when it may."""

@@ -15,11 +15,12 @@ from typing import Literal
 
 from ..dag.car import car_header, car_section
 from ..dag.cid import CID, DAG_PB, RAW, inline_block
-from ..dag.nodes import node_kind, read_node
+from ..dag.nodes import read_node
 from ..dag.pb import decode_node
 from ..dag.unixfs import Kind
 from ..dag.walk import FileWalk
 from ..errors import MalformedDag, UnsupportedCID
+from . import ipld
 from . import server_limits as limits
 from .content import IN_ORDER, Content, Found
 from .ranges import entity_range
@@ -35,12 +36,13 @@ class CarRequest:
     part: tuple[int, int | None] | None = None
     dups: bool = False
 
-    def etag(self, path: str) -> str:
-        """One for each answer: the blocks depend on the whole path and on all parameters."""
+    def etag(self, path: str, root: CID) -> str:
+        """One for each answer: the blocks depend on the whole path and on all parameters. Weak: which blocks they are
+        is certain, their order is ours."""
         last = "*" if self.part is None or self.part[1] is None else self.part[1]
         part = "" if self.part is None else f".{self.part[0]}:{last}"
         digest = hashlib.sha256(path.encode()).hexdigest()[:32]
-        return f'"{self.scope}{part}.dups-{"y" if self.dups else "n"}.{digest}.car"'
+        return f'W/"{self.scope}{part}.dups-{"y" if self.dups else "n"}.{root}.{digest}.car"'
 
     @property
     def content_type(self) -> str:
@@ -108,7 +110,7 @@ def _blocks(
     if scope == "all":
         yield from _descend(content, found.cid, found.block, _links, new)
         return
-    kind = node_kind(found.block, found.cid)
+    kind = found.unixfs_kind  # None for dag-pb that is no UnixFS: "equivalent to block"
     if kind in (Kind.FILE, Kind.RAW):
         start, end = (0, found.size) if request.part is None else entity_range(request.part, found.size)
         yield from _file(content, found, start, max(start, end), new)
@@ -172,6 +174,8 @@ def _links(cid: CID, block: bytes) -> list[CID]:
     """All links of a block, the last one first."""
     if cid.codec == RAW:
         return []
+    if cid.codec in ipld.TYPES:
+        return ipld.links(cid, block)[::-1]
     if cid.codec != DAG_PB:
         raise UnsupportedCID(f"The links of {cid} (codec 0x{cid.codec:x}) cannot be followed by this gateway.")
     return [link.cid for link in reversed(decode_node(block, cid).links)]

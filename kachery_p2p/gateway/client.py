@@ -28,6 +28,7 @@ from kachery_p2p.errors import GatewayError, HashMismatch, MalformedDag, Unsuppo
 from kachery_p2p.gateway import client_limits as limits
 from kachery_p2p.gateway.client_answers import CAR_TYPE, RAW_TYPE, Kind, Refusal, check_head, may_follow, parse_url
 from kachery_p2p.gateway.client_gateway import Gateway
+from kachery_p2p.http_redirects import NotFollowed, Watch
 
 if TYPE_CHECKING:
     import httpx
@@ -70,6 +71,7 @@ class GatewayClient:
         self.gateways = [Gateway(base, given.get(base)) for base in bases[: limits.MAX_GATEWAYS]]
         self._wall = wall
         self._client: httpx.AsyncClient | None = None
+        self._watch = Watch()
         self._opening = trio.Lock()
         self._hashing = trio.CapacityLimiter(limits.HASH_THREADS)
 
@@ -209,7 +211,10 @@ class GatewayClient:
             headers["authorization"] = f"Bearer {gateway.token}"
         response: httpx.Response | None = None
         try:
-            request = client.build_request("GET", f"{gateway.base}/ipfs/{cid.to_v1()}", params=params, headers=headers)
+            first = request = client.build_request(
+                "GET", f"{gateway.base}/ipfs/{cid.to_v1()}", params=params, headers=headers
+            )
+            request.extensions = self._watch.first(request)
             for _ in range(limits.MAX_REDIRECTS + 1):
                 with trio.fail_after(limits.ANSWER_SECONDS):
                     response = await client.send(request, stream=True, follow_redirects=False)
@@ -219,6 +224,9 @@ class GatewayClient:
                     break
                 await _leave(response)
                 request = onward
+                request.extensions = self._watch.redirected(request, first)
+            else:
+                raise Refusal(Kind.USELESS, "It sends us on too often.", limits.USELESS_SECONDS)
             assert response is not None
             try:
                 check_head(response.status_code, response.headers, car="car" in accept, wall=self._wall())
@@ -226,6 +234,8 @@ class GatewayClient:
                 await _drain(response)
                 raise
             yield response
+        except NotFollowed as why:
+            raise Refusal(Kind.USELESS, str(why), limits.USELESS_SECONDS) from None
         except trio.TooSlowError:
             raise Refusal(Kind.FAILED, f"It did not answer within {limits.ANSWER_SECONDS:g} seconds.") from None
         except httpx.ConnectTimeout:

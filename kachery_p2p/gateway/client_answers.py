@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import GatewayError, InvalidCID
 from kachery_p2p.gateway import client_limits as limits
+from kachery_p2p.http_redirects import NotFollowed, check_redirect, same_port
 
 RAW_TYPE = "application/vnd.ipld.raw"
 CAR_TYPE = "application/vnd.ipld.car"
@@ -82,10 +83,15 @@ def source_name(base: str) -> str:
 def may_follow(before: str, after: str, cid: CID) -> bool:
     """Whether a redirect leads to the same block: on the same host, or to the subdomain of its CID.
 
-    A gateway must not send us about: to hosts of its choice, to our own network, or off an encrypted connection.
+    A gateway must not send us about: to hosts or ports of its choice, to our own network, or off an encrypted
+    connection.
     """
+    try:
+        check_redirect(before, after)
+    except NotFollowed:
+        return False
     old, new = urlsplit(before), urlsplit(after)
-    if new.scheme not in ("http", "https") or (old.scheme == "https" and new.scheme != "https"):
+    if not same_port(before, after):
         return False
     name, dot, parent = (new.hostname or "").partition(".ipfs.")
     if dot and _names(name, cid):

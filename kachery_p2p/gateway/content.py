@@ -8,6 +8,7 @@ blocks is fetched in windows and passed on as they arrive; memory does not grow 
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
 
-from ..dag.cid import CID
+from ..dag.cid import CID, inline_block
 from ..dag.directory import Entry, list_directory
 from ..dag.nodes import drive, node_kind
 from ..dag.paths import resolve_path
 from ..dag.unixfs import Kind
 from ..dag.walk import FileWalk, WalkLimits
 from ..errors import KacheryError, MalformedDag, NotADirectory, PathNotFound, UnsupportedCID
+from . import ipld
 from . import server_limits as limits
 
 if TYPE_CHECKING:
@@ -73,6 +75,14 @@ class Found:
         return node_kind(self.block, self.cid)
 
     @property
+    def unixfs_kind(self) -> Kind | None:
+        """The same, or None where it is neither a file nor a directory nor a symbolic link."""
+        try:
+            return self.kind
+        except (MalformedDag, UnsupportedCID):
+            return None
+
+    @property
     def size(self) -> int:
         """Bytes of the file. Raises MalformedDag, UnsupportedCID, and IsADirectory or NotAFile for what is none."""
         walk = FileWalk(self.cid, 0, 0)
@@ -101,25 +111,34 @@ class Content:
         """Whether what is not here is fetched."""
         return self._fetch is not None
 
+    def only_here(self) -> Content:
+        """The same without the network."""
+        here = copy.copy(self)
+        here._fetch = None
+        return here
+
     # --- finding
 
-    async def find(self, root: CID, names: Sequence[str], *, fetch: bool = True) -> Found:
-        """Follow a path.
-
-        Args:
-            fetch: whether the network may be used for it, where the gateway uses it at all.
+    async def find(self, root: CID, names: Sequence[str]) -> Found:
+        """Follow a path through directories, and through the links in dag-cbor and dag-json.
 
         Raises:
             NotHere: a block is missing; ContentNotFound: and nobody else has it, either.
             PathNotFound, NotADirectory, MalformedDag, UnsupportedCID ...
+            NotALink: it ends inside a block.
         """
-        return await self._with_fetch(lambda: self._find(root, names), root, names, fetch=fetch)
+        return await self._with_fetch(lambda: self._find(root, names), root, names)
 
     async def entries(self, found: Found) -> tuple[list[Entry], int]:
         """What is in a directory: the first MAX_ENTRIES_SHOWN entries, and how many there are.
 
         Raises as `find` does; MalformedDag also for one too large to list.
         """
+        entries = await self.all_entries(found)
+        return entries[: limits.MAX_ENTRIES_SHOWN], len(entries)
+
+    async def all_entries(self, found: Found) -> list[Entry]:
+        """All that is in a directory. Raises as `entries`."""
         return await self._with_fetch(lambda: self._entries(found.cid), found.cid, [], limiter=self._listers)
 
     async def entry(self, found: Found, name: str) -> Found | None:
@@ -135,20 +154,34 @@ class Content:
         root: CID,
         names: Sequence[str],
         *,
-        fetch: bool = True,
         limiter: trio.CapacityLimiter | None = None,
     ) -> T:
-        """Read; where a block is missing, fetch the path and the block at its end, and try again."""
-        try:
-            return await self.in_thread(read, limiter=limiter)
-        except NotHere:
-            if not fetch or self._fetch is None:
-                raise
+        """Read; where a block is missing, fetch the path and the block at its end, and try again.
+
+        The node follows no links but those of directories. So when a block is still missing after the path was
+        fetched, that block is fetched by itself, and so on: each time another, until the path is at its end.
+        """
+        tried: set[bytes] | None = None
+        while True:
+            try:
+                return await self.in_thread(read, limiter=limiter)
+            except NotHere as missing:
+                if self._fetch is None:
+                    raise
+                if tried is None:
+                    tried = set()
+                    await self._load_block(root, names)
+                    continue
+                if missing.cid.multihash in tried or len(tried) > limits.MAX_PATH_NAMES:
+                    raise
+                tried.add(missing.cid.multihash)
+                await self._load_block(missing.cid, [])
+
+    async def _load_block(self, root: CID, names: Sequence[str]) -> None:
         # A listing is the one load that keeps the last block of a path whatever it is; it then says that a file is no
         # directory, which is no error here.
         with contextlib.suppress(NotADirectory, UnsupportedCID):
             await self._load(root, names, kind="listing")
-        return await self.in_thread(read, limiter=limiter)
 
     def _find(self, root: CID, names: Sequence[str]) -> Found:
         way: dict[CID, None] = {}
@@ -158,11 +191,22 @@ class Content:
             return [self.block(cid) for cid in cids]
 
         roots = [root]
-        for name in names:
-            roots.append(drive(resolve_path(roots[-1], [name]), blocks).cid)
+        at = 0
+        while at < len(names):
+            cid = roots[-1]
+            if cid.codec in ipld.LINKED:
+                if inline_block(cid) is None:
+                    way[cid] = None
+                following, count = ipld.follow(cid, self.block(cid), names[at:])
+            elif cid.codec in ipld.TYPES:
+                raise ipld.NotALink(f"{cid} has no links in it, so '{names[at]}' leads nowhere. Ask for {cid} itself.")
+            else:
+                following, count = drive(resolve_path(cid, [names[at]]), blocks).cid, 1
+            roots.append(following)
+            at += count
         return Found(roots[-1], self.block(roots[-1]), tuple(roots), tuple(way))
 
-    def _entries(self, cid: CID) -> tuple[list[Entry], int]:
+    def _entries(self, cid: CID) -> list[Entry]:
         size = 0
 
         def blocks(cids: list[CID]) -> list[bytes]:
@@ -175,8 +219,7 @@ class Content:
                 )
             return found
 
-        entries = drive(list_directory(cid), blocks)
-        return entries[: limits.MAX_ENTRIES_SHOWN], len(entries)
+        return drive(list_directory(cid), blocks)
 
     def block(self, cid: CID) -> bytes:
         """A block of the repo, in the thread that calls. Raises NotHere."""
@@ -203,6 +246,26 @@ class Content:
         """
         if self._fetch is not None:
             await self._load(cid, [], kind=kind)
+
+    async def make_linked_local(self, found: Found) -> None:
+        """Fetch all that is below a dag-cbor or dag-json block, where the gateway may. Raises as `make_local`."""
+        seen = {found.cid}
+        waiting = [found]
+        while waiting:
+            each = waiting.pop()
+            links = await self.in_thread(lambda each=each: ipld.links(each.cid, each.block))
+            for cid in links:
+                if cid in seen:
+                    continue
+                seen.add(cid)
+                if len(seen) > limits.MAX_CAR_PENDING:
+                    raise MalformedDag(f"{found.cid} has too many links to be sent as one CAR; ask for parts of it.")
+                below = await self.find(cid, [])
+                if cid.codec in ipld.LINKED:
+                    waiting.append(below)
+                elif below.unixfs_kind is not None:
+                    folder = below.unixfs_kind in (Kind.DIRECTORY, Kind.HAMT_SHARD)
+                    await self.make_local(cid, "directory" if folder else "file")
 
     async def _load(
         self, cid: CID, names: Sequence[str], *, kind: str, start: int | None = None, end: int | None = None

@@ -6,10 +6,13 @@ import hashlib
 import html
 import mimetypes
 from collections.abc import Sequence
+from json import loads
 from urllib.parse import quote
 
 from ..dag.cid import CID, RAW
 from ..dag.hamt import Entry
+from ..errors import InvalidCID, MalformedDag, UnsupportedCID
+from . import ipld
 from . import server_limits as limits
 from .paths import ContentPath
 
@@ -57,8 +60,13 @@ def type_by_name(name: str) -> str | None:
     return _with_charset(kind) if kind else None
 
 
-def type_by_content(head: bytes) -> str:
-    """The media type of a file without a telling name, from its beginning: never one that could run a script."""
+def type_by_content(head: bytes, size: int, *, json: bool = False) -> str:
+    """The media type of a file without a telling name, from its beginning: never one that could run a script.
+
+    Args:
+        size: of the whole file.
+        json: it is asked for as JSON; then a longer one is believed by its first letter.
+    """
     for magic, kind in _MAGIC:
         if head.startswith(magic):
             return kind
@@ -72,11 +80,22 @@ def type_by_content(head: bytes) -> str:
         text = head[: error.start].decode("utf-8")  # a letter was cut in two
     if any(c < " " and c not in "\t\n\r\f\x1b" for c in text):
         return "application/octet-stream"
+    if text.lstrip()[:1] in ("{", "[") and (json if size > len(head) else _is_json(text)):
+        return "application/json"
     return "text/plain; charset=utf-8"
 
 
+def _is_json(text: str) -> bool:
+    try:
+        loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _with_charset(kind: str) -> str:
-    return f"{kind}; charset=utf-8" if kind.startswith("text/") or kind == "application/json" else kind
+    # JSON is UTF-8 and has no such parameter (RFC 8259, section 11).
+    return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
 
 
 def content_headers(kind: str) -> dict[str, str]:
@@ -134,7 +153,8 @@ def directory_page(path: ContentPath, cid: CID, entries: Sequence[Entry], count:
     note = f"<p>... and {more:,} more, which can be asked for by their names.\n" if more > 0 else ""
     number = f"{count:,} entr{'y' if count == 1 else 'ies'}"
     body = (
-        f"<h1>{html.escape(path.shown)}</h1>\n<p>{number}, <code>{cid}</code>\n"
+        f"<h1>Index of {html.escape(path.shown)}</h1>\n<p>{number}, <code>{cid}</code>, all of it as "
+        '<a href="?format=tar">TAR</a> or <a href="?format=car">CAR</a>\n'
         f'<table>\n<tr><th>Name<th style="text-align:right">Bytes\n' + "\n".join(rows) + f"\n</table>\n{note}"
     )
     return _page(path.shown, body)
@@ -155,8 +175,43 @@ _PAGE_VERSION = hashlib.sha256(
 
 
 def directory_etag(cid: CID) -> str:
-    """The ETag of the page of a directory. Weak: it is generated."""
-    return f'W/"DirIndex-{_PAGE_VERSION}_CID-{cid}"'
+    """The ETag of the page of a directory."""
+    return f'"DirIndex-{_PAGE_VERSION}_CID-{cid}"'
+
+
+def node_etag(cid: CID) -> str:
+    """The ETag of the page of a dag-cbor or dag-json block."""
+    return f'"DagIndex-{_NODE_PAGE_VERSION}_CID-{cid}"'
+
+
+def node_page(path: ContentPath, cid: CID, block: bytes) -> bytes:
+    """The page of a dag-cbor or dag-json block: what is in it, and links to where its links lead."""
+    kind, _ = ipld.TYPES[cid.codec]
+    form = next(name for name, codec in ipld.CODECS.items() if codec == cid.codec)
+    try:
+        lines, more = ipld.outline(ipld.decode(cid, block), _node_link, html.escape)
+        shown = f"<pre>{chr(10).join(lines)}</pre>\n" + ("<p>... and more\n" if more else "")
+    except MalformedDag as why:
+        shown = f"<p>It cannot be shown. {html.escape(str(why))}\n"
+    body = (
+        f"<h1>{html.escape(path.shown)}</h1>\n<p>{len(block):,} bytes of {kind}, <code>{cid}</code>, "
+        f'<a href="/ipfs/{cid}?format={form}">as it is</a> or <a href="/ipfs/{cid}?format=raw">as a raw block</a>\n'
+        f"{shown}"
+    )
+    return _page(path.shown, body)
+
+
+def _node_link(link: ipld.Link) -> str:
+    try:
+        cid = link.cid
+    except (InvalidCID, UnsupportedCID):
+        return f"a link that cannot be followed here, {link.binary[:100].hex()}"
+    return f'<a href="/ipfs/{cid}">{cid}</a>'
+
+
+_NODE_PAGE_VERSION = hashlib.sha256(
+    node_page(ContentPath(CID(1, ipld.DAG_JSON, b"\0\0"), ("a",), True), CID(1, ipld.DAG_JSON, b"\0\0"), b"{}")
+).hexdigest()[:8]
 
 
 def welcome_page(agent: str, *, fetches: bool) -> bytes:
@@ -171,6 +226,7 @@ def welcome_page(agent: str, *, fetches: bool) -> bytes:
         "<table>\n"
         "<tr><td><code>/ipfs/CID</code><td>a file, or the page of a directory\n"
         "<tr><td><code>/ipfs/CID/name</code><td>a file in a directory; byte ranges work\n"
+        "<tr><td><code>/ipfs/CID?format=tar</code><td>a folder with all that is in it\n"
         "<tr><td><code>/ipfs/CID?format=raw</code><td>one block, to be checked by whoever asked\n"
         "<tr><td><code>/ipfs/CID?format=car</code><td>many blocks, the same\n"
         "</table>\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote, unquote_to_bytes
@@ -17,14 +17,31 @@ from ..dag.cid import CID
 from ..errors import InvalidCID, UnsupportedCID
 from . import server_limits as limits
 
-Format = Literal["raw", "car"]
+Format = Literal["raw", "car", "tar", "dag-json", "dag-cbor", "json", "cbor", "ipns-record"]
 
 RAW_TYPE = "application/vnd.ipld.raw"
 CAR_TYPE = "application/vnd.ipld.car"
-_FORMATS: dict[str, Format] = {RAW_TYPE: "raw", CAR_TYPE: "car"}
-#: Answers that other gateways give and this one does not; asked for by name they are refused, not replaced.
-_OTHER_FORMATS = ("application/vnd.ipld.", "application/vnd.ipfs.ipns-record", "application/x-tar")
+TAR_TYPE = "application/x-tar"
+#: What `format=` says, and the media type that means the same.
+TYPES: dict[Format, str] = {
+    "raw": RAW_TYPE,
+    "car": CAR_TYPE,
+    "tar": TAR_TYPE,
+    "dag-json": "application/vnd.ipld.dag-json",
+    "dag-cbor": "application/vnd.ipld.dag-cbor",
+    "json": "application/json",
+    "cbor": "application/cbor",
+    "ipns-record": "application/vnd.ipfs.ipns-record",
+}
+_FORMATS: dict[str, Format] = {kind: name for name, kind in TYPES.items()}
+_NAMED: dict[str, Format] = {name: name for name in TYPES}
+#: Answers that other gateways may give and this one does not; asked for by name they are refused, not replaced.
+_OTHER_FORMATS = ("application/vnd.ipld.", "application/vnd.ipfs.")
+_WILDCARDS = ("*/*", "application/*")
 
+_ENCODED_SLASH = re.compile("%2f", re.IGNORECASE)
+#: Parameters of a CAR, in the Accept header; in the query `car-` stands before them.
+_CAR = ("version", "order", "dups")
 _BROKEN_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -52,9 +69,20 @@ class ContentPath:
         return "/".join(["/ipfs", str(self.root), *(quote(name, safe="") for name in self.names)])
 
     @property
+    def as_asked(self) -> str:
+        """The path, percent-encoded, with the slash at its end where it has one."""
+        return self.text + "/" * self.slash
+
+    @property
     def shown(self) -> str:
         """The path for people."""
         return "/".join(["/ipfs", str(self.root), *self.names])
+
+    @property
+    def uri(self) -> str:
+        """`ipfs://<cid>/<name>...`, with all but the unreserved characters of RFC 3986 percent-encoded."""
+        names = "".join(f"/{quote(name, safe='')}" for name in self.names)
+        return f"ipfs://{self.root.to_v1()}{names}{'/' * self.slash}"
 
 
 def parse_path(raw: str) -> ContentPath:
@@ -62,11 +90,13 @@ def parse_path(raw: str) -> ContentPath:
 
     Raises:
         Refusal: 404 for what is not `/ipfs/...`, 501 for `/ipns/...`, 400 for a broken CID, names that lead elsewhere
-            (`..`, an encoded slash, a NUL), bytes that are not UTF-8; 414 when it is too long.
+            (`..`, a NUL), bytes that are not UTF-8; 414 when it is too long.
+
+    An encoded slash parts names like any other: no path leads to an entry that has one in its name.
     """
     if len(raw) > limits.MAX_PATH_LENGTH:
         raise Refusal(414, f"The path has {len(raw)} characters; {limits.MAX_PATH_LENGTH} are the most there can be.")
-    parts = raw.split("/")
+    parts = _ENCODED_SLASH.sub("/", raw).split("/")
     if parts[0] or len(parts) < 2:
         raise Refusal(400, "The request does not begin with a path. Ask for /ipfs/<cid>.")
     if parts[1] == "ipns":
@@ -92,8 +122,8 @@ def _name(part: str) -> str:
     name = _decoded(part)
     if name in ("", ".", ".."):
         raise Refusal(400, "The path has an empty name, '.' or '..' in it; no directory has an entry of that name.")
-    if "/" in name or "\0" in name:
-        raise Refusal(400, "The path has a name with an encoded '/' or NUL in it, which no directory can hold.")
+    if "\0" in name:
+        raise Refusal(400, "The path has a name with an encoded NUL in it, which no directory can hold.")
     return name
 
 
@@ -135,48 +165,81 @@ def check_host(host: str | None, names: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The form of the answer. `format` is None for files and pages. `named`: the address of the request says it, not
-    only a header. `dups`: a block that occurs twice is to be sent twice (CAR)."""
+    """The form of the answer.
+
+    Attributes:
+        format: None for files and pages.
+        located: what the address of this very answer has behind its question mark besides `format`, where the request
+            says some of it in headers only (Content-Location); None where the address says all.
+        dups: a block that occurs twice is to be sent twice (CAR).
+        html: pages are welcome.
+        lenient: where there is no such form, the usual one will do.
+    """
 
     format: Format | None
-    named: bool = False
+    located: Mapping[str, str] | None = None
     dups: bool = False
+    html: bool = False
+    lenient: bool = False
 
 
 def wanted_format(query: Mapping[str, str], accept: str) -> Wanted:
-    """What `?format=` says, or else the Accept header.
+    """What `?format=` says, or else the Accept header (IPIP-0523).
 
     Raises:
-        Refusal: 406 for formats that this gateway does not write; 400 for parameters that make no sense.
+        Refusal: 406 for formats that this gateway does not write; 400 for those that nobody writes, and for parameters
+            that make no sense.
     """
-    asked = query.get("format")
     kinds = _accepted(accept)
-    found: Format | None = None
-    parameters: dict[str, str] = {}
-    if asked is None:
-        for kind, about in kinds:
-            if kind in _FORMATS:
-                found, parameters = _FORMATS[kind], about
-                break
-        if found is None and kinds and all(kind.startswith(_OTHER_FORMATS) for kind, _ in kinds):
-            raise Refusal(406, f"This gateway answers with files, {RAW_TYPE} or {CAR_TYPE}, not with {kinds[0][0]}.")
-    elif asked in ("raw", "car"):
-        found = asked
-        parameters = next((about for kind, about in kinds if _FORMATS.get(kind) == found), {})
+    html = any(kind == "text/html" for kind, _ in kinds)
+    known: list[tuple[Format, dict[str, str]]] = [(_FORMATS[kind], about) for kind, about in kinds if kind in _FORMATS]
+    asked = query.get("format")
+    if asked is not None:
+        found = _NAMED.get(asked)
+        if found is None:
+            raise Refusal(400, f"There is no format {asked[:40]!a}; those known are {', '.join(TYPES)}.")
+        choices = [about for name, about in known if name == found] or [{}]
+    elif known:
+        found = known[0][0]
+        choices = [about for name, about in known if name == found]
+    elif kinds and all(kind.startswith(_OTHER_FORMATS) for kind, _ in kinds):
+        raise Refusal(406, f"This gateway answers with files, or {', '.join(TYPES.values())}; not with {kinds[0][0]}.")
     else:
-        raise Refusal(406, f"This gateway knows the formats raw and car, not {asked[:40]!a}.")
+        return Wanted(None, html=html)
+    if found == "ipns-record":
+        raise Refusal(400, "There are no IPNS records under /ipfs/.")
+    said_otherwise = asked is None or bool(known and known[0][0] != found)
     if found != "car":
-        return Wanted(found, asked is not None)
-    version = query.get("car-version", parameters.get("version", "1"))
-    order = query.get("car-order", parameters.get("order", "dfs"))
-    dups = query.get("car-dups", parameters.get("dups", "n"))
+        lenient = asked is None and any(kind in _WILDCARDS for kind, _ in kinds)
+        return Wanted(found, {} if said_otherwise else None, html=html, lenient=lenient)
+    return _wanted_car(query, choices, said_otherwise)
+
+
+def _wanted_car(query: Mapping[str, str], choices: Sequence[Mapping[str, str]], said_otherwise: bool) -> Wanted:
+    """The first of the variants in the Accept header that we write; the query says more than they (IPIP-0412)."""
+    refusal: Refusal | None = None
+    for about in choices:
+        try:
+            dups = _car_dups({**about, **{name: query[f"car-{name}"] for name in _CAR if f"car-{name}" in query}})
+        except Refusal as why:
+            refusal = refusal or why
+            continue
+        located = {f"car-{name}": about[name] for name in _CAR if about.get(name) and f"car-{name}" not in query}
+        overruled = any(name in about and about[name] != query.get(f"car-{name}", about[name]) for name in _CAR)
+        return Wanted("car", located if said_otherwise or located or overruled else None, dups)
+    assert refusal is not None
+    raise refusal
+
+
+def _car_dups(about: Mapping[str, str]) -> bool:
+    version, order, dups = about.get("version") or "1", about.get("order", ""), about.get("dups", "")
     if version != "1":
         raise Refusal(406, "This gateway writes CAR files of version 1 only.")
     if order not in ("dfs", "unk", ""):
         raise Refusal(406, f"This gateway writes CAR files in the order dfs, not {order[:40]!a}.")
     if dups not in ("y", "n", ""):
         raise Refusal(400, f"dups is {dups[:40]!a}; it can be y or n.")
-    return Wanted("car", asked is not None, dups == "y")
+    return dups == "y"
 
 
 def _accepted(header: str) -> list[tuple[str, dict[str, str]]]:

@@ -4,51 +4,50 @@
 from __future__ import annotations
 
 import re
+import secrets
+from collections.abc import Sequence
 
+from . import server_limits as limits
 from .paths import Refusal
 
 _ONE_RANGE = re.compile(r"(\d{0,19})-(\d{0,19})")
+_ETAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 _ENTITY_BYTES = re.compile(r"(-?\d{1,19}):(-?\d{1,19}|\*)")
 
 
-def requested_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """The part of a file that a Range header asks for, as (start, end), end exclusive; None for all of it.
+def requested_ranges(header: str | None, size: int) -> list[tuple[int, int]]:
+    """The parts of a file that a Range header asks for, as (start, end), end exclusive; empty for all of it.
 
-    A header that is malformed, or counts in other units than bytes, is passed over, as RFC 9110 demands.
+    A header that is malformed, or counts in other units than bytes, is passed over (RFC 9110, section 14.2). So is one
+    with more than MAX_RANGES, or that asks for more bytes than the file has: ranges that overlap a lot are not meant
+    honestly. Those of several ranges that lie behind the end of the file are left out.
 
     Raises:
-        Refusal: 416 for a range behind the end of the file, and for several ranges at once: they would be an answer of
-            another form, and nobody who reads arrays asks for that.
+        Refusal: 416 when all of them lie behind the end of the file.
     """
-    if header is None:
-        return None
-    unit, equals, rest = header.partition("=")
+    unit, equals, rest = (header or "").partition("=")
     if not equals or unit.strip().lower() != "bytes":
-        return None
-    parts = [part.strip() for part in rest.split(",") if part.strip()]
-    matches = [_ONE_RANGE.fullmatch(part) for part in parts]
-    if not parts or not all(matches):
-        return None
-    if len(parts) > 1:
-        raise Refusal(416, "This gateway gives one range at a time; ask for each by itself.", _whole(size))
-    assert matches[0] is not None
-    first, last = matches[0].groups()
-    if not first:
-        if not last:
-            return None
-        start, end = max(0, size - int(last)), size
-        if start >= end:
-            raise Refusal(416, f"The range {parts[0]} has no bytes; the file has {size}.", _whole(size))
-        return start, end
-    start = int(first)
-    end = size if not last else min(size, int(last) + 1)
-    if last and int(last) < start:
-        return None
-    if start >= size:
-        raise Refusal(
-            416, f"The range {parts[0]} begins behind the end of the file, which has {size} bytes.", _whole(size)
-        )
-    return start, end
+        return []
+    asked = [part.strip() for part in rest.split(",") if part.strip()]
+    if not asked or len(asked) > limits.MAX_RANGES:
+        return []
+    found: list[tuple[int, int]] = []
+    for part in asked:
+        match = _ONE_RANGE.fullmatch(part)
+        if match is None or part == "-":
+            return []
+        first, last = match.groups()
+        if first and last and int(last) < int(first):
+            return []
+        start, end = (int(first), size) if first else (max(0, size - int(last)), size)
+        if first and last:
+            end = min(size, int(last) + 1)
+        if start < end:
+            found.append((start, end))
+    if not found:
+        what = f"The range {asked[0]} has" if len(asked) == 1 else "The ranges have"
+        raise Refusal(416, f"{what} no bytes of the file in it; the file has {size}.", _whole(size))
+    return found if sum(end - start for start, end in found) <= size else []
 
 
 def _whole(size: int) -> dict[str, str]:
@@ -79,9 +78,38 @@ def entity_range(wanted: tuple[int, int | None], size: int) -> tuple[int, int]:
 
 
 def matches(header: str | None, etag: str) -> bool:
-    """Whether an If-None-Match header names that ETag: what the asker has is right, for a CID never changes."""
+    """Whether an If-None-Match header names that ETag, by weak comparison (RFC 9110, section 13.1.2)."""
     if header is None:
         return False
-    if header.strip() == "*":
-        return True
-    return etag.removeprefix("W/") in (each.strip().removeprefix("W/") for each in header.split(","))
+    return header.strip() == "*" or etag.removeprefix("W/") in _ETAG.findall(header)
+
+
+def may_resume(header: str | None, etag: str) -> bool:
+    """Whether a Range counts beside this If-Range header: there is none, or it names that ETag, by strong comparison
+    (RFC 9110, section 13.1.5). Dates never match, for no answer has one."""
+    return header is None or (header.strip() == etag and not etag.startswith("W/"))
+
+
+class Multipart:
+    """The frame of an answer with several ranges (multipart/byteranges; RFC 9110, section 14.6).
+
+    Args:
+        kind: the media type of the whole; size: its bytes.
+    """
+
+    def __init__(self, ranges: Sequence[tuple[int, int]], kind: str, size: int) -> None:
+        self._boundary = secrets.token_hex(16)
+        self.heads = [
+            (
+                f"\r\n--{self._boundary}\r\nContent-Type: {kind}\r\n"
+                f"Content-Range: bytes {start}-{end - 1}/{size}\r\n\r\n"
+            ).encode("latin-1", "replace")
+            for start, end in ranges
+        ]
+        self.tail = f"\r\n--{self._boundary}--\r\n".encode("ascii")
+        self.length = sum(map(len, self.heads)) + len(self.tail) + sum(end - start for start, end in ranges)
+
+    @property
+    def content_type(self) -> str:
+        """Of the whole answer."""
+        return f"multipart/byteranges; boundary={self._boundary}"

@@ -71,3 +71,16 @@ FIRST_WINDOW = 1 * MIB
 LARGEST_WINDOW = 32 * MIB
 #: How often a partial file is asked for again, because it was finished and moved to its place while it was opened.
 MAX_MOVED = 3
+#: Byte ranges of one request that are answered as such; with more of them, or with more bytes than the file has, the
+#: file is sent whole (RFC 9110, section 14.2).
+MAX_RANGES = 32
+#: Bytes of a dag-cbor or dag-json block that is looked into: as values of Python it takes up to sixty times as much.
+MAX_DECODED_BLOCK = 1 * MIB
+#: Maps and lists within each other in such a block; Kubo takes as many.
+MAX_DECODED_DEPTH = 400
+#: Lines, and characters of one value, on the page that shows such a block; steps to the right.
+MAX_LINES_SHOWN = 5_000
+MAX_VALUE_SHOWN = 1_000
+MAX_INDENT_SHOWN = 40
+#: Entries of a TAR: a DAG of a few blocks can claim any number of folders.
+MAX_TAR_ENTRIES = 1_000_000

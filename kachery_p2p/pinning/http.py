@@ -174,8 +174,9 @@ class HttpClient:
         if (old.scheme, old.host, old.port) != (new.scheme, new.host, new.port):
             raise ServiceError(
                 "redirect",
-                f"The pinning service {self._service.name} sends us on to {new.scheme}://{new.host}, and the token is "
-                "not sent to another host. If you trust it, put that address into the settings.",
+                f"The pinning service {self._service.name} sends us on to "
+                f"{new.scheme}://{answers.printable(new.netloc.decode('ascii', 'replace'))}, and the token is not sent "
+                "to another host or port. If you trust it, put that address into the settings.",
             )
         if following.method != request.method:
             raise ServiceError(

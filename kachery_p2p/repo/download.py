@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..dag.cid import CID, DAG_PB, RAW, inline_block
+from ..dag.nodes import read_node
 from ..errors import DamagedFile, DiskFull, HashMismatch, MalformedDag, RepoBusy, RepoError
 from .catalog import WRAP_NONE
 from .checking import Checker, WrapFinder
@@ -100,7 +101,8 @@ class Download:
 
         Bytes that lie elsewhere here (in another stored or linked file, in a copy that was set aside as damaged, in an
         identity CID) are checked, written to their place, and count as present. The reference of an inner node, or of
-        a root of unknown length, is never present. Hashes on both cores. Raises DiskFull and NoPermission.
+        a root of unknown length, is never present. Hashes on both cores. Raises DiskFull and NoPermission; MalformedDag
+        for a leaf that is here and has another size than its reference says.
         """
         answers = [False] * len(refs)
         for start in range(0, len(refs), HAS_BATCH):
@@ -275,6 +277,8 @@ class Download:
                     self._note_wrap_of(ref.cid, found_here[0])
                     yield index
                     continue
+                if block is not None:
+                    _refuse_lie(ref.cid, block, length)
             if self._old is not None:
                 data = read_bytes_at(self._old, length, ref.offset)
                 wrap = find_wrap(ref.cid.multihash, ref.cid.codec, data) if len(data) == length else None
@@ -396,6 +400,15 @@ def _is_at(fd: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+def _refuse_lie(cid: CID, block: bytes, length: int) -> None:
+    """Raise MalformedDag when a leaf that is here does not have the size that the node above it says: nobody can have
+    such a block, so asking others for it is in vain."""
+    data = read_node(cid, block)[1]
+    size = len(block) if data is None else data.filesize or 0
+    if size != length:
+        raise MalformedDag(f"The block {cid} has {size} bytes, but the node above it says {length}.")
 
 
 def _split(refs: Sequence[Ref], indices: list[int]) -> Iterator[list[int]]:

@@ -24,6 +24,7 @@ import trio
 
 from kachery_p2p import __version__
 from kachery_p2p.errors import RoutingError, plain_words
+from kachery_p2p.http_redirects import NotFollowed, Watch, check_redirect
 from kachery_p2p.routing import limits, text
 from kachery_p2p.routing.answers import Cache, Reader, Record, freshness, retry_after
 from kachery_p2p.routing.interfaces import Provider
@@ -122,6 +123,7 @@ class Delegated:
         self._cache = Cache()
         self._nursery: trio.Nursery | None = None
         self._client: httpx.AsyncClient | None = None
+        self._watch = Watch()
         self._opening = trio.Lock()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -285,7 +287,8 @@ class Delegated:
         client = await self._open()
         httpx = importlib.import_module("httpx")
         try:
-            request = client.build_request("GET", url, params=_FILTERS)
+            first = request = client.build_request("GET", url, params=_FILTERS)
+            request.extensions = self._watch.first(request)
             for _ in range(limits.MAX_REDIRECTS + 1):
                 response = await client.send(request, stream=True, follow_redirects=False)
                 try:
@@ -293,12 +296,14 @@ class Delegated:
                         await self._answer(url, response, key, send)
                         return
                     request = response.next_request
-                    if request.url.scheme != "https" and response.url.scheme == "https":
-                        raise _Failed(f"It sends us on to {request.url.host} without encryption.")
+                    check_redirect(str(response.url), str(request.url))
+                    request.extensions = self._watch.redirected(request, first)
                 finally:
                     with trio.move_on_after(1, shield=True):
                         await response.aclose()
             raise _Failed(f"It sends us on more than {limits.MAX_REDIRECTS} times.")
+        except NotFollowed as why:
+            raise _Failed(str(why)) from None
         except httpx.ConnectTimeout:
             raise _Failed(f"No connection within {limits.ROUTER_CONNECT_SECONDS:g} seconds.") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
@@ -381,4 +386,4 @@ def _nearest(response: httpx.Response) -> text.Scope:
     """The nearest addresses that a router may name: as far away from us as it is itself (or the proxy before it)."""
     stream = response.extensions.get("network_stream")
     name = stream.get_extra_info("server_addr") if stream is not None else None
-    return text.ip_scope(str(name[0])) if name else text.Scope.PUBLIC
+    return text.host_scope(str(name[0])) if name else text.Scope.PUBLIC

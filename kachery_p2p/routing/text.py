@@ -14,6 +14,8 @@ from functools import lru_cache
 
 import base58
 
+from kachery_p2p import addresses
+from kachery_p2p.addresses import Reach
 from kachery_p2p.routing import limits
 
 _HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
@@ -112,7 +114,7 @@ def dialable(text: str, peer: str) -> str | None:
             ip = (ipaddress.IPv4Address if core[0] == "ip4" else ipaddress.IPv6Address)(core[1])
         except ValueError:
             return None
-        if ip.is_unspecified or ip.is_multicast or "%" in core[1] or (zone and core[0] != "ip6"):
+        if not addresses.is_of_a_host(ip) or "%" in core[1] or (zone and core[0] != "ip6"):
             return None
     elif not core[1] or zone:
         return None
@@ -147,24 +149,18 @@ class Scope(IntEnum):
 
 
 def scope(addr: str) -> Scope:
-    """How far an address reaches; names count as public, since nobody knows before asking."""
+    """How far an address reaches. A name of the public DNS counts as public, since nobody knows before asking."""
     parts = addr.split("/")
     if parts[1:2] == ["ip6zone"]:
         return Scope.PRIVATE
-    return ip_scope(parts[2]) if parts[1:2] in (["ip4"], ["ip6"]) and len(parts) > 2 else Scope.PUBLIC
+    return host_scope(parts[2]) if len(parts) > 2 and parts[1] in (*_HOSTS, "dnsaddr") else Scope.PUBLIC
 
 
 @lru_cache(maxsize=4096)
-def ip_scope(host: str) -> Scope:
-    """How far an IP address reaches; text that is none counts as public."""
-    try:
-        ip = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return Scope.PUBLIC
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    if ip.is_loopback:
-        return Scope.LOOPBACK
-    return Scope.PUBLIC if ip.is_global else Scope.PRIVATE
+def host_scope(host: str) -> Scope:
+    """How far an IP address or a name reaches. What is neither loopback nor public is of some network in between."""
+    found = addresses.reach(host)
+    return {Reach.LOOPBACK: Scope.LOOPBACK, Reach.PUBLIC: Scope.PUBLIC}.get(found, Scope.PRIVATE)
 
 
 def network(addr: str) -> str:

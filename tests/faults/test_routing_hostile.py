@@ -272,7 +272,7 @@ HOSTILE_ANSWERS: dict[str, tuple[Callable[[Request], None], str]] = {
     "cut short": (cut_short, "failed"),
     "not HTTP": (not_http, "failed"),
     "many headers": (many_headers, "failed"),
-    "sent to a file": (lambda request: request.send("", 302, location="file:///etc/passwd"), "failed"),
+    "sent to a file": (lambda request: request.send("", 302, location="file:///etc/passwd"), "no HTTP address"),
     "sent nowhere": (lambda request: request.send("", 302, location="http://[/"), "failed"),
     "no type": (lambda request: request.send("{}", kind=""), "not with routing records"),
     "teapot": (lambda request: request.send("{}", 418), "status 418"),

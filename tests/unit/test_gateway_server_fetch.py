@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,22 @@ from tests.unit.gateway_served import car_blocks
 
 _STORE = "say(kcl.store_file(args[0]))"
 _STORE_DIR = "say(kcl.store_dir(args[0]))"
+#: Two blocks of dag-cbor, each with links: to the other, and to a file and a folder.
+_PUT_CBOR = """
+import cbor2, json, os
+from kachery_p2p.dag.cid import CID, sha256_multihash
+from kachery_p2p.repo.repo import Repo
+def link(text):
+    return cbor2.CBORTag(42, b"\\0" + bytes(CID.parse(text)))
+with Repo.open(os.environ["KACHERY_CLOUD_DIR"]) as repo:
+    def put(value):
+        block = cbor2.dumps(value)
+        cid = CID(1, 0x71, sha256_multihash(block))
+        repo.put_block(cid, block)
+        return str(cid)
+    inner = put({"file": link(args[0]), "folder": link(args[1]), "n": 1})
+    say(json.dumps([put({"a": [link(inner)]}), inner]))
+"""
 _SECONDS = 60.0
 
 
@@ -59,7 +76,7 @@ def test_a_folder_that_others_have(source: Workstation, fetching: Workstation, t
     write_random(folder / "more" / "x.dat", 3_000_000)
     url = stored(source, folder)
     with client(fetching) as http:
-        assert http.get(url, follow_redirects=True).text.count("<a ") == 21
+        assert http.get(url, follow_redirects=True).text.count("<a ") == 21 + 2
         assert http.get(f"{url}/more/x.dat").content == (folder / "more" / "x.dat").read_bytes()
         assert http.get(f"{url}/nope").status_code == 404
         car = http.get(f"{url}?format=car")
@@ -75,6 +92,23 @@ def test_blocks_that_others_have(source: Workstation, fetching: Workstation, tmp
         assert answer.status_code == 200
         if "car" in query:
             assert len(car_blocks(answer.content)) == (2 if "bytes" in query else 4)
+
+
+def test_dag_cbor_that_others_have(source: Workstation, fetching: Workstation, tmp_path: Path) -> None:
+    """Paths through dag-cbor are followed to a peer, block after block, and a CAR has all that is below, files too."""
+    file = write_random(tmp_path / "data.bin", 3_000_000, seed=5)
+    url = stored(source, write_many(tmp_path / "trials", 3, 500))
+    top, inner = json.loads(source.call(_PUT_CBOR, stored(source, file).rpartition("/")[2], url.rpartition("/")[2]))
+    with client(fetching) as http:
+        assert http.head(f"/ipfs/{top}").headers["content-type"] == "application/vnd.ipld.dag-cbor"
+        assert http.get(f"/ipfs/{top}/a/0/folder/", headers={"accept": "text/html"}).text.count("<a ") == 1 + 3 + 2
+        assert http.get(f"/ipfs/{top}/a/0/n").status_code == 501
+        assert http.get(f"/ipfs/{top}/a/0/file", headers={"range": "bytes=5-9"}).content == file.read_bytes()[5:10]
+        blocks = car_blocks(http.get(f"/ipfs/{top}?format=car").content)
+        assert [str(cid) for cid, _ in blocks[:2]] == [top, inner]
+        assert len(blocks) == 2 + 4 + 4
+        only = http.get(f"/ipfs/{top}/a/0/file?format=tar", headers={"cache-control": "only-if-cached"})
+        assert only.status_code == 200  # the CAR has brought it here
 
 
 def test_nothing_is_fetched_unasked(source: Workstation, workstation: StartWorkstation, tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from kachery_p2p.dag.cid import CID, RAW, sha256_multihash
 from kachery_p2p.errors import InvalidAddress
+from kachery_p2p.gateway import server_limits as limits
 from kachery_p2p.gateway.pages import type_by_content, type_by_name
 from kachery_p2p.gateway.paths import Refusal, check_host, parse_path, wanted_format
-from kachery_p2p.gateway.ranges import entity_bytes, entity_range, requested_range
+from kachery_p2p.gateway.ranges import entity_bytes, entity_range, matches, may_resume, requested_ranges
 from kachery_p2p.gateway.server import parse_address
 
 T = TypeVar("T")
@@ -57,10 +58,49 @@ def _or_refused(ask: Callable[[], T]) -> tuple[T | None, int | None]:
 
 @given(st.text(max_size=40), st.integers(0, 1000))
 def test_ranges_never_leave_the_file(text: str, size: int) -> None:
-    """Whatever a Range header says, the answer is none, a refusal, or a part of the file that has bytes."""
-    part, status = _or_refused(lambda: requested_range("bytes=" + text, size))
+    """Whatever a Range header says, the answer is none, a refusal, or parts of the file that have bytes."""
+    parts, status = _or_refused(lambda: requested_ranges("bytes=" + text, size))
     assert status in (None, 416)
-    assert part is None or 0 <= part[0] < part[1] <= size
+    assert all(0 <= start < end <= size for start, end in parts or [])
+    assert sum(end - start for start, end in parts or []) <= size
+
+
+@given(st.lists(st.one_of(st.integers(0, 40), st.none()), min_size=2, max_size=80), st.integers(1, 40))
+def test_several_ranges_are_bounded(numbers: list[int | None], size: int) -> None:
+    """However many ranges are asked for, no more are sent than MAX_RANGES, nor more bytes than the file has."""
+    pairs = zip(numbers[::2], numbers[1::2], strict=False)
+    header = ",".join(f"{'' if a is None else a}-{'' if b is None else b}" for a, b in pairs)
+    parts, status = _or_refused(lambda: requested_ranges("bytes=" + header, size))
+    assert status in (None, 416)
+    assert len(parts or []) <= limits.MAX_RANGES
+    assert sum(end - start for start, end in parts or []) <= size
+
+
+@pytest.mark.parametrize(
+    ("header", "weak", "strong"),
+    [
+        ('"a"', True, True),
+        ('W/"a"', True, False),
+        ('"b", "c" ,W/"a"', True, False),
+        ('"b","a"', True, False),
+        ("*", True, False),
+        (" * ", True, False),
+        ('"b"', False, False),
+        ("a", False, False),
+        ('"a', False, False),
+        ('"x,"', False, False),
+        ('"aa", "ba"', False, False),
+        ("", False, False),
+        (None, False, True),
+        ("Sat, 01 Jan 2022 00:00:00 GMT", False, False),
+    ],
+)
+def test_validators(header: str | None, weak: bool, strong: bool) -> None:
+    """If-None-Match compares weakly, in a list or with `*`; If-Range strongly, and one alone (RFC 9110, section 13)."""
+    assert matches(header, '"a"') is weak
+    assert matches(header, 'W/"a"') is weak
+    assert may_resume(header, '"a"') is strong
+    assert may_resume(header, 'W/"a"') is (header is None)
 
 
 @given(st.integers(-50, 50), st.one_of(st.none(), st.integers(-50, 50)), st.integers(0, 40))
@@ -109,8 +149,24 @@ def test_accept_is_weighed() -> None:
     assert wanted_format({}, f"application/vnd.ipld.raw;q=0.5, {car}").dups
     assert wanted_format({}, "text/html,application/xhtml+xml,*/*;q=0.8").format is None
     assert wanted_format({"format": "raw"}, car).format == "raw"
-    with pytest.raises(Refusal, match=r"not with application/vnd\.ipld\.dag-json"):
-        wanted_format({}, "application/vnd.ipld.dag-json")
+    assert wanted_format({}, "application/vnd.ipld.dag-json").format == "dag-json"
+    with pytest.raises(Refusal, match=r"not with application/vnd\.ipld\.other"):
+        wanted_format({}, "application/vnd.ipld.other")
+
+
+@pytest.mark.parametrize(
+    ("query", "accept", "dups"),
+    [
+        ({}, "application/vnd.ipld.car; version=2, application/vnd.ipld.car; dups=y; q=0.5", True),
+        ({}, "application/vnd.ipld.car; order=foo, application/vnd.ipld.car; order=dfs; dups=n; q=0.5", False),
+        ({"car-dups": "n"}, "application/vnd.ipld.car; dups=y", False),
+        ({"format": "car", "car-version": "1"}, "application/vnd.ipld.car; version=2; dups=y", True),
+    ],
+)
+def test_the_first_car_that_we_write(query: dict[str, str], accept: str, dups: bool) -> None:
+    """Of several variants in an Accept header the best that we have is taken; the query says more than the header."""
+    wanted = wanted_format(query, accept)
+    assert (wanted.format, wanted.dups) == ("car", dups)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +175,7 @@ def test_accept_is_weighed() -> None:
         ("a.npy", "application/octet-stream"),
         ("a.csv", "text/csv; charset=utf-8"),
         ("a.csv.gz", "application/gzip"),
-        ("a.json", "application/json; charset=utf-8"),
+        ("a.json", "application/json"),
         ("A.PNG", "image/png"),
         ("a.nwb", "application/x-hdf5"),
         ("a.mjs", "text/javascript; charset=utf-8"),
@@ -143,8 +199,19 @@ def test_types_by_name(name: str, expected: str | None) -> None:
         (b"\x93NUMPY\1\0", "application/octet-stream"),
         (b"abc\0", "application/octet-stream"),
         (b"", "application/octet-stream"),
+        (b' {"a": [1, 2]}', "application/json"),
+        (b'{"a": [1, 2}', "text/plain; charset=utf-8"),
+        (b"[" * 512, "text/plain; charset=utf-8"),
     ],
 )
 def test_types_by_content(head: bytes, expected: str) -> None:
     """A file without a name is never taken for something that runs."""
-    assert type_by_content(head) == expected
+    assert type_by_content(head, len(head)) == expected
+
+
+def test_long_json_is_believed_when_asked_for() -> None:
+    """The beginning of a long file cannot be told for JSON; whoever asks for JSON gets it as that."""
+    head = b'{"a": [' + b"1, " * 100
+    assert type_by_content(head, 10**6) == "text/plain; charset=utf-8"
+    assert type_by_content(head, 10**6, json=True) == "application/json"
+    assert type_by_content(b"Dear all", 10**6, json=True) == "text/plain; charset=utf-8"

@@ -152,7 +152,7 @@ async def test_redirects_within_the_service_are_followed(tmp_path: Path) -> None
             service.faults.append(Fault("GET", "/pins", 307, {"location": other.url + "/pins"}))
             await node.keeping.pin(cid, NAME)
             row = await row_that(node, lambda row: row["state"] == "refused", cid)
-            assert "the token is not sent to another host" in row["last_error"]
+            assert f"{other.url}, and the token is not sent to another host or port" in row["last_error"]
             assert other.requests == []
 
 

@@ -17,7 +17,7 @@ from kachery_p2p.dag.pb import PBLink, encode_node
 from kachery_p2p.dag.profiles import Profile, custom_profile
 from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
 from kachery_p2p.dag.walk import FileWalk, Ref
-from kachery_p2p.errors import DiskFull, HashMismatch, RepoBusy, RepoError
+from kachery_p2p.errors import DiskFull, HashMismatch, MalformedDag, RepoBusy, RepoError
 from kachery_p2p.repo import Download, Repo
 
 RAW_LEAVES = custom_profile(chunk_size=1000, width=4)
@@ -158,6 +158,18 @@ def test_blocks_of_other_local_files_are_not_fetched(here: Repo, there: Repo, tm
         fetched = [cid for cid in load(download, there) if cid.codec == RAW]
     assert len(fetched) == 6
     assert here.path_for(stored.cid).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("profile", [RAW_LEAVES, WRAPPED], ids=["raw", "wrapped"])
+@pytest.mark.parametrize("claimed", [999, 1001])
+def test_a_lie_about_a_leaf_that_is_here(here: Repo, there: Repo, profile: Profile, claimed: int) -> None:
+    """A leaf of another size than the node above it says is an error that says so. Nobody is asked for such a leaf."""
+    leaf = here.store_bytes(DATA[:1000], profile=profile).cid
+    lie = encode_node([PBLink("", leaf, claimed)], encode(UnixFSData(Kind.FILE, None, claimed, (claimed,))))
+    root = CID(1, DAG_PB, sha256_multihash(lie))
+    there.put_block(root, lie)
+    with here.download(root) as download, pytest.raises(MalformedDag, match=f"1000 bytes, .* it says {claimed}"):
+        load(download, there)
 
 
 @pytest.mark.parametrize("profile", [RAW_LEAVES, WRAPPED], ids=["raw", "wrapped"])

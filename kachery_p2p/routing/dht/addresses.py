@@ -7,7 +7,6 @@ keeps them: what is in the public one must be dialled from anywhere, what is in 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from typing import Final
 
 from multiaddr import Multiaddr
 
+from kachery_p2p.addresses import Reach, reach, reach_of_packed
 from kachery_p2p.dag.varint import read_varint
 from kachery_p2p.errors import InvalidAddress
 from kachery_p2p.routing.dht import limits
@@ -38,40 +38,9 @@ _SIZES: Final = {
 #: What `kind_of` tells, as a sum: where the first component lies, and whether the address leads through a relay.
 PUBLIC, LAN, LOOPBACK, RELAYED = 1, 2, 4, 8
 
-#: Networks that are not public, and what they are; 0 for those that lead nowhere: reserved, documentation, benchmarks,
-#: multicast (the list of go-multiaddr). The first one that fits counts.
-_NETS: Final = {
-    "127.0.0.0/8": LOOPBACK,
-    "::1/128": LOOPBACK,
-    **dict.fromkeys(("10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"), LAN),
-    **dict.fromkeys(("fc00::/7", "fe80::/10"), LAN),
-    **dict.fromkeys(("0.0.0.0/8", "192.0.0.0/26", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15"), 0),
-    **dict.fromkeys(("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4", "2001:db8::/32"), 0),
-    "64:ff9b::/96": PUBLIC,
-    "2000::/3": PUBLIC,
-    "::/0": 0,
-}
-
-
-def _rules() -> tuple[dict[int, list[tuple[int, int, int]]], list[tuple[int, int, int]]]:
-    """(network, mask, kind): for IPv4 by the first byte, which settles nearly all; for IPv6 in a list."""
-    four: dict[int, list[tuple[int, int, int]]] = {}
-    six: list[tuple[int, int, int]] = []
-    for text, kind in _NETS.items():
-        net = ipaddress.ip_network(text)
-        rule = (int(net.network_address), int(net.netmask), kind)
-        if net.version == 6:
-            six.append(rule)
-        else:
-            for first in range(int(net.network_address) >> 24, (int(net.broadcast_address) >> 24) + 1):
-                four.setdefault(first, []).append(rule)
-    return four, six
-
-
-_RULES_4, _RULES_6 = _rules()
+_KINDS: Final = {Reach.PUBLIC: PUBLIC, Reach.PRIVATE: LAN, Reach.LINK: LAN, Reach.LOOPBACK: LOOPBACK, Reach.NOWHERE: 0}
 #: An IPv4 address written as IPv6 begins so.
 _MAPPED = bytes(10) + b"\xff\xff"
-_LAN_NAMES = (".local", ".lan", ".internal", ".home.arpa")
 
 
 @lru_cache(maxsize=16384)
@@ -105,25 +74,10 @@ def kind_of(addr: bytes) -> int:
 
 
 def _place(code: int, value: bytes) -> int:
-    if code == _IP6:
-        if value.startswith(_MAPPED):
-            code, value = _IP4, value[12:]
-        else:
-            number = int.from_bytes(value, "big")
-            return next(kind for net, mask, kind in _RULES_6 if number & mask == net)
-    if code == _IP4:
-        rules = _RULES_4.get(value[0])
-        if rules is not None:
-            number = int.from_bytes(value, "big")
-            for net, mask, kind in rules:
-                if number & mask == net:
-                    return kind
-        return PUBLIC
+    if code in (_IP4, _IP6):
+        return _KINDS[reach_of_packed(value)] if len(value) == _SIZES[code] else 0
     if code in (_DNS, _DNS4, _DNS6, _DNSADDR):
-        name = value.decode("ascii").lower().rstrip(".")
-        if name == "localhost" or name.endswith(".localhost"):
-            return LOOPBACK
-        return 0 if not name else LAN if name.endswith(_LAN_NAMES) or "." not in name else PUBLIC
+        return _KINDS[reach(value.decode("ascii"))]
     return 0
 
 

@@ -15,9 +15,9 @@ from functools import lru_cache
 import base58
 import multibase
 
+from kachery_p2p.addresses import IP, Reach, is_of_a_host, reach_of_ip
 from kachery_p2p.routing.mdns import limits
 
-IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _KINDS = {"ip4": 4, "ip6": 6}
@@ -69,9 +69,9 @@ def announced_on(
 
 
 def _is_of_a_link(ip: IP) -> bool:
-    return not (
-        ip.is_loopback or ip.is_unspecified or ip.is_multicast or (ip.version == 6 and ip.is_link_local) or _mapped(ip)
-    )
+    found = reach_of_ip(ip)
+    of_no_network = found is Reach.LOOPBACK or (ip.version == 6 and found is Reach.LINK)
+    return is_of_a_host(ip) and not of_no_network and not _mapped(ip)
 
 
 def _mapped(ip: IP) -> bool:
@@ -126,7 +126,7 @@ def believable(text: str, interface: Interface) -> Announced | None:
         # It means something only together with the interface, which is ours to add.
         return Announced(peer, f"/ip6zone/{interface.name}/ip6/{ip}/tcp/{port}", True)
     near = interface.reaches(ip)
-    if not _is_of_a_link(ip) or (ip.is_global and not near):
+    if not _is_of_a_link(ip) or (reach_of_ip(ip) is Reach.PUBLIC and not near):
         return None
     return Announced(peer, f"/{'ip4' if ip.version == 4 else 'ip6'}/{ip}/tcp/{port}", near)
 

@@ -6,7 +6,7 @@ import ipaddress
 from functools import lru_cache
 from typing import NamedTuple
 
-IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+from kachery_p2p.addresses import IP, Reach, reach_of_ip
 
 _IP4, _IP6, _TCP = 0x04, 0x29, 0x06
 
@@ -53,12 +53,11 @@ def from_binary(raw: bytes) -> Endpoint | None:
     return Endpoint(ip, port) if port else None
 
 
-@lru_cache(maxsize=1024)
 def is_public(ip: IP) -> bool:
-    """Whether the address is one of the public Internet: no private, shared, documentation or multicast range."""
+    """Whether others can reach it from anywhere. An IPv4 address written as IPv6 is none: nobody listens there."""
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        return False  # nobody listens there, and 6to4-like disguises of private addresses must not pass
-    return ip.is_global and not ip.is_multicast
+        return False
+    return reach_of_ip(ip) is Reach.PUBLIC
 
 
 def network_of(ip: IP) -> str:

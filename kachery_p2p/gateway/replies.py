@@ -1,0 +1,81 @@
+"""Answers: status, headers and body, as they are handed to the HTTP server."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any
+
+import trio
+
+from ..errors import KacheryError
+from . import server_limits as limits
+
+log = logging.getLogger("kachery_p2p.gateway")
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Pieces = AsyncGenerator[bytes, None]
+
+#: As long as caches keep anything: 48 weeks, the figure of the specification.
+FOR_EVER = "public, max-age=29030400, immutable"
+#: A page that is generated may look better next week.
+GENERATED = "public, max-age=604800, stale-while-revalidate=2678400"
+METHODS = "GET, HEAD, OPTIONS"
+_ALWAYS = {
+    "access-control-allow-origin": "*",
+    "access-control-allow-methods": METHODS,
+    "access-control-allow-headers": "Accept, Cache-Control, Content-Type, If-None-Match, If-Range, Range, User-Agent, "
+    "X-Requested-With",
+    "access-control-expose-headers": "Accept-Ranges, Content-Disposition, Content-Length, Content-Location, "
+    "Content-Range, ETag, Ipfs-Uri, Retry-After, X-Chunked-Output, X-Ipfs-Path, X-Ipfs-Roots, X-Stream-Output",
+    # Pages that keep others out (COEP, as those with shared memory do) may use us, too.
+    "cross-origin-resource-policy": "cross-origin",
+    "x-content-type-options": "nosniff",
+}
+
+
+class Answer:
+    """Status, headers, and a body: bytes, or pieces that are read while they are sent."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes | Pieces = b"") -> None:
+        self.status = status
+        self.headers = dict(headers)
+        self.body = body
+
+    @classmethod
+    def text(cls, status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
+        return cls(
+            status,
+            {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store", **(headers or {})},
+            message.encode("utf-8", "replace") + b"\n",
+        )
+
+    async def send(self, method: str, send: Send) -> None:
+        headers = {**_ALWAYS, **self.headers}
+        if isinstance(self.body, bytes) and self.status not in (204, 304):
+            headers.setdefault("content-length", str(len(self.body)))
+        if method == "HEAD" or isinstance(self.body, bytes):
+            await self._start(send, headers)
+            await _send_body(send, self.body if isinstance(self.body, bytes) and method != "HEAD" else b"", more=False)
+            return
+        async with contextlib.aclosing(self.body) as pieces:
+            await self._start(send, headers)
+            try:
+                async for piece in pieces:
+                    await _send_body(send, piece, more=True)
+            except (KacheryError, trio.TooSlowError) as error:
+                # The status is sent. All that can be said now is that the body is cut short: it is not ended.
+                log.info("an answer was cut short: %s", error)
+                return
+            await _send_body(send, b"", more=False)
+
+    async def _start(self, send: Send, headers: Mapping[str, str]) -> None:
+        encoded = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": self.status, "headers": encoded})
+
+
+async def _send_body(send: Send, data: bytes, *, more: bool) -> None:
+    # Over HTTP/2 a reader that stands still shows only here; over HTTP/1.1 the connection notices first.
+    with trio.fail_after(2 * limits.SEND_SECONDS):
+        await send({"type": "http.response.body", "body": data, "more_body": more})
