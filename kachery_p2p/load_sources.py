@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from kachery_p2p.bitswap.handle import ReceivedBlock, SessionHandle, SessionPeer, SessionStats
-from kachery_p2p.dag.cid import CID, DAG_PB, RAW, inline_block
+from kachery_p2p.dag.cid import CID, DAG_PB, RAW, known_block
 from kachery_p2p.gateway import client_limits as limits
 from kachery_p2p.gateway.client_answers import Kind, Refusal
 
@@ -164,7 +164,7 @@ class LoadSources:
                 continue
             ask.append(cid)
             self._cars = self._cars and cid.codec != RAW
-            if inline_block(cid) is None:
+            if known_block(cid) is None:
                 self._open[multihash] = want
         self._peers.want(ask)
         self._wanted.set()

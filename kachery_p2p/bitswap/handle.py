@@ -12,7 +12,7 @@ import trio
 
 from kachery_p2p.bitswap.messages import BytesLike
 from kachery_p2p.bitswap.session import Session
-from kachery_p2p.dag.cid import CID, inline_block
+from kachery_p2p.dag.cid import CID, known_block
 
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.exchange import Exchange
@@ -24,7 +24,7 @@ class ReceivedBlock(NamedTuple):
     cid: CID
     #: Often a view of the message it came in, which lives as long as the view does.
     data: BytesLike
-    #: Who sent it; empty for a block that its CID carries in itself.
+    #: Who sent it; empty for a block that everybody has.
     peer: str
 
 
@@ -94,12 +94,12 @@ class SessionHandle:
         """Want these blocks, in this order, after those wanted before. A block wanted already is not wanted twice."""
         others: list[CID] = []
         for cid in cids:
-            inline = inline_block(cid)
-            if inline is None:
+            known = known_block(cid)
+            if known is None:
                 others.append(cid)
             else:
-                self._arrived.append(ReceivedBlock(cid, inline, ""))
-                self._session.buffered += len(inline)
+                self._arrived.append(ReceivedBlock(cid, known, ""))
+                self._session.buffered += len(known)
                 self._event.set()
         self._exchange.want(self._session, others)
 

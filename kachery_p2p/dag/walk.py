@@ -22,7 +22,8 @@ bytes are refused, for they cost work and bring nothing; so are nesting deeper t
 `max_pending` references at once. A file may repeat a block, and so claim to be far larger than its blocks are
 together: look at `size` before making room for it. Cycles cannot be: a block cannot contain its own hash.
 
-An identity CID carries its block in itself: `cid.inline_block` gives it, nothing need be fetched.
+An identity CID carries its block in itself, and the empty block is no secret: `cid.known_block` gives both, nothing
+need be fetched.
 """
 
 from __future__ import annotations

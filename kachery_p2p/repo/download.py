@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..dag.cid import CID, DAG_PB, RAW, inline_block
+from ..dag.cid import CID, DAG_PB, RAW
 from ..errors import DamagedFile, DiskFull, HashMismatch, MalformedDag, RepoBusy, RepoError
 from .catalog import WRAP_NONE
 from .checking import Checker, WrapFinder
@@ -261,13 +261,12 @@ class Download:
                     yield index
         if nothing_yet:
             missing = leaves
-        inline = [i for i in missing if inline_block(refs[i].cid) is not None]
         here = self._reader.sizes([refs[i].cid.multihash for i in missing])
         for index in missing:
             ref = refs[index]
             length = ref.length
             assert length is not None
-            if ref.cid.multihash in here or index in inline:
+            if ref.cid.multihash in here:
                 block = self._reader.get(ref.cid.multihash)
                 found_here = None if block is None else unwrap(ref.cid.codec, block, length)
                 if found_here is not None:
