@@ -48,6 +48,12 @@ class MalformedDag(KacheryError):
     exit_code = 6
 
 
+class BlockTooLarge(KacheryError):
+    """A block of more bytes than Bitswap carries. Names the CID, and says how to store the data again."""
+
+    exit_code = 6
+
+
 class HashMismatch(KacheryError):
     """Bytes that do not have the hash they are said to have."""
 

@@ -21,7 +21,7 @@ from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
-from kachery_p2p.errors import ContentNotFound, DialError
+from kachery_p2p.errors import DialError
 from kachery_p2p.finding import Finding
 from kachery_p2p.keeping import Keeping
 from kachery_p2p.load import Downloads, Load, Progress
@@ -306,11 +306,7 @@ class Node:
 
         last = None if end is None else end - 1
         async with open_sources(peers, self.gateways, first=start, last=last) as sources:
-            try:
-                yield sources
-            except ContentNotFound as error:
-                said = sources.said()
-                raise (ContentNotFound(f"{error} {said}") if said else error) from None
+            yield sources
 
     async def _whole_file(self, load: Load, cid: CID, providers: Iterable[str]) -> tuple[Path, int]:
         """Load a file once, however many ask for it at the same time: later ones lend their providers and wait."""
@@ -319,8 +315,7 @@ class Node:
             if running is None:
                 break
             running[0].add_providers(providers)
-            with load.waiting():
-                await running[1].wait()
+            await running[1].wait()  # that load watches the clock
         done = trio.Event()
         self._whole_loads[cid] = (load, done)
         try:

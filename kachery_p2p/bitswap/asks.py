@@ -127,6 +127,7 @@ class Asks:
             return
         link, want = ask.link, ask.want
         want.lacking.add(link)
+        want.skipped.discard(link)
         want.having.discard(link)
         was_live = ask.live
         self._uncharge(ask)
@@ -162,7 +163,16 @@ class Asks:
             self.close(ask, now, tell=link is not got_from, urgent=ask.live)
             self.dirty.add(link)
         want.lacking.clear()
+        want.skipped.clear()
+        want.too_large.clear()
         want.having.clear()
+
+    @staticmethod
+    def forgive(want: Want, link: PeerLink) -> None:
+        """The peer may be asked for it again."""
+        want.lacking.discard(link)
+        want.skipped.discard(link)
+        want.too_large.discard(link)
 
     def hand_over(self, want: Want, leaver: Session) -> None:
         """A session left a want that another keeps: what is under way is now on the other's account."""

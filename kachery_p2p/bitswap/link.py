@@ -43,6 +43,7 @@ class PeerLink:
         "latency",
         "limited",
         "members",
+        "one_by_one",
         "outstanding",
         "peer",
         "presence",
@@ -82,6 +83,8 @@ class PeerLink:
         self.slow_start = True
         self.limited = False
         self.probation = False
+        #: It is asked for one block at a time: then it is known which one is too large.
+        self.one_by_one = False
         self.rate = 0.0
         self.latency = 0.0
         self.busy_since = now
@@ -99,7 +102,7 @@ class PeerLink:
 
     def room(self, scale: float, block: int) -> int:
         """Bytes that may still be asked for, where one block is expected to have `block` bytes."""
-        if self.probation:
+        if self.probation or self.one_by_one:
             return block - self.outstanding
         return max(int(self.window * scale), 2 * block) - self.outstanding
 

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from kachery_p2p.bitswap.session import Answer
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import ContentNotFound, DialError, IsADirectory
 from kachery_p2p.load import Downloads, Load
@@ -64,11 +65,26 @@ class RepoSession:
     def peers(self) -> Mapping[str, object]:
         return dict.fromkeys(self.providers, 0)
 
-    def asked(self) -> list[str]:
-        return ["peer-of-the-test"]
+    def answers(self, cid: CID) -> dict[str, Answer]:
+        return {"peer-of-the-test": Answer.LACKS if cid in self._lacking else Answer.SILENT}
+
+    def gateways_said(self) -> dict[str, str]:
+        return {}
 
     def missing(self) -> list[CID]:
         return self._lacking
+
+    def lost(self) -> list[str]:
+        return []
+
+    def may_return(self) -> bool:
+        return bool(self.lost())
+
+    def too_large(self) -> dict[CID, int]:
+        return {}
+
+    def last_sign(self) -> float:
+        return 0.0
 
 
 async def no_dial(addr: str, addrs: Sequence[str]) -> str:
@@ -283,7 +299,8 @@ class EmptySession(RepoSession):
 
     async def wait_exhausted(self) -> None:
         while not self._lacking:
-            self._changed = trio.Event()
+            if self._changed.is_set():  # several may wait for the one that is not
+                self._changed = trio.Event()
             await self._changed.wait()
         await trio.lowlevel.checkpoint()
 

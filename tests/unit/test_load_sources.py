@@ -73,8 +73,11 @@ class Peers:
     def peers(self) -> dict[str, object]:
         return {"peer": 0} if self.able else {}
 
-    def asked(self) -> list[str]:
-        return ["peer"] if self.able else []
+    def lost(self) -> list[str]:
+        return []
+
+    def may_return(self) -> bool:
+        return False
 
     def stats(self) -> SessionStats:
         return SessionStats(0, 0, 0, {})
@@ -401,8 +404,7 @@ async def test_exhausted_is_when_neither_can_supply_it(autojump_clock: trio.test
         assert (woken, load.missing()) == ([], [])
     assert [round(each) for each in woken] == [3, 3]
     assert load.missing() == [missing]
-    assert load.asked() == ["gateway:gw0.net"]
-    assert load.said() == "gateway:gw0.net: It does not have the block."
+    assert load.gateways_said() == {"gateway:gw0.net": "It does not have the block."}
 
 
 async def test_a_gateway_that_has_nothing_is_soon_asked_no_more(autojump_clock: trio.testing.MockClock) -> None:
