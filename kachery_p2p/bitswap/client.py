@@ -10,7 +10,7 @@ keeps the books, `schedule` decides whom to ask for what, `watch` looks at the c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from kachery_p2p.bitswap import limits
@@ -18,7 +18,7 @@ from kachery_p2p.bitswap.asks import Asks
 from kachery_p2p.bitswap.link import PeerLink
 from kachery_p2p.bitswap.outbox import Outgoing
 from kachery_p2p.bitswap.schedule import Scheduler
-from kachery_p2p.bitswap.session import Answer, Ask, Member, Session, Want
+from kachery_p2p.bitswap.session import Answer, Ask, Member, Question, Session, Want
 from kachery_p2p.bitswap.watch import Watch
 from kachery_p2p.dag.cid import CID
 
@@ -177,6 +177,8 @@ class Client:
         if not presence:
             for ask in [ask for ask in link.asks.values() if not ask.block]:
                 self._asks.close(ask, now, tell=False)
+        for multihash in link.questions:
+            self._asks.put_question(link, multihash, now)
         self._asks.dirty.add(link)
 
     def disconnected(self, peer: str, now: float) -> None:
@@ -187,6 +189,8 @@ class Client:
         link.connected = False
         for ask in list(link.asks.values()):
             self._asks.give_up(ask, now, tell=False)
+        for multihash in list(link.questions):
+            self._asks.answer(link, multihash, None)
         self._asks.outboxes.drop(link)
         for session, member in list(link.members.items()):
             for want in session.wants.values():
@@ -240,7 +244,13 @@ class Client:
         """A block came whose hash, as computed here, is `multihash`."""
         link = self.links.get(peer)
         want = self.wants.get(multihash)
+        asked = link is not None and multihash in link.questions
+        if link is not None and asked:
+            link.last_sign = now
+            self._asks.answer(link, multihash, True)
         if want is None:
+            if asked:
+                return Arrival([])
             if not self._asks.was_wanted(multihash):
                 return Arrival([], lie=True)
             if link is not None:
@@ -309,6 +319,9 @@ class Client:
     def presence(self, peer: str, multihash: bytes, have: bool, now: float) -> None:
         """HAVE or DONT_HAVE from a peer; about things it was not asked it means nothing."""
         link = self.links.get(peer)
+        if link is not None and multihash in link.questions:
+            link.last_sign = now
+            self._asks.answer(link, multihash, have)
         ask = link.asks.get(multihash) if link is not None else None
         if link is None or ask is None:
             return
@@ -331,6 +344,42 @@ class Client:
                     member.cursor = min(member.cursor, want.sessions[session][0])
                 session.check(want)
         self._asks.dirty.add(link)
+
+    # --- questions of no session -----------------------------------------------------------------------------------
+
+    def question(self, peer: str, cid: CID, now: float, on_answer: Callable[[], None]) -> Question | None:
+        """Ask one peer whether it has a block. None when it is not connected, or lied before."""
+        link = self.links.get(peer)
+        if link is None or not link.connected:
+            return None
+        question = Question(cid, on_answer)
+        ask = link.asks.get(cid.multihash)
+        if ask is not None and ask.declined:
+            # It has said so, and will say when that changes.
+            question.answer = False
+            on_answer()
+            return question
+        same = link.questions.setdefault(cid.multihash, [])
+        same.append(question)
+        if len(same) == 1:
+            self._asks.put_question(link, cid.multihash, now)
+        return question
+
+    def withdraw(self, peer: str, question: Question, now: float) -> None:
+        """Nobody waits for the answer any more."""
+        link, multihash = self.links.get(peer), question.cid.multihash
+        same = link.questions.get(multihash, []) if link is not None else []
+        if link is None or question not in same:
+            return
+        same.remove(question)
+        if same:
+            same[0].sent = same[0].sent or question.sent
+            return
+        del link.questions[multihash]
+        if multihash not in link.asks:
+            self._asks.outboxes.withdraw(link, multihash)
+            if question.sent:
+                self._asks.outboxes.put(link, question.cid, None, now, urgent=False)
 
     # --- what is known -----------------------------------------------------------------------------------------------
 

@@ -134,6 +134,24 @@ class Exchange:
         handle = self._handles[session] = SessionHandle(self, session)
         return handle
 
+    async def ask(self, peer: str, cid: CID) -> bool | None:
+        """Whether a connected peer has a block, as it says itself; None when it leaves without an answer.
+
+        No block is asked for; only a peer of an old version, which knows no such question, has to send it. Waits for
+        ever where the peer keeps silent.
+        """
+        answered = trio.Event()
+        question = self._client.question(peer, cid, trio.current_time(), answered.set)
+        if question is None:
+            return None
+        self._pump()
+        try:
+            await answered.wait()
+        finally:
+            self._client.withdraw(peer, question, trio.current_time())
+            self._pump()
+        return question.answer
+
     def notify(self, multihashes: Iterable[bytes]) -> None:
         """Blocks came into the store: peers that wait for them get them, or hear that we have them."""
         if self._engine.notify(multihashes):

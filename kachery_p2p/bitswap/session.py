@@ -8,6 +8,7 @@ next want for a peer costs constant time however many wait.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -93,6 +94,22 @@ class Ask:
         if link.rate <= 0:
             return 0.0
         return self.ahead * self.session.estimate(self.want.cid.codec) / link.rate + link.latency * 0.5
+
+
+class Question:
+    """Whether one peer has one block: asked of that peer alone, and no matter of any session."""
+
+    __slots__ = ("again", "answer", "cid", "on_answer", "sent")
+
+    def __init__(self, cid: CID, on_answer: Callable[[], None]) -> None:
+        self.cid = cid
+        #: Called once, when `answer` is known, or never will be.
+        self.on_answer = on_answer
+        self.answer: bool | None = None
+        #: The remote may know of it.
+        self.sent = False
+        #: The remote may have the same on its list, as something else.
+        self.again = False
 
 
 class Want:
