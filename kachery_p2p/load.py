@@ -24,7 +24,7 @@ from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.nodes import Asking
 from kachery_p2p.dag.varint import Buffer
 from kachery_p2p.dag.walk import FileWalk, Ref
-from kachery_p2p.errors import DamagedFile, KacheryError
+from kachery_p2p.errors import DamagedFile, DiskFull, IsADirectory, KacheryError
 from kachery_p2p.load_errors import not_found
 from kachery_p2p.load_peers import Connect, Find, LoadPeers
 
@@ -238,8 +238,11 @@ class Load:
 
     # --- small blocks: directories
 
-    async def drive(self, steps: Asking[T]) -> T:
-        """Run a reader of the dag room that asks for directory blocks in batches; keeps what it fetched."""
+    async def drive(self, steps: Asking[T], *, keep: bool = True) -> T:
+        """Run a reader of the dag room that asks for directory blocks in batches.
+
+        What it fetched is kept for the next time. With `keep` False it is no matter if there is no room for it.
+        """
         blocks: list[bytes] | None = None
         while True:
             try:
@@ -247,7 +250,11 @@ class Load:
             except StopIteration as stop:
                 return stop.value
             blocks = await self.blocks(wanted)
-            await trio.to_thread.run_sync(self._repo.put_blocks, list(zip(wanted, blocks, strict=True)))
+            try:
+                await trio.to_thread.run_sync(self._repo.put_blocks, list(zip(wanted, blocks, strict=True)))
+            except DiskFull:
+                if keep:
+                    raise
 
     async def blocks(self, cids: Sequence[CID]) -> list[bytes]:
         """These blocks, in this order, from the repo or the session. For small ones: all are held in memory."""
@@ -292,6 +299,23 @@ class Load:
                 return None
 
         return await trio.to_thread.run_sync(lambda: [find(cid) for cid in cids])
+
+    async def size(self, cid: CID) -> int | None:
+        """How many bytes a file has; None for a directory. Needs its root block and no room on the disk.
+
+        Raises NotAFile for a symbolic link; see `Load.run`.
+        """
+        (path,) = await self.find_files([cid])
+        if path is not None:
+            return path.stat().st_size
+        walk = FileWalk(cid)
+        (root,) = walk.take(1)
+        (block,) = await self.blocks([cid])
+        try:
+            walk.feed(root, block)
+        except IsADirectory:
+            return None
+        return walk.size
 
     async def file(self, cid: CID, start: int = 0, end: int | None = None) -> tuple[Path, int]:
         """Make the bytes ``start`` to ``end`` (exclusive; None is the end of the file) of a file available on disk.
@@ -392,7 +416,7 @@ class _Transfer:
 
         def accept() -> None:
             if size is not None:
-                self._download.allocate(size)
+                self._download.allocate(size, self._start, self._end)
             for ref, pieces in found:
                 self._download.accept(ref, data, pieces)
 

@@ -241,13 +241,15 @@ class Node:
             cid: the root, as text.
             path: names of directory entries to follow from the root.
             kind: ``"file"``; ``"bytes"`` (then ``start`` and ``end``, exclusive, say which); ``"directory"`` with all
-                that is in it; or ``"listing"``, only what a directory's entries are.
+                that is in it; ``"listing"``, only what a directory's entries are; or ``"info"``, only what it is and
+                how large, which needs no room on the disk.
             providers: multiaddrs of peers that may have it, besides all connected ones.
             timeout: seconds without a single block after which it gives up.
 
         Returns:
             ``cid`` of the file or directory that the path leads to; ``path`` where its bytes are; ``size`` in bytes of
-            the whole file; ``sources``, bytes fetched by peer ID or ``gateway:<host>``; ``seconds``.
+            the whole file (of a directory, ``"info"`` gives None); ``sources``, bytes fetched by peer ID or
+            ``gateway:<host>``; ``seconds``.
 
         Raises:
             InvalidCID, PathNotFound, IsADirectory, ContentNotFound, MalformedDag, DiskFull ...: see
@@ -258,7 +260,7 @@ class Node:
         providers = list(providers)
         for addr in providers:
             parse_address(addr)  # a mistyped address is told at once, not as one more peer that does not answer
-        span = (start or 0, end) if kind == "bytes" else (0, None)
+        span = (start or 0, end) if kind == "bytes" else (0, 0 if kind == "info" else None)
         async with self.exchange.new_session(discover=True) as peers, self._with_gateways(peers, *span) as mixed:
             session = mixed or peers
             load = Load(
@@ -274,7 +276,9 @@ class Node:
             async def work() -> dict[str, Any]:
                 target = root
                 if path:
-                    target = (await load.drive(resolve_path(root, list(path)))).cid
+                    target = (await load.drive(resolve_path(root, list(path)), keep=kind != "info")).cid
+                if kind == "info":
+                    return {"cid": str(target), "size": await load.size(target)}
                 if kind == "directory":
                     await DirectoryLoad(load, self.repo, progress).run(target)
                     return {"cid": str(target)}
