@@ -271,6 +271,8 @@ def _decode_text(text: str, shown: str) -> bytes:
         text = text.upper()
     if text[0] == "b":
         return _decode_base32(text, shown)
+    if text[0] == "0":
+        return _decode_base2(text[1:], shown)
 
     from multibase import decode, encode
     from multibase.exceptions import DecodingError, InvalidMultibaseStringError, UnsupportedEncodingError
@@ -287,6 +289,13 @@ def _decode_text(text: str, shown: str) -> bytes:
     if name == "identity" or again != text or not data:
         raise InvalidCID(f"'{shown}' is not a CID: it is no whole {name} text, so it was cut off or mistyped.")
     return bytes(data)
+
+
+def _decode_base2(bits: str, shown: str) -> bytes:
+    """Eight digits a byte, also for the first, whose leading zeros py-multibase leaves out and others do not."""
+    if not bits or len(bits) % 8 or not {"0", "1"}.issuperset(bits):
+        raise InvalidCID(f"'{shown}' is not a CID: base2 is written with eight digits, 0 or 1, for each byte.")
+    return int(bits, 2).to_bytes(len(bits) // 8, "big")
 
 
 def _decode_base32(text: str, shown: str) -> bytes:
