@@ -51,7 +51,7 @@ def test_agrees_with_py_cid() -> None:
         assert (theirs.version, theirs.multihash, theirs.buffer) == (ours.version, ours.multihash, bytes(ours))
 
 
-#: What `ipfs cid format -v 1 -b NAME` of Kubo 0.43.1 gives for V1: all that `ipfs multibase list` has, but for identity,
+#: What `ipfs cid format -v 1 -b NAME` of Kubo 0.43.1 gives for V1: all of `ipfs multibase list` but for identity,
 #: which is no text. (Base 2 is written with all digits of the first byte, too.)
 FROM_KUBO = {
     "base2": "0" + "".join(f"{byte:08b}" for byte in bytes(CID.parse(V1))),
