@@ -48,10 +48,8 @@ class MalformedDag(KacheryError):
     exit_code = 6
 
 
-class BlockTooLarge(KacheryError):
-    """A block of more bytes than Bitswap carries. Names the CID, and says how to store the data again."""
-
-    exit_code = 6
+class BlockTooLarge(MalformedDag):
+    """A block of more bytes than peers exchange. Names the CID, and says how to store the data again."""
 
 
 class HashMismatch(KacheryError):

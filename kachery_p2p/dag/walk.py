@@ -32,7 +32,7 @@ import heapq
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..errors import IsADirectory, MalformedDag, NotAFile, UnsupportedCID
+from ..errors import BlockTooLarge, IsADirectory, MalformedDag, NotAFile, UnsupportedCID
 from . import limits, unixfs
 from .cid import CID, DAG_PB, RAW
 from .pb import decode_node
@@ -207,8 +207,9 @@ class FileWalk:
     def feed(self, ref: Ref, block: Buffer) -> list[Piece]:
         """Give the block of a taken reference, whose hash has been checked; returns the data it carries.
 
-        Raises MalformedDag, naming the CID, when the block is not what its parent promised; IsADirectory or NotAFile
-        when the root is something else than a file; UnsupportedCID for a link that cannot be checked.
+        Raises MalformedDag, naming the CID, when the block is not what its parent promised, BlockTooLarge when it
+        names one that nobody carries; IsADirectory or NotAFile when the root is something else than a file;
+        UnsupportedCID for a link that cannot be checked.
         """
         self._settle(ref)
         if ref.cid.codec == RAW:
@@ -320,6 +321,12 @@ class FileWalk:
             if codec != RAW and codec != DAG_PB:
                 raise MalformedDag(
                     f"The block {ref.cid} links to {cid}, whose codec 0x{codec:x} cannot be part of a file."
+                )
+            if codec == RAW and size > limits.MAX_BLOCK_SIZE:
+                raise BlockTooLarge(
+                    f"The file {self.root} has a block of {size:,} bytes, {cid}. Peers exchange blocks of up to "
+                    f"{limits.MAX_BLOCK_SIZE:,} bytes (2 MiB), so it cannot be loaded. Whoever has the data must store "
+                    "it again in smaller blocks."
                 )
             if offset < end and stop > start:
                 child = new_ref(Ref, (cid, offset, size, depth))

@@ -281,6 +281,54 @@ async def _write(stream: MemoryStream, data: bytes) -> None:
         await stream.write(data)
 
 
+async def test_what_each_peer_said_is_known() -> None:
+    """One that keeps silent, one that declined, one that left, one that lied: each is told apart."""
+    cid = cid_of(b"wanted")
+    async with nodes() as net:
+        us = await net.node("us")
+        wires = {name: Wire(net, name) for name in ("silent", "lacks", "leaves", "lies")}
+        for name, wire in wires.items():
+            wire.answers = name == "lacks"
+            net.network.connect("us", name)
+        async with us.exchange.new_session() as session:
+            for name in wires:
+                session.add_provider(name)
+            session.want([cid])
+            await until(lambda: all(wire.entries for wire in wires.values()))
+            net.network.disconnect("us", "leaves")
+            await wires["lies"].say(b"".join(bytes(part) for part in encode(blocks=[(cid, b"another")])))
+            await until(lambda: bool(us.bad))
+            await until(lambda: Answer.LACKS in session.answers(cid).values())
+            assert session.answers(cid) == {
+                "lacks": Answer.LACKS,
+                "leaves": Answer.GONE,
+                "lies": Answer.BAD,
+                "silent": Answer.SILENT,
+            }
+            assert session.lost() == [], "nobody has delivered yet"
+
+
+async def test_a_peer_that_delivered_and_left_may_return() -> None:
+    """Who gave a block and is gone is missed, until it is back; one that lied is not."""
+    block = os.urandom(5000)
+    async with nodes() as net:
+        await net.node("giver", [block])
+        us = await net.node("us")
+        async with us.exchange.new_session() as session:
+            session.add_provider("giver")
+            session.want([cid_of(block)])
+            with trio.fail_after(20):
+                await session.receive()
+            assert not session.may_return()
+            net.network.disconnect("us", "giver")
+            assert session.lost() == ["giver"]
+            net.network.connect("us", "giver")
+            assert session.lost() == []
+            us.exchange._drop("giver", "it lied")
+            net.network.disconnect("us", "giver")
+            assert not session.may_return()
+
+
 async def test_the_one_that_is_too_large_among_many_is_found() -> None:
     """Where several blocks were asked for, they are asked for one by one: the others come, the large one is named."""
     large, small = os.urandom(5 * MIB), [os.urandom(50_000) for _ in range(6)]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import kachery_cloud as kcl
 from kachery_cloud import placing
 from kachery_cloud.errors import DiskFull
 from kachery_cloud.placing import place_directory
@@ -19,7 +21,10 @@ from kachery_p2p.dag.directory import DirectoryBuilder
 from kachery_p2p.dag.tree import UNCOUNTABLE, Shape, shape_of
 from kachery_p2p.errors import InvalidName
 from kachery_p2p.load_directory import DirectoryLoad
+from kachery_p2p.pinning import blocks
 from kachery_p2p.repo import storing
+from kachery_p2p.repo.catalog import DIRECTORY
+from kachery_p2p.repo.placing import add_root
 from kachery_p2p.repo.repo import Repo
 from tests.unit.test_load import RepoSession, make_load, run
 
@@ -194,11 +199,25 @@ def test_a_tree_that_is_larger_than_the_disk_is_not_begun(
     assert not list(tmp_path.glob("*made*"))
 
 
-@pytest.mark.parametrize("limit", [placing, load_directory])
-def test_both_have_the_same_limits(limit: object) -> None:
+def test_both_have_the_same_limits() -> None:
     """What is loaded can be made: the node and the command refuse the same trees."""
-    entries: Callable[[str], object] = lambda name: getattr(limit, name, None) or getattr(limit, f"_{name}")  # noqa: E731
-    assert (entries("MAX_ENTRIES"), entries("MAX_DEPTH")) == (5_000_000, 256)
+    assert placing._MAX_ENTRIES == load_directory.MAX_ENTRIES
+    assert placing._MAX_DEPTH == load_directory.MAX_DEPTH
+
+
+def test_no_other_walk_unfolds_it(ours: Repo, tmp_path: Path) -> None:
+    """Checking, sweeping, sending to a pinning service and asking whether all is here look at each block once."""
+    levels = 40
+    root = laughs(ours, file(ours, tmp_path, b"ha"), levels)
+    assert blocks.plan(root, ours).blocks == levels + 1
+    assert sum(1 for _ in blocks.car(root, ours)) == levels + 2
+    with ours._catalog.write() as db:
+        add_root(db, root, DIRECTORY, 0, None)
+    assert ours.verify([root]) == []
+    assert ours.sweep(min_age=-1) == (0, 0)
+    os.environ["KACHERY_CLOUD_DIR"] = str(ours.directory)
+    info = kcl.load_file_info(f"ipfs://{root}", local_only=True)
+    assert (info["kind"], info["local"]) == ("directory", True)
 
 
 def test_codecs_tell_files_from_folders(ours: Repo, tmp_path: Path) -> None:
