@@ -20,6 +20,7 @@ from kachery_p2p.load_directory import DirectoryLoad
 from kachery_p2p.pinning import blocks
 from kachery_p2p.repo.repo import Repo
 from tests.unit.bitswap_fakes import MemoryNetwork, MemoryStore
+from tests.unit.gateway_served import car_blocks, gateway, served
 from tests.unit.test_load import RepoSession, no_dial
 
 EMPTY = CID.parse("bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku")
@@ -123,3 +124,16 @@ def test_the_empty_file_needs_no_network(tmp_path: Path, monkeypatch: pytest.Mon
     path = kcl.load_file(f"ipfs://{cid}", local_only=True)
     assert Path(path).read_bytes() == b""
     assert kcl.load_bytes(f"ipfs://{cid}", local_only=True) == b""
+
+
+async def test_the_gateway_gives_it(tmp_path: Path) -> None:
+    """As a block, as a file, and in the CAR of a folder, also where nobody has stored it."""
+    with served(tmp_path) as made:
+        root = _folder(made.repo, tmp_path / "with-empties")
+        async with gateway(made.repo) as client:
+            block = await client.get(f"/ipfs/{OTHERS[0]}?format=raw")
+            assert (block.status_code, block.content) == (200, b"")
+            plain = await client.get(f"/ipfs/{root}/empty")
+            assert (plain.status_code, plain.content) == (200, b"")
+            car = await client.get(f"/ipfs/{root}?format=car&dag-scope=all")
+            assert (EMPTY, b"") in car_blocks(car.content)
