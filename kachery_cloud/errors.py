@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from kachery_p2p.errors import (
     AddressInUse,
+    BlockTooLarge,
     ContentNotFound,
     DamagedFile,
     DialError,
@@ -82,6 +83,7 @@ class StoreTooLarge(KacheryError, ValueError):
 
 __all__ = [
     "AddressInUse",
+    "BlockTooLarge",
     "ConfigError",
     "ContentNotFound",
     "DamagedFile",

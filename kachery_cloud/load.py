@@ -427,20 +427,16 @@ class _Request:
             return {**info, "cid": str(cid), "kind": "directory", "local": self._all_here(cid), "path": None}
         except (NotHere, DamagedFile) as exc:
             self.need_network(exc)
-        try:
-            result = self.ask("bytes", start=0, end=0)
-            info["sources"] = result.get("sources") or {}
-            return {**info, "cid": result["cid"], "size": result["size"], "local": False, "path": None}
-        except IsADirectory:
-            result = self.ask("listing")
-            return {
-                **info,
-                "sources": result.get("sources") or {},
-                "cid": str(resolve_local(repo, self.uri)),
-                "kind": "directory",
-                "local": False,
-                "path": None,
-            }
+        result = self.ask("info")
+        return {
+            **info,
+            "sources": result.get("sources") or {},
+            "cid": result["cid"],
+            "kind": "directory" if result["size"] is None else "file",
+            "size": result["size"],
+            "local": False,
+            "path": None,
+        }
 
     def _all_here(self, cid: Any) -> bool:
         """Whether a directory and everything below it is here."""

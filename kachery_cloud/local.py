@@ -118,10 +118,10 @@ def list_local(repo: Repo, cid: CID) -> list[Entry]:
 
 
 def _inline_file(repo: Repo, cid: CID) -> Path | None:
-    """A CID can carry a few bytes in itself; then the file is always here."""
-    from kachery_p2p.dag.cid import RAW, inline_block
+    """A CID can carry a few bytes in itself, or be that of no bytes at all; then the file is always here."""
+    from kachery_p2p.dag.cid import RAW, known_block
 
-    block = inline_block(cid)
+    block = known_block(cid)
     if block is None or cid.codec != RAW:
         return None
     repo.add_small_files([(cid, block)])

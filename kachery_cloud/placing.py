@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from kachery_p2p.repo.fileio import clone_file, explained
 
-from .errors import FileMissing, InvalidName, RepoError
+from .errors import DiskFull, FileMissing, InvalidName, RepoError
 from .local import NotHere, is_local_directory, list_local, local_blocks
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ def place_directory(repo: Repo, root: CID, dest: Path) -> None:
             building.mkdir()
             for folder in tree.folders:
                 (building / folder).mkdir()
+            left = tree.size
             for where, source in tree.files:
-                _copy(source, building / where)
+                left -= _copy(source, building / where, left)
             for where, target in tree.links:
                 os.symlink(target, building / where)
             if dest.is_dir():
@@ -87,49 +88,88 @@ class _Tree:
     folders: list[PurePosixPath] = field(default_factory=list)
     files: list[tuple[PurePosixPath, Path]] = field(default_factory=list)
     links: list[tuple[PurePosixPath, str]] = field(default_factory=list)
+    #: Bytes of all files, each as often as it is there.
+    size: int = 0
 
 
 def _read_tree(repo: Repo, root: CID) -> _Tree:
     from kachery_p2p.dag.names import safe_name
+    from kachery_p2p.dag.tree import shape_of
 
-    tree = _Tree()
-    entries = 0
+    # Each folder is read once, and nothing is made of what nobody could hold.
+    folders: dict[CID, list[tuple[str, CID]]] = {}
+    things: dict[CID, _Thing] = {}
+    waiting = [root]
+    listed = 0
+    while waiting:
+        folder = waiting.pop()
+        entries = list_local(repo, folder)
+        listed += len(entries)
+        if listed > _MAX_ENTRIES:
+            raise _too_many(root)
+        folders[folder] = [(safe_name(entry.name), entry.cid) for entry in entries]
+        for entry in entries:
+            if entry.cid not in things:
+                thing = things[entry.cid] = _look_at(repo, entry.cid)
+                if thing.is_folder:
+                    waiting.append(entry.cid)
+    shape = shape_of(root, {each: [(cid, things[cid].size) for _, cid in held] for each, held in folders.items()})
+    if shape.entries > _MAX_ENTRIES:
+        raise _too_many(root)
+    if shape.depth > _MAX_DEPTH:
+        raise InvalidName(f"The directory {root} is more than {_MAX_DEPTH} folders deep.")
+
+    tree = _Tree(size=shape.size)
     level = [(PurePosixPath(), root)]
-    for _ in range(_MAX_DEPTH):
+    while level:
         below: list[tuple[PurePosixPath, CID]] = []
         for path, folder in level:
-            for entry in list_local(repo, folder):
-                entries += 1
-                if entries > _MAX_ENTRIES:
-                    raise InvalidName(f"The directory {root} has more than {_MAX_ENTRIES:,} entries.")
-                if not _add(repo, tree, path / safe_name(entry.name), entry.cid):
-                    below.append((path / entry.name, entry.cid))
+            for name, cid in folders[folder]:
+                where, thing = path / name, things[cid]
+                if thing.source is not None:
+                    tree.files.append((where, thing.source))
+                elif thing.target is not None:
+                    _check_link(where, thing.target)
+                    tree.links.append((where, thing.target))
+                else:
+                    below.append((where, cid))
         tree.folders += [path for path, _ in below]
         level = below
-        if not level:
-            return tree
-    raise InvalidName(f"The directory {root} is more than {_MAX_DEPTH} folders deep.")
+    return tree
 
 
-def _add(repo: Repo, tree: _Tree, where: PurePosixPath, cid: CID) -> bool:
-    """Put a file or a link into the tree; false for a folder."""
+def _too_many(root: CID) -> InvalidName:
+    return InvalidName(f"The directory {root} has more than {_MAX_ENTRIES:,} entries in all its folders.")
+
+
+@dataclass
+class _Thing:
+    """An entry: a file at `source` with its size in bytes, a link to `target`, or else a folder."""
+
+    source: Path | None = None
+    size: int = 0
+    target: str | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        return self.source is None and self.target is None
+
+
+def _look_at(repo: Repo, cid: CID) -> _Thing:
+    """What an entry is. Raises NotHere when that is not known here."""
     from kachery_p2p.dag.cid import DAG_PB
     from kachery_p2p.dag.nodes import node_kind, symlink_target
     from kachery_p2p.dag.unixfs import Kind
 
     source = repo.find_file(cid)
     if source is not None:
-        tree.files.append((where, source))
-        return True
+        return _Thing(source, source.stat().st_size)
     if is_local_directory(repo, cid):
-        return False
+        return _Thing()
     if cid.codec == DAG_PB:
         (block,) = local_blocks(repo, [cid])
         if node_kind(block, cid) is Kind.SYMLINK:
-            target = symlink_target(block, cid)
-            _check_link(where, target)
-            tree.links.append((where, target))
-            return True
+            return _Thing(target=symlink_target(block, cid))
     raise NotHere(str(cid))
 
 
@@ -151,10 +191,24 @@ def _check_link(where: PurePosixPath, target: str) -> None:
         )
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, left: int = 0) -> int:
+    """Copy a file and return its size. `left` is how many bytes are to be copied from now on, this file among them.
+
+    Raises DiskFull before anything is written when there is no room for them.
+    """
     with open(source, "rb") as src, open(target, "xb") as dst:
-        if not clone_file(src.fileno(), dst.fileno()):
-            shutil.copyfileobj(src, dst, 1 << 20)
+        size = os.fstat(src.fileno()).st_size
+        if clone_file(src.fileno(), dst.fileno()):  # which takes no room
+            return size
+        from kachery_p2p.repo.storing import free_bytes
+
+        room = free_bytes(target.parent)
+        if room is not None and room < max(left, size):
+            raise DiskFull(
+                f"The copy needs {max(left, size):,} bytes more, and the disk of {target.parent} has {room:,} left."
+            )
+        shutil.copyfileobj(src, dst, 1 << 20)
+    return size
 
 
 def _beside(target: Path) -> Path:

@@ -31,7 +31,7 @@ _SOURCES = {
     "delegated": "a delegated router",
 }
 #: Sources that name peers to ask; the others name peers that are said to have it.
-_TO_ASK = ("connected", "known", "mdns")
+_TO_ASK = ("connected", "known", "mdns", "hint")
 _STATES = {"public": "yes", "private": "no", "unknown": "not known yet"}
 _STRATEGIES = {"roots": "the roots of what is stored or loaded", "all": "all blocks", "off": "nothing"}
 

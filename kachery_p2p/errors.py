@@ -48,6 +48,10 @@ class MalformedDag(KacheryError):
     exit_code = 6
 
 
+class BlockTooLarge(MalformedDag):
+    """A block of more bytes than peers exchange. Names the CID, and says how to store the data again."""
+
+
 class HashMismatch(KacheryError):
     """Bytes that do not have the hash they are said to have."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -24,10 +24,12 @@ from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.nodes import Asking
 from kachery_p2p.dag.varint import Buffer
 from kachery_p2p.dag.walk import FileWalk, Ref
-from kachery_p2p.errors import ContentNotFound, DamagedFile, KacheryError
+from kachery_p2p.errors import DamagedFile, DiskFull, IsADirectory, KacheryError
+from kachery_p2p.load_errors import not_found
 from kachery_p2p.load_peers import Connect, Find, LoadPeers
 
 if TYPE_CHECKING:
+    from kachery_p2p.bitswap.session import Answer
     from kachery_p2p.repo.download import Download
     from kachery_p2p.repo.repo import Repo
 
@@ -62,8 +64,13 @@ class Session(Protocol):
     async def receive(self) -> Received: ...
     async def wait_exhausted(self) -> None: ...
     def peers(self) -> Mapping[str, object]: ...
-    def asked(self) -> list[str]: ...
+    def answers(self, cid: CID) -> Mapping[str, Answer]: ...
+    def gateways_said(self) -> Mapping[str, str]: ...
     def missing(self) -> list[CID]: ...
+    def lost(self) -> list[str]: ...
+    def may_return(self) -> bool: ...
+    def too_large(self) -> Mapping[CID, int]: ...
+    def last_sign(self) -> float: ...
 
 
 @dataclass
@@ -133,7 +140,7 @@ class Load:
         downloads: the partial files of this node.
         session: a Bitswap session of its own.
         connect, find: see `kachery_p2p.load_peers.LoadPeers`.
-        timeout: seconds without a single block after which the load gives up.
+        timeout: seconds of waiting without a single block, or a part of one, after which the load gives up.
         progress: called with (bytes done, bytes in all) now and then.
     """
 
@@ -156,8 +163,6 @@ class Load:
         self._progress = progress
         self._begun = trio.current_time()
         self._waiting_for: CID | None = None
-        self._paused = False
-        self._resumed = trio.Event()
 
     # --- whom to ask, and for how long
 
@@ -170,6 +175,7 @@ class Load:
 
         Raises:
             ContentNotFound: nobody had a block, or nothing came for ``timeout`` seconds.
+            BlockTooLarge: a block has more bytes than peers carry.
             KacheryError: what ``work`` raised.
         """
         failure: KacheryError | None = None
@@ -186,7 +192,7 @@ class Load:
         if failure is not None:
             raise failure
         if not results:
-            raise self._not_found(root)
+            raise not_found(root, self._waiting_for, self._session, self.seconds, self._peers.failures)
         return results[0]
 
     def add_providers(self, addrs: Iterable[str]) -> None:
@@ -194,48 +200,36 @@ class Load:
         self._peers.add(addrs)
 
     async def _give_up_in_time(self, scope: trio.CancelScope) -> None:
-        """Cancel ``scope`` when all who were asked said no and nobody else is coming, or when nothing comes at all."""
+        """Cancel ``scope`` when all who were asked said no and nobody else is coming, or when nothing comes at all.
+
+        One that delivered and went away is waited for until the time is over: it may come back.
+        """
+        patience, session = self._peers.patience, self._session
         while True:
-            while self._paused:
-                await self._resumed.wait()
-            heard = self._peers.last_block
-            with trio.move_on_at(heard + self._timeout) as patience:
-                await self._session.wait_exhausted()
-                await self._peers.settled()
-                await trio.sleep(EXHAUSTED_GRACE)
-                await self._peers.settled()  # of a search that began when it ran dry
-            nothing_came = self._peers.last_block == heard and not self._paused
-            if nothing_came and (patience.cancelled_caught or self._session.missing()):
+            turn, since = await patience.begun()
+            with trio.move_on_at(max(since, session.last_sign()) + self._timeout) as late:
+                await session.wait_exhausted()
+                if not session.too_large():  # then nobody else can send it, either
+                    await self._peers.settled()
+                    await trio.sleep(EXHAUSTED_GRACE)
+                    await self._peers.settled()  # of a search that began when it ran dry
+            if not patience.lasts(turn):
+                continue
+            if late.cancelled_caught:
+                over = trio.current_time() >= session.last_sign() + self._timeout
+            else:
+                over = bool(session.missing() and (session.too_large() or not session.may_return()))
+            if over:
                 scope.cancel()
                 return
 
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """While this lasts another load does the work, and watches the clock."""
-        self._paused = True
-        try:
-            yield
-        finally:
-            self._paused = False
-            self._peers.heard()
-            resumed, self._resumed = self._resumed, trio.Event()
-            resumed.set()
-
-    def _not_found(self, root: CID) -> ContentNotFound:
-        asked = self._session.asked()
-        missing = [*self._session.missing(), *([self._waiting_for] if self._waiting_for else [])]
-        if missing and root not in missing:
-            parts = [f"Nobody who was asked has all of {root}: the block {missing[0]} is missing."]
-        else:
-            parts = [f"Nobody who was asked has {root}."]
-        whom = f": {', '.join(asked[:5])}{' ...' if len(asked) > 5 else ''}" if asked else ""
-        parts.append(f"Asked {len(asked)} peer{'' if len(asked) == 1 else 's'} in {self.seconds:.1f} s{whom}.")
-        parts += [f"Could not reach {addr}: {why}" for addr, why in list(self._peers.failures.items())[:5]]
-        parts.append(
-            "Check that a machine that has it is running (kachery-cloud-node), and give its address with "
-            "--peer, KACHERY_CLOUD_PEERS or ?provider= in the URI."
-        )
-        return ContentNotFound(" ".join(parts))
+    async def _receive(self, waiting_for: CID) -> Received:
+        """The next block from anybody. All that a load does elsewhere is work of its own, and no waiting."""
+        self._waiting_for = waiting_for
+        with self._peers.patience.waiting():
+            block = await self._session.receive()
+        self._peers.heard()
+        return block
 
     @property
     def seconds(self) -> float:
@@ -244,8 +238,11 @@ class Load:
 
     # --- small blocks: directories
 
-    async def drive(self, steps: Asking[T]) -> T:
-        """Run a reader of the dag room that asks for directory blocks in batches; keeps what it fetched."""
+    async def drive(self, steps: Asking[T], *, keep: bool = True) -> T:
+        """Run a reader of the dag room that asks for directory blocks in batches.
+
+        What it fetched is kept for the next time. With `keep` False it is no matter if there is no room for it.
+        """
         blocks: list[bytes] | None = None
         while True:
             try:
@@ -253,7 +250,11 @@ class Load:
             except StopIteration as stop:
                 return stop.value
             blocks = await self.blocks(wanted)
-            await trio.to_thread.run_sync(self._repo.put_blocks, list(zip(wanted, blocks, strict=True)))
+            try:
+                await trio.to_thread.run_sync(self._repo.put_blocks, list(zip(wanted, blocks, strict=True)))
+            except DiskFull:
+                if keep:
+                    raise
 
     async def blocks(self, cids: Sequence[CID]) -> list[bytes]:
         """These blocks, in this order, from the repo or the session. For small ones: all are held in memory."""
@@ -276,9 +277,7 @@ class Load:
                 if data is not None:
                     yield cid, data
             while left:
-                self._waiting_for = next(iter(left.values()))
-                block = await self._session.receive()
-                self._peers.heard()
+                block = await self._receive(next(iter(left.values())))
                 cid = left.pop(block.cid.multihash, None)
                 if cid is not None:
                     yield cid, bytes(block.data)
@@ -300,6 +299,23 @@ class Load:
                 return None
 
         return await trio.to_thread.run_sync(lambda: [find(cid) for cid in cids])
+
+    async def size(self, cid: CID) -> int | None:
+        """How many bytes a file has; None for a directory. Needs its root block and no room on the disk.
+
+        Raises NotAFile for a symbolic link; see `Load.run`.
+        """
+        (path,) = await self.find_files([cid])
+        if path is not None:
+            return path.stat().st_size
+        walk = FileWalk(cid)
+        (root,) = walk.take(1)
+        (block,) = await self.blocks([cid])
+        try:
+            walk.feed(root, block)
+        except IsADirectory:
+            return None
+        return walk.size
 
     async def file(self, cid: CID, start: int = 0, end: int | None = None) -> tuple[Path, int]:
         """Make the bytes ``start`` to ``end`` (exclusive; None is the end of the file) of a file available on disk.
@@ -347,9 +363,7 @@ class _Transfer:
                     continue
             if not self._waiting:
                 break
-            load._waiting_for = next(iter(self._waiting.values()))[0].cid
-            block = await load._session.receive()
-            load._peers.heard()
+            block = await load._receive(next(iter(self._waiting.values()))[0].cid)
             await self._on_block(block.cid, block.data)
         assert walk.finished, "the walk asks for nothing more and is not finished"
 
@@ -402,7 +416,7 @@ class _Transfer:
 
         def accept() -> None:
             if size is not None:
-                self._download.allocate(size)
+                self._download.allocate(size, self._start, self._end)
             for ref, pieces in found:
                 self._download.accept(ref, data, pieces)
 

@@ -1,14 +1,14 @@
 """Loading a whole directory into the repo: its listing, and its files, many small ones at once.
 
 The files go into the repo like any other, so that this machine serves them too. Names in a foreign directory are not
-trusted: one that could not stand in a folder, or would leave it, is an error before any file is fetched.
+trusted: one that could not stand in a folder, or would leave it, is an error before any file is fetched. Each folder
+is read once, however often it is in the directory, and a tree that nobody could make of it is refused as early.
 """
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import trio
@@ -17,6 +17,7 @@ from kachery_p2p.dag.cid import CID, DAG_PB, RAW
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.names import safe_name
 from kachery_p2p.dag.nodes import read_node, symlink_target
+from kachery_p2p.dag.tree import shape_of
 from kachery_p2p.dag.unixfs import Kind
 from kachery_p2p.errors import InvalidName
 from kachery_p2p.load import LOOKAHEAD, Load, Progress
@@ -25,7 +26,7 @@ from kachery_p2p.repo.leaves import unwrap
 if TYPE_CHECKING:
     from kachery_p2p.repo.repo import Repo
 
-#: Entries of one directory tree, in all its folders. Each is held in memory (some 300 bytes) until the tree is made.
+#: Entries of one directory tree, in all its folders: some 300 bytes of memory each for whoever makes the tree.
 MAX_ENTRIES = 5_000_000
 #: Folders within folders; a DAG can claim any depth, a file system cannot.
 MAX_DEPTH = 256
@@ -36,12 +37,13 @@ BATCH_BYTES = 32 << 20
 
 @dataclass
 class Tree:
-    """What a directory holds, by path relative to it."""
+    """What a directory holds, each thing once, however often it is in there."""
 
-    folders: list[PurePosixPath] = field(default_factory=list)
-    files: list[tuple[PurePosixPath, CID]] = field(default_factory=list)
-    symlinks: list[tuple[PurePosixPath, str]] = field(default_factory=list)
-    #: Bytes of all files and nodes as the directory claims them: for a progress bar, nothing else.
+    #: For each folder the entries that are directly in it: CID, and bytes as the folder claims them.
+    folders: dict[CID, list[tuple[CID, int]]] = field(default_factory=dict)
+    files: dict[CID, None] = field(default_factory=dict)
+    symlinks: dict[CID, str] = field(default_factory=dict)
+    #: Bytes of all files and nodes as the folders claim them: for a progress bar, nothing else.
     claimed_size: int = 0
 
 
@@ -67,45 +69,57 @@ class DirectoryLoad:
 
     async def _read_tree(self, root: CID) -> Tree:
         tree = Tree()
-        level = [(PurePosixPath(), root)]
+        seen = {root}
+        listed = 0
+        level = [root]
         for _ in range(MAX_DEPTH):
-            unknown: list[tuple[PurePosixPath, CID]] = []
-            for path, folder in level:
-                for entry in await self._load.drive(list_directory(folder)):
-                    where = path / safe_name(entry.name)
+            unknown: list[CID] = []
+            for folder in level:
+                entries = await self._load.drive(list_directory(folder))
+                tree.folders[folder] = [(entry.cid, entry.tsize or 0) for entry in entries]
+                listed += len(entries)
+                if listed > MAX_ENTRIES:
+                    raise _too_many(root)
+                for entry in entries:
+                    safe_name(entry.name)
+                    if entry.cid in seen:
+                        continue
+                    seen.add(entry.cid)
                     tree.claimed_size += entry.tsize or 0
                     if entry.cid.codec != RAW:
-                        unknown.append((where, entry.cid))  # a file, a folder or a symlink: its block tells
+                        unknown.append(entry.cid)  # a file, a folder or a symlink: its block tells
                     else:
-                        tree.files.append((where, entry.cid))
-                    if len(tree.files) + len(unknown) > MAX_ENTRIES:
-                        raise InvalidName(f"The directory {root} has more than {MAX_ENTRIES} entries.")
+                        tree.files[entry.cid] = None
             level = []
             for first in range(0, len(unknown), LOOKAHEAD):
                 level += await self._sort(tree, unknown[first : first + LOOKAHEAD])
             if not level:
-                return tree
-            tree.folders += [path for path, _ in level]
-        raise InvalidName(f"The directory {root} is more than {MAX_DEPTH} folders deep.")
+                break
+        shape = shape_of(root, tree.folders)
+        if level or shape.depth > MAX_DEPTH:
+            raise InvalidName(f"The directory {root} is more than {MAX_DEPTH} folders deep.")
+        if shape.entries > MAX_ENTRIES:
+            raise _too_many(root)
+        return tree
 
-    async def _sort(self, tree: Tree, entries: list[tuple[PurePosixPath, CID]]) -> list[tuple[PurePosixPath, CID]]:
+    async def _sort(self, tree: Tree, entries: list[CID]) -> list[CID]:
         """Tell files, symlinks and folders apart; small files go into the repo at once. Returns the folders."""
-        here = await self._load.find_files([cid for _, cid in entries])
-        tree.files += [entry for entry, path in zip(entries, here, strict=True) if path is not None]
-        entries = [entry for entry, path in zip(entries, here, strict=True) if path is None]
-        blocks = await self._load.blocks([cid for _, cid in entries])
+        here = await self._load.find_files(entries)
+        tree.files |= {cid: None for cid, path in zip(entries, here, strict=True) if path is not None}
+        entries = [cid for cid, path in zip(entries, here, strict=True) if path is None]
+        blocks = await self._load.blocks(entries)
         folders, nodes, small = [], [], []
-        for (where, cid), block in zip(entries, blocks, strict=True):
+        for cid, block in zip(entries, blocks, strict=True):
             node, unixfs = read_node(cid, block)
             kind = Kind.RAW if unixfs is None else unixfs.kind
             if kind in (Kind.DIRECTORY, Kind.HAMT_SHARD):
-                folders.append((where, cid))
+                folders.append(cid)
                 nodes.append((cid, block))
             elif kind is Kind.SYMLINK:
-                tree.symlinks.append((where, symlink_target(block, cid)))
+                tree.symlinks[cid] = symlink_target(block, cid)
                 nodes.append((cid, block))
             else:
-                tree.files.append((where, cid))
+                tree.files[cid] = None
                 data = (unixfs.data if unixfs else None) or b""
                 found = None if node.links else unwrap(cid.codec, block, len(data))
                 if found is not None:
@@ -119,7 +133,7 @@ class DirectoryLoad:
     async def _fetch_files(self, tree: Tree) -> None:
         total = max(tree.claimed_size, 1)
         small: list[CID] = []
-        wanted = list(dict.fromkeys(cid for _, cid in tree.files))
+        wanted = list(tree.files)
         for first in range(0, len(wanted), LOOKAHEAD):
             part = wanted[first : first + LOOKAHEAD]
             for cid, path in zip(part, await self._load.find_files(part), strict=True):
@@ -145,3 +159,7 @@ class DirectoryLoad:
     def _count(self, length: int, total: int) -> None:
         self._done += length
         self._progress(min(self._done, total), total)
+
+
+def _too_many(root: CID) -> InvalidName:
+    return InvalidName(f"The directory {root} has more than {MAX_ENTRIES:,} entries in all its folders.")

@@ -3,12 +3,15 @@
 The search begins at once when nobody is known, and after a short head start when somebody is: most loads end before it
 is over. It begins again each time the load runs dry or stalls after blocks had come, so that providers which leave are
 replaced. What is searched for is the root, whose provider most likely has the rest, and then the block that is missing.
+
+A peer that delivered and went away may come back: its program or its machine was restarted. It is dialled again, and
+searched for again, for as long as the load has patience.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -27,6 +30,11 @@ STALL = 5.0
 #: Peers dialled at once for one load, and in all: more would not make it faster.
 DIALS_AT_ONCE = 16
 MOST_DIALS = 256
+#: Seconds between two dials of a source that went away: first, and at most. A program is up again in a second or two.
+REDIAL_FIRST = 0.5
+REDIAL_MOST = 5.0
+#: Seconds between searches while a source that went away is missed: it may be somewhere else now.
+SEARCH_AGAIN = 10.0
 #: Failures kept to be told to the user.
 MOST_FAILURES = 32
 
@@ -42,6 +50,43 @@ class FoundPeer(Protocol):
 
 Connect = Callable[[str, Sequence[str]], Awaitable[str]]
 Find = Callable[[CID], AsyncGenerator[FoundPeer, None]]
+
+
+class Patience:
+    """Since when a load has been waiting for others.
+
+    Only that counts against its timeout. What it does itself (reading what is here, copying, writing to a slow disk)
+    may take as long as it takes.
+    """
+
+    def __init__(self) -> None:
+        self._turn = 0
+        self._since = 0.0
+        self._waits = False
+        self._begun = trio.Event()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While this lasts, the load can do nothing but wait for a block."""
+        self._turn += 1
+        self._since = trio.current_time()
+        self._waits = True
+        self._begun.set()
+        try:
+            yield
+        finally:
+            self._waits = False
+            self._begun = trio.Event()
+
+    async def begun(self) -> tuple[int, float]:
+        """Wait until the load waits. Returns a number for this time of waiting, and when it began."""
+        while not self._waits:
+            await self._begun.wait()
+        return self._turn, self._since
+
+    def lasts(self, turn: int) -> bool:
+        """Whether the load still waits, and for the same block."""
+        return self._waits and self._turn == turn
 
 
 class LoadPeers:
@@ -61,7 +106,7 @@ class LoadPeers:
     def __init__(self, session: Session, connect: Connect, find: Find | None) -> None:
         self.failures: dict[str, str] = {}
         self.searches = 0
-        self.last_block = trio.current_time()
+        self.patience = Patience()
         self._session = session
         self._connect = connect
         self._find = find
@@ -70,12 +115,16 @@ class LoadPeers:
         self._settled = trio.Event()
         self._block = trio.Event()
         self._slots = trio.Semaphore(DIALS_AT_ONCE)
-        self._dials = 0
+        self._dialled: set[str] = set()
+        self._under_way: set[tuple[str, tuple[str, ...]]] = set()
+        #: How each peer was reached: what was dialled.
+        self._ways: dict[str, tuple[str, Sequence[str]]] = {}
 
     def start(self, nursery: trio.Nursery, root: CID, hints: Iterable[str]) -> None:
         """Dial the hints and search for others in tasks of `nursery`."""
         self._nursery = nursery
         self.add(hints)
+        nursery.start_soon(self._bring_back)
         if self._find is not None:
             self._begin()
             nursery.start_soon(self._keep_searching, self._find, root)
@@ -92,26 +141,63 @@ class LoadPeers:
             self._dial_soon(addr, ())
 
     def _dial_soon(self, addr: str, addrs: Sequence[str]) -> None:
-        if self._nursery is not None and self._dials < MOST_DIALS:
-            self._dials += 1
+        way = addr, tuple(addrs)
+        if self._nursery is None or way in self._under_way:
+            return
+        if addr in self._dialled or len(self._dialled) < MOST_DIALS:
+            self._dialled.add(addr)
+            self._under_way.add(way)
             self._begin()
-            self._nursery.start_soon(self._dial, addr, addrs)
+            self._nursery.start_soon(self._dial, *way)
 
-    async def _dial(self, addr: str, addrs: Sequence[str]) -> None:
+    async def _dial(self, addr: str, addrs: tuple[str, ...]) -> None:
         try:
             async with self._slots:
-                self._session.add_provider(await self._connect(addr, addrs))
-        except KacheryError as e:
-            if len(self.failures) < MOST_FAILURES:
-                self.failures[addr] = str(e)
+                await self._reach(addr, addrs)
         finally:
+            self._under_way.discard((addr, addrs))
             self._end()
+
+    async def _reach(self, addr: str, addrs: Sequence[str]) -> None:
+        try:
+            peer = await self._connect(addr, addrs)
+        except KacheryError as e:
+            if addr in self.failures or len(self.failures) < MOST_FAILURES:
+                self.failures[addr] = str(e)
+            return
+        self.failures.pop(addr, None)
+        self._ways[peer] = addr, addrs
+        self._session.add_provider(peer)
+
+    # --- sources that went away
+
+    async def _bring_back(self) -> None:
+        """Dial those again that delivered and are gone, while something is missing."""
+        pause = REDIAL_FIRST
+        while True:
+            await self._session.wait_exhausted()
+            gone = self._session.lost()
+            if not gone:
+                pause = REDIAL_FIRST
+            async with trio.open_nursery() as nursery:
+                for peer in gone:
+                    nursery.start_soon(self._dial_again, peer)
+            await trio.sleep(pause)
+            pause = min(2 * pause, REDIAL_MOST) if gone else pause
+
+    async def _dial_again(self, peer: str) -> None:
+        """At the address that led to it before; then wherever it is known to be by now."""
+        addr, addrs = self._ways.get(peer, (peer, ()))
+        async with self._slots:
+            await self._reach(addr, addrs)
+            if addr != peer and peer in self._session.lost():
+                await self._reach(peer, ())
 
     # --- searching
 
     async def _keep_searching(self, find: Find, root: CID) -> None:
         """Runs with one `_begin` of its caller, which the first search ends."""
-        if self._session.peers() or self._dials:
+        if self._session.peers() or self._dialled:
             with trio.move_on_after(HEAD_START):
                 await self._session.wait_exhausted()
             if self._block.is_set():  # it runs; others are looked for when it does not any more
@@ -123,8 +209,13 @@ class LoadPeers:
                 await self._search(find, root)
             finally:
                 self._end()
-            # Once for each time that it runs dry: when nothing came since, nothing more is to be found.
-            await self._block.wait()
+            # Once for each time that it runs dry: when nothing came since, nothing more is to be found. Unless
+            # somebody is missed who may come back at another address.
+            while not self._block.is_set():
+                with trio.move_on_after(SEARCH_AGAIN):
+                    await self._block.wait()
+                if self._session.may_return():
+                    break
             await self._run_dry()
             self._begin()
 
@@ -143,18 +234,17 @@ class LoadPeers:
     async def _run_dry(self) -> None:
         """Wait until a block is missing that nobody of the load has, or nothing has come for some seconds."""
         while True:
-            heard = self.last_block
-            with trio.move_on_at(max(heard, trio.current_time()) + STALL):
+            turn, _ = await self.patience.begun()
+            with trio.move_on_after(STALL):
                 await self._session.wait_exhausted()
                 return
-            if self.last_block == heard:
+            if self.patience.lasts(turn):
                 return
 
     # --- what goes on
 
     def heard(self) -> None:
         """A block has come."""
-        self.last_block = trio.current_time()
         self._block.set()
 
     async def settled(self) -> None:

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from kachery_p2p.bitswap.handle import ReceivedBlock, SessionHandle, SessionPeer, SessionStats
-from kachery_p2p.dag.cid import CID, DAG_PB, RAW, inline_block
+from kachery_p2p.bitswap.session import Answer
+from kachery_p2p.dag.cid import CID, DAG_PB, RAW, known_block
 from kachery_p2p.gateway import client_limits as limits
 from kachery_p2p.gateway.client_answers import Kind, Refusal
 
@@ -119,6 +120,8 @@ class LoadSources:
         self._ahead_size = 0
         self._requests: list[_Request] = []
         self._absent: dict[Gateway, int] = {}
+        #: Gateways that delivered, and cannot be reached now.
+        self._away: set[Gateway] = set()
         self._asked: dict[str, None] = {}
         self._said: dict[str, str] = {}
         self._sources: dict[str, int] = {}
@@ -164,7 +167,7 @@ class LoadSources:
                 continue
             ask.append(cid)
             self._cars = self._cars and cid.codec != RAW
-            if inline_block(cid) is None:
+            if known_block(cid) is None:
                 self._open[multihash] = want
         self._peers.want(ask)
         self._wanted.set()
@@ -204,9 +207,29 @@ class LoadSources:
         """The peers of the session, without gateways."""
         return self._peers.peers()
 
-    def asked(self) -> list[str]:
-        """Everybody who was asked for anything."""
-        return [*self._peers.asked(), *self._asked]
+    def answers(self, cid: CID) -> dict[str, Answer]:
+        """What the peers said about a block, without gateways."""
+        return self._peers.answers(cid)
+
+    def gateways_said(self) -> dict[str, str]:
+        """Each gateway that was asked for anything, and what it said instead of sending a block."""
+        return {name: self._said.get(name, "It did not answer.") for name in self._asked}
+
+    def lost(self) -> list[str]:
+        """The peers that delivered and are gone."""
+        return self._peers.lost()
+
+    def may_return(self) -> bool:
+        """Whether a peer or a gateway that delivered is away now, and may come back."""
+        return self._peers.may_return() or any(not gateway.dropped for gateway in self._away)
+
+    def too_large(self) -> dict[CID, int]:
+        """Wanted blocks that a peer sent, with more bytes than there may be."""
+        return self._peers.too_large()
+
+    def last_sign(self) -> float:
+        """When a part of a wanted block came last from a peer."""
+        return self._peers.last_sign()
 
     def missing(self) -> list[CID]:
         """The wants that nobody can supply."""
@@ -237,10 +260,6 @@ class LoadSources:
 
         return dial
 
-    def said(self) -> str:
-        """What gateways said instead of sending a block, in sentences; empty when none did."""
-        return " ".join(f"{name}: {why}" for name, why in self._said.items())
-
     def close(self) -> None:
         """The load is over: tasks that wait here get trio.ClosedResourceError."""
         self._closed = True
@@ -266,6 +285,7 @@ class LoadSources:
                 self._deliver(block)
 
     def _from_gateway(self, want: _Want, data: bytes, gateway: Gateway) -> None:
+        self._away.discard(gateway)
         self._from_gateways.add(trio.current_time(), len(data))
         self._peers.cancel([want.cid.multihash])
         self._deliver(ReceivedBlock(want.cid, data, gateway.name))
@@ -471,6 +491,9 @@ class LoadSources:
             for request in self._requests:
                 if request.gateway is gateway:
                     request.scope.cancel()
+        if refusal.kind is Kind.FAILED and gateway.name in self._sources:
+            self._away.add(gateway)  # it is tried again, whenever it has rested, for as long as the load has patience
+            return
         want.tries[gateway] = limits.MAX_TRIES if final else want.tries.get(gateway, 0) + 1
         if final:
             self._absent[gateway] = self._absent.get(gateway, 0) + 1

@@ -21,7 +21,7 @@ from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
-from kachery_p2p.errors import ContentNotFound, DialError
+from kachery_p2p.errors import DialError
 from kachery_p2p.finding import Finding
 from kachery_p2p.keeping import Keeping
 from kachery_p2p.load import Downloads, Load, Progress
@@ -241,13 +241,15 @@ class Node:
             cid: the root, as text.
             path: names of directory entries to follow from the root.
             kind: ``"file"``; ``"bytes"`` (then ``start`` and ``end``, exclusive, say which); ``"directory"`` with all
-                that is in it; or ``"listing"``, only what a directory's entries are.
+                that is in it; ``"listing"``, only what a directory's entries are; or ``"info"``, only what it is and
+                how large, which needs no room on the disk.
             providers: multiaddrs of peers that may have it, besides all connected ones.
             timeout: seconds without a single block after which it gives up.
 
         Returns:
             ``cid`` of the file or directory that the path leads to; ``path`` where its bytes are; ``size`` in bytes of
-            the whole file; ``sources``, bytes fetched by peer ID or ``gateway:<host>``; ``seconds``.
+            the whole file (of a directory, ``"info"`` gives None); ``sources``, bytes fetched by peer ID or
+            ``gateway:<host>``; ``seconds``.
 
         Raises:
             InvalidCID, PathNotFound, IsADirectory, ContentNotFound, MalformedDag, DiskFull ...: see
@@ -258,7 +260,7 @@ class Node:
         providers = list(providers)
         for addr in providers:
             parse_address(addr)  # a mistyped address is told at once, not as one more peer that does not answer
-        span = (start or 0, end) if kind == "bytes" else (0, None)
+        span = (start or 0, end) if kind == "bytes" else (0, 0 if kind == "info" else None)
         async with self.exchange.new_session(discover=True) as peers, self._with_gateways(peers, *span) as mixed:
             session = mixed or peers
             load = Load(
@@ -274,7 +276,9 @@ class Node:
             async def work() -> dict[str, Any]:
                 target = root
                 if path:
-                    target = (await load.drive(resolve_path(root, list(path)))).cid
+                    target = (await load.drive(resolve_path(root, list(path)), keep=kind != "info")).cid
+                if kind == "info":
+                    return {"cid": str(target), "size": await load.size(target)}
                 if kind == "directory":
                     await DirectoryLoad(load, self.repo, progress).run(target)
                     return {"cid": str(target)}
@@ -306,11 +310,7 @@ class Node:
 
         last = None if end is None else end - 1
         async with open_sources(peers, self.gateways, first=start, last=last) as sources:
-            try:
-                yield sources
-            except ContentNotFound as error:
-                said = sources.said()
-                raise (ContentNotFound(f"{error} {said}") if said else error) from None
+            yield sources
 
     async def _whole_file(self, load: Load, cid: CID, providers: Iterable[str]) -> tuple[Path, int]:
         """Load a file once, however many ask for it at the same time: later ones lend their providers and wait."""
@@ -319,8 +319,7 @@ class Node:
             if running is None:
                 break
             running[0].add_providers(providers)
-            with load.waiting():
-                await running[1].wait()
+            await running[1].wait()  # that load watches the clock
         done = trio.Event()
         self._whole_loads[cid] = (load, done)
         try:

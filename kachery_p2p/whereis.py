@@ -1,13 +1,12 @@
 """Who has a root: every source is asked, and every peer that is named must show that it has it.
 
 A provider record may be old, and that a machine is on the local network says nothing of what it has. So each peer is
-dialled and asked for the root block itself; what comes is checked against its hash and thrown away.
+dialled and asked whether it has the root block. Each answers for itself, and nothing is fetched.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +16,9 @@ from kachery_p2p.errors import KacheryError
 
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.exchange import Exchange
-    from kachery_p2p.bitswap.handle import SessionHandle
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.finding import Finding
     from kachery_p2p.transport.host import Host
-
-log = logging.getLogger("kachery_p2p.node")
 
 #: Peers asked at once, and in all.
 ASKED_AT_ONCE = 16
@@ -42,6 +38,7 @@ class Whereis:
         self._slots = trio.Semaphore(ASKED_AT_ONCE)
         self._found: dict[tuple[str, str], dict[str, Any]] = {}
         self._has: dict[str, bool | None] = {}
+        self._errors: dict[str, str] = {}
 
     async def run(self, root: CID, timeout: float, hints: Iterable[str] = ()) -> list[dict[str, Any]]:
         """Ask for at most ``timeout`` seconds.
@@ -52,7 +49,7 @@ class Whereis:
         Returns:
             For each peer and source: ``peer``; ``addrs`` as the source named them; ``source``; ``seconds`` after which
             it was named; ``connected``; ``round_trip_ms`` or None; ``has``: True, False, or None when it could not be
-            asked; ``error`` then says why. Those that have it come first.
+            asked or did not answer; ``error`` then says why. Those that have it come first.
         """
         with trio.move_on_after(timeout):
             async with trio.open_nursery() as nursery:
@@ -71,6 +68,8 @@ class Whereis:
             entry["connected"] = peer in connected
             entry["round_trip_ms"] = round(1000 * trips[peer], 1) if peer in trips else None
             entry["has"] = self._has.get(peer)
+            if entry["has"] is None:
+                entry.setdefault("error", self._errors.get(peer, "It did not answer in time."))
         order = {True: 0, None: 1, False: 2}
         return sorted(self._found.values(), key=lambda entry: (order[entry["has"]], entry["seconds"]))
 
@@ -90,40 +89,27 @@ class Whereis:
 
     async def _ask_hint(self, nursery: trio.Nursery, root: CID, addr: str) -> None:
         begun = trio.current_time()
+        where, _, peer = addr.rpartition("/p2p/") if "/p2p/" in addr else (addr, "", "")
         try:
             peer = await self._host.connect(addr, timeout=DIAL_TIMEOUT)
         except KacheryError as error:
-            log.info("%s", error)
+            self._found.setdefault(
+                (peer or addr, "hint"),
+                {"peer": peer, "addrs": [where], "source": "hint", "seconds": 0.0, "error": str(error)},
+            )
             return
-        self._note(nursery, root, peer, (addr.partition("/p2p/")[0],), "hint", trio.current_time() - begun)
+        self._note(nursery, root, peer, (where,), "hint", trio.current_time() - begun)
 
     async def _ask(self, root: CID, peer: str, addrs: tuple[str, ...]) -> None:
         async with self._slots:
             try:
                 await self._finding.dial(peer, addrs, timeout=DIAL_TIMEOUT)
             except KacheryError as error:
-                for (named, _), entry in self._found.items():
-                    if named == peer:
-                        entry["error"] = str(error)
+                self._errors[peer] = str(error)
                 return
-            async with self._exchange.new_session() as session:
-                session.add_provider(peer)
-                session.want([root])
-                with trio.move_on_after(ANSWER_TIMEOUT):
-                    self._has[peer] = await _answer(session)
-
-
-async def _answer(session: SessionHandle) -> bool:
-    """Whether the wanted block comes, or the peer says that it has it not."""
-    has = False
-    async with trio.open_nursery() as nursery:
-
-        async def refused() -> None:
-            await session.wait_exhausted()
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(refused)
-        await session.receive()
-        has = True
-        nursery.cancel_scope.cancel()
-    return has
+            with trio.move_on_after(ANSWER_TIMEOUT) as late:
+                self._has[peer] = await self._exchange.ask(peer, root)
+            if late.cancelled_caught:
+                self._errors[peer] = f"It is connected, and did not say within {ANSWER_TIMEOUT:g} s whether it has it."
+            elif self._has[peer] is None:
+                self._errors[peer] = "It left before it said whether it has it."

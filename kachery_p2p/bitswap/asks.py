@@ -112,6 +112,27 @@ class Asks:
         self.outboxes.withdraw(link, want.multihash)
         if tell and ask.sent and link.connected:
             self.outboxes.put(link, want.cid, None, now, urgent=urgent)
+        if want.multihash in link.questions:
+            self.put_question(link, want.multihash, now, again=ask.sent)
+
+    # --- questions of no session -----------------------------------------------------------------------------------
+
+    def put_question(self, link: PeerLink, multihash: bytes, now: float, *, again: bool = False) -> None:
+        """Ask a peer whether it has a block. `again`: it may have the same on its list, and is to forget that first."""
+        if multihash in link.asks:
+            return  # what a session asks of the peer brings the answer, too
+        question = link.questions[multihash][0]
+        question.again = question.again or again
+        self.remember(multihash)
+        self.outboxes.put(link, question.cid, question, now, urgent=True)
+
+    def answer(self, link: PeerLink, multihash: bytes, has: bool | None) -> None:
+        """A peer has said whether it has a block, or has gone (None)."""
+        for question in link.questions.pop(multihash, ()):
+            question.answer = has
+            question.on_answer()
+        if multihash not in link.asks:
+            self.outboxes.withdraw(link, multihash)
 
     def give_up(self, ask: Ask, now: float, *, tell: bool) -> None:
         """Nothing is expected of this ask any more; its want goes back to the order."""
@@ -127,6 +148,7 @@ class Asks:
             return
         link, want = ask.link, ask.want
         want.lacking.add(link)
+        want.skipped.discard(link)
         want.having.discard(link)
         was_live = ask.live
         self._uncharge(ask)
@@ -157,12 +179,21 @@ class Asks:
     def retire(self, want: Want, now: float, got_from: PeerLink | None) -> None:
         """Nobody wants it any more: all asks end, and the peers that still keep one are told."""
         del self.wants[want.multihash]
-        self._remember(want.multihash)
+        self.remember(want.multihash)
         for link, ask in list(want.asks.items()):
             self.close(ask, now, tell=link is not got_from, urgent=ask.live)
             self.dirty.add(link)
         want.lacking.clear()
+        want.skipped.clear()
+        want.too_large.clear()
         want.having.clear()
+
+    @staticmethod
+    def forgive(want: Want, link: PeerLink) -> None:
+        """The peer may be asked for it again."""
+        want.lacking.discard(link)
+        want.skipped.discard(link)
+        want.too_large.discard(link)
 
     def hand_over(self, want: Want, leaver: Session) -> None:
         """A session left a want that another keeps: what is under way is now on the other's account."""
@@ -175,7 +206,8 @@ class Asks:
 
     # --- what was wanted lately ------------------------------------------------------------------------------------
 
-    def _remember(self, multihash: bytes) -> None:
+    def remember(self, multihash: bytes) -> None:
+        """A block that comes from now on, and that nobody wants, is late and no lie."""
         self._recent[multihash] = None
         self._recent.move_to_end(multihash)
         if len(self._recent) > limits.REMEMBERED_WANTS:

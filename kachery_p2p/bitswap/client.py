@@ -10,7 +10,7 @@ keeps the books, `schedule` decides whom to ask for what, `watch` looks at the c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from kachery_p2p.bitswap import limits
@@ -18,7 +18,7 @@ from kachery_p2p.bitswap.asks import Asks
 from kachery_p2p.bitswap.link import PeerLink
 from kachery_p2p.bitswap.outbox import Outgoing
 from kachery_p2p.bitswap.schedule import Scheduler
-from kachery_p2p.bitswap.session import Ask, Member, Session, Want
+from kachery_p2p.bitswap.session import Answer, Ask, Member, Question, Session, Want
 from kachery_p2p.bitswap.watch import Watch
 from kachery_p2p.dag.cid import CID
 
@@ -95,7 +95,7 @@ class Client:
                 ask = want.asks.get(link)
                 if ask is not None:
                     self._asks.close(ask, now, tell=True)
-                want.lacking.discard(link)
+                self._asks.forgive(want, link)
         member.cursor = member.probe_cursor = session.base
         session.check_all()
         self._asks.dirty.add(link)
@@ -177,6 +177,8 @@ class Client:
         if not presence:
             for ask in [ask for ask in link.asks.values() if not ask.block]:
                 self._asks.close(ask, now, tell=False)
+        for multihash in link.questions:
+            self._asks.put_question(link, multihash, now)
         self._asks.dirty.add(link)
 
     def disconnected(self, peer: str, now: float) -> None:
@@ -187,10 +189,12 @@ class Client:
         link.connected = False
         for ask in list(link.asks.values()):
             self._asks.give_up(ask, now, tell=False)
+        for multihash in list(link.questions):
+            self._asks.answer(link, multihash, None)
         self._asks.outboxes.drop(link)
         for session, member in list(link.members.items()):
             for want in session.wants.values():
-                want.lacking.discard(link)
+                self._asks.forgive(want, link)
                 want.having.discard(link)
             member.has.clear()
             member.cursor = member.probe_cursor = session.base
@@ -225,6 +229,9 @@ class Client:
         link = self.links.get(peer)
         if link is not None:
             link.last_sign = now
+            for session in link.members:
+                if session.outstanding:
+                    session.last_sign = now
 
     def _join(self, session: Session, link: PeerLink, *, provider: bool) -> None:
         session.members[link] = link.members[session] = Member(session, link, provider)
@@ -237,7 +244,13 @@ class Client:
         """A block came whose hash, as computed here, is `multihash`."""
         link = self.links.get(peer)
         want = self.wants.get(multihash)
+        asked = link is not None and multihash in link.questions
+        if link is not None and asked:
+            link.last_sign = now
+            self._asks.answer(link, multihash, True)
         if want is None:
+            if asked:
+                return Arrival([])
             if not self._asks.was_wanted(multihash):
                 return Arrival([], lie=True)
             if link is not None:
@@ -255,6 +268,38 @@ class Client:
             session.drop(want)
         self._asks.retire(want, now, got_from=link)
         return Arrival(targets)
+
+    def block_too_large(self, peer: str, multihash: bytes, size: int, now: float) -> bool:
+        """A wanted block came that is larger than there may be: nobody can supply it. False when it was not wanted."""
+        want = self.wants.get(multihash)
+        if want is None:
+            return self._asks.was_wanted(multihash)
+        for session, (_, cid) in want.sessions.items():
+            session.too_large[cid] = size
+            want.lacking.update(session.members)
+        for ask in list(want.asks.values()):
+            self._asks.give_up(ask, now, tell=ask.link.peer != peer)
+        for session in want.sessions:
+            session.check(want)
+        return True
+
+    def message_too_large(self, peer: str, now: float) -> bool:
+        """A message is announced that is too large to be read. False when nothing was asked for that could be in it."""
+        link = self.links.get(peer)
+        asks = [ask for ask in link.asks.values() if ask.live] if link is not None else []
+        if link is None or not asks:
+            return False
+        link.last_sign = now
+        if len(asks) == 1:
+            want = asks[0].want
+            want.lacking.add(link)
+            want.too_large.add(link)
+        # Otherwise it may be any of them. Whatever it was, the peer takes it as delivered.
+        link.one_by_one = True
+        for ask in asks:
+            self._asks.give_up(ask, now, tell=True)
+        self._asks.dirty.add(link)
+        return True
 
     def _credit(self, link: PeerLink, want: Want, ask: Ask | None, size: int, now: float) -> None:
         link.blocks += 1
@@ -274,6 +319,9 @@ class Client:
     def presence(self, peer: str, multihash: bytes, have: bool, now: float) -> None:
         """HAVE or DONT_HAVE from a peer; about things it was not asked it means nothing."""
         link = self.links.get(peer)
+        if link is not None and multihash in link.questions:
+            link.last_sign = now
+            self._asks.answer(link, multihash, have)
         ask = link.asks.get(multihash) if link is not None else None
         if link is None or ask is None:
             return
@@ -282,7 +330,7 @@ class Client:
             self._asks.declined(ask, now)
             return
         want = ask.want
-        want.lacking.discard(link)
+        self._asks.forgive(want, link)
         want.having.add(link)
         if not ask.live:
             # The remote has answered a want-have and forgets it; a declined want-block it still keeps.
@@ -296,6 +344,66 @@ class Client:
                     member.cursor = min(member.cursor, want.sessions[session][0])
                 session.check(want)
         self._asks.dirty.add(link)
+
+    # --- questions of no session -----------------------------------------------------------------------------------
+
+    def question(self, peer: str, cid: CID, now: float, on_answer: Callable[[], None]) -> Question | None:
+        """Ask one peer whether it has a block. None when it is not connected, or lied before."""
+        link = self.links.get(peer)
+        if link is None or not link.connected:
+            return None
+        question = Question(cid, on_answer)
+        ask = link.asks.get(cid.multihash)
+        if ask is not None and ask.declined:
+            # It has said so, and will say when that changes.
+            question.answer = False
+            on_answer()
+            return question
+        same = link.questions.setdefault(cid.multihash, [])
+        same.append(question)
+        if len(same) == 1:
+            self._asks.put_question(link, cid.multihash, now)
+        return question
+
+    def withdraw(self, peer: str, question: Question, now: float) -> None:
+        """Nobody waits for the answer any more."""
+        link, multihash = self.links.get(peer), question.cid.multihash
+        same = link.questions.get(multihash, []) if link is not None else []
+        if link is None or question not in same:
+            return
+        same.remove(question)
+        if same:
+            same[0].sent = same[0].sent or question.sent
+            return
+        del link.questions[multihash]
+        if multihash not in link.asks:
+            self._asks.outboxes.withdraw(link, multihash)
+            if question.sent:
+                self._asks.outboxes.put(link, question.cid, None, now, urgent=False)
+
+    # --- what is known -----------------------------------------------------------------------------------------------
+
+    def answer(self, session: Session, peer: str, multihash: bytes) -> Answer:
+        """What a peer said about a block that a session wants."""
+        if self.is_bad(peer):
+            return Answer.BAD
+        link, want = self.links.get(peer), session.wants.get(multihash)
+        if link is None or not link.connected:
+            return Answer.GONE
+        if want is None:
+            return Answer.NOT_ASKED
+        if link in want.too_large:
+            return Answer.TOO_LARGE
+        if link in want.lacking:
+            return Answer.SILENT if link in want.skipped else Answer.LACKS
+        if link in want.having:
+            return Answer.HAS
+        return Answer.SILENT if link in want.asks else Answer.NOT_ASKED
+
+    def is_gone(self, peer: str) -> bool:
+        """Whether a peer is not connected, and nothing is held against it."""
+        link = self.links.get(peer)
+        return not (link is not None and link.connected) and not self.is_bad(peer)
 
     # --- what is to be done ----------------------------------------------------------------------------------------
 

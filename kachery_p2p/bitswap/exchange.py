@@ -15,7 +15,7 @@ from kachery_p2p.bitswap.engine import Engine, PeerWant
 from kachery_p2p.bitswap.handle import ReceivedBlock, SessionHandle
 from kachery_p2p.bitswap.interfaces import BlockStoreLike, HostLike, StreamLike
 from kachery_p2p.bitswap.lanes import ReplyLane, WantLane
-from kachery_p2p.bitswap.messages import PROTOCOLS, Block, Message, decode, speaks_presence
+from kachery_p2p.bitswap.messages import PROTOCOLS, Block, Message, MessageTooLarge, decode, speaks_presence
 from kachery_p2p.bitswap.reader import ByteBudget, MessageReader
 from kachery_p2p.bitswap.session import Session
 from kachery_p2p.dag.cid import CID, hash_block
@@ -134,6 +134,24 @@ class Exchange:
         handle = self._handles[session] = SessionHandle(self, session)
         return handle
 
+    async def ask(self, peer: str, cid: CID) -> bool | None:
+        """Whether a connected peer has a block, as it says itself; None when it leaves without an answer.
+
+        No block is asked for; only a peer of an old version, which knows no such question, has to send it. Waits for
+        ever where the peer keeps silent.
+        """
+        answered = trio.Event()
+        question = self._client.question(peer, cid, trio.current_time(), answered.set)
+        if question is None:
+            return None
+        self._pump()
+        try:
+            await answered.wait()
+        finally:
+            self._client.withdraw(peer, question, trio.current_time())
+            self._pump()
+        return question.answer
+
     def notify(self, multihashes: Iterable[bytes]) -> None:
         """Blocks came into the store: peers that wait for them get them, or hear that we have them."""
         if self._engine.notify(multihashes):
@@ -155,6 +173,11 @@ class Exchange:
         return len(self._client.wants)
 
     # --- called by session handles ---------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> Client:
+        """What is known of the peers that are asked; not to be changed."""
+        return self._client
 
     def close_session(self, session: Session) -> None:
         self._client.close_session(session, trio.current_time())
@@ -377,6 +400,14 @@ class Exchange:
                     await self._read_stream(stream, peer, state)
             if scope.cancelled_caught:
                 await stream.reset()
+        except MessageTooLarge as error:
+            # It is an honest answer where the block that was asked for is too large.
+            if self._client.message_too_large(peer, trio.current_time()):
+                log.info("%s It came from %s.", error, peer)
+                self._pump()
+            else:
+                self._offence(peer, str(error))
+            await stream.reset()
         except (MalformedMessage, StreamEOF) as error:
             self._offence(peer, str(error))
             await stream.reset()
@@ -418,11 +449,13 @@ class Exchange:
             await self._blocks(peer, message.blocks)
             if self._client.is_bad(peer):
                 return
+        if message.too_large:
+            await self._too_large(peer, message.too_large)
         if message.presences:
             now = trio.current_time()
             for cid, have in message.presences:
                 self._client.presence(peer, cid.multihash, have, now)
-        if message.blocks or message.presences:
+        if message.blocks or message.presences or message.too_large:
             self._pump()
         if message.malformed:
             self._stats_of(peer).malformed += message.malformed
@@ -459,6 +492,15 @@ class Exchange:
                 handle = self._handles.get(session)
                 if handle is not None:
                     handle.deliver(ReceivedBlock(cid, data, peer))
+
+    async def _too_large(self, peer: str, blocks: Sequence[Block]) -> None:
+        """Blocks that are too large: those who wait for them are told. Raises MalformedMessage for others."""
+        hashes = await trio.to_thread.run_sync(_multihashes, blocks, limiter=self._hash_threads)
+        for multihash, (_, data) in zip(hashes, blocks, strict=True):
+            if not self._client.block_too_large(peer, multihash, len(data), trio.current_time()):
+                raise MalformedMessage(
+                    f"A block of {len(data)} bytes came that nobody wanted; {limits.MAX_BLOCK_SIZE} are the most."
+                )
 
 
 def _multihashes(blocks: Sequence[Block]) -> list[bytes]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from kachery_p2p.bitswap.messages import BytesLike
-from kachery_p2p.bitswap.session import Session
-from kachery_p2p.dag.cid import CID, inline_block
+from kachery_p2p.bitswap.session import Answer, Session
+from kachery_p2p.dag.cid import CID, known_block
 
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.exchange import Exchange
@@ -24,7 +24,7 @@ class ReceivedBlock(NamedTuple):
     cid: CID
     #: Often a view of the message it came in, which lives as long as the view does.
     data: BytesLike
-    #: Who sent it; empty for a block that its CID carries in itself.
+    #: Who sent it; empty for a block that everybody has.
     peer: str
 
 
@@ -94,12 +94,12 @@ class SessionHandle:
         """Want these blocks, in this order, after those wanted before. A block wanted already is not wanted twice."""
         others: list[CID] = []
         for cid in cids:
-            inline = inline_block(cid)
-            if inline is None:
+            known = known_block(cid)
+            if known is None:
                 others.append(cid)
             else:
-                self._arrived.append(ReceivedBlock(cid, inline, ""))
-                self._session.buffered += len(inline)
+                self._arrived.append(ReceivedBlock(cid, known, ""))
+                self._session.buffered += len(known)
                 self._event.set()
         self._exchange.want(self._session, others)
 
@@ -170,6 +170,30 @@ class SessionHandle:
     def asked(self) -> list[str]:
         """All peers that were asked for anything."""
         return sorted(self._session.asked)
+
+    def answers(self, cid: CID) -> dict[str, Answer]:
+        """What each peer that was asked for anything said about this block."""
+        return {peer: self._exchange.client.answer(self._session, peer, cid.multihash) for peer in self.asked()}
+
+    def gateways_said(self) -> dict[str, str]:
+        """Nothing: only peers are asked here."""
+        return {}
+
+    def lost(self) -> list[str]:
+        """Peers that delivered and are gone; they may come back, for all that is known of them."""
+        return [peer for peer in self._session.sources if self._exchange.client.is_gone(peer)]
+
+    def may_return(self) -> bool:
+        """Whether a peer that delivered is gone, and may come back."""
+        return bool(self.lost())
+
+    def too_large(self) -> dict[CID, int]:
+        """Wanted blocks that a peer sent, with more bytes than there may be."""
+        return dict(self._session.too_large)
+
+    def last_sign(self) -> float:
+        """When a part of a message came last from a peer that owes this session a block."""
+        return self._session.last_sign
 
     def missing(self) -> list[CID]:
         """The wants that nobody of this session can supply."""

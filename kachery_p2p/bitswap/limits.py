@@ -19,8 +19,8 @@ MAX_PRESENCES_PER_MESSAGE = 4096
 MAX_BLOCKS_PER_MESSAGE = 16384
 #: Fields of one message, nested ones included: each costs half a microsecond, and a message must not cost a second.
 MAX_FIELDS_PER_MESSAGE = 131072
-#: A CID of any hash we can check fits in 100 bytes; longer ones are not looked at.
-MAX_CID_SIZE = 128
+#: Four numbers of up to nine bytes and the longest digest that is accepted; longer CIDs are not looked at.
+MAX_CID_SIZE = 164
 #: CIDs that cannot be read, in one message, before the whole message counts as garbage.
 MAX_MALFORMED_PER_MESSAGE = 64
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from kachery_p2p.bitswap import limits
 
 if TYPE_CHECKING:
-    from kachery_p2p.bitswap.session import Ask, Member, Session
+    from kachery_p2p.bitswap.session import Ask, Member, Question, Session
 
 #: Shortest time over which a rate is measured: shorter ones measure the bursts of the receiving loop.
 _SAMPLE_SECONDS = 0.1
@@ -43,11 +43,13 @@ class PeerLink:
         "latency",
         "limited",
         "members",
+        "one_by_one",
         "outstanding",
         "peer",
         "presence",
         "probation",
         "probes",
+        "questions",
         "rate",
         "retry_at",
         "retry_pause",
@@ -65,6 +67,8 @@ class PeerLink:
         self.members: dict[Session, Member] = {}
         #: Everything the remote believes we want of it, by multihash.
         self.asks: dict[bytes, Ask] = {}
+        #: What it is asked for no session, by multihash.
+        self.questions: dict[bytes, list[Question]] = {}
         self.block_asks = 0
         self.probes = 0
         self.standing = 0
@@ -82,6 +86,8 @@ class PeerLink:
         self.slow_start = True
         self.limited = False
         self.probation = False
+        #: It is asked for one block at a time: then it is known which one is too large.
+        self.one_by_one = False
         self.rate = 0.0
         self.latency = 0.0
         self.busy_since = now
@@ -99,7 +105,7 @@ class PeerLink:
 
     def room(self, scale: float, block: int) -> int:
         """Bytes that may still be asked for, where one block is expected to have `block` bytes."""
-        if self.probation:
+        if self.probation or self.one_by_one:
             return block - self.outstanding
         return max(int(self.window * scale), 2 * block) - self.outstanding
 

@@ -40,6 +40,10 @@ def speaks_payload(protocol: str) -> bool:
     return protocol in (PROTOCOL_1_2, PROTOCOL_1_1)
 
 
+class MessageTooLarge(MalformedMessage):
+    """The length in front of a message is more than the protocol allows: it may hold a block that is too large."""
+
+
 class WantType(IntEnum):
     """What a want asks for: the block, or only whether the peer has it."""
 
@@ -90,6 +94,8 @@ class Message:
     entries: list[Entry] = field(default_factory=list)
     full: bool = False
     blocks: list[Block] = field(default_factory=list)
+    #: Blocks of more bytes than there may be: not to be used, but whoever wanted one is to know.
+    too_large: list[Block] = field(default_factory=list)
     presences: list[Presence] = field(default_factory=list)
     pending_bytes: int = 0
     #: Entries and presences skipped because their CID cannot be read.
@@ -141,7 +147,7 @@ def _int32(value: int) -> int:
 def read_length(buf: BytesLike, pos: int, end: int) -> tuple[int, int] | None:
     """The length in front of a message, as a minimal unsigned varint; None while it is incomplete.
 
-    Raises MalformedMessage for an overlong form or a message that is longer than the protocol allows.
+    Raises MessageTooLarge for a message that is longer than the protocol allows, MalformedMessage for an overlong form.
     """
     value = shift = 0
     start = pos
@@ -153,7 +159,7 @@ def read_length(buf: BytesLike, pos: int, end: int) -> tuple[int, int] | None:
             if byte == 0 and pos - start > 1:
                 raise MalformedMessage("The length of a Bitswap message is not in its shortest form.")
             if value > limits.MAX_MESSAGE_SIZE:
-                raise MalformedMessage(
+                raise MessageTooLarge(
                     f"A Bitswap message of {value} bytes was announced; the most is {limits.MAX_MESSAGE_SIZE}."
                 )
             return value, pos
@@ -327,7 +333,8 @@ def _decode_block(view: memoryview, pos: int, end: int, message: Message) -> Non
 
 def _add_block(message: Message, prefix: Prefix | None, data: memoryview) -> None:
     if len(data) > limits.MAX_BLOCK_SIZE:
-        raise MalformedMessage(f"A block of {len(data)} bytes came; the most is {limits.MAX_BLOCK_SIZE}.")
+        message.too_large.append(Block(prefix, data))
+        return
     if len(message.blocks) >= limits.MAX_BLOCKS_PER_MESSAGE:
         raise MalformedMessage(f"A message holds more than {limits.MAX_BLOCKS_PER_MESSAGE} blocks.")
     message.blocks.append(Block(prefix, data))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.link import PeerLink
 from kachery_p2p.bitswap.messages import Entry, WantType
-from kachery_p2p.bitswap.session import Ask
+from kachery_p2p.bitswap.session import Ask, Question
 from kachery_p2p.dag.cid import CID
 
 #: The priority of the first want of a session; the later ones count down from it.
@@ -35,7 +35,7 @@ class Outbox:
 
     def __init__(self) -> None:
         #: By multihash: the CID, and the ask to be made of it, or None for a cancel.
-        self.entries: dict[bytes, tuple[CID, Ask | None]] = {}
+        self.entries: dict[bytes, tuple[CID, Ask | Question | None]] = {}
         self.urgent = False
         self.since = 0.0
         #: The whole wantlist is to be sent, on a new stream.
@@ -54,7 +54,7 @@ class Outboxes:
             box = self._boxes[link] = Outbox()
         return box
 
-    def put(self, link: PeerLink, cid: CID, ask: Ask | None, now: float, *, urgent: bool) -> None:
+    def put(self, link: PeerLink, cid: CID, ask: Ask | Question | None, now: float, *, urgent: bool) -> None:
         """An entry for a peer. What is not urgent waits for company, LAZY_SEND seconds at the most."""
         box = self._box(link)
         if not box.entries:
@@ -103,12 +103,18 @@ class Outboxes:
         self._boxes.pop(link, None)
         asks = list(link.asks.values())
         again = [Entry(ask.want.cid, cancel=True) for ask in asks if ask.sent or ask.again]
-        return Outgoing(again, [_entry(ask.want.cid, ask, link, now) for ask in asks], full=True)
+        entries = [_entry(ask.want.cid, ask, link, now) for ask in asks]
+        questions = [each[0] for multihash, each in link.questions.items() if multihash not in link.asks]
+        return Outgoing(again, [*entries, *(_entry(each.cid, each, link, now) for each in questions)], full=True)
 
 
-def _entry(cid: CID, ask: Ask | None, link: PeerLink, now: float) -> Entry:
+def _entry(cid: CID, ask: Ask | Question | None, link: PeerLink, now: float) -> Entry:
     if ask is None:
         return Entry(cid, cancel=True)
+    if isinstance(ask, Question):
+        ask.sent, ask.again = True, False
+        # Who knows no HAVE can only be asked for the block.
+        return Entry(cid, 1, False, WantType.HAVE if link.presence else WantType.BLOCK, link.presence)
     if not ask.sent:
         ask.sent = True
         ask.at = now

@@ -8,6 +8,7 @@ next want for a peer costs constant time however many wait.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -38,6 +39,25 @@ class PeerState(Enum):
     PROBABLE = "probable"
     #: It has some: it is asked what it has, and for that only.
     SOME = "some"
+
+
+class Answer(Enum):
+    """What a peer said about a block."""
+
+    #: That it does not have it.
+    LACKS = "lacks"
+    #: That it has it.
+    HAS = "has"
+    #: Nothing.
+    SILENT = "silent"
+    #: Nothing that is known, and it is not connected any more.
+    GONE = "gone"
+    #: It broke the rules, and is not listened to.
+    BAD = "bad"
+    #: It sent a message that is larger than there may be.
+    TOO_LARGE = "too large"
+    #: It was asked for other blocks only.
+    NOT_ASKED = "not asked"
 
 
 class Ask:
@@ -76,10 +96,26 @@ class Ask:
         return self.ahead * self.session.estimate(self.want.cid.codec) / link.rate + link.latency * 0.5
 
 
+class Question:
+    """Whether one peer has one block: asked of that peer alone, and no matter of any session."""
+
+    __slots__ = ("again", "answer", "cid", "on_answer", "sent")
+
+    def __init__(self, cid: CID, on_answer: Callable[[], None]) -> None:
+        self.cid = cid
+        #: Called once, when `answer` is known, or never will be.
+        self.on_answer = on_answer
+        self.answer: bool | None = None
+        #: The remote may know of it.
+        self.sent = False
+        #: The remote may have the same on its list, as something else.
+        self.again = False
+
+
 class Want:
     """A block that at least one session wants."""
 
-    __slots__ = ("asks", "cid", "having", "in_flight", "lacking", "multihash", "sessions")
+    __slots__ = ("asks", "cid", "having", "in_flight", "lacking", "multihash", "sessions", "skipped", "too_large")
 
     def __init__(self, cid: CID) -> None:
         self.cid = cid
@@ -88,7 +124,11 @@ class Want:
         self.sessions: dict[Session, tuple[int, CID]] = {}
         self.asks: dict[PeerLink, Ask] = {}
         self.in_flight = 0
+        #: Peers that are not asked for it: they said that they do not have it, or passed it over (`skipped`), or sent
+        #: something too large instead (`too_large`).
         self.lacking: set[PeerLink] = set()
+        self.skipped: set[PeerLink] = set()
+        self.too_large: set[PeerLink] = set()
         self.having: set[PeerLink] = set()
 
     def unknown_to(self, link: PeerLink) -> bool:
@@ -172,6 +212,10 @@ class Session:
         #: Peers that were asked anything, and what each delivered: blocks and bytes.
         self.asked: set[str] = set()
         self.sources: dict[str, list[int]] = {}
+        #: When a part of a message came last from a peer that owes a block.
+        self.last_sign = 0.0
+        #: Wanted blocks that came with more bytes than there may be: they cannot be had from anybody.
+        self.too_large: dict[CID, int] = {}
 
     def credit(self, peer: str, size: int) -> None:
         """A peer delivered a block to this session."""

@@ -112,6 +112,8 @@ class Watch:
                 self._asks.repeat(ask, now)
                 continue
             want.lacking.add(link)
+            if link.presence:  # an older peer has no other way to say that it does not have it
+                want.skipped.add(link)
             self._count += 1
             heapq.heappush(self._forgive, (now + limits.FORGIVE_SECONDS, self._count, want.multihash, link))
             for session in want.sessions:
@@ -140,7 +142,7 @@ class Watch:
             _, _, multihash, link = heapq.heappop(self._forgive)
             want = self._asks.wants.get(multihash)
             if want is not None and link in want.lacking and link not in want.asks:
-                want.lacking.discard(link)
+                self._asks.forgive(want, link)
                 for session in want.sessions:
                     self._asks.returned(want, session)
 

@@ -13,8 +13,17 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 from ..errors import InvalidCID
-from .hashes import IDENTITY, SHA2_256, check_digest, hash_block, sha256_multihash, split_multihash, verify_block
-from .limits import MAX_CID_TEXT
+from .hashes import (
+    IDENTITY,
+    SHA2_256,
+    check_digest,
+    hash_block,
+    names_nothing,
+    sha256_multihash,
+    split_multihash,
+    verify_block,
+)
+from .limits import MAX_CID_BASE2, MAX_CID_TEXT
 from .varint import Buffer, encode_varint, read_varint
 
 __all__ = [
@@ -26,6 +35,8 @@ __all__ = [
     "fast_cid",
     "hash_block",
     "inline_block",
+    "known_block",
+    "names_nothing",
     "read_cid",
     "sha256_multihash",
     "split_multihash",
@@ -185,11 +196,22 @@ def read_cid(buf: Buffer, pos: int = 0) -> tuple[CID, int]:
 
 
 def inline_block(cid: CID) -> bytes | None:
-    """The block that an identity CID carries in itself, or None for every other CID: it need not be fetched."""
+    """The block that an identity CID carries in itself, or None for every other CID: it is neither fetched nor sent."""
     if cid.multihash[0] != IDENTITY:
         return None
     code, digest = split_multihash(cid.multihash)
     return digest if code == IDENTITY else None
+
+
+def known_block(cid: CID) -> bytes | None:
+    """The block that everybody has: that of an identity CID, and the empty one. None for every other CID.
+
+    It need not be fetched, nor be on disk. The empty block must not be waited for: Kubo says that it has it, and does
+    not send it. It is sent to those who ask for it, as every other block is.
+    """
+    if names_nothing(cid.multihash):
+        return b""
+    return inline_block(cid)
 
 
 # The same few CIDs are written again and again, and base64 writes base32 in Python, some 15 us each.
@@ -217,7 +239,7 @@ def _parse(text: str) -> CID:
     if not text:
         raise InvalidCID("The CID is empty.")
     shown = text if len(text) <= 80 else text[:77] + "..."
-    if len(text) > MAX_CID_TEXT:
+    if len(text) > (MAX_CID_BASE2 if text[0] == "0" else MAX_CID_TEXT):
         raise InvalidCID(f"'{shown}' has {len(text)} characters; no CID is that long.")
     if ("/" in text and text[0] not in "mM") or ":" in text:
         raise InvalidCID(f"'{shown}' is an address or a path, not a CID: a CID is a single word such as bafkrei...")
@@ -249,6 +271,8 @@ def _decode_text(text: str, shown: str) -> bytes:
         text = text.upper()
     if text[0] == "b":
         return _decode_base32(text, shown)
+    if text[0] == "0":
+        return _decode_base2(text[1:], shown)
 
     from multibase import decode, encode
     from multibase.exceptions import DecodingError, InvalidMultibaseStringError, UnsupportedEncodingError
@@ -265,6 +289,13 @@ def _decode_text(text: str, shown: str) -> bytes:
     if name == "identity" or again != text or not data:
         raise InvalidCID(f"'{shown}' is not a CID: it is no whole {name} text, so it was cut off or mistyped.")
     return bytes(data)
+
+
+def _decode_base2(bits: str, shown: str) -> bytes:
+    """Eight digits a byte, also for the first, whose leading zeros py-multibase leaves out and others do not."""
+    if not bits or len(bits) % 8 or not {"0", "1"}.issuperset(bits):
+        raise InvalidCID(f"'{shown}' is not a CID: base2 is written with eight digits, 0 or 1, for each byte.")
+    return int(bits, 2).to_bytes(len(bits) // 8, "big")
 
 
 def _decode_base32(text: str, shown: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The hash functions a block can be checked with, keyed by their multicodec numbers.
+"""The hash functions a block can be checked with, keyed by their multicodec numbers: those that Kubo takes.
 
 A multihash is `varint(code) varint(length) digest`. A digest may be truncated, down to 20 bytes.
 """
@@ -7,21 +7,32 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import lru_cache
 
 from ..errors import InvalidCID, UnsupportedCID
 from .limits import MAX_DIGEST_SIZE, MIN_DIGEST_SIZE
 from .varint import Buffer, encode_varint, read_varint
 
 IDENTITY = 0x00
+SHA1 = 0x11
 SHA2_256 = 0x12
 SHA2_512 = 0x13
 SHA3_512 = 0x14
 SHA3_384 = 0x15
 SHA3_256 = 0x16
 SHA3_224 = 0x17
+SHAKE_256 = 0x19
+KECCAK_224 = 0x1A
+KECCAK_256 = 0x1B
+KECCAK_384 = 0x1C
+KECCAK_512 = 0x1D
 BLAKE3 = 0x1E
-BLAKE2B_256 = 0xB220
-BLAKE2S_256 = 0xB260
+DBL_SHA2_256 = 0x56
+# BLAKE2 has a code for each length of its digest, and gives another digest for each: these plus the bytes.
+_BLAKE2B = 0xB200
+_BLAKE2S = 0xB240
+BLAKE2B_256 = _BLAKE2B + 32
+BLAKE2S_256 = _BLAKE2S + 32
 
 _sha256 = hashlib.sha256
 
@@ -37,18 +48,72 @@ def _blake3(data: Buffer, length: int) -> bytes:
     return blake3(data).digest(length=length)
 
 
+def _keccak(bits: int) -> Callable[[Buffer, int], bytes]:
+    """The function as it was before it became SHA-3, which pads in another way."""
+
+    def digest(data: Buffer, _length: int) -> bytes:
+        # Rare, and it costs some milliseconds to load.
+        from Crypto.Hash import keccak
+
+        return keccak.new(digest_bits=bits, data=data).digest()
+
+    return digest
+
+
+def _blake2b(size: int) -> Callable[[Buffer, int], bytes]:
+    return lambda data, _n: hashlib.blake2b(data, digest_size=size).digest()
+
+
+def _blake2s(size: int) -> Callable[[Buffer, int], bytes]:
+    return lambda data, _n: hashlib.blake2s(data, digest_size=size).digest()
+
+
 # code -> (name, longest digest in bytes, function(data, wanted length) -> at least that many bytes)
 _FUNCTIONS: dict[int, tuple[str, int, Callable[[Buffer, int], bytes]]] = {
     SHA2_256: ("sha2-256", 32, lambda data, _n: _sha256(data).digest()),
     SHA2_512: ("sha2-512", 64, lambda data, _n: hashlib.sha512(data).digest()),
+    # Bitcoin's way to use it.
+    DBL_SHA2_256: ("dbl-sha2-256", 32, lambda data, _n: _sha256(_sha256(data).digest()).digest()),
     SHA3_512: ("sha3-512", 64, lambda data, _n: hashlib.sha3_512(data).digest()),
     SHA3_384: ("sha3-384", 48, lambda data, _n: hashlib.sha3_384(data).digest()),
     SHA3_256: ("sha3-256", 32, lambda data, _n: hashlib.sha3_256(data).digest()),
     SHA3_224: ("sha3-224", 28, lambda data, _n: hashlib.sha3_224(data).digest()),
+    SHAKE_256: ("shake-256", 64, lambda data, _n: hashlib.shake_256(data).digest(64)),
+    KECCAK_224: ("keccak-224", 28, _keccak(224)),
+    KECCAK_256: ("keccak-256", 32, _keccak(256)),
+    KECCAK_384: ("keccak-384", 48, _keccak(384)),
+    KECCAK_512: ("keccak-512", 64, _keccak(512)),
     BLAKE3: ("blake3", MAX_DIGEST_SIZE, _blake3),
-    BLAKE2B_256: ("blake2b-256", 32, lambda data, _n: hashlib.blake2b(data, digest_size=32).digest()),
-    BLAKE2S_256: ("blake2s-256", 32, lambda data, _n: hashlib.blake2s(data, digest_size=32).digest()),
+    # Two blocks with one hash can be made, with effort; Git's objects are named by it all the same.
+    SHA1: ("sha1", 20, lambda data, _n: hashlib.sha1(data, usedforsecurity=False).digest()),
+    **{_BLAKE2B + n: (f"blake2b-{8 * n}", n, _blake2b(n)) for n in range(MIN_DIGEST_SIZE, 65)},
+    **{_BLAKE2S + n: (f"blake2s-{8 * n}", n, _blake2s(n)) for n in range(MIN_DIGEST_SIZE, 33)},
 }
+# As they are told to the user: the many lengths of BLAKE2 in two words.
+_NAMES = [
+    *(name for name, _, _ in _FUNCTIONS.values() if not name.startswith("blake2")),
+    f"blake2b-{8 * MIN_DIGEST_SIZE} to -512",
+    f"blake2s-{8 * MIN_DIGEST_SIZE} to -256",
+]
+
+#: The multihash of no bytes at all, in the hash function that nearly everybody uses.
+_EMPTY_SHA2_256 = b"\x12\x20" + _sha256(b"").digest()
+
+
+def names_nothing(multihash: bytes) -> bool:
+    """Whether this is the hash of a block without bytes, in any hash function: everybody knows that block."""
+    if multihash[:2] == b"\x12\x20" and len(multihash) == 34:
+        return multihash == _EMPTY_SHA2_256
+    try:
+        code, digest = split_multihash(multihash)
+        return multihash == _hash_of_nothing(code, len(digest))
+    except (InvalidCID, UnsupportedCID):
+        return False
+
+
+@lru_cache(maxsize=256)
+def _hash_of_nothing(code: int, length: int) -> bytes:
+    return hash_block(code, b"", length)
 
 
 def sha256_multihash(data: Buffer) -> bytes:
@@ -68,7 +133,7 @@ def check_digest(code: int, length: int) -> None:
     if known is None:
         raise UnsupportedCID(
             f"This CID uses the hash function with the code 0x{code:x}, which this node cannot check. It knows "
-            f"{', '.join(name for name, _, _ in _FUNCTIONS.values())} and identity."
+            f"{', '.join(_NAMES)} and identity."
         )
     name, longest, _ = known
     if length < MIN_DIGEST_SIZE:

@@ -17,12 +17,14 @@ MIN_DIGEST_SIZE = 20
 # A digest, or the data inlined in an identity CID, may not be longer; Kubo draws the line at the same place.
 MAX_DIGEST_SIZE = 128
 
-# The longest CID worth decoding: 128 bytes of digest in base 2 would be longer, but nobody writes that; base58
-# takes time quadratic in the length.
-MAX_CID_TEXT = 512
-
 # Version, codec, hash code and length take at most nine bytes each in front of the digest.
 MAX_CID_BYTES = 4 * MAX_VARINT_BYTES + MAX_DIGEST_SIZE
+
+# The longest CID fits in every base but base 2; base58 takes time quadratic in the length, so it is not more.
+MAX_CID_TEXT = 512
+
+# The same in base 2: a digit for each bit, and the prefix.
+MAX_CID_BASE2 = 1 + 8 * MAX_CID_BYTES
 
 # Chunks smaller than this make DAGs larger than their files and help nobody; tests use small ones, so it is not more.
 MIN_CHUNK_SIZE = 1

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 from ..errors import MalformedDag, UnsupportedCID
-from .cid import CID, DAG_PB, RAW, inline_block
+from .cid import CID, DAG_PB, RAW, known_block
 from .pb import PBNode, decode_node
 from .unixfs import Kind, UnixFSData, decode
 from .varint import Buffer
@@ -22,8 +22,8 @@ Asking = Generator[list[CID], Sequence[Buffer], T]
 
 
 def ask(cids: list[CID]) -> Asking[list[Buffer]]:
-    """Ask for blocks, but for those that an identity CID carries in itself. Returns all, in the order of `cids`."""
-    blocks: list[Buffer | None] = [inline_block(cid) for cid in cids]
+    """Ask for blocks, but for those that everybody has. Returns all, in the order of `cids`."""
+    blocks: list[Buffer | None] = [known_block(cid) for cid in cids]
     wanted = [cid for cid, block in zip(cids, blocks, strict=True) if block is None]
     if wanted:
         answers = yield wanted

@@ -22,7 +22,8 @@ bytes are refused, for they cost work and bring nothing; so are nesting deeper t
 `max_pending` references at once. A file may repeat a block, and so claim to be far larger than its blocks are
 together: look at `size` before making room for it. Cycles cannot be: a block cannot contain its own hash.
 
-An identity CID carries its block in itself: `cid.inline_block` gives it, nothing need be fetched.
+An identity CID carries its block in itself, and the empty block is no secret: `cid.known_block` gives both, nothing
+need be fetched.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import heapq
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..errors import IsADirectory, MalformedDag, NotAFile, UnsupportedCID
+from ..errors import BlockTooLarge, IsADirectory, MalformedDag, NotAFile, UnsupportedCID
 from . import limits, unixfs
 from .cid import CID, DAG_PB, RAW
 from .pb import decode_node
@@ -206,8 +207,9 @@ class FileWalk:
     def feed(self, ref: Ref, block: Buffer) -> list[Piece]:
         """Give the block of a taken reference, whose hash has been checked; returns the data it carries.
 
-        Raises MalformedDag, naming the CID, when the block is not what its parent promised; IsADirectory or NotAFile
-        when the root is something else than a file; UnsupportedCID for a link that cannot be checked.
+        Raises MalformedDag, naming the CID, when the block is not what its parent promised, BlockTooLarge when it
+        names one that nobody carries; IsADirectory or NotAFile when the root is something else than a file;
+        UnsupportedCID for a link that cannot be checked.
         """
         self._settle(ref)
         if ref.cid.codec == RAW:
@@ -319,6 +321,12 @@ class FileWalk:
             if codec != RAW and codec != DAG_PB:
                 raise MalformedDag(
                     f"The block {ref.cid} links to {cid}, whose codec 0x{codec:x} cannot be part of a file."
+                )
+            if codec == RAW and size > limits.MAX_BLOCK_SIZE:
+                raise BlockTooLarge(
+                    f"The file {self.root} has a block of {size:,} bytes, {cid}. Peers exchange blocks of up to "
+                    f"{limits.MAX_BLOCK_SIZE:,} bytes (2 MiB), so it cannot be loaded. Whoever has the data must store "
+                    "it again in smaller blocks."
                 )
             if offset < end and stop > start:
                 child = new_ref(Ref, (cid, offset, size, depth))

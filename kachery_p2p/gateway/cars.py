@@ -125,12 +125,16 @@ def _file(
 ) -> Iterator[tuple[CID, bytes]]:
     """The blocks of a byte range of a file: at least its root, from which its size can be told."""
     walk = FileWalk(found.cid, start, end, IN_ORDER)
+    # Nodes that are walked with all that is below them: once is enough, for few of them can claim to be very many.
+    whole: set[bytes] = set()
     while not walk.finished:
         (ref,) = walk.take(1)
         fresh = new(ref.cid)
-        if not fresh and ref.cid.codec == RAW and ref.length is not None:
+        if not fresh and ref.length is not None and (ref.cid.codec == RAW or ref.cid.multihash in whole):
             walk.skip(ref)
             continue
+        if ref.length is not None and start <= ref.offset and ref.offset + ref.length <= end:
+            whole.add(ref.cid.multihash)
         block = found.block if ref.depth == 0 else content.block(ref.cid)
         walk.feed(ref, block)
         if fresh:

@@ -40,6 +40,8 @@ _HEADERS = {
     "accept-encoding": "identity",
     "user-agent": f"kachery-p2p/{__version__}",
 }
+# No lie where it is announced: there are nodes that keep such blocks, and gateways that give them.
+_TOO_LARGE = f"It has a block of more than {limits.MAX_BLOCK_SIZE:,} bytes, which are the most there may be."
 
 
 class GatewayClient:
@@ -136,9 +138,9 @@ class GatewayClient:
                         if size > limits.MAX_CAR_SIZE:
                             return
                 reader.close()
-            except (HashMismatch, UnsupportedCID) as error:
+            except HashMismatch as error:
                 raise Refusal(Kind.LIED, str(error)) from error
-            except MalformedDag as error:
+            except (MalformedDag, UnsupportedCID) as error:
                 raise Refusal(Kind.NO_CAR, str(error)) from error
 
     @contextlib.asynccontextmanager
@@ -254,7 +256,7 @@ class GatewayClient:
         """
         length = response.headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length[:12]) > limits.MAX_BLOCK_SIZE:
-            raise Refusal(Kind.LIED, "It sends more than a block has.")
+            raise Refusal(Kind.ABSENT, _TOO_LARGE)
         parts: list[bytes] = []
         size = 0
         async with _chunks(response) as chunks:

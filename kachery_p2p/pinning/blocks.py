@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..dag.car import car_header, car_section
-from ..dag.cid import CID, DAG_PB, inline_block
+from ..dag.cid import CID, DAG_PB, inline_block, known_block
 from ..dag.pb import decode_node
 from ..errors import PinningError
 
@@ -70,7 +70,7 @@ def pick(root: CID, blocks: Blocks, rng: random.Random) -> CID:
     while at.codec == DAG_PB:
         node = blocks.get_node(at.multihash)
         links = [link.cid for link in decode_node(node).links] if node is not None else []
-        links = [cid for cid in links if inline_block(cid) is None]
+        links = [cid for cid in links if known_block(cid) is None]
         if not links:
             break
         at = rng.choice(links)
@@ -99,6 +99,7 @@ def _walk(root: CID, blocks: Blocks) -> Iterator[tuple[CID, int]]:
 
 
 def _sizes(root: CID, cids: Iterable[CID], blocks: Blocks) -> Iterator[tuple[CID, int]]:
+    # The empty block is sent like any other: not everybody who takes a CAR knows it.
     wanted = [cid for cid in cids if inline_block(cid) is None]
     sizes = blocks.block_sizes([cid.multihash for cid in wanted])
     for cid in wanted:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..dag.cid import CID, DAG_PB, RAW, inline_block
+from ..dag.cid import CID, DAG_PB, RAW
 from ..dag.nodes import read_node
 from ..errors import DamagedFile, DiskFull, HashMismatch, MalformedDag, RepoBusy, RepoError
 from .catalog import WRAP_NONE
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 # Hole finding is a hint that not all systems have.
 _SEEK_DATA = getattr(os, "SEEK_DATA", None)
+_SEEK_HOLE = getattr(os, "SEEK_HOLE", None)
 
 
 class Download:
@@ -82,15 +83,22 @@ class Download:
 
     # --- while it comes in -------------------------------------------------------------------------------------------
 
-    def allocate(self, size: int) -> None:
-        """Give the file its size in bytes, as a hole. Raises DiskFull at once when the disk is smaller than that."""
+    def allocate(self, size: int, start: int = 0, end: int | None = None) -> None:
+        """Give the file its size in bytes, as a hole.
+
+        Raises DiskFull at once when the disk has no room for what is still missing of the bytes `start` to `end`
+        (exclusive; None is the end of the file): no more than those is going to be written.
+        """
         with explained("making room for", self.path):
             now = os.fstat(self._file.fd)
-            there = getattr(now, "st_blocks", 0) * 512
+            if start == 0 and (end is None or end >= size):
+                missing = size - getattr(now, "st_blocks", 0) * 512
+            else:
+                missing = self._holes(start, size if end is None else min(end, size))
             room = free_bytes(self.path.parent)
-            if room is not None and room < size - there:
+            if room is not None and room < missing:
                 raise DiskFull(
-                    f"Loading {self.cid} needs {size - there} bytes more, and the disk of {self.path.parent} has "
+                    f"Loading {self.cid} needs {missing} bytes more, and the disk of {self.path.parent} has "
                     f"{room} left. Free some space, or use a data directory on a larger disk; what is loaded stays."
                 )
             if now.st_size != size:
@@ -263,13 +271,12 @@ class Download:
                     yield index
         if nothing_yet:
             missing = leaves
-        inline = [i for i in missing if inline_block(refs[i].cid) is not None]
         here = self._reader.sizes([refs[i].cid.multihash for i in missing])
         for index in missing:
             ref = refs[index]
             length = ref.length
             assert length is not None
-            if ref.cid.multihash in here or index in inline:
+            if ref.cid.multihash in here:
                 block = self._reader.get(ref.cid.multihash)
                 found_here = None if block is None else unwrap(ref.cid.codec, block, length)
                 if found_here is not None:
@@ -310,6 +317,21 @@ class Download:
         except OSError as why:
             # No data from there to the end; any other answer means that it cannot tell.
             return why.errno == errno.ENXIO
+
+    def _holes(self, start: int, end: int) -> int:
+        """How many bytes between two offsets were never written; none where the file system does not tell."""
+        if _SEEK_DATA is None or _SEEK_HOLE is None:
+            return 0
+        found = 0
+        while start < end:
+            try:
+                data = min(os.lseek(self._file.fd, start, _SEEK_DATA), end)
+                found += data - start
+                start = end if data >= end else os.lseek(self._file.fd, data, _SEEK_HOLE)
+            except OSError as why:
+                # No data from there to the end; any other answer means that it cannot tell.
+                return found + (end - start if why.errno == errno.ENXIO else 0)
+        return found
 
     def _note_wrap_of(self, cid: CID, wrap: int) -> None:
         if cid.codec == DAG_PB:

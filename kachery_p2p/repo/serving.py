@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..dag.cid import IDENTITY, split_multihash, verify_block
+from ..dag.cid import IDENTITY, names_nothing, split_multihash, verify_block
 from .catalog import CHANGED, MISSING, OK, Catalog
 from .fileio import Stamp, explain, read_bytes_at
 from .leaves import block_size, leaf_hashes_to, wrap_parts
@@ -77,6 +77,8 @@ class BlockReader:
         """The size in bytes of a block that is here, or None."""
         if multihash[:1] == b"\0":
             return len(split_multihash(multihash)[1])
+        if names_nothing(multihash):
+            return 0
         row = self._catalog.one(_FIND_SIZE, (multihash, multihash))
         if row is None:
             return None
@@ -90,6 +92,8 @@ class BlockReader:
         for multihash in multihashes:
             if multihash[:1] == b"\0":
                 found[multihash] = len(split_multihash(multihash)[1])
+            elif names_nothing(multihash):
+                found[multihash] = 0
             else:
                 wanted.append(multihash)
         for start in range(0, len(wanted), SQL_KEYS):
@@ -108,6 +112,8 @@ class BlockReader:
         """A block that is here and right, or None."""
         if multihash[0] == IDENTITY:
             return split_multihash(multihash)[1]
+        if names_nothing(multihash):
+            return b""
         for row in self._catalog.all(_FIND_LEAF, (multihash,)):
             block = self._read(multihash, Place._make(row))
             if block is not None:

@@ -247,7 +247,7 @@ async def test_exactly_four_mebibytes_and_one_byte_more() -> None:
 
 
 async def test_blocks_of_more_than_two_mebibytes() -> None:
-    """A block over 2 MiB is a protocol error, although it fits in a message."""
+    """A block over 2 MiB that nobody asked for is a protocol error, although it fits in a message."""
     async with scene() as s:
         big = b"\x12" + encode_varint(limits.MAX_BLOCK_SIZE + 1) + bytes(limits.MAX_BLOCK_SIZE + 1)
         body = b"\x1a" + encode_varint(len(big)) + big

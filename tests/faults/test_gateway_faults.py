@@ -166,7 +166,7 @@ FAULTS: dict[str, Callable[[Stored], Behave]] = {
     "CAR of nothing": says(200, fakes.CAR, b""),
 }
 #: Those that are not asked a second time whatever happens: they sent something else than was asked for.
-LIARS = ("liar", "turns liar", "endless", "empty", "too long", "page called block")
+LIARS = ("liar", "turns liar", "endless", "empty", "page called block")
 
 
 # --- one honest gateway -----------------------------------------------------------------------------------------------

@@ -32,9 +32,9 @@ from kachery_p2p.dag import (
     unixfs,
 )
 from kachery_p2p.dag.limits import MAX_DEPTH, MAX_FILE_SIZE
-from kachery_p2p.dag.pb import link_bytes, node_bytes
+from kachery_p2p.dag.pb import PBLink, encode_node, link_bytes, node_bytes
 from kachery_p2p.dag.unixfs import UnixFSData
-from kachery_p2p.errors import InvalidProfile, IsADirectory, MalformedDag, NotAFile, UnsupportedCID
+from kachery_p2p.errors import BlockTooLarge, InvalidProfile, IsADirectory, MalformedDag, NotAFile, UnsupportedCID
 
 Blocks = dict[CID, bytes]
 
@@ -593,3 +593,18 @@ def test_building_and_walking_are_fast() -> None:
     walking = time.process_time() - start
     assert building / len(leaves) < 20e-6
     assert walking / len(leaves) < 30e-6
+
+
+def test_a_leaf_that_nobody_carries_is_named() -> None:
+    """A file that says it has a block of more than 2 MiB is refused before that block is asked for."""
+    largest, leaf = 2 * 1024 * 1024, CID(1, RAW, hash_block(0x12, b"whatever"))
+    for size in (largest, largest + 1):
+        about = UnixFSData(Kind.FILE, None, 2 * size, [size, size])
+        block = encode_node([PBLink("", leaf, size)] * 2, unixfs.encode(about))
+        walk = FileWalk(CID(1, DAG_PB, sha256_multihash(block)))
+        (root,) = walk.take(1)
+        if size == largest:
+            walk.feed(root, block)
+            continue
+        with pytest.raises(BlockTooLarge, match=f"2,097,153 bytes, {leaf}.*smaller blocks"):
+            walk.feed(root, block)

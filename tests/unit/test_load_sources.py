@@ -73,8 +73,11 @@ class Peers:
     def peers(self) -> dict[str, object]:
         return {"peer": 0} if self.able else {}
 
-    def asked(self) -> list[str]:
-        return ["peer"] if self.able else []
+    def lost(self) -> list[str]:
+        return []
+
+    def may_return(self) -> bool:
+        return False
 
     def stats(self) -> SessionStats:
         return SessionStats(0, 0, 0, {})
@@ -89,9 +92,16 @@ class Gateways:
         self.seconds = seconds
         self.asked: list[tuple[float, CID]] = []
         self.cancelled = 0
+        #: Until then it cannot be reached, but for these blocks.
+        self.down_until = 0.0
+        self.given: set[CID] = set()
 
     async def block(self, gateway: Gateway, cid: CID) -> bytes:
         self.asked.append((trio.current_time(), cid))
+        if self.down_until > trio.current_time() and cid not in self.given:
+            refusal = Refusal(Kind.FAILED, "The request failed: connection refused.")
+            gateway.refuse(refusal, trio.current_time())
+            raise refusal
         gateway.in_flight += 1
         try:
             await trio.sleep(self.seconds)
@@ -401,8 +411,7 @@ async def test_exhausted_is_when_neither_can_supply_it(autojump_clock: trio.test
         assert (woken, load.missing()) == ([], [])
     assert [round(each) for each in woken] == [3, 3]
     assert load.missing() == [missing]
-    assert load.asked() == ["gateway:gw0.net"]
-    assert load.said() == "gateway:gw0.net: It does not have the block."
+    assert load.gateways_said() == {"gateway:gw0.net": "It does not have the block."}
 
 
 async def test_a_gateway_that_has_nothing_is_soon_asked_no_more(autojump_clock: trio.testing.MockClock) -> None:
@@ -434,3 +443,37 @@ async def test_an_error_of_the_load_comes_out_as_it_is(autojump_clock: trio.test
     with pytest.raises(LookupError, match="mine"):
         async with sources(Peers(), Gateways({})):
             raise LookupError("mine")
+
+
+async def test_a_gateway_that_restarts_is_asked_again(autojump_clock: trio.testing.MockClock) -> None:
+    """One that delivered and cannot be reached for half a minute is tried again until it is back; what is missing
+    meanwhile is said to be missing, and that somebody may return."""
+    all_blocks = blocks(2)
+    first, second = all_blocks
+    peers, gateways = Peers(), Gateways(all_blocks)
+    peers.able = False
+    gateways.down_until, gateways.given = trio.current_time() + 25, {first}
+    async with sources(peers, gateways) as load:
+        load.want([first])
+        await take(load, 1)
+        assert not load.may_return()
+        load.want([second])
+        await load.wait_exhausted()
+        assert load.missing() == [second]
+        assert load.may_return()
+        (block,) = await take(load, 1)
+        assert block.cid == second
+        assert 25 <= trio.current_time() < 60
+        assert not load.may_return()
+
+
+async def test_a_gateway_that_never_delivered_is_not_missed(autojump_clock: trio.testing.MockClock) -> None:
+    """Where a gateway cannot be reached from the beginning, nobody may return."""
+    all_blocks = blocks(1)
+    peers, gateways = Peers(), Gateways(all_blocks)
+    peers.able = False
+    gateways.down_until = 1e9
+    async with sources(peers, gateways) as load:
+        load.want(all_blocks)
+        await load.wait_exhausted()
+        assert not load.may_return()

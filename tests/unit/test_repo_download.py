@@ -82,7 +82,9 @@ def test_loaded_file_is_as_if_stored(here: Repo, there: Repo, profile: Profile, 
         assert download.complete == stored.path
         download.finish(size)
     here.remove(stored.cid)
-    assert here.get_block(stored.cid.multihash) is None or profile is not RAW_LEAVES or size > 1000
+    # A single raw block went with its file; the empty one is always there.
+    left = here.get_block(stored.cid.multihash)
+    assert left is None or profile is not RAW_LEAVES or size > 1000 or (left, size) == (b"", 0)
 
 
 def test_loaded_wrapped_file_serves_the_same_blocks(here: Repo, there: Repo) -> None:
