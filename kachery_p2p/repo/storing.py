@@ -10,18 +10,31 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from ..dag.builder import BuiltFile, FileBuilder
 from ..dag.profiles import Profile
 from ..dag.profiles import profile as named_profile
-from ..errors import DiskFull
+from ..errors import DiskFull, NotAFile
 from .catalog import OK, insert_blocks
-from .fileio import Buffer, NewFile, Progress, Source, Stamp, clone_file, explained, read_at, sync_fd, sync_folder
+from .fileio import (
+    Buffer,
+    NewFile,
+    Progress,
+    Source,
+    Stamp,
+    clone_file,
+    explained,
+    read_at,
+    sync_fd,
+    sync_folder,
+    write_at,
+)
 from .hashing import FileReader, TooShort, leaf_hashes
 from .layout import make_folders
-from .limits import RACY_NS, SMALL_FILE, TWIN_CANDIDATES, TWIN_SAMPLE
+from .limits import MIB, RACY_NS, SMALL_FILE, TWIN_CANDIDATES, TWIN_SAMPLE
 from .placing import NodeSpool, Placer, same_bytes, wrap_by_profile
 from .serving import unchanged
 from .small import SmallFile, SmallFiles, Stored
@@ -48,6 +61,8 @@ class Storer:
         profile = named_profile(which)
         with Source(path) as source:
             size = source.stamp.size
+            if source.misstated():
+                return self._store_stream(source, profile, progress)
             if size <= min(SMALL_FILE, profile.chunk_size):
                 data = read_small(source)
                 stored = self.store_small(data, profile)
@@ -126,6 +141,11 @@ class Storer:
             real = Path(os.path.realpath(path))
         settle(real)
         with Source(real) as source:
+            if source.misstated():
+                raise NotAFile(
+                    f"{path} has other bytes than its size of {source.stamp.size} says, as files have that the system "
+                    "makes while they are read. Parts of it cannot be served; store a copy of it instead."
+                )
             built = self._hash(source, profile, nodes, progress)
             source.check()
             return HashedLink(real, built, source.stamp)
@@ -142,6 +162,29 @@ class Storer:
                 )
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _store_stream(self, source: Source, profile: Profile, progress: Progress | None) -> Stored:
+        """Store a file whose size nobody knows before it was read to its end. What was read is what is stored."""
+        limit = min(SMALL_FILE, profile.chunk_size)
+        pieces = source.stream(MIB)
+        head = bytearray()
+        for piece in pieces:
+            head += piece
+            if len(head) > limit:
+                break
+        else:
+            if progress is not None:
+                progress(len(head), len(head))
+            return self.store_small(head, profile)
+        with NewFile(self._layout.temporary) as new:
+            done = 0
+            for piece in chain([head], pieces):
+                with explained("storing", source.path):
+                    write_at(new.fd, piece, done)
+                done += len(piece)
+                if progress is not None:
+                    progress(done, done)
+            return self.store_new(new, profile, None)
 
     def _hash(
         self,
