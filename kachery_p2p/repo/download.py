@@ -66,6 +66,7 @@ class Download:
         self._guard = threading.Lock()
         self._noting = threading.Lock()
         self._wraps: Counter[int] = Counter()
+        self._nodes: list[bytes] = []
         self._wrote = False
         self._write_back = WriteBack(self._file.fd)
         self._read = FileReader(self._file.fd, SMALL_FILE)
@@ -166,10 +167,9 @@ class Download:
             wrap = self._known_wraps(size)
             with explained("finishing", self.path):
                 sync_fd(fd)
-            if self.cid.codec == DAG_PB:
+            if self._nodes:
                 # The inner nodes were committed as they came; this puts them on the disk before the file is whole.
-                with self._catalog.write(durable=True):
-                    pass
+                self._placer.nodes.keep(self.cid, self._reader.each_node(self._nodes))
             path = self._place()
             self._placer.record(self.cid, size, path, linked=False, profile=None, wrap=wrap)
             self.complete = path
@@ -324,8 +324,9 @@ class Download:
             return lambda leaf: WRAP_NONE
         with self._noting:
             seen = self._wraps.copy()
+        self._nodes.clear()
         try:
-            leaves = sum(1 for _ in self._dag_pb_leaves(size))
+            leaves = sum(1 for _ in self._dag_pb_leaves(size, self._nodes))
             if len(seen) != 1 or seen.total() < leaves:
                 look = WrapFinder(self._file.fd)
                 seen = Counter(look(leaf) for leaf in self._dag_pb_leaves(size))
@@ -333,7 +334,7 @@ class Download:
                     return look
         except MissingNode as why:
             raise RepoError(
-                f"The inner node {why.cid} of {self.cid} is not in the catalog; put_block it before finish."
+                f"The inner node {why.cid} of {self.cid} is missing here. Load it again; what has arrived is kept."
             ) from None
         except MalformedDag as why:
             raise RepoError(f"The blocks of {self.cid} are not those of a file of {size} bytes: {why}") from why
@@ -342,8 +343,8 @@ class Download:
         wrap = next(iter(seen), WRAP_NONE)
         return lambda leaf: wrap if leaf.cid.codec == DAG_PB else WRAP_NONE
 
-    def _dag_pb_leaves(self, size: int) -> Iterator[Leaf]:
-        for leaf in walk_leaves(self.cid, size, self._reader.node):
+    def _dag_pb_leaves(self, size: int, nodes: list[bytes] | None = None) -> Iterator[Leaf]:
+        for leaf in walk_leaves(self.cid, size, self._reader.node, nodes):
             if leaf.inline is None and leaf.cid.codec == DAG_PB:
                 yield leaf
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from .catalog import DIRECTORY, insert_blocks
 from .fileio import Progress, Source, describe, explained
 from .limits import BATCH_BYTES, BATCH_FILES, MAX_FOLDER_DEPTH, SMALL_FILE
 from .placing import NodeSpool, Placer, add_root
+from .records import Node
 from .small import SmallFile, SmallFiles, Stored
 from .storing import HashedLink, Storer, read_small
+from .tree import read_tree
 
 
 @dataclass
@@ -54,11 +57,33 @@ class FolderStorer:
         _Files(self, profile, progress, total, link).run(tree)
         with NodeSpool(self.placer.layout.temporary) as nodes:
             cid, dag_size, total = self._build(tree, profile, nodes)
-            # The directory nodes are nowhere but in the catalog.
-            with self.placer.catalog.write(durable=True) as db:
-                insert_blocks(db, nodes)
-                add_root(db, cid, DIRECTORY, total, profile)
+            if not self._knows(cid, [multihash for multihash, _ in nodes]):
+                self._keep(cid, nodes, nodes, total, profile)
         return Stored(cid, total, top, dag_size)
+
+    def keep_loaded(self, root: CID) -> None:
+        """See Repo.keep_directory."""
+        if self._knows(root, []):
+            return
+        tree = read_tree(root, self.placer.reader.nodes)
+        if tree.broken:
+            raise RepoError(f"The directory {root} is not all here, so it cannot be kept. {tree.broken[0][1]}")
+        total = tree.size(root, self.placer.root_sizes(tree.all_files()))
+        self._keep(root, self.placer.reader.each_node(list(tree.nodes)), (), total, None)
+
+    def _knows(self, root: CID, nodes: list[bytes]) -> bool:
+        """Whether nothing need be written for a directory: its root, its nodes and their record are here."""
+        if not self.placer.nodes.has(root):
+            return False
+        row = self.placer.catalog.one("SELECT kind FROM roots WHERE key = ?", (bytes(root.to_v1()),))
+        return row == (DIRECTORY,) and len(self.placer.reader.nodes(nodes)) == len(set(nodes))
+
+    def _keep(self, root: CID, nodes: Iterable[Node], new: Iterable[Node], total: int, profile: Profile | None) -> None:
+        """Write the nodes of a directory down, and commit it, with those that are new to the catalog."""
+        self.placer.nodes.keep(root, nodes)
+        with self.placer.catalog.write(durable=True) as db:
+            insert_blocks(db, new)
+            add_root(db, root, DIRECTORY, total, profile)
 
     def _scan(self, path: Path, depth: int, own: tuple[int, int]) -> tuple[_Folder, int]:
         """Everything in and below a folder, and the bytes of its files. Symbolic links are not followed."""
