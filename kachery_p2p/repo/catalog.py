@@ -127,7 +127,6 @@ class Catalog:
         DiskFull.
         """
         self.path = path
-        self.version = SCHEMA_VERSION
         self._holds_data = holds_data
         self._local = threading.local()
         self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
@@ -187,7 +186,7 @@ class Catalog:
                 yield db
                 if durable:
                     # A commit that changes nothing would sync nothing, not even the commits before it.
-                    db.execute(f"PRAGMA user_version={self.version}")
+                    db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             except BaseException:
                 # A full disk makes SQLite roll back by itself; then there is nothing left to undo.
                 if db.in_transaction:
@@ -215,11 +214,10 @@ class Catalog:
     @property
     def needs_records(self) -> bool:
         """Whether it was made by a version that wrote no second place."""
-        return self.version == _WITHOUT_RECORDS
+        return self.one("PRAGMA user_version")[0] == _WITHOUT_RECORDS
 
     def taken_over(self) -> None:
-        """Note that the second place has been written."""
-        self.version = SCHEMA_VERSION
+        """Note that the second place has been written: a durable commit writes the version, too."""
         with self.write(durable=True):
             pass
 
@@ -275,7 +273,6 @@ class Catalog:
                     db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
                     db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
                     version = SCHEMA_VERSION
-        self.version = version
         if version not in (_WITHOUT_RECORDS, SCHEMA_VERSION):
             raise RepoError(
                 f"{self.path} has format {version}, and this version of the program knows {SCHEMA_VERSION}. Install "
