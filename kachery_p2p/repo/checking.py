@@ -12,7 +12,7 @@ from ..dag.cid import CID, DAG_PB, RAW
 from ..dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile
 from ..errors import DamagedFile, FileChanged, KacheryError, MalformedDag
 from .catalog import CHANGED, MISSING, OK, WRAP_FILE, WRAP_NONE
-from .fileio import Source, explained
+from .fileio import Source, Stamp, explained
 from .hashing import FileReader, TooShort, in_order, leaf_hashes
 from .leaves import Leaf, MissingNode, find_wrap, walk_leaves
 from .limits import SMALL_FILE, TASK_BYTES
@@ -107,8 +107,24 @@ class Checker:
             )
         ]
 
-    def check(self, cid: CID, row: Row, progress: Callable[[int], None] | None = None) -> Problem | None:
-        """Hash one file again, both cores, and bring its row up to date. `progress` gets numbers of bytes."""
+    def check(
+        self,
+        cid: CID,
+        row: Row,
+        progress: Callable[[int], None] | None = None,
+        marks: list[tuple[int, int, Stamp | None]] | None = None,
+    ) -> Problem | None:
+        """Hash one file again, both cores, and bring its row up to date, where it is not: at once, or by `marks`, which
+        the caller then gives to `BlockReader.mark_all`. `progress` gets numbers of bytes."""
+
+        def note(state: int, stamp: Stamp | None = None) -> None:
+            if state == row.state and (stamp is None or tuple(stamp) == row[3:7]):
+                return
+            if marks is None:
+                self._reader.mark(row.file, state, stamp)
+            else:
+                marks.append((row.file, state, stamp))
+
         path = Path(os.fsdecode(self._reader.absolute(row.path, row.linked)))
         try:
             with Source(path) as source:
@@ -124,14 +140,14 @@ class Checker:
         except FileChanged:
             return self._problem(cid, row, "unknown", "it is being changed right now")
         except FileNotFoundError:
-            self._reader.mark(row.file, MISSING)
+            note(MISSING)
             return self._problem(cid, row, "missing")
         except KacheryError as why:
             return self._problem(cid, row, "unknown", str(why))
         if not right:
-            self._reader.mark(row.file, CHANGED, stamp)
+            note(CHANGED, stamp)
             return self._problem(cid, row, "changed" if row.linked else "damaged")
-        self._reader.mark(row.file, OK, stamp)
+        note(OK, stamp)
         return None
 
     def adopt(self, cid: CID, path: Path, *, linked: bool = False, likely: Profile | None = None) -> Problem | None:

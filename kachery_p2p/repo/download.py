@@ -82,18 +82,26 @@ class Download:
 
     # --- while it comes in -------------------------------------------------------------------------------------------
 
-    def allocate(self, size: int) -> None:
-        """Give the file its size in bytes, as a hole. Raises DiskFull at once when the disk is smaller than that."""
+    def allocate(self, size: int, needed: int | None = None) -> None:
+        """Say how large the whole file is, in bytes, before anything is written to it.
+
+        A load of the whole file (`needed` None) gives it that size, as a hole. A load of a part says how many bytes it
+        will fetch: the file then only becomes as long as what is written to it, so that a part of a huge file can be
+        loaded on a small disk, also on file systems without holes or with a smaller limit for one file. Raises DiskFull
+        at once when the disk has less room than what is still to come.
+        """
         with explained("making room for", self.path):
             now = os.fstat(self._file.fd)
-            there = getattr(now, "st_blocks", 0) * 512
+            whole = needed is None
+            if needed is None:
+                needed = size - getattr(now, "st_blocks", 0) * 512
             room = free_bytes(self.path.parent)
-            if room is not None and room < size - there:
+            if room is not None and room < needed:
                 raise DiskFull(
-                    f"Loading {self.cid} needs {size - there} bytes more, and the disk of {self.path.parent} has "
-                    f"{room} left. Free some space, or use a data directory on a larger disk; what is loaded stays."
+                    f"Loading {self.cid} needs {needed} bytes more, and the disk of {self.path.parent} has {room} "
+                    "left. Free some space, or use a data directory on a larger disk; what is loaded stays."
                 )
-            if now.st_size != size:
+            if whole and now.st_size != size:
                 os.ftruncate(self._file.fd, size)
 
     def has(self, refs: Sequence[Ref]) -> list[bool]:

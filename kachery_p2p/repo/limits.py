@@ -71,6 +71,9 @@ MAX_NAME = 230
 # Seconds between two tries for the lock of a partial file that another process holds.
 LOCK_POLL_SECONDS = 0.05
 
+# Files whose state is written with one transaction while all are checked; an interrupted check loses no more.
+MARK_BATCH = 256
+
 # Seconds an inner node that no root reaches is kept: the store or load that put it there may still be going on.
 ORPHAN_SECONDS = 7 * 24 * 3600
 

@@ -12,9 +12,9 @@ from ..dag.pb import decode_node
 from ..errors import KacheryError, MalformedDag, RepoBusy, RepoError, UnsupportedCID
 from .catalog import DIRECTORY, Catalog
 from .checking import ROW_COLUMNS, Checker, Problem, Row
-from .fileio import Progress, explained, sync_folder
+from .fileio import Progress, Stamp, explained, sync_folder
 from .layout import Layout
-from .limits import ORPHAN_SECONDS, SQL_KEYS
+from .limits import MARK_BATCH, ORPHAN_SECONDS, SQL_KEYS
 from .locks import NodeLock
 from .placing import Placer, forget_file
 from .second_place import REPAIR, SecondPlace, cid_of, cid_of_file, refuse_newer, right_block, stored_files
@@ -64,14 +64,22 @@ class Maintenance:
             if progress is not None:
                 progress(min(reached, total), total)
 
-        for cid, row in work:
-            reached = done
-            problem = self._checker.check(cid, row, hashed)
-            if problem is not None:
-                problems.append(problem)
-            done += row.size
-            if progress is not None:
-                progress(done, total)
+        marks: list[tuple[int, int, Stamp | None]] = []
+        try:
+            for cid, row in work:
+                reached = done
+                problem = self._checker.check(cid, row, hashed, marks)
+                if problem is not None:
+                    problems.append(problem)
+                if len(marks) >= MARK_BATCH:
+                    self._reader.mark_all(marks)
+                    marks.clear()
+                done += row.size
+                if progress is not None:
+                    progress(done, total)
+        finally:
+            # Also when it is interrupted: what was found must not be served meanwhile.
+            self._reader.mark_all(marks)
         return problems
 
     def quarantine(self, cid: CID) -> Path | None:

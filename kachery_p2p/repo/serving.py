@@ -156,13 +156,21 @@ class BlockReader:
 
     def mark(self, file: int, state: int, stamp: Stamp | None = None) -> None:
         """Note that a file is changed or missing, with the stamp it was found with."""
-        self.files.drop(file)
+        self.mark_all([(file, state, stamp)])
+
+    def mark_all(self, marks: Sequence[tuple[int, int, Stamp | None]]) -> None:
+        """The same for many files, in one transaction."""
+        for file, _, _ in marks:
+            self.files.drop(file)
+        if not marks:
+            return
         with self._catalog.write() as db:
-            db.execute("UPDATE files SET state = ? WHERE id = ?", (state, file))
-            if stamp is not None:
-                db.execute(
-                    "UPDATE files SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE id = ?", (*stamp, file)
-                )
+            for file, state, stamp in marks:
+                db.execute("UPDATE files SET state = ? WHERE id = ?", (state, file))
+                if stamp is not None:
+                    db.execute(
+                        "UPDATE files SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE id = ?", (*stamp, file)
+                    )
 
     def _read(self, multihash: bytes, place: Place) -> bytes | None:
         path = self.absolute(place.path, place.linked)
