@@ -93,12 +93,11 @@ class Download:
         with explained("making room for", self.path):
             now = os.fstat(self._file.fd)
             whole = needed is None
-            if needed is None:
-                needed = size - getattr(now, "st_blocks", 0) * 512
+            to_come = size - getattr(now, "st_blocks", 0) * 512 if needed is None else needed
             room = free_bytes(self.path.parent)
-            if room is not None and room < needed:
+            if room is not None and room < to_come:
                 raise DiskFull(
-                    f"Loading {self.cid} needs {needed} bytes more, and the disk of {self.path.parent} has {room} "
+                    f"Loading {self.cid} needs {to_come} bytes more, and the disk of {self.path.parent} has {room} "
                     "left. Free some space, or use a data directory on a larger disk; what is loaded stays."
                 )
             if whole and now.st_size != size:

@@ -132,7 +132,8 @@ class FolderStorer:
             cid, dag_size, size = self._build(below, profile, nodes)
             builder.add(name, cid, dag_size)
             total += size
-        return *builder.finish(), total
+        built = builder.finish()
+        return built.cid, built.dag_size, total
 
 
 class _Files:

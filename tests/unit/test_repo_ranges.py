@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.errors import DiskFull
-from kachery_p2p.repo import Repo, download
+from kachery_p2p.repo import Download, Repo, download
 from kachery_p2p.repo.catalog import Catalog
 
 DATA = random.Random(11).randbytes(3_000_000)
@@ -26,7 +27,7 @@ def repo(tmp_path: Path) -> Iterator[Repo]:
 
 
 def fetch(
-    source: Repo, target: Repo, root, start: int, end: int | None, allocate: Callable[[object, int], None]
+    source: Repo, target: Repo, root: CID, start: int, end: int | None, allocate: Callable[[Download, int], None]
 ) -> None:
     """Load a range of a file as a load does."""
     walk = FileWalk(root, start, end, whole_blocks=True)
