@@ -53,7 +53,7 @@ if TYPE_CHECKING:
         UnsafePickle,
         UnsupportedCID,
     )
-    from .info import announce, get_node_info, init, status, verify, whereis
+    from .info import announce, get_node_info, init, repair, status, verify, whereis
     from .load import (
         cat_file,
         list_dir,
@@ -128,6 +128,7 @@ __all__ = [
     "parse_uri",
     "pin",
     "pins",
+    "repair",
     "status",
     "store_dir",
     "store_file",
@@ -143,7 +144,7 @@ __all__ = [
 
 _MODULES = {
     "config": ("Config", "load_config"),
-    "info": ("announce", "get_node_info", "init", "status", "verify", "whereis"),
+    "info": ("announce", "get_node_info", "init", "repair", "status", "verify", "whereis"),
     "load": (
         "cat_file",
         "list_dir",

@@ -322,6 +322,49 @@ def verify(uris: tuple[str, ...], as_json: bool) -> None:
         raise click.exceptions.Exit(4)
 
 
+@_command("repair")
+@json_option
+def repair(as_json: bool) -> None:
+    """Bring everything back after a database of the data directory was lost or damaged.
+
+    Reads all stored and linked files, compares them with their hashes, and makes the catalog anew; so it takes as long
+    as verify. The list of what is to be pinned is made anew from what can be read of it. Damaged files are kept in the
+    folder damaged. Stop all programs that use the directory first. Ends with exit code 4 when something could not be
+    brought back, and says what.
+
+    \b
+    Example:
+        kachery-cloud repair
+    """
+    from .info import repair as run
+
+    found = run()
+    problems = found.pop("problems")
+    if as_json:
+        listed = [{"cid": str(p.cid), "path": str(p.path), "what": p.what, "detail": p.detail} for p in problems]
+        click.echo(json.dumps({"ok": not problems, **found, "problems": listed}, ensure_ascii=False))
+    else:
+        click.echo(
+            f"The catalog lists {found['files']:,} files, {found['linked_files']:,} linked files and "
+            f"{found['directories']:,} directories."
+        )
+        pins = found["pins"]
+        if pins is not None:
+            click.echo(
+                f"The list of what is to be pinned was damaged: {pins['kept']:,} entries are as they were, and "
+                f"{pins['begun_anew']:,} are asked for again. The old list is {printable(pins['aside'])}."
+            )
+        if found["routing"]:
+            click.echo("What the node had learned about other peers was damaged; it is learned anew.")
+        for problem in problems:
+            click.echo(f"{problem.what}: {problem.cid} ({printable(str(problem.path))})")
+            click.echo(f"  {printable(problem.detail)}")
+        if not problems:
+            click.echo("Everything that was stored, loaded or linked is here.")
+    if problems:
+        raise click.exceptions.Exit(4)
+
+
 @_command("init")
 @json_option
 def init(as_json: bool) -> None:

@@ -232,6 +232,51 @@ def _key_of_running(config: Config, found: dict[str, Any]) -> dict[str, Any]:
     return {"warnings": warnings, **({"swarm_key_fingerprint": fingerprint} if fingerprint else {})}
 
 
+def repair() -> dict[str, Any]:
+    """Put a data directory right whose databases were lost or damaged.
+
+    The catalog is made anew from the files beside it: everything that was stored or loaded, and every linked file, is
+    read and compared with its hash. The list of what is to be pinned, and what the node has learned about the network,
+    are made anew if they are damaged. What was damaged is kept in the folder `damaged`. No other program may use the
+    directory meanwhile.
+
+    Returns:
+        "files", "linked_files" and "directories" (how many are here now), "problems" (each a `Problem(cid, path, what,
+        detail)`: what could not be brought back), "pins" (None where nothing was wrong with that list, else "kept" and
+        "begun_anew": rows as they were, and rows that wait again because little more than their CID could be read) and
+        "routing" (whether what the node has learned was damaged).
+
+    Raises:
+        RepoBusy: a node runs in this directory.
+
+    Example:
+        >>> kcl.repair()["directories"]
+        3
+    """
+    from kachery_p2p.pinning.outbox import OUTBOX_NAME
+    from kachery_p2p.pinning.repair import repair_outbox
+    from kachery_p2p.repo.repo import Repo
+    from kachery_p2p.routing.database import DATABASE_NAME, set_aside_if_damaged
+
+    from .local import close_repositories
+
+    config = load_config()
+    close_repositories()
+    outbox(config).close()
+    with progress_bar("Repairing") as update:
+        problems = Repo.rebuild(config.directory, progress=update)
+    stats = repository(config).stats
+    pins = repair_outbox(config.directory / OUTBOX_NAME, config.directory / "damaged")
+    return {
+        "files": stats.files,
+        "linked_files": stats.linked_files,
+        "directories": stats.directories,
+        "problems": problems,
+        "pins": None if pins is None else {"kept": pins.kept, "begun_anew": pins.begun_anew, "aside": str(pins.aside)},
+        "routing": set_aside_if_damaged(config.directory / DATABASE_NAME),
+    }
+
+
 def verify(uris: Sequence[str] | None = None) -> list[Problem]:
     """Read every stored and linked file, or those of `uris`, and compare it with its hash.
 

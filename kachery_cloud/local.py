@@ -51,13 +51,11 @@ class Found(NamedTuple):
 
 def local_blocks(repo: Repo, cids: list[CID]) -> list[bytes]:
     """The blocks from this machine alone; raises `NotHere`."""
-    blocks: list[bytes] = []
+    found = repo.get_blocks([cid.multihash for cid in cids])
     for cid in cids:
-        block = repo.get_block(cid.multihash)
-        if block is None:
+        if cid.multihash not in found:
             raise NotHere(str(cid))
-        blocks.append(block)
-    return blocks
+    return [found[cid.multihash] for cid in cids]
 
 
 def resolve_local(repo: Repo, uri: ContentURI) -> CID:

@@ -6,9 +6,7 @@ point to what is in the directory, and they are made last, so that nothing is ev
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -18,6 +16,7 @@ from kachery_p2p.repo.fileio import clone_file, explained
 
 from .errors import DiskFull, FileMissing, InvalidName, RepoError
 from .local import NotHere, is_local_directory, list_local, local_blocks
+from .parts import part_beside
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
@@ -34,16 +33,9 @@ def copy_into_place(source: Path, target: Path) -> None:
 
     Raises FileMissing (no such folder), NoPermission, DiskFull; what was at `target` stays then.
     """
-    # Beside the target, so that the rename stays within one file system; hidden, and named so that it is no surprise.
-    temporary = _beside(target)
-    with explained("writing", target):
-        try:
-            _copy(source, temporary)
-            os.replace(temporary, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+    with part_beside(target) as part, explained("writing", target):
+        _copy(source, part)
+        os.replace(part, target)
 
 
 def check_tree_destination(dest: Path) -> None:
@@ -62,23 +54,18 @@ def place_directory(repo: Repo, root: CID, dest: Path) -> None:
     """
     tree = _read_tree(repo, root)
     check_tree_destination(dest)
-    building = _beside(dest)
-    with explained("making", dest):
-        try:
-            building.mkdir()
-            for folder in tree.folders:
-                (building / folder).mkdir()
-            left = tree.size
-            for where, source in tree.files:
-                left -= _copy(source, building / where, left)
-            for where, target in tree.links:
-                os.symlink(target, building / where)
-            if dest.is_dir():
-                dest.rmdir()
-            os.rename(building, dest)
-        except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
-            raise
+    with part_beside(dest) as building, explained("making", dest):
+        building.mkdir()
+        for folder in tree.folders:
+            (building / folder).mkdir()
+        left = tree.size
+        for where, source in tree.files:
+            left -= _copy(source, building / where, left)
+        for where, target in tree.links:
+            os.symlink(target, building / where)
+        if dest.is_dir():
+            dest.rmdir()
+        os.rename(building, dest)
 
 
 @dataclass
@@ -209,7 +196,3 @@ def _copy(source: Path, target: Path, left: int = 0) -> int:
             )
         shutil.copyfileobj(src, dst, 1 << 20)
     return size
-
-
-def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.name[:60]}.{secrets.token_hex(4)}.part")

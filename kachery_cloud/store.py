@@ -290,8 +290,13 @@ def put_file(
     doing = "Linking" if linked else "Storing"
     _say(verbose, f"{doing} {path}")
     with progress_bar(f"{doing} {path.name}") as update:
+
+        def watch(done: int, total: int) -> None:
+            _check_read(config, done, path, linked, plan)
+            update(done, total)
+
         store = repo.link_file if linked else repo.store_file
-        return store(path, profile=profile, progress=update)
+        return store(path, profile=profile, progress=watch)
 
 
 def put_directory(
@@ -316,7 +321,12 @@ def put_directory(
         plan.check(config, _size_of_folder(path, most), str(path))
     _say(verbose, f"{'Linking' if link else 'Storing'} {path}")
     with progress_bar(f"Storing {path.name}") as update:
-        return repository(config).store_directory(path, profile=profile, progress=update, link=link)
+
+        def watch(done: int, total: int) -> None:
+            _check_read(config, done, path, link, plan)
+            update(done, total)
+
+        return repository(config).store_directory(path, profile=profile, progress=watch, link=link)
 
 
 def put_bytes(config: Config, data: bytes) -> Stored:
@@ -420,6 +430,14 @@ def check_size(config: Config, size: int, what: str) -> None:
             f"{what} is larger than the limit of {limit:,} bytes that is set for one store "
             f"(KACHERY_CLOUD_MAX_STORE_BYTES, or max_store_bytes in config.json). Raise the limit to store it."
         )
+
+
+def _check_read(config: Config, done: int, path: Path, linked: bool, plan: Plan | None) -> None:
+    """Hold the limits against what was read so far: the size that the system states may be too small (/proc, FUSE)."""
+    if not linked:
+        check_size(config, done, str(path))
+    if plan is not None:
+        plan.check(config, done, str(path))
 
 
 def _size_of_folder(path: Path, enough: int) -> int:

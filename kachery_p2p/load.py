@@ -267,16 +267,22 @@ class Load:
     async def stream_blocks(self, cids: Sequence[CID]) -> AsyncGenerator[tuple[CID, bytes], None]:
         """Each of these blocks once, as it is found on disk or arrives."""
         unique = list({cid.multihash: cid for cid in cids}.values())
-        for first in range(0, len(unique), LOOKAHEAD):
-            batch = unique[first : first + LOOKAHEAD]
-            found = await trio.to_thread.run_sync(lambda batch=batch: [self._local_block(cid) for cid in batch])
-            left = {cid.multihash: cid for cid, data in zip(batch, found, strict=True) if data is None}
+        left: dict[bytes, CID] = {}
+        first = 0
+        while first < len(unique) or left:
+            # More are wanted before the last have come: a round trip for each batch would add up.
+            while first < len(unique) and len(left) <= LOOKAHEAD // 2:
+                batch = unique[first : first + LOOKAHEAD // 2]
+                first += len(batch)
+                found = await trio.to_thread.run_sync(self._repo.get_blocks, [cid.multihash for cid in batch])
+                missing = {cid.multihash: cid for cid in batch if cid.multihash not in found}
+                if missing:
+                    self._session.want(missing.values())
+                    left.update(missing)
+                for cid in batch:
+                    if cid.multihash in found:
+                        yield cid, found[cid.multihash]
             if left:
-                self._session.want(left.values())
-            for cid, data in zip(batch, found, strict=True):
-                if data is not None:
-                    yield cid, data
-            while left:
                 block = await self._receive(next(iter(left.values())))
                 cid = left.pop(block.cid.multihash, None)
                 if cid is not None:

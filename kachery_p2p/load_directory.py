@@ -65,6 +65,7 @@ class DirectoryLoad:
         """
         tree = await self._read_tree(root)
         await self._fetch_files(tree)
+        await trio.to_thread.run_sync(self._repo.keep_directory, root)
         return tree
 
     async def _read_tree(self, root: CID) -> Tree:

@@ -12,7 +12,14 @@ from typing import NamedTuple
 from ..errors import InvalidName, MalformedDag, NotADirectory
 from .cid import CID, DAG_PB, sha256_multihash
 from .hamt import Entry, bits_of, decode_shard, encode_shard, hash_name, index_at, max_levels
-from .limits import LIST_BATCH, MAX_DIRECTORY_ENTRIES, MAX_SYMLINK_TARGET, SHARDS_ON_TRUST
+from .limits import (
+    LARGEST_LIST_BATCH,
+    LIST_BATCH,
+    MAX_DIRECTORY_ENTRIES,
+    MAX_SYMLINK_TARGET,
+    SHARDS_ON_TRUST,
+    SMALL_SHARD,
+)
 from .names import name_bytes
 from .nodes import Asking, ask, read_node
 from .pb import PBLink, PBNode, encode_node
@@ -159,6 +166,7 @@ def _list_shards(root: CID, node: PBNode, data: UnixFSData) -> Asking[list[Entry
     batch = [(root, 0, 0)]
     decoded: list[tuple[PBNode, UnixFSData | None]] = [(node, data)]
     fanout: int | None = None
+    most = LIST_BATCH
     while batch:
         for (cid, level, prefix), (part, about) in zip(batch, decoded, strict=True):
             if about is None or about.kind is not Kind.HAMT_SHARD:
@@ -173,9 +181,10 @@ def _list_shards(root: CID, node: PBNode, data: UnixFSData) -> Asking[list[Entry
             waiting.extend((below, level + 1, prefix << bits | i) for i, below in shard.shards.items())
         if seen > SHARDS_ON_TRUST + 2 * len(entries):
             raise MalformedDag(f"The directory {root} is built of far more parts than it has entries.")
-        batch = waiting[-LIST_BATCH:]
-        del waiting[-LIST_BATCH:]
+        batch = waiting[-most:]
+        del waiting[-most:]
         if batch:
             blocks = yield from ask([cid for cid, _, _ in batch])
+            most = min(2 * most, LARGEST_LIST_BATCH) if max(map(len, blocks)) <= SMALL_SHARD else LIST_BATCH
             decoded = [read_node(cid, block) for (cid, _, _), block in zip(batch, blocks, strict=True)]
     return entries

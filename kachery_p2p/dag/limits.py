@@ -53,8 +53,11 @@ MAX_HAMT_FANOUT = 1024
 # murmur3-x64-64 gives 64 bits; a fanout of 8 uses them up in 21 levels, the usual 256 in 8.
 HAMT_HASH_BITS = 64
 
-# Blocks asked for in one batch by list_directory: a level of a large HAMT has 256 to 65 536 nodes.
+# Blocks asked for in one batch by list_directory: a level of a large HAMT has 256 to 65 536 nodes, and each batch is a
+# round trip. Batches double to the larger number while the blocks are small, so that a batch stays within 32 MiB.
 LIST_BATCH = 256
+LARGEST_LIST_BATCH = 2048
+SMALL_SHARD = 16 * 1024
 
 # Entries of one directory listing kept in memory, about 400 bytes each.
 MAX_DIRECTORY_ENTRIES = 2_000_000

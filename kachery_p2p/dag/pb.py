@@ -195,7 +195,8 @@ def _decode(buf: bytes) -> PBNode:
             if pos != stop:
                 raise _Bad("a link has a field that is unknown, repeated or out of order, or a length that lies.")
             add(PBLink(name, link_cid, tsize))
-            pos = _like_the_last(buf, start, hash_end, stop, links)
+            if not name:
+                pos = _like_the_last(buf, start, hash_end, stop, links)
         elif tag == 0x0A:
             if data is not None:
                 raise _Bad("it has two data fields.")

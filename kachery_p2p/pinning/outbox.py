@@ -29,6 +29,8 @@ OUTBOX_NAME = "outbox.sqlite"
 _VERSION = 1
 #: Seconds to wait for another process that writes.
 _BUSY_SECONDS = 20.0
+#: Seconds that a new outbox may be without a header: it takes milliseconds.
+_MAKING_SECONDS = 2.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pins (
@@ -133,12 +135,13 @@ class PinEntry:
 # Inside the class below, `list` is a method of it.
 Entries = list[PinEntry]
 
-_COLUMNS = tuple(PinEntry.__dataclass_fields__)
-_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM pins"
+COLUMNS = tuple(PinEntry.__dataclass_fields__)
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM pins"
 
 
-def _entry(row: Sequence[Any]) -> PinEntry:
-    values = dict(zip(_COLUMNS, row, strict=True))
+def entry_of(row: Sequence[Any]) -> PinEntry:
+    """The entry of a row of `COLUMNS`. Raises ValueError or TypeError for one that is damaged."""
+    values = dict(zip(COLUMNS, row, strict=True))
     values["meta"] = json.loads(values["meta"])
     for name in ("delegates", "origins"):
         values[name] = tuple(json.loads(values[name]))
@@ -319,6 +322,15 @@ class Outbox:
                 "DELETE FROM pins WHERE state = 'removed' AND changed < ?", (self._wall() - REMOVED_DAYS * 86400,)
             )
 
+    def restore(self, row: Mapping[str, Any]) -> None:
+        """Put a row back as it was, `key` among its columns. For the repair of a damaged outbox."""
+        names = [name for name in ("key", *COLUMNS) if name != "id"]
+        with self._write() as db:
+            db.execute(
+                f"INSERT OR IGNORE INTO pins ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
+                [row[name] for name in names],
+            )
+
     def version(self) -> int:
         """A number that is another one after another process, or another Outbox, has written."""
         if not self.path.exists():
@@ -341,7 +353,14 @@ class Outbox:
         if not self.path.exists():
             return []
         with self._open() as db:
-            return [_entry(row) for row in db.execute(sql, args).fetchall()]
+            rows = db.execute(sql, args).fetchall()
+        try:
+            return [entry_of(row) for row in rows]
+        except (ValueError, TypeError) as why:
+            raise RepoError(
+                f"{self.path}, where it is written what is to be pinned, is damaged ({why}). Stop all programs that "
+                "use this directory and save what can be read of it with: kachery-cloud repair"
+            ) from why
 
     @contextlib.contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
@@ -359,11 +378,23 @@ class Outbox:
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self._explained():
+            self._refuse_emptied()
             if self._db is None or self._pid != os.getpid():
                 # A connection inherited over a fork may not even be closed.
                 _inherited.append(self._db)
                 self._db, self._pid = self._connect(), os.getpid()
             yield self._db
+
+    def _refuse_emptied(self) -> None:
+        """An outbox has a header from its first commit on; one that is empty was cut, and its rows are lost."""
+        end = time.monotonic() + _MAKING_SECONDS
+        while self.path.exists() and self.path.stat().st_size == 0:
+            if time.monotonic() > end:
+                raise RepoError(
+                    f"{self.path}, where it is written what is to be pinned, is empty: its list is lost. Begin a new "
+                    "one with kachery-cloud repair, and pin again what matters (kachery-cloud-pins add URI)."
+                )
+            time.sleep(0.02)  # another process is making it just now
 
     def _connect(self) -> sqlite3.Connection:
         new = not self.path.exists()
@@ -423,7 +454,7 @@ class Outbox:
                 ) from error
             raise RepoError(
                 f"{self.path}, where it is written what is to be pinned, cannot be used: {text}. If it is damaged, "
-                "move it away and pin again what matters; a service is not asked twice for what it has."
+                "stop all programs that use this directory and save what can be read of it with: kachery-cloud repair"
             ) from error
 
 

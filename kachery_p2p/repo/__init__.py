@@ -7,7 +7,8 @@ On the disk
       private.pem  public.pem       the node's Ed25519 key: PKCS#8 and SubjectPublicKeyInfo, PEM, 0600 (keys.py)
       swarm.key                     the key of a private network, where there is one: Kubo's format, 0600 (swarm_key.py)
       node.lock                     locked (flock) by the process that is the node; its number in ASCII (locks.py)
-      catalog.sqlite[-wal, -shm]    SQLite 3, WAL, application_id 0x6b636831, user_version 1 (catalog.py has the schema)
+      catalog.sqlite[-wal, -shm]    SQLite 3, WAL, application_id 0x6b636831, user_version 2 (schema: catalog.py). 1 is
+                                    the same without nodes/ and links/, which are then written when it is opened
       routing.sqlite[-wal, -shm]    what the node remembers: peers, provider records, what was announced, its ports
                                     (kachery_p2p.routing.database); it can all be learned anew
       node.json                     where the running node listens for the other processes (kachery_cloud.control)
@@ -16,8 +17,18 @@ On the disk
       partial/<cid>                 a file being loaded: its final length, holes where nothing arrived; flocked by the
                                     loader
       tmp/<24 hex digits>           a file being stored; flocked by its writer
+      nodes/<yz>/<cid>.car          the second place of a root's nodes: a CARv1, 0444. <cid> is the root as CIDv1, yz
+                                    its last two characters. The header names the root in the version it was asked by.
+                                    The blocks, in any order, each as a CIDv1 with codec dag-pb: of a file its inner
+                                    nodes (and leaves in an unusual wrap), of a directory the nodes of its whole tree
+                                    with its symbolic links, but none of its files
+      nodes/<yz>/<24 hex>.car       the same without a root: nodes of no known root, from a catalog of version 1
+      links/<24 hex digits>         the second place of linked files, 0444: lines of ASCII, each the CRC-32 of what
+                                    follows the blank (8 hex digits), a blank, a JSON object of cid, path and profile
+                                    (JSON text or null), LF. Bytes of a path that are no UTF-8 are lone surrogates
       damaged/<cid>.<n>             copies with wrong bytes that were set aside, n = 1, 2 ...
       damaged/catalog.sqlite.<...>  catalogs that were rebuilt
+      repaired.catalog.sqlite       a catalog being rebuilt; it takes the old one's name when it is complete
 
 A file under `ipfs/` *is* the block store: the catalog says that the block with this multihash is `length` bytes at
 `offset` of that file, as they are (wrap 0), or in a dag-pb node (`0a` len `08 02 12` length *bytes* `18` length, the
@@ -33,8 +44,11 @@ What may be relied on
 
 1. A file under `ipfs/` is whole. It gets there by one rename, after its data were synced, and its folder is synced
    after that.
-2. Inner nodes are committed, and synced, before the file of which they are the only description gets there.
-3. Rows are committed last, when everything they speak of is there.
+2. Inner nodes are in `nodes/`, and synced, before the file of which they are the only description gets there; so are
+   the nodes of a directory, and a link in `links/`, before their rows are committed. What is removed goes from there
+   first.
+3. Rows are committed last, when everything they speak of is there. The catalog can be lost: all of it but times, and
+   the profiles that roots were stored by, is in the files beside it, and `Repo.rebuild` reads them again.
 4. A block that leaves the repo was hashed when its file had the stamp that it still has after the block was read; or it
    was hashed again just now.
 5. Nothing is deleted silently: wrong copies go to `damaged/`, a broken catalog too. Only left-overs in `tmp/` of
@@ -45,7 +59,10 @@ What a crash leaves (process killed, or power lost), by the last step that was d
 
     data being written to tmp/      a file in tmp/; removed when the repo is next opened
     data being written to partial/  a partial file; `Download.has` hashes what is in it, and only the rest is loaded
-    inner nodes committed           blocks that no root reaches; `Repo.sweep` drops them after a week
+    inner nodes in nodes/           a record of a file that is not here: it is of no use and does no harm
+    blocks committed while loading  blocks that no root reaches; `Repo.sweep` drops them after a week
+    link in links/                  a link that the catalog does not know; `verify` hashes the file and takes it in
+    directory nodes in nodes/       a directory that the catalog does not know; `verify` says so, `rebuild` takes it in
     renamed into ipfs/              a whole file without rows; `find_file` hashes and adopts it when asked for it, and
                                     `adopt_unknown` does so for all
     rows committed                  nothing; with the power lost, the commit may be lost too (synchronous=NORMAL) and it

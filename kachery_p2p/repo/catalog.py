@@ -23,7 +23,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,9 @@ from ..errors import DiskFull, KacheryError, NoPermission, RepoError
 from .limits import BUSY_SECONDS, WAL_BYTES, WAL_PAGES
 
 CATALOG_NAME = "catalog.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# Of a version whose data directories have no second place (records.py); the tables are the same.
+_WITHOUT_RECORDS = 1
 _APPLICATION_ID = 0x6B636831
 
 # files.state
@@ -118,13 +120,14 @@ _inherited: list[sqlite3.Connection] = []
 class Catalog:
     """The catalog of one data directory. Safe to use from many threads; any number of processes may have it open."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the catalog, making it when there is none.
+    def __init__(self, path: Path, holds_data: Callable[[], bool] = lambda: False) -> None:
+        """Open the catalog, making it when there is none. `holds_data` says whether there must have been one.
 
-        Raises RepoError when the file is damaged, is no catalog, or was made by a newer version; NoPermission and
+        Raises RepoError when the file is lost, damaged, is no catalog, or was made by a newer version; NoPermission and
         DiskFull.
         """
         self.path = path
+        self._holds_data = holds_data
         self._local = threading.local()
         self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._guard = threading.Lock()
@@ -208,6 +211,16 @@ class Catalog:
         row = self.one("SELECT data FROM blocks WHERE multihash = ?", (multihash,))
         return None if row is None else row[0]
 
+    @property
+    def needs_records(self) -> bool:
+        """Whether it was made by a version that wrote no second place."""
+        return self.one("PRAGMA user_version")[0] == _WITHOUT_RECORDS
+
+    def taken_over(self) -> None:
+        """Note that the second place has been written: a durable commit writes the version, too."""
+        with self.write(durable=True):
+            pass
+
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _connection(self) -> _Connection:
@@ -239,6 +252,12 @@ class Catalog:
         """Make the schema, or check that it is ours."""
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
+            # In this order: a process that has stored something had made its catalog before.
+            if self._holds_data() and db.execute("PRAGMA user_version").fetchone()[0] == 0:
+                raise RepoError(
+                    f"The catalog {self.path} is missing or empty, but {self.path.parent} has files that it listed. "
+                    "Stop all programs that use this directory and bring everything back with: kachery-cloud repair"
+                )
             self._switch_to_wal(db)
             with self.write(durable=True):
                 # Another process may have made it since.
@@ -254,7 +273,7 @@ class Catalog:
                     db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
                     db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
                     version = SCHEMA_VERSION
-        if version != SCHEMA_VERSION:
+        if version not in (_WITHOUT_RECORDS, SCHEMA_VERSION):
             raise RepoError(
                 f"{self.path} has format {version}, and this version of the program knows {SCHEMA_VERSION}. Install "
                 "the newer version, or use another data directory."
@@ -306,8 +325,9 @@ class Catalog:
         if not any(sign in text for sign in ("malformed", "not a database", "no such table", "no such column")):
             return RepoError(f"The catalog {self.path} cannot be used: {text}.")
         return RepoError(
-            f"The catalog {self.path} is damaged ({text}). Stop all programs that use it and rebuild it with "
-            "Repo.rebuild(directory): the stored files are hashed again and the damaged catalog is kept in damaged/."
+            f"The catalog {self.path} is damaged ({text}). Stop all programs that use this directory and bring "
+            "everything back with: kachery-cloud repair. The stored files are hashed again, and the damaged catalog is "
+            "kept."
         )
 
 

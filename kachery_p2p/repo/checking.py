@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..dag.builder import FileBuilder
-from ..dag.cid import CID, RAW
-from ..dag.limits import MAX_BLOCK_SIZE
+from ..dag.cid import CID, DAG_PB, RAW
 from ..dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile
 from ..errors import DamagedFile, FileChanged, KacheryError, MalformedDag
 from .catalog import CHANGED, MISSING, OK, WRAP_FILE, WRAP_NONE
-from .fileio import Source, explained
+from .fileio import Source, Stamp, explained
 from .hashing import FileReader, TooShort, in_order, leaf_hashes
 from .leaves import Leaf, MissingNode, find_wrap, walk_leaves
 from .limits import SMALL_FILE, TASK_BYTES
@@ -108,12 +107,30 @@ class Checker:
             )
         ]
 
-    def check(self, cid: CID, row: Row, progress: Callable[[int], None] | None = None) -> Problem | None:
-        """Hash one file again, both cores, and bring its row up to date. `progress` gets numbers of bytes."""
+    def check(
+        self,
+        cid: CID,
+        row: Row,
+        progress: Callable[[int], None] | None = None,
+        marks: list[tuple[int, int, Stamp | None]] | None = None,
+    ) -> Problem | None:
+        """Hash one file again, both cores, and bring its row up to date, where it is not: at once, or by `marks`, which
+        the caller then gives to `BlockReader.mark_all`. `progress` gets numbers of bytes."""
+
+        def note(state: int, stamp: Stamp | None = None) -> None:
+            if state == row.state and (stamp is None or tuple(stamp) == row[3:7]):
+                return
+            if marks is None:
+                self._reader.mark(row.file, state, stamp)
+            else:
+                marks.append((row.file, state, stamp))
+
         path = Path(os.fsdecode(self._reader.absolute(row.path, row.linked)))
         try:
             with Source(path) as source:
-                right = source.stamp.size == self._root_size(cid, row) and self._has_content(cid, source, progress)
+                right = source.stamp.size == self._root_size(cid, row) and bool(
+                    self._has_content(cid, source, progress)
+                )
                 source.check()
                 stamp = source.stamp
         except MissingNode as why:
@@ -123,32 +140,37 @@ class Checker:
         except FileChanged:
             return self._problem(cid, row, "unknown", "it is being changed right now")
         except FileNotFoundError:
-            self._reader.mark(row.file, MISSING)
+            note(MISSING)
             return self._problem(cid, row, "missing")
         except KacheryError as why:
             return self._problem(cid, row, "unknown", str(why))
         if not right:
-            self._reader.mark(row.file, CHANGED, stamp)
+            note(CHANGED, stamp)
             return self._problem(cid, row, "changed" if row.linked else "damaged")
-        self._reader.mark(row.file, OK, stamp)
+        note(OK, stamp)
         return None
 
-    def adopt(self, cid: CID, path: Path, *, linked: bool = False) -> Problem | None:
-        """Take a file at its place under `ipfs/`, or one that was linked, into the catalog, if its bytes are right."""
+    def adopt(self, cid: CID, path: Path, *, linked: bool = False, likely: Profile | None = None) -> Problem | None:
+        """Take a file at its place under `ipfs/`, or one that was linked, into the catalog, if its bytes are right.
+
+        `likely` is the profile that it was probably cut by."""
         with Source(path) as source:
-            profile = self._profile_of(cid, source)
-            if profile is None and linked:
+            try:
+                profile = self._has_content(cid, source, likely=likely)
+            except (MissingNode, MalformedDag):
+                profile = False
+            if profile is False and linked:
                 return Problem(
                     cid,
                     path,
                     "changed",
                     f"The linked file {path} is not {cid} any more. Link it again if it is wanted.",
                 )
-            if profile is None:
+            if profile is False:
                 known = self._catalog.get_node(cid.multihash) is not None
                 detail = (
-                    f"{path} does not have the bytes that its name {cid} promises. Move it away with "
-                    "Repo.quarantine(cid) and load it again."
+                    f"{path} does not have the bytes that its name {cid} promises. Load it again "
+                    f"(kachery-cloud-load ipfs://{cid}): the damaged copy is set aside, and what is right is kept."
                     if known or cid.codec == RAW
                     else f"{path} is not in the catalog, and its CID is not one of its bytes under any known profile: "
                     "either it is damaged, or it was cut in an unknown way. Load it again; what is right is kept."
@@ -174,67 +196,75 @@ class Checker:
         found = self._catalog.one("SELECT size FROM roots WHERE key = ?", (bytes(cid.to_v1()),))
         return row.size if found is None else found[0]
 
-    def _hashes(self, cid: CID, source: Source, progress: Callable[[int], None] | None = None) -> bool:
-        """Whether an open file has the bytes of a root whose inner nodes the catalog has."""
+    def _hashes(self, cid: CID, source: Source, progress: Callable[[int], None] | None = None) -> bool | None:
+        """Whether an open file has the bytes of a root, as the inner nodes in the catalog say.
+
+        None when it cannot be told: a dag-pb block that is not in the catalog is taken for a leaf, but may as well be a
+        small inner node that was lost. Raises MissingNode for one that is too large for a leaf.
+        """
         size = source.stamp.size
         leaves = walk_leaves(cid, size, self._reader.node)
         read = FileReader(source.fd, min(size, SMALL_FILE))
 
-        def work(group: list[Leaf]) -> int:
+        def work(group: list[Leaf]) -> tuple[int, bool | None]:
             done = 0
             for leaf in group:
                 data = read(leaf.offset, leaf.length)
                 if len(data) != leaf.length:
-                    return -1
+                    return done, False
                 if leaf.inline is not None:
                     if data != leaf.inline:
-                        return -1
+                        return done, False
                 elif find_wrap(leaf.cid.multihash, leaf.cid.codec, data) is None:
-                    return -1
+                    return done, None if leaf.cid.codec == DAG_PB else False
                 done += leaf.length
-            return done
+            return done, True
 
         with explained("reading", source.path):
-            for done in in_order(work, _groups(leaves)):
-                if done < 0:
-                    return False
+            for done, right in in_order(work, _groups(leaves)):
+                if not right:
+                    return right
                 if progress is not None:
                     progress(done)
         return True
 
-    def _has_content(self, cid: CID, source: Source, progress: Callable[[int], None] | None) -> bool:
-        """The same, also when the catalog has lost inner nodes: then they are made again, if a known profile gives
-        this CID. Raises MissingNode when none does."""
-        if self._reader.node(cid.multihash) is not None or cid.codec == RAW:
+    def _has_content(
+        self,
+        cid: CID,
+        source: Source,
+        progress: Callable[[int], None] | None = None,
+        likely: Profile | None = None,
+    ) -> Profile | bool:
+        """The same, also when the catalog has lost inner nodes: then they are taken from their record, or made again,
+        if the `likely` profile or another that is known gives this CID (which is then the answer). Raises MissingNode
+        when nothing does."""
+        lost: MissingNode | None = None
+        while True:
             try:
-                return self._hashes(cid, source, progress)
-            except MissingNode:
-                if self._rebuilt(cid, source) is None:
-                    raise
-                return True
-        if source.stamp.size <= MAX_BLOCK_SIZE and self._hashes(cid, source, progress):
-            return True
-        if self._rebuilt(cid, source) is not None:
-            return True
-        if self._catalog.one("SELECT 1 FROM blocks WHERE multihash = ?", (cid.multihash,)) is not None:
+                right = self._hashes(cid, source, progress)
+            except MissingNode as why:
+                lost, right = why, None
+            if right is not None:
+                return right
+            if not self._placer.restore_nodes(cid):
+                break
+        if lost is None and self._placer.nodes.has(cid) and self._reader.node(cid.multihash) is not None:
+            # No node is missing.
+            return False
+        profile = self._rebuilt(cid, source, likely)
+        if profile is not None:
+            return profile
+        if lost is not None:
+            raise lost
+        if self._reader.node(cid.multihash) is None and self._catalog.get_node(cid.multihash) is not None:
             # It is the node that went bad; of the file nothing can be said.
             raise MissingNode(cid)
         return False
 
-    def _profile_of(self, cid: CID, source: Source) -> Profile | bool | None:
-        """Under which profile a file has that CID; True when the catalog's inner nodes say so; None when it has not."""
-        if cid.codec == RAW or self._catalog.get_node(cid.multihash) is not None:
-            try:
-                return True if self._hashes(cid, source) else None
-            except (MissingNode, MalformedDag):
-                # Some of the inner nodes are gone: perhaps they can be made again.
-                pass
-        return self._rebuilt(cid, source)
-
-    def _rebuilt(self, cid: CID, source: Source) -> Profile | None:
+    def _rebuilt(self, cid: CID, source: Source, likely: Profile | None = None) -> Profile | None:
         """The profile under which a file has that CID, its inner nodes now in the catalog; None when there is none."""
         size = source.stamp.size
-        for profile in self._known_profiles():
+        for profile in self._known_profiles(cid, likely):
             with NodeSpool(self._layout.temporary) as nodes, explained("reading", source.path):
                 builder = FileBuilder(profile, nodes.add)
                 read = FileReader(source.fd, min(profile.chunk_size, size))
@@ -248,8 +278,11 @@ class Checker:
                     return profile
         return None
 
-    def _known_profiles(self) -> list[Profile]:
-        profiles = [UNIXFS_V1_2025, UNIXFS_V0_2015]
+    def _known_profiles(self, cid: CID, likely: Profile | None) -> list[Profile]:
+        """Profiles that a file may have been cut by, the likely ones first: each that is tried reads it once."""
+        profiles = [UNIXFS_V0_2015, UNIXFS_V1_2025] if cid.version == 0 else [UNIXFS_V1_2025, UNIXFS_V0_2015]
+        if likely is not None:
+            profiles = [likely, *(profile for profile in profiles if profile != likely)]
         for (text,) in self._catalog.all("SELECT DISTINCT profile FROM roots WHERE profile IS NOT NULL LIMIT 32"):
             profile = profile_from_text(text)
             if profile is not None and profile not in profiles:
@@ -262,8 +295,8 @@ class Checker:
             detail = f"{path} ({cid}) cannot be checked: {why}."
         elif not row.linked:
             detail = (
-                f"{path} is damaged: it does not have the bytes that its name {cid} promises. Move it away with "
-                "Repo.quarantine(cid) and load it again; only what is wrong is fetched."
+                f"{path} is damaged: it does not have the bytes that its name {cid} promises. Load it again "
+                f"(kachery-cloud-load ipfs://{cid}): the damaged copy is set aside, and only what is wrong is fetched."
                 if what == "damaged"
                 else f"{path} is missing. Load {cid} again."
             )

@@ -68,6 +68,7 @@ class Download:
         self._guard = threading.Lock()
         self._noting = threading.Lock()
         self._wraps: Counter[int] = Counter()
+        self._nodes: list[bytes] = []
         self._wrote = False
         self._write_back = WriteBack(self._file.fd)
         self._read = FileReader(self._file.fd, SMALL_FILE)
@@ -84,14 +85,18 @@ class Download:
     # --- while it comes in -------------------------------------------------------------------------------------------
 
     def allocate(self, size: int, start: int = 0, end: int | None = None) -> None:
-        """Give the file its size in bytes, as a hole.
+        """Say how large the whole file is, in bytes, before anything is written to it.
 
-        Raises DiskFull at once when the disk has no room for what is still missing of the bytes `start` to `end`
-        (exclusive; None is the end of the file): no more than those is going to be written.
+        A load of the whole file gives it that size, as a hole. For a load of the bytes `start` to `end` (exclusive; None
+        is the end of the file) it only becomes as long as what is written to it, so that a part of a huge file can be
+        loaded on a small disk, also on file systems without holes or with a smaller limit for one file.
+
+        Raises DiskFull at once when the disk has no room for what is still missing of those bytes.
         """
+        whole = start == 0 and (end is None or end >= size)
         with explained("making room for", self.path):
             now = os.fstat(self._file.fd)
-            if start == 0 and (end is None or end >= size):
+            if whole:
                 missing = size - getattr(now, "st_blocks", 0) * 512
             else:
                 missing = self._holes(start, size if end is None else min(end, size))
@@ -101,7 +106,7 @@ class Download:
                     f"Loading {self.cid} needs {missing} bytes more, and the disk of {self.path.parent} has "
                     f"{room} left. Free some space, or use a data directory on a larger disk; what is loaded stays."
                 )
-            if now.st_size != size:
+            if whole and now.st_size != size:
                 os.ftruncate(self._file.fd, size)
 
     def has(self, refs: Sequence[Ref]) -> list[bool]:
@@ -176,10 +181,9 @@ class Download:
             wrap = self._known_wraps(size)
             with explained("finishing", self.path):
                 sync_fd(fd)
-            if self.cid.codec == DAG_PB:
+            if self._nodes:
                 # The inner nodes were committed as they came; this puts them on the disk before the file is whole.
-                with self._catalog.write(durable=True):
-                    pass
+                self._placer.nodes.keep(self.cid, self._reader.each_node(self._nodes))
             path = self._place()
             self._placer.record(self.cid, size, path, linked=False, profile=None, wrap=wrap)
             self.complete = path
@@ -350,8 +354,9 @@ class Download:
             return lambda leaf: WRAP_NONE
         with self._noting:
             seen = self._wraps.copy()
+        self._nodes.clear()
         try:
-            leaves = sum(1 for _ in self._dag_pb_leaves(size))
+            leaves = sum(1 for _ in self._dag_pb_leaves(size, self._nodes))
             if len(seen) != 1 or seen.total() < leaves:
                 look = WrapFinder(self._file.fd)
                 seen = Counter(look(leaf) for leaf in self._dag_pb_leaves(size))
@@ -359,7 +364,7 @@ class Download:
                     return look
         except MissingNode as why:
             raise RepoError(
-                f"The inner node {why.cid} of {self.cid} is not in the catalog; put_block it before finish."
+                f"The inner node {why.cid} of {self.cid} is missing here. Load it again; what has arrived is kept."
             ) from None
         except MalformedDag as why:
             raise RepoError(f"The blocks of {self.cid} are not those of a file of {size} bytes: {why}") from why
@@ -368,8 +373,8 @@ class Download:
         wrap = next(iter(seen), WRAP_NONE)
         return lambda leaf: wrap if leaf.cid.codec == DAG_PB else WRAP_NONE
 
-    def _dag_pb_leaves(self, size: int) -> Iterator[Leaf]:
-        for leaf in walk_leaves(self.cid, size, self._reader.node):
+    def _dag_pb_leaves(self, size: int, nodes: list[bytes] | None = None) -> Iterator[Leaf]:
+        for leaf in walk_leaves(self.cid, size, self._reader.node, nodes):
             if leaf.inline is None and leaf.cid.codec == DAG_PB:
                 yield leaf
 

@@ -350,7 +350,11 @@ def clone_file(source_fd: int, target_fd: int) -> bool:
 
 
 class Source:
-    """A file to be stored or linked, open for reading. `check` tells whether it is still what it was."""
+    """A file to be stored or linked, open for reading. `check` tells whether it is still what it was.
+
+    The size that the system states is not always that of the content: it is 0 for files of /proc and of FUSE mounts
+    that do not know it beforehand, and a whole page for those of /sys. `misstated` tells, once the end was looked for.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open `path`. Raises FileMissing, IsADirectory, NotAFile and NoPermission."""
@@ -377,6 +381,32 @@ class Source:
             raise self.changed() from None
         if Stamp.of(os.fstat(self.fd)) != self.stamp or Stamp.of(now) != self.stamp:
             raise self.changed()
+
+    def misstated(self) -> bool:
+        """Whether the content ends elsewhere than the stated size says, though nothing about the file has changed.
+
+        Such a file can only be read from its beginning to its end, and has no size before that.
+        """
+        size = self.stamp.size
+        with explained("reading", self.path):
+            try:
+                ends_there = not read_bytes_at(self.fd, 1, size)
+                ends_there = ends_there and (size == 0 or bool(read_bytes_at(self.fd, 1, size - 1)))
+            except OSError as why:
+                if why.errno != errno.ESPIPE:
+                    raise
+                # It cannot be read at an offset at all, which is the same to whoever stores it.
+                ends_there = False
+            return not ends_there and os.fstat(self.fd).st_size == size
+
+    def stream(self, piece: int) -> Iterator[bytes]:
+        """All of the content from the beginning, once, in pieces of at most `piece` bytes; the size does not count."""
+        while True:
+            with explained("reading", self.path):
+                data = os.read(self.fd, piece)
+            if not data:
+                return
+            yield data
 
     def changed(self) -> FileChanged:
         return FileChanged(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,19 +18,21 @@ from .catalog import DIRECTORY, insert_blocks
 from .fileio import Progress, Source, describe, explained
 from .limits import BATCH_BYTES, BATCH_FILES, MAX_FOLDER_DEPTH, SMALL_FILE
 from .placing import NodeSpool, Placer, add_root
+from .records import Node
 from .small import SmallFile, SmallFiles, Stored
 from .storing import HashedLink, Storer, read_small
+from .tree import read_tree
 
 
 @dataclass
 class _Folder:
-    """What a folder has in it; `done` gets (CID, DAG size) for each file when it is stored."""
+    """What a folder has in it; `done` gets (CID, DAG size, size) for each file when it is stored."""
 
     path: Path
     files: list[tuple[str, int]] = field(default_factory=list)
     folders: list[tuple[str, _Folder]] = field(default_factory=list)
     symlinks: list[tuple[str, str]] = field(default_factory=list)
-    done: dict[str, tuple[CID, int]] = field(default_factory=dict)
+    done: dict[str, tuple[CID, int, int]] = field(default_factory=dict)
 
 
 class FolderStorer:
@@ -53,12 +56,34 @@ class FolderStorer:
         tree, total = self._scan(top, 0, (own.st_dev, own.st_ino))
         _Files(self, profile, progress, total, link).run(tree)
         with NodeSpool(self.placer.layout.temporary) as nodes:
-            cid, dag_size = self._build(tree, profile, nodes)
-            # The directory nodes are nowhere but in the catalog.
-            with self.placer.catalog.write(durable=True) as db:
-                insert_blocks(db, nodes)
-                add_root(db, cid, DIRECTORY, total, profile)
+            cid, dag_size, total = self._build(tree, profile, nodes)
+            if not self._knows(cid, [multihash for multihash, _ in nodes]):
+                self._keep(cid, nodes, nodes, total, profile)
         return Stored(cid, total, top, dag_size)
+
+    def keep_loaded(self, root: CID) -> None:
+        """See Repo.keep_directory."""
+        if self._knows(root, []):
+            return
+        tree = read_tree(root, self.placer.reader.nodes)
+        if tree.broken:
+            raise RepoError(f"The directory {root} is not all here, so it cannot be kept. {tree.broken[0][1]}")
+        total = tree.size(root, self.placer.root_sizes(tree.all_files()))
+        self._keep(root, self.placer.reader.each_node(list(tree.nodes)), (), total, None)
+
+    def _knows(self, root: CID, nodes: list[bytes]) -> bool:
+        """Whether nothing need be written for a directory: its root, its nodes and their record are here."""
+        if not self.placer.nodes.has(root):
+            return False
+        row = self.placer.catalog.one("SELECT kind FROM roots WHERE key = ?", (bytes(root.to_v1()),))
+        return row == (DIRECTORY,) and len(self.placer.reader.nodes(nodes)) == len(set(nodes))
+
+    def _keep(self, root: CID, nodes: Iterable[Node], new: Iterable[Node], total: int, profile: Profile | None) -> None:
+        """Write the nodes of a directory down, and commit it, with those that are new to the catalog."""
+        self.placer.nodes.keep(root, nodes)
+        with self.placer.catalog.write(durable=True) as db:
+            insert_blocks(db, new)
+            add_root(db, root, DIRECTORY, total, profile)
 
     def _scan(self, path: Path, depth: int, own: tuple[int, int]) -> tuple[_Folder, int]:
         """Everything in and below a folder, and the bytes of its files. Symbolic links are not followed."""
@@ -91,18 +116,24 @@ class FolderStorer:
                     )
         return folder, total
 
-    def _build(self, folder: _Folder, profile: Profile, nodes: NodeSpool) -> tuple[CID, int]:
-        """Make the directory nodes, children first."""
+    def _build(self, folder: _Folder, profile: Profile, nodes: NodeSpool) -> tuple[CID, int, int]:
+        """Make the directory nodes, children first. Returns the folder's CID, its DAG size, and the bytes of the files
+        in and below it: those that were stored, for the sizes that the system states are not always right."""
         builder = DirectoryBuilder(profile, nodes.add)
-        for name, (cid, dag_size) in folder.done.items():
+        total = 0
+        for name, (cid, dag_size, size) in folder.done.items():
             builder.add(name, cid, dag_size)
+            total += size
         for name, target in folder.symlinks:
             cid, block = symlink_block(profile, target)
             nodes.add(cid, block)
             builder.add(name, cid, len(block))
         for name, below in folder.folders:
-            builder.add(name, *self._build(below, profile, nodes))
-        return builder.finish()
+            cid, dag_size, size = self._build(below, profile, nodes)
+            builder.add(name, cid, dag_size)
+            total += size
+        built = builder.finish()
+        return built.cid, built.dag_size, total
 
 
 class _Files:
@@ -139,7 +170,7 @@ class _Files:
                 self._advance(hashed.built.size)
             elif size > self._limit or not self._add_small(folder, name, path):
                 stored = self._parent.storer.store_file(path, self._profile, self._shifted())
-                folder.done[name] = stored.cid, stored.dag_size
+                folder.done[name] = stored.cid, stored.dag_size, stored.size
                 self._advance(stored.size)
             if len(self._small) + len(self._links) >= BATCH_FILES or self._small_bytes >= BATCH_BYTES:
                 self._flush()
@@ -148,8 +179,8 @@ class _Files:
 
     def _add_small(self, folder: _Folder, name: str, path: Path) -> bool:
         with Source(path) as source:
-            # It may have grown since the folder was read.
-            if source.stamp.size > self._limit:
+            # It may have grown since the folder was read, or be larger than its size says.
+            if source.stamp.size > self._limit or source.misstated():
                 return False
             data = read_small(source)
         self._small.append((folder, name, SmallFile.of(data, self._profile)))
@@ -161,24 +192,24 @@ class _Files:
         if small:
             done = self._parent.small.keep([file for _, _, file in small])
             for (folder, name, _), stored in zip(small, done, strict=True):
-                folder.done[name] = stored.cid, stored.dag_size
+                folder.done[name] = stored.cid, stored.dag_size, stored.size
             self._advance(sum(stored.size for stored in done))
         links, self._links = self._links, []
         if links:
             self._parent.storer.record_links([hashed for _, _, hashed in links], self._profile, self._nodes)
             for folder, name, hashed in links:
-                folder.done[name] = hashed.built.cid, hashed.built.dag_size
+                folder.done[name] = hashed.built.cid, hashed.built.dag_size, hashed.built.size
             self._nodes.close()
             self._nodes = NodeSpool(self._parent.placer.layout.temporary)
 
     def _advance(self, size: int) -> None:
         self._done += size
         if self._progress is not None:
-            self._progress(self._done, self._total)
+            self._progress(self._done, max(self._done, self._total))
 
     def _shifted(self) -> Progress | None:
         """The progress of one file as part of the whole."""
         outer, base, total = self._progress, self._done, self._total
         if outer is None:
             return None
-        return lambda done, _size: outer(base + done, total)
+        return lambda done, _size: outer(base + done, max(base + done, total))

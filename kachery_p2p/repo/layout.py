@@ -23,6 +23,8 @@ class Layout:
         self.partial = self.directory / "partial"
         self.temporary = self.directory / "tmp"
         self.damaged = self.directory / "damaged"
+        self.nodes = self.directory / "nodes"
+        self.links = self.directory / "links"
         self.catalog = self.directory / CATALOG_NAME
 
     def make(self) -> None:
@@ -32,8 +34,16 @@ class Layout:
         with explained("making the data directory", self.directory):
             if not self.directory.is_dir():
                 self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self.ipfs, self.partial, self.temporary, self.damaged):
+            for folder in (self.ipfs, self.nodes, self.links, self.partial, self.temporary, self.damaged):
                 folder.mkdir(exist_ok=True)
+
+    def holds_data(self) -> bool:
+        """Whether anything was ever stored, loaded or linked here, as the files tell, whatever the catalog says."""
+        for folder in (self.ipfs, self.nodes, self.links):
+            for _, _, names in os.walk(folder):
+                if names:
+                    return True
+        return False
 
     def path_for(self, cid: CID) -> Path:
         """`ipfs/ab/cd/ef/<cid>`, where abcdef are the last six characters of the CID."""

@@ -43,6 +43,12 @@ ROW_BATCH = 2000
 # References taken from a file's DAG at once while it is walked in the catalog.
 WALK_BATCH = 256
 
+# Files under links/ before they are joined into one: reading them all stays quick, and joining rare.
+RECORD_FILES = 64
+
+# Entries of a folder whose blocks are looked at together, to tell files from folders: some MB in memory.
+TREE_BATCH = 1024
+
 # Seconds to wait for another process that is writing the catalog; its transactions take milliseconds.
 BUSY_SECONDS = 60.0
 
@@ -50,10 +56,10 @@ BUSY_SECONDS = 60.0
 WAL_PAGES = 2000
 WAL_BYTES = 32 * MIB
 
-# Bytes at the start, middle and end compared before two files of one size are taken for likely twins.
-TWIN_SAMPLE = 64 * KIB
+# Files of one size whose profiles are looked up, to hash the first block of a new file of that size by them.
+PROFILE_SAMPLE = 64
 
-# Files of the same size looked at for a twin: a folder of a million equal-sized files must not cost a million reads.
+# Files with the same first block, stored under another profile, that are compared byte by byte to share their bytes.
 TWIN_CANDIDATES = 8
 
 # A file changed this short before it was hashed could change again without its time moving: clock ticks are coarse.
@@ -64,6 +70,9 @@ MAX_NAME = 230
 
 # Seconds between two tries for the lock of a partial file that another process holds.
 LOCK_POLL_SECONDS = 0.05
+
+# Files whose state is written with one transaction while all are checked; an interrupted check loses no more.
+MARK_BATCH = 256
 
 # Seconds an inner node that no root reaches is kept: the store or load that put it there may still be going on.
 ORPHAN_SECONDS = 7 * 24 * 3600

@@ -1,21 +1,24 @@
-"""Looking after a repo: verify, quarantine, remove, sweep, adopt what is unknown, rebuild a broken catalog."""
+"""Looking after a repo: verify, quarantine, remove, sweep, adopt what is unknown, rebuild a lost or broken catalog."""
 
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-from ..dag.cid import CID, DAG_PB, RAW, read_cid, verify_block
+from ..dag.cid import CID, DAG_PB
 from ..dag.pb import decode_node
-from ..errors import InvalidCID, KacheryError, MalformedDag, RepoError, UnsupportedCID
-from .catalog import DIRECTORY, SCHEMA_VERSION
+from ..errors import KacheryError, MalformedDag, RepoBusy, RepoError, UnsupportedCID
+from .catalog import DIRECTORY, Catalog
 from .checking import ROW_COLUMNS, Checker, Problem, Row
-from .fileio import Progress, explained
-from .limits import ORPHAN_SECONDS, SQL_KEYS
-from .placing import Placer, add_root, forget_file
+from .fileio import Progress, Stamp, explained, sync_folder
+from .layout import Layout
+from .limits import MARK_BATCH, ORPHAN_SECONDS, SQL_KEYS
+from .locks import NodeLock
+from .placing import Placer, forget_file
+from .second_place import REPAIR, SecondPlace, cid_of, cid_of_file, refuse_newer, right_block, stored_files
+from .tree import read_tree
 
 
 class Maintenance:
@@ -27,6 +30,7 @@ class Maintenance:
         self._layout = placer.layout
         self._catalog = placer.catalog
         self._reader = placer.reader
+        self.second_place = SecondPlace(placer, checker)
 
     def verify(self, cids: Iterable[CID] | None, progress: Progress | None) -> list[Problem]:
         """See Repo.verify."""
@@ -34,6 +38,8 @@ class Maintenance:
         work: list[tuple[CID, Row]] = []
         if cids is None:
             problems += self._check_blocks()
+            problems += self.adopt_unknown()
+            problems += self.second_place.check()
             for key, version, *row in self._catalog.all(
                 f"SELECT r.key, r.version, {ROW_COLUMNS} FROM roots r JOIN files f ON f.root = r.id ORDER BY f.id"
             ):
@@ -58,14 +64,22 @@ class Maintenance:
             if progress is not None:
                 progress(min(reached, total), total)
 
-        for cid, row in work:
-            reached = done
-            problem = self._checker.check(cid, row, hashed)
-            if problem is not None:
-                problems.append(problem)
-            done += row.size
-            if progress is not None:
-                progress(done, total)
+        marks: list[tuple[int, int, Stamp | None]] = []
+        try:
+            for cid, row in work:
+                reached = done
+                problem = self._checker.check(cid, row, hashed, marks)
+                if problem is not None:
+                    problems.append(problem)
+                if len(marks) >= MARK_BATCH:
+                    self._reader.mark_all(marks)
+                    marks.clear()
+                done += row.size
+                if progress is not None:
+                    progress(done, total)
+        finally:
+            # Also when it is interrupted: what was found must not be served meanwhile.
+            self._reader.mark_all(marks)
         return problems
 
     def quarantine(self, cid: CID) -> Path | None:
@@ -79,6 +93,9 @@ class Maintenance:
     def remove(self, cid: CID) -> bool:
         """See Repo.remove."""
         rows = self._checker.rows(cid)
+        # First, so that nothing brings back what is gone.
+        self._placer.nodes.forget(cid)
+        linked = self._placer.links.forget(cid)
         own = [Path(os.fsdecode(self._reader.absolute(row.path, 0))) for row in rows if not row.linked]
         with self._catalog.write() as db:
             for row in rows:
@@ -94,7 +111,7 @@ class Maintenance:
                     removed = True
                 except FileNotFoundError:
                     pass
-        return known or removed
+        return known or removed or linked
 
     def sweep(self, min_age: float = ORPHAN_SECONDS) -> tuple[int, int]:
         """See Repo.sweep."""
@@ -137,16 +154,13 @@ class Maintenance:
     def adopt_unknown(self, progress: Progress | None = None) -> list[Problem]:
         """See Repo.adopt_unknown."""
         known = {path for (path,) in self._catalog.all("SELECT path FROM files WHERE linked = 0")}
-        unknown = [path for path in self._stored_files() if self._layout.relative(path) not in known]
+        unknown = [path for path in stored_files(self._layout.ipfs) if self._layout.relative(path) not in known]
         problems: list[Problem] = []
         sizes = {path: path.stat().st_size for path in unknown}
         total, done = sum(sizes.values()), 0
         for path in unknown:
-            try:
-                cid = CID.parse(path.name)
-            except KacheryError:
-                cid = None
-            if cid is not None and self._layout.path_for(cid) == path:
+            cid = cid_of_file(self._layout.path_for, path)
+            if cid is not None:
                 problem = self._checker.adopt(cid, path)
                 if problem is not None:
                     problems.append(problem)
@@ -155,97 +169,18 @@ class Maintenance:
                 progress(done, total)
         return problems
 
-    def salvage(self, old: Path) -> list[Problem]:
-        """Take over from a damaged catalog what proves itself: blocks, links and directory roots."""
-        problems: list[Problem] = []
-        try:
-            db = sqlite3.connect(f"file:{old}?mode=ro", uri=True)
-        except sqlite3.Error:
-            return problems
-        try:
-            version = next(_rows(db, "PRAGMA user_version"), (0,))[0]
-            if version != SCHEMA_VERSION:
-                return problems
-            self._catalog.put_blocks(
-                (
-                    (multihash, data)
-                    for multihash, data in _rows(db, "SELECT multihash, data FROM blocks")
-                    if _right(multihash, data)
-                ),
-                durable=True,
-            )
-            with self._catalog.write(durable=True) as new:
-                for key, kind_version, size in _rows(
-                    db, f"SELECT key, version, size FROM roots WHERE kind = {DIRECTORY}"
-                ):
-                    try:
-                        add_root(new, cid_of(key, kind_version), DIRECTORY, size, None)
-                    except (InvalidCID, UnsupportedCID, TypeError):
-                        continue
-            for key, kind_version, path in _rows(
-                db, "SELECT r.key, r.version, f.path FROM roots r JOIN files f ON f.root = r.id WHERE f.linked = 1"
-            ):
-                try:
-                    cid = cid_of(key, kind_version)
-                    problem = self._checker.adopt(cid, Path(os.fsdecode(path)), linked=True)
-                except (KacheryError, TypeError) as why:
-                    problems.append(
-                        Problem(CID(1, RAW, b"\0\0"), Path(os.fsdecode(path)), "unknown", f"A link was not kept: {why}")
-                    )
-                    continue
-                if problem is not None:
-                    problems.append(problem)
-        finally:
-            db.close()
-        return problems
-
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _members(self, cid: CID, problems: list[Problem]) -> Iterator[CID]:
+    def _members(self, cid: CID, problems: list[Problem]) -> Iterable[CID]:
         """The files in and below a directory; the file itself otherwise."""
         row = self._catalog.one("SELECT kind FROM roots WHERE key = ?", (bytes(cid.to_v1()),))
         if row is None or row[0] != DIRECTORY:
-            yield cid
-            return
-        from ..dag.directory import list_directory
-        from ..dag.nodes import drive, read_node
-        from ..dag.unixfs import Kind
-
-        def fetch(cids: list[CID]) -> list[bytes]:
-            blocks = []
-            for wanted in cids:
-                block = self._reader.node(wanted.multihash)
-                if block is None:
-                    raise RepoError(f"The directory node {wanted} is missing or damaged.")
-                blocks.append(block)
-            return blocks
-
-        waiting, seen = [cid], {cid}
-        while waiting:
-            folder = waiting.pop()
-            try:
-                entries = drive(list_directory(folder), fetch)
-            except KacheryError as why:
-                problems.append(
-                    Problem(folder, self._catalog.path, "damaged", f"The directory {folder} cannot be read. {why}")
-                )
-                continue
-            for entry in entries:
-                below = entry.cid
-                if below in seen:
-                    continue
-                seen.add(below)
-                block = (
-                    None if below.codec != DAG_PB or self._checker.rows(below) else self._reader.node(below.multihash)
-                )
-                kind = None
-                if block is not None:
-                    _, data = read_node(below, block)
-                    kind = None if data is None else data.kind
-                if kind in (Kind.DIRECTORY, Kind.HAMT_SHARD):
-                    waiting.append(below)
-                elif kind is not Kind.SYMLINK:
-                    yield below
+            return [cid]
+        tree = read_tree(cid, self._reader.nodes)
+        for folder, why in tree.broken:
+            detail = f"The directory {folder} cannot be read. {why} Bring it back with: {REPAIR}"
+            problems.append(Problem(folder, self._catalog.path, "damaged", detail))
+        return tree.all_files()
 
     def _check_blocks(self) -> list[Problem]:
         """Hash what the catalog itself keeps."""
@@ -259,59 +194,55 @@ class Maintenance:
                 return problems
             last = rows[-1][0]
             for _, multihash, data in rows:
-                if not _right(multihash, data):
+                if not right_block(multihash, data):
                     cid = CID(1, DAG_PB, multihash)
                     problems.append(
                         Problem(
                             cid,
                             self._catalog.path,
                             "damaged",
-                            f"The block {cid} in {self._catalog.path} has wrong bytes. Run Repo.rebuild(directory).",
+                            f"The block {cid} in {self._catalog.path} has wrong bytes. Put it right with: {REPAIR}",
                         )
                     )
-
-    def _stored_files(self) -> Iterator[Path]:
-        for folder, _, names in os.walk(self._layout.ipfs):
-            for name in names:
-                yield Path(folder, name)
-
-
-def cid_of(key: bytes, version: int) -> CID:
-    """The CID of a root's key, in the version it was asked by."""
-    cid, _ = read_cid(key, 0)
-    return CID(0, DAG_PB, cid.multihash) if version == 0 else cid
 
 
 def rebuild(directory: Path, progress: Progress | None = None) -> list[Problem]:
     """See Repo.rebuild."""
-    from .layout import Layout
     from .repo import Repo
 
     layout = Layout(directory)
     layout.make()
-    kept = layout.damaged / f"{layout.catalog.name}.{time.strftime('%Y%m%d-%H%M%S')}.{os.getpid()}"
-    with explained("moving the catalog", layout.catalog):
-        for suffix in ("", "-wal", "-shm"):
-            old = layout.catalog.with_name(layout.catalog.name + suffix)
-            if os.path.lexists(old):
-                os.replace(old, kept.with_name(kept.name + suffix))
-    with Repo.open(directory) as repo:
-        problems = repo._maintenance.salvage(kept) if kept.exists() else []
-        return problems + repo.adopt_unknown(progress=progress)
-
-
-def _right(multihash: object, data: object) -> bool:
-    if not isinstance(multihash, bytes) or not isinstance(data, bytes):
-        return False
+    node = NodeLock(layout.directory)
+    if not node.try_acquire():
+        raise RepoBusy(
+            f"A node is running in {layout.directory}. Stop it, and all other programs that use the directory, and "
+            "repair it then."
+        )
     try:
-        return verify_block(multihash, data)
-    except (InvalidCID, UnsupportedCID):
-        return False
+        if refuse_newer(layout.catalog):
+            raise RepoError(f"{layout.catalog} was made by a newer version of the program. Repair it with that one.")
+        old = layout.catalog
+        # Complete before it gets its name: a repair that is interrupted leaves the loss as visible as it was.
+        fresh = Layout(directory)
+        fresh.catalog = old.with_name(f"repaired.{old.name}")
+        with explained("removing", fresh.catalog):
+            for path in _with_logs(fresh.catalog):
+                path.unlink(missing_ok=True)
+        with Repo(fresh, Catalog(fresh.catalog)) as repo:
+            problems = repo._maintenance.second_place.bring_back(old, progress)
+        kept = layout.damaged / f"{old.name}.{time.strftime('%Y%m%d-%H%M%S')}.{os.getpid()}"
+        with explained("moving the catalog", old):
+            # The database goes last but one, and the new one comes last: in between there is none, which is noticed.
+            for path, aside in reversed(list(zip(_with_logs(old), _with_logs(kept), strict=True))):
+                if os.path.lexists(path):
+                    os.replace(path, aside)
+            os.replace(fresh.catalog, old)
+            sync_folder(layout.directory)
+        return problems
+    finally:
+        node.release()
 
 
-def _rows(db: sqlite3.Connection, sql: str) -> Iterator[tuple]:
-    """As many rows as a damaged database gives."""
-    try:
-        yield from db.execute(sql)
-    except sqlite3.Error:
-        return
+def _with_logs(database: Path) -> list[Path]:
+    """An SQLite database and the files that belong to it."""
+    return [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]

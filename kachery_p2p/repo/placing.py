@@ -1,9 +1,9 @@
 """Bringing a finished file into its place, and its rows into the catalog. The write order lives here.
 
     1  the data are in tmp/ (or partial/) and synced
-    2  inner nodes are committed, durably: a DAG cut in an unknown way could not be found again from its file alone
+    2  inner nodes are in nodes/, synced: a DAG cut in an unknown way could not be found again from its file alone
     3  the file is renamed into ipfs/, and its folder synced
-    4  root, file and leaf rows are committed
+    4  inner nodes, root, file and leaf rows are committed
 
 Whatever is under ipfs/ is whole. When a process ends between 3 and 4, or the power before the commit of 4 reached the
 disk, the file is adopted when it is next asked for (checking.py).
@@ -16,7 +16,7 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from itertools import islice
@@ -25,11 +25,12 @@ from pathlib import Path
 from ..dag.cid import CID, DAG_PB
 from ..dag.profiles import Profile
 from ..errors import InvalidProfile, RepoError
-from .catalog import CHANGED, FILE, OK, WRAP_FILE, WRAP_NONE, Catalog
+from .catalog import CHANGED, FILE, OK, WRAP_FILE, WRAP_NONE, Catalog, insert_blocks
 from .fileio import NewFile, Stamp, explained, read_bytes_at, sync_folder
 from .layout import Layout, make_folders
 from .leaves import Leaf, MissingNode, walk_leaves
-from .limits import MIB, NODE_SPOOL, ROW_BATCH
+from .limits import MIB, NODE_SPOOL, ROW_BATCH, SQL_KEYS
+from .records import LinkRecords, NodeRecords
 from .serving import BlockReader, unchanged
 
 Rows = Iterable[tuple[bytes, int, int, int]]
@@ -101,6 +102,26 @@ class Placer:
         self.layout = layout
         self.catalog = catalog
         self.reader = reader
+        self.nodes = NodeRecords(layout)
+        self.links = LinkRecords(layout)
+
+    def restore_nodes(self, root: CID) -> bool:
+        """Bring the nodes that the catalog has lost of a root back from their record; whether there were any."""
+        recorded = dict(self.nodes.nodes_of(root))
+        here = self.reader.nodes(list(recorded))
+        lost = [node for node in recorded.items() if node[0] not in here]
+        if lost:
+            self.catalog.put_blocks(lost)
+        return bool(lost)
+
+    def root_sizes(self, cids: Sequence[CID]) -> dict[bytes, int]:
+        """The sizes in bytes of those of the roots that are known, by binary CIDv1."""
+        found: dict[bytes, int] = {}
+        for start in range(0, len(cids), SQL_KEYS):
+            keys = [bytes(cid.to_v1()) for cid in cids[start : start + SQL_KEYS]]
+            marks = ",".join("?" * len(keys))
+            found.update(self.catalog.all(f"SELECT key, size FROM roots WHERE key IN ({marks})", keys))
+        return found
 
     def own_copy(self, cid: CID) -> tuple[Path, int] | None:
         """(path, size) of our own copy of a root if it is there and unchanged; one lookup and one stat."""
@@ -167,9 +188,11 @@ class Placer:
         wrap: Callable[[Leaf], int],
         stamp: Stamp | None = None,
         durable: bool = False,
+        nodes: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
-        """Commit the rows of a whole file: root, file, leaves."""
+        """Commit the rows of a whole file: inner nodes that are not in the catalog yet, root, file, leaves."""
         with self.catalog.write(durable=durable) as db:
+            insert_blocks(db, nodes)
             self.add_rows(db, cid, size, path, linked=linked, profile=profile, wrap=wrap, stamp=stamp)
 
     def add_rows(

@@ -18,9 +18,10 @@ from .fileio import Buffer, NewFile, Progress, clean_left_overs, explained
 from .folders import FolderStorer
 from .layout import Layout
 from .limits import ORPHAN_SECONDS
-from .maintenance import Maintenance, cid_of, rebuild
+from .maintenance import Maintenance, rebuild
 from .openfiles import OpenFiles
 from .placing import Placer
+from .second_place import cid_of
 from .serving import BlockReader
 from .small import SmallFile, SmallFiles, Stored
 from .storing import Storer
@@ -80,13 +81,21 @@ class Repo:
     def open(cls, directory: Path | str) -> Repo:
         """Open a data directory, making it (mode 0700) when there is none, and clean up after killed processes.
 
-        Raises NoPermission, DiskFull, NotADirectory, and RepoError when the catalog is damaged or of a newer format.
+        Raises NoPermission, DiskFull, NotADirectory, and RepoError when the catalog is lost, damaged or of a newer
+        format.
         """
         layout = Layout(Path(directory))
         layout.make()
         with explained("cleaning", layout.temporary):
             clean_left_overs(layout.temporary)
-        return cls(layout, Catalog(layout.catalog))
+        repo = cls(layout, Catalog(layout.catalog, layout.holds_data))
+        try:
+            if repo._catalog.needs_records:
+                repo._maintenance.second_place.take_over()
+        except BaseException:
+            repo.close()
+            raise
+        return repo
 
     def close(self) -> None:
         """Close the catalog and all files. The repo cannot be used afterwards."""
@@ -151,6 +160,11 @@ class Repo:
         InvalidName for names that are not UTF-8, and as store_file does; files stored until then stay.
         """
         return self._folders.store(Path(path), profile, progress, link)
+
+    def keep_directory(self, root: CID) -> None:
+        """Make a directory that was loaded, all of whose nodes are here, a root like one that was stored: it is listed,
+        announced, and survives the loss of the catalog. Raises RepoError when a node is missing, DiskFull."""
+        self._folders.keep_loaded(root)
 
     def add_small_files(self, files: Sequence[tuple[CID, Buffer]]) -> list[Path]:
         """Keep loaded files that are one block each, many in one transaction; give the file's bytes, not the block's.
@@ -249,6 +263,10 @@ class Repo:
         """That block, or None. Never wrong bytes: a block of a file that is not as recorded is hashed again."""
         return self._reader.get(multihash)
 
+    def get_blocks(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Those of the blocks that are here, looked up together: for the small ones of directories."""
+        return self._reader.blocks(multihashes)
+
     def get_node(self, multihash: bytes) -> bytes | None:
         """An inner or directory node that the catalog keeps, or None; never a leaf that is part of a file."""
         return self._reader.node(multihash)
@@ -309,11 +327,11 @@ class Repo:
 
     @classmethod
     def rebuild(cls, directory: Path | str, *, progress: Progress | None = None) -> list[Problem]:
-        """Make the catalog anew when it is damaged; the old one is kept in `damaged/`.
+        """Make the catalog anew when it is lost or damaged; the old one is kept in `damaged/`.
 
-        Takes over from the old one the blocks whose hash is right, directories, and links to files that still are
-        what they were; everything under `ipfs/` is hashed. Returns what could not be taken over. No other process may
-        use the directory meanwhile.
+        What `nodes/` and `links/` have, and what the old catalog still proves, is taken in; everything under `ipfs/`
+        and every linked file is hashed. `progress(done, total)` gets bytes. Returns what could not be brought back.
+        No other process may use the directory meanwhile; raises RepoBusy when a node does.
         """
         return rebuild(Path(directory), progress)
 

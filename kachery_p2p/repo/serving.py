@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,19 +128,55 @@ class BlockReader:
             return None
         return data
 
+    def nodes(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Those blocks that the catalog itself keeps and that are right; many with one lookup."""
+        found: dict[bytes, bytes] = {}
+        for start in range(0, len(multihashes), SQL_KEYS):
+            keys = multihashes[start : start + SQL_KEYS]
+            marks = ",".join("?" * len(keys))
+            for multihash, data in self._catalog.all(
+                f"SELECT multihash, data FROM blocks WHERE multihash IN ({marks})", keys
+            ):
+                if verify_block(multihash, data):
+                    found[multihash] = data
+        return found
+
+    def each_node(self, multihashes: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        """The same one by one, (multihash, block), with few in memory at a time."""
+        for start in range(0, len(multihashes), SQL_KEYS):
+            yield from self.nodes(multihashes[start : start + SQL_KEYS]).items()
+
+    def blocks(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Those blocks that are here and right. For small ones: all are held in memory."""
+        found = self.nodes(multihashes)
+        for multihash in multihashes:
+            if multihash not in found:
+                block = self.get(multihash)
+                if block is not None:
+                    found[multihash] = block
+        return found
+
     def absolute(self, path: bytes, linked: int) -> bytes:
         """The path of a catalogued file."""
         return path if linked else self._prefix + path
 
     def mark(self, file: int, state: int, stamp: Stamp | None = None) -> None:
         """Note that a file is changed or missing, with the stamp it was found with."""
-        self.files.drop(file)
+        self.mark_all([(file, state, stamp)])
+
+    def mark_all(self, marks: Sequence[tuple[int, int, Stamp | None]]) -> None:
+        """The same for many files, in one transaction."""
+        for file, _, _ in marks:
+            self.files.drop(file)
+        if not marks:
+            return
         with self._catalog.write() as db:
-            db.execute("UPDATE files SET state = ? WHERE id = ?", (state, file))
-            if stamp is not None:
-                db.execute(
-                    "UPDATE files SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE id = ?", (*stamp, file)
-                )
+            for file, state, stamp in marks:
+                db.execute("UPDATE files SET state = ? WHERE id = ?", (state, file))
+                if stamp is not None:
+                    db.execute(
+                        "UPDATE files SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE id = ?", (*stamp, file)
+                    )
 
     def _read(self, multihash: bytes, place: Place) -> bytes | None:
         path = self.absolute(place.path, place.linked)

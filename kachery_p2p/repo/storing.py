@@ -10,20 +10,35 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from ..dag.builder import BuiltFile, FileBuilder
-from ..dag.profiles import Profile
+from ..dag.cid import CID
+from ..dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile
 from ..dag.profiles import profile as named_profile
-from ..errors import DiskFull
+from ..errors import DiskFull, NotAFile
 from .catalog import OK, insert_blocks
-from .fileio import Buffer, NewFile, Progress, Source, Stamp, clone_file, explained, read_at, sync_fd, sync_folder
+from .fileio import (
+    Buffer,
+    NewFile,
+    Progress,
+    Source,
+    Stamp,
+    clone_file,
+    explained,
+    read_at,
+    read_bytes_at,
+    sync_fd,
+    sync_folder,
+    write_at,
+)
 from .hashing import FileReader, TooShort, leaf_hashes
 from .layout import make_folders
-from .limits import RACY_NS, SMALL_FILE, TWIN_CANDIDATES, TWIN_SAMPLE
-from .placing import NodeSpool, Placer, same_bytes, wrap_by_profile
-from .serving import unchanged
+from .limits import MIB, PROFILE_SAMPLE, RACY_NS, SMALL_FILE, TWIN_CANDIDATES
+from .placing import NodeSpool, Placer, profile_from_text, profile_text, same_bytes, wrap_by_profile
+from .records import LinkRecord
 from .small import SmallFile, SmallFiles, Stored
 
 
@@ -48,17 +63,17 @@ class Storer:
         profile = named_profile(which)
         with Source(path) as source:
             size = source.stamp.size
+            if source.misstated():
+                return self._store_stream(source, profile, progress)
             if size <= min(SMALL_FILE, profile.chunk_size):
                 data = read_small(source)
                 stored = self.store_small(data, profile)
                 if progress is not None:
                     progress(size, size)
                 return stored
-            twin = self._twin(source)
-            if twin is not None:
-                stored = self._store_twin(source, twin, profile, progress)
-                if stored is not None:
-                    return stored
+            stored = self._store_without_copy(source, profile, progress)
+            if stored is not None:
+                return stored
             with NewFile(self._layout.temporary) as new, NodeSpool(self._layout.temporary) as nodes:
                 cloned = clone_file(source.fd, new.fd)
                 if not cloned:
@@ -72,7 +87,6 @@ class Storer:
                     else:
                         built = self._hash(source, profile, nodes, progress, copy_to=new.fd)
                     source.check()
-                    sync_fd(new.fd)
                 return self._keep(new, nodes, built, profile)
 
     def store_bytes(self, data: Buffer, which: str | Profile | None) -> Stored:
@@ -80,6 +94,15 @@ class Storer:
         view = memoryview(data).cast("B")
         if len(view) <= profile.chunk_size:
             return self.store_small(view, profile)
+        begins_alike = SmallFile.of(view[: profile.chunk_size], profile).cid.multihash
+        if self._placer.reader.size(begins_alike) is not None:
+            builder = FileBuilder(profile)
+            for multihash, length in leaf_hashes(lambda at, length: view[at : at + length], len(view), profile):
+                builder.add_leaf(multihash, length)
+            built = builder.finish()
+            known = self._placer.own_copy(built.cid)
+            if known is not None:
+                return Stored(built.cid, built.size, known[0], built.dag_size)
         self._check_room(len(view), "the data")
         with NewFile(self._layout.temporary) as new, NodeSpool(self._layout.temporary) as nodes:
             builder = FileBuilder(profile, nodes.add)
@@ -88,7 +111,6 @@ class Storer:
                     lambda offset, length: view[offset : offset + length], len(view), profile, copy_to=new.fd
                 ):
                     builder.add_leaf(multihash, length)
-                sync_fd(new.fd)
             return self._keep(new, nodes, builder.finish(), profile)
 
     def store_new(self, new: NewFile, which: str | Profile | None, progress: Progress | None) -> Stored:
@@ -126,13 +148,26 @@ class Storer:
             real = Path(os.path.realpath(path))
         settle(real)
         with Source(real) as source:
+            if source.misstated():
+                raise NotAFile(
+                    f"{path} has other bytes than its size of {source.stamp.size} says, as files have that the system "
+                    "makes while they are read. Parts of it cannot be served; store a copy of it instead."
+                )
             built = self._hash(source, profile, nodes, progress)
             source.check()
             return HashedLink(real, built, source.stamp)
 
     def record_links(self, links: Sequence[HashedLink], profile: Profile, nodes: NodeSpool) -> None:
-        """Commit links, durably: after a loss of power nothing else would tell of them."""
+        """Write links down and commit them, durably: after a loss of power nothing else would tell of them."""
         wrap = wrap_by_profile(profile)
+        text = profile_text(profile)
+        self._placer.links.keep(
+            [
+                LinkRecord(built.cid, os.fsdecode(path), text)
+                for path, built, _ in links
+                if path != self._layout.path_for(built.cid) and not self._is_linked(built.cid, path)
+            ]
+        )
         with self._catalog.write(durable=True) as db:
             insert_blocks(db, nodes)
             for path, built, stamp in links:
@@ -142,6 +177,38 @@ class Storer:
                 )
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _is_linked(self, cid: CID, path: Path) -> bool:
+        return (
+            self._catalog.one(
+                "SELECT 1 FROM roots r JOIN files f ON f.root = r.id WHERE r.key = ? AND f.path = ? AND f.linked = 1",
+                (bytes(cid.to_v1()), os.fsencode(path)),
+            )
+            is not None
+        )
+
+    def _store_stream(self, source: Source, profile: Profile, progress: Progress | None) -> Stored:
+        """Store a file whose size nobody knows before it was read to its end. What was read is what is stored."""
+        limit = min(SMALL_FILE, profile.chunk_size)
+        pieces = source.stream(MIB)
+        head = bytearray()
+        for piece in pieces:
+            head += piece
+            if len(head) > limit:
+                break
+        else:
+            if progress is not None:
+                progress(len(head), len(head))
+            return self.store_small(head, profile)
+        with NewFile(self._layout.temporary) as new:
+            done = 0
+            for piece in chain([head], pieces):
+                with explained("storing", source.path):
+                    write_at(new.fd, piece, done)
+                done += len(piece)
+                if progress is not None:
+                    progress(done, done)
+            return self.store_new(new, profile, None)
 
     def _hash(
         self,
@@ -165,48 +232,68 @@ class Storer:
         return builder.finish()
 
     def _keep(self, new: NewFile, nodes: NodeSpool, built: BuiltFile, profile: Profile) -> Stored:
-        if nodes.count:
-            self._catalog.put_blocks(nodes, durable=True)
+        """Bring a finished file into its place: its bytes and its inner nodes go to the disk side by side."""
+        with explained("storing", new.path):
+            if nodes.count:
+                with ThreadPoolExecutor(1, thread_name_prefix="kachery-sync") as pool:
+                    synced = pool.submit(sync_fd, new.fd)
+                    self._placer.nodes.keep(built.cid, nodes)
+                    synced.result()
+            else:
+                sync_fd(new.fd)
         path = self._placer.place(new, built.cid)
-        self._placer.record(built.cid, built.size, path, linked=False, profile=profile, wrap=wrap_by_profile(profile))
+        wrap = wrap_by_profile(profile)
+        self._placer.record(built.cid, built.size, path, linked=False, profile=profile, wrap=wrap, nodes=nodes)
         return Stored(built.cid, built.size, path, built.dag_size)
 
-    def _twin(self, source: Source) -> Path | None:
-        """A copy of ours that probably has the same bytes: same size, same start, middle and end."""
-        for path, size, mtime_ns, ctime_ns, inode in self._catalog.all(
-            "SELECT path, size, mtime_ns, ctime_ns, inode FROM files WHERE size = ? AND linked = 0 AND state = ? "
-            "LIMIT ?",
-            (source.stamp.size, OK, TWIN_CANDIDATES),
-        ):
-            full = self._placer.reader.absolute(path, 0)
-            try:
-                fd = os.open(full, os.O_RDONLY)
-            except OSError:
-                continue
-            try:
-                if unchanged(os.fstat(fd), 0, size, mtime_ns, ctime_ns, inode) and _samples(fd, size) == _samples(
-                    source.fd, size
-                ):
-                    return Path(os.fsdecode(full))
-            except OSError:
-                continue
-            finally:
-                os.close(fd)
-        return None
+    def _begins_like(self, source: Source, profile: Profile) -> list[tuple[Path, str | None]]:
+        """Our copies of the same size with the same first block, under this or a usual profile: path and profile."""
+        size = source.stamp.size
+        texts = self._catalog.all(
+            "SELECT DISTINCT profile FROM (SELECT r.profile FROM files f JOIN roots r ON r.id = f.root "
+            f"WHERE f.size = ? AND f.linked = 0 AND f.state = {OK} LIMIT ?)",
+            (size, PROFILE_SAMPLE),
+        )
+        if not texts:
+            return []
+        known = [profile_from_text(text) for (text,) in texts]
+        profiles = {profile, UNIXFS_V1_2025, UNIXFS_V0_2015, *(each for each in known if each is not None)}
+        with explained("reading", source.path):
+            head = read_bytes_at(source.fd, max(each.chunk_size for each in profiles), 0)
+        first = [SmallFile.of(head[: each.chunk_size], each).cid.multihash for each in profiles]
+        return [
+            (Path(os.fsdecode(self._placer.reader.absolute(path, 0))), which)
+            for path, which in self._catalog.all(
+                "SELECT DISTINCT f.path, r.profile FROM leaves l JOIN files f ON f.id = l.file "
+                "JOIN roots r ON r.id = f.root "
+                f"WHERE l.multihash IN ({','.join('?' * len(first))}) "
+                f"AND f.size = ? AND f.linked = 0 AND f.state = {OK} "
+                "ORDER BY r.profile IS NOT ? DESC LIMIT ?",
+                (*first, size, profile_text(profile), TWIN_CANDIDATES),
+            )
+        ]
 
-    def _store_twin(self, source: Source, twin: Path, profile: Profile, progress: Progress | None) -> Stored | None:
-        """Store without writing, when the bytes are here already: under this CID, or under that of another profile."""
+    def _store_without_copy(self, source: Source, profile: Profile, progress: Progress | None) -> Stored | None:
+        """Store without writing the bytes, when they are here already: under this CID, or under that of another
+        profile. None when they are not; that costs a second look only where a copy of this size begins alike."""
+        alike = self._begins_like(source, profile)
+        if not alike:
+            return None
         with NodeSpool(self._layout.temporary) as nodes:
             built = self._hash(source, profile, nodes, progress)
             source.check()
             known = self._placer.own_copy(built.cid)
             if known is not None:
                 return Stored(built.cid, built.size, known[0], built.dag_size)
-            if not same_bytes(source.fd, twin):
+            # Under the same profile the same bytes would have had the same CID.
+            others = [path for path, which in alike if which != profile_text(profile)]
+            twin = next((path for path in others if same_bytes(source.fd, path)), None)
+            if twin is None:
                 return None
             source.check()
             path = self._layout.path_for(built.cid)
-            self._catalog.put_blocks(nodes, durable=True)
+            if nodes.count:
+                self._placer.nodes.keep(built.cid, nodes)
             try:
                 make_folders(path.parent)
                 os.link(twin, path)
@@ -214,9 +301,8 @@ class Storer:
             except OSError:
                 # No hard links here, or something is in the way: an ordinary copy deals with both.
                 return None
-            self._placer.record(
-                built.cid, built.size, path, linked=False, profile=profile, wrap=wrap_by_profile(profile)
-            )
+            wrap = wrap_by_profile(profile)
+            self._placer.record(built.cid, built.size, path, linked=False, profile=profile, wrap=wrap, nodes=nodes)
         return Stored(built.cid, built.size, path, built.dag_size)
 
     def _check_room(self, size: int, what: object) -> None:
@@ -257,12 +343,3 @@ def free_bytes(folder: Path) -> int | None:
     with explained("asking for the free space of", folder):
         status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize
-
-
-def _samples(fd: int, size: int) -> list[bytes]:
-    length = min(TWIN_SAMPLE, size)
-    buffer = memoryview(bytearray(length))
-    found = []
-    for offset in (0, (size - length) // 2, size - length):
-        found.append(bytes(buffer[: read_at(fd, buffer, offset)]))
-    return found

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from kachery_p2p.errors import DiskFull, NoPermission, RepoError
 
@@ -89,6 +90,24 @@ class Database:
         """Close it. Safe to call twice."""
         with self._lock:
             self._db.close()
+
+
+def set_aside_if_damaged(path: Path) -> bool:
+    """Put a damaged database aside, so that the next node begins a new one; whether it was damaged. For a repair, while
+    no node runs: a node does so by itself where the damage shows when it starts."""
+    if not path.exists():
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+            if path.stat().st_size and db.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",):
+                return False
+    except sqlite3.Error:
+        pass  # that is the damage
+    for suffix in ("", "-wal", "-shm"):
+        file = path.with_name(path.name + suffix)
+        if file.exists():
+            file.replace(path.with_name(f"{path.stem}.damaged{suffix}"))
+    return True
 
 
 @contextlib.contextmanager

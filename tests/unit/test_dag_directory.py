@@ -18,6 +18,7 @@ from kachery_p2p.dag import (
     FileBuilder,
     Kind,
     Profile,
+    directory,
     drive,
     hash_block,
     list_directory,
@@ -31,7 +32,7 @@ from kachery_p2p.dag import (
     unixfs,
 )
 from kachery_p2p.dag.hamt import encode_shard, hash_name, index_at
-from kachery_p2p.dag.limits import LIST_BATCH
+from kachery_p2p.dag.limits import LARGEST_LIST_BATCH, LIST_BATCH, SMALL_SHARD
 from kachery_p2p.dag.pb import PBLink, encode_node
 from kachery_p2p.dag.unixfs import MURMUR3_X64_64, UnixFSData
 from kachery_p2p.errors import InvalidName, MalformedDag, NotADirectory, PathNotFound, UnsupportedCID
@@ -164,8 +165,9 @@ def test_identity_directories_are_not_asked_for() -> None:
     assert drive(list_directory(cid), lambda cids: pytest.fail("asked")) == [Entry("a", FILE, 1)]
 
 
-def test_listing_asks_in_batches() -> None:
-    """A sharded listing asks level by level, never for more than LIST_BATCH blocks at once."""
+def test_listing_asks_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sharded listing asks for many blocks at once: first for LIST_BATCH at most, and while they are small for twice
+    as many each time, up to a bound. A large one among them ends that."""
     store = Store()
     builder = DirectoryBuilder(always_sharded(1024), store.keep)
     for i in range(8000):
@@ -173,8 +175,15 @@ def test_listing_asks_in_batches() -> None:
     cid = builder.finish().cid
     assert len(drive(list_directory(cid), store)) == 8000
     assert sum(store.batches) == len(store.blocks)
+    assert all(size <= LIST_BATCH << i for i, size in enumerate(store.batches[1:]))
+    assert max(store.batches) <= LARGEST_LIST_BATCH
+    assert LARGEST_LIST_BATCH * SMALL_SHARD <= 32 << 20
+    assert len(store.batches) <= 6
+
+    store.batches.clear()
+    monkeypatch.setattr(directory, "SMALL_SHARD", 10)
+    assert len(drive(list_directory(cid), store)) == 8000
     assert max(store.batches) <= LIST_BATCH
-    assert len(store.batches) <= 2 + len(store.blocks) // LIST_BATCH + 3
 
 
 def test_foreign_names() -> None:

@@ -136,13 +136,20 @@ def test_verify_finds_and_mends_wrong_blocks_in_the_catalog(repo: Repo) -> None:
 
 
 def test_verify_does_not_blame_the_file_for_a_lost_node(repo: Repo) -> None:
-    """When a node went bad that nothing can make again, the file is not called damaged, for nobody can tell."""
+    """When a node went bad that nothing can make again, the file is not called damaged, for nobody can tell; from its
+    record it can be made again."""
     stored = repo.store_bytes(DATA, profile=TINY)
     with repo._catalog.write() as db:
         db.execute("UPDATE roots SET profile = NULL")
+    record = repo._placer.nodes.path_for(stored.cid)
+    content = record.read_bytes()
+    record.unlink()
     spoil_root_node(repo, stored.cid)
-    assert [problem.what for problem in repo.verify()] == ["damaged", "unknown"]
+    assert [problem.what for problem in repo.verify()] == ["damaged", "missing", "unknown"]
     assert [entry.state for entry in repo.list_files()] == ["ok"]
+    record.write_bytes(content)
+    assert [problem.what for problem in repo.verify()] == ["damaged"]
+    assert repo.verify() == []
 
 
 def test_file_without_rows_is_adopted_when_asked_for(repo: Repo) -> None:
@@ -295,7 +302,7 @@ def test_damaged_catalog_is_said_and_can_be_rebuilt(tmp_path: Path, damage: str)
         path.write_bytes(content[: len(content) // 3])
     else:
         path.write_bytes(content[:4096] + os.urandom(len(content) - 4096))
-    with pytest.raises(RepoError, match=r"rebuild") as caught:
+    with pytest.raises(RepoError, match=r"kachery-cloud repair") as caught:
         Repo.open(tmp_path / "repo")
     assert str(path) in str(caught.value)
     assert Repo.rebuild(tmp_path / "repo") == []
@@ -325,6 +332,8 @@ def test_rebuild_keeps_links_directories_and_unusual_files(tmp_path: Path) -> No
         assert repo.find_file(unusual.cid) == unusual.path
         assert repo.is_directory(folder.cid)
         assert repo.get_node(folder.cid.multihash) is not None
+        assert [(problem.cid, problem.what) for problem in repo.verify()] == [(changed.cid, "changed")]
+        assert repo.remove(changed.cid)
         assert repo.verify() == []
 
 
@@ -333,7 +342,7 @@ def test_catalog_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     with Repo.open(tmp_path):
         pass
     db = sqlite3.connect(tmp_path / "catalog.sqlite")
-    db.execute("PRAGMA user_version=2")
+    db.execute("PRAGMA user_version=3")
     db.close()
     with pytest.raises(RepoError, match="newer version"):
         Repo.open(tmp_path)
