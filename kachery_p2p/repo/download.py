@@ -87,8 +87,8 @@ class Download:
     def allocate(self, size: int, start: int = 0, end: int | None = None) -> None:
         """Say how large the whole file is, in bytes, before anything is written to it.
 
-        A load of the whole file gives it that size, as a hole. For a load of the bytes `start` to `end` (exclusive; None
-        is the end of the file) it only becomes as long as what is written to it, so that a part of a huge file can be
+        A load of the whole file gives it that size, as a hole. For the bytes `start` to `end` (exclusive; None
+        is its end) it only becomes as long as what is written to it, so that a part of a huge file can be
         loaded on a small disk, also on file systems without holes or with a smaller limit for one file.
 
         Raises DiskFull at once when the disk has no room for what is still missing of those bytes.
