@@ -19,7 +19,7 @@ import click
 from .cli_network import announce, keygen_swarm, status, whereis
 from .cli_pins import pins
 from .cli_support import CONTEXT, Function, Group, command, json_option, print_result, printable
-from .errors import IsADirectory
+from .errors import FileExists, FileMissing, InvalidName, IsADirectory
 
 # --- options -------------------------------------------------------------------------------------------------------
 
@@ -187,12 +187,14 @@ def _store(
 @_command("load")
 @click.argument("uri")
 @click.option("--dest", type=click.Path(), metavar="PATH", help="Put a copy there (a directory: make it there).")
+@click.option("--force", is_flag=True, help="Let --dest replace a file, where it is the whole name of the copy.")
 @_loading
 @_verbose_option
 @json_option
 def load(
     uri: str,
     dest: str | None,
+    force: bool,
     peers: tuple[str, ...],
     local_only: bool,
     timeout: float | None,
@@ -201,19 +203,26 @@ def load(
 ) -> None:
     """Load a file and print the path of the local copy. A directory needs --dest.
 
+    A file that is there is not replaced, unless it is the same, or --force is given. Where --dest is a folder, the name
+    comes from whoever made the URI: then nothing is replaced, and hidden files and the like are refused.
+
     \b
     Examples:
         kachery-cloud-load ipfs://bafy...
         kachery-cloud-load ipfs://bafy... --peer /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW...
         kachery-cloud-load ipfs://bafy.../notes/readme.txt --dest readme.txt
     """
-    from .load import load_dir, load_file
+    from .load import load_dir, load_file, load_file_info, takes_directory
 
     begun = _clock()
     more: dict[str, Any] = {"local_only": local_only, "providers": peers, "timeout": timeout}
     try:
-        path = load_file(uri, dest=dest, verbose=verbose, **more)
-    except IsADirectory as exc:
+        path = load_file(uri, dest=dest, overwrite=force, verbose=verbose, **more)
+    except (IsADirectory, FileExists, FileMissing, InvalidName) as exc:
+        # The destination may not suit a file because a directory is meant, which has other rules.
+        file_meant = not isinstance(exc, IsADirectory)
+        if file_meant and not (takes_directory(dest) and load_file_info(uri, **more)["kind"] == "directory"):
+            raise
         if dest is None:
             raise IsADirectory(
                 f"{uri} is a directory. Say with --dest where to make it, or load one file: {uri}/NAME."

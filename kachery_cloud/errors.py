@@ -13,6 +13,7 @@ from kachery_p2p.errors import (
     DialError,
     DiskFull,
     FileChanged,
+    FileExists,
     FileMissing,
     HashMismatch,
     IdentityError,
@@ -36,6 +37,12 @@ from kachery_p2p.errors import (
     SwarmKeyError,
     UnsupportedCID,
 )
+
+
+class InvalidArgument(KacheryError, TypeError):
+    """An argument of a kind that a function does not take; says what it takes."""
+
+    exit_code = 2
 
 
 class InvalidURI(KacheryError, ValueError):
@@ -88,11 +95,13 @@ __all__ = [
     "DialError",
     "DiskFull",
     "FileChanged",
+    "FileExists",
     "FileMissing",
     "FormatError",
     "HashMismatch",
     "IdentityError",
     "InvalidAddress",
+    "InvalidArgument",
     "InvalidCID",
     "InvalidName",
     "InvalidPinService",

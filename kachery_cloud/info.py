@@ -11,7 +11,7 @@ from .errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError
 from .local import NotHere, find_local, repository, resolve_local
 from .pinning import outbox
 from .progress import progress_bar
-from .uri import check_peer_address, parse_uri
+from .uri import check_peer_addresses, parse_uri
 
 if TYPE_CHECKING:
     from kachery_p2p.repo.repo import Problem
@@ -140,7 +140,7 @@ def iter_whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | No
     config = load_config()
     parsed = parse_uri(uri)
     seconds = WHEREIS_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
-    peers = [*parsed.providers, *(check_peer_address(address, "providers") for address in providers)]
+    peers = [*parsed.providers, *check_peer_addresses(providers, "providers")]
     here = _here(config, parsed)
     if here is not None:
         yield here

@@ -19,16 +19,17 @@ from .errors import (
     ContentNotFound,
     DamagedFile,
     FileMissing,
+    InvalidArgument,
+    InvalidName,
     InvalidRange,
     IsADirectory,
     KacheryError,
-    NotAFile,
 )
 from .formats import json_from_bytes, read_npy, text_from_bytes
 from .local import NotHere, find_local, is_local_directory, list_local, repository, resolve_local
 from .placing import check_tree_destination, copy_into_place, place_directory
 from .progress import progress_bar
-from .uri import ContentURI, check_peer_address, parse_uri
+from .uri import ContentURI, check_peer_addresses, parse_uri
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +47,7 @@ def load_file(
     uri: str,
     *,
     dest: str | os.PathLike[str] | None = None,
+    overwrite: bool = True,
     local_only: bool = False,
     verbose: bool = False,
     providers: Sequence[str] = (),
@@ -55,9 +57,12 @@ def load_file(
 
     Args:
         uri: `ipfs://<cid>`, `ipfs://<cid>/<path>`, `/ipfs/<cid>` or a CID, perhaps with `?label=` and `?provider=`.
-        dest: where to put a copy of your own, replacing a file that is there. A folder takes it under the last name
-            of the path, else the label, else the CID. Without `dest` the path leads into the data directory; that
-            file is shared and read-only.
+        dest: where to put a copy of your own. A folder takes it under the last name of the path, else the label, else
+            the CID; these come from whoever made the URI, so there no file is ever replaced, and names that are not
+            plain ones (`.bashrc`, `-rf`, `CON`) are refused. Without `dest` the path leads into the data directory;
+            that file is shared and read-only.
+        overwrite: whether the copy may replace a file that is at `dest`, where that is the whole name of the copy. A
+            file with the same bytes is no obstacle in any case.
         local_only: do not use the network.
         verbose: say on stderr where the data comes from.
         providers: multiaddrs of peers to ask, such as "/ip4/192.168.1.20/tcp/4001/p2p/12D3KooW...".
@@ -66,6 +71,7 @@ def load_file(
     Raises:
         ContentNotFound: it is not here (`local_only`), or nobody who was asked has it; says who that was.
         DamagedFile: the local copy has changed and `local_only` is set. Without it, the data is loaded anew.
+        FileExists: something else is at `dest`. InvalidName: the URI may not choose the name of the copy.
         InvalidURI, InvalidCID, UnsupportedCID, InvalidAddress, PathNotFound, IsADirectory, DiskFull ...
 
     Example:
@@ -73,11 +79,12 @@ def load_file(
     """
     request = _Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
     # Looked at first, so that a mistake in it shows before anything is loaded.
-    target = None if dest is None else _file_destination(dest, request.uri)
+    destination = None if dest is None else _file_destination(dest, request.uri)
     path = request.file()
-    if target is None:
+    if destination is None:
         return str(path)
-    copy_into_place(path, target)
+    target, named = destination
+    copy_into_place(path, target, replace=overwrite and named)
     return str(target)
 
 
@@ -210,8 +217,9 @@ def load_dir(
 
     Raises:
         NotADirectory: the URI names a file.
-        InvalidName: a name or a symbolic link in it would leave `dest`; nothing is written then.
-        RepoError: `dest` is not empty; and what `load_file` raises.
+        InvalidName: a name or a symbolic link in it would leave `dest`, or has control characters; nothing is written
+            then. Hidden files, such as `.zattrs`, are made as they were stored.
+        FileExists: `dest` is not empty; and what `load_file` raises.
     """
     request = _Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
     target = _absolute(dest)
@@ -291,9 +299,7 @@ class _Request:
         self.local_only = local_only
         self.verbose = verbose
         self.timeout = self.config.timeout if timeout is None else parse_timeout(timeout, "The timeout")
-        if isinstance(providers, str):
-            providers = (providers,)
-        given = tuple(check_peer_address(address, "a provider") for address in providers)
+        given = check_peer_addresses(providers, "a provider")
         self.providers = tuple(dict.fromkeys((*given, *self.uri.providers)))
 
     def file(self) -> Path:
@@ -527,17 +533,29 @@ def _mapped(file: BinaryIO) -> Iterator[memoryview]:
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
-    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-        raise NotAFile(f"dest is {path!r}; it must be a path.")
-    return Path(os.path.abspath(os.path.expanduser(path)))
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(name := os.fspath(path), str):
+        raise InvalidArgument(f"dest is {path!r}; it must be a path: text, or a pathlib.Path.")
+    if not name or "\0" in name:
+        raise InvalidName(f"dest is {name!r}, which cannot be a path.")
+    return Path(os.path.abspath(os.path.expanduser(name)))
 
 
-def _file_destination(dest: str | os.PathLike[str], uri: ContentURI) -> Path:
-    into_folder = os.fspath(dest).endswith(("/", os.sep))
+def takes_directory(dest: str | os.PathLike[str] | None) -> bool:
+    """Whether `load_dir` could make a folder there."""
+    try:
+        check_tree_destination(_absolute("" if dest is None else dest))
+    except KacheryError:
+        return False
+    return True
+
+
+def _file_destination(dest: str | os.PathLike[str], uri: ContentURI) -> tuple[Path, bool]:
+    """Where the copy goes, and whether the user named all of that; else the last part is from whoever made the URI."""
     target = _absolute(dest)
+    into_folder = os.fspath(dest).endswith(("/", os.sep))
     if target.is_dir():
-        return target / uri.file_name
+        return target / uri.file_name, False
     if into_folder or not target.parent.is_dir():
         folder = target if into_folder else target.parent
         raise FileMissing(f"There is no folder {folder} to put the file into.")
-    return target
+    return target, True

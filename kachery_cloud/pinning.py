@@ -156,7 +156,7 @@ def record_pin(config: Config, uri: str, pin: Pin, timeout: float | None, wait: 
             f"{uri} is not on this machine, so it cannot be pinned from here. Load it first (kachery-cloud-load)."
         ) from None
     plan.check(config, size, parsed.locator)
-    plan.record(config, str(cid), size, parsed.file_name if parsed.path or parsed.label else "")
+    plan.record(config, str(cid), size, parsed.name)
     return plan, str(cid)
 
 
