@@ -1,8 +1,8 @@
 """Copies for the user, outside of the data directory: a file, or a whole tree. They appear when they are whole.
 
-Where the user wrote the whole name of a copy, it may replace a file. Where the name came with the URI (its label, or the
-end of its path), it never does, and the name must be a plain one (`kachery_p2p.dag.names.outside_name`). Whatever is at
-the destination is never written to or followed: a name is given to a finished copy, in one step.
+Where the user wrote the whole name of a copy, it may replace a file. Where the name came with the URI (its label, or
+the end of its path), it never does, and the name must be a plain one (`kachery_p2p.dag.names.outside_name`). Whatever
+is at the destination is never written to or followed: a name is given to a finished copy, in one step.
 
 Names and links in a directory come from strangers, too. They go into a folder that is made anew, so that nothing can be
 replaced, and hidden files such as `.zattrs` are as they were stored. Each name must be one that can stand in a folder,

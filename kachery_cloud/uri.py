@@ -42,15 +42,15 @@ _RAW, _DAG_PB, _LIBP2P_KEY = 0x55, 0x70, 0x72
 _CODEC_NAMES = {0x71: "dag-cbor", 0x0129: "dag-json", 0x0200: "json", 0x51: "cbor", 0x78: "git-raw"}
 
 # The protocols of multiaddrs (github.com/multiformats/multiaddr): those that have a value, and those that have none.
-_WITH_VALUE = frozenset(
-    "ip4 ip6 ip6zone ipcidr dns dns4 dns6 dnsaddr tcp udp dccp sctp sni certhash http-path onion onion3 garlic64 "
-    "garlic32 p2p ipfs unix memory".split()
-)
-_WITHOUT_VALUE = frozenset(
-    "udt utp p2p-circuit p2p-webrtc-direct p2p-websocket-star p2p-webrtc-star p2p-stardust tls noise quic quic-v1 "
-    "webtransport ws wss http https plaintextv2 webrtc webrtc-direct shs".split()
-)
-_PEER_ID = re.compile(r"[1-9A-HJ-NP-Za-km-z]{30,}|[a-z0-9]{50,}")
+_WITH_VALUE = frozenset((
+    "ip4", "ip6", "ip6zone", "ipcidr", "dns", "dns4", "dns6", "dnsaddr", "tcp", "udp", "dccp", "sctp", "sni", "certhash",
+    "http-path", "onion", "onion3", "garlic32", "garlic64", "p2p", "ipfs", "unix", "memory",
+))  # fmt: skip
+_WITHOUT_VALUE = frozenset((
+    "udt", "utp", "tls", "noise", "plaintextv2", "shs", "quic", "quic-v1", "webtransport", "ws", "wss", "http", "https",
+    "webrtc", "webrtc-direct", "p2p-circuit", "p2p-webrtc-direct", "p2p-webrtc-star", "p2p-websocket-star",
+    "p2p-stardust",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ContentURI:
 
     @property
     def name(self) -> str:
-        """What the content is called: the last name of the path, or the label, or nothing. Any text, not a file name."""
+        """What the content is called: the last name of the path, the label, or nothing. Any text, not a file name."""
         return self.path[-1] if self.path else self.label or ""
 
     @property
@@ -250,8 +250,8 @@ def _content_part(text: str, shown: str) -> str:
             )
         if scheme in ("sha1", "sha1-enc"):
             raise InvalidURI(
-                f"{shown} is a URI of an older kachery ({scheme}://), which names data by another hash. Such data cannot "
-                "be found any more: ask whoever has the file to store it again and give you the ipfs:// URI."
+                f"{shown} is a URI of an older kachery ({scheme}://), which names data by another hash. Such data "
+                "cannot be found any more: ask whoever has the file to store it again and give you the ipfs:// URI."
             )
         raise InvalidURI(f"{shown} has the scheme {scheme}://, which is not supported here. {_EXPECTED}.")
     if text.startswith("/ipfs/"):
@@ -321,8 +321,8 @@ def _decode(text: str, shown: str) -> str:
     bad = _BAD_PERCENT.search(text)
     if bad:
         raise InvalidURI(
-            f"{shown} has a '%' that is not followed by two hexadecimal digits ({bad[0]!r}). A '%' itself is written as "
-            "%25."
+            f"{shown} has a '%' that is not followed by two hexadecimal digits ({bad[0]!r}). A '%' itself is written "
+            "as %25."
         )
     try:
         return unquote(text, errors="strict")
@@ -343,8 +343,8 @@ def _query(query: str, before: str, shown: str) -> tuple[str | None, tuple[str, 
     """Label and providers."""
     if "?" in query:
         raise InvalidURI(
-            f"{shown} has two '?'. What comes after the first is joined by '&', as in ?label=NAME&provider=ADDRESS; a '?' "
-            "in a name is written as %3F."
+            f"{shown} has two '?'. What comes after the first is joined by '&', as in ?label=NAME&provider=ADDRESS; a "
+            "'?' in a name is written as %3F."
         )
     label: str | None = None
     providers: list[str] = []
@@ -357,12 +357,14 @@ def _query(query: str, before: str, shown: str) -> tuple[str | None, tuple[str, 
             continue
         if not equals and key not in ("", "label", "provider") and number == 0:
             key, value = "label", key  # ipfs://CID?name.json, of older releases
-        elif key not in ("label", "provider") or not equals:
+        elif key not in ("", "label", "provider"):
             raise InvalidURI(
-                f"{shown} has the parameter {key!r}, which is not known here: it may be label=NAME or provider=ADDRESS. "
-                "Leave it out, or update kachery-cloud if a newer one made the URI."
-                if key and key not in ("label", "provider")
-                else f"{shown} has an empty parameter in its query; it is written label=NAME or provider=ADDRESS."
+                f"{shown} has the parameter {key!r}, which is not known here: it may be label=NAME or "
+                "provider=ADDRESS. Leave it out, or update kachery-cloud if a newer one made the URI."
+            )
+        elif not key or not equals:
+            raise InvalidURI(
+                f"{shown} has an empty parameter in its query; it is written label=NAME or provider=ADDRESS."
             )
         if label is not None:
             raise InvalidURI(f"{shown} has two labels. Only one can be meant: leave out the other.")
