@@ -16,9 +16,11 @@ from typing import Any
 
 import click
 
+from kachery_p2p.text import printable
+
 from .cli_network import announce, keygen_swarm, status, whereis
 from .cli_pins import pins
-from .cli_support import CONTEXT, Function, Group, command, json_option, print_result, printable
+from .cli_support import CONTEXT, Function, Group, command, json_option, print_path, print_result
 from .errors import FileExists, FileMissing, InvalidName, IsADirectory
 
 # --- options -------------------------------------------------------------------------------------------------------
@@ -229,7 +231,10 @@ def load(
             ) from exc
         path = load_dir(uri, dest, verbose=verbose, **more)
     size = os.path.getsize(path) if os.path.isfile(path) else None
-    print_result(as_json, path, path=path, uri=uri, size=size, seconds=round(_clock() - begun, 3))
+    if as_json:
+        print_result(True, "", path=path, uri=uri, size=size, seconds=round(_clock() - begun, 3))
+    else:
+        print_path(path)
 
 
 @_command("cat")
@@ -268,7 +273,7 @@ def ls(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None
 
     entries = list_dir(uri, local_only=local_only, providers=peers, timeout=timeout)
     if as_json:
-        click.echo(json.dumps({"uri": uri, "entries": entries}, ensure_ascii=False))
+        click.echo(json.dumps({"uri": uri, "entries": entries}))
         return
     width = max((len(_size_text(entry["size"])) for entry in entries), default=0)
     for entry in entries:
@@ -290,7 +295,7 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
 
     found = load_file_info(uri, local_only=local_only, providers=peers, timeout=timeout)
     if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False))
+        click.echo(json.dumps(found))
         return
     for key in ("uri", "cid", "kind", "size", "label", "local", "path"):
         if found[key] is not None:
@@ -320,7 +325,7 @@ def verify(uris: tuple[str, ...], as_json: bool) -> None:
     problems = check(uris or None)
     if as_json:
         listed = [{"cid": str(p.cid), "path": str(p.path), "what": p.what, "detail": p.detail} for p in problems]
-        click.echo(json.dumps({"ok": not problems, "problems": listed}, ensure_ascii=False))
+        click.echo(json.dumps({"ok": not problems, "problems": listed}))
     else:
         for problem in problems:
             click.echo(f"{problem.what}: {problem.cid} ({printable(str(problem.path))})")

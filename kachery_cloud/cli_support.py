@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from .errors import KacheryError
+from .terminal import filtered_streams
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -71,12 +72,18 @@ def _leave_quietly() -> NoReturn:
 
 
 def print_result(as_json: bool, text: str, **values: Any) -> None:
-    click.echo(json.dumps(values, ensure_ascii=False) if as_json else text)
+    click.echo(json.dumps(values) if as_json else text)
 
 
-def printable(text: str) -> str:
-    """Names come from strangers: control characters could rewrite the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def print_path(path: str) -> None:
+    """A path as a result: the bytes of its name for the next command of a pipeline, what can be shown for a person."""
+    out = getattr(sys.stdout, "buffer", None)
+    if out is None or sys.stdout.isatty():
+        click.echo(path)
+        return
+    sys.stdout.flush()
+    out.write(os.fsencode(path) + b"\n")
+    out.flush()
 
 
 class Command(click.Command):
@@ -108,14 +115,15 @@ def command(name: str) -> Callable[[Function], click.Command]:
 
 def _main(main: Function, given: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     kwargs["standalone_mode"] = False
-    try:
-        code = main(*args, **kwargs)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.Abort:
-        sys.exit(INTERRUPTED)
-    except click.ClickException as exc:
-        if "--json" in given:
-            click.echo(json.dumps({"error": {"type": "Usage", "message": exc.format_message()}}))
-        else:
-            exc.show()
-        sys.exit(exc.exit_code)
+    with filtered_streams():
+        try:
+            code = main(*args, **kwargs)
+            sys.exit(code if isinstance(code, int) else 0)
+        except click.Abort:
+            sys.exit(INTERRUPTED)
+        except click.ClickException as exc:
+            if "--json" in given:
+                click.echo(json.dumps({"error": {"type": "Usage", "message": exc.format_message()}}))
+            else:
+                exc.show()
+            sys.exit(exc.exit_code)

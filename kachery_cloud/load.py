@@ -29,6 +29,7 @@ from .formats import json_from_bytes, read_npy, text_from_bytes
 from .local import NotHere, find_local, is_local_directory, list_local, repository, resolve_local
 from .placing import check_tree_destination, copy_into_place, place_directory
 from .progress import progress_bar
+from .terminal import tell
 from .uri import ContentURI, check_peer_addresses, parse_uri
 
 if TYPE_CHECKING:
@@ -323,10 +324,7 @@ class _Request:
         if isinstance(why, DamagedFile):
             if self.local_only:
                 raise why
-            print(
-                f"The local copy of {self.uri.locator} is damaged or was changed. Loading it again from peers.",
-                file=sys.stderr,
-            )
+            tell(f"The local copy of {self.uri.locator} is damaged or was changed. Loading it again from peers.")
             repo = repository(self.config)
             with contextlib.suppress(NotHere):  # the directory on the way to it may be what is missing
                 repo.quarantine(resolve_local(repo, self.uri))
@@ -349,7 +347,7 @@ class _Request:
             "kind": kind,
             "timeout": self.timeout,
         }
-        name = self.uri.path[-1] if self.uri.path else self.uri.label or self.uri.cid
+        name = self.uri.name or self.uri.cid
         self.say(f"Loading {self.uri.locator}")
         with progress_bar(f"Loading {name[:40]}", enabled=None if kind in ("file", "directory") else False) as update:
             result = get_connection(self.config).load(target, update)
@@ -470,7 +468,7 @@ class _Request:
 
     def say(self, text: str) -> None:
         if self.verbose:
-            print(text, file=sys.stderr)
+            tell(text)
 
 
 # --- parts -------------------------------------------------------------------------------------------------------

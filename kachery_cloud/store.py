@@ -12,7 +12,6 @@ import concurrent.futures
 import contextlib
 import io
 import os
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from .formats import check_array, json_bytes, text_bytes, write_npy
 from .local import repository
 from .pinning import make_plan, record_stored
 from .progress import progress_bar
+from .terminal import tell
 from .uri import format_uri
 
 if TYPE_CHECKING:
@@ -453,4 +453,4 @@ def _finish(config: Config, stored: Stored, label: str | None, local: bool, plan
 
 def _say(verbose: bool, text: str) -> None:
     if verbose:
-        print(text, file=sys.stderr)
+        tell(text)

@@ -43,8 +43,8 @@ _CODEC_NAMES = {0x71: "dag-cbor", 0x0129: "dag-json", 0x0200: "json", 0x51: "cbo
 
 # The protocols of multiaddrs (github.com/multiformats/multiaddr): those that have a value, and those that have none.
 _WITH_VALUE = frozenset((
-    "ip4", "ip6", "ip6zone", "ipcidr", "dns", "dns4", "dns6", "dnsaddr", "tcp", "udp", "dccp", "sctp", "sni", "certhash",
-    "http-path", "onion", "onion3", "garlic32", "garlic64", "p2p", "ipfs", "unix", "memory",
+    "ip4", "ip6", "ip6zone", "ipcidr", "dns", "dns4", "dns6", "dnsaddr", "tcp", "udp", "dccp", "sctp", "sni",
+    "certhash", "http-path", "onion", "onion3", "garlic32", "garlic64", "p2p", "ipfs", "unix", "memory",
 ))  # fmt: skip
 _WITHOUT_VALUE = frozenset((
     "udt", "utp", "tls", "noise", "plaintextv2", "shs", "quic", "quic-v1", "webtransport", "ws", "wss", "http", "https",

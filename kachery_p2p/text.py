@@ -14,9 +14,10 @@ _HARMLESS = "\u00ad\u200c\u200d"
 
 def is_control(char: str) -> bool:
     """Whether a character does something to a screen instead of being shown: C0 and C1 controls, DEL, bidirectional and
-    other format controls, line and paragraph separators, half surrogates."""
+    other format controls, line and paragraph separators, half surrogates, and what this Python's Unicode does not know.
+    """
     kind = category(char)
-    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and char not in _HARMLESS)
+    return kind in ("Cc", "Cn", "Cs", "Zl", "Zp") or (kind == "Cf" and char not in _HARMLESS)
 
 
 def printable(text: str, *, keep: str = "") -> str:
