@@ -68,11 +68,17 @@ def _pinning(function: Function) -> Function:
     return function
 
 
-def _command(name: str) -> Callable[[Function], click.Command]:
+# What became of the work after Ctrl-C.
+_STORING = "Interrupted. Run the command again to store it: what is stored already is not stored twice."
+_LOADING = "Interrupted. What has arrived is kept, and is not fetched again."
+_VERIFYING = "Interrupted before all was read: the rest may be damaged, too."
+
+
+def _command(name: str, interrupted: str = "Interrupted.") -> Callable[[Function], click.Command]:
     """A command of the group."""
 
     def make(function: Function) -> click.Command:
-        made = command(name)(function)
+        made = command(name, interrupted)(function)
         cli.add_command(made)
         return made
 
@@ -92,13 +98,20 @@ def cli() -> None:
         kachery-cloud load ipfs://...            finds it and prints the path of a copy
 
     Data lies in ~/.kachery-cloud, or where KACHERY_CLOUD_DIR says.
+
+    \b
+    Exit codes:
+        0  done              4  local data is damaged or was changed
+        1  another error     5  no room on the disk, or no permission
+        2  wrong input       6  the network, a peer or a service failed
+        3  not found       130  interrupted;  141  the reader of the output left
     """
 
 
 # --- storing -------------------------------------------------------------------------------------------------------
 
 
-@_command("store")
+@_command("store", _STORING)
 @click.argument("path", type=click.Path())
 @click.option("-r", "--recursive", is_flag=True, help="Store a directory with all that is in it.")
 @_label_option
@@ -120,7 +133,7 @@ def store(path: str, **options: Any) -> None:
     _store(path, linked=False, **options)
 
 
-@_command("link")
+@_command("link", _STORING)
 @click.argument("path", type=click.Path())
 @click.option("-r", "--recursive", is_flag=True, help="Link a directory with all that is in it.")
 @_label_option
@@ -186,7 +199,7 @@ def _store(
 # --- loading -------------------------------------------------------------------------------------------------------
 
 
-@_command("load")
+@_command("load", _LOADING)
 @click.argument("uri")
 @click.option("--dest", type=click.Path(), metavar="PATH", help="Put a copy there (a directory: make it there).")
 @click.option("--force", is_flag=True, help="Let --dest replace a file, where it is the whole name of the copy.")
@@ -237,7 +250,7 @@ def load(
         print_path(path)
 
 
-@_command("cat")
+@_command("cat", _LOADING)
 @click.argument("uri")
 @click.option("--start", type=int, metavar="N", help="The first byte, counted from 0.")
 @click.option("--end", type=int, metavar="N", help="One past the last byte.")
@@ -258,7 +271,7 @@ def cat(
     cat_file(uri, out, start=start, end=end, local_only=local_only, providers=peers, timeout=timeout)
 
 
-@_command("ls")
+@_command("ls", _LOADING)
 @click.argument("uri")
 @_loading
 @json_option
@@ -280,7 +293,7 @@ def ls(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None
         click.echo(f"{_size_text(entry['size']):>{width}}  {printable(entry['name'])}")
 
 
-@_command("info")
+@_command("info", _LOADING)
 @click.argument("uri")
 @_loading
 @json_option
@@ -308,7 +321,7 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
 # --- the data directory and its node ---------------------------------------------------------------------------------
 
 
-@_command("verify")
+@_command("verify", _VERIFYING)
 @click.argument("uris", nargs=-1, metavar="[URI]...")
 @json_option
 def verify(uris: tuple[str, ...], as_json: bool) -> None:

@@ -25,8 +25,12 @@ CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_w
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line.")
 
 
-def guarded(function: Function) -> Function:
-    """Turn the errors that are meant for people into a sentence and an exit code."""
+def guarded(function: Function, interrupted: str = "Interrupted.") -> Function:
+    """Turn the errors that are meant for people into a sentence and an exit code.
+
+    Args:
+        interrupted: what to say after Ctrl-C: what became of the work.
+    """
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -37,9 +41,7 @@ def guarded(function: Function) -> Function:
         except KacheryError as exc:
             _fail(type(exc).__name__, str(exc), exc.exit_code, as_json)
         except KeyboardInterrupt:
-            _fail(
-                "Interrupted", "Interrupted. What has arrived is kept, and is not fetched again.", INTERRUPTED, as_json
-            )
+            _fail("Interrupted", interrupted, INTERRUPTED, as_json)
         except BrokenPipeError:
             _leave_quietly()
         except OSError as exc:
@@ -104,11 +106,11 @@ class Group(click.Group):
         return _main(super().main, given, args, kwargs)
 
 
-def command(name: str) -> Callable[[Function], click.Command]:
-    """A command that can be run by itself, or be part of the group."""
+def command(name: str, interrupted: str = "Interrupted.") -> Callable[[Function], click.Command]:
+    """A command that can be run by itself, or be part of the group. `interrupted`: see `guarded`."""
 
     def make(function: Function) -> click.Command:
-        return click.command(name, cls=Command, context_settings=CONTEXT)(guarded(function))
+        return click.command(name, cls=Command, context_settings=CONTEXT)(guarded(function, interrupted))
 
     return make
 

@@ -12,15 +12,18 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex
 
+from kachery_p2p.repo.fileio import explained
+from kachery_p2p.text import shown
+
+from .arguments import check_flags, path_text, whole_number
 from .config import load_config, parse_timeout
 from .errors import (
     ContentNotFound,
     DamagedFile,
     FileMissing,
     InvalidArgument,
-    InvalidName,
     InvalidRange,
     IsADirectory,
     KacheryError,
@@ -78,6 +81,7 @@ def load_file(
     Example:
         >>> path = kcl.load_file("ipfs://bafkreiajr6u7obg3mpunezz2mwarr2sptwr3zaedia665vdayvw6mpn5ga")
     """
+    check_flags(overwrite=overwrite)
     request = _Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
     # Looked at first, so that a mistake in it shows before anything is loaded.
     destination = None if dest is None else _file_destination(dest, request.uri)
@@ -149,8 +153,8 @@ def load_pkl(uri: str, *, local_only: bool = False, providers: Sequence[str] = (
 
 def load_bytes(
     uri: str,
-    start: int | None = None,
-    end: int | None = None,
+    start: SupportsIndex | None = None,
+    end: SupportsIndex | None = None,
     *,
     local_only: bool = False,
     providers: Sequence[str] = (),
@@ -168,17 +172,17 @@ def load_bytes(
     Example:
         >>> kcl.load_bytes(uri, 1_000_000, 1_000_016)
     """
-    _check_range(start, end, None)
+    first, end = _range(start, end)
     request = _Request(uri, local_only=local_only, providers=providers, timeout=timeout)
-    return b"".join(request.pieces(start or 0, end))
+    return b"".join(request.pieces(first, end))
 
 
 def cat_file(
     uri: str,
     out: BinaryIO | None = None,
     *,
-    start: int | None = None,
-    end: int | None = None,
+    start: SupportsIndex | None = None,
+    end: SupportsIndex | None = None,
     local_only: bool = False,
     providers: Sequence[str] = (),
     timeout: float | None = None,
@@ -190,14 +194,17 @@ def cat_file(
     Args:
         start, end: as for `load_bytes`.
 
+    Raises:
+        InvalidArgument: `out` takes no bytes; and what `load_bytes` raises.
+
     Example:
         >>> with open("copy.bin", "wb") as file:
         ...     kcl.cat_file(uri, file)
     """
-    _check_range(start, end, None)
-    stream = sys.stdout.buffer if out is None else out
+    first, end = _range(start, end)
+    stream = _binary_stream(out)
     request = _Request(uri, local_only=local_only, providers=providers, timeout=timeout)
-    for piece in request.pieces(start or 0, end, stream=True):
+    for piece in request.pieces(first, end, stream=True):
         stream.write(piece)
     stream.flush()
 
@@ -295,6 +302,7 @@ class _Request:
         providers: Sequence[str] = (),
         timeout: float | None = None,
     ) -> None:
+        check_flags(local_only=local_only, verbose=verbose)
         self.uri = parse_uri(uri)
         self.config: Config = load_config()
         self.local_only = local_only
@@ -497,18 +505,47 @@ def _told(sources: dict[str, int]) -> str:
     return ", ".join(f"{name} ({size:,})" for name, size in sorted(sources.items(), key=lambda item: -item[1]))
 
 
-def _check_range(start: int | None, end: int | None, size: int | None) -> None:
+def _range(start: Any, end: Any) -> tuple[int, int | None]:
+    """Where a range begins and ends, as it was given; None for the end of the file. Raises InvalidRange."""
+    numbers: list[int | None] = []
     for name, value in (("start", start), ("end", end)):
-        if value is None:
-            continue
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise InvalidRange(f"{name} is {value!r}; it must be a whole number of bytes.")
-        if value < 0:
-            raise InvalidRange(f"{name} is {value}; bytes are counted from 0, and not from the end.")
-        if size is not None and value > size:
+        number = None if value is None else whole_number(value)
+        if number is None and value is not None:
+            raise InvalidRange(f"{name} is {shown(value)}; it must be a whole number of bytes.")
+        if number is not None and number < 0:
+            raise InvalidRange(f"{name} is {shown(number)}; bytes are counted from 0, and not from the end.")
+        if number is not None and number >= 1 << 63:
+            raise InvalidRange(f"{name} is {shown(number)}, beyond the end of any file.")
+        numbers.append(number)
+    first, last = numbers[0] or 0, numbers[1]
+    if last is not None and last < first:
+        raise InvalidRange(f"end ({last:,}) lies before start ({first:,}).")
+    return first, last
+
+
+def _check_range(start: int, end: int | None, size: int) -> None:
+    """Raise InvalidRange for a range beyond the end of the file."""
+    for name, value in (("start", start), ("end", end)):
+        if value is not None and value > size:
             raise InvalidRange(f"{name} is {value:,}, beyond the end of the file of {size:,} bytes.")
-    if start is not None and end is not None and end < start:
-        raise InvalidRange(f"end ({end:,}) lies before start ({start:,}).")
+
+
+def _binary_stream(out: BinaryIO | None) -> BinaryIO:
+    """Where bytes are to be written. Raises InvalidArgument for what does not take any."""
+    if out is None:
+        stream = getattr(sys.stdout, "buffer", None)
+        if stream is None:
+            raise InvalidArgument(
+                "Standard output takes no bytes here, as in a notebook. Give `out`, or use load_bytes."
+            )
+        return stream
+    try:
+        out.write(b"")
+    except (AttributeError, TypeError, ValueError):  # no stream; one for text; a closed one
+        raise InvalidArgument(
+            f"out is {shown(out)}; it must be open for writing bytes: open(path, 'wb'), or io.BytesIO()."
+        ) from None
+    return out
 
 
 @contextlib.contextmanager
@@ -531,11 +568,7 @@ def _mapped(file: BinaryIO) -> Iterator[memoryview]:
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
-    if not isinstance(path, (str, os.PathLike)) or not isinstance(name := os.fspath(path), str):
-        raise InvalidArgument(f"dest is {path!r}; it must be a path: text, or a pathlib.Path.")
-    if not name or "\0" in name:
-        raise InvalidName(f"dest is {name!r}, which cannot be a path.")
-    return Path(os.path.abspath(os.path.expanduser(name)))
+    return Path(os.path.abspath(os.path.expanduser(path_text(path, "dest"))))
 
 
 def takes_directory(dest: str | os.PathLike[str] | None) -> bool:
@@ -551,9 +584,11 @@ def _file_destination(dest: str | os.PathLike[str], uri: ContentURI) -> tuple[Pa
     """Where the copy goes, and whether the user named all of that; else the last part is from whoever made the URI."""
     target = _absolute(dest)
     into_folder = os.fspath(dest).endswith(("/", os.sep))
-    if target.is_dir():
-        return target / uri.file_name, False
-    if into_folder or not target.parent.is_dir():
+    with explained("looking at", target):
+        if target.is_dir():
+            return target / uri.file_name, False
+        parent_is_there = target.parent.is_dir()
+    if into_folder or not parent_is_there:
         folder = target if into_folder else target.parent
         raise FileMissing(f"There is no folder {folder} to put the file into.")
     return target, True

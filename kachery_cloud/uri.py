@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
 
 from kachery_p2p.errors import InvalidCID, InvalidName, UnsupportedCID
+from kachery_p2p.text import shown
 
 from .errors import InvalidAddress, InvalidArgument, InvalidURI
 
@@ -35,7 +36,7 @@ _EXPECTED = "Expected ipfs://<cid>, ipfs://<cid>/<path>, /ipfs/<cid> or a CID al
 _MAX_LENGTH = 16_384
 # The rest is for a path and providers.
 _MAX_LABEL = _MAX_LENGTH // 2
-# So much of a URI is shown in an error.
+# So much of a URI is quoted in an error.
 _SHOWN = 300
 
 _RAW, _DAG_PB, _LIBP2P_KEY = 0x55, 0x70, 0x72
@@ -109,19 +110,19 @@ def parse_uri(uri: str) -> ContentURI:
         raise InvalidURI(f"The URI is empty. {_EXPECTED}.")
     if len(text) > _MAX_LENGTH:
         raise InvalidURI(f"That is {len(text):,} characters long, too long for a URI. {_EXPECTED}.")
-    shown = repr(text) if len(text) <= _SHOWN else repr(text[:_SHOWN]) + "..."
+    quoted = shown(text, _SHOWN)
     if _RAW_CONTROL.search(text):
-        raise InvalidURI(f"{shown} has a control character or a line break in it. In a name it is written as %0A.")
-    rest = _content_part(text, shown)
+        raise InvalidURI(f"{quoted} has a control character or a line break in it. In a name it is written as %0A.")
+    rest = _content_part(text, quoted)
     if "#" in text:
         raise InvalidURI(
-            f"{shown} has a part that begins with '#', which means nothing here. A '#' in a name is written as %23."
+            f"{quoted} has a part that begins with '#', which means nothing here. A '#' in a name is written as %23."
         )
     rest, _, query = rest.partition("?")
     head, *names = rest.split("/")
-    cid = _content_cid(head, text, shown)
-    path = tuple(_segment(name, shown) for name in names if name)
-    return ContentURI(cid, path, *_query(query, rest, shown))
+    cid = _content_cid(head, text, quoted)
+    path = tuple(_segment(name, quoted) for name in names if name)
+    return ContentURI(cid, path, *_query(query, rest, quoted))
 
 
 def join(uri: str, *names: str) -> str:
@@ -155,7 +156,7 @@ def format_uri(cid: str, path: Sequence[str] = (), *, label: str | None = None, 
         raise InvalidArgument(f"A CID is text, not {type(cid).__name__}.")
     for what, texts in (("path", path), ("providers", providers)):
         if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-            raise InvalidArgument(f"{what} is {texts!r}; it must be a list of texts.")
+            raise InvalidArgument(f"{what} is {shown(texts)}; it must be a list of texts.")
     check_label(label)
     text = "/".join(["ipfs://" + cid, *(_encode(_check_name(name, cid)) for name in path)])
     pairs = [] if label is None else ["label=" + _encode(label)]
@@ -168,7 +169,7 @@ def check_label(label: object) -> None:
     if label is None:
         return
     if not isinstance(label, str):
-        raise InvalidArgument(f"label is {label!r}; it must be text, or None.")
+        raise InvalidArgument(f"label is {shown(label)}; it must be text, or None.")
     if len(_encode(label)) > _MAX_LABEL:
         raise InvalidURI(f"The label is {len(label):,} characters long, too long for a URI.")
 
@@ -186,12 +187,12 @@ def check_peer_address(address: str, origin: str) -> str:
     unknown = None if any(c.isspace() for c in text) else _unknown_part(text)
     if unknown is None:
         raise InvalidAddress(
-            f"{address!r} ({origin}) is not the address of a peer. "
+            f"{shown(address, _SHOWN)} ({origin}) is not the address of a peer. "
             "An address looks like /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW..."
         )
     if unknown:
         raise InvalidAddress(
-            f"{unknown!r} in {address!r} ({origin}) is no part of an address, which looks like "
+            f"{shown(unknown)} in {shown(address, _SHOWN)} ({origin}) is no part of an address, which looks like "
             "/ip4/192.168.1.20/tcp/4001/p2p/12D3KooW... The path to a file goes before the '?' of a URI: "
             "ipfs://CID/PATH?provider=ADDRESS."
         )
@@ -201,8 +202,8 @@ def check_peer_address(address: str, origin: str) -> str:
 def check_peer_addresses(addresses: object, origin: str) -> tuple[str, ...]:
     """All of them, each once; a single text is taken for one address. Raises InvalidArgument, InvalidAddress."""
     given = (addresses,) if isinstance(addresses, str) else addresses
-    if not isinstance(given, Sequence) or isinstance(given, (bytes, bytearray, memoryview)):
-        raise InvalidArgument(f"providers is {addresses!r}; it must be a list of addresses of peers.")
+    if not isinstance(given, (list, tuple)):
+        raise InvalidArgument(f"providers is {shown(addresses)}; it must be a list of addresses of peers.")
     return tuple(dict.fromkeys(check_peer_address(address, origin) for address in given))
 
 
@@ -235,7 +236,7 @@ def _unknown_part(text: str) -> str | None:
     return ""
 
 
-def _content_part(text: str, shown: str) -> str:
+def _content_part(text: str, quoted: str) -> str:
     match = _SCHEME.match(text)
     if match:
         scheme = match[1].lower()
@@ -245,47 +246,47 @@ def _content_part(text: str, shown: str) -> str:
         if gateway:
             path = (gateway[2] or "").rstrip("/")
             raise InvalidURI(
-                f"{shown} is the address of a web gateway ({scheme}://), not of content. "
+                f"{quoted} is the address of a web gateway ({scheme}://), not of content. "
                 f"Use ipfs://{gateway[1]}{path} instead."
             )
         if scheme in ("sha1", "sha1-enc"):
             raise InvalidURI(
-                f"{shown} is a URI of an older kachery ({scheme}://), which names data by another hash. Such data "
+                f"{quoted} is a URI of an older kachery ({scheme}://), which names data by another hash. Such data "
                 "cannot be found any more: ask whoever has the file to store it again and give you the ipfs:// URI."
             )
-        raise InvalidURI(f"{shown} has the scheme {scheme}://, which is not supported here. {_EXPECTED}.")
+        raise InvalidURI(f"{quoted} has the scheme {scheme}://, which is not supported here. {_EXPECTED}.")
     if text.startswith("/ipfs/"):
         return text[len("/ipfs/") :]
     if text.startswith(("/ipns/", "ipns/")):
-        raise InvalidURI(f"{shown} is an IPNS name, which is not supported here. {_EXPECTED}.")
+        raise InvalidURI(f"{quoted} is an IPNS name, which is not supported here. {_EXPECTED}.")
     if re.match(r"ipfs:/?[^/]", text, re.IGNORECASE):
-        raise InvalidURI(f"{shown} lacks a slash: it should begin with ipfs:// (two slashes).")
+        raise InvalidURI(f"{quoted} lacks a slash: it should begin with ipfs:// (two slashes).")
     if text.startswith(("/", ".", "~")) or "\\" in text:
-        raise _is_path(text, shown)
+        raise _is_path(text, quoted)
     return text
 
 
-def _is_path(text: str, shown: str) -> InvalidURI:
+def _is_path(text: str, quoted: str) -> InvalidURI:
     """For text that looks like a path."""
     there = os.path.lexists(os.path.expanduser(text))
     more = "It is here: open it as it is. To share it, store" if there else "To share what lies there, store"
     return InvalidURI(
-        f"{shown} looks like a path on this machine, not a URI. {_EXPECTED}. {more} it with store_file "
+        f"{quoted} looks like a path on this machine, not a URI. {_EXPECTED}. {more} it with store_file "
         "(kachery-cloud-store), which gives its URI."
     )
 
 
-def _content_cid(text: str, uri: str, shown: str) -> str:
+def _content_cid(text: str, uri: str, quoted: str) -> str:
     from kachery_p2p.dag.cid import CID
 
     if not text:
-        raise InvalidURI(f"{shown} names no CID. {_EXPECTED}.")
+        raise InvalidURI(f"{quoted} names no CID. {_EXPECTED}.")
     if "@" in text or ":" in text:
-        raise InvalidURI(f"{shown} has a user or a port in it, which content does not have. {_EXPECTED}.")
+        raise InvalidURI(f"{quoted} has a user or a port in it, which content does not have. {_EXPECTED}.")
     if text.lower() in ("ipfs", "ipns"):
-        raise InvalidURI(f"{shown} says {text!r} where the CID should be. {_EXPECTED}.")
+        raise InvalidURI(f"{quoted} says {text!r} where the CID should be. {_EXPECTED}.")
     if "%" in text:
-        raise InvalidURI(f"{shown} has a '%' in its CID; a CID is letters and digits alone. {_EXPECTED}.")
+        raise InvalidURI(f"{quoted} has a '%' in its CID; a CID is letters and digits alone. {_EXPECTED}.")
     try:
         cid = CID.parse(text)
     except InvalidCID as exc:
@@ -295,7 +296,7 @@ def _content_cid(text: str, uri: str, shown: str) -> str:
             ) from exc
         bare = not uri.lower().startswith(("ipfs://", "/ipfs/"))
         if bare and ("/" in uri or "." in uri or os.path.lexists(uri)):
-            raise _is_path(uri, shown) from None
+            raise _is_path(uri, quoted) from None
         raise
     if cid.codec == _LIBP2P_KEY:
         raise UnsupportedCID(f"{text} is a peer ID or an IPNS name, not content.")
@@ -307,27 +308,27 @@ def _content_cid(text: str, uri: str, shown: str) -> str:
     return str(cid)
 
 
-def _segment(part: str, shown: str) -> str:
-    return _check_name(_decode(part, shown), shown)
+def _segment(part: str, quoted: str) -> str:
+    return _check_name(_decode(part, quoted), quoted)
 
 
-def _check_name(name: str, shown: str) -> str:
+def _check_name(name: str, quoted: str) -> str:
     if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise InvalidURI(f"{shown} has {name!r} in its path, which cannot be the name of a file in a directory.")
+        raise InvalidURI(f"{quoted} has {name!r} in its path, which cannot be the name of a file in a directory.")
     return name
 
 
-def _decode(text: str, shown: str) -> str:
+def _decode(text: str, quoted: str) -> str:
     bad = _BAD_PERCENT.search(text)
     if bad:
         raise InvalidURI(
-            f"{shown} has a '%' that is not followed by two hexadecimal digits ({bad[0]!r}). A '%' itself is written "
+            f"{quoted} has a '%' that is not followed by two hexadecimal digits ({bad[0]!r}). A '%' itself is written "
             "as %25."
         )
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise InvalidURI(f"{shown} has percent-encoded bytes that are not UTF-8 ({text!r}).") from None
+        raise InvalidURI(f"{quoted} has percent-encoded bytes that are not UTF-8 ({text!r}).") from None
 
 
 def _encode(text: str) -> str:
@@ -339,11 +340,11 @@ def _encode(text: str) -> str:
         ) from None
 
 
-def _query(query: str, before: str, shown: str) -> tuple[str | None, tuple[str, ...]]:
+def _query(query: str, before: str, quoted: str) -> tuple[str | None, tuple[str, ...]]:
     """Label and providers."""
     if "?" in query:
         raise InvalidURI(
-            f"{shown} has two '?'. What comes after the first is joined by '&', as in ?label=NAME&provider=ADDRESS; a "
+            f"{quoted} has two '?'. What comes after the first is joined by '&', as in ?label=NAME&provider=ADDRESS; a "
             "'?' in a name is written as %3F."
         )
     label: str | None = None
@@ -351,7 +352,7 @@ def _query(query: str, before: str, shown: str) -> tuple[str | None, tuple[str, 
     for number, pair in enumerate(query.split("&") if query else ()):
         key, equals, value = pair.partition("=")
         if key == "provider" and equals:
-            address = check_peer_address(_decode(value, shown), "a provider in the URI")
+            address = check_peer_address(_decode(value, quoted), "a provider in the URI")
             if address not in providers:
                 providers.append(address)
             continue
@@ -359,21 +360,21 @@ def _query(query: str, before: str, shown: str) -> tuple[str | None, tuple[str, 
             key, value = "label", key  # ipfs://CID?name.json, of older releases
         elif key not in ("", "label", "provider"):
             raise InvalidURI(
-                f"{shown} has the parameter {key!r}, which is not known here: it may be label=NAME or "
+                f"{quoted} has the parameter {key!r}, which is not known here: it may be label=NAME or "
                 "provider=ADDRESS. Leave it out, or update kachery-cloud if a newer one made the URI."
             )
         elif not key or not equals:
             raise InvalidURI(
-                f"{shown} has an empty parameter in its query; it is written label=NAME or provider=ADDRESS."
+                f"{quoted} has an empty parameter in its query; it is written label=NAME or provider=ADDRESS."
             )
         if label is not None:
-            raise InvalidURI(f"{shown} has two labels. Only one can be meant: leave out the other.")
+            raise InvalidURI(f"{quoted} has two labels. Only one can be meant: leave out the other.")
         if "/" in value:
             first, _, path = value.partition("/")
             raise InvalidURI(
-                f"{shown} has a '/' in its label. The path to a file goes before the '?': "
+                f"{quoted} has a '/' in its label. The path to a file goes before the '?': "
                 f"ipfs://{before}/{path}?label={first} (in Python: kcl.join(uri, {unquote(path)!r})). A '/' in a label "
                 "is written as %2F."
             )
-        label = _decode(value, shown)
+        label = _decode(value, quoted)
     return label, tuple(providers)

@@ -12,9 +12,14 @@ its `errno`. Every error can be pickled and copied: other processes send them.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from errno import EACCES, EADDRINUSE, EEXIST, EISDIR, ENOENT, ENOSPC, ENOTDIR
+from typing import Any
 
-from .text import printable
+from .text import printable, shortened
+
+# Characters of an error's text. Enough for any of ours with a path in it; of what is longer, both ends are told.
+_MOST = 4_000
 
 
 class KacheryError(Exception):
@@ -27,7 +32,18 @@ class KacheryError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return shortened(printable(super().__str__()), _MOST)
+
+    def __reduce__(self) -> tuple[Callable[..., KacheryError], tuple[Any, ...]]:
+        # Not by calling the class again: one that makes its sentence itself would make it of the sentence.
+        return _made_again, (type(self), self.args, self.__dict__)
+
+
+def _made_again(kind: type[KacheryError], args: tuple[Any, ...], state: dict[str, Any]) -> KacheryError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 # --- identifiers and DAGs ------------------------------------------------------------------------------------------

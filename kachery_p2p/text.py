@@ -6,6 +6,7 @@ the user. Bidirectional controls show a name in another order than it has. So ea
 
 from __future__ import annotations
 
+from typing import Any
 from unicodedata import category
 
 # Joiners and soft hyphens: format characters that whole scripts need, and that cannot hide or reorder anything.
@@ -28,3 +29,18 @@ def printable(text: str, *, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(c.encode("unicode_escape").decode() if c not in keep and is_control(c) else c for c in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or its beginning and end when it has more than `most` characters."""
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-(most // 3) :]}"
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value that somebody gave, in an error: its `repr`, of bounded length, whatever that does."""
+    try:
+        plain = value is None or isinstance(value, (str, bytes, int, float, list, tuple, dict, set))
+        text = repr(value) if plain else ""
+    except Exception:  # noqa: BLE001 - that an element cannot be shown is not what the error is about
+        text = ""
+    return shortened(text or f"a value of the type {type(value).__name__}", most)
