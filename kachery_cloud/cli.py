@@ -267,8 +267,7 @@ def cat(
     """
     from .load import cat_file
 
-    out = sys.stdout.buffer
-    cat_file(uri, out, start=start, end=end, local_only=local_only, providers=peers, timeout=timeout)
+    cat_file(uri, start=start, end=end, local_only=local_only, providers=peers, timeout=timeout)
 
 
 @_command("ls", _LOADING)

@@ -6,14 +6,19 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any, NoReturn
 
 import click
 
-from .errors import KacheryError
-from .terminal import filtered_streams
+from kachery_p2p.text import shortened
 
+from .errors import KacheryError
+from .terminal import BinaryOutput, OutputError, ReaderGone, program_streams, silence
+
+# Characters of a usage error: it repeats what was typed, or pasted by mistake.
+_MOST_USAGE = 1_000
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -38,12 +43,12 @@ def guarded(function: Function, interrupted: str = "Interrupted.") -> Function:
         try:
             function(*args, **kwargs)
             sys.stdout.flush()
+        except (ReaderGone, BrokenPipeError):
+            _leave_quietly()
         except KacheryError as exc:
             _fail(type(exc).__name__, str(exc), exc.exit_code, as_json)
         except KeyboardInterrupt:
             _fail("Interrupted", interrupted, INTERRUPTED, as_json)
-        except BrokenPipeError:
-            _leave_quietly()
         except OSError as exc:
             from kachery_p2p.repo.fileio import explain
 
@@ -54,22 +59,24 @@ def guarded(function: Function, interrupted: str = "Interrupted.") -> Function:
 
 
 def _fail(name: str, message: str, code: int, as_json: bool) -> NoReturn:
+    if name == OutputError.__name__:
+        as_json = False  # nothing more can be said there
+        silence(sys.stdout)
     try:
         if as_json:
             click.echo(json.dumps({"error": {"type": name, "message": message}}))
         else:
             click.echo(f"Error: {message}", err=True)
-    except BrokenPipeError:
+    except ReaderGone:
         _leave_quietly()
+    except OutputError:
+        silence(sys.stdout, sys.stderr)
     raise click.exceptions.Exit(code)
 
 
 def _leave_quietly() -> NoReturn:
-    """Nobody reads any more (`... | head`): end without a word, and without the interpreter's last flush failing."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError, AttributeError):  # stdout is no file, as in tests
-        pass
+    """Nobody reads any more (`... | head`): end without a word."""
+    silence(sys.stdout, sys.stderr)
     raise click.exceptions.Exit(BROKEN_PIPE)
 
 
@@ -79,11 +86,10 @@ def print_result(as_json: bool, text: str, **values: Any) -> None:
 
 def print_path(path: str) -> None:
     """A path as a result: the bytes of its name for the next command of a pipeline, what can be shown for a person."""
-    out = getattr(sys.stdout, "buffer", None)
-    if out is None or sys.stdout.isatty():
+    if sys.stdout.isatty():
         click.echo(path)
         return
-    sys.stdout.flush()
+    out = BinaryOutput()
     out.write(os.fsencode(path) + b"\n")
     out.flush()
 
@@ -117,15 +123,31 @@ def command(name: str, interrupted: str = "Interrupted.") -> Callable[[Function]
 
 def _main(main: Function, given: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     kwargs["standalone_mode"] = False
-    with filtered_streams():
+    with program_streams():
         try:
-            code = main(*args, **kwargs)
-            sys.exit(code if isinstance(code, int) else 0)
-        except click.Abort:
-            sys.exit(INTERRUPTED)
-        except click.ClickException as exc:
-            if "--json" in given:
-                click.echo(json.dumps({"error": {"type": "Usage", "message": exc.format_message()}}))
-            else:
-                exc.show()
-            sys.exit(exc.exit_code)
+            code = _run(main, "--json" in given, args, kwargs)
+            sys.stdout.flush()
+        except ReaderGone as exc:  # of --help and usage
+            silence(sys.stdout, sys.stderr)
+            code = exc.exit_code
+        except OutputError as exc:
+            silence(sys.stdout)
+            with suppress(OutputError, ReaderGone):
+                click.echo(f"Error: {exc}", err=True)
+            code = exc.exit_code
+        sys.exit(code)
+
+
+def _run(main: Function, as_json: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    try:
+        code = main(*args, **kwargs)
+        return code if isinstance(code, int) else 0
+    except click.Abort:
+        return INTERRUPTED
+    except click.ClickException as exc:
+        exc.message = shortened(exc.message, _MOST_USAGE)
+        if as_json:
+            click.echo(json.dumps({"error": {"type": "Usage", "message": exc.format_message()}}))
+        else:
+            exc.show()
+        return exc.exit_code

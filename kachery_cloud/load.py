@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex
@@ -32,7 +31,7 @@ from .formats import json_from_bytes, read_npy, text_from_bytes
 from .local import NotHere, find_local, is_local_directory, list_local, repository, resolve_local
 from .placing import check_tree_destination, copy_into_place, place_directory
 from .progress import progress_bar
-from .terminal import tell
+from .terminal import BinaryOutput, tell
 from .uri import ContentURI, check_peer_addresses, parse_uri
 
 if TYPE_CHECKING:
@@ -530,15 +529,10 @@ def _check_range(start: int, end: int | None, size: int) -> None:
             raise InvalidRange(f"{name} is {value:,}, beyond the end of the file of {size:,} bytes.")
 
 
-def _binary_stream(out: BinaryIO | None) -> BinaryIO:
+def _binary_stream(out: BinaryIO | None) -> BinaryIO | BinaryOutput:
     """Where bytes are to be written. Raises InvalidArgument for what does not take any."""
     if out is None:
-        stream = getattr(sys.stdout, "buffer", None)
-        if stream is None:
-            raise InvalidArgument(
-                "Standard output takes no bytes here, as in a notebook. Give `out`, or use load_bytes."
-            )
-        return stream
+        return BinaryOutput()
     try:
         out.write(b"")
     except (AttributeError, TypeError, ValueError):  # no stream; one for text; a closed one

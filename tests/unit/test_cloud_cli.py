@@ -41,7 +41,7 @@ def run(*arguments: object) -> Result:
 
 def spawn(command: str, *arguments: object) -> subprocess.Popen[bytes]:
     """A command in a process of its own, as installed."""
-    code = f"from kachery_cloud.cli import {command}; {command}()"
+    code = f"from kachery_cloud.entry import {command}; {command}()"
     line = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -62,7 +62,7 @@ def test_every_entry_point_of_the_project_exists() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     for line in text.split("[project.scripts]")[1].split("\n\n")[0].strip().splitlines():
         name, target = (part.strip().strip('"') for part in line.split("="))
-        function = target.removeprefix("kachery_cloud.cli:")
+        function = target.removeprefix("kachery_cloud.entry:")
         out, _ = (process := spawn(function, "--help")).communicate()
         assert process.returncode == 0, name
         assert name.encode() in out

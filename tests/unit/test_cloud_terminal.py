@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from kachery_cloud import cli, progress
 from kachery_cloud.cli_support import command
 from kachery_cloud.errors import FileMissing, InvalidURI, KacheryError
-from kachery_cloud.terminal import FilteredStream, filtered_streams, tell
+from kachery_cloud.terminal import FilteredStream, program_streams, tell
 from kachery_p2p.text import printable
 from tests.unit.terminal_helpers import ATTACK, DANGEROUS, harmless
 
@@ -135,7 +135,7 @@ def test_what_an_encoding_does_not_have_is_escaped() -> None:
     """On a terminal of ASCII or Latin-1 a name with other letters is shown, and is no UnicodeEncodeError."""
     for encoding, shown in (("ascii", "\\u540d \\xe9\n"), ("latin-1", "\\u540d é\n"), ("utf-8", "名 é\n")):
         raw = io.BytesIO()
-        stream = FilteredStream(io.TextIOWrapper(raw, encoding=encoding))
+        stream = FilteredStream(io.TextIOWrapper(raw, encoding=encoding), "standard output")
         print("名 é", file=stream)
         stream.flush()
         assert raw.getvalue().decode(encoding) == shown
@@ -178,7 +178,7 @@ def test_the_words_of_a_progress_bar_are_filtered(monkeypatch: pytest.MonkeyPatc
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setattr(progress, "DELAY", 0)
-    with filtered_streams():
+    with program_streams():
         with progress.progress_bar(f"Loading {ATTACK}", enabled=True) as update:
             update(1, 3)
             update(2, 3)
