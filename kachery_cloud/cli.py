@@ -228,6 +228,7 @@ def load(
         kachery-cloud-load ipfs://bafy.../notes/readme.txt --dest readme.txt
     """
     from .load import load_dir, load_file, load_file_info, takes_directory
+    from .uri import parse_uri
 
     begun = _clock()
     more: dict[str, Any] = {"local_only": local_only, "providers": peers, "timeout": timeout}
@@ -239,8 +240,9 @@ def load(
         if file_meant and not (takes_directory(dest) and load_file_info(uri, **more)["kind"] == "directory"):
             raise
         if dest is None:
+            one = f"{parse_uri(uri).locator}/NAME"
             raise IsADirectory(
-                f"{uri} is a directory. Say with --dest where to make it, or load one file: {uri}/NAME."
+                f"{uri} is a directory. Say with --dest where to make it, or load one file: {one}."
             ) from exc
         path = load_dir(uri, dest, verbose=verbose, **more)
     size = os.path.getsize(path) if os.path.isfile(path) else None

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from kachery_p2p.text import shortened
+from kachery_p2p.text import printable, shortened
 
 from .errors import KacheryError
 from .terminal import BinaryOutput, OutputError, ReaderGone, program_streams, silence
@@ -87,7 +87,7 @@ def print_result(as_json: bool, text: str, **values: Any) -> None:
 def print_path(path: str) -> None:
     """A path as a result: the bytes of its name for the next command of a pipeline, what can be shown for a person."""
     if sys.stdout.isatty():
-        click.echo(path)
+        click.echo(printable(path))
         return
     out = BinaryOutput()
     out.write(os.fsencode(path) + b"\n")
@@ -145,7 +145,7 @@ def _run(main: Function, as_json: bool, args: tuple[Any, ...], kwargs: dict[str,
     except click.Abort:
         return INTERRUPTED
     except click.ClickException as exc:
-        exc.message = shortened(exc.message, _MOST_USAGE)
+        exc.__dict__["message"] = shortened(exc.message, _MOST_USAGE)
         if as_json:
             click.echo(json.dumps({"error": {"type": "Usage", "message": exc.format_message()}}))
         else:

@@ -138,7 +138,7 @@ def store_dir(
     wait: Wait = None,
     timeout: float | None = None,
 ) -> str:
-    """Store a folder with all that is in it. Its files can be loaded one by one as `<uri>/<path in the folder>`.
+    """Store a folder with all that is in it. Its files can be loaded one by one; see `join`.
 
     Args:
         path: the folder.
@@ -150,7 +150,7 @@ def store_dir(
 
     Example:
         >>> uri = kcl.store_dir("/data/experiment")
-        >>> kcl.load_text(uri + "/notes/readme.txt")
+        >>> kcl.load_text(kcl.join(uri, "notes/readme.txt"))
     """
     config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose, link=link)
     stored = put_directory(config, path, link=link, profile=profile, verbose=verbose, plan=plan)

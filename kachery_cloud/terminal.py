@@ -19,15 +19,17 @@ from kachery_p2p.text import printable
 from .errors import InvalidArgument
 
 
-class OutputError(KacheryError):
+class OutputError(KacheryError, OSError):
     """What was printed could not be written: the disk behind the output is full, say."""
 
+    errno: int | None = None
     exit_code = 5
 
 
-class ReaderGone(KacheryError):
+class ReaderGone(KacheryError, OSError):
     """Nobody reads what is printed any more (`... | head`)."""
 
+    errno: int | None = None  # click takes EPIPE for its own
     exit_code = 141
 
 
@@ -44,7 +46,9 @@ def _writing_to(what: str) -> Iterator[None]:
     except BrokenPipeError:
         raise ReaderGone(f"Nobody reads {what} any more.") from None
     except OSError as why:
-        raise OutputError(f"Writing to {what} failed: {why.strerror or why}.") from why
+        error = OutputError(f"Writing to {what} failed: {why.strerror or why}.")
+        error.errno = why.errno
+        raise error from why
 
 
 class FilteredStream:

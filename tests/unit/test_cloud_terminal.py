@@ -107,6 +107,14 @@ def test_whatever_prints_prints_through_the_filter(how: str, hostile: click.Comm
     assert (sys.stdout, sys.stderr) == before
 
 
+def test_json_is_ascii() -> None:
+    """What a program reads is not filtered but escaped by JSON itself: the same text comes out of it."""
+    for path in (ROOT / "kachery_cloud").glob("cli*.py"):
+        assert "ensure_ascii" not in path.read_text(), path
+    assert harmless(json.dumps(ATTACK))
+    assert json.loads(json.dumps(ATTACK)) == ATTACK
+
+
 def test_the_users_own_words_are_filtered_in_usage_errors() -> None:
     """A URI that was copied from somewhere, pasted where no argument is expected."""
     for arguments in ([ATTACK], ["load", ATTACK], ["load", "x", ATTACK], ["load", "x", "--timeout", ATTACK]):
