@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import operator
 import os
-from typing import Any
+from typing import Any, BinaryIO
 
 from kachery_p2p.text import shown
 
-from .errors import InvalidArgument, InvalidName
+from .errors import InvalidArgument, InvalidName, InvalidRange
+from .terminal import BinaryOutput
 
 
 def check_flags(**flags: Any) -> None:
@@ -49,3 +50,41 @@ def whole_number(value: Any) -> int | None:
         return operator.index(value)
     except TypeError:
         return None
+
+
+def byte_range(start: Any, end: Any) -> tuple[int, int | None]:
+    """Where a range begins and ends, as it was given; None for the end of the file. Raises InvalidRange."""
+    numbers: list[int | None] = []
+    for name, value in (("start", start), ("end", end)):
+        number = None if value is None else whole_number(value)
+        if number is None and value is not None:
+            raise InvalidRange(f"{name} is {shown(value)}; it must be a whole number of bytes.")
+        if number is not None and number < 0:
+            raise InvalidRange(f"{name} is {shown(number)}; bytes are counted from 0, and not from the end.")
+        if number is not None and number >= 1 << 63:
+            raise InvalidRange(f"{name} is {shown(number)}, beyond the end of any file.")
+        numbers.append(number)
+    first, last = numbers[0] or 0, numbers[1]
+    if last is not None and last < first:
+        raise InvalidRange(f"end ({last:,}) lies before start ({first:,}).")
+    return first, last
+
+
+def check_range(start: int, end: int | None, size: int) -> None:
+    """Raise InvalidRange for a range beyond the end of the file."""
+    for name, value in (("start", start), ("end", end)):
+        if value is not None and value > size:
+            raise InvalidRange(f"{name} is {value:,}, beyond the end of the file of {size:,} bytes.")
+
+
+def binary_stream(out: BinaryIO | None) -> BinaryIO | BinaryOutput:
+    """Where bytes are to be written. Raises InvalidArgument for what does not take any."""
+    if out is None:
+        return BinaryOutput()
+    try:
+        out.write(b"")
+    except (AttributeError, TypeError, ValueError):  # no stream; one for text; a closed one
+        raise InvalidArgument(
+            f"out is {shown(out)}; it must be open for writing bytes: open(path, 'wb'), or io.BytesIO()."
+        ) from None
+    return out

@@ -14,16 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex
 
 from kachery_p2p.repo.fileio import explained
-from kachery_p2p.text import shown
 
-from .arguments import check_flags, path_text, whole_number
+from .arguments import binary_stream, byte_range, check_flags, check_range, path_text
 from .config import load_config, parse_timeout
 from .errors import (
     ContentNotFound,
     DamagedFile,
     FileMissing,
-    InvalidArgument,
-    InvalidRange,
     IsADirectory,
     KacheryError,
 )
@@ -31,7 +28,7 @@ from .formats import json_from_bytes, read_npy, text_from_bytes
 from .local import NotHere, find_local, is_local_directory, list_local, repository, resolve_local
 from .placing import check_tree_destination, copy_into_place, place_directory
 from .progress import progress_bar
-from .terminal import BinaryOutput, tell
+from .terminal import tell
 from .uri import ContentURI, check_peer_addresses, parse_uri
 
 if TYPE_CHECKING:
@@ -171,9 +168,9 @@ def load_bytes(
     Example:
         >>> kcl.load_bytes(uri, 1_000_000, 1_000_016)
     """
-    first, end = _range(start, end)
+    first, last = byte_range(start, end)
     request = _Request(uri, local_only=local_only, providers=providers, timeout=timeout)
-    return b"".join(request.pieces(first, end))
+    return b"".join(request.pieces(first, last))
 
 
 def cat_file(
@@ -200,10 +197,10 @@ def cat_file(
         >>> with open("copy.bin", "wb") as file:
         ...     kcl.cat_file(uri, file)
     """
-    first, end = _range(start, end)
-    stream = _binary_stream(out)
+    first, last = byte_range(start, end)
+    stream = binary_stream(out)
     request = _Request(uri, local_only=local_only, providers=providers, timeout=timeout)
-    for piece in request.pieces(first, end, stream=True):
+    for piece in request.pieces(first, last, stream=True):
         stream.write(piece)
     stream.flush()
 
@@ -370,7 +367,7 @@ class _Request:
         if path is not None:
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                _check_range(start, end, size)
+                check_range(start, end, size)
                 yield from _read(file, start, size if end is None else end, self.uri.locator)
             return
         # Each window is one request: what it fetched is read from the (partial) file before the next is asked for.
@@ -381,7 +378,7 @@ class _Request:
             # The size is not known before the first answer; a window may then reach beyond the end.
             result = self.ask("bytes", start=at, end=until)
             size = int(result["size"])
-            _check_range(start, end, size)
+            check_range(start, end, size)
             stop = size if end is None else end
             until = stop if until is None else min(until, stop)
             with self._open_result(result) as file:
@@ -502,44 +499,6 @@ def _told(sources: dict[str, int]) -> str:
     if len(sources) == 1:
         return next(iter(sources))
     return ", ".join(f"{name} ({size:,})" for name, size in sorted(sources.items(), key=lambda item: -item[1]))
-
-
-def _range(start: Any, end: Any) -> tuple[int, int | None]:
-    """Where a range begins and ends, as it was given; None for the end of the file. Raises InvalidRange."""
-    numbers: list[int | None] = []
-    for name, value in (("start", start), ("end", end)):
-        number = None if value is None else whole_number(value)
-        if number is None and value is not None:
-            raise InvalidRange(f"{name} is {shown(value)}; it must be a whole number of bytes.")
-        if number is not None and number < 0:
-            raise InvalidRange(f"{name} is {shown(number)}; bytes are counted from 0, and not from the end.")
-        if number is not None and number >= 1 << 63:
-            raise InvalidRange(f"{name} is {shown(number)}, beyond the end of any file.")
-        numbers.append(number)
-    first, last = numbers[0] or 0, numbers[1]
-    if last is not None and last < first:
-        raise InvalidRange(f"end ({last:,}) lies before start ({first:,}).")
-    return first, last
-
-
-def _check_range(start: int, end: int | None, size: int) -> None:
-    """Raise InvalidRange for a range beyond the end of the file."""
-    for name, value in (("start", start), ("end", end)):
-        if value is not None and value > size:
-            raise InvalidRange(f"{name} is {value:,}, beyond the end of the file of {size:,} bytes.")
-
-
-def _binary_stream(out: BinaryIO | None) -> BinaryIO | BinaryOutput:
-    """Where bytes are to be written. Raises InvalidArgument for what does not take any."""
-    if out is None:
-        return BinaryOutput()
-    try:
-        out.write(b"")
-    except (AttributeError, TypeError, ValueError):  # no stream; one for text; a closed one
-        raise InvalidArgument(
-            f"out is {shown(out)}; it must be open for writing bytes: open(path, 'wb'), or io.BytesIO()."
-        ) from None
-    return out
 
 
 @contextlib.contextmanager
