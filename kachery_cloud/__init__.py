@@ -24,11 +24,13 @@ if TYPE_CHECKING:
         DialError,
         DiskFull,
         FileChanged,
+        FileExists,
         FileMissing,
         FormatError,
         HashMismatch,
         IdentityError,
         InvalidAddress,
+        InvalidArgument,
         InvalidCID,
         InvalidName,
         InvalidPinService,
@@ -68,7 +70,7 @@ if TYPE_CHECKING:
     )
     from .pinning import pin, pins, unpin, wait_pinned
     from .store import link_file, store_dir, store_file, store_json, store_npy, store_pkl, store_text
-    from .uri import ContentURI, format_uri, parse_uri
+    from .uri import ContentURI, format_uri, join, parse_uri
 
 __all__ = [
     "AddressInUse",
@@ -80,11 +82,13 @@ __all__ = [
     "DialError",
     "DiskFull",
     "FileChanged",
+    "FileExists",
     "FileMissing",
     "FormatError",
     "HashMismatch",
     "IdentityError",
     "InvalidAddress",
+    "InvalidArgument",
     "InvalidCID",
     "InvalidName",
     "InvalidPinService",
@@ -114,6 +118,7 @@ __all__ = [
     "format_uri",
     "get_node_info",
     "init",
+    "join",
     "link_file",
     "list_dir",
     "load_bytes",
@@ -159,7 +164,7 @@ _MODULES = {
     ),
     "pinning": ("pin", "pins", "unpin", "wait_pinned"),
     "store": ("link_file", "store_dir", "store_file", "store_json", "store_npy", "store_pkl", "store_text"),
-    "uri": ("ContentURI", "format_uri", "parse_uri"),
+    "uri": ("ContentURI", "format_uri", "join", "parse_uri"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

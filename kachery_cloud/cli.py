@@ -16,10 +16,12 @@ from typing import Any
 
 import click
 
+from kachery_p2p.text import printable
+
 from .cli_network import announce, keygen_swarm, status, whereis
 from .cli_pins import pins
-from .cli_support import CONTEXT, Function, Group, command, json_option, print_result, printable
-from .errors import IsADirectory
+from .cli_support import CONTEXT, Function, Group, command, json_option, print_path, print_result
+from .errors import FileExists, FileMissing, InvalidName, IsADirectory
 
 # --- options -------------------------------------------------------------------------------------------------------
 
@@ -66,11 +68,17 @@ def _pinning(function: Function) -> Function:
     return function
 
 
-def _command(name: str) -> Callable[[Function], click.Command]:
+# What became of the work after Ctrl-C.
+_STORING = "Interrupted. Run the command again to store it: what is stored already is not stored twice."
+_LOADING = "Interrupted. What has arrived is kept, and is not fetched again."
+_VERIFYING = "Interrupted before all was read: the rest may be damaged, too."
+
+
+def _command(name: str, interrupted: str = "Interrupted.") -> Callable[[Function], click.Command]:
     """A command of the group."""
 
     def make(function: Function) -> click.Command:
-        made = command(name)(function)
+        made = command(name, interrupted)(function)
         cli.add_command(made)
         return made
 
@@ -90,13 +98,20 @@ def cli() -> None:
         kachery-cloud load ipfs://...            finds it and prints the path of a copy
 
     Data lies in ~/.kachery-cloud, or where KACHERY_CLOUD_DIR says.
+
+    \b
+    Exit codes:
+        0  done              4  local data is damaged or was changed
+        1  another error     5  no room on the disk, or no permission
+        2  wrong input       6  the network, a peer or a service failed
+        3  not found       130  interrupted;  141  the reader of the output left
     """
 
 
 # --- storing -------------------------------------------------------------------------------------------------------
 
 
-@_command("store")
+@_command("store", _STORING)
 @click.argument("path", type=click.Path())
 @click.option("-r", "--recursive", is_flag=True, help="Store a directory with all that is in it.")
 @_label_option
@@ -118,7 +133,7 @@ def store(path: str, **options: Any) -> None:
     _store(path, linked=False, **options)
 
 
-@_command("link")
+@_command("link", _STORING)
 @click.argument("path", type=click.Path())
 @click.option("-r", "--recursive", is_flag=True, help="Link a directory with all that is in it.")
 @_label_option
@@ -184,15 +199,17 @@ def _store(
 # --- loading -------------------------------------------------------------------------------------------------------
 
 
-@_command("load")
+@_command("load", _LOADING)
 @click.argument("uri")
 @click.option("--dest", type=click.Path(), metavar="PATH", help="Put a copy there (a directory: make it there).")
+@click.option("--force", is_flag=True, help="Let --dest replace a file, where it is the whole name of the copy.")
 @_loading
 @_verbose_option
 @json_option
 def load(
     uri: str,
     dest: str | None,
+    force: bool,
     peers: tuple[str, ...],
     local_only: bool,
     timeout: float | None,
@@ -201,29 +218,41 @@ def load(
 ) -> None:
     """Load a file and print the path of the local copy. A directory needs --dest.
 
+    A file that is there is not replaced, unless it is the same, or --force is given. Where --dest is a folder, the name
+    comes from whoever made the URI: then nothing is replaced, and hidden files and the like are refused.
+
     \b
     Examples:
         kachery-cloud-load ipfs://bafy...
         kachery-cloud-load ipfs://bafy... --peer /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW...
         kachery-cloud-load ipfs://bafy.../notes/readme.txt --dest readme.txt
     """
-    from .load import load_dir, load_file
+    from .load import load_dir, load_file, load_file_info, takes_directory
+    from .uri import parse_uri
 
     begun = _clock()
     more: dict[str, Any] = {"local_only": local_only, "providers": peers, "timeout": timeout}
     try:
-        path = load_file(uri, dest=dest, verbose=verbose, **more)
-    except IsADirectory as exc:
+        path = load_file(uri, dest=dest, overwrite=force, verbose=verbose, **more)
+    except (IsADirectory, FileExists, FileMissing, InvalidName) as exc:
+        # The destination may not suit a file because a directory is meant, which has other rules.
+        file_meant = not isinstance(exc, IsADirectory)
+        if file_meant and not (takes_directory(dest) and load_file_info(uri, **more)["kind"] == "directory"):
+            raise
         if dest is None:
+            one = f"{parse_uri(uri).locator}/NAME"
             raise IsADirectory(
-                f"{uri} is a directory. Say with --dest where to make it, or load one file: {uri}/NAME."
+                f"{uri} is a directory. Say with --dest where to make it, or load one file: {one}."
             ) from exc
         path = load_dir(uri, dest, verbose=verbose, **more)
     size = os.path.getsize(path) if os.path.isfile(path) else None
-    print_result(as_json, path, path=path, uri=uri, size=size, seconds=round(_clock() - begun, 3))
+    if as_json:
+        print_result(True, "", path=path, uri=uri, size=size, seconds=round(_clock() - begun, 3))
+    else:
+        print_path(path)
 
 
-@_command("cat")
+@_command("cat", _LOADING)
 @click.argument("uri")
 @click.option("--start", type=int, metavar="N", help="The first byte, counted from 0.")
 @click.option("--end", type=int, metavar="N", help="One past the last byte.")
@@ -240,11 +269,10 @@ def cat(
     """
     from .load import cat_file
 
-    out = sys.stdout.buffer
-    cat_file(uri, out, start=start, end=end, local_only=local_only, providers=peers, timeout=timeout)
+    cat_file(uri, start=start, end=end, local_only=local_only, providers=peers, timeout=timeout)
 
 
-@_command("ls")
+@_command("ls", _LOADING)
 @click.argument("uri")
 @_loading
 @json_option
@@ -259,14 +287,14 @@ def ls(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None
 
     entries = list_dir(uri, local_only=local_only, providers=peers, timeout=timeout)
     if as_json:
-        click.echo(json.dumps({"uri": uri, "entries": entries}, ensure_ascii=False))
+        click.echo(json.dumps({"uri": uri, "entries": entries}))
         return
     width = max((len(_size_text(entry["size"])) for entry in entries), default=0)
     for entry in entries:
         click.echo(f"{_size_text(entry['size']):>{width}}  {printable(entry['name'])}")
 
 
-@_command("info")
+@_command("info", _LOADING)
 @click.argument("uri")
 @_loading
 @json_option
@@ -281,7 +309,7 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
 
     found = load_file_info(uri, local_only=local_only, providers=peers, timeout=timeout)
     if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False))
+        click.echo(json.dumps(found))
         return
     for key in ("uri", "cid", "kind", "size", "label", "local", "path"):
         if found[key] is not None:
@@ -294,7 +322,7 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
 # --- the data directory and its node ---------------------------------------------------------------------------------
 
 
-@_command("verify")
+@_command("verify", _VERIFYING)
 @click.argument("uris", nargs=-1, metavar="[URI]...")
 @json_option
 def verify(uris: tuple[str, ...], as_json: bool) -> None:
@@ -311,7 +339,7 @@ def verify(uris: tuple[str, ...], as_json: bool) -> None:
     problems = check(uris or None)
     if as_json:
         listed = [{"cid": str(p.cid), "path": str(p.path), "what": p.what, "detail": p.detail} for p in problems]
-        click.echo(json.dumps({"ok": not problems, "problems": listed}, ensure_ascii=False))
+        click.echo(json.dumps({"ok": not problems, "problems": listed}))
     else:
         for problem in problems:
             click.echo(f"{problem.what}: {problem.cid} ({printable(str(problem.path))})")
@@ -342,7 +370,7 @@ def repair(as_json: bool) -> None:
     problems = found.pop("problems")
     if as_json:
         listed = [{"cid": str(p.cid), "path": str(p.path), "what": p.what, "detail": p.detail} for p in problems]
-        click.echo(json.dumps({"ok": not problems, **found, "problems": listed}, ensure_ascii=False))
+        click.echo(json.dumps({"ok": not problems, **found, "problems": listed}))
     else:
         click.echo(
             f"The catalog lists {found['files']:,} files, {found['linked_files']:,} linked files and "

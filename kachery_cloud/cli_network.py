@@ -31,7 +31,7 @@ def status(verbose: bool, as_json: bool) -> None:
 
     found = ask()
     if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False))
+        click.echo(json.dumps(found))
         return
     from .status_text import status_lines
 
@@ -66,7 +66,7 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
     for row in iter_whereis(uri, providers=peers, timeout=timeout):
         rows.append(row)
         if as_json:
-            click.echo(json.dumps(row, ensure_ascii=False))
+            click.echo(json.dumps(row))
         elif row.get("source") == "here":
             click.echo(whereis_lines([row])[0])
         sys.stdout.flush()  # the rest takes a while

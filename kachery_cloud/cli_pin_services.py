@@ -84,7 +84,7 @@ def service_add(
         keep_token(config.directory, name, token)
     made = next(each for each in _services(load_config()) if each["name"] == name)
     if as_json:
-        click.echo(json.dumps(made, ensure_ascii=False))
+        click.echo(json.dumps(made))
         return
     _print_services([made])
     _say_to_restart()
@@ -98,7 +98,7 @@ def service_list(as_json: bool) -> None:
 
     found = _services(load_config())
     if as_json:
-        click.echo(json.dumps({"services": found}, ensure_ascii=False))
+        click.echo(json.dumps({"services": found}))
     elif found:
         _print_services(found)
     else:

@@ -14,6 +14,7 @@ import click
 from .cli_pin_services import service
 from .cli_support import CONTEXT, INTERRUPTED, Function, Group, command, guarded, json_option
 from .errors import KacheryError, PinningError
+from .terminal import unfiltered
 
 if TYPE_CHECKING:
     from .config import Config
@@ -56,7 +57,7 @@ def pins(context: click.Context, removed: bool, as_json: bool) -> None:
 
     found = api.pins(removed=removed)
     if as_json:
-        click.echo(json.dumps({"pins": found}, ensure_ascii=False))
+        click.echo(json.dumps({"pins": found}))
         return
     for line in pin_lines(found):
         click.echo(line)
@@ -202,7 +203,7 @@ def finish_store(config: Config, stored: dict[str, Any], names: Sequence[str], w
     cid = stored["cid"]
     waited = wait_with_bar(config, cid, names, None) if wait else Waited(api.rows(config, cid, names))
     if as_json:
-        click.echo(json.dumps({**stored, **_as_json(waited)}, ensure_ascii=False))
+        click.echo(json.dumps({**stored, **_as_json(waited)}))
     else:
         if not waited.interrupted:
             for line in on_their_way([row for row in waited.rows if row["claimed"] or waited.error is None]):
@@ -255,7 +256,7 @@ def _print_rows(found: list[dict[str, Any]], as_json: bool, waited: Waited | Non
     from .pins_text import pin_lines
 
     if as_json:
-        click.echo(json.dumps(_as_json(waited or Waited(found)), ensure_ascii=False))
+        click.echo(json.dumps(_as_json(waited or Waited(found))))
         return
     for line in pin_lines(found):
         click.echo(line)
@@ -305,7 +306,7 @@ def _watched(config: Config, cid: str, names: Sequence[str]) -> Iterator[None]:
     form = "{desc} [{elapsed}]"
 
     def show() -> None:
-        with tqdm(total=len(names), bar_format=form, leave=False, file=sys.stderr) as bar:
+        with tqdm(total=len(names), bar_format=form, leave=False, file=unfiltered(sys.stderr)) as bar:
             while not done.wait(_SHOW_SECONDS):
                 sent = api.sending(config).get(cid)
                 found = api.rows(config, cid, names)

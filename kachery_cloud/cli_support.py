@@ -6,13 +6,19 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any, NoReturn
 
 import click
 
-from .errors import KacheryError
+from kachery_p2p.text import printable, shortened
 
+from .errors import KacheryError
+from .terminal import BinaryOutput, OutputError, ReaderGone, program_streams, silence
+
+# Characters of a usage error: it repeats what was typed, or pasted by mistake.
+_MOST_USAGE = 1_000
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -24,8 +30,12 @@ CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_w
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line.")
 
 
-def guarded(function: Function) -> Function:
-    """Turn the errors that are meant for people into a sentence and an exit code."""
+def guarded(function: Function, interrupted: str = "Interrupted.") -> Function:
+    """Turn the errors that are meant for people into a sentence and an exit code.
+
+    Args:
+        interrupted: what to say after Ctrl-C: what became of the work.
+    """
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -33,14 +43,12 @@ def guarded(function: Function) -> Function:
         try:
             function(*args, **kwargs)
             sys.stdout.flush()
+        except (ReaderGone, BrokenPipeError):
+            _leave_quietly()
         except KacheryError as exc:
             _fail(type(exc).__name__, str(exc), exc.exit_code, as_json)
         except KeyboardInterrupt:
-            _fail(
-                "Interrupted", "Interrupted. What has arrived is kept, and is not fetched again.", INTERRUPTED, as_json
-            )
-        except BrokenPipeError:
-            _leave_quietly()
+            _fail("Interrupted", interrupted, INTERRUPTED, as_json)
         except OSError as exc:
             from kachery_p2p.repo.fileio import explain
 
@@ -51,32 +59,39 @@ def guarded(function: Function) -> Function:
 
 
 def _fail(name: str, message: str, code: int, as_json: bool) -> NoReturn:
+    if name == OutputError.__name__:
+        as_json = False  # nothing more can be said there
+        silence(sys.stdout)
     try:
         if as_json:
             click.echo(json.dumps({"error": {"type": name, "message": message}}))
         else:
             click.echo(f"Error: {message}", err=True)
-    except BrokenPipeError:
+    except ReaderGone:
         _leave_quietly()
+    except OutputError:
+        silence(sys.stdout, sys.stderr)
     raise click.exceptions.Exit(code)
 
 
 def _leave_quietly() -> NoReturn:
-    """Nobody reads any more (`... | head`): end without a word, and without the interpreter's last flush failing."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError, AttributeError):  # stdout is no file, as in tests
-        pass
+    """Nobody reads any more (`... | head`): end without a word."""
+    silence(sys.stdout, sys.stderr)
     raise click.exceptions.Exit(BROKEN_PIPE)
 
 
 def print_result(as_json: bool, text: str, **values: Any) -> None:
-    click.echo(json.dumps(values, ensure_ascii=False) if as_json else text)
+    click.echo(json.dumps(values) if as_json else text)
 
 
-def printable(text: str) -> str:
-    """Names come from strangers: control characters could rewrite the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def print_path(path: str) -> None:
+    """A path as a result: the bytes of its name for the next command of a pipeline, what can be shown for a person."""
+    if sys.stdout.isatty():
+        click.echo(printable(path))
+        return
+    out = BinaryOutput()
+    out.write(os.fsencode(path) + b"\n")
+    out.flush()
 
 
 class Command(click.Command):
@@ -97,25 +112,42 @@ class Group(click.Group):
         return _main(super().main, given, args, kwargs)
 
 
-def command(name: str) -> Callable[[Function], click.Command]:
-    """A command that can be run by itself, or be part of the group."""
+def command(name: str, interrupted: str = "Interrupted.") -> Callable[[Function], click.Command]:
+    """A command that can be run by itself, or be part of the group. `interrupted`: see `guarded`."""
 
     def make(function: Function) -> click.Command:
-        return click.command(name, cls=Command, context_settings=CONTEXT)(guarded(function))
+        return click.command(name, cls=Command, context_settings=CONTEXT)(guarded(function, interrupted))
 
     return make
 
 
 def _main(main: Function, given: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     kwargs["standalone_mode"] = False
+    with program_streams():
+        try:
+            code = _run(main, "--json" in given, args, kwargs)
+            sys.stdout.flush()
+        except ReaderGone as exc:  # of --help and usage
+            silence(sys.stdout, sys.stderr)
+            code = exc.exit_code
+        except OutputError as exc:
+            silence(sys.stdout)
+            with suppress(OutputError, ReaderGone):
+                click.echo(f"Error: {exc}", err=True)
+            code = exc.exit_code
+        sys.exit(code)
+
+
+def _run(main: Function, as_json: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     try:
         code = main(*args, **kwargs)
-        sys.exit(code if isinstance(code, int) else 0)
+        return code if isinstance(code, int) else 0
     except click.Abort:
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
     except click.ClickException as exc:
-        if "--json" in given:
+        exc.__dict__["message"] = shortened(exc.message, _MOST_USAGE)
+        if as_json:
             click.echo(json.dumps({"error": {"type": "Usage", "message": exc.format_message()}}))
         else:
             exc.show()
-        sys.exit(exc.exit_code)
+        return exc.exit_code

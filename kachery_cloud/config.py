@@ -44,6 +44,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from kachery_p2p.text import shown
+
 from .errors import ConfigError, InvalidAddress
 from .uri import check_peer_address
 
@@ -162,10 +164,12 @@ def parse_timeout(value: Any, origin: str) -> float:
         return DEFAULT_TIMEOUT
     try:
         seconds = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not 0 < seconds <= MAX_TIMEOUT:
-        raise ConfigError(f"{origin} is {value!r}; it must be a number of seconds between 0 and {MAX_TIMEOUT:.0f}.")
+        raise ConfigError(
+            f"{origin} is {shown(value)}; it must be a number of seconds between 0 and {MAX_TIMEOUT:.0f}."
+        )
     return seconds
 
 

@@ -14,6 +14,7 @@ from kachery_p2p.errors import (
     DialError,
     DiskFull,
     FileChanged,
+    FileExists,
     FileMissing,
     HashMismatch,
     IdentityError,
@@ -37,6 +38,12 @@ from kachery_p2p.errors import (
     SwarmKeyError,
     UnsupportedCID,
 )
+
+
+class InvalidArgument(KacheryError, TypeError):
+    """An argument of a kind that a function does not take; says what it takes."""
+
+    exit_code = 2
 
 
 class InvalidURI(KacheryError, ValueError):
@@ -90,11 +97,13 @@ __all__ = [
     "DialError",
     "DiskFull",
     "FileChanged",
+    "FileExists",
     "FileMissing",
     "FormatError",
     "HashMismatch",
     "IdentityError",
     "InvalidAddress",
+    "InvalidArgument",
     "InvalidCID",
     "InvalidName",
     "InvalidPinService",

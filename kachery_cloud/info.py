@@ -6,15 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from .arguments import check_flags, text_list
 from .config import load_config, parse_timeout, write_default_config
 from .errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError
 from .local import NotHere, find_local, repository, resolve_local
 from .pinning import outbox
 from .progress import progress_bar
-from .uri import check_peer_address, parse_uri
+from .uri import check_peer_addresses, parse_uri
 
 if TYPE_CHECKING:
-    from kachery_p2p.repo.repo import Problem
+    from kachery_p2p.dag.cid import CID
+    from kachery_p2p.repo.repo import Problem, Repo
 
     from .config import Config
     from .uri import ContentURI
@@ -63,6 +65,7 @@ def status(*, start: bool = False) -> dict[str, Any]:
     from .background import ask_running_node, get_connection
     from .control import NodeGone
 
+    check_flags(start=start)
     config = load_config()
     if start:
         found = get_connection(config).status()
@@ -140,7 +143,7 @@ def iter_whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | No
     config = load_config()
     parsed = parse_uri(uri)
     seconds = WHEREIS_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
-    peers = [*parsed.providers, *(check_peer_address(address, "providers") for address in providers)]
+    peers = [*parsed.providers, *check_peer_addresses(providers, "providers")]
     here = _here(config, parsed)
     if here is not None:
         yield here
@@ -277,13 +280,24 @@ def repair() -> dict[str, Any]:
     }
 
 
+def _cid_here(repo: Repo, uri: ContentURI) -> CID:
+    try:
+        return resolve_local(repo, uri)
+    except NotHere:
+        raise ContentNotFound(f"{uri.locator} is not on this machine, so there is nothing to verify.") from None
+
+
 def verify(uris: Sequence[str] | None = None) -> list[Problem]:
     """Read every stored and linked file, or those of `uris`, and compare it with its hash.
 
     Returns:
         A list of `Problem(cid, path, what)`: files that are damaged, changed or missing. Empty where all is well.
+
+    Raises:
+        ContentNotFound: a directory on the way to one of `uris` is not on this machine.
     """
+    parsed = None if uris is None else [parse_uri(uri) for uri in text_list(uris, "uris")]
     repo = repository(load_config())
-    cids = None if uris is None else [resolve_local(repo, parse_uri(uri)) for uri in uris]
+    cids = None if parsed is None else [_cid_here(repo, uri) for uri in parsed]
     with progress_bar("Verifying") as update:
         return repo.verify(cids, progress=update)

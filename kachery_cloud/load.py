@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex
 
+from kachery_p2p.repo.fileio import explained
+
+from .arguments import binary_stream, byte_range, check_flags, check_range, path_text
 from .config import load_config, parse_timeout
 from .errors import (
     ContentNotFound,
     DamagedFile,
     FileMissing,
-    InvalidRange,
     IsADirectory,
     KacheryError,
-    NotAFile,
 )
 from .formats import json_from_bytes, read_npy, text_from_bytes
 from .local import NotHere, find_local, is_local_directory, list_local, repository, resolve_local
 from .placing import check_tree_destination, copy_into_place, place_directory
 from .progress import progress_bar
-from .uri import ContentURI, check_peer_address, parse_uri
+from .terminal import tell
+from .uri import ContentURI, check_peer_addresses, parse_uri
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +47,7 @@ def load_file(
     uri: str,
     *,
     dest: str | os.PathLike[str] | None = None,
+    overwrite: bool = True,
     local_only: bool = False,
     verbose: bool = False,
     providers: Sequence[str] = (),
@@ -55,9 +57,12 @@ def load_file(
 
     Args:
         uri: `ipfs://<cid>`, `ipfs://<cid>/<path>`, `/ipfs/<cid>` or a CID, perhaps with `?label=` and `?provider=`.
-        dest: where to put a copy of your own, replacing a file that is there. A folder takes it under the last name
-            of the path, else the label, else the CID. Without `dest` the path leads into the data directory; that
-            file is shared and read-only.
+        dest: where to put a copy of your own. A folder takes it under the last name of the path, else the label, else
+            the CID; these come from whoever made the URI, so there no file is ever replaced, and names that are not
+            plain ones (`.bashrc`, `-rf`, `CON`) are refused. Without `dest` the path leads into the data directory;
+            that file is shared and read-only.
+        overwrite: whether the copy may replace a file that is at `dest`, where that is the whole name of the copy. A
+            file with the same bytes is no obstacle in any case.
         local_only: do not use the network.
         verbose: say on stderr where the data comes from.
         providers: multiaddrs of peers to ask, such as "/ip4/192.168.1.20/tcp/4001/p2p/12D3KooW...".
@@ -66,18 +71,21 @@ def load_file(
     Raises:
         ContentNotFound: it is not here (`local_only`), or nobody who was asked has it; says who that was.
         DamagedFile: the local copy has changed and `local_only` is set. Without it, the data is loaded anew.
+        FileExists: something else is at `dest`. InvalidName: the URI may not choose the name of the copy.
         InvalidURI, InvalidCID, UnsupportedCID, InvalidAddress, PathNotFound, IsADirectory, DiskFull ...
 
     Example:
         >>> path = kcl.load_file("ipfs://bafkreiajr6u7obg3mpunezz2mwarr2sptwr3zaedia665vdayvw6mpn5ga")
     """
+    check_flags(overwrite=overwrite)
     request = _Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
     # Looked at first, so that a mistake in it shows before anything is loaded.
-    target = None if dest is None else _file_destination(dest, request.uri)
+    destination = None if dest is None else _file_destination(dest, request.uri)
     path = request.file()
-    if target is None:
+    if destination is None:
         return str(path)
-    copy_into_place(path, target)
+    target, named = destination
+    copy_into_place(path, target, replace=overwrite and named)
     return str(target)
 
 
@@ -141,8 +149,8 @@ def load_pkl(uri: str, *, local_only: bool = False, providers: Sequence[str] = (
 
 def load_bytes(
     uri: str,
-    start: int | None = None,
-    end: int | None = None,
+    start: SupportsIndex | None = None,
+    end: SupportsIndex | None = None,
     *,
     local_only: bool = False,
     providers: Sequence[str] = (),
@@ -160,17 +168,17 @@ def load_bytes(
     Example:
         >>> kcl.load_bytes(uri, 1_000_000, 1_000_016)
     """
-    _check_range(start, end, None)
+    first, last = byte_range(start, end)
     request = _Request(uri, local_only=local_only, providers=providers, timeout=timeout)
-    return b"".join(request.pieces(start or 0, end))
+    return b"".join(request.pieces(first, last))
 
 
 def cat_file(
     uri: str,
     out: BinaryIO | None = None,
     *,
-    start: int | None = None,
-    end: int | None = None,
+    start: SupportsIndex | None = None,
+    end: SupportsIndex | None = None,
     local_only: bool = False,
     providers: Sequence[str] = (),
     timeout: float | None = None,
@@ -182,14 +190,17 @@ def cat_file(
     Args:
         start, end: as for `load_bytes`.
 
+    Raises:
+        InvalidArgument: `out` takes no bytes; and what `load_bytes` raises.
+
     Example:
         >>> with open("copy.bin", "wb") as file:
         ...     kcl.cat_file(uri, file)
     """
-    _check_range(start, end, None)
-    stream = sys.stdout.buffer if out is None else out
+    first, last = byte_range(start, end)
+    stream = binary_stream(out)
     request = _Request(uri, local_only=local_only, providers=providers, timeout=timeout)
-    for piece in request.pieces(start or 0, end, stream=True):
+    for piece in request.pieces(first, last, stream=True):
         stream.write(piece)
     stream.flush()
 
@@ -210,8 +221,9 @@ def load_dir(
 
     Raises:
         NotADirectory: the URI names a file.
-        InvalidName: a name or a symbolic link in it would leave `dest`; nothing is written then.
-        RepoError: `dest` is not empty; and what `load_file` raises.
+        InvalidName: a name or a symbolic link in it would leave `dest`, or has control characters; nothing is written
+            then. Hidden files, such as `.zattrs`, are made as they were stored.
+        FileExists: `dest` is not empty; and what `load_file` raises.
     """
     request = _Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
     target = _absolute(dest)
@@ -286,14 +298,13 @@ class _Request:
         providers: Sequence[str] = (),
         timeout: float | None = None,
     ) -> None:
+        check_flags(local_only=local_only, verbose=verbose)
         self.uri = parse_uri(uri)
         self.config: Config = load_config()
         self.local_only = local_only
         self.verbose = verbose
         self.timeout = self.config.timeout if timeout is None else parse_timeout(timeout, "The timeout")
-        if isinstance(providers, str):
-            providers = (providers,)
-        given = tuple(check_peer_address(address, "a provider") for address in providers)
+        given = check_peer_addresses(providers, "a provider")
         self.providers = tuple(dict.fromkeys((*given, *self.uri.providers)))
 
     def file(self) -> Path:
@@ -317,10 +328,7 @@ class _Request:
         if isinstance(why, DamagedFile):
             if self.local_only:
                 raise why
-            print(
-                f"The local copy of {self.uri.locator} is damaged or was changed. Loading it again from peers.",
-                file=sys.stderr,
-            )
+            tell(f"The local copy of {self.uri.locator} is damaged or was changed. Loading it again from peers.")
             repo = repository(self.config)
             with contextlib.suppress(NotHere):  # the directory on the way to it may be what is missing
                 repo.quarantine(resolve_local(repo, self.uri))
@@ -343,7 +351,7 @@ class _Request:
             "kind": kind,
             "timeout": self.timeout,
         }
-        name = self.uri.path[-1] if self.uri.path else self.uri.label or self.uri.cid
+        name = self.uri.name or self.uri.cid
         self.say(f"Loading {self.uri.locator}")
         with progress_bar(f"Loading {name[:40]}", enabled=None if kind in ("file", "directory") else False) as update:
             result = get_connection(self.config).load(target, update)
@@ -359,7 +367,7 @@ class _Request:
         if path is not None:
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                _check_range(start, end, size)
+                check_range(start, end, size)
                 yield from _read(file, start, size if end is None else end, self.uri.locator)
             return
         # Each window is one request: what it fetched is read from the (partial) file before the next is asked for.
@@ -370,7 +378,7 @@ class _Request:
             # The size is not known before the first answer; a window may then reach beyond the end.
             result = self.ask("bytes", start=at, end=until)
             size = int(result["size"])
-            _check_range(start, end, size)
+            check_range(start, end, size)
             stop = size if end is None else end
             until = stop if until is None else min(until, stop)
             with self._open_result(result) as file:
@@ -460,7 +468,7 @@ class _Request:
 
     def say(self, text: str) -> None:
         if self.verbose:
-            print(text, file=sys.stderr)
+            tell(text)
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
@@ -489,20 +497,6 @@ def _told(sources: dict[str, int]) -> str:
     return ", ".join(f"{name} ({size:,})" for name, size in sorted(sources.items(), key=lambda item: -item[1]))
 
 
-def _check_range(start: int | None, end: int | None, size: int | None) -> None:
-    for name, value in (("start", start), ("end", end)):
-        if value is None:
-            continue
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise InvalidRange(f"{name} is {value!r}; it must be a whole number of bytes.")
-        if value < 0:
-            raise InvalidRange(f"{name} is {value}; bytes are counted from 0, and not from the end.")
-        if size is not None and value > size:
-            raise InvalidRange(f"{name} is {value:,}, beyond the end of the file of {size:,} bytes.")
-    if start is not None and end is not None and end < start:
-        raise InvalidRange(f"end ({end:,}) lies before start ({start:,}).")
-
-
 @contextlib.contextmanager
 def _mapped(file: BinaryIO) -> Iterator[memoryview]:
     """The whole content of a file, read only as it is used."""
@@ -523,17 +517,27 @@ def _mapped(file: BinaryIO) -> Iterator[memoryview]:
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
-    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-        raise NotAFile(f"dest is {path!r}; it must be a path.")
-    return Path(os.path.abspath(os.path.expanduser(path)))
+    return Path(os.path.abspath(os.path.expanduser(path_text(path, "dest"))))
 
 
-def _file_destination(dest: str | os.PathLike[str], uri: ContentURI) -> Path:
-    into_folder = os.fspath(dest).endswith(("/", os.sep))
+def takes_directory(dest: str | os.PathLike[str] | None) -> bool:
+    """Whether `load_dir` could make a folder there."""
+    try:
+        check_tree_destination(_absolute("" if dest is None else dest))
+    except KacheryError:
+        return False
+    return True
+
+
+def _file_destination(dest: str | os.PathLike[str], uri: ContentURI) -> tuple[Path, bool]:
+    """Where the copy goes, and whether the user named all of that; else the last part is from whoever made the URI."""
     target = _absolute(dest)
-    if target.is_dir():
-        return target / uri.file_name
-    if into_folder or not target.parent.is_dir():
+    into_folder = os.fspath(dest).endswith(("/", os.sep))
+    with explained("looking at", target):
+        if target.is_dir():
+            return target / uri.file_name, False
+        parent_is_there = target.parent.is_dir()
+    if into_folder or not parent_is_there:
         folder = target if into_folder else target.parent
         raise FileMissing(f"There is no folder {folder} to put the file into.")
-    return target
+    return target, True

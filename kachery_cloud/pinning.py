@@ -15,6 +15,9 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from kachery_p2p.text import shown
+
+from .arguments import check_flags, text_list
 from .config import load_config, parse_timeout
 from .errors import ConfigError, ContentNotFound, InvalidPinService, IsADirectory, NodeError, PinningError
 from .local import NotHere, find_local, repository, resolve_local
@@ -107,6 +110,7 @@ def pins(uri: str | None = None, *, removed: bool = False) -> list[dict[str, Any
         >>> [(each["uri"], each["state"]) for each in kcl.pins()]
         [('ipfs://bafy...', 'verified')]
     """
+    check_flags(removed=removed)
     config = load_config()
     if uri is not None:
         return rows(config, _cid_of(config, uri), removed=removed)
@@ -135,8 +139,8 @@ def wait_pinned(
         PinningError: a service refused it, or the time is over; says why, and what to do.
     """
     config = load_config()
-    if until not in WAITS:
-        raise ConfigError(f"until is {until!r}; it must be 'pinned' or 'verified'.")
+    if not _is_wait(until):
+        raise ConfigError(f"until is {shown(until)}; it must be 'pinned' or 'verified'.")
     cid, names = awaited(config, uri, service)
     return wait_for(config, cid, names, until, seconds(timeout))
 
@@ -156,7 +160,7 @@ def record_pin(config: Config, uri: str, pin: Pin, timeout: float | None, wait: 
             f"{uri} is not on this machine, so it cannot be pinned from here. Load it first (kachery-cloud-load)."
         ) from None
     plan.check(config, size, parsed.locator)
-    plan.record(config, str(cid), size, parsed.file_name if parsed.path or parsed.label else "")
+    plan.record(config, str(cid), size, parsed.name)
     return plan, str(cid)
 
 
@@ -176,7 +180,7 @@ def awaited(config: Config, uri: str, service: str | Sequence[str] | None) -> tu
     """
     cid = _cid_of(config, uri)
     found = [row["service"] for row in rows(config, cid)]
-    wanted = found if service is None else [service] if isinstance(service, str) else list(service)
+    wanted = found if service is None else text_list(service, "service")
     missing = [name for name in wanted if name not in found]
     if missing or not found:
         where = f" at {', '.join(missing)}" if missing else ""
@@ -325,8 +329,8 @@ def make_plan(config: Config, pin: Pin, wait: Wait = None, timeout: float | None
     """What `pin`, `wait`, `timeout` and `local` of a call mean. Raises `ConfigError` for what cannot be meant."""
     if pin is None and wait is None and not config.pin_services:
         return Plan()
-    if wait is not None and wait not in WAITS:
-        raise ConfigError(f"wait is {wait!r}; it must be 'pinned', 'verified' or None.")
+    if wait is not None and not _is_wait(wait):
+        raise ConfigError(f"wait is {shown(wait)}; it must be 'pinned', 'verified' or None.")
     services = services_for(config, pin)
     if wait is not None and local:
         raise ConfigError("With local=True no network is used, so there is no waiting for a pinning service.")
@@ -338,6 +342,11 @@ def make_plan(config: Config, pin: Pin, wait: Wait = None, timeout: float | None
     for service in services:
         to_service(config, service, token="")
     return Plan(services, pin is not None, wait, seconds(timeout))
+
+
+def _is_wait(value: object) -> bool:
+    """Whether this is a word for how far to wait; arrays and tables cannot be compared with one."""
+    return isinstance(value, str) and value in WAITS
 
 
 def record_stored(config: Config, plan: Plan, stored: Stored, name: str) -> list[str]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from .cli_support import printable
+from kachery_p2p.text import printable
 
 #: States as they are shown; the others are called what they are.
 _WORDS = {

@@ -1,20 +1,28 @@
 """Copies for the user, outside of the data directory: a file, or a whole tree. They appear when they are whole.
 
-Names and links in a directory come from strangers. Each name must be one that can stand in a folder, links may only
-point to what is in the directory, and they are made last, so that nothing is ever written through one.
+Where the user wrote the whole name of a copy, it may replace a file. Where the name came with the URI (its label, or
+the end of its path), it never does, and the name must be a plain one (`kachery_p2p.dag.names.outside_name`). Whatever
+is at the destination is never written to or followed: a name is given to a finished copy, in one step.
+
+Names and links in a directory come from strangers, too. They go into a folder that is made anew, so that nothing can be
+replaced, and hidden files such as `.zattrs` are as they were stored. Each name must be one that can stand in a folder,
+links may only point to what is in the directory, and they are made last, so that nothing is ever written through one.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from kachery_p2p.repo.fileio import clone_file, explained
+from kachery_p2p.repo.placing import same_bytes
 
-from .errors import DiskFull, FileMissing, InvalidName, RepoError
+from .errors import DiskFull, FileExists, FileMissing, InvalidName, NotAFile
 from .local import NotHere, is_local_directory, list_local, local_blocks
 from .parts import part_beside
 
@@ -28,22 +36,86 @@ _MAX_ENTRIES = 5_000_000
 _MAX_DEPTH = 256
 
 
-def copy_into_place(source: Path, target: Path) -> None:
-    """Copy a file to `target`, replacing what is there in one step. A copy-on-write clone where the file system can.
+# What file systems without hard links say when they are asked for one.
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
-    Raises FileMissing (no such folder), NoPermission, DiskFull; what was at `target` stays then.
+
+def copy_into_place(source: Path, target: Path, *, replace: bool) -> None:
+    """Copy a file to `target`, in one step. A copy-on-write clone where the file system can.
+
+    Args:
+        replace: whether a file that is at `target` goes. Without it, only one with the same bytes is no error.
+
+    Raises FileExists, NotAFile (something else than a file is there), FileMissing (no such folder), NoPermission,
+    DiskFull; what was at `target` stays then.
     """
+    if _is_there(source, target, replace):
+        return
     with part_beside(target) as part, explained("writing", target):
         _copy(source, part)
-        os.replace(part, target)
+        if replace:
+            os.replace(part, target)
+            return
+        try:
+            _name(part, target)
+        except FileExistsError:
+            # Whoever was faster may have brought the same.
+            if not _is_there(source, target, replace):
+                raise _in_the_way(target) from None
+
+
+def _is_there(source: Path, target: Path, replace: bool) -> bool:
+    """Whether nothing is left to do. Raises where something is in the way."""
+    try:
+        status = os.lstat(target)
+    except OSError:  # nothing, or what writing it will explain
+        return False
+    if stat.S_ISLNK(status.st_mode):
+        if not replace:
+            raise _in_the_way(target)
+    elif not stat.S_ISREG(status.st_mode):
+        raise NotAFile(f"{target} is not a regular file, so it is not replaced. Choose another destination.")
+    elif not replace:
+        with explained("reading", source), open(source, "rb") as file:
+            if not same_bytes(file.fileno(), target):
+                raise _in_the_way(target)
+        return True
+    return False
+
+
+def _in_the_way(target: Path) -> FileExists:
+    return FileExists(
+        f"{target} exists already and is something else. It is replaced only when you name it yourself, whole, and say "
+        f"so: --dest {target} --force (in Python dest={str(target)!r}). Or choose another destination."
+    )
+
+
+def _name(temporary: Path, target: Path) -> None:
+    """Give a finished file its name, unless something has that name: FileExistsError, also in a race."""
+    if os.name == "nt":
+        os.rename(temporary, target)
+        return
+    try:
+        os.link(temporary, target, follow_symlinks=False)
+    except OSError as why:
+        if why.errno not in _NO_LINKS:
+            raise
+        # The empty file is ours alone from the moment that it is there.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC))
+        os.replace(temporary, target)
 
 
 def check_tree_destination(dest: Path) -> None:
-    """Raise RepoError where something is at `dest` already, FileMissing where its parent is not there."""
-    if dest.is_symlink() or (dest.exists() and not (dest.is_dir() and not any(dest.iterdir()))):
-        raise RepoError(f"{dest} exists already. Choose a destination that does not exist, or an empty folder.")
+    """Raise FileExists where something is at `dest` already, FileMissing where its parent is not there."""
+    with explained("looking into", dest):
+        if dest.is_symlink() or (dest.exists() and not (dest.is_dir() and not any(dest.iterdir()))):
+            raise _folder_in_the_way(dest)
     if not dest.parent.is_dir():
         raise FileMissing(f"There is no folder {dest.parent} to make {dest.name} in.")
+
+
+def _folder_in_the_way(dest: Path) -> FileExists:
+    return FileExists(f"{dest} exists already. Choose a destination that does not exist, or an empty folder.")
 
 
 def place_directory(repo: Repo, root: CID, dest: Path) -> None:
@@ -56,16 +128,38 @@ def place_directory(repo: Repo, root: CID, dest: Path) -> None:
     check_tree_destination(dest)
     with part_beside(dest) as building, explained("making", dest):
         building.mkdir()
-        for folder in tree.folders:
-            (building / folder).mkdir()
+        _fill(building, tree)
+        _name_folder(building, dest)
+
+
+def _fill(building: Path, tree: _Tree) -> None:
+    where = PurePosixPath()
+    try:
+        for where in tree.folders:
+            (building / where).mkdir()
         left = tree.size
         for where, source in tree.files:
             left -= _copy(source, building / where, left)
         for where, target in tree.links:
             os.symlink(target, building / where)
-        if dest.is_dir():
+    except FileExistsError:
+        # A directory has each name once, but a file system may take two for one (capitals, or ways to write an accent).
+        raise InvalidName(
+            f"{str(where)!r} is in the directory twice for this file system, which does not tell the two names apart, "
+            "so the directory is not made. Load the files that you need one by one."
+        ) from None
+
+
+def _name_folder(building: Path, dest: Path) -> None:
+    """Give a finished folder its name. An empty folder may be there, and nothing else, also in a race."""
+    try:
+        if os.name == "nt" and dest.is_dir():
             dest.rmdir()
-        os.rename(building, dest)
+        os.rename(building, dest)  # replaces an empty folder, where it is not Windows
+    except OSError as why:
+        if why.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise _folder_in_the_way(dest) from why
+        raise
 
 
 @dataclass

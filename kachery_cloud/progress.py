@@ -14,6 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from kachery_p2p.text import printable
+
+from .terminal import unfiltered
+
 # Work that is over sooner needs no bar.
 DELAY = 0.5
 
@@ -63,13 +67,13 @@ class _Bar:
                 from tqdm.auto import tqdm
 
                 self._bar = tqdm(
-                    desc=self._what,
+                    desc=printable(self._what),  # names may come from strangers
                     total=total,
                     initial=done,
                     unit=self._unit,
                     unit_scale=True,
                     leave=False,
-                    file=sys.stderr,
+                    file=unfiltered(sys.stderr),
                 )
             if total != self._bar.total:
                 self._bar.total = total

@@ -278,9 +278,9 @@ async def _stop_on_signals(scope: Any) -> None:
 
 
 def plain_error(error: BaseException) -> BaseException:
-    """The named error inside nested exception groups, when there is one; else the error itself."""
+    """The named error, or the interruption, inside nested exception groups, if there is one; else the error itself."""
     inner = error
     with contextlib.suppress(AttributeError, IndexError):
         while True:
             inner = inner.exceptions[0]  # type: ignore[attr-defined]
-    return inner if isinstance(inner, KacheryError) else error
+    return inner if isinstance(inner, (KacheryError, KeyboardInterrupt)) else error

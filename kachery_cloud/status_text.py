@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .cli_support import printable
+from kachery_p2p.text import printable
+
 from .pins_text import summary_phrase
 
 #: Lines of one kind that are shown without --verbose: a screen has room for so many.

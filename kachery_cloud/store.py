@@ -12,7 +12,7 @@ import concurrent.futures
 import contextlib
 import io
 import os
-import sys
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from kachery_p2p.repo.fileio import NewFile, explained
 
+from .arguments import check_flags, path_text
 from .config import load_config
 from .errors import FileMissing, IsADirectory, KacheryError, NotADirectory, StoreTooLarge
 from .formats import check_array, json_bytes, text_bytes, write_npy
 from .local import repository
 from .pinning import make_plan, record_stored
 from .progress import progress_bar
-from .uri import format_uri
+from .terminal import tell
+from .uri import check_label, format_uri
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,8 +97,7 @@ def store_file(
         >>> uri
         'ipfs://bafybeih...?label=session.nwb'
     """
-    config = load_config()
-    plan = make_plan(config, pin, wait, timeout, local)
+    config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose)
     stored = put_file(config, filename, profile=profile, verbose=verbose, plan=plan)
     return _finish(config, stored, label, local, plan, Path(filename).name)
 
@@ -120,8 +121,7 @@ def link_file(
     Example:
         >>> uri = kcl.link_file("/data/raw_200GB.bin")
     """
-    config = load_config()
-    plan = make_plan(config, pin, wait, timeout, local)
+    config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose)
     stored = put_file(config, filename, linked=True, profile=profile, verbose=verbose, plan=plan)
     return _finish(config, stored, label, local, plan, Path(filename).name)
 
@@ -138,7 +138,7 @@ def store_dir(
     wait: Wait = None,
     timeout: float | None = None,
 ) -> str:
-    """Store a folder with all that is in it. Its files can be loaded one by one as `<uri>/<path in the folder>`.
+    """Store a folder with all that is in it. Its files can be loaded one by one; see `join`.
 
     Args:
         path: the folder.
@@ -150,10 +150,9 @@ def store_dir(
 
     Example:
         >>> uri = kcl.store_dir("/data/experiment")
-        >>> kcl.load_text(uri + "/notes/readme.txt")
+        >>> kcl.load_text(kcl.join(uri, "notes/readme.txt"))
     """
-    config = load_config()
-    plan = make_plan(config, pin, wait, timeout, local)
+    config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose, link=link)
     stored = put_directory(config, path, link=link, profile=profile, verbose=verbose, plan=plan)
     return _finish(config, stored, label, local, plan, Path(path).name)
 
@@ -222,8 +221,7 @@ def store_npy(
     Example:
         >>> uri = kcl.store_npy(np.array([[1, 2, 3], [4, 5, 6]], dtype=np.int16))
     """
-    config = load_config()
-    plan = make_plan(config, pin, wait, timeout, local)
+    config, plan = _prepare(label, local, pin, wait, timeout)
     checked = check_array(array)
     stored = put_written(config, lambda file: write_npy(file, checked))
     return _finish(config, stored, label, local, plan)
@@ -253,8 +251,7 @@ def store_pkl(
     """
     from .pickling import dump_pickle
 
-    config = load_config()
-    plan = make_plan(config, pin, wait, timeout, local)
+    config, plan = _prepare(label, local, pin, wait, timeout)
     stored = put_written(config, lambda file: dump_pickle(value, file))
     return _finish(config, stored, label, local, plan)
 
@@ -413,10 +410,12 @@ def tell_running_node(config: Config, cid: str) -> bool:
 
 def checked_path(filename: str | os.PathLike[str]) -> Path:
     """A path the user gave. `~` is the home directory."""
-    if not isinstance(filename, (str, os.PathLike)):
-        raise FileMissing(f"A path is text or a Path, not {type(filename).__name__}.")
-    path = Path(filename)
-    if str(path).startswith("~") and not path.exists():
+    path = Path(text := path_text(filename, "The path"))
+    if re.match(r"[A-Za-z][A-Za-z0-9+.\-]+://", text) and not os.path.lexists(path):
+        raise FileMissing(
+            f"{text} is a URI, not a path on this machine. What it names is loaded with load_file (kachery-cloud-load)."
+        )
+    if text.startswith("~") and not os.path.lexists(path):
         with contextlib.suppress(RuntimeError):  # no such user: the path is reported as it was given
             path = path.expanduser()
     return path
@@ -452,9 +451,18 @@ def _size_of_folder(path: Path, enough: int) -> int:
     return total
 
 
-def _bytes(data: bytes, label: str | None, local: bool, pin: Pin, wait: Wait, timeout: float | None) -> str:
+def _prepare(
+    label: str | None, local: bool, pin: Pin, wait: Wait, timeout: float | None, **flags: bool
+) -> tuple[Config, Plan]:
+    """Look at what a call says before anything is stored."""
+    check_flags(local=local, **flags)
+    check_label(label)
     config = load_config()
-    plan = make_plan(config, pin, wait, timeout, local)
+    return config, make_plan(config, pin, wait, timeout, local)
+
+
+def _bytes(data: bytes, label: str | None, local: bool, pin: Pin, wait: Wait, timeout: float | None) -> str:
+    config, plan = _prepare(label, local, pin, wait, timeout)
     return _finish(config, put_bytes(config, data), label, local, plan)
 
 
@@ -471,4 +479,4 @@ def _finish(config: Config, stored: Stored, label: str | None, local: bool, plan
 
 def _say(verbose: bool, text: str) -> None:
     if verbose:
-        print(text, file=sys.stderr)
+        tell(text)

@@ -1,29 +1,57 @@
-"""Names of content: `ipfs://<cid>[/<path>][?label=<text>&provider=<multiaddr>...]`.
+"""Names of content: `ipfs://<cid>[/<path>][?<query>]`.
 
-Accepted on load are also `/ipfs/<cid>/<path>` and a bare CID, each with the same query. The label is a note for people
-and plays no part in finding the data. A `provider` says where to ask, as verified-fetch writes it: a multiaddr,
-percent-encoded or not, with or without its `/p2p/<peer ID>`. Other keys of the query, and a `#fragment`, are ignored.
-Schemes do not care about case; CIDs may (a CIDv0, `Qm...`, does).
+    uri       = ( "ipfs://" / "/ipfs/" / "" ) cid *( "/" name ) [ "?" [ parameter *( "&" parameter ) ] ]
+    parameter = "label=" text          a note for people, once; it plays no part in finding the data
+              / "provider=" multiaddr  where to ask, as verified-fetch writes it; with or without `/p2p/<peer ID>`
+              / text                   first, without a "=": a label, as older releases of kachery-cloud wrote it
+
+Names, labels and addresses are percent-encoded UTF-8 (RFC 3986); `+` means itself. `/` may stand in an address as it
+is. Schemes do not care about case; CIDs may (a CIDv0, `Qm...`, does). White space around a URI is cut off.
+
+Nothing in a URI is passed over: what is not in this grammar is refused, with a sentence that says how to write it. So
+text that was appended to a URI with a query (`uri + "/name"`, `uri + "?provider=..."`) is never taken for a part of a
+label; `join` appends names to any URI.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
 
-from kachery_p2p.errors import InvalidCID, UnsupportedCID
+from kachery_p2p.errors import InvalidCID, InvalidName, UnsupportedCID
+from kachery_p2p.text import shown
 
-from .errors import InvalidAddress, InvalidURI
+from .errors import InvalidAddress, InvalidArgument, InvalidURI
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
-_GATEWAY = re.compile(r"/ipfs/([A-Za-z0-9]{46,}[^?#]*)")
+_GATEWAY = re.compile(r"https?://[^/?#]+/ipfs/([A-Za-z0-9]{46,})(/[^?#]*)?", re.IGNORECASE)
+_SUBDOMAIN = re.compile(r"https?://([A-Za-z0-9]{46,})\.ipfs\.[^/?#]+(/[^?#]*)?", re.IGNORECASE)
+_RAW_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}")
 _EXPECTED = "Expected ipfs://<cid>, ipfs://<cid>/<path>, /ipfs/<cid> or a CID alone"
 # Longer than any file system lets a path be; a URI beyond it is a mistake (a text where a URI is meant).
 _MAX_LENGTH = 16_384
+# The rest is for a path and providers.
+_MAX_LABEL = _MAX_LENGTH // 2
+# So much of a URI is quoted in an error.
+_SHOWN = 300
 
 _RAW, _DAG_PB, _LIBP2P_KEY = 0x55, 0x70, 0x72
 _CODEC_NAMES = {0x71: "dag-cbor", 0x0129: "dag-json", 0x0200: "json", 0x51: "cbor", 0x78: "git-raw"}
+
+# The protocols of multiaddrs (github.com/multiformats/multiaddr): those that have a value, and those that have none.
+_WITH_VALUE = frozenset((
+    "ip4", "ip6", "ip6zone", "ipcidr", "dns", "dns4", "dns6", "dnsaddr", "tcp", "udp", "dccp", "sctp", "sni",
+    "certhash", "http-path", "onion", "onion3", "garlic32", "garlic64", "p2p", "ipfs", "unix", "memory",
+))  # fmt: skip
+_WITHOUT_VALUE = frozenset((
+    "udt", "utp", "tls", "noise", "plaintextv2", "shs", "quic", "quic-v1", "webtransport", "ws", "wss", "http", "https",
+    "webrtc", "webrtc-direct", "p2p-circuit", "p2p-webrtc-direct", "p2p-webrtc-star", "p2p-websocket-star",
+    "p2p-stardust",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,21 +72,36 @@ class ContentURI:
         return format_uri(self.cid, self.path)
 
     @property
+    def name(self) -> str:
+        """What the content is called: the last name of the path, the label, or nothing. Any text, not a file name."""
+        return self.path[-1] if self.path else self.label or ""
+
+    @property
     def file_name(self) -> str:
-        """A safe name for a copy of the content: the last name of the path, or the label's, or the CID."""
-        for candidate in (self.path[-1] if self.path else "", self.label or ""):
-            name = candidate.replace("\\", "/").rsplit("/", 1)[-1].strip()
-            usable = name not in ("", ".", "..") and len(name.encode()) <= 255
-            if usable and not any(ord(c) < 32 or ord(c) == 127 for c in name):
-                return name
-        return self.cid
+        """The name for a copy in a folder of the user's: `name`, or the CID where there is none.
+
+        Raises InvalidName where a stranger must not choose that name: see `kachery_p2p.dag.names.outside_name`.
+        """
+        from kachery_p2p.dag.names import outside_name
+
+        if not self.name:
+            return self.cid
+        try:
+            return outside_name(self.name)
+        except InvalidName as why:
+            origin = "The last name of the path" if self.path else "The label"
+            raise InvalidName(
+                f"{origin} of the URI cannot name the copy. {why} Say the whole name yourself: --dest FOLDER/NAME (in "
+                "Python dest='FOLDER/NAME')."
+            ) from None
 
 
 def parse_uri(uri: str) -> ContentURI:
     """Take a URI, an `/ipfs/` path or a bare CID apart.
 
-    Raises `InvalidURI` (another scheme, no CID, a path that cannot be), `InvalidCID`, `UnsupportedCID` (a CID of
-    something that is not a file or directory) and `InvalidAddress` (a provider that is not a multiaddr).
+    Raises `InvalidURI` (another scheme, no CID, a path that cannot be, a query that says something else than labels and
+    providers), `InvalidCID`, `UnsupportedCID` (a CID of something that is not a file or directory) and `InvalidAddress`
+    (a provider that is not a multiaddr).
     """
     if not isinstance(uri, str):
         raise InvalidURI(f"A URI is text, not {type(uri).__name__}. {_EXPECTED}.")
@@ -67,69 +110,183 @@ def parse_uri(uri: str) -> ContentURI:
         raise InvalidURI(f"The URI is empty. {_EXPECTED}.")
     if len(text) > _MAX_LENGTH:
         raise InvalidURI(f"That is {len(text):,} characters long, too long for a URI. {_EXPECTED}.")
-    text, _, _ = text.partition("#")
-    text, _, query = text.partition("?")
-    head, *rest = _content_part(text, uri).split("/")
-    path = tuple(_segment(part, uri) for part in rest if part)
-    label, providers = _query(query, uri)
-    return ContentURI(_content_cid(unquote(head), uri), path, label, providers)
+    quoted = shown(text, _SHOWN)
+    if _RAW_CONTROL.search(text):
+        raise InvalidURI(f"{quoted} has a control character or a line break in it. In a name it is written as %0A.")
+    rest = _content_part(text, quoted)
+    if "#" in text:
+        raise InvalidURI(
+            f"{quoted} has a part that begins with '#', which means nothing here. A '#' in a name is written as %23."
+        )
+    rest, _, query = rest.partition("?")
+    head, *names = rest.split("/")
+    cid = _content_cid(head, text, quoted)
+    path = tuple(_segment(name, quoted) for name in names if name)
+    return ContentURI(cid, path, *_query(query, rest, quoted))
 
 
-def format_uri(
-    cid: str, path: tuple[str, ...] | list[str] = (), *, label: str | None = None, providers: tuple[str, ...] = ()
-) -> str:
-    """Put a URI together, percent-encoding what needs it."""
-    text = "/".join(["ipfs://" + cid, *(quote(name, safe="") for name in path)])
-    pairs = [] if label is None else ["label=" + quote(label, safe="")]
-    pairs += ["provider=" + quote(address, safe="") for address in providers]
+def join(uri: str, *names: str) -> str:
+    """The URI of something inside a directory.
+
+    Args:
+        uri: of the directory, in any form. Its label and providers stay.
+        names: the way to it, as plain text: "notes/readme.txt", or "notes", "readme.txt".
+
+    Raises InvalidURI, also for names that cannot be in a directory (`..`), and what `parse_uri` raises.
+
+    Example:
+        >>> kcl.join("ipfs://bafy...?label=mouse", "notes/read me.txt")
+        'ipfs://bafy.../notes/read%20me.txt?label=mouse'
+    """
+    parsed = parse_uri(uri)
+    for name in names:
+        if not isinstance(name, str):
+            raise InvalidArgument(f"A name in a directory is text, not {type(name).__name__}.")
+    more = [part for name in names for part in name.split("/") if part]
+    return str(replace(parsed, path=(*parsed.path, *more)))
+
+
+def format_uri(cid: str, path: Sequence[str] = (), *, label: str | None = None, providers: Sequence[str] = ()) -> str:
+    """Put a URI together, percent-encoding what needs it.
+
+    Raises InvalidArgument for what is no text, InvalidURI for names that cannot be in a path and text that is not
+    Unicode.
+    """
+    if not isinstance(cid, str):
+        raise InvalidArgument(f"A CID is text, not {type(cid).__name__}.")
+    for what, texts in (("path", path), ("providers", providers)):
+        if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+            raise InvalidArgument(f"{what} is {shown(texts)}; it must be a list of texts.")
+    check_label(label)
+    text = "/".join(["ipfs://" + cid, *(_encode(_check_name(name, cid)) for name in path)])
+    pairs = [] if label is None else ["label=" + _encode(label)]
+    pairs += ["provider=" + _encode(address) for address in providers]
     return text + ("?" + "&".join(pairs) if pairs else "")
 
 
+def check_label(label: object) -> None:
+    """Raise InvalidArgument for a label that is neither text nor None, or that cannot be in a URI."""
+    if label is None:
+        return
+    if not isinstance(label, str):
+        raise InvalidArgument(f"label is {shown(label)}; it must be text, or None.")
+    if len(_encode(label)) > _MAX_LABEL:
+        raise InvalidURI(f"The label is {len(label):,} characters long, too long for a URI.")
+
+
 def check_peer_address(address: str, origin: str) -> str:
-    """The address, if it has the shape of a multiaddr (the node checks the rest when it dials).
+    """The address, if it has the shape of a multiaddr (the node checks the values when it dials).
 
     `origin` says in the error where the address came from. A bare peer ID is taken for `/p2p/<peer ID>`.
     """
+    if not isinstance(address, str):
+        raise InvalidAddress(f"The address of a peer is text, not {type(address).__name__} ({origin}).")
     text = address.strip()
     if re.fullmatch(r"(12D3Koo|Qm|16Uiu2)[1-9A-HJ-NP-Za-km-z]{30,}", text):
         return "/p2p/" + text
-    # split("/") of a multiaddr gives an empty first part, then a protocol name.
-    parts = text.split("/")
-    if parts[0] or len(parts) < 3 or not parts[1] or any(c.isspace() for c in text):
+    unknown = None if any(c.isspace() for c in text) else _unknown_part(text)
+    if unknown is None:
         raise InvalidAddress(
-            f"{address!r} ({origin}) is not the address of a peer. "
+            f"{shown(address, _SHOWN)} ({origin}) is not the address of a peer. "
             "An address looks like /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW..."
+        )
+    if unknown:
+        raise InvalidAddress(
+            f"{shown(unknown)} in {shown(address, _SHOWN)} ({origin}) is no part of an address, which looks like "
+            "/ip4/192.168.1.20/tcp/4001/p2p/12D3KooW... The path to a file goes before the '?' of a URI: "
+            "ipfs://CID/PATH?provider=ADDRESS."
         )
     return text
 
 
-def _content_part(text: str, uri: str) -> str:
+def check_peer_addresses(addresses: object, origin: str) -> tuple[str, ...]:
+    """All of them, each once; a single text is taken for one address. Raises InvalidArgument, InvalidAddress."""
+    given = (addresses,) if isinstance(addresses, str) else addresses
+    if not isinstance(given, (list, tuple)):
+        raise InvalidArgument(f"providers is {shown(addresses)}; it must be a list of addresses of peers.")
+    return tuple(dict.fromkeys(check_peer_address(address, origin) for address in given))
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _unknown_part(text: str) -> str | None:
+    """The first part of a multiaddr that is no protocol of one; empty where all are, None where it is no multiaddr."""
+    # split("/") of a multiaddr gives an empty first part, then a protocol, then its value if it has one.
+    parts = text.split("/")
+    if parts[0] or len(parts) < 2 or parts[1] not in _WITH_VALUE | _WITHOUT_VALUE:
+        return None
+    at = 1
+    while at < len(parts):
+        name = parts[at]
+        if name in _WITH_VALUE:
+            if at + 1 >= len(parts) or not parts[at + 1]:
+                return None
+            if name == "unix":  # the rest is a path
+                return ""
+            at += 2
+            after = "/".join(parts[at:])
+            # What a peer ID is followed by is a way from that peer.
+            if name in ("p2p", "ipfs") and after and parts[at] not in ("p2p-circuit", "http-path"):
+                return after
+        elif name in _WITHOUT_VALUE:
+            at += 1
+        else:
+            return name or None
+    return ""
+
+
+def _content_part(text: str, quoted: str) -> str:
     match = _SCHEME.match(text)
     if match:
         scheme = match[1].lower()
         if scheme == "ipfs":
             return text[match.end() :]
-        gateway = _GATEWAY.search(text)
-        if scheme in ("http", "https") and gateway:
+        gateway = _GATEWAY.match(text) or _SUBDOMAIN.match(text)
+        if gateway:
+            path = (gateway[2] or "").rstrip("/")
             raise InvalidURI(
-                f"{uri!r} is the address of a web gateway ({scheme}://), not of content. "
-                f"Use ipfs://{gateway[1]} instead."
+                f"{quoted} is the address of a web gateway ({scheme}://), not of content. "
+                f"Use ipfs://{gateway[1]}{path} instead."
             )
-        raise InvalidURI(f"{uri!r} has the scheme {scheme}://, which is not supported here. {_EXPECTED}.")
+        if scheme in ("sha1", "sha1-enc"):
+            raise InvalidURI(
+                f"{quoted} is a URI of an older kachery ({scheme}://), which names data by another hash. Such data "
+                "cannot be found any more: ask whoever has the file to store it again and give you the ipfs:// URI."
+            )
+        raise InvalidURI(f"{quoted} has the scheme {scheme}://, which is not supported here. {_EXPECTED}.")
     if text.startswith("/ipfs/"):
         return text[len("/ipfs/") :]
+    if text.startswith(("/ipns/", "ipns/")):
+        raise InvalidURI(f"{quoted} is an IPNS name, which is not supported here. {_EXPECTED}.")
     if re.match(r"ipfs:/?[^/]", text, re.IGNORECASE):
-        raise InvalidURI(f"{uri!r} lacks a slash: it should begin with ipfs:// (two slashes).")
+        raise InvalidURI(f"{quoted} lacks a slash: it should begin with ipfs:// (two slashes).")
     if text.startswith(("/", ".", "~")) or "\\" in text:
-        raise InvalidURI(f"{uri!r} looks like a path on this machine, not a URI. {_EXPECTED}.")
+        raise _is_path(text, quoted)
     return text
 
 
-def _content_cid(text: str, uri: str) -> str:
+def _is_path(text: str, quoted: str) -> InvalidURI:
+    """For text that looks like a path."""
+    there = os.path.lexists(os.path.expanduser(text))
+    more = "It is here: open it as it is. To share it, store" if there else "To share what lies there, store"
+    return InvalidURI(
+        f"{quoted} looks like a path on this machine, not a URI. {_EXPECTED}. {more} it with store_file "
+        "(kachery-cloud-store), which gives its URI."
+    )
+
+
+def _content_cid(text: str, uri: str, quoted: str) -> str:
     from kachery_p2p.dag.cid import CID
 
     if not text:
-        raise InvalidURI(f"{uri!r} names no CID. {_EXPECTED}.")
+        raise InvalidURI(f"{quoted} names no CID. {_EXPECTED}.")
+    if "@" in text or ":" in text:
+        raise InvalidURI(f"{quoted} has a user or a port in it, which content does not have. {_EXPECTED}.")
+    if text.lower() in ("ipfs", "ipns"):
+        raise InvalidURI(f"{quoted} says {text!r} where the CID should be. {_EXPECTED}.")
+    if "%" in text:
+        raise InvalidURI(f"{quoted} has a '%' in its CID; a CID is letters and digits alone. {_EXPECTED}.")
     try:
         cid = CID.parse(text)
     except InvalidCID as exc:
@@ -137,6 +294,9 @@ def _content_cid(text: str, uri: str) -> str:
             raise InvalidCID(
                 f"{text!r} is a CIDv0 whose capital letters were lost (it should begin with Qm). Copy it again."
             ) from exc
+        bare = not uri.lower().startswith(("ipfs://", "/ipfs/"))
+        if bare and ("/" in uri or "." in uri or os.path.lexists(uri)):
+            raise _is_path(uri, quoted) from None
         raise
     if cid.codec == _LIBP2P_KEY:
         raise UnsupportedCID(f"{text} is a peer ID or an IPNS name, not content.")
@@ -148,29 +308,73 @@ def _content_cid(text: str, uri: str) -> str:
     return str(cid)
 
 
-def _segment(part: str, uri: str) -> str:
-    name = _decode(part, uri)
-    if name in (".", "..") or "/" in name or "\0" in name:
-        raise InvalidURI(f"{uri!r} has {name!r} in its path, which cannot be the name of a file in a directory.")
+def _segment(part: str, quoted: str) -> str:
+    return _check_name(_decode(part, quoted), quoted)
+
+
+def _check_name(name: str, quoted: str) -> str:
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise InvalidURI(f"{quoted} has {name!r} in its path, which cannot be the name of a file in a directory.")
     return name
 
 
-def _decode(text: str, uri: str) -> str:
+def _decode(text: str, quoted: str) -> str:
+    bad = _BAD_PERCENT.search(text)
+    if bad:
+        raise InvalidURI(
+            f"{quoted} has a '%' that is not followed by two hexadecimal digits ({bad[0]!r}). A '%' itself is written "
+            "as %25."
+        )
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise InvalidURI(f"{uri!r} has percent-encoded bytes that are not UTF-8 ({text!r}).") from None
+        raise InvalidURI(f"{quoted} has percent-encoded bytes that are not UTF-8 ({text!r}).") from None
 
 
-def _query(query: str, uri: str) -> tuple[str | None, tuple[str, ...]]:
+def _encode(text: str) -> str:
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError:
+        raise InvalidURI(
+            f"{text!a} is not Unicode text (half of a surrogate pair), so it cannot be in a URI."
+        ) from None
+
+
+def _query(query: str, before: str, quoted: str) -> tuple[str | None, tuple[str, ...]]:
+    """Label and providers."""
+    if "?" in query:
+        raise InvalidURI(
+            f"{quoted} has two '?'. What comes after the first is joined by '&', as in ?label=NAME&provider=ADDRESS; a "
+            "'?' in a name is written as %3F."
+        )
     label: str | None = None
     providers: list[str] = []
-    for pair in query.split("&"):
-        key, _, value = pair.partition("=")
-        if key == "label" and label is None:
-            label = _decode(value, uri)
-        elif key == "provider" and value:
-            address = check_peer_address(_decode(value, uri), "a provider in the URI")
+    for number, pair in enumerate(query.split("&") if query else ()):
+        key, equals, value = pair.partition("=")
+        if key == "provider" and equals:
+            address = check_peer_address(_decode(value, quoted), "a provider in the URI")
             if address not in providers:
                 providers.append(address)
+            continue
+        if not equals and key not in ("", "label", "provider") and number == 0:
+            key, value = "label", key  # ipfs://CID?name.json, of older releases
+        elif key not in ("", "label", "provider"):
+            raise InvalidURI(
+                f"{quoted} has the parameter {key!r}, which is not known here: it may be label=NAME or "
+                "provider=ADDRESS. Leave it out, or update kachery-cloud if a newer one made the URI."
+            )
+        elif not key or not equals:
+            raise InvalidURI(
+                f"{quoted} has an empty parameter in its query; it is written label=NAME or provider=ADDRESS."
+            )
+        if label is not None:
+            raise InvalidURI(f"{quoted} has two labels. Only one can be meant: leave out the other.")
+        if "/" in value:
+            first, _, path = value.partition("/")
+            raise InvalidURI(
+                f"{quoted} has a '/' in its label. The path to a file goes before the '?': "
+                f"ipfs://{before}/{path}?label={first} (in Python: kcl.join(uri, {unquote(path)!r})). A '/' in a label "
+                "is written as %2F."
+            )
+        label = _decode(value, quoted)
     return label, tuple(providers)

@@ -4,15 +4,46 @@ All derive from `KacheryError`. The message is a sentence for a person: what was
 it. A stack trace is for bugs, so command lines print the message of a `KacheryError` alone. `exit_code` is the status a
 command ends with: 1 in general, 2 bad input, 3 not found, 4 the local data is damaged or changed, 5 no room or no
 permission, 6 the network or a peer failed.
+
+Where Python has an error for the same thing (FileNotFoundError, PermissionError ...) ours derives from it, too, and has
+its `errno`. Every error can be pickled and copied: other processes send them.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from errno import EACCES, EADDRINUSE, EEXIST, EISDIR, ENOENT, ENOSPC, ENOTDIR
+from typing import Any
+
+from .text import printable, shortened
+
+# Characters of an error's text. Enough for any of ours with a path in it; of what is longer, both ends are told.
+_MOST = 4_000
+
 
 class KacheryError(Exception):
-    """Base class of all errors that are explained to the user."""
+    """Base class of all errors that are explained to the user.
+
+    Its text may name what strangers wrote. It is shown by terminals, notebooks and logs of programs that are not ours,
+    so control characters are taken out here, where all of them read it. `args` has it as it was given.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return shortened(printable(super().__str__()), _MOST)
+
+    def __reduce__(self) -> tuple[Callable[..., KacheryError], tuple[Any, ...]]:
+        # Not by calling the class again: one that makes its sentence itself would make it of the sentence.
+        return _made_again, (type(self), self.args, self.__dict__)
+
+
+def _made_again(kind: type[KacheryError], args: tuple[Any, ...], state: dict[str, Any]) -> KacheryError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 # --- identifiers and DAGs ------------------------------------------------------------------------------------------
@@ -58,15 +89,19 @@ class HashMismatch(KacheryError):
     exit_code = 6
 
 
-class IsADirectory(KacheryError):
+class IsADirectory(KacheryError, IsADirectoryError):
     """A directory where a file is meant."""
 
+    errno: int | None = EISDIR
+    strerror: str | None = os.strerror(EISDIR)
     exit_code = 2
 
 
-class NotADirectory(KacheryError):
+class NotADirectory(KacheryError, NotADirectoryError):
     """A file where a directory is meant."""
 
+    errno: int | None = ENOTDIR
+    strerror: str | None = os.strerror(ENOTDIR)
     exit_code = 2
 
 
@@ -82,6 +117,16 @@ class PathNotFound(KacheryError):
 class FileMissing(KacheryError, FileNotFoundError):
     """The file or folder the user named does not exist."""
 
+    errno: int | None = ENOENT
+    strerror: str | None = os.strerror(ENOENT)
+    exit_code = 2
+
+
+class FileExists(KacheryError, FileExistsError):
+    """Something is where a file or folder is to be made, and it is not to be replaced."""
+
+    errno: int | None = EEXIST
+    strerror: str | None = os.strerror(EEXIST)
     exit_code = 2
 
 
@@ -94,12 +139,16 @@ class NotAFile(KacheryError):
 class NoPermission(KacheryError, PermissionError):
     """The operating system does not allow it."""
 
+    errno: int | None = EACCES
+    strerror: str | None = os.strerror(EACCES)
     exit_code = 5
 
 
-class DiskFull(KacheryError):
+class DiskFull(KacheryError, OSError):
     """No room on the disk or in the quota."""
 
+    errno: int | None = ENOSPC
+    strerror: str | None = os.strerror(ENOSPC)
     exit_code = 5
 
 
@@ -136,9 +185,11 @@ class InvalidAddress(KacheryError, ValueError):
     exit_code = 2
 
 
-class AddressInUse(KacheryError):
+class AddressInUse(KacheryError, OSError):
     """Another process listens on that address already, or the machine does not have it."""
 
+    errno: int | None = EADDRINUSE
+    strerror: str | None = os.strerror(EADDRINUSE)
     exit_code = 6
 
 

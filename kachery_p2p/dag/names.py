@@ -1,10 +1,16 @@
-"""Names in directories: which ones we write, and which ones may become files in a destination folder."""
+"""Names in directories: which ones we write, and which ones may become files in a destination folder.
+
+A folder that is made anew for a stranger's directory takes most names (`safe_name`): `.zattrs`, `-x.txt`. A folder that
+is there already takes few (`outside_name`): there `.bashrc`, `-rf` and `CON` mean something.
+"""
 
 from __future__ import annotations
 
 import sys
+from unicodedata import category
 
 from ..errors import InvalidName
+from ..text import is_control
 from .limits import MAX_NAME_BYTES
 
 # Device names that Windows takes for itself in every folder, with any extension.
@@ -29,20 +35,44 @@ def name_bytes(name: str) -> bytes:
     try:
         return name.encode("utf-8")
     except UnicodeEncodeError:
-        raise InvalidName(f"The name {shown} is not valid UTF-8; rename the file.") from None
+        raise InvalidName(f"The name {shown} is not valid UTF-8.") from None
 
 
 def safe_name(name: str, *, windows: bool | None = None) -> str:
     """The name itself, when a file of that name can be made in a folder and stays in it.
 
-    Raises InvalidName as `name_bytes` does, and for names over 255 bytes; on Windows also for device names, reserved
-    characters, and a dot or space at the end. `windows` None means this machine.
+    Raises InvalidName as `name_bytes` does, for names over 255 bytes, and for control characters, which would act on
+    the terminal that lists the folder; on Windows also for device names, reserved characters, and a dot or space at the
+    end. `windows` None means this machine.
     """
     if len(name_bytes(name)) > MAX_NAME_BYTES:
         raise InvalidName(f"The name {name[:40]!a}... has more than {MAX_NAME_BYTES} bytes, too long for a file.")
+    if any(category(c) in ("Cc", "Zl", "Zp") for c in name):
+        raise InvalidName(f"The name {name!a} has a control character in it, which no file of ours gets.")
     if sys.platform == "win32" if windows is None else windows:
         if any(c in _WINDOWS_CHARACTERS or c < " " for c in name) or name[-1] in ". ":
             raise InvalidName(f"Windows has no files named {name!a}.")
         if name.split(".")[0].rstrip(" ").lower() in _WINDOWS_DEVICES:
             raise InvalidName(f"Windows keeps the name {name!a} for a device.")
     return name
+
+
+def outside_name(name: str) -> str:
+    """The name itself, when a stranger may choose it for a file in a folder that has other files.
+
+    The same on every system, so that a name which passes here passes wherever the file goes next. Raises InvalidName
+    for what is no plain name on some system: hidden files and names that a command takes for an option or a home
+    directory (`.x`, `-x`, `~x`), separators, control characters (bidirectional ones, too), names that Windows keeps for
+    devices or does not have, and names over 255 bytes.
+    """
+    if any(is_control(c) for c in name):
+        raise InvalidName(f"The name {name!a} has a control character in it.")
+    if name[:1] in (".", "-", "~"):
+        raise InvalidName(
+            f"The name {name!a} begins with '{name[0]}', which has a meaning for the system or the shell."
+        )
+    if "/" in name or "\\" in name:
+        raise InvalidName(f"The name {name!a} leads into another folder.")
+    if name != name.strip():
+        raise InvalidName(f"The name {name!a} begins or ends with a blank.")
+    return safe_name(name, windows=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import InvalidProfile
+from ..text import shown
 from .limits import MAX_BLOCK_SIZE, MAX_HAMT_FANOUT, MAX_WIDTH, MIN_CHUNK_SIZE
 
 # A dag-pb leaf adds at most this many bytes: two tags and two lengths around the data, its type and its size.
@@ -83,7 +84,7 @@ def profile(which: str | Profile | None = None) -> Profile:
     try:
         return _NAMED[which]
     except (KeyError, TypeError):
-        raise InvalidProfile(f"There is no profile '{which}'; there are {' and '.join(_NAMED)}.") from None
+        raise InvalidProfile(f"There is no profile {shown(which)}; there are {' and '.join(_NAMED)}.") from None
 
 
 def custom_profile(

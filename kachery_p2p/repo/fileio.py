@@ -43,6 +43,13 @@ def explain(why: OSError, doing: str, path: object) -> KacheryError:
     """The named error for what the operating system said while `doing` (such as "writing") something to `path`."""
     if isinstance(why, KacheryError):
         return why
+    named = _named(why, doing, path)
+    if isinstance(named, OSError) and why.errno is not None:
+        named.errno, named.strerror = why.errno, why.strerror or os.strerror(why.errno)
+    return named
+
+
+def _named(why: OSError, doing: str, path: object) -> KacheryError:
     reason = why.strerror or str(why)
     if why.errno in _NO_ROOM:
         return DiskFull(

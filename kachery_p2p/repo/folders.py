@@ -10,10 +10,10 @@ from pathlib import Path
 
 from ..dag.cid import CID
 from ..dag.directory import DirectoryBuilder, symlink_block
-from ..dag.names import name_bytes
+from ..dag.names import safe_name
 from ..dag.profiles import Profile
 from ..dag.profiles import profile as named_profile
-from ..errors import FileMissing, NotADirectory, NotAFile, RepoError
+from ..errors import FileMissing, InvalidName, NotADirectory, NotAFile, RepoError
 from .catalog import DIRECTORY, insert_blocks
 from .fileio import Progress, Source, describe, explained
 from .limits import BATCH_BYTES, BATCH_FILES, MAX_FOLDER_DEPTH, SMALL_FILE
@@ -93,7 +93,7 @@ class FolderStorer:
         total = 0
         with explained("reading the folder", path), os.scandir(path) as entries:
             for entry in sorted(entries, key=lambda e: e.name):
-                name_bytes(entry.name)
+                _check_name(entry.name, path)
                 status = entry.stat(follow_symlinks=False)
                 mode = status.st_mode
                 if stat.S_ISLNK(mode):
@@ -134,6 +134,14 @@ class FolderStorer:
             total += size
         built = builder.finish()
         return built.cid, built.dag_size, total
+
+
+def _check_name(name: str, folder: Path) -> None:
+    """Raise InvalidName, with the folder, for a name that could not be made where the directory is loaded."""
+    try:
+        safe_name(name, windows=False)
+    except InvalidName as why:
+        raise InvalidName(f"{why} It is in the folder {folder}: rename it there.") from None
 
 
 class _Files:

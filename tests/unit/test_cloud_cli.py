@@ -41,7 +41,7 @@ def run(*arguments: object) -> Result:
 
 def spawn(command: str, *arguments: object) -> subprocess.Popen[bytes]:
     """A command in a process of its own, as installed."""
-    code = f"from kachery_cloud.cli import {command}; {command}()"
+    code = f"from kachery_cloud.entry import {command}; {command}()"
     line = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -62,7 +62,7 @@ def test_every_entry_point_of_the_project_exists() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     for line in text.split("[project.scripts]")[1].split("\n\n")[0].strip().splitlines():
         name, target = (part.strip().strip('"') for part in line.split("="))
-        function = target.removeprefix("kachery_cloud.cli:")
+        function = target.removeprefix("kachery_cloud.entry:")
         out, _ = (process := spawn(function, "--help")).communicate()
         assert process.returncode == 0, name
         assert name.encode() in out
@@ -90,14 +90,14 @@ def test_directories_on_the_command_line(tmp_path: Path, seed_file: Path) -> Non
     """-r stores one, --dest makes one, ls and info look into it."""
     folder = tmp_path / "folder"
     (folder / "sub").mkdir(parents=True)
-    (folder / "sub" / "a\x1b.txt").write_bytes(b"abc")
+    (folder / "sub" / "a\u202e.txt").write_bytes(b"abc")
     uri = run("store", "-r", folder).output.strip()
     assert run("load", uri, "--dest", tmp_path / "out").output.strip() == str(tmp_path / "out")
-    assert (tmp_path / "out" / "sub" / "a\x1b.txt").read_bytes() == b"abc"
-    assert run("ls", uri + "/sub").output == "3  a\\x1b.txt\n"
+    assert (tmp_path / "out" / "sub" / "a\u202e.txt").read_bytes() == b"abc"
+    assert run("ls", uri + "/sub").output == "3  a\\u202e.txt\n"
     assert json.loads(run("ls", uri, "--json").output)["entries"][0]["name"] == "sub"
     assert "directory" in run("info", uri).output
-    assert json.loads(run("info", uri + "/sub/a%1b.txt", "--json").output)["size"] == 3
+    assert json.loads(run("info", uri + "/sub/a%E2%80%AE.txt", "--json").output)["size"] == 3
     assert run("store", folder).exit_code == 2
     assert "--recursive" in run("store", folder).output
     result = run("load", uri)

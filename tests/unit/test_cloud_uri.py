@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kachery_cloud.errors import InvalidAddress, InvalidCID, InvalidURI, UnsupportedCID
-from kachery_cloud.uri import ContentURI, check_peer_address, format_uri, parse_uri
+from kachery_cloud.errors import (
+    InvalidAddress,
+    InvalidArgument,
+    InvalidCID,
+    InvalidURI,
+    KacheryError,
+    UnsupportedCID,
+)
+from kachery_cloud.uri import ContentURI, check_peer_address, format_uri, join, parse_uri
 
 V1 = "bafkreiajr6u7obg3mpunezz2mwarr2sptwr3zaedia665vdayvw6mpn5ga"
 V0 = "QmbFMke1KXqnYyBBWxB74N4c5SBnJMVAiMNRcGu6x1AwQH"
@@ -27,7 +34,7 @@ def test_path_label_and_providers_are_decoded() -> None:
     """Percent-encoding is undone in path, label and providers; several providers are kept in order, once each."""
     uri = parse_uri(
         f"ipfs://{V1}/a%20b/c%2520d/%C3%A9?label=my%20file%2Bx+y&provider={PEER}"
-        "&provider=%2Fdns4%2Fexample.org%2Ftcp%2F4001&unknown=1&provider=/dns4/example.org/tcp/4001#part"
+        "&provider=%2Fdns4%2Fexample.org%2Ftcp%2F4001&provider=/dns4/example.org/tcp/4001"
     )
     assert uri.path == ("a b", "c%20d", "é")
     assert uri.label == "my file+x+y"
@@ -51,6 +58,46 @@ def test_empty_path_segments_are_passed_over() -> None:
         (r"C:\data\x", "path on this machine"),
         (f"ipfs:/{V1}", "two slashes"),
         (f"ipfs:{V1}", "two slashes"),
+        ("data/x.csv", "path on this machine"),
+        ("x.csv", "path on this machine"),
+        (__file__, "It is here"),
+        ("~/x", "store_file"),
+        (f"{V1}.txt", "path on this machine"),
+        ("sha1://" + "0" * 40 + "/x.dat?label=x", "older kachery"),
+        ("sha1-enc://" + "0" * 40, "older kachery"),
+        (f"https://{V1}.ipfs.dweb.example/a/b?filename=x", f"ipfs://{V1}/a/b instead"),
+        (f"http://127.0.0.1:8080/ipfs/{V1}", f"ipfs://{V1} instead"),
+        (f"/ipns/{V1}", "IPNS"),
+        (f"ipfs://ipfs/{V1}", "'ipfs' where the CID should be"),
+        (f"ipfs://me@{V1}", "a user or a port"),
+        (f"ipfs://{V1}:80/x", "a user or a port"),
+        (f"ipfs:///{V1}", "no CID"),
+        (f"ipfs://%62{V1[1:]}", "'%' in its CID"),
+        (f"ipfs://{V1}#part", "%23"),
+        (f"ipfs://{V1}?label=a#1.png", "%23"),
+        (f"ipfs://{V1}/a\nb", "line break"),
+        (f"ipfs://{V1}?label=\x1b[2J", "control character"),
+        (f"ipfs://{V1}/100%.txt", "%25"),
+        (f"ipfs://{V1}/%4", "%25"),
+        (f"ipfs://{V1}?label=%zz", "'%zz'"),
+        (f"ipfs://{V1}?labels=x", "'labels'"),
+        (f"ipfs://{V1}?label=x&format=car", "'format'"),
+        (f"ipfs://{V1}?Label=x", "'Label'"),
+        (f"ipfs://{V1}?label=x&y.json", "'y.json'"),
+        (f"ipfs://{V1}?label", "empty parameter"),
+        (f"ipfs://{V1}?provider", "empty parameter"),
+        (f"ipfs://{V1}?label=x&", "empty parameter"),
+        (f"ipfs://{V1}?&label=x", "empty parameter"),
+        (f"ipfs://{V1}?label=x&label=x", "two labels"),
+        (f"ipfs://{V1}?x.json&label=y", "two labels"),
+        # What comes of text that was appended to a URI which has a query already.
+        (
+            f"ipfs://{V1}?label=x/a%20b/c.txt",
+            f"ipfs://{V1}/a%20b/c.txt?label=x (in Python: kcl.join(uri, 'a b/c.txt'))",
+        ),
+        (f"ipfs://{V1}?x.json/a", f"ipfs://{V1}/a?label=x.json"),
+        (f"ipfs://{V1}?label=x?provider={PEER}", "?label=NAME&provider=ADDRESS"),
+        (f"ipfs://{V1}?provider={PEER}?label=x", "?label=NAME&provider=ADDRESS"),
         ("", "empty"),
         ("ipfs://", "no CID"),
         (f"ipfs://{V1}/../x", "'..'"),
@@ -74,7 +121,9 @@ def test_not_text_is_refused() -> None:
         parse_uri(None)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["ipfs://bafkreiajr6", "hello", V1[:-1] + "!", "ipfs://" + V0.lower()])
+@pytest.mark.parametrize(
+    "text", ["ipfs://bafkreiajr6", "hello", "ipfs://data/x.csv", V1[:-1] + "!", "ipfs://" + V0.lower()]
+)
 def test_malformed_cids_are_named(text: str) -> None:
     """What stands where the CID should stand, and is none, is an InvalidCID."""
     with pytest.raises(InvalidCID):
@@ -100,6 +149,38 @@ def test_cids_of_other_things_are_unsupported(cid: str, says: str) -> None:
         parse_uri(cid)
 
 
+@pytest.mark.parametrize("provider", [PEER, "/ip4/192.0.2.1/tcp/4001", "/dnsaddr/example.org", PEER + "/p2p-circuit"])
+@pytest.mark.parametrize("tail", ["/notes.txt", "/a/b"])
+def test_a_path_after_a_provider_is_no_part_of_its_address(provider: str, tail: str) -> None:
+    """`uri + "/name"` of a URI with a provider is refused, and the error says where a path goes."""
+    assert parse_uri(f"ipfs://{V1}{tail}?provider={provider}").path == tuple(tail[1:].split("/"))
+    with pytest.raises(InvalidAddress, match=r"ipfs://CID/PATH\?provider=ADDRESS"):
+        parse_uri(f"ipfs://{V1}?provider={provider}{tail}")
+
+
+def test_a_bare_name_in_the_query_is_a_label() -> None:
+    """As older releases wrote it: `ipfs://<cid>?name.json`."""
+    assert parse_uri(f"ipfs://{V1}?my%20name.json").label == "my name.json"
+    assert parse_uri(f"ipfs://{V1}?name.json&provider={PEER}") == ContentURI(V1, (), "name.json", (PEER,))
+    assert parse_uri(f"ipfs://{V1}?") == ContentURI(V1)
+
+
+def test_names_are_joined_to_any_uri() -> None:
+    """In every form and order: the path goes before the query, and what the URI says besides stays."""
+    for uri in (V1, f"/ipfs/{V1}", f"ipfs://{V1}/", f"ipfs://{V1}"):
+        assert join(uri, "a b/c", "d") == f"ipfs://{V1}/a%20b/c/d"
+    labelled = f"ipfs://{V1}/a?label=x&provider={PEER}"
+    joined = parse_uri(join(labelled, "/b/", "50%?#.txt"))
+    assert joined == ContentURI(V1, ("a", "b", "50%?#.txt"), "x", (PEER,))
+    assert join(join(V1, "a"), "b") == join(V1, "a/b")
+    assert join(labelled) == str(parse_uri(labelled))
+    for names in (("..",), ("a/../b",), (".",), ("a\0",), ("\udcff",)):
+        with pytest.raises(InvalidURI):
+            join(V1, *names)
+    with pytest.raises(InvalidArgument):
+        join(V1, 5)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("address", ["localhost:4001", "192.168.1.20", "/", "/ip4", "/ip4/1 .2/tcp/1", "http://x/y"])
 def test_providers_that_are_no_multiaddrs_are_named(address: str) -> None:
     """A hint that cannot be an address is an InvalidAddress that shows it."""
@@ -113,34 +194,88 @@ def test_a_bare_peer_id_is_an_address() -> None:
     assert check_peer_address(peer, "--peer") == "/p2p/" + peer
 
 
-names = st.text(min_size=1, max_size=20).filter(lambda s: s not in (".", "..") and "/" not in s and "\0" not in s)
+names = st.text(max_size=20).filter(lambda s: s not in ("", ".", "..") and "/" not in s and "\0" not in s)
+addresses = st.lists(st.sampled_from([PEER, "/dns4/a.org/tcp/1", "/ip6/::1/tcp/4", "/p2p/" + PEER[-52:]]), unique=True)
 
 
-@given(
-    st.lists(names.filter(lambda s: s.isprintable()), max_size=3),
-    st.none() | st.text(max_size=20).filter(lambda s: s.isprintable()),
-    st.lists(st.sampled_from([PEER, "/dns4/a.org/tcp/1", "/ip6/::1/tcp/4"]), unique=True, max_size=2),
-)
+@given(st.lists(names, max_size=3), st.none() | st.text(max_size=20), addresses)
 def test_formatting_and_parsing_are_inverse(path: list[str], label: str | None, providers: list[str]) -> None:
-    """Whatever is put into a URI comes out again."""
+    """Whatever is put into a URI comes out again: any text, control characters too."""
     text = format_uri(V1, path, label=label, providers=tuple(providers))
+    assert text.isascii()
+    assert text.isprintable()
     assert parse_uri(text) == ContentURI(V1, tuple(path), label, tuple(providers))
     assert str(parse_uri(text)) == text
 
 
-@pytest.mark.parametrize(
-    ("tail", "name"),
+parts = st.sampled_from(
     [
-        ("", V1),
-        ("?label=session.nwb", "session.nwb"),
-        ("?label=..%2F..%2Fetc%2Fpasswd", "passwd"),
-        ("?label=..", V1),
-        ("?label=a%5Cb", "b"),
-        ("?label=%1b%5b2J", V1),
-        ("?label=" + "x" * 300, V1),
-        ("/dir/a.txt?label=other", "a.txt"),
-    ],
+        "ipfs://",
+        "/ipfs/",
+        V1,
+        V0,
+        "/",
+        "?",
+        "&",
+        "#",
+        "%",
+        "%20",
+        "%2F",
+        "%ff",
+        "label=",
+        "provider=",
+        "=",
+        "a",
+        "é",
+        "..",
+        PEER,
+        "/tcp/1",
+        ":",
+        "@",
+        " ",
+        "\x1b",
+        "+",
+    ]
 )
-def test_file_names_from_strangers_stay_in_their_folder(tail: str, name: str) -> None:
-    """The name for a copy is one harmless name, whatever label or path the URI carries."""
-    assert parse_uri(f"ipfs://{V1}{tail}").file_name == name
+
+
+@given(st.lists(parts, max_size=8).map("".join))
+def test_what_is_read_is_written_and_nothing_is_lost(text: str) -> None:
+    """Any mixture of the parts of a URI: it is refused with a sentence, or what was read can be written and read again,
+    and every letter of it is in what was read."""
+    uri, error = None, ""
+    try:
+        uri = parse_uri(text)
+    except KacheryError as why:
+        error = str(why)
+    assert error.isprintable()
+    if uri is None:
+        return
+    assert parse_uri(str(uri)) == uri
+    assert str(parse_uri(str(uri))) == str(uri)
+    said = "".join([uri.cid, *uri.path, uri.label or "", *uri.providers])
+    for piece in ("é", "a", "..", "+", ":"):
+        assert (piece in text.replace(V1, "").replace(V0, "").replace("label=", "")) <= (piece in said)
+
+
+def test_what_cannot_be_in_a_uri_is_refused_when_it_is_written() -> None:
+    """What is no text, names that no directory has, text that is no Unicode, a label longer than a URI may be."""
+    for call in (
+        lambda: format_uri(5),  # type: ignore[arg-type]
+        lambda: format_uri(V1, "a/b"),
+        lambda: format_uri(V1, [5]),  # type: ignore[list-item]
+        lambda: format_uri(V1, label=5),  # type: ignore[arg-type]
+        lambda: format_uri(V1, providers=PEER),
+        lambda: format_uri(V1, None),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InvalidArgument):
+            call()
+    for call in (
+        lambda: format_uri(V1, ["a/b"]),
+        lambda: format_uri(V1, [".."]),
+        lambda: format_uri(V1, [""]),
+        lambda: format_uri(V1, label="\udcff"),
+        lambda: format_uri(V1, label="é" * 10_000),
+    ):
+        with pytest.raises(InvalidURI):
+            call()

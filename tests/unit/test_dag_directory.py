@@ -223,11 +223,14 @@ def test_bad_names(name: str) -> None:
 
 
 def test_safe_names() -> None:
-    """255 bytes are the most; Windows has more rules than others."""
+    """255 bytes are the most; control characters are nowhere; Windows has more rules than others."""
     assert safe_name("ü" * 127 + "x", windows=False) == "ü" * 127 + "x"
     with pytest.raises(InvalidName, match="255"):
         safe_name("ü" * 128)
-    for name in ("con", "COM1.txt", "nul .x", "a:b", "a.", "a ", "a\\b", "x\x1f", "LPT²", "aux"):
+    for name in ("x\x1f", "Icon\r", "\x7f", "\x9b2J", "a\u2028"):
+        with pytest.raises(InvalidName, match="control character"):
+            safe_name(name, windows=False)
+    for name in ("con", "COM1.txt", "nul .x", "a:b", "a.", "a ", "a\\b", "LPT²", "aux"):
         assert safe_name(name, windows=False) == name
         with pytest.raises(InvalidName, match="Windows"):
             safe_name(name, windows=True)

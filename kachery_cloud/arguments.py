@@ -1,0 +1,90 @@
+"""What callers give, checked before anything is done with it: a mistake is a sentence that names the argument.
+
+In notebooks arguments come from everywhere: numpy numbers, columns of a table, `None`, paths as bytes.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from typing import Any, BinaryIO
+
+from kachery_p2p.text import shown
+
+from .errors import InvalidArgument, InvalidName, InvalidRange
+from .terminal import BinaryOutput
+
+
+def check_flags(**flags: Any) -> None:
+    """Raise InvalidArgument unless each is True or False: the text "no" would else mean yes."""
+    for name, value in flags.items():
+        # numpy has a bool of its own.
+        if value is not True and value is not False and type(value).__name__ not in ("bool", "bool_"):
+            raise InvalidArgument(f"{name} is {shown(value)}; it must be True or False.")
+
+
+def path_text(value: Any, name: str) -> str:
+    """A path as text. Raises InvalidArgument for what is no path, InvalidName for text that cannot be one."""
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(text := os.fspath(value), str):
+        hint = " Use os.fsdecode for a path in bytes." if isinstance(value, (bytes, bytearray)) else ""
+        raise InvalidArgument(f"{name} is {shown(value)}; it must be a path: text, or a pathlib.Path.{hint}")
+    if not text or "\0" in text:
+        raise InvalidName(f"{name} is {shown(text)}, which cannot be a path.")
+    return text
+
+
+def text_list(value: Any, name: str) -> list[str]:
+    """A list of texts; a single text is a list of one. Raises InvalidArgument."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
+        raise InvalidArgument(f"{name} is {shown(value)}; it must be text, or a list of texts.")
+    return list(value)
+
+
+def whole_number(value: Any) -> int | None:
+    """The value as an int, if it is a whole number: of Python, or of numpy."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def byte_range(start: Any, end: Any) -> tuple[int, int | None]:
+    """Where a range begins and ends, as it was given; None for the end of the file. Raises InvalidRange."""
+    numbers: list[int | None] = []
+    for name, value in (("start", start), ("end", end)):
+        number = None if value is None else whole_number(value)
+        if number is None and value is not None:
+            raise InvalidRange(f"{name} is {shown(value)}; it must be a whole number of bytes.")
+        if number is not None and number < 0:
+            raise InvalidRange(f"{name} is {shown(number)}; bytes are counted from 0, and not from the end.")
+        if number is not None and number >= 1 << 63:
+            raise InvalidRange(f"{name} is {shown(number)}, beyond the end of any file.")
+        numbers.append(number)
+    first, last = numbers[0] or 0, numbers[1]
+    if last is not None and last < first:
+        raise InvalidRange(f"end ({last:,}) lies before start ({first:,}).")
+    return first, last
+
+
+def check_range(start: int, end: int | None, size: int) -> None:
+    """Raise InvalidRange for a range beyond the end of the file."""
+    for name, value in (("start", start), ("end", end)):
+        if value is not None and value > size:
+            raise InvalidRange(f"{name} is {value:,}, beyond the end of the file of {size:,} bytes.")
+
+
+def binary_stream(out: BinaryIO | None) -> BinaryIO | BinaryOutput:
+    """Where bytes are to be written. Raises InvalidArgument for what does not take any."""
+    if out is None:
+        return BinaryOutput()
+    try:
+        out.write(b"")
+    except (AttributeError, TypeError, ValueError):  # no stream; one for text; a closed one
+        raise InvalidArgument(
+            f"out is {shown(out)}; it must be open for writing bytes: open(path, 'wb'), or io.BytesIO()."
+        ) from None
+    return out
