@@ -293,7 +293,11 @@ def test_a_file_system_that_takes_two_names_for_one(tmp_path: Path, monkeypatch:
     """Where `a` and `A` are one file, the directory is not made, and neither is half of it."""
     uri = directory(repository(kcl.load_config()), ["A", "a"])
     copy = placing._copy
-    monkeypatch.setattr(placing, "_copy", lambda source, target: copy(source, target.with_name(target.name.lower())))
+
+    def lower(source: Path, target: Path, left: int = 0) -> int:
+        return copy(source, target.with_name(target.name.lower()), left)
+
+    monkeypatch.setattr(placing, "_copy", lower)
     with pytest.raises(InvalidName, match="tell the two names apart"):
         kcl.load_dir(uri, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -23,8 +23,8 @@ from kachery_cloud import placing
 
 copy = placing._copy
 
-def stuck(source, target):
-    copy(source, target)
+def stuck(source, target, left=0):
+    copy(source, target, left)
     print("writing", flush=True)
     threading.Event().wait()
 
@@ -83,7 +83,7 @@ def test_nothing_is_left_of_a_load_that_fails(
     """An error, or an interrupt, in the middle takes the part away."""
     from kachery_cloud import placing
 
-    def stop(source: Path, target: Path) -> None:
+    def stop(source: Path, target: Path, left: int = 0) -> int:
         target.write_bytes(b"half")
         raise KeyboardInterrupt
 
