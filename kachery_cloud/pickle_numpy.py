@@ -25,22 +25,75 @@ _NEEDS_INIT, _NEEDS_PYTHON, _ALIGNED = 0x08, 0x10, 0x80
 
 
 def array_pieces(array: np.ndarray[Any, Any]) -> Iterator[Any]:
-    """The array's bytes in C order, without a copy of the whole."""
+    """The array's bytes in C order, without a copy of the whole. What lies between the fields of structured types is
+    zero: in memory it is whatever was there before, which is no part of the value and nobody's business."""
     if not array.nbytes:
         return
-    if array.flags.c_contiguous:
+    yield from _pieces(array, _gaps(array.dtype))
+
+
+def _pieces(array: np.ndarray[Any, Any], gaps: np.ndarray[Any, Any] | None) -> Iterator[Any]:
+    import numpy as np
+
+    if array.flags.c_contiguous and gaps is None:
         flat = array.reshape(-1).view("u1")
         for start in range(0, flat.nbytes, _PIECE):
             yield flat[start : start + _PIECE].data
         return
+    if not array.ndim:
+        array = array.reshape(1)
     row_size = array.nbytes // len(array)
     if array.ndim > 1 and row_size > _PIECE:
         for row in array:
-            yield from array_pieces(row)
+            yield from _pieces(row, gaps)
         return
     step = max(1, _PIECE // row_size)
     for start in range(0, len(array), step):
-        yield array[start : start + step].tobytes()
+        data = array[start : start + step].tobytes()
+        if gaps is not None:
+            items = np.frombuffer(bytearray(data), "u1").reshape(-1, array.itemsize)
+            items[:, gaps] = 0
+            data = items.reshape(-1).data
+        yield data
+
+
+def scalar_bytes(value: np.generic) -> bytes:
+    """The bytes of a scalar, those of an array of it."""
+    import numpy as np
+
+    if value.dtype.names is None:
+        return value.tobytes() if value.dtype.itemsize else b""
+    return b"".join(bytes(piece) for piece in array_pieces(np.asarray(value)))
+
+
+def _gaps(dtype: np.dtype[Any]) -> np.ndarray[Any, Any] | None:
+    """The places of an item's bytes that belong to no value; None where there are none."""
+    import numpy as np
+
+    if dtype.names is None and dtype.char not in "gG":
+        return None
+    used = np.zeros(dtype.itemsize, bool)
+    _mark_used(dtype, used)
+    return None if used.all() else np.flatnonzero(~used)
+
+
+def _mark_used(dtype: np.dtype[Any], used: np.ndarray[Any, Any]) -> None:
+    import numpy as np
+
+    if dtype.subdtype is not None:
+        base = dtype.subdtype[0]
+        one = np.zeros(base.itemsize, bool)
+        _mark_used(base, one)
+        if base.itemsize:
+            used.reshape(-1, base.itemsize)[:] |= one
+    elif dtype.names is not None:
+        for _, field in _fields(dtype):
+            _mark_used(field[0], used[field[1] : field[1] + field[0].itemsize])
+    elif dtype.char in "gG" and dtype.isnative and np.finfo(np.longdouble).nmant == 63:
+        # Ten bytes of twelve or sixteen.
+        used.reshape(-1, np.dtype(np.longdouble).itemsize)[:, :10] = True
+    else:
+        used[:] = True
 
 
 def dtype_problem(dtype: np.dtype[Any]) -> str | None:

@@ -34,7 +34,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import UUID
 
 from .errors import NotSerializable
-from .pickle_numpy import MAX_EMPTY_ITEMS, array_pieces, dtype_key, dtype_problem, dtype_state, leaf_dtypes
+from .pickle_numpy import (
+    MAX_EMPTY_ITEMS,
+    array_pieces,
+    dtype_key,
+    dtype_problem,
+    dtype_state,
+    leaf_dtypes,
+    scalar_bytes,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,8 +112,8 @@ class _Writer:
         self._flush()
         if self._size + self._repeated > max(FREE_COPIES, MAX_COPIES * self._size):
             raise NotSerializable(
-                f"store_pkl cannot write the value: {self._repeated:,} bytes of it are bytearrays or numpy scalars that "
-                "are equal to others. They are written once, and load_pkl does not unfold a small file to so many "
+                f"store_pkl cannot write the value: {self._repeated:,} bytes of it are bytearrays or numpy scalars "
+                "that are equal to others. They are written once, and load_pkl does not unfold a small file to so many "
                 "bytes. Store them as bytes, or as one array."
             )
 
@@ -401,9 +409,7 @@ class _Writer:
         self._save_part(_Global("numpy.core.multiarray", "scalar"))
         self._boundary()
         self._save_dtype(dtype)
-        data = value.tobytes()
-        if not dtype.itemsize:
-            data = b""
+        data = scalar_bytes(value)
         self._note_copy("bytes", data)
         self._save(data)
         self._frame += b"\x86"
