@@ -179,6 +179,12 @@ def _short(value: Any) -> str:
 
 
 def json_from_bytes(data: bytes, name: str) -> Any:
+    """The value of a JSON file, as Python's json module reads it.
+
+    NaN and infinities are read, because many programs write them; of a key that occurs twice in one object, the last
+    value counts (RFC 8259, section 4, leaves both open). Raises `FormatError`, also for numbers of more digits than
+    Python reads (`sys.set_int_max_str_digits`), and for what is nested deeper than its stack allows.
+    """
     text = text_from_bytes(data, name)
     try:
         return json.loads(text)
@@ -186,6 +192,8 @@ def json_from_bytes(data: bytes, name: str) -> Any:
         raise FormatError(f"{name} is not JSON: {exc}.") from None
     except RecursionError:
         raise FormatError(f"{name} is JSON that is nested too deeply to be read.") from None
+    except MemoryError:
+        raise FormatError(f"{name} is JSON whose value does not fit into memory.") from None
 
 
 # --- numpy arrays ------------------------------------------------------------------------------------------------

@@ -180,7 +180,10 @@ def _dtype(said: Any, depth: int) -> np.dtype[Any]:
             raise FormatError("it holds Python objects")
         if not _PLAIN_TYPE.fullmatch(said):
             raise FormatError(f"its type {_short(said)} is not a plain one of numpy")
-        return np.dtype(said)
+        dtype = np.dtype(said)
+        if dtype.kind in "SUV" and dtype.itemsize != (4 if dtype.kind == "U" else 1) * int(said.lstrip("<>|=")[1:]):
+            raise FormatError(f"its type {_short(said)} is too large")
+        return dtype
     if type(said) is not list:
         raise FormatError("its type is neither a name nor a list of fields")
     names: list[str] = []
@@ -207,7 +210,10 @@ def _dtype(said: Any, depth: int) -> np.dtype[Any]:
     parts: Any = {"names": names, "formats": formats, "offsets": offsets, "itemsize": size}
     if any(title is not None for title in titles):
         parts["titles"] = titles
-    return np.dtype(parts)
+    dtype = np.dtype(parts)
+    if dtype.itemsize != size:
+        raise FormatError("its type is too large")
+    return dtype
 
 
 def _shape(said: Any) -> tuple[int, ...]:
