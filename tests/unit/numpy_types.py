@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from hypothesis import strategies as st
@@ -12,7 +12,7 @@ PLAIN = (
     *("b1", "i1", "u1", "<i2", ">i4", "<u8", ">u2", "<f2", ">f4", "<f8", "<c8", ">c16"),
     *("S1", "S5", "<U1", ">U3", "V1", "V7", "<M8[s]", ">M8[25us]", "<m8[ns]", ">m8[3D]", "M8[Y]"),
 )
-NAMES = ("a", "b", "x y", "é", "'", '"', "\\", "ł", "\U0001f600", "f0", "\n")
+NAMES: tuple[str, ...] = ("a", "b", "x y", "é", "'", '"', "\\", "ł", "\U0001f600", "f0", "\n")
 
 
 def _structured(inner: st.SearchStrategy[np.dtype[Any]], packed: bool) -> st.SearchStrategy[np.dtype[Any]]:
@@ -25,7 +25,7 @@ def _structured(inner: st.SearchStrategy[np.dtype[Any]], packed: bool) -> st.Sea
         dtype = np.dtype(fields, align=draw(st.booleans()))
         way = draw(st.sampled_from(["as it is", "some fields", "spread out", "backwards"]))
         if way == "some fields":
-            chosen = [name for name in names if draw(st.booleans())] or names[:1]
+            chosen: list[str] = [name for name in names if draw(st.booleans())] or names[:1]
             return np.empty(0, dtype)[chosen].dtype
         if way == "spread out" or (way == "backwards" and not packed):
             offsets, end = [], 0
@@ -36,7 +36,7 @@ def _structured(inner: st.SearchStrategy[np.dtype[Any]], packed: bool) -> st.Sea
             parts: dict[str, Any] = {"names": names, "formats": kinds, "offsets": offsets, "itemsize": end + 1}
             if way == "backwards":
                 parts["names"], parts["formats"], parts["offsets"] = names[::-1], kinds[::-1], offsets[::-1]
-            return np.dtype(parts)
+            return np.dtype(cast(Any, parts))
         return dtype
 
     return build()
@@ -98,7 +98,7 @@ def same_type(a: np.dtype[Any], b: np.dtype[Any]) -> bool:
         return False
     assert a.fields is not None
     assert b.fields is not None
-    fields = [(tuple(a.fields[name]), tuple(b.fields[name])) for name in a.names]
+    fields: list[Any] = [(tuple(a.fields[name]), tuple(b.fields[name])) for name in a.names]
     return all(x[1:] == y[1:] and same_type(x[0], y[0]) for x, y in fields)
 
 
