@@ -11,9 +11,11 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .errors import FormatError, NotSerializable
+from .npy_header import read_header
+from .pickle_numpy import MAX_EMPTY_ITEMS, array_pieces, dtype_problem, text_parts
 from .pickling import describe_place
 
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ _PLAIN = (str, int, float, bool, type(None))
 # Python's own recursion limit differs from one program to the next; a value that can be stored anywhere can be
 # stored everywhere.
 _MAX_DEPTH = 200
+# Digits that numpy leaves room for in the header of an npy file.
+_GROWTH = 21
+# Libraries whose arrays and tables have names for rows and columns.
+_LABELLED = ("pandas", "polars", "pyarrow", "xarray", "geopandas", "dask_expr")
 
 
 # --- text --------------------------------------------------------------------------------------------------------
@@ -31,9 +37,12 @@ _MAX_DEPTH = 200
 def text_bytes(text: str) -> bytes:
     """Raises `NotSerializable` for anything but text, and for half surrogates, which UTF-8 does not have."""
     if not isinstance(text, str):
-        raise NotSerializable(
-            f"store_text takes a str, not {type(text).__name__}. For numbers, lists and dicts there is store_json."
+        advice = (
+            "A file is stored by its path with store_file, bytes with store_pkl."
+            if isinstance(text, (os.PathLike, bytes, bytearray))
+            else "For numbers, lists and dicts there is store_json."
         )
+        raise NotSerializable(f"store_text takes a str, not {_name(text)}. {advice}")
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as exc:
@@ -170,6 +179,12 @@ def _short(value: Any) -> str:
 
 
 def json_from_bytes(data: bytes, name: str) -> Any:
+    """The value of a JSON file, as Python's json module reads it.
+
+    NaN and infinities are read, because many programs write them; of a key that occurs twice in one object, the last
+    value counts (RFC 8259, section 4, leaves both open). Raises `FormatError`, also for numbers of more digits than
+    Python reads (`sys.set_int_max_str_digits`), and for what is nested deeper than its stack allows.
+    """
     text = text_from_bytes(data, name)
     try:
         return json.loads(text)
@@ -177,6 +192,8 @@ def json_from_bytes(data: bytes, name: str) -> Any:
         raise FormatError(f"{name} is not JSON: {exc}.") from None
     except RecursionError:
         raise FormatError(f"{name} is JSON that is nested too deeply to be read.") from None
+    except MemoryError:
+        raise FormatError(f"{name} is JSON whose value does not fit into memory.") from None
 
 
 # --- numpy arrays ------------------------------------------------------------------------------------------------
@@ -191,9 +208,12 @@ def check_array(array: Any) -> np.ndarray[Any, Any]:
             "store_npy cannot write a masked array: the mask would be lost. Store array.filled(...), "
             "or .data and .mask with store_pkl."
         )
+    advice = _no_array(array)
+    if advice:
+        raise NotSerializable(f"store_npy takes an array of numpy, not a {_name(array)}. {advice}")
     try:
-        result = np.asanyarray(array)
-    except ValueError as exc:
+        result = np.asarray(array)
+    except (ValueError, TypeError, OverflowError) as exc:
         raise NotSerializable(f"store_npy cannot make an array of that: {exc}.") from None
     if result.dtype.hasobject:
         raise NotSerializable(
@@ -205,10 +225,47 @@ def check_array(array: Any) -> np.ndarray[Any, Any]:
         raise NotSerializable(
             f"store_npy cannot write the dtype {result.dtype}. Convert it, such as array.astype('U')."
         )
+    if result.dtype.kind in "SU" and isinstance(array, (list, tuple)) and not _all_text(array):
+        raise NotSerializable(
+            "store_npy was given text and numbers in one list, which numpy makes text of. "
+            "Use store_json or store_pkl, which keep each as it is."
+        )
+    problem = dtype_problem(result.dtype)
+    if not result.itemsize and result.size > MAX_EMPTY_ITEMS:
+        problem = f"has more than {MAX_EMPTY_ITEMS:,} items without bytes"
+    if problem:
+        raise NotSerializable(f"store_npy cannot write the array: it {problem}.")
     if result.dtype.metadata is not None:
         # numpy.save warns that it leaves metadata out; here that is expected: it plays no part in the values.
         result = result.view(_without_metadata(result.dtype))
+    _npy_header(result)
     return result
+
+
+def _no_array(value: Any) -> str:
+    """What to do with a value that numpy would make an array of, though it is none; empty for the others."""
+    if isinstance(value, (str, bytes, bytearray)) and not type(value).__module__.startswith("numpy"):
+        return (
+            "A file is stored by its path with store_file, text with store_text, bytes with store_pkl; "
+            "an array of text is numpy.array([...])."
+        )
+    if isinstance(value, os.PathLike):
+        return "A file is stored by its path with store_file."
+    if isinstance(value, (dict, set, frozenset)) or value is None:
+        return "Use store_json or store_pkl for it."
+    for kind in type(value).__mro__:
+        if kind.__module__.split(".")[0] in _LABELLED:
+            return (
+                "Its labels would be lost. Store its values with .to_numpy(), or the whole as a file "
+                "(such as to_parquet or to_netcdf) with store_file."
+            )
+    return ""
+
+
+def _all_text(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_all_text, value))
+    return isinstance(value, (str, bytes)) or getattr(getattr(value, "dtype", None), "kind", "") in tuple("SU")
 
 
 def _without_metadata(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -217,12 +274,38 @@ def _without_metadata(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.lib.format.descr_to_dtype(np.lib.format.dtype_to_descr(dtype)) if dtype.names else np.dtype(dtype.str)
 
 
-def write_npy(file: BinaryIO, array: np.ndarray[Any, Any]) -> None:
-    """Write an npy file. Streams: a large array is not copied in memory as a whole."""
+def _npy_header(array: np.ndarray[Any, Any]) -> bytes:
+    """All that comes before the bytes of the array, as `numpy.save` writes it. Raises `NotSerializable`."""
     import numpy as np
 
-    # numpy writes a contiguous array straight from its memory when it gets a real file, and others in pieces.
-    np.lib.format.write_array(file, array, allow_pickle=False)
+    fortran = bool(array.flags.f_contiguous and not array.flags.c_contiguous)
+    shape = tuple(int(length) for length in array.shape)
+    try:
+        descr = np.lib.format.dtype_to_descr(array.dtype)
+        text = f"{{'descr': {descr!r}, 'fortran_order': {fortran}, 'shape': {shape!r}, }}"
+        # Room for the array to grow along its slowest axis.
+        text += " " * (_GROWTH - len(repr(shape[-1 if fortran else 0]))) if shape else ""
+        # Later versions of the format only where they are needed: for long headers, and for names in all scripts.
+        for version, encoding, width in ((b"\1\0", "latin-1", 2), (b"\2\0", "latin-1", 4), (b"\3\0", "utf-8", 4)):
+            try:
+                data = text.encode(encoding)
+            except UnicodeEncodeError:
+                if encoding == "utf-8":
+                    raise
+                continue
+            data += b" " * (64 - (8 + width + len(data) + 1) % 64) + b"\n"
+            if len(data) < 1 << (8 * width):
+                return b"\x93NUMPY" + version + len(data).to_bytes(width, "little") + data
+    except ValueError as exc:  # overlapping fields; half surrogates in a name
+        raise NotSerializable(f"store_npy cannot write the dtype {array.dtype}: {exc}. store_pkl can.") from None
+    raise NotSerializable("store_npy cannot write a dtype whose description takes 4 GiB.")
+
+
+def write_npy(file: BinaryIO, array: np.ndarray[Any, Any]) -> None:
+    """Write an npy file. Streams: a large array is not copied in memory as a whole."""
+    file.write(_npy_header(array))
+    for piece in array_pieces(array.T if array.flags.f_contiguous and not array.flags.c_contiguous else array):
+        file.write(piece)
 
 
 def read_npy(path: str | os.PathLike[str], name: str) -> np.ndarray[Any, Any]:
@@ -231,15 +314,28 @@ def read_npy(path: str | os.PathLike[str], name: str) -> np.ndarray[Any, Any]:
     import numpy as np
 
     try:
-        # Mapping checks the shape against the length of the file.
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(mapped, np.ndarray):
-            raise FormatError(f"{name} is an npz archive, not an npy file. Use load_file and numpy.load.")
-        return np.array(cast(Any, mapped), subok=False, copy=True, order="K")
-    except FormatError:
+        with open(path, "rb") as file:
+            if file.peek(2)[:2] == b"PK":
+                raise FormatError("it is an npz archive; use load_file and numpy.load")
+            header = read_header(file, os.fstat(file.fileno()).st_size)
+            order: Any = "F" if header.fortran_order else "C"
+            if not header.size:
+                return np.ndarray(header.shape, header.dtype, np.empty(0, "u1"), order=order)
+            array = np.empty(header.shape, header.dtype, order=order)
+            content = (array.T if header.fortran_order else array).reshape(-1).view("u1")
+            if file.readinto(content.data) != header.size:
+                raise FormatError("it ended while it was read")
+        for points in text_parts(content, header.dtype):
+            if points.max(initial=0) > 0x10FFFF:
+                raise FormatError("it has text with characters that do not exist")
+        return array
+    except MemoryError:
+        raise FormatError(
+            f"{name} is an array that does not fit into memory. Use load_file and numpy.load(..., mmap_mode='r')."
+        ) from None
+    except OSError:
         raise
-    except (ValueError, EOFError, TypeError, OverflowError, SyntaxError, KeyError) as exc:
-        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-        if "Object arrays" in reason or "pickle" in reason:
-            reason = "it holds Python objects, or is no npy file at all"
-        raise FormatError(f"{name} is not an npy file that can be read: {reason}.") from None
+    except Exception as exc:
+        # numpy refuses types and shapes with errors of many kinds.
+        reason = (str(exc).splitlines() or [""])[0].rstrip(".") or type(exc).__name__
+        raise FormatError(f"{name} is not an npy file that can be read: {reason}.") from exc

@@ -34,7 +34,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import UUID
 
 from .errors import NotSerializable
-from .pickle_numpy import array_pieces, dtype_key, dtype_state, leaf_dtypes
+from .pickle_numpy import (
+    MAX_EMPTY_ITEMS,
+    array_pieces,
+    dtype_key,
+    dtype_problem,
+    dtype_state,
+    leaf_dtypes,
+    scalar_bytes,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +57,10 @@ _BATCH = 1000
 MAX_DEPTH = 200
 # Decimals and fractions longer than this take quadratic time to read back.
 MAX_NUMBER_DIGITS = 65_536
+# Bytes that a reader may copy out of a file into arrays and the like: so many times the file's size, or so many for a
+# small one. A file that has one buffer copied over and over again is not written, and not read.
+MAX_COPIES = 4
+FREE_COPIES = 64 << 20
 
 _ALLOWED = (
     "None, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, OrderedDict, set, frozenset, range, "
@@ -89,6 +101,8 @@ class _Writer:
         self._memo_size = 0
         self._values: dict[Any, int] = {}  # (kind, value) -> memo index, for what is shared by value
         self._objects: dict[int, tuple[int, Any]] = {}  # id -> (memo index, the object, held so the id stays its own)
+        self._size = 0  # bytes that went to the sink
+        self._repeated = 0  # bytes that a reader copies, though they are written once
         self._trail: list[Any] = []  # keys from the root to the value being written, for error messages
 
     def dump(self, value: Any) -> None:
@@ -96,6 +110,12 @@ class _Writer:
         self._save(value)
         self._frame += b"."
         self._flush()
+        if self._size + self._repeated > max(FREE_COPIES, MAX_COPIES * self._size):
+            raise NotSerializable(
+                f"store_pkl cannot write the value: {self._repeated:,} bytes of it are bytearrays or numpy scalars "
+                "that are equal to others. They are written once, and load_pkl does not unfold a small file to so many "
+                "bytes. Store them as bytes, or as one array."
+            )
 
     # --- frames and memo ---------------------------------------------------------------------------------------
 
@@ -104,6 +124,7 @@ class _Writer:
             self._sink(b"\x95" + pack("<Q", len(self._frame)))
         if self._frame:
             self._sink(self._frame)
+            self._size += len(self._frame)
             self._frame = bytearray()
 
     def _boundary(self) -> None:
@@ -115,6 +136,7 @@ class _Writer:
         self._sink(header)
         for piece in payload:
             self._sink(piece)
+            self._size += memoryview(piece).nbytes
 
     def _memoize(self) -> int:
         self._frame += b"\x94"
@@ -190,6 +212,7 @@ class _Writer:
 
     def _save_bytearray(self, value: bytearray) -> None:
         if not self._seen(value):
+            self._note_copy("bytes", bytes(value))
             self._reduce(_Global("builtins", "bytearray"), (bytes(value),) if value else ())
             self._objects[id(value)] = (self._memo_size - 1, value)
 
@@ -331,12 +354,18 @@ class _Writer:
         text = str(value)
         if len(text) > MAX_NUMBER_DIGITS:
             raise self._refuse(value, f"has more than {MAX_NUMBER_DIGITS:,} digits")
+        self._note_copy("str", text)
         self._reduce(_Global("decimal", "Decimal"), (text,))
 
     def _save_fraction(self, value: Fraction) -> None:
         if max(value.numerator.bit_length(), value.denominator.bit_length()) > 3 * MAX_NUMBER_DIGITS:
             raise self._refuse(value, f"has more than {MAX_NUMBER_DIGITS:,} digits")
         self._reduce(_Global("fractions", "Fraction"), (value.numerator, value.denominator))
+
+    def _note_copy(self, kind: str, data: Any) -> None:
+        """The reader copies `data` into a value; count it where it is written as a reference only."""
+        if (kind, data) in self._values:
+            self._repeated += len(data)
 
     def _save_uuid(self, value: UUID) -> None:
         # As CPython writes it: an empty object, then its state.
@@ -356,6 +385,8 @@ class _Writer:
         if self._seen(array):
             return
         self._check_dtype(array.dtype, array)
+        if not array.itemsize and array.size > MAX_EMPTY_ITEMS:
+            raise self._refuse(array, f"has more than {MAX_EMPTY_ITEMS:,} items without bytes")
         reconstruct = _Global("numpy.core.multiarray", "_reconstruct")
         self._objects[id(array)] = (self._reduce(reconstruct, (_NDARRAY, (0,), b"b")), array)
         fortran = bool(array.flags.f_contiguous and not array.flags.c_contiguous)
@@ -378,9 +409,8 @@ class _Writer:
         self._save_part(_Global("numpy.core.multiarray", "scalar"))
         self._boundary()
         self._save_dtype(dtype)
-        data = value.tobytes()
-        if not dtype.itemsize:
-            data = b""
+        data = scalar_bytes(value)
+        self._note_copy("bytes", data)
         self._save(data)
         self._frame += b"\x86"
         self._memoize()
@@ -402,6 +432,9 @@ class _Writer:
     def _check_dtype(self, dtype: np.dtype[Any], value: Any) -> None:
         if dtype.hasobject:
             raise self._refuse(value, "holds Python objects; convert it to numbers or text (array.tolist() for a list)")
+        problem = dtype_problem(dtype)
+        if problem:
+            raise self._refuse(value, problem)
         for part in leaf_dtypes(dtype):
             if part.kind not in "biufcSUVmM" or part.isbuiltin == 2 or type(part).__module__.split(".")[0] != "numpy":
                 raise self._refuse(value, f"has the type {part}, which is not one of numpy's plain types")

@@ -216,7 +216,7 @@ def store_npy(
     """Store a numpy array as an npy file, as `numpy.save` writes it, and return its URI.
 
     Raises:
-        NotSerializable: arrays of Python objects, masked arrays.
+        NotSerializable: arrays of Python objects, masked arrays, and what is no array: paths, text, bytes, tables.
 
     Example:
         >>> uri = kcl.store_npy(np.array([[1, 2, 3], [4, 5, 6]], dtype=np.int16))

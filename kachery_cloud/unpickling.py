@@ -6,8 +6,8 @@ for the opcodes that data needs (protocols 2 to 5, in band), which knows a short
 checks its arguments and builds the value through public constructors. No class is looked up, no method of a loaded
 object is called, `__setstate__` included. Everything else is refused by name.
 
-Memory is bounded: counts and lengths are checked against the bytes that are there, and arrays that a file makes from
-bytes it repeats may take no more than four times the file's size (or 64 MiB).
+Memory and time are bounded: counts and lengths are checked against the bytes that are there, and all that is made,
+copied, unfolded, hashed or compared is charged to one budget (`pickle_budget.py`).
 
 What is read: all that `pickling.py` writes, and what `pickle.dump` writes for the same types under any version of
 numpy, which covers the files of older kachery-cloud releases.
@@ -15,28 +15,22 @@ numpy, which covers the files of older kachery-cloud releases.
 
 from __future__ import annotations
 
-import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from struct import Struct
 from typing import Any
 
 from .errors import FormatError, UnsafePickle
+from .pickle_budget import CONTAINER, Budget
+from .pickle_dtypes import Types
 from .pickle_types import ALLOWLIST, SPECIALS, Arguments, Constructor, Raw, Unbuilt, build_uuid
 
 _U16, _U32, _I32, _U64, _F64 = (Struct(code) for code in ("<H", "<I", "<i", "<Q", ">d"))
 
 # Bytes of this many and more are left in the file until it is clear what they become.
 _RAW_SIZE = 65_536
-# Bytes of arrays that any file may ask for, however small it is; beyond it they are in proportion to the file.
-_FREE_BYTES = 64 << 20
-_COPIES = 4
-# Hashing a nested tuple recurses in C without a check of the stack; no real key is larger than this.
-_MAX_KEY_PARTS = 10_000
-_MAX_KEY_DEPTH = 100
-
-# What reading bytes that are no pickle ends in.
-_DAMAGE = (ValueError, TypeError, IndexError, OverflowError, KeyError, RecursionError, MemoryError, struct.error)
+# Values lie within one another no deeper than this; Python could do nothing with them.
+_MAX_MARKS = 100_000
 
 
 def load_pickle(data: bytes | memoryview) -> Any:
@@ -50,8 +44,10 @@ def load_pickle(data: bytes | memoryview) -> Any:
         return _Reader(view).load()
     except (UnsafePickle, FormatError):
         raise
-    except _DAMAGE as exc:
-        # Bytes that are no pickle fail anywhere; the place says nothing to the user.
+    except MemoryError:
+        raise FormatError("There is not enough memory for the value of the pickle.") from None
+    except Exception as exc:
+        # Bytes that are no pickle fail anywhere, in Python or numpy; the place says nothing to the user.
         raise FormatError(f"The file is not a pickle that can be read ({type(exc).__name__}: {exc}).") from exc
 
 
@@ -63,8 +59,11 @@ class _Reader:
         self.pos = 0
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
-        self.budget = max(_FREE_BYTES, _COPIES * len(view))
+        # Picklers number what they remember from 0 on; numbers out of this order lie in a table of their own.
+        self.memo: list[Any] = []
+        self.far_memo: dict[int, Any] = {}
+        self.budget = Budget(len(view))
+        self.types = Types(self.budget)
 
     def load(self) -> Any:
         view, size, table = self.view, len(self.view), _OPCODES
@@ -87,7 +86,7 @@ class _Reader:
                 self.pos += 1
                 continue
             if code == 0x94:  # MEMOIZE
-                self.put(len(self.memo))
+                self.put(len(self.memo) + len(self.far_memo))
                 continue
             handler = table[code]
             if handler is None:
@@ -110,14 +109,6 @@ class _Reader:
         self.pos += form.size
         return value
 
-    def spend(self, count: int) -> None:
-        """Account for bytes that are copied out of the file."""
-        self.budget -= count
-        if self.budget < 0:
-            raise UnsafePickle(
-                f"The pickle of {len(self.view):,} bytes unfolds to more than {_COPIES} times its size; not loaded."
-            )
-
     # --- the stack ---------------------------------------------------------------------------------------------
 
     def plain(self, value: Any) -> Any:
@@ -128,7 +119,9 @@ class _Reader:
         if kind is Raw:
             return value.own()
         if kind is Arguments:
-            return tuple([self.plain(item) for item in value.items])
+            if value.unfolded is None:
+                value.unfolded = tuple([self.plain(item) for item in value.items])
+            return value.unfolded
         raise UnsafePickle(
             f"The pickle uses {value.name} in a way that data does not. It was not loaded, nothing of it was run."
         )
@@ -137,12 +130,6 @@ class _Reader:
         if SPECIALS.isdisjoint(map(type, values)):
             return values
         return [self.plain(value) for value in values]
-
-    def key(self, value: Any) -> Any:
-        value = self.plain(value)
-        if type(value) is tuple or type(value) is slice:
-            _check_key(value)
-        return value
 
     def pop_mark(self) -> list[Any]:
         items = self.stack
@@ -158,11 +145,20 @@ class _Reader:
         value = self.stack[-1]
         if type(value) is Unbuilt:
             value.memo_keys.append(index)
-        self.memo[index] = value
+        self.remember(index, value)
+
+    def remember(self, index: int, value: Any) -> None:
+        if index < len(self.memo):
+            self.memo[index] = value
+        elif index == len(self.memo):
+            self.memo.append(value)
+            self.far_memo.pop(index, None)
+        else:
+            self.far_memo[index] = value
 
     def get(self, index: int) -> None:
         try:
-            self.stack.append(self.memo[index])
+            self.stack.append(self.memo[index] if index < len(self.memo) else self.far_memo[index])
         except KeyError:
             raise FormatError(f"The pickle is damaged: it refers to value {index}, which it does not have.") from None
 
@@ -178,6 +174,8 @@ class _Reader:
         self.take(8)
 
     def op_mark(self) -> None:
+        if len(self.marks) >= _MAX_MARKS:
+            raise FormatError(f"The pickle is nested more than {_MAX_MARKS:,} deep.")
         self.marks.append(self.stack)
         self.stack = []
 
@@ -216,26 +214,45 @@ class _Reader:
         values = self._all_plain(self.pop_mark())
         self._target(list).extend(values)
 
+    def op_list(self) -> None:
+        self.budget.spend(CONTAINER)
+        self.stack.append([])
+
+    def op_dict(self) -> None:
+        self.budget.spend(CONTAINER)
+        self.stack.append({})
+
+    def op_set(self) -> None:
+        self.budget.spend(CONTAINER)
+        self.stack.append(set())
+
     def op_setitem(self) -> None:
         value = self.plain(self.stack.pop())
-        key = self.key(self.stack.pop())
-        self._target(dict)[key] = value
+        key = self.plain(self.stack.pop())
+        target = self._target(dict)
+        self.budget.use_keys((key,), target)
+        target[key] = value
 
     def op_setitems(self) -> None:
         values = self._all_plain(self.pop_mark())
         target = self._target(dict)
         if len(values) % 2:
             raise FormatError("The pickle is damaged: a key of a dict has no value.")
-        for index in range(0, len(values), 2):
-            target[self.key(values[index])] = values[index + 1]
+        keys = values[0::2]
+        self.budget.use_keys(keys, target)
+        target.update(zip(keys, values[1::2], strict=True))
 
     def op_additems(self) -> None:
         values = self._all_plain(self.pop_mark())
-        self._target(set).update([self.key(value) for value in values])
+        target = self._target(set)
+        self.budget.use_keys(values, target)
+        target.update(values)
 
     def op_frozenset(self) -> None:
         values = self._all_plain(self.pop_mark())
-        self.stack.append(frozenset([self.key(value) for value in values]))
+        self.budget.spend(CONTAINER)
+        self.budget.use_keys(values)
+        self.stack.append(frozenset(values))
 
     def _target(self, kind: type) -> Any:
         target = self.stack[-1]
@@ -284,7 +301,7 @@ class _Reader:
 
     def op_newobj(self) -> None:
         arguments, kind = self.stack.pop(), self.stack.pop()
-        if type(kind) is not Constructor or kind.name != "uuid.UUID" or arguments != ():
+        if type(kind) is not Constructor or kind.name != "uuid.UUID" or type(arguments) is not tuple or arguments:
             name = kind.name if type(kind) is Constructor else type(kind).__name__
             raise UnsafePickle(f"The pickle makes an object of {name} without its constructor. It was not loaded.")
         self.stack.append(Unbuilt("uuid.UUID", build_uuid))
@@ -294,33 +311,11 @@ class _Reader:
         if type(target) is not Unbuilt:
             raise UnsafePickle(f"The pickle sets the state of a {type(target).__name__}, which data does not do.")
         value = target.build(self, state.items if type(state) is Arguments else state)
-        for index in target.memo_keys:
-            if self.memo.get(index) is target:
-                self.memo[index] = value
+        places, target.memo_keys = target.memo_keys, []
+        for index in places:
+            if (self.memo[index] if index < len(self.memo) else self.far_memo.get(index)) is target:
+                self.remember(index, value)
         self.stack.append(value)
-
-
-def _check_key(key: Any) -> None:
-    """Refuse keys that could not be hashed within bounds."""
-    parts = 0
-    level = [key]
-    for _ in range(_MAX_KEY_DEPTH):
-        level = [part for item in level for part in _key_parts(item)]
-        parts += len(level)
-        if not level:
-            return
-        if parts > _MAX_KEY_PARTS:
-            break
-    raise UnsafePickle(
-        "The pickle has a dict key or an element of a set that is too deep or too large. It was not loaded."
-    )
-
-
-def _key_parts(item: Any) -> Any:
-    if type(item) is tuple:
-        return item
-    # A frozenset keeps the hash it was built with, after a check of its own.
-    return (item.start, item.stop, item.step) if type(item) is slice else ()
 
 
 def _refused_opcode(code: int, place: int) -> FormatError:
@@ -374,13 +369,13 @@ def _make_opcodes() -> list[Callable[[_Reader], None] | None]:
         0x86: lambda r: r.op_tuple(2),
         0x87: lambda r: r.op_tuple(3),
         ord("t"): lambda r: r.make_tuple(r.pop_mark()),
-        ord("]"): constant(list),
+        ord("]"): _Reader.op_list,
         ord("a"): _Reader.op_append,
         ord("e"): _Reader.op_appends,
-        ord("}"): constant(dict),
+        ord("}"): _Reader.op_dict,
         ord("s"): _Reader.op_setitem,
         ord("u"): _Reader.op_setitems,
-        0x8F: constant(set),
+        0x8F: _Reader.op_set,
         0x90: _Reader.op_additems,
         0x91: _Reader.op_frozenset,
         ord("q"): lambda r: r.put(r.take(1)[0]),

@@ -75,11 +75,7 @@ check_compiler() {
         return 0
     fi
     local headers
-    if [ "$(uname)" = Darwin ] && command -v brew >/dev/null 2>&1 && brew --prefix gmp >/dev/null 2>&1; then
-        CFLAGS="-I$(brew --prefix gmp)/include ${CFLAGS:-}"
-        LDFLAGS="-L$(brew --prefix gmp)/lib ${LDFLAGS:-}"
-        export CFLAGS LDFLAGS
-    fi
+    gmp_flags
     headers=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
     if ! compiles '' ''; then
         need "a C compiler" "build-essential" "gcc" "gcc" "xcode-select --install"
@@ -87,6 +83,15 @@ check_compiler() {
         need "the headers of GMP (gmp.h)" "libgmp-dev" "gmp-devel" "gmp" "brew install gmp"
     elif ! compiles '#include <Python.h>' "-I$headers"; then
         need "the headers of Python (Python.h)" "python3-dev" "python3-devel" "python" "brew install python"
+    fi
+}
+
+# Where GMP is, for what is compiled from here on, when Homebrew has it.
+gmp_flags() {
+    if [ "$(uname)" = Darwin ] && command -v brew >/dev/null 2>&1 && brew --prefix gmp >/dev/null 2>&1; then
+        CFLAGS="-I$(brew --prefix gmp)/include ${CFLAGS:-}"
+        LDFLAGS="-L$(brew --prefix gmp)/lib ${LDFLAGS:-}"
+        export CFLAGS LDFLAGS
     fi
 }
 

@@ -1,7 +1,11 @@
-"""Checks the seed URIs under other versions: `python -m scripts.versions`.
+"""Checks other versions of Python and numpy: `python -m scripts.versions`.
 
-Under numpy 1.26 with an older Python, and under the newest numpy with every other Python from 3.10 on that is found.
-Each check has an environment of its own in `.cache/versions`, with the few packages that local work needs: no libp2p.
+The seed URIs, and what store_pkl and store_npy write of each type: under numpy 1.26 with an older Python, and under
+the newest numpy with every Python from 3.10 on that is found. Each has an environment of its own in `.cache/versions`,
+with the few packages that local work needs: no libp2p.
+
+Then all unit tests, under the oldest Python with numpy 1.26 and under the newest of both, side by side, in
+environments with the whole package.
 """
 
 from __future__ import annotations
@@ -10,6 +14,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +24,9 @@ CACHE = ROOT / ".cache" / "versions"
 LIGHT = ("py-cid", "py-multibase", "multiformats", "ipld-dag-pb", "cryptography", "click", "tqdm", "exceptiongroup")
 OLD_NUMPY = "numpy==1.26.4"
 NEW_NUMPY = "numpy>=2"
+# What runs the tests of what is written.
+LIGHT_TESTS = ("pytest", "pytest-trio", "hypothesis")
+VALUE_TESTS = ("test_cloud_formats.py", "test_cloud_npy.py", "test_cloud_pickling.py", "test_cloud_pickle_values.py")
 # numpy 1.26 has wheels for these
 OLD_NUMPY_PYTHONS = ((3, 10), (3, 11), (3, 12))
 PYTHONS = (*OLD_NUMPY_PYTHONS, (3, 13), (3, 14))
@@ -31,35 +40,71 @@ def main() -> int:
     if not old:
         print("No Python 3.10 to 3.12 was found, so numpy 1.26 is not checked.", file=sys.stderr)
         return 1 if os.environ.get("CI") else 0
-    checks = [(pythons[old[0]], OLD_NUMPY)]
-    checks += [(python, NEW_NUMPY) for python in pythons.values()]
+    oldest, newest = (pythons[old[0]], OLD_NUMPY), (pythons[max(pythons)], NEW_NUMPY)
+    checks = [oldest, *((python, NEW_NUMPY) for python in pythons.values())]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        folders = list(pool.map(prepare, *zip(*checks, strict=True)))
-    return max(check(folder) for folder in folders)
+        light = list(pool.map(prepare, *zip(*checks, strict=True)))
+        codes = [check(folder, pair not in (oldest, newest)) for pair, folder in zip(checks, light, strict=True)]
+        # One after the other, because both write the package's metadata into the repository.
+        folders = [prepare_all(*pair) for pair in (oldest, newest)]
+        codes += pool.map(check_all, folders)
+    return max(codes)
 
 
 def prepare(python: Path, numpy: str) -> Path:
     """The environment for one version of Python with one of numpy; made when it is not there."""
-    requirements = (numpy, *LIGHT)
-    stamp = f"{python} " + " ".join(requirements)
-    folder = CACHE / f"{python.name}-{numpy.translate(str.maketrans('=>', '--'))}"
+    return _environment("", python, numpy, [*LIGHT, *LIGHT_TESTS])
+
+
+def prepare_all(python: Path, numpy: str) -> Path:
+    """The same with the whole package and all that its tests need."""
+    project = zlib.crc32((ROOT / "pyproject.toml").read_bytes())
+    return _environment("all-", python, numpy, ["--editable", f"{ROOT}[test]"], f" {project:08x}")
+
+
+def _environment(prefix: str, python: Path, numpy: str, packages: list[str], more: str = "") -> Path:
+    stamp = f"{python} " + " ".join((numpy, *packages)) + more
+    folder = CACHE / f"{prefix}{python.name}-{numpy.translate(str.maketrans('=>', '--'))}"
     if not (folder / _STAMP).exists() or (folder / _STAMP).read_text(encoding="utf-8") != stamp:
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run([str(python), "-m", "venv", str(folder)], check=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--prefer-binary", "--no-compile", *requirements]
-        done = subprocess.run(pip, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--prefer-binary", "--no-compile"]
+        done = subprocess.run(
+            [*pip, numpy, *packages], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
         if done.returncode != 0:
             sys.exit(f"pip failed for {folder.name}:\n{done.stdout[-4000:]}")
         (folder / _STAMP).write_text(stamp, encoding="utf-8")
     return folder
 
 
-def check(folder: Path) -> int:
-    """Checks the URIs in one environment. Returns the exit code."""
+def check(folder: Path, values: bool) -> int:
+    """Checks the URIs, and if asked to what is written of each type, in one environment. Returns the exit code."""
+    seeds = _run(folder, "-m", "scripts.seeds").returncode
+    return seeds or (_test(folder, [f"tests/unit/{name}" for name in VALUE_TESTS]) if values else 0)
+
+
+def check_all(folder: Path) -> int:
+    """Runs the unit tests in one environment. Returns the exit code."""
+    return _test(folder, ["tests/unit"])
+
+
+def _test(folder: Path, tests: list[str]) -> int:
+    """Says how many tests passed, and of what failed the end of the output."""
+    begun = time.monotonic()
+    done = _run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", *tests, capture_output=True)
+    lines = done.stdout.splitlines() or done.stderr.splitlines() or ["no output"]
+    if done.returncode != 0:
+        print("\n".join(lines[-150:]))
+    print(f"{folder.name}, {' '.join(tests)}: {lines[-1]} ({time.monotonic() - begun:.0f} s)", flush=True)
+    return done.returncode
+
+
+def _run(folder: Path, *arguments: str, capture_output: bool = False) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    run = subprocess.run([str(folder / "bin" / "python"), "-m", "scripts.seeds"], cwd=ROOT, env=env, check=False)
-    return run.returncode
+    command = [str(folder / "bin" / "python"), *arguments]
+    return subprocess.run(command, cwd=ROOT, env=env, check=False, text=True, capture_output=capture_output)
 
 
 def find_pythons() -> dict[tuple[int, int], Path]:

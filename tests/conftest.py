@@ -9,9 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from scripts.peers import GoLibp2p, Helia, Kubo, missing, missing_go
 from scripts.workstation import KEEP_TO_ITSELF, Workstation
+
+# Tests hold on a busy machine: hypothesis must not take the time of an example.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 StartKubo = Callable[..., Kubo]
 StartHelia = Callable[..., Helia]

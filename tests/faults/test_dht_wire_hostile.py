@@ -12,7 +12,6 @@ import trio
 
 from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import MalformedMessage, StreamError
-from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht import limits, shell_limits
 from kachery_p2p.routing.dht.dht import DHT, LAN_PROTOCOL, PROTOCOL
 from kachery_p2p.routing.dht.messages import Message, MessageType, PeerInfo, decode, encode
@@ -20,7 +19,7 @@ from kachery_p2p.routing.dht.reach import peer_bytes, without_peer
 from kachery_p2p.routing.dht.rpc import frame, read_message
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.stream import Stream
-from tests.unit.transport_helpers import started, until
+from tests.unit.transport_helpers import run_dht, started, until
 
 Node = tuple[Host, DHT]
 Handler = Callable[[Stream], Awaitable[None]]
@@ -36,9 +35,7 @@ def made_up_peer() -> bytes:
 
 async def start(nursery: trio.Nursery, **options: Any) -> Node:
     host = await started(nursery)
-    dht = DHT(host, Database(None), **{"lan": True, **options})
-    await nursery.start(dht.run)
-    return host, dht
+    return host, await run_dht(nursery, host, **{"lan": True, **options})
 
 
 async def honest_pair(nursery: trio.Nursery) -> tuple[Node, Node]:

@@ -10,21 +10,19 @@ from typing import Any
 
 import trio
 
-from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht.dht import DHT
 from kachery_p2p.routing.dht.reach import peer_bytes
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.transport.host import Host
 from scripts.peers import Peer
+from tests.unit.transport_helpers import run_dht
 
 
 async def start_dht(nursery: trio.Nursery, *, listen: str = "/ip4/127.0.0.1/tcp/0", **options: Any) -> tuple[Host, DHT]:
     """A host of ours with its LAN DHT, running."""
     host = Host(os.urandom(32), (listen,))
     await nursery.start(host.run)
-    dht = DHT(host, Database(None), **{"lan": True, **options})
-    await nursery.start(dht.run)
-    return host, dht
+    return host, await run_dht(nursery, host, **{"lan": True, **options})
 
 
 def new_multihash() -> bytes:

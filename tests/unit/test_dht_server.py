@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -171,7 +172,11 @@ def test_counts(bench: Bench) -> None:
 
 def test_a_lan_server() -> None:
     """On the LAN private addresses are stored and named; on one machine loopback ones, where that is allowed."""
-    db = Database(None)
+    with closing(Database(None)) as db:
+        check_a_lan_server(db)
+
+
+def check_a_lan_server(db: Database) -> None:
     scope = Scope(lan=True, allow_loopback=True)
     table = RoutingTable(peer_id(rng), scope=scope, rng=rng)
     neighbour = PeerInfo(peer_id(rng), (ip4("127.0.0.1", 4002),))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from hashlib import sha256
 from typing import Any
 
@@ -20,7 +20,7 @@ from kachery_p2p.routing.dht.reach import bare, peer_bytes, peer_text, without_p
 from kachery_p2p.routing.dht.rpc import Rpc, frame, read_message
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.transport.host import Host
-from tests.unit.transport_helpers import started, until
+from tests.unit.transport_helpers import run_dht, started, until
 
 Node = tuple[Host, DHT]
 
@@ -32,9 +32,7 @@ def new_multihash() -> bytes:
 async def start(nursery: trio.Nursery, **options: Any) -> Node:
     """A host with a LAN DHT, both running."""
     host = await started(nursery)
-    dht = DHT(host, Database(None), **{"lan": True, **options})
-    await nursery.start(dht.run)
-    return host, dht
+    return host, await run_dht(nursery, host, **{"lan": True, **options})
 
 
 async def network(nursery: trio.Nursery, count: int, **options: Any) -> list[Node]:
@@ -137,8 +135,8 @@ async def test_a_search_that_nobody_reads_ends(nursery: trio.Nursery) -> None:
         await until(lambda: dht.status()["providers_found"] >= shell_limits.ENOUGH_PROVIDERS)
         assert len(running.child_tasks) == tasks + 1
     await until(lambda: len(running.child_tasks) == tasks)
-    alone = DHT(host, Database(None), lan=True)
-    assert await found(alone, multihash) == []
+    with closing(Database(None)) as db:
+        assert await found(DHT(host, db, lan=True), multihash) == []
 
 
 def fill(dht: DHT, multihash: bytes, count: int) -> None:
@@ -222,14 +220,16 @@ async def test_waiting_for_peers(nursery: trio.Nursery) -> None:
     """Whoever waits for peers, even from before the start, goes on once there is one."""
     near, _ = await start(nursery)
     host = await started(nursery)
-    dht = DHT(host, Database(None), lan=True, bootstrap=near.addresses())
-    with trio.fail_after(5):
-        async with trio.open_nursery() as waiting:
-            waiting.start_soon(dht.wait_peers)
-            waiting.start_soon(dht.wait_ready)
-            await trio.testing.wait_all_tasks_blocked()
-            await nursery.start(dht.run)
-    assert dht.peers() == [near.peer_id]
+    with closing(Database(None)) as db, trio.fail_after(5):
+        dht = DHT(host, db, lan=True, bootstrap=near.addresses())
+        async with trio.open_nursery() as running:
+            async with trio.open_nursery() as waiting:
+                waiting.start_soon(dht.wait_peers)
+                waiting.start_soon(dht.wait_ready)
+                await trio.testing.wait_all_tasks_blocked()
+                await running.start(dht.run)
+            assert dht.peers() == [near.peer_id]
+            running.cancel_scope.cancel()
 
 
 async def test_peers_met_before_replace_bootstrap_nodes(nursery: trio.Nursery) -> None:
@@ -255,7 +255,7 @@ async def test_bootstrap_is_tried_again(nursery: trio.Nursery, monkeypatch: pyte
     assert "cannot be reached" in dht.status()["errors"][0]
     late = Host(seed, (address.rpartition("/p2p/")[0],))
     await nursery.start(late.run)
-    await nursery.start(DHT(late, Database(None), lan=True).run)
+    await run_dht(nursery, late, lan=True)
     await until(lambda: dht.peers() == [late.peer_id])
 
 
@@ -383,8 +383,9 @@ def test_bad_peer_ids(text: str) -> None:
 
 async def test_modes(nursery: trio.Nursery) -> None:
     """A mode that does not exist is refused at once."""
-    with pytest.raises(ValueError, match="mode"):
-        DHT(await started(nursery), Database(None), lan=True, mode="both")
+    host = await started(nursery)
+    with closing(Database(None)) as db, pytest.raises(ValueError, match="mode"):
+        DHT(host, db, lan=True, mode="both")
 
 
 async def test_public_bootstrap_peers_are_not_dialled_for_a_lan(nursery: trio.Nursery) -> None:

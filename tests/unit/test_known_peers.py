@@ -7,7 +7,8 @@ import random
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import base58
@@ -57,8 +58,10 @@ class Book:
 
 
 @pytest.fixture
-def book() -> Book:
-    return Book()
+def book() -> Iterator[Book]:
+    book = Book()
+    yield book
+    book.db.close()
 
 
 def names(candidates: list[tuple[str, tuple[str, ...]]]) -> list[str]:
@@ -388,8 +391,8 @@ def test_the_first_useful_meeting_survives_a_kill(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"written\n"
         process.kill()
-    known = KnownPeers(Database(tmp_path / "routing.sqlite"))
-    assert known.candidates(5) == [(peer(1), (wan(1),))]
+    with closing(Database(tmp_path / "routing.sqlite")) as db:
+        assert KnownPeers(db).candidates(5) == [(peer(1), (wan(1),))]
 
 
 async def test_known_peers_as_a_source(book: Book, autojump_clock: trio.testing.MockClock) -> None:

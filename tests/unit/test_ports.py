@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+
+import pytest
 
 from kachery_p2p.ports import Ports
 from kachery_p2p.routing.database import Database
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+
+
+@pytest.fixture
+def db() -> Iterator[Database]:
+    """A database in memory."""
+    database = Database(None)
+    yield database
+    database.close()
 
 
 def free_port() -> int:
@@ -16,9 +27,9 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
-def test_the_port_of_the_last_time_is_taken_again() -> None:
+def test_the_port_of_the_last_time_is_taken_again(db: Database) -> None:
     """What was remembered for a multiaddr takes the place of its port 0; chosen ports stay as they are."""
-    ports = Ports(Database(None))
+    ports = Ports(db)
     port = free_port()
     wanted = [LOOPBACK, "/ip6/::1/tcp/0", "/ip4/127.0.0.1/tcp/4001"]
     first = ports.recall(wanted)
@@ -30,9 +41,9 @@ def test_the_port_of_the_last_time_is_taken_again() -> None:
     assert ports.recall(wanted) == again
 
 
-def test_a_port_that_others_have_is_let_go() -> None:
+def test_a_port_that_others_have_is_let_go(db: Database) -> None:
     """When something else listens on the remembered port, a free one is asked for."""
-    ports = Ports(Database(None))
+    ports = Ports(db)
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen()

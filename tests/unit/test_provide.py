@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -111,13 +111,14 @@ class Target:
 async def announcing(
     *targets: Target, keys: Callable[[], Sequence[bytes]] = list, db: Database | None = None
 ) -> AsyncIterator[Announcer]:
-    announcer = Announcer(
-        db or Database(None), targets, keys, rng=random.Random(1), wall=lambda: NOON + trio.current_time()
-    )
-    async with trio.open_nursery() as nursery:
-        await nursery.start(announcer.run)
-        yield announcer
-        nursery.cancel_scope.cancel()
+    with closing(Database(None)) as memory:
+        announcer = Announcer(
+            db or memory, targets, keys, rng=random.Random(1), wall=lambda: NOON + trio.current_time()
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(announcer.run)
+            yield announcer
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_new_key_is_announced_at_once(mock_clock: MockClock) -> None:

@@ -6,11 +6,14 @@ import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from typing import Any
 
 import trio
 
 from kachery_p2p.errors import KacheryError
+from kachery_p2p.routing.database import Database
+from kachery_p2p.routing.dht.dht import DHT
 from kachery_p2p.transport import compat
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.noise import SEALED_MESSAGE, Cipher, RecordReader
@@ -40,6 +43,19 @@ async def started(nursery: trio.Nursery, **options: Any) -> Host:
     host = new_host(**options)
     await nursery.start(host.run)
     return host
+
+
+async def run_dht(nursery: trio.Nursery, host: Host, **options: Any) -> DHT:
+    """A DHT of the host that runs until the nursery ends, and the database in memory that it then closes."""
+    db = Database(None)
+    dht = DHT(host, db, **options)
+
+    async def run(task_status: trio.TaskStatus[None]) -> None:
+        with closing(db):
+            await dht.run(task_status=task_status)
+
+    await nursery.start(run)
+    return dht
 
 
 async def stop(host: Host, scope: trio.CancelScope) -> None:
