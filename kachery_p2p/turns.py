@@ -68,8 +68,8 @@ class Allowance:
 
     Args:
         rate: units a second.
-        burst: units that may be saved up. A fifth of them is there at the start: who comes under a new name every second
-            must not gain by it.
+        burst: units that may be saved up. A fifth of them is there at the start: who comes under a new name every
+            second must not gain by it.
         pool: shared by the peers that are in debt.
         clock: seconds, monotonic; that of trio.
 

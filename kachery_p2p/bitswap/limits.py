@@ -25,9 +25,9 @@ MAX_CID_SIZE = 128
 MAX_MALFORMED_PER_MESSAGE = 64
 
 #: What a peer's messages may make us do. The unit is a want or a presence, about 5 microseconds; a message by itself
-#: costs as much as ten. Each peer may send so much a second, all that send more together so much: a third of a core.
-MESSAGE_RATE = 50_000.0
-MESSAGE_POOL = 60_000.0
+#: costs as much as ten. Each peer may send so much a second, all that send more together so much: a seventh of a core.
+MESSAGE_RATE = 30_000.0
+MESSAGE_POOL = 30_000.0
 #: What a peer may save up: two of the longest wantlists.
 MESSAGE_BURST = 10_000.0
 MESSAGE_COST = 10.0

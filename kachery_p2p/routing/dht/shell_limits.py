@@ -33,8 +33,8 @@ MAX_INBOUND = 512
 ANSWER_TIMEOUT = 15.0
 
 #: What peers may ask. The unit is an ADD_PROVIDER, which is only noted down; a question that looks for the nearest
-#: peers costs as much as ten, some 0.7 ms. Each peer may ask for so much a second: 100 questions, far more than a lookup
-#: or a crawler needs of one server.
+#: peers costs as much as ten, some 0.7 ms. Each peer may ask for so much a second: 100 questions, far more than a
+#: lookup or a crawler needs of one server.
 ASK_RATE = 1000.0
 #: What a peer may save up: 100 questions, or the records of four deliveries of ours.
 ASK_BURST = 1000.0
