@@ -213,7 +213,8 @@ class Connection:
         try:
             if self._plaintext:
                 plaintext, self._plaintext = bytearray(self._plaintext), b""
-                await self._parse(plaintext)
+                for _ in self.core.parse(plaintext):
+                    await self._pause()
             if self._records.waiting:
                 buffer = self._shared.receive_buffer
                 await self._take(buffer, self._records.prepare(buffer))
@@ -260,24 +261,24 @@ class Connection:
     async def _take(self, buffer: memoryview, end: int) -> bool:
         """Decrypt and take what is in the buffer; whether others had their turn in between."""
         paused = False
+        parse = self.core.parse
         for message in self._records.read(buffer, end):
             self.allowance.units -= limits.MESSAGE_WORK
-            paused |= await self._parse(message)
+            for _ in parse(message):
+                paused |= await self._pause()
         return paused
 
-    async def _parse(self, message: bytearray) -> bool:
-        """Take one message. Others have their turn when it takes long; then also the buffer is theirs."""
-        paused = False
-        for _ in self.core.parse(message):
-            self._charge()
-            if self.allowance.units < 0 or self._turn.is_over(0):
-                paused = True
-                self._records.detach()
-                self._after_receiving()
-                if not await self.allowance.settle():
-                    await trio.lowlevel.checkpoint()
-                self._turn.begin()
-        return paused
+    async def _pause(self) -> bool:
+        """Within a message: let others have their turn if this takes long. Then the buffer is theirs, too."""
+        self._charge()
+        if self.allowance.units >= 0 and not self._turn.is_over(0):
+            return False
+        self._records.detach()
+        self._after_receiving()
+        if not await self.allowance.settle():
+            await trio.lowlevel.checkpoint()
+        self._turn.begin()
+        return True
 
     def _charge(self) -> None:
         """Put the frames that have come on the allowance."""

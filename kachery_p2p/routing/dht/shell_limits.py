@@ -93,8 +93,9 @@ MAX_TO_CHECK = 256
 SELF_LOOKUP_INTERVAL = 10.0
 #: How long a self lookup waits after a newcomer, so that newcomers who arrive together cost one lookup.
 SELF_LOOKUP_DELAY = 1.0
-#: Records wait for so long before they are written to the database together.
-FLUSH_INTERVAL = 5.0
+#: Records wait for so long before they are written to the database together: those of ASK_POOL are below
+#: `limits.MAX_UNFLUSHED` then.
+FLUSH_INTERVAL = 2.0
 #: Old records are removed so often.
 PURGE_INTERVAL = 3600.0
 #: With so many peers in the table bootstrap nodes are left alone (Kubo: 4).
