@@ -93,7 +93,7 @@ class Exchange:
         self._handles: dict[Session, SessionHandle] = {}
         self._peers: dict[str, _Peer] = {}
         self._stats = Stats()
-        self._budget = ByteBudget(limits.MAX_INBOUND_BYTES)
+        self._budget = ByteBudget(limits.MAX_INBOUND_BYTES, shared=True)
         self._pool = Pool(limits.MESSAGE_POOL)
         self._hash_threads = trio.CapacityLimiter(4)
         self._store_threads = trio.CapacityLimiter(limits.STORE_THREADS)
@@ -382,6 +382,7 @@ class Exchange:
             await stream.reset()
         except StreamError as error:
             log.debug("a stream from %s ended: %s", peer, error)
+            await stream.reset()
         finally:
             state.scopes.discard(scope)
             state.inbound -= 1

@@ -67,6 +67,11 @@ MAX_WAITING_STREAMS_PER_PEER = 512
 MAX_INBOUND_BYTES_PER_PEER = 8 * MIB
 #: Message bodies of all peers in assembly or verification.
 MAX_INBOUND_BYTES = 32 * MIB
+#: While others wait for room, looked at so often, a message that has been coming for so long, slower than this, makes
+#: way: a few peers that send a byte now and then would hold all of it.
+CROWDED_LOOK = 1.0
+CROWDED_SECONDS = 5.0
+CROWDED_RATE = 64 * KIB
 
 # --- verification --------------------------------------------------------------------------------------------------
 
