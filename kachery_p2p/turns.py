@@ -120,7 +120,7 @@ class Allowance:
         async with self._queue:
             self._pool.waiting += 1
             try:
-                while self.in_debt:
+                while self.in_debt:  # noqa: ASYNC110 - it is time that pays
                     await trio.sleep(max(-self.units / self._refill(), SHORTEST_WAIT))
             finally:
                 self._pool.waiting -= 1

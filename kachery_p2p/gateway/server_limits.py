@@ -30,8 +30,8 @@ WATCH_INTERVAL = 1.0
 #: are in debt are given a second.
 H2_BURST = 32_000.0
 H2_RATE = 80_000.0
-#: Of a request, beside its bytes; and so many bytes sent pay for one unit, so that whoever reads what it asked for never
-#: waits.
+#: Of a request, beside its bytes; and so many bytes sent pay for one unit, so that whoever reads what it asked for
+#: never waits.
 H2_REQUEST_COST = 150.0
 H2_SENT_PER_UNIT = 8
 #: Bytes of HTTP/2 dealt with at a time: 120 of the smallest frames.

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from scripts.floods.kinds import FLOODS, PLAIN
@@ -49,51 +50,75 @@ def percentile(values: list[float], part: float) -> float:
     return sorted(values)[min(int(len(values) * part), len(values) - 1)] if values else float("nan")
 
 
-def told(process: subprocess.Popen[str]) -> dict[str, Any]:
+def told(process: subprocess.Popen[str]) -> Any:
     assert process.stdout is not None
     return json.loads(process.stdout.readline())
 
 
-def asked(process: subprocess.Popen[str], question: object) -> dict[str, Any]:
+def asked(process: subprocess.Popen[str], question: object) -> Any:
     assert process.stdin is not None
     print(json.dumps(question), file=process.stdin, flush=True)
     return told(process)
 
 
-def run(name: str, seconds: float) -> None:
-    """One flood against a node of its own: first alone, then with an honest peer beside it."""
-    with tempfile.TemporaryDirectory(prefix="kachery-floods-") as folder:
-        target = start("target", folder)
+@dataclass(frozen=True)
+class Measured:
+    """What one flood did.
+
+    Attributes:
+        loop: of the node under the flood alone: `cpu`, its share of a core; `median`, `high` (95th percentile) and
+            `most`, milliseconds of CPU for one round of its event loop.
+        blocks, web: seconds that each request of an honest peer took, by Bitswap and over HTTP.
+        failed, web_failed: requests without an answer.
+        newcomer: seconds until another honest peer was connected; None for never.
+        bulk: MB/s.
+    """
+
+    loop: dict[str, float]
+    blocks: list[float]
+    failed: int
+    web: list[float]
+    web_failed: int
+    newcomer: float | None
+    bulk: float
+
+
+def measure(name: str, seconds: float) -> Measured:
+    """One flood against a node of its own: first alone, then with an honest peer beside it. No name: no flood."""
+    with tempfile.TemporaryDirectory(prefix="kachery-floods-") as folder, contextlib.ExitStack() as stack:
+
+        def begin(module: str, *args: str) -> subprocess.Popen[str]:
+            process = start(module, *args)
+            stack.callback(process.communicate)
+            stack.callback(process.kill)
+            return process
+
+        target = begin("target", folder)
+        prefer(target)
         said = told(target)
-        honest = start("honest")
-        assert honest.stdin is not None
-        assert honest.stdout is not None
-        print(json.dumps(said), file=honest.stdin, flush=True)
-        assert honest.stdout.readline() == "ready\n"
-        flood = None
-        try:
-            if name:
-                port, gateway = said["addr"].split("/")[4], said["gateway"].rpartition(":")[2]
-                count = str(CONNECTIONS.get(name, 4))
-                flood = start("kinds", name, count, str(LEAD + 2 * seconds + 15), port, gateway)
-                time.sleep(LEAD)
-            asked(target, "begin")
-            time.sleep(seconds)
-            alone = asked(target, "end")
-            result = asked(honest, {"seconds": seconds, "web": True, "bulk": True})
-        finally:
-            for each in (honest, flood, target):
-                if each is not None:
-                    each.kill()
-                    each.communicate()
-    blocks, web = result["blocks"], result["web"]
-    newcomer = "never" if result["newcomer"] is None else f"{result['newcomer'] * 1000:.0f}"
+        honest = begin("honest")
+        prefer(honest)
+        if asked(honest, said) != "ready":
+            raise RuntimeError("the honest peer did not start")
+        if name:
+            port, gateway = said["addr"].split("/")[4], said["gateway"].rpartition(":")[2]
+            begin("kinds", name, str(CONNECTIONS.get(name, 4)), str(LEAD + 10 * seconds + 30), port, gateway)
+            time.sleep(LEAD)
+        asked(target, "begin")
+        time.sleep(seconds)
+        loop = asked(target, "end")
+        return Measured(loop, **asked(honest, {"seconds": seconds, "web": True, "bulk": True}))
+
+
+def show(name: str, found: Measured) -> None:
+    """One line of the table."""
+    newcomer = "never" if found.newcomer is None else f"{found.newcomer * 1000:.0f}"
+    loop = found.loop
     print(
-        f"{name or 'nothing':22} {100 * alone['cpu']:4.0f} {alone['median']:7.2f} {alone['high']:7.2f} "
-        f"{alone['most']:7.1f} | {len(blocks):5} {result['failed']:4} "
-        f"{percentile(blocks, 0.5) * 1000:8.0f} {percentile(blocks, 0.95) * 1000:8.0f} {result['bulk']:7.1f} | "
-        f"{len(web):5} {result['web_failed']:4} {percentile(web, 0.95) * 1000:8.0f} | {newcomer:>8} "
-        f"{os.getloadavg()[0]:5.1f}",
+        f"{name or 'nothing':22} {100 * loop['cpu']:4.0f} {loop['median']:7.2f} {loop['high']:7.2f} "
+        f"{loop['most']:7.1f} | {len(found.blocks):5} {found.failed:4} {percentile(found.blocks, 0.5) * 1000:8.0f} "
+        f"{percentile(found.blocks, 0.95) * 1000:8.0f} {found.bulk:7.1f} | {len(found.web):5} {found.web_failed:4} "
+        f"{percentile(found.web, 0.95) * 1000:8.0f} | {newcomer:>8} {os.getloadavg()[0]:5.1f}",
         flush=True,
     )
 
@@ -105,12 +130,12 @@ def main() -> int:
     options = parser.parse_args()
     print("% of a core; milliseconds of CPU that a round of the event loop takes; milliseconds; MB/s")
     print(
-        "flood                   cpu  median  95th %    most | blocks fail  median   95th %    bulk |   web fail   95th % "
-        "| newcomer  load",
+        "flood                   cpu  median  95th %    most | blocks fail   median   95th %    bulk |   web fail "
+        "  95th % | newcomer  load",
         flush=True,
     )
     for name in options.names or ["", *FLOODS, *PLAIN]:
-        run(name, options.seconds)
+        show(name, measure(name, options.seconds))
     return 0
 
 

@@ -140,7 +140,7 @@ async def main() -> None:
         await nursery.start(host.run)
         await nursery.start(exchange.run)
         await host.connect(said["addr"])
-        print("ready", flush=True)
+        print(json.dumps("ready"), flush=True)
         while line := await trio.to_thread.run_sync(sys.stdin.readline):
             print(json.dumps(await measure(exchange, host, said, json.loads(line))), flush=True)
         nursery.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""The floods: `python -m scripts.floods.kinds NAME CONNECTIONS SECONDS PORT GATEWAY_PORT [FILE]`.
+"""The floods: `python -m scripts.floods.kinds NAME CONNECTIONS SECONDS PORT GATEWAY_PORT`.
 
 Each sends work that costs its sender next to nothing, as fast as the node takes it, on so many connections, each of a
 peer of its own, and ends after so many seconds, or when the node has ended all of its connections. What it managed is
@@ -7,6 +7,7 @@ printed as a line of JSON.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -24,7 +25,10 @@ from kachery_p2p.routing.dht.rpc import frame
 from kachery_p2p.transport.compat import Keys
 from kachery_p2p.transport.ping import PING as PING_PROTOCOL
 from kachery_p2p.transport.relay import messages as relay
-from scripts.floods.peer import DATA, FIN, HEADER, PING, RST, SYN, UPDATE, Attacker, crumbs, data_frame
+from scripts.floods.peer import FIN, HEADER, PING, SYN, UPDATE, Attacker, crumbs, data_frame
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup  # pyright: ignore[reportMissingImports]
 
 BITSWAP = "/ipfs/bitswap/1.2.0"
 KAD = "/ipfs/lan/kad/1.0.0"
@@ -303,58 +307,67 @@ PLAIN: dict[str, tuple[str, Callable[[int], Awaitable[None]]]] = {
 _GONE = (OSError, KacheryError, trio.ClosedResourceError, trio.BrokenResourceError)
 
 
-async def main(name: str, connections: int, seconds: float, port: int, gateway: int) -> None:
-    made = ended = received = 0
+class Swarm:
+    """All connections of one flood, each made again when the node has ended it."""
 
-    async def on_yamux() -> None:
-        nonlocal made, ended, received
+    def __init__(self, name: str, port: int, gateway: int) -> None:
+        self._name = name
+        self._port = port
+        self._gateway = gateway
+        self.made = self.ended = self.received = 0
+
+    async def on_yamux(self) -> None:
+        """As a peer, a new one each time."""
         while True:
             seed = os.urandom(32)
-            try:
-                peer = await Attacker.connect(port, seed)
-            except _GONE:
-                await trio.sleep(0.5)
-                continue
-            made += 1
-            peer.identity = Keys.from_seed(seed).peer_id.to_bytes()
-            try:
-                async with trio.open_nursery() as nursery:
-
-                    async def drain() -> None:
-                        await peer.drain()
-                        nursery.cancel_scope.cancel()
-
-                    async def flood() -> None:
-                        try:
-                            await FLOODS[name](peer)
-                        except _GONE:
-                            nursery.cancel_scope.cancel()
-
-                    nursery.start_soon(drain)
-                    nursery.start_soon(flood)
-            finally:
-                received += peer.received
-                peer.close()
-            ended += 1
+            with contextlib.suppress(*_GONE):
+                peer = await Attacker.connect(self._port, seed)
+                peer.identity = Keys.from_seed(seed).peer_id.to_bytes()
+                self.made += 1
+                try:
+                    await self._until_ended(peer)
+                finally:
+                    self.ended += 1
+                    self.received += peer.received
+                    peer.close()
             await trio.sleep(0.5)
 
-    async def plainly() -> None:
-        nonlocal made, ended
-        where, flood = PLAIN[name]
+    async def _until_ended(self, peer: Attacker) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def flood() -> None:
+                with contextlib.suppress(*_GONE):
+                    await FLOODS[self._name](peer)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(flood)
+            await peer.drain()
+            nursery.cancel_scope.cancel()
+
+    async def plainly(self) -> None:
+        """As whoever opens a socket."""
+        where, flood = PLAIN[self._name]
         while True:
-            made += 1
+            self.made += 1
             try:
-                await flood(port if where == "node" else gateway)
-            except (*_GONE, BaseExceptionGroup):
-                await trio.lowlevel.checkpoint_if_cancelled()
-            ended += 1
+                await flood(self._port if where == "node" else self._gateway)
+            except _GONE:
+                pass
+            except BaseExceptionGroup as group:
+                if group.split(_GONE)[1] is not None:
+                    raise
+            self.ended += 1
             await trio.sleep(0.2)
 
+
+async def main(name: str, connections: int, seconds: float, port: int, gateway: int) -> None:
+    """One flood, from its beginning to its end."""
+    swarm = Swarm(name, port, gateway)
     with trio.move_on_after(seconds):
         async with trio.open_nursery() as nursery:
             for _ in range(connections):
-                nursery.start_soon(on_yamux if name in FLOODS else plainly)
-    print(json.dumps({"connections": made, "ended": ended, "received": received}))
+                nursery.start_soon(swarm.on_yamux if name in FLOODS else swarm.plainly)
+    print(json.dumps({"connections": swarm.made, "ended": swarm.ended, "received": swarm.received}))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ DATA, UPDATE, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
 HELLO = multistream.encode_line(multistream.HEADER)
 #: Credit that is never used up: the node may answer as much as it likes.
-_CREDIT = 0xFFF0_0000
+CREDIT = 0xFFF0_0000
 _MESSAGE = 65519
 
 
@@ -60,7 +60,7 @@ class Attacker:
         number = self._next
         self._next += 2
         hello = HELLO + multistream.encode_line(protocol) + first
-        return number, HEADER.pack(0, UPDATE, SYN, number, _CREDIT) + data_frame(number, hello)
+        return number, HEADER.pack(0, UPDATE, SYN, number, CREDIT) + data_frame(number, hello)
 
     def number(self) -> int:
         """The number of the next stream."""

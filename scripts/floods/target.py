@@ -32,8 +32,9 @@ TABLE_PEERS = 400
 
 def fill_table(dht: DHT) -> None:
     """Peers that are not there, so that a question costs what it costs in a real network."""
-    from kachery_p2p.routing.dht.reach import peer_bytes
     from multiaddr import Multiaddr
+
+    from kachery_p2p.routing.dht.reach import peer_bytes
 
     table = dht._network.table
     for number in range(TABLE_PEERS):

@@ -98,8 +98,7 @@ def test_an_address_has_a_share_of_a_full_table() -> None:
     """When others want in, peers that came from an address beyond its share go first, those in use as well; while all
     come from one address there is nothing to share."""
     many = [
-        fake(f"many-{i}", initiator=False, used=100 + i, busy=i == 0, via="/ip6/2001:db8::%d/tcp/1" % i)
-        for i in range(6)
+        fake(f"many-{i}", initiator=False, used=100 + i, busy=i == 0, via=f"/ip6/2001:db8::{i}/tcp/1") for i in range(6)
     ]
     quiet = [fake(f"quiet-{i}", initiator=False, used=i, via=f"/ip4/192.0.2.{i}/tcp/1") for i in range(2)]
     newest = fake("newest", initiator=False, via="/ip4/192.0.2.9/tcp/1")
