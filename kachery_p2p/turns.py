@@ -25,6 +25,10 @@ TURN_ITEMS = 64
 TURN_SECONDS = 0.001
 #: Whoever is in debt waits for at least so long: timers that fire every few microseconds cost more than they pace.
 SHORTEST_WAIT = 0.005
+#: On a machine that is busy with other things the loop runs late. Time beyond this pays no debts, else the late rounds
+#: would be the long ones, too; a peer that had no debts for PACED_SECONDS is given all of its time.
+LATE_SECONDS = 0.02
+PACED_SECONDS = 1.0
 
 
 class Turn:
@@ -77,7 +81,7 @@ class Allowance:
         units: what is left; below zero is debt. May be changed directly where every microsecond counts.
     """
 
-    __slots__ = ("_at", "_burst", "_clock", "_pool", "_queue", "_rate", "units")
+    __slots__ = ("_at", "_burst", "_clock", "_paced_until", "_pool", "_queue", "_rate", "units")
 
     def __init__(self, rate: float, burst: float, pool: Pool, clock: Callable[[], float] = trio.current_time) -> None:
         self._rate = rate
@@ -85,6 +89,7 @@ class Allowance:
         self._pool = pool
         self._clock = clock
         self._at = clock()
+        self._paced_until = self._at
         self._queue: trio.Lock | None = None
         self.units = burst / 5
 
@@ -100,11 +105,18 @@ class Allowance:
         self._refill()
         return self.units < 0
 
-    def _refill(self) -> float:
-        """Add what time has brought; the rate at which more comes."""
+    def _refill(self, waited: float = 0.0) -> float:
+        """Add what time has brought; the rate at which more comes.
+
+        Args:
+            waited: seconds for which it was meant to wait.
+        """
         now = self._clock()
+        elapsed = now - self._at
+        if now < self._paced_until:
+            elapsed = min(elapsed, waited + LATE_SECONDS)
         rate = min(self._rate, self._pool.rate / max(self._pool.waiting, 1))
-        self.units = min(self.units + (now - self._at) * rate, self._burst)
+        self.units = min(self.units + elapsed * rate, self._burst)
         self._at = now
         return rate
 
@@ -120,8 +132,11 @@ class Allowance:
         async with self._queue:
             self._pool.waiting += 1
             try:
-                while self.in_debt:  # noqa: ASYNC110 - it is time that pays
-                    await trio.sleep(max(-self.units / self._refill(), SHORTEST_WAIT))
+                wait = 0.0
+                while (rate := self._refill(wait)) and self.units < 0:
+                    wait = max(-self.units / rate, SHORTEST_WAIT)
+                    self._paced_until = self._at + wait + PACED_SECONDS
+                    await trio.sleep(wait)
             finally:
                 self._pool.waiting -= 1
         return True

@@ -247,11 +247,15 @@ class Rpc:
                 await self._answer_all(stream)
                 return
             finally:
-                del self._inbound[stream]
-                self._inbound_of[stream.peer] -= 1
-                if not self._inbound_of[stream.peer]:
-                    del self._inbound_of[stream.peer]
+                self._let_go(stream)
         await stream.reset()
+
+    def _let_go(self, stream: StreamLike) -> None:
+        """A stream ends, or has to: it counts no more."""
+        if self._inbound.pop(stream, None) is not None:
+            self._inbound_of[stream.peer] -= 1
+            if not self._inbound_of[stream.peer]:
+                del self._inbound_of[stream.peer]
 
     def _asker(self, peer: str) -> Allowance:
         """What a peer may still ask."""
@@ -278,7 +282,8 @@ class Rpc:
             except trio.TooSlowError as error:
                 raise StreamError(f"The peer {stream.peer} began a DHT message and did not end it.") from error
             self.received += 1
-            self._inbound.move_to_end(stream)
+            if stream in self._inbound:
+                self._inbound.move_to_end(stream)
             is_record = message.type is MessageType.ADD_PROVIDER
             allowance.spend(shell_limits.RECORD_COST if is_record else shell_limits.QUESTION_COST)
             try:
@@ -300,9 +305,13 @@ class Rpc:
         """One more stream is coming: those that are silent for longest make way."""
         if self._inbound_of.get(peer, 0) >= shell_limits.MAX_INBOUND_PER_PEER:
             oldest = next(stream for stream in self._inbound if stream.peer == peer)
-            self._inbound[oldest].cancel()
         elif len(self._inbound) >= shell_limits.MAX_INBOUND:
-            next(iter(self._inbound.values())).cancel()
+            oldest = next(iter(self._inbound))
+        else:
+            return
+        # At once, not when its task comes to it: several may come in the same instant, and each needs another's place.
+        self._inbound[oldest].cancel()
+        self._let_go(oldest)
 
     def open_streams(self) -> tuple[int, int]:
         """Streams kept to peers, and streams of peers."""

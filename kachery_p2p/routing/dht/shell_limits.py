@@ -32,15 +32,15 @@ MAX_INBOUND = 512
 #: A peer that does not take our answer for so long does not read.
 ANSWER_TIMEOUT = 15.0
 
-#: What peers may ask. The unit is an ADD_PROVIDER, which is only noted down; a question that looks for the nearest
-#: peers costs as much as ten, some 0.7 ms. Each peer may ask for so much a second: 100 questions, far more than a
-#: lookup or a crawler needs of one server.
+#: What peers may ask. The unit is 70 microseconds: an ADD_PROVIDER takes three, a question that looks for the nearest
+#: peers ten. Each peer may ask for so much a second: 100 questions, or 300 records, far more than a lookup or a crawler
+#: needs of one server.
 ASK_RATE = 1000.0
-#: What a peer may save up: 100 questions, or the records of four deliveries of ours.
+#: What a peer may save up: 100 questions, or the records of a delivery of ours.
 ASK_BURST = 1000.0
 #: All peers together that ask for more: a seventh of a core.
 ASK_POOL = 2000.0
-QUESTION_COST, RECORD_COST = 10.0, 1.0
+QUESTION_COST, RECORD_COST = 10.0, 3.0
 #: Peers whose questions are counted; those that have not asked for the longest time are forgotten.
 MAX_ASKERS = 1024
 
