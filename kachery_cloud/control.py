@@ -34,7 +34,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kachery_p2p import errors
+from kachery_cloud.control_places import Place, Places
+from kachery_p2p import descriptors, errors
 from kachery_p2p.errors import KacheryError, NodeError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ VERSION = 1
 MAX_LINE = 1 << 20
 #: Requests that one client may have under way; a script that starts more waits for its own.
 MAX_REQUESTS_PER_CLIENT = 64
-#: Processes that may share one node. Each costs a task and a file descriptor.
+#: Processes that may share one node. Each costs a task and a file descriptor; fewer where the node may open few files.
 MAX_CLIENTS = 256
 #: Progress lines are for a bar on a screen; more than this many a second only cost time.
 PROGRESS_PER_SECOND = 20
@@ -161,19 +162,13 @@ async def serve_control(
 
     listener, endpoint = await _listen(directory)
     endpoint.write(directory)
-    slots = trio.Semaphore(MAX_CLIENTS)
+    places = Places(min(MAX_CLIENTS, descriptors.shares().control))
 
     async def on_connection(stream: trio.SocketStream) -> None:
         async with stream:
-            with closed_in_forks(stream.socket.fileno()):
-                try:
-                    slots.acquire_nowait()
-                except trio.WouldBlock:
-                    return
-                try:
-                    await _serve_client(stream, endpoint.secret, methods)
-                finally:
-                    slots.release()
+            with closed_in_forks(stream.socket.fileno()), places.taken() as place:
+                if place is not None:
+                    await _serve_client(stream, endpoint.secret, methods, places, place)
 
     try:
         with closed_in_forks(listener.socket.fileno()):
@@ -217,7 +212,9 @@ def _socket_path(directory: Path) -> str:
     return os.path.join(tempfile.mkdtemp(prefix="kachery-"), "node.sock")  # mkdtemp makes it 0700
 
 
-async def _serve_client(stream: trio.SocketStream, secret: str, methods: dict[str, Method]) -> None:
+async def _serve_client(
+    stream: trio.SocketStream, secret: str, methods: dict[str, Method], places: Places, place: Place
+) -> None:
     import trio
 
     lines = _Lines(stream)
@@ -233,8 +230,10 @@ async def _serve_client(stream: trio.SocketStream, secret: str, methods: dict[st
         return
     async with trio.open_nursery() as nursery:
         client.nursery = nursery
+        place.waits = lambda: client.is_waited_for
         await client.send({"ok": True, "pid": os.getpid()})
         while (line := await lines.next()) is not None:
+            places.asked(place)
             await client.on_line(line)
         nursery.cancel_scope.cancel()  # the client has gone: nobody waits for what it asked
 
@@ -278,6 +277,11 @@ class _Client:
         self._methods = methods
         self._sending = trio.Lock()
         self._running: dict[int, trio.CancelScope] = {}
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether something it asked for is not answered yet."""
+        return bool(self._running)
 
     async def send(self, message: dict[str, Any]) -> None:
         """Send one line, whole. A client that has gone, or does not read, is dropped; nothing is raised."""

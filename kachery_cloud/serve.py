@@ -210,8 +210,10 @@ def serve_forever(
     """
     import trio
 
+    from kachery_p2p.descriptors import raise_soft_limit
     from kachery_p2p.repo.locks import NodeLock
 
+    raise_soft_limit()  # this is a program of ours; the number of connections follows
     lock = NodeLock(config.directory)
     _acquire(lock, config.directory)
 

@@ -20,11 +20,9 @@ from kachery_p2p.bitswap.reader import ByteBudget, MessageReader
 from kachery_p2p.bitswap.session import Session
 from kachery_p2p.dag.cid import CID, hash_block
 from kachery_p2p.errors import InvalidCID, MalformedMessage, StreamEOF, StreamError, UnsupportedCID
+from kachery_p2p.turns import Allowance, Pool, Turn
 
 log = logging.getLogger("kachery_p2p.bitswap")
-
-#: Messages handled in a row before the other tasks are let in.
-_MESSAGES_IN_A_ROW = 16
 
 
 @dataclass
@@ -51,7 +49,8 @@ class Stats:
 class _Peer:
     """The streams of one peer."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool: Pool) -> None:
+        self.allowance = Allowance(limits.MESSAGE_RATE, limits.MESSAGE_BURST, pool)
         self.inbound = 0
         self.slots = trio.Semaphore(limits.MAX_INBOUND_STREAMS_PER_PEER)
         self.budget = ByteBudget(limits.MAX_INBOUND_BYTES_PER_PEER)
@@ -94,7 +93,8 @@ class Exchange:
         self._handles: dict[Session, SessionHandle] = {}
         self._peers: dict[str, _Peer] = {}
         self._stats = Stats()
-        self._budget = ByteBudget(limits.MAX_INBOUND_BYTES)
+        self._budget = ByteBudget(limits.MAX_INBOUND_BYTES, shared=True)
+        self._pool = Pool(limits.MESSAGE_POOL)
         self._hash_threads = trio.CapacityLimiter(4)
         self._store_threads = trio.CapacityLimiter(limits.STORE_THREADS)
         self._nursery: trio.Nursery | None = None
@@ -209,7 +209,7 @@ class Exchange:
     def _peer(self, peer: str) -> _Peer:
         state = self._peers.get(peer)
         if state is None:
-            state = self._peers[peer] = _Peer()
+            state = self._peers[peer] = _Peer(self._pool)
         return state
 
     def _connected(self, peer: str) -> None:
@@ -413,6 +413,7 @@ class Exchange:
             await stream.reset()
         except StreamError as error:
             log.debug("a stream from %s ended: %s", peer, error)
+            await stream.reset()
         finally:
             state.scopes.discard(scope)
             state.inbound -= 1
@@ -421,15 +422,20 @@ class Exchange:
 
     async def _read_stream(self, stream: StreamLike, peer: str, state: _Peer) -> None:
         reader = MessageReader(stream, (state.budget, self._budget), lambda size: self._alive(peer, state, size))
-        count = 0
+        turn = Turn()
         try:
             while (body := await reader.next()) is not None:
-                await self._message(peer, decode(body))
+                message = decode(body)
                 del body
+                state.allowance.spend(_cost(message))
+                await self._message(peer, message)
+                del message
                 reader.done()
-                count += 1
-                if count % _MESSAGES_IN_A_ROW == 0:
-                    await trio.lowlevel.checkpoint()
+                # The reader takes many small messages out of one piece, without waiting in between.
+                if await state.allowance.settle():
+                    turn.begin()
+                else:
+                    await turn.step()
                 if self._client.is_bad(peer):
                     await stream.reset()
                     return
@@ -501,6 +507,13 @@ class Exchange:
                 raise MalformedMessage(
                     f"A block of {len(data)} bytes came that nobody wanted; {limits.MAX_BLOCK_SIZE} are the most."
                 )
+
+
+def _cost(message: Message) -> float:
+    """What a message makes us do; less than nothing when it brings much."""
+    items = len(message.entries) + len(message.presences) + message.malformed + message.dropped
+    brought = sum(len(block.data) for block in message.blocks) // limits.BYTES_PER_UNIT
+    return limits.MESSAGE_COST + items + len(message.blocks) - brought
 
 
 def _multihashes(blocks: Sequence[Block]) -> list[bytes]:

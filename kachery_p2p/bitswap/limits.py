@@ -24,6 +24,16 @@ MAX_CID_SIZE = 164
 #: CIDs that cannot be read, in one message, before the whole message counts as garbage.
 MAX_MALFORMED_PER_MESSAGE = 64
 
+#: What a peer's messages may make us do. The unit is a want or a presence, about 5 microseconds; a message by itself
+#: costs as much as ten. Each peer may send so much a second, all that send more together so much: a seventh of a core.
+MESSAGE_RATE = 30_000.0
+MESSAGE_POOL = 30_000.0
+#: What a peer may save up: two of the longest wantlists.
+MESSAGE_BURST = 10_000.0
+MESSAGE_COST = 10.0
+#: So many bytes of blocks that were wanted pay for one unit.
+BYTES_PER_UNIT = 1024
+
 # --- streams -------------------------------------------------------------------------------------------------------
 
 #: Helia drops a stream that is silent for 10 s, and bytes written after that are lost: close well before.
@@ -57,6 +67,11 @@ MAX_WAITING_STREAMS_PER_PEER = 512
 MAX_INBOUND_BYTES_PER_PEER = 8 * MIB
 #: Message bodies of all peers in assembly or verification.
 MAX_INBOUND_BYTES = 32 * MIB
+#: While others wait for room, looked at so often, a message that has been coming for so long, slower than this, makes
+#: way: a few peers that send a byte now and then would hold all of it.
+CROWDED_LOOK = 1.0
+CROWDED_SECONDS = 5.0
+CROWDED_RATE = 64 * KIB
 
 # --- verification --------------------------------------------------------------------------------------------------
 

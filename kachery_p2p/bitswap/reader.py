@@ -9,7 +9,7 @@ import trio
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.interfaces import StreamLike
 from kachery_p2p.bitswap.messages import read_length
-from kachery_p2p.errors import MalformedMessage, StreamEOF
+from kachery_p2p.errors import MalformedMessage, StreamEOF, StreamError
 
 #: Bytes read at a time while looking for the next length; what follows it in there is copied once more.
 _READ_AHEAD = 4096
@@ -19,18 +19,33 @@ _MIN_PIECE = 16 * limits.KIB
 
 
 class ByteBudget:
-    """A number of bytes that may be held at once; whoever wants more waits for its turn."""
+    """A number of bytes that may be held at once; whoever wants more waits for its turn.
 
-    def __init__(self, size: int) -> None:
+    Args:
+        shared: several peers hold bytes of it. While somebody waits, the slowest of those that take too long gives way.
+    """
+
+    def __init__(self, size: int, *, shared: bool = False) -> None:
         self.size = size
+        self._shared = shared
         self.used = 0
+        self.holders: set[MessageReader] = set()
         self._lot = trio.lowlevel.ParkingLot()
 
     async def acquire(self, count: int) -> None:
         """Take `count` bytes, waiting while others hold too many. A single huge request is let through alone."""
         while self.used and self.used + count > self.size:
-            await self._lot.park()
+            with trio.move_on_after(limits.CROWDED_LOOK if self._shared else float("inf")) as look:
+                await self._lot.park()
+            if look.cancelled_caught:
+                self._make_way()
         self.used += count
+
+    def _make_way(self) -> None:
+        now = trio.current_time()
+        slow = [each for each in self.holders if each.is_slow(now)]
+        if slow:
+            min(slow, key=lambda each: each.rate(now)).give_way()
 
     def release(self, count: int) -> None:
         """Give them back."""
@@ -48,6 +63,22 @@ class MessageReader:
         self._ahead = b""
         self._piece = limits.BODY_READ_PIECE
         self._held = 0
+        #: of the body that is coming
+        self._began = 0.0
+        self._got = 0
+        self._scope = trio.CancelScope()
+
+    def rate(self, now: float) -> float:
+        """Bytes a second of the body that is coming."""
+        return self._got / max(now - self._began, 1e-3)
+
+    def is_slow(self, now: float) -> bool:
+        """Whether it should not hold room for which others wait."""
+        return now - self._began > limits.CROWDED_SECONDS and self.rate(now) < limits.CROWDED_RATE
+
+    def give_way(self) -> None:
+        """Give the body up."""
+        self._scope.cancel()
 
     async def next(self) -> bytes | bytearray | None:
         """The next body, or None at the orderly end of the stream.
@@ -78,10 +109,20 @@ class MessageReader:
             body = bytearray(size)
             here = len(ahead) - start
             body[:here] = memoryview(ahead)[start:]
-            await self._fill(memoryview(body)[here:])
+            self._began, self._got, self._scope = trio.current_time(), 0, trio.CancelScope()
+            if self._held:
+                for budget in self._budgets:
+                    budget.holders.add(self)
+            with self._scope:
+                await self._fill(memoryview(body)[here:])
+            if self._scope.cancelled_caught:
+                raise StreamError(f"The peer {self._stream.peer} sends too slowly for the room it takes from others.")
         except BaseException:
             self.done()
             raise
+        finally:
+            for budget in self._budgets:
+                budget.holders.discard(self)
         return body
 
     async def _acquire(self, size: int) -> None:
@@ -114,6 +155,7 @@ class MessageReader:
                     f"The peer {self._stream.peer} stopped within a message, {end - pos} bytes before its end."
                 )
             self._progress(stop - pos)
+            self._got += stop - pos
             took = trio.current_time() - began
             if took > 1.0:
                 self._piece = max(self._piece // 4, _MIN_PIECE)

@@ -37,6 +37,11 @@ class _Turns:
         self._each: dict[str, trio.CapacityLimiter] = {}
         self._waiting = 0
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn."""
+        return self._waiting
+
     @contextlib.asynccontextmanager
     async def take(self, address: str) -> AsyncIterator[bool]:
         """Wait for a turn, and have it while this lasts; False when there is none to be had."""
@@ -78,6 +83,11 @@ class Gateway:
     def fetches(self) -> bool:
         """Whether what is not here is fetched from the network."""
         return self._content.fetches
+
+    @property
+    def crowded(self) -> bool:
+        """Whether requests wait for their turn."""
+        return self._turns.waiting > 0
 
     async def __call__(self, scope: Mapping[str, Any], receive: object, send: Send) -> None:
         """Answer one request, when it is its turn. Other kinds than HTTP are not answered, which ends them."""

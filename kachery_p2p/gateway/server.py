@@ -7,7 +7,11 @@ hypercorn speaks HTTP; what it leaves to others is done here:
   whatever waits for it.
 - It works on for a reader that has gone, and keeps the connection for its idle time. `_Guarded` cancels all that
   belongs to the connection instead.
-- It takes any number of connections. Here they are counted.
+- It takes any number of connections. Here they are counted; when there are too many, the one that has asked nothing for
+  longest makes room for a new one, first among those of the address that has most.
+- It gives an HTTP/2 reader that opens no window all the time in the world. `_watch` does not, least of all while others
+  wait for their turn.
+- It deals with all HTTP/2 frames that have come in one go. `_Guarded` hands them over in small pieces, and at a pace.
 
 Listening anywhere but on loopback is for the user to choose, and is logged.
 """
@@ -15,17 +19,21 @@ Listening anywhere but on loopback is for the user to choose, and is logged.
 from __future__ import annotations
 
 import errno
+import functools
 import ipaddress
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
+from .. import descriptors
 from ..errors import AddressInUse, InvalidAddress
+from ..groups import group_of, most_crowded
+from ..turns import Allowance, Pool
 from . import server_limits as limits
-from .app import Gateway
+from .app import Gateway, Send
 from .content import Content, Fetch
 
 if TYPE_CHECKING:
@@ -97,6 +105,9 @@ class GatewayServer:
         self._host, self._port = parse_address(address)
         self._app = Gateway(Content(repo, fetch), names=names, agent=agent)
         self._connections: set[_Guarded] = set()
+        self._max_connections = min(limits.MAX_CONNECTIONS, descriptors.shares().gateway)
+        self._refusals = 0
+        self._pool = Pool(limits.H2_RATE)
 
     @property
     def url(self) -> str:
@@ -124,6 +135,7 @@ class GatewayServer:
             log.warning("The gateway at %s can be used by other machines, for everything that is here.", self.url)
         async with trio.open_nursery() as nursery:
             try:
+                nursery.start_soon(self._watch)
                 task_status.started()
                 await trio.serve_listeners(self._serve, listeners, handler_nursery=nursery)
             finally:
@@ -141,11 +153,17 @@ class GatewayServer:
             ) from error
 
     async def _serve(self, stream: trio.SocketStream) -> None:
-        if len(self._connections) >= limits.MAX_CONNECTIONS:
-            await _turn_away(stream)
+        if len(self._connections) >= self._max_connections and not self._make_room():
+            if self._refusals < limits.MAX_REFUSALS:
+                self._refusals += 1
+                try:
+                    await _turn_away(stream)
+                finally:
+                    self._refusals -= 1
+            await trio.aclose_forcefully(stream)
             return
         with trio.CancelScope() as scope:
-            guarded = _Guarded(stream, scope)
+            guarded = _Guarded(stream, scope, self._pool)
             self._connections.add(guarded)
             try:
                 await self._speak(guarded)
@@ -155,15 +173,40 @@ class GatewayServer:
                 self._connections.discard(guarded)
                 guarded.abort()
 
+    def _make_room(self) -> bool:
+        """Close the connection that has asked nothing for longest, of the address that has most; False without one."""
+        silent = sorted((each for each in self._connections if not each.running), key=lambda each: each.quiet_since)
+        victim = most_crowded({each: each.group for each in silent}, [each.group for each in self._connections])
+        if victim is None:
+            return False
+        log.debug("too many connections: one from %s that asks nothing is closed", victim.group)
+        self._connections.discard(victim)
+        victim.abort()
+        return True
+
+    async def _watch(self) -> None:
+        """Close the connections that do not take their answers."""
+        while True:
+            await trio.sleep(limits.WATCH_INTERVAL)
+            patience = limits.CROWDED_SECONDS if self._app.crowded else limits.SEND_SECONDS
+            now = trio.current_time()
+            for each in [each for each in self._connections if each.stuck_for(now) >= patience]:
+                log.debug("a connection from %s does not take its answer", each.group)
+                self._connections.discard(each)
+                each.abort()
+
     async def _speak(self, stream: _Guarded) -> None:
         """HTTP, until the connection ends."""
         from hypercorn.app_wrappers import ASGIWrapper
+        from hypercorn.protocol.h2 import H2Protocol
         from hypercorn.trio.tcp_server import TCPServer
         from hypercorn.trio.worker_context import WorkerContext
         from hypercorn.typing import ConnectionState
 
-        app = ASGIWrapper(cast("Any", self._app))
-        await TCPServer(app, self._config, WorkerContext(None), ConnectionState({}), cast("Any", stream)).run()
+        app = ASGIWrapper(cast("Any", functools.partial(stream.call, self._app)))
+        server = TCPServer(app, self._config, WorkerContext(None), ConnectionState({}), cast("Any", stream))
+        stream.is_h2 = lambda: isinstance(server.protocol.protocol, H2Protocol)
+        await server.run()
 
 
 def _http_config() -> Config:
@@ -181,30 +224,76 @@ def _http_config() -> Config:
 
 
 class _Guarded:
-    """A connection as hypercorn sees it: the parts of a `trio.SocketStream` that it uses."""
+    """A connection as hypercorn sees it: the parts of a `trio.SocketStream` that it uses.
 
-    def __init__(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+    Attributes:
+        group: where it comes from.
+        running: requests that are being answered.
+        quiet_since: when it was opened, or its last request was answered.
+        is_h2: tells whether it speaks HTTP/2.
+    """
+
+    def __init__(self, stream: trio.SocketStream, scope: trio.CancelScope, pool: Pool) -> None:
         self._stream = stream
         self._scope = scope
         self.socket = stream.socket
+        self.group = _group(stream)
+        self.running = 0
+        self.quiet_since = self._moved_at = trio.current_time()
+        self._offering = 0
+        self._allowance = Allowance(limits.H2_RATE, limits.H2_BURST, pool)
+        self.is_h2: Callable[[], bool] = lambda: False
+
+    async def call(self, app: Gateway, scope: Mapping[str, Any], receive: object, send: Send) -> None:
+        """Have a request answered by the application, noting what becomes of it."""
+
+        async def watched(message: dict[str, Any]) -> None:
+            self._offering += 1
+            self._moved_at = trio.current_time()
+            try:
+                await send(message)
+            finally:
+                self._offering -= 1
+
+        self.running += 1
+        if self.is_h2():
+            self._allowance.spend(limits.H2_REQUEST_COST)
+        try:
+            await app(scope, receive, watched)
+        finally:
+            self.running -= 1
+            self.quiet_since = trio.current_time()
+
+    def stuck_for(self, now: float) -> float:
+        """Seconds for which an answer is there and nothing of it was taken."""
+        return now - self._moved_at if self._offering else 0.0
 
     async def send_all(self, data: bytes) -> None:
         view = memoryview(data)
         for start in range(0, len(view), limits.SEND_STEP):
+            step = view[start : start + limits.SEND_STEP]
             with trio.move_on_after(limits.SEND_SECONDS) as patience:
                 try:
-                    await self._stream.send_all(view[start : start + limits.SEND_STEP])
+                    for at in range(0, len(step), limits.PROGRESS_STEP):
+                        await self._stream.send_all(step[at : at + limits.PROGRESS_STEP])
+                        self._moved_at = trio.current_time()
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     self._scope.cancel()
                     raise
             if patience.cancelled_caught:
                 self.abort()
                 raise trio.BrokenResourceError("the other side takes nothing")
+        self._allowance.spend(-len(view) / limits.H2_SENT_PER_UNIT)
 
     async def receive_some(self, most: int) -> bytes:
         data = b""
         try:
+            if self.is_h2():
+                await self._allowance.settle()
+                most = min(most, limits.H2_PIECE)
             data = bytes(await self._stream.receive_some(most))
+            if self.is_h2():
+                self._allowance.spend(len(data))
         finally:
             if not data:
                 # Nobody is there any more. hypercorn would work on for them, and then wait out its idle time.
@@ -227,6 +316,13 @@ class _Guarded:
         self._scope.cancel()
 
 
+def _group(stream: trio.SocketStream) -> str:
+    try:
+        return group_of(stream.socket.getpeername()[0])
+    except OSError:  # gone already
+        return ""
+
+
 async def _turn_away(stream: trio.SocketStream) -> None:
     """There are too many connections: say so, without reading what is asked."""
     text = b"This gateway has too many connections. Try again.\n"
@@ -243,4 +339,3 @@ async def _turn_away(stream: trio.SocketStream) -> None:
                 pass
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
-    await trio.aclose_forcefully(stream)

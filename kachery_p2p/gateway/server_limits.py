@@ -8,8 +8,11 @@ MIB = 1024 * 1024
 
 # --- connections ----------------------------------------------------------------------------------------------------
 
-#: Connections at once: a browser opens six, Helia some dozens; each costs a task and two buffers.
+#: Connections at once: a browser opens six, Helia some dozens; each costs a task and two buffers. Fewer where the
+#: process may open few files. One more closes the one that was silent for longest; with none silent, it is refused.
 MAX_CONNECTIONS = 256
+#: Connections that are being told so at a time; more are closed without a word.
+MAX_REFUSALS = 16
 #: Line and headers of one request; what browsers send is below 4 KiB.
 MAX_REQUEST_HEAD = 16 * KIB
 #: From the opening of a connection, or the last answer, until a whole request is there.
@@ -17,6 +20,22 @@ IDLE_SECONDS = 30.0
 #: For each SEND_STEP that a reader takes: 35 kB/s is slower than any line that is worth waiting for.
 SEND_SECONDS = 30.0
 SEND_STEP = 1 * MIB
+#: While requests wait for their turn, an answer of which less than PROGRESS_STEP was taken for so long makes way.
+CROWDED_SECONDS = 5.0
+PROGRESS_STEP = 256 * KIB
+#: Answers that nobody takes are looked for so often.
+WATCH_INTERVAL = 1.0
+#: HTTP/2 frames that ask for nothing cost us some 40 microseconds, and a request that is reset at once the same as
+#: any. The unit is a byte received (2 microseconds, in small frames): what a connection may save up, and what all that
+#: are in debt are given a second.
+H2_BURST = 32_000.0
+H2_RATE = 80_000.0
+#: Of a request, beside its bytes; and so many bytes sent pay for one unit, so that whoever reads what it asked for
+#: never waits.
+H2_REQUEST_COST = 150.0
+H2_SENT_PER_UNIT = 8
+#: Bytes of HTTP/2 dealt with at a time: 120 of the smallest frames.
+H2_PIECE = 2 * KIB
 #: To tell a connection beyond MAX_CONNECTIONS that it is one too many.
 REFUSE_SECONDS = 1.0
 #: Connections that the operating system keeps until we take them.

@@ -1,7 +1,9 @@
 """One connection to a peer: moves bytes between the channel, the record layer and the streams.
 
 Three tasks run for each connection. The reader receives into the buffer that all connections of the host share,
-decrypts, feeds the Yamux core, and lets the tasks it woke run before it receives again. The writer only works
+decrypts, feeds the Yamux core, and lets the tasks it woke run before it receives again, or earlier when many frames
+take long. What the peer's frames and streams make us do is on the connection's `allowance`: while that is overdrawn,
+nothing is read from the socket and nothing from the streams' queues (see `turns.py`). The writer only works
 when the kernel does not take what is given to it: normally `flush`, called by whoever has something to send,
 encrypts and sends it on the spot, without a switch of tasks. Both ways, no task that can be cancelled ever
 holds half a message. The keeper sends pings and ends a connection whose peer does not answer.
@@ -29,6 +31,7 @@ from kachery_p2p.transport.yamux import (
     YamuxCore,
     YamuxStream,
 )
+from kachery_p2p.turns import Allowance, Pool, Turn
 
 logger = logging.getLogger("kachery_p2p.transport")
 
@@ -36,10 +39,11 @@ _BROKEN = (OSError, trio.ClosedResourceError, trio.BrokenResourceError)
 
 
 class Shared:
-    """What the connections of one host have in common: buffers, and the budget of received bytes."""
+    """What the connections of one host have in common: buffers, the budget of received bytes, and the pool of work."""
 
     def __init__(self) -> None:
         self.budget = Budget()
+        self.work = Pool(limits.WORK_RATE)
         self.receive_buffer = memoryview(bytearray(limits.RECEIVE_BUFFER))
         self.plaintext = memoryview(bytearray(limits.NOISE_PLAINTEXT))
         self._spare: list[memoryview] = []
@@ -96,6 +100,11 @@ class Connection:
         self.close_reason = ""
         self.closed = trio.Event()
         self.core = YamuxCore(initiator, self._make_stream, shared.budget, trio.current_time)
+        #: for what the peer makes us do
+        self.allowance = Allowance(limits.WORK_RATE, limits.WORK_BURST, shared.work)
+        self._turn = Turn()
+        self._frames = 0  # of the core that are on the allowance
+        self._appetite = limits.FIRST_RECEIVE
         self._io = io
         self._cipher = cipher
         self._records = RecordReader(cipher, received)
@@ -203,11 +212,12 @@ class Connection:
     async def _read_loop(self) -> None:
         try:
             if self._plaintext:
-                self.core.receive(bytearray(self._plaintext))
-                self._plaintext = b""
+                plaintext, self._plaintext = bytearray(self._plaintext), b""
+                for _ in self.core.parse(plaintext):
+                    await self._pause()
             if self._records.waiting:
                 buffer = self._shared.receive_buffer
-                self._take(buffer, self._records.prepare(buffer))
+                await self._take(buffer, self._records.prepare(buffer))
             self._after_receiving()
             while not self.is_closed:
                 await self._receive()
@@ -228,7 +238,7 @@ class Connection:
         buffer = self._shared.receive_buffer
         start = self._records.prepare(buffer)
         try:
-            size = self._io.recv_into(buffer[start:])
+            size = self._io.recv_into(buffer[start : start + self._appetite])
         except BlockingIOError:
             await self._io.wait_readable()
             return
@@ -236,26 +246,56 @@ class Connection:
             self.abort("the peer closed the connection")
             return
         self._heard_at = trio.current_time()
-        self._take(buffer, start + size)
+        self.allowance.spend(limits.RECEIVE_WORK - size // limits.BYTES_PER_UNIT)
+        self._turn.begin()
+        paused = await self._take(buffer, start + size)
+        self._appetite = limits.FIRST_RECEIVE if paused else min(2 * self._appetite, limits.RECEIVE_BUFFER)
         self._after_receiving()
+        if self.allowance.units < 0 and await self.allowance.settle():
+            return
         if self.is_closed or size >= limits.INITIAL_WINDOW // 4:
             await trio.lowlevel.checkpoint()
         else:
             await self._io.wait_readable()
 
-    def _take(self, buffer: memoryview, end: int) -> None:
-        receive = self.core.receive
+    async def _take(self, buffer: memoryview, end: int) -> bool:
+        """Decrypt and take what is in the buffer; whether others had their turn in between."""
+        paused = False
+        parse = self.core.parse
         for message in self._records.read(buffer, end):
-            receive(message)
+            self.allowance.units -= limits.MESSAGE_WORK
+            for _ in parse(message):
+                paused |= await self._pause()
+        return paused
+
+    async def _pause(self) -> bool:
+        """Within a message: let others have their turn if this takes long. Then the buffer is theirs, too."""
+        self._charge()
+        if self.allowance.units >= 0 and not self._turn.is_over(0):
+            return False
+        self._records.detach()
+        self._after_receiving()
+        if not await self.allowance.settle():
+            await trio.lowlevel.checkpoint()
+        self._turn.begin()
+        return True
+
+    def _charge(self) -> None:
+        """Put the frames that have come on the allowance."""
+        frames = self.core.frames
+        self.allowance.units -= frames - self._frames
+        self._frames = frames
 
     def _after_receiving(self) -> None:
         core = self.core
+        self._charge()
         if core.accepted:
             self.used_at = trio.current_time()
             while core.accepted:
                 stream = core.accepted.popleft()
                 if self._handlers is not None and not stream.reset_reason:
                     assert isinstance(stream, Stream)
+                    self.allowance.units -= limits.STREAM_WORK
                     self._handlers.start_soon(self._serve, stream)
         if core.has_output:
             self.flush()

@@ -170,6 +170,7 @@ class Dialer:
         adopt: takes what was reached as a connection; `None` when it is not wanted.
         circuit: opens a channel to a peer through the relay at an address, and says whether the relay sets limits.
         beside: the listening socket whose port a dial to an IP address may leave from.
+        max_dials: TCP connects and handshakes at once.
     """
 
     def __init__(
@@ -180,6 +181,8 @@ class Dialer:
         adopt: Callable[[Reached], Connection | None],
         circuit: Callable[[Address, str], Awaitable[tuple[ByteIO, bool]]],
         beside: Callable[[str], socket.socket | None],
+        *,
+        max_dials: int = limits.MAX_DIALS,
     ) -> None:
         self._keys = keys
         self._table = table
@@ -188,7 +191,7 @@ class Dialer:
         self._circuit = circuit
         self._beside = beside
         self._dials: dict[str, _Dial] = {}
-        self._slots = trio.Semaphore(limits.MAX_DIALS)
+        self._slots = trio.Semaphore(max_dials)
 
     async def connect(
         self,

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
+from kachery_p2p import descriptors
 from kachery_p2p.errors import InvalidAddress, ProtocolNotSupported, StreamError
 from kachery_p2p.transport import compat, identify, limits, multistream, ping
 from kachery_p2p.transport.addresses import Address, parse_address
@@ -35,7 +36,8 @@ class Host:
             `/ip6/::` beside others is left out.
         announce: multiaddrs to tell peers in addition to those of the network interfaces (a forwarded port, say).
         swarm_key: 32 bytes; only peers with the same key can connect either way (private network).
-        max_connections: above this, the least useful connections are closed.
+        max_connections: above this, the least useful connections are closed; what `limits.py` and the number of files
+            that this process may open allow when not given.
         agent: what we say we are.
 
     Raises:
@@ -51,7 +53,7 @@ class Host:
         *,
         announce: Sequence[str] = (),
         swarm_key: bytes | None = None,
-        max_connections: int = limits.MAX_CONNECTIONS,
+        max_connections: int | None = None,
         agent: str = "kachery-p2p",
     ) -> None:
         compat.quieten()
@@ -65,10 +67,26 @@ class Host:
         self._swarm_key = swarm_key
         self._shared = Shared()
         self._handlers: dict[str, Handler] = {}
+        files = descriptors.shares()
+        if max_connections is None:
+            max_connections = min(limits.MAX_CONNECTIONS, files.connections)
         self.table = PeerTable(self.peer_id, max_connections)
-        self._listener = Listener(listen, self.keys, self._wrap, self._adopt_inbound)
+        self._listener = Listener(
+            listen,
+            self.keys,
+            self._wrap,
+            self._adopt_inbound,
+            max_handshakes=min(limits.MAX_HANDSHAKES, files.handshakes),
+            spare=self._spare_file,
+        )
         self._dialer = Dialer(
-            self.keys, self.table, self._wrap, self._adopt_outbound, self._open_circuit, self._listener.beside
+            self.keys,
+            self.table,
+            self._wrap,
+            self._adopt_outbound,
+            self._open_circuit,
+            self._listener.beside,
+            max_dials=min(limits.MAX_DIALS, files.dials),
         )
         self._identify = identify.Service(self, agent)
         self._nursery: trio.Nursery | None = None
@@ -188,6 +206,12 @@ class Host:
                 nursery.cancel_scope.cancel()
         finally:
             connection.abort("the host stopped")
+
+    def _spare_file(self) -> None:
+        """The process has no files left: the least useful connection makes room, if there is one that is not in use."""
+        victim = self.table.least_useful()
+        if victim is not None:
+            victim.drop("this process has too many files open")
 
     def _forget(self, connection: Connection) -> None:
         if self.table.remove(connection):

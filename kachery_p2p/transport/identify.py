@@ -179,6 +179,7 @@ class Service:
             logger.debug("identify of %s failed: %s", connection.peer, error)
 
     async def _learn(self, stream: Stream) -> None:
+        stream.connection.allowance.spend(limits.IDENTIFY_WORK)
         said = await read_identify(stream, self._host.peer_id)
         info = self._host.table.info(stream.peer)
         info.protocols, info.agent, info.identified = said.protocols, said.agent, True

@@ -45,12 +45,36 @@ MAX_CONTROL_BYTES = 12 * 8192
 # Frames that do no work (pings, resets, empty data, refused streams): burst and sustained rate per second.
 IDLE_FRAMES_BURST = 4000.0
 IDLE_FRAMES_RATE = 500.0
+# Frames read from one message before it is looked at whether others should have their turn: a tenth of a millisecond.
+FRAMES_IN_A_ROW = 32
 # Space left in a Noise message below which a data frame that does not fit starts in the next message.
 MIN_SPLIT = 4096
 # Received pieces below this size are gathered, so that one-byte frames do not cost an object each.
 GATHER_BELOW = 16 * KIB
 # How much gathered data one object holds.
 GATHER_SIZE = 64 * KIB
+
+# --- what a peer may make us do ------------------------------------------------------------------------------------
+
+# The unit is a frame without payload, some 4 microseconds. What the connections that are in debt may cause each second,
+# whatever their number: a sixth of a core. One that is alone with that has it all, enough for seven hundred small
+# questions and answers a second.
+WORK_RATE = 40_000.0
+# What one connection may save up: 40 ms.
+WORK_BURST = 10_000.0
+# Receiving from the socket, decrypting a message, reading and writing a small piece, taking a stream and agreeing on
+# its protocol, learning what a peer says of itself; in units, as measured where system calls are slow.
+RECEIVE_WORK = 25
+MESSAGE_WORK = 4
+READ_WORK = 2
+WRITE_WORK = 25
+STREAM_WORK = 80
+IDENTIFY_WORK = 500
+# So many bytes, either way, pay for one unit: bulk data pays for itself, and little for anything else.
+BYTES_PER_UNIT = 4096
+# First receives of a connection, and those of one whose bytes took more than a turn; doubled up to RECEIVE_BUFFER
+# while they do not.
+FIRST_RECEIVE = 64 * KIB
 
 # --- liveness ------------------------------------------------------------------------------------------------------
 
@@ -71,10 +95,14 @@ GOODBYE_TIMEOUT = 1.0
 
 # Security handshake and muxer negotiation, seconds. Five round trips of a bad line take two.
 HANDSHAKE_TIMEOUT = 8.0
-# Inbound connections whose handshake is not done; when one more comes, the oldest is dropped.
+# Inbound connections whose handshake is not done; when one more comes, the oldest of the address that has most is
+# dropped. This, the next one and MAX_DIALS are lower where the process may open few files (`descriptors.py`).
 MAX_HANDSHAKES = 128
 # Connections kept when nothing else is said; above it the least useful one is closed.
 MAX_CONNECTIONS = 256
+# Of these, connections that came from one address (IPv6: one /64) while others want in: a quarter. A whole lab may be
+# behind one address, so nothing is refused for it while there is room.
+ADDRESS_SHARE = 0.25
 # Connections of one peer: two for a simultaneous dial, and spare ones for a peer that lost the old ones unnoticed.
 MAX_CONNECTIONS_PER_PEER = 4
 # A second connection of the same peer without streams is closed after this many seconds.

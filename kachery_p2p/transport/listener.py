@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from kachery_p2p.errors import AddressInUse, KacheryError
+from kachery_p2p.groups import group_of, most_crowded
 from kachery_p2p.transport import compat, limits
 from kachery_p2p.transport.addresses import expand, parse_listen, socket_multiaddr
 from kachery_p2p.transport.dialer import Reached
@@ -33,6 +34,8 @@ class Listener:
         keys: of this node.
         wrap: puts the private network's layer on a socket where there is one.
         adopt: takes what came in, after the handshake.
+        max_handshakes: that are in progress at a time.
+        spare: is called when the process has no files left, to close what can be spared.
     """
 
     def __init__(
@@ -41,6 +44,9 @@ class Listener:
         keys: compat.Keys,
         wrap: Callable[[ByteIO], ByteIO],
         adopt: Callable[[Reached], object],
+        *,
+        max_handshakes: int = limits.MAX_HANDSHAKES,
+        spare: Callable[[], object] = lambda: None,
     ) -> None:
         self._addresses = [parse_listen(text) for text in listen]
         self._keys = keys
@@ -49,7 +55,11 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._bound: list[tuple[str, int]] = []
         self._ports: dict[str, int] = {}
+        self._max_handshakes = max_handshakes
+        self._spare = spare
+        #: in progress, the oldest first; and from which group of addresses each came
         self._handshakes: dict[object, trio.CancelScope] = {}
+        self._groups: dict[object, str] = {}
         self._warned = float("-inf")
         self._expanded: tuple[float, list[str]] = (float("-inf"), [])
 
@@ -129,18 +139,33 @@ class Listener:
                     return
                 if error.errno in _OUT_OF_FILES:
                     self._warn_of_files()
+                    # One for each pause: whoever took the files may give them back meanwhile.
+                    if not self._drop_handshake():
+                        self._spare()
                     await trio.sleep(limits.ACCEPT_PAUSE)
                 else:
                     await trio.lowlevel.checkpoint()  # the peer was gone before it was accepted
                 continue
             sock.setblocking(False)
-            if len(self._handshakes) >= limits.MAX_HANDSHAKES:
-                # Honest handshakes take milliseconds, so the oldest one most likely is not.
-                self._handshakes.pop(next(iter(self._handshakes))).cancel()
+            if len(self._handshakes) >= self._max_handshakes:
+                self._drop_handshake()
             key, scope = object(), trio.CancelScope()
             self._handshakes[key] = scope
+            self._groups[key] = group_of(name[0])
             nursery.start_soon(self._accept, SocketIO(sock), socket_multiaddr(name), key, scope)
             await trio.lowlevel.checkpoint()
+
+    def _drop_handshake(self) -> bool:
+        """End the oldest handshake of the address that has most of them; whether there was one.
+
+        Honest handshakes take milliseconds, so the oldest one most likely is not.
+        """
+        key = most_crowded(self._groups)
+        if key is None:
+            return False
+        del self._groups[key]
+        self._handshakes.pop(key).cancel()
+        return True
 
     def _warn_of_files(self) -> None:
         now = time.monotonic()
@@ -160,6 +185,7 @@ class Listener:
             logger.exception("error in the handshake with %s", address)  # a stranger must not be able to end the host
         finally:
             self._handshakes.pop(key, None)
+            self._groups.pop(key, None)
             if secured is None:
                 io.close()
         if secured is not None:

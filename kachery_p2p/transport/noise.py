@@ -83,11 +83,13 @@ class RecordReader:
     is kept here: `prepare` puts it back to the front of the buffer, `read` takes everything up to `end`.
     """
 
-    __slots__ = ("_cipher", "_rest")
+    __slots__ = ("_buffer", "_cipher", "_end", "_position", "_rest")
 
     def __init__(self, cipher: Cipher, rest: bytes = b"") -> None:
         self._cipher = cipher
         self._rest = rest
+        self._buffer = memoryview(b"")
+        self._position = self._end = 0
 
     @property
     def waiting(self) -> int:
@@ -102,24 +104,34 @@ class RecordReader:
         return size
 
     def read(self, buffer: memoryview, end: int) -> Iterator[bytearray]:
-        """Decrypt the whole messages in `buffer[:end]`. The iterator must be run to its end.
+        """Decrypt the whole messages in `buffer[:end]`. The iterator must be run to its end, and `detach` be called
+        before others may use the buffer.
 
         Raises:
             RecordError: a message is too short, or does not decrypt.
         """
-        position = 0
+        self._buffer, self._position, self._end = buffer, 0, end
         open_message = self._cipher.open
-        while end - position >= 2:
-            (size,) = _length.unpack_from(buffer, position)
+        while self._end - self._position >= 2:
+            position = self._position
+            (size,) = _length.unpack_from(self._buffer, position)
             if size < _TAG:
                 raise RecordError(f"The peer sent a Noise message of {size} bytes, shorter than its tag.")
             stop = position + 2 + size
-            if stop > end:
+            if stop > self._end:
                 break
-            plaintext = open_message(buffer[position + 2 : stop])
-            position = stop
+            plaintext = open_message(self._buffer[position + 2 : stop])
+            self._position = stop
             yield plaintext
-        self._rest = bytes(buffer[position:end]) if position < end else b""
+        self._rest = bytes(self._buffer[self._position : self._end])
+        self._buffer = memoryview(b"")
+
+    def detach(self) -> None:
+        """Within `read`: go on with a copy of what is left in the buffer, which is about to be used by others."""
+        if self._position:
+            self._buffer = memoryview(bytes(self._buffer[self._position : self._end]))
+            self._end -= self._position
+            self._position = 0
 
 
 #: Room that one full message needs in a send buffer.

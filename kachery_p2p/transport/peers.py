@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from kachery_p2p.groups import group_of_multiaddr
 from kachery_p2p.transport import limits
 from kachery_p2p.transport.addresses import CIRCUIT
 from kachery_p2p.transport.connection import Connection
@@ -81,6 +82,10 @@ class PeerInfo:
     identified: bool = False
 
 
+def _usefulness(each: Connection) -> tuple[bool, bool, float]:
+    return (each.is_used, each.initiator, each.used_at)
+
+
 @dataclass
 class PeerTable:
     """Connections by peer, protections, bans and what peers said of themselves.
@@ -146,25 +151,39 @@ class PeerTable:
     def surplus(self, newest: Connection) -> list[Connection]:
         """Connections to close because `newest` is one too many, for its peer or for the host.
 
-        The least useful go first: those not in use, then those the other side opened, then those unused for
-        longest. Protected peers stay, and so does the newest, else a full host would never meet anybody new.
+        The least useful go first: those of an address from which more than its share have come, then those not in use,
+        then those the other side opened, then those unused for longest. Protected peers stay, and so does the newest,
+        else a full host would never meet anybody new.
         """
-
-        def usefulness(each: Connection) -> tuple[bool, bool, float]:
-            return (each.is_used, each.initiator, each.used_at)
-
         victims: list[Connection] = []
         own = [each for each in self.of(newest.peer) if each is not newest]
         excess = len(own) + 1 - limits.MAX_CONNECTIONS_PER_PEER
         if excess > 0:
-            victims += sorted(own, key=usefulness)[:excess]
+            victims += sorted(own, key=_usefulness)[:excess]
         excess = len(self) - len(victims) - self.max_connections
         if excess > 0:
             others = [
                 each for each in self if each is not newest and each not in victims and each.peer not in self._protected
             ]
-            victims += sorted(others, key=usefulness)[:excess]
+            crowded = self._crowded()
+            others.sort(key=lambda each: (not crowded(each), *_usefulness(each)))
+            victims += others[:excess]
         return victims
+
+    def _crowded(self) -> Callable[[Connection], bool]:
+        """Tells the connections of an address from which more than its share have come."""
+        groups = Counter(group_of_multiaddr(each.address) for each in self if not each.initiator)
+        share = max(1, int(self.max_connections * limits.ADDRESS_SHARE))
+        if len(groups) == 1:  # a reverse proxy, a lab behind one address, this machine: there is nobody to share with
+            return lambda each: False
+        return lambda each: (
+            not each.initiator and bool(group := group_of_multiaddr(each.address)) and (groups[group] > share)
+        )
+
+    def least_useful(self) -> Connection | None:
+        """The connection that can best be spared; None when all are in use, or protected."""
+        idle = [each for each in self if not each.is_used and each.peer not in self._protected]
+        return min(idle, key=_usefulness, default=None)
 
     def idle_duplicates(self, now: float) -> list[Connection]:
         """Connections that are neither the preferred one of their peer, nor new, nor in use."""

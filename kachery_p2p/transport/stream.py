@@ -11,6 +11,7 @@ import trio
 from kachery_p2p.errors import StreamEOF, StreamReset
 from kachery_p2p.transport import limits
 from kachery_p2p.transport.yamux import YamuxCore, YamuxStream
+from kachery_p2p.turns import TURN_ITEMS, Turn
 
 if TYPE_CHECKING:
     from kachery_p2p.transport.connection import Connection
@@ -33,7 +34,7 @@ class Stream(YamuxStream):
         kept: see `keep`.
     """
 
-    __slots__ = ("__weakref__", "_readable", "_sent", "_unyielded", "connection", "kept", "peer", "protocol")
+    __slots__ = ("__weakref__", "_readable", "_sent", "_turn", "connection", "kept", "peer", "protocol")
 
     def __init__(self, core: YamuxCore, stream_id: int, connection: Connection) -> None:
         super().__init__(core, stream_id)
@@ -43,7 +44,7 @@ class Stream(YamuxStream):
         self.kept = False
         self._readable: trio.Event | None = None
         self._sent: trio.Event | None = None
-        self._unyielded = 0
+        self._turn = Turn()
 
     def __repr__(self) -> str:
         return f"<Stream {self.id} {self._name} with {self.peer}>"
@@ -63,8 +64,16 @@ class Stream(YamuxStream):
         if self._readable is not None:
             raise trio.BusyResourceError("another task is reading from this stream")
         if self.chunks:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            return True
+            # The peer may have filled the queue with things that take long to deal with and no time to send.
+            allowance = self.connection.allowance
+            allowance.units -= limits.READ_WORK
+            if allowance.units < 0 and await allowance.settle():
+                self._turn.begin()
+            elif self._turn.is_over():
+                await trio.lowlevel.checkpoint()
+                self._turn.begin()
+            else:
+                await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             if self.reset_reason:
                 raise StreamReset(f"The stream {self._name} with {self.peer} broke: {self.reset_reason}.")
@@ -81,6 +90,7 @@ class Stream(YamuxStream):
                 await self._readable.wait()
             finally:
                 self._readable = None
+            self._turn.begin()
 
     async def read(self, max_bytes: int = 65536) -> bytes:
         """At least one and up to `max_bytes` bytes; `b""` at the end of the peer's side."""
@@ -138,13 +148,11 @@ class Stream(YamuxStream):
         self.submit(parts)
         total = self.out_bytes
         self.connection.flush()
+        self.connection.allowance.spend(limits.WRITE_WORK - total // limits.BYTES_PER_UNIT)
         if not self.out_bytes:
             self._check_reset()
             # All went to the kernel at once. Let the others run now and then all the same.
-            self._unyielded += total
-            if self._unyielded >= limits.INITIAL_WINDOW:
-                self._unyielded = 0
-                await trio.lowlevel.checkpoint()
+            await self._turn.step(1 + TURN_ITEMS * total // limits.INITIAL_WINDOW)
             return
         self._sent = trio.Event()
         try:
@@ -157,6 +165,7 @@ class Stream(YamuxStream):
             raise
         finally:
             self._sent = None
+        self._turn.begin()
         self._check_reset()
 
     def _check_writable(self) -> None:

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from kachery_p2p.transport import limits
 from kachery_p2p.transport.yamux_stream import (
@@ -90,6 +90,8 @@ class YamuxCore:
         self.extra_window = 0
         self.unacknowledged = 0
         self.inbound = 0
+        #: received
+        self.frames = 0
         self.bytes_received = 0
         self.bytes_sent = 0
         self.round_trip = 0.0
@@ -112,17 +114,29 @@ class YamuxCore:
     # --- receiving -------------------------------------------------------------------------------------------------
 
     def receive(self, data: bytearray) -> None:
-        """Take the plaintext of one message. The buffer belongs to the core from here on.
+        """Take the plaintext of one message, all at once; see `parse`."""
+        for _ in self.parse(data):
+            pass
+
+    def parse(self, data: bytearray) -> Iterator[None]:
+        """Take the plaintext of one message, in steps of some frames. The buffer belongs to the core from here on.
+
+        The iterator must be run to its end before the next message is taken; between two steps other methods may be
+        called.
 
         Raises:
             ProtocolError: the peer broke the rules.
         """
         position, end = 0, len(data)
+        pause = self.frames + limits.FRAMES_IN_A_ROW
         if not end:
             self._idle_frame()
             return
         view = memoryview(data)
         while position < end:
+            if self.frames >= pause:
+                pause = self.frames + limits.FRAMES_IN_A_ROW
+                yield
             if self._left:
                 size = min(self._left, end - position)
                 if self._sink is not None:
@@ -145,6 +159,7 @@ class YamuxCore:
                     self._frame(*header)
 
     def _frame(self, version: int, kind: int, flags: int, stream_id: int, length: int) -> None:
+        self.frames += 1
         if version:
             raise ProtocolError(f"The peer speaks Yamux version {version}; this is version 0.")
         if kind > GO_AWAY or flags > 15:

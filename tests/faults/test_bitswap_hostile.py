@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -399,6 +399,30 @@ async def test_half_a_message_and_then_silence(autojump_clock: trio.testing.Mock
             await gone(stream)
         assert s.good._budget.used == 0
         assert [peer for peer, _ in s.bad] == ["evil"]
+
+
+async def test_bodies_that_drip_make_way(autojump_clock: trio.testing.MockClock) -> None:
+    """Messages that come a little at a time, never silent for long, do not keep the room that others need: blocks of an
+    honest peer are taken all the same, and nobody is called bad for a slow line."""
+    async with scene() as s, trio.open_nursery() as nursery:
+
+        async def drip(adversary: Adversary) -> None:
+            stream = await adversary.say(encode_varint(limits.MAX_MESSAGE_SIZE))
+            with suppress(StreamError):
+                while True:
+                    await stream.write_parts([bytes(16 * 1024)])
+                    await trio.sleep(2)
+
+        for number in range(limits.MAX_INBOUND_BYTES // limits.MAX_INBOUND_BYTES_PER_PEER):
+            adversary = Adversary(s.network, f"evil-{number}")
+            s.network.connect("good", adversary.name)
+            for _ in range(limits.MAX_INBOUND_BYTES_PER_PEER // limits.MAX_MESSAGE_SIZE):
+                nursery.start_soon(drip, adversary)
+        await trio.sleep(1)
+        assert s.good._budget.used == limits.MAX_INBOUND_BYTES
+        await s.still_works()
+        assert s.bad == []
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_peer_that_does_not_read(autojump_clock: trio.testing.MockClock) -> None:

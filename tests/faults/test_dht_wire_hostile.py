@@ -128,6 +128,8 @@ async def test_a_dripping_peer_is_given_up(nursery: trio.Nursery, monkeypatch: p
 async def test_a_peer_that_reads_no_answers(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks without end and reads nothing is stopped by its own stream, which ends after a while."""
     monkeypatch.setattr(shell_limits, "ANSWER_TIMEOUT", 0.3)
+    monkeypatch.setattr(shell_limits, "ASK_RATE", 1e9)  # else it would take long to fill its own window
+    monkeypatch.setattr(shell_limits, "ASK_POOL", 1e9)
     victim, friend = await honest_pair(nursery)
     host = await started(nursery)
     await host.connect(victim[0].addresses()[0])

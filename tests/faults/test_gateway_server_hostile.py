@@ -347,23 +347,29 @@ async def test_a_reader_that_goes_away(here: Served, monkeypatch: pytest.MonkeyP
 
 
 async def test_too_many_connections(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond its number of connections the gateway says so, and takes new ones when old ones end."""
+    """Beyond its number of connections, all of which wait for answers, the gateway says so; it takes new ones when old
+    ones end."""
     monkeypatch.setattr(limits, "MAX_CONNECTIONS", 3)
-    async with gateway(here.repo) as client:
+    asked_for, release = trio.Semaphore(0), trio.Event()
+
+    async def fetch(cid: str, path: Any, **more: Any) -> dict[str, Any]:
+        asked_for.release()
+        await release.wait()
+        raise ContentNotFound("Nobody has it.")
+
+    absent = CID(1, RAW, sha256_multihash(b"absent"))
+    async with gateway(here.repo, fetch=fetch) as client:
         async with contextlib.AsyncExitStack() as crowd:
             for _ in range(3):
                 stream = await crowd.enter_async_context(connected(client))
-                await stream.send_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                await stream.receive_some(1)
+                await stream.send_all(get(f"/ipfs/{absent}"))
+                await asked_for.acquire()
             answer = await asked(client, get("/health"))
             assert answer.startswith(b"HTTP/1.1 503")
             assert b"Retry-After: 5" in answer
-        for _ in range(200):
-            answer = await asked(client, get("/health"))
-            if answer.startswith(b"HTTP/1.1 200"):
-                break
-            await trio.sleep(0.02)
-        assert answer.startswith(b"HTTP/1.1 200")
+            release.set()
+            assert (await said(stream)).startswith(b"HTTP/1.1 504")
+        assert (await asked(client, get("/health"))).startswith(b"HTTP/1.1 200")
 
 
 async def test_too_many_requests(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,23 @@ async def works(relay: Host, nursery: trio.Nursery) -> None:
 # --- against the relay ---------------------------------------------------------------------------------------------
 
 
+async def test_reservations_of_one_address_make_room(nursery: trio.Nursery) -> None:
+    """When all reservations are taken, most of them from one address (of IPv6: one /64), the oldest of these goes for a
+    peer from elsewhere; one that a circuit leads to stays, and nobody takes any from an address that has no more."""
+    relay = await started(nursery)
+    service = RelayService(relay, settings=RelayLimits(reservations=6, reservations_per_ip=6))
+    many = [f"many-{i}" for i in range(6)]
+    for number, peer in enumerate(many):
+        assert service._take_slot(peer, f"/ip6/2001:db8::{number + 1:x}/tcp/1") is Status.OK
+    service._circuits["many-0"] += 1
+    assert service._take_slot("seventh", "/ip6/2001:db8::99/tcp/1") is Status.RESERVATION_REFUSED
+    for number in range(3):
+        assert service._take_slot(f"other-{number}", f"/ip4/192.0.2.1/tcp/{number + 1}") is Status.OK
+    assert list(service._slots) == ["many-0", "many-4", "many-5", "other-0", "other-1", "other-2"]
+    assert service._take_slot("other-3", "/ip4/192.0.2.1/tcp/9") is Status.RESERVATION_REFUSED
+    assert not relay.table.is_protected("many-1")
+
+
 async def test_reservations_by_the_thousand(nursery: trio.Nursery) -> None:
     """Neither all peers together nor one address get more slots than there are; asking again takes no second one."""
     relay = await started(nursery)

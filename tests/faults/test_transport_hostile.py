@@ -211,6 +211,7 @@ async def test_peer_that_sends_but_never_reads(nursery: trio.Nursery, monkeypatc
     """Provoking answers without taking them ends when the kernel's buffers are full; our memory is not used for it."""
     monkeypatch.setattr(limits, "WRITE_STALL_TIMEOUT", 0.5)
     monkeypatch.setattr(limits, "IDLE_FRAMES_RATE", 1e9)
+    monkeypatch.setattr(limits, "WORK_RATE", 1e9)
     host = await started(nursery)
     rogue = await Rogue.connect(host)
 

@@ -94,6 +94,37 @@ def test_least_useful_goes_first() -> None:
     assert made.surplus(newest)[0] is old
 
 
+def test_an_address_has_a_share_of_a_full_table() -> None:
+    """When others want in, peers that came from an address beyond its share go first, those in use as well; while all
+    come from one address there is nothing to share."""
+    many = [
+        fake(f"many-{i}", initiator=False, used=100 + i, busy=i == 0, via=f"/ip6/2001:db8::{i}/tcp/1") for i in range(6)
+    ]
+    quiet = [fake(f"quiet-{i}", initiator=False, used=i, via=f"/ip4/192.0.2.{i}/tcp/1") for i in range(2)]
+    newest = fake("newest", initiator=False, via="/ip4/192.0.2.9/tcp/1")
+    made = table(*quiet, *many, newest, maximum=8)
+    assert made.surplus(newest) == [many[1]]
+    for each in many[1:5]:
+        made.remove(each)
+    made.max_connections = 4  # of which one address may have one
+    assert made.surplus(newest) == [many[5]]
+    made.remove(many[5])
+    made.max_connections = 3
+    assert made.surplus(newest) == [quiet[0]]
+    same = [fake(f"same-{i}", initiator=False, used=i, busy=i < 2, via="/ip4/127.0.0.1/tcp/1") for i in range(4)]
+    assert table(*same, maximum=3).surplus(same[-1]) == [same[2]]
+
+
+def test_what_can_be_spared() -> None:
+    """Without files left the least useful connection goes that is neither in use nor protected, if there is one."""
+    busy, kept, idle = fake("busy", busy=True), fake("kept"), fake("idle", used=5)
+    made = table(busy, kept, idle)
+    made.protect("kept", "tag")
+    assert made.least_useful() is idle
+    made.remove(idle)
+    assert made.least_useful() is None
+
+
 def test_connections_of_one_peer_are_bounded() -> None:
     """The fifth connection of a peer displaces one of its own."""
     mine = [fake("p", used=i) for i in range(limits.MAX_CONNECTIONS_PER_PEER + 1)]

@@ -99,6 +99,7 @@ class DHT:
         self._wanted_server = mode == "server" or (mode == "auto" and lan)
         self._providers = ProviderStore(db, "lan" if lan else "wan")
         self._values = ValueStore(db, "lan" if lan else "wan")
+        self._writers = trio.CapacityLimiter(1)
         self._nursery: trio.Nursery | None = None
         self._next_purge = 0.0
         self.found = self.delivered = 0
@@ -156,7 +157,8 @@ class DHT:
         while True:
             await trio.sleep(shell_limits.FLUSH_INTERVAL)
             try:
-                self._providers.flush(self._wall())
+                # In a thread: what peers announced in these seconds may take a tenth of one to write.
+                await trio.to_thread.run_sync(self._providers.flush, self._wall(), limiter=self._writers)
             except KacheryError as error:
                 self._network.note(str(error))
 

@@ -93,8 +93,9 @@ MAX_RECORDS_PER_PROVIDER = 20_000
 MAX_PROVIDER_RECORDS = 500_000
 #: Providers whose addresses are kept.
 MAX_PROVIDER_PEERS = 50_000
-#: Records waiting to be written; the shell flushes every few seconds, a flood is written at once.
-MAX_UNFLUSHED = 2_000
+#: Records waiting to be written, a few MiB; the shell flushes every few seconds, in a thread. What is more than this is
+#: written at once.
+MAX_UNFLUSHED = 10_000
 
 # --- value records -------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,9 @@ Streams are kept for the next question to the same peer and closed when none com
 cancelled question, or carried garbage is torn down, since nobody could say whose answer comes next on it. A stream that
 was kept may have been closed by the peer meanwhile, so a question that fails on such a stream is asked once more on a
 new one; all questions of the DHT can be asked twice.
+
+A peer that asks in a row, on however many streams, is answered at a pace (`Allowance`): its next question is not read
+before its time has come.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ import trio
 from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import MalformedMessage, StreamEOF, StreamError
 from kachery_p2p.routing.dht import shell_limits
-from kachery_p2p.routing.dht.messages import Message, decode, encode
+from kachery_p2p.routing.dht.messages import Message, MessageType, decode, encode
+from kachery_p2p.turns import Allowance, Pool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -103,6 +107,8 @@ class Rpc:
         #: streams of peers, the one silent for longest first
         self._inbound: OrderedDict[StreamLike, trio.CancelScope] = OrderedDict()
         self._inbound_of: dict[str, int] = {}
+        self._pool = Pool(shell_limits.ASK_POOL)
+        self._askers: OrderedDict[str, Allowance] = OrderedDict()
         self._serving = False
         self.sent = self.received = self.failed = self.answered = self.refused = 0
 
@@ -214,6 +220,7 @@ class Rpc:
 
     def _forget(self, peer: str) -> None:
         """The last connection of a peer is gone, and its streams with it."""
+        self._askers.pop(peer, None)
         lane = self._lanes.get(peer)
         if lane is not None:
             lane.idle.clear()
@@ -240,14 +247,30 @@ class Rpc:
                 await self._answer_all(stream)
                 return
             finally:
-                del self._inbound[stream]
-                self._inbound_of[stream.peer] -= 1
-                if not self._inbound_of[stream.peer]:
-                    del self._inbound_of[stream.peer]
+                self._let_go(stream)
         await stream.reset()
 
+    def _let_go(self, stream: StreamLike) -> None:
+        """A stream ends, or has to: it counts no more."""
+        if self._inbound.pop(stream, None) is not None:
+            self._inbound_of[stream.peer] -= 1
+            if not self._inbound_of[stream.peer]:
+                del self._inbound_of[stream.peer]
+
+    def _asker(self, peer: str) -> Allowance:
+        """What a peer may still ask."""
+        found = self._askers.get(peer)
+        if found is None:
+            found = self._askers[peer] = Allowance(shell_limits.ASK_RATE, shell_limits.ASK_BURST, self._pool)
+            if len(self._askers) > shell_limits.MAX_ASKERS:
+                self._askers.popitem(last=False)
+        self._askers.move_to_end(peer)
+        return found
+
     async def _answer_all(self, stream: StreamLike) -> None:
+        allowance = self._asker(stream.peer)
         while True:
+            await allowance.settle()
             first = b""
             with trio.move_on_after(shell_limits.SERVE_IDLE):
                 first = await stream.read(1)
@@ -259,7 +282,10 @@ class Rpc:
             except trio.TooSlowError as error:
                 raise StreamError(f"The peer {stream.peer} began a DHT message and did not end it.") from error
             self.received += 1
-            self._inbound.move_to_end(stream)
+            if stream in self._inbound:
+                self._inbound.move_to_end(stream)
+            is_record = message.type is MessageType.ADD_PROVIDER
+            allowance.spend(shell_limits.RECORD_COST if is_record else shell_limits.QUESTION_COST)
             try:
                 answer = self._answer(message, stream.peer)
             except MalformedMessage:
@@ -279,9 +305,13 @@ class Rpc:
         """One more stream is coming: those that are silent for longest make way."""
         if self._inbound_of.get(peer, 0) >= shell_limits.MAX_INBOUND_PER_PEER:
             oldest = next(stream for stream in self._inbound if stream.peer == peer)
-            self._inbound[oldest].cancel()
         elif len(self._inbound) >= shell_limits.MAX_INBOUND:
-            next(iter(self._inbound.values())).cancel()
+            oldest = next(iter(self._inbound))
+        else:
+            return
+        # At once, not when its task comes to it: several may come in the same instant, and each needs another's place.
+        self._inbound[oldest].cancel()
+        self._let_go(oldest)
 
     def open_streams(self) -> tuple[int, int]:
         """Streams kept to peers, and streams of peers."""

@@ -32,6 +32,18 @@ MAX_INBOUND = 512
 #: A peer that does not take our answer for so long does not read.
 ANSWER_TIMEOUT = 15.0
 
+#: What peers may ask. The unit is 70 microseconds: an ADD_PROVIDER takes three, a question that looks for the nearest
+#: peers ten. Each peer may ask for so much a second: 100 questions, or 300 records, far more than a lookup or a crawler
+#: needs of one server.
+ASK_RATE = 1000.0
+#: What a peer may save up: 100 questions, or the records of a delivery of ours.
+ASK_BURST = 1000.0
+#: All peers together that ask for more: a seventh of a core.
+ASK_POOL = 2000.0
+QUESTION_COST, RECORD_COST = 10.0, 3.0
+#: Peers whose questions are counted; those that have not asked for the longest time are forgotten.
+MAX_ASKERS = 1024
+
 # --- dials ---------------------------------------------------------------------------------------------------------
 
 #: A peer that takes longer to connect than this slows a lookup more than it helps.
@@ -81,8 +93,9 @@ MAX_TO_CHECK = 256
 SELF_LOOKUP_INTERVAL = 10.0
 #: How long a self lookup waits after a newcomer, so that newcomers who arrive together cost one lookup.
 SELF_LOOKUP_DELAY = 1.0
-#: Records wait for so long before they are written to the database together.
-FLUSH_INTERVAL = 5.0
+#: Records wait for so long before they are written to the database together: those of ASK_POOL are below
+#: `limits.MAX_UNFLUSHED` then.
+FLUSH_INTERVAL = 2.0
 #: Old records are removed so often.
 PURGE_INTERVAL = 3600.0
 #: With so many peers in the table bootstrap nodes are left alone (Kubo: 4).

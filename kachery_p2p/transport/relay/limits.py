@@ -13,7 +13,8 @@ MAX_ADDRESSES = 16
 
 #: A reservation lasts an hour, as everywhere; the peer renews it while it is connected.
 RESERVATION_SECONDS = 3600.0
-#: Peers that may hold a reservation at once: a large institute. Each costs one entry and a protected connection.
+#: Peers that may hold a reservation at once: a large institute. Each costs one entry and a protected connection, so
+#: half of the host's connections are the most. When they are taken, the address with most of them gives one to others.
 MAX_RESERVATIONS = 512
 #: Reservations from one IP address: the workstations of a lab share the one of their router.
 MAX_RESERVATIONS_PER_IP = 64

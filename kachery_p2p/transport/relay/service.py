@@ -20,6 +20,7 @@ import trio
 from multiaddr import Multiaddr
 
 from kachery_p2p.errors import InvalidAddress, MalformedMessage, StreamError
+from kachery_p2p.groups import group_of, most_crowded
 from kachery_p2p.transport.addresses import parse_address, parse_peer_id
 from kachery_p2p.transport.relay import limits
 from kachery_p2p.transport.relay.messages import (
@@ -50,7 +51,7 @@ class RelayLimits:
 
     Attributes:
         reservations: peers that may hold one at a time.
-        reservations_per_ip: of them, those that come from one IP address.
+        reservations_per_ip: of them, those that come from one IP address (IPv6: one /64).
         circuits: at a time, all together.
         circuits_per_peer: at a time, begun by one peer or ending at it.
         seconds: that a stranger's circuit may last; 0 for no limit.
@@ -78,7 +79,7 @@ class RelayCounters:
 
 @dataclass
 class _Slot:
-    ip: str
+    ip: str  # see `group_of`
     expires: float  # trio clock
 
 
@@ -200,17 +201,28 @@ class RelayService:
         if not self._allow(peer):
             return Status.PERMISSION_DENIED
         self._sweep()
-        others = [slot for holder, slot in self._slots.items() if holder != peer]
-        ip = parse_address(address).host
-        if (
-            len(others) >= self.settings.reservations
-            or sum(slot.ip == ip for slot in others) >= self.settings.reservations_per_ip
-        ):
+        others = {holder: slot for holder, slot in self._slots.items() if holder != peer}
+        ip = group_of(parse_address(address).host)
+        of_same = sum(slot.ip == ip for slot in others.values())
+        if of_same >= self.settings.reservations_per_ip:
             return Status.RESERVATION_REFUSED
+        if len(others) >= self._most():
+            # The address with most reservations gives its oldest one to an address that has fewer by two at least,
+            # else both would take it from each other for ever.
+            unused = {holder: slot.ip for holder, slot in others.items() if not self._circuits[holder]}
+            victim = most_crowded(unused, [slot.ip for slot in others.values()])
+            if victim is None or sum(slot.ip == unused[victim] for slot in others.values()) < of_same + 2:
+                return Status.RESERVATION_REFUSED
+            self._release(victim)
+        self._slots.pop(peer, None)  # the order is by age
         self._slots[peer] = _Slot(ip, trio.current_time() + limits.RESERVATION_SECONDS)
         self._host.protect(peer, _TAG)
         self.counters.reserved += 1
         return Status.OK
+
+    def _most(self) -> int:
+        """How many may hold a reservation: each keeps a connection that is not closed for others, so half of those."""
+        return min(self.settings.reservations, self._host.table.max_connections // 2)
 
     def _own_addresses(self) -> list[bytes]:
         """Where others find this relay, with its peer ID."""
