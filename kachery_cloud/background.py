@@ -39,7 +39,7 @@ log = logging.getLogger("kachery_cloud.background")
 ESTABLISH_TIMEOUT = 30.0
 #: Seconds between looks at a lock that another process holds while it starts or leaves.
 ESTABLISH_PAUSE = 0.05
-#: CIDs that a node is still to be told of. It hears of more than these when it next lists what is here.
+#: Things that a node is still to be told. It hears of more than these when it next lists what is here.
 MAX_UNTOLD = 100_000
 #: Seconds at exit for telling the node of another process what was stored last.
 TELL_TIMEOUT = 5.0
@@ -197,7 +197,7 @@ class Connection:
         self._mutex = threading.Lock()
         self._closed = threading.Event()
         self._establishing: Future[Backend] = Future()
-        self._untold: deque[str] = deque(maxlen=MAX_UNTOLD)
+        self._untold: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MAX_UNTOLD)
         self._telling = False
         self._all_told = threading.Condition(self._mutex)
         self._establish_soon(0.0)
@@ -233,8 +233,16 @@ class Connection:
 
     def notify_stored(self, cid: str) -> None:
         """Tell the node that the data of a CID is here now. Does not wait for the node; `close` does, for a while."""
+        self._tell("notify_stored", {"cid": cid})
+
+    def notify_pins_changed(self) -> None:
+        """Tell the node to look at what is to be pinned. Does not wait for the node; `close` does, for a while."""
+        self._tell("wake_pins", {})
+
+    def _tell(self, method: str, params: dict[str, Any]) -> None:
         with self._mutex:
-            self._untold.append(cid)
+            if (method, params) not in list(self._untold)[-1:]:
+                self._untold.append((method, params))
             if self._telling:
                 return
             self._telling = True
@@ -242,16 +250,16 @@ class Connection:
         establishing.add_done_callback(self._tell_next)
 
     def _tell_next(self, established: Future[Backend]) -> None:
-        """Tell the node of one CID. Its answer brings the next, so that it is never asked too much at once."""
+        """Tell the node of one thing. Its answer brings the next, so that it is never asked too much at once."""
         with self._mutex:
             if not self._untold:
                 self._telling = False
                 self._all_told.notify_all()
                 return
-            cid = self._untold.popleft()
+            method, params = self._untold.popleft()
         with contextlib.suppress(NodeGone):
             if established.exception() is None:
-                answer = established.result().start("notify_stored", {"cid": cid}, None)[1]
+                answer = established.result().start(method, params, None)[1]
                 answer.add_done_callback(lambda _: self._tell_next(established))
                 return
         # A node that could not start, or is just leaving, has nobody waiting; the next one lists what is here.

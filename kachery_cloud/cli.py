@@ -152,7 +152,7 @@ def _store(
     linked: bool,
 ) -> None:
     from .config import load_config
-    from .pinning import make_plan, record_stored
+    from .pinning import make_plan, record_stored, wake_node
     from .store import put_directory, put_file, tell_running_node
     from .uri import format_uri
 
@@ -169,6 +169,8 @@ def _store(
     pinned_at = record_stored(config, plan, stored, label or os.path.basename(os.path.abspath(path)))
     # This process ends at once, so it does not become the node; one that runs is told.
     served = tell_running_node(config, str(stored.cid))
+    if pinned_at:
+        wake_node(config)
     uri = format_uri(str(stored.cid), label=label)
     found = {"uri": uri, "cid": str(stored.cid), "size": stored.size, "path": str(stored.path), "served": served}
     if pinned_at:

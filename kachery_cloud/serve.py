@@ -161,7 +161,6 @@ def _methods(
 
     async def notify_stored(params: dict[str, Any], progress: Progress) -> Any:
         await node.notify_stored(params["cid"])
-        node.keeping.wake()
 
     async def wake_pins(params: dict[str, Any], progress: Progress) -> Any:
         node.keeping.wake(again=True)

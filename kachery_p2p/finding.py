@@ -146,8 +146,10 @@ class Finding:
 
         self.announcer: Announcer | None = None
         if options.provide != "off" and dhts:
-            keys = repo.all_multihashes if options.provide == "all" else repo.roots
-            self.announcer = Announcer(db, dhts, keys)
+            if options.provide == "all":
+                self.announcer = Announcer(db, dhts, repo.all_multihashes, here=repo.block_sizes)
+            else:
+                self.announcer = Announcer(db, dhts, repo.roots, here=repo.roots_among)
 
         forced = None if options.reachability == "auto" else options.reachability
         self.relays = RelayClient(host, options.relays, use_others=options.use_relays)

@@ -204,8 +204,8 @@ class Node:
     # --- data
 
     async def notify_stored(self, cid: str) -> None:
-        """A file was stored in the repo, perhaps by another process: answer the peers that wait for it, and announce
-        it."""
+        """A file or directory was stored in the repo, perhaps by another process: answer the peers that wait for it,
+        and announce it, if it is here."""
         multihash = CID.parse(cid).multihash
         self.exchange.notify([multihash])
         self.finding.announce([multihash])
@@ -215,8 +215,17 @@ class Node:
 
         Returns:
             ``copies``, the peers that keep a record of it; ``seconds``.
+
+        Raises:
+            ContentNotFound: it is not here, or not all of it: others would come for nothing.
         """
-        done = await self.finding.announced(CID.parse(cid).multihash, timeout)
+        multihash = CID.parse(cid).multihash
+        if not await trio.to_thread.run_sync(self.repo.roots_among, [multihash]):
+            raise ContentNotFound(
+                f"ipfs://{cid} is not on this machine, or not all of it, so it cannot be announced from here. Store "
+                "it, or load all of it first (kachery-cloud-load; a directory with --dest FOLDER)."
+            )
+        done = await self.finding.announced(multihash, timeout)
         return {"copies": done.copies, "seconds": done.seconds}
 
     async def whereis(self, cid: str, *, timeout: float, providers: Iterable[str] = ()) -> list[dict[str, Any]]:
