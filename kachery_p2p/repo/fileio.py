@@ -27,6 +27,7 @@ from ..errors import (
     NotAFile,
     RepoError,
 )
+from ..ownfiles import describe as describe
 from .limits import WRITE_BACK_BYTES
 
 Buffer = bytes | bytearray | memoryview
@@ -389,20 +390,6 @@ class Source:
 
     def __exit__(self, *exc: object) -> None:
         os.close(self.fd)
-
-
-def describe(mode: int) -> str:
-    """What a thing that is neither a file nor a folder is, in words."""
-    for test, name in (
-        (stat.S_ISSOCK, "a socket"),
-        (stat.S_ISFIFO, "a named pipe"),
-        (stat.S_ISCHR, "a device"),
-        (stat.S_ISBLK, "a disk device"),
-        (stat.S_ISLNK, "a symbolic link"),
-    ):
-        if test(mode):
-            return name
-    return "not a regular file"
 
 
 Progress = Callable[[int, int], None]
