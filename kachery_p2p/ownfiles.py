@@ -33,13 +33,13 @@ def read_own_file(path: Path | str, most: int) -> bytes:
     finally:
         os.close(fd)
     if len(content) > most:
-        raise NotAFile(f"{path} has more than {most:,} bytes, so it cannot be what is meant here. Move it away.")
+        raise NotAFile(f"{path} has more than {most:,} bytes, so it is not what is meant here.")
     return content
 
 
 def _check_kind(path: Path | str, mode: int) -> None:
     if not stat.S_ISREG(mode):
-        raise NotAFile(f"{path} is {describe(mode)}, and a file is meant. Move it away.")
+        raise NotAFile(f"{path} is {describe(mode)}, not a file.")
 
 
 def describe(mode: int) -> str:
