@@ -25,7 +25,9 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kachery_cloud.control import ControlClient, Endpoint, NodeGone
+from kachery_cloud.endpoint import node_elsewhere, silent_holder
 from kachery_p2p.errors import NodeError
+from kachery_p2p.repo.locks import NodeLock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +39,8 @@ log = logging.getLogger("kachery_cloud.background")
 
 #: Seconds to become the node or reach the one that is: starting one takes about two on a slow machine.
 ESTABLISH_TIMEOUT = 30.0
+#: Seconds after which what stands in the file of a held lock is believed: who takes the lock writes at once.
+SETTLING = 1.0
 #: Seconds between looks at a lock that another process holds while it starts or leaves.
 ESTABLISH_PAUSE = 0.05
 #: Things that a node is still to be told. It hears of more than these when it next lists what is here.
@@ -330,11 +334,11 @@ class Connection:
                 backend = self._try_once(may_become_node=time.monotonic() >= begun + grace)
                 if backend is not None:
                     break
+                if time.monotonic() > begun + grace + SETTLING:
+                    # Only a lock that is held for a while: its file names the last holder until the next has written.
+                    self._refuse_elsewhere()
                 if time.monotonic() > begun + grace + ESTABLISH_TIMEOUT:
-                    raise NodeError(
-                        f"Another process holds the node lock of {self._config.directory} but does not answer. "
-                        "If it hangs, stop it; node.json in that directory names its process id."
-                    )
+                    raise NodeError(silent_holder(self._config.directory))
                 # The lock is a file lock of another process: there is no event to wait for that all platforms have.
                 if self._closed.wait(ESTABLISH_PAUSE):
                     raise NodeGone("This process is leaving.")
@@ -348,8 +352,6 @@ class Connection:
                 self._forget(backend)
 
     def _try_once(self, may_become_node: bool) -> Backend | None:
-        from kachery_p2p.repo.locks import NodeLock
-
         lock = NodeLock(self._config.directory)
         if may_become_node and lock.try_acquire():
             return NodeThread(self._config, lock, on_gone=self._forget_node_thread)
@@ -357,6 +359,11 @@ class Connection:
             return ControlClient(Endpoint.read(self._config.directory), on_gone=self._forget)
         except NodeGone:
             return None
+
+    def _refuse_elsewhere(self) -> None:
+        elsewhere = node_elsewhere(self._config.directory)
+        if elsewhere is not None:
+            raise elsewhere
 
     def _forget_node_thread(self, thread: NodeThread) -> None:
         self._forget(thread, HAND_OVER_GRACE if thread.handed_over else 0.0)
@@ -397,6 +404,7 @@ def ask_running_node(config: Config, method: str) -> Any:
 
     Raises:
         NodeGone: none runs, or it has just left.
+        NodeElsewhere: it runs on another machine.
         NodeError: it does not answer.
     """
     with _connections_mutex:
@@ -404,15 +412,24 @@ def ask_running_node(config: Config, method: str) -> Any:
     try:
         if connection is not None:
             return connection.ask(method, ANSWER_TIMEOUT)
-        client = ControlClient(Endpoint.read(config.directory), on_gone=lambda client: None)
+        elsewhere = node_elsewhere(config.directory)
+        if elsewhere is not None:
+            raise elsewhere
+        try:
+            endpoint = Endpoint.read(config.directory)
+        except NodeGone:
+            if NodeLock(config.directory).is_held():
+                raise NodeError(silent_holder(config.directory)) from None
+            raise
+        client = ControlClient(endpoint, on_gone=lambda client: None)
         try:
             return client.start(method, {}, None)[1].result(ANSWER_TIMEOUT)
         finally:
             client.close()
     except concurrent.futures.TimeoutError:
         raise NodeError(
-            f"The node of {config.directory} does not answer within {ANSWER_TIMEOUT:.0f} s. If it hangs, stop it; "
-            "node.json in that directory names its process id."
+            f"The node of {config.directory} does not answer within {ANSWER_TIMEOUT:.0f} s. "
+            f"{silent_holder(config.directory)}"
         ) from None
 
 

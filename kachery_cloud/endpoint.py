@@ -22,7 +22,8 @@ from pathlib import Path
 from kachery_p2p.errors import NodeError, NotAFile
 from kachery_p2p.json_reader import InvalidJSON, read_json
 from kachery_p2p.ownfiles import read_own_file
-from kachery_p2p.repo.hosts import Host, this_host
+from kachery_p2p.repo.hosts import Holder, Host, let_group_in, shared_group, this_host
+from kachery_p2p.repo.locks import NodeLock
 
 ENDPOINT_NAME = "node.json"
 SOCKET_NAME = "node.sock"
@@ -43,7 +44,11 @@ class NodeGone(NodeError):
 
 
 class NodeElsewhere(NodeError):
-    """The node of the directory runs on another machine."""
+    """The node of the directory runs on another machine: `holder`."""
+
+    def __init__(self, message: str, holder: Holder) -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 @dataclass(frozen=True)
@@ -91,16 +96,16 @@ class Endpoint:
         if not isinstance(fields, dict):
             return None
         pid, secret, path, port = (fields.get(name) for name in ("pid", "secret", "path", "port"))
-        texts = [fields.get(name, "") for name in ("host", "boot", "machine")]
+        host, boot, machine = texts = [fields.get(name, "") for name in ("host", "boot", "machine")]
         started = fields.get("started", 0.0)
         if type(pid) is not int or not isinstance(secret, str) or not all(isinstance(each, str) for each in texts):
             return None
         if isinstance(path, str) == (type(port) is int) or not isinstance(started, (int, float)):
             return None
         if isinstance(path, str) and port is None and path and "\0" not in path:
-            return cls(pid, secret, path, None, *texts, float(started))
+            return cls(pid, secret, path, None, host, boot, machine, float(started))
         if type(port) is int and path is None and 0 < port < 65536:
-            return cls(pid, secret, None, port, *texts, float(started))
+            return cls(pid, secret, None, port, host, boot, machine, float(started))
         return None
 
     def write(self, directory: Path) -> None:
@@ -117,18 +122,36 @@ class Endpoint:
             raise
 
     @property
-    def is_elsewhere(self) -> bool:
-        """Whether it is on another machine, as far as it says where it is."""
-        return bool(self.host) and not this_host().is_same(Host(self.host, self.boot, self.machine))
+    def holder(self) -> Holder | None:
+        """Whose it is, as far as it says so."""
+        return Holder(self.pid, Host(self.host, self.boot, self.machine), self.started) if self.host else None
 
-    def elsewhere(self, directory: Path) -> NodeElsewhere:
-        """What to say of a node on another machine."""
-        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.started)) if self.started > 0 else "an unknown time"
-        return NodeElsewhere(
-            f"The node of {directory} runs on another machine: on {self.host}, since {since} (process {self.pid} there)"
-            ". One node per directory, and only its own machine can use it. Work there, or stop it there, or choose a "
-            f"directory for {this_host().name} alone with KACHERY_CLOUD_DIR."
-        )
+
+def silent_holder(directory: Path) -> str:
+    """What to say of a process of this machine that has the node lock, and does not answer."""
+    holder = NodeLock(directory).holder()
+    who = "Another process" if holder is None else f"Process {holder.pid}"
+    return (
+        f"{who} holds the node lock of {directory} but does not answer. Wait a moment if it is starting or leaving; if "
+        "it hangs, stop it. A full disk keeps it from saying where it is, too: then free some space."
+    )
+
+
+def node_elsewhere(directory: Path) -> NodeElsewhere | None:
+    """What to say where the node of a directory runs on another machine; None where it does not. Makes nothing."""
+    lock = NodeLock(directory)
+    holder = lock.holder()
+    if holder is None:
+        with contextlib.suppress(NodeGone):
+            holder = Endpoint.read(directory).holder
+    if holder is None or not holder.is_elsewhere or not lock.is_held():
+        return None
+    return NodeElsewhere(
+        f"The node of {directory} runs on another machine: on {holder.in_words}. One node per directory, and only its "
+        "own machine can use it. Work there, or stop it there, or choose a directory for this machine alone with "
+        "KACHERY_CLOUD_DIR.",
+        holder,
+    )
 
 
 # --- the socket ------------------------------------------------------------------------------------------------------
@@ -221,30 +244,6 @@ def _place_of_user() -> str | None:
     except OSError:
         return None
     return path
-
-
-# --- the group -------------------------------------------------------------------------------------------------------
-
-
-def shared_group(directory: Path) -> int | None:
-    """The group that may write to the directory, by number; None where its owner alone may."""
-    if os.name != "posix":
-        return None
-    found = os.stat(directory)
-    return found.st_gid if found.st_mode & stat.S_IWGRP else None
-
-
-def let_group_in(path: str | Path, directory: Path) -> None:
-    """Give a file of a shared directory to the group, to read and write; elsewhere do nothing."""
-    group = shared_group(directory)
-    if group is None:
-        return
-    if os.stat(path).st_gid != group:
-        try:
-            os.chown(path, -1, group)
-        except PermissionError:
-            return  # we are not in that group: it is not for another one
-    os.chmod(path, 0o660)
 
 
 def no_room(error: OSError) -> bool:

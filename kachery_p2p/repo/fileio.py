@@ -50,6 +50,12 @@ def explain(why: OSError, doing: str, path: object) -> KacheryError:
             f"There is no room on the disk (or in the quota) for {doing} {path}. Free some space, or use a data "
             "directory on a larger disk, and try again; nothing that was stored is harmed."
         )
+    if why.errno == errno.ENOLCK:
+        return RepoError(
+            f"The file system of {path} has no file locks ({reason}), and without them two processes could harm a data "
+            "directory. Choose one on a disk of this machine with KACHERY_CLOUD_DIR, or have this file system mounted "
+            "with locks (NFS: without `nolock`, and with its lock service running)."
+        )
     if why.errno == errno.EFBIG:
         return DiskFull(
             f"The file system, or a limit of this process, does not take a file this large: {doing} {path} failed. "

@@ -16,6 +16,7 @@ from .checking import Checker, Problem
 from .download import Download
 from .fileio import Buffer, NewFile, Progress, clean_left_overs, explained
 from .folders import FolderStorer
+from .hosts import claim
 from .layout import Layout
 from .limits import ORPHAN_SECONDS, SQL_KEYS
 from .maintenance import Maintenance, cid_of, rebuild
@@ -83,10 +84,12 @@ class Repo:
     def open(cls, directory: Path | str) -> Repo:
         """Open a data directory, making it (mode 0700) when there is none, and clean up after killed processes.
 
-        Raises NoPermission, DiskFull, NotADirectory, and RepoError when the catalog is damaged or of a newer format.
+        Raises NoPermission, DiskFull, NotADirectory, and RepoError when the catalog is damaged or of a newer format, or
+        another machine uses the directory.
         """
         layout = Layout(Path(directory))
         layout.make()
+        claim(layout.directory)
         with explained("cleaning", layout.temporary):
             clean_left_overs(layout.temporary)
         return cls(layout, Catalog(layout.catalog))

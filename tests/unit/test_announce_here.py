@@ -49,7 +49,7 @@ async def test_the_node_announces_nothing_that_is_not_here(tmp_path: Path) -> No
         node = Node(repo, identity, listen=["/ip4/127.0.0.1/tcp/0"])
         async with trio.open_nursery() as nursery:
             await nursery.start(node.run)
-            with pytest.raises(ContentNotFound, match="not on this machine, or not all of it.*kachery-cloud-load"):
+            with pytest.raises(ContentNotFound, match=r"not on this machine, or not all of it.*kachery-cloud-load"):
                 await node.announce(str(ABSENT), timeout=5)
             assert (await node.announce(str(here), timeout=0.1))["copies"] == 0
             await node.notify_stored(str(ABSENT))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -17,12 +16,11 @@ from typing import Any
 
 import pytest
 
-from kachery_cloud import endpoint as module
 from kachery_cloud.control import ControlClient, Endpoint, NodeGone
 from kachery_cloud.endpoint import listen_unix, remove_socket
 from kachery_p2p.errors import NodeError
 from kachery_p2p.repo import hosts
-from kachery_p2p.repo.hosts import Host, this_host
+from kachery_p2p.repo.hosts import Holder, this_host
 from tests.unit.control_helpers import Server, ask, is_served
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Unix sockets and file modes are POSIX")
@@ -108,7 +106,7 @@ def test_another_group_gets_nothing(data: Path, monkeypatch: pytest.MonkeyPatch)
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "chown", chown)
-    monkeypatch.setattr(module, "shared_group", lambda directory: data.stat().st_gid + 1)
+    monkeypatch.setattr(hosts, "shared_group", lambda directory: data.stat().st_gid + 1)
     server = Server(data)
     endpoint = Endpoint.read(data)
     assert endpoint.path is not None
@@ -281,38 +279,9 @@ def test_node_json_names_the_machine(data: Path) -> None:
     server = Server(data)
     endpoint = Endpoint.read(data)
     server.stop()
-    assert (endpoint.host, endpoint.boot, endpoint.machine) == tuple(this_host())
     assert endpoint.started > 1_700_000_000
-    assert not endpoint.is_elsewhere
-
-
-def test_one_machine_is_told_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its start where both say it; after a restart by name and number; copies of one image have other names."""
-    here = Host("lab1", "boot-1", "machine-1")
-    assert here.is_same(Host("container", "boot-1", ""))
-    assert here.is_same(Host("lab1", "boot-0", "machine-1"))
-    assert here.is_same(Host("lab1", "", ""))
-    assert not here.is_same(Host("lab2", "boot-2", "machine-1"))
-    assert not here.is_same(Host("lab1", "boot-2", "machine-2"))
-    assert not here.is_same(Host("lab2", "", ""))
-    monkeypatch.setattr(module, "this_host", lambda: Host("lab2", "boot-2", "machine-2"))
-    endpoint = Endpoint(7, "s", "/x", None, *here, started=1_764_000_000.0)
-    assert endpoint.is_elsewhere
-    said = str(endpoint.elsewhere(Path("/home/ann/.kachery-cloud")))
-    assert "/home/ann/.kachery-cloud runs on another machine: on lab1, since 2025-11-2" in said
-    assert "process 7 there" in said
-    assert "KACHERY_CLOUD_DIR" in said
-
-
-def test_a_machine_that_tells_little(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without /proc and a machine number the name is left."""
-    monkeypatch.setattr(hosts, "_BOOT_ID", str(tmp_path / "none"))
-    monkeypatch.setattr(hosts, "_MACHINE_ID", str(tmp_path / "none"))
-    this_host.cache_clear()
-    try:
-        assert this_host() == Host(socket.gethostname())
-    finally:
-        this_host.cache_clear()
+    assert endpoint.holder == Holder(os.getpid(), this_host(), endpoint.started)
+    assert not endpoint.holder.is_elsewhere
 
 
 # --- the other side is not what it seems -----------------------------------------------------------------------------
