@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kachery_cloud.control import ControlClient, Endpoint, NodeGone, serve_control
 from kachery_cloud.endpoint import node_elsewhere, silent_holder
 from kachery_cloud.params import Params
-from kachery_p2p.errors import KacheryError, NodeError
+from kachery_p2p.errors import DiskFull, KacheryError, NodeError
 from kachery_p2p.repo.locks import NodeLock
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kachery_p2p.gateway.server import GatewayServer
     from kachery_p2p.node import Node
     from kachery_p2p.options import NodeOptions
+    from kachery_p2p.repo.keys import Identity
 
 log = logging.getLogger("kachery_cloud.node")
 
@@ -71,7 +72,6 @@ async def run_node(
 
     from kachery_cloud.pinning import usable_services
     from kachery_p2p.node import Node
-    from kachery_p2p.repo.keys import load_or_create_identity
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.repo.swarm_key import read_swarm_key
 
@@ -80,7 +80,7 @@ async def run_node(
     try:
         node = Node(
             repo,
-            await trio.to_thread.run_sync(load_or_create_identity, config.directory),
+            await trio.to_thread.run_sync(_identity, config.directory),
             listen=listen or config.listen,
             peers=[*config.peers, *peers],
             announce=config.announce,
@@ -98,6 +98,17 @@ async def run_node(
             task_status.started(methods)
     finally:
         repo.close()
+
+
+def _identity(directory: Path) -> Identity:
+    """Who this node is. Where the disk has no room for a new key, it is somebody for this run alone."""
+    from kachery_p2p.repo.keys import load_or_create_identity, new_identity
+
+    try:
+        return load_or_create_identity(directory)
+    except DiskFull as error:
+        log.warning("until the next start this node has a peer ID that is not kept: %s", error)
+        return new_identity()
 
 
 def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> GatewayServer:
@@ -242,8 +253,11 @@ def serve_forever(
                     task_status=task_status,
                 )
 
+            log.info("starting for %s (process %d)", config.directory, os.getpid())
             methods = await nursery.start(serve)
-            on_ready(await methods["status"]({}, lambda done, total: None))
+            found = await methods["status"]({}, lambda done, total: None)
+            log.info("serving as %s", found["peer_id"])
+            on_ready(found)
 
     try:
         trio.run(main, strict_exception_groups=True)
@@ -251,6 +265,7 @@ def serve_forever(
         raise plain_error(e) from None
     finally:
         lock.release()
+        log.info("stopped")
 
 
 def _acquire(lock: NodeLock, directory: Path) -> None:

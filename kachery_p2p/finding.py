@@ -118,6 +118,7 @@ class Finding:
         self._new_came = trio.Event()
         self._lan_peers: set[str] = set()
         self._begun = 0.0
+        self._said_state = ""
         rng = random.Random()
 
         self.known = KnownPeers(db, local=host.peer_id) if options.known_peers else None
@@ -246,6 +247,7 @@ class Finding:
         try:
             await run(task_status=Started())
         except KacheryError as error:
+            log.warning("%s ended: %s", name, error)
             self._note(f"{name}: {error}")
         except Exception as error:
             log.exception("%s failed; the node goes on without", name)
@@ -283,6 +285,9 @@ class Finding:
 
     def _on_reachability(self, state: str) -> None:
         reachable = state == "public"
+        if state != self._said_state:
+            self._said_state = state
+            log.info("whether others can dial this machine: %s", state)
         if self.dht is not None:
             self.dht.set_server(reachable)
         service = self._options.relay_service

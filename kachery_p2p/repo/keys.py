@@ -73,6 +73,15 @@ def load_or_create_identity(directory: Path) -> Identity:
     return Identity(seed, public, peer_id_of(public))
 
 
+def new_identity() -> Identity:
+    """A new identity that is kept nowhere."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    public = key.public_key().public_bytes_raw()
+    return Identity(key.private_bytes_raw(), public, peer_id_of(public))
+
+
 def peer_id_of(public: bytes) -> str:
     """The libp2p peer ID, in base58, of an Ed25519 public key of 32 bytes."""
     data = _PEER_ID_PREFIX + public
