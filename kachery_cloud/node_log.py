@@ -11,7 +11,7 @@ import os
 import sys
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from kachery_p2p.repo.fileio import explained
 
@@ -75,7 +75,7 @@ class _Quiet:
             super().handleError(record)  # type: ignore[misc]
 
 
-class _Terminal(_Quiet, logging.StreamHandler[IO[str]]):
+class _Terminal(_Quiet, logging.StreamHandler):
     pass
 
 

@@ -170,6 +170,7 @@ def test_a_long_name_leaves_nothing_in_the_temporary_directory(long: Path, tempo
     server.stop()
     assert list(temporary.iterdir()) == []
 
+    path = ""
     for _ in range(3):  # as after kill -9: nothing is removed
         sock, path = listen_unix(long) or pytest.fail("there is no socket")
         sock.close()
@@ -281,6 +282,7 @@ def test_node_json_names_the_machine(data: Path) -> None:
     server.stop()
     assert endpoint.started > 1_700_000_000
     assert endpoint.holder == Holder(os.getpid(), this_host(), endpoint.started)
+    assert endpoint.holder is not None
     assert not endpoint.holder.is_elsewhere
 
 
