@@ -411,6 +411,27 @@ def test_storing_and_pinning_are_told_apart(here: Path, monkeypatch: pytest.Monk
     assert told == [cid, other, "pins changed", "pins changed"]
 
 
+def test_commands_tell_the_node_what_has_happened(here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """That data came, when something was stored; that what is to be pinned has changed: never one for the other."""
+    told: list[str] = []
+    monkeypatch.setattr("kachery_cloud.background.ask_running_node", lambda config, method: told.append(method))
+    monkeypatch.setattr("kachery_cloud.store.tell_running_node", lambda config, cid: bool(told.append(cid)))
+    (tmp_path / "a.txt").write_text("a")
+
+    def run(*arguments: str) -> Result:
+        told.clear()
+        return CliRunner().invoke(cli, [*arguments, "--json"], catch_exceptions=False)
+
+    cid = json.loads(run("store", str(tmp_path / "a.txt")).stdout)["cid"]
+    assert told == [cid]
+    run("store", str(tmp_path / "a.txt"), "--service", "kubo", "--no-wait")
+    assert told == [cid, "wake_pins"]
+    run("pins", "remove", cid)
+    assert told == ["wake_pins"]
+    run("pins", "add", cid, "--service", "kubo", "--no-wait")
+    assert told == ["wake_pins"]
+
+
 def test_pinning_what_is_here_and_no_longer(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By URI, a path in a directory included; what is not here is an error, and so is what was never pinned."""
     told: list[str] = []
