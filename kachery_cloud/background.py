@@ -25,7 +25,9 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kachery_cloud.control import ControlClient, Endpoint, NodeGone
+from kachery_cloud.endpoint import node_elsewhere, silent_holder
 from kachery_p2p.errors import NodeError
+from kachery_p2p.repo.locks import NodeLock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,9 +39,11 @@ log = logging.getLogger("kachery_cloud.background")
 
 #: Seconds to become the node or reach the one that is: starting one takes about two on a slow machine.
 ESTABLISH_TIMEOUT = 30.0
+#: Seconds after which what stands in the file of a held lock is believed: who takes the lock writes at once.
+SETTLING = 1.0
 #: Seconds between looks at a lock that another process holds while it starts or leaves.
 ESTABLISH_PAUSE = 0.05
-#: CIDs that a node is still to be told of. It hears of more than these when it next lists what is here.
+#: Things that a node is still to be told. It hears of more than these when it next lists what is here.
 MAX_UNTOLD = 100_000
 #: Seconds at exit for telling the node of another process what was stored last.
 TELL_TIMEOUT = 5.0
@@ -197,7 +201,7 @@ class Connection:
         self._mutex = threading.Lock()
         self._closed = threading.Event()
         self._establishing: Future[Backend] = Future()
-        self._untold: deque[str] = deque(maxlen=MAX_UNTOLD)
+        self._untold: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MAX_UNTOLD)
         self._telling = False
         self._all_told = threading.Condition(self._mutex)
         self._establish_soon(0.0)
@@ -233,8 +237,16 @@ class Connection:
 
     def notify_stored(self, cid: str) -> None:
         """Tell the node that the data of a CID is here now. Does not wait for the node; `close` does, for a while."""
+        self._tell("notify_stored", {"cid": cid})
+
+    def notify_pins_changed(self) -> None:
+        """Tell the node to look at what is to be pinned. Does not wait for the node; `close` does, for a while."""
+        self._tell("wake_pins", {})
+
+    def _tell(self, method: str, params: dict[str, Any]) -> None:
         with self._mutex:
-            self._untold.append(cid)
+            if (method, params) not in list(self._untold)[-1:]:
+                self._untold.append((method, params))
             if self._telling:
                 return
             self._telling = True
@@ -242,16 +254,16 @@ class Connection:
         establishing.add_done_callback(self._tell_next)
 
     def _tell_next(self, established: Future[Backend]) -> None:
-        """Tell the node of one CID. Its answer brings the next, so that it is never asked too much at once."""
+        """Tell the node of one thing. Its answer brings the next, so that it is never asked too much at once."""
         with self._mutex:
             if not self._untold:
                 self._telling = False
                 self._all_told.notify_all()
                 return
-            cid = self._untold.popleft()
+            method, params = self._untold.popleft()
         with contextlib.suppress(NodeGone):
             if established.exception() is None:
-                answer = established.result().start("notify_stored", {"cid": cid}, None)[1]
+                answer = established.result().start(method, params, None)[1]
                 answer.add_done_callback(lambda _: self._tell_next(established))
                 return
         # A node that could not start, or is just leaving, has nobody waiting; the next one lists what is here.
@@ -322,11 +334,11 @@ class Connection:
                 backend = self._try_once(may_become_node=time.monotonic() >= begun + grace)
                 if backend is not None:
                     break
+                if time.monotonic() > begun + grace + SETTLING:
+                    # Only a lock that is held for a while: its file names the last holder until the next has written.
+                    self._refuse_elsewhere()
                 if time.monotonic() > begun + grace + ESTABLISH_TIMEOUT:
-                    raise NodeError(
-                        f"Another process holds the node lock of {self._config.directory} but does not answer. "
-                        "If it hangs, stop it; node.json in that directory names its process id."
-                    )
+                    raise NodeError(silent_holder(self._config.directory))
                 # The lock is a file lock of another process: there is no event to wait for that all platforms have.
                 if self._closed.wait(ESTABLISH_PAUSE):
                     raise NodeGone("This process is leaving.")
@@ -340,8 +352,6 @@ class Connection:
                 self._forget(backend)
 
     def _try_once(self, may_become_node: bool) -> Backend | None:
-        from kachery_p2p.repo.locks import NodeLock
-
         lock = NodeLock(self._config.directory)
         if may_become_node and lock.try_acquire():
             return NodeThread(self._config, lock, on_gone=self._forget_node_thread)
@@ -349,6 +359,11 @@ class Connection:
             return ControlClient(Endpoint.read(self._config.directory), on_gone=self._forget)
         except NodeGone:
             return None
+
+    def _refuse_elsewhere(self) -> None:
+        elsewhere = node_elsewhere(self._config.directory)
+        if elsewhere is not None:
+            raise elsewhere
 
     def _forget_node_thread(self, thread: NodeThread) -> None:
         self._forget(thread, HAND_OVER_GRACE if thread.handed_over else 0.0)
@@ -389,6 +404,7 @@ def ask_running_node(config: Config, method: str) -> Any:
 
     Raises:
         NodeGone: none runs, or it has just left.
+        NodeElsewhere: it runs on another machine.
         NodeError: it does not answer.
     """
     with _connections_mutex:
@@ -396,15 +412,24 @@ def ask_running_node(config: Config, method: str) -> Any:
     try:
         if connection is not None:
             return connection.ask(method, ANSWER_TIMEOUT)
-        client = ControlClient(Endpoint.read(config.directory), on_gone=lambda client: None)
+        elsewhere = node_elsewhere(config.directory)
+        if elsewhere is not None:
+            raise elsewhere
+        try:
+            endpoint = Endpoint.read(config.directory)
+        except NodeGone:
+            if NodeLock(config.directory).is_held():
+                raise NodeError(silent_holder(config.directory)) from None
+            raise
+        client = ControlClient(endpoint, on_gone=lambda client: None)
         try:
             return client.start(method, {}, None)[1].result(ANSWER_TIMEOUT)
         finally:
             client.close()
     except concurrent.futures.TimeoutError:
         raise NodeError(
-            f"The node of {config.directory} does not answer within {ANSWER_TIMEOUT:.0f} s. If it hangs, stop it; "
-            "node.json in that directory names its process id."
+            f"The node of {config.directory} does not answer within {ANSWER_TIMEOUT:.0f} s. "
+            f"{silent_holder(config.directory)}"
         ) from None
 
 

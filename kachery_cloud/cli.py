@@ -12,7 +12,8 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +23,9 @@ from .cli_network import announce, keygen_swarm, status, whereis
 from .cli_pins import pins
 from .cli_support import CONTEXT, Function, Group, command, json_option, print_path, print_result
 from .errors import FileExists, FileMissing, InvalidName, IsADirectory
+
+if TYPE_CHECKING:
+    from .node_log import Level
 
 # --- options -------------------------------------------------------------------------------------------------------
 
@@ -167,7 +171,7 @@ def _store(
     linked: bool,
 ) -> None:
     from .config import load_config
-    from .pinning import make_plan, record_stored
+    from .pinning import make_plan, record_stored, wake_node
     from .store import put_directory, put_file, tell_running_node
     from .uri import format_uri
 
@@ -184,6 +188,8 @@ def _store(
     pinned_at = record_stored(config, plan, stored, label or os.path.basename(os.path.abspath(path)))
     # This process ends at once, so it does not become the node; one that runs is told.
     served = tell_running_node(config, str(stored.cid))
+    if pinned_at:
+        wake_node(config)
     uri = format_uri(str(stored.cid), label=label)
     found = {"uri": uri, "cid": str(stored.cid), "size": stored.size, "path": str(stored.path), "served": served}
     if pinned_at:
@@ -435,6 +441,18 @@ for _each in (status, whereis, announce, keygen_swarm, pins):
     help="Serve an HTTP gateway for browsers and other programs. [default: 127.0.0.1:8090; port 0 is a free one]",
 )
 @click.option("--gateway-fetch", is_flag=True, help="Let the gateway fetch from the network what is not here.")
+@click.option("-v", "--verbose", count=True, help="Say on standard error what the node does; -vv: say all.")
+@click.option(
+    "--log-level",
+    type=click.Choice(("error", "warning", "info", "debug")),
+    help="How much to log. [default: warning; info with -v or --log-file; debug with -vv]",
+)
+@click.option(
+    "--log-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Log to this file, and warnings to standard error, too. Beyond 10 MB it begins anew; three old ones are kept.",
+)
 @json_option
 def node(
     listen: tuple[str, ...],
@@ -446,6 +464,9 @@ def node(
     mdns: bool | None,
     gateway: str | None,
     gateway_fetch: bool,
+    verbose: int,
+    log_level: Level | None,
+    log_file: Path | None,
     as_json: bool,
 ) -> None:
     """Serve what this machine has until stopped (Ctrl-C). Prints the peer ID and the addresses to give to others.
@@ -459,8 +480,10 @@ def node(
         kachery-cloud-node --listen /ip4/0.0.0.0/tcp/4001
         kachery-cloud-node --no-public --relay /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...
         kachery-cloud-node --gateway
+        kachery-cloud-node --log-file /var/log/kachery.log
     """
     from .config import load_config, parse_bootstrap
+    from .node_log import start_log
     from .serve import GatewayChoice, serve_forever
     from .uri import check_peer_address
 
@@ -482,6 +505,7 @@ def node(
         changes["mdns"] = mdns
     config = replace(config, **changes)
     listen, peers = checked(listen, "--listen"), checked(peers, "--peer")
+    start_log(log_level or ("debug" if verbose > 1 else "info" if verbose or log_file else "warning"), log_file)
 
     def ready(found: dict[str, Any]) -> None:
         if as_json:

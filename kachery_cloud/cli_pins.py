@@ -92,11 +92,9 @@ def add(uri: str, services: tuple[str, ...], wait: bool, timeout: float | None, 
     """
     from . import pinning as api
     from .config import load_config
-    from .store import tell_running_node
 
     config = load_config()
     plan, cid = api.record_pin(config, uri, services or True, timeout)
-    tell_running_node(config, cid)
     api.wake_node(config)
     _wait_and_print(config, cid, plan.names, wait, plan.timeout, as_json)
 
@@ -114,11 +112,10 @@ def remove(uri: str, services: tuple[str, ...], as_json: bool) -> None:
     """
     from . import pinning as api
     from .config import load_config
-    from .store import tell_running_node
 
     config = load_config()
-    cid, found = api.record_unpin(config, uri, services or None)
-    tell_running_node(config, cid)
+    _, found = api.record_unpin(config, uri, services or None)
+    api.wake_node(config)
     _print_rows(found, as_json)
     if not as_json:
         _say_if_nobody_works(found)

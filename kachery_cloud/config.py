@@ -44,9 +44,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from kachery_p2p.json_reader import InvalidJSON, read_json
+from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.text import shown
 
-from .errors import ConfigError, InvalidAddress
+from .errors import ConfigError, InvalidAddress, NotAFile
 from .uri import check_peer_address
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ DEFAULT_TIMEOUT = 60.0
 # A day: beyond it a load that hangs would look like one that works.
 MAX_TIMEOUT = 86_400.0
 CONFIG_NAME = "config.json"
+#: Bytes of the settings file: hundreds of peers are a tenth of this.
+MAX_CONFIG = 1 << 20
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _ON = ("on", "true", "yes", "1")
@@ -219,14 +223,14 @@ def _directory(text: str) -> Path:
 def read_config_file(path: Path) -> dict[str, Any]:
     """What `config.json` holds; empty where there is none. Raises `ConfigError`: not JSON, or a key that is unknown."""
     try:
-        text = path.read_text(encoding="utf-8")
+        stored = read_json(read_own_file(path, MAX_CONFIG))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"The settings file {path} cannot be read: {exc}.") from exc
-    try:
-        stored = json.loads(text)
-    except ValueError as exc:
+    except OSError as exc:
+        raise ConfigError(f"The settings file {path} cannot be read: {exc.strerror or exc}.") from exc
+    except NotAFile as exc:
+        raise ConfigError(f"The settings cannot be read: {exc}") from None
+    except InvalidJSON as exc:
         raise ConfigError(f"The settings file {path} is not JSON: {exc}.") from None
     known = ", ".join((*_READERS, "pin_services"))
     if not isinstance(stored, dict):
@@ -331,8 +335,8 @@ def _gateway_tokens(value: Any, origin: str) -> dict[str, str]:
     shape = f"{origin} must be tokens by URL, such as https://gateway.example.org=TOKEN."
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
-            value = json.loads(value)
-        except ValueError:
+            value = read_json(value)
+        except InvalidJSON:
             raise ConfigError(shape) from None
     if isinstance(value, str):
         pairs = [part.partition("=") for part in re.split(r"[,\s]+", value) if part]

@@ -1,9 +1,10 @@
 """How the processes of one data directory share one node: the control socket.
 
-The process that holds the node lock listens on a Unix socket (``node.sock``, mode 0600; where the platform has none, on
-a loopback TCP port) and writes ``node.json`` (mode 0600) beside it: where it listens, its process id, and a secret that
-it made for this run. Every connection must open with that secret, so that another user of the machine, or a web page
-that talks to loopback ports, gets nothing, whatever the transport.
+The process that holds the node lock listens on a Unix socket (``node.sock``; where there can be none, on a loopback TCP
+port) and writes ``node.json`` beside it: where it listens, its process id and machine, and a secret that it made for
+this run (`kachery_cloud.endpoint`). Every connection must open with that secret, so that another user of the machine,
+or a web page that talks to loopback ports, gets nothing, whatever the transport. What a connection sends can end that
+connection, never the node.
 
 Both directions speak one JSON object a line::
 
@@ -26,17 +27,25 @@ import logging
 import os
 import secrets
 import socket
-import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kachery_cloud.control_places import Place, Places
+from kachery_cloud.endpoint import (
+    Endpoint,
+    NodeElsewhere,
+    NodeGone,
+    listen_unix,
+    no_room,
+    remove_socket,
+)
 from kachery_p2p import descriptors, errors
 from kachery_p2p.errors import KacheryError, NodeError
+from kachery_p2p.json_reader import InvalidJSON, read_json
+from kachery_p2p.repo.fileio import explain
 
 if TYPE_CHECKING:
     import trio
@@ -50,46 +59,23 @@ log = logging.getLogger("kachery_cloud.control")
 VERSION = 1
 #: A request or an answer is a few paths and addresses; more than this is not one of ours.
 MAX_LINE = 1 << 20
+#: The greeting is a secret and a number. Who sends more before it has shown the secret is not one of ours.
+MAX_GREETING = 1024
+#: Characters of an error's text on the wire; a longer one could make an answer that cannot be sent.
+MAX_ERROR_TEXT = 20_000
+#: Seconds between tries to write `node.json` where the disk has no room for it.
+WRITE_AGAIN = 5.0
 #: Requests that one client may have under way; a script that starts more waits for its own.
 MAX_REQUESTS_PER_CLIENT = 64
 #: Processes that may share one node. Each costs a task and a file descriptor; fewer where the node may open few files.
 MAX_CLIENTS = 256
 #: Progress lines are for a bar on a screen; more than this many a second only cost time.
 PROGRESS_PER_SECOND = 20
-#: A path of a Unix socket must fit into sockaddr_un (104 bytes on macOS, 108 on Linux).
-MAX_SOCKET_PATH = 100
 #: Seconds for the other side to answer the greeting: it is on the same machine.
 GREETING_TIMEOUT = 10.0
 
 
-class NodeGone(NodeError):
-    """The process that was the node has left, or never answered. The caller may take its place."""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where the node of a directory listens, as written in ``node.json``."""
-
-    pid: int
-    secret: str
-    path: str | None
-    port: int | None
-
-    @classmethod
-    def read(cls, directory: Path) -> Endpoint:
-        """Read ``node.json``. Raises `NodeGone` when there is none or it is not whole."""
-        try:
-            fields = json.loads((directory / "node.json").read_text())
-            return cls(int(fields["pid"]), str(fields["secret"]), fields.get("path"), fields.get("port"))
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            raise NodeGone(f"No node answers for {directory}: node.json cannot be read ({e}).") from e
-
-    def write(self, directory: Path) -> None:
-        """Write ``node.json`` whole or not at all, readable by its owner alone."""
-        fd, name = tempfile.mkstemp(prefix="node.", suffix=".json", dir=directory)  # mkstemp makes it 0600
-        with os.fdopen(fd, "w") as f:
-            json.dump(self.__dict__, f)
-        os.replace(name, directory / "node.json")
+__all__ = ["ControlClient", "Endpoint", "NodeElsewhere", "NodeGone", "serve_control"]
 
 
 # --- forked children ------------------------------------------------------------------------------------------------
@@ -127,8 +113,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def encode_line(message: dict[str, Any]) -> bytes:
-    """One message as a line of JSON. Raises `ValueError` when it would be too long to be read back."""
-    line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+    """One message as a line of JSON. Raises `ValueError` when it would not be read back: it is too long, or a number
+    that JSON does not have is in it."""
+    line = json.dumps(message, separators=(",", ":"), allow_nan=False).encode() + b"\n"
     if len(line) > MAX_LINE:
         raise ValueError(f"a control message of {len(line)} bytes is over the limit of {MAX_LINE}")
     return line
@@ -136,11 +123,13 @@ def encode_line(message: dict[str, Any]) -> bytes:
 
 def encode_error(error: BaseException) -> dict[str, str]:
     """A named error, or for anything else (a bug) its type and text, as it travels to the other process."""
-    return {"type": type(error).__name__, "message": str(error)}
+    return {"type": type(error).__name__, "message": str(error)[:MAX_ERROR_TEXT]}
 
 
-def decode_error(fields: dict[str, Any]) -> KacheryError:
+def decode_error(fields: Any) -> KacheryError:
     """The error object that `encode_error` described; unknown types become `NodeError`."""
+    if not isinstance(fields, dict):
+        return NodeError("The node failed, and does not say why.")
     kind = getattr(errors, str(fields.get("type")), None)
     message = str(fields.get("message"))
     if isinstance(kind, type) and issubclass(kind, KacheryError):
@@ -157,59 +146,83 @@ async def serve_control(
     *,
     task_status: TaskStatus[Endpoint] | None = None,
 ) -> None:
-    """Serve ``methods`` (async functions of parameters and a progress callback) to other processes until cancelled."""
+    """Serve ``methods`` (async functions of parameters and a progress callback) to other processes until cancelled.
+
+    Raises:
+        NoPermission, RepoError: the directory does not take the socket or ``node.json``. Where there is only no room
+            for them, it serves all the same, and writes ``node.json`` when there is.
+    """
     import trio
 
     listener, endpoint = await _listen(directory)
-    endpoint.write(directory)
     places = Places(min(MAX_CLIENTS, descriptors.shares().control))
 
     async def on_connection(stream: trio.SocketStream) -> None:
         async with stream:
             with closed_in_forks(stream.socket.fileno()), places.taken() as place:
-                if place is not None:
+                if place is None:
+                    return
+                try:
                     await _serve_client(stream, endpoint.secret, methods, places, place)
+                except Exception:  # whatever a client sent, it is this connection that ends
+                    log.exception("a connection of another process of this directory failed")
 
     try:
         with closed_in_forks(listener.socket.fileno()):
-            if task_status is not None:
-                task_status.started(endpoint)
-            await trio.serve_listeners(on_connection, [listener])
+            async with trio.open_nursery() as nursery:
+                if not _write(endpoint, directory):
+                    nursery.start_soon(_write_later, endpoint, directory)
+                if task_status is not None:
+                    task_status.started(endpoint)
+                await trio.serve_listeners(on_connection, [listener])
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, NodeGone):
             if Endpoint.read(directory) == endpoint:
                 (directory / "node.json").unlink()
         if endpoint.path is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(endpoint.path)
+            remove_socket(endpoint.path)
+        await trio.aclose_forcefully(listener)
 
 
 async def _listen(directory: Path) -> tuple[trio.SocketListener, Endpoint]:
     import trio
 
-    secret = secrets.token_hex(16)
-    if hasattr(socket, "AF_UNIX") and os.name == "posix":
-        path = _socket_path(directory)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)  # left by a process that was killed; we hold the node lock, so nobody serves it
-        sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
-        old_mask = os.umask(0o177)  # the socket must never exist with a wider mode, not even for an instant
-        try:
-            await sock.bind(path)
-        finally:
-            os.umask(old_mask)
-        sock.listen(64)
-        return trio.SocketListener(sock), Endpoint(os.getpid(), secret, path, None)
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    return listeners[0], Endpoint(os.getpid(), secret, None, listeners[0].socket.getsockname()[1])
+    try:
+        unix = await trio.to_thread.run_sync(listen_unix, directory)
+    except OSError as e:
+        if not no_room(e):
+            raise explain(e, "making the node's socket in", directory) from e
+        unix = None
+    if unix is not None:
+        sock, path = unix
+        return trio.SocketListener(trio.socket.from_stdlib_socket(sock)), Endpoint.of_this_process(path, None)
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    return listener, Endpoint.of_this_process(None, listener.socket.getsockname()[1])
 
 
-def _socket_path(directory: Path) -> str:
-    """``node.sock`` in the directory, or in a private folder of the temporary directory when that path is too long."""
-    path = str(directory / "node.sock")
-    if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
-        return path
-    return os.path.join(tempfile.mkdtemp(prefix="kachery-"), "node.sock")  # mkdtemp makes it 0700
+def _write(endpoint: Endpoint, directory: Path) -> bool:
+    """Write ``node.json``; false when there is no room for it."""
+    try:
+        endpoint.write(directory)
+    except OSError as e:
+        if no_room(e):
+            return False
+        raise explain(e, "writing", directory / "node.json") from e
+    return True
+
+
+async def _write_later(endpoint: Endpoint, directory: Path) -> None:
+    import trio
+
+    log.warning(
+        "There is no room on the disk for %s. The node serves others, but the processes of this machine do not find it "
+        "before some space is freed.",
+        directory / "node.json",
+    )
+    while True:
+        await trio.sleep(WRITE_AGAIN)  # nothing tells when a disk has room again
+        if _write(endpoint, directory):
+            return
 
 
 async def _serve_client(
@@ -220,12 +233,16 @@ async def _serve_client(
     lines = _Lines(stream)
     greeting = None
     with trio.move_on_after(GREETING_TIMEOUT):
-        greeting = await lines.next()
-    if greeting is None or not secrets.compare_digest(str(greeting.get("secret")), secret):
+        greeting = await lines.next(MAX_GREETING)
+    shown = greeting.get("secret") if greeting is not None else None
+    # As bytes: text that is not ASCII cannot be compared.
+    if greeting is None or not isinstance(shown, str) or not secrets.compare_digest(_bytes(shown), _bytes(secret)):
         return  # not one of ours: silence tells it nothing
     client = _Client(stream, methods)
-    if greeting.get("version") != VERSION:
-        message = f"The node of this directory speaks control version {VERSION}, not {greeting.get('version')}."
+    version = greeting.get("version")
+    if version != VERSION:
+        spoken = version if type(version) is int else "an unknown one"
+        message = f"The node of this directory speaks control version {VERSION}, not {spoken}."
         await client.send({"ok": False, "message": message})
         return
     async with trio.open_nursery() as nursery:
@@ -238,6 +255,10 @@ async def _serve_client(
         nursery.cancel_scope.cancel()  # the client has gone: nobody waits for what it asked
 
 
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
 class _Lines:
     """The JSON objects that arrive, until the other side leaves, breaks, or sends what is not a line of ours."""
 
@@ -245,8 +266,8 @@ class _Lines:
         self._stream = stream
         self._buffer = bytearray()
 
-    async def next(self) -> dict[str, Any] | None:
-        """The next one; None at the end."""
+    async def next(self, longest: int = MAX_LINE) -> dict[str, Any] | None:
+        """The next one; None at the end, and for a line of more than `longest` bytes."""
         import trio
 
         while b"\n" not in self._buffer:
@@ -258,9 +279,11 @@ class _Lines:
             if not data or len(self._buffer) > MAX_LINE:
                 return None
         line, _, self._buffer = self._buffer.partition(b"\n")
+        if len(line) > longest:
+            return None
         try:
-            message = json.loads(line)
-        except ValueError:
+            message = read_json(line)
+        except InvalidJSON:
             return None
         return message if isinstance(message, dict) else None
 
@@ -284,15 +307,16 @@ class _Client:
         return bool(self._running)
 
     async def send(self, message: dict[str, Any]) -> None:
-        """Send one line, whole. A client that has gone, or does not read, is dropped; nothing is raised."""
+        """Send one line whole, or raise what `encode_line` does. A client that has gone or does not read is dropped."""
         import trio
 
+        line = encode_line(message)
         try:
             async with self._sending:
                 # Shielded: half a line would confuse every later answer. Bounded: a client that never reads is cut off.
                 with trio.fail_after(GREETING_TIMEOUT) as scope:
                     scope.shield = True
-                    await self._stream.send_all(encode_line(message))
+                    await self._stream.send_all(line)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             await trio.aclose_forcefully(self._stream)  # the reading loop ends, and with it the client
 
@@ -300,7 +324,7 @@ class _Client:
         import trio
 
         if "cancel" in line:
-            scope = self._running.get(line["cancel"])
+            scope = self._running.get(line["cancel"]) if type(line["cancel"]) is int else None
             if scope is not None:
                 scope.cancel()
             return
@@ -308,13 +332,15 @@ class _Client:
         method = self._methods.get(name) if isinstance(name, str) else None
         if (
             method is None
-            or not isinstance(request_id, int)
+            or type(request_id) is not int
             or not isinstance(params, dict)
             or request_id in self._running
             or len(self._running) >= MAX_REQUESTS_PER_CLIENT
         ):
-            problem = NodeError(f"The node cannot take the request {name!r}: unknown, malformed, or too many at once.")
-            await self.send({"id": request_id, "error": encode_error(problem)})
+            asked = repr(name[:80]) if isinstance(name, str) else "without a name"
+            problem = NodeError(f"The node cannot take the request {asked}: unknown, malformed, or too many at once.")
+            answered = request_id if type(request_id) is int else None
+            await self.send({"id": answered, "error": encode_error(problem)})
             return
         self._running[request_id] = trio.CancelScope()
         self.nursery.start_soon(self._answer, request_id, method, params)
@@ -347,7 +373,12 @@ class _Client:
         del self._running[request_id]
         if reply is None:
             reply = {"id": request_id, "error": encode_error(NodeError("The request was cancelled."))}
-        await self.send(reply)
+        try:
+            await self.send(reply)
+        except (TypeError, ValueError, RecursionError) as e:
+            log.error("the answer to request %s cannot be sent: %s", request_id, e)
+            problem = NodeError("The node's answer is too long, or not of a kind that can be sent.")
+            await self.send({"id": request_id, "error": encode_error(problem)})
 
 
 # --- the other processes' side (threads) ---------------------------------------------------------------------------
@@ -372,18 +403,31 @@ class ControlClient:
         self.gone = False
         try:
             self._sock = self._dial(endpoint)
-            self._reader = self._sock.makefile("rb")
-            self._sock.sendall(encode_line({"secret": endpoint.secret, "version": VERSION}))
-            greeting = json.loads(self._reader.readline(MAX_LINE) or b"null")
-            self._sock.settimeout(None)
         except (OSError, ValueError) as e:
+            raise NodeGone(f"Process {endpoint.pid} is the node of this directory but does not answer: {e}.") from e
+        self._reader = self._sock.makefile("rb")
+        try:
+            self.pid = self._greet(endpoint)
+            self._sock.settimeout(None)
+        except BaseException:
+            self._reader.close()
+            self._sock.close()
+            raise
+        threading.Thread(target=self._read, name="kachery-control", daemon=True).start()
+
+    def _greet(self, endpoint: Endpoint) -> int:
+        try:
+            self._sock.sendall(encode_line({"secret": endpoint.secret, "version": VERSION}))
+            line = self._reader.readline(MAX_LINE)
+            greeting = read_json(line) if line else None
+        except (OSError, InvalidJSON) as e:
             raise NodeGone(f"Process {endpoint.pid} is the node of this directory but does not answer: {e}.") from e
         if not isinstance(greeting, dict):
             raise NodeGone(f"Process {endpoint.pid} is the node of this directory but closed the connection.")
         if not greeting.get("ok"):
-            raise NodeError(str(greeting.get("message")) + " Stop the older process or update it.")
-        self.pid = int(greeting["pid"])
-        threading.Thread(target=self._read, name="kachery-control", daemon=True).start()
+            raise NodeError(f"{greeting.get('message')} Stop the older process or update it.")
+        pid = greeting.get("pid")
+        return pid if type(pid) is int else endpoint.pid
 
     def _dial(self, endpoint: Endpoint) -> socket.socket:
         if endpoint.path is not None:
@@ -398,15 +442,23 @@ class ControlClient:
         return socket.create_connection(("127.0.0.1", endpoint.port or 0), timeout=GREETING_TIMEOUT)
 
     def start(self, method: str, params: dict[str, Any], progress: Progress | None) -> tuple[int, Future[Any]]:
-        """Ask; the future gets the result, a named error, or `NodeGone`."""
+        """Ask; the future gets the result, a named error, or `NodeGone`.
+
+        Raises:
+            NodeGone: it has left. NodeError: the request is too long.
+        """
         future: Future[Any] = Future()
         with self._lock:
             if self.gone:
                 raise NodeGone("The process that was the node has left.")
             request_id, self._next_id = self._next_id, self._next_id + 1
+            try:
+                line = encode_line({"id": request_id, "method": method, "params": params})
+            except ValueError as e:
+                raise NodeError(f"The node cannot be asked this: {e}.") from e
             self._waiting[request_id] = (future, progress)
             try:
-                self._sock.sendall(encode_line({"id": request_id, "method": method, "params": params}))
+                self._sock.sendall(line)
             except OSError as e:
                 del self._waiting[request_id]
                 raise NodeGone("The process that was the node has left.") from e
@@ -425,26 +477,29 @@ class ControlClient:
         self._sock.close()
 
     def _read(self) -> None:
-        with closed_in_forks(self._sock.fileno()), contextlib.suppress(OSError, ValueError):
-            while line := self._reader.readline(MAX_LINE):
-                self._on_message(json.loads(line))
-        with self._lock:
-            self.gone = True
-            left, self._waiting = self._waiting, {}
-        for future, _ in left.values():
-            future.set_exception(NodeGone("The process that was the node has left."))
-        self._reader.close()
-        self._sock.close()
-        self._on_gone(self)
+        try:
+            with closed_in_forks(self._sock.fileno()), contextlib.suppress(OSError, ValueError):
+                while line := self._reader.readline(MAX_LINE):
+                    self._on_message(read_json(line))
+        finally:
+            with self._lock:
+                self.gone = True
+                left, self._waiting = self._waiting, {}
+            for future, _ in left.values():
+                future.set_exception(NodeGone("The process that was the node has left."))
+            self._reader.close()
+            self._sock.close()
+            self._on_gone(self)
 
-    def _on_message(self, message: dict[str, Any]) -> None:
+    def _on_message(self, message: Any) -> None:
+        """Raises `ValueError` for what no node of ours sends."""
+        if not isinstance(message, dict):
+            raise ValueError("an object is meant")
         request_id = message.get("id")
-        if not isinstance(request_id, int):
+        if type(request_id) is not int:
             return
         if "progress" in message:
-            waiting = self._waiting.get(request_id)
-            if waiting is not None and waiting[1] is not None:
-                waiting[1](*message["progress"])
+            self._on_progress(request_id, message["progress"])
             return
         waiting = self._waiting.pop(request_id, None)
         if waiting is None:
@@ -453,3 +508,16 @@ class ControlClient:
             waiting[0].set_exception(decode_error(message["error"]))
         else:
             waiting[0].set_result(message.get("result"))
+
+    def _on_progress(self, request_id: int, steps: Any) -> None:
+        if not isinstance(steps, list) or len(steps) != 2 or not all(type(each) is int for each in steps):
+            raise ValueError("progress is two numbers")
+        waiting = self._waiting.get(request_id)
+        if waiting is None or waiting[1] is None:
+            return
+        try:
+            waiting[1](*steps)
+        except Exception:
+            # The answer is still to come; a bar that cannot be drawn does not keep it away.
+            log.exception("showing the progress of a request failed")
+            self._waiting[request_id] = (waiting[0], None)

@@ -56,14 +56,15 @@ def status(*, start: bool = False) -> dict[str, Any]:
         Where a node runs: "running" (True), "peer_id", "addresses" (multiaddrs to give to others), "announced" (each
         with "addr" and "why"), "reachability", "connected" (peers), "sources" (how it finds data), "providing" (what
         it announces), "finds", "errors" and counters. Where none runs: "running" (False), "directory", "peer_id" (None
-        before the first start), "private_network" and "settings".
+        before the first start), "private_network" and "settings"; and where one runs on another machine, "elsewhere"
+        (its "host", its process "pid" there, "since" when, and "what" to do).
 
     Example:
         >>> kcl.status()["addresses"]
         ['/ip4/192.168.1.20/tcp/40121/p2p/12D3KooW...']
     """
     from .background import ask_running_node, get_connection
-    from .control import NodeGone
+    from .control import NodeElsewhere, NodeGone
 
     check_flags(start=start)
     config = load_config()
@@ -74,6 +75,12 @@ def status(*, start: bool = False) -> dict[str, Any]:
             found = ask_running_node(config, "status")
         except NodeGone:
             return _without_node(config)
+        except NodeElsewhere as exc:
+            holder = exc.holder
+            return {
+                **_without_node(config),
+                "elsewhere": {"host": holder.host.name, "pid": holder.pid, "since": holder.since, "what": str(exc)},
+            }
     return {"running": True, **found, **_key_of_running(config, found)}
 
 
@@ -193,8 +200,16 @@ def _without_node(config: Config) -> dict[str, Any]:
         "peer_id": _peer_id(config),
         **facts,
         "settings": {**settings, "sources": sources},
-        "pinning": {"counts": outbox(config).counts()},
+        **_pinning_facts(config, facts),
     }
+
+
+def _pinning_facts(config: Config, facts: dict[str, Any]) -> dict[str, Any]:
+    """What is to be pinned; with what is wrong, where that cannot be read."""
+    try:
+        return {"pinning": {"counts": outbox(config).counts()}}
+    except KacheryError as exc:
+        return {"pinning": {"counts": {}}, "errors": [*facts.get("errors", ()), {"what": str(exc)}]}
 
 
 def _peer_id(config: Config) -> str | None:

@@ -38,9 +38,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from kachery_p2p.json_reader import InvalidJSON, read_json
+from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.repo.fileio import explained, sync_folder
 
-from .errors import ConfigError
+from .errors import ConfigError, NotAFile
 
 if TYPE_CHECKING:
     from .config import Config
@@ -57,6 +59,8 @@ SHARED_MAX_BYTES = 5 << 30
 MAX_SERVICES = 32
 #: No token that we know of is a tenth as long; more is a file given by mistake.
 MAX_TOKEN_LENGTH = 16_384
+#: Bytes of the file of tokens: as many of the longest as there may be services.
+MAX_TOKENS = 2 * MAX_SERVICES * MAX_TOKEN_LENGTH
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _KEYS = ("url", "kind", "max_bytes", "default", "token", "token_env", "keyring", "gateway")
@@ -338,14 +342,14 @@ def check_token(token: str, origin: str) -> str:
 def _read_tokens(directory: Path) -> dict[str, str]:
     path = directory / TOKENS_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        tokens = read_json(read_own_file(path, MAX_TOKENS))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"The file of tokens {path} cannot be read: {exc}.") from None
-    try:
-        tokens = json.loads(text)
-    except ValueError:  # its text is not repeated: there are secrets in it
+    except OSError as exc:
+        raise ConfigError(f"The file of tokens {path} cannot be read: {exc.strerror or exc}.") from None
+    except NotAFile as exc:
+        raise ConfigError(f"The tokens of pinning services cannot be read: {exc}") from None
+    except InvalidJSON:  # its text is not repeated: there are secrets in it
         tokens = None
     if not isinstance(tokens, dict) or not all(isinstance(token, str) for token in tokens.values()):
         raise ConfigError(

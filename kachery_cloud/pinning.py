@@ -67,7 +67,7 @@ def pin(
     """
     config = load_config()
     plan, cid = record_pin(config, uri, True if service is None else service, timeout, wait)
-    _tell_node(config, cid)
+    _tell_node(config)
     return plan.wait_for(config, cid) if plan.wait else rows(config, cid, plan.names)
 
 
@@ -86,8 +86,8 @@ def unpin(uri: str, service: str | Sequence[str] | None = None) -> list[dict[str
         ContentNotFound: it was not pinned from here, or not there.
     """
     config = load_config()
-    cid, found = record_unpin(config, uri, service)
-    _tell_node(config, cid)
+    _, found = record_unpin(config, uri, service)
+    _tell_node(config)
     return found
 
 
@@ -257,12 +257,11 @@ def _pins_of(status: dict[str, Any]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _tell_node(config: Config, cid: str) -> None:
+def _tell_node(config: Config) -> None:
     """Have the node look at the outbox, and start it where none runs; without waiting for it."""
-    from .store import announce_in_background
+    from .background import get_connection
 
-    wake_node(config)
-    announce_in_background(config, cid)
+    get_connection(config).notify_pins_changed()
 
 
 def wake_node(config: Config) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import functools
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kachery_cloud.control import ControlClient, Endpoint, NodeGone, serve_control
-from kachery_p2p.errors import KacheryError, NodeError
+from kachery_cloud.endpoint import node_elsewhere, silent_holder
+from kachery_cloud.params import Params
+from kachery_p2p.errors import DiskFull, KacheryError, NodeError
+from kachery_p2p.repo.locks import NodeLock
 
 if TYPE_CHECKING:
     from trio import TaskStatus
@@ -23,11 +28,16 @@ if TYPE_CHECKING:
     from kachery_p2p.gateway.server import GatewayServer
     from kachery_p2p.node import Node
     from kachery_p2p.options import NodeOptions
+    from kachery_p2p.repo.keys import Identity
 
 log = logging.getLogger("kachery_cloud.node")
 
 #: Seconds that `serve_forever` waits for a process that agreed to hand its place over to let go of the lock.
 HAND_OVER_TIMEOUT = 20.0
+#: Seconds between looks at a lock that another process holds.
+ACQUIRE_PAUSE = 0.05
+#: Seconds after which what stands in the file of a held lock is believed: who takes the lock writes at once.
+SETTLING = 1.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,6 @@ async def run_node(
 
     from kachery_cloud.pinning import usable_services
     from kachery_p2p.node import Node
-    from kachery_p2p.repo.keys import load_or_create_identity
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.repo.swarm_key import read_swarm_key
 
@@ -71,7 +80,7 @@ async def run_node(
     try:
         node = Node(
             repo,
-            await trio.to_thread.run_sync(load_or_create_identity, config.directory),
+            await trio.to_thread.run_sync(_identity, config.directory),
             listen=listen or config.listen,
             peers=[*config.peers, *peers],
             announce=config.announce,
@@ -89,6 +98,17 @@ async def run_node(
             task_status.started(methods)
     finally:
         repo.close()
+
+
+def _identity(directory: Path) -> Identity:
+    """Who this node is. Where the disk has no room for a new key, it is somebody for this run alone."""
+    from kachery_p2p.repo.keys import load_or_create_identity, new_identity
+
+    try:
+        return load_or_create_identity(directory)
+    except DiskFull as error:
+        log.warning("until the next start this node has a peer ID that is not kept: %s", error)
+        return new_identity()
 
 
 def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> GatewayServer:
@@ -133,14 +153,15 @@ def _methods(
     """What a process may ask of the node, whichever process it is in."""
 
     async def load(params: dict[str, Any], progress: Progress) -> Any:
+        asked = Params(params)
         return await node.load(
-            params["cid"],
-            params.get("path") or [],
-            kind=params.get("kind") or "file",
-            start=params.get("start"),
-            end=params.get("end"),
-            providers=params.get("providers") or [],
-            timeout=params.get("timeout") or config.timeout,
+            asked.text("cid"),
+            asked.texts("path"),
+            kind=asked.choice("kind", ("file", "bytes", "directory", "listing")),
+            start=asked.offset("start"),
+            end=asked.offset("end"),
+            providers=asked.texts("providers"),
+            timeout=asked.seconds("timeout") or config.timeout,
             progress=progress,
         )
 
@@ -151,25 +172,29 @@ def _methods(
         return found
 
     async def connect(params: dict[str, Any], progress: Progress) -> Any:
-        return await node.connect(params["addr"])
+        return await node.connect(Params(params).text("addr"))
 
     async def whereis(params: dict[str, Any], progress: Progress) -> Any:
-        return await node.whereis(params["cid"], timeout=params["timeout"], providers=params.get("providers") or [])
+        asked = Params(params)
+        timeout = asked.seconds("timeout") or config.timeout
+        return await node.whereis(asked.text("cid"), timeout=timeout, providers=asked.texts("providers"))
 
     async def announce(params: dict[str, Any], progress: Progress) -> Any:
-        return await node.announce(params["cid"], timeout=params["timeout"])
+        asked = Params(params)
+        return await node.announce(asked.text("cid"), timeout=asked.seconds("timeout") or config.timeout)
 
     async def notify_stored(params: dict[str, Any], progress: Progress) -> Any:
-        await node.notify_stored(params["cid"])
-        node.keeping.wake()
+        await node.notify_stored(Params(params).text("cid"))
 
     async def wake_pins(params: dict[str, Any], progress: Progress) -> Any:
         node.keeping.wake(again=True)
 
     async def wait_pinned(params: dict[str, Any], progress: Progress) -> Any:
+        asked = Params(params)
+        verified = asked.switch("verified")
         node.keeping.wake(again=True)
         return await node.keeping.wait_pinned(
-            params["cid"], params["services"], verified=params["verified"], timeout=params["timeout"]
+            asked.text("cid"), asked.texts("services"), verified=verified, timeout=asked.seconds("timeout")
         )
 
     async def yield_place(params: dict[str, Any], progress: Progress) -> Any:
@@ -211,7 +236,6 @@ def serve_forever(
     import trio
 
     from kachery_p2p.descriptors import raise_soft_limit
-    from kachery_p2p.repo.locks import NodeLock
 
     raise_soft_limit()  # this is a program of ours; the number of connections follows
     lock = NodeLock(config.directory)
@@ -232,8 +256,11 @@ def serve_forever(
                     task_status=task_status,
                 )
 
+            log.info("starting for %s (process %d)", config.directory, os.getpid())
             methods = await nursery.start(serve)
-            on_ready(await methods["status"]({}, lambda done, total: None))
+            found = await methods["status"]({}, lambda done, total: None)
+            log.info("serving as %s", found["peer_id"])
+            on_ready(found)
 
     try:
         trio.run(main, strict_exception_groups=True)
@@ -241,31 +268,55 @@ def serve_forever(
         raise plain_error(e) from None
     finally:
         lock.release()
+        log.info("stopped")
 
 
-def _acquire(lock: Any, directory: Path) -> None:
-    import time
+def _acquire(lock: NodeLock, directory: Path) -> None:
+    """Take the node lock; from a script or notebook that has it, by asking for it.
 
-    if lock.try_acquire():
-        return
-    endpoint = Endpoint.read(directory)
+    Raises:
+        NodeElsewhere: the node runs on another machine. NodeError: another process keeps the lock.
+    """
+    begun = time.monotonic()
+    agreed: int | None = None
+    while not lock.try_acquire():
+        waited = time.monotonic() - begun
+        if waited > SETTLING and (elsewhere := node_elsewhere(directory)) is not None:
+            raise elsewhere
+        if agreed is None:
+            agreed = _ask_for_place(directory)
+        if waited > HAND_OVER_TIMEOUT:
+            if agreed is None:
+                raise NodeError(silent_holder(directory))
+            raise NodeError(f"Process {agreed} agreed to hand over {directory} but still holds its lock.")
+        # The lock is a file lock of another process: there is no event to wait for that all platforms have.
+        time.sleep(ACQUIRE_PAUSE)
+
+
+def _ask_for_place(directory: Path) -> int | None:
+    """The process that agreed to hand the place over; None where nobody answers, or not yet: it may be starting or
+    leaving. Raises `NodeError` when it does not agree."""
     try:
+        endpoint = Endpoint.read(directory)
+        if endpoint.holder is not None and endpoint.holder.is_elsewhere:
+            return None  # left there; its socket means nothing here
         client = ControlClient(endpoint, on_gone=lambda client: None)
-        agreed = client.start("yield_place", {}, None)[1].result(timeout=HAND_OVER_TIMEOUT)
-        client.close()
     except NodeGone:
-        agreed = True  # it was leaving already
+        return None
+    try:
+        agreed = client.start("yield_place", {}, None)[1].result(timeout=HAND_OVER_TIMEOUT)
+    except NodeGone:
+        agreed = True  # it was leaving already, or left as its answer
+    except concurrent.futures.TimeoutError:
+        return None
+    finally:
+        client.close()
     if not agreed:
         raise NodeError(
-            f"Process {endpoint.pid} is already the node of {directory}. One node per directory: "
-            "stop that one first, or set KACHERY_CLOUD_DIR to serve another directory."
+            f"Process {client.pid} is already the node of {directory}. One node per directory: stop that one first, or "
+            "set KACHERY_CLOUD_DIR to serve another directory."
         )
-    deadline = time.monotonic() + HAND_OVER_TIMEOUT
-    while not lock.try_acquire():
-        # The lock is a file lock of another process: there is no event to wait for that all platforms have.
-        if time.monotonic() > deadline:
-            raise NodeError(f"Process {endpoint.pid} agreed to hand over {directory} but still holds its lock.")
-        time.sleep(0.05)
+    return client.pid
 
 
 async def _stop_on_signals(scope: Any) -> None:

@@ -271,7 +271,11 @@ def _pins(pinning: dict[str, Any]) -> list[str]:
 
 def _stopped(found: dict[str, Any]) -> Iterator[_Part]:
     settings = _dict(found.get("settings"))
-    yield "Node", ["none is running here; start one with: kachery-cloud-node"]
+    elsewhere = _dict(found.get("elsewhere"))
+    if elsewhere:
+        yield "Node", [printable(str(elsewhere.get("what") or f"it runs on {elsewhere.get('host')}"))]
+    else:
+        yield "Node", ["none is running here; start one with: kachery-cloud-node"]
     yield "Directory", _texts([found.get("directory")])
     yield "Peer ID", [printable(str(found["peer_id"]))] if found.get("peer_id") else ["made at the first start"]
     yield "Private network", _private(found)

@@ -45,12 +45,16 @@ _IN_MEMORY = 8 << 20
 _NOTIFY_TIMEOUT = 10.0
 
 
-def announce_in_background(config: Config, cid: str) -> None:
-    """Start or join the node of the directory without waiting for it, and tell it of the new data."""
+def announce_in_background(config: Config, cid: str, *, pins_changed: bool = False) -> None:
+    """Start or join the node of the directory without waiting for it, and tell it of the new data; and, where that is
+    to be pinned, to look at what is."""
     try:
         from .background import get_connection
 
-        get_connection(config).notify_stored(cid)
+        connection = get_connection(config)
+        connection.notify_stored(cid)
+        if pins_changed:
+            connection.notify_pins_changed()
     except (KacheryError, OSError) as exc:
         # The data is stored; that it cannot be served right now must not look like a failed store.
         warnings.warn(f"Stored, but not served to others yet: {exc}", RuntimeWarning, stacklevel=4)
@@ -469,9 +473,9 @@ def _bytes(data: bytes, label: str | None, local: bool, pin: Pin, wait: Wait, ti
 def _finish(config: Config, stored: Stored, label: str | None, local: bool, plan: Plan, name: str = "") -> str:
     """Write down what is to be pinned, have the node serve what was stored, and wait if that was asked for."""
     cid = str(stored.cid)
-    record_stored(config, plan, stored, label or name)
+    recorded = record_stored(config, plan, stored, label or name)
     if not local:
-        announce_in_background(config, cid)
+        announce_in_background(config, cid, pins_changed=bool(recorded))
     if plan.wait:
         plan.wait_for(config, cid)
     return format_uri(cid, label=label)

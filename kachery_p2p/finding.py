@@ -118,6 +118,7 @@ class Finding:
         self._new_came = trio.Event()
         self._lan_peers: set[str] = set()
         self._begun = 0.0
+        self._said_state = ""
         rng = random.Random()
 
         self.known = KnownPeers(db, local=host.peer_id) if options.known_peers else None
@@ -146,8 +147,10 @@ class Finding:
 
         self.announcer: Announcer | None = None
         if options.provide != "off" and dhts:
-            keys = repo.all_multihashes if options.provide == "all" else repo.roots
-            self.announcer = Announcer(db, dhts, keys)
+            if options.provide == "all":
+                self.announcer = Announcer(db, dhts, repo.all_multihashes, here=repo.block_sizes)
+            else:
+                self.announcer = Announcer(db, dhts, repo.roots, here=repo.roots_among)
 
         forced = None if options.reachability == "auto" else options.reachability
         self.relays = RelayClient(host, options.relays, use_others=options.use_relays)
@@ -244,6 +247,7 @@ class Finding:
         try:
             await run(task_status=Started())
         except KacheryError as error:
+            log.warning("%s ended: %s", name, error)
             self._note(f"{name}: {error}")
         except Exception as error:
             log.exception("%s failed; the node goes on without", name)
@@ -281,6 +285,9 @@ class Finding:
 
     def _on_reachability(self, state: str) -> None:
         reachable = state == "public"
+        if state != self._said_state:
+            self._said_state = state
+            log.info("whether others can dial this machine: %s", state)
         if self.dht is not None:
             self.dht.set_server(reachable)
         service = self._options.relay_service

@@ -21,7 +21,7 @@ from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
-from kachery_p2p.errors import DialError
+from kachery_p2p.errors import ContentNotFound, DialError, KacheryError
 from kachery_p2p.finding import Finding
 from kachery_p2p.keeping import Keeping
 from kachery_p2p.load import Downloads, Load, Progress
@@ -52,6 +52,10 @@ DIAL_TIMEOUT = 10.0
 BAN_SECONDS = 3600.0
 #: Seconds between looks at which peers took blocks from us.
 SERVED_INTERVAL = 60.0
+#: Peers of one log line.
+MAX_NAMED_PEERS = 5
+#: Bytes that the routing database must take at the start: what a node learns in its first hours.
+PROBE_BYTES = 1 << 16
 #: Seconds between tries to reach a configured peer again: first, and at the most.
 RECONNECT_FIRST, RECONNECT_MOST = 1.0, 60.0
 
@@ -75,7 +79,6 @@ class Node:
     Raises:
         InvalidAddress: an address to listen on, or of a peer, does not parse.
         GatewayError: the same of a gateway, or its token cannot be sent.
-        RepoError, NoPermission, DiskFull: what is remembered over a restart cannot be read.
 
     Use::
 
@@ -101,7 +104,7 @@ class Node:
         self._peers = list(dict.fromkeys(peers))
         for addr in self._peers:
             parse_address(addr)
-        self._db = Database(repo.directory / DATABASE_NAME)
+        self._db = _open_database(repo.directory / DATABASE_NAME)
         self._ports = Ports(self._db)
         self._listen = self._ports.recall(listen)
         self.host = Host(identity.seed, list(self._listen), announce=announce, swarm_key=swarm_key, agent=AGENT)
@@ -122,6 +125,7 @@ class Node:
             self.gateways = GatewayClient(options.gateways, options.gateway_tokens)
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services)
         self._peer_errors: dict[str, str] = {}
+        self._said_addresses: list[str] | None = None
         self._downloads = Downloads(repo)
         self._whole_loads: dict[CID, tuple[Load, trio.Event]] = {}
 
@@ -134,7 +138,10 @@ class Node:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.host.run)
-                self._ports.remember(self._listen, self.host.ports())
+                try:
+                    self._ports.remember(self._listen, self.host.ports())
+                except KacheryError as error:
+                    log.warning("the ports cannot be remembered: %s", error)
                 await nursery.start(self.exchange.run)
                 await nursery.start(self.finding.run)
                 if self.gateways is not None:
@@ -143,6 +150,7 @@ class Node:
                 nursery.start_soon(self._note_served)
                 for addr in self._peers:
                     nursery.start_soon(self._stay_connected, addr)
+                self._say_addresses()
                 task_status.started()
         finally:
             self._db.close()
@@ -190,11 +198,26 @@ class Node:
     async def _note_served(self) -> None:
         """Those who take blocks from us are worth remembering, too: they have what we have."""
         before: dict[str, int] = {}
+        total = 0
         while True:
             await trio.sleep(SERVED_INTERVAL)
-            sent = {peer: stats.blocks_sent for peer, stats in self.exchange.stats().peers.items()}
-            self.finding.served(peer for peer, count in sent.items() if count > before.get(peer, 0))
+            stats = self.exchange.stats()
+            sent = {peer: each.blocks_sent for peer, each in stats.peers.items()}
+            served = [peer for peer, count in sent.items() if count > before.get(peer, 0)]
+            self.finding.served(served)
             before = sent
+            if stats.total.bytes_sent > total:
+                size, named = stats.total.bytes_sent - total, ", ".join(served[:MAX_NAMED_PEERS]) or "none that is left"
+                log.info("served %d bytes in the last minute; peers: %d (%s)", size, len(served), named)
+                total = stats.total.bytes_sent
+            self._say_addresses()
+
+    def _say_addresses(self) -> None:
+        """Log where we are, when that is another place than the last time."""
+        addresses = self.host.addresses()
+        if addresses != self._said_addresses:
+            self._said_addresses = addresses
+            log.info("others reach this node at: %s", ", ".join(addresses) or "no address, as far as is known")
 
     def _on_bad_peer(self, peer: str, why: str) -> None:
         log.warning("dropping peer %s: %s", peer, why)
@@ -204,8 +227,8 @@ class Node:
     # --- data
 
     async def notify_stored(self, cid: str) -> None:
-        """A file was stored in the repo, perhaps by another process: answer the peers that wait for it, and announce
-        it."""
+        """A file or directory was stored in the repo, perhaps by another process: answer the peers that wait for it,
+        and announce it, if it is here."""
         multihash = CID.parse(cid).multihash
         self.exchange.notify([multihash])
         self.finding.announce([multihash])
@@ -215,8 +238,17 @@ class Node:
 
         Returns:
             ``copies``, the peers that keep a record of it; ``seconds``.
+
+        Raises:
+            ContentNotFound: it is not here, or not all of it: others would come for nothing.
         """
-        done = await self.finding.announced(CID.parse(cid).multihash, timeout)
+        multihash = CID.parse(cid).multihash
+        if not await trio.to_thread.run_sync(self.repo.roots_among, [multihash]):
+            raise ContentNotFound(
+                f"ipfs://{cid} is not on this machine, or not all of it, so it cannot be announced from here. Store "
+                "it, or load all of it first (kachery-cloud-load; a directory with --dest FOLDER)."
+            )
+        done = await self.finding.announced(multihash, timeout)
         return {"copies": done.copies, "seconds": done.seconds}
 
     async def whereis(self, cid: str, *, timeout: float, providers: Iterable[str] = ()) -> list[dict[str, Any]]:
@@ -293,6 +325,9 @@ class Node:
 
             result = await load.run(root, [*self._peers, *providers], work)
             sources = session.stats().sources
+        log.info(
+            "loaded %s (%s): %d bytes fetched from %d sources", result["cid"], kind, sum(sources.values()), len(sources)
+        )
         self.finding.useful({peer: size for peer, size in sources.items() if not peer.startswith("gateway:")})
         if sources and kind in ("file", "directory"):
             self.finding.announce([CID.parse(result["cid"]).multihash])
@@ -342,3 +377,23 @@ class Node:
             **self.finding.status(),
             **asdict(self.exchange.stats().total),
         }
+
+
+def _open_database(path: Path) -> Database:
+    """What routing remembers over a restart. Where the disk does not take it, it is kept in memory: all of it can be
+    learned anew, and serving what is here needs none of it."""
+    try:
+        db = Database(path)
+        try:
+            # Tried with as much as is soon needed: a node must not stop for it later.
+            db.create("CREATE TABLE IF NOT EXISTS room (filler BLOB);")
+            with db.write() as tx:
+                tx.execute("INSERT INTO room VALUES (zeroblob(?))", (PROBE_BYTES,))
+                tx.execute("DELETE FROM room")
+        except BaseException:
+            db.close()
+            raise
+    except KacheryError as error:
+        log.warning("until the next start, what is learned of other peers is kept in memory alone: %s", error)
+        return Database(None)
+    return db

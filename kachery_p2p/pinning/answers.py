@@ -7,13 +7,13 @@ error in plain words.
 from __future__ import annotations
 
 import email.utils
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..dag.cid import CID
 from ..errors import InvalidCID, UnsupportedCID
+from ..json_reader import InvalidJSON, read_json
 from . import limits
 
 #: Problems that the user, or whoever runs the service, can put right without telling us: tried again now and then.
@@ -70,8 +70,8 @@ def printable(text: object, longest: int = limits.MAX_WORDS) -> str:
 def parse(data: bytes) -> Any:
     """A JSON value; None when it is not JSON. Numbers stay text: none is of interest, and a long one takes seconds."""
     try:
-        return json.loads(data, parse_int=str, parse_float=str)
-    except (ValueError, RecursionError):
+        return read_json(data, numbers_as_text=True)
+    except InvalidJSON:
         return None
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from ..dag.cid import CID
 from ..errors import DiskFull, NoPermission, RepoError
+from ..repo.hosts import claim
 from .limits import MAX_ERROR_LENGTH, MAX_NAME, REMOVED_DAYS
 
 OUTBOX_NAME = "outbox.sqlite"
@@ -397,6 +398,7 @@ class Outbox:
             time.sleep(0.02)  # another process is making it just now
 
     def _connect(self) -> sqlite3.Connection:
+        claim(self.path.parent)
         new = not self.path.exists()
         db = sqlite3.connect(str(self.path), timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:

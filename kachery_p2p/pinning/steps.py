@@ -6,6 +6,7 @@ off. Steps of one row never run at the same time.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from .limits import MAX_ADDRESSES, Pace
 from .outbox import Outbox, PinEntry
 from .service import PinningClient
 from .upload import RpcClient
+
+log = logging.getLogger("kachery_p2p.pinning")
 
 #: (block, peers of the service) -> whether one of them gave the block.
 FetchBack = Callable[[CID, Sequence[str]], Awaitable[bool]]
@@ -98,6 +101,8 @@ class Steps:
     async def write(self, entry: PinEntry, **values: Any) -> PinEntry | None:
         """Write down what came of a step; None when the user has decided otherwise meanwhile."""
         written = await trio.to_thread.run_sync(lambda: self._outbox.update(entry, **values))
+        if written is not None and written.state != entry.state:
+            log.info("%s at %s: %s", entry.cid, entry.service, written.state)
         self._written()
         return written
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DiskFull, KacheryError, NoPermission, RepoError
-from .limits import BUSY_SECONDS, WAL_BYTES, WAL_PAGES
+from .limits import BUSY_SECONDS, FULL_DISK_SECONDS, WAL_BYTES, WAL_PAGES
 
 CATALOG_NAME = "catalog.sqlite"
 SCHEMA_VERSION = 2
@@ -96,11 +96,13 @@ CREATE TABLE blocks (
 class _Connection:
     """A connection that closes when its thread ends, but never in a process that only inherited it."""
 
-    __slots__ = ("__weakref__", "db", "durable", "pid")
+    __slots__ = ("__weakref__", "again_at", "db", "durable", "pid")
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, again_at: float | None = None) -> None:
         self.db = db
         self.pid = os.getpid()
+        #: Of one that only reads, because the disk was full: when to try an ordinary one again (time.monotonic).
+        self.again_at = again_at
         self.durable = False
 
     def close(self) -> None:
@@ -177,6 +179,8 @@ class Catalog:
         """
         connection = self._connection()
         db = connection.db
+        if connection.again_at is not None:
+            raise self._full()
         with self._named_errors():
             if connection.durable != durable:
                 db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
@@ -226,27 +230,49 @@ class Catalog:
     def _connection(self) -> _Connection:
         connection: _Connection | None = getattr(self._local, "connection", None)
         if connection is not None and connection.pid == os.getpid():
-            return connection
-        if connection is not None:
+            if connection.again_at is None or time.monotonic() < connection.again_at:
+                return connection
+            connection.close()
+        elif connection is not None:
             _inherited.append(connection.db)
         with self._guard:
             if self._closed:
                 raise RepoError(f"The repo of {self.path.parent} is closed already.")
         with self._named_errors():
-            db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            try:
-                db.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
-                db.execute("PRAGMA synchronous=NORMAL")
-                db.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
-                db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
-            except BaseException:
-                db.close()
-                raise
-        connection = _Connection(db)
+            connection = self._connect()
         self._local.connection = connection
         with self._guard:
             self._all.add(connection)
         return connection
+
+    def _connect(self) -> _Connection:
+        db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
+            db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
+            db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        except BaseException as why:
+            db.close()
+            if isinstance(why, sqlite3.Error) and isinstance(self._explain(why), DiskFull) and self._is_at_rest():
+                return self._connect_to_read()
+            raise
+        return _Connection(db)
+
+    def _connect_to_read(self) -> _Connection:
+        """Without the shared memory for which the disk has no room, what is there can still be read. Nobody else can
+        write meanwhile; so an ordinary connection is tried again soon."""
+        uri = self.path.resolve().as_uri() + "?mode=ro&immutable=1"
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        return _Connection(db, again_at=time.monotonic() + FULL_DISK_SECONDS)
+
+    def _is_at_rest(self) -> bool:
+        """Whether all that was committed is in the file itself, and none of it in a log beside it."""
+        try:
+            return self.path.stat().st_size > 0 and not os.path.getsize(f"{self.path}-wal")
+        except FileNotFoundError:
+            return self.path.exists()
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         """Make the schema, or check that it is ours."""
@@ -306,10 +332,7 @@ class Catalog:
     def _explain(self, why: sqlite3.Error) -> KacheryError:
         text = str(why)
         if "disk is full" in text or ("disk I/O error" in text and _disk_is_full(self.path.parent)):
-            return DiskFull(
-                f"There is no room on the disk for the catalog {self.path}. Free some space and try again; nothing "
-                "that was stored is harmed."
-            )
+            return self._full()
         if "readonly" in text or "read-only" in text or "unable to open" in text:
             return NoPermission(
                 f"The catalog {self.path} cannot be opened for writing ({text}). Check who owns the data directory "
@@ -328,6 +351,12 @@ class Catalog:
             f"The catalog {self.path} is damaged ({text}). Stop all programs that use this directory and bring "
             "everything back with: kachery-cloud repair. The stored files are hashed again, and the damaged catalog is "
             "kept."
+        )
+
+    def _full(self) -> DiskFull:
+        return DiskFull(
+            f"There is no room on the disk for the catalog {self.path}. Free some space and try again; nothing that "
+            "was stored is harmed."
         )
 
 

@@ -27,6 +27,7 @@ from ..errors import (
     NotAFile,
     RepoError,
 )
+from ..ownfiles import describe as describe
 from .limits import WRITE_BACK_BYTES
 
 Buffer = bytes | bytearray | memoryview
@@ -55,6 +56,12 @@ def _named(why: OSError, doing: str, path: object) -> KacheryError:
         return DiskFull(
             f"There is no room on the disk (or in the quota) for {doing} {path}. Free some space, or use a data "
             "directory on a larger disk, and try again; nothing that was stored is harmed."
+        )
+    if why.errno == errno.ENOLCK:
+        return RepoError(
+            f"The file system of {path} has no file locks ({reason}), and without them two processes could harm a data "
+            "directory. Choose one on a disk of this machine with KACHERY_CLOUD_DIR, or have this file system mounted "
+            "with locks (NFS: without `nolock`, and with its lock service running)."
         )
     if why.errno == errno.EFBIG:
         return DiskFull(
@@ -426,20 +433,6 @@ class Source:
 
     def __exit__(self, *exc: object) -> None:
         os.close(self.fd)
-
-
-def describe(mode: int) -> str:
-    """What a thing that is neither a file nor a folder is, in words."""
-    for test, name in (
-        (stat.S_ISSOCK, "a socket"),
-        (stat.S_ISFIFO, "a named pipe"),
-        (stat.S_ISCHR, "a device"),
-        (stat.S_ISBLK, "a disk device"),
-        (stat.S_ISLNK, "a symbolic link"),
-    ):
-        if test(mode):
-            return name
-    return "not a regular file"
 
 
 Progress = Callable[[int, int], None]

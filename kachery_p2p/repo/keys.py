@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import IdentityError, KacheryError
+from ..ownfiles import read_own_file
 from .fileio import explained, sync_folder
 
 PRIVATE_NAME = "private.pem"
 PUBLIC_NAME = "public.pem"
+#: Bytes of a key file; a key of this kind takes 119.
+_MAX_FILE = 65_536
 
 # Protobuf PublicKey{type: Ed25519, data: 32 bytes}, behind the identity multihash's code and length.
 _PEER_ID_PREFIX = bytes((0x00, 0x24, 0x08, 0x01, 0x12, 0x20))
@@ -68,6 +71,15 @@ def load_or_create_identity(directory: Path) -> Identity:
     else:
         _write_public(public_path, public)
     return Identity(seed, public, peer_id_of(public))
+
+
+def new_identity() -> Identity:
+    """A new identity that is kept nowhere."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    public = key.public_key().public_bytes_raw()
+    return Identity(key.private_bytes_raw(), public, peer_id_of(public))
 
 
 def peer_id_of(public: bytes) -> str:
@@ -204,7 +216,7 @@ def _read_public(path: Path) -> bytes:
 def _read(path: Path) -> bytes:
     try:
         with explained("reading the key file", path):
-            return path.read_bytes()
+            return read_own_file(path, _MAX_FILE)
     except KacheryError as why:
         raise IdentityError(str(why)) from why
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -9,9 +10,14 @@ import weakref
 from pathlib import Path
 from typing import ClassVar
 
-from .fileio import explained
+from .fileio import CLOEXEC, explained
+from .hosts import Holder, read_holder, write_holder
 
 NODE_LOCK_NAME = "node.lock"
+#: What systems say where a file system, or the server behind it, has no locks.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+#: There is no room for what is written into the file of a lock. It has the lock all the same.
+_NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 if sys.platform == "win32":
     import msvcrt
@@ -38,15 +44,31 @@ else:
 
     def lock_fd(fd: int) -> bool:
         """Take the exclusive lock of an open file without waiting; false when somebody else has it."""
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        return _flock(fd, fcntl.LOCK_EX)
 
     def unlock_fd(fd: int) -> None:
         """Give the lock of an open file back, for every process that inherited the descriptor."""
         fcntl.flock(fd, fcntl.LOCK_UN)
+
+    def share_fd(fd: int) -> bool:
+        """Take a share in the lock of an open file without waiting; false when somebody has it exclusively."""
+        return _flock(fd, fcntl.LOCK_SH)
+
+    def take_fd(fd: int) -> bool:
+        """Make a share in a lock the whole of it, without waiting; false when others have a share. Then ours may be
+        gone."""
+        return _flock(fd, fcntl.LOCK_EX)
+
+    def _flock(fd: int, how: int) -> bool:
+        try:
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as why:
+            if why.errno in _NO_LOCKS:  # one number for all of them; `fileio.explain` knows it
+                raise OSError(errno.ENOLCK, why.strerror) from why
+            raise
+        return True
 
 
 class LockedFile:
@@ -94,8 +116,8 @@ if hasattr(os, "register_at_fork"):
 class NodeLock:
     """The lock that makes one process the node of a data directory.
 
-    It is an exclusive lock on the file `node.lock`, which holds the process's number for people to read. It ends with
-    the process, however that ends, and a forked child does not have it.
+    It is an exclusive lock on the file `node.lock`, in which stands who has it: the process, and its machine. It ends
+    with the process, however that ends, and a forked child does not have it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -109,13 +131,17 @@ class NodeLock:
         return self._file is not None and self._file.fd >= 0
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free; true also when this object has it already. Raises NoPermission, DiskFull."""
+        """Take the lock if it is free; true also when this object has it already.
+
+        Raises:
+            NoPermission, DiskFull: the file cannot be made. RepoError: the file system has no locks.
+        """
         with self._guard:
             if self.held:
                 return True
             with explained("locking", self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                fd = os.open(self.path, os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600)
+                fd = os.open(self.path, os.O_CREAT | os.O_RDWR | CLOEXEC, 0o600)
                 got = False
                 try:
                     got = lock_fd(fd)
@@ -125,10 +151,42 @@ class NodeLock:
                 if not got:
                     return False
                 self._file = LockedFile(fd)
-                os.ftruncate(fd, 0)
-                os.lseek(fd, 0, os.SEEK_SET)
-                os.write(fd, b"%d\n" % os.getpid())
+                try:
+                    write_holder(fd)
+                except OSError as why:
+                    if why.errno not in _NO_ROOM:
+                        raise
             return True
+
+    def holder(self) -> Holder | None:
+        """Who had the lock last, or has it; None where nothing says so. Makes nothing."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return read_holder(fd)
+        finally:
+            os.close(fd)
+
+    def is_held(self) -> bool:
+        """Whether some process has the lock. Makes nothing.
+
+        Raises:
+            NoPermission: it cannot be tried. RepoError: the file system has no locks.
+        """
+        with explained("looking at the lock", self.path):
+            try:
+                fd = os.open(self.path, os.O_RDWR | CLOEXEC)
+            except FileNotFoundError:
+                return False
+            try:
+                if not lock_fd(fd):
+                    return True
+                unlock_fd(fd)
+                return False
+            finally:
+                os.close(fd)
 
     def release(self) -> None:
         """Give the lock back. Doing so twice, or without having it, does nothing."""

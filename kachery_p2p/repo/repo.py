@@ -16,8 +16,9 @@ from .checking import Checker, Problem
 from .download import Download
 from .fileio import Buffer, NewFile, Progress, clean_left_overs, explained
 from .folders import FolderStorer
+from .hosts import claim
 from .layout import Layout
-from .limits import ORPHAN_SECONDS
+from .limits import ORPHAN_SECONDS, SQL_KEYS
 from .maintenance import Maintenance, rebuild
 from .openfiles import OpenFiles
 from .placing import Placer
@@ -25,6 +26,9 @@ from .second_place import cid_of
 from .serving import BlockReader
 from .small import SmallFile, SmallFiles, Stored
 from .storing import Storer
+
+#: What stands before the multihash in the key of a root, a CIDv1: the codecs raw, dag-pb, dag-cbor and dag-json.
+_ROOT_PREFIXES = (b"\x01\x55", b"\x01\x70", b"\x01\x71", b"\x01\xa9\x02")
 
 
 class ListedFile(NamedTuple):
@@ -82,10 +86,11 @@ class Repo:
         """Open a data directory, making it (mode 0700) when there is none, and clean up after killed processes.
 
         Raises NoPermission, DiskFull, NotADirectory, and RepoError when the catalog is lost, damaged or of a newer
-        format.
+        format, or another machine uses the directory.
         """
         layout = Layout(Path(directory))
         layout.make()
+        claim(layout.directory)
         with explained("cleaning", layout.temporary):
             clean_left_overs(layout.temporary)
         repo = cls(layout, Catalog(layout.catalog, layout.holds_data))
@@ -227,6 +232,20 @@ class Repo:
         )
         for (key,) in rows:
             yield read_cid(key, 0)[0].multihash
+
+    def roots_among(self, multihashes: Sequence[bytes]) -> set[bytes]:
+        """Those of the multihashes that are of files and directories which are here and whole."""
+        found: set[bytes] = set()
+        step = SQL_KEYS // len(_ROOT_PREFIXES)
+        for start in range(0, len(multihashes), step):
+            keys = {prefix + key: key for key in multihashes[start : start + step] for prefix in _ROOT_PREFIXES}
+            rows = self._catalog.all(
+                f"SELECT r.key FROM roots r WHERE r.key IN ({','.join('?' * len(keys))}) AND (r.kind = {DIRECTORY} "
+                f"OR EXISTS (SELECT 1 FROM files f WHERE f.root = r.id AND f.state = {OK}))",
+                list(keys),
+            )
+            found.update(keys[key] for (key,) in rows)
+        return found
 
     def all_multihashes(self) -> Iterator[bytes]:
         """The multihashes of all blocks that are here: roots, inner nodes and leaves."""

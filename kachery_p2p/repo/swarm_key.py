@@ -17,7 +17,8 @@ import secrets
 import stat
 from pathlib import Path
 
-from ..errors import SwarmKeyError
+from ..errors import FileMissing, NotAFile, SwarmKeyError
+from ..ownfiles import read_own_file
 from .fileio import explained, sync_folder
 
 log = logging.getLogger("kachery_p2p.repo")
@@ -45,10 +46,13 @@ def read_swarm_key(directory: Path, *, warn: bool = True) -> bytes | None:
     # A name that leads nowhere (a broken link, a disk that is not mounted) must not read as "no private network".
     if not os.path.lexists(path):
         return None
-    if not path.is_file():
-        raise SwarmKeyError(f"{path} is not a file that can be read. {_ADVICE}")
-    with explained("reading the key of the private network,", path), path.open("rb") as file:
-        content = file.read(_MAX_FILE + 1)
+    try:
+        with explained("reading the key of the private network,", path):
+            content = read_own_file(path, _MAX_FILE)
+    except FileMissing:
+        raise SwarmKeyError(f"{path} is not a file that can be read. {_ADVICE}") from None
+    except NotAFile as error:
+        raise SwarmKeyError(f"This is not a swarm key: {error} {_ADVICE}") from None
     key = parse_swarm_key(content, str(path))
     warning = loose_permissions(directory) if warn else None
     if warning:

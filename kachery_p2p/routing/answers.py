@@ -8,12 +8,12 @@ fields that nobody knows.
 from __future__ import annotations
 
 import email.utils
-import json
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kachery_p2p.errors import RoutingError
+from kachery_p2p.json_reader import InvalidJSON, read_json
 from kachery_p2p.routing import limits, text
 
 _BITSWAP = "transport-bitswap"
@@ -122,8 +122,8 @@ class Reader:
 def _parse(data: bytes | bytearray) -> object:
     """A JSON value; None when it is not JSON. Numbers stay text: none is of interest, and a long one takes seconds."""
     try:
-        return json.loads(bytes(data), parse_int=str, parse_float=str)
-    except (ValueError, RecursionError):
+        return read_json(data, numbers_as_text=True)
+    except InvalidJSON:
         return None
 
 

@@ -80,6 +80,8 @@ class Announcer:
         db: where it remembers what was announced.
         targets: where to announce.
         list_keys: gives the multihashes of all that is to be announced; called in a thread, now and then.
+        here: those of some keys that are here, and so may be announced; called in a thread. Without it, all are taken
+            to be: then `list_keys` and `announce` must be right.
         neighbours: names of the targets that are a LAN.
         rng: for tests.
         wall: the time of day in seconds; for tests.
@@ -91,17 +93,21 @@ class Announcer:
         targets: Sequence[AnnounceTarget],
         list_keys: Callable[[], Iterable[bytes]],
         *,
+        here: Callable[[Sequence[bytes]], Container[bytes]] = lambda keys: keys,
         neighbours: Container[str] = ("lan-dht",),
         rng: random.Random | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._wall = wall
         self._list_keys = list_keys
+        self._here = here
         self._state = AnnounceState(db, wall())
         self._names = [target.name for target in targets]
         self._changed = trio.Event()
         self._workers = [
-            TargetWorker(target, self._state, rng or random.Random(), wall, self._tell, local=target.name in neighbours)
+            TargetWorker(
+                target, self._state, rng or random.Random(), wall, self._tell, here, local=target.name in neighbours
+            )
             for target in targets
         ]
         self._waiters: dict[bytes, list[dict[str, int]]] = {}
@@ -121,13 +127,18 @@ class Announcer:
     # --- keys ------------------------------------------------------------------------------------------------------
 
     async def announce(self, multihashes: Iterable[bytes]) -> None:
-        """Announce keys that are new, now. Those that were announced already are left to their turn.
+        """Announce keys that are new, now. Those that were announced already are left to their turn. What is not here
+        is not announced.
 
         Raises:
             RepoError, DiskFull: the database cannot be written.
         """
-        keys = list(dict.fromkeys(multihashes))
-        if not keys or not self._names:
+        asked = list(dict.fromkeys(multihashes))
+        if not asked or not self._names:
+            return
+        here = await trio.to_thread.run_sync(self._here, asked)
+        keys = [key for key in asked if key in here]
+        if not keys:
             return
         await trio.to_thread.run_sync(self._state.add, self._names, keys, self._wall())
         for worker in self._workers:

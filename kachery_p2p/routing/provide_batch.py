@@ -42,12 +42,14 @@ class Outcome:
         taken: peers that took all that was theirs.
         refused: peers that did not.
         met: peers that answered lookups.
+        absent: keys that were not announced, because they are no longer here.
     """
 
     copies: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     taken: set[bytes] = field(default_factory=set)
     refused: set[bytes] = field(default_factory=set)
     met: set[bytes] = field(default_factory=set)
+    absent: set[bytes] = field(default_factory=set)
 
 
 class Sender:
@@ -55,10 +57,18 @@ class Sender:
 
     Args:
         on_lost: called when the target turns out to have no peers.
+        here: those of some keys that are here; called in a thread. Others are not announced, whoever asks for it.
     """
 
-    def __init__(self, target: AnnounceTarget, rng: random.Random, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        target: AnnounceTarget,
+        rng: random.Random,
+        on_lost: Callable[[], None],
+        here: Callable[[Sequence[bytes]], Container[bytes]],
+    ) -> None:
         self.target = target
+        self._here = here
         self.size = NetworkSize()
         self.counters = Counters()
         self.last_error = ""
@@ -102,6 +112,11 @@ class Sender:
             only: deliver to these peers alone.
             wants: whether a peer is to be given a key.
         """
+        here = await trio.to_thread.run_sync(self._here, keys)
+        outcome = Outcome(absent={key for key in keys if key not in here})
+        keys = [key for key in keys if key in here]
+        if not keys:
+            return outcome
         infos: dict[bytes, PeerInfo] = {}
         make = partial(RegionSweep, keys, zone_bits=self.size.zone_bits(), rng=self._rng)
         many = len(keys) > limits.IN_THREAD
@@ -129,7 +144,7 @@ class Sender:
         async with trio.open_nursery() as nursery:
             begin()
         shares = await trio.to_thread.run_sync(sweep.deliveries) if many else sweep.deliveries()
-        outcome = Outcome(met=set(infos))
+        outcome.met = set(infos)
         async with trio.open_nursery() as nursery:
             for peer, share in shares.items():
                 if only is not None and peer not in only:

@@ -112,7 +112,7 @@ class Greeter:
 
             outcome = await self._sender.send(list(times), only=todo, wants=wants)
             refused |= outcome.refused
-            if len(outcome.met) < self._sender.size.k:
+            if len(outcome.met) < self._sender.size.k and len(outcome.absent) < len(times):
                 # The others are all there are: who is not among them did not answer.
                 refused |= todo.keys() - outcome.met
         for peer, each in todo.items():

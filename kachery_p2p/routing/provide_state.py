@@ -128,6 +128,14 @@ class AnnounceState:
             self.add([target], missing, started)
         return added, removed
 
+    def forget(self, target: str, multihashes: Iterable[bytes]) -> None:
+        """Keys that are no longer to be announced there."""
+        with self._db.write() as tx:
+            tx.executemany(
+                "DELETE FROM announce_keys WHERE target = ? AND place = ? AND multihash = ?",
+                [(target, place_of(multihash), multihash) for multihash in multihashes],
+            )
+
     def regions(self, target: str, bits: int) -> dict[int, Region]:
         """All regions that have keys, by prefix."""
         rows = self._db.read(

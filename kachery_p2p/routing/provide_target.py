@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ class TargetWorker:
         local: whether it is small and its peers are neighbours: newcomers are then greeted.
         tell: called with the name of the target and the copies of keys that were announced; with none when the target
             got ready, or lost its peers.
+        here: see `Sender`.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class TargetWorker:
         rng: random.Random,
         wall: Callable[[], float],
         tell: Callable[[str, Mapping[bytes, int]], None],
+        here: Callable[[Sequence[bytes]], Container[bytes]],
         *,
         local: bool,
     ) -> None:
@@ -62,7 +64,7 @@ class TargetWorker:
         self._state = state
         self._wall = wall
         self._tell = tell
-        self._sender = Sender(target, rng, self._lost)
+        self._sender = Sender(target, rng, self._lost, here)
         self._schedule = Schedule(state.epoch, limits.INTERVAL)
         self._greeter = Greeter(self._sender, state, wall) if local else None
         self._urgent: dict[bytes, None] = {}
@@ -198,6 +200,8 @@ class TargetWorker:
         outcome = await self._sender.send(keys)
         if self._greeter is not None:
             self._greeter.missed(outcome.refused)
+        if outcome.absent:
+            await trio.to_thread.run_sync(self._state.forget, self.name, list(outcome.absent))
         marks, copies, well = self._judge(keys, outcome, begun)
         await trio.to_thread.run_sync(self._state.mark, self.name, marks)
         if copies:
@@ -211,6 +215,8 @@ class TargetWorker:
         copies: dict[bytes, int] = {}
         well = True
         for key in keys:
+            if key in outcome.absent:
+                continue
             took, meant = outcome.copies.get(key, (0, 0))
             if took:
                 copies[key] = took

@@ -34,7 +34,6 @@ The stock Noise records and Yamux: see `noise.py` and `yamux.py`. The private ne
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -51,15 +50,13 @@ from kachery_p2p.errors import StreamError
 def quieten() -> None:
     """Keep py-libp2p's log messages from users who did not ask for them (defect 14).
 
-    Importing it sets its logger to WARNING and cuts it off from the root, so that the logging module's last resort
-    prints to the screen. A level that somebody else set stays.
+    Importing it cuts its logger off from the root, so that the logging module's last resort prints to the screen.
+    A handler that does nothing prevents that. Levels, and handlers that somebody set, stay: they are the program's.
     """
-    if "LIBP2P_DEBUG" in os.environ:
-        return
     for name in ("libp2p", "multiaddr", "noise"):
         logger = logging.getLogger(name)
-        if logger.level in (logging.NOTSET, logging.WARNING):
-            logger.setLevel(logging.CRITICAL)
+        if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+            logger.addHandler(logging.NullHandler())
 
 
 class UnexpectedPeer(Exception):

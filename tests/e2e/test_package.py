@@ -42,8 +42,9 @@ def test_installed_copy(tmp_path: Path) -> None:
     """`pip install <clone>` from elsewhere gives working commands, with all modules and data in the package."""
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / "bin" / "python"
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(ROOT)]
-    subprocess.run(pip, cwd=tmp_path, check=True, timeout=300)
+    pip = [str(python), "-m", "pip", "install", "-v", "--no-deps", str(ROOT)]
+    built = subprocess.run(pip, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300)
+    assert "deprecat" not in (built.stdout + built.stderr).lower()
     # The dependencies are borrowed from this environment. Its own .pth files, the editable install among them, do not
     # count there, so the package that is found is the installed one.
     site = subprocess.run(

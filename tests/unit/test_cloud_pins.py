@@ -386,10 +386,56 @@ def test_mistakes_are_told_before_anything_is_stored(here: Path) -> None:
     assert kcl.pins() == []
 
 
+class Listening:
+    """A connection to a node that notes what it is told."""
+
+    def __init__(self, told: list[str]) -> None:
+        self._told = told
+
+    def notify_stored(self, cid: str) -> None:
+        self._told.append(cid)
+
+    def notify_pins_changed(self) -> None:
+        self._told.append("pins changed")
+
+
+def test_storing_and_pinning_are_told_apart(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node hears that data came, and that there is something to pin: two things, each when it is so."""
+    told: list[str] = []
+    monkeypatch.setattr("kachery_cloud.background.get_connection", lambda config: Listening(told))
+    cid = kcl.store_text("first").removeprefix("ipfs://")
+    assert told == [cid]
+    other = kcl.store_text("second", pin="kubo").removeprefix("ipfs://")
+    assert told == [cid, other, "pins changed"]
+    kcl.unpin("ipfs://" + other)
+    assert told == [cid, other, "pins changed", "pins changed"]
+
+
+def test_commands_tell_the_node_what_has_happened(here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """That data came, when something was stored; that what is to be pinned has changed: never one for the other."""
+    told: list[str] = []
+    monkeypatch.setattr("kachery_cloud.background.ask_running_node", lambda config, method: told.append(method))
+    monkeypatch.setattr("kachery_cloud.store.tell_running_node", lambda config, cid: bool(told.append(cid)))
+    (tmp_path / "a.txt").write_text("a")
+
+    def run(*arguments: str) -> Result:
+        told.clear()
+        return CliRunner().invoke(cli, [*arguments, "--json"], catch_exceptions=False)
+
+    cid = json.loads(run("store", str(tmp_path / "a.txt")).stdout)["cid"]
+    assert told == [cid]
+    run("store", str(tmp_path / "a.txt"), "--service", "kubo", "--no-wait")
+    assert told == [cid, "wake_pins"]
+    run("pins", "remove", cid)
+    assert told == ["wake_pins"]
+    run("pins", "add", cid, "--service", "kubo", "--no-wait")
+    assert told == ["wake_pins"]
+
+
 def test_pinning_what_is_here_and_no_longer(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By URI, a path in a directory included; what is not here is an error, and so is what was never pinned."""
     told: list[str] = []
-    monkeypatch.setattr("kachery_cloud.store.announce_in_background", lambda config, cid: told.append(cid))
+    monkeypatch.setattr("kachery_cloud.background.get_connection", lambda config: Listening(told))
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.txt").write_text("in a folder")
     uri = kcl.store_dir(tmp_path / "folder", local=True)
@@ -398,9 +444,10 @@ def test_pinning_what_is_here_and_no_longer(here: Path, tmp_path: Path, monkeypa
     (inner,) = kcl.pin(uri + "/a.txt", "kubo")
     assert (inner["uri"], inner["size"], inner["name"]) == ("ipfs://" + inner["cid"], 11, "a.txt")
     assert kcl.load_text(inner["uri"], local_only=True) == "in a folder"
-    assert told == [row["cid"], inner["cid"]]
+    assert told == ["pins changed", "pins changed"]
     assert kcl.pins(uri + "/a.txt") == [inner]
     assert [each["state"] for each in kcl.unpin(uri)] == ["removed"]
+    assert told == ["pins changed"] * 3
     assert kcl.pins(uri) == []
     with pytest.raises(ContentNotFound, match="is not pinned"):
         kcl.unpin(uri)

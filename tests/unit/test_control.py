@@ -2,74 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import stat
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import pytest
-import trio
 
 from kachery_cloud import control
-from kachery_cloud.control import ControlClient, Endpoint, NodeGone, serve_control
+from kachery_cloud.control import ControlClient, Endpoint, NodeGone
 from kachery_p2p.errors import DiskFull, NodeError
-
-
-class Server:
-    """A control server with a few methods, in a thread of its own as in real life."""
-
-    token: trio.lowlevel.TrioToken
-    nursery: trio.Nursery
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.cancelled = threading.Event()
-        self.begun = threading.Event()
-        ready: Future[None] = Future()
-
-        async def echo(params: dict[str, Any], progress: Any) -> Any:
-            return params
-
-        async def count(params: dict[str, Any], progress: Any) -> Any:
-            for i in range(3):
-                progress(i + 1, 3)
-                await trio.sleep(2 / control.PROGRESS_PER_SECOND)  # the pace at which progress is passed on
-            return "counted"
-
-        async def fail(params: dict[str, Any], progress: Any) -> Any:
-            raise DiskFull("There is no room left on /data.")
-
-        async def crash(params: dict[str, Any], progress: Any) -> Any:
-            raise ZeroDivisionError("a bug")
-
-        async def hang(params: dict[str, Any], progress: Any) -> Any:
-            self.begun.set()
-            try:
-                await trio.sleep_forever()
-            finally:
-                self.cancelled.set()
-
-        methods = {"echo": echo, "count": count, "fail": fail, "crash": crash, "hang": hang}
-
-        async def main() -> None:
-            self.token = trio.lowlevel.current_trio_token()
-            async with trio.open_nursery() as nursery:
-                self.nursery = nursery
-                await nursery.start(serve_control, directory, methods)
-                ready.set_result(None)
-
-        self.thread = threading.Thread(target=trio.run, args=(main,))
-        self.thread.start()
-        ready.result(10)
-
-    def stop(self) -> None:
-        self.token.run_sync_soon(self.nursery.cancel_scope.cancel)
-        self.thread.join(10)
+from tests.unit.control_helpers import Server, answer_to, ask, is_served
 
 
 @pytest.fixture
@@ -85,10 +29,6 @@ def client(server: Server) -> Iterator[ControlClient]:
     client = ControlClient(Endpoint.read(server.directory), on_gone=lambda client: None)
     yield client
     client.close()
-
-
-def ask(client: ControlClient, method: str, params: dict[str, Any], progress: Any = None) -> Any:
-    return client.start(method, params, progress)[1].result(10)
 
 
 def test_answers_and_progress_reach_the_one_who_asked(client: ControlClient) -> None:
@@ -162,40 +102,18 @@ def test_only_the_owner_can_reach_the_socket(server: Server) -> None:
         b"not json\n",
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"\xff\xfe\n",
+        b"[" * 200_000 + b"\n",
+        '{"secret": "\u00e9", "version": 1}\n'.encode(),
+        b'{"secret": "\\ud800", "version": 1}\n',
+        b'{"secret": null, "version": 1}\n',
+        b'{"secret": ' + b"9" * 10_000 + b"}\n",
         b"x" * (control.MAX_LINE + 2),
     ],
 )
 def test_who_does_not_know_the_secret_gets_nothing(server: Server, first: bytes) -> None:
     """A web page or another user that reaches the socket gets an empty answer, and the node lives."""
-    endpoint = Endpoint.read(server.directory)
-    assert endpoint.path is not None
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
-        sock.connect(endpoint.path)
-        try:
-            sock.sendall(first)
-            sock.shutdown(socket.SHUT_WR)
-            assert sock.recv(100) == b""
-        except (ConnectionResetError, BrokenPipeError):
-            pass  # dropped before it had read all of it: nothing was answered either
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
-        sock.connect(endpoint.path)
-        sock.sendall(json.dumps({"secret": endpoint.secret, "version": 1}).encode() + b"\n")
-        assert json.loads(sock.makefile().readline())["ok"] is True
-
-
-def test_a_long_directory_name_still_gets_a_socket(tmp_path: Path) -> None:
-    """A path too long for a Unix socket is no reason to fail."""
-    directory = tmp_path / ("d" * 120)
-    directory.mkdir()
-    server = Server(directory)
-    try:
-        client = ControlClient(Endpoint.read(directory), on_gone=lambda client: None)
-        assert ask(client, "echo", {"x": 1}) == {"x": 1}
-        client.close()
-    finally:
-        server.stop()
+    assert answer_to(server.directory, first) == b""
+    assert is_served(server.directory)
 
 
 def test_a_stale_endpoint_is_said_to_be_gone(tmp_path: Path) -> None:

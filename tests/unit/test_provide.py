@@ -109,11 +109,14 @@ class Target:
 
 @asynccontextmanager
 async def announcing(
-    *targets: Target, keys: Callable[[], Sequence[bytes]] = list, db: Database | None = None
+    *targets: Target,
+    keys: Callable[[], Sequence[bytes]] = list,
+    here: Callable[[Sequence[bytes]], Sequence[bytes]] = lambda keys: keys,
+    db: Database | None = None,
 ) -> AsyncIterator[Announcer]:
     with closing(Database(None)) as memory:
         announcer = Announcer(
-            db or memory, targets, keys, rng=random.Random(1), wall=lambda: NOON + trio.current_time()
+            db or memory, targets, keys, here=here, rng=random.Random(1), wall=lambda: NOON + trio.current_time()
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(announcer.run)
@@ -132,6 +135,35 @@ async def test_a_new_key_is_announced_at_once(mock_clock: MockClock) -> None:
     assert announced.seconds < 2
     assert target.true_closest(key) == target.holders(key)
     assert target.lookups == 1
+
+
+async def test_what_is_not_here_is_not_announced(mock_clock: MockClock) -> None:
+    """Whoever asks for it: a record of us for it would send others here for nothing."""
+    target = Target(peers=30)
+    mine, other = made_keys(2)
+    async with announcing(target, here=lambda keys: [key for key in keys if key == mine]) as announcer:
+        await announcer.announce([mine, other])
+        assert (await announcer.wait(mine)).copies == 20
+        assert (await announcer.wait(other, timeout=5)).copies == 0
+        assert announcer.status()["targets"]["dht"]["waiting"] == 0
+    assert target.holders(other) == set()
+
+
+async def test_what_was_removed_is_not_announced_again(mock_clock: MockClock) -> None:
+    """It is looked at each time before a record is sent, in its turn and to a newcomer, and then forgotten."""
+    target = Target("lan-dht", peers=3)
+    kept, gone = keys = made_keys(2)
+    present = list(keys)
+    async with announcing(target, keys=lambda: keys, here=lambda asked: [k for k in asked if k in present]) as each:
+        await trio.sleep(60)
+        assert {key for _, _, key in target.log} == set(keys)
+        present.remove(gone)
+        target.log.clear()
+        target.change(add=[50])
+        await trio.sleep(limits.INTERVAL + 2 * HOUR)
+        assert each.status()["targets"]["lan-dht"]["waiting"] == 0
+    assert {key for _, _, key in target.log} == {kept}
+    assert made_peer(50) in target.holders(kept)
 
 
 async def test_two_nodes(mock_clock: MockClock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -163,7 +164,7 @@ def test_node_lock_is_exclusive_and_can_be_given_back(tmp_path: Path) -> None:
     assert first.try_acquire()
     assert first.held
     assert not second.try_acquire()
-    assert (tmp_path / "node.lock").read_text() == f"{os.getpid()}\n"
+    assert json.loads((tmp_path / "node.lock").read_text())["pid"] == os.getpid()
     first.release()
     first.release()
     assert not first.held

@@ -101,7 +101,7 @@ HEX = KEY.hex().encode()
         (HEADER + b"\n/base64/\n" + base64.b64encode(KEY)[:-1], "Line 3.*base64"),
         (HEADER + b"\n/bin/\n" + KEY[:-1], "Line 3.* 31 bytes"),
         (HEADER + b"\n/bin/\n" + KEY + b"x", "Line 3.* 33 bytes"),
-        (HEADER + b"\n/base16/\n" + HEX * 1000, "Line 3"),
+        (HEADER + b"\n/base16/\n" + HEX * 1000, "more than 4,096 bytes"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_line(tmp_path: Path, content: bytes, says: str) -> None:

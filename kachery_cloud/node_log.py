@@ -1,0 +1,94 @@
+"""The log of ``kachery-cloud-node``. Only the program sets up a log; the packages merely write to their loggers.
+
+Every line has a time. What it says may come from strangers (addresses, names, error texts), so no control character
+gets through, and a message is one line.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from kachery_p2p.repo.fileio import explained
+
+from .cli_support import printable
+
+Level: TypeAlias = Literal["error", "warning", "info", "debug"]
+LEVELS: tuple[Level, ...] = ("error", "warning", "info", "debug")
+#: Bytes of a log file; then it is moved to FILE.1, and so on. Months of a quiet node fit into one.
+MAX_FILE = 10_000_000
+#: Older files that are kept.
+OLD_FILES = 3
+#: Our own loggers. Other packages are heard from warnings on: at lower levels some of them log what is secret.
+_OURS = ("kachery_cloud", "kachery_p2p")
+_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+def start_log(level: Level, file: Path | None = None) -> None:
+    """Send what the node and its libraries say from a level on to standard error; or with `file` to that file, and
+    warnings to both.
+
+    Raises:
+        NoPermission, DiskFull, RepoError: the file cannot be opened.
+    """
+    number = getattr(logging, level.upper())
+    terminal = _Terminal(sys.stderr)
+    handlers: list[logging.Handler] = [terminal]
+    if file is not None:
+        with explained("opening the log", file):
+            handlers.append(_File(file))
+        terminal.setLevel(max(number, logging.WARNING))
+    root = logging.getLogger()
+    for handler in handlers:
+        handler.setFormatter(_Formatter(_FORMAT))
+        root.addHandler(handler)
+    root.setLevel(max(number, logging.WARNING))
+    for name in _OURS:
+        logging.getLogger(name).setLevel(number)
+
+
+class _Formatter(logging.Formatter):
+    default_msec_format = "%s.%03d"
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.exc_text = None  # another handler's text of the exception may be there, as it came
+        return super().format(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(printable(line) for line in super().formatException(ei).split("\n"))
+
+
+class _Quiet:
+    """A log that cannot be written (a full disk, a terminal that was closed) is no reason to stop, nor to print a stack
+    trace for each line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)  # type: ignore[misc]
+
+
+class _Terminal(_Quiet, logging.StreamHandler):
+    pass
+
+
+class _File(_Quiet, RotatingFileHandler):
+    """A file for its owner alone, whatever the umask: it says whom this machine has met."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            path, maxBytes=MAX_FILE, backupCount=OLD_FILES, encoding="utf-8", errors="backslashreplace", delay=False
+        )
+
+    def _open(self) -> Any:
+        # Without O_NONBLOCK, a named pipe that nobody reads would hold up the node.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+        fd = os.open(self.baseFilename, flags, 0o600)
+        return os.fdopen(fd, "a", encoding=self.encoding, errors=self.errors)

@@ -1,0 +1,108 @@
+"""kachery-cloud-node where the disk is full: it serves what is there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Runs in a mount namespace of its own, where a small disk (of memory) is the data directory of `station`.
+_PRELUDE = """
+import json, os, subprocess, sys, time
+from pathlib import Path
+from scripts.workstation import Workstation
+
+folder = Path(sys.argv[1])
+station, other = Workstation(folder / "one"), Workstation(folder / "two")
+station.directory.mkdir(mode=0o700)
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=0700", "tmpfs", str(station.directory)], check=True)
+
+def fill():
+    with open(station.directory / "filler", "wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            pass
+
+def free():
+    return os.statvfs(station.directory).f_bavail
+
+def loads(uri):
+    return other.call("say(kcl.load_text(args[0], providers=[args[1]], timeout=30))", uri, station.addr)
+
+with station, other:
+"""
+
+
+def _on_a_small_disk(tmp_path: Path, code: str) -> None:
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root and namespaces of Linux")
+    lines = _PRELUDE + "".join(f"    {line}\n" for line in code.strip().splitlines())
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    line = ["unshare", "--mount", sys.executable, "-c", lines, str(tmp_path)]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    if "Operation not permitted" in done.stderr and "unshare" in done.stderr:
+        pytest.skip("this system allows no mount namespace")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_node_starts_on_a_full_disk(tmp_path: Path) -> None:
+    """One that never ran there, too: lock, key, socket and what is learned of others need no room. Processes of the
+    directory find it when there is some."""
+    _on_a_small_disk(
+        tmp_path,
+        """
+uri = station.call("say(kcl.store_text('x' * 100_000, local=True))")
+fill()
+assert free() == 0
+station.start()
+assert loads(uri) == "x" * 100_000
+said = (station.folder / "node.log").read_text()
+assert "Traceback" not in said, said
+assert "peer ID that is not kept" in said, said
+assert "kept in memory alone" in said, said
+asked = station.run("kachery-cloud-status", check=False)
+assert "holds the node lock" in asked.stderr, asked
+assert "full disk" in asked.stderr, asked
+assert len(station.run("kachery-cloud-cat", "--local-only", uri).stdout) == 100_000
+failed = station.run("kachery-cloud-store", sys.executable, check=False)
+assert failed.returncode == 5, failed
+assert "no room" in failed.stderr, failed
+(station.directory / "filler").unlink()
+for _ in range(600):
+    if (station.directory / "node.json").exists():
+        break
+    time.sleep(0.1)  # it looks every few seconds
+assert station.status()["peer_id"] == station.peer_id
+assert station.stop() == 0
+        """,
+    )
+
+
+def test_a_node_comes_back_on_a_full_disk(tmp_path: Path) -> None:
+    """It is who it was, and serves on when the disk fills up under it."""
+    _on_a_small_disk(
+        tmp_path,
+        """
+uri = station.call("say(kcl.store_text('x' * 100_000, local=True))")
+station.start()
+peer = station.peer_id
+fill()
+assert loads(uri) == "x" * 100_000
+assert station.stop() == 0
+other.call("import shutil; shutil.rmtree(kcl.load_config().directory)")
+fill()
+station.start()
+assert station.peer_id == peer
+assert loads(uri) == "x" * 100_000
+assert "Traceback" not in (station.folder / "node.log").read_text()
+assert station.stop() == 0
+        """,
+    )

@@ -1,0 +1,116 @@
+"""A control server in a thread of its own, as in real life, and ways to speak to it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from kachery_cloud import control
+from kachery_cloud.control import ControlClient, Endpoint, serve_control
+from kachery_p2p.errors import DiskFull
+
+
+class Server:
+    """A control server with a few methods."""
+
+    token: trio.lowlevel.TrioToken
+    nursery: trio.Nursery
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.cancelled = threading.Event()
+        self.begun = threading.Event()
+        ready: Future[None] = Future()
+
+        async def echo(params: dict[str, Any], progress: Any) -> Any:
+            return params
+
+        async def count(params: dict[str, Any], progress: Any) -> Any:
+            for i in range(3):
+                progress(i + 1, 3)
+                await trio.sleep(2 / control.PROGRESS_PER_SECOND)  # the pace at which progress is passed on
+            return "counted"
+
+        async def fail(params: dict[str, Any], progress: Any) -> Any:
+            raise DiskFull("There is no room left on /data.")
+
+        async def crash(params: dict[str, Any], progress: Any) -> Any:
+            raise ZeroDivisionError("a bug")
+
+        async def hang(params: dict[str, Any], progress: Any) -> Any:
+            self.begun.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self.cancelled.set()
+
+        async def unsendable(params: dict[str, Any], progress: Any) -> Any:
+            return {"long": "x" * (2 * control.MAX_LINE), "set": {1}, "nan": float("nan")}[params["what"]]
+
+        async def verbose(params: dict[str, Any], progress: Any) -> Any:
+            raise DiskFull("x" * (2 * control.MAX_LINE))
+
+        methods = {
+            "echo": echo,
+            "count": count,
+            "fail": fail,
+            "crash": crash,
+            "hang": hang,
+            "unsendable": unsendable,
+            "verbose": verbose,
+        }
+
+        async def main() -> None:
+            self.token = trio.lowlevel.current_trio_token()
+            async with trio.open_nursery() as nursery:
+                self.nursery = nursery
+                await nursery.start(serve_control, directory, methods)
+                ready.set_result(None)
+
+        self.thread = threading.Thread(target=trio.run, args=(main,))
+        self.thread.start()
+        ready.result(10)
+
+    def stop(self) -> None:
+        self.token.run_sync_soon(self.nursery.cancel_scope.cancel)
+        self.thread.join(10)
+
+
+def ask(client: ControlClient, method: str, params: dict[str, Any], progress: Any = None) -> Any:
+    return client.start(method, params, progress)[1].result(10)
+
+
+def answer_to(directory: Path, *sent: bytes, secret: bool = False) -> bytes:
+    """What the node answers to bytes, up to its end; with `secret`, they come behind a proper greeting."""
+    endpoint = Endpoint.read(directory)
+    assert endpoint.path is not None
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(20)
+        sock.connect(endpoint.path)
+        answer = b""
+        try:
+            if secret:
+                sock.sendall(json.dumps({"secret": endpoint.secret, "version": 1}).encode() + b"\n")
+            for part in sent:
+                sock.sendall(part)
+            sock.shutdown(socket.SHUT_WR)
+            while part := sock.recv(65536):
+                answer += part
+        except (ConnectionResetError, BrokenPipeError):
+            pass  # dropped before it had read all of it
+        return answer
+
+
+def is_served(directory: Path) -> bool:
+    """Whether an honest client gets its answer."""
+    client = ControlClient(Endpoint.read(directory), on_gone=lambda client: None)
+    try:
+        return ask(client, "echo", {"a": [1, "ü"]}) == {"a": [1, "ü"]}
+    finally:
+        client.close()
