@@ -10,19 +10,15 @@ and worker may change one row at the same time, so each decision of the user (ad
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..dag.cid import CID
-from ..errors import DiskFull, NoPermission, RepoError
+from ..sqlite import Settings, SQLiteFile, make_schema
 from .limits import MAX_ERROR_LENGTH, MAX_NAME, REMOVED_DAYS
 
 OUTBOX_NAME = "outbox.sqlite"
@@ -158,16 +154,23 @@ class Outbox:
     def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:
         self.path = path
         self._wall = wall
-        self._lock = threading.RLock()
-        self._db: sqlite3.Connection | None = None
-        self._pid = os.getpid()
+        # The row is on the disk when the call returns: a loss of power must not take a promise with it.
+        self._file = SQLiteFile(
+            path,
+            Settings(
+                name="the list of what is to be pinned,",
+                unharmed="nothing that was stored is harmed, and what was to be pinned still is",
+                repair="Move it away and pin again what matters; a service is not asked twice for what it has.",
+                prepare=lambda db: make_schema(db, _SCHEMA, _VERSION, path, "a list of pins"),
+                busy_seconds=_BUSY_SECONDS,
+                durable=True,
+                version=_VERSION,
+            ),
+        )
 
     def close(self) -> None:
         """Close the file; it is opened again when it is needed."""
-        with self._lock:
-            if self._db is not None and self._pid == os.getpid():
-                self._db.close()
-            self._db = None
+        self._file.let_go()
 
     # --- what users do ----------------------------------------------------------------------------------------------
 
@@ -197,7 +200,7 @@ class Outbox:
         """
         root = cid if isinstance(cid, CID) else CID.parse(cid)
         key, now = bytes(root.to_v1()), self._wall()
-        with self._write() as db:
+        with self._file.write() as db:
             db.execute(
                 "INSERT INTO pins (key, service, cid, name, meta, size, state, added, changed) "
                 "VALUES (?, ?, ?, ?, ?, ?, 'waiting', ?, ?) ON CONFLICT (key, service) DO UPDATE SET "
@@ -218,7 +221,7 @@ class Outbox:
         root = cid if isinstance(cid, CID) else CID.parse(cid)
         if not self.path.exists():
             return False
-        with self._write() as db:
+        with self._file.write() as db:
             return (
                 db.execute(
                     "UPDATE pins SET revision = revision + 1, tries = 0, next_try = 0, problem = '', last_error = '', "
@@ -254,14 +257,11 @@ class Outbox:
 
     def next_turn(self, service: str) -> float | None:
         """Seconds until the next row's turn; None when there is nothing to wait for."""
-        if not self.path.exists():
-            return None
-        with self._open() as db:
-            (at,) = db.execute(
-                f"SELECT min(next_try) FROM pins WHERE service = ? AND state IN {ACTIVE} AND next_try < 9e99",
-                (service,),
-            ).fetchone()
-        return None if at is None else max(0.0, at - self._wall())
+        for (at,) in self._rows(
+            f"SELECT min(next_try) FROM pins WHERE service = ? AND state IN {ACTIVE} AND next_try < 9e99", (service,)
+        ):
+            return None if at is None else max(0.0, at - self._wall())
+        return None
 
     def update(self, entry: PinEntry, **values: Any) -> PinEntry | None:
         """Write down what came of a step.
@@ -273,7 +273,7 @@ class Outbox:
         if "last_error" in values:
             values["last_error"] = values["last_error"][:MAX_ERROR_LENGTH]
         values["changed"] = self._wall()
-        with self._write() as db:
+        with self._file.write() as db:
             row = db.execute("SELECT revision FROM pins WHERE id = ?", (entry.id,)).fetchone()
             same = row is not None and row[0] == entry.revision
             kept = values if same else {name: values[name] for name in _LEARNED if name in values}
@@ -288,7 +288,7 @@ class Outbox:
 
     def tell(self, service: str, problem: str, error: str, *, refuse_until: float | None = None) -> None:
         """Write at all waiting rows of a service why nothing happens; with `refuse_until`, as refused until then."""
-        with self._write() as db:
+        with self._file.write() as db:
             db.execute(
                 "UPDATE pins SET problem = ?1, last_error = ?2, changed = ?3, "
                 "state = CASE WHEN ?4 IS NULL THEN state ELSE 'refused' END, "
@@ -302,7 +302,7 @@ class Outbox:
         of one service or of all, and those removed long ago are forgotten."""
         if not self.path.exists():
             return
-        with self._write() as db:
+        with self._file.write() as db:
             marks = ", ".join("?" * len(problems))
             db.execute(
                 "UPDATE pins SET state = 'waiting', next_try = 0 "
@@ -321,120 +321,20 @@ class Outbox:
 
     def version(self) -> int:
         """A number that is another one after another process, or another Outbox, has written."""
-        if not self.path.exists():
-            return 0
-        with self._open() as db:
-            return db.execute("PRAGMA data_version").fetchone()[0]
+        return self._file.changes() if self.path.exists() else 0
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Rows by service and state."""
         found: dict[str, dict[str, int]] = {}
-        if self.path.exists():
-            with self._open() as db:
-                for service, state, count in db.execute("SELECT service, state, count(*) FROM pins GROUP BY 1, 2"):
-                    found.setdefault(service, {})[state] = count
+        for service, state, count in self._rows("SELECT service, state, count(*) FROM pins GROUP BY 1, 2"):
+            found.setdefault(service, {})[state] = count
         return found
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _read(self, sql: str, args: Sequence[Any]) -> Entries:
-        if not self.path.exists():
-            return []
-        with self._open() as db:
-            return [_entry(row) for row in db.execute(sql, args).fetchall()]
+        return [_entry(row) for row in self._rows(sql, args)]
 
-    @contextlib.contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        with self._open() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                # A full disk makes SQLite roll back by itself; then there is nothing left to undo.
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._explained():
-            if self._db is None or self._pid != os.getpid():
-                # A connection inherited over a fork may not even be closed.
-                _inherited.append(self._db)
-                self._db, self._pid = self._connect(), os.getpid()
-            yield self._db
-
-    def _connect(self) -> sqlite3.Connection:
-        new = not self.path.exists()
-        db = sqlite3.connect(str(self.path), timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        try:
-            if new:
-                self.path.chmod(0o600)  # what somebody keeps where is nobody else's business
-            if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                self._switch_to_wal(db)
-            # The row is on the disk when the call returns: a loss of power must not take a promise with it.
-            db.execute("PRAGMA synchronous=FULL")
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
-            elif version != _VERSION:
-                raise RepoError(
-                    f"{self.path} has format {version}, and this version of the program knows {_VERSION}. Install the "
-                    "newer version, or use another data directory."
-                )
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-    def _switch_to_wal(self, db: sqlite3.Connection) -> None:
-        # Changing the mode does not wait for others, whatever the timeout: so try again while they do the same.
-        end = time.monotonic() + _BUSY_SECONDS
-        while True:
-            try:
-                db.execute("PRAGMA journal_mode=WAL")
-                return
-            except sqlite3.OperationalError as why:
-                if "locked" not in str(why) or time.monotonic() > end:
-                    raise
-                time.sleep(0.02)  # another process switches it: SQLite tells by refusing, and not when it is over
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            text = str(error)
-            if "full" in text or "No space" in text or ("disk I/O" in text and _disk_is_full(self.path.parent)):
-                raise DiskFull(
-                    f"There is no room on the disk for {self.path}, where it is written what is to be pinned. Free "
-                    "some space and try again; nothing that was stored is harmed, and what was to be pinned still is."
-                ) from error
-            if any(sign in text for sign in ("readonly", "read-only", "unable to open", "Permission")):
-                raise NoPermission(
-                    f"{self.path} cannot be opened for writing ({text}). Check who owns the data directory and its "
-                    "permissions, or use another one."
-                ) from error
-            if "locked" in text or "busy" in text:
-                raise RepoError(
-                    f"Another process has been writing {self.path} for more than {_BUSY_SECONDS:.0f} seconds. See "
-                    "whether one hangs, then try again."
-                ) from error
-            raise RepoError(
-                f"{self.path}, where it is written what is to be pinned, cannot be used: {text}. If it is damaged, "
-                "move it away and pin again what matters; a service is not asked twice for what it has."
-            ) from error
-
-
-#: SQLite connections may not even be closed after a fork; those of the parent are kept here for ever.
-_inherited: list[sqlite3.Connection | None] = []
-
-
-def _disk_is_full(folder: Path) -> bool:
-    if not hasattr(os, "statvfs"):
-        return False
-    try:
-        return os.statvfs(folder).f_bavail < 64
-    except OSError:
-        return False
+    def _rows(self, sql: str, args: Sequence[Any] = ()) -> Sequence[Any]:
+        """The rows of a query; none where nothing was ever written."""
+        return self._file.all(sql, args) if self.path.exists() else ()

@@ -13,22 +13,17 @@ Transactions are short: nothing is hashed, and no data is synced, while one is o
 power may take the last commits with it (never the death of a process), but what they said can be found again: a file
 under `ipfs/` has its CID as its name. A commit that cannot be found again is made `durable`.
 
-Connections are not carried over a fork: the child leaves them alone, unclosed, and makes its own.
+`kachery_p2p.sqlite` says how forks and other processes are dealt with.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
 import time
-import weakref
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from ..errors import DiskFull, KacheryError, NoPermission, RepoError
+from ..sqlite import Settings, SQLiteFile, make_schema
 from .limits import BUSY_SECONDS, WAL_BYTES, WAL_PAGES
 
 CATALOG_NAME = "catalog.sqlite"
@@ -91,32 +86,10 @@ CREATE TABLE blocks (
 """
 
 
-class _Connection:
-    """A connection that closes when its thread ends, but never in a process that only inherited it."""
+class Catalog(SQLiteFile):
+    """The catalog of one data directory. Safe to use from many threads, by many processes, and over forks."""
 
-    __slots__ = ("__weakref__", "db", "durable", "pid")
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self.db = db
-        self.pid = os.getpid()
-        self.durable = False
-
-    def close(self) -> None:
-        if self.pid == os.getpid():
-            self.db.close()
-        else:
-            _inherited.append(self.db)
-
-    def __del__(self) -> None:
-        self.close()
-
-
-# SQLite connections may not even be closed after a fork; those of the parent are kept here for ever.
-_inherited: list[sqlite3.Connection] = []
-
-
-class Catalog:
-    """The catalog of one data directory. Safe to use from many threads; any number of processes may have it open."""
+    path: Path
 
     def __init__(self, path: Path) -> None:
         """Open the catalog, making it when there is none.
@@ -124,77 +97,26 @@ class Catalog:
         Raises RepoError when the file is damaged, is no catalog, or was made by a newer version; NoPermission and
         DiskFull.
         """
-        self.path = path
-        self._local = threading.local()
-        self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
-        self._guard = threading.Lock()
-        self._closed = False
+        settings = Settings(
+            name="the catalog",
+            unharmed="nothing that was stored is harmed",
+            repair=(
+                "Stop all programs that use it and rebuild it with Repo.rebuild(directory): the stored files are "
+                "hashed again and the damaged catalog is kept in damaged/."
+            ),
+            prepare=lambda db: _prepare(db, path),
+            busy_seconds=BUSY_SECONDS,
+            version=SCHEMA_VERSION,
+            pragmas=(f"wal_autocheckpoint={WAL_PAGES}", f"journal_size_limit={WAL_BYTES}"),
+            readable=True,
+            per_thread=True,
+        )
+        super().__init__(path, settings)
         try:
-            with self._named_errors():
-                self._prepare(self._connection().db)
+            self.one("PRAGMA user_version")
         except BaseException:
             self.close()
             raise
-
-    def close(self) -> None:
-        """Close the connections of all threads."""
-        with self._guard:
-            self._closed = True
-            for connection in list(self._all):
-                connection.close()
-            self._all.clear()
-        self._local = threading.local()
-
-    def after_fork(self) -> None:
-        """Called in a forked child: forget the parent's connections."""
-        self._guard = threading.Lock()
-        self._all = weakref.WeakSet()
-
-    # --- reading and writing ---------------------------------------------------------------------------------------
-
-    def one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        """The first row, or None."""
-        try:
-            return self._connection().db.execute(sql, parameters).fetchone()
-        except sqlite3.Error as why:
-            raise self._explain(why) from why
-
-    def all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """All rows."""
-        try:
-            return self._connection().db.execute(sql, parameters).fetchall()
-        except sqlite3.Error as why:
-            raise self._explain(why) from why
-
-    @contextmanager
-    def write(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        """A write transaction: committed at the end of the block, rolled back when it raises.
-
-        `durable` puts it (and all commits before it) on the disk before this returns.
-        """
-        connection = self._connection()
-        db = connection.db
-        with self._named_errors():
-            if connection.durable != durable:
-                db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-                connection.durable = durable
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                if durable:
-                    # A commit that changes nothing would sync nothing, not even the commits before it.
-                    db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-            except BaseException:
-                # A full disk makes SQLite roll back by itself; then there is nothing left to undo.
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-            try:
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
 
     # --- rows that several modules write -----------------------------------------------------------------------------
 
@@ -208,107 +130,13 @@ class Catalog:
         row = self.one("SELECT data FROM blocks WHERE multihash = ?", (multihash,))
         return None if row is None else row[0]
 
-    # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _connection(self) -> _Connection:
-        connection: _Connection | None = getattr(self._local, "connection", None)
-        if connection is not None and connection.pid == os.getpid():
-            return connection
-        if connection is not None:
-            _inherited.append(connection.db)
-        with self._guard:
-            if self._closed:
-                raise RepoError(f"The repo of {self.path.parent} is closed already.")
-        with self._named_errors():
-            db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            try:
-                db.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
-                db.execute("PRAGMA synchronous=NORMAL")
-                db.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
-                db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
-            except BaseException:
-                db.close()
-                raise
-        connection = _Connection(db)
-        self._local.connection = connection
-        with self._guard:
-            self._all.add(connection)
-        return connection
-
-    def _prepare(self, db: sqlite3.Connection) -> None:
-        """Make the schema, or check that it is ours."""
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            self._switch_to_wal(db)
-            with self.write(durable=True):
-                # Another process may have made it since.
-                version = db.execute("PRAGMA user_version").fetchone()[0]
-                if version == 0:
-                    if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                        raise RepoError(
-                            f"{self.path} is an SQLite database, but not a catalog of this program. Move it away, or "
-                            "use another data directory."
-                        )
-                    for statement in _SCHEMA.split(";"):
-                        db.execute(statement)
-                    db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
-                    db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-                    version = SCHEMA_VERSION
-        if version != SCHEMA_VERSION:
-            raise RepoError(
-                f"{self.path} has format {version}, and this version of the program knows {SCHEMA_VERSION}. Install "
-                "the newer version, or use another data directory."
-            )
-        # Reads a page of each table, so that a damaged file is noticed now and not in the middle of a load.
-        for table in ("roots", "files", "leaves", "blocks"):
-            db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
-
-    def _switch_to_wal(self, db: sqlite3.Connection) -> None:
-        # Changing the mode does not wait for others, whatever the timeout: so try again while they do the same.
-        end = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                db.execute("PRAGMA journal_mode=WAL")
-                return
-            except sqlite3.OperationalError as why:
-                if "locked" not in str(why) or time.monotonic() > end:
-                    raise
-                time.sleep(0.02)
-
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except KacheryError:
-            raise
-        except sqlite3.Error as why:
-            raise self._explain(why) from why
-
-    def _explain(self, why: sqlite3.Error) -> KacheryError:
-        text = str(why)
-        if "disk is full" in text or ("disk I/O error" in text and _disk_is_full(self.path.parent)):
-            return DiskFull(
-                f"There is no room on the disk for the catalog {self.path}. Free some space and try again; nothing "
-                "that was stored is harmed."
-            )
-        if "readonly" in text or "read-only" in text or "unable to open" in text:
-            return NoPermission(
-                f"The catalog {self.path} cannot be opened for writing ({text}). Check who owns the data directory "
-                "and its permissions, or use another one."
-            )
-        if "locked" in text or "busy" in text:
-            return RepoError(
-                f"Another process has been writing the catalog {self.path} for more than {BUSY_SECONDS:.0f} seconds. "
-                "See whether one hangs, then try again."
-            )
-        if isinstance(why, sqlite3.ProgrammingError):
-            return RepoError(f"The repo of {self.path.parent} was closed while it was in use ({text}).")
-        if not any(sign in text for sign in ("malformed", "not a database", "no such table", "no such column")):
-            return RepoError(f"The catalog {self.path} cannot be used: {text}.")
-        return RepoError(
-            f"The catalog {self.path} is damaged ({text}). Stop all programs that use it and rebuild it with "
-            "Repo.rebuild(directory): the stored files are hashed again and the damaged catalog is kept in damaged/."
-        )
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    """Make the schema, or check that it is ours."""
+    make_schema(db, f"{_SCHEMA}; PRAGMA application_id={_APPLICATION_ID}", SCHEMA_VERSION, path, "a catalog")
+    # Reads a page of each table, so that a damaged file is noticed now and not in the middle of a load.
+    for table in ("roots", "files", "leaves", "blocks"):
+        db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
 
 
 def insert_blocks(db: sqlite3.Connection, blocks: Iterable[tuple[bytes, bytes]]) -> None:
@@ -319,12 +147,3 @@ def insert_blocks(db: sqlite3.Connection, blocks: Iterable[tuple[bytes, bytes]])
         "ON CONFLICT (multihash) DO UPDATE SET data = excluded.data WHERE data <> excluded.data",
         ((multihash, data, now) for multihash, data in blocks),
     )
-
-
-def _disk_is_full(folder: Path) -> bool:
-    if not hasattr(os, "statvfs"):
-        return False
-    try:
-        return os.statvfs(folder).f_bavail < 64
-    except OSError:
-        return False

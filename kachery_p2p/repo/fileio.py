@@ -296,7 +296,8 @@ class NewFile:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if not self._placed:
+        # In a forked child the lock, and so the file, is its parent's.
+        if not self._placed and self._file.fd >= 0:
             if os.name != "posix":
                 self._file.close()
             try:

@@ -318,7 +318,7 @@ class Repo:
         return rebuild(Path(directory), progress)
 
     def _after_fork(self) -> None:
-        self._catalog.after_fork()
+        # A lock of the old ones may be held by a thread that the child does not have.
         self._reader.files = OpenFiles()
 
 
