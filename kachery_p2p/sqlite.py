@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import private
+from . import forks, private
 from .errors import DiskFull, KacheryError, NoPermission, RepoError
 
 #: Seconds that a fork waits for transactions that are under way: they take milliseconds, and on a slow disk a second.
@@ -263,6 +263,8 @@ def _close_at_exit() -> None:
                 handle.lock.release()
 
 
+# Handlers run before a fork in the opposite order: what `forks` waits for comes last, and is the shorter wait.
+assert forks
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
 atexit.register(_close_at_exit)
