@@ -189,12 +189,14 @@ def parse_bootstrap(value: Any, origin: str) -> tuple[str, ...] | None:
 
 def write_default_config(directory: Path) -> Path:
     """Write `config.json` with the defaults, if there is none. Its path."""
+    from kachery_p2p.private import make_file
+
     path = directory / CONFIG_NAME
     defaults = Config(directory)
     stored = {key: getattr(defaults, key) for key in _READERS}
     text = json.dumps({**stored, **dict.fromkeys(("bootstrap", "delegated", "gateways"), "default")}, indent=2)
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with os.fdopen(make_file(path), "w", encoding="utf-8") as file:
             file.write(text + "\n")
     except FileExistsError:
         pass

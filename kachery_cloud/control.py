@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kachery_p2p import errors
+from kachery_p2p import errors, private
 from kachery_p2p.errors import KacheryError, NodeError
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Endpoint:
         """Write ``node.json`` whole or not at all, readable by its owner alone."""
         fd, name = tempfile.mkstemp(prefix="node.", suffix=".json", dir=directory)  # mkstemp makes it 0600
         with os.fdopen(fd, "w") as f:
+            private.open_to_group(fd, directory, private.SHARED_FILE)
             json.dump(self.__dict__, f)
         os.replace(name, directory / "node.json")
 
@@ -203,6 +204,7 @@ async def _listen(directory: Path) -> tuple[trio.SocketListener, Endpoint]:
             await sock.bind(path)
         finally:
             os.umask(old_mask)
+        private.fit(Path(path))
         sock.listen(64)
         return trio.SocketListener(sock), Endpoint(os.getpid(), secret, path, None)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")

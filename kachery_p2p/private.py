@@ -29,6 +29,10 @@ SHARED_FILE = 0o660
 SHARED_FOLDER = 0o2770
 
 
+_KEY_FILES = ("private.pem", "public.pem")
+_SECRETS = ("config.json", "node.json", "node.lock", "outbox.sqlite", "routing.sqlite", "tokens.json")
+
+
 def is_shared(folder: Path | str) -> bool:
     """Whether the group of a folder may write to it. False where there is no folder. Raises OSError."""
     if not _POSIX:
@@ -108,8 +112,18 @@ def open_to_group(fd: int, folder: Path | str, mode: int) -> None:
             os.fchmod(fd, now | mode)
 
 
-def make_database(path: Path, *, readable: bool = False) -> None:
-    """Make the empty file of an SQLite database, if there is none: SQLite gives its `-wal` and `-shm` the same mode.
+def give_to_owner(fd: int, folder: Path) -> None:
+    """What root makes belongs to the owner of the folder, and to nobody else. Raises OSError."""
+    if _POSIX and os.geteuid() == 0:
+        around = os.stat(folder)
+        if around.st_uid != 0:
+            with contextlib.suppress(PermissionError):
+                os.chown(fd, around.st_uid, around.st_gid)
+
+
+def make_empty(path: Path, *, readable: bool = False) -> None:
+    """Make an empty file of a data directory, and the directory, where there is none: for a lock, or for an SQLite
+    database, whose `-wal` and `-shm` then get the same mode.
 
     With `readable` also those may read it who may read in its folder, as far as the umask allows. Raises OSError.
     """
@@ -165,6 +179,31 @@ def make_private(path: Path) -> None:
         mode = stat.S_IMODE(os.stat(path).st_mode)
         if mode & 0o077:
             os.chmod(path, mode & PRIVATE_FILE | PRIVATE_FILE)
+
+
+def too_open(directory: Path) -> list[str]:
+    """What other users of this machine may do with a data directory that they perhaps should not, a sentence each."""
+    if not _POSIX:
+        return []
+    found = []
+    with contextlib.suppress(OSError):
+        mode = stat.S_IMODE(os.stat(directory).st_mode)
+        if mode & 0o002:
+            found.append(
+                f"Every user of this machine may change what is in {directory}. To end that: chmod o-w {directory}"
+            )
+        elif mode & 0o005:
+            found.append(
+                f"Every user of this machine may read what is stored in {directory}. Where that is not meant: "
+                f"chmod o-rx {directory}"
+            )
+        for name in (*_KEY_FILES, *_SECRETS):
+            path = directory / name
+            with contextlib.suppress(FileNotFoundError):
+                shared = 0 if name in _KEY_FILES else mode & stat.S_IWGRP
+                if stat.S_IMODE(os.stat(path).st_mode) & 0o077 & ~(SHARED_FILE if shared else PRIVATE_FILE):
+                    found.append(f"Others may read {path}. To end that, as its owner: chmod 600 {path}")
+    return found
 
 
 def open_tree_to_group(top: Path) -> None:

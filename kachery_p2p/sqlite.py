@@ -425,7 +425,7 @@ class SQLiteFile:
     def _connect(self) -> sqlite3.Connection:
         settings = self.settings
         if self.path is not None and not self._prepared:
-            private.make_database(self.path, readable=settings.readable)
+            private.make_empty(self.path, readable=settings.readable)
             for name in ("", "-wal", "-shm"):
                 private.fit(self.path.with_name(self.path.name + name), readable=settings.readable)
         db = sqlite3.connect(

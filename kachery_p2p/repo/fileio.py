@@ -27,6 +27,7 @@ from ..errors import (
     NotAFile,
     RepoError,
 )
+from ..private import open_to_group
 from .limits import WRITE_BACK_BYTES
 
 Buffer = bytes | bytearray | memoryview
@@ -37,6 +38,9 @@ _TOO_MANY = {errno.EMFILE, errno.ENFILE}
 
 CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 BINARY = getattr(os, "O_BINARY", 0)
+
+# What the group of a shared data directory may at least do with a stored file.
+READABLE = 0o440
 
 
 def explain(why: OSError, doing: str, path: object) -> KacheryError:
@@ -278,8 +282,9 @@ class NewFile:
                 if lock_fd(fd) and os.fstat(fd).st_nlink > 0:
                     break
                 os.close(fd)
-        self._file = LockedFile(fd)
-        self._placed = False
+            self._file = LockedFile(fd)
+            self._placed = False
+            open_to_group(fd, folder, READABLE)
 
     @property
     def fd(self) -> int:

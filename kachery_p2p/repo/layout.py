@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
+from .. import private
 from ..dag.cid import CID
 from ..errors import NotADirectory, UnsupportedCID
 from .catalog import CATALOG_NAME
@@ -30,10 +32,13 @@ class Layout:
         if self.directory.exists() and not self.directory.is_dir():
             raise NotADirectory(f"{self.directory} is a file, and a data directory is meant. Name another path.")
         with explained("making the data directory", self.directory):
-            if not self.directory.is_dir():
-                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private.make_directory(self.directory)
             for folder in (self.ipfs, self.partial, self.temporary, self.damaged):
-                folder.mkdir(exist_ok=True)
+                if folder.is_dir():
+                    private.open_tree_to_group(folder)
+                else:
+                    with suppress(FileExistsError):
+                        private.make_folder(folder)
 
     def path_for(self, cid: CID) -> Path:
         """`ipfs/ab/cd/ef/<cid>`, where abcdef are the last six characters of the CID."""
@@ -60,12 +65,10 @@ class Layout:
 def make_folders(path: Path | str) -> None:
     """Make a folder and those above it; cheap when they are there."""
     try:
-        os.mkdir(path)
+        private.make_folder(path)
     except FileExistsError:
         return
     except FileNotFoundError:
         make_folders(os.path.dirname(path))
-        try:
-            os.mkdir(path)
-        except FileExistsError:
-            return
+        with suppress(FileExistsError):
+            private.make_folder(path)

@@ -9,6 +9,7 @@ import weakref
 from pathlib import Path
 from typing import ClassVar
 
+from .. import private
 from .fileio import explained
 
 NODE_LOCK_NAME = "node.lock"
@@ -114,7 +115,8 @@ class NodeLock:
             if self.held:
                 return True
             with explained("locking", self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                private.make_empty(self.path)
+                private.fit(self.path)
                 fd = os.open(self.path, os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600)
                 got = False
                 try:
