@@ -237,7 +237,7 @@ def answering(data: Path) -> Iterator[Callable[[Any], None]]:
 
     def start(answer: Any) -> None:
         answers[:] = [answer]
-        data.mkdir(exist_ok=True)
+        data.mkdir(mode=0o700, exist_ok=True)
         ready: Future[None] = Future()
 
         async def status(params: dict[str, Any], progress: Any) -> Any:
