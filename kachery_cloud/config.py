@@ -220,6 +220,15 @@ def read_config_file(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
+    except PermissionError as exc:
+        from kachery_p2p.private import can_write
+
+        if not can_write(path.parent):
+            return {}  # another user's directory, to be read from: no node will run here that could need them
+        raise ConfigError(
+            f"The settings file {path} may not be read by this user. In a directory that a group shares, its owner "
+            f"makes it readable with: chmod g+r {path}"
+        ) from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"The settings file {path} cannot be read: {exc}.") from exc
     try:

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from .config import load_config, parse_timeout, write_default_config
-from .errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError
+from .errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError, NoPermission
 from .local import NotHere, find_local, repository, resolve_local
 from .pinning import outbox
 from .progress import progress_bar
@@ -192,8 +192,16 @@ def _without_node(config: Config) -> dict[str, Any]:
         "peer_id": _peer_id(config),
         **facts,
         "settings": {**settings, "sources": sources},
-        "pinning": {"counts": outbox(config).counts()},
+        "pinning": {"counts": _counts(config)},
     }
+
+
+def _counts(config: Config) -> dict[str, dict[str, int]]:
+    """What is to be pinned, as far as this user may know: in another user's directory that is private."""
+    try:
+        return outbox(config).counts()
+    except NoPermission:
+        return {}
 
 
 def _peer_id(config: Config) -> str | None:

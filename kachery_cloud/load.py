@@ -22,6 +22,7 @@ from .errors import (
     InvalidRange,
     IsADirectory,
     KacheryError,
+    NoPermission,
     NotAFile,
 )
 from .formats import json_from_bytes, read_npy, text_from_bytes
@@ -334,6 +335,12 @@ class _Request:
         """Have the node load it; with a bar where that takes long."""
         from .background import get_connection
 
+        repo = repository(self.config)
+        if repo.read_only:
+            raise NoPermission(
+                f"{self.uri.locator} is not whole in {repo.directory}, and that directory can only be read by this "
+                "user, so nothing can be loaded into it. Name another one in KACHERY_CLOUD_DIR and load it there."
+            )
         target = {
             "cid": self.uri.cid,
             "path": list(self.uri.path),

@@ -44,10 +44,16 @@ _INNER_BUSY_SECONDS = 0.1
 _BUSY_PAUSE = 0.001
 #: Bytes that must be free for a disk not to be called full, in blocks.
 _FULL_BLOCKS = 64
-#: How often a read begins anew because somebody else wrote meanwhile, where SQLite's own locks cannot be used.
-_UNLOCKED_TRIES = 20
 
 Rows = list[Any]
+_Stamp = tuple[int, int, int]
+_Stamps = tuple[_Stamp | None, _Stamp | None]
+_CONNECT: dict[str, Any] = {
+    "uri": True,
+    "timeout": _INNER_BUSY_SECONDS,
+    "isolation_level": None,
+    "check_same_thread": False,
+}
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,7 @@ class Settings:
         name: what it is, as in "the catalog".
         unharmed: after "no room on the disk": what is safe all the same.
         repair: after "is damaged": what to do.
-        prepare: called with each first connection of an object: makes or checks the schema.
-        check: the same for one that is only read.
+        prepare: called with the first connection of each object: makes or checks the schema.
         busy_seconds: how long to wait for another process that writes.
         durable: whether each commit is on the disk when it returns; else only those that ask for it.
         version: the `user_version`; written again by a durable commit, which would sync nothing if it changed nothing.
@@ -72,7 +77,6 @@ class Settings:
     unharmed: str
     repair: str
     prepare: Callable[[sqlite3.Connection], None]
-    check: Callable[[sqlite3.Connection], None] | None = None
     busy_seconds: float = 20.0
     durable: bool = False
     version: int | None = None
@@ -280,23 +284,28 @@ class SQLiteFile:
         path: the file; None keeps everything in memory, for one object alone.
         settings: see `Settings`.
         read_only: never write, nor make anything. What other processes write meanwhile is seen.
+        in_memory: keep everything in memory all the same; the path is only spoken of.
 
     All methods raise RepoError when the file cannot be used, NoPermission and DiskFull.
     """
 
-    def __init__(self, path: Path | None, settings: Settings, *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path | None, settings: Settings, *, read_only: bool = False, in_memory: bool = False
+    ) -> None:
         self.path = path
         self.settings = settings
         self.read_only = read_only
+        self._file = None if in_memory else path
         self._local = threading.local()
         self._closed = False
         self._prepared = False
-        self._stamp: object = None
+        #: Of the files as they were when they were opened without SQLite's locks; None where these are used.
+        self._stamps: _Stamps | None = None
         self._one: _Handle | None = None
         self._end: _End | None = None
         self._all: set[_Handle] = set()
-        if path is None or not settings.per_thread:
-            self._one = _Handle(self._all, keep=path is None, thread=None)
+        if self._file is None or read_only or not settings.per_thread:
+            self._one = _Handle(self._all, keep=self._file is None, thread=None)
             self._end = _End(self._one)
 
     def close(self) -> None:
@@ -320,6 +329,9 @@ class SQLiteFile:
         """The first row of a query, or None."""
         if _fork is not None:
             _wait_for_fork()
+        if self.read_only:
+            rows = self.all(sql, parameters)
+            return rows[0] if rows else None
         handle: _Handle = self._one or getattr(self._local, "handle", None) or self._new_handle()
         with handle.lock:
             reading, handle.reading = handle.reading, True
@@ -340,7 +352,10 @@ class SQLiteFile:
         with handle.lock:
             reading, handle.reading = handle.reading, True
             try:
-                return (handle.db or self._open(handle)).execute(sql, parameters).fetchall()
+                rows = (handle.db or self._open(handle)).execute(sql, parameters).fetchall()
+                if self._stamps is None or self._same(handle):
+                    return rows
+                why = sqlite3.OperationalError("interrupted")
             except sqlite3.Error as error:
                 why = error
             finally:
@@ -415,7 +430,7 @@ class SQLiteFile:
         """Open a connection, the lock held."""
         self._check_open()
         try:
-            db = self._connect_read_only() if self.read_only else self._connect()
+            db = self._connect_to_read() if self.read_only else self._connect()
         except OSError as why:
             raise self._explain(why) from why
         handle.db, handle.durable = db, self.settings.durable
@@ -423,27 +438,27 @@ class SQLiteFile:
         return db
 
     def _connect(self) -> sqlite3.Connection:
-        settings = self.settings
-        if self.path is not None and not self._prepared:
-            private.make_empty(self.path, readable=settings.readable)
+        settings, path = self.settings, self._file
+        if path is not None and not self._prepared:
+            private.make_empty(path, readable=settings.readable)
             for name in ("", "-wal", "-shm"):
-                private.fit(self.path.with_name(self.path.name + name), readable=settings.readable)
+                private.fit(path.with_name(path.name + name), readable=settings.readable)
         db = sqlite3.connect(
-            self.path or ":memory:", timeout=_INNER_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            path or ":memory:", timeout=_INNER_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
             for pragma in (f"synchronous={'FULL' if settings.durable else 'NORMAL'}", *settings.pragmas):
                 db.execute(f"PRAGMA {pragma}")
             if not self._prepared:
-                if self.path is not None:
+                if path is not None:
                     self._patient(lambda: _switch_to_wal(db))
                 self._patient(lambda: settings.prepare(db))
                 self._prepared = True
-            if self.path is not None and private.is_shared(self.path.parent):
+            if path is not None and private.is_shared(path.parent):
                 # SQLite makes these with the mode of the database, but with the group of this process.
                 db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
                 for name in ("-wal", "-shm"):
-                    private.fit(self.path.with_name(self.path.name + name), readable=settings.readable)
+                    private.fit(path.with_name(path.name + name), readable=settings.readable)
         except BaseException:
             db.close()
             raise
@@ -503,7 +518,10 @@ class SQLiteFile:
             with handle.lock:
                 reading, handle.reading = handle.reading, True
                 try:
-                    return (handle.db or self._open(handle)).execute(sql, parameters).fetchall()
+                    rows = (handle.db or self._open(handle)).execute(sql, parameters).fetchall()
+                    if self._stamps is None or self._same(handle):
+                        return rows
+                    why = sqlite3.OperationalError("locked by a writer")
                 except sqlite3.Error as error:
                     why = error
                 finally:
@@ -511,8 +529,48 @@ class SQLiteFile:
 
     # --- reading only ------------------------------------------------------------------------------------------------
 
-    def _connect_read_only(self) -> sqlite3.Connection:
-        raise NotImplementedError
+    def _connect_to_read(self) -> sqlite3.Connection:
+        """Open a file without ever writing, also where nothing can be made beside it.
+
+        To read a write-ahead log, SQLite needs `-shm` beside it: that of a process which has the database open, or one
+        that it may make. Without one there are two ways that SQLite does not guard against a writer, so the files are
+        looked at before and after each read: by a log of one's own in memory, or where there is no log, without any.
+        """
+        path = self._file
+        assert path is not None
+        self._stamps = None
+        where = path.absolute().as_uri()
+        try:
+            return self._checked(sqlite3.connect(f"{where}?mode=ro", **_CONNECT))
+        except sqlite3.OperationalError as why:
+            if _is_busy(why):
+                raise
+        self._stamps = _stamps(path)
+        if self._stamps[1] is not None and self._stamps[1][0]:
+            db = sqlite3.connect(f"{where}?mode=ro&vfs=unix-none", **_CONNECT)
+            return self._checked(db, "PRAGMA locking_mode=EXCLUSIVE")
+        return self._checked(sqlite3.connect(f"{where}?mode=ro&immutable=1", **_CONNECT))
+
+    def _checked(self, db: sqlite3.Connection, *first: str) -> sqlite3.Connection:
+        """A connection that can be read from, and finds what it should find."""
+        try:
+            for statement in first:
+                db.execute(statement)
+            if self.settings.version is not None and self._file is not None:
+                check_version(db.execute("PRAGMA user_version").fetchone()[0], self.settings.version, self._file)
+            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _same(self, handle: _Handle) -> bool:
+        """Whether the files are still those that were opened; else they are closed."""
+        assert self._file is not None
+        if _stamps(self._file) == self._stamps:
+            return True
+        handle.close()
+        return False
 
     # --- errors ------------------------------------------------------------------------------------------------------
 
@@ -520,11 +578,8 @@ class SQLiteFile:
         return self.settings.name if self.path is None else f"{self.settings.name} {self.path}"
 
     def _not_writable(self) -> NoPermission:
-        where = "The data directory" if self.path is None else f"The data directory {self.path.parent}"
-        return NoPermission(
-            f"{where} can only be read here, so nothing can be stored or loaded into it. Name one of your own in "
-            "KACHERY_CLOUD_DIR, or ask its owner for the right to write to it."
-        )
+        assert self.path is not None
+        return only_read(self.path.parent)
 
     def _explain(self, why: sqlite3.Error | OSError) -> KacheryError:
         """The named error for what SQLite, or the system, said."""
@@ -561,6 +616,27 @@ class SQLiteFile:
         if not is_damage(why):
             return RepoError(f"{subject[0].upper()}{subject[1:]} cannot be used: {text}.")
         return RepoError(f"{subject[0].upper()}{subject[1:]} is damaged ({text}). {settings.repair}")
+
+
+def _stamps(path: Path) -> _Stamps:
+    """Size, time and number of a database and of its log: a write changes one of them."""
+    found: list[_Stamp | None] = []
+    for file in (path, path.with_name(path.name + "-wal")):
+        try:
+            status = os.stat(file)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_size, status.st_mtime_ns, status.st_ino))
+    return found[0], found[1]
+
+
+def only_read(directory: Path) -> NoPermission:
+    """The error for whoever would write to a data directory that can only be read."""
+    return NoPermission(
+        f"The data directory {directory} can only be read by this user, so nothing can be stored or loaded into it. "
+        "Name another one in KACHERY_CLOUD_DIR, or ask its owner for the right to write to it."
+    )
 
 
 def is_damage(why: BaseException) -> bool:

@@ -11,6 +11,7 @@ and worker may change one row at the same time, so each decision of the user (ad
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dag.cid import CID
+from ..private import can_write
 from ..sqlite import Settings, SQLiteFile, make_schema
 from .limits import MAX_ERROR_LENGTH, MAX_NAME, REMOVED_DAYS
 
@@ -166,6 +168,7 @@ class Outbox:
                 durable=True,
                 version=_VERSION,
             ),
+            read_only=path.exists() and not (can_write(path.parent) and os.access(path, os.W_OK)),
         )
 
     def close(self) -> None:

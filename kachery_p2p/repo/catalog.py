@@ -91,8 +91,8 @@ class Catalog(SQLiteFile):
 
     path: Path
 
-    def __init__(self, path: Path) -> None:
-        """Open the catalog, making it when there is none.
+    def __init__(self, path: Path, *, read_only: bool = False, in_memory: bool = False) -> None:
+        """Open the catalog, making it when there is none. `in_memory` it is empty, and leaves nothing behind.
 
         Raises RepoError when the file is damaged, is no catalog, or was made by a newer version; NoPermission and
         DiskFull.
@@ -111,7 +111,7 @@ class Catalog(SQLiteFile):
             readable=True,
             per_thread=True,
         )
-        super().__init__(path, settings)
+        super().__init__(path, settings, read_only=read_only, in_memory=in_memory)
         try:
             self.one("PRAGMA user_version")
         except BaseException:

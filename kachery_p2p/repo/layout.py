@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from .. import private
 from ..dag.cid import CID
-from ..errors import NotADirectory, UnsupportedCID
+from ..errors import NoPermission, NotADirectory, UnsupportedCID
 from .catalog import CATALOG_NAME
 from .fileio import explained
 from .limits import MAX_NAME
@@ -26,6 +27,23 @@ class Layout:
         self.temporary = self.directory / "tmp"
         self.damaged = self.directory / "damaged"
         self.catalog = self.directory / CATALOG_NAME
+
+    def only_read(self) -> bool:
+        """Whether the directory is there, and may not be written to: it is another user's, or on a disk that is mounted
+        read-only. Then temporary files go elsewhere. Raises NoPermission when it may not even be read."""
+        if not self.directory.is_dir():
+            return False
+        if private.can_write(self.directory) and (
+            not os.path.lexists(self.catalog) or os.access(self.catalog, os.R_OK | os.W_OK)
+        ):
+            return False
+        if not os.access(self.directory, os.X_OK):
+            raise NoPermission(
+                f"The data directory {self.directory} may not be read by this user. Name another one in "
+                "KACHERY_CLOUD_DIR, or ask its owner for the right to use it."
+            )
+        self.temporary = Path(tempfile.gettempdir())
+        return True
 
     def make(self) -> None:
         """Make the folders that are not there. Raises NoPermission, DiskFull, NotADirectory."""

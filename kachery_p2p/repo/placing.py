@@ -168,7 +168,9 @@ class Placer:
         stamp: Stamp | None = None,
         durable: bool = False,
     ) -> None:
-        """Commit the rows of a whole file: root, file, leaves."""
+        """Commit the rows of a whole file: root, file, leaves. Nothing where the catalog can only be read."""
+        if self.catalog.read_only:
+            return
         with self.catalog.write(durable=durable) as db:
             self.add_rows(db, cid, size, path, linked=linked, profile=profile, wrap=wrap, stamp=stamp)
 

@@ -129,6 +129,8 @@ class BlockReader:
     def mark(self, file: int, state: int, stamp: Stamp | None = None) -> None:
         """Note that a file is changed or missing, with the stamp it was found with."""
         self.files.drop(file)
+        if self._catalog.read_only:
+            return
         with self._catalog.write() as db:
             db.execute("UPDATE files SET state = ? WHERE id = ?", (state, file))
             if stamp is not None:
