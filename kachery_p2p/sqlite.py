@@ -372,25 +372,34 @@ class SQLiteFile:
             raise self._not_writable()
         durable = self.settings.durable if durable is None else durable
         handle: _Handle = self._one or getattr(self._local, "handle", None) or self._new_handle()
-        lock, db = self._begin(handle, durable)
-        try:
-            try:
-                yield db
-                if durable and self.settings.version is not None:
-                    # A commit that changes nothing would sync nothing, not even the commits before it.
-                    db.execute(f"PRAGMA user_version={self.settings.version}")
-                self._check_usable()
-                db.execute("COMMIT")
-            except BaseException:
-                # A full disk makes SQLite roll back by itself; then there is nothing left to undo.
-                if handle.db is db and db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as why:
-            raise self._explain(why) from why
-        finally:
-            handle.depth -= 1
-            lock.release()
+        end = 0.0
+        while True:
+            if _fork is not None:
+                _wait_for_fork()
+            # Not held while another process is waited for.
+            with handle.lock:
+                try:
+                    handle.depth += 1
+                    handle.user = threading.get_ident()
+                    db = self._begin(handle, durable)
+                    if db is not None:
+                        try:
+                            yield db
+                            self._commit(db, durable)
+                        except BaseException:
+                            # A full disk makes SQLite roll back by itself; then there is nothing left to undo.
+                            if handle.db is db and db.in_transaction:
+                                db.execute("ROLLBACK")
+                            raise
+                        return
+                except sqlite3.Error as why:
+                    raise self._explain(why) from why
+                finally:
+                    handle.depth -= 1
+            end = end or time.monotonic() + self.settings.busy_seconds
+            if time.monotonic() > end:
+                raise self._explain(sqlite3.OperationalError("database is locked"))
+            time.sleep(_BUSY_PAUSE)
 
     def changes(self) -> int:
         """A number that is another one after somebody else has written. For databases with one connection alone."""
@@ -475,33 +484,26 @@ class SQLiteFile:
                     raise
                 time.sleep(_LOOK_SECONDS)  # SQLite tells that somebody is there by refusing, and not when he has gone
 
-    def _begin(self, handle: _Handle, durable: bool) -> tuple[Any, sqlite3.Connection]:
-        """Begin a transaction. Returns the lock, held, and the connection; `depth` is one more."""
-        end = 0.0
-        while True:
-            if _fork is not None:
-                _wait_for_fork()
-            lock = handle.lock
-            lock.acquire()
-            handle.depth += 1
-            handle.user = threading.get_ident()
-            try:
-                db = handle.db or self._open(handle)
-                if handle.durable != durable:
-                    db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-                    handle.durable = durable
-                db.execute("BEGIN IMMEDIATE")
-                return lock, db
-            except BaseException as why:
-                handle.depth -= 1
-                lock.release()
-                if not isinstance(why, sqlite3.Error):
-                    raise
-                now = time.monotonic()
-                end = end or now + self.settings.busy_seconds
-                if not _is_busy(why) or now > end:
-                    raise self._explain(why) from why
-            time.sleep(_BUSY_PAUSE)
+    def _begin(self, handle: _Handle, durable: bool) -> sqlite3.Connection | None:
+        """Begin a transaction, the lock held; None while another process writes."""
+        try:
+            db = handle.db or self._open(handle)
+            if handle.durable != durable:
+                db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                handle.durable = durable
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as why:
+            if _is_busy(why):
+                return None
+            raise
+        return db
+
+    def _commit(self, db: sqlite3.Connection, durable: bool) -> None:
+        if durable and self.settings.version is not None:
+            # A commit that changes nothing would sync nothing, not even the commits before it.
+            db.execute(f"PRAGMA user_version={self.settings.version}")
+        self._check_usable()
+        db.execute("COMMIT")
 
     def _again(self, why: sqlite3.Error, handle: _Handle, sql: str, parameters: Sequence[Any]) -> Rows:
         """A read that failed, once more: after a fork that interrupted it, or when another process is done."""

@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 
 from ..dag.cid import CID, read_cid, verify_block
 from ..dag.profiles import Profile
-from ..errors import HashMismatch, NoPermission
+from ..errors import HashMismatch, NoPermission, RepoError
 from ..sqlite import only_read
 from .catalog import DIRECTORY, OK, Catalog
 from .checking import Checker, Problem
@@ -123,6 +123,7 @@ class Repo:
         InvalidProfile. A store that fails leaves nothing behind.
         """
         self._check_writable()
+        self._refuse_own_database(path)
         return self._storer.store_file(Path(path), profile, progress)
 
     def link_file(
@@ -131,6 +132,7 @@ class Repo:
         """Serve a file from where it lies, without a copy. It must then stay as it is; when it does not, that is
         noticed, and wrong bytes are never given out. Raises as store_file does."""
         self._check_writable()
+        self._refuse_own_database(path)
         return self._storer.link_file(Path(path), profile, progress)
 
     def store_bytes(self, data: Buffer, *, profile: str | Profile | None = None) -> Stored:
@@ -344,6 +346,18 @@ class Repo:
     def _check_writable(self) -> None:
         if self.read_only:
             raise only_read(self.directory)
+
+    def _refuse_own_database(self, path: Path | str) -> None:
+        """Not even reading it is harmless: the system drops a process's locks on a file when that process closes it."""
+        try:
+            status = os.stat(path)
+        except OSError:
+            return  # storing it says better what is wrong with it
+        for own in self.directory.glob("*.sqlite*"):
+            if os.path.samestat(status, own.stat()):
+                raise RepoError(
+                    f"{path} is a database of the data directory {self.directory} itself. Store a copy of it."
+                )
 
     def _after_fork(self) -> None:
         # A lock of the old ones may be held by a thread that the child does not have.

@@ -311,6 +311,38 @@ def test_a_fork_waits_for_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     del __import__("builtins").slow_import
 
 
+def test_a_child_that_goes_on_with_a_store(tmp_path: Path) -> None:
+    """A child that returns from the progress callback has no threads to hash with: it is told so, and does not hang."""
+    with Repo.open(tmp_path / "repo") as repo:
+        path = tmp_path / "large"
+        path.write_bytes(os.urandom(40 << 20))
+        children: list[int] = []
+
+        def progress(done: int, total: int) -> None:
+            if not children:
+                children.append(os.fork())
+
+        try:
+            stored = repo.store_file(path, progress=progress)
+        except RepoError:
+            if children == [0]:
+                os._exit(3)
+            raise
+        assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 3
+        assert stored.path.read_bytes() == path.read_bytes()
+
+
+def test_own_databases_are_not_stored(tmp_path: Path) -> None:
+    """The catalog itself cannot be stored or linked: closing it would drop the locks that SQLite has on it."""
+    with Repo.open(tmp_path / "repo") as repo:
+        (tmp_path / "link").symlink_to(tmp_path / "repo" / "catalog.sqlite")
+        for path in (tmp_path / "repo" / "catalog.sqlite", tmp_path / "link", tmp_path / "repo" / "catalog.sqlite-shm"):
+            with pytest.raises(RepoError, match="data directory"):
+                repo.store_file(path)
+            with pytest.raises(RepoError, match="data directory"):
+                repo.link_file(path)
+
+
 def test_a_child_that_leaves_a_store_takes_nothing_with_it(tmp_path: Path) -> None:
     """A progress callback forks, and the child's exception leaves the store there: the parent's file is not removed."""
     with Repo.open(tmp_path / "repo") as repo:
