@@ -64,7 +64,8 @@ Several users
 
 kachery_p2p.private says which modes folders and files are made with: for the owner alone; in a directory whose top
 folder its group may write to, for the group. Only the owner makes and uses `private.pem`. A directory that may not be
-written to is read: by its catalog, opened so that nothing is made beside it, or where that may not be read, file by file.
+written to is read: by its catalog, opened so that nothing is made beside it, or where that may not be read, file by
+file.
 """
 
 from __future__ import annotations
