@@ -413,7 +413,8 @@ def init(as_json: bool) -> None:
     from .info import init as make
 
     made = make()
-    print_result(as_json, f"Data directory: {made['directory']}\nPeer ID:        {made['peer_id']}", **made)
+    peer_id = made["peer_id"] or "a new one each time, for the directory belongs to another user"
+    print_result(as_json, f"Data directory: {made['directory']}\nPeer ID:        {peer_id}", **made)
 
 
 for _each in (status, whereis, announce, keygen_swarm, pins):

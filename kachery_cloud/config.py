@@ -197,12 +197,14 @@ def parse_bootstrap(value: Any, origin: str) -> tuple[str, ...] | None:
 
 def write_default_config(directory: Path) -> Path:
     """Write `config.json` with the defaults, if there is none. Its path."""
+    from kachery_p2p.private import make_file
+
     path = directory / CONFIG_NAME
     defaults = Config(directory)
     stored = {key: getattr(defaults, key) for key in _READERS}
     text = json.dumps({**stored, **dict.fromkeys(("bootstrap", "delegated", "gateways"), "default")}, indent=2)
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with os.fdopen(make_file(path), "w", encoding="utf-8") as file:
             file.write(text + "\n")
     except FileExistsError:
         pass
@@ -226,6 +228,15 @@ def read_config_file(path: Path) -> dict[str, Any]:
         stored = read_json(read_own_file(path, MAX_CONFIG))
     except FileNotFoundError:
         return {}
+    except PermissionError as exc:
+        from kachery_p2p.private import can_write
+
+        if not can_write(path.parent):
+            return {}  # another user's directory, to be read from: no node will run here that could need them
+        raise ConfigError(
+            f"The settings file {path} may not be read by this user. In a directory that a group shares, its owner "
+            f"makes it readable with: chmod g+r {path}"
+        ) from exc
     except OSError as exc:
         raise ConfigError(f"The settings file {path} cannot be read: {exc.strerror or exc}.") from exc
     except NotAFile as exc:

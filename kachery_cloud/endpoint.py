@@ -19,10 +19,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kachery_p2p import private
 from kachery_p2p.errors import NodeError, NotAFile
 from kachery_p2p.json_reader import InvalidJSON, read_json
 from kachery_p2p.ownfiles import read_own_file
-from kachery_p2p.repo.hosts import Holder, Host, let_group_in, shared_group, this_host
+from kachery_p2p.repo.hosts import Holder, Host, this_host
 from kachery_p2p.repo.locks import NodeLock
 
 ENDPOINT_NAME = "node.json"
@@ -114,7 +115,7 @@ class Endpoint:
         try:
             with os.fdopen(fd, "w", encoding="ascii") as file:
                 json.dump(asdict(self), file)
-            let_group_in(name, directory)
+            private.open_to_group(name, directory, private.SHARED_FILE)
             os.replace(name, directory / ENDPOINT_NAME)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -169,7 +170,7 @@ def listen_unix(directory: Path) -> tuple[socket.socket, str] | None:
     path = os.path.join(directory, SOCKET_NAME)
     if _fits(directory):
         return _bind(path, directory), path
-    if shared_group(directory) is not None:
+    if private.is_shared(directory):
         return None  # the place below is for one user
     for _ in range(_TRIES):
         place = _place_of_user()
@@ -197,7 +198,7 @@ def _bind(path: str, directory: Path) -> socket.socket:
     try:
         sock.bind(inside)
         os.chmod(inside, 0o600)
-        let_group_in(inside, directory)
+        private.open_to_group(inside, directory, private.SHARED_FILE)
         sock.listen(BACKLOG)
         # What is there is left by a process that was killed; the caller holds the node lock, so nobody serves it.
         os.rename(inside, path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .arguments import check_flags, text_list
 from .config import load_config, parse_timeout, write_default_config
-from .errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError
+from .errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError, NoPermission
 from .local import NotHere, find_local, repository, resolve_local
 from .pinning import outbox
 from .progress import progress_bar
@@ -33,17 +33,19 @@ def init() -> dict[str, str]:
     There is no account to make and nothing to sign up for: everything else also makes them when first needed.
 
     Returns:
-        "directory", "config" (the path of the settings) and "peer_id" (how other machines know this one).
+        "directory", "config" (the path of the settings) and "peer_id" (how other machines know this one; empty in a
+        directory of another user, where a node has a new one each time).
     """
     from kachery_p2p.repo.fileio import explained
-    from kachery_p2p.repo.keys import load_or_create_identity
+    from kachery_p2p.repo.keys import load_or_create_identity, may_keep_identity
 
     config = load_config()
     repository(config)
     with explained("writing the settings in", config.directory):
         path = write_default_config(config.directory)
-    identity = load_or_create_identity(config.directory)
-    return {"directory": str(config.directory), "config": str(path), "peer_id": identity.peer_id}
+        kept = may_keep_identity(config.directory)
+    peer_id = load_or_create_identity(config.directory).peer_id if kept else ""
+    return {"directory": str(config.directory), "config": str(path), "peer_id": peer_id}
 
 
 def status(*, start: bool = False) -> dict[str, Any]:
@@ -208,30 +210,36 @@ def _pinning_facts(config: Config, facts: dict[str, Any]) -> dict[str, Any]:
     """What is to be pinned; with what is wrong, where that cannot be read."""
     try:
         return {"pinning": {"counts": outbox(config).counts()}}
+    except NoPermission:
+        return {"pinning": {"counts": {}}}  # in another user's directory it is private
     except KacheryError as exc:
         return {"pinning": {"counts": {}}, "errors": [*facts.get("errors", ()), {"what": str(exc)}]}
 
 
 def _peer_id(config: Config) -> str | None:
     """Who this machine is, if it is anybody yet."""
-    from kachery_p2p.repo.keys import PRIVATE_NAME, load_or_create_identity
+    from kachery_p2p.repo.keys import kept_identity
 
-    return load_or_create_identity(config.directory).peer_id if (config.directory / PRIVATE_NAME).exists() else None
+    identity = kept_identity(config.directory)
+    return None if identity is None else identity.peer_id
 
 
 def _swarm_key_facts(config: Config) -> dict[str, Any]:
     """The network that a node which starts now would be in, and what is wrong with its key."""
+    from kachery_p2p.private import too_open
     from kachery_p2p.repo.swarm_key import fingerprint, loose_permissions, read_swarm_key
 
-    facts: dict[str, Any] = {"private_network": True, "warnings": []}
-    warning = loose_permissions(config.directory)
+    warnings = too_open(config.directory)
+    if (warning := loose_permissions(config.directory)) is not None:
+        warnings.append(warning)
+    facts: dict[str, Any] = {"private_network": True, "warnings": warnings}
     try:
         key = read_swarm_key(config.directory, warn=False)
     except KacheryError as exc:  # the node would not start; that it is private is what the file is there for
         return {**facts, "errors": [{"what": str(exc)}]}
     if key is None:
         return {**facts, "private_network": False}
-    return {**facts, "swarm_key_fingerprint": fingerprint(key), "warnings": [warning] if warning else []}
+    return {**facts, "swarm_key_fingerprint": fingerprint(key)}
 
 
 def _key_of_running(config: Config, found: dict[str, Any]) -> dict[str, Any]:

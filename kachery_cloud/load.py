@@ -23,6 +23,7 @@ from .errors import (
     FileMissing,
     IsADirectory,
     KacheryError,
+    NoPermission,
 )
 from .formats import json_from_bytes, read_npy, text_from_bytes
 from .local import NotHere, find_local, is_local_directory, list_local, repository, resolve_local
@@ -342,6 +343,12 @@ class _Request:
         """Have the node load it; with a bar where that takes long."""
         from .background import get_connection
 
+        repo = repository(self.config)
+        if repo.read_only:
+            raise NoPermission(
+                f"{self.uri.locator} is not whole in {repo.directory}, and that directory can only be read by this "
+                "user, so nothing can be loaded into it. Name another one in KACHERY_CLOUD_DIR and load it there."
+            )
         target = {
             "cid": self.uri.cid,
             "path": list(self.uri.path),

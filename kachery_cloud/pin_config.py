@@ -31,13 +31,13 @@ import json
 import os
 import re
 import secrets
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from kachery_p2p import private
 from kachery_p2p.json_reader import InvalidJSON, read_json
 from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.repo.fileio import explained, sync_folder
@@ -437,16 +437,15 @@ def keep_service(directory: Path, name: str, entry: dict[str, Any] | None) -> No
 def make_private(path: Path) -> None:
     """Take a file with secrets in it out of others' reach."""
     with explained("making private", path):
-        if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
-            path.chmod(0o600)
+        private.fit(path)
 
 
 def _write_private(path: Path, content: dict[str, Any]) -> None:
     """Write JSON, whole or not at all, readable by its owner alone."""
     with explained("writing", path):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private.make_directory(path.parent)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        fd = private.make_file(temporary)
         try:
             with os.fdopen(fd, "w", encoding="utf-8") as out:
                 out.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

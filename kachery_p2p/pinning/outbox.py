@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from ..dag.cid import CID
-from ..errors import DiskFull, NoPermission, RepoError
+from ..errors import RepoError
+from ..private import can_write
 from ..repo.hosts import claim
+from ..sqlite import Settings, SQLiteFile, make_schema
 from .limits import MAX_ERROR_LENGTH, MAX_NAME, REMOVED_DAYS
 
 OUTBOX_NAME = "outbox.sqlite"
@@ -162,16 +163,28 @@ class Outbox:
     def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:
         self.path = path
         self._wall = wall
-        self._lock = threading.RLock()
-        self._db: sqlite3.Connection | None = None
-        self._pid = os.getpid()
+        self._claimed = False
+        # The row is on the disk when the call returns: a loss of power must not take a promise with it.
+        self._file = SQLiteFile(
+            path,
+            Settings(
+                name="the list of what is to be pinned,",
+                unharmed="nothing that was stored is harmed, and what was to be pinned still is",
+                repair=(
+                    "Stop all programs that use this directory and save what can be read of it with: "
+                    "kachery-cloud repair"
+                ),
+                prepare=lambda db: make_schema(db, _SCHEMA, _VERSION, path, "a list of pins"),
+                busy_seconds=_BUSY_SECONDS,
+                durable=True,
+                version=_VERSION,
+            ),
+            read_only=path.exists() and not (can_write(path.parent) and os.access(path, os.W_OK)),
+        )
 
     def close(self) -> None:
         """Close the file; it is opened again when it is needed."""
-        with self._lock:
-            if self._db is not None and self._pid == os.getpid():
-                self._db.close()
-            self._db = None
+        self._file.let_go()
 
     # --- what users do ----------------------------------------------------------------------------------------------
 
@@ -258,14 +271,11 @@ class Outbox:
 
     def next_turn(self, service: str) -> float | None:
         """Seconds until the next row's turn; None when there is nothing to wait for."""
-        if not self.path.exists():
-            return None
-        with self._open() as db:
-            (at,) = db.execute(
-                f"SELECT min(next_try) FROM pins WHERE service = ? AND state IN {ACTIVE} AND next_try < 9e99",
-                (service,),
-            ).fetchone()
-        return None if at is None else max(0.0, at - self._wall())
+        for (at,) in self._rows(
+            f"SELECT min(next_try) FROM pins WHERE service = ? AND state IN {ACTIVE} AND next_try < 9e99", (service,)
+        ):
+            return None if at is None else max(0.0, at - self._wall())
+        return None
 
     def update(self, entry: PinEntry, **values: Any) -> PinEntry | None:
         """Write down what came of a step.
@@ -334,60 +344,45 @@ class Outbox:
 
     def version(self) -> int:
         """A number that is another one after another process, or another Outbox, has written."""
-        if not self.path.exists():
-            return 0
-        with self._open() as db:
-            return db.execute("PRAGMA data_version").fetchone()[0]
+        return self._file.changes() if self.path.exists() else 0
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Rows by service and state."""
         found: dict[str, dict[str, int]] = {}
-        if self.path.exists():
-            with self._open() as db:
-                for service, state, count in db.execute("SELECT service, state, count(*) FROM pins GROUP BY 1, 2"):
-                    found.setdefault(service, {})[state] = count
+        for service, state, count in self._rows("SELECT service, state, count(*) FROM pins GROUP BY 1, 2"):
+            found.setdefault(service, {})[state] = count
         return found
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _read(self, sql: str, args: Sequence[Any]) -> Entries:
-        if not self.path.exists():
-            return []
-        with self._open() as db:
-            rows = db.execute(sql, args).fetchall()
         try:
-            return [entry_of(row) for row in rows]
+            return [entry_of(row) for row in self._rows(sql, args)]
         except (ValueError, TypeError) as why:
             raise RepoError(
                 f"{self.path}, where it is written what is to be pinned, is damaged ({why}). Stop all programs that "
                 "use this directory and save what can be read of it with: kachery-cloud repair"
             ) from why
 
+    def _rows(self, sql: str, args: Sequence[Any] = ()) -> Sequence[Any]:
+        """The rows of a query; none where nothing was ever written."""
+        if not self.path.exists():
+            return ()
+        self._check()
+        return self._file.all(sql, args)
+
     @contextlib.contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        with self._open() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                # A full disk makes SQLite roll back by itself; then there is nothing left to undo.
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
+        self._check()
+        with self._file.write() as db:
+            yield db
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._explained():
-            self._refuse_emptied()
-            if self._db is None or self._pid != os.getpid():
-                # A connection inherited over a fork may not even be closed.
-                _inherited.append(self._db)
-                self._db, self._pid = self._connect(), os.getpid()
-            yield self._db
-
-    def _refuse_emptied(self) -> None:
-        """An outbox has a header from its first commit on; one that is empty was cut, and its rows are lost."""
+    def _check(self) -> None:
+        """Before each use: this machine may use it, and it has a header from its first commit on. One that is empty was
+        cut, and its rows are lost."""
+        if not self._claimed:
+            claim(self.path.parent)
+            self._claimed = True
         end = time.monotonic() + _MAKING_SECONDS
         while self.path.exists() and self.path.stat().st_size == 0:
             if time.monotonic() > end:
@@ -396,78 +391,3 @@ class Outbox:
                     "one with kachery-cloud repair, and pin again what matters (kachery-cloud-pins add URI)."
                 )
             time.sleep(0.02)  # another process is making it just now
-
-    def _connect(self) -> sqlite3.Connection:
-        claim(self.path.parent)
-        new = not self.path.exists()
-        db = sqlite3.connect(str(self.path), timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        try:
-            if new:
-                self.path.chmod(0o600)  # what somebody keeps where is nobody else's business
-            if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                self._switch_to_wal(db)
-            # The row is on the disk when the call returns: a loss of power must not take a promise with it.
-            db.execute("PRAGMA synchronous=FULL")
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
-            elif version != _VERSION:
-                raise RepoError(
-                    f"{self.path} has format {version}, and this version of the program knows {_VERSION}. Install the "
-                    "newer version, or use another data directory."
-                )
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-    def _switch_to_wal(self, db: sqlite3.Connection) -> None:
-        # Changing the mode does not wait for others, whatever the timeout: so try again while they do the same.
-        end = time.monotonic() + _BUSY_SECONDS
-        while True:
-            try:
-                db.execute("PRAGMA journal_mode=WAL")
-                return
-            except sqlite3.OperationalError as why:
-                if "locked" not in str(why) or time.monotonic() > end:
-                    raise
-                time.sleep(0.02)  # another process switches it: SQLite tells by refusing, and not when it is over
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            text = str(error)
-            if "full" in text or "No space" in text or ("disk I/O" in text and _disk_is_full(self.path.parent)):
-                raise DiskFull(
-                    f"There is no room on the disk for {self.path}, where it is written what is to be pinned. Free "
-                    "some space and try again; nothing that was stored is harmed, and what was to be pinned still is."
-                ) from error
-            if any(sign in text for sign in ("readonly", "read-only", "unable to open", "Permission")):
-                raise NoPermission(
-                    f"{self.path} cannot be opened for writing ({text}). Check who owns the data directory and its "
-                    "permissions, or use another one."
-                ) from error
-            if "locked" in text or "busy" in text:
-                raise RepoError(
-                    f"Another process has been writing {self.path} for more than {_BUSY_SECONDS:.0f} seconds. See "
-                    "whether one hangs, then try again."
-                ) from error
-            raise RepoError(
-                f"{self.path}, where it is written what is to be pinned, cannot be used: {text}. If it is damaged, "
-                "stop all programs that use this directory and save what can be read of it with: kachery-cloud repair"
-            ) from error
-
-
-#: SQLite connections may not even be closed after a fork; those of the parent are kept here for ever.
-_inherited: list[sqlite3.Connection | None] = []
-
-
-def _disk_is_full(folder: Path) -> bool:
-    if not hasattr(os, "statvfs"):
-        return False
-    try:
-        return os.statvfs(folder).f_bavail < 64
-    except OSError:
-        return False

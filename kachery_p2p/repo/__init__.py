@@ -74,7 +74,15 @@ Several processes
 
 Two that store the same CID both succeed: who comes second finds the same bytes there and drops its own. A partial file
 has one writer; others get RepoBusy. Writers of the catalog wait for each other; their transactions hold no hashing. A
-forked child may go on using a Repo: it opens its own connections, and leaves the locks to its parent.
+forked child may go on using a Repo: no connection crosses a fork (kachery_p2p.sqlite), and the locks are its parent's.
+
+Several users
+-------------
+
+kachery_p2p.private says which modes folders and files are made with: for the owner alone; in a directory whose top
+folder its group may write to, for the group. Only the owner makes and uses `private.pem`. A directory that may not be
+written to is read: by its catalog, opened so that nothing is made beside it, or where that may not be read, file by
+file.
 """
 
 from __future__ import annotations

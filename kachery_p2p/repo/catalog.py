@@ -13,23 +13,19 @@ Transactions are short: nothing is hashed, and no data is synced, while one is o
 power may take the last commits with it (never the death of a process), but what they said can be found again: a file
 under `ipfs/` has its CID as its name. A commit that cannot be found again is made `durable`.
 
-Connections are not carried over a fork: the child leaves them alone, unclosed, and makes its own.
+`kachery_p2p.sqlite` says how forks and other processes are dealt with.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
 import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-from ..errors import DiskFull, KacheryError, NoPermission, RepoError
-from .limits import BUSY_SECONDS, FULL_DISK_SECONDS, WAL_BYTES, WAL_PAGES
+from ..errors import RepoError
+from ..sqlite import Settings, SQLiteFile, make_schema
+from .limits import BUSY_SECONDS, WAL_BYTES, WAL_PAGES
 
 CATALOG_NAME = "catalog.sqlite"
 SCHEMA_VERSION = 2
@@ -93,115 +89,46 @@ CREATE TABLE blocks (
 """
 
 
-class _Connection:
-    """A connection that closes when its thread ends, but never in a process that only inherited it."""
+class Catalog(SQLiteFile):
+    """The catalog of one data directory. Safe to use from many threads, by many processes, and over forks."""
 
-    __slots__ = ("__weakref__", "again_at", "db", "durable", "pid")
+    path: Path
 
-    def __init__(self, db: sqlite3.Connection, again_at: float | None = None) -> None:
-        self.db = db
-        self.pid = os.getpid()
-        #: Of one that only reads, because the disk was full: when to try an ordinary one again (time.monotonic).
-        self.again_at = again_at
-        self.durable = False
-
-    def close(self) -> None:
-        if self.pid == os.getpid():
-            self.db.close()
-        else:
-            _inherited.append(self.db)
-
-    def __del__(self) -> None:
-        self.close()
-
-
-# SQLite connections may not even be closed after a fork; those of the parent are kept here for ever.
-_inherited: list[sqlite3.Connection] = []
-
-
-class Catalog:
-    """The catalog of one data directory. Safe to use from many threads; any number of processes may have it open."""
-
-    def __init__(self, path: Path, holds_data: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        holds_data: Callable[[], bool] = lambda: False,
+        *,
+        read_only: bool = False,
+        in_memory: bool = False,
+    ) -> None:
         """Open the catalog, making it when there is none. `holds_data` says whether there must have been one.
+        `in_memory` it is empty, and leaves nothing behind.
 
         Raises RepoError when the file is lost, damaged, is no catalog, or was made by a newer version; NoPermission and
         DiskFull.
         """
-        self.path = path
-        self._holds_data = holds_data
-        self._local = threading.local()
-        self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
-        self._guard = threading.Lock()
-        self._closed = False
+        settings = Settings(
+            name="the catalog",
+            unharmed="nothing that was stored is harmed",
+            repair=(
+                "Stop all programs that use this directory and bring everything back with: kachery-cloud repair. The "
+                "stored files are hashed again, and the damaged catalog is kept."
+            ),
+            prepare=lambda db: _prepare(db, path, holds_data),
+            busy_seconds=BUSY_SECONDS,
+            version=SCHEMA_VERSION,
+            older=(_WITHOUT_RECORDS,),
+            pragmas=(f"wal_autocheckpoint={WAL_PAGES}", f"journal_size_limit={WAL_BYTES}"),
+            readable=True,
+            per_thread=True,
+        )
+        super().__init__(path, settings, read_only=read_only, in_memory=in_memory)
         try:
-            with self._named_errors():
-                self._prepare(self._connection().db)
+            self.one("PRAGMA user_version")
         except BaseException:
             self.close()
             raise
-
-    def close(self) -> None:
-        """Close the connections of all threads."""
-        with self._guard:
-            self._closed = True
-            for connection in list(self._all):
-                connection.close()
-            self._all.clear()
-        self._local = threading.local()
-
-    def after_fork(self) -> None:
-        """Called in a forked child: forget the parent's connections."""
-        self._guard = threading.Lock()
-        self._all = weakref.WeakSet()
-
-    # --- reading and writing ---------------------------------------------------------------------------------------
-
-    def one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        """The first row, or None."""
-        try:
-            return self._connection().db.execute(sql, parameters).fetchone()
-        except sqlite3.Error as why:
-            raise self._explain(why) from why
-
-    def all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """All rows."""
-        try:
-            return self._connection().db.execute(sql, parameters).fetchall()
-        except sqlite3.Error as why:
-            raise self._explain(why) from why
-
-    @contextmanager
-    def write(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        """A write transaction: committed at the end of the block, rolled back when it raises.
-
-        `durable` puts it (and all commits before it) on the disk before this returns.
-        """
-        connection = self._connection()
-        db = connection.db
-        if connection.again_at is not None:
-            raise self._full()
-        with self._named_errors():
-            if connection.durable != durable:
-                db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-                connection.durable = durable
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                if durable:
-                    # A commit that changes nothing would sync nothing, not even the commits before it.
-                    db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-            except BaseException:
-                # A full disk makes SQLite roll back by itself; then there is nothing left to undo.
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-            try:
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
 
     # --- rows that several modules write -----------------------------------------------------------------------------
 
@@ -225,139 +152,24 @@ class Catalog:
         with self.write(durable=True):
             pass
 
-    # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _connection(self) -> _Connection:
-        connection: _Connection | None = getattr(self._local, "connection", None)
-        if connection is not None and connection.pid == os.getpid():
-            if connection.again_at is None or time.monotonic() < connection.again_at:
-                return connection
-            connection.close()
-        elif connection is not None:
-            _inherited.append(connection.db)
-        with self._guard:
-            if self._closed:
-                raise RepoError(f"The repo of {self.path.parent} is closed already.")
-        with self._named_errors():
-            connection = self._connect()
-        self._local.connection = connection
-        with self._guard:
-            self._all.add(connection)
-        return connection
+def _prepare(db: sqlite3.Connection, path: Path, holds_data: Callable[[], bool]) -> None:
+    """Make the schema, or check that it is ours."""
 
-    def _connect(self) -> _Connection:
-        db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        try:
-            db.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
-            db.execute("PRAGMA synchronous=NORMAL")
-            db.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
-            db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
-            db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-        except BaseException as why:
-            db.close()
-            if isinstance(why, sqlite3.Error) and isinstance(self._explain(why), DiskFull) and self._is_at_rest():
-                return self._connect_to_read()
-            raise
-        return _Connection(db)
+    def is_new() -> bool:
+        return db.execute("PRAGMA user_version").fetchone()[0] == 0
 
-    def _connect_to_read(self) -> _Connection:
-        """Without the shared memory for which the disk has no room, what is there can still be read. Nobody else can
-        write meanwhile; so an ordinary connection is tried again soon."""
-        uri = self.path.resolve().as_uri() + "?mode=ro&immutable=1"
-        db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-        return _Connection(db, again_at=time.monotonic() + FULL_DISK_SECONDS)
-
-    def _is_at_rest(self) -> bool:
-        """Whether all that was committed is in the file itself, and none of it in a log beside it."""
-        try:
-            return self.path.stat().st_size > 0 and not os.path.getsize(f"{self.path}-wal")
-        except FileNotFoundError:
-            return self.path.exists()
-
-    def _prepare(self, db: sqlite3.Connection) -> None:
-        """Make the schema, or check that it is ours."""
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            # In this order: a process that has stored something had made its catalog before.
-            if self._holds_data() and db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                raise RepoError(
-                    f"The catalog {self.path} is missing or empty, but {self.path.parent} has files that it listed. "
-                    "Stop all programs that use this directory and bring everything back with: kachery-cloud repair"
-                )
-            self._switch_to_wal(db)
-            with self.write(durable=True):
-                # Another process may have made it since.
-                version = db.execute("PRAGMA user_version").fetchone()[0]
-                if version == 0:
-                    if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                        raise RepoError(
-                            f"{self.path} is an SQLite database, but not a catalog of this program. Move it away, or "
-                            "use another data directory."
-                        )
-                    for statement in _SCHEMA.split(";"):
-                        db.execute(statement)
-                    db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
-                    db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-                    version = SCHEMA_VERSION
-        if version not in (_WITHOUT_RECORDS, SCHEMA_VERSION):
-            raise RepoError(
-                f"{self.path} has format {version}, and this version of the program knows {SCHEMA_VERSION}. Install "
-                "the newer version, or use another data directory."
-            )
-        # Reads a page of each table, so that a damaged file is noticed now and not in the middle of a load.
-        for table in ("roots", "files", "leaves", "blocks"):
-            db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
-
-    def _switch_to_wal(self, db: sqlite3.Connection) -> None:
-        # Changing the mode does not wait for others, whatever the timeout: so try again while they do the same.
-        end = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                db.execute("PRAGMA journal_mode=WAL")
-                return
-            except sqlite3.OperationalError as why:
-                if "locked" not in str(why) or time.monotonic() > end:
-                    raise
-                time.sleep(0.02)
-
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except KacheryError:
-            raise
-        except sqlite3.Error as why:
-            raise self._explain(why) from why
-
-    def _explain(self, why: sqlite3.Error) -> KacheryError:
-        text = str(why)
-        if "disk is full" in text or ("disk I/O error" in text and _disk_is_full(self.path.parent)):
-            return self._full()
-        if "readonly" in text or "read-only" in text or "unable to open" in text:
-            return NoPermission(
-                f"The catalog {self.path} cannot be opened for writing ({text}). Check who owns the data directory "
-                "and its permissions, or use another one."
-            )
-        if "locked" in text or "busy" in text:
-            return RepoError(
-                f"Another process has been writing the catalog {self.path} for more than {BUSY_SECONDS:.0f} seconds. "
-                "See whether one hangs, then try again."
-            )
-        if isinstance(why, sqlite3.ProgrammingError):
-            return RepoError(f"The repo of {self.path.parent} was closed while it was in use ({text}).")
-        if not any(sign in text for sign in ("malformed", "not a database", "no such table", "no such column")):
-            return RepoError(f"The catalog {self.path} cannot be used: {text}.")
-        return RepoError(
-            f"The catalog {self.path} is damaged ({text}). Stop all programs that use this directory and bring "
-            "everything back with: kachery-cloud repair. The stored files are hashed again, and the damaged catalog is "
-            "kept."
+    # In this order: a process that has stored something had made its catalog before.
+    if is_new() and holds_data() and is_new():
+        raise RepoError(
+            f"The catalog {path} is missing or empty, but {path.parent} has files that it listed. Stop all programs "
+            "that use this directory and bring everything back with: kachery-cloud repair"
         )
-
-    def _full(self) -> DiskFull:
-        return DiskFull(
-            f"There is no room on the disk for the catalog {self.path}. Free some space and try again; nothing that "
-            "was stored is harmed."
-        )
+    statements = f"{_SCHEMA}; PRAGMA application_id={_APPLICATION_ID}"
+    make_schema(db, statements, SCHEMA_VERSION, path, "a catalog", older=(_WITHOUT_RECORDS,))
+    # Reads a page of each table, so that a damaged file is noticed now and not in the middle of a load.
+    for table in ("roots", "files", "leaves", "blocks"):
+        db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
 
 
 def insert_blocks(db: sqlite3.Connection, blocks: Iterable[tuple[bytes, bytes]]) -> None:
@@ -368,12 +180,3 @@ def insert_blocks(db: sqlite3.Connection, blocks: Iterable[tuple[bytes, bytes]])
         "ON CONFLICT (multihash) DO UPDATE SET data = excluded.data WHERE data <> excluded.data",
         ((multihash, data, now) for multihash, data in blocks),
     )
-
-
-def _disk_is_full(folder: Path) -> bool:
-    if not hasattr(os, "statvfs"):
-        return False
-    try:
-        return os.statvfs(folder).f_bavail < 64
-    except OSError:
-        return False

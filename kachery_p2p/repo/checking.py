@@ -274,7 +274,8 @@ class Checker:
                 except TooShort:
                     raise source.changed() from None
                 if builder.finish().cid.to_v1() == cid.to_v1():
-                    self._catalog.put_blocks(nodes, durable=True)
+                    if not self._catalog.read_only:
+                        self._catalog.put_blocks(nodes, durable=True)
                     return profile
         return None
 

@@ -14,12 +14,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..dag.cid import CID, DAG_PB, RAW
 from ..dag.nodes import read_node
 from ..errors import DamagedFile, DiskFull, HashMismatch, MalformedDag, RepoBusy, RepoError
+from ..private import SHARED_FILE, open_to_group
 from .catalog import WRAP_NONE
 from .checking import Checker, WrapFinder
 from .fileio import (
@@ -218,6 +220,7 @@ class Download:
                     # Whoever had the lock may have renamed or removed the file; then this is no partial file any more.
                     locked = lock_fd(fd)
                     if locked and _is_at(fd, self.path):
+                        open_to_group(fd, self.path.parent, SHARED_FILE)
                         held = LockedFile(fd)
                         fd = -1
                         return held
@@ -394,7 +397,8 @@ class Download:
             os.replace(self.path, path)
             if os.name == "posix":
                 # Not before: a partial file must stay writable for whoever goes on with it after a crash.
-                os.fchmod(self._file.fd, os.fstat(self._file.fd).st_mode & 0o444)
+                with suppress(PermissionError):  # another member of the group began it
+                    os.fchmod(self._file.fd, os.fstat(self._file.fd).st_mode & 0o444)
             sync_folder(path.parent)
         return path
 

@@ -28,6 +28,7 @@ from ..errors import (
     RepoError,
 )
 from ..ownfiles import describe as describe
+from ..private import open_to_group
 from .limits import WRITE_BACK_BYTES
 
 Buffer = bytes | bytearray | memoryview
@@ -38,6 +39,9 @@ _TOO_MANY = {errno.EMFILE, errno.ENFILE}
 
 CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 BINARY = getattr(os, "O_BINARY", 0)
+
+# What the group of a shared data directory may at least do with a stored file.
+READABLE = 0o440
 
 
 def explain(why: OSError, doing: str, path: object) -> KacheryError:
@@ -292,8 +296,9 @@ class NewFile:
                 if lock_fd(fd) and os.fstat(fd).st_nlink > 0:
                     break
                 os.close(fd)
-        self._file = LockedFile(fd)
-        self._placed = False
+            self._file = LockedFile(fd)
+            self._placed = False
+            open_to_group(fd, folder, READABLE)
 
     @property
     def fd(self) -> int:
@@ -310,7 +315,8 @@ class NewFile:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if not self._placed:
+        # In a forked child the lock, and so the file, is its parent's.
+        if not self._placed and self._file.fd >= 0:
             if os.name != "posix":
                 self._file.close()
             try:

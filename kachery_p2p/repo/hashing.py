@@ -18,6 +18,7 @@ from typing import TypeVar
 from ..dag.builder import leaf_wrap
 from ..dag.cid import SHA2_256
 from ..dag.profiles import Profile
+from ..errors import RepoError
 from .fileio import Progress, WriteBack, read_at, write_at
 from .limits import HASH_THREADS, TASK_BYTES, TASKS_AHEAD
 
@@ -43,13 +44,23 @@ def in_order(
         return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="kachery-hash")
     under_way: deque[Future[R]] = deque()
+    process = os.getpid()
+
+    def next_result() -> R:
+        if os.getpid() != process:
+            # Its caller forked, and the child came back here, where the threads are not.
+            raise RepoError(
+                "This process was forked in the middle of reading a file; only its parent can go on with that."
+            )
+        return under_way.popleft().result()
+
     try:
         for task in chain(first, waiting):
             under_way.append(pool.submit(work, task))
             if len(under_way) >= ahead:
-                yield under_way.popleft().result()
+                yield next_result()
         while under_way:
-            yield under_way.popleft().result()
+            yield next_result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -8,19 +8,18 @@ which the machine's name stands; another machine may put its own name there when
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import random
 import socket
-import stat
 import sys
 import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .. import private
 from ..errors import RepoError
 from ..json_reader import InvalidJSON, read_json
 from .fileio import CLOEXEC, explained
@@ -154,7 +153,7 @@ def claim(directory: Path) -> None:
                 return  # whoever cannot write here cannot do harm
             raise
         try:
-            let_group_in(path, directory)
+            private.open_to_group(fd, directory, private.SHARED_FILE)
             _share(fd, directory, kind)
         except BaseException:
             os.close(fd)
@@ -239,29 +238,3 @@ def _mount_of(directory: Path) -> tuple[str, str] | None:
     except OSError:
         pass
     return None
-
-
-# --- the group -------------------------------------------------------------------------------------------------------
-
-
-def shared_group(directory: Path) -> int | None:
-    """The group that may write to the directory, by number; None where its owner alone may."""
-    if os.name != "posix":
-        return None
-    found = os.stat(directory)
-    return found.st_gid if found.st_mode & stat.S_IWGRP else None
-
-
-def let_group_in(path: str | Path, directory: Path) -> None:
-    """Give a file of ours in a shared directory to the group, to read and write; elsewhere do nothing."""
-    group = shared_group(directory)
-    found = os.stat(path)
-    if group is None or found.st_uid != os.geteuid():
-        return
-    if found.st_gid != group:
-        try:
-            os.chown(path, -1, group)
-        except PermissionError:
-            return  # we are not in that group: it is not for another one
-    with contextlib.suppress(PermissionError):
-        os.chmod(path, 0o660)

@@ -1,22 +1,26 @@
 """The node's identity: an Ed25519 key in `private.pem` and `public.pem`.
 
 `private.pem` is PKCS#8 and `public.pem` SubjectPublicKeyInfo, both PEM (RFC 8410), both mode 0600, in the data
-directory. The same key is the libp2p identity. The peer ID is the identity multihash of the key's protobuf, in base58
-(https://github.com/libp2p/specs/blob/master/peer-ids/peer-ids.md). They are made when first asked for, and never
-replaced: a key that does not read, or does not fit, is an error that says which file and what to do.
+directory, whoever else may use that. The same key is the libp2p identity. The peer ID is the identity multihash of the
+key's protobuf, in base58 (https://github.com/libp2p/specs/blob/master/peer-ids/peer-ids.md). They are made when first
+asked for, and never replaced: a key that does not read, or does not fit, is an error that says which file and what to
+do.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
-import stat
 from pathlib import Path
 from typing import NamedTuple
 
+from .. import private
 from ..errors import IdentityError, KacheryError
 from ..ownfiles import read_own_file
 from .fileio import explained, sync_folder
+
+log = logging.getLogger("kachery_p2p.repo")
 
 PRIVATE_NAME = "private.pem"
 PUBLIC_NAME = "public.pem"
@@ -42,16 +46,24 @@ class Identity(NamedTuple):
 def load_or_create_identity(directory: Path) -> Identity:
     """The identity kept in `directory`, made there on first need (the directory too, mode 0700).
 
-    Two processes that do this at once get the same key. Key files that others may read are made private. Raises
-    IdentityError when a key file is damaged, of another kind, or does not fit the other one, NoPermission and
+    Two processes that do this at once get the same key. Key files that others may read are made private. In a directory
+    of another user, which a group shares, the identity is a new one each time and is not kept: the key there is that of
+    its owner, who alone may make and read it.
+
+    Raises IdentityError when a key file is damaged, of another kind, or does not fit the other one, NoPermission and
     DiskFull.
     """
     directory = Path(directory)
     private_path = directory / PRIVATE_NAME
     public_path = directory / PUBLIC_NAME
     with explained("making the key files in", directory):
-        if not directory.is_dir():
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private.make_directory(directory)
+        if not may_keep_identity(directory):
+            identity = new_identity()
+            log.info(
+                "%s belongs to another user. This node is %s, for as long as it runs.", directory, identity.peer_id
+            )
+            return identity
     if not private_path.exists():
         # A key is always made with the private file first, so a public one alone is what is left of a lost key.
         if public_path.exists() and not private_path.exists():
@@ -71,6 +83,22 @@ def load_or_create_identity(directory: Path) -> Identity:
     else:
         _write_public(public_path, public)
     return Identity(seed, public, peer_id_of(public))
+
+
+def may_keep_identity(directory: Path) -> bool:
+    """Whether the identity of a data directory is this user's to make and use. Raises OSError."""
+    return private.is_ours(directory) or (os.name == "posix" and os.geteuid() == 0)
+
+
+def kept_identity(directory: Path) -> Identity | None:
+    """The identity kept in `directory`; None where there is none yet, or where it is another user's. Makes nothing.
+
+    Raises IdentityError as load_or_create_identity does.
+    """
+    with explained("reading the key files in", directory):
+        if not (directory / PRIVATE_NAME).exists() or not may_keep_identity(directory):
+            return None
+    return load_or_create_identity(directory)
 
 
 def new_identity() -> Identity:
@@ -156,6 +184,7 @@ def _write_beside(path: Path, data: bytes) -> Path:
     fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         with os.fdopen(fd, "wb") as out:
+            private.give_to_owner(fd, path.parent)
             out.write(data)
             out.flush()
             os.fsync(out.fileno())
@@ -223,12 +252,8 @@ def _read(path: Path) -> bytes:
 
 def _make_private(path: Path) -> None:
     """Take away what others may do with a key file."""
-    if os.name != "posix":
-        return
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            os.chmod(path, mode & 0o600 | 0o600)
+        private.make_private(path)
     except OSError as why:
         raise IdentityError(
             f"Others may read the key file {path} and this process may not change that ({why.strerror}). Run "

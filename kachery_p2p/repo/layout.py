@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
+from .. import private
 from ..dag.cid import CID
-from ..errors import NotADirectory, UnsupportedCID
+from ..errors import NoPermission, NotADirectory, UnsupportedCID
 from .catalog import CATALOG_NAME
 from .fileio import explained
 from .limits import MAX_NAME
@@ -27,15 +30,35 @@ class Layout:
         self.links = self.directory / "links"
         self.catalog = self.directory / CATALOG_NAME
 
+    def only_read(self) -> bool:
+        """Whether the directory is there, and may not be written to: it is another user's, or on a disk that is mounted
+        read-only. Then temporary files go elsewhere. Raises NoPermission when it may not even be read."""
+        if not self.directory.is_dir():
+            return False
+        if private.can_write(self.directory) and (
+            not os.path.lexists(self.catalog) or os.access(self.catalog, os.R_OK | os.W_OK)
+        ):
+            return False
+        if not os.access(self.directory, os.X_OK):
+            raise NoPermission(
+                f"The data directory {self.directory} may not be read by this user. Name another one in "
+                "KACHERY_CLOUD_DIR, or ask its owner for the right to use it."
+            )
+        self.temporary = Path(tempfile.gettempdir())
+        return True
+
     def make(self) -> None:
         """Make the folders that are not there. Raises NoPermission, DiskFull, NotADirectory."""
         if self.directory.exists() and not self.directory.is_dir():
             raise NotADirectory(f"{self.directory} is a file, and a data directory is meant. Name another path.")
         with explained("making the data directory", self.directory):
-            if not self.directory.is_dir():
-                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private.make_directory(self.directory)
             for folder in (self.ipfs, self.nodes, self.links, self.partial, self.temporary, self.damaged):
-                folder.mkdir(exist_ok=True)
+                if folder.is_dir():
+                    private.open_tree_to_group(folder)
+                else:
+                    with suppress(FileExistsError):
+                        private.make_folder(folder)
 
     def holds_data(self) -> bool:
         """Whether anything was ever stored, loaded or linked here, as the files tell, whatever the catalog says."""
@@ -70,12 +93,10 @@ class Layout:
 def make_folders(path: Path | str) -> None:
     """Make a folder and those above it; cheap when they are there."""
     try:
-        os.mkdir(path)
+        private.make_folder(path)
     except FileExistsError:
         return
     except FileNotFoundError:
         make_folders(os.path.dirname(path))
-        try:
-            os.mkdir(path)
-        except FileExistsError:
-            return
+        with suppress(FileExistsError):
+            private.make_folder(path)

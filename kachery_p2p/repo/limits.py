@@ -52,10 +52,6 @@ TREE_BATCH = 1024
 # Seconds to wait for another process that is writing the catalog; its transactions take milliseconds.
 BUSY_SECONDS = 60.0
 
-# Seconds for which the catalog is only read after the disk was found full. Meanwhile nobody can write it, unless space
-# is freed just then.
-FULL_DISK_SECONDS = 2.0
-
 # Pages after which SQLite folds its log into the catalog, and the size the log file is cut back to.
 WAL_PAGES = 2000
 WAL_BYTES = 32 * MIB

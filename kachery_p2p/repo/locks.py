@@ -10,6 +10,7 @@ import weakref
 from pathlib import Path
 from typing import ClassVar
 
+from .. import private
 from .fileio import CLOEXEC, explained
 from .hosts import Holder, read_holder, write_holder
 
@@ -140,7 +141,8 @@ class NodeLock:
             if self.held:
                 return True
             with explained("locking", self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                private.make_empty(self.path)
+                private.fit(self.path)
                 fd = os.open(self.path, os.O_CREAT | os.O_RDWR | CLOEXEC, 0o600)
                 got = False
                 try:

@@ -190,7 +190,10 @@ class Placer:
         durable: bool = False,
         nodes: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
-        """Commit the rows of a whole file: inner nodes that are not in the catalog yet, root, file, leaves."""
+        """Commit the rows of a whole file: inner nodes that are not in the catalog yet, root, file, leaves. Nothing
+        where the catalog can only be read."""
+        if self.catalog.read_only:
+            return
         with self.catalog.write(durable=durable) as db:
             insert_blocks(db, nodes)
             self.add_rows(db, cid, size, path, linked=linked, profile=profile, wrap=wrap, stamp=stamp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +11,8 @@ from typing import ClassVar, NamedTuple
 
 from ..dag.cid import CID, read_cid, verify_block
 from ..dag.profiles import Profile
-from ..errors import HashMismatch
+from ..errors import HashMismatch, NoPermission, RepoError
+from ..sqlite import only_read
 from .catalog import DIRECTORY, OK, Catalog
 from .checking import Checker, Problem
 from .download import Download
@@ -29,6 +31,8 @@ from .storing import Storer
 
 #: What stands before the multihash in the key of a root, a CIDv1: the codecs raw, dag-pb, dag-cbor and dag-json.
 _ROOT_PREFIXES = (b"\x01\x55", b"\x01\x70", b"\x01\x71", b"\x01\xa9\x02")
+
+log = logging.getLogger("kachery_p2p.repo")
 
 
 class ListedFile(NamedTuple):
@@ -68,8 +72,9 @@ class Repo:
 
     _open: ClassVar[weakref.WeakSet[Repo]] = weakref.WeakSet()
 
-    def __init__(self, layout: Layout, catalog: Catalog) -> None:
+    def __init__(self, layout: Layout, catalog: Catalog, *, read_only: bool = False) -> None:
         self.directory = layout.directory
+        self.read_only = read_only
         self._layout = layout
         self._catalog = catalog
         self._reader = BlockReader(layout.directory, catalog)
@@ -85,10 +90,16 @@ class Repo:
     def open(cls, directory: Path | str) -> Repo:
         """Open a data directory, making it (mode 0700) when there is none, and clean up after killed processes.
 
+        One that may not be written to is opened for reading alone (`read_only`): nothing is made or noted in it, and
+        methods that would write raise NoPermission. Where its catalog may not be read either, files are found by their
+        CID, and hashed when they are first asked for.
+
         Raises NoPermission, DiskFull, NotADirectory, and RepoError when the catalog is lost, damaged or of a newer
         format, or another machine uses the directory.
         """
         layout = Layout(Path(directory))
+        if layout.only_read():
+            return cls(layout, _catalog_to_read(layout), read_only=True)
         layout.make()
         claim(layout.directory)
         with explained("cleaning", layout.temporary):
@@ -125,6 +136,8 @@ class Repo:
         FileMissing, IsADirectory, NotAFile, NoPermission; FileChanged when the file changed meanwhile; DiskFull;
         InvalidProfile. A store that fails leaves nothing behind.
         """
+        self._check_writable()
+        self._refuse_own_database(path)
         return self._storer.store_file(Path(path), profile, progress)
 
     def link_file(
@@ -132,15 +145,19 @@ class Repo:
     ) -> Stored:
         """Serve a file from where it lies, without a copy. It must then stay as it is; when it does not, that is
         noticed, and wrong bytes are never given out. Raises as store_file does."""
+        self._check_writable()
+        self._refuse_own_database(path)
         return self._storer.link_file(Path(path), profile, progress)
 
     def store_bytes(self, data: Buffer, *, profile: str | Profile | None = None) -> Stored:
         """Store bytes as a file. Raises DiskFull, InvalidProfile."""
+        self._check_writable()
         return self._storer.store_bytes(data, profile)
 
     def new_file(self) -> NewFile:
         """A file in `tmp/` to write to (`os.write(new.fd, ...)`) and then give to `store_new`; a context manager, after
         which it is gone unless it was stored."""
+        self._check_writable()
         return NewFile(self._layout.temporary)
 
     def store_new(
@@ -148,6 +165,7 @@ class Repo:
     ) -> Stored:
         """Store what was written to a file of `new_file`, by renaming it: for content that is made piece by piece and
         is too large for memory. Nobody may write to it any more."""
+        self._check_writable()
         return self._storer.store_new(new, profile, progress)
 
     def store_directory(
@@ -164,6 +182,7 @@ class Repo:
         for there is no copy of the folder as such. Raises NotADirectory, NotAFile for sockets and devices in it,
         InvalidName for names that are not UTF-8, and as store_file does; files stored until then stay.
         """
+        self._check_writable()
         return self._folders.store(Path(path), profile, progress, link)
 
     def keep_directory(self, root: CID) -> None:
@@ -176,6 +195,7 @@ class Repo:
 
         Raises HashMismatch, before anything is written, when bytes are not those of their CID.
         """
+        self._check_writable()
         return [stored.path for stored in self._small.keep([SmallFile.checked(cid, data) for cid, data in files])]
 
     # --- finding -----------------------------------------------------------------------------------------------------
@@ -296,6 +316,7 @@ class Repo:
 
     def put_blocks(self, blocks: Iterable[tuple[CID, Buffer]]) -> None:
         """The same for many, in one transaction. On HashMismatch none is kept."""
+        self._check_writable()
         checked = []
         for cid, data in blocks:
             if not verify_block(cid.multihash, data):
@@ -311,6 +332,7 @@ class Repo:
         Raises RepoBusy when somebody else still has that lock after `timeout` seconds, UnsupportedCID for a CID too
         long for a file name.
         """
+        self._check_writable()
         return Download(self._placer, self._checker, cid, timeout)
 
     # --- looking after it --------------------------------------------------------------------------------------------
@@ -326,11 +348,13 @@ class Repo:
     def quarantine(self, cid: CID) -> Path | None:
         """Move our own copy of a root to `damaged/`, so that it can be loaded again; what is right in it is then not
         fetched. Returns its new path, or None when there was no copy."""
+        self._check_writable()
         return self._maintenance.quarantine(cid)
 
     def remove(self, cid: CID) -> bool:
         """Forget a root, and delete our own copy of it. A linked file is only forgotten. The files in a directory are
         roots of their own and stay. Returns whether there was anything."""
+        self._check_writable()
         return self._maintenance.remove(cid)
 
     def sweep(self, min_age: float = ORPHAN_SECONDS) -> tuple[int, int]:
@@ -338,10 +362,12 @@ class Repo:
 
         Returns how many, and their bytes. The files themselves are never touched.
         """
+        self._check_writable()
         return self._maintenance.sweep(min_age)
 
     def adopt_unknown(self, *, progress: Progress | None = None) -> list[Problem]:
         """Hash and catalogue the files under `ipfs/` that the catalog does not know, as after a loss of power."""
+        self._check_writable()
         return self._maintenance.adopt_unknown(progress)
 
     @classmethod
@@ -354,9 +380,35 @@ class Repo:
         """
         return rebuild(Path(directory), progress)
 
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise only_read(self.directory)
+
+    def _refuse_own_database(self, path: Path | str) -> None:
+        """Not even reading it is harmless: the system drops a process's locks on a file when that process closes it."""
+        try:
+            status = os.stat(path)
+        except OSError:
+            return  # storing it says better what is wrong with it
+        for own in self.directory.glob("*.sqlite*"):
+            if os.path.samestat(status, own.stat()):
+                raise RepoError(
+                    f"{path} is a database of the data directory {self.directory} itself. Store a copy of it."
+                )
+
     def _after_fork(self) -> None:
-        self._catalog.after_fork()
+        # A lock of the old ones may be held by a thread that the child does not have.
         self._reader.files = OpenFiles()
+
+
+def _catalog_to_read(layout: Layout) -> Catalog:
+    """The catalog of a directory that can only be read; an empty one in its place where that cannot be opened."""
+    if os.access(layout.catalog, os.R_OK) and layout.catalog.stat().st_size:
+        try:
+            return Catalog(layout.catalog, read_only=True)
+        except NoPermission as why:
+            log.info("%s", why)
+    return Catalog(layout.catalog, in_memory=True)
 
 
 def _after_fork() -> None:

@@ -165,10 +165,10 @@ class BlockReader:
         self.mark_all([(file, state, stamp)])
 
     def mark_all(self, marks: Sequence[tuple[int, int, Stamp | None]]) -> None:
-        """The same for many files, in one transaction."""
+        """The same for many files, in one transaction. Not in a catalog that can only be read."""
         for file, _, _ in marks:
             self.files.drop(file)
-        if not marks:
+        if not marks or self._catalog.read_only:
             return
         with self._catalog.write() as db:
             for file, state, stamp in marks:

@@ -17,8 +17,9 @@ from ..dag.builder import leaf_wrap
 from ..dag.cid import CID, DAG_PB, RAW, sha256_multihash
 from ..dag.profiles import Profile
 from ..errors import HashMismatch
+from ..private import open_to_group
 from .catalog import WRAP_NONE
-from .fileio import CLOEXEC, Buffer, NewFile, explained, sync_fd, sync_folder, write_at
+from .fileio import CLOEXEC, READABLE, Buffer, NewFile, explained, sync_fd, sync_folder, write_at
 from .layout import make_folders
 from .leaves import block_size, find_wrap
 from .limits import SYNC_THREADS
@@ -133,6 +134,7 @@ def write_unnamed(data: Buffer, path: Path) -> bool:
                 return False
             raise
         try:
+            open_to_group(fd, folder, READABLE)
             write_at(fd, data, 0)
             sync_fd(fd)
             # The only way to name it without privileges; Python follows the link only when it is given a folder.

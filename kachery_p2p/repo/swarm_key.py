@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import logging
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from ..errors import FileMissing, NotAFile, SwarmKeyError
 from ..ownfiles import read_own_file
+from ..private import is_shared, make_directory, make_file
 from .fileio import explained, sync_folder
 
 log = logging.getLogger("kachery_p2p.repo")
@@ -98,16 +100,17 @@ def generate_swarm_key() -> bytes:
 
 
 def write_swarm_key(path: Path, key: bytes) -> None:
-    """Write the key to the file `path`, mode 0600, durably. Its folder is made where missing (0700).
+    """Write the key to the file `path`, mode 0600 (in a shared directory 0660), durably. Its folder is made where
+    missing (0700).
 
     Raises:
         SwarmKeyError: there is a file of that name. A key is never overwritten: whoever has lost it is shut out.
         NoPermission, DiskFull.
     """
     with explained("writing the key of the private network,", path):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent)
         try:
-            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o600)
+            fd = make_file(path)
         except FileExistsError:
             raise SwarmKeyError(
                 f"There is a key in {path} already, and a key is never overwritten: the members of its network would "
@@ -143,6 +146,9 @@ def loose_permissions(directory: Path) -> str | None:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError:  # no file, or none that may be looked at: reading it says so
         return None
+    with contextlib.suppress(OSError):
+        if is_shared(path.parent):
+            mode &= ~0o060
     if not mode & 0o077:
         return None
     verb = "change" if mode & 0o022 else "read"

@@ -238,7 +238,7 @@ def answering(data: Path) -> Iterator[Callable[[Any], None]]:
 
     def start(answer: Any) -> None:
         answers[:] = [answer]
-        data.mkdir(exist_ok=True)
+        data.mkdir(mode=0o700, exist_ok=True)
         ready: Future[None] = Future()
 
         async def status(params: dict[str, Any], progress: Any) -> Any:
@@ -310,7 +310,7 @@ def test_what_is_said_where_no_node_runs(data: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_stale_file_is_not_a_node(data: Path) -> None:
     """node.json of a process that was killed: none runs."""
-    data.mkdir()
+    data.mkdir(mode=0o700)
     Endpoint(1, "0" * 32, str(data / "node.sock"), None).write(data)
     assert kcl.status()["running"] is False
 
@@ -455,7 +455,7 @@ def test_whereis_says_what_is_here(node: StandIn, data: Path, tmp_path: Path) ->
     """First of all, with its path; being here alone is enough for success."""
     node.rows = []
     uri = kcl.store_text("here", local=True)
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder").mkdir(mode=0o700)
     (tmp_path / "folder" / "a").write_text("a")
     folder = kcl.store_dir(tmp_path / "folder", local=True)
     (row,) = kcl.whereis(uri)

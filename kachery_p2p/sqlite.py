@@ -1,0 +1,755 @@
+"""SQLite, in one place: opening, write-ahead logs, waiting for other processes, forks, permissions, errors in words.
+
+Forks. SQLite keeps account, in the memory of the process, of the locks that the process has on each file. A forked
+child inherits the account but not the locks: it then believes that it may read what others truncate under it. So no
+connection crosses a fork:
+
+    before the fork     no use of a connection begins any more (`_fork` is set); each use that is under way ends: long
+                        reads are interrupted, transactions are waited for. Then all connections are closed.
+    after it            on both sides each connection is opened again when it is needed. A read that was interrupted
+                        begins anew.
+
+Each connection has a lock, held while it is used, which the forking thread takes; so the normal path costs one lock
+that nobody else wants. Waiting for another process that writes happens outside that lock, and does not hold up a fork.
+
+A use that does not end within `FORK_SECONDS`, or one that is the forking thread's own (a signal handler that forks
+while that thread is in a transaction), goes on in the parent as if nothing had happened. The child could then only use
+SQLite at the risk of the data, so it does not use it at all: there each method raises RepoError, and what it inherited
+is left alone for ever, not even freed. The same holds for a fork that runs no `before`, as some web servers do it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import forks, private
+from .errors import DiskFull, KacheryError, NoPermission, RepoError
+
+#: Seconds that a fork waits for transactions that are under way: they take milliseconds, and on a slow disk a second.
+FORK_SECONDS = 5.0
+#: Seconds between two looks at a read that was told to stop.
+_LOOK_SECONDS = 0.02
+#: Seconds that SQLite itself waits for another process. The rest of the waiting is done here, where a fork may happen.
+_INNER_BUSY_SECONDS = 0.1
+#: Seconds between two such waits.
+_BUSY_PAUSE = 0.001
+#: Bytes that must be free for a disk not to be called full, in blocks.
+_FULL_BLOCKS = 64
+#: Seconds for which a database is only read after the disk was found full.
+_FULL_DISK_SECONDS = 2.0
+
+Rows = list[Any]
+_Stamp = tuple[int, int, int]
+_Stamps = tuple[_Stamp | None, _Stamp | None]
+_CONNECT: dict[str, Any] = {
+    "uri": True,
+    "timeout": _INNER_BUSY_SECONDS,
+    "isolation_level": None,
+    "check_same_thread": False,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one database is opened, and how it is spoken of.
+
+    Attributes:
+        name: what it is, as in "the catalog".
+        unharmed: after "no room on the disk": what is safe all the same.
+        repair: after "is damaged": what to do.
+        prepare: called with the first connection of each object: makes or checks the schema.
+        busy_seconds: how long to wait for another process that writes.
+        durable: whether each commit is on the disk when it returns; else only those that ask for it.
+        version: the `user_version`; written again by a durable commit, which would sync nothing if it changed nothing.
+        older: further versions that are read and written as they are.
+        pragmas: statements for each connection.
+        readable: others may read it who may read in its folder.
+        per_thread: a connection for each thread, so that they read side by side; else one for all.
+    """
+
+    name: str
+    unharmed: str
+    repair: str
+    prepare: Callable[[sqlite3.Connection], None]
+    busy_seconds: float = 20.0
+    durable: bool = False
+    version: int | None = None
+    older: tuple[int, ...] = ()
+    pragmas: tuple[str, ...] = ()
+    readable: bool = False
+    per_thread: bool = False
+
+
+class _Handle:
+    """A connection, open or closed, and the lock of whoever uses it."""
+
+    __slots__ = (
+        "db",
+        "depth",
+        "durable",
+        "keep",
+        "lock",
+        "opened",
+        "reading",
+        "reads_until",
+        "siblings",
+        "stamps",
+        "thread",
+        "user",
+    )
+
+    def __init__(self, siblings: set[_Handle], *, keep: bool, thread: int | None) -> None:
+        self.lock = threading.RLock()
+        #: All of its file.
+        self.siblings = siblings
+        self.db: sqlite3.Connection | None = None
+        #: It lives in memory alone, so it is not closed.
+        self.keep = keep
+        #: The only thread that uses it, by number; None when there are several.
+        self.thread = thread
+        #: Transactions under way (0 or 1), by which thread, and whether one statement is being read.
+        self.depth = 0
+        self.user = 0
+        self.reading = False
+        self.durable = False
+        #: How often it was opened.
+        self.opened = 0
+        #: Of the files as they were when they were opened without SQLite's locks; None where these are used.
+        self.stamps: _Stamps | None = None
+        #: When it is to be opened anew, because it was only opened for reading on a full disk; else 0 (time.monotonic).
+        self.reads_until = 0.0
+        siblings.add(self)
+        _handles.add(self)
+
+    def interrupt(self) -> None:
+        """Stop a read that is not part of a transaction. For other threads."""
+        db = self.db
+        if self.reading and not self.depth and db is not None:
+            with suppress(sqlite3.Error):
+                db.interrupt()
+
+    def claim(self, end: float) -> bool:
+        """Have the lock by the time `end`, with nothing under way; False without it."""
+        while not self.lock.acquire(timeout=_LOOK_SECONDS):
+            if time.monotonic() > end:
+                return False
+            self.interrupt()
+        if self.depth or self.reading:
+            # This thread's own: it was stopped in the middle by what is now being done.
+            self.lock.release()
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the connection, the lock held."""
+        db, self.db = self.db, None
+        if db is not None:
+            db.close()
+
+    def drop(self) -> None:
+        """Nobody will use it any more."""
+        self.siblings.discard(self)
+        _handles.discard(self)
+
+
+class _End:
+    """Closes a connection when its thread, or the object that it belongs to, is no more."""
+
+    __slots__ = ("_handle",)
+
+    def __init__(self, handle: _Handle) -> None:
+        self._handle = handle
+
+    def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:
+        handle = self._handle
+        # In a child that was forked just now the lock may be one that nobody gives back; `_after_in_child` sees to it.
+        # (At the interpreter's end the module may be empty already.)
+        if _pid == getpid():
+            with handle.lock:
+                handle.close()
+            handle.drop()
+
+
+# --- forks -----------------------------------------------------------------------------------------------------------
+
+
+class _Fork:
+    """A fork under way: who forks, and whose connections were closed for it."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.claimed: list[_Handle] = []
+        self.over = threading.Event()
+
+
+_handles: set[_Handle] = set()
+_fork: _Fork | None = None
+_one_fork = threading.RLock()
+_pid = os.getpid()
+#: This process was forked while a connection was in use, so it must not use any.
+_unusable = False
+#: Connections that may not even be freed here.
+_left_alone: list[sqlite3.Connection] = []
+
+
+def _wait_for_fork() -> None:
+    """Wait until a fork by another thread is over, unless this thread is in a transaction that the fork waits for."""
+    fork = _fork
+    if fork is None:
+        return
+    me = threading.get_ident()
+    if fork.thread == me:
+        raise RepoError("A data directory cannot be used by what is called before a fork. Use it after the fork.")
+    if not any(handle.depth and handle.user == me for handle in list(_handles)):
+        fork.over.wait()
+
+
+def _before_fork() -> None:
+    global _fork
+    _one_fork.acquire()
+    _fork = fork = _Fork()
+    end = time.monotonic() + FORK_SECONDS
+    # A transaction that is waited for may use a further connection meanwhile: until there are no new ones.
+    given_up: set[_Handle] = set()
+    while waiting := [h for h in list(_handles) if h not in fork.claimed and h not in given_up]:
+        for handle in waiting:
+            handle.interrupt()
+        for handle in waiting:
+            if not handle.claim(end):
+                given_up.add(handle)
+                continue
+            fork.claimed.append(handle)
+            if not handle.keep:
+                with suppress(sqlite3.Error):
+                    handle.close()
+
+
+def _after_in_parent() -> None:
+    global _fork
+    fork, _fork = _fork, None
+    if fork is not None:
+        for handle in fork.claimed:
+            handle.lock.release()
+        fork.over.set()
+    with suppress(RuntimeError):  # an interrupt came before this thread had it
+        _one_fork.release()
+
+
+def _after_in_child() -> None:
+    global _fork, _one_fork, _pid, _unusable
+    fork, _fork = _fork, None
+    _one_fork = threading.RLock()
+    _pid = os.getpid()
+    me = threading.get_ident()
+    for handle in list(_handles):
+        claimed = fork is not None and handle in fork.claimed
+        # Its lock may be held by a thread that there is not in this process.
+        handle.lock = threading.RLock()
+        if not claimed and not (fork is None and handle.db is None):
+            _unusable = True
+            if handle.db is not None:
+                _leave_alone(handle.db, mine=handle.user == me and handle.depth > 0)
+                handle.db = None
+        if handle.thread not in (None, me):
+            handle.drop()
+
+
+def _leave_alone(db: sqlite3.Connection, *, mine: bool) -> None:
+    """Never close or free an inherited connection, not even when the interpreter ends: its end would undo, in memory
+    that is shared with the parent, what the parent is writing."""
+    _left_alone.append(db)
+    with suppress(ImportError):
+        import ctypes
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(db))
+    if mine:
+        # The code that was in the transaction goes on here, too. Whatever it tries now fails.
+        with suppress(sqlite3.Error):
+            db.set_authorizer(lambda *_: sqlite3.SQLITE_DENY)
+
+
+def _close_at_exit() -> None:
+    end = time.monotonic() + FORK_SECONDS
+    for handle in list(_handles):
+        if handle.claim(end):
+            try:
+                with suppress(sqlite3.Error):
+                    handle.close()
+            finally:
+                handle.lock.release()
+
+
+# Handlers run before a fork in the opposite order: what `forks` waits for comes last, and is the shorter wait.
+assert forks
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+atexit.register(_close_at_exit)
+
+
+# --- a database ------------------------------------------------------------------------------------------------------
+
+
+class SQLiteFile:
+    """One database. Safe to use from many threads, by many processes at once, and on both sides of a fork.
+
+    Args:
+        path: the file; None keeps everything in memory, for one object alone.
+        settings: see `Settings`.
+        read_only: never write, nor make anything. What other processes write meanwhile is seen.
+        in_memory: keep everything in memory all the same; the path is only spoken of.
+
+    All methods raise RepoError when the file cannot be used, NoPermission and DiskFull.
+    """
+
+    def __init__(
+        self, path: Path | None, settings: Settings, *, read_only: bool = False, in_memory: bool = False
+    ) -> None:
+        self.path = path
+        self.settings = settings
+        self.read_only = read_only
+        self._file = None if in_memory else path
+        self._local = threading.local()
+        self._closed = False
+        self._prepared = False
+        self._one: _Handle | None = None
+        self._end: _End | None = None
+        self._all: set[_Handle] = set()
+        if self._file is None or read_only or not settings.per_thread:
+            self._one = _Handle(self._all, keep=self._file is None, thread=None)
+            self._end = _End(self._one)
+
+    def close(self) -> None:
+        """Close it, when the uses that are under way in other threads have ended. Twice does nothing."""
+        self._closed = True
+        self.let_go()
+        self._local = threading.local()
+
+    def let_go(self) -> None:
+        """Close the file until it is needed again."""
+        for handle in list(self._all):
+            handle.interrupt()
+            with handle.lock:
+                handle.close()
+            if handle is not self._one:
+                handle.drop()
+
+    # --- reading and writing -----------------------------------------------------------------------------------------
+
+    def one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """The first row of a query, or None."""
+        if _fork is not None:
+            _wait_for_fork()
+        if self.read_only:
+            rows = self.all(sql, parameters)
+            return rows[0] if rows else None
+        handle: _Handle = self._one or getattr(self._local, "handle", None) or self._new_handle()
+        with handle.lock:
+            reading, handle.reading = handle.reading, True
+            try:
+                row = (handle.db or self._open(handle)).execute(sql, parameters).fetchone()
+                if not (handle.stamps or handle.reads_until) or self._same(handle):
+                    return row
+                why = sqlite3.OperationalError("interrupted")
+            except sqlite3.Error as error:
+                why = error
+            finally:
+                handle.reading = reading
+        rows = self._again(why, handle, sql, parameters)
+        return rows[0] if rows else None
+
+    def all(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+        """All rows of a query."""
+        if _fork is not None:
+            _wait_for_fork()
+        handle: _Handle = self._one or getattr(self._local, "handle", None) or self._new_handle()
+        with handle.lock:
+            reading, handle.reading = handle.reading, True
+            try:
+                rows = (handle.db or self._open(handle)).execute(sql, parameters).fetchall()
+                if not (handle.stamps or handle.reads_until) or self._same(handle):
+                    return rows
+                why = sqlite3.OperationalError("interrupted")
+            except sqlite3.Error as error:
+                why = error
+            finally:
+                handle.reading = reading
+        return self._again(why, handle, sql, parameters)
+
+    @contextmanager
+    def write(self, *, durable: bool | None = None) -> Iterator[sqlite3.Connection]:
+        """A write transaction: committed at the end of the block, rolled back when it raises.
+
+        `durable` puts it, and all commits before it, on the disk before this returns.
+        """
+        if self.read_only:
+            raise self._not_writable()
+        durable = self.settings.durable if durable is None else durable
+        handle: _Handle = self._one or getattr(self._local, "handle", None) or self._new_handle()
+        end = 0.0
+        while True:
+            if _fork is not None:
+                _wait_for_fork()
+            # Not held while another process is waited for.
+            with handle.lock:
+                try:
+                    handle.depth += 1
+                    handle.user = threading.get_ident()
+                    db = self._begin(handle, durable)
+                    if db is not None:
+                        try:
+                            yield db
+                            self._commit(db, durable)
+                        except BaseException:
+                            # A full disk makes SQLite roll back by itself; then there is nothing left to undo.
+                            if handle.db is db and db.in_transaction:
+                                db.execute("ROLLBACK")
+                            raise
+                        return
+                except sqlite3.Error as why:
+                    raise self._explain(why) from why
+                finally:
+                    handle.depth -= 1
+            end = end or time.monotonic() + self.settings.busy_seconds
+            if time.monotonic() > end:
+                raise self._explain(sqlite3.OperationalError("database is locked"))
+            time.sleep(_BUSY_PAUSE)
+
+    def changes(self) -> int:
+        """A number that is another one after somebody else has written. For databases with one connection alone."""
+        value = self.one("PRAGMA data_version")[0]
+        handle = self._one
+        assert handle is not None
+        return (handle.opened << 32) + value
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _new_handle(self) -> _Handle:
+        """This thread's handle, which is closed when the thread ends."""
+        self._check_open()
+        handle = _Handle(self._all, keep=False, thread=threading.get_ident())
+        self._local.handle = handle
+        self._local.end = _End(handle)
+        # The fork may have begun before it was known.
+        if _fork is not None:
+            _wait_for_fork()
+        return handle
+
+    def _check_open(self) -> None:
+        self._check_usable()
+        if self._closed:
+            where = "" if self.path is None else f" of {self.path.parent}"
+            raise RepoError(f"The repo{where} is closed already.")
+
+    def _check_usable(self) -> None:
+        if _unusable:
+            raise RepoError(
+                f"This process was forked in the middle of an access to a data directory, so it cannot use "
+                f"{self._subject()}. Nothing is lost. Start worker processes before the data directory is used, or "
+                "without a fork (multiprocessing.get_context('spawn'))."
+            )
+
+    def _open(self, handle: _Handle) -> sqlite3.Connection:
+        """Open a connection, the lock held."""
+        self._check_open()
+        handle.stamps, handle.reads_until = None, 0.0
+        try:
+            if self.read_only:
+                db = self._connect_to_read(handle)
+            else:
+                try:
+                    db = self._connect()
+                except sqlite3.Error as why:
+                    if self._file is None or not isinstance(self._explain(why), DiskFull):
+                        raise
+                    # Without room for what SQLite makes beside it, what is there can still be read.
+                    db = self._connect_to_read(handle)
+                    handle.reads_until = time.monotonic() + _FULL_DISK_SECONDS
+        except OSError as why:
+            raise self._explain(why) from why
+        handle.db, handle.durable = db, self.settings.durable
+        handle.opened += 1
+        return db
+
+    def _connect(self) -> sqlite3.Connection:
+        settings, path = self.settings, self._file
+        if path is not None and not self._prepared:
+            private.make_empty(path, readable=settings.readable)
+            for name in ("", "-wal", "-shm"):
+                private.fit(path.with_name(path.name + name), readable=settings.readable)
+        db = sqlite3.connect(
+            path or ":memory:", timeout=_INNER_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            for pragma in (f"synchronous={'FULL' if settings.durable else 'NORMAL'}", *settings.pragmas):
+                db.execute(f"PRAGMA {pragma}")
+            if not self._prepared:
+                if path is not None:
+                    self._patient(lambda: _switch_to_wal(db))
+                self._patient(lambda: settings.prepare(db))
+                self._prepared = True
+            if path is not None and private.is_shared(path.parent):
+                # SQLite makes these with the mode of the database, but with the group of this process.
+                db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+                for name in ("-wal", "-shm"):
+                    private.fit(path.with_name(path.name + name), readable=settings.readable)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _patient(self, work: Callable[[], None]) -> None:
+        """Do it again while another process is in the way. SQLite does not wait for everything by itself."""
+        end = time.monotonic() + self.settings.busy_seconds
+        while True:
+            try:
+                return work()
+            except sqlite3.OperationalError as why:
+                if not _is_busy(why) or time.monotonic() > end:
+                    raise
+                time.sleep(_LOOK_SECONDS)  # SQLite tells that somebody is there by refusing, and not when he has gone
+
+    def _begin(self, handle: _Handle, durable: bool) -> sqlite3.Connection | None:
+        """Begin a transaction, the lock held; None while another process writes."""
+        if handle.reads_until:
+            handle.close()
+        try:
+            db = handle.db or self._open(handle)
+            if handle.reads_until:
+                raise sqlite3.OperationalError("database or disk is full")
+            if handle.durable != durable:
+                db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                handle.durable = durable
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as why:
+            if _is_busy(why):
+                return None
+            raise
+        return db
+
+    def _commit(self, db: sqlite3.Connection, durable: bool) -> None:
+        if durable and self.settings.version is not None:
+            # A commit that changes nothing would sync nothing, not even the commits before it.
+            db.execute(f"PRAGMA user_version={self.settings.version}")
+        self._check_usable()
+        db.execute("COMMIT")
+
+    def _again(self, why: sqlite3.Error, handle: _Handle, sql: str, parameters: Sequence[Any]) -> Rows:
+        """A read that failed, once more: after a fork that interrupted it, or when another process is done."""
+        end = time.monotonic() + self.settings.busy_seconds
+        while True:
+            if "interrupted" not in str(why) and (not _is_busy(why) or time.monotonic() > end):
+                raise self._explain(why) from why
+            if handle.depth and handle.user == threading.get_ident():
+                # Within a transaction nothing is in the way, and what fails must undo it.
+                raise self._explain(why) from why
+            time.sleep(_BUSY_PAUSE)
+            if _fork is not None:
+                _wait_for_fork()
+            with handle.lock:
+                reading, handle.reading = handle.reading, True
+                try:
+                    rows = (handle.db or self._open(handle)).execute(sql, parameters).fetchall()
+                    if not (handle.stamps or handle.reads_until) or self._same(handle):
+                        return rows
+                    why = sqlite3.OperationalError("locked by a writer")
+                except sqlite3.Error as error:
+                    why = error
+                finally:
+                    handle.reading = reading
+
+    # --- reading only ------------------------------------------------------------------------------------------------
+
+    def _connect_to_read(self, handle: _Handle) -> sqlite3.Connection:
+        """Open a file without ever writing, also where nothing can be made beside it.
+
+        To read a write-ahead log, SQLite needs `-shm` beside it: that of a process which has the database open, or one
+        that it may make. Without one there are two ways that SQLite does not guard against a writer, so the files are
+        looked at before and after each read: by a log of one's own in memory, or where there is no log, without any.
+        """
+        path = self._file
+        assert path is not None
+        where = path.absolute().as_uri()
+        try:
+            return self._checked(sqlite3.connect(f"{where}?mode=ro", **_CONNECT))
+        except sqlite3.OperationalError as why:
+            if _is_busy(why):
+                raise
+        handle.stamps = _stamps(path)
+        if handle.stamps[1] is not None and handle.stamps[1][0]:
+            db = sqlite3.connect(f"{where}?mode=ro&vfs=unix-none", **_CONNECT)
+            return self._checked(db, "PRAGMA locking_mode=EXCLUSIVE")
+        return self._checked(sqlite3.connect(f"{where}?mode=ro&immutable=1", **_CONNECT))
+
+    def _checked(self, db: sqlite3.Connection, *first: str) -> sqlite3.Connection:
+        """A connection that can be read from, and finds what it should find."""
+        try:
+            for statement in first:
+                db.execute(statement)
+            if self.settings.version is not None and self._file is not None:
+                found = db.execute("PRAGMA user_version").fetchone()[0]
+                check_version(found, self.settings.version, self._file, self.settings.older)
+            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _same(self, handle: _Handle) -> bool:
+        """Whether the files are still those that were opened; else they are closed."""
+        assert self._file is not None
+        if handle.reads_until and time.monotonic() > handle.reads_until:
+            handle.close()  # there may be room again
+        if handle.stamps is None or _stamps(self._file) == handle.stamps:
+            return True
+        handle.close()
+        return False
+
+    # --- errors ------------------------------------------------------------------------------------------------------
+
+    def _subject(self) -> str:
+        return self.settings.name if self.path is None else f"{self.settings.name} {self.path}"
+
+    def _not_writable(self) -> NoPermission:
+        assert self.path is not None
+        return only_read(self.path.parent)
+
+    def _explain(self, why: sqlite3.Error | OSError) -> KacheryError:
+        """The named error for what SQLite, or the system, said."""
+        if isinstance(why, KacheryError):
+            return why
+        if _unusable:
+            try:
+                self._check_usable()
+            except RepoError as error:
+                return error
+        settings, text, subject = self.settings, str(why), self._subject()
+        folder = None if self.path is None else self.path.parent
+        if "is full" in text or "No space" in text or ("disk I/O error" in text and _disk_is_full(folder)):
+            return DiskFull(
+                f"There is no room on the disk for {subject}. Free some space and try again; {settings.unharmed}."
+            )
+        if "unable to open" in text and _no_more_files():
+            return RepoError(
+                f"This process has too many files open, so {subject} cannot be opened. Raise the limit (`ulimit -n`)."
+            )
+        if any(sign in text for sign in ("readonly", "read-only", "unable to open", "ermission", "not permitted")):
+            return NoPermission(
+                f"{subject[0].upper()}{subject[1:]} cannot be opened for writing ({text}). Check who owns the data "
+                "directory and its permissions, or use another one (KACHERY_CLOUD_DIR)."
+            )
+        if _is_busy(why):
+            return RepoError(
+                f"Another process has been writing {subject} for more than {settings.busy_seconds:.0f} seconds. See "
+                "whether one hangs, then try again."
+            )
+        if isinstance(why, sqlite3.ProgrammingError) and self._closed:
+            where = "" if folder is None else f" of {folder}"
+            return RepoError(f"The repo{where} was closed while it was in use ({text}).")
+        if not is_damage(why):
+            return RepoError(f"{subject[0].upper()}{subject[1:]} cannot be used: {text}.")
+        return RepoError(f"{subject[0].upper()}{subject[1:]} is damaged ({text}). {settings.repair}")
+
+
+def _stamps(path: Path) -> _Stamps:
+    """Size, time and number of a database and of its log: a write changes one of them."""
+    found: list[_Stamp | None] = []
+    for file in (path, path.with_name(path.name + "-wal")):
+        try:
+            status = os.stat(file)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_size, status.st_mtime_ns, status.st_ino))
+    return found[0], found[1]
+
+
+def only_read(directory: Path) -> NoPermission:
+    """The error for whoever would write to a data directory that can only be read."""
+    return NoPermission(
+        f"The data directory {directory} can only be read by this user, so nothing can be stored or loaded into it. "
+        "Name another one in KACHERY_CLOUD_DIR, or ask its owner for the right to write to it."
+    )
+
+
+def is_damage(why: BaseException) -> bool:
+    """Whether an error of SQLite's says that the file is not sound, or not SQLite's."""
+    return any(sign in str(why) for sign in ("malformed", "not a database", "no such table", "no such column"))
+
+
+def _is_busy(why: BaseException) -> bool:
+    return isinstance(why, sqlite3.OperationalError) and ("locked" in str(why) or "busy" in str(why))
+
+
+def _switch_to_wal(db: sqlite3.Connection) -> None:
+    if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        db.execute("PRAGMA journal_mode=WAL")
+
+
+def make_schema(
+    db: sqlite3.Connection, statements: str, version: int, path: Path, what: str, *, older: tuple[int, ...] = ()
+) -> None:
+    """Make the tables of a new database, in one transaction, and check the `user_version` of one that is there.
+
+    `what` it is, as in "a catalog"; `older` are versions that are right, too.
+
+    Raises RepoError when the file is of another version of this program, or of another program.
+    """
+    found = db.execute("PRAGMA user_version").fetchone()[0]
+    if found == 0:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            # Another process may have made it since.
+            found = db.execute("PRAGMA user_version").fetchone()[0]
+            if found == 0:
+                if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                    raise RepoError(
+                        f"{path} is an SQLite database, but not {what} of this program. Move it away, or use another "
+                        "data directory."
+                    )
+                for statement in statements.split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version={version}")
+                found = version
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+    check_version(found, version, path, older)
+
+
+def check_version(found: int, version: int, path: Path, older: tuple[int, ...] = ()) -> None:
+    """Raise RepoError when a database is of another version of this program."""
+    if found != version and found not in older:
+        raise RepoError(
+            f"{path} has format {found}, and this version of the program knows {version}. Install the newer version, "
+            "or use another data directory."
+        )
+
+
+def _disk_is_full(folder: Path | None) -> bool:
+    if folder is None or not hasattr(os, "statvfs"):
+        return False
+    try:
+        return os.statvfs(folder).f_bavail < _FULL_BLOCKS
+    except OSError:
+        return False
+
+
+def _no_more_files() -> bool:
+    import errno
+
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as why:
+        return why.errno in (errno.EMFILE, errno.ENFILE)
+    return False
