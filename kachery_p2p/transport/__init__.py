@@ -10,6 +10,7 @@ in this room stands behind it. From the wire up:
     noise.py        the record layer: one buffer of messages at a time, encrypted and decrypted in place where possible
     yamux.py        streams over one connection, without input and output: bytes in, state and bytes out
     connection.py   moves bytes between `ByteIO`, records and Yamux; one per connection
+                    (what a peer may make it do: `kachery_p2p/turns.py`)
     dialer.py, listener.py, peers.py, identify.py, ping.py    what their names say
     relay/          circuit relay v2: reaching peers that nobody can dial through one that everybody can
     holepunch.py    from a relayed connection to a direct one (DCUtR)
