@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -148,13 +148,18 @@ async def test_httpx_is_imported_when_a_gateway_is_asked() -> None:
 # --- CARs -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_car_brings_a_file_and_its_nodes(tmp_path: Path) -> None:
+@pytest.fixture
+def theirs(tmp_path: Path) -> Iterator[Repo]:
+    with Repo.open(tmp_path / "theirs") as repo:
+        yield repo
+
+
+async def test_a_car_brings_a_file_and_its_nodes(theirs: Repo, tmp_path: Path) -> None:
     """`dag-scope=entity` and `entity-bytes`: the root first, then the leaves of the range, each checked."""
-    repo = Repo.open(tmp_path / "theirs")
     (tmp_path / "f").write_bytes(data := os.urandom(5 * MIB))
-    cid = repo.store_file(tmp_path / "f").cid
+    cid = theirs.store_file(tmp_path / "f").cid
     came: list[tuple[CID, bytes]] = []
-    with fakes.serving(fakes.honest(repo)) as gateway:
+    with fakes.serving(fakes.honest(theirs)) as gateway:
         async with client_of(gateway.url) as client:
             await client.car(client.gateways[0], cid, 0, 2 * MIB - 1, lambda *block: not came.append(block))
     assert came[0][0] == cid
@@ -164,13 +169,12 @@ async def test_a_car_brings_a_file_and_its_nodes(tmp_path: Path) -> None:
     assert asked.headers["accept"] == "application/vnd.ipld.car; version=1; order=dfs; dups=n"
 
 
-async def test_a_lie_in_a_car_drops_the_gateway_before_anybody_sees_it(tmp_path: Path) -> None:
+async def test_a_lie_in_a_car_drops_the_gateway_before_anybody_sees_it(theirs: Repo, tmp_path: Path) -> None:
     """The blocks before it were true and are kept; the false one does not come out."""
-    repo = Repo.open(tmp_path / "theirs")
     (tmp_path / "f").write_bytes(os.urandom(5 * MIB))
-    cid = repo.store_file(tmp_path / "f").cid
+    cid = theirs.store_file(tmp_path / "f").cid
     came: list[CID] = []
-    with fakes.serving(fakes.liar(repo)) as gateway:
+    with fakes.serving(fakes.liar(theirs)) as gateway:
         async with client_of(gateway.url) as client:
             with pytest.raises(Refusal) as refusal:
                 await client.car(client.gateways[0], cid, 0, MIB, lambda cid, data: not came.append(cid))

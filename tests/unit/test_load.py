@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,13 +99,15 @@ def patient_clock() -> trio.testing.MockClock:
 
 
 @pytest.fixture
-def ours(tmp_path: Path) -> Repo:
-    return Repo.open(tmp_path / "ours")
+def ours(tmp_path: Path) -> Iterator[Repo]:
+    with Repo.open(tmp_path / "ours") as repo:
+        yield repo
 
 
 @pytest.fixture
-def theirs(tmp_path: Path) -> Repo:
-    return Repo.open(tmp_path / "theirs")
+def theirs(tmp_path: Path) -> Iterator[Repo]:
+    with Repo.open(tmp_path / "theirs") as repo:
+        yield repo
 
 
 def make_load(repo: Repo, session: RepoSession, **kwargs: object) -> Load:
@@ -185,10 +187,8 @@ async def test_a_range_fetches_only_the_blocks_it_needs(ours: Repo, theirs: Repo
 async def test_nobody_has_it(ours: Repo, theirs: Repo, tmp_path: Path) -> None:
     """The error names the CID, whom it asked, whom it could not reach and why; it does not wait for the time-out."""
     cid = store(theirs, b"not in the empty repo", tmp_path)
-    empty = Repo.open(tmp_path / "empty")
-    session = RepoSession(empty)
-    load = make_load(ours, session)
-    with trio.fail_after(10), pytest.raises(ContentNotFound) as raised:
+    with Repo.open(tmp_path / "empty") as empty, trio.fail_after(10), pytest.raises(ContentNotFound) as raised:
+        load = make_load(ours, RepoSession(empty))
         await load.run(cid, ["/ip4/127.0.0.1/tcp/1"], lambda: load.file(cid))
     message = str(raised.value)
     assert str(cid) in message
