@@ -381,13 +381,14 @@ def open_tmp(tmp_path: Path) -> Path:
 
 
 def test_unreadable_file_and_foreign_directory(open_tmp: Path) -> None:
-    """A file that may not be read, and a data directory that may not be written, are errors that name them."""
+    """A file that may not be read, and whatever would write to another user's data directory, are errors that name
+    them. The directory itself can be read."""
     secret = open_tmp / "secret"
     secret.write_bytes(b"secret")
     secret.chmod(0)
     theirs = open_tmp / "theirs"
     with Repo.open(theirs) as repo:
-        repo.store_bytes(b"x")
+        stored = repo.store_bytes(b"x")
     theirs.chmod(0o555)
     (open_tmp / "home").mkdir(mode=0o777)
     (open_tmp / "home").chmod(0o777)
@@ -395,9 +396,11 @@ def test_unreadable_file_and_foreign_directory(open_tmp: Path) -> None:
         "repo = Repo.open(sys.argv[1] + '/home/repo')\n"
         "show(repo.store_file, sys.argv[1] + '/secret')\n"
         "show(repo.link_file, sys.argv[1] + '/secret')\n"
-        "show(Repo.open, sys.argv[1] + '/theirs')\n"
+        "theirs = Repo.open(sys.argv[1] + '/theirs')\n"
+        f"assert theirs.find_file(CID.parse('{stored.cid}')).read_bytes() == b'x'\n"
+        "show(theirs.store_bytes, b'y')\n"
         "show(Repo.open, sys.argv[1] + '/theirs/below')\n"
-        "show(load_or_create_identity, Path(sys.argv[1] + '/theirs'))\n"
+        "load_or_create_identity(Path(sys.argv[1] + '/theirs'))\n"
         "show(NodeLock(Path(sys.argv[1] + '/theirs')).try_acquire)\n"
         "repo.close()\n"
     )
@@ -405,23 +408,28 @@ def test_unreadable_file_and_foreign_directory(open_tmp: Path) -> None:
     go(process)
     lines = finish(process).splitlines()
     names = [line.split()[0] for line in lines]
-    assert names == ["NoPermission"] * 6
+    assert names == ["NoPermission"] * 5
+    assert not (theirs / "private.pem").exists()
     assert all(str(open_tmp) in line for line in lines)
     secret.chmod(stat.S_IRUSR | stat.S_IWUSR)
     theirs.chmod(0o755)
 
 
 def test_read_only_file_system(small_disk: Path) -> None:
-    """A data directory on a file system that may not be written is an error that names it."""
+    """A data directory on a file system that may not be written can be read; writing to it, or making one, is an error
+    that names it."""
     with Repo.open(small_disk / "repo") as repo:
-        repo.store_bytes(b"here")
+        stored = repo.store_bytes(b"here")
     libc = ctypes.CDLL(None, use_errno=True)
     ms_remount_rdonly = 32 | 1
     if libc.mount(b"none", os.fsencode(small_disk), b"tmpfs", ms_remount_rdonly, None) != 0:
         pytest.skip("this system does not let us make the small file system read-only")
-    for name in ("repo", "new"):
-        with pytest.raises(NoPermission, match=str(small_disk / name)):
-            Repo.open(small_disk / name)
+    with Repo.open(small_disk / "repo") as repo:
+        assert repo.find_file(stored.cid) == stored.path
+        with pytest.raises(NoPermission, match=str(small_disk / "repo")):
+            repo.store_bytes(b"more")
+    with pytest.raises(NoPermission, match=str(small_disk / "new")):
+        Repo.open(small_disk / "new")
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
