@@ -47,9 +47,12 @@ class NodeGone(NodeError):
 class NodeElsewhere(NodeError):
     """The node of the directory runs on another machine: `holder`."""
 
-    def __init__(self, message: str, holder: Holder) -> None:
+    holder: Holder
+
+    def __init__(self, message: str, holder: Holder | None = None) -> None:
         super().__init__(message)
-        self.holder = holder
+        if holder is not None:  # pickle makes it of its message alone, and sets the rest
+            self.holder = holder
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def _methods(
         return await node.load(
             asked.text("cid"),
             asked.texts("path"),
-            kind=asked.choice("kind", ("file", "bytes", "directory", "listing")),
+            kind=asked.choice("kind", ("file", "bytes", "directory", "listing", "info")),
             start=asked.offset("start"),
             end=asked.offset("end"),
             providers=asked.texts("providers"),

@@ -307,6 +307,8 @@ class FileWalk:
         self._widest = max(self._widest, len(links))
         start = self.start
         end = self.end if self.end is not None else limits.MAX_FILE_SIZE
+        if start >= end:
+            end = 0  # no bytes, and so no children: not even the one in which that place is
         largest_leaf = self._largest_leaf
         leaves: list[Ref] = []
         nodes: list[Ref] = []
