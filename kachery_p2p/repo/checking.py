@@ -182,7 +182,8 @@ class Checker:
                 source.stamp.size,
                 path,
                 linked=linked,
-                profile=profile if isinstance(profile, Profile) else None,
+                # What was written down of it is kept, though its nodes were there and so nothing was tried.
+                profile=profile if isinstance(profile, Profile) else likely,
                 wrap=wrap,
                 stamp=source.stamp,
                 durable=linked,

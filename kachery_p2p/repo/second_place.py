@@ -78,11 +78,12 @@ class SecondPlace:
         self._links.keep([link for link in self._catalogued_links() if link not in known])
 
     def _own(self) -> set[bytes]:
-        """The keys of files with a copy of ours. (The nodes of a linked file are made again by its profile.)"""
-        return {
-            key
-            for (key,) in self._catalog.all("SELECT r.key FROM roots r JOIN files f ON f.root = r.id AND f.linked = 0")
-        }
+        """The keys of files with a copy of ours, and of linked ones whose profile is not known: by it the nodes of the
+        others are made again."""
+        rows = self._catalog.all(
+            "SELECT r.key FROM roots r JOIN files f ON f.root = r.id AND (f.linked = 0 OR r.profile IS NULL)"
+        )
+        return {key for (key,) in rows}
 
     def _nodes_of(self, cid: CID, kind: int, size: int) -> list[bytes]:
         """The nodes of a root, as far as the catalog has them."""
