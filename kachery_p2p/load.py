@@ -24,7 +24,7 @@ from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.nodes import Asking
 from kachery_p2p.dag.varint import Buffer
 from kachery_p2p.dag.walk import FileWalk, Ref
-from kachery_p2p.errors import DamagedFile, DiskFull, IsADirectory, KacheryError
+from kachery_p2p.errors import DamagedFile, DiskFull, IsADirectory, KacheryError, MalformedDag
 from kachery_p2p.load_errors import not_found
 from kachery_p2p.load_peers import Connect, Find, LoadPeers
 
@@ -41,6 +41,9 @@ Progress = Callable[[int, int], None]
 #: References looked up and wanted ahead of what has arrived. Covers the largest window of a session (48 MiB) with
 #: leaves of 256 KiB twice over; each costs some hundred bytes.
 LOOKAHEAD = 384
+#: Bytes of directory nodes held for one step of a reader. A step is of many blocks only where the last ones were small,
+#: but who made the directory knows that, too.
+MAX_STEP_BYTES = 512 << 20
 #: Seconds that a load goes on when everybody said no: a provider that is just connecting may still speak up.
 EXHAUSTED_GRACE = 1.0
 #: Leaves remembered by a load so that the same leaf further on is copied, not fetched again (zeros, repeated frames).
@@ -257,11 +260,21 @@ class Load:
                     raise
 
     async def blocks(self, cids: Sequence[CID]) -> list[bytes]:
-        """These blocks, in this order, from the repo or the session. For small ones: all are held in memory."""
+        """These blocks, in this order, from the repo or the session. For small ones: all are held in memory.
+
+        Raises MalformedDag when they are more than `MAX_STEP_BYTES` together.
+        """
         have = {}
+        size = 0
         async with contextlib.aclosing(self.stream_blocks(cids)) as stream:
             async for cid, data in stream:
                 have[cid.multihash] = data
+                size += len(data)
+                if size > MAX_STEP_BYTES:
+                    raise MalformedDag(
+                        f"The directory with the node {cid} has nodes of more than {MAX_STEP_BYTES >> 20} MiB side by "
+                        "side, which no directory needs. It is not read."
+                    )
         return [have[cid.multihash] for cid in cids]
 
     async def stream_blocks(self, cids: Sequence[CID]) -> AsyncGenerator[tuple[CID, bytes], None]:

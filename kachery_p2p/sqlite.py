@@ -1,43 +1,26 @@
-"""SQLite, in one place: opening, write-ahead logs, waiting for other processes, forks, permissions, errors in words.
+"""SQLite, in one place: opening, write-ahead logs, waiting for other processes, permissions, errors in words.
 
-Forks. SQLite keeps account, in the memory of the process, of the locks that the process has on each file. A forked
-child inherits the account but not the locks: it then believes that it may read what others truncate under it. So no
-connection crosses a fork:
-
-    before the fork     no use of a connection begins any more (`_fork` is set); each use that is under way ends: long
-                        reads are interrupted, transactions are waited for. Then all connections are closed.
-    after it            on both sides each connection is opened again when it is needed. A read that was interrupted
-                        begins anew.
-
-Each connection has a lock, held while it is used, which the forking thread takes; so the normal path costs one lock
-that nobody else wants. Waiting for another process that writes happens outside that lock, and does not hold up a fork.
-
-A use that does not end within `FORK_SECONDS`, or one that is the forking thread's own (a signal handler that forks
-while that thread is in a transaction), goes on in the parent as if nothing had happened. The child could then only use
-SQLite at the risk of the data, so it does not use it at all: there each method raises RepoError, and what it inherited
-is left alone for ever, not even freed. The same holds for a fork that runs no `before`, as some web servers do it.
+No connection crosses a fork; how, is told in `sqlite_forks`. Each connection has a lock, held while it is used, which a
+forking thread takes; so the normal path costs one lock that nobody else wants. Waiting for another process that writes
+happens outside that lock, and does not hold up a fork.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import forks, private
+from . import private, sqlite_forks
 from .errors import DiskFull, KacheryError, NoPermission, RepoError
+from .sqlite_forks import LOOK_SECONDS, End, Handle, Stamp, Stamps, wait_for_fork
 
-#: Seconds that a fork waits for transactions that are under way: they take milliseconds, and on a slow disk a second.
-FORK_SECONDS = 5.0
-#: Seconds between two looks at a read that was told to stop.
-_LOOK_SECONDS = 0.02
 #: Seconds that SQLite itself waits for another process. The rest of the waiting is done here, where a fork may happen.
 _INNER_BUSY_SECONDS = 0.1
 #: Seconds between two such waits.
@@ -48,8 +31,6 @@ _FULL_BLOCKS = 64
 _FULL_DISK_SECONDS = 2.0
 
 Rows = list[Any]
-_Stamp = tuple[int, int, int]
-_Stamps = tuple[_Stamp | None, _Stamp | None]
 _CONNECT: dict[str, Any] = {
     "uri": True,
     "timeout": _INNER_BUSY_SECONDS,
@@ -89,215 +70,6 @@ class Settings:
     per_thread: bool = False
 
 
-class _Handle:
-    """A connection, open or closed, and the lock of whoever uses it."""
-
-    __slots__ = (
-        "db",
-        "depth",
-        "durable",
-        "keep",
-        "lock",
-        "opened",
-        "reading",
-        "reads_until",
-        "siblings",
-        "stamps",
-        "thread",
-        "user",
-    )
-
-    def __init__(self, siblings: set[_Handle], *, keep: bool, thread: int | None) -> None:
-        self.lock = threading.RLock()
-        #: All of its file.
-        self.siblings = siblings
-        self.db: sqlite3.Connection | None = None
-        #: It lives in memory alone, so it is not closed.
-        self.keep = keep
-        #: The only thread that uses it, by number; None when there are several.
-        self.thread = thread
-        #: Transactions under way (0 or 1), by which thread, and whether one statement is being read.
-        self.depth = 0
-        self.user = 0
-        self.reading = False
-        self.durable = False
-        #: How often it was opened.
-        self.opened = 0
-        #: Of the files as they were when they were opened without SQLite's locks; None where these are used.
-        self.stamps: _Stamps | None = None
-        #: When it is to be opened anew, because it was only opened for reading on a full disk; else 0 (time.monotonic).
-        self.reads_until = 0.0
-        siblings.add(self)
-        _handles.add(self)
-
-    def interrupt(self) -> None:
-        """Stop a read that is not part of a transaction. For other threads."""
-        db = self.db
-        if self.reading and not self.depth and db is not None:
-            with suppress(sqlite3.Error):
-                db.interrupt()
-
-    def claim(self, end: float) -> bool:
-        """Have the lock by the time `end`, with nothing under way; False without it."""
-        while not self.lock.acquire(timeout=_LOOK_SECONDS):
-            if time.monotonic() > end:
-                return False
-            self.interrupt()
-        if self.depth or self.reading:
-            # This thread's own: it was stopped in the middle by what is now being done.
-            self.lock.release()
-            return False
-        return True
-
-    def close(self) -> None:
-        """Close the connection, the lock held."""
-        db, self.db = self.db, None
-        if db is not None:
-            db.close()
-
-    def drop(self) -> None:
-        """Nobody will use it any more."""
-        self.siblings.discard(self)
-        _handles.discard(self)
-
-
-class _End:
-    """Closes a connection when its thread, or the object that it belongs to, is no more."""
-
-    __slots__ = ("_handle",)
-
-    def __init__(self, handle: _Handle) -> None:
-        self._handle = handle
-
-    def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:
-        handle = self._handle
-        # In a child that was forked just now the lock may be one that nobody gives back; `_after_in_child` sees to it.
-        # (At the interpreter's end the module may be empty already.)
-        if _pid == getpid():
-            with handle.lock:
-                handle.close()
-            handle.drop()
-
-
-# --- forks -----------------------------------------------------------------------------------------------------------
-
-
-class _Fork:
-    """A fork under way: who forks, and whose connections were closed for it."""
-
-    def __init__(self) -> None:
-        self.thread = threading.get_ident()
-        self.claimed: list[_Handle] = []
-        self.over = threading.Event()
-
-
-_handles: set[_Handle] = set()
-_fork: _Fork | None = None
-_one_fork = threading.RLock()
-_pid = os.getpid()
-#: This process was forked while a connection was in use, so it must not use any.
-_unusable = False
-#: Connections that may not even be freed here.
-_left_alone: list[sqlite3.Connection] = []
-
-
-def _wait_for_fork() -> None:
-    """Wait until a fork by another thread is over, unless this thread is in a transaction that the fork waits for."""
-    fork = _fork
-    if fork is None:
-        return
-    me = threading.get_ident()
-    if fork.thread == me:
-        raise RepoError("A data directory cannot be used by what is called before a fork. Use it after the fork.")
-    if not any(handle.depth and handle.user == me for handle in list(_handles)):
-        fork.over.wait()
-
-
-def _before_fork() -> None:
-    global _fork
-    _one_fork.acquire()
-    _fork = fork = _Fork()
-    end = time.monotonic() + FORK_SECONDS
-    # A transaction that is waited for may use a further connection meanwhile: until there are no new ones.
-    given_up: set[_Handle] = set()
-    while waiting := [h for h in list(_handles) if h not in fork.claimed and h not in given_up]:
-        for handle in waiting:
-            handle.interrupt()
-        for handle in waiting:
-            if not handle.claim(end):
-                given_up.add(handle)
-                continue
-            fork.claimed.append(handle)
-            if not handle.keep:
-                with suppress(sqlite3.Error):
-                    handle.close()
-
-
-def _after_in_parent() -> None:
-    global _fork
-    fork, _fork = _fork, None
-    if fork is not None:
-        for handle in fork.claimed:
-            handle.lock.release()
-        fork.over.set()
-    with suppress(RuntimeError):  # an interrupt came before this thread had it
-        _one_fork.release()
-
-
-def _after_in_child() -> None:
-    global _fork, _one_fork, _pid, _unusable
-    fork, _fork = _fork, None
-    _one_fork = threading.RLock()
-    _pid = os.getpid()
-    me = threading.get_ident()
-    for handle in list(_handles):
-        claimed = fork is not None and handle in fork.claimed
-        # Its lock may be held by a thread that there is not in this process.
-        handle.lock = threading.RLock()
-        if not claimed and not (fork is None and handle.db is None):
-            _unusable = True
-            if handle.db is not None:
-                _leave_alone(handle.db, mine=handle.user == me and handle.depth > 0)
-                handle.db = None
-        if handle.thread not in (None, me):
-            handle.drop()
-
-
-def _leave_alone(db: sqlite3.Connection, *, mine: bool) -> None:
-    """Never close or free an inherited connection, not even when the interpreter ends: its end would undo, in memory
-    that is shared with the parent, what the parent is writing."""
-    _left_alone.append(db)
-    with suppress(ImportError):
-        import ctypes
-
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(db))
-    if mine:
-        # The code that was in the transaction goes on here, too. Whatever it tries now fails.
-        with suppress(sqlite3.Error):
-            db.set_authorizer(lambda *_: sqlite3.SQLITE_DENY)
-
-
-def _close_at_exit() -> None:
-    end = time.monotonic() + FORK_SECONDS
-    for handle in list(_handles):
-        if handle.claim(end):
-            try:
-                with suppress(sqlite3.Error):
-                    handle.close()
-            finally:
-                handle.lock.release()
-
-
-# Handlers run before a fork in the opposite order: what `forks` waits for comes last, and is the shorter wait.
-assert forks
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
-atexit.register(_close_at_exit)
-
-
-# --- a database ------------------------------------------------------------------------------------------------------
-
-
 class SQLiteFile:
     """One database. Safe to use from many threads, by many processes at once, and on both sides of a fork.
 
@@ -320,12 +92,12 @@ class SQLiteFile:
         self._local = threading.local()
         self._closed = False
         self._prepared = False
-        self._one: _Handle | None = None
-        self._end: _End | None = None
-        self._all: set[_Handle] = set()
+        self._one: Handle | None = None
+        self._end: End | None = None
+        self._all: set[Handle] = set()
         if self._file is None or read_only or not settings.per_thread:
-            self._one = _Handle(self._all, keep=self._file is None, thread=None)
-            self._end = _End(self._one)
+            self._one = Handle(self._all, keep=self._file is None, thread=None)
+            self._end = End(self._one)
 
     def close(self) -> None:
         """Close it, when the uses that are under way in other threads have ended. Twice does nothing."""
@@ -346,12 +118,12 @@ class SQLiteFile:
 
     def one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """The first row of a query, or None."""
-        if _fork is not None:
-            _wait_for_fork()
+        if sqlite_forks.fork is not None:
+            wait_for_fork()
         if self.read_only:
             rows = self.all(sql, parameters)
             return rows[0] if rows else None
-        handle: _Handle = self._one or getattr(self._local, "handle", None) or self._new_handle()
+        handle: Handle = self._one or getattr(self._local, "handle", None) or self._new_handle()
         with handle.lock:
             reading, handle.reading = handle.reading, True
             try:
@@ -368,9 +140,9 @@ class SQLiteFile:
 
     def all(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         """All rows of a query."""
-        if _fork is not None:
-            _wait_for_fork()
-        handle: _Handle = self._one or getattr(self._local, "handle", None) or self._new_handle()
+        if sqlite_forks.fork is not None:
+            wait_for_fork()
+        handle: Handle = self._one or getattr(self._local, "handle", None) or self._new_handle()
         with handle.lock:
             reading, handle.reading = handle.reading, True
             try:
@@ -393,11 +165,11 @@ class SQLiteFile:
         if self.read_only:
             raise self._not_writable()
         durable = self.settings.durable if durable is None else durable
-        handle: _Handle = self._one or getattr(self._local, "handle", None) or self._new_handle()
+        handle: Handle = self._one or getattr(self._local, "handle", None) or self._new_handle()
         end = 0.0
         while True:
-            if _fork is not None:
-                _wait_for_fork()
+            if sqlite_forks.fork is not None:
+                wait_for_fork()
             # Not held while another process is waited for.
             with handle.lock:
                 try:
@@ -432,15 +204,15 @@ class SQLiteFile:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _new_handle(self) -> _Handle:
+    def _new_handle(self) -> Handle:
         """This thread's handle, which is closed when the thread ends."""
         self._check_open()
-        handle = _Handle(self._all, keep=False, thread=threading.get_ident())
+        handle = Handle(self._all, keep=False, thread=threading.get_ident())
         self._local.handle = handle
-        self._local.end = _End(handle)
+        self._local.end = End(handle)
         # The fork may have begun before it was known.
-        if _fork is not None:
-            _wait_for_fork()
+        if sqlite_forks.fork is not None:
+            wait_for_fork()
         return handle
 
     def _check_open(self) -> None:
@@ -450,14 +222,14 @@ class SQLiteFile:
             raise RepoError(f"The repo{where} is closed already.")
 
     def _check_usable(self) -> None:
-        if _unusable:
+        if sqlite_forks.unusable:
             raise RepoError(
                 f"This process was forked in the middle of an access to a data directory, so it cannot use "
                 f"{self._subject()}. Nothing is lost. Start worker processes before the data directory is used, or "
                 "without a fork (multiprocessing.get_context('spawn'))."
             )
 
-    def _open(self, handle: _Handle) -> sqlite3.Connection:
+    def _open(self, handle: Handle) -> sqlite3.Connection:
         """Open a connection, the lock held."""
         self._check_open()
         handle.stamps, handle.reads_until = None, 0.0
@@ -515,9 +287,9 @@ class SQLiteFile:
             except sqlite3.OperationalError as why:
                 if not _is_busy(why) or time.monotonic() > end:
                     raise
-                time.sleep(_LOOK_SECONDS)  # SQLite tells that somebody is there by refusing, and not when he has gone
+                time.sleep(LOOK_SECONDS)  # SQLite tells that somebody is there by refusing, and not when he has gone
 
-    def _begin(self, handle: _Handle, durable: bool) -> sqlite3.Connection | None:
+    def _begin(self, handle: Handle, durable: bool) -> sqlite3.Connection | None:
         """Begin a transaction, the lock held; None while another process writes."""
         if handle.reads_until:
             handle.close()
@@ -542,7 +314,7 @@ class SQLiteFile:
         self._check_usable()
         db.execute("COMMIT")
 
-    def _again(self, why: sqlite3.Error, handle: _Handle, sql: str, parameters: Sequence[Any]) -> Rows:
+    def _again(self, why: sqlite3.Error, handle: Handle, sql: str, parameters: Sequence[Any]) -> Rows:
         """A read that failed, once more: after a fork that interrupted it, or when another process is done."""
         end = time.monotonic() + self.settings.busy_seconds
         while True:
@@ -552,8 +324,8 @@ class SQLiteFile:
                 # Within a transaction nothing is in the way, and what fails must undo it.
                 raise self._explain(why) from why
             time.sleep(_BUSY_PAUSE)
-            if _fork is not None:
-                _wait_for_fork()
+            if sqlite_forks.fork is not None:
+                wait_for_fork()
             with handle.lock:
                 reading, handle.reading = handle.reading, True
                 try:
@@ -568,7 +340,7 @@ class SQLiteFile:
 
     # --- reading only ------------------------------------------------------------------------------------------------
 
-    def _connect_to_read(self, handle: _Handle) -> sqlite3.Connection:
+    def _connect_to_read(self, handle: Handle) -> sqlite3.Connection:
         """Open a file without ever writing, also where nothing can be made beside it.
 
         To read a write-ahead log, SQLite needs `-shm` beside it: that of a process which has the database open, or one
@@ -603,7 +375,7 @@ class SQLiteFile:
             raise
         return db
 
-    def _same(self, handle: _Handle) -> bool:
+    def _same(self, handle: Handle) -> bool:
         """Whether the files are still those that were opened; else they are closed."""
         assert self._file is not None
         if handle.reads_until and time.monotonic() > handle.reads_until:
@@ -626,7 +398,7 @@ class SQLiteFile:
         """The named error for what SQLite, or the system, said."""
         if isinstance(why, KacheryError):
             return why
-        if _unusable:
+        if sqlite_forks.unusable:
             try:
                 self._check_usable()
             except RepoError as error:
@@ -659,9 +431,9 @@ class SQLiteFile:
         return RepoError(f"{subject[0].upper()}{subject[1:]} is damaged ({text}). {settings.repair}")
 
 
-def _stamps(path: Path) -> _Stamps:
+def _stamps(path: Path) -> Stamps:
     """Size, time and number of a database and of its log: a write changes one of them."""
-    found: list[_Stamp | None] = []
+    found: list[Stamp | None] = []
     for file in (path, path.with_name(path.name + "-wal")):
         try:
             status = os.stat(file)

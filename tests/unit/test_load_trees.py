@@ -15,11 +15,12 @@ import kachery_cloud as kcl
 from kachery_cloud import placing
 from kachery_cloud.errors import DiskFull
 from kachery_cloud.placing import place_directory
+from kachery_p2p import load as load_module
 from kachery_p2p import load_directory
 from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.dag.directory import DirectoryBuilder
 from kachery_p2p.dag.tree import UNCOUNTABLE, Shape, shape_of
-from kachery_p2p.errors import InvalidName
+from kachery_p2p.errors import InvalidName, MalformedDag
 from kachery_p2p.load_directory import DirectoryLoad
 from kachery_p2p.pinning import blocks
 from kachery_p2p.repo import storing
@@ -143,6 +144,20 @@ def _stack(repo: Repo, at: CID, count: int) -> CID:
     for _ in range(count):
         at = folder(repo, [("down", at)])
     return at
+
+
+async def test_nodes_without_end_are_not_held(
+    ours: Repo, theirs: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nodes of a directory that are asked for together are held together, so they may only be so large."""
+    leaf = file(theirs, tmp_path, b"x")
+    folders = [folder(theirs, [(f"{'name' * 50} {i}", leaf)]) for i in range(10)]
+    root = folder(theirs, [(f"{i}", cid) for i, cid in enumerate(folders)])
+    monkeypatch.setattr(load_module, "MAX_STEP_BYTES", 1000)
+    with pytest.raises(MalformedDag, match="side by side"):
+        await _load(ours, RepoSession(theirs), root)
+    monkeypatch.undo()
+    await _load(ours, RepoSession(theirs), root)
 
 
 async def test_one_folder_in_ten_thousand_places_loads(ours: Repo, theirs: Repo, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kachery_p2p import forks, sqlite
+from kachery_p2p import forks, sqlite_forks
 from kachery_p2p.errors import RepoError
 from kachery_p2p.repo.repo import Repo
 from kachery_p2p.sqlite import Settings, SQLiteFile
@@ -126,7 +126,7 @@ def test_a_transaction_is_waited_for(numbers: SQLiteFile) -> None:
     def other() -> None:
         with numbers.write() as db:
             began.set()
-            wait_until(lambda: sqlite._fork is not None)
+            wait_until(lambda: sqlite_forks.fork is not None)
             # It needs this database, and perhaps another one, to come to its end.
             assert count(numbers) == 1
             forking.set()
@@ -144,7 +144,7 @@ def test_a_transaction_is_waited_for(numbers: SQLiteFile) -> None:
 def test_a_transaction_that_does_not_end(numbers: SQLiteFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork goes on without the end of a transaction that takes too long. The child says that it cannot use the data;
     the parent's transaction is as if nothing had been."""
-    monkeypatch.setattr(sqlite, "FORK_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite_forks, "FORK_SECONDS", 0.05)
     began, leave = threading.Event(), threading.Event()
 
     def other() -> None:
