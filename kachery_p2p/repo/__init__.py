@@ -6,16 +6,21 @@ On the disk
     <directory>/                    0700 when made here
       private.pem  public.pem       the node's Ed25519 key: PKCS#8 and SubjectPublicKeyInfo, PEM, 0600 (keys.py)
       swarm.key                     the key of a private network, where there is one: Kubo's format, 0600 (swarm_key.py)
-      node.lock                     locked (flock) by the process that is the node; its number in ASCII (locks.py)
+      config.json  tokens.json      the user's settings and the tokens of pinning services (kachery_cloud.config)
+      node.lock                     locked (flock) by the process that is the node; a JSON object of its number and its
+                                    machine (hosts.py)
+      host.lock                     on a network file system: its lock is shared by the processes of the one machine that
+                                    uses the directory, which the same object names
       catalog.sqlite[-wal, -shm]    SQLite 3, WAL, application_id 0x6b636831, user_version 2 (schema: catalog.py). 1 is
                                     the same without nodes/ and links/, which are then written when it is opened
       routing.sqlite[-wal, -shm]    what the node remembers: peers, provider records, what was announced, its ports
                                     (kachery_p2p.routing.database); it can all be learned anew
-      node.json                     where the running node listens for the other processes (kachery_cloud.control)
+      outbox.sqlite[-wal, -shm]     what is to be kept where, and how far that is (kachery_p2p.pinning.outbox)
+      node.json  node.sock          where the running node listens for the other processes (kachery_cloud.endpoint)
       ipfs/<ab>/<cd>/<ef>/<cid>     each stored or loaded file, once, as a plain file, 0444; abcdef are the last six
                                     characters of the CID in its text form
-      partial/<cid>                 a file being loaded: its final length, holes where nothing arrived; flocked by the
-                                    loader
+      partial/<cid>                 a file being loaded: its final length (less, as long as only parts of it were asked
+                                    for), holes where nothing arrived; flocked by the loader
       tmp/<24 hex digits>           a file being stored; flocked by its writer
       nodes/<yz>/<cid>.car          the second place of a root's nodes: a CARv1, 0444. <cid> is the root as CIDv1, yz
                                     its last two characters. The header names the root in the version it was asked by.
