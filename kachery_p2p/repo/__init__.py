@@ -9,8 +9,8 @@ On the disk
       config.json  tokens.json      the user's settings and the tokens of pinning services (kachery_cloud.config)
       node.lock                     locked (flock) by the process that is the node; a JSON object of its number and its
                                     machine (hosts.py)
-      host.lock                     on a network file system: its lock is shared by the processes of that one machine which
-                                    uses the directory; the same object names it
+      host.lock                     on a network file system: its lock is shared by the processes of the one machine
+                                    that uses the directory, named in it in the same way
       catalog.sqlite[-wal, -shm]    SQLite 3, WAL, application_id 0x6b636831, user_version 2 (schema: catalog.py). 1 is
                                     the same without nodes/ and links/, which are then written when it is opened
       routing.sqlite[-wal, -shm]    what the node remembers: peers, provider records, what was announced, its ports
