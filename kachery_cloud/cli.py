@@ -106,7 +106,7 @@ def cli() -> None:
     \b
     Exit codes:
         0  done              4  local data is damaged or was changed
-        1  another error     5  no room on the disk, or no permission
+        1  another error     5  no room, no permission, or in use
         2  wrong input       6  the network, a peer or a service failed
         3  not found       130  interrupted;  141  the reader of the output left
     """

@@ -233,6 +233,12 @@ class MalformedMessage(StreamError):
     """A peer sent bytes that are not a message of the protocol, or one beyond its limits."""
 
 
+class DamagedRepo(RepoError):
+    """The catalog, or the list of what is to be pinned, is lost or damaged; the message says how to bring it back."""
+
+    exit_code = 4
+
+
 class RepoBusy(RepoError):
     """Another process, or another thread, is loading the same file into this data directory."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import private, sqlite_forks
-from .errors import DiskFull, KacheryError, NoPermission, RepoError
+from .errors import DamagedRepo, DiskFull, KacheryError, NoPermission, RepoError
 from .sqlite_forks import LOOK_SECONDS, End, Handle, Stamp, Stamps, wait_for_fork
 
 #: Seconds that SQLite itself waits for another process. The rest of the waiting is done here, where a fork may happen.
@@ -428,7 +428,7 @@ class SQLiteFile:
             return RepoError(f"The repo{where} was closed while it was in use ({text}).")
         if not is_damage(why):
             return RepoError(f"{subject[0].upper()}{subject[1:]} cannot be used: {text}.")
-        return RepoError(f"{subject[0].upper()}{subject[1:]} is damaged ({text}). {settings.repair}")
+        return DamagedRepo(f"{subject[0].upper()}{subject[1:]} is damaged ({text}). {settings.repair}")
 
 
 def _stamps(path: Path) -> Stamps:

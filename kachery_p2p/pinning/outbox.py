@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dag.cid import CID
-from ..errors import RepoError
+from ..errors import DamagedRepo
 from ..private import can_write
 from ..repo.hosts import claim
 from ..sqlite import Settings, SQLiteFile, make_schema
@@ -359,7 +359,7 @@ class Outbox:
         try:
             return [entry_of(row) for row in self._rows(sql, args)]
         except (ValueError, TypeError) as why:
-            raise RepoError(
+            raise DamagedRepo(
                 f"{self.path}, where it is written what is to be pinned, is damaged ({why}). Stop all programs that "
                 "use this directory and save what can be read of it with: kachery-cloud repair"
             ) from why
@@ -386,7 +386,7 @@ class Outbox:
         end = time.monotonic() + _MAKING_SECONDS
         while self.path.exists() and self.path.stat().st_size == 0:
             if time.monotonic() > end:
-                raise RepoError(
+                raise DamagedRepo(
                     f"{self.path}, where it is written what is to be pinned, is empty: its list is lost. Begin a new "
                     "one with kachery-cloud repair, and pin again what matters (kachery-cloud-pins add URI)."
                 )

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..errors import RepoError
+from ..errors import DamagedRepo
 from ..sqlite import Settings, SQLiteFile, make_schema
 from .limits import BUSY_SECONDS, WAL_BYTES, WAL_PAGES
 
@@ -161,7 +161,7 @@ def _prepare(db: sqlite3.Connection, path: Path, holds_data: Callable[[], bool])
 
     # In this order: a process that has stored something had made its catalog before.
     if is_new() and holds_data() and is_new():
-        raise RepoError(
+        raise DamagedRepo(
             f"The catalog {path} is missing or empty, but {path.parent} has files that it listed. Stop all programs "
             "that use this directory and bring everything back with: kachery-cloud repair"
         )

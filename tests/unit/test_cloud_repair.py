@@ -116,7 +116,7 @@ def test_lost_catalog_is_said_by_every_command(directory: Path, stored: dict[str
     damage(directory / CATALOG, how)
     for arguments in (("verify",), ("ls", stored["folder"]), ("load", "--local-only", stored["text"])):
         result = run(*arguments)
-        assert result.exit_code == 5
+        assert result.exit_code == 4
         assert "kachery-cloud repair" in result.stderr
     assert run("repair").exit_code == 0
     check(stored)
@@ -156,7 +156,7 @@ def test_damaged_list_of_pins_is_said(directory: Path, stored: dict[str, str], h
     """What was to be pinned is not silently forgotten: the list's loss is an error that names the command."""
     damage(directory / OUTBOX_NAME, how)
     result = run("pins")
-    assert result.exit_code == 5
+    assert result.exit_code == 4
     assert "kachery-cloud repair" in result.stderr
 
 
