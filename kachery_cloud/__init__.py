@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from kachery_p2p import __version__
 
 if TYPE_CHECKING:
-    from .config import Config, load_config
-    from .errors import (
+    from kachery_cloud.config import Config, load_config
+    from kachery_cloud.errors import (
         AddressInUse,
         ConfigError,
         ContentNotFound,
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
         UnsafePickle,
         UnsupportedCID,
     )
-    from .info import announce, get_node_info, init, repair, status, verify, whereis
-    from .load import (
+    from kachery_cloud.info import announce, get_node_info, init, repair, status, verify, whereis
+    from kachery_cloud.load import (
         cat_file,
         list_dir,
         load_bytes,
@@ -68,9 +68,9 @@ if TYPE_CHECKING:
         load_pkl,
         load_text,
     )
-    from .pinning import pin, pins, unpin, wait_pinned
-    from .store import link_file, store_dir, store_file, store_json, store_npy, store_pkl, store_text
-    from .uri import ContentURI, format_uri, join, parse_uri
+    from kachery_cloud.pinning import pin, pins, unpin, wait_pinned
+    from kachery_cloud.store import link_file, store_dir, store_file, store_json, store_npy, store_pkl, store_text
+    from kachery_cloud.uri import ContentURI, format_uri, join, parse_uri
 
 __all__ = [
     "AddressInUse",

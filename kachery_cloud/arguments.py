@@ -9,10 +9,9 @@ import operator
 import os
 from typing import Any, BinaryIO
 
+from kachery_cloud.errors import InvalidArgument, InvalidName, InvalidRange
+from kachery_cloud.terminal import BinaryOutput
 from kachery_p2p.text import shown
-
-from .errors import InvalidArgument, InvalidName, InvalidRange
-from .terminal import BinaryOutput
 
 
 def check_flags(**flags: Any) -> None:

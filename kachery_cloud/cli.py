@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kachery_cloud.cli_network import announce, keygen_swarm, status, whereis
+from kachery_cloud.cli_pins import pins
+from kachery_cloud.cli_support import CONTEXT, Function, Group, command, json_option, print_path, print_result
+from kachery_cloud.errors import FileExists, FileMissing, InvalidName, IsADirectory
 from kachery_p2p.text import printable
 
-from .cli_network import announce, keygen_swarm, status, whereis
-from .cli_pins import pins
-from .cli_support import CONTEXT, Function, Group, command, json_option, print_path, print_result
-from .errors import FileExists, FileMissing, InvalidName, IsADirectory
-
 if TYPE_CHECKING:
-    from .node_log import Level
+    from kachery_cloud.node_log import Level
 
 # --- options -------------------------------------------------------------------------------------------------------
 
@@ -170,10 +169,10 @@ def _store(
     as_json: bool,
     linked: bool,
 ) -> None:
-    from .config import load_config
-    from .pinning import make_plan, record_stored, wake_node
-    from .store import put_directory, put_file, tell_running_node
-    from .uri import format_uri
+    from kachery_cloud.config import load_config
+    from kachery_cloud.pinning import make_plan, record_stored, wake_node
+    from kachery_cloud.store import put_directory, put_file, tell_running_node
+    from kachery_cloud.uri import format_uri
 
     if services and pin is False:
         raise click.UsageError("--service says where to pin it, and --no-pin not to.")
@@ -193,7 +192,7 @@ def _store(
     uri = format_uri(str(stored.cid), label=label)
     found = {"uri": uri, "cid": str(stored.cid), "size": stored.size, "path": str(stored.path), "served": served}
     if pinned_at:
-        from .cli_pins import finish_store
+        from kachery_cloud.cli_pins import finish_store
 
         finish_store(config, found, pinned_at, wait, as_json)
         return
@@ -233,8 +232,8 @@ def load(
         kachery-cloud-load ipfs://bafy... --peer /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW...
         kachery-cloud-load ipfs://bafy.../notes/readme.txt --dest readme.txt
     """
-    from .load import load_dir, load_file, load_file_info, takes_directory
-    from .uri import parse_uri
+    from kachery_cloud.load import load_dir, load_file, load_file_info, takes_directory
+    from kachery_cloud.uri import parse_uri
 
     begun = _clock()
     more: dict[str, Any] = {"local_only": local_only, "providers": peers, "timeout": timeout}
@@ -273,7 +272,7 @@ def cat(
         kachery-cloud-cat ipfs://bafy... | head
         kachery-cloud-cat ipfs://bafy... --start 0 --end 128 | xxd
     """
-    from .load import cat_file
+    from kachery_cloud.load import cat_file
 
     cat_file(uri, start=start, end=end, local_only=local_only, providers=peers, timeout=timeout)
 
@@ -289,7 +288,7 @@ def ls(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None
     Example:
         kachery-cloud ls ipfs://bafy.../notes
     """
-    from .load import list_dir
+    from kachery_cloud.load import list_dir
 
     entries = list_dir(uri, local_only=local_only, providers=peers, timeout=timeout)
     if as_json:
@@ -311,7 +310,7 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
     Example:
         kachery-cloud info ipfs://bafy...
     """
-    from .load import load_file_info
+    from kachery_cloud.load import load_file_info
 
     found = load_file_info(uri, local_only=local_only, providers=peers, timeout=timeout)
     if as_json:
@@ -340,7 +339,7 @@ def verify(uris: tuple[str, ...], as_json: bool) -> None:
     Example:
         kachery-cloud verify
     """
-    from .info import verify as check
+    from kachery_cloud.info import verify as check
 
     problems = check(uris or None)
     if as_json:
@@ -370,7 +369,7 @@ def repair(as_json: bool) -> None:
     Example:
         kachery-cloud repair
     """
-    from .info import repair as run
+    from kachery_cloud.info import repair as run
 
     found = run()
     problems = found.pop("problems")
@@ -410,7 +409,7 @@ def init(as_json: bool) -> None:
     Example:
         KACHERY_CLOUD_DIR=/big/disk/kachery kachery-cloud-init
     """
-    from .info import init as make
+    from kachery_cloud.info import init as make
 
     made = make()
     peer_id = made["peer_id"] or "a new one each time, for the directory belongs to another user"
@@ -483,10 +482,10 @@ def node(
         kachery-cloud-node --gateway
         kachery-cloud-node --log-file /var/log/kachery.log
     """
-    from .config import load_config, parse_bootstrap
-    from .node_log import start_log
-    from .serve import GatewayChoice, serve_forever
-    from .uri import check_peer_address
+    from kachery_cloud.config import load_config, parse_bootstrap
+    from kachery_cloud.node_log import start_log
+    from kachery_cloud.serve import GatewayChoice, serve_forever
+    from kachery_cloud.uri import check_peer_address
 
     if gateway_fetch and gateway is None:
         raise click.UsageError("--gateway-fetch says what the gateway does: it needs --gateway.")

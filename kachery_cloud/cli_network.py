@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from .cli_support import command, json_option, print_result
-from .errors import ContentNotFound, NodeError
+from kachery_cloud.cli_support import command, json_option, print_result
+from kachery_cloud.errors import ContentNotFound, NodeError
 
 
 @command("status")
@@ -27,13 +27,13 @@ def status(verbose: bool, as_json: bool) -> None:
         kachery-cloud-status
         kachery-cloud-status --json | jq .addresses
     """
-    from .info import status as ask
+    from kachery_cloud.info import status as ask
 
     found = ask()
     if as_json:
         click.echo(json.dumps(found))
         return
-    from .status_text import status_lines
+    from kachery_cloud.status_text import status_lines
 
     for line in status_lines(found, verbose=verbose):
         click.echo(line)
@@ -59,8 +59,8 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
     Example:
         kachery-cloud-whereis ipfs://bafy...
     """
-    from .info import iter_whereis
-    from .status_text import may_have_it, whereis_lines
+    from kachery_cloud.info import iter_whereis
+    from kachery_cloud.status_text import may_have_it, whereis_lines
 
     rows: list[dict[str, Any]] = []
     for row in iter_whereis(uri, providers=peers, timeout=timeout):
@@ -101,7 +101,7 @@ def announce(uri: str, timeout: float | None, as_json: bool) -> None:
     Example:
         kachery-cloud announce ipfs://bafy...
     """
-    from .info import announce as tell
+    from kachery_cloud.info import announce as tell
 
     done = tell(uri, timeout=timeout)
     if not done["copies"]:
@@ -128,6 +128,7 @@ def keygen_swarm(to_stdout: bool, out: Path | None, as_json: bool) -> None:
         kachery-cloud-keygen-swarm --out swarm.key
         kachery-cloud-keygen-swarm --stdout | ssh lab2 'umask 077; cat > .kachery-cloud/swarm.key'
     """
+    from kachery_cloud.config import load_config
     from kachery_p2p.repo.swarm_key import (
         SWARM_KEY_NAME,
         fingerprint,
@@ -135,8 +136,6 @@ def keygen_swarm(to_stdout: bool, out: Path | None, as_json: bool) -> None:
         generate_swarm_key,
         write_swarm_key,
     )
-
-    from .config import load_config
 
     if to_stdout and out is not None:
         raise click.UsageError("--stdout and --out exclude each other.")

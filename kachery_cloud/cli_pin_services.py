@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_support import CONTEXT, Group, command, json_option, print_result
-from .errors import ConfigError, KacheryError
+from kachery_cloud.cli_support import CONTEXT, Group, command, json_option, print_result
+from kachery_cloud.errors import ConfigError, KacheryError
 
 if TYPE_CHECKING:
-    from .config import Config
+    from kachery_cloud.config import Config
 
 
 @click.group("service", cls=Group, context_settings=CONTEXT)
@@ -56,8 +56,8 @@ def service_add(
         kachery-cloud-pins service add lab https://pins.lab.example.org --default --token-stdin < token.txt
         kachery-cloud-pins service add kubo http://192.168.1.7:5001 --kind rpc
     """
-    from .config import load_config
-    from .pin_config import PRESETS, keep_service, keep_token, keep_token_in_keyring, stored_entry
+    from kachery_cloud.config import load_config
+    from kachery_cloud.pin_config import PRESETS, keep_service, keep_token, keep_token_in_keyring, stored_entry
 
     config = load_config()
     before = stored_entry(config.directory, name)
@@ -94,7 +94,7 @@ def service_add(
 @json_option
 def service_list(as_json: bool) -> None:
     """List the pinning services, without their tokens."""
-    from .config import load_config
+    from kachery_cloud.config import load_config
 
     found = _services(load_config())
     if as_json:
@@ -110,9 +110,9 @@ def service_list(as_json: bool) -> None:
 @json_option
 def service_remove(name: str, as_json: bool) -> None:
     """Forget a pinning service and its token. What it keeps stays there; see `kachery-cloud-pins remove`."""
-    from .config import load_config
-    from .pin_config import keep_service, keep_token, keep_token_in_keyring
-    from .pinning import outbox
+    from kachery_cloud.config import load_config
+    from kachery_cloud.pin_config import keep_service, keep_token, keep_token_in_keyring
+    from kachery_cloud.pinning import outbox
 
     config = load_config()
     found = {each.name: each for each in config.pin_services}
@@ -140,7 +140,7 @@ for _each in (service_add, service_list, service_remove):
 
 def _token(name: str, from_stdin: bool) -> str:
     """The token, from standard input or a person who types it unseen; empty for none."""
-    from .pin_config import check_token
+    from kachery_cloud.pin_config import check_token
 
     if from_stdin:
         token = sys.stdin.readline().strip()
@@ -161,10 +161,9 @@ def _token(name: str, from_stdin: bool) -> str:
 
 def _services(config: Config) -> list[dict[str, Any]]:
     """The services, as they may be shown: where the token is, but not the token."""
+    from kachery_cloud.pin_config import token_origin
+    from kachery_cloud.pinning import why_idle
     from kachery_p2p.repo.swarm_key import SWARM_KEY_NAME
-
-    from .pin_config import token_origin
-    from .pinning import why_idle
 
     private = (config.directory / SWARM_KEY_NAME).exists()
     return [
@@ -183,15 +182,15 @@ def _services(config: Config) -> list[dict[str, Any]]:
 
 
 def _print_services(found: Sequence[dict[str, Any]]) -> None:
-    from .pins_text import service_lines
+    from kachery_cloud.pins_text import service_lines
 
     for line in service_lines(found):
         click.echo(line)
 
 
 def _say_to_restart() -> None:
-    from .background import ask_running_node
-    from .config import load_config
+    from kachery_cloud.background import ask_running_node
+    from kachery_cloud.config import load_config
 
     try:
         ask_running_node(load_config(), "status")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 
-from .cli_pin_services import service
-from .cli_support import CONTEXT, INTERRUPTED, Function, Group, command, guarded, json_option
-from .errors import KacheryError, PinningError
-from .terminal import unfiltered
+from kachery_cloud.cli_pin_services import service
+from kachery_cloud.cli_support import CONTEXT, INTERRUPTED, Function, Group, command, guarded, json_option
+from kachery_cloud.errors import KacheryError, PinningError
+from kachery_cloud.terminal import unfiltered
 
 if TYPE_CHECKING:
-    from .config import Config
+    from kachery_cloud.config import Config
 
 #: Seconds that a command which waits gives a service to hand a block back, once it says that it has all.
 VERIFY_SECONDS = 30.0
@@ -52,8 +52,8 @@ def pins(context: click.Context, removed: bool, as_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from . import pinning as api
-    from .pins_text import pin_lines, summary_phrase
+    from kachery_cloud import pinning as api
+    from kachery_cloud.pins_text import pin_lines, summary_phrase
 
     found = api.pins(removed=removed)
     if as_json:
@@ -90,8 +90,8 @@ def add(uri: str, services: tuple[str, ...], wait: bool, timeout: float | None, 
     Example:
         kachery-cloud-pins add ipfs://bafy... --service filebase
     """
-    from . import pinning as api
-    from .config import load_config
+    from kachery_cloud import pinning as api
+    from kachery_cloud.config import load_config
 
     config = load_config()
     plan, cid = api.record_pin(config, uri, services or True, timeout)
@@ -110,8 +110,8 @@ def remove(uri: str, services: tuple[str, ...], as_json: bool) -> None:
     Example:
         kachery-cloud-pins remove ipfs://bafy...
     """
-    from . import pinning as api
-    from .config import load_config
+    from kachery_cloud import pinning as api
+    from kachery_cloud.config import load_config
 
     config = load_config()
     _, found = api.record_unpin(config, uri, services or None)
@@ -134,8 +134,8 @@ def wait(uri: str, services: tuple[str, ...], verified: bool, timeout: float | N
     Example:
         kachery-cloud-pins wait ipfs://bafy... --timeout 600
     """
-    from . import pinning as api
-    from .config import load_config
+    from kachery_cloud import pinning as api
+    from kachery_cloud.config import load_config
 
     config = load_config()
     cid, names = api.awaited(config, uri, services or None)
@@ -171,7 +171,7 @@ def wait_with_bar(
 
     A service that says it has all of it is given a moment more to prove it.
     """
-    from . import pinning as api
+    from kachery_cloud import pinning as api
 
     try:
         with _watched(config, cid, names):
@@ -191,8 +191,8 @@ def wait_with_bar(
 def finish_store(config: Config, stored: dict[str, Any], names: Sequence[str], wait: bool, as_json: bool) -> None:
     """The end of `kachery-cloud-store`: print what was stored, wait for the services that are to keep it, and say how
     far they are."""
-    from . import pinning as api
-    from .pins_text import on_their_way
+    from kachery_cloud import pinning as api
+    from kachery_cloud.pins_text import on_their_way
 
     if not as_json:
         click.echo(stored["uri"])
@@ -214,7 +214,7 @@ def finish_store(config: Config, stored: dict[str, Any], names: Sequence[str], w
 
 def tell_waited(waited: Waited) -> None:
     """Say on stderr what came of waiting, where there is something to say."""
-    from .pins_text import on_their_way
+    from kachery_cloud.pins_text import on_their_way
 
     if waited.interrupted:
         left = [row for row in waited.rows if not row["claimed"]]
@@ -237,7 +237,7 @@ def _wait_and_print(
     as_json: bool,
     until: Literal["pinned", "verified"] = "pinned",
 ) -> None:
-    from . import pinning as api
+    from kachery_cloud import pinning as api
 
     waited = wait_with_bar(config, cid, names, timeout, until) if wait else Waited(api.rows(config, cid, names))
     _print_rows(waited.rows, as_json, waited)
@@ -250,7 +250,7 @@ def _wait_and_print(
 
 
 def _print_rows(found: list[dict[str, Any]], as_json: bool, waited: Waited | None = None) -> None:
-    from .pins_text import pin_lines
+    from kachery_cloud.pins_text import pin_lines
 
     if as_json:
         click.echo(json.dumps(_as_json(waited or Waited(found))))
@@ -270,10 +270,10 @@ def _as_json(waited: Waited) -> dict[str, Any]:
 
 def _say_if_nobody_works(found: Sequence[dict[str, Any]]) -> None:
     """Say on stderr that no node is there to do what is left, or none that can."""
-    from . import pinning as api
-    from .background import ask_running_node
-    from .config import load_config
-    from .control import NodeGone
+    from kachery_cloud import pinning as api
+    from kachery_cloud.background import ask_running_node
+    from kachery_cloud.config import load_config
+    from kachery_cloud.control import NodeGone
 
     left = [row for row in found if row["state"] not in ("pinned", "verified", "removed", "refused")]
     if not left:
@@ -296,8 +296,8 @@ def _watched(config: Config, cid: str, names: Sequence[str]) -> Iterator[None]:
         return
     from tqdm import tqdm
 
-    from . import pinning as api
-    from .pins_text import status_phrase
+    from kachery_cloud import pinning as api
+    from kachery_cloud.pins_text import status_phrase
 
     done = threading.Event()
     form = "{desc} [{elapsed}]"

@@ -12,10 +12,9 @@ from typing import Any, NoReturn
 
 import click
 
+from kachery_cloud.errors import KacheryError
+from kachery_cloud.terminal import BinaryOutput, OutputError, ReaderGone, program_streams, silence
 from kachery_p2p.text import printable, shortened
-
-from .errors import KacheryError
-from .terminal import BinaryOutput, OutputError, ReaderGone, program_streams, silence
 
 # Characters of a usage error: it repeats what was typed, or pasted by mistake.
 _MOST_USAGE = 1_000

@@ -44,15 +44,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from kachery_cloud.errors import ConfigError, InvalidAddress, NotAFile
+from kachery_cloud.uri import check_peer_address
 from kachery_p2p.json_reader import InvalidJSON, read_json
 from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.text import shown
 
-from .errors import ConfigError, InvalidAddress, NotAFile
-from .uri import check_peer_address
-
 if TYPE_CHECKING:
-    from .pin_config import PinSetting
+    from kachery_cloud.pin_config import PinSetting
 
 DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
 DEFAULT_TIMEOUT = 60.0
@@ -155,7 +154,7 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
         elif stored.get(key) is not None:
             chosen[key] = read(stored[key], f"{key!r} in {directory / CONFIG_NAME}")
     if stored.get("gateway_tokens"):
-        from .pin_config import make_private
+        from kachery_cloud.pin_config import make_private
 
         make_private(directory / CONFIG_NAME)
     pin_services = _pin_services(stored.get("pin_services"), directory / CONFIG_NAME, env)
@@ -256,7 +255,7 @@ def _pin_services(stored: Any, path: Path, env: Mapping[str, str]) -> tuple[PinS
     """Those of the file and those of the environment; with a token in it the file is made private."""
     if not stored and not env.get("KACHERY_CLOUD_PIN_SERVICES"):
         return ()
-    from .pin_config import make_private, read_services, with_environment
+    from kachery_cloud.pin_config import make_private, read_services, with_environment
 
     services = read_services(stored, f"'pin_services' in {path}")
     if any(service.token for service in services):

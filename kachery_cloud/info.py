@@ -6,20 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from .arguments import check_flags, text_list
-from .config import load_config, parse_timeout, write_default_config
-from .errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError, NoPermission
-from .local import NotHere, find_local, repository, resolve_local
-from .pinning import outbox
-from .progress import progress_bar
-from .uri import check_peer_addresses, parse_uri
+from kachery_cloud.arguments import check_flags, text_list
+from kachery_cloud.config import load_config, parse_timeout, write_default_config
+from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError, NoPermission
+from kachery_cloud.local import NotHere, find_local, repository, resolve_local
+from kachery_cloud.pinning import outbox
+from kachery_cloud.progress import progress_bar
+from kachery_cloud.uri import check_peer_addresses, parse_uri
 
 if TYPE_CHECKING:
+    from kachery_cloud.config import Config
+    from kachery_cloud.uri import ContentURI
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.repo.repo import Problem, Repo
-
-    from .config import Config
-    from .uri import ContentURI
 
 #: Seconds that `whereis` searches for where nobody says otherwise: a lookup in the public DHT takes a few.
 WHEREIS_TIMEOUT = 15.0
@@ -65,8 +64,8 @@ def status(*, start: bool = False) -> dict[str, Any]:
         >>> kcl.status()["addresses"]
         ['/ip4/192.168.1.20/tcp/40121/p2p/12D3KooW...']
     """
-    from .background import ask_running_node, get_connection
-    from .control import NodeElsewhere, NodeGone
+    from kachery_cloud.background import ask_running_node, get_connection
+    from kachery_cloud.control import NodeElsewhere, NodeGone
 
     check_flags(start=start)
     config = load_config()
@@ -110,7 +109,7 @@ def announce(uri: str, *, timeout: float | None = None) -> dict[str, Any]:
         >>> kcl.announce(kcl.store_text("example"))
         {'copies': 20, 'seconds': 1.7}
     """
-    from .background import get_connection
+    from kachery_cloud.background import get_connection
 
     config = load_config()
     parsed = parse_uri(uri)
@@ -147,7 +146,7 @@ def whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = 
 
 def iter_whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = None) -> Iterator[dict[str, Any]]:
     """The rows of `whereis`: at once whether it is here, then the others."""
-    from .background import get_connection
+    from kachery_cloud.background import get_connection
 
     config = load_config()
     parsed = parse_uri(uri)
@@ -279,12 +278,11 @@ def repair() -> dict[str, Any]:
         >>> kcl.repair()["directories"]
         3
     """
+    from kachery_cloud.local import close_repositories
     from kachery_p2p.pinning.outbox import OUTBOX_NAME
     from kachery_p2p.pinning.repair import repair_outbox
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.routing.database import DATABASE_NAME, set_aside_if_damaged
-
-    from .local import close_repositories
 
     config = load_config()
     close_repositories()

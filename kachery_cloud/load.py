@@ -13,29 +13,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex
 
+from kachery_cloud.arguments import binary_stream, byte_range, check_flags, check_range, path_text
+from kachery_cloud.config import load_config, parse_timeout
+from kachery_cloud.errors import ContentNotFound, DamagedFile, FileMissing, IsADirectory, KacheryError, NoPermission
+from kachery_cloud.formats import json_from_bytes, read_npy, text_from_bytes
+from kachery_cloud.local import NotHere, find_local, is_local_directory, list_local, repository, resolve_local
+from kachery_cloud.placing import check_tree_destination, copy_into_place, place_directory
+from kachery_cloud.progress import progress_bar
+from kachery_cloud.terminal import tell
+from kachery_cloud.uri import ContentURI, check_peer_addresses, parse_uri
 from kachery_p2p.repo.fileio import explained
-
-from .arguments import binary_stream, byte_range, check_flags, check_range, path_text
-from .config import load_config, parse_timeout
-from .errors import (
-    ContentNotFound,
-    DamagedFile,
-    FileMissing,
-    IsADirectory,
-    KacheryError,
-    NoPermission,
-)
-from .formats import json_from_bytes, read_npy, text_from_bytes
-from .local import NotHere, find_local, is_local_directory, list_local, repository, resolve_local
-from .placing import check_tree_destination, copy_into_place, place_directory
-from .progress import progress_bar
-from .terminal import tell
-from .uri import ContentURI, check_peer_addresses, parse_uri
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .config import Config
+    from kachery_cloud.config import Config
 
 # Bytes that `cat_file` asks for at a time: little at first, so that output begins at once, then enough to keep several
 # peers busy. What is fetched lies on disk, so the memory used is that of one piece.
@@ -138,7 +130,7 @@ def load_pkl(uri: str, *, local_only: bool = False, providers: Sequence[str] = (
         UnsafePickle: the pickle asks for anything else; names it.
         FormatError: no pickle at all; and what `load_file` raises.
     """
-    from .unpickling import load_pickle
+    from kachery_cloud.unpickling import load_pickle
 
     path, name = _path(uri, local_only, providers, timeout)
     try:
@@ -341,7 +333,7 @@ class _Request:
 
     def ask(self, kind: str, *, start: int | None = None, end: int | None = None) -> dict[str, Any]:
         """Have the node load it; with a bar where that takes long."""
-        from .background import get_connection
+        from kachery_cloud.background import get_connection
 
         repo = repository(self.config)
         if repo.read_only:

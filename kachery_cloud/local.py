@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import IsADirectory, NotADirectory
-from .uri import ContentURI
+from kachery_cloud.errors import IsADirectory, NotADirectory
+from kachery_cloud.uri import ContentURI
 
 if TYPE_CHECKING:
+    from kachery_cloud.config import Config
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.dag.directory import Entry
     from kachery_p2p.repo.repo import Repo
-
-    from .config import Config
 
 _repos: dict[Path, Repo] = {}
 

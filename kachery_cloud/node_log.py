@@ -13,9 +13,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from kachery_cloud.cli_support import printable
 from kachery_p2p.repo.fileio import explained
-
-from .cli_support import printable
 
 Level: TypeAlias = Literal["error", "warning", "info", "debug"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "info", "debug")

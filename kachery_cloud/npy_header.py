@@ -11,8 +11,8 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from .errors import FormatError
-from .pickle_numpy import MAX_DTYPE_DEPTH, MAX_EMPTY_ITEMS
+from kachery_cloud.errors import FormatError
+from kachery_cloud.pickle_numpy import MAX_DTYPE_DEPTH, MAX_EMPTY_ITEMS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -33,8 +33,8 @@ from struct import pack
 from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import UUID
 
-from .errors import NotSerializable
-from .pickle_numpy import (
+from kachery_cloud.errors import NotSerializable
+from kachery_cloud.pickle_numpy import (
     MAX_EMPTY_ITEMS,
     array_pieces,
     dtype_key,

@@ -37,15 +37,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from kachery_cloud.errors import ConfigError, NotAFile
 from kachery_p2p import private
 from kachery_p2p.json_reader import InvalidJSON, read_json
 from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.repo.fileio import explained, sync_folder
 
-from .errors import ConfigError, NotAFile
-
 if TYPE_CHECKING:
-    from .config import Config
+    from kachery_cloud.config import Config
 
 CONFIG_KEY = "pin_services"
 SERVICES_VARIABLE = "KACHERY_CLOUD_PIN_SERVICES"
@@ -226,7 +225,7 @@ def _by_name(known: Mapping[str, PinSetting], name: str) -> PinSetting:
 
 
 def _read_entry(name: str, entry: dict[str, Any], origin: str) -> PinSetting:
-    from .config import byte_count
+    from kachery_cloud.config import byte_count
 
     where = f"{name!r} in {origin}"
     unknown = [key for key in entry if key not in _KEYS]
@@ -409,7 +408,7 @@ def _keyring(name: str) -> Any:
 
 def stored_entry(directory: Path, name: str) -> dict[str, Any] | None:
     """How a service stands in `config.json`; None where it does not. Raises `ConfigError`."""
-    from .config import CONFIG_NAME, read_config_file
+    from kachery_cloud.config import CONFIG_NAME, read_config_file
 
     services = read_config_file(directory / CONFIG_NAME).get(CONFIG_KEY)
     entry = services.get(name) if isinstance(services, dict) else None
@@ -422,7 +421,7 @@ def keep_service(directory: Path, name: str, entry: dict[str, Any] | None) -> No
     Raises:
         ConfigError: the entry, or the file, makes no sense. NoPermission, DiskFull.
     """
-    from .config import CONFIG_NAME, read_config_file
+    from kachery_cloud.config import CONFIG_NAME, read_config_file
 
     path = directory / CONFIG_NAME
     stored = read_config_file(path)

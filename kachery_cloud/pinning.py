@@ -15,23 +15,21 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from kachery_cloud.arguments import check_flags, text_list
+from kachery_cloud.config import load_config, parse_timeout
+from kachery_cloud.errors import ConfigError, ContentNotFound, InvalidPinService, IsADirectory, NodeError, PinningError
+from kachery_cloud.local import NotHere, find_local, repository, resolve_local
+from kachery_cloud.pin_config import PinSetting, find_token, services_for
+from kachery_cloud.uri import format_uri, parse_uri
 from kachery_p2p.text import shown
-
-from .arguments import check_flags, text_list
-from .config import load_config, parse_timeout
-from .errors import ConfigError, ContentNotFound, InvalidPinService, IsADirectory, NodeError, PinningError
-from .local import NotHere, find_local, repository, resolve_local
-from .pin_config import PinSetting, find_token, services_for
-from .uri import format_uri, parse_uri
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kachery_cloud.config import Config
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.pinning import Outbox, PinEntry, PinService
     from kachery_p2p.repo.repo import Stored
-
-    from .config import Config
 
 Pin: TypeAlias = "bool | str | Sequence[str] | None"
 Wait: TypeAlias = "Literal['pinned', 'verified'] | None"
@@ -195,7 +193,7 @@ def wait_for(
     config: Config, cid: str, names: Sequence[str], until: Literal["pinned", "verified"], timeout: float | None
 ) -> list[dict[str, Any]]:
     """Wait until these services have a root; see `wait_pinned`."""
-    from .background import get_connection
+    from kachery_cloud.background import get_connection
 
     _raise_if_hopeless(rows(config, cid, names))
     connection = get_connection(config)
@@ -209,7 +207,7 @@ def wait_for(
         raise PinningError(f"ipfs://{cid} was removed from what is to be pinned while it was waited for.")
     left = [row for row in found if row["state"] != "verified" and (until == "verified" or not row["claimed"])]
     if left:
-        from .pins_text import on_their_way
+        from kachery_cloud.pins_text import on_their_way
 
         raise PinningError(
             f"Not done within {timeout or 0:g} s: {'; '.join(on_their_way(left))}. It goes on while a node runs here."
@@ -219,7 +217,7 @@ def wait_for(
 
 def sending(config: Config) -> dict[str, tuple[int, int]]:
     """Of the uploads that the running node is making: bytes sent and bytes in all, by CID."""
-    from .background import ask_running_node
+    from kachery_cloud.background import ask_running_node
 
     try:
         services = _pins_of(ask_running_node(config, "status")).get("services", {})
@@ -259,14 +257,14 @@ def _pins_of(status: dict[str, Any]) -> dict[str, Any]:
 
 def _tell_node(config: Config) -> None:
     """Have the node look at the outbox, and start it where none runs; without waiting for it."""
-    from .background import get_connection
+    from kachery_cloud.background import get_connection
 
     get_connection(config).notify_pins_changed()
 
 
 def wake_node(config: Config) -> None:
     """Have the node that runs look at the outbox now, and ask again those services that refused something."""
-    from .background import ask_running_node
+    from kachery_cloud.background import ask_running_node
 
     with contextlib.suppress(NodeError):  # none runs
         ask_running_node(config, "wake_pins")
@@ -303,7 +301,7 @@ class Plan(NamedTuple):
 
         What is too large for a default service is not sent there, and a warning says so: it is stored all the same.
         """
-        from .errors import PinTooLarge
+        from kachery_cloud.errors import PinTooLarge
 
         recorded = []
         for service in self.services:
@@ -397,7 +395,7 @@ def why_idle(config: Config, setting: PinSetting, private_network: bool) -> str 
 
 def _settings(config: Config) -> dict[str, PinSetting]:
     """The services by name, with the shared ones that something was given to, or could be."""
-    from .pin_config import PRESETS
+    from kachery_cloud.pin_config import PRESETS
 
     return {**PRESETS, **{service.name: service for service in config.pin_services}}
 

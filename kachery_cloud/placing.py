@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from kachery_cloud.errors import DiskFull, FileExists, FileMissing, InvalidName, NotAFile
+from kachery_cloud.local import NotHere, is_local_directory, list_local, local_blocks
+from kachery_cloud.parts import part_beside
 from kachery_p2p.repo.fileio import clone_file, explained
 from kachery_p2p.repo.placing import same_bytes
-
-from .errors import DiskFull, FileExists, FileMissing, InvalidName, NotAFile
-from .local import NotHere, is_local_directory, list_local, local_blocks
-from .parts import part_beside
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from kachery_cloud.terminal import unfiltered
 from kachery_p2p.text import printable
-
-from .terminal import unfiltered
 
 # Work that is over sooner needs no bar.
 DELAY = 0.5

@@ -11,9 +11,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from kachery_cloud.pins_text import summary_phrase
 from kachery_p2p.text import printable
-
-from .pins_text import summary_phrase
 
 #: Lines of one kind that are shown without --verbose: a screen has room for so many.
 MOST_LINES = 8

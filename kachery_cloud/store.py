@@ -18,26 +18,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from kachery_cloud.arguments import check_flags, path_text
+from kachery_cloud.config import load_config
+from kachery_cloud.errors import FileMissing, IsADirectory, KacheryError, NotADirectory, StoreTooLarge
+from kachery_cloud.formats import check_array, json_bytes, text_bytes, write_npy
+from kachery_cloud.local import repository
+from kachery_cloud.pinning import make_plan, record_stored
+from kachery_cloud.progress import progress_bar
+from kachery_cloud.terminal import tell
+from kachery_cloud.uri import check_label, format_uri
 from kachery_p2p.repo.fileio import NewFile, explained
-
-from .arguments import check_flags, path_text
-from .config import load_config
-from .errors import FileMissing, IsADirectory, KacheryError, NotADirectory, StoreTooLarge
-from .formats import check_array, json_bytes, text_bytes, write_npy
-from .local import repository
-from .pinning import make_plan, record_stored
-from .progress import progress_bar
-from .terminal import tell
-from .uri import check_label, format_uri
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from kachery_cloud.config import Config
+    from kachery_cloud.pinning import Pin, Plan, Wait
     from kachery_p2p.dag.profiles import Profile
     from kachery_p2p.repo.repo import Repo, Stored
-
-    from .config import Config
-    from .pinning import Pin, Plan, Wait
 
 # An array up to this size is written through memory; a larger one through a file, so that it is not held twice.
 _IN_MEMORY = 8 << 20
@@ -49,7 +47,7 @@ def announce_in_background(config: Config, cid: str, *, pins_changed: bool = Fal
     """Start or join the node of the directory without waiting for it, and tell it of the new data; and, where that is
     to be pinned, to look at what is."""
     try:
-        from .background import get_connection
+        from kachery_cloud.background import get_connection
 
         connection = get_connection(config)
         connection.notify_stored(cid)
@@ -253,7 +251,7 @@ def store_pkl(
     Example:
         >>> uri = kcl.store_pkl({"example": np.array([[1, 2, 3], [4, 5, 6]], dtype=np.int16)})
     """
-    from .pickling import dump_pickle
+    from kachery_cloud.pickling import dump_pickle
 
     config, plan = _prepare(label, local, pin, wait, timeout)
     stored = put_written(config, lambda file: dump_pickle(value, file))
@@ -396,7 +394,7 @@ class Spool:
 
 def tell_running_node(config: Config, cid: str) -> bool:
     """Tell the node of the directory, if one runs, of new data; false when none does. Never starts one."""
-    from .control import ControlClient, Endpoint, NodeGone
+    from kachery_cloud.control import ControlClient, Endpoint, NodeGone
 
     try:
         client = ControlClient(Endpoint.read(config.directory), on_gone=lambda _: None)

@@ -13,10 +13,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from kachery_cloud.errors import InvalidArgument
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.text import printable
-
-from .errors import InvalidArgument
 
 
 class OutputError(KacheryError, OSError):

@@ -20,10 +20,10 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Any
 
-from .errors import FormatError, UnsafePickle
-from .pickle_budget import CONTAINER, Budget
-from .pickle_dtypes import Types
-from .pickle_types import ALLOWLIST, SPECIALS, Arguments, Constructor, Raw, Unbuilt, build_uuid
+from kachery_cloud.errors import FormatError, UnsafePickle
+from kachery_cloud.pickle_budget import CONTAINER, Budget
+from kachery_cloud.pickle_dtypes import Types
+from kachery_cloud.pickle_types import ALLOWLIST, SPECIALS, Arguments, Constructor, Raw, Unbuilt, build_uuid
 
 _U16, _U32, _I32, _U64, _F64 = (Struct(code) for code in ("<H", "<I", "<i", "<Q", ">d"))
 

@@ -21,10 +21,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
 
+from kachery_cloud.errors import InvalidAddress, InvalidArgument, InvalidURI
 from kachery_p2p.errors import InvalidCID, InvalidName, UnsupportedCID
 from kachery_p2p.text import shown
-
-from .errors import InvalidAddress, InvalidArgument, InvalidURI
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 _GATEWAY = re.compile(r"https?://[^/?#]+/ipfs/([A-Za-z0-9]{46,})(/[^?#]*)?", re.IGNORECASE)

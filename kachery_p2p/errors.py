@@ -16,7 +16,7 @@ from collections.abc import Callable
 from errno import EACCES, EADDRINUSE, EEXIST, EISDIR, ENOENT, ENOSPC, ENOTDIR
 from typing import Any
 
-from .text import printable, shortened
+from kachery_p2p.text import printable, shortened
 
 # Characters of an error's text. Enough for any of ours with a path in it; of what is longer, both ends are told.
 _MOST = 4_000

@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-from .errors import NotAFile
+from kachery_p2p.errors import NotAFile
 
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
 

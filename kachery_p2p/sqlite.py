@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import private, sqlite_forks
-from .errors import DamagedRepo, DiskFull, KacheryError, NoPermission, RepoError
-from .sqlite_forks import LOOK_SECONDS, End, Handle, Stamp, Stamps, wait_for_fork
+from kachery_p2p import private, sqlite_forks
+from kachery_p2p.errors import DamagedRepo, DiskFull, KacheryError, NoPermission, RepoError
+from kachery_p2p.sqlite_forks import LOOK_SECONDS, End, Handle, Stamp, Stamps, wait_for_fork
 
 #: Seconds that SQLite itself waits for another process. The rest of the waiting is done here, where a fork may happen.
 _INNER_BUSY_SECONDS = 0.1

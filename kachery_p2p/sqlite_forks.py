@@ -25,8 +25,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from . import forks
-from .errors import RepoError
+from kachery_p2p import forks
+from kachery_p2p.errors import RepoError
 
 #: Seconds that a fork waits for transactions that are under way: they take milliseconds, and on a slow disk a second.
 FORK_SECONDS = 5.0

@@ -35,8 +35,8 @@ ValueError from here is a mistake of the calling code. Limits, with their reason
 
 from __future__ import annotations
 
-from .builder import BuiltFile, FileBuilder, leaf_block, leaf_wrap
-from .cid import (
+from kachery_p2p.dag.builder import BuiltFile, FileBuilder, leaf_block, leaf_wrap
+from kachery_p2p.dag.cid import (
     CID,
     DAG_PB,
     IDENTITY,
@@ -49,13 +49,13 @@ from .cid import (
     sha256_multihash,
     verify_block,
 )
-from .directory import BuiltDirectory, DirectoryBuilder, Entry, list_directory, symlink_block
-from .names import safe_name
-from .nodes import drive, node_kind, symlink_target
-from .paths import Resolved, resolve_path
-from .profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile, custom_profile, profile
-from .unixfs import Kind
-from .walk import FileWalk, Piece, Ref, WalkLimits
+from kachery_p2p.dag.directory import BuiltDirectory, DirectoryBuilder, Entry, list_directory, symlink_block
+from kachery_p2p.dag.names import safe_name
+from kachery_p2p.dag.nodes import drive, node_kind, symlink_target
+from kachery_p2p.dag.paths import Resolved, resolve_path
+from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile, custom_profile, profile
+from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.dag.walk import FileWalk, Piece, Ref, WalkLimits
 
 __all__ = [
     "CID",

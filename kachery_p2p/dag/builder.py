@@ -18,13 +18,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from ..errors import InvalidProfile
-from .cid import CID, DAG_PB, sha256_multihash
-from .limits import MAX_FILE_SIZE
-from .pb import link_bytes, node_bytes
-from .profiles import Profile, profile
-from .unixfs import Kind, UnixFSData, encode
-from .varint import Buffer, encode_varint
+from kachery_p2p.dag.cid import CID, DAG_PB, sha256_multihash
+from kachery_p2p.dag.limits import MAX_FILE_SIZE
+from kachery_p2p.dag.pb import link_bytes, node_bytes
+from kachery_p2p.dag.profiles import Profile, profile
+from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
+from kachery_p2p.dag.varint import Buffer, encode_varint
+from kachery_p2p.errors import InvalidProfile
 
 
 class BuiltFile(NamedTuple):

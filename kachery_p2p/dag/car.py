@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from ..errors import HashMismatch, InvalidCID, MalformedDag
-from .cid import CID, read_cid, verify_block
-from .limits import MAX_BLOCK_SIZE, MAX_CAR_HEADER, MAX_CAR_ROOTS, MAX_CID_BYTES
-from .varint import Buffer, encode_varint, read_varint
+from kachery_p2p.dag.cid import CID, read_cid, verify_block
+from kachery_p2p.dag.limits import MAX_BLOCK_SIZE, MAX_CAR_HEADER, MAX_CAR_ROOTS, MAX_CID_BYTES
+from kachery_p2p.dag.varint import Buffer, encode_varint, read_varint
+from kachery_p2p.errors import HashMismatch, InvalidCID, MalformedDag
 
 _PRAGMA_V2 = bytes.fromhex("0aa16776657273696f6e02")
 _HEADER_V2 = 40

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NoReturn
 
-from ..errors import InvalidCID
-from .hashes import (
+from kachery_p2p.dag.hashes import (
     IDENTITY,
     SHA2_256,
     check_digest,
@@ -23,8 +22,9 @@ from .hashes import (
     split_multihash,
     verify_block,
 )
-from .limits import MAX_CID_BASE2, MAX_CID_TEXT
-from .varint import Buffer, encode_varint, read_varint
+from kachery_p2p.dag.limits import MAX_CID_BASE2, MAX_CID_TEXT
+from kachery_p2p.dag.varint import Buffer, encode_varint, read_varint
+from kachery_p2p.errors import InvalidCID
 
 __all__ = [
     "CID",

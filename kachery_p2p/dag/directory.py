@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..errors import InvalidName, MalformedDag, NotADirectory
-from .cid import CID, DAG_PB, sha256_multihash
-from .hamt import Entry, bits_of, decode_shard, encode_shard, hash_name, index_at, max_levels
-from .limits import (
+from kachery_p2p.dag.cid import CID, DAG_PB, sha256_multihash
+from kachery_p2p.dag.hamt import Entry, bits_of, decode_shard, encode_shard, hash_name, index_at, max_levels
+from kachery_p2p.dag.limits import (
     LARGEST_LIST_BATCH,
     LIST_BATCH,
     MAX_DIRECTORY_ENTRIES,
@@ -20,12 +19,13 @@ from .limits import (
     SHARDS_ON_TRUST,
     SMALL_SHARD,
 )
-from .names import name_bytes
-from .nodes import Asking, ask, read_node
-from .pb import PBLink, PBNode, encode_node
-from .profiles import Profile, profile
-from .unixfs import Kind, UnixFSData, encode
-from .varint import varint_size
+from kachery_p2p.dag.names import name_bytes
+from kachery_p2p.dag.nodes import Asking, ask, read_node
+from kachery_p2p.dag.pb import PBLink, PBNode, encode_node
+from kachery_p2p.dag.profiles import Profile, profile
+from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
+from kachery_p2p.dag.varint import varint_size
+from kachery_p2p.errors import InvalidName, MalformedDag, NotADirectory
 
 __all__ = ["BuiltDirectory", "DirectoryBuilder", "Entry", "list_directory", "symlink_block"]
 

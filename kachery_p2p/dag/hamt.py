@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..errors import MalformedDag
-from .cid import CID, DAG_PB
-from .limits import HAMT_HASH_BITS, MAX_HAMT_FANOUT
-from .pb import PBLink, PBNode, encode_node
-from .unixfs import MURMUR3_X64_64, Kind, UnixFSData, encode
+from kachery_p2p.dag.cid import CID, DAG_PB
+from kachery_p2p.dag.limits import HAMT_HASH_BITS, MAX_HAMT_FANOUT
+from kachery_p2p.dag.pb import PBLink, PBNode, encode_node
+from kachery_p2p.dag.unixfs import MURMUR3_X64_64, Kind, UnixFSData, encode
+from kachery_p2p.errors import MalformedDag
 
 
 class Entry(NamedTuple):

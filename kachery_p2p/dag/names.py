@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from unicodedata import category
 
-from ..errors import InvalidName
-from ..text import is_control
-from .limits import MAX_NAME_BYTES
+from kachery_p2p.dag.limits import MAX_NAME_BYTES
+from kachery_p2p.errors import InvalidName
+from kachery_p2p.text import is_control
 
 # Device names that Windows takes for itself in every folder, with any extension.
 _WINDOWS_DEVICES = frozenset(

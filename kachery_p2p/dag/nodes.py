@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
-from ..errors import MalformedDag, UnsupportedCID
-from .cid import CID, DAG_PB, RAW, known_block
-from .pb import PBNode, decode_node
-from .unixfs import Kind, UnixFSData, decode
-from .varint import Buffer
+from kachery_p2p.dag.cid import CID, DAG_PB, RAW, known_block
+from kachery_p2p.dag.pb import PBNode, decode_node
+from kachery_p2p.dag.unixfs import Kind, UnixFSData, decode
+from kachery_p2p.dag.varint import Buffer
+from kachery_p2p.errors import MalformedDag, UnsupportedCID
 
 T = TypeVar("T")
 Asking = Generator[list[CID], Sequence[Buffer], T]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..errors import InvalidName, MalformedDag, NotADirectory, PathNotFound
-from .cid import CID, RAW
-from .hamt import bits_of, decode_shard, hash_name, index_at
-from .limits import MAX_PATH_SEGMENTS
-from .names import name_bytes
-from .nodes import Asking, ask, drive, node_kind, read_node, symlink_target
-from .pb import PBLink, PBNode
-from .unixfs import Kind, UnixFSData
+from kachery_p2p.dag.cid import CID, RAW
+from kachery_p2p.dag.hamt import bits_of, decode_shard, hash_name, index_at
+from kachery_p2p.dag.limits import MAX_PATH_SEGMENTS
+from kachery_p2p.dag.names import name_bytes
+from kachery_p2p.dag.nodes import Asking, ask, drive, node_kind, read_node, symlink_target
+from kachery_p2p.dag.pb import PBLink, PBNode
+from kachery_p2p.dag.unixfs import Kind, UnixFSData
+from kachery_p2p.errors import InvalidName, MalformedDag, NotADirectory, PathNotFound
 
 __all__ = ["Resolved", "drive", "node_kind", "resolve_path", "symlink_target"]
 

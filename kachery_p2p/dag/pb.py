@@ -18,10 +18,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ..errors import InvalidCID, MalformedDag, UnsupportedCID
-from .cid import CID, fast_cid, read_cid
-from .limits import MAX_BLOCK_SIZE
-from .varint import Buffer, encode_varint, read_varint
+from kachery_p2p.dag.cid import CID, fast_cid, read_cid
+from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
+from kachery_p2p.dag.varint import Buffer, encode_varint, read_varint
+from kachery_p2p.errors import InvalidCID, MalformedDag, UnsupportedCID
 
 
 class PBLink(NamedTuple):

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..errors import InvalidProfile
-from ..text import shown
-from .limits import MAX_BLOCK_SIZE, MAX_HAMT_FANOUT, MAX_WIDTH, MIN_CHUNK_SIZE
+from kachery_p2p.dag.limits import MAX_BLOCK_SIZE, MAX_HAMT_FANOUT, MAX_WIDTH, MIN_CHUNK_SIZE
+from kachery_p2p.errors import InvalidProfile
+from kachery_p2p.text import shown
 
 # A dag-pb leaf adds at most this many bytes: two tags and two lengths around the data, its type and its size.
 LEAF_OVERHEAD = 16

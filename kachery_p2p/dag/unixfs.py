@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from ..errors import MalformedDag
-from .cid import CID
-from .varint import Buffer, encode_varint, read_varint
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.varint import Buffer, encode_varint, read_varint
+from kachery_p2p.errors import MalformedDag
 
 # The only hash function of sharded directories.
 MURMUR3_X64_64 = 0x22

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .limits import MAX_VARINT_BYTES
+from kachery_p2p.dag.limits import MAX_VARINT_BYTES
 
 Buffer = bytes | bytearray | memoryview
 

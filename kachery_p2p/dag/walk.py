@@ -32,12 +32,12 @@ import heapq
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..errors import BlockTooLarge, IsADirectory, MalformedDag, NotAFile, UnsupportedCID
-from . import limits, unixfs
-from .cid import CID, DAG_PB, RAW
-from .pb import decode_node
-from .unixfs import Kind
-from .varint import Buffer
+from kachery_p2p.dag import limits, unixfs
+from kachery_p2p.dag.cid import CID, DAG_PB, RAW
+from kachery_p2p.dag.pb import decode_node
+from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.dag.varint import Buffer
+from kachery_p2p.errors import BlockTooLarge, IsADirectory, MalformedDag, NotAFile, UnsupportedCID
 
 
 class Ref(NamedTuple):

@@ -19,14 +19,14 @@ from typing import Any
 import trio
 from starlette.datastructures import Headers
 
-from ..errors import KacheryError
-from . import server_limits as limits
-from .content import Content
-from .formats import answer_for
-from .pages import PAGE_HEADERS, welcome_page
-from .paths import Refusal, check_host, parse_path
-from .replies import METHODS, Answer, Send
-from .request import Request, refusal_for
+from kachery_p2p.errors import KacheryError
+from kachery_p2p.gateway import server_limits as limits
+from kachery_p2p.gateway.content import Content
+from kachery_p2p.gateway.formats import answer_for
+from kachery_p2p.gateway.pages import PAGE_HEADERS, welcome_page
+from kachery_p2p.gateway.paths import Refusal, check_host, parse_path
+from kachery_p2p.gateway.replies import METHODS, Answer, Send
+from kachery_p2p.gateway.request import Request, refusal_for
 
 
 class _Turns:

@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ..dag.car import car_header, car_section
-from ..dag.cid import CID, DAG_PB, RAW, inline_block
-from ..dag.nodes import read_node
-from ..dag.pb import decode_node
-from ..dag.unixfs import Kind
-from ..dag.walk import FileWalk
-from ..errors import MalformedDag, UnsupportedCID
-from . import ipld
-from . import server_limits as limits
-from .content import IN_ORDER, Content, Found
-from .ranges import entity_range
+from kachery_p2p.dag.car import car_header, car_section
+from kachery_p2p.dag.cid import CID, DAG_PB, RAW, inline_block
+from kachery_p2p.dag.nodes import read_node
+from kachery_p2p.dag.pb import decode_node
+from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.dag.walk import FileWalk
+from kachery_p2p.errors import MalformedDag, UnsupportedCID
+from kachery_p2p.gateway import ipld
+from kachery_p2p.gateway import server_limits as limits
+from kachery_p2p.gateway.content import IN_ORDER, Content, Found
+from kachery_p2p.gateway.ranges import entity_range
 
 Scope = Literal["block", "entity", "all"]
 

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
 
-from ..dag.cid import CID, inline_block
-from ..dag.directory import Entry, list_directory
-from ..dag.nodes import drive, node_kind
-from ..dag.paths import resolve_path
-from ..dag.unixfs import Kind
-from ..dag.walk import FileWalk, WalkLimits
-from ..errors import KacheryError, MalformedDag, NotADirectory, PathNotFound, UnsupportedCID
-from . import ipld
-from . import server_limits as limits
+from kachery_p2p.dag.cid import CID, inline_block
+from kachery_p2p.dag.directory import Entry, list_directory
+from kachery_p2p.dag.nodes import drive, node_kind
+from kachery_p2p.dag.paths import resolve_path
+from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.dag.walk import FileWalk, WalkLimits
+from kachery_p2p.errors import KacheryError, MalformedDag, NotADirectory, PathNotFound, UnsupportedCID
+from kachery_p2p.gateway import ipld
+from kachery_p2p.gateway import server_limits as limits
 
 if TYPE_CHECKING:
-    from ..repo.repo import Repo
+    from kachery_p2p.repo.repo import Repo
 
 T = TypeVar("T")
 

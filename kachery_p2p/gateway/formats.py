@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
-from ..dag.cid import CID, DAG_PB, RAW
-from ..dag.nodes import symlink_target
-from ..dag.unixfs import Kind
-from ..errors import MalformedDag, UnsupportedCID
-from . import ipld
-from .cars import CarPieces, CarRequest
-from .content import Content, Found
-from .pages import (
+from kachery_p2p.dag.cid import CID, DAG_PB, RAW
+from kachery_p2p.dag.nodes import symlink_target
+from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.errors import MalformedDag, UnsupportedCID
+from kachery_p2p.gateway import ipld
+from kachery_p2p.gateway.cars import CarPieces, CarRequest
+from kachery_p2p.gateway.content import Content, Found
+from kachery_p2p.gateway.pages import (
     PAGE_HEADERS,
     content_headers,
     directory_etag,
@@ -27,11 +27,11 @@ from .pages import (
     type_by_content,
     type_by_name,
 )
-from .paths import RAW_TYPE, TAR_TYPE, Refusal
-from .ranges import Multipart
-from .replies import FOR_EVER, GENERATED, Answer, Pieces
-from .request import Request
-from .tar import tar_pieces
+from kachery_p2p.gateway.paths import RAW_TYPE, TAR_TYPE, Refusal
+from kachery_p2p.gateway.ranges import Multipart
+from kachery_p2p.gateway.replies import FOR_EVER, GENERATED, Answer, Pieces
+from kachery_p2p.gateway.request import Request
+from kachery_p2p.gateway.tar import tar_pieces
 
 _FOLDERS = (Kind.DIRECTORY, Kind.HAMT_SHARD)
 

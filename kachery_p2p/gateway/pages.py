@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from json import loads
 from urllib.parse import quote
 
-from ..dag.cid import CID, RAW
-from ..dag.hamt import Entry
-from ..errors import InvalidCID, MalformedDag, UnsupportedCID
-from . import ipld
-from . import server_limits as limits
-from .paths import ContentPath
+from kachery_p2p.dag.cid import CID, RAW
+from kachery_p2p.dag.hamt import Entry
+from kachery_p2p.errors import InvalidCID, MalformedDag, UnsupportedCID
+from kachery_p2p.gateway import ipld
+from kachery_p2p.gateway import server_limits as limits
+from kachery_p2p.gateway.paths import ContentPath
 
 #: Without the tables of this machine, so that every gateway says the same.
 _TYPES = mimetypes.MimeTypes(filenames=())

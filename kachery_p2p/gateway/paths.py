@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote, unquote_to_bytes
 
-from ..dag.cid import CID
-from ..errors import InvalidCID, UnsupportedCID
-from . import server_limits as limits
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.errors import InvalidCID, UnsupportedCID
+from kachery_p2p.gateway import server_limits as limits
 
 Format = Literal["raw", "car", "tar", "dag-json", "dag-cbor", "json", "cbor", "ipns-record"]
 

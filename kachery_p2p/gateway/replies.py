@@ -9,8 +9,8 @@ from typing import Any
 
 import trio
 
-from ..errors import KacheryError
-from . import server_limits as limits
+from kachery_p2p.errors import KacheryError
+from kachery_p2p.gateway import server_limits as limits
 
 log = logging.getLogger("kachery_p2p.gateway")
 

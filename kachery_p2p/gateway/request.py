@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.datastructures import Headers
 
-from ..errors import (
+from kachery_p2p.errors import (
     ContentNotFound,
     DiskFull,
     InvalidCID,
@@ -19,14 +19,14 @@ from ..errors import (
     PathNotFound,
     UnsupportedCID,
 )
-from . import server_limits as limits
-from .cars import CarRequest
-from .content import Found, NotHere
-from .ipld import NotALink
-from .pages import disposition
-from .paths import ContentPath, Refusal, Wanted, wanted_format
-from .ranges import entity_bytes, matches, may_resume, requested_ranges
-from .replies import FOR_EVER, Answer
+from kachery_p2p.gateway import server_limits as limits
+from kachery_p2p.gateway.cars import CarRequest
+from kachery_p2p.gateway.content import Found, NotHere
+from kachery_p2p.gateway.ipld import NotALink
+from kachery_p2p.gateway.pages import disposition
+from kachery_p2p.gateway.paths import ContentPath, Refusal, Wanted, wanted_format
+from kachery_p2p.gateway.ranges import entity_bytes, matches, may_resume, requested_ranges
+from kachery_p2p.gateway.replies import FOR_EVER, Answer
 
 log = logging.getLogger("kachery_p2p.gateway")
 

@@ -28,18 +28,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
-from .. import descriptors
-from ..errors import AddressInUse, InvalidAddress
-from ..groups import group_of, most_crowded
-from ..turns import Allowance, Pool
-from . import server_limits as limits
-from .app import Gateway, Send
-from .content import Content, Fetch
+from kachery_p2p import descriptors
+from kachery_p2p.errors import AddressInUse, InvalidAddress
+from kachery_p2p.gateway import server_limits as limits
+from kachery_p2p.gateway.app import Gateway, Send
+from kachery_p2p.gateway.content import Content, Fetch
+from kachery_p2p.groups import group_of, most_crowded
+from kachery_p2p.turns import Allowance, Pool
 
 if TYPE_CHECKING:
     from hypercorn.config import Config
 
-    from ..repo.repo import Repo
+    from kachery_p2p.repo.repo import Repo
 
 log = logging.getLogger("kachery_p2p.gateway")
 

@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
-from ..dag.directory import Entry
-from ..dag.nodes import read_node, symlink_target
-from ..dag.unixfs import Kind
-from ..errors import MalformedDag
-from . import server_limits as limits
-from .content import Content, Found
+from kachery_p2p.dag.directory import Entry
+from kachery_p2p.dag.nodes import read_node, symlink_target
+from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.errors import MalformedDag
+from kachery_p2p.gateway import server_limits as limits
+from kachery_p2p.gateway.content import Content, Found
 
 _FOLDERS = (Kind.DIRECTORY, Kind.HAMT_SHARD)
 

@@ -25,7 +25,7 @@ that was wrong: nothing waits for it.
 
 from __future__ import annotations
 
-from .config import PinService
-from .outbox import OUTBOX_NAME, Outbox, PinEntry
+from kachery_p2p.pinning.config import PinService
+from kachery_p2p.pinning.outbox import OUTBOX_NAME, Outbox, PinEntry
 
 __all__ = ["OUTBOX_NAME", "Outbox", "PinEntry", "PinService"]

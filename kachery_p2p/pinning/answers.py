@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..dag.cid import CID
-from ..errors import InvalidCID, UnsupportedCID
-from ..json_reader import InvalidJSON, read_json
-from . import limits
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.errors import InvalidCID, UnsupportedCID
+from kachery_p2p.json_reader import InvalidJSON, read_json
+from kachery_p2p.pinning import limits
 
 #: Problems that the user, or whoever runs the service, can put right without telling us: tried again now and then.
 ACCESS = ("unauthorized", "forbidden", "not_found", "redirect", "funds")

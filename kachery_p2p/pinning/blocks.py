@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..dag.car import car_header, car_section
-from ..dag.cid import CID, DAG_PB, inline_block, known_block
-from ..dag.pb import decode_node
-from ..errors import PinningError
+from kachery_p2p.dag.car import car_header, car_section
+from kachery_p2p.dag.cid import CID, DAG_PB, inline_block, known_block
+from kachery_p2p.dag.pb import decode_node
+from kachery_p2p.errors import PinningError
 
 
 class Blocks(Protocol):

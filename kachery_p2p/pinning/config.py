@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from ..errors import InvalidPinService, PinTooLarge
+from kachery_p2p.errors import InvalidPinService, PinTooLarge
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _KINDS = {"pinning": ("/pins",), "rpc": ("/api/v0",)}

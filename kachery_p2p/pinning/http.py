@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
-from .. import __version__
-from ..errors import plain_words
-from . import answers, limits
-from .answers import ServiceError
-from .config import PinService
+from kachery_p2p import __version__
+from kachery_p2p.errors import plain_words
+from kachery_p2p.pinning import answers, limits
+from kachery_p2p.pinning.answers import ServiceError
+from kachery_p2p.pinning.config import PinService
 
 if TYPE_CHECKING:
     import httpx

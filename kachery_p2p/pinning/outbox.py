@@ -20,12 +20,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..dag.cid import CID
-from ..errors import DamagedRepo
-from ..private import can_write
-from ..repo.hosts import claim
-from ..sqlite import Settings, SQLiteFile, make_schema
-from .limits import MAX_ERROR_LENGTH, MAX_NAME, REMOVED_DAYS
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.errors import DamagedRepo
+from kachery_p2p.pinning.limits import MAX_ERROR_LENGTH, MAX_NAME, REMOVED_DAYS
+from kachery_p2p.private import can_write
+from kachery_p2p.repo.hosts import claim
+from kachery_p2p.sqlite import Settings, SQLiteFile, make_schema
 
 OUTBOX_NAME = "outbox.sqlite"
 _VERSION = 1

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ..dag.cid import CID, verify_block
-from . import answers, limits
-from .answers import PinStatus, ServiceError
-from .config import PinService
-from .http import Answer, HttpClient
+from kachery_p2p.dag.cid import CID, verify_block
+from kachery_p2p.pinning import answers, limits
+from kachery_p2p.pinning.answers import PinStatus, ServiceError
+from kachery_p2p.pinning.config import PinService
+from kachery_p2p.pinning.http import Answer, HttpClient
 
 #: The best of several requests for one CID is the one that is furthest.
 _ORDER = ("failed", "queued", "pinning", "pinned")

@@ -13,14 +13,14 @@ from typing import Any
 
 import trio
 
-from ..dag.cid import CID
-from . import blocks
-from .answers import PinStatus, ServiceError
-from .blocks import Blocks, Sent
-from .limits import MAX_ADDRESSES, Pace
-from .outbox import Outbox, PinEntry
-from .service import PinningClient
-from .upload import RpcClient
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.pinning import blocks
+from kachery_p2p.pinning.answers import PinStatus, ServiceError
+from kachery_p2p.pinning.blocks import Blocks, Sent
+from kachery_p2p.pinning.limits import MAX_ADDRESSES, Pace
+from kachery_p2p.pinning.outbox import Outbox, PinEntry
+from kachery_p2p.pinning.service import PinningClient
+from kachery_p2p.pinning.upload import RpcClient
 
 log = logging.getLogger("kachery_p2p.pinning")
 

@@ -15,13 +15,13 @@ from collections.abc import AsyncGenerator, Callable
 
 import trio
 
-from ..dag.cid import CID, verify_block
-from ..errors import InvalidCID, UnsupportedCID
-from . import answers, blocks, limits
-from .answers import ServiceError
-from .blocks import Blocks, Sent
-from .config import PinService
-from .http import HttpClient
+from kachery_p2p.dag.cid import CID, verify_block
+from kachery_p2p.errors import InvalidCID, UnsupportedCID
+from kachery_p2p.pinning import answers, blocks, limits
+from kachery_p2p.pinning.answers import ServiceError
+from kachery_p2p.pinning.blocks import Blocks, Sent
+from kachery_p2p.pinning.config import PinService
+from kachery_p2p.pinning.http import HttpClient
 
 #: Blocks that Kubo takes without being told to.
 _USUAL_BLOCK = 1 * limits.MIB

@@ -16,15 +16,15 @@ from typing import Any
 
 import trio
 
-from ..errors import KacheryError, PinTooLarge
-from .answers import ACCESS, FINAL, WHOLE_SERVICE, ServiceError
-from .blocks import Blocks
-from .config import PinService
-from .limits import MAX_SERVICES, MAX_STEPS_PER_SERVICE, MAX_UPLOADS_PER_SERVICE, Pace
-from .outbox import Outbox, PinEntry
-from .service import PinningClient
-from .steps import Client, FetchBack, Hold, Steps
-from .upload import RpcClient
+from kachery_p2p.errors import KacheryError, PinTooLarge
+from kachery_p2p.pinning.answers import ACCESS, FINAL, WHOLE_SERVICE, ServiceError
+from kachery_p2p.pinning.blocks import Blocks
+from kachery_p2p.pinning.config import PinService
+from kachery_p2p.pinning.limits import MAX_SERVICES, MAX_STEPS_PER_SERVICE, MAX_UPLOADS_PER_SERVICE, Pace
+from kachery_p2p.pinning.outbox import Outbox, PinEntry
+from kachery_p2p.pinning.service import PinningClient
+from kachery_p2p.pinning.steps import Client, FetchBack, Hold, Steps
+from kachery_p2p.pinning.upload import RpcClient
 
 log = logging.getLogger("kachery_p2p.pinning")
 

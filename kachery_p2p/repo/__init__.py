@@ -92,12 +92,12 @@ file.
 
 from __future__ import annotations
 
-from .checking import Problem
-from .download import Download
-from .keys import Identity, load_or_create_identity
-from .locks import NodeLock
-from .repo import ListedFile, Repo, RepoStats
-from .small import Stored
+from kachery_p2p.repo.checking import Problem
+from kachery_p2p.repo.download import Download
+from kachery_p2p.repo.keys import Identity, load_or_create_identity
+from kachery_p2p.repo.locks import NodeLock
+from kachery_p2p.repo.repo import ListedFile, Repo, RepoStats
+from kachery_p2p.repo.small import Stored
 
 __all__ = [
     "Download",

@@ -23,9 +23,9 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..errors import DamagedRepo
-from ..sqlite import Settings, SQLiteFile, make_schema
-from .limits import BUSY_SECONDS, WAL_BYTES, WAL_PAGES
+from kachery_p2p.errors import DamagedRepo
+from kachery_p2p.repo.limits import BUSY_SECONDS, WAL_BYTES, WAL_PAGES
+from kachery_p2p.sqlite import Settings, SQLiteFile, make_schema
 
 CATALOG_NAME = "catalog.sqlite"
 SCHEMA_VERSION = 2

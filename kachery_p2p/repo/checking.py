@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..dag.builder import FileBuilder
-from ..dag.cid import CID, DAG_PB, RAW
-from ..dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile
-from ..errors import DamagedFile, FileChanged, KacheryError, MalformedDag
-from .catalog import CHANGED, MISSING, OK, WRAP_FILE, WRAP_NONE
-from .fileio import Source, Stamp, explained
-from .hashing import FileReader, TooShort, in_order, leaf_hashes
-from .leaves import Leaf, MissingNode, find_wrap, walk_leaves
-from .limits import SMALL_FILE, TASK_BYTES
-from .placing import NodeSpool, Placer, profile_from_text, wrap_by_profile
-from .serving import unchanged
+from kachery_p2p.dag.builder import FileBuilder
+from kachery_p2p.dag.cid import CID, DAG_PB, RAW
+from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile
+from kachery_p2p.errors import DamagedFile, FileChanged, KacheryError, MalformedDag
+from kachery_p2p.repo.catalog import CHANGED, MISSING, OK, WRAP_FILE, WRAP_NONE
+from kachery_p2p.repo.fileio import Source, Stamp, explained
+from kachery_p2p.repo.hashing import FileReader, TooShort, in_order, leaf_hashes
+from kachery_p2p.repo.leaves import Leaf, MissingNode, find_wrap, walk_leaves
+from kachery_p2p.repo.limits import SMALL_FILE, TASK_BYTES
+from kachery_p2p.repo.placing import NodeSpool, Placer, profile_from_text, wrap_by_profile
+from kachery_p2p.repo.serving import unchanged
 
 
 class Problem(NamedTuple):

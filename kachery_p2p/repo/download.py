@@ -18,13 +18,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..dag.cid import CID, DAG_PB, RAW
-from ..dag.nodes import read_node
-from ..errors import DamagedFile, DiskFull, HashMismatch, MalformedDag, RepoBusy, RepoError
-from ..private import SHARED_FILE, open_to_group
-from .catalog import WRAP_NONE
-from .checking import Checker, WrapFinder
-from .fileio import (
+from kachery_p2p.dag.cid import CID, DAG_PB, RAW
+from kachery_p2p.dag.nodes import read_node
+from kachery_p2p.errors import DamagedFile, DiskFull, HashMismatch, MalformedDag, RepoBusy, RepoError
+from kachery_p2p.private import SHARED_FILE, open_to_group
+from kachery_p2p.repo.catalog import WRAP_NONE
+from kachery_p2p.repo.checking import Checker, WrapFinder
+from kachery_p2p.repo.fileio import (
     BINARY,
     CLOEXEC,
     Buffer,
@@ -35,16 +35,16 @@ from .fileio import (
     sync_folder,
     write_at,
 )
-from .hashing import FileReader, in_order
-from .layout import make_folders
-from .leaves import Leaf, MissingNode, find_wrap, unwrap, walk_leaves
-from .limits import HAS_BATCH, LOCK_POLL_SECONDS, SMALL_FILE, TASK_BYTES
-from .locks import LockedFile, lock_fd
-from .placing import Placer, same_bytes
-from .storing import free_bytes
+from kachery_p2p.repo.hashing import FileReader, in_order
+from kachery_p2p.repo.layout import make_folders
+from kachery_p2p.repo.leaves import Leaf, MissingNode, find_wrap, unwrap, walk_leaves
+from kachery_p2p.repo.limits import HAS_BATCH, LOCK_POLL_SECONDS, SMALL_FILE, TASK_BYTES
+from kachery_p2p.repo.locks import LockedFile, lock_fd
+from kachery_p2p.repo.placing import Placer, same_bytes
+from kachery_p2p.repo.storing import free_bytes
 
 if TYPE_CHECKING:
-    from ..dag.walk import Piece, Ref
+    from kachery_p2p.dag.walk import Piece, Ref
 
 # Hole finding is a hint that not all systems have.
 _SEEK_DATA = getattr(os, "SEEK_DATA", None)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import (
+from kachery_p2p.errors import (
     DiskFull,
     FileChanged,
     FileMissing,
@@ -27,9 +27,9 @@ from ..errors import (
     NotAFile,
     RepoError,
 )
-from ..ownfiles import describe as describe
-from ..private import open_to_group
-from .limits import WRITE_BACK_BYTES
+from kachery_p2p.ownfiles import describe as describe
+from kachery_p2p.private import open_to_group
+from kachery_p2p.repo.limits import WRITE_BACK_BYTES
 
 Buffer = bytes | bytearray | memoryview
 
@@ -285,7 +285,7 @@ class NewFile:
     """
 
     def __init__(self, folder: Path) -> None:
-        from .locks import LockedFile, lock_fd
+        from kachery_p2p.repo.locks import LockedFile, lock_fd
 
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | CLOEXEC | BINARY
         with explained("making a file in", folder):
@@ -328,7 +328,7 @@ class NewFile:
 
 def clean_left_overs(folder: Path) -> int:
     """Remove what killed processes left in `tmp/`; what a living process holds stays. Returns how many went."""
-    from .locks import lock_fd
+    from kachery_p2p.repo.locks import lock_fd
 
     if os.name != "posix":
         return 0

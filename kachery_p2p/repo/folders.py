@@ -8,20 +8,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..dag.cid import CID
-from ..dag.directory import DirectoryBuilder, symlink_block
-from ..dag.names import safe_name
-from ..dag.profiles import Profile
-from ..dag.profiles import profile as named_profile
-from ..errors import FileMissing, InvalidName, NotADirectory, NotAFile, RepoError
-from .catalog import DIRECTORY, insert_blocks
-from .fileio import Progress, Source, describe, explained
-from .limits import BATCH_BYTES, BATCH_FILES, MAX_FOLDER_DEPTH, SMALL_FILE
-from .placing import NodeSpool, Placer, add_root
-from .records import Node
-from .small import SmallFile, SmallFiles, Stored
-from .storing import HashedLink, Storer, read_small
-from .tree import read_tree
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.directory import DirectoryBuilder, symlink_block
+from kachery_p2p.dag.names import safe_name
+from kachery_p2p.dag.profiles import Profile
+from kachery_p2p.dag.profiles import profile as named_profile
+from kachery_p2p.errors import FileMissing, InvalidName, NotADirectory, NotAFile, RepoError
+from kachery_p2p.repo.catalog import DIRECTORY, insert_blocks
+from kachery_p2p.repo.fileio import Progress, Source, describe, explained
+from kachery_p2p.repo.limits import BATCH_BYTES, BATCH_FILES, MAX_FOLDER_DEPTH, SMALL_FILE
+from kachery_p2p.repo.placing import NodeSpool, Placer, add_root
+from kachery_p2p.repo.records import Node
+from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
+from kachery_p2p.repo.storing import HashedLink, Storer, read_small
+from kachery_p2p.repo.tree import read_tree
 
 
 @dataclass

@@ -15,12 +15,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TypeVar
 
-from ..dag.builder import leaf_wrap
-from ..dag.cid import SHA2_256
-from ..dag.profiles import Profile
-from ..errors import RepoError
-from .fileio import Progress, WriteBack, read_at, write_at
-from .limits import HASH_THREADS, TASK_BYTES, TASKS_AHEAD
+from kachery_p2p.dag.builder import leaf_wrap
+from kachery_p2p.dag.cid import SHA2_256
+from kachery_p2p.dag.profiles import Profile
+from kachery_p2p.errors import RepoError
+from kachery_p2p.repo.fileio import Progress, WriteBack, read_at, write_at
+from kachery_p2p.repo.limits import HASH_THREADS, TASK_BYTES, TASKS_AHEAD
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -19,10 +19,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import private
-from ..errors import RepoError
-from ..json_reader import InvalidJSON, read_json
-from .fileio import CLOEXEC, explained
+from kachery_p2p import private
+from kachery_p2p.errors import RepoError
+from kachery_p2p.json_reader import InvalidJSON, read_json
+from kachery_p2p.repo.fileio import CLOEXEC, explained
 
 HOST_LOCK_NAME = "host.lock"
 #: Bytes of a file that names a machine.
@@ -170,7 +170,7 @@ def release_claims() -> None:
 
 
 def _share(fd: int, directory: Path, kind: str) -> None:
-    from .locks import share_fd, take_fd
+    from kachery_p2p.repo.locks import share_fd, take_fd
 
     holder = None
     for attempt in range(_TRIES):

@@ -15,10 +15,10 @@ import secrets
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import private
-from ..errors import IdentityError, KacheryError
-from ..ownfiles import read_own_file
-from .fileio import explained, sync_folder
+from kachery_p2p import private
+from kachery_p2p.errors import IdentityError, KacheryError
+from kachery_p2p.ownfiles import read_own_file
+from kachery_p2p.repo.fileio import explained, sync_folder
 
 log = logging.getLogger("kachery_p2p.repo")
 

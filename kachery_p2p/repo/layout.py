@@ -7,12 +7,12 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from .. import private
-from ..dag.cid import CID
-from ..errors import NoPermission, NotADirectory, UnsupportedCID
-from .catalog import CATALOG_NAME
-from .fileio import explained
-from .limits import MAX_NAME
+from kachery_p2p import private
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.errors import NoPermission, NotADirectory, UnsupportedCID
+from kachery_p2p.repo.catalog import CATALOG_NAME
+from kachery_p2p.repo.fileio import explained
+from kachery_p2p.repo.limits import MAX_NAME
 
 
 class Layout:

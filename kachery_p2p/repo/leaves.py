@@ -6,15 +6,15 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ..dag.builder import leaf_wrap
-from ..dag.cid import CID, DAG_PB, IDENTITY, RAW, inline_block, verify_block
-from ..dag.limits import MAX_BLOCK_SIZE
-from ..dag.unixfs import Kind
-from ..dag.walk import FileWalk
-from ..errors import MalformedDag
-from .catalog import WRAP_FILE, WRAP_NONE, WRAP_RAW
-from .fileio import Buffer
-from .limits import WALK_BATCH
+from kachery_p2p.dag.builder import leaf_wrap
+from kachery_p2p.dag.cid import CID, DAG_PB, IDENTITY, RAW, inline_block, verify_block
+from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
+from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.dag.walk import FileWalk
+from kachery_p2p.errors import MalformedDag
+from kachery_p2p.repo.catalog import WRAP_FILE, WRAP_NONE, WRAP_RAW
+from kachery_p2p.repo.fileio import Buffer
+from kachery_p2p.repo.limits import WALK_BATCH
 
 _KIND_OF_WRAP = {WRAP_FILE: Kind.FILE, WRAP_RAW: Kind.RAW}
 

@@ -10,9 +10,9 @@ import weakref
 from pathlib import Path
 from typing import ClassVar
 
-from .. import private
-from .fileio import CLOEXEC, explained
-from .hosts import Holder, read_holder, write_holder
+from kachery_p2p import private
+from kachery_p2p.repo.fileio import CLOEXEC, explained
+from kachery_p2p.repo.hosts import Holder, read_holder, write_holder
 
 NODE_LOCK_NAME = "node.lock"
 #: What systems say where a file system, or the server behind it, has no locks.

@@ -7,18 +7,26 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..dag.cid import CID, DAG_PB
-from ..dag.pb import decode_node
-from ..errors import KacheryError, MalformedDag, RepoBusy, RepoError, UnsupportedCID
-from .catalog import DIRECTORY, Catalog
-from .checking import ROW_COLUMNS, Checker, Problem, Row
-from .fileio import Progress, Stamp, explained, sync_folder
-from .layout import Layout
-from .limits import MARK_BATCH, ORPHAN_SECONDS, SQL_KEYS
-from .locks import NodeLock
-from .placing import Placer, forget_file
-from .second_place import REPAIR, SecondPlace, cid_of, cid_of_file, refuse_newer, right_block, stored_files
-from .tree import read_tree
+from kachery_p2p.dag.cid import CID, DAG_PB
+from kachery_p2p.dag.pb import decode_node
+from kachery_p2p.errors import KacheryError, MalformedDag, RepoBusy, RepoError, UnsupportedCID
+from kachery_p2p.repo.catalog import DIRECTORY, Catalog
+from kachery_p2p.repo.checking import ROW_COLUMNS, Checker, Problem, Row
+from kachery_p2p.repo.fileio import Progress, Stamp, explained, sync_folder
+from kachery_p2p.repo.layout import Layout
+from kachery_p2p.repo.limits import MARK_BATCH, ORPHAN_SECONDS, SQL_KEYS
+from kachery_p2p.repo.locks import NodeLock
+from kachery_p2p.repo.placing import Placer, forget_file
+from kachery_p2p.repo.second_place import (
+    REPAIR,
+    SecondPlace,
+    cid_of,
+    cid_of_file,
+    refuse_newer,
+    right_block,
+    stored_files,
+)
+from kachery_p2p.repo.tree import read_tree
 
 
 class Maintenance:
@@ -208,7 +216,7 @@ class Maintenance:
 
 def rebuild(directory: Path, progress: Progress | None = None) -> list[Problem]:
     """See Repo.rebuild."""
-    from .repo import Repo
+    from kachery_p2p.repo.repo import Repo
 
     layout = Layout(directory)
     layout.make()

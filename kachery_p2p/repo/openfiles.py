@@ -6,8 +6,8 @@ import os
 import threading
 from collections import OrderedDict
 
-from .fileio import BINARY, CLOEXEC
-from .limits import OPEN_FILES
+from kachery_p2p.repo.fileio import BINARY, CLOEXEC
+from kachery_p2p.repo.limits import OPEN_FILES
 
 
 class OpenFile:

@@ -22,16 +22,16 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from ..dag.cid import CID, DAG_PB
-from ..dag.profiles import Profile
-from ..errors import InvalidProfile, RepoError
-from .catalog import CHANGED, FILE, OK, WRAP_FILE, WRAP_NONE, Catalog, insert_blocks
-from .fileio import NewFile, Stamp, explained, read_bytes_at, sync_folder
-from .layout import Layout, make_folders
-from .leaves import Leaf, MissingNode, walk_leaves
-from .limits import MIB, NODE_SPOOL, ROW_BATCH, SQL_KEYS
-from .records import LinkRecords, NodeRecords
-from .serving import BlockReader, unchanged
+from kachery_p2p.dag.cid import CID, DAG_PB
+from kachery_p2p.dag.profiles import Profile
+from kachery_p2p.errors import InvalidProfile, RepoError
+from kachery_p2p.repo.catalog import CHANGED, FILE, OK, WRAP_FILE, WRAP_NONE, Catalog, insert_blocks
+from kachery_p2p.repo.fileio import NewFile, Stamp, explained, read_bytes_at, sync_folder
+from kachery_p2p.repo.layout import Layout, make_folders
+from kachery_p2p.repo.leaves import Leaf, MissingNode, walk_leaves
+from kachery_p2p.repo.limits import MIB, NODE_SPOOL, ROW_BATCH, SQL_KEYS
+from kachery_p2p.repo.records import LinkRecords, NodeRecords
+from kachery_p2p.repo.serving import BlockReader, unchanged
 
 Rows = Iterable[tuple[bytes, int, int, int]]
 

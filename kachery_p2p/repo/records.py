@@ -23,12 +23,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from ..dag.car import CarReader, write_car
-from ..dag.cid import CID, DAG_PB
-from ..errors import InvalidCID, KacheryError, UnsupportedCID
-from .fileio import NewFile, explained, sync_fd, sync_folder
-from .layout import Layout, make_folders
-from .limits import MIB, RECORD_FILES
+from kachery_p2p.dag.car import CarReader, write_car
+from kachery_p2p.dag.cid import CID, DAG_PB
+from kachery_p2p.errors import InvalidCID, KacheryError, UnsupportedCID
+from kachery_p2p.repo.fileio import NewFile, explained, sync_fd, sync_folder
+from kachery_p2p.repo.layout import Layout, make_folders
+from kachery_p2p.repo.limits import MIB, RECORD_FILES
 
 Node = tuple[bytes, bytes]
 

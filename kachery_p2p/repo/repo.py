@@ -9,25 +9,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from ..dag.cid import CID, read_cid, verify_block
-from ..dag.profiles import Profile
-from ..errors import HashMismatch, NoPermission, RepoError
-from ..sqlite import only_read
-from .catalog import DIRECTORY, OK, Catalog
-from .checking import Checker, Problem
-from .download import Download
-from .fileio import Buffer, NewFile, Progress, clean_left_overs, explained
-from .folders import FolderStorer
-from .hosts import claim
-from .layout import Layout
-from .limits import ORPHAN_SECONDS, SQL_KEYS
-from .maintenance import Maintenance, rebuild
-from .openfiles import OpenFiles
-from .placing import Placer
-from .second_place import cid_of
-from .serving import BlockReader
-from .small import SmallFile, SmallFiles, Stored
-from .storing import Storer
+from kachery_p2p.dag.cid import CID, read_cid, verify_block
+from kachery_p2p.dag.profiles import Profile
+from kachery_p2p.errors import HashMismatch, NoPermission, RepoError
+from kachery_p2p.repo.catalog import DIRECTORY, OK, Catalog
+from kachery_p2p.repo.checking import Checker, Problem
+from kachery_p2p.repo.download import Download
+from kachery_p2p.repo.fileio import Buffer, NewFile, Progress, clean_left_overs, explained
+from kachery_p2p.repo.folders import FolderStorer
+from kachery_p2p.repo.hosts import claim
+from kachery_p2p.repo.layout import Layout
+from kachery_p2p.repo.limits import ORPHAN_SECONDS, SQL_KEYS
+from kachery_p2p.repo.maintenance import Maintenance, rebuild
+from kachery_p2p.repo.openfiles import OpenFiles
+from kachery_p2p.repo.placing import Placer
+from kachery_p2p.repo.second_place import cid_of
+from kachery_p2p.repo.serving import BlockReader
+from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
+from kachery_p2p.repo.storing import Storer
+from kachery_p2p.sqlite import only_read
 
 #: What stands before the multihash in the key of a root, a CIDv1: the codecs raw, dag-pb, dag-cbor and dag-json.
 _ROOT_PREFIXES = (b"\x01\x55", b"\x01\x70", b"\x01\x71", b"\x01\xa9\x02")

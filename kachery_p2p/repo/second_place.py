@@ -9,19 +9,19 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from ..dag.cid import CID, DAG_PB, RAW, read_cid, verify_block
-from ..dag.nodes import node_kind
-from ..dag.profiles import Profile
-from ..dag.unixfs import Kind
-from ..errors import InvalidCID, KacheryError, MalformedDag, UnsupportedCID
-from .catalog import DIRECTORY, SCHEMA_VERSION
-from .checking import Checker, Problem
-from .fileio import Progress, explained, sync_fd, sync_folder
-from .leaves import MissingNode, walk_leaves
-from .limits import SQL_KEYS
-from .placing import Placer, add_root, profile_from_text
-from .records import LinkRecord
-from .tree import read_tree
+from kachery_p2p.dag.cid import CID, DAG_PB, RAW, read_cid, verify_block
+from kachery_p2p.dag.nodes import node_kind
+from kachery_p2p.dag.profiles import Profile
+from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.errors import InvalidCID, KacheryError, MalformedDag, UnsupportedCID
+from kachery_p2p.repo.catalog import DIRECTORY, SCHEMA_VERSION
+from kachery_p2p.repo.checking import Checker, Problem
+from kachery_p2p.repo.fileio import Progress, explained, sync_fd, sync_folder
+from kachery_p2p.repo.leaves import MissingNode, walk_leaves
+from kachery_p2p.repo.limits import SQL_KEYS
+from kachery_p2p.repo.placing import Placer, add_root, profile_from_text
+from kachery_p2p.repo.records import LinkRecord
+from kachery_p2p.repo.tree import read_tree
 
 REPAIR = "kachery-cloud repair"
 

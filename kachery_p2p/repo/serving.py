@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..dag.cid import IDENTITY, names_nothing, split_multihash, verify_block
-from .catalog import CHANGED, MISSING, OK, Catalog
-from .fileio import Stamp, explain, read_bytes_at
-from .leaves import block_size, leaf_hashes_to, wrap_parts
-from .limits import SQL_KEYS
-from .openfiles import OpenFiles
+from kachery_p2p.dag.cid import IDENTITY, names_nothing, split_multihash, verify_block
+from kachery_p2p.repo.catalog import CHANGED, MISSING, OK, Catalog
+from kachery_p2p.repo.fileio import Stamp, explain, read_bytes_at
+from kachery_p2p.repo.leaves import block_size, leaf_hashes_to, wrap_parts
+from kachery_p2p.repo.limits import SQL_KEYS
+from kachery_p2p.repo.openfiles import OpenFiles
 
 # A leaf may be in very many files (a block of zeros); a few of them are enough to try.
 _PLACES = 8

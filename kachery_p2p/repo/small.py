@@ -13,17 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from ..dag.builder import leaf_wrap
-from ..dag.cid import CID, DAG_PB, RAW, sha256_multihash
-from ..dag.profiles import Profile
-from ..errors import HashMismatch
-from ..private import open_to_group
-from .catalog import WRAP_NONE
-from .fileio import CLOEXEC, READABLE, Buffer, NewFile, explained, sync_fd, sync_folder, write_at
-from .layout import make_folders
-from .leaves import block_size, find_wrap
-from .limits import SYNC_THREADS
-from .placing import Placer, wrap_of
+from kachery_p2p.dag.builder import leaf_wrap
+from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash
+from kachery_p2p.dag.profiles import Profile
+from kachery_p2p.errors import HashMismatch
+from kachery_p2p.private import open_to_group
+from kachery_p2p.repo.catalog import WRAP_NONE
+from kachery_p2p.repo.fileio import CLOEXEC, READABLE, Buffer, NewFile, explained, sync_fd, sync_folder, write_at
+from kachery_p2p.repo.layout import make_folders
+from kachery_p2p.repo.leaves import block_size, find_wrap
+from kachery_p2p.repo.limits import SYNC_THREADS
+from kachery_p2p.repo.placing import Placer, wrap_of
 
 
 class Stored(NamedTuple):

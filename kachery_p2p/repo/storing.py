@@ -14,13 +14,13 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from ..dag.builder import BuiltFile, FileBuilder
-from ..dag.cid import CID
-from ..dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile
-from ..dag.profiles import profile as named_profile
-from ..errors import DiskFull, NotAFile
-from .catalog import OK, insert_blocks
-from .fileio import (
+from kachery_p2p.dag.builder import BuiltFile, FileBuilder
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile
+from kachery_p2p.dag.profiles import profile as named_profile
+from kachery_p2p.errors import DiskFull, NotAFile
+from kachery_p2p.repo.catalog import OK, insert_blocks
+from kachery_p2p.repo.fileio import (
     Buffer,
     NewFile,
     Progress,
@@ -34,12 +34,12 @@ from .fileio import (
     sync_folder,
     write_at,
 )
-from .hashing import FileReader, TooShort, leaf_hashes
-from .layout import make_folders
-from .limits import MIB, PROFILE_SAMPLE, RACY_NS, SMALL_FILE, TWIN_CANDIDATES
-from .placing import NodeSpool, Placer, profile_from_text, profile_text, same_bytes, wrap_by_profile
-from .records import LinkRecord
-from .small import SmallFile, SmallFiles, Stored
+from kachery_p2p.repo.hashing import FileReader, TooShort, leaf_hashes
+from kachery_p2p.repo.layout import make_folders
+from kachery_p2p.repo.limits import MIB, PROFILE_SAMPLE, RACY_NS, SMALL_FILE, TWIN_CANDIDATES
+from kachery_p2p.repo.placing import NodeSpool, Placer, profile_from_text, profile_text, same_bytes, wrap_by_profile
+from kachery_p2p.repo.records import LinkRecord
+from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
 
 
 class HashedLink(NamedTuple):

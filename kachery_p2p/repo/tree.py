@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..dag.cid import CID, DAG_PB, inline_block
-from ..dag.directory import list_directory
-from ..dag.nodes import drive, node_kind
-from ..dag.unixfs import Kind
-from ..errors import KacheryError, RepoError
-from .limits import TREE_BATCH
+from kachery_p2p.dag.cid import CID, DAG_PB, inline_block
+from kachery_p2p.dag.directory import list_directory
+from kachery_p2p.dag.nodes import drive, node_kind
+from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.errors import KacheryError, RepoError
+from kachery_p2p.repo.limits import TREE_BATCH
 
 GetNodes = Callable[[Sequence[bytes]], Mapping[bytes, bytes]]
 
