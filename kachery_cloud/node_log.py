@@ -13,7 +13,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from kachery_cloud.cli_support import printable
+from kachery_cloud.commands.support import printable
 from kachery_p2p.repo.fileio import explained
 
 Level: TypeAlias = Literal["error", "warning", "info", "debug"]

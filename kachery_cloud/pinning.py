@@ -207,7 +207,7 @@ def wait_for(
         raise PinningError(f"ipfs://{cid} was removed from what is to be pinned while it was waited for.")
     left = [row for row in found if row["state"] != "verified" and (until == "verified" or not row["claimed"])]
     if left:
-        from kachery_cloud.pins_text import on_their_way
+        from kachery_cloud.commands.pins_text import on_their_way
 
         raise PinningError(
             f"Not done within {timeout or 0:g} s: {'; '.join(on_their_way(left))}. It goes on while a node runs here."

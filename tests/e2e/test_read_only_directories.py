@@ -203,7 +203,7 @@ def test_a_disk_that_is_mounted_read_only(site: Path) -> None:
     environ = {**os.environ, "KACHERY_CLOUD_DIR": str(site)}
     if subprocess.run([*mount, "true"], capture_output=True, check=False).returncode:
         pytest.skip("mounting is not allowed here")
-    program = "import sys; from kachery_cloud.cli import main; main()"
+    program = "import sys; from kachery_cloud.commands.main import main; main()"
     command = [*mount, sys.executable, "-c", program]
     before = all_of(site)
     for arguments in (["load", "--local-only", uris[1]], ["ls", "--local-only", uris[2]], ["verify"], ["status"]):

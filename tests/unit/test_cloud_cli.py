@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from kachery_cloud import cli
+from kachery_cloud.commands import main as cli
 from kachery_cloud.local import close_repositories
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def run(*arguments: object) -> Result:
 
 def spawn(command: str, *arguments: object) -> subprocess.Popen[bytes]:
     """A command in a process of its own, as installed."""
-    code = f"from kachery_cloud.entry import {command}; {command}()"
+    code = f"from kachery_cloud.commands.entry import {command}; {command}()"
     line = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -62,7 +62,7 @@ def test_every_entry_point_of_the_project_exists() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     for line in text.split("[project.scripts]")[1].split("\n\n")[0].strip().splitlines():
         name, target = (part.strip().strip('"') for part in line.split("="))
-        function = target.removeprefix("kachery_cloud.entry:")
+        function = target.removeprefix("kachery_cloud.commands.entry:")
         out, _ = (process := spawn(function, "--help")).communicate()
         assert process.returncode == 0, name
         assert name.encode() in out
@@ -294,7 +294,7 @@ def test_ctrl_c_ends_a_command_with_130(tmp_path: Path) -> None:
 def test_commands_are_light() -> None:
     """A local command imports neither libp2p nor trio."""
     code = (
-        "import sys; from kachery_cloud.cli import cli\n"
+        "import sys; from kachery_cloud.commands.main import cli\n"
         "try: cli(['init'])\n"
         "except SystemExit: pass\n"
         "assert not {'libp2p', 'trio', 'numpy'} & set(sys.modules)"

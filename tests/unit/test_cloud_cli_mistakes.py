@@ -14,7 +14,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from kachery_cloud import background, cli, serve
+from kachery_cloud import background, serve
+from kachery_cloud.commands import main as cli
 from kachery_cloud.config import load_config
 from kachery_cloud.errors import ContentNotFound
 from kachery_cloud.local import close_repositories
@@ -145,9 +146,9 @@ def test_ctrl_c_before_the_command_has_begun() -> None:
         "import sys\n"
         "class Finder:\n"
         "    def find_spec(self, name, *_):\n"
-        "        if name == 'kachery_cloud.cli_support': raise KeyboardInterrupt\n"
+        "        if name == 'kachery_cloud.commands.support': raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Finder())\n"
-        "from kachery_cloud.entry import store_main\n"
+        "from kachery_cloud.commands.entry import store_main\n"
         "store_main()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -174,7 +175,7 @@ def test_ctrl_c_while_the_node_starts(monkeypatch: pytest.MonkeyPatch) -> None:
 def in_a_shell(line: str, tmp_path: Path) -> tuple[int, str]:
     """The code and stderr of a command as a shell runs it; `$K` is the command."""
     env = {**os.environ, "KACHERY_CLOUD_DIR": str(tmp_path / "data")}
-    env["K"] = f"{sys.executable} -c 'from kachery_cloud.entry import main; main()'"
+    env["K"] = f"{sys.executable} -c 'from kachery_cloud.commands.entry import main; main()'"
     done = subprocess.run(["bash", "-c", f"cd {ROOT}; {line}"], env=env, capture_output=True, text=True, check=False)
     return done.returncode, done.stderr
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kachery_cloud as kcl
-from kachery_cloud import cli, placing
+from kachery_cloud import placing
+from kachery_cloud.commands import main as cli
 from kachery_cloud.errors import FileExists, InvalidName, NotAFile
 from kachery_cloud.local import close_repositories, repository
 from kachery_cloud.uri import ContentURI

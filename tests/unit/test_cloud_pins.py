@@ -17,7 +17,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import kachery_cloud as kcl
-from kachery_cloud.cli import cli
+from kachery_cloud.commands.main import cli
+from kachery_cloud.commands.pins_text import on_their_way, pin_lines, summary_phrase
 from kachery_cloud.config import Config, load_config
 from kachery_cloud.errors import ConfigError, ContentNotFound, PinningError, PinTooLarge
 from kachery_cloud.local import close_repositories
@@ -34,7 +35,6 @@ from kachery_cloud.pin_config import (
     token_origin,
 )
 from kachery_cloud.pinning import close_outboxes, outbox, usable_services
-from kachery_cloud.pins_text import on_their_way, pin_lines, summary_phrase
 
 SECRET = "the-secret-token"
 LAB = "http://127.0.0.1:5000"
@@ -584,7 +584,9 @@ def test_a_token_that_is_typed_is_not_shown(here: Path) -> None:
     """Without --token-stdin a person is asked, and what is typed does not appear on the terminal."""
     import pty
 
-    code = "from kachery_cloud.cli import main; import sys; sys.argv = ['kachery-cloud', *sys.argv[1:]]; main()"
+    code = (
+        "from kachery_cloud.commands.main import main; import sys; sys.argv = ['kachery-cloud', *sys.argv[1:]]; main()"
+    )
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(sys.executable, [sys.executable, "-c", code, "pins", "service", "add", "mine", LAB])

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import kachery_cloud as kcl
-from kachery_cloud.cli import cli
+from kachery_cloud.commands.main import cli
 from kachery_cloud.config import load_config
 from kachery_cloud.local import close_repositories
 from kachery_cloud.pinning import close_outboxes, outbox

@@ -18,8 +18,9 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kachery_cloud import cli, progress
-from kachery_cloud.cli_support import command
+from kachery_cloud import progress
+from kachery_cloud.commands import main as cli
+from kachery_cloud.commands.support import command
 from kachery_cloud.errors import FileMissing, InvalidURI, KacheryError
 from kachery_cloud.terminal import FilteredStream, program_streams, tell
 from kachery_p2p.text import printable
@@ -128,7 +129,7 @@ def test_a_stack_trace_goes_through_the_filter() -> None:
     """An error of ours, with a stranger's text in it, is printed by the interpreter after all else."""
     code = (
         "import kachery_cloud.load as load\n"
-        "from kachery_cloud.cli import cat_main\n"
+        "from kachery_cloud.commands.main import cat_main\n"
         f"def fail(*_, **__): raise ZeroDivisionError({ATTACK!a})\n"
         "load.cat_file = fail\n"
         "cat_main()"
@@ -159,7 +160,7 @@ def test_commands_under_every_encoding(encoding: str, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONIOENCODING": encoding, "LC_ALL": "C", "KACHERY_CLOUD_DIR": str(tmp_path / "data")}
 
     def run(*arguments: str | bytes) -> bytes:
-        code = "from kachery_cloud.cli import main; main()"
+        code = "from kachery_cloud.commands.main import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], cwd=ROOT, env=env, capture_output=True, check=False
         )

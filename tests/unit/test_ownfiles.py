@@ -105,7 +105,7 @@ def test_commands_do_not_hang(tmp_path: Path) -> None:
     said = f"Error: The settings cannot be read: {tmp_path}/config.json is a named pipe, not a file.\n"
     environment = {**os.environ, "KACHERY_CLOUD_DIR": str(tmp_path)}
     for command in (["status"], ["store", "x"], ["init"]):
-        line = [sys.executable, "-m", "kachery_cloud.cli", *command]
+        line = [sys.executable, "-m", "kachery_cloud.commands.main", *command]
         done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 2
         assert done.stderr == said

@@ -40,7 +40,8 @@ MALLORY = User(31003, 31003)
 def warm_up(folder: Path) -> None:
     """Import all that is imported when it is needed: others may not be able to read where it is installed."""
     import kachery_cloud as kcl
-    from kachery_cloud import background, cli, local, pinning
+    from kachery_cloud import background, local, pinning
+    from kachery_cloud.commands import main as cli
 
     before = os.environ.get("KACHERY_CLOUD_DIR")
     os.environ["KACHERY_CLOUD_DIR"] = str(folder / "warm")
@@ -65,7 +66,7 @@ def warm_up(folder: Path) -> None:
 
 def run_command(arguments: list[str]) -> tuple[int, str, str]:
     """A command of `kachery-cloud`: exit code, what it printed, and what it printed as errors."""
-    from kachery_cloud.cli import cli
+    from kachery_cloud.commands.main import cli
 
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     code = 0
@@ -148,7 +149,7 @@ def node_of(user: User, directory: Path, *, umask: int = 0o022, patience: float 
         sys.stdout = os.fdopen(1, "w", buffering=1)
 
         def work() -> None:
-            from kachery_cloud.cli import cli
+            from kachery_cloud.commands.main import cli
 
             cli.main(args=["node", "--listen", "/ip4/127.0.0.1/tcp/0", "--json"], prog_name="kachery-cloud")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from kachery_cloud.cli_support import command, json_option, print_result
+from kachery_cloud.commands.support import command, json_option, print_result
 from kachery_cloud.errors import ContentNotFound, NodeError
 
 
@@ -33,7 +33,7 @@ def status(verbose: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found))
         return
-    from kachery_cloud.status_text import status_lines
+    from kachery_cloud.commands.status_text import status_lines
 
     for line in status_lines(found, verbose=verbose):
         click.echo(line)
@@ -59,8 +59,8 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
     Example:
         kachery-cloud-whereis ipfs://bafy...
     """
+    from kachery_cloud.commands.status_text import may_have_it, whereis_lines
     from kachery_cloud.info import iter_whereis
-    from kachery_cloud.status_text import may_have_it, whereis_lines
 
     rows: list[dict[str, Any]] = []
     for row in iter_whereis(uri, providers=peers, timeout=timeout):

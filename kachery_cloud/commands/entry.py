@@ -14,7 +14,7 @@ INTERRUPTED = 130
 
 def _run(name: str) -> None:
     try:
-        from kachery_cloud import cli
+        from kachery_cloud.commands import main as cli
 
         getattr(cli, name)()
     except KeyboardInterrupt:

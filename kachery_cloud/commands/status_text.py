@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kachery_cloud.pins_text import summary_phrase
+from kachery_cloud.commands.pins_text import summary_phrase
 from kachery_p2p.text import printable
 
 #: Lines of one kind that are shown without --verbose: a screen has room for so many.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kachery_cloud.cli_support import CONTEXT, Group, command, json_option, print_result
+from kachery_cloud.commands.support import CONTEXT, Group, command, json_option, print_result
 from kachery_cloud.errors import ConfigError, KacheryError
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _services(config: Config) -> list[dict[str, Any]]:
 
 
 def _print_services(found: Sequence[dict[str, Any]]) -> None:
-    from kachery_cloud.pins_text import service_lines
+    from kachery_cloud.commands.pins_text import service_lines
 
     for line in service_lines(found):
         click.echo(line)

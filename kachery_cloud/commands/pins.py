@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 
-from kachery_cloud.cli_pin_services import service
-from kachery_cloud.cli_support import CONTEXT, INTERRUPTED, Function, Group, command, guarded, json_option
+from kachery_cloud.commands.pin_services import service
+from kachery_cloud.commands.support import CONTEXT, INTERRUPTED, Function, Group, command, guarded, json_option
 from kachery_cloud.errors import KacheryError, PinningError
 from kachery_cloud.terminal import unfiltered
 
@@ -53,7 +53,7 @@ def pins(context: click.Context, removed: bool, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     from kachery_cloud import pinning as api
-    from kachery_cloud.pins_text import pin_lines, summary_phrase
+    from kachery_cloud.commands.pins_text import pin_lines, summary_phrase
 
     found = api.pins(removed=removed)
     if as_json:
@@ -192,7 +192,7 @@ def finish_store(config: Config, stored: dict[str, Any], names: Sequence[str], w
     """The end of `kachery-cloud-store`: print what was stored, wait for the services that are to keep it, and say how
     far they are."""
     from kachery_cloud import pinning as api
-    from kachery_cloud.pins_text import on_their_way
+    from kachery_cloud.commands.pins_text import on_their_way
 
     if not as_json:
         click.echo(stored["uri"])
@@ -214,7 +214,7 @@ def finish_store(config: Config, stored: dict[str, Any], names: Sequence[str], w
 
 def tell_waited(waited: Waited) -> None:
     """Say on stderr what came of waiting, where there is something to say."""
-    from kachery_cloud.pins_text import on_their_way
+    from kachery_cloud.commands.pins_text import on_their_way
 
     if waited.interrupted:
         left = [row for row in waited.rows if not row["claimed"]]
@@ -250,7 +250,7 @@ def _wait_and_print(
 
 
 def _print_rows(found: list[dict[str, Any]], as_json: bool, waited: Waited | None = None) -> None:
-    from kachery_cloud.pins_text import pin_lines
+    from kachery_cloud.commands.pins_text import pin_lines
 
     if as_json:
         click.echo(json.dumps(_as_json(waited or Waited(found))))
@@ -297,7 +297,7 @@ def _watched(config: Config, cid: str, names: Sequence[str]) -> Iterator[None]:
     from tqdm import tqdm
 
     from kachery_cloud import pinning as api
-    from kachery_cloud.pins_text import status_phrase
+    from kachery_cloud.commands.pins_text import status_phrase
 
     done = threading.Event()
     form = "{desc} [{elapsed}]"

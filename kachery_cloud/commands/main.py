@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kachery_cloud.cli_network import announce, keygen_swarm, status, whereis
-from kachery_cloud.cli_pins import pins
-from kachery_cloud.cli_support import CONTEXT, Function, Group, command, json_option, print_path, print_result
+from kachery_cloud.commands.network import announce, keygen_swarm, status, whereis
+from kachery_cloud.commands.pins import pins
+from kachery_cloud.commands.support import CONTEXT, Function, Group, command, json_option, print_path, print_result
 from kachery_cloud.errors import FileExists, FileMissing, InvalidName, IsADirectory
 from kachery_p2p.text import printable
 
@@ -192,7 +192,7 @@ def _store(
     uri = format_uri(str(stored.cid), label=label)
     found = {"uri": uri, "cid": str(stored.cid), "size": stored.size, "path": str(stored.path), "served": served}
     if pinned_at:
-        from kachery_cloud.cli_pins import finish_store
+        from kachery_cloud.commands.pins import finish_store
 
         finish_store(config, found, pinned_at, wait, as_json)
         return

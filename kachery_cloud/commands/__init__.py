@@ -1,0 +1,1 @@
+"""What users type: the console commands, and what they print."""
