@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex
 from kachery_cloud.arguments import binary_stream, byte_range, check_flags, check_range, path_text
 from kachery_cloud.config import load_config, parse_timeout
 from kachery_cloud.errors import ContentNotFound, DamagedFile, FileMissing, IsADirectory, KacheryError, NoPermission
-from kachery_cloud.formats import json_from_bytes, read_npy, text_from_bytes
+from kachery_cloud.formats.values import json_from_bytes, read_npy, text_from_bytes
 from kachery_cloud.local import NotHere, find_local, is_local_directory, list_local, repository, resolve_local
 from kachery_cloud.placing import check_tree_destination, copy_into_place, place_directory
 from kachery_cloud.progress import progress_bar
@@ -124,13 +124,13 @@ def load_npy(
 def load_pkl(uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None) -> Any:
     """Load a pickle of plain data: what `store_pkl` writes, and older kachery-cloud pickles.
 
-    It never runs code, whoever made the file: only types on a fixed list are read (see `kachery_cloud.unpickling`).
+    It never runs code, whoever made the file: only types on a fixed list are read (see `kachery_cloud.formats.unpickling`).
 
     Raises:
         UnsafePickle: the pickle asks for anything else; names it.
         FormatError: no pickle at all; and what `load_file` raises.
     """
-    from kachery_cloud.unpickling import load_pickle
+    from kachery_cloud.formats.unpickling import load_pickle
 
     path, name = _path(uri, local_only, providers, timeout)
     try:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from kachery_cloud.arguments import check_flags, path_text
 from kachery_cloud.config import load_config
 from kachery_cloud.errors import FileMissing, IsADirectory, KacheryError, NotADirectory, StoreTooLarge
-from kachery_cloud.formats import check_array, json_bytes, text_bytes, write_npy
+from kachery_cloud.formats.values import check_array, json_bytes, text_bytes, write_npy
 from kachery_cloud.local import repository
 from kachery_cloud.pinning import make_plan, record_stored
 from kachery_cloud.progress import progress_bar
@@ -241,7 +241,7 @@ def store_pkl(
 ) -> str:
     """Store a Python value as a pickle and return its URI. Equal values give equal bytes under every version.
 
-    Only plain data is written (see `kachery_cloud.pickling` for the list and the rules), so that whoever loads it runs
+    Only plain data is written (see `kachery_cloud.formats.pickling` for the list and the rules), so that whoever loads it runs
     no code of yours: numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, Fraction, UUID, numpy arrays and
     scalars.
 
@@ -251,7 +251,7 @@ def store_pkl(
     Example:
         >>> uri = kcl.store_pkl({"example": np.array([[1, 2, 3], [4, 5, 6]], dtype=np.int16)})
     """
-    from kachery_cloud.pickling import dump_pickle
+    from kachery_cloud.formats.pickling import dump_pickle
 
     config, plan = _prepare(label, local, pin, wait, timeout)
     stored = put_written(config, lambda file: dump_pickle(value, file))

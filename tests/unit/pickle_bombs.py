@@ -241,7 +241,7 @@ def main() -> None:
     import numpy as np
 
     from kachery_cloud.errors import FormatError
-    from kachery_cloud.unpickling import load_pickle
+    from kachery_cloud.formats.unpickling import load_pickle
 
     load_pickle(b"\x80\x04N.")
     np.zeros(1)

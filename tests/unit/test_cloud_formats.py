@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kachery_cloud.errors import FormatError, NotSerializable
-from kachery_cloud.formats import (
+from kachery_cloud.formats.values import (
     check_array,
     json_bytes,
     json_from_bytes,

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kachery_cloud.errors import FormatError, NotSerializable
-from kachery_cloud.formats import check_array, read_npy, text_bytes, write_npy
-from kachery_cloud.npy_header import read_header
+from kachery_cloud.formats.npy_header import read_header
+from kachery_cloud.formats.values import check_array, read_npy, text_bytes, write_npy
 from tests.unit.numpy_types import arrays, contents, same_type
 
 # numpy reads headers only to this length without being told.

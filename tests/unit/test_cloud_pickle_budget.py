@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kachery_cloud import pickle_budget
 from kachery_cloud.errors import FormatError, NotSerializable, UnsafePickle
-from kachery_cloud.pickling import canonical_pickle
-from kachery_cloud.unpickling import load_pickle
+from kachery_cloud.formats import pickle_budget
+from kachery_cloud.formats.pickling import canonical_pickle
+from kachery_cloud.formats.unpickling import load_pickle
 from tests.unit.pickle_bombs import BOMBS, HEAD, SECONDS, get, name, plain_dtype, put, text
 
 pytest.importorskip("resource", reason="the bounds are enforced by the system (getrlimit)")

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kachery_cloud.errors import FormatError, NotSerializable
-from kachery_cloud.pickling import canonical_pickle
-from kachery_cloud.unpickling import load_pickle
+from kachery_cloud.formats.pickling import canonical_pickle
+from kachery_cloud.formats.unpickling import load_pickle
 from tests.unit.numpy_types import arrays, contents, dtypes, same_type
 
 

@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kachery_cloud.errors import NotSerializable
-from kachery_cloud.pickling import canonical_pickle
-from kachery_cloud.unpickling import load_pickle
+from kachery_cloud.formats.pickling import canonical_pickle
+from kachery_cloud.formats.unpickling import load_pickle
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "seed_uris.json").read_text())
 
@@ -279,7 +279,7 @@ def test_other_types_are_refused_by_name_and_place(value: Any, says: str) -> Non
 
 def test_large_arrays_are_not_copied_as_a_whole(tmp_path: Path) -> None:
     """Writing 64 MiB, contiguous or not, takes a few MiB of memory."""
-    from kachery_cloud.pickling import dump_pickle
+    from kachery_cloud.formats.pickling import dump_pickle
 
     array = np.zeros((64, 1 << 20), "u1")
     for value in (array, array[:, ::-1], np.asfortranarray(array)):

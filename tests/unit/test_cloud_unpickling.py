@@ -17,8 +17,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kachery_cloud.errors import FormatError, UnsafePickle
-from kachery_cloud.pickling import canonical_pickle
-from kachery_cloud.unpickling import load_pickle
+from kachery_cloud.formats.pickling import canonical_pickle
+from kachery_cloud.formats.unpickling import load_pickle
 
 HEAD = b"\x80\x04"
 
@@ -111,7 +111,7 @@ def test_calls_outside_the_list_are_refused(
         ("copyreg", "__newobj__"),
         ("functools", "partial"),
         ("operator", "attrgetter"),
-        ("kachery_cloud.unpickling", "load_pickle"),
+        ("kachery_cloud.formats.unpickling", "load_pickle"),
         ("", ""),
         ("builtins", ""),
     ],
@@ -349,7 +349,7 @@ def test_reading_imports_nothing() -> None:
     """Names in a pickle are looked up in a table, never imported: a module with side effects is not even loaded."""
     code = (
         "import sys\n"
-        "from kachery_cloud.unpickling import load_pickle\n"
+        "from kachery_cloud.formats.unpickling import load_pickle\n"
         "try: load_pickle(b'\\x80\\x04\\x8c\\x04this\\x8c\\x01d\\x93.')\n"
         "except Exception as e: print(type(e).__name__)\n"
         "print('this' in sys.modules, 'pickle' in sys.modules, 'numpy' in sys.modules)"

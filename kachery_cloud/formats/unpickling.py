@@ -21,9 +21,9 @@ from struct import Struct
 from typing import Any
 
 from kachery_cloud.errors import FormatError, UnsafePickle
-from kachery_cloud.pickle_budget import CONTAINER, Budget
-from kachery_cloud.pickle_dtypes import Types
-from kachery_cloud.pickle_types import ALLOWLIST, SPECIALS, Arguments, Constructor, Raw, Unbuilt, build_uuid
+from kachery_cloud.formats.pickle_budget import CONTAINER, Budget
+from kachery_cloud.formats.pickle_dtypes import Types
+from kachery_cloud.formats.pickle_types import ALLOWLIST, SPECIALS, Arguments, Constructor, Raw, Unbuilt, build_uuid
 
 _U16, _U32, _I32, _U64, _F64 = (Struct(code) for code in ("<H", "<I", "<i", "<Q", ">d"))
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kachery_cloud.errors import FormatError, NotSerializable
-from kachery_cloud.npy_header import read_header
-from kachery_cloud.pickle_numpy import MAX_EMPTY_ITEMS, array_pieces, dtype_problem, text_parts
-from kachery_cloud.pickling import describe_place
+from kachery_cloud.formats.npy_header import read_header
+from kachery_cloud.formats.pickle_numpy import MAX_EMPTY_ITEMS, array_pieces, dtype_problem, text_parts
+from kachery_cloud.formats.pickling import describe_place
 
 if TYPE_CHECKING:
     import numpy as np

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import UUID
 
 from kachery_cloud.errors import NotSerializable
-from kachery_cloud.pickle_numpy import (
+from kachery_cloud.formats.pickle_numpy import (
     MAX_EMPTY_ITEMS,
     array_pieces,
     dtype_key,

@@ -21,7 +21,7 @@ from typing import Any
 from uuid import UUID
 
 from kachery_cloud.errors import UnsafePickle
-from kachery_cloud.pickling import FREE_COPIES, MAX_COPIES, MAX_DEPTH
+from kachery_cloud.formats.pickling import FREE_COPIES, MAX_COPIES, MAX_DEPTH
 
 # Any file may spend this much.
 _FREE = 64 << 20

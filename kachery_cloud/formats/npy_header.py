@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from kachery_cloud.errors import FormatError
-from kachery_cloud.pickle_numpy import MAX_DTYPE_DEPTH, MAX_EMPTY_ITEMS
+from kachery_cloud.formats.pickle_numpy import MAX_DTYPE_DEPTH, MAX_EMPTY_ITEMS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from kachery_cloud.errors import UnsafePickle
-from kachery_cloud.pickle_budget import Budget
-from kachery_cloud.pickle_numpy import MAX_DTYPE_DEPTH, text_parts
+from kachery_cloud.formats.pickle_budget import Budget
+from kachery_cloud.formats.pickle_numpy import MAX_DTYPE_DEPTH, text_parts
 
 if TYPE_CHECKING:
     import numpy as np
