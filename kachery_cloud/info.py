@@ -64,8 +64,8 @@ def status(*, start: bool = False) -> dict[str, Any]:
         >>> kcl.status()["addresses"]
         ['/ip4/192.168.1.20/tcp/40121/p2p/12D3KooW...']
     """
-    from kachery_cloud.background import ask_running_node, get_connection
-    from kachery_cloud.control import NodeElsewhere, NodeGone
+    from kachery_cloud.node.connection import ask_running_node, get_connection
+    from kachery_cloud.node.control import NodeElsewhere, NodeGone
 
     check_flags(start=start)
     config = load_config()
@@ -109,7 +109,7 @@ def announce(uri: str, *, timeout: float | None = None) -> dict[str, Any]:
         >>> kcl.announce(kcl.store_text("example"))
         {'copies': 20, 'seconds': 1.7}
     """
-    from kachery_cloud.background import get_connection
+    from kachery_cloud.node.connection import get_connection
 
     config = load_config()
     parsed = parse_uri(uri)
@@ -146,7 +146,7 @@ def whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = 
 
 def iter_whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = None) -> Iterator[dict[str, Any]]:
     """The rows of `whereis`: at once whether it is here, then the others."""
-    from kachery_cloud.background import get_connection
+    from kachery_cloud.node.connection import get_connection
 
     config = load_config()
     parsed = parse_uri(uri)

@@ -333,7 +333,7 @@ class _Request:
 
     def ask(self, kind: str, *, start: int | None = None, end: int | None = None) -> dict[str, Any]:
         """Have the node load it; with a bar where that takes long."""
-        from kachery_cloud.background import get_connection
+        from kachery_cloud.node.connection import get_connection
 
         repo = repository(self.config)
         if repo.read_only:

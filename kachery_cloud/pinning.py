@@ -193,7 +193,7 @@ def wait_for(
     config: Config, cid: str, names: Sequence[str], until: Literal["pinned", "verified"], timeout: float | None
 ) -> list[dict[str, Any]]:
     """Wait until these services have a root; see `wait_pinned`."""
-    from kachery_cloud.background import get_connection
+    from kachery_cloud.node.connection import get_connection
 
     _raise_if_hopeless(rows(config, cid, names))
     connection = get_connection(config)
@@ -217,7 +217,7 @@ def wait_for(
 
 def sending(config: Config) -> dict[str, tuple[int, int]]:
     """Of the uploads that the running node is making: bytes sent and bytes in all, by CID."""
-    from kachery_cloud.background import ask_running_node
+    from kachery_cloud.node.connection import ask_running_node
 
     try:
         services = _pins_of(ask_running_node(config, "status")).get("services", {})
@@ -257,14 +257,14 @@ def _pins_of(status: dict[str, Any]) -> dict[str, Any]:
 
 def _tell_node(config: Config) -> None:
     """Have the node look at the outbox, and start it where none runs; without waiting for it."""
-    from kachery_cloud.background import get_connection
+    from kachery_cloud.node.connection import get_connection
 
     get_connection(config).notify_pins_changed()
 
 
 def wake_node(config: Config) -> None:
     """Have the node that runs look at the outbox now, and ask again those services that refused something."""
-    from kachery_cloud.background import ask_running_node
+    from kachery_cloud.node.connection import ask_running_node
 
     with contextlib.suppress(NodeError):  # none runs
         ask_running_node(config, "wake_pins")

@@ -47,7 +47,7 @@ def announce_in_background(config: Config, cid: str, *, pins_changed: bool = Fal
     """Start or join the node of the directory without waiting for it, and tell it of the new data; and, where that is
     to be pinned, to look at what is."""
     try:
-        from kachery_cloud.background import get_connection
+        from kachery_cloud.node.connection import get_connection
 
         connection = get_connection(config)
         connection.notify_stored(cid)
@@ -394,7 +394,7 @@ class Spool:
 
 def tell_running_node(config: Config, cid: str) -> bool:
     """Tell the node of the directory, if one runs, of new data; false when none does. Never starts one."""
-    from kachery_cloud.control import ControlClient, Endpoint, NodeGone
+    from kachery_cloud.node.control import ControlClient, Endpoint, NodeGone
 
     try:
         client = ControlClient(Endpoint.read(config.directory), on_gone=lambda _: None)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import kachery_cloud as kcl
-from kachery_cloud.background import close_all
+from kachery_cloud.node.connection import close_all
 
 #: Seconds after which a child is taken to hang. Far more than it needs on the slowest machine, and more than SQLite's
 #: longest wait.

@@ -24,7 +24,7 @@ from kachery_cloud.errors import FileExists, FileMissing, InvalidName, IsADirect
 from kachery_p2p.text import printable
 
 if TYPE_CHECKING:
-    from kachery_cloud.node_log import Level
+    from kachery_cloud.node.log import Level
 
 # --- options -------------------------------------------------------------------------------------------------------
 
@@ -483,8 +483,8 @@ def node(
         kachery-cloud-node --log-file /var/log/kachery.log
     """
     from kachery_cloud.config import load_config, parse_bootstrap
-    from kachery_cloud.node_log import start_log
-    from kachery_cloud.serve import GatewayChoice, serve_forever
+    from kachery_cloud.node.log import start_log
+    from kachery_cloud.node.serve import GatewayChoice, serve_forever
     from kachery_cloud.uri import check_peer_address
 
     if gateway_fetch and gateway is None:

@@ -189,8 +189,8 @@ def _print_services(found: Sequence[dict[str, Any]]) -> None:
 
 
 def _say_to_restart() -> None:
-    from kachery_cloud.background import ask_running_node
     from kachery_cloud.config import load_config
+    from kachery_cloud.node.connection import ask_running_node
 
     try:
         ask_running_node(load_config(), "status")

@@ -271,9 +271,9 @@ def _as_json(waited: Waited) -> dict[str, Any]:
 def _say_if_nobody_works(found: Sequence[dict[str, Any]]) -> None:
     """Say on stderr that no node is there to do what is left, or none that can."""
     from kachery_cloud import pinning as api
-    from kachery_cloud.background import ask_running_node
     from kachery_cloud.config import load_config
-    from kachery_cloud.control import NodeGone
+    from kachery_cloud.node.connection import ask_running_node
+    from kachery_cloud.node.control import NodeGone
 
     left = [row for row in found if row["state"] not in ("pinned", "verified", "removed", "refused")]
     if not left:

@@ -11,8 +11,8 @@ from typing import Any
 
 import trio
 
-from kachery_cloud import control
-from kachery_cloud.control import ControlClient, Endpoint, serve_control
+from kachery_cloud.node import control
+from kachery_cloud.node.control import ControlClient, Endpoint, serve_control
 from kachery_p2p.errors import DiskFull
 
 

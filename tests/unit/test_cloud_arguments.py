@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import kachery_cloud
-from kachery_cloud import background
 from kachery_cloud.errors import ContentNotFound, InvalidArgument, KacheryError
 from kachery_cloud.local import close_repositories
+from kachery_cloud.node import connection as background
 from tests.unit.terminal_helpers import harmless
 
 # Much of what is given here is wrong by its type already.

@@ -182,7 +182,7 @@ def served(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, A
         found.update(options, config=config)
         raise Served
 
-    monkeypatch.setattr("kachery_cloud.serve.serve_forever", serve_forever)
+    monkeypatch.setattr("kachery_cloud.node.serve.serve_forever", serve_forever)
     assert isinstance(run("node", *arguments).exception, Served)
     return found
 

@@ -14,11 +14,12 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from kachery_cloud import background, serve
 from kachery_cloud.commands import main as cli
 from kachery_cloud.config import load_config
 from kachery_cloud.errors import ContentNotFound
 from kachery_cloud.local import close_repositories
+from kachery_cloud.node import connection as background
+from kachery_cloud.node import serve
 from tests.unit.terminal_helpers import ATTACK, harmless
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +123,7 @@ def test_no_command_line_is_too_strange(command: tuple[str, ...]) -> None:
         ("kachery_cloud.info.status", ["status"], "Error: Interrupted.\n"),
         ("kachery_cloud.info.iter_whereis", ["whereis", ABSENT], "Error: Interrupted.\n"),
         ("kachery_cloud.info.init", ["init"], "Error: Interrupted.\n"),
-        ("kachery_cloud.serve.serve_forever", ["node"], "Error: Interrupted.\n"),
+        ("kachery_cloud.node.serve.serve_forever", ["node"], "Error: Interrupted.\n"),
     ],
 )
 def test_ctrl_c_says_what_became_of_the_work(

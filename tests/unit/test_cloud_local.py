@@ -41,7 +41,7 @@ ARRAY = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.int16)
 @pytest.fixture(autouse=True)
 def data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A data directory for each test, and no node whatever happens."""
-    from kachery_cloud import background
+    from kachery_cloud.node import connection as background
 
     def no_network(*_: Any) -> Any:
         raise AssertionError("local work asked for the network")
@@ -393,7 +393,7 @@ assert kcl.load_json(uri) == {"a": 1}
 kcl.load_file(uri), kcl.load_bytes(uri, 0, 1), kcl.load_file_info(uri)
 import numpy
 kcl.load_npy(kcl.store_npy(numpy.zeros(3), local=True)), kcl.load_pkl(kcl.store_pkl([numpy.zeros(3)], local=True))
-assert not {"libp2p", "trio", "kachery_cloud.background"} & set(sys.modules)
+assert not {"libp2p", "trio", "kachery_cloud.node.connection"} & set(sys.modules)
 assert threading.active_count() == 1
 """
     env = {**os.environ, "KACHERY_CLOUD_DIR": str(tmp_path / "light")}

@@ -402,7 +402,7 @@ class Listening:
 def test_storing_and_pinning_are_told_apart(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The node hears that data came, and that there is something to pin: two things, each when it is so."""
     told: list[str] = []
-    monkeypatch.setattr("kachery_cloud.background.get_connection", lambda config: Listening(told))
+    monkeypatch.setattr("kachery_cloud.node.connection.get_connection", lambda config: Listening(told))
     cid = kcl.store_text("first").removeprefix("ipfs://")
     assert told == [cid]
     other = kcl.store_text("second", pin="kubo").removeprefix("ipfs://")
@@ -414,7 +414,7 @@ def test_storing_and_pinning_are_told_apart(here: Path, monkeypatch: pytest.Monk
 def test_commands_tell_the_node_what_has_happened(here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """That data came, when something was stored; that what is to be pinned has changed: never one for the other."""
     told: list[str] = []
-    monkeypatch.setattr("kachery_cloud.background.ask_running_node", lambda config, method: told.append(method))
+    monkeypatch.setattr("kachery_cloud.node.connection.ask_running_node", lambda config, method: told.append(method))
     monkeypatch.setattr("kachery_cloud.store.tell_running_node", lambda config, cid: bool(told.append(cid)))
     (tmp_path / "a.txt").write_text("a")
 
@@ -435,7 +435,7 @@ def test_commands_tell_the_node_what_has_happened(here: Path, monkeypatch: pytes
 def test_pinning_what_is_here_and_no_longer(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By URI, a path in a directory included; what is not here is an error, and so is what was never pinned."""
     told: list[str] = []
-    monkeypatch.setattr("kachery_cloud.background.get_connection", lambda config: Listening(told))
+    monkeypatch.setattr("kachery_cloud.node.connection.get_connection", lambda config: Listening(told))
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.txt").write_text("in a folder")
     uri = kcl.store_dir(tmp_path / "folder", local=True)

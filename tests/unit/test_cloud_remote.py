@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 import kachery_cloud as kcl
-from kachery_cloud import background, progress
+from kachery_cloud import progress
 from kachery_cloud.errors import ContentNotFound, DamagedFile, InvalidRange, IsADirectory, NodeError
 from kachery_cloud.local import close_repositories, repository
+from kachery_cloud.node import connection as background
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.nodes import drive
 from kachery_p2p.dag.paths import resolve_path

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kachery_cloud as kcl
-from kachery_cloud import background
 from kachery_cloud.commands import main as cli
 from kachery_cloud.commands.status_text import MOST_LINES, status_lines, whereis_lines
-from kachery_cloud.control import Endpoint, serve_control
 from kachery_cloud.local import close_repositories
+from kachery_cloud.node import connection as background
+from kachery_cloud.node.control import Endpoint, serve_control
 from kachery_p2p.errors import ContentNotFound, SwarmKeyError
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.locks import NodeLock

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kachery_cloud import control
-from kachery_cloud.control import ControlClient, Endpoint, NodeGone
+from kachery_cloud.node import control
+from kachery_cloud.node.control import ControlClient, Endpoint, NodeGone
 from kachery_p2p.errors import DiskFull, NodeError
 from tests.unit.control_helpers import Server, answer_to, ask, is_served
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kachery_cloud.control import ControlClient, Endpoint
+from kachery_cloud.node.control import ControlClient, Endpoint
 from kachery_p2p.errors import DiskFull, NodeError
 from tests.unit.control_helpers import Server, answer_to, ask, is_served
 

@@ -6,7 +6,7 @@ import contextlib
 
 import trio
 
-from kachery_cloud.control_places import Place, Places
+from kachery_cloud.node.places import Place, Places
 
 
 async def hold(places: Places, stack: contextlib.ExitStack) -> Place:

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from kachery_cloud.control import ControlClient, Endpoint, NodeGone
-from kachery_cloud.endpoint import listen_unix, remove_socket
+from kachery_cloud.node.control import ControlClient, Endpoint, NodeGone
+from kachery_cloud.node.endpoint import listen_unix, remove_socket
 from kachery_p2p.errors import NodeError
 from kachery_p2p.repo.hosts import Holder, this_host
 from tests.unit.control_helpers import Server, ask, is_served
@@ -68,7 +68,7 @@ def test_the_socket_is_never_within_reach_of_others(data: Path, mask: int) -> No
     code = """
 import os, sys, json
 from pathlib import Path
-from kachery_cloud import endpoint
+from kachery_cloud.node import endpoint
 os.umask(int(sys.argv[2]))
 seen, bind = [], endpoint.socket.socket.bind
 class Socket(endpoint.socket.socket):

@@ -114,7 +114,7 @@ try:
 except kcl.ContentNotFound:
     pass
 compare("load")
-from kachery_cloud.background import close_all
+from kachery_cloud.node.connection import close_all
 close_all()
 compare("stop")
 print(json.dumps(differences))

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from kachery_cloud.background import Connection, ask_running_node
 from kachery_cloud.commands.status_text import status_lines
 from kachery_cloud.config import load_config
-from kachery_cloud.endpoint import Endpoint, NodeElsewhere, NodeGone, node_elsewhere, silent_holder
 from kachery_cloud.info import status
-from kachery_cloud.serve import serve_forever
+from kachery_cloud.node.connection import Connection, ask_running_node
+from kachery_cloud.node.endpoint import Endpoint, NodeElsewhere, NodeGone, node_elsewhere, silent_holder
+from kachery_cloud.node.serve import serve_forever
 from kachery_p2p.errors import NodeError, RepoError
 from kachery_p2p.pinning.outbox import OUTBOX_NAME, Outbox
 from kachery_p2p.repo import hosts
@@ -48,7 +48,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def on(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on this process is on that machine."""
-    for module in ("kachery_p2p.repo.hosts", "kachery_cloud.endpoint"):
+    for module in ("kachery_p2p.repo.hosts", "kachery_cloud.node.endpoint"):
         monkeypatch.setattr(f"{module}.this_host", lambda: host)
 
 
@@ -125,7 +125,7 @@ def test_a_container_is_its_machine(data: Path) -> None:
     code = f"""
 import socket
 from pathlib import Path
-from kachery_cloud.endpoint import node_elsewhere
+from kachery_cloud.node.endpoint import node_elsewhere
 from kachery_p2p.repo.hosts import this_host
 socket.sethostname("container")
 assert this_host().name == "container"
@@ -149,8 +149,8 @@ def test_a_node_on_another_machine_is_named_at_once(data: Path, monkeypatch: pyt
     on(LAB2, monkeypatch)
     Endpoint(other.pid, "secret", str(data / "node.sock"), None, *LAB1, started=1_764_000_000.0).write(data)
     said = rf"The node of {data} runs on another machine: on lab1, since 20.*process {other.pid} .*KACHERY_CLOUD_DIR"
-    monkeypatch.setattr("kachery_cloud.background.ESTABLISH_TIMEOUT", 1e9)
-    monkeypatch.setattr("kachery_cloud.serve.HAND_OVER_TIMEOUT", 1e9)
+    monkeypatch.setattr("kachery_cloud.node.connection.ESTABLISH_TIMEOUT", 1e9)
+    monkeypatch.setattr("kachery_cloud.node.serve.HAND_OVER_TIMEOUT", 1e9)
     with pytest.raises(NodeElsewhere, match=said):
         Connection(load_config()).status()
     with pytest.raises(NodeElsewhere, match=said):
@@ -205,7 +205,7 @@ def test_who_holds_the_lock_and_is_silent_is_named(data: Path, monkeypatch: pyte
     """The process, and that it does not answer; not that it agreed to anything."""
     other = elsewhere(data, this_host(), NODE)
     assert f"Process {other.pid} holds the node lock of {data} but does not answer" in silent_holder(data)
-    monkeypatch.setattr("kachery_cloud.serve.HAND_OVER_TIMEOUT", 0.1)
+    monkeypatch.setattr("kachery_cloud.node.serve.HAND_OVER_TIMEOUT", 0.1)
     with pytest.raises(NodeError, match=f"Process {other.pid} holds the node lock"):
         serve_forever(load_config())
     with pytest.raises(NodeError, match=f"Process {other.pid} holds the node lock"):

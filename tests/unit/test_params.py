@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kachery_cloud.params import Params
+from kachery_cloud.node.params import Params
 from kachery_p2p.errors import NodeError
 
 KINDS = ("file", "bytes")

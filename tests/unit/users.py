@@ -40,8 +40,9 @@ MALLORY = User(31003, 31003)
 def warm_up(folder: Path) -> None:
     """Import all that is imported when it is needed: others may not be able to read where it is installed."""
     import kachery_cloud as kcl
-    from kachery_cloud import background, local, pinning
+    from kachery_cloud import local, pinning
     from kachery_cloud.commands import main as cli
+    from kachery_cloud.node import connection as background
 
     before = os.environ.get("KACHERY_CLOUD_DIR")
     os.environ["KACHERY_CLOUD_DIR"] = str(folder / "warm")
@@ -96,7 +97,7 @@ def _child(user: User, umask: int, work: Callable[[], Any], answer: int) -> None
             found = f"{type(error).__name__}: {error}"
             if "--verbose-users" in sys.argv:
                 traceback.print_exc()
-        from kachery_cloud import background
+        from kachery_cloud.node import connection as background
 
         background.close_all()
         os.write(answer, json.dumps(found).encode())

@@ -2,7 +2,7 @@
 
 The process that holds the node lock listens on a Unix socket (``node.sock``; where there can be none, on a loopback TCP
 port) and writes ``node.json`` beside it: where it listens, its process id and machine, and a secret that it made for
-this run (`kachery_cloud.endpoint`). Every connection must open with that secret, so that another user of the machine,
+this run (`kachery_cloud.node.endpoint`). Every connection must open with that secret, so that another user of the machine,
 or a web page that talks to loopback ports, gets nothing, whatever the transport. What a connection sends can end that
 connection, never the node.
 
@@ -33,8 +33,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kachery_cloud.control_places import Place, Places
-from kachery_cloud.endpoint import (
+from kachery_cloud.node.endpoint import (
     Endpoint,
     NodeElsewhere,
     NodeGone,
@@ -42,6 +41,7 @@ from kachery_cloud.endpoint import (
     no_room,
     remove_socket,
 )
+from kachery_cloud.node.places import Place, Places
 from kachery_p2p import descriptors, errors
 from kachery_p2p.errors import KacheryError, NodeError
 from kachery_p2p.json_reader import InvalidJSON, read_json
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
     Method = Callable[[dict[str, Any], Progress], Awaitable[Any]]
 
-log = logging.getLogger("kachery_cloud.control")
+log = logging.getLogger("kachery_cloud.node.control")
 
 VERSION = 1
 #: A request or an answer is a few paths and addresses; more than this is not one of ours.

@@ -2,7 +2,7 @@
 
 A `Connection` stands for "the node of this directory", whoever that is at the moment. The first process that needs the
 network takes the node lock and runs the node in a background thread (`NodeThread`); the others speak to it through the
-control socket (`kachery_cloud.control`). When the process that was the node leaves, each of the others notices at
+control socket (`kachery_cloud.node.control`). When the process that was the node leaves, each of the others notices at
 once, one of them takes the lock, and requests that were under way are asked again: a load then continues from what is
 on disk.
 
@@ -24,8 +24,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kachery_cloud.control import ControlClient, Endpoint, NodeGone
-from kachery_cloud.endpoint import node_elsewhere, silent_holder
+from kachery_cloud.node.control import ControlClient, Endpoint, NodeGone
+from kachery_cloud.node.endpoint import node_elsewhere, silent_holder
 from kachery_p2p.errors import NodeError
 from kachery_p2p.repo.locks import NodeLock
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kachery_cloud.config import Config
-    from kachery_cloud.control import Progress
+    from kachery_cloud.node.control import Progress
 
-log = logging.getLogger("kachery_cloud.background")
+log = logging.getLogger("kachery_cloud.node.connection")
 
 #: Seconds to become the node or reach the one that is: starting one takes about two on a slow machine.
 ESTABLISH_TIMEOUT = 30.0
@@ -97,7 +97,7 @@ class NodeThread:
     def _main(self) -> None:
         import trio
 
-        from kachery_cloud.serve import plain_error
+        from kachery_cloud.node.serve import plain_error
 
         error: BaseException = NodeGone("The node of this process has stopped.")
         try:
@@ -121,7 +121,7 @@ class NodeThread:
     async def _run(self) -> None:
         import trio
 
-        from kachery_cloud.serve import run_node
+        from kachery_cloud.node.serve import run_node
 
         self._token = trio.lowlevel.current_trio_token()
         self._stop = trio.Event()

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kachery_cloud.control import ControlClient, Endpoint, NodeGone, serve_control
-from kachery_cloud.endpoint import node_elsewhere, silent_holder
-from kachery_cloud.params import Params
+from kachery_cloud.node.control import ControlClient, Endpoint, NodeGone, serve_control
+from kachery_cloud.node.endpoint import node_elsewhere, silent_holder
+from kachery_cloud.node.params import Params
 from kachery_p2p.errors import DiskFull, KacheryError, NodeError
 from kachery_p2p.repo.locks import NodeLock
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trio import TaskStatus
 
     from kachery_cloud.config import Config
-    from kachery_cloud.control import Method, Progress
+    from kachery_cloud.node.control import Method, Progress
     from kachery_p2p.gateway.server import GatewayServer
     from kachery_p2p.node import Node
     from kachery_p2p.options import NodeOptions
