@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from kachery_p2p import __version__
 
 if TYPE_CHECKING:
-    from kachery_cloud.config import Config, load_config
     from kachery_cloud.errors import (
         AddressInUse,
         ConfigError,
@@ -69,6 +68,7 @@ if TYPE_CHECKING:
         load_text,
     )
     from kachery_cloud.pinning import pin, pins, unpin, wait_pinned
+    from kachery_cloud.settings.config import Config, load_config
     from kachery_cloud.store import link_file, store_dir, store_file, store_json, store_npy, store_pkl, store_text
     from kachery_cloud.uri import ContentURI, format_uri, join, parse_uri
 

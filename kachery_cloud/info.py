@@ -7,15 +7,15 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from kachery_cloud.arguments import check_flags, text_list
-from kachery_cloud.config import load_config, parse_timeout, write_default_config
 from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError, NoPermission
 from kachery_cloud.local import NotHere, find_local, repository, resolve_local
 from kachery_cloud.pinning import outbox
 from kachery_cloud.progress import progress_bar
+from kachery_cloud.settings.config import load_config, parse_timeout, write_default_config
 from kachery_cloud.uri import check_peer_addresses, parse_uri
 
 if TYPE_CHECKING:
-    from kachery_cloud.config import Config
+    from kachery_cloud.settings.config import Config
     from kachery_cloud.uri import ContentURI
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.repo.repo import Problem, Repo

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex
 
 from kachery_cloud.arguments import binary_stream, byte_range, check_flags, check_range, path_text
-from kachery_cloud.config import load_config, parse_timeout
 from kachery_cloud.errors import ContentNotFound, DamagedFile, FileMissing, IsADirectory, KacheryError, NoPermission
 from kachery_cloud.formats.values import json_from_bytes, read_npy, text_from_bytes
 from kachery_cloud.local import NotHere, find_local, is_local_directory, list_local, repository, resolve_local
 from kachery_cloud.placing import check_tree_destination, copy_into_place, place_directory
 from kachery_cloud.progress import progress_bar
+from kachery_cloud.settings.config import load_config, parse_timeout
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import ContentURI, check_peer_addresses, parse_uri
 from kachery_p2p.repo.fileio import explained
@@ -27,7 +27,7 @@ from kachery_p2p.repo.fileio import explained
 if TYPE_CHECKING:
     import numpy as np
 
-    from kachery_cloud.config import Config
+    from kachery_cloud.settings.config import Config
 
 # Bytes that `cat_file` asks for at a time: little at first, so that output begins at once, then enough to keep several
 # peers busy. What is fetched lies on disk, so the memory used is that of one piece.

@@ -9,7 +9,7 @@ from kachery_cloud.errors import IsADirectory, NotADirectory
 from kachery_cloud.uri import ContentURI
 
 if TYPE_CHECKING:
-    from kachery_cloud.config import Config
+    from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.dag.directory import Entry
     from kachery_p2p.repo.repo import Repo

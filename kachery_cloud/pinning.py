@@ -16,17 +16,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from kachery_cloud.arguments import check_flags, text_list
-from kachery_cloud.config import load_config, parse_timeout
 from kachery_cloud.errors import ConfigError, ContentNotFound, InvalidPinService, IsADirectory, NodeError, PinningError
 from kachery_cloud.local import NotHere, find_local, repository, resolve_local
-from kachery_cloud.pin_config import PinSetting, find_token, services_for
+from kachery_cloud.settings.config import load_config, parse_timeout
+from kachery_cloud.settings.pin_services import PinSetting, find_token, services_for
 from kachery_cloud.uri import format_uri, parse_uri
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kachery_cloud.config import Config
+    from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.pinning import Outbox, PinEntry, PinService
     from kachery_p2p.repo.repo import Stored
@@ -395,7 +395,7 @@ def why_idle(config: Config, setting: PinSetting, private_network: bool) -> str 
 
 def _settings(config: Config) -> dict[str, PinSetting]:
     """The services by name, with the shared ones that something was given to, or could be."""
-    from kachery_cloud.pin_config import PRESETS
+    from kachery_cloud.settings.pin_services import PRESETS
 
     return {**PRESETS, **{service.name: service for service in config.pin_services}}
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from kachery_cloud.arguments import check_flags, path_text
-from kachery_cloud.config import load_config
 from kachery_cloud.errors import FileMissing, IsADirectory, KacheryError, NotADirectory, StoreTooLarge
 from kachery_cloud.formats.values import check_array, json_bytes, text_bytes, write_npy
 from kachery_cloud.local import repository
 from kachery_cloud.pinning import make_plan, record_stored
 from kachery_cloud.progress import progress_bar
+from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import check_label, format_uri
 from kachery_p2p.repo.fileio import NewFile, explained
@@ -32,8 +32,8 @@ from kachery_p2p.repo.fileio import NewFile, explained
 if TYPE_CHECKING:
     import numpy as np
 
-    from kachery_cloud.config import Config
     from kachery_cloud.pinning import Pin, Plan, Wait
+    from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.profiles import Profile
     from kachery_p2p.repo.repo import Repo, Stored
 

@@ -169,8 +169,8 @@ def _store(
     as_json: bool,
     linked: bool,
 ) -> None:
-    from kachery_cloud.config import load_config
     from kachery_cloud.pinning import make_plan, record_stored, wake_node
+    from kachery_cloud.settings.config import load_config
     from kachery_cloud.store import put_directory, put_file, tell_running_node
     from kachery_cloud.uri import format_uri
 
@@ -482,9 +482,9 @@ def node(
         kachery-cloud-node --gateway
         kachery-cloud-node --log-file /var/log/kachery.log
     """
-    from kachery_cloud.config import load_config, parse_bootstrap
     from kachery_cloud.node.log import start_log
     from kachery_cloud.node.serve import GatewayChoice, serve_forever
+    from kachery_cloud.settings.config import load_config, parse_bootstrap
     from kachery_cloud.uri import check_peer_address
 
     if gateway_fetch and gateway is None:

@@ -128,7 +128,7 @@ def keygen_swarm(to_stdout: bool, out: Path | None, as_json: bool) -> None:
         kachery-cloud-keygen-swarm --out swarm.key
         kachery-cloud-keygen-swarm --stdout | ssh lab2 'umask 077; cat > .kachery-cloud/swarm.key'
     """
-    from kachery_cloud.config import load_config
+    from kachery_cloud.settings.config import load_config
     from kachery_p2p.repo.swarm_key import (
         SWARM_KEY_NAME,
         fingerprint,

@@ -13,7 +13,7 @@ from kachery_cloud.commands.support import CONTEXT, Group, command, json_option,
 from kachery_cloud.errors import ConfigError, KacheryError
 
 if TYPE_CHECKING:
-    from kachery_cloud.config import Config
+    from kachery_cloud.settings.config import Config
 
 
 @click.group("service", cls=Group, context_settings=CONTEXT)
@@ -56,8 +56,14 @@ def service_add(
         kachery-cloud-pins service add lab https://pins.lab.example.org --default --token-stdin < token.txt
         kachery-cloud-pins service add kubo http://192.168.1.7:5001 --kind rpc
     """
-    from kachery_cloud.config import load_config
-    from kachery_cloud.pin_config import PRESETS, keep_service, keep_token, keep_token_in_keyring, stored_entry
+    from kachery_cloud.settings.config import load_config
+    from kachery_cloud.settings.pin_services import (
+        PRESETS,
+        keep_service,
+        keep_token,
+        keep_token_in_keyring,
+        stored_entry,
+    )
 
     config = load_config()
     before = stored_entry(config.directory, name)
@@ -94,7 +100,7 @@ def service_add(
 @json_option
 def service_list(as_json: bool) -> None:
     """List the pinning services, without their tokens."""
-    from kachery_cloud.config import load_config
+    from kachery_cloud.settings.config import load_config
 
     found = _services(load_config())
     if as_json:
@@ -110,9 +116,9 @@ def service_list(as_json: bool) -> None:
 @json_option
 def service_remove(name: str, as_json: bool) -> None:
     """Forget a pinning service and its token. What it keeps stays there; see `kachery-cloud-pins remove`."""
-    from kachery_cloud.config import load_config
-    from kachery_cloud.pin_config import keep_service, keep_token, keep_token_in_keyring
     from kachery_cloud.pinning import outbox
+    from kachery_cloud.settings.config import load_config
+    from kachery_cloud.settings.pin_services import keep_service, keep_token, keep_token_in_keyring
 
     config = load_config()
     found = {each.name: each for each in config.pin_services}
@@ -140,7 +146,7 @@ for _each in (service_add, service_list, service_remove):
 
 def _token(name: str, from_stdin: bool) -> str:
     """The token, from standard input or a person who types it unseen; empty for none."""
-    from kachery_cloud.pin_config import check_token
+    from kachery_cloud.settings.pin_services import check_token
 
     if from_stdin:
         token = sys.stdin.readline().strip()
@@ -161,8 +167,8 @@ def _token(name: str, from_stdin: bool) -> str:
 
 def _services(config: Config) -> list[dict[str, Any]]:
     """The services, as they may be shown: where the token is, but not the token."""
-    from kachery_cloud.pin_config import token_origin
     from kachery_cloud.pinning import why_idle
+    from kachery_cloud.settings.pin_services import token_origin
     from kachery_p2p.repo.swarm_key import SWARM_KEY_NAME
 
     private = (config.directory / SWARM_KEY_NAME).exists()
@@ -189,8 +195,8 @@ def _print_services(found: Sequence[dict[str, Any]]) -> None:
 
 
 def _say_to_restart() -> None:
-    from kachery_cloud.config import load_config
     from kachery_cloud.node.connection import ask_running_node
+    from kachery_cloud.settings.config import load_config
 
     try:
         ask_running_node(load_config(), "status")

@@ -17,7 +17,7 @@ from kachery_cloud.errors import KacheryError, PinningError
 from kachery_cloud.terminal import unfiltered
 
 if TYPE_CHECKING:
-    from kachery_cloud.config import Config
+    from kachery_cloud.settings.config import Config
 
 #: Seconds that a command which waits gives a service to hand a block back, once it says that it has all.
 VERIFY_SECONDS = 30.0
@@ -91,7 +91,7 @@ def add(uri: str, services: tuple[str, ...], wait: bool, timeout: float | None, 
         kachery-cloud-pins add ipfs://bafy... --service filebase
     """
     from kachery_cloud import pinning as api
-    from kachery_cloud.config import load_config
+    from kachery_cloud.settings.config import load_config
 
     config = load_config()
     plan, cid = api.record_pin(config, uri, services or True, timeout)
@@ -111,7 +111,7 @@ def remove(uri: str, services: tuple[str, ...], as_json: bool) -> None:
         kachery-cloud-pins remove ipfs://bafy...
     """
     from kachery_cloud import pinning as api
-    from kachery_cloud.config import load_config
+    from kachery_cloud.settings.config import load_config
 
     config = load_config()
     _, found = api.record_unpin(config, uri, services or None)
@@ -135,7 +135,7 @@ def wait(uri: str, services: tuple[str, ...], verified: bool, timeout: float | N
         kachery-cloud-pins wait ipfs://bafy... --timeout 600
     """
     from kachery_cloud import pinning as api
-    from kachery_cloud.config import load_config
+    from kachery_cloud.settings.config import load_config
 
     config = load_config()
     cid, names = api.awaited(config, uri, services or None)
@@ -271,9 +271,9 @@ def _as_json(waited: Waited) -> dict[str, Any]:
 def _say_if_nobody_works(found: Sequence[dict[str, Any]]) -> None:
     """Say on stderr that no node is there to do what is left, or none that can."""
     from kachery_cloud import pinning as api
-    from kachery_cloud.config import load_config
     from kachery_cloud.node.connection import ask_running_node
     from kachery_cloud.node.control import NodeGone
+    from kachery_cloud.settings.config import load_config
 
     left = [row for row in found if row["state"] not in ("pinned", "verified", "removed", "refused")]
     if not left:

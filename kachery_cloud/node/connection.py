@@ -32,8 +32,8 @@ from kachery_p2p.repo.locks import NodeLock
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kachery_cloud.config import Config
     from kachery_cloud.node.control import Progress
+    from kachery_cloud.settings.config import Config
 
 log = logging.getLogger("kachery_cloud.node.connection")
 

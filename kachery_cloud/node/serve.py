@@ -23,8 +23,8 @@ from kachery_p2p.repo.locks import NodeLock
 if TYPE_CHECKING:
     from trio import TaskStatus
 
-    from kachery_cloud.config import Config
     from kachery_cloud.node.control import Method, Progress
+    from kachery_cloud.settings.config import Config
     from kachery_p2p.gateway.server import GatewayServer
     from kachery_p2p.node import Node
     from kachery_p2p.options import NodeOptions

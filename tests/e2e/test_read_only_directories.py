@@ -169,8 +169,8 @@ def test_a_log_that_was_left_over(site: Path) -> None:
     before = all_of(copy)
 
     def listed() -> Any:
-        from kachery_cloud.config import load_config
         from kachery_cloud.local import repository
+        from kachery_cloud.settings.config import load_config
 
         return [kcl.load_text(uri, local_only=True) for uri in uris], len(repository(load_config()).list_files())
 

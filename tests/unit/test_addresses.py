@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from kachery_cloud.pin_config import PinSetting
+from kachery_cloud.settings.pin_services import PinSetting
 from kachery_p2p.addresses import Reach, is_of_a_host, is_public, reach, reach_of_ip
 from kachery_p2p.routing import text
 from kachery_p2p.routing.dht import addresses as dht

@@ -15,11 +15,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kachery_cloud.commands import main as cli
-from kachery_cloud.config import load_config
 from kachery_cloud.errors import ContentNotFound
 from kachery_cloud.local import close_repositories
 from kachery_cloud.node import connection as background
 from kachery_cloud.node import serve
+from kachery_cloud.settings.config import load_config
 from tests.unit.terminal_helpers import ATTACK, harmless
 
 ROOT = Path(__file__).parents[2]

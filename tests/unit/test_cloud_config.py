@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import kachery_cloud.config
-from kachery_cloud.config import DEFAULT_LISTEN, Config, load_config, write_default_config
+import kachery_cloud.settings.config
 from kachery_cloud.errors import ConfigError
+from kachery_cloud.settings.config import DEFAULT_LISTEN, Config, load_config, write_default_config
 
 A, B = "/ip4/10.0.0.1/tcp/4001", "/ip4/10.0.0.2/tcp/4001"
 
@@ -133,7 +133,9 @@ def test_a_private_network_uses_no_public_service(tmp_path: Path) -> None:
 
 def test_reading_the_settings_loads_no_public_lists(tmp_path: Path) -> None:
     """The lists of public services are imported when they are first used."""
-    code = "import sys, kachery_cloud.config as c; c.load_config({}); print('kachery_p2p.routing' in sys.modules)"
+    code = (
+        "import sys, kachery_cloud.settings.config as c; c.load_config({}); print('kachery_p2p.routing' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
@@ -143,7 +145,7 @@ def test_every_setting_is_in_the_tables() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     for field in fields(Config):
         if field.name != "directory":
-            for text in (kachery_cloud.config.__doc__ or "", readme):
+            for text in (kachery_cloud.settings.config.__doc__ or "", readme):
                 assert f"KACHERY_CLOUD_{field.name.upper()}" in text
                 assert f"`{field.name}`" in text
 

@@ -432,8 +432,8 @@ def test_a_forked_child_stores_and_loads(tmp_path: Path) -> None:
 
 def directory_of(entries: dict[str, str]) -> str:
     """A stored directory whose entries are symbolic links with these targets; names are taken as they are."""
-    from kachery_cloud.config import load_config
     from kachery_cloud.local import repository
+    from kachery_cloud.settings.config import load_config
     from kachery_p2p.dag.cid import CID, DAG_PB, sha256_multihash
     from kachery_p2p.dag.pb import PBLink, encode_node
     from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode

@@ -19,10 +19,11 @@ from click.testing import CliRunner, Result
 import kachery_cloud as kcl
 from kachery_cloud.commands.main import cli
 from kachery_cloud.commands.pins_text import on_their_way, pin_lines, summary_phrase
-from kachery_cloud.config import Config, load_config
 from kachery_cloud.errors import ConfigError, ContentNotFound, PinningError, PinTooLarge
 from kachery_cloud.local import close_repositories
-from kachery_cloud.pin_config import (
+from kachery_cloud.pinning import close_outboxes, outbox, usable_services
+from kachery_cloud.settings.config import Config, load_config
+from kachery_cloud.settings.pin_services import (
     PRESETS,
     SHARED_MAX_BYTES,
     PinSetting,
@@ -34,7 +35,6 @@ from kachery_cloud.pin_config import (
     services_for,
     token_origin,
 )
-from kachery_cloud.pinning import close_outboxes, outbox, usable_services
 
 SECRET = "the-secret-token"
 LAB = "http://127.0.0.1:5000"
@@ -236,7 +236,7 @@ def test_a_keyring_that_is_not_installed_is_told(tmp_path: Path) -> None:
     """The package is only asked for by those who want it."""
     code = (
         "import sys; sys.modules['keyring'] = None\n"
-        "import kachery_cloud.pin_config as p; from pathlib import Path; from kachery_cloud.config import Config\n"
+        "import kachery_cloud.settings.pin_services as p; from pathlib import Path; from kachery_cloud.settings.config import Config\n"
         "s = p.PinSetting('lab', 'http://127.0.0.1:1', keyring=True)\n"
         "try: p.find_token(Config(Path(sys.argv[1])), s, {})\n"
         "except p.ConfigError as e: print(e)\n"

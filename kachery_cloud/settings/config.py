@@ -26,7 +26,7 @@
 |                               |                   | `default`, or `none`. Those named are used without `public`, too |
 | KACHERY_CLOUD_GATEWAY_TOKENS  | `gateway_tokens`  | what some of them want to be shown: `URL=token`; in the file an  |
 |                               |                   | object of tokens by URL                                          |
-| KACHERY_CLOUD_PIN_SERVICES    | `pin_services`    | pinning services; see `kachery_cloud.pin_config`                 |
+| KACHERY_CLOUD_PIN_SERVICES    | `pin_services`    | pinning services; see `kachery_cloud.settings.pin_services`                 |
 
 Lists are separated by commas or blanks in the environment, and are JSON arrays in the file. Switches are on, true, yes,
 1 or off, false, no, 0.
@@ -51,7 +51,7 @@ from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
-    from kachery_cloud.pin_config import PinSetting
+    from kachery_cloud.settings.pin_services import PinSetting
 
 DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
 DEFAULT_TIMEOUT = 60.0
@@ -154,7 +154,7 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
         elif stored.get(key) is not None:
             chosen[key] = read(stored[key], f"{key!r} in {directory / CONFIG_NAME}")
     if stored.get("gateway_tokens"):
-        from kachery_cloud.pin_config import make_private
+        from kachery_cloud.settings.pin_services import make_private
 
         make_private(directory / CONFIG_NAME)
     pin_services = _pin_services(stored.get("pin_services"), directory / CONFIG_NAME, env)
@@ -255,7 +255,7 @@ def _pin_services(stored: Any, path: Path, env: Mapping[str, str]) -> tuple[PinS
     """Those of the file and those of the environment; with a token in it the file is made private."""
     if not stored and not env.get("KACHERY_CLOUD_PIN_SERVICES"):
         return ()
-    from kachery_cloud.pin_config import make_private, read_services, with_environment
+    from kachery_cloud.settings.pin_services import make_private, read_services, with_environment
 
     services = read_services(stored, f"'pin_services' in {path}")
     if any(service.token for service in services):

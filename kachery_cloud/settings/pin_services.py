@@ -44,7 +44,7 @@ from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.repo.fileio import explained, sync_folder
 
 if TYPE_CHECKING:
-    from kachery_cloud.config import Config
+    from kachery_cloud.settings.config import Config
 
 CONFIG_KEY = "pin_services"
 SERVICES_VARIABLE = "KACHERY_CLOUD_PIN_SERVICES"
@@ -225,7 +225,7 @@ def _by_name(known: Mapping[str, PinSetting], name: str) -> PinSetting:
 
 
 def _read_entry(name: str, entry: dict[str, Any], origin: str) -> PinSetting:
-    from kachery_cloud.config import byte_count
+    from kachery_cloud.settings.config import byte_count
 
     where = f"{name!r} in {origin}"
     unknown = [key for key in entry if key not in _KEYS]
@@ -408,7 +408,7 @@ def _keyring(name: str) -> Any:
 
 def stored_entry(directory: Path, name: str) -> dict[str, Any] | None:
     """How a service stands in `config.json`; None where it does not. Raises `ConfigError`."""
-    from kachery_cloud.config import CONFIG_NAME, read_config_file
+    from kachery_cloud.settings.config import CONFIG_NAME, read_config_file
 
     services = read_config_file(directory / CONFIG_NAME).get(CONFIG_KEY)
     entry = services.get(name) if isinstance(services, dict) else None
@@ -421,7 +421,7 @@ def keep_service(directory: Path, name: str, entry: dict[str, Any] | None) -> No
     Raises:
         ConfigError: the entry, or the file, makes no sense. NoPermission, DiskFull.
     """
-    from kachery_cloud.config import CONFIG_NAME, read_config_file
+    from kachery_cloud.settings.config import CONFIG_NAME, read_config_file
 
     path = directory / CONFIG_NAME
     stored = read_config_file(path)

@@ -1,0 +1,1 @@
+"""Settings: from the environment, `config.json` and arguments to checked values."""
