@@ -24,8 +24,8 @@ from kachery_p2p.dag.paths import resolve_path
 from kachery_p2p.errors import ContentNotFound, DialError, KacheryError
 from kachery_p2p.finding import Finding
 from kachery_p2p.keeping import Keeping
-from kachery_p2p.load import Downloads, Load, Progress
-from kachery_p2p.load_directory import DirectoryLoad
+from kachery_p2p.load.directory import DirectoryLoad
+from kachery_p2p.load.load import Downloads, Load, Progress
 from kachery_p2p.options import NodeOptions
 from kachery_p2p.ports import Ports
 from kachery_p2p.routing.database import DATABASE_NAME, Database
@@ -36,7 +36,7 @@ from kachery_p2p.whereis import Whereis
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.handle import SessionHandle
     from kachery_p2p.gateway.client import GatewayClient
-    from kachery_p2p.load_sources import LoadSources
+    from kachery_p2p.load.sources import LoadSources
     from kachery_p2p.pinning.config import PinService
     from kachery_p2p.repo.keys import Identity
     from kachery_p2p.repo.repo import Repo
@@ -341,7 +341,7 @@ class Node:
         if self.gateways is None:
             yield None
             return
-        from kachery_p2p.load_sources import open_sources
+        from kachery_p2p.load.sources import open_sources
 
         last = None if end is None else end - 1
         async with open_sources(peers, self.gateways, first=start, last=last) as sources:

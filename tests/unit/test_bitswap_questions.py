@@ -18,7 +18,7 @@ from kachery_p2p.bitswap.session import Answer
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import BlockTooLarge, DialError, StreamError
-from kachery_p2p.load_errors import not_found
+from kachery_p2p.load.errors import not_found
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.routing.router import Sighting
 from kachery_p2p.whereis import Whereis

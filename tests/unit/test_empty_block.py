@@ -15,8 +15,8 @@ from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.bitswap.messages import Entry, WantType, decode, encode, read_length
 from kachery_p2p.dag.car import CarReader
 from kachery_p2p.dag.cid import CID, RAW, hash_block
-from kachery_p2p.load import Downloads, Load
-from kachery_p2p.load_directory import DirectoryLoad
+from kachery_p2p.load.directory import DirectoryLoad
+from kachery_p2p.load.load import Downloads, Load
 from kachery_p2p.pinning import blocks
 from kachery_p2p.repo.repo import Repo
 from tests.unit.bitswap_fakes import MemoryNetwork, MemoryStore

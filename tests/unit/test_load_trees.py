@@ -15,13 +15,13 @@ import kachery_cloud as kcl
 from kachery_cloud import placing
 from kachery_cloud.errors import DiskFull
 from kachery_cloud.placing import place_directory
-from kachery_p2p import load as load_module
-from kachery_p2p import load_directory
 from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.dag.directory import DirectoryBuilder
 from kachery_p2p.dag.tree import UNCOUNTABLE, Shape, shape_of
 from kachery_p2p.errors import InvalidName, MalformedDag
-from kachery_p2p.load_directory import DirectoryLoad
+from kachery_p2p.load import directory as load_directory
+from kachery_p2p.load import load as load_module
+from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.pinning import blocks
 from kachery_p2p.repo import storing
 from kachery_p2p.repo.catalog import DIRECTORY

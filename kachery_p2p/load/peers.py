@@ -20,7 +20,7 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import KacheryError
 
 if TYPE_CHECKING:
-    from kachery_p2p.load import Session
+    from kachery_p2p.load.load import Session
 
 #: Seconds that peers which are known already are given before others are searched for. Two round trips to the far side
 #: of the world; most loads from a peer that was named have their first block by then.

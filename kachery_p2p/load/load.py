@@ -25,15 +25,15 @@ from kachery_p2p.dag.nodes import Asking
 from kachery_p2p.dag.varint import Buffer
 from kachery_p2p.dag.walk import FileWalk, Ref
 from kachery_p2p.errors import DamagedFile, DiskFull, IsADirectory, KacheryError, MalformedDag
-from kachery_p2p.load_errors import not_found
-from kachery_p2p.load_peers import Connect, Find, LoadPeers
+from kachery_p2p.load.errors import not_found
+from kachery_p2p.load.peers import Connect, Find, LoadPeers
 
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.session import Answer
     from kachery_p2p.repo.download import Download
     from kachery_p2p.repo.repo import Repo
 
-log = logging.getLogger("kachery_p2p.load")
+log = logging.getLogger("kachery_p2p.load.load")
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -142,7 +142,7 @@ class Load:
         repo: where data is and goes.
         downloads: the partial files of this node.
         session: a Bitswap session of its own.
-        connect, find: see `kachery_p2p.load_peers.LoadPeers`.
+        connect, find: see `kachery_p2p.load.peers.LoadPeers`.
         timeout: seconds of waiting without a single block, or a part of one, after which the load gives up.
         progress: called with (bytes done, bytes in all) now and then.
     """

@@ -8,7 +8,7 @@ back, so that they seldom fetch the same block; what one of them brings is taken
     standing by --(head start over, peers slow or silent)--> joined
     joined      --(peers deliver well)--> standing by
 
-To a `kachery_p2p.load.Load` all this is one session. Every block is checked by the source that brought it, and is
+To a `kachery_p2p.load.load.Load` all this is one session. Every block is checked by the source that brought it, and is
 delivered once, whoever else brings it, too.
 """
 
@@ -31,7 +31,7 @@ from kachery_p2p.gateway.client_answers import Kind, Refusal
 if TYPE_CHECKING:
     from kachery_p2p.gateway.client import GatewayClient
     from kachery_p2p.gateway.client_gateway import Gateway
-    from kachery_p2p.load_peers import Connect
+    from kachery_p2p.load.peers import Connect
 
 
 @dataclass(eq=False)
@@ -100,7 +100,7 @@ async def open_sources(
 
 
 class LoadSources:
-    """What a load wants, from wherever it comes; a `kachery_p2p.load.Session`. Made by `open_sources`."""
+    """What a load wants, from wherever it comes; a `kachery_p2p.load.load.Session`. Made by `open_sources`."""
 
     def __init__(
         self, peers: SessionHandle, gateways: GatewayClient, nursery: trio.Nursery, first: int, last: int | None
