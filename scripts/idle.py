@@ -30,8 +30,8 @@ CROWD = """
 import sys
 from pathlib import Path
 import trio
-from kachery_p2p.node import Node
-from kachery_p2p.options import NodeOptions
+from kachery_p2p.node.node import Node
+from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
 

@@ -33,7 +33,7 @@ import trio
 from kachery_p2p.dag.car import CarReader
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import IsADirectory, KacheryError
-from kachery_p2p.node import Node
+from kachery_p2p.node.node import Node
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
 

@@ -209,7 +209,7 @@ class Connection:
     # --- what callers ask
 
     def load(self, target: dict[str, Any], progress: Progress | None = None) -> dict[str, Any]:
-        """Load a file, a range of one, or a directory; see `kachery_p2p.node.Node.load` for target and result.
+        """Load a file, a range of one, or a directory; see `kachery_p2p.node.node.Node.load` for target and result.
 
         Blocks until it is done. Ctrl-C cancels it; what has arrived stays on disk for the next try.
         """
@@ -220,15 +220,15 @@ class Connection:
         return self._call("status", {}, None)
 
     def whereis(self, target: dict[str, Any]) -> list[dict[str, Any]]:
-        """Who has a CID; see `kachery_p2p.node.Node.whereis` for target and result."""
+        """Who has a CID; see `kachery_p2p.node.node.Node.whereis` for target and result."""
         return self._call("whereis", target, None)
 
     def announce(self, target: dict[str, Any]) -> dict[str, Any]:
-        """Announce a root and wait for it; see `kachery_p2p.node.Node.announce` for target and result."""
+        """Announce a root and wait for it; see `kachery_p2p.node.node.Node.announce` for target and result."""
         return self._call("announce", target, None)
 
     def wait_pinned(self, target: dict[str, Any]) -> list[dict[str, Any]]:
-        """Wait for pinning services; see `kachery_p2p.keeping.Keeping.wait_pinned` for target and result."""
+        """Wait for pinning services; see `kachery_p2p.node.pins.Keeping.wait_pinned` for target and result."""
         return self._call("wait_pinned", target, None)
 
     def connect(self, addr: str) -> str:

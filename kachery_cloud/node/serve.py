@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from kachery_cloud.node.control import Method, Progress
     from kachery_cloud.settings.config import Config
     from kachery_p2p.gateway.server import GatewayServer
-    from kachery_p2p.node import Node
-    from kachery_p2p.options import NodeOptions
+    from kachery_p2p.node.node import Node
+    from kachery_p2p.node.options import NodeOptions
     from kachery_p2p.repo.keys import Identity
 
 log = logging.getLogger("kachery_cloud.node")
@@ -71,7 +71,7 @@ async def run_node(
     import trio
 
     from kachery_cloud.pinning import usable_services
-    from kachery_p2p.node import Node
+    from kachery_p2p.node.node import Node
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.repo.swarm_key import read_swarm_key
 
@@ -113,7 +113,7 @@ def _identity(directory: Path) -> Identity:
 
 def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> GatewayServer:
     from kachery_p2p.gateway.server import DEFAULT_ADDRESS, GatewayServer
-    from kachery_p2p.node import AGENT
+    from kachery_p2p.node.node import AGENT
 
     fetch = functools.partial(node.load, timeout=config.timeout) if choice.fetch else None
     return GatewayServer(node.repo, choice.address or DEFAULT_ADDRESS, fetch=fetch, agent=AGENT)
@@ -126,7 +126,7 @@ def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions
         private: there is a swarm key.
         service: this is ``kachery-cloud-node``; a script or notebook does not relay for others unless it is told to.
     """
-    from kachery_p2p.options import NodeOptions
+    from kachery_p2p.node.options import NodeOptions
 
     return NodeOptions(
         dht=config.dht_mode(private),

@@ -46,7 +46,7 @@ class NotHere(KacheryError):
 
 
 class Fetch(Protocol):
-    """Brings data to this machine, like `kachery_p2p.node.Node.load`; the gateway gives it `cid`, `path`, `kind`,
+    """Brings data to this machine, like `kachery_p2p.node.node.Node.load`; the gateway gives it `cid`, `path`, `kind`,
     `start` and `end`, and uses `path` and `size` of its answer."""
 
     async def __call__(

@@ -12,8 +12,8 @@ import trio
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.gateway.server import GatewayServer
-from kachery_p2p.node import Node
-from kachery_p2p.options import NodeOptions
+from kachery_p2p.node.node import Node
+from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
 from scripts.data import sha256_of, write_random

@@ -22,7 +22,7 @@ from kachery_p2p.dag.unixfs import Kind, UnixFSData
 from kachery_p2p.dag.unixfs import encode as encode_unixfs
 from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import ContentNotFound, MalformedDag, StreamError
-from kachery_p2p.node import Node
+from kachery_p2p.node.node import Node
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
 from kachery_p2p.transport.host import Host

@@ -14,7 +14,7 @@ import trio
 
 from kachery_p2p.dag.directory import DirectoryBuilder
 from kachery_p2p.dag.profiles import profile
-from kachery_p2p.node import Node
+from kachery_p2p.node.node import Node
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
 from scripts.workstation import LISTEN, Workstation
@@ -121,7 +121,7 @@ def test_names_in_a_directory_and_labels(workstation: Callable[..., Workstation]
 
 async def test_a_peer(workstation: Callable[..., Workstation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that calls itself an escape sequence: in `status`, `whereis`, and a load from it."""
-    monkeypatch.setattr("kachery_p2p.node.AGENT", ATTACK)
+    monkeypatch.setattr("kachery_p2p.node.node.AGENT", ATTACK)
     folder = tmp_path / "peer"
     folder.mkdir()
     with Repo.open(folder) as repo:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import trio
 
-from kachery_p2p.keeping import Keeping
-from kachery_p2p.node import Node
+from kachery_p2p.node.node import Node
+from kachery_p2p.node.pins import Keeping
 from kachery_p2p.pinning import PinService
 from kachery_p2p.pinning.limits import Pace
 from kachery_p2p.repo.keys import load_or_create_identity

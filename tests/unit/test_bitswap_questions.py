@@ -19,9 +19,9 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import BlockTooLarge, DialError, StreamError
 from kachery_p2p.load.errors import not_found
+from kachery_p2p.node.whereis import Whereis
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.routing.router import Sighting
-from kachery_p2p.whereis import Whereis
 from tests.unit.bitswap_fakes import MemoryStream, cid_of
 from tests.unit.test_bitswap_exchange import MIB, Net, nodes, until
 

@@ -18,7 +18,7 @@ from kachery_p2p.gateway import client_limits as limits
 from kachery_p2p.gateway.client import GatewayClient
 from kachery_p2p.gateway.client_answers import Kind, Refusal, check_head, may_follow, parse_url, retry_after
 from kachery_p2p.gateway.client_gateway import Gateway
-from kachery_p2p.options import NodeOptions
+from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.repo.repo import Repo
 from tests.unit import gateway_fakes as fakes
 from tests.unit.gateway_fakes import Answer, Asked

@@ -132,7 +132,7 @@ def test_the_packages_set_up_no_log() -> None:
     """Only the program does. With nothing set up, a library's info goes nowhere."""
     code = """
 import logging
-import kachery_cloud, kachery_cloud.node.serve, kachery_cloud.node.connection, kachery_p2p.node, kachery_cloud.node.log
+import kachery_cloud, kachery_cloud.node.serve, kachery_cloud.node.connection, kachery_p2p.node.node, kachery_cloud.node.log
 assert logging.root.handlers == [] and logging.root.level == logging.WARNING
 for name, logger in logging.root.manager.loggerDict.items():
     if name.startswith("kachery"):

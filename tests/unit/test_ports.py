@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kachery_p2p.ports import Ports
+from kachery_p2p.node.ports import Ports
 from kachery_p2p.routing.database import Database
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"

@@ -17,7 +17,7 @@ from kachery_p2p.errors import KacheryError
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.exchange import Exchange
     from kachery_p2p.dag.cid import CID
-    from kachery_p2p.finding import Finding
+    from kachery_p2p.node.discovery import Finding
     from kachery_p2p.transport.host import Host
 
 #: Peers asked at once, and in all.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.transport.host import Host
 
-log = logging.getLogger("kachery_p2p.node")
+log = logging.getLogger("kachery_p2p.node.node")
 
 #: Seconds to dial a peer of a service.
 DIAL_TIMEOUT = 10.0

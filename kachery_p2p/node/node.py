@@ -22,16 +22,16 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
 from kachery_p2p.errors import ContentNotFound, DialError, KacheryError
-from kachery_p2p.finding import Finding
-from kachery_p2p.keeping import Keeping
 from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.load.load import Downloads, Load, Progress
-from kachery_p2p.options import NodeOptions
-from kachery_p2p.ports import Ports
+from kachery_p2p.node.discovery import Finding
+from kachery_p2p.node.options import NodeOptions
+from kachery_p2p.node.pins import Keeping
+from kachery_p2p.node.ports import Ports
+from kachery_p2p.node.whereis import Whereis
 from kachery_p2p.routing.database import DATABASE_NAME, Database
 from kachery_p2p.transport.addresses import parse_address
 from kachery_p2p.transport.host import Host
-from kachery_p2p.whereis import Whereis
 
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.handle import SessionHandle
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from kachery_p2p.repo.keys import Identity
     from kachery_p2p.repo.repo import Repo
 
-log = logging.getLogger("kachery_p2p.node")
+log = logging.getLogger("kachery_p2p.node.node")
 
 
 #: What identify tells other peers we are.
@@ -252,7 +252,7 @@ class Node:
         return {"copies": done.copies, "seconds": done.seconds}
 
     async def whereis(self, cid: str, *, timeout: float, providers: Iterable[str] = ()) -> list[dict[str, Any]]:
-        """Who has a root; see `kachery_p2p.whereis`."""
+        """Who has a root; see `kachery_p2p.node.whereis`."""
         return await Whereis(self.host, self.exchange, self.finding).run(CID.parse(cid), timeout, providers)
 
     async def load(

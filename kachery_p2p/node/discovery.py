@@ -35,12 +35,12 @@ from kachery_p2p.transport.relay.client import RelayClient
 from kachery_p2p.transport.relay.service import RelayService
 
 if TYPE_CHECKING:
-    from kachery_p2p.options import NodeOptions
+    from kachery_p2p.node.options import NodeOptions
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.routing.database import Database
     from kachery_p2p.transport.host import Host
 
-log = logging.getLogger("kachery_p2p.node")
+log = logging.getLogger("kachery_p2p.node.node")
 
 #: Seconds to dial a peer of the local network, or one from the address book: it answers soon or is away.
 DIAL_TIMEOUT = 5.0

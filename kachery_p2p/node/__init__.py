@@ -1,0 +1,1 @@
+"""One node put together: started, stopped, and what it does beside serving and loading."""
