@@ -27,7 +27,7 @@ from kachery_p2p.routing.dht.dht import DHT
 from kachery_p2p.routing.interfaces import Provider, Source
 from kachery_p2p.routing.known import KnownPeers, KnownSource
 from kachery_p2p.routing.mdns import Mdns
-from kachery_p2p.routing.provide import Announced, Announcer
+from kachery_p2p.routing.provide.announcer import Announced, Announcer
 from kachery_p2p.routing.router import Router, Sighting
 from kachery_p2p.transport.holepunch import HolePunch
 from kachery_p2p.transport.nat.reachability import Reachability

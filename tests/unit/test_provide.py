@@ -1,4 +1,4 @@
-"""Telling the network what we have (kachery_p2p.routing.provide)."""
+"""Telling the network what we have (kachery_p2p.routing.provide.announcer)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import trio
 from trio.testing import MockClock
 
 from kachery_p2p.errors import DialError, DiskFull, StreamError
-from kachery_p2p.routing import provide_limits as limits
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht.keys import kad_id
 from kachery_p2p.routing.dht.messages import PeerInfo
 from kachery_p2p.routing.dht.reach import peer_text
-from kachery_p2p.routing.provide import Announcer
-from kachery_p2p.routing.provide_state import AnnounceState
+from kachery_p2p.routing.provide import limits
+from kachery_p2p.routing.provide.announcer import Announcer
+from kachery_p2p.routing.provide.state import AnnounceState
 
 HOUR = 3600.0
 #: Where the wall clock stands when the tests begin.

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import trio
 
 from kachery_p2p.errors import InvalidAddress
-from kachery_p2p.routing import provide_limits as limits
 from kachery_p2p.routing.dht.reach import peer_bytes
 from kachery_p2p.routing.dht.sweep import REGION_KEYS
-from kachery_p2p.routing.provide_batch import Sender
-from kachery_p2p.routing.provide_state import AnnounceState
+from kachery_p2p.routing.provide import limits
+from kachery_p2p.routing.provide.batch import Sender
+from kachery_p2p.routing.provide.state import AnnounceState
 
 log = logging.getLogger("kachery_p2p.routing")
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from kachery_p2p.routing import provide_limits as limits
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht.keys import BITS, kad_id
+from kachery_p2p.routing.provide import limits
 
 #: Leading bits of a key's place that are stored: they fit SQLite's integers.
 PLACE_BITS = 62

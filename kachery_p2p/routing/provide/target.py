@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from kachery_p2p.errors import KacheryError
-from kachery_p2p.routing import provide_limits as limits
 from kachery_p2p.routing.dht.keys import BITS, kad_id
 from kachery_p2p.routing.dht.sweep import REGION_KEYS, Schedule
-from kachery_p2p.routing.provide_batch import Outcome, Sender
-from kachery_p2p.routing.provide_greet import Greeter
-from kachery_p2p.routing.provide_state import AnnounceState, Region
+from kachery_p2p.routing.provide import limits
+from kachery_p2p.routing.provide.batch import Outcome, Sender
+from kachery_p2p.routing.provide.greet import Greeter
+from kachery_p2p.routing.provide.state import AnnounceState, Region
 
 if TYPE_CHECKING:
-    from kachery_p2p.routing.provide import AnnounceTarget
+    from kachery_p2p.routing.provide.announcer import AnnounceTarget
 
 log = logging.getLogger("kachery_p2p.routing")
 

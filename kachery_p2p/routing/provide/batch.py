@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from kachery_p2p.errors import KacheryError
-from kachery_p2p.routing import provide_limits as limits
 from kachery_p2p.routing.dht.keys import kad_id
 from kachery_p2p.routing.dht.messages import PeerInfo
 from kachery_p2p.routing.dht.sweep import NetworkSize, RegionSweep
+from kachery_p2p.routing.provide import limits
 
 if TYPE_CHECKING:
-    from kachery_p2p.routing.provide import AnnounceTarget
+    from kachery_p2p.routing.provide.announcer import AnnounceTarget
 
 log = logging.getLogger("kachery_p2p.routing")
 

@@ -26,11 +26,11 @@ from typing import Any, Protocol
 import trio
 
 from kachery_p2p.errors import KacheryError
-from kachery_p2p.routing import provide_limits as limits
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht.messages import PeerInfo
-from kachery_p2p.routing.provide_state import AnnounceState
-from kachery_p2p.routing.provide_target import TargetWorker
+from kachery_p2p.routing.provide import limits
+from kachery_p2p.routing.provide.state import AnnounceState
+from kachery_p2p.routing.provide.target import TargetWorker
 
 log = logging.getLogger("kachery_p2p.routing")
 
