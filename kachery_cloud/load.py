@@ -124,7 +124,8 @@ def load_npy(
 def load_pkl(uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None) -> Any:
     """Load a pickle of plain data: what `store_pkl` writes, and older kachery-cloud pickles.
 
-    It never runs code, whoever made the file: only types on a fixed list are read (see `kachery_cloud.formats.unpickling`).
+    It never runs code, whoever made the file: only types on a fixed list are read (see
+    `kachery_cloud.formats.unpickling`).
 
     Raises:
         UnsafePickle: the pickle asks for anything else; names it.

@@ -241,9 +241,9 @@ def store_pkl(
 ) -> str:
     """Store a Python value as a pickle and return its URI. Equal values give equal bytes under every version.
 
-    Only plain data is written (see `kachery_cloud.formats.pickling` for the list and the rules), so that whoever loads it runs
-    no code of yours: numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, Fraction, UUID, numpy arrays and
-    scalars.
+    Only plain data is written (see `kachery_cloud.formats.pickling` for the list and the rules), so that whoever loads
+    it runs no code of yours: numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, Fraction, UUID, numpy
+    arrays and scalars.
 
     Raises:
         NotSerializable: a value of another type; names it and its place.

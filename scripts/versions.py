@@ -26,7 +26,7 @@ OLD_NUMPY = "numpy==1.26.4"
 NEW_NUMPY = "numpy>=2"
 # What runs the tests of what is written.
 LIGHT_TESTS = ("pytest", "pytest-trio", "hypothesis")
-VALUE_TESTS = ("test_cloud_formats.py", "test_cloud_npy.py", "test_cloud_pickling.py", "test_cloud_pickle_values.py")
+VALUE_TESTS = ("test_formats.py", "test_npy.py", "test_pickling.py", "test_pickle_values.py")
 # numpy 1.26 has wheels for these
 OLD_NUMPY_PYTHONS = ((3, 10), (3, 11), (3, 12))
 PYTHONS = (*OLD_NUMPY_PYTHONS, (3, 13), (3, 14))
@@ -82,7 +82,7 @@ def _environment(prefix: str, python: Path, numpy: str, packages: list[str], mor
 def check(folder: Path, values: bool) -> int:
     """Checks the URIs, and if asked to what is written of each type, in one environment. Returns the exit code."""
     seeds = _run(folder, "-m", "scripts.seeds").returncode
-    return seeds or (_test(folder, [f"tests/unit/{name}" for name in VALUE_TESTS]) if values else 0)
+    return seeds or (_test(folder, [f"tests/unit/cloud/{name}" for name in VALUE_TESTS]) if values else 0)
 
 
 def check_all(folder: Path) -> int:

@@ -2,9 +2,9 @@
 
 The process that holds the node lock listens on a Unix socket (``node.sock``; where there can be none, on a loopback TCP
 port) and writes ``node.json`` beside it: where it listens, its process id and machine, and a secret that it made for
-this run (`kachery_cloud.node.endpoint`). Every connection must open with that secret, so that another user of the machine,
-or a web page that talks to loopback ports, gets nothing, whatever the transport. What a connection sends can end that
-connection, never the node.
+this run (`kachery_cloud.node.endpoint`). Every connection must open with that secret, so that another user of the
+machine, or a web page that talks to loopback ports, gets nothing, whatever the transport. What a connection sends can
+end that connection, never the node.
 
 Both directions speak one JSON object a line::
 

@@ -26,7 +26,7 @@
 |                               |                   | `default`, or `none`. Those named are used without `public`, too |
 | KACHERY_CLOUD_GATEWAY_TOKENS  | `gateway_tokens`  | what some of them want to be shown: `URL=token`; in the file an  |
 |                               |                   | object of tokens by URL                                          |
-| KACHERY_CLOUD_PIN_SERVICES    | `pin_services`    | pinning services; see `kachery_cloud.settings.pin_services`                 |
+| KACHERY_CLOUD_PIN_SERVICES    | `pin_services`    | pinning services; see `settings.pin_services`                    |
 
 Lists are separated by commas or blanks in the environment, and are JSON arrays in the file. Switches are on, true, yes,
 1 or off, false, no, 0.

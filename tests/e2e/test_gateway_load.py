@@ -18,7 +18,7 @@ from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
 from scripts.data import sha256_of, write_random
 from scripts.workstation import LISTEN, Workstation
-from tests.unit import gateway_fakes as fakes
+from tests.helpers import gateway_fakes as fakes
 
 SIZE = 300_000_000
 MIB = 1 << 20

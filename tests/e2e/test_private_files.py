@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.users import ALICE, MALLORY, as_user, needs_root, node_of, open_folder, readable, run_command, warm_up
+from tests.helpers.users import (
+    ALICE,
+    MALLORY,
+    as_user,
+    needs_root,
+    node_of,
+    open_folder,
+    readable,
+    run_command,
+    warm_up,
+)
 
 pytestmark = needs_root
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import kachery_cloud as kcl
-from tests.unit.users import ALICE, MALLORY, Failed, as_user, needs_root, open_folder, run_command, warm_up
+from tests.helpers.users import ALICE, MALLORY, Failed, as_user, needs_root, open_folder, run_command, warm_up
 
 pytestmark = needs_root
 

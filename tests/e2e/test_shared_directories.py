@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import kachery_cloud as kcl
-from tests.unit.users import (
+from tests.helpers.users import (
     ALICE,
     BOB,
     LAB,

@@ -27,7 +27,7 @@ from kachery_p2p.bitswap.messages import (
 from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import StreamError, StreamReset
-from tests.unit.bitswap_fakes import MemoryNetwork, MemoryStore, MemoryStream, cid_of, no_thread
+from tests.helpers.bitswap_fakes import MemoryNetwork, MemoryStore, MemoryStream, cid_of, no_thread
 
 MIB = 1 << 20
 

@@ -16,10 +16,10 @@ from kachery_p2p.routing.dht.keys import kad_id
 from kachery_p2p.routing.dht.lookup import Lookup
 from kachery_p2p.routing.dht.messages import Message, MessageType, PeerInfo, Record, decode, encode
 from kachery_p2p.routing.dht.table import RoutingTable
-from tests.unit.dht_fakes import ip4, peer_id, public_addr
-from tests.unit.dht_ipns import ipns, name_of
-from tests.unit.test_dht_records import KEY, KEYS, NOW
-from tests.unit.test_dht_server import ASKER, Bench, multihash
+from tests.helpers.dht_fakes import ip4, peer_id, public_addr
+from tests.helpers.dht_ipns import ipns, name_of
+from tests.unit.routing.dht.test_records import KEY, KEYS, NOW
+from tests.unit.routing.dht.test_server import ASKER, Bench, multihash
 
 rng = random.Random(77)
 

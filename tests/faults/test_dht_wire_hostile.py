@@ -19,7 +19,7 @@ from kachery_p2p.routing.dht.reach import peer_bytes, without_peer
 from kachery_p2p.routing.dht.rpc import frame, read_message
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.stream import Stream
-from tests.unit.transport_helpers import run_dht, started, until
+from tests.helpers.transport_helpers import run_dht, started, until
 
 Node = tuple[Host, DHT]
 Handler = Callable[[Stream], Awaitable[None]]

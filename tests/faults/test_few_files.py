@@ -18,7 +18,7 @@ from kachery_p2p import descriptors
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.transport import limits
 from kachery_p2p.transport.sockets import connect_tcp
-from tests.unit.transport_helpers import Rogue, started
+from tests.helpers.transport_helpers import Rogue, started
 
 LIMIT = 256
 

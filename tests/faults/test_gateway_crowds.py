@@ -12,7 +12,7 @@ import trio
 
 from kachery_p2p.gateway import server_limits as limits
 from tests.faults.test_gateway_server_hostile import LARGE, asked, connected, get, said
-from tests.unit.gateway_served import Served, gateway, served
+from tests.helpers.gateway_served import Served, gateway, served
 
 
 @pytest.fixture

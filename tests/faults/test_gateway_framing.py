@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from kachery_p2p.gateway import server_limits as limits
-from tests.unit.gateway_served import Served, gateway, served
+from tests.helpers.gateway_served import Served, gateway, served
 
 SECONDS = 20.0
 

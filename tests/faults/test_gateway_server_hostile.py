@@ -19,7 +19,7 @@ from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
 from kachery_p2p.errors import ContentNotFound, DiskFull
 from kachery_p2p.gateway import server_limits as limits
 from kachery_p2p.gateway.server import GatewayServer
-from tests.unit.gateway_served import SIZE, Served, car_blocks, gateway, served
+from tests.helpers.gateway_served import SIZE, Served, car_blocks, gateway, served
 
 LARGE = 24 * 2**20
 

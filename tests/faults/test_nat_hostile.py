@@ -23,8 +23,8 @@ from kachery_p2p.transport.nat.autonat_server import read_message
 from kachery_p2p.transport.nat.endpoints import Endpoint, from_text
 from kachery_p2p.transport.nat.reachability import Reachability
 from kachery_p2p.transport.stream import Stream
-from tests.unit.nat_helpers import loopback, meet, new_server, running
-from tests.unit.transport_helpers import started, still_serves, tolerant, until
+from tests.helpers.nat_helpers import loopback, meet, new_server, running
+from tests.helpers.transport_helpers import started, still_serves, tolerant, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on loopback")
 

@@ -32,7 +32,7 @@ from kachery_p2p.repo.repo import Repo
 from scripts.pinning_service import Fault, PinningService
 from tests.faults.test_repo_faults import fill, small_disk
 from tests.faults.test_routing_hostile import self_signed, serving_tls
-from tests.unit.pinning_helpers import FAST, NAME, config, no_proxies, row_that, serving, store, storing, until
+from tests.helpers.pinning_helpers import FAST, NAME, config, no_proxies, row_that, serving, store, storing, until
 
 __all__ = ["no_proxies", "small_disk"]
 
@@ -380,7 +380,7 @@ import sys, trio
 from dataclasses import replace
 from pathlib import Path
 from kachery_p2p.pinning import PinService
-from tests.unit.pinning_helpers import storing, store
+from tests.helpers.pinning_helpers import storing, store
 async def main(folder, url, token, kind):
     async with storing(Path(folder), [PinService("lab", url, token, kind)]) as node:
         await node.keeping.pin(await store(node, b"data"), "lab")

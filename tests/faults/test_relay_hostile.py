@@ -27,7 +27,7 @@ from kachery_p2p.transport.relay.messages import (
 )
 from kachery_p2p.transport.relay.service import RelayLimits, RelayService
 from kachery_p2p.transport.stream import Stream
-from tests.unit.transport_helpers import ECHO, says_back, started, still_serves, until
+from tests.helpers.transport_helpers import ECHO, says_back, started, still_serves, until
 
 
 async def ask(host: Host, peer: str, protocol: str, data: bytes) -> int:

@@ -26,7 +26,7 @@ from kachery_p2p.routing.answers import Reader
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.routing.known import KnownPeers
-from tests.unit.test_delegated import (
+from tests.unit.routing.test_delegated import (
     JSON,
     KEY,
     NDJSON,
@@ -39,7 +39,7 @@ from tests.unit.test_delegated import (
     record,
     serving,
 )
-from tests.unit.test_router import ScriptedSource, addr, all_of, running
+from tests.unit.routing.test_router import ScriptedSource, addr, all_of, running
 
 __all__ = ["_no_proxies"]
 

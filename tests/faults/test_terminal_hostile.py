@@ -18,7 +18,7 @@ from kachery_p2p.node.node import Node
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
 from scripts.workstation import LISTEN, Workstation
-from tests.unit.terminal_helpers import ATTACK, harmless
+from tests.helpers.terminal_helpers import ATTACK, harmless
 
 ABSENT = "bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"
 #: As it fits into a header: no line end, one byte a character.

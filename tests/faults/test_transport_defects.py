@@ -19,7 +19,7 @@ import trio
 from kachery_p2p.errors import DialError, InvalidAddress
 from kachery_p2p.transport import compat
 from kachery_p2p.transport.upgrade import Secured, upgrade
-from tests.unit.transport_helpers import new_host, started
+from tests.helpers.transport_helpers import new_host, started
 
 
 async def test_5_no_transport_goes_around_the_swarm_key(nursery: trio.Nursery) -> None:

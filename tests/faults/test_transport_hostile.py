@@ -14,7 +14,7 @@ from kachery_p2p.transport import limits, multistream
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.sockets import connect_tcp
 from kachery_p2p.transport.stream import Stream
-from tests.unit.transport_helpers import ECHO, Rogue, Silent, says_back, started, still_serves, tolerant, until
+from tests.helpers.transport_helpers import ECHO, Rogue, Silent, says_back, started, still_serves, tolerant, until
 
 DATA, UPDATE, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8

@@ -15,7 +15,7 @@ from kachery_p2p.routing.dht.reach import peer_bytes
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.transport.host import Host
 from scripts.peers import Peer
-from tests.unit.transport_helpers import run_dht
+from tests.helpers.transport_helpers import run_dht
 
 
 async def start_dht(nursery: trio.Nursery, *, listen: str = "/ip4/127.0.0.1/tcp/0", **options: Any) -> tuple[Host, DHT]:

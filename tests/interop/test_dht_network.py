@@ -24,8 +24,8 @@ from kachery_p2p.transport.host import Host
 from scripts.lab import Host as Machine
 from scripts.lab import Lab, unavailable
 from scripts.peers import GoLibp2p, Helia, Kubo, Peer, PeerError, missing, missing_go
+from tests.helpers.bitswap_fakes import MemoryStore
 from tests.interop.dht_common import announce, call, cid_text, new_multihash, providers, start_dht, until
-from tests.unit.bitswap_fakes import MemoryStore
 
 pytestmark = pytest.mark.slow
 

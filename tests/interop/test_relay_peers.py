@@ -20,7 +20,7 @@ from kachery_p2p.transport.relay.messages import HOP
 from kachery_p2p.transport.relay.service import RelayService
 from scripts import lab as labs
 from scripts.peers import Kubo
-from tests.unit.transport_helpers import ECHO, echo, says_back, started, until
+from tests.helpers.transport_helpers import ECHO, echo, says_back, started, until
 
 RELAYING = ["Swarm.Transports.Network.Relay=true"]
 PUNCHING = "Swarm.EnableHolePunching=true"

@@ -14,7 +14,7 @@ from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.ping import PING
 from kachery_p2p.transport.stream import Stream
 from scripts.peers import Helia, Kubo, PeerError
-from tests.unit.transport_helpers import started, until
+from tests.helpers.transport_helpers import started, until
 
 BITSWAP = "/ipfs/bitswap/1.2.0"
 

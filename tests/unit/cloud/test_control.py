@@ -1,0 +1,128 @@
+"""The control socket: how the processes of one directory share one node."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kachery_cloud.node import control
+from kachery_cloud.node.control import ControlClient, Endpoint, NodeGone
+from kachery_p2p.errors import DiskFull, NodeError
+from tests.helpers.control_helpers import Server, answer_to, ask, is_served
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    yield server
+    if server.thread.is_alive():
+        server.stop()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[ControlClient]:
+    client = ControlClient(Endpoint.read(server.directory), on_gone=lambda client: None)
+    yield client
+    client.close()
+
+
+def test_answers_and_progress_reach_the_one_who_asked(client: ControlClient) -> None:
+    """A request gets its own result, and its progress on the way."""
+    seen: list[tuple[int, int]] = []
+    assert ask(client, "echo", {"a": [1, "ü"]}) == {"a": [1, "ü"]}
+    assert ask(client, "count", {}, lambda done, total: seen.append((done, total))) == "counted"
+    assert seen[-1][1] == 3
+    assert seen == sorted(seen)
+
+
+def test_errors_keep_their_type_and_sentence(client: ControlClient) -> None:
+    """A named error of the node is the same named error in the other process; a bug is a NodeError that says so."""
+    with pytest.raises(DiskFull, match="no room left on /data"):
+        ask(client, "fail", {})
+    with pytest.raises(NodeError, match="ZeroDivisionError"):
+        ask(client, "crash", {})
+    with pytest.raises(NodeError, match="no-such-method"):
+        ask(client, "no-such-method", {})
+    assert ask(client, "echo", {"still": "here"}) == {"still": "here"}
+
+
+def test_cancel_ends_the_work_in_the_node(server: Server, client: ControlClient) -> None:
+    """Nobody waits any more: the node stops working on it, and says so."""
+    request_id, future = client.start("hang", {}, None)
+    assert server.begun.wait(10)
+    client.cancel(request_id)
+    with pytest.raises(NodeError, match="cancelled"):
+        future.result(10)
+    assert server.cancelled.wait(10)
+
+
+def test_a_client_that_leaves_takes_its_requests_with_it(server: Server, client: ControlClient) -> None:
+    """A killed process leaves no work behind in the node."""
+    client.start("hang", {}, None)
+    assert server.begun.wait(10)
+    client.close()
+    assert server.cancelled.wait(10)
+
+
+def test_the_node_leaving_is_noticed_at_once(server: Server) -> None:
+    """When the node stops, requests under way fail with NodeGone and the client is told."""
+    gone = threading.Event()
+    client = ControlClient(Endpoint.read(server.directory), on_gone=lambda client: gone.set())
+    _, future = client.start("hang", {}, None)
+    assert server.begun.wait(10)
+    server.stop()
+    with pytest.raises(NodeGone):
+        future.result(10)
+    assert gone.wait(10)
+    with pytest.raises(NodeGone):
+        client.start("echo", {}, None)
+    assert not (server.directory / "node.json").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
+def test_only_the_owner_can_reach_the_socket(server: Server) -> None:
+    """node.json and the socket are 0600."""
+    endpoint = Endpoint.read(server.directory)
+    assert endpoint.path is not None
+    assert stat.S_IMODE(os.stat(endpoint.path).st_mode) == 0o600
+    assert stat.S_IMODE((server.directory / "node.json").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b'{"secret": "wrong", "version": 1}\n',
+        b'{"version": 1}\n',
+        b"[]\n",
+        b"not json\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\xff\xfe\n",
+        b"[" * 200_000 + b"\n",
+        '{"secret": "\u00e9", "version": 1}\n'.encode(),
+        b'{"secret": "\\ud800", "version": 1}\n',
+        b'{"secret": null, "version": 1}\n',
+        b'{"secret": ' + b"9" * 10_000 + b"}\n",
+        b"x" * (control.MAX_LINE + 2),
+    ],
+)
+def test_who_does_not_know_the_secret_gets_nothing(server: Server, first: bytes) -> None:
+    """A web page or another user that reaches the socket gets an empty answer, and the node lives."""
+    assert answer_to(server.directory, first) == b""
+    assert is_served(server.directory)
+
+
+def test_a_stale_endpoint_is_said_to_be_gone(tmp_path: Path) -> None:
+    """node.json of a killed process, or half of one, means that nobody answers, not a crash."""
+    with pytest.raises(NodeGone):
+        Endpoint.read(tmp_path)
+    (tmp_path / "node.json").write_text('{"pid": 1')
+    with pytest.raises(NodeGone):
+        Endpoint.read(tmp_path)
+    Endpoint(1, "s", str(tmp_path / "none.sock"), None).write(tmp_path)
+    with pytest.raises(NodeGone):
+        ControlClient(Endpoint.read(tmp_path), on_gone=lambda client: None)

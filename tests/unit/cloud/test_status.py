@@ -1,0 +1,521 @@
+"""Status and whereis: what is asked of a node, what is said where none runs, and how the answers read."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import kachery_cloud as kcl
+from kachery_cloud.commands import main as cli
+from kachery_cloud.commands.status_text import MOST_LINES, status_lines, whereis_lines
+from kachery_cloud.local import close_repositories
+from kachery_cloud.node import connection as background
+from kachery_cloud.node.control import Endpoint, serve_control
+from kachery_p2p.errors import ContentNotFound, SwarmKeyError
+from kachery_p2p.repo.keys import load_or_create_identity
+from kachery_p2p.repo.locks import NodeLock
+from kachery_p2p.repo.swarm_key import fingerprint, write_swarm_key
+from tests.helpers.terminal_helpers import harmless
+
+ME = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
+PEER = "12D3KooWQYV9dGMFoRzNStwpXztXaBUjtPqi6aU76ZgUriHhKust"
+ADDR = f"/ip4/192.168.1.20/tcp/4001/p2p/{ME}"
+ELSEWHERE = "ipfs://bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
+
+FOUND: dict[str, Any] = {
+    "running": True,
+    "peer_id": ME,
+    "directory": "/home/ada/.kachery-cloud",
+    "pid": 4711,
+    "private_network": False,
+    "addresses": [ADDR],
+    "announced": [{"addr": ADDR, "why": "an address of this machine"}],
+    "reachability": {
+        "state": "public",
+        "why": "2 peers reached us when asked to",
+        "port_mapping": {"protocol": "UPnP", "port": 4001},
+        "probes": 7,
+    },
+    "relay": {
+        "relays": [{"relay": PEER, "addresses": [], "expires_in": 3000}],
+        "failures": {ME: "it is full"},
+        "serving": {"reservations": 2, "open_circuits": 1},
+    },
+    "hole_punches": {"succeeded": 2, "failed": 1, "last": [{"peer": PEER, "ok": True, "why": "it dialled us"}]},
+    "connected": [
+        {"peer": PEER, "addr": "/ip4/192.168.1.21/tcp/4001", "direction": "out"},
+        {"peer": PEER, "addr": "/ip4/192.168.1.22/tcp/4001", "direction": "in"},
+        {"peer": PEER, "addr": "/ip4/192.168.1.23/tcp/4001", "direction": "in"},
+    ],
+    "unreachable_peers": {"/ip4/192.168.1.99/tcp/4001": "nobody answers there"},
+    "sources": {
+        "mdns": {"on": True, "peers": 3, "packets": {"sent": 9}},
+        "lan-dht": {"on": True, "mode": "server", "last_error": {"text": "no peers yet", "at": 1}},
+        "dht": {"on": False, "why": "setting `public`"},
+    },
+    "providing": {
+        "strategy": "roots",
+        "keys": 12345,
+        "announced": 12000,
+        "waiting": 345,
+        "next_seconds": 11400,
+        "last_error": "2 peers refused",
+    },
+    "finds": [{"cid": "bafyabc", "source": "mdns", "peer": PEER, "seconds": 0.123, "ago": 200}],
+    "errors": [{"ago": 90000, "what": "The router did not answer."}],
+    "bytes_sent": 5_000_000,
+}
+
+
+def text_of(found: dict[str, Any], **options: bool) -> str:
+    return "\n".join(status_lines(found, **options))
+
+
+# --- how it reads ----------------------------------------------------------------------------------------------------
+
+
+def test_the_status_of_a_node_reads_well() -> None:
+    """Everything that matters, one subject after the other, in plain words."""
+    assert status_lines(FOUND) == [
+        "Node:             running (process 4711), for /home/ada/.kachery-cloud",
+        f"Peer ID:          {ME}",
+        "Private network:  no",
+        "Reachable:        yes: 2 peers reached us when asked to",
+        "                  port mapping: protocol UPnP, port 4001",
+        f"Addresses:        {ADDR}: an address of this machine",
+        f"Relays:           reached through {PEER}, for another 50 min",
+        f"                  no place at {ME}: it is full",
+        "                  relaying for others: reservations 2, open circuits 1",
+        "Hole punches:     succeeded 2, failed 1",
+        "Connections:      3 (1 made by this machine, 2 by others)",
+        "Not reached:      /ip4/192.168.1.99/tcp/4001: nobody answers there",
+        "Finds data by:    mdns: on, 3 peers",
+        "                  lan-dht: on, server; last error: no peers yet",
+        "                  dht: off (setting `public`)",
+        "Announces:        the roots of what is stored or loaded: 12,345 CIDs, 12,000 announced, 345 waiting, "
+        "goes on in 3 h 10 min; last error: 2 peers refused",
+        f"Found lately:     3 min ago: bafyabc at {PEER} by mDNS in 0.12 s",
+        "Last errors:      25 h 0 min ago: The router did not answer.",
+    ]
+
+
+def test_verbose_shows_every_peer_and_figure() -> None:
+    """Each connection with its address, and the figures that have no line of their own."""
+    text = text_of(FOUND, verbose=True)
+    for part in (
+        f"from {PEER} at /ip4/192.168.1.22/tcp/4001",
+        f"to {PEER} at /ip4/192.168.1.21/tcp/4001",
+        "mdns: on, 3 peers; packets sent 9",
+        "probes 7",
+        f"{PEER}: it dialled us",
+        "bytes sent 5,000,000",
+    ):
+        assert part in text
+        assert part not in text_of(FOUND)
+
+
+def test_announcing_in_several_networks() -> None:
+    """Each has a line, with what is left to do there; times of day become times from now."""
+    targets = {
+        "lan-dht": {"keys": 5, "announced": 5, "waiting": 0, "overdue": 0, "next_turn": time.time() + 7300},
+        "dht": {"keys": 5, "announced": 2, "waiting": 3, "overdue": 1, "last_error": "nobody answers"},
+    }
+    text = text_of({"running": True, "providing": {"strategy": "all", "targets": targets}})
+    assert "Announces:        all blocks\n" in text
+    assert "in the LAN DHT: 5 CIDs, 5 announced, 0 waiting, 0 overdue, goes on in 2 h 1 min\n" in text
+    assert text.endswith("in the DHT: 5 CIDs, 2 announced, 3 waiting, 1 overdue; last error: nobody answers")
+    finds = [{"cid": "bafy", "source": "known", "at": time.time() - 130}]
+    assert "2 min ago: bafy by the known peers" in text_of({"running": True, "finds": finds})
+
+
+def test_addresses_that_are_kept_back_are_shown_on_request() -> None:
+    """Each address with the reason why it is told to others, or is not."""
+    kept = [{"addr": "/ip4/127.0.0.1/tcp/4001", "why": "only this machine can use it"}]
+    found = {"running": True, "not_announced": kept}
+    assert "127.0.0.1" not in text_of(found)
+    assert "Not told:         /ip4/127.0.0.1/tcp/4001: only this machine can use it" in text_of(found, verbose=True)
+
+
+def test_long_lists_are_cut_short() -> None:
+    """Without --verbose a screen is enough, and it says how many there are more."""
+    many = {**FOUND, "unreachable_peers": {f"/ip4/10.0.0.{n}/tcp/1": "no" for n in range(100)}}
+    lines = status_lines(many)
+    assert len(lines) == len(status_lines(FOUND)) + MOST_LINES - 1
+    assert f"... and {100 - MOST_LINES + 1} more (--verbose)" in "\n".join(lines)
+    assert "10.0.0.99" in text_of(many, verbose=True)
+
+
+def test_a_private_network_is_named() -> None:
+    """Members can compare the fingerprint."""
+    assert "yes (key 0123): only holders of the key" in text_of(
+        {**FOUND, "private_network": True, "swarm_key_fingerprint": "0123"}
+    )
+
+
+def test_what_is_missing_is_left_out() -> None:
+    """A node of another version may tell less; what it tells is shown."""
+    assert status_lines({"running": True}) == ["Node:             running, for this directory"]
+    for key in FOUND:
+        text_of({name: value for name, value in FOUND.items() if name != key})
+    idle = {"relay": {"relays": [], "serving": {"reservations": 0}}, "hole_punches": {"succeeded": 0, "failed": 0}}
+    assert status_lines({"running": True, **idle})[1:] == ["Hole punches:     none tried"]
+    text = text_of(
+        {**FOUND, "announced": [], "sources": {"mdns": True, "dht": False}, "providing": {"strategy": "off"}}
+    )
+    assert f"Addresses:        {ADDR}" in text
+    assert "mdns: on" in text
+    assert "dht: off" in text
+    assert "Announces:        nothing" in text
+
+
+_PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+_INSIDE = [
+    "addr",
+    "why",
+    "state",
+    "peer",
+    "ago",
+    "what",
+    "on",
+    "seconds",
+    "reservations",
+    "keys",
+    "next_seconds",
+    "targets",
+    "relays",
+    "text",
+]
+_FLAT = _PLAIN | st.lists(_PLAIN, max_size=2) | st.dictionaries(st.sampled_from(_INSIDE), _PLAIN, max_size=3)
+_JSON = _FLAT | st.lists(_FLAT, max_size=2) | st.dictionaries(st.sampled_from(_INSIDE), _FLAT, max_size=3)
+_ROW = ["peer", "addrs", "source", "seconds", "round_trip_ms", "has", "path"]
+
+
+# The slowness of a machine that does other things, too, is no news here.
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(
+    found=st.dictionaries(st.sampled_from([*FOUND, "settings", "warnings"]), _JSON, max_size=4),
+    row=st.dictionaries(st.sampled_from(_ROW), _FLAT, max_size=4),
+)
+def test_no_answer_is_too_strange_to_be_shown(found: dict[str, Any], row: dict[str, Any]) -> None:
+    """Whatever values come, there are lines of printable characters, and no exception."""
+    for running in (True, False):
+        for verbose in (True, False):
+            for line in status_lines({**found, "running": running}, verbose=verbose):
+                assert harmless(line)
+    assert all(harmless(line) for line in whereis_lines([row, row]))
+
+
+# --- asking ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("KACHERY_CLOUD_DIR", str(tmp_path / "data"))
+
+    def start(config: Any) -> Any:
+        raise AssertionError("a node was started")
+
+    monkeypatch.setattr(background, "get_connection", start)
+    yield tmp_path / "data"
+    close_repositories()
+
+
+@pytest.fixture
+def answering(data: Path) -> Iterator[Callable[[Any], None]]:
+    """Call it with what a node of another process shall answer to "status" from then on."""
+    answers: list[Any] = []
+    stops: list[Callable[[], None]] = []
+
+    def start(answer: Any) -> None:
+        answers[:] = [answer]
+        data.mkdir(mode=0o700, exist_ok=True)
+        ready: Future[None] = Future()
+
+        async def status(params: dict[str, Any], progress: Any) -> Any:
+            if answers[0] is None:
+                await trio.sleep_forever()
+            return answers[0]
+
+        async def notify_stored(params: dict[str, Any], progress: Any) -> Any:
+            await trio.sleep(0.01)  # it writes to a database
+            answer["stored"].append(params["cid"])
+
+        async def main() -> None:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    methods = {"status": status, "notify_stored": notify_stored}
+                    await nursery.start(serve_control, data, methods)
+                    token = trio.lowlevel.current_trio_token()
+                    stops.append(lambda: token.run_sync_soon(scope.cancel))
+                    ready.set_result(None)
+
+        thread = threading.Thread(target=trio.run, args=(main,), daemon=True)
+        thread.start()
+        ready.result(10)
+        stops.append(lambda: thread.join(10))
+
+    yield start
+    for stop in stops:
+        stop()
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.cli, [str(each) for each in arguments])
+
+
+def test_no_node_is_started_to_ask_it(data: Path) -> None:
+    """Where none runs that is the answer, with what is set; and nothing is made on the disk."""
+    found = kcl.status()
+    assert found["running"] is False
+    assert found["directory"] == str(data)
+    assert found["peer_id"] is None
+    assert found["private_network"] is False
+    assert found["settings"]["sources"] == {
+        "mdns": False,
+        "lan-dht": True,
+        "known": True,
+        "dht": False,
+        "delegated": False,
+        "gateways": False,
+    }
+    assert kcl.get_node_info() == found
+    assert not data.exists()
+    json.dumps(found)
+
+
+def test_what_is_said_where_no_node_runs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How to start one, who this machine is, and what it would do."""
+    result = run("status")
+    assert result.exit_code == 0
+    assert "none is running here; start one with: kachery-cloud-node" in result.stdout
+    assert "made at the first start" in result.stdout
+    peer = load_or_create_identity(data).peer_id
+    monkeypatch.setenv("KACHERY_CLOUD_PUBLIC", "on")
+    text = run("status").stdout
+    assert peer in text
+    assert "Finds data by:    lan-dht, known, dht, delegated" in text
+    assert "Does not use:     mdns" in text
+    assert json.loads(run("status", "--json").stdout)["peer_id"] == peer
+
+
+def test_a_stale_file_is_not_a_node(data: Path) -> None:
+    """node.json of a process that was killed: none runs."""
+    data.mkdir(mode=0o700)
+    Endpoint(1, "0" * 32, str(data / "node.sock"), None).write(data)
+    assert kcl.status()["running"] is False
+
+
+def test_the_node_of_another_process_answers(answering: Callable[[Any], None]) -> None:
+    """What it says is passed on, marked as running."""
+    answering({"peer_id": ME, "bytes_sent": 7})
+    assert kcl.status() == {"running": True, "peer_id": ME, "bytes_sent": 7, "warnings": []}
+    assert json.loads(run("status", "--json").stdout)["bytes_sent"] == 7
+    assert ME in run("status").stdout
+
+
+def test_a_node_that_hangs_is_an_error(answering: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not waited for without end, and it is not taken for none."""
+    monkeypatch.setattr(background, "ANSWER_TIMEOUT", 0.2)
+    answering(None)
+    result = run("status")
+    assert result.exit_code == 6
+    assert "does not answer" in result.stderr
+
+
+def test_a_key_that_came_after_the_start_is_pointed_out(data: Path, answering: Callable[[Any], None]) -> None:
+    """A node in the public network beside a swarm.key is one that has to be started again."""
+    answering({"peer_id": ME, "pid": 4711, "private_network": False})
+    assert kcl.status()["warnings"] == []
+    write_swarm_key(data / "swarm.key", bytes(32))
+    assert ["process 4711" in warning for warning in kcl.status()["warnings"]] == [True]
+    answering({"private_network": True, "swarm_key_fingerprint": fingerprint(bytes(32))})
+    assert kcl.status()["warnings"] == []
+    answering({"private_network": True, "swarm_key_fingerprint": "another"})
+    assert "start it again" in run("status").stdout
+
+
+def test_the_key_of_the_network_is_shown_by_its_fingerprint(data: Path) -> None:
+    """And what is wrong with it, in words; never the key."""
+    key = bytes(range(32))
+    write_swarm_key(data / "swarm.key", key)
+    found = kcl.status()
+    assert (found["private_network"], found["swarm_key_fingerprint"]) == (True, fingerprint(key))
+    (data / "swarm.key").chmod(0o644)
+    assert "chmod 600" in run("status").stdout
+    (data / "swarm.key").write_text("damaged")
+    found = kcl.status()
+    assert found["private_network"] is True
+    assert "Line 1" in found["errors"][0]["what"]
+    assert "Line 1" in run("status").stdout
+
+
+def test_a_short_script_tells_the_node_what_it_stored(data: Path, answering: Callable[[Any], None]) -> None:
+    """All of it, however many and however soon the script ends: else nobody would learn of it for hours."""
+    answer: dict[str, Any] = {"stored": []}
+    answering(answer)
+    lock = NodeLock(data)
+    assert lock.try_acquire()
+    cids = [f"cid {number}" for number in range(100)]
+    connection = background.Connection(kcl.load_config())
+    for cid in cids:
+        connection.notify_stored(cid)
+    connection.close()
+    assert answer["stored"] == cids
+    lock.release()
+
+
+# --- who has it ------------------------------------------------------------------------------------------------------
+
+
+class StandIn:
+    """A node that knows who has everything."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+        self.asked: list[dict[str, Any]] = []
+
+    def whereis(self, target: dict[str, Any]) -> list[dict[str, Any]]:
+        self.asked.append(target)
+        return self.rows
+
+
+ROW: dict[str, Any] = {
+    "peer": PEER,
+    "addrs": ["/ip4/192.168.1.21/tcp/4001"],
+    "source": "mdns",
+    "seconds": 0.034,
+    "connected": True,
+    "round_trip_ms": 1.25,
+    "has": True,
+}
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    stand_in = StandIn([ROW])
+    monkeypatch.setattr(background, "get_connection", lambda config: stand_in)
+    return stand_in
+
+
+def test_whereis_asks_with_the_hints_of_the_uri(node: StandIn) -> None:
+    """The CID of the URI, its providers and the call's, and how long to search."""
+    assert kcl.whereis(f"{ELSEWHERE}/a/b?provider={ADDR}&label=x", timeout=3, providers=["/ip4/192.0.2.1/tcp/1"]) == [
+        ROW
+    ]
+    cid = ELSEWHERE.removeprefix("ipfs://")
+    assert node.asked == [{"cid": cid, "timeout": 3.0, "providers": [ADDR, "/ip4/192.0.2.1/tcp/1"]}]
+    assert run("whereis", ELSEWHERE).exit_code == 0
+    assert node.asked[-1] == {"cid": cid, "timeout": 15.0, "providers": []}
+
+
+def test_whereis_on_the_command_line(node: StandIn) -> None:
+    """Who, whether it is sure, by which sources, how far; then the addresses. With --json an object a line."""
+    far = {"connected": False, "round_trip_ms": None, "has": None, "seconds": 12, "source": "dht"}
+    node.rows = [
+        ROW,
+        {**ROW, "source": "dht", "seconds": 1.5, "addrs": [*ROW["addrs"], "/ip4/203.0.113.5/tcp/4001"]},
+        {**ROW, **far, "peer": ME, "addrs": [], "error": "Nobody answers."},
+        {**ROW, "peer": "12D3other", "source": "connected", "has": False},
+        {**ROW, "peer": "12D3silent", "source": "mdns", "has": None},
+    ]
+    assert run("whereis", ELSEWHERE).stdout.splitlines() == [
+        f"{PEER}: has it; found by mDNS after 0.03 s, the DHT after 1.50 s; connected, 1.2 ms away",
+        "    /ip4/192.168.1.21/tcp/4001",
+        "    /ip4/203.0.113.5/tcp/4001",
+        f"{ME}: is said to have it; found by the DHT after 12 s; not connected; could not be asked: Nobody answers.",
+    ]
+    assert [json.loads(line) for line in run("whereis", ELSEWHERE, "--json").stdout.splitlines()] == node.rows
+
+
+@pytest.mark.parametrize("rows", [[], [{**ROW, "has": False}], [{**ROW, "has": None, "source": "connected"}]])
+def test_whereis_finds_nobody(node: StandIn, rows: list[dict[str, Any]]) -> None:
+    """Exit code 3, also when those who were asked do not have it, or do not answer and nobody says they have it."""
+    node.rows = rows
+    result = run("whereis", ELSEWHERE)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "Nobody is found" in result.stderr
+    expected = {0: "", 1: f" {sum(r['has'] is False for r in rows)} of the peers asked do not have it, "}[len(rows)]
+    assert f"{ELSEWHERE}.{expected}" in result.stderr
+    lines = run("whereis", ELSEWHERE, "--json").stdout.splitlines()
+    assert json.loads(lines[-1])["error"]["type"] == ContentNotFound.__name__
+    assert kcl.whereis(ELSEWHERE) == rows
+
+
+def test_whereis_says_what_is_here(node: StandIn, data: Path, tmp_path: Path) -> None:
+    """First of all, with its path; being here alone is enough for success."""
+    node.rows = []
+    uri = kcl.store_text("here", local=True)
+    (tmp_path / "folder").mkdir(mode=0o700)
+    (tmp_path / "folder" / "a").write_text("a")
+    folder = kcl.store_dir(tmp_path / "folder", local=True)
+    (row,) = kcl.whereis(uri)
+    assert (row["source"], row["has"], row["path"]) == ("here", True, kcl.load_file(uri, local_only=True))
+    result = run("whereis", uri)
+    assert (result.exit_code, result.stdout) == (0, f"here: {row['path']}\n")
+    assert result.stderr == "Nobody else is found to have it.\n"
+    assert run("whereis", uri, "--json").stderr == ""
+    (row,) = kcl.whereis(folder)
+    assert (row["source"], row["path"]) == ("here", None)
+    node.rows = [ROW]
+    assert kcl.whereis(uri)[1:] == [ROW]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["whereis", "sha1://abc"], "InvalidURI"),
+        (["whereis", ELSEWHERE, "--timeout", "0"], "ConfigError"),
+        (["whereis", ELSEWHERE, "--peer", "localhost"], "InvalidAddress"),
+    ],
+)
+def test_mistakes_of_whereis(node: StandIn, arguments: list[str], kind: str) -> None:
+    """They are told before anybody is asked."""
+    result = run(*arguments, "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["error"]["type"] == kind
+    assert node.asked == []
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def test_keygen_writes_a_key_and_says_what_to_do(data: Path) -> None:
+    """The path on stdout, the next steps on stderr, and a second key is refused."""
+    result = run("keygen-swarm")
+    assert (result.exit_code, result.stdout) == (0, f"{data / 'swarm.key'}\n")
+    assert kcl.status()["swarm_key_fingerprint"] in result.stderr
+    assert "Kubo" in result.stderr
+    assert "Restart" in result.stderr
+    assert (data / "swarm.key").read_text().splitlines()[2] not in result.output
+    before = (data / "swarm.key").read_bytes()
+    result = run("keygen-swarm", "--json")
+    assert result.exit_code == 5
+    assert json.loads(result.stdout)["error"]["type"] == SwarmKeyError.__name__
+    assert (data / "swarm.key").read_bytes() == before
+
+
+def test_keygen_elsewhere(data: Path, tmp_path: Path) -> None:
+    """To a file of one's own, or to a pipe; the data directory is not touched then."""
+    result = run("keygen-swarm", "--out", tmp_path / "lab.key")
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'lab.key'}\n")
+    assert str(data) in result.stderr
+    result = run("keygen-swarm", "--stdout")
+    assert result.stdout.splitlines()[:2] == ["/key/swarm/psk/1.0.0/", "/base16/"]
+    assert len(result.stdout.splitlines()[2]) == 64
+    assert result.stderr == ""
+    found = json.loads(run("keygen-swarm", "--stdout", "--json").stdout)
+    assert found["key"].startswith("/key/swarm/psk/1.0.0/\n/base16/\n")
+    assert found["key"] != result.stdout
+    assert not data.exists()
+    assert run("keygen-swarm", "--stdout", "--out", tmp_path / "x").exit_code == 2

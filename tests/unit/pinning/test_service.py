@@ -1,0 +1,271 @@
+"""Pinning from end to end: our node, a service that really fetches, and a colleague who loads when we are away."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import trio
+
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.errors import InvalidPinService, PinTooLarge
+from kachery_p2p.pinning import OUTBOX_NAME, Outbox, PinService
+from scripts.pinning_service import Fault
+from tests.helpers.pinning_helpers import NAME, config, no_proxies, row_that, serving, store, storing, until
+
+__all__ = ["no_proxies"]
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("kind", ["pinning", "rpc"])
+async def test_a_file_is_loaded_while_the_machine_that_stored_it_is_away(tmp_path: Path, kind: str) -> None:
+    """Store, pin, switch the storer off: a colleague loads the same bytes from the service, whichever way they went."""
+    data = random.Random(1).randbytes(3_500_000)
+    async with serving(tmp_path / "service") as service:
+        async with storing(tmp_path / "ours", [config(service, kind)]) as node:
+            stored = await trio.to_thread.run_sync(node.repo.store_bytes, data)
+            row = await node.keeping.pin(str(stored.cid), NAME, name="session.nwb", size=len(data))
+            assert row["state"] in ("waiting", "uploading", "queued", "pinning", "pinned", "verified")
+            (row,) = await node.keeping.wait_pinned(str(stored.cid), timeout=40)
+            assert (row["state"], row["last_error"]) == ("verified", "")
+        async with storing(tmp_path / "colleague", []) as colleague:
+            loaded = await colleague.load(str(stored.cid), [], providers=[service.addr])
+            assert Path(loaded["path"]).read_bytes() == data
+
+
+@pytest.mark.parametrize("kind", ["pinning", "rpc"])
+async def test_a_directory_is_pinned_whole(tmp_path: Path, kind: str) -> None:
+    """A directory goes to a service with all that is in it."""
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "small.txt").write_text("small")
+    (folder / "deep" / "big.dat").write_bytes(random.Random(2).randbytes(2_500_000))
+    async with serving(tmp_path / "service") as service:
+        async with storing(tmp_path / "ours", [config(service, kind)]) as node:
+            stored = await trio.to_thread.run_sync(node.repo.store_directory, folder)
+            await node.keeping.pin(str(stored.cid), NAME)
+            (row,) = await node.keeping.wait_pinned(str(stored.cid), timeout=40)
+            assert (row["state"], row["last_error"]) == ("verified", "")
+        async with storing(tmp_path / "colleague", []) as colleague:
+            loaded = await colleague.load(str(stored.cid), ["deep", "big.dat"], providers=[service.addr])
+            assert Path(loaded["path"]).read_bytes() == (folder / "deep" / "big.dat").read_bytes()
+
+
+async def test_however_often_it_is_stored_it_is_asked_for_once(tmp_path: Path) -> None:
+    """The same root again and again, in either form of its CID, is one row and one request."""
+    async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service)]) as node:
+        stored = await trio.to_thread.run_sync(lambda: node.repo.store_bytes(b"x" * 600_000, profile="unixfs-v0-2015"))
+        for cid in (str(stored.cid), str(stored.cid.to_v1()), str(stored.cid)):
+            await node.keeping.pin(cid, NAME)
+        await node.keeping.wait_pinned(str(stored.cid))
+        await node.keeping.pin(str(stored.cid), NAME)
+        assert len(await node.keeping.pins()) == 1
+        assert len(service.posts()) == 1
+
+
+async def test_the_request_is_the_one_of_the_specification(tmp_path: Path) -> None:
+    """The token in its header; CID, name, metadata and our dialable addresses in the body; its peers dialled."""
+    async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service)]) as node:
+        cid = await store(node, b"data")
+        service.stuck = True
+        await node.keeping.pin(cid, NAME, name="n" * 300, meta={"app": "kachery"})
+        await row_that(node, lambda row: row["state"] == "queued")
+        (seen,) = service.posts()
+        assert seen.headers["authorization"] == f"Bearer {service.token}"
+        assert seen.body == {
+            "cid": cid,
+            "name": "n" * 255,
+            "origins": node.host.addresses(),
+            "meta": {"app": "kachery"},
+        }
+        peer = service.node.host.peer_id
+        await until(lambda: node.host.table.is_protected(peer, f"pin:{cid}"))
+        assert peer in node.host.connected()
+        service.pins[next(iter(service.pins))].status = "pinned"
+        service.repo.put_block(CID.parse(cid), b"data")
+        await row_that(node, lambda row: row["state"] == "verified")
+        assert not node.host.table.is_protected(peer, f"pin:{cid}")
+
+
+@pytest.mark.parametrize("kind", ["pinning", "rpc"])
+async def test_removal(tmp_path: Path, kind: str) -> None:
+    """What is unpinned is gone at the service, and can be pinned again."""
+    async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service, kind)]) as node:
+        cid = await store(node, b"data")
+        await node.keeping.pin(cid, NAME)
+        await node.keeping.wait_pinned(cid)
+        assert service.pins or service.rpc_pins
+        assert await node.keeping.unpin(cid, NAME)
+        (row,) = await node.keeping.wait_pinned(cid)
+        assert row["state"] == "removed"
+        assert not service.pins
+        assert not service.rpc_pins
+        assert await node.keeping.pins() == []
+        assert not await node.keeping.unpin(cid, NAME)
+        await node.keeping.pin(cid, NAME)
+        (row,) = await node.keeping.wait_pinned(cid)
+        assert row["state"] == "verified"
+
+
+async def test_what_was_never_asked_for_is_removed_without_a_request(tmp_path: Path) -> None:
+    """A row that no service has heard of just goes."""
+    async with storing(tmp_path / "ours", [PinService("other", "http://127.0.0.1:9")]) as node:
+        node.keeping._outbox.add(await store(node, b"data"), "gone")
+        (row,) = await node.keeping.pins()
+        assert await node.keeping.unpin(row["cid"], "gone")
+        assert await node.keeping.pins() == []
+
+
+async def test_a_limit_is_checked_before_anything_is_sent(tmp_path: Path) -> None:
+    """More than the limit of a service is refused with what to do instead, also for a row of another process."""
+    async with serving(tmp_path / "service") as service:
+        target = config(service, max_bytes=1000)
+        async with storing(tmp_path / "ours", [target]) as node:
+            cid = await store(node, b"x" * 1001)
+            with pytest.raises(PinTooLarge, match=r"1,001 bytes, and at most 1,000 .* own"):
+                await node.keeping.pin(cid, NAME, size=1001)
+            assert await node.keeping.pins() == []
+            node.keeping._outbox.add(cid, NAME, size=1001)
+            node.keeping.wake()
+            row = await row_that(node, lambda row: row["state"] == "refused")
+            assert row["problem"] == "over_limit"
+            assert service.requests == []
+
+
+async def test_redirects_within_the_service_are_followed(tmp_path: Path) -> None:
+    """A service that moves a path keeps its token; one that leads to another host does not get it there."""
+    async with serving(tmp_path / "service") as service, serving(tmp_path / "other") as other:
+        target = config(service)
+        async with storing(tmp_path / "ours", [target]) as node:
+            cid = await store(node, b"data")
+            service.faults.append(Fault("GET", "/pins", 307, {"location": "/pins?again=1&cid=" + cid}))
+            await node.keeping.pin(cid, NAME)
+            await node.keeping.wait_pinned(cid)
+            assert all(seen.headers.get("authorization") for seen in service.requests)
+
+            cid = await store(node, b"more data")
+            service.faults.append(Fault("GET", "/pins", 307, {"location": other.url + "/pins"}))
+            await node.keeping.pin(cid, NAME)
+            row = await row_that(node, lambda row: row["state"] == "refused", cid)
+            assert f"{other.url}, and the token is not sent to another host or port" in row["last_error"]
+            assert other.requests == []
+
+
+async def test_from_where_nobody_can_dial_in(tmp_path: Path) -> None:
+    """A machine that has no address others could dial dials the service's peers, and the data goes over that."""
+    data = random.Random(3).randbytes(2_200_000)
+    async with serving(tmp_path / "service") as service:
+        target = config(service)
+        async with storing(tmp_path / "ours", [target], listen=[]) as node:
+            cid = await store(node, data)
+            await node.keeping.pin(cid, NAME)
+            (row,) = await node.keeping.wait_pinned(cid, timeout=30)
+            assert (row["state"], row["last_error"]) == ("verified", "")
+            assert service.posts()[0].body["origins"] == [f"/p2p/{node.host.peer_id}"]
+
+
+@pytest.mark.parametrize("told", ["nothing", "an old address"])
+async def test_a_service_behind_a_firewall_of_its_own(tmp_path: Path, told: str) -> None:
+    """A service whose peers nobody can dial fetches from us all the same, and its gateway gives the proof."""
+    async with serving(tmp_path / "service") as service:
+        service.delegates = [] if told == "nothing" else [f"/ip4/127.0.0.1/tcp/9/p2p/{service.node.host.peer_id}"]
+        target = config(service, gateway=service.url)
+        async with storing(tmp_path / "ours", [target]) as node:
+            cid = await store(node, b"data")
+            await node.keeping.pin(cid, NAME)
+            (row,) = await node.keeping.wait_pinned(cid, timeout=30)
+            assert (row["state"], row["last_error"]) == ("verified", "")
+        assert all("authorization" not in seen.headers for seen in service.requests if seen.path.startswith("/ipfs/"))
+
+
+async def test_a_proxy_of_the_environment_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests go through the proxy that the environment names, and not where NO_PROXY says so."""
+    async with serving(tmp_path / "service") as service, serving(tmp_path / "proxy") as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        for exempt in (False, True):
+            monkeypatch.setenv("NO_PROXY", "127.0.0.1" if exempt else "")
+            target = config(service)
+            async with storing(tmp_path / f"ours-{exempt}", [target]) as node:
+                cid = await store(node, b"data %d" % exempt)
+                await node.keeping.pin(cid, NAME)
+                await row_that(node, lambda row: row["state"] == "verified" or bool(row["last_error"]))
+            assert bool(service.requests) == exempt
+            assert bool(proxy.requests)
+
+
+@pytest.mark.parametrize(
+    ("values", "wrong"),
+    [
+        ({"name": "a b"}, "name of a pinning service"),
+        ({"kind": "s3"}, "There are 'pinning'"),
+        ({"url": "ftp://example.org"}, "cannot be the URL"),
+        ({"url": "https://user:secret@example.org"}, "as the token"),
+        ({"url": "https://example.org/?token=secret"}, "has a '.' or '#'"),
+        ({"url": "https://[::1"}, "does not parse"),
+        ({"token": "secret secret"}, "Copy it again"),
+        ({"token": "secret\n"}, "Copy it again"),
+        ({"token": "basic:secret"}, "a colon and a password"),
+        ({"max_bytes": -1}, "negative"),
+    ],
+)
+def test_settings_that_make_no_sense(values: dict[str, object], wrong: str) -> None:
+    """Each is an error that says what is wrong with which service; the token is not in it."""
+    whole: dict[str, object] = {"name": NAME, "url": "https://pins.example.org", **values}
+    with pytest.raises(InvalidPinService, match=wrong) as caught:
+        PinService(**whole)  # pyright: ignore[reportArgumentType]
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "url"),
+    [
+        ("pinning", "https://a.example/v1/ipfs"),
+        ("pinning", "https://a.example/v1/ipfs/pins/"),
+        ("rpc", "https://a.example/v1/ipfs/api/v0"),
+    ],
+)
+def test_urls_are_taken_as_people_write_them(kind: str, url: str) -> None:
+    """With or without the end that every service has."""
+    assert PinService(NAME, url, kind=kind).url == "https://a.example/v1/ipfs"
+
+
+def test_rows_of_many_processes(tmp_path: Path) -> None:
+    """Processes and threads that add rows at the same time all succeed, and each row is there once."""
+    code = (
+        "import sys; from pathlib import Path; from kachery_p2p.pinning import Outbox\n"
+        "from kachery_p2p.dag.cid import CID, hash_block\n"
+        "outbox = Outbox(Path(sys.argv[1]))\n"
+        "for n in range(40): outbox.add(CID(1, 0x55, hash_block(0x12, b'%d' % n)), 'lab')\n"
+    )
+    path = tmp_path / OUTBOX_NAME
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT) for _ in range(4)]
+    outbox = Outbox(path)
+    with ThreadPoolExecutor(4) as pool:
+        ids = list(pool.map(lambda n: outbox.add("bafkqaaa", f"service{n % 3}"), range(60)))
+    assert len(set(ids)) == 3
+    assert [process.wait(60) for process in processes] == [0] * 4
+    assert len(outbox.list(service="lab")) == 40
+    assert path.stat().st_mode & 0o777 == 0o600
+    outbox.close()
+
+
+async def test_what_the_user_decides_while_a_request_is_under_way_counts(tmp_path: Path) -> None:
+    """A root that is unpinned before the service has answered is removed there as soon as its request is known."""
+    async with serving(tmp_path / "service") as service:
+        target = config(service)
+        async with storing(tmp_path / "ours", [target]) as node:
+            service.stuck = True
+            cid = await store(node, b"data")
+            service.faults.append(Fault("POST", "/pins", delay=0.5))
+            await node.keeping.pin(cid, NAME)
+            await until(lambda: bool(service.posts()))
+            assert await node.keeping.unpin(cid, NAME)
+            (row,) = await node.keeping.wait_pinned(cid, timeout=20)
+            assert row["state"] == "removed"
+            assert len(service.posts()) == 1
+            assert not service.pins
