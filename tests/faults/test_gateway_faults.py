@@ -20,8 +20,8 @@ from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
 from scripts.data import sha256_of, write_random
 from scripts.workstation import LISTEN
-from tests.helpers.gateway_fakes import Answer, Asked
 from tests.helpers import gateway_fakes as fakes
+from tests.helpers.gateway_fakes import Answer, Asked
 
 MIB = 1 << 20
 SIZE = 30 * MIB + 17

@@ -11,8 +11,8 @@ import trio
 from trio.testing import MockClock
 
 from kachery_p2p.routing.mdns import limits, packets
-from tests.helpers.mdns_fakes import Lan, Node, node_on
 from tests.helpers import mdns_fakes as fakes
+from tests.helpers.mdns_fakes import Lan, Node, node_on
 
 HONEST = fakes.peer_id(99)
 

@@ -19,8 +19,8 @@ from kachery_p2p.gateway.client_answers import Refusal
 from kachery_p2p.http_redirects import NotFollowed, check_redirect
 from kachery_p2p.routing import limits as routing_limits
 from kachery_p2p.routing.delegated import Delegated
-from tests.helpers.gateway_fakes import Answer, Asked
 from tests.helpers import gateway_fakes as fakes
+from tests.helpers.gateway_fakes import Answer, Asked
 
 T = TypeVar("T")
 DATA = b"a block"

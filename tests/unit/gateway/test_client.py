@@ -20,8 +20,8 @@ from kachery_p2p.gateway.client_answers import Kind, Refusal, check_head, may_fo
 from kachery_p2p.gateway.client_gateway import Gateway
 from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.repo.repo import Repo
-from tests.helpers.gateway_fakes import Answer, Asked
 from tests.helpers import gateway_fakes as fakes
+from tests.helpers.gateway_fakes import Answer, Asked
 
 MIB = 1 << 20
 NOW = 1_790_000_000.0

@@ -14,8 +14,8 @@ from trio.testing import MockClock
 from kachery_p2p.routing.mdns import limits, packets
 from kachery_p2p.routing.mdns.addresses import Interface
 from kachery_p2p.routing.mdns.interfaces import System
-from tests.helpers.mdns_fakes import FakeMachine, Lan, Node, interface, node_on
 from tests.helpers import mdns_fakes as fakes
+from tests.helpers.mdns_fakes import FakeMachine, Lan, Node, interface, node_on
 
 
 @pytest.fixture
