@@ -136,7 +136,7 @@ class Config:
             return ()
         if self.gateways is not None:
             return self.gateways
-        from kachery_p2p.gateway.client_defaults import GATEWAYS
+        from kachery_p2p.gateway.client.defaults import GATEWAYS
 
         return GATEWAYS
 
@@ -332,7 +332,7 @@ def _gateway_urls(value: Any, origin: str) -> tuple[str, ...] | None:
 
 def _gateway_url(text: str, origin: str) -> str:
     from kachery_p2p.errors import GatewayError
-    from kachery_p2p.gateway.client_answers import parse_url
+    from kachery_p2p.gateway.client.answers import parse_url
 
     try:
         return parse_url(text)

@@ -25,12 +25,12 @@ import trio
 from kachery_p2p.bitswap.handle import ReceivedBlock, SessionHandle, SessionPeer, SessionStats
 from kachery_p2p.bitswap.session import Answer
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, known_block
-from kachery_p2p.gateway import client_limits as limits
-from kachery_p2p.gateway.client_answers import Kind, Refusal
+from kachery_p2p.gateway.client import limits
+from kachery_p2p.gateway.client.answers import Kind, Refusal
 
 if TYPE_CHECKING:
-    from kachery_p2p.gateway.client import GatewayClient
-    from kachery_p2p.gateway.client_gateway import Gateway
+    from kachery_p2p.gateway.client.client import GatewayClient
+    from kachery_p2p.gateway.client.gateway import Gateway
     from kachery_p2p.load.peers import Connect
 
 

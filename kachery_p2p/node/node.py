@@ -35,7 +35,7 @@ from kachery_p2p.transport.host import Host
 
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.handle import SessionHandle
-    from kachery_p2p.gateway.client import GatewayClient
+    from kachery_p2p.gateway.client.client import GatewayClient
     from kachery_p2p.load.sources import LoadSources
     from kachery_p2p.pinning.config import PinService
     from kachery_p2p.repo.keys import Identity
@@ -120,7 +120,7 @@ class Node:
         )
         self.gateways: GatewayClient | None = None
         if options.gateways and swarm_key is None:
-            from kachery_p2p.gateway.client import GatewayClient
+            from kachery_p2p.gateway.client.client import GatewayClient
 
             self.gateways = GatewayClient(options.gateways, options.gateway_tokens)
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services)

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from kachery_p2p.errors import ContentNotFound
-from kachery_p2p.gateway import client_limits as limits
+from kachery_p2p.gateway.client import limits
 from kachery_p2p.node.node import Node
 from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.repo.keys import load_or_create_identity

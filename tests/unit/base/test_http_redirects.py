@@ -13,9 +13,9 @@ import trio
 from kachery_p2p.addresses import Reach
 from kachery_p2p.dag.cid import CID, RAW, sha256_multihash
 from kachery_p2p.errors import RoutingError
-from kachery_p2p.gateway import client_limits
-from kachery_p2p.gateway.client import GatewayClient
-from kachery_p2p.gateway.client_answers import Refusal
+from kachery_p2p.gateway.client import limits as client_limits
+from kachery_p2p.gateway.client.answers import Refusal
+from kachery_p2p.gateway.client.client import GatewayClient
 from kachery_p2p.http_redirects import NotFollowed, check_redirect
 from kachery_p2p.routing import limits as routing_limits
 from kachery_p2p.routing.delegated import Delegated

@@ -14,10 +14,10 @@ import trio
 
 from kachery_p2p.dag.cid import CID, RAW, sha256_multihash
 from kachery_p2p.errors import GatewayError
-from kachery_p2p.gateway import client_limits as limits
-from kachery_p2p.gateway.client import GatewayClient
-from kachery_p2p.gateway.client_answers import Kind, Refusal, check_head, may_follow, parse_url, retry_after
-from kachery_p2p.gateway.client_gateway import Gateway
+from kachery_p2p.gateway.client import limits
+from kachery_p2p.gateway.client.answers import Kind, Refusal, check_head, may_follow, parse_url, retry_after
+from kachery_p2p.gateway.client.client import GatewayClient
+from kachery_p2p.gateway.client.gateway import Gateway
 from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.repo.repo import Repo
 from tests.helpers import gateway_fakes as fakes
@@ -138,7 +138,7 @@ async def test_proxies_of_the_environment_are_used_and_no_proxy_obeyed(monkeypat
 async def test_httpx_is_imported_when_a_gateway_is_asked() -> None:
     """A node with gateways that asks none of them does not pay for the HTTP client."""
     code = (
-        "import sys, kachery_p2p.gateway.client as c; c.GatewayClient(['http://127.0.0.1:1']);"
+        "import sys, kachery_p2p.gateway.client.client as c; c.GatewayClient(['http://127.0.0.1:1']);"
         "print('httpx' in sys.modules)"
     )
     done = await trio.run_process([sys.executable, "-c", code], capture_stdout=True)

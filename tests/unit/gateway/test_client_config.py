@@ -11,7 +11,7 @@ import pytest
 from kachery_cloud.errors import ConfigError
 from kachery_cloud.node.serve import node_options
 from kachery_cloud.settings.config import Config, load_config
-from kachery_p2p.gateway.client_defaults import GATEWAYS
+from kachery_p2p.gateway.client.defaults import GATEWAYS
 
 URL, OTHER = "https://gateway.example.org", "http://127.0.0.1:8080"
 TOKEN = "s3cret=="

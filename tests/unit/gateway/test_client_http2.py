@@ -20,9 +20,9 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 
 from kachery_p2p.dag.cid import CID, RAW, sha256_multihash
-from kachery_p2p.gateway import client_limits as limits
-from kachery_p2p.gateway.client import GatewayClient
-from kachery_p2p.gateway.client_answers import Refusal
+from kachery_p2p.gateway.client import limits
+from kachery_p2p.gateway.client.answers import Refusal
+from kachery_p2p.gateway.client.client import GatewayClient
 
 DATA = os.urandom(300_000)
 BLOCK = CID(1, RAW, sha256_multihash(DATA))

@@ -13,9 +13,9 @@ import trio.testing
 
 from kachery_p2p.bitswap.handle import ReceivedBlock, SessionStats
 from kachery_p2p.dag.cid import CID, DAG_PB, IDENTITY, RAW, sha256_multihash
-from kachery_p2p.gateway import client_limits as limits
-from kachery_p2p.gateway.client_answers import Kind, Refusal
-from kachery_p2p.gateway.client_gateway import Gateway
+from kachery_p2p.gateway.client import limits
+from kachery_p2p.gateway.client.answers import Kind, Refusal
+from kachery_p2p.gateway.client.gateway import Gateway
 from kachery_p2p.load.sources import LoadSources, open_sources
 
 KIB, MIB = 1 << 10, 1 << 20

@@ -25,9 +25,9 @@ from kachery_p2p import __version__
 from kachery_p2p.dag.car import CarReader
 from kachery_p2p.dag.cid import CID, verify_block
 from kachery_p2p.errors import GatewayError, HashMismatch, MalformedDag, UnsupportedCID, plain_words
-from kachery_p2p.gateway import client_limits as limits
-from kachery_p2p.gateway.client_answers import CAR_TYPE, RAW_TYPE, Kind, Refusal, check_head, may_follow, parse_url
-from kachery_p2p.gateway.client_gateway import Gateway
+from kachery_p2p.gateway.client import limits
+from kachery_p2p.gateway.client.answers import CAR_TYPE, RAW_TYPE, Kind, Refusal, check_head, may_follow, parse_url
+from kachery_p2p.gateway.client.gateway import Gateway
 from kachery_p2p.http_redirects import NotFollowed, Watch
 
 if TYPE_CHECKING:

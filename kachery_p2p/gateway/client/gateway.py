@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from kachery_p2p.gateway import client_limits as limits
-from kachery_p2p.gateway.client_answers import Kind, Refusal, source_name
+from kachery_p2p.gateway.client import limits
+from kachery_p2p.gateway.client.answers import Kind, Refusal, source_name
 
 #: Weight of the newest block in the mean time that a block takes.
 _NEW = 0.25

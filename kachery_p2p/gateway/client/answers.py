@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import GatewayError, InvalidCID
-from kachery_p2p.gateway import client_limits as limits
+from kachery_p2p.gateway.client import limits
 from kachery_p2p.http_redirects import NotFollowed, check_redirect, same_port
 
 RAW_TYPE = "application/vnd.ipld.raw"

@@ -1,0 +1,1 @@
+"""The client of HTTP gateways: what they have, checked, and how each of them does."""
