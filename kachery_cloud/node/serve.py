@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from kachery_cloud.node.control import Method, Progress
     from kachery_cloud.settings.config import Config
-    from kachery_p2p.gateway.server import GatewayServer
+    from kachery_p2p.gateway.server.server import GatewayServer
     from kachery_p2p.node.node import Node
     from kachery_p2p.node.options import NodeOptions
     from kachery_p2p.repo.keys import Identity
@@ -112,7 +112,7 @@ def _identity(directory: Path) -> Identity:
 
 
 def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> GatewayServer:
-    from kachery_p2p.gateway.server import DEFAULT_ADDRESS, GatewayServer
+    from kachery_p2p.gateway.server.server import DEFAULT_ADDRESS, GatewayServer
     from kachery_p2p.node.node import AGENT
 
     fetch = functools.partial(node.load, timeout=config.timeout) if choice.fetch else None

@@ -17,7 +17,7 @@ from pathlib import Path
 import trio
 
 from kachery_p2p.dag.cid import CID
-from kachery_p2p.gateway.server import GatewayServer
+from kachery_p2p.gateway.server.server import GatewayServer
 from kachery_p2p.node.node import Node
 from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.repo.keys import load_or_create_identity

@@ -10,7 +10,7 @@ import h2.connection
 import pytest
 import trio
 
-from kachery_p2p.gateway import server_limits as limits
+from kachery_p2p.gateway.server import limits
 from tests.faults.test_gateway_server_hostile import LARGE, asked, connected, get, said
 from tests.helpers.gateway_served import Served, gateway, served
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import trio
 
-from kachery_p2p.gateway import server_limits as limits
+from kachery_p2p.gateway.server import limits
 from tests.helpers.gateway_served import Served, gateway, served
 
 SECONDS = 20.0

@@ -17,8 +17,8 @@ from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash
 from kachery_p2p.dag.pb import PBLink, encode_node
 from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
 from kachery_p2p.errors import ContentNotFound, DiskFull
-from kachery_p2p.gateway import server_limits as limits
-from kachery_p2p.gateway.server import GatewayServer
+from kachery_p2p.gateway.server import limits
+from kachery_p2p.gateway.server.server import GatewayServer
 from tests.helpers.gateway_served import SIZE, Served, car_blocks, gateway, served
 
 LARGE = 24 * 2**20

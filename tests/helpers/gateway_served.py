@@ -11,8 +11,8 @@ import trio
 
 from kachery_p2p.dag.car import CarReader
 from kachery_p2p.dag.cid import CID
-from kachery_p2p.gateway.content import Fetch
-from kachery_p2p.gateway.server import GatewayServer
+from kachery_p2p.gateway.server.content import Fetch
+from kachery_p2p.gateway.server.server import GatewayServer
 from kachery_p2p.repo.repo import Repo
 from scripts.data import write_random
 

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from kachery_p2p.dag.cid import CID, RAW, sha256_multihash
 from kachery_p2p.errors import KacheryError, MalformedDag, PathNotFound, UnsupportedCID
-from kachery_p2p.gateway import ipld
-from kachery_p2p.gateway import server_limits as limits
-from kachery_p2p.gateway.pages import node_page
-from kachery_p2p.gateway.paths import ContentPath
+from kachery_p2p.gateway.server import ipld, limits
+from kachery_p2p.gateway.server.pages import node_page
+from kachery_p2p.gateway.server.paths import ContentPath
 from tests.helpers.gateway_served import gateway
 from tests.helpers.gateway_site import Site
 

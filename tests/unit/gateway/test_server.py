@@ -18,7 +18,7 @@ from kachery_p2p.dag.pb import PBLink, decode_node, encode_node
 from kachery_p2p.dag.profiles import profile
 from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
 from kachery_p2p.errors import AddressInUse
-from kachery_p2p.gateway.server import GatewayServer
+from kachery_p2p.gateway.server.server import GatewayServer
 from tests.helpers.gateway_served import SIZE, Served, car_blocks, gateway, served
 
 ABSENT = CID(1, RAW, sha256_multihash(b"nobody has stored this"))

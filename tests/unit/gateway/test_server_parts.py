@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from kachery_p2p.dag.cid import CID, RAW, sha256_multihash
 from kachery_p2p.errors import InvalidAddress
-from kachery_p2p.gateway import server_limits as limits
-from kachery_p2p.gateway.pages import type_by_content, type_by_name
-from kachery_p2p.gateway.paths import Refusal, check_host, parse_path, wanted_format
-from kachery_p2p.gateway.ranges import entity_bytes, entity_range, matches, may_resume, requested_ranges
-from kachery_p2p.gateway.server import parse_address
+from kachery_p2p.gateway.server import limits
+from kachery_p2p.gateway.server.pages import type_by_content, type_by_name
+from kachery_p2p.gateway.server.paths import Refusal, check_host, parse_path, wanted_format
+from kachery_p2p.gateway.server.ranges import entity_bytes, entity_range, matches, may_resume, requested_ranges
+from kachery_p2p.gateway.server.server import parse_address
 
 T = TypeVar("T")
 

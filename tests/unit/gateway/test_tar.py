@@ -17,8 +17,8 @@ from kachery_p2p.dag.pb import encode_node
 from kachery_p2p.dag.profiles import profile
 from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
 from kachery_p2p.errors import MalformedDag
-from kachery_p2p.gateway import server_limits as limits
-from kachery_p2p.gateway.tar import _Writer
+from kachery_p2p.gateway.server import limits
+from kachery_p2p.gateway.server.tar import _Writer
 from tests.helpers.gateway_served import gateway
 from tests.helpers.gateway_site import Site
 

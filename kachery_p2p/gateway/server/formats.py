@@ -13,10 +13,10 @@ from kachery_p2p.dag.cid import CID, DAG_PB, RAW
 from kachery_p2p.dag.nodes import symlink_target
 from kachery_p2p.dag.unixfs import Kind
 from kachery_p2p.errors import MalformedDag, UnsupportedCID
-from kachery_p2p.gateway import ipld
-from kachery_p2p.gateway.cars import CarPieces, CarRequest
-from kachery_p2p.gateway.content import Content, Found
-from kachery_p2p.gateway.pages import (
+from kachery_p2p.gateway.server import ipld
+from kachery_p2p.gateway.server.cars import CarPieces, CarRequest
+from kachery_p2p.gateway.server.content import Content, Found
+from kachery_p2p.gateway.server.pages import (
     PAGE_HEADERS,
     content_headers,
     directory_etag,
@@ -27,11 +27,11 @@ from kachery_p2p.gateway.pages import (
     type_by_content,
     type_by_name,
 )
-from kachery_p2p.gateway.paths import RAW_TYPE, TAR_TYPE, Refusal
-from kachery_p2p.gateway.ranges import Multipart
-from kachery_p2p.gateway.replies import FOR_EVER, GENERATED, Answer, Pieces
-from kachery_p2p.gateway.request import Request
-from kachery_p2p.gateway.tar import tar_pieces
+from kachery_p2p.gateway.server.paths import RAW_TYPE, TAR_TYPE, Refusal
+from kachery_p2p.gateway.server.ranges import Multipart
+from kachery_p2p.gateway.server.replies import FOR_EVER, GENERATED, Answer, Pieces
+from kachery_p2p.gateway.server.request import Request
+from kachery_p2p.gateway.server.tar import tar_pieces
 
 _FOLDERS = (Kind.DIRECTORY, Kind.HAMT_SHARD)
 

@@ -12,9 +12,8 @@ from urllib.parse import quote
 from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.dag.hamt import Entry
 from kachery_p2p.errors import InvalidCID, MalformedDag, UnsupportedCID
-from kachery_p2p.gateway import ipld
-from kachery_p2p.gateway import server_limits as limits
-from kachery_p2p.gateway.paths import ContentPath
+from kachery_p2p.gateway.server import ipld, limits
+from kachery_p2p.gateway.server.paths import ContentPath
 
 #: Without the tables of this machine, so that every gateway says the same.
 _TYPES = mimetypes.MimeTypes(filenames=())

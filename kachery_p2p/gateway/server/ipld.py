@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidCID, KacheryError, MalformedDag, PathNotFound
-from kachery_p2p.gateway import server_limits as limits
+from kachery_p2p.gateway.server import limits
 
 CBOR, DAG_CBOR, DAG_JSON, JSON = 0x51, 0x71, 0x0129, 0x0200
 

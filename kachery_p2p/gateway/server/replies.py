@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from kachery_p2p.errors import KacheryError
-from kachery_p2p.gateway import server_limits as limits
+from kachery_p2p.gateway.server import limits
 
 log = logging.getLogger("kachery_p2p.gateway")
 

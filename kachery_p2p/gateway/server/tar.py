@@ -18,8 +18,8 @@ from kachery_p2p.dag.directory import Entry
 from kachery_p2p.dag.nodes import read_node, symlink_target
 from kachery_p2p.dag.unixfs import Kind
 from kachery_p2p.errors import MalformedDag
-from kachery_p2p.gateway import server_limits as limits
-from kachery_p2p.gateway.content import Content, Found
+from kachery_p2p.gateway.server import limits
+from kachery_p2p.gateway.server.content import Content, Found
 
 _FOLDERS = (Kind.DIRECTORY, Kind.HAMT_SHARD)
 

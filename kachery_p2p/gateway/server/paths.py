@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidCID, UnsupportedCID
-from kachery_p2p.gateway import server_limits as limits
+from kachery_p2p.gateway.server import limits
 
 Format = Literal["raw", "car", "tar", "dag-json", "dag-cbor", "json", "cbor", "ipns-record"]
 

@@ -20,10 +20,9 @@ from kachery_p2p.dag.pb import decode_node
 from kachery_p2p.dag.unixfs import Kind
 from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.errors import MalformedDag, UnsupportedCID
-from kachery_p2p.gateway import ipld
-from kachery_p2p.gateway import server_limits as limits
-from kachery_p2p.gateway.content import IN_ORDER, Content, Found
-from kachery_p2p.gateway.ranges import entity_range
+from kachery_p2p.gateway.server import ipld, limits
+from kachery_p2p.gateway.server.content import IN_ORDER, Content, Found
+from kachery_p2p.gateway.server.ranges import entity_range
 
 Scope = Literal["block", "entity", "all"]
 

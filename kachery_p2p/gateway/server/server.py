@@ -30,9 +30,9 @@ import trio
 
 from kachery_p2p import descriptors
 from kachery_p2p.errors import AddressInUse, InvalidAddress
-from kachery_p2p.gateway import server_limits as limits
-from kachery_p2p.gateway.app import Gateway, Send
-from kachery_p2p.gateway.content import Content, Fetch
+from kachery_p2p.gateway.server import limits
+from kachery_p2p.gateway.server.app import Gateway, Send
+from kachery_p2p.gateway.server.content import Content, Fetch
 from kachery_p2p.groups import group_of, most_crowded
 from kachery_p2p.turns import Allowance, Pool
 

@@ -20,13 +20,13 @@ import trio
 from starlette.datastructures import Headers
 
 from kachery_p2p.errors import KacheryError
-from kachery_p2p.gateway import server_limits as limits
-from kachery_p2p.gateway.content import Content
-from kachery_p2p.gateway.formats import answer_for
-from kachery_p2p.gateway.pages import PAGE_HEADERS, welcome_page
-from kachery_p2p.gateway.paths import Refusal, check_host, parse_path
-from kachery_p2p.gateway.replies import METHODS, Answer, Send
-from kachery_p2p.gateway.request import Request, refusal_for
+from kachery_p2p.gateway.server import limits
+from kachery_p2p.gateway.server.content import Content
+from kachery_p2p.gateway.server.formats import answer_for
+from kachery_p2p.gateway.server.pages import PAGE_HEADERS, welcome_page
+from kachery_p2p.gateway.server.paths import Refusal, check_host, parse_path
+from kachery_p2p.gateway.server.replies import METHODS, Answer, Send
+from kachery_p2p.gateway.server.request import Request, refusal_for
 
 
 class _Turns:

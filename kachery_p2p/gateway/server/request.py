@@ -19,14 +19,14 @@ from kachery_p2p.errors import (
     PathNotFound,
     UnsupportedCID,
 )
-from kachery_p2p.gateway import server_limits as limits
-from kachery_p2p.gateway.cars import CarRequest
-from kachery_p2p.gateway.content import Found, NotHere
-from kachery_p2p.gateway.ipld import NotALink
-from kachery_p2p.gateway.pages import disposition
-from kachery_p2p.gateway.paths import ContentPath, Refusal, Wanted, wanted_format
-from kachery_p2p.gateway.ranges import entity_bytes, matches, may_resume, requested_ranges
-from kachery_p2p.gateway.replies import FOR_EVER, Answer
+from kachery_p2p.gateway.server import limits
+from kachery_p2p.gateway.server.cars import CarRequest
+from kachery_p2p.gateway.server.content import Found, NotHere
+from kachery_p2p.gateway.server.ipld import NotALink
+from kachery_p2p.gateway.server.pages import disposition
+from kachery_p2p.gateway.server.paths import ContentPath, Refusal, Wanted, wanted_format
+from kachery_p2p.gateway.server.ranges import entity_bytes, matches, may_resume, requested_ranges
+from kachery_p2p.gateway.server.replies import FOR_EVER, Answer
 
 log = logging.getLogger("kachery_p2p.gateway")
 

@@ -23,8 +23,7 @@ from kachery_p2p.dag.paths import resolve_path
 from kachery_p2p.dag.unixfs import Kind
 from kachery_p2p.dag.walk import FileWalk, WalkLimits
 from kachery_p2p.errors import KacheryError, MalformedDag, NotADirectory, PathNotFound, UnsupportedCID
-from kachery_p2p.gateway import ipld
-from kachery_p2p.gateway import server_limits as limits
+from kachery_p2p.gateway.server import ipld, limits
 
 if TYPE_CHECKING:
     from kachery_p2p.repo.repo import Repo

@@ -7,8 +7,8 @@ import re
 import secrets
 from collections.abc import Sequence
 
-from kachery_p2p.gateway import server_limits as limits
-from kachery_p2p.gateway.paths import Refusal
+from kachery_p2p.gateway.server import limits
+from kachery_p2p.gateway.server.paths import Refusal
 
 _ONE_RANGE = re.compile(r"(\d{0,19})-(\d{0,19})")
 _ETAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')

@@ -1,0 +1,1 @@
+"""The trustless and path gateway that a node may offer over HTTP."""
