@@ -1,5 +1,5 @@
 """Trustless HTTP: IPFS blocks over plain web servers (Trustless Gateway specification).
 
-client*: fetching blocks from gateways, none of which is believed.
-server and all others: serving what this node has, as a gateway.
+client/     fetching blocks from gateways, none of which is believed
+server/     serving what this node has, as a gateway
 """

@@ -1,0 +1,117 @@
+"""The law of the house: imports point down only, packages of one floor do not know each other, and there is no circle.
+
+All imports count: those inside functions, and those for type checkers alone.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: From the ground up. What stands in one line is on one floor: these packages never import each other. "kachery_p2p" is
+#: the modules beside the packages: one truth for each question that several packages ask.
+FLOORS: list[set[str]] = [
+    {"kachery_p2p"},
+    {"kachery_p2p.dag"},
+    {"kachery_p2p.repo"},
+    {
+        "kachery_p2p.bitswap",
+        "kachery_p2p.routing",
+        "kachery_p2p.transport",
+        "kachery_p2p.gateway",
+        "kachery_p2p.pinning",
+    },
+    {"kachery_p2p.load"},
+    {"kachery_p2p.node"},
+    {"kachery_cloud"},
+]
+FLOOR = {package: number for number, floor in enumerate(FLOORS) for package in floor}
+
+
+def modules() -> dict[str, Path]:
+    """All modules of the product, by their dotted names."""
+    found: dict[str, Path] = {}
+    for top in ("kachery_p2p", "kachery_cloud"):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str) -> Iterator[str]:
+    """The modules of the product that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            assert node.level == 0, f"{name} has a relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
+
+
+GRAPH = {name: set(imports(name)) - {name} for name in MODULES}
+
+#: One model in two files, which are of no use without each other.
+ONE_MODEL = [
+    ["kachery_p2p.bitswap.link", "kachery_p2p.bitswap.session"],
+    ["kachery_p2p.transport.yamux", "kachery_p2p.transport.yamux_stream"],
+]
+
+
+def package_of(module: str) -> str:
+    """The package of the table that a module belongs to."""
+    while module not in FLOOR:
+        module = module.rpartition(".")[0]
+        assert module, "every package has its floor"
+    return module
+
+
+def test_imports_point_down() -> None:
+    """No package imports one above it, nor another one of its own floor."""
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in GRAPH.items()
+        for other in others
+        if package_of(name) != package_of(other) and FLOOR[package_of(name)] <= FLOOR[package_of(other)]
+    ]
+    assert wrong == []
+
+
+def circles() -> list[list[str]]:
+    """The groups of modules that import each other, round about (Tarjan's strongly connected components)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for other in GRAPH[name]:
+            if other not in index:
+                visit(other)
+                low[name] = min(low[name], low[other])
+            elif other in stack:
+                low[name] = min(low[name], index[other])
+        if low[name] == index[name]:
+            group = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for name in GRAPH:
+        if name not in index:
+            visit(name)
+    return sorted(found)
+
+
+def test_no_circles() -> None:
+    """No module imports itself by way of others; but for the models that are cut in two files."""
+    assert circles() == ONE_MODEL
