@@ -20,7 +20,8 @@ from kachery_p2p.dag.nodes import read_node, symlink_target
 from kachery_p2p.dag.tree import shape_of
 from kachery_p2p.dag.unixfs import Kind
 from kachery_p2p.errors import InvalidName
-from kachery_p2p.load.load import LOOKAHEAD, Load, Progress
+from kachery_p2p.load.interfaces import LOOKAHEAD, Progress
+from kachery_p2p.load.load import Load
 from kachery_p2p.repo.leaves import unwrap
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from kachery_p2p.errors import BlockTooLarge, ContentNotFound
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
-    from kachery_p2p.load.load import Session
+    from kachery_p2p.load.interfaces import Session
 
 #: Peers named for each answer, and failed dials told: more is no help to anybody.
 MOST_NAMES = 5

@@ -12,127 +12,34 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from kachery_p2p.dag.cid import CID, DAG_PB
+from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.nodes import Asking
-from kachery_p2p.dag.varint import Buffer
-from kachery_p2p.dag.walk import FileWalk, Ref
+from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.errors import DamagedFile, DiskFull, IsADirectory, KacheryError, MalformedDag
+from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.errors import not_found
-from kachery_p2p.load.peers import Connect, Find, LoadPeers
+from kachery_p2p.load.interfaces import LOOKAHEAD, Connect, Find, Progress, Received, Session
+from kachery_p2p.load.peers import LoadPeers
+from kachery_p2p.load.transfer import Transfer
 
 if TYPE_CHECKING:
-    from kachery_p2p.bitswap.session import Answer
-    from kachery_p2p.repo.download import Download
     from kachery_p2p.repo.repo import Repo
 
 log = logging.getLogger("kachery_p2p.load.load")
 
 T = TypeVar("T")
-Progress = Callable[[int, int], None]
 
-#: References looked up and wanted ahead of what has arrived. Covers the largest window of a session (48 MiB) with
-#: leaves of 256 KiB twice over; each costs some hundred bytes.
-LOOKAHEAD = 384
 #: Bytes of directory nodes held for one step of a reader. A step is of many blocks only where the last ones were small,
 #: but who made the directory knows that, too.
 MAX_STEP_BYTES = 512 << 20
 #: Seconds that a load goes on when everybody said no: a provider that is just connecting may still speak up.
 EXHAUSTED_GRACE = 1.0
-#: Leaves remembered by a load so that the same leaf further on is copied, not fetched again (zeros, repeated frames).
-REMEMBERED_LEAVES = 65_536
-
-
-class Received(Protocol):
-    """A verified block from a peer."""
-
-    @property
-    def cid(self) -> CID: ...
-    @property
-    def data(self) -> Buffer: ...
-
-
-class Session(Protocol):
-    """What a load needs of a Bitswap session."""
-
-    def add_provider(self, peer_id: str) -> None: ...
-    def want(self, cids: Iterable[CID]) -> None: ...
-    async def receive(self) -> Received: ...
-    async def wait_exhausted(self) -> None: ...
-    def peers(self) -> Mapping[str, object]: ...
-    def answers(self, cid: CID) -> Mapping[str, Answer]: ...
-    def gateways_said(self) -> Mapping[str, str]: ...
-    def missing(self) -> list[CID]: ...
-    def lost(self) -> list[str]: ...
-    def may_return(self) -> bool: ...
-    def too_large(self) -> Mapping[CID, int]: ...
-    def last_sign(self) -> float: ...
-
-
-@dataclass
-class _OpenDownload:
-    download: Download
-    users: int = 0
-    finishing: bool = False
-    changed: trio.Event = field(default_factory=trio.Event)
-
-    def notify(self) -> None:
-        event, self.changed = self.changed, trio.Event()
-        event.set()
-
-
-class Downloads:
-    """The partial files that loads of this node have open; loads of one CID share one."""
-
-    def __init__(self, repo: Repo) -> None:
-        self._repo = repo
-        self._open: dict[CID, _OpenDownload] = {}
-        self._opening = trio.Lock()
-
-    @contextlib.asynccontextmanager
-    async def use(self, cid: CID) -> AsyncIterator[_OpenDownload | None]:
-        """The open partial file of ``cid``; None when it was just finished and is an ordinary file now."""
-        async with self._opening:
-            entry = self._open.get(cid)
-            if entry is None:
-                download = await trio.to_thread.run_sync(self._repo.download, cid)
-                entry = self._open[cid] = _OpenDownload(download)
-            finishing = entry.finishing
-            entry.users += not finishing
-        if finishing:
-            while self._open.get(cid) is entry:
-                await entry.changed.wait()
-            yield None
-            return
-        try:
-            yield entry
-        finally:
-            # Under the same lock: nobody may find the file here while it is being closed.
-            with trio.CancelScope(shield=True):
-                async with self._opening:
-                    entry.users -= 1
-                    if entry.users == 0:
-                        del self._open[cid]
-                        await trio.to_thread.run_sync(entry.download.close)
-            entry.notify()
-
-    async def finish(self, entry: _OpenDownload, size: int) -> Path:
-        """Put a whole file into place, when no range load writes to it any more."""
-        entry.finishing = True
-        try:
-            while entry.users > 1:
-                await entry.changed.wait()
-            # A thread is not interrupted by a cancellation: this always runs to its end.
-            return await trio.to_thread.run_sync(entry.download.finish, size)
-        finally:
-            entry.finishing = False
 
 
 class Load:
@@ -226,7 +133,7 @@ class Load:
                 scope.cancel()
                 return
 
-    async def _receive(self, waiting_for: CID) -> Received:
+    async def receive(self, waiting_for: CID) -> Received:
         """The next block from anybody. All that a load does elsewhere is work of its own, and no waiting."""
         self._waiting_for = waiting_for
         with self._peers.patience.waiting():
@@ -296,13 +203,24 @@ class Load:
                     if cid.multihash in found:
                         yield cid, found[cid.multihash]
             if left:
-                block = await self._receive(next(iter(left.values())))
+                block = await self.receive(next(iter(left.values())))
                 cid = left.pop(block.cid.multihash, None)
                 if cid is not None:
                     yield cid, bytes(block.data)
 
-    def _local_block(self, cid: CID) -> bytes | None:
+    # --- for the transfer of a file
+
+    def local_block(self, cid: CID) -> bytes | None:
+        """In a thread: that block, if it is in the repo."""
         return self._repo.get_block(cid.multihash)
+
+    def want(self, cids: Iterable[CID]) -> None:
+        """Ask the session for these blocks; `receive` returns them."""
+        self._session.want(cids)
+
+    def progressed(self, done: int, total: int) -> None:
+        """Tell the user how many bytes are there."""
+        self._progress(done, total)
 
     # --- files
 
@@ -352,109 +270,8 @@ class Load:
                 if entry is None:
                     continue  # another load has just finished it
                 walk = FileWalk(cid, start, end, whole_blocks=True)
-                await _Transfer(self, walk, entry.download, start, end).run()
+                await Transfer(self, walk, entry.download, start, end).run()
                 assert walk.size is not None
                 if whole:
                     return await self._downloads.finish(entry, walk.size), walk.size
                 return entry.download.path, walk.size
-
-
-class _Transfer:
-    """Brings the part of one file that a walk covers into its partial file."""
-
-    def __init__(self, load: Load, walk: FileWalk, download: Download, start: int, end: int | None) -> None:
-        self._load = load
-        self._start, self._end = start, end
-        self._walk = walk
-        self._download = download
-        self._waiting: dict[bytes, list[Ref]] = {}
-        self._leaves: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
-        self._done = 0
-
-    async def run(self) -> None:
-        walk, load = self._walk, self._load
-        while True:
-            room = LOOKAHEAD - len(self._waiting)
-            if room >= LOOKAHEAD // 4 or not self._waiting:
-                refs = walk.take(room)
-                if refs:
-                    await self._take_from_disk(refs)
-                    continue
-            if not self._waiting:
-                break
-            block = await load._receive(next(iter(self._waiting.values()))[0].cid)
-            await self._on_block(block.cid, block.data)
-        assert walk.finished, "the walk asks for nothing more and is not finished"
-
-    async def _take_from_disk(self, refs: list[Ref]) -> None:
-        found = await trio.to_thread.run_sync(self._look_up, refs)
-        missing: dict[bytes, CID] = {}
-        for ref, there in zip(refs, found, strict=True):
-            if there is True:
-                self._walk.skip(ref)
-                self._count(ref.length or 0)
-            elif isinstance(there, bytes):
-                await self._place([ref], there)
-            else:
-                waiting = self._waiting.setdefault(ref.cid.multihash, [])
-                if not waiting:
-                    missing[ref.cid.multihash] = ref.cid
-                waiting.append(ref)
-        if missing:
-            self._load._session.want(missing.values())
-
-    def _look_up(self, refs: list[Ref]) -> list[bytes | bool]:
-        """In a thread: for each reference its block, True where its bytes are in place already, or False."""
-        found: list[bytes | bool] = []
-        leaves = []
-        for i, ref in enumerate(refs):
-            found.append(False)
-            if ref.length is None or ref.cid.codec == DAG_PB:
-                block = self._load._local_block(ref.cid)
-                found[i] = False if block is None else block
-            if found[i] is False and ref.length is not None:
-                if ref.cid.multihash in self._leaves:
-                    self._download.write(ref.offset, self._download.read(*self._leaves[ref.cid.multihash]))
-                    found[i] = True
-                elif ref.cid.multihash not in self._waiting:
-                    leaves.append(i)
-        for i, there in zip(leaves, self._download.has([refs[i] for i in leaves]), strict=True):
-            found[i] = there
-        return found
-
-    async def _on_block(self, cid: CID, data: Buffer) -> None:
-        refs = self._waiting.pop(cid.multihash, None)
-        if refs is not None:
-            await self._place(refs, data)
-
-    async def _place(self, refs: list[Ref], data: Buffer) -> None:
-        """A verified block: its children join the walk, its bytes go to every place of the file where they belong."""
-        size_known = self._walk.size is not None
-        found = [(ref, self._walk.feed(ref, data)) for ref in refs]
-        size = None if size_known else self._walk.size
-
-        def accept() -> None:
-            if size is not None:
-                self._download.allocate(size, self._start, self._end)
-            for ref, pieces in found:
-                self._download.accept(ref, data, pieces)
-
-        await trio.to_thread.run_sync(accept)
-        for ref, pieces in found:
-            carried = sum(len(piece.data) for piece in pieces)
-            if ref.length is not None and carried == ref.length:
-                self._remember(ref)
-            self._count(carried)
-
-    def _remember(self, ref: Ref) -> None:
-        assert ref.length is not None
-        self._leaves[ref.cid.multihash] = (ref.offset, ref.length)
-        if len(self._leaves) > REMEMBERED_LEAVES:
-            self._leaves.popitem(last=False)
-
-    def _count(self, length: int) -> None:
-        self._done += length
-        if self._walk.size is not None:
-            end = self._walk.size if self._end is None else min(self._end, self._walk.size)
-            total = max(0, end - self._start)
-            self._load._progress(min(self._done, total), total)  # the first and last leaf may reach over the range

@@ -11,8 +11,8 @@ searched for again, for as long as the load has patience.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -20,7 +20,7 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import KacheryError
 
 if TYPE_CHECKING:
-    from kachery_p2p.load.load import Session
+    from kachery_p2p.load.interfaces import Connect, Find, Session
 
 #: Seconds that peers which are known already are given before others are searched for. Two round trips to the far side
 #: of the world; most loads from a peer that was named have their first block by then.
@@ -37,19 +37,6 @@ REDIAL_MOST = 5.0
 SEARCH_AGAIN = 10.0
 #: Failures kept to be told to the user.
 MOST_FAILURES = 32
-
-
-class FoundPeer(Protocol):
-    """What routing finds."""
-
-    @property
-    def peer(self) -> str: ...
-    @property
-    def addrs(self) -> Sequence[str]: ...
-
-
-Connect = Callable[[str, Sequence[str]], Awaitable[str]]
-Find = Callable[[CID], AsyncGenerator[FoundPeer, None]]
 
 
 class Patience:

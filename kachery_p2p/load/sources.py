@@ -31,7 +31,7 @@ from kachery_p2p.gateway.client.answers import Kind, Refusal
 if TYPE_CHECKING:
     from kachery_p2p.gateway.client.client import GatewayClient
     from kachery_p2p.gateway.client.gateway import Gateway
-    from kachery_p2p.load.peers import Connect
+    from kachery_p2p.load.interfaces import Connect
 
 
 @dataclass(eq=False)
@@ -100,7 +100,7 @@ async def open_sources(
 
 
 class LoadSources:
-    """What a load wants, from wherever it comes; a `kachery_p2p.load.load.Session`. Made by `open_sources`."""
+    """What a load wants, from wherever it comes; a `kachery_p2p.load.interfaces.Session`. Made by `open_sources`."""
 
     def __init__(
         self, peers: SessionHandle, gateways: GatewayClient, nursery: trio.Nursery, first: int, last: int | None

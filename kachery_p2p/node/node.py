@@ -23,7 +23,9 @@ from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
 from kachery_p2p.errors import ContentNotFound, DialError, KacheryError
 from kachery_p2p.load.directory import DirectoryLoad
-from kachery_p2p.load.load import Downloads, Load, Progress
+from kachery_p2p.load.downloads import Downloads
+from kachery_p2p.load.interfaces import Progress
+from kachery_p2p.load.load import Load
 from kachery_p2p.node.discovery import Finding
 from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.node.pins import Keeping

@@ -16,7 +16,8 @@ from kachery_p2p.bitswap.messages import Entry, WantType, decode, encode, read_l
 from kachery_p2p.dag.car import CarReader
 from kachery_p2p.dag.cid import CID, RAW, hash_block
 from kachery_p2p.load.directory import DirectoryLoad
-from kachery_p2p.load.load import Downloads, Load
+from kachery_p2p.load.downloads import Downloads
+from kachery_p2p.load.load import Load
 from kachery_p2p.pinning import blocks
 from kachery_p2p.repo.repo import Repo
 from tests.helpers.bitswap_fakes import MemoryNetwork, MemoryStore

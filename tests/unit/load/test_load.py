@@ -16,7 +16,8 @@ from kachery_p2p.bitswap.session import Answer
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import ContentNotFound, DialError, IsADirectory
 from kachery_p2p.load.directory import DirectoryLoad
-from kachery_p2p.load.load import Downloads, Load
+from kachery_p2p.load.downloads import Downloads
+from kachery_p2p.load.load import Load
 from kachery_p2p.repo.repo import Repo
 from kachery_p2p.routing.interfaces import Provider
 

@@ -15,8 +15,9 @@ import trio.testing
 from kachery_p2p.bitswap.session import Answer
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import BlockTooLarge, ContentNotFound, DialError
+from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.errors import not_found
-from kachery_p2p.load.load import Downloads, Load
+from kachery_p2p.load.load import Load
 from kachery_p2p.repo.download import Download
 from kachery_p2p.repo.repo import Repo
 from kachery_p2p.routing.interfaces import Provider

@@ -1,0 +1,66 @@
+"""What the parts of a load know of each other, and of what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.varint import Buffer
+
+if TYPE_CHECKING:
+    from kachery_p2p.bitswap.session import Answer
+
+Progress = Callable[[int, int], None]
+
+#: References looked up and wanted ahead of what has arrived. Covers the largest window of a session (48 MiB) with
+#: leaves of 256 KiB twice over; each costs some hundred bytes.
+LOOKAHEAD = 384
+
+
+class Received(Protocol):
+    """A verified block from a peer."""
+
+    @property
+    def cid(self) -> CID: ...
+    @property
+    def data(self) -> Buffer: ...
+
+
+class Session(Protocol):
+    """What a load needs of a Bitswap session."""
+
+    def add_provider(self, peer_id: str) -> None: ...
+    def want(self, cids: Iterable[CID]) -> None: ...
+    async def receive(self) -> Received: ...
+    async def wait_exhausted(self) -> None: ...
+    def peers(self) -> Mapping[str, object]: ...
+    def answers(self, cid: CID) -> Mapping[str, Answer]: ...
+    def gateways_said(self) -> Mapping[str, str]: ...
+    def missing(self) -> list[CID]: ...
+    def lost(self) -> list[str]: ...
+    def may_return(self) -> bool: ...
+    def too_large(self) -> Mapping[CID, int]: ...
+    def last_sign(self) -> float: ...
+
+
+class Supply(Protocol):
+    """What the transfer of a file needs of its load."""
+
+    def local_block(self, cid: CID) -> bytes | None: ...
+    def want(self, cids: Iterable[CID]) -> None: ...
+    async def receive(self, waiting_for: CID) -> Received: ...
+    def progressed(self, done: int, total: int) -> None: ...
+
+
+class FoundPeer(Protocol):
+    """What routing finds."""
+
+    @property
+    def peer(self) -> str: ...
+    @property
+    def addrs(self) -> Sequence[str]: ...
+
+
+Connect = Callable[[str, Sequence[str]], Awaitable[str]]
+Find = Callable[[CID], AsyncGenerator[FoundPeer, None]]
