@@ -35,7 +35,7 @@ def init() -> dict[str, str]:
         "directory", "config" (the path of the settings) and "peer_id" (how other machines know this one; empty in a
         directory of another user, where a node has a new one each time).
     """
-    from kachery_p2p.repo.fileio import explained
+    from kachery_p2p.oserrors import explained
     from kachery_p2p.repo.keys import load_or_create_identity, may_keep_identity
 
     config = load_config()

@@ -22,7 +22,7 @@ from kachery_cloud.progress import progress_bar
 from kachery_cloud.settings.config import load_config, parse_timeout
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import ContentURI, check_peer_addresses, parse_uri
-from kachery_p2p.repo.fileio import explained
+from kachery_p2p.oserrors import explained
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,8 +14,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from kachery_p2p.repo.fileio import explained
-from kachery_p2p.repo.locks import LockedFile, lock_fd
+from kachery_p2p.oserrors import explained
+from kachery_p2p.repo.filelocks import lock_fd
+from kachery_p2p.repo.locks import LockedFile
 
 _MARK_NAME = ".kachery-cloud-part"
 _MARK = b"Made by kachery-cloud while it loads. It can be removed when no load is running.\n"

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from kachery_cloud.errors import DiskFull, FileExists, FileMissing, InvalidName, NotAFile
 from kachery_cloud.local import NotHere, is_local_directory, list_local, local_blocks
 from kachery_cloud.parts import part_beside
-from kachery_p2p.repo.fileio import clone_file, explained
+from kachery_p2p.oserrors import explained
+from kachery_p2p.repo.fileio import clone_file
 from kachery_p2p.repo.placing import same_bytes
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ from kachery_cloud.progress import progress_bar
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import check_label, format_uri
-from kachery_p2p.repo.fileio import NewFile, explained
+from kachery_p2p.oserrors import explained
+from kachery_p2p.repo.newfile import NewFile
 
 if TYPE_CHECKING:
     import numpy as np

@@ -49,7 +49,7 @@ def guarded(function: Function, interrupted: str = "Interrupted.") -> Function:
         except KeyboardInterrupt:
             _fail("Interrupted", interrupted, INTERRUPTED, as_json)
         except OSError as exc:
-            from kachery_p2p.repo.fileio import explain
+            from kachery_p2p.oserrors import explain
 
             named = explain(exc, "using", exc.filename or "a file")
             _fail(type(named).__name__, str(named), named.exit_code, as_json)

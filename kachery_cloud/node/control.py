@@ -45,7 +45,7 @@ from kachery_cloud.node.places import Place, Places
 from kachery_p2p import descriptors, errors
 from kachery_p2p.errors import KacheryError, NodeError
 from kachery_p2p.json_reader import InvalidJSON, read_json
-from kachery_p2p.repo.fileio import explain
+from kachery_p2p.oserrors import explain
 
 if TYPE_CHECKING:
     import trio

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from kachery_cloud.commands.support import printable
-from kachery_p2p.repo.fileio import explained
+from kachery_p2p.oserrors import explained
 
 Level: TypeAlias = Literal["error", "warning", "info", "debug"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "info", "debug")

@@ -40,8 +40,9 @@ from urllib.parse import urlsplit
 from kachery_cloud.errors import ConfigError, NotAFile
 from kachery_p2p import private
 from kachery_p2p.json_reader import InvalidJSON, read_json
+from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import read_own_file
-from kachery_p2p.repo.fileio import explained, sync_folder
+from kachery_p2p.repo.fileio import sync_folder
 
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config

@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidCID, UnsupportedCID
+from kachery_p2p.oserrors import explained
 from kachery_p2p.pinning.outbox import COLUMNS, STATES, Outbox, entry_of
-from kachery_p2p.repo.fileio import explained, sync_folder
+from kachery_p2p.repo.fileio import sync_folder
 
 #: Row numbers tried one by one where a damaged table can be read neither from its beginning nor from its end.
 _MOST_PROBED = 100_000

@@ -11,8 +11,9 @@ from kachery_p2p.dag.builder import FileBuilder
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW
 from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile
 from kachery_p2p.errors import DamagedFile, FileChanged, KacheryError, MalformedDag
+from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import CHANGED, MISSING, OK, WRAP_FILE, WRAP_NONE
-from kachery_p2p.repo.fileio import Source, Stamp, explained
+from kachery_p2p.repo.fileio import Source, Stamp
 from kachery_p2p.repo.hashing import FileReader, TooShort, in_order, leaf_hashes
 from kachery_p2p.repo.leaves import Leaf, MissingNode, find_wrap, walk_leaves
 from kachery_p2p.repo.limits import SMALL_FILE, TASK_BYTES

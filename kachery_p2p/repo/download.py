@@ -21,25 +21,17 @@ from typing import TYPE_CHECKING
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW
 from kachery_p2p.dag.nodes import read_node
 from kachery_p2p.errors import DamagedFile, DiskFull, HashMismatch, MalformedDag, RepoBusy, RepoError
+from kachery_p2p.oserrors import explained
 from kachery_p2p.private import SHARED_FILE, open_to_group
 from kachery_p2p.repo.catalog import WRAP_NONE
 from kachery_p2p.repo.checking import Checker, WrapFinder
-from kachery_p2p.repo.fileio import (
-    BINARY,
-    CLOEXEC,
-    Buffer,
-    WriteBack,
-    explained,
-    read_bytes_at,
-    sync_fd,
-    sync_folder,
-    write_at,
-)
+from kachery_p2p.repo.fileio import BINARY, CLOEXEC, Buffer, WriteBack, read_bytes_at, sync_fd, sync_folder, write_at
+from kachery_p2p.repo.filelocks import lock_fd
 from kachery_p2p.repo.hashing import FileReader, in_order
 from kachery_p2p.repo.layout import make_folders
 from kachery_p2p.repo.leaves import Leaf, MissingNode, find_wrap, unwrap, walk_leaves
 from kachery_p2p.repo.limits import HAS_BATCH, LOCK_POLL_SECONDS, SMALL_FILE, TASK_BYTES
-from kachery_p2p.repo.locks import LockedFile, lock_fd
+from kachery_p2p.repo.locks import LockedFile
 from kachery_p2p.repo.placing import Placer, same_bytes
 from kachery_p2p.repo.storing import free_bytes
 

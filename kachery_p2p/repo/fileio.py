@@ -1,100 +1,32 @@
-"""Files and folders: errors in words, durable writes, stamps that show a change.
+"""Files and folders: reads and writes at an offset, durable writes, stamps that show a change.
 
-Nothing here knows of CIDs. The write order of the room (package docstring) is made of `NewFile`, `sync_folder` and
-the catalog.
+Nothing here knows of CIDs. The write order of the room (package docstring) is made of `newfile.NewFile`, `sync_folder`
+and the catalog.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from kachery_p2p.errors import (
-    DiskFull,
-    FileChanged,
-    FileMissing,
-    IsADirectory,
-    KacheryError,
-    NoPermission,
-    NotAFile,
-    RepoError,
-)
+from kachery_p2p.errors import FileChanged, IsADirectory, NotAFile
+from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import describe as describe
-from kachery_p2p.private import open_to_group
 from kachery_p2p.repo.limits import WRITE_BACK_BYTES
 
 Buffer = bytes | bytearray | memoryview
-
-_NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
-_TOO_MANY = {errno.EMFILE, errno.ENFILE}
 
 CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 BINARY = getattr(os, "O_BINARY", 0)
 
 # What the group of a shared data directory may at least do with a stored file.
 READABLE = 0o440
-
-
-def explain(why: OSError, doing: str, path: object) -> KacheryError:
-    """The named error for what the operating system said while `doing` (such as "writing") something to `path`."""
-    if isinstance(why, KacheryError):
-        return why
-    named = _named(why, doing, path)
-    if isinstance(named, OSError) and why.errno is not None:
-        named.errno, named.strerror = why.errno, why.strerror or os.strerror(why.errno)
-    return named
-
-
-def _named(why: OSError, doing: str, path: object) -> KacheryError:
-    reason = why.strerror or str(why)
-    if why.errno in _NO_ROOM:
-        return DiskFull(
-            f"There is no room on the disk (or in the quota) for {doing} {path}. Free some space, or use a data "
-            "directory on a larger disk, and try again; nothing that was stored is harmed."
-        )
-    if why.errno == errno.ENOLCK:
-        return RepoError(
-            f"The file system of {path} has no file locks ({reason}), and without them two processes could harm a data "
-            "directory. Choose one on a disk of this machine with KACHERY_CLOUD_DIR, or have this file system mounted "
-            "with locks (NFS: without `nolock`, and with its lock service running)."
-        )
-    if why.errno == errno.EFBIG:
-        return DiskFull(
-            f"The file system, or a limit of this process, does not take a file this large: {doing} {path} failed. "
-            "Use a data directory on another disk, or raise the limit (`ulimit -f`)."
-        )
-    if why.errno in _NOT_ALLOWED:
-        return NoPermission(
-            f"The system does not allow {doing} {path} ({reason}). Check who owns it and its permissions, or use "
-            "another data directory."
-        )
-    if why.errno in (errno.ENOENT, errno.ENOTDIR):
-        return FileMissing(f"There is no {path}: {doing} it failed ({reason}).")
-    if why.errno in _TOO_MANY:
-        return RepoError(
-            f"This process has too many files open, so {doing} {path} failed. Raise the limit (`ulimit -n`)."
-        )
-    return RepoError(f"The operating system failed at {doing} {path}: {reason}.")
-
-
-@contextmanager
-def explained(doing: str, path: object) -> Iterator[None]:
-    """Turn every OSError of the block into its named error. Errors that have names already pass."""
-    try:
-        yield
-    except KacheryError:
-        raise
-    except OSError as why:
-        raise explain(why, doing, path) from why
 
 
 class Stamp(NamedTuple):
@@ -274,82 +206,7 @@ class WriteBack:
                 return
 
 
-# --- new files -------------------------------------------------------------------------------------------------------
-
-
-class NewFile:
-    """A file under construction in `tmp/`, locked while this process lives so that nobody takes it for a left-over.
-
-    Use as a context manager: unless `move_to` put it in its place, it is gone afterwards. The final mode is 0444 (what
-    the umask leaves of it): a stored file is not to be edited.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        from kachery_p2p.repo.locks import LockedFile, lock_fd
-
-        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | CLOEXEC | BINARY
-        with explained("making a file in", folder):
-            while True:
-                self.path = folder / secrets.token_hex(12)
-                fd = os.open(self.path, flags, 0o444)
-                # Between the two calls a cleaner may take it for a left-over; then nothing is at the path any more.
-                if lock_fd(fd) and os.fstat(fd).st_nlink > 0:
-                    break
-                os.close(fd)
-            self._file = LockedFile(fd)
-            self._placed = False
-            open_to_group(fd, folder, READABLE)
-
-    @property
-    def fd(self) -> int:
-        return self._file.fd
-
-    def move_to(self, path: Path) -> None:
-        """Give it its final name, replacing what is there."""
-        if os.name != "posix":
-            self._file.close()
-        os.replace(self.path, path)
-        self._placed = True
-
-    def __enter__(self) -> NewFile:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        # In a forked child the lock, and so the file, is its parent's.
-        if not self._placed and self._file.fd >= 0:
-            if os.name != "posix":
-                self._file.close()
-            try:
-                os.unlink(self.path)
-            except FileNotFoundError:
-                pass
-        self._file.close()
-
-
-def clean_left_overs(folder: Path) -> int:
-    """Remove what killed processes left in `tmp/`; what a living process holds stays. Returns how many went."""
-    from kachery_p2p.repo.locks import lock_fd
-
-    if os.name != "posix":
-        return 0
-    removed = 0
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not entry.is_file(follow_symlinks=False):
-                continue
-            try:
-                fd = os.open(entry.path, os.O_RDONLY | CLOEXEC)
-            except OSError:
-                continue
-            try:
-                if lock_fd(fd):
-                    os.unlink(entry.path)
-                    removed += 1
-            except OSError:
-                continue
-            finally:
-                os.close(fd)
-    return removed
+# --- copies ----------------------------------------------------------------------------------------------------------
 
 
 def clone_file(source_fd: int, target_fd: int) -> bool:

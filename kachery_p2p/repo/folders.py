@@ -14,8 +14,9 @@ from kachery_p2p.dag.names import safe_name
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.dag.profiles import profile as named_profile
 from kachery_p2p.errors import FileMissing, InvalidName, NotADirectory, NotAFile, RepoError
+from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import DIRECTORY, insert_blocks
-from kachery_p2p.repo.fileio import Progress, Source, describe, explained
+from kachery_p2p.repo.fileio import Progress, Source, describe
 from kachery_p2p.repo.limits import BATCH_BYTES, BATCH_FILES, MAX_FOLDER_DEPTH, SMALL_FILE
 from kachery_p2p.repo.placing import NodeSpool, Placer, add_root
 from kachery_p2p.repo.records import Node

@@ -22,7 +22,9 @@ from typing import Any, NamedTuple
 from kachery_p2p import private
 from kachery_p2p.errors import RepoError
 from kachery_p2p.json_reader import InvalidJSON, read_json
-from kachery_p2p.repo.fileio import CLOEXEC, explained
+from kachery_p2p.oserrors import explained
+from kachery_p2p.repo import filelocks
+from kachery_p2p.repo.fileio import CLOEXEC
 
 HOST_LOCK_NAME = "host.lock"
 #: Bytes of a file that names a machine.
@@ -170,13 +172,12 @@ def release_claims() -> None:
 
 
 def _share(fd: int, directory: Path, kind: str) -> None:
-    from kachery_p2p.repo.locks import share_fd, take_fd
-
+    # By the module, for on Windows, which does not come here, it has no shares.
     holder = None
     for attempt in range(_TRIES):
         if attempt:
             time.sleep(random.uniform(_PAUSE / 4, _PAUSE))
-        if not share_fd(fd):
+        if not filelocks.share_fd(fd):
             continue  # another process has it for the moment of writing its machine's name
         holder = read_holder(fd)
         if holder is not None and not holder.is_elsewhere:
@@ -188,7 +189,7 @@ def _share(fd: int, directory: Path, kind: str) -> None:
                 f"disk of this machine with KACHERY_CLOUD_DIR; or, if {holder.host.name} no longer uses it, remove "
                 f"{directory / HOST_LOCK_NAME}."
             )
-        if take_fd(fd):
+        if filelocks.take_fd(fd):
             holder = read_holder(fd)
             if holder is None or holder.is_elsewhere:
                 write_holder(fd)

@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 from kachery_p2p import private
 from kachery_p2p.errors import IdentityError, KacheryError
+from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import read_own_file
-from kachery_p2p.repo.fileio import explained, sync_folder
+from kachery_p2p.repo.fileio import sync_folder
 
 log = logging.getLogger("kachery_p2p.repo")
 

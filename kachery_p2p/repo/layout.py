@@ -10,8 +10,8 @@ from pathlib import Path
 from kachery_p2p import private
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import NoPermission, NotADirectory, UnsupportedCID
+from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import CATALOG_NAME
-from kachery_p2p.repo.fileio import explained
 from kachery_p2p.repo.limits import MAX_NAME
 
 

@@ -4,72 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import threading
 import weakref
 from pathlib import Path
 from typing import ClassVar
 
 from kachery_p2p import private
-from kachery_p2p.repo.fileio import CLOEXEC, explained
+from kachery_p2p.oserrors import explained
+from kachery_p2p.repo.fileio import CLOEXEC
+from kachery_p2p.repo.filelocks import lock_fd, unlock_fd
 from kachery_p2p.repo.hosts import Holder, read_holder, write_holder
 
 NODE_LOCK_NAME = "node.lock"
-#: What systems say where a file system, or the server behind it, has no locks.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 #: There is no room for what is written into the file of a lock. It has the lock all the same.
 _NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-
-if sys.platform == "win32":
-    import msvcrt
-
-    # Locked bytes cannot be read by others on Windows, so the lock sits far beyond any content.
-    _LOCK_AT = 1 << 40
-
-    def lock_fd(fd: int) -> bool:
-        """Take the exclusive lock of an open file without waiting; false when somebody else has it."""
-        os.lseek(fd, _LOCK_AT, os.SEEK_SET)
-        try:
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-    def unlock_fd(fd: int) -> None:
-        """Give the lock of an open file back."""
-        os.lseek(fd, _LOCK_AT, os.SEEK_SET)
-        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def lock_fd(fd: int) -> bool:
-        """Take the exclusive lock of an open file without waiting; false when somebody else has it."""
-        return _flock(fd, fcntl.LOCK_EX)
-
-    def unlock_fd(fd: int) -> None:
-        """Give the lock of an open file back, for every process that inherited the descriptor."""
-        fcntl.flock(fd, fcntl.LOCK_UN)
-
-    def share_fd(fd: int) -> bool:
-        """Take a share in the lock of an open file without waiting; false when somebody has it exclusively."""
-        return _flock(fd, fcntl.LOCK_SH)
-
-    def take_fd(fd: int) -> bool:
-        """Make a share in a lock the whole of it, without waiting; false when others have a share. Then ours may be
-        gone."""
-        return _flock(fd, fcntl.LOCK_EX)
-
-    def _flock(fd: int, how: int) -> bool:
-        try:
-            fcntl.flock(fd, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as why:
-            if why.errno in _NO_LOCKS:  # one number for all of them; `fileio.explain` knows it
-                raise OSError(errno.ENOLCK, why.strerror) from why
-            raise
-        return True
 
 
 class LockedFile:

@@ -10,9 +10,10 @@ from pathlib import Path
 from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.pb import decode_node
 from kachery_p2p.errors import KacheryError, MalformedDag, RepoBusy, RepoError, UnsupportedCID
+from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import DIRECTORY, Catalog
 from kachery_p2p.repo.checking import ROW_COLUMNS, Checker, Problem, Row
-from kachery_p2p.repo.fileio import Progress, Stamp, explained, sync_folder
+from kachery_p2p.repo.fileio import Progress, Stamp, sync_folder
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.limits import MARK_BATCH, ORPHAN_SECONDS, SQL_KEYS
 from kachery_p2p.repo.locks import NodeLock

@@ -25,11 +25,13 @@ from pathlib import Path
 from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.errors import InvalidProfile, RepoError
+from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import CHANGED, FILE, OK, WRAP_FILE, WRAP_NONE, Catalog, insert_blocks
-from kachery_p2p.repo.fileio import NewFile, Stamp, explained, read_bytes_at, sync_folder
+from kachery_p2p.repo.fileio import Stamp, read_bytes_at, sync_folder
 from kachery_p2p.repo.layout import Layout, make_folders
 from kachery_p2p.repo.leaves import Leaf, MissingNode, walk_leaves
 from kachery_p2p.repo.limits import MIB, NODE_SPOOL, ROW_BATCH, SQL_KEYS
+from kachery_p2p.repo.newfile import NewFile
 from kachery_p2p.repo.records import LinkRecords, NodeRecords
 from kachery_p2p.repo.serving import BlockReader, unchanged
 

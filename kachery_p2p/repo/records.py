@@ -26,9 +26,11 @@ from typing import NamedTuple
 from kachery_p2p.dag.car import CarReader, write_car
 from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.errors import InvalidCID, KacheryError, UnsupportedCID
-from kachery_p2p.repo.fileio import NewFile, explained, sync_fd, sync_folder
+from kachery_p2p.oserrors import explained
+from kachery_p2p.repo.fileio import sync_fd, sync_folder
 from kachery_p2p.repo.layout import Layout, make_folders
 from kachery_p2p.repo.limits import MIB, RECORD_FILES
+from kachery_p2p.repo.newfile import NewFile
 
 Node = tuple[bytes, bytes]
 

@@ -12,15 +12,17 @@ from typing import ClassVar, NamedTuple
 from kachery_p2p.dag.cid import CID, read_cid, verify_block
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.errors import HashMismatch, NoPermission, RepoError
+from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import DIRECTORY, OK, Catalog
 from kachery_p2p.repo.checking import Checker, Problem
 from kachery_p2p.repo.download import Download
-from kachery_p2p.repo.fileio import Buffer, NewFile, Progress, clean_left_overs, explained
+from kachery_p2p.repo.fileio import Buffer, Progress
 from kachery_p2p.repo.folders import FolderStorer
 from kachery_p2p.repo.hosts import claim
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.limits import ORPHAN_SECONDS, SQL_KEYS
 from kachery_p2p.repo.maintenance import Maintenance, rebuild
+from kachery_p2p.repo.newfile import NewFile, clean_left_overs
 from kachery_p2p.repo.openfiles import OpenFiles
 from kachery_p2p.repo.placing import Placer
 from kachery_p2p.repo.second_place import cid_of

@@ -14,9 +14,10 @@ from kachery_p2p.dag.nodes import node_kind
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.dag.unixfs import Kind
 from kachery_p2p.errors import InvalidCID, KacheryError, MalformedDag, UnsupportedCID
+from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import DIRECTORY, SCHEMA_VERSION
 from kachery_p2p.repo.checking import Checker, Problem
-from kachery_p2p.repo.fileio import Progress, explained, sync_fd, sync_folder
+from kachery_p2p.repo.fileio import Progress, sync_fd, sync_folder
 from kachery_p2p.repo.leaves import MissingNode, walk_leaves
 from kachery_p2p.repo.limits import SQL_KEYS
 from kachery_p2p.repo.placing import Placer, add_root, profile_from_text

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kachery_p2p.dag.cid import IDENTITY, names_nothing, split_multihash, verify_block
+from kachery_p2p.oserrors import explain
 from kachery_p2p.repo.catalog import CHANGED, MISSING, OK, Catalog
-from kachery_p2p.repo.fileio import Stamp, explain, read_bytes_at
+from kachery_p2p.repo.fileio import Stamp, read_bytes_at
 from kachery_p2p.repo.leaves import block_size, leaf_hashes_to, wrap_parts
 from kachery_p2p.repo.limits import SQL_KEYS
 from kachery_p2p.repo.openfiles import OpenFiles

@@ -17,12 +17,14 @@ from kachery_p2p.dag.builder import leaf_wrap
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.errors import HashMismatch
+from kachery_p2p.oserrors import explained
 from kachery_p2p.private import open_to_group
 from kachery_p2p.repo.catalog import WRAP_NONE
-from kachery_p2p.repo.fileio import CLOEXEC, READABLE, Buffer, NewFile, explained, sync_fd, sync_folder, write_at
+from kachery_p2p.repo.fileio import CLOEXEC, READABLE, Buffer, sync_fd, sync_folder, write_at
 from kachery_p2p.repo.layout import make_folders
 from kachery_p2p.repo.leaves import block_size, find_wrap
 from kachery_p2p.repo.limits import SYNC_THREADS
+from kachery_p2p.repo.newfile import NewFile
 from kachery_p2p.repo.placing import Placer, wrap_of
 
 

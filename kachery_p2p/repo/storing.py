@@ -19,15 +19,14 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile
 from kachery_p2p.dag.profiles import profile as named_profile
 from kachery_p2p.errors import DiskFull, NotAFile
+from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import OK, insert_blocks
 from kachery_p2p.repo.fileio import (
     Buffer,
-    NewFile,
     Progress,
     Source,
     Stamp,
     clone_file,
-    explained,
     read_at,
     read_bytes_at,
     sync_fd,
@@ -37,6 +36,7 @@ from kachery_p2p.repo.fileio import (
 from kachery_p2p.repo.hashing import FileReader, TooShort, leaf_hashes
 from kachery_p2p.repo.layout import make_folders
 from kachery_p2p.repo.limits import MIB, PROFILE_SAMPLE, RACY_NS, SMALL_FILE, TWIN_CANDIDATES
+from kachery_p2p.repo.newfile import NewFile
 from kachery_p2p.repo.placing import NodeSpool, Placer, profile_from_text, profile_text, same_bytes, wrap_by_profile
 from kachery_p2p.repo.records import LinkRecord
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored

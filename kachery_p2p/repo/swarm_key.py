@@ -19,9 +19,10 @@ import stat
 from pathlib import Path
 
 from kachery_p2p.errors import FileMissing, NotAFile, SwarmKeyError
+from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.private import is_shared, make_directory, make_file
-from kachery_p2p.repo.fileio import explained, sync_folder
+from kachery_p2p.repo.fileio import sync_folder
 
 log = logging.getLogger("kachery_p2p.repo")
 

@@ -19,7 +19,7 @@ import kachery_cloud as kcl
 import kachery_p2p
 from kachery_cloud.errors import KacheryError
 from kachery_p2p.errors import DiskFull, FileMissing, IsADirectory, NoPermission
-from kachery_p2p.repo.fileio import explain
+from kachery_p2p.oserrors import explain
 
 
 def every_error() -> Iterator[type[KacheryError]]:

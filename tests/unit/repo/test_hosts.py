@@ -22,9 +22,9 @@ from kachery_cloud.settings.config import load_config
 from kachery_p2p.errors import NodeError, RepoError
 from kachery_p2p.pinning.outbox import OUTBOX_NAME, Outbox
 from kachery_p2p.repo import hosts
-from kachery_p2p.repo.fileio import NewFile
 from kachery_p2p.repo.hosts import HOST_LOCK_NAME, Host, claim, locks_are_local, network_file_system, this_host
 from kachery_p2p.repo.locks import NodeLock
+from kachery_p2p.repo.newfile import NewFile
 from kachery_p2p.repo.repo import Repo
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the locks of POSIX systems")

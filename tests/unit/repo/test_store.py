@@ -333,7 +333,7 @@ def test_right_file_without_rows_is_kept_when_it_is_stored_again(repo: Repo, tmp
 
 def test_left_overs_of_dead_processes_go_and_others_stay(tmp_path: Path) -> None:
     """Opening a repo removes temporary files that no process holds, and none that one does."""
-    from kachery_p2p.repo.fileio import NewFile
+    from kachery_p2p.repo.newfile import NewFile
 
     with Repo.open(tmp_path):
         pass
