@@ -172,7 +172,7 @@ def release_claims() -> None:
 
 
 def _share(fd: int, directory: Path, kind: str) -> None:
-    # By the module, for on Windows, which does not come here, it has no shares.
+    # Named through the module: on Windows, which never comes here, it has no shared locks.
     holder = None
     for attempt in range(_TRIES):
         if attempt:

@@ -1,4 +1,4 @@
-"""Looking after a repo: verify, quarantine, remove, sweep, adopt what is unknown, rebuild a lost or broken catalog."""
+"""Looking after a repo: verify, quarantine, remove, sweep, adopt what is unknown."""
 
 from __future__ import annotations
 
@@ -9,21 +9,18 @@ from pathlib import Path
 
 from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.pb import decode_node
-from kachery_p2p.errors import KacheryError, MalformedDag, RepoBusy, RepoError, UnsupportedCID
+from kachery_p2p.errors import KacheryError, MalformedDag, UnsupportedCID
 from kachery_p2p.oserrors import explained
-from kachery_p2p.repo.catalog import DIRECTORY, Catalog
+from kachery_p2p.repo.catalog import DIRECTORY
 from kachery_p2p.repo.checking import ROW_COLUMNS, Checker, Problem, Row
-from kachery_p2p.repo.fileio import Progress, Stamp, sync_folder
-from kachery_p2p.repo.layout import Layout
+from kachery_p2p.repo.fileio import Progress, Stamp
 from kachery_p2p.repo.limits import MARK_BATCH, ORPHAN_SECONDS, SQL_KEYS
-from kachery_p2p.repo.locks import NodeLock
 from kachery_p2p.repo.placing import Placer, forget_file
 from kachery_p2p.repo.second_place import (
     REPAIR,
     SecondPlace,
     cid_of,
     cid_of_file,
-    refuse_newer,
     right_block,
     stored_files,
 )
@@ -213,45 +210,3 @@ class Maintenance:
                             f"The block {cid} in {self._catalog.path} has wrong bytes. Put it right with: {REPAIR}",
                         )
                     )
-
-
-def rebuild(directory: Path, progress: Progress | None = None) -> list[Problem]:
-    """See Repo.rebuild."""
-    from kachery_p2p.repo.repo import Repo
-
-    layout = Layout(directory)
-    layout.make()
-    node = NodeLock(layout.directory)
-    if not node.try_acquire():
-        raise RepoBusy(
-            f"A node is running in {layout.directory}. Stop it, and all other programs that use the directory, and "
-            "repair it then."
-        )
-    try:
-        if refuse_newer(layout.catalog):
-            raise RepoError(f"{layout.catalog} was made by a newer version of the program. Repair it with that one.")
-        old = layout.catalog
-        # Complete before it gets its name: a repair that is interrupted leaves the loss as visible as it was.
-        fresh = Layout(directory)
-        fresh.catalog = old.with_name(f"repaired.{old.name}")
-        with explained("removing", fresh.catalog):
-            for path in _with_logs(fresh.catalog):
-                path.unlink(missing_ok=True)
-        with Repo(fresh, Catalog(fresh.catalog)) as repo:
-            problems = repo._maintenance.second_place.bring_back(old, progress)
-        kept = layout.damaged / f"{old.name}.{time.strftime('%Y%m%d-%H%M%S')}.{os.getpid()}"
-        with explained("moving the catalog", old):
-            # The database goes last but one, and the new one comes last: in between there is none, which is noticed.
-            for path, aside in reversed(list(zip(_with_logs(old), _with_logs(kept), strict=True))):
-                if os.path.lexists(path):
-                    os.replace(path, aside)
-            os.replace(fresh.catalog, old)
-            sync_folder(layout.directory)
-        return problems
-    finally:
-        node.release()
-
-
-def _with_logs(database: Path) -> list[Path]:
-    """An SQLite database and the files that belong to it."""
-    return [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,21 +12,22 @@ from typing import ClassVar, NamedTuple
 
 from kachery_p2p.dag.cid import CID, read_cid, verify_block
 from kachery_p2p.dag.profiles import Profile
-from kachery_p2p.errors import HashMismatch, NoPermission, RepoError
+from kachery_p2p.errors import HashMismatch, NoPermission, RepoBusy, RepoError
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import DIRECTORY, OK, Catalog
 from kachery_p2p.repo.checking import Checker, Problem
 from kachery_p2p.repo.download import Download
-from kachery_p2p.repo.fileio import Buffer, Progress
+from kachery_p2p.repo.fileio import Buffer, Progress, sync_folder
 from kachery_p2p.repo.folders import FolderStorer
 from kachery_p2p.repo.hosts import claim
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.limits import ORPHAN_SECONDS, SQL_KEYS
-from kachery_p2p.repo.maintenance import Maintenance, rebuild
+from kachery_p2p.repo.locks import NodeLock
+from kachery_p2p.repo.maintenance import Maintenance
 from kachery_p2p.repo.newfile import NewFile, clean_left_overs
 from kachery_p2p.repo.openfiles import OpenFiles
 from kachery_p2p.repo.placing import Placer
-from kachery_p2p.repo.second_place import cid_of
+from kachery_p2p.repo.second_place import cid_of, refuse_newer
 from kachery_p2p.repo.serving import BlockReader
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
 from kachery_p2p.repo.storing import Storer
@@ -380,7 +382,7 @@ class Repo:
         and every linked file is hashed. `progress(done, total)` gets bytes. Returns what could not be brought back.
         No other process may use the directory meanwhile; raises RepoBusy when a node does.
         """
-        return rebuild(Path(directory), progress)
+        return _rebuild(Path(directory), progress)
 
     def _check_writable(self) -> None:
         if self.read_only:
@@ -411,6 +413,46 @@ def _catalog_to_read(layout: Layout) -> Catalog:
         except NoPermission as why:
             log.info("%s", why)
     return Catalog(layout.catalog, in_memory=True)
+
+
+def _rebuild(directory: Path, progress: Progress | None = None) -> list[Problem]:
+    """See Repo.rebuild."""
+    layout = Layout(directory)
+    layout.make()
+    node = NodeLock(layout.directory)
+    if not node.try_acquire():
+        raise RepoBusy(
+            f"A node is running in {layout.directory}. Stop it, and all other programs that use the directory, and "
+            "repair it then."
+        )
+    try:
+        if refuse_newer(layout.catalog):
+            raise RepoError(f"{layout.catalog} was made by a newer version of the program. Repair it with that one.")
+        old = layout.catalog
+        # Complete before it gets its name: a repair that is interrupted leaves the loss as visible as it was.
+        fresh = Layout(directory)
+        fresh.catalog = old.with_name(f"repaired.{old.name}")
+        with explained("removing", fresh.catalog):
+            for path in _with_logs(fresh.catalog):
+                path.unlink(missing_ok=True)
+        with Repo(fresh, Catalog(fresh.catalog)) as repo:
+            problems = repo._maintenance.second_place.bring_back(old, progress)
+        kept = layout.damaged / f"{old.name}.{time.strftime('%Y%m%d-%H%M%S')}.{os.getpid()}"
+        with explained("moving the catalog", old):
+            # The database goes last but one, and the new one comes last: in between there is none, which is noticed.
+            for path, aside in reversed(list(zip(_with_logs(old), _with_logs(kept), strict=True))):
+                if os.path.lexists(path):
+                    os.replace(path, aside)
+            os.replace(fresh.catalog, old)
+            sync_folder(layout.directory)
+        return problems
+    finally:
+        node.release()
+
+
+def _with_logs(database: Path) -> list[Path]:
+    """An SQLite database and the files that belong to it."""
+    return [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
 
 
 def _after_fork() -> None:
