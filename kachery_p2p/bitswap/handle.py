@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import trio
 
+from kachery_p2p.bitswap.client import Client
 from kachery_p2p.bitswap.messages import BytesLike
 from kachery_p2p.bitswap.session import Answer, Session
 from kachery_p2p.dag.cid import CID, known_block
-
-if TYPE_CHECKING:
-    from kachery_p2p.bitswap.exchange import Exchange
 
 
 class ReceivedBlock(NamedTuple):
@@ -49,6 +47,25 @@ class SessionStats:
     sources: dict[str, int]
 
 
+class ExchangeLike(Protocol):
+    """The part of `kachery_p2p.bitswap.exchange.Exchange` that a session handle uses."""
+
+    @property
+    def client(self) -> Client: ...
+
+    def close_session(self, session: Session) -> None: ...
+
+    def add_provider(self, session: Session, peer: str) -> None: ...
+
+    def remove_provider(self, session: Session, peer: str) -> None: ...
+
+    def want(self, session: Session, cids: Sequence[CID]) -> None: ...
+
+    def cancel(self, session: Session, multihashes: Iterable[bytes]) -> None: ...
+
+    def consumed(self, session: Session, size: int) -> None: ...
+
+
 class SessionHandle:
     """Fetches blocks from peers. Use with `async with`; on leaving, what is still wanted is cancelled.
 
@@ -56,7 +73,7 @@ class SessionHandle:
     arrived and was not taken counts against the session's budget, so a user who stops receiving stops the fetching.
     """
 
-    def __init__(self, exchange: Exchange, session: Session) -> None:
+    def __init__(self, exchange: ExchangeLike, session: Session) -> None:
         self._exchange = exchange
         self._session = session
         self._arrived: deque[ReceivedBlock] = deque()

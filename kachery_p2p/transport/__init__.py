@@ -12,6 +12,7 @@ in this room stands behind it. From the wire up:
     connection.py   moves bytes between `ByteIO`, records and Yamux; one per connection
                     (what a peer may make it do: `kachery_p2p/turns.py`)
     dialer.py, listener.py, peers.py, identify.py, ping.py    what their names say
+    interfaces.py   what identify and the relay's circuits need of the host
     relay/          circuit relay v2: reaching peers that nobody can dial through one that everybody can
     holepunch.py    from a relayed connection to a direct one (DCUtR)
     nat/            whether others can reach us, and where

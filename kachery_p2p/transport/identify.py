@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import trio
 from google.protobuf.message import DecodeError
@@ -22,13 +21,11 @@ from kachery_p2p.errors import InvalidAddress, StreamError
 from kachery_p2p.transport import limits, multistream
 from kachery_p2p.transport.addresses import CIRCUIT, parse_peer_id
 from kachery_p2p.transport.compat import Keys
+from kachery_p2p.transport.connection import Connection
+from kachery_p2p.transport.interfaces import IdentifyHost
 from kachery_p2p.transport.multistream import encode_varint, read_varint
 from kachery_p2p.transport.peers import PeerInfo
 from kachery_p2p.transport.stream import Stream
-
-if TYPE_CHECKING:
-    from kachery_p2p.transport.connection import Connection
-    from kachery_p2p.transport.host import Host
 
 logger = logging.getLogger("kachery_p2p.transport")
 
@@ -144,7 +141,7 @@ def _multiaddr_text(raw: bytes, peer: str) -> str:
 class Service:
     """Asks new peers, answers them, and tells all when what we serve has changed (identify push)."""
 
-    def __init__(self, host: Host, agent: str) -> None:
+    def __init__(self, host: IdentifyHost, agent: str) -> None:
         self._host = host
         self._identity = Identity(host.keys, agent)
         self._changed = trio.Event()

@@ -4,19 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 
 from kachery_p2p.errors import StreamEOF, StreamReset
 from kachery_p2p.transport import limits
 from kachery_p2p.transport.yamux import YamuxCore, YamuxStream
-from kachery_p2p.turns import TURN_ITEMS, Turn
-
-if TYPE_CHECKING:
-    from kachery_p2p.transport.connection import Connection
+from kachery_p2p.turns import TURN_ITEMS, Allowance, Turn
 
 Bytes = bytes | bytearray | memoryview
+
+
+class ConnectionLike(Protocol):
+    """The part of `kachery_p2p.transport.connection.Connection` that a stream and those who hold one use."""
+
+    @property
+    def peer(self) -> str: ...
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def initiator(self) -> bool: ...
+
+    @property
+    def is_relayed(self) -> bool: ...
+
+    @property
+    def is_closed(self) -> bool: ...
+
+    @property
+    def allowance(self) -> Allowance: ...
+
+    def flush(self) -> None: ...
 
 
 class Stream(YamuxStream):
@@ -36,7 +57,7 @@ class Stream(YamuxStream):
 
     __slots__ = ("__weakref__", "_readable", "_sent", "_turn", "connection", "kept", "peer", "protocol")
 
-    def __init__(self, core: YamuxCore, stream_id: int, connection: Connection) -> None:
+    def __init__(self, core: YamuxCore, stream_id: int, connection: ConnectionLike) -> None:
         super().__init__(core, stream_id)
         self.connection = connection
         self.peer = connection.peer

@@ -18,7 +18,6 @@ import base58
 import trio
 
 from kachery_p2p.errors import StreamError
-from kachery_p2p.transport.connection import Connection
 from kachery_p2p.transport.nat import limits
 from kachery_p2p.transport.nat.autonat_messages import (
     DIAL_BACK_RESPONSE,
@@ -43,7 +42,7 @@ from kachery_p2p.transport.nat.autonat_messages import (
 )
 from kachery_p2p.transport.nat.autonat_server import read_message
 from kachery_p2p.transport.nat.endpoints import Endpoint, from_binary
-from kachery_p2p.transport.stream import Stream
+from kachery_p2p.transport.stream import ConnectionLike, Stream
 
 if TYPE_CHECKING:
     from kachery_p2p.transport.host import Host
@@ -68,7 +67,7 @@ class Answer:
 class _Expected:
     """A nonce on its way to us."""
 
-    asked_on: Connection
+    asked_on: ConnectionLike
     came_at: str = ""
     event: trio.Event = field(default_factory=trio.Event)
 

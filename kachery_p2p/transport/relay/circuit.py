@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 import base58
 import trio
@@ -12,12 +11,10 @@ import trio
 from kachery_p2p.errors import KacheryError, RelayRefused, StreamError
 from kachery_p2p.transport import limits as transport_limits
 from kachery_p2p.transport.addresses import Address
+from kachery_p2p.transport.interfaces import CircuitHost
 from kachery_p2p.transport.relay import limits
 from kachery_p2p.transport.relay.messages import HOP, Kind, Message, Status, encode, explain, read_message
 from kachery_p2p.transport.stream import Stream
-
-if TYPE_CHECKING:
-    from kachery_p2p.transport.host import Host
 
 
 class CircuitIO:
@@ -85,7 +82,7 @@ def _broken(error: StreamError) -> OSError:
     return ConnectionResetError(errno.ECONNRESET, str(error).rstrip("."))
 
 
-async def connect_relay(host: Host, relay: Address) -> str:
+async def connect_relay(host: CircuitHost, relay: Address) -> str:
     """Be connected with a relay, directly; its peer ID.
 
     Raises:
@@ -100,7 +97,7 @@ async def connect_relay(host: Host, relay: Address) -> str:
     return peer
 
 
-async def open_circuit(host: Host, relay: Address, peer: str) -> tuple[CircuitIO, bool]:
+async def open_circuit(host: CircuitHost, relay: Address, peer: str) -> tuple[CircuitIO, bool]:
     """A channel to a peer through a relay that it has reserved a slot at, and whether the relay sets limits to it.
 
     Raises:
