@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from kachery_cloud.arguments import check_flags, text_list
 from kachery_cloud.errors import ConfigError, ContentNotFound, InvalidPinService, IsADirectory, NodeError, PinningError
 from kachery_cloud.local import NotHere, find_local, repository, resolve_local
-from kachery_cloud.settings.config import load_config, parse_timeout
+from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.pin_services import PinSetting, find_token, services_for
+from kachery_cloud.settings.values import parse_timeout
 from kachery_cloud.uri import format_uri, parse_uri
 from kachery_p2p.text import shown
 

@@ -34,17 +34,15 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from kachery_cloud.errors import ConfigError, NotAFile
+from kachery_cloud.settings.values import CONFIG_NAME, byte_count, read_config_file
 from kachery_p2p import private
 from kachery_p2p.json_reader import InvalidJSON, read_json
 from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.repo.fileio import explained, sync_folder
-
-if TYPE_CHECKING:
-    from kachery_cloud.settings.config import Config
 
 CONFIG_KEY = "pin_services"
 SERVICES_VARIABLE = "KACHERY_CLOUD_PIN_SERVICES"
@@ -100,7 +98,7 @@ class PinSetting:
 
         return not is_public(urlsplit(self.url).hostname or "")
 
-    def why_not(self, config: Config, private_network: bool) -> str | None:
+    def why_not(self, config: PinConfig, private_network: bool) -> str | None:
         """Why this service must not be asked at all; None when it may."""
         if self.is_local:
             return None
@@ -109,6 +107,19 @@ class PinSetting:
         if private_network:
             return "this machine is in a private network (swarm.key), and the service is outside of it"
         return None
+
+
+class PinConfig(Protocol):
+    """What of the `Config` of a data directory bears on pinning services."""
+
+    @property
+    def directory(self) -> Path: ...
+
+    @property
+    def public(self) -> bool: ...
+
+    @property
+    def pin_services(self) -> tuple[PinSetting, ...]: ...
 
 
 #: Shared services that are known by name. Theirs is the only limit that is set without being asked for.
@@ -177,7 +188,7 @@ def make_setting(name: str, url: str, kind: str, *, origin: str) -> PinSetting:
     return PinSetting(name, url, kind, SHARED_MAX_BYTES if shared else None, needs_token=shared)
 
 
-def services_for(config: Config, pin: object) -> list[PinSetting]:
+def services_for(config: PinConfig, pin: object) -> list[PinSetting]:
     """The services that a call means.
 
     Args:
@@ -225,8 +236,6 @@ def _by_name(known: Mapping[str, PinSetting], name: str) -> PinSetting:
 
 
 def _read_entry(name: str, entry: dict[str, Any], origin: str) -> PinSetting:
-    from kachery_cloud.settings.config import byte_count
-
     where = f"{name!r} in {origin}"
     unknown = [key for key in entry if key not in _KEYS]
     if unknown:
@@ -289,7 +298,7 @@ def token_variable(name: str) -> str:
     return f"{TOKEN_VARIABLE}_{re.sub(r'[^A-Za-z0-9]', '_', name).upper()}"
 
 
-def find_token(config: Config, service: PinSetting, environ: Mapping[str, str] | None = None) -> str:
+def find_token(config: PinConfig, service: PinSetting, environ: Mapping[str, str] | None = None) -> str:
     """The token of a service; empty where there is none.
 
     Raises:
@@ -304,12 +313,12 @@ def find_token(config: Config, service: PinSetting, environ: Mapping[str, str] |
     return token
 
 
-def token_origin(config: Config, service: PinSetting, environ: Mapping[str, str] | None = None) -> str | None:
+def token_origin(config: PinConfig, service: PinSetting, environ: Mapping[str, str] | None = None) -> str | None:
     """Where the token of a service is, for people; None where there is none."""
     return _look_for_token(config, service, os.environ if environ is None else environ)[1]
 
 
-def _look_for_token(config: Config, service: PinSetting, env: Mapping[str, str]) -> tuple[str, str | None]:
+def _look_for_token(config: PinConfig, service: PinSetting, env: Mapping[str, str]) -> tuple[str, str | None]:
     variables = [token_variable(service.name)]
     if [each.name for each in config.pin_services] == [service.name]:
         variables.append(TOKEN_VARIABLE)  # with several, it would go to those that it is not for
@@ -408,8 +417,6 @@ def _keyring(name: str) -> Any:
 
 def stored_entry(directory: Path, name: str) -> dict[str, Any] | None:
     """How a service stands in `config.json`; None where it does not. Raises `ConfigError`."""
-    from kachery_cloud.settings.config import CONFIG_NAME, read_config_file
-
     services = read_config_file(directory / CONFIG_NAME).get(CONFIG_KEY)
     entry = services.get(name) if isinstance(services, dict) else None
     return entry if isinstance(entry, dict) else None
@@ -421,8 +428,6 @@ def keep_service(directory: Path, name: str, entry: dict[str, Any] | None) -> No
     Raises:
         ConfigError: the entry, or the file, makes no sense. NoPermission, DiskFull.
     """
-    from kachery_cloud.settings.config import CONFIG_NAME, read_config_file
-
     path = directory / CONFIG_NAME
     stored = read_config_file(path)
     services = dict(stored.get(CONFIG_KEY) or {})
