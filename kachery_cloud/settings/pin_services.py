@@ -34,15 +34,18 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
-from kachery_cloud.errors import ConfigError, NotAFile
+from kachery_cloud.errors import ConfigError, InvalidPinService, NotAFile
 from kachery_cloud.settings.values import CONFIG_NAME, byte_count, read_config_file
 from kachery_p2p import private
 from kachery_p2p.json_reader import InvalidJSON, read_json
 from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.repo.fileio import explained, sync_folder
+
+if TYPE_CHECKING:
+    from kachery_p2p.pinning import PinService
 
 CONFIG_KEY = "pin_services"
 SERVICES_VARIABLE = "KACHERY_CLOUD_PIN_SERVICES"
@@ -410,6 +413,53 @@ def _keyring(name: str) -> Any:
             f"The token of the pinning service {name!r} is said to be in the system's keyring, which needs a package: "
             "pip install keyring"
         ) from None
+
+
+# --- for the node ----------------------------------------------------------------------------------------------------
+
+
+def to_service(config: PinConfig, setting: PinSetting, token: str | None = None) -> PinService:
+    """A service as the node knows it, with its token. Raises `ConfigError`, `InvalidPinService`."""
+    from kachery_p2p.pinning import PinService
+
+    return PinService(
+        name=setting.name,
+        url=setting.url,
+        token=find_token(config, setting) if token is None else token,
+        kind=setting.kind,
+        max_bytes=setting.max_bytes,
+        gateway=setting.gateway,
+    )
+
+
+def usable_services(config: PinConfig, private_network: bool) -> list[PinService]:
+    """The services that the node may ask: not those that `public` or a swarm key shuts out, nor those without a token.
+
+    What is to be pinned at the others waits. A shared service that was used without being set up is among them.
+    """
+    found = []
+    for setting in services_by_name(config).values():
+        if why_idle(config, setting, private_network) is None:
+            found.append(to_service(config, setting))
+    return found
+
+
+def why_idle(config: PinConfig, setting: PinSetting, private_network: bool) -> str | None:
+    """Why nothing is sent to a service at present; None when something may be."""
+    why = setting.why_not(config, private_network)
+    if why is not None:
+        return f"Nothing is sent to {setting.name}: {why}."
+    try:
+        if to_service(config, setting).token or not setting.needs_token:
+            return None
+    except (ConfigError, InvalidPinService) as exc:
+        return str(exc)
+    return f"There is no token for {setting.name}. Set it with: kachery-cloud-pins service add {setting.name}"
+
+
+def services_by_name(config: PinConfig) -> dict[str, PinSetting]:
+    """The services by name, with the shared ones that something was given to, or could be."""
+    return {**PRESETS, **{service.name: service for service in config.pin_services}}
 
 
 # --- changing the settings -------------------------------------------------------------------------------------------
