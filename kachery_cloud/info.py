@@ -11,7 +11,8 @@ from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, Kac
 from kachery_cloud.local import NotHere, find_local, repository, resolve_local
 from kachery_cloud.pinning import outbox
 from kachery_cloud.progress import progress_bar
-from kachery_cloud.settings.config import load_config, parse_timeout, write_default_config
+from kachery_cloud.settings.config import load_config, write_default_config
+from kachery_cloud.settings.values import parse_timeout
 from kachery_cloud.uri import check_peer_addresses, parse_uri
 
 if TYPE_CHECKING:

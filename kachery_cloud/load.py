@@ -19,7 +19,8 @@ from kachery_cloud.formats.values import json_from_bytes, read_npy, text_from_by
 from kachery_cloud.local import NotHere, find_local, is_local_directory, list_local, repository, resolve_local
 from kachery_cloud.placing import check_tree_destination, copy_into_place, place_directory
 from kachery_cloud.progress import progress_bar
-from kachery_cloud.settings.config import load_config, parse_timeout
+from kachery_cloud.settings.config import load_config
+from kachery_cloud.settings.values import parse_timeout
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import ContentURI, check_peer_addresses, parse_uri
 from kachery_p2p.oserrors import explained

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from kachery_cloud.arguments import check_flags, text_list
-from kachery_cloud.errors import ConfigError, ContentNotFound, InvalidPinService, IsADirectory, NodeError, PinningError
+from kachery_cloud.errors import ConfigError, ContentNotFound, IsADirectory, NodeError, PinningError
 from kachery_cloud.local import NotHere, find_local, repository, resolve_local
-from kachery_cloud.settings.config import load_config, parse_timeout
-from kachery_cloud.settings.pin_services import PinSetting, find_token, services_for
+from kachery_cloud.settings.config import load_config
+from kachery_cloud.settings.pin_services import PinSetting, services_by_name, services_for, to_service, why_idle
+from kachery_cloud.settings.values import parse_timeout
 from kachery_cloud.uri import format_uri, parse_uri
 from kachery_p2p.text import shown
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
-    from kachery_p2p.pinning import Outbox, PinEntry, PinService
+    from kachery_p2p.pinning import Outbox, PinEntry
     from kachery_p2p.repo.repo import Stored
 
 Pin: TypeAlias = "bool | str | Sequence[str] | None"
@@ -351,55 +352,6 @@ def record_stored(config: Config, plan: Plan, stored: Stored, name: str) -> list
     return plan.record(config, str(stored.cid), stored.size, name) if plan.services else []
 
 
-# --- for the node ----------------------------------------------------------------------------------------------------
-
-
-def to_service(config: Config, setting: PinSetting, token: str | None = None) -> PinService:
-    """A service as the node knows it, with its token. Raises `ConfigError`, `InvalidPinService`."""
-    from kachery_p2p.pinning import PinService
-
-    return PinService(
-        name=setting.name,
-        url=setting.url,
-        token=find_token(config, setting) if token is None else token,
-        kind=setting.kind,
-        max_bytes=setting.max_bytes,
-        gateway=setting.gateway,
-    )
-
-
-def usable_services(config: Config, private_network: bool) -> list[PinService]:
-    """The services that the node may ask: not those that `public` or a swarm key shuts out, nor those without a token.
-
-    What is to be pinned at the others waits. A shared service that was used without being set up is among them.
-    """
-    found = []
-    for setting in _settings(config).values():
-        if why_idle(config, setting, private_network) is None:
-            found.append(to_service(config, setting))
-    return found
-
-
-def why_idle(config: Config, setting: PinSetting, private_network: bool) -> str | None:
-    """Why nothing is sent to a service at present; None when something may be."""
-    why = setting.why_not(config, private_network)
-    if why is not None:
-        return f"Nothing is sent to {setting.name}: {why}."
-    try:
-        if to_service(config, setting).token or not setting.needs_token:
-            return None
-    except (ConfigError, InvalidPinService) as exc:
-        return str(exc)
-    return f"There is no token for {setting.name}. Set it with: kachery-cloud-pins service add {setting.name}"
-
-
-def _settings(config: Config) -> dict[str, PinSetting]:
-    """The services by name, with the shared ones that something was given to, or could be."""
-    from kachery_cloud.settings.pin_services import PRESETS
-
-    return {**PRESETS, **{service.name: service for service in config.pin_services}}
-
-
 # --- the outbox ------------------------------------------------------------------------------------------------------
 
 
@@ -435,7 +387,7 @@ def _shown(config: Config, entries: Sequence[PinEntry]) -> list[dict[str, Any]]:
     """Entries as plain values, each with why nothing happens to it, where the settings are the reason."""
     from kachery_p2p.repo.swarm_key import SWARM_KEY_NAME
 
-    settings = _settings(config)
+    settings = services_by_name(config)
     private = (config.directory / SWARM_KEY_NAME).exists()
     idle: dict[str, str | None] = {}
     found = []

@@ -484,7 +484,8 @@ def node(
     """
     from kachery_cloud.node.log import start_log
     from kachery_cloud.node.serve import GatewayChoice, serve_forever
-    from kachery_cloud.settings.config import load_config, parse_bootstrap
+    from kachery_cloud.settings.config import load_config
+    from kachery_cloud.settings.values import parse_bootstrap
     from kachery_cloud.uri import check_peer_address
 
     if gateway_fetch and gateway is None:

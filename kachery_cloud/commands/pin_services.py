@@ -167,8 +167,7 @@ def _token(name: str, from_stdin: bool) -> str:
 
 def _services(config: Config) -> list[dict[str, Any]]:
     """The services, as they may be shown: where the token is, but not the token."""
-    from kachery_cloud.pinning import why_idle
-    from kachery_cloud.settings.pin_services import token_origin
+    from kachery_cloud.settings.pin_services import token_origin, why_idle
     from kachery_p2p.repo.swarm_key import SWARM_KEY_NAME
 
     private = (config.directory / SWARM_KEY_NAME).exists()

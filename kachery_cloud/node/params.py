@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from kachery_cloud.settings.config import MAX_TIMEOUT
+from kachery_cloud.settings.values import MAX_TIMEOUT
 from kachery_p2p.errors import NodeError
 
 #: Offsets are kept in 63 bits, as file systems do.

@@ -34,10 +34,11 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
-from kachery_cloud.errors import ConfigError, NotAFile
+from kachery_cloud.errors import ConfigError, InvalidPinService, NotAFile
+from kachery_cloud.settings.values import CONFIG_NAME, byte_count, read_config_file
 from kachery_p2p import private
 from kachery_p2p.json_reader import InvalidJSON, read_json
 from kachery_p2p.oserrors import explained
@@ -45,7 +46,7 @@ from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.repo.fileio import sync_folder
 
 if TYPE_CHECKING:
-    from kachery_cloud.settings.config import Config
+    from kachery_p2p.pinning import PinService
 
 CONFIG_KEY = "pin_services"
 SERVICES_VARIABLE = "KACHERY_CLOUD_PIN_SERVICES"
@@ -101,7 +102,7 @@ class PinSetting:
 
         return not is_public(urlsplit(self.url).hostname or "")
 
-    def why_not(self, config: Config, private_network: bool) -> str | None:
+    def why_not(self, config: PinConfig, private_network: bool) -> str | None:
         """Why this service must not be asked at all; None when it may."""
         if self.is_local:
             return None
@@ -110,6 +111,19 @@ class PinSetting:
         if private_network:
             return "this machine is in a private network (swarm.key), and the service is outside of it"
         return None
+
+
+class PinConfig(Protocol):
+    """What of the `Config` of a data directory bears on pinning services."""
+
+    @property
+    def directory(self) -> Path: ...
+
+    @property
+    def public(self) -> bool: ...
+
+    @property
+    def pin_services(self) -> tuple[PinSetting, ...]: ...
 
 
 #: Shared services that are known by name. Theirs is the only limit that is set without being asked for.
@@ -178,7 +192,7 @@ def make_setting(name: str, url: str, kind: str, *, origin: str) -> PinSetting:
     return PinSetting(name, url, kind, SHARED_MAX_BYTES if shared else None, needs_token=shared)
 
 
-def services_for(config: Config, pin: object) -> list[PinSetting]:
+def services_for(config: PinConfig, pin: object) -> list[PinSetting]:
     """The services that a call means.
 
     Args:
@@ -226,8 +240,6 @@ def _by_name(known: Mapping[str, PinSetting], name: str) -> PinSetting:
 
 
 def _read_entry(name: str, entry: dict[str, Any], origin: str) -> PinSetting:
-    from kachery_cloud.settings.config import byte_count
-
     where = f"{name!r} in {origin}"
     unknown = [key for key in entry if key not in _KEYS]
     if unknown:
@@ -290,7 +302,7 @@ def token_variable(name: str) -> str:
     return f"{TOKEN_VARIABLE}_{re.sub(r'[^A-Za-z0-9]', '_', name).upper()}"
 
 
-def find_token(config: Config, service: PinSetting, environ: Mapping[str, str] | None = None) -> str:
+def find_token(config: PinConfig, service: PinSetting, environ: Mapping[str, str] | None = None) -> str:
     """The token of a service; empty where there is none.
 
     Raises:
@@ -305,12 +317,12 @@ def find_token(config: Config, service: PinSetting, environ: Mapping[str, str] |
     return token
 
 
-def token_origin(config: Config, service: PinSetting, environ: Mapping[str, str] | None = None) -> str | None:
+def token_origin(config: PinConfig, service: PinSetting, environ: Mapping[str, str] | None = None) -> str | None:
     """Where the token of a service is, for people; None where there is none."""
     return _look_for_token(config, service, os.environ if environ is None else environ)[1]
 
 
-def _look_for_token(config: Config, service: PinSetting, env: Mapping[str, str]) -> tuple[str, str | None]:
+def _look_for_token(config: PinConfig, service: PinSetting, env: Mapping[str, str]) -> tuple[str, str | None]:
     variables = [token_variable(service.name)]
     if [each.name for each in config.pin_services] == [service.name]:
         variables.append(TOKEN_VARIABLE)  # with several, it would go to those that it is not for
@@ -404,13 +416,58 @@ def _keyring(name: str) -> Any:
         ) from None
 
 
+# --- for the node ----------------------------------------------------------------------------------------------------
+
+
+def to_service(config: PinConfig, setting: PinSetting, token: str | None = None) -> PinService:
+    """A service as the node knows it, with its token. Raises `ConfigError`, `InvalidPinService`."""
+    from kachery_p2p.pinning import PinService
+
+    return PinService(
+        name=setting.name,
+        url=setting.url,
+        token=find_token(config, setting) if token is None else token,
+        kind=setting.kind,
+        max_bytes=setting.max_bytes,
+        gateway=setting.gateway,
+    )
+
+
+def usable_services(config: PinConfig, private_network: bool) -> list[PinService]:
+    """The services that the node may ask: not those that `public` or a swarm key shuts out, nor those without a token.
+
+    What is to be pinned at the others waits. A shared service that was used without being set up is among them.
+    """
+    found = []
+    for setting in services_by_name(config).values():
+        if why_idle(config, setting, private_network) is None:
+            found.append(to_service(config, setting))
+    return found
+
+
+def why_idle(config: PinConfig, setting: PinSetting, private_network: bool) -> str | None:
+    """Why nothing is sent to a service at present; None when something may be."""
+    why = setting.why_not(config, private_network)
+    if why is not None:
+        return f"Nothing is sent to {setting.name}: {why}."
+    try:
+        if to_service(config, setting).token or not setting.needs_token:
+            return None
+    except (ConfigError, InvalidPinService) as exc:
+        return str(exc)
+    return f"There is no token for {setting.name}. Set it with: kachery-cloud-pins service add {setting.name}"
+
+
+def services_by_name(config: PinConfig) -> dict[str, PinSetting]:
+    """The services by name, with the shared ones that something was given to, or could be."""
+    return {**PRESETS, **{service.name: service for service in config.pin_services}}
+
+
 # --- changing the settings -------------------------------------------------------------------------------------------
 
 
 def stored_entry(directory: Path, name: str) -> dict[str, Any] | None:
     """How a service stands in `config.json`; None where it does not. Raises `ConfigError`."""
-    from kachery_cloud.settings.config import CONFIG_NAME, read_config_file
-
     services = read_config_file(directory / CONFIG_NAME).get(CONFIG_KEY)
     entry = services.get(name) if isinstance(services, dict) else None
     return entry if isinstance(entry, dict) else None
@@ -422,8 +479,6 @@ def keep_service(directory: Path, name: str, entry: dict[str, Any] | None) -> No
     Raises:
         ConfigError: the entry, or the file, makes no sense. NoPermission, DiskFull.
     """
-    from kachery_cloud.settings.config import CONFIG_NAME, read_config_file
-
     path = directory / CONFIG_NAME
     stored = read_config_file(path)
     services = dict(stored.get(CONFIG_KEY) or {})

@@ -1,10 +1,13 @@
-"""What routing needs of the host it runs on, and what its sources have in common."""
+"""What routing needs of the host it runs on, and what its sources and targets have in common."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from kachery_p2p.routing.dht.messages import PeerInfo
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,31 @@ class Source(Protocol):
 
     def find_providers(self, multihash: bytes) -> AsyncGenerator[Provider, None]:
         """Providers, as they are found; ends when nothing more is to be found. Raises nothing but `KacheryError`."""
+        ...
+
+
+class AnnounceTarget(Protocol):
+    """A network in which keys are announced: a DHT."""
+
+    @property
+    def name(self) -> str:
+        """`dht` or `lan-dht`: what was announced is remembered under this name."""
+        ...
+
+    async def wait_ready(self) -> None:
+        """Return when there is a peer to ask."""
+        ...
+
+    async def closest(self, key: bytes) -> Sequence[PeerInfo]:
+        """The 20 closest servers to a key as it stands on the wire that answered; fewer if there are no more."""
+        ...
+
+    async def deliver(self, peer: PeerInfo, keys: Sequence[bytes]) -> bool:
+        """Send a peer one ADD_PROVIDER for each key, on one stream; whether it took them."""
+        ...
+
+    def peers(self) -> Collection[str]:
+        """Peer IDs (base58) of the servers known now."""
         ...
 
 

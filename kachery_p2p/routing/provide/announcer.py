@@ -19,45 +19,22 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.routing.database import Database
-from kachery_p2p.routing.dht.messages import PeerInfo
 from kachery_p2p.routing.provide import limits
 from kachery_p2p.routing.provide.state import AnnounceState
 from kachery_p2p.routing.provide.target import TargetWorker
 
+if TYPE_CHECKING:
+    from kachery_p2p.routing.interfaces import AnnounceTarget
+
 log = logging.getLogger("kachery_p2p.routing")
-
-
-class AnnounceTarget(Protocol):
-    """A network in which keys are announced: a DHT."""
-
-    @property
-    def name(self) -> str:
-        """`dht` or `lan-dht`: what was announced is remembered under this name."""
-        ...
-
-    async def wait_ready(self) -> None:
-        """Return when there is a peer to ask."""
-        ...
-
-    async def closest(self, key: bytes) -> Sequence[PeerInfo]:
-        """The 20 closest servers to a key as it stands on the wire that answered; fewer if there are no more."""
-        ...
-
-    async def deliver(self, peer: PeerInfo, keys: Sequence[bytes]) -> bool:
-        """Send a peer one ADD_PROVIDER for each key, on one stream; whether it took them."""
-        ...
-
-    def peers(self) -> Collection[str]:
-        """Peer IDs (base58) of the servers known now."""
-        ...
 
 
 @dataclass(frozen=True)

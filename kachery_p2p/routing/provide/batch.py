@@ -18,7 +18,7 @@ from kachery_p2p.routing.dht.sweep import NetworkSize, RegionSweep
 from kachery_p2p.routing.provide import limits
 
 if TYPE_CHECKING:
-    from kachery_p2p.routing.provide.announcer import AnnounceTarget
+    from kachery_p2p.routing.interfaces import AnnounceTarget
 
 log = logging.getLogger("kachery_p2p.routing")
 

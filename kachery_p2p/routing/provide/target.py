@@ -20,7 +20,7 @@ from kachery_p2p.routing.provide.greet import Greeter
 from kachery_p2p.routing.provide.state import AnnounceState, Region
 
 if TYPE_CHECKING:
-    from kachery_p2p.routing.provide.announcer import AnnounceTarget
+    from kachery_p2p.routing.interfaces import AnnounceTarget
 
 log = logging.getLogger("kachery_p2p.routing")
 

@@ -21,7 +21,7 @@ from kachery_cloud.commands.main import cli
 from kachery_cloud.commands.pins_text import on_their_way, pin_lines, summary_phrase
 from kachery_cloud.errors import ConfigError, ContentNotFound, PinningError, PinTooLarge
 from kachery_cloud.local import close_repositories
-from kachery_cloud.pinning import close_outboxes, outbox, usable_services
+from kachery_cloud.pinning import close_outboxes, outbox
 from kachery_cloud.settings.config import Config, load_config
 from kachery_cloud.settings.pin_services import (
     PRESETS,
@@ -34,6 +34,7 @@ from kachery_cloud.settings.pin_services import (
     make_setting,
     services_for,
     token_origin,
+    usable_services,
 )
 
 SECRET = "the-secret-token"
