@@ -215,13 +215,16 @@ def test_a_child_that_leaves_the_block_and_ends(tmp_path: Path) -> None:
 def test_a_fork_without_warning(tmp_path: Path) -> None:
     """A program that forks by itself and only tells Python afterwards: the child says that it cannot use the data."""
     program = (
-        "import ctypes, os, sys; from kachery_p2p.errors import RepoError; from kachery_p2p.repo.repo import Repo\n"
+        "import _imp, ctypes, os, sys\n"
+        "from kachery_p2p.errors import RepoError; from kachery_p2p.repo.repo import Repo\n"
         "repo = Repo.open(sys.argv[1]); repo.store_bytes(b'before'); fork = ctypes.PyDLL(None).fork\n"
+        "_imp.acquire_lock()\n"  # Python 3.13 insists on that in the child
         "if (pid := fork()) == 0:\n"
         "    ctypes.pythonapi.PyOS_AfterFork_Child()\n"
         "    try: repo.store_bytes(b'child')\n"
         "    except RepoError as error: os._exit(7 if 'forked in the middle' in str(error) else 1)\n"
         "    os._exit(1)\n"
+        "_imp.release_lock()\n"
         "code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])\n"
         "repo.store_bytes(b'after'); print(code, len(repo.list_files()))"
     )
