@@ -17,6 +17,7 @@ import concurrent.futures
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -95,9 +96,14 @@ class NodeThread:
         self._ready.result()
 
     def _main(self) -> None:
+        hook = sys.excepthook
         import trio
 
         from kachery_cloud.node.serve import plain_error
+
+        if sys.version_info < (3, 11):
+            # What trio needs for exception groups there sets the hook of the whole process, which is the user's.
+            sys.excepthook = hook
 
         error: BaseException = NodeGone("The node of this process has stopped.")
         try:

@@ -40,9 +40,10 @@ def start_log(level: Level, file: Path | None = None) -> None:
     if file is not None:
         with explained("opening the log", file):
             handlers.append(_File(file))
-        terminal.setLevel(max(number, logging.WARNING))
     root = logging.getLogger()
     for handler in handlers:
+        # Not the loggers alone: some have a level of their own.
+        handler.setLevel(number if handler is not terminal or file is None else max(number, logging.WARNING))
         handler.setFormatter(_Formatter(_FORMAT))
         root.addHandler(handler)
     root.setLevel(max(number, logging.WARNING))

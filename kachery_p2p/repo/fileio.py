@@ -159,10 +159,12 @@ class WriteBack:
 
     A thread syncs the file's data each time `WRITE_BACK_BYTES` more were written. `close` returns when the thread has
     ended, and raises the OSError it met: Linux tells a failed write-back only once, so the last fsync may not see it.
+    A forked child has neither the thread nor the file; there `close` does nothing.
     """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._process = os.getpid()
         self._new = 0
         self._wake = threading.Condition()
         self._closing = False
@@ -181,6 +183,8 @@ class WriteBack:
             self._wake.notify()
 
     def close(self) -> None:
+        if os.getpid() != self._process:
+            return  # nor may the lock be waited for: the thread may have had it when the child was made
         with self._wake:
             self._closing = True
             self._wake.notify()

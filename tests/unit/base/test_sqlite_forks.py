@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from kachery_p2p import forks, sqlite_forks
 from kachery_p2p.errors import RepoError
+from kachery_p2p.repo.fileio import WriteBack
 from kachery_p2p.repo.repo import Repo
 from kachery_p2p.sqlite import Settings, SQLiteFile
 
@@ -60,7 +62,19 @@ def in_child(work: Callable[[], object]) -> int:
             code = 2 if "forked in the middle" in str(error) else 1
         finally:
             os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return exit_code_of(pid)
+
+
+def exit_code_of(child: int) -> int:
+    """Wait for a child; one that hangs is killed, and its code is -9."""
+    end = time.monotonic() + PATIENCE
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+            ended = os.waitpid(child, 0)
+            break
+        time.sleep(0.001)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -215,13 +229,16 @@ def test_a_child_that_leaves_the_block_and_ends(tmp_path: Path) -> None:
 def test_a_fork_without_warning(tmp_path: Path) -> None:
     """A program that forks by itself and only tells Python afterwards: the child says that it cannot use the data."""
     program = (
-        "import ctypes, os, sys; from kachery_p2p.errors import RepoError; from kachery_p2p.repo.repo import Repo\n"
+        "import _imp, ctypes, os, sys\n"
+        "from kachery_p2p.errors import RepoError; from kachery_p2p.repo.repo import Repo\n"
         "repo = Repo.open(sys.argv[1]); repo.store_bytes(b'before'); fork = ctypes.PyDLL(None).fork\n"
+        "_imp.acquire_lock()\n"  # Python 3.13 insists on that in the child
         "if (pid := fork()) == 0:\n"
         "    ctypes.pythonapi.PyOS_AfterFork_Child()\n"
         "    try: repo.store_bytes(b'child')\n"
         "    except RepoError as error: os._exit(7 if 'forked in the middle' in str(error) else 1)\n"
         "    os._exit(1)\n"
+        "_imp.release_lock()\n"
         "code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])\n"
         "repo.store_bytes(b'after'); print(code, len(repo.list_files()))"
     )
@@ -328,7 +345,7 @@ def test_a_child_that_goes_on_with_a_store(tmp_path: Path) -> None:
             if children == [0]:
                 os._exit(3)
             raise
-        assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 3
+        assert exit_code_of(children[0]) == 3
         assert stored.path.read_bytes() == path.read_bytes()
 
 
@@ -341,6 +358,29 @@ def test_own_databases_are_not_stored(tmp_path: Path) -> None:
                 repo.store_file(path)
             with pytest.raises(RepoError, match="data directory"):
                 repo.link_file(path)
+
+
+def test_a_child_waits_for_no_thread_that_syncs(tmp_path: Path) -> None:
+    """The thread that writes a growing file out may have its lock when the process forks: a child that leaves the store
+    does not wait for it."""
+    holding, release = threading.Event(), threading.Event()
+    with open(tmp_path / "growing", "wb") as file:
+        write_back = WriteBack(file.fileno())
+
+        def hold() -> None:
+            with write_back._wake:
+                holding.set()
+                release.wait()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        holding.wait()
+        try:
+            assert in_child(write_back.close) == 0
+        finally:
+            release.set()
+            thread.join()
+            write_back.close()
 
 
 def test_a_child_that_leaves_a_store_takes_nothing_with_it(tmp_path: Path) -> None:
@@ -360,6 +400,6 @@ def test_a_child_that_leaves_a_store_takes_nothing_with_it(tmp_path: Path) -> No
             stored = repo.store_file(path, progress=progress)
         except KeyboardInterrupt:
             os._exit(3)
-        assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 3
+        assert exit_code_of(children[0]) == 3
         assert stored.path.read_bytes() == path.read_bytes()
         assert list((tmp_path / "repo" / "tmp").iterdir()) == []

@@ -48,6 +48,7 @@ def test_lines_have_a_time(capsys: pytest.CaptureFixture[str]) -> None:
 def test_levels(capsys: pytest.CaptureFixture[str], level: node_log.Level, ours: int) -> None:
     """Each says what the one before it does, and more; of other packages never more than warnings, for what some of
     them log below that is secret."""
+    logging.getLogger("hpack").setLevel(logging.WARNING)  # as the client of gateways does
     start_log(level)
     for logger in (OURS, OTHERS):
         for number in (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG):
