@@ -21,6 +21,10 @@ _WINDOWS_DEVICES = frozenset(
 _WINDOWS_CHARACTERS = frozenset('<>:"\\|?*')
 
 
+#: macOS keeps the icon that a user gave a folder in a file of this name; such a folder is to be shared like any other.
+FINDER_ICON = "Icon\r"
+
+
 def name_bytes(name: str) -> bytes:
     """The UTF-8 bytes of a name that may stand in a directory.
 
@@ -47,7 +51,7 @@ def safe_name(name: str, *, windows: bool | None = None) -> str:
     """
     if len(name_bytes(name)) > MAX_NAME_BYTES:
         raise InvalidName(f"The name {name[:40]!a}... has more than {MAX_NAME_BYTES} bytes, too long for a file.")
-    if any(category(c) in ("Cc", "Zl", "Zp") for c in name):
+    if name != FINDER_ICON and any(category(c) in ("Cc", "Zl", "Zp") for c in name):
         raise InvalidName(f"The name {name!a} has a control character in it, which no file of ours gets.")
     if sys.platform == "win32" if windows is None else windows:
         if any(c in _WINDOWS_CHARACTERS or c < " " for c in name) or name[-1] in ". ":
