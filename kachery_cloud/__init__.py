@@ -148,7 +148,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "config": ("Config", "load_config"),
+    "settings.config": ("Config", "load_config"),
     "info": ("announce", "get_node_info", "init", "repair", "status", "verify", "whereis"),
     "load": (
         "cat_file",
