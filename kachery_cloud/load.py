@@ -1,8 +1,9 @@
 """Loading: a URI becomes a path, a value, or bytes.
 
 What is here already needs no network and starts nothing. Anything else is asked of the node of the data directory,
-which fetches what is missing from the peers it knows: those that the URI names (`?provider=`), those that the call
-names (`providers`), those of the settings, and those that are connected.
+which fetches what is missing. It asks the peers that the URI names (`?provider=`), those that the call names
+(`providers`), those of the settings and those that are connected, and looks for more: in its address book, on the local
+network (mDNS and a DHT), in the public DHT and at HTTP routers. HTTP gateways bring what no peer delivers in time.
 """
 
 from __future__ import annotations

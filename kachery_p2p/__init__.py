@@ -1,7 +1,19 @@
 """An IPFS node for Python: UnixFS DAGs, a block store made of plain files, Bitswap over libp2p.
 
-Importing this package imports nothing else; each room (``dag``, ``repo``, ``bitswap``, ``transport``) stands on
-its own and ``kachery_p2p.node.node`` puts one node together.
+Importing this package imports nothing else. From the ground up:
+
+    dag         files and directories as blocks and links, without a disk or a network
+    repo        what one data directory holds, and how it stays sound
+    bitswap     the block exchange
+    routing     who has a CID, and telling the others what we have
+    transport   the libp2p host
+    gateway     blocks over HTTP: a client and a server
+    pinning     keeping data alive elsewhere
+    load        one request of the user
+    node        one node put together
+
+Imports point down only, and the five from `bitswap` to `pinning` do not know each other: `load` and `node` bring them
+together. The modules beside the packages are each one place for a question that several of them ask.
 """
 
 __version__ = "0.1.0"

@@ -4,8 +4,10 @@ A data directory is made 0700, and its secrets (databases, keys, settings with t
 whatever the umask says. Others may read in it only where its owner has opened the top folder to them; even then only
 the stored files and the catalog that describes them, and no more than the umask of whoever stored them allows.
 
-A *shared* directory is one whose top folder its group may write to (`chmod 2770`). In it everything but the private key
-is made for the group to read and write, whoever makes it and whatever the umask is: 2770 for folders, 0660 for files.
+A *shared* directory is one whose top folder its group may write to (`chmod 2770`). In it folders
+are made 2770, and files that change (databases, settings, partial files) 0660, whoever makes them and whatever the
+umask is. Files that never change again, the stored ones and those in `nodes/` and `links/`, are nobody's to write to:
+0444 less the umask, but at least 0440. The private key stays its owner's.
 New things belong to the group of the folder that they are in. What root makes belongs to the owner of that folder, so
 that a command run as root does not lock the owner out.
 

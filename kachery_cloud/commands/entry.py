@@ -1,4 +1,4 @@
-"""Where the console commands begin: `store_main` here is `store_main` of `cli`, and so on.
+"""Where the console commands begin: `store_main` here is `store_main` of `main`, and so on.
 
 Reading our modules takes a moment. Ctrl-C in it is an interruption like any other, and not a stack trace.
 """

@@ -7,7 +7,7 @@
 | KACHERY_CLOUD_LISTEN          | `listen`          | multiaddrs to listen on                                          |
 | KACHERY_CLOUD_TIMEOUT         | `timeout`         | seconds without any progress after which a load gives up         |
 | KACHERY_CLOUD_MAX_STORE_BYTES | `max_store_bytes` | the most that one store may take; no limit where unset           |
-| KACHERY_CLOUD_PUBLIC          | `public`          | `off`: use no public service at all (those marked * below)       |
+| KACHERY_CLOUD_PUBLIC          | `public`          | `off`: use no public service (those marked * below)              |
 | KACHERY_CLOUD_DHT             | `dht`             | * the public DHT: `auto` (a server while reachable), `client`,   |
 |                               |                   | `server` or `off`                                                |
 | KACHERY_CLOUD_BOOTSTRAP       | `bootstrap`       | * multiaddrs of peers to enter the DHT by; `default`, or `none`  |

@@ -1,1 +1,11 @@
-"""One request of the user: what is on disk, what is missing, whom to ask."""
+"""One request of the user: what is on disk, what is missing, whom to ask, and when to give up.
+
+load        `Load`: a file, a range of one, or a path through directories
+directory   a whole directory: its listing, and its files, many at once
+transfer    the bytes of one file, into its partial file
+downloads   the partial files that are open, one for all loads of one CID
+peers       whom to ask: the peers it was told of, and those that routing finds
+sources     the peers and the HTTP gateways of one load, as one session
+errors      what a load says when it gives up
+interfaces  what these know of each other, and what a load is given
+"""

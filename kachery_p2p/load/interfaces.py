@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-#: References looked up and wanted ahead of what has arrived. Covers the largest window of a session (48 MiB) with
-#: leaves of 256 KiB twice over; each costs some hundred bytes.
+#: References looked up and wanted ahead of what has arrived. Covers the largest window of a peer (32 MiB) with
+#: leaves of 256 KiB three times over; each costs some hundred bytes.
 LOOKAHEAD = 384
 
 

@@ -1,8 +1,8 @@
 """One IPFS node, put together: repo, transport, Bitswap, and the loads that run on them.
 
-This is the only module that knows all the rooms. It holds no protocol and no format of its own: it starts the rooms in
-the right order, hands each the others it needs as plain callables, keeps connections to the peers it was told of, and
-stops everything when it is cancelled.
+It holds no protocol and no format of its own: it starts the parts in the right order, hands each what it needs of the
+others as plain callables, keeps connections to the peers it was told of, and stops everything when it is cancelled. Two
+modules beside it put together what belongs together: `discovery` routing, reachability and relays, `pins` the pinning.
 """
 
 from __future__ import annotations

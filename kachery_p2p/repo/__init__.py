@@ -65,7 +65,8 @@ What a crash leaves (process killed, or power lost), by the last step that was d
     data being written to tmp/      a file in tmp/; removed when the repo is next opened
     data being written to partial/  a partial file; `Download.has` hashes what is in it, and only the rest is loaded
     inner nodes in nodes/           a record of a file that is not here: it is of no use and does no harm
-    blocks committed while loading  blocks that no root reaches; `Repo.sweep` drops them after a week
+    blocks committed while loading  blocks that no root reaches. `Repo.sweep` drops those older than a week; nothing
+                                    calls it yet (a command is planned), so they stay
     link in links/                  a link that the catalog does not know; `verify` hashes the file and takes it in
     directory nodes in nodes/       a directory that the catalog does not know; `verify` says so, `rebuild` takes it in
     renamed into ipfs/              a whole file without rows; `find_file` hashes and adopts it when asked for it, and

@@ -1,6 +1,6 @@
 """Yamux: many streams over one connection. This part does no input or output: bytes in, state and bytes out.
 
-`YamuxCore.receive` takes what the record layer decrypted, `YamuxCore.fill` writes what is to be sent next into
+`YamuxCore.parse` takes what the record layer decrypted, `YamuxCore.fill` writes what is to be sent next into
 a buffer. The shell around it (`connection.py`) moves the bytes, and learns through the `wake_*` methods of
 `YamuxStream`, which it overrides, that a waiting task can go on. Nothing in here waits.
 (https://github.com/hashicorp/yamux/blob/master/spec.md, libp2p's yamux specification)

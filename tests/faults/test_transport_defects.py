@@ -1,8 +1,8 @@
 """Defects of py-libp2p 0.8.1 that our host must not share, by their numbers in `kachery_p2p/transport/compat.py`.
 
 Most are promises of the host in their own right and are tested there: 1, 3 and 4 in
-`test_transport_hostile.py`; 2 and 12 in `unit/test_transport_stream.py`; 6, 7, 9, 10 and 14 in
-`unit/test_transport_host.py`; 8 in `unit/test_transport_addresses.py`. Here are those that would not be thought
+`test_transport_hostile.py`; 2 and 12 in `unit/transport/test_stream.py`; 6, 7, 9, 10 and 14 in
+`unit/transport/test_host.py`; 8 in `unit/transport/test_addresses.py`. Here are those that would not be thought
 of otherwise.
 """
 
