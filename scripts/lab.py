@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _PREFIX = "kclab"
 _NETNS = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
+_TRIES = 5
 _labs = itertools.count(1)
 
 
@@ -285,7 +286,17 @@ def _setns(descriptor: int) -> None:
 
 
 def _ip(*args: str) -> None:
-    _run(["ip", *args])
+    for _ in range(_TRIES):
+        try:
+            _run(["ip", *args])
+        except LabError as error:
+            # Links that several labs make at the same moment are refused at times; the next try goes through.
+            if "Address already in use" not in str(error):
+                raise
+            refused = error
+        else:
+            return
+    raise refused
 
 
 def _run(command: list[str], *, text: str | None = None, check: bool = True) -> str:
