@@ -286,17 +286,14 @@ def _setns(descriptor: int) -> None:
 
 
 def _ip(*args: str) -> None:
-    for _ in range(_TRIES):
+    for left in reversed(range(_TRIES)):
         try:
             _run(["ip", *args])
+            return
         except LabError as error:
             # Links that several labs make at the same moment are refused at times; the next try goes through.
-            if "Address already in use" not in str(error):
+            if not left or "Address already in use" not in str(error):
                 raise
-            refused = error
-        else:
-            return
-    raise refused
 
 
 def _run(command: list[str], *, text: str | None = None, check: bool = True) -> str:
