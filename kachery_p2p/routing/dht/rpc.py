@@ -123,8 +123,6 @@ class Rpc:
         finally:
             forget()
             self.serve_peers(False)
-            for scope in list(self._inbound.values()):
-                scope.cancel()
             with trio.CancelScope(shield=True):
                 await self._close_idle(float("inf"))
 
@@ -230,11 +228,14 @@ class Rpc:
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def serve_peers(self, serve: bool) -> None:
-        """Whether peers can ask us (server mode). Streams that are open go on until they are idle."""
+        """Whether peers can ask us (server mode). When that ends, so do their streams: whoever went on getting answers
+        would keep us in its table."""
         if serve and not self._serving:
             self._host.set_handler(self.protocol, self._serve)
         elif self._serving and not serve:
             self._host.remove_handler(self.protocol)
+            for scope in list(self._inbound.values()):
+                scope.cancel()
         self._serving = serve
 
     async def _serve(self, stream: StreamLike) -> None:
