@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,6 +23,13 @@ StartKubo = Callable[..., Kubo]
 StartHelia = Callable[..., Helia]
 StartGoLibp2p = Callable[..., GoLibp2p]
 StartWorkstation = Callable[..., Workstation]
+
+
+def pytest_configure() -> None:
+    """A run that was started in the background ignores Ctrl-C, and so would all that it starts, also where a test sends
+    it: what has a handler here has the default there."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
