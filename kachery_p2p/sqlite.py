@@ -88,6 +88,7 @@ class SQLiteFile:
         self.path = path
         self.settings = settings
         self.read_only = read_only
+        self.in_memory = in_memory
         self._file = None if in_memory else path
         self._local = threading.local()
         self._closed = False
