@@ -25,6 +25,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,7 @@ _PREFIX = "kclab"
 _NETNS = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
 _TRIES = 5
+_CARRIER_SECONDS = 10.0
 _labs = itertools.count(1)
 
 
@@ -91,6 +93,7 @@ class Network:
             address6 = f"{self.cidr6[port]}/{self.cidr6.prefixlen}"
             _ip("-n", host.namespace, "addr", "add", address6, "dev", interface, "nodad")
         _ip("-n", host.namespace, "link", "set", interface, "up")
+        _wait_for_carrier(host.namespace, interface)
         if not host.addresses:
             # Where there is a router the default route takes these along; some programs send multicast nowhere else.
             _ip("-n", host.namespace, "route", "add", "224.0.0.0/4", "dev", interface)
@@ -135,6 +138,8 @@ class Host:
     def link(self, up: bool, index: int = 0) -> None:
         """Plug the cable in or out."""
         _ip("-n", self.namespace, "link", "set", self.interfaces[index], "up" if up else "down")
+        if up:
+            _wait_for_carrier(self.namespace, self.interfaces[index])
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -294,6 +299,15 @@ def _ip(*args: str) -> None:
             # Links that several labs make at the same moment are refused at times; the next try goes through.
             if not left or "Address already in use" not in str(error):
                 raise
+
+
+def _wait_for_carrier(namespace: str, interface: str) -> None:
+    """A link that was just plugged in is no cable yet to the programs of the machine: the system takes a moment."""
+    end = time.monotonic() + _CARRIER_SECONDS
+    while " state UP " not in _run(["ip", "-n", namespace, "link", "show", interface]):
+        if time.monotonic() > end:
+            raise LabError(f"{interface} of {namespace} did not come up within {_CARRIER_SECONDS:g} s")
+        time.sleep(0.01)  # nothing tells when
 
 
 def _run(command: list[str], *, text: str | None = None, check: bool = True) -> str:
