@@ -210,6 +210,8 @@ class PinWorker:
                 )
             elif lane.problem:
                 await trio.to_thread.run_sync(self._outbox.tell, name, lane.problem, lane.last_error)
+            if lane.problem:
+                self._notify()  # who waits for a row may have read it before
             return rest
         found = await trio.to_thread.run_sync(self._outbox.due, name, pace.longest, 4 * MAX_STEPS_PER_SERVICE)
         fresh = [entry for entry in found if entry.id not in lane.busy]
