@@ -29,7 +29,7 @@ def wait_for_imports(seconds: float = IMPORT_SECONDS) -> None:
         # One that imports itself may be what the others wait for.
         if not owners or me in owners or time.monotonic() > end:
             return
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_LOOK_SECONDS)  # nothing tells when an import ends
 
 
 def _owners() -> list[int | None]:

@@ -141,6 +141,7 @@ class SQLiteFile:
 
     def all(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         """All rows of a query."""
+        # The same lines as in `one`: a call more would cost each lookup of a block.
         if sqlite_forks.fork is not None:
             wait_for_fork()
         handle: Handle = self._one or getattr(self._local, "handle", None) or self._new_handle()
@@ -194,7 +195,7 @@ class SQLiteFile:
             end = end or time.monotonic() + self.settings.busy_seconds
             if time.monotonic() > end:
                 raise self._explain(sqlite3.OperationalError("database is locked"))
-            time.sleep(_BUSY_PAUSE)
+            time.sleep(_BUSY_PAUSE)  # SQLite tells nobody when a writer is done
 
     def changes(self) -> int:
         """A number that is another one after somebody else has written. For databases with one connection alone."""
@@ -324,7 +325,7 @@ class SQLiteFile:
             if handle.depth and handle.user == threading.get_ident():
                 # Within a transaction nothing is in the way, and what fails must undo it.
                 raise self._explain(why) from why
-            time.sleep(_BUSY_PAUSE)
+            time.sleep(_BUSY_PAUSE)  # SQLite tells nobody when a writer is done
             if sqlite_forks.fork is not None:
                 wait_for_fork()
             with handle.lock:

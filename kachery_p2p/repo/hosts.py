@@ -176,7 +176,7 @@ def _share(fd: int, directory: Path, kind: str) -> None:
     holder = None
     for attempt in range(_TRIES):
         if attempt:
-            time.sleep(random.uniform(_PAUSE / 4, _PAUSE))
+            time.sleep(random.uniform(_PAUSE / 4, _PAUSE))  # apart from others that try at the same moment
         if not filelocks.share_fd(fd):
             continue  # another process has it for the moment of writing its machine's name
         holder = read_holder(fd)
