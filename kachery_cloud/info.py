@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kachery_cloud.arguments import check_flags, text_list
 from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError, NoPermission
-from kachery_cloud.local import NotHere, find_local, repository, resolve_local
+from kachery_cloud.local import BlockNotLocal, find_local, repository, resolve_local
 from kachery_cloud.pinning import outbox
 from kachery_cloud.progress import progress_bar
 from kachery_cloud.settings.config import load_config, write_default_config
@@ -169,7 +169,7 @@ def _here(config: Config, uri: ContentURI) -> dict[str, Any] | None:
         path = str(find_local(repo, uri).path)
     except IsADirectory:
         pass
-    except (NotHere, DamagedFile):
+    except (BlockNotLocal, DamagedFile):
         return None
     return {
         "source": "here",
@@ -305,7 +305,7 @@ def repair() -> dict[str, Any]:
 def _cid_here(repo: Repo, uri: ContentURI) -> CID:
     try:
         return resolve_local(repo, uri)
-    except NotHere:
+    except BlockNotLocal:
         raise ContentNotFound(f"{uri.locator} is not on this machine, so there is nothing to verify.") from None
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex
 from kachery_cloud.arguments import binary_stream, byte_range, check_flags, check_range, path_text
 from kachery_cloud.errors import ContentNotFound, DamagedFile, FileMissing, IsADirectory, KacheryError, NoPermission
 from kachery_cloud.formats.values import json_from_bytes, read_npy, text_from_bytes
-from kachery_cloud.local import NotHere, find_local, is_local_directory, list_local, repository, resolve_local
+from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, list_local, repository, resolve_local
 from kachery_cloud.placing import check_tree_destination, copy_into_place, place_directory
 from kachery_cloud.progress import progress_bar
 from kachery_cloud.settings.config import load_config
@@ -227,7 +227,7 @@ def load_dir(
     repo = repository(request.config)
     try:
         place_directory(repo, resolve_local(repo, request.uri), target)
-    except (NotHere, DamagedFile) as exc:
+    except (BlockNotLocal, DamagedFile) as exc:
         request.need_network(exc)
         # The node brings everything into the data directory; the tree is made here, with this process's rights.
         request.ask("directory")
@@ -315,7 +315,7 @@ class _Request:
         """The local copy; None when the network has to be asked, which `local_only` forbids."""
         try:
             return find_local(repository(self.config), self.uri).path
-        except (NotHere, DamagedFile) as exc:
+        except (BlockNotLocal, DamagedFile) as exc:
             self.need_network(exc)
             return None
 
@@ -326,7 +326,7 @@ class _Request:
                 raise why
             tell(f"The local copy of {self.uri.locator} is damaged or was changed. Loading it again from peers.")
             repo = repository(self.config)
-            with contextlib.suppress(NotHere):  # the directory on the way to it may be what is missing
+            with contextlib.suppress(BlockNotLocal):  # the directory on the way to it may be what is missing
                 repo.quarantine(resolve_local(repo, self.uri))
         elif self.local_only:
             raise ContentNotFound(
@@ -407,7 +407,7 @@ class _Request:
         repo = repository(self.config)
         try:
             return list_local(repo, resolve_local(repo, self.uri))
-        except NotHere as exc:
+        except BlockNotLocal as exc:
             self.need_network(exc)
         self.ask("listing")
         return list_local(repo, resolve_local(repo, self.uri))
@@ -435,7 +435,7 @@ class _Request:
         except IsADirectory:
             cid = resolve_local(repo, self.uri)
             return {**info, "cid": str(cid), "kind": "directory", "local": self._all_here(cid), "path": None}
-        except (NotHere, DamagedFile) as exc:
+        except (BlockNotLocal, DamagedFile) as exc:
             self.need_network(exc)
         result = self.ask("info")
         return {
@@ -464,7 +464,7 @@ class _Request:
                         waiting.append(entry.cid)
                     elif repo.find_file(entry.cid) is None and repo.get_block(entry.cid.multihash) is None:
                         return False
-            except (NotHere, DamagedFile):
+            except (BlockNotLocal, DamagedFile):
                 return False
         return True
 

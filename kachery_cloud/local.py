@@ -11,7 +11,7 @@ from kachery_cloud.uri import ContentURI
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
-    from kachery_p2p.dag.directory import Entry
+    from kachery_p2p.dag.directory import HamtEntry
     from kachery_p2p.repo.repo import Repo
 
 _repos: dict[Path, Repo] = {}
@@ -37,11 +37,11 @@ def close_repositories() -> None:
         _repos.popitem()[1].close()
 
 
-class NotHere(Exception):
+class BlockNotLocal(Exception):
     """A block that this machine does not have (internal; never reaches the user)."""
 
 
-class Found(NamedTuple):
+class LocalContent(NamedTuple):
     """What a URI leads to, as far as this machine knows. `path` is None for directories."""
 
     cid: CID
@@ -49,16 +49,19 @@ class Found(NamedTuple):
 
 
 def local_blocks(repo: Repo, cids: list[CID]) -> list[bytes]:
-    """The blocks from this machine alone; raises `NotHere`."""
+    """The blocks from this machine alone; raises `BlockNotLocal`."""
     found = repo.get_blocks([cid.multihash for cid in cids])
     for cid in cids:
         if cid.multihash not in found:
-            raise NotHere(str(cid))
+            raise BlockNotLocal(str(cid))
     return [found[cid.multihash] for cid in cids]
 
 
 def resolve_local(repo: Repo, uri: ContentURI) -> CID:
-    """The CID that the URI's path leads to, from the directories that are here. Raises `NotHere`, `PathNotFound`."""
+    """The CID that the URI's path leads to, from the directories that are here.
+
+    Raises `BlockNotLocal`, `PathNotFound`.
+    """
     from kachery_p2p.dag.cid import CID
 
     root = CID.parse(uri.cid)
@@ -69,23 +72,23 @@ def resolve_local(repo: Repo, uri: ContentURI) -> CID:
     return drive(resolve_path(root, uri.path), lambda cids: local_blocks(repo, cids)).cid
 
 
-def find_local(repo: Repo, uri: ContentURI) -> Found:
+def find_local(repo: Repo, uri: ContentURI) -> LocalContent:
     """The file that the URI names, if all of it is here.
 
-    Raises `NotHere`; `IsADirectory`; `DamagedFile` when the local copy is no longer what it was.
+    Raises `BlockNotLocal`; `IsADirectory`; `DamagedFile` when the local copy is no longer what it was.
     """
     cid = resolve_local(repo, uri)
     path = repo.find_file(cid)
     if path is None:
         path = _inline_file(repo, cid)
     if path is not None:
-        return Found(cid, path)
+        return LocalContent(cid, path)
     if is_local_directory(repo, cid):
         raise IsADirectory(
             f"{uri.locator} is a directory. Load it with load_dir(uri, dest) (kachery-cloud-load URI --dest FOLDER), "
             f"or one of its files as {uri.locator}/NAME."
         )
-    raise NotHere(str(cid))
+    raise BlockNotLocal(str(cid))
 
 
 def is_local_directory(repo: Repo, cid: CID) -> bool:
@@ -98,13 +101,13 @@ def is_local_directory(repo: Repo, cid: CID) -> bool:
     if block is None:
         return False
     from kachery_p2p.dag.paths import node_kind
-    from kachery_p2p.dag.unixfs import Kind
+    from kachery_p2p.dag.unixfs import DataType
 
-    return node_kind(block, cid) in (Kind.DIRECTORY, Kind.HAMT_SHARD)
+    return node_kind(block, cid) in (DataType.DIRECTORY, DataType.HAMT_SHARD)
 
 
-def list_local(repo: Repo, cid: CID) -> list[Entry]:
-    """The entries of a directory that is here. Raises `NotHere`, `NotADirectory`."""
+def list_local(repo: Repo, cid: CID) -> list[HamtEntry]:
+    """The entries of a directory that is here. Raises `BlockNotLocal`, `NotADirectory`."""
     from kachery_p2p.dag.cid import RAW
     from kachery_p2p.dag.directory import list_directory
     from kachery_p2p.dag.paths import drive

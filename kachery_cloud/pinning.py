@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from kachery_cloud.arguments import check_flags, text_list
 from kachery_cloud.errors import ConfigError, ContentNotFound, IsADirectory, NodeError, PinningError
-from kachery_cloud.local import NotHere, find_local, repository, resolve_local
+from kachery_cloud.local import BlockNotLocal, find_local, repository, resolve_local
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.pin_services import PinSetting, services_by_name, services_for, to_service, why_idle
 from kachery_cloud.settings.values import parse_timeout
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
-    from kachery_p2p.pinning import Outbox, PinEntry
+    from kachery_p2p.pinning import PinEntry, PinOutbox
     from kachery_p2p.repo.repo import Stored
 
 Pin: TypeAlias = "bool | str | Sequence[str] | None"
@@ -38,7 +38,7 @@ WAITS = ("pinned", "verified")
 #: Problems of a row that stay until the user does something.
 HOPELESS = ("idle", "local", "over_limit")
 
-_outboxes: dict[Path, Outbox] = {}
+_outboxes: dict[Path, PinOutbox] = {}
 
 
 def pin(
@@ -154,7 +154,7 @@ def record_pin(config: Config, uri: str, pin: Pin, timeout: float | None, wait: 
     try:
         cid = resolve_local(repository(config), parsed)
         size = _size_here(config, parsed.locator, cid)
-    except NotHere:
+    except BlockNotLocal:
         raise ContentNotFound(
             f"{uri} is not on this machine, so it cannot be pinned from here. Load it first (kachery-cloud-load)."
         ) from None
@@ -355,14 +355,14 @@ def record_stored(config: Config, plan: Plan, stored: Stored, name: str) -> list
 # --- the outbox ------------------------------------------------------------------------------------------------------
 
 
-def outbox(config: Config) -> Outbox:
+def outbox(config: Config) -> PinOutbox:
     """The outbox of the data directory, for this process."""
-    from kachery_p2p.pinning import OUTBOX_NAME, Outbox
+    from kachery_p2p.pinning import OUTBOX_NAME, PinOutbox
 
     found = _outboxes.get(config.directory)
     if found is None:
         # Of two threads that make it at once, both get the same.
-        found = _outboxes.setdefault(config.directory, Outbox(config.directory / OUTBOX_NAME))
+        found = _outboxes.setdefault(config.directory, PinOutbox(config.directory / OUTBOX_NAME))
     return found
 
 
@@ -414,12 +414,12 @@ def _cid_of(config: Config, uri: str) -> str:
         return parsed.cid
     try:
         return str(resolve_local(repository(config), parsed))
-    except NotHere:
+    except BlockNotLocal:
         raise ContentNotFound(f"{uri} is not on this machine; name it by its own URI (ipfs://<cid>).") from None
 
 
 def _size_here(config: Config, locator: str, cid: CID) -> int:
-    """Bytes of a file that is here, or of all blocks of a directory. Raises `NotHere`."""
+    """Bytes of a file that is here, or of all blocks of a directory. Raises `BlockNotLocal`."""
     repo = repository(config)
     try:
         found = find_local(repo, parse_uri(str(cid)))
@@ -428,7 +428,7 @@ def _size_here(config: Config, locator: str, cid: CID) -> int:
 
         block = repo.get_block(cid.multihash)
         if block is None:
-            raise NotHere(locator) from None
+            raise BlockNotLocal(locator) from None
         return len(block) + sum(link.tsize or 0 for link in decode_node(block).links)
     return os.stat(found.path).st_size if found.path is not None else 0
 

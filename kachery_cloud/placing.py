@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from kachery_cloud.errors import DiskFull, FileExists, FileMissing, InvalidName, NotAFile
-from kachery_cloud.local import NotHere, is_local_directory, list_local, local_blocks
+from kachery_cloud.local import BlockNotLocal, is_local_directory, list_local, local_blocks
 from kachery_cloud.parts import part_beside
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.fileio import clone_file
@@ -240,7 +240,7 @@ def _look_at(repo: Repo, cid: CID) -> _Thing:
     """What an entry is. Raises NotHere when that is not known here."""
     from kachery_p2p.dag.cid import DAG_PB
     from kachery_p2p.dag.nodes import node_kind, symlink_target
-    from kachery_p2p.dag.unixfs import Kind
+    from kachery_p2p.dag.unixfs import DataType
 
     source = repo.find_file(cid)
     if source is not None:
@@ -249,9 +249,9 @@ def _look_at(repo: Repo, cid: CID) -> _Thing:
         return _Thing()
     if cid.codec == DAG_PB:
         (block,) = local_blocks(repo, [cid])
-        if node_kind(block, cid) is Kind.SYMLINK:
+        if node_kind(block, cid) is DataType.SYMLINK:
             return _Thing(target=symlink_target(block, cid))
-    raise NotHere(str(cid))
+    raise BlockNotLocal(str(cid))
 
 
 def _check_link(where: PurePosixPath, target: str) -> None:

@@ -395,10 +395,10 @@ class Spool:
 
 def tell_running_node(config: Config, cid: str) -> bool:
     """Tell the node of the directory, if one runs, of new data; false when none does. Never starts one."""
-    from kachery_cloud.node.control import ControlClient, Endpoint, NodeGone
+    from kachery_cloud.node.control import ControlClient, ControlEndpoint, NodeGone
 
     try:
-        client = ControlClient(Endpoint.read(config.directory), on_gone=lambda _: None)
+        client = ControlClient(ControlEndpoint.read(config.directory), on_gone=lambda _: None)
         try:
             client.start("notify_stored", {"cid": cid}, None)[1].result(timeout=_NOTIFY_TIMEOUT)
         finally:

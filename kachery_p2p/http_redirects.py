@@ -65,7 +65,7 @@ def _same_host(one: str, other: str) -> bool:
     return one.rstrip(".").lower() == other.rstrip(".").lower()
 
 
-class Watch:
+class RedirectWatch:
     """Looks at the addresses that the requests of one client connect to. Ask `first` and `redirected` for what to give
     a request as its `trace` extension."""
 

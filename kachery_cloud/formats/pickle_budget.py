@@ -48,7 +48,7 @@ _FEW = 8
 _LIGHT = 16
 
 
-class Budget:
+class PickleBudget:
     """The units that are left for one load of `size` bytes."""
 
     def __init__(self, size: int) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from kachery_cloud.errors import UnsafePickle
-from kachery_cloud.formats.pickle_budget import Budget
+from kachery_cloud.formats.pickle_budget import PickleBudget
 from kachery_cloud.formats.pickle_numpy import MAX_DTYPE_DEPTH, text_parts
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _LEAF = 64
 _UNITS = ("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as")
 
 
-class Shape(NamedTuple):
+class DtypeShape(NamedTuple):
     """What numpy does not say at once of a type."""
 
     depth: int
@@ -33,17 +33,17 @@ class Shape(NamedTuple):
     has_text: bool
 
 
-_PLAIN, _TEXT = Shape(1, 1, False), Shape(1, 1, True)
+_PLAIN, _TEXT = DtypeShape(1, 1, False), DtypeShape(1, 1, True)
 
 
 class Types:
     """The types that one load has made."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: PickleBudget) -> None:
         self._budget = budget
-        self._shapes: dict[int, tuple[np.dtype[Any], Shape]] = {}  # by id, which the type itself keeps its own
+        self._shapes: dict[int, tuple[np.dtype[Any], DtypeShape]] = {}  # by id, which the type itself keeps its own
 
-    def shape(self, dtype: np.dtype[Any]) -> Shape:
+    def shape(self, dtype: np.dtype[Any]) -> DtypeShape:
         """How deep and wide a type is that was made here, or is a plain one."""
         known = self._shapes.get(id(dtype))
         return known[1] if known is not None else _TEXT if dtype.kind == "U" else _PLAIN
@@ -80,7 +80,7 @@ class Types:
 
     def _made(self, dtype: np.dtype[Any], parts: list[np.dtype[Any]]) -> np.dtype[Any]:
         shapes = [self.shape(part) for part in parts]
-        shape = Shape(
+        shape = DtypeShape(
             1 + max((s.depth for s in shapes), default=0),
             1 + sum(s.leaves for s in shapes),
             any(s.has_text for s in shapes),

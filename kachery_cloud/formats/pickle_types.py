@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from uuid import UUID
 
 from kachery_cloud.errors import UnsafePickle
-from kachery_cloud.formats.pickle_budget import CONTAINER, Budget, number_steps
+from kachery_cloud.formats.pickle_budget import CONTAINER, PickleBudget, number_steps
 from kachery_cloud.formats.pickle_dtypes import Types, bad, check_text, checked_spec
 from kachery_cloud.formats.pickle_numpy import MAX_EMPTY_ITEMS
 from kachery_cloud.formats.pickling import MAX_NUMBER_DIGITS
@@ -35,10 +35,10 @@ _SCALAR = 64
 _SLOT = 32
 
 
-class Reader(Protocol):
+class ValueReader(Protocol):
     """What a constructor needs of the interpreter."""
 
-    budget: Budget
+    budget: PickleBudget
     types: Types
 
     def plain(self, value: Any) -> Any:
@@ -57,7 +57,7 @@ class Constructor(Special):
 
     __slots__ = ("call", "name")
 
-    def __init__(self, name: str, call: Callable[[Reader, tuple[Any, ...]], Any] | None) -> None:
+    def __init__(self, name: str, call: Callable[[ValueReader, tuple[Any, ...]], Any] | None) -> None:
         self.name = name
         self.call = call
 
@@ -77,7 +77,7 @@ class Unbuilt(Special):
 
     __slots__ = ("build", "memo_keys", "name")
 
-    def __init__(self, name: str, build: Callable[[Reader, Any], Any]) -> None:
+    def __init__(self, name: str, build: Callable[[ValueReader, Any], Any]) -> None:
         self.name = name
         self.build = build
         self.memo_keys: list[int] = []
@@ -112,17 +112,17 @@ def _typed(name: str, values: tuple[Any, ...], *kinds: type | tuple[type, ...]) 
     return values
 
 
-def _new_complex(_: Reader, values: tuple[Any, ...]) -> complex:
+def _new_complex(_: ValueReader, values: tuple[Any, ...]) -> complex:
     return complex(*_typed("complex", values, (float, int), (float, int)))
 
 
-def _new_range(reader: Reader, values: tuple[Any, ...]) -> range:
+def _new_range(reader: ValueReader, values: tuple[Any, ...]) -> range:
     start, stop, step = _typed("range", values, int, int, int)
     reader.budget.spend(CONTAINER + number_steps(start, stop, step))  # its length is worked out
     return range(start, stop, step)
 
 
-def _new_slice(reader: Reader, values: tuple[Any, ...]) -> slice:
+def _new_slice(reader: ValueReader, values: tuple[Any, ...]) -> slice:
     if len(values) != 3:
         raise bad("slice")
     value = slice(*(reader.plain(value) for value in values))
@@ -130,7 +130,7 @@ def _new_slice(reader: Reader, values: tuple[Any, ...]) -> slice:
     return value
 
 
-def _new_bytearray(reader: Reader, values: tuple[Any, ...]) -> bytearray:
+def _new_bytearray(reader: ValueReader, values: tuple[Any, ...]) -> bytearray:
     if not values:
         return bytearray()
     part = values[0].view if type(values[0]) is Raw else _typed("bytearray", values, bytes)[0]
@@ -138,8 +138,8 @@ def _new_bytearray(reader: Reader, values: tuple[Any, ...]) -> bytearray:
     return bytearray(part)
 
 
-def _new_set(kind: type) -> Callable[[Reader, tuple[Any, ...]], Any]:
-    def build(reader: Reader, values: tuple[Any, ...]) -> Any:
+def _new_set(kind: type) -> Callable[[ValueReader, tuple[Any, ...]], Any]:
+    def build(reader: ValueReader, values: tuple[Any, ...]) -> Any:
         reader.budget.spend(CONTAINER)
         if not values:
             return kind()
@@ -151,30 +151,30 @@ def _new_set(kind: type) -> Callable[[Reader, tuple[Any, ...]], Any]:
     return build
 
 
-def _new_ordered_dict(reader: Reader, values: tuple[Any, ...]) -> OrderedDict[Any, Any]:
+def _new_ordered_dict(reader: ValueReader, values: tuple[Any, ...]) -> OrderedDict[Any, Any]:
     _typed("OrderedDict", values)
     reader.budget.spend(2 * CONTAINER)
     return OrderedDict()
 
 
-def _new_timedelta(_: Reader, values: tuple[Any, ...]) -> timedelta:
+def _new_timedelta(_: ValueReader, values: tuple[Any, ...]) -> timedelta:
     return timedelta(*_typed("timedelta", values, int, int, int))
 
 
-def _new_timezone(_: Reader, values: tuple[Any, ...]) -> timezone:
+def _new_timezone(_: ValueReader, values: tuple[Any, ...]) -> timezone:
     if len(values) == 1:
         return timezone(*_typed("timezone", values, timedelta))
     return timezone(*_typed("timezone", values, timedelta, str))
 
 
-def _new_date(_: Reader, values: tuple[Any, ...]) -> date:
+def _new_date(_: ValueReader, values: tuple[Any, ...]) -> date:
     (state,) = _typed("date", values, bytes)
     if len(state) != 4:
         raise bad("date")
     return date(int.from_bytes(state[:2], "big"), state[2], state[3])
 
 
-def _new_time(_: Reader, values: tuple[Any, ...]) -> time:
+def _new_time(_: ValueReader, values: tuple[Any, ...]) -> time:
     state, zone = (
         _typed("time", values, bytes, timezone) if len(values) == 2 else (*_typed("time", values, bytes), None)
     )
@@ -185,7 +185,7 @@ def _new_time(_: Reader, values: tuple[Any, ...]) -> time:
     return time(hour, state[1], state[2], int.from_bytes(state[3:], "big"), zone, fold=fold)
 
 
-def _new_datetime(_: Reader, values: tuple[Any, ...]) -> datetime:
+def _new_datetime(_: ValueReader, values: tuple[Any, ...]) -> datetime:
     state, zone = (
         _typed("datetime", values, bytes, timezone) if len(values) == 2 else (*_typed("datetime", values, bytes), None)
     )
@@ -196,7 +196,7 @@ def _new_datetime(_: Reader, values: tuple[Any, ...]) -> datetime:
     return datetime(year, month & 0x7F, day, hour, minute, second, micro, zone, fold=month >> 7)
 
 
-def _new_decimal(reader: Reader, values: tuple[Any, ...]) -> Decimal:
+def _new_decimal(reader: ValueReader, values: tuple[Any, ...]) -> Decimal:
     (text,) = _typed("Decimal", values, str)
     reader.budget.copy(CONTAINER, len(text))
     if len(text) > MAX_NUMBER_DIGITS:
@@ -207,7 +207,7 @@ def _new_decimal(reader: Reader, values: tuple[Any, ...]) -> Decimal:
         raise bad("Decimal") from None
 
 
-def _new_fraction(reader: Reader, values: tuple[Any, ...]) -> Fraction:
+def _new_fraction(reader: ValueReader, values: tuple[Any, ...]) -> Fraction:
     if len(values) == 1:  # until Python 3.11
         (text,) = _typed("Fraction", values, str)
         match = re.fullmatch(r"(-?\d{1,4000})(?:/(\d{1,4000}))?", text, re.ASCII)
@@ -222,7 +222,7 @@ def _new_fraction(reader: Reader, values: tuple[Any, ...]) -> Fraction:
     return Fraction(above, below)
 
 
-def build_uuid(_: Reader, state: Any) -> UUID:
+def build_uuid(_: ValueReader, state: Any) -> UUID:
     if type(state) is not dict or type(state.get("int")) is not int or not state.keys() <= {"int"}:
         raise bad("UUID")
     return UUID(int=state["int"])
@@ -231,7 +231,7 @@ def build_uuid(_: Reader, state: Any) -> UUID:
 # --- numpy -------------------------------------------------------------------------------------------------------
 
 
-def _new_array(_: Reader, values: tuple[Any, ...]) -> Unbuilt:
+def _new_array(_: ValueReader, values: tuple[Any, ...]) -> Unbuilt:
     kind, shape, code = values if len(values) == 3 else (None, None, None)
     if getattr(kind, "name", "") != "numpy.ndarray" or type(shape) is not tuple or type(code) not in (bytes, str):
         raise bad("numpy's _reconstruct")
@@ -240,7 +240,7 @@ def _new_array(_: Reader, values: tuple[Any, ...]) -> Unbuilt:
     return Unbuilt("numpy.ndarray", _build_array)
 
 
-def _build_array(reader: Reader, state: Any) -> np.ndarray[Any, Any]:
+def _build_array(reader: ValueReader, state: Any) -> np.ndarray[Any, Any]:
     import numpy as np
 
     version, shape, dtype, fortran, data = state if type(state) is tuple and len(state) == 5 else (None,) * 5
@@ -252,7 +252,7 @@ def _build_array(reader: Reader, state: Any) -> np.ndarray[Any, Any]:
     return _array(reader, shape, dtype, "F" if fortran else "C", view)
 
 
-def _new_array_from_buffer(reader: Reader, values: tuple[Any, ...]) -> np.ndarray[Any, Any]:
+def _new_array_from_buffer(reader: ValueReader, values: tuple[Any, ...]) -> np.ndarray[Any, Any]:
     """`_frombuffer(buffer, dtype, shape, order)`, which numpy writes in protocol 5."""
     import numpy as np
 
@@ -266,7 +266,7 @@ def _new_array_from_buffer(reader: Reader, values: tuple[Any, ...]) -> np.ndarra
     return _array(reader, values[2], values[1], values[3], memoryview(data))
 
 
-def _array(reader: Reader, shape: Any, dtype: np.dtype[Any], order: Any, data: memoryview) -> np.ndarray[Any, Any]:
+def _array(reader: ValueReader, shape: Any, dtype: np.dtype[Any], order: Any, data: memoryview) -> np.ndarray[Any, Any]:
     import numpy as np
 
     if type(shape) is not tuple or len(shape) > _MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
@@ -287,7 +287,7 @@ def _array(reader: Reader, shape: Any, dtype: np.dtype[Any], order: Any, data: m
     return np.ndarray(shape, dtype, content, order=order)
 
 
-def _new_scalar(reader: Reader, values: tuple[Any, ...]) -> Any:
+def _new_scalar(reader: ValueReader, values: tuple[Any, ...]) -> Any:
     import numpy as np
 
     if len(values) != 2 or not isinstance(values[0], np.dtype) or type(values[1]) not in (bytes, Raw):
@@ -304,7 +304,7 @@ def _new_scalar(reader: Reader, values: tuple[Any, ...]) -> Any:
     return np.frombuffer(content, dtype)[0]
 
 
-def _new_dtype(_: Reader, values: tuple[Any, ...]) -> Unbuilt:
+def _new_dtype(_: ValueReader, values: tuple[Any, ...]) -> Unbuilt:
     spec, *flags = values if values else (None,)
     if not all(type(flag) in (bool, int) for flag in flags) or flags != [0, 1]:
         raise bad("numpy.dtype")
@@ -318,7 +318,7 @@ def _new_dtype(_: Reader, values: tuple[Any, ...]) -> Unbuilt:
 def _make_allowlist() -> dict[tuple[str, str], Constructor]:
     made: dict[tuple[str, str], Constructor] = {}
 
-    def allow(module: str, name: str, call: Callable[[Reader, tuple[Any, ...]], Any] | None) -> None:
+    def allow(module: str, name: str, call: Callable[[ValueReader, tuple[Any, ...]], Any] | None) -> None:
         made[module, name] = Constructor(f"{module}.{name}", call)
 
     # Exact names, so that a dotted name ("x.y") finds nothing. numpy 1 says numpy.core, numpy 2 numpy._core.

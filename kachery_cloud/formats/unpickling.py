@@ -21,7 +21,7 @@ from struct import Struct
 from typing import Any
 
 from kachery_cloud.errors import FormatError, UnsafePickle
-from kachery_cloud.formats.pickle_budget import CONTAINER, Budget
+from kachery_cloud.formats.pickle_budget import CONTAINER, PickleBudget
 from kachery_cloud.formats.pickle_dtypes import Types
 from kachery_cloud.formats.pickle_types import ALLOWLIST, SPECIALS, Arguments, Constructor, Raw, Unbuilt, build_uuid
 
@@ -62,7 +62,7 @@ class _Reader:
         # Picklers number what they remember from 0 on; numbers out of this order lie in a table of their own.
         self.memo: list[Any] = []
         self.far_memo: dict[int, Any] = {}
-        self.budget = Budget(len(view))
+        self.budget = PickleBudget(len(view))
         self.types = Types(self.budget)
 
     def load(self) -> Any:

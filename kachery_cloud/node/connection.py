@@ -1,7 +1,7 @@
 """The node behind a script or a notebook: started on first need, shared by the processes of one directory.
 
-A `Connection` stands for "the node of this directory", whoever that is at the moment. The first process that needs the
-network takes the node lock and runs the node in a background thread (`NodeThread`); the others speak to it through the
+A `NodeConnection` stands for "the node of this directory", whoever that is at the moment. The first process that needs
+the network takes the node lock and runs the node in a background thread (`NodeThread`); the others speak to it through the
 control socket (`kachery_cloud.node.control`). When the process that was the node leaves, each of the others notices at
 once, one of them takes the lock, and requests that were under way are asked again: a load then continues from what is
 on disk.
@@ -25,7 +25,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kachery_cloud.node.control import ControlClient, Endpoint, NodeGone
+from kachery_cloud.node.control import ControlClient, ControlEndpoint, NodeGone
 from kachery_cloud.node.endpoint import node_elsewhere, silent_holder
 from kachery_p2p.errors import NodeError
 from kachery_p2p.repo.locks import NodeLock
@@ -199,7 +199,7 @@ class NodeThread:
             self._token.run_sync_soon(function)
 
 
-class Connection:
+class NodeConnection:
     """The node of one data directory, for this process. Get one from `get_connection`."""
 
     def __init__(self, config: Config) -> None:
@@ -362,7 +362,7 @@ class Connection:
         if may_become_node and lock.try_acquire():
             return NodeThread(self._config, lock, on_gone=self._forget_node_thread)
         try:
-            return ControlClient(Endpoint.read(self._config.directory), on_gone=self._forget)
+            return ControlClient(ControlEndpoint.read(self._config.directory), on_gone=self._forget)
         except NodeGone:
             return None
 
@@ -389,11 +389,11 @@ class Connection:
 
 # --- one connection per directory and process ----------------------------------------------------------------------
 
-_connections: dict[Path, Connection] = {}
+_connections: dict[Path, NodeConnection] = {}
 _connections_mutex = threading.Lock()
 
 
-def get_connection(config: Config) -> Connection:
+def get_connection(config: Config) -> NodeConnection:
     """The connection of this process to the node of ``config.directory``; starts the node in the background if needed.
 
     Returns at once; the first call on the connection waits until the node is there.
@@ -401,7 +401,7 @@ def get_connection(config: Config) -> Connection:
     with _connections_mutex:
         connection = _connections.get(config.directory)
         if connection is None:
-            connection = _connections[config.directory] = Connection(config)
+            connection = _connections[config.directory] = NodeConnection(config)
         return connection
 
 
@@ -422,7 +422,7 @@ def ask_running_node(config: Config, method: str) -> Any:
         if elsewhere is not None:
             raise elsewhere
         try:
-            endpoint = Endpoint.read(config.directory)
+            endpoint = ControlEndpoint.read(config.directory)
         except NodeGone:
             if NodeLock(config.directory).is_held():
                 raise NodeError(silent_holder(config.directory)) from None

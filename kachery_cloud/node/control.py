@@ -34,14 +34,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kachery_cloud.node.endpoint import (
-    Endpoint,
+    ControlEndpoint,
     NodeElsewhere,
     NodeGone,
     listen_unix,
     no_room,
     remove_socket,
 )
-from kachery_cloud.node.places import Place, Places
+from kachery_cloud.node.places import ClientPlace, Places
 from kachery_p2p import descriptors, errors
 from kachery_p2p.errors import KacheryError, NodeError
 from kachery_p2p.json_reader import InvalidJSON, read_json
@@ -75,7 +75,7 @@ PROGRESS_PER_SECOND = 20
 GREETING_TIMEOUT = 10.0
 
 
-__all__ = ["ControlClient", "Endpoint", "NodeElsewhere", "NodeGone", "serve_control"]
+__all__ = ["ControlClient", "ControlEndpoint", "NodeElsewhere", "NodeGone", "serve_control"]
 
 
 # --- forked children ------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ async def serve_control(
     directory: Path,
     methods: dict[str, Method],
     *,
-    task_status: TaskStatus[Endpoint] | None = None,
+    task_status: TaskStatus[ControlEndpoint] | None = None,
 ) -> None:
     """Serve ``methods`` (async functions of parameters and a progress callback) to other processes until cancelled.
 
@@ -177,14 +177,14 @@ async def serve_control(
                 await trio.serve_listeners(on_connection, [listener])
     finally:
         with contextlib.suppress(OSError, NodeGone):
-            if Endpoint.read(directory) == endpoint:
+            if ControlEndpoint.read(directory) == endpoint:
                 (directory / "node.json").unlink()
         if endpoint.path is not None:
             remove_socket(endpoint.path)
         await trio.aclose_forcefully(listener)
 
 
-async def _listen(directory: Path) -> tuple[trio.SocketListener, Endpoint]:
+async def _listen(directory: Path) -> tuple[trio.SocketListener, ControlEndpoint]:
     import trio
 
     try:
@@ -195,12 +195,12 @@ async def _listen(directory: Path) -> tuple[trio.SocketListener, Endpoint]:
         unix = None
     if unix is not None:
         sock, path = unix
-        return trio.SocketListener(trio.socket.from_stdlib_socket(sock)), Endpoint.of_this_process(path, None)
+        return trio.SocketListener(trio.socket.from_stdlib_socket(sock)), ControlEndpoint.of_this_process(path, None)
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
-    return listener, Endpoint.of_this_process(None, listener.socket.getsockname()[1])
+    return listener, ControlEndpoint.of_this_process(None, listener.socket.getsockname()[1])
 
 
-def _write(endpoint: Endpoint, directory: Path) -> bool:
+def _write(endpoint: ControlEndpoint, directory: Path) -> bool:
     """Write ``node.json``; false when there is no room for it."""
     try:
         endpoint.write(directory)
@@ -211,7 +211,7 @@ def _write(endpoint: Endpoint, directory: Path) -> bool:
     return True
 
 
-async def _write_later(endpoint: Endpoint, directory: Path) -> None:
+async def _write_later(endpoint: ControlEndpoint, directory: Path) -> None:
     import trio
 
     log.warning(
@@ -226,7 +226,7 @@ async def _write_later(endpoint: Endpoint, directory: Path) -> None:
 
 
 async def _serve_client(
-    stream: trio.SocketStream, secret: str, methods: dict[str, Method], places: Places, place: Place
+    stream: trio.SocketStream, secret: str, methods: dict[str, Method], places: Places, place: ClientPlace
 ) -> None:
     import trio
 
@@ -395,7 +395,7 @@ class ControlClient:
         NodeGone: nobody answers there.
     """
 
-    def __init__(self, endpoint: Endpoint, on_gone: Callable[[ControlClient], None]) -> None:
+    def __init__(self, endpoint: ControlEndpoint, on_gone: Callable[[ControlClient], None]) -> None:
         self._on_gone = on_gone
         self._lock = threading.Lock()
         self._next_id = 1
@@ -415,7 +415,7 @@ class ControlClient:
             raise
         threading.Thread(target=self._read, name="kachery-control", daemon=True).start()
 
-    def _greet(self, endpoint: Endpoint) -> int:
+    def _greet(self, endpoint: ControlEndpoint) -> int:
         try:
             self._sock.sendall(encode_line({"secret": endpoint.secret, "version": VERSION}))
             line = self._reader.readline(MAX_LINE)
@@ -429,7 +429,7 @@ class ControlClient:
         pid = greeting.get("pid")
         return pid if type(pid) is int else endpoint.pid
 
-    def _dial(self, endpoint: Endpoint) -> socket.socket:
+    def _dial(self, endpoint: ControlEndpoint) -> socket.socket:
         if endpoint.path is not None:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:

@@ -23,7 +23,7 @@ from kachery_p2p import private
 from kachery_p2p.errors import NodeError, NotAFile
 from kachery_p2p.json_reader import InvalidJSON, read_json
 from kachery_p2p.ownfiles import read_own_file
-from kachery_p2p.repo.hosts import Holder, Host, this_host
+from kachery_p2p.repo.hosts import Holder, MachineIdentity, this_host
 from kachery_p2p.repo.locks import NodeLock
 
 ENDPOINT_NAME = "node.json"
@@ -56,7 +56,7 @@ class NodeElsewhere(NodeError):
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class ControlEndpoint:
     """Where the node of a directory listens.
 
     Attributes:
@@ -78,14 +78,14 @@ class Endpoint:
     started: float = 0.0
 
     @classmethod
-    def of_this_process(cls, path: str | None, port: int | None) -> Endpoint:
+    def of_this_process(cls, path: str | None, port: int | None) -> ControlEndpoint:
         """That of a node which begins in this process, with a new secret."""
         here = this_host()
         secret = secrets.token_hex(16)
         return cls(os.getpid(), secret, path, port, here.name, here.boot, here.machine, round(time.time(), 3))
 
     @classmethod
-    def read(cls, directory: Path) -> Endpoint:
+    def read(cls, directory: Path) -> ControlEndpoint:
         """Read ``node.json``. Raises `NodeGone` when there is none or it is not whole."""
         try:
             found = cls._checked(read_json(read_own_file(directory / ENDPOINT_NAME, MAX_ENDPOINT)))
@@ -96,7 +96,7 @@ class Endpoint:
         return found
 
     @classmethod
-    def _checked(cls, fields: object) -> Endpoint | None:
+    def _checked(cls, fields: object) -> ControlEndpoint | None:
         if not isinstance(fields, dict):
             return None
         pid, secret, path, port = (fields.get(name) for name in ("pid", "secret", "path", "port"))
@@ -128,7 +128,9 @@ class Endpoint:
     @property
     def holder(self) -> Holder | None:
         """Whose it is, as far as it says so."""
-        return Holder(self.pid, Host(self.host, self.boot, self.machine), self.started) if self.host else None
+        return (
+            Holder(self.pid, MachineIdentity(self.host, self.boot, self.machine), self.started) if self.host else None
+        )
 
 
 def silent_holder(directory: Path) -> str:
@@ -147,7 +149,7 @@ def node_elsewhere(directory: Path) -> NodeElsewhere | None:
     holder = lock.holder()
     if holder is None:
         with contextlib.suppress(NodeGone):
-            holder = Endpoint.read(directory).holder
+            holder = ControlEndpoint.read(directory).holder
     if holder is None or not holder.is_elsewhere or not lock.is_held():
         return None
     return NodeElsewhere(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import trio
 
 
-class Place:
+class ClientPlace:
     """One connection.
 
     Attributes:
@@ -37,10 +37,10 @@ class Places:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._places: OrderedDict[Place, None] = OrderedDict()
+        self._places: OrderedDict[ClientPlace, None] = OrderedDict()
 
     @contextlib.contextmanager
-    def taken(self) -> Iterator[Place | None]:
+    def taken(self) -> Iterator[ClientPlace | None]:
         """A place while this lasts, or until it is needed for another; None when all others wait for answers."""
         import trio
 
@@ -48,7 +48,7 @@ class Places:
             yield None
             return
         with trio.CancelScope() as scope:
-            place = Place(scope)
+            place = ClientPlace(scope)
             self._places[place] = None
             try:
                 yield place
@@ -64,7 +64,7 @@ class Places:
         victim.scope.cancel()
         return True
 
-    def asked(self, place: Place) -> None:
+    def asked(self, place: ClientPlace) -> None:
         """It asks for something."""
         if place in self._places:
             self._places.move_to_end(place)

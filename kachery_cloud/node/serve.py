@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kachery_cloud.node.control import ControlClient, Endpoint, NodeGone, serve_control
+from kachery_cloud.node.control import ControlClient, ControlEndpoint, NodeGone, serve_control
 from kachery_cloud.node.endpoint import node_elsewhere, silent_holder
 from kachery_cloud.node.params import Params
 from kachery_p2p.errors import DiskFull, KacheryError, NodeError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kachery_p2p.gateway.server.server import GatewayServer
     from kachery_p2p.node.node import Node
     from kachery_p2p.node.options import NodeOptions
-    from kachery_p2p.repo.keys import Identity
+    from kachery_p2p.repo.keys import NodeKey
 
 log = logging.getLogger("kachery_cloud.node")
 
@@ -100,7 +100,7 @@ async def run_node(
         repo.close()
 
 
-def _identity(directory: Path) -> Identity:
+def _identity(directory: Path) -> NodeKey:
     """Who this node is. Where the disk has no room for a new key, it is somebody for this run alone."""
     from kachery_p2p.repo.keys import load_or_create_identity, new_identity
 
@@ -297,7 +297,7 @@ def _ask_for_place(directory: Path) -> int | None:
     """The process that agreed to hand the place over; None where nobody answers, or not yet: it may be starting or
     leaving. Raises `NodeError` when it does not agree."""
     try:
-        endpoint = Endpoint.read(directory)
+        endpoint = ControlEndpoint.read(directory)
         if endpoint.holder is not None and endpoint.holder.is_elsewhere:
             return None  # left there; its socket means nothing here
         client = ControlClient(endpoint, on_gone=lambda client: None)

@@ -18,8 +18,8 @@ from kachery_p2p.bitswap.asks import Asks
 from kachery_p2p.bitswap.link import PeerLink
 from kachery_p2p.bitswap.outbox import Outgoing
 from kachery_p2p.bitswap.schedule import Scheduler
-from kachery_p2p.bitswap.session import Answer, Ask, Member, Question, Session, Want
-from kachery_p2p.bitswap.watch import Watch
+from kachery_p2p.bitswap.session import Ask, Member, PeerQuestion, Session, Want, WantAnswer
+from kachery_p2p.bitswap.watch import SessionWatch
 from kachery_p2p.dag.cid import CID
 
 
@@ -32,13 +32,13 @@ class Arrival:
     lie: bool = False
 
 
-class Client:
+class WantManager:
     """The wants of this node and the peers it asks."""
 
     def __init__(self) -> None:
         self._asks = Asks()
         self._scheduler = Scheduler(self._asks)
-        self._watch = Watch(self._asks, self._scheduler)
+        self._watch = SessionWatch(self._asks, self._scheduler)
         self._bad: dict[str, None] = {}
         self._numbers = 0
 
@@ -347,12 +347,12 @@ class Client:
 
     # --- questions of no session -----------------------------------------------------------------------------------
 
-    def question(self, peer: str, cid: CID, now: float, on_answer: Callable[[], None]) -> Question | None:
+    def question(self, peer: str, cid: CID, now: float, on_answer: Callable[[], None]) -> PeerQuestion | None:
         """Ask one peer whether it has a block. None when it is not connected, or lied before."""
         link = self.links.get(peer)
         if link is None or not link.connected:
             return None
-        question = Question(cid, on_answer)
+        question = PeerQuestion(cid, on_answer)
         ask = link.asks.get(cid.multihash)
         if ask is not None and ask.declined:
             # It has said so, and will say when that changes.
@@ -365,7 +365,7 @@ class Client:
             self._asks.put_question(link, cid.multihash, now)
         return question
 
-    def withdraw(self, peer: str, question: Question, now: float) -> None:
+    def withdraw(self, peer: str, question: PeerQuestion, now: float) -> None:
         """Nobody waits for the answer any more."""
         link, multihash = self.links.get(peer), question.cid.multihash
         same = link.questions.get(multihash, []) if link is not None else []
@@ -383,22 +383,22 @@ class Client:
 
     # --- what is known -----------------------------------------------------------------------------------------------
 
-    def answer(self, session: Session, peer: str, multihash: bytes) -> Answer:
+    def answer(self, session: Session, peer: str, multihash: bytes) -> WantAnswer:
         """What a peer said about a block that a session wants."""
         if self.is_bad(peer):
-            return Answer.BAD
+            return WantAnswer.BAD
         link, want = self.links.get(peer), session.wants.get(multihash)
         if link is None or not link.connected:
-            return Answer.GONE
+            return WantAnswer.GONE
         if want is None:
-            return Answer.NOT_ASKED
+            return WantAnswer.NOT_ASKED
         if link in want.too_large:
-            return Answer.TOO_LARGE
+            return WantAnswer.TOO_LARGE
         if link in want.lacking:
-            return Answer.SILENT if link in want.skipped else Answer.LACKS
+            return WantAnswer.SILENT if link in want.skipped else WantAnswer.LACKS
         if link in want.having:
-            return Answer.HAS
-        return Answer.SILENT if link in want.asks else Answer.NOT_ASKED
+            return WantAnswer.HAS
+        return WantAnswer.SILENT if link in want.asks else WantAnswer.NOT_ASKED
 
     def is_gone(self, peer: str) -> bool:
         """Whether a peer is not connected, and nothing is held against it."""

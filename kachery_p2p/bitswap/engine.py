@@ -20,13 +20,13 @@ from enum import IntEnum
 from itertools import islice
 
 from kachery_p2p.bitswap import limits
-from kachery_p2p.bitswap.messages import Entry, Presence, WantType
+from kachery_p2p.bitswap.messages import Presence, WantlistEntry, WantType
 
 #: What a presence counts for in the fair queue: about its size on the wire.
 _PRESENCE_SIZE = 48
 
 
-class _State(IntEnum):
+class _WantState(IntEnum):
     LOOKUP = 0
     QUEUED = 1
     ABSENT = 2
@@ -38,14 +38,14 @@ class PeerWant:
 
     __slots__ = ("cid", "dont_have", "have_only", "ledger", "priority", "sequence", "size", "state")
 
-    def __init__(self, ledger: Ledger, entry: Entry, sequence: int) -> None:
+    def __init__(self, ledger: Ledger, entry: WantlistEntry, sequence: int) -> None:
         self.ledger = ledger
         self.cid = entry.cid
         self.priority = entry.priority
         self.have_only = entry.want_type is WantType.HAVE
         self.dont_have = entry.send_dont_have
         self.sequence = sequence
-        self.state = _State.LOOKUP
+        self.state = _WantState.LOOKUP
         self.size = 0
 
 
@@ -115,7 +115,7 @@ class Engine:
 
     # --- what peers want -------------------------------------------------------------------------------------------
 
-    def receive(self, peer: str, entries: Sequence[Entry], full: bool) -> None:
+    def receive(self, peer: str, entries: Sequence[WantlistEntry], full: bool) -> None:
         """Take in a wantlist. A full one replaces all that the peer wanted before."""
         ledger = self.ledgers.get(peer)
         if ledger is None:
@@ -147,33 +147,33 @@ class Engine:
             self._shed(ledger)
         self._note(ledger)
 
-    def _update(self, want: PeerWant, entry: Entry) -> None:
+    def _update(self, want: PeerWant, entry: WantlistEntry) -> None:
         """A want that is known already comes again: it may ask for more, or with another priority."""
-        if want.state is _State.SENDING:
+        if want.state is _WantState.SENDING:
             return
         want.dont_have = want.dont_have or entry.send_dont_have
         upgrade = want.have_only and entry.want_type is WantType.BLOCK
         want.have_only = want.have_only and not upgrade
         moved = entry.priority != want.priority
         want.priority = entry.priority
-        if want.state is _State.QUEUED and moved:
+        if want.state is _WantState.QUEUED and moved:
             heapq.heappush(want.ledger.queue, (-want.priority, want.sequence, want))
-        elif want.state is _State.ABSENT:
+        elif want.state is _WantState.ABSENT:
             # Asked again: answered again.
             self._unwait(want)
-            want.state = _State.LOOKUP
+            want.state = _WantState.LOOKUP
             want.ledger.lookups.append(want)
             self._to_look_up[want.ledger] = None
 
     def _shed(self, ledger: Ledger) -> None:
         """Too many wants: those we cannot serve go first, then the least important, then the newest."""
         ranked = sorted(
-            (want for want in ledger.wants.values() if want.state is not _State.SENDING),
-            key=lambda want: (want.state is _State.ABSENT, -want.priority, want.sequence),
+            (want for want in ledger.wants.values() if want.state is not _WantState.SENDING),
+            key=lambda want: (want.state is _WantState.ABSENT, -want.priority, want.sequence),
         )
         excess = len(ledger.wants) - limits.MAX_WANTS_PER_PEER
         for want in ranked[len(ranked) - excess :]:
-            told = want.state is _State.ABSENT
+            told = want.state is _WantState.ABSENT
             self._remove(want)
             if want.dont_have and not told:
                 self._say(want, have=False)
@@ -194,20 +194,20 @@ class Engine:
     def _remove(self, want: PeerWant) -> None:
         ledger = want.ledger
         del ledger.wants[want.cid.multihash]
-        if want.state is _State.QUEUED:
+        if want.state is _WantState.QUEUED:
             ledger.block_bytes -= want.size
             # Entries of cancelled wants stay behind; they are swept out when they are the greater part.
             if len(ledger.queue) > max(2 * len(ledger.wants), limits.MAX_WANTS_PER_PEER):
-                ledger.queue = [t for t in ledger.queue if t[2] is not want and t[2].state is _State.QUEUED]
+                ledger.queue = [t for t in ledger.queue if t[2] is not want and t[2].state is _WantState.QUEUED]
                 heapq.heapify(ledger.queue)
-        elif want.state is _State.ABSENT:
+        elif want.state is _WantState.ABSENT:
             self._unwait(want)
-        elif want.state is _State.LOOKUP and len(ledger.lookups) > max(
+        elif want.state is _WantState.LOOKUP and len(ledger.lookups) > max(
             2 * len(ledger.wants), limits.MAX_WANTS_PER_PEER
         ):
             ledger.lookups = deque(w for w in ledger.lookups if ledger.wants.get(w.cid.multihash) is w)
         # Whoever still holds it sees that it is not queued any more.
-        want.state = _State.SENDING
+        want.state = _WantState.SENDING
 
     def _unwait(self, want: PeerWant) -> None:
         waiting = self._waiting.get(want.cid.multihash)
@@ -231,7 +231,7 @@ class Engine:
             taken = 0
             while ledger.lookups and taken < share:
                 want = ledger.lookups.popleft()
-                if ledger.wants.get(want.cid.multihash) is want and want.state is _State.LOOKUP:
+                if ledger.wants.get(want.cid.multihash) is want and want.state is _WantState.LOOKUP:
                     batch.append(want)
                     taken += 1
             del self._to_look_up[ledger]
@@ -245,10 +245,10 @@ class Engine:
         """The answer of the store to `take_lookups`: the size of each block, None where there is none."""
         for want, size in zip(wants, sizes, strict=True):
             ledger = want.ledger
-            if want.state is not _State.LOOKUP or ledger.wants.get(want.cid.multihash) is not want:
+            if want.state is not _WantState.LOOKUP or ledger.wants.get(want.cid.multihash) is not want:
                 continue
             if size is None or size > limits.MAX_BLOCK_SIZE:
-                want.state = _State.ABSENT
+                want.state = _WantState.ABSENT
                 self._waiting.setdefault(want.cid.multihash, {})[ledger] = None
                 if want.dont_have:
                     self._say(want, have=False)
@@ -257,7 +257,7 @@ class Engine:
                 self._say(want, have=True)
             else:
                 want.size = size
-                want.state = _State.QUEUED
+                want.state = _WantState.QUEUED
                 ledger.block_bytes += size
                 ledger.presences.pop(want.cid.multihash, None)
                 heapq.heappush(ledger.queue, (-want.priority, want.sequence, want))
@@ -272,7 +272,7 @@ class Engine:
         for multihash in multihashes:
             for ledger in list(self._waiting.pop(multihash, ())):
                 want = ledger.wants[multihash]
-                want.state = _State.LOOKUP
+                want.state = _WantState.LOOKUP
                 ledger.lookups.append(want)
                 self._to_look_up[ledger] = None
                 found = True
@@ -313,7 +313,7 @@ class Engine:
         queue = ledger.queue
         while queue:
             priority, _, want = queue[0]
-            if want.state is _State.QUEUED and -priority == want.priority:
+            if want.state is _WantState.QUEUED and -priority == want.priority:
                 return
             heapq.heappop(queue)
 
@@ -328,7 +328,7 @@ class Engine:
             if wants and size + want.size > limits.REPLY_TARGET_SIZE:
                 break
             heapq.heappop(ledger.queue)
-            want.state = _State.SENDING
+            want.state = _WantState.SENDING
             ledger.block_bytes -= want.size
             size += want.size
             wants.append(want)
@@ -349,14 +349,14 @@ class Engine:
         """The block is not in the store after all: the answer to send in its place, if one was asked for."""
         if not self.still_wanted(want):
             return None
-        want.state = _State.ABSENT
+        want.state = _WantState.ABSENT
         self._waiting.setdefault(want.cid.multihash, {})[want.ledger] = None
         return Presence(want.cid, have=False) if want.dont_have else None
 
     def written(self, reply: Reply) -> None:
         """The message is about to go out: its wants are fulfilled."""
         for want in reply.wants:
-            if want.state is _State.SENDING and self.still_wanted(want):
+            if want.state is _WantState.SENDING and self.still_wanted(want):
                 del want.ledger.wants[want.cid.multihash]
 
     def finished(self, reply: Reply, sent_blocks: int, sent_bytes: int) -> None:

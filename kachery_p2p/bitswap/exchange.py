@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import trio
 
 from kachery_p2p.bitswap import limits
-from kachery_p2p.bitswap.client import Client
+from kachery_p2p.bitswap.client import WantManager
 from kachery_p2p.bitswap.engine import Engine, PeerWant
 from kachery_p2p.bitswap.handle import ReceivedBlock, SessionHandle
 from kachery_p2p.bitswap.interfaces import BlockStoreLike, HostLike, StreamLike
 from kachery_p2p.bitswap.lanes import ReplyLane, WantLane
-from kachery_p2p.bitswap.messages import PROTOCOLS, Block, Message, MessageTooLarge, decode, speaks_presence
+from kachery_p2p.bitswap.messages import PROTOCOLS, BitswapMessage, Block, MessageTooLarge, decode, speaks_presence
 from kachery_p2p.bitswap.reader import ByteBudget, MessageReader
 from kachery_p2p.bitswap.session import Session
 from kachery_p2p.dag.cid import CID, hash_block
@@ -88,7 +88,7 @@ class Exchange:
         self._host = host
         self._store = store
         self._on_bad_peer = on_bad_peer
-        self._client = Client()
+        self._client = WantManager()
         self._engine = Engine()
         self._handles: dict[Session, SessionHandle] = {}
         self._peers: dict[str, _Peer] = {}
@@ -175,7 +175,7 @@ class Exchange:
     # --- called by session handles ---------------------------------------------------------------------------------
 
     @property
-    def client(self) -> Client:
+    def client(self) -> WantManager:
         """What is known of the peers that are asked; not to be changed."""
         return self._client
 
@@ -450,7 +450,7 @@ class Exchange:
             state.life = 0
             self._client.sign_of_life(peer, trio.current_time())
 
-    async def _message(self, peer: str, message: Message) -> None:
+    async def _message(self, peer: str, message: BitswapMessage) -> None:
         if message.blocks:
             await self._blocks(peer, message.blocks)
             if self._client.is_bad(peer):
@@ -509,7 +509,7 @@ class Exchange:
                 )
 
 
-def _cost(message: Message) -> float:
+def _cost(message: BitswapMessage) -> float:
     """What a message makes us do; less than nothing when it brings much."""
     items = len(message.entries) + len(message.presences) + message.malformed + message.dropped
     brought = sum(len(block.data) for block in message.blocks) // limits.BYTES_PER_UNIT

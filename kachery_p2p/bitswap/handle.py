@@ -10,9 +10,9 @@ from typing import NamedTuple, Protocol
 
 import trio
 
-from kachery_p2p.bitswap.client import Client
+from kachery_p2p.bitswap.client import WantManager
 from kachery_p2p.bitswap.messages import BytesLike
-from kachery_p2p.bitswap.session import Answer, Session
+from kachery_p2p.bitswap.session import Session, WantAnswer
 from kachery_p2p.dag.cid import CID, known_block
 
 
@@ -51,7 +51,7 @@ class ExchangeLike(Protocol):
     """The part of `kachery_p2p.bitswap.exchange.Exchange` that a session handle uses."""
 
     @property
-    def client(self) -> Client: ...
+    def client(self) -> WantManager: ...
 
     def close_session(self, session: Session) -> None: ...
 
@@ -188,7 +188,7 @@ class SessionHandle:
         """All peers that were asked for anything."""
         return sorted(self._session.asked)
 
-    def answers(self, cid: CID) -> dict[str, Answer]:
+    def answers(self, cid: CID) -> dict[str, WantAnswer]:
         """What each peer that was asked for anything said about this block."""
         return {peer: self._exchange.client.answer(self._session, peer, cid.multihash) for peer in self.asked()}
 

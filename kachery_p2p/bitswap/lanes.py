@@ -20,7 +20,7 @@ from kachery_p2p.bitswap.messages import PROTOCOLS, BytesLike, Presence, WantTyp
 from kachery_p2p.errors import KacheryError, StreamError
 
 if TYPE_CHECKING:
-    from kachery_p2p.bitswap.client import Client
+    from kachery_p2p.bitswap.client import WantManager
     from kachery_p2p.bitswap.engine import Engine, PeerWant, Reply
     from kachery_p2p.bitswap.outbox import Outgoing
 
@@ -67,7 +67,7 @@ class OutStream:
 class WantLane:
     """Sends our wants to one peer, merged while the last message was on its way."""
 
-    def __init__(self, host: HostLike, peer: str, client: Client, unreachable: Callable[[str], None]) -> None:
+    def __init__(self, host: HostLike, peer: str, client: WantManager, unreachable: Callable[[str], None]) -> None:
         self._out = OutStream(host, peer)
         self._peer = peer
         self._client = client

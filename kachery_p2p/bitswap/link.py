@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from kachery_p2p.bitswap import limits
 
 if TYPE_CHECKING:
-    from kachery_p2p.bitswap.session import Ask, Member, Question, Session
+    from kachery_p2p.bitswap.session import Ask, Member, PeerQuestion, Session
 
 #: Shortest time over which a rate is measured: shorter ones measure the bursts of the receiving loop.
 _SAMPLE_SECONDS = 0.1
@@ -68,7 +68,7 @@ class PeerLink:
         #: Everything the remote believes we want of it, by multihash.
         self.asks: dict[bytes, Ask] = {}
         #: What it is asked for no session, by multihash.
-        self.questions: dict[bytes, list[Question]] = {}
+        self.questions: dict[bytes, list[PeerQuestion]] = {}
         self.block_asks = 0
         self.probes = 0
         self.standing = 0

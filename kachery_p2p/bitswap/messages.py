@@ -54,7 +54,7 @@ class WantType(IntEnum):
 _WANT_TYPES = (WantType.BLOCK, WantType.HAVE)
 
 
-class Entry(NamedTuple):
+class WantlistEntry(NamedTuple):
     """One entry of a wantlist."""
 
     cid: CID
@@ -88,10 +88,10 @@ class Presence(NamedTuple):
 
 
 @dataclass(slots=True)
-class Message:
+class BitswapMessage:
     """One decoded message."""
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[WantlistEntry] = field(default_factory=list)
     full: bool = False
     blocks: list[Block] = field(default_factory=list)
     #: Blocks of more bytes than there may be: not to be used, but whoever wanted one is to know.
@@ -180,14 +180,14 @@ _BLOCK = {1: _BYTES, 2: _BYTES}
 _PRESENCE = {1: _BYTES, 2: _VARINT}
 
 
-def decode(body: BytesLike) -> Message:
+def decode(body: BytesLike) -> BitswapMessage:
     """Read a message from its body (without the length). Blocks are views of `body`.
 
     Raises MalformedMessage when the body is not protobuf or breaks a limit. Entries and presences whose CID cannot be
     read are skipped and counted; too many of them make the message malformed.
     """
     view = memoryview(body)
-    message = Message()
+    message = BitswapMessage()
     for number, value, stop in _fields(view, 0, len(view), _MESSAGE, message):
         if number == 1:
             _decode_wantlist(bytes(view[value:stop]), message)
@@ -203,7 +203,7 @@ def decode(body: BytesLike) -> Message:
 
 
 def _fields(
-    buf: BytesLike, pos: int, end: int, known: dict[int, int], message: Message
+    buf: BytesLike, pos: int, end: int, known: dict[int, int], message: BitswapMessage
 ) -> Iterator[tuple[int, int, int]]:
     """The known fields between two positions: (number, value, 0), or (number, start, stop) for bytes.
 
@@ -249,7 +249,7 @@ def _fields(
             count = message.fields
 
 
-def _decode_wantlist(buf: bytes, message: Message) -> None:
+def _decode_wantlist(buf: bytes, message: BitswapMessage) -> None:
     for number, value, stop in _fields(buf, 0, len(buf), _WANTLIST, message):
         if number == 2:
             message.full = message.full or bool(value)
@@ -260,7 +260,7 @@ def _decode_wantlist(buf: bytes, message: Message) -> None:
             message.dropped += 1
 
 
-def _decode_entry(buf: bytes, pos: int, end: int, message: Message) -> None:
+def _decode_entry(buf: bytes, pos: int, end: int, message: BitswapMessage) -> None:
     raw = b""
     priority = cancel = want_type = dont_have = 0
     for number, value, stop in _fields(buf, pos, end, _ENTRY, message):
@@ -281,10 +281,10 @@ def _decode_entry(buf: bytes, pos: int, end: int, message: Message) -> None:
         # Not a kind of want that we know how to answer.
         message.dropped += 1
         return
-    message.entries.append(Entry(cid, priority, bool(cancel), _WANT_TYPES[want_type], bool(dont_have)))
+    message.entries.append(WantlistEntry(cid, priority, bool(cancel), _WANT_TYPES[want_type], bool(dont_have)))
 
 
-def _wire_cid(raw: bytes, message: Message) -> CID | None:
+def _wire_cid(raw: bytes, message: BitswapMessage) -> CID | None:
     """A binary CID, or None, counted, when it is not one or we could not check its blocks anyway."""
     try:
         if len(raw) <= limits.MAX_CID_SIZE:
@@ -300,7 +300,7 @@ def _wire_cid(raw: bytes, message: Message) -> CID | None:
     return None
 
 
-def _decode_presence(buf: bytes, message: Message) -> None:
+def _decode_presence(buf: bytes, message: BitswapMessage) -> None:
     if len(message.presences) >= limits.MAX_PRESENCES_PER_MESSAGE:
         message.dropped += 1
         return
@@ -320,7 +320,7 @@ def _decode_presence(buf: bytes, message: Message) -> None:
         message.dropped += 1
 
 
-def _decode_block(view: memoryview, pos: int, end: int, message: Message) -> None:
+def _decode_block(view: memoryview, pos: int, end: int, message: BitswapMessage) -> None:
     prefix: Prefix | None = None
     data = view[end:end]
     for number, value, stop in _fields(view, pos, end, _BLOCK, message):
@@ -331,7 +331,7 @@ def _decode_block(view: memoryview, pos: int, end: int, message: Message) -> Non
     _add_block(message, prefix, data)
 
 
-def _add_block(message: Message, prefix: Prefix | None, data: memoryview) -> None:
+def _add_block(message: BitswapMessage, prefix: Prefix | None, data: memoryview) -> None:
     if len(data) > limits.MAX_BLOCK_SIZE:
         message.too_large.append(Block(prefix, data))
         return
@@ -371,7 +371,7 @@ def prefix_of(cid: CID) -> bytes:
     return encode_prefix(cid.version, cid.codec, cid.hash_code, len(cid.digest))
 
 
-def _encode_entry(entry: Entry, presence: bool) -> bytes:
+def _encode_entry(entry: WantlistEntry, presence: bool) -> bytes:
     cid, priority, cancel, want_type, dont_have = entry
     raw = bytes(cid)
     out = b"\x0a" + encode_varint(len(raw)) + raw
@@ -390,7 +390,7 @@ def _encode_entry(entry: Entry, presence: bool) -> bytes:
 def encode(
     *,
     protocol: str = PROTOCOL_1_2,
-    entries: Iterable[Entry] = (),
+    entries: Iterable[WantlistEntry] = (),
     full: bool = False,
     blocks: Sequence[tuple[CID, BytesLike]] = (),
     presences: Iterable[Presence] = (),

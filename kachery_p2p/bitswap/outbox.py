@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.link import PeerLink
-from kachery_p2p.bitswap.messages import Entry, WantType
-from kachery_p2p.bitswap.session import Ask, Question
+from kachery_p2p.bitswap.messages import WantlistEntry, WantType
+from kachery_p2p.bitswap.session import Ask, PeerQuestion
 from kachery_p2p.dag.cid import CID
 
 #: The priority of the first want of a session; the later ones count down from it.
@@ -22,20 +22,20 @@ class Outgoing(NamedTuple):
     message that are about one block.
     """
 
-    cancels_first: list[Entry]
-    entries: list[Entry]
+    cancels_first: list[WantlistEntry]
+    entries: list[WantlistEntry]
     #: The entries are all that is wanted, and go out on a fresh stream.
     full: bool
 
 
-class Outbox:
+class WantOutbox:
     """Entries for one peer; a later one about the same block replaces an earlier one."""
 
     __slots__ = ("entries", "fresh", "since", "urgent")
 
     def __init__(self) -> None:
         #: By multihash: the CID, and the ask to be made of it, or None for a cancel.
-        self.entries: dict[bytes, tuple[CID, Ask | Question | None]] = {}
+        self.entries: dict[bytes, tuple[CID, Ask | PeerQuestion | None]] = {}
         self.urgent = False
         self.since = 0.0
         #: The whole wantlist is to be sent, on a new stream.
@@ -46,15 +46,15 @@ class Outboxes:
     """The outboxes of all peers for which anything is to be sent."""
 
     def __init__(self) -> None:
-        self._boxes: dict[PeerLink, Outbox] = {}
+        self._boxes: dict[PeerLink, WantOutbox] = {}
 
-    def _box(self, link: PeerLink) -> Outbox:
+    def _box(self, link: PeerLink) -> WantOutbox:
         box = self._boxes.get(link)
         if box is None:
-            box = self._boxes[link] = Outbox()
+            box = self._boxes[link] = WantOutbox()
         return box
 
-    def put(self, link: PeerLink, cid: CID, ask: Ask | Question | None, now: float, *, urgent: bool) -> None:
+    def put(self, link: PeerLink, cid: CID, ask: Ask | PeerQuestion | None, now: float, *, urgent: bool) -> None:
         """An entry for a peer. What is not urgent waits for company, LAZY_SEND seconds at the most."""
         box = self._box(link)
         if not box.entries:
@@ -95,26 +95,26 @@ class Outboxes:
             return Outgoing([], [], full=False)
         if box.fresh:
             return self.everything(link, now)
-        again = [Entry(cid, cancel=True) for cid, ask in box.entries.values() if ask is not None and ask.again]
+        again = [WantlistEntry(cid, cancel=True) for cid, ask in box.entries.values() if ask is not None and ask.again]
         return Outgoing(again, [_entry(cid, ask, link, now) for cid, ask in box.entries.values()], full=False)
 
     def everything(self, link: PeerLink, now: float) -> Outgoing:
         """All that is wanted of a peer: for a fresh stream."""
         self._boxes.pop(link, None)
         asks = list(link.asks.values())
-        again = [Entry(ask.want.cid, cancel=True) for ask in asks if ask.sent or ask.again]
+        again = [WantlistEntry(ask.want.cid, cancel=True) for ask in asks if ask.sent or ask.again]
         entries = [_entry(ask.want.cid, ask, link, now) for ask in asks]
         questions = [each[0] for multihash, each in link.questions.items() if multihash not in link.asks]
         return Outgoing(again, [*entries, *(_entry(each.cid, each, link, now) for each in questions)], full=True)
 
 
-def _entry(cid: CID, ask: Ask | Question | None, link: PeerLink, now: float) -> Entry:
+def _entry(cid: CID, ask: Ask | PeerQuestion | None, link: PeerLink, now: float) -> WantlistEntry:
     if ask is None:
-        return Entry(cid, cancel=True)
-    if isinstance(ask, Question):
+        return WantlistEntry(cid, cancel=True)
+    if isinstance(ask, PeerQuestion):
         ask.sent, ask.again = True, False
         # Who knows no HAVE can only be asked for the block.
-        return Entry(cid, 1, False, WantType.HAVE if link.presence else WantType.BLOCK, link.presence)
+        return WantlistEntry(cid, 1, False, WantType.HAVE if link.presence else WantType.BLOCK, link.presence)
     if not ask.sent:
         ask.sent = True
         ask.at = now
@@ -122,4 +122,4 @@ def _entry(cid: CID, ask: Ask | Question | None, link: PeerLink, now: float) -> 
     # The earlier in the order of its session, the more urgent.
     position = min((index for index, _ in ask.want.sessions.values()), default=0)
     kind = WantType.BLOCK if ask.block else WantType.HAVE
-    return Entry(cid, max(_TOP_PRIORITY - position, 1), False, kind, link.presence)
+    return WantlistEntry(cid, max(_TOP_PRIORITY - position, 1), False, kind, link.presence)

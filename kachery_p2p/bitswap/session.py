@@ -41,7 +41,7 @@ class PeerState(Enum):
     SOME = "some"
 
 
-class Answer(Enum):
+class WantAnswer(Enum):
     """What a peer said about a block."""
 
     #: That it does not have it.
@@ -96,7 +96,7 @@ class Ask:
         return self.ahead * self.session.estimate(self.want.cid.codec) / link.rate + link.latency * 0.5
 
 
-class Question:
+class PeerQuestion:
     """Whether one peer has one block: asked of that peer alone, and no matter of any session."""
 
     __slots__ = ("again", "answer", "cid", "on_answer", "sent")

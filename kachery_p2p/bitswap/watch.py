@@ -19,7 +19,7 @@ from kachery_p2p.bitswap.session import Ask, PeerState, Session
 _SKIP_TICK = 1.0
 
 
-class Watch:
+class SessionWatch:
     """Called ten times a second while blocks are under way."""
 
     def __init__(self, asks: Asks, scheduler: Scheduler) -> None:

@@ -49,12 +49,12 @@ from kachery_p2p.dag.cid import (
     sha256_multihash,
     verify_block,
 )
-from kachery_p2p.dag.directory import BuiltDirectory, DirectoryBuilder, Entry, list_directory, symlink_block
+from kachery_p2p.dag.directory import BuiltDirectory, DirectoryBuilder, HamtEntry, list_directory, symlink_block
 from kachery_p2p.dag.names import safe_name
 from kachery_p2p.dag.nodes import drive, node_kind, symlink_target
 from kachery_p2p.dag.paths import Resolved, resolve_path
 from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile, custom_profile, profile
-from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.dag.walk import FileWalk, Piece, Ref, WalkLimits
 
 __all__ = [
@@ -67,11 +67,11 @@ __all__ = [
     "UNIXFS_V1_2025",
     "BuiltDirectory",
     "BuiltFile",
+    "DataType",
     "DirectoryBuilder",
-    "Entry",
     "FileBuilder",
     "FileWalk",
-    "Kind",
+    "HamtEntry",
     "Piece",
     "Profile",
     "Ref",

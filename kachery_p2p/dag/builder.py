@@ -22,7 +22,7 @@ from kachery_p2p.dag.cid import CID, DAG_PB, sha256_multihash
 from kachery_p2p.dag.limits import MAX_FILE_SIZE
 from kachery_p2p.dag.pb import link_bytes, node_bytes
 from kachery_p2p.dag.profiles import Profile, profile
-from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
+from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
 from kachery_p2p.dag.varint import Buffer, encode_varint
 from kachery_p2p.errors import InvalidProfile
 
@@ -53,7 +53,7 @@ class _Level:
 
 
 @lru_cache(maxsize=64)
-def leaf_wrap(which: Profile | Kind, length: int) -> tuple[bytes, bytes]:
+def leaf_wrap(which: Profile | DataType, length: int) -> tuple[bytes, bytes]:
     """What stands before and after `length` bytes of data in a leaf block.
 
     Both are empty for a profile with raw leaves. A Kind (FILE or RAW) says how foreign dag-pb leaves are wrapped. The
@@ -62,7 +62,7 @@ def leaf_wrap(which: Profile | Kind, length: int) -> tuple[bytes, bytes]:
     if isinstance(which, Profile):
         if which.raw_leaves:
             return b"", b""
-        which = Kind.FILE
+        which = DataType.FILE
     size = encode_varint(length)
     tail = b"\x18" + size
     head = b"\x08" + encode_varint(which)
@@ -104,7 +104,7 @@ class FileBuilder:
         self._finished: BuiltFile | None = None
         self._short_leaf = False
         seconds, nanos = mtime if isinstance(mtime, tuple) else (mtime, None)
-        self._meta = UnixFSData(Kind.FILE, mode=mode, mtime_s=seconds, mtime_ns=nanos)
+        self._meta = UnixFSData(DataType.FILE, mode=mode, mtime_s=seconds, mtime_ns=nanos)
         # Both say at once, not after hours of hashing, when the numbers do not fit.
         encode(self._meta)
         self._has_meta = mode is not None or mtime is not None
@@ -178,7 +178,7 @@ class FileBuilder:
         level = self._levels[index]
         if index + 1 == len(self._levels):
             self._levels.append(_Level())
-        meta = self._meta if root else UnixFSData(Kind.FILE)
+        meta = self._meta if root else UnixFSData(DataType.FILE)
         data = encode(meta._replace(filesize=level.size, blocksizes=level.sizes))
         block = node_bytes(level.links, data)
         multihash = sha256_multihash(block)

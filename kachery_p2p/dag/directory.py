@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from kachery_p2p.dag.cid import CID, DAG_PB, sha256_multihash
-from kachery_p2p.dag.hamt import Entry, bits_of, decode_shard, encode_shard, hash_name, index_at, max_levels
+from kachery_p2p.dag.hamt import HamtEntry, bits_of, decode_shard, encode_shard, hash_name, index_at, max_levels
 from kachery_p2p.dag.limits import (
     LARGEST_LIST_BATCH,
     LIST_BATCH,
@@ -23,11 +23,11 @@ from kachery_p2p.dag.names import name_bytes
 from kachery_p2p.dag.nodes import Asking, ask, read_node
 from kachery_p2p.dag.pb import PBLink, PBNode, encode_node
 from kachery_p2p.dag.profiles import Profile, profile
-from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
+from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
 from kachery_p2p.dag.varint import varint_size
 from kachery_p2p.errors import InvalidName, MalformedDag, NotADirectory
 
-__all__ = ["BuiltDirectory", "DirectoryBuilder", "Entry", "list_directory", "symlink_block"]
+__all__ = ["BuiltDirectory", "DirectoryBuilder", "HamtEntry", "list_directory", "symlink_block"]
 
 
 class BuiltDirectory(NamedTuple):
@@ -59,7 +59,7 @@ class DirectoryBuilder:
         self.profile = profile(which)
         self._on_node = on_node
         seconds, nanos = mtime if isinstance(mtime, tuple) else (mtime, None)
-        self._meta = UnixFSData(Kind.DIRECTORY, mode=mode, mtime_s=seconds, mtime_ns=nanos)
+        self._meta = UnixFSData(DataType.DIRECTORY, mode=mode, mtime_s=seconds, mtime_ns=nanos)
         self._links: dict[bytes, PBLink] = {}
         self._links_bytes = 0
         data = len(encode(self._meta))
@@ -118,7 +118,7 @@ class DirectoryBuilder:
             if stop - start == 1:
                 links.append((index, items[start].link))
             else:
-                below = self._shard(items[start:stop], level + 1, UnixFSData(Kind.HAMT_SHARD))
+                below = self._shard(items[start:stop], level + 1, UnixFSData(DataType.HAMT_SHARD))
                 links.append((index, PBLink("", below.cid, below.dag_size)))
             start = stop
         return self._emit(encode_shard(links, fanout, meta), [link for _, link in links])
@@ -132,11 +132,11 @@ def symlink_block(which: str | Profile, target: str) -> tuple[CID, bytes]:
         raise InvalidName(f"A symbolic link to {target!a} cannot be stored: that is not valid UTF-8.") from None
     if not data or len(data) > MAX_SYMLINK_TARGET or b"\0" in data:
         raise InvalidName(f"A symbolic link to {target[:80]!a} cannot be stored: its target is no valid path.")
-    block = encode_node([], encode(UnixFSData(Kind.SYMLINK, data)))
+    block = encode_node([], encode(UnixFSData(DataType.SYMLINK, data)))
     return CID(profile(which).cid_version, DAG_PB, sha256_multihash(block)), block
 
 
-def list_directory(cid: CID) -> Asking[list[Entry]]:
+def list_directory(cid: CID) -> Asking[list[HamtEntry]]:
     """List a directory, plain or sharded; a generator that asks for blocks, see `nodes.drive`.
 
     A plain directory is listed in its own order, a sharded one in the order of the names' bytes. Names are given as
@@ -145,10 +145,10 @@ def list_directory(cid: CID) -> Asking[list[Entry]]:
     """
     (block,) = yield from ask([cid])
     node, data = read_node(cid, block)
-    if data is None or data.kind not in (Kind.DIRECTORY, Kind.HAMT_SHARD):
+    if data is None or data.kind not in (DataType.DIRECTORY, DataType.HAMT_SHARD):
         raise NotADirectory(f"{cid} is not a directory.")
-    if data.kind is Kind.DIRECTORY:
-        entries = [Entry(name or "", link, tsize) for name, link, tsize in node.links]
+    if data.kind is DataType.DIRECTORY:
+        entries = [HamtEntry(name or "", link, tsize) for name, link, tsize in node.links]
     else:
         entries = yield from _list_shards(cid, node, data)
         entries.sort(key=lambda entry: entry.name.encode("utf-8"))
@@ -157,8 +157,8 @@ def list_directory(cid: CID) -> Asking[list[Entry]]:
     return entries
 
 
-def _list_shards(root: CID, node: PBNode, data: UnixFSData) -> Asking[list[Entry]]:
-    entries: list[Entry] = []
+def _list_shards(root: CID, node: PBNode, data: UnixFSData) -> Asking[list[HamtEntry]]:
+    entries: list[HamtEntry] = []
     seen = 0
     # Shards to read: CID, level, and the part of the hash that leads there. The last ones first: what waits stays
     # within one batch's children for each level, however wide the trie.
@@ -169,7 +169,7 @@ def _list_shards(root: CID, node: PBNode, data: UnixFSData) -> Asking[list[Entry
     most = LIST_BATCH
     while batch:
         for (cid, level, prefix), (part, about) in zip(batch, decoded, strict=True):
-            if about is None or about.kind is not Kind.HAMT_SHARD:
+            if about is None or about.kind is not DataType.HAMT_SHARD:
                 raise MalformedDag(f"The block {cid} is no part of a sharded directory, but {root} says so.")
             shard = decode_shard(cid, part, about, prefix, level, fanout)
             fanout = shard.fanout

@@ -13,11 +13,11 @@ from typing import NamedTuple
 from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.limits import HAMT_HASH_BITS, MAX_HAMT_FANOUT
 from kachery_p2p.dag.pb import PBLink, PBNode, encode_node
-from kachery_p2p.dag.unixfs import MURMUR3_X64_64, Kind, UnixFSData, encode
+from kachery_p2p.dag.unixfs import MURMUR3_X64_64, DataType, UnixFSData, encode
 from kachery_p2p.errors import MalformedDag
 
 
-class Entry(NamedTuple):
+class HamtEntry(NamedTuple):
     """An entry of a directory: its name as it stands there (see `names.safe_name` before using it as a file name),
     its CID, and Tsize, the size of all its blocks as the directory's author claims."""
 
@@ -30,7 +30,7 @@ class Shard(NamedTuple):
     """A decoded shard: index -> entry, and index -> CID of the shard one level down."""
 
     fanout: int
-    entries: dict[int, Entry]
+    entries: dict[int, HamtEntry]
     shards: dict[int, CID]
 
 
@@ -66,7 +66,7 @@ def encode_shard(links: list[tuple[int, PBLink]], fanout: int, meta: UnixFSData)
     for index, _ in links:
         used |= 1 << index
     data = meta._replace(
-        kind=Kind.HAMT_SHARD,
+        kind=DataType.HAMT_SHARD,
         data=used.to_bytes((used.bit_length() + 7) // 8, "big"),
         hash_type=MURMUR3_X64_64,
         fanout=fanout,
@@ -99,7 +99,7 @@ def decode_shard(cid: CID, node: PBNode, data: UnixFSData, prefix: int, level: i
         raise bad("it is empty")
     bits = bits_of(own)
     width = len(f"{own - 1:X}")
-    entries: dict[int, Entry] = {}
+    entries: dict[int, HamtEntry] = {}
     shards: dict[int, CID] = {}
     used = 0
     shift = HAMT_HASH_BITS - bits * (level + 1)
@@ -117,7 +117,7 @@ def decode_shard(cid: CID, node: PBNode, data: UnixFSData, prefix: int, level: i
         if name:
             if hash_name(name.encode("utf-8")) >> shift != prefix << bits | index:
                 raise bad(f"the entry {name!a} stands in the wrong place")
-            entries[index] = Entry(name, link_cid, tsize)
+            entries[index] = HamtEntry(name, link_cid, tsize)
         else:
             if link_cid.codec != DAG_PB:
                 raise bad(f"its link {digits} should lead to a further part, but {link_cid} is not dag-pb")

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, known_block
 from kachery_p2p.dag.pb import PBNode, decode_node
-from kachery_p2p.dag.unixfs import Kind, UnixFSData, decode
+from kachery_p2p.dag.unixfs import DataType, UnixFSData, decode
 from kachery_p2p.dag.varint import Buffer
 from kachery_p2p.errors import MalformedDag, UnsupportedCID
 
@@ -62,13 +62,13 @@ def read_node(cid: CID, block: Buffer) -> tuple[PBNode, UnixFSData | None]:
     return node, decode(node.data, cid)
 
 
-def node_kind(block: Buffer, cid: CID) -> Kind:
+def node_kind(block: Buffer, cid: CID) -> DataType:
     """What a block is. FILE and RAW (a raw block, or an old kind of leaf) are both files.
 
     Raises MalformedDag or UnsupportedCID.
     """
     data = read_node(cid, block)[1]
-    return Kind.RAW if data is None else data.kind
+    return DataType.RAW if data is None else data.kind
 
 
 def symlink_target(block: Buffer, cid: CID) -> str:
@@ -77,7 +77,7 @@ def symlink_target(block: Buffer, cid: CID) -> str:
     Raises MalformedDag when the block is no symbolic link, or its target is not UTF-8.
     """
     node, data = read_node(cid, block)
-    if data is None or data.kind is not Kind.SYMLINK or node.links:
+    if data is None or data.kind is not DataType.SYMLINK or node.links:
         raise MalformedDag(f"The block {cid} is not a symbolic link.")
     try:
         return bytes(data.data or b"").decode("utf-8")

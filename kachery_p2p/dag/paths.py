@@ -11,7 +11,7 @@ from kachery_p2p.dag.limits import MAX_PATH_SEGMENTS
 from kachery_p2p.dag.names import name_bytes
 from kachery_p2p.dag.nodes import Asking, ask, drive, node_kind, read_node, symlink_target
 from kachery_p2p.dag.pb import PBLink, PBNode
-from kachery_p2p.dag.unixfs import Kind, UnixFSData
+from kachery_p2p.dag.unixfs import DataType, UnixFSData
 from kachery_p2p.errors import InvalidName, MalformedDag, NotADirectory, PathNotFound
 
 __all__ = ["Resolved", "drive", "node_kind", "resolve_path", "symlink_target"]
@@ -55,12 +55,12 @@ def _look_up(cid: CID, path: str, name: str, key: bytes) -> Asking[PBLink | None
         raise NotADirectory(f"{path} is a file, so there is no '{name}' in it.")
     (block,) = yield from ask([cid])
     node, data = read_node(cid, block)
-    kind = Kind.RAW if data is None else data.kind
-    if kind is Kind.SYMLINK:
+    kind = DataType.RAW if data is None else data.kind
+    if kind is DataType.SYMLINK:
         raise NotADirectory(f"{path} is a symbolic link, which is not followed, so there is no '{name}' in it.")
-    if kind not in (Kind.DIRECTORY, Kind.HAMT_SHARD):
+    if kind not in (DataType.DIRECTORY, DataType.HAMT_SHARD):
         raise NotADirectory(f"{path} is a file, so there is no '{name}' in it.")
-    if kind is Kind.DIRECTORY:
+    if kind is DataType.DIRECTORY:
         found = [link for link in node.links if link.name == name]
         if len(found) > 1:
             raise MalformedDag(f"The directory {cid} has two entries named '{name}'.")
@@ -72,7 +72,7 @@ def _look_up_sharded(cid: CID, node: PBNode, data: UnixFSData | None, name: str,
     level = prefix = 0
     fanout: int | None = None
     while True:
-        if data is None or data.kind is not Kind.HAMT_SHARD:
+        if data is None or data.kind is not DataType.HAMT_SHARD:
             raise MalformedDag(f"The block {cid} is no part of a sharded directory, but its parent says so.")
         # Bounded: decode_shard refuses levels for which the hash has no bits.
         shard = decode_shard(cid, node, data, prefix, level, fanout)

@@ -16,7 +16,7 @@ K = TypeVar("K", bound=Hashable)
 UNCOUNTABLE = 2**63
 
 
-class Shape(NamedTuple):
+class TreeShape(NamedTuple):
     """What a tree would be when unfolded: `entries` in all its folders, `size` of all its files in bytes, and `depth`,
     how many folders lie within each other (1 for one without folders). The numbers end at `UNCOUNTABLE`."""
 
@@ -25,7 +25,7 @@ class Shape(NamedTuple):
     depth: int
 
 
-def shape_of(root: K, folders: Mapping[K, Sequence[tuple[K, int]]]) -> Shape:
+def shape_of(root: K, folders: Mapping[K, Sequence[tuple[K, int]]]) -> TreeShape:
     """Measure a tree.
 
     Args:
@@ -33,7 +33,7 @@ def shape_of(root: K, folders: Mapping[K, Sequence[tuple[K, int]]]) -> Shape:
         folders: for each folder what is directly in it, as (which, bytes); those that are no keys here are files. No
             folder may be in itself, which hashes rule out.
     """
-    shapes: dict[K, Shape] = {}
+    shapes: dict[K, TreeShape] = {}
     # Each folder twice: first to put those below it on top, then to add them up.
     waiting = [root]
     while waiting:
@@ -53,5 +53,5 @@ def shape_of(root: K, folders: Mapping[K, Sequence[tuple[K, int]]]) -> Shape:
             entries += 1 + (inner.entries if inner is not None else 0)
             size += inner.size if inner is not None else length
             depth = max(depth, 1 + inner.depth if inner is not None else 1)
-        shapes[folder] = Shape(min(entries, UNCOUNTABLE), min(size, UNCOUNTABLE), depth)
+        shapes[folder] = TreeShape(min(entries, UNCOUNTABLE), min(size, UNCOUNTABLE), depth)
     return shapes[root]

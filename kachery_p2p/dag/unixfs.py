@@ -18,7 +18,7 @@ from kachery_p2p.errors import MalformedDag
 MURMUR3_X64_64 = 0x22
 
 
-class Kind(IntEnum):
+class DataType(IntEnum):
     """What a UnixFS node is."""
 
     RAW = 0
@@ -36,7 +36,7 @@ class UnixFSData(NamedTuple):
     1970 (may be negative), `mtime_ns` the nanoseconds within the second. None means absent.
     """
 
-    kind: Kind
+    kind: DataType
     data: Buffer | None = None
     filesize: int | None = None
     blocksizes: Sequence[int] = ()
@@ -177,7 +177,7 @@ def _decode(view: memoryview) -> UnixFSData:
     if mode is not None and mode >= 1 << 32:
         raise ValueError("its mode is more than 32 bits")
     return UnixFSData(
-        Kind(found[1]), content, found.get(3), blocksizes, found.get(5), found.get(6), mode, mtime_s, mtime_ns
+        DataType(found[1]), content, found.get(3), blocksizes, found.get(5), found.get(6), mode, mtime_s, mtime_ns
     )
 
 

@@ -35,7 +35,7 @@ from typing import NamedTuple
 from kachery_p2p.dag import limits, unixfs
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW
 from kachery_p2p.dag.pb import decode_node
-from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.dag.varint import Buffer
 from kachery_p2p.errors import BlockTooLarge, IsADirectory, MalformedDag, NotAFile, UnsupportedCID
 
@@ -272,7 +272,7 @@ class FileWalk:
         if data is None:
             raise MalformedDag(f"The block {cid} is dag-pb, but not UnixFS: it has no data.")
         node = unixfs.decode(data, cid)
-        if node.kind is not Kind.FILE and node.kind is not Kind.RAW:
+        if node.kind is not DataType.FILE and node.kind is not DataType.RAW:
             self._refuse_kind(ref, node.kind)
         sizes = node.blocksizes
         if len(sizes) != len(links):
@@ -345,10 +345,10 @@ class FileWalk:
         self._leaves.push(leaves)
         self._nodes.push(nodes)
 
-    def _refuse_kind(self, ref: Ref, kind: Kind) -> None:
+    def _refuse_kind(self, ref: Ref, kind: DataType) -> None:
         if ref.depth == 0:
-            if kind in (Kind.DIRECTORY, Kind.HAMT_SHARD):
+            if kind in (DataType.DIRECTORY, DataType.HAMT_SHARD):
                 raise IsADirectory(f"{ref.cid} is a directory, not a file. Name a file in it: {ref.cid}/<name>.")
-            if kind is Kind.SYMLINK:
+            if kind is DataType.SYMLINK:
                 raise NotAFile(f"{ref.cid} is a symbolic link, not a file.")
         raise MalformedDag(f"The block {ref.cid} is a {kind.name.lower()} node where a file is meant.")

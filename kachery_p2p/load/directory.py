@@ -18,7 +18,7 @@ from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.names import safe_name
 from kachery_p2p.dag.nodes import read_node, symlink_target
 from kachery_p2p.dag.tree import shape_of
-from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.errors import InvalidName
 from kachery_p2p.load.interfaces import LOOKAHEAD, Progress
 from kachery_p2p.load.load import Load
@@ -37,7 +37,7 @@ BATCH_BYTES = 32 << 20
 
 
 @dataclass
-class Tree:
+class RemoteTree:
     """What a directory holds, each thing once, however often it is in there."""
 
     #: For each folder the entries that are directly in it: CID, and bytes as the folder claims them.
@@ -57,7 +57,7 @@ class DirectoryLoad:
         self._progress = progress
         self._done = 0
 
-    async def run(self, root: CID) -> Tree:
+    async def run(self, root: CID) -> RemoteTree:
         """Bring all of it into the repo.
 
         Raises:
@@ -69,8 +69,8 @@ class DirectoryLoad:
         await trio.to_thread.run_sync(self._repo.keep_directory, root)
         return tree
 
-    async def _read_tree(self, root: CID) -> Tree:
-        tree = Tree()
+    async def _read_tree(self, root: CID) -> RemoteTree:
+        tree = RemoteTree()
         seen = {root}
         listed = 0
         level = [root]
@@ -104,7 +104,7 @@ class DirectoryLoad:
             raise _too_many(root)
         return tree
 
-    async def _sort(self, tree: Tree, entries: list[CID]) -> list[CID]:
+    async def _sort(self, tree: RemoteTree, entries: list[CID]) -> list[CID]:
         """Tell files, symlinks and folders apart; small files go into the repo at once. Returns the folders."""
         here = await self._load.find_files(entries)
         tree.files |= {cid: None for cid, path in zip(entries, here, strict=True) if path is not None}
@@ -113,11 +113,11 @@ class DirectoryLoad:
         folders, nodes, small = [], [], []
         for cid, block in zip(entries, blocks, strict=True):
             node, unixfs = read_node(cid, block)
-            kind = Kind.RAW if unixfs is None else unixfs.kind
-            if kind in (Kind.DIRECTORY, Kind.HAMT_SHARD):
+            kind = DataType.RAW if unixfs is None else unixfs.kind
+            if kind in (DataType.DIRECTORY, DataType.HAMT_SHARD):
                 folders.append(cid)
                 nodes.append((cid, block))
-            elif kind is Kind.SYMLINK:
+            elif kind is DataType.SYMLINK:
                 tree.symlinks[cid] = symlink_target(block, cid)
                 nodes.append((cid, block))
             else:
@@ -132,7 +132,7 @@ class DirectoryLoad:
         await trio.to_thread.run_sync(self._repo.add_small_files, small)
         return folders
 
-    async def _fetch_files(self, tree: Tree) -> None:
+    async def _fetch_files(self, tree: RemoteTree) -> None:
         total = max(tree.claimed_size, 1)
         small: list[CID] = []
         wanted = list(tree.files)

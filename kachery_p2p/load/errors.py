@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from kachery_p2p.bitswap.limits import MAX_BLOCK_SIZE
-from kachery_p2p.bitswap.session import Answer
+from kachery_p2p.bitswap.session import WantAnswer
 from kachery_p2p.errors import BlockTooLarge, ContentNotFound
 
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ MOST_NAMES = 5
 
 #: For each answer what one peer did, and what several did.
 _WORDS = {
-    Answer.LACKS: ("does not have it", "do not have it"),
-    Answer.SILENT: ("did not answer", "did not answer"),
-    Answer.HAS: ("has it, but did not send it", "have it, but did not send it"),
-    Answer.TOO_LARGE: ("sent more than Bitswap allows", "sent more than Bitswap allows"),
-    Answer.GONE: ("went away", "went away"),
-    Answer.BAD: ("sent wrong data, and is not asked any more", "sent wrong data, and are not asked any more"),
-    Answer.NOT_ASKED: ("was not asked for it", "were not asked for it"),
+    WantAnswer.LACKS: ("does not have it", "do not have it"),
+    WantAnswer.SILENT: ("did not answer", "did not answer"),
+    WantAnswer.HAS: ("has it, but did not send it", "have it, but did not send it"),
+    WantAnswer.TOO_LARGE: ("sent more than Bitswap allows", "sent more than Bitswap allows"),
+    WantAnswer.GONE: ("went away", "went away"),
+    WantAnswer.BAD: ("sent wrong data, and is not asked any more", "sent wrong data, and are not asked any more"),
+    WantAnswer.NOT_ASKED: ("was not asked for it", "were not asked for it"),
 }
 
 
@@ -46,10 +46,10 @@ def not_found(
     for cid, size in session.too_large().items():
         return _too_large(root, cid, f"has {size:,} bytes")
     answers = session.answers(block)
-    if Answer.TOO_LARGE in answers.values():
+    if WantAnswer.TOO_LARGE in answers.values():
         return _too_large(root, block, "came in a message that is larger than Bitswap allows")
     said = session.gateways_said()
-    no = all(answer is Answer.LACKS for answer in answers.values())
+    no = all(answer is WantAnswer.LACKS for answer in answers.values())
     if not answers and not said:
         first = f"Nobody is connected who could have {root}."
     elif no and block == root:
@@ -70,7 +70,7 @@ def not_found(
     return ContentNotFound(" ".join(parts))
 
 
-def _asked(answers: Mapping[str, Answer], gateways: int, seconds: float) -> list[str]:
+def _asked(answers: Mapping[str, WantAnswer], gateways: int, seconds: float) -> list[str]:
     asked = [*_count(len(answers), "peer"), *_count(gateways, "gateway")]
     if not asked:
         return []

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from kachery_p2p.bitswap.handle import ReceivedBlock, SessionHandle, SessionPeer, SessionStats
-from kachery_p2p.bitswap.session import Answer
+from kachery_p2p.bitswap.session import WantAnswer
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, known_block
 from kachery_p2p.gateway.client import limits
-from kachery_p2p.gateway.client.answers import Kind, Refusal
+from kachery_p2p.gateway.client.answers import FailureKind, GatewayRefusal
 
 if TYPE_CHECKING:
     from kachery_p2p.gateway.client.client import GatewayClient
@@ -207,7 +207,7 @@ class LoadSources:
         """The peers of the session, without gateways."""
         return self._peers.peers()
 
-    def answers(self, cid: CID) -> dict[str, Answer]:
+    def answers(self, cid: CID) -> dict[str, WantAnswer]:
         """What the peers said about a block, without gateways."""
         return self._peers.answers(cid)
 
@@ -435,7 +435,7 @@ class LoadSources:
     async def _fetch(self, want: _Want, request: _Request) -> None:
         gateway, multihash = request.gateway, want.cid.multihash
         gateway.in_flight -= 1
-        refusal: Refusal | None = None
+        refusal: GatewayRefusal | None = None
         with request.scope:
             try:
                 if request.car:
@@ -445,7 +445,7 @@ class LoadSources:
                     if self._wants.get(multihash) is want:
                         self._overtook(want, request)
                         self._from_gateway(want, data, gateway)
-            except Refusal as error:
+            except GatewayRefusal as error:
                 refusal = error
         self._requests.remove(request)
         want.requests.remove(request)
@@ -471,7 +471,7 @@ class LoadSources:
 
         await self._client.car(request.gateway, want.cid, *self._span, on_block)
         if want.cid.multihash in self._wants and self._wants[want.cid.multihash] is want:
-            raise Refusal(Kind.NO_CAR, "Its CAR does not have the block that was asked for.")
+            raise GatewayRefusal(FailureKind.NO_CAR, "Its CAR does not have the block that was asked for.")
 
     @staticmethod
     def _overtook(want: _Want, request: _Request) -> None:
@@ -481,17 +481,17 @@ class LoadSources:
             if other.begun < request.begun and not other.brought:
                 other.gateway.overtaken(now)
 
-    def _note(self, want: _Want, gateway: Gateway, refusal: Refusal) -> None:
+    def _note(self, want: _Want, gateway: Gateway, refusal: GatewayRefusal) -> None:
         self._said[gateway.name] = str(refusal)[: limits.MAX_ERROR_LENGTH]
-        if refusal.kind is Kind.NO_CAR:
+        if refusal.kind is FailureKind.NO_CAR:
             gateway.car = False  # the block alone is asked for next
             return
-        final = refusal.kind is Kind.ABSENT
+        final = refusal.kind is FailureKind.ABSENT
         if gateway.dropped:
             for request in self._requests:
                 if request.gateway is gateway:
                     request.scope.cancel()
-        if refusal.kind is Kind.FAILED and gateway.name in self._sources:
+        if refusal.kind is FailureKind.FAILED and gateway.name in self._sources:
             self._away.add(gateway)  # it is tried again, whenever it has rested, for as long as the load has patience
             return
         want.tries[gateway] = limits.MAX_TRIES if final else want.tries.get(gateway, 0) + 1

@@ -24,10 +24,10 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import DialError, KacheryError
 from kachery_p2p.repo.swarm_key import fingerprint
 from kachery_p2p.routing.dht.dht import DHT
-from kachery_p2p.routing.interfaces import Provider, Source
+from kachery_p2p.routing.interfaces import Provider, ProviderSource
 from kachery_p2p.routing.known import KnownPeers, KnownSource
 from kachery_p2p.routing.mdns import Mdns
-from kachery_p2p.routing.provide.announcer import Announced, Announcer
+from kachery_p2p.routing.provide.announcer import Announcer, AnnounceResult
 from kachery_p2p.routing.router import Router, Sighting
 from kachery_p2p.transport.holepunch import HolePunch
 from kachery_p2p.transport.nat.reachability import Reachability
@@ -138,7 +138,10 @@ class Finding:
             from kachery_p2p.routing.delegated import Delegated
 
             self.delegated = Delegated(options.delegated)
-        sources: list[Source] = [*([self.mdns] if self.mdns else []), *(_Entering(dht, self._entering) for dht in dhts)]
+        sources: list[ProviderSource] = [
+            *([self.mdns] if self.mdns else []),
+            *(_Entering(dht, self._entering) for dht in dhts),
+        ]
         if self.delegated is not None:
             sources.append(self.delegated)
         if self.known is not None:
@@ -440,10 +443,10 @@ class Finding:
                 # What is here is listed again every now and then, so that nothing stays untold.
                 self._note(f"announcing: {error}")
 
-    async def announced(self, multihash: bytes, timeout: float) -> Announced:
+    async def announced(self, multihash: bytes, timeout: float) -> AnnounceResult:
         """Announce one and wait until that is done. `copies` is 0 where nothing is announced at all."""
         if self.announcer is None:
-            return Announced(0, 0.0)
+            return AnnounceResult(0, 0.0)
         await self.announcer.announce([multihash])
         return await self.announcer.wait(multihash, timeout)
 

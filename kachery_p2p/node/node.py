@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from kachery_p2p.gateway.client.client import GatewayClient
     from kachery_p2p.load.sources import LoadSources
     from kachery_p2p.pinning.config import PinService
-    from kachery_p2p.repo.keys import Identity
+    from kachery_p2p.repo.keys import NodeKey
     from kachery_p2p.repo.repo import Repo
 
 log = logging.getLogger("kachery_p2p.node.node")
@@ -92,7 +92,7 @@ class Node:
     def __init__(
         self,
         repo: Repo,
-        identity: Identity,
+        identity: NodeKey,
         *,
         listen: Sequence[str],
         peers: Sequence[str] = (),

@@ -17,8 +17,8 @@ import trio
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidPinService, KacheryError
 from kachery_p2p.pinning.config import PinService
-from kachery_p2p.pinning.limits import FETCH_BACK_SECONDS, MAX_DIALS, MAX_SERVICES, Pace
-from kachery_p2p.pinning.outbox import OUTBOX_NAME, Outbox, PinEntry
+from kachery_p2p.pinning.limits import FETCH_BACK_SECONDS, MAX_DIALS, MAX_SERVICES, WorkerPace
+from kachery_p2p.pinning.outbox import OUTBOX_NAME, PinEntry, PinOutbox
 
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.exchange import Exchange
@@ -52,7 +52,7 @@ class Keeping:
         repo: Repo,
         services: Sequence[PinService] = (),
         *,
-        pace: Pace | None = None,
+        pace: WorkerPace | None = None,
     ) -> None:
         names = [service.name for service in services]
         for name in names:
@@ -64,7 +64,7 @@ class Keeping:
         self._exchange = exchange
         self._repo = repo
         self._services = {service.name: service for service in services}
-        self._outbox = Outbox(repo.directory / OUTBOX_NAME)
+        self._outbox = PinOutbox(repo.directory / OUTBOX_NAME)
         self._nursery: trio.Nursery | None = None
         self._held: dict[str, set[str]] = {}  # root -> peers that are protected for it
         self._dialling: set[tuple[str, str]] = set()

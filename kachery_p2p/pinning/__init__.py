@@ -26,6 +26,6 @@ that was wrong: nothing waits for it.
 from __future__ import annotations
 
 from kachery_p2p.pinning.config import PinService
-from kachery_p2p.pinning.outbox import OUTBOX_NAME, Outbox, PinEntry
+from kachery_p2p.pinning.outbox import OUTBOX_NAME, PinEntry, PinOutbox
 
-__all__ = ["OUTBOX_NAME", "Outbox", "PinEntry", "PinService"]
+__all__ = ["OUTBOX_NAME", "PinEntry", "PinOutbox", "PinService"]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServiceAnswer:
     """An HTTP answer, read to its end."""
 
     status: int
@@ -68,7 +68,7 @@ class HttpClient:
         authorized: bool = True,
         seconds: float | None = None,
         most: int = limits.MAX_ANSWER_SIZE,
-    ) -> Answer:
+    ) -> ServiceAnswer:
         """Send a request and read the answer.
 
         Args:
@@ -189,7 +189,7 @@ class HttpClient:
             following.headers["authorization"] = request.headers["authorization"]
         return following
 
-    async def _read(self, response: httpx.Response, most: int) -> Answer:
+    async def _read(self, response: httpx.Response, most: int) -> ServiceAnswer:
         body = bytearray()
         good = 200 <= response.status_code < 300
         if not good:
@@ -205,7 +205,7 @@ class HttpClient:
                         )
                     break
         if good:
-            return Answer(response.status_code, response.headers, bytes(body))
+            return ServiceAnswer(response.status_code, response.headers, bytes(body))
         words = self.clean(answers.said(bytes(body[:most])))
         if 300 <= response.status_code < 400:
             raise ServiceError(

@@ -58,7 +58,7 @@ REMOVED_DAYS = 7
 
 
 @dataclass(frozen=True)
-class Pace:
+class WorkerPace:
     """When the worker does things next; seconds all. Tests use a faster one.
 
     Attributes:

@@ -150,7 +150,7 @@ def entry_of(row: Sequence[Any]) -> PinEntry:
     return PinEntry(**values)
 
 
-class Outbox:
+class PinOutbox:
     """The outbox of one data directory. Safe to use from many threads, by many processes, and in a forked child.
 
     Args:

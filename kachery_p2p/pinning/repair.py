@@ -14,7 +14,7 @@ from urllib.parse import quote
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidCID, UnsupportedCID
 from kachery_p2p.oserrors import explained
-from kachery_p2p.pinning.outbox import COLUMNS, STATES, Outbox, entry_of
+from kachery_p2p.pinning.outbox import COLUMNS, STATES, PinOutbox, entry_of
 from kachery_p2p.repo.fileio import sync_folder
 
 #: Row numbers tried one by one where a damaged table can be read neither from its beginning nor from its end.
@@ -48,7 +48,7 @@ def repair_outbox(path: Path, damaged: Path) -> RepairedOutbox | None:
     with explained("removing", fresh):
         for file in _with_logs(fresh):
             file.unlink(missing_ok=True)
-    outbox = Outbox(fresh)
+    outbox = PinOutbox(fresh)
     kept = begun_anew = 0
     for row in sorted(rows.values(), key=lambda row: row["id"] if isinstance(row["id"], int) else 0):
         if _is_whole(row):

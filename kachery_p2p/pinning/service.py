@@ -14,7 +14,7 @@ from kachery_p2p.dag.cid import CID, verify_block
 from kachery_p2p.pinning import answers, limits
 from kachery_p2p.pinning.answers import PinStatus, ServiceError
 from kachery_p2p.pinning.config import PinService
-from kachery_p2p.pinning.http import Answer, HttpClient
+from kachery_p2p.pinning.http import HttpClient, ServiceAnswer
 
 #: The best of several requests for one CID is the one that is furthest.
 _ORDER = ("failed", "queued", "pinning", "pinned")
@@ -100,7 +100,7 @@ class PinningClient:
     def _url(self, request_id: str) -> str:
         return f"{self.service.url}/pins/{quote(request_id, safe='')}"
 
-    def _status(self, cid: CID, answer: Answer) -> PinStatus:
+    def _status(self, cid: CID, answer: ServiceAnswer) -> PinStatus:
         status = answers.pin_status(answers.parse(answer.body))
         if status is None:
             raise self._nonsense("the status of a pin")

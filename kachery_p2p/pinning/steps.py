@@ -17,8 +17,8 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.pinning import blocks
 from kachery_p2p.pinning.answers import PinStatus, ServiceError
 from kachery_p2p.pinning.blocks import Blocks, Sent
-from kachery_p2p.pinning.limits import MAX_ADDRESSES, Pace
-from kachery_p2p.pinning.outbox import Outbox, PinEntry
+from kachery_p2p.pinning.limits import MAX_ADDRESSES, WorkerPace
+from kachery_p2p.pinning.outbox import PinEntry, PinOutbox
 from kachery_p2p.pinning.service import PinningClient
 from kachery_p2p.pinning.upload import RpcClient
 
@@ -45,7 +45,7 @@ class Steps:
 
     def __init__(
         self,
-        outbox: Outbox,
+        outbox: PinOutbox,
         *,
         source: Blocks,
         origins: Callable[[], Sequence[str]],
@@ -53,7 +53,7 @@ class Steps:
         release: Callable[[str], None],
         fetch_back: FetchBack,
         written: Callable[[], None],
-        pace: Pace,
+        pace: WorkerPace,
         wall: Callable[[], float],
         rng: random.Random,
     ) -> None:

@@ -20,8 +20,8 @@ from kachery_p2p.errors import KacheryError, PinTooLarge
 from kachery_p2p.pinning.answers import ACCESS, FINAL, WHOLE_SERVICE, ServiceError
 from kachery_p2p.pinning.blocks import Blocks
 from kachery_p2p.pinning.config import PinService
-from kachery_p2p.pinning.limits import MAX_SERVICES, MAX_STEPS_PER_SERVICE, MAX_UPLOADS_PER_SERVICE, Pace
-from kachery_p2p.pinning.outbox import Outbox, PinEntry
+from kachery_p2p.pinning.limits import MAX_SERVICES, MAX_STEPS_PER_SERVICE, MAX_UPLOADS_PER_SERVICE, WorkerPace
+from kachery_p2p.pinning.outbox import PinEntry, PinOutbox
 from kachery_p2p.pinning.service import PinningClient
 from kachery_p2p.pinning.steps import Client, FetchBack, Hold, Steps
 from kachery_p2p.pinning.upload import RpcClient
@@ -68,7 +68,7 @@ class PinWorker:
 
     def __init__(
         self,
-        outbox: Outbox,
+        outbox: PinOutbox,
         services: Sequence[PinService],
         *,
         source: Blocks,
@@ -76,12 +76,12 @@ class PinWorker:
         hold: Hold,
         release: Callable[[str], None],
         fetch_back: FetchBack,
-        pace: Pace | None = None,
+        pace: WorkerPace | None = None,
         wall: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
         self._outbox = outbox
-        self._pace = pace or Pace()
+        self._pace = pace or WorkerPace()
         self._wall = wall
         self._steps = Steps(
             outbox,

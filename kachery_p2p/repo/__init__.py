@@ -95,15 +95,15 @@ from __future__ import annotations
 
 from kachery_p2p.repo.checking import Problem
 from kachery_p2p.repo.download import Download
-from kachery_p2p.repo.keys import Identity, load_or_create_identity
+from kachery_p2p.repo.keys import NodeKey, load_or_create_identity
 from kachery_p2p.repo.locks import NodeLock
 from kachery_p2p.repo.repo import ListedFile, Repo, RepoStats
 from kachery_p2p.repo.small import Stored
 
 __all__ = [
     "Download",
-    "Identity",
     "ListedFile",
+    "NodeKey",
     "NodeLock",
     "Problem",
     "Repo",

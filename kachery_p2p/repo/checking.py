@@ -13,7 +13,7 @@ from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile
 from kachery_p2p.errors import DamagedFile, FileChanged, KacheryError, MalformedDag
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import CHANGED, MISSING, OK, WRAP_FILE, WRAP_NONE
-from kachery_p2p.repo.fileio import Source, Stamp
+from kachery_p2p.repo.fileio import SourceFile, Stamp
 from kachery_p2p.repo.hashing import FileReader, TooShort, in_order, leaf_hashes
 from kachery_p2p.repo.leaves import Leaf, MissingNode, find_wrap, walk_leaves
 from kachery_p2p.repo.limits import SMALL_FILE, TASK_BYTES
@@ -128,7 +128,7 @@ class Checker:
 
         path = Path(os.fsdecode(self._reader.absolute(row.path, row.linked)))
         try:
-            with Source(path) as source:
+            with SourceFile(path) as source:
                 right = source.stamp.size == self._root_size(cid, row) and bool(
                     self._has_content(cid, source, progress)
                 )
@@ -155,7 +155,7 @@ class Checker:
         """Take a file at its place under `ipfs/`, or one that was linked, into the catalog, if its bytes are right.
 
         `likely` is the profile that it was probably cut by."""
-        with Source(path) as source:
+        with SourceFile(path) as source:
             try:
                 profile = self._has_content(cid, source, likely=likely)
             except (MissingNode, MalformedDag):
@@ -198,7 +198,7 @@ class Checker:
         found = self._catalog.one("SELECT size FROM roots WHERE key = ?", (bytes(cid.to_v1()),))
         return row.size if found is None else found[0]
 
-    def _hashes(self, cid: CID, source: Source, progress: Callable[[int], None] | None = None) -> bool | None:
+    def _hashes(self, cid: CID, source: SourceFile, progress: Callable[[int], None] | None = None) -> bool | None:
         """Whether an open file has the bytes of a root, as the inner nodes in the catalog say.
 
         None when it cannot be told: a dag-pb block that is not in the catalog is taken for a leaf, but may as well be a
@@ -233,7 +233,7 @@ class Checker:
     def _has_content(
         self,
         cid: CID,
-        source: Source,
+        source: SourceFile,
         progress: Callable[[int], None] | None = None,
         likely: Profile | None = None,
     ) -> Profile | bool:
@@ -263,7 +263,7 @@ class Checker:
             raise MissingNode(cid)
         return False
 
-    def _rebuilt(self, cid: CID, source: Source, likely: Profile | None = None) -> Profile | None:
+    def _rebuilt(self, cid: CID, source: SourceFile, likely: Profile | None = None) -> Profile | None:
         """The profile under which a file has that CID, its inner nodes now in the catalog; None when there is none."""
         size = source.stamp.size
         for profile in self._known_profiles(cid, likely):

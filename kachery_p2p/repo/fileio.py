@@ -230,7 +230,7 @@ def clone_file(source_fd: int, target_fd: int) -> bool:
 # --- the files people name -------------------------------------------------------------------------------------------
 
 
-class Source:
+class SourceFile:
     """A file to be stored or linked, open for reading. `check` tells whether it is still what it was.
 
     The size that the system states is not always that of the content: it is 0 for files of /proc and of FUSE mounts
@@ -295,7 +295,7 @@ class Source:
             "Wait until whoever writes it is done, then store it again."
         )
 
-    def __enter__(self) -> Source:
+    def __enter__(self) -> SourceFile:
         return self
 
     def __exit__(self, *exc: object) -> None:

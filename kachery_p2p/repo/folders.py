@@ -16,7 +16,7 @@ from kachery_p2p.dag.profiles import profile as named_profile
 from kachery_p2p.errors import FileMissing, InvalidName, NotADirectory, NotAFile, RepoError
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import DIRECTORY, insert_blocks
-from kachery_p2p.repo.fileio import Progress, Source, describe
+from kachery_p2p.repo.fileio import Progress, SourceFile, describe
 from kachery_p2p.repo.limits import BATCH_BYTES, BATCH_FILES, MAX_FOLDER_DEPTH, SMALL_FILE
 from kachery_p2p.repo.placing import NodeSpool, Placer, add_root
 from kachery_p2p.repo.records import Node
@@ -187,7 +187,7 @@ class _Files:
             self._visit(below)
 
     def _add_small(self, folder: _Folder, name: str, path: Path) -> bool:
-        with Source(path) as source:
+        with SourceFile(path) as source:
             # It may have grown since the folder was read, or be larger than its size says.
             if source.stamp.size > self._limit or source.misstated():
                 return False

@@ -43,7 +43,7 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _MACHINE_ID = "/etc/machine-id"
 
 
-class Host(NamedTuple):
+class MachineIdentity(NamedTuple):
     """A machine: its name, which of its starts this is, and the number it was given when it was installed. The last two
     are empty where the system does not tell them."""
 
@@ -51,7 +51,7 @@ class Host(NamedTuple):
     boot: str = ""
     machine: str = ""
 
-    def is_same(self, other: Host) -> bool:
+    def is_same(self, other: MachineIdentity) -> bool:
         """Whether both are one machine, restarted or not. Containers of one machine are that machine."""
         if self.boot and self.boot == other.boot:
             return True
@@ -61,9 +61,9 @@ class Host(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def this_host() -> Host:
+def this_host() -> MachineIdentity:
     """The machine that this process runs on."""
-    return Host(socket.gethostname() or "unnamed", _line(_BOOT_ID), _line(_MACHINE_ID))
+    return MachineIdentity(socket.gethostname() or "unnamed", _line(_BOOT_ID), _line(_MACHINE_ID))
 
 
 def _line(path: str) -> str:
@@ -81,7 +81,7 @@ class Holder(NamedTuple):
     """Who has a lock, as is written in its file: the process, its machine, and since when (seconds since 1970)."""
 
     pid: int
-    host: Host
+    host: MachineIdentity
     since: float
 
     @property
@@ -119,10 +119,10 @@ def read_holder(fd: int) -> Holder | None:
     if not isinstance(fields, dict):
         return None
     pid, since = fields.get("pid"), fields.get("since")
-    names: list[Any] = [fields.get(key) for key in Host._fields]
+    names: list[Any] = [fields.get(key) for key in MachineIdentity._fields]
     if type(pid) is not int or not isinstance(since, float) or not all(isinstance(name, str) for name in names):
         return None
-    return Holder(pid, Host(*names), since)
+    return Holder(pid, MachineIdentity(*names), since)
 
 
 # --- one machine at a time -------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ _PEER_ID_PREFIX = bytes((0x00, 0x24, 0x08, 0x01, 0x12, 0x20))
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
-class Identity(NamedTuple):
+class NodeKey(NamedTuple):
     """`seed` is the private key (32 bytes, keep it secret), `public` the public key (32 bytes), `peer_id` base58."""
 
     seed: bytes
@@ -44,7 +44,7 @@ class Identity(NamedTuple):
         return f"Identity(peer_id={self.peer_id!r})"
 
 
-def load_or_create_identity(directory: Path) -> Identity:
+def load_or_create_identity(directory: Path) -> NodeKey:
     """The identity kept in `directory`, made there on first need (the directory too, mode 0700).
 
     Two processes that do this at once get the same key. Key files that others may read are made private. In a directory
@@ -83,7 +83,7 @@ def load_or_create_identity(directory: Path) -> Identity:
         _make_private(public_path)
     else:
         _write_public(public_path, public)
-    return Identity(seed, public, peer_id_of(public))
+    return NodeKey(seed, public, peer_id_of(public))
 
 
 def may_keep_identity(directory: Path) -> bool:
@@ -91,7 +91,7 @@ def may_keep_identity(directory: Path) -> bool:
     return private.is_ours(directory) or (os.name == "posix" and os.geteuid() == 0)
 
 
-def kept_identity(directory: Path) -> Identity | None:
+def kept_identity(directory: Path) -> NodeKey | None:
     """The identity kept in `directory`; None where there is none yet, or where it is another user's. Makes nothing.
 
     Raises IdentityError as load_or_create_identity does.
@@ -102,13 +102,13 @@ def kept_identity(directory: Path) -> Identity | None:
     return load_or_create_identity(directory)
 
 
-def new_identity() -> Identity:
+def new_identity() -> NodeKey:
     """A new identity that is kept nowhere."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     key = Ed25519PrivateKey.generate()
     public = key.public_key().public_bytes_raw()
-    return Identity(key.private_bytes_raw(), public, peer_id_of(public))
+    return NodeKey(key.private_bytes_raw(), public, peer_id_of(public))
 
 
 def peer_id_of(public: bytes) -> str:

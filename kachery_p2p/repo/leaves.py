@@ -9,14 +9,14 @@ from typing import NamedTuple
 from kachery_p2p.dag.builder import leaf_wrap
 from kachery_p2p.dag.cid import CID, DAG_PB, IDENTITY, RAW, inline_block, verify_block
 from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
-from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.errors import MalformedDag
 from kachery_p2p.repo.catalog import WRAP_FILE, WRAP_NONE, WRAP_RAW
 from kachery_p2p.repo.fileio import Buffer
 from kachery_p2p.repo.limits import WALK_BATCH
 
-_KIND_OF_WRAP = {WRAP_FILE: Kind.FILE, WRAP_RAW: Kind.RAW}
+_KIND_OF_WRAP = {WRAP_FILE: DataType.FILE, WRAP_RAW: DataType.RAW}
 
 _SHA256 = bytes((0x12, 32))
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, read_cid, verify_block
 from kachery_p2p.dag.nodes import node_kind
 from kachery_p2p.dag.profiles import Profile
-from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.errors import InvalidCID, KacheryError, MalformedDag, UnsupportedCID
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import DIRECTORY, SCHEMA_VERSION
@@ -379,7 +379,7 @@ def _is_folder(cid: CID, block: bytes | None) -> bool:
     if block is None:
         return False
     try:
-        return node_kind(block, cid) in (Kind.DIRECTORY, Kind.HAMT_SHARD)
+        return node_kind(block, cid) in (DataType.DIRECTORY, DataType.HAMT_SHARD)
     except (MalformedDag, UnsupportedCID):
         return False
 

@@ -36,7 +36,7 @@ _FIND_SIZE = (
 )
 
 
-class Place(NamedTuple):
+class LeafPlace(NamedTuple):
     """Where the catalog says a leaf is."""
 
     file: int
@@ -116,7 +116,7 @@ class BlockReader:
         if names_nothing(multihash):
             return b""
         for row in self._catalog.all(_FIND_LEAF, (multihash,)):
-            block = self._read(multihash, Place._make(row))
+            block = self._read(multihash, LeafPlace._make(row))
             if block is not None:
                 return block
         return self.node(multihash)
@@ -179,7 +179,7 @@ class BlockReader:
                         "UPDATE files SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE id = ?", (*stamp, file)
                     )
 
-    def _read(self, multihash: bytes, place: Place) -> bytes | None:
+    def _read(self, multihash: bytes, place: LeafPlace) -> bytes | None:
         path = self.absolute(place.path, place.linked)
         try:
             data, status = self._read_part(place, path)
@@ -205,7 +205,7 @@ class BlockReader:
         head, tail = wrap_parts(place.wrap, place.length)
         return b"".join((head, data, tail))
 
-    def _read_part(self, place: Place, path: bytes) -> tuple[bytes, os.stat_result]:
+    def _read_part(self, place: LeafPlace, path: bytes) -> tuple[bytes, os.stat_result]:
         held = self.files.get(place.file, path)
         data = read_bytes_at(held.fd, place.length, place.offset)
         # Only now: what was read before the stamp was taken is what the stamp speaks of.
@@ -215,7 +215,7 @@ class BlockReader:
         return data, status
 
     @staticmethod
-    def _as_recorded(place: Place, data: bytes, status: os.stat_result) -> bool:
+    def _as_recorded(place: LeafPlace, data: bytes, status: os.stat_result) -> bool:
         return len(data) == place.length and unchanged(
             status, place.linked, place.size, place.mtime_ns, place.ctime_ns, place.inode
         )

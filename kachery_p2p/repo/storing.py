@@ -24,7 +24,7 @@ from kachery_p2p.repo.catalog import OK, insert_blocks
 from kachery_p2p.repo.fileio import (
     Buffer,
     Progress,
-    Source,
+    SourceFile,
     Stamp,
     clone_file,
     read_at,
@@ -61,7 +61,7 @@ class Storer:
 
     def store_file(self, path: Path, which: str | Profile | None, progress: Progress | None) -> Stored:
         profile = named_profile(which)
-        with Source(path) as source:
+        with SourceFile(path) as source:
             size = source.stamp.size
             if source.misstated():
                 return self._store_stream(source, profile, progress)
@@ -147,7 +147,7 @@ class Storer:
         with explained("linking", path):
             real = Path(os.path.realpath(path))
         settle(real)
-        with Source(real) as source:
+        with SourceFile(real) as source:
             if source.misstated():
                 raise NotAFile(
                     f"{path} has other bytes than its size of {source.stamp.size} says, as files have that the system "
@@ -187,7 +187,7 @@ class Storer:
             is not None
         )
 
-    def _store_stream(self, source: Source, profile: Profile, progress: Progress | None) -> Stored:
+    def _store_stream(self, source: SourceFile, profile: Profile, progress: Progress | None) -> Stored:
         """Store a file whose size nobody knows before it was read to its end. What was read is what is stored."""
         limit = min(SMALL_FILE, profile.chunk_size)
         pieces = source.stream(MIB)
@@ -212,7 +212,7 @@ class Storer:
 
     def _hash(
         self,
-        source: Source,
+        source: SourceFile,
         profile: Profile,
         nodes: NodeSpool,
         progress: Progress | None,
@@ -246,7 +246,7 @@ class Storer:
         self._placer.record(built.cid, built.size, path, linked=False, profile=profile, wrap=wrap, nodes=nodes)
         return Stored(built.cid, built.size, path, built.dag_size)
 
-    def _begins_like(self, source: Source, profile: Profile) -> list[tuple[Path, str | None]]:
+    def _begins_like(self, source: SourceFile, profile: Profile) -> list[tuple[Path, str | None]]:
         """Our copies of the same size with the same first block, under this or a usual profile: path and profile."""
         size = source.stamp.size
         texts = self._catalog.all(
@@ -273,7 +273,7 @@ class Storer:
             )
         ]
 
-    def _store_without_copy(self, source: Source, profile: Profile, progress: Progress | None) -> Stored | None:
+    def _store_without_copy(self, source: SourceFile, profile: Profile, progress: Progress | None) -> Stored | None:
         """Store without writing the bytes, when they are here already: under this CID, or under that of another
         profile. None when they are not; that costs a second look only where a copy of this size begins alike."""
         alike = self._begins_like(source, profile)
@@ -315,7 +315,7 @@ class Storer:
             )
 
 
-def read_small(source: Source) -> bytes:
+def read_small(source: SourceFile) -> bytes:
     """All bytes of a small file. Raises FileChanged when they are not those of one moment."""
     with explained("reading", source.path):
         buffer = bytearray(source.stamp.size)

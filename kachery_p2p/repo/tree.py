@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from kachery_p2p.dag.cid import CID, DAG_PB, inline_block
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.nodes import drive, node_kind
-from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.errors import KacheryError, RepoError
 from kachery_p2p.repo.limits import TREE_BATCH
 
 GetNodes = Callable[[Sequence[bytes]], Mapping[bytes, bytes]]
 
-_FOLDERS = (Kind.DIRECTORY, Kind.HAMT_SHARD)
+_FOLDERS = (DataType.DIRECTORY, DataType.HAMT_SHARD)
 
 
 @dataclass
-class Tree:
+class StoredTree:
     """What `read_tree` found. Each folder is there once, however often the tree has it."""
 
     #: Multihashes of the nodes of its directories and symbolic links; no file's.
@@ -51,9 +51,9 @@ class Tree:
         return totals[root]
 
 
-def read_tree(root: CID, get_nodes: GetNodes) -> Tree:
+def read_tree(root: CID, get_nodes: GetNodes) -> StoredTree:
     """Read the directory `root` with all that is below it. `get_nodes` gives those of the nodes that are here."""
-    tree = Tree()
+    tree = StoredTree()
 
     def fetch(cids: list[CID]) -> list[bytes]:
         found = get_nodes([cid.multihash for cid in cids])
@@ -77,7 +77,7 @@ def read_tree(root: CID, get_nodes: GetNodes) -> Tree:
                     cid = entry.cid
                     block = inline_block(cid) or blocks.get(cid.multihash)
                     kind = None if block is None or cid.codec != DAG_PB else node_kind(block, cid)
-                    if kind is Kind.SYMLINK:
+                    if kind is DataType.SYMLINK:
                         tree.nodes[cid.multihash] = None
                     elif kind not in _FOLDERS:
                         files.append((cid, entry.tsize or 0))

@@ -20,14 +20,14 @@ _BITSWAP = "transport-bitswap"
 
 
 @dataclass(frozen=True)
-class Record:
+class PeerRecord:
     """A peer and where it can be dialled."""
 
     peer: str
     addrs: tuple[str, ...]
 
 
-class Reader:
+class AnswerReader:
     """Reads one answer, piece by piece.
 
     Args:
@@ -36,7 +36,7 @@ class Reader:
         nearest: addresses nearer than this are not taken.
     """
 
-    def __init__(self, key: str, *, streamed: bool, nearest: text.Scope) -> None:
+    def __init__(self, key: str, *, streamed: bool, nearest: text.AddressScope) -> None:
         self._key = key
         self._streamed = streamed
         self._nearest = nearest
@@ -47,7 +47,7 @@ class Reader:
         #: Whether as many records as we look at were there: the rest of the answer is not read.
         self.full = False
 
-    def feed(self, data: bytes) -> Iterator[Record]:
+    def feed(self, data: bytes) -> Iterator[PeerRecord]:
         """Records that end in this piece.
 
         Raises:
@@ -66,7 +66,7 @@ class Reader:
         if len(self._buffer) > limits.MAX_LINE_SIZE:
             raise RoutingError(f"A line of its answer is longer than {limits.MAX_LINE_SIZE >> 10} KiB.")
 
-    def end(self) -> Iterator[Record]:
+    def end(self) -> Iterator[PeerRecord]:
         """The records that are left when the answer has ended. Raises like `feed`."""
         if self._streamed:
             yield from self._line(self._buffer)
@@ -79,11 +79,11 @@ class Reader:
             raise RoutingError(f"Its answer is not a JSON document with a list of {self._key}.")
         yield from self._records(records or ())
 
-    def _line(self, line: bytes | bytearray) -> Iterator[Record]:
+    def _line(self, line: bytes | bytearray) -> Iterator[PeerRecord]:
         if line.strip() and not self.full:
             yield from self._records([_parse(line) if len(line) <= limits.MAX_LINE_SIZE else None])
 
-    def _records(self, values: Iterable[object]) -> Iterator[Record]:
+    def _records(self, values: Iterable[object]) -> Iterator[PeerRecord]:
         for value in values:
             if self._seen >= limits.MAX_RECORDS:
                 self.full = True
@@ -98,7 +98,7 @@ class Reader:
             if record is not None:
                 yield record
 
-    def _record(self, value: dict[object, object]) -> Record | None:
+    def _record(self, value: dict[object, object]) -> PeerRecord | None:
         """The record as far as it is of use: a peer that speaks Bitswap, or may."""
         schema = value.get("Schema")
         if schema == "peer":
@@ -116,7 +116,7 @@ class Reader:
         if peer is None:
             return None
         good = text.dialable_addresses(addrs if isinstance(addrs, list) else (), peer)
-        return Record(peer, tuple(each for each in good if text.scope(each) >= self._nearest))
+        return PeerRecord(peer, tuple(each for each in good if text.scope(each) >= self._nearest))
 
 
 def _parse(data: bytes | bytearray) -> object:
@@ -164,9 +164,9 @@ class Cache:
     """Answers by URL, each until its time is over; the ones used least recently go first."""
 
     def __init__(self) -> None:
-        self._answers: OrderedDict[str, tuple[float, tuple[Record, ...]]] = OrderedDict()
+        self._answers: OrderedDict[str, tuple[float, tuple[PeerRecord, ...]]] = OrderedDict()
 
-    def put(self, url: str, records: tuple[Record, ...], seconds: float, now: float) -> None:
+    def put(self, url: str, records: tuple[PeerRecord, ...], seconds: float, now: float) -> None:
         """Keep an answer for some seconds; 0 forgets what was kept for its URL."""
         self._answers.pop(url, None)
         if seconds > 0:
@@ -174,7 +174,7 @@ class Cache:
             while len(self._answers) > limits.MAX_CACHED_ANSWERS:
                 self._answers.popitem(last=False)
 
-    def get(self, url: str, now: float) -> tuple[Record, ...] | None:
+    def get(self, url: str, now: float) -> tuple[PeerRecord, ...] | None:
         """The answer kept for a URL, unless its time is over."""
         kept = self._answers.get(url)
         if kept is None:

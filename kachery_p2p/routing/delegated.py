@@ -24,9 +24,9 @@ import trio
 
 from kachery_p2p import __version__
 from kachery_p2p.errors import RoutingError, plain_words
-from kachery_p2p.http_redirects import NotFollowed, Watch, check_redirect
+from kachery_p2p.http_redirects import NotFollowed, RedirectWatch, check_redirect
 from kachery_p2p.routing import limits, text
-from kachery_p2p.routing.answers import Cache, Reader, Record, freshness, retry_after
+from kachery_p2p.routing.answers import AnswerReader, Cache, PeerRecord, freshness, retry_after
 from kachery_p2p.routing.interfaces import Provider
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _shown(url: str) -> str:
 
 
 @dataclass(eq=False)
-class _Router:
+class _RouterHealth:
     """One router, and how it has been doing."""
 
     url: str
@@ -118,12 +118,12 @@ class Delegated:
         bases = list(dict.fromkeys(parse_url(url) for url in urls))
         if len(bases) > limits.MAX_ROUTERS:
             log.warning("only the first %d of %d HTTP routers are used", limits.MAX_ROUTERS, len(bases))
-        self._routers = [_Router(base) for base in bases[: limits.MAX_ROUTERS]]
+        self._routers = [_RouterHealth(base) for base in bases[: limits.MAX_ROUTERS]]
         self._wall = wall
         self._cache = Cache()
         self._nursery: trio.Nursery | None = None
         self._client: httpx.AsyncClient | None = None
-        self._watch = Watch()
+        self._watch = RedirectWatch()
         self._opening = trio.Lock()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -185,12 +185,12 @@ class Delegated:
         self._raise_if_all_failed(errors)
         return tuple(found)[: limits.MAX_ADDRS_PER_PROVIDER]
 
-    def _channel(self) -> tuple[trio.MemorySendChannel[Record], trio.MemoryReceiveChannel[Record]]:
+    def _channel(self) -> tuple[trio.MemorySendChannel[PeerRecord], trio.MemoryReceiveChannel[PeerRecord]]:
         """Has room for all that may come: a caller that reads slowly must not make a router look slow."""
-        return trio.open_memory_channel[Record](limits.MAX_RECORDS * len(self._routers))
+        return trio.open_memory_channel[PeerRecord](limits.MAX_RECORDS * len(self._routers))
 
     def _start(
-        self, scope: trio.CancelScope, path: str, key: str, send: trio.MemorySendChannel[Record], errors: list[str]
+        self, scope: trio.CancelScope, path: str, key: str, send: trio.MemorySendChannel[PeerRecord], errors: list[str]
     ) -> None:
         if self._nursery is None:
             raise RoutingError("HTTP routers cannot be asked: the node is not running.")
@@ -201,7 +201,7 @@ class Delegated:
             raise RoutingError(" ".join(errors)[: limits.MAX_ERROR_LENGTH])
 
     async def _ask_all(
-        self, scope: trio.CancelScope, path: str, key: str, send: trio.MemorySendChannel[Record], errors: list[str]
+        self, scope: trio.CancelScope, path: str, key: str, send: trio.MemorySendChannel[PeerRecord], errors: list[str]
     ) -> None:
         with scope, send:
             async with trio.open_nursery() as nursery:
@@ -209,7 +209,7 @@ class Delegated:
                     nursery.start_soon(self._ask, router, path, key, send, errors)
 
     async def _ask(
-        self, router: _Router, path: str, key: str, send: trio.MemorySendChannel[Record], errors: list[str]
+        self, router: _RouterHealth, path: str, key: str, send: trio.MemorySendChannel[PeerRecord], errors: list[str]
     ) -> None:
         """Ask one router, and send on what it says. Only cancellation gets out of here."""
         url = router.url + path
@@ -244,7 +244,7 @@ class Delegated:
         router.answered += 1
         router.failures = 0
 
-    def _failed(self, router: _Router, why: str, pause: float | None) -> str:
+    def _failed(self, router: _RouterHealth, why: str, pause: float | None) -> str:
         router.failures += 1
         rest = min(limits.ROUTER_REST_FIRST * 2 ** min(router.failures - 1, 16), limits.ROUTER_REST_LAST)
         router.rest_until = trio.current_time() + (rest if pause is None else min(pause, limits.MAX_RETRY_AFTER))
@@ -278,7 +278,7 @@ class Delegated:
                     raise _Failed(f"The HTTP client cannot be made: {error}.") from error
             return self._client
 
-    async def _request(self, url: str, key: str, send: trio.MemorySendChannel[Record]) -> None:
+    async def _request(self, url: str, key: str, send: trio.MemorySendChannel[PeerRecord]) -> None:
         """Ask and send on the records, following redirects.
 
         Raises:
@@ -309,7 +309,9 @@ class Delegated:
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
             raise _Failed(f"The request failed: {plain_words(error)}.") from error
 
-    async def _answer(self, url: str, response: httpx.Response, key: str, send: trio.MemorySendChannel[Record]) -> None:
+    async def _answer(
+        self, url: str, response: httpx.Response, key: str, send: trio.MemorySendChannel[PeerRecord]
+    ) -> None:
         status = response.status_code
         now = trio.current_time()
         if status in (429, 503):
@@ -329,8 +331,8 @@ class Delegated:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in ("application/x-ndjson", "application/json"):
             raise _Failed(f"It answers with {kind[:60] or 'an unknown type'}, not with routing records.")
-        reader = Reader(key, streamed=kind == "application/x-ndjson", nearest=_nearest(response))
-        records: list[Record] = []
+        reader = AnswerReader(key, streamed=kind == "application/x-ndjson", nearest=_nearest(response))
+        records: list[PeerRecord] = []
         try:
             async with _chunks(response) as chunks:
                 async for chunk in chunks:
@@ -382,8 +384,8 @@ async def _drain(response: httpx.Response) -> None:
                 return
 
 
-def _nearest(response: httpx.Response) -> text.Scope:
+def _nearest(response: httpx.Response) -> text.AddressScope:
     """The nearest addresses that a router may name: as far away from us as it is itself (or the proxy before it)."""
     stream = response.extensions.get("network_stream")
     name = stream.get_extra_info("server_addr") if stream is not None else None
-    return text.host_scope(str(name[0])) if name else text.Scope.PUBLIC
+    return text.host_scope(str(name[0])) if name else text.AddressScope.PUBLIC

@@ -60,7 +60,7 @@ _DAYS = {
 
 
 @dataclass(slots=True)
-class Address:
+class KnownAddress:
     """One address of one peer. Times are seconds since the epoch, 0 for never.
 
     Attributes:
@@ -104,7 +104,7 @@ class Address:
 
 
 @dataclass(slots=True)
-class Entry:
+class PeerEntry:
     """One peer.
 
     Attributes:
@@ -127,7 +127,7 @@ class Entry:
     met: float = 0.0
     configured: float = 0.0
     local: float = 0.0
-    addrs: dict[str, Address] = field(default_factory=dict)
+    addrs: dict[str, KnownAddress] = field(default_factory=dict)
     shelved: Shelf | None = None
 
     @property
@@ -152,7 +152,7 @@ class Entry:
 
     def best(self) -> tuple[str, ...]:
         """Its addresses, best first."""
-        return tuple(each.addr for each in sorted(self.addrs.values(), key=Address.rank))
+        return tuple(each.addr for each in sorted(self.addrs.values(), key=KnownAddress.rank))
 
     def resting(self, now: float) -> bool:
         """Whether all its addresses have failed just now."""
@@ -167,7 +167,7 @@ class Entry:
         for addr in text.dialable_addresses(addrs, self.peer):
             address = self.addrs.get(addr)
             if address is None:
-                self.addrs[addr] = Address(addr, origin, told=now)
+                self.addrs[addr] = KnownAddress(addr, origin, told=now)
             else:
                 address.told = now
                 if ORIGINS.index(origin) < ORIGINS.index(address.origin):
@@ -176,15 +176,15 @@ class Entry:
 
     def trim(self) -> None:
         """Keep the best addresses; ones that never answered have a smaller share of their own."""
-        unproven = sorted((each for each in self.addrs.values() if not each.success), key=Address.worth)
+        unproven = sorted((each for each in self.addrs.values() if not each.success), key=KnownAddress.worth)
         for each in unproven[limits.MAX_UNPROVEN_PER_PEER :]:
             del self.addrs[each.addr]
         if len(self.addrs) > limits.MAX_ADDRS_PER_PEER:
-            kept = sorted(self.addrs.values(), key=Address.worth)[: limits.MAX_ADDRS_PER_PEER]
+            kept = sorted(self.addrs.values(), key=KnownAddress.worth)[: limits.MAX_ADDRS_PER_PEER]
             self.addrs = {each.addr: each for each in kept}
 
 
-def least_worth(entries: Collection[Entry], shelf: Shelf, newcomer: Entry) -> list[Entry]:
+def least_worth(entries: Collection[PeerEntry], shelf: Shelf, newcomer: PeerEntry) -> list[PeerEntry]:
     """The entries of one full shelf, the first to go first; the newcomer last."""
     by_age = sorted(entries, key=lambda each: (each is newcomer, each.last_use()))
     if shelf is Shelf.USEFUL:
@@ -194,7 +194,7 @@ def least_worth(entries: Collection[Entry], shelf: Shelf, newcomer: Entry) -> li
     if shelf in (Shelf.MET, Shelf.HEARD):
         # Of strangers, each network keeps its latest before any network keeps its second latest, and so on.
         crowd: dict[str, int] = {}
-        order: list[tuple[bool, int, Entry]] = []
+        order: list[tuple[bool, int, PeerEntry]] = []
         for each in reversed(by_age):
             addrs = each.best()
             where = text.network(addrs[0]) if addrs else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from kachery_p2p.routing.dht.messages import PeerInfo
+    from kachery_p2p.routing.dht.messages import DhtPeer
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Provider:
     source: str
 
 
-class Source(Protocol):
+class ProviderSource(Protocol):
     """Something that can be asked who has a block."""
 
     @property
@@ -48,11 +48,11 @@ class AnnounceTarget(Protocol):
         """Return when there is a peer to ask."""
         ...
 
-    async def closest(self, key: bytes) -> Sequence[PeerInfo]:
+    async def closest(self, key: bytes) -> Sequence[DhtPeer]:
         """The 20 closest servers to a key as it stands on the wire that answered; fewer if there are no more."""
         ...
 
-    async def deliver(self, peer: PeerInfo, keys: Sequence[bytes]) -> bool:
+    async def deliver(self, peer: DhtPeer, keys: Sequence[bytes]) -> bool:
         """Send a peer one ADD_PROVIDER for each key, on one stream; whether it took them."""
         ...
 

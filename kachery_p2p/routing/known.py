@@ -31,7 +31,7 @@ import trio
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.routing import limits, text
 from kachery_p2p.routing.database import Database
-from kachery_p2p.routing.entry import ORIGINS, SPOKEN_NAMES, Address, Entry, Shelf, least_worth, spoken
+from kachery_p2p.routing.entry import ORIGINS, SPOKEN_NAMES, KnownAddress, PeerEntry, Shelf, least_worth, spoken
 from kachery_p2p.routing.entry import ROOM as SHELF_ROOM
 from kachery_p2p.routing.interfaces import Provider
 
@@ -72,7 +72,7 @@ class KnownPeers:
         self._db = db
         self._local = local
         self._wall = wall
-        self._peers: dict[str, Entry] = {}
+        self._peers: dict[str, PeerEntry] = {}
         self._counts: Counter[Shelf] = Counter()
         self._changed: set[str] = set()
         self._write_now = trio.Event()
@@ -102,14 +102,14 @@ class KnownPeers:
         if good is not None:
             address = entry.addrs.get(good)
             if address is None:
-                address = entry.addrs[good] = Address(good, "dialled")
+                address = entry.addrs[good] = KnownAddress(good, "dialled")
             address.told = address.success = now
             address.failures = 0
             address.successes += 1
             if seconds is not None:
                 address.seconds = seconds
             entry.trim()
-            near = near or (text.scope(good) is not text.Scope.PUBLIC and not text.relayed(good))
+            near = near or (text.scope(good) is not text.AddressScope.PUBLIC and not text.relayed(good))
         if near:
             entry.local = now
         self._touch(entry)
@@ -219,7 +219,7 @@ class KnownPeers:
         fill a routing table without bootstrap nodes."""
         speaks = spoken([protocol])
         now = self._wall()
-        answered: list[tuple[bool, float, Entry]] = []
+        answered: list[tuple[bool, float, PeerEntry]] = []
         for entry in self._peers.values():
             success = max((each.success for each in entry.addrs.values()), default=0.0)
             if success and speaks & entry.speaks and not entry.resting(now):
@@ -232,7 +232,7 @@ class KnownPeers:
                 break
             addrs = entry.best()
             where = text.network(addrs[0])
-            if text.scope(addrs[0]) is text.Scope.PUBLIC and crowd[where] >= limits.MAX_SEEDS_PER_NETWORK:
+            if text.scope(addrs[0]) is text.AddressScope.PUBLIC and crowd[where] >= limits.MAX_SEEDS_PER_NETWORK:
                 continue
             crowd[where] += 1
             seeds.append((entry.peer, addrs))
@@ -246,15 +246,15 @@ class KnownPeers:
 
     # --- keeping it small -------------------------------------------------------------------------------------------
 
-    def _enter(self, peer: str) -> Entry | None:
+    def _enter(self, peer: str) -> PeerEntry | None:
         entry = self._peers.get(peer)
         if entry is None:
             if peer == self._local or text.peer_id(peer) != peer:
                 return None
-            entry = self._peers[peer] = Entry(peer)
+            entry = self._peers[peer] = PeerEntry(peer)
         return entry
 
-    def _touch(self, entry: Entry) -> None:
+    def _touch(self, entry: PeerEntry) -> None:
         """An entry has changed: it is to be written, and perhaps stands on another shelf now."""
         self._changed.add(entry.peer)
         shelf = entry.shelf
@@ -271,7 +271,7 @@ class KnownPeers:
             for each in least_worth(there, shelf, entry)[: surplus + SHELF_ROOM[shelf] // 16]:
                 self._drop(each)
 
-    def _drop(self, entry: Entry) -> None:
+    def _drop(self, entry: PeerEntry) -> None:
         del self._peers[entry.peer]
         if entry.shelved is not None:
             self._counts[entry.shelved] -= 1
@@ -290,7 +290,7 @@ class KnownPeers:
             "SELECT peer, agent, speaks, received, useful, served, seen, met, configured, local FROM known_peers"
         ):
             names = frozenset(speaks.split()) & SPOKEN_NAMES
-            self._peers[peer] = Entry(peer, agent, names, received, *(min(each, now) for each in times))
+            self._peers[peer] = PeerEntry(peer, agent, names, received, *(min(each, now) for each in times))
             if max(times) > now:
                 self._changed.add(peer)  # a clock that ran ahead once must not make anybody immortal
         for peer, addr, origin, told, success, failure, *numbers in self._db.read(
@@ -300,7 +300,7 @@ class KnownPeers:
             entry = self._peers.get(peer)
             if entry is not None and origin in ORIGINS:
                 times = (min(each, now) for each in (told, success, failure))
-                entry.addrs[addr] = Address(addr, origin, *times, *numbers)
+                entry.addrs[addr] = KnownAddress(addr, origin, *times, *numbers)
         self._peers.pop(self._local, None)
         for entry in self._peers.values():
             entry.shelved = entry.shelf
@@ -368,7 +368,7 @@ class KnownPeers:
         """How many peers of which kind, the most useful ones, and what went wrong, as plain JSON values."""
         best = sorted(
             (each for each in self._peers.values() if each.shelved in (Shelf.USEFUL, Shelf.LOCAL)),
-            key=Entry.last_use,
+            key=PeerEntry.last_use,
             reverse=True,
         )
         return {

@@ -23,7 +23,7 @@ import trio
 
 from kachery_p2p.errors import KacheryError, RoutingError
 from kachery_p2p.routing import limits, text
-from kachery_p2p.routing.interfaces import Provider, Source
+from kachery_p2p.routing.interfaces import Provider, ProviderSource
 
 log = logging.getLogger("kachery_p2p.routing")
 
@@ -48,7 +48,7 @@ class Sighting:
 class _SourceState:
     """A source, its queue, and how it has been doing."""
 
-    source: Source
+    source: ProviderSource
     slots: trio.Semaphore
     asked: int = 0
     running: int = 0
@@ -111,7 +111,7 @@ class Router:
     """
 
     def __init__(
-        self, sources: Sequence[Source] = (), *, local: str = "", wall: Callable[[], float] = time.time
+        self, sources: Sequence[ProviderSource] = (), *, local: str = "", wall: Callable[[], float] = time.time
     ) -> None:
         self._local = local
         self._wall = wall
@@ -123,7 +123,7 @@ class Router:
         for source in sources:
             self.add(source)
 
-    def add(self, source: Source) -> None:
+    def add(self, source: ProviderSource) -> None:
         """One more source, for finds that begin from now on. Raises `ValueError` when one of its name is there."""
         if source.name in self._sources:
             raise ValueError(f"there is a source of the name {source.name!r} already")

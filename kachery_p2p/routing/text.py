@@ -140,7 +140,7 @@ def dialable_addresses(addrs: Iterable[object], peer: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-class Scope(IntEnum):
+class AddressScope(IntEnum):
     """From how far away an address can be meant."""
 
     LOOPBACK = 0
@@ -148,19 +148,19 @@ class Scope(IntEnum):
     PUBLIC = 2
 
 
-def scope(addr: str) -> Scope:
+def scope(addr: str) -> AddressScope:
     """How far an address reaches. A name of the public DNS counts as public, since nobody knows before asking."""
     parts = addr.split("/")
     if parts[1:2] == ["ip6zone"]:
-        return Scope.PRIVATE
-    return host_scope(parts[2]) if len(parts) > 2 and parts[1] in (*_HOSTS, "dnsaddr") else Scope.PUBLIC
+        return AddressScope.PRIVATE
+    return host_scope(parts[2]) if len(parts) > 2 and parts[1] in (*_HOSTS, "dnsaddr") else AddressScope.PUBLIC
 
 
 @lru_cache(maxsize=4096)
-def host_scope(host: str) -> Scope:
+def host_scope(host: str) -> AddressScope:
     """How far an IP address or a name reaches. What is neither loopback nor public is of some network in between."""
     found = addresses.reach(host)
-    return {Reach.LOOPBACK: Scope.LOOPBACK, Reach.PUBLIC: Scope.PUBLIC}.get(found, Scope.PRIVATE)
+    return {Reach.LOOPBACK: AddressScope.LOOPBACK, Reach.PUBLIC: AddressScope.PUBLIC}.get(found, AddressScope.PRIVATE)
 
 
 def network(addr: str) -> str:

@@ -27,7 +27,7 @@ from kachery_p2p.transport.stream import Stream
 from kachery_p2p.transport.yamux import (
     GO_AWAY_NORMAL,
     GO_AWAY_PROTOCOL_ERROR,
-    Budget,
+    ReceiveBudget,
     YamuxCore,
     YamuxStream,
 )
@@ -42,7 +42,7 @@ class Shared:
     """What the connections of one host have in common: buffers, the budget of received bytes, and the pool of work."""
 
     def __init__(self) -> None:
-        self.budget = Budget()
+        self.budget = ReceiveBudget()
         self.work = Pool(limits.WORK_RATE)
         self.receive_buffer = memoryview(bytearray(limits.RECEIVE_BUFFER))
         self.plaintext = memoryview(bytearray(limits.NOISE_PLAINTEXT))

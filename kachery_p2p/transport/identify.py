@@ -34,7 +34,7 @@ IDENTIFY_PUSH = "/ipfs/id/push/1.0.0"
 PROTOCOL_VERSION = "ipfs/0.1.0"
 
 
-class Identity:
+class IdentifyAnswers:
     """Makes our own answers. The signature is made anew only when our addresses have changed."""
 
     def __init__(self, keys: Keys, agent: str) -> None:
@@ -143,7 +143,7 @@ class Service:
 
     def __init__(self, host: IdentifyHost, agent: str) -> None:
         self._host = host
-        self._identity = Identity(host.keys, agent)
+        self._identity = IdentifyAnswers(host.keys, agent)
         self._changed = trio.Event()
 
     def changed(self) -> None:

@@ -45,8 +45,8 @@ from kachery_p2p.transport.yamux_stream import (
     RST,
     SYN,
     WINDOW_UPDATE,
-    Budget,
     ProtocolError,
+    ReceiveBudget,
     YamuxStream,
 )
 
@@ -54,8 +54,8 @@ __all__ = [
     "GO_AWAY_INTERNAL_ERROR",
     "GO_AWAY_NORMAL",
     "GO_AWAY_PROTOCOL_ERROR",
-    "Budget",
     "ProtocolError",
+    "ReceiveBudget",
     "YamuxCore",
     "YamuxStream",
 ]
@@ -77,12 +77,12 @@ class YamuxCore:
         self,
         initiator: bool,
         make_stream: Callable[[YamuxCore, int], YamuxStream] = YamuxStream,
-        budget: Budget | None = None,
+        budget: ReceiveBudget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.initiator = initiator
         self.clock = clock
-        self.budget = budget or Budget()
+        self.budget = budget or ReceiveBudget()
         self.streams: dict[int, YamuxStream] = {}
         #: new streams of the peer, for the shell to take
         self.accepted: deque[YamuxStream] = deque()

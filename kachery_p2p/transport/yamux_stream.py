@@ -25,7 +25,7 @@ class ProtocolError(StreamError):
     """The peer broke the Yamux rules; the connection cannot go on."""
 
 
-class Budget:
+class ReceiveBudget:
     """What all connections of one host share: bytes and streams."""
 
     __slots__ = ("queued", "streams", "window")

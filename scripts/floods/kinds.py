@@ -16,11 +16,11 @@ from collections.abc import Awaitable, Callable
 import h2.connection
 import trio
 
-from kachery_p2p.bitswap.messages import Entry, Presence, WantType, encode
+from kachery_p2p.bitswap.messages import Presence, WantlistEntry, WantType, encode
 from kachery_p2p.dag.cid import CID, RAW, sha256_multihash
 from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import KacheryError
-from kachery_p2p.routing.dht.messages import Message, MessageType, PeerInfo
+from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType
 from kachery_p2p.routing.dht.rpc import frame
 from kachery_p2p.transport.compat import Keys
 from kachery_p2p.transport.ping import PING as PING_PROTOCOL
@@ -126,16 +126,16 @@ def _questions(make: Callable[[Attacker], bytes]) -> Callable[[Attacker], Awaita
 
 
 def _find_node(peer: Attacker) -> bytes:
-    return frame(Message(MessageType.FIND_NODE, b"\x12\x20" + os.urandom(32)))
+    return frame(DhtMessage(MessageType.FIND_NODE, b"\x12\x20" + os.urandom(32)))
 
 
 def _get_providers(peer: Attacker) -> bytes:
-    return frame(Message(MessageType.GET_PROVIDERS, b"\x12\x20" + os.urandom(32)))
+    return frame(DhtMessage(MessageType.GET_PROVIDERS, b"\x12\x20" + os.urandom(32)))
 
 
 def _add_provider(peer: Attacker) -> bytes:
-    info = PeerInfo(peer.identity, (b"\x04\x7f\x00\x00\x01\x06\x12\x34",))
-    return frame(Message(MessageType.ADD_PROVIDER, b"\x12\x20" + os.urandom(32), providers=(info,)))
+    info = DhtPeer(peer.identity, (b"\x04\x7f\x00\x00\x01\x06\x12\x34",))
+    return frame(DhtMessage(MessageType.ADD_PROVIDER, b"\x12\x20" + os.urandom(32), providers=(info,)))
 
 
 def _cid() -> CID:
@@ -160,11 +160,11 @@ def _message(**what: object) -> bytes:
 
 
 def _wants() -> list[bytes]:
-    return [_message(entries=[Entry(_cid(), 1, False, WantType.HAVE, True)]) for _ in range(500)]
+    return [_message(entries=[WantlistEntry(_cid(), 1, False, WantType.HAVE, True)]) for _ in range(500)]
 
 
 def _cancels() -> list[bytes]:
-    return [_message(entries=[Entry(_cid(), 1, True, WantType.BLOCK, False)]) for _ in range(500)]
+    return [_message(entries=[WantlistEntry(_cid(), 1, True, WantType.BLOCK, False)]) for _ in range(500)]
 
 
 def _empty() -> list[bytes]:
@@ -176,7 +176,7 @@ def _presences() -> list[bytes]:
 
 
 async def _reserve(peer: Attacker) -> None:
-    ask = relay.encode(relay.HOP, relay.Message(relay.Kind.RESERVE))
+    ask = relay.encode(relay.HOP, relay.RelayMessage(relay.RelayMessageType.RESERVE))
     while True:
         batch = b""
         for _ in range(50):

@@ -16,9 +16,9 @@ from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.bitswap.messages import (
     PROTOCOL_1_2,
     PROTOCOLS,
-    Entry,
-    Message,
+    BitswapMessage,
     Presence,
+    WantlistEntry,
     WantType,
     decode,
     encode,
@@ -43,7 +43,7 @@ class Adversary:
     def __init__(self, network: MemoryNetwork, name: str = "evil") -> None:
         self.name = name
         self.host = network.host(name)
-        self.messages: list[Message] = []
+        self.messages: list[BitswapMessage] = []
         self.heard = trio.Event()
         self.deaf = False
         for protocol in PROTOCOLS:
@@ -216,7 +216,7 @@ async def test_late_duplicates_are_no_lie() -> None:
 async def test_truncated_messages() -> None:
     """Streams that end within a message are reset; after a few of them the peer is reported."""
     async with scene() as s:
-        whole = message(entries=[Entry(cid_of(b"x"))])
+        whole = message(entries=[WantlistEntry(cid_of(b"x"))])
         for count, cut in enumerate((1, len(whole) // 2, len(whole) - 1, 2), 1):
             stream = await s.evil.say(whole[:cut])
             await stream.close_write()
@@ -280,7 +280,7 @@ async def test_malformed_cids_in_a_wantlist() -> None:
     """A few unreadable CIDs are skipped and counted, the rest is answered; many of them reset the stream."""
     async with scene() as s:
         cid = next(iter(s.store.blocks))
-        good = message(entries=[Entry(CID(1, RAW, cid))])[1:]
+        good = message(entries=[WantlistEntry(CID(1, RAW, cid))])[1:]
         junk = b"\x0a\x06\x0a\x04\x0a\x02zz"
         body = junk * 3 + good
         await s.evil.say(encode_varint(len(body)) + body)
@@ -298,7 +298,7 @@ async def test_negative_priorities_and_unknown_kinds() -> None:
     async with scene() as s:
         (first, one), (second, _) = list(s.store.blocks.items())[:2]
         odd = b"\x0a" + bytes([34]) + second + b"\x20\x07"
-        body = message(entries=[Entry(CID(1, RAW, first), -(2**31))])[1:] + b"\x0a\x28\x0a\x26" + odd
+        body = message(entries=[WantlistEntry(CID(1, RAW, first), -(2**31))])[1:] + b"\x0a\x28\x0a\x26" + odd
         await s.evil.say(encode_varint(len(body)) + body)
         with trio.fail_after(5):
             while not any(m.blocks for m in s.evil.messages):
@@ -314,7 +314,7 @@ async def test_a_hundred_thousand_wants() -> None:
         cids = [CID(1, RAW, b"\x12\x20" + n.to_bytes(32, "big")) for n in range(100_000)]
         stream = await s.evil.open()
         for first in range(0, len(cids), 2000):
-            batch = [Entry(cid, 1, False, WantType.BLOCK, True) for cid in cids[first : first + 2000]]
+            batch = [WantlistEntry(cid, 1, False, WantType.BLOCK, True) for cid in cids[first : first + 2000]]
             await stream.write(message(entries=batch))
             ledger = s.good._engine.ledgers.get("evil")
             if ledger is not None:
@@ -331,7 +331,7 @@ async def test_a_hundred_thousand_wants() -> None:
 async def test_a_flood_of_messages() -> None:
     """Thousands of small messages, wants and cancels in turns, leave nothing behind and let others through."""
     async with scene() as s:
-        entry = Entry(cid_of(b"nothing"), 1, False, WantType.HAVE, True)
+        entry = WantlistEntry(cid_of(b"nothing"), 1, False, WantType.HAVE, True)
         pair = message(entries=[entry]) + message(entries=[entry._replace(cancel=True)])
         done = trio.Event()
 
@@ -431,7 +431,7 @@ async def test_a_peer_that_does_not_read(autojump_clock: trio.testing.MockClock)
         s.evil.deaf = True
         blocks = [os.urandom(8) * (MIB // 8) for _ in range(10)]
         cids = [s.store.add(block) for block in blocks]
-        await s.evil.say(message(entries=[Entry(cid) for cid in cids]))
+        await s.evil.say(message(entries=[WantlistEntry(cid) for cid in cids]))
         await trio.testing.wait_all_tasks_blocked()
         ledger = s.good._engine.ledgers["evil"]
         assert 0 < ledger.outstanding <= limits.MAX_OUTSTANDING_PER_PEER
@@ -441,7 +441,7 @@ async def test_a_peer_that_does_not_read(autojump_clock: trio.testing.MockClock)
         assert s.good._engine.outstanding == 0
         # It may come back to its senses.
         s.evil.deaf = False
-        await s.evil.say(message(entries=[Entry(cids[0])]))
+        await s.evil.say(message(entries=[WantlistEntry(cids[0])]))
         with trio.fail_after(5):
             while not any(m.blocks for m in s.evil.messages):
                 await s.evil.heard.wait()
@@ -455,7 +455,7 @@ async def test_many_peers_that_do_not_read(autojump_clock: trio.testing.MockCloc
             deaf = Adversary(s.network, f"deaf{n}")
             deaf.deaf = True
             s.network.connect("good", deaf.name)
-            await deaf.say(message(entries=[Entry(cid) for cid in cids]))
+            await deaf.say(message(entries=[WantlistEntry(cid) for cid in cids]))
         await trio.testing.wait_all_tasks_blocked()
         assert s.good._engine.outstanding <= limits.MAX_OUTSTANDING + 2 * MIB
         started = trio.current_time()

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from kachery_p2p.errors import MalformedMessage
 from kachery_p2p.routing.dht import limits
-from kachery_p2p.routing.dht.addresses import Scope
+from kachery_p2p.routing.dht.addresses import DhtScope
 from kachery_p2p.routing.dht.keys import kad_id
 from kachery_p2p.routing.dht.lookup import Lookup
-from kachery_p2p.routing.dht.messages import Message, MessageType, PeerInfo, Record, decode, encode
+from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType, ValueRecord, decode, encode
 from kachery_p2p.routing.dht.table import RoutingTable
 from tests.helpers.dht_fakes import ip4, peer_id, public_addr
 from tests.helpers.dht_ipns import ipns, name_of
@@ -32,7 +32,7 @@ def bench() -> Iterator[Bench]:
     made.db.close()
 
 
-def refused(bench: Bench, message: Message) -> bool:
+def refused(bench: Bench, message: DhtMessage) -> bool:
     """Whether a message, sent over the wire, is refused."""
     try:
         bench.server.handle(decode(encode(message)), ASKER, NOW)
@@ -44,7 +44,7 @@ def refused(bench: Bench, message: Message) -> bool:
 def test_records_for_others(bench: Bench) -> None:
     """A peer that announces two hundred others, and itself among them, is stored alone."""
     key = multihash()
-    others = tuple(PeerInfo(peer_id(rng), (public_addr(rng),)) for _ in range(100))
+    others = tuple(DhtPeer(peer_id(rng), (public_addr(rng),)) for _ in range(100))
     bench.announce(key, *others)
     assert bench.ask(MessageType.GET_PROVIDERS, key).providers == ()
     bench.announce(key, *others, ASKER, *others, ASKER)
@@ -55,40 +55,40 @@ def test_records_of_others(bench: Bench) -> None:
     """An IPNS record signed by another key, under another's name, or changed on the way is refused and not stored."""
     victim = name_of(KEYS["ecdsa"])
     for value in (ipns(KEY), b"", b"\xff" * 100, ipns(KEYS["ecdsa"])[:-1]):
-        assert refused(bench, Message(MessageType.PUT_VALUE, victim, Record(victim, value)))
+        assert refused(bench, DhtMessage(MessageType.PUT_VALUE, victim, ValueRecord(victim, value)))
     assert bench.ask(MessageType.GET_VALUE, victim).record is None
     # A record for another key than the message's, and a message without one.
-    assert refused(bench, Message(MessageType.PUT_VALUE, victim, Record(name_of(KEY), ipns(KEY))))
-    assert refused(bench, Message(MessageType.PUT_VALUE, victim))
+    assert refused(bench, DhtMessage(MessageType.PUT_VALUE, victim, ValueRecord(name_of(KEY), ipns(KEY))))
+    assert refused(bench, DhtMessage(MessageType.PUT_VALUE, victim))
 
 
 def test_oversized_records(bench: Bench) -> None:
     """A record over 10 KiB is refused, though it is signed right."""
     key = name_of(KEY)
-    assert not refused(bench, Message(MessageType.PUT_VALUE, key, Record(key, ipns(KEY, Value=b"x" * 9000))))
-    assert refused(bench, Message(MessageType.PUT_VALUE, key, Record(key, ipns(KEY, Value=b"x" * 11000))))
-    assert refused(bench, Message(MessageType.PUT_VALUE, key, Record(key, bytes(4_000_000))))
+    assert not refused(bench, DhtMessage(MessageType.PUT_VALUE, key, ValueRecord(key, ipns(KEY, Value=b"x" * 9000))))
+    assert refused(bench, DhtMessage(MessageType.PUT_VALUE, key, ValueRecord(key, ipns(KEY, Value=b"x" * 11000))))
+    assert refused(bench, DhtMessage(MessageType.PUT_VALUE, key, ValueRecord(key, bytes(4_000_000))))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MessageType if kind is not MessageType.PING])
 @pytest.mark.parametrize("size", [0, 10_000])
 def test_bad_keys(bench: Bench, kind: MessageType, size: int) -> None:
     """No key, and a key of ten thousand bytes, are refused for every question that needs one."""
-    assert refused(bench, Message(kind, bytes(size), providers=(ASKER,)))
+    assert refused(bench, DhtMessage(kind, bytes(size), providers=(ASKER,)))
 
 
 def test_long_provider_keys(bench: Bench) -> None:
     """A provider's key may have 80 bytes, as in go-libp2p, and not one more."""
-    assert not refused(bench, Message(MessageType.ADD_PROVIDER, bytes(80), providers=(ASKER,)))
-    assert refused(bench, Message(MessageType.ADD_PROVIDER, bytes(81), providers=(ASKER,)))
-    assert refused(bench, Message(MessageType.GET_PROVIDERS, bytes(81)))
+    assert not refused(bench, DhtMessage(MessageType.ADD_PROVIDER, bytes(80), providers=(ASKER,)))
+    assert refused(bench, DhtMessage(MessageType.ADD_PROVIDER, bytes(81), providers=(ASKER,)))
+    assert refused(bench, DhtMessage(MessageType.GET_PROVIDERS, bytes(81)))
 
 
 def test_thousands_of_addresses(bench: Bench) -> None:
     """A provider with thousands of addresses is stored with no more than a peer may have."""
     key = multihash()
     many = tuple(ip4(f"20.{n >> 8}.{n & 255}.1") for n in range(3000))
-    message = decode(encode(Message(MessageType.ADD_PROVIDER, key, providers=(PeerInfo(ASKER.id, many),))))
+    message = decode(encode(DhtMessage(MessageType.ADD_PROVIDER, key, providers=(DhtPeer(ASKER.id, many),))))
     bench.server.handle(message, ASKER, NOW)
     (stored,) = bench.ask(MessageType.GET_PROVIDERS, key).providers
     assert stored.addrs == many[: limits.MAX_ADDRS_PER_PEER]
@@ -105,16 +105,16 @@ def test_private_addresses_offered_to_the_public_table(bench: Bench, addr: bytes
     bench.table.consider(beside, [addr, ip4("77.1.2.3")], 1.0)
     assert alone not in bench.table
     key = multihash()
-    bench.announce(key, PeerInfo(ASKER.id, (addr, ip4("77.1.2.3"))))
+    bench.announce(key, DhtPeer(ASKER.id, (addr, ip4("77.1.2.3"))))
     for kind, target in ((MessageType.FIND_NODE, beside), (MessageType.GET_PROVIDERS, key)):
-        answer = bench.ask(kind, target, remote=PeerInfo(peer_id(rng)))
+        answer = bench.ask(kind, target, remote=DhtPeer(peer_id(rng)))
         assert addr not in [each for info in (*answer.closer, *answer.providers) for each in info.addrs]
-    assert bench.ask(MessageType.GET_PROVIDERS, key).providers == (PeerInfo(ASKER.id, (ip4("77.1.2.3"),)),)
+    assert bench.ask(MessageType.GET_PROVIDERS, key).providers == (DhtPeer(ASKER.id, (ip4("77.1.2.3"),)),)
 
 
 def test_a_flood_of_peers() -> None:
     """Five thousand peers, all of one network, take three places of the table; of all networks, a few hundred."""
-    table = RoutingTable(peer_id(rng), scope=Scope(lan=False), rng=rng)
+    table = RoutingTable(peer_id(rng), scope=DhtScope(lan=False), rng=rng)
     for n in range(5_000):
         table.consider(peer_id(rng), [ip4(f"66.6.{n >> 8}.{n & 255}")], float(n))
     assert len(table) == limits.MAX_PER_GROUP_IN_TABLE
@@ -126,7 +126,7 @@ def test_a_flood_of_peers() -> None:
 
 def test_an_old_bucket_is_not_taken_over() -> None:
     """Peers that answer keep their places, whoever knocks."""
-    table = RoutingTable(peer_id(rng), scope=Scope(lan=False), rng=rng)
+    table = RoutingTable(peer_id(rng), scope=DhtScope(lan=False), rng=rng)
     while len(table.nearest(table.local_id ^ (1 << 255), 20)) < 20 or len(table) < 60:
         table.consider(peer_id(rng), [public_addr(rng)], 0.0)
     old = {peer for peer in table if kad_id(peer) >> 255 != table.local_id >> 255}
@@ -181,12 +181,12 @@ def test_a_mute_network() -> None:
     assert search.closest() == []
 
 
-peers = st.builds(PeerInfo, st.binary(max_size=50), st.lists(st.binary(max_size=60), max_size=3).map(tuple))
+peers = st.builds(DhtPeer, st.binary(max_size=50), st.lists(st.binary(max_size=60), max_size=3).map(tuple))
 messages = st.builds(
-    Message,
+    DhtMessage,
     st.sampled_from(MessageType),
     st.one_of(st.binary(max_size=90), st.just(ASKER.id), st.binary(max_size=50).map(lambda raw: b"/ipns/" + raw)),
-    st.none() | st.builds(Record, st.binary(max_size=50), st.binary(max_size=200)),
+    st.none() | st.builds(ValueRecord, st.binary(max_size=50), st.binary(max_size=200)),
     st.lists(peers | st.just(ASKER), max_size=3).map(tuple),
     st.lists(peers | st.just(ASKER), max_size=3).map(tuple),
 )
@@ -194,7 +194,7 @@ messages = st.builds(
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(messages, st.binary(max_size=200))
-def test_any_message(bench: Bench, message: Message, noise: bytes) -> None:
+def test_any_message(bench: Bench, message: DhtMessage, noise: bytes) -> None:
     """Whatever comes over the wire is answered, taken in or refused as malformed; and every answer can be read."""
     for data in (encode(message), noise):
         try:

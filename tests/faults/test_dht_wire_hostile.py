@@ -14,7 +14,7 @@ from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import MalformedMessage, StreamError
 from kachery_p2p.routing.dht import limits, shell_limits
 from kachery_p2p.routing.dht.dht import DHT, LAN_PROTOCOL, PROTOCOL
-from kachery_p2p.routing.dht.messages import Message, MessageType, PeerInfo, decode, encode
+from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType, decode, encode
 from kachery_p2p.routing.dht.reach import peer_bytes, without_peer
 from kachery_p2p.routing.dht.rpc import frame, read_message
 from kachery_p2p.transport.host import Host
@@ -50,7 +50,7 @@ async def still_works(victim: Node, friend: Node) -> None:
     """The friend announces to the victim and finds again what it has: the test of every attack."""
     multihash = new_multihash()
     with trio.fail_after(10):
-        assert await friend[1].deliver(PeerInfo(peer_bytes(victim[0].peer_id)), [multihash])
+        assert await friend[1].deliver(DhtPeer(peer_bytes(victim[0].peer_id)), [multihash])
         found = [each.peer async for each in victim[1].find_providers(multihash)]
     assert friend[0].peer_id in found
 
@@ -63,11 +63,11 @@ GARBAGE = {
     "length without end": b"\xff" * 12,
     "four gigabytes": encode_varint(1 << 32),
     "more than a request may have": encode_varint(shell_limits.MAX_REQUEST_SIZE + 1) + bytes(100),
-    "half a message": frame(Message(MessageType.FIND_NODE, b"k" * 40))[:-5],
+    "half a message": frame(DhtMessage(MessageType.FIND_NODE, b"k" * 40))[:-5],
     "unknown type": encode_varint(2) + b"\x08\x63",
     "not protobuf": encode_varint(20) + b"\xff" * 20,
-    "no key": frame(Message(MessageType.GET_PROVIDERS)),
-    "key too long": frame(Message(MessageType.ADD_PROVIDER, bytes(500))),
+    "no key": frame(DhtMessage(MessageType.GET_PROVIDERS)),
+    "key too long": frame(DhtMessage(MessageType.ADD_PROVIDER, bytes(500))),
 }
 
 
@@ -134,7 +134,7 @@ async def test_a_peer_that_reads_no_answers(nursery: trio.Nursery, monkeypatch: 
     host = await started(nursery)
     await host.connect(victim[0].addresses()[0])
     stream = await host.open_stream(victim[0].peer_id, [LAN_PROTOCOL])
-    question = frame(Message(MessageType.FIND_NODE, peer_bytes(friend[0].peer_id))) * 200
+    question = frame(DhtMessage(MessageType.FIND_NODE, peer_bytes(friend[0].peer_id))) * 200
 
     async def flood() -> None:
         while True:
@@ -156,10 +156,10 @@ async def test_records_for_others_and_wrong_addresses(nursery: trio.Nursery) -> 
     key, other_key = new_multihash(), new_multihash()
     stream = await host.open_stream(victim[0].peer_id, [LAN_PROTOCOL])
     for message in (
-        Message(MessageType.ADD_PROVIDER, other_key, providers=(PeerInfo(peer_bytes(friend[0].peer_id), many[:1]),)),
-        Message(MessageType.ADD_PROVIDER, key, providers=(PeerInfo(own, many),)),
-        Message(MessageType.GET_PROVIDERS, other_key),
-        Message(MessageType.GET_PROVIDERS, key),
+        DhtMessage(MessageType.ADD_PROVIDER, other_key, providers=(DhtPeer(peer_bytes(friend[0].peer_id), many[:1]),)),
+        DhtMessage(MessageType.ADD_PROVIDER, key, providers=(DhtPeer(own, many),)),
+        DhtMessage(MessageType.GET_PROVIDERS, other_key),
+        DhtMessage(MessageType.GET_PROVIDERS, key),
     ):
         await stream.write(frame(message))
     nobody, me = [await read_message(stream, shell_limits.MAX_ANSWER_SIZE) for _ in range(2)]
@@ -178,24 +178,24 @@ async def test_private_addresses_stay_out_of_the_public_dht(nursery: trio.Nurser
     other.set_handler(PROTOCOL, lambda stream: stream.close())
     await other.connect(host.addresses()[0])
     await until(lambda: PROTOCOL in host.protocols_of(other.peer_id))
-    own = PeerInfo(peer_bytes(other.peer_id), without_peer(["/ip4/127.0.0.1/tcp/9", "/ip4/192.168.1.7/tcp/4001"]))
+    own = DhtPeer(peer_bytes(other.peer_id), without_peer(["/ip4/127.0.0.1/tcp/9", "/ip4/192.168.1.7/tcp/4001"]))
     stream = await other.open_stream(host.peer_id, [PROTOCOL])
     key = new_multihash()
-    await stream.write(frame(Message(MessageType.ADD_PROVIDER, key, providers=(own,))))
-    await stream.write(frame(Message(MessageType.GET_PROVIDERS, key)))
+    await stream.write(frame(DhtMessage(MessageType.ADD_PROVIDER, key, providers=(own,))))
+    await stream.write(frame(DhtMessage(MessageType.GET_PROVIDERS, key)))
     answer = await read_message(stream, shell_limits.MAX_ANSWER_SIZE)
     assert answer is not None
     assert (answer.providers, answer.closer) == ((), ())
     assert dht.peers() == []
     assert dht.status()["addresses"] == []
-    assert not await dht.deliver(PeerInfo(own.id, own.addrs), [key])
+    assert not await dht.deliver(DhtPeer(own.id, own.addrs), [key])
     assert "no address" in dht.status()["errors"][-1]
 
 
 # --- peers that answer ---------------------------------------------------------------------------------------------
 
 
-async def read_one(stream: Stream) -> Message:
+async def read_one(stream: Stream) -> DhtMessage:
     message = await read_message(stream, shell_limits.MAX_REQUEST_SIZE)
     if message is None:
         raise StreamError("the peer is done")
@@ -231,7 +231,7 @@ async def half(stream: Stream) -> None:
 async def nonsense_types(stream: Stream) -> None:
     while True:
         await read_one(stream)
-        await stream.write(frame(Message(MessageType.PUT_VALUE, b"?")))
+        await stream.write(frame(DhtMessage(MessageType.PUT_VALUE, b"?")))
 
 
 async def echo_everything(stream: Stream) -> None:
@@ -244,8 +244,8 @@ async def endless_liar(stream: Stream) -> None:
     addrs = without_peer([f"/ip4/127.0.0.1/tcp/{port}" for port in range(1, 4)])
     while True:
         message = await read_one(stream)
-        liars = tuple(PeerInfo(made_up_peer(), addrs) for _ in range(500))
-        await stream.write(frame(Message(message.type, message.key, None, liars, liars)))
+        liars = tuple(DhtPeer(made_up_peer(), addrs) for _ in range(500))
+        await stream.write(frame(DhtMessage(message.type, message.key, None, liars, liars)))
 
 
 BAD_SERVERS = [silence, hang_up, garbage, huge_length, half, nonsense_types, echo_everything, endless_liar]
@@ -263,7 +263,7 @@ async def test_lookups_get_past_bad_servers(
     provider = await start(nursery, bootstrap=friend[0].addresses())
     await until(lambda: len(provider[1].peers()) >= 1)
     multihash = new_multihash()
-    assert await provider[1].deliver(PeerInfo(peer_bytes(friend[0].peer_id)), [multihash])
+    assert await provider[1].deliver(DhtPeer(peer_bytes(friend[0].peer_id)), [multihash])
     bad = await started(nursery)
     bad.set_handler(LAN_PROTOCOL, handler)
     await victim[0].connect(bad.addresses()[0])
@@ -284,8 +284,8 @@ async def test_lookups_get_past_bad_servers(
 
 def test_a_codec_limit_stands_behind_the_wire() -> None:
     """Answers within the size limit are cut to the bounds of peers, so that memory does not follow the sender."""
-    liars = tuple(PeerInfo(made_up_peer(), (b"\x04\x7f\x00\x00\x01\x06\x00\x01",)) for _ in range(2000))
-    message = decode(encode(Message(MessageType.FIND_NODE, b"k", None, liars)))
+    liars = tuple(DhtPeer(made_up_peer(), (b"\x04\x7f\x00\x00\x01\x06\x00\x01",)) for _ in range(2000))
+    message = decode(encode(DhtMessage(MessageType.FIND_NODE, b"k", None, liars)))
     assert len(message.closer) == limits.MAX_PEERS_PER_MESSAGE
     with pytest.raises(MalformedMessage):
         decode(b"\xff" * 40)

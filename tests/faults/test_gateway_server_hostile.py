@@ -15,7 +15,7 @@ import trio
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash
 from kachery_p2p.dag.pb import PBLink, encode_node
-from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
+from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
 from kachery_p2p.errors import ContentNotFound, DiskFull
 from kachery_p2p.gateway.server import limits
 from kachery_p2p.gateway.server.server import GatewayServer
@@ -156,7 +156,7 @@ def node(here: Served, links: list[PBLink], data: UnixFSData) -> CID:
 def of_file(here: Served, parts: list[tuple[CID, int]], size: int | None = None) -> CID:
     total = sum(each for _, each in parts) if size is None else size
     links = [PBLink("", cid, each) for cid, each in parts]
-    return node(here, links, UnixFSData(Kind.FILE, None, total, [each for _, each in parts]))
+    return node(here, links, UnixFSData(DataType.FILE, None, total, [each for _, each in parts]))
 
 
 async def test_a_file_larger_than_the_world(here: Served) -> None:
@@ -198,13 +198,13 @@ async def test_a_dag_that_goes_down_for_ever(here: Served) -> None:
 @pytest.mark.parametrize(
     ("data", "links"),
     [
-        (UnixFSData(Kind.FILE, b"abc", 7), 0),
-        (UnixFSData(Kind.FILE, None, 10, [10]), 2),
-        (UnixFSData(Kind.FILE, None, 0, [0]), 1),
-        (UnixFSData(Kind.METADATA), 0),
-        (UnixFSData(Kind.HAMT_SHARD, b"\1", hash_type=0x22, fanout=3), 1),
-        (UnixFSData(Kind.HAMT_SHARD, b"\1", hash_type=0x99, fanout=256), 1),
-        (UnixFSData(Kind.DIRECTORY), 2),
+        (UnixFSData(DataType.FILE, b"abc", 7), 0),
+        (UnixFSData(DataType.FILE, None, 10, [10]), 2),
+        (UnixFSData(DataType.FILE, None, 0, [0]), 1),
+        (UnixFSData(DataType.METADATA), 0),
+        (UnixFSData(DataType.HAMT_SHARD, b"\1", hash_type=0x22, fanout=3), 1),
+        (UnixFSData(DataType.HAMT_SHARD, b"\1", hash_type=0x99, fanout=256), 1),
+        (UnixFSData(DataType.DIRECTORY), 2),
     ],
 )
 async def test_nodes_that_make_no_sense(here: Served, data: UnixFSData, links: int) -> None:
@@ -219,7 +219,7 @@ async def test_nodes_that_make_no_sense(here: Served, data: UnixFSData, links: i
 
 async def test_a_directory_with_two_of_a_name(here: Served) -> None:
     """A directory in which a name means two things is not listed, and neither is found in it."""
-    cid = node(here, [PBLink("a", here.file, 1), PBLink("a", here.directory, 1)], UnixFSData(Kind.DIRECTORY))
+    cid = node(here, [PBLink("a", here.file, 1), PBLink("a", here.directory, 1)], UnixFSData(DataType.DIRECTORY))
     async with gateway(here.repo) as client:
         assert (await client.get(f"/ipfs/{cid}/")).status_code == 422
         assert (await client.get(f"/ipfs/{cid}/a")).status_code == 404
@@ -244,8 +244,8 @@ async def test_a_block_that_is_missing_in_the_middle(here: Served) -> None:
 
 async def test_links_beyond_number_in_a_car(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """A CAR whose bookkeeping would outgrow its bounds is cut short."""
-    cid = node(here, [PBLink(f"{i}", here.file, 1) for i in range(200)], UnixFSData(Kind.DIRECTORY))
-    top = node(here, [PBLink(f"{i}", cid, 1) for i in range(200)], UnixFSData(Kind.DIRECTORY))
+    cid = node(here, [PBLink(f"{i}", here.file, 1) for i in range(200)], UnixFSData(DataType.DIRECTORY))
+    top = node(here, [PBLink(f"{i}", cid, 1) for i in range(200)], UnixFSData(DataType.DIRECTORY))
     async with gateway(here.repo) as client:
         for bound in ("MAX_CAR_PENDING", "MAX_CAR_REMEMBERED"):
             with monkeypatch.context() as patch:
@@ -258,7 +258,7 @@ async def test_links_beyond_number_in_a_car(here: Served, monkeypatch: pytest.Mo
 async def test_a_directory_too_large_to_list(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page has its bound, and a directory of too many parts is refused."""
     monkeypatch.setattr(limits, "MAX_ENTRIES_SHOWN", 3)
-    cid = node(here, [PBLink(f"{i}", here.file, 1) for i in range(10)], UnixFSData(Kind.DIRECTORY))
+    cid = node(here, [PBLink(f"{i}", here.file, 1) for i in range(10)], UnixFSData(DataType.DIRECTORY))
     async with gateway(here.repo) as client:
         page = (await client.get(f"/ipfs/{cid}/")).text
         assert page.count("<a ") == 3 + 2

@@ -14,11 +14,11 @@ import pytest
 import trio
 
 from kachery_p2p.bitswap.exchange import Exchange
-from kachery_p2p.bitswap.messages import Entry, WantType, decode, encode
+from kachery_p2p.bitswap.messages import WantlistEntry, WantType, decode, encode
 from kachery_p2p.bitswap.reader import ByteBudget, MessageReader
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash
 from kachery_p2p.dag.pb import PBLink, encode_node
-from kachery_p2p.dag.unixfs import Kind, UnixFSData
+from kachery_p2p.dag.unixfs import DataType, UnixFSData
 from kachery_p2p.dag.unixfs import encode as encode_unixfs
 from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import ContentNotFound, MalformedDag, StreamError
@@ -79,7 +79,7 @@ async def truncated_messages(host: Host, victim: Workstation) -> None:
 
 async def a_hundred_thousand_wants(host: Host, victim: Workstation) -> None:
     entries = [
-        Entry(CID(1, RAW, sha256_multihash(i.to_bytes(8, "big"))), 1, False, WantType.BLOCK, True)
+        WantlistEntry(CID(1, RAW, sha256_multihash(i.to_bytes(8, "big"))), 1, False, WantType.BLOCK, True)
         for i in range(100_000)
     ]
     stream = await host.open_stream(victim.peer_id, [BITSWAP])
@@ -246,7 +246,7 @@ async def test_a_dag_whose_sizes_lie(claimed: int, tmp_path: Path, nursery: trio
     """Blocks with right hashes that claim a wrong length are an error that names the CID, never a wrong file."""
     store = Blocks()
     leaf = store.add(RAW, b"sixsix")
-    node = UnixFSData(Kind.FILE, filesize=claimed, blocksizes=(claimed,))
+    node = UnixFSData(DataType.FILE, filesize=claimed, blocksizes=(claimed,))
     root = store.add(DAG_PB, encode_node([PBLink("", leaf, 6)], encode_unixfs(node)))
     hostile = await started_host(nursery)
     exchange = Exchange(hostile, store)

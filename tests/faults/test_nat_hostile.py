@@ -17,10 +17,10 @@ from kachery_p2p.transport import multistream
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.nat import autonat_messages as m
 from kachery_p2p.transport.nat import limits
-from kachery_p2p.transport.nat.autonat import Client
+from kachery_p2p.transport.nat.autonat import AutonatClient
 from kachery_p2p.transport.nat.autonat_messages import V1, V2_BACK, V2_DIAL, framed
 from kachery_p2p.transport.nat.autonat_server import read_message
-from kachery_p2p.transport.nat.endpoints import Endpoint, from_text
+from kachery_p2p.transport.nat.endpoints import TcpEndpoint, from_text
 from kachery_p2p.transport.nat.reachability import Reachability
 from kachery_p2p.transport.stream import Stream
 from tests.helpers.nat_helpers import loopback, meet, new_server, running
@@ -41,7 +41,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SETTLE", 0.05)
 
 
-def endpoint(host: Host) -> Endpoint:
+def endpoint(host: Host) -> TcpEndpoint:
     found = from_text(host.listen_addresses()[0])
     assert found is not None
     return found
@@ -55,7 +55,7 @@ class Victim:
         self.sock.bind(("127.66.66.66", 0))
         self.sock.listen()
         self.sock.setblocking(False)
-        self.endpoint = Endpoint(ipaddress.ip_address("127.66.66.66"), self.sock.getsockname()[1])
+        self.endpoint = TcpEndpoint(ipaddress.ip_address("127.66.66.66"), self.sock.getsockname()[1])
 
     def connections(self) -> int:
         count = 0
@@ -95,7 +95,7 @@ GARBAGE = {
 async def test_garbage_requests(nursery: trio.Nursery, protocol: str, garbage: bytes) -> None:
     """Nonsense ends its stream, and nothing else."""
     server, service = await new_server(nursery)
-    Client(server).start()
+    AutonatClient(server).start()
     rogue = await started(nursery)
     await meet(rogue, server)
 
@@ -136,14 +136,14 @@ async def test_thousands_of_addresses(nursery: trio.Nursery) -> None:
     server, service = await new_server(nursery, versions=[1])
     rogue = await started(nursery, listen=())
     await meet(rogue, server)
-    dialled: list[Endpoint] = []
+    dialled: list[TcpEndpoint] = []
 
-    async def record(target: Endpoint, peer: str) -> object:
+    async def record(target: TcpEndpoint, peer: str) -> object:
         dialled.append(target)
         raise OSError
 
     service._connect = record  # type: ignore[assignment]
-    addresses = [Endpoint(ipaddress.ip_address("127.0.0.1"), port).binary for port in range(1, 700)]
+    addresses = [TcpEndpoint(ipaddress.ip_address("127.0.0.1"), port).binary for port in range(1, 700)]
     stream = await rogue.open_stream(server.peer_id, [V1])
     await stream.write(framed(m.encode_v1(m.V1Dial(b"", tuple(addresses)))))
     assert m.decode_v1(await read_message(stream)) == m.V1Response(m.V1Status.DIAL_ERROR, "dial failed")
@@ -192,12 +192,12 @@ async def test_a_victim_is_not_dialled_for_nothing(nursery: trio.Nursery) -> Non
 # --- against the client ----------------------------------------------------------------------------------------------
 
 
-async def lying(nursery: trio.Nursery, protocol: str, lie: Handler) -> tuple[Host, Client, Host]:
+async def lying(nursery: trio.Nursery, protocol: str, lie: Handler) -> tuple[Host, AutonatClient, Host]:
     """A client, and a server that answers as `lie` does."""
     liar = await started(nursery, listen=("/ip4/127.9.0.1/tcp/0",))
     liar.set_handler(protocol, lie)
     host = await started(nursery)
-    client = Client(host)
+    client = AutonatClient(host)
     client.start()
     await meet(host, liar)
     return host, client, liar
@@ -279,7 +279,7 @@ async def test_version_1_garbage(nursery: trio.Nursery) -> None:
 
 async def test_a_victims_address_is_never_announced(nursery: trio.Nursery) -> None:
     """Two networks of version 1 liars claim to have reached us at a victim's address: peers are not told of it."""
-    victim = Endpoint(ipaddress.ip_address("127.66.66.66"), 80)
+    victim = TcpEndpoint(ipaddress.ip_address("127.66.66.66"), 80)
     host = await started(nursery)
     reach = Reachability(host, counts=loopback, map_ports=False)
     host.advertise = reach.advertise
@@ -306,14 +306,14 @@ async def test_observed_lies_by_identify(nursery: trio.Nursery, monkeypatch: pyt
     """Ten peers of two networks that claim in identify to see us at a victim's address are not believed."""
     from kachery_p2p.transport import identify
 
-    honest = identify.Identity.message
+    honest = identify.IdentifyAnswers.message
     victim = "/ip4/127.66.66.66/tcp/80"
     host = await started(nursery)
 
-    def message(self: identify.Identity, addresses: object, protocols: object, observed: str) -> bytes:
+    def message(self: identify.IdentifyAnswers, addresses: object, protocols: object, observed: str) -> bytes:
         return honest(self, addresses, protocols, observed if self is host._identify._identity else victim)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(identify.Identity, "message", message)
+    monkeypatch.setattr(identify.IdentifyAnswers, "message", message)
     reach = Reachability(host, counts=loopback, map_ports=False)
     host.advertise = reach.advertise
     async with running(reach):

@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kachery_p2p.errors import DiskFull
-from kachery_p2p.pinning import OUTBOX_NAME, Outbox, PinService, answers, limits
+from kachery_p2p.pinning import OUTBOX_NAME, PinOutbox, PinService, answers, limits
 from kachery_p2p.pinning.steps import Steps
 from kachery_p2p.pinning.worker import PinWorker
 from kachery_p2p.repo.repo import Repo
@@ -431,7 +431,7 @@ def test_killed_while_adding(tmp_path: Path) -> None:
             process.stdout.readline()
         process.kill()
         said = 25 + len(process.stdout.read().splitlines())
-    assert len(Outbox(path).list()) in (said, said + 1)
+    assert len(PinOutbox(path).list()) in (said, said + 1)
 
 
 @pytest.mark.parametrize("years", [-20, 20])
@@ -455,7 +455,7 @@ async def test_wrong_clock(tmp_path: Path, years: int) -> None:
 
 def test_a_full_disk_is_told_at_once(small_disk: Path) -> None:
     """Where a row cannot be written the call fails in words; what was written before is still there."""
-    outbox = Outbox(small_disk / OUTBOX_NAME)
+    outbox = PinOutbox(small_disk / OUTBOX_NAME)
     outbox.add("bafkqaaa", "lab")
     filler = fill(small_disk, leave=0)
 
@@ -475,7 +475,7 @@ def test_a_full_disk_is_told_at_once(small_disk: Path) -> None:
 
 async def test_a_disk_that_is_full_when_the_answer_comes(small_disk: Path, tmp_path: Path) -> None:
     """When the service's answer cannot be written down, the request is found again later, not made again."""
-    outbox = Outbox(small_disk / OUTBOX_NAME)
+    outbox = PinOutbox(small_disk / OUTBOX_NAME)
     filler: list[Path] = []
     with Repo.open(tmp_path / "ours") as repo:
         stored = repo.store_bytes(b"data")
@@ -651,7 +651,7 @@ async def test_an_answer_without_end(tmp_path: Path) -> None:
 def test_pauses_grow_and_end() -> None:
     """Each pause is about twice the one before, with chance in it, and none is longer than the longest."""
     steps = Steps.__new__(Steps)
-    steps._pace, steps._rng = limits.Pace(), random.Random(1)
+    steps._pace, steps._rng = limits.WorkerPace(), random.Random(1)
     pauses = [steps.later(n) for n in range(40)]
     for n, pause in enumerate(pauses):
         ideal = min(5.0 * 2**n, 900.0)

@@ -17,9 +17,9 @@ from kachery_p2p.transport.relay.client import RelayClient
 from kachery_p2p.transport.relay.messages import (
     HOP,
     STOP,
-    Kind,
     Limit,
-    Message,
+    RelayMessage,
+    RelayMessageType,
     Reserved,
     Status,
     encode,
@@ -81,7 +81,10 @@ async def test_reservations_by_the_thousand(nursery: trio.Nursery) -> None:
     hosts = [await started(nursery, listen=()) for _ in range(4)]
     for host in hosts:
         await host.connect(relay.addresses()[0])
-    asked = [await ask(host, relay.peer_id, HOP, encode(HOP, Message(Kind.RESERVE))) for host in (*hosts, hosts[0])]
+    asked = [
+        await ask(host, relay.peer_id, HOP, encode(HOP, RelayMessage(RelayMessageType.RESERVE)))
+        for host in (*hosts, hosts[0])
+    ]
     assert asked == [Status.OK, Status.OK, Status.RESERVATION_REFUSED, Status.RESERVATION_REFUSED, Status.OK]
     assert other.status()["refused"] == 2
 
@@ -93,9 +96,12 @@ async def test_garbage_on_hop(nursery: trio.Nursery) -> None:
     await rogue.connect(relay.addresses()[0])
     assert await ask(rogue, relay.peer_id, HOP, b"\x03\xff\xff\xff") == Status.MALFORMED_MESSAGE
     assert await ask(rogue, relay.peer_id, HOP, b"\x00") == Status.MALFORMED_MESSAGE
-    assert await ask(rogue, relay.peer_id, HOP, encode(HOP, Message(Kind.STATUS))) == Status.UNEXPECTED_MESSAGE
+    assert (
+        await ask(rogue, relay.peer_id, HOP, encode(HOP, RelayMessage(RelayMessageType.STATUS)))
+        == Status.UNEXPECTED_MESSAGE
+    )
     for target in (b"", b"\x00", os.urandom(3000)):
-        message = encode(HOP, Message(Kind.CONNECT, peer=target))
+        message = encode(HOP, RelayMessage(RelayMessageType.CONNECT, peer=target))
         assert await ask(rogue, relay.peer_id, HOP, message) == Status.MALFORMED_MESSAGE
     with pytest.raises(StreamError):
         await ask(rogue, relay.peer_id, HOP, b"\xff\xff\xff\x7f" + bytes(100))
@@ -116,9 +122,9 @@ async def test_half_open_circuits(nursery: trio.Nursery, monkeypatch: pytest.Mon
     target.set_handler(STOP, silent)
     for host in (target, caller):
         await host.connect(relay.addresses()[0])
-    assert await ask(target, relay.peer_id, HOP, encode(HOP, Message(Kind.RESERVE))) == Status.OK
+    assert await ask(target, relay.peer_id, HOP, encode(HOP, RelayMessage(RelayMessageType.RESERVE))) == Status.OK
     answers: list[int] = []
-    request = encode(HOP, Message(Kind.CONNECT, peer=base58.b58decode(target.peer_id)))
+    request = encode(HOP, RelayMessage(RelayMessageType.CONNECT, peer=base58.b58decode(target.peer_id)))
 
     async def one() -> None:
         answers.append(await ask(caller, relay.peer_id, HOP, request))
@@ -148,15 +154,15 @@ async def test_a_flood_waits_for_a_slow_reader(nursery: trio.Nursery, monkeypatc
 
     async def deaf(stream: Stream) -> None:
         await read_message(stream, STOP)
-        await stream.write(encode(STOP, Message(Kind.STATUS, status=Status.OK)))
+        await stream.write(encode(STOP, RelayMessage(RelayMessageType.STATUS, status=Status.OK)))
         await trio.sleep_forever()
 
     target.set_handler(STOP, deaf)
     for host in (target, caller):
         await host.connect(relay.addresses()[0])
-    await ask(target, relay.peer_id, HOP, encode(HOP, Message(Kind.RESERVE)))
+    await ask(target, relay.peer_id, HOP, encode(HOP, RelayMessage(RelayMessageType.RESERVE)))
     stream = await caller.open_stream(relay.peer_id, [HOP])
-    await stream.write(encode(HOP, Message(Kind.CONNECT, peer=base58.b58decode(target.peer_id))))
+    await stream.write(encode(HOP, RelayMessage(RelayMessageType.CONNECT, peer=base58.b58decode(target.peer_id))))
     assert (await read_message(stream, HOP)).status == Status.OK
     sent = 0
     piece = bytes(64 * 1024)
@@ -179,7 +185,10 @@ async def test_no_relay_behind_a_relay(nursery: trio.Nursery) -> None:
     await RelayClient(second).reserve(first.addresses()[0])
     a = await started(nursery, listen=())
     await a.connect(f"{first.addresses()[0]}/p2p-circuit/p2p/{second.peer_id}")
-    assert await ask(a, second.peer_id, HOP, encode(HOP, Message(Kind.RESERVE))) == Status.PERMISSION_DENIED
+    assert (
+        await ask(a, second.peer_id, HOP, encode(HOP, RelayMessage(RelayMessageType.RESERVE)))
+        == Status.PERMISSION_DENIED
+    )
     with pytest.raises(RelayRefused, match="through a relay only"):
         await RelayClient(a).reserve(second.peer_id)
 
@@ -192,10 +201,13 @@ async def test_stop_from_somebody_who_is_not_our_relay(nursery: trio.Nursery) ->
     b, rogue = await started(nursery), await started(nursery)
     RelayClient(b)
     await rogue.connect(b.addresses()[0])
-    request = Message(Kind.CONNECT, peer=base58.b58decode(rogue.peer_id))
+    request = RelayMessage(RelayMessageType.CONNECT, peer=base58.b58decode(rogue.peer_id))
     assert await ask(rogue, b.peer_id, STOP, encode(STOP, request)) == Status.PERMISSION_DENIED
     assert await ask(rogue, b.peer_id, STOP, b"\x02\xff\xff") == Status.MALFORMED_MESSAGE
-    assert await ask(rogue, b.peer_id, STOP, encode(STOP, Message(Kind.STATUS))) == Status.UNEXPECTED_MESSAGE
+    assert (
+        await ask(rogue, b.peer_id, STOP, encode(STOP, RelayMessage(RelayMessageType.STATUS)))
+        == Status.UNEXPECTED_MESSAGE
+    )
     await still_serves(b)
 
 
@@ -208,7 +220,9 @@ async def test_reservations_that_lie(nursery: trio.Nursery, expire: int) -> None
     async def lie(stream: Stream) -> None:
         await read_message(stream, HOP)
         told = Reserved(expire, addrs[:40], os.urandom(100))
-        await stream.write(encode(HOP, Message(Kind.STATUS, reservation=told, limit=Limit(1, 2**63), status=100)))
+        await stream.write(
+            encode(HOP, RelayMessage(RelayMessageType.STATUS, reservation=told, limit=Limit(1, 2**63), status=100))
+        )
 
     rogue.set_handler(HOP, lie)
     client = RelayClient(b)
@@ -229,11 +243,11 @@ async def test_circuits_that_lie(nursery: trio.Nursery, monkeypatch: pytest.Monk
     async def lie(stream: Stream) -> None:
         await read_message(stream, HOP)
         if kind == "wrong message":
-            await stream.write(encode(HOP, Message(Kind.RESERVE)))
+            await stream.write(encode(HOP, RelayMessage(RelayMessageType.RESERVE)))
             return
         if kind == "silence":
             await trio.sleep_forever()
-        await stream.write(encode(HOP, Message(Kind.STATUS, status=Status.OK)))
+        await stream.write(encode(HOP, RelayMessage(RelayMessageType.STATUS, status=Status.OK)))
         if kind == "garbage":
             await stream.write(os.urandom(5000))
         if kind == "itself":
@@ -259,7 +273,7 @@ async def test_circuits_that_come_in_and_never_speak(nursery: trio.Nursery, monk
     nursery.start_soon(RelayService(relay).run)
     client = RelayClient(b)
     await client.reserve(relay.addresses()[0])
-    request = encode(STOP, Message(Kind.CONNECT, peer=os.urandom(36)))
+    request = encode(STOP, RelayMessage(RelayMessageType.CONNECT, peer=os.urandom(36)))
     streams = [await relay.open_stream(b.peer_id, [STOP]) for _ in range(20)]
     answers: list[int] = []
     for stream in streams:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from kachery_p2p.errors import DialError, RoutingError
 from kachery_p2p.routing import limits, text
-from kachery_p2p.routing.answers import Reader
+from kachery_p2p.routing.answers import AnswerReader
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.routing.known import KnownPeers
@@ -212,7 +212,7 @@ def test_text_of_strangers_raises_nothing(some: str, more: str) -> None:
 )
 def test_answers_of_strangers_raise_nothing_else(data: bytes, streamed: bool) -> None:
     """Whatever a router sends is records, or one named error."""
-    reader = Reader("Providers", streamed=streamed, nearest=text.Scope.PUBLIC)
+    reader = AnswerReader("Providers", streamed=streamed, nearest=text.AddressScope.PUBLIC)
     with contextlib.suppress(RoutingError):
         for piece in (reader.feed(data[:700]), reader.feed(data[700:]), reader.end()):
             assert all(text.peer_id(each.peer) == each.peer for each in piece)

@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from kachery_p2p.bitswap.client import Client
-from kachery_p2p.bitswap.messages import Entry, WantType
+from kachery_p2p.bitswap.client import WantManager
+from kachery_p2p.bitswap.messages import WantlistEntry, WantType
 from kachery_p2p.bitswap.session import Session
 from kachery_p2p.dag.cid import CID, RAW
 
@@ -36,8 +36,8 @@ class SimPeer:
     loses: float = 0.0
     #: Bitswap 1.1: no HAVE, no DONT_HAVE.
     old: bool = False
-    queue: dict[bytes, Entry] = field(default_factory=dict)
-    waiting: dict[bytes, Entry] = field(default_factory=dict)
+    queue: dict[bytes, WantlistEntry] = field(default_factory=dict)
+    waiting: dict[bytes, WantlistEntry] = field(default_factory=dict)
     busy: bool = False
     sent_blocks: int = 0
     sent_bytes: int = 0
@@ -50,7 +50,7 @@ class Sim:
 
     def __init__(self, size: Callable[[bytes], int] = lambda _: 1 << 20, seed: int = 1) -> None:
         self.now = 0.0
-        self.client = Client()
+        self.client = WantManager()
         self.size = size
         self.random = random.Random(seed)
         self.peers: dict[str, SimPeer] = {}
@@ -133,7 +133,7 @@ class Sim:
             held = session.outstanding + session.buffered
             self.most_held = max(self.most_held, held)
 
-    def _arrive(self, peer: SimPeer, entries: Iterable[Entry], full: bool, epoch: int) -> None:
+    def _arrive(self, peer: SimPeer, entries: Iterable[WantlistEntry], full: bool, epoch: int) -> None:
         if epoch != peer.epoch or peer.silent:
             return
         if full:

@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from kachery_cloud.node import control
-from kachery_cloud.node.control import ControlClient, Endpoint, serve_control
+from kachery_cloud.node.control import ControlClient, ControlEndpoint, serve_control
 from kachery_p2p.errors import DiskFull
 
 
@@ -88,7 +88,7 @@ def ask(client: ControlClient, method: str, params: dict[str, Any], progress: An
 
 def answer_to(directory: Path, *sent: bytes, secret: bool = False) -> bytes:
     """What the node answers to bytes, up to its end; with `secret`, they come behind a proper greeting."""
-    endpoint = Endpoint.read(directory)
+    endpoint = ControlEndpoint.read(directory)
     assert endpoint.path is not None
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(20)
@@ -109,7 +109,7 @@ def answer_to(directory: Path, *sent: bytes, secret: bool = False) -> bytes:
 
 def is_served(directory: Path) -> bool:
     """Whether an honest client gets its answer."""
-    client = ControlClient(Endpoint.read(directory), on_gone=lambda client: None)
+    client = ControlClient(ControlEndpoint.read(directory), on_gone=lambda client: None)
     try:
         return ask(client, "echo", {"a": [1, "ü"]}) == {"a": [1, "ü"]}
     finally:

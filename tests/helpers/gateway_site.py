@@ -11,7 +11,7 @@ import cbor2
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash
 from kachery_p2p.dag.pb import PBLink, decode_node, encode_node
-from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
+from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
 from kachery_p2p.repo.repo import Repo
 
 DAG_CBOR, DAG_JSON, CBOR, JSON = 0x71, 0x0129, 0x51, 0x0200
@@ -82,11 +82,11 @@ class Site:
         """A directory of any entries, however bad."""
         pairs = list(entries.items()) if isinstance(entries, Mapping) else entries
         links = [PBLink(name, cid, 1) for name, cid in pairs]
-        return self.put(DAG_PB, encode_node(links, encode(UnixFSData(Kind.DIRECTORY))))
+        return self.put(DAG_PB, encode_node(links, encode(UnixFSData(DataType.DIRECTORY))))
 
     def symlink(self, target: str) -> CID:
         """A symbolic link."""
-        return self.put(DAG_PB, encode_node([], encode(UnixFSData(Kind.SYMLINK, target.encode()))))
+        return self.put(DAG_PB, encode_node([], encode(UnixFSData(DataType.SYMLINK, target.encode()))))
 
     def names(self) -> dict[str, str]:
         """CIDs by the names that tests have for them."""

@@ -11,10 +11,10 @@ import trio
 
 from kachery_p2p.errors import StreamError
 from kachery_p2p.transport.host import Host
-from kachery_p2p.transport.nat.autonat import Answer, Client
+from kachery_p2p.transport.nat.autonat import AutonatClient, DialBackAnswer
 from kachery_p2p.transport.nat.autonat_messages import V1, V2_DIAL
-from kachery_p2p.transport.nat.autonat_server import Server
-from kachery_p2p.transport.nat.endpoints import IP, Endpoint
+from kachery_p2p.transport.nat.autonat_server import AutonatServer
+from kachery_p2p.transport.nat.endpoints import IP, TcpEndpoint
 from kachery_p2p.transport.nat.reachability import Reachability
 from kachery_p2p.transport.peers import Signal
 from tests.helpers.transport_helpers import started, until
@@ -27,10 +27,10 @@ def loopback(ip: IP) -> bool:
 
 async def new_server(
     nursery: trio.Nursery, network: int = 1, *, versions: Sequence[int] = (1, 2), **options: Any
-) -> tuple[Host, Server]:
+) -> tuple[Host, AutonatServer]:
     """A host at 127.`network`.0.1 that dials back whoever asks."""
     host = await started(nursery, listen=(f"/ip4/127.{network}.0.1/tcp/0",), **options)
-    server = Server(host, swarm_key=options.get("swarm_key"), counts=loopback)
+    server = AutonatServer(host, swarm_key=options.get("swarm_key"), counts=loopback)
     server.enable(True)
     if 1 not in versions:
         host.remove_handler(V1)
@@ -66,10 +66,10 @@ class FakeHost:
 
     def __init__(self, *listening: str) -> None:
         self.listening = list(listening)
-        self.answers: dict[str, Callable[[Endpoint], bool] | bool | None] = {}
+        self.answers: dict[str, Callable[[TcpEndpoint], bool] | bool | None] = {}
         self.where: dict[str, str] = {}
         self.observed: dict[str, str] = {}
-        self.asked: list[tuple[float, str, tuple[Endpoint, ...]]] = []
+        self.asked: list[tuple[float, str, tuple[TcpEndpoint, ...]]] = []
         self.pushes = 0
         self.handlers: set[str] = set()
         self.protocols: dict[str, frozenset[str]] = {}
@@ -80,7 +80,7 @@ class FakeHost:
         self,
         peer: str,
         ip: str,
-        answer: Callable[[Endpoint], bool] | bool | None = None,
+        answer: Callable[[TcpEndpoint], bool] | bool | None = None,
         *,
         sees: str = "",
         server: bool = True,
@@ -123,21 +123,23 @@ class FakeHost:
         self.pushes += 1
 
 
-class FakeClient(Client):
+class FakeClient(AutonatClient):
     """Answers as the fake host says."""
 
     def __init__(self, host: FakeHost) -> None:
         super().__init__(cast(Host, host))
         self.fake = host
 
-    async def ask(self, peer: str, addresses: Sequence[Endpoint], listening: Sequence[Endpoint]) -> Answer:
+    async def ask(
+        self, peer: str, addresses: Sequence[TcpEndpoint], listening: Sequence[TcpEndpoint]
+    ) -> DialBackAnswer:
         self.fake.asked.append((trio.current_time(), peer, tuple(addresses)))
         await trio.sleep(0.1)
         says = self.fake.answers[peer]
         if says is None:
             raise StreamError(f"The peer {peer} did not dial back: status 100.")
         reached = {each: says if isinstance(says, bool) else says(each) for each in addresses}
-        return Answer(reached, any(reached.values()))
+        return DialBackAnswer(reached, any(reached.values()))
 
 
 class FakeReachability(Reachability):

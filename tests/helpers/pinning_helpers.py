@@ -13,13 +13,13 @@ import trio
 from kachery_p2p.node.node import Node
 from kachery_p2p.node.pins import Keeping
 from kachery_p2p.pinning import PinService
-from kachery_p2p.pinning.limits import Pace
+from kachery_p2p.pinning.limits import WorkerPace
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
 from scripts.pinning_service import LISTEN, PinningService
 
 #: Nothing is waited for longer than a test has patience.
-FAST = Pace(
+FAST = WorkerPace(
     first=0.05, last=0.4, rate=0.3, refused=60.0, poll_first=0.05, poll_last=0.1, failed=0.05, settle=0.1, look=0.1
 )
 NAME = "lab"
@@ -45,7 +45,7 @@ async def serving(folder: Path, port: int = 0) -> AsyncIterator[PinningService]:
 
 @contextlib.asynccontextmanager
 async def storing(
-    folder: Path, services: Sequence[PinService], *, pace: Pace = FAST, listen: Sequence[str] = (LISTEN,)
+    folder: Path, services: Sequence[PinService], *, pace: WorkerPace = FAST, listen: Sequence[str] = (LISTEN,)
 ) -> AsyncIterator[Node]:
     """A node whose outbox is carried out."""
     with Repo.open(folder) as repo:

@@ -22,7 +22,7 @@ CAR_TYPE = "application/vnd.ipld.car"
 _PLAIN_TYPE = "application/octet-stream"
 
 
-class Kind(Enum):
+class FailureKind(Enum):
     """What a request that brought no block says of its gateway."""
 
     #: It does not have this block, or not now.
@@ -39,10 +39,10 @@ class Kind(Enum):
     NO_CAR = "no car"
 
 
-class Refusal(Exception):
+class GatewayRefusal(Exception):
     """A request brought no block; says why, of which kind that is, and for how many seconds to stay away."""
 
-    def __init__(self, kind: Kind, why: str, pause: float | None = None) -> None:
+    def __init__(self, kind: FailureKind, why: str, pause: float | None = None) -> None:
         super().__init__(why)
         self.kind = kind
         self.pause = pause
@@ -115,7 +115,7 @@ def _related(old: str, new: str) -> bool:
 
 
 def check_head(status: int, headers: Mapping[str, str], *, car: bool, wall: float) -> None:
-    """Raise `Refusal` unless the body of this answer may be the block or CAR that was asked for.
+    """Raise `GatewayRefusal` unless the body of this answer may be the block or CAR that was asked for.
 
     Args:
         wall: seconds since the epoch.
@@ -125,32 +125,38 @@ def check_head(status: int, headers: Mapping[str, str], *, car: bool, wall: floa
         _check_type(kind, headers, car=car)
         return
     if (ended := _sunset(headers, wall)) is not None:
-        raise Refusal(Kind.USELESS, ended, limits.MAX_RETRY_AFTER)
+        raise GatewayRefusal(FailureKind.USELESS, ended, limits.MAX_RETRY_AFTER)
     pause = retry_after(headers.get("retry-after"), wall)
     if status == 429:
-        raise Refusal(Kind.BUSY, "It says that we ask too often.", limits.BUSY_SECONDS if pause is None else pause)
+        raise GatewayRefusal(
+            FailureKind.BUSY, "It says that we ask too often.", limits.BUSY_SECONDS if pause is None else pause
+        )
     if status == 503 or (status >= 500 and pause is not None):
-        raise Refusal(Kind.BUSY, f"It says that it is not available now (status {status}).", pause)
+        raise GatewayRefusal(FailureKind.BUSY, f"It says that it is not available now (status {status}).", pause)
     if car and status in (400, 404, 405, 406, 415, 500, 501):
-        raise Refusal(Kind.NO_CAR, f"It gives no CAR (status {status}).")
+        raise GatewayRefusal(FailureKind.NO_CAR, f"It gives no CAR (status {status}).")
     if status == 401:
-        raise Refusal(Kind.USELESS, "It wants a token, or another one (status 401).", limits.USELESS_SECONDS)
+        raise GatewayRefusal(
+            FailureKind.USELESS, "It wants a token, or another one (status 401).", limits.USELESS_SECONDS
+        )
     if 300 <= status < 400:
-        raise Refusal(Kind.USELESS, "It sends us on to a page for browsers.", limits.USELESS_SECONDS)
-    raise Refusal(Kind.ABSENT, f"It does not have the block (status {status}).")
+        raise GatewayRefusal(FailureKind.USELESS, "It sends us on to a page for browsers.", limits.USELESS_SECONDS)
+    raise GatewayRefusal(FailureKind.ABSENT, f"It does not have the block (status {status}).")
 
 
 def _check_type(kind: str, headers: Mapping[str, str], *, car: bool) -> None:
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if kind in ("text/html", "application/xhtml+xml"):
-        raise Refusal(Kind.USELESS, "It answers with a page for browsers.", limits.USELESS_SECONDS)
+        raise GatewayRefusal(FailureKind.USELESS, "It answers with a page for browsers.", limits.USELESS_SECONDS)
     if encoding not in ("", "identity"):
-        raise Refusal(Kind.USELESS, f"It answers in the encoding {encoding[:20]!r}.", limits.USELESS_SECONDS)
+        raise GatewayRefusal(
+            FailureKind.USELESS, f"It answers in the encoding {encoding[:20]!r}.", limits.USELESS_SECONDS
+        )
     if car and kind != CAR_TYPE:
-        raise Refusal(Kind.NO_CAR, f"It answers with {kind[:60] or 'an unknown type'}, not with a CAR.")
+        raise GatewayRefusal(FailureKind.NO_CAR, f"It answers with {kind[:60] or 'an unknown type'}, not with a CAR.")
     if not car and kind not in (RAW_TYPE, _PLAIN_TYPE):
         why = f"It answers with {kind[:60] or 'an unknown type'}, not with a block."
-        raise Refusal(Kind.USELESS, why, limits.USELESS_SECONDS)
+        raise GatewayRefusal(FailureKind.USELESS, why, limits.USELESS_SECONDS)
 
 
 def _sunset(headers: Mapping[str, str], wall: float) -> str | None:

@@ -26,9 +26,17 @@ from kachery_p2p.dag.car import CarReader
 from kachery_p2p.dag.cid import CID, verify_block
 from kachery_p2p.errors import GatewayError, HashMismatch, MalformedDag, UnsupportedCID, plain_words
 from kachery_p2p.gateway.client import limits
-from kachery_p2p.gateway.client.answers import CAR_TYPE, RAW_TYPE, Kind, Refusal, check_head, may_follow, parse_url
+from kachery_p2p.gateway.client.answers import (
+    CAR_TYPE,
+    RAW_TYPE,
+    FailureKind,
+    GatewayRefusal,
+    check_head,
+    may_follow,
+    parse_url,
+)
 from kachery_p2p.gateway.client.gateway import Gateway
-from kachery_p2p.http_redirects import NotFollowed, Watch
+from kachery_p2p.http_redirects import NotFollowed, RedirectWatch
 
 if TYPE_CHECKING:
     import httpx
@@ -73,7 +81,7 @@ class GatewayClient:
         self.gateways = [Gateway(base, given.get(base)) for base in bases[: limits.MAX_GATEWAYS]]
         self._wall = wall
         self._client: httpx.AsyncClient | None = None
-        self._watch = Watch()
+        self._watch = RedirectWatch()
         self._opening = trio.Lock()
         self._hashing = trio.CapacityLimiter(limits.HASH_THREADS)
 
@@ -139,28 +147,28 @@ class GatewayClient:
                             return
                 reader.close()
             except HashMismatch as error:
-                raise Refusal(Kind.LIED, str(error)) from error
+                raise GatewayRefusal(FailureKind.LIED, str(error)) from error
             except (MalformedDag, UnsupportedCID) as error:
-                raise Refusal(Kind.NO_CAR, str(error)) from error
+                raise GatewayRefusal(FailureKind.NO_CAR, str(error)) from error
 
     @contextlib.asynccontextmanager
     async def _asking(self, gateway: Gateway) -> AsyncIterator[None]:
-        """Keep the gateway's record while it is asked, and make a `Refusal` of all that goes wrong."""
+        """Keep the gateway's record while it is asked, and make a `GatewayRefusal` of all that goes wrong."""
         gateway.in_flight += 1
         try:
             with trio.fail_after(limits.REQUEST_SECONDS):
                 yield
-        except Refusal as refusal:
+        except GatewayRefusal as refusal:
             self._refused(gateway, refusal)
             raise
         except trio.TooSlowError:
             why = f"It did not finish its answer within {limits.REQUEST_SECONDS:g} seconds."
-            raise self._refused(gateway, Refusal(Kind.FAILED, why)) from None
+            raise self._refused(gateway, GatewayRefusal(FailureKind.FAILED, why)) from None
         finally:
             gateway.in_flight -= 1
 
-    def _refused(self, gateway: Gateway, refusal: Refusal) -> Refusal:
-        first_lie = refusal.kind is Kind.LIED and not gateway.dropped
+    def _refused(self, gateway: Gateway, refusal: GatewayRefusal) -> GatewayRefusal:
+        first_lie = refusal.kind is FailureKind.LIED and not gateway.dropped
         gateway.refuse(refusal, trio.current_time())
         if first_lie:
             log.warning("The gateway %s is dropped: %s", gateway.name, refusal)
@@ -194,7 +202,7 @@ class GatewayClient:
                     self._client = await trio.to_thread.run_sync(make)
                 except (ImportError, OSError, ValueError) as error:
                     # A proxy or a file of certificates that the environment names, most likely.
-                    raise Refusal(Kind.FAILED, f"The HTTP client cannot be made: {error}.") from error
+                    raise GatewayRefusal(FailureKind.FAILED, f"The HTTP client cannot be made: {error}.") from error
             return self._client
 
     @contextlib.asynccontextmanager
@@ -228,22 +236,26 @@ class GatewayClient:
                 request = onward
                 request.extensions = self._watch.redirected(request, first)
             else:
-                raise Refusal(Kind.USELESS, "It sends us on too often.", limits.USELESS_SECONDS)
+                raise GatewayRefusal(FailureKind.USELESS, "It sends us on too often.", limits.USELESS_SECONDS)
             assert response is not None
             try:
                 check_head(response.status_code, response.headers, car="car" in accept, wall=self._wall())
-            except Refusal:
+            except GatewayRefusal:
                 await _drain(response)
                 raise
             yield response
         except NotFollowed as why:
-            raise Refusal(Kind.USELESS, str(why), limits.USELESS_SECONDS) from None
+            raise GatewayRefusal(FailureKind.USELESS, str(why), limits.USELESS_SECONDS) from None
         except trio.TooSlowError:
-            raise Refusal(Kind.FAILED, f"It did not answer within {limits.ANSWER_SECONDS:g} seconds.") from None
+            raise GatewayRefusal(
+                FailureKind.FAILED, f"It did not answer within {limits.ANSWER_SECONDS:g} seconds."
+            ) from None
         except httpx.ConnectTimeout:
-            raise Refusal(Kind.FAILED, f"No connection within {limits.CONNECT_SECONDS:g} seconds.") from None
+            raise GatewayRefusal(
+                FailureKind.FAILED, f"No connection within {limits.CONNECT_SECONDS:g} seconds."
+            ) from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
-            raise Refusal(Kind.FAILED, f"The request failed: {plain_words(error)}.") from error
+            raise GatewayRefusal(FailureKind.FAILED, f"The request failed: {plain_words(error)}.") from error
         finally:
             if response is not None:
                 await _leave(response)
@@ -256,14 +268,14 @@ class GatewayClient:
         """
         length = response.headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length[:12]) > limits.MAX_BLOCK_SIZE:
-            raise Refusal(Kind.ABSENT, _TOO_LARGE)
+            raise GatewayRefusal(FailureKind.ABSENT, _TOO_LARGE)
         parts: list[bytes] = []
         size = 0
         async with _chunks(response) as chunks:
             while chunk := await _next(chunks):
                 size += len(chunk)
                 if size > limits.MAX_BLOCK_SIZE:
-                    raise Refusal(Kind.LIED, "It sends more than a block has.")
+                    raise GatewayRefusal(FailureKind.LIED, "It sends more than a block has.")
                 parts.append(chunk)
         return b"".join(parts)
 
@@ -274,9 +286,9 @@ class GatewayClient:
             else:
                 good = await trio.to_thread.run_sync(verify_block, cid.multihash, data, limiter=self._hashing)
         except UnsupportedCID as error:
-            raise Refusal(Kind.ABSENT, str(error)) from error
+            raise GatewayRefusal(FailureKind.ABSENT, str(error)) from error
         if not good:
-            raise Refusal(Kind.LIED, f"It sent other bytes for {cid} than its hash promises.")
+            raise GatewayRefusal(FailureKind.LIED, f"It sent other bytes for {cid} than its hash promises.")
 
 
 def _chunks(response: httpx.Response) -> contextlib.aclosing[AsyncGenerator[bytes, None]]:
@@ -295,7 +307,7 @@ async def _next(chunks: AsyncGenerator[bytes, None]) -> bytes:
             if chunk:
                 return chunk
         return b""
-    raise Refusal(Kind.FAILED, f"It stopped in the middle for {limits.STALL_SECONDS:g} seconds.")
+    raise GatewayRefusal(FailureKind.FAILED, f"It stopped in the middle for {limits.STALL_SECONDS:g} seconds.")
 
 
 async def _drain(response: httpx.Response) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kachery_p2p.gateway.client import limits
-from kachery_p2p.gateway.client.answers import Kind, Refusal, source_name
+from kachery_p2p.gateway.client.answers import FailureKind, GatewayRefusal, source_name
 
 #: Weight of the newest block in the mean time that a block takes.
 _NEW = 0.25
@@ -85,16 +85,16 @@ class Gateway:
             self.overtaken_in_row = 0
             self._fail(now, "It is slower than others by far.", None)
 
-    def refuse(self, refusal: Refusal, now: float) -> None:
+    def refuse(self, refusal: GatewayRefusal, now: float) -> None:
         """A request brought no block."""
         self.refused += 1
         why = str(refusal)[: limits.MAX_ERROR_LENGTH]
-        if refusal.kind is Kind.NO_CAR:
+        if refusal.kind is FailureKind.NO_CAR:
             self.car = False
             return
-        if refusal.kind is Kind.ABSENT:
+        if refusal.kind is FailureKind.ABSENT:
             self.last_error = why
-        elif refusal.kind is Kind.LIED:
+        elif refusal.kind is FailureKind.LIED:
             self.dropped = self.last_error = why
         else:
             self._fail(now, why, refusal.pause)

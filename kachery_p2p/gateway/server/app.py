@@ -24,8 +24,8 @@ from kachery_p2p.gateway.server import limits
 from kachery_p2p.gateway.server.content import Content
 from kachery_p2p.gateway.server.formats import answer_for
 from kachery_p2p.gateway.server.pages import PAGE_HEADERS, welcome_page
-from kachery_p2p.gateway.server.paths import Refusal, check_host, parse_path
-from kachery_p2p.gateway.server.replies import METHODS, Answer, Send
+from kachery_p2p.gateway.server.paths import PathRefusal, check_host, parse_path
+from kachery_p2p.gateway.server.replies import METHODS, HttpReply, Send
 from kachery_p2p.gateway.server.request import Request, refusal_for
 
 
@@ -65,7 +65,7 @@ class _Turns:
                 self._each.pop(address, None)
 
 
-class Gateway:
+class GatewayApp:
     """The ASGI application.
 
     Args:
@@ -94,7 +94,9 @@ class Gateway:
         if scope["type"] != "http":
             return
         method = scope["method"]
-        full = Answer.text(503, "This gateway has too much to do. Try again.", {"retry-after": str(limits.RETRY_AFTER)})
+        full = HttpReply.text(
+            503, "This gateway has too much to do. Try again.", {"retry-after": str(limits.RETRY_AFTER)}
+        )
         client = scope.get("client") or ("",)
         async with self._turns.take(client[0]) as taken:
             answer = await self._answer(scope, method) if taken else full
@@ -104,7 +106,7 @@ class Gateway:
                 answer.headers["connection"] = "close"
             await answer.send(method, send)
 
-    async def _answer(self, scope: Mapping[str, Any], method: str) -> Answer:
+    async def _answer(self, scope: Mapping[str, Any], method: str) -> HttpReply:
         headers = Headers(raw=list(scope["headers"]))
         try:
             _check_framing(scope, headers)
@@ -112,30 +114,30 @@ class Gateway:
             if method == "OPTIONS":
                 return _preflight(headers)
             if method not in ("GET", "HEAD"):
-                raise Refusal(405, f"This gateway only gives out data: {METHODS}.", {"allow": METHODS})
+                raise PathRefusal(405, f"This gateway only gives out data: {METHODS}.", {"allow": METHODS})
             raw = scope["raw_path"].decode("ascii", "replace")
             if raw == "/":
                 page = welcome_page(self._agent, fetches=self._content.fetches)
-                return Answer(200, {**PAGE_HEADERS, "cache-control": "no-cache"}, page)
+                return HttpReply(200, {**PAGE_HEADERS, "cache-control": "no-cache"}, page)
             if raw == "/health":
                 about = {"status": "ok", "agent": self._agent, "fetch": self._content.fetches}
                 body = json.dumps(about).encode()
-                return Answer(200, {"content-type": "application/json", "cache-control": "no-store"}, body)
+                return HttpReply(200, {"content-type": "application/json", "cache-control": "no-store"}, body)
             if len(scope["query_string"]) > limits.MAX_QUERY_LENGTH:
-                raise Refusal(414, "The part of the address behind the question mark is too long.")
+                raise PathRefusal(414, "The part of the address behind the question mark is too long.")
             query = scope["query_string"].decode("ascii", "replace")
             request = Request(parse_path(raw), query, headers, head=method == "HEAD")
             try:
                 return await answer_for(self._content, request)
             except KacheryError as error:
                 raise refusal_for(error, request) from error
-        except Refusal as refusal:
+        except PathRefusal as refusal:
             if not refusal.message:
-                return Answer(refusal.status, {"cache-control": "no-store", **refusal.headers})
-            return Answer.text(refusal.status, refusal.message, refusal.headers)
+                return HttpReply(refusal.status, {"cache-control": "no-store", **refusal.headers})
+            return HttpReply.text(refusal.status, refusal.message, refusal.headers)
 
 
-def _preflight(headers: Headers) -> Answer:
+def _preflight(headers: Headers) -> HttpReply:
     """A browser asks whether a page of another origin may ask us. It may, for what can be asked at all."""
     allowed = {
         "access-control-max-age": "86400",
@@ -144,7 +146,7 @@ def _preflight(headers: Headers) -> Answer:
     if headers.get("access-control-request-private-network") == "true":
         # A public page asks for something on this machine: to know the CID is all the permission there is.
         allowed["access-control-allow-private-network"] = "true"
-    return Answer(204, allowed)
+    return HttpReply(204, allowed)
 
 
 def _has_body(scope: Mapping[str, Any]) -> bool:
@@ -163,7 +165,7 @@ def _check_framing(scope: Mapping[str, Any], headers: Headers) -> None:
         Refusal: 400 (RFC 9112, section 6.3), 431.
     """
     if "transfer-encoding" in headers and "content-length" in headers:
-        raise Refusal(400, "The request has both Transfer-Encoding and Content-Length.")
+        raise PathRefusal(400, "The request has both Transfer-Encoding and Content-Length.")
     size = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
     if size > limits.MAX_REQUEST_HEAD:
-        raise Refusal(431, f"The headers have {size} bytes; {limits.MAX_REQUEST_HEAD} are the most there can be.")
+        raise PathRefusal(431, f"The headers have {size} bytes; {limits.MAX_REQUEST_HEAD} are the most there can be.")

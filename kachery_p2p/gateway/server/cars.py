@@ -17,11 +17,11 @@ from kachery_p2p.dag.car import car_header, car_section
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, inline_block
 from kachery_p2p.dag.nodes import read_node
 from kachery_p2p.dag.pb import decode_node
-from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.errors import MalformedDag, UnsupportedCID
 from kachery_p2p.gateway.server import ipld, limits
-from kachery_p2p.gateway.server.content import IN_ORDER, Content, Found
+from kachery_p2p.gateway.server.content import IN_ORDER, Content, ResolvedPath
 from kachery_p2p.gateway.server.ranges import entity_range
 
 Scope = Literal["block", "entity", "all"]
@@ -55,7 +55,7 @@ class CarPieces:
     Raises, from `next`: NotHere for a missing block, MalformedDag, UnsupportedCID for links that cannot be followed.
     """
 
-    def __init__(self, content: Content, found: Found, request: CarRequest) -> None:
+    def __init__(self, content: Content, found: ResolvedPath, request: CarRequest) -> None:
         self._sections = _sections(content, found, request)
 
     def next(self) -> bytes:
@@ -69,7 +69,7 @@ class CarPieces:
         return b"".join(parts)
 
 
-def _sections(content: Content, found: Found, request: CarRequest) -> Iterator[tuple[bytes, ...]]:
+def _sections(content: Content, found: ResolvedPath, request: CarRequest) -> Iterator[tuple[bytes, ...]]:
     yield (car_header([found.roots[0]]),)
     sent: set[bytes] = set()
 
@@ -98,7 +98,7 @@ def _section(cid: CID, block: bytes) -> tuple[bytes, bytes]:
 
 
 def _blocks(
-    content: Content, found: Found, request: CarRequest, new: Callable[[CID], bool]
+    content: Content, found: ResolvedPath, request: CarRequest, new: Callable[[CID], bool]
 ) -> Iterator[tuple[CID, bytes]]:
     """The blocks of what the path leads to that are new."""
     scope = request.scope
@@ -110,17 +110,17 @@ def _blocks(
         yield from _descend(content, found.cid, found.block, _links, new)
         return
     kind = found.unixfs_kind  # None for dag-pb that is no UnixFS: "equivalent to block"
-    if kind in (Kind.FILE, Kind.RAW):
+    if kind in (DataType.FILE, DataType.RAW):
         start, end = (0, found.size) if request.part is None else entity_range(request.part, found.size)
         yield from _file(content, found, start, max(start, end), new)
-    elif kind is Kind.HAMT_SHARD:
+    elif kind is DataType.HAMT_SHARD:
         yield from _descend(content, found.cid, found.block, _shards, new)
     elif new(found.cid):
         yield found.cid, found.block
 
 
 def _file(
-    content: Content, found: Found, start: int, end: int, new: Callable[[CID], bool]
+    content: Content, found: ResolvedPath, start: int, end: int, new: Callable[[CID], bool]
 ) -> Iterator[tuple[CID, bytes]]:
     """The blocks of a byte range of a file: at least its root, from which its size can be told."""
     walk = FileWalk(found.cid, start, end, IN_ORDER)
@@ -187,7 +187,7 @@ def _links(cid: CID, block: bytes) -> list[CID]:
 def _shards(cid: CID, block: bytes) -> list[CID]:
     """The further parts of a sharded directory, the last one first. Their names are an index and nothing else."""
     node, data = read_node(cid, block)
-    if data is None or data.kind is not Kind.HAMT_SHARD or not data.fanout:
+    if data is None or data.kind is not DataType.HAMT_SHARD or not data.fanout:
         raise MalformedDag(f"The block {cid} is no part of a sharded directory, but its parent says so.")
     width = len(f"{data.fanout - 1:X}")
     return [link.cid for link in reversed(node.links) if len(link.name or "") == width]

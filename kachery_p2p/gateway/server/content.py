@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import trio
 
 from kachery_p2p.dag.cid import CID, inline_block
-from kachery_p2p.dag.directory import Entry, list_directory
+from kachery_p2p.dag.directory import HamtEntry, list_directory
 from kachery_p2p.dag.nodes import drive, node_kind
 from kachery_p2p.dag.paths import resolve_path
-from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.dag.walk import FileWalk, WalkLimits
 from kachery_p2p.errors import KacheryError, MalformedDag, NotADirectory, PathNotFound, UnsupportedCID
 from kachery_p2p.gateway.server import ipld, limits
@@ -34,7 +34,7 @@ T = TypeVar("T")
 IN_ORDER = WalkLimits(nodes_ahead=1, low_water=0)
 
 
-class NotHere(KacheryError):
+class BlockUnavailable(KacheryError):
     """A block is not on this machine, and was not, or could not be, fetched."""
 
     exit_code = 3
@@ -54,7 +54,7 @@ class Fetch(Protocol):
 
 
 @dataclass(frozen=True)
-class Found:
+class ResolvedPath:
     """What a path leads to.
 
     Attributes:
@@ -69,12 +69,12 @@ class Found:
     way: tuple[CID, ...]
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> DataType:
         """What it is. Raises MalformedDag; UnsupportedCID for what is neither raw nor dag-pb."""
         return node_kind(self.block, self.cid)
 
     @property
-    def unixfs_kind(self) -> Kind | None:
+    def unixfs_kind(self) -> DataType | None:
         """The same, or None where it is neither a file nor a directory nor a symbolic link."""
         try:
             return self.kind
@@ -118,7 +118,7 @@ class Content:
 
     # --- finding
 
-    async def find(self, root: CID, names: Sequence[str]) -> Found:
+    async def find(self, root: CID, names: Sequence[str]) -> ResolvedPath:
         """Follow a path through directories, and through the links in dag-cbor and dag-json.
 
         Raises:
@@ -128,7 +128,7 @@ class Content:
         """
         return await self._with_fetch(lambda: self._find(root, names), root, names)
 
-    async def entries(self, found: Found) -> tuple[list[Entry], int]:
+    async def entries(self, found: ResolvedPath) -> tuple[list[HamtEntry], int]:
         """What is in a directory: the first MAX_ENTRIES_SHOWN entries, and how many there are.
 
         Raises as `find` does; MalformedDag also for one too large to list.
@@ -136,11 +136,11 @@ class Content:
         entries = await self.all_entries(found)
         return entries[: limits.MAX_ENTRIES_SHOWN], len(entries)
 
-    async def all_entries(self, found: Found) -> list[Entry]:
+    async def all_entries(self, found: ResolvedPath) -> list[HamtEntry]:
         """All that is in a directory. Raises as `entries`."""
         return await self._with_fetch(lambda: self._entries(found.cid), found.cid, [], limiter=self._listers)
 
-    async def entry(self, found: Found, name: str) -> Found | None:
+    async def entry(self, found: ResolvedPath, name: str) -> ResolvedPath | None:
         """The entry of that name in a directory, or None."""
         try:
             return await self.find(found.cid, [name])
@@ -164,7 +164,7 @@ class Content:
         while True:
             try:
                 return await self.in_thread(read, limiter=limiter)
-            except NotHere as missing:
+            except BlockUnavailable as missing:
                 if self._fetch is None:
                     raise
                 if tried is None:
@@ -182,7 +182,7 @@ class Content:
         with contextlib.suppress(NotADirectory, UnsupportedCID):
             await self._load(root, names, kind="listing")
 
-    def _find(self, root: CID, names: Sequence[str]) -> Found:
+    def _find(self, root: CID, names: Sequence[str]) -> ResolvedPath:
         way: dict[CID, None] = {}
 
         def blocks(cids: list[CID]) -> list[bytes]:
@@ -203,9 +203,9 @@ class Content:
                 following, count = drive(resolve_path(cid, [names[at]]), blocks).cid, 1
             roots.append(following)
             at += count
-        return Found(roots[-1], self.block(roots[-1]), tuple(roots), tuple(way))
+        return ResolvedPath(roots[-1], self.block(roots[-1]), tuple(roots), tuple(way))
 
-    def _entries(self, cid: CID) -> list[Entry]:
+    def _entries(self, cid: CID) -> list[HamtEntry]:
         size = 0
 
         def blocks(cids: list[CID]) -> list[bytes]:
@@ -224,7 +224,7 @@ class Content:
         """A block of the repo, in the thread that calls. Raises NotHere."""
         block = self._repo.get_block(cid.multihash)
         if block is None:
-            raise NotHere(cid)
+            raise BlockUnavailable(cid)
         return block
 
     def has(self, cid: CID) -> bool:
@@ -246,7 +246,7 @@ class Content:
         if self._fetch is not None:
             await self._load(cid, [], kind=kind)
 
-    async def make_linked_local(self, found: Found) -> None:
+    async def make_linked_local(self, found: ResolvedPath) -> None:
         """Fetch all that is below a dag-cbor or dag-json block, where the gateway may. Raises as `make_local`."""
         seen = {found.cid}
         waiting = [found]
@@ -263,7 +263,7 @@ class Content:
                 if cid.codec in ipld.LINKED:
                     waiting.append(below)
                 elif below.unixfs_kind is not None:
-                    folder = below.unixfs_kind in (Kind.DIRECTORY, Kind.HAMT_SHARD)
+                    folder = below.unixfs_kind in (DataType.DIRECTORY, DataType.HAMT_SHARD)
                     await self.make_local(cid, "directory" if folder else "file")
 
     async def _load(
@@ -275,12 +275,12 @@ class Content:
 
     # --- reading
 
-    async def head(self, found: Found) -> bytes:
+    async def head(self, found: ResolvedPath) -> bytes:
         """The first SNIFF_BYTES of a file."""
         async with contextlib.aclosing(self.pieces(found, 0, min(found.size, limits.SNIFF_BYTES))) as pieces:
             return b"".join([piece async for piece in pieces])
 
-    async def pieces(self, found: Found, start: int, end: int) -> AsyncGenerator[bytes, None]:
+    async def pieces(self, found: ResolvedPath, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """The bytes of a file from `start` to `end` (exclusive), some PIECE at a time.
 
         Raises:
@@ -290,7 +290,7 @@ class Content:
         while not walk.finished:
             try:
                 piece = await self.in_thread(lambda walk=walk: self._read(walk, found))
-            except NotHere:
+            except BlockUnavailable:
                 if self._fetch is None:
                     raise
                 break
@@ -304,7 +304,7 @@ class Content:
             async for piece in fetched:
                 yield piece
 
-    def _read(self, walk: FileWalk, found: Found) -> bytes:
+    def _read(self, walk: FileWalk, found: ResolvedPath) -> bytes:
         """In a thread: what the next blocks carry."""
         parts: list[memoryview] = []
         size = 0
@@ -314,7 +314,7 @@ class Content:
             (ref,) = walk.take(1)
             try:
                 block = found.block if ref.depth == 0 else self.block(ref.cid)
-            except NotHere:
+            except BlockUnavailable:
                 walk.untake(ref)
                 if not parts:
                     raise
@@ -337,7 +337,7 @@ class Content:
                 if path is None:
                     moved += 1
                     if moved > limits.MAX_MOVED:
-                        raise NotHere(cid)
+                        raise BlockUnavailable(cid)
                     path = (await self._load(cid, [], kind="bytes", start=start, end=stop))["path"]
                 after = min(stop, start + limits.PIECE)
                 data = await self.in_thread(lambda path=path, start=start, after=after: _read_part(path, start, after))

@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW
 from kachery_p2p.dag.nodes import symlink_target
-from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.errors import MalformedDag, UnsupportedCID
 from kachery_p2p.gateway.server import ipld
 from kachery_p2p.gateway.server.cars import CarPieces, CarRequest
-from kachery_p2p.gateway.server.content import Content, Found
+from kachery_p2p.gateway.server.content import Content, ResolvedPath
 from kachery_p2p.gateway.server.pages import (
     PAGE_HEADERS,
     content_headers,
@@ -27,19 +27,19 @@ from kachery_p2p.gateway.server.pages import (
     type_by_content,
     type_by_name,
 )
-from kachery_p2p.gateway.server.paths import RAW_TYPE, TAR_TYPE, Refusal
+from kachery_p2p.gateway.server.paths import RAW_TYPE, TAR_TYPE, PathRefusal
 from kachery_p2p.gateway.server.ranges import Multipart
-from kachery_p2p.gateway.server.replies import FOR_EVER, GENERATED, Answer, Pieces
+from kachery_p2p.gateway.server.replies import FOR_EVER, GENERATED, HttpReply, Pieces
 from kachery_p2p.gateway.server.request import Request
 from kachery_p2p.gateway.server.tar import tar_pieces
 
-_FOLDERS = (Kind.DIRECTORY, Kind.HAMT_SHARD)
+_FOLDERS = (DataType.DIRECTORY, DataType.HAMT_SHARD)
 
 #: Gives the bytes of a body from one offset to another.
 Read = Callable[[int, int], Pieces]
 
 
-async def answer_for(content: Content, request: Request) -> Answer:
+async def answer_for(content: Content, request: Request) -> HttpReply:
     """The answer to a GET or HEAD of a path. Raises Refusal, and whatever reading raises."""
     path = request.path
     if request.only_if_cached:
@@ -48,7 +48,7 @@ async def answer_for(content: Content, request: Request) -> Answer:
         found = await content.find(path.root, path.names)
     except MalformedDag as error:
         # "traversal of the requested content path was not possible due to an invalid or missing DAG node"
-        raise Refusal(404, str(error), request.headers_found) from error
+        raise PathRefusal(404, str(error), request.headers_found) from error
     request.found(found)
     form = request.wanted.format
     if form == "raw":
@@ -64,7 +64,7 @@ async def answer_for(content: Content, request: Request) -> Answer:
     kind = found.kind
     if kind in _FOLDERS:
         return await _directory(content, request, found)
-    if kind is Kind.SYMLINK:
+    if kind is DataType.SYMLINK:
         target = symlink_target(found.block, found.cid).encode("utf-8", "replace")
         etag = f'"{found.cid}"'
         if request.has(etag):
@@ -74,8 +74,8 @@ async def answer_for(content: Content, request: Request) -> Answer:
     return await _file(content, request, found, path.names[-1] if path.names else "")
 
 
-def _not_in_this_form(request: Request, found: Found) -> Refusal:
-    return Refusal(
+def _not_in_this_form(request: Request, found: ResolvedPath) -> PathRefusal:
+    return PathRefusal(
         406,
         f"{request.path.shown} has the codec 0x{found.cid.codec:x} and cannot be had as {request.wanted.format}: this "
         "gateway does not convert. Ask for the block itself with ?format=raw.",
@@ -86,7 +86,7 @@ def _not_in_this_form(request: Request, found: Found) -> Refusal:
 # --- bodies, whole and in parts --------------------------------------------------------------------------------------
 
 
-async def _ranged(request: Request, headers: Mapping[str, str], etag: str, size: int, read: Read) -> Answer:
+async def _ranged(request: Request, headers: Mapping[str, str], etag: str, size: int, read: Read) -> HttpReply:
     """A body of `size` bytes, or the parts of it that are asked for. `headers` have its media type."""
     ranges = request.ranges(size, etag)
     sent = {**headers, "accept-ranges": "bytes"}
@@ -103,11 +103,11 @@ async def _ranged(request: Request, headers: Mapping[str, str], etag: str, size:
         pieces = _parts(frame, ranges, read)
     status = 206 if ranges else 200
     if pieces is None or request.head:
-        return Answer(status, sent)
-    return Answer(status, sent, await _begun(pieces))
+        return HttpReply(status, sent)
+    return HttpReply(status, sent, await _begun(pieces))
 
 
-async def _ranged_block(request: Request, headers: Mapping[str, str], etag: str, block: bytes) -> Answer:
+async def _ranged_block(request: Request, headers: Mapping[str, str], etag: str, block: bytes) -> HttpReply:
     """The same of a block. All of one, which is asked for most, goes out at once."""
 
     async def read(start: int, end: int) -> AsyncGenerator[bytes, None]:
@@ -115,7 +115,7 @@ async def _ranged_block(request: Request, headers: Mapping[str, str], etag: str,
 
     if "range" in request.headers:
         return await _ranged(request, headers, etag, len(block), read)
-    return Answer(200, {**headers, "accept-ranges": "bytes"}, block)
+    return HttpReply(200, {**headers, "accept-ranges": "bytes"}, block)
 
 
 async def _parts(frame: Multipart, ranges: Sequence[tuple[int, int]], read: Read) -> Pieces:
@@ -147,7 +147,7 @@ async def _with_first(first: bytes, rest: Pieces) -> Pieces:
 # --- blocks and CARs -------------------------------------------------------------------------------------------------
 
 
-async def _raw(request: Request, found: Found) -> Answer:
+async def _raw(request: Request, found: ResolvedPath) -> HttpReply:
     etag = f'"{found.cid}.raw"'
     if request.has(etag):
         return request.not_modified(etag)
@@ -155,15 +155,15 @@ async def _raw(request: Request, found: Found) -> Answer:
     return await _ranged_block(request, headers, etag, found.block)
 
 
-async def _car(content: Content, request: Request, found: Found) -> Answer:
+async def _car(content: Content, request: Request, found: ResolvedPath) -> HttpReply:
     car = request.car()
     etag = car.etag(request.path.text, found.roots[0])
     if request.has(etag):
         return request.not_modified(etag)
     if not request.head:
         await _fetch_for_car(content, car, found)
-    if car.part is not None and found.unixfs_kind in (Kind.FILE, Kind.RAW) and car.part[0] >= found.size > 0:
-        raise Refusal(400, f"entity-bytes begins at {car.part[0]}, and the file has {found.size} bytes.")
+    if car.part is not None and found.unixfs_kind in (DataType.FILE, DataType.RAW) and car.part[0] >= found.size > 0:
+        raise PathRefusal(400, f"entity-bytes begins at {car.part[0]}, and the file has {found.size} bytes.")
     headers = {
         **request.cached(etag),
         "content-type": car.content_type,
@@ -171,17 +171,19 @@ async def _car(content: Content, request: Request, found: Found) -> Answer:
         **request.attached(f"{request.path.root}.car"),
     }
     return (
-        Answer(200, headers) if request.head else Answer(200, headers, await _begun(_car_pieces(content, car, found)))
+        HttpReply(200, headers)
+        if request.head
+        else HttpReply(200, headers, await _begun(_car_pieces(content, car, found)))
     )
 
 
-async def _car_pieces(content: Content, car: CarRequest, found: Found) -> Pieces:
+async def _car_pieces(content: Content, car: CarRequest, found: ResolvedPath) -> Pieces:
     pieces = CarPieces(content, found, car)
     while piece := await content.in_thread(pieces.next):
         yield piece
 
 
-async def _fetch_for_car(content: Content, car: CarRequest, found: Found) -> None:
+async def _fetch_for_car(content: Content, car: CarRequest, found: ResolvedPath) -> None:
     """Bring all blocks of a CAR here, where that is allowed."""
     if not content.fetches or car.scope == "block":
         return
@@ -189,11 +191,11 @@ async def _fetch_for_car(content: Content, car: CarRequest, found: Found) -> Non
         await content.make_linked_local(found)
     elif found.unixfs_kind in _FOLDERS:
         await content.make_local(found.cid, "directory" if car.scope == "all" else "listing")
-    elif found.unixfs_kind in (Kind.FILE, Kind.RAW):
+    elif found.unixfs_kind in (DataType.FILE, DataType.RAW):
         await content.make_local(found.cid, "file")
 
 
-async def _tar(content: Content, request: Request, found: Found) -> Answer:
+async def _tar(content: Content, request: Request, found: ResolvedPath) -> HttpReply:
     if found.cid.codec not in (RAW, DAG_PB) or found.unixfs_kind is None:
         raise _not_in_this_form(request, found)
     etag = f'W/"{found.cid}.x-tar"'
@@ -206,14 +208,14 @@ async def _tar(content: Content, request: Request, found: Found) -> Answer:
         **request.attached(f"{found.cid}.tar"),
     }
     if request.head:
-        return Answer(200, headers)
+        return HttpReply(200, headers)
     try:
-        return Answer(200, headers, await _begun(tar_pieces(content, found)))
+        return HttpReply(200, headers, await _begun(tar_pieces(content, found)))
     except UnsupportedCID as error:  # an entry of the directory is of another codec
-        raise Refusal(406, f"{error} There is a CAR of it with ?format=car.", request.headers_found) from error
+        raise PathRefusal(406, f"{error} There is a CAR of it with ?format=car.", request.headers_found) from error
 
 
-async def _codec(content: Content, request: Request, found: Found) -> Answer:
+async def _codec(content: Content, request: Request, found: ResolvedPath) -> HttpReply:
     """A block of dag-cbor, dag-json, cbor or json: as it is, or as a page for people."""
     form, codec = request.wanted.format, found.cid.codec
     if form is not None and ipld.CODECS.get(form) != codec and not request.wanted.lenient:
@@ -233,29 +235,29 @@ async def _codec(content: Content, request: Request, found: Found) -> Answer:
     return await _ranged_block(request, headers, etag, found.block)
 
 
-async def _codec_page(content: Content, request: Request, found: Found) -> Answer:
+async def _codec_page(content: Content, request: Request, found: ResolvedPath) -> HttpReply:
     etag = node_etag(found.cid)
     if request.has(etag):
         return request.not_modified(etag, GENERATED)
     page = await content.in_thread(lambda: node_page(request.path, found.cid, found.block))
-    return Answer(200, {**request.cached(etag, GENERATED), **PAGE_HEADERS}, page)
+    return HttpReply(200, {**request.cached(etag, GENERATED), **PAGE_HEADERS}, page)
 
 
 # --- files and directories -------------------------------------------------------------------------------------------
 
 
-async def _directory(content: Content, request: Request, found: Found) -> Answer:
+async def _directory(content: Content, request: Request, found: ResolvedPath) -> HttpReply:
     path = request.path
     if not path.slash:
         # Relative links of the page need it. The place is a path, so it cannot lead to another machine.
         query = f"?{request.query_text}" if request.query_text else ""
-        return Answer.text(
+        return HttpReply.text(
             301,
             f"This is a directory: {path.shown}/",
             {"location": f"{path.text}/{query}", "cache-control": FOR_EVER, **request.headers_found},
         )
     index = await content.entry(found, "index.html")
-    if index is not None and index.unixfs_kind in (Kind.FILE, Kind.RAW):
+    if index is not None and index.unixfs_kind in (DataType.FILE, DataType.RAW):
         return await _file(content, request, index, "index.html", asked=found.cid)
     etag = directory_etag(found.cid)
     if request.has(etag):
@@ -265,10 +267,12 @@ async def _directory(content: Content, request: Request, found: Found) -> Answer
     headers = {**request.cached(etag, GENERATED), **PAGE_HEADERS}
     if request.download:
         headers |= request.attached(f"{path.names[-1] if path.names else found.cid}.html")
-    return Answer(200, headers, page)
+    return HttpReply(200, headers, page)
 
 
-async def _file(content: Content, request: Request, found: Found, name: str, *, asked: CID | None = None) -> Answer:
+async def _file(
+    content: Content, request: Request, found: ResolvedPath, name: str, *, asked: CID | None = None
+) -> HttpReply:
     """A file. `asked` is what was asked for where it stands for that."""
     etag = f'"{asked or found.cid}"'
     if request.has(etag):

@@ -10,7 +10,7 @@ from json import loads
 from urllib.parse import quote
 
 from kachery_p2p.dag.cid import CID, RAW
-from kachery_p2p.dag.hamt import Entry
+from kachery_p2p.dag.hamt import HamtEntry
 from kachery_p2p.errors import InvalidCID, MalformedDag, UnsupportedCID
 from kachery_p2p.gateway.server import ipld, limits
 from kachery_p2p.gateway.server.paths import ContentPath
@@ -134,7 +134,7 @@ def _page(title: str, body: str) -> bytes:
     ).encode("utf-8", "replace")
 
 
-def directory_page(path: ContentPath, cid: CID, entries: Sequence[Entry], count: int) -> bytes:
+def directory_page(path: ContentPath, cid: CID, entries: Sequence[HamtEntry], count: int) -> bytes:
     """The page of a directory: relative links, and sizes as far as the directory tells them.
 
     `entries` are the first of `count`.

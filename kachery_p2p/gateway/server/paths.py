@@ -1,7 +1,7 @@
 """What a request asks for: its path, its format, and whether it may be answered at all.
 
 Follows https://specs.ipfs.tech/http-gateways/path-gateway/ and .../trustless-gateway/. Nothing here does I/O. A request
-that is refused raises `Refusal`, which is the answer.
+that is refused raises `PathRefusal`, which is the answer.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _CAR = ("version", "order", "dups")
 _BROKEN_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
-class Refusal(Exception):
+class PathRefusal(Exception):
     """A request is not served: the HTTP status, and a sentence for whoever asked."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -95,45 +95,49 @@ def parse_path(raw: str) -> ContentPath:
     An encoded slash parts names like any other: no path leads to an entry that has one in its name.
     """
     if len(raw) > limits.MAX_PATH_LENGTH:
-        raise Refusal(414, f"The path has {len(raw)} characters; {limits.MAX_PATH_LENGTH} are the most there can be.")
+        raise PathRefusal(
+            414, f"The path has {len(raw)} characters; {limits.MAX_PATH_LENGTH} are the most there can be."
+        )
     parts = _ENCODED_SLASH.sub("/", raw).split("/")
     if parts[0] or len(parts) < 2:
-        raise Refusal(400, "The request does not begin with a path. Ask for /ipfs/<cid>.")
+        raise PathRefusal(400, "The request does not begin with a path. Ask for /ipfs/<cid>.")
     if parts[1] == "ipns":
-        raise Refusal(501, "This gateway does not resolve names (/ipns/). Ask for /ipfs/<cid>.")
+        raise PathRefusal(501, "This gateway does not resolve names (/ipns/). Ask for /ipfs/<cid>.")
     if parts[1] != "ipfs":
-        raise Refusal(404, "There is nothing here. Content is at /ipfs/<cid>.")
+        raise PathRefusal(404, "There is nothing here. Content is at /ipfs/<cid>.")
     rest = parts[2:]
     slash = len(rest) > 1 and not rest[-1]
     if slash:
         rest.pop()
     if not rest or not rest[0]:
-        raise Refusal(400, "The path names no CID. Ask for /ipfs/<cid>.")
+        raise PathRefusal(400, "The path names no CID. Ask for /ipfs/<cid>.")
     if len(rest) - 1 > limits.MAX_PATH_NAMES:
-        raise Refusal(414, f"The path has {len(rest) - 1} names; {limits.MAX_PATH_NAMES} are the most there can be.")
+        raise PathRefusal(
+            414, f"The path has {len(rest) - 1} names; {limits.MAX_PATH_NAMES} are the most there can be."
+        )
     try:
         root = CID.parse(_decoded(rest[0]))
     except (InvalidCID, UnsupportedCID) as why:
-        raise Refusal(400, str(why)) from None
+        raise PathRefusal(400, str(why)) from None
     return ContentPath(root, tuple(_name(part) for part in rest[1:]), slash)
 
 
 def _name(part: str) -> str:
     name = _decoded(part)
     if name in ("", ".", ".."):
-        raise Refusal(400, "The path has an empty name, '.' or '..' in it; no directory has an entry of that name.")
+        raise PathRefusal(400, "The path has an empty name, '.' or '..' in it; no directory has an entry of that name.")
     if "\0" in name:
-        raise Refusal(400, "The path has a name with an encoded NUL in it, which no directory can hold.")
+        raise PathRefusal(400, "The path has a name with an encoded NUL in it, which no directory can hold.")
     return name
 
 
 def _decoded(part: str) -> str:
     if _BROKEN_PERCENT.search(part):
-        raise Refusal(400, "The path has a '%' that is not followed by two hexadecimal digits.")
+        raise PathRefusal(400, "The path has a '%' that is not followed by two hexadecimal digits.")
     try:
         return unquote_to_bytes(part).decode("utf-8")
     except UnicodeDecodeError:
-        raise Refusal(400, "The path has percent-encoded bytes that are not UTF-8.") from None
+        raise PathRefusal(400, "The path has percent-encoded bytes that are not UTF-8.") from None
 
 
 def check_host(host: str | None, names: Iterable[str]) -> None:
@@ -154,7 +158,7 @@ def check_host(host: str | None, names: Iterable[str]) -> None:
         ipaddress.ip_address(bare)
     except ValueError:
         if not (bare == "localhost" or bare.endswith(".localhost") or bare in {n.lower() for n in names}):
-            raise Refusal(
+            raise PathRefusal(
                 421,
                 f"This gateway does not go by the name {host[:80]!a}. Use its address, or localhost.",
             ) from None
@@ -197,17 +201,19 @@ def wanted_format(query: Mapping[str, str], accept: str) -> Wanted:
     if asked is not None:
         found = _NAMED.get(asked)
         if found is None:
-            raise Refusal(400, f"There is no format {asked[:40]!a}; those known are {', '.join(TYPES)}.")
+            raise PathRefusal(400, f"There is no format {asked[:40]!a}; those known are {', '.join(TYPES)}.")
         choices = [about for name, about in known if name == found] or [{}]
     elif known:
         found = known[0][0]
         choices = [about for name, about in known if name == found]
     elif kinds and all(kind.startswith(_OTHER_FORMATS) for kind, _ in kinds):
-        raise Refusal(406, f"This gateway answers with files, or {', '.join(TYPES.values())}; not with {kinds[0][0]}.")
+        raise PathRefusal(
+            406, f"This gateway answers with files, or {', '.join(TYPES.values())}; not with {kinds[0][0]}."
+        )
     else:
         return Wanted(None, html=html)
     if found == "ipns-record":
-        raise Refusal(400, "There are no IPNS records under /ipfs/.")
+        raise PathRefusal(400, "There are no IPNS records under /ipfs/.")
     said_otherwise = asked is None or bool(known and known[0][0] != found)
     if found != "car":
         lenient = asked is None and any(kind in _WILDCARDS for kind, _ in kinds)
@@ -217,11 +223,11 @@ def wanted_format(query: Mapping[str, str], accept: str) -> Wanted:
 
 def _wanted_car(query: Mapping[str, str], choices: Sequence[Mapping[str, str]], said_otherwise: bool) -> Wanted:
     """The first of the variants in the Accept header that we write; the query says more than they (IPIP-0412)."""
-    refusal: Refusal | None = None
+    refusal: PathRefusal | None = None
     for about in choices:
         try:
             dups = _car_dups({**about, **{name: query[f"car-{name}"] for name in _CAR if f"car-{name}" in query}})
-        except Refusal as why:
+        except PathRefusal as why:
             refusal = refusal or why
             continue
         located = {f"car-{name}": about[name] for name in _CAR if about.get(name) and f"car-{name}" not in query}
@@ -234,11 +240,11 @@ def _wanted_car(query: Mapping[str, str], choices: Sequence[Mapping[str, str]], 
 def _car_dups(about: Mapping[str, str]) -> bool:
     version, order, dups = about.get("version") or "1", about.get("order", ""), about.get("dups", "")
     if version != "1":
-        raise Refusal(406, "This gateway writes CAR files of version 1 only.")
+        raise PathRefusal(406, "This gateway writes CAR files of version 1 only.")
     if order not in ("dfs", "unk", ""):
-        raise Refusal(406, f"This gateway writes CAR files in the order dfs, not {order[:40]!a}.")
+        raise PathRefusal(406, f"This gateway writes CAR files in the order dfs, not {order[:40]!a}.")
     if dups not in ("y", "n", ""):
-        raise Refusal(400, f"dups is {dups[:40]!a}; it can be y or n.")
+        raise PathRefusal(400, f"dups is {dups[:40]!a}; it can be y or n.")
     return dups == "y"
 
 

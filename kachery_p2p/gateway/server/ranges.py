@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Sequence
 
 from kachery_p2p.gateway.server import limits
-from kachery_p2p.gateway.server.paths import Refusal
+from kachery_p2p.gateway.server.paths import PathRefusal
 
 _ONE_RANGE = re.compile(r"(\d{0,19})-(\d{0,19})")
 _ETAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
@@ -46,7 +46,7 @@ def requested_ranges(header: str | None, size: int) -> list[tuple[int, int]]:
             found.append((start, end))
     if not found:
         what = f"The range {asked[0]} has" if len(asked) == 1 else "The ranges have"
-        raise Refusal(416, f"{what} no bytes of the file in it; the file has {size}.", _whole(size))
+        raise PathRefusal(416, f"{what} no bytes of the file in it; the file has {size}.", _whole(size))
     return found if sum(end - start for start, end in found) <= size else []
 
 
@@ -62,10 +62,10 @@ def entity_bytes(text: str) -> tuple[int, int | None]:
     """
     match = _ENTITY_BYTES.fullmatch(text)
     if match is None:
-        raise Refusal(400, f"entity-bytes is {text[:60]!a}; it must be FROM:TO, two numbers, TO perhaps '*'.")
+        raise PathRefusal(400, f"entity-bytes is {text[:60]!a}; it must be FROM:TO, two numbers, TO perhaps '*'.")
     start, end = int(match[1]), None if match[2] == "*" else int(match[2])
     if end is not None and (start < 0) == (end < 0) and end < start:
-        raise Refusal(400, f"entity-bytes is {text[:60]!a}, which ends before it begins.")
+        raise PathRefusal(400, f"entity-bytes is {text[:60]!a}, which ends before it begins.")
     return start, end
 
 

@@ -35,7 +35,7 @@ _ALWAYS = {
 }
 
 
-class Answer:
+class HttpReply:
     """Status, headers, and a body: bytes, or pieces that are read while they are sent."""
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes | Pieces = b"") -> None:
@@ -44,7 +44,7 @@ class Answer:
         self.body = body
 
     @classmethod
-    def text(cls, status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
+    def text(cls, status: int, message: str, headers: Mapping[str, str] | None = None) -> HttpReply:
         return cls(
             status,
             {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store", **(headers or {})},

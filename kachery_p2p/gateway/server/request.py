@@ -21,12 +21,12 @@ from kachery_p2p.errors import (
 )
 from kachery_p2p.gateway.server import limits
 from kachery_p2p.gateway.server.cars import CarRequest
-from kachery_p2p.gateway.server.content import Found, NotHere
+from kachery_p2p.gateway.server.content import BlockUnavailable, ResolvedPath
 from kachery_p2p.gateway.server.ipld import NotALink
 from kachery_p2p.gateway.server.pages import disposition
-from kachery_p2p.gateway.server.paths import ContentPath, Refusal, Wanted, wanted_format
+from kachery_p2p.gateway.server.paths import ContentPath, PathRefusal, Wanted, wanted_format
 from kachery_p2p.gateway.server.ranges import entity_bytes, matches, may_resume, requested_ranges
-from kachery_p2p.gateway.server.replies import FOR_EVER, Answer
+from kachery_p2p.gateway.server.replies import FOR_EVER, HttpReply
 
 log = logging.getLogger("kachery_p2p.gateway")
 
@@ -44,7 +44,7 @@ class Request:
         try:
             self.query = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=limits.MAX_QUERY_FIELDS))
         except ValueError:
-            raise Refusal(400, "The part of the address behind the question mark has too many parts.") from None
+            raise PathRefusal(400, "The part of the address behind the question mark has too many parts.") from None
         self.headers = headers
         self.wanted: Wanted = wanted_format(self.query, ", ".join(headers.getlist("accept")))
         self.head = head
@@ -58,9 +58,9 @@ class Request:
             self.headers_found["x-ipfs-path"] = shown
         if headers.get("service-worker") == "script" and not path.names and not path.slash:
             # Its scope would be all of /ipfs/: it would stand between this gateway and everything that is read from it.
-            raise Refusal(400, "A service worker cannot be registered for all of /ipfs/, only below one CID.")
+            raise PathRefusal(400, "A service worker cannot be registered for all of /ipfs/, only below one CID.")
 
-    def found(self, found: Found) -> None:
+    def found(self, found: ResolvedPath) -> None:
         """Where the path led, for the headers."""
         self.headers_found["x-ipfs-roots"] = ",".join(map(str, found.roots))
 
@@ -74,7 +74,7 @@ class Request:
             return []  # only GET has ranges (RFC 9110, section 14.2)
         try:
             return requested_ranges(self.headers.get("range"), size)
-        except Refusal as refusal:
+        except PathRefusal as refusal:
             refusal.headers.update(self.headers_found)
             raise
 
@@ -87,9 +87,9 @@ class Request:
             headers["content-location"] = f"{self.path.as_asked}?{query}"
         return headers
 
-    def not_modified(self, etag: str, how: str = FOR_EVER) -> Answer:
+    def not_modified(self, etag: str, how: str = FOR_EVER) -> HttpReply:
         """What the asker has is right."""
-        return Answer(304, self.cached(etag, how))
+        return HttpReply(304, self.cached(etag, how))
 
     def attached(self, name: str) -> dict[str, str]:
         """The header of what is to be saved and not shown: as the asker calls it, or else as `name`."""
@@ -105,31 +105,31 @@ class Request:
             return CarRequest("entity", None if part is None else entity_bytes(part), self.wanted.dups)
         if scope == "all":
             return CarRequest("all", None, self.wanted.dups)
-        raise Refusal(400, f"dag-scope is {scope[:40]!a}; it can be block, entity or all.")
+        raise PathRefusal(400, f"dag-scope is {scope[:40]!a}; it can be block, entity or all.")
 
 
-def refusal_for(error: KacheryError, request: Request) -> Refusal:
+def refusal_for(error: KacheryError, request: Request) -> PathRefusal:
     """What an error means to whoever asked. Never names a file or a folder of this machine."""
     path = request.path.shown
     headers = request.headers_found
     again = {"retry-after": str(limits.RETRY_AFTER), **headers}
-    if isinstance(error, NotHere):
+    if isinstance(error, BlockUnavailable):
         if request.only_if_cached:
-            return Refusal(412, "", headers)
-        return Refusal(404, f"{path} is not here: the block {error.cid} is missing on this machine.", headers)
+            return PathRefusal(412, "", headers)
+        return PathRefusal(404, f"{path} is not here: the block {error.cid} is missing on this machine.", headers)
     if isinstance(error, (PathNotFound, NotADirectory)):
-        return Refusal(404, str(error), headers)
+        return PathRefusal(404, str(error), headers)
     if isinstance(error, NotALink):
-        return Refusal(501, str(error), headers)
+        return PathRefusal(501, str(error), headers)
     if isinstance(error, ContentNotFound):
-        return Refusal(504, f"Nobody who was asked in time has all of {path}.", again)
+        return PathRefusal(504, f"Nobody who was asked in time has all of {path}.", again)
     if isinstance(error, (InvalidName, InvalidCID)):
-        return Refusal(400, str(error))
+        return PathRefusal(400, str(error))
     if isinstance(error, UnsupportedCID):
-        return Refusal(400, f"{error} Ask for the block itself with ?format=raw.", headers)
+        return PathRefusal(400, f"{error} Ask for the block itself with ?format=raw.", headers)
     if isinstance(error, MalformedDag):
-        return Refusal(422, str(error), headers)
+        return PathRefusal(422, str(error), headers)
     if isinstance(error, DiskFull):
-        return Refusal(507, f"There is no room on this machine for {path}.")
+        return PathRefusal(507, f"There is no room on this machine for {path}.")
     log.warning("could not answer for %s: %s", request.path.text, error)
-    return Refusal(500, "This gateway cannot read what was asked for; its log says why.")
+    return PathRefusal(500, "This gateway cannot read what was asked for; its log says why.")

@@ -31,7 +31,7 @@ import trio
 from kachery_p2p import descriptors
 from kachery_p2p.errors import AddressInUse, InvalidAddress
 from kachery_p2p.gateway.server import limits
-from kachery_p2p.gateway.server.app import Gateway, Send
+from kachery_p2p.gateway.server.app import GatewayApp, Send
 from kachery_p2p.gateway.server.content import Content, Fetch
 from kachery_p2p.groups import group_of, most_crowded
 from kachery_p2p.turns import Allowance, Pool
@@ -103,7 +103,7 @@ class GatewayServer:
         agent: str = "kachery-cloud",
     ) -> None:
         self._host, self._port = parse_address(address)
-        self._app = Gateway(Content(repo, fetch), names=names, agent=agent)
+        self._app = GatewayApp(Content(repo, fetch), names=names, agent=agent)
         self._connections: set[_Guarded] = set()
         self._max_connections = min(limits.MAX_CONNECTIONS, descriptors.shares().gateway)
         self._refusals = 0
@@ -244,7 +244,7 @@ class _Guarded:
         self._allowance = Allowance(limits.H2_RATE, limits.H2_BURST, pool)
         self.is_h2: Callable[[], bool] = lambda: False
 
-    async def call(self, app: Gateway, scope: Mapping[str, Any], receive: object, send: Send) -> None:
+    async def call(self, app: GatewayApp, scope: Mapping[str, Any], receive: object, send: Send) -> None:
         """Have a request answered by the application, noting what becomes of it."""
 
         async def watched(message: dict[str, Any]) -> None:

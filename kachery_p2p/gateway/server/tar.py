@@ -14,17 +14,17 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
-from kachery_p2p.dag.directory import Entry
+from kachery_p2p.dag.directory import HamtEntry
 from kachery_p2p.dag.nodes import read_node, symlink_target
-from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.errors import MalformedDag
 from kachery_p2p.gateway.server import limits
-from kachery_p2p.gateway.server.content import Content, Found
+from kachery_p2p.gateway.server.content import Content, ResolvedPath
 
-_FOLDERS = (Kind.DIRECTORY, Kind.HAMT_SHARD)
+_FOLDERS = (DataType.DIRECTORY, DataType.HAMT_SHARD)
 
 
-async def tar_pieces(content: Content, root: Found) -> AsyncGenerator[bytes, None]:
+async def tar_pieces(content: Content, root: ResolvedPath) -> AsyncGenerator[bytes, None]:
     """The archive, a PIECE or less at a time.
 
     Raises:
@@ -65,7 +65,7 @@ class _Writer:
         self._odd: set[str] = set()
         self._links = False
 
-    async def folder(self, path: str, found: Found) -> Iterator[tuple[str, Entry, bool]]:
+    async def folder(self, path: str, found: ResolvedPath) -> Iterator[tuple[str, HamtEntry, bool]]:
         """The entries of a folder: path in the archive, entry, and whether another has a name much like it.
 
         Raises MalformedDag before the first one when a name is bad.
@@ -76,7 +76,7 @@ class _Writer:
             raise MalformedDag(f"{self.root} has more than {limits.MAX_TAR_ENTRIES:,} entries, too many for a TAR.")
         alike = Counter(_folded(entry.name) for entry in entries)
         taken: set[str] = set()
-        placed: list[tuple[str, Entry, bool]] = []
+        placed: list[tuple[str, HamtEntry, bool]] = []
         for entry in entries:
             there = self._place(path, entry.name)
             if there in taken:
@@ -100,19 +100,19 @@ class _Writer:
             self._odd.add(folded)
         return path
 
-    async def entry(self, path: str, found: Found, *, clashes: bool) -> AsyncGenerator[bytes, None]:
+    async def entry(self, path: str, found: ResolvedPath, *, clashes: bool) -> AsyncGenerator[bytes, None]:
         """One entry, and the data of a file."""
         info = tarfile.TarInfo(path)
         info.mtime = 0
         data = read_node(found.cid, found.block)[1]
-        kind = Kind.RAW if data is None else data.kind
-        info.mode = 0o755 if kind in _FOLDERS else 0o777 if kind is Kind.SYMLINK else 0o644
+        kind = DataType.RAW if data is None else data.kind
+        info.mode = 0o755 if kind in _FOLDERS else 0o777 if kind is DataType.SYMLINK else 0o644
         if data is not None:
             info.mode = (data.mode or info.mode) & 0o777  # never set-user-ID and the like
             info.mtime = max(0, data.mtime_s or 0)
         if kind in _FOLDERS:
             info.type = tarfile.DIRTYPE
-        elif kind is Kind.SYMLINK:
+        elif kind is DataType.SYMLINK:
             info.type = tarfile.SYMTYPE
             info.linkname = symlink_target(found.block, found.cid)
             self._links = True

@@ -113,7 +113,7 @@ def ip_group(addr: bytes) -> bytes | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class DhtScope:
     """Which addresses belong into a DHT: the public one, or that of a LAN.
 
     Attributes:

@@ -18,13 +18,13 @@ import trio
 
 from kachery_p2p.errors import DialError, InvalidAddress, InvalidRecord, KacheryError, StreamError
 from kachery_p2p.routing.dht import addresses, limits, records, shell_limits
-from kachery_p2p.routing.dht.addresses import Scope
-from kachery_p2p.routing.dht.messages import Message, MessageType, PeerInfo, Record
+from kachery_p2p.routing.dht.addresses import DhtScope
+from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType, ValueRecord
 from kachery_p2p.routing.dht.network import Network
 from kachery_p2p.routing.dht.providers import ProviderStore
 from kachery_p2p.routing.dht.reach import bare, peer_bytes, peer_text, without_peer
 from kachery_p2p.routing.dht.refresh import Seeds, Upkeep
-from kachery_p2p.routing.dht.server import Server
+from kachery_p2p.routing.dht.server import DhtServer
 from kachery_p2p.routing.dht.values import ValueStore
 from kachery_p2p.routing.interfaces import Provider
 
@@ -107,10 +107,10 @@ class DHT:
 
     def _build(self, allow_loopback: bool) -> None:
         """Put the pieces together; done again when it turns out at the start that loopback addresses count."""
-        scope = Scope(self._lan, allow_loopback)
+        scope = DhtScope(self._lan, allow_loopback)
         self._network = network = Network(self._host, self.protocol, scope, self._answer, self._rng)
         self._upkeep = Upkeep(network, self._bootstrap, self._seeds, self._chores)
-        self._server = Server(
+        self._server = DhtServer(
             network.table,
             self._providers,
             self._values,
@@ -173,9 +173,9 @@ class DHT:
         except KacheryError as error:
             self._network.note(str(error))
 
-    def _answer(self, message: Message, peer: str) -> Message | None:
+    def _answer(self, message: DhtMessage, peer: str) -> DhtMessage | None:
         try:
-            remote = PeerInfo(peer_bytes(peer), self._network.reach.addresses_of(peer))
+            remote = DhtPeer(peer_bytes(peer), self._network.reach.addresses_of(peer))
         except InvalidAddress as error:  # an ID of a kind that no DHT has
             raise StreamError(str(error)) from error
         if message.providers:
@@ -209,7 +209,7 @@ class DHT:
         homeless: dict[bytes, None] = {}
         full = trio.Event()
 
-        async def tell(info: PeerInfo) -> None:
+        async def tell(info: DhtPeer) -> None:
             addrs = network.scope.usable(info.addrs)
             known = told.get(info.id)
             if info.id == network.local or (known is not None and known.issuperset(addrs)):
@@ -225,20 +225,20 @@ class DHT:
             self.found += known is None
             await send.send(Provider(peer_text(info.id), addresses.to_texts(addrs), self.name))
 
-        async def look(info: PeerInfo, answer: Message) -> None:
+        async def look(info: DhtPeer, answer: DhtMessage) -> None:
             for provider in bare(answer.providers):
                 await tell(provider)
 
         async def house(peer: bytes) -> None:
             addrs = await self._addresses(peer)
             if addrs:
-                await tell(PeerInfo(peer, addrs))
+                await tell(DhtPeer(peer, addrs))
 
         with scope, send:
             for info in self._providers.get(multihash, self._wall()):
                 await tell(info)
             try:
-                await network.lookup(Message(MessageType.GET_PROVIDERS, multihash), look=look, enough=full)
+                await network.lookup(DhtMessage(MessageType.GET_PROVIDERS, multihash), look=look, enough=full)
                 async with trio.open_nursery() as nursery:
                     for peer in list(homeless)[: shell_limits.MAX_ADDRESS_LOOKUPS]:
                         nursery.start_soon(house, peer)
@@ -263,7 +263,7 @@ class DHT:
         witnesses = 0
         enough = trio.Event()
 
-        async def look(info: PeerInfo, answer: Message) -> None:
+        async def look(info: DhtPeer, answer: DhtMessage) -> None:
             nonlocal witnesses
             for each in bare(answer.closer):
                 usable = network.scope.usable(each.addrs)
@@ -274,7 +274,7 @@ class DHT:
                     if witnesses >= shell_limits.ENOUGH_WITNESSES:
                         enough.set()
 
-        await network.lookup(Message(MessageType.FIND_NODE, peer), look=look, enough=enough)
+        await network.lookup(DhtMessage(MessageType.FIND_NODE, peer), look=look, enough=enough)
         return tuple(found)[: limits.MAX_ADDRS_PER_PEER]
 
     # --- announcing ------------------------------------------------------------------------------------------------
@@ -290,26 +290,26 @@ class DHT:
             with trio.move_on_after(shell_limits.READY_INTERVAL):  # addresses change without a word
                 await self._network.grown.wait()
 
-    async def closest(self, key: bytes) -> list[PeerInfo]:
+    async def closest(self, key: bytes) -> list[DhtPeer]:
         """The k servers nearest to a multihash, or to any other key, nearest first.
 
         Raises:
             StreamError: no peer is known to begin with.
         """
         self._network.require_peers()
-        return await self._network.lookup(Message(MessageType.FIND_NODE, key), all_closest=True, background=True)
+        return await self._network.lookup(DhtMessage(MessageType.FIND_NODE, key), all_closest=True, background=True)
 
-    async def deliver(self, peer: PeerInfo, keys: Sequence[bytes]) -> bool:
+    async def deliver(self, peer: DhtPeer, keys: Sequence[bytes]) -> bool:
         """Tell a peer that we provide these multihashes. Whether it has taken them all."""
         network = self._network
         own = network.reach.own_info()
         if not own.addrs:
             network.note("Nothing can be announced: no address is known at which others could dial this machine.")
             return False
-        last = Message(MessageType.FIND_NODE, network.local)
+        last = DhtMessage(MessageType.FIND_NODE, network.local)
         for start in range(0, len(keys), shell_limits.MAX_KEYS_PER_DELIVERY):
             some = keys[start : start + shell_limits.MAX_KEYS_PER_DELIVERY]
-            messages = [Message(MessageType.ADD_PROVIDER, key, providers=(own,)) for key in some]
+            messages = [DhtMessage(MessageType.ADD_PROVIDER, key, providers=(own,)) for key in some]
             try:
                 await network.tell(peer.id, peer.addrs, messages, last)
             except (DialError, StreamError) as error:
@@ -329,12 +329,12 @@ class DHT:
         """
         network = self._network
         records.validate(key, value, self._wall())
-        record = Record(key, value)
+        record = ValueRecord(key, value)
         self._values.put(record, network.local, self._wall())
-        message = Message(MessageType.PUT_VALUE, key, record)
+        message = DhtMessage(MessageType.PUT_VALUE, key, record)
         taken = 0
 
-        async def put(info: PeerInfo) -> None:
+        async def put(info: DhtPeer) -> None:
             nonlocal taken
             try:
                 answer = await network.ask(info.id, info.addrs, message)
@@ -361,7 +361,7 @@ class DHT:
         if own is not None:
             valid.append(own.value)
 
-        async def look(info: PeerInfo, answer: Message) -> None:
+        async def look(info: DhtPeer, answer: DhtMessage) -> None:
             record = answer.record
             if record is None or record.key != key or record.value in valid:
                 return
@@ -373,7 +373,7 @@ class DHT:
                 # The best one stays, so that they do not pile up.
                 valid[:] = [[record.value, *valid][records.select(key, [record.value, *valid])]]
 
-        await network.lookup(Message(MessageType.GET_VALUE, key), look=look)
+        await network.lookup(DhtMessage(MessageType.GET_VALUE, key), look=look)
         return valid[0] if valid else None
 
     # --- what is going on ------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from kachery_p2p.routing.dht import limits
 from kachery_p2p.routing.dht.keys import kad_id
 
 
-class _State(IntEnum):
+class _PeerState(IntEnum):
     HEARD = 0
     WAITING = 1
     ANSWERED = 2
@@ -58,7 +58,7 @@ class _Peer:
         self.sources: list[_Peer] = [] if source is None else [source]
         #: Steps from a seed.
         self.depth: int = 0 if source is None else source.depth + 1
-        self.state = _State.HEARD
+        self.state = _PeerState.HEARD
         self.asked_at = 0.0
         self.slow = False
         #: How many of those that it was the first to name were asked.
@@ -149,7 +149,7 @@ class Lookup:
         entry = self._close(peer)
         if entry is None:
             return
-        entry.state = _State.ANSWERED
+        entry.state = _PeerState.ANSWERED
         for source in entry.sources[:1]:
             source.credit += _CREDIT_PER_ANSWER
         target = self.target
@@ -172,7 +172,7 @@ class Lookup:
         entry = self._close(peer)
         if entry is None:
             return
-        entry.state = _State.FAILED
+        entry.state = _PeerState.FAILED
         entry.path.peers.remove(entry)
         self._settle(now)
 
@@ -200,7 +200,7 @@ class Lookup:
             entry = self._pick()
             if entry is None:
                 break
-            entry.state = _State.WAITING
+            entry.state = _PeerState.WAITING
             entry.asked_at = now
             entry.path.open += 1
             entry.path.asked += 1
@@ -245,11 +245,11 @@ class Lookup:
         doubtful = False
         spent = path.asked >= self._path_budget
         for entry in path.peers:
-            if entry.state is _State.ANSWERED:
+            if entry.state is _PeerState.ANSWERED:
                 answered += 1
                 if answered == self.beta:
                     return True
-            elif entry.state is _State.WAITING:
+            elif entry.state is _PeerState.WAITING:
                 if not entry.slow:
                     return False
             elif not spent:
@@ -281,10 +281,10 @@ class Lookup:
     def _pick_from(self, path: _Path) -> _Peer | None:
         if path.asked < limits.NEAREST_FIRST or path.asked % 2 == 0:
             for entry in path.peers:
-                if entry.state is _State.HEARD and not entry.distrusted:
+                if entry.state is _PeerState.HEARD and not entry.distrusted:
                     return entry
         return min(
-            (entry for entry in path.peers if entry.state is _State.HEARD),
+            (entry for entry in path.peers if entry.state is _PeerState.HEARD),
             key=lambda entry: (entry.depth, entry.sources[0].spent if entry.sources else 0, entry.distance),
             default=None,
         )
@@ -295,13 +295,13 @@ class Lookup:
             return None
         # Those whom nobody with credit has named come last: they are asked when there are fewer than k others.
         live = (
-            (entry.state is _State.HEARD and entry.distrusted, entry)
+            (entry.state is _PeerState.HEARD and entry.distrusted, entry)
             for path in self._paths
             for entry in path.peers
             if not entry.slow
         )
         for _, entry in nsmallest(self.k, live):
-            if entry.state is _State.HEARD:
+            if entry.state is _PeerState.HEARD:
                 return entry
         return None
 
@@ -309,7 +309,7 @@ class Lookup:
 
     def closest(self, count: int | None = None) -> list[bytes]:
         """Those who answered, nearest first: k of them if no other number is given."""
-        answered = sorted(entry for entry in self._peers.values() if entry.state is _State.ANSWERED)
+        answered = sorted(entry for entry in self._peers.values() if entry.state is _PeerState.ANSWERED)
         return [entry.id for entry in answered[: self.k if count is None else count]]
 
     def waiting(self) -> list[bytes]:

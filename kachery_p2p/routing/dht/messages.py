@@ -28,7 +28,7 @@ class MessageType(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class PeerInfo:
+class DhtPeer:
     """A peer and where it can be dialled.
 
     Attributes:
@@ -41,7 +41,7 @@ class PeerInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ValueRecord:
     """A value record: `received` is the time (RFC 3339) that the one who stores it noted, empty on the way there."""
 
     key: bytes
@@ -50,14 +50,14 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class DhtMessage:
     """A request or its answer."""
 
     type: MessageType
     key: bytes = b""
-    record: Record | None = None
-    closer: tuple[PeerInfo, ...] = ()
-    providers: tuple[PeerInfo, ...] = ()
+    record: ValueRecord | None = None
+    closer: tuple[DhtPeer, ...] = ()
+    providers: tuple[DhtPeer, ...] = ()
 
 
 _TYPES = tuple(MessageType)
@@ -67,7 +67,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # --- encoding ------------------------------------------------------------------------------------------------------
 
 
-def encode(message: Message) -> bytes:
+def encode(message: DhtMessage) -> bytes:
     """The protobuf of a message."""
     parts: list[bytes] = []
     if message.type:
@@ -88,7 +88,7 @@ def encode(message: Message) -> bytes:
     return b"".join(parts)
 
 
-def _encode_peers(parts: list[bytes], tag: bytes, peers: Iterable[PeerInfo]) -> None:
+def _encode_peers(parts: list[bytes], tag: bytes, peers: Iterable[DhtPeer]) -> None:
     for peer in peers:
         body = _encode_peer(peer.id, peer.addrs)
         parts += (tag, encode_varint(len(body)), body)
@@ -107,7 +107,7 @@ def _encode_peer(peer: bytes, addrs: tuple[bytes, ...]) -> bytes:
 # --- decoding ------------------------------------------------------------------------------------------------------
 
 
-def decode(data: bytes) -> Message:
+def decode(data: bytes) -> DhtMessage:
     """Read a message.
 
     Peers without an ID, or with one that is none, are left out; so are addresses and peers beyond the limits.
@@ -119,9 +119,9 @@ def decode(data: bytes) -> Message:
         raise MalformedMessage(f"A DHT message of {len(data)} bytes came; the most is {limits.MAX_MESSAGE_SIZE}.")
     kind = 0
     key = b""
-    record: Record | None = None
-    closer: list[PeerInfo] = []
-    providers: list[PeerInfo] = []
+    record: ValueRecord | None = None
+    closer: list[DhtPeer] = []
+    providers: list[DhtPeer] = []
     budget = limits.MAX_FIELDS_PER_MESSAGE
     pos, end = 0, len(data)
     while pos < end:
@@ -147,10 +147,10 @@ def decode(data: bytes) -> Message:
             raise MalformedMessage(f"A DHT message holds more than {limits.MAX_FIELDS_PER_MESSAGE} fields.")
     if kind >= len(_TYPES):
         raise MalformedMessage(f"A DHT message has the unknown type {kind}.")
-    return Message(_TYPES[kind], key, record, tuple(closer), tuple(providers))
+    return DhtMessage(_TYPES[kind], key, record, tuple(closer), tuple(providers))
 
 
-def _add_peer(body: bytes, peers: list[PeerInfo]) -> int:
+def _add_peer(body: bytes, peers: list[DhtPeer]) -> int:
     """Append a peer, if it is one; how many fields were read."""
     info, count = _known_peer(body) if len(body) <= _MAX_KNOWN_PEER else _peer(body)
     if info is not None:
@@ -158,7 +158,7 @@ def _add_peer(body: bytes, peers: list[PeerInfo]) -> int:
     return count
 
 
-def _peer(body: bytes) -> tuple[PeerInfo | None, int]:
+def _peer(body: bytes) -> tuple[DhtPeer | None, int]:
     """A peer from its protobuf, None without an ID that is one; and how many fields it has."""
     peer = b""
     addrs: list[bytes] = []
@@ -183,7 +183,7 @@ def _peer(body: bytes) -> tuple[PeerInfo | None, int]:
                 addrs.append(body[start:pos])
         elif number == 1:
             peer = body[start:pos]
-    return (PeerInfo(peer, tuple(addrs)) if is_peer_id(peer) else None), count
+    return (DhtPeer(peer, tuple(addrs)) if is_peer_id(peer) else None), count
 
 
 #: The same peers come in answer after answer of a lookup, and of the next one.
@@ -192,7 +192,7 @@ _known_peer = lru_cache(maxsize=4096)(_peer)
 _MAX_KNOWN_PEER = 1024
 
 
-def _decode_record(data: bytes, pos: int, end: int) -> Record:
+def _decode_record(data: bytes, pos: int, end: int) -> ValueRecord:
     key = value = received = b""
     while pos < end:
         number, wire, start, pos = read_field(data, pos, end)
@@ -205,7 +205,7 @@ def _decode_record(data: bytes, pos: int, end: int) -> Record:
         elif number == 5:
             received = data[start:pos]
     # Written by the peer for people to read: 35 characters are a time with nanoseconds and a zone.
-    return Record(key, value, received[:40].decode("utf-8", "replace"))
+    return ValueRecord(key, value, received[:40].decode("utf-8", "replace"))
 
 
 def read_field(data: bytes, pos: int, end: int) -> tuple[int, int, int, int]:

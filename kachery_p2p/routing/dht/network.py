@@ -18,19 +18,19 @@ from kachery_p2p.errors import KacheryError, StreamError
 from kachery_p2p.routing.dht import limits, shell_limits
 from kachery_p2p.routing.dht.keys import kad_id
 from kachery_p2p.routing.dht.lookup import Lookup
-from kachery_p2p.routing.dht.messages import Message, MessageType, PeerInfo
-from kachery_p2p.routing.dht.reach import Reach, bare, peer_bytes, peer_text
+from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType
+from kachery_p2p.routing.dht.reach import DhtConnections, bare, peer_bytes, peer_text
 from kachery_p2p.routing.dht.rpc import Rpc
 from kachery_p2p.routing.dht.table import RoutingTable
 
 if TYPE_CHECKING:
-    from kachery_p2p.routing.dht.addresses import Scope
+    from kachery_p2p.routing.dht.addresses import DhtScope
     from kachery_p2p.routing.interfaces import HostLike
 
 log = logging.getLogger("kachery_p2p.routing")
 
 #: Looks at each answer of a lookup: who answered, and what.
-Look = Callable[[PeerInfo, Message], Awaitable[None]]
+Look = Callable[[DhtPeer, DhtMessage], Awaitable[None]]
 
 
 class Network:
@@ -48,15 +48,15 @@ class Network:
         self,
         host: HostLike,
         protocol: str,
-        scope: Scope,
-        answer: Callable[[Message, str], Message | None],
+        scope: DhtScope,
+        answer: Callable[[DhtMessage, str], DhtMessage | None],
         rng: random.Random,
     ) -> None:
         self.host = host
         self.scope = scope
         self.local = peer_bytes(host.peer_id)
         self.rpc = Rpc(host, protocol, answer)
-        self.reach = Reach(host, scope)
+        self.reach = DhtConnections(host, scope)
         self.table = RoutingTable(self.local, scope=scope, rng=rng)
         #: set, and replaced, whenever a peer comes into the table
         self.grown = trio.Event()
@@ -72,7 +72,7 @@ class Network:
 
     # --- one peer --------------------------------------------------------------------------------------------------
 
-    async def ask(self, peer: bytes, addrs: Sequence[bytes], message: Message) -> Message:
+    async def ask(self, peer: bytes, addrs: Sequence[bytes], message: DhtMessage) -> DhtMessage:
         """Connect to a peer, if need be, and ask it.
 
         Raises:
@@ -80,13 +80,15 @@ class Network:
         """
         return await self._exchange(peer, addrs, lambda text: self.rpc.ask(text, message))
 
-    async def tell(self, peer: bytes, addrs: Sequence[bytes], messages: Sequence[Message], last: Message) -> Message:
+    async def tell(
+        self, peer: bytes, addrs: Sequence[bytes], messages: Sequence[DhtMessage], last: DhtMessage
+    ) -> DhtMessage:
         """The same for messages without an answer, followed by a question whose answer shows that they were taken."""
         return await self._exchange(peer, addrs, lambda text: self.rpc.tell(text, messages, last))
 
     async def _exchange(
-        self, peer: bytes, addrs: Sequence[bytes], action: Callable[[str], Awaitable[Message]]
-    ) -> Message:
+        self, peer: bytes, addrs: Sequence[bytes], action: Callable[[str], Awaitable[DhtMessage]]
+    ) -> DhtMessage:
         try:
             answer = await action(await self.reach.connect(peer, addrs))
         except KacheryError as error:
@@ -100,7 +102,7 @@ class Network:
     async def check(self, peer: bytes, addrs: Sequence[bytes]) -> bool:
         """Whether a peer answers as a server of this DHT; it is in the table then, if there is room, and out if not."""
         try:
-            await self.ask(peer, addrs, Message(MessageType.FIND_NODE, self.local))
+            await self.ask(peer, addrs, DhtMessage(MessageType.FIND_NODE, self.local))
         except KacheryError:
             return False
         return True
@@ -128,14 +130,14 @@ class Network:
 
     async def lookup(
         self,
-        question: Message,
+        question: DhtMessage,
         *,
         look: Look | None = None,
         enough: trio.Event | None = None,
         all_closest: bool = False,
         background: bool = False,
         linger: float = shell_limits.LINGER,
-    ) -> list[PeerInfo]:
+    ) -> list[DhtPeer]:
         """Put a question to the peers nearest to its key, and to ever nearer ones that the answers name.
 
         Args:
@@ -154,8 +156,8 @@ class Network:
             return await self._lookup(question, look, enough, all_closest, linger)
 
     async def _lookup(
-        self, question: Message, look: Look | None, enough: trio.Event | None, all_closest: bool, linger: float
-    ) -> list[PeerInfo]:
+        self, question: DhtMessage, look: Look | None, enough: trio.Event | None, all_closest: bool, linger: float
+    ) -> list[DhtPeer]:
         target = kad_id(question.key)
         seeds = self.table.nearest_infos(target)
         known: dict[bytes, tuple[bytes, ...]] = {info.id: info.addrs for info in seeds}
@@ -164,7 +166,7 @@ class Network:
 
         async def ask(peer: bytes) -> None:
             nonlocal changed
-            info = PeerInfo(peer, known[peer])
+            info = DhtPeer(peer, known[peer])
             try:
                 answer = await self.ask(peer, info.addrs, question)
                 closer = self._learn(known, answer.closer)
@@ -196,9 +198,9 @@ class Network:
                     changed = trio.Event()
                     await changed.wait()
             nursery.cancel_scope.cancel()
-        return [PeerInfo(peer, known[peer]) for peer in core.closest()]
+        return [DhtPeer(peer, known[peer]) for peer in core.closest()]
 
-    def _learn(self, known: dict[bytes, tuple[bytes, ...]], infos: Iterable[PeerInfo]) -> list[bytes]:
+    def _learn(self, known: dict[bytes, tuple[bytes, ...]], infos: Iterable[DhtPeer]) -> list[bytes]:
         """The peers of an answer that may be asked, their addresses noted."""
         closer: list[bytes] = []
         for info in bare(infos):

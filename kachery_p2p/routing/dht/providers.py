@@ -19,7 +19,7 @@ from kachery_p2p.dag.varint import encode_varint, read_varint
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht import limits
-from kachery_p2p.routing.dht.messages import PeerInfo
+from kachery_p2p.routing.dht.messages import DhtPeer
 
 log = logging.getLogger("kachery_p2p.routing")
 
@@ -73,7 +73,7 @@ class ProviderStore:
         """How many records there are, roughly: unwritten ones may be renewals."""
         return self._total + self._pending_count
 
-    def add(self, key: bytes, provider: PeerInfo, now: float) -> bool:
+    def add(self, key: bytes, provider: DhtPeer, now: float) -> bool:
         """Note that a peer has something; the addresses have passed the DHT's `Scope`.
 
         Returns:
@@ -94,7 +94,7 @@ class ProviderStore:
                 log.warning("provider records are lost: %s", error)
         return True
 
-    def get(self, key: bytes, now: float) -> list[PeerInfo]:
+    def get(self, key: bytes, now: float) -> list[DhtPeer]:
         """The providers of a key, those last heard of first; without addresses where these are too old."""
         oldest = now - limits.PROVIDER_TTL
         found: dict[bytes, tuple[float, bytes | tuple[bytes, ...], float]] = {}
@@ -114,14 +114,14 @@ class ProviderStore:
             for peer, at in (unwritten or {}).items():
                 if at > oldest and (peer in found or len(found) < limits.MAX_PROVIDERS_PER_KEY):
                     found[peer] = (at, b"", 0.0)
-        infos: list[PeerInfo] = []
+        infos: list[DhtPeer] = []
         for peer, (_, addrs, heard) in sorted(found.items(), key=lambda item: -item[1][0]):
             newer = pending_peers.get(peer) or flushing_peers.get(peer)
             if newer is not None:
                 addrs, heard = newer
             if now - heard > limits.PROVIDER_ADDRS_TTL:
                 addrs = ()
-            infos.append(PeerInfo(peer, addrs if isinstance(addrs, tuple) else _unpack(addrs)))
+            infos.append(DhtPeer(peer, addrs if isinstance(addrs, tuple) else _unpack(addrs)))
         return infos
 
     def flush(self, now: float) -> int:

@@ -16,10 +16,10 @@ import trio
 
 from kachery_p2p.errors import DialError, InvalidAddress
 from kachery_p2p.routing.dht import addresses, shell_limits
-from kachery_p2p.routing.dht.messages import PeerInfo, is_peer_id
+from kachery_p2p.routing.dht.messages import DhtPeer, is_peer_id
 
 if TYPE_CHECKING:
-    from kachery_p2p.routing.dht.addresses import Scope
+    from kachery_p2p.routing.dht.addresses import DhtScope
     from kachery_p2p.routing.interfaces import HostLike
 
 #: The code of `/p2p/` in a binary multiaddr.
@@ -48,13 +48,13 @@ def peer_bytes(peer: str) -> bytes:
     return raw
 
 
-def bare(infos: Iterable[PeerInfo]) -> tuple[PeerInfo, ...]:
+def bare(infos: Iterable[DhtPeer]) -> tuple[DhtPeer, ...]:
     """Peers whose addresses do not end in their own ID: Helia writes it behind each, the others do not."""
-    found: list[PeerInfo] = []
+    found: list[DhtPeer] = []
     for info in infos:
         suffix = _P2P + bytes([len(info.id)]) + info.id
         if any(addr.endswith(suffix) for addr in info.addrs):
-            info = PeerInfo(info.id, tuple(addr.removesuffix(suffix) for addr in info.addrs))
+            info = DhtPeer(info.id, tuple(addr.removesuffix(suffix) for addr in info.addrs))
         found.append(info)
     return tuple(found)
 
@@ -69,7 +69,7 @@ def _ends_in_peer(text: str) -> bool:
     return bool(middle) and bool(head) and "/" not in tail
 
 
-class Reach:
+class DhtConnections:
     """Connections to peers of one DHT.
 
     Args:
@@ -77,7 +77,7 @@ class Reach:
         scope: which addresses may be dialled for this DHT.
     """
 
-    def __init__(self, host: HostLike, scope: Scope) -> None:
+    def __init__(self, host: HostLike, scope: DhtScope) -> None:
         self._host = host
         self.scope = scope
         self._slots = trio.Semaphore(shell_limits.MAX_DIALS)
@@ -94,9 +94,9 @@ class Reach:
         """Where others of this DHT can dial us; may be empty."""
         return self.scope.usable(without_peer(self._host.transport_addresses()))
 
-    def own_info(self) -> PeerInfo:
+    def own_info(self) -> DhtPeer:
         """Ourselves, as others are told."""
-        return PeerInfo(peer_bytes(self._host.peer_id), self.own_addresses())
+        return DhtPeer(peer_bytes(self._host.peer_id), self.own_addresses())
 
     def addresses_of(self, peer: str) -> tuple[bytes, ...]:
         """Where a peer says it listens, and where we dialled it."""

@@ -15,7 +15,7 @@ import trio
 
 from kachery_p2p.errors import DialError, InvalidAddress, KacheryError
 from kachery_p2p.routing.dht import limits, shell_limits
-from kachery_p2p.routing.dht.messages import Message, MessageType
+from kachery_p2p.routing.dht.messages import DhtMessage, MessageType
 from kachery_p2p.routing.dht.reach import peer_bytes, without_peer
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Upkeep:
         network = self._network
         try:
             peer = await network.reach.connect_address(addr)
-            await network.ask(peer, without_peer([addr]), Message(MessageType.FIND_NODE, network.local))
+            await network.ask(peer, without_peer([addr]), DhtMessage(MessageType.FIND_NODE, network.local))
         except (DialError, InvalidAddress) as error:
             network.note(f"The bootstrap peer {addr} cannot be reached: {error}")
         except KacheryError as error:
@@ -184,7 +184,7 @@ class Upkeep:
     async def _look_up_self(self) -> None:
         network = self._network
         self._looked_up = trio.current_time()
-        question = Message(MessageType.FIND_NODE, network.local)
+        question = DhtMessage(MessageType.FIND_NODE, network.local)
         await network.lookup(question, all_closest=True, background=True, linger=shell_limits.REQUEST_TIMEOUT)
 
     # --- staying ---------------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ class Upkeep:
                 if now - self._looked_up >= limits.REFRESH_INTERVAL:
                     await self._look_up_self()
                 for number in table.to_refresh(now):
-                    question = Message(MessageType.FIND_NODE, table.refresh_key(number))
+                    question = DhtMessage(MessageType.FIND_NODE, table.refresh_key(number))
                     await network.lookup(question, background=True)
             await network.reach.trim()
             await self._chores()

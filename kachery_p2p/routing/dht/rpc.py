@@ -26,7 +26,7 @@ import trio
 from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import MalformedMessage, StreamEOF, StreamError
 from kachery_p2p.routing.dht import shell_limits
-from kachery_p2p.routing.dht.messages import Message, MessageType, decode, encode
+from kachery_p2p.routing.dht.messages import DhtMessage, MessageType, decode, encode
 from kachery_p2p.turns import Allowance, Pool
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ log = logging.getLogger("kachery_p2p.routing")
 _LENGTH_BYTES = 4
 
 
-def frame(message: Message) -> bytes:
+def frame(message: DhtMessage) -> bytes:
     """A message as it stands on the wire."""
     body = encode(message)
     return encode_varint(len(body)) + body
 
 
-async def read_message(stream: StreamLike, most: int) -> Message | None:
+async def read_message(stream: StreamLike, most: int) -> DhtMessage | None:
     """The next message of a stream; None when the peer has ended its side.
 
     Raises:
@@ -57,7 +57,7 @@ async def read_message(stream: StreamLike, most: int) -> Message | None:
     return await _read_rest(stream, first, most) if first else None
 
 
-async def _read_rest(stream: StreamLike, byte: bytes | bytearray, most: int) -> Message:
+async def _read_rest(stream: StreamLike, byte: bytes | bytearray, most: int) -> DhtMessage:
     """The message that begins with a byte that was read already."""
     length = byte[0] & 0x7F
     shift = 7
@@ -98,7 +98,7 @@ class Rpc:
             `MalformedMessage`, which ends the stream.
     """
 
-    def __init__(self, host: HostLike, protocol: str, answer: Callable[[Message, str], Message | None]) -> None:
+    def __init__(self, host: HostLike, protocol: str, answer: Callable[[DhtMessage, str], DhtMessage | None]) -> None:
         self._host = host
         self.protocol = protocol
         self._answer = answer
@@ -128,7 +128,7 @@ class Rpc:
 
     # --- questions -------------------------------------------------------------------------------------------------
 
-    async def ask(self, peer: str, message: Message, *, timeout: float = shell_limits.REQUEST_TIMEOUT) -> Message:
+    async def ask(self, peer: str, message: DhtMessage, *, timeout: float = shell_limits.REQUEST_TIMEOUT) -> DhtMessage:
         """Ask a connected peer, and return its answer.
 
         Raises:
@@ -138,8 +138,13 @@ class Rpc:
         return await self._exchange(peer, frame(message), timeout)
 
     async def tell(
-        self, peer: str, messages: Sequence[Message], last: Message, *, timeout: float = shell_limits.REQUEST_TIMEOUT
-    ) -> Message:
+        self,
+        peer: str,
+        messages: Sequence[DhtMessage],
+        last: DhtMessage,
+        *,
+        timeout: float = shell_limits.REQUEST_TIMEOUT,
+    ) -> DhtMessage:
         """Send messages that have no answer, and then a question: its answer shows that the peer took them all.
 
         Raises:
@@ -147,7 +152,7 @@ class Rpc:
         """
         return await self._exchange(peer, b"".join([*map(frame, messages), frame(last)]), timeout)
 
-    async def _exchange(self, peer: str, data: bytes, timeout: float) -> Message:
+    async def _exchange(self, peer: str, data: bytes, timeout: float) -> DhtMessage:
         try:
             with trio.fail_after(timeout):
                 async with self._lane(peer) as lane:
@@ -176,7 +181,7 @@ class Rpc:
             if not lane.users and not lane.idle and self._lanes.get(peer) is lane:
                 del self._lanes[peer]
 
-    async def _on_some_stream(self, peer: str, lane: _Lane, data: bytes) -> Message:
+    async def _on_some_stream(self, peer: str, lane: _Lane, data: bytes) -> DhtMessage:
         while lane.idle:
             _, stream = lane.idle.pop()
             try:
@@ -189,7 +194,7 @@ class Rpc:
         stream = await self._host.open_stream(peer, [self.protocol], timeout=shell_limits.REQUEST_TIMEOUT)
         return await self._on_stream(stream, lane, data)
 
-    async def _on_stream(self, stream: StreamLike, lane: _Lane, data: bytes) -> Message:
+    async def _on_stream(self, stream: StreamLike, lane: _Lane, data: bytes) -> DhtMessage:
         try:
             await stream.write(data)
             self.sent += 1

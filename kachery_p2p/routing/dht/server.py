@@ -3,7 +3,7 @@
 As go-libp2p-kad-dht and @libp2p/kad-dht expect it: ADD_PROVIDER has no answer (one would be taken for the answer to
 the next question on the stream); GET_PROVIDERS names providers and closer peers; a provider is stored only when it is
 the sender itself; answers name neither the asker nor ourselves, unless we are who is sought. Every address that goes
-into a store or out in an answer has passed the `Scope` of this DHT.
+into a store or out in an answer has passed the `DhtScope` of this DHT.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from kachery_p2p.errors import InvalidRecord, MalformedMessage
 from kachery_p2p.routing.dht import limits, records
-from kachery_p2p.routing.dht.addresses import Scope
+from kachery_p2p.routing.dht.addresses import DhtScope
 from kachery_p2p.routing.dht.keys import kad_id
-from kachery_p2p.routing.dht.messages import Message, MessageType, PeerInfo, Record, is_peer_id
+from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType, ValueRecord, is_peer_id
 from kachery_p2p.routing.dht.providers import ProviderStore
 from kachery_p2p.routing.dht.table import RoutingTable
 from kachery_p2p.routing.dht.values import ValueStore
@@ -30,7 +30,7 @@ def _nothing(multihash: bytes) -> bool:
     return False
 
 
-class Server:
+class DhtServer:
     """Answers the questions of other peers.
 
     Args:
@@ -49,7 +49,7 @@ class Server:
         table: RoutingTable,
         providers: ProviderStore,
         values: ValueStore,
-        scope: Scope,
+        scope: DhtScope,
         *,
         own_addrs: Callable[[], Sequence[bytes]],
         addrs_of: Callable[[bytes], Sequence[bytes]] = _nobody,
@@ -76,7 +76,7 @@ class Server:
             MessageType.PING: self._ping,
         }
 
-    def handle(self, message: Message, remote: PeerInfo, now_wall: float) -> Message | None:
+    def handle(self, message: DhtMessage, remote: DhtPeer, now_wall: float) -> DhtMessage | None:
         """Answer one message.
 
         Args:
@@ -94,57 +94,57 @@ class Server:
         self.counts[name] = self.counts.get(name, 0) + 1
         return answer
 
-    def _closer(self, key: bytes, remote: PeerInfo) -> list[PeerInfo]:
+    def _closer(self, key: bytes, remote: DhtPeer) -> list[DhtPeer]:
         """The k peers nearest to a key, without the asker."""
         infos = self._table.nearest_infos(kad_id(key), self._k + 1)
         return [info for info in infos if info.id != remote.id][: self._k]
 
-    def _ping(self, message: Message, remote: PeerInfo, now_wall: float) -> Message:
-        return Message(MessageType.PING, message.key)
+    def _ping(self, message: DhtMessage, remote: DhtPeer, now_wall: float) -> DhtMessage:
+        return DhtMessage(MessageType.PING, message.key)
 
-    def _find_node(self, message: Message, remote: PeerInfo, now_wall: float) -> Message:
+    def _find_node(self, message: DhtMessage, remote: DhtPeer, now_wall: float) -> DhtMessage:
         key = _checked(message.key, limits.MAX_VALUE_KEY_SIZE)
         if key == self._local:
-            own = PeerInfo(key, self._scope.usable(self._own_addrs()))
-            return Message(MessageType.FIND_NODE, closer=(own,) if own.addrs else ())
+            own = DhtPeer(key, self._scope.usable(self._own_addrs()))
+            return DhtMessage(MessageType.FIND_NODE, closer=(own,) if own.addrs else ())
         closer = self._closer(key, remote)
         if key != remote.id and is_peer_id(key) and (not closer or closer[0].id != key):
             addrs = self._scope.usable(self._addrs_of(key))
             if addrs:
-                closer.insert(0, PeerInfo(key, addrs))
-        return Message(MessageType.FIND_NODE, closer=tuple(closer))
+                closer.insert(0, DhtPeer(key, addrs))
+        return DhtMessage(MessageType.FIND_NODE, closer=tuple(closer))
 
     # --- providers -------------------------------------------------------------------------------------------------
 
-    def _get_providers(self, message: Message, remote: PeerInfo, now_wall: float) -> Message:
+    def _get_providers(self, message: DhtMessage, remote: DhtPeer, now_wall: float) -> DhtMessage:
         key = _checked(message.key, limits.MAX_KEY_SIZE)
         providers = self._providers.get(key, now_wall)
         if self._provides(key):
             own = self._scope.usable(self._own_addrs())
             if own:
-                providers.insert(0, PeerInfo(self._local, own))
-        return Message(
+                providers.insert(0, DhtPeer(self._local, own))
+        return DhtMessage(
             MessageType.GET_PROVIDERS, key, closer=tuple(self._closer(key, remote)), providers=tuple(providers)
         )
 
-    def _add_provider(self, message: Message, remote: PeerInfo, now_wall: float) -> None:
+    def _add_provider(self, message: DhtMessage, remote: DhtPeer, now_wall: float) -> None:
         key = _checked(message.key, limits.MAX_KEY_SIZE)
         for provider in message.providers:
             # Nobody can be announced by another: such records are passed over, as in Kubo.
             if provider.id == remote.id:
                 addrs = self._scope.usable(provider.addrs) or self._scope.usable(remote.addrs)
                 if addrs:
-                    self._providers.add(key, PeerInfo(remote.id, addrs), now_wall)
+                    self._providers.add(key, DhtPeer(remote.id, addrs), now_wall)
                 return
 
     # --- values ----------------------------------------------------------------------------------------------------
 
-    def _get_value(self, message: Message, remote: PeerInfo, now_wall: float) -> Message:
+    def _get_value(self, message: DhtMessage, remote: DhtPeer, now_wall: float) -> DhtMessage:
         key = _checked(message.key, limits.MAX_VALUE_KEY_SIZE)
         closer = tuple(self._closer(key, remote))
-        return Message(MessageType.GET_VALUE, key, self._values.get(key, now_wall), closer)
+        return DhtMessage(MessageType.GET_VALUE, key, self._values.get(key, now_wall), closer)
 
-    def _put_value(self, message: Message, remote: PeerInfo, now_wall: float) -> Message:
+    def _put_value(self, message: DhtMessage, remote: DhtPeer, now_wall: float) -> DhtMessage:
         key = _checked(message.key, limits.MAX_VALUE_KEY_SIZE)
         record = message.record
         if record is None or record.key != key:
@@ -157,9 +157,9 @@ class Server:
         except InvalidRecord as error:
             raise MalformedMessage(f"A PUT_VALUE came with a record that is refused: {error}") from error
         received = _rfc3339(now_wall)
-        self._values.put(Record(key, record.value, received), remote.id, now_wall)
+        self._values.put(ValueRecord(key, record.value, received), remote.id, now_wall)
         # The sender compares what comes back with what it sent.
-        return Message(MessageType.PUT_VALUE, key, replace(record, received=received))
+        return DhtMessage(MessageType.PUT_VALUE, key, replace(record, received=received))
 
 
 def _checked(key: bytes, most: int) -> bytes:

@@ -85,7 +85,7 @@ class NetworkSize:
         return min(MAX_REGION_BITS, max(round(by_peers), by_keys))
 
 
-class Schedule:
+class SweepSchedule:
     """When each region has its turn: the key space is walked once in an interval, from its beginning to its end.
 
     Args:

@@ -16,9 +16,9 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 
 from kachery_p2p.routing.dht import limits
-from kachery_p2p.routing.dht.addresses import LOOPBACK, Scope, ip_group, kind_of
+from kachery_p2p.routing.dht.addresses import LOOPBACK, DhtScope, ip_group, kind_of
 from kachery_p2p.routing.dht.keys import BITS, common_prefix, kad_id, key_in
-from kachery_p2p.routing.dht.messages import PeerInfo
+from kachery_p2p.routing.dht.messages import DhtPeer
 
 
 class _Entry:
@@ -26,7 +26,7 @@ class _Entry:
 
     __slots__ = ("checked", "groups", "id", "info", "place", "seen")
 
-    def __init__(self, info: PeerInfo, place: int, groups: tuple[bytes, ...], now: float) -> None:
+    def __init__(self, info: DhtPeer, place: int, groups: tuple[bytes, ...], now: float) -> None:
         self.info = info
         self.id = info.id
         self.place = place
@@ -51,7 +51,7 @@ class RoutingTable:
         self,
         local: bytes,
         *,
-        scope: Scope | None = None,
+        scope: DhtScope | None = None,
         k: int = limits.K,
         rng: random.Random | None = None,
         diversity: bool | None = None,
@@ -100,12 +100,12 @@ class RoutingTable:
             return peer in self._entries
         scope = self.scope
         if scope is None:
-            info = PeerInfo(peer, tuple(addrs))
+            info = DhtPeer(peer, tuple(addrs))
         else:
             usable = scope.usable(addrs)
             if not usable or not scope.admits(addrs, remote):
                 return False
-            info = PeerInfo(peer, usable)
+            info = DhtPeer(peer, usable)
         place = kad_id(peer)
         number = common_prefix(place, self.local_id)
         entry = _Entry(info, place, self._groups_of(info, remote), now)
@@ -169,7 +169,7 @@ class RoutingTable:
         if not usable or usable == entry.info.addrs or (self.scope and not self.scope.admits(addrs, remote)):
             return
         number = common_prefix(entry.place, self.local_id)
-        moved = _Entry(PeerInfo(entry.id, usable), entry.place, (), entry.seen)
+        moved = _Entry(DhtPeer(entry.id, usable), entry.place, (), entry.seen)
         moved.groups = self._groups_of(moved.info, remote)
         if moved.groups != entry.groups:
             self._count(number, entry.groups, -1)
@@ -184,7 +184,7 @@ class RoutingTable:
 
     # --- diversity -------------------------------------------------------------------------------------------------
 
-    def _groups_of(self, info: PeerInfo, remote: bytes | None) -> tuple[bytes, ...]:
+    def _groups_of(self, info: DhtPeer, remote: bytes | None) -> tuple[bytes, ...]:
         if not self._diverse:
             return ()
         # Where we see it cannot be made up; without that, all that it claims counts.
@@ -218,7 +218,7 @@ class RoutingTable:
         """The peers nearest to a place, nearest first."""
         return [entry.id for entry in self._nearest(place, count)]
 
-    def nearest_infos(self, place: int, count: int = limits.K) -> list[PeerInfo]:
+    def nearest_infos(self, place: int, count: int = limits.K) -> list[DhtPeer]:
         """The same with their addresses."""
         return [entry.info for entry in self._nearest(place, count)]
 
@@ -241,12 +241,12 @@ class RoutingTable:
                 found += sorted(buckets[n].values(), key=lambda entry: entry.place ^ place)
         return found[:count]
 
-    def info(self, peer: bytes) -> PeerInfo | None:
+    def info(self, peer: bytes) -> DhtPeer | None:
         """The addresses of a peer of the table."""
         entry = self._entries.get(peer)
         return None if entry is None else entry.info
 
-    def to_check(self, now: float, count: int = limits.MAX_CHECKS) -> list[PeerInfo]:
+    def to_check(self, now: float, count: int = limits.MAX_CHECKS) -> list[DhtPeer]:
         """Peers to be asked whether they live, longest silent first. Report each as `alive` or `dead`.
 
         A peer is handed out once in the time after which it would be due.

@@ -11,7 +11,7 @@ import logging
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht import limits
-from kachery_p2p.routing.dht.messages import Record
+from kachery_p2p.routing.dht.messages import ValueRecord
 
 log = logging.getLogger("kachery_p2p.routing")
 
@@ -43,7 +43,7 @@ class ValueStore:
     def __len__(self) -> int:
         return self._db.read(f"SELECT count(*) FROM {self._table}")[0][0]
 
-    def put(self, record: Record, sender: bytes, now: float) -> bool:
+    def put(self, record: ValueRecord, sender: bytes, now: float) -> bool:
         """Keep a record; whether it could be written."""
         table = self._table
         try:
@@ -67,7 +67,7 @@ class ValueStore:
             return False
         return True
 
-    def get(self, key: bytes, now: float) -> Record | None:
+    def get(self, key: bytes, now: float) -> ValueRecord | None:
         """The record of a key, unless it has expired."""
         try:
             rows = self._db.read(
@@ -76,7 +76,7 @@ class ValueStore:
         except KacheryError as error:
             log.warning("value records cannot be read: %s", error)
             return None
-        return Record(key, rows[0][0], rows[0][1]) if rows else None
+        return ValueRecord(key, rows[0][0], rows[0][1]) if rows else None
 
     def purge(self, now: float) -> int:
         """Drop what has expired; how many.

@@ -94,7 +94,7 @@ def _parse(text: str) -> tuple[IP, int] | None:
 
 
 @dataclass(frozen=True)
-class Announced:
+class AnnouncedAddress:
     """An address that a node announces.
 
     Attributes:
@@ -108,7 +108,7 @@ class Announced:
     near: bool
 
 
-def believable(text: str, interface: Interface) -> Announced | None:
+def believable(text: str, interface: Interface) -> AnnouncedAddress | None:
     """Read what follows `dnsaddr=` in an announcement heard on `interface`.
 
     None where it is of no use here: no TCP address with a peer ID, one of loopback, or a public address that is not on
@@ -124,11 +124,11 @@ def believable(text: str, interface: Interface) -> Announced | None:
     ip, port = parsed
     if ip.version == 6 and ip.is_link_local:
         # It means something only together with the interface, which is ours to add.
-        return Announced(peer, f"/ip6zone/{interface.name}/ip6/{ip}/tcp/{port}", True)
+        return AnnouncedAddress(peer, f"/ip6zone/{interface.name}/ip6/{ip}/tcp/{port}", True)
     near = interface.reaches(ip)
     if not _is_of_a_link(ip) or (reach_of_ip(ip) is Reach.PUBLIC and not near):
         return None
-    return Announced(peer, f"/{'ip4' if ip.version == 4 else 'ip6'}/{ip}/tcp/{port}", near)
+    return AnnouncedAddress(peer, f"/{'ip4' if ip.version == 4 else 'ip6'}/{ip}/tcp/{port}", near)
 
 
 @lru_cache(maxsize=limits.MAX_NODES)

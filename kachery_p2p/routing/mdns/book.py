@@ -68,7 +68,7 @@ class Report:
 
 
 @dataclass
-class Counters:
+class BookCounters:
     """What was not believed."""
 
     own_peer_id: int = 0
@@ -89,7 +89,7 @@ class Book:
         self._peers: dict[str, _Peer] = {}
         self._dirty: dict[str, None] = {}
         self._senders: dict[str, int] = {}
-        self.counters = Counters()
+        self.counters = BookCounters()
 
     # --- hearing ---------------------------------------------------------------------------------------------------
 

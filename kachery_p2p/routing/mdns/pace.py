@@ -5,7 +5,7 @@ from __future__ import annotations
 from kachery_p2p.routing.mdns import limits
 
 
-class Pace:
+class SenderPace:
     """Token buckets. A sender is an IP address."""
 
     def __init__(self, now: float) -> None:

@@ -47,14 +47,14 @@ _NOT_MDNS = 0x7800 | 0x000F
 _PREFIX = b"dnsaddr="
 
 
-class Question(NamedTuple):
+class DnsQuestion(NamedTuple):
     """What somebody wants to know; the name in lower case."""
 
     name: Name
     type: int
 
 
-class Record(NamedTuple):
+class DnsRecord(NamedTuple):
     """A record of type PTR (`target`) or TXT (`strings`, but the shortest); no other is read. Names in lower case."""
 
     name: Name
@@ -78,8 +78,8 @@ class Packet:
 
     id: int = 0
     response: bool = False
-    questions: list[Question] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
+    questions: list[DnsQuestion] = field(default_factory=list)
+    records: list[DnsRecord] = field(default_factory=list)
 
 
 def about_libp2p(data: bytes) -> bool:
@@ -126,14 +126,14 @@ class _Reader:
             name = self._name()
             kind, klass = struct.unpack("!HH", self._take(4))
             if klass & ~TOP_BIT in (IN, ANY):
-                packet.questions.append(Question(name, kind))
+                packet.questions.append(DnsQuestion(name, kind))
         for _ in range(n_records):
             record = self._record()
             if record is not None:
                 packet.records.append(record)
         return packet
 
-    def _record(self) -> Record | None:
+    def _record(self) -> DnsRecord | None:
         name = self._name()
         kind, klass, ttl, length = self._unpack(_RECORD)
         end = self._at + length
@@ -157,7 +157,7 @@ class _Reader:
         if self._at != end:
             raise MalformedMessage("A record of an mDNS packet has another length than it says.")
         # RFC 2181, 8: a time to live with the top bit set is none.
-        return Record(name, kind, bool(klass & TOP_BIT), 0 if ttl >> 31 else ttl, target, tuple(strings))
+        return DnsRecord(name, kind, bool(klass & TOP_BIT), 0 if ttl >> 31 else ttl, target, tuple(strings))
 
     def _name(self) -> Name:
         name, _, self._at = self._name_at(self._at, limits.MAX_LINKS)

@@ -13,7 +13,7 @@ import random
 from kachery_p2p.routing.mdns import limits
 
 
-class Schedule:
+class InterfaceSchedule:
     """The timetable of one interface."""
 
     def __init__(self, now: float, rng: random.Random) -> None:

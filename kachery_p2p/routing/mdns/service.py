@@ -1,8 +1,8 @@
 """`Mdns`: finding, and being found by, the nodes on the same network.
 
 One task looks at the interfaces every half minute, one reads each socket, and one sends what is due and reports what
-has changed. All decisions are made by the cores (`Book`, `Schedule`, `Pace`); nothing that comes from the network ends
-a task.
+has changed. All decisions are made by the cores (`Book`, `InterfaceSchedule`, `SenderPace`); nothing that comes from the
+network ends a task.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from kachery_p2p.routing.mdns import limits, packets
 from kachery_p2p.routing.mdns.addresses import Interface
 from kachery_p2p.routing.mdns.book import Book
 from kachery_p2p.routing.mdns.interfaces import PORT, LinkSocket, Machine, System
-from kachery_p2p.routing.mdns.pace import Pace
-from kachery_p2p.routing.mdns.schedule import Schedule
+from kachery_p2p.routing.mdns.pace import SenderPace
+from kachery_p2p.routing.mdns.schedule import InterfaceSchedule
 
 log = logging.getLogger("kachery_p2p.routing.mdns")
 
@@ -48,7 +48,7 @@ class _Link:
     """An interface in use."""
 
     interface: Interface
-    schedule: Schedule
+    schedule: InterfaceSchedule
     sockets: list[LinkSocket] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     #: whether nothing could be sent the last time, or a socket cannot be read any more
@@ -95,7 +95,7 @@ class Mdns:
         self._label = "".join(self._rng.choices(_LABEL_CHARACTERS, k=length)).encode()
         self._book = Book(peer_id)
         self._links: dict[tuple[str, int], _Link] = {}
-        self._pace = Pace(0.0)
+        self._pace = SenderPace(0.0)
         self._counters = _Counters()
         self._last_error: str | None = None
         self._nursery: trio.Nursery | None = None
@@ -106,7 +106,7 @@ class Mdns:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look for peers until cancelled; then say goodbye. Raises nothing."""
         now = trio.current_time()
-        self._pace = Pace(now)
+        self._pace = SenderPace(now)
         self._settled_at = now + limits.SETTLE_SECONDS
         try:
             async with trio.open_nursery() as nursery:
@@ -159,7 +159,7 @@ class Mdns:
                     self._open(link)
         for key, interface in found.items():
             if key not in self._links:
-                link = self._links[key] = _Link(interface, Schedule(now, self._rng))
+                link = self._links[key] = _Link(interface, InterfaceSchedule(now, self._rng))
                 self._open(link)
         self._work.set()
 
@@ -174,7 +174,7 @@ class Mdns:
         for each in link.sockets:
             each.close()
         link.sockets, link.problems = sockets, problems
-        link.schedule = Schedule(trio.current_time(), self._rng)
+        link.schedule = InterfaceSchedule(trio.current_time(), self._rng)
         for problem in problems:
             self._trouble(f"{problem} It is tried again every {limits.LOOK_INTERVAL:.0f} s.")
         for each in sockets:

@@ -38,7 +38,7 @@ log = logging.getLogger("kachery_p2p.routing")
 
 
 @dataclass(frozen=True)
-class Announced:
+class AnnounceResult:
     """What came of an announcement.
 
     Attributes:
@@ -121,7 +121,7 @@ class Announcer:
         for worker in self._workers:
             worker.urge(keys)
 
-    async def wait(self, multihash: bytes, timeout: float = 60.0) -> Announced:
+    async def wait(self, multihash: bytes, timeout: float = 60.0) -> AnnounceResult:
         """Wait until a key is announced to every target that has peers.
 
         Args:
@@ -147,7 +147,7 @@ class Announcer:
             waiters[:] = [each for each in waiters if each is not got]
             if not waiters:
                 self._waiters.pop(multihash, None)
-        return Announced(sum(got.values()), trio.current_time() - begun)
+        return AnnounceResult(sum(got.values()), trio.current_time() - begun)
 
     def _tell(self, target: str, copies: Mapping[bytes, int]) -> None:
         """A worker announced keys, or became ready or not."""

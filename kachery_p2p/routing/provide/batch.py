@@ -13,7 +13,7 @@ import trio
 
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.routing.dht.keys import kad_id
-from kachery_p2p.routing.dht.messages import PeerInfo
+from kachery_p2p.routing.dht.messages import DhtPeer
 from kachery_p2p.routing.dht.sweep import NetworkSize, RegionSweep
 from kachery_p2p.routing.provide import limits
 
@@ -24,7 +24,7 @@ log = logging.getLogger("kachery_p2p.routing")
 
 
 @dataclass
-class Counters:
+class BatchCounters:
     """What was sent to one target since the node started."""
 
     lookups: int = 0
@@ -70,14 +70,14 @@ class Sender:
         self.target = target
         self._here = here
         self.size = NetworkSize()
-        self.counters = Counters()
+        self.counters = BatchCounters()
         self.last_error = ""
         self._rng = rng
         self._on_lost = on_lost
         self._lookups = trio.CapacityLimiter(limits.LOOKUPS)
         self._deliveries = trio.CapacityLimiter(limits.DELIVERIES)
 
-    async def look_up(self, key: bytes) -> tuple[Sequence[PeerInfo], bool]:
+    async def look_up(self, key: bytes) -> tuple[Sequence[DhtPeer], bool]:
         """The closest peers of a key, and whether there must be others that were missed. Nobody when it fails."""
         async with self._lookups:
             self.counters.lookups += 1
@@ -117,7 +117,7 @@ class Sender:
         keys = [key for key in keys if key in here]
         if not keys:
             return outcome
-        infos: dict[bytes, PeerInfo] = {}
+        infos: dict[bytes, DhtPeer] = {}
         make = partial(RegionSweep, keys, zone_bits=self.size.zone_bits(), rng=self._rng)
         many = len(keys) > limits.IN_THREAD
         sweep = await trio.to_thread.run_sync(make) if many else make()
@@ -161,7 +161,7 @@ class Sender:
                 nursery.start_soon(self._deliver, infos[peer], wanted, outcome, token)
         return outcome
 
-    async def _deliver(self, info: PeerInfo, keys: list[bytes], outcome: Outcome, token: object) -> None:
+    async def _deliver(self, info: DhtPeer, keys: list[bytes], outcome: Outcome, token: object) -> None:
         try:
             for at in range(0, len(keys), limits.KEYS_PER_DELIVERY):
                 part = keys[at : at + limits.KEYS_PER_DELIVERY]

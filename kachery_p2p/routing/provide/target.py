@@ -13,7 +13,7 @@ import trio
 
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.routing.dht.keys import BITS, kad_id
-from kachery_p2p.routing.dht.sweep import REGION_KEYS, Schedule
+from kachery_p2p.routing.dht.sweep import REGION_KEYS, SweepSchedule
 from kachery_p2p.routing.provide import limits
 from kachery_p2p.routing.provide.batch import Outcome, Sender
 from kachery_p2p.routing.provide.greet import Greeter
@@ -65,7 +65,7 @@ class TargetWorker:
         self._wall = wall
         self._tell = tell
         self._sender = Sender(target, rng, self._lost, here)
-        self._schedule = Schedule(state.epoch, limits.INTERVAL)
+        self._schedule = SweepSchedule(state.epoch, limits.INTERVAL)
         self._greeter = Greeter(self._sender, state, wall) if local else None
         self._urgent: dict[bytes, None] = {}
         self._urged = trio.Event()

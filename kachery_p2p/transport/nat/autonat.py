@@ -41,7 +41,7 @@ from kachery_p2p.transport.nat.autonat_messages import (
     framed,
 )
 from kachery_p2p.transport.nat.autonat_server import read_message
-from kachery_p2p.transport.nat.endpoints import Endpoint, from_binary
+from kachery_p2p.transport.nat.endpoints import TcpEndpoint, from_binary
 from kachery_p2p.transport.stream import ConnectionLike, Stream
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ _DIAL_DATA = bytes(4000)
 
 
 @dataclass
-class Answer:
+class DialBackAnswer:
     """What one server says.
 
     Attributes:
@@ -59,7 +59,7 @@ class Answer:
         overall: whether it could reach us at all. Version 1 says only this when it could not.
     """
 
-    reached: dict[Endpoint, bool] = field(default_factory=dict)
+    reached: dict[TcpEndpoint, bool] = field(default_factory=dict)
     overall: bool = False
 
 
@@ -72,7 +72,7 @@ class _Expected:
     event: trio.Event = field(default_factory=trio.Event)
 
 
-class Client:
+class AutonatClient:
     """Asks servers. `start` must have been called, so that version 2 servers can hand over their nonces."""
 
     def __init__(self, host: Host, *, rng: random.Random | None = None) -> None:
@@ -94,7 +94,9 @@ class Client:
         spoken = self._host.protocols_of(peer)
         return V2_DIAL if V2_DIAL in spoken else V1 if V1 in spoken else ""
 
-    async def ask(self, peer: str, addresses: Sequence[Endpoint], listening: Sequence[Endpoint]) -> Answer:
+    async def ask(
+        self, peer: str, addresses: Sequence[TcpEndpoint], listening: Sequence[TcpEndpoint]
+    ) -> DialBackAnswer:
         """Have a server dial us.
 
         Args:
@@ -115,7 +117,7 @@ class Client:
 
     # --- version 1 -------------------------------------------------------------------------------------------------
 
-    async def _ask_v1(self, peer: str, addresses: Sequence[Endpoint]) -> Answer:
+    async def _ask_v1(self, peer: str, addresses: Sequence[TcpEndpoint]) -> DialBackAnswer:
         request = V1Dial(base58.b58decode(self._host.peer_id), tuple(dict.fromkeys(each.binary for each in addresses)))
         async with await self._host.open_stream(peer, (V1,)) as stream:
             await stream.write(framed(encode_v1(request)))
@@ -124,17 +126,17 @@ class Client:
             raise StreamError(f"The peer {peer} answered an AutoNAT request with a request.")
         if response.status == V1Status.OK:
             dialled = from_binary(response.address)
-            return Answer({} if dialled is None else {dialled: True}, overall=True)
+            return DialBackAnswer({} if dialled is None else {dialled: True}, overall=True)
         if response.status == V1Status.DIAL_ERROR:
-            return Answer()
+            return DialBackAnswer()
         raise StreamError(f"The peer {peer} did not dial back: {response.text or f'status {response.status}'}.")
 
     # --- version 2 -------------------------------------------------------------------------------------------------
 
-    async def _ask_v2(self, peer: str, addresses: Sequence[Endpoint]) -> Answer:
+    async def _ask_v2(self, peer: str, addresses: Sequence[TcpEndpoint]) -> DialBackAnswer:
         """One request for each address, until the server wants no more of them."""
         left = list(dict.fromkeys(addresses))[: limits.MAX_ASKED_ADDRESSES]
-        answer = Answer()
+        answer = DialBackAnswer()
         paid = False
         while left:
             try:
@@ -149,7 +151,7 @@ class Client:
             raise StreamError(f"There is no address that the peer {peer} could be asked to dial.")
         return answer
 
-    async def _one_request(self, peer: str, addresses: Sequence[Endpoint], paid: bool) -> tuple[int, bool, bool]:
+    async def _one_request(self, peer: str, addresses: Sequence[TcpEndpoint], paid: bool) -> tuple[int, bool, bool]:
         """Which address was dialled, whether we were reached there, and whether dial data was sent, now or before."""
         nonce = self._rng.getrandbits(64)
         async with await self._host.open_stream(peer, (V2_DIAL,)) as stream:
@@ -170,7 +172,7 @@ class Client:
                 del self._expected[nonce]
 
     async def _judge(
-        self, peer: str, reply: DialResponse, addresses: Sequence[Endpoint], expected: _Expected
+        self, peer: str, reply: DialResponse, addresses: Sequence[TcpEndpoint], expected: _Expected
     ) -> tuple[int, bool]:
         if reply.status != V2Status.OK:
             raise StreamError(f"The peer {peer} did not dial back: status {reply.status}.")

@@ -53,7 +53,7 @@ from kachery_p2p.transport.nat.autonat_messages import (
     encode_v2,
     framed,
 )
-from kachery_p2p.transport.nat.endpoints import IP, Endpoint, from_binary, from_text, is_public
+from kachery_p2p.transport.nat.endpoints import IP, TcpEndpoint, from_binary, from_text, is_public
 from kachery_p2p.transport.pnet import PrivateIO
 from kachery_p2p.transport.sockets import ByteIO, SocketIO, connect_tcp
 from kachery_p2p.transport.stream import Stream
@@ -93,7 +93,7 @@ class RateLimit:
         return True
 
 
-class Server:
+class AutonatServer:
     """Answers AutoNAT requests while `enable`d.
 
     Args:
@@ -150,7 +150,7 @@ class Server:
         finally:
             self._busy -= 1
 
-    def _requester(self, stream: Stream) -> Endpoint | None:
+    def _requester(self, stream: Stream) -> TcpEndpoint | None:
         """Where a request comes from; `None` when it is not served from there."""
         origin = from_text(stream.connection.address)  # None for an address through a relay
         if origin is None or not self._counts(origin.ip) or origin.ip in self._own_ips():
@@ -175,7 +175,7 @@ class Server:
         if origin is None:
             return encode_v1(V1Response(V1Status.DIAL_REFUSED, "not served from here, or too often"))
         named = (from_binary(raw) for raw in request.addresses)
-        targets = dict.fromkeys([*(Endpoint(origin.ip, each.port) for each in named if each is not None), origin])
+        targets = dict.fromkeys([*(TcpEndpoint(origin.ip, each.port) for each in named if each is not None), origin])
         self.served += 1
         reached = await self._first_reached(list(targets)[: limits.MAX_DIAL_BACKS], stream.peer)
         if reached is not None:
@@ -184,11 +184,11 @@ class Server:
         await trio.sleep_until(begun + limits.FAILURE_DELAY)
         return encode_v1(V1Response(V1Status.DIAL_ERROR, "dial failed"))
 
-    async def _first_reached(self, targets: list[Endpoint], peer: str) -> Endpoint | None:
+    async def _first_reached(self, targets: list[TcpEndpoint], peer: str) -> TcpEndpoint | None:
         """The first of the addresses at which that peer answers."""
-        reached: list[Endpoint] = []
+        reached: list[TcpEndpoint] = []
 
-        async def attempt(target: Endpoint) -> None:
+        async def attempt(target: TcpEndpoint) -> None:
             try:
                 io, _ = await self._connect(target, peer)
             except _FAILURES as error:
@@ -203,7 +203,7 @@ class Server:
                 nursery.start_soon(attempt, target)
         return reached[0] if reached else None
 
-    async def _connect(self, target: Endpoint, peer: str) -> tuple[ByteIO, Secured]:
+    async def _connect(self, target: TcpEndpoint, peer: str) -> tuple[ByteIO, Secured]:
         """A secured channel to that peer, from a port of its own. Raises what `_FAILURES` names."""
         if self._keys is None:
             self._keys = compat.Keys.from_seed(os.urandom(32))
@@ -258,7 +258,7 @@ class Server:
             if left > 0 and part.size < limits.MIN_DIAL_DATA_MESSAGE:
                 raise MalformedMessage(f"The peer {stream.peer} sends its dial data in crumbs.")
 
-    async def _dial_back(self, target: Endpoint, peer: str, nonce: int) -> DialStatus:
+    async def _dial_back(self, target: TcpEndpoint, peer: str, nonce: int) -> DialStatus:
         try:
             io, secured = await self._connect(target, peer)
         except _FAILURES as error:
@@ -294,7 +294,7 @@ class Server:
         return status
 
 
-def _endpoint(host: str) -> Endpoint | None:
+def _endpoint(host: str) -> TcpEndpoint | None:
     return from_text(f"/ip{6 if ':' in host else 4}/{host}/tcp/1")
 
 

@@ -11,7 +11,7 @@ from kachery_p2p.addresses import IP, Reach, reach_of_ip
 _IP4, _IP6, _TCP = 0x04, 0x29, 0x06
 
 
-class Endpoint(NamedTuple):
+class TcpEndpoint(NamedTuple):
     """A TCP port of an IP address."""
 
     ip: IP
@@ -30,7 +30,7 @@ class Endpoint(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def from_text(text: str) -> Endpoint | None:
+def from_text(text: str) -> TcpEndpoint | None:
     """The endpoint that a multiaddr names; `None` when it is of another kind (a name, a relay, another transport)."""
     parts = text.split("/")
     if len(parts) != 5 or parts[0] or parts[1] not in ("ip4", "ip6") or parts[3] != "tcp":
@@ -40,17 +40,17 @@ def from_text(text: str) -> Endpoint | None:
         port = int(parts[4])
     except ValueError:
         return None
-    return Endpoint(ip, port) if f"ip{ip.version}" == parts[1] and 0 < port < 65536 else None
+    return TcpEndpoint(ip, port) if f"ip{ip.version}" == parts[1] and 0 < port < 65536 else None
 
 
-def from_binary(raw: bytes) -> Endpoint | None:
+def from_binary(raw: bytes) -> TcpEndpoint | None:
     """The endpoint of a binary multiaddr; `None` when it is of another kind or nonsense. Raises nothing."""
     size = {8: 4, 20: 16}.get(len(raw))
     if size is None or raw[0] != (_IP4 if size == 4 else _IP6) or raw[1 + size] != _TCP:
         return None
     ip = ipaddress.IPv4Address(raw[1:5]) if size == 4 else ipaddress.IPv6Address(raw[1:17])
     port = int.from_bytes(raw[-2:], "big")
-    return Endpoint(ip, port) if port else None
+    return TcpEndpoint(ip, port) if port else None
 
 
 def is_public(ip: IP) -> bool:

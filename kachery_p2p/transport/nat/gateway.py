@@ -14,14 +14,14 @@ from typing import NamedTuple
 _UP_AND_GATEWAY = 0x3
 
 
-class Gateway(NamedTuple):
+class HomeRouter(NamedTuple):
     """IPv4 addresses: the router's, and ours on the interface that leads to it."""
 
     address: str
     local: str
 
 
-def default_gateway() -> Gateway | None:
+def default_gateway() -> HomeRouter | None:
     """The IPv4 gateway of the default route with the lowest metric; `None` without one, or where it cannot be found."""
     address = _from_proc() if sys.platform.startswith("linux") else _from_route_command()
     if address is None:
@@ -32,7 +32,7 @@ def default_gateway() -> Gateway | None:
             sock.connect((address, 9))
         except OSError:
             return None
-        return Gateway(address, sock.getsockname()[0])
+        return HomeRouter(address, sock.getsockname()[0])
 
 
 def parse_proc_route(table: str) -> str | None:

@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from kachery_p2p.transport.nat import limits
-from kachery_p2p.transport.nat.autonat import Answer
-from kachery_p2p.transport.nat.endpoints import IP, Endpoint, from_text, is_public
+from kachery_p2p.transport.nat.autonat import DialBackAnswer
+from kachery_p2p.transport.nat.endpoints import IP, TcpEndpoint, from_text, is_public
 from kachery_p2p.transport.nat.votes import Ballot, Tally, Vote
 
 PUBLIC, PRIVATE, UNKNOWN = "public", "private", "unknown"
@@ -58,17 +58,17 @@ class Known:
     counts: Callable[[IP], bool] = is_public
     #: what the network interfaces, the router and other peers give
     listening: list[str] = field(default_factory=list)
-    mapped: Endpoint | None = None
-    observed: dict[Endpoint, int] = field(default_factory=dict)
+    mapped: TcpEndpoint | None = None
+    observed: dict[TcpEndpoint, int] = field(default_factory=dict)
     observed_ips: list[IP] = field(default_factory=list)
     #: our address on the interface of the default route, as text
     preferred: str = ""
-    _ballots: OrderedDict[Endpoint, Ballot] = field(default_factory=OrderedDict)
+    _ballots: OrderedDict[TcpEndpoint, Ballot] = field(default_factory=OrderedDict)
     _overall: Ballot = field(default_factory=Ballot)
 
     # --- votes -----------------------------------------------------------------------------------------------------
 
-    def record(self, network: str, peer: str, answer: Answer, now: float) -> None:
+    def record(self, network: str, peer: str, answer: DialBackAnswer, now: float) -> None:
         """A server's answer."""
         for endpoint, reached in answer.reached.items():
             ballot = self._ballots.setdefault(endpoint, Ballot())
@@ -91,20 +91,20 @@ class Known:
         """When a server of that network answered last."""
         return self._overall.last(network)
 
-    def tally(self, endpoint: Endpoint, needed: int, now: float) -> Tally:
+    def tally(self, endpoint: TcpEndpoint, needed: int, now: float) -> Tally:
         """What servers say of an address."""
         return self._ballots.get(endpoint, Ballot()).tally(needed, now)
 
     # --- candidates ------------------------------------------------------------------------------------------------
 
-    def listening_endpoints(self) -> list[Endpoint]:
+    def listening_endpoints(self) -> list[TcpEndpoint]:
         """Where we listen, without loopback unless that counts."""
         found = [each for each in map(from_text, self.listening) if each is not None]
         return [each for each in found if not each.ip.is_loopback or self.counts(each.ip)]
 
-    def candidates(self) -> dict[Endpoint, str]:
+    def candidates(self) -> dict[TcpEndpoint, str]:
         """The addresses at which others may be able to reach us, each with its source; all trusted to be ours."""
-        found: dict[Endpoint, str] = {}
+        found: dict[TcpEndpoint, str] = {}
         for text in self.announce:
             endpoint = from_text(text)
             if endpoint is not None and self.counts(endpoint.ip):
@@ -122,7 +122,7 @@ class Known:
         """IP addresses that are ours for certain."""
         return {each.ip for each in self.candidates()} | set(self.observed_ips)
 
-    def questions(self, seen_by_server: Endpoint | None) -> list[Endpoint]:
+    def questions(self, seen_by_server: TcpEndpoint | None) -> list[TcpEndpoint]:
         """What to ask a server about: the candidates, then guesses at the address where that server sees us.
 
         A guess is its business alone: a server that lies about where it sees us is asked to dial its own lie, and
@@ -131,7 +131,7 @@ class Known:
         asked = list(self.candidates())
         if seen_by_server is not None and self.counts(seen_by_server.ip):
             ports = [each.port for each in self.listening_endpoints() if each.ip.version == seen_by_server.ip.version]
-            asked += [Endpoint(seen_by_server.ip, port) for port in dict.fromkeys(ports)]
+            asked += [TcpEndpoint(seen_by_server.ip, port) for port in dict.fromkeys(ports)]
             asked.append(seen_by_server)
             # The server's own IP version first: it need not have the other.
             asked.sort(key=lambda each: each.ip.version != seen_by_server.ip.version)
@@ -139,7 +139,7 @@ class Known:
 
     # --- results ---------------------------------------------------------------------------------------------------
 
-    def reachable(self, needed: int, now: float) -> list[Endpoint]:
+    def reachable(self, needed: int, now: float) -> list[TcpEndpoint]:
         """The addresses that servers reached us at, as far as we believe them."""
         trusted = self.trusted_ips()
         found = []
@@ -197,7 +197,7 @@ class _Telling:
         endpoint = from_text(text)
         return None if endpoint is None else self.known.tally(endpoint, self.needed, self.now).result
 
-    def _public(self, endpoint: Endpoint, source: str, room: bool) -> None:
+    def _public(self, endpoint: TcpEndpoint, source: str, room: bool) -> None:
         tally = self.known.tally(endpoint, self.needed, self.now)
         words = {
             "interface": "an address of this machine",

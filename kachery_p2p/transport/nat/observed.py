@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from kachery_p2p.transport.nat import limits
-from kachery_p2p.transport.nat.endpoints import IP, Endpoint, is_public, network_of
+from kachery_p2p.transport.nat.endpoints import IP, TcpEndpoint, is_public, network_of
 
 
 @dataclass(frozen=True)
 class _View:
-    seen: Endpoint
+    seen: TcpEndpoint
     network: str
     at: float
 
@@ -33,10 +33,10 @@ class Observed:
     def __init__(self, counts: Callable[[IP], bool] = is_public) -> None:
         self._counts = counts
         self._views: OrderedDict[str, _View] = OrderedDict()
-        self._confirmed: dict[Endpoint, int] | None = None  # None: has to be worked out anew
+        self._confirmed: dict[TcpEndpoint, int] | None = None  # None: has to be worked out anew
         self._confirmed_ips: list[IP] = []
 
-    def saw(self, peer: str, peer_ip: IP, seen: Endpoint, now: float) -> None:
+    def saw(self, peer: str, peer_ip: IP, seen: TcpEndpoint, now: float) -> None:
         """A peer at `peer_ip` says that it sees us at `seen`. It replaces what that peer said before.
 
         A peer in a private network sees the inside of a NAT, and one that sees a private address is there, too:
@@ -60,16 +60,16 @@ class Observed:
                 del self._views[peer]
                 self._confirmed = None
 
-    def by(self, peer: str) -> Endpoint | None:
+    def by(self, peer: str) -> TcpEndpoint | None:
         """Where that peer sees us."""
         view = self._views.get(peer)
         return view.seen if view else None
 
-    def confirmed(self) -> dict[Endpoint, int]:
+    def confirmed(self) -> dict[TcpEndpoint, int]:
         """The addresses that are believed, and how many networks see each; those that most see first."""
         if self._confirmed is None:
             self._confirmed = self._most([(view.seen, view.network) for view in self._views.values()])
-            ips = self._most([(Endpoint(view.seen.ip, 0), view.network) for view in self._views.values()])
+            ips = self._most([(TcpEndpoint(view.seen.ip, 0), view.network) for view in self._views.values()])
             self._confirmed_ips = [each.ip for each in ips]
         return self._confirmed
 
@@ -78,12 +78,12 @@ class Observed:
         self.confirmed()
         return self._confirmed_ips
 
-    def _most(self, views: list[tuple[Endpoint, str]]) -> dict[Endpoint, int]:
-        networks: dict[Endpoint, set[str]] = {}
+    def _most(self, views: list[tuple[TcpEndpoint, str]]) -> dict[TcpEndpoint, int]:
+        networks: dict[TcpEndpoint, set[str]] = {}
         for seen, network in views:
             networks.setdefault(seen, set()).add(network)
         ranked = sorted(networks.items(), key=lambda item: -len(item[1]))
-        chosen: dict[Endpoint, int] = {}
+        chosen: dict[TcpEndpoint, int] = {}
         for version in (4, 6):
             fits = [
                 (seen, len(who)) for seen, who in ranked if seen.ip.version == version and len(who) >= limits.OBSERVERS

@@ -17,8 +17,8 @@ from typing import Protocol
 import trio
 
 from kachery_p2p.transport.nat import limits, natpmp, upnp
-from kachery_p2p.transport.nat.endpoints import IP, Endpoint, from_text, is_public
-from kachery_p2p.transport.nat.gateway import Gateway, default_gateway
+from kachery_p2p.transport.nat.endpoints import IP, TcpEndpoint, from_text, is_public
+from kachery_p2p.transport.nat.gateway import HomeRouter, default_gateway
 from kachery_p2p.transport.nat.natpmp import Granted, MappingError
 
 logger = logging.getLogger("kachery_p2p.transport")
@@ -37,13 +37,13 @@ class Mapping:
     """
 
     protocol: str
-    gateway: Gateway
+    gateway: HomeRouter
     internal: int
-    external: Endpoint
+    external: TcpEndpoint
     expires: float
 
 
-class _Router(Protocol):
+class _PortMapper(Protocol):
     """One way to talk with the router."""
 
     async def external_address(self) -> str: ...
@@ -54,7 +54,7 @@ class _Router(Protocol):
 
 
 class _NatPmp:
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: HomeRouter) -> None:
         self._gateway = gateway.address
 
     async def external_address(self) -> str:
@@ -68,7 +68,7 @@ class _NatPmp:
 
 
 class _Upnp:
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: HomeRouter) -> None:
         self._local = gateway.local
         self._device: upnp.Device | None = None
 
@@ -107,7 +107,7 @@ class PortMapper:
         self._changed = changed
         self._counts = counts
         self._again = trio.Event()
-        self._router: _Router | None = None
+        self._router: _PortMapper | None = None
         self.mapping: Mapping | None = None
         #: what is going on, in plain words
         self.state = "not started"
@@ -117,7 +117,7 @@ class PortMapper:
         self._again.set()
 
     @property
-    def external(self) -> Endpoint | None:
+    def external(self) -> TcpEndpoint | None:
         """Where others can reach us through the mapping; `None` without one, or behind a second NAT."""
         mapping = self.mapping
         return mapping.external if mapping and self._counts(mapping.external.ip) else None
@@ -141,7 +141,7 @@ class PortMapper:
                 await self._give_back()
             self.state = "stopped"
 
-    async def _other_target(self, target: tuple[Gateway, int] | None, until: float) -> bool:
+    async def _other_target(self, target: tuple[HomeRouter, int] | None, until: float) -> bool:
         """Wait; whether there is another gateway or address now. Addresses of containers come and go unheeded."""
         with trio.move_on_at(until):
             while True:
@@ -151,7 +151,7 @@ class PortMapper:
                     return True
         return False
 
-    async def _step(self, target: tuple[Gateway, int] | None) -> float | None:
+    async def _step(self, target: tuple[HomeRouter, int] | None) -> float | None:
         """Map or renew. Seconds until the next time; `None` when it did not work, or there is nothing to do."""
         if target is None:
             self._set(None)
@@ -171,13 +171,13 @@ class PortMapper:
         self._set(None)
         return limits.MIN_RENEWAL if len(tried) == 1 else None  # one that had it: soon again, both ways
 
-    async def _map(self, router: _Router, gateway: Gateway, port: int) -> float:
+    async def _map(self, router: _PortMapper, gateway: HomeRouter, port: int) -> float:
         wished = self.mapping.external.port if self.mapping else port
         granted = await router.map_port(port, wished)
         address = ipaddress.IPv4Address(await router.external_address())
         self._router = router
         name = "NAT-PMP" if isinstance(router, _NatPmp) else "UPnP"
-        external = Endpoint(address, granted.port)
+        external = TcpEndpoint(address, granted.port)
         self.state = f"{name}: the router at {gateway.address} forwards {external.text} to us"
         if not self._counts(address):
             self.state += ", but that is not a public address: there is another NAT behind it"
@@ -192,7 +192,7 @@ class PortMapper:
         if (before and before.external) != (mapping and mapping.external):
             self._changed()
 
-    def _target(self) -> tuple[Gateway, int] | None:
+    def _target(self) -> tuple[HomeRouter, int] | None:
         """The gateway, and our port on the interface that leads to it. Runs in a thread: it may call a program."""
         own = [each for each in map(from_text, self._listening()) if each is not None and each.ip.version == 4]
         own = [each for each in own if not each.ip.is_loopback]

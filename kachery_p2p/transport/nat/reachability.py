@@ -20,10 +20,10 @@ import trio
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.transport.addresses import parse_address
 from kachery_p2p.transport.nat import limits
-from kachery_p2p.transport.nat.autonat import Client
+from kachery_p2p.transport.nat.autonat import AutonatClient
 from kachery_p2p.transport.nat.autonat_messages import V2_DIAL
-from kachery_p2p.transport.nat.autonat_server import Server
-from kachery_p2p.transport.nat.endpoints import IP, Endpoint, from_text, is_public, network_of
+from kachery_p2p.transport.nat.autonat_server import AutonatServer
+from kachery_p2p.transport.nat.endpoints import IP, TcpEndpoint, from_text, is_public, network_of
 from kachery_p2p.transport.nat.gateway import default_gateway
 from kachery_p2p.transport.nat.known import PRIVATE, PUBLIC, UNKNOWN, AddressState, Known
 from kachery_p2p.transport.nat.observed import Observed
@@ -93,8 +93,8 @@ class Reachability:
         self._rng = rng or random.Random()
         self._known = Known([parse_address(text).transport for text in announce], counts)
         self._observed = Observed(counts)
-        self._client = Client(host)
-        self._server = Server(host, swarm_key=swarm_key, counts=counts)
+        self._client = AutonatClient(host)
+        self._server = AutonatServer(host, swarm_key=swarm_key, counts=counts)
         self._mapper = PortMapper(host.listen_addresses, self.refresh, counts=counts)
         self._maps = map_ports and self._asks
         self.state: str = forced or UNKNOWN
@@ -106,7 +106,7 @@ class Reachability:
         self._wake = trio.Event()
         self._epoch = float("-inf")  # answers from before it are asked for again
         self._needed = limits.QUORUM  # votes that decide: as many as the last round could get
-        self._candidates: frozenset[Endpoint] = frozenset()
+        self._candidates: frozenset[TcpEndpoint] = frozenset()
         self._interval = limits.SPARSE_INTERVAL
         self._settled_on: object = None
         self._refused: dict[str, float] = {}

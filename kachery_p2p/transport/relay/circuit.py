@@ -13,7 +13,15 @@ from kachery_p2p.transport import limits as transport_limits
 from kachery_p2p.transport.addresses import Address
 from kachery_p2p.transport.interfaces import CircuitHost
 from kachery_p2p.transport.relay import limits
-from kachery_p2p.transport.relay.messages import HOP, Kind, Message, Status, encode, explain, read_message
+from kachery_p2p.transport.relay.messages import (
+    HOP,
+    RelayMessage,
+    RelayMessageType,
+    Status,
+    encode,
+    explain,
+    read_message,
+)
 from kachery_p2p.transport.stream import Stream
 
 
@@ -109,9 +117,9 @@ async def open_circuit(host: CircuitHost, relay: Address, peer: str) -> tuple[Ci
             relay_peer = await connect_relay(host, relay)
             stream = await host.open_stream(relay_peer, (HOP,))
             try:
-                await stream.write(encode(HOP, Message(Kind.CONNECT, peer=base58.b58decode(peer))))
+                await stream.write(encode(HOP, RelayMessage(RelayMessageType.CONNECT, peer=base58.b58decode(peer))))
                 answer = await read_message(stream, HOP)
-                if answer.kind is not Kind.STATUS or answer.status != Status.OK:
+                if answer.kind is not RelayMessageType.STATUS or answer.status != Status.OK:
                     raise RelayRefused(f"the relay {relay_peer} says no: {explain(answer.status)}")
             except BaseException:
                 stream.abort()

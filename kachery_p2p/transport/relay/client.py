@@ -26,9 +26,9 @@ from kachery_p2p.transport.relay.circuit import FAILURES, CircuitIO, connect_rel
 from kachery_p2p.transport.relay.messages import (
     HOP,
     STOP,
-    Kind,
     Limit,
-    Message,
+    RelayMessage,
+    RelayMessageType,
     Status,
     encode,
     explain,
@@ -164,11 +164,11 @@ class RelayClient:
             with trio.fail_after(limits.RESERVE_TIMEOUT):
                 peer = await connect_relay(self._host, address)
                 async with await self._host.open_stream(peer, (HOP,)) as stream:
-                    await stream.write(encode(HOP, Message(Kind.RESERVE)))
+                    await stream.write(encode(HOP, RelayMessage(RelayMessageType.RESERVE)))
                     answer = await read_message(stream, HOP)
         except trio.TooSlowError as error:
             raise RelayRefused(f"The relay {relay} did not answer in time.") from error
-        if answer.kind is not Kind.STATUS or answer.status != Status.OK or answer.reservation is None:
+        if answer.kind is not RelayMessageType.STATUS or answer.status != Status.OK or answer.reservation is None:
             raise RelayRefused(f"The relay {peer} made no reservation: {explain(answer.status)}.")
         # Its clock may be wrong, and it may lie: the date is taken for what is usual at most.
         lifetime = min(
@@ -298,7 +298,7 @@ class RelayClient:
 
     async def _serve_stop(self, stream: Stream) -> None:
         """Handler of `STOP`."""
-        request: Message | None = None
+        request: RelayMessage | None = None
         status = Status.OK
         try:
             with trio.move_on_after(limits.MESSAGE_TIMEOUT):
@@ -310,20 +310,20 @@ class RelayClient:
             if request is None:
                 stream.abort("no request came")
                 return
-            if request.kind is not Kind.CONNECT:
+            if request.kind is not RelayMessageType.CONNECT:
                 status = Status.UNEXPECTED_MESSAGE
             elif stream.peer not in self._held or stream.connection.is_relayed:
                 status = Status.PERMISSION_DENIED  # we have asked nothing of that peer
             elif self._handshakes >= limits.MAX_HANDSHAKES:
                 status = Status.RESOURCE_LIMIT_EXCEEDED
         with trio.move_on_after(limits.MESSAGE_TIMEOUT) as scope:
-            await stream.write(encode(STOP, Message(Kind.STATUS, status=status)))
+            await stream.write(encode(STOP, RelayMessage(RelayMessageType.STATUS, status=status)))
         if scope.cancelled_caught:
             stream.abort("the relay does not read")
         elif status is Status.OK and request is not None:
             await self._accept(stream, request)
 
-    async def _accept(self, stream: Stream, request: Message) -> None:
+    async def _accept(self, stream: Stream, request: RelayMessage) -> None:
         """The handshake over a circuit. Whom the relay named does not count: the handshake says who it is."""
         stream.keep()
         address = f"{stream.connection.address}/p2p/{stream.peer}{CIRCUIT}"

@@ -25,7 +25,7 @@ _VOUCHER_TYPE = b"\x03\x02"
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-class Kind(IntEnum):
+class RelayMessageType(IntEnum):
     """What a message is; the numbers are ours, each protocol has its own."""
 
     RESERVE = 0
@@ -87,10 +87,10 @@ class Reserved:
 
 
 @dataclass(frozen=True)
-class Message:
+class RelayMessage:
     """A message of either protocol; `peer` is a binary peer ID."""
 
-    kind: Kind
+    kind: RelayMessageType
     peer: bytes = b""
     reservation: Reserved | None = None
     limit: Limit | None = None
@@ -101,15 +101,21 @@ class Message:
 class _Numbers:
     """The field numbers and types of one of the two protocols."""
 
-    kinds: tuple[Kind, ...]
+    kinds: tuple[RelayMessageType, ...]
     peer: int
     reservation: int
     limit: int
     status: int
 
 
-_HOP = _Numbers((Kind.RESERVE, Kind.CONNECT, Kind.STATUS), peer=2, reservation=3, limit=4, status=5)
-_STOP = _Numbers((Kind.CONNECT, Kind.STATUS), peer=2, reservation=0, limit=3, status=4)
+_HOP = _Numbers(
+    (RelayMessageType.RESERVE, RelayMessageType.CONNECT, RelayMessageType.STATUS),
+    peer=2,
+    reservation=3,
+    limit=4,
+    status=5,
+)
+_STOP = _Numbers((RelayMessageType.CONNECT, RelayMessageType.STATUS), peer=2, reservation=0, limit=3, status=4)
 
 
 # --- encoding ------------------------------------------------------------------------------------------------------
@@ -125,7 +131,7 @@ def bytes_field(number: int, value: bytes) -> bytes:
     return encode_varint(number << 3 | _BYTES) + encode_varint(len(value)) + value
 
 
-def encode(protocol: str, message: Message) -> bytes:
+def encode(protocol: str, message: RelayMessage) -> bytes:
     """A message of `HOP` or `STOP` with its length in front."""
     numbers = _HOP if protocol == HOP else _STOP
     body = number_field(1, numbers.kinds.index(message.kind))
@@ -180,14 +186,14 @@ def _bytes(value: int | bytes) -> bytes:
     return value
 
 
-def decode(protocol: str, data: bytes) -> Message:
+def decode(protocol: str, data: bytes) -> RelayMessage:
     """A message of `HOP` or `STOP` without its length.
 
     Raises:
         MalformedMessage: it is none.
     """
     numbers = _HOP if protocol == HOP else _STOP
-    kind: Kind | None = None
+    kind: RelayMessageType | None = None
     peer, status = b"", 0
     reservation: Reserved | None = None
     limit: Limit | None = None
@@ -208,7 +214,7 @@ def decode(protocol: str, data: bytes) -> Message:
             raise ValueError("it does not say what it is")
     except (ValueError, IndexError) as error:
         raise MalformedMessage(f"A peer sent a message of {protocol} that cannot be read: {error}.") from error
-    return Message(kind, peer, reservation, limit, status)
+    return RelayMessage(kind, peer, reservation, limit, status)
 
 
 def _reserved(data: bytes) -> Reserved:
@@ -224,7 +230,7 @@ def _reserved(data: bytes) -> Reserved:
     return Reserved(expire, tuple(addrs), voucher)
 
 
-async def read_message(channel: multistream.Channel, protocol: str) -> Message:
+async def read_message(channel: multistream.Channel, protocol: str) -> RelayMessage:
     """Read one message, and not a byte more.
 
     Raises:

@@ -26,9 +26,9 @@ from kachery_p2p.transport.relay import limits
 from kachery_p2p.transport.relay.messages import (
     HOP,
     STOP,
-    Kind,
     Limit,
-    Message,
+    RelayMessage,
+    RelayMessageType,
     Reserved,
     Status,
     encode,
@@ -148,7 +148,7 @@ class RelayService:
 
     async def _serve(self, stream: Stream) -> None:
         """Handler of `HOP`."""
-        request: Message | None = None
+        request: RelayMessage | None = None
         try:
             with trio.move_on_after(limits.MESSAGE_TIMEOUT):
                 request = await read_message(stream, HOP)
@@ -160,18 +160,18 @@ class RelayService:
             stream.abort("no request came")
         elif stream.connection.is_relayed:  # a relay behind a relay: nobody could tell who pays
             await self._answer(stream, Status.PERMISSION_DENIED)
-        elif request.kind is Kind.RESERVE:
+        elif request.kind is RelayMessageType.RESERVE:
             await self._reserve(stream)
-        elif request.kind is Kind.CONNECT:
+        elif request.kind is RelayMessageType.CONNECT:
             await self._connect(stream, request)
         else:
             await self._answer(stream, Status.UNEXPECTED_MESSAGE)
 
-    async def _answer(self, stream: Stream, status: Status, message: Message | None = None) -> None:
+    async def _answer(self, stream: Stream, status: Status, message: RelayMessage | None = None) -> None:
         if status is not Status.OK:
             logger.debug("relay: %s to %s", status.name, stream.peer)
         with trio.move_on_after(limits.MESSAGE_TIMEOUT) as scope:
-            await stream.write(encode(HOP, message or Message(Kind.STATUS, status=status)))
+            await stream.write(encode(HOP, message or RelayMessage(RelayMessageType.STATUS, status=status)))
         if scope.cancelled_caught:
             stream.abort("the peer does not read")
 
@@ -192,8 +192,8 @@ class RelayService:
             expire, tuple(self._own_addresses()), seal_voucher(self._host.keys, base58.b58decode(stream.peer), expire)
         )
         limit = self.limit_of(stream.peer, stream.peer)
-        message = Message(
-            Kind.STATUS, reservation=reserved, limit=limit if limit.is_limited else None, status=Status.OK
+        message = RelayMessage(
+            RelayMessageType.STATUS, reservation=reserved, limit=limit if limit.is_limited else None, status=Status.OK
         )
         await self._answer(stream, Status.OK, message)
 
@@ -231,7 +231,7 @@ class RelayService:
 
     # --- circuits --------------------------------------------------------------------------------------------------
 
-    async def _connect(self, stream: Stream, request: Message) -> None:
+    async def _connect(self, stream: Stream, request: RelayMessage) -> None:
         source = stream.peer
         try:
             target = parse_peer_id(base58.b58encode(request.peer).decode())
@@ -280,9 +280,11 @@ class RelayService:
                 far = await self._host.open_stream(target, (STOP,), timeout=limits.STOP_TIMEOUT)
                 if far.connection.is_relayed:
                     raise StreamError(f"The peer {target} is connected through another relay.")
-                await far.write(encode(STOP, Message(Kind.CONNECT, peer=base58.b58decode(source), limit=said)))
+                await far.write(
+                    encode(STOP, RelayMessage(RelayMessageType.CONNECT, peer=base58.b58decode(source), limit=said))
+                )
                 answer = await read_message(far, STOP)
-                if answer.kind is not Kind.STATUS or answer.status != Status.OK:
+                if answer.kind is not RelayMessageType.STATUS or answer.status != Status.OK:
                     raise StreamError(f"The peer {target} refused a circuit with status {answer.status}.")
         except (StreamError, trio.TooSlowError) as error:
             if far is not None:
@@ -299,7 +301,9 @@ class RelayService:
         reason, whole = "the circuit ended", False
         try:
             with trio.move_on_after(limit.duration or float("inf")) as scope:
-                await self._answer(stream, Status.OK, Message(Kind.STATUS, limit=said, status=Status.OK))
+                await self._answer(
+                    stream, Status.OK, RelayMessage(RelayMessageType.STATUS, limit=said, status=Status.OK)
+                )
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._watch, stream, far, nursery.cancel_scope)
                     async with trio.open_nursery() as copies:

@@ -146,8 +146,8 @@ def test_everybody_is_told_the_same(host: str, expected: Reach) -> None:
     addr = f"/ip{ip.version}/{host}/tcp/4001"
     public = expected is PUBLIC
     assert reach_of_ip(ip) is expected
-    assert (text.scope(addr) is text.Scope.PUBLIC) is public
-    assert (text.scope(addr) is text.Scope.LOOPBACK) is (expected is LOOPBACK)
+    assert (text.scope(addr) is text.AddressScope.PUBLIC) is public
+    assert (text.scope(addr) is text.AddressScope.LOOPBACK) is (expected is LOOPBACK)
     raw = dht.from_text(addr)
     lan = expected in (LINK, PRIVATE)
     assert [dht.is_public(raw), dht.is_lan(raw), dht.is_loopback(raw)] == [public, lan, expected is LOOPBACK]
@@ -165,8 +165,8 @@ def test_everybody_is_told_the_same(host: str, expected: Reach) -> None:
 @pytest.mark.parametrize("name", ["localhost", "x.localhost"])
 def test_a_name_of_this_machine_is_not_public(name: str) -> None:
     """A router on the internet cannot send us to our own machine by its name."""
-    assert text.scope(f"/dns4/{name}/tcp/4001") is text.Scope.LOOPBACK
-    assert text.scope("/dnsaddr/nas.local") is text.Scope.PRIVATE
+    assert text.scope(f"/dns4/{name}/tcp/4001") is text.AddressScope.LOOPBACK
+    assert text.scope("/dnsaddr/nas.local") is text.AddressScope.PRIVATE
     assert scope.is_loopback(f"/dns4/{name}/tcp/4001")
     assert not scope.is_public(f"/dns4/{name}/tcp/4001")
     assert dht.is_loopback(dht.from_text(f"/dns4/{name}/tcp/4001"))

@@ -14,7 +14,7 @@ from kachery_p2p.addresses import Reach
 from kachery_p2p.dag.cid import CID, RAW, sha256_multihash
 from kachery_p2p.errors import RoutingError
 from kachery_p2p.gateway.client import limits as client_limits
-from kachery_p2p.gateway.client.answers import Refusal
+from kachery_p2p.gateway.client.answers import GatewayRefusal
 from kachery_p2p.gateway.client.client import GatewayClient
 from kachery_p2p.http_redirects import NotFollowed, check_redirect
 from kachery_p2p.routing import limits as routing_limits
@@ -138,7 +138,7 @@ async def test_a_name_that_resolves_into_our_network_is_not_asked(monkeypatch: p
         to = f"http://sub.gw.example.org:{port}" + "{path}"
         with fakes.serving(_sends_to(to)) as gateway:
             monkeypatch.setenv("HTTP_PROXY", gateway.url)
-            with pytest.raises(Refusal, match=r"sub\.gw\.example\.org, whose address is one of our own network"):
+            with pytest.raises(GatewayRefusal, match=r"sub\.gw\.example\.org, whose address is one of our own network"):
                 await _ask_gateway(f"http://gw.example.org:{port}")
             assert len(gateway.requests) == 1
         assert inside.requests == []
@@ -162,7 +162,7 @@ async def test_another_port_of_this_machine_is_not_asked(host: str) -> None:
         with fakes.serving(_sends_to(to)) as server:
             with pytest.raises(RoutingError, match="another port"):
                 await _ask_router(server.url)
-            with pytest.raises(Refusal, match="browsers"):
+            with pytest.raises(GatewayRefusal, match="browsers"):
                 await _ask_gateway(server.url)
         assert other.requests == []
 
@@ -177,7 +177,7 @@ async def test_sent_on_too_often() -> None:
         answer.send(302, b"further", "text/plain", location=f"/{count}/ipfs/{BLOCK}")
 
     with fakes.serving(behave) as gateway:
-        with pytest.raises(Refusal, match="It sends us on too often"):
+        with pytest.raises(GatewayRefusal, match="It sends us on too often"):
             await _ask_gateway(gateway.url)
         assert count == client_limits.MAX_REDIRECTS + 1
     with fakes.serving(_sends_to("{path}")) as router:

@@ -9,22 +9,22 @@ from hypothesis import strategies as st
 
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.engine import Engine, Reply
-from kachery_p2p.bitswap.messages import Entry, WantType
+from kachery_p2p.bitswap.messages import WantlistEntry, WantType
 from tests.helpers.bitswap_sim import made_cid
 
 KIB, MIB = 1024, 1 << 20
 
 
-def block(number: int, priority: int = 1, *, dont_have: bool = True) -> Entry:
-    return Entry(made_cid(number), priority, False, WantType.BLOCK, dont_have)
+def block(number: int, priority: int = 1, *, dont_have: bool = True) -> WantlistEntry:
+    return WantlistEntry(made_cid(number), priority, False, WantType.BLOCK, dont_have)
 
 
-def have(number: int, *, dont_have: bool = True) -> Entry:
-    return Entry(made_cid(number), 1, False, WantType.HAVE, dont_have)
+def have(number: int, *, dont_have: bool = True) -> WantlistEntry:
+    return WantlistEntry(made_cid(number), 1, False, WantType.HAVE, dont_have)
 
 
-def cancel(number: int) -> Entry:
-    return Entry(made_cid(number), cancel=True)
+def cancel(number: int) -> WantlistEntry:
+    return WantlistEntry(made_cid(number), cancel=True)
 
 
 class Server:
@@ -34,7 +34,7 @@ class Server:
         self.sizes = {made_cid(number).multihash: size for number, size in sizes.items()}
         self.engine = Engine()
 
-    def receive(self, peer: str, entries: Iterable[Entry], full: bool = False) -> None:
+    def receive(self, peer: str, entries: Iterable[WantlistEntry], full: bool = False) -> None:
         self.engine.receive(peer, list(entries), full)
         self.look_up()
 

@@ -16,8 +16,8 @@ from kachery_p2p.bitswap.messages import (
     PROTOCOL_1_0,
     PROTOCOL_1_1,
     PROTOCOL_1_2,
-    Entry,
     Presence,
+    WantlistEntry,
     WantType,
     decode,
     encode,
@@ -48,7 +48,7 @@ def _reference() -> Any:
             described.value.add(name=value, number=index)
     add(
         file.message_type,
-        "Entry",
+        "WantlistEntry",
         [
             ("block", 1, "bytes", False),
             ("priority", 2, "int32", False),
@@ -100,7 +100,7 @@ cids = st.builds(
     st.sampled_from([RAW, DAG_PB, 0x71, 0x0129]),
 )
 entries = st.builds(
-    Entry,
+    WantlistEntry,
     cids,
     st.integers(-(2**31), 2**31 - 1),
     st.booleans(),
@@ -113,7 +113,7 @@ blocks = st.lists(st.tuples(cids, st.binary(max_size=300)), max_size=5)
 
 @given(st.lists(entries, max_size=8), st.booleans(), blocks, st.lists(presences, max_size=8), st.integers(0, 2**31 - 1))
 def test_what_we_write_the_protobuf_library_reads(
-    wants: list[Entry], full: bool, data: list[tuple[CID, bytes]], told: list[Presence], pending: int
+    wants: list[WantlistEntry], full: bool, data: list[tuple[CID, bytes]], told: list[Presence], pending: int
 ) -> None:
     """Every field of an encoded 1.2.0 message has the meaning the specification gives it."""
     message = Reference()
@@ -147,7 +147,7 @@ def test_what_we_write_the_protobuf_library_reads(
 
 @given(st.lists(entries, max_size=8), st.booleans(), blocks, st.lists(presences, max_size=8), st.integers(0, 2**31 - 1))
 def test_what_the_protobuf_library_writes_we_read(
-    wants: list[Entry], full: bool, data: list[tuple[CID, bytes]], told: list[Presence], pending: int
+    wants: list[WantlistEntry], full: bool, data: list[tuple[CID, bytes]], told: list[Presence], pending: int
 ) -> None:
     """Decoding gives back every field, negative priorities too."""
     message = Reference(pendingBytes=pending)
@@ -180,7 +180,7 @@ def test_any_bytes_give_a_message_or_a_named_error(junk: bytes) -> None:
 
 
 @given(st.data(), st.lists(entries, min_size=1, max_size=4), blocks)
-def test_damaged_messages_give_a_message_or_a_named_error(data: Any, wants: list[Entry], sent: list) -> None:
+def test_damaged_messages_give_a_message_or_a_named_error(data: Any, wants: list[WantlistEntry], sent: list) -> None:
     """Nor does a good message with a few bytes changed or cut off."""
     body = bytearray(body_of(encode(entries=wants, blocks=sent)))
     for _ in range(data.draw(st.integers(1, 3))):
@@ -207,7 +207,7 @@ def test_blocks_are_not_copied() -> None:
 def test_versions_differ_as_specified() -> None:
     """1.1.0 has payloads but no presences or want types; 1.0.0 has bare blocks in a field of their own."""
     cid = raw_cid(b"x")
-    wants = [Entry(cid, 5, False, WantType.BLOCK, True)]
+    wants = [WantlistEntry(cid, 5, False, WantType.BLOCK, True)]
     for protocol, payloads, bare, dont_have in (
         (PROTOCOL_1_2, 1, 0, True),
         (PROTOCOL_1_1, 1, 0, False),
@@ -303,14 +303,14 @@ def test_broken_protobuf_is_refused(body: bytes) -> None:
 def test_unknown_fields_are_stepped_over() -> None:
     """Fields of later versions do no harm, whatever their type."""
     extra = b"\x30\x05" + b"\x3a\x02hi" + b"\x41" + bytes(8) + b"\x4d" + bytes(4) + b"\xfa\x7f\x01z"
-    body = body_of(encode(entries=[Entry(raw_cid(b"x"))]))
+    body = body_of(encode(entries=[WantlistEntry(raw_cid(b"x"))]))
     assert decode(extra + body + extra).entries == decode(body).entries
 
 
 def test_floods_cost_little() -> None:
     """A message of 100 000 wants gives only as many as we would keep; one of a million fields is refused."""
     cid = raw_cid(b"x")
-    body = body_of(encode(entries=[Entry(cid)] * 90_000))
+    body = body_of(encode(entries=[WantlistEntry(cid)] * 90_000))
     decoded = decode(body)
     assert len(decoded.entries) == limits.MAX_ENTRIES_PER_MESSAGE
     assert decoded.dropped == 90_000 - limits.MAX_ENTRIES_PER_MESSAGE

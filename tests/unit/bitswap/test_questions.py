@@ -13,8 +13,8 @@ import trio
 import trio.testing
 
 from kachery_p2p.bitswap import limits
-from kachery_p2p.bitswap.messages import PROTOCOL_1_1, Entry, Presence, WantType, decode, encode, read_length
-from kachery_p2p.bitswap.session import Answer
+from kachery_p2p.bitswap.messages import PROTOCOL_1_1, Presence, WantlistEntry, WantType, decode, encode, read_length
+from kachery_p2p.bitswap.session import WantAnswer
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import BlockTooLarge, DialError, StreamError
@@ -32,7 +32,7 @@ class Wire:
     def __init__(self, net: Net, name: str) -> None:
         self.host = net.network.host(name)
         self.name = name
-        self.entries: list[Entry] = []
+        self.entries: list[WantlistEntry] = []
         #: Whether it says DONT_HAVE to everything.
         self.answers = True
         for protocol in self.host.protocols:
@@ -51,7 +51,7 @@ class Wire:
                             self.entries.append(entry)
                             await self._answer(entry)
 
-    async def _answer(self, entry: Entry) -> None:
+    async def _answer(self, entry: WantlistEntry) -> None:
         if self.answers:
             parts = encode(presences=[Presence(entry.cid, False)])
             await self.say(b"".join(bytes(part) for part in parts))
@@ -171,7 +171,7 @@ async def test_what_a_peer_declined_a_session_is_its_answer() -> None:
             with trio.fail_after(20):
                 await session.wait_exhausted()
                 assert await us.exchange.ask("wire", cid_of(b"x")) is False
-            assert session.answers(cid_of(b"x")) == {"wire": Answer.LACKS}
+            assert session.answers(cid_of(b"x")) == {"wire": WantAnswer.LACKS}
         assert len(wire.entries) == 1
 
 
@@ -271,7 +271,7 @@ async def test_a_peer_with_a_block_that_is_too_large_is_no_enemy(size: int) -> N
                     assert session.too_large() == {cid: size}
                     assert f"{size:,} bytes" in str(error)
                 else:
-                    assert session.answers(cid) == {"wire": Answer.TOO_LARGE}
+                    assert session.answers(cid) == {"wire": WantAnswer.TOO_LARGE}
         assert us.bad == []
         assert us.exchange.stats().total.malformed == 0
 
@@ -298,12 +298,12 @@ async def test_what_each_peer_said_is_known() -> None:
             net.network.disconnect("us", "leaves")
             await wires["lies"].say(b"".join(bytes(part) for part in encode(blocks=[(cid, b"another")])))
             await until(lambda: bool(us.bad))
-            await until(lambda: Answer.LACKS in session.answers(cid).values())
+            await until(lambda: WantAnswer.LACKS in session.answers(cid).values())
             assert session.answers(cid) == {
-                "lacks": Answer.LACKS,
-                "leaves": Answer.GONE,
-                "lies": Answer.BAD,
-                "silent": Answer.SILENT,
+                "lacks": WantAnswer.LACKS,
+                "leaves": WantAnswer.GONE,
+                "lies": WantAnswer.BAD,
+                "silent": WantAnswer.SILENT,
             }
             assert session.lost() == [], "nobody has delivered yet"
 
@@ -358,7 +358,7 @@ async def test_the_one_that_is_too_large_among_many_is_found() -> None:
                 await session.wait_exhausted()
             assert got == set(small)
             assert session.missing() == [cid_of(large)]
-            assert session.answers(cid_of(large)) == {"wire": Answer.TOO_LARGE}
+            assert session.answers(cid_of(large)) == {"wire": WantAnswer.TOO_LARGE}
             nursery.cancel_scope.cancel()
         assert us.bad == []
 

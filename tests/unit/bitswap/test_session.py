@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kachery_p2p.bitswap import limits
-from kachery_p2p.bitswap.client import Client
+from kachery_p2p.bitswap.client import WantManager
 from kachery_p2p.bitswap.messages import WantType
 from kachery_p2p.bitswap.session import Session
 from tests.helpers.bitswap_sim import Sim, SimPeer, made_cid
@@ -323,7 +323,7 @@ def test_exhausted_says_when_nobody_can_supply() -> None:
 
 def test_presences_for_things_not_asked_change_nothing() -> None:
     """HAVE and DONT_HAVE from a peer that was not asked about a block are ignored."""
-    client = Client()
+    client = WantManager()
     session = client.new_session()
     client.connected("a", 0.0)
     client.connected("b", 0.0)
@@ -342,7 +342,7 @@ def test_presences_for_things_not_asked_change_nothing() -> None:
 
 def test_wants_are_merged_until_they_are_sent() -> None:
     """A want that is cancelled before it was sent is never sent, nor is its cancel."""
-    client = Client()
+    client = WantManager()
     session = client.new_session()
     client.connected("a", 0.0)
     client.add_provider(session, "a", 0.0)
@@ -369,7 +369,7 @@ def test_wants_are_merged_until_they_are_sent() -> None:
 
 def test_earlier_wants_are_more_urgent() -> None:
     """Priorities fall in the order in which a session wants, also from one message to the next."""
-    client = Client()
+    client = WantManager()
     session = client.new_session()
     client.connected("a", 0.0)
     client.add_provider(session, "a", 0.0)
@@ -387,7 +387,7 @@ def test_earlier_wants_are_more_urgent() -> None:
 
 def test_a_peer_that_lied_is_not_taken_back() -> None:
     """Neither by name nor by connecting again."""
-    client = Client()
+    client = WantManager()
     session = client.new_session(discover=True)
     client.connected("a", 0.0)
     client.want(session, [made_cid(1)])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kachery_cloud.node import control
-from kachery_cloud.node.control import ControlClient, Endpoint, NodeGone
+from kachery_cloud.node.control import ControlClient, ControlEndpoint, NodeGone
 from kachery_p2p.errors import DiskFull, NodeError
 from tests.helpers.control_helpers import Server, answer_to, ask, is_served
 
@@ -26,7 +26,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> Iterator[ControlClient]:
-    client = ControlClient(Endpoint.read(server.directory), on_gone=lambda client: None)
+    client = ControlClient(ControlEndpoint.read(server.directory), on_gone=lambda client: None)
     yield client
     client.close()
 
@@ -72,7 +72,7 @@ def test_a_client_that_leaves_takes_its_requests_with_it(server: Server, client:
 def test_the_node_leaving_is_noticed_at_once(server: Server) -> None:
     """When the node stops, requests under way fail with NodeGone and the client is told."""
     gone = threading.Event()
-    client = ControlClient(Endpoint.read(server.directory), on_gone=lambda client: gone.set())
+    client = ControlClient(ControlEndpoint.read(server.directory), on_gone=lambda client: gone.set())
     _, future = client.start("hang", {}, None)
     assert server.begun.wait(10)
     server.stop()
@@ -87,7 +87,7 @@ def test_the_node_leaving_is_noticed_at_once(server: Server) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
 def test_only_the_owner_can_reach_the_socket(server: Server) -> None:
     """node.json and the socket are 0600."""
-    endpoint = Endpoint.read(server.directory)
+    endpoint = ControlEndpoint.read(server.directory)
     assert endpoint.path is not None
     assert stat.S_IMODE(os.stat(endpoint.path).st_mode) == 0o600
     assert stat.S_IMODE((server.directory / "node.json").stat().st_mode) == 0o600
@@ -119,10 +119,10 @@ def test_who_does_not_know_the_secret_gets_nothing(server: Server, first: bytes)
 def test_a_stale_endpoint_is_said_to_be_gone(tmp_path: Path) -> None:
     """node.json of a killed process, or half of one, means that nobody answers, not a crash."""
     with pytest.raises(NodeGone):
-        Endpoint.read(tmp_path)
+        ControlEndpoint.read(tmp_path)
     (tmp_path / "node.json").write_text('{"pid": 1')
     with pytest.raises(NodeGone):
-        Endpoint.read(tmp_path)
-    Endpoint(1, "s", str(tmp_path / "none.sock"), None).write(tmp_path)
+        ControlEndpoint.read(tmp_path)
+    ControlEndpoint(1, "s", str(tmp_path / "none.sock"), None).write(tmp_path)
     with pytest.raises(NodeGone):
-        ControlClient(Endpoint.read(tmp_path), on_gone=lambda client: None)
+        ControlClient(ControlEndpoint.read(tmp_path), on_gone=lambda client: None)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kachery_cloud.node.control import ControlClient, Endpoint
+from kachery_cloud.node.control import ControlClient, ControlEndpoint
 from kachery_p2p.errors import DiskFull, NodeError
 from tests.helpers.control_helpers import Server, answer_to, ask, is_served
 
@@ -93,7 +93,7 @@ def test_lines_that_once_ended_the_node(served: Server, line: bytes) -> None:
 
 def test_answers_that_cannot_be_sent_are_errors(served: Server) -> None:
     """A result that is too long, or no JSON, is an error of that request; the connection and the node go on."""
-    client = ControlClient(Endpoint.read(served.directory), on_gone=lambda client: None)
+    client = ControlClient(ControlEndpoint.read(served.directory), on_gone=lambda client: None)
     for what in ("long", "set", "nan"):
         with pytest.raises(NodeError, match="too long, or not of a kind"):
             ask(client, "unsendable", {"what": what})
@@ -111,6 +111,6 @@ def test_a_progress_bar_that_fails_does_not_keep_the_answer_away(served: Server)
     def show(done: int, total: int) -> None:
         raise RuntimeError("no terminal")
 
-    client = ControlClient(Endpoint.read(served.directory), on_gone=lambda client: None)
+    client = ControlClient(ControlEndpoint.read(served.directory), on_gone=lambda client: None)
     assert ask(client, "count", {}, show) == "counted"
     client.close()

@@ -6,10 +6,10 @@ import contextlib
 
 import trio
 
-from kachery_cloud.node.places import Place, Places
+from kachery_cloud.node.places import ClientPlace, Places
 
 
-async def hold(places: Places, stack: contextlib.ExitStack) -> Place:
+async def hold(places: Places, stack: contextlib.ExitStack) -> ClientPlace:
     place = stack.enter_context(places.taken())
     assert place is not None
     return place

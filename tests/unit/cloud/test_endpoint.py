@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from kachery_cloud.node.control import ControlClient, Endpoint, NodeGone
+from kachery_cloud.node.control import ControlClient, ControlEndpoint, NodeGone
 from kachery_cloud.node.endpoint import listen_unix, remove_socket
 from kachery_p2p.errors import NodeError
 from kachery_p2p.repo.hosts import Holder, this_host
@@ -89,7 +89,7 @@ def test_a_directory_of_a_group_shares_its_node(data: Path) -> None:
     """Where the group may write to the directory, it may use the socket and read node.json; nobody else may."""
     data.chmod(0o2770)
     server = Server(data)
-    endpoint = Endpoint.read(data)
+    endpoint = ControlEndpoint.read(data)
     assert endpoint.path is not None
     assert (mode(endpoint.path), mode(data / "node.json")) == (0o660, 0o660)
     assert os.stat(endpoint.path).st_gid == os.stat(data / "node.json").st_gid == data.stat().st_gid
@@ -108,7 +108,7 @@ def test_another_group_gets_nothing(data: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(os, "chown", chown)
     server = Server(data)
-    endpoint = Endpoint.read(data)
+    endpoint = ControlEndpoint.read(data)
     assert endpoint.path is not None
     assert (mode(endpoint.path), mode(data / "node.json")) == (0o600, 0o600)
     server.stop()
@@ -121,7 +121,7 @@ def test_another_user_does_not_get_in(data: Path) -> None:
     for folder in data.parents[:-1]:
         folder.chmod(folder.stat().st_mode | 0o011)
     server = Server(data)
-    endpoint = Endpoint.read(data)
+    endpoint = ControlEndpoint.read(data)
     code = """
 import os, socket, sys
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
@@ -151,7 +151,7 @@ def test_what_killed_nodes_left_is_replaced(data: Path) -> None:
     (data / ".n-12345678" / "s").touch()
     (data / ".node.json.xyz").write_text("{")
     server = Server(data)
-    assert Endpoint.read(data).path == path
+    assert ControlEndpoint.read(data).path == path
     assert is_served(data)
     assert sorted(os.listdir(data)) == ["node.json", "node.sock"]
     server.stop()
@@ -161,7 +161,7 @@ def test_what_killed_nodes_left_is_replaced(data: Path) -> None:
 def test_a_long_name_leaves_nothing_in_the_temporary_directory(long: Path, temporary: Path) -> None:
     """The socket is in a folder for this user alone, and gone with the node; one that a killed node left is reused."""
     server = Server(long)
-    endpoint = Endpoint.read(long)
+    endpoint = ControlEndpoint.read(long)
     assert endpoint.path is not None
     (place,) = temporary.iterdir()
     assert Path(endpoint.path).parent == place
@@ -215,7 +215,7 @@ def test_a_name_that_somebody_took_is_not_used(long: Path, temporary: Path, tmp_
     (tmp_path / "elsewhere").mkdir()
     taken(temporary / f"kachery-{os.geteuid()}", tmp_path / "elsewhere")
     server = Server(long)
-    endpoint = Endpoint.read(long)
+    endpoint = ControlEndpoint.read(long)
     assert endpoint.path is None
     assert endpoint.port
     assert is_served(long)
@@ -264,7 +264,7 @@ def test_a_node_json_that_says_nothing(data: Path, content: bytes) -> None:
     """It counts as none: whoever needs a node goes on looking for one."""
     (data / "node.json").write_bytes(content)
     with pytest.raises(NodeGone, match=r"node\.json"):
-        Endpoint.read(data)
+        ControlEndpoint.read(data)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
@@ -272,13 +272,13 @@ def test_what_is_no_file_does_not_hang(data: Path, make: Any) -> None:
     """A named pipe, a folder and a device in its place are looked at, not waited for."""
     make(data / "node.json")
     with pytest.raises(NodeGone, match=r"node\.json"):
-        Endpoint.read(data)
+        ControlEndpoint.read(data)
 
 
 def test_node_json_names_the_machine(data: Path) -> None:
     """Its name, its start, and since when the node runs."""
     server = Server(data)
-    endpoint = Endpoint.read(data)
+    endpoint = ControlEndpoint.read(data)
     server.stop()
     assert endpoint.started > 1_700_000_000
     assert endpoint.holder == Holder(os.getpid(), this_host(), endpoint.started)
@@ -304,7 +304,7 @@ def impostor(data: Path) -> Iterator[Any]:
                     client.recv(65536)
                     client.sendall(line)
 
-        Endpoint.of_this_process(path, None).write(data)
+        ControlEndpoint.of_this_process(path, None).write(data)
         threads.append(threading.Thread(target=serve, daemon=True))
         threads[0].start()
 
@@ -320,7 +320,7 @@ def test_a_greeting_that_is_none(data: Path, impostor: Any, greeting: bytes) -> 
     """Nobody answers there, then: no crash, no waiting."""
     impostor(greeting)
     with pytest.raises(NodeError):
-        ControlClient(Endpoint.read(data), on_gone=lambda client: None)
+        ControlClient(ControlEndpoint.read(data), on_gone=lambda client: None)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_a_greeting_that_is_none(data: Path, impostor: Any, greeting: bytes) -> 
 def test_an_answer_that_is_none(data: Path, impostor: Any, answer: bytes) -> None:
     """Whoever waits for one is told that the node has gone, or failed."""
     impostor(b'{"ok": true, "pid": 1}\n', answer)
-    client = ControlClient(Endpoint.read(data), on_gone=lambda client: None)
+    client = ControlClient(ControlEndpoint.read(data), on_gone=lambda client: None)
     with pytest.raises(NodeError):
         ask(client, "echo", {}, lambda done, total: None)
     client.close()

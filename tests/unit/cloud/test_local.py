@@ -436,7 +436,7 @@ def directory_of(entries: dict[str, str]) -> str:
     from kachery_cloud.settings.config import load_config
     from kachery_p2p.dag.cid import CID, DAG_PB, sha256_multihash
     from kachery_p2p.dag.pb import PBLink, encode_node
-    from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
+    from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
 
     repo = repository(load_config())
 
@@ -446,11 +446,11 @@ def directory_of(entries: dict[str, str]) -> str:
         return cid
 
     def link_to(target: str) -> CID:
-        return keep(encode_node([], encode(UnixFSData(Kind.SYMLINK, target.encode()))))
+        return keep(encode_node([], encode(UnixFSData(DataType.SYMLINK, target.encode()))))
 
     links = [PBLink(name, link_to(target), 1) for name, target in sorted(entries.items())]
-    sub = keep(encode_node(links, encode(UnixFSData(Kind.DIRECTORY))))
-    return f"ipfs://{keep(encode_node([PBLink('sub', sub, 1)], encode(UnixFSData(Kind.DIRECTORY))))}"
+    sub = keep(encode_node(links, encode(UnixFSData(DataType.DIRECTORY))))
+    return f"ipfs://{keep(encode_node([PBLink('sub', sub, 1)], encode(UnixFSData(DataType.DIRECTORY))))}"
 
 
 @pytest.mark.parametrize(

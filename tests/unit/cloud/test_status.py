@@ -21,7 +21,7 @@ from kachery_cloud.commands import main as cli
 from kachery_cloud.commands.status_text import MOST_LINES, status_lines, whereis_lines
 from kachery_cloud.local import close_repositories
 from kachery_cloud.node import connection as background
-from kachery_cloud.node.control import Endpoint, serve_control
+from kachery_cloud.node.control import ControlEndpoint, serve_control
 from kachery_p2p.errors import ContentNotFound, SwarmKeyError
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.locks import NodeLock
@@ -312,7 +312,7 @@ def test_what_is_said_where_no_node_runs(data: Path, monkeypatch: pytest.MonkeyP
 def test_a_stale_file_is_not_a_node(data: Path) -> None:
     """node.json of a process that was killed: none runs."""
     data.mkdir(mode=0o700)
-    Endpoint(1, "0" * 32, str(data / "node.sock"), None).write(data)
+    ControlEndpoint(1, "0" * 32, str(data / "node.sock"), None).write(data)
     assert kcl.status()["running"] is False
 
 
@@ -367,7 +367,7 @@ def test_a_short_script_tells_the_node_what_it_stored(data: Path, answering: Cal
     lock = NodeLock(data)
     assert lock.try_acquire()
     cids = [f"cid {number}" for number in range(100)]
-    connection = background.Connection(kcl.load_config())
+    connection = background.NodeConnection(kcl.load_config())
     for cid in cids:
         connection.notify_stored(cid)
     connection.close()

@@ -13,10 +13,10 @@ from kachery_p2p.dag import (
     CID,
     DAG_PB,
     RAW,
+    DataType,
     DirectoryBuilder,
-    Entry,
     FileBuilder,
-    Kind,
+    HamtEntry,
     Profile,
     directory,
     drive,
@@ -38,7 +38,7 @@ from kachery_p2p.dag.unixfs import MURMUR3_X64_64, UnixFSData
 from kachery_p2p.errors import InvalidName, MalformedDag, NotADirectory, PathNotFound, UnsupportedCID
 
 FILE = CID(1, RAW, sha256_multihash(b"x"))
-SHARD = UnixFSData(Kind.HAMT_SHARD)
+SHARD = UnixFSData(DataType.HAMT_SHARD)
 
 
 class Store:
@@ -56,7 +56,7 @@ class Store:
         self.keep(cid, block)
         return cid
 
-    def plain(self, links: list[PBLink], kind: Kind = Kind.DIRECTORY) -> CID:
+    def plain(self, links: list[PBLink], kind: DataType = DataType.DIRECTORY) -> CID:
         return self.put(encode_node(links, unixfs.encode(UnixFSData(kind))))
 
     def __call__(self, cids: list[CID]) -> list[bytes]:
@@ -92,7 +92,7 @@ def test_round_trip(names: set[str], which: Profile, rnd) -> None:
             builder.add(name, *entries[name])
         cids.add(builder.finish().cid)
     (cid,) = cids
-    expected = [Entry(name, *entries[name]) for name in sorted(names, key=lambda name: name.encode())]
+    expected = [HamtEntry(name, *entries[name]) for name in sorted(names, key=lambda name: name.encode())]
     assert drive(list_directory(cid), store) == expected
     for name in order[:10]:
         assert drive(resolve_path(cid, ["", name, ""]), store) == (entries[name][0], name, len(name))
@@ -139,7 +139,7 @@ def test_path_through_a_link_or_a_wrapped_file() -> None:
     store = Store()
     link, block = symlink_block(profile(), "../other")
     store.keep(link, block)
-    file = store.plain([], Kind.FILE)
+    file = store.plain([], DataType.FILE)
     top = DirectoryBuilder(profile(), store.keep)
     top.add("link", link, 1)
     top.add("file", file, 1)
@@ -162,7 +162,7 @@ def test_identity_directories_are_not_asked_for() -> None:
     """A directory that an identity CID carries in itself is read without asking anyone."""
     block = encode_node([PBLink("a", FILE, 1)], b"\x08\x01")
     cid = CID(1, DAG_PB, hash_block(0, block))
-    assert drive(list_directory(cid), lambda cids: pytest.fail("asked")) == [Entry("a", FILE, 1)]
+    assert drive(list_directory(cid), lambda cids: pytest.fail("asked")) == [HamtEntry("a", FILE, 1)]
 
 
 def test_listing_asks_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,8 +242,8 @@ def test_safe_names() -> None:
 def test_node_kinds() -> None:
     """What a block is, is told from its codec and data."""
     store = Store()
-    assert node_kind(b"anything", FILE) is Kind.RAW
-    for kind in (Kind.FILE, Kind.DIRECTORY):
+    assert node_kind(b"anything", FILE) is DataType.RAW
+    for kind in (DataType.FILE, DataType.DIRECTORY):
         cid = store.plain([], kind)
         assert node_kind(store.blocks[cid.multihash], cid) is kind
     with pytest.raises(MalformedDag):
@@ -259,7 +259,7 @@ def test_symlinks() -> None:
         with pytest.raises(InvalidName):
             symlink_block(profile(), target)
     store = Store()
-    for data in (UnixFSData(Kind.FILE, b"a"), UnixFSData(Kind.SYMLINK, b"\xff")):
+    for data in (UnixFSData(DataType.FILE, b"a"), UnixFSData(DataType.SYMLINK, b"\xff")):
         bad = store.put(encode_node([], unixfs.encode(data)))
         with pytest.raises(MalformedDag):
             symlink_target(store.blocks[bad.multihash], bad)
@@ -296,7 +296,7 @@ def shard(store: Store, links: list[tuple[int, PBLink]], **changes) -> CID:
     for index, _ in links:
         used |= 1 << index
     bits = used.to_bytes((used.bit_length() + 7) // 8, "big")
-    data = UnixFSData(Kind.HAMT_SHARD, bits, None, (), MURMUR3_X64_64, 256)._replace(**changes)
+    data = UnixFSData(DataType.HAMT_SHARD, bits, None, (), MURMUR3_X64_64, 256)._replace(**changes)
     named = [link._replace(name=f"{index:02X}{link.name}") for index, link in links]
     return store.put(encode_node(named, unixfs.encode(data)))
 
@@ -305,7 +305,7 @@ def hostile(store: Store) -> list[tuple[CID, str]]:
     a, b = PBLink("a", FILE, 1), PBLink("b", FILE, 1)
     at_a, at_b = place("a"), place("b")
     below = shard(store, [(place("a", 1), a)])
-    bits = unixfs.encode(UnixFSData(Kind.HAMT_SHARD, b"\1", None, (), MURMUR3_X64_64, 256))
+    bits = unixfs.encode(UnixFSData(DataType.HAMT_SHARD, b"\1", None, (), MURMUR3_X64_64, 256))
     no_index = store.put(encode_node([PBLink("zza", FILE, 1)], bits))
     small_index = store.put(encode_node([PBLink("aaa", FILE, 1)], bits))
     return [
@@ -359,7 +359,7 @@ def test_shard_bomb() -> None:
 
     def of(below: CID) -> CID:
         links = [PBLink(f"{i:X}", below, 1) for i in range(16)]
-        data = UnixFSData(Kind.HAMT_SHARD, b"\xff\xff", None, (), MURMUR3_X64_64, 16)
+        data = UnixFSData(DataType.HAMT_SHARD, b"\xff\xff", None, (), MURMUR3_X64_64, 16)
         return store.put(encode_node(links, unixfs.encode(data)))
 
     cid = of(CID(1, DAG_PB, FILE.multihash))

@@ -12,7 +12,7 @@ import kachery_cloud as kcl
 from kachery_cloud.placing import place_directory
 from kachery_p2p.bitswap.engine import Engine
 from kachery_p2p.bitswap.exchange import Exchange
-from kachery_p2p.bitswap.messages import Entry, WantType, decode, encode, read_length
+from kachery_p2p.bitswap.messages import WantlistEntry, WantType, decode, encode, read_length
 from kachery_p2p.dag.car import CarReader
 from kachery_p2p.dag.cid import CID, RAW, hash_block
 from kachery_p2p.load.directory import DirectoryLoad
@@ -61,7 +61,7 @@ async def test_a_session_never_asks_for_it() -> None:
 def test_it_is_sent_to_a_peer_that_asks(repo: Repo, kind: WantType) -> None:
     """A peer that wants it, or asks whether we have it, gets a block of no bytes, not the bare answer HAVE."""
     engine = Engine()
-    engine.receive("peer", [Entry(EMPTY, 1, False, kind, True)], False)
+    engine.receive("peer", [WantlistEntry(EMPTY, 1, False, kind, True)], False)
     wants = engine.take_lookups()
     engine.looked_up(wants, [repo.has_block(want.cid.multihash) for want in wants])
     reply = engine.next_reply()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ipld_dag_pb.decode import decode_node as package_decode
 from ipld_dag_pb.encode import encode_node as package_encode
 
-from kachery_p2p.dag import CID, DAG_PB, RAW, Kind, hash_block, sha256_multihash, unixfs
+from kachery_p2p.dag import CID, DAG_PB, RAW, DataType, hash_block, sha256_multihash, unixfs
 from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
 from kachery_p2p.dag.pb import PBLink, decode_node, encode_node, link_bytes, node_bytes
 from kachery_p2p.dag.unixfs import UnixFSData
@@ -167,7 +167,7 @@ seconds = st.none() | st.integers(-(2**63), 2**63 - 1)
 
 
 @given(
-    st.sampled_from(Kind),
+    st.sampled_from(DataType),
     st.none() | st.binary(max_size=50),
     numbers,
     st.lists(st.integers(0, 2**64 - 1) | st.just(7), max_size=9),
@@ -188,14 +188,14 @@ def test_unixfs_round_trip(kind, data, size, sizes, hash_type, fanout, mode, tim
 
 def test_unixfs_known_bytes() -> None:
     """The fields stand where the specification puts them."""
-    node = UnixFSData(Kind.FILE, b"ab", 2, (), None, None, 0o644, -1, 5)
+    node = UnixFSData(DataType.FILE, b"ab", 2, (), None, None, 0o644, -1, 5)
     assert unixfs.encode(node).hex() == "080212026162180238a403421008ffffffffffffffffff011505000000"
 
 
 def test_unixfs_takes_packed_sizes_and_unknown_fields() -> None:
     """Packed block sizes and fields from the future are read as every protobuf reader does."""
     data = bytes.fromhex("080222030506071812aa0101ffb00105bd0100000000b9010000000000000000")
-    assert unixfs.decode(data) == UnixFSData(Kind.FILE, None, 18, [5, 6, 7])
+    assert unixfs.decode(data) == UnixFSData(DataType.FILE, None, 18, [5, 6, 7])
 
 
 @pytest.mark.parametrize(
@@ -246,9 +246,9 @@ def test_unixfs_garbage(data: bytes) -> None:
 def test_unixfs_refuses_to_write_nonsense() -> None:
     """Numbers that do not fit their field are a mistake of the caller."""
     for node in (
-        UnixFSData(Kind.FILE, mode=2**32),
-        UnixFSData(Kind.FILE, mtime_s=2**63),
-        UnixFSData(Kind.FILE, mtime_s=0, mtime_ns=10**9),
+        UnixFSData(DataType.FILE, mode=2**32),
+        UnixFSData(DataType.FILE, mtime_s=2**63),
+        UnixFSData(DataType.FILE, mtime_s=0, mtime_ns=10**9),
     ):
         with pytest.raises(ValueError):
             unixfs.encode(node)

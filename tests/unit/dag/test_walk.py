@@ -14,10 +14,10 @@ from kachery_p2p.dag import (
     DAG_PB,
     RAW,
     BuiltFile,
+    DataType,
     DirectoryBuilder,
     FileBuilder,
     FileWalk,
-    Kind,
     Profile,
     Ref,
     WalkLimits,
@@ -57,7 +57,7 @@ def node(
     """Put a file node of any shape into `blocks`."""
     if filesize is None:
         filesize = len(data or b"") + sum(size for _, size in parts)
-    inner = UnixFSData(more.pop("kind", Kind.FILE), data, filesize, [size for _, size in parts], **more)
+    inner = UnixFSData(more.pop("kind", DataType.FILE), data, filesize, [size for _, size in parts], **more)
     block = node_bytes([link_bytes(bytes(cid), b"", size) for cid, size in parts], unixfs.encode(inner))
     cid = CID(1, DAG_PB, sha256_multihash(block))
     blocks[cid] = block
@@ -144,7 +144,7 @@ def data_of(ref: Ref, blocks: Blocks) -> bytes | None:
     block = blocks[ref.cid]
     if ref.cid.codec == RAW:
         return block
-    head, tail = leaf_wrap(Kind.FILE, ref.length or 0)
+    head, tail = leaf_wrap(DataType.FILE, ref.length or 0)
     if block.startswith(head) and len(block) == len(head) + (ref.length or 0) + len(tail):
         return block[len(head) : len(block) - len(tail)]
     return None
@@ -200,7 +200,7 @@ def test_single_blocks() -> None:
     assert read(FileWalk(raw(blocks, b"hello")), blocks) == b"hello"
     assert read(FileWalk(raw(blocks, b"hello"), 1, 3), blocks) == b"el"
     assert read(FileWalk(raw(blocks, b"")), blocks) == b""
-    for kind in (Kind.FILE, Kind.RAW):
+    for kind in (DataType.FILE, DataType.RAW):
         assert read(FileWalk(node(blocks, [], b"hello", kind=kind), 2), blocks) == b"llo"
     assert read(FileWalk(node(blocks, [])), blocks) == b""
     walk = FileWalk(raw(blocks, b"hello"), 9, 12)
@@ -314,14 +314,14 @@ def lying(blocks: Blocks) -> list[tuple[str, CID, str]]:
     leaf = raw(blocks, b"12345")
     wrapped = node(blocks, [], b"12345")
     odd = CID(1, 0x71, sha256_multihash(b""))
-    named = node_bytes([link_bytes(bytes(leaf), b"name", 5)], unixfs.encode(UnixFSData(Kind.FILE, None, 5, [5])))
+    named = node_bytes([link_bytes(bytes(leaf), b"name", 5)], unixfs.encode(UnixFSData(DataType.FILE, None, 5, [5])))
     naked = node_bytes([link_bytes(bytes(leaf), b"", 5)], None)
-    folder = node(blocks, [], None, kind=Kind.DIRECTORY)
+    folder = node(blocks, [], None, kind=DataType.DIRECTORY)
     garbage = b"\xff\xff"
     for block in (named, naked, garbage):
         blocks[CID(1, DAG_PB, sha256_multihash(block))] = block
     cid_of = {b: CID(1, DAG_PB, sha256_multihash(b)) for b in (named, naked, garbage)}
-    missing = node_bytes([link_bytes(bytes(leaf), b"", 5)], unixfs.encode(UnixFSData(Kind.FILE, None, 5, [5, 5])))
+    missing = node_bytes([link_bytes(bytes(leaf), b"", 5)], unixfs.encode(UnixFSData(DataType.FILE, None, 5, [5, 5])))
     blocks[CID(1, DAG_PB, sha256_multihash(missing))] = missing
     return [
         ("leaf shorter than said", node(blocks, [(leaf, 6)]), "says 6"),
@@ -339,7 +339,7 @@ def lying(blocks: Blocks) -> list[tuple[str, CID, str]]:
         ("garbage", cid_of[garbage], "not valid dag-pb"),
         ("other codec", node(blocks, [(odd, 5)]), "codec 0x71"),
         ("a directory in a file", node(blocks, [(folder, 5)]), "directory node"),
-        ("metadata", node(blocks, [], None, kind=Kind.METADATA), "metadata node"),
+        ("metadata", node(blocks, [], None, kind=DataType.METADATA), "metadata node"),
     ]
 
 
@@ -370,7 +370,7 @@ def test_not_a_file() -> None:
 def test_hashes_nobody_can_check() -> None:
     """A file whose parts have an unknown hash function is unsupported, and the node is named."""
     part = b"\x01\x55\xd5\x01\x20" + bytes(32)
-    block = node_bytes([link_bytes(part, b"", 5)], unixfs.encode(UnixFSData(Kind.FILE, None, 5, [5])))
+    block = node_bytes([link_bytes(part, b"", 5)], unixfs.encode(UnixFSData(DataType.FILE, None, 5, [5])))
     root = CID(1, DAG_PB, sha256_multihash(block))
     with pytest.raises(UnsupportedCID, match=str(root)):
         read(FileWalk(root), {root: block})
@@ -418,7 +418,7 @@ def test_wide_nodes_that_nest() -> None:
     leaf = CID(1, RAW, sha256_multihash(b"x"))
     size, top = 1, leaf
     for _ in range(4):
-        inner = UnixFSData(Kind.FILE, None, size * width, [size] * width)
+        inner = UnixFSData(DataType.FILE, None, size * width, [size] * width)
         block = link_bytes(bytes(top), None, None) * width + node_bytes([], unixfs.encode(inner))
         top, size = CID(1, DAG_PB, sha256_multihash(block)), size * width
         blocks[top] = block
@@ -438,7 +438,7 @@ def test_wide_nodes_that_nest() -> None:
     # A node deeper on every level, in front of very many leaves.
     size, top = 1, leaf
     for _ in range(5):
-        inner = UnixFSData(Kind.FILE, None, size + width, [size] + [1] * width)
+        inner = UnixFSData(DataType.FILE, None, size + width, [size] + [1] * width)
         block = link_bytes(bytes(top), None, None) + link_bytes(bytes(leaf), None, None) * width
         block += node_bytes([], unixfs.encode(inner))
         top, size = CID(1, DAG_PB, sha256_multihash(block)), size + width
@@ -499,15 +499,15 @@ def test_sizes_add_up(which: Profile, size: int) -> None:
     assert built == (built.cid, size, total, max(1, -(-size // which.chunk_size)))
 
 
-@given(st.integers(0, 300), st.sampled_from([Kind.FILE, Kind.RAW]))
-def test_leaf_wrap(size: int, kind: Kind) -> None:
+@given(st.integers(0, 300), st.sampled_from([DataType.FILE, DataType.RAW]))
+def test_leaf_wrap(size: int, kind: DataType) -> None:
     """A wrapped leaf can be hashed in three parts, and is the UnixFS node it should be."""
     data = bytes(size)
     head, tail = leaf_wrap(kind, size)
     expected = node_bytes([], unixfs.encode(UnixFSData(kind, data or None, size)))
     assert head + data + tail == expected
     v0 = profile("unixfs-v0-2015")
-    if kind is Kind.FILE:
+    if kind is DataType.FILE:
         assert leaf_block(v0, data) == expected
     assert leaf_wrap(profile(), size) == (b"", b"")
 
@@ -599,7 +599,7 @@ def test_a_leaf_that_nobody_carries_is_named() -> None:
     """A file that says it has a block of more than 2 MiB is refused before that block is asked for."""
     largest, leaf = 2 * 1024 * 1024, CID(1, RAW, hash_block(0x12, b"whatever"))
     for size in (largest, largest + 1):
-        about = UnixFSData(Kind.FILE, None, 2 * size, [size, size])
+        about = UnixFSData(DataType.FILE, None, 2 * size, [size, size])
         block = encode_node([PBLink("", leaf, size)] * 2, unixfs.encode(about))
         walk = FileWalk(CID(1, DAG_PB, sha256_multihash(block)))
         (root,) = walk.take(1)

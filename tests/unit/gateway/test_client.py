@@ -15,7 +15,14 @@ import trio
 from kachery_p2p.dag.cid import CID, RAW, sha256_multihash
 from kachery_p2p.errors import GatewayError
 from kachery_p2p.gateway.client import limits
-from kachery_p2p.gateway.client.answers import Kind, Refusal, check_head, may_follow, parse_url, retry_after
+from kachery_p2p.gateway.client.answers import (
+    FailureKind,
+    GatewayRefusal,
+    check_head,
+    may_follow,
+    parse_url,
+    retry_after,
+)
 from kachery_p2p.gateway.client.client import GatewayClient
 from kachery_p2p.gateway.client.gateway import Gateway
 from kachery_p2p.node.options import NodeOptions
@@ -63,9 +70,9 @@ async def test_one_wrong_byte_drops_the_gateway_for_good() -> None:
     with fakes.serving(gives(DATA[:-1] + bytes([DATA[-1] ^ 1]))) as bad:
         async with client_of(bad.url) as client:
             gateway = client.gateways[0]
-            with pytest.raises(Refusal, match="than its hash promises") as refusal:
+            with pytest.raises(GatewayRefusal, match="than its hash promises") as refusal:
                 await client.block(gateway, BLOCK)
-            assert refusal.value.kind is Kind.LIED
+            assert refusal.value.kind is FailureKind.LIED
             assert not gateway.usable(trio.current_time() + 1e9)
             assert gateway.bytes == 0
 
@@ -76,7 +83,7 @@ async def test_a_token_goes_to_its_gateway_and_nowhere_else(caplog: pytest.LogCa
     with fakes.serving(gives()) as other, fakes.serving(gives(status=403)) as own:
         options = NodeOptions(gateways=(own.url, other.url), gateway_tokens={own.url: TOKEN})
         async with client_of(*options.gateways, tokens=options.gateway_tokens) as client:
-            with pytest.raises(Refusal) as refusal:
+            with pytest.raises(GatewayRefusal) as refusal:
                 await client.block(client.gateways[0], BLOCK)
             await client.block(client.gateways[1], BLOCK)
             told = [repr(client.gateways), str(client.status()), str(refusal.value), repr(options), caplog.text]
@@ -96,7 +103,7 @@ async def test_connections_are_used_again() -> None:
     with fakes.serving(behave) as gateway:
         async with client_of(gateway.url) as client:
             for _ in range(20):
-                with contextlib.suppress(Refusal):
+                with contextlib.suppress(GatewayRefusal):
                     await client.block(client.gateways[0], BLOCK)
     assert (len(gateway.requests), len(ports)) == (20, 1)
 
@@ -115,7 +122,7 @@ async def test_a_redirect_to_the_same_block_is_followed_and_no_other() -> None:
         with fakes.serving(gives(b"", status=302, location=away)) as second:
             async with client_of(gateway.url, second.url) as client:
                 assert await client.block(client.gateways[0], BLOCK) == DATA
-                with pytest.raises(Refusal, match="browsers"):
+                with pytest.raises(GatewayRefusal, match="browsers"):
                     await client.block(client.gateways[1], BLOCK)
     assert elsewhere.requests == []
 
@@ -176,9 +183,9 @@ async def test_a_lie_in_a_car_drops_the_gateway_before_anybody_sees_it(theirs: R
     came: list[CID] = []
     with fakes.serving(fakes.liar(theirs)) as gateway:
         async with client_of(gateway.url) as client:
-            with pytest.raises(Refusal) as refusal:
+            with pytest.raises(GatewayRefusal) as refusal:
                 await client.car(client.gateways[0], cid, 0, MIB, lambda cid, data: not came.append(cid))
-            assert refusal.value.kind is Kind.LIED
+            assert refusal.value.kind is FailureKind.LIED
             assert client.gateways[0].dropped
     assert len(came) == 2
 
@@ -188,9 +195,9 @@ async def test_a_gateway_without_cars_is_still_asked_for_blocks() -> None:
     for behave in (gives(b"no", "text/plain", 400), gives(), gives(b"<html>", fakes.CAR)):
         with fakes.serving(behave) as gateway:
             async with client_of(gateway.url) as client:
-                with pytest.raises(Refusal) as refusal:
+                with pytest.raises(GatewayRefusal) as refusal:
                     await client.car(client.gateways[0], BLOCK, 0, MIB, lambda cid, data: True)
-                assert refusal.value.kind is Kind.NO_CAR
+                assert refusal.value.kind is FailureKind.NO_CAR
                 assert not client.gateways[0].car
                 assert client.gateways[0].usable(trio.current_time())
 
@@ -203,31 +210,31 @@ PAST, FUTURE = "Sat, 01 Aug 2026 00:00:00 GMT", "Sat, 01 Aug 2037 00:00:00 GMT"
 @pytest.mark.parametrize(
     ("status", "headers", "kind", "pause"),
     [
-        (404, {}, Kind.ABSENT, None),
-        (410, {}, Kind.ABSENT, None),
-        (451, {}, Kind.ABSENT, None),
-        (500, {}, Kind.ABSENT, None),
-        (504, {}, Kind.ABSENT, None),
-        (403, {}, Kind.ABSENT, None),
-        (401, {}, Kind.USELESS, limits.USELESS_SECONDS),
-        (302, {}, Kind.USELESS, limits.USELESS_SECONDS),
-        (410, {"sunset": PAST}, Kind.USELESS, limits.MAX_RETRY_AFTER),
-        (404, {"sunset": FUTURE}, Kind.ABSENT, None),
-        (429, {}, Kind.BUSY, limits.BUSY_SECONDS),
-        (429, {"retry-after": "7"}, Kind.BUSY, 7.0),
-        (429, {"retry-after": "1" * 400}, Kind.BUSY, limits.MAX_RETRY_AFTER),
-        (503, {}, Kind.BUSY, None),
-        (502, {"retry-after": "9"}, Kind.BUSY, 9.0),
-        (200, {"content-type": "text/html; charset=utf-8"}, Kind.USELESS, limits.USELESS_SECONDS),
-        (200, {}, Kind.USELESS, limits.USELESS_SECONDS),
-        (200, {"content-type": fakes.RAW, "content-encoding": "br"}, Kind.USELESS, limits.USELESS_SECONDS),
+        (404, {}, FailureKind.ABSENT, None),
+        (410, {}, FailureKind.ABSENT, None),
+        (451, {}, FailureKind.ABSENT, None),
+        (500, {}, FailureKind.ABSENT, None),
+        (504, {}, FailureKind.ABSENT, None),
+        (403, {}, FailureKind.ABSENT, None),
+        (401, {}, FailureKind.USELESS, limits.USELESS_SECONDS),
+        (302, {}, FailureKind.USELESS, limits.USELESS_SECONDS),
+        (410, {"sunset": PAST}, FailureKind.USELESS, limits.MAX_RETRY_AFTER),
+        (404, {"sunset": FUTURE}, FailureKind.ABSENT, None),
+        (429, {}, FailureKind.BUSY, limits.BUSY_SECONDS),
+        (429, {"retry-after": "7"}, FailureKind.BUSY, 7.0),
+        (429, {"retry-after": "1" * 400}, FailureKind.BUSY, limits.MAX_RETRY_AFTER),
+        (503, {}, FailureKind.BUSY, None),
+        (502, {"retry-after": "9"}, FailureKind.BUSY, 9.0),
+        (200, {"content-type": "text/html; charset=utf-8"}, FailureKind.USELESS, limits.USELESS_SECONDS),
+        (200, {}, FailureKind.USELESS, limits.USELESS_SECONDS),
+        (200, {"content-type": fakes.RAW, "content-encoding": "br"}, FailureKind.USELESS, limits.USELESS_SECONDS),
     ],
 )
 def test_what_an_answer_without_a_block_means(
-    status: int, headers: dict[str, str], kind: Kind, pause: float | None
+    status: int, headers: dict[str, str], kind: FailureKind, pause: float | None
 ) -> None:
     """Not here, come back later, or never: with the pause that the answer asks for, within bounds."""
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(GatewayRefusal) as refusal:
         check_head(status, headers, car=False, wall=NOW)
     assert (refusal.value.kind, refusal.value.pause) == (kind, pause)
 
@@ -322,7 +329,7 @@ def test_the_window_grows_while_it_is_used_and_is_halved_by_a_failure() -> None:
     for _ in range(100):
         gateway.delivered(MIB, 0.1)
     assert gateway.window == limits.MAX_WINDOW_HTTP2
-    gateway.refuse(Refusal(Kind.FAILED, "x"), 10.0)
+    gateway.refuse(GatewayRefusal(FailureKind.FAILED, "x"), 10.0)
     assert gateway.window == limits.MAX_WINDOW_HTTP2 // 2
 
 
@@ -330,14 +337,14 @@ def test_failures_make_growing_pauses_and_those_together_count_once() -> None:
     """A gateway that is down is asked less and less, however many requests failed at the same time."""
     gateway = Gateway("https://gw.net")
     for now in (0.0, 0.1, 0.2):
-        gateway.refuse(Refusal(Kind.FAILED, "x"), now)
+        gateway.refuse(GatewayRefusal(FailureKind.FAILED, "x"), now)
     assert gateway.failures == 1
     assert not gateway.usable(2.0)
     assert gateway.usable(2.3)
     for _ in range(30):
-        gateway.refuse(Refusal(Kind.FAILED, "x"), gateway.rest_until)
+        gateway.refuse(GatewayRefusal(FailureKind.FAILED, "x"), gateway.rest_until)
     begun = gateway.rest_until
-    gateway.refuse(Refusal(Kind.FAILED, "x"), begun)
+    gateway.refuse(GatewayRefusal(FailureKind.FAILED, "x"), begun)
     assert gateway.rest_until - begun == limits.REST_LAST
     gateway.delivered(1, 0.1)
     assert gateway.failures == 0
@@ -348,7 +355,7 @@ def test_the_best_is_asked_first_after_those_that_are_new() -> None:
     new, fast, slow, failed = (Gateway(f"https://{name}.net") for name in ("new", "fast", "slow", "failed"))
     fast.delivered(1, 0.1)
     slow.delivered(1, 2.0)
-    failed.refuse(Refusal(Kind.FAILED, "x"), 0.0)
+    failed.refuse(GatewayRefusal(FailureKind.FAILED, "x"), 0.0)
     assert sorted([failed, slow, fast, new], key=Gateway.rank) == [new, fast, slow, failed]
     assert slow.copy_after() == 8.0
     assert new.copy_after() < fast.copy_after() == 1.0

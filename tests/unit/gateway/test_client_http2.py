@@ -21,7 +21,7 @@ from hypercorn.trio import serve
 
 from kachery_p2p.dag.cid import CID, RAW, sha256_multihash
 from kachery_p2p.gateway.client import limits
-from kachery_p2p.gateway.client.answers import Refusal
+from kachery_p2p.gateway.client.answers import GatewayRefusal
 from kachery_p2p.gateway.client.client import GatewayClient
 
 DATA = os.urandom(300_000)
@@ -106,7 +106,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(certificate: Pat
         url = await started(nursery, certificate, seen)
         client = GatewayClient([url], {url: "s3cret"})
         await nursery.start(client.run)
-        with pytest.raises(Refusal, match=r"(?i)certificate"):
+        with pytest.raises(GatewayRefusal, match=r"(?i)certificate"):
             await client.block(client.gateways[0], BLOCK)
         nursery.cancel_scope.cancel()
     assert seen == []

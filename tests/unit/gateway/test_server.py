@@ -16,7 +16,7 @@ from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash, verify_block
 from kachery_p2p.dag.directory import DirectoryBuilder
 from kachery_p2p.dag.pb import PBLink, decode_node, encode_node
 from kachery_p2p.dag.profiles import profile
-from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
+from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
 from kachery_p2p.errors import AddressInUse
 from kachery_p2p.gateway.server.server import GatewayServer
 from tests.helpers.gateway_served import SIZE, Served, car_blocks, gateway, served
@@ -201,7 +201,7 @@ async def test_names_cannot_write_into_the_page(here: Served) -> None:
     names = ["<script>alert(1)", '"onload="x', "javascript:alert(1)", "&lt;"]
     hostile = ["..", ".", "../../etc", "</table><script>"]
     links = [PBLink(name, here.file, SIZE) for name in sorted(names + hostile)]
-    block = encode_node(links, encode(UnixFSData(Kind.DIRECTORY)))
+    block = encode_node(links, encode(UnixFSData(DataType.DIRECTORY)))
     cid = CID(1, DAG_PB, sha256_multihash(block))
     here.repo.put_block(cid, block)
     async with gateway(here.repo) as client:

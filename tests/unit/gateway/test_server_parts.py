@@ -13,7 +13,7 @@ from kachery_p2p.dag.cid import CID, RAW, sha256_multihash
 from kachery_p2p.errors import InvalidAddress
 from kachery_p2p.gateway.server import limits
 from kachery_p2p.gateway.server.pages import type_by_content, type_by_name
-from kachery_p2p.gateway.server.paths import Refusal, check_host, parse_path, wanted_format
+from kachery_p2p.gateway.server.paths import PathRefusal, check_host, parse_path, wanted_format
 from kachery_p2p.gateway.server.ranges import entity_bytes, entity_range, matches, may_resume, requested_ranges
 from kachery_p2p.gateway.server.server import parse_address
 
@@ -49,7 +49,7 @@ def test_addresses_that_are_none(text: str) -> None:
 def _or_refused(ask: Callable[[], T]) -> tuple[T | None, int | None]:
     try:
         return ask(), None
-    except Refusal as refusal:
+    except PathRefusal as refusal:
         return None, refusal.status
 
 
@@ -150,7 +150,7 @@ def test_accept_is_weighed() -> None:
     assert wanted_format({}, "text/html,application/xhtml+xml,*/*;q=0.8").format is None
     assert wanted_format({"format": "raw"}, car).format == "raw"
     assert wanted_format({}, "application/vnd.ipld.dag-json").format == "dag-json"
-    with pytest.raises(Refusal, match=r"not with application/vnd\.ipld\.other"):
+    with pytest.raises(PathRefusal, match=r"not with application/vnd\.ipld\.other"):
         wanted_format({}, "application/vnd.ipld.other")
 
 

@@ -15,7 +15,7 @@ from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.directory import DirectoryBuilder
 from kachery_p2p.dag.pb import encode_node
 from kachery_p2p.dag.profiles import profile
-from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
+from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
 from kachery_p2p.errors import MalformedDag
 from kachery_p2p.gateway.server import limits
 from kachery_p2p.gateway.server.tar import _Writer
@@ -83,7 +83,7 @@ async def test_a_file_is_an_archive_of_one(site: Site) -> None:
 
 async def test_mode_and_time_are_those_of_the_file(site: Site) -> None:
     """Permissions and time of UnixFS 1.5 are kept, those that give rights to whoever runs a file are not."""
-    data = encode(UnixFSData(Kind.FILE, b"#!/bin/sh\n", 10, mode=0o4755, mtime_s=1_700_000_000))
+    data = encode(UnixFSData(DataType.FILE, b"#!/bin/sh\n", 10, mode=0o4755, mtime_s=1_700_000_000))
     script = site.put(DAG_PB, encode_node([], data))
     with await tar_of(site, site.directory({"run": script, "plain": site.cid("ten.bin")})) as archive:
         members = {Path(each.name).name: (each.mode, each.mtime) for each in archive.getmembers()}

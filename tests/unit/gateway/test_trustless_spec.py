@@ -13,7 +13,7 @@ import pytest
 from kachery_p2p.dag.car import CarReader
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, inline_block
 from kachery_p2p.dag.pb import decode_node, encode_node
-from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
+from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
 from tests.helpers.gateway_served import car_blocks, gateway
 from tests.helpers.gateway_site import DAG_CBOR, DAG_JSON, Site, link
 
@@ -254,7 +254,7 @@ async def test_a_lie_about_a_leaf(site: Site) -> None:
     """A node that says another size of a block than it has is refused, with the reason, and not "missing"."""
     ten = site.cid("ten.bin")
     for claimed in (9, 11):
-        node = encode(UnixFSData(Kind.FILE, filesize=claimed, blocksizes=(claimed,)))
+        node = encode(UnixFSData(DataType.FILE, filesize=claimed, blocksizes=(claimed,)))
         lie = site.put(DAG_PB, encode_node([(None, ten, claimed)], node))  # type: ignore[list-item]
         for query in ("", "?format=car&dag-scope=entity", "?format=tar"):
             answer = await ask(site, f"/ipfs/{lie}{query}")

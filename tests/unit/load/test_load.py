@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from kachery_cloud.placing import place_directory
-from kachery_p2p.bitswap.session import Answer
+from kachery_p2p.bitswap.session import WantAnswer
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import ContentNotFound, DialError, IsADirectory
 from kachery_p2p.load.directory import DirectoryLoad
@@ -67,8 +67,8 @@ class RepoSession:
     def peers(self) -> Mapping[str, object]:
         return dict.fromkeys(self.providers, 0)
 
-    def answers(self, cid: CID) -> dict[str, Answer]:
-        return {"peer-of-the-test": Answer.LACKS if cid in self._lacking else Answer.SILENT}
+    def answers(self, cid: CID) -> dict[str, WantAnswer]:
+        return {"peer-of-the-test": WantAnswer.LACKS if cid in self._lacking else WantAnswer.SILENT}
 
     def gateways_said(self) -> dict[str, str]:
         return {}

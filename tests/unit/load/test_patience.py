@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from kachery_p2p.bitswap.session import Answer
+from kachery_p2p.bitswap.session import WantAnswer
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import BlockTooLarge, ContentNotFound, DialError
 from kachery_p2p.load.downloads import Downloads
@@ -159,8 +159,8 @@ class Restarting(EmptySession):
     def lost(self) -> list[str]:
         return [self.source] if self.source and self.fetched and not self.providers else []
 
-    def answers(self, cid: CID) -> dict[str, Answer]:
-        return dict.fromkeys(self.lost(), Answer.GONE)
+    def answers(self, cid: CID) -> dict[str, WantAnswer]:
+        return dict.fromkeys(self.lost(), WantAnswer.GONE)
 
 
 class Dialling:
@@ -255,7 +255,7 @@ class Told(RepoSession):
 
     def __init__(
         self,
-        answers: dict[str, Answer],
+        answers: dict[str, WantAnswer],
         *,
         missing: Sequence[CID] = (ROOT,),
         gateways: dict[str, str] | None = None,
@@ -266,7 +266,7 @@ class Told(RepoSession):
         self._gateways = gateways or {}
         self._large = too_large or {}
 
-    def answers(self, cid: CID) -> dict[str, Answer]:
+    def answers(self, cid: CID) -> dict[str, WantAnswer]:
         return self._answers
 
     def missing(self) -> list[CID]:
@@ -282,23 +282,31 @@ class Told(RepoSession):
 @pytest.mark.parametrize(
     ("session", "says", "not_says"),
     [
-        (Told({"A": Answer.LACKS}), ["Nobody who was asked has baf", "Asked 1 peer in 2.5 s: A does not have it."], []),
         (
-            Told({"A": Answer.SILENT}, missing=()),
+            Told({"A": WantAnswer.LACKS}),
+            ["Nobody who was asked has baf", "Asked 1 peer in 2.5 s: A does not have it."],
+            [],
+        ),
+        (
+            Told({"A": WantAnswer.SILENT}, missing=()),
             [f"{ROOT} did not come.", "Asked 1 peer in 2.5 s: A did not answer."],
             ["missing", "Nobody"],
         ),
         (
-            Told({"A": Answer.LACKS, "B": Answer.SILENT, "C": Answer.LACKS}, missing=[BLOCK]),
+            Told({"A": WantAnswer.LACKS, "B": WantAnswer.SILENT, "C": WantAnswer.LACKS}, missing=[BLOCK]),
             [f"Not all of {ROOT} came", str(BLOCK), "Asked 3 peers", "A and C do not have it; B did not answer."],
             ["Nobody"],
         ),
-        (Told({"A": Answer.LACKS, "B": Answer.LACKS}, missing=[BLOCK]), ["Nobody who was asked has all of"], []),
-        (Told({"A": Answer.BAD}), ["A sent wrong data, and is not asked any more."], ["Nobody who was asked"]),
-        (Told({"A": Answer.HAS}), ["A has it, but did not send it."], ["Nobody"]),
-        (Told({"A": Answer.GONE}), ["A went away."], ["Nobody"]),
         (
-            Told({f"P{n}": Answer.LACKS for n in range(9)}),
+            Told({"A": WantAnswer.LACKS, "B": WantAnswer.LACKS}, missing=[BLOCK]),
+            ["Nobody who was asked has all of"],
+            [],
+        ),
+        (Told({"A": WantAnswer.BAD}), ["A sent wrong data, and is not asked any more."], ["Nobody who was asked"]),
+        (Told({"A": WantAnswer.HAS}), ["A has it, but did not send it."], ["Nobody"]),
+        (Told({"A": WantAnswer.GONE}), ["A went away."], ["Nobody"]),
+        (
+            Told({f"P{n}": WantAnswer.LACKS for n in range(9)}),
             ["Asked 9 peers", "P0, P1, P2, P3, P4 and 4 more do not have it."],
             ["P7"],
         ),
@@ -308,7 +316,7 @@ class Told(RepoSession):
             ["peer in", "gateway:gw"],
         ),
         (
-            Told({"A": Answer.LACKS}, gateways={"gateway:a.example": "It does not have the block."}),
+            Told({"A": WantAnswer.LACKS}, gateways={"gateway:a.example": "It does not have the block."}),
             ["Nobody who was asked has", "Asked 1 peer and 1 gateway in 2.5 s: A does not have it."],
             [],
         ),
@@ -326,7 +334,8 @@ def test_the_last_words(session: Told, says: list[str], not_says: list[str]) -> 
 
 
 @pytest.mark.parametrize(
-    "session", [Told({"A": Answer.LACKS}, too_large={BLOCK: 3_000_000}), Told({"A": Answer.TOO_LARGE}, missing=[BLOCK])]
+    "session",
+    [Told({"A": WantAnswer.LACKS}, too_large={BLOCK: 3_000_000}), Told({"A": WantAnswer.TOO_LARGE}, missing=[BLOCK])],
 )
 def test_a_block_that_is_too_large_is_called_that(session: Told) -> None:
     """It is named, with the limit and how to store the data again; nobody is said to lack it."""

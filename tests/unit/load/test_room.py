@@ -11,7 +11,7 @@ import pytest
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash
 from kachery_p2p.dag.pb import PBLink, encode_node
-from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
+from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
 from kachery_p2p.errors import DiskFull, NotAFile
 from kachery_p2p.repo import download
 from kachery_p2p.repo.repo import Repo
@@ -46,7 +46,7 @@ def huge(repo: Repo, tmp_path: Path, size: int = 20 * GIB) -> CID:
 
 
 def _node(repo: Repo, below: CID, size: int, count: int) -> CID:
-    about = UnixFSData(Kind.FILE, None, size * count, [size] * count)
+    about = UnixFSData(DataType.FILE, None, size * count, [size] * count)
     block = encode_node([PBLink("", below, size)] * count, encode(about))
     cid = CID(1, DAG_PB, sha256_multihash(block))
     repo.put_block(cid, block)

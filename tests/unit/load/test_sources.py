@@ -14,7 +14,7 @@ import trio.testing
 from kachery_p2p.bitswap.handle import ReceivedBlock, SessionStats
 from kachery_p2p.dag.cid import CID, DAG_PB, IDENTITY, RAW, sha256_multihash
 from kachery_p2p.gateway.client import limits
-from kachery_p2p.gateway.client.answers import Kind, Refusal
+from kachery_p2p.gateway.client.answers import FailureKind, GatewayRefusal
 from kachery_p2p.gateway.client.gateway import Gateway
 from kachery_p2p.load.sources import LoadSources, open_sources
 
@@ -99,7 +99,7 @@ class Gateways:
     async def block(self, gateway: Gateway, cid: CID) -> bytes:
         self.asked.append((trio.current_time(), cid))
         if self.down_until > trio.current_time() and cid not in self.given:
-            refusal = Refusal(Kind.FAILED, "The request failed: connection refused.")
+            refusal = GatewayRefusal(FailureKind.FAILED, "The request failed: connection refused.")
             gateway.refuse(refusal, trio.current_time())
             raise refusal
         gateway.in_flight += 1
@@ -111,7 +111,7 @@ class Gateways:
         finally:
             gateway.in_flight -= 1
         if cid not in self.has:
-            refusal = Refusal(Kind.ABSENT, "It does not have the block.")
+            refusal = GatewayRefusal(FailureKind.ABSENT, "It does not have the block.")
             gateway.refuse(refusal, trio.current_time())
             raise refusal
         gateway.delivered(len(self.has[cid]), self.seconds)

@@ -17,7 +17,7 @@ from kachery_cloud.errors import DiskFull
 from kachery_cloud.placing import place_directory
 from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.dag.directory import DirectoryBuilder
-from kachery_p2p.dag.tree import UNCOUNTABLE, Shape, shape_of
+from kachery_p2p.dag.tree import UNCOUNTABLE, TreeShape, shape_of
 from kachery_p2p.errors import InvalidName, MalformedDag
 from kachery_p2p.load import directory as load_directory
 from kachery_p2p.load import load as load_module
@@ -68,9 +68,9 @@ def laughs(repo: Repo, leaf: CID, levels: int) -> CID:
 def test_a_shape_is_counted_without_unfolding() -> None:
     """Forty folders that double are 2 ** 41 - 2 entries; counts beyond all sense stop, and the depth is exact."""
     doubling = {n: [(n + 1, 0), (n + 1, 0)] for n in range(39)} | {39: [(40, 7), (41, 7)]}
-    assert shape_of(0, doubling) == Shape(2**41 - 2, 7 * 2**40, 40)
+    assert shape_of(0, doubling) == TreeShape(2**41 - 2, 7 * 2**40, 40)
     endless = {n: [(n + 1, 0), (n + 1, 0)] for n in range(5000)} | {5000: []}
-    assert shape_of(0, endless) == Shape(UNCOUNTABLE, 0, 5001)
+    assert shape_of(0, endless) == TreeShape(UNCOUNTABLE, 0, 5001)
 
 
 def test_depth_is_that_of_the_longest_way() -> None:
@@ -87,9 +87,9 @@ def test_shapes_are_those_of_the_unfolded_tree(data: st.DataObject) -> None:
         for n in range(count)
     }
 
-    def unfold(which: int) -> Shape:
+    def unfold(which: int) -> TreeShape:
         held = [(unfold(w) if w in folders else None, size) for w, size in folders[which]]
-        return Shape(
+        return TreeShape(
             sum(1 + (inner.entries if inner else 0) for inner, _ in held),
             sum(inner.size if inner else size for inner, size in held),
             1 + max((inner.depth for inner, _ in held if inner), default=0),

@@ -13,7 +13,7 @@ import trio
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidPinService, PinTooLarge
-from kachery_p2p.pinning import OUTBOX_NAME, Outbox, PinService
+from kachery_p2p.pinning import OUTBOX_NAME, PinOutbox, PinService
 from scripts.pinning_service import Fault
 from tests.helpers.pinning_helpers import NAME, config, no_proxies, row_that, serving, store, storing, until
 
@@ -244,7 +244,7 @@ def test_rows_of_many_processes(tmp_path: Path) -> None:
     )
     path = tmp_path / OUTBOX_NAME
     processes = [subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT) for _ in range(4)]
-    outbox = Outbox(path)
+    outbox = PinOutbox(path)
     with ThreadPoolExecutor(4) as pool:
         ids = list(pool.map(lambda n: outbox.add("bafkqaaa", f"service{n % 3}"), range(60)))
     assert len(set(ids)) == 3

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash
 from kachery_p2p.dag.pb import PBLink, encode_node
 from kachery_p2p.dag.profiles import Profile, custom_profile
-from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
+from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
 from kachery_p2p.dag.walk import FileWalk, Ref
 from kachery_p2p.errors import DiskFull, HashMismatch, MalformedDag, RepoBusy, RepoError
 from kachery_p2p.repo import Download, Repo
@@ -167,7 +167,7 @@ def test_blocks_of_other_local_files_are_not_fetched(here: Repo, there: Repo, tm
 def test_a_lie_about_a_leaf_that_is_here(here: Repo, there: Repo, profile: Profile, claimed: int) -> None:
     """A leaf of another size than the node above it says is an error that says so. Nobody is asked for such a leaf."""
     leaf = here.store_bytes(DATA[:1000], profile=profile).cid
-    lie = encode_node([PBLink("", leaf, claimed)], encode(UnixFSData(Kind.FILE, None, claimed, (claimed,))))
+    lie = encode_node([PBLink("", leaf, claimed)], encode(UnixFSData(DataType.FILE, None, claimed, (claimed,))))
     root = CID(1, DAG_PB, sha256_multihash(lie))
     there.put_block(root, lie)
     with here.download(root) as download, pytest.raises(MalformedDag, match=f"1000 bytes, .* it says {claimed}"):
@@ -200,7 +200,7 @@ def test_identity_parts_need_no_fetching(here: Repo) -> None:
     sizes = [len(part) for part in parts]
     top = encode_node(
         [PBLink("", cid, size) for cid, size in zip(cids, sizes, strict=True)],
-        encode(UnixFSData(Kind.FILE, None, sum(sizes), sizes)),
+        encode(UnixFSData(DataType.FILE, None, sum(sizes), sizes)),
     )
     root = CID(1, DAG_PB, sha256_multihash(top))
     walk = FileWalk(root)
@@ -353,7 +353,7 @@ def test_dag_that_claims_absurd_sizes_is_refused_at_once(here: Repo) -> None:
     leaf = DATA[:1000]
     link, size = PBLink("", CID(1, RAW, sha256_multihash(leaf)), 1000), 1000
     for _ in range(4):
-        node = encode_node([link] * 100, encode(UnixFSData(Kind.FILE, None, size * 100, [size] * 100)))
+        node = encode_node([link] * 100, encode(UnixFSData(DataType.FILE, None, size * 100, [size] * 100)))
         link, size = PBLink("", CID(1, DAG_PB, sha256_multihash(node)), size * 100), size * 100
         here.put_block(link.cid, node)
     with here.download(link.cid) as download:
@@ -388,12 +388,12 @@ def test_wrapped_leaf_of_another_kind_that_was_only_written(here: Repo) -> None:
     from kachery_p2p.dag.builder import leaf_wrap
 
     parts = [DATA[:1000], DATA[1000:1500]]
-    kinds = [Kind.FILE, Kind.RAW]
+    kinds = [DataType.FILE, DataType.RAW]
     blocks = [
         b"".join((*leaf_wrap(k, len(p))[:1], p, leaf_wrap(k, len(p))[1])) for k, p in zip(kinds, parts, strict=True)
     ]
     links = [PBLink("", CID(1, DAG_PB, sha256_multihash(block)), len(block)) for block in blocks]
-    top = encode_node(links, encode(UnixFSData(Kind.FILE, None, 1500, [1000, 500])))
+    top = encode_node(links, encode(UnixFSData(DataType.FILE, None, 1500, [1000, 500])))
     walk = FileWalk(CID(1, DAG_PB, sha256_multihash(top)))
     with here.download(walk.root) as download:
         (ref,) = walk.take(1)

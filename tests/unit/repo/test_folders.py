@@ -13,7 +13,7 @@ import pytest
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.nodes import drive, read_node
-from kachery_p2p.dag.unixfs import Kind
+from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.errors import FileMissing, InvalidName, NotADirectory, NotAFile, RepoError
 from kachery_p2p.repo import Repo
 
@@ -128,7 +128,7 @@ def test_symbolic_links_are_not_followed(repo: Repo, folder: Path, tmp_path: Pat
         assert block is not None
         _, data = read_node(files[name], block)
         assert data is not None
-        assert (data.kind, bytes(data.data or b"")) == (Kind.SYMLINK, target.encode())
+        assert (data.kind, bytes(data.data or b"")) == (DataType.SYMLINK, target.encode())
     assert all(entry.path is None or entry.path.read_bytes() != b"secret" for entry in repo.list_files())
 
 

@@ -15,22 +15,29 @@ import pytest
 
 from kachery_cloud.commands.status_text import status_lines
 from kachery_cloud.info import status
-from kachery_cloud.node.connection import Connection, ask_running_node
-from kachery_cloud.node.endpoint import Endpoint, NodeElsewhere, NodeGone, node_elsewhere, silent_holder
+from kachery_cloud.node.connection import NodeConnection, ask_running_node
+from kachery_cloud.node.endpoint import ControlEndpoint, NodeElsewhere, NodeGone, node_elsewhere, silent_holder
 from kachery_cloud.node.serve import serve_forever
 from kachery_cloud.settings.config import load_config
 from kachery_p2p.errors import NodeError, RepoError
-from kachery_p2p.pinning.outbox import OUTBOX_NAME, Outbox
+from kachery_p2p.pinning.outbox import OUTBOX_NAME, PinOutbox
 from kachery_p2p.repo import hosts
-from kachery_p2p.repo.hosts import HOST_LOCK_NAME, Host, claim, locks_are_local, network_file_system, this_host
+from kachery_p2p.repo.hosts import (
+    HOST_LOCK_NAME,
+    MachineIdentity,
+    claim,
+    locks_are_local,
+    network_file_system,
+    this_host,
+)
 from kachery_p2p.repo.locks import NodeLock
 from kachery_p2p.repo.newfile import NewFile
 from kachery_p2p.repo.repo import Repo
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the locks of POSIX systems")
 
-LAB1 = Host("lab1", "boot-1", "machine-1")
-LAB2 = Host("lab2", "boot-2", "machine-2")
+LAB1 = MachineIdentity("lab1", "boot-1", "machine-1")
+LAB2 = MachineIdentity("lab2", "boot-2", "machine-2")
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +53,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
-def on(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def on(host: MachineIdentity, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on this process is on that machine."""
     for module in ("kachery_p2p.repo.hosts", "kachery_cloud.node.endpoint"):
         monkeypatch.setattr(f"{module}.this_host", lambda: host)
@@ -65,7 +72,7 @@ def mounts(monkeypatch: pytest.MonkeyPatch, directory: Path, kind: str, options:
     return table
 
 
-def elsewhere(directory: Path, host: Host, what: str) -> subprocess.Popen[str]:
+def elsewhere(directory: Path, host: MachineIdentity, what: str) -> subprocess.Popen[str]:
     """A process on another machine that does something with the directory, and holds on to it until its input ends."""
     code = f"""
 import sys
@@ -98,12 +105,12 @@ USER = "hosts.claim(directory)"
 
 def test_one_machine_is_told_from_another() -> None:
     """By its start where both say it; after a restart by name and number; copies of one image have other names."""
-    assert LAB1.is_same(Host("container", "boot-1", ""))
-    assert LAB1.is_same(Host("lab1", "boot-0", "machine-1"))
-    assert LAB1.is_same(Host("lab1", "", ""))
-    assert not LAB1.is_same(Host("lab2", "boot-2", "machine-1"))
-    assert not LAB1.is_same(Host("lab1", "boot-2", "machine-2"))
-    assert not LAB1.is_same(Host("lab2", "", ""))
+    assert LAB1.is_same(MachineIdentity("container", "boot-1", ""))
+    assert LAB1.is_same(MachineIdentity("lab1", "boot-0", "machine-1"))
+    assert LAB1.is_same(MachineIdentity("lab1", "", ""))
+    assert not LAB1.is_same(MachineIdentity("lab2", "boot-2", "machine-1"))
+    assert not LAB1.is_same(MachineIdentity("lab1", "boot-2", "machine-2"))
+    assert not LAB1.is_same(MachineIdentity("lab2", "", ""))
 
 
 def test_a_machine_that_tells_little(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -112,7 +119,7 @@ def test_a_machine_that_tells_little(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(hosts, "_MACHINE_ID", str(tmp_path / "none"))
     this_host.cache_clear()
     try:
-        assert this_host() == Host(socket.gethostname())
+        assert this_host() == MachineIdentity(socket.gethostname())
     finally:
         this_host.cache_clear()
 
@@ -147,12 +154,12 @@ def test_a_node_on_another_machine_is_named_at_once(data: Path, monkeypatch: pyt
     """By what needs a node, and by kachery-cloud-node: the machine, since when, and what can be done."""
     other = elsewhere(data, LAB1, NODE)
     on(LAB2, monkeypatch)
-    Endpoint(other.pid, "secret", str(data / "node.sock"), None, *LAB1, started=1_764_000_000.0).write(data)
+    ControlEndpoint(other.pid, "secret", str(data / "node.sock"), None, *LAB1, started=1_764_000_000.0).write(data)
     said = rf"The node of {data} runs on another machine: on lab1, since 20.*process {other.pid} .*KACHERY_CLOUD_DIR"
     monkeypatch.setattr("kachery_cloud.node.connection.ESTABLISH_TIMEOUT", 1e9)
     monkeypatch.setattr("kachery_cloud.node.serve.HAND_OVER_TIMEOUT", 1e9)
     with pytest.raises(NodeElsewhere, match=said):
-        Connection(load_config()).status()
+        NodeConnection(load_config()).status()
     with pytest.raises(NodeElsewhere, match=said):
         serve_forever(load_config())
     with pytest.raises(NodeElsewhere, match=said):
@@ -180,7 +187,7 @@ def test_one_that_died_there_is_no_node(data: Path, monkeypatch: pytest.MonkeyPa
     """What it left behind names it, but nobody holds the lock: the place is free, and is taken."""
     end(elsewhere(data, LAB1, NODE))
     on(LAB2, monkeypatch)
-    Endpoint(1, "secret", str(data / "node.sock"), None, *LAB1, started=1_764_000_000.0).write(data)
+    ControlEndpoint(1, "secret", str(data / "node.sock"), None, *LAB1, started=1_764_000_000.0).write(data)
     assert node_elsewhere(data) is None
     with pytest.raises(NodeGone):
         ask_running_node(load_config(), "status")
@@ -195,7 +202,7 @@ def test_one_that_died_there_is_no_node(data: Path, monkeypatch: pytest.MonkeyPa
 def test_one_of_this_machine_that_is_starting_is_waited_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Although the node.json there is still the one that another machine left."""
     on(LAB2, monkeypatch)
-    Endpoint(1, "secret", str(data / "node.sock"), None, *LAB1, started=1_764_000_000.0).write(data)
+    ControlEndpoint(1, "secret", str(data / "node.sock"), None, *LAB1, started=1_764_000_000.0).write(data)
     other = elsewhere(data, LAB2, NODE)
     assert node_elsewhere(data) is None
     end(other)
@@ -274,7 +281,7 @@ class TestOneMachineAtATime:
         with pytest.raises(RepoError, match=said):
             Repo.open(data)
         with pytest.raises(RepoError, match=said):
-            Outbox(data / OUTBOX_NAME).add("bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu", "lab")
+            PinOutbox(data / OUTBOX_NAME).add("bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu", "lab")
         assert not (data / "catalog.sqlite").exists()
         end(first)
         with pytest.raises(RepoError, match=said):
@@ -372,6 +379,6 @@ def test_no_locks(data: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> Non
     with pytest.raises(RepoError, match=said):
         NewFile(data / "tmp")
     with pytest.raises(RepoError, match=said):
-        Connection(load_config()).status()
+        NodeConnection(load_config()).status()
     with pytest.raises(RepoError, match=said):
         serve_forever(load_config())

@@ -14,7 +14,7 @@ from kachery_p2p.dag.builder import leaf_wrap
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash, verify_block
 from kachery_p2p.dag.pb import PBLink, encode_node
 from kachery_p2p.dag.profiles import custom_profile
-from kachery_p2p.dag.unixfs import Kind, UnixFSData, encode
+from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
 from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.errors import DamagedFile, HashMismatch
 from kachery_p2p.repo import Repo
@@ -243,7 +243,7 @@ def test_block_kept_in_a_damaged_catalog_row_is_not_given_out(repo: Repo) -> Non
 
 def test_put_block_takes_only_what_has_the_hash(repo: Repo) -> None:
     """A block under a wrong CID is refused, and so is the whole batch it is in."""
-    good = encode_node([], encode(UnixFSData(Kind.DIRECTORY)))
+    good = encode_node([], encode(UnixFSData(DataType.DIRECTORY)))
     cid = CID(1, DAG_PB, sha256_multihash(good))
     with pytest.raises(HashMismatch):
         repo.put_blocks([(cid, good), (CID(1, DAG_PB, sha256_multihash(b"")), b"x")])
@@ -253,8 +253,10 @@ def test_put_block_takes_only_what_has_the_hash(repo: Repo) -> None:
     assert repo.get_node(cid.multihash) == good
 
 
-@pytest.mark.parametrize("kinds", [(Kind.FILE, Kind.FILE), (Kind.RAW, Kind.RAW), (Kind.FILE, Kind.RAW)])
-def test_leaf_wrapped_as_other_importers_do_is_a_part_of_the_file(repo: Repo, kinds: tuple[Kind, Kind]) -> None:
+@pytest.mark.parametrize(
+    "kinds", [(DataType.FILE, DataType.FILE), (DataType.RAW, DataType.RAW), (DataType.FILE, DataType.RAW)]
+)
+def test_leaf_wrapped_as_other_importers_do_is_a_part_of_the_file(repo: Repo, kinds: tuple[DataType, DataType]) -> None:
     """Leaves of UnixFS kind Raw, as old Kubo made them, and of kind File are rebuilt from the file's bytes, also when
     one file has both."""
     parts = [DATA[:1000], DATA[1000:1500]]
@@ -273,7 +275,7 @@ def test_leaf_wrapped_as_other_importers_do_is_a_part_of_the_file(repo: Repo, ki
 def test_leaf_wrapped_in_no_known_way_is_kept_whole(repo: Repo) -> None:
     """A leaf whose node our wrapping does not reproduce (here: with a mode) is kept in the catalog as it came."""
     parts = [DATA[:1000], DATA[1000:1500]]
-    blocks = [encode_node([], encode(UnixFSData(Kind.FILE, p, len(p), mode=0o644))) for p in parts]
+    blocks = [encode_node([], encode(UnixFSData(DataType.FILE, p, len(p), mode=0o644))) for p in parts]
     root = load_wrapped(repo, parts, blocks)
     for block in blocks:
         assert repo.get_node(sha256_multihash(block)) == block
@@ -285,7 +287,7 @@ def load_wrapped(repo: Repo, parts: list[bytes], blocks: list[bytes]) -> CID:
     """Load a file with these leaf blocks, as the node would from a peer."""
     links = [PBLink("", CID(1, DAG_PB, sha256_multihash(block)), len(block)) for block in blocks]
     sizes = [len(part) for part in parts]
-    top = encode_node(links, encode(UnixFSData(Kind.FILE, None, sum(sizes), sizes)))
+    top = encode_node(links, encode(UnixFSData(DataType.FILE, None, sum(sizes), sizes)))
     by_hash = {sha256_multihash(block): block for block in [top, *blocks]}
     root = CID(1, DAG_PB, sha256_multihash(top))
     walk = FileWalk(root)

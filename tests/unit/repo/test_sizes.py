@@ -14,7 +14,7 @@ import kachery_cloud as kcl
 from kachery_p2p.dag.cid import CID, RAW, sha256_multihash
 from kachery_p2p.errors import FileChanged, NotAFile
 from kachery_p2p.repo import Repo
-from kachery_p2p.repo.fileio import Source
+from kachery_p2p.repo.fileio import SourceFile
 
 # No size, and a whole page stated for a few bytes.
 CPUINFO = Path("/proc/cpuinfo")
@@ -116,7 +116,7 @@ def test_growing_and_shrinking_files_are_told_from_these(tmp_path: Path, size: i
     """Where the size follows the content, a file that grows or shrinks has changed, and does not misstate its size."""
     path = tmp_path / "file"
     path.write_bytes(b"x" * size)
-    with Source(path) as source:
+    with SourceFile(path) as source:
         assert not source.misstated()
         with open(path, "ab") as out:
             out.write(b"more")
@@ -124,7 +124,7 @@ def test_growing_and_shrinking_files_are_told_from_these(tmp_path: Path, size: i
         with pytest.raises(FileChanged):
             source.check()
     if size:
-        with Source(path) as source:
+        with SourceFile(path) as source:
             os.truncate(path, 7)
             assert not source.misstated()
             with pytest.raises(FileChanged):

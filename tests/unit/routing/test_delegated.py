@@ -18,7 +18,7 @@ import trio
 
 from kachery_p2p.errors import RoutingError
 from kachery_p2p.routing import limits, text
-from kachery_p2p.routing.answers import Reader, freshness, retry_after
+from kachery_p2p.routing.answers import AnswerReader, freshness, retry_after
 from kachery_p2p.routing.delegated import Delegated, parse_url
 from kachery_p2p.routing.interfaces import Provider
 
@@ -333,9 +333,9 @@ async def test_proxies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch
 
 
 def read(
-    *records: object, key: str = "Providers", nearest: text.Scope = text.Scope.LOOPBACK
+    *records: object, key: str = "Providers", nearest: text.AddressScope = text.AddressScope.LOOPBACK
 ) -> list[tuple[str, Sequence[str]]]:
-    reader = Reader(key, streamed=False, nearest=nearest)
+    reader = AnswerReader(key, streamed=False, nearest=nearest)
     return [
         (each.peer, each.addrs)
         for piece in (reader.feed(json.dumps({key: records}).encode()), reader.end())
@@ -373,7 +373,11 @@ def test_records_are_read_by_their_schema() -> None:
 def test_a_router_far_away_does_not_name_our_network() -> None:
     """Addresses nearer to us than the router itself are not taken: a public one cannot make us dial the LAN."""
     addrs = ["/ip4/127.0.0.1/tcp/1", "/ip4/192.168.1.1/tcp/1", "/ip4/8.8.8.8/tcp/1", "/dns4/a.example/tcp/1"]
-    for nearest, first in ((text.Scope.LOOPBACK, 0), (text.Scope.PRIVATE, 1), (text.Scope.PUBLIC, 2)):
+    for nearest, first in (
+        (text.AddressScope.LOOPBACK, 0),
+        (text.AddressScope.PRIVATE, 1),
+        (text.AddressScope.PUBLIC, 2),
+    ):
         assert read(record(1, *addrs), nearest=nearest) == [(peer(1), tuple(addrs[first:]))]
 
 

@@ -17,7 +17,7 @@ from trio.testing import MockClock
 from kachery_p2p.errors import DialError, DiskFull, StreamError
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht.keys import kad_id
-from kachery_p2p.routing.dht.messages import PeerInfo
+from kachery_p2p.routing.dht.messages import DhtPeer
 from kachery_p2p.routing.dht.reach import peer_text
 from kachery_p2p.routing.provide import limits
 from kachery_p2p.routing.provide.announcer import Announcer
@@ -74,15 +74,15 @@ class Target:
         while not self.servers:
             await self.changed.wait()
 
-    async def closest(self, key: bytes) -> list[PeerInfo]:
+    async def closest(self, key: bytes) -> list[DhtPeer]:
         self.lookups += 1
         await trio.sleep(self.delay)
         if self.broken:
             raise StreamError("The line is cut.")
         place = kad_id(key)
-        return [PeerInfo(peer, ()) for peer in sorted(self.servers, key=lambda p: kad_id(p) ^ place)[:20]]
+        return [DhtPeer(peer, ()) for peer in sorted(self.servers, key=lambda p: kad_id(p) ^ place)[:20]]
 
-    async def deliver(self, peer: PeerInfo, keys: Sequence[bytes]) -> bool:
+    async def deliver(self, peer: DhtPeer, keys: Sequence[bytes]) -> bool:
         self.streams += 1
         await trio.sleep(self.delay)
         if peer.id not in self.servers:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kachery_p2p.transport import limits
-from kachery_p2p.transport.yamux import Budget, ProtocolError, YamuxCore, YamuxStream
+from kachery_p2p.transport.yamux import ProtocolError, ReceiveBudget, YamuxCore, YamuxStream
 
 DATA, UPDATE, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
@@ -407,7 +407,7 @@ def test_refused_streams_are_reset_and_forgotten() -> None:
 def test_streams_of_all_connections_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host's limit holds over many connections, and a stream that ends makes room."""
     monkeypatch.setattr(limits, "HOST_STREAMS", 10)
-    budget = Budget()
+    budget = ReceiveBudget()
     cores = [YamuxCore(False, budget=budget) for _ in range(4)]
     for core in cores:
         for i in range(5):

@@ -9,11 +9,11 @@ import pytest
 
 from kachery_p2p.errors import InvalidAddress
 from kachery_p2p.routing.dht import addresses, limits
-from kachery_p2p.routing.dht.addresses import Scope
+from kachery_p2p.routing.dht.addresses import DhtScope
 from kachery_p2p.routing.dht.keys import common_prefix, distance, kad_id, key_in, random_id_in
 from tests.helpers.dht_fakes import ip4, peer_id, relayed
 
-WAN, LAN = Scope(lan=False), Scope(lan=True)
+WAN, LAN = DhtScope(lan=False), DhtScope(lan=True)
 
 
 def test_places() -> None:
@@ -114,8 +114,8 @@ def test_scopes() -> None:
     everything = (public, lan, loop, relay, public)
     assert WAN.usable(everything) == (public, relay)
     assert LAN.usable(everything) == (public, lan, relay)
-    assert Scope(lan=False, allow_loopback=True).usable(everything) == (public, loop, relay)
-    assert Scope(lan=True, allow_loopback=True).usable(everything) == (public, lan, loop, relay)
+    assert DhtScope(lan=False, allow_loopback=True).usable(everything) == (public, loop, relay)
+    assert DhtScope(lan=True, allow_loopback=True).usable(everything) == (public, lan, loop, relay)
     assert addresses.is_relayed(relay)
     assert not addresses.is_relayed(public)
 
@@ -134,7 +134,7 @@ def test_who_may_enter() -> None:
     assert not LAN.admits([lan], public)
     assert LAN.admits([lan], ip4("192.168.0.9"))
     assert not LAN.admits([loop])
-    assert Scope(lan=True, allow_loopback=True).admits([loop], loop)
+    assert DhtScope(lan=True, allow_loopback=True).admits([loop], loop)
     assert WAN.may_ask([public])
     assert not WAN.may_ask([lan, relay])
     assert LAN.may_ask([public])

@@ -12,19 +12,19 @@ from libp2p.kad_dht.pb.kademlia_pb2 import Message as Theirs
 from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import MalformedMessage
 from kachery_p2p.routing.dht import limits
-from kachery_p2p.routing.dht.messages import Message, MessageType, PeerInfo, Record, decode, encode, is_peer_id
+from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType, ValueRecord, decode, encode, is_peer_id
 from tests.helpers.dht_fakes import ED25519, ip4, peer_id, public_addr
 
 rng = random.Random(1)
 
 addrs = st.lists(st.binary(min_size=1, max_size=limits.MAX_ADDR_SIZE), max_size=4).map(tuple)
-peers = st.builds(PeerInfo, st.binary(min_size=32, max_size=32).map(lambda raw: ED25519 + raw), addrs)
+peers = st.builds(DhtPeer, st.binary(min_size=32, max_size=32).map(lambda raw: ED25519 + raw), addrs)
 messages = st.builds(
-    Message,
+    DhtMessage,
     st.sampled_from(MessageType),
     st.binary(max_size=200),
     st.none()
-    | st.builds(Record, st.binary(max_size=200), st.binary(max_size=300), st.text("0123456789TZ:-.", max_size=40)),
+    | st.builds(ValueRecord, st.binary(max_size=200), st.binary(max_size=300), st.text("0123456789TZ:-.", max_size=40)),
     st.lists(peers, max_size=5).map(tuple),
     st.lists(peers, max_size=5).map(tuple),
 )
@@ -32,14 +32,14 @@ messages = st.builds(
 
 @settings(deadline=None)
 @given(messages)
-def test_there_and_back(message: Message) -> None:
+def test_there_and_back(message: DhtMessage) -> None:
     """What is encoded is decoded to the same."""
     assert decode(encode(message)) == message
 
 
 @settings(deadline=None)
 @given(messages)
-def test_the_same_as_the_generated_classes(message: Message) -> None:
+def test_the_same_as_the_generated_classes(message: DhtMessage) -> None:
     """py-libp2p's protobuf reads what we write, and we read what it writes."""
     theirs = Theirs()
     theirs.ParseFromString(encode(message))
@@ -66,7 +66,7 @@ def test_noise(data: bytes) -> None:
 
 @settings(deadline=None)
 @given(messages, st.integers(0, 2000), st.integers(0, 255))
-def test_a_changed_byte(message: Message, at: int, byte: int) -> None:
+def test_a_changed_byte(message: DhtMessage, at: int, byte: int) -> None:
     """So is a message with one byte changed, or cut off anywhere."""
     data = bytearray(encode(message))
     if data:
@@ -113,19 +113,19 @@ def test_unknown_fields_are_passed_over() -> None:
 def test_beyond_the_limits() -> None:
     """Peers and addresses beyond the limits, overlong addresses and what is no peer ID are left out; too many fields
     and too many bytes are refused."""
-    crowd = tuple(PeerInfo(peer_id(rng), (public_addr(rng),)) for _ in range(1000))
-    assert len(decode(encode(Message(MessageType.FIND_NODE, closer=crowd))).closer) == limits.MAX_PEERS_PER_MESSAGE
+    crowd = tuple(DhtPeer(peer_id(rng), (public_addr(rng),)) for _ in range(1000))
+    assert len(decode(encode(DhtMessage(MessageType.FIND_NODE, closer=crowd))).closer) == limits.MAX_PEERS_PER_MESSAGE
     assert (
-        len(decode(encode(Message(MessageType.FIND_NODE, providers=crowd))).providers)
+        len(decode(encode(DhtMessage(MessageType.FIND_NODE, providers=crowd))).providers)
         == limits.MAX_PROVIDERS_PER_MESSAGE
     )
-    many = PeerInfo(peer_id(rng), (bytes(300), *(ip4("8.8.8.8", port) for port in range(1, 3000))))
-    (read,) = decode(encode(Message(MessageType.FIND_NODE, closer=(many, PeerInfo(b"me"), PeerInfo(b""))))).closer
+    many = DhtPeer(peer_id(rng), (bytes(300), *(ip4("8.8.8.8", port) for port in range(1, 3000))))
+    (read,) = decode(encode(DhtMessage(MessageType.FIND_NODE, closer=(many, DhtPeer(b"me"), DhtPeer(b""))))).closer
     assert read.addrs == many.addrs[1 : 1 + limits.MAX_ADDRS_PER_PEER]
     with pytest.raises(MalformedMessage, match="fields"):
         decode(b"\x50\x00" * (limits.MAX_FIELDS_PER_MESSAGE + 1))
     with pytest.raises(MalformedMessage, match="fields"):
-        decode(encode(Message(MessageType.FIND_NODE, closer=(PeerInfo(peer_id(rng), (b"a",) * 20000),))))
+        decode(encode(DhtMessage(MessageType.FIND_NODE, closer=(DhtPeer(peer_id(rng), (b"a",) * 20000),))))
     with pytest.raises(MalformedMessage, match="most"):
         decode(bytes(limits.MAX_MESSAGE_SIZE + 1))
 

@@ -11,11 +11,11 @@ import pytest
 from kachery_p2p.errors import MalformedMessage
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht import limits
-from kachery_p2p.routing.dht.addresses import Scope
+from kachery_p2p.routing.dht.addresses import DhtScope
 from kachery_p2p.routing.dht.keys import kad_id
-from kachery_p2p.routing.dht.messages import Message, MessageType, PeerInfo, Record
+from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType, ValueRecord
 from kachery_p2p.routing.dht.providers import ProviderStore
-from kachery_p2p.routing.dht.server import Server
+from kachery_p2p.routing.dht.server import DhtServer
 from kachery_p2p.routing.dht.table import RoutingTable
 from kachery_p2p.routing.dht.values import ValueStore
 from tests.helpers.dht_fakes import ip4, peer_id, public_addr
@@ -24,8 +24,8 @@ from tests.unit.routing.dht.test_records import KEY, NOW
 
 rng = random.Random(1)
 OWN_ADDR = ip4("20.1.2.3")
-ASKER = PeerInfo(peer_id(rng), (public_addr(rng),))
-CONNECTED = PeerInfo(peer_id(rng), (public_addr(rng), ip4("192.168.0.4")))
+ASKER = DhtPeer(peer_id(rng), (public_addr(rng),))
+CONNECTED = DhtPeer(peer_id(rng), (public_addr(rng), ip4("192.168.0.4")))
 
 
 class Bench:
@@ -33,31 +33,31 @@ class Bench:
 
     def __init__(self) -> None:
         self.db = Database(None)
-        self.table = RoutingTable(peer_id(rng), scope=Scope(lan=False), rng=rng)
+        self.table = RoutingTable(peer_id(rng), scope=DhtScope(lan=False), rng=rng)
         for _ in range(200):
             self.table.consider(peer_id(rng), [public_addr(rng)], 0.0)
         self.own: list[bytes] = []
-        self.server = Server(
+        self.server = DhtServer(
             self.table,
             ProviderStore(self.db),
             ValueStore(self.db),
-            Scope(lan=False),
+            DhtScope(lan=False),
             own_addrs=lambda: [OWN_ADDR, ip4("127.0.0.1"), ip4("10.0.0.1")],
             addrs_of=lambda peer: CONNECTED.addrs if peer == CONNECTED.id else (),
             provides=self.own.__contains__,
         )
 
-    def ask(self, kind: MessageType, key: bytes, *, remote: PeerInfo = ASKER, now: float = NOW) -> Message:
-        answer = self.server.handle(Message(kind, key), remote, now)
+    def ask(self, kind: MessageType, key: bytes, *, remote: DhtPeer = ASKER, now: float = NOW) -> DhtMessage:
+        answer = self.server.handle(DhtMessage(kind, key), remote, now)
         assert answer is not None
         return answer
 
-    def announce(self, key: bytes, *providers: PeerInfo, remote: PeerInfo = ASKER, now: float = NOW) -> None:
-        message = Message(MessageType.ADD_PROVIDER, key, providers=providers)
+    def announce(self, key: bytes, *providers: DhtPeer, remote: DhtPeer = ASKER, now: float = NOW) -> None:
+        message = DhtMessage(MessageType.ADD_PROVIDER, key, providers=providers)
         assert self.server.handle(message, remote, now) is None
 
-    def put(self, key: bytes, value: bytes, *, now: float = NOW) -> Message | None:
-        message = Message(MessageType.PUT_VALUE, key, Record(key, value, "2001-01-01T00:00:00Z"))
+    def put(self, key: bytes, value: bytes, *, now: float = NOW) -> DhtMessage | None:
+        message = DhtMessage(MessageType.PUT_VALUE, key, ValueRecord(key, value, "2001-01-01T00:00:00Z"))
         return self.server.handle(message, ASKER, now)
 
 
@@ -89,7 +89,7 @@ def test_find_node(bench: Bench) -> None:
 def test_find_ourselves(bench: Bench) -> None:
     """Who seeks us gets us alone, with the addresses that can be dialled from where they are."""
     answer = bench.ask(MessageType.FIND_NODE, bench.table.local)
-    assert answer.closer == (PeerInfo(bench.table.local, (OWN_ADDR,)),)
+    assert answer.closer == (DhtPeer(bench.table.local, (OWN_ADDR,)),)
     assert all(bench.table.local != info.id for info in bench.ask(MessageType.FIND_NODE, multihash()).closer)
 
 
@@ -97,7 +97,7 @@ def test_find_a_peer_that_is_no_server(bench: Bench) -> None:
     """A peer we are connected to is found first, though it is not in the table, by its public addresses; nobody is
     told about itself; a peer of the table is named once."""
     answer = bench.ask(MessageType.FIND_NODE, CONNECTED.id)
-    assert answer.closer[0] == PeerInfo(CONNECTED.id, CONNECTED.addrs[:1])
+    assert answer.closer[0] == DhtPeer(CONNECTED.id, CONNECTED.addrs[:1])
     assert len(answer.closer) == limits.K + 1
     own = bench.ask(MessageType.FIND_NODE, CONNECTED.id, remote=CONNECTED)
     assert CONNECTED.id not in {info.id for info in own.closer}
@@ -111,23 +111,23 @@ def test_providers(bench: Bench) -> None:
     answer = bench.ask(MessageType.GET_PROVIDERS, key)
     assert (answer.type, answer.key, answer.providers) == (MessageType.GET_PROVIDERS, key, ())
     assert len(answer.closer) == limits.K
-    one = PeerInfo(peer_id(rng), (public_addr(rng),))
-    bench.announce(key, one, remote=PeerInfo(one.id))
+    one = DhtPeer(peer_id(rng), (public_addr(rng),))
+    bench.announce(key, one, remote=DhtPeer(one.id))
     assert bench.ask(MessageType.GET_PROVIDERS, key).providers == (one,)
     bench.own.append(key)
-    assert bench.ask(MessageType.GET_PROVIDERS, key).providers == (PeerInfo(bench.table.local, (OWN_ADDR,)), one)
+    assert bench.ask(MessageType.GET_PROVIDERS, key).providers == (DhtPeer(bench.table.local, (OWN_ADDR,)), one)
 
 
 def test_addresses_of_a_provider(bench: Bench) -> None:
     """Addresses come from the message; if it has no usable one, from the connection; without any, nothing is stored."""
     key = multihash()
-    private = PeerInfo(ASKER.id, (ip4("192.168.0.3"),))
-    bench.announce(key, private, remote=PeerInfo(ASKER.id, (ip4("10.0.0.3"),)))
+    private = DhtPeer(ASKER.id, (ip4("192.168.0.3"),))
+    bench.announce(key, private, remote=DhtPeer(ASKER.id, (ip4("10.0.0.3"),)))
     assert bench.ask(MessageType.GET_PROVIDERS, key).providers == ()
     bench.announce(key, private)
     assert bench.ask(MessageType.GET_PROVIDERS, key).providers == (ASKER,)
     other = multihash()
-    bench.announce(other, PeerInfo(ASKER.id))
+    bench.announce(other, DhtPeer(ASKER.id))
     assert bench.ask(MessageType.GET_PROVIDERS, other).providers == (ASKER,)
 
 
@@ -177,15 +177,17 @@ def test_a_lan_server() -> None:
 
 
 def check_a_lan_server(db: Database) -> None:
-    scope = Scope(lan=True, allow_loopback=True)
+    scope = DhtScope(lan=True, allow_loopback=True)
     table = RoutingTable(peer_id(rng), scope=scope, rng=rng)
-    neighbour = PeerInfo(peer_id(rng), (ip4("127.0.0.1", 4002),))
+    neighbour = DhtPeer(peer_id(rng), (ip4("127.0.0.1", 4002),))
     assert table.consider(neighbour.id, neighbour.addrs, 0.0, ip4("127.0.0.1", 50000))
-    server = Server(table, ProviderStore(db, "lan"), ValueStore(db, "lan"), scope, own_addrs=lambda: [])
+    server = DhtServer(table, ProviderStore(db, "lan"), ValueStore(db, "lan"), scope, own_addrs=lambda: [])
     key = multihash()
-    server.handle(Message(MessageType.ADD_PROVIDER, key, providers=(neighbour,)), neighbour, NOW)
-    answer = server.handle(Message(MessageType.GET_PROVIDERS, key), ASKER, NOW)
+    server.handle(DhtMessage(MessageType.ADD_PROVIDER, key, providers=(neighbour,)), neighbour, NOW)
+    answer = server.handle(DhtMessage(MessageType.GET_PROVIDERS, key), ASKER, NOW)
     assert answer is not None
     assert answer.providers == answer.closer == (neighbour,)
-    assert server.handle(Message(MessageType.FIND_NODE, table.local), ASKER, NOW) == Message(MessageType.FIND_NODE)
+    assert server.handle(DhtMessage(MessageType.FIND_NODE, table.local), ASKER, NOW) == DhtMessage(
+        MessageType.FIND_NODE
+    )
     db.close()

@@ -15,7 +15,7 @@ from kachery_p2p.errors import InvalidAddress, ProtocolNotSupported, StreamError
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht import shell_limits
 from kachery_p2p.routing.dht.dht import DHT, LAN_PROTOCOL, PROTOCOL
-from kachery_p2p.routing.dht.messages import Message, MessageType, PeerInfo
+from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType
 from kachery_p2p.routing.dht.reach import bare, peer_bytes, peer_text, without_peer
 from kachery_p2p.routing.dht.rpc import Rpc, frame, read_message
 from kachery_p2p.routing.interfaces import Provider
@@ -80,7 +80,7 @@ async def test_many_records_go_in_one_delivery(nursery: trio.Nursery) -> None:
     """A delivery of more keys than fit in one go stores them all, in two confirmed pieces."""
     (_, dht), (other_host, other) = await network(nursery, 2)
     keys = [new_multihash() for _ in range(shell_limits.MAX_KEYS_PER_DELIVERY + 10)]
-    assert await dht.deliver(PeerInfo(peer_bytes(other_host.peer_id)), keys)
+    assert await dht.deliver(DhtPeer(peer_bytes(other_host.peer_id)), keys)
     assert dht.status()["records_delivered"] == len(keys)
     assert other.status()["served"]["add_provider"] == len(keys)
     assert other.status()["records_held"] == len(keys)
@@ -103,7 +103,7 @@ async def test_a_provider_without_addresses_gets_them(nursery: trio.Nursery) -> 
     asked = await start(nursery, bootstrap=nodes[0][0].addresses())
     await until(lambda: len(asked[1].peers()) == 3)
     multihash = new_multihash()
-    nodes[0][1]._providers.add(multihash, PeerInfo(peer_bytes(lost.peer_id)), nodes[0][1]._wall())
+    nodes[0][1]._providers.add(multihash, DhtPeer(peer_bytes(lost.peer_id)), nodes[0][1]._wall())
     await nodes[2][0].disconnect(lost.peer_id)
     names = await found(finder, multihash)
     assert names[0] == Provider(lost.peer_id, (), "lan-dht")
@@ -143,7 +143,7 @@ def fill(dht: DHT, multihash: bytes, count: int) -> None:
     """Give a node so many records of made-up providers."""
     addrs = without_peer(["/ip4/127.0.0.1/tcp/1"])
     for _ in range(count):
-        dht._providers.add(multihash, PeerInfo(b"\x00\x24\x08\x01\x12\x20" + os.urandom(32), addrs), dht._wall())
+        dht._providers.add(multihash, DhtPeer(b"\x00\x24\x08\x01\x12\x20" + os.urandom(32), addrs), dht._wall())
 
 
 async def test_a_flood_of_providers_waits_for_its_reader(nursery: trio.Nursery) -> None:
@@ -293,7 +293,7 @@ async def pair(nursery: trio.Nursery) -> tuple[Host, Rpc, Node]:
 async def test_one_stream_for_many_questions(pair: tuple[Host, Rpc, Node]) -> None:
     """Questions one after the other share a stream; side by side they take a few, never more than the bound."""
     _, rpc, (server, dht) = pair
-    question = Message(MessageType.FIND_NODE, new_multihash())
+    question = DhtMessage(MessageType.FIND_NODE, new_multihash())
     for _ in range(10):
         assert (await rpc.ask(server.peer_id, question)).type is MessageType.FIND_NODE
     assert rpc.open_streams() == (1, 0)
@@ -307,12 +307,12 @@ async def test_one_stream_for_many_questions(pair: tuple[Host, Rpc, Node]) -> No
 async def test_no_answer_to_add_provider(pair: tuple[Host, Rpc, Node]) -> None:
     """On a stream with ADD_PROVIDER before another message, the first thing that comes back is that one's answer."""
     host, _, (server, dht) = pair
-    own = PeerInfo(peer_bytes(host.peer_id), without_peer(host.addresses()))
+    own = DhtPeer(peer_bytes(host.peer_id), without_peer(host.addresses()))
     async with await host.open_stream(server.peer_id, [LAN_PROTOCOL]) as stream:
         for kind in (MessageType.FIND_NODE, MessageType.GET_PROVIDERS, MessageType.PING):
             key = new_multihash()
-            await stream.write(frame(Message(MessageType.ADD_PROVIDER, key, providers=(own,))))
-            await stream.write(frame(Message(kind, key)))
+            await stream.write(frame(DhtMessage(MessageType.ADD_PROVIDER, key, providers=(own,))))
+            await stream.write(frame(DhtMessage(kind, key)))
             with trio.fail_after(2):
                 answer = await read_message(stream, shell_limits.MAX_ANSWER_SIZE)
             assert answer is not None
@@ -326,7 +326,7 @@ async def test_idle_streams_are_closed(
     """A stream that is not used ends on either side, and the next question is asked on a new one without an error."""
     host, rpc, (server, dht) = pair
     monkeypatch.setattr(shell_limits, "SERVE_IDLE", 0.05)
-    question = Message(MessageType.PING)
+    question = DhtMessage(MessageType.PING)
     await rpc.ask(server.peer_id, question)
     await until(lambda: dht.status()["streams"]["inbound"] == 0)
     assert (await rpc.ask(server.peer_id, question)).type is MessageType.PING
@@ -341,11 +341,11 @@ async def test_a_cancelled_question_harms_no_other(pair: tuple[Host, Rpc, Node])
     for _ in range(20):
         with trio.CancelScope() as scope:
             scope.cancel()
-            await rpc.ask(server.peer_id, Message(MessageType.FIND_NODE, new_multihash()))
+            await rpc.ask(server.peer_id, DhtMessage(MessageType.FIND_NODE, new_multihash()))
         with trio.move_on_after(0.0005):
-            await rpc.ask(server.peer_id, Message(MessageType.FIND_NODE, new_multihash()))
+            await rpc.ask(server.peer_id, DhtMessage(MessageType.FIND_NODE, new_multihash()))
         key = new_multihash()  # a ping brings back its key
-        assert (await rpc.ask(server.peer_id, Message(MessageType.PING, key))).key == key
+        assert (await rpc.ask(server.peer_id, DhtMessage(MessageType.PING, key))).key == key
 
 
 async def test_a_peer_without_the_protocol(nursery: trio.Nursery, pair: tuple[Host, Rpc, Node]) -> None:
@@ -353,10 +353,10 @@ async def test_a_peer_without_the_protocol(nursery: trio.Nursery, pair: tuple[Ho
     host, rpc, _ = pair
     stranger = await started(nursery)
     with pytest.raises(StreamError):
-        await rpc.ask(stranger.peer_id, Message(MessageType.PING))
+        await rpc.ask(stranger.peer_id, DhtMessage(MessageType.PING))
     await host.connect(stranger.addresses()[0])
     with pytest.raises(ProtocolNotSupported):
-        await rpc.ask(stranger.peer_id, Message(MessageType.PING))
+        await rpc.ask(stranger.peer_id, DhtMessage(MessageType.PING))
     assert rpc.open_streams() == (0, 0)
 
 
@@ -370,8 +370,8 @@ def test_addresses_lose_their_own_peer_id() -> None:
     plain = without_peer(texts)
     assert plain[0] == plain[2]
     assert len(plain[1]) > len(plain[0])
-    long = PeerInfo(peer_bytes(peer), (plain[0] + b"\xa5\x03\x26" + peer_bytes(peer), plain[1]))
-    assert bare([long]) == (PeerInfo(long.id, (plain[0], plain[1])),)
+    long = DhtPeer(peer_bytes(peer), (plain[0] + b"\xa5\x03\x26" + peer_bytes(peer), plain[1]))
+    assert bare([long]) == (DhtPeer(long.id, (plain[0], plain[1])),)
 
 
 @pytest.mark.parametrize("text", ["", "0OIl", "Qm", "é", "12D3KooW"])

@@ -11,7 +11,7 @@ import trio
 
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht import limits
-from kachery_p2p.routing.dht.messages import PeerInfo, Record
+from kachery_p2p.routing.dht.messages import DhtPeer, ValueRecord
 from kachery_p2p.routing.dht.providers import ProviderStore
 from kachery_p2p.routing.dht.values import ValueStore
 from tests.helpers.dht_fakes import peer_id, public_addr
@@ -27,8 +27,8 @@ def db() -> Iterator[Database]:
     database.close()
 
 
-def someone() -> PeerInfo:
-    return PeerInfo(peer_id(rng), (public_addr(rng), public_addr(rng)))
+def someone() -> DhtPeer:
+    return DhtPeer(peer_id(rng), (public_addr(rng), public_addr(rng)))
 
 
 def key() -> bytes:
@@ -46,7 +46,7 @@ def test_written_or_not(db: Database) -> None:
     assert store.flush(3.0) == 2
     assert store.flush(3.0) == 0
     assert store.get(thing, 3.0) == [two, one]
-    moved = PeerInfo(one.id, (public_addr(rng),))
+    moved = DhtPeer(one.id, (public_addr(rng),))
     store.add(thing, moved, 4.0)
     assert store.get(thing, 5.0) == [moved, two]
     store.flush(5.0)
@@ -178,7 +178,7 @@ def test_a_broken_database(db: Database) -> None:
     for _ in range(limits.MAX_UNFLUSHED):
         store.add(key(), one, 1.0)
     assert store._pending_count < limits.MAX_UNFLUSHED
-    assert not values.put(Record(b"k", b"v"), b"x", 1.0)
+    assert not values.put(ValueRecord(b"k", b"v"), b"x", 1.0)
     assert values.get(b"k", 1.0) is None
 
 
@@ -212,10 +212,10 @@ async def test_flushed_in_a_thread(tmp_path: Path) -> None:
 def test_values(db: Database) -> None:
     """A value is kept for 48 hours, replaced by the next, and gone after a purge."""
     store = ValueStore(db)
-    store.put(Record(b"k", b"one", "t"), b"sender", 0.0)
-    assert store.get(b"k", 1.0) == Record(b"k", b"one", "t")
-    store.put(Record(b"k", b"two", "t"), b"sender", 10.0)
-    assert store.get(b"k", 11.0) == Record(b"k", b"two", "t")
+    store.put(ValueRecord(b"k", b"one", "t"), b"sender", 0.0)
+    assert store.get(b"k", 1.0) == ValueRecord(b"k", b"one", "t")
+    store.put(ValueRecord(b"k", b"two", "t"), b"sender", 10.0)
+    assert store.get(b"k", 11.0) == ValueRecord(b"k", b"two", "t")
     assert len(store) == 1
     assert store.get(b"k", limits.VALUE_TTL + 11) is None
     assert store.purge(limits.VALUE_TTL + 5) == 0
@@ -229,12 +229,12 @@ def test_values_are_bounded(db: Database, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(limits, "MAX_VALUES_PER_SENDER", 3)
     monkeypatch.setattr(limits, "MAX_VALUES", 5)
     store = ValueStore(db)
-    store.put(Record(b"modest", b""), b"one", 0.0)
+    store.put(ValueRecord(b"modest", b""), b"one", 0.0)
     for n in range(10):
-        store.put(Record(b"%d" % n, b""), b"two", 1.0 + n)
+        store.put(ValueRecord(b"%d" % n, b""), b"two", 1.0 + n)
     assert len(store) == 4
     assert store.get(b"modest", 20.0) is not None
     assert [n for n in range(10) if store.get(b"%d" % n, 20.0)] == [7, 8, 9]
     for n in range(10):
-        store.put(Record(b"other %d" % n, b""), b"%d" % n, 20.0 + n)
+        store.put(ValueRecord(b"other %d" % n, b""), b"%d" % n, 20.0 + n)
     assert len(store) == 5

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kachery_p2p.routing.dht.keys import kad_id
-from kachery_p2p.routing.dht.sweep import LOOKUP_TRIES, NetworkSize, RegionSweep, Schedule
+from kachery_p2p.routing.dht.sweep import LOOKUP_TRIES, NetworkSize, RegionSweep, SweepSchedule
 
 K = 20
 HOUR = 3600.0
@@ -208,7 +208,7 @@ def test_a_key_is_announced_again_in_its_turn(region: int, announced: float, lat
     """Due at its region's turn, after half to one and a half intervals, so always within the 48 h that records live;
     and when it is due, it is found among the keys to announce."""
     interval = 22 * HOUR
-    schedule = Schedule(epoch, interval)
+    schedule = SweepSchedule(epoch, interval)
     due = schedule.due(region, 6, announced)
     assert announced + interval / 2 <= due + 1e-3
     assert due <= announced + 1.5 * interval + 1e-3
@@ -218,6 +218,6 @@ def test_a_key_is_announced_again_in_its_turn(region: int, announced: float, lat
 
 def test_turns_are_spread_over_the_interval() -> None:
     """Once in step, 64 regions follow one another at equal distances."""
-    schedule = Schedule(0.0, 22 * HOUR)
+    schedule = SweepSchedule(0.0, 22 * HOUR)
     turns = [schedule.due(region, 6, 11 * HOUR - 1) % (22 * HOUR) for region in range(64)]
     assert [22 * HOUR * n / 64 for n in range(64)] == pytest.approx(turns)

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kachery_p2p.routing.dht import limits
-from kachery_p2p.routing.dht.addresses import Scope
+from kachery_p2p.routing.dht.addresses import DhtScope
 from kachery_p2p.routing.dht.keys import common_prefix, kad_id
 from kachery_p2p.routing.dht.table import RoutingTable
 from tests.helpers.dht_fakes import ip4, peer_id, public_addr
 
-WAN = Scope(lan=False)
+WAN = DhtScope(lan=False)
 
 
 def far_peers(rng: random.Random, table: RoutingTable, count: int) -> list[bytes]:
@@ -91,7 +91,7 @@ def test_only_the_right_addresses() -> None:
 def test_the_lan_takes_neighbours() -> None:
     """Into the LAN's table come those that are seen on the LAN, whatever they say."""
     rng = random.Random(4)
-    table = RoutingTable(peer_id(rng), scope=Scope(lan=True), rng=rng)
+    table = RoutingTable(peer_id(rng), scope=DhtScope(lan=True), rng=rng)
     assert not table.consider(peer_id(rng), [ip4("8.8.8.8")], 0.0)
     assert not table.consider(peer_id(rng), [ip4("192.168.0.5"), ip4("8.8.8.8")], 0.0, ip4("8.8.8.8"))
     assert table.consider(peer_id(rng), [ip4("192.168.0.5"), ip4("8.8.8.8")], 0.0, ip4("192.168.0.5"))

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from kachery_p2p.routing.mdns import limits
 from kachery_p2p.routing.mdns.addresses import announced_on, base58_peer, believable
 from kachery_p2p.routing.mdns.book import Book, Report
-from kachery_p2p.routing.mdns.pace import Pace
+from kachery_p2p.routing.mdns.pace import SenderPace
 from kachery_p2p.routing.mdns.packets import Heard
-from kachery_p2p.routing.mdns.schedule import Schedule
+from kachery_p2p.routing.mdns.schedule import InterfaceSchedule
 from tests.helpers.mdns_fakes import interface, peer_id
 
 ETH0 = interface("10.1.0.1/24", "fd00::1/64")
@@ -264,7 +264,9 @@ def test_bounds() -> None:
 # --- schedule and pace ---------------------------------------------------------------------------------------------
 
 
-def play(schedule: Schedule, until: float, events: Iterable[tuple[float, str]] = ()) -> tuple[list[float], list[float]]:
+def play(
+    schedule: InterfaceSchedule, until: float, events: Iterable[tuple[float, str]] = ()
+) -> tuple[list[float], list[float]]:
     """Times of questions and answers up to `until`, with things happening in between."""
     queries, answers = [], []
     waiting = sorted(events)
@@ -286,7 +288,7 @@ def play(schedule: Schedule, until: float, events: Iterable[tuple[float, str]] =
 
 def test_questions_become_rare() -> None:
     """A handful of questions in the first minutes, then one in about five; two announcements, then silence."""
-    queries, answers = play(Schedule(0, random.Random(1)), 7200)
+    queries, answers = play(InterfaceSchedule(0, random.Random(1)), 7200)
     pauses = [b - a for a, b in pairwise(queries)]
     assert [round(each) for each in pauses[:6]] == [1, 3, 9, 27, 81, 243]
     assert all(270 <= each <= 330 for each in pauses[6:])
@@ -297,7 +299,7 @@ def test_questions_become_rare() -> None:
 def test_others_questions_count() -> None:
     """Where somebody asks all the time (Helia does, every ten seconds), we need not."""
     events = [(float(time), "question") for time in range(400, 7200, 10)]
-    queries, _ = play(Schedule(0, random.Random(1)), 7200, events)
+    queries, _ = play(InterfaceSchedule(0, random.Random(1)), 7200, events)
     assert max(queries) < 400
 
 
@@ -305,7 +307,7 @@ def test_others_questions_count() -> None:
 @settings(max_examples=50, deadline=None)
 def test_answers_once_a_second(times: list[float], seed: int) -> None:
     """Each question is answered within 1.2 seconds, and never are there two answers within one."""
-    _, answers = play(Schedule(0, random.Random(seed)), 110, [(time, "asked") for time in times])
+    _, answers = play(InterfaceSchedule(0, random.Random(seed)), 110, [(time, "asked") for time in times])
     assert all(b - a >= limits.ANSWER_PAUSE - 1e-6 for a, b in pairwise(answers))
     for time in times:
         assert any(time <= answer <= time + 1.2 for answer in answers)
@@ -313,7 +315,7 @@ def test_answers_once_a_second(times: list[float], seed: int) -> None:
 
 def test_refresh() -> None:
     """A record that will expire is asked for, but questions keep their distance."""
-    schedule = Schedule(0, random.Random(1))
+    schedule = InterfaceSchedule(0, random.Random(1))
     play(schedule, 1000)
     at = schedule.next_at(1001)
     assert at == 1001
@@ -324,13 +326,13 @@ def test_refresh() -> None:
 
 def test_answers_to_one() -> None:
     """Answers to single addresses are bounded each second."""
-    schedule = Schedule(0, random.Random(1))
+    schedule = InterfaceSchedule(0, random.Random(1))
     assert sum(schedule.may_answer_one(time / 100) for time in range(1000)) <= 11 * limits.UNICAST_RATE
 
 
 def test_pace() -> None:
     """One sender's flood is cut to its rate and others still get through; a flood of senders is cut, too."""
-    pace = Pace(0)
+    pace = SenderPace(0)
     admitted = sum(pace.admit("10.1.0.2", number / 1000) for number in range(10_000))
     assert admitted <= limits.SENDER_BURST + 10 * limits.SENDER_RATE + 1
     assert pace.admit("10.1.0.3", 10)

@@ -12,10 +12,10 @@ import trio
 from kachery_p2p.errors import StreamError
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.nat import limits
-from kachery_p2p.transport.nat.autonat import Client
+from kachery_p2p.transport.nat.autonat import AutonatClient
 from kachery_p2p.transport.nat.autonat_messages import V1, V2_DIAL
-from kachery_p2p.transport.nat.autonat_server import RateLimit, Server
-from kachery_p2p.transport.nat.endpoints import Endpoint, from_text
+from kachery_p2p.transport.nat.autonat_server import AutonatServer, RateLimit
+from kachery_p2p.transport.nat.endpoints import TcpEndpoint, from_text
 from kachery_p2p.transport.nat.reachability import Reachability
 from tests.helpers.nat_helpers import loopback, meet, new_server, running
 from tests.helpers.transport_helpers import free_port, started, until
@@ -23,13 +23,13 @@ from tests.helpers.transport_helpers import free_port, started, until
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on loopback")
 
 
-def listens(host: Host) -> list[Endpoint]:
+def listens(host: Host) -> list[TcpEndpoint]:
     return [each for each in map(from_text, host.listen_addresses()) if each is not None]
 
 
-def nothing_there() -> Endpoint:
+def nothing_there() -> TcpEndpoint:
     """An address of loopback at which nothing listens."""
-    return Endpoint(ipaddress.ip_address("127.0.0.1"), free_port())
+    return TcpEndpoint(ipaddress.ip_address("127.0.0.1"), free_port())
 
 
 @pytest.fixture(autouse=True)
@@ -39,9 +39,9 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SETTLE", 0.05)
 
 
-async def new_client(nursery: trio.Nursery, **options: object) -> tuple[Host, Client]:
+async def new_client(nursery: trio.Nursery, **options: object) -> tuple[Host, AutonatClient]:
     host = await started(nursery, **options)
-    client = Client(host)
+    client = AutonatClient(host)
     client.start()
     return host, client
 
@@ -111,17 +111,17 @@ async def test_private_network(nursery: trio.Nursery) -> None:
 async def test_version_1_never_dials_another_ip(nursery: trio.Nursery) -> None:
     """Addresses of others in a request become the requester's own: a victim is not dialled."""
     server, service = await new_server(nursery, versions=[1])
-    dialled: list[Endpoint] = []
+    dialled: list[TcpEndpoint] = []
     connect = service._connect
 
-    async def record(target: Endpoint, peer: str):
+    async def record(target: TcpEndpoint, peer: str):
         dialled.append(target)
         return await connect(target, peer)
 
     service._connect = record
     host, client = await new_client(nursery, listen=())
     await meet(host, server)
-    victim = Endpoint(ipaddress.ip_address("127.66.66.66"), 80)
+    victim = TcpEndpoint(ipaddress.ip_address("127.66.66.66"), 80)
     await client.ask(server.peer_id, [victim], [])
     assert dialled
     assert {str(each.ip) for each in dialled} == {"127.0.0.1"}
@@ -131,7 +131,7 @@ async def test_version_1_never_dials_another_ip(nursery: trio.Nursery) -> None:
 async def test_private_requesters_are_refused(nursery: trio.Nursery) -> None:
     """A server does not dial private addresses, nor serve those who come from one."""
     server = await started(nursery)
-    service = Server(server)  # counts public addresses only
+    service = AutonatServer(server)  # counts public addresses only
     service.enable(True)
     host, client = await new_client(nursery)
     await meet(host, server)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 
 from kachery_p2p.transport.nat import limits
-from kachery_p2p.transport.nat.autonat import Answer
-from kachery_p2p.transport.nat.endpoints import IP, Endpoint, from_text
+from kachery_p2p.transport.nat.autonat import DialBackAnswer
+from kachery_p2p.transport.nat.endpoints import IP, TcpEndpoint, from_text
 from kachery_p2p.transport.nat.known import PRIVATE, PUBLIC, UNKNOWN, AddressState, Known
 from kachery_p2p.transport.nat.observed import Observed
 from kachery_p2p.transport.nat.votes import Ballot, Vote
@@ -19,7 +19,7 @@ def ip(text: str) -> IP:
     return ipaddress.ip_address(text)
 
 
-def at(text: str) -> Endpoint:
+def at(text: str) -> TcpEndpoint:
     endpoint = from_text(text)
     assert endpoint is not None
     return endpoint
@@ -36,7 +36,7 @@ def entry(known: Known, address: str, state: str = UNKNOWN, needed: int = 3) -> 
 def vote(known: Known, address: str, *answers: bool, first: int = 20) -> None:
     """One answer of each of several networks about one address."""
     for number, yes in enumerate(answers):
-        known.record(f"{first + number}.1.0.0/16", f"peer{number}", Answer({at(address): yes}, yes), 0.0)
+        known.record(f"{first + number}.1.0.0/16", f"peer{number}", DialBackAnswer({at(address): yes}, yes), 0.0)
 
 
 # --- observed addresses ----------------------------------------------------------------------------------------------
@@ -232,5 +232,5 @@ def test_votes_are_bounded() -> None:
     """Servers cannot fill our memory with addresses they claim to have dialled."""
     known = Known()
     for number in range(1000):
-        known.record("n", "p", Answer({at(f"/ip4/11.1.1.1/tcp/{number + 1}"): True}, True), 0.0)
+        known.record("n", "p", DialBackAnswer({at(f"/ip4/11.1.1.1/tcp/{number + 1}"): True}, True), 0.0)
     assert len(known._ballots) == limits.MAX_VOTED_ADDRESSES

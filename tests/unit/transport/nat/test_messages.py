@@ -13,7 +13,7 @@ from multiaddr import Multiaddr
 from kachery_p2p.errors import MalformedMessage
 from kachery_p2p.transport.nat import autonat_messages as m
 from kachery_p2p.transport.nat import limits
-from kachery_p2p.transport.nat.endpoints import Endpoint, from_binary, from_text, is_public, network_of
+from kachery_p2p.transport.nat.endpoints import TcpEndpoint, from_binary, from_text, is_public, network_of
 
 Field = descriptor_pb2.FieldDescriptorProto
 
@@ -66,7 +66,7 @@ def _protobuf() -> dict[str, type]:
 
 
 PB = _protobuf()
-ADDRESS = Endpoint(ipaddress.ip_address("11.22.33.44"), 4001)
+ADDRESS = TcpEndpoint(ipaddress.ip_address("11.22.33.44"), 4001)
 
 
 def read(kind: str, raw: bytes):
@@ -204,4 +204,4 @@ def test_networks() -> None:
     assert network_of(ipaddress.ip_address("11.22.1.1")) == network_of(ipaddress.ip_address("11.22.200.9"))
     assert network_of(ipaddress.ip_address("11.22.1.1")) != network_of(ipaddress.ip_address("11.23.1.1"))
     assert network_of(ipaddress.ip_address("2a00:1::1")) == network_of(ipaddress.ip_address("2a00:1:ffff::9"))
-    assert Endpoint(ipaddress.ip_address("11.22.1.1"), 1).text == "/ip4/11.22.1.1/tcp/1"
+    assert TcpEndpoint(ipaddress.ip_address("11.22.1.1"), 1).text == "/ip4/11.22.1.1/tcp/1"

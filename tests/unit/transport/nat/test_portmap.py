@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from kachery_p2p.transport.nat import natpmp, portmap
-from kachery_p2p.transport.nat.gateway import Gateway, parse_proc_route
+from kachery_p2p.transport.nat.gateway import HomeRouter, parse_proc_route
 from kachery_p2p.transport.nat.natpmp import Granted
 from scripts.lab import Host, Lab, unavailable
 from tests.helpers.transport_helpers import until
@@ -227,11 +227,11 @@ async def test_bridges_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None
             await trio.lowlevel.checkpoint()
             asked.append("given back")
 
-    gateway = Gateway("192.168.1.1", "192.168.1.5")
+    gateway = HomeRouter("192.168.1.1", "192.168.1.5")
     listening = ["/ip4/192.168.1.5/tcp/4001"]
     looked = 0
 
-    def default_gateway() -> Gateway:
+    def default_gateway() -> HomeRouter:
         nonlocal looked
         looked += 1
         return gateway
@@ -249,7 +249,7 @@ async def test_bridges_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None
                 mapper.network_changed()
                 await until(lambda before=before: looked > before)
             assert asked == ["192.168.1.1"]
-            gateway = Gateway("10.0.0.1", "10.0.0.7")
+            gateway = HomeRouter("10.0.0.1", "10.0.0.7")
             listening[:] = ["/ip4/10.0.0.7/tcp/4001"]
             mapper.network_changed()
             await until(lambda: len(asked) == 2)

@@ -24,9 +24,9 @@ from kachery_p2p.transport.relay.client import RelayClient
 from kachery_p2p.transport.relay.messages import (
     HOP,
     STOP,
-    Kind,
     Limit,
-    Message,
+    RelayMessage,
+    RelayMessageType,
     Reserved,
     Status,
     decode,
@@ -103,23 +103,31 @@ def test_circuits_that_cannot_be_dialled_say_why(text: str, words: str) -> None:
 def test_messages_survive_the_wire() -> None:
     """Each message is read as it was written, in both protocols."""
     for message in (
-        Message(Kind.RESERVE),
-        Message(Kind.CONNECT, peer=b"\x00\x01x"),
-        Message(Kind.STATUS, status=Status.OK, limit=Limit(120, 1 << 40), reservation=Reserved(99, (b"a", b"b"), b"v")),
+        RelayMessage(RelayMessageType.RESERVE),
+        RelayMessage(RelayMessageType.CONNECT, peer=b"\x00\x01x"),
+        RelayMessage(
+            RelayMessageType.STATUS,
+            status=Status.OK,
+            limit=Limit(120, 1 << 40),
+            reservation=Reserved(99, (b"a", b"b"), b"v"),
+        ),
     ):
         assert decode(HOP, encode(HOP, message)[1 if len(encode(HOP, message)) < 129 else 2 :]) == message
-    for message in (Message(Kind.CONNECT, peer=b"p", limit=Limit(1, 0)), Message(Kind.STATUS, status=Status.OK)):
+    for message in (
+        RelayMessage(RelayMessageType.CONNECT, peer=b"p", limit=Limit(1, 0)),
+        RelayMessage(RelayMessageType.STATUS, status=Status.OK),
+    ):
         assert decode(STOP, encode(STOP, message)[1:]) == message
     # The specification's own numbers: RESERVE is 0 and said all the same, for proto2 requires it.
-    assert encode(HOP, Message(Kind.RESERVE)) == bytes.fromhex("02 0800")
-    assert encode(STOP, Message(Kind.STATUS, status=Status.OK)) == bytes.fromhex("04 0801 2064")
+    assert encode(HOP, RelayMessage(RelayMessageType.RESERVE)) == bytes.fromhex("02 0800")
+    assert encode(STOP, RelayMessage(RelayMessageType.STATUS, status=Status.OK)) == bytes.fromhex("04 0801 2064")
 
 
 @given(st.binary(max_size=200), st.sampled_from([HOP, STOP]))
 def test_garbage_is_named(data: bytes, protocol: str) -> None:
     """Whatever bytes come, they are a message or `MalformedMessage`."""
     try:
-        assert isinstance(decode(protocol, data), Message)
+        assert isinstance(decode(protocol, data), RelayMessage)
     except MalformedMessage:
         pass
 
