@@ -54,7 +54,6 @@ if TYPE_CHECKING:
         UnsafePickle,
         UnsupportedCID,
     )
-    from kachery_cloud.info import announce, get_node_info, init, repair, status, verify, whereis
     from kachery_cloud.load import (
         cat_file,
         list_dir,
@@ -70,6 +69,7 @@ if TYPE_CHECKING:
     from kachery_cloud.pinning import pin, pins, unpin, wait_pinned
     from kachery_cloud.settings.config import Config, load_config
     from kachery_cloud.store import link_file, store_dir, store_file, store_json, store_npy, store_pkl, store_text
+    from kachery_cloud.upkeep import announce, get_node_info, init, repair, status, verify, whereis
     from kachery_cloud.uri import ContentURI, format_uri, join, parse_uri
 
 __all__ = [
@@ -149,7 +149,7 @@ __all__ = [
 
 _MODULES = {
     "settings.config": ("Config", "load_config"),
-    "info": ("announce", "get_node_info", "init", "repair", "status", "verify", "whereis"),
+    "upkeep": ("announce", "get_node_info", "init", "repair", "status", "verify", "whereis"),
     "load": (
         "cat_file",
         "list_dir",

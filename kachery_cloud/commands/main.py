@@ -339,7 +339,7 @@ def verify(uris: tuple[str, ...], as_json: bool) -> None:
     Example:
         kachery-cloud verify
     """
-    from kachery_cloud.info import verify as check
+    from kachery_cloud.upkeep import verify as check
 
     problems = check(uris or None)
     if as_json:
@@ -369,7 +369,7 @@ def repair(as_json: bool) -> None:
     Example:
         kachery-cloud repair
     """
-    from kachery_cloud.info import repair as run
+    from kachery_cloud.upkeep import repair as run
 
     found = run()
     problems = found.pop("problems")
@@ -409,7 +409,7 @@ def init(as_json: bool) -> None:
     Example:
         KACHERY_CLOUD_DIR=/big/disk/kachery kachery-cloud-init
     """
-    from kachery_cloud.info import init as make
+    from kachery_cloud.upkeep import init as make
 
     made = make()
     peer_id = made["peer_id"] or "a new one each time, for the directory belongs to another user"

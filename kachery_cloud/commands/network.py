@@ -27,7 +27,7 @@ def status(verbose: bool, as_json: bool) -> None:
         kachery-cloud-status
         kachery-cloud-status --json | jq .addresses
     """
-    from kachery_cloud.info import status as ask
+    from kachery_cloud.upkeep import status as ask
 
     found = ask()
     if as_json:
@@ -60,7 +60,7 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
         kachery-cloud-whereis ipfs://bafy...
     """
     from kachery_cloud.commands.status_text import may_have_it, whereis_lines
-    from kachery_cloud.info import iter_whereis
+    from kachery_cloud.upkeep import iter_whereis
 
     rows: list[dict[str, Any]] = []
     for row in iter_whereis(uri, providers=peers, timeout=timeout):
@@ -101,7 +101,7 @@ def announce(uri: str, timeout: float | None, as_json: bool) -> None:
     Example:
         kachery-cloud announce ipfs://bafy...
     """
-    from kachery_cloud.info import announce as tell
+    from kachery_cloud.upkeep import announce as tell
 
     done = tell(uri, timeout=timeout)
     if not done["copies"]:

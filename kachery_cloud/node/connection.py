@@ -1,10 +1,10 @@
 """The node behind a script or a notebook: started on first need, shared by the processes of one directory.
 
 A `NodeConnection` stands for "the node of this directory", whoever that is at the moment. The first process that needs
-the network takes the node lock and runs the node in a background thread (`NodeThread`); the others speak to it through the
-control socket (`kachery_cloud.node.control`). When the process that was the node leaves, each of the others notices at
-once, one of them takes the lock, and requests that were under way are asked again: a load then continues from what is
-on disk.
+the network takes the node lock and runs the node in a background thread (`NodeThread`); the others speak to it through
+the control socket (`kachery_cloud.node.control`). When the process that was the node leaves, each of the others notices
+at once, one of them takes the lock, and requests that were under way are asked again: a load then continues from what
+is on disk.
 
 Threads and forks: everything here may be called from any thread. A forked child starts with no connection; when it
 needs one it joins its parent's node like any other process.

@@ -23,9 +23,9 @@ import trio
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import DialError, KacheryError
 from kachery_p2p.repo.swarm_key import fingerprint
+from kachery_p2p.routing.address_book import KnownPeers, KnownSource
 from kachery_p2p.routing.dht.dht import DHT
 from kachery_p2p.routing.interfaces import Provider, ProviderSource
-from kachery_p2p.routing.known import KnownPeers, KnownSource
 from kachery_p2p.routing.mdns import Mdns
 from kachery_p2p.routing.provide.announcer import Announcer, AnnounceResult
 from kachery_p2p.routing.router import Router, Sighting

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 from kachery_p2p.errors import DialError, RoutingError
 from kachery_p2p.routing import limits, text
+from kachery_p2p.routing.address_book import KnownPeers
 from kachery_p2p.routing.answers import AnswerReader
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.interfaces import Provider
-from kachery_p2p.routing.known import KnownPeers
 from tests.unit.routing.test_delegated import (
     JSON,
     KEY,

@@ -1,8 +1,8 @@
 """`Mdns`: finding, and being found by, the nodes on the same network.
 
 One task looks at the interfaces every half minute, one reads each socket, and one sends what is due and reports what
-has changed. All decisions are made by the cores (`Book`, `InterfaceSchedule`, `SenderPace`); nothing that comes from the
-network ends a task.
+has changed. All decisions are made by the cores (`Book`, `InterfaceSchedule`, `SenderPace`); nothing that comes from
+the network ends a task.
 """
 
 from __future__ import annotations

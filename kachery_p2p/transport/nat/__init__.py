@@ -6,7 +6,7 @@
     autonat_messages.py   the wire format of AutoNAT versions 1 and 2
     autonat.py            the client: has a server dial us back
     autonat_server.py     the server: dials back others, within strict limits
-    gateway.py            the router of the default route
+    home_router.py        the router of the default route
     natpmp.py, upnp.py    asking the router for a forwarded port
     portmap.py            keeps that port
     known.py              our addresses, where each comes from, and which ones peers are told

@@ -18,7 +18,7 @@ import trio
 
 from kachery_p2p.transport.nat import limits, natpmp, upnp
 from kachery_p2p.transport.nat.endpoints import IP, TcpEndpoint, from_text, is_public
-from kachery_p2p.transport.nat.gateway import HomeRouter, default_gateway
+from kachery_p2p.transport.nat.home_router import HomeRouter, default_gateway
 from kachery_p2p.transport.nat.natpmp import Granted, MappingError
 
 logger = logging.getLogger("kachery_p2p.transport")

@@ -24,7 +24,7 @@ from kachery_p2p.transport.nat.autonat import AutonatClient
 from kachery_p2p.transport.nat.autonat_messages import V2_DIAL
 from kachery_p2p.transport.nat.autonat_server import AutonatServer
 from kachery_p2p.transport.nat.endpoints import IP, TcpEndpoint, from_text, is_public, network_of
-from kachery_p2p.transport.nat.gateway import default_gateway
+from kachery_p2p.transport.nat.home_router import default_gateway
 from kachery_p2p.transport.nat.known import PRIVATE, PUBLIC, UNKNOWN, AddressState, Known
 from kachery_p2p.transport.nat.observed import Observed
 from kachery_p2p.transport.nat.portmap import PortMapper

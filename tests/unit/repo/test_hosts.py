@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from kachery_cloud.commands.status_text import status_lines
-from kachery_cloud.info import status
 from kachery_cloud.node.connection import NodeConnection, ask_running_node
 from kachery_cloud.node.endpoint import ControlEndpoint, NodeElsewhere, NodeGone, node_elsewhere, silent_holder
 from kachery_cloud.node.serve import serve_forever
 from kachery_cloud.settings.config import load_config
+from kachery_cloud.upkeep import status
 from kachery_p2p.errors import NodeError, RepoError
 from kachery_p2p.pinning.outbox import OUTBOX_NAME, PinOutbox
 from kachery_p2p.repo import hosts

@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from kachery_p2p.transport.nat import natpmp, portmap
-from kachery_p2p.transport.nat.gateway import HomeRouter, parse_proc_route
+from kachery_p2p.transport.nat.home_router import HomeRouter, parse_proc_route
 from kachery_p2p.transport.nat.natpmp import Granted
 from scripts.lab import Host, Lab, unavailable
 from tests.helpers.transport_helpers import until

@@ -18,9 +18,9 @@ import trio.testing
 
 from kachery_p2p.errors import DiskFull
 from kachery_p2p.routing import limits
+from kachery_p2p.routing.address_book import KnownPeers, KnownSource
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.interfaces import Provider
-from kachery_p2p.routing.known import KnownPeers, KnownSource
 
 DAY = 86400.0
 KAD = "/ipfs/kad/1.0.0"
@@ -371,7 +371,7 @@ def test_the_first_useful_meeting_survives_a_kill(tmp_path: Path) -> None:
         import trio
         from pathlib import Path
         from kachery_p2p.routing.database import Database
-        from kachery_p2p.routing.known import KnownPeers
+        from kachery_p2p.routing.address_book import KnownPeers
 
         async def main():
             db = Database(Path({str(tmp_path / "routing.sqlite")!r}))
