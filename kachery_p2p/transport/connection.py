@@ -104,6 +104,7 @@ class Connection:
         self.allowance = Allowance(limits.WORK_RATE, limits.WORK_BURST, shared.work)
         self._turn = Turn()
         self._frames = 0  # of the core that are on the allowance
+        self._wasted = 0  # the same of its bytes that nobody read
         self._appetite = limits.FIRST_RECEIVE
         self._io = io
         self._cipher = cipher
@@ -281,10 +282,14 @@ class Connection:
         return True
 
     def _charge(self) -> None:
-        """Put the frames that have come on the allowance."""
-        frames = self.core.frames
-        self.allowance.units -= frames - self._frames
-        self._frames = frames
+        """Put the frames that have come on the allowance, and the bytes that came for nothing."""
+        core = self.core
+        self.allowance.units -= core.frames - self._frames
+        self._frames = core.frames
+        wasted = (core.wasted - self._wasted) // limits.BYTES_PER_UNIT
+        if wasted:
+            self.allowance.units -= limits.WASTE_WORK * wasted
+            self._wasted += wasted * limits.BYTES_PER_UNIT
 
     def _after_receiving(self) -> None:
         core = self.core

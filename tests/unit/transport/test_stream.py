@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -430,3 +431,47 @@ async def test_last_words_arrive_when_the_host_stops(pair: tuple[Host, Host], nu
         inner.cancel_scope.cancel()
     await until(lambda: got)
     assert got == [b"z" * 200_000]
+
+
+async def test_bytes_that_nobody_reads_pay_for_nothing(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a peer sends is on its account: bytes that are read pay for the work that they cause, and those of streams
+    that we gave up cost more than they paid. A peer that goes on sending those is held up."""
+    monkeypatch.setattr(limits, "WORK_RATE", 1e-9)  # nothing is paid by time,
+    monkeypatch.setattr(limits, "WORK_BURST", 1e7)  # and there is enough for all of it
+    a, b = await started(nursery), await started(nursery)
+    await a.connect(b.addresses()[0])
+    window = limits.INITIAL_WINDOW
+    units = 0.0
+    taken = trio.Semaphore(0)
+    mode = "read"
+
+    async def handler(stream: Stream) -> None:
+        nonlocal units
+        if mode == "read":
+            await stream.read_exactly(window)
+            await stream.write(b"!")
+            await stream.close()
+        else:
+            # Only now is everything here, and unread.
+            await until(lambda: stream.queued == window)
+            await stream.reset()
+        units = stream.connection.allowance.units
+        taken.release()
+
+    b.set_handler("/window", handler)
+
+    async def spent() -> float:
+        before = units
+        for _ in range(8):
+            stream = await a.open_stream(b.peer_id, ["/window"])
+            await stream.write(bytes(window))
+            await taken.acquire()
+            with contextlib.suppress(StreamError):
+                await stream.read(1)
+            await stream.reset()
+        return before - units
+
+    await spent()
+    read = await spent()
+    mode = "give up"
+    assert await spent() > read + 8 * limits.WASTE_WORK * window / limits.BYTES_PER_UNIT / 2
