@@ -48,7 +48,7 @@ def _reference() -> Any:
             described.value.add(name=value, number=index)
     add(
         file.message_type,
-        "WantlistEntry",
+        "Entry",
         [
             ("block", 1, "bytes", False),
             ("priority", 2, "int32", False),

@@ -433,45 +433,38 @@ async def test_last_words_arrive_when_the_host_stops(pair: tuple[Host, Host], nu
     assert got == [b"z" * 200_000]
 
 
-async def test_bytes_that_nobody_reads_pay_for_nothing(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a peer sends is on its account: bytes that are read pay for the work that they cause, and those of streams
-    that we gave up cost more than they paid. A peer that goes on sending those is held up."""
+async def test_bytes_that_nobody_reads_are_paid_for(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a peer sends is on its account, and those bytes cost extra whose stream we gave up: it is held up when it
+    goes on sending them."""
     monkeypatch.setattr(limits, "WORK_RATE", 1e-9)  # nothing is paid by time,
     monkeypatch.setattr(limits, "WORK_BURST", 1e7)  # and there is enough for all of it
     a, b = await started(nursery), await started(nursery)
     await a.connect(b.addresses()[0])
-    window = limits.INITIAL_WINDOW
-    units = 0.0
-    taken = trio.Semaphore(0)
-    mode = "read"
+    size, count = limits.INITIAL_WINDOW // 2, 8
+    left: list[float] = []
+    gave_up = trio.Semaphore(0)
 
-    async def handler(stream: Stream) -> None:
-        nonlocal units
-        if mode == "read":
-            await stream.read_exactly(window)
-            await stream.write(b"!")
-            await stream.close()
-        else:
-            # Only now is everything here, and unread.
-            await until(lambda: stream.queued == window)
-            await stream.reset()
-        units = stream.connection.allowance.units
-        taken.release()
+    async def give_up(stream: Stream) -> None:
+        await until(lambda: stream.queued == size)
+        await stream.reset()
+        left.append(stream.connection.allowance.units)
+        gave_up.release()
 
-    b.set_handler("/window", handler)
+    b.set_handler("/give-up", give_up)
 
-    async def spent() -> float:
-        before = units
-        for _ in range(8):
-            stream = await a.open_stream(b.peer_id, ["/window"])
-            await stream.write(bytes(window))
-            await taken.acquire()
+    async def spent(waste_work: int) -> float:
+        """Units from the first of some streams to the last."""
+        monkeypatch.setattr(limits, "WASTE_WORK", waste_work)
+        left.clear()
+        for _ in range(count + 1):
+            stream = await a.open_stream(b.peer_id, ["/give-up"])
             with contextlib.suppress(StreamError):
-                await stream.read(1)
+                await stream.write(bytes(size))
+            with trio.fail_after(60):
+                await gave_up.acquire()
             await stream.reset()
-        return before - units
+        return left[0] - left[-1]
 
-    await spent()
-    read = await spent()
-    mode = "give up"
-    assert await spent() > read + 8 * limits.WASTE_WORK * window / limits.BYTES_PER_UNIT / 2
+    units = size // limits.BYTES_PER_UNIT
+    assert await spent(100) > 100 * units * count
+    assert await spent(0) < 10 * units * count
