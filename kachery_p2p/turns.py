@@ -29,6 +29,9 @@ SHORTEST_WAIT = 0.005
 #: would be the long ones, too; a peer that had no debts for PACED_SECONDS is given all of its time.
 LATE_SECONDS = 0.02
 PACED_SECONDS = 1.0
+#: A peer counts as one of those in debt until it has not waited for so long. One that causes more than it may is back
+#: in a moment; were it not counted meanwhile, those that wake after it would each be given part of its share, too.
+COUNTED_SECONDS = 0.1
 
 
 class Turn:
@@ -58,13 +61,39 @@ class Turn:
 
 
 class Pool:
-    """What all peers in debt are given together, in units a second."""
+    """What all peers in debt are given together, in units a second.
 
-    __slots__ = ("rate", "waiting")
+    Attributes:
+        waiting: peers that wait at this moment.
+    """
+
+    __slots__ = ("_lately", "_rate", "waiting")
 
     def __init__(self, rate: float) -> None:
-        self.rate = rate
+        self._rate = rate
         self.waiting = 0
+        #: Peers that do not wait now, but did: when they stopped, the earliest first.
+        self._lately: dict[Allowance, float] = {}
+
+    def enter(self, peer: Allowance) -> None:
+        """The peer begins to wait."""
+        self._lately.pop(peer, None)
+        self.waiting += 1
+
+    def leave(self, peer: Allowance, now: float) -> None:
+        """The peer waits no longer."""
+        self.waiting -= 1
+        self._lately[peer] = now
+
+    def share(self, now: float) -> float:
+        """What each of the peers in debt is given, in units a second."""
+        lately = self._lately
+        while lately:
+            first = next(iter(lately))
+            if now - lately[first] < COUNTED_SECONDS:
+                break
+            del lately[first]
+        return self._rate / max(self.waiting + len(lately), 1)
 
 
 class Allowance:
@@ -115,7 +144,7 @@ class Allowance:
         elapsed = now - self._at
         if now < self._paced_until:
             elapsed = min(elapsed, waited + LATE_SECONDS)
-        rate = min(self._rate, self._pool.rate / max(self._pool.waiting, 1))
+        rate = min(self._rate, self._pool.share(now))
         self.units = min(self.units + elapsed * rate, self._burst)
         self._at = now
         return rate
@@ -130,7 +159,7 @@ class Allowance:
         if self._queue is None:
             self._queue = trio.Lock()
         async with self._queue:
-            self._pool.waiting += 1
+            self._pool.enter(self)
             try:
                 wait = 0.0
                 while (rate := self._refill(wait)) and self.units < 0:
@@ -138,5 +167,5 @@ class Allowance:
                     self._paced_until = self._at + wait + PACED_SECONDS
                     await trio.sleep(wait)
             finally:
-                self._pool.waiting -= 1
+                self._pool.leave(self, self._clock())
         return True

@@ -103,8 +103,7 @@ class Connection:
         #: for what the peer makes us do
         self.allowance = Allowance(limits.WORK_RATE, limits.WORK_BURST, shared.work)
         self._turn = Turn()
-        self._frames = 0  # of the core that are on the allowance
-        self._wasted = 0  # the same of its bytes that nobody read
+        self._frames = self._dropped = 0  # frames and dropped bytes of the core that are on the allowance
         self._appetite = limits.FIRST_RECEIVE
         self._io = io
         self._cipher = cipher
@@ -282,14 +281,15 @@ class Connection:
         return True
 
     def _charge(self) -> None:
-        """Put the frames that have come on the allowance, and the bytes that came for nothing."""
+        """Put the frames that have come on the allowance, and the bytes that nobody will read."""
         core = self.core
-        self.allowance.units -= core.frames - self._frames
-        self._frames = core.frames
-        wasted = (core.wasted - self._wasted) // limits.BYTES_PER_UNIT
-        if wasted:
-            self.allowance.units -= limits.WASTE_WORK * wasted
-            self._wasted += wasted * limits.BYTES_PER_UNIT
+        frames, dropped = core.frames, core.bytes_dropped
+        self.allowance.units -= frames - self._frames
+        self._frames = frames
+        if dropped != self._dropped:
+            # Once for what `_receive` gave for them, and once for what it took to decrypt them.
+            self.allowance.units -= 2 * (dropped - self._dropped) / limits.BYTES_PER_UNIT
+            self._dropped = dropped
 
     def _after_receiving(self) -> None:
         core = self.core

@@ -70,11 +70,9 @@ READ_WORK = 2
 WRITE_WORK = 25
 STREAM_WORK = 80
 IDENTIFY_WORK = 500
-# So many bytes, either way, pay for one unit: bulk data pays for itself, and little for anything else.
+# So many bytes, either way, pay for one unit: bulk data pays for itself, and little for anything else. To decrypt them
+# takes about one unit, too, and bytes that nobody reads, of streams that were reset, cost that instead.
 BYTES_PER_UNIT = 4096
-# What so many bytes cost that nobody read, because their stream was reset or had to make way: they had paid one unit
-# when they came, and to decrypt them takes as long as one.
-WASTE_WORK = 2
 # First receives of a connection, and those of one whose bytes took more than a turn; doubled up to RECEIVE_BUFFER
 # while they do not.
 FIRST_RECEIVE = 64 * KIB

@@ -93,8 +93,8 @@ class YamuxCore:
         #: received
         self.frames = 0
         self.bytes_received = 0
-        #: bytes that came and were never read: of streams that are gone, or were dropped before
-        self.wasted = 0
+        #: received bytes that nobody reads: of streams that are gone or were given up
+        self.bytes_dropped = 0
         self.bytes_sent = 0
         self.round_trip = 0.0
         self.remote_gone: int | None = None
@@ -144,7 +144,7 @@ class YamuxCore:
                 if self._sink is not None:
                     self._deliver(self._sink, view[position : position + size], end)
                 else:
-                    self.wasted += size
+                    self.bytes_dropped += size
                 position += size
                 self._left -= size
                 if not self._left:
@@ -251,11 +251,11 @@ class YamuxCore:
         size = len(piece)
         self.bytes_received += size
         if stream.discard or stream.reset_reason:
-            self.wasted += size
+            self.bytes_dropped += size
             return
         budget = self.budget
         if self.queued + size > limits.CONNECTION_QUEUE or budget.queued + size > limits.HOST_QUEUE:
-            self.wasted += size
+            self.bytes_dropped += size
             stream.tear_down("more bytes are waiting to be read than there is room for")
             return
         chunks = stream.chunks
@@ -441,7 +441,7 @@ class YamuxCore:
     def drop_queue(self, stream: YamuxStream) -> None:
         """Forget the received bytes that nobody will read."""
         stream.chunks.clear()
-        self.wasted += stream.queued
+        self.bytes_dropped += stream.queued
         self.queued -= stream.queued
         self.budget.queued -= stream.queued
         stream.queued = 0

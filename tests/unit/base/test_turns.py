@@ -83,6 +83,33 @@ async def test_those_in_debt_share_the_pool(autojump_clock: trio.testing.MockClo
     assert done < 1.5 * 1000 * 10 + 100 * 10
 
 
+@pytest.mark.parametrize("peers", [1, 4, 100])
+@pytest.mark.parametrize("tasks", [1, 8])
+async def test_those_that_wake_together_share_the_pool(
+    autojump_clock: trio.testing.MockClock, peers: int, tasks: int
+) -> None:
+    """Peers whose waits end at the same moment get no more together than the pool has: the last of them is not given
+    what those before it have just stopped waiting for."""
+    pool, done = Pool(30_000), 0
+
+    async def greedy(allowance: Allowance) -> None:
+        nonlocal done
+        while True:
+            allowance.spend(10)
+            done += 10
+            await allowance.settle()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(peers):
+            allowance = Allowance(30_000, 10_000, pool)
+            allowance.units = 0.0
+            for _ in range(tasks):
+                nursery.start_soon(greedy, allowance)
+        await trio.sleep(3)
+        nursery.cancel_scope.cancel()
+    assert 0.8 * 90_000 < done < 1.2 * 90_000 + 10 * peers * tasks
+
+
 async def test_tasks_of_one_peer_wait_in_turn(autojump_clock: trio.testing.MockClock) -> None:
     """A thousand tasks of one peer get no more than one would, each in its turn."""
     allowance, order = Allowance(100, 1, Pool(1000)), list[int]()

@@ -551,25 +551,25 @@ def test_unacknowledged_streams_are_counted() -> None:
 
 def test_bytes_that_nobody_reads_are_counted_once() -> None:
     """What was queued when a stream broke, what comes for one that is gone, and what comes after we closed: each byte
-    is wasted once, and none that was read is."""
+    is dropped once, and none that was read is."""
     left, right = pair()
     a, b = opened(left, right)
     a.submit([bytes(100_000)])
     exchange(left, right)
     b.take_into(memoryview(bytearray(30_000)))
-    assert right.wasted == 0
+    assert right.bytes_dropped == 0
     a.submit([bytes(50_000)])
     late = drain(left)
     b.tear_down("done")
-    queued = right.wasted
+    queued = right.bytes_dropped
     assert 60_000 < queued <= 70_000  # whole pieces are taken at a time
     right.receive(bytearray(late))
-    assert right.wasted == queued + 50_000
+    assert right.bytes_dropped == queued + 50_000
     exchange(left, right)
 
     c, d = opened(left, right)
     d.stop_reading()
     c.submit([bytes(20_000)])
     exchange(left, right)
-    assert right.wasted == queued + 70_000
-    assert (left.wasted, right.queued) == (0, 0)
+    assert right.bytes_dropped == queued + 70_000
+    assert (left.bytes_dropped, right.queued) == (0, 0)

@@ -1,0 +1,108 @@
+"""One connection over a channel in memory: what a peer's frames cost it."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from kachery_p2p.transport import limits
+from kachery_p2p.transport.connection import Connection, Shared
+from kachery_p2p.transport.noise import SEALED_MESSAGE, Cipher
+from kachery_p2p.transport.stream import Stream
+
+DATA, UPDATE = 0, 1
+SYN = 1
+HEADER = struct.Struct("!BBHII")
+KEYS = (b"a" * 32, b"b" * 32)
+
+
+class Channel:
+    """A channel in memory, on which all that was put in is received at once, and what is sent is kept."""
+
+    def __init__(self) -> None:
+        self.coming = b""
+        self.sent = bytearray()
+        self.changed = trio.lowlevel.ParkingLot()
+
+    def put(self, data: bytes) -> None:
+        self.coming += data
+        self.changed.unpark_all()
+
+    async def wait_readable(self) -> None:
+        if not self.coming:
+            await self.changed.park()
+
+    def recv_into(self, buffer: memoryview) -> int:
+        if not self.coming:
+            raise BlockingIOError
+        size = min(len(buffer), len(self.coming))
+        buffer[:size] = self.coming[:size]
+        self.coming = self.coming[size:]
+        return size
+
+    def send_nowait(self, data: memoryview) -> int:
+        self.sent += data
+        return len(data)
+
+    async def send_all(self, data: memoryview) -> None:
+        self.sent += data
+        await trio.lowlevel.checkpoint()
+
+    def shutdown_write(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Peer:
+    """The other end of a connection whose streams are never read."""
+
+    def __init__(self) -> None:
+        self._cipher = Cipher(*reversed(KEYS))
+        self.channel = Channel()
+        self.streams: list[Stream] = []
+        self.connection = Connection(
+            self.channel, Cipher(*KEYS), peer="peer", address="", initiator=False, shared=Shared(), serve=self._serve
+        )
+
+    async def _serve(self, stream: Stream) -> None:
+        self.streams.append(stream)
+        await trio.sleep_forever()
+
+    async def say(self, data: bytes) -> float:
+        """Send frames, wait until they are dealt with; by how much that changed the peer's account."""
+        before = self.connection.allowance.units
+        for start in range(0, len(data), limits.NOISE_PLAINTEXT):
+            out = bytearray(SEALED_MESSAGE)
+            size = self._cipher.seal(data[start : start + limits.NOISE_PLAINTEXT], memoryview(out))
+            self.channel.put(bytes(out[:size]))
+        await wait_all_tasks_blocked()
+        return self.connection.allowance.units - before
+
+
+@pytest.mark.parametrize("read", [True, False])
+async def test_bytes_that_are_not_read_pay_for_nothing(
+    nursery: trio.Nursery, mock_clock: MockClock, read: bool
+) -> None:
+    """Bytes on a stream in use pay for the work that the peer makes. Those that were waiting when the stream was
+    reset, and those that come for it afterwards, cost as much instead."""
+    peer = Peer()
+    nursery.start_soon(peer.connection.run)
+    size = 8 * limits.BYTES_PER_UNIT
+    frame = bytes(size)
+    await peer.say(HEADER.pack(0, UPDATE, SYN, 1, 0))
+    waiting = await peer.say(HEADER.pack(0, DATA, 0, 1, size) + frame)
+    assert waiting == 8 - 1 - limits.RECEIVE_WORK - limits.MESSAGE_WORK
+    (stream,) = peer.streams
+    if read:
+        await stream.read(size)
+        nothing = await peer.say(HEADER.pack(0, UPDATE, 0, 1, 1))
+        assert nothing == -1 - limits.RECEIVE_WORK - limits.MESSAGE_WORK
+    else:
+        stream.abort()
+        late = await peer.say(HEADER.pack(0, DATA, 0, 1, size) + frame)
+        assert late == waiting - 2 * 8 - 2 * 8
