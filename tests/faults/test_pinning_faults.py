@@ -417,9 +417,9 @@ def test_killed_while_adding(tmp_path: Path) -> None:
     """What `add` has returned for is there after kill -9, all of it; the file is sound."""
     path = tmp_path / OUTBOX_NAME
     code = (
-        "import sys; from pathlib import Path; from kachery_p2p.pinning import Outbox\n"
+        "import sys; from pathlib import Path; from kachery_p2p.pinning import PinOutbox\n"
         "from kachery_p2p.dag.cid import CID, hash_block\n"
-        "outbox = Outbox(Path(sys.argv[1]))\n"
+        "outbox = PinOutbox(Path(sys.argv[1]))\n"
         "for n in range(100000):\n"
         "    outbox.add(CID(1, 0x55, hash_block(0x12, b'%d' % n)), 'lab'); print(n, flush=True)\n"
     )
