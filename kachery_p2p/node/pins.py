@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -40,6 +41,10 @@ class Keeping:
         host, exchange, repo: of the node.
         services: that may be used; names are unique.
         pace: when things are done next.
+        wall: seconds since 1970.
+
+    Attributes:
+        worker: carries out what is in the outbox; None without services.
 
     Raises:
         InvalidPinService: two services of one name, or too many.
@@ -53,6 +58,7 @@ class Keeping:
         services: Sequence[PinService] = (),
         *,
         pace: WorkerPace | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         names = [service.name for service in services]
         for name in names:
@@ -64,15 +70,15 @@ class Keeping:
         self._exchange = exchange
         self._repo = repo
         self._services = {service.name: service for service in services}
-        self._outbox = PinOutbox(repo.directory / OUTBOX_NAME)
+        self._outbox = PinOutbox(repo.directory / OUTBOX_NAME, wall=wall)
         self._nursery: trio.Nursery | None = None
         self._held: dict[str, set[str]] = {}  # root -> peers that are protected for it
         self._dialling: set[tuple[str, str]] = set()
-        self._worker: PinWorker | None = None
+        self.worker: PinWorker | None = None
         if services:
             from kachery_p2p.pinning.worker import PinWorker
 
-            self._worker = PinWorker(
+            self.worker = PinWorker(
                 self._outbox,
                 list(services),
                 source=repo,
@@ -81,6 +87,7 @@ class Keeping:
                 release=self._release,
                 fetch_back=self._fetch_back,
                 pace=pace,
+                wall=wall,
             )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -88,8 +95,8 @@ class Keeping:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                if self._worker is not None:
-                    await nursery.start(self._worker.run)
+                if self.worker is not None:
+                    await nursery.start(self.worker.run)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -148,24 +155,24 @@ class Keeping:
         root = CID.parse(cid)
         entries = await self._entries(root, services)
         with trio.move_on_after(float("inf") if timeout is None else timeout):
-            while self._worker is not None:
-                change, stale = self._worker.change, self._worker.reconsidering
+            while self.worker is not None:
+                seen, stale = self.worker.changes, self.worker.reconsidering
                 entries = await self._entries(root, services)
                 if not stale and all(_settled(entry, verified) for entry in entries):
                     break
-                await change.wait()
+                await self.worker.wait_changed(seen)
         return [self._shown(entry) for entry in entries]
 
     def wake(self, *, again: bool = False) -> None:
         """Another process has written to the outbox. With `again`, services that refused are asked once more."""
-        if self._worker is not None:
-            self._worker.wake(again=again)
+        if self.worker is not None:
+            self.worker.wake(again=again)
 
     def status(self) -> dict[str, Any]:
         """Services, how they have been doing, and how many rows are in which state, as plain JSON values. Without
         services there is nothing to tell."""
-        if self._worker is not None:
-            return self._worker.status()
+        if self.worker is not None:
+            return self.worker.status()
         return {"services": {}, "counts": {}, "error": ""}
 
     async def _entries(self, root: CID, services: Sequence[str]) -> list[PinEntry]:
@@ -181,7 +188,7 @@ class Keeping:
             shown["last_error"] = shown["last_error"] or (
                 f"There is no pinning service with the name {entry.service} in the settings."
             )
-        sending = self._worker.status()["services"].get(entry.service, {}) if self._worker is not None else {}
+        sending = self.worker.status()["services"].get(entry.service, {}) if self.worker is not None else {}
         return {**shown, "sending": sending.get("sending", {}).get(entry.cid)}
 
     # --- for the worker ---------------------------------------------------------------------------------------------
