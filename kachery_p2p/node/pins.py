@@ -43,9 +43,6 @@ class Keeping:
         pace: when things are done next.
         wall: seconds since 1970.
 
-    Attributes:
-        worker: carries out what is in the outbox; None without services.
-
     Raises:
         InvalidPinService: two services of one name, or too many.
     """
@@ -74,11 +71,11 @@ class Keeping:
         self._nursery: trio.Nursery | None = None
         self._held: dict[str, set[str]] = {}  # root -> peers that are protected for it
         self._dialling: set[tuple[str, str]] = set()
-        self.worker: PinWorker | None = None
+        self._worker: PinWorker | None = None
         if services:
             from kachery_p2p.pinning.worker import PinWorker
 
-            self.worker = PinWorker(
+            self._worker = PinWorker(
                 self._outbox,
                 list(services),
                 source=repo,
@@ -90,13 +87,18 @@ class Keeping:
                 wall=wall,
             )
 
+    @property
+    def worker(self) -> PinWorker | None:
+        """Carries out what is in the outbox; None without services."""
+        return self._worker
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry out what is in the outbox until cancelled. Without services there is nothing to do."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                if self.worker is not None:
-                    await nursery.start(self.worker.run)
+                if self._worker is not None:
+                    await nursery.start(self._worker.run)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -155,24 +157,24 @@ class Keeping:
         root = CID.parse(cid)
         entries = await self._entries(root, services)
         with trio.move_on_after(float("inf") if timeout is None else timeout):
-            while self.worker is not None:
-                seen, stale = self.worker.changes, self.worker.reconsidering
+            while self._worker is not None:
+                seen, stale = self._worker.changes, self._worker.reconsidering
                 entries = await self._entries(root, services)
                 if not stale and all(_settled(entry, verified) for entry in entries):
                     break
-                await self.worker.wait_changed(seen)
+                await self._worker.wait_changed(seen)
         return [self._shown(entry) for entry in entries]
 
     def wake(self, *, again: bool = False) -> None:
         """Another process has written to the outbox. With `again`, services that refused are asked once more."""
-        if self.worker is not None:
-            self.worker.wake(again=again)
+        if self._worker is not None:
+            self._worker.wake(again=again)
 
     def status(self) -> dict[str, Any]:
         """Services, how they have been doing, and how many rows are in which state, as plain JSON values. Without
         services there is nothing to tell."""
-        if self.worker is not None:
-            return self.worker.status()
+        if self._worker is not None:
+            return self._worker.status()
         return {"services": {}, "counts": {}, "error": ""}
 
     async def _entries(self, root: CID, services: Sequence[str]) -> list[PinEntry]:
@@ -188,7 +190,7 @@ class Keeping:
             shown["last_error"] = shown["last_error"] or (
                 f"There is no pinning service with the name {entry.service} in the settings."
             )
-        sending = self.worker.status()["services"].get(entry.service, {}) if self.worker is not None else {}
+        sending = self._worker.status()["services"].get(entry.service, {}) if self._worker is not None else {}
         return {**shown, "sending": sending.get("sending", {}).get(entry.cid)}
 
     # --- for the worker ---------------------------------------------------------------------------------------------
