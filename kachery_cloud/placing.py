@@ -30,12 +30,6 @@ if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.repo.repo import Repo
 
-# Entries of one tree, in all its folders: some 300 bytes of memory each until the tree is made.
-_MAX_ENTRIES = 5_000_000
-# Folders within folders; a DAG can claim any depth, a file system cannot.
-_MAX_DEPTH = 256
-
-
 # What file systems without hard links say when they are asked for one.
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -175,36 +169,26 @@ class _Tree:
 
 def _read_tree(repo: Repo, root: CID) -> _Tree:
     from kachery_p2p.dag.names import safe_name
-    from kachery_p2p.dag.tree import shape_of
+    from kachery_p2p.dag.tree import TreeWalk
 
-    # Each folder is read once, and nothing is made of what nobody could hold.
     folders: dict[CID, list[tuple[str, CID]]] = {}
     things: dict[CID, _Thing] = {}
-    waiting = [root]
-    listed = 0
-    while waiting:
-        folder = waiting.pop()
-        entries = list_local(repo, folder)
-        listed += len(entries)
-        if listed > _MAX_ENTRIES:
-            raise _too_many(root)
-        folders[folder] = [(safe_name(entry.name), entry.cid) for entry in entries]
-        for entry in entries:
-            if entry.cid not in things:
-                thing = things[entry.cid] = _look_at(repo, entry.cid)
-                if thing.is_folder:
-                    waiting.append(entry.cid)
-    shape = shape_of(root, {each: [(cid, things[cid].size) for _, cid in held] for each, held in folders.items()})
-    if shape.entries > _MAX_ENTRIES:
-        raise _too_many(root)
-    if shape.depth > _MAX_DEPTH:
-        raise InvalidName(f"The directory {root} is more than {_MAX_DEPTH} folders deep.")
+    walk = TreeWalk(root)
+    while level := walk.take():
+        for folder in level:
+            entries = list_local(repo, folder)
+            folders[folder] = [(safe_name(entry.name), entry.cid) for entry in entries]
+            for cid, _ in walk.add(folder, [(entry.cid, 0) for entry in entries]):
+                things[cid] = _look_at(repo, cid)
+                if things[cid].is_folder:
+                    walk.enter(cid)
+    shape = walk.shape(lambda cid, _: things[cid].size)  # nothing is made of what nobody could hold
 
     tree = _Tree(size=shape.size)
-    level = [(PurePosixPath(), root)]
-    while level:
+    paths = [(PurePosixPath(), root)]
+    while paths:
         below: list[tuple[PurePosixPath, CID]] = []
-        for path, folder in level:
+        for path, folder in paths:
             for name, cid in folders[folder]:
                 where, thing = path / name, things[cid]
                 if thing.source is not None:
@@ -215,12 +199,8 @@ def _read_tree(repo: Repo, root: CID) -> _Tree:
                 else:
                     below.append((where, cid))
         tree.folders += [path for path, _ in below]
-        level = below
+        paths = below
     return tree
-
-
-def _too_many(root: CID) -> InvalidName:
-    return InvalidName(f"The directory {root} has more than {_MAX_ENTRIES:,} entries in all its folders.")
 
 
 @dataclass

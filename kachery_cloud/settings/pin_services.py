@@ -44,6 +44,7 @@ from kachery_p2p.json_reader import InvalidJSON, read_json
 from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.repo.fileio import sync_folder
+from kachery_p2p.urls import BadURL, URLFault, base_url
 
 if TYPE_CHECKING:
     from kachery_p2p.pinning import PinService
@@ -277,21 +278,17 @@ def _flag(entry: dict[str, Any], key: str, where: str) -> bool:
 
 def _endpoint(url: str, name: str, origin: str) -> str:
     try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isprintable()
-    except ValueError:  # a port that is no number, brackets that do not close
-        good, parts = False, None
-    if not good or parts is None or " " in url:
-        raise ConfigError(
-            f"The pinning service {name!r} ({origin}) has no proper URL, such as https://pins.example.org."
-        )
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        return base_url(url)
+    except BadURL as error:
+        if error.fault not in (URLFault.USER, URLFault.QUERY):
+            raise ConfigError(
+                f"The pinning service {name!r} ({origin}) has no proper URL, such as https://pins.example.org."
+            ) from None
         # Not repeated: what stands there may be a secret.
         raise ConfigError(
             f"The URL of the pinning service {name!r} ({origin}) has a user name, a password, a query or a fragment in "
             "it. Give the endpoint alone, and the token as a token."
-        )
-    return url.rstrip("/")
+        ) from None
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------

@@ -11,13 +11,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from kachery_cloud.errors import ConfigError, InvalidAddress, NotAFile
 from kachery_cloud.uri import check_peer_address
 from kachery_p2p.json_reader import InvalidJSON, read_json
 from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.text import shown
+from kachery_p2p.urls import BadURL, base_url
 
 DEFAULT_TIMEOUT = 60.0
 # A day: beyond it a load that hangs would look like one that works.
@@ -115,13 +115,11 @@ def _urls(value: Any, origin: str) -> tuple[str, ...] | None:
 
 def _url(text: str, origin: str) -> str:
     try:
-        parts = urlsplit(text)
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, brackets that do not close
-        whole = False
-    if not whole:
-        raise ConfigError(f"{text!r} ({origin}) is not a URL. A router's looks like https://router.example.org.")
-    return text.rstrip("/")
+        return base_url(text, user=True)
+    except BadURL:
+        raise ConfigError(
+            f"{text!r} ({origin}) is not a URL. A router's looks like https://router.example.org."
+        ) from None
 
 
 def _gateway_urls(value: Any, origin: str) -> tuple[str, ...] | None:

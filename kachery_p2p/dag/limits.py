@@ -80,3 +80,9 @@ MAX_CAR_HEADER = 256 * 1024
 
 # The longest symlink target that Linux takes (PATH_MAX).
 MAX_SYMLINK_TARGET = 4096
+
+# Entries of one directory tree, in all its folders: some 300 bytes of memory each for whoever makes the tree.
+MAX_TREE_ENTRIES = 5_000_000
+
+# Folders within folders. A DAG can claim any depth; a file system cannot hold it.
+MAX_TREE_DEPTH = 256

@@ -17,9 +17,8 @@ from kachery_p2p.dag.cid import CID, DAG_PB, RAW
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.names import safe_name
 from kachery_p2p.dag.nodes import read_node, symlink_target
-from kachery_p2p.dag.tree import shape_of
+from kachery_p2p.dag.tree import TreeWalk
 from kachery_p2p.dag.unixfs import DataType
-from kachery_p2p.errors import InvalidName
 from kachery_p2p.load.interfaces import LOOKAHEAD, Progress
 from kachery_p2p.load.load import Load
 from kachery_p2p.repo.leaves import unwrap
@@ -27,10 +26,6 @@ from kachery_p2p.repo.leaves import unwrap
 if TYPE_CHECKING:
     from kachery_p2p.repo.repo import Repo
 
-#: Entries of one directory tree, in all its folders: some 300 bytes of memory each for whoever makes the tree.
-MAX_ENTRIES = 5_000_000
-#: Folders within folders; a DAG can claim any depth, a file system cannot.
-MAX_DEPTH = 256
 #: Files put into the repo with one transaction, and the bytes of them that are held in memory meanwhile.
 BATCH_FILES = 512
 BATCH_BYTES = 32 << 20
@@ -40,8 +35,7 @@ BATCH_BYTES = 32 << 20
 class RemoteTree:
     """What a directory holds, each thing once, however often it is in there."""
 
-    #: For each folder the entries that are directly in it: CID, and bytes as the folder claims them.
-    folders: dict[CID, list[tuple[CID, int]]] = field(default_factory=dict)
+    folders: dict[CID, None] = field(default_factory=dict)
     files: dict[CID, None] = field(default_factory=dict)
     symlinks: dict[CID, str] = field(default_factory=dict)
     #: Bytes of all files and nodes as the folders claim them: for a progress bar, nothing else.
@@ -71,37 +65,24 @@ class DirectoryLoad:
 
     async def _read_tree(self, root: CID) -> RemoteTree:
         tree = RemoteTree()
-        seen = {root}
-        listed = 0
-        level = [root]
-        for _ in range(MAX_DEPTH):
+        walk = TreeWalk(root)
+        while level := walk.take():
             unknown: list[CID] = []
             for folder in level:
+                tree.folders[folder] = None
                 entries = await self._load.drive(list_directory(folder))
-                tree.folders[folder] = [(entry.cid, entry.tsize or 0) for entry in entries]
-                listed += len(entries)
-                if listed > MAX_ENTRIES:
-                    raise _too_many(root)
                 for entry in entries:
                     safe_name(entry.name)
-                    if entry.cid in seen:
-                        continue
-                    seen.add(entry.cid)
-                    tree.claimed_size += entry.tsize or 0
-                    if entry.cid.codec != RAW:
-                        unknown.append(entry.cid)  # a file, a folder or a symlink: its block tells
+                for cid, size in walk.add(folder, [(entry.cid, entry.tsize or 0) for entry in entries]):
+                    tree.claimed_size += size
+                    if cid.codec != RAW:
+                        unknown.append(cid)  # a file, a folder or a symlink: its block tells
                     else:
-                        tree.files[entry.cid] = None
-            level = []
+                        tree.files[cid] = None
             for first in range(0, len(unknown), LOOKAHEAD):
-                level += await self._sort(tree, unknown[first : first + LOOKAHEAD])
-            if not level:
-                break
-        shape = shape_of(root, tree.folders)
-        if level or shape.depth > MAX_DEPTH:
-            raise InvalidName(f"The directory {root} is more than {MAX_DEPTH} folders deep.")
-        if shape.entries > MAX_ENTRIES:
-            raise _too_many(root)
+                for cid in await self._sort(tree, unknown[first : first + LOOKAHEAD]):
+                    walk.enter(cid)
+        walk.shape()  # one that nobody could make is refused here
         return tree
 
     async def _sort(self, tree: RemoteTree, entries: list[CID]) -> list[CID]:
@@ -161,7 +142,3 @@ class DirectoryLoad:
     def _count(self, length: int, total: int) -> None:
         self._done += length
         self._progress(min(self._done, total), total)
-
-
-def _too_many(root: CID) -> InvalidName:
-    return InvalidName(f"The directory {root} has more than {MAX_ENTRIES:,} entries in all its folders.")

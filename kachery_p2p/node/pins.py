@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -40,6 +41,7 @@ class Keeping:
         host, exchange, repo: of the node.
         services: that may be used; names are unique.
         pace: when things are done next.
+        wall: seconds since 1970.
 
     Raises:
         InvalidPinService: two services of one name, or too many.
@@ -53,6 +55,7 @@ class Keeping:
         services: Sequence[PinService] = (),
         *,
         pace: WorkerPace | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         names = [service.name for service in services]
         for name in names:
@@ -64,7 +67,7 @@ class Keeping:
         self._exchange = exchange
         self._repo = repo
         self._services = {service.name: service for service in services}
-        self._outbox = PinOutbox(repo.directory / OUTBOX_NAME)
+        self._outbox = PinOutbox(repo.directory / OUTBOX_NAME, wall=wall)
         self._nursery: trio.Nursery | None = None
         self._held: dict[str, set[str]] = {}  # root -> peers that are protected for it
         self._dialling: set[tuple[str, str]] = set()
@@ -81,7 +84,13 @@ class Keeping:
                 release=self._release,
                 fetch_back=self._fetch_back,
                 pace=pace,
+                wall=wall,
             )
+
+    @property
+    def worker(self) -> PinWorker | None:
+        """Carries out what is in the outbox; None without services."""
+        return self._worker
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry out what is in the outbox until cancelled. Without services there is nothing to do."""
@@ -149,11 +158,11 @@ class Keeping:
         entries = await self._entries(root, services)
         with trio.move_on_after(float("inf") if timeout is None else timeout):
             while self._worker is not None:
-                change, stale = self._worker.change, self._worker.reconsidering
+                seen, stale = self._worker.changes, self._worker.reconsidering
                 entries = await self._entries(root, services)
                 if not stale and all(_settled(entry, verified) for entry in entries):
                     break
-                await change.wait()
+                await self._worker.wait_changed(seen)
         return [self._shown(entry) for entry in entries]
 
     def wake(self, *, again: bool = False) -> None:

@@ -1,24 +1,22 @@
-"""What services answer, taken apart. No input or output.
+"""Reading what services answer. No input or output.
 
-Everything here was written by others: it is cut to size, and to what can be printed, and what does not make sense is an
-error in plain words.
+All of it was written by others. So it is cut to a bounded length and to what can be printed, and what makes no sense is
+an error in plain words.
 """
 
 from __future__ import annotations
 
-import email.utils
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidCID, UnsupportedCID
-from kachery_p2p.json_reader import InvalidJSON, read_json
+from kachery_p2p.json_reader import json_or_none
 from kachery_p2p.pinning import limits
 
-#: Problems that the user, or whoever runs the service, can put right without telling us: tried again now and then.
+#: Problems that can be put right at the service, without us hearing of it: tried again now and then.
 ACCESS = ("unauthorized", "forbidden", "not_found", "redirect", "funds")
-#: Of these, what stands in the way of every root, not of one.
+#: Those of them that stop every root, not only one.
 WHOLE_SERVICE = ("unauthorized", "forbidden", "not_found", "redirect")
 #: Problems that stay as they are until the user does something.
 FINAL = ("too_large", "bad_request", "over_limit")
@@ -59,24 +57,20 @@ class PinStatus:
     created: str
 
 
-def printable(text: object, longest: int = limits.MAX_WORDS) -> str:
-    """Words of a stranger on one line, without what a terminal would obey."""
+def one_line(text: object, longest: int = limits.MAX_WORDS) -> str:
+    """Words of a stranger on one line, without what a terminal would obey; empty for what is no text."""
     if not isinstance(text, str):
         return ""
     words = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * longest]).split())
     return words if len(words) <= longest else words[:longest] + " ..."
 
 
-def parse(data: bytes) -> Any:
-    """A JSON value; None when it is not JSON. Numbers stay text: none is of interest, and a long one takes seconds."""
-    try:
-        return read_json(data, numbers_as_text=True)
-    except InvalidJSON:
-        return None
-
-
 def pin_status(value: Any) -> PinStatus | None:
-    """A PinStatus object of the specification, or None when it is not one."""
+    """Read one PinStatus object of the specification.
+
+    Returns:
+        None when it is anything else.
+    """
     if not isinstance(value, dict):
         return None
     request_id, status, pin = value.get("requestid"), value.get("status"), value.get("pin")
@@ -98,19 +92,23 @@ def pin_status(value: Any) -> PinStatus | None:
         status,
         cid,
         tuple(multiaddrs(delegates if isinstance(delegates, list) else [])),
-        printable(details),
-        printable(value.get("created"), 64),
+        one_line(details),
+        one_line(value.get("created"), 64),
     )
 
 
 def multiaddrs(values: list[Any]) -> list[str]:
-    """Those that look like multiaddrs; whether they can be dialled shows when they are."""
+    """Those that look like multiaddrs. Whether they can be dialled is found out by dialling."""
     good = [v for v in values[: limits.MAX_ADDRESSES] if isinstance(v, str) and v.startswith("/") and len(v) < 400]
     return [v for v in dict.fromkeys(good) if v.isprintable()]
 
 
 def pin_list(value: Any) -> list[PinStatus] | None:
-    """The pins of a PinResults object of the specification, without what is none; None when it is no such object."""
+    """Read a list of pins: a PinResults object of the specification. Members of the list that are no pins are left out.
+
+    Returns:
+        None when it is not such an object.
+    """
     results = value.get("results") if isinstance(value, dict) else None
     if results is None and isinstance(value, dict) and value.get("count") == "0":
         results = []  # some services leave an empty list out
@@ -121,39 +119,15 @@ def pin_list(value: Any) -> list[PinStatus] | None:
 
 def said(body: bytes) -> str:
     """What an error answer says, in the form of the specification, in that of Kubo, or as plain text."""
-    value = parse(body)
+    value = json_or_none(body)
     if isinstance(value, dict):
         error = value.get("error")
         if isinstance(error, dict):
-            parts = [printable(error.get("reason")), printable(error.get("details"))]
+            parts = [one_line(error.get("reason")), one_line(error.get("details"))]
             return ": ".join(part for part in parts if part)
-        return printable(error) or printable(value.get("Message")) or printable(value.get("message"))
+        return one_line(error) or one_line(value.get("Message")) or one_line(value.get("message"))
     text = body[: 4 * limits.MAX_WORDS].decode("utf-8", "replace")
-    return "" if "<" in text[:64] else printable(text)
-
-
-def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
-    """The seconds of a Retry-After header (RFC 9110), at most MAX_RETRY_AFTER; None when there is none of use.
-
-    A date is compared with the Date of the same answer, where there is one: both are of one clock, and ours may be
-    wrong.
-    """
-    value = headers.get("retry-after", "").strip()
-    if not value:
-        return None
-    if value.isascii() and value.isdigit():
-        return min(float(value[:12]), limits.MAX_RETRY_AFTER)
-    until, now = _date(value), _date(headers.get("date", ""))
-    if until is None:
-        return None
-    return min(max(0.0, until - (wall if now is None else now)), limits.MAX_RETRY_AFTER)
-
-
-def _date(value: str) -> float | None:
-    try:
-        return email.utils.parsedate_to_datetime(value).timestamp()
-    except (TypeError, ValueError, IndexError, OverflowError, OSError):
-        return None
+    return "" if "<" in text[:64] else one_line(text)
 
 
 def refusal(name: str, status: int, words: str, pause: float | None) -> ServiceError:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from kachery_p2p.errors import InvalidPinService, PinTooLarge
+from kachery_p2p.urls import BadURL, URLFault, base_url
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _KINDS = {"pinning": ("/pins",), "rpc": ("/api/v0",)}
@@ -66,23 +66,19 @@ class PinService:
     def _checked_url(self, url: str, endings: tuple[str, ...]) -> str:
         example = "Use one like https://pins.example.org/api, and the token apart from it."
         try:
-            parts = urlsplit(url.strip())
-            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            raise InvalidPinService(f"The URL of the pinning service {self.name} does not parse. {example}") from None
-        if parts.username is not None or parts.password is not None:
+            return base_url(url, endings)
+        except BadURL as error:
+            fault = error.fault
+        if fault is URLFault.USER:
             raise InvalidPinService(
                 f"The URL of the pinning service {self.name} has a password in it, and URLs are shown. Give it as the "
                 "token: basic:<user>:<password>."
             )
-        if parts.query or parts.fragment:
+        if fault is URLFault.QUERY:
             raise InvalidPinService(f"The URL of the pinning service {self.name} has a '?' or '#' in it. {example}")
-        if not good or not url.isprintable():
-            raise InvalidPinService(f"{url[:200]!r} cannot be the URL of the pinning service {self.name}. {example}")
-        path = parts.path.rstrip("/")
-        for end in endings:
-            path = path[: -len(end)].rstrip("/") if path.endswith(end) else path
-        return f"{parts.scheme}://{parts.netloc}{path}"
+        if fault is URLFault.UNREADABLE:
+            raise InvalidPinService(f"The URL of the pinning service {self.name} does not parse. {example}")
+        raise InvalidPinService(f"{url[:200]!r} cannot be the URL of the pinning service {self.name}. {example}")
 
     def check_size(self, size: int | None, what: str = "This") -> None:
         """Whether something of that size may be sent there.

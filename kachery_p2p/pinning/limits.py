@@ -1,4 +1,4 @@
-"""Every bound of the pinning room, each with the reason for its value. Sizes in bytes, times in seconds."""
+"""Every bound of the package, each with the reason for its value. Sizes in bytes, times in seconds."""
 
 from __future__ import annotations
 
@@ -72,6 +72,7 @@ class WorkerPace:
         settle: after a request whose answer was lost, a service gets this long to show it when it is asked.
         look: between looks at whether another process wrote to the outbox.
         longest: no pause is longer, so a time further away than this was written while the clock was wrong.
+        request: a small request in all.
     """
 
     first: float = 5.0
@@ -86,3 +87,4 @@ class WorkerPace:
     settle: float = 5.0
     look: float = 3.0
     longest: float = MAX_RETRY_AFTER
+    request: float = REQUEST_SECONDS

@@ -11,21 +11,34 @@ from typing import Any
 from urllib.parse import quote
 
 from kachery_p2p.dag.cid import CID, verify_block
+from kachery_p2p.json_reader import json_or_none
 from kachery_p2p.pinning import answers, limits
 from kachery_p2p.pinning.answers import PinStatus, ServiceError
 from kachery_p2p.pinning.config import PinService
-from kachery_p2p.pinning.http import HttpClient, ServiceAnswer
+from kachery_p2p.pinning.service_http import ServiceHttp
 
 #: The best of several requests for one CID is the one that is furthest.
 _ORDER = ("failed", "queued", "pinning", "pinned")
 
 
 class PinningClient:
-    """One pinning service. Must be closed. All methods raise ServiceError."""
+    """One pinning service. Must be closed. All methods but `from_gateway` raise ServiceError.
 
-    def __init__(self, service: PinService, *, wall: Callable[[], float] = time.time) -> None:
+    Args:
+        service: which.
+        seconds: for a small request.
+        wall: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        service: PinService,
+        *,
+        seconds: float = limits.REQUEST_SECONDS,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self.service = service
-        self._http = HttpClient(service, wall=wall)
+        self._http = ServiceHttp(service, seconds=seconds, wall=wall)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -36,7 +49,7 @@ class PinningClient:
         # Without a list of states the service names only what is pinned.
         params = {"cid": str(cid), "status": "queued,pinning,pinned,failed", "limit": str(limits.MAX_ADDRESSES)}
         answer = await self._http.ask("GET", f"{self.service.url}/pins", params=params)
-        found = answers.pin_list(answers.parse(answer.body))
+        found = answers.pin_list(json_or_none(answer))
         if found is None:
             raise self._nonsense("a list of pins")
         # A service that does not know the filter names others as well.
@@ -63,7 +76,7 @@ class PinningClient:
         return self._status(cid, await self._http.ask("POST", url, json=pin))
 
     async def status(self, cid: CID, request_id: str) -> PinStatus | None:
-        """How far a request is; None when the service does not know it any more."""
+        """How far a request is; None when the service no longer knows it."""
         try:
             return self._status(cid, await self._http.ask("GET", self._url(request_id)))
         except ServiceError as error:
@@ -95,13 +108,13 @@ class PinningClient:
             )
         except ServiceError:
             return False
-        return verify_block(cid.multihash, answer.body)
+        return verify_block(cid.multihash, answer)
 
     def _url(self, request_id: str) -> str:
         return f"{self.service.url}/pins/{quote(request_id, safe='')}"
 
-    def _status(self, cid: CID, answer: ServiceAnswer) -> PinStatus:
-        status = answers.pin_status(answers.parse(answer.body))
+    def _status(self, cid: CID, answer: bytes) -> PinStatus:
+        status = answers.pin_status(json_or_none(answer))
         if status is None:
             raise self._nonsense("the status of a pin")
         if status.cid.to_v1() != cid.to_v1():

@@ -31,16 +31,38 @@ Hold = Callable[[str, Sequence[str]], Awaitable[None]]
 #: Any service.
 Client = PinningClient | RpcClient
 
-
 #: Blocks that an RPC endpoint may fail to give back before it is sent everything once more.
 _PROOFS = 3
 
 
+class Pauses:
+    """How long to wait after failures, with chance in it.
+
+    Args:
+        pace: see `WorkerPace`.
+        rng: where chance comes from.
+    """
+
+    def __init__(self, pace: WorkerPace, rng: random.Random | None = None) -> None:
+        self.pace = pace
+        self._rng = rng or random.Random()
+
+    def later(self, tries: int, *, first: float | None = None, last: float | None = None) -> float:
+        """The pause after a number of failures, in seconds; `first` and `last` in place of those of the pace."""
+        first, last = first or self.pace.first, last or self.pace.last
+        return self.spread(min(first * 2 ** min(tries, 30), max(first, last)))
+
+    def spread(self, seconds: float) -> float:
+        """Up to a quarter more or less."""
+        return seconds * self._rng.uniform(0.75, 1.25)
+
+
 class Steps:
-    """The steps of one worker. See `kachery_p2p.pinning.worker.PinWorker` for the arguments.
+    """The steps of one worker. See `kachery_p2p.pinning.worker.PinWorker` for the other arguments.
 
     Args:
         written: called when a row has changed.
+        pauses: after failures.
     """
 
     def __init__(
@@ -53,9 +75,8 @@ class Steps:
         release: Callable[[str], None],
         fetch_back: FetchBack,
         written: Callable[[], None],
-        pace: WorkerPace,
+        pauses: Pauses,
         wall: Callable[[], float],
-        rng: random.Random,
     ) -> None:
         self._outbox = outbox
         self._source = source
@@ -64,9 +85,10 @@ class Steps:
         self._release = release
         self._fetch_back = fetch_back
         self._written = written
-        self._pace = pace
+        self._pauses = pauses
+        self._pace = pauses.pace
         self._wall = wall
-        self._rng = rng
+        self._rng = random.Random()
         self._held: dict[str, set[str]] = {}
 
     async def step(self, client: Client, entry: PinEntry, sent: Sent) -> None:
@@ -154,7 +176,7 @@ class Steps:
                 request_id="",
                 asked=0.0,
                 tries=entry.tries + 1,
-                next_try=self._wall() + self.later(entry.tries),
+                next_try=self._wall() + self._pauses.later(entry.tries),
                 problem="gone",
                 last_error=f"The pinning service {entry.service} does not know its own request any more. It is asked "
                 "again.",
@@ -180,7 +202,7 @@ class Steps:
                 **values,
                 state="failed",
                 tries=entry.tries + 1,
-                next_try=now + self.later(entry.tries, first=pace.failed),
+                next_try=now + self._pauses.later(entry.tries, first=pace.failed),
                 problem="failed",
                 last_error=f"The pinning service {entry.service} could not pin this.{reason} It is asked again.",
             )
@@ -214,7 +236,7 @@ class Steps:
             tries=0,
             polls=polls,
             waited=waited,
-            next_try=now + (pace.poll_stuck if stuck else self.spread(every)),
+            next_try=now + (pace.poll_stuck if stuck else self._pauses.spread(every)),
             problem="stuck" if stuck else "",
             last_error=self._stuck(entry, waited) if stuck else "",
         )
@@ -290,7 +312,7 @@ class Steps:
             entry,
             state="failed" if again else "pinned",
             tries=away,
-            next_try=self._wall() + self.later(entry.tries),
+            next_try=self._wall() + self._pauses.later(entry.tries),
             problem="unproven",
             last_error=text,
         )
@@ -307,14 +329,3 @@ class Steps:
             if request_id:
                 await client.remove(request_id)
         await self.write(entry, state="removed", request_id="", asked=0.0, tries=0, problem="", last_error="")
-
-    # --- pauses -----------------------------------------------------------------------------------------------------
-
-    def later(self, tries: int, *, first: float | None = None, last: float | None = None) -> float:
-        """The pause after a number of failures, in seconds; `first` and `last` in place of those of the pace."""
-        pace = self._pace
-        first, last = first or pace.first, last or pace.last
-        return self.spread(min(first * 2 ** min(tries, 30), max(first, last)))
-
-    def spread(self, seconds: float) -> float:
-        return seconds * self._rng.uniform(0.75, 1.25)

@@ -17,29 +17,42 @@ import trio
 
 from kachery_p2p.dag.cid import CID, verify_block
 from kachery_p2p.errors import InvalidCID, UnsupportedCID
+from kachery_p2p.json_reader import json_or_none
 from kachery_p2p.pinning import answers, blocks, limits
 from kachery_p2p.pinning.answers import ServiceError
 from kachery_p2p.pinning.blocks import Blocks, Sent
 from kachery_p2p.pinning.config import PinService
-from kachery_p2p.pinning.http import HttpClient
+from kachery_p2p.pinning.service_http import ServiceHttp
 
 #: Blocks that Kubo takes without being told to.
 _USUAL_BLOCK = 1 * limits.MIB
 
 
 class RpcClient:
-    """One RPC endpoint. Must be closed. All methods raise ServiceError."""
+    """One RPC endpoint. Must be closed. All methods raise ServiceError.
 
-    def __init__(self, service: PinService, *, wall: Callable[[], float] = time.time) -> None:
+    Args:
+        service: which.
+        seconds: for a small request.
+        wall: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        service: PinService,
+        *,
+        seconds: float = limits.REQUEST_SECONDS,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self.service = service
-        self._http = HttpClient(service, wall=wall)
+        self._http = ServiceHttp(service, seconds=seconds, wall=wall)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._http.close()
 
     async def is_pinned(self, cid: CID) -> bool:
-        """Whether it has pinned a root, as it says. Not, for an endpoint that does not know the question."""
+        """Whether it says that it has pinned a root. False for an endpoint that does not know the question."""
         try:
             answer = await self._http.ask("POST", self._url("pin/ls"), params={"arg": str(cid), "type": "recursive"})
         except ServiceError as error:
@@ -47,7 +60,7 @@ class RpcClient:
             if error.problem in ("bad_request", "not_found") or "not pinned" in error.said:
                 return False
             raise
-        value = answers.parse(answer.body)
+        value = json_or_none(answer)
         keys = value.get("Keys") if isinstance(value, dict) else None
         return isinstance(keys, dict) and any(_same(cid, key) for key in keys)
 
@@ -94,24 +107,24 @@ class RpcClient:
                 },
                 seconds=limits.IMPORT_SECONDS,
             )
-        self._check_import(cid, answer.body)
+        self._check_import(cid, answer)
 
     def _check_import(self, cid: CID, body: bytes) -> None:
         name, words = self.service.name, ""
         for line in body.split(b"\n"):
-            value = answers.parse(line[: limits.MAX_LINE_SIZE]) if line.strip() else None
+            value = json_or_none(line[: limits.MAX_LINE_SIZE]) if line.strip() else None
             root = value.get("Root") if isinstance(value, dict) else None
             if isinstance(root, dict):
                 link = root.get("Cid")
                 if isinstance(link, dict) and _same(cid, link.get("/")):
-                    error = answers.printable(root.get("PinErrorMsg"))
+                    error = answers.one_line(root.get("PinErrorMsg"))
                     if not error:
                         return
                     raise ServiceError(
                         "server", self._http.clean(f"{name} has the blocks of {cid}, but could not pin it: {error}.")
                     )
             elif isinstance(value, dict):
-                words = answers.printable(value.get("Message")) or words
+                words = answers.one_line(value.get("Message")) or words
         reason = f" It says: {words.rstrip('.')}." if words else ""
         raise ServiceError(
             "server",
@@ -134,17 +147,16 @@ class RpcClient:
         return verify_block(cid.multihash, answer)
 
     async def _block(self, cid: CID, params: dict[str, str]) -> bytes:
-        answer = await self._http.ask(
+        return await self._http.ask(
             "POST",
             self._url("block/get"),
             params=params,
             seconds=limits.FETCH_BACK_SECONDS,
             most=4 * limits.MIB,
         )
-        return answer.body
 
     def _no(self, error: ServiceError) -> bool:
-        """False for an endpoint that answers, and has it not; others are errors still."""
+        """False where the endpoint answers that it does not have the block; any other error is raised again."""
         if error.problem in ("server", "bad_request", "not_found"):
             return False
         raise error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,8 +22,9 @@ from kachery_p2p.pinning.config import PinService
 from kachery_p2p.pinning.limits import MAX_SERVICES, MAX_STEPS_PER_SERVICE, MAX_UPLOADS_PER_SERVICE, WorkerPace
 from kachery_p2p.pinning.outbox import PinEntry, PinOutbox
 from kachery_p2p.pinning.service import PinningClient
-from kachery_p2p.pinning.steps import Client, FetchBack, Hold, Steps
+from kachery_p2p.pinning.steps import Client, FetchBack, Hold, Pauses, Steps
 from kachery_p2p.pinning.upload import RpcClient
+from kachery_p2p.waking import Flag, Signal
 
 log = logging.getLogger("kachery_p2p.pinning")
 
@@ -32,14 +32,13 @@ log = logging.getLogger("kachery_p2p.pinning")
 class _Lane:
     """One service, and how it has been doing."""
 
-    def __init__(self, service: PinService, wall: Callable[[], float]) -> None:
+    def __init__(self, service: PinService, pace: WorkerPace, wall: Callable[[], float]) -> None:
         self.service = service
-        self.client: Client = (
-            RpcClient(service, wall=wall) if service.kind == "rpc" else PinningClient(service, wall=wall)
-        )
+        kind = RpcClient if service.kind == "rpc" else PinningClient
+        self.client: Client = kind(service, seconds=pace.request, wall=wall)
         self.slots = trio.Semaphore(MAX_UPLOADS_PER_SERVICE if service.kind == "rpc" else MAX_STEPS_PER_SERVICE)
         self.busy: set[int] = set()
-        self.wake = trio.Event()
+        self.wake = Flag()
         self.failures = 0  # since it last answered
         self.again = False  # the user wants it asked, although it refused
         self.rest_until = -math.inf  # by the trio clock
@@ -78,10 +77,10 @@ class PinWorker:
         fetch_back: FetchBack,
         pace: WorkerPace | None = None,
         wall: Callable[[], float] = time.time,
-        rng: random.Random | None = None,
     ) -> None:
         self._outbox = outbox
         self._pace = pace or WorkerPace()
+        self._pauses = Pauses(self._pace)
         self._wall = wall
         self._steps = Steps(
             outbox,
@@ -91,12 +90,13 @@ class PinWorker:
             release=release,
             fetch_back=fetch_back,
             written=self._notify,
-            pace=self._pace,
-            wall=lambda: self._wall(),
-            rng=rng or random.Random(),
+            pauses=self._pauses,
+            wall=wall,
         )
-        self._lanes = {each.name: _Lane(each, wall) for each in services[:MAX_SERVICES]}
-        self._changed = trio.Event()
+        self._lanes = {each.name: _Lane(each, self._pace, wall) for each in services[:MAX_SERVICES]}
+        self._changed = Signal()
+        #: Grows when a row has changed, here or by another process. See `wait_changed`.
+        self.changes = 0
         self._counts: dict[str, dict[str, int]] = {}
         self._error = ""
 
@@ -132,10 +132,14 @@ class PinWorker:
         """Whether rows still stand as refused that are about to be tried again."""
         return any(lane.again for lane in self._lanes.values())
 
-    @property
-    def change(self) -> trio.Event:
-        """Set when a row has changed, here or by another process. Take it before reading the rows, then wait for it."""
-        return self._changed
+    async def wait_changed(self, seen: int) -> None:
+        """Wait until a row has changed, here or by another process.
+
+        Args:
+            seen: `changes` as it was before the rows were read. When there are more by now, it does not wait.
+        """
+        while self.changes == seen:
+            await self._changed.wait()
 
     def status(self) -> dict[str, Any]:
         """How each service has been doing, as plain JSON values."""
@@ -175,13 +179,12 @@ class PinWorker:
             await trio.sleep(self._pace.look)
 
     def _notify(self) -> None:
-        changed, self._changed = self._changed, trio.Event()
-        changed.set()
+        self.changes += 1
+        self._changed.notify()
 
     async def _run_lane(self, lane: _Lane) -> None:
         async with trio.open_nursery() as nursery:
             while True:
-                lane.wake = trio.Event()
                 try:
                     pause = await self._turn(lane, nursery)
                     self._error = ""
@@ -189,9 +192,9 @@ class PinWorker:
                     # The disk is full, say. What is to be done is still written there.
                     log.warning("%s", error)
                     self._error = str(error)
-                    pause = self._steps.later(3)
+                    pause = self._pauses.later(3)
                 with trio.move_on_after(pause):
-                    await lane.wake.wait()
+                    await lane.wake.take()
 
     async def _turn(self, lane: _Lane, nursery: trio.Nursery) -> float:
         """Begin the steps that are due; returns the seconds until there may be others."""
@@ -211,7 +214,7 @@ class PinWorker:
             elif lane.problem:
                 await trio.to_thread.run_sync(self._outbox.tell, name, lane.problem, lane.last_error)
             if lane.problem:
-                self._notify()  # who waits for a row may have read it before
+                self._notify()  # a task that waits for a row may have read it before
             return rest
         found = await trio.to_thread.run_sync(self._outbox.due, name, pace.longest, 4 * MAX_STEPS_PER_SERVICE)
         fresh = [entry for entry in found if entry.id not in lane.busy]
@@ -222,7 +225,7 @@ class PinWorker:
         if lane.busy:
             return 60.0  # each step wakes us at its end
         turn = await trio.to_thread.run_sync(self._outbox.next_turn, name)
-        # A wall clock that jumps does not wake anybody: so nothing sleeps for very long.
+        # A wall clock that jumps wakes no task, so none sleeps for very long.
         return min(60.0, turn if turn is not None else 60.0)
 
     async def _step(self, lane: _Lane, entry: PinEntry) -> None:
@@ -234,8 +237,8 @@ class PinWorker:
         except KacheryError as error:
             log.warning("%s", error)
             self._error = str(error)
-            # Not to be tried at once: it is the disk, which is not better by then.
-            await trio.sleep(self._steps.later(3))
+            # Not tried again at once: it is the disk, and that does not mend itself so soon.
+            await trio.sleep(self._pauses.later(3))
         finally:
             lane.busy.discard(entry.id)
             lane.wake.set()
@@ -277,13 +280,13 @@ class PinWorker:
         entry = now  # a step may get some way before it fails
         # An upload that was for nothing is not repeated as freely as a question.
         last = self._pace.refused if entry.state == "uploading" and problem == "server" else None
-        pause = self._steps.later(entry.tries, last=last)
+        pause = self._pauses.later(entry.tries, last=last)
         state = entry.state if entry.state not in ("uploading", "refused") else "waiting"
         asking = state in ("waiting", "failed")
         if problem == "rate":
             pause = self._pace.rate
         elif problem in ACCESS:
-            pause = self._steps.spread(self._pace.refused)
+            pause = self._pauses.spread(self._pace.refused)
             state = "refused" if asking else state
         elif problem in FINAL:
             pause = math.inf if asking else self._pace.refused
@@ -294,7 +297,9 @@ class PinWorker:
             pause = max(error.pause, self._pace.first if pause != math.inf else pause)
         if problem in ("rate", "server", "network", "slow", *WHOLE_SERVICE):
             lane.failures += 1
-            rest = pause if problem in ("rate", *WHOLE_SERVICE) or error.pause else self._steps.later(lane.failures - 1)
+            rest = (
+                pause if problem in ("rate", *WHOLE_SERVICE) or error.pause else self._pauses.later(lane.failures - 1)
+            )
             lane.rest_until = trio.current_time() + rest
             lane.problem, lane.last_error, lane.last_error_at = problem, text, self._wall()
         values: dict[str, Any] = {}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import DirectoryBuilder, symlink_block
+from kachery_p2p.dag.limits import MAX_TREE_DEPTH
 from kachery_p2p.dag.names import safe_name
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.dag.profiles import profile as named_profile
@@ -17,7 +18,7 @@ from kachery_p2p.errors import FileMissing, InvalidName, NotADirectory, NotAFile
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import DIRECTORY, insert_blocks
 from kachery_p2p.repo.fileio import Progress, SourceFile, describe
-from kachery_p2p.repo.limits import BATCH_BYTES, BATCH_FILES, MAX_FOLDER_DEPTH, SMALL_FILE
+from kachery_p2p.repo.limits import BATCH_BYTES, BATCH_FILES, SMALL_FILE
 from kachery_p2p.repo.placing import NodeSpool, Placer, add_root
 from kachery_p2p.repo.records import Node
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
@@ -69,7 +70,7 @@ class FolderStorer:
         tree = read_tree(root, self.placer.reader.nodes)
         if tree.broken:
             raise RepoError(f"The directory {root} is not all here, so it cannot be kept. {tree.broken[0][1]}")
-        total = tree.size(root, self.placer.root_sizes(tree.all_files()))
+        total = tree.size(self.placer.root_sizes(list(tree.files)))
         self._keep(root, self.placer.reader.each_node(list(tree.nodes)), (), total, None)
 
     def _knows(self, root: CID, nodes: list[bytes]) -> bool:
@@ -88,8 +89,8 @@ class FolderStorer:
 
     def _scan(self, path: Path, depth: int, own: tuple[int, int]) -> tuple[_Folder, int]:
         """Everything in and below a folder, and the bytes of its files. Symbolic links are not followed."""
-        if depth > MAX_FOLDER_DEPTH:
-            raise RepoError(f"{path} lies more than {MAX_FOLDER_DEPTH} folders deep, which is too deep to be shared.")
+        if depth >= MAX_TREE_DEPTH:
+            raise RepoError(f"{path} lies more than {MAX_TREE_DEPTH} folders deep, which is too deep to be shared.")
         folder = _Folder(path)
         total = 0
         with explained("reading the folder", path), os.scandir(path) as entries:

@@ -79,6 +79,3 @@ ORPHAN_SECONDS = 7 * 24 * 3600
 
 # Leaves asked about at once while looking for what a partial file already has.
 HAS_BATCH = 256
-
-# Folders inside folders: deeper ones are a loop or an attack, and no other implementation would load them.
-MAX_FOLDER_DEPTH = 256

@@ -187,7 +187,7 @@ class Maintenance:
         for folder, why in tree.broken:
             detail = f"The directory {folder} cannot be read. {why} Bring it back with: {REPAIR}"
             problems.append(Problem(folder, self._catalog.path, "damaged", detail))
-        return tree.all_files()
+        return list(tree.files)
 
     def _check_blocks(self) -> list[Problem]:
         """Hash what the catalog itself keeps."""

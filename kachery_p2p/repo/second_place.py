@@ -250,7 +250,7 @@ class SecondPlace:
         for folder, why in tree.broken:
             detail = f"The directory {folder} in {cid} is not all here. {why} Load {cid} again."
             yield Problem(cid, self._catalog.path, "damaged", detail)
-        size = tree.size(cid, self._placer.root_sizes(tree.all_files()))
+        size = tree.size(self._placer.root_sizes(list(tree.files)))
         with self._catalog.write() as db:
             add_root(db, cid, DIRECTORY, size, None)
 

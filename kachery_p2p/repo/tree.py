@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from kachery_p2p.dag.cid import CID, DAG_PB, inline_block
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.nodes import drive, node_kind
+from kachery_p2p.dag.tree import NO_LIMITS, TreeWalk
 from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.errors import KacheryError, RepoError
 from kachery_p2p.repo.limits import TREE_BATCH
@@ -19,42 +20,43 @@ _FOLDERS = (DataType.DIRECTORY, DataType.HAMT_SHARD)
 
 @dataclass
 class StoredTree:
-    """What `read_tree` found. Each folder is there once, however often the tree has it."""
+    """What `read_tree` found, each thing once, however often the tree has it."""
 
+    walk: TreeWalk[CID]
     #: Multihashes of the nodes of its directories and symbolic links; no file's.
     nodes: dict[bytes, None] = field(default_factory=dict)
-    #: For each folder its files, with the size of their blocks that the folder states, and its folders.
-    files: dict[CID, list[tuple[CID, int]]] = field(default_factory=dict)
-    folders: dict[CID, list[CID]] = field(default_factory=dict)
+    files: dict[CID, None] = field(default_factory=dict)
     #: Folders that cannot be read, and why.
     broken: list[tuple[CID, str]] = field(default_factory=list)
 
-    def all_files(self) -> list[CID]:
-        """Its files, each once."""
-        return list(dict.fromkeys(cid for entries in self.files.values() for cid, _ in entries))
+    def size(self, sizes: Mapping[bytes, int]) -> int:
+        """The bytes of all its files, each as often as it is there.
 
-    def size(self, root: CID, sizes: Mapping[bytes, int]) -> int:
-        """The bytes of all files in and below the root. `sizes` are those known, by binary CIDv1; for the others the
-        sizes stated for their blocks are taken."""
-        totals: dict[CID, int] = {}
-        waiting = [root]
-        while waiting:
-            folder = waiting[-1]
-            below = [cid for cid in self.folders.get(folder, ()) if cid not in totals]
-            if folder not in totals and below:
-                waiting += below
-                continue
-            waiting.pop()
-            totals[folder] = sum(
-                sizes.get(bytes(cid.to_v1()), stated) for cid, stated in self.files.get(folder, ())
-            ) + sum(totals[cid] for cid in self.folders.get(folder, ()))
-        return totals[root]
+        Args:
+            sizes: those known, by binary CIDv1; for the others, what their folders state of their blocks is taken.
+        """
+        return self.walk.shape(
+            lambda cid, stated: sizes.get(bytes(cid.to_v1()), stated) if cid in self.files else 0
+        ).size
 
 
 def read_tree(root: CID, get_nodes: GetNodes) -> StoredTree:
-    """Read the directory `root` with all that is below it. `get_nodes` gives those of the nodes that are here."""
-    tree = StoredTree()
+    """Read the directory `root` with all that is below it.
 
+    Args:
+        get_nodes: gives those of the nodes that are here.
+    """
+    tree = StoredTree(TreeWalk(root, NO_LIMITS))
+    while level := tree.walk.take():
+        for folder in level:
+            try:
+                _read_folder(tree, folder, get_nodes)
+            except KacheryError as error:
+                tree.broken.append((folder, str(error)))
+    return tree
+
+
+def _read_folder(tree: StoredTree, folder: CID, get_nodes: GetNodes) -> None:
     def fetch(cids: list[CID]) -> list[bytes]:
         found = get_nodes([cid.multihash for cid in cids])
         for cid in cids:
@@ -63,29 +65,22 @@ def read_tree(root: CID, get_nodes: GetNodes) -> StoredTree:
             tree.nodes[cid.multihash] = None
         return [found[cid.multihash] for cid in cids]
 
-    waiting, seen = [root], {root}
-    while waiting:
-        folder = waiting.pop()
-        files = tree.files.setdefault(folder, [])
-        folders = tree.folders.setdefault(folder, [])
-        try:
-            entries = drive(list_directory(folder), fetch)
-            for start in range(0, len(entries), TREE_BATCH):
-                batch = entries[start : start + TREE_BATCH]
-                blocks = get_nodes([entry.cid.multihash for entry in batch if entry.cid.codec == DAG_PB])
-                for entry in batch:
-                    cid = entry.cid
-                    block = inline_block(cid) or blocks.get(cid.multihash)
-                    kind = None if block is None or cid.codec != DAG_PB else node_kind(block, cid)
-                    if kind is DataType.SYMLINK:
-                        tree.nodes[cid.multihash] = None
-                    elif kind not in _FOLDERS:
-                        files.append((cid, entry.tsize or 0))
-                    else:
-                        folders.append(cid)
-                        if cid not in seen:
-                            seen.add(cid)
-                            waiting.append(cid)
-        except KacheryError as why:
-            tree.broken.append((folder, str(why)))
-    return tree
+    tree.walk.add(folder, ())  # it has been met, even if it cannot be read
+    entries = drive(list_directory(folder), fetch)
+    new = [cid for cid, _ in tree.walk.add(folder, [(entry.cid, entry.tsize or 0) for entry in entries])]
+    for start in range(0, len(new), TREE_BATCH):
+        batch = new[start : start + TREE_BATCH]
+        blocks = get_nodes([cid.multihash for cid in batch if cid.codec == DAG_PB])
+        for cid in batch:
+            block = inline_block(cid) or blocks.get(cid.multihash)
+            try:
+                kind = None if block is None or cid.codec != DAG_PB else node_kind(block, cid)
+            except KacheryError as error:
+                tree.broken.append((folder, str(error)))
+                continue
+            if kind is DataType.SYMLINK:
+                tree.nodes[cid.multihash] = None
+            elif kind in _FOLDERS:
+                tree.walk.enter(cid)
+            else:
+                tree.files[cid] = None

@@ -7,13 +7,12 @@ fields that nobody knows.
 
 from __future__ import annotations
 
-import email.utils
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kachery_p2p.errors import RoutingError
-from kachery_p2p.json_reader import InvalidJSON, read_json
+from kachery_p2p.json_reader import json_or_none
 from kachery_p2p.routing import limits, text
 
 _BITSWAP = "transport-bitswap"
@@ -73,7 +72,7 @@ class AnswerReader:
             if self._malformed and self._malformed == self._seen:
                 raise RoutingError("Its answer is not made of routing records.")
             return
-        document = _parse(self._buffer)
+        document = json_or_none(self._buffer)
         records = document.get(self._key) if isinstance(document, dict) else None
         if not isinstance(document, dict) or (records is not None and not isinstance(records, list)):
             raise RoutingError(f"Its answer is not a JSON document with a list of {self._key}.")
@@ -81,7 +80,7 @@ class AnswerReader:
 
     def _line(self, line: bytes | bytearray) -> Iterator[PeerRecord]:
         if line.strip() and not self.full:
-            yield from self._records([_parse(line) if len(line) <= limits.MAX_LINE_SIZE else None])
+            yield from self._records([json_or_none(line) if len(line) <= limits.MAX_LINE_SIZE else None])
 
     def _records(self, values: Iterable[object]) -> Iterator[PeerRecord]:
         for value in values:
@@ -119,29 +118,7 @@ class AnswerReader:
         return PeerRecord(peer, tuple(each for each in good if text.scope(each) >= self._nearest))
 
 
-def _parse(data: bytes | bytearray) -> object:
-    """A JSON value; None when it is not JSON. Numbers stay text: none is of interest, and a long one takes seconds."""
-    try:
-        return read_json(data, numbers_as_text=True)
-    except InvalidJSON:
-        return None
-
-
 # --- how long ------------------------------------------------------------------------------------------------------
-
-
-def retry_after(value: str | None, wall: float) -> float | None:
-    """The seconds of a Retry-After header (RFC 9110: a number, or a date); None when there is none that makes sense."""
-    if not value:
-        return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return min(float(value[:12]), limits.MAX_RETRY_AFTER)
-    try:
-        date = email.utils.parsedate_to_datetime(value).timestamp()
-    except (TypeError, ValueError, OverflowError, OSError):
-        return None
-    return min(max(0.0, date - wall), limits.MAX_RETRY_AFTER)
 
 
 def freshness(headers: Mapping[str, str], *, found: bool) -> float:

@@ -12,37 +12,34 @@ Proxies come from the environment (HTTPS_PROXY, NO_PROXY ...) as with any HTTP c
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import SplitResult, urlsplit
+from typing import Any
 
 import trio
 
-from kachery_p2p import __version__
-from kachery_p2p.errors import RoutingError, plain_words
-from kachery_p2p.http_redirects import NotFollowed, RedirectWatch, check_redirect
+from kachery_p2p.errors import RoutingError
+from kachery_p2p.http import HttpAnswer, HttpBounds, HttpClient, HttpFailure, media_type, packing, retry_after
 from kachery_p2p.routing import limits, text
-from kachery_p2p.routing.answers import AnswerReader, Cache, PeerRecord, freshness, retry_after
+from kachery_p2p.routing.answers import AnswerReader, Cache, PeerRecord, freshness
 from kachery_p2p.routing.interfaces import Provider
-
-if TYPE_CHECKING:
-    import httpx
+from kachery_p2p.routing.limits import RouterPatience
+from kachery_p2p.urls import BadURL, base_url, without_user
 
 log = logging.getLogger("kachery_p2p.routing")
 
 #: What we can use (IPIP-484): Bitswap over TCP without WebSockets or TLS, and records that do not say.
 _FILTERS = {"filter-addrs": "tcp,dnsaddr,unknown,!tls,!ws,!wss", "filter-protocols": "transport-bitswap,unknown"}
 
-_HEADERS = {
-    "accept": "application/x-ndjson, application/json;q=0.9",
-    # Compressed answers could unfold to anything, and records are small.
-    "accept-encoding": "identity",
-    "user-agent": f"kachery-p2p/{__version__}",
-}
+_BOUNDS = HttpBounds(
+    connect=limits.ROUTER_CONNECT_SECONDS,
+    redirects=limits.MAX_REDIRECTS,
+    connections=limits.MAX_ROUTERS * limits.MAX_REQUESTS_PER_ROUTER,
+    idle=2 * limits.MAX_ROUTERS,
+    drained=limits.MAX_LINE_SIZE,
+)
 
 
 def parse_url(url: str) -> str:
@@ -52,25 +49,12 @@ def parse_url(url: str) -> str:
         RoutingError: it is not an http or https URL.
     """
     try:
-        parts = urlsplit(url.strip())
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good, parts = False, SplitResult("", "", "", "", "")
-    if not good or parts.query or parts.fragment or not url.isprintable():
+        return base_url(url, ("/providers", "/routing/v1"), user=True)
+    except BadURL:
         raise RoutingError(
             f"{url!r} is not the address of an HTTP router. One looks like https://delegated-ipfs.dev or "
             "http://192.168.1.7:8080."
-        )
-    path = parts.path.rstrip("/")
-    for end in ("/providers", "/routing/v1"):
-        path = path[: -len(end)].rstrip("/") if path.endswith(end) else path
-    return f"{parts.scheme}://{parts.netloc}{path}"
-
-
-def _shown(url: str) -> str:
-    """A URL for messages, without a password in it."""
-    parts = urlsplit(url)
-    return url.replace(f"{parts.netloc}", parts.netloc.rpartition("@")[2], 1)
+        ) from None
 
 
 @dataclass(eq=False)
@@ -88,7 +72,7 @@ class _RouterHealth:
 
     @property
     def name(self) -> str:
-        return _shown(self.url)
+        return without_user(self.url)
 
 
 class _Failed(Exception):
@@ -104,6 +88,7 @@ class Delegated:
 
     Args:
         urls: base URLs; more than MAX_ROUTERS are not used.
+        patience: how long they are waited for, and left alone.
         wall: seconds since the epoch.
 
     Raises:
@@ -114,17 +99,22 @@ class Delegated:
 
     name = "delegated"
 
-    def __init__(self, urls: Sequence[str], *, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        patience: RouterPatience | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         bases = list(dict.fromkeys(parse_url(url) for url in urls))
         if len(bases) > limits.MAX_ROUTERS:
             log.warning("only the first %d of %d HTTP routers are used", limits.MAX_ROUTERS, len(bases))
         self._routers = [_RouterHealth(base) for base in bases[: limits.MAX_ROUTERS]]
+        self._patience = patience or RouterPatience()
         self._wall = wall
         self._cache = Cache()
         self._nursery: trio.Nursery | None = None
-        self._client: httpx.AsyncClient | None = None
-        self._watch = RedirectWatch()
-        self._opening = trio.Lock()
+        self._http = HttpClient(_BOUNDS, headers={"accept": "application/x-ndjson, application/json;q=0.9"})
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the requests until cancelled."""
@@ -135,10 +125,7 @@ class Delegated:
                 await trio.sleep_forever()
         finally:
             self._nursery = None
-            if self._client is not None:
-                with trio.move_on_after(1, shield=True):
-                    await self._client.aclose()
-                self._client = None
+            await self._http.close()
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -148,19 +135,10 @@ class Delegated:
         Raises:
             RoutingError: none of the routers answered; says why for each.
         """
-        if not self._routers:
-            return
-        send, receive = self._channel()
-        errors: list[str] = []
-        scope = trio.CancelScope()
-        self._start(scope, f"/routing/v1/providers/{text.raw_cid(multihash)}", "Providers", send, errors)
-        try:
-            async for record in receive:
+        path = f"/routing/v1/providers/{text.raw_cid(multihash)}"
+        async with contextlib.aclosing(self._records(path, "Providers")) as records:
+            async for record in records:
                 yield Provider(record.peer, record.addrs, self.name)
-        finally:
-            scope.cancel()
-            receive.close()
-        self._raise_if_all_failed(errors)
 
     async def find_peer(self, peer: str) -> tuple[str, ...]:
         """Addresses of a peer, of all routers together; empty when none knows it.
@@ -169,34 +147,35 @@ class Delegated:
             RoutingError: none of the routers answered; says why for each.
         """
         found: dict[str, None] = {}
-        if not self._routers or text.peer_id(peer) != peer:
+        if text.peer_id(peer) != peer:
             return ()
-        send, receive = self._channel()
-        errors: list[str] = []
-        scope = trio.CancelScope()
-        self._start(scope, f"/routing/v1/peers/{text.peer_cid(peer)}", "Peers", send, errors)
-        try:
-            async for record in receive:
+        async with contextlib.aclosing(self._records(f"/routing/v1/peers/{text.peer_cid(peer)}", "Peers")) as records:
+            async for record in records:
                 if record.peer == peer:
                     found.update(dict.fromkeys(record.addrs))
+        return tuple(found)[: limits.MAX_ADDRS_PER_PROVIDER]
+
+    async def _records(self, path: str, key: str) -> AsyncGenerator[PeerRecord, None]:
+        """What all routers say, as it comes.
+
+        Raises:
+            RoutingError: none of them answered.
+        """
+        if not self._routers:
+            return
+        if self._nursery is None:
+            raise RoutingError("HTTP routers cannot be asked: the node is not running.")
+        # Has room for all that may come: a caller that reads slowly must not make a router look slow.
+        send, receive = trio.open_memory_channel[PeerRecord](limits.MAX_RECORDS * len(self._routers))
+        errors: list[str] = []
+        scope = trio.CancelScope()
+        self._nursery.start_soon(self._ask_all, scope, path, key, send, errors)
+        try:
+            async for record in receive:
+                yield record
         finally:
             scope.cancel()
             receive.close()
-        self._raise_if_all_failed(errors)
-        return tuple(found)[: limits.MAX_ADDRS_PER_PROVIDER]
-
-    def _channel(self) -> tuple[trio.MemorySendChannel[PeerRecord], trio.MemoryReceiveChannel[PeerRecord]]:
-        """Has room for all that may come: a caller that reads slowly must not make a router look slow."""
-        return trio.open_memory_channel[PeerRecord](limits.MAX_RECORDS * len(self._routers))
-
-    def _start(
-        self, scope: trio.CancelScope, path: str, key: str, send: trio.MemorySendChannel[PeerRecord], errors: list[str]
-    ) -> None:
-        if self._nursery is None:
-            raise RoutingError("HTTP routers cannot be asked: the node is not running.")
-        self._nursery.start_soon(self._ask_all, scope, path, key, send, errors)
-
-    def _raise_if_all_failed(self, errors: list[str]) -> None:
         if len(errors) == len(self._routers):
             raise RoutingError(" ".join(errors)[: limits.MAX_ERROR_LENGTH])
 
@@ -226,14 +205,18 @@ class Delegated:
                 )
                 return
             try:
-                with trio.fail_after(limits.ROUTER_SECONDS):
+                with trio.fail_after(self._patience.answer):
                     async with router.slots:
                         router.asked += 1
-                        await self._request(url, key, send)
+                        async with self._http.ask("GET", url, params=_FILTERS) as answer:
+                            await self._read(url, answer, key, send)
             except trio.TooSlowError:
-                raise _Failed(f"It did not finish its answer within {limits.ROUTER_SECONDS:g} seconds.") from None
+                raise _Failed(f"It did not finish its answer within {self._patience.answer:g} seconds.") from None
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return  # nobody listens any more
+            return  # the caller has left
+        except HttpFailure as error:
+            errors.append(self._failed(router, str(error), None))
+            return
         except _Failed as error:
             errors.append(self._failed(router, str(error), error.pause))
             return
@@ -246,95 +229,45 @@ class Delegated:
 
     def _failed(self, router: _RouterHealth, why: str, pause: float | None) -> str:
         router.failures += 1
-        rest = min(limits.ROUTER_REST_FIRST * 2 ** min(router.failures - 1, 16), limits.ROUTER_REST_LAST)
-        router.rest_until = trio.current_time() + (rest if pause is None else min(pause, limits.MAX_RETRY_AFTER))
+        patience = self._patience
+        rest = min(patience.rest_first * 2 ** min(router.failures - 1, 16), patience.rest_last)
+        router.rest_until = trio.current_time() + (rest if pause is None else pause)
         router.last_error = why[: limits.MAX_ERROR_LENGTH]
         router.last_error_at = self._wall()
         log.debug("%s: %s", router.name, why)
         return f"{router.name}: {why}"
 
-    # --- one request ------------------------------------------------------------------------------------------------
-
-    async def _open(self) -> httpx.AsyncClient:
-        """The HTTP client; made when it is first needed, in a thread, since importing it takes a fifth of a second."""
-        async with self._opening:
-            if self._client is None:
-
-                def make() -> httpx.AsyncClient:
-                    httpx = importlib.import_module("httpx")
-                    return httpx.AsyncClient(
-                        headers=_HEADERS,
-                        timeout=httpx.Timeout(limits.ROUTER_SECONDS, connect=limits.ROUTER_CONNECT_SECONDS),
-                        limits=httpx.Limits(
-                            max_connections=limits.MAX_ROUTERS * limits.MAX_REQUESTS_PER_ROUTER,
-                            max_keepalive_connections=2 * limits.MAX_ROUTERS,
-                        ),
-                    )
-
-                try:
-                    self._client = await trio.to_thread.run_sync(make)
-                except (ImportError, OSError, ValueError) as error:
-                    # A proxy or a file of certificates that the environment names, most likely.
-                    raise _Failed(f"The HTTP client cannot be made: {error}.") from error
-            return self._client
-
-    async def _request(self, url: str, key: str, send: trio.MemorySendChannel[PeerRecord]) -> None:
-        """Ask and send on the records, following redirects.
+    async def _read(self, url: str, answer: HttpAnswer, key: str, send: trio.MemorySendChannel[PeerRecord]) -> None:
+        """Send on the records of an answer.
 
         Raises:
-            _Failed: in plain words.
+            _Failed: it has none; in plain words.
+            HttpFailure: the line broke.
         """
-        client = await self._open()
-        httpx = importlib.import_module("httpx")
-        try:
-            first = request = client.build_request("GET", url, params=_FILTERS)
-            request.extensions = self._watch.first(request)
-            for _ in range(limits.MAX_REDIRECTS + 1):
-                response = await client.send(request, stream=True, follow_redirects=False)
-                try:
-                    if response.next_request is None:
-                        await self._answer(url, response, key, send)
-                        return
-                    request = response.next_request
-                    check_redirect(str(response.url), str(request.url))
-                    request.extensions = self._watch.redirected(request, first)
-                finally:
-                    with trio.move_on_after(1, shield=True):
-                        await response.aclose()
-            raise _Failed(f"It sends us on more than {limits.MAX_REDIRECTS} times.")
-        except NotFollowed as why:
-            raise _Failed(str(why)) from None
-        except httpx.ConnectTimeout:
-            raise _Failed(f"No connection within {limits.ROUTER_CONNECT_SECONDS:g} seconds.") from None
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
-            raise _Failed(f"The request failed: {plain_words(error)}.") from error
-
-    async def _answer(
-        self, url: str, response: httpx.Response, key: str, send: trio.MemorySendChannel[PeerRecord]
-    ) -> None:
-        status = response.status_code
+        status = answer.status
         now = trio.current_time()
         if status in (429, 503):
-            pause = retry_after(response.headers.get("retry-after"), self._wall())
+            pause = retry_after(answer.headers, self._wall(), longest=limits.MAX_RETRY_AFTER)
             if status == 429:
                 raise _Failed("It says that we ask too often.", limits.DEFAULT_RETRY_AFTER if pause is None else pause)
             raise _Failed("It says that it is not available now (status 503).", pause)
         if status == 404:
-            self._cache.put(url, (), freshness(response.headers, found=False), now)
-            await _drain(response)
+            self._cache.put(url, (), freshness(answer.headers, found=False), now)
+            await answer.drain()
             return
         if status != 200:
             raise _Failed(f"It answers with status {status}.")
-        encoding = response.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("", "identity"):
+        if encoding := packing(answer.headers):
             raise _Failed(f"It answers in the encoding {encoding[:20]!r}, which was not asked for.")
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind = media_type(answer.headers)
         if kind not in ("application/x-ndjson", "application/json"):
             raise _Failed(f"It answers with {kind[:60] or 'an unknown type'}, not with routing records.")
-        reader = AnswerReader(key, streamed=kind == "application/x-ndjson", nearest=_nearest(response))
+        # A router names no addresses that are nearer to us than it is itself, or the proxy before it.
+        nearest = text.host_scope(answer.server) if answer.server else text.AddressScope.PUBLIC
+        reader = AnswerReader(key, streamed=kind == "application/x-ndjson", nearest=nearest)
         records: list[PeerRecord] = []
         try:
-            async with _chunks(response) as chunks:
+            async with answer.chunks() as chunks:
                 async for chunk in chunks:
                     for record in reader.feed(chunk):
                         records.append(record)
@@ -346,7 +279,7 @@ class Delegated:
                 await send.send(record)
         except RoutingError as error:
             raise _Failed(str(error)) from error
-        self._cache.put(url, tuple(records), freshness(response.headers, found=bool(records)), now)
+        self._cache.put(url, tuple(records), freshness(answer.headers, found=bool(records)), now)
 
     def status(self) -> dict[str, Any]:
         """How each router has been doing, and what went wrong last, as plain JSON values."""
@@ -367,25 +300,3 @@ class Delegated:
             },
             "last_error": error,
         }
-
-
-def _chunks(response: httpx.Response) -> contextlib.aclosing[AsyncGenerator[bytes, None]]:
-    """The body as it comes, to be closed even where it is not read to its end."""
-    return contextlib.aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_raw()))
-
-
-async def _drain(response: httpx.Response) -> None:
-    """Read a short body to its end, so that the connection can be used again."""
-    size = 0
-    async with _chunks(response) as chunks:
-        async for chunk in chunks:
-            size += len(chunk)
-            if size > limits.MAX_LINE_SIZE:
-                return
-
-
-def _nearest(response: httpx.Response) -> text.AddressScope:
-    """The nearest addresses that a router may name: as far away from us as it is itself (or the proxy before it)."""
-    stream = response.extensions.get("network_stream")
-    name = stream.get_extra_info("server_addr") if stream is not None else None
-    return text.host_scope(str(name[0])) if name else text.AddressScope.PUBLIC

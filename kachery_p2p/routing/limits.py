@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 KIB = 1024
 MIB = 1024 * 1024
 
@@ -89,8 +91,6 @@ MAX_ROUTERS = 8
 MAX_REQUESTS_PER_ROUTER = 8
 #: Connecting takes one or two round trips; five seconds is a very bad line.
 ROUTER_CONNECT_SECONDS = 5.0
-#: A request in all: a router may walk the DHT for us and stream as it finds.
-ROUTER_SECONDS = 30.0
 #: Redirects followed: one to a mirror and one to a path.
 MAX_REDIRECTS = 3
 #: Bytes read of one answer: the specification says at most 100 records, and 64 records with 100 addresses are 0.5 MiB.
@@ -101,9 +101,6 @@ MAX_LINE_SIZE = 64 * KIB
 MAX_RECORDS = 256
 #: Lines that are not records before the whole answer counts as garbage.
 MAX_MALFORMED_RECORDS = 16
-#: Pause after a failure, doubled with each further one up to the limit.
-ROUTER_REST_FIRST = 5.0
-ROUTER_REST_LAST = 600.0
 #: The longest pause that a router can ask for (Retry-After).
 MAX_RETRY_AFTER = 3600.0
 #: Pause when it says "too many requests" and not for how long.
@@ -113,3 +110,17 @@ MAX_AGE_FOUND = 300.0
 MAX_AGE_NOTHING = 15.0
 #: Answers kept in this way.
 MAX_CACHED_ANSWERS = 64
+
+
+@dataclass(frozen=True)
+class RouterPatience:
+    """How long HTTP routers are waited for, and left alone after failures. Seconds all.
+
+    Attributes:
+        answer: a request in all: a router may walk the DHT for us and stream as it finds.
+        rest_first, rest_last: pause after a failure, doubled with each further one from the first up to the last.
+    """
+
+    answer: float = 30.0
+    rest_first: float = 5.0
+    rest_last: float = 600.0

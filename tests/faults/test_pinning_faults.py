@@ -25,14 +25,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kachery_p2p.errors import DiskFull
+from kachery_p2p.http import retry_after
+from kachery_p2p.json_reader import json_or_none
 from kachery_p2p.pinning import OUTBOX_NAME, PinOutbox, PinService, answers, limits
-from kachery_p2p.pinning.steps import Steps
+from kachery_p2p.pinning.steps import Pauses
 from kachery_p2p.pinning.worker import PinWorker
 from kachery_p2p.repo.repo import Repo
 from scripts.pinning_service import Fault, PinningService
 from tests.faults.test_repo_faults import fill, small_disk
 from tests.faults.test_routing_hostile import self_signed, serving_tls
-from tests.helpers.pinning_helpers import FAST, NAME, config, no_proxies, row_that, serving, store, storing, until
+from tests.helpers.pinning_helpers import (
+    FAST,
+    NAME,
+    config,
+    no_proxies,
+    row_that,
+    serving,
+    store,
+    storing,
+    until,
+    written_elsewhere,
+)
 
 __all__ = ["no_proxies", "small_disk"]
 
@@ -76,10 +89,13 @@ async def test_down(tmp_path: Path, free_port: Callable[[], int], kind: str) -> 
             assert asked(service, kind) == 1
 
 
-async def test_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow(tmp_path: Path) -> None:
     """A request that the service takes, but answers too late, is found again instead of being made again."""
-    monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.5)
-    async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service)]) as node:
+    pace = replace(FAST, request=0.5)
+    async with (
+        serving(tmp_path / "service") as service,
+        storing(tmp_path / "ours", [config(service)], pace=pace) as node,
+    ):
         cid = await store(node, b"data")
         service.faults.append(Fault("POST", "/pins", 202, delay=2.0, after=True))
         await node.keeping.pin(cid, NAME)
@@ -127,11 +143,11 @@ async def test_a_wrong_token_is_not_tried_with_every_row(tmp_path: Path) -> None
     async with serving(tmp_path / "service") as service:
         async with storing(tmp_path / "ours", [replace(config(service), token="the-wrong-token")]) as node:
             cids = [await store(node, b"data %d" % n) for n in range(20)]
-            node.keeping._outbox.add(cids[0], NAME)
+            written_elsewhere(node, cids[0], NAME)
             node.keeping.wake()
             await row_that(node, lambda row: row["state"] == "refused", cids[0])
             for cid in cids[1:]:
-                node.keeping._outbox.add(cid, NAME)
+                written_elsewhere(node, cid, NAME)
             node.keeping.wake()
             for cid in cids:
                 row = await row_that(node, lambda row: row["state"] == "refused", cid)
@@ -293,12 +309,12 @@ async def test_queued_since_we_have_moved(tmp_path: Path) -> None:
             cid = await store(node, b"data")
             await node.keeping.pin(cid, NAME)
             await row_that(node, lambda row: row["problem"] == "stuck")
-            old = next(iter(service.pins))
-            assert node.keeping._worker is not None
-            node.keeping._worker._steps._origins = lambda: ["/ip4/127.0.0.1/tcp/9/p2p/" + node.host.peer_id]
+            (old,) = service.pins
+        moved = ["/ip4/127.0.0.2/tcp/0"]
+        async with storing(tmp_path / "ours", [config(service)], pace=pace, listen=moved) as node:
             await until(lambda: old not in service.pins)
             (pin,) = service.pins.values()
-            assert pin.origins == ["/ip4/127.0.0.1/tcp/9/p2p/" + node.host.peer_id]
+            assert pin.origins == node.host.addresses()
             assert [seen.path for seen in service.posts()] == ["/pins", f"/pins/{old}"]
 
 
@@ -417,9 +433,9 @@ def test_killed_while_adding(tmp_path: Path) -> None:
     """What `add` has returned for is there after kill -9, all of it; the file is sound."""
     path = tmp_path / OUTBOX_NAME
     code = (
-        "import sys; from pathlib import Path; from kachery_p2p.pinning import Outbox\n"
+        "import sys; from pathlib import Path; from kachery_p2p.pinning import PinOutbox\n"
         "from kachery_p2p.dag.cid import CID, hash_block\n"
-        "outbox = Outbox(Path(sys.argv[1]))\n"
+        "outbox = PinOutbox(Path(sys.argv[1]))\n"
         "for n in range(100000):\n"
         "    outbox.add(CID(1, 0x55, hash_block(0x12, b'%d' % n)), 'lab'); print(n, flush=True)\n"
     )
@@ -439,10 +455,10 @@ async def test_wrong_clock(tmp_path: Path, years: int) -> None:
     """A clock that was years off, either way, delays nothing once it is right."""
     wrong = [years * 365.0 * 86400]
     wall = lambda: time.time() + wrong[0]  # noqa: E731
-    async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service)]) as node:
-        node.keeping._outbox._wall = wall
-        assert node.keeping._worker is not None
-        node.keeping._worker._wall = wall
+    async with (
+        serving(tmp_path / "service") as service,
+        storing(tmp_path / "ours", [config(service)], wall=wall) as node,
+    ):
         service.faults.append(Fault("GET", "/pins", 500))
         cid = await store(node, b"data")
         await node.keeping.pin(cid, NAME)
@@ -587,7 +603,7 @@ async def test_the_token_is_never_shown(tmp_path: Path, caplog: pytest.LogCaptur
 def test_answers_of_strangers(value: Any) -> None:
     """Whatever JSON a service sends is read as a status, as words, or not at all; it never fails."""
     data = json.dumps(value).encode()
-    parsed = answers.parse(data)
+    parsed = json_or_none(data)
     answers.pin_status(parsed)
     answers.pin_list(parsed)
     words = answers.said(data)
@@ -598,7 +614,7 @@ def test_answers_of_strangers(value: Any) -> None:
 @given(st.text(), st.text(), st.floats(0, 1e12))
 def test_retry_after_of_strangers(value: str, date: str, wall: float) -> None:
     """Whatever Retry-After says, the pause is some seconds up to a day, or none."""
-    pause = answers.retry_after({"retry-after": value, "date": date}, wall)
+    pause = retry_after({"retry-after": value, "date": date}, wall, longest=limits.MAX_RETRY_AFTER)
     assert pause is None or 0 <= pause <= limits.MAX_RETRY_AFTER
 
 
@@ -650,9 +666,8 @@ async def test_an_answer_without_end(tmp_path: Path) -> None:
 
 def test_pauses_grow_and_end() -> None:
     """Each pause is about twice the one before, with chance in it, and none is longer than the longest."""
-    steps = Steps.__new__(Steps)
-    steps._pace, steps._rng = limits.WorkerPace(), random.Random(1)
-    pauses = [steps.later(n) for n in range(40)]
+    after = Pauses(limits.WorkerPace(), random.Random(1))
+    pauses = [after.later(n) for n in range(40)]
     for n, pause in enumerate(pauses):
         ideal = min(5.0 * 2**n, 900.0)
         assert 0.75 * ideal <= pause <= 1.25 * ideal

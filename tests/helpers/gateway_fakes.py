@@ -70,6 +70,9 @@ class Answer(BaseHTTPRequestHandler):
         with contextlib.suppress(ConnectionError):
             self.gateway.behave(self, asked)
 
+    def do_POST(self) -> None:
+        self.do_GET()
+
     def log_message(self, format: str, *args: object) -> None:
         """Nothing."""
 

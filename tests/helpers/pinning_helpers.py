@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import trio
 
 from kachery_p2p.node.node import Node
 from kachery_p2p.node.pins import Keeping
-from kachery_p2p.pinning import PinService
+from kachery_p2p.pinning import OUTBOX_NAME, PinOutbox, PinService
 from kachery_p2p.pinning.limits import WorkerPace
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
@@ -45,12 +46,17 @@ async def serving(folder: Path, port: int = 0) -> AsyncIterator[PinningService]:
 
 @contextlib.asynccontextmanager
 async def storing(
-    folder: Path, services: Sequence[PinService], *, pace: WorkerPace = FAST, listen: Sequence[str] = (LISTEN,)
+    folder: Path,
+    services: Sequence[PinService],
+    *,
+    pace: WorkerPace = FAST,
+    listen: Sequence[str] = (LISTEN,),
+    wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[Node]:
     """A node whose outbox is carried out."""
     with Repo.open(folder) as repo:
         node = Node(repo, load_or_create_identity(folder), listen=listen)
-        node.keeping = Keeping(node.host, node.exchange, repo, services, pace=pace)
+        node.keeping = Keeping(node.host, node.exchange, repo, services, pace=pace, wall=wall)
         async with trio.open_nursery() as nursery:
             await nursery.start(node.run)
             yield node
@@ -70,14 +76,21 @@ async def store(node: Node, data: bytes) -> str:
 
 async def row_that(node: Node, fits: Callable[[dict[str, Any]], bool], cid: str | None = None) -> dict[str, Any]:
     """Wait for a row of the outbox, the one of `cid` or the only one, to be as `fits` says."""
-    worker = node.keeping._worker
+    worker = node.keeping.worker
     assert worker is not None
     while True:
-        change = worker.change
+        seen = worker.changes
         rows = [row for row in await node.keeping.pins() if cid in (None, row["cid"])]
         if rows and fits(rows[0]):
             return rows[0]
-        await change.wait()
+        await worker.wait_changed(seen)
+
+
+def written_elsewhere(node: Node, *args: Any, **values: Any) -> None:
+    """Add a row to the outbox, as another process of the data directory does."""
+    outbox = PinOutbox(node.repo.directory / OUTBOX_NAME)
+    outbox.add(*args, **values)
+    outbox.close()
 
 
 async def until(fits: Callable[[], bool]) -> None:

@@ -17,9 +17,9 @@ from kachery_cloud.errors import DiskFull
 from kachery_cloud.placing import place_directory
 from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.dag.directory import DirectoryBuilder
+from kachery_p2p.dag.limits import MAX_TREE_DEPTH
 from kachery_p2p.dag.tree import UNCOUNTABLE, TreeShape, shape_of
-from kachery_p2p.errors import InvalidName, MalformedDag
-from kachery_p2p.load import directory as load_directory
+from kachery_p2p.errors import InvalidName, MalformedDag, RepoError
 from kachery_p2p.load import load as load_module
 from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.pinning import blocks
@@ -214,10 +214,21 @@ def test_a_tree_that_is_larger_than_the_disk_is_not_begun(
     assert not list(tmp_path.glob("*made*"))
 
 
-def test_both_have_the_same_limits() -> None:
-    """What is loaded can be made: the node and the command refuse the same trees."""
-    assert placing._MAX_ENTRIES == load_directory.MAX_ENTRIES
-    assert placing._MAX_DEPTH == load_directory.MAX_DEPTH
+async def test_the_deepest_folder_that_is_stored_can_be_loaded(ours: Repo, theirs: Repo, tmp_path: Path) -> None:
+    """Storing, loading and making a tree have one bound; one folder more is refused by all of them."""
+    top = tmp_path / "input"
+    deepest = top.joinpath(*["d"] * (MAX_TREE_DEPTH - 1))
+    deepest.mkdir(parents=True)
+    (deepest / "file").write_bytes(b"deep")
+    root = theirs.store_directory(top).cid
+    await _load(ours, RepoSession(theirs), root)
+    place_directory(ours, root, tmp_path / "made")
+    assert (tmp_path / "made" / deepest.relative_to(top) / "file").read_bytes() == b"deep"
+    (deepest / "d").mkdir()
+    with pytest.raises(RepoError, match="more than 256 folders deep"):
+        theirs.store_directory(top)
+    with pytest.raises(InvalidName, match="more than 256 folders deep"):
+        await _load(ours, RepoSession(theirs), folder(theirs, [("d", root)]))
 
 
 def test_no_other_walk_unfolds_it(ours: Repo, tmp_path: Path) -> None:

@@ -15,7 +15,17 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidPinService, PinTooLarge
 from kachery_p2p.pinning import OUTBOX_NAME, PinOutbox, PinService
 from scripts.pinning_service import Fault
-from tests.helpers.pinning_helpers import NAME, config, no_proxies, row_that, serving, store, storing, until
+from tests.helpers.pinning_helpers import (
+    NAME,
+    config,
+    no_proxies,
+    row_that,
+    serving,
+    store,
+    storing,
+    until,
+    written_elsewhere,
+)
 
 __all__ = ["no_proxies"]
 
@@ -115,7 +125,7 @@ async def test_removal(tmp_path: Path, kind: str) -> None:
 async def test_what_was_never_asked_for_is_removed_without_a_request(tmp_path: Path) -> None:
     """A row that no service has heard of just goes."""
     async with storing(tmp_path / "ours", [PinService("other", "http://127.0.0.1:9")]) as node:
-        node.keeping._outbox.add(await store(node, b"data"), "gone")
+        written_elsewhere(node, await store(node, b"data"), "gone")
         (row,) = await node.keeping.pins()
         assert await node.keeping.unpin(row["cid"], "gone")
         assert await node.keeping.pins() == []
@@ -130,7 +140,7 @@ async def test_a_limit_is_checked_before_anything_is_sent(tmp_path: Path) -> Non
             with pytest.raises(PinTooLarge, match=r"1,001 bytes, and at most 1,000 .* own"):
                 await node.keeping.pin(cid, NAME, size=1001)
             assert await node.keeping.pins() == []
-            node.keeping._outbox.add(cid, NAME, size=1001)
+            written_elsewhere(node, cid, NAME, size=1001)
             node.keeping.wake()
             row = await row_that(node, lambda row: row["state"] == "refused")
             assert row["problem"] == "over_limit"
@@ -237,9 +247,9 @@ def test_urls_are_taken_as_people_write_them(kind: str, url: str) -> None:
 def test_rows_of_many_processes(tmp_path: Path) -> None:
     """Processes and threads that add rows at the same time all succeed, and each row is there once."""
     code = (
-        "import sys; from pathlib import Path; from kachery_p2p.pinning import Outbox\n"
+        "import sys; from pathlib import Path; from kachery_p2p.pinning import PinOutbox\n"
         "from kachery_p2p.dag.cid import CID, hash_block\n"
-        "outbox = Outbox(Path(sys.argv[1]))\n"
+        "outbox = PinOutbox(Path(sys.argv[1]))\n"
         "for n in range(40): outbox.add(CID(1, 0x55, hash_block(0x12, b'%d' % n)), 'lab')\n"
     )
     path = tmp_path / OUTBOX_NAME

@@ -79,7 +79,7 @@ import sys
 from pathlib import Path
 from kachery_p2p.repo import hosts
 from kachery_p2p.repo.locks import NodeLock
-hosts.this_host = lambda: hosts.Host(*{tuple(host)!r})
+hosts.this_host = lambda: hosts.MachineIdentity(*{tuple(host)!r})
 hosts._MOUNTS = {hosts._MOUNTS!r}
 directory = Path({str(directory)!r})
 {what}
@@ -310,7 +310,7 @@ class TestOneMachineAtATime:
         code = f"""
 from pathlib import Path
 from kachery_p2p.repo import hosts
-hosts.this_host = lambda: hosts.Host(*{tuple(LAB2)!r})
+hosts.this_host = lambda: hosts.MachineIdentity(*{tuple(LAB2)!r})
 hosts._MOUNTS = {hosts._MOUNTS!r}
 hosts.claim(Path({str(data)!r}))
 """

@@ -158,7 +158,7 @@ def load_folder(source: Repo, target: Repo, cid: CID) -> None:
     tree = read_tree(cid, source.get_blocks)
     blocks = source.get_blocks(list(tree.nodes))
     target.put_blocks([(CID(1, 0x70, multihash), block) for multihash, block in blocks.items()])
-    for file in tree.all_files():
+    for file in tree.files:
         if file.codec == 0x70:
             load_file(source, target, file)
         else:
