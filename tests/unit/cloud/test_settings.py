@@ -8,8 +8,11 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import kachery_cloud as kcl
+from kachery_cloud.commands.loading import cat, info, load, ls
+from kachery_cloud.commands.main import cli
 from kachery_cloud.settings.config import SETTINGS, Config, load_config, read_settings, write_default_config
 from kachery_cloud.settings.values import Parser, one_of
 from scripts import settings_table
@@ -148,3 +151,39 @@ def test_the_table_is_written_between_its_markers(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="is missing"):
             settings_table.out_of_date(tmp_path)
         page.unlink()
+
+
+def test_the_options_that_stand_for_a_setting_state_its_default() -> None:
+    """`--timeout` of the commands that load says the default of the setting."""
+    for command in (load, cat, ls, info):
+        (option,) = (each for each in command.params if each.name == "timeout")
+        assert f"[default: {SETTINGS['timeout'].default:g}]" in str(getattr(option, "help", ""))
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def run(*arguments: str, **env: str) -> str:
+    result = CliRunner().invoke(cli, ["settings", *arguments], env=env)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_command_says_what_each_setting_is(tmp_path: Path) -> None:
+    """Each setting with its value and where it comes from; no token, and no Markdown."""
+    (tmp_path / "config.json").write_text(json.dumps({"timeout": 5, "gateway_tokens": {URL: "s3cret"}}))
+    env = {"KACHERY_CLOUD_DIR": str(tmp_path), "KACHERY_CLOUD_PEERS": A}
+    text = run(**env)
+    for setting in SETTINGS.values():
+        assert f"{setting.variable}: " in text
+        assert setting.meaning.replace("`", "") in text
+    assert f"KACHERY_CLOUD_PEERS: {A}\n" in text
+    assert "Set by config.json. The default: 60." in text
+    assert f"KACHERY_CLOUD_GATEWAY_TOKENS: {URL}\n" in text
+    rows = {row["name"]: row for row in json.loads(run("--json", **env))["settings"]}
+    assert list(rows) == list(SETTINGS)
+    assert (rows["timeout"]["value"], rows["timeout"]["origin"]) == (5.0, "config.json")
+    assert (rows["peers"]["value"], rows["peers"]["origin"]) == ([A], "KACHERY_CLOUD_PEERS")
+    assert (rows["mdns"]["key"], rows["mdns"]["takes"], rows["directory"]["key"]) == ("mdns", "on or off", None)
+    assert "s3cret" not in text + json.dumps(rows)
+    assert "`" not in text + json.dumps(rows)
