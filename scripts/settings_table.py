@@ -21,7 +21,7 @@ END = "<!-- settings: end -->"
 
 def table() -> str:
     """The settings as a table of Markdown, in the order of `Config`."""
-    rows = [("environment variable", "`config.json` key", "meaning", "takes", "default")]
+    rows: list[tuple[str, ...]] = [("environment variable", "`config.json` key", "meaning", "takes", "default")]
     for setting in SETTINGS.values():
         key = f"`{setting.key}`" if setting.key else ""
         rows.append((f"`{setting.variable}`", key, setting.meaning, setting.parser.takes, setting.default_text))
