@@ -49,8 +49,8 @@ def every_error() -> Iterator[type[KacheryError]]:
 
 @pytest.mark.parametrize("module", [kachery_p2p.errors, kachery_cloud.errors], ids=["node", "API"])
 def test_every_public_error_is_reachable_and_documented(module: ModuleType) -> None:
-    """Each class of error of the two modules is in their `__all__` and in `kachery_cloud`; its docstring says when it is
-    raised, and the help of the commands has its exit code."""
+    """Each class of error of the two modules is in their `__all__` and in `kachery_cloud`; its docstring says when it
+    is raised, and the help of the commands has its exit code."""
     made = {name for name, kind in vars(module).items() if getattr(kind, "__module__", None) == module.__name__}
     kinds = {name for name in made if isinstance(getattr(module, name), type)}
     assert kinds
