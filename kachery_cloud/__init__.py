@@ -5,55 +5,22 @@
     uri = kcl.store_file("/data/session.nwb")    # 'ipfs://bafybei...', the same for these bytes everywhere
     path = kcl.load_file(uri)                    # there: a path with exactly those bytes
 
-Importing this package loads none of the machinery: a name is imported when it is first used.
+Importing this package loads none of the machinery: a function is imported when it is first used.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+from kachery_cloud import errors
+from kachery_cloud.errors import *  # noqa: F403
 from kachery_p2p import __version__
 
+# Names are listed where they are made, as far as that can be. Errors are light, so they are taken whole, and listed in
+# `errors` alone. Functions are heavy, so they are named twice: here for type checkers and editors, and in `__all__` for
+# Python, which looks for them in `_HOMES`. Neither list can fall behind the other: ruff reports a name that is only
+# imported, pyright one that is only in `__all__`.
+
+TYPE_CHECKING = False  # That of `typing`, which would double what this import takes.
 if TYPE_CHECKING:
-    from kachery_cloud.errors import (
-        AddressInUse,
-        ConfigError,
-        ContentNotFound,
-        DamagedFile,
-        DialError,
-        DiskFull,
-        FileChanged,
-        FileExists,
-        FileMissing,
-        FormatError,
-        HashMismatch,
-        IdentityError,
-        InvalidAddress,
-        InvalidArgument,
-        InvalidCID,
-        InvalidName,
-        InvalidPinService,
-        InvalidProfile,
-        InvalidRange,
-        InvalidURI,
-        IsADirectory,
-        KacheryError,
-        MalformedDag,
-        NodeError,
-        NoPermission,
-        NotADirectory,
-        NotAFile,
-        NotSerializable,
-        PathNotFound,
-        PinningError,
-        PinTooLarge,
-        RepoError,
-        StoreTooLarge,
-        StreamError,
-        SwarmKeyError,
-        UnsafePickle,
-        UnsupportedCID,
-    )
     from kachery_cloud.load import (
         cat_file,
         list_dir,
@@ -73,45 +40,8 @@ if TYPE_CHECKING:
     from kachery_cloud.uri import ContentURI, format_uri, join, parse_uri
 
 __all__ = [
-    "AddressInUse",
     "Config",
-    "ConfigError",
-    "ContentNotFound",
     "ContentURI",
-    "DamagedFile",
-    "DialError",
-    "DiskFull",
-    "FileChanged",
-    "FileExists",
-    "FileMissing",
-    "FormatError",
-    "HashMismatch",
-    "IdentityError",
-    "InvalidAddress",
-    "InvalidArgument",
-    "InvalidCID",
-    "InvalidName",
-    "InvalidPinService",
-    "InvalidProfile",
-    "InvalidRange",
-    "InvalidURI",
-    "IsADirectory",
-    "KacheryError",
-    "MalformedDag",
-    "NoPermission",
-    "NodeError",
-    "NotADirectory",
-    "NotAFile",
-    "NotSerializable",
-    "PathNotFound",
-    "PinTooLarge",
-    "PinningError",
-    "RepoError",
-    "StoreTooLarge",
-    "StreamError",
-    "SwarmKeyError",
-    "UnsafePickle",
-    "UnsupportedCID",
     "__version__",
     "announce",
     "cat_file",
@@ -146,37 +76,25 @@ __all__ = [
     "wait_pinned",
     "whereis",
 ]
+__all__ += errors.__all__
 
-_MODULES = {
-    "settings.config": ("Config", "load_config"),
-    "upkeep": ("announce", "get_node_info", "init", "repair", "status", "verify", "whereis"),
-    "load": (
-        "cat_file",
-        "list_dir",
-        "load_bytes",
-        "load_dir",
-        "load_file",
-        "load_file_info",
-        "load_json",
-        "load_npy",
-        "load_pkl",
-        "load_text",
-    ),
-    "pinning": ("pin", "pins", "unpin", "wait_pinned"),
-    "store": ("link_file", "store_dir", "store_file", "store_json", "store_npy", "store_pkl", "store_text"),
-    "uri": ("ContentURI", "format_uri", "join", "parse_uri"),
-}
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+#: The modules that make what is not an error; each is imported when a name is looked for in it. The light ones first.
+_HOMES = ("uri", "settings.config", "load", "store", "pinning", "upkeep")
 
+if not TYPE_CHECKING:  # They would take any name for one that is here.
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    def __getattr__(name: str) -> object:
+        if name in __all__:
+            from importlib import import_module
+
+            for home in _HOMES:
+                module = import_module(f"{__name__}.{home}")
+                value = getattr(module, name, None)
+                # Others may have imported it, or call something else by the same name.
+                if getattr(value, "__module__", None) == module.__name__:
+                    globals()[name] = value
+                    return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
-    globals()[name] = value
-    return value
 
 
 def __dir__() -> list[str]:

@@ -19,7 +19,8 @@ from kachery_cloud.arguments import check_flags, text_list
 from kachery_cloud.errors import ConfigError, ContentNotFound, IsADirectory, NodeError, PinningError
 from kachery_cloud.local import BlockNotLocal, find_local, repository, resolve_local
 from kachery_cloud.settings.config import load_config
-from kachery_cloud.settings.pin_services import PinSetting, services_by_name, services_for, to_service, why_idle
+from kachery_cloud.settings.pin_choice import services_by_name, services_for, to_service, why_idle
+from kachery_cloud.settings.pin_services import PinSetting
 from kachery_cloud.settings.values import parse_timeout
 from kachery_cloud.uri import format_uri, parse_uri
 from kachery_p2p.text import shown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from kachery_cloud.arguments import check_flags, text_list
@@ -186,8 +185,6 @@ def _here(config: Config, uri: ContentURI) -> dict[str, Any] | None:
 def _without_node(config: Config) -> dict[str, Any]:
     facts = _swarm_key_facts(config)
     private = facts["private_network"]
-    told = [field.name for field in fields(config) if field.name not in ("directory", "pin_services", "gateway_tokens")]
-    settings = {name: getattr(config, name) for name in told}
     sources = {
         "mdns": config.mdns,
         "lan-dht": config.lan_dht,
@@ -201,7 +198,7 @@ def _without_node(config: Config) -> dict[str, Any]:
         "directory": str(config.directory),
         "peer_id": _peer_id(config),
         **facts,
-        "settings": {**settings, "sources": sources},
+        "settings": {**config.shown(), "sources": sources},
         **_pinning_facts(config, facts),
     }
 

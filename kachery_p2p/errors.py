@@ -12,18 +12,63 @@ its `errno`. Every error can be pickled and copied: other processes send them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from errno import EACCES, EADDRINUSE, EEXIST, EISDIR, ENOENT, ENOSPC, ENOTDIR
-from typing import Any
 
 from kachery_p2p.text import printable, shortened
 
-# Characters of an error's text. Enough for any of ours with a path in it; of what is longer, both ends are told.
+TYPE_CHECKING = False  # That of `typing`, which would double what `import kachery_cloud` takes.
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "AddressInUse",
+    "BlockTooLarge",
+    "ContentNotFound",
+    "DamagedFile",
+    "DamagedRepo",
+    "DialError",
+    "DiskFull",
+    "FileChanged",
+    "FileExists",
+    "FileMissing",
+    "GatewayError",
+    "HashMismatch",
+    "IdentityError",
+    "InvalidAddress",
+    "InvalidCID",
+    "InvalidName",
+    "InvalidPinService",
+    "InvalidProfile",
+    "InvalidRecord",
+    "IsADirectory",
+    "KacheryError",
+    "MalformedDag",
+    "MalformedMessage",
+    "NoPermission",
+    "NodeError",
+    "NotADirectory",
+    "NotAFile",
+    "PathNotFound",
+    "PinTooLarge",
+    "PinningError",
+    "ProtocolNotSupported",
+    "RelayRefused",
+    "RepoBusy",
+    "RepoError",
+    "RoutingError",
+    "StreamEOF",
+    "StreamError",
+    "StreamReset",
+    "SwarmKeyError",
+    "UnsupportedCID",
+]
+
+#: Characters of an error's text. Enough for any of ours with a path in it; of what is longer, both ends are told.
 _MOST = 4_000
 
 
 class KacheryError(Exception):
-    """Base class of all errors that are explained to the user.
+    """Raised for whatever is explained to the user; the base of all errors here.
 
     Its text may name what strangers wrote. It is shown by terminals, notebooks and logs of programs that are not ours,
     so control characters are taken out here, where all of them read it. `args` has it as it was given.
@@ -34,12 +79,12 @@ class KacheryError(Exception):
     def __str__(self) -> str:
         return shortened(printable(super().__str__()), _MOST)
 
-    def __reduce__(self) -> tuple[Callable[..., KacheryError], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., KacheryError], tuple[object, ...]]:
         # Not by calling the class again: one that makes its sentence itself would make it of the sentence.
         return _made_again, (type(self), self.args, self.__dict__)
 
 
-def _made_again(kind: type[KacheryError], args: tuple[Any, ...], state: dict[str, Any]) -> KacheryError:
+def _made_again(kind: type[KacheryError], args: tuple[object, ...], state: dict[str, object]) -> KacheryError:
     error = kind.__new__(kind, *args)
     error.args = args
     error.__dict__.update(state)
@@ -50,47 +95,50 @@ def _made_again(kind: type[KacheryError], args: tuple[Any, ...], state: dict[str
 
 
 class InvalidCID(KacheryError, ValueError):
-    """Text or bytes that are not a CID."""
+    """Raised when text or bytes are not a CID."""
 
     exit_code = 2
 
 
 class UnsupportedCID(KacheryError, ValueError):
-    """A well-formed CID of a hash function or codec that this node cannot check or read."""
+    """Raised for a well-formed CID whose hash function or codec this node cannot check or read."""
 
     exit_code = 2
 
 
 class InvalidProfile(KacheryError, ValueError):
-    """Chunk size, width or leaf kind that cannot make a valid DAG."""
+    """Raised for a profile that is not known, or whose chunk size, width or kind of leaf cannot make a valid DAG."""
 
     exit_code = 2
 
 
 class InvalidName(KacheryError, ValueError):
-    """A name that cannot stand in a directory, or would leave the destination folder."""
+    """Raised for a name that cannot stand in a directory, or must not be given to a file of the user.
+
+    The second kind comes from strangers: it would leave the destination folder, or means something to a shell.
+    """
 
     exit_code = 2
 
 
 class MalformedDag(KacheryError):
-    """A block that hashes right but does not make sense: undecodable, or with lengths that lie. Names the CID."""
+    """Raised when a block hashes right but makes no sense: it cannot be decoded, or its lengths lie. Names the CID."""
 
     exit_code = 6
 
 
 class BlockTooLarge(MalformedDag):
-    """A block of more bytes than peers exchange. Names the CID, and says how to store the data again."""
+    """Raised for a block of more bytes than peers exchange. Names the CID, and says how to store the data again."""
 
 
 class HashMismatch(KacheryError):
-    """Bytes that do not have the hash they are said to have."""
+    """Raised when bytes do not have the hash that they are said to have."""
 
     exit_code = 6
 
 
 class IsADirectory(KacheryError, IsADirectoryError):
-    """A directory where a file is meant."""
+    """Raised when a directory is named where a file is meant."""
 
     errno: int | None = EISDIR
     strerror: str | None = os.strerror(EISDIR)
@@ -98,7 +146,7 @@ class IsADirectory(KacheryError, IsADirectoryError):
 
 
 class NotADirectory(KacheryError, NotADirectoryError):
-    """A file where a directory is meant."""
+    """Raised when a file is named where a directory is meant."""
 
     errno: int | None = ENOTDIR
     strerror: str | None = os.strerror(ENOTDIR)
@@ -106,7 +154,7 @@ class NotADirectory(KacheryError, NotADirectoryError):
 
 
 class PathNotFound(KacheryError):
-    """A directory has no entry of that name."""
+    """Raised when a directory has no entry of the name that a path goes through."""
 
     exit_code = 3
 
@@ -115,7 +163,7 @@ class PathNotFound(KacheryError):
 
 
 class FileMissing(KacheryError, FileNotFoundError):
-    """The file or folder the user named does not exist."""
+    """Raised when a file or folder that the user named does not exist."""
 
     errno: int | None = ENOENT
     strerror: str | None = os.strerror(ENOENT)
@@ -123,7 +171,7 @@ class FileMissing(KacheryError, FileNotFoundError):
 
 
 class FileExists(KacheryError, FileExistsError):
-    """Something is where a file or folder is to be made, and it is not to be replaced."""
+    """Raised when something is where a file or folder is to be made, and it is not to be replaced."""
 
     errno: int | None = EEXIST
     strerror: str | None = os.strerror(EEXIST)
@@ -131,13 +179,13 @@ class FileExists(KacheryError, FileExistsError):
 
 
 class NotAFile(KacheryError):
-    """Neither a regular file nor a directory (a socket, a device ...)."""
+    """Raised for what is neither a regular file nor a directory (a socket, a device ...), or too large to be meant."""
 
     exit_code = 2
 
 
 class NoPermission(KacheryError, PermissionError):
-    """The operating system does not allow it."""
+    """Raised when the operating system does not allow something."""
 
     errno: int | None = EACCES
     strerror: str | None = os.strerror(EACCES)
@@ -145,7 +193,7 @@ class NoPermission(KacheryError, PermissionError):
 
 
 class DiskFull(KacheryError, OSError):
-    """No room on the disk or in the quota."""
+    """Raised when there is no room on the disk or in the quota."""
 
     errno: int | None = ENOSPC
     strerror: str | None = os.strerror(ENOSPC)
@@ -153,25 +201,41 @@ class DiskFull(KacheryError, OSError):
 
 
 class FileChanged(KacheryError):
-    """A file changed while it was being stored or linked."""
+    """Raised when a file changes while it is being stored or linked."""
 
     exit_code = 4
 
 
 class DamagedFile(KacheryError):
-    """A local copy, or a linked file, no longer has the bytes that its CID promises."""
+    """Raised when a local copy, or a linked file, no longer has the bytes that its CID promises."""
 
     exit_code = 4
 
 
 class RepoError(KacheryError):
-    """The data directory cannot be opened or used."""
+    """Raised when the data directory cannot be opened or used."""
 
     exit_code = 5
 
 
+class DamagedRepo(RepoError):
+    """Raised when the catalog, or the list of what is to be pinned, is lost or damaged. Says how to bring it back."""
+
+    exit_code = 4
+
+
+class RepoBusy(RepoError):
+    """Raised when another process, or another thread, is loading the same file into this data directory."""
+
+
 class IdentityError(KacheryError):
-    """The key files cannot be read or do not fit together."""
+    """Raised when the key files of this machine cannot be read, or do not fit together."""
+
+    exit_code = 5
+
+
+class SwarmKeyError(KacheryError):
+    """Raised when the key of a private network (`swarm.key`) cannot be read, or would be overwritten."""
 
     exit_code = 5
 
@@ -180,13 +244,13 @@ class IdentityError(KacheryError):
 
 
 class InvalidAddress(KacheryError, ValueError):
-    """Text that is not a multiaddr that can be dialled."""
+    """Raised for text that is not a multiaddr, or one that cannot be dialled or listened on."""
 
     exit_code = 2
 
 
 class AddressInUse(KacheryError, OSError):
-    """Another process listens on that address already, or the machine does not have it."""
+    """Raised when another process listens on an address already, or this machine does not have it."""
 
     errno: int | None = EADDRINUSE
     strerror: str | None = os.strerror(EADDRINUSE)
@@ -194,97 +258,81 @@ class AddressInUse(KacheryError, OSError):
 
 
 class DialError(KacheryError):
-    """No connection could be made; says why for each address tried."""
-
-    exit_code = 6
-
-
-class StreamError(KacheryError):
-    """A stream to a peer failed: reset, cut short, or the peer does not speak the protocol."""
-
-    exit_code = 6
-
-
-class ContentNotFound(KacheryError):
-    """Nobody who was asked has the block; says whom it asked and for how long."""
-
-    exit_code = 3
-
-
-class NodeError(KacheryError):
-    """The node of this data directory cannot be started or reached."""
-
-    exit_code = 6
-
-
-class StreamEOF(StreamError):
-    """The peer ended its side of a stream before all the bytes that were asked for had come."""
-
-
-class StreamReset(StreamError):
-    """A stream, or the connection under it, was torn down before it was done."""
-
-
-class ProtocolNotSupported(StreamError):
-    """The peer speaks none of the protocols that were asked for."""
-
-
-class MalformedMessage(StreamError):
-    """A peer sent bytes that are not a message of the protocol, or one beyond its limits."""
-
-
-class DamagedRepo(RepoError):
-    """The catalog, or the list of what is to be pinned, is lost or damaged; the message says how to bring it back."""
-
-    exit_code = 4
-
-
-class RepoBusy(RepoError):
-    """Another process, or another thread, is loading the same file into this data directory."""
-
-
-class SwarmKeyError(KacheryError):
-    """The key of a private network (`swarm.key`) cannot be read, or would be overwritten."""
-
-    exit_code = 5
-
-
-class RoutingError(KacheryError):
-    """A source of providers could not be asked, or did not answer sensibly."""
-
-    exit_code = 6
-
-
-class InvalidRecord(KacheryError, ValueError):
-    """A value record of the DHT that fails its check: wrong key, bad signature, expired, or too large."""
+    """Raised when no connection to a peer can be made. Says why for each address tried."""
 
     exit_code = 6
 
 
 class RelayRefused(DialError):
-    """A relay did not grant a reservation or a circuit; says why."""
+    """Raised when a relay does not grant a reservation or a circuit. Says why."""
+
+
+class StreamError(KacheryError):
+    """Raised when a stream to a peer fails: it is reset, cut short, or has what the protocol does not allow."""
+
+    exit_code = 6
+
+
+class StreamEOF(StreamError):
+    """Raised when a peer ends its side of a stream before all the bytes that were asked for have come."""
+
+
+class StreamReset(StreamError):
+    """Raised when a stream, or the connection under it, is torn down before it is done."""
+
+
+class ProtocolNotSupported(StreamError):
+    """Raised when a peer speaks none of the protocols that were asked for."""
+
+
+class MalformedMessage(StreamError):
+    """Raised when a peer sends bytes that are not a message of the protocol, or one beyond its limits."""
+
+
+class ContentNotFound(KacheryError):
+    """Raised when no peer or gateway that was asked has the data. Says which were asked, and for how long."""
+
+    exit_code = 3
+
+
+class NodeError(KacheryError):
+    """Raised when the node of this data directory cannot be started or reached."""
+
+    exit_code = 6
+
+
+class RoutingError(KacheryError):
+    """Raised when a source of providers cannot be asked, or gives an answer that makes no sense."""
+
+    exit_code = 6
+
+
+class InvalidRecord(KacheryError, ValueError):
+    """Raised for a value record of the DHT that fails its check: wrong key, bad signature, expired, or too large."""
+
+    exit_code = 6
 
 
 class InvalidPinService(KacheryError, ValueError):
-    """The settings of a pinning service make no sense, or there is no service of that name."""
+    """Raised when the settings of a pinning service make no sense, or there is no service of that name."""
 
     exit_code = 2
 
 
 class PinningError(KacheryError):
-    """A pinning service could not be used, or refused."""
+    """Raised when a pinning service cannot be used, or refuses."""
 
     exit_code = 6
 
 
 class PinTooLarge(PinningError):
-    """More than the user allows to be sent to a pinning service; says what to do instead."""
+    """Raised for more bytes than the user allows to be sent to a pinning service. Says what to do instead."""
 
     exit_code = 2
 
 
 class GatewayError(KacheryError, ValueError):
-    """The address or token of an HTTP gateway makes no sense."""
+    """Raised when the address or token of an HTTP gateway makes no sense."""
 
     exit_code = 2
 

@@ -6,7 +6,6 @@ the user. Bidirectional controls show a name in another order than it has. So ea
 
 from __future__ import annotations
 
-from typing import Any
 from unicodedata import category
 
 # Joiners and soft hyphens: format characters that whole scripts need, and that cannot hide or reorder anything.
@@ -36,7 +35,7 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-(most // 3) :]}"
 
 
-def shown(value: Any, most: int = 80) -> str:
+def shown(value: object, most: int = 80) -> str:
     """A value that somebody gave, in an error: its `repr`, of bounded length, whatever that does."""
     try:
         plain = value is None or isinstance(value, (str, bytes, int, float, list, tuple, dict, set))

@@ -1,4 +1,4 @@
-"""Where the console commands begin: `store_main` here is `store_main` of `main`, and so on.
+"""Where the console commands begin: `main` here is `kachery-cloud`, `store_main` is `kachery-cloud-store`, and so on.
 
 Reading our modules takes a moment. Ctrl-C in it is an interruption like any other, and not a stack trace.
 """
@@ -14,9 +14,12 @@ INTERRUPTED = 130
 
 def _run(name: str) -> None:
     try:
-        from kachery_cloud.commands import main as cli
+        from kachery_cloud.commands.main import main, run
 
-        getattr(cli, name)()
+        if name == "main":
+            main()
+        else:
+            run(name.removesuffix("_main").replace("_", "-"))
     except KeyboardInterrupt:
         if sys.stderr is not None:
             print("Error: Interrupted.", file=sys.stderr)

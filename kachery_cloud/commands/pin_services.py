@@ -57,13 +57,8 @@ def service_add(
         kachery-cloud-pins service add kubo http://192.168.1.7:5001 --kind rpc
     """
     from kachery_cloud.settings.config import load_config
-    from kachery_cloud.settings.pin_services import (
-        PRESETS,
-        keep_service,
-        keep_token,
-        keep_token_in_keyring,
-        stored_entry,
-    )
+    from kachery_cloud.settings.pin_services import PRESETS, keep_service, stored_entry
+    from kachery_cloud.settings.pin_tokens import keep_token, keep_token_in_keyring
 
     config = load_config()
     before = stored_entry(config.directory, name)
@@ -118,7 +113,8 @@ def service_remove(name: str, as_json: bool) -> None:
     """Forget a pinning service and its token. What it keeps stays there; see `kachery-cloud-pins remove`."""
     from kachery_cloud.pinning import outbox
     from kachery_cloud.settings.config import load_config
-    from kachery_cloud.settings.pin_services import keep_service, keep_token, keep_token_in_keyring
+    from kachery_cloud.settings.pin_services import keep_service
+    from kachery_cloud.settings.pin_tokens import keep_token, keep_token_in_keyring
 
     config = load_config()
     found = {each.name: each for each in config.pin_services}
@@ -167,7 +163,8 @@ def _token(name: str, from_stdin: bool) -> str:
 
 def _services(config: Config) -> list[dict[str, Any]]:
     """The services, as they may be shown: where the token is, but not the token."""
-    from kachery_cloud.settings.pin_services import token_origin, why_idle
+    from kachery_cloud.settings.pin_choice import why_idle
+    from kachery_cloud.settings.pin_tokens import token_origin
     from kachery_p2p.repo.swarm_key import SWARM_KEY_NAME
 
     private = (config.directory / SWARM_KEY_NAME).exists()

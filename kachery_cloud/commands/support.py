@@ -26,6 +26,7 @@ Function = Callable[..., Any]
 
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is done.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line.")
 
 

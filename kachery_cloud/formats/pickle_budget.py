@@ -21,12 +21,8 @@ from typing import Any
 from uuid import UUID
 
 from kachery_cloud.errors import UnsafePickle
-from kachery_cloud.formats.pickling import FREE_COPIES, MAX_COPIES, MAX_DEPTH
+from kachery_cloud.formats.limits import FREE_COPIES, MAX_COPIES, MAX_DEPTH, PickleLimits
 
-# Any file may spend this much.
-_FREE = 64 << 20
-# And this much for each of its bytes. The densest honest values are empty lists and sets: two bytes for each.
-_PER_BYTE = 32
 # Of a list, dict or set without its items.
 CONTAINER = 64
 # Of hashing a number, or comparing two.
@@ -51,9 +47,9 @@ _LIGHT = 16
 class PickleBudget:
     """The units that are left for one load of `size` bytes."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, limits: PickleLimits) -> None:
         self._size = size
-        self._left = _FREE + _PER_BYTE * size
+        self._left = limits.free + limits.per_byte * size
         self._copies = max(FREE_COPIES, MAX_COPIES * size)
         self._weights: dict[int, tuple[Any, int, int]] = {}  # id -> the value (so the id stays its own), weight, depth
         self._hashes: dict[int, tuple[Any, dict[int, int]]] = {}  # id -> the container, how often it has each hash

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from uuid import UUID
 
 from kachery_cloud.errors import UnsafePickle
+from kachery_cloud.formats.limits import MAX_NUMBER_DIGITS
 from kachery_cloud.formats.pickle_budget import CONTAINER, PickleBudget, number_steps
 from kachery_cloud.formats.pickle_dtypes import Types, bad, check_text, checked_spec
 from kachery_cloud.formats.pickle_numpy import MAX_EMPTY_ITEMS
-from kachery_cloud.formats.pickling import MAX_NUMBER_DIGITS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,6 +21,7 @@ from struct import Struct
 from typing import Any
 
 from kachery_cloud.errors import FormatError, UnsafePickle
+from kachery_cloud.formats.limits import PICKLE_LIMITS, PickleLimits
 from kachery_cloud.formats.pickle_budget import CONTAINER, PickleBudget
 from kachery_cloud.formats.pickle_dtypes import Types
 from kachery_cloud.formats.pickle_types import ALLOWLIST, SPECIALS, Arguments, Constructor, Raw, Unbuilt, build_uuid
@@ -33,28 +34,33 @@ _RAW_SIZE = 65_536
 _MAX_MARKS = 100_000
 
 
-def load_pickle(data: bytes | memoryview) -> Any:
+def load_pickle(data: bytes | memoryview, limits: PickleLimits = PICKLE_LIMITS) -> Any:
     """The value of a pickle.
 
-    Raises `UnsafePickle` where the pickle asks for what is not on the allowlist, naming it, and `FormatError` where
-    it is cut short or no pickle at all. Neither runs anything.
+    Args:
+        data: the whole file.
+        limits: what reading it may cost.
+
+    Raises:
+        UnsafePickle: it asks for what is not on the allowlist, or costs too much; the message says what.
+        FormatError: it is cut short, or no pickle at all. Neither runs anything.
     """
     view = memoryview(data).cast("B")
     try:
-        return _Reader(view).load()
+        return _Reader(view, limits).load()
     except (UnsafePickle, FormatError):
         raise
     except MemoryError:
         raise FormatError("There is not enough memory for the value of the pickle.") from None
-    except Exception as exc:
+    except Exception as error:
         # Bytes that are no pickle fail anywhere, in Python or numpy; the place says nothing to the user.
-        raise FormatError(f"The file is not a pickle that can be read ({type(exc).__name__}: {exc}).") from exc
+        raise FormatError(f"The file is not a pickle that can be read ({type(error).__name__}: {error}).") from error
 
 
 class _Reader:
     """The interpreter: a stack, marks and a memo, as `pickletools` describes them."""
 
-    def __init__(self, view: memoryview) -> None:
+    def __init__(self, view: memoryview, limits: PickleLimits) -> None:
         self.view = view
         self.pos = 0
         self.stack: list[Any] = []
@@ -62,7 +68,7 @@ class _Reader:
         # Picklers number what they remember from 0 on; numbers out of this order lie in a table of their own.
         self.memo: list[Any] = []
         self.far_memo: dict[int, Any] = {}
-        self.budget = PickleBudget(len(view))
+        self.budget = PickleBudget(len(view), limits)
         self.types = Types(self.budget)
 
     def load(self) -> Any:

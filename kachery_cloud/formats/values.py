@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kachery_cloud.errors import FormatError, NotSerializable
+from kachery_cloud.formats.limits import MAX_DEPTH
 from kachery_cloud.formats.npy_header import read_header
 from kachery_cloud.formats.pickle_numpy import MAX_EMPTY_ITEMS, array_pieces, dtype_problem, text_parts
-from kachery_cloud.formats.pickling import describe_place
+from kachery_cloud.formats.places import describe_place
 
 if TYPE_CHECKING:
     import numpy as np
 
 _PLAIN = (str, int, float, bool, type(None))
-# Python's own recursion limit differs from one program to the next; a value that can be stored anywhere can be
-# stored everywhere.
-_MAX_DEPTH = 200
 # Digits that numpy leaves room for in the header of an npy file.
 _GROWTH = 21
 # Libraries whose arrays and tables have names for rows and columns.
@@ -91,9 +89,9 @@ def _checked(value: Any, trail: list[Any]) -> Any:
                 "Use None, or store_npy / store_pkl, which keep it."
             )
         return value
-    if len(trail) >= _MAX_DEPTH and isinstance(value, (dict, list, tuple)):
+    if len(trail) >= MAX_DEPTH and isinstance(value, (dict, list, tuple)):
         raise NotSerializable(
-            f"The value is nested more than {_MAX_DEPTH} deep (or contains itself); JSON cannot hold that."
+            f"The value is nested more than {MAX_DEPTH} deep (or contains itself); JSON cannot hold that."
         )
     if isinstance(value, dict):
         return _checked_dict(value, trail)

@@ -70,7 +70,7 @@ async def run_node(
     """
     import trio
 
-    from kachery_cloud.settings.pin_services import usable_services
+    from kachery_cloud.settings.pin_choice import usable_services
     from kachery_p2p.node.node import Node
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.repo.swarm_key import read_swarm_key

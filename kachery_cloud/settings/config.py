@@ -1,87 +1,231 @@
-"""Settings: from the environment, then `config.json` in the data directory, then the defaults below.
+"""All settings: each is one entry, a field of `Config`.
 
-| environment                   | config.json       | meaning                                                          |
-|-------------------------------|-------------------|------------------------------------------------------------------|
-| KACHERY_CLOUD_DIR             |                   | the data directory, `~/.kachery-cloud` where unset               |
-| KACHERY_CLOUD_PEERS           | `peers`           | multiaddrs of peers to stay connected to and to ask              |
-| KACHERY_CLOUD_LISTEN          | `listen`          | multiaddrs to listen on                                          |
-| KACHERY_CLOUD_TIMEOUT         | `timeout`         | seconds without any progress after which a load gives up         |
-| KACHERY_CLOUD_MAX_STORE_BYTES | `max_store_bytes` | the most that one store may take; no limit where unset           |
-| KACHERY_CLOUD_PUBLIC          | `public`          | `off`: use no public service (those marked * below)              |
-| KACHERY_CLOUD_DHT             | `dht`             | * the public DHT: `auto` (a server while reachable), `client`,   |
-|                               |                   | `server` or `off`                                                |
-| KACHERY_CLOUD_BOOTSTRAP       | `bootstrap`       | * multiaddrs of peers to enter the DHT by; `default`, or `none`  |
-| KACHERY_CLOUD_DELEGATED       | `delegated`       | * URLs of delegated HTTP routers; `default`, or `none`           |
-| KACHERY_CLOUD_LAN_DHT         | `lan_dht`         | the DHT among the machines of the local network: `on` or `off`   |
-| KACHERY_CLOUD_MDNS            | `mdns`            | finding machines of the local network by mDNS: `on` or `off`     |
-| KACHERY_CLOUD_KNOWN_PEERS     | `known_peers`     | the address book of peers met before: `on` or `off`              |
-| KACHERY_CLOUD_PROVIDE         | `provide`         | announced are the `roots` of what is here, `all` blocks, or `off`|
-| KACHERY_CLOUD_ANNOUNCE        | `announce`        | multiaddrs to tell others, besides those that are found out      |
-| KACHERY_CLOUD_REACHABILITY    | `reachability`    | whether others can dial this machine: `auto`, `public`, `private`|
-| KACHERY_CLOUD_PORT_MAP        | `port_map`        | asking the router for a port (UPnP, NAT-PMP): `on` or `off`      |
-| KACHERY_CLOUD_RELAYS          | `relays`          | multiaddrs of relays to be reached through                       |
-| KACHERY_CLOUD_RELAY_SERVICE   | `relay_service`   | relaying for others: `auto` (`kachery-cloud-node` does, while    |
-|                               |                   | reachable; a script or notebook does not), `on` or `off`         |
-| KACHERY_CLOUD_GATEWAYS        | `gateways`        | * URLs of HTTP gateways to load from where peers do not deliver; |
-|                               |                   | `default`, or `none`. Those named are used without `public`, too |
-| KACHERY_CLOUD_GATEWAY_TOKENS  | `gateway_tokens`  | what some of them want to be shown: `URL=token`; in the file an  |
-|                               |                   | object of tokens by URL                                          |
-| KACHERY_CLOUD_PIN_SERVICES    | `pin_services`    | pinning services; see `settings.pin_services`                    |
+A field says how its value is read, what it is when nothing is set, and in one sentence what it means. Its name is the
+key in `config.json`, and with `KACHERY_CLOUD_` before it the environment variable. Everything else comes from these
+entries: reading, the file of defaults, the table in the documentation (`python -m scripts.settings_table --write`),
+`kachery-cloud settings`, and the settings in `status`.
 
-Lists are separated by commas or blanks in the environment, and are JSON arrays in the file. Switches are on, true, yes,
-1 or off, false, no, 0.
+What is set in the environment goes before `config.json` in the data directory, and that before the default.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from kachery_cloud.errors import ConfigError
-from kachery_cloud.settings.values import CONFIG_NAME, DEFAULT_TIMEOUT, READERS, read_config_file
+from kachery_cloud.settings.config_file import CONFIG_NAME, make_private, read_config_file
+from kachery_cloud.settings.values import (
+    ADDRESSES,
+    BOOTSTRAP,
+    BYTES,
+    GATEWAY_TOKENS,
+    GATEWAYS,
+    SWITCH,
+    TIMEOUT,
+    URLS,
+    Parser,
+    T,
+    one_of,
+)
 
 if TYPE_CHECKING:
     from kachery_cloud.settings.pin_services import PinSetting
 
 DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
 
+# ruff: noqa: RUF009 - `_setting` makes a field, which ruff cannot know.
+
+DHTMode = Literal["auto", "client", "server", "off"]
+Provided = Literal["roots", "all", "off"]
+Reachable = Literal["auto", "public", "private"]
+Relaying = Literal["auto", "on", "off"]
+
+
+# --- what an entry says ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting(Generic[T]):
+    """What is known of one setting.
+
+    Attributes:
+        parser: how its value is read, and what it may be.
+        default: its value when nothing is set; None for the data directory, which depends on the user.
+        meaning: one sentence for the tables (Markdown).
+        unset: what the default comes to, where the value does not say it.
+        secret: whether what stands in `config.json` holds a secret, so that the file is made private; None where it
+            never does.
+        name: of the field of `Config`.
+    """
+
+    parser: Parser[T]
+    default: T | None
+    meaning: str
+    unset: str = ""
+    secret: Callable[[Any], bool] | None = None
+    name: str = ""
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return "KACHERY_CLOUD_" + ("DIR" if self.name == "directory" else self.name.upper())
+
+    @property
+    def key(self) -> str:
+        """The key in `config.json`; empty for the data directory, in which that file lies."""
+        return "" if self.name == "directory" else self.name
+
+    @property
+    def default_text(self) -> str:
+        """The default in words (Markdown)."""
+        if isinstance(self.default, bool):
+            return "`on`" if self.default else "`off`"
+        if isinstance(self.default, str):
+            return f"`{self.default}`: {self.unset}" if self.unset else f"`{self.default}`"
+        if isinstance(self.default, float):
+            return f"`{self.default:g}`"
+        return self.unset or "none"
+
+
+_ENTRY = "setting"
+
+
+def _setting(
+    parser: Parser[T], default: T, meaning: str, *, unset: str = "", secret: Callable[[Any], bool] | None = None
+) -> T:
+    """A field of `Config`; see `Setting`. To type checkers it is the default, so that they check it and the parser."""
+    entry = Setting(parser, default, meaning, unset, secret)
+    made: Any = field(default_factory=lambda: default, repr=secret is None, metadata={_ENTRY: entry})
+    return made
+
+
+def _read_directory(text: Any, origin: str) -> Path:
+    try:
+        path = Path(text.strip() or "~/.kachery-cloud").expanduser()
+    except RuntimeError:
+        raise ConfigError(f"The home directory in {origin}={text!r} is not known; give a full path.") from None
+    path = Path(os.path.abspath(path))
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"The data directory {path} ({origin}) is a file; it must be a directory.")
+    return path
+
+
+# The rest of what is known of pinning services is only imported where there are any.
+
+
+def _read_pin_services(value: Any, origin: str) -> tuple[PinSetting, ...]:
+    from kachery_cloud.settings.pin_services import read_services
+
+    return read_services(value, origin)
+
+
+def _add_pin_services(services: tuple[PinSetting, ...], text: str, origin: str) -> tuple[PinSetting, ...]:
+    from kachery_cloud.settings.pin_services import add_services
+
+    return add_services(services, text, origin)
+
+
+def _show_pin_services(services: tuple[PinSetting, ...]) -> list[str]:
+    return [f"{service.name} (default)" if service.default else service.name for service in services]
+
+
+def _has_tokens(stored: Any) -> bool:
+    return any(service.get("token") for service in stored.values()) if isinstance(stored, dict) else False
+
+
+_DIRECTORY = Parser(_read_directory, "a path", show=str)
+_PIN_SERVICES = Parser(
+    _read_pin_services,
+    "names, `NAME=URL`, or `none`; in the file an object of services by name",
+    show=_show_pin_services,
+    add=_add_pin_services,
+)
+
+
+# --- the settings ----------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Config:
-    """What one data directory and its node are set to; the module's table says what each setting means.
+    """What one data directory and its node are set to.
 
-    `timeout` is patience: seconds in which nothing at all arrives before a load gives up. `bootstrap`, `delegated` and
-    `gateways` are None where the public defaults are meant. Before using one of the settings that `public` (or a swarm
-    key) overrules, ask `dht_mode`, `bootstrap_peers`, `delegated_routers` and `gateway_urls`.
+    `bootstrap`, `delegated` and `gateways` are None where the public defaults are meant. Before using one of the
+    settings that `public` (or a swarm key) overrules, ask `dht_mode`, `bootstrap_peers`, `delegated_routers` and
+    `gateway_urls`.
     """
 
-    directory: Path
-    listen: tuple[str, ...] = DEFAULT_LISTEN
-    peers: tuple[str, ...] = ()
-    timeout: float = DEFAULT_TIMEOUT
-    max_store_bytes: int | None = None
-    public: bool = True
-    dht: Literal["auto", "client", "server", "off"] = "auto"
-    bootstrap: tuple[str, ...] | None = None
-    delegated: tuple[str, ...] | None = None
-    lan_dht: bool = True
-    mdns: bool = True
-    known_peers: bool = True
-    provide: Literal["roots", "all", "off"] = "roots"
-    announce: tuple[str, ...] = ()
-    reachability: Literal["auto", "public", "private"] = "auto"
-    port_map: bool = True
-    relays: tuple[str, ...] = ()
-    relay_service: Literal["auto", "on", "off"] = "auto"
-    gateways: tuple[str, ...] | None = None
-    gateway_tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
-    pin_services: tuple[PinSetting, ...] = ()
+    directory: Path = field(
+        metadata={_ENTRY: Setting(_DIRECTORY, None, "The data directory.", unset="`~/.kachery-cloud`")}
+    )
+    listen: tuple[str, ...] = _setting(
+        ADDRESSES,
+        DEFAULT_LISTEN,
+        "Where the node listens.",
+        unset="a free port on all interfaces, kept from then on",
+    )
+    peers: tuple[str, ...] = _setting(ADDRESSES, (), "Peers to stay connected to and to ask.")
+    timeout: float = _setting(TIMEOUT, 60.0, "How long a load goes on while nothing at all arrives.")
+    max_store_bytes: int | None = _setting(BYTES, None, "The most that one store may take.", unset="no limit")
+    public: bool = _setting(
+        SWITCH,
+        True,
+        "Use public services (those marked *); gateways and relays that you name are used even when this is off.",
+    )
+    dht: DHTMode = _setting(
+        one_of(DHTMode),
+        "auto",
+        "* How to take part in the public DHT.",
+        unset="a server while others can dial this machine",
+    )
+    bootstrap: tuple[str, ...] | None = _setting(
+        BOOTSTRAP, None, "* Peers to enter the public DHT by.", unset="public ones"
+    )
+    delegated: tuple[str, ...] | None = _setting(
+        URLS, None, "* HTTP routers to ask who has something.", unset="public ones"
+    )
+    lan_dht: bool = _setting(SWITCH, True, "Use the DHT among the machines of the local network.")
+    mdns: bool = _setting(SWITCH, True, "Find machines of the local network by mDNS.")
+    known_peers: bool = _setting(SWITCH, True, "Use the address book of peers met before.")
+    provide: Provided = _setting(
+        one_of(Provided),
+        "roots",
+        "Announce the roots of what is here, all its blocks, or nothing.",
+        unset="each file and directory that was stored or loaded",
+    )
+    announce: tuple[str, ...] = _setting(
+        ADDRESSES, (), "Addresses to tell others, besides those that the node finds out."
+    )
+    reachability: Reachable = _setting(
+        one_of(Reachable), "auto", "Whether others can dial this machine.", unset="found out"
+    )
+    port_map: bool = _setting(SWITCH, True, "Ask the router for a port (UPnP, NAT-PMP).")
+    relays: tuple[str, ...] = _setting(ADDRESSES, (), "Relays to be reached through.", unset="those that are met")
+    relay_service: Relaying = _setting(
+        one_of(Relaying),
+        "auto",
+        "Relay for others.",
+        unset="`kachery-cloud-node` does while others can dial it; a script or notebook does not",
+    )
+    gateways: tuple[str, ...] | None = _setting(
+        GATEWAYS, None, "* HTTP gateways to load from where peers do not deliver.", unset="public ones"
+    )
+    gateway_tokens: Mapping[str, str] = _setting(
+        GATEWAY_TOKENS, {}, "Tokens that some of the gateways ask for.", secret=bool
+    )
+    pin_services: tuple[PinSetting, ...] = _setting(
+        _PIN_SERVICES,
+        (),
+        "Pinning services; those that the variable names take everything that is stored.",
+        unset="those of `kachery-cloud-pins service add`",
+        secret=_has_tokens,
+    )
 
-    def dht_mode(self, private_network: bool) -> Literal["auto", "client", "server", "off"]:
+    def dht_mode(self, private_network: bool) -> DHTMode:
         """How to take part in `/ipfs/kad/1.0.0`: not at all when `public` is off.
 
         In a private network every peer of that DHT holds the key, so it is the lab's own; it is used where the lab
@@ -124,61 +268,97 @@ class Config:
 
         return GATEWAYS
 
+    def shown(self) -> dict[str, Any]:
+        """The settings that hold no secret, by name; as they may be shown, and sent as JSON."""
+        return {
+            name: setting.parser.show(getattr(self, name))
+            for name, setting in SETTINGS.items()
+            if setting.key and setting.secret is None
+        }
+
+
+#: All settings by name, in the order of the tables.
+SETTINGS: dict[str, Setting[Any]] = {
+    each.name: replace(each.metadata[_ENTRY], name=each.name) for each in fields(Config)
+}
+
+
+# --- reading and writing ---------------------------------------------------------------------------------------------
+
 
 def load_config(environ: Mapping[str, str] | None = None) -> Config:
-    """Read the settings. Touches nothing but `config.json`; raises `ConfigError` naming the setting that is wrong."""
-    env = os.environ if environ is None else environ
-    directory = _directory(env.get("KACHERY_CLOUD_DIR", ""))
-    stored = read_config_file(directory / CONFIG_NAME)
-    chosen: dict[str, Any] = {}
-    for key, read in READERS.items():
-        variable = f"KACHERY_CLOUD_{key.upper()}"
-        if env.get(variable, "").strip():
-            chosen[key] = read(env[variable], variable)
-        elif stored.get(key) is not None:
-            chosen[key] = read(stored[key], f"{key!r} in {directory / CONFIG_NAME}")
-    if stored.get("gateway_tokens"):
-        from kachery_cloud.settings.pin_services import make_private
+    """Read the settings.
 
-        make_private(directory / CONFIG_NAME)
-    pin_services = _pin_services(stored.get("pin_services"), directory / CONFIG_NAME, env)
-    return Config(directory=directory, pin_services=pin_services, **chosen)
+    Args:
+        environ: the environment; `os.environ` where it is None.
+
+    Raises:
+        ConfigError: a setting makes no sense, or `config.json` cannot be read; the message names it.
+        NoPermission: there is a token in `config.json`, and others' right to read it cannot be taken away.
+    """
+    return read_settings(environ)[0]
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> tuple[Config, dict[str, str]]:
+    """`load_config`, and where each setting that is not the default comes from: a variable, `config.json`, or both.
+
+    Raises:
+        ConfigError, NoPermission: as `load_config` does.
+    """
+    env = os.environ if environ is None else environ
+    place = SETTINGS["directory"]
+    text = env.get(place.variable, "")
+    directory = place.parser.read(text, place.variable)
+    origins = {place.name: place.variable} if text.strip() else {}
+    path = directory / CONFIG_NAME
+    stored = read_config_file(path)
+    _check_keys(stored, path)
+    chosen: dict[str, Any] = {}
+    for name, setting in SETTINGS.items():
+        if not setting.key:
+            continue
+        text, kept, parser = env.get(setting.variable, ""), stored.get(name), setting.parser
+        if kept is not None and (parser.add or not text.strip()):
+            chosen[name] = parser.read(kept, f"{name!r} in {path}")
+            origins[name] = CONFIG_NAME
+        if text.strip() and parser.add:
+            chosen[name] = parser.add(chosen.get(name, setting.default), text, setting.variable)
+            origins[name] = f"{setting.variable} and {CONFIG_NAME}" if name in origins else setting.variable
+        elif text.strip():
+            chosen[name], origins[name] = parser.read(text, setting.variable), setting.variable
+        if setting.secret and kept and setting.secret(kept):
+            make_private(path)
+    return Config(directory=directory, **chosen), origins
 
 
 def write_default_config(directory: Path) -> Path:
-    """Write `config.json` with the defaults, if there is none. Its path."""
+    """Write `config.json` with the defaults, if there is none.
+
+    Returns:
+        Its path.
+
+    Raises:
+        OSError: as `open` does.
+    """
     from kachery_p2p.private import make_file
 
     path = directory / CONFIG_NAME
-    defaults = Config(directory)
-    stored = {key: getattr(defaults, key) for key in READERS}
-    text = json.dumps({**stored, **dict.fromkeys(("bootstrap", "delegated", "gateways"), "default")}, indent=2)
+    # Pinning services are not among them: a command adds them.
+    defaults = {
+        name: setting.parser.none or None if setting.default is None else setting.default
+        for name, setting in SETTINGS.items()
+        if setting.key and setting.parser.add is None
+    }
     try:
         with os.fdopen(make_file(path), "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+            file.write(json.dumps(defaults, indent=2) + "\n")
     except FileExistsError:
         pass
     return path
 
 
-def _directory(text: str) -> Path:
-    try:
-        path = Path(text.strip() or "~/.kachery-cloud").expanduser()
-    except RuntimeError:
-        raise ConfigError(f"The home directory in KACHERY_CLOUD_DIR={text!r} is not known; give a full path.") from None
-    path = Path(os.path.abspath(path))
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"The data directory {path} (KACHERY_CLOUD_DIR) is a file; it must be a directory.")
-    return path
-
-
-def _pin_services(stored: Any, path: Path, env: Mapping[str, str]) -> tuple[PinSetting, ...]:
-    """Those of the file and those of the environment; with a token in it the file is made private."""
-    if not stored and not env.get("KACHERY_CLOUD_PIN_SERVICES"):
-        return ()
-    from kachery_cloud.settings.pin_services import make_private, read_services, with_environment
-
-    services = read_services(stored, f"'pin_services' in {path}")
-    if any(service.token for service in services):
-        make_private(path)
-    return with_environment(services, env)
+def _check_keys(stored: Mapping[str, Any], path: Path) -> None:
+    known = [setting.key for setting in SETTINGS.values() if setting.key]
+    for key in stored:
+        if key not in known:
+            raise ConfigError(f"The settings file {path} has the unknown key {key!r}; known are {', '.join(known)}.")

@@ -1,40 +1,59 @@
-"""The values of settings, and the file they are read from.
-
-There is one reader for each kind of value: from the raw value and where it came from, to the value or a `ConfigError`.
-`READERS` says which setting is of which kind.
-"""
+"""The values of settings: for each kind of value a `Parser`, which reads it and says what may be given."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, get_args
 
-from kachery_cloud.errors import ConfigError, InvalidAddress, NotAFile
+from kachery_cloud.errors import ConfigError, InvalidAddress
 from kachery_cloud.uri import check_peer_address
 from kachery_p2p.json_reader import InvalidJSON, read_json
-from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.text import shown
 from kachery_p2p.urls import BadURL, base_url
 
-DEFAULT_TIMEOUT = 60.0
-# A day: beyond it a load that hangs would look like one that works.
+T = TypeVar("T")
+
+#: Seconds. A day: beyond it a load that hangs would look like one that works.
 MAX_TIMEOUT = 86_400.0
-CONFIG_NAME = "config.json"
-#: Bytes of the settings file: hundreds of peers are a tenth of this.
-MAX_CONFIG = 1 << 20
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _ON = ("on", "true", "yes", "1")
 _OFF = ("off", "false", "no", "0")
 
 
+@dataclass(frozen=True)
+class Parser(Generic[T]):
+    """How one kind of value is read.
+
+    Attributes:
+        read: from the raw value (the text of a variable, or JSON from the file) and where it came from, to the value.
+            Raises `ConfigError`, which names that place.
+        takes: what may be given, in the words of the tables (Markdown).
+        show: the value as it may be shown to people and in JSON, without secrets.
+        none: the word that stands for None in the file; empty for JSON's null.
+        add: where the variable adds to the file instead of replacing what stands there: from the value of the file,
+            the text of the variable and its name, to the value.
+    """
+
+    read: Callable[[Any, str], T]
+    takes: str
+    show: Callable[[T], Any] = lambda value: value
+    none: str = ""
+    add: Callable[[T, str, str], T] | None = None
+
+
+# --- numbers, addresses, words ---------------------------------------------------------------------------------------
+
+
 def parse_timeout(value: Any, origin: str) -> float:
-    """Seconds as a float; the default where `value` is None."""
-    if value is None:
-        return DEFAULT_TIMEOUT
+    """Seconds as a float.
+
+    Raises:
+        ConfigError: it is no number, or not above 0 and at most `MAX_TIMEOUT`.
+    """
     try:
         seconds = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -47,24 +66,37 @@ def parse_timeout(value: Any, origin: str) -> float:
 
 
 def parse_addresses(value: Any, origin: str) -> tuple[str, ...]:
-    """Multiaddrs from a list, or from text that separates them by commas or blanks; each once."""
+    """Multiaddrs from a list, or from text that separates them by commas or blanks; each once.
+
+    Raises:
+        ConfigError: it is no list of texts, or one of them is not the address of a peer.
+    """
     if isinstance(value, str):
         value = [part for part in re.split(r"[,\s]+", value) if part]
     if not isinstance(value, (list, tuple)) or not all(isinstance(part, str) for part in value):
         raise ConfigError(f"{origin} is {value!r}; it must be a list of multiaddrs.")
     try:
         return tuple(dict.fromkeys(check_peer_address(part, origin) for part in value))
-    except InvalidAddress as exc:
-        raise ConfigError(str(exc)) from None
+    except InvalidAddress as error:
+        raise ConfigError(str(error)) from None
 
 
 def parse_bootstrap(value: Any, origin: str) -> tuple[str, ...] | None:
-    """Multiaddrs to enter the DHT by; None for the word `default`, no address for the word `none`."""
+    """Multiaddrs to enter the DHT by; None for the word `default`, no address for the word `none`.
+
+    Raises:
+        ConfigError: see `parse_addresses`.
+    """
     word = _list_word(value)
     return parse_addresses(value, origin) if word == "" else None if word == "default" else ()
 
 
 def byte_count(value: Any, origin: str) -> int:
+    """A number of bytes, also with a unit: `KB` is 1,000 bytes, `KiB` is 1,024.
+
+    Raises:
+        ConfigError: it is no such number.
+    """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?\s*", str(value), re.IGNORECASE)
     if isinstance(value, bool) or not match:
         raise ConfigError(f"{origin} is {value!r}; it must be a number of bytes such as 1000000, 50GB or 64GiB.")
@@ -78,18 +110,23 @@ def _switch(value: Any, origin: str) -> bool:
     return word in _ON
 
 
-def _choice(*choices: str) -> Callable[[Any, str], str]:
-    """One word of several. Where `off` is one of them, so is everything else that means off; `on` then is the first."""
+def one_of(literal: Any) -> Parser[Any]:
+    """One word of a `Literal` type.
+
+    Where `off` is one of them, so is everything else that means off; `on` is then the first of them.
+    """
+    words: tuple[str, ...] = get_args(literal)
 
     def read(value: Any, origin: str) -> str:
         word = _word(value)
-        if "off" in choices and word in _ON + _OFF:
-            word = "off" if word in _OFF else "on" if "on" in choices else choices[0]
-        if word not in choices:
-            raise ConfigError(f"{origin} is {value!r}; it must be {', '.join(choices[:-1])} or {choices[-1]}.")
+        if "off" in words and word in _ON + _OFF:
+            word = "off" if word in _OFF else "on" if "on" in words else words[0]
+        if word not in words:
+            raise ConfigError(f"{origin} is {value!r}; it must be {', '.join(words[:-1])} or {words[-1]}.")
         return word
 
-    return read
+    *most, last = (f"`{word}`" for word in words)
+    return Parser(read, f"{', '.join(most)} or {last}")
 
 
 def _word(value: Any) -> str:
@@ -132,11 +169,11 @@ def _gateway_url(text: str, origin: str) -> str:
 
     try:
         return parse_url(text)
-    except GatewayError as exc:
-        raise ConfigError(f"{origin}: {exc}") from None
+    except GatewayError as error:
+        raise ConfigError(f"{origin}: {error}") from None
 
 
-def _gateway_tokens(value: Any, origin: str) -> dict[str, str]:
+def _gateway_tokens(value: Any, origin: str) -> Mapping[str, str]:
     """Tokens by URL. No error repeats what it was given, since it is a secret."""
     shape = f"{origin} must be tokens by URL, such as https://gateway.example.org=TOKEN."
     if isinstance(value, str) and value.lstrip().startswith("{"):
@@ -163,58 +200,15 @@ def _list_word(value: Any) -> str:
     return "none" if word == "none" or word in _OFF else "default" if word == "default" or word in _ON else ""
 
 
-#: The settings by their names in `config.json`, besides `pin_services`.
-READERS: dict[str, Callable[[Any, str], Any]] = {
-    "listen": parse_addresses,
-    "peers": parse_addresses,
-    "timeout": parse_timeout,
-    "max_store_bytes": byte_count,
-    "public": _switch,
-    "dht": _choice("auto", "client", "server", "off"),
-    "bootstrap": parse_bootstrap,
-    "delegated": _urls,
-    "lan_dht": _switch,
-    "mdns": _switch,
-    "known_peers": _switch,
-    "provide": _choice("roots", "all", "off"),
-    "announce": parse_addresses,
-    "reachability": _choice("auto", "public", "private"),
-    "port_map": _switch,
-    "relays": parse_addresses,
-    "relay_service": _choice("auto", "on", "off"),
-    "gateways": _gateway_urls,
-    "gateway_tokens": _gateway_tokens,
-}
+def _urls_of(tokens: Mapping[str, str]) -> list[str]:
+    return sorted(tokens)
 
 
-# --- the file --------------------------------------------------------------------------------------------------------
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """What `config.json` holds; empty where there is none. Raises `ConfigError`: not JSON, or a key that is unknown."""
-    try:
-        stored = read_json(read_own_file(path, MAX_CONFIG))
-    except FileNotFoundError:
-        return {}
-    except PermissionError as exc:
-        from kachery_p2p.private import can_write
-
-        if not can_write(path.parent):
-            return {}  # another user's directory, to be read from: no node will run here that could need them
-        raise ConfigError(
-            f"The settings file {path} may not be read by this user. In a directory that a group shares, its owner "
-            f"makes it readable with: chmod g+r {path}"
-        ) from exc
-    except OSError as exc:
-        raise ConfigError(f"The settings file {path} cannot be read: {exc.strerror or exc}.") from exc
-    except NotAFile as exc:
-        raise ConfigError(f"The settings cannot be read: {exc}") from None
-    except InvalidJSON as exc:
-        raise ConfigError(f"The settings file {path} is not JSON: {exc}.") from None
-    known = ", ".join((*READERS, "pin_services"))
-    if not isinstance(stored, dict):
-        raise ConfigError(f"The settings file {path} must hold a JSON object with the keys {known}.")
-    for key in stored:
-        if key not in (*READERS, "pin_services"):
-            raise ConfigError(f"The settings file {path} has the unknown key {key!r}; known are {known}.")
-    return stored
+TIMEOUT = Parser(parse_timeout, "seconds")
+ADDRESSES = Parser(parse_addresses, "multiaddrs")
+BOOTSTRAP = Parser(parse_bootstrap, "multiaddrs, `default` or `none`", none="default")
+BYTES = Parser[int | None](byte_count, "bytes, such as `50GB`")
+SWITCH = Parser(_switch, "`on` or `off`")
+URLS = Parser(_urls, "URLs, `default` or `none`", none="default")
+GATEWAYS = Parser(_gateway_urls, "URLs, `default` or `none`", none="default")
+GATEWAY_TOKENS = Parser(_gateway_tokens, "`URL=token`; in the file an object of tokens by URL", show=_urls_of)

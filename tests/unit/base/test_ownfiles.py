@@ -12,8 +12,9 @@ import pytest
 
 from kachery_cloud.errors import ConfigError, IdentityError, KacheryError, NotAFile, SwarmKeyError
 from kachery_cloud.settings.config import load_config
-from kachery_cloud.settings.pin_services import PinSetting, find_token
-from kachery_cloud.settings.values import MAX_CONFIG
+from kachery_cloud.settings.config_file import MAX_CONFIG
+from kachery_cloud.settings.pin_services import PinSetting
+from kachery_cloud.settings.pin_tokens import find_token
 from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.swarm_key import read_swarm_key

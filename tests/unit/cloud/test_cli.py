@@ -68,7 +68,7 @@ def test_every_entry_point_of_the_project_exists() -> None:
         assert name.encode() in out
 
 
-@pytest.mark.parametrize("command", sorted(cli.cli.commands))
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
 def test_every_command_has_help_with_an_example(command: str) -> None:
     """--help says what it does and shows a line to type."""
     result = run(command, "--help")

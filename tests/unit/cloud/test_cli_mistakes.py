@@ -29,7 +29,9 @@ CODES = {0, 1, 2, 3, 4, 5, 6, 130, 141}
 
 def every_command(group: click.Group = cli.cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The words by which each command is called, those of groups within groups too."""
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         yield (*path, name)
         if isinstance(command, click.Group):
             yield from every_command(command, (*path, name))
@@ -141,18 +143,21 @@ def test_ctrl_c_says_what_became_of_the_work(
     assert ("arrived" in result.stderr) == (command[0] in ("load", "cat"))
 
 
-def test_ctrl_c_before_the_command_has_begun() -> None:
+@pytest.mark.parametrize(
+    ("module", "entry"), [("support", "store_main"), ("storing", "store_main"), ("storing", "main")]
+)
+def test_ctrl_c_before_the_command_has_begun(module: str, entry: str) -> None:
     """While Python still reads our modules, an interruption is no stack trace."""
     code = (
         "import sys\n"
         "class Finder:\n"
         "    def find_spec(self, name, *_):\n"
-        "        if name == 'kachery_cloud.commands.support': raise KeyboardInterrupt\n"
+        f"        if name == 'kachery_cloud.commands.{module}': raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Finder())\n"
-        "from kachery_cloud.commands.entry import store_main\n"
-        "store_main()"
+        f"from kachery_cloud.commands.entry import {entry}\n"
+        f"{entry}()"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code, "store"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Error: Interrupted.\n")
 
 

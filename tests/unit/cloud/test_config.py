@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-import kachery_cloud.settings.config
 from kachery_cloud.errors import ConfigError
 from kachery_cloud.settings.config import DEFAULT_LISTEN, Config, load_config, write_default_config
 
@@ -138,16 +136,6 @@ def test_reading_the_settings_loads_no_public_lists(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
-
-
-def test_every_setting_is_in_the_tables() -> None:
-    """The docstring of the module and the README name each field of the settings with its variable and key."""
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    for field in fields(Config):
-        if field.name != "directory":
-            for text in (kachery_cloud.settings.config.__doc__ or "", readme):
-                assert f"KACHERY_CLOUD_{field.name.upper()}" in text
-                assert f"`{field.name}`" in text
 
 
 def test_the_default_file_changes_nothing_and_is_never_overwritten(tmp_path: Path) -> None:

@@ -9,17 +9,28 @@ import multiprocessing
 import os
 import pickle
 import pkgutil
+import re
+import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
+from click.testing import CliRunner
 
 import kachery_cloud
 import kachery_cloud as kcl
+import kachery_cloud.errors
 import kachery_p2p
+import kachery_p2p.errors
+from kachery_cloud.commands.main import cli
 from kachery_cloud.errors import KacheryError
 from kachery_p2p.errors import DiskFull, FileMissing, IsADirectory, NoPermission
 from kachery_p2p.oserrors import explain
+
+ROOT = str(Path(__file__).parents[3])
 
 
 def every_error() -> Iterator[type[KacheryError]]:
@@ -34,6 +45,48 @@ def every_error() -> Iterator[type[KacheryError]]:
         waiting += kind.__subclasses__()
         if kind.__module__.startswith("kachery_"):
             yield kind
+
+
+@pytest.mark.parametrize("module", [kachery_p2p.errors, kachery_cloud.errors], ids=["node", "API"])
+def test_every_public_error_is_reachable_and_documented(module: ModuleType) -> None:
+    """Each class of error of the two modules is in their `__all__` and in `kachery_cloud`; its docstring says when it
+    is raised, and the help of the commands has its exit code."""
+    made = {name for name, kind in vars(module).items() if getattr(kind, "__module__", None) == module.__name__}
+    kinds = {name for name in made if isinstance(getattr(module, name), type)}
+    assert kinds
+    assert kinds <= set(module.__all__) <= set(kcl.__all__)
+    assert set(module.__all__) == {name for name in module.__all__ if issubclass(getattr(module, name), KacheryError)}
+    codes = CliRunner().invoke(cli, ["--help"]).stdout.partition("Exit codes:")[2]
+    for name in kinds:
+        kind = getattr(kcl, name)
+        assert kind is getattr(kachery_cloud.errors, name)
+        doc = (kind.__dict__.get("__doc__") or "").strip()
+        assert re.match(r"Raised (when|for) .*\.", doc, re.DOTALL), name
+        assert re.search(rf"\b{kind.exit_code}  ", codes), name
+
+
+def test_public_names_are_listed_without_repetition() -> None:
+    """`__all__` has each name once, and `from kachery_cloud import *` brings all of them."""
+    assert len(kcl.__all__) == len(set(kcl.__all__))
+    code = "from kachery_cloud import *; import kachery_cloud; print(set(kachery_cloud.__all__) - set(globals()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_a_name_loads_no_more_than_it_needs() -> None:
+    """The import itself brings errors alone, and neither typing nor re; a light name brings no heavy module."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); before = set(sys.modules)\n"
+        "import kachery_cloud as kcl; kcl.DiskFull, kcl.__version__, dir(kcl)\n"
+        "print(sorted(n for n in set(sys.modules) - before if n.startswith(('kachery_', 'typing', 're'))))\n"
+        "kcl.parse_uri; print('kachery_cloud.load' in sys.modules, 'sqlite3' in sys.modules)\n"
+    )
+    # Without site-packages, whose start-up files may import anything.
+    line = [sys.executable, "-I", "-S", "-c", code, ROOT]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    expected = ["kachery_cloud", "kachery_cloud.errors", "kachery_p2p", "kachery_p2p.errors", "kachery_p2p.text"]
+    assert done.stdout == f"{expected}\nFalse False\n"
 
 
 #: Those that are not made of a sentence.

@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kachery_cloud.errors import FormatError, NotSerializable, UnsafePickle
-from kachery_cloud.formats import pickle_budget
-from kachery_cloud.formats.pickling import canonical_pickle
+from kachery_cloud.formats.limits import PickleLimits
 from kachery_cloud.formats.unpickling import load_pickle
 from tests.helpers.pickle_bombs import BOMBS, HEAD, SECONDS, get, name, plain_dtype, put, text
+from tests.helpers.pickles import canonical_pickle
 
 pytest.importorskip("resource", reason="the bounds are enforced by the system (getrlimit)")
 
@@ -71,11 +71,10 @@ def test_no_bomb_goes_off() -> None:
     ],
     ids=lambda value: f"{type(value).__name__}-{next(iter(value))!r:.25}",
 )
-def test_the_densest_honest_values_are_loaded(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_densest_honest_values_are_loaded(value: Any) -> None:
     """Whatever store_pkl writes, load_pkl reads, however much is in few bytes. Nearly without the sum that is free for
     any file, so that what holds here holds for any number of them."""
-    monkeypatch.setattr(pickle_budget, "_FREE", 10_000)
-    assert load_pickle(canonical_pickle(value)) == value
+    assert load_pickle(canonical_pickle(value), PickleLimits(free=10_000)) == value
 
 
 def test_what_would_not_be_loaded_is_not_stored() -> None:

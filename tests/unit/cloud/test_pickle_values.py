@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kachery_cloud.errors import FormatError, NotSerializable
-from kachery_cloud.formats.pickling import canonical_pickle
 from kachery_cloud.formats.unpickling import load_pickle
 from tests.helpers.numpy_types import arrays, contents, dtypes, same_type
+from tests.helpers.pickles import canonical_pickle
 
 
 def comes_back(value: Any) -> Any:

@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kachery_cloud.errors import NotSerializable
-from kachery_cloud.formats.pickling import canonical_pickle
 from kachery_cloud.formats.unpickling import load_pickle
+from tests.helpers.pickles import canonical_pickle
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "seed_uris.json").read_text())
 

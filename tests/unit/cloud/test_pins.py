@@ -23,19 +23,9 @@ from kachery_cloud.errors import ConfigError, ContentNotFound, PinningError, Pin
 from kachery_cloud.local import close_repositories
 from kachery_cloud.pinning import close_outboxes, outbox
 from kachery_cloud.settings.config import Config, load_config
-from kachery_cloud.settings.pin_services import (
-    PRESETS,
-    SHARED_MAX_BYTES,
-    PinSetting,
-    find_token,
-    keep_service,
-    keep_token,
-    keep_token_in_keyring,
-    make_setting,
-    services_for,
-    token_origin,
-    usable_services,
-)
+from kachery_cloud.settings.pin_choice import services_for, usable_services
+from kachery_cloud.settings.pin_services import PRESETS, SHARED_MAX_BYTES, PinSetting, keep_service, make_setting
+from kachery_cloud.settings.pin_tokens import find_token, keep_token, keep_token_in_keyring, token_origin
 
 SECRET = "the-secret-token"
 LAB = "http://127.0.0.1:5000"
@@ -238,7 +228,7 @@ def test_a_keyring_that_is_not_installed_is_told(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['keyring'] = None\n"
         "from pathlib import Path\n"
-        "import kachery_cloud.settings.pin_services as p; from kachery_cloud.settings.config import Config\n"
+        "import kachery_cloud.settings.pin_tokens as p; from kachery_cloud.settings.config import Config\n"
         "s = p.PinSetting('lab', 'http://127.0.0.1:1', keyring=True)\n"
         "try: p.find_token(Config(Path(sys.argv[1])), s, {})\n"
         "except p.ConfigError as e: print(e)\n"

@@ -129,7 +129,7 @@ def test_a_stack_trace_goes_through_the_filter() -> None:
     """An error of ours, with a stranger's text in it, is printed by the interpreter after all else."""
     code = (
         "import kachery_cloud.load as load\n"
-        "from kachery_cloud.commands.main import cat_main\n"
+        "from kachery_cloud.commands.entry import cat_main\n"
         f"def fail(*_, **__): raise ZeroDivisionError({ATTACK!a})\n"
         "load.cat_file = fail\n"
         "cat_main()"

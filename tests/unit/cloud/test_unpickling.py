@@ -17,8 +17,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kachery_cloud.errors import FormatError, UnsafePickle
-from kachery_cloud.formats.pickling import canonical_pickle
 from kachery_cloud.formats.unpickling import load_pickle
+from tests.helpers.pickles import canonical_pickle
 
 HEAD = b"\x80\x04"
 

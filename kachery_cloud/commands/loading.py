@@ -1,0 +1,159 @@
+"""The commands that take a URI and give what it names: `load`, `cat`, `ls` and `info`."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+import click
+
+from kachery_cloud.commands.support import Function, command, json_option, print_path, print_result, verbose_option
+from kachery_cloud.errors import FileExists, FileMissing, InvalidName, IsADirectory
+from kachery_p2p.text import printable
+
+#: What became of the work after Ctrl-C.
+_INTERRUPTED = "Interrupted. What has arrived is kept, and is not fetched again."
+
+
+def _loading(function: Function) -> Function:
+    for option in (
+        click.option(
+            "--timeout", type=float, metavar="SECONDS", help="Give up when nothing arrives for so long. [default: 60]"
+        ),
+        click.option("--local-only", is_flag=True, help="Use what is on this machine; do not use the network."),
+        click.option(
+            "--peer",
+            "peers",
+            multiple=True,
+            metavar="MULTIADDR",
+            help="Ask this peer, e.g. /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW... May be given several times.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@command("load", _INTERRUPTED)
+@click.argument("uri")
+@click.option("--dest", type=click.Path(), metavar="PATH", help="Put a copy there (a directory: make it there).")
+@click.option("--force", is_flag=True, help="Let --dest replace a file, where it is the whole name of the copy.")
+@_loading
+@verbose_option
+@json_option
+def load(
+    uri: str,
+    dest: str | None,
+    force: bool,
+    peers: tuple[str, ...],
+    local_only: bool,
+    timeout: float | None,
+    verbose: bool,
+    as_json: bool,
+) -> None:
+    """Load a file and print the path of the local copy. A directory needs --dest.
+
+    A file that is there is not replaced, unless it is the same, or --force is given. Where --dest is a folder, the name
+    comes from whoever made the URI: then nothing is replaced, and hidden files and the like are refused.
+
+    \b
+    Examples:
+        kachery-cloud-load ipfs://bafy...
+        kachery-cloud-load ipfs://bafy... --peer /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW...
+        kachery-cloud-load ipfs://bafy.../notes/readme.txt --dest readme.txt
+    """
+    from kachery_cloud.load import load_dir, load_file, load_file_info, takes_directory
+    from kachery_cloud.uri import parse_uri
+
+    begun = time.monotonic()
+    more: dict[str, Any] = {"local_only": local_only, "providers": peers, "timeout": timeout}
+    try:
+        path = load_file(uri, dest=dest, overwrite=force, verbose=verbose, **more)
+    except (IsADirectory, FileExists, FileMissing, InvalidName) as error:
+        # The destination may not suit a file because a directory is meant, which has other rules.
+        file_meant = not isinstance(error, IsADirectory)
+        if file_meant and not (takes_directory(dest) and load_file_info(uri, **more)["kind"] == "directory"):
+            raise
+        if dest is None:
+            one = f"{parse_uri(uri).locator}/NAME"
+            raise IsADirectory(
+                f"{uri} is a directory. Say with --dest where to make it, or load one file: {one}."
+            ) from error
+        path = load_dir(uri, dest, verbose=verbose, **more)
+    size = os.path.getsize(path) if os.path.isfile(path) else None
+    if as_json:
+        print_result(True, "", path=path, uri=uri, size=size, seconds=round(time.monotonic() - begun, 3))
+    else:
+        print_path(path)
+
+
+@command("cat", _INTERRUPTED)
+@click.argument("uri")
+@click.option("--start", type=int, metavar="N", help="The first byte, counted from 0.")
+@click.option("--end", type=int, metavar="N", help="One past the last byte.")
+@_loading
+def cat(
+    uri: str, start: int | None, end: int | None, peers: tuple[str, ...], local_only: bool, timeout: float | None
+) -> None:
+    """Write a file, of any size, to standard output.
+
+    \b
+    Examples:
+        kachery-cloud-cat ipfs://bafy... | head
+        kachery-cloud-cat ipfs://bafy... --start 0 --end 128 | xxd
+    """
+    from kachery_cloud.load import cat_file
+
+    cat_file(uri, start=start, end=end, local_only=local_only, providers=peers, timeout=timeout)
+
+
+@command("ls", _INTERRUPTED)
+@click.argument("uri")
+@_loading
+@json_option
+def ls(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool) -> None:
+    """List a directory: size and name of each entry.
+
+    \b
+    Example:
+        kachery-cloud ls ipfs://bafy.../notes
+    """
+    from kachery_cloud.load import list_dir
+
+    entries = list_dir(uri, local_only=local_only, providers=peers, timeout=timeout)
+    if as_json:
+        click.echo(json.dumps({"uri": uri, "entries": entries}))
+        return
+    width = max((len(_size_text(entry["size"])) for entry in entries), default=0)
+    for entry in entries:
+        click.echo(f"{_size_text(entry['size']):>{width}}  {printable(entry['name'])}")
+
+
+@command("info", _INTERRUPTED)
+@click.argument("uri")
+@_loading
+@json_option
+def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool) -> None:
+    """Say what a URI is: file or directory, how large, and whether it is here.
+
+    \b
+    Example:
+        kachery-cloud info ipfs://bafy...
+    """
+    from kachery_cloud.load import load_file_info
+
+    found = load_file_info(uri, local_only=local_only, providers=peers, timeout=timeout)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for key in ("uri", "cid", "kind", "size", "label", "local", "path"):
+        if found[key] is not None:
+            value = f"{found[key]:,} bytes" if key == "size" else found[key]
+            click.echo(
+                f"{key + ':':<7} {'yes' if value is True else 'no' if value is False else printable(str(value))}"
+            )
+
+
+def _size_text(size: int | None) -> str:
+    return "?" if size is None else f"{size:,}"

@@ -1,0 +1,128 @@
+"""`kachery-cloud node`: serving what this machine has."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kachery_cloud.commands.support import command, json_option
+
+if TYPE_CHECKING:
+    from kachery_cloud.node.log import Level
+
+
+@command("node")
+@click.option("--listen", multiple=True, metavar="MULTIADDR", help="Listen there, e.g. /ip4/0.0.0.0/tcp/4001.")
+@click.option("--peer", "peers", multiple=True, metavar="MULTIADDR", help="Stay connected to this peer.")
+@click.option("--announce", multiple=True, metavar="MULTIADDR", help="Tell others this address, not those found out.")
+@click.option("--relay", "relays", multiple=True, metavar="MULTIADDR", help="Be reached through this relay.")
+@click.option(
+    "--bootstrap",
+    multiple=True,
+    metavar="MULTIADDR",
+    help="Enter the DHT by this peer instead of the public ones; `none`: by no peer.",
+)
+@click.option("--public/--no-public", default=None, help="Use public services (DHT, routers), or none at all.")
+@click.option("--mdns/--no-mdns", default=None, help="Find machines of the local network by mDNS, or do not.")
+@click.option(
+    "--gateway",
+    is_flag=False,
+    flag_value="",
+    metavar="[HOST:PORT]",
+    help="Serve an HTTP gateway for browsers and other programs. [default: 127.0.0.1:8090; port 0 is a free one]",
+)
+@click.option("--gateway-fetch", is_flag=True, help="Let the gateway fetch from the network what is not here.")
+@click.option("-v", "--verbose", count=True, help="Say on standard error what the node does; -vv: say all.")
+@click.option(
+    "--log-level",
+    type=click.Choice(("error", "warning", "info", "debug")),
+    help="How much to log. [default: warning; info with -v or --log-file; debug with -vv]",
+)
+@click.option(
+    "--log-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Log to this file, and warnings to standard error, too. Beyond 10 MB it begins anew; three old ones are kept.",
+)
+@json_option
+def node(
+    listen: tuple[str, ...],
+    peers: tuple[str, ...],
+    announce: tuple[str, ...],
+    relays: tuple[str, ...],
+    bootstrap: tuple[str, ...],
+    public: bool | None,
+    mdns: bool | None,
+    gateway: str | None,
+    gateway_fetch: bool,
+    verbose: int,
+    log_level: Level | None,
+    log_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Serve what this machine has until stopped (Ctrl-C). Prints the peer ID and the addresses to give to others.
+
+    Options go before the settings (config.json, KACHERY_CLOUD_...); --peer and --relay add to them. Those that take a
+    MULTIADDR may be repeated.
+
+    \b
+    Examples:
+        kachery-cloud-node
+        kachery-cloud-node --listen /ip4/0.0.0.0/tcp/4001
+        kachery-cloud-node --no-public --relay /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...
+        kachery-cloud-node --gateway
+        kachery-cloud-node --log-file /var/log/kachery.log
+    """
+    from dataclasses import replace
+
+    from kachery_cloud.node.log import start_log
+    from kachery_cloud.node.serve import GatewayChoice, serve_forever
+    from kachery_cloud.settings.config import load_config
+    from kachery_cloud.settings.values import parse_bootstrap
+    from kachery_cloud.uri import check_peer_address
+
+    if gateway_fetch and gateway is None:
+        raise click.UsageError("--gateway-fetch says what the gateway does: it needs --gateway.")
+
+    def checked(addresses: tuple[str, ...], option: str) -> tuple[str, ...]:
+        return tuple(check_peer_address(address, option) for address in addresses)
+
+    config = load_config()
+    changes: dict[str, Any] = {"relays": (*config.relays, *checked(relays, "--relay"))}
+    if announce:
+        changes["announce"] = checked(announce, "--announce")
+    if bootstrap:
+        changes["bootstrap"] = parse_bootstrap(",".join(bootstrap), "--bootstrap")
+    if public is not None:
+        changes["public"] = public
+    if mdns is not None:
+        changes["mdns"] = mdns
+    config = replace(config, **changes)
+    listen, peers = checked(listen, "--listen"), checked(peers, "--peer")
+    start_log(log_level or ("debug" if verbose > 1 else "info" if verbose or log_file else "warning"), log_file)
+
+    def ready(found: dict[str, Any]) -> None:
+        if as_json:
+            click.echo(json.dumps(found))
+        else:
+            click.echo(f"Serving {config.directory}")
+            click.echo(f"Peer ID: {found['peer_id']}")
+            for address in found["addresses"]:
+                click.echo(f"Address: {address}")
+            if "gateway" in found:
+                click.echo(f"Gateway: {found['gateway']['url']}")
+            click.echo("Others load from here with: kachery-cloud-load URI     (stop with Ctrl-C)")
+            click.echo("Where they do not find this node by themselves: kachery-cloud-load URI --peer ADDRESS")
+        sys.stdout.flush()
+
+    serve_forever(
+        config,
+        listen=listen or config.listen,
+        peers=(*config.peers, *peers),
+        gateway=None if gateway is None else GatewayChoice(gateway, gateway_fetch),
+        on_ready=ready,
+    )

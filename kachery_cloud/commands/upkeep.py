@@ -1,0 +1,109 @@
+"""The commands that look after a data directory: `init`, `verify` and `repair`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kachery_cloud.commands.support import command, json_option, print_result
+from kachery_p2p.text import printable
+
+if TYPE_CHECKING:
+    from kachery_p2p.repo.repo import Problem
+
+#: What is to be known after Ctrl-C.
+_INTERRUPTED = "Interrupted before all was read: the rest may be damaged, too."
+
+
+@command("verify", _INTERRUPTED)
+@click.argument("uris", nargs=-1, metavar="[URI]...")
+@json_option
+def verify(uris: tuple[str, ...], as_json: bool) -> None:
+    """Read all stored and linked files (or those of the URIs) and compare them with their hashes.
+
+    Ends with exit code 4 when something is damaged, changed or missing, and says what.
+
+    \b
+    Example:
+        kachery-cloud verify
+    """
+    from kachery_cloud.upkeep import verify as check
+
+    problems = check(uris or None)
+    if as_json:
+        click.echo(json.dumps({"ok": not problems, "problems": _listed(problems)}))
+    else:
+        _print_problems(problems, "All files are as they were stored.")
+    if problems:
+        raise click.exceptions.Exit(4)
+
+
+@command("repair")
+@json_option
+def repair(as_json: bool) -> None:
+    """Bring everything back after a database of the data directory was lost or damaged.
+
+    Reads all stored and linked files, compares them with their hashes, and makes the catalog anew; so it takes as long
+    as verify. The list of what is to be pinned is made anew from what can be read of it. Damaged files are kept in the
+    folder damaged. Stop all programs that use the directory first. Ends with exit code 4 when something could not be
+    brought back, and says what.
+
+    \b
+    Example:
+        kachery-cloud repair
+    """
+    from kachery_cloud.upkeep import repair as run
+
+    found = run()
+    problems = found.pop("problems")
+    if as_json:
+        click.echo(json.dumps({"ok": not problems, **found, "problems": _listed(problems)}))
+    else:
+        click.echo(
+            f"The catalog lists {found['files']:,} files, {found['linked_files']:,} linked files and "
+            f"{found['directories']:,} directories."
+        )
+        pins = found["pins"]
+        if pins is not None:
+            click.echo(
+                f"The list of what is to be pinned was damaged: {pins['kept']:,} entries are as they were, and "
+                f"{pins['begun_anew']:,} are asked for again. The old list is {printable(pins['aside'])}."
+            )
+        if found["routing"]:
+            click.echo("What the node had learned about other peers was damaged; it is learned anew.")
+        _print_problems(problems, "Everything that was stored, loaded or linked is here.")
+    if problems:
+        raise click.exceptions.Exit(4)
+
+
+@command("init")
+@json_option
+def init(as_json: bool) -> None:
+    """Make the data directory and the identity of this machine, and print both. Needs no account and no network.
+
+    Doing so is not required: everything is also made when it is first needed.
+
+    \b
+    Example:
+        KACHERY_CLOUD_DIR=/big/disk/kachery kachery-cloud-init
+    """
+    from kachery_cloud.upkeep import init as make
+
+    made = make()
+    peer_id = made["peer_id"] or "a new one each time, for the directory belongs to another user"
+    print_result(as_json, f"Data directory: {made['directory']}\nPeer ID:        {peer_id}", **made)
+
+
+def _listed(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    return [{"cid": str(p.cid), "path": str(p.path), "what": p.what, "detail": p.detail} for p in problems]
+
+
+def _print_problems(problems: Sequence[Problem], none: str) -> None:
+    for problem in problems:
+        click.echo(f"{problem.what}: {problem.cid} ({printable(str(problem.path))})")
+        click.echo(f"  {printable(problem.detail)}")
+    if not problems:
+        click.echo(none)

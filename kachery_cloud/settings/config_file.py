@@ -1,0 +1,87 @@
+"""`config.json` of a data directory, and the other small files of settings: read with bounds, written whole or not at
+all."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from kachery_cloud.errors import ConfigError, NotAFile
+from kachery_p2p.json_reader import InvalidJSON, read_json
+from kachery_p2p.ownfiles import read_own_file
+
+CONFIG_NAME = "config.json"
+#: Bytes of the settings file: hundreds of peers are a tenth of this.
+MAX_CONFIG = 1 << 20
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """What `config.json` holds, unchecked; empty where there is none.
+
+    Raises:
+        ConfigError: it cannot be read, or is not a JSON object.
+    """
+    try:
+        stored = read_json(read_own_file(path, MAX_CONFIG))
+    except FileNotFoundError:
+        return {}
+    except PermissionError as error:
+        from kachery_p2p.private import can_write
+
+        if not can_write(path.parent):
+            return {}  # another user's directory, to be read from: no node will run here that could need them
+        raise ConfigError(
+            f"The settings file {path} may not be read by this user. In a directory that a group shares, its owner "
+            f"makes it readable with: chmod g+r {path}"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"The settings file {path} cannot be read: {error.strerror or error}.") from error
+    except NotAFile as error:
+        raise ConfigError(f"The settings cannot be read: {error}") from None
+    except InvalidJSON as error:
+        raise ConfigError(f"The settings file {path} is not JSON: {error}.") from None
+    if not isinstance(stored, dict):
+        raise ConfigError(f'The settings file {path} must hold a JSON object, such as {{"timeout": 60}}.')
+    return stored
+
+
+def make_private(path: Path) -> None:
+    """Take a file with secrets in it out of others' reach.
+
+    Raises:
+        NoPermission: it belongs to another user, say.
+    """
+    from kachery_p2p import private
+    from kachery_p2p.oserrors import explained
+
+    with explained("making private", path):
+        private.fit(path)
+
+
+def write_private(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON, whole or not at all, readable by its owner alone. Makes the data directory where it is missing.
+
+    Raises:
+        NoPermission, DiskFull: it cannot be written.
+    """
+    from kachery_p2p import private
+    from kachery_p2p.oserrors import explained
+    from kachery_p2p.repo.fileio import sync_folder
+
+    with explained("writing", path):
+        private.make_directory(path.parent)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        fd = private.make_file(temporary)
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8") as out:
+                out.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
