@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from scripts.peers import GoLibp2p, Helia, Kubo, missing, missing_go
 from scripts.workstation import KEEP_TO_ITSELF, Workstation
+from tests.helpers.clocks import PatientClock, Threads
 
 # Tests hold on a busy machine: hypothesis must not take the time of an example.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -70,6 +71,14 @@ def free_port() -> Callable[[], int]:
             return sock.getsockname()[1]
 
     return find
+
+
+@pytest.fixture
+def patient_clock(monkeypatch: pytest.MonkeyPatch) -> PatientClock:
+    """Virtual time that jumps ahead when all wait, but not while a thread is at work: for real files and sockets."""
+    threads = Threads()
+    threads.watch(monkeypatch)
+    return PatientClock(threads)
 
 
 # --- workstations ----------------------------------------------------------------------------------------------------

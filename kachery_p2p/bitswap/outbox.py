@@ -80,7 +80,7 @@ class Outboxes:
         return [
             link.peer
             for link, box in self._boxes.items()
-            if box.urgent or box.fresh or (box.entries and now - box.since >= limits.LAZY_SEND)
+            if box.urgent or box.fresh or (box.entries and now >= box.since + limits.LAZY_SEND)
         ]
 
     def deadline(self) -> float | None:

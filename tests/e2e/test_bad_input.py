@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from scripts.data import write_random
 from scripts.workstation import Workstation
+from tests.helpers.patience import PATIENCE
 
 BAD_INPUT, NOT_FOUND, DAMAGED, NO_PERMISSION, NETWORK = 2, 3, 4, 5, 6
 ABSENT = "ipfs://bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"
@@ -25,7 +25,7 @@ def station(module_workstation: Callable[[], Workstation]) -> Workstation:
 
 def _fails(station: Workstation, code: int, command: str, *args: str | Path) -> str:
     """Runs a command that must fail with `code`, and returns what it said, on one line."""
-    done = station.run(command, *args, check=False, timeout=60)
+    done = station.run(command, *args, check=False, timeout=PATIENCE)
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -90,10 +90,8 @@ def test_nobody_has_it(station: Workstation, workstation: Callable[..., Workstat
 
 
 def test_nobody_to_ask(station: Workstation) -> None:
-    """A CID that is not here, and no peer is known: says so, soon, instead of waiting in vain."""
-    began = time.monotonic()
-    _fails(station, NOT_FOUND, "kachery-cloud-load", ABSENT, "--timeout", "30")
-    assert time.monotonic() - began < 25
+    """A CID that is not here, and no peer is known: says so, instead of waiting in vain for as long as it may."""
+    _fails(station, NOT_FOUND, "kachery-cloud-load", ABSENT, "--timeout", str(100 * PATIENCE))
 
 
 def test_local_only(station: Workstation) -> None:
@@ -111,7 +109,8 @@ def test_address_that_does_not_parse(station: Workstation, address: str) -> None
 def test_address_that_does_not_answer(station: Workstation, free_port: Callable[[], int]) -> None:
     """A peer address where nobody listens is shown, with the reason, well before the time-out."""
     address = f"/ip4/127.0.0.1/tcp/{free_port()}/p2p/12D3KooWGRUaJ8PXaYGPnmJXgwGHNaBQgbW6sVfLoZgvqEJXVw4m"
-    done = station.run("kachery-cloud-load", ABSENT, "--peer", address, "--timeout", "30", check=False, timeout=60)
+    args = (ABSENT, "--peer", address, "--timeout", str(100 * PATIENCE))
+    done = station.run("kachery-cloud-load", *args, check=False, timeout=PATIENCE)
     assert done.returncode in (NOT_FOUND, NETWORK), done.stderr
     assert "Traceback" not in done.stderr
     assert address.split("/p2p/")[0] in done.stderr

@@ -19,7 +19,9 @@ from kachery_p2p.routing.dht.reach import peer_bytes, without_peer
 from kachery_p2p.routing.dht.rpc import frame, read_message
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.stream import Stream
-from tests.helpers.transport_helpers import run_dht, started, until
+from tests.helpers.clocks import PatientClock
+from tests.helpers.patience import PATIENCE, until
+from tests.helpers.transport_helpers import run_dht, started
 
 Node = tuple[Host, DHT]
 Handler = Callable[[Stream], Awaitable[None]]
@@ -49,7 +51,7 @@ async def honest_pair(nursery: trio.Nursery) -> tuple[Node, Node]:
 async def still_works(victim: Node, friend: Node) -> None:
     """The friend announces to the victim and finds again what it has: the test of every attack."""
     multihash = new_multihash()
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         assert await friend[1].deliver(DhtPeer(peer_bytes(victim[0].peer_id)), [multihash])
         found = [each.peer async for each in victim[1].find_providers(multihash)]
     assert friend[0].peer_id in found
@@ -80,7 +82,7 @@ async def test_garbage_ends_its_stream(nursery: trio.Nursery, data: bytes) -> No
     stream = await host.open_stream(victim[0].peer_id, [LAN_PROTOCOL])
     await stream.write(data)
     await stream.close_write()
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         try:
             while await stream.read():
                 pass
@@ -106,9 +108,8 @@ async def test_silent_streams_lock_nobody_out(nursery: trio.Nursery, monkeypatch
     assert status["inbound"] <= 12
 
 
-async def test_a_dripping_peer_is_given_up(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_dripping_peer_is_given_up(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """A message that comes byte by byte has its time, and then the stream is torn down."""
-    monkeypatch.setattr(shell_limits, "MESSAGE_TIMEOUT", 0.3)
     victim, friend = await honest_pair(nursery)
     host = await started(nursery)
     await host.connect(victim[0].addresses()[0])
@@ -118,16 +119,17 @@ async def test_a_dripping_peer_is_given_up(nursery: trio.Nursery, monkeypatch: p
     async def drip() -> None:
         while True:
             await stream.write(b"x")
-            await trio.sleep(0.02)
+            await trio.sleep(shell_limits.MESSAGE_TIMEOUT / 20)
 
-    with trio.fail_after(5), pytest.raises(StreamError):
+    with trio.fail_after(PATIENCE), pytest.raises(StreamError):
         await drip()
     await still_works(victim, friend)
 
 
-async def test_a_peer_that_reads_no_answers(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_peer_that_reads_no_answers(
+    patient_clock: PatientClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever asks without end and reads nothing is stopped by its own stream, which ends after a while."""
-    monkeypatch.setattr(shell_limits, "ANSWER_TIMEOUT", 0.3)
     monkeypatch.setattr(shell_limits, "ASK_RATE", 1e9)  # else it would take long to fill its own window
     monkeypatch.setattr(shell_limits, "ASK_POOL", 1e9)
     victim, friend = await honest_pair(nursery)
@@ -140,7 +142,7 @@ async def test_a_peer_that_reads_no_answers(nursery: trio.Nursery, monkeypatch: 
         while True:
             await stream.write(question)
 
-    with trio.fail_after(20), pytest.raises(StreamError):
+    with trio.fail_after(PATIENCE), pytest.raises(StreamError):
         await flood()
     await until(lambda: victim[1].status()["streams"]["inbound"] <= 2)
     await still_works(victim, friend)
@@ -253,12 +255,9 @@ BAD_SERVERS = [silence, hang_up, garbage, huge_length, half, nonsense_types, ech
 
 @pytest.mark.parametrize("handler", BAD_SERVERS, ids=lambda each: each.__name__)
 async def test_lookups_get_past_bad_servers(
-    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, handler: Handler
+    patient_clock: PatientClock, nursery: trio.Nursery, handler: Handler
 ) -> None:
     """A search that meets a bad server ends in time and finds what honest servers know."""
-    monkeypatch.setattr(shell_limits, "REQUEST_TIMEOUT", 1.0)
-    monkeypatch.setattr("kachery_p2p.routing.dht.rpc.Rpc.ask.__kwdefaults__", {"timeout": 1.0})
-    monkeypatch.setattr("kachery_p2p.routing.dht.rpc.Rpc.tell.__kwdefaults__", {"timeout": 1.0})
     victim, friend = await honest_pair(nursery)
     provider = await start(nursery, bootstrap=friend[0].addresses())
     await until(lambda: len(provider[1].peers()) >= 1)
@@ -272,7 +271,7 @@ async def test_lookups_get_past_bad_servers(
         peer_bytes(bad.peer_id), without_peer(bad.addresses()), trio.current_time(), without_peer(bad.addresses())[0]
     )
     peers: list[str] = []
-    with trio.fail_after(25):
+    with trio.fail_after(limits.LOOKUP_TIMEOUT):
         peers = [each.peer async for each in victim[1].find_providers(multihash)]
     assert provider[0].peer_id in peers
     assert len(peers) <= shell_limits.MAX_PROVIDERS

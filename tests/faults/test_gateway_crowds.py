@@ -12,6 +12,7 @@ import trio
 
 from kachery_p2p.gateway.server import limits
 from tests.faults.test_gateway_server_hostile import LARGE, asked, connected, get, said
+from tests.helpers.clocks import PatientClock
 from tests.helpers.gateway_served import Served, gateway, served
 
 
@@ -50,12 +51,12 @@ async def test_a_thousand_silent_connections(here: Served, monkeypatch: pytest.M
             assert (await asked(client, get("/health"))).startswith(b"HTTP/1.1 200")
 
 
-async def test_readers_that_stand_still_make_way(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_readers_that_stand_still_make_way(
+    patient_clock: PatientClock, here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Answers that nobody takes, over HTTP/1.1 or in an HTTP/2 window that is never opened, hold no turn for which
     others wait."""
     monkeypatch.setattr(limits, "MAX_RUNNING_EACH", 2)
-    monkeypatch.setattr(limits, "CROWDED_SECONDS", 0.2)
-    monkeypatch.setattr(limits, "WATCH_INTERVAL", 0.1)
     cid = here.store(bytes(LARGE))
     async with gateway(here.repo) as client, connected(client) as plain, connected(client) as windowless:
         await plain.send_all(get(f"/ipfs/{cid}"))
@@ -66,7 +67,9 @@ async def test_readers_that_stand_still_make_way(here: Served, monkeypatch: pyte
         await windowless.send_all(talk.data_to_send())
         await windowless.receive_some(1)
         await plain.receive_some(1)
+        begun = trio.current_time()
         assert (await client.get("/health")).status_code == 200
+        assert trio.current_time() - begun <= limits.CROWDED_SECONDS + 2 * limits.WATCH_INTERVAL
 
 
 async def test_frames_that_ask_nothing_are_taken_at_a_pace(here: Served) -> None:

@@ -13,8 +13,7 @@ import trio
 
 from kachery_p2p.gateway.server import limits
 from tests.helpers.gateway_served import Served, gateway, served
-
-SECONDS = 20.0
+from tests.helpers.patience import PATIENCE
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ async def exchange(client: httpx.AsyncClient, data: bytes) -> bytes:
     stream = await trio.open_tcp_stream(url.host, url.port or 80)
     received = b""
     async with stream:
-        with trio.fail_after(SECONDS):
+        with trio.fail_after(PATIENCE):
             await stream.send_all(data)
             while chunk := await stream.receive_some(65536):
                 received += chunk

@@ -29,6 +29,7 @@ from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.stream import Stream
 from scripts.workstation import LISTEN, Workstation
 from tests.conftest import StartWorkstation
+from tests.helpers.patience import PATIENCE
 
 BITSWAP = "/ipfs/bitswap/1.2.0"
 MIB = 1 << 20
@@ -158,7 +159,7 @@ async def test_the_node_lives_and_serves_the_next_peer(
     uri = victim.run("kachery-cloud-store", source).stdout.strip()
     before = memory(victim.node.pid, "VmRSS")
     attacker = await started_host(nursery)
-    with trio.fail_after(120):
+    with trio.fail_after(PATIENCE):
         await attacker.connect(victim.addr)
         await attack(attacker, victim)
         honest = await started_node(nursery, tmp_path / "honest")
@@ -203,7 +204,7 @@ async def test_a_provider_of_wrong_bytes_is_dropped(tmp_path: Path, nursery: tri
     liar = WrongBytes(liar_host)
     loader = await started_node(nursery, tmp_path / "loader")
     await loader.connect(liar_host.addresses()[0])
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE):
         loaded = await loader.load(str(cid), [], providers=[honest.host.addresses()[0]])
     assert Path(loaded["path"]).read_bytes() == data
     assert set(loaded["sources"]) == {honest.host.peer_id}
@@ -217,8 +218,8 @@ async def test_only_a_liar(tmp_path: Path, nursery: trio.Nursery) -> None:
     WrongBytes(liar_host)
     loader = await started_node(nursery, tmp_path / "loader")
     cid = CID(1, RAW, sha256_multihash(b"what is wanted"))
-    with trio.fail_after(30), pytest.raises(ContentNotFound, match=str(cid)):
-        await loader.load(str(cid), [], providers=[liar_host.addresses()[0]])
+    with trio.fail_after(PATIENCE), pytest.raises(ContentNotFound, match=str(cid)):
+        await loader.load(str(cid), [], providers=[liar_host.addresses()[0]], timeout=10 * PATIENCE)
     assert loader.repo.find_file(cid) is None
 
 
@@ -252,7 +253,7 @@ async def test_a_dag_whose_sizes_lie(claimed: int, tmp_path: Path, nursery: trio
     exchange = Exchange(hostile, store)
     await nursery.start(exchange.run)
     loader = await started_node(nursery, tmp_path / "loader")
-    with trio.fail_after(30), pytest.raises(Exception) as raised:
+    with trio.fail_after(PATIENCE), pytest.raises(Exception) as raised:
         await loader.load(str(root), [], providers=[hostile.addresses()[0]])
     if claimed < 1 << 60:
         assert str(root) in str(raised.value) or str(leaf) in str(raised.value)

@@ -23,22 +23,14 @@ from kachery_p2p.transport.nat.autonat_server import read_message
 from kachery_p2p.transport.nat.endpoints import TcpEndpoint, from_text
 from kachery_p2p.transport.nat.reachability import Reachability
 from kachery_p2p.transport.stream import Stream
+from tests.helpers.clocks import PatientClock
 from tests.helpers.nat_helpers import loopback, meet, new_server, running
-from tests.helpers.transport_helpers import started, still_serves, tolerant, until
+from tests.helpers.patience import PATIENCE, until
+from tests.helpers.transport_helpers import started, still_serves, tolerant
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on loopback")
 
 Handler = Callable[[Stream], Awaitable[None]]
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SERVER_TIMEOUT", 1.0)
-    monkeypatch.setattr(limits, "FAILURE_DELAY", 0.1)
-    monkeypatch.setattr(limits, "DIAL_BACK_TIMEOUT", 0.3)
-    monkeypatch.setattr(limits, "NONCE_TIMEOUT", 0.3)
-    monkeypatch.setattr(limits, "DIAL_DATA_PAUSE", 0.0)
-    monkeypatch.setattr(limits, "SETTLE", 0.05)
 
 
 def endpoint(host: Host) -> TcpEndpoint:
@@ -92,7 +84,9 @@ GARBAGE = {
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=list(GARBAGE))
 @pytest.mark.parametrize("protocol", [V1, V2_DIAL, V2_BACK])
-async def test_garbage_requests(nursery: trio.Nursery, protocol: str, garbage: bytes) -> None:
+async def test_garbage_requests(
+    patient_clock: PatientClock, nursery: trio.Nursery, protocol: str, garbage: bytes
+) -> None:
     """Nonsense ends its stream, and nothing else."""
     server, service = await new_server(nursery)
     AutonatClient(server).start()
@@ -106,14 +100,14 @@ async def test_garbage_requests(nursery: trio.Nursery, protocol: str, garbage: b
         while await stream.read(1000):
             pass
 
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         await tolerant(attack)
     assert service.reached == 0
     await until(lambda: service._busy == 0)
     await still_serves(server)
 
 
-async def test_silent_requesters(nursery: trio.Nursery) -> None:
+async def test_silent_requesters(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Streams on which nothing comes are dropped after a while; those beyond the limit at once."""
     server, service = await new_server(nursery)
     rogue = await started(nursery)
@@ -123,7 +117,7 @@ async def test_silent_requesters(nursery: trio.Nursery) -> None:
         with contextlib.suppress(StreamError):
             streams.append(await rogue.open_stream(server.peer_id, [V2_DIAL]))
     assert service._busy == limits.SERVER_CONCURRENT
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         for stream in streams:
             with pytest.raises(StreamError):
                 await stream.read_exactly(1)
@@ -131,7 +125,7 @@ async def test_silent_requesters(nursery: trio.Nursery) -> None:
     await still_serves(server)
 
 
-async def test_thousands_of_addresses(nursery: trio.Nursery) -> None:
+async def test_thousands_of_addresses(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """A request with more addresses than anyone has is too long, and as many as fit are cut."""
     server, service = await new_server(nursery, versions=[1])
     rogue = await started(nursery, listen=())
@@ -150,7 +144,7 @@ async def test_thousands_of_addresses(nursery: trio.Nursery) -> None:
     assert len(dialled) == limits.MAX_DIAL_BACKS
 
 
-async def test_a_victim_is_not_dialled_for_nothing(nursery: trio.Nursery) -> None:
+async def test_a_victim_is_not_dialled_for_nothing(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Version 2 dials somebody else's address only after it was paid for, in no crumbs, and once."""
     server, _ = await new_server(nursery)
     rogue = await started(nursery)
@@ -178,7 +172,7 @@ async def test_a_victim_is_not_dialled_for_nothing(nursery: trio.Nursery) -> Non
             await stream.write(framed(m.encode_dial_data(bytes(min(4000, size - 1 - start)))))
         stream, _ = await ask()
         await stream.write(request)
-        await trio.sleep(1.2)
+        await trio.sleep(limits.SERVER_TIMEOUT + limits.DIAL_DATA_PAUSE + 1)
         assert victim.connections() == 0
 
         stream, size = await ask()
@@ -230,10 +224,10 @@ LIES = {
 
 
 @pytest.mark.parametrize("bodies", LIES.values(), ids=list(LIES))
-async def test_lying_servers(nursery: trio.Nursery, bodies: tuple[bytes, ...]) -> None:
+async def test_lying_servers(patient_clock: PatientClock, nursery: trio.Nursery, bodies: tuple[bytes, ...]) -> None:
     """What a version 2 server cannot prove is an error, not an answer."""
     host, client, liar = await lying(nursery, V2_DIAL, answering(*bodies))
-    with pytest.raises(StreamError), trio.fail_after(5):
+    with pytest.raises(StreamError), trio.fail_after(PATIENCE):
         await client.ask(liar.peer_id, [endpoint(host)], [])
     sent = sum(each.bytes_sent for each in host.connections())
     assert sent < limits.MAX_DIAL_DATA
@@ -241,7 +235,7 @@ async def test_lying_servers(nursery: trio.Nursery, bodies: tuple[bytes, ...]) -
     await still_serves(host)
 
 
-async def test_a_nonce_on_our_own_connection_proves_nothing(nursery: trio.Nursery) -> None:
+async def test_a_nonce_on_our_own_connection_proves_nothing(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """A server that hands the nonce back on a connection we opened, this or another, has not dialled us."""
     refused: list[StreamError] = []
 
@@ -266,7 +260,7 @@ async def test_a_nonce_on_our_own_connection_proves_nothing(nursery: trio.Nurser
     assert len(refused) == 2
 
 
-async def test_version_1_garbage(nursery: trio.Nursery) -> None:
+async def test_version_1_garbage(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """An answer of version 1 with an address that is none counts for the node, not for any address."""
     host, client, liar = await lying(nursery, V1, answering(m.encode_v1(m.V1Response(0, "", b"\xff" * 9))))
     answer = await client.ask(liar.peer_id, [], [endpoint(host)])
@@ -277,7 +271,7 @@ async def test_version_1_garbage(nursery: trio.Nursery) -> None:
             await client.ask(liar.peer_id, [], [endpoint(host)])
 
 
-async def test_a_victims_address_is_never_announced(nursery: trio.Nursery) -> None:
+async def test_a_victims_address_is_never_announced(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Two networks of version 1 liars claim to have reached us at a victim's address: peers are not told of it."""
     victim = TcpEndpoint(ipaddress.ip_address("127.66.66.66"), 80)
     host = await started(nursery)
@@ -295,14 +289,16 @@ async def test_a_victims_address_is_never_announced(nursery: trio.Nursery) -> No
             liar.set_handler(V1, lie)
             await meet(host, liar)
         await until(lambda: len(asked) == 2)
-        await trio.sleep(0.2)
+        await trio.sleep(limits.WATCH_INTERVAL)
         assert victim.text not in host.transport_addresses()
         assert reach.state == "unknown"
         assert "too few" in reach.why()
     await still_serves(host)
 
 
-async def test_observed_lies_by_identify(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_observed_lies_by_identify(
+    patient_clock: PatientClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ten peers of two networks that claim in identify to see us at a victim's address are not believed."""
     from kachery_p2p.transport import identify
 

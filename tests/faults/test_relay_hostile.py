@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 import base58
 import pytest
@@ -27,14 +26,16 @@ from kachery_p2p.transport.relay.messages import (
 )
 from kachery_p2p.transport.relay.service import RelayLimits, RelayService
 from kachery_p2p.transport.stream import Stream
-from tests.helpers.transport_helpers import ECHO, says_back, started, still_serves, until
+from tests.helpers.clocks import PatientClock
+from tests.helpers.patience import PATIENCE, until
+from tests.helpers.transport_helpers import ECHO, says_back, started, still_serves
 
 
 async def ask(host: Host, peer: str, protocol: str, data: bytes) -> int:
     """What a peer answers to these bytes; a status."""
     async with await host.open_stream(peer, [protocol]) as stream:
         await stream.write(data)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             return (await read_message(stream, protocol)).status
 
 
@@ -108,10 +109,8 @@ async def test_garbage_on_hop(nursery: trio.Nursery) -> None:
     await works(relay, nursery)
 
 
-async def test_half_open_circuits(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_half_open_circuits(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Targets that never answer and callers that never speak cost a bounded number of circuits for a bounded time."""
-    monkeypatch.setattr(limits, "STOP_TIMEOUT", 0.5)
-    monkeypatch.setattr(limits, "MESSAGE_TIMEOUT", 0.5)
     relay = await started(nursery)
     service = RelayService(relay, settings=RelayLimits(circuits_per_peer=5))
     target, caller = await started(nursery, listen=()), await started(nursery, listen=())
@@ -137,17 +136,16 @@ async def test_half_open_circuits(nursery: trio.Nursery, monkeypatch: pytest.Mon
     assert service.status()["open_circuits"] == 0
     mute = [await caller.open_stream(relay.peer_id, [HOP]) for _ in range(20)]
     for stream in mute:
-        with pytest.raises(StreamError), trio.fail_after(5):
+        with pytest.raises(StreamError), trio.fail_after(PATIENCE):
             await stream.read_exactly(1)
     await works(relay, nursery)
 
 
-async def test_a_flood_waits_for_a_slow_reader(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flood_waits_for_a_slow_reader(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """A circuit whose far end does not read holds no more than its windows in the relay, and stops the sender.
 
     When the sender leaves, it ends.
     """
-    monkeypatch.setattr(limits, "WATCH_INTERVAL", 0.1)
     relay = await started(nursery)
     service = RelayService(relay, is_friend=lambda peer: True)
     target, caller = await started(nursery, listen=()), await started(nursery, listen=())
@@ -233,10 +231,8 @@ async def test_reservations_that_lie(nursery: trio.Nursery, expire: int) -> None
 
 
 @pytest.mark.parametrize("kind", ["itself", "garbage", "silence", "goodbye", "wrong message"])
-async def test_circuits_that_lie(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+async def test_circuits_that_lie(patient_clock: PatientClock, nursery: trio.Nursery, kind: str) -> None:
     """A relay that puts itself, noise or nothing at the other end is found out: the dial fails, in words, in time."""
-    monkeypatch.setattr(transport_limits, "HANDSHAKE_TIMEOUT", 0.5)
-    monkeypatch.setattr(transport_limits, "CIRCUIT_TIMEOUT", 0.5)
     rogue, a = await started(nursery), await started(nursery, listen=())
     wanted = await started(nursery)
 
@@ -257,17 +253,18 @@ async def test_circuits_that_lie(nursery: trio.Nursery, monkeypatch: pytest.Monk
             await rogue.upgrade(CircuitIO(stream), "/ip4/1.2.3.4/tcp/1", initiator=False)
 
     rogue.set_handler(HOP, lie)
-    begun = time.monotonic()
+    begun = trio.current_time()
     with pytest.raises(DialError, match=f"{wanted.peer_id}: .*/p2p-circuit/p2p/.*: "):
         await a.connect(f"{rogue.addresses()[0]}/p2p-circuit/p2p/{wanted.peer_id}")
-    assert time.monotonic() - begun < 4
+    assert trio.current_time() - begun <= transport_limits.CIRCUIT_TIMEOUT + transport_limits.HANDSHAKE_TIMEOUT
     assert wanted.peer_id not in a.connected()
     await still_serves(rogue)
 
 
-async def test_circuits_that_come_in_and_never_speak(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_circuits_that_come_in_and_never_speak(
+    patient_clock: PatientClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Our own relay may flood us with circuits: handshakes are counted, and end in time."""
-    monkeypatch.setattr(transport_limits, "HANDSHAKE_TIMEOUT", 1.0)
     monkeypatch.setattr(limits, "MAX_HANDSHAKES", 8)
     relay, b = await started(nursery), await started(nursery, listen=())
     nursery.start_soon(RelayService(relay).run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.profiles import custom_profile
 from kachery_p2p.errors import DiskFull, NoPermission
 from kachery_p2p.repo import Repo
+from tests.helpers.patience import PATIENCE, wait_until
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes and sets limits as POSIX does")
 
@@ -62,7 +64,7 @@ def go(*processes: subprocess.Popen[str]) -> None:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     return out
 
@@ -106,16 +108,22 @@ def test_store_killed_at_many_points(tmp_path: Path, source: Path) -> None:
     cid = finish(process).strip()
     whole = time.monotonic() - began
     killed = 0
-    for step in range(12):
+    for step in itertools.count():
+        if step >= 12 and killed >= 3:
+            break
+        assert step < 200
         process = start(STORE, tmp_path / "repo", source)
+        began = time.monotonic()
         go(process)
-        killed += kill_after(process, whole * (step + 0.5) / 14)
+        if kill_after(process, whole * (step % 12 + 0.5) / 14):
+            killed += 1
+        else:  # the machine has less to do than before: that was all the time it takes
+            whole = min(whole, time.monotonic() - began)
         for path in check_sound(tmp_path / "repo"):
             assert path.stat().st_size == SIZE
         if step % 4 == 3:
             with Repo.open(tmp_path / "repo") as repo:
                 repo.remove(CID.parse(cid))
-    assert killed >= 3
     with Repo.open(tmp_path / "repo") as repo:
         stored = repo.store_file(source)
         assert str(stored.cid) == cid
@@ -124,11 +132,13 @@ def test_store_killed_at_many_points(tmp_path: Path, source: Path) -> None:
 
 def test_small_stores_killed_at_many_points(tmp_path: Path, source: Path) -> None:
     """Of many small stores, each is there whole or not at all when the process is killed."""
-    before = 0
+    before, folder = 0, tmp_path / "repo" / "ipfs"
     for step in range(5):
         process = start(STORE_MANY, tmp_path / "repo", source)
         go(process)
-        assert kill_after(process, 0.2 + 0.17 * step)
+        enough = before + 1 + 20 * step
+        wait_until(lambda enough=enough: sum(path.is_file() for path in folder.rglob("*")) >= enough)
+        assert kill_after(process, 0.03 * step)
         stored = check_sound(tmp_path / "repo")
         assert len(stored) >= before
         before = len(stored)

@@ -19,6 +19,7 @@ import trio
 from kachery_p2p.errors import DialError, InvalidAddress
 from kachery_p2p.transport import compat
 from kachery_p2p.transport.upgrade import Secured, upgrade
+from tests.helpers.patience import PATIENCE
 from tests.helpers.transport_helpers import new_host, started
 
 
@@ -70,7 +71,7 @@ async def test_11_handshake_in_single_bytes() -> None:
     async def side(io: Dribble, initiator: bool) -> None:
         results[initiator] = await upgrade(io, keys[initiator], initiator=initiator)
 
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(side, left, True)
             nursery.start_soon(side, right, False)
@@ -81,7 +82,7 @@ async def test_11_handshake_in_single_bytes() -> None:
 async def test_13_no_key_and_no_file_is_written(tmp_path: Path) -> None:
     """A host that runs and connects writes no file anywhere it could."""
     script = """
-import os, trio
+import os, trio, trio.testing
 from kachery_p2p.transport.host import Host
 async def main():
     async with trio.open_nursery() as nursery:
@@ -89,7 +90,7 @@ async def main():
         await nursery.start(a.run)
         await nursery.start(b.run)
         await a.connect(b.addresses()[0])
-        await trio.sleep(0.2)
+        await trio.testing.wait_all_tasks_blocked(0.1)
         nursery.cancel_scope.cancel()
 trio.run(main)
 """
@@ -117,5 +118,5 @@ logging.getLogger().addHandler(handler)
 logging.getLogger("multiaddr").warning("heard")
 assert heard == ["heard"]
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

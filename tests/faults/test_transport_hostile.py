@@ -14,6 +14,8 @@ from kachery_p2p.transport import limits, multistream
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.sockets import connect_tcp
 from kachery_p2p.transport.stream import Stream
+from tests.helpers.clocks import PatientClock
+from tests.helpers.patience import PATIENCE
 from tests.helpers.transport_helpers import ECHO, Rogue, Silent, says_back, started, still_serves, tolerant, until
 
 DATA, UPDATE, PING, GO_AWAY = range(4)
@@ -63,16 +65,15 @@ GREETINGS = {
 @pytest.mark.parametrize("greeting", GREETINGS.values(), ids=GREETINGS.keys())
 @pytest.mark.parametrize("shut", [True, False], ids=["then closes", "then waits"])
 async def test_garbage_instead_of_a_handshake(
+    patient_clock: PatientClock,
     nursery: trio.Nursery,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     greeting: bytes,
     shut: bool,
 ) -> None:
     """Whatever a stranger says, it is dropped within the handshake's time, without a warning in the log."""
-    monkeypatch.setattr(limits, "HANDSHAKE_TIMEOUT", 0.5)
     host = await started(nursery)
-    with caplog.at_level(logging.INFO), trio.fail_after(5):
+    with caplog.at_level(logging.INFO), trio.fail_after(PATIENCE):
         await talk(host, greeting, shut=shut)
     assert caplog.records == []
     assert host.connections() == []
@@ -191,8 +192,7 @@ async def test_broken_muxing_costs_the_connection(nursery: trio.Nursery, attack:
             await rogue.raw(part)
 
     nursery.start_soon(tolerant, send)
-    with trio.fail_after(10):
-        await rogue.until_dropped(10)
+    await rogue.until_dropped()
     await until(lambda: host.connected() == [friend.peer_id])
     assert await says_back(friend, host.peer_id)
     await still_serves(host)
@@ -207,9 +207,10 @@ async def test_goodbye_names_the_breach(nursery: trio.Nursery) -> None:
     assert seen.endswith(Rogue.HEADER.pack(0, GO_AWAY, 0, 0, 1))
 
 
-async def test_peer_that_sends_but_never_reads(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_peer_that_sends_but_never_reads(
+    patient_clock: PatientClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Provoking answers without taking them ends when the kernel's buffers are full; our memory is not used for it."""
-    monkeypatch.setattr(limits, "WRITE_STALL_TIMEOUT", 0.5)
     monkeypatch.setattr(limits, "IDLE_FRAMES_RATE", 1e9)
     monkeypatch.setattr(limits, "WORK_RATE", 1e9)
     host = await started(nursery)
@@ -219,7 +220,7 @@ async def test_peer_that_sends_but_never_reads(nursery: trio.Nursery, monkeypatc
         while True:
             await rogue.raw(Rogue.HEADER.pack(0, PING, SYN, 0, 1) * 5000)
 
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         await tolerant(send)
     await until(lambda: not host.connections())
     await still_serves(host)
@@ -234,7 +235,7 @@ async def test_unread_data_is_bounded_and_costs_its_streams(nursery: trio.Nurser
 
     host.set_handler("/test/stuck", never_read)
     rogue = await Rogue.connect(host)
-    nursery.start_soon(rogue.until_dropped, 60)
+    nursery.start_soon(rogue.until_dropped)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     opening = HELLO + multistream.encode_line("/test/stuck")
     for i in range(300):
@@ -244,7 +245,7 @@ async def test_unread_data_is_bounded_and_costs_its_streams(nursery: trio.Nurser
             DATA, 0, stream, limits.INITIAL_WINDOW - len(opening), bytes(limits.INITIAL_WINDOW - len(opening))
         )
     core = next(iter(host.table)).core
-    await until(lambda: core.bytes_received >= 300 * limits.INITIAL_WINDOW, 20)
+    await until(lambda: core.bytes_received >= 300 * limits.INITIAL_WINDOW)
     assert core.queued <= limits.CONNECTION_QUEUE
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     assert grown < 3 * limits.CONNECTION_QUEUE
@@ -271,9 +272,8 @@ async def test_nonsense_on_a_stream_costs_the_stream(nursery: trio.Nursery) -> N
     rogue.close()
 
 
-async def test_streams_that_nobody_negotiates_time_out(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_streams_that_nobody_negotiates_time_out(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Streams opened and left are reset; meanwhile others of the same peer work."""
-    monkeypatch.setattr(limits, "NEGOTIATE_TIMEOUT", 0.3)
     host = await started(nursery)
     rogue = await Rogue.connect(host)
     for i in range(50):
@@ -281,7 +281,7 @@ async def test_streams_that_nobody_negotiates_time_out(nursery: trio.Nursery, mo
     opening = HELLO + multistream.encode_line(ECHO) + b"hello"
     await rogue.frame(DATA, SYN, 1001, len(opening), opening)
     seen = b""
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         while seen.count(Rogue.HEADER.pack(0, UPDATE, RST, 99, 0)) < 1 or b"hello" not in seen:
             seen += await rogue.read()
     assert len(host.connections()) == 1
@@ -324,14 +324,13 @@ async def test_peer_that_vanishes_in_a_transfer(nursery: trio.Nursery) -> None:
     while seen < 100_000:
         seen += len(await rogue.read())
     rogue.close()
-    with trio.fail_after(3):
+    with trio.fail_after(PATIENCE):
         await failed.wait()
     await still_serves(host)
 
 
-async def test_silent_port_is_given_up_in_seconds(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_port_is_given_up_in_seconds(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """A port that accepts and says nothing costs the handshake's time, not two minutes."""
-    monkeypatch.setattr(limits, "HANDSHAKE_TIMEOUT", 0.3)
     host = await started(nursery)
     from kachery_p2p.errors import DialError
 

@@ -15,10 +15,10 @@ from kachery_p2p.gateway.server.content import Fetch
 from kachery_p2p.gateway.server.server import GatewayServer
 from kachery_p2p.repo.repo import Repo
 from scripts.data import write_random
+from tests.helpers.patience import PATIENCE
 
 #: Of the file `data.bin` in `Served.folder`: three leaves and a bit.
 SIZE = 3 * 2**20 + 12_345
-SECONDS = 30.0
 
 
 class Served:
@@ -59,12 +59,12 @@ def served(path: Path) -> Iterator[Served]:
 async def gateway(
     repo: Repo, *, fetch: Fetch | None = None, names: tuple[str, ...] = ()
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A gateway that serves a repo, and a client whose addresses begin there. Everything ends within SECONDS."""
+    """A gateway that serves a repo, and a client whose addresses begin there. Everything ends within PATIENCE."""
     server = GatewayServer(repo, "127.0.0.1:0", fetch=fetch, names=names)
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
-            async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=SECONDS) as client:
+            async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=PATIENCE) as client:
                 yield client
             nursery.cancel_scope.cancel()
 

@@ -2,7 +2,7 @@
 
 Runs on the router of a lab (`scripts.lab`) and forwards ports for real, with nft. Each thing that happens is a line
 of JSON: `{"event": "up"}`, `{"event": "mapped", "port": ..., "lifetime": ...}`, `{"event": "unmapped", "port": ...}`,
-`{"event": "asked"}`.
+`{"event": "asked", "by": the port of who asks}`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def natpmp(lan: str, wan: str, result: int) -> None:
         say("up")
         while True:
             data, client = sock.recvfrom(64)
-            say("asked")
+            say("asked", by=client[1])
             if data == b"\0\0":
                 reply = struct.pack("!BBHL", 0, 128, result, 1) + socket.inet_aton(wan)
             else:
@@ -146,7 +146,7 @@ def upnp(lan: str, wan: str, leases: bool) -> None:
             data, client = sock.recvfrom(2048)
             if not data.startswith(b"M-SEARCH") or GATEWAY.encode() not in data:
                 continue
-            say("asked")
+            say("asked", by=client[1])
             reply = (
                 "HTTP/1.1 200 OK\r\nCACHE-CONTROL: max-age=120\r\n"
                 f"ST: {GATEWAY}\r\nUSN: uuid:1::{GATEWAY}\r\nEXT:\r\nSERVER: test UPnP/1.1\r\n"

@@ -17,7 +17,8 @@ from kachery_p2p.transport.nat.autonat_server import AutonatServer
 from kachery_p2p.transport.nat.endpoints import IP, TcpEndpoint
 from kachery_p2p.transport.nat.reachability import Reachability
 from kachery_p2p.transport.peers import Signal
-from tests.helpers.transport_helpers import started, until
+from tests.helpers.patience import until
+from tests.helpers.transport_helpers import started
 
 
 def loopback(ip: IP) -> bool:

@@ -18,6 +18,7 @@ from kachery_p2p.pinning.limits import WorkerPace
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
 from scripts.pinning_service import LISTEN, PinningService
+from tests.helpers.patience import PATIENCE
 
 #: Nothing is waited for longer than a test has patience.
 FAST = WorkerPace(
@@ -39,7 +40,7 @@ async def serving(folder: Path, port: int = 0) -> AsyncIterator[PinningService]:
     service = PinningService(folder, port=port)
     async with trio.open_nursery() as nursery:
         await nursery.start(service.run)
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE):
             yield service
         nursery.cancel_scope.cancel()
 
@@ -91,9 +92,3 @@ def written_elsewhere(node: Node, *args: Any, **values: Any) -> None:
     outbox = PinOutbox(node.repo.directory / OUTBOX_NAME)
     outbox.add(*args, **values)
     outbox.close()
-
-
-async def until(fits: Callable[[], bool]) -> None:
-    """Wait for something that another thread or process does, and that nobody tells of."""
-    while not fits():  # noqa: ASYNC110
-        await trio.sleep(0.01)

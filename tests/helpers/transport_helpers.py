@@ -20,6 +20,7 @@ from kachery_p2p.transport.noise import SEALED_MESSAGE, Cipher, RecordReader
 from kachery_p2p.transport.sockets import SocketIO, connect_tcp
 from kachery_p2p.transport.stream import Stream
 from kachery_p2p.transport.upgrade import upgrade
+from tests.helpers.patience import PATIENCE, until
 
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 ECHO = "/test/echo/1"
@@ -82,17 +83,10 @@ async def still_serves(host: Host) -> None:
     """A new, honest peer connects and is served: the test of every attack."""
     async with trio.open_nursery() as nursery:
         honest = await started(nursery)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             peer = await honest.connect(host.addresses()[0])
             assert await says_back(honest, peer)
         nursery.cancel_scope.cancel()
-
-
-async def until(condition: Callable[[], object], seconds: float = 5) -> None:
-    """Wait until something is so."""
-    with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - the hosts have no event for most of what tests wait for
-            await trio.sleep(0.005)
 
 
 def free_port() -> int:
@@ -164,10 +158,10 @@ class Rogue:
             if data := b"".join(self.records.read(buffer, start + size)):
                 return data
 
-    async def until_dropped(self, seconds: float = 5) -> bytes:
+    async def until_dropped(self) -> bytes:
         """Read until the host closes the connection; what came."""
         seen = b""
-        with trio.fail_after(seconds):
+        with trio.fail_after(PATIENCE):
             while data := await self.read():
                 seen += data
         return seen

@@ -223,11 +223,11 @@ class Lookup:
     def _settle(self, now: float) -> None:
         """Look at the clock, and whether the lookup is done."""
         for entry in self._waiting.values():
-            if not entry.slow and now - entry.asked_at >= limits.SLOW_AFTER:
+            if not entry.slow and now >= entry.asked_at + limits.SLOW_AFTER:  # as `wake_at` has it, to the last bit
                 entry.slow = True
                 entry.path.open -= 1
                 self._fresh -= 1
-        if self._started is not None and now - self._started >= self.timeout:
+        if self._started is not None and now >= self._started + self.timeout:
             self.done = True
         elif not self.done:
             self.done = self._arrived()

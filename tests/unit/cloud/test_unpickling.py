@@ -241,10 +241,10 @@ def structured(itemsize: int, offset: int, field: bytes = dtype("i8")) -> bytes:
 )  # fmt: skip
 def test_crafted_pickles_are_refused(body: bytes) -> None:
     """Every trick is an UnsafePickle or a FormatError, at once, and never another exception or a crash."""
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(FormatError):
         load_pickle(HEAD + body + b".")
-    assert time.monotonic() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_the_crafted_pieces_are_right_when_they_are_honest() -> None:

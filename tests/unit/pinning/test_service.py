@@ -15,17 +15,8 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidPinService, PinTooLarge
 from kachery_p2p.pinning import OUTBOX_NAME, PinOutbox, PinService
 from scripts.pinning_service import Fault
-from tests.helpers.pinning_helpers import (
-    NAME,
-    config,
-    no_proxies,
-    row_that,
-    serving,
-    store,
-    storing,
-    until,
-    written_elsewhere,
-)
+from tests.helpers.patience import PATIENCE, until
+from tests.helpers.pinning_helpers import NAME, config, no_proxies, row_that, serving, store, storing, written_elsewhere
 
 __all__ = ["no_proxies"]
 
@@ -41,7 +32,7 @@ async def test_a_file_is_loaded_while_the_machine_that_stored_it_is_away(tmp_pat
             stored = await trio.to_thread.run_sync(node.repo.store_bytes, data)
             row = await node.keeping.pin(str(stored.cid), NAME, name="session.nwb", size=len(data))
             assert row["state"] in ("waiting", "uploading", "queued", "pinning", "pinned", "verified")
-            (row,) = await node.keeping.wait_pinned(str(stored.cid), timeout=40)
+            (row,) = await node.keeping.wait_pinned(str(stored.cid), timeout=PATIENCE)
             assert (row["state"], row["last_error"]) == ("verified", "")
         async with storing(tmp_path / "colleague", []) as colleague:
             loaded = await colleague.load(str(stored.cid), [], providers=[service.addr])
@@ -59,7 +50,7 @@ async def test_a_directory_is_pinned_whole(tmp_path: Path, kind: str) -> None:
         async with storing(tmp_path / "ours", [config(service, kind)]) as node:
             stored = await trio.to_thread.run_sync(node.repo.store_directory, folder)
             await node.keeping.pin(str(stored.cid), NAME)
-            (row,) = await node.keeping.wait_pinned(str(stored.cid), timeout=40)
+            (row,) = await node.keeping.wait_pinned(str(stored.cid), timeout=PATIENCE)
             assert (row["state"], row["last_error"]) == ("verified", "")
         async with storing(tmp_path / "colleague", []) as colleague:
             loaded = await colleague.load(str(stored.cid), ["deep", "big.dat"], providers=[service.addr])
@@ -174,7 +165,7 @@ async def test_from_where_nobody_can_dial_in(tmp_path: Path) -> None:
         async with storing(tmp_path / "ours", [target], listen=[]) as node:
             cid = await store(node, data)
             await node.keeping.pin(cid, NAME)
-            (row,) = await node.keeping.wait_pinned(cid, timeout=30)
+            (row,) = await node.keeping.wait_pinned(cid, timeout=PATIENCE)
             assert (row["state"], row["last_error"]) == ("verified", "")
             assert service.posts()[0].body["origins"] == [f"/p2p/{node.host.peer_id}"]
 
@@ -188,7 +179,7 @@ async def test_a_service_behind_a_firewall_of_its_own(tmp_path: Path, told: str)
         async with storing(tmp_path / "ours", [target]) as node:
             cid = await store(node, b"data")
             await node.keeping.pin(cid, NAME)
-            (row,) = await node.keeping.wait_pinned(cid, timeout=30)
+            (row,) = await node.keeping.wait_pinned(cid, timeout=PATIENCE)
             assert (row["state"], row["last_error"]) == ("verified", "")
         assert all("authorization" not in seen.headers for seen in service.requests if seen.path.startswith("/ipfs/"))
 
@@ -258,7 +249,7 @@ def test_rows_of_many_processes(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         ids = list(pool.map(lambda n: outbox.add("bafkqaaa", f"service{n % 3}"), range(60)))
     assert len(set(ids)) == 3
-    assert [process.wait(60) for process in processes] == [0] * 4
+    assert [process.wait(PATIENCE) for process in processes] == [0] * 4
     assert len(outbox.list(service="lab")) == 40
     assert path.stat().st_mode & 0o777 == 0o600
     outbox.close()
@@ -275,7 +266,7 @@ async def test_what_the_user_decides_while_a_request_is_under_way_counts(tmp_pat
             await node.keeping.pin(cid, NAME)
             await until(lambda: bool(service.posts()))
             assert await node.keeping.unpin(cid, NAME)
-            (row,) = await node.keeping.wait_pinned(cid, timeout=20)
+            (row,) = await node.keeping.wait_pinned(cid, timeout=PATIENCE)
             assert row["state"] == "removed"
             assert len(service.posts()) == 1
             assert not service.pins

@@ -21,6 +21,7 @@ from kachery_p2p.routing.answers import AnswerReader, freshness
 from kachery_p2p.routing.delegated import Delegated, parse_url
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.routing.limits import RouterPatience
+from tests.helpers.patience import PATIENCE, until
 
 KEY = b"\x12\x20" + bytes(range(32))
 NDJSON = "application/x-ndjson"
@@ -100,7 +101,7 @@ async def asking(*urls: str, patience: RouterPatience | None = None) -> AsyncIte
     delegated = Delegated(urls, patience=patience)
     async with trio.open_nursery() as nursery:
         await nursery.start(delegated.run)
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             yield delegated
         nursery.cancel_scope.cancel()
 
@@ -144,7 +145,7 @@ async def test_streamed_records_come_as_they_are_sent() -> None:
         request.start_stream()
         request.wfile.write(json.dumps(record(1, "/ip4/127.0.0.1/tcp/1")).encode() + b"\n")
         request.wfile.flush()
-        proceed.wait(10)
+        proceed.wait(PATIENCE)
         request.wfile.write(json.dumps(record(2)).encode())
 
     with serving(answer) as server:
@@ -171,18 +172,18 @@ async def test_all_routers_are_asked_at_once_and_bad_ones_do_not_count() -> None
     hang = threading.Event()
 
     def wait(request: Request) -> None:
-        hang.wait(20)
+        hang.wait(PATIENCE)
 
     good = serving(lambda request: request.send(json.dumps({"Providers": [record(1)]})))
     away = "http://127.0.0.1:9"
     with good as fast, serving(wait) as slow:
         async with asking(slow.url, away, fast.url) as delegated:
-            with trio.fail_after(3):
-                async with contextlib.aclosing(delegated.find_providers(KEY)) as found:
-                    assert (await anext(found)).peer == peer(1)
-                with contextlib.suppress(RoutingError), trio.move_on_after(0.2):
-                    await providers(delegated)
-            assert "failed" in delegated.status()["routers"][away]["last_error"]
+            async with contextlib.aclosing(delegated.find_providers(KEY)) as found:
+                assert (await anext(found)).peer == peer(1)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(providers, delegated)
+                await until(lambda: "failed" in (delegated.status()["routers"][away]["last_error"] or ""))
+                nursery.cancel_scope.cancel()
         hang.set()
 
 
@@ -239,22 +240,27 @@ async def test_too_many_requests_is_obeyed() -> None:
         assert len(server.paths) == 1
 
 
-async def test_failures_make_pauses_that_grow() -> None:
+async def test_failures_make_pauses_that_grow(
+    mock_clock: trio.testing.MockClock,
+) -> None:
     """A failing router rests, longer each time; one good answer and it is asked as before."""
+    mock_clock.rate = 1
     statuses = [500, 500, 500, 404, 500]
     with serving(lambda request: request.send("", statuses.pop(0))) as server:
-        async with asking(server.url, patience=RouterPatience(rest_first=0.2)) as delegated:
+        async with asking(server.url) as delegated:
             pauses = []
             for _ in range(3):
                 with pytest.raises(RoutingError, match="status 500"):
                     await providers(delegated)
                 pauses.append(delegated.status()["routers"][server.url]["resting"])
-                await trio.sleep(pauses[-1] + 0.01)
-            assert pauses[0] < pauses[1] < pauses[2] <= 0.8
+                with pytest.raises(RoutingError, match="left alone"):
+                    await providers(delegated)
+                mock_clock.jump(pauses[-1])
+            assert pauses[0] < pauses[1] < pauses[2] <= 4 * RouterPatience().rest_first
             assert await providers(delegated) == []
             with pytest.raises(RoutingError, match="status 500"):
                 await providers(delegated)
-            assert delegated.status()["routers"][server.url]["resting"] <= 0.2
+            assert delegated.status()["routers"][server.url]["resting"] <= RouterPatience().rest_first
 
 
 async def test_answers_are_kept_as_long_as_the_router_says() -> None:
@@ -420,6 +426,6 @@ async def test_a_caller_that_leaves_ends_the_request() -> None:
         async with asking(server.url) as delegated:
             async with contextlib.aclosing(delegated.find_providers(KEY)) as found:
                 await anext(found)
-            assert await trio.to_thread.run_sync(closed.wait, 5)
+            assert await trio.to_thread.run_sync(closed.wait, PATIENCE)
             async with contextlib.aclosing(delegated.find_providers(KEY)) as found:
                 assert (await anext(found)).peer == peer(1)

@@ -11,7 +11,6 @@ import pytest
 import trio
 
 from kachery_p2p.errors import MalformedMessage, StreamError
-from kachery_p2p.transport import limits
 from kachery_p2p.transport.holepunch import (
     CONNECT,
     DCUTR,
@@ -25,7 +24,9 @@ from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.relay.client import RelayClient
 from kachery_p2p.transport.relay.service import RelayService
 from scripts import lab as labs
-from tests.helpers.transport_helpers import ECHO, echo, free_port, says_back, started, until
+from tests.helpers.clocks import PatientClock
+from tests.helpers.patience import PATIENCE, until
+from tests.helpers.transport_helpers import ECHO, echo, free_port, says_back, started
 
 
 class Bytes:
@@ -100,9 +101,8 @@ async def test_the_called_side_begins(nursery: trio.Nursery) -> None:
     assert await says_back(b, a.peer_id)
 
 
-async def test_failure_is_reported(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failure_is_reported(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """After three attempts both sides say that it failed, and the relayed connection goes on."""
-    monkeypatch.setattr(limits, "PUNCH_TIMEOUT", 0.2)
     a, b, results = await relayed_pair(nursery, [], [f"/ip4/127.0.0.1/tcp/{free_port()}"])
     await until(lambda: len(results) == 2)
     assert {(each.peer, each.ok, each.began, each.attempts) for each in results} == {
@@ -193,7 +193,7 @@ def test_two_nats(nats: tuple[str, str], ok: bool) -> None:
             lab.router(f"nat{number}", inside=home, outside=internet, nat=nat)
         a, b = [lab.host(f"host{number}", home) for number, home in enumerate(homes)]
         machines.on(lab.host("relay", internet), machines.relay)
-        relay = machines.said.get(timeout=20)
+        relay = machines.said.get(timeout=PATIENCE)
 
         async def called(host: Host, nursery: trio.Nursery) -> None:
             await machines.punching(host, nursery)
@@ -208,19 +208,19 @@ def test_two_nats(nats: tuple[str, str], ok: bool) -> None:
             peer = await host.connect(address)
             done = trio.Event()
             host.on_connection.subscribe(lambda connection: done.set())
-            with trio.move_on_after(5 if ok else 0):
+            with trio.move_on_after(PATIENCE if ok else 0):
                 await done.wait()
             talked.put(await says_back(host, peer) and host.is_direct(peer) is ok)
 
         try:
             machines.on(b, called)
-            address = machines.said.get(timeout=20)
+            address = machines.said.get(timeout=PATIENCE)
             machines.on(a, caller)
-            results = [machines.results.get(timeout=40) for _ in range(2)]
-            assert talked.get(timeout=10)
+            results = [machines.results.get(timeout=PATIENCE) for _ in range(2)]
+            assert talked.get(timeout=PATIENCE)
         finally:
             machines.stop.set()
             for thread in machines.threads:
-                thread.join(10)
+                thread.join(PATIENCE)
     assert [each.ok for each in results] == [ok, ok], results
     assert {each.began for each in results} == {True, False}

@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,11 @@ from kachery_p2p.transport import limits, listener
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.identify import IDENTIFY
 from kachery_p2p.transport.stream import Stream
+from tests.helpers.clocks import PatientClock
+from tests.helpers.patience import until
 from tests.helpers.transport_helpers import (
     ECHO,
+    Rogue,
     Silent,
     echo,
     free_port,
@@ -28,7 +30,6 @@ from tests.helpers.transport_helpers import (
     says_back,
     started,
     stop,
-    until,
 )
 
 
@@ -86,7 +87,7 @@ async def test_a_known_peer_can_be_dialled_by_its_id(nursery: trio.Nursery) -> N
     assert a.connections()[0].direction == "out"
 
 
-async def test_dial_error_names_each_reason(nursery: trio.Nursery) -> None:
+async def test_dial_error_names_each_reason(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """The error says of each address why it failed, in words."""
     a, b, c = [await started(nursery) for _ in range(3)]
     port = free_port()
@@ -133,18 +134,18 @@ async def test_what_is_no_address_is_refused(nursery: trio.Nursery, text: str) -
         await a.connect(text)
 
 
-async def test_dead_addresses_cost_a_quarter_second(nursery: trio.Nursery) -> None:
-    """Silent and refusing addresses ahead of the good one do not keep us from it."""
+async def test_dead_addresses_cost_a_quarter_second(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
+    """A silent address ahead of the good one costs a quarter of a second, and one that refuses nothing."""
     a, b = await started(nursery), await started(nursery)
     with Silent() as one, Silent() as two:
-        before = time.perf_counter()
+        begun = trio.current_time()
         await a.connect(b.peer_id, [one.address, f"/ip4/127.0.0.1/tcp/{free_port()}", two.address, *b.addresses()])
-    assert time.perf_counter() - before < 1.5
+        assert trio.current_time() - begun == pytest.approx(2 * limits.DIAL_STAGGER)
     assert len(a.connections()) == 1
 
 
-async def test_slow_and_failed_dials_block_nobody(nursery: trio.Nursery) -> None:
-    """While one dial hangs another takes milliseconds, and a dial that failed can be tried again at once."""
+async def test_slow_and_failed_dials_block_nobody(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
+    """While one dial hangs another waits for nothing, and a dial that failed can be tried again at once."""
     a, b = await started(nursery), await started(nursery)
     with Silent() as silent:
         hanging = trio.CancelScope()
@@ -156,13 +157,13 @@ async def test_slow_and_failed_dials_block_nobody(nursery: trio.Nursery) -> None
         nursery.start_soon(hang)
         with pytest.raises(DialError):
             await a.connect(f"/ip4/127.0.0.1/tcp/{free_port()}/p2p/{b.peer_id}")
-        before = time.perf_counter()
+        begun = trio.current_time()
         await a.connect(b.addresses()[0])
-        assert time.perf_counter() - before < 0.2
+        assert trio.current_time() == begun
         hanging.cancel()
 
 
-async def test_dials_of_one_peer_share_a_connection(nursery: trio.Nursery) -> None:
+async def test_dials_of_one_peer_share_a_connection(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Twenty callers, one of them impatient, lead to one connection; the impatient one fails alone."""
     a, b = await started(nursery), await started(nursery)
     failed: list[DialError] = []
@@ -178,23 +179,22 @@ async def test_dials_of_one_peer_share_a_connection(nursery: trio.Nursery) -> No
             callers.start_soon(connect, [silent.address], 0.05)
             for _ in range(20):
                 callers.start_soon(connect, [silent.address, b.addresses()[0]], 5)
-    assert len(failed) <= 1
+    assert len(failed) == 1
     assert len(a.connections()) == len(b.connections()) == 1
 
 
-async def test_simultaneous_dials_end_in_one_connection(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_simultaneous_dials_end_in_one_connection(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Both sides dial at once: streams work at every moment, and after a while one connection is left."""
-    monkeypatch.setattr(limits, "DUPLICATE_GRACE", 0.2)
-    monkeypatch.setattr(limits, "HOUSEKEEPING_INTERVAL", 0.1)
     a, b = await started(nursery), await started(nursery)
     async with trio.open_nursery() as both:
         both.start_soon(a.connect, b.addresses()[0])
         both.start_soon(b.connect, a.addresses()[0])
     assert await says_back(a, b.peer_id)
     assert await says_back(b, a.peer_id)
-    await until(lambda: len(a.connections()) == len(b.connections()) == 1)
+    await trio.sleep(limits.DUPLICATE_GRACE + 2 * limits.HOUSEKEEPING_INTERVAL)
+    assert len(a.connections()) == len(b.connections()) == 1
     assert await says_back(a, b.peer_id)
-    await trio.sleep(0.4)
+    await trio.sleep(limits.DUPLICATE_GRACE + 2 * limits.HOUSEKEEPING_INTERVAL)
     assert a.connected() == [b.peer_id]
     assert b.connected() == [a.peer_id]
 
@@ -245,8 +245,7 @@ async def test_stopping_frees_everything(nursery: trio.Nursery) -> None:
             a = await started(inner, listen=(f"/ip4/127.0.0.1/tcp/{port}",))
             await a.connect(b.addresses()[0])
             stream = await b.open_stream(a.peer_id, [ECHO])
-            with trio.fail_after(3):
-                await stop(a, inner.cancel_scope)
+            await stop(a, inner.cancel_scope)
         await until(lambda: not b.connected())
         with pytest.raises(StreamError):
             await stream.write(b"x")
@@ -294,7 +293,7 @@ async def test_identify_tells_who_we_are(nursery: trio.Nursery) -> None:
     await until(lambda: "/new/1" not in b.protocols_of(a.peer_id))
 
 
-async def test_identify_holds_up_nothing(nursery: trio.Nursery) -> None:
+async def test_identify_holds_up_nothing(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """With a peer that never answers identify, streams open at once all the same."""
     a, b = await started(nursery), await started(nursery)
 
@@ -303,9 +302,9 @@ async def test_identify_holds_up_nothing(nursery: trio.Nursery) -> None:
 
     b.set_handler(IDENTIFY, never)
     await a.connect(b.addresses()[0])
-    before = time.perf_counter()
+    begun = trio.current_time()
     assert await says_back(a, b.peer_id)
-    assert time.perf_counter() - before < 0.5
+    assert trio.current_time() == begun
 
 
 async def test_surplus_connections_are_closed(nursery: trio.Nursery) -> None:
@@ -328,12 +327,12 @@ async def test_surplus_connections_are_closed(nursery: trio.Nursery) -> None:
     assert hub.unprotect(peers[0].peer_id, "test") is False
 
 
-async def test_ban_ends_and_prevents_connections(nursery: trio.Nursery) -> None:
+async def test_ban_ends_and_prevents_connections(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """A banned peer is dropped, cannot come back, is not dialled, and may come again when the ban is over."""
     a, b = await started(nursery), await started(nursery)
     await b.connect(a.addresses()[0])
     await until(lambda: a.connected())
-    a.ban(b.peer_id, 0.6)
+    a.ban(b.peer_id, 600)
     assert a.connected() == []
     await until(lambda: not b.connected())
     with pytest.raises(DialError, match="banned"):
@@ -342,11 +341,11 @@ async def test_ban_ends_and_prevents_connections(nursery: trio.Nursery) -> None:
         await a.connect(b.transport_addresses()[0])
     await b.connect(a.addresses()[0])  # the handshake is over before we are refused
     await until(lambda: not b.connected())
-    await trio.sleep(0.6)
+    await trio.sleep(600)
     assert await a.connect(b.addresses()[0]) == b.peer_id
 
 
-async def test_private_networks_do_not_mix(nursery: trio.Nursery) -> None:
+async def test_private_networks_do_not_mix(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Hosts with the same swarm key talk; one with another key, or none, gets nowhere either way."""
     key, other = os.urandom(32), os.urandom(32)
     a, b = [await started(nursery, swarm_key=key) for _ in range(2)]
@@ -356,22 +355,17 @@ async def test_private_networks_do_not_mix(nursery: trio.Nursery) -> None:
     for outsider in (stranger, public):
         for x, y in ((a, outsider), (outsider, a)):
             with pytest.raises(DialError):
-                await x.connect(y.addresses()[0], timeout=1)
+                await x.connect(y.addresses()[0])
     assert a.connected() == [b.peer_id]
 
 
-async def test_dead_peer_is_noticed(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dead_peer_is_noticed(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """A peer that answers no ping is dropped; a quiet one that answers stays."""
-    monkeypatch.setattr(limits, "KEEPALIVE_INTERVAL", 0.1)
-    monkeypatch.setattr(limits, "KEEPALIVE_TIMEOUT", 0.4)
-    from tests.helpers.transport_helpers import Rogue
-
     a, b = await started(nursery), await started(nursery)
     await b.connect(a.addresses()[0])
     dead = await Rogue.connect(a)
     await until(lambda: len(a.connected()) == 2)
-    await until(lambda: a.connected() == [b.peer_id], 3)
-    await trio.sleep(0.5)
+    await trio.sleep(limits.KEEPALIVE_TIMEOUT + limits.KEEPALIVE_INTERVAL)
     assert a.connected() == [b.peer_id]
     assert await says_back(b, a.peer_id)
     dead.close()
@@ -380,7 +374,7 @@ async def test_dead_peer_is_noticed(nursery: trio.Nursery, monkeypatch: pytest.M
 async def test_nothing_is_logged_on_the_root(nursery: trio.Nursery) -> None:
     """Normal life, refused dials and broken handshakes write nothing to the user's screen."""
     script = """
-import logging, os, socket, trio
+import logging, os, socket, trio, trio.testing
 from kachery_p2p.transport.host import Host
 from kachery_p2p.errors import DialError
 async def main():
@@ -397,7 +391,7 @@ async def main():
             await a.connect(b.transport_addresses()[0] + "/p2p/12D3KooWRm8J3iL796zPFi2EtGGtUJn58AG67gcRzQ4FWjEkZTnG")
         except DialError:
             pass
-        await trio.sleep(0.3)
+        await trio.testing.wait_all_tasks_blocked(0.1)
         nursery.cancel_scope.cancel()
 trio.run(main)
 assert not logging.getLogger().handlers, logging.getLogger().handlers
@@ -412,7 +406,7 @@ assert not logging.getLogger().handlers, logging.getLogger().handlers
 async def test_forked_child_keeps_no_socket(nursery: trio.Nursery) -> None:
     """A forked worker holds neither our port nor our connections."""
     script = """
-import os, trio
+import os, trio, trio.testing
 from kachery_p2p.transport.host import Host
 async def main():
     async with trio.open_nursery() as nursery:
@@ -420,7 +414,7 @@ async def main():
         await nursery.start(a.run)
         await nursery.start(b.run)
         await a.connect(b.addresses()[0])
-        await trio.sleep(0.1)
+        await trio.testing.wait_all_tasks_blocked(0.1)
         pid = os.fork()
         if pid == 0:
             links = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd != "9999"

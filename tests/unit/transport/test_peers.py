@@ -15,6 +15,8 @@ from kachery_p2p.transport import limits
 from kachery_p2p.transport.connection import Connection
 from kachery_p2p.transport.dialer import Race, explain
 from kachery_p2p.transport.peers import PeerTable
+from tests.helpers.clocks import PatientClock
+from tests.helpers.patience import PATIENCE
 from tests.helpers.transport_helpers import started
 
 
@@ -230,7 +232,7 @@ async def test_number_of_addresses_is_bounded() -> None:
     assert len(tried) == limits.MAX_DIAL_ADDRESSES
 
 
-async def test_dial_that_nobody_waits_for_is_cancelled(nursery: trio.Nursery) -> None:
+async def test_dial_that_nobody_waits_for_is_cancelled(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """When the last caller gives up, the connection attempt ends: the other end sees it close."""
     host = await started(nursery)
     with socket.socket() as server:
@@ -240,7 +242,7 @@ async def test_dial_that_nobody_waits_for_is_cancelled(nursery: trio.Nursery) ->
             await host.connect(f"/ip4/127.0.0.1/tcp/{server.getsockname()[1]}", timeout=0.1)
         peer, _ = server.accept()
         with peer:
-            peer.settimeout(2)
+            peer.settimeout(PATIENCE)
             while await trio.to_thread.run_sync(peer.recv, 1000):
                 pass
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import time
 
 import pytest
 import trio
@@ -15,7 +14,9 @@ from kachery_p2p.transport import limits
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.ping import PING
 from kachery_p2p.transport.stream import Stream
-from tests.helpers.transport_helpers import ECHO, says_back, started, until
+from tests.helpers.clocks import PatientClock
+from tests.helpers.patience import PATIENCE, until
+from tests.helpers.transport_helpers import ECHO, says_back, started
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ async def test_many_streams_at_once(pair: tuple[Host, Host]) -> None:
     async def one(host: Host, peer: str) -> None:
         assert await says_back(host, peer, os.urandom(50_000))
 
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for _ in range(100):
                 nursery.start_soon(one, a, b.peer_id)
@@ -62,7 +63,7 @@ async def test_many_streams_at_once(pair: tuple[Host, Host]) -> None:
     await until(lambda: [each.streams for each in a.connections() + b.connections()] == [0, 0])
 
 
-async def test_more_streams_than_may_be_unacknowledged(pair: tuple[Host, Host]) -> None:
+async def test_more_streams_than_may_be_unacknowledged(patient_clock: PatientClock, pair: tuple[Host, Host]) -> None:
     """Opening 600 streams in one go waits for the peer's acknowledgements instead of failing."""
     a, b = pair
     streams: list[Stream] = []
@@ -70,23 +71,21 @@ async def test_more_streams_than_may_be_unacknowledged(pair: tuple[Host, Host]) 
     async def one() -> None:
         streams.append(await a.open_stream(b.peer_id, [ECHO], timeout=30))
 
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for _ in range(600):
                 nursery.start_soon(one)
     assert len({stream.id for stream in streams}) == 600
 
 
-async def test_opening_a_stream_is_quick(pair: tuple[Host, Host]) -> None:
-    """A stream on an open connection takes one round trip: about a millisecond here."""
+async def test_opening_a_stream_is_quick(patient_clock: PatientClock, pair: tuple[Host, Host]) -> None:
+    """A stream on an open connection takes a round trip and no pause: nothing on the way waits for a timer."""
     a, b = pair
-    times = []
-    for _ in range(20):
-        before = time.perf_counter()
+    begun = trio.current_time()
+    for _ in range(5):  # more would use up what a connection may cause at once, for virtual time saves up nothing
         stream = await a.open_stream(b.peer_id, [ECHO])
-        times.append(time.perf_counter() - before)
         await stream.close()
-    assert min(times) < 0.005
+    assert trio.current_time() == begun
 
 
 async def test_each_direction_ends_by_itself(pair: tuple[Host, Host]) -> None:
@@ -252,7 +251,9 @@ async def test_first_common_protocol_is_taken(pair: tuple[Host, Host]) -> None:
     assert stream.protocol == "/v/2"
 
 
-async def test_unanswered_negotiation_times_out(pair: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unanswered_negotiation_times_out(
+    patient_clock: PatientClock, pair: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A peer that never answers a proposal costs the timeout, and leaves no stream behind."""
     a, b = pair
     await until(lambda: a.protocols_of(b.peer_id))
@@ -282,7 +283,7 @@ async def test_streams_need_a_connection(pair: tuple[Host, Host]) -> None:
         await a.open_stream(b.peer_id, [ECHO])
 
 
-async def test_cancelled_write_resets_its_stream_only(pair: tuple[Host, Host]) -> None:
+async def test_cancelled_write_resets_its_stream_only(patient_clock: PatientClock, pair: tuple[Host, Host]) -> None:
     """A write cancelled half way resets its stream; others, also while one is stuck, never notice."""
     a, b = pair
 
@@ -326,7 +327,7 @@ async def test_writes_cancelled_at_random_never_break_the_connection(pair: tuple
     assert len(a.connections()) == 1
 
 
-async def test_cancelled_read_loses_nothing(pair: tuple[Host, Host]) -> None:
+async def test_cancelled_read_loses_nothing(patient_clock: PatientClock, pair: tuple[Host, Host]) -> None:
     """A `read` that is cancelled while it waits takes no byte with it."""
     a, b = pair
 
@@ -367,7 +368,7 @@ async def test_second_reader_or_writer_is_refused(pair: tuple[Host, Host]) -> No
         nursery.cancel_scope.cancel()
 
 
-async def test_slow_reader_slows_the_writer(pair: tuple[Host, Host]) -> None:
+async def test_slow_reader_slows_the_writer(patient_clock: PatientClock, pair: tuple[Host, Host]) -> None:
     """A peer that does not read holds back the writer at the window; memory does not grow; then all arrives."""
     a, b = pair
     go = trio.Event()
@@ -384,7 +385,7 @@ async def test_slow_reader_slows_the_writer(pair: tuple[Host, Host]) -> None:
     stream = await a.open_stream(b.peer_id, ["/test/late"])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stream.write, bytes(8 << 20))
-        await trio.sleep(0.2)
+        await trio.sleep(1)  # time passes when the writer has come as far as it can
         assert stream.out_bytes > 7 << 20
         queued = next(iter(b.table)).core.queued
         assert 0 < queued <= limits.INITIAL_WINDOW

@@ -20,7 +20,9 @@ from kachery_p2p.routing.dht.reach import bare, peer_bytes, peer_text, without_p
 from kachery_p2p.routing.dht.rpc import Rpc, frame, read_message
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.transport.host import Host
-from tests.helpers.transport_helpers import run_dht, started, until
+from tests.helpers.clocks import PatientClock
+from tests.helpers.patience import PATIENCE, until
+from tests.helpers.transport_helpers import run_dht, started
 
 Node = tuple[Host, DHT]
 
@@ -220,7 +222,7 @@ async def test_waiting_for_peers(nursery: trio.Nursery) -> None:
     """Whoever waits for peers, even from before the start, goes on once there is one."""
     near, _ = await start(nursery)
     host = await started(nursery)
-    with closing(Database(None)) as db, trio.fail_after(5):
+    with closing(Database(None)) as db, trio.fail_after(PATIENCE):
         dht = DHT(host, db, lan=True, bootstrap=near.addresses())
         async with trio.open_nursery() as running:
             async with trio.open_nursery() as waiting:
@@ -313,7 +315,7 @@ async def test_no_answer_to_add_provider(pair: tuple[Host, Rpc, Node]) -> None:
             key = new_multihash()
             await stream.write(frame(DhtMessage(MessageType.ADD_PROVIDER, key, providers=(own,))))
             await stream.write(frame(DhtMessage(kind, key)))
-            with trio.fail_after(2):
+            with trio.fail_after(PATIENCE):
                 answer = await read_message(stream, shell_limits.MAX_ANSWER_SIZE)
             assert answer is not None
             assert answer.type is kind
@@ -321,14 +323,14 @@ async def test_no_answer_to_add_provider(pair: tuple[Host, Rpc, Node]) -> None:
 
 
 async def test_idle_streams_are_closed(
-    nursery: trio.Nursery, pair: tuple[Host, Rpc, Node], monkeypatch: pytest.MonkeyPatch
+    patient_clock: PatientClock, nursery: trio.Nursery, pair: tuple[Host, Rpc, Node]
 ) -> None:
     """A stream that is not used ends on either side, and the next question is asked on a new one without an error."""
     host, rpc, (server, dht) = pair
-    monkeypatch.setattr(shell_limits, "SERVE_IDLE", 0.05)
     question = DhtMessage(MessageType.PING)
     await rpc.ask(server.peer_id, question)
-    await until(lambda: dht.status()["streams"]["inbound"] == 0)
+    await trio.sleep(shell_limits.SERVE_IDLE + 1)
+    assert dht.status()["streams"]["inbound"] == 0
     assert (await rpc.ask(server.peer_id, question)).type is MessageType.PING
     await rpc._close_idle(trio.current_time())
     assert rpc.open_streams() == (0, 0)

@@ -17,8 +17,10 @@ from kachery_p2p.transport.nat.autonat_messages import V1, V2_DIAL
 from kachery_p2p.transport.nat.autonat_server import AutonatServer, RateLimit
 from kachery_p2p.transport.nat.endpoints import TcpEndpoint, from_text
 from kachery_p2p.transport.nat.reachability import Reachability
+from tests.helpers.clocks import PatientClock
 from tests.helpers.nat_helpers import loopback, meet, new_server, running
-from tests.helpers.transport_helpers import free_port, started, until
+from tests.helpers.patience import until
+from tests.helpers.transport_helpers import free_port, started
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on loopback")
 
@@ -32,13 +34,6 @@ def nothing_there() -> TcpEndpoint:
     return TcpEndpoint(ipaddress.ip_address("127.0.0.1"), free_port())
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "FAILURE_DELAY", 0.2)
-    monkeypatch.setattr(limits, "DIAL_DATA_PAUSE", 0.01)
-    monkeypatch.setattr(limits, "SETTLE", 0.05)
-
-
 async def new_client(nursery: trio.Nursery, **options: object) -> tuple[Host, AutonatClient]:
     host = await started(nursery, **options)
     client = AutonatClient(host)
@@ -47,7 +42,7 @@ async def new_client(nursery: trio.Nursery, **options: object) -> tuple[Host, Au
 
 
 @pytest.mark.parametrize("version", [1, 2])
-async def test_reached(nursery: trio.Nursery, version: int) -> None:
+async def test_reached(patient_clock: PatientClock, nursery: trio.Nursery, version: int) -> None:
     """A server reaches us where we listen, in either version, over a connection of its own that it closes again."""
     server, service = await new_server(nursery, versions=[version])
     host, client = await new_client(nursery)
@@ -65,7 +60,7 @@ async def test_reached(nursery: trio.Nursery, version: int) -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-async def test_not_reached(nursery: trio.Nursery, version: int) -> None:
+async def test_not_reached(patient_clock: PatientClock, nursery: trio.Nursery, version: int) -> None:
     """Where nothing listens nobody is reached. Version 2 says so of each address."""
     server, _ = await new_server(nursery, versions=[version])
     host, client = await new_client(nursery, listen=())
@@ -76,7 +71,7 @@ async def test_not_reached(nursery: trio.Nursery, version: int) -> None:
     assert answer.reached == ({missing: False} if version == 2 else {})
 
 
-async def test_each_address_by_itself(nursery: trio.Nursery) -> None:
+async def test_each_address_by_itself(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Version 2 tells the address that works from the one that does not, in one go."""
     server, _ = await new_server(nursery)
     host, client = await new_client(nursery)
@@ -87,7 +82,7 @@ async def test_each_address_by_itself(nursery: trio.Nursery) -> None:
     assert answer.overall
 
 
-async def test_another_ip_costs_dial_data(nursery: trio.Nursery) -> None:
+async def test_another_ip_costs_dial_data(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """An address that is not the one the request comes from is dialled after 30 to 100 kB were sent for it."""
     server, _ = await new_server(nursery)
     host, client = await new_client(nursery, listen=("/ip4/127.7.0.1/tcp/0",))
@@ -99,7 +94,7 @@ async def test_another_ip_costs_dial_data(nursery: trio.Nursery) -> None:
     assert limits.MIN_DIAL_DATA <= paid <= limits.MAX_DIAL_DATA + 4096
 
 
-async def test_private_network(nursery: trio.Nursery) -> None:
+async def test_private_network(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """With a swarm key the dial back speaks it, too."""
     key = bytes(range(32))
     server, _ = await new_server(nursery, swarm_key=key)
@@ -108,7 +103,7 @@ async def test_private_network(nursery: trio.Nursery) -> None:
     assert (await client.ask(server.peer_id, listens(host), [])).overall
 
 
-async def test_version_1_never_dials_another_ip(nursery: trio.Nursery) -> None:
+async def test_version_1_never_dials_another_ip(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Addresses of others in a request become the requester's own: a victim is not dialled."""
     server, service = await new_server(nursery, versions=[1])
     dialled: list[TcpEndpoint] = []
@@ -128,7 +123,7 @@ async def test_version_1_never_dials_another_ip(nursery: trio.Nursery) -> None:
     assert 80 in {each.port for each in dialled}
 
 
-async def test_private_requesters_are_refused(nursery: trio.Nursery) -> None:
+async def test_private_requesters_are_refused(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """A server does not dial private addresses, nor serve those who come from one."""
     server = await started(nursery)
     service = AutonatServer(server)  # counts public addresses only
@@ -144,7 +139,7 @@ async def test_private_requesters_are_refused(nursery: trio.Nursery) -> None:
     assert service.served == 0
 
 
-async def test_rate_limit(nursery: trio.Nursery) -> None:
+async def test_rate_limit(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """One peer gets so many answers a minute and no more."""
     server, service = await new_server(nursery)
     host, client = await new_client(nursery)
@@ -168,7 +163,7 @@ def test_rate_limit_counts() -> None:
     assert len(rate._served) <= limits.SERVER_REQUESTS
 
 
-async def test_reachability_over_the_wire(nursery: trio.Nursery) -> None:
+async def test_reachability_over_the_wire(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Three servers of either version make a node that listens public; what they cannot reach makes one private."""
     servers = [(await new_server(nursery, 10 + n, versions=[1 + n % 2]))[0] for n in range(3)]
     for listen, state in ((("/ip4/127.0.0.1/tcp/0",), "public"), ((), "private")):
@@ -177,7 +172,7 @@ async def test_reachability_over_the_wire(nursery: trio.Nursery) -> None:
         host.advertise = reach.advertise
         async with running(reach):
             await meet(host, *servers)
-            await until(lambda reach=reach, state=state: reach.state == state, 10)
+            await until(lambda reach=reach, state=state: reach.state == state)
             status = reach.status()
             assert "3 of 3 peers could" in status["why"]
             assert status["errors"] == []

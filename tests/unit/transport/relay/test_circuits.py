@@ -14,7 +14,6 @@ from libp2p.peer.envelope import unmarshal_envelope
 
 from kachery_p2p.errors import AddressInUse, DialError, InvalidAddress, MalformedMessage, RelayRefused, StreamError
 from kachery_p2p.transport import dialer
-from kachery_p2p.transport import limits as transport_limits
 from kachery_p2p.transport.addresses import parse_address
 from kachery_p2p.transport.compat import Keys
 from kachery_p2p.transport.host import Host
@@ -36,6 +35,7 @@ from kachery_p2p.transport.relay.messages import (
 from kachery_p2p.transport.relay.service import RelayLimits, RelayService
 from kachery_p2p.transport.sockets import ByteIO, PortNotFree, SocketIO, connect_tcp, listen_tcp
 from kachery_p2p.transport.upgrade import HandshakeError, Secured, upgrade
+from tests.helpers.clocks import PatientClock
 from tests.helpers.transport_helpers import ECHO, free_port, says_back, started, until
 
 PEER = "12D3KooWQhK41E6VDzp7GL4cQTRmzsrUGQDbDLG4qjTnjQTGZ5pN"
@@ -204,7 +204,7 @@ async def test_strangers_get_what_the_limits_say(nursery: trio.Nursery) -> None:
     assert service.status()["open_circuits"] == 0
 
 
-async def test_circuits_end_after_their_time(nursery: trio.Nursery) -> None:
+async def test_circuits_end_after_their_time(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """A stranger's circuit ends after its seconds."""
     relay, _ = await relaying(nursery, settings=RelayLimits(seconds=1))
     b, client = await behind(nursery, relay)
@@ -236,28 +236,23 @@ async def test_refusals_say_why(nursery: trio.Nursery, case: str) -> None:
         await a.connect(f"{address}/p2p-circuit/p2p/{b.peer_id}")
 
 
-async def test_direct_addresses_come_first(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_direct_addresses_come_first(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """A circuit is dialled only after the direct addresses had their head start, and at once when they have failed."""
     relay, service = await relaying(nursery)
     b, client = await behind(nursery, relay)
     circuit = f"{client.addresses()[0]}/p2p/{b.peer_id}"
     direct, other = await started(nursery), await started(nursery, listen=())
-    monkeypatch.setattr(transport_limits, "RELAY_HEAD_START", 60.0)
     begun = trio.current_time()
     await other.connect(circuit, [f"/ip4/127.0.0.1/tcp/{free_port()}"])
-    assert trio.current_time() - begun < 2
+    assert trio.current_time() == begun
     await RelayClient(direct).reserve(relay.addresses()[0])
     await other.connect(f"{client.addresses()[0]}/p2p/{direct.peer_id}", direct.transport_addresses())
     assert [each.addr for each in other.connections() if each.peer == direct.peer_id] == direct.transport_addresses()
     assert service.counters.circuits == 1
 
 
-async def test_a_direct_connection_replaces_the_relayed_one(
-    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_direct_connection_replaces_the_relayed_one(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """New streams go over the direct connection at once; the relayed one is closed after a while, even when in use."""
-    monkeypatch.setattr(transport_limits, "HOUSEKEEPING_INTERVAL", 0.05)
-    monkeypatch.setattr(transport_limits, "RELAYED_GRACE", 0.3)
     relay, _ = await relaying(nursery)
     a, b = await started(nursery), await started(nursery)
     client = RelayClient(b)
@@ -278,7 +273,9 @@ async def test_a_direct_connection_replaces_the_relayed_one(
 # --- reservations --------------------------------------------------------------------------------------------------
 
 
-async def test_reservations_are_renewed(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reservations_are_renewed(
+    patient_clock: PatientClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A reservation is renewed before it ends; the addresses stay, and nobody is told of a change."""
     monkeypatch.setattr(limits, "RESERVATION_SECONDS", 0.4)
     monkeypatch.setattr(limits, "SHORTEST_RESERVATION", 0.4)
