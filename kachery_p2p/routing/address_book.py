@@ -34,6 +34,7 @@ from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.entry import ORIGINS, SPOKEN_NAMES, KnownAddress, PeerEntry, Shelf, least_worth, spoken
 from kachery_p2p.routing.entry import ROOM as SHELF_ROOM
 from kachery_p2p.routing.interfaces import Provider
+from kachery_p2p.waking import Flag
 
 log = logging.getLogger("kachery_p2p.routing")
 
@@ -75,7 +76,7 @@ class KnownPeers:
         self._peers: dict[str, PeerEntry] = {}
         self._counts: Counter[Shelf] = Counter()
         self._changed: set[str] = set()
-        self._write_now = trio.Event()
+        self._write_now = Flag()
         self._writing = trio.Lock()
         self._write_error = ""
         db.create(_TABLES)
@@ -313,7 +314,7 @@ class KnownPeers:
         try:
             while True:
                 with trio.move_on_after(limits.FLUSH_SECONDS):
-                    await self._write_now.wait()
+                    await self._write_now.take()
                 await self.flush()
                 await trio.sleep(limits.FLUSH_PAUSE)
         finally:
@@ -323,7 +324,7 @@ class KnownPeers:
     async def flush(self) -> None:
         """Write all changes to disk now. A failure shows in the status, and the changes wait for the next time."""
         async with self._writing:
-            self._write_now = trio.Event()
+            self._write_now.clear()
             self._purge()
             changed = list(self._changed)
             for first in range(0, len(changed), limits.FLUSH_BATCH):

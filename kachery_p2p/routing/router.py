@@ -24,6 +24,7 @@ import trio
 from kachery_p2p.errors import KacheryError, RoutingError
 from kachery_p2p.routing import limits, text
 from kachery_p2p.routing.interfaces import Provider, ProviderSource
+from kachery_p2p.waking import Signal
 
 log = logging.getLogger("kachery_p2p.routing")
 
@@ -84,11 +85,7 @@ class _Find:
     sightings: list[Sighting] = field(default_factory=list)
     callers: int = 0
     done: bool = False
-    changed: trio.Event = field(default_factory=trio.Event)
-
-    def wake(self) -> None:
-        changed, self.changed = self.changed, trio.Event()
-        changed.set()
+    changed: Signal = field(default_factory=Signal)
 
 
 @dataclass(frozen=True)
@@ -229,7 +226,7 @@ class Router:
         finally:
             self._forget(find)
             find.done = True
-            find.wake()
+            find.changed.notify()
 
     # --- one source -------------------------------------------------------------------------------------------------
 
@@ -288,7 +285,7 @@ class Router:
                 sighting = Sighting(clean, trio.current_time() - begun)
                 said.append(sighting)
                 find.sightings.append(sighting)
-                find.wake()
+                find.changed.notify()
                 state.providers += 1
                 if len(said) == 1:
                     self._note(find, sighting)

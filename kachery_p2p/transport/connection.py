@@ -32,6 +32,7 @@ from kachery_p2p.transport.yamux import (
     YamuxStream,
 )
 from kachery_p2p.turns import Allowance, Pool, Turn
+from kachery_p2p.waking import Flag, Signal
 
 logger = logging.getLogger("kachery_p2p.transport")
 
@@ -99,7 +100,8 @@ class Connection:
         self._heard_at = self.opened_at
         self.close_reason = ""
         self.closed = trio.Event()
-        self.core = YamuxCore(initiator, self._make_stream, shared.budget, trio.current_time)
+        self._room = Signal()  # perhaps one more stream can be opened
+        self.core = YamuxCore(initiator, self._make_stream, shared.budget, trio.current_time, self._room.notify)
         #: for what the peer makes us do
         self.allowance = Allowance(limits.WORK_RATE, limits.WORK_BURST, shared.work)
         self._turn = Turn()
@@ -114,13 +116,11 @@ class Connection:
         self._ended = ended
         self._loops: trio.CancelScope | None = None
         self._handlers: trio.Nursery | None = None
-        self._room = trio.Event()
         # The writer's: what the kernel has not taken yet, and the buffer it lies in.
         self._pending: memoryview | None = None
         self._buffer: memoryview | None = None
-        self._wake = trio.Event()
-        self._idle = trio.Event()
-        self._idle.set()
+        self._wake = Flag()
+        self._idle = Signal()  # nothing is pending any more
 
     def __repr__(self) -> str:
         return f"<Connection {'to' if self.initiator else 'from'} {self.peer} at {self.address}>"
@@ -178,9 +178,9 @@ class Connection:
         self.closed.set()
         self.core.shut(reason)
         self._io.close()
-        self._room.set()
-        self._idle.set()
         self._pending = None
+        self._room.notify()
+        self._idle.notify()
         if self._loops is not None:
             self._loops.cancel()
         logger.debug("connection with %s at %s ended: %s", self.peer, self.address, reason)
@@ -200,7 +200,8 @@ class Connection:
         with trio.move_on_after(limits.GOODBYE_TIMEOUT):
             self.core.go_away(GO_AWAY_NORMAL)
             self.flush()
-            await self._idle.wait()
+            while self._pending is not None:
+                await self._idle.wait()
             # An end before the close: else bytes of the peer that nobody reads turn the close into a TCP reset,
             # which takes back what we have sent.
             self._io.shutdown_write()
@@ -304,8 +305,6 @@ class Connection:
                     self._handlers.start_soon(self._serve, stream)
         if core.has_output:
             self.flush()
-        if core.can_open and not self._room.is_set():
-            self._room.set()
         if core.remote_gone is not None and not core.streams:
             self.abort("the peer said goodbye")
 
@@ -328,7 +327,6 @@ class Connection:
                 if not self.core.has_output:
                     return
                 self._pending = memoryview(b"")
-            self._idle = trio.Event()
             self._wake.set()
         except _BROKEN as error:
             self.abort(_describe(error))
@@ -356,8 +354,7 @@ class Connection:
     async def _write_loop(self) -> None:
         try:
             while True:
-                await self._wake.wait()
-                self._wake = trio.Event()
+                await self._wake.take()
                 while self._pending is not None:
                     if self._pending:
                         await self._io.send_all(self._pending)
@@ -366,7 +363,7 @@ class Connection:
                 if self._buffer is not None:
                     self._shared.give_back(self._buffer)
                     self._buffer = None
-                self._idle.set()
+                self._idle.notify()
         except _BROKEN as error:
             self.abort(_describe(error))
         except Exception:
@@ -399,8 +396,6 @@ class Connection:
     async def open_stream(self) -> Stream:
         """Open a stream; waits while the peer has too many to acknowledge. Raises `StreamError`."""
         while not self.core.can_open and not self.is_closed:
-            if self._room.is_set():
-                self._room = trio.Event()
             await self._room.wait()
         if self.is_closed:
             raise StreamError(f"The connection with {self.peer} is gone: {self.close_reason}.")

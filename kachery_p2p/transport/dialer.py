@@ -28,6 +28,7 @@ from kachery_p2p.transport.connection import Connection
 from kachery_p2p.transport.peers import PeerTable
 from kachery_p2p.transport.sockets import ByteIO, PortNotFree, SocketIO, connect_tcp
 from kachery_p2p.transport.upgrade import HandshakeError, Secured, WrongPeer, upgrade
+from kachery_p2p.waking import Flag
 
 logger = logging.getLogger("kachery_p2p.transport")
 
@@ -82,7 +83,7 @@ class Race(Generic[Target, Result]):
         self._known: dict[Target, None] = {}
         self._waiting: list[Target] = []
         self._running = 0
-        self._step = trio.Event()
+        self._step = Flag()
         for target in targets:
             self.add(target)
 
@@ -106,9 +107,9 @@ class Race(Generic[Target, Result]):
                 if target is not None:
                     self._running += 1
                     nursery.start_soon(self._try, target)
-                self._step = trio.Event()
+                self._step.clear()
                 with trio.move_on_after(pause):
-                    await self._step.wait()
+                    await self._step.take()
             nursery.cancel_scope.cancel()
         return self.winner
 

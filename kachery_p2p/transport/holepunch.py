@@ -27,7 +27,7 @@ from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import InvalidAddress, MalformedMessage, ProtocolNotSupported, StreamError
 from kachery_p2p.transport import limits, multistream
 from kachery_p2p.transport.addresses import parse_address
-from kachery_p2p.transport.peers import Signal
+from kachery_p2p.transport.peers import Hook
 from kachery_p2p.transport.relay.messages import bytes_field, fields, number_field
 from kachery_p2p.transport.relay.scope import is_loopback, is_public
 
@@ -115,7 +115,7 @@ class HolePunch:
         self._counters: Counter[str] = Counter()
         self._last: OrderedDict[str, HolePunchResult] = OrderedDict()
         #: called with each result
-        self.on_result: Signal[HolePunchResult] = Signal()
+        self.on_result: Hook[HolePunchResult] = Hook()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch for relayed connections until cancelled."""

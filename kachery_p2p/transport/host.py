@@ -15,7 +15,7 @@ from kachery_p2p.transport.addresses import Address, parse_address
 from kachery_p2p.transport.connection import Connection, Shared
 from kachery_p2p.transport.dialer import Dialer, Reached
 from kachery_p2p.transport.listener import DEFAULT_LISTEN, Listener
-from kachery_p2p.transport.peers import ConnectionInfo, PeerTable, Signal
+from kachery_p2p.transport.peers import ConnectionInfo, Hook, PeerTable
 from kachery_p2p.transport.pnet import PrivateIO
 from kachery_p2p.transport.relay.circuit import open_circuit
 from kachery_p2p.transport.sockets import ByteIO
@@ -92,11 +92,11 @@ class Host:
         self._nursery: trio.Nursery | None = None
         self._started = False
         #: called with a peer ID when its first connection is there, when its last one is gone, when it was identified
-        self.on_connected: Signal[str] = Signal()
-        self.on_disconnected: Signal[str] = Signal()
-        self.on_identified: Signal[str] = Signal()
+        self.on_connected: Hook[str] = Hook()
+        self.on_disconnected: Hook[str] = Hook()
+        self.on_identified: Hook[str] = Hook()
         #: called with each new connection, a second or third one of a peer as well
-        self.on_connection: Signal[Connection] = Signal()
+        self.on_connection: Hook[Connection] = Hook()
         self._handlers[identify.IDENTIFY] = self._identify.serve
         self._handlers[identify.IDENTIFY_PUSH] = self._identify.serve_push
         self._handlers[ping.PING] = ping.serve_ping

@@ -26,6 +26,7 @@ from kachery_p2p.transport.interfaces import IdentifyHost
 from kachery_p2p.transport.multistream import encode_varint, read_varint
 from kachery_p2p.transport.peers import PeerInfo
 from kachery_p2p.transport.stream import Stream
+from kachery_p2p.waking import Flag
 
 logger = logging.getLogger("kachery_p2p.transport")
 
@@ -144,7 +145,7 @@ class Service:
     def __init__(self, host: IdentifyHost, agent: str) -> None:
         self._host = host
         self._identity = IdentifyAnswers(host.keys, agent)
-        self._changed = trio.Event()
+        self._changed = Flag()
 
     def changed(self) -> None:
         """Handlers were added or taken away."""
@@ -188,9 +189,9 @@ class Service:
     async def push_changes(self) -> None:
         """Runs as long as the host."""
         while True:
-            await self._changed.wait()
+            await self._changed.take()
             await trio.sleep(limits.IDENTIFY_PUSH_DELAY)
-            self._changed = trio.Event()
+            self._changed.clear()
             async with trio.open_nursery() as nursery:
                 for peer in self._host.connected():
                     if IDENTIFY_PUSH in self._host.protocols_of(peer):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from kachery_p2p.transport.compat import Keys
-from kachery_p2p.transport.peers import PeerTable, Signal
+from kachery_p2p.transport.peers import Hook, PeerTable
 from kachery_p2p.transport.stream import Stream
 
 
@@ -33,7 +33,7 @@ class IdentifyHost(Protocol):
     def table(self) -> PeerTable: ...
 
     @property
-    def on_identified(self) -> Signal[str]: ...
+    def on_identified(self) -> Hook[str]: ...
 
     def transport_addresses(self) -> Iterable[str]: ...
 

@@ -18,7 +18,7 @@ logger = logging.getLogger("kachery_p2p.transport")
 T = TypeVar("T")
 
 
-class Signal(Generic[T]):
+class Hook(Generic[T]):
     """Synchronous callbacks for an event. An exception of one is logged; the others are called all the same."""
 
     def __init__(self) -> None:

@@ -12,6 +12,7 @@ from kachery_p2p.errors import StreamEOF, StreamReset
 from kachery_p2p.transport import limits
 from kachery_p2p.transport.yamux import YamuxCore, YamuxStream
 from kachery_p2p.turns import TURN_ITEMS, Allowance, Turn
+from kachery_p2p.waking import Signal
 
 Bytes = bytes | bytearray | memoryview
 
@@ -55,7 +56,7 @@ class Stream(YamuxStream):
         kept: see `keep`.
     """
 
-    __slots__ = ("__weakref__", "_readable", "_sent", "_turn", "connection", "kept", "peer", "protocol")
+    __slots__ = ("__weakref__", "_readable", "_reading", "_sent", "_turn", "connection", "kept", "peer", "protocol")
 
     def __init__(self, core: YamuxCore, stream_id: int, connection: ConnectionLike) -> None:
         super().__init__(core, stream_id)
@@ -63,8 +64,9 @@ class Stream(YamuxStream):
         self.peer = connection.peer
         self.protocol = ""
         self.kept = False
-        self._readable: trio.Event | None = None
-        self._sent: trio.Event | None = None
+        self._reading = False
+        self._readable = Signal()
+        self._sent = Signal()
         self._turn = Turn()
 
     def __repr__(self) -> str:
@@ -77,12 +79,11 @@ class Stream(YamuxStream):
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def wake_reader(self) -> None:
-        if self._readable is not None:
-            self._readable.set()
+        self._readable.notify()
 
     async def _wait_readable(self) -> bool:
         """Wait for bytes; `False` at the end. Raises `StreamReset`."""
-        if self._readable is not None:
+        if self._reading:
             raise trio.BusyResourceError("another task is reading from this stream")
         if self.chunks:
             # The peer may have filled the queue with things that take long to deal with and no time to send.
@@ -106,11 +107,11 @@ class Stream(YamuxStream):
                 await trio.lowlevel.checkpoint()
                 return False
             self.starved = True
-            self._readable = trio.Event()
+            self._reading = True
             try:
                 await self._readable.wait()
             finally:
-                self._readable = None
+                self._reading = False
             self._turn.begin()
 
     async def read(self, max_bytes: int = 65536) -> bytes:
@@ -153,8 +154,7 @@ class Stream(YamuxStream):
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def wake_writer(self) -> None:
-        if self._sent is not None:
-            self._sent.set()
+        self._sent.notify()
 
     async def write(self, data: Bytes, /) -> None:
         """Send all of `data`. Returns when it has been encrypted: the buffer may be used again."""
@@ -175,8 +175,8 @@ class Stream(YamuxStream):
             # All went to the kernel at once. Let the others run now and then all the same.
             await self._turn.step(1 + TURN_ITEMS * total // limits.INITIAL_WINDOW)
             return
-        self._sent = trio.Event()
         try:
+            # Once is enough, and more would be wrong: by now somebody else's bytes may be on their way.
             await self._sent.wait()
         except trio.Cancelled:
             left = self.withdraw()
@@ -184,8 +184,6 @@ class Stream(YamuxStream):
                 self.tear_down("a write was cancelled half way")
                 self.connection.flush()
             raise
-        finally:
-            self._sent = None
         self._turn.begin()
         self._check_reset()
 

@@ -71,6 +71,7 @@ class YamuxCore:
         make_stream: class of the streams.
         budget: shared with the other connections of the host.
         clock: seconds, monotonic.
+        on_room: is called when `can_open` may have become true.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class YamuxCore:
         make_stream: Callable[[YamuxCore, int], YamuxStream] = YamuxStream,
         budget: ReceiveBudget | None = None,
         clock: Callable[[], float] = time.monotonic,
+        on_room: Callable[[], None] = lambda: None,
     ) -> None:
         self.initiator = initiator
         self.clock = clock
@@ -101,6 +103,7 @@ class YamuxCore:
         self._next_id = 1 if initiator else 2
         self._last_remote_id = 0
         self._make_stream = make_stream
+        self._on_room = on_room
         self._control = bytearray()
         self._ready: deque[YamuxStream] = deque()
         self._pings: dict[int, float] = {}
@@ -181,6 +184,7 @@ class YamuxCore:
         if flags & ACK and not stream.acknowledged:
             stream.acknowledged = True
             self.unacknowledged -= 1
+            self._on_room()
         if kind == WINDOW_UPDATE:
             if length:
                 stream.send_window += length
@@ -474,6 +478,7 @@ class YamuxCore:
         extra = stream.window - limits.INITIAL_WINDOW
         self.extra_window -= extra
         self.budget.window -= extra
+        self._on_room()
 
     def sweep(self) -> None:
         """Reset the streams that we closed and the peer keeps open for too long."""

@@ -16,7 +16,7 @@ from kachery_p2p.transport.nat.autonat_messages import V1, V2_DIAL
 from kachery_p2p.transport.nat.autonat_server import AutonatServer
 from kachery_p2p.transport.nat.endpoints import IP, TcpEndpoint
 from kachery_p2p.transport.nat.reachability import Reachability
-from kachery_p2p.transport.peers import Signal
+from kachery_p2p.transport.peers import Hook
 from tests.helpers.patience import until
 from tests.helpers.transport_helpers import started
 
@@ -74,7 +74,7 @@ class FakeHost:
         self.pushes = 0
         self.handlers: set[str] = set()
         self.protocols: dict[str, frozenset[str]] = {}
-        self.on_identified: Signal[str] = Signal()
+        self.on_identified: Hook[str] = Hook()
         self.table = SimpleNamespace(of=self._of, peek=self._peek)
 
     def meet(

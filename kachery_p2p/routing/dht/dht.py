@@ -129,7 +129,7 @@ class DHT:
             if own and all(map(addresses.is_loopback, own)):
                 grown = self._network.grown
                 self._build(True)
-                grown.set()  # who waits for peers shall look at the new table
+                grown.notify()  # who waits for peers shall look at the new table
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._network.rpc.run)

@@ -22,6 +22,7 @@ from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType
 from kachery_p2p.routing.dht.reach import DhtConnections, bare, peer_bytes, peer_text
 from kachery_p2p.routing.dht.rpc import Rpc
 from kachery_p2p.routing.dht.table import RoutingTable
+from kachery_p2p.waking import Flag, Signal
 
 if TYPE_CHECKING:
     from kachery_p2p.routing.dht.addresses import DhtScope
@@ -58,8 +59,9 @@ class Network:
         self.rpc = Rpc(host, protocol, answer)
         self.reach = DhtConnections(host, scope)
         self.table = RoutingTable(self.local, scope=scope, rng=rng)
-        #: set, and replaced, whenever a peer comes into the table
-        self.grown = trio.Event()
+        #: peers that came into the table so far, and the signal that one more did
+        self.newcomers = 0
+        self.grown = Signal()
         self.errors: deque[str] = deque(maxlen=shell_limits.MAX_ERRORS)
         self.lookups = 0
         self._foreground = trio.Semaphore(shell_limits.MAX_LOOKUPS)
@@ -116,8 +118,8 @@ class Network:
         text = peer_text(peer)
         said = self.reach.addresses_of(text) or addrs
         if self.table.consider(peer, said, now, self.reach.remote_of(text)):
-            grown, self.grown = self.grown, trio.Event()
-            grown.set()
+            self.newcomers += 1
+            self.grown.notify()
 
     def readdress(self, peer: bytes) -> None:
         """A peer of the table has told us where it listens now."""
@@ -162,10 +164,9 @@ class Network:
         seeds = self.table.nearest_infos(target)
         known: dict[bytes, tuple[bytes, ...]] = {info.id: info.addrs for info in seeds}
         core = Lookup(target, known, local=self.local, all_closest=all_closest)
-        changed = trio.Event()
+        changed = Flag()
 
         async def ask(peer: bytes) -> None:
-            nonlocal changed
             info = DhtPeer(peer, known[peer])
             try:
                 answer = await self.ask(peer, info.addrs, question)
@@ -191,12 +192,10 @@ class Network:
                 if core.done:
                     break
                 with trio.move_on_at(core.wake_at):
-                    await changed.wait()
-                changed = trio.Event()
+                    await changed.take()
             with trio.move_on_after(linger):
                 while core.waiting() and not (all_closest and len(core.closest()) >= core.k):
-                    changed = trio.Event()
-                    await changed.wait()
+                    await changed.take()
             nursery.cancel_scope.cancel()
         return [DhtPeer(peer, known[peer]) for peer in core.closest()]
 

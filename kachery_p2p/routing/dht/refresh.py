@@ -17,6 +17,7 @@ from kachery_p2p.errors import DialError, InvalidAddress, KacheryError
 from kachery_p2p.routing.dht import limits, shell_limits
 from kachery_p2p.routing.dht.messages import DhtMessage, MessageType
 from kachery_p2p.routing.dht.reach import peer_bytes, without_peer
+from kachery_p2p.waking import Signal
 
 if TYPE_CHECKING:
     from kachery_p2p.routing.dht.network import Network
@@ -45,7 +46,7 @@ class Upkeep:
         self._seeds = seeds
         self._chores = chores
         self._newcomers: dict[bytes, None] = {}
-        self._newcomer = trio.Event()
+        self._newcomer = Signal()
         self._looked_up = float("-inf")
         self.bootstraps = 0
 
@@ -89,12 +90,12 @@ class Upkeep:
             network.readdress(peer)
         elif len(self._newcomers) < shell_limits.MAX_TO_CHECK:
             self._newcomers[peer] = None
-            self._newcomer.set()
+            self._newcomer.notify()
 
     async def _check_newcomers(self) -> None:
         while True:
-            await self._newcomer.wait()
-            self._newcomer = trio.Event()
+            while not self._newcomers:
+                await self._newcomer.wait()
             newcomers, self._newcomers = list(self._newcomers), {}
             await self._check([(peer, ()) for peer in newcomers])
 
@@ -164,22 +165,23 @@ class Upkeep:
         """Look ourselves up, so that we know our neighbours and they us: whenever somebody new is in a small table, and
         with growing pauses while it stays small, for somebody may just not have answered the last time."""
         network = self._network
-        grown = network.grown
         pause = shell_limits.SELF_LOOKUP_INTERVAL
         while True:
-            if not len(network.table):
-                await grown.wait()
+            while not len(network.table):
+                await network.grown.wait()
             await trio.sleep(shell_limits.SELF_LOOKUP_DELAY)
             # Once the table is well filled, the refresh as often as every ten minutes is enough.
             small = len(network.table) < limits.K
             await trio.sleep_until(
                 self._looked_up + (shell_limits.SELF_LOOKUP_INTERVAL if small else limits.REFRESH_INTERVAL)
             )
-            grown = network.grown
+            newcomers = network.newcomers
             await self._look_up_self()
-            pause = shell_limits.SELF_LOOKUP_INTERVAL if grown.is_set() else min(2 * pause, limits.REFRESH_INTERVAL)
+            grown = network.newcomers != newcomers
+            pause = shell_limits.SELF_LOOKUP_INTERVAL if grown else min(2 * pause, limits.REFRESH_INTERVAL)
             with trio.move_on_after(pause):
-                await grown.wait()
+                while network.newcomers == newcomers:
+                    await network.grown.wait()
 
     async def _look_up_self(self) -> None:
         network = self._network

@@ -26,6 +26,7 @@ from kachery_p2p.routing.mdns.book import Book
 from kachery_p2p.routing.mdns.interfaces import PORT, LinkSocket, Machine, System
 from kachery_p2p.routing.mdns.pace import SenderPace
 from kachery_p2p.routing.mdns.schedule import InterfaceSchedule
+from kachery_p2p.waking import Flag, Signal
 
 log = logging.getLogger("kachery_p2p.routing.mdns")
 
@@ -100,8 +101,8 @@ class Mdns:
         self._last_error: str | None = None
         self._nursery: trio.Nursery | None = None
         self._settled_at = -math.inf
-        #: to be set when there is something to send or to report, when interfaces may have changed, when a peer came
-        self._work, self._changed, self._news = trio.Event(), trio.Event(), trio.Event()
+        #: there is something to send or to report; interfaces may have changed; a peer came
+        self._work, self._changed, self._news = Flag(), Flag(), Signal()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look for peers until cancelled; then say goodbye. Raises nothing."""
@@ -129,8 +130,7 @@ class Mdns:
     async def _watch(self) -> None:
         while True:
             with trio.move_on_after(limits.LOOK_INTERVAL):
-                await self._changed.wait()
-            self._changed = trio.Event()
+                await self._changed.take()
             self._look()
             await trio.sleep(limits.ROUND_PAUSE)
 
@@ -212,8 +212,7 @@ class Mdns:
             # Packets that come in crowds are worked off in rounds.
             await trio.sleep(limits.ROUND_PAUSE)
             with trio.move_on_at(next_at):
-                await self._work.wait()
-            self._work = trio.Event()
+                await self._work.take()
 
     def _announce(self, link: _Link) -> None:
         if link.services_wanted:
@@ -329,8 +328,7 @@ class Mdns:
         for report in self._book.take_reports(now):
             if report.addrs:
                 log.debug("found %s at %s", report.peer, ", ".join(report.addrs))
-                self._news.set()
-                self._news = trio.Event()
+                self._news.notify()
                 self._on_found(report.peer, list(report.addrs))
             elif self._on_gone is not None:
                 self._on_gone(report.peer)
@@ -345,18 +343,17 @@ class Mdns:
         Ends at once, except in the first seconds, while answers are still coming.
         """
         told: set[str] = set()
-        while True:
-            news = self._news
-            for peer, addrs in self._book.peers().items():
-                if peer not in told:
-                    told.add(peer)
-                    yield Provider(peer, addrs, self.name)
-                if len(told) == limits.MAX_PROVIDERS:
-                    return
-            if not self._links or trio.current_time() >= self._settled_at:
+        while len(told) < limits.MAX_PROVIDERS:
+            # Looked up anew after each yield: no peer that came meanwhile is missed by waiting for the next one.
+            new = next((each for each in self._book.peers().items() if each[0] not in told), None)
+            if new is not None:
+                told.add(new[0])
+                yield Provider(*new, self.name)
+            elif not self._links or trio.current_time() >= self._settled_at:
                 return
-            with trio.move_on_at(self._settled_at):
-                await news.wait()
+            else:
+                with trio.move_on_at(self._settled_at):
+                    await self._news.wait()
 
     def status(self) -> dict[str, Any]:
         """Interfaces in use, peers seen, packets, the last error; plain JSON values, times in seconds."""

@@ -30,6 +30,7 @@ from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.provide import limits
 from kachery_p2p.routing.provide.state import AnnounceState
 from kachery_p2p.routing.provide.target import TargetWorker
+from kachery_p2p.waking import Flag, Signal
 
 if TYPE_CHECKING:
     from kachery_p2p.routing.interfaces import AnnounceTarget
@@ -80,7 +81,7 @@ class Announcer:
         self._here = here
         self._state = AnnounceState(db, wall())
         self._names = [target.name for target in targets]
-        self._changed = trio.Event()
+        self._changed = Signal()
         self._workers = [
             TargetWorker(
                 target, self._state, rng or random.Random(), wall, self._tell, here, local=target.name in neighbours
@@ -88,7 +89,7 @@ class Announcer:
             for target in targets
         ]
         self._waiters: dict[bytes, list[dict[str, int]]] = {}
-        self._sync_now = trio.Event()
+        self._sync_now = Flag()
         self._last_error = ""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -156,8 +157,7 @@ class Announcer:
                 if copies[key]:
                     for got in self._waiters[key]:
                         got[target] = copies[key]
-        self._changed.set()
-        self._changed = trio.Event()
+        self._changed.notify()
 
     def refresh(self) -> None:
         """The list of keys has changed in ways not told by `announce`: look at it again now."""
@@ -166,8 +166,7 @@ class Announcer:
     async def _sync_often(self) -> None:
         while True:
             with trio.move_on_after(limits.SYNC_EVERY):
-                await self._sync_now.wait()
-            self._sync_now = trio.Event()
+                await self._sync_now.take()
             await self._sync()
 
     async def _sync(self) -> None:

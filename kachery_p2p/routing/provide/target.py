@@ -18,6 +18,7 @@ from kachery_p2p.routing.provide import limits
 from kachery_p2p.routing.provide.batch import Outcome, Sender
 from kachery_p2p.routing.provide.greet import Greeter
 from kachery_p2p.routing.provide.state import AnnounceState, Region
+from kachery_p2p.waking import Flag, Signal
 
 if TYPE_CHECKING:
     from kachery_p2p.routing.interfaces import AnnounceTarget
@@ -68,7 +69,7 @@ class TargetWorker:
         self._schedule = SweepSchedule(state.epoch, limits.INTERVAL)
         self._greeter = Greeter(self._sender, state, wall) if local else None
         self._urgent: dict[bytes, None] = {}
-        self._urged = trio.Event()
+        self._urged = Signal()
         #: Keys that are being announced: no two batches have the same.
         self._under_way: set[bytes] = set()
         self._batches_ended = 0
@@ -76,7 +77,7 @@ class TargetWorker:
         self._bits = 0
         self._replan = True
         self._planned_at = -limits.PLAN_EVERY
-        self._plan_changed = trio.Event()
+        self._plan_changed = Flag()
         self._lost_pause = limits.LOST_FIRST
         self._lost_at = -limits.LOST_LAST
         self._getting_ready = trio.Lock()
@@ -135,15 +136,15 @@ class TargetWorker:
                 self.keys_changed()
                 break
             self._urgent[key] = None
-        self._urged.set()
+        self._urged.notify()
 
     async def _serve_urgent(self, nursery: trio.Nursery) -> None:
         slots = trio.Semaphore(limits.URGENT_BATCHES)
         while True:
-            await self._urged.wait()
+            while not self._urgent:
+                await self._urged.wait()
             await self._wait_ready()
             await slots.acquire()
-            self._urged = trio.Event()
             keys = [key for key in self._urgent if key not in self._under_way]
             self._urgent = {}
             self._under_way.update(keys)
@@ -234,21 +235,21 @@ class TargetWorker:
 
     async def _serve_turns(self, nursery: trio.Nursery) -> None:
         while True:
-            self._plan_changed = trio.Event()
+            self._plan_changed.clear()
             await self._make_plan()
             if self.ready:
                 with trio.move_on_at(self._begin_turns(nursery)):
-                    await self._plan_changed.wait()
+                    await self._plan_changed.take()
             else:
                 # Also while there is nobody to tell, the status says how much waits.
                 with trio.move_on_at(self._planned_at + limits.PLAN_EVERY if self._replan else math.inf):
-                    await self._ready_or_changed(self._plan_changed)
+                    await self._ready_or_changed()
 
-    async def _ready_or_changed(self, changed: trio.Event) -> None:
+    async def _ready_or_changed(self) -> None:
         async with trio.open_nursery() as nursery:
 
             async def wait() -> None:
-                await changed.wait()
+                await self._plan_changed.take()
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(wait)

@@ -20,6 +20,7 @@ from kachery_p2p.transport.nat import limits, natpmp, upnp
 from kachery_p2p.transport.nat.endpoints import IP, TcpEndpoint, from_text, is_public
 from kachery_p2p.transport.nat.home_router import HomeRouter, default_gateway
 from kachery_p2p.transport.nat.natpmp import Granted, MappingError
+from kachery_p2p.waking import Flag
 
 logger = logging.getLogger("kachery_p2p.transport")
 
@@ -106,7 +107,7 @@ class PortMapper:
         self._listening = listening
         self._changed = changed
         self._counts = counts
-        self._again = trio.Event()
+        self._again = Flag()
         self._router: _PortMapper | None = None
         self.mapping: Mapping | None = None
         #: what is going on, in plain words
@@ -127,7 +128,7 @@ class PortMapper:
         pause = limits.MAP_RETRY_FIRST
         try:
             while True:
-                self._again = trio.Event()
+                self._again.clear()
                 target = await trio.to_thread.run_sync(self._target)
                 wait = await self._step(target)
                 if wait is None:
@@ -145,8 +146,7 @@ class PortMapper:
         """Wait; whether there is another gateway or address now. Addresses of containers come and go unheeded."""
         with trio.move_on_at(until):
             while True:
-                await self._again.wait()
-                self._again = trio.Event()
+                await self._again.take()
                 if await trio.to_thread.run_sync(self._target) != target:
                     return True
         return False

@@ -28,7 +28,8 @@ from kachery_p2p.transport.nat.home_router import default_gateway
 from kachery_p2p.transport.nat.known import PRIVATE, PUBLIC, UNKNOWN, AddressState, Known
 from kachery_p2p.transport.nat.observed import Observed
 from kachery_p2p.transport.nat.portmap import PortMapper
-from kachery_p2p.transport.peers import Signal
+from kachery_p2p.transport.peers import Hook
+from kachery_p2p.waking import Flag
 
 if TYPE_CHECKING:
     from kachery_p2p.transport.host import Host
@@ -98,12 +99,12 @@ class Reachability:
         self._mapper = PortMapper(host.listen_addresses, self.refresh, counts=counts)
         self._maps = map_ports and self._asks
         self.state: str = forced or UNKNOWN
-        self.on_change: Signal[str] = Signal()
+        self.on_change: Hook[str] = Hook()
         self._now = float("-inf")  # when conclusions were last drawn, at most WATCH_INTERVAL ago
         self._listened: list[str] = []
         self._told: list[str] | None = None
         self._running = False
-        self._wake = trio.Event()
+        self._wake = Flag()
         self._epoch = float("-inf")  # answers from before it are asked for again
         self._needed = limits.QUORUM  # votes that decide: as many as the last round could get
         self._candidates: frozenset[TcpEndpoint] = frozenset()
@@ -268,11 +269,11 @@ class Reachability:
         pause = float("inf")
         while True:
             with trio.move_on_after(pause) as waited:
-                await self._wake.wait()
+                await self._wake.take()
                 await trio.sleep(limits.SETTLE)
             if waited.cancelled_caught:
                 self._epoch = trio.current_time()
-            self._wake = trio.Event()
+            self._wake.clear()
             await self._round()
             pause = self._next_pause()
 

@@ -20,7 +20,7 @@ from multiaddr import Multiaddr
 from kachery_p2p.errors import InvalidAddress, MalformedMessage, RelayRefused, StreamError
 from kachery_p2p.transport import limits as transport_limits
 from kachery_p2p.transport.addresses import CIRCUIT, Address, parse_address, parse_peer_id
-from kachery_p2p.transport.peers import Signal
+from kachery_p2p.transport.peers import Hook
 from kachery_p2p.transport.relay import limits
 from kachery_p2p.transport.relay.circuit import FAILURES, CircuitIO, connect_relay
 from kachery_p2p.transport.relay.messages import (
@@ -35,6 +35,7 @@ from kachery_p2p.transport.relay.messages import (
     read_message,
 )
 from kachery_p2p.transport.relay.scope import is_loopback, is_public
+from kachery_p2p.waking import Flag
 
 if TYPE_CHECKING:
     from kachery_p2p.transport.host import Host
@@ -104,10 +105,10 @@ class RelayClient:
         self._enabled = False
         self._held: dict[str, Reservation] = {}
         self._failures: dict[str, _Failure] = {}
-        self._wake = trio.Event()
+        self._wake = Flag()
         self._handshakes = 0
         #: called with `addresses()` when they have changed
-        self.on_change: Signal[list[str]] = Signal()
+        self.on_change: Hook[list[str]] = Hook()
         host.set_handler(STOP, self._serve_stop)
 
     @property
@@ -230,17 +231,17 @@ class RelayClient:
         task_status.started()
         try:
             while True:
-                self._wake = trio.Event()
+                self._wake.clear()
                 if self._enabled:
                     await self._tend()
                 else:
                     for relay in list(self._held):
                         self._let_go(relay)
-                    self._wake = trio.Event()
+                    self._wake.clear()  # it was we who let go
                     if self._enabled:
                         continue
                 with trio.move_on_after(self._pause()):
-                    await self._wake.wait()
+                    await self._wake.take()
         finally:
             for each in unsubscribe:
                 each()

@@ -348,6 +348,26 @@ async def test_writing_waits_and_the_end_writes_all(
     assert rows(book.db) == 22
 
 
+async def test_a_write_for_somebody_else_wakes_nobody_too_late(
+    book: Book, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is worth writing at once is written at once, also when all was written for another reason while the book
+    waited. It once went on waiting for an event that was no longer the one to be set."""
+
+    async def no_thread(function: object, *args: object) -> object:
+        await trio.lowlevel.checkpoint()
+        assert callable(function)
+        return function(*args)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
+    async with running(book.known):
+        await trio.testing.wait_all_tasks_blocked()
+        await book.known.flush()
+        book.known.useful(peer(1), 5)
+        await trio.sleep(0.1)
+        assert rows(book.db) == 1
+
+
 async def test_a_full_disk_costs_nothing_but_time(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that fails shows in the status, and is made up for later."""
     book.known.connected(peer(1), wan(1), 0.1)

@@ -1,4 +1,4 @@
-"""One connection over a channel in memory: what a peer's frames cost it."""
+"""One connection over a channel in memory: what a peer's frames cost it, and who is woken by what."""
 
 from __future__ import annotations
 
@@ -106,3 +106,23 @@ async def test_bytes_that_are_not_read_pay_for_nothing(
         stream.abort()
         late = await peer.say(HEADER.pack(0, DATA, 0, 1, size) + frame)
         assert late == waiting - 2 * 8 - 2 * 8
+
+
+async def test_a_stream_that_is_given_up_makes_room(nursery: trio.Nursery, mock_clock: MockClock) -> None:
+    """Tasks that wait for a stream get one each as others are given up on this side, though the peer says nothing."""
+    peer = Peer()
+    nursery.start_soon(peer.connection.run)
+    streams = [await peer.connection.open_stream() for _ in range(limits.MAX_UNACKNOWLEDGED)]
+    opened: list[Stream] = []
+
+    async def one_more() -> None:
+        opened.append(await peer.connection.open_stream())
+
+    for _ in range(3):
+        nursery.start_soon(one_more)
+    await wait_all_tasks_blocked()
+    assert not opened
+    for count, stream in enumerate(streams[:3], 1):
+        stream.abort()
+        await wait_all_tasks_blocked()
+        assert len(opened) == count
