@@ -36,8 +36,8 @@ from kachery_p2p.dag import limits, unixfs
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW
 from kachery_p2p.dag.pb import decode_node
 from kachery_p2p.dag.unixfs import DataType
-from kachery_p2p.dag.varint import Buffer
 from kachery_p2p.errors import BlockTooLarge, IsADirectory, MalformedDag, NotAFile, UnsupportedCID
+from kachery_p2p.wire import Buffer
 
 
 class Ref(NamedTuple):

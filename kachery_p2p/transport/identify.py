@@ -23,9 +23,9 @@ from kachery_p2p.transport.addresses import CIRCUIT, parse_peer_id
 from kachery_p2p.transport.compat import Keys
 from kachery_p2p.transport.connection import Connection
 from kachery_p2p.transport.interfaces import IdentifyHost
-from kachery_p2p.transport.multistream import encode_varint, read_varint
 from kachery_p2p.transport.peers import PeerInfo
 from kachery_p2p.transport.stream import Stream
+from kachery_p2p.wire import delimited, read_length
 
 logger = logging.getLogger("kachery_p2p.transport")
 
@@ -69,7 +69,7 @@ class IdentifyAnswers:
             protocols=list(protocols),
             signedPeerRecord=self._record,
         ).SerializeToString()
-        return encode_varint(len(message)) + message
+        return delimited(message)
 
 
 async def read_identify(stream: Stream, local: str) -> PeerInfo:
@@ -84,7 +84,8 @@ async def read_identify(stream: Stream, local: str) -> PeerInfo:
         first = await stream.read(1)
         if not first:
             break
-        length = await read_varint(_Pushback(first, stream), limits.MAX_IDENTIFY - total)
+        sender = f"The peer {stream.peer} sent an identify message"
+        length = await read_length(stream, limits.MAX_IDENTIFY - total, sender, first)
         total += length + 1  # so that empty messages come to an end too
         try:
             merged.MergeFromString(bytes(await stream.read_exactly(length)))
@@ -106,21 +107,6 @@ async def read_identify(stream: Stream, local: str) -> PeerInfo:
         observed=_multiaddr_text(merged.observed_addr, local) if merged.observed_addr else "",
         identified=True,
     )
-
-
-class _Pushback:
-    """A stream with one byte put back in front."""
-
-    def __init__(self, first: bytes, stream: Stream) -> None:
-        self._first = first
-        self._stream = stream
-
-    async def read_exactly(self, count: int, /) -> bytes | bytearray:
-        first, self._first = self._first[:count], self._first[count:]
-        return first + await self._stream.read_exactly(count - len(first)) if len(first) < count else first
-
-    async def write(self, data: bytes, /) -> None:
-        await self._stream.write(data)
 
 
 def _multiaddr_text(raw: bytes, peer: str) -> str:

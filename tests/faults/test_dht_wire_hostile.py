@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import trio
 
-from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import MalformedMessage, StreamError
 from kachery_p2p.routing.dht import limits, shell_limits
 from kachery_p2p.routing.dht.dht import DHT, LAN_PROTOCOL, PROTOCOL
@@ -19,6 +18,7 @@ from kachery_p2p.routing.dht.reach import peer_bytes, without_peer
 from kachery_p2p.routing.dht.rpc import frame, read_message
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.stream import Stream
+from kachery_p2p.wire import encode_varint
 from tests.helpers.transport_helpers import run_dht, started, until
 
 Node = tuple[Host, DHT]

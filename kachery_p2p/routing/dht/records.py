@@ -19,9 +19,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from kachery_p2p.errors import InvalidRecord, MalformedMessage
+from kachery_p2p.errors import InvalidRecord
 from kachery_p2p.routing.dht import limits
-from kachery_p2p.routing.dht.messages import is_peer_id, read_field
+from kachery_p2p.routing.dht.messages import is_peer_id
+from kachery_p2p.wire import BYTES, VARINT, WireError, read_field
 
 PK = b"/pk/"
 IPNS = b"/ipns/"
@@ -132,9 +133,9 @@ def read_public_key(encoded: bytes) -> PublicKey:
         pos = 0
         while pos < len(encoded):
             number, wire, start, pos = read_field(encoded, pos, len(encoded))
-            if number == 1 and wire == 0:
+            if number == 1 and wire == VARINT:
                 kind = start
-            elif number == 2 and wire == 2:
+            elif number == 2 and wire == BYTES:
                 data = encoded[start:pos]
         if kind == _ED25519:
             return ed25519.Ed25519PublicKey.from_public_bytes(data)
@@ -146,7 +147,7 @@ def read_public_key(encoded: bytes) -> PublicKey:
                 return key
             if kind == _ECDSA and isinstance(key, ec.EllipticCurvePublicKey):
                 return key
-    except (MalformedMessage, ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise InvalidRecord("A public key cannot be read.") from error
     raise InvalidRecord("A public key is of an unknown kind, or an RSA key is too short or too long.")
 
@@ -222,11 +223,11 @@ def _entry(value: bytes) -> dict[int, int | bytes]:
     try:
         while pos < len(value):
             number, wire, start, pos = read_field(value, pos, len(value))
-            if wire == 2 and number in bytes_fields:
+            if wire == BYTES and number in bytes_fields:
                 entry[number] = value[start:pos]
-            elif wire == 0 and number in number_fields:
+            elif wire == VARINT and number in number_fields:
                 entry[number] = start
-    except MalformedMessage as error:
+    except WireError as error:
         raise InvalidRecord("An IPNS record is not protobuf.") from error
     return entry
 

@@ -38,11 +38,11 @@ from kachery_p2p.transport.nat.autonat_messages import (
     encode_dial_data,
     encode_v1,
     encode_v2,
-    framed,
 )
 from kachery_p2p.transport.nat.autonat_server import read_message
 from kachery_p2p.transport.nat.endpoints import TcpEndpoint, from_binary
 from kachery_p2p.transport.stream import ConnectionLike, Stream
+from kachery_p2p.wire import delimited
 
 if TYPE_CHECKING:
     from kachery_p2p.transport.host import Host
@@ -120,7 +120,7 @@ class AutonatClient:
     async def _ask_v1(self, peer: str, addresses: Sequence[TcpEndpoint]) -> DialBackAnswer:
         request = V1Dial(base58.b58decode(self._host.peer_id), tuple(dict.fromkeys(each.binary for each in addresses)))
         async with await self._host.open_stream(peer, (V1,)) as stream:
-            await stream.write(framed(encode_v1(request)))
+            await stream.write(delimited(encode_v1(request)))
             response = decode_v1(await read_message(stream))
         if not isinstance(response, V1Response):
             raise StreamError(f"The peer {peer} answered an AutoNAT request with a request.")
@@ -157,7 +157,7 @@ class AutonatClient:
         async with await self._host.open_stream(peer, (V2_DIAL,)) as stream:
             expected = self._expected[nonce] = _Expected(stream.connection)
             try:
-                await stream.write(framed(encode_v2(DialRequest(tuple(each.binary for each in addresses), nonce))))
+                await stream.write(delimited(encode_v2(DialRequest(tuple(each.binary for each in addresses), nonce))))
                 reply = decode_v2(await read_message(stream))
                 if isinstance(reply, DialDataRequest):
                     if paid or reply.size > limits.MAX_DIAL_DATA or reply.index >= len(addresses):
@@ -199,10 +199,10 @@ class AutonatClient:
                 return
             expected.came_at = stream.connection.address
             expected.event.set()
-            await stream.write(framed(DIAL_BACK_RESPONSE))
+            await stream.write(delimited(DIAL_BACK_RESPONSE))
 
 
 async def _send_dial_data(stream: Stream, size: int) -> None:
     while size > 0:
-        await stream.write(framed(encode_dial_data(_DIAL_DATA[:size])))
+        await stream.write(delimited(encode_dial_data(_DIAL_DATA[:size])))
         size -= len(_DIAL_DATA)
