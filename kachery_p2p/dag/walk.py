@@ -163,11 +163,6 @@ class FileWalk:
         self._widest = 1
 
     @property
-    def outstanding(self) -> int:
-        """How many references are taken and neither fed, skipped nor given back."""
-        return len(self._out)
-
-    @property
     def pending(self) -> int:
         """How many references are known and not taken."""
         return self._leaves.count + self._nodes.count

@@ -27,7 +27,7 @@ from kachery_p2p.transport.relay.messages import (
 )
 from kachery_p2p.transport.relay.service import RelayLimits, RelayService
 from kachery_p2p.transport.stream import Stream
-from tests.helpers.transport_helpers import ECHO, says_back, started, still_serves, until
+from tests.helpers.transport_helpers import ECHO, is_protected, says_back, started, still_serves, until
 
 
 async def ask(host: Host, peer: str, protocol: str, data: bytes) -> int:
@@ -65,7 +65,7 @@ async def test_reservations_of_one_address_make_room(nursery: trio.Nursery) -> N
         assert service._take_slot(f"other-{number}", f"/ip4/192.0.2.1/tcp/{number + 1}") is Status.OK
     assert list(service._slots) == ["many-0", "many-4", "many-5", "other-0", "other-1", "other-2"]
     assert service._take_slot("other-3", "/ip4/192.0.2.1/tcp/9") is Status.RESERVATION_REFUSED
-    assert not relay.table.is_protected("many-1")
+    assert not is_protected(relay, "many-1")
 
 
 async def test_reservations_by_the_thousand(nursery: trio.Nursery) -> None:

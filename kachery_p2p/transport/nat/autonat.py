@@ -75,10 +75,10 @@ class _Expected:
 class AutonatClient:
     """Asks servers. `start` must have been called, so that version 2 servers can hand over their nonces."""
 
-    def __init__(self, host: Host, *, rng: random.Random | None = None) -> None:
+    def __init__(self, host: Host) -> None:
         self._host = host
         # A nonce that can be guessed would let a server without any dial claim one.
-        self._rng = rng or random.SystemRandom()
+        self._rng = random.SystemRandom()
         self._expected: dict[int, _Expected] = {}
 
     def start(self) -> None:

@@ -103,7 +103,6 @@ class AutonatServer:
         host: whose streams it serves.
         swarm_key: of the private network, where there is one: dial backs need it, too.
         counts: which IP addresses may be dialled and may ask; the public ones.
-        rng: chooses the amount of dial data and the pause after it.
     """
 
     def __init__(
@@ -112,12 +111,11 @@ class AutonatServer:
         *,
         swarm_key: bytes | None = None,
         counts: Callable[[IP], bool] = is_public,
-        rng: random.Random | None = None,
     ) -> None:
         self._host = host
         self._swarm_key = swarm_key
         self._counts = counts
-        self._rng = rng or random.Random()
+        self._rng = random.Random()
         self._keys: compat.Keys | None = None
         self._shared: Shared | None = None
         self._rate = RateLimit()

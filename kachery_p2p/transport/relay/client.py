@@ -1,8 +1,8 @@
 """Using relays: reserving slots, keeping them, and taking the circuits that come in.
 
-`RelayClient.run` holds `wanted` reservations as long as `enabled` is set. Candidates are the relays it was told of,
-in that order, then connected peers that offer to relay. A reservation ends with the connection to its relay; then
-another candidate takes its place, and the lost one is tried again later, after pauses that double.
+`RelayClient.run` holds `limits.RELAYS_WANTED` reservations as long as `enabled` is set. Candidates are the relays it
+was told of, in that order, then connected peers that offer to relay. A reservation ends with the connection to its
+relay; then another candidate takes its place, and the lost one is tried again later, after pauses that double.
 """
 
 from __future__ import annotations
@@ -77,7 +77,6 @@ class RelayClient:
     Args:
         host: of the node.
         relays: multiaddrs of relays to use first, ending in `/p2p/<peer ID>`.
-        wanted: reservations to hold.
         use_others: whether connected peers that were not named but offer to relay may be used.
 
     Raises:
@@ -89,7 +88,6 @@ class RelayClient:
         host: Host,
         relays: Sequence[str] = (),
         *,
-        wanted: int = limits.RELAYS_WANTED,
         use_others: bool = True,
     ) -> None:
         self._host = host
@@ -99,7 +97,6 @@ class RelayClient:
             if address.peer is None or address.problem or address.relay is not None:
                 raise InvalidAddress(f"{text!r} is not the address of a relay; one ends in /p2p/ and its peer ID.")
             self._configured.setdefault(address.peer, address)
-        self._wanted = wanted
         self._use_others = use_others
         self._enabled = False
         self._held: dict[str, Reservation] = {}
@@ -251,7 +248,7 @@ class RelayClient:
             return float("inf")
         now = trio.current_time()
         due = [each.renew_at for each in self._held.values()]
-        if len(self._held) < self._wanted:
+        if len(self._held) < limits.RELAYS_WANTED:
             due += [failure.until for failure in self._failures.values()]
         return max(0.05, min(due, default=float("inf")) - now)
 
@@ -262,7 +259,7 @@ class RelayClient:
             if each.renew_at <= now and not await self._try(each.relay, each.relay):
                 self._let_go(each.relay)
         # As many side by side as are missing, so that one that does not answer holds nobody up.
-        while (missing := self._wanted - len(self._held)) > 0 and (candidates := self._candidates()):
+        while (missing := limits.RELAYS_WANTED - len(self._held)) > 0 and (candidates := self._candidates()):
             async with trio.open_nursery() as nursery:
                 for peer, text in candidates[:missing]:
                     nursery.start_soon(self._try, peer, text)

@@ -20,7 +20,7 @@ from kachery_p2p.routing.dht.reach import bare, peer_bytes, peer_text, without_p
 from kachery_p2p.routing.dht.rpc import Rpc, frame, read_message
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.transport.host import Host
-from tests.helpers.transport_helpers import run_dht, started, until
+from tests.helpers.transport_helpers import is_protected, run_dht, started, until
 
 Node = tuple[Host, DHT]
 
@@ -273,7 +273,7 @@ async def test_connections_that_lookups_left_are_let_go(nursery: trio.Nursery, m
     await until(lambda: not any(each.streams for each in host.connections()))
     await reach.trim()
     assert set(host.connected()) == {others[0].peer_id, others[4].peer_id}
-    assert host.table.is_protected(others[0].peer_id)
+    assert is_protected(host, others[0].peer_id)
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------

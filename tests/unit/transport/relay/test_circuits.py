@@ -36,7 +36,7 @@ from kachery_p2p.transport.relay.messages import (
 from kachery_p2p.transport.relay.service import RelayLimits, RelayService
 from kachery_p2p.transport.sockets import ByteIO, PortNotFree, SocketIO, connect_tcp, listen_tcp
 from kachery_p2p.transport.upgrade import HandshakeError, Secured, upgrade
-from tests.helpers.transport_helpers import ECHO, free_port, says_back, started, until
+from tests.helpers.transport_helpers import ECHO, free_port, is_protected, says_back, started, until
 
 PEER = "12D3KooWQhK41E6VDzp7GL4cQTRmzsrUGQDbDLG4qjTnjQTGZ5pN"
 OTHER = "12D3KooWGMLFYMEeUcrNQnfcXDYqUPdXKBr6bEmkXhM6hHyTKGgV"
@@ -316,10 +316,10 @@ async def test_a_lost_peer_loses_its_slot(nursery: trio.Nursery) -> None:
     relay, service = await relaying(nursery)
     b, _ = await behind(nursery, relay)
     assert service.status()["reservations"] == 1
-    assert relay.table.is_protected(b.peer_id)
+    assert is_protected(relay, b.peer_id)
     b.ban(relay.peer_id, 60)
     await until(lambda: not service.status()["reservations"])
-    assert not relay.table.is_protected(b.peer_id)
+    assert not is_protected(relay, b.peer_id)
 
 
 async def test_a_relay_must_be_named(nursery: trio.Nursery) -> None:
