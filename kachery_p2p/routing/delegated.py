@@ -25,6 +25,7 @@ import trio
 from kachery_p2p import __version__
 from kachery_p2p.errors import RoutingError, plain_words
 from kachery_p2p.http_redirects import NotFollowed, RedirectWatch, check_redirect
+from kachery_p2p.peer_ids import any_peer_id, peer_cid
 from kachery_p2p.routing import limits, text
 from kachery_p2p.routing.answers import AnswerReader, Cache, PeerRecord, freshness, retry_after
 from kachery_p2p.routing.interfaces import Provider
@@ -169,12 +170,12 @@ class Delegated:
             RoutingError: none of the routers answered; says why for each.
         """
         found: dict[str, None] = {}
-        if not self._routers or text.peer_id(peer) != peer:
+        if not self._routers or any_peer_id(peer) != peer:
             return ()
         send, receive = self._channel()
         errors: list[str] = []
         scope = trio.CancelScope()
-        self._start(scope, f"/routing/v1/peers/{text.peer_cid(peer)}", "Peers", send, errors)
+        self._start(scope, f"/routing/v1/peers/{peer_cid(peer)}", "Peers", send, errors)
         try:
             async for record in receive:
                 if record.peer == peer:

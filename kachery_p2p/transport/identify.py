@@ -17,9 +17,10 @@ from libp2p.peer.envelope import seal_record
 from libp2p.peer.peer_record import PeerRecord
 from multiaddr import Multiaddr
 
-from kachery_p2p.errors import InvalidAddress, StreamError
+from kachery_p2p.errors import StreamError
+from kachery_p2p.peer_ids import any_peer_id
 from kachery_p2p.transport import limits, multistream
-from kachery_p2p.transport.addresses import CIRCUIT, parse_peer_id
+from kachery_p2p.transport.addresses import CIRCUIT
 from kachery_p2p.transport.compat import Keys
 from kachery_p2p.transport.connection import Connection
 from kachery_p2p.transport.interfaces import IdentifyHost
@@ -118,10 +119,7 @@ def _multiaddr_text(raw: bytes, peer: str) -> str:
     head, _, tail = text.rpartition("/p2p/")
     if not head or "/" in tail:
         return text
-    try:
-        return head if parse_peer_id(tail) == peer else ""
-    except InvalidAddress:
-        return ""
+    return head if any_peer_id(tail) == peer else ""
 
 
 class Service:

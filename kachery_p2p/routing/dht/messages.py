@@ -11,6 +11,7 @@ from enum import IntEnum
 from functools import lru_cache
 
 from kachery_p2p.errors import MalformedMessage
+from kachery_p2p.peer_ids import is_peer_id
 from kachery_p2p.routing.dht import limits
 from kachery_p2p.wire import BYTES, VARINT, WireError, bytes_field, number_field, read_field
 
@@ -197,10 +198,3 @@ def _decode_record(data: bytes, pos: int, end: int) -> ValueRecord:
             received = data[start:pos]
     # Written by the peer for people to read: 35 characters are a time with nanoseconds and a zone.
     return ValueRecord(key, value, received[:40].decode("utf-8", "replace"))
-
-
-def is_peer_id(raw: bytes) -> bool:
-    """Whether bytes are a binary peer ID: the SHA-256 of a key, or a small key inlined (libp2p peer-ids)."""
-    if len(raw) == 34:
-        return raw[:2] in (b"\x12\x20", b"\x00\x20")
-    return 3 <= len(raw) <= limits.MAX_PEER_ID_SIZE and raw[0] == 0 and raw[1] == len(raw) - 2

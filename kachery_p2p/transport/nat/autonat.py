@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import base58
 import trio
 
 from kachery_p2p.errors import StreamError
+from kachery_p2p.peer_ids import peer_bytes
 from kachery_p2p.transport.nat import limits
 from kachery_p2p.transport.nat.autonat_messages import (
     DIAL_BACK_RESPONSE,
@@ -118,7 +118,7 @@ class AutonatClient:
     # --- version 1 -------------------------------------------------------------------------------------------------
 
     async def _ask_v1(self, peer: str, addresses: Sequence[TcpEndpoint]) -> DialBackAnswer:
-        request = V1Dial(base58.b58decode(self._host.peer_id), tuple(dict.fromkeys(each.binary for each in addresses)))
+        request = V1Dial(peer_bytes(self._host.peer_id), tuple(dict.fromkeys(each.binary for each in addresses)))
         async with await self._host.open_stream(peer, (V1,)) as stream:
             await stream.write(delimited(encode_v1(request)))
             response = decode_v1(await read_message(stream))

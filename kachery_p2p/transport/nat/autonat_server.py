@@ -25,10 +25,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-import base58
 import trio
 
 from kachery_p2p.errors import KacheryError, MalformedMessage
+from kachery_p2p.peer_ids import peer_bytes
 from kachery_p2p.transport import compat, multistream
 from kachery_p2p.transport.addresses import interface_addresses
 from kachery_p2p.transport.connection import Connection, Shared
@@ -170,7 +170,7 @@ class AutonatServer:
         request = decode_v1(await read_message(stream))
         if not isinstance(request, V1Dial):
             raise MalformedMessage(f"The peer {stream.peer} sent an AutoNAT answer where a request belongs.")
-        if request.peer and request.peer != base58.b58decode(stream.peer):
+        if request.peer and request.peer != peer_bytes(stream.peer):
             return encode_v1(V1Response(V1Status.BAD_REQUEST, "peer id mismatch"))
         origin = self._requester(stream)
         if origin is None:

@@ -1,8 +1,8 @@
 """Using relays: reserving slots, keeping them, and taking the circuits that come in.
 
-`RelayClient.run` holds `limits.RELAYS_WANTED` reservations as long as `enabled` is set. Candidates are the relays it
-was told of, in that order, then connected peers that offer to relay. A reservation ends with the connection to its
-relay; then another candidate takes its place, and the lost one is tried again later, after pauses that double.
+`RelayClient.run` holds `wanted` reservations as long as `enabled` is set. Candidates are the relays it was told of,
+in that order, then connected peers that offer to relay. A reservation ends with the connection to its relay; then
+another candidate takes its place, and the lost one is tried again later, after pauses that double.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import base58
 import trio
 from multiaddr import Multiaddr
 
 from kachery_p2p.errors import InvalidAddress, MalformedMessage, RelayRefused, StreamError
+from kachery_p2p.peer_ids import parse_peer_id, peer_bytes, peer_text
 from kachery_p2p.transport import limits as transport_limits
-from kachery_p2p.transport.addresses import CIRCUIT, Address, parse_address, parse_peer_id
+from kachery_p2p.transport.addresses import CIRCUIT, Address, parse_address
 from kachery_p2p.transport.peers import Signal
 from kachery_p2p.transport.relay import limits
 from kachery_p2p.transport.relay.circuit import FAILURES, CircuitIO, connect_relay
@@ -77,6 +77,7 @@ class RelayClient:
     Args:
         host: of the node.
         relays: multiaddrs of relays to use first, ending in `/p2p/<peer ID>`.
+        wanted: reservations to hold.
         use_others: whether connected peers that were not named but offer to relay may be used.
 
     Raises:
@@ -88,6 +89,7 @@ class RelayClient:
         host: Host,
         relays: Sequence[str] = (),
         *,
+        wanted: int = limits.RELAYS_WANTED,
         use_others: bool = True,
     ) -> None:
         self._host = host
@@ -97,6 +99,7 @@ class RelayClient:
             if address.peer is None or address.problem or address.relay is not None:
                 raise InvalidAddress(f"{text!r} is not the address of a relay; one ends in /p2p/ and its peer ID.")
             self._configured.setdefault(address.peer, address)
+        self._wanted = wanted
         self._use_others = use_others
         self._enabled = False
         self._held: dict[str, Reservation] = {}
@@ -248,7 +251,7 @@ class RelayClient:
             return float("inf")
         now = trio.current_time()
         due = [each.renew_at for each in self._held.values()]
-        if len(self._held) < limits.RELAYS_WANTED:
+        if len(self._held) < self._wanted:
             due += [failure.until for failure in self._failures.values()]
         return max(0.05, min(due, default=float("inf")) - now)
 
@@ -259,7 +262,7 @@ class RelayClient:
             if each.renew_at <= now and not await self._try(each.relay, each.relay):
                 self._let_go(each.relay)
         # As many side by side as are missing, so that one that does not answer holds nobody up.
-        while (missing := limits.RELAYS_WANTED - len(self._held)) > 0 and (candidates := self._candidates()):
+        while (missing := self._wanted - len(self._held)) > 0 and (candidates := self._candidates()):
             async with trio.open_nursery() as nursery:
                 for peer, text in candidates[:missing]:
                     nursery.start_soon(self._try, peer, text)
@@ -333,9 +336,8 @@ class RelayClient:
             return
         finally:
             self._handshakes -= 1
-        claimed = base58.b58encode(request.peer).decode()
-        if connection.peer != claimed:
-            logger.info("the relay %s said that %s is %s", stream.peer, connection.peer, claimed[:64])
+        if request.peer != peer_bytes(connection.peer):
+            logger.info("the relay %s said that %s is %s", stream.peer, connection.peer, peer_text(request.peer[:64]))
 
 
 assert transport_limits.MAX_HANDSHAKES >= limits.MAX_HANDSHAKES

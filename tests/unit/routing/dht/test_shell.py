@@ -12,11 +12,12 @@ import trio
 import trio.testing
 
 from kachery_p2p.errors import InvalidAddress, ProtocolNotSupported, StreamError
+from kachery_p2p.peer_ids import peer_bytes, peer_text
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht import shell_limits
 from kachery_p2p.routing.dht.dht import DHT, LAN_PROTOCOL, PROTOCOL
 from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType
-from kachery_p2p.routing.dht.reach import bare, peer_bytes, peer_text, without_peer
+from kachery_p2p.routing.dht.reach import bare, without_peer
 from kachery_p2p.routing.dht.rpc import Rpc, frame, read_message
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.transport.host import Host
