@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 import trio
 
 from kachery_p2p.bitswap.client import WantManager
-from kachery_p2p.bitswap.messages import BytesLike
 from kachery_p2p.bitswap.session import Session, WantAnswer
 from kachery_p2p.dag.cid import CID, known_block
+from kachery_p2p.wire import Buffer
 
 
 class ReceivedBlock(NamedTuple):
@@ -21,7 +21,7 @@ class ReceivedBlock(NamedTuple):
 
     cid: CID
     #: Often a view of the message it came in, which lives as long as the view does.
-    data: BytesLike
+    data: Buffer
     #: Who sent it; empty for a block that everybody has.
     peer: str
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
-from kachery_p2p.bitswap.messages import BytesLike
+from kachery_p2p.wire import Buffer
 
 
 class StreamLike(Protocol):
@@ -21,7 +21,7 @@ class StreamLike(Protocol):
 
     async def read_into(self, target: memoryview) -> None: ...
 
-    async def write_parts(self, parts: Sequence[BytesLike]) -> None: ...
+    async def write_parts(self, parts: Sequence[Buffer]) -> None: ...
 
     async def close(self) -> None: ...
 

@@ -16,8 +16,9 @@ import trio
 
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.interfaces import BlockStoreLike, HostLike, StreamLike
-from kachery_p2p.bitswap.messages import PROTOCOLS, BytesLike, Presence, WantType, encode, speaks_presence
+from kachery_p2p.bitswap.messages import PROTOCOLS, Presence, WantType, encode, speaks_presence
 from kachery_p2p.errors import KacheryError, StreamError
+from kachery_p2p.wire import Buffer
 
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.client import WantManager
@@ -103,7 +104,7 @@ class WantLane:
                 stream = await self._out.get()
                 presence = speaks_presence(stream.protocol)
                 self._client.set_presence(self._peer, presence, trio.current_time())
-                parts: list[BytesLike] = []
+                parts: list[Buffer] = []
                 if outgoing.cancels_first:
                     parts += encode(protocol=stream.protocol, entries=outgoing.cancels_first)
                 entries = [e for e in outgoing.entries if presence or e.cancel or e.want_type is WantType.BLOCK]
@@ -257,7 +258,7 @@ class ReplyLane:
                     self._engine.cancel_all(self._peer)
         return 0, 0
 
-    async def _write_parts(self, stream: StreamLike, parts: Sequence[BytesLike]) -> None:
+    async def _write_parts(self, stream: StreamLike, parts: Sequence[Buffer]) -> None:
         """Write a message, watching that the peer takes it."""
         for group in _pieces(parts, self._piece):
             began = self._stuck_since = trio.current_time()
@@ -275,11 +276,11 @@ class ReplyLane:
                 self._piece = min(2 * self._piece, 2 * limits.MAX_MESSAGE_SIZE)
 
 
-def _pieces(parts: Sequence[BytesLike], size: int) -> list[list[BytesLike]]:
+def _pieces(parts: Sequence[Buffer], size: int) -> list[list[Buffer]]:
     """The parts in groups of about `size` bytes, without copying; one group when they are not more than that."""
     if sum(len(part) for part in parts) <= size:
         return [list(parts)]
-    groups: list[list[BytesLike]] = [[]]
+    groups: list[list[Buffer]] = [[]]
     room = size
     for part in parts:
         view = memoryview(part)

@@ -9,18 +9,30 @@ Versions: 1.2.0 has everything; 1.1.0 has no want types and no presences; 1.0.0 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
 
 from kachery_p2p.bitswap import limits
-from kachery_p2p.dag.cid import CID, DAG_PB, SHA2_256
-from kachery_p2p.dag.varint import encode_varint
+from kachery_p2p.dag.cid import CID, DAG_PB, SHA2_256, split_multihash
 from kachery_p2p.errors import InvalidCID, MalformedMessage, UnsupportedCID
-
-BytesLike = bytes | bytearray | memoryview
+from kachery_p2p.wire import (
+    BYTES,
+    VARINT,
+    Budget,
+    Buffer,
+    Schema,
+    WireError,
+    bytes_field,
+    encode_varint,
+    int32,
+    length_at,
+    number_field,
+    read_number,
+    scan,
+)
 
 PROTOCOL_1_2 = "/ipfs/bitswap/1.2.0"
 PROTOCOL_1_1 = "/ipfs/bitswap/1.1.0"
@@ -77,7 +89,7 @@ class Block(NamedTuple):
     """A block as it came: the prefix says how to hash it. `None` stands for an unreadable prefix."""
 
     prefix: Prefix | None
-    data: BytesLike
+    data: Buffer
 
 
 class Presence(NamedTuple):
@@ -94,7 +106,7 @@ class BitswapMessage:
     entries: list[WantlistEntry] = field(default_factory=list)
     full: bool = False
     blocks: list[Block] = field(default_factory=list)
-    #: Blocks of more bytes than there may be: not to be used, but whoever wanted one is to know.
+    #: Blocks of more bytes than there may be: not to be used, but those who want one are told.
     too_large: list[Block] = field(default_factory=list)
     presences: list[Presence] = field(default_factory=list)
     pending_bytes: int = 0
@@ -102,172 +114,89 @@ class BitswapMessage:
     malformed: int = 0
     #: The same because there are too many, or of a kind or hash function that we do not know.
     dropped: int = 0
-    #: Protobuf fields met so far.
-    fields: int = 0
 
 
 #: What a bare block of Bitswap 1.0.0 means.
 CID_V0_PREFIX = Prefix(0, DAG_PB, SHA2_256, 32)
-#: Four varints; a longer prefix is none.
+#: Four varints of up to ten bytes; what is longer is not a prefix.
 _MAX_PREFIX = 40
-
-
-# --- varints -------------------------------------------------------------------------------------------------------
-
-
-def _varint(buf: BytesLike, pos: int, end: int) -> tuple[int, int]:
-    """A protobuf varint: up to ten bytes, cut to 64 bits; need not be minimal."""
-    if pos >= end:
-        raise MalformedMessage("A Bitswap message ends in the middle of a number.")
-    byte = buf[pos]
-    if byte < 0x80:
-        return byte, pos + 1
-    value = byte & 0x7F
-    shift = 7
-    pos += 1
-    while True:
-        if pos >= end:
-            raise MalformedMessage("A Bitswap message ends in the middle of a number.")
-        byte = buf[pos]
-        pos += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFF_FFFF_FFFF_FFFF, pos
-        shift += 7
-        if shift > 63:
-            raise MalformedMessage("A Bitswap message holds a number of more than ten bytes.")
-
-
-def _int32(value: int) -> int:
-    """The signed 32-bit number that a 64-bit varint stands for."""
-    value &= 0xFFFF_FFFF
-    return value - 0x1_0000_0000 if value & 0x8000_0000 else value
-
-
-def read_length(buf: BytesLike, pos: int, end: int) -> tuple[int, int] | None:
-    """The length in front of a message, as a minimal unsigned varint; None while it is incomplete.
-
-    Raises MessageTooLarge for a message that is longer than the protocol allows, MalformedMessage for an overlong form.
-    """
-    value = shift = 0
-    start = pos
-    while pos < end:
-        byte = buf[pos]
-        pos += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            if byte == 0 and pos - start > 1:
-                raise MalformedMessage("The length of a Bitswap message is not in its shortest form.")
-            if value > limits.MAX_MESSAGE_SIZE:
-                raise MessageTooLarge(
-                    f"A Bitswap message of {value} bytes was announced; the most is {limits.MAX_MESSAGE_SIZE}."
-                )
-            return value, pos
-        shift += 7
-        if shift > 28:
-            raise MalformedMessage("The length of a Bitswap message is absurdly long.")
-    return None
 
 
 # --- decoding ------------------------------------------------------------------------------------------------------
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 #: The fields that are known, and their wire types.
-_MESSAGE = {1: _BYTES, 2: _BYTES, 3: _BYTES, 4: _BYTES, 5: _VARINT}
-_WANTLIST = {1: _BYTES, 2: _VARINT}
-_ENTRY = {1: _BYTES, 2: _VARINT, 3: _VARINT, 4: _VARINT, 5: _VARINT}
-_BLOCK = {1: _BYTES, 2: _BYTES}
-_PRESENCE = {1: _BYTES, 2: _VARINT}
+_MESSAGE = Schema({1: BYTES, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT})
+_WANTLIST = Schema({1: BYTES, 2: VARINT})
+_ENTRY = Schema({1: BYTES, 2: VARINT, 3: VARINT, 4: VARINT, 5: VARINT})
+_BLOCK = Schema({1: BYTES, 2: BYTES})
+_PRESENCE = Schema({1: BYTES, 2: VARINT})
 
 
-def decode(body: BytesLike) -> BitswapMessage:
+def read_length(buf: Buffer, pos: int, end: int) -> tuple[int, int] | None:
+    """The length in front of a message: (length, position after it). None while it is incomplete.
+
+    Raises:
+        MessageTooLarge: the message is longer than the protocol allows.
+        MalformedMessage: the length is not in its shortest form, or absurdly long.
+    """
+    try:
+        found = length_at(buf, pos, end)
+    except WireError as error:
+        raise MalformedMessage(f"The length of a Bitswap message is malformed: {error}.") from error
+    if found is not None and found[0] > limits.MAX_MESSAGE_SIZE:
+        raise MessageTooLarge(
+            f"A Bitswap message of {found[0]} bytes was announced; the most is {limits.MAX_MESSAGE_SIZE}."
+        )
+    return found
+
+
+def decode(body: Buffer) -> BitswapMessage:
     """Read a message from its body (without the length). Blocks are views of `body`.
 
-    Raises MalformedMessage when the body is not protobuf or breaks a limit. Entries and presences whose CID cannot be
-    read are skipped and counted; too many of them make the message malformed.
+    Entries and presences whose CID cannot be read are skipped and counted; too many of them make the message malformed.
+
+    Raises:
+        MalformedMessage: the body is not protobuf, or breaks a limit.
     """
     view = memoryview(body)
     message = BitswapMessage()
-    for number, value, stop in _fields(view, 0, len(view), _MESSAGE, message):
-        if number == 1:
-            _decode_wantlist(bytes(view[value:stop]), message)
-        elif number == 2:
-            _add_block(message, CID_V0_PREFIX, view[value:stop])
-        elif number == 3:
-            _decode_block(view, value, stop, message)
-        elif number == 4:
-            _decode_presence(bytes(view[value:stop]), message)
-        else:
-            message.pending_bytes = _int32(value)
+    budget = Budget(limits.MAX_FIELDS_PER_MESSAGE)
+    try:
+        for number, value, stop in scan(view, 0, len(view), _MESSAGE, budget):
+            if number == 1:
+                _decode_wantlist(bytes(view[value:stop]), message, budget)
+            elif number == 2:
+                _add_block(message, CID_V0_PREFIX, view[value:stop])
+            elif number == 3:
+                _decode_block(view, value, stop, message, budget)
+            elif number == 4:
+                _decode_presence(bytes(view[value:stop]), message, budget)
+            else:
+                message.pending_bytes = int32(value)
+    except WireError as error:
+        raise MalformedMessage(f"A Bitswap message is malformed: {error}.") from error
     return message
 
 
-def _fields(
-    buf: BytesLike, pos: int, end: int, known: dict[int, int], message: BitswapMessage
-) -> Iterator[tuple[int, int, int]]:
-    """The known fields between two positions: (number, value, 0), or (number, start, stop) for bytes.
-
-    Unknown fields are stepped over, as protobuf asks; a known one of the wrong type is refused.
-    """
-    count = message.fields
-    while pos < end:
-        count += 1
-        if count > limits.MAX_FIELDS_PER_MESSAGE:
-            raise MalformedMessage(f"A Bitswap message holds more than {limits.MAX_FIELDS_PER_MESSAGE} fields.")
-        message.fields = count
-        # Nearly all tags, lengths and numbers have one byte; the function call is for the others.
-        tag = buf[pos]
-        if tag < 0x80:
-            pos += 1
-        else:
-            tag, pos = _varint(buf, pos, end)
-        number, wire = tag >> 3, tag & 7
-        expected = known.get(number)
-        if number == 0 or (expected is not None and expected != wire):
-            raise MalformedMessage(f"Field {number} of a Bitswap message has the wrong type.")
-        if wire == _VARINT:
-            value, pos = _varint(buf, pos, end)
-            if expected is not None:
-                yield number, value, 0
-                count = message.fields
-            continue
-        if wire == _BYTES:
-            if pos < end and buf[pos] < 0x80:
-                length = buf[pos]
-                pos += 1
-            else:
-                length, pos = _varint(buf, pos, end)
-        elif wire in (_FIXED64, _FIXED32):
-            length = 8 if wire == _FIXED64 else 4
-        else:
-            raise MalformedMessage(f"Field {number} of a Bitswap message has the unknown type {wire}.")
-        start, pos = pos, pos + length
-        if pos > end:
-            raise MalformedMessage(f"Field {number} of a Bitswap message reaches over its end.")
-        if expected is not None:
-            yield number, start, pos
-            count = message.fields
-
-
-def _decode_wantlist(buf: bytes, message: BitswapMessage) -> None:
-    for number, value, stop in _fields(buf, 0, len(buf), _WANTLIST, message):
+def _decode_wantlist(buf: bytes, message: BitswapMessage, budget: Budget) -> None:
+    for number, value, stop in scan(buf, 0, len(buf), _WANTLIST, budget):
         if number == 2:
             message.full = message.full or bool(value)
         elif len(message.entries) < limits.MAX_ENTRIES_PER_MESSAGE:
-            _decode_entry(buf, value, stop, message)
+            _decode_entry(buf, value, stop, message, budget)
         else:
             # The rest of an overlong list is stepped over without a look.
             message.dropped += 1
 
 
-def _decode_entry(buf: bytes, pos: int, end: int, message: BitswapMessage) -> None:
+def _decode_entry(buf: bytes, pos: int, end: int, message: BitswapMessage, budget: Budget) -> None:
     raw = b""
     priority = cancel = want_type = dont_have = 0
-    for number, value, stop in _fields(buf, pos, end, _ENTRY, message):
+    for number, value, stop in scan(buf, pos, end, _ENTRY, budget):
         if number == 1:
             raw = buf[value:stop]
         elif number == 2:
-            priority = _int32(value)
+            priority = value if value < 1 << 31 else int32(value)
         elif number == 3:
             cancel = value
         elif number == 4:
@@ -300,12 +229,12 @@ def _wire_cid(raw: bytes, message: BitswapMessage) -> CID | None:
     return None
 
 
-def _decode_presence(buf: bytes, message: BitswapMessage) -> None:
+def _decode_presence(buf: bytes, message: BitswapMessage, budget: Budget) -> None:
     if len(message.presences) >= limits.MAX_PRESENCES_PER_MESSAGE:
         message.dropped += 1
         return
     raw, kind = b"", 0
-    for number, value, stop in _fields(buf, 0, len(buf), _PRESENCE, message):
+    for number, value, stop in scan(buf, 0, len(buf), _PRESENCE, budget):
         if number == 1:
             raw = buf[value:stop]
         else:
@@ -320,15 +249,15 @@ def _decode_presence(buf: bytes, message: BitswapMessage) -> None:
         message.dropped += 1
 
 
-def _decode_block(view: memoryview, pos: int, end: int, message: BitswapMessage) -> None:
+def _decode_block(view: memoryview, pos: int, end: int, message: BitswapMessage, budget: Budget) -> None:
     prefix: Prefix | None = None
-    data = view[end:end]
-    for number, value, stop in _fields(view, pos, end, _BLOCK, message):
+    data: memoryview | None = None
+    for number, value, stop in scan(view, pos, end, _BLOCK, budget):
         if number == 1:
-            prefix = read_prefix(bytes(view[value : min(stop, value + _MAX_PREFIX)]))
+            prefix = read_prefix(bytes(view[value:stop])) if stop - value <= _MAX_PREFIX else None
         else:
             data = view[value:stop]
-    _add_block(message, prefix, data)
+    _add_block(message, prefix, view[end:end] if data is None else data)
 
 
 def _add_block(message: BitswapMessage, prefix: Prefix | None, data: memoryview) -> None:
@@ -347,9 +276,9 @@ def read_prefix(raw: bytes) -> Prefix | None:
     pos = 0
     try:
         while pos < len(raw) and len(values) < 5:
-            value, pos = _varint(raw, pos, len(raw))
+            value, pos = read_number(raw, pos, len(raw))
             values.append(value)
-    except MalformedMessage:
+    except WireError:
         return None
     if len(values) != 4 or values[0] > 1:
         return None
@@ -360,21 +289,20 @@ def read_prefix(raw: bytes) -> Prefix | None:
 # --- encoding ------------------------------------------------------------------------------------------------------
 
 
+def _prefix_field(cid: CID) -> bytes:
+    """The field of a block that says how to hash it. For CIDv0: 0, dag-pb, sha2-256, 32."""
+    code, digest = split_multihash(cid.multihash)
+    return _encode_prefix(cid.version, cid.codec, code, len(digest))
+
+
 @lru_cache(maxsize=256)
-def encode_prefix(version: int, codec: int, hash_code: int, hash_length: int) -> bytes:
-    """The bytes in front of a block. For CIDv0: 0, dag-pb, sha2-256, 32."""
-    return b"".join(map(encode_varint, (version, codec, hash_code, hash_length)))
-
-
-def prefix_of(cid: CID) -> bytes:
-    """The encoded prefix of a CID."""
-    return encode_prefix(cid.version, cid.codec, cid.hash_code, len(cid.digest))
+def _encode_prefix(*numbers: int) -> bytes:
+    return bytes_field(1, b"".join(map(encode_varint, numbers)))
 
 
 def _encode_entry(entry: WantlistEntry, presence: bool) -> bytes:
     cid, priority, cancel, want_type, dont_have = entry
-    raw = bytes(cid)
-    out = b"\x0a" + encode_varint(len(raw)) + raw
+    out = bytes_field(1, bytes(cid))
     if priority:
         out += b"\x10" + encode_varint(priority & 0xFFFF_FFFF_FFFF_FFFF)
     if cancel:
@@ -392,37 +320,38 @@ def encode(
     protocol: str = PROTOCOL_1_2,
     entries: Iterable[WantlistEntry] = (),
     full: bool = False,
-    blocks: Sequence[tuple[CID, BytesLike]] = (),
+    blocks: Sequence[tuple[CID, Buffer]] = (),
     presences: Iterable[Presence] = (),
     pending_bytes: int = 0,
-) -> list[BytesLike]:
+) -> list[Buffer]:
     """The parts of one message, its length first; the blocks are parts of their own, not copied.
 
     What the version cannot say is left out: presences before 1.2.0, want types before 1.2.0 (a HAVE entry must not be
-    given for such a peer), prefixes before 1.1.0. Raises ValueError when the message would pass 4 MiB.
+    given for such a peer), prefixes before 1.1.0.
+
+    Raises:
+        ValueError: the message would have more than 4 MiB.
     """
     presence = speaks_presence(protocol)
-    wants = b"".join(b"\x0a" + encode_varint(len(e)) + e for e in (_encode_entry(e, presence) for e in entries))
+    wants = b"".join([bytes_field(1, _encode_entry(entry, presence)) for entry in entries])
     if full:
-        wants += b"\x10\x01"
+        wants += number_field(2, 1)
     head: list[bytes] = []
     if wants:
-        head.append(b"\x0a" + encode_varint(len(wants)) + wants)
+        head.append(bytes_field(1, wants))
     if presence:
         for cid, have in presences:
-            raw = bytes(cid)
-            body = b"\x0a" + encode_varint(len(raw)) + raw + (b"" if have else b"\x10\x01")
-            head.append(b"\x22" + encode_varint(len(body)) + body)
+            body = bytes_field(1, bytes(cid))
+            head.append(bytes_field(4, body if have else body + b"\x10\x01"))
         if pending_bytes > 0:
-            head.append(b"\x28" + encode_varint(min(pending_bytes, 0x7FFF_FFFF)))
-    parts: list[BytesLike] = []
+            head.append(number_field(5, min(pending_bytes, 0x7FFF_FFFF)))
+    parts: list[Buffer] = []
     gathered = b"".join(head)
     size = 0
     for cid, data in blocks:
         length = encode_varint(len(data))
         if speaks_payload(protocol):
-            prefix = prefix_of(cid)
-            inner = b"\x0a" + encode_varint(len(prefix)) + prefix + b"\x12" + length
+            inner = _prefix_field(cid) + b"\x12" + length
             gathered += b"\x1a" + encode_varint(len(inner) + len(data)) + inner
         else:
             gathered += b"\x12" + length

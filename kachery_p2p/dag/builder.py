@@ -23,8 +23,8 @@ from kachery_p2p.dag.limits import MAX_FILE_SIZE
 from kachery_p2p.dag.pb import link_bytes, node_bytes
 from kachery_p2p.dag.profiles import Profile, profile
 from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
-from kachery_p2p.dag.varint import Buffer, encode_varint
 from kachery_p2p.errors import InvalidProfile
+from kachery_p2p.wire import Buffer, encode_varint
 
 
 class BuiltFile(NamedTuple):

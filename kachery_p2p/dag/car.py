@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kachery_p2p.dag.cid import CID, read_cid, verify_block
 from kachery_p2p.dag.limits import MAX_BLOCK_SIZE, MAX_CAR_HEADER, MAX_CAR_ROOTS, MAX_CID_BYTES
-from kachery_p2p.dag.varint import Buffer, encode_varint, read_varint
 from kachery_p2p.errors import HashMismatch, InvalidCID, MalformedDag
+from kachery_p2p.wire import Buffer, encode_varint, read_varint
 
 _PRAGMA_V2 = bytes.fromhex("0aa16776657273696f6e02")
 _HEADER_V2 = 40

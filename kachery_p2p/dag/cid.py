@@ -23,8 +23,8 @@ from kachery_p2p.dag.hashes import (
     verify_block,
 )
 from kachery_p2p.dag.limits import MAX_CID_BASE2, MAX_CID_TEXT
-from kachery_p2p.dag.varint import Buffer, encode_varint, read_varint
 from kachery_p2p.errors import InvalidCID
+from kachery_p2p.wire import Buffer, encode_varint, read_varint
 
 __all__ = [
     "CID",

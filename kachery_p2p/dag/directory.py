@@ -24,8 +24,8 @@ from kachery_p2p.dag.nodes import Asking, ask, read_node
 from kachery_p2p.dag.pb import PBLink, PBNode, encode_node
 from kachery_p2p.dag.profiles import Profile, profile
 from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
-from kachery_p2p.dag.varint import varint_size
 from kachery_p2p.errors import InvalidName, MalformedDag, NotADirectory
+from kachery_p2p.wire import varint_size
 
 __all__ = ["BuiltDirectory", "DirectoryBuilder", "HamtEntry", "list_directory", "symlink_block"]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from kachery_p2p.dag.limits import MAX_DIGEST_SIZE, MIN_DIGEST_SIZE
-from kachery_p2p.dag.varint import Buffer, encode_varint, read_varint
 from kachery_p2p.errors import InvalidCID, UnsupportedCID
+from kachery_p2p.wire import Buffer, encode_varint, read_varint
 
 IDENTITY = 0x00
 SHA1 = 0x11

@@ -1,15 +1,14 @@
-"""Limits of the dag room. Each number has one sentence of reason."""
+"""Limits of the dag package. Each number has one sentence of reason."""
 
 from __future__ import annotations
+
+from kachery_p2p.wire import MAX_VARINT_BYTES
 
 # The specification of Bitswap caps a block here, and every other peer refuses to carry a larger one.
 MAX_BLOCK_SIZE = 2 * 1024 * 1024
 
 # Sizes travel as uint64, but offsets of files are signed on every operating system.
 MAX_FILE_SIZE = 2**63 - 1
-
-# Multiformats varints are at most nine bytes (63 bits), by their specification.
-MAX_VARINT_BYTES = 9
 
 # Below 20 bytes a truncated digest can be forged with ordinary means; Kubo draws the line at the same place.
 MIN_DIGEST_SIZE = 20

@@ -14,8 +14,8 @@ from typing import TypeVar
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, known_block
 from kachery_p2p.dag.pb import PBNode, decode_node
 from kachery_p2p.dag.unixfs import DataType, UnixFSData, decode
-from kachery_p2p.dag.varint import Buffer
 from kachery_p2p.errors import MalformedDag, UnsupportedCID
+from kachery_p2p.wire import Buffer
 
 T = TypeVar("T")
 Asking = Generator[list[CID], Sequence[Buffer], T]

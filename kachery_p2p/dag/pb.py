@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from kachery_p2p.dag.cid import CID, fast_cid, read_cid
 from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
-from kachery_p2p.dag.varint import Buffer, encode_varint, read_varint
 from kachery_p2p.errors import InvalidCID, MalformedDag, UnsupportedCID
+from kachery_p2p.wire import Buffer, encode_varint, read_varint
 
 
 class PBLink(NamedTuple):

@@ -11,8 +11,8 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from kachery_p2p.dag.cid import CID
-from kachery_p2p.dag.varint import Buffer, encode_varint, read_varint
 from kachery_p2p.errors import MalformedDag
+from kachery_p2p.wire import Buffer, encode_varint, read_varint
 
 # The only hash function of sharded directories.
 MURMUR3_X64_64 = 0x22

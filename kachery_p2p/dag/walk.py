@@ -36,8 +36,8 @@ from kachery_p2p.dag import limits, unixfs
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW
 from kachery_p2p.dag.pb import decode_node
 from kachery_p2p.dag.unixfs import DataType
-from kachery_p2p.dag.varint import Buffer
 from kachery_p2p.errors import BlockTooLarge, IsADirectory, MalformedDag, NotAFile, UnsupportedCID
+from kachery_p2p.wire import Buffer
 
 
 class Ref(NamedTuple):
@@ -161,11 +161,6 @@ class FileWalk:
         self._nodes_out = 0
         self._largest_leaf = 0
         self._widest = 1
-
-    @property
-    def outstanding(self) -> int:
-        """How many references are taken and neither fed, skipped nor given back."""
-        return len(self._out)
 
     @property
     def pending(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from typing import TYPE_CHECKING, Protocol
 
 from kachery_p2p.dag.cid import CID
-from kachery_p2p.dag.varint import Buffer
+from kachery_p2p.wire import Buffer
 
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.session import WantAnswer

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from kachery_p2p.dag.cid import CID, DAG_PB
-from kachery_p2p.dag.varint import Buffer
 from kachery_p2p.dag.walk import FileWalk, Ref
 from kachery_p2p.load.interfaces import LOOKAHEAD, Supply
+from kachery_p2p.wire import Buffer
 
 if TYPE_CHECKING:
     from kachery_p2p.repo.download import Download

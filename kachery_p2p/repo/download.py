@@ -25,7 +25,7 @@ from kachery_p2p.oserrors import explained
 from kachery_p2p.private import SHARED_FILE, open_to_group
 from kachery_p2p.repo.catalog import WRAP_NONE
 from kachery_p2p.repo.checking import Checker, WrapFinder
-from kachery_p2p.repo.fileio import BINARY, CLOEXEC, Buffer, WriteBack, read_bytes_at, sync_fd, sync_folder, write_at
+from kachery_p2p.repo.fileio import BINARY, CLOEXEC, WriteBack, read_bytes_at, sync_fd, sync_folder, write_at
 from kachery_p2p.repo.filelocks import lock_fd
 from kachery_p2p.repo.hashing import FileReader, in_order
 from kachery_p2p.repo.layout import make_folders
@@ -34,6 +34,7 @@ from kachery_p2p.repo.limits import HAS_BATCH, LOCK_POLL_SECONDS, SMALL_FILE, TA
 from kachery_p2p.repo.locks import LockedFile
 from kachery_p2p.repo.placing import Placer, same_bytes
 from kachery_p2p.repo.storing import free_bytes
+from kachery_p2p.wire import Buffer
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.walk import Piece, Ref

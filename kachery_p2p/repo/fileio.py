@@ -19,8 +19,7 @@ from kachery_p2p.errors import FileChanged, IsADirectory, NotAFile
 from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import describe as describe
 from kachery_p2p.repo.limits import WRITE_BACK_BYTES
-
-Buffer = bytes | bytearray | memoryview
+from kachery_p2p.wire import Buffer
 
 CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 BINARY = getattr(os, "O_BINARY", 0)

@@ -19,6 +19,7 @@ from kachery_p2p import private
 from kachery_p2p.errors import IdentityError, KacheryError
 from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import read_own_file
+from kachery_p2p.peer_ids import peer_id_of_key, peer_text
 from kachery_p2p.repo.fileio import sync_folder
 
 log = logging.getLogger("kachery_p2p.repo")
@@ -28,9 +29,8 @@ PUBLIC_NAME = "public.pem"
 #: Bytes of a key file; a key of this kind takes 119.
 _MAX_FILE = 65_536
 
-# Protobuf PublicKey{type: Ed25519, data: 32 bytes}, behind the identity multihash's code and length.
-_PEER_ID_PREFIX = bytes((0x00, 0x24, 0x08, 0x01, 0x12, 0x20))
-_BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+#: The protobuf PublicKey{type: Ed25519, data: 32 bytes}, but for the data.
+_ENCODED_KEY = bytes((0x08, 0x01, 0x12, 0x20))
 
 
 class NodeKey(NamedTuple):
@@ -113,13 +113,7 @@ def new_identity() -> NodeKey:
 
 def peer_id_of(public: bytes) -> str:
     """The libp2p peer ID, in base58, of an Ed25519 public key of 32 bytes."""
-    data = _PEER_ID_PREFIX + public
-    number = int.from_bytes(data, "big")
-    out = ""
-    while number:
-        number, digit = divmod(number, 58)
-        out = _BASE58[digit] + out
-    return "1" * (len(data) - len(data.lstrip(b"\0"))) + out
+    return peer_text(peer_id_of_key(_ENCODED_KEY + public))
 
 
 def _create_private(path: Path) -> None:

@@ -13,8 +13,8 @@ from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.errors import MalformedDag
 from kachery_p2p.repo.catalog import WRAP_FILE, WRAP_NONE, WRAP_RAW
-from kachery_p2p.repo.fileio import Buffer
 from kachery_p2p.repo.limits import WALK_BATCH
+from kachery_p2p.wire import Buffer
 
 _KIND_OF_WRAP = {WRAP_FILE: DataType.FILE, WRAP_RAW: DataType.RAW}
 

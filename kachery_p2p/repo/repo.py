@@ -17,7 +17,7 @@ from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import DIRECTORY, OK, Catalog
 from kachery_p2p.repo.checking import Checker, Problem
 from kachery_p2p.repo.download import Download
-from kachery_p2p.repo.fileio import Buffer, Progress, sync_folder
+from kachery_p2p.repo.fileio import Progress, sync_folder
 from kachery_p2p.repo.folders import FolderStorer
 from kachery_p2p.repo.hosts import claim
 from kachery_p2p.repo.layout import Layout
@@ -32,6 +32,7 @@ from kachery_p2p.repo.serving import BlockReader
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
 from kachery_p2p.repo.storing import Storer
 from kachery_p2p.sqlite import only_read
+from kachery_p2p.wire import Buffer
 
 #: What stands before the multihash in the key of a root, a CIDv1: the codecs raw, dag-pb, dag-cbor and dag-json.
 _ROOT_PREFIXES = (b"\x01\x55", b"\x01\x70", b"\x01\x71", b"\x01\xa9\x02")

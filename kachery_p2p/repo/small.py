@@ -20,12 +20,13 @@ from kachery_p2p.errors import HashMismatch
 from kachery_p2p.oserrors import explained
 from kachery_p2p.private import open_to_group
 from kachery_p2p.repo.catalog import WRAP_NONE
-from kachery_p2p.repo.fileio import CLOEXEC, READABLE, Buffer, sync_fd, sync_folder, write_at
+from kachery_p2p.repo.fileio import CLOEXEC, READABLE, sync_fd, sync_folder, write_at
 from kachery_p2p.repo.layout import make_folders
 from kachery_p2p.repo.leaves import block_size, find_wrap
 from kachery_p2p.repo.limits import SYNC_THREADS
 from kachery_p2p.repo.newfile import NewFile
 from kachery_p2p.repo.placing import Placer, wrap_of
+from kachery_p2p.wire import Buffer
 
 
 class Stored(NamedTuple):

@@ -29,6 +29,7 @@ from typing import Any
 import trio
 
 from kachery_p2p.errors import KacheryError
+from kachery_p2p.peer_ids import any_peer_id
 from kachery_p2p.routing import limits, text
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.entry import ORIGINS, SPOKEN_NAMES, KnownAddress, PeerEntry, Shelf, least_worth, spoken
@@ -250,7 +251,7 @@ class KnownPeers:
     def _enter(self, peer: str) -> PeerEntry | None:
         entry = self._peers.get(peer)
         if entry is None:
-            if peer == self._local or text.peer_id(peer) != peer:
+            if peer == self._local or any_peer_id(peer) != peer:
                 return None
             entry = self._peers[peer] = PeerEntry(peer)
         return entry

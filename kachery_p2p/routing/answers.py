@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from kachery_p2p.errors import RoutingError
 from kachery_p2p.json_reader import json_or_none
+from kachery_p2p.peer_ids import any_peer_id
 from kachery_p2p.routing import limits, text
 
 _BITSWAP = "transport-bitswap"
@@ -111,7 +112,7 @@ class AnswerReader:
             if names and _BITSWAP not in names:
                 return None
         name, addrs = value.get("ID"), value.get("Addrs")
-        peer = text.peer_id(name) if isinstance(name, str) else None
+        peer = any_peer_id(name) if isinstance(name, str) else None
         if peer is None:
             return None
         good = text.dialable_addresses(addrs if isinstance(addrs, list) else (), peer)

@@ -22,6 +22,7 @@ import trio
 
 from kachery_p2p.errors import RoutingError
 from kachery_p2p.http import HttpAnswer, HttpBounds, HttpClient, HttpFailure, media_type, packing, retry_after
+from kachery_p2p.peer_ids import any_peer_id, peer_cid
 from kachery_p2p.routing import limits, text
 from kachery_p2p.routing.answers import AnswerReader, Cache, PeerRecord, freshness
 from kachery_p2p.routing.interfaces import Provider
@@ -147,9 +148,9 @@ class Delegated:
             RoutingError: none of the routers answered; says why for each.
         """
         found: dict[str, None] = {}
-        if text.peer_id(peer) != peer:
+        if any_peer_id(peer) != peer:
             return ()
-        async with contextlib.aclosing(self._records(f"/routing/v1/peers/{text.peer_cid(peer)}", "Peers")) as records:
+        async with contextlib.aclosing(self._records(f"/routing/v1/peers/{peer_cid(peer)}", "Peers")) as records:
             async for record in records:
                 if record.peer == peer:
                     found.update(dict.fromkeys(record.addrs))

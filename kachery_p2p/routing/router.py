@@ -22,6 +22,7 @@ from typing import Any
 import trio
 
 from kachery_p2p.errors import KacheryError, RoutingError
+from kachery_p2p.peer_ids import any_peer_id
 from kachery_p2p.routing import limits, text
 from kachery_p2p.routing.interfaces import Provider, ProviderSource
 from kachery_p2p.waking import Signal
@@ -294,7 +295,7 @@ class Router:
 
     def _clean(self, provider: Provider, source: str, named: dict[str, set[str]]) -> Provider | None:
         """The provider in our own words; None when it is us, is no peer, or was named with all this before."""
-        peer = text.peer_id(provider.peer)
+        peer = any_peer_id(provider.peer)
         if peer is None or peer == self._local:
             return None
         addrs = text.dialable_addresses(provider.addrs, peer)

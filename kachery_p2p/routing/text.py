@@ -12,66 +12,17 @@ from collections.abc import Iterable
 from enum import IntEnum
 from functools import lru_cache
 
-import base58
-
 from kachery_p2p import addresses
 from kachery_p2p.addresses import Reach
+from kachery_p2p.peer_ids import any_peer_id
 from kachery_p2p.routing import limits
 
 _HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
-_LIBP2P_KEY = b"\x01\x72"
-_BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
-
-
-@lru_cache(maxsize=4096)
-def peer_id(text: str) -> str | None:
-    """Any written form of a peer ID (libp2p peer-ids specification) as base58; None when it is none."""
-    if not 8 <= len(text) <= 128 or not text.isascii():
-        return None
-    try:
-        if text[0] in "1Q":
-            raw = base58.b58decode(text)
-        elif text[0] == "z":
-            raw = _unwrap(base58.b58decode(text[1:]))
-        elif text[0] == "b":
-            raw = _unwrap(base64.b32decode(text[1:].upper() + "=" * (-len(text[1:]) % 8)))
-        elif text[0] == "k":
-            raw = _unwrap(_base36(text[1:]))
-        else:
-            return None
-    except ValueError:
-        return None
-    # A SHA-256 of a large key, or a small key itself (identity multihash).
-    hashed = raw[:2] == b"\x12\x20" and len(raw) == 34
-    inline = raw[:1] == b"\x00" and 2 < len(raw) <= 44 and len(raw) == 2 + raw[1]
-    return base58.b58encode(raw).decode() if hashed or inline else None
-
-
-def _unwrap(cid: bytes) -> bytes:
-    if cid[:2] != _LIBP2P_KEY:
-        raise ValueError("not a CIDv1 of codec libp2p-key")
-    return cid[2:]
-
-
-def _base36(text: str) -> bytes:
-    number = 0
-    for letter in text:
-        number = number * 36 + _BASE36.index(letter)
-    return number.to_bytes((number.bit_length() + 7) // 8, "big")
-
-
-def peer_cid(peer: str) -> str:
-    """A base58 peer ID as CIDv1 of codec libp2p-key, base32: the form that HTTP routers are asked with."""
-    return _base32(_LIBP2P_KEY + base58.b58decode(peer))
 
 
 def raw_cid(multihash: bytes) -> str:
     """The CIDv1 of codec raw, base32: what routing knows of a block whose codec it was not told."""
-    return _base32(b"\x01\x55" + multihash)
-
-
-def _base32(data: bytes) -> str:
-    return "b" + base64.b32encode(data).decode().rstrip("=").lower()
+    return "b" + base64.b32encode(b"\x01\x55" + multihash).decode().rstrip("=").lower()
 
 
 @lru_cache(maxsize=8192)
@@ -93,12 +44,12 @@ def dialable(text: str, peer: str) -> str | None:
     zone = parts[:1] == ["ip6zone"]
     body = parts[2:] if zone else parts
     if len(body) >= 2 and body[-2] in ("p2p", "ipfs"):
-        if peer_id(body[-1]) != peer:
+        if any_peer_id(body[-1]) != peer:
             return None
         body = body[:-2]
     core = body
     if len(body) >= 3 and body[-1] == "p2p-circuit" and body[-3] in ("p2p", "ipfs"):
-        relay = peer_id(body[-2])
+        relay = any_peer_id(body[-2])
         if relay is None or relay == peer:
             return None
         core = body[:-3]

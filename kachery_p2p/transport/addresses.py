@@ -7,12 +7,11 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import base58
-import multibase
 import trio
 from multiaddr import Multiaddr
 
 from kachery_p2p.errors import DialError, InvalidAddress
+from kachery_p2p.peer_ids import parse_peer_id
 from kachery_p2p.transport import limits
 
 _HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
@@ -63,30 +62,6 @@ def socket_multiaddr(name: Sequence[object]) -> str:
     if host.startswith("::ffff:") and "." in host:
         host = host[7:]
     return tcp_multiaddr("ip6" if ":" in host else "ip4", host, port)
-
-
-def parse_peer_id(text: str) -> str:
-    """Any written form of a peer ID (base58, or a CID of codec libp2p-key) as base58.
-
-    Raises:
-        InvalidAddress: it is not a peer ID.
-    """
-    try:
-        if text.startswith(("1", "Qm")):
-            raw = base58.b58decode(text)
-        else:
-            raw = multibase.decode(text)
-            if raw[:2] != b"\x01\x72":
-                raise ValueError("not a CIDv1 of codec libp2p-key")
-            raw = raw[2:]
-        # An identity multihash of a small key, or a SHA-256 of a large one (libp2p peer-ids specification).
-        if not (raw[:2] == b"\x12\x20" and len(raw) == 34) and not (
-            raw[:1] == b"\x00" and len(raw) > 2 and len(raw) == 2 + raw[1] <= 44
-        ):
-            raise ValueError("not a multihash of a key")
-        return base58.b58encode(raw).decode()
-    except Exception as error:
-        raise InvalidAddress(f"{text!r} is not a peer ID.") from error
 
 
 def parse_address(text: str) -> Address:

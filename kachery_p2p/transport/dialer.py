@@ -22,8 +22,9 @@ from typing import Generic, TypeVar
 import trio
 
 from kachery_p2p.errors import DialError, InvalidAddress, KacheryError
+from kachery_p2p.peer_ids import parse_peer_id
 from kachery_p2p.transport import compat, limits
-from kachery_p2p.transport.addresses import Address, parse_address, parse_peer_id, resolve, tcp_multiaddr
+from kachery_p2p.transport.addresses import Address, parse_address, resolve, tcp_multiaddr
 from kachery_p2p.transport.connection import Connection
 from kachery_p2p.transport.peers import PeerTable
 from kachery_p2p.transport.sockets import ByteIO, PortNotFree, SocketIO, connect_tcp

@@ -23,13 +23,23 @@ from typing import TYPE_CHECKING, Any
 import trio
 from multiaddr import Multiaddr
 
-from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import InvalidAddress, MalformedMessage, ProtocolNotSupported, StreamError
-from kachery_p2p.transport import limits, multistream
+from kachery_p2p.transport import limits
 from kachery_p2p.transport.addresses import parse_address
 from kachery_p2p.transport.peers import Hook
-from kachery_p2p.transport.relay.messages import bytes_field, fields, number_field
 from kachery_p2p.transport.relay.scope import is_loopback, is_public
+from kachery_p2p.wire import (
+    BYTES,
+    VARINT,
+    Schema,
+    Source,
+    bytes_field,
+    delimited,
+    fields,
+    naming,
+    number_field,
+    read_delimited,
+)
 
 if TYPE_CHECKING:
     from kachery_p2p.transport.connection import Connection
@@ -66,30 +76,31 @@ class HolePunchResult:
 def encode_message(kind: int, addrs: Sequence[str] = ()) -> bytes:
     """A DCUtR message with its length in front."""
     body = number_field(1, kind) + b"".join(bytes_field(2, Multiaddr(addr).to_bytes()) for addr in addrs)
-    return encode_varint(len(body)) + body
+    return delimited(body)
 
 
-async def read_message(channel: multistream.Channel, expected: int) -> list[str]:
+_MESSAGE = Schema({1: VARINT, 2: BYTES})
+
+
+async def read_message(channel: Source, expected: int) -> list[str]:
     """Read a message of the kind that is due; the addresses in it.
 
     Raises:
-        MalformedMessage: it is another, or none.
+        MalformedMessage: it is of another kind, or not a message.
         StreamError: the channel broke.
     """
-    size = await multistream.read_varint(channel, limits.MAX_PUNCH_MESSAGE)
+    body = await read_delimited(channel, limits.MAX_PUNCH_MESSAGE, "A peer sent a hole punching message")
     kind = 0
     addrs: list[str] = []
-    try:
-        for number, value in fields(bytes(await channel.read_exactly(size))):
-            if number == 1 and isinstance(value, int):
+    with naming("A hole punching message"):
+        for number, value, part in fields(body, _MESSAGE):
+            if number == 1:
                 kind = value
-            elif number == 2 and isinstance(value, bytes) and len(addrs) < limits.MAX_PUNCH_ADDRESSES:
+            elif len(addrs) < limits.MAX_PUNCH_ADDRESSES:
                 try:
-                    addrs.append(str(Multiaddr(value)))
+                    addrs.append(str(Multiaddr(part)))
                 except Exception:  # noqa: BLE001 - multiaddr and the codecs under it raise dozens of types
                     logger.debug("an address in a hole punching message cannot be read")
-    except ValueError as error:
-        raise MalformedMessage(f"A peer sent a hole punching message that cannot be read: {error}.") from error
     if kind != expected:
         raise MalformedMessage(f"A peer sent a hole punching message of type {kind} where {expected} was due.")
     return addrs

@@ -474,8 +474,3 @@ class Host:
     def remote_addresses_of(self, peer_id: str) -> list[str]:
         """Where the other ends of the connections that we opened to a peer are, without the peer ID: they answered."""
         return [each.address for each in self.table.of(peer_id) if each.initiator]
-
-    def observed_addresses(self) -> list[str]:
-        """The addresses at which connected peers say they see us."""
-        seen = (self.table.peek(peer).observed for peer in self.connected())
-        return list(dict.fromkeys(each for each in seen if each))

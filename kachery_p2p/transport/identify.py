@@ -17,16 +17,17 @@ from libp2p.peer.envelope import seal_record
 from libp2p.peer.peer_record import PeerRecord
 from multiaddr import Multiaddr
 
-from kachery_p2p.errors import InvalidAddress, StreamError
+from kachery_p2p.errors import StreamError
+from kachery_p2p.peer_ids import any_peer_id
 from kachery_p2p.transport import limits, multistream
-from kachery_p2p.transport.addresses import CIRCUIT, parse_peer_id
+from kachery_p2p.transport.addresses import CIRCUIT
 from kachery_p2p.transport.compat import Keys
 from kachery_p2p.transport.connection import Connection
 from kachery_p2p.transport.interfaces import IdentifyHost
-from kachery_p2p.transport.multistream import encode_varint, read_varint
 from kachery_p2p.transport.peers import PeerInfo
 from kachery_p2p.transport.stream import Stream
 from kachery_p2p.waking import Flag
+from kachery_p2p.wire import delimited, read_length
 
 logger = logging.getLogger("kachery_p2p.transport")
 
@@ -70,7 +71,7 @@ class IdentifyAnswers:
             protocols=list(protocols),
             signedPeerRecord=self._record,
         ).SerializeToString()
-        return encode_varint(len(message)) + message
+        return delimited(message)
 
 
 async def read_identify(stream: Stream, local: str) -> PeerInfo:
@@ -85,7 +86,8 @@ async def read_identify(stream: Stream, local: str) -> PeerInfo:
         first = await stream.read(1)
         if not first:
             break
-        length = await read_varint(_Pushback(first, stream), limits.MAX_IDENTIFY - total)
+        sender = f"The peer {stream.peer} sent an identify message"
+        length = await read_length(stream, limits.MAX_IDENTIFY - total, sender, first)
         total += length + 1  # so that empty messages come to an end too
         try:
             merged.MergeFromString(bytes(await stream.read_exactly(length)))
@@ -109,21 +111,6 @@ async def read_identify(stream: Stream, local: str) -> PeerInfo:
     )
 
 
-class _Pushback:
-    """A stream with one byte put back in front."""
-
-    def __init__(self, first: bytes, stream: Stream) -> None:
-        self._first = first
-        self._stream = stream
-
-    async def read_exactly(self, count: int, /) -> bytes | bytearray:
-        first, self._first = self._first[:count], self._first[count:]
-        return first + await self._stream.read_exactly(count - len(first)) if len(first) < count else first
-
-    async def write(self, data: bytes, /) -> None:
-        await self._stream.write(data)
-
-
 def _multiaddr_text(raw: bytes, peer: str) -> str:
     """The text of a binary multiaddr without its `/p2p`; empty when it is nonsense, or another peer's."""
     try:
@@ -133,10 +120,7 @@ def _multiaddr_text(raw: bytes, peer: str) -> str:
     head, _, tail = text.rpartition("/p2p/")
     if not head or "/" in tail:
         return text
-    try:
-        return head if parse_peer_id(tail) == peer else ""
-    except InvalidAddress:
-        return ""
+    return head if any_peer_id(tail) == peer else ""
 
 
 class Service:

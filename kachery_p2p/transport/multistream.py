@@ -16,55 +16,31 @@ from typing import Protocol
 
 from kachery_p2p.errors import ProtocolNotSupported, StreamError
 from kachery_p2p.transport import limits
+from kachery_p2p.wire import Source, delimited, read_delimited
 
 HEADER = "/multistream/1.0.0"
 NOT_AVAILABLE = "na"
 LIST = "ls"
 
 
-class Channel(Protocol):
+class Channel(Source, Protocol):
     """Something to negotiate on."""
-
-    async def read_exactly(self, count: int, /) -> bytes | bytearray: ...
 
     async def write(self, data: bytes, /) -> None: ...
 
 
-def encode_varint(number: int) -> bytes:
-    """Unsigned LEB128."""
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-async def read_varint(channel: Channel, maximum: int) -> int:
-    """Read an unsigned LEB128 number. Raises `StreamError` when it is above `maximum` or over-long."""
-    number = shift = 0
-    while True:
-        byte = (await channel.read_exactly(1))[0]
-        number |= (byte & 0x7F) << shift
-        if number > maximum:
-            raise StreamError(f"The peer sent a length of {number} bytes where at most {maximum} are allowed.")
-        if byte < 0x80:
-            return number
-        shift += 7
-        if shift > 63:
-            raise StreamError("The peer sent a length that does not end.")
-
-
 def encode_line(name: str) -> bytes:
     """One multistream message."""
-    line = name.encode() + b"\n"
-    return encode_varint(len(line)) + line
+    return delimited(name.encode() + b"\n")
 
 
 async def read_line(channel: Channel) -> str:
-    """Read one multistream message. Raises `StreamError` when it is malformed."""
-    length = await read_varint(channel, limits.MAX_PROTOCOL_NAME)
-    line = bytes(await channel.read_exactly(length))
+    """Read one multistream message.
+
+    Raises:
+        StreamError: it is malformed.
+    """
+    line = await read_delimited(channel, limits.MAX_PROTOCOL_NAME, "The peer sent a multistream message")
     if not line.endswith(b"\n"):
         raise StreamError("The peer sent a multistream message without a newline at its end.")
     try:
@@ -109,7 +85,7 @@ async def negotiate(channel: Channel, supported: Container[str] | Iterable[str])
         proposal = await read_line(channel)
         if proposal == LIST and isinstance(supported, Iterable):
             lines = b"".join(encode_line(name) for name in supported) + b"\n"
-            await channel.write(encode_varint(len(lines)) + lines)
+            await channel.write(delimited(lines))
         elif isinstance(supported, Container) and proposal in supported:
             await channel.write(encode_line(proposal))
             return proposal

@@ -233,10 +233,6 @@ class PeerTable:
             self._protected.pop(peer, None)
         return bool(tags)
 
-    def is_protected(self, peer: str, tag: str = "") -> bool:
-        """Whether a tag, or with none given any tag, protects the peer."""
-        return tag in self._protected.get(peer, ()) if tag else peer in self._protected
-
     def ban(self, peer: str, until: float) -> None:
         if len(self._banned) >= limits.MAX_BANS and peer not in self._banned:
             del self._banned[min(self._banned, key=self._banned.__getitem__)]

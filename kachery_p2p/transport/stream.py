@@ -217,9 +217,9 @@ class Stream(YamuxStream):
         self.connection.flush()
         await trio.lowlevel.checkpoint()
 
-    async def reset(self, reason: str = "reset by this side") -> None:
+    async def reset(self) -> None:
         """Tear both directions down at once; the peer sees an error."""
-        self.abort(reason)
+        self.abort()
         await trio.lowlevel.checkpoint()
 
     def abort(self, reason: str = "reset by this side") -> None:

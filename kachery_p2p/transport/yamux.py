@@ -36,7 +36,6 @@ from kachery_p2p.transport.yamux_stream import (
     DATA,
     FIN,
     GO_AWAY,
-    GO_AWAY_INTERNAL_ERROR,
     GO_AWAY_NORMAL,
     GO_AWAY_PROTOCOL_ERROR,
     HEADER,
@@ -51,7 +50,6 @@ from kachery_p2p.transport.yamux_stream import (
 )
 
 __all__ = [
-    "GO_AWAY_INTERNAL_ERROR",
     "GO_AWAY_NORMAL",
     "GO_AWAY_PROTOCOL_ERROR",
     "ProtocolError",
@@ -117,11 +115,6 @@ class YamuxCore:
         self._idle_at = clock()
 
     # --- receiving -------------------------------------------------------------------------------------------------
-
-    def receive(self, data: bytearray) -> None:
-        """Take the plaintext of one message, all at once; see `parse`."""
-        for _ in self.parse(data):
-            pass
 
     def parse(self, data: bytearray) -> Iterator[None]:
         """Take the plaintext of one message, in steps of some frames. The buffer belongs to the core from here on.

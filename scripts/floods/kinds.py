@@ -18,13 +18,13 @@ import trio
 
 from kachery_p2p.bitswap.messages import Presence, WantlistEntry, WantType, encode
 from kachery_p2p.dag.cid import CID, RAW, sha256_multihash
-from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType
 from kachery_p2p.routing.dht.rpc import frame
 from kachery_p2p.transport.compat import Keys
 from kachery_p2p.transport.ping import PING as PING_PROTOCOL
 from kachery_p2p.transport.relay import messages as relay
+from kachery_p2p.wire import encode_varint
 from scripts.floods.peer import FIN, HEADER, PING, SYN, UPDATE, Attacker, crumbs, data_frame
 
 if sys.version_info < (3, 11):

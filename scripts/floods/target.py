@@ -34,7 +34,7 @@ def fill_table(dht: DHT) -> None:
     """Peers that are not there, so that a question costs what it costs in a real network."""
     from multiaddr import Multiaddr
 
-    from kachery_p2p.routing.dht.reach import peer_bytes
+    from kachery_p2p.peer_ids import peer_bytes
 
     table = dht._network.table
     for number in range(TABLE_PEERS):

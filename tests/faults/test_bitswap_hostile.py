@@ -25,8 +25,8 @@ from kachery_p2p.bitswap.messages import (
     read_length,
 )
 from kachery_p2p.dag.cid import CID, RAW
-from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import StreamError, StreamReset
+from kachery_p2p.wire import encode_varint
 from tests.helpers.bitswap_fakes import MemoryNetwork, MemoryStore, MemoryStream, cid_of, no_thread
 
 MIB = 1 << 20

@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import trio
 
-from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import MalformedMessage, StreamError
+from kachery_p2p.peer_ids import peer_bytes
 from kachery_p2p.routing.dht import limits, shell_limits
 from kachery_p2p.routing.dht.dht import DHT, LAN_PROTOCOL, PROTOCOL
 from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType, decode, encode
-from kachery_p2p.routing.dht.reach import peer_bytes, without_peer
+from kachery_p2p.routing.dht.reach import without_peer
 from kachery_p2p.routing.dht.rpc import frame, read_message
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.stream import Stream
+from kachery_p2p.wire import encode_varint
 from tests.helpers.clocks import PatientClock
 from tests.helpers.patience import PATIENCE, until
 from tests.helpers.transport_helpers import run_dht, started

@@ -20,13 +20,13 @@ from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash
 from kachery_p2p.dag.pb import PBLink, encode_node
 from kachery_p2p.dag.unixfs import DataType, UnixFSData
 from kachery_p2p.dag.unixfs import encode as encode_unixfs
-from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import ContentNotFound, MalformedDag, StreamError
 from kachery_p2p.node.node import Node
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.stream import Stream
+from kachery_p2p.wire import encode_varint
 from scripts.workstation import LISTEN, Workstation
 from tests.conftest import StartWorkstation
 from tests.helpers.patience import PATIENCE

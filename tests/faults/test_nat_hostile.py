@@ -18,11 +18,12 @@ from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.nat import autonat_messages as m
 from kachery_p2p.transport.nat import limits
 from kachery_p2p.transport.nat.autonat import AutonatClient
-from kachery_p2p.transport.nat.autonat_messages import V1, V2_BACK, V2_DIAL, framed
+from kachery_p2p.transport.nat.autonat_messages import V1, V2_BACK, V2_DIAL
 from kachery_p2p.transport.nat.autonat_server import read_message
 from kachery_p2p.transport.nat.endpoints import TcpEndpoint, from_text
 from kachery_p2p.transport.nat.reachability import Reachability
 from kachery_p2p.transport.stream import Stream
+from kachery_p2p.wire import delimited
 from tests.helpers.clocks import PatientClock
 from tests.helpers.nat_helpers import loopback, meet, new_server, running
 from tests.helpers.patience import PATIENCE, until
@@ -67,7 +68,7 @@ class Victim:
 
 # --- against the server ----------------------------------------------------------------------------------------------
 
-REQUEST = framed(m.encode_v2(m.DialRequest((b"\x04\x7f\x00\x00\x01\x06\x0f\xa1",), 1)))
+REQUEST = delimited(m.encode_v2(m.DialRequest((b"\x04\x7f\x00\x00\x01\x06\x0f\xa1",), 1)))
 GARBAGE = {
     "nothing": b"",
     "random": os.urandom(500),
@@ -75,9 +76,9 @@ GARBAGE = {
     "too long": b"\xff\xff\xff\xff\x0f",
     "endless length": b"\xff" * 20,
     "half a message": REQUEST[:-3],
-    "an answer": framed(m.encode_v2(m.DialResponse(200))),
-    "an answer of version 1": framed(m.encode_v1(m.V1Response(0))),
-    "somebody else's peer ID": framed(m.encode_v1(m.V1Dial(b"somebody else", (b"",)))),
+    "an answer": delimited(m.encode_v2(m.DialResponse(200))),
+    "an answer of version 1": delimited(m.encode_v1(m.V1Response(0))),
+    "somebody else's peer ID": delimited(m.encode_v1(m.V1Dial(b"somebody else", (b"",)))),
     "group fields": b"\x02\x0b\x0c",
 }
 
@@ -139,7 +140,7 @@ async def test_thousands_of_addresses(patient_clock: PatientClock, nursery: trio
     service._connect = record  # type: ignore[assignment]
     addresses = [TcpEndpoint(ipaddress.ip_address("127.0.0.1"), port).binary for port in range(1, 700)]
     stream = await rogue.open_stream(server.peer_id, [V1])
-    await stream.write(framed(m.encode_v1(m.V1Dial(b"", tuple(addresses)))))
+    await stream.write(delimited(m.encode_v1(m.V1Dial(b"", tuple(addresses)))))
     assert m.decode_v1(await read_message(stream)) == m.V1Response(m.V1Status.DIAL_ERROR, "dial failed")
     assert len(dialled) == limits.MAX_DIAL_BACKS
 
@@ -150,7 +151,7 @@ async def test_a_victim_is_not_dialled_for_nothing(patient_clock: PatientClock, 
     rogue = await started(nursery)
     await meet(rogue, server)
     with Victim() as victim:
-        request = framed(m.encode_v2(m.DialRequest((victim.endpoint.binary,), 1)))
+        request = delimited(m.encode_v2(m.DialRequest((victim.endpoint.binary,), 1)))
 
         async def ask() -> tuple[Stream, int]:
             stream = await rogue.open_stream(server.peer_id, [V2_DIAL])
@@ -164,12 +165,12 @@ async def test_a_victim_is_not_dialled_for_nothing(patient_clock: PatientClock, 
         stream, _ = await ask()
         await stream.close_write()
         stream, _ = await ask()
-        await stream.write(framed(m.encode_dial_data(b"x")))
+        await stream.write(delimited(m.encode_dial_data(b"x")))
         with pytest.raises(StreamError), trio.fail_after(limits.SERVER_TIMEOUT / 2):
             await stream.read(1)
         stream, size = await ask()
         for start in range(0, size - 1, 4000):
-            await stream.write(framed(m.encode_dial_data(bytes(min(4000, size - 1 - start)))))
+            await stream.write(delimited(m.encode_dial_data(bytes(min(4000, size - 1 - start)))))
         stream, _ = await ask()
         await stream.write(request)
         await trio.sleep(limits.SERVER_TIMEOUT + limits.DIAL_DATA_PAUSE + 1)
@@ -177,7 +178,7 @@ async def test_a_victim_is_not_dialled_for_nothing(patient_clock: PatientClock, 
 
         stream, size = await ask()
         for _ in range(0, size, 4000):
-            await stream.write(framed(m.encode_dial_data(bytes(4000))))
+            await stream.write(delimited(m.encode_dial_data(bytes(4000))))
         answer = m.decode_v2(await read_message(stream))
         assert answer in (m.DialResponse(200, 0, 100), m.DialResponse(200, 0, 101))
         assert victim.connections() == 1
@@ -201,7 +202,7 @@ def answering(*bodies: bytes) -> Handler:
     async def lie(stream: Stream) -> None:
         await read_message(stream)
         for body in bodies:
-            await stream.write(framed(body))
+            await stream.write(delimited(body))
 
     return lie
 
@@ -246,11 +247,11 @@ async def test_a_nonce_on_our_own_connection_proves_nothing(patient_clock: Patie
             try:
                 async with await connection.open_stream() as back:
                     await multistream.select(back, [V2_BACK])
-                    await back.write(framed(m.encode_dial_back(request.nonce)))
+                    await back.write(delimited(m.encode_dial_back(request.nonce)))
                     await back.read_exactly(1)
             except StreamError as error:
                 refused.append(error)
-        await stream.write(framed(m.encode_v2(m.DialResponse(200, 0, 200))))
+        await stream.write(delimited(m.encode_v2(m.DialResponse(200, 0, 200))))
 
     host, client, liar = await lying(nursery, V2_DIAL, lie)
     await host.connect(liar.addresses()[0], fresh=True)

@@ -14,6 +14,7 @@ from kachery_p2p.transport import limits, multistream
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.sockets import connect_tcp
 from kachery_p2p.transport.stream import Stream
+from kachery_p2p.wire import delimited
 from tests.helpers.clocks import PatientClock
 from tests.helpers.patience import PATIENCE
 from tests.helpers.transport_helpers import ECHO, Rogue, Silent, says_back, started, still_serves, tolerant, until
@@ -84,7 +85,7 @@ async def test_only_noise_is_offered(nursery: trio.Nursery) -> None:
     """Neither plaintext nor TLS is accepted: nobody connects without proving its identity."""
     host = await started(nursery)
     answer = await talk(host, HELLO + multistream.encode_line("ls"), shut=True)
-    assert answer == HELLO + multistream.encode_varint(len(NOISE) + 1) + NOISE + b"\n"
+    assert answer == HELLO + delimited(NOISE + b"\n")
     answer = await talk(host, HELLO + multistream.encode_line("/plaintext/2.0.0"), shut=True)
     assert answer == HELLO + multistream.encode_line("na")
 

@@ -7,8 +7,8 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-from kachery_p2p.dag.varint import encode_varint
-from kachery_p2p.routing.dht.records import peer_id_of
+from kachery_p2p.peer_ids import peer_id_of_key
+from kachery_p2p.wire import encode_varint
 
 PrivateKey = ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
@@ -99,4 +99,4 @@ def ipns(key: PrivateKey, *, legacy: dict[int, bytes | int] | None = None, **cha
 
 def name_of(key: PrivateKey) -> bytes:
     """The record's key in the DHT."""
-    return b"/ipns/" + peer_id_of(public_key(key))
+    return b"/ipns/" + peer_id_of_key(public_key(key))

@@ -32,6 +32,11 @@ async def echo(stream: Stream) -> None:
         await stream.write(data)
 
 
+def is_protected(host: Host, peer: str) -> bool:
+    """Whether the connection of a peer is kept: taking away a protection that it does not have tells it."""
+    return host.unprotect(peer, "a tag that nothing has")
+
+
 def new_host(**options: Any) -> Host:
     """A host on a free loopback port that serves `ECHO`."""
     host = Host(os.urandom(32), options.pop("listen", LOOPBACK), **options)

@@ -10,8 +10,8 @@ from typing import Any
 
 import trio
 
+from kachery_p2p.peer_ids import peer_bytes
 from kachery_p2p.routing.dht.dht import DHT
-from kachery_p2p.routing.dht.reach import peer_bytes
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.transport.host import Host
 from scripts.peers import Peer

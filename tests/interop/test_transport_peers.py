@@ -40,7 +40,7 @@ async def test_we_dial(nursery: trio.Nursery, peer: Kubo | Helia) -> None:
     await until(lambda: host.agent_of(peer.peer_id))
     assert {BITSWAP, PING} <= host.protocols_of(peer.peer_id)
     assert f"{peer.addrs[0].partition('/p2p/')[0]}/p2p/{peer.peer_id}" in host.addresses_of(peer.peer_id)
-    assert host.observed_addresses()
+    assert host.table.peek(peer.peer_id).observed
     await ping(host, peer.peer_id)
     with pytest.raises(ProtocolNotSupported):
         await host.open_stream(peer.peer_id, ["/no/such/1"])

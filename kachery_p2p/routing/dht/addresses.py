@@ -15,9 +15,9 @@ from typing import Final
 from multiaddr import Multiaddr
 
 from kachery_p2p.addresses import Reach, reach, reach_of_packed
-from kachery_p2p.dag.varint import read_varint
 from kachery_p2p.errors import InvalidAddress
 from kachery_p2p.routing.dht import limits
+from kachery_p2p.wire import read_varint
 
 _IP4, _TCP, _DNS, _DNS4, _DNS6, _DNSADDR = 0x04, 0x06, 0x35, 0x36, 0x37, 0x38
 _IP6, _CIRCUIT, _P2P, _UDP = 0x29, 0x0122, 0x01A5, 0x0111

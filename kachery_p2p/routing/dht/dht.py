@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from kachery_p2p.errors import DialError, InvalidAddress, InvalidRecord, KacheryError, StreamError
+from kachery_p2p.peer_ids import peer_bytes, peer_text
 from kachery_p2p.routing.dht import addresses, limits, records, shell_limits
 from kachery_p2p.routing.dht.addresses import DhtScope
 from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType, ValueRecord
 from kachery_p2p.routing.dht.network import Network
 from kachery_p2p.routing.dht.providers import ProviderStore
-from kachery_p2p.routing.dht.reach import bare, peer_bytes, peer_text, without_peer
+from kachery_p2p.routing.dht.reach import bare, without_peer
 from kachery_p2p.routing.dht.refresh import Seeds, Upkeep
 from kachery_p2p.routing.dht.server import DhtServer
 from kachery_p2p.routing.dht.values import ValueStore

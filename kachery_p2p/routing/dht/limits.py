@@ -27,8 +27,6 @@ MAX_PROVIDERS_PER_MESSAGE = 256
 MAX_ADDRS_PER_PEER = 32
 #: An address with two peer IDs and certificate hashes, the longest kind in use, stays under this.
 MAX_ADDR_SIZE = 256
-#: A peer ID is a multihash of a key: 34 bytes for a hash, 38 for an inlined Ed25519 key, 44 at the most.
-MAX_PEER_ID_SIZE = 44
 #: Keys of providers are multihashes: go-libp2p refuses longer ones than this.
 MAX_KEY_SIZE = 80
 #: Keys of values have a name space in front (`/ipns/`, `/pk/`).

@@ -6,14 +6,14 @@ are passed on as they came. What is beyond a limit is cut off (peers, addresses)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 
-from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import MalformedMessage
+from kachery_p2p.peer_ids import is_peer_id
 from kachery_p2p.routing.dht import limits
+from kachery_p2p.wire import BYTES, VARINT, WireError, bytes_field, number_field, read_field
 
 
 class MessageType(IntEnum):
@@ -61,7 +61,6 @@ class DhtMessage:
 
 
 _TYPES = tuple(MessageType)
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 # --- encoding ------------------------------------------------------------------------------------------------------
@@ -71,37 +70,27 @@ def encode(message: DhtMessage) -> bytes:
     """The protobuf of a message."""
     parts: list[bytes] = []
     if message.type:
-        parts.append(b"\x08" + encode_varint(message.type))
+        parts.append(number_field(1, message.type))
     if message.key:
-        parts.append(b"\x12" + encode_varint(len(message.key)) + message.key)
+        parts.append(bytes_field(2, message.key))
     record = message.record
     if record is not None:
-        body = b"\x0a" + encode_varint(len(record.key)) + record.key if record.key else b""
+        body = bytes_field(1, record.key) if record.key else b""
         if record.value:
-            body += b"\x12" + encode_varint(len(record.value)) + record.value
+            body += bytes_field(2, record.value)
         if record.received:
-            received = record.received.encode()
-            body += b"\x2a" + encode_varint(len(received)) + received
-        parts.append(b"\x1a" + encode_varint(len(body)) + body)
-    _encode_peers(parts, b"\x42", message.closer)
-    _encode_peers(parts, b"\x4a", message.providers)
+            body += bytes_field(5, record.received.encode())
+        parts.append(bytes_field(3, body))
+    parts += [_peer_field(8, peer.id, peer.addrs) for peer in message.closer]
+    parts += [_peer_field(9, peer.id, peer.addrs) for peer in message.providers]
     return b"".join(parts)
 
 
-def _encode_peers(parts: list[bytes], tag: bytes, peers: Iterable[DhtPeer]) -> None:
-    for peer in peers:
-        body = _encode_peer(peer.id, peer.addrs)
-        parts += (tag, encode_varint(len(body)), body)
-
-
 @lru_cache(maxsize=1024)
-def _encode_peer(peer: bytes, addrs: tuple[bytes, ...]) -> bytes:
+def _peer_field(number: int, peer: bytes, addrs: tuple[bytes, ...]) -> bytes:
     """One peer. Remembered: a server names those of its table again and again."""
-    inner = [b"\x0a", encode_varint(len(peer)), peer]
-    for addr in addrs:
-        inner += (b"\x12", encode_varint(len(addr)), addr)
-    # Which peers it is connected to is nobody's business; readers have long ignored the field.
-    return b"".join(inner)
+    # The field that says which peers it is connected to is left out: readers have long ignored it.
+    return bytes_field(number, bytes_field(1, peer) + b"".join([bytes_field(2, addr) for addr in addrs]))
 
 
 # --- decoding ------------------------------------------------------------------------------------------------------
@@ -110,7 +99,7 @@ def _encode_peer(peer: bytes, addrs: tuple[bytes, ...]) -> bytes:
 def decode(data: bytes) -> DhtMessage:
     """Read a message.
 
-    Peers without an ID, or with one that is none, are left out; so are addresses and peers beyond the limits.
+    Peers without an ID, or with bytes that are not one, are left out; so are addresses and peers beyond the limits.
 
     Raises:
         MalformedMessage: not protobuf, of an unknown type, or beyond the limits of size and nesting.
@@ -124,34 +113,37 @@ def decode(data: bytes) -> DhtMessage:
     providers: list[DhtPeer] = []
     budget = limits.MAX_FIELDS_PER_MESSAGE
     pos, end = 0, len(data)
-    while pos < end:
-        budget -= 1
-        number, wire, start, pos = read_field(data, pos, end)
-        if wire == _VARINT:
-            if number == 1:
-                kind = start
-        elif wire == _BYTES:
-            if number == 8:
-                if len(closer) < limits.MAX_PEERS_PER_MESSAGE:
-                    budget -= _add_peer(data[start:pos], closer)
-            elif number == 9:
-                if len(providers) < limits.MAX_PROVIDERS_PER_MESSAGE:
-                    budget -= _add_peer(data[start:pos], providers)
-            elif number == 2:
-                key = data[start:pos]
-            elif number == 3:
-                record = _decode_record(data, start, pos)
-            elif number == 1:
-                raise MalformedMessage("The type of a DHT message is not a number.")
-        if budget < 0:
-            raise MalformedMessage(f"A DHT message holds more than {limits.MAX_FIELDS_PER_MESSAGE} fields.")
-    if kind >= len(_TYPES):
-        raise MalformedMessage(f"A DHT message has the unknown type {kind}.")
+    try:
+        while pos < end:
+            budget -= 1
+            number, wire, start, pos = read_field(data, pos, end)
+            if wire == VARINT:
+                if number == 1:
+                    kind = start
+            elif wire == BYTES:
+                if number == 8:
+                    if len(closer) < limits.MAX_PEERS_PER_MESSAGE:
+                        budget -= _add_peer(data[start:pos], closer)
+                elif number == 9:
+                    if len(providers) < limits.MAX_PROVIDERS_PER_MESSAGE:
+                        budget -= _add_peer(data[start:pos], providers)
+                elif number == 2:
+                    key = data[start:pos]
+                elif number == 3:
+                    record = _decode_record(data, start, pos)
+                elif number == 1:
+                    raise WireError("its type is not a number")
+            if budget < 0:
+                raise WireError(f"it has more than {limits.MAX_FIELDS_PER_MESSAGE} fields")
+        if kind >= len(_TYPES):
+            raise WireError(f"its type {kind} is unknown")
+    except WireError as error:
+        raise MalformedMessage(f"A DHT message is malformed: {error}.") from error
     return DhtMessage(_TYPES[kind], key, record, tuple(closer), tuple(providers))
 
 
 def _add_peer(body: bytes, peers: list[DhtPeer]) -> int:
-    """Append a peer, if it is one; how many fields were read."""
+    """Append a peer, if it is one. Returns how many fields were read."""
     info, count = _known_peer(body) if len(body) <= _MAX_KNOWN_PEER else _peer(body)
     if info is not None:
         peers.append(info)
@@ -159,7 +151,7 @@ def _add_peer(body: bytes, peers: list[DhtPeer]) -> int:
 
 
 def _peer(body: bytes) -> tuple[DhtPeer | None, int]:
-    """A peer from its protobuf, None without an ID that is one; and how many fields it has."""
+    """A peer from its protobuf (None without a valid ID), and how many fields it has."""
     peer = b""
     addrs: list[bytes] = []
     count, pos, end = 0, 0, len(body)
@@ -172,11 +164,11 @@ def _peer(body: bytes) -> tuple[DhtPeer | None, int]:
             start = pos + 2
             pos = start + body[pos + 1]
             if pos > end:
-                raise MalformedMessage("A field of a DHT message reaches over its end.")
+                raise WireError("it ends within a field of a peer")
             number = tag >> 3
         else:
             number, wire, start, pos = read_field(body, pos, end)
-            if wire != _BYTES:
+            if wire != BYTES:
                 continue
         if number == 2:
             if len(addrs) < most and 0 < pos - start <= longest:
@@ -196,7 +188,7 @@ def _decode_record(data: bytes, pos: int, end: int) -> ValueRecord:
     key = value = received = b""
     while pos < end:
         number, wire, start, pos = read_field(data, pos, end)
-        if wire != _BYTES:
+        if wire != BYTES:
             continue
         if number == 1:
             key = data[start:pos]
@@ -206,48 +198,3 @@ def _decode_record(data: bytes, pos: int, end: int) -> ValueRecord:
             received = data[start:pos]
     # Written by the peer for people to read: 35 characters are a time with nanoseconds and a zone.
     return ValueRecord(key, value, received[:40].decode("utf-8", "replace"))
-
-
-def read_field(data: bytes, pos: int, end: int) -> tuple[int, int, int, int]:
-    """One field: its number, its type, its value or where its bytes start, and the position after it."""
-    tag, pos = read_number(data, pos, end)
-    wire = tag & 7
-    number = tag >> 3
-    if not number:
-        raise MalformedMessage("A field of a DHT message has the number 0.")
-    if wire == _VARINT:
-        value, pos = read_number(data, pos, end)
-        return number, wire, value, pos
-    if wire == _BYTES:
-        length, pos = read_number(data, pos, end)
-    elif wire == _FIXED64:
-        length = 8
-    elif wire == _FIXED32:
-        length = 4
-    else:
-        raise MalformedMessage(f"A field of a DHT message has the unknown type {wire}.")
-    if length > end - pos:
-        raise MalformedMessage("A field of a DHT message reaches over its end.")
-    return number, wire, pos, pos + length
-
-
-def read_number(data: bytes, pos: int, end: int) -> tuple[int, int]:
-    """A protobuf varint: up to ten bytes, cut to 64 bits; need not be minimal."""
-    value = shift = 0
-    while pos < end:
-        byte = data[pos]
-        pos += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFF_FFFF_FFFF_FFFF, pos
-        shift += 7
-        if shift > 63:
-            raise MalformedMessage("A DHT message holds a number of more than ten bytes.")
-    raise MalformedMessage("A DHT message ends in the middle of a number.")
-
-
-def is_peer_id(raw: bytes) -> bool:
-    """Whether bytes are a binary peer ID: the SHA-256 of a key, or a small key inlined (libp2p peer-ids)."""
-    if len(raw) == 34:
-        return raw[:2] in (b"\x12\x20", b"\x00\x20")
-    return 3 <= len(raw) <= limits.MAX_PEER_ID_SIZE and raw[0] == 0 and raw[1] == len(raw) - 2

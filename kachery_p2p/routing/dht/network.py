@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from kachery_p2p.errors import KacheryError, StreamError
+from kachery_p2p.peer_ids import peer_bytes, peer_text
 from kachery_p2p.routing.dht import limits, shell_limits
 from kachery_p2p.routing.dht.keys import kad_id
 from kachery_p2p.routing.dht.lookup import Lookup
 from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType
-from kachery_p2p.routing.dht.reach import DhtConnections, bare, peer_bytes, peer_text
+from kachery_p2p.routing.dht.reach import DhtConnections, bare
 from kachery_p2p.routing.dht.rpc import Rpc
 from kachery_p2p.routing.dht.table import RoutingTable
 from kachery_p2p.waking import Flag, Signal

@@ -15,11 +15,11 @@ import sqlite3
 import threading
 from collections.abc import Iterable
 
-from kachery_p2p.dag.varint import encode_varint, read_varint
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht import limits
 from kachery_p2p.routing.dht.messages import DhtPeer
+from kachery_p2p.wire import delimited, read_varint
 
 log = logging.getLogger("kachery_p2p.routing")
 
@@ -251,7 +251,7 @@ class ProviderStore:
 
 
 def _pack(addrs: Iterable[bytes]) -> bytes:
-    return b"".join(encode_varint(len(addr)) + addr for addr in addrs)
+    return b"".join(map(delimited, addrs))
 
 
 def _unpack(packed: bytes) -> tuple[bytes, ...]:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import base58
 import trio
 
-from kachery_p2p.errors import DialError, InvalidAddress
+from kachery_p2p.errors import DialError
+from kachery_p2p.peer_ids import peer_bytes, peer_text
 from kachery_p2p.routing.dht import addresses, shell_limits
-from kachery_p2p.routing.dht.messages import DhtPeer, is_peer_id
+from kachery_p2p.routing.dht.messages import DhtPeer
 
 if TYPE_CHECKING:
     from kachery_p2p.routing.dht.addresses import DhtScope
@@ -28,24 +27,6 @@ _P2P = b"\xa5\x03"
 _NEAR = "dht-near"
 #: A tag that nobody sets: taking it back tells whether anybody protects the peer.
 _NONE = "dht-none"
-
-
-@lru_cache(maxsize=16384)
-def peer_text(peer: bytes) -> str:
-    """The written form of a binary peer ID."""
-    return base58.b58encode(peer).decode()
-
-
-@lru_cache(maxsize=16384)
-def peer_bytes(peer: str) -> bytes:
-    """The binary form of a peer ID. Raises `InvalidAddress`."""
-    try:
-        raw = base58.b58decode(peer)
-    except ValueError as error:
-        raise InvalidAddress(f"{peer[:100]!r} is not a peer ID.") from error
-    if not is_peer_id(raw):
-        raise InvalidAddress(f"{peer[:100]!r} is not a peer ID.")
-    return raw
 
 
 def bare(infos: Iterable[DhtPeer]) -> tuple[DhtPeer, ...]:

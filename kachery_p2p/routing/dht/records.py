@@ -12,16 +12,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from kachery_p2p.errors import InvalidRecord, MalformedMessage
+from kachery_p2p.errors import InvalidRecord
+from kachery_p2p.peer_ids import is_peer_id, peer_id_of_key
 from kachery_p2p.routing.dht import limits
-from kachery_p2p.routing.dht.messages import is_peer_id, read_field
+from kachery_p2p.wire import BYTES, VARINT, WireError, read_field
 
 PK = b"/pk/"
 IPNS = b"/ipns/"
@@ -30,8 +30,6 @@ _SIGNED_PREFIX = b"ipns-signature:"
 _RSA, _ED25519, _SECP256K1, _ECDSA = range(4)
 #: libp2p refuses shorter RSA keys; longer ones take too long to check.
 _RSA_BITS = range(2048, 8193)
-#: An encoded key up to this size is its own ID (libp2p peer-ids).
-_MAX_INLINED = 42
 #: Maps and lists in each other, in the part of a record that we do not read.
 _MAX_DEPTH = 16
 
@@ -72,7 +70,7 @@ def validate(key: bytes, value: bytes, now_wall: float) -> None:
         raise InvalidRecord(f"A record of {len(value)} bytes is larger than {limits.MAX_RECORD_SIZE}.")
     name = _name(key)
     if key.startswith(PK):
-        if peer_id_of(value) != name:
+        if peer_id_of_key(value) != name:
             raise InvalidRecord("A public key does not have the ID it is stored under.")
         read_public_key(value)
         return
@@ -92,7 +90,7 @@ def select(key: bytes, values: Sequence[bytes]) -> int:
     best_rank: tuple[int, int, bytes] = (-1, 0, b"")
     for index, value in enumerate(values):
         if key.startswith(PK):
-            if peer_id_of(value) == name:
+            if peer_id_of_key(value) == name:
                 return index
             continue
         try:
@@ -118,13 +116,6 @@ def _name(key: bytes) -> bytes:
 # --- public keys ---------------------------------------------------------------------------------------------------
 
 
-def peer_id_of(encoded: bytes) -> bytes:
-    """The binary peer ID of an encoded public key (libp2p peer-ids)."""
-    if len(encoded) <= _MAX_INLINED:
-        return b"\x00" + bytes([len(encoded)]) + encoded
-    return b"\x12\x20" + sha256(encoded).digest()
-
-
 def read_public_key(encoded: bytes) -> PublicKey:
     """A key from its protobuf. Raises InvalidRecord for what is none, or of a kind that is not in use."""
     kind, data = -1, b""
@@ -132,9 +123,9 @@ def read_public_key(encoded: bytes) -> PublicKey:
         pos = 0
         while pos < len(encoded):
             number, wire, start, pos = read_field(encoded, pos, len(encoded))
-            if number == 1 and wire == 0:
+            if number == 1 and wire == VARINT:
                 kind = start
-            elif number == 2 and wire == 2:
+            elif number == 2 and wire == BYTES:
                 data = encoded[start:pos]
         if kind == _ED25519:
             return ed25519.Ed25519PublicKey.from_public_bytes(data)
@@ -146,7 +137,7 @@ def read_public_key(encoded: bytes) -> PublicKey:
                 return key
             if kind == _ECDSA and isinstance(key, ec.EllipticCurvePublicKey):
                 return key
-    except (MalformedMessage, ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise InvalidRecord("A public key cannot be read.") from error
     raise InvalidRecord("A public key is of an unknown kind, or an RSA key is too short or too long.")
 
@@ -186,7 +177,7 @@ def read_ipns(name: bytes, value: bytes) -> IpnsRecord:
         if name[0] != 0:
             raise InvalidRecord("An IPNS record lacks the public key of its name.")
         encoded_key = name[2:]
-    elif peer_id_of(encoded_key) != name:
+    elif peer_id_of_key(encoded_key) != name:
         raise InvalidRecord("An IPNS record holds another key than that of its name.")
     _verify(read_public_key(encoded_key), signature, _SIGNED_PREFIX + data)
     fields = _document(data)
@@ -222,11 +213,11 @@ def _entry(value: bytes) -> dict[int, int | bytes]:
     try:
         while pos < len(value):
             number, wire, start, pos = read_field(value, pos, len(value))
-            if wire == 2 and number in bytes_fields:
+            if wire == BYTES and number in bytes_fields:
                 entry[number] = value[start:pos]
-            elif wire == 0 and number in number_fields:
+            elif wire == VARINT and number in number_fields:
                 entry[number] = start
-    except MalformedMessage as error:
+    except WireError as error:
         raise InvalidRecord("An IPNS record is not protobuf.") from error
     return entry
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from kachery_p2p.errors import DialError, InvalidAddress, KacheryError
+from kachery_p2p.peer_ids import peer_bytes
 from kachery_p2p.routing.dht import limits, shell_limits
 from kachery_p2p.routing.dht.messages import DhtMessage, MessageType
-from kachery_p2p.routing.dht.reach import peer_bytes, without_peer
+from kachery_p2p.routing.dht.reach import without_peer
 from kachery_p2p.waking import Signal
 
 if TYPE_CHECKING:

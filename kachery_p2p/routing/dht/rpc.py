@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import MalformedMessage, StreamEOF, StreamError
 from kachery_p2p.routing.dht import shell_limits
 from kachery_p2p.routing.dht.messages import DhtMessage, MessageType, decode, encode
 from kachery_p2p.turns import Allowance, Pool
+from kachery_p2p.wire import delimited, read_length
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -36,14 +36,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kachery_p2p.routing")
 
-#: Bytes of the longest length that is within the limits.
-_LENGTH_BYTES = 4
-
 
 def frame(message: DhtMessage) -> bytes:
     """A message as it stands on the wire."""
-    body = encode(message)
-    return encode_varint(len(body)) + body
+    return delimited(encode(message))
 
 
 async def read_message(stream: StreamLike, most: int) -> DhtMessage | None:
@@ -59,16 +55,7 @@ async def read_message(stream: StreamLike, most: int) -> DhtMessage | None:
 
 async def _read_rest(stream: StreamLike, byte: bytes | bytearray, most: int) -> DhtMessage:
     """The message that begins with a byte that was read already."""
-    length = byte[0] & 0x7F
-    shift = 7
-    while byte[0] & 0x80:
-        if shift >= 7 * _LENGTH_BYTES:
-            raise MalformedMessage(f"The peer {stream.peer} sent a DHT message without a sensible length.")
-        byte = await stream.read_exactly(1)
-        length |= (byte[0] & 0x7F) << shift
-        shift += 7
-    if length > most:
-        raise MalformedMessage(f"The peer {stream.peer} sent a DHT message of {length} bytes; the most is {most}.")
+    length = await read_length(stream, most, f"The peer {stream.peer} sent a DHT message", byte)
     if length <= shell_limits.READ_PIECE:
         return decode(bytes(await stream.read_exactly(length)) if length else b"")
     body = bytearray()

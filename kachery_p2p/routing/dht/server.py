@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from kachery_p2p.errors import InvalidRecord, MalformedMessage
+from kachery_p2p.peer_ids import is_peer_id
 from kachery_p2p.routing.dht import limits, records
 from kachery_p2p.routing.dht.addresses import DhtScope
 from kachery_p2p.routing.dht.keys import kad_id
-from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType, ValueRecord, is_peer_id
+from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType, ValueRecord
 from kachery_p2p.routing.dht.providers import ProviderStore
 from kachery_p2p.routing.dht.table import RoutingTable
 from kachery_p2p.routing.dht.values import ValueStore

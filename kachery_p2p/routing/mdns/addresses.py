@@ -10,18 +10,14 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-
-import base58
-import multibase
 
 from kachery_p2p.addresses import IP, Reach, is_of_a_host, reach_of_ip
+from kachery_p2p.peer_ids import any_peer_id
 from kachery_p2p.routing.mdns import limits
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _KINDS = {"ip4": 4, "ip6": 6}
-_LIBP2P_KEY = b"\x01\x72"
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,7 @@ def believable(text: str, interface: Interface) -> AnnouncedAddress | None:
         return None
     addr, separator, peer_text = text.replace("/ipfs/", "/p2p/").rpartition("/p2p/")
     parsed = _parse(addr) if separator else None
-    peer = base58_peer(peer_text) if parsed is not None else None
+    peer = any_peer_id(peer_text) if parsed is not None else None
     if parsed is None or peer is None:
         return None
     ip, port = parsed
@@ -129,22 +125,3 @@ def believable(text: str, interface: Interface) -> AnnouncedAddress | None:
     if not _is_of_a_link(ip) or (reach_of_ip(ip) is Reach.PUBLIC and not near):
         return None
     return AnnouncedAddress(peer, f"/{'ip4' if ip.version == 4 else 'ip6'}/{ip}/tcp/{port}", near)
-
-
-@lru_cache(maxsize=limits.MAX_NODES)
-def base58_peer(text: str) -> str | None:
-    """Any written form of a peer ID (base58, or a CID of codec libp2p-key) as base58; None when it is none."""
-    try:
-        if text.startswith(("1", "Qm")):
-            raw = base58.b58decode(text)
-        else:
-            raw = bytes(multibase.decode(text))
-            if raw[:2] != _LIBP2P_KEY:
-                return None
-            raw = raw[2:]
-    except ValueError:
-        return None
-    # An identity multihash of a small key, or a SHA-256 of a large one (libp2p peer-ids specification).
-    small = raw[:1] == b"\x00" and len(raw) > 2 and len(raw) == 2 + raw[1] <= 44
-    large = raw[:2] == b"\x12\x20" and len(raw) == 34
-    return base58.b58encode(raw).decode() if small or large else None

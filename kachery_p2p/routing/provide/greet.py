@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import trio
 
 from kachery_p2p.errors import InvalidAddress
-from kachery_p2p.routing.dht.reach import peer_bytes
+from kachery_p2p.peer_ids import peer_bytes
 from kachery_p2p.routing.dht.sweep import REGION_KEYS
 from kachery_p2p.routing.provide import limits
 from kachery_p2p.routing.provide.batch import Sender

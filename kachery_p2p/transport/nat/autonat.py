@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import base58
 import trio
 
 from kachery_p2p.errors import StreamError
+from kachery_p2p.peer_ids import peer_bytes
 from kachery_p2p.transport.nat import limits
 from kachery_p2p.transport.nat.autonat_messages import (
     DIAL_BACK_RESPONSE,
@@ -38,11 +38,11 @@ from kachery_p2p.transport.nat.autonat_messages import (
     encode_dial_data,
     encode_v1,
     encode_v2,
-    framed,
 )
 from kachery_p2p.transport.nat.autonat_server import read_message
 from kachery_p2p.transport.nat.endpoints import TcpEndpoint, from_binary
 from kachery_p2p.transport.stream import ConnectionLike, Stream
+from kachery_p2p.wire import delimited
 
 if TYPE_CHECKING:
     from kachery_p2p.transport.host import Host
@@ -75,10 +75,10 @@ class _Expected:
 class AutonatClient:
     """Asks servers. `start` must have been called, so that version 2 servers can hand over their nonces."""
 
-    def __init__(self, host: Host, *, rng: random.Random | None = None) -> None:
+    def __init__(self, host: Host) -> None:
         self._host = host
         # A nonce that can be guessed would let a server without any dial claim one.
-        self._rng = rng or random.SystemRandom()
+        self._rng = random.SystemRandom()
         self._expected: dict[int, _Expected] = {}
 
     def start(self) -> None:
@@ -118,9 +118,9 @@ class AutonatClient:
     # --- version 1 -------------------------------------------------------------------------------------------------
 
     async def _ask_v1(self, peer: str, addresses: Sequence[TcpEndpoint]) -> DialBackAnswer:
-        request = V1Dial(base58.b58decode(self._host.peer_id), tuple(dict.fromkeys(each.binary for each in addresses)))
+        request = V1Dial(peer_bytes(self._host.peer_id), tuple(dict.fromkeys(each.binary for each in addresses)))
         async with await self._host.open_stream(peer, (V1,)) as stream:
-            await stream.write(framed(encode_v1(request)))
+            await stream.write(delimited(encode_v1(request)))
             response = decode_v1(await read_message(stream))
         if not isinstance(response, V1Response):
             raise StreamError(f"The peer {peer} answered an AutoNAT request with a request.")
@@ -157,7 +157,7 @@ class AutonatClient:
         async with await self._host.open_stream(peer, (V2_DIAL,)) as stream:
             expected = self._expected[nonce] = _Expected(stream.connection)
             try:
-                await stream.write(framed(encode_v2(DialRequest(tuple(each.binary for each in addresses), nonce))))
+                await stream.write(delimited(encode_v2(DialRequest(tuple(each.binary for each in addresses), nonce))))
                 reply = decode_v2(await read_message(stream))
                 if isinstance(reply, DialDataRequest):
                     if paid or reply.size > limits.MAX_DIAL_DATA or reply.index >= len(addresses):
@@ -199,10 +199,10 @@ class AutonatClient:
                 return
             expected.came_at = stream.connection.address
             expected.event.set()
-            await stream.write(framed(DIAL_BACK_RESPONSE))
+            await stream.write(delimited(DIAL_BACK_RESPONSE))
 
 
 async def _send_dial_data(stream: Stream, size: int) -> None:
     while size > 0:
-        await stream.write(framed(encode_dial_data(_DIAL_DATA[:size])))
+        await stream.write(delimited(encode_dial_data(_DIAL_DATA[:size])))
         size -= len(_DIAL_DATA)

@@ -1,18 +1,26 @@
 """The messages of AutoNAT v1 and v2: bytes in, values out (libp2p specifications autonat-v1 and autonat-v2).
 
-Both are protobuf, and small; what of them is used is read here field by field. Fields that are not known are passed
-over. Whatever a peer sends comes back as a value or as `MalformedMessage`.
+Both are protobuf, and small. Whatever a peer sends comes back as a value or as `MalformedMessage`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from kachery_p2p.errors import MalformedMessage
-from kachery_p2p.transport.multistream import encode_varint
 from kachery_p2p.transport.nat import limits
+from kachery_p2p.wire import (
+    BYTES,
+    FIXED64,
+    VARINT,
+    Schema,
+    WireError,
+    bytes_field,
+    fields,
+    fixed64_field,
+    naming,
+    number_field,
+)
 
 V1 = "/libp2p/autonat/1.0.0"
 V2_DIAL = "/libp2p/autonat/2/dial-request"
@@ -93,121 +101,66 @@ class DialData:
 V2Message = DialRequest | DialResponse | DialDataRequest | DialData
 
 
-# --- protobuf ------------------------------------------------------------------------------------------------------
-
-
-def _varint(raw: bytes, pos: int) -> tuple[int, int]:
-    value = shift = 0
-    while pos < len(raw) and shift < 70:
-        byte = raw[pos]
-        pos += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFF_FFFF_FFFF_FFFF, pos
-        shift += 7
-    raise MalformedMessage("An AutoNAT message has a number that does not end.")
-
-
-def _fields(raw: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Field numbers with their values: numbers, or bytes. Raises `MalformedMessage`."""
-    pos = 0
-    while pos < len(raw):
-        key, pos = _varint(raw, pos)
-        kind = key & 7
-        if kind == 0:
-            value, pos = _varint(raw, pos)
-            yield key >> 3, value
-            continue
-        if kind == 2:
-            size, pos = _varint(raw, pos)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            raise MalformedMessage("An AutoNAT message has a field of an unknown kind.")
-        if size > len(raw) - pos:
-            raise MalformedMessage("An AutoNAT message ends within a field.")
-        part = raw[pos : pos + size]
-        yield key >> 3, part if kind == 2 else int.from_bytes(part, "little")
-        pos += size
-
-
-def _number(value: int | bytes) -> int:
-    if isinstance(value, bytes):
-        raise MalformedMessage("An AutoNAT message has bytes where a number belongs.")
-    return value
-
-
-def _bytes(value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        raise MalformedMessage("An AutoNAT message has a number where bytes belong.")
-    return value
-
-
-def _put(field: int, value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        return encode_varint(field << 3) + encode_varint(value)
-    return encode_varint(field << 3 | 2) + encode_varint(len(value)) + value
-
-
-def _fixed64(field: int, value: int) -> bytes:
-    return encode_varint(field << 3 | 1) + value.to_bytes(8, "little")
-
-
 # --- version 1 -----------------------------------------------------------------------------------------------------
 
 
 def encode_v1(message: V1Dial | V1Response) -> bytes:
     """One message of version 1, without its length."""
     if isinstance(message, V1Dial):
-        peer = _put(1, message.peer) + b"".join(_put(2, each) for each in message.addresses)
-        return _put(1, 0) + _put(2, _put(1, peer))
-    body = _put(1, message.status)
+        peer = bytes_field(1, message.peer) + b"".join(bytes_field(2, each) for each in message.addresses)
+        return number_field(1, 0) + bytes_field(2, bytes_field(1, peer))
+    body = number_field(1, message.status)
     if message.text:
-        body += _put(2, message.text.encode())
+        body += bytes_field(2, message.text.encode())
     if message.address:
-        body += _put(3, message.address)
-    return _put(1, 1) + _put(3, body)
+        body += bytes_field(3, message.address)
+    return number_field(1, 1) + bytes_field(3, body)
 
 
+_V1_MESSAGE = Schema({1: VARINT, 2: BYTES, 3: BYTES})
+_V1_DIAL = Schema({1: BYTES})
+_V1_PEER = Schema({1: BYTES, 2: BYTES})
+_V1_RESPONSE = Schema({1: VARINT, 2: BYTES, 3: BYTES})
+
+
+@naming("An AutoNAT message")
 def decode_v1(raw: bytes) -> V1Dial | V1Response:
     """One message of version 1. Addresses beyond `limits.MAX_REQUEST_ADDRESSES` are not kept.
 
     Raises:
-        MalformedMessage: it is none.
+        MalformedMessage: it is not one.
     """
     kind, dial, response = 0, None, None
-    for field, value in _fields(raw):
+    for field, value, part in fields(raw, _V1_MESSAGE):
         if field == 1:
-            kind = _number(value)
+            kind = value
         elif field == 2:
-            dial = _bytes(value)
-        elif field == 3:
-            response = _bytes(value)
+            dial = part
+        else:
+            response = part
     if kind == 0 and dial is not None:
         return _decode_v1_dial(dial)
     if kind == 1 and response is not None:
         status, text, address = 0, "", b""
-        for field, value in _fields(response):
+        for field, value, part in fields(response, _V1_RESPONSE):
             if field == 1:
-                status = _number(value)
+                status = value
             elif field == 2:
-                text = _bytes(value)[:200].decode("utf-8", "replace")
-            elif field == 3:
-                address = _bytes(value)
+                text = part[:200].decode("utf-8", "replace")
+            else:
+                address = part
         return V1Response(status, text, address)
-    raise MalformedMessage("An AutoNAT message is neither a request nor an answer.")
+    raise WireError("it is neither a request nor an answer")
 
 
 def _decode_v1_dial(raw: bytes) -> V1Dial:
     peer, addresses = b"", []
-    for field, value in _fields(raw):
-        if field != 1:
-            continue
-        for inner, part in _fields(_bytes(value)):
-            if inner == 1:
-                peer = _bytes(part)
-            elif inner == 2 and len(addresses) < limits.MAX_REQUEST_ADDRESSES:
-                addresses.append(_bytes(part))
+    for _, _, body in fields(raw, _V1_DIAL):
+        for field, _, part in fields(body, _V1_PEER):
+            if field == 1:
+                peer = part
+            elif len(addresses) < limits.MAX_REQUEST_ADDRESSES:
+                addresses.append(part)
     return V1Dial(peer, tuple(addresses))
 
 
@@ -217,73 +170,85 @@ def _decode_v1_dial(raw: bytes) -> V1Dial:
 def encode_v2(message: DialRequest | DialResponse | DialDataRequest) -> bytes:
     """One message of the dial-request protocol, without its length."""
     if isinstance(message, DialRequest):
-        return _put(1, b"".join(_put(1, each) for each in message.addresses) + _fixed64(2, message.nonce))
+        addresses = b"".join(bytes_field(1, each) for each in message.addresses)
+        return bytes_field(1, addresses + fixed64_field(2, message.nonce))
     if isinstance(message, DialResponse):
-        return _put(2, _put(1, message.status) + _put(2, message.index) + _put(3, message.dial))
-    return _put(3, _put(1, message.index) + _put(2, message.size))
+        return bytes_field(
+            2, number_field(1, message.status) + number_field(2, message.index) + number_field(3, message.dial)
+        )
+    return bytes_field(3, number_field(1, message.index) + number_field(2, message.size))
 
 
 def encode_dial_data(data: bytes) -> bytes:
     """One message of dial data, without its length."""
-    return _put(4, _put(1, data))
+    return bytes_field(4, bytes_field(1, data))
 
 
+_V2_MESSAGE = Schema({1: BYTES, 2: BYTES, 3: BYTES, 4: BYTES})
+_DIAL_REQUEST = Schema({1: BYTES, 2: FIXED64})
+_DIAL_RESPONSE = Schema({1: VARINT, 2: VARINT, 3: VARINT})
+_DIAL_DATA_REQUEST = Schema({1: VARINT, 2: VARINT})
+_DIAL_DATA = Schema({1: BYTES})
+_DIAL_BACK = Schema({1: FIXED64})
+
+
+@naming("An AutoNAT message")
 def decode_v2(raw: bytes) -> V2Message:
     """One message of the dial-request protocol. Addresses beyond `limits.MAX_REQUEST_ADDRESSES` are not kept.
 
     Raises:
-        MalformedMessage: it is none.
+        MalformedMessage: it is not one.
     """
     found: V2Message | None = None
-    for field, value in _fields(raw):
+    for field, _, part in fields(raw, _V2_MESSAGE):
         if field == 1:
-            found = _decode_request(_bytes(value))
+            found = _decode_request(part)
         elif field == 2:
-            numbers = _numbers(_bytes(value))
+            numbers = _numbers(part, _DIAL_RESPONSE)
             found = DialResponse(numbers.get(1, 0), numbers.get(2, 0), numbers.get(3, 0))
         elif field == 3:
-            numbers = _numbers(_bytes(value))
+            numbers = _numbers(part, _DIAL_DATA_REQUEST)
             found = DialDataRequest(numbers.get(1, 0), numbers.get(2, 0))
-        elif field == 4:
-            found = DialData(sum(len(_bytes(part)) for inner, part in _fields(_bytes(value)) if inner == 1))
+        else:
+            found = DialData(sum(len(data) for _, _, data in fields(part, _DIAL_DATA)))
     if found is None:
-        raise MalformedMessage("An AutoNAT message is empty.")
+        raise WireError("it is empty")
     return found
 
 
 def _decode_request(raw: bytes) -> DialRequest:
     addresses: list[bytes] = []
     nonce = 0
-    for field, value in _fields(raw):
-        if field == 1 and len(addresses) < limits.MAX_REQUEST_ADDRESSES:
-            addresses.append(_bytes(value))
-        elif field == 2:
-            nonce = _number(value)
+    for field, value, part in fields(raw, _DIAL_REQUEST):
+        if field == 2:
+            nonce = value
+        elif len(addresses) < limits.MAX_REQUEST_ADDRESSES:
+            addresses.append(part)
     return DialRequest(tuple(addresses), nonce)
 
 
-def _numbers(raw: bytes) -> dict[int, int]:
-    return {field: _number(value) for field, value in _fields(raw)}
+def _numbers(raw: bytes, schema: Schema) -> dict[int, int]:
+    return {field: value for field, value, _ in fields(raw, schema)}
 
 
 def encode_dial_back(nonce: int) -> bytes:
     """The one message of the dial-back protocol, without its length."""
-    return _fixed64(1, nonce)
+    return fixed64_field(1, nonce)
 
 
+@naming("An AutoNAT message")
 def decode_dial_back(raw: bytes) -> int:
-    """The nonce. Raises `MalformedMessage`."""
-    nonce = _numbers(raw).get(1)
+    """The nonce.
+
+    Raises:
+        MalformedMessage: there is none.
+    """
+    nonce = _numbers(raw, _DIAL_BACK).get(1)
     if nonce is None:
-        raise MalformedMessage("An AutoNAT dial back has no nonce.")
+        raise WireError("it is a dial back without a nonce")
     return nonce
 
 
-#: The answer to a dial back: a `DialBackResponse` whose status is OK, written out although it is the default,
-#: because a message of no bytes is easily taken for none.
-DIAL_BACK_RESPONSE = _put(1, 0)
-
-
-def framed(body: bytes) -> bytes:
-    """A message with its length, as it goes on the stream."""
-    return encode_varint(len(body)) + body
+#: The answer to a dial back: a `DialBackResponse` whose status is OK. It is written out although it is the default,
+#: because a message of no bytes is easily taken for no message.
+DIAL_BACK_RESPONSE = number_field(1, 0)

@@ -25,10 +25,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-import base58
 import trio
 
 from kachery_p2p.errors import KacheryError, MalformedMessage
+from kachery_p2p.peer_ids import peer_bytes
 from kachery_p2p.transport import compat, multistream
 from kachery_p2p.transport.addresses import interface_addresses
 from kachery_p2p.transport.connection import Connection, Shared
@@ -51,13 +51,13 @@ from kachery_p2p.transport.nat.autonat_messages import (
     encode_dial_back,
     encode_v1,
     encode_v2,
-    framed,
 )
 from kachery_p2p.transport.nat.endpoints import IP, TcpEndpoint, from_binary, from_text, is_public
 from kachery_p2p.transport.pnet import PrivateIO
 from kachery_p2p.transport.sockets import ByteIO, SocketIO, connect_tcp
 from kachery_p2p.transport.stream import Stream
 from kachery_p2p.transport.upgrade import Secured, upgrade
+from kachery_p2p.wire import delimited, read_delimited
 
 if TYPE_CHECKING:
     from kachery_p2p.transport.host import Host
@@ -68,9 +68,12 @@ _FAILURES = (KacheryError, OSError, trio.ClosedResourceError, trio.BrokenResourc
 
 
 async def read_message(stream: Stream) -> bytes:
-    """One message with its length. Raises `StreamError` when it is too long or cut short."""
-    length = await multistream.read_varint(stream, limits.MAX_MESSAGE)
-    return bytes(await stream.read_exactly(length))
+    """One message with its length.
+
+    Raises:
+        StreamError: it is too long or cut short.
+    """
+    return await read_delimited(stream, limits.MAX_MESSAGE, f"The peer {stream.peer} sent an AutoNAT message")
 
 
 class RateLimit:
@@ -100,7 +103,6 @@ class AutonatServer:
         host: whose streams it serves.
         swarm_key: of the private network, where there is one: dial backs need it, too.
         counts: which IP addresses may be dialled and may ask; the public ones.
-        rng: chooses the amount of dial data and the pause after it.
     """
 
     def __init__(
@@ -109,12 +111,11 @@ class AutonatServer:
         *,
         swarm_key: bytes | None = None,
         counts: Callable[[IP], bool] = is_public,
-        rng: random.Random | None = None,
     ) -> None:
         self._host = host
         self._swarm_key = swarm_key
         self._counts = counts
-        self._rng = rng or random.Random()
+        self._rng = random.Random()
         self._keys: compat.Keys | None = None
         self._shared: Shared | None = None
         self._rate = RateLimit()
@@ -144,7 +145,7 @@ class AutonatServer:
         self._busy += 1
         try:
             with trio.move_on_after(limits.SERVER_TIMEOUT) as scope:
-                await stream.write(framed(await answer(stream)))
+                await stream.write(delimited(await answer(stream)))
             if scope.cancelled_caught:
                 stream.abort("the AutoNAT request took too long")
         finally:
@@ -169,7 +170,7 @@ class AutonatServer:
         request = decode_v1(await read_message(stream))
         if not isinstance(request, V1Dial):
             raise MalformedMessage(f"The peer {stream.peer} sent an AutoNAT answer where a request belongs.")
-        if request.peer and request.peer != base58.b58decode(stream.peer):
+        if request.peer and request.peer != peer_bytes(stream.peer):
             return encode_v1(V1Response(V1Status.BAD_REQUEST, "peer id mismatch"))
         origin = self._requester(stream)
         if origin is None:
@@ -249,7 +250,7 @@ class AutonatServer:
 
     async def _take_dial_data(self, stream: Stream, index: int) -> None:
         left = self._rng.randrange(limits.MIN_DIAL_DATA, limits.MAX_DIAL_DATA)
-        await stream.write(framed(encode_v2(DialDataRequest(index, left))))
+        await stream.write(delimited(encode_v2(DialDataRequest(index, left))))
         while left > 0:
             part = decode_v2(await read_message(stream))
             if not isinstance(part, DialData):
@@ -308,7 +309,7 @@ async def _hand_over(connection: Connection, nonce: int) -> None:
     """Send the nonce, and wait until the peer has confirmed it. Raises `StreamError`."""
     stream = await connection.open_stream()
     stream.protocol = await multistream.select(stream, (V2_BACK,))
-    await stream.write(framed(encode_dial_back(nonce)))
+    await stream.write(delimited(encode_dial_back(nonce)))
     await stream.close_write()
     await stream.read(16)  # whatever it says, it got the message
     await stream.close()

@@ -52,7 +52,6 @@ class Reachability:
         forced: `"public"` or `"private"`: the user knows; nobody is asked, and no port is mapped.
         lan_only: the node keeps to its LAN: nobody is asked, no port is mapped, no request of others is served.
         map_ports: ask the router for a forwarded port (NAT-PMP, UPnP).
-        serve: dial back others who ask (AutoNAT server), while we are not known to be private.
         swarm_key: of the private network, where there is one.
         extra: gives the addresses that relays hold for us.
         counts: which IP addresses are public; another rule makes sense in tests and closed networks only.
@@ -76,7 +75,6 @@ class Reachability:
         forced: str | None = None,
         lan_only: bool = False,
         map_ports: bool = True,
-        serve: bool = True,
         swarm_key: bytes | None = None,
         extra: Callable[[], list[str]] = list,
         counts: Callable[[IP], bool] = is_public,
@@ -87,7 +85,7 @@ class Reachability:
         self._host = host
         self._forced = forced
         self._lan_only = lan_only
-        self._may_serve = serve and not lan_only
+        self._may_serve = not lan_only
         self._asks = forced is None and not lan_only
         self._extra = extra
         self._counts = counts

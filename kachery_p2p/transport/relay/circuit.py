@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 
-import base58
 import trio
 
 from kachery_p2p.errors import KacheryError, RelayRefused, StreamError
+from kachery_p2p.peer_ids import peer_bytes
 from kachery_p2p.transport import limits as transport_limits
 from kachery_p2p.transport.addresses import Address
 from kachery_p2p.transport.interfaces import CircuitHost
@@ -117,7 +117,7 @@ async def open_circuit(host: CircuitHost, relay: Address, peer: str) -> tuple[Ci
             relay_peer = await connect_relay(host, relay)
             stream = await host.open_stream(relay_peer, (HOP,))
             try:
-                await stream.write(encode(HOP, RelayMessage(RelayMessageType.CONNECT, peer=base58.b58decode(peer))))
+                await stream.write(encode(HOP, RelayMessage(RelayMessageType.CONNECT, peer=peer_bytes(peer))))
                 answer = await read_message(stream, HOP)
                 if answer.kind is not RelayMessageType.STATUS or answer.status != Status.OK:
                     raise RelayRefused(f"the relay {relay_peer} says no: {explain(answer.status)}")

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import base58
 import trio
 from multiaddr import Multiaddr
 
 from kachery_p2p.errors import InvalidAddress, MalformedMessage, RelayRefused, StreamError
+from kachery_p2p.peer_ids import parse_peer_id, peer_bytes, peer_text
 from kachery_p2p.transport import limits as transport_limits
-from kachery_p2p.transport.addresses import CIRCUIT, Address, parse_address, parse_peer_id
+from kachery_p2p.transport.addresses import CIRCUIT, Address, parse_address
 from kachery_p2p.transport.peers import Hook
 from kachery_p2p.transport.relay import limits
 from kachery_p2p.transport.relay.circuit import FAILURES, CircuitIO, connect_relay
@@ -337,9 +337,8 @@ class RelayClient:
             return
         finally:
             self._handshakes -= 1
-        claimed = base58.b58encode(request.peer).decode()
-        if connection.peer != claimed:
-            logger.info("the relay %s said that %s is %s", stream.peer, connection.peer, claimed[:64])
+        if request.peer != peer_bytes(connection.peer):
+            logger.info("the relay %s said that %s is %s", stream.peer, connection.peer, peer_text(request.peer[:64]))
 
 
 assert transport_limits.MAX_HANDSHAKES >= limits.MAX_HANDSHAKES

@@ -5,15 +5,24 @@ HopMessage and StopMessage differ only in the numbers of their fields and types,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from kachery_p2p.dag.varint import encode_varint, read_varint
-from kachery_p2p.errors import MalformedMessage
-from kachery_p2p.transport import multistream
 from kachery_p2p.transport.compat import Keys
 from kachery_p2p.transport.relay import limits
+from kachery_p2p.wire import (
+    BYTES,
+    VARINT,
+    Schema,
+    Source,
+    WireError,
+    bytes_field,
+    delimited,
+    fields,
+    naming,
+    number_field,
+    read_delimited,
+)
 
 HOP = "/libp2p/circuit/relay/0.2.0/hop"
 STOP = "/libp2p/circuit/relay/0.2.0/stop"
@@ -21,8 +30,6 @@ STOP = "/libp2p/circuit/relay/0.2.0/stop"
 #: Signed envelopes (libp2p RFC 2) of vouchers: what the signature is for, and the multicodec of the payload.
 _VOUCHER_DOMAIN = b"libp2p-relay-rsvp"
 _VOUCHER_TYPE = b"\x03\x02"
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class RelayMessageType(IntEnum):
@@ -99,13 +106,14 @@ class RelayMessage:
 
 @dataclass(frozen=True)
 class _Numbers:
-    """The field numbers and types of one of the two protocols."""
+    """The field numbers and types of one of the two protocols; 0 stands for a field that it does not have."""
 
     kinds: tuple[RelayMessageType, ...]
     peer: int
     reservation: int
     limit: int
     status: int
+    schema: Schema
 
 
 _HOP = _Numbers(
@@ -114,21 +122,19 @@ _HOP = _Numbers(
     reservation=3,
     limit=4,
     status=5,
+    schema=Schema({1: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT}),
 )
-_STOP = _Numbers((RelayMessageType.CONNECT, RelayMessageType.STATUS), peer=2, reservation=0, limit=3, status=4)
+_STOP = _Numbers(
+    (RelayMessageType.CONNECT, RelayMessageType.STATUS),
+    peer=2,
+    reservation=0,
+    limit=3,
+    status=4,
+    schema=Schema({1: VARINT, 2: BYTES, 3: BYTES, 4: VARINT}),
+)
 
 
 # --- encoding ------------------------------------------------------------------------------------------------------
-
-
-def number_field(number: int, value: int) -> bytes:
-    """A protobuf field with a number in it."""
-    return encode_varint(number << 3 | _VARINT) + encode_varint(value)
-
-
-def bytes_field(number: int, value: bytes) -> bytes:
-    """A protobuf field with bytes in it."""
-    return encode_varint(number << 3 | _BYTES) + encode_varint(len(value)) + value
 
 
 def encode(protocol: str, message: RelayMessage) -> bytes:
@@ -148,97 +154,71 @@ def encode(protocol: str, message: RelayMessage) -> bytes:
         body += bytes_field(numbers.limit, number_field(1, limit.duration) + number_field(2, limit.data))
     if message.status:
         body += number_field(numbers.status, message.status)
-    return encode_varint(len(body)) + body
+    return delimited(body)
 
 
 # --- decoding ------------------------------------------------------------------------------------------------------
 
-
-def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a protobuf message: numbers for varints, bytes for the rest. Raises ValueError."""
-    position, end = 0, len(data)
-    while position < end:
-        tag, position = read_varint(data, position, 10)
-        wire = tag & 7
-        if wire == _VARINT:
-            value, position = read_varint(data, position, 10)
-            yield tag >> 3, value
-            continue
-        if wire == _BYTES:
-            size, position = read_varint(data, position, 10)
-        else:
-            size = {_FIXED32: 4, _FIXED64: 8}.get(wire, end)
-        if size > end - position:
-            raise ValueError("a field is longer than the message, or of an unknown type")
-        yield tag >> 3, data[position : position + size]
-        position += size
-
-
-def _number(value: int | bytes) -> int:
-    if not isinstance(value, int):
-        raise ValueError("bytes where a number should be")
-    return value
-
-
-def _bytes(value: int | bytes) -> bytes:
-    if not isinstance(value, bytes):
-        raise ValueError("a number where bytes should be")
-    return value
+_PEER = Schema({1: BYTES})
+_LIMIT = Schema({1: VARINT, 2: VARINT})
+_RESERVATION = Schema({1: VARINT, 2: BYTES, 3: BYTES})
 
 
 def decode(protocol: str, data: bytes) -> RelayMessage:
-    """A message of `HOP` or `STOP` without its length.
+    """A message of `HOP` or `STOP`, without its length.
 
     Raises:
-        MalformedMessage: it is none.
+        MalformedMessage: it is not one.
     """
-    numbers = _HOP if protocol == HOP else _STOP
+    with naming(f"A message of {protocol}"):
+        return _decode(_HOP if protocol == HOP else _STOP, data)
+
+
+def _decode(numbers: _Numbers, data: bytes) -> RelayMessage:
     kind: RelayMessageType | None = None
     peer, status = b"", 0
     reservation: Reserved | None = None
     limit: Limit | None = None
-    try:
-        for number, value in fields(data):
-            if number == 1:
-                kind = numbers.kinds[_number(value)]
-            elif number == numbers.peer:
-                peer = next((_bytes(each) for inner, each in fields(_bytes(value)) if inner == 1), b"")
-            elif number == numbers.reservation:
-                reservation = _reserved(_bytes(value))
-            elif number == numbers.limit:
-                parts = {inner: _number(each) for inner, each in fields(_bytes(value)) if inner in (1, 2)}
-                limit = Limit(parts.get(1, 0), parts.get(2, 0))
-            elif number == numbers.status:
-                status = _number(value)
-        if kind is None:
-            raise ValueError("it does not say what it is")
-    except (ValueError, IndexError) as error:
-        raise MalformedMessage(f"A peer sent a message of {protocol} that cannot be read: {error}.") from error
+    for number, value, part in fields(data, numbers.schema):
+        if number == 1:
+            if value >= len(numbers.kinds):
+                raise WireError(f"its type {value} is unknown")
+            kind = numbers.kinds[value]
+        elif number == numbers.peer:
+            peer = next((each for _, _, each in fields(part, _PEER)), b"")
+        elif number == numbers.reservation:
+            reservation = _reserved(part)
+        elif number == numbers.limit:
+            found = {inner: each for inner, each, _ in fields(part, _LIMIT)}
+            limit = Limit(found.get(1, 0), found.get(2, 0))
+        else:
+            status = value
+    if kind is None:
+        raise WireError("it does not say what it is")
     return RelayMessage(kind, peer, reservation, limit, status)
 
 
 def _reserved(data: bytes) -> Reserved:
     expire, voucher = 0, b""
     addrs: list[bytes] = []
-    for number, value in fields(data):
+    for number, value, part in fields(data, _RESERVATION):
         if number == 1:
-            expire = _number(value)
-        elif number == 2 and len(addrs) < limits.MAX_ADDRESSES:
-            addrs.append(_bytes(value))
+            expire = value
         elif number == 3:
-            voucher = _bytes(value)
+            voucher = part
+        elif len(addrs) < limits.MAX_ADDRESSES:
+            addrs.append(part)
     return Reserved(expire, tuple(addrs), voucher)
 
 
-async def read_message(channel: multistream.Channel, protocol: str) -> RelayMessage:
+async def read_message(channel: Source, protocol: str) -> RelayMessage:
     """Read one message, and not a byte more.
 
     Raises:
-        MalformedMessage: it is none, or too long.
+        MalformedMessage: it is not one, or too long.
         StreamError: the channel broke.
     """
-    size = await multistream.read_varint(channel, limits.MAX_MESSAGE)
-    return decode(protocol, bytes(await channel.read_exactly(size)))
+    return decode(protocol, await read_delimited(channel, limits.MAX_MESSAGE, f"A peer sent a message of {protocol}"))
 
 
 # --- vouchers ------------------------------------------------------------------------------------------------------
@@ -261,5 +241,4 @@ def seal_voucher(keys: Keys, peer: bytes, expire: int) -> bytes:
 
 def _unsigned(payload: bytes) -> bytes:
     """What the signature of an envelope covers."""
-    parts: Sequence[bytes] = (_VOUCHER_DOMAIN, _VOUCHER_TYPE, payload)
-    return b"".join(encode_varint(len(part)) + part for part in parts)
+    return b"".join(map(delimited, (_VOUCHER_DOMAIN, _VOUCHER_TYPE, payload)))

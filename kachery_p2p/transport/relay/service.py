@@ -15,13 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import base58
 import trio
 from multiaddr import Multiaddr
 
-from kachery_p2p.errors import InvalidAddress, MalformedMessage, StreamError
+from kachery_p2p.errors import MalformedMessage, StreamError
 from kachery_p2p.groups import group_of, most_crowded
-from kachery_p2p.transport.addresses import parse_address, parse_peer_id
+from kachery_p2p.peer_ids import is_peer_id, peer_bytes, peer_text
+from kachery_p2p.transport.addresses import parse_address
 from kachery_p2p.transport.relay import limits
 from kachery_p2p.transport.relay.messages import (
     HOP,
@@ -189,7 +189,7 @@ class RelayService:
             return
         expire = int(time.time() + limits.RESERVATION_SECONDS)
         reserved = Reserved(
-            expire, tuple(self._own_addresses()), seal_voucher(self._host.keys, base58.b58decode(stream.peer), expire)
+            expire, tuple(self._own_addresses()), seal_voucher(self._host.keys, peer_bytes(stream.peer), expire)
         )
         limit = self.limit_of(stream.peer, stream.peer)
         message = RelayMessage(
@@ -233,11 +233,10 @@ class RelayService:
 
     async def _connect(self, stream: Stream, request: RelayMessage) -> None:
         source = stream.peer
-        try:
-            target = parse_peer_id(base58.b58encode(request.peer).decode())
-        except InvalidAddress:
+        if not is_peer_id(request.peer):
             await self._answer(stream, Status.MALFORMED_MESSAGE)
             return
+        target = peer_text(request.peer)
         refusal = self._refusal(source, target)
         if refusal is not None:
             self.counters.refused += 1
@@ -281,7 +280,7 @@ class RelayService:
                 if far.connection.is_relayed:
                     raise StreamError(f"The peer {target} is connected through another relay.")
                 await far.write(
-                    encode(STOP, RelayMessage(RelayMessageType.CONNECT, peer=base58.b58decode(source), limit=said))
+                    encode(STOP, RelayMessage(RelayMessageType.CONNECT, peer=peer_bytes(source), limit=said))
                 )
                 answer = await read_message(far, STOP)
                 if answer.kind is not RelayMessageType.STATUS or answer.status != Status.OK:

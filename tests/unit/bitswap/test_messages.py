@@ -25,8 +25,8 @@ from kachery_p2p.bitswap.messages import (
     read_prefix,
 )
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW
-from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import MalformedMessage
+from kachery_p2p.wire import encode_varint
 
 
 def _reference() -> Any:
@@ -57,7 +57,7 @@ def _reference() -> Any:
             ("sendDontHave", 5, "bool", False),
         ],
     )
-    add(file.message_type, "Wantlist", [("entries", 1, "message:Entry", True), ("full", 2, "bool", False)])
+    add(file.message_type, "Wantlist", [("entries", 1, "message:WantlistEntry", True), ("full", 2, "bool", False)])
     add(file.message_type, "Block", [("prefix", 1, "bytes", False), ("data", 2, "bytes", False)])
     add(file.message_type, "Presence", [("cid", 1, "bytes", False), ("type", 2, "enum:Kind", False)])
     add(

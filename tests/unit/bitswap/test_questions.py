@@ -16,12 +16,12 @@ from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.messages import PROTOCOL_1_1, Presence, WantlistEntry, WantType, decode, encode, read_length
 from kachery_p2p.bitswap.session import WantAnswer
 from kachery_p2p.dag.cid import CID
-from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import BlockTooLarge, DialError, StreamError
 from kachery_p2p.load.errors import not_found
 from kachery_p2p.node.whereis import Whereis
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.routing.router import Sighting
+from kachery_p2p.wire import encode_varint
 from tests.helpers.bitswap_fakes import MemoryStream, cid_of
 from tests.unit.bitswap.test_exchange import MIB, Net, nodes, until
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from kachery_p2p.dag import CID, DAG_PB, RAW, hash_block, sha256_multihash
 from kachery_p2p.dag.car import CarReader, car_header, car_section, write_car
 from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
-from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import HashMismatch, MalformedDag, UnsupportedCID
+from kachery_p2p.wire import encode_varint
 
 A, B = b"first block", b"second"
 CID_A, CID_B = CID(1, RAW, sha256_multihash(A)), CID(0, DAG_PB, sha256_multihash(B))

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from kachery_p2p.dag import CID, DAG_PB, RAW, hash_block, inline_block, read_cid, sha256_multihash, verify_block
 from kachery_p2p.dag.hashes import BLAKE2B_256, BLAKE2S_256, BLAKE3, SHA2_512, SHA3_224, SHA3_256, SHA3_384, SHA3_512
-from kachery_p2p.dag.varint import encode_varint, read_varint, varint_size
 from kachery_p2p.errors import InvalidCID, UnsupportedCID
 
 V1 = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
@@ -284,21 +283,3 @@ def test_identity() -> None:
     assert inline_block(CID.parse(V1)) is None
     with pytest.raises(InvalidCID):
         hash_block(0, bytes(129))
-
-
-@given(st.integers(0, 2**64 - 1), st.binary(max_size=3))
-def test_varint(value: int, before: bytes) -> None:
-    """A varint reads back as the number it was made of, and its size is known beforehand."""
-    data = encode_varint(value)
-    assert len(data) == varint_size(value)
-    assert read_varint(before + data, len(before), 10) == (value, len(before) + len(data))
-
-
-def test_bad_varints() -> None:
-    """Numbers over 64 bits, varints cut short, too long or padded are refused."""
-    for data in (b"", b"\x80", b"\x80\x00", b"\xff" * 9 + b"\x02", b"\x80" * 10 + b"\x01"):
-        with pytest.raises(ValueError):
-            read_varint(data, 0, 10)
-    for value in (-1, 2**64):
-        with pytest.raises(ValueError):
-            encode_varint(value)

@@ -17,6 +17,7 @@ from kachery_p2p.pinning import OUTBOX_NAME, PinOutbox, PinService
 from scripts.pinning_service import Fault
 from tests.helpers.patience import PATIENCE, until
 from tests.helpers.pinning_helpers import NAME, config, no_proxies, row_that, serving, store, storing, written_elsewhere
+from tests.helpers.transport_helpers import is_protected
 
 __all__ = ["no_proxies"]
 
@@ -85,12 +86,12 @@ async def test_the_request_is_the_one_of_the_specification(tmp_path: Path) -> No
             "meta": {"app": "kachery"},
         }
         peer = service.node.host.peer_id
-        await until(lambda: node.host.table.is_protected(peer, f"pin:{cid}"))
+        await until(lambda: is_protected(node.host, peer))
         assert peer in node.host.connected()
         service.pins[next(iter(service.pins))].status = "pinned"
         service.repo.put_block(CID.parse(cid), b"data")
         await row_that(node, lambda row: row["state"] == "verified")
-        assert not node.host.table.is_protected(peer, f"pin:{cid}")
+        assert not is_protected(node.host, peer)
 
 
 @pytest.mark.parametrize("kind", ["pinning", "rpc"])

@@ -15,10 +15,10 @@ import trio
 from trio.testing import MockClock
 
 from kachery_p2p.errors import DialError, DiskFull, StreamError
+from kachery_p2p.peer_ids import peer_text
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht.keys import kad_id
 from kachery_p2p.routing.dht.messages import DhtPeer
-from kachery_p2p.routing.dht.reach import peer_text
 from kachery_p2p.routing.provide import limits
 from kachery_p2p.routing.provide.announcer import Announcer
 from kachery_p2p.routing.provide.state import AnnounceState

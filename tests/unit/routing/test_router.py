@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from kachery_p2p.errors import DialError, RoutingError
+from kachery_p2p.peer_ids import any_peer_id, peer_cid
 from kachery_p2p.routing import limits, text
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.routing.router import Router, Sighting
@@ -366,16 +367,16 @@ def test_peer_ids_in_all_their_forms(raw: bytes) -> None:
     while number:
         number, digit = divmod(number, 36)
         base36 = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + base36
-    forms = [plain, text.peer_cid(plain), "z" + base58.b58encode(cid).decode(), "k" + base36]
-    assert [text.peer_id(each) for each in forms] == [plain] * 4
+    forms = [plain, peer_cid(plain), "z" + base58.b58encode(cid).decode(), "k" + base36, "f" + cid.hex()]
+    assert [any_peer_id(each) for each in forms] == [plain] * 5
     bad = [
         "",
         "Qm",
         plain[:-1],
         plain + "1",
         plain.replace(plain[5], "0"),
-        "f" + cid.hex(),
+        "f" + raw.hex(),
         text.raw_cid(raw),
         "1" * 40,
     ]
-    assert [text.peer_id(each) for each in bad] == [None] * len(bad)
+    assert [any_peer_id(each) for each in bad] == [None] * len(bad)

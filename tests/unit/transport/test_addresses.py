@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kachery_p2p.errors import DialError, InvalidAddress
+from kachery_p2p.peer_ids import parse_peer_id
 from kachery_p2p.transport import addresses
 from kachery_p2p.transport.addresses import (
     expand,
     parse_address,
     parse_listen,
-    parse_peer_id,
     resolve,
     socket_multiaddr,
 )

@@ -286,7 +286,7 @@ async def test_identify_tells_who_we_are(nursery: trio.Nursery) -> None:
     assert b.agent_of(a.peer_id) == "test-agent/1"
     assert b.addresses_of(a.peer_id) == a.addresses()
     port = int(a.connections()[0].addr.split("/")[4])
-    assert b.observed_addresses() == [f"/ip4/127.0.0.1/tcp/{port}"]
+    assert b.table.peek(a.peer_id).observed == f"/ip4/127.0.0.1/tcp/{port}"
     a.set_handler("/new/1", echo)
     await until(lambda: "/new/1" in b.protocols_of(a.peer_id))
     a.remove_handler("/new/1")

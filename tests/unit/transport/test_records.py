@@ -15,6 +15,7 @@ from kachery_p2p.errors import ProtocolNotSupported, StreamEOF, StreamError
 from kachery_p2p.transport import limits, multistream, noise
 from kachery_p2p.transport.noise import SEALED_MESSAGE, Cipher, RecordError, RecordReader
 from kachery_p2p.transport.pnet import PrivateIO, hsalsa20, xsalsa20
+from kachery_p2p.wire import read_delimited
 
 KEYS = (b"a" * 32, b"b" * 32)
 
@@ -164,8 +165,7 @@ async def test_list_is_answered() -> None:
         nursery.start_soon(multistream.negotiate, right, ["/a", "/b"])
         await left.write(multistream.encode_line("/multistream/1.0.0") + multistream.encode_line("ls"))
         assert await multistream.read_line(left) == "/multistream/1.0.0"
-        length = await multistream.read_varint(left, 1000)
-        assert await left.read_exactly(length) == b"\x03/a\n\x03/b\n\n"
+        assert await read_delimited(left, 1000, "A peer sent a list") == b"\x03/a\n\x03/b\n\n"
         await left.write(multistream.encode_line("/b"))
         assert await multistream.read_line(left) == "/b"
 

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from libp2p.kad_dht.pb.kademlia_pb2 import Message as Theirs
 
-from kachery_p2p.dag.varint import encode_varint
 from kachery_p2p.errors import MalformedMessage
+from kachery_p2p.peer_ids import is_peer_id
 from kachery_p2p.routing.dht import limits
-from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType, ValueRecord, decode, encode, is_peer_id
+from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType, ValueRecord, decode, encode
+from kachery_p2p.wire import encode_varint
 from tests.helpers.dht_fakes import ED25519, ip4, peer_id, public_addr
 
 rng = random.Random(1)

@@ -12,6 +12,7 @@ from libp2p.crypto.ed25519 import Ed25519PublicKey
 from libp2p.peer.id import ID
 
 from kachery_p2p.errors import InvalidRecord
+from kachery_p2p.peer_ids import peer_id_of_key
 from kachery_p2p.routing.dht import limits, records
 from tests.helpers.dht_ipns import PrivateKey, cbor, document, field, ipns, name_of, public_key, sign
 
@@ -30,11 +31,11 @@ KEYS: dict[str, PrivateKey] = {
 def test_all_kinds_of_keys(kind: str) -> None:
     """Records and public keys of every kind in use are accepted, and refused under another's name."""
     key = KEYS[kind]
-    other = b"/ipns/" + records.peer_id_of(public_key(ed25519.Ed25519PrivateKey.generate()))
+    other = b"/ipns/" + peer_id_of_key(public_key(ed25519.Ed25519PrivateKey.generate()))
     records.validate(name_of(key), ipns(key), NOW)
     with pytest.raises(InvalidRecord):
         records.validate(other, ipns(key), NOW)
-    own = b"/pk/" + records.peer_id_of(public_key(key))
+    own = b"/pk/" + peer_id_of_key(public_key(key))
     records.validate(own, public_key(key), NOW)
     with pytest.raises(InvalidRecord):
         records.validate(b"/pk/" + other[6:], public_key(key), NOW)
@@ -43,8 +44,8 @@ def test_all_kinds_of_keys(kind: str) -> None:
 def test_peer_ids_are_those_of_libp2p() -> None:
     """A small key is inlined in its ID, a large one hashed: as py-libp2p does it."""
     theirs = ID.from_pubkey(Ed25519PublicKey.from_bytes(KEY.public_key().public_bytes_raw()))
-    assert records.peer_id_of(public_key(KEY)) == theirs.to_bytes()
-    assert records.peer_id_of(public_key(KEYS["rsa"]))[:2] == b"\x12\x20"
+    assert peer_id_of_key(public_key(KEY)) == theirs.to_bytes()
+    assert peer_id_of_key(public_key(KEYS["rsa"]))[:2] == b"\x12\x20"
 
 
 def test_what_a_record_says() -> None:

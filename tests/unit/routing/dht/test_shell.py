@@ -12,17 +12,18 @@ import trio
 import trio.testing
 
 from kachery_p2p.errors import InvalidAddress, ProtocolNotSupported, StreamError
+from kachery_p2p.peer_ids import peer_bytes, peer_text
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht import shell_limits
 from kachery_p2p.routing.dht.dht import DHT, LAN_PROTOCOL, PROTOCOL
 from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType
-from kachery_p2p.routing.dht.reach import bare, peer_bytes, peer_text, without_peer
+from kachery_p2p.routing.dht.reach import bare, without_peer
 from kachery_p2p.routing.dht.rpc import Rpc, frame, read_message
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.transport.host import Host
 from tests.helpers.clocks import PatientClock
 from tests.helpers.patience import PATIENCE, until
-from tests.helpers.transport_helpers import run_dht, started
+from tests.helpers.transport_helpers import is_protected, run_dht, started
 
 Node = tuple[Host, DHT]
 
@@ -275,7 +276,7 @@ async def test_connections_that_lookups_left_are_let_go(nursery: trio.Nursery, m
     await until(lambda: not any(each.streams for each in host.connections()))
     await reach.trim()
     assert set(host.connected()) == {others[0].peer_id, others[4].peer_id}
-    assert host.table.is_protected(others[0].peer_id)
+    assert is_protected(host, others[0].peer_id)
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kachery_p2p.peer_ids import any_peer_id
 from kachery_p2p.routing.mdns import limits
-from kachery_p2p.routing.mdns.addresses import announced_on, base58_peer, believable
+from kachery_p2p.routing.mdns.addresses import announced_on, believable
 from kachery_p2p.routing.mdns.book import Book, Report
 from kachery_p2p.routing.mdns.pace import SenderPace
 from kachery_p2p.routing.mdns.packets import Heard
@@ -76,11 +77,11 @@ def test_believable_addresses() -> None:
 
 def test_peer_ids_in_all_forms() -> None:
     """A peer ID may be base58 or a CID; it comes out as base58."""
-    assert base58_peer(ANNA) == ANNA
-    assert base58_peer("k51qzi5uqu5dlvj2baxnqndepeb86cbk3ng7n3i46uzyxzyqj2xjonzllnv0v8") is not None
-    assert base58_peer("QmNPubsDWATVngE3d5WDSNe7eVrFLuk38qb9t6vdLnu2aK") is not None
+    assert any_peer_id(ANNA) == ANNA
+    assert any_peer_id("k51qzi5uqu5dlvj2baxnqndepeb86cbk3ng7n3i46uzyxzyqj2xjonzllnv0v8") is not None
+    assert any_peer_id("QmNPubsDWATVngE3d5WDSNe7eVrFLuk38qb9t6vdLnu2aK") is not None
     for text in ["", "1", "Qm", "b", "12D3", "bafkqaaa", "é", "k" * 200]:
-        assert base58_peer(text) is None, text
+        assert any_peer_id(text) is None, text
 
 
 @given(st.text(max_size=300))

@@ -36,7 +36,7 @@ from kachery_p2p.transport.relay.service import RelayLimits, RelayService
 from kachery_p2p.transport.sockets import ByteIO, PortNotFree, SocketIO, connect_tcp, listen_tcp
 from kachery_p2p.transport.upgrade import HandshakeError, Secured, upgrade
 from tests.helpers.clocks import PatientClock
-from tests.helpers.transport_helpers import ECHO, free_port, says_back, started, until
+from tests.helpers.transport_helpers import ECHO, free_port, is_protected, says_back, started, until
 
 PEER = "12D3KooWQhK41E6VDzp7GL4cQTRmzsrUGQDbDLG4qjTnjQTGZ5pN"
 OTHER = "12D3KooWGMLFYMEeUcrNQnfcXDYqUPdXKBr6bEmkXhM6hHyTKGgV"
@@ -51,13 +51,15 @@ async def relaying(nursery: trio.Nursery, **options: object) -> tuple[Host, Rela
     return host, service
 
 
-async def behind(nursery: trio.Nursery, *relays: Host, **options: object) -> tuple[Host, RelayClient]:
-    """A host that nobody can dial, with reservations at these relays."""
+async def behind(
+    nursery: trio.Nursery, *relays: Host, wanted: int = limits.RELAYS_WANTED, **options: object
+) -> tuple[Host, RelayClient]:
+    """A host that cannot be dialled, with reservations at these relays."""
     host = await started(nursery, listen=(), **options)
-    client = RelayClient(host, [relay.addresses()[0] for relay in relays])
+    client = RelayClient(host, [relay.addresses()[0] for relay in relays], wanted=wanted)
     await nursery.start(client.run)
     client.enabled = True
-    await until(lambda: len(client.reservations()) == min(len(relays), limits.RELAYS_WANTED))
+    await until(lambda: len(client.reservations()) == min(len(relays), wanted))
     return host, client
 
 
@@ -292,8 +294,7 @@ async def test_another_relay_takes_over(nursery: trio.Nursery) -> None:
     """When a relay is lost, its addresses go, and a connected peer that offers to relay takes its place."""
     first, _ = await relaying(nursery)
     spare, _ = await relaying(nursery)
-    b, client = await behind(nursery, first)
-    client._wanted = 1
+    b, client = await behind(nursery, first, wanted=1)
     await b.connect(spare.addresses()[0])
     await until(lambda: HOP in b.protocols_of(spare.peer_id))
     assert [each.relay for each in client.reservations()] == [first.peer_id]
@@ -313,10 +314,10 @@ async def test_a_lost_peer_loses_its_slot(nursery: trio.Nursery) -> None:
     relay, service = await relaying(nursery)
     b, _ = await behind(nursery, relay)
     assert service.status()["reservations"] == 1
-    assert relay.table.is_protected(b.peer_id)
+    assert is_protected(relay, b.peer_id)
     b.ban(relay.peer_id, 60)
     await until(lambda: not service.status()["reservations"])
-    assert not relay.table.is_protected(b.peer_id)
+    assert not is_protected(relay, b.peer_id)
 
 
 async def test_a_relay_must_be_named(nursery: trio.Nursery) -> None:
