@@ -21,6 +21,7 @@ from kachery_cloud.commands.network import announce, keygen_swarm, status, where
 from kachery_cloud.commands.pins import pins
 from kachery_cloud.commands.support import CONTEXT, Function, Group, command, json_option, print_path, print_result
 from kachery_cloud.errors import FileExists, FileMissing, InvalidName, IsADirectory
+from kachery_p2p import __version__
 from kachery_p2p.text import printable
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _command(name: str, interrupted: str = "Interrupted.") -> Callable[[Function
 
 
 @click.group(cls=Group, context_settings=CONTEXT)
-@click.version_option(package_name="kachery-cloud", message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Share scientific data straight from one workstation to another.
 
