@@ -1,1 +1,1 @@
-"""The documentation site: what mkdocs calls while it builds (`hooks`), and the check that a page loads nothing from elsewhere."""
+"""The documentation as a site: what mkdocs calls while it builds (`hooks`), and a look at what was built (`check`)."""

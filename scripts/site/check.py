@@ -1,8 +1,8 @@
 """Checks that no page of the built site loads anything from elsewhere: `python -m scripts.site.check site`.
 
-HTML and CSS are looked through for whatever a browser loads by itself. The scripts of the theme hold the addresses of some
-services, which they use for features that are not switched on here: these are known by name, and anything new is an error.
-Links that a reader may follow are no matter.
+HTML and CSS are looked through for whatever a browser loads by itself. The scripts of the theme hold the addresses of
+some services, which they use for features that are not switched on here: these are known by name, and anything new is
+an error. Links that a reader may follow are no matter.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What mkdocs calls while it builds the site, as mkdocs.yml says.
 
-Pages that lie elsewhere in the repository become pages of the site, too. Links in all pages are written for a reader of the
-repository. On the site, those to other pages lead there, and those to source files, which are not part of it, become the
-path of the file.
+Pages that lie elsewhere in the repository become pages of the site, too. Links in all pages are written for a reader of
+the repository. On the site, those to other pages lead there. Source files are not part of it: links to them become
+the path of the file.
 """
 
 from __future__ import annotations

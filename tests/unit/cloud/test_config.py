@@ -141,11 +141,11 @@ def test_reading_the_settings_loads_no_public_lists(tmp_path: Path) -> None:
 
 
 def test_every_setting_is_in_the_tables() -> None:
-    """The docstring of the module and the README name each field of the settings with its variable and key."""
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    """The docstring of the module and docs/settings.md name each field of the settings with its variable and key."""
+    page = (Path(__file__).parents[3] / "docs" / "settings.md").read_text(encoding="utf-8")
     for field in fields(Config):
         if field.name != "directory":
-            for text in (kachery_cloud.settings.config.__doc__ or "", readme):
+            for text in (kachery_cloud.settings.config.__doc__ or "", page):
                 assert f"KACHERY_CLOUD_{field.name.upper()}" in text
                 assert f"`{field.name}`" in text
 
