@@ -16,4 +16,5 @@ Imports point down only, and the five from `bitswap` to `pinning` do not know ea
 together. The modules beside the packages are each one place for a question that several of them ask.
 """
 
-__version__ = "0.1.0"
+#: The version of both packages. pyproject.toml, the commands and what peers and servers are told take it from here.
+__version__ = "1.0.0"

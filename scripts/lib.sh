@@ -39,7 +39,7 @@ install_package() {
     local extras=${1:-} target stamp want
     stamp=.venv/installed${extras:+-$extras}
     target=".${extras:+[$extras]}"
-    want=$(cksum <pyproject.toml)
+    want=$(cat pyproject.toml kachery_p2p/__init__.py | cksum)
     if [ "$(cat "$stamp" 2>/dev/null || true)" = "$want" ]; then
         return 0
     fi

@@ -104,7 +104,7 @@ _NEXT = """\
    kachery-cloud-store FILE        prints the URI of a file of yours
    kachery-cloud-node              serves it until you stop it
    kachery-cloud-load URI          on the other machine: finds it, and prints where it is
-In Python:  import kachery_cloud as kcl;  kcl.store_file(...), kcl.load_file(...). README.md has the rest."""
+In Python:  import kachery_cloud as kcl;  kcl.store_file(...), kcl.load_file(...). docs/ has the rest."""
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from importlib import import_module
 import click
 
 from kachery_cloud.commands.support import CONTEXT, INTERRUPTED, Group
+from kachery_p2p import __version__
 
 #: Each command, and the module of this package that has it. It is imported when the command is used.
 COMMANDS = {
@@ -56,7 +57,7 @@ class _Commands(Group):
 
 
 @click.group(cls=_Commands, context_settings=CONTEXT)
-@click.version_option(package_name="kachery-cloud", message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Share scientific data straight from one workstation to another.
 

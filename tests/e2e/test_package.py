@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from kachery_p2p import __version__
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -71,6 +73,15 @@ def test_installed_copy(tmp_path: Path) -> None:
         check=True,
     ).stdout.strip()
     assert where.startswith(str(tmp_path))
+    assert run("kachery-cloud", "--version") == f"kachery-cloud {__version__}"
+    metadata = subprocess.run(
+        [str(python), "-c", "from importlib.metadata import version; print(version('kachery-cloud'))"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    assert metadata == __version__
     uri = run("kachery-cloud-store", "file.txt")
     assert uri == "ipfs://bafkreiajr6u7obg3mpunezz2mwarr2sptwr3zaedia665vdayvw6mpn5ga"
     assert Path(run("kachery-cloud-load", uri)).read_bytes() == b"test-content\n"

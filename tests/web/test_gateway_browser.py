@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,27 +16,7 @@ import pytest
 
 from scripts.workstation import Workstation
 from tests.conftest import StartWorkstation
-
-_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-#: Nothing but this machine is spoken to: no name but localhost is found, and the browser's own services are off.
-_FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-default-apps",
-    "--disable-domain-reliability",
-    "--disable-extensions",
-    "--disable-sync",
-    "--disable-features=DialMediaRouteProvider,MediaRouter,OptimizationHints,Translate",
-    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
-    "--no-first-run",
-    "--no-pings",
-    "--no-proxy-server",
-)
+from tests.helpers.browser import browse_with
 
 _STORE = """
 import numpy as np
@@ -113,19 +91,7 @@ def site(pages: dict[str, str]) -> Iterator[str]:
 @pytest.fixture
 def browse(tmp_path: Path) -> Callable[[str], str]:
     """Opens an address in a browser and gives what the page has become."""
-    program = _CHROMIUM
-    if program is None:
-        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
-
-    def open_page(address: str) -> str:
-        flags = [*_FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--dump-dom"]
-        done = subprocess.run(
-            [program, *flags, address], capture_output=True, text=True, encoding="utf-8", timeout=120, check=False
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
-
-    return open_page
+    return browse_with(tmp_path / "profile")
 
 
 @pytest.fixture

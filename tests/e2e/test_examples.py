@@ -1,0 +1,250 @@
+"""The examples of the documentation work as they stand: those of README.md and docs/, of the help of the commands, and
+of docstrings. Two workstations and a pinning service on loopback; names that only a reader can know are replaced."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kachery_cloud
+from kachery_cloud.commands.main import cli
+from scripts.workstation import RUN_SECONDS, Workstation
+from tests.helpers import examples
+from tests.helpers.examples import Scene
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TOKEN = "the-token-of-this-test"
+
+#: The order in which the examples of the commands are tried: first what others of them need. A command that is not
+#: named comes between.
+FIRST = ("pins service add", "store", "link", "load", "pins add", "pins wait", "pins")
+LAST = ("pins remove", "repair", "node", "keygen-swarm")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a pinning service that really fetches."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scripts.pinning_service", str(tmp_path_factory.mktemp("service")), "--token", TOKEN],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield json.loads(process.stdout.readline())["url"]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def other(
+    module_workstation: Callable[..., Workstation], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, str, str]:
+    """Another workstation that serves: its address, and the URIs of a file and of a folder."""
+    station = module_workstation().start()
+    experiment = examples.make_experiment(tmp_path_factory.mktemp("other") / "experiment")
+    code = "say([kcl.store_file(args[0] + '/session.nwb'), kcl.store_dir(args[0])])"
+    file, folder = station.call(code, experiment)
+    return station.addr, file, folder
+
+
+@pytest.fixture
+def scene(
+    workstation: Callable[..., Workstation], other: tuple[str, str, str], service: str, free_port: Callable[[], int]
+) -> Scene:
+    """A workstation with a reader's files, which knows the other one."""
+    address, file, folder = other
+    folder_of_python = str(Path(sys.executable).parent)
+    here = workstation(env={"KACHERY_CLOUD_PEERS": address})
+    here.env |= {
+        "PATH": os.pathsep.join((folder_of_python, os.environ["PATH"])),
+        "HOME": str(here.folder),
+        "PYTHONUNBUFFERED": "1",
+    }
+    made = Scene(here, address, file, folder, service, free_port())
+    made.make_files(TOKEN)
+    return made
+
+
+def run(scene: Scene, *line: str) -> str:
+    """Runs a program at the reader's, and gives what it printed; fails with all of it."""
+    done = subprocess.run(
+        line,
+        cwd=scene.here.folder,
+        env=scene.here.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",  # some print what is in a file
+        timeout=RUN_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, f"{line[-1]}\n\nended with {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+# --- pages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_says_what_it_is(page: Path) -> None:
+    """A block runs (`bash`, `python`), or is what somebody sees or writes (`text`). Only a marked one is not run."""
+    assert examples.languages(page.read_text(encoding="utf-8")) <= {"bash", "python", "text"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if examples.blocks(page.read_text("utf-8"), "bash")], ids=lambda page: page.name
+)
+def test_commands_of_a_page(scene: Scene, page: Path) -> None:
+    """The commands of a page can be typed one after the other, as they stand."""
+    run(scene, "bash", "-c", scene.bash("".join(examples.blocks(page.read_text(encoding="utf-8"), "bash"))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if examples.blocks(page.read_text("utf-8"), "python")], ids=lambda page: page.name
+)
+def test_python_of_a_page(scene: Scene, page: Path) -> None:
+    """The Python of a page runs, one block after the other."""
+    services = {name: {"url": scene.service, "kind": "pinning"} for name in ("filebase", "lab")}
+    scene.here.env |= {
+        "KACHERY_CLOUD_PIN_SERVICES": "none",
+        **{f"KACHERY_CLOUD_PIN_TOKEN_{name.upper()}": TOKEN for name in services},
+    }
+    scene.here.directory.mkdir()
+    (scene.here.directory / "config.json").write_text(json.dumps({"pin_services": services}), encoding="utf-8")
+    run(scene, sys.executable, "-c", scene.real("".join(examples.blocks(page.read_text(encoding="utf-8"), "python"))))
+
+
+# --- help ----------------------------------------------------------------------------------------------------------
+
+
+def _rank(example: tuple[str, list[str]]) -> int:
+    name = example[0].removeprefix("cli ")
+    return FIRST.index(name) if name in FIRST else len(FIRST) + (LAST.index(name) + 1 if name in LAST else 0)
+
+
+@pytest.mark.slow
+def test_examples_of_the_commands(scene: Scene) -> None:
+    """What `--help` shows as examples runs as it stands, for every command that has some."""
+    found = sorted(examples.help_examples(cli, ""), key=_rank)
+    assert {"store", "load", "node", "pins add", "status"} <= {name.removeprefix("cli ") for name, _ in found}
+    run(scene, "bash", "-c", scene.bash("\n".join(line for _, lines in found for line in lines)))
+
+
+# --- docstrings ----------------------------------------------------------------------------------------------------
+
+#: What an example of a docstring finds before it: lines of Python.
+BEFORE = {
+    "announce": "kcl.status(start=True)",
+    "load_file": "kcl.store_text('test-content\\n')",
+    "load_text": "kcl.store_text('example text')",
+    "load_json": "kcl.store_json({'example': 'dict'})",
+    "load_bytes": "uri = kcl.store_npy(np.zeros(200_000))",
+    "cat_file": "uri = kcl.store_text('example text')",
+    "list_dir": "uri = kcl.store_dir('experiment')",
+    "load_file_info": "open('large.dat', 'wb').truncate(200_000_128); uri = kcl.link_file('large.dat')",
+    "pin": "kcl.load_file(FILE)",
+    "pins": "kcl.load_file(FILE); kcl.pin(FILE, 'filebase', wait='verified')",
+    "repair": "kcl.store_dir('experiment', local=True)",
+    "status": "kcl.status(start=True)",
+}
+#: What is put in place of what an example shows, where this network has something else.
+INSTEAD = {
+    "announce": ("{'copies': 20, 'seconds': 1.7}", "{'copies': ..., 'seconds': ...}"),
+    "join": ("ipfs://bafy...", "ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu"),
+    "repair": ("3", "1"),
+    "status": ("/ip4/192.168.1.20/tcp/40121/p2p/", "/ip4/127.0.0.1/tcp/..."),
+    "store_file": ("'ipfs://bafybeih...", "'ipfs:..."),
+    "whereis": ("('mdns', '12D3KooW...')", "('...', '12D3KooW...')..."),
+}
+#: These have a data directory of their own: one is for when no node runs, the others need a pinning service.
+ALONE = ("repair",)
+PINNING = ("pin", "pins")
+
+_DOCTEST = """
+import doctest, sys
+import numpy as np
+docstrings, FILE = args
+
+class Checker(doctest.OutputChecker):
+    def check_output(self, want, got, flags):
+        # An example without a result shows how something is called.
+        return not want or super().check_output(want, got, flags)
+
+runner = doctest.DocTestRunner(Checker(), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+for name, docstring, before in docstrings:
+    names = {"kcl": kcl, "np": np, "FILE": FILE}
+    exec(before, names)
+    runner.run(doctest.DocTestParser().get_doctest(docstring, names, name, None, 0), out=sys.stderr.write)
+assert not runner.failures, f"{runner.failures} of {runner.tries} examples are wrong"
+say(runner.tries)
+"""
+
+
+def _with_examples() -> list[str]:
+    public: dict[str, Any] = {name: getattr(kachery_cloud, name) for name in kachery_cloud.__all__}
+    return [
+        name for name, value in public.items() if callable(value) and doctest.DocTestParser().get_examples(_doc(value))
+    ]
+
+
+def _doc(value: object) -> str:
+    return getattr(value, "__doc__", None) or ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "names",
+    [PINNING, ALONE, tuple(sorted({*_with_examples()} - {*PINNING, *ALONE}))],
+    ids=["pinning", "repair", "functions"],
+)
+def test_examples_of_functions(scene: Scene, names: tuple[str, ...]) -> None:
+    """The examples in the docstrings of public functions give what they say."""
+    if names == PINNING:
+        scene.here.env |= {"KACHERY_CLOUD_PIN_SERVICES": f"filebase={scene.service}", "KACHERY_CLOUD_PIN_TOKEN": TOKEN}
+    docstrings: list[tuple[str, str, str]] = []
+    for name in names:
+        text = _doc(getattr(kachery_cloud, name))
+        if name in INSTEAD:
+            assert INSTEAD[name][0] in text
+            text = text.replace(*INSTEAD[name])
+        docstrings.append((name, scene.real(text), BEFORE.get(name, "")))
+    assert scene.here.call(_DOCTEST, docstrings, scene.file) >= len(names)
+
+
+def test_examples_are_found() -> None:
+    """The most used functions have an example."""
+    assert {"store_file", "store_dir", "load_file", "load_json", "list_dir", "pin", "status"} <= set(_with_examples())
+
+
+def _modules_with_examples() -> list[str]:
+    found = ["kachery_cloud", *(each.name for each in pkgutil.walk_packages(kachery_cloud.__path__, "kachery_cloud."))]
+    return [name for name in found if "kcl." in examples.indented(_doc(importlib.import_module(name)))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", _modules_with_examples())
+def test_example_of_a_module(scene: Scene, name: str) -> None:
+    """The example at the top of a module runs."""
+    scene.here.env |= {"KACHERY_CLOUD_PIN_SERVICES": f"filebase={scene.service}", "KACHERY_CLOUD_PIN_TOKEN": TOKEN}
+    code = examples.indented(_doc(importlib.import_module(name)))
+    if "import kachery_cloud" not in code:
+        code = "import kachery_cloud as kcl\n" + code
+    run(scene, sys.executable, "-c", scene.real(code))
