@@ -101,19 +101,6 @@ class WantManager:
         self._asks.dirty.add(link)
         return True
 
-    def remove_provider(self, session: Session, peer: str, now: float) -> None:
-        """A peer no longer takes part; what it was delivering goes to the others."""
-        link = self.links.get(peer)
-        if link is None or link not in session.members:
-            return
-        for ask in [ask for ask in link.asks.values() if ask.session is session]:
-            self._asks.give_up(ask, now, tell=True)
-        del session.members[link]
-        del link.members[session]
-        session.check_all()
-        self._asks.mark(session)
-        self._asks.forget_if_idle(link)
-
     def want(self, session: Session, cids: Iterable[CID]) -> None:
         """Add wants at the end of the session's order; those it has already are left alone."""
         for cid in cids:

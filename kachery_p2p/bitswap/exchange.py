@@ -4,46 +4,27 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.client import WantManager
-from kachery_p2p.bitswap.engine import Engine, PeerWant
+from kachery_p2p.bitswap.engine import Engine
 from kachery_p2p.bitswap.handle import ReceivedBlock, SessionHandle
 from kachery_p2p.bitswap.interfaces import BlockStoreLike, HostLike, StreamLike
-from kachery_p2p.bitswap.lanes import ReplyLane, WantLane
+from kachery_p2p.bitswap.lanes import WantLane
 from kachery_p2p.bitswap.messages import PROTOCOLS, BitswapMessage, Block, MessageTooLarge, decode, speaks_presence
 from kachery_p2p.bitswap.reader import ByteBudget, MessageReader
+from kachery_p2p.bitswap.serving import Server
 from kachery_p2p.bitswap.session import Session
+from kachery_p2p.bitswap.stats import Stats
 from kachery_p2p.dag.cid import CID, hash_block
 from kachery_p2p.errors import InvalidCID, MalformedMessage, StreamEOF, StreamError, UnsupportedCID
 from kachery_p2p.turns import Allowance, Pool, Turn
+from kachery_p2p.waking import Signal
 
 log = logging.getLogger("kachery_p2p.bitswap")
-
-
-@dataclass
-class PeerStats:
-    """Sums for one peer."""
-
-    blocks_received: int = 0
-    bytes_received: int = 0
-    duplicate_blocks: int = 0
-    duplicate_bytes: int = 0
-    blocks_sent: int = 0
-    bytes_sent: int = 0
-    malformed: int = 0
-
-
-@dataclass
-class Stats:
-    """Sums over the life of the exchange; `peers` holds those that were active last."""
-
-    total: PeerStats = field(default_factory=PeerStats)
-    peers: dict[str, PeerStats] = field(default_factory=dict)
 
 
 class _Peer:
@@ -56,8 +37,7 @@ class _Peer:
         self.budget = ByteBudget(limits.MAX_INBOUND_BYTES_PER_PEER)
         self.offences: list[float] = []
         self.want_lane: WantLane | None = None
-        self.reply_lane: ReplyLane | None = None
-        #: Of the lanes and of the inbound streams: cancelled when the peer goes or is dropped.
+        #: Of the lane and of the inbound streams: cancelled when the peer goes or is dropped.
         self.scopes: set[trio.CancelScope] = set()
         self.life = 0
 
@@ -86,22 +66,20 @@ class Exchange:
         on_bad_peer: Callable[[str, str], None] | None = None,
     ) -> None:
         self._host = host
-        self._store = store
         self._on_bad_peer = on_bad_peer
         self._client = WantManager()
         self._engine = Engine()
+        self._server = Server(host, store, self._engine)
         self._handles: dict[Session, SessionHandle] = {}
         self._peers: dict[str, _Peer] = {}
         self._stats = Stats()
         self._budget = ByteBudget(limits.MAX_INBOUND_BYTES, shared=True)
         self._pool = Pool(limits.MESSAGE_POOL)
         self._hash_threads = trio.CapacityLimiter(4)
-        self._store_threads = trio.CapacityLimiter(limits.STORE_THREADS)
         self._nursery: trio.Nursery | None = None
-        self._rearm = trio.Event()
+        #: When the client must be looked at again, though nothing happens.
         self._alarm = math.inf
-        self._lookups = trio.Event()
-        self._drained = trio.lowlevel.ParkingLot()
+        self._alarm_set = Signal()
         self._unreachable: set[str] = set()
         self._up: set[str] = set()
 
@@ -116,7 +94,7 @@ class Exchange:
                 for peer in list(self._host.connected()):
                     self._connected(peer)
                 nursery.start_soon(self._keep_time)
-                nursery.start_soon(self._look_up)
+                await nursery.start(self._server.run)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -154,23 +132,14 @@ class Exchange:
 
     def notify(self, multihashes: Iterable[bytes]) -> None:
         """Blocks came into the store: peers that wait for them get them, or hear that we have them."""
-        if self._engine.notify(multihashes):
-            self._lookups.set()
+        self._server.notify(multihashes)
 
     def stats(self) -> Stats:
         """Blocks and bytes sent and received, and duplicates, in all and by peer."""
         for ledger in self._engine.ledgers.values():
-            stats = self._stats_of(ledger.peer)
-            self._stats.total.blocks_sent += ledger.blocks_sent
-            self._stats.total.bytes_sent += ledger.bytes_sent
-            stats.blocks_sent += ledger.blocks_sent
-            stats.bytes_sent += ledger.bytes_sent
+            self._stats.sent(ledger.peer, ledger.blocks_sent, ledger.bytes_sent)
             ledger.blocks_sent = ledger.bytes_sent = 0
         return self._stats
-
-    def wantlist(self) -> int:
-        """How many blocks are wanted by all sessions."""
-        return len(self._client.wants)
 
     # --- called by session handles ---------------------------------------------------------------------------------
 
@@ -187,10 +156,6 @@ class Exchange:
     def add_provider(self, session: Session, peer: str) -> None:
         if self._client.add_provider(session, peer, trio.current_time()):
             self._pump()
-
-    def remove_provider(self, session: Session, peer: str) -> None:
-        self._client.remove_provider(session, peer, trio.current_time())
-        self._pump()
 
     def want(self, session: Session, cids: Sequence[CID]) -> None:
         self._client.want(session, cids)
@@ -222,15 +187,18 @@ class Exchange:
 
     def _disconnected(self, peer: str) -> None:
         self._up.discard(peer)
-        self._fold_stats(peer)
         self._client.disconnected(peer, trio.current_time())
-        self._engine.cancel_all(peer)
+        self._end(peer)
+        self._pump()
+
+    def _end(self, peer: str) -> None:
+        """End all streams of a peer, and what is done for it."""
+        if peer in self._engine.ledgers:
+            self.stats()  # what was sent to it is not forgotten
         state = self._peers.pop(peer, None)
         if state is not None:
             state.cancel()
-        self._drained.unpark_all()
-        self._dispatch()
-        self._pump()
+        self._server.forget(peer)
 
     def _no_stream(self, peer: str) -> None:
         """Wants cannot be sent to a peer: it counts as gone, and is tried again after a pause."""
@@ -250,8 +218,7 @@ class Exchange:
         """A peer broke the protocol; after several times it is reported."""
         now = trio.current_time()
         state = self._peer(peer)
-        self._stats_of(peer).malformed += 1
-        self._stats.total.malformed += 1
+        self._stats.malformed(peer, 1)
         state.offences = [at for at in state.offences if now - at < limits.OFFENCE_WINDOW] + [now]
         log.info("The peer %s broke the Bitswap protocol: %s", peer, why)
         if len(state.offences) >= limits.MAX_OFFENCES:
@@ -264,26 +231,10 @@ class Exchange:
             return
         log.warning("The peer %s is dropped: %s", peer, why)
         self._client.bad_peer(peer, trio.current_time())
-        self._engine.cancel_all(peer)
-        self._drained.unpark_all()
-        state = self._peers.pop(peer, None)
-        if state is not None:
-            state.cancel()
+        self._end(peer)
         if self._on_bad_peer is not None:
             self._on_bad_peer(peer, why)
         self._pump()
-
-    def _stats_of(self, peer: str) -> PeerStats:
-        peers = self._stats.peers
-        stats = peers.pop(peer, None) or PeerStats()
-        peers[peer] = stats
-        if len(peers) > limits.MAX_STATS_PEERS:
-            del peers[next(iter(peers))]
-        return stats
-
-    def _fold_stats(self, peer: str) -> None:
-        if peer in self._engine.ledgers:
-            self.stats()
 
     # --- outgoing --------------------------------------------------------------------------------------------------
 
@@ -306,9 +257,9 @@ class Exchange:
         deadline = client.next_deadline(now)
         if deadline is not None and deadline < self._alarm:
             self._alarm = deadline
-            self._rearm.set()
+            self._alarm_set.notify()
 
-    async def _run_lane(self, state: _Peer, lane: WantLane | ReplyLane) -> None:
+    async def _run_lane(self, state: _Peer, lane: WantLane) -> None:
         with trio.CancelScope() as scope:
             state.scopes.add(scope)
             await lane.run()
@@ -316,70 +267,11 @@ class Exchange:
 
     async def _keep_time(self) -> None:
         while True:
-            self._rearm = trio.Event()
             with trio.move_on_at(self._alarm):
-                await self._rearm.wait()
+                await self._alarm_set.wait()
             if trio.current_time() >= self._alarm:
                 self._alarm = math.inf
                 self._pump()
-                if self._engine.crowded:
-                    self._dispatch()
-
-    def _dispatch(self) -> None:
-        """Hand the replies that are due to the lanes of their peers."""
-        if self._nursery is None:
-            return
-        while (reply := self._engine.next_reply()) is not None:
-            state = self._peer(reply.peer)
-            if state.reply_lane is None:
-                state.reply_lane = ReplyLane(
-                    self._host, reply.peer, self._engine, self._store, self._store_threads, self._replied
-                )
-                self._nursery.start_soon(self._run_lane, state, state.reply_lane)
-            state.reply_lane.put(reply)
-        if self._engine.crowded:
-            self._make_room()
-
-    def _make_room(self) -> None:
-        """Others wait while slow readers hold all the memory: those that are stuck go."""
-        now = trio.current_time()
-        lanes = [state.reply_lane for state in self._peers.values() if state.reply_lane is not None]
-        stuck = [lane for lane in lanes if lane.stuck_for(now) > limits.REPLY_STALL_CROWDED]
-        for lane in stuck:
-            lane.abort()
-        if not stuck and now + 1.0 < self._alarm:
-            self._alarm = now + 1.0
-            self._rearm.set()
-
-    def _replied(self) -> None:
-        self._dispatch()
-        self._drained.unpark_all()
-
-    async def _look_up(self) -> None:
-        """Look wanted blocks up in the store, in batches, in a thread."""
-        while True:
-            batch = self._engine.take_lookups()
-            if not batch:
-                self._lookups = trio.Event()
-                await self._lookups.wait()
-                continue
-            sizes = await trio.to_thread.run_sync(self._sizes, batch, limiter=self._store_threads)
-            self._engine.looked_up(batch, sizes)
-            self._dispatch()
-
-    def _sizes(self, wants: Sequence[PeerWant]) -> Sequence[int | None]:
-        """In a thread: the size of each block, None for what is not here."""
-        multihashes = [want.cid.multihash for want in wants]
-        try:
-            many = getattr(self._store, "block_sizes", None)
-            if many is not None:
-                found: Mapping[bytes, int] = many(multihashes)
-                return [found.get(multihash) for multihash in multihashes]
-            return [self._store.has_block(multihash) for multihash in multihashes]
-        except Exception:
-            # Whatever is wrong with the store, the peers only hear that the blocks are not here.
-            log.exception("Blocks cannot be looked up")
-            return [None] * len(wants)
 
     # --- incoming --------------------------------------------------------------------------------------------------
 
@@ -464,14 +356,9 @@ class Exchange:
         if message.blocks or message.presences or message.too_large:
             self._pump()
         if message.malformed:
-            self._stats_of(peer).malformed += message.malformed
-            self._stats.total.malformed += message.malformed
+            self._stats.malformed(peer, message.malformed)
         if (message.entries or message.full) and peer in self._up:
-            self._engine.receive(peer, message.entries, message.full)
-            self._lookups.set()
-            self._dispatch()
-            while self._engine.congested(peer):
-                await self._drained.park()
+            await self._server.receive(peer, message.entries, message.full)
 
     async def _blocks(self, peer: str, blocks: Sequence[Block]) -> None:
         """Check the blocks of a message and give them to those who want them."""
@@ -480,20 +367,13 @@ class Exchange:
         else:
             hashes = await trio.to_thread.run_sync(_multihashes, blocks, limiter=self._hash_threads)
         now = trio.current_time()
-        stats, total = self._stats_of(peer), self._stats.total
         for multihash, (_, data) in zip(hashes, blocks, strict=True):
             size = len(data)
             arrival = self._client.block(peer, multihash, size, now)
             if arrival.lie:
                 self._drop(peer, "It sent a block that nobody wanted: its bytes are not what was asked for.")
                 return
-            for one in (stats, total):
-                if arrival.duplicate:
-                    one.duplicate_blocks += 1
-                    one.duplicate_bytes += size
-                else:
-                    one.blocks_received += 1
-                    one.bytes_received += size
+            self._stats.received(peer, size, duplicate=arrival.duplicate)
             for session, cid in arrival.deliver:
                 handle = self._handles.get(session)
                 if handle is not None:

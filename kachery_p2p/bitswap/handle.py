@@ -14,6 +14,7 @@ from kachery_p2p.bitswap.client import WantManager
 from kachery_p2p.bitswap.messages import BytesLike
 from kachery_p2p.bitswap.session import Session, WantAnswer
 from kachery_p2p.dag.cid import CID, known_block
+from kachery_p2p.waking import Signal
 
 
 class ReceivedBlock(NamedTuple):
@@ -24,6 +25,10 @@ class ReceivedBlock(NamedTuple):
     data: BytesLike
     #: Who sent it; empty for a block that everybody has.
     peer: str
+
+
+def _closed() -> trio.ClosedResourceError:
+    return trio.ClosedResourceError("this session is closed")
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,6 @@ class ExchangeLike(Protocol):
 
     def add_provider(self, session: Session, peer: str) -> None: ...
 
-    def remove_provider(self, session: Session, peer: str) -> None: ...
-
     def want(self, session: Session, cids: Sequence[CID]) -> None: ...
 
     def cancel(self, session: Session, multihashes: Iterable[bytes]) -> None: ...
@@ -77,8 +80,10 @@ class SessionHandle:
         self._exchange = exchange
         self._session = session
         self._arrived: deque[ReceivedBlock] = deque()
-        self._event = trio.Event()
-        self._exhausted = trio.Event()
+        #: A block came, or the session was closed.
+        self._came = Signal()
+        self._exhausted = Signal()
+        #: Tasks that wait for exhaustion.
         self.waits_exhausted = 0
 
     async def __aenter__(self) -> SessionHandle:
@@ -96,16 +101,12 @@ class SessionHandle:
         """Cancel all wants and drop what was not taken. Tasks that wait here get trio.ClosedResourceError."""
         self._exchange.close_session(self._session)
         self._arrived.clear()
-        self._event.set()
-        self._exhausted.set()
+        self._came.notify()
+        self._exhausted.notify()
 
     def add_provider(self, peer_id: str) -> None:
         """Ask this peer too, now or as soon as it is connected. Named again, it is asked again for all it declined."""
         self._exchange.add_provider(self._session, peer_id)
-
-    def remove_provider(self, peer_id: str) -> None:
-        """Do not ask this peer any more."""
-        self._exchange.remove_provider(self._session, peer_id)
 
     def want(self, cids: Iterable[CID]) -> None:
         """Want these blocks, in this order, after those wanted before. A block wanted already is not wanted twice."""
@@ -117,7 +118,7 @@ class SessionHandle:
             else:
                 self._arrived.append(ReceivedBlock(cid, known, ""))
                 self._session.buffered += len(known)
-                self._event.set()
+                self._came.notify()
         self._exchange.want(self._session, others)
 
     def cancel(self, multihashes: Iterable[bytes]) -> None:
@@ -127,21 +128,17 @@ class SessionHandle:
     async def receive(self) -> ReceivedBlock:
         """The next block; waits for it, for ever if nothing is wanted.
 
-        Raises trio.ClosedResourceError when the session is closed.
+        Raises:
+            trio.ClosedResourceError: the session is closed.
         """
-        if self._arrived and not self._session.closed:
+        if self._arrived:
             await trio.lowlevel.checkpoint()
         while True:
             if self._session.closed:
-                raise trio.ClosedResourceError("this session is closed")
+                raise _closed()
             if self._arrived:
                 return self._take()
-            self._event = trio.Event()
-            await self._event.wait()
-
-    def receive_nowait(self) -> ReceivedBlock | None:
-        """The next block if one is here, else None."""
-        return self._take() if self._arrived else None
+            await self._came.wait()
 
     def _take(self) -> ReceivedBlock:
         block = self._arrived.popleft()
@@ -149,24 +146,25 @@ class SessionHandle:
         return block
 
     async def wait_exhausted(self) -> None:
-        """Return when at least one wanted block has nobody left to come from: every peer of the session said
-        DONT_HAVE, left, or was dropped, and the block is not under way. Returns at once when that is so now."""
+        """Wait until at least one wanted block has nobody left to come from.
+
+        That is so when every peer of the session said DONT_HAVE, left, or was dropped, and the block is not under way.
+        Returns at once when it is so already.
+
+        Raises:
+            trio.ClosedResourceError: the session is closed.
+        """
         if self._session.closed:
-            raise trio.ClosedResourceError("this session is closed")
+            raise _closed()
+        if self._session.exhausted:
+            await trio.lowlevel.checkpoint()
+            return
         self.waits_exhausted += 1
         try:
-            # Several may wait: a new event only in place of one that has been set.
-            if self._exhausted.is_set():
-                self._exhausted = trio.Event()
-            self.check_exhausted()
-            if self._exhausted.is_set():
-                await trio.lowlevel.checkpoint()
             while not self._session.exhausted:
-                if self._session.closed:
-                    raise trio.ClosedResourceError("this session is closed")
-                if self._exhausted.is_set():
-                    self._exhausted = trio.Event()
                 await self._exhausted.wait()
+                if self._session.closed:
+                    raise _closed()
         finally:
             self.waits_exhausted -= 1
 
@@ -175,12 +173,12 @@ class SessionHandle:
     def deliver(self, block: ReceivedBlock) -> None:
         """A wanted block arrived."""
         self._arrived.append(block)
-        self._event.set()
+        self._came.notify()
 
     def check_exhausted(self) -> None:
         """Wake those who wait for exhaustion, if it is so."""
         if self._session.exhausted:
-            self._exhausted.set()
+            self._exhausted.notify()
 
     # --- what is going on ------------------------------------------------------------------------------------------
 
@@ -233,16 +231,6 @@ class SessionHandle:
         """Whether a peer that is delivering was asked for this block."""
         want = self._session.wants.get(multihash)
         return want is not None and any(ask.live and not link.stalled for link, ask in want.asks.items())
-
-    @property
-    def in_flight(self) -> int:
-        """Blocks asked for and not arrived."""
-        return sum(1 for want in self._session.wants.values() if want.in_flight)
-
-    @property
-    def wanted(self) -> int:
-        """Blocks wanted and not arrived."""
-        return len(self._session.wants)
 
     def stats(self) -> SessionStats:
         """Sums over the life of the session."""
