@@ -5,16 +5,27 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import trio
 
 from kachery_p2p.bitswap import limits
-from kachery_p2p.bitswap.client import WantManager
+from kachery_p2p.bitswap.client import Arrival, WantManager
 from kachery_p2p.bitswap.engine import Engine
 from kachery_p2p.bitswap.handle import ReceivedBlock, SessionHandle
-from kachery_p2p.bitswap.interfaces import BlockStoreLike, HostLike, StreamLike
+from kachery_p2p.bitswap.http_lane import HttpLane
+from kachery_p2p.bitswap.interfaces import BlockStoreLike, GatewaySource, HostLike, StreamLike
 from kachery_p2p.bitswap.lanes import WantLane
-from kachery_p2p.bitswap.messages import PROTOCOLS, BitswapMessage, Block, MessageTooLarge, decode, speaks_presence
+from kachery_p2p.bitswap.link import GatewayLink
+from kachery_p2p.bitswap.messages import (
+    PROTOCOLS,
+    BitswapMessage,
+    Block,
+    BytesLike,
+    MessageTooLarge,
+    decode,
+    speaks_presence,
+)
 from kachery_p2p.bitswap.reader import ByteBudget, MessageReader
 from kachery_p2p.bitswap.serving import Server
 from kachery_p2p.bitswap.session import Session
@@ -54,6 +65,7 @@ class Exchange:
         host: opens streams and reports who is connected.
         store: where blocks to serve are; used from threads.
         on_bad_peer: called with a peer and the reason when it sent bytes that nobody wanted, or too much garbage.
+        gateways: HTTP gateways, for sessions that want their help.
 
     `async with trio.open_nursery() as n: await n.start(exchange.run)` starts it; cancelling stops it.
     """
@@ -64,12 +76,17 @@ class Exchange:
         store: BlockStoreLike,
         *,
         on_bad_peer: Callable[[str, str], None] | None = None,
+        gateways: Iterable[GatewaySource] = (),
     ) -> None:
         self._host = host
         self._on_bad_peer = on_bad_peer
         self._client = WantManager()
         self._engine = Engine()
         self._server = Server(host, store, self._engine)
+        self._http_lanes: dict[GatewayLink, HttpLane] = {}
+        for source in gateways:
+            link = self._client.gateways.add(source.name)
+            self._http_lanes[link] = HttpLane(source, link, self._client, self)
         self._handles: dict[Session, SessionHandle] = {}
         self._peers: dict[str, _Peer] = {}
         self._stats = Stats()
@@ -106,9 +123,20 @@ class Exchange:
 
     # --- for users -------------------------------------------------------------------------------------------------
 
-    def new_session(self, *, discover: bool = False) -> SessionHandle:
-        """A new session. With `discover` the connected peers are asked without being named."""
+    def new_session(
+        self, *, discover: bool = False, gateways: bool = False, first: int = 0, last: int | None = None
+    ) -> SessionHandle:
+        """A new session.
+
+        Args:
+            discover: the connected peers are asked without being named.
+            gateways: the gateways help where peers are slow, or do not have a block.
+            first, last: the bytes of the file that it is about (inclusive; none where last is before first), which a
+                gateway may be asked for together with the root. Without `last` it is the file to its end.
+        """
         session = self._client.new_session(discover)
+        if gateways and self._http_lanes:
+            self._client.gateways.join(session, first, last, trio.current_time())
         handle = self._handles[session] = SessionHandle(self, session)
         return handle
 
@@ -122,12 +150,12 @@ class Exchange:
         question = self._client.question(peer, cid, trio.current_time(), answered.set)
         if question is None:
             return None
-        self._pump()
+        self.pump()
         try:
             await answered.wait()
         finally:
             self._client.withdraw(peer, question, trio.current_time())
-            self._pump()
+            self.pump()
         return question.answer
 
     def notify(self, multihashes: Iterable[bytes]) -> None:
@@ -141,6 +169,11 @@ class Exchange:
             ledger.blocks_sent = ledger.bytes_sent = 0
         return self._stats
 
+    def gateways(self) -> dict[str, dict[str, Any]]:
+        """How each gateway has been doing, as plain JSON values."""
+        now = trio.current_time()
+        return {link.peer: link.status(now) for link in self._http_lanes}
+
     # --- called by session handles ---------------------------------------------------------------------------------
 
     @property
@@ -151,23 +184,35 @@ class Exchange:
     def close_session(self, session: Session) -> None:
         self._client.close_session(session, trio.current_time())
         self._handles.pop(session, None)
-        self._pump()
+        for lane in self._http_lanes.values():
+            lane.close_session(session)
+        self.pump()
 
     def add_provider(self, session: Session, peer: str) -> None:
         if self._client.add_provider(session, peer, trio.current_time()):
-            self._pump()
+            self.pump()
 
     def want(self, session: Session, cids: Sequence[CID]) -> None:
-        self._client.want(session, cids)
-        self._pump()
-
-    def cancel(self, session: Session, multihashes: Iterable[bytes]) -> None:
-        self._client.cancel(session, multihashes, trio.current_time())
-        self._pump()
+        self._client.want(session, cids, trio.current_time())
+        self.pump()
 
     def consumed(self, session: Session, size: int) -> None:
         if self._client.consumed(session, size):
-            self._pump()
+            self.pump()
+
+    # --- called by HTTP lanes --------------------------------------------------------------------------------------
+
+    def came(self, source: str, cid: CID, data: bytes) -> bool:
+        """A verified block came from a gateway. Returns False when no session wants it."""
+        if cid.multihash not in self._client.wants:
+            return False
+        self._deliver(self._client.block(source, cid.multihash, len(data), trio.current_time()), data, source)
+        return True
+
+    def keep_ahead(self, session: Session, source: str, cid: CID, data: bytes) -> bool:
+        """Keep a verified block that a session may want soon. Returns False when there is no more room."""
+        handle = self._handles.get(session)
+        return handle is not None and handle.keep_ahead(ReceivedBlock(cid, data, source))
 
     # --- peers -----------------------------------------------------------------------------------------------------
 
@@ -183,13 +228,13 @@ class Exchange:
         spoken = [name for name in PROTOCOLS if name in self._host.protocols_of(peer)]
         presence = not spoken or speaks_presence(spoken[0])
         self._client.connected(peer, trio.current_time(), presence=presence)
-        self._pump()
+        self.pump()
 
     def _disconnected(self, peer: str) -> None:
         self._up.discard(peer)
         self._client.disconnected(peer, trio.current_time())
         self._end(peer)
-        self._pump()
+        self.pump()
 
     def _end(self, peer: str) -> None:
         """End all streams of a peer, and what is done for it."""
@@ -206,7 +251,7 @@ class Exchange:
         if self._nursery is not None and peer not in self._unreachable:
             self._unreachable.add(peer)
             self._nursery.start_soon(self._try_again, peer)
-        self._pump()
+        self.pump()
 
     async def _try_again(self, peer: str) -> None:
         await trio.sleep(limits.UNREACHABLE_PAUSE)
@@ -234,11 +279,11 @@ class Exchange:
         self._end(peer)
         if self._on_bad_peer is not None:
             self._on_bad_peer(peer, why)
-        self._pump()
+        self.pump()
 
     # --- outgoing --------------------------------------------------------------------------------------------------
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
         """Let the client decide what to send now, and wake whoever sends it."""
         if self._nursery is None:
             return
@@ -251,6 +296,8 @@ class Exchange:
                 state.want_lane = WantLane(self._host, peer, client, self._no_stream)
                 self._nursery.start_soon(self._run_lane, state, state.want_lane)
             state.want_lane.wake()
+        for link in client.changed_gateways():
+            self._http_lanes[link].update(self._nursery)
         for handle in self._handles.values():
             if handle.waits_exhausted:
                 handle.check_exhausted()
@@ -271,7 +318,7 @@ class Exchange:
                 await self._alarm_set.wait()
             if trio.current_time() >= self._alarm:
                 self._alarm = math.inf
-                self._pump()
+                self.pump()
 
     # --- incoming --------------------------------------------------------------------------------------------------
 
@@ -296,7 +343,7 @@ class Exchange:
             # It is an honest answer where the block that was asked for is too large.
             if self._client.message_too_large(peer, trio.current_time()):
                 log.info("%s It came from %s.", error, peer)
-                self._pump()
+                self.pump()
             else:
                 self._offence(peer, str(error))
             await stream.reset()
@@ -354,7 +401,7 @@ class Exchange:
             for cid, have in message.presences:
                 self._client.presence(peer, cid.multihash, have, now)
         if message.blocks or message.presences or message.too_large:
-            self._pump()
+            self.pump()
         if message.malformed:
             self._stats.malformed(peer, message.malformed)
         if (message.entries or message.full) and peer in self._up:
@@ -374,10 +421,13 @@ class Exchange:
                 self._drop(peer, "It sent a block that nobody wanted: its bytes are not what was asked for.")
                 return
             self._stats.received(peer, size, duplicate=arrival.duplicate)
-            for session, cid in arrival.deliver:
-                handle = self._handles.get(session)
-                if handle is not None:
-                    handle.deliver(ReceivedBlock(cid, data, peer))
+            self._deliver(arrival, data, peer)
+
+    def _deliver(self, arrival: Arrival, data: BytesLike, source: str) -> None:
+        for session, cid in arrival.deliver:
+            handle = self._handles.get(session)
+            if handle is not None:
+                handle.deliver(ReceivedBlock(cid, data, source))
 
     async def _too_large(self, peer: str, blocks: Sequence[Block]) -> None:
         """Blocks that are too large: those who wait for them are told. Raises MalformedMessage for others."""

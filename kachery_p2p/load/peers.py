@@ -152,7 +152,8 @@ class LoadPeers:
 
     async def _reach(self, addr: str, addrs: Sequence[str]) -> None:
         try:
-            peer = await self._connect(addr, addrs)
+            with self._session.expecting():
+                peer = await self._connect(addr, addrs)
         except KacheryError as e:
             if addr in self.failures or len(self.failures) < MOST_FAILURES:
                 self.failures[addr] = str(e)
