@@ -35,6 +35,11 @@ class Gateways:
     def __init__(self, asks: Asks) -> None:
         self._asks = asks
 
+    @property
+    def links(self) -> dict[str, GatewayLink]:
+        """What is known of each gateway, by its name."""
+        return self._asks.gateways
+
     def add(self, name: str) -> GatewayLink:
         """A gateway of this node."""
         link = self._asks.gateways[name] = GatewayLink(name)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from kachery_p2p.gateway.client.client import GatewayClient
     from kachery_p2p.gateway.client.gateway import Gateway
 
-_ANSWERS = {
+#: What each refusal means to the exchange.
+ANSWERS = {
     FailureKind.ABSENT: GatewayAnswer.LACKS,
     FailureKind.BUSY: GatewayAnswer.BUSY,
     FailureKind.FAILED: GatewayAnswer.FAILED,
@@ -71,4 +72,4 @@ class ClientSource:
 
 
 def _no_block(refusal: GatewayRefusal) -> NoBlock:
-    return NoBlock(_ANSWERS[refusal.kind], str(refusal), refusal.pause)
+    return NoBlock(ANSWERS[refusal.kind], str(refusal), refusal.pause)
