@@ -1,5 +1,8 @@
 """The book of what is wanted, of whom it was asked, and how that stands. Sans-IO.
 
+A want stands in `wants`, and in the order of each session that wants it. An ask of it stands at the want and at the
+link that was asked. Nothing else lists what is wanted.
+
 Every change to a want or an ask goes through here, so that the sums kept beside them (bytes under way at a peer and
 for a session, questions open, copies of a block under way) are always right, and so that a peer is told, with a
 cancel, of everything that it still keeps for us and that we no longer want.
@@ -10,9 +13,12 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from kachery_p2p.bitswap import limits
-from kachery_p2p.bitswap.link import PeerLink
+from kachery_p2p.bitswap.link import GatewayLink, PeerLink
 from kachery_p2p.bitswap.outbox import Outboxes
 from kachery_p2p.bitswap.session import Ask, Session, Want
+
+#: A refill that would be smaller than this part of the window or budget waits for more room: fewer messages.
+STROKE = 8
 
 
 class Asks:
@@ -20,12 +26,15 @@ class Asks:
 
     def __init__(self) -> None:
         self.links: dict[str, PeerLink] = {}
+        self.gateways: dict[str, GatewayLink] = {}
         self.sessions: dict[int, Session] = {}
         self.wants: dict[bytes, Want] = {}
         self.outboxes = Outboxes()
+        #: Gateways whose asks have changed.
+        self.changed: set[GatewayLink] = set()
         #: Links for which there may be something new to ask.
         self.dirty: set[PeerLink] = set()
-        #: Blocks under way, copies counted.
+        #: Blocks under way from peers, copies counted.
         self.in_flight = 0
         self._recent: OrderedDict[bytes, None] = OrderedDict()
 
@@ -45,8 +54,23 @@ class Asks:
             self.dirty.discard(link)
 
     def mark(self, session: Session) -> None:
-        """The peers of this session may have something to do."""
+        """The peers and gateways of this session may have something to do."""
         self.dirty.update(session.members)
+        if session.gateways:
+            self.dirty.update(session.gateways)
+
+    # --- the session's budget --------------------------------------------------------------------------------------
+
+    def budget(self) -> int:
+        """Bytes that one session may have asked for and not taken."""
+        active = sum(1 for s in self.sessions.values() if s.wants or s.buffered)
+        return max(limits.MAX_IN_FLIGHT // max(active, 1), limits.MIN_SESSION_IN_FLIGHT)
+
+    @staticmethod
+    def has_room(session: Session, budget: int) -> bool:
+        """Whether enough of the budget is free to be worth a message."""
+        held = session.outstanding + session.buffered
+        return budget - held >= budget // STROKE or not held
 
     # --- asking ----------------------------------------------------------------------------------------------------
 
@@ -74,11 +98,18 @@ class Asks:
             session.outstanding += ask.charge
             link.asked(ask.charge, now)
             ask.ahead = link.block_asks
+            for one in want.sessions:
+                one.hopeless.discard(want.multihash)
+            if isinstance(link, GatewayLink):
+                want.requests += 1
+                self.changed.add(link)
+                return
             want.in_flight += 1
             self.in_flight += 1
             for one in want.sessions:
-                one.hopeless.discard(want.multihash)
                 one.orphans.pop(want.multihash, None)
+                if one.standby is not None:
+                    one.peerless.pop(want.multihash, None)
         self.outboxes.put(link, want.cid, ask, now, urgent=True)
 
     def repeat(self, ask: Ask, now: float) -> None:
@@ -96,13 +127,21 @@ class Asks:
             ask.link.released(ask.charge)
             ask.session.outstanding -= ask.charge
             ask.charge = 0
-            ask.want.in_flight -= 1
-            self.in_flight -= 1
+            if ask.link.gateway:
+                ask.want.requests -= 1
+            else:
+                ask.want.in_flight -= 1
+                self.in_flight -= 1
 
     def close(self, ask: Ask, now: float, *, tell: bool, urgent: bool = False) -> None:
-        """Forget an ask. With `tell` the remote is told, if it knows of it."""
+        """Forget an ask. With `tell` the remote is told, if it knows of it. A gateway's request ends in any case."""
         link, want = ask.link, ask.want
         self._uncharge(ask)
+        if isinstance(link, GatewayLink):
+            del link.asks[want.multihash]
+            del want.asks[link]
+            self.changed.add(link)
+            return
         if ask.declined:
             link.standing -= 1
         elif not ask.block:
@@ -118,9 +157,13 @@ class Asks:
     # --- questions of no session -----------------------------------------------------------------------------------
 
     def put_question(self, link: PeerLink, multihash: bytes, now: float, *, again: bool = False) -> None:
-        """Ask a peer whether it has a block. `again`: it may have the same on its list, and is to forget that first."""
+        """Ask a peer whether it has a block.
+
+        Args:
+            again: the peer may have this question on its list already. It must forget that first, or it is silent.
+        """
         if multihash in link.asks:
-            return  # what a session asks of the peer brings the answer, too
+            return  # a session asks the peer for the same block: that brings the answer, too
         question = link.questions[multihash][0]
         question.again = question.again or again
         self.remember(multihash)
@@ -143,7 +186,12 @@ class Asks:
                 self.returned(want, session)
 
     def declined(self, ask: Ask, now: float) -> None:
-        """The peer does not have it: the want goes on to the others, and stays standing at this one."""
+        """DONT_HAVE: the want goes on to the others.
+
+        A peer keeps the want, and answers when it gets the block. So the ask stays, as declined. Only the last
+        MAX_STANDING_ASKS of these stay, because each takes up room in the want table of the peer. A gateway keeps
+        nothing.
+        """
         if ask.declined:
             return
         link, want = ask.link, ask.want
@@ -151,6 +199,25 @@ class Asks:
         want.skipped.discard(link)
         want.having.discard(link)
         was_live = ask.live
+        if link.gateway:
+            self.close(ask, now, tell=False)
+        else:
+            self._stand(ask, now)
+        for session in want.sessions:
+            member = session.member(link)
+            if member is not None:
+                member.negative()
+                member.has.pop(want.multihash, None)
+            if was_live or want.in_flight == 0:
+                self.returned(want, session)
+            if want.in_flight == 0 and len(session.members) > 1 and not link.gateway:
+                session.orphans[want.multihash] = want
+                self.mark(session)
+        self.dirty.add(link)
+
+    def _stand(self, ask: Ask, now: float) -> None:
+        """Leave an ask with a peer that does not have the block now."""
+        link = ask.link
         self._uncharge(ask)
         if not ask.block:
             link.probes -= 1
@@ -158,26 +225,15 @@ class Asks:
         link.standing += 1
         if link.standing > limits.MAX_STANDING_ASKS:
             self.close(next(a for a in link.asks.values() if a.declined), now, tell=True)
-        for session in want.sessions:
-            member = session.members.get(link)
-            if member is not None:
-                member.negative()
-                member.has.pop(want.multihash, None)
-            if was_live or want.in_flight == 0:
-                self.returned(want, session)
-            if want.in_flight == 0 and len(session.members) > 1:
-                session.orphans[want.multihash] = want
-                self.mark(session)
-        self.dirty.add(link)
 
     def returned(self, want: Want, session: Session) -> None:
-        """If nobody is delivering a want any more, it is to be had again."""
+        """If no peer is delivering a want any more, it is to be had again."""
         if want.in_flight == 0:
             session.returned(want)
             self.mark(session)
 
     def retire(self, want: Want, now: float, got_from: PeerLink | None) -> None:
-        """Nobody wants it any more: all asks end, and the peers that still keep one are told."""
+        """No session wants it any more: all asks end, and the peers that still keep one are told."""
         del self.wants[want.multihash]
         self.remember(want.multihash)
         for link, ask in list(want.asks.items()):
@@ -207,21 +263,21 @@ class Asks:
     # --- what was wanted lately ------------------------------------------------------------------------------------
 
     def remember(self, multihash: bytes) -> None:
-        """A block that comes from now on, and that nobody wants, is late and no lie."""
+        """From now on this block is late when it comes and is not wanted, and no lie."""
         self._recent[multihash] = None
         self._recent.move_to_end(multihash)
         if len(self._recent) > limits.REMEMBERED_WANTS:
             self._recent.popitem(last=False)
 
     def was_wanted(self, multihash: bytes) -> bool:
-        """Whether a block that nobody wants now was wanted lately: then it is late, and no lie."""
+        """Whether a block was wanted lately: then it is late, and no lie."""
         return multihash in self._recent
 
     @staticmethod
     def others(link: PeerLink, want: Want) -> bool:
-        """Whether anybody but this peer may be able to deliver the want."""
+        """Whether another peer may be able to deliver the want; for a gateway, another gateway."""
         return any(
             other is not link and other.usable and other not in want.lacking
             for session in want.sessions
-            for other in session.members
+            for other in (session.gateways if link.gateway else session.members)
         )

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.asks import Asks
-from kachery_p2p.bitswap.link import PeerLink
+from kachery_p2p.bitswap.gateways import Gateways
+from kachery_p2p.bitswap.link import GatewayLink, PeerLink
 from kachery_p2p.bitswap.outbox import Outgoing
 from kachery_p2p.bitswap.schedule import Scheduler
 from kachery_p2p.bitswap.session import Ask, Member, PeerQuestion, Session, Want, WantAnswer
 from kachery_p2p.bitswap.watch import SessionWatch
-from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.cid import CID, RAW
 
 
 @dataclass(slots=True)
@@ -37,7 +38,9 @@ class WantManager:
 
     def __init__(self) -> None:
         self._asks = Asks()
-        self._scheduler = Scheduler(self._asks)
+        #: The gateways of the node, and what they answer.
+        self.gateways = Gateways(self._asks)
+        self._scheduler = Scheduler(self._asks, self.gateways)
         self._watch = SessionWatch(self._asks, self._scheduler)
         self._bad: dict[str, None] = {}
         self._numbers = 0
@@ -75,6 +78,9 @@ class WantManager:
             del link.members[session]
             self._asks.forget_if_idle(link)
         session.members.clear()
+        for link in session.gateways:
+            del link.members[session]
+        session.gateways.clear()
         del self._asks.sessions[session.number]
         # The others have a greater share of the budget now.
         self._asks.dirty.update(self.links.values())
@@ -101,21 +107,10 @@ class WantManager:
         self._asks.dirty.add(link)
         return True
 
-    def remove_provider(self, session: Session, peer: str, now: float) -> None:
-        """A peer no longer takes part; what it was delivering goes to the others."""
-        link = self.links.get(peer)
-        if link is None or link not in session.members:
-            return
-        for ask in [ask for ask in link.asks.values() if ask.session is session]:
-            self._asks.give_up(ask, now, tell=True)
-        del session.members[link]
-        del link.members[session]
-        session.check_all()
-        self._asks.mark(session)
-        self._asks.forget_if_idle(link)
-
-    def want(self, session: Session, cids: Iterable[CID]) -> None:
+    def want(self, session: Session, cids: Iterable[CID], now: float) -> None:
         """Add wants at the end of the session's order; those it has already are left alone."""
+        if session.standby is not None and not session.wants:
+            session.standby.wants_again(now)
         for cid in cids:
             multihash = cid.multihash
             if multihash in session.wants:
@@ -125,6 +120,8 @@ class WantManager:
                 want = self.wants[multihash] = Want(cid)
             session.add(want, cid)
             session.check(want)
+            if session.standby is not None and cid.codec == RAW:
+                session.standby.car_helps = False
         self._asks.mark(session)
 
     def cancel(self, session: Session, multihashes: Iterable[bytes], now: float) -> None:
@@ -143,7 +140,7 @@ class WantManager:
     def consumed(self, session: Session, size: int) -> bool:
         """The receiver of a session took `size` bytes. Returns whether that makes it worth while to call `poll`."""
         session.buffered -= size
-        if session.limited and self._scheduler.has_room(session, self._scheduler.budget()):
+        if session.limited and self._asks.has_room(session, self._asks.budget()):
             session.limited = False
             self._asks.mark(session)
             return True
@@ -226,12 +223,15 @@ class WantManager:
 
     def sign_of_life(self, peer: str, now: float) -> None:
         """Bytes of an unfinished message came."""
-        link = self.links.get(peer)
+        link = self._link(peer)
         if link is not None:
             link.last_sign = now
             for session in link.members:
                 if session.outstanding:
                     session.last_sign = now
+
+    def _link(self, peer: str) -> PeerLink | None:
+        return self.links.get(peer) or self._asks.gateways.get(peer)
 
     def _join(self, session: Session, link: PeerLink, *, provider: bool) -> None:
         session.members[link] = link.members[session] = Member(session, link, provider)
@@ -241,8 +241,8 @@ class WantManager:
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def block(self, peer: str, multihash: bytes, size: int, now: float) -> Arrival:
-        """A block came whose hash, as computed here, is `multihash`."""
-        link = self.links.get(peer)
+        """A block came, from a peer or a gateway, whose hash, as computed here, is `multihash`."""
+        link = self._link(peer)
         want = self.wants.get(multihash)
         asked = link is not None and multihash in link.questions
         if link is not None and asked:
@@ -260,7 +260,10 @@ class WantManager:
                     session.duplicates += 1
             return Arrival([], duplicate=True)
         if link is not None:
-            self._credit(link, want, link.asks.get(multihash), size, now)
+            ask = link.asks.get(multihash)
+            self._credit(link, want, ask, size, now)
+            if link.gateway and ask is not None:
+                self.gateways.overtook(want, ask, now)
         targets = [(session, cid) for session, (_, cid) in want.sessions.items()]
         for session, _cid in targets:
             session.learned_size(want.cid.codec, size)
@@ -277,6 +280,7 @@ class WantManager:
         for session, (_, cid) in want.sessions.items():
             session.too_large[cid] = size
             want.lacking.update(session.members)
+            want.lacking.update(session.gateways)
         for ask in list(want.asks.values()):
             self._asks.give_up(ask, now, tell=ask.link.peer != peer)
         for session in want.sessions:
@@ -312,7 +316,9 @@ class WantManager:
         self._asks.dirty.add(link)
         for session in want.sessions:
             session.credit(link.peer, size)
-            member = session.members.get(link)
+            if session.standby is not None:
+                session.standby.came(size, now, gateway=link.gateway)
+            member = session.member(link)
             if member is not None:
                 member.positive(want, delivered=True)
 
@@ -400,6 +406,10 @@ class WantManager:
             return WantAnswer.HAS
         return WantAnswer.SILENT if link in want.asks else WantAnswer.NOT_ASKED
 
+    def is_gateway(self, name: str) -> bool:
+        """Whether this is the name of a gateway."""
+        return name in self._asks.gateways
+
     def is_gone(self, peer: str) -> bool:
         """Whether a peer is not connected, and nothing is held against it."""
         link = self.links.get(peer)
@@ -420,6 +430,11 @@ class WantManager:
     def ready(self, now: float) -> list[str]:
         """Peers to which something is to be sent now."""
         return self._asks.outboxes.ready(now)
+
+    def changed_gateways(self) -> set[GatewayLink]:
+        """Gateways of which other blocks are asked now than when this was called last."""
+        changed, self._asks.changed = self._asks.changed, set()
+        return changed
 
     def take(self, peer: str, now: float) -> Outgoing:
         """Fetch what is to be sent to a peer."""

@@ -4,46 +4,38 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import trio
 
 from kachery_p2p.bitswap import limits
-from kachery_p2p.bitswap.client import WantManager
-from kachery_p2p.bitswap.engine import Engine, PeerWant
+from kachery_p2p.bitswap.client import Arrival, WantManager
+from kachery_p2p.bitswap.engine import Engine
 from kachery_p2p.bitswap.handle import ReceivedBlock, SessionHandle
-from kachery_p2p.bitswap.interfaces import BlockStoreLike, HostLike, StreamLike
-from kachery_p2p.bitswap.lanes import ReplyLane, WantLane
-from kachery_p2p.bitswap.messages import PROTOCOLS, BitswapMessage, Block, MessageTooLarge, decode, speaks_presence
+from kachery_p2p.bitswap.http_lane import HttpLane
+from kachery_p2p.bitswap.interfaces import BlockStoreLike, GatewaySource, HostLike, StreamLike
+from kachery_p2p.bitswap.lanes import WantLane
+from kachery_p2p.bitswap.link import GatewayLink
+from kachery_p2p.bitswap.messages import (
+    PROTOCOLS,
+    BitswapMessage,
+    Block,
+    Buffer,
+    MessageTooLarge,
+    decode,
+    speaks_presence,
+)
 from kachery_p2p.bitswap.reader import ByteBudget, MessageReader
+from kachery_p2p.bitswap.serving import Server
 from kachery_p2p.bitswap.session import Session
+from kachery_p2p.bitswap.stats import Stats
 from kachery_p2p.dag.cid import CID, hash_block
 from kachery_p2p.errors import InvalidCID, MalformedMessage, StreamEOF, StreamError, UnsupportedCID
 from kachery_p2p.turns import Allowance, Pool, Turn
+from kachery_p2p.waking import Signal
 
 log = logging.getLogger("kachery_p2p.bitswap")
-
-
-@dataclass
-class PeerStats:
-    """Sums for one peer."""
-
-    blocks_received: int = 0
-    bytes_received: int = 0
-    duplicate_blocks: int = 0
-    duplicate_bytes: int = 0
-    blocks_sent: int = 0
-    bytes_sent: int = 0
-    malformed: int = 0
-
-
-@dataclass
-class Stats:
-    """Sums over the life of the exchange; `peers` holds those that were active last."""
-
-    total: PeerStats = field(default_factory=PeerStats)
-    peers: dict[str, PeerStats] = field(default_factory=dict)
 
 
 class _Peer:
@@ -56,8 +48,7 @@ class _Peer:
         self.budget = ByteBudget(limits.MAX_INBOUND_BYTES_PER_PEER)
         self.offences: list[float] = []
         self.want_lane: WantLane | None = None
-        self.reply_lane: ReplyLane | None = None
-        #: Of the lanes and of the inbound streams: cancelled when the peer goes or is dropped.
+        #: Of the lane and of the inbound streams: cancelled when the peer goes or is dropped.
         self.scopes: set[trio.CancelScope] = set()
         self.life = 0
 
@@ -74,6 +65,7 @@ class Exchange:
         host: opens streams and reports who is connected.
         store: where blocks to serve are; used from threads.
         on_bad_peer: called with a peer and the reason when it sent bytes that nobody wanted, or too much garbage.
+        gateways: HTTP gateways, for sessions that want their help.
 
     `async with trio.open_nursery() as n: await n.start(exchange.run)` starts it; cancelling stops it.
     """
@@ -84,24 +76,27 @@ class Exchange:
         store: BlockStoreLike,
         *,
         on_bad_peer: Callable[[str, str], None] | None = None,
+        gateways: Iterable[GatewaySource] = (),
     ) -> None:
         self._host = host
-        self._store = store
         self._on_bad_peer = on_bad_peer
         self._client = WantManager()
         self._engine = Engine()
+        self._server = Server(host, store, self._engine)
+        self._http_lanes: dict[GatewayLink, HttpLane] = {}
+        for source in gateways:
+            link = self._client.gateways.add(source.name)
+            self._http_lanes[link] = HttpLane(source, link, self._client, self)
         self._handles: dict[Session, SessionHandle] = {}
         self._peers: dict[str, _Peer] = {}
         self._stats = Stats()
         self._budget = ByteBudget(limits.MAX_INBOUND_BYTES, shared=True)
         self._pool = Pool(limits.MESSAGE_POOL)
         self._hash_threads = trio.CapacityLimiter(4)
-        self._store_threads = trio.CapacityLimiter(limits.STORE_THREADS)
         self._nursery: trio.Nursery | None = None
-        self._rearm = trio.Event()
+        #: When the client must be looked at again, though nothing happens.
         self._alarm = math.inf
-        self._lookups = trio.Event()
-        self._drained = trio.lowlevel.ParkingLot()
+        self._alarm_set = Signal()
         self._unreachable: set[str] = set()
         self._up: set[str] = set()
 
@@ -116,7 +111,7 @@ class Exchange:
                 for peer in list(self._host.connected()):
                     self._connected(peer)
                 nursery.start_soon(self._keep_time)
-                nursery.start_soon(self._look_up)
+                await nursery.start(self._server.run)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -128,9 +123,20 @@ class Exchange:
 
     # --- for users -------------------------------------------------------------------------------------------------
 
-    def new_session(self, *, discover: bool = False) -> SessionHandle:
-        """A new session. With `discover` the connected peers are asked without being named."""
+    def new_session(
+        self, *, discover: bool = False, gateways: bool = False, first: int = 0, last: int | None = None
+    ) -> SessionHandle:
+        """A new session.
+
+        Args:
+            discover: the connected peers are asked without being named.
+            gateways: the gateways help where peers are slow, or do not have a block.
+            first, last: the bytes of the file that it is about (inclusive; none where last is before first), which a
+                gateway may be asked for together with the root. Without `last` it is the file to its end.
+        """
         session = self._client.new_session(discover)
+        if gateways and self._http_lanes:
+            self._client.gateways.join(session, first, last, trio.current_time())
         handle = self._handles[session] = SessionHandle(self, session)
         return handle
 
@@ -144,33 +150,29 @@ class Exchange:
         question = self._client.question(peer, cid, trio.current_time(), answered.set)
         if question is None:
             return None
-        self._pump()
+        self.pump()
         try:
             await answered.wait()
         finally:
             self._client.withdraw(peer, question, trio.current_time())
-            self._pump()
+            self.pump()
         return question.answer
 
     def notify(self, multihashes: Iterable[bytes]) -> None:
         """Blocks came into the store: peers that wait for them get them, or hear that we have them."""
-        if self._engine.notify(multihashes):
-            self._lookups.set()
+        self._server.notify(multihashes)
 
     def stats(self) -> Stats:
         """Blocks and bytes sent and received, and duplicates, in all and by peer."""
         for ledger in self._engine.ledgers.values():
-            stats = self._stats_of(ledger.peer)
-            self._stats.total.blocks_sent += ledger.blocks_sent
-            self._stats.total.bytes_sent += ledger.bytes_sent
-            stats.blocks_sent += ledger.blocks_sent
-            stats.bytes_sent += ledger.bytes_sent
+            self._stats.sent(ledger.peer, ledger.blocks_sent, ledger.bytes_sent)
             ledger.blocks_sent = ledger.bytes_sent = 0
         return self._stats
 
-    def wantlist(self) -> int:
-        """How many blocks are wanted by all sessions."""
-        return len(self._client.wants)
+    def gateways(self) -> dict[str, dict[str, Any]]:
+        """How each gateway has been doing, as plain JSON values."""
+        now = trio.current_time()
+        return {link.peer: link.status(now) for link in self._http_lanes}
 
     # --- called by session handles ---------------------------------------------------------------------------------
 
@@ -182,27 +184,35 @@ class Exchange:
     def close_session(self, session: Session) -> None:
         self._client.close_session(session, trio.current_time())
         self._handles.pop(session, None)
-        self._pump()
+        for lane in self._http_lanes.values():
+            lane.close_session(session)
+        self.pump()
 
     def add_provider(self, session: Session, peer: str) -> None:
         if self._client.add_provider(session, peer, trio.current_time()):
-            self._pump()
-
-    def remove_provider(self, session: Session, peer: str) -> None:
-        self._client.remove_provider(session, peer, trio.current_time())
-        self._pump()
+            self.pump()
 
     def want(self, session: Session, cids: Sequence[CID]) -> None:
-        self._client.want(session, cids)
-        self._pump()
-
-    def cancel(self, session: Session, multihashes: Iterable[bytes]) -> None:
-        self._client.cancel(session, multihashes, trio.current_time())
-        self._pump()
+        self._client.want(session, cids, trio.current_time())
+        self.pump()
 
     def consumed(self, session: Session, size: int) -> None:
         if self._client.consumed(session, size):
-            self._pump()
+            self.pump()
+
+    # --- called by HTTP lanes --------------------------------------------------------------------------------------
+
+    def came(self, source: str, cid: CID, data: bytes) -> bool:
+        """A verified block came from a gateway. Returns False when no session wants it."""
+        if cid.multihash not in self._client.wants:
+            return False
+        self._deliver(self._client.block(source, cid.multihash, len(data), trio.current_time()), data, source)
+        return True
+
+    def keep_ahead(self, session: Session, source: str, cid: CID, data: bytes) -> bool:
+        """Keep a verified block that a session may want soon. Returns False when there is no more room."""
+        handle = self._handles.get(session)
+        return handle is not None and handle.keep_ahead(ReceivedBlock(cid, data, source))
 
     # --- peers -----------------------------------------------------------------------------------------------------
 
@@ -218,19 +228,22 @@ class Exchange:
         spoken = [name for name in PROTOCOLS if name in self._host.protocols_of(peer)]
         presence = not spoken or speaks_presence(spoken[0])
         self._client.connected(peer, trio.current_time(), presence=presence)
-        self._pump()
+        self.pump()
 
     def _disconnected(self, peer: str) -> None:
         self._up.discard(peer)
-        self._fold_stats(peer)
         self._client.disconnected(peer, trio.current_time())
-        self._engine.cancel_all(peer)
+        self._end(peer)
+        self.pump()
+
+    def _end(self, peer: str) -> None:
+        """End all streams of a peer, and what is done for it."""
+        if peer in self._engine.ledgers:
+            self.stats()  # what was sent to it is not forgotten
         state = self._peers.pop(peer, None)
         if state is not None:
             state.cancel()
-        self._drained.unpark_all()
-        self._dispatch()
-        self._pump()
+        self._server.forget(peer)
 
     def _no_stream(self, peer: str) -> None:
         """Wants cannot be sent to a peer: it counts as gone, and is tried again after a pause."""
@@ -238,7 +251,7 @@ class Exchange:
         if self._nursery is not None and peer not in self._unreachable:
             self._unreachable.add(peer)
             self._nursery.start_soon(self._try_again, peer)
-        self._pump()
+        self.pump()
 
     async def _try_again(self, peer: str) -> None:
         await trio.sleep(limits.UNREACHABLE_PAUSE)
@@ -250,8 +263,7 @@ class Exchange:
         """A peer broke the protocol; after several times it is reported."""
         now = trio.current_time()
         state = self._peer(peer)
-        self._stats_of(peer).malformed += 1
-        self._stats.total.malformed += 1
+        self._stats.malformed(peer, 1)
         state.offences = [at for at in state.offences if now - at < limits.OFFENCE_WINDOW] + [now]
         log.info("The peer %s broke the Bitswap protocol: %s", peer, why)
         if len(state.offences) >= limits.MAX_OFFENCES:
@@ -264,30 +276,14 @@ class Exchange:
             return
         log.warning("The peer %s is dropped: %s", peer, why)
         self._client.bad_peer(peer, trio.current_time())
-        self._engine.cancel_all(peer)
-        self._drained.unpark_all()
-        state = self._peers.pop(peer, None)
-        if state is not None:
-            state.cancel()
+        self._end(peer)
         if self._on_bad_peer is not None:
             self._on_bad_peer(peer, why)
-        self._pump()
-
-    def _stats_of(self, peer: str) -> PeerStats:
-        peers = self._stats.peers
-        stats = peers.pop(peer, None) or PeerStats()
-        peers[peer] = stats
-        if len(peers) > limits.MAX_STATS_PEERS:
-            del peers[next(iter(peers))]
-        return stats
-
-    def _fold_stats(self, peer: str) -> None:
-        if peer in self._engine.ledgers:
-            self.stats()
+        self.pump()
 
     # --- outgoing --------------------------------------------------------------------------------------------------
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
         """Let the client decide what to send now, and wake whoever sends it."""
         if self._nursery is None:
             return
@@ -300,15 +296,17 @@ class Exchange:
                 state.want_lane = WantLane(self._host, peer, client, self._no_stream)
                 self._nursery.start_soon(self._run_lane, state, state.want_lane)
             state.want_lane.wake()
+        for link in client.changed_gateways():
+            self._http_lanes[link].update(self._nursery)
         for handle in self._handles.values():
             if handle.waits_exhausted:
                 handle.check_exhausted()
         deadline = client.next_deadline(now)
         if deadline is not None and deadline < self._alarm:
             self._alarm = deadline
-            self._rearm.set()
+            self._alarm_set.notify()
 
-    async def _run_lane(self, state: _Peer, lane: WantLane | ReplyLane) -> None:
+    async def _run_lane(self, state: _Peer, lane: WantLane) -> None:
         with trio.CancelScope() as scope:
             state.scopes.add(scope)
             await lane.run()
@@ -316,70 +314,11 @@ class Exchange:
 
     async def _keep_time(self) -> None:
         while True:
-            self._rearm = trio.Event()
             with trio.move_on_at(self._alarm):
-                await self._rearm.wait()
+                await self._alarm_set.wait()
             if trio.current_time() >= self._alarm:
                 self._alarm = math.inf
-                self._pump()
-                if self._engine.crowded:
-                    self._dispatch()
-
-    def _dispatch(self) -> None:
-        """Hand the replies that are due to the lanes of their peers."""
-        if self._nursery is None:
-            return
-        while (reply := self._engine.next_reply()) is not None:
-            state = self._peer(reply.peer)
-            if state.reply_lane is None:
-                state.reply_lane = ReplyLane(
-                    self._host, reply.peer, self._engine, self._store, self._store_threads, self._replied
-                )
-                self._nursery.start_soon(self._run_lane, state, state.reply_lane)
-            state.reply_lane.put(reply)
-        if self._engine.crowded:
-            self._make_room()
-
-    def _make_room(self) -> None:
-        """Others wait while slow readers hold all the memory: those that are stuck go."""
-        now = trio.current_time()
-        lanes = [state.reply_lane for state in self._peers.values() if state.reply_lane is not None]
-        stuck = [lane for lane in lanes if lane.stuck_for(now) > limits.REPLY_STALL_CROWDED]
-        for lane in stuck:
-            lane.abort()
-        if not stuck and now + 1.0 < self._alarm:
-            self._alarm = now + 1.0
-            self._rearm.set()
-
-    def _replied(self) -> None:
-        self._dispatch()
-        self._drained.unpark_all()
-
-    async def _look_up(self) -> None:
-        """Look wanted blocks up in the store, in batches, in a thread."""
-        while True:
-            batch = self._engine.take_lookups()
-            if not batch:
-                self._lookups = trio.Event()
-                await self._lookups.wait()
-                continue
-            sizes = await trio.to_thread.run_sync(self._sizes, batch, limiter=self._store_threads)
-            self._engine.looked_up(batch, sizes)
-            self._dispatch()
-
-    def _sizes(self, wants: Sequence[PeerWant]) -> Sequence[int | None]:
-        """In a thread: the size of each block, None for what is not here."""
-        multihashes = [want.cid.multihash for want in wants]
-        try:
-            many = getattr(self._store, "block_sizes", None)
-            if many is not None:
-                found: Mapping[bytes, int] = many(multihashes)
-                return [found.get(multihash) for multihash in multihashes]
-            return [self._store.has_block(multihash) for multihash in multihashes]
-        except Exception:
-            # Whatever is wrong with the store, the peers only hear that the blocks are not here.
-            log.exception("Blocks cannot be looked up")
-            return [None] * len(wants)
+                self.pump()
 
     # --- incoming --------------------------------------------------------------------------------------------------
 
@@ -404,7 +343,7 @@ class Exchange:
             # It is an honest answer where the block that was asked for is too large.
             if self._client.message_too_large(peer, trio.current_time()):
                 log.info("%s It came from %s.", error, peer)
-                self._pump()
+                self.pump()
             else:
                 self._offence(peer, str(error))
             await stream.reset()
@@ -462,16 +401,11 @@ class Exchange:
             for cid, have in message.presences:
                 self._client.presence(peer, cid.multihash, have, now)
         if message.blocks or message.presences or message.too_large:
-            self._pump()
+            self.pump()
         if message.malformed:
-            self._stats_of(peer).malformed += message.malformed
-            self._stats.total.malformed += message.malformed
+            self._stats.malformed(peer, message.malformed)
         if (message.entries or message.full) and peer in self._up:
-            self._engine.receive(peer, message.entries, message.full)
-            self._lookups.set()
-            self._dispatch()
-            while self._engine.congested(peer):
-                await self._drained.park()
+            await self._server.receive(peer, message.entries, message.full)
 
     async def _blocks(self, peer: str, blocks: Sequence[Block]) -> None:
         """Check the blocks of a message and give them to those who want them."""
@@ -480,24 +414,20 @@ class Exchange:
         else:
             hashes = await trio.to_thread.run_sync(_multihashes, blocks, limiter=self._hash_threads)
         now = trio.current_time()
-        stats, total = self._stats_of(peer), self._stats.total
         for multihash, (_, data) in zip(hashes, blocks, strict=True):
             size = len(data)
             arrival = self._client.block(peer, multihash, size, now)
             if arrival.lie:
                 self._drop(peer, "It sent a block that nobody wanted: its bytes are not what was asked for.")
                 return
-            for one in (stats, total):
-                if arrival.duplicate:
-                    one.duplicate_blocks += 1
-                    one.duplicate_bytes += size
-                else:
-                    one.blocks_received += 1
-                    one.bytes_received += size
-            for session, cid in arrival.deliver:
-                handle = self._handles.get(session)
-                if handle is not None:
-                    handle.deliver(ReceivedBlock(cid, data, peer))
+            self._stats.received(peer, size, duplicate=arrival.duplicate)
+            self._deliver(arrival, data, peer)
+
+    def _deliver(self, arrival: Arrival, data: Buffer, source: str) -> None:
+        for session, cid in arrival.deliver:
+            handle = self._handles.get(session)
+            if handle is not None:
+                handle.deliver(ReceivedBlock(cid, data, source))
 
     async def _too_large(self, peer: str, blocks: Sequence[Block]) -> None:
         """Blocks that are too large: those who wait for them are told. Raises MalformedMessage for others."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
 import trio
 
+from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.client import WantManager
 from kachery_p2p.bitswap.session import Session, WantAnswer
 from kachery_p2p.dag.cid import CID, known_block
+from kachery_p2p.waking import Signal
 from kachery_p2p.wire import Buffer
 
 
@@ -22,8 +25,12 @@ class ReceivedBlock(NamedTuple):
     cid: CID
     #: Often a view of the message it came in, which lives as long as the view does.
     data: Buffer
-    #: Who sent it; empty for a block that everybody has.
+    #: The peer that sent it, or `gateway:<host>`; empty for a block that everybody has.
     peer: str
+
+
+def _closed() -> trio.ClosedResourceError:
+    return trio.ClosedResourceError("this session is closed")
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class SessionPeer:
 
 @dataclass(frozen=True)
 class SessionStats:
-    """Sums of a session; `sources` is bytes by peer."""
+    """Sums of a session; `sources` is bytes by peer ID, or by `gateway:<host>`."""
 
     blocks: int
     bytes: int
@@ -57,11 +64,7 @@ class ExchangeLike(Protocol):
 
     def add_provider(self, session: Session, peer: str) -> None: ...
 
-    def remove_provider(self, session: Session, peer: str) -> None: ...
-
     def want(self, session: Session, cids: Sequence[CID]) -> None: ...
-
-    def cancel(self, session: Session, multihashes: Iterable[bytes]) -> None: ...
 
     def consumed(self, session: Session, size: int) -> None: ...
 
@@ -77,8 +80,13 @@ class SessionHandle:
         self._exchange = exchange
         self._session = session
         self._arrived: deque[ReceivedBlock] = deque()
-        self._event = trio.Event()
-        self._exhausted = trio.Event()
+        #: A block came, or the session was closed.
+        self._came = Signal()
+        #: What CARs have brought before it is wanted, by multihash, and the bytes of it.
+        self._ahead: dict[bytes, ReceivedBlock] = {}
+        self._ahead_size = 0
+        self._exhausted = Signal()
+        #: Tasks that wait for exhaustion.
         self.waits_exhausted = 0
 
     async def __aenter__(self) -> SessionHandle:
@@ -96,52 +104,61 @@ class SessionHandle:
         """Cancel all wants and drop what was not taken. Tasks that wait here get trio.ClosedResourceError."""
         self._exchange.close_session(self._session)
         self._arrived.clear()
-        self._event.set()
-        self._exhausted.set()
+        self._ahead.clear()
+        self._came.notify()
+        self._exhausted.notify()
 
     def add_provider(self, peer_id: str) -> None:
         """Ask this peer too, now or as soon as it is connected. Named again, it is asked again for all it declined."""
         self._exchange.add_provider(self._session, peer_id)
 
-    def remove_provider(self, peer_id: str) -> None:
-        """Do not ask this peer any more."""
-        self._exchange.remove_provider(self._session, peer_id)
+    @contextlib.contextmanager
+    def expecting(self) -> Iterator[None]:
+        """While this lasts, a peer is being dialled: gateways do not take its place yet."""
+        standby = self._session.standby
+        if standby is not None:
+            standby.dialling += 1
+        try:
+            yield
+        finally:
+            if standby is not None:
+                standby.dialling -= 1
 
     def want(self, cids: Iterable[CID]) -> None:
         """Want these blocks, in this order, after those wanted before. A block wanted already is not wanted twice."""
         others: list[CID] = []
         for cid in cids:
             known = known_block(cid)
-            if known is None:
-                others.append(cid)
-            else:
-                self._arrived.append(ReceivedBlock(cid, known, ""))
+            if known is not None:
                 self._session.buffered += len(known)
-                self._event.set()
+                self.deliver(ReceivedBlock(cid, known, ""))
+            elif cid.multihash in self._ahead:
+                self._take_ahead(cid)
+            else:
+                others.append(cid)
         self._exchange.want(self._session, others)
 
-    def cancel(self, multihashes: Iterable[bytes]) -> None:
-        """Do not want these any more. Those that have arrived are still given out."""
-        self._exchange.cancel(self._session, multihashes)
+    def _take_ahead(self, cid: CID) -> None:
+        block = self._ahead.pop(cid.multihash)
+        size = len(block.data)
+        self._ahead_size -= size
+        self._exchange.client.gateways.taken_ahead(self._session, block.peer, size, trio.current_time())
+        self.deliver(ReceivedBlock(cid, block.data, block.peer))
 
     async def receive(self) -> ReceivedBlock:
         """The next block; waits for it, for ever if nothing is wanted.
 
-        Raises trio.ClosedResourceError when the session is closed.
+        Raises:
+            trio.ClosedResourceError: the session is closed.
         """
-        if self._arrived and not self._session.closed:
+        if self._arrived:
             await trio.lowlevel.checkpoint()
         while True:
             if self._session.closed:
-                raise trio.ClosedResourceError("this session is closed")
+                raise _closed()
             if self._arrived:
                 return self._take()
-            self._event = trio.Event()
-            await self._event.wait()
-
-    def receive_nowait(self) -> ReceivedBlock | None:
-        """The next block if one is here, else None."""
-        return self._take() if self._arrived else None
+            await self._came.wait()
 
     def _take(self) -> ReceivedBlock:
         block = self._arrived.popleft()
@@ -149,24 +166,25 @@ class SessionHandle:
         return block
 
     async def wait_exhausted(self) -> None:
-        """Return when at least one wanted block has nobody left to come from: every peer of the session said
-        DONT_HAVE, left, or was dropped, and the block is not under way. Returns at once when that is so now."""
+        """Wait until at least one wanted block has nobody left to come from.
+
+        That is so when every peer of the session said DONT_HAVE, left, or was dropped, and the block is not under way.
+        Returns at once when it is so already.
+
+        Raises:
+            trio.ClosedResourceError: the session is closed.
+        """
         if self._session.closed:
-            raise trio.ClosedResourceError("this session is closed")
+            raise _closed()
+        if self._session.exhausted:
+            await trio.lowlevel.checkpoint()
+            return
         self.waits_exhausted += 1
         try:
-            # Several may wait: a new event only in place of one that has been set.
-            if self._exhausted.is_set():
-                self._exhausted = trio.Event()
-            self.check_exhausted()
-            if self._exhausted.is_set():
-                await trio.lowlevel.checkpoint()
             while not self._session.exhausted:
-                if self._session.closed:
-                    raise trio.ClosedResourceError("this session is closed")
-                if self._exhausted.is_set():
-                    self._exhausted = trio.Event()
                 await self._exhausted.wait()
+                if self._session.closed:
+                    raise _closed()
         finally:
             self.waits_exhausted -= 1
 
@@ -175,41 +193,51 @@ class SessionHandle:
     def deliver(self, block: ReceivedBlock) -> None:
         """A wanted block arrived."""
         self._arrived.append(block)
-        self._event.set()
+        self._came.notify()
+
+    def keep_ahead(self, block: ReceivedBlock) -> bool:
+        """Keep a block that may be wanted soon, if there is room. Returns whether there is room for more."""
+        size = len(block.data)
+        if block.cid.multihash not in self._ahead and self._ahead_size + size <= limits.MAX_AHEAD:
+            self._ahead[block.cid.multihash] = block
+            self._ahead_size += size
+        return self._ahead_size < limits.MAX_AHEAD
 
     def check_exhausted(self) -> None:
         """Wake those who wait for exhaustion, if it is so."""
         if self._session.exhausted:
-            self._exhausted.set()
+            self._exhausted.notify()
 
     # --- what is going on ------------------------------------------------------------------------------------------
 
     def asked(self) -> list[str]:
         """All peers that were asked for anything."""
-        return sorted(self._session.asked)
+        return sorted(name for name in self._session.asked if not self._exchange.client.is_gateway(name))
 
     def answers(self, cid: CID) -> dict[str, WantAnswer]:
         """What each peer that was asked for anything said about this block."""
         return {peer: self._exchange.client.answer(self._session, peer, cid.multihash) for peer in self.asked()}
 
     def gateways_said(self) -> dict[str, str]:
-        """Nothing: only peers are asked here."""
-        return {}
+        """Each gateway that was asked for anything, and what it said instead of sending a block."""
+        asked = sorted(name for name in self._session.asked if self._exchange.client.is_gateway(name))
+        return {name: self._session.said.get(name, "It did not answer.") for name in asked}
 
     def lost(self) -> list[str]:
         """Peers that delivered and are gone; they may come back, for all that is known of them."""
-        return [peer for peer in self._session.sources if self._exchange.client.is_gone(peer)]
+        client = self._exchange.client
+        return [name for name in self._session.sources if not client.is_gateway(name) and client.is_gone(name)]
 
     def may_return(self) -> bool:
-        """Whether a peer that delivered is gone, and may come back."""
-        return bool(self.lost())
+        """Whether a peer or a gateway that delivered is away, and may come back."""
+        return bool(self.lost()) or any(member.away for member in self._session.gateways.values())
 
     def too_large(self) -> dict[CID, int]:
         """Wanted blocks that a peer sent, with more bytes than there may be."""
         return dict(self._session.too_large)
 
     def last_sign(self) -> float:
-        """When a part of a message came last from a peer that owes this session a block."""
+        """When a part of a block came last from somebody who owes this session one."""
         return self._session.last_sign
 
     def missing(self) -> list[CID]:
@@ -218,31 +246,16 @@ class SessionHandle:
         return [session.wants[m].sessions[session][1] for m in session.hopeless]
 
     def peers(self) -> dict[str, SessionPeer]:
-        """The peers of the session, and those that delivered and left."""
+        """The peers of the session, and those that delivered and left. Without gateways."""
         found: dict[str, SessionPeer] = {}
         for link, member in self._session.members.items():
             state = "stalled" if link.stalled else member.state.value
             blocks, size = self._session.sources.get(link.peer, (0, 0))
             found[link.peer] = SessionPeer(state, link.connected, blocks, size, link.rate)
         for peer, (blocks, size) in self._session.sources.items():
-            if peer not in found:
+            if peer not in found and not self._exchange.client.is_gateway(peer):
                 found[peer] = SessionPeer("gone", False, blocks, size, 0.0)
         return found
-
-    def under_way(self, multihash: bytes) -> bool:
-        """Whether a peer that is delivering was asked for this block."""
-        want = self._session.wants.get(multihash)
-        return want is not None and any(ask.live and not link.stalled for link, ask in want.asks.items())
-
-    @property
-    def in_flight(self) -> int:
-        """Blocks asked for and not arrived."""
-        return sum(1 for want in self._session.wants.values() if want.in_flight)
-
-    @property
-    def wanted(self) -> int:
-        """Blocks wanted and not arrived."""
-        return len(self._session.wants)
 
     def stats(self) -> SessionStats:
         """Sums over the life of the session."""

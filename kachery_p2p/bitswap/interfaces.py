@@ -1,10 +1,12 @@
-"""What the block exchange needs of the host it runs on and of the store it serves from."""
+"""What the block exchange needs of the host it runs on, of the store it serves from, and of HTTP gateways."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from enum import Enum
 from typing import Protocol
 
+from kachery_p2p.dag.cid import CID
 from kachery_p2p.wire import Buffer
 
 
@@ -54,3 +56,76 @@ class BlockStoreLike(Protocol):
     def has_block(self, multihash: bytes) -> int | None: ...
 
     def get_block(self, multihash: bytes) -> bytes | None: ...
+
+
+class GatewayAnswer(Enum):
+    """What a gateway that sent no block answered instead."""
+
+    #: It does not have this block, or not now.
+    LACKS = "lacks"
+    #: It asks for a pause, or will not be of use before one is over.
+    BUSY = "busy"
+    #: It could not be reached, stalled, or broke off.
+    FAILED = "failed"
+    #: It sent other bytes than the hash promises.
+    LIED = "lied"
+    #: It does not give CARs; blocks perhaps.
+    NO_CAR = "no car"
+
+
+class NoBlock(Exception):
+    """A request brought no block; says why, in words for people.
+
+    Args:
+        answer: what it means.
+        why: what the gateway said or did.
+        pause: seconds to stay away; None where that is not for the gateway to say.
+    """
+
+    def __init__(self, answer: GatewayAnswer, why: str, pause: float | None = None) -> None:
+        super().__init__(why)
+        self.answer = answer
+        self.pause = pause
+
+
+class GatewaySource(Protocol):
+    """A gateway, as it is asked over HTTP. What it returns is verified.
+
+    `alive` is called with the number of bytes that came, while they come.
+    """
+
+    @property
+    def name(self) -> str:
+        """For statistics: `gateway:<host>`, which no peer is called."""
+        ...
+
+    @property
+    def most_requests(self) -> int:
+        """How many requests it takes at once."""
+        ...
+
+    async def block(self, cid: CID, alive: Callable[[int], None]) -> bytes:
+        """One block.
+
+        Raises:
+            NoBlock: it did not come.
+        """
+        ...
+
+    async def car(
+        self,
+        cid: CID,
+        first: int,
+        last: int,
+        on_block: Callable[[CID, bytes], bool],
+        alive: Callable[[int], None],
+    ) -> None:
+        """The blocks of a directory, or of the bytes `first` to `last` (inclusive) of a file, root first.
+
+        Args:
+            on_block: called with each block as it comes; says whether more is wanted.
+
+        Raises:
+            NoBlock: as `block`; blocks may have come before.
+        """
+        ...

@@ -18,6 +18,7 @@ from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.interfaces import BlockStoreLike, HostLike, StreamLike
 from kachery_p2p.bitswap.messages import PROTOCOLS, Presence, WantType, encode, speaks_presence
 from kachery_p2p.errors import KacheryError, StreamError
+from kachery_p2p.waking import Flag, Signal
 from kachery_p2p.wire import Buffer
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class WantLane:
         self._peer = peer
         self._client = client
         self._unreachable = unreachable
-        self._work = trio.Event()
+        self._work = Flag()
 
     def wake(self) -> None:
         """There is something to send."""
@@ -88,8 +89,7 @@ class WantLane:
                     await self._send(outgoing)
                     continue
                 with trio.move_on_after(limits.STREAM_IDLE_CLOSE if self._out.is_open else float("inf")) as idle:
-                    await self._work.wait()
-                self._work = trio.Event()
+                    await self._work.take()
                 if idle.cancelled_caught:
                     await self._out.close()
         finally:
@@ -141,7 +141,7 @@ class ReplyLane:
         #: To be read from the store; and everything that is not finished.
         self._to_read: deque[Reply] = deque()
         self._in_work: dict[Reply, None] = {}
-        self._work = trio.Event()
+        self._came = Signal()
         self._piece = 4 * limits.REPLY_WRITE_PIECE
         self._stuck_since = float("inf")
         self._scope = trio.CancelScope()
@@ -150,7 +150,7 @@ class ReplyLane:
         """Send this; the engine sees to it that only a few are here at a time."""
         self._to_read.append(reply)
         self._in_work[reply] = None
-        self._work.set()
+        self._came.notify()
 
     def stuck_for(self, now: float) -> float:
         """Seconds for which the peer has not taken what is being written."""
@@ -192,8 +192,7 @@ class ReplyLane:
     async def _read_blocks(self, to_writer: trio.MemorySendChannel[tuple[Reply, list[bytes | None]]]) -> None:
         while True:
             while not self._to_read:
-                self._work = trio.Event()
-                await self._work.wait()
+                await self._came.wait()
             reply = self._to_read.popleft()
             blocks: list[bytes | None] = []
             if reply.wants:

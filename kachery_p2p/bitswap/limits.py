@@ -161,3 +161,54 @@ MAX_OFFENCES = 4
 OFFENCE_WINDOW = 60.0
 #: Peers remembered as liars.
 MAX_BAD_PEERS = 1024
+
+# --- gateways -------------------------------------------------------------------------------------------------------
+
+#: Seconds that peers have for themselves: to be dialled, to be found, to say what they have, to send a first block.
+HEAD_START = 2.0
+#: The same where no peer is known, nor being dialled: what the address book and the local network take to answer.
+NOBODY_START = 0.1
+#: Over how long it is measured who delivers how much.
+RATE_SECONDS = 2.0
+#: Peers that deliver so many bytes per second need no help: a gateway on the internet is hardly faster.
+GREAT_RATE = 8 * MIB
+#: ... nor do those that deliver this, while it is not known that gateways are faster.
+GOOD_RATE = 1 * MIB
+#: Blocks per second that are as good, where blocks are small.
+GOOD_BLOCKS = 10
+#: For how long it is remembered what gateways delivered; afterwards they are tried again.
+REMEMBERED_RATE = 30.0
+#: A block that a peer was asked for is asked of a gateway, too, after so many seconds without a block of any peer.
+TAKE_OVER_SECONDS = 1.0
+#: Bytes that came and were not taken: with more, the load is what is slow, and nothing is held against the peers.
+BACKLOG = 8 * MIB
+#: Requests under way to a gateway of which it is not known how many it takes: over HTTP/1.1 each has a connection.
+GATEWAY_REQUESTS = 8
+#: A gateway that sends no byte for so long, though it owes blocks, is stalled. It may have to find them first.
+GATEWAY_STALL_SECONDS = 8.0
+#: A block is asked of one more gateway after this time where the first has never shown how fast it is.
+COPY_UNTRIED = 0.25
+#: ... and otherwise after this time, or so many times what the block should take.
+COPY_AFTER = 1.0
+COPY_TIMES = 4.0
+#: A gateway that was overtaken so often in a row rests like one that fails.
+MAX_OVERTAKEN = 3
+#: Times that a session asks one gateway for one block: it may have been busy.
+MAX_TRIES = 3
+#: A gateway that had none of the first blocks it was asked for does not have the others, either.
+MAX_ABSENT = 3
+#: Pause after a failure, doubled with each further one up to the limit.
+REST_FIRST = 2.0
+REST_LAST = 300.0
+#: A gateway that rests no longer than this is waited for before a block counts as one that cannot be had.
+WORTH_WAITING = 10.0
+#: What a gateway said is cut to this many characters.
+MAX_WORDS = 300
+#: Bytes of a file that are asked for together with its root: two leaves of the default profile, or a whole small file.
+CAR_FILE_BYTES = 2 * MIB
+#: Where more blocks than this are wanted at once, asking for each by itself saves as many round trips.
+CAR_WANTS = 8
+#: While a CAR brings blocks, what else is wanted waits for so long whether it comes along.
+CAR_PAUSE = 0.5
+#: Bytes of CARs that a session keeps although they are not wanted yet. Beyond, the CAR is left.
+MAX_AHEAD = 8 * MIB

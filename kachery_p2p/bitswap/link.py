@@ -4,11 +4,15 @@ The window is the number of bytes asked for and not yet delivered. It starts at 
 delivered for as long as the rate still rises (slow start, as in TCP); from then on it is what the peer delivers in half
 a second, or in two round trips where that is more. A peer therefore holds work in proportion to its speed, and a slow
 one cannot hold back much of it.
+
+A gateway is a link, too: what is asked of it goes out as HTTP requests (`http_lane`) instead of wantlists. Its window
+is measured in the same way, and bounded by the number of requests that it takes at once. It has no connection that
+comes and goes. What takes its place is the rest: a gateway that fails, or asks for a pause, is left alone for a while.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kachery_p2p.bitswap import limits
 
@@ -58,6 +62,9 @@ class PeerLink:
         "standing",
         "window",
     )
+
+    #: Whether it is a gateway, which is asked over HTTP.
+    gateway: ClassVar[bool] = False
 
     def __init__(self, peer: str) -> None:
         self.peer = peer
@@ -151,6 +158,12 @@ class PeerLink:
             self.window = int(min(max(self.rate * seconds, limits.MIN_WINDOW), limits.MAX_WINDOW))
         self.limited = False
 
+    def silent(self, now: float) -> None:
+        """It owes blocks and sends nothing: it is stalled, until it delivers or a pause is over."""
+        self.stalled = True
+        self.retry_at = now + self.retry_pause
+        self.retry_pause = min(2 * self.retry_pause, limits.RETRY_LAST)
+
     def recovered(self) -> None:
         """It delivered: whatever was held against it is forgotten."""
         self.stalled = False
@@ -171,3 +184,116 @@ class PeerLink:
         if self.rate <= 0:
             return 1.0
         return (self.outstanding + size) / self.rate + self.latency * 0.5
+
+
+class GatewayLink(PeerLink):
+    """What the client knows of one gateway, over all sessions.
+
+    `connected` says that it may be asked now or soon, and `stalled` that it must not be asked now.
+    """
+
+    __slots__ = (
+        "car",
+        "dropped",
+        "failures",
+        "last_error",
+        "most",
+        "overtaken_in_row",
+        "refused",
+        "resting",
+        "streams",
+    )
+
+    gateway: ClassVar[bool] = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.connected = True
+        #: Whether it gives CARs, as far as is known.
+        self.car = True
+        #: Requests that it takes at once.
+        self.most = limits.GATEWAY_REQUESTS
+        #: CARs that go on though the block that was asked for has come.
+        self.streams = 0
+        #: It asked for a pause, or failed: until `retry_at` nothing is asked of it, whatever it delivers meanwhile.
+        self.resting = False
+        #: Why it is not asked any more, for good.
+        self.dropped = ""
+        #: Failures since it last delivered, and how often others were faster.
+        self.failures = 0
+        self.overtaken_in_row = 0
+        self.refused = 0
+        self.last_error = ""
+
+    def takes_more(self, *, trial: bool) -> bool:
+        """Whether another request may be made now. On trial, it gets one at a time."""
+        most = 1 if trial or self.probation else self.most
+        return self.usable and self.block_asks + self.streams < most
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether others are asked first: it failed, or was slower, the last time."""
+        return bool(self.failures or self.overtaken_in_row)
+
+    def delivered(self, size: int, asked_at: float, now: float) -> None:
+        """A block came that had been asked of it."""
+        super().delivered(size, asked_at, now)
+        self.failures = self.overtaken_in_row = 0
+
+    def recovered(self) -> None:
+        """It delivered: it is no longer silent. A pause that it asked for goes on."""
+        self.probation = False
+        self.stalled = self.resting
+
+    def overtaken(self, now: float) -> bool:
+        """Another gateway, asked later, brought the block first. Returns whether it rests because of that."""
+        self.overtaken_in_row += 1
+        self.window = max(self.window // 2, limits.MIN_WINDOW)
+        if self.overtaken_in_row < limits.MAX_OVERTAKEN:
+            return False
+        self.overtaken_in_row = 0
+        self.rest(now, "It is slower than others by far.", None)
+        return True
+
+    def silent(self, now: float) -> None:
+        """As of a peer. The pause is that of any failure."""
+        self.failures += 1
+        self.stalled = True
+        self.retry_at = now + self._pause()
+
+    def rest(self, now: float, why: str, pause: float | None) -> None:
+        """It failed, or asked for a pause of so many seconds: it is left alone for some time."""
+        # Requests that were under way together fail together: that is one failure.
+        if not self.resting:
+            self.failures += 1
+        self.last_error = why
+        self.stalled = self.resting = True
+        self.retry_at = max(self.retry_at, now + (self._pause() if pause is None else pause))
+        self.look(now)
+
+    def drop(self, why: str) -> None:
+        """It lied: it is not asked any more."""
+        self.dropped = self.last_error = why
+        self.connected = False
+
+    def look(self, now: float) -> None:
+        """Bring `connected` up to date: a long rest is as good as not being there."""
+        self.connected = not self.dropped and (not self.stalled or self.retry_at - now <= limits.WORTH_WAITING)
+
+    def _pause(self) -> float:
+        return min(limits.REST_FIRST * 2 ** min(self.failures - 1, 16), limits.REST_LAST)
+
+    def patience(self, block: int) -> float:
+        """Seconds of silence, while blocks are open, that make it a stalled gateway."""
+        return max(limits.GATEWAY_STALL_SECONDS, super().patience(block))
+
+    def status(self, now: float) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "blocks": self.blocks,
+            "bytes": self.bytes,
+            "refused": self.refused,
+            "resting": max(0.0, self.retry_at - now) if self.stalled else 0.0,
+            "dropped": self.dropped,
+            "last_error": self.last_error,
+        }

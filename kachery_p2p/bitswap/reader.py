@@ -10,6 +10,7 @@ from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.interfaces import StreamLike
 from kachery_p2p.bitswap.messages import read_length
 from kachery_p2p.errors import MalformedMessage, StreamEOF, StreamError
+from kachery_p2p.waking import Signal
 
 #: Bytes read at a time while looking for the next length; what follows it in there is copied once more.
 _READ_AHEAD = 4096
@@ -30,13 +31,13 @@ class ByteBudget:
         self._shared = shared
         self.used = 0
         self.holders: set[MessageReader] = set()
-        self._lot = trio.lowlevel.ParkingLot()
+        self._released = Signal()
 
     async def acquire(self, count: int) -> None:
         """Take `count` bytes, waiting while others hold too many. A single huge request is let through alone."""
         while self.used and self.used + count > self.size:
             with trio.move_on_after(limits.CROWDED_LOOK if self._shared else float("inf")) as look:
-                await self._lot.park()
+                await self._released.wait()
             if look.cancelled_caught:
                 self._make_way()
         self.used += count
@@ -50,7 +51,7 @@ class ByteBudget:
     def release(self, count: int) -> None:
         """Give them back."""
         self.used -= count
-        self._lot.unpark_all()
+        self._released.notify()
 
 
 class MessageReader:

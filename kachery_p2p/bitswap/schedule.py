@@ -3,14 +3,15 @@
 A peer that delivered for the session, or has its root, is asked for blocks straight away, as many as its window
 holds. A peer that has only some is asked what it has (want-have) and then for that. An unknown peer gets one block to
 prove itself when nobody better is there, and questions otherwise. A want that a peer declined is asked about at all
-others at once.
+others at once. Gateways come after the peers; what they are asked for is decided in `gateways`.
 """
 
 from __future__ import annotations
 
 from kachery_p2p.bitswap import limits
-from kachery_p2p.bitswap.asks import Asks
-from kachery_p2p.bitswap.link import PeerLink
+from kachery_p2p.bitswap.asks import STROKE, Asks
+from kachery_p2p.bitswap.gateways import Gateways
+from kachery_p2p.bitswap.link import GatewayLink, PeerLink
 from kachery_p2p.bitswap.session import Member, PeerState, Session, Want
 from kachery_p2p.dag.cid import SHA2_256
 
@@ -18,15 +19,14 @@ from kachery_p2p.dag.cid import SHA2_256
 _MAX_ROUNDS = 8
 #: Blocks that a peer may hold at the least, to keep its line busy.
 _LEAST_SHARE = 2
-#: A refill that would be smaller than this part of the window or budget waits for more room: fewer messages.
-_STROKE = 8
 
 
 class Scheduler:
     """Gives the wants of all sessions to all peers."""
 
-    def __init__(self, asks: Asks) -> None:
+    def __init__(self, asks: Asks, gateways: Gateways) -> None:
         self._asks = asks
+        self._gateways = gateways
         self._turn = 0
         #: Windows are shrunk by this factor while together they exceed what may be in flight.
         self.scale = 1.0
@@ -38,22 +38,13 @@ class Scheduler:
                 return
             links, self._asks.dirty = self._asks.dirty, set()
             # Those of unknown speed first, so that they can show it; then the fastest.
-            for link in sorted(links, key=lambda x: (x.rate > 0, -x.rate)) if len(links) > 1 else links:
-                if link.usable and link.members:
+            for link in sorted(links, key=_rank) if len(links) > 1 else links:
+                if not link.usable or not link.members:
+                    continue
+                if isinstance(link, GatewayLink):
+                    self._gateways.fill(link, now)
+                else:
                     self._fill(link, now)
-
-    # --- the session's budget --------------------------------------------------------------------------------------
-
-    def budget(self) -> int:
-        """Bytes that one session may have asked for and not taken."""
-        active = sum(1 for s in self._asks.sessions.values() if s.wants or s.buffered)
-        return max(limits.MAX_IN_FLIGHT // max(active, 1), limits.MIN_SESSION_IN_FLIGHT)
-
-    @staticmethod
-    def has_room(session: Session, budget: int) -> bool:
-        """Whether enough of the budget is free to be worth a message."""
-        held = session.outstanding + session.buffered
-        return budget - held >= budget // _STROKE or not held
 
     # --- one peer --------------------------------------------------------------------------------------------------
 
@@ -63,7 +54,7 @@ class Scheduler:
         if len(members) > 1:
             self._turn = (self._turn + 1) % len(members)
             members = members[self._turn :] + members[: self._turn]
-        budget = self.budget()
+        budget = self._asks.budget()
         for member in members:
             if member.session.wants:
                 self._fill_member(link, member, budget, now)
@@ -72,7 +63,7 @@ class Scheduler:
 
     def _fill_member(self, link: PeerLink, member: Member, budget: int, now: float) -> None:
         session = member.session
-        if session.limited and not self.has_room(session, budget):
+        if session.limited and not self._asks.has_room(session, budget):
             return
         session.limited = False
         share = self._share(link, session)
@@ -81,10 +72,10 @@ class Scheduler:
             size = session.estimate(want.cid.codec)
             room = link.room(self.scale, size)
             if first and link.block_asks > 1:
-                if room < min(max(link.window // _STROKE, size), 4 * limits.MIB):
+                if room < min(max(link.window // STROKE, size), 4 * limits.MIB):
                     link.limited = True
                     return
-                if share - link.block_asks < share // _STROKE:
+                if share - link.block_asks < share // STROKE:
                     return
             first = False
             if room < size and link.block_asks:
@@ -152,3 +143,7 @@ class Scheduler:
         if room > 0:
             for want in member.session.next_probes(member, room):
                 self._asks.ask(want, link, member.session, now, block=False)
+
+
+def _rank(link: PeerLink) -> tuple[bool, bool, bool, float]:
+    return link.gateway, isinstance(link, GatewayLink) and link.doubtful, link.rate > 0, -link.rate

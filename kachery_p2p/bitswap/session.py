@@ -8,16 +8,17 @@ next want for a peer costs constant time however many wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from kachery_p2p.bitswap import limits
+from kachery_p2p.bitswap.standby import Standby
 from kachery_p2p.dag.cid import CID, RAW
 
 if TYPE_CHECKING:
-    from kachery_p2p.bitswap.link import PeerLink
+    from kachery_p2p.bitswap.link import GatewayLink, PeerLink
 
 #: Weight of a new block in the running mean of block sizes: it rises fast and falls slowly, because too low an estimate
 #: lets too much into memory and too high a one only costs a little speed.
@@ -115,7 +116,18 @@ class PeerQuestion:
 class Want:
     """A block that at least one session wants."""
 
-    __slots__ = ("asks", "cid", "having", "in_flight", "lacking", "multihash", "sessions", "skipped", "too_large")
+    __slots__ = (
+        "asks",
+        "cid",
+        "having",
+        "in_flight",
+        "lacking",
+        "multihash",
+        "requests",
+        "sessions",
+        "skipped",
+        "too_large",
+    )
 
     def __init__(self, cid: CID) -> None:
         self.cid = cid
@@ -123,9 +135,11 @@ class Want:
         #: Position in the order of each session, and the CID by which that session calls it.
         self.sessions: dict[Session, tuple[int, CID]] = {}
         self.asks: dict[PeerLink, Ask] = {}
+        #: Peers, and gateways, that are delivering it. Peers do not wait for what a gateway has under way.
         self.in_flight = 0
-        #: Peers that are not asked for it: they said that they do not have it, or passed it over (`skipped`), or sent
-        #: something too large instead (`too_large`).
+        self.requests = 0
+        #: Peers and gateways that are not asked for it: they said that they do not have it, or passed it over
+        #: (`skipped`), or sent something too large instead (`too_large`).
         self.lacking: set[PeerLink] = set()
         self.skipped: set[PeerLink] = set()
         self.too_large: set[PeerLink] = set()
@@ -185,6 +199,23 @@ class Member:
             self.probe_cursor = self.session.base
 
 
+class GatewayMember(Member):
+    """A gateway in a session."""
+
+    __slots__ = ("away", "tries")
+
+    def __init__(self, session: Session, link: GatewayLink) -> None:
+        super().__init__(session, link, provider=True)
+        #: How often it was asked in vain for a want, by multihash.
+        self.tries: dict[bytes, int] = {}
+        #: It delivered, and cannot be reached now.
+        self.away = False
+
+    def positive(self, want: Want, delivered: bool) -> None:
+        super().positive(want, delivered)
+        self.away = False
+
+
 class Session:
     """The wants of one load, in order. Compared and hashed by identity."""
 
@@ -193,6 +224,9 @@ class Session:
         #: Whether connected peers are asked without having been named.
         self.discover = discover
         self.members: dict[PeerLink, Member] = {}
+        #: The gateways that take part, and when they do; None where none may.
+        self.gateways: dict[PeerLink, GatewayMember] = {}
+        self.standby: Standby | None = None
         self.wants: dict[bytes, Want] = {}
         self._order: list[Want | None] = []
         #: Position of the first entry of the list; everything before it is done.
@@ -201,24 +235,32 @@ class Session:
         self.outstanding = 0
         self.buffered = 0
         self._sizes: dict[int, float] = {}
-        #: Wants that no peer of this session can supply.
+        #: Wants that nobody of this session can supply.
         self.hopeless: set[bytes] = set()
+        #: Wants that no peer of it can supply, but perhaps a gateway. Kept where gateways take part.
+        self.peerless: dict[bytes, Want] = {}
         #: Wants that a peer declined: every other peer is asked about them without delay.
         self.orphans: dict[bytes, Want] = {}
         self.closed = False
         #: The budget kept a peer from being asked: when the receiver takes a block, more may be asked.
         self.limited = False
         self.duplicates = 0
-        #: Peers that were asked anything, and what each delivered: blocks and bytes.
+        #: Peers and gateways that were asked anything, and what each delivered: blocks and bytes.
         self.asked: set[str] = set()
         self.sources: dict[str, list[int]] = {}
-        #: When a part of a message came last from a peer that owes a block.
+        #: What each gateway said instead of sending a block.
+        self.said: dict[str, str] = {}
+        #: When a part of a block came last from somebody who owes one.
         self.last_sign = 0.0
         #: Wanted blocks that came with more bytes than there may be: they cannot be had from anybody.
         self.too_large: dict[CID, int] = {}
 
+    def member(self, link: PeerLink) -> Member | None:
+        """A peer or gateway as a member of this session."""
+        return self.members.get(link) or self.gateways.get(link)
+
     def credit(self, peer: str, size: int) -> None:
-        """A peer delivered a block to this session."""
+        """A peer or gateway delivered a block to this session."""
         account = self.sources.setdefault(peer, [0, 0])
         account[0] += 1
         account[1] += size
@@ -238,6 +280,10 @@ class Session:
         del self.wants[want.multihash]
         self.hopeless.discard(want.multihash)
         self.orphans.pop(want.multihash, None)
+        if self.standby is not None:
+            self.peerless.pop(want.multihash, None)
+            for gateway in self.gateways.values():
+                gateway.tries.pop(want.multihash, None)
         for link in want.having:
             member = self.members.get(link)
             if member is not None:
@@ -256,6 +302,10 @@ class Session:
             done = 512
         del self._order[:done]
         self.base += done
+
+    def in_order(self, *, backwards: bool = False) -> Iterator[Want]:
+        """The wants, first to last, or last to first."""
+        return (want for want in (reversed(self._order) if backwards else self._order) if want is not None)
 
     def next_for(self, member: Member) -> Want | None:
         """The first want in order that nobody is delivering and that this peer is not known to lack."""
@@ -315,15 +365,25 @@ class Session:
         """Whether a peer of this session may still supply the want."""
         return any(link.connected and link not in want.lacking for link in self.members)
 
+    def able_gateway(self, want: Want) -> bool:
+        """The same of its gateways."""
+        return any(link.connected and link not in want.lacking for link in self.gateways)
+
     def check(self, want: Want) -> None:
-        """Bring `hopeless` up to date for one want."""
-        if want.in_flight == 0 and not self.able(want):
-            self.hopeless.add(want.multihash)
-        else:
+        """Bring `hopeless` and `peerless` up to date for one want."""
+        by_peers = want.in_flight != 0 or self.able(want)
+        if self.standby is not None:
+            if by_peers:
+                self.peerless.pop(want.multihash, None)
+            else:
+                self.peerless[want.multihash] = want
+        if by_peers or (self.standby is not None and (want.requests != 0 or self.able_gateway(want))):
             self.hopeless.discard(want.multihash)
+        else:
+            self.hopeless.add(want.multihash)
 
     def check_all(self) -> None:
-        """The same for all wants: a peer came or went."""
+        """The same for all wants: somebody came or went."""
         for want in self.wants.values():
             self.check(want)
 

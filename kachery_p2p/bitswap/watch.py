@@ -33,7 +33,12 @@ class SessionWatch:
     def deadline(self) -> float | None:
         """When `tick` is due; None while there is nothing to watch."""
         due = self._forgive[0][0] if self._forgive else None
-        if self._asks.in_flight or any(link.stalled or link.probes for link in self._asks.links.values()):
+        asks = self._asks
+        if (
+            asks.in_flight
+            or any(link.stalled or link.probes for link in asks.links.values())
+            or any(session.standby is not None and session.wants for session in asks.sessions.values())
+        ):
             due = self._due if due is None else min(due, self._due)
         return due
 
@@ -52,6 +57,7 @@ class SessionWatch:
                 self._rescue(link, now)
             else:
                 self._check_stall(link, now)
+        self._watch_gateways(now)
         for link in links:
             if link.stalled and now >= link.retry_at:
                 self._retry(link, now)
@@ -75,9 +81,7 @@ class SessionWatch:
         unproven = not link.presence and link.blocks == 0
         if unproven or link.silent_for(now) <= link.patience(max(oldest.charge, 1)):
             return
-        link.stalled = True
-        link.retry_at = now + link.retry_pause
-        link.retry_pause = min(2 * link.retry_pause, limits.RETRY_LAST)
+        link.silent(now)
         self._rescue(link, now)
 
     def _rescue(self, link: PeerLink, now: float) -> None:
@@ -96,6 +100,30 @@ class SessionWatch:
         if link.asks:
             self._asks.outboxes.start_over(link)
         self._asks.dirty.add(link)
+
+    def _watch_gateways(self, now: float) -> None:
+        """The same for gateways. One that nothing is wanted of is not looked at: its rest takes no time."""
+        for link in self._asks.gateways.values():
+            if not link.members:
+                continue
+            if not link.stalled:
+                if link.block_asks:
+                    self._check_stall(link, now)
+            elif now >= link.retry_at:
+                link.stalled = link.resting = False
+                link.fresh(now)
+                link.probation = True
+            elif not link.resting:
+                self._rescue(link, now)
+            was = link.connected
+            link.look(now)
+            for session in link.members:
+                if link.connected != was:
+                    session.check_all()
+        for session in self._asks.sessions.values():
+            if session.standby is not None and session.wants:
+                session.standby.judge(now, session.buffered)
+                self._asks.dirty.update(session.gateways)
 
     # --- skipped wants ---------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from kachery_p2p.dag.cid import CID
+from kachery_p2p.waking import Signal
 
 if TYPE_CHECKING:
     from kachery_p2p.repo.download import Download
@@ -22,11 +23,7 @@ class _OpenDownload:
     download: Download
     users: int = 0
     finishing: bool = False
-    changed: trio.Event = field(default_factory=trio.Event)
-
-    def notify(self) -> None:
-        event, self.changed = self.changed, trio.Event()
-        event.set()
+    changed: Signal = field(default_factory=Signal)
 
 
 class Downloads:
@@ -62,7 +59,7 @@ class Downloads:
                     if entry.users == 0:
                         del self._open[cid]
                         await trio.to_thread.run_sync(entry.download.close)
-            entry.notify()
+            entry.changed.notify()
 
     async def finish(self, entry: _OpenDownload, size: int) -> Path:
         """Put a whole file into place, when no range load writes to it any more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from kachery_p2p.dag.cid import CID
@@ -19,7 +20,7 @@ LOOKAHEAD = 384
 
 
 class Received(Protocol):
-    """A verified block from a peer."""
+    """A verified block, from a peer or a gateway."""
 
     @property
     def cid(self) -> CID: ...
@@ -28,8 +29,9 @@ class Received(Protocol):
 
 
 class Session(Protocol):
-    """What a load needs of a Bitswap session."""
+    """What a load needs of a session of the block exchange, whose sources are peers and gateways."""
 
+    def expecting(self) -> AbstractContextManager[None]: ...
     def add_provider(self, peer_id: str) -> None: ...
     def want(self, cids: Iterable[CID]) -> None: ...
     async def receive(self) -> Received: ...

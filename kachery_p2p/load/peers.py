@@ -18,6 +18,7 @@ import trio
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import KacheryError
+from kachery_p2p.waking import Signal
 
 if TYPE_CHECKING:
     from kachery_p2p.load.interfaces import Connect, Find, Session
@@ -50,7 +51,7 @@ class Patience:
         self._turn = 0
         self._since = 0.0
         self._waits = False
-        self._begun = trio.Event()
+        self._begun = Signal()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -58,15 +59,18 @@ class Patience:
         self._turn += 1
         self._since = trio.current_time()
         self._waits = True
-        self._begun.set()
+        self._begun.notify()
         try:
             yield
         finally:
             self._waits = False
-            self._begun = trio.Event()
 
     async def begun(self) -> tuple[int, float]:
-        """Wait until the load waits. Returns a number for this time of waiting, and when it began."""
+        """Wait until the load waits.
+
+        Returns:
+            A number for this time of waiting, and when it began.
+        """
         while not self._waits:
             await self._begun.wait()
         return self._turn, self._since
@@ -87,20 +91,21 @@ class LoadPeers:
 
     Attributes:
         failures: why an address or peer could not be reached.
-        searches: how many searches were begun.
     """
 
     def __init__(self, session: Session, connect: Connect, find: Find | None) -> None:
         self.failures: dict[str, str] = {}
-        self.searches = 0
         self.patience = Patience()
         self._session = session
         self._connect = connect
         self._find = find
         self._nursery: trio.Nursery | None = None
+        #: Dials and searches under way.
         self._pending = 0
-        self._settled = trio.Event()
-        self._block = trio.Event()
+        self._settled = Signal()
+        #: Whether a block has come since the last search began.
+        self._heard = False
+        self._came = Signal()
         self._slots = trio.Semaphore(DIALS_AT_ONCE)
         self._dialled: set[str] = set()
         self._under_way: set[tuple[str, tuple[str, ...]]] = set()
@@ -147,7 +152,8 @@ class LoadPeers:
 
     async def _reach(self, addr: str, addrs: Sequence[str]) -> None:
         try:
-            peer = await self._connect(addr, addrs)
+            with self._session.expecting():
+                peer = await self._connect(addr, addrs)
         except KacheryError as e:
             if addr in self.failures or len(self.failures) < MOST_FAILURES:
                 self.failures[addr] = str(e)
@@ -183,11 +189,16 @@ class LoadPeers:
     # --- searching
 
     async def _keep_searching(self, find: Find, root: CID) -> None:
-        """Runs with one `_begin` of its caller, which the first search ends."""
+        """Search now, and again each time the load runs dry.
+
+        `start` has counted the first search as pending already, so that nobody takes the load for settled before this
+        task has begun.
+        """
         if self._session.peers() or self._dialled:
             with trio.move_on_after(HEAD_START):
                 await self._session.wait_exhausted()
-            if self._block.is_set():  # it runs; others are looked for when it does not any more
+            if self._heard:
+                # Blocks come from peers that are known. Others are looked for when that ends.
                 self._end()
                 await self._run_dry()
                 self._begin()
@@ -196,19 +207,17 @@ class LoadPeers:
                 await self._search(find, root)
             finally:
                 self._end()
-            # Once for each time that it runs dry: when nothing came since, nothing more is to be found. Unless
-            # somebody is missed who may come back at another address.
-            while not self._block.is_set():
+            # Another search helps only after a block has come, or while a source is missed: it may be back elsewhere.
+            while not self._heard:
                 with trio.move_on_after(SEARCH_AGAIN):
-                    await self._block.wait()
+                    await self._came.wait()
                 if self._session.may_return():
                     break
             await self._run_dry()
             self._begin()
 
     async def _search(self, find: Find, root: CID) -> None:
-        self.searches += 1
-        self._block = trio.Event()
+        self._heard = False
         async with trio.open_nursery() as nursery:
             for cid in dict.fromkeys([root, *self._session.missing()[:1]]):
                 nursery.start_soon(self._search_one, find, cid)
@@ -232,7 +241,8 @@ class LoadPeers:
 
     def heard(self) -> None:
         """A block has come."""
-        self._block.set()
+        self._heard = True
+        self._came.notify()
 
     async def settled(self) -> None:
         """Wait until nobody is being dialled or searched for."""
@@ -245,5 +255,4 @@ class LoadPeers:
     def _end(self) -> None:
         self._pending -= 1
         if not self._pending:
-            event, self._settled = self._settled, trio.Event()
-            event.set()
+            self._settled.notify()

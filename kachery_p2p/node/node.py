@@ -7,9 +7,8 @@ modules beside it put together what belongs together: `discovery` routing, reach
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,9 +35,8 @@ from kachery_p2p.transport.addresses import parse_address
 from kachery_p2p.transport.host import Host
 
 if TYPE_CHECKING:
-    from kachery_p2p.bitswap.handle import SessionHandle
+    from kachery_p2p.bitswap.interfaces import GatewaySource
     from kachery_p2p.gateway.client.client import GatewayClient
-    from kachery_p2p.load.sources import LoadSources
     from kachery_p2p.pinning.config import PinService
     from kachery_p2p.repo.keys import NodeKey
     from kachery_p2p.repo.repo import Repo
@@ -110,7 +108,15 @@ class Node:
         self._ports = Ports(self._db)
         self._listen = self._ports.recall(listen)
         self.host = Host(identity.seed, list(self._listen), announce=announce, swarm_key=swarm_key, agent=AGENT)
-        self.exchange = Exchange(self.host, repo, on_bad_peer=self._on_bad_peer)
+        self.gateways: GatewayClient | None = None
+        sources: list[GatewaySource] = []
+        if options.gateways and swarm_key is None:
+            from kachery_p2p.gateway.client.client import GatewayClient
+            from kachery_p2p.load.gateways import ClientSource
+
+            self.gateways = GatewayClient(options.gateways, options.gateway_tokens)
+            sources = [ClientSource(self.gateways, gateway) for gateway in self.gateways.gateways]
+        self.exchange = Exchange(self.host, repo, on_bad_peer=self._on_bad_peer, gateways=sources)
         self.finding = Finding(
             self.host,
             repo,
@@ -120,11 +126,6 @@ class Node:
             announce=announce,
             swarm_key=swarm_key,
         )
-        self.gateways: GatewayClient | None = None
-        if options.gateways and swarm_key is None:
-            from kachery_p2p.gateway.client.client import GatewayClient
-
-            self.gateways = GatewayClient(options.gateways, options.gateway_tokens)
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services)
         self._peer_errors: dict[str, str] = {}
         self._said_addresses: list[str] | None = None
@@ -294,14 +295,17 @@ class Node:
         providers = list(providers)
         for addr in providers:
             parse_address(addr)  # a mistyped address is told at once, not as one more peer that does not answer
-        span = (start or 0, end) if kind == "bytes" else (0, 0 if kind == "info" else None)
-        async with self.exchange.new_session(discover=True) as peers, self._with_gateways(peers, *span) as mixed:
-            session = mixed or peers
+        first, last = 0, None
+        if kind == "info":
+            last = -1  # no bytes of the file
+        elif kind == "bytes":
+            first, last = start or 0, None if end is None else end - 1
+        async with self.exchange.new_session(discover=True, gateways=True, first=first, last=last) as session:
             load = Load(
                 self.repo,
                 self._downloads,
                 session,
-                connect=mixed.watching(self._reach) if mixed else self._reach,
+                connect=self._reach,
                 find=self.finding.providers,
                 timeout=timeout,
                 progress=progress,
@@ -335,20 +339,6 @@ class Node:
             self.finding.announce([CID.parse(result["cid"]).multihash])
         return {**result, "sources": sources, "seconds": trio.current_time() - begun}
 
-    @contextlib.asynccontextmanager
-    async def _with_gateways(
-        self, peers: SessionHandle, start: int, end: int | None
-    ) -> AsyncIterator[LoadSources | None]:
-        """For one load, the peers' session with the gateways beside it; None where there are none."""
-        if self.gateways is None:
-            yield None
-            return
-        from kachery_p2p.load.sources import open_sources
-
-        last = None if end is None else end - 1
-        async with open_sources(peers, self.gateways, first=start, last=last) as sources:
-            yield sources
-
     async def _whole_file(self, load: Load, cid: CID, providers: Iterable[str]) -> tuple[Path, int]:
         """Load a file once, however many ask for it at the same time: later ones lend their providers and wait."""
         while True:
@@ -375,7 +365,7 @@ class Node:
             "connected": [{"peer": c.peer, "addr": c.addr, "direction": c.direction} for c in self.host.connections()],
             "unreachable_peers": dict(self._peer_errors),
             "pinning": self.keeping.status(),
-            "gateways": self.gateways.status() if self.gateways is not None else {},
+            "gateways": self.exchange.gateways(),
             **self.finding.status(),
             **asdict(self.exchange.stats().total),
         }

@@ -1,4 +1,4 @@
-"""A swarm in virtual time around the client core: peers with a speed, a delay, holdings and manners."""
+"""A swarm in virtual time around the client core: peers and gateways with a speed, holdings and manners."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from kachery_p2p.bitswap.client import WantManager
+from kachery_p2p.bitswap.client import Arrival, WantManager
+from kachery_p2p.bitswap.interfaces import GatewayAnswer, NoBlock
+from kachery_p2p.bitswap.link import GatewayLink
 from kachery_p2p.bitswap.messages import WantlistEntry, WantType
-from kachery_p2p.bitswap.session import Session
+from kachery_p2p.bitswap.session import Ask, Session
 from kachery_p2p.dag.cid import CID, RAW
 
 
@@ -45,6 +47,22 @@ class SimPeer:
     epoch: int = 0
 
 
+@dataclass(eq=False)
+class SimGateway:
+    """A gateway that answers each request after `seconds`."""
+
+    name: str
+    seconds: float = 0.01
+    holds: set[bytes] | None = None
+    #: It takes requests and answers none.
+    silent: bool = False
+    #: Until then it cannot be reached, but for these blocks.
+    down_until: float = 0.0
+    spared: set[bytes] = field(default_factory=set)
+    #: When it was asked for what.
+    asked: list[tuple[float, bytes]] = field(default_factory=list)
+
+
 class Sim:
     """Runs one client against its peers."""
 
@@ -54,6 +72,7 @@ class Sim:
         self.size = size
         self.random = random.Random(seed)
         self.peers: dict[str, SimPeer] = {}
+        self.gateways: dict[str, SimGateway] = {}
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.count = 0
         self.got: dict[Session, list[bytes]] = {}
@@ -92,8 +111,16 @@ class Sim:
 
         self.at(at, go)
 
+    def add_gateway(self, gateway: SimGateway) -> SimGateway:
+        """Before the sessions in which it takes part."""
+        self.gateways[gateway.name] = gateway
+        self.client.gateways.add(gateway.name)
+        return gateway
+
     def session(self) -> Session:
         session = self.client.new_session()
+        if self.gateways:
+            self.client.gateways.join(session, 0, None, self.now)
         self.got[session] = []
         return session
 
@@ -129,9 +156,34 @@ class Sim:
             self.at(
                 self.now + peer.delay, lambda p=peer, e=cancels + entries, f=full, n=epoch: self._arrive(p, e, f, n)
             )
+        for link in self.client.changed_gateways():
+            for ask in link.asks.values():
+                if not ask.sent:
+                    ask.sent, ask.at = True, self.now
+                    self._request(self.gateways[link.peer], link, ask)
         for session in self.got:
             held = session.outstanding + session.buffered
             self.most_held = max(self.most_held, held)
+
+    def _request(self, gateway: SimGateway, link: GatewayLink, ask: Ask) -> None:
+        multihash = ask.want.multihash
+        gateway.asked.append((self.now, multihash))
+
+        def answer() -> None:
+            open_ask = link.asks.get(multihash) is ask
+            if gateway.down_until > self.now and multihash not in gateway.spared:
+                refusal = NoBlock(GatewayAnswer.FAILED, "The request failed: connection refused.")
+            elif gateway.holds is not None and multihash not in gateway.holds:
+                refusal = NoBlock(GatewayAnswer.LACKS, "It does not have the block.")
+            elif open_ask:
+                self._delivered(self.client.block(gateway.name, multihash, self.size(multihash), self.now), multihash)
+                return
+            else:
+                return
+            self.client.gateways.refused(link, ask if open_ask else None, refusal, self.now)
+
+        if not gateway.silent:
+            self.at(self.now + gateway.seconds, answer)
 
     def _arrive(self, peer: SimPeer, entries: Iterable[WantlistEntry], full: bool, epoch: int) -> None:
         if epoch != peer.epoch or peer.silent:
@@ -214,6 +266,10 @@ class Sim:
         if arrival.duplicate:
             self.duplicates += 1
             self.duplicate_bytes += size
+        self._delivered(arrival, multihash)
+
+    def _delivered(self, arrival: Arrival, multihash: bytes) -> None:
+        size = self.size(multihash)
         for session, cid in arrival.deliver:
             assert cid.multihash not in self.got[session], "a block was delivered twice"
             self.got[session].append(cid.multihash)

@@ -2,8 +2,8 @@
 
 A block is asked for by its CID (`?format=raw`), and what comes is hashed before anybody sees it. A directory, or the
 root of a file with its first bytes, is asked for as a CAR (`?format=car&dag-scope=entity`), which saves a round trip
-for each level of the DAG; its blocks are checked one by one as they come. Which block is asked of which gateway is not
-decided here, but by whoever loads.
+for each level of the DAG; its blocks are checked one by one as they come. Which block is asked of which gateway, and
+what becomes of one that refuses, is not decided here, but by `kachery_p2p.bitswap.gateways`.
 
 Size, time and redirects are bounded. Proxies come from the environment (HTTPS_PROXY, NO_PROXY ...) as with any HTTP
 client, TLS certificates are verified, and HTTP/2 is spoken where the gateway does.
@@ -17,7 +17,7 @@ import importlib.util
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -48,8 +48,12 @@ _HEADERS = {
     "accept-encoding": "identity",
     "user-agent": f"kachery-p2p/{__version__}",
 }
-# No lie where it is announced: there are nodes that keep such blocks, and gateways that give them.
+# A gateway that announces such a length is honest: some nodes have blocks like that. It is not dropped as a liar.
 _TOO_LARGE = f"It has a block of more than {limits.MAX_BLOCK_SIZE:,} bytes, which are the most there may be."
+
+
+def _nothing(size: int) -> None:
+    """Nothing is done about the bytes that come."""
 
 
 class GatewayClient:
@@ -96,51 +100,52 @@ class GatewayClient:
                     await self._client.aclose()
                 self._client = None
 
-    def status(self) -> dict[str, Any]:
-        """How each gateway has been doing, as plain JSON values."""
-        now = trio.current_time()
-        return {gateway.name: gateway.status(now) for gateway in self.gateways}
-
     # --- asking -----------------------------------------------------------------------------------------------------
 
-    async def block(self, gateway: Gateway, cid: CID) -> bytes:
+    async def block(self, gateway: Gateway, cid: CID, alive: Callable[[int], None] = _nothing) -> bytes:
         """One block, checked.
 
+        Args:
+            alive: called with the number of bytes that came, while they come.
+
         Raises:
-            Refusal: it did not come. The gateway's record knows of it.
+            GatewayRefusal: it did not come.
         """
-        begun = trio.current_time()
-        async with self._asking(gateway):
+        async with self._in_time(gateway):
             async with self._request(gateway, cid, {"format": "raw"}, RAW_TYPE) as response:
-                data = await self._body(response)
+                data = await self._body(response, alive)
             await self._check(cid, data)
-            gateway.delivered(len(data), trio.current_time() - begun)
         return data
 
     async def car(
-        self, gateway: Gateway, cid: CID, first: int, last: int, on_block: Callable[[CID, bytes], bool]
+        self,
+        gateway: Gateway,
+        cid: CID,
+        first: int,
+        last: int,
+        on_block: Callable[[CID, bytes], bool],
+        alive: Callable[[int], None] = _nothing,
     ) -> None:
         """The blocks of a directory, or of the bytes `first` to `last` (inclusive) of a file, root first.
 
         Args:
             on_block: called with each checked block as it comes; says whether more is wanted.
+            alive: called with the number of bytes that came, while they come.
 
         Raises:
-            Refusal: as `block`; blocks may have come before.
+            GatewayRefusal: as `block`; blocks may have come before.
         """
         params = {"format": "car", "dag-scope": "entity", "entity-bytes": f"{first}:{last}"}
-        begun = trio.current_time()
         size = 0
         reader = CarReader()
         accept = f"{CAR_TYPE}; version=1; order=dfs; dups=n"
-        async with self._asking(gateway), self._request(gateway, cid, params, accept) as response:
+        async with self._in_time(gateway), self._request(gateway, cid, params, accept) as response:
             try:
                 async with _chunks(response) as chunks:
                     while chunk := await _next(chunks):
                         size += len(chunk)
+                        alive(len(chunk))
                         for found, data in reader.feed(chunk):
-                            gateway.delivered(len(data), trio.current_time() - begun)
-                            begun = trio.current_time()
                             if not on_block(found, data):
                                 return
                         if size > limits.MAX_CAR_SIZE:
@@ -152,29 +157,18 @@ class GatewayClient:
                 raise GatewayRefusal(FailureKind.NO_CAR, str(error)) from error
 
     @contextlib.asynccontextmanager
-    async def _asking(self, gateway: Gateway) -> AsyncIterator[None]:
-        """Keep the gateway's record while it is asked, and make a `GatewayRefusal` of all that goes wrong."""
-        gateway.in_flight += 1
+    async def _in_time(self, gateway: Gateway) -> AsyncIterator[None]:
+        """Give a request as a whole its time."""
         try:
             with trio.fail_after(limits.REQUEST_SECONDS):
                 yield
         except GatewayRefusal as refusal:
-            self._refused(gateway, refusal)
+            log.debug("%s: %s", gateway.name, refusal)
             raise
         except trio.TooSlowError:
             why = f"It did not finish its answer within {limits.REQUEST_SECONDS:g} seconds."
-            raise self._refused(gateway, GatewayRefusal(FailureKind.FAILED, why)) from None
-        finally:
-            gateway.in_flight -= 1
-
-    def _refused(self, gateway: Gateway, refusal: GatewayRefusal) -> GatewayRefusal:
-        first_lie = refusal.kind is FailureKind.LIED and not gateway.dropped
-        gateway.refuse(refusal, trio.current_time())
-        if first_lie:
-            log.warning("The gateway %s is dropped: %s", gateway.name, refusal)
-        else:
-            log.debug("%s: %s", gateway.name, refusal)
-        return refusal
+            log.debug("%s: %s", gateway.name, why)
+            raise GatewayRefusal(FailureKind.FAILED, why) from None
 
     # --- one request ------------------------------------------------------------------------------------------------
 
@@ -193,8 +187,8 @@ class GatewayClient:
                         # How long to wait is decided here, with scopes around what is waited for.
                         timeout=httpx.Timeout(None, connect=limits.CONNECT_SECONDS),
                         limits=httpx.Limits(
-                            max_connections=limits.MAX_GATEWAYS * limits.MAX_WINDOW,
-                            max_keepalive_connections=limits.MAX_GATEWAYS * limits.MAX_WINDOW,
+                            max_connections=limits.MAX_GATEWAYS * limits.MAX_REQUESTS,
+                            max_keepalive_connections=limits.MAX_GATEWAYS * limits.MAX_REQUESTS,
                         ),
                     )
 
@@ -212,7 +206,7 @@ class GatewayClient:
         """The answer, when its head says that it is what was asked for. Follows redirects to the same block.
 
         Raises:
-            Refusal: in plain words.
+            GatewayRefusal: in plain words.
         """
         client = await self._open()
         httpx = importlib.import_module("httpx")
@@ -260,11 +254,11 @@ class GatewayClient:
             if response is not None:
                 await _leave(response)
 
-    async def _body(self, response: httpx.Response) -> bytes:
+    async def _body(self, response: httpx.Response, alive: Callable[[int], None]) -> bytes:
         """All of a raw block's answer.
 
         Raises:
-            Refusal: it is longer than any block.
+            GatewayRefusal: it is longer than any block.
         """
         length = response.headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length[:12]) > limits.MAX_BLOCK_SIZE:
@@ -274,6 +268,7 @@ class GatewayClient:
         async with _chunks(response) as chunks:
             while chunk := await _next(chunks):
                 size += len(chunk)
+                alive(len(chunk))
                 if size > limits.MAX_BLOCK_SIZE:
                     raise GatewayRefusal(FailureKind.LIED, "It sends more than a block has.")
                 parts.append(chunk)
@@ -300,7 +295,7 @@ async def _next(chunks: AsyncGenerator[bytes, None]) -> bytes:
     """The next bytes of a body; empty at its end.
 
     Raises:
-        Refusal: they do not come within STALL_SECONDS.
+        GatewayRefusal: they do not come within STALL_SECONDS.
     """
     with trio.move_on_after(limits.STALL_SECONDS):
         async for chunk in chunks:

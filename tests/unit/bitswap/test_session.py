@@ -24,7 +24,7 @@ def fetch(sim: Sim, session: Session, count: int, *, ahead: int = 384, until: fl
     def feed() -> bool:
         nonlocal wanted
         while wanted < count and wanted - len(sim.got[session]) < ahead:
-            sim.client.want(session, [made_cid(start + n) for n in range(wanted, min(wanted + 64, count))])
+            sim.client.want(session, [made_cid(start + n) for n in range(wanted, min(wanted + 64, count))], sim.now)
             wanted = min(wanted + 64, count)
         return len(sim.got[session]) >= count
 
@@ -187,7 +187,7 @@ def test_old_peer_without_the_block_counts_as_dont_have() -> None:
     sim = Sim()
     session = sim.session()
     sim.add(SimPeer("old", 20e6, 0.01, old=True, holds=set()), session)
-    sim.client.want(session, [made_cid(1)])
+    sim.client.want(session, [made_cid(1)], sim.now)
     assert sim.run(lambda: bool(session.members) and session.exhausted and sim.now > 1, 30)
     assert limits.LEGACY_DONT_HAVE_SECONDS <= sim.now < limits.LEGACY_DONT_HAVE_SECONDS + 2
 
@@ -230,8 +230,8 @@ def test_two_sessions_share_a_block() -> None:
     one, two = sim.session(), sim.session()
     peer = sim.add(SimPeer("a", 50e6, 0.01), one)
     sim.client.add_provider(two, "a", 0.0)
-    sim.client.want(one, [made_cid(n) for n in range(100)])
-    sim.client.want(two, [made_cid(n) for n in range(50, 150)])
+    sim.client.want(one, [made_cid(n) for n in range(100)], sim.now)
+    sim.client.want(two, [made_cid(n) for n in range(50, 150)], sim.now)
     assert sim.run(lambda: len(sim.got[one]) == len(sim.got[two]) == 100)
     assert peer.sent_blocks == 150
     assert sim.duplicates == 0
@@ -243,8 +243,8 @@ def test_a_shared_block_outlives_the_session_that_asked() -> None:
     one, two = sim.session(), sim.session()
     peer = sim.add(SimPeer("a", 1e6, 0.01), one)
     sim.client.add_provider(two, "a", 0.0)
-    sim.client.want(one, [made_cid(1)])
-    sim.client.want(two, [made_cid(1)])
+    sim.client.want(one, [made_cid(1)], sim.now)
+    sim.client.want(two, [made_cid(1)], sim.now)
     sim.at(0.5, lambda: sim.client.close_session(one, sim.now))
     assert sim.run(lambda: len(sim.got[two]) == 1, 30)
     assert peer.sent_blocks == 1
@@ -258,7 +258,7 @@ def test_one_session_stuck_does_not_stop_another() -> None:
     sim.add(SimPeer("a", 100e6, 0.01), stuck)
     sim.client.add_provider(live, "a", 0.0)
     sim.reading = False
-    sim.client.want(stuck, [made_cid(10_000 + n) for n in range(200)])
+    sim.client.want(stuck, [made_cid(10_000 + n) for n in range(200)], sim.now)
     sim.run(lambda: False, 3.0)
     sim.reading = True
     assert fetch(sim, live, 200, until=30)
@@ -269,7 +269,7 @@ def test_cancelled_wants_are_cancelled_at_the_peer_and_late_blocks_are_no_lie() 
     sim = Sim()
     session = sim.session()
     peer = sim.add(SimPeer("a", 10e6, 0.05), session)
-    sim.client.want(session, [made_cid(n) for n in range(20)])
+    sim.client.want(session, [made_cid(n) for n in range(20)], sim.now)
     sim.run(lambda: len(sim.got[session]) == 3)
     sim.client.cancel(session, [made_cid(n).multihash for n in range(20)], sim.now)
     sim.run(lambda: False, sim.now + 10)
@@ -284,7 +284,7 @@ def test_a_peer_that_gets_the_block_later_delivers_it() -> None:
     sim = Sim()
     session = sim.session()
     peer = sim.add(SimPeer("a", 10e6, 0.01, holds=set()), session)
-    sim.client.want(session, [made_cid(1)])
+    sim.client.want(session, [made_cid(1)], sim.now)
     assert sim.run(lambda: session.exhausted and peer.connected and bool(peer.waiting), 5)
     sim.at(sim.now + 1, lambda: sim.gains(peer, made_cid(1).multihash))
     assert sim.run(lambda: len(sim.got[session]) == 1, 20)
@@ -295,7 +295,7 @@ def test_named_again_a_provider_is_asked_again() -> None:
     sim = Sim()
     session = sim.session()
     peer = sim.add(SimPeer("a", 10e6, 0.01, holds=set()), session)
-    sim.client.want(session, [made_cid(1)])
+    sim.client.want(session, [made_cid(1)], sim.now)
     assert sim.run(lambda: session.exhausted and bool(peer.waiting), 5)
     assert peer.holds is not None
     peer.holds.add(made_cid(1).multihash)
@@ -309,7 +309,7 @@ def test_exhausted_says_when_nobody_can_supply() -> None:
     sim = Sim()
     session = sim.session()
     assert not session.exhausted
-    sim.client.want(session, [made_cid(1)])
+    sim.client.want(session, [made_cid(1)], sim.now)
     assert session.exhausted
     a = sim.add(SimPeer("a", 10e6, 0.01, holds=set()), session)
     b = sim.add(SimPeer("b", 10e6, 0.01, silent=True), session)
@@ -328,7 +328,7 @@ def test_presences_for_things_not_asked_change_nothing() -> None:
     client.connected("a", 0.0)
     client.connected("b", 0.0)
     client.add_provider(session, "a", 0.0)
-    client.want(session, [made_cid(1)])
+    client.want(session, [made_cid(1)], 0.0)
     client.poll(0.0)
     for peer in ("b", "nobody"):
         for have in (True, False):
@@ -346,11 +346,11 @@ def test_wants_are_merged_until_they_are_sent() -> None:
     session = client.new_session()
     client.connected("a", 0.0)
     client.add_provider(session, "a", 0.0)
-    client.want(session, [made_cid(1)])
+    client.want(session, [made_cid(1)], 0.0)
     client.poll(0.0)
     client.cancel(session, [made_cid(1).multihash], 0.0)
     assert client.take("a", 0.0) == ([], [], False)
-    client.want(session, [made_cid(1)])
+    client.want(session, [made_cid(1)], 0.0)
     client.poll(0.0)
     again, (entry,), full = client.take("a", 0.0)
     assert (entry.cid, entry.want_type, entry.cancel, entry.send_dont_have, full) == (
@@ -373,14 +373,14 @@ def test_earlier_wants_are_more_urgent() -> None:
     session = client.new_session()
     client.connected("a", 0.0)
     client.add_provider(session, "a", 0.0)
-    client.want(session, [made_cid(n) for n in range(5)])
+    client.want(session, [made_cid(n) for n in range(5)], 0.0)
     priorities: list[int] = []
     for n in range(10):
         client.poll(n / 100)
         entries = [entry for entry in client.take("a", n / 100).entries if entry.want_type is WantType.BLOCK]
         priorities += [entry.priority for entry in entries if not entry.cancel]
         client.block("a", made_cid(n).multihash, 10, n / 100)
-        client.want(session, [made_cid(n + 5)])
+        client.want(session, [made_cid(n + 5)], 0.0)
     assert len(priorities) >= 10
     assert priorities == sorted(set(priorities), reverse=True)
 
@@ -390,7 +390,7 @@ def test_a_peer_that_lied_is_not_taken_back() -> None:
     client = WantManager()
     session = client.new_session(discover=True)
     client.connected("a", 0.0)
-    client.want(session, [made_cid(1)])
+    client.want(session, [made_cid(1)], 0.0)
     client.poll(0.0)
     assert client.block("a", made_cid(99).multihash, 10, 0.1).lie
     client.bad_peer("a", 0.1)
@@ -448,7 +448,7 @@ def test_any_swarm_delivers_what_honest_peers_have(
             sim.leave(peer, leaves)
         elif not (peer.lies or peer.silent or peer.dies_after is not None):
             available |= {made_cid(n).multihash for n in range(BLOCKS)} if peer.holds is None else peer.holds
-    sim.client.want(session, [made_cid(n) for n in range(BLOCKS)])
+    sim.client.want(session, [made_cid(n) for n in range(BLOCKS)], sim.now)
     assert sim.run(lambda: available <= set(sim.got[session]), 2000), (
         f"{len(available - set(sim.got[session]))} blocks did not come"
     )

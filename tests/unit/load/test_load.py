@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,9 @@ class RepoSession:
         self._lacking: list[CID] = []
         self._changed = trio.Event()
         self._send, self._receive = trio.open_memory_channel[Block](10_000)
+
+    def expecting(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def add_provider(self, peer_id: str) -> None:
         self.providers.append(peer_id)
