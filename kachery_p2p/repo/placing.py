@@ -245,9 +245,9 @@ class Placer:
                         if leaf.inline is None
                     ],
                 )
-        except MissingNode as why:
+        except MissingNode as error:
             raise RepoError(
-                f"The inner node {why.cid} of {cid} is not in the catalog, so the file cannot be recorded. "
+                f"The inner node {error.cid} of {cid} is not in the catalog, so the file cannot be recorded. "
                 "Load it again."
             ) from None
 
