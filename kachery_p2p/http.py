@@ -33,8 +33,10 @@ from kachery_p2p.http_redirects import NotFollowed, RedirectWatch, check_redirec
 if TYPE_CHECKING:
     import httpx
 
-#: Seconds for closing a line, which must not hold up whoever has been cancelled.
+#: Seconds for closing a line, which must not hold up a task that has been cancelled.
 _CLOSING_SECONDS = 1.0
+#: Seconds for reading a short body that is not wanted: a slower connection is not worth keeping.
+_DRAINING_SECONDS = 5.0
 
 
 class HttpProblem(Enum):
@@ -159,8 +161,11 @@ class HttpAnswer:
                     return
                 yield chunk
 
-    async def read(self, most: int, *, stall: float = math.inf) -> bytes:
+    async def read(self, most: int, *, stall: float = math.inf, heard: Callable[[int], None] | None = None) -> bytes:
         """All of the body.
+
+        Args:
+            heard: called with the number of bytes that came, while they come.
 
         Raises:
             HttpFailure: as `chunks`, or it has more than `most` bytes.
@@ -170,30 +175,32 @@ class HttpAnswer:
         async with self.chunks(stall) as chunks:
             async for chunk in chunks:
                 size += len(chunk)
+                if heard is not None:
+                    heard(len(chunk))
                 if size > most:
                     raise HttpFailure(HttpProblem.TOO_LARGE, f"It answers with more than {most:,} bytes.")
                 parts.append(chunk)
         return b"".join(parts)
 
-    async def start(self, most: int, *, stall: float = math.inf) -> bytes:
+    async def start(self, most: int) -> bytes:
         """The first `most` bytes of the body, or all of a shorter one; for words about a refusal.
 
         Raises:
             HttpFailure: as `chunks`.
         """
         found = bytearray()
-        async with self.chunks(stall) as chunks:
+        async with self.chunks() as chunks:
             async for chunk in chunks:
                 found += chunk
                 if len(found) > most:
                     break
         return bytes(found[:most])
 
-    async def drain(self, *, stall: float = math.inf) -> None:
-        """Read a short body that is not wanted, so that the connection can be used again. A line that breaks meanwhile
-        is no failure."""
-        with contextlib.suppress(HttpFailure):
-            await self.start(self._drained, stall=stall)
+    async def drain(self) -> None:
+        """Read a short body that is not wanted, so that the connection can be used again. One that is long, or slow, is
+        left; a line that breaks meanwhile is no failure."""
+        with contextlib.suppress(HttpFailure), trio.move_on_after(_DRAINING_SECONDS):
+            await self.start(self._drained)
 
 
 class HttpClient:

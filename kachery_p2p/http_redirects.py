@@ -1,10 +1,9 @@
 """Which redirects an HTTP client of ours follows.
 
-Whoever is asked over HTTP can answer with another address. It must not use us to knock at doors that it cannot reach
-itself: at another port of its host, at machines of our own network, at this machine. So each redirect is looked at
-twice: its text before it is followed, and the address that its name resolved to once the line is open and before a
-byte is sent (a name may be resolved to anything, and to something else the second time). Where a proxy makes the
-connection, it decides what may be reached.
+A server can answer with another address. It must not use us to reach what it cannot reach itself: another port of its
+host, machines of our own network, this machine. So each redirect is checked twice. Its text is checked before it is
+followed. The address is checked when the line is open and nothing has been sent yet, because a name can resolve to any
+address, and to another one the second time. Where a proxy makes the connection, the proxy decides what may be reached.
 """
 
 from __future__ import annotations

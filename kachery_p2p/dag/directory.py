@@ -7,6 +7,7 @@ large (how large, and how that is reckoned, is part of the profile); then it is 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from kachery_p2p.dag.cid import CID, DAG_PB, sha256_multihash
@@ -27,7 +28,7 @@ from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
 from kachery_p2p.errors import InvalidName, MalformedDag, NotADirectory
 from kachery_p2p.wire import varint_size
 
-__all__ = ["BuiltDirectory", "DirectoryBuilder", "HamtEntry", "list_directory", "symlink_block"]
+__all__ = ["BuiltDirectory", "DirectoryBuilder", "HamtEntry", "ListLimits", "list_directory", "symlink_block"]
 
 
 class BuiltDirectory(NamedTuple):
@@ -45,8 +46,11 @@ class _Item(NamedTuple):
 class DirectoryBuilder:
     """Builds one directory from its entries, which may come in any order.
 
-    `on_node(cid, block)` is called for each block made, children before parents. `mode` is POSIX permission bits,
-    `mtime` seconds since 1970 or (seconds, nanoseconds).
+    Args:
+        which: a profile, or its name.
+        on_node: called with (cid, block) for each block made, children before parents.
+        mode: POSIX permission bits.
+        mtime: seconds since 1970, or (seconds, nanoseconds).
     """
 
     def __init__(
@@ -69,9 +73,13 @@ class DirectoryBuilder:
         return len(self._links)
 
     def add(self, name: str, cid: CID, dag_size: int) -> None:
-        """Add an entry. `dag_size` is the bytes of all its blocks, as its own builder says.
+        """Add an entry.
 
-        Raises InvalidName for a name that cannot stand in a directory, or stands in this one already.
+        Args:
+            dag_size: the bytes of all its blocks, as its own builder says.
+
+        Raises:
+            InvalidName: the name cannot stand in a directory, or stands in this one already.
         """
         key = name_bytes(name)
         if key in self._links:
@@ -125,7 +133,11 @@ class DirectoryBuilder:
 
 
 def symlink_block(which: str | Profile, target: str) -> tuple[CID, bytes]:
-    """The block of a symbolic link. Raises InvalidName for a target that is empty, too long, or not Unicode."""
+    """The block of a symbolic link.
+
+    Raises:
+        InvalidName: the target is empty, too long, or not Unicode.
+    """
     try:
         data = target.encode("utf-8")
     except UnicodeEncodeError:
@@ -136,12 +148,37 @@ def symlink_block(which: str | Profile, target: str) -> tuple[CID, bytes]:
     return CID(profile(which).cid_version, DAG_PB, sha256_multihash(block)), block
 
 
-def list_directory(cid: CID) -> Asking[list[HamtEntry]]:
+@dataclass(frozen=True)
+class ListLimits:
+    """Bounds of a listing; see limits.py for the reason of each default.
+
+    Attributes:
+        entries: of a sharded directory.
+        batch, largest_batch: blocks asked for at once, at first and at the most.
+        small_shard: bytes; batches grow while no block is larger.
+        on_trust: shards read before there must be entries.
+    """
+
+    entries: int = MAX_DIRECTORY_ENTRIES
+    batch: int = LIST_BATCH
+    largest_batch: int = LARGEST_LIST_BATCH
+    small_shard: int = SMALL_SHARD
+    on_trust: int = SHARDS_ON_TRUST
+
+
+DEFAULT_LIMITS = ListLimits()
+
+
+def list_directory(cid: CID, limits: ListLimits = DEFAULT_LIMITS) -> Asking[list[HamtEntry]]:
     """List a directory, plain or sharded; a generator that asks for blocks, see `nodes.drive`.
 
-    A plain directory is listed in its own order, a sharded one in the order of the names' bytes. Names are given as
-    they stand there: any Unicode text, `..` and `/` included. Raises NotADirectory; MalformedDag for duplicates,
-    misplaced entries, empty shards, and more entries than MAX_DIRECTORY_ENTRIES.
+    Returns:
+        Of a plain directory the entries in its own order, of a sharded one in the order of the names' bytes. Names are
+        given as they stand there: any Unicode text, `..` and `/` included.
+
+    Raises:
+        NotADirectory: it is something else.
+        MalformedDag: it has duplicates, misplaced entries, empty shards, or more entries than are allowed.
     """
     (block,) = yield from ask([cid])
     node, data = read_node(cid, block)
@@ -150,14 +187,14 @@ def list_directory(cid: CID) -> Asking[list[HamtEntry]]:
     if data.kind is DataType.DIRECTORY:
         entries = [HamtEntry(name or "", link, tsize) for name, link, tsize in node.links]
     else:
-        entries = yield from _list_shards(cid, node, data)
+        entries = yield from _list_shards(cid, node, data, limits)
         entries.sort(key=lambda entry: entry.name.encode("utf-8"))
     if len({entry.name for entry in entries}) != len(entries):
         raise MalformedDag(f"The directory {cid} has two entries of the same name.")
     return entries
 
 
-def _list_shards(root: CID, node: PBNode, data: UnixFSData) -> Asking[list[HamtEntry]]:
+def _list_shards(root: CID, node: PBNode, data: UnixFSData, limits: ListLimits) -> Asking[list[HamtEntry]]:
     entries: list[HamtEntry] = []
     seen = 0
     # Shards to read: CID, level, and the part of the hash that leads there. The last ones first: what waits stays
@@ -166,7 +203,7 @@ def _list_shards(root: CID, node: PBNode, data: UnixFSData) -> Asking[list[HamtE
     batch = [(root, 0, 0)]
     decoded: list[tuple[PBNode, UnixFSData | None]] = [(node, data)]
     fanout: int | None = None
-    most = LIST_BATCH
+    most = limits.batch
     while batch:
         for (cid, level, prefix), (part, about) in zip(batch, decoded, strict=True):
             if about is None or about.kind is not DataType.HAMT_SHARD:
@@ -175,16 +212,17 @@ def _list_shards(root: CID, node: PBNode, data: UnixFSData) -> Asking[list[HamtE
             fanout = shard.fanout
             seen += 1
             entries.extend(shard.entries.values())
-            if len(entries) > MAX_DIRECTORY_ENTRIES:
-                raise MalformedDag(f"The directory {root} has more than {MAX_DIRECTORY_ENTRIES} entries.")
+            if len(entries) > limits.entries:
+                raise MalformedDag(f"The directory {root} has more than {limits.entries:,} entries.")
             bits = bits_of(fanout)
             waiting.extend((below, level + 1, prefix << bits | i) for i, below in shard.shards.items())
-        if seen > SHARDS_ON_TRUST + 2 * len(entries):
+        if seen > limits.on_trust + 2 * len(entries):
             raise MalformedDag(f"The directory {root} is built of far more parts than it has entries.")
         batch = waiting[-most:]
         del waiting[-most:]
         if batch:
             blocks = yield from ask([cid for cid, _, _ in batch])
-            most = min(2 * most, LARGEST_LIST_BATCH) if max(map(len, blocks)) <= SMALL_SHARD else LIST_BATCH
+            small = max(map(len, blocks)) <= limits.small_shard
+            most = min(2 * most, limits.largest_batch) if small else limits.batch
             decoded = [read_node(cid, block) for (cid, _, _), block in zip(batch, blocks, strict=True)]
     return entries

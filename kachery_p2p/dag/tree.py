@@ -16,7 +16,7 @@ from kachery_p2p.errors import InvalidName
 
 K = TypeVar("K", bound=Hashable)
 
-#: Counts stop here: nobody makes so many entries or bytes, and sums of greater numbers would cost time themselves.
+#: Counts stop here. No real tree has so many entries or bytes, and sums of greater numbers would cost time themselves.
 UNCOUNTABLE = 2**63
 
 

@@ -125,9 +125,16 @@ class _Queue:
 class FileWalk:
     """Walks the DAG of one file, or a byte range of it. See the module's text for how it is used.
 
-    `start` and `end` are byte offsets in the file, `end` None for its end; a range beyond the end is cut there.
-    With `whole_blocks` the pieces are not cut to the range: what a block carries beside it is given too.
-    Raises UnsupportedCID for a root that is neither raw nor dag-pb. After an error the walk is of no further use.
+    After an error the walk is of no further use.
+
+    Args:
+        root: of the file.
+        start, end: byte offsets in the file; `end` None is its end, and a range beyond that is cut there.
+        limits: bounds of the walk.
+        whole_blocks: do not cut the pieces to the range: what a block carries beside it is given too.
+
+    Raises:
+        UnsupportedCID: the root is neither raw nor dag-pb.
     """
 
     def __init__(
@@ -200,11 +207,16 @@ class FileWalk:
         return taken
 
     def feed(self, ref: Ref, block: Buffer) -> list[Piece]:
-        """Give the block of a taken reference, whose hash has been checked; returns the data it carries.
+        """Give the block of a taken reference, whose hash has been checked.
 
-        Raises MalformedDag, naming the CID, when the block is not what its parent promised, BlockTooLarge when it
-        names one that nobody carries; IsADirectory or NotAFile when the root is something else than a file;
-        UnsupportedCID for a link that cannot be checked.
+        Returns:
+            The data that it carries.
+
+        Raises:
+            MalformedDag: the block is not what its parent promised. Names the CID.
+            BlockTooLarge: it links to a block that is too large to be exchanged.
+            IsADirectory, NotAFile: the root is something else than a file.
+            UnsupportedCID: it has a link that cannot be checked.
         """
         self._settle(ref)
         if ref.cid.codec == RAW:

@@ -2,7 +2,7 @@
 
 The files go into the repo like any other, so that this machine serves them too. Names in a foreign directory are not
 trusted: one that could not stand in a folder, or would leave it, is an error before any file is fetched. Each folder
-is read once, however often it is in the directory, and a tree that nobody could make of it is refused as early.
+is read once, however often it is in the directory, and a tree that is too large to be made is refused as early.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BATCH_BYTES = 32 << 20
 
 @dataclass
 class RemoteTree:
-    """What a directory holds, each thing once, however often it is in there."""
+    """What a directory holds; each thing once, however often it is in there."""
 
     folders: dict[CID, None] = field(default_factory=dict)
     files: dict[CID, None] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class DirectoryLoad:
             for first in range(0, len(unknown), LOOKAHEAD):
                 for cid in await self._sort(tree, unknown[first : first + LOOKAHEAD]):
                     walk.enter(cid)
-        walk.shape()  # one that nobody could make is refused here
+        walk.shape()  # one that is too large to be made is refused here
         return tree
 
     async def _sort(self, tree: RemoteTree, entries: list[CID]) -> list[CID]:

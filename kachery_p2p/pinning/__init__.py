@@ -7,7 +7,7 @@ of each step before it takes the next. So a crash, a reboot or a month without n
 There are two ways in. A *pinning service* (`service`, the IPFS Pinning Service API 1.0.0) is told a CID and fetches the
 data from us by Bitswap: we tell it our addresses (`origins`), dial its peers (`delegates`), and serve until it has all.
 An *RPC endpoint* (`upload`, the RPC API of Kubo and those who offer the same) is sent the blocks as a CAR file, which
-works from networks that nobody can dial into.
+works from networks that cannot be dialled into.
 
     waiting ──> queued ──> pinning ──> pinned ──> verified         a pinning service
        │  └───> uploading ───────────────┘                         an RPC endpoint
@@ -15,9 +15,9 @@ works from networks that nobody can dial into.
        └─ failed    it could not this time; it is asked again
     removing ──> removed
 
-Nobody is believed. `pinned` is what the service claims; `verified` is when a block came back from it and had the right
-hash. And nobody is asked twice: before a request is made, the service is asked whether it has one for that CID, which
-is how a request whose answer was lost (the process was killed, the line was cut) is found again.
+No service is believed: `pinned` is what it claims, `verified` means that a block came back from it and had the right
+hash. And nothing is asked for twice: before a request is made, the service is asked whether it has one for that CID. So
+a request whose answer was lost (the process was killed, the line was cut) is found again.
 
 Times of the wall clock are only ever used to put things off, and a time further off than any pause can be is a clock
 that was wrong: nothing waits for it.

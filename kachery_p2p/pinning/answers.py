@@ -152,7 +152,7 @@ def refusal(name: str, status: int, words: str, pause: float | None) -> ServiceE
         return error(
             "forbidden",
             f"The token does not allow this at the pinning service {name} (status 403).{reason} Use a token with the "
-            "right to pin, or ask whoever runs the service.",
+            "right to pin, or ask those who run the service.",
         )
     if status in (404, 405):
         return error(

@@ -82,7 +82,7 @@ class PinEntry:
         request_id: what the service calls the request; empty before it has answered.
         delegates: multiaddrs of the service's peers.
         origins: multiaddrs of ours that the service was told.
-        asked: when a request was sent whose answer has not come; 0 where there is none.
+        asked: when a request was sent whose answer has not come; 0 otherwise.
         tries: failures since the last success.
         polls: looks at the request since it was made.
         waited: seconds spent watching the request while it was only queued.
@@ -142,7 +142,11 @@ _SELECT = f"SELECT {', '.join(COLUMNS)} FROM pins"
 
 
 def entry_of(row: Sequence[Any]) -> PinEntry:
-    """The entry of a row of `COLUMNS`. Raises ValueError or TypeError for one that is damaged."""
+    """The entry of a row of `COLUMNS`.
+
+    Raises:
+        ValueError, TypeError: the row is damaged.
+    """
     values = dict(zip(COLUMNS, row, strict=True))
     values["meta"] = json.loads(values["meta"])
     for name in ("delegates", "origins"):
@@ -153,11 +157,11 @@ def entry_of(row: Sequence[Any]) -> PinEntry:
 class PinOutbox:
     """The outbox of one data directory. Safe to use from many threads, by many processes, and in a forked child.
 
+    All methods raise RepoError when the file cannot be used, DiskFull and NoPermission.
+
     Args:
         path: the file, `OUTBOX_NAME` in the data directory. It is made when the first row is written.
         wall: seconds since 1970.
-
-    All methods raise DiskFull, NoPermission, and RepoError when the file cannot be used.
     """
 
     def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:
@@ -231,7 +235,7 @@ class PinOutbox:
             return db.execute("SELECT id FROM pins WHERE key = ? AND service = ?", (key, service)).fetchone()[0]
 
     def remove(self, cid: CID | str, service: str) -> bool:
-        """Have a service no longer keep a root. Returns whether there was anything to remove."""
+        """Have a service no longer keep a root; whether there was anything to remove."""
         root = cid if isinstance(cid, CID) else CID.parse(cid)
         if not self.path.exists():
             return False
@@ -343,7 +347,7 @@ class PinOutbox:
             )
 
     def version(self) -> int:
-        """A number that is another one after another process, or another Outbox, has written."""
+        """A number that changes when another process, or another PinOutbox, has written."""
         return self._file.changes() if self.path.exists() else 0
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -358,11 +362,11 @@ class PinOutbox:
     def _read(self, sql: str, args: Sequence[Any]) -> Entries:
         try:
             return [entry_of(row) for row in self._rows(sql, args)]
-        except (ValueError, TypeError) as why:
+        except (ValueError, TypeError) as error:
             raise DamagedRepo(
-                f"{self.path}, where it is written what is to be pinned, is damaged ({why}). Stop all programs that "
+                f"{self.path}, where it is written what is to be pinned, is damaged ({error}). Stop all programs that "
                 "use this directory and save what can be read of it with: kachery-cloud repair"
-            ) from why
+            ) from error
 
     def _rows(self, sql: str, args: Sequence[Any] = ()) -> Sequence[Any]:
         """The rows of a query; none where nothing was ever written."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidCID, UnsupportedCID
-from kachery_p2p.oserrors import explained
 from kachery_p2p.pinning.outbox import COLUMNS, STATES, PinOutbox, entry_of
-from kachery_p2p.repo.fileio import sync_folder
+from kachery_p2p.repo.damaged import fresh_beside, is_sound, open_damaged, put_in_place
 
 #: Row numbers tried one by one where a damaged table can be read neither from its beginning nor from its end.
 _MOST_PROBED = 100_000
@@ -33,21 +29,22 @@ class RepairedOutbox(NamedTuple):
 
 
 def repair_outbox(path: Path, damaged: Path) -> RepairedOutbox | None:
-    """Replace the outbox at `path` if it is damaged; the old one goes to the folder `damaged`.
+    """Replace the outbox at `path` if it is damaged; the old one goes to the folder `damaged`. No other process may use
+    it meanwhile.
 
-    Returns None where nothing is wrong, or there is none. No other process may use it meanwhile. Raises DiskFull,
-    NoPermission, RepoError.
+    Returns:
+        None where nothing is wrong, or where there is no outbox.
+
+    Raises:
+        DiskFull, NoPermission, RepoError: it cannot be replaced.
     """
     if not path.exists():
         return None
-    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as old:
+    with closing(open_damaged(path)) as old:
         if _is_sound(old):
             return None
         rows = {(row["key"], row["service"]): row for row in _readable(old)}
-    fresh = path.with_name(f"repaired.{path.name}")
-    with explained("removing", fresh):
-        for file in _with_logs(fresh):
-            file.unlink(missing_ok=True)
+    fresh = fresh_beside(path)
     outbox = PinOutbox(fresh)
     kept = begun_anew = 0
     for row in sorted(rows.values(), key=lambda row: row["id"] if isinstance(row["id"], int) else 0):
@@ -59,21 +56,14 @@ def repair_outbox(path: Path, damaged: Path) -> RepairedOutbox | None:
             outbox.add(row["cid"], row["service"], name)
             begun_anew += 1
     outbox.close()
-    aside = damaged / f"{path.name}.{time.strftime('%Y%m%d-%H%M%S')}.{os.getpid()}"
-    with explained("moving the damaged list of pins", path):
-        for file, target in reversed(list(zip(_with_logs(path), _with_logs(aside), strict=True))):
-            if os.path.lexists(file):
-                os.replace(file, target)
-        if fresh.exists():
-            os.replace(fresh, path)
-        sync_folder(path.parent)
+    aside = put_in_place(fresh, path, damaged, "the damaged list of pins")
     return RepairedOutbox(kept, begun_anew, aside)
 
 
 def _is_sound(db: sqlite3.Connection) -> bool:
+    if not is_sound(db):
+        return False
     try:
-        if db.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
-            return False
         return all(_is_whole(dict(zip(("key", *COLUMNS), row, strict=True))) for row in db.execute(_SELECT))
     except sqlite3.Error:
         return False
@@ -119,8 +109,8 @@ def _readable(db: sqlite3.Connection) -> Iterator[dict[str, Any]]:
                 if _names_a_root(found):
                     yield found
             return
-        except sqlite3.Error as why:
-            if "no such table" in str(why):
+        except sqlite3.Error as error:
+            if "no such table" in str(error):
                 return
             seen.append(last)
     first, stop = seen[0] + 1, seen[1] or seen[0] + _MOST_PROBED
@@ -135,7 +125,3 @@ def _readable(db: sqlite3.Connection) -> Iterator[dict[str, Any]]:
 
 def _row(values: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(("key", *COLUMNS), values, strict=True))
-
-
-def _with_logs(database: Path) -> list[Path]:
-    return [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]

@@ -5,8 +5,7 @@ Each method is one request. What it means for a root, and when the next one is d
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -14,7 +13,6 @@ from kachery_p2p.dag.cid import CID, verify_block
 from kachery_p2p.json_reader import json_or_none
 from kachery_p2p.pinning import answers, limits
 from kachery_p2p.pinning.answers import PinStatus, ServiceError
-from kachery_p2p.pinning.config import PinService
 from kachery_p2p.pinning.service_http import ServiceHttp
 
 #: The best of several requests for one CID is the one that is furthest.
@@ -22,27 +20,11 @@ _ORDER = ("failed", "queued", "pinning", "pinned")
 
 
 class PinningClient:
-    """One pinning service. Must be closed. All methods but `from_gateway` raise ServiceError.
+    """One pinning service. All methods but `from_gateway` raise ServiceError."""
 
-    Args:
-        service: which.
-        seconds: for a small request.
-        wall: seconds since 1970.
-    """
-
-    def __init__(
-        self,
-        service: PinService,
-        *,
-        seconds: float = limits.REQUEST_SECONDS,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
-        self.service = service
-        self._http = ServiceHttp(service, seconds=seconds, wall=wall)
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._http.close()
+    def __init__(self, http: ServiceHttp) -> None:
+        self._http = http
+        self.service = http.service
 
     async def look_up(self, cid: CID) -> PinStatus | None:
         """The request that the service has for a root, the one that is furthest if there are several; or None."""

@@ -45,7 +45,7 @@ class ServiceHttp:
         seconds: float = limits.REQUEST_SECONDS,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._service = service
+        self.service = service
         self._seconds = seconds
         self._wall = wall
         self._http = HttpClient(_BOUNDS, headers={"accept": "application/json"})
@@ -105,7 +105,7 @@ class ServiceHttp:
 
     def clean(self, text: str) -> str:
         """Text without the token in it."""
-        token = self._service.token
+        token = self.service.token
         for secret in {token, *self._authorization().values(), *token.split(":")[2:]}:
             if len(secret) > 3:
                 text = text.replace(secret, "(token)")
@@ -114,7 +114,7 @@ class ServiceHttp:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _authorization(self) -> dict[str, str]:
-        token = self._service.token
+        token = self.service.token
         if not token:
             return {}
         if token.startswith("basic:"):
@@ -131,14 +131,14 @@ class ServiceHttp:
         if (old.scheme, old.netloc) != (new.scheme, new.netloc):
             raise ServiceError(
                 "redirect",
-                f"The pinning service {self._service.name} sends us on to "
+                f"The pinning service {self.service.name} sends us on to "
                 f"{new.scheme}://{answers.one_line(new.netloc)}, and the token is not sent to another host or port. If "
                 "you trust it, put that address into the settings.",
             )
         if not redirect.same_method:
             raise ServiceError(
                 "redirect",
-                f"The pinning service {self._service.name} sends us on to another page (status {redirect.status}), "
+                f"The pinning service {self.service.name} sends us on to another page (status {redirect.status}), "
                 "most likely one for people. Check its URL in the settings.",
             )
         return True
@@ -150,18 +150,18 @@ class ServiceHttp:
         if 300 <= answer.status < 400:
             raise ServiceError(
                 "redirect",
-                f"The pinning service {self._service.name} sends us elsewhere (status {answer.status}). Check its URL "
+                f"The pinning service {self.service.name} sends us elsewhere (status {answer.status}). Check its URL "
                 "in the settings.",
             )
         pause = retry_after(answer.headers, self._wall(), longest=limits.MAX_RETRY_AFTER)
-        raise answers.refusal(self._service.name, answer.status, words, pause)
+        raise answers.refusal(self.service.name, answer.status, words, pause)
 
     def _too_slow(self) -> ServiceError:
-        return ServiceError("slow", f"The pinning service {self._service.name} did not answer in time.")
+        return ServiceError("slow", f"The pinning service {self.service.name} did not answer in time.")
 
     def _failed(self, failure: HttpFailure) -> ServiceError:
         """The same for the user."""
-        name, words = self._service.name, self.clean(answers.one_line(failure.words))
+        name, words = self.service.name, self.clean(answers.one_line(failure.words))
         if failure.problem is HttpProblem.SLOW:
             return self._too_slow()
         if failure.problem in (HttpProblem.REDIRECT, HttpProblem.TOO_LARGE):

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 
 import trio
 
@@ -21,7 +20,6 @@ from kachery_p2p.json_reader import json_or_none
 from kachery_p2p.pinning import answers, blocks, limits
 from kachery_p2p.pinning.answers import ServiceError
 from kachery_p2p.pinning.blocks import Blocks, Sent
-from kachery_p2p.pinning.config import PinService
 from kachery_p2p.pinning.service_http import ServiceHttp
 
 #: Blocks that Kubo takes without being told to.
@@ -29,27 +27,11 @@ _USUAL_BLOCK = 1 * limits.MIB
 
 
 class RpcClient:
-    """One RPC endpoint. Must be closed. All methods raise ServiceError.
+    """One RPC endpoint. All methods raise ServiceError."""
 
-    Args:
-        service: which.
-        seconds: for a small request.
-        wall: seconds since 1970.
-    """
-
-    def __init__(
-        self,
-        service: PinService,
-        *,
-        seconds: float = limits.REQUEST_SECONDS,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
-        self.service = service
-        self._http = ServiceHttp(service, seconds=seconds, wall=wall)
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._http.close()
+    def __init__(self, http: ServiceHttp) -> None:
+        self._http = http
+        self.service = http.service
 
     async def is_pinned(self, cid: CID) -> bool:
         """Whether it says that it has pinned a root. False for an endpoint that does not know the question."""

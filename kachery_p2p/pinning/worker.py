@@ -22,6 +22,7 @@ from kachery_p2p.pinning.config import PinService
 from kachery_p2p.pinning.limits import MAX_SERVICES, MAX_STEPS_PER_SERVICE, MAX_UPLOADS_PER_SERVICE, WorkerPace
 from kachery_p2p.pinning.outbox import PinEntry, PinOutbox
 from kachery_p2p.pinning.service import PinningClient
+from kachery_p2p.pinning.service_http import ServiceHttp
 from kachery_p2p.pinning.steps import Client, FetchBack, Hold, Pauses, Steps
 from kachery_p2p.pinning.upload import RpcClient
 from kachery_p2p.waking import Flag, Signal
@@ -34,8 +35,8 @@ class _Lane:
 
     def __init__(self, service: PinService, pace: WorkerPace, wall: Callable[[], float]) -> None:
         self.service = service
-        kind = RpcClient if service.kind == "rpc" else PinningClient
-        self.client: Client = kind(service, seconds=pace.request, wall=wall)
+        self.http = ServiceHttp(service, seconds=pace.request, wall=wall)
+        self.client: Client = RpcClient(self.http) if service.kind == "rpc" else PinningClient(self.http)
         self.slots = trio.Semaphore(MAX_UPLOADS_PER_SERVICE if service.kind == "rpc" else MAX_STEPS_PER_SERVICE)
         self.busy: set[int] = set()
         self.wake = Flag()
@@ -117,7 +118,7 @@ class PinWorker:
             self._steps.stop()
             with trio.CancelScope(shield=True):
                 for lane in self._lanes.values():
-                    await lane.client.close()
+                    await lane.http.close()
 
     def wake(self, *, again: bool = False) -> None:
         """Look at the outbox now. With `again`, also at services that are left alone because they refused us."""

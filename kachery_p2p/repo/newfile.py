@@ -8,8 +8,9 @@ from pathlib import Path
 
 from kachery_p2p.oserrors import explained
 from kachery_p2p.private import open_to_group
-from kachery_p2p.repo.fileio import BINARY, CLOEXEC, READABLE
+from kachery_p2p.repo.fileio import BINARY, CLOEXEC, READABLE, sync_folder
 from kachery_p2p.repo.filelocks import lock_fd
+from kachery_p2p.repo.layout import make_folders
 from kachery_p2p.repo.locks import LockedFile
 
 
@@ -38,12 +39,22 @@ class NewFile:
     def fd(self) -> int:
         return self._file.fd
 
-    def move_to(self, path: Path) -> None:
-        """Give it its final name, replacing what is there."""
+    def move_to(self, path: Path, *, sync: bool = True) -> None:
+        """Give it its final name, replacing what is there. Its folder is made where it is missing.
+
+        Args:
+            sync: whether the name is on the disk when this returns.
+        """
         if os.name != "posix":
             self._file.close()
-        os.replace(self.path, path)
+        try:
+            os.replace(self.path, path)
+        except FileNotFoundError:
+            make_folders(path.parent)
+            os.replace(self.path, path)
         self._placed = True
+        if sync:
+            sync_folder(path.parent)
 
     def __enter__(self) -> NewFile:
         return self

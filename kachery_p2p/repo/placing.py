@@ -28,7 +28,7 @@ from kachery_p2p.errors import InvalidProfile, RepoError
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import CHANGED, FILE, OK, WRAP_FILE, WRAP_NONE, Catalog, insert_blocks
 from kachery_p2p.repo.fileio import Stamp, read_bytes_at, sync_folder
-from kachery_p2p.repo.layout import Layout, make_folders
+from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.leaves import Leaf, MissingNode, walk_leaves
 from kachery_p2p.repo.limits import MIB, NODE_SPOOL, ROW_BATCH, SQL_KEYS
 from kachery_p2p.repo.newfile import NewFile
@@ -141,7 +141,7 @@ class Placer:
                 return Path(os.fsdecode(full)), size
         return None
 
-    def place(self, new: NewFile, cid: CID, *, sync: bool = True) -> Path:
+    def place(self, new: NewFile, cid: CID) -> Path:
         """Rename a finished, synced file into `ipfs/`, where it is from then on readable by all.
 
         If the same bytes are there already they stay, and the new file goes; a damaged copy moves to `damaged/`.
@@ -152,13 +152,7 @@ class Placer:
                 if same_bytes(new.fd, path):
                     return path
                 self.set_aside(path)
-            try:
-                new.move_to(path)
-            except FileNotFoundError:
-                make_folders(path.parent)
-                new.move_to(path)
-            if sync:
-                sync_folder(path.parent)
+            new.move_to(path)
         return path
 
     def set_aside(self, path: Path) -> Path:
@@ -251,9 +245,9 @@ class Placer:
                         if leaf.inline is None
                     ],
                 )
-        except MissingNode as why:
+        except MissingNode as error:
             raise RepoError(
-                f"The inner node {why.cid} of {cid} is not in the catalog, so the file cannot be recorded. "
+                f"The inner node {error.cid} of {cid} is not in the catalog, so the file cannot be recorded. "
                 "Load it again."
             ) from None
 

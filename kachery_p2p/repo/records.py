@@ -27,8 +27,8 @@ from kachery_p2p.dag.car import CarReader, write_car
 from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.errors import InvalidCID, KacheryError, UnsupportedCID
 from kachery_p2p.oserrors import explained
-from kachery_p2p.repo.fileio import sync_fd, sync_folder
-from kachery_p2p.repo.layout import Layout, make_folders
+from kachery_p2p.repo.fileio import sync_fd
+from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.limits import MIB, RECORD_FILES
 from kachery_p2p.repo.newfile import NewFile
 
@@ -110,7 +110,9 @@ class NodeRecords:
         with NewFile(self._layout.temporary) as new, explained("writing", path):
             with os.fdopen(os.dup(new.fd), "wb") as out:
                 write_car(out.write, roots, ((CID(1, DAG_PB, multihash), block) for multihash, block in nodes))
-            _place(new, path, sync)
+            if sync:
+                sync_fd(new.fd)
+            new.move_to(path, sync=sync)
         return path
 
 
@@ -196,7 +198,8 @@ class LinkRecords:
         with NewFile(self._layout.temporary) as new, explained("writing", path):
             with os.fdopen(os.dup(new.fd), "wb") as out:
                 out.writelines(_line(link) for link in links)
-            _place(new, path, sync=True)
+            sync_fd(new.fd)
+            new.move_to(path)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -218,18 +221,6 @@ class LinkRecords:
             yield
         finally:
             os.close(fd)
-
-
-def _place(new: NewFile, path: Path, sync: bool) -> None:
-    if sync:
-        sync_fd(new.fd)
-    try:
-        new.move_to(path)
-    except FileNotFoundError:
-        make_folders(path.parent)
-        new.move_to(path)
-    if sync:
-        sync_folder(path.parent)
 
 
 def _cid_of_name(path: Path) -> CID | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ from kachery_p2p.errors import HashMismatch, NoPermission, RepoBusy, RepoError
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import DIRECTORY, OK, Catalog
 from kachery_p2p.repo.checking import Checker, Problem
+from kachery_p2p.repo.damaged import fresh_beside, put_in_place
 from kachery_p2p.repo.download import Download
-from kachery_p2p.repo.fileio import Progress, sync_folder
+from kachery_p2p.repo.fileio import Progress
 from kachery_p2p.repo.folders import FolderStorer
 from kachery_p2p.repo.hosts import claim
 from kachery_p2p.repo.layout import Layout
@@ -432,28 +432,13 @@ def _rebuild(directory: Path, progress: Progress | None = None) -> list[Problem]
         old = layout.catalog
         # Complete before it gets its name: a repair that is interrupted leaves the loss as visible as it was.
         fresh = Layout(directory)
-        fresh.catalog = old.with_name(f"repaired.{old.name}")
-        with explained("removing", fresh.catalog):
-            for path in _with_logs(fresh.catalog):
-                path.unlink(missing_ok=True)
+        fresh.catalog = fresh_beside(old)
         with Repo(fresh, Catalog(fresh.catalog)) as repo:
             problems = repo._maintenance.second_place.bring_back(old, progress)
-        kept = layout.damaged / f"{old.name}.{time.strftime('%Y%m%d-%H%M%S')}.{os.getpid()}"
-        with explained("moving the catalog", old):
-            # The database goes last but one, and the new one comes last: in between there is none, which is noticed.
-            for path, aside in reversed(list(zip(_with_logs(old), _with_logs(kept), strict=True))):
-                if os.path.lexists(path):
-                    os.replace(path, aside)
-            os.replace(fresh.catalog, old)
-            sync_folder(layout.directory)
+        put_in_place(fresh.catalog, old, layout.damaged, "the catalog")
         return problems
     finally:
         node.release()
-
-
-def _with_logs(database: Path) -> list[Path]:
-    """An SQLite database and the files that belong to it."""
-    return [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
 
 
 def _after_fork() -> None:

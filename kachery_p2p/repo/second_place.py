@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, read_cid, verify_block
 from kachery_p2p.dag.nodes import node_kind
@@ -17,6 +16,7 @@ from kachery_p2p.errors import InvalidCID, KacheryError, MalformedDag, Unsupport
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import DIRECTORY, SCHEMA_VERSION
 from kachery_p2p.repo.checking import Checker, Problem
+from kachery_p2p.repo.damaged import is_sound, open_damaged
 from kachery_p2p.repo.fileio import Progress, sync_fd, sync_folder
 from kachery_p2p.repo.leaves import MissingNode, walk_leaves
 from kachery_p2p.repo.limits import SQL_KEYS
@@ -262,17 +262,14 @@ class _Old:
         self._db: sqlite3.Connection | None = None
         if path.exists():
             try:
-                self._db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+                self._db = open_damaged(path)
                 self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")
             except sqlite3.Error:
                 self._db = None
 
     def sound(self) -> bool:
         """Whether SQLite finds nothing wrong in it."""
-        try:
-            return self._db is not None and self._db.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
-        except sqlite3.Error:
-            return False
+        return self._db is not None and is_sound(self._db)
 
     def close(self) -> None:
         if self._db is not None:
@@ -324,7 +321,7 @@ def refuse_newer(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+        with closing(open_damaged(path)) as db:
             version = db.execute("PRAGMA user_version").fetchone()[0]
             # A version far ahead is a damaged number.
             return SCHEMA_VERSION < version < SCHEMA_VERSION + 100 and db.execute(

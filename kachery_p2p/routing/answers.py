@@ -1,8 +1,8 @@
 """The answers of HTTP routers: records out of bytes, and how long they may be kept. No input or output.
 
 Follows the Delegated Routing V1 HTTP API: a document `{"Providers": [...]}` or `{"Peers": [...]}`, or one record per
-line (ndjson). Records of the schema `peer`, and of its forerunner `bitswap`, are read; others are passed over, as are
-fields that nobody knows.
+line (ndjson). Records of the schema `peer`, and of its forerunner `bitswap`, are read; other records, and fields that
+are not known, are passed over.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class AnswerReader:
         self.full = False
 
     def feed(self, data: bytes) -> Iterator[PeerRecord]:
-        """Records that end in this piece.
+        """The records that end in this piece.
 
         Raises:
             RoutingError: the answer is too big, or is not made of records.

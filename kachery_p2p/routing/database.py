@@ -13,9 +13,9 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from kachery_p2p.errors import RepoError
+from kachery_p2p.repo.damaged import files_of, is_sound, open_damaged
 from kachery_p2p.sqlite import Settings, SQLiteFile, is_damage
 
 log = logging.getLogger("kachery_p2p.routing")
@@ -57,8 +57,8 @@ class Database(SQLiteFile):
             aside = path.with_suffix(".damaged")
             log.warning("%s is damaged (%s); it is kept as %s and begun anew", path, error.__cause__, aside.name)
             path.replace(aside)
-            for suffix in ("-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            for file in files_of(path)[1:]:
+                file.unlink(missing_ok=True)
             self.read("SELECT 1")
 
     def create(self, statements: str) -> None:
@@ -78,13 +78,12 @@ def set_aside_if_damaged(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
-            if path.stat().st_size and db.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",):
+        with contextlib.closing(open_damaged(path)) as db:
+            if path.stat().st_size and is_sound(db):
                 return False
     except sqlite3.Error:
         pass  # that is the damage
-    for suffix in ("", "-wal", "-shm"):
-        file = path.with_name(path.name + suffix)
+    for file, aside in zip(files_of(path), files_of(path.with_suffix(".damaged")), strict=True):
         if file.exists():
-            file.replace(path.with_name(f"{path.stem}.damaged{suffix}"))
+            file.replace(aside)
     return True

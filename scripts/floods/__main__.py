@@ -128,6 +128,9 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"floods: {', '.join([*FLOODS, *PLAIN])}")
     parser.add_argument("--seconds", type=float, default=8.0, help="how long each is measured (8)")
     options = parser.parse_args()
+    for name in options.names:
+        if name not in {**FLOODS, **PLAIN}:
+            parser.error(f"there is no flood {name!r}; there are: {', '.join([*FLOODS, *PLAIN])}")
     print("% of a core; milliseconds of CPU that a round of the event loop takes; milliseconds; MB/s")
     print(
         "flood                   cpu  median  95th %    most | blocks fail   median   95th %    bulk |   web fail "

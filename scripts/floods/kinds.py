@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import h2.connection
 import trio
@@ -237,8 +237,9 @@ async def _silent_sockets(port: int) -> None:
         await trio.sleep(0.05)
 
 
-async def _http(port: int, send: bytes) -> None:
-    stream = await trio.open_tcp_stream("127.0.0.1", port)
+@contextlib.asynccontextmanager
+async def _drained(stream: trio.SocketStream) -> AsyncIterator[None]:
+    """Read and forget what comes; the block is left when the other side has closed the stream."""
     async with stream, trio.open_nursery() as nursery:
 
         async def drain() -> None:
@@ -247,6 +248,13 @@ async def _http(port: int, send: bytes) -> None:
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(drain)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def _http(port: int, send: bytes) -> None:
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    async with _drained(stream):
         while True:
             await stream.send_all(send)
 
@@ -260,14 +268,7 @@ async def _http2_pings(port: int) -> None:
     talk = h2.connection.H2Connection()
     talk.initiate_connection()
     stream = await trio.open_tcp_stream("127.0.0.1", port)
-    async with stream, trio.open_nursery() as nursery:
-
-        async def drain() -> None:
-            while await stream.receive_some(1 << 18):
-                pass
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(drain)
+    async with _drained(stream):
         await stream.send_all(talk.data_to_send())
         ping = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00abcdefgh"
         while True:
@@ -280,14 +281,7 @@ async def _http2_requests(port: int) -> None:
     talk.initiate_connection()
     stream = await trio.open_tcp_stream("127.0.0.1", port)
     head = [(":method", "GET"), (":path", "/health"), (":scheme", "http"), (":authority", "localhost")]
-    async with stream, trio.open_nursery() as nursery:
-
-        async def drain() -> None:
-            while await stream.receive_some(1 << 18):
-                pass
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(drain)
+    async with _drained(stream):
         while True:
             for _ in range(50):
                 number = talk.get_next_available_stream_id()

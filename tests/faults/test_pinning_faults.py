@@ -33,7 +33,8 @@ from kachery_p2p.pinning.worker import PinWorker
 from kachery_p2p.repo.repo import Repo
 from scripts.pinning_service import Fault, PinningService
 from tests.faults.test_repo_faults import fill, small_disk
-from tests.faults.test_routing_hostile import self_signed, serving_tls
+from tests.faults.test_routing_hostile import serving_tls
+from tests.helpers.certificates import self_signed
 from tests.helpers.patience import PATIENCE, until
 from tests.helpers.pinning_helpers import (
     FAST,
@@ -626,10 +627,11 @@ async def test_a_service_must_prove_its_name(tmp_path: Path, monkeypatch: pytest
         tokens.append(request.headers["authorization"])
         request.send('{"error": {"reason": "ENOUGH"}}', 403)
 
-    with serving_tls(self_signed(tmp_path), answer) as url:
+    certificate = self_signed(tmp_path)
+    with serving_tls(certificate, answer) as url:
         for vouched in (False, True):
             if vouched:
-                monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "router.pem"))
+                monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
             async with storing(tmp_path / "ours", [PinService(NAME, url, "the-token")]) as node:
                 cid = await store(node, b"data")
                 await node.keeping.pin(cid, NAME)

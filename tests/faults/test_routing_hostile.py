@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import gzip
-import ipaddress
 import json
 import ssl
 import threading
@@ -28,6 +26,7 @@ from kachery_p2p.routing.answers import AnswerReader
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.routing.limits import RouterPatience
+from tests.helpers.certificates import self_signed
 from tests.unit.routing.test_delegated import (
     JSON,
     KEY,
@@ -329,41 +328,10 @@ async def test_a_router_that_drips_is_given_up(mock_clock: trio.testing.MockCloc
                 await anext(found)
 
 
-def self_signed(folder: Path) -> ssl.SSLContext:
-    """TLS for 127.0.0.1 with a certificate that nobody has vouched for."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "router")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    pem = folder / "router.pem"
-    pem.write_bytes(
-        certificate.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-    return context
-
-
 @contextlib.contextmanager
-def serving_tls(context: ssl.SSLContext, answer: Callable[[Request], None]):
+def serving_tls(certificate: Path, answer: Callable[[Request], None]):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
     with HttpRouter(answer) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         server.handle_error = lambda request, client_address: None
@@ -378,22 +346,22 @@ def serving_tls(context: ssl.SSLContext, answer: Callable[[Request], None]):
 
 async def test_a_router_must_prove_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A certificate that nobody vouches for ends the request; one that the environment trusts is taken."""
-    context = self_signed(tmp_path)
-    with serving_tls(context, lambda request: request.send(json.dumps({"Providers": [record(1)]}))) as url:
+    certificate = self_signed(tmp_path)
+    with serving_tls(certificate, lambda request: request.send(json.dumps({"Providers": [record(1)]}))) as url:
         async with asking(url) as delegated:
             with pytest.raises(RoutingError, match="certificate"):
                 await providers(delegated)
-        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "router.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         async with asking(url) as delegated:
             assert [each.peer for each in await providers(delegated)] == [peer(1)]
 
 
 async def test_a_router_does_not_send_us_on_unencrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A redirect from https to http is refused: nobody on the way is to read what we look for."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "router.pem"))
+    certificate = self_signed(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with serving(lambda request: request.send(json.dumps({"Providers": [record(1)]}))) as plain:
-        context = self_signed(tmp_path)
-        with serving_tls(context, lambda request: request.send("", 302, location=plain.url + "/x")) as url:
+        with serving_tls(certificate, lambda request: request.send("", 302, location=plain.url + "/x")) as url:
             async with asking(url) as delegated:
                 with pytest.raises(RoutingError, match="without encryption"):
                     await providers(delegated)

@@ -6,7 +6,6 @@ else is sorted by what it says of the next request: this block is not there, com
 
 from __future__ import annotations
 
-import email.utils
 from collections.abc import Mapping
 from enum import Enum
 from urllib.parse import urlsplit
@@ -14,7 +13,9 @@ from urllib.parse import urlsplit
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import GatewayError, InvalidCID
 from kachery_p2p.gateway.client import limits
+from kachery_p2p.http import http_date, media_type, packing, retry_after
 from kachery_p2p.http_redirects import NotFollowed, check_redirect, same_port
+from kachery_p2p.urls import BadURL, URLFault, base_url
 
 RAW_TYPE = "application/vnd.ipld.raw"
 CAR_TYPE = "application/vnd.ipld.car"
@@ -54,25 +55,21 @@ def parse_url(url: str) -> str:
     Raises:
         GatewayError: it is not an http or https URL, or has a password in it.
     """
-    text = url.strip()
     try:
-        parts = urlsplit(text)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        secret = "@" in parts.netloc or bool(parts.query) or bool(parts.fragment)
-    except ValueError:
-        raise GatewayError("The address of a gateway is not a URL.") from None
-    if secret:
-        # Not repeated: what stands there may be a password.
-        raise GatewayError(
-            f"The address of the gateway {parts.hostname} has a user, a query or a fragment in it. Give the URL alone, "
-            "and what it takes to be let in as its token."
-        )
-    if not good or not text.isprintable() or " " in text:
+        return base_url(url, ("/ipfs",))
+    except BadURL as error:
+        if error.fault is URLFault.UNREADABLE:
+            raise GatewayError("The address of a gateway is not a URL.") from None
+        if error.fault in (URLFault.USER, URLFault.QUERY):
+            # Not repeated: what stands there may be a password.
+            raise GatewayError(
+                f"The address of the gateway {error.host} has a user, a query or a fragment in it. Give the URL alone, "
+                "and what it takes to be let in as its token."
+            ) from None
         raise GatewayError(
             f"{url!r} is not the address of a gateway. One looks like https://trustless-gateway.net or "
             "http://192.168.1.7:8080."
-        )
-    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/').removesuffix('/ipfs')}"
+        ) from None
 
 
 def source_name(base: str) -> str:
@@ -120,13 +117,12 @@ def check_head(status: int, headers: Mapping[str, str], *, car: bool, wall: floa
     Args:
         wall: seconds since the epoch.
     """
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if status == 200:
-        _check_type(kind, headers, car=car)
+        _check_type(headers, car=car)
         return
     if (ended := _sunset(headers, wall)) is not None:
         raise GatewayRefusal(FailureKind.USELESS, ended, limits.MAX_RETRY_AFTER)
-    pause = retry_after(headers.get("retry-after"), wall)
+    pause = retry_after(headers, wall, longest=limits.MAX_RETRY_AFTER)
     if status == 429:
         raise GatewayRefusal(
             FailureKind.BUSY, "It says that we ask too often.", limits.BUSY_SECONDS if pause is None else pause
@@ -144,11 +140,11 @@ def check_head(status: int, headers: Mapping[str, str], *, car: bool, wall: floa
     raise GatewayRefusal(FailureKind.ABSENT, f"It does not have the block (status {status}).")
 
 
-def _check_type(kind: str, headers: Mapping[str, str], *, car: bool) -> None:
-    encoding = headers.get("content-encoding", "identity").strip().lower()
+def _check_type(headers: Mapping[str, str], *, car: bool) -> None:
+    kind = media_type(headers)
     if kind in ("text/html", "application/xhtml+xml"):
         raise GatewayRefusal(FailureKind.USELESS, "It answers with a page for browsers.", limits.USELESS_SECONDS)
-    if encoding not in ("", "identity"):
+    if encoding := packing(headers):
         raise GatewayRefusal(
             FailureKind.USELESS, f"It answers in the encoding {encoding[:20]!r}.", limits.USELESS_SECONDS
         )
@@ -161,21 +157,5 @@ def _check_type(kind: str, headers: Mapping[str, str], *, car: bool) -> None:
 
 def _sunset(headers: Mapping[str, str], wall: float) -> str | None:
     """What to say of a gateway that announced its end (RFC 8594) and is past it."""
-    date = _date(headers.get("sunset"))
+    date = http_date(headers.get("sunset", ""))
     return "Its service has ended (Sunset)." if date is not None and date <= wall else None
-
-
-def retry_after(value: str | None, wall: float) -> float | None:
-    """The seconds of a Retry-After header (RFC 9110: a number, or a date); None when there is none that makes sense."""
-    value = (value or "").strip()
-    if value.isascii() and value.isdigit():
-        return min(float(value[:12]), limits.MAX_RETRY_AFTER)
-    date = _date(value)
-    return None if date is None else min(max(0.0, date - wall), limits.MAX_RETRY_AFTER)
-
-
-def _date(value: str | None) -> float | None:
-    try:
-        return email.utils.parsedate_to_datetime(value or "").timestamp()
-    except (TypeError, ValueError, OverflowError, OSError):
-        return None

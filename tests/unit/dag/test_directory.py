@@ -18,7 +18,6 @@ from kachery_p2p.dag import (
     FileBuilder,
     HamtEntry,
     Profile,
-    directory,
     drive,
     hash_block,
     list_directory,
@@ -31,6 +30,7 @@ from kachery_p2p.dag import (
     symlink_target,
     unixfs,
 )
+from kachery_p2p.dag.directory import ListLimits
 from kachery_p2p.dag.hamt import encode_shard, hash_name, index_at
 from kachery_p2p.dag.limits import LARGEST_LIST_BATCH, LIST_BATCH, SMALL_SHARD
 from kachery_p2p.dag.pb import PBLink, encode_node
@@ -165,7 +165,7 @@ def test_identity_directories_are_not_asked_for() -> None:
     assert drive(list_directory(cid), lambda cids: pytest.fail("asked")) == [HamtEntry("a", FILE, 1)]
 
 
-def test_listing_asks_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_asks_in_batches() -> None:
     """A sharded listing asks for many blocks at once: first for LIST_BATCH at most, and while they are small for twice
     as many each time, up to a bound. A large one among them ends that."""
     store = Store()
@@ -181,9 +181,20 @@ def test_listing_asks_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(store.batches) <= 6
 
     store.batches.clear()
-    monkeypatch.setattr(directory, "SMALL_SHARD", 10)
-    assert len(drive(list_directory(cid), store)) == 8000
+    assert len(drive(list_directory(cid, ListLimits(small_shard=10)), store)) == 8000
     assert max(store.batches) <= LIST_BATCH
+
+
+def test_a_listing_has_an_end() -> None:
+    """As many entries as are allowed are listed; of one more, nothing."""
+    store = Store()
+    builder = DirectoryBuilder(always_sharded(256), store.keep)
+    for i in range(1000):
+        builder.add(f"n{i}", FILE, 1)
+    cid = builder.finish().cid
+    assert len(drive(list_directory(cid, ListLimits(entries=1000)), store)) == 1000
+    with pytest.raises(MalformedDag, match="more than 999 entries"):
+        drive(list_directory(cid, ListLimits(entries=999)), store)
 
 
 def test_foreign_names() -> None:

@@ -21,7 +21,6 @@ from kachery_p2p.gateway.client.answers import (
     check_head,
     may_follow,
     parse_url,
-    retry_after,
 )
 from kachery_p2p.gateway.client.client import GatewayClient
 from kachery_p2p.node.options import NodeOptions
@@ -246,14 +245,6 @@ def test_a_block_is_a_block_also_from_a_service_that_will_end() -> None:
     """`Sunset` in the future, or on a good answer, changes nothing."""
     for sunset in (PAST, FUTURE, "soon"):
         check_head(200, {"content-type": fakes.RAW, "sunset": sunset}, car=False, wall=NOW)
-
-
-def test_retry_after_may_be_a_date() -> None:
-    """RFC 9110: seconds, or a date; nonsense is none."""
-    assert retry_after("Thu, 01 Jan 1970 00:01:40 GMT", 40.0) == 60.0
-    assert retry_after(PAST, NOW) == 0.0
-    assert retry_after("next week", NOW) is None
-    assert retry_after(None, NOW) is None
 
 
 @pytest.mark.parametrize(

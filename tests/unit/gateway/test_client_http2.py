@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import os
 from collections.abc import Callable
 from functools import partial
@@ -12,10 +10,6 @@ from typing import Any
 
 import pytest
 import trio
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
@@ -23,6 +17,7 @@ from kachery_p2p.dag.cid import CID, RAW, sha256_multihash
 from kachery_p2p.gateway.client import limits
 from kachery_p2p.gateway.client.answers import GatewayRefusal
 from kachery_p2p.gateway.client.client import GatewayClient
+from tests.helpers.certificates import self_signed
 
 DATA = os.urandom(300_000)
 BLOCK = CID(1, RAW, sha256_multihash(DATA))
@@ -30,26 +25,7 @@ BLOCK = CID(1, RAW, sha256_multihash(DATA))
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate of 127.0.0.1 that signs itself, and its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gateway of the test")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = tmp_path / "certificate.pem"
-    path.write_bytes(pem + made.public_bytes(serialization.Encoding.PEM))
-    return path
+    return self_signed(tmp_path)
 
 
 async def started(nursery: trio.Nursery, certificate: Path, seen: list[tuple[str, Any]]) -> str:
