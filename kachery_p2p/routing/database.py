@@ -16,7 +16,8 @@ from typing import Any
 from urllib.parse import quote
 
 from kachery_p2p.errors import RepoError
-from kachery_p2p.sqlite import Settings, SQLiteFile, is_damage
+from kachery_p2p.sqlite import Settings, SQLiteFile
+from kachery_p2p.sqlite_errors import is_damage
 
 log = logging.getLogger("kachery_p2p.routing")
 
