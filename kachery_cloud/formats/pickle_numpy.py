@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     import numpy as np
 
-# Arrays are copied out in pieces of this size, so that memory does not grow with them.
+#: Arrays are copied out in pieces of this size, so that memory does not grow with them.
 _PIECE = 4 << 20
-# Types nested deeper than this are neither written nor read; they would only serve to exhaust the stack.
+#: Types nested deeper than this are neither written nor read; they would only serve to exhaust the stack.
 MAX_DTYPE_DEPTH = 20
-# Items that take no bytes cost nothing in a file, so their number is bounded by itself.
+#: Items that take no bytes cost nothing in a file, so their number is bounded by itself.
 MAX_EMPTY_ITEMS = 1_000_000
-# Flags of numpy 1: memory must be zeroed first; the interpreter is needed; the fields are aligned as in C.
+#: Flags of numpy 1: memory must be zeroed first; the interpreter is needed; the fields are aligned as in C.
 _NEEDS_INIT, _NEEDS_PYTHON, _ALIGNED = 0x08, 0x10, 0x80
 
 
