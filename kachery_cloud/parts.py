@@ -1,7 +1,7 @@
 """What is being made for the user, beside the place that it will have: `.NAME.<8 hex digits>.part`.
 
 A part is a folder with a mark in it, which the process that makes it has locked. So a later load tells what a killed
-process left (the mark is there, and its lock is free) from what somebody is still writing, and from what is not ours.
+process left (the mark is there, and its lock is free) from what is still being written, and from what is not ours.
 """
 
 from __future__ import annotations

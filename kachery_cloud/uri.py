@@ -102,7 +102,7 @@ def parse_uri(uri: str) -> ContentURI:
     Raises:
         InvalidURI: it has another scheme, no CID, a path that cannot be, or a query that says more than labels and
             providers.
-        InvalidCID: the CID is none.
+        InvalidCID: what stands for the CID is not one.
         UnsupportedCID: the CID is of something that is not a file or directory.
         InvalidAddress: a provider is not a multiaddr.
     """
@@ -310,11 +310,11 @@ def _content_cid(text: str, uri: str, quoted: str) -> str:
         raise InvalidURI(f"{quoted} has a '%' in its CID; a CID is letters and digits alone. {_EXPECTED}.")
     try:
         cid = CID.parse(text)
-    except InvalidCID as exc:
+    except InvalidCID as error:
         if text.startswith("qm") and len(text) == 46:
             raise InvalidCID(
                 f"{text!r} is a CIDv0 whose capital letters were lost (it should begin with Qm). Copy it again."
-            ) from exc
+            ) from error
         bare = not uri.lower().startswith(("ipfs://", "/ipfs/"))
         if bare and ("/" in uri or "." in uri or os.path.lexists(uri)):
             raise _is_path(uri, quoted) from None

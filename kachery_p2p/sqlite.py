@@ -1,7 +1,7 @@
 """SQLite, in one place: opening, write-ahead logs, waiting for other processes, permissions, errors in words.
 
 No connection crosses a fork; how, is told in `sqlite_forks`. Each connection has a lock, held while it is used, which a
-forking thread takes; so the normal path costs one lock that nobody else wants. Waiting for another process that writes
+forking thread takes; so the normal path costs one lock that is free. Waiting for another process that writes
 happens outside that lock, and does not hold up a fork.
 """
 
@@ -189,17 +189,17 @@ class SQLiteFile:
                                 db.execute("ROLLBACK")
                             raise
                         return
-                except sqlite3.Error as why:
-                    raise self._explain(why) from why
+                except sqlite3.Error as error:
+                    raise self._explain(error) from error
                 finally:
                     handle.depth -= 1
             end = end or time.monotonic() + self.settings.busy_seconds
             if time.monotonic() > end:
                 raise self._explain(sqlite3.OperationalError("database is locked"))
-            time.sleep(_BUSY_PAUSE)  # SQLite tells nobody when a writer is done
+            time.sleep(_BUSY_PAUSE)  # SQLite does not tell when a writer is done
 
     def changes(self) -> int:
-        """A number that is another one after somebody else has written. For databases with one connection alone."""
+        """A number that changes when another connection has written. For databases with one connection alone."""
         value = self.one("PRAGMA data_version")[0]
         handle = self._one
         assert handle is not None
@@ -237,14 +237,14 @@ class SQLiteFile:
             else:
                 try:
                     db = self._connect()
-                except sqlite3.Error as why:
-                    if self._file is None or not isinstance(self._explain(why), DiskFull):
+                except sqlite3.Error as error:
+                    if self._file is None or not isinstance(self._explain(error), DiskFull):
                         raise
                     # Without room for what SQLite makes beside it, what is there can still be read.
                     db = self._connect_to_read(handle)
                     handle.reads_until = time.monotonic() + _FULL_DISK_SECONDS
-        except OSError as why:
-            raise self._explain(why) from why
+        except OSError as error:
+            raise self._explain(error) from error
         handle.db, handle.durable = db, self.settings.durable
         handle.opened += 1
         return db
@@ -282,10 +282,10 @@ class SQLiteFile:
         while True:
             try:
                 return work()
-            except sqlite3.OperationalError as why:
-                if not is_busy(why) or time.monotonic() > end:
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or time.monotonic() > end:
                     raise
-                time.sleep(LOOK_SECONDS)  # SQLite tells that somebody is there by refusing, and not when he has gone
+                time.sleep(LOOK_SECONDS)  # SQLite does not tell when the other process has gone
 
     def _begin(self, handle: Handle, durable: bool) -> sqlite3.Connection | None:
         """Begin a transaction, the lock held; None while another process writes."""
@@ -299,8 +299,8 @@ class SQLiteFile:
                 db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 handle.durable = durable
             db.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as why:
-            if is_busy(why):
+        except sqlite3.OperationalError as error:
+            if is_busy(error):
                 return None
             raise
         return db
@@ -321,7 +321,7 @@ class SQLiteFile:
             if handle.depth and handle.user == threading.get_ident():
                 # Within a transaction nothing is in the way, and what fails must undo it.
                 raise self._explain(why) from why
-            time.sleep(_BUSY_PAUSE)  # SQLite tells nobody when a writer is done
+            time.sleep(_BUSY_PAUSE)  # SQLite does not tell when a writer is done
             if sqlite_forks.fork is not None:
                 wait_for_fork()
             with handle.lock:
@@ -350,8 +350,8 @@ class SQLiteFile:
         where = path.absolute().as_uri()
         try:
             return self._checked(sqlite3.connect(f"{where}?mode=ro", **_CONNECT))
-        except sqlite3.OperationalError as why:
-            if is_busy(why):
+        except sqlite3.OperationalError as error:
+            if is_busy(error):
                 raise
         handle.stamps = _stamps(path)
         if handle.stamps[1] is not None and handle.stamps[1][0]:

@@ -30,7 +30,7 @@ _STEP = 4
 
 #: Of text and bytes, so many characters are hashed or compared in one step.
 _CHARACTERS = 64
-#: Python hashes text and bytes with a secret of the process, so nobody chooses them to be equal.
+#: Python hashes text and bytes with a secret of the process, so hashes cannot be made equal on purpose.
 _TEXT = {str, bytes}
 #: These are of one size.
 _FIXED = {float, complex, bool, type(None), date, time, datetime, timedelta, timezone}

@@ -257,7 +257,7 @@ def check_array(array: Any) -> np.ndarray[Any, Any]:
 
 
 def _no_array(value: Any) -> str:
-    """What to do with a value that numpy would make an array of, though it is none; empty for the others."""
+    """What to do with a value that is no array, but that numpy would make one of; empty for all others."""
     if isinstance(value, (str, bytes, bytearray)) and not type(value).__module__.startswith("numpy"):
         return (
             "A file is stored by its path with store_file, text with store_text, bytes with store_pkl; "
