@@ -15,7 +15,11 @@ from kachery_p2p.text import shown
 
 
 def check_flags(**flags: Any) -> None:
-    """Raise InvalidArgument unless each is True or False: the text "no" would else mean yes."""
+    """Check that each is True or False: the text "no" would else mean yes.
+
+    Raises:
+        InvalidArgument: one is something else.
+    """
     for name, value in flags.items():
         # numpy has a bool of its own.
         if value is not True and value is not False and type(value).__name__ not in ("bool", "bool_"):
@@ -23,7 +27,12 @@ def check_flags(**flags: Any) -> None:
 
 
 def path_text(value: Any, name: str) -> str:
-    """A path as text. Raises InvalidArgument for what is no path, InvalidName for text that cannot be one."""
+    """A path as text.
+
+    Raises:
+        InvalidArgument: it is no path.
+        InvalidName: it is text that cannot be a path.
+    """
     if not isinstance(value, (str, os.PathLike)) or not isinstance(text := os.fspath(value), str):
         hint = " Use os.fsdecode for a path in bytes." if isinstance(value, (bytes, bytearray)) else ""
         raise InvalidArgument(f"{name} is {shown(value)}; it must be a path: text, or a pathlib.Path.{hint}")
@@ -33,7 +42,11 @@ def path_text(value: Any, name: str) -> str:
 
 
 def text_list(value: Any, name: str) -> list[str]:
-    """A list of texts; a single text is a list of one. Raises InvalidArgument."""
+    """A list of texts; a single text is a list of one.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
     if isinstance(value, str):
         return [value]
     if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
@@ -52,7 +65,11 @@ def whole_number(value: Any) -> int | None:
 
 
 def byte_range(start: Any, end: Any) -> tuple[int, int | None]:
-    """Where a range begins and ends, as it was given; None for the end of the file. Raises InvalidRange."""
+    """Where a range begins and ends, as it was given; None for the end of the file.
+
+    Raises:
+        InvalidRange: one of them is no number of bytes, or the end lies before the start.
+    """
     numbers: list[int | None] = []
     for name, value in (("start", start), ("end", end)):
         number = None if value is None else whole_number(value)
@@ -70,14 +87,22 @@ def byte_range(start: Any, end: Any) -> tuple[int, int | None]:
 
 
 def check_range(start: int, end: int | None, size: int) -> None:
-    """Raise InvalidRange for a range beyond the end of the file."""
+    """Check that a range lies within the file.
+
+    Raises:
+        InvalidRange: it ends beyond it.
+    """
     for name, value in (("start", start), ("end", end)):
         if value is not None and value > size:
             raise InvalidRange(f"{name} is {value:,}, beyond the end of the file of {size:,} bytes.")
 
 
 def binary_stream(out: BinaryIO | None) -> BinaryIO | BinaryOutput:
-    """Where bytes are to be written. Raises InvalidArgument for what does not take any."""
+    """Where bytes are to be written.
+
+    Raises:
+        InvalidArgument: it takes none.
+    """
     if out is None:
         return BinaryOutput()
     try:

@@ -1,7 +1,7 @@
 """What is being made for the user, beside the place that it will have: `.NAME.<8 hex digits>.part`.
 
 A part is a folder with a mark in it, which the process that makes it has locked. So a later load tells what a killed
-process left (the mark is there, and its lock is free) from what somebody is still writing, and from what is not ours.
+process left (the mark is there, and its lock is free) from what is still being written, and from what is not ours.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ _NAME = re.compile(r"\..{1,60}\.[0-9a-f]{8}\.part", re.DOTALL)
 def part_beside(target: Path) -> Iterator[Path]:
     """A path, on the file system of `target`, to make a file or a folder at and then rename it to `target`.
 
-    What is there at the end is removed; so is what killed processes left in the folder. Raises NoPermission, DiskFull,
-    FileMissing when the folder of `target` is not there.
+    What is there at the end is removed; so is what killed processes left in the folder.
+
+    Raises:
+        NoPermission, DiskFull: it cannot be made.
+        FileMissing: the folder of `target` is not there.
     """
     remove_left_overs(target.parent)
     with explained("writing", target):
@@ -47,7 +50,7 @@ def remove_left_overs(folder: Path) -> int:
         with os.scandir(folder) as entries:
             parts = [Path(e.path) for e in entries if _NAME.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
     except OSError:
-        return 0  # whoever writes there says what is wrong
+        return 0  # writing there says what is wrong
     for part in parts:
         if _is_left_over(part):
             shutil.rmtree(part, ignore_errors=True)
@@ -66,7 +69,7 @@ def _make(target: Path) -> tuple[Path, LockedFile]:
         fd = -1
         try:
             fd = os.open(folder / _MARK_NAME, flags, 0o600)
-            # Without locks on this file system nobody takes it for a left-over either.
+            # Without locks on this file system it is not taken for a left-over either.
             with contextlib.suppress(OSError):
                 lock_fd(fd)
             os.write(fd, _MARK)
@@ -87,7 +90,7 @@ def _make(target: Path) -> tuple[Path, LockedFile]:
 
 
 def _is_left_over(part: Path) -> bool:
-    """Whether we made it, and nobody is at it any more."""
+    """Whether it is ours, and its maker is gone."""
     try:
         fd = os.open(part / _MARK_NAME, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError:

@@ -19,14 +19,14 @@ from kachery_p2p.text import printable
 
 
 class OutputError(KacheryError, OSError):
-    """What was printed could not be written: the disk behind the output is full, say."""
+    """Raised when the output cannot be written: the disk behind it is full, say."""
 
     errno: int | None = None
     exit_code = 5
 
 
 class ReaderGone(KacheryError, OSError):
-    """Nobody reads what is printed any more (`... | head`)."""
+    """Raised when the reader of the output went away (`... | head`)."""
 
     errno: int | None = None  # click takes EPIPE for its own
     exit_code = 141
@@ -43,11 +43,11 @@ def _writing_to(what: str) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        raise ReaderGone(f"Nobody reads {what} any more.") from None
-    except OSError as why:
-        error = OutputError(f"Writing to {what} failed: {why.strerror or why}.")
-        error.errno = why.errno
-        raise error from why
+        raise ReaderGone(f"The reader of {what} went away.") from None
+    except OSError as error:
+        told = OutputError(f"Writing to {what} failed: {error.strerror or error}.")
+        told.errno = error.errno
+        raise told from error
 
 
 class FilteredStream:
@@ -83,7 +83,11 @@ class FilteredStream:
 
 
 class BinaryOutput:
-    """Standard output for bytes. Raises InvalidArgument where it takes none."""
+    """Standard output for bytes.
+
+    Raises:
+        InvalidArgument: it takes none here.
+    """
 
     def __init__(self) -> None:
         buffer = getattr(unfiltered(sys.stdout), "buffer", None)

@@ -31,17 +31,17 @@ _SUBDOMAIN = re.compile(r"https?://([A-Za-z0-9]{46,})\.ipfs\.[^/?#]+(/[^?#]*)?",
 _RAW_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}")
 _EXPECTED = "Expected ipfs://<cid>, ipfs://<cid>/<path>, /ipfs/<cid> or a CID alone"
-# Longer than any file system lets a path be; a URI beyond it is a mistake (a text where a URI is meant).
+#: Longer than any file system lets a path be; a URI beyond it is a mistake (a text where a URI is meant).
 _MAX_LENGTH = 16_384
-# The rest is for a path and providers.
+#: The rest is for a path and providers.
 _MAX_LABEL = _MAX_LENGTH // 2
-# So much of a URI is quoted in an error.
+#: So much of a URI is quoted in an error.
 _SHOWN = 300
 
 _RAW, _DAG_PB, _LIBP2P_KEY = 0x55, 0x70, 0x72
 _CODEC_NAMES = {0x71: "dag-cbor", 0x0129: "dag-json", 0x0200: "json", 0x51: "cbor", 0x78: "git-raw"}
 
-# The protocols of multiaddrs (github.com/multiformats/multiaddr): those that have a value, and those that have none.
+#: The protocols of multiaddrs (github.com/multiformats/multiaddr): those that have a value, and those that have none.
 _WITH_VALUE = frozenset((
     "ip4", "ip6", "ip6zone", "ipcidr", "dns", "dns4", "dns6", "dnsaddr", "tcp", "udp", "dccp", "sctp", "sni",
     "certhash", "http-path", "onion", "onion3", "garlic32", "garlic64", "p2p", "ipfs", "unix", "memory",
@@ -79,7 +79,8 @@ class ContentURI:
     def file_name(self) -> str:
         """The name for a copy in a folder of the user's: `name`, or the CID where there is none.
 
-        Raises InvalidName where a stranger must not choose that name: see `kachery_p2p.dag.names.outside_name`.
+        Raises:
+            InvalidName: a stranger must not choose that name: see `kachery_p2p.dag.names.outside_name`.
         """
         from kachery_p2p.dag.names import outside_name
 
@@ -87,20 +88,23 @@ class ContentURI:
             return self.cid
         try:
             return outside_name(self.name)
-        except InvalidName as why:
+        except InvalidName as error:
             origin = "The last name of the path" if self.path else "The label"
             raise InvalidName(
-                f"{origin} of the URI cannot name the copy. {why} Say the whole name yourself: --dest FOLDER/NAME (in "
-                "Python dest='FOLDER/NAME')."
+                f"{origin} of the URI cannot name the copy. {error} Say the whole name yourself: --dest FOLDER/NAME "
+                "(in Python dest='FOLDER/NAME')."
             ) from None
 
 
 def parse_uri(uri: str) -> ContentURI:
     """Take a URI, an `/ipfs/` path or a bare CID apart.
 
-    Raises `InvalidURI` (another scheme, no CID, a path that cannot be, a query that says something else than labels and
-    providers), `InvalidCID`, `UnsupportedCID` (a CID of something that is not a file or directory) and `InvalidAddress`
-    (a provider that is not a multiaddr).
+    Raises:
+        InvalidURI: it has another scheme, no CID, a path that cannot be, or a query that says more than labels and
+            providers.
+        InvalidCID: what stands for the CID is not one.
+        UnsupportedCID: the CID is of something that is not a file or directory.
+        InvalidAddress: a provider is not a multiaddr.
     """
     if not isinstance(uri, str):
         raise InvalidURI(f"A URI is text, not {type(uri).__name__}. {_EXPECTED}.")
@@ -131,7 +135,9 @@ def join(uri: str, *names: str) -> str:
         uri: of the directory, in any form. Its label and providers stay.
         names: the way to it, as plain text: "notes/readme.txt", or "notes", "readme.txt".
 
-    Raises InvalidURI, also for names that cannot be in a directory (`..`), and what `parse_uri` raises.
+    Raises:
+        InvalidURI: a name cannot be in a directory (`..`). Other errors are those of `parse_uri`.
+        InvalidArgument: a name is no text.
 
     Example:
         >>> kcl.join("ipfs://bafy...?label=mouse", "notes/read me.txt")
@@ -148,8 +154,9 @@ def join(uri: str, *names: str) -> str:
 def format_uri(cid: str, path: Sequence[str] = (), *, label: str | None = None, providers: Sequence[str] = ()) -> str:
     """Put a URI together, percent-encoding what needs it.
 
-    Raises InvalidArgument for what is no text, InvalidURI for names that cannot be in a path and text that is not
-    Unicode.
+    Raises:
+        InvalidArgument: something is no text.
+        InvalidURI: a name cannot be in a path, or a text is not Unicode.
     """
     if not isinstance(cid, str):
         raise InvalidArgument(f"A CID is text, not {type(cid).__name__}.")
@@ -164,7 +171,12 @@ def format_uri(cid: str, path: Sequence[str] = (), *, label: str | None = None, 
 
 
 def check_label(label: object) -> None:
-    """Raise InvalidArgument for a label that is neither text nor None, or that cannot be in a URI."""
+    """Check a label.
+
+    Raises:
+        InvalidArgument: it is neither text nor None.
+        InvalidURI: it cannot be in a URI.
+    """
     if label is None:
         return
     if not isinstance(label, str):
@@ -176,7 +188,12 @@ def check_label(label: object) -> None:
 def check_peer_address(address: str, origin: str) -> str:
     """The address, if it has the shape of a multiaddr (the node checks the values when it dials).
 
-    `origin` says in the error where the address came from. A bare peer ID is taken for `/p2p/<peer ID>`.
+    Args:
+        address: a bare peer ID is taken for `/p2p/<peer ID>`.
+        origin: where the address came from, for the error.
+
+    Raises:
+        InvalidAddress: it has another shape.
     """
     if not isinstance(address, str):
         raise InvalidAddress(f"The address of a peer is text, not {type(address).__name__} ({origin}).")
@@ -199,7 +216,12 @@ def check_peer_address(address: str, origin: str) -> str:
 
 
 def check_peer_addresses(addresses: object, origin: str) -> tuple[str, ...]:
-    """All of them, each once; a single text is taken for one address. Raises InvalidArgument, InvalidAddress."""
+    """All of them, each once; a single text is taken for one address.
+
+    Raises:
+        InvalidArgument: it is no list.
+        InvalidAddress: one of them is not the address of a peer.
+    """
     given = (addresses,) if isinstance(addresses, str) else addresses
     if not isinstance(given, (list, tuple)):
         raise InvalidArgument(f"providers is {shown(addresses)}; it must be a list of addresses of peers.")
@@ -288,11 +310,11 @@ def _content_cid(text: str, uri: str, quoted: str) -> str:
         raise InvalidURI(f"{quoted} has a '%' in its CID; a CID is letters and digits alone. {_EXPECTED}.")
     try:
         cid = CID.parse(text)
-    except InvalidCID as exc:
+    except InvalidCID as error:
         if text.startswith("qm") and len(text) == 46:
             raise InvalidCID(
                 f"{text!r} is a CIDv0 whose capital letters were lost (it should begin with Qm). Copy it again."
-            ) from exc
+            ) from error
         bare = not uri.lower().startswith(("ipfs://", "/ipfs/"))
         if bare and ("/" in uri or "." in uri or os.path.lexists(uri)):
             raise _is_path(uri, quoted) from None

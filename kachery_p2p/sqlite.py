@@ -1,7 +1,7 @@
 """SQLite, in one place: opening, write-ahead logs, waiting for other processes, permissions, errors in words.
 
 No connection crosses a fork; how, is told in `sqlite_forks`. Each connection has a lock, held while it is used, which a
-forking thread takes; so the normal path costs one lock that nobody else wants. Waiting for another process that writes
+forking thread takes; so the normal path costs one lock that is free. Waiting for another process that writes
 happens outside that lock, and does not hold up a fork.
 """
 
@@ -18,15 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from kachery_p2p import private, sqlite_forks
-from kachery_p2p.errors import DamagedRepo, DiskFull, KacheryError, NoPermission, RepoError
+from kachery_p2p.errors import DiskFull, KacheryError, NoPermission, RepoError
+from kachery_p2p.sqlite_errors import explain, is_busy, only_read
 from kachery_p2p.sqlite_forks import LOOK_SECONDS, End, Handle, Stamp, Stamps, wait_for_fork
 
 #: Seconds that SQLite itself waits for another process. The rest of the waiting is done here, where a fork may happen.
 _INNER_BUSY_SECONDS = 0.1
 #: Seconds between two such waits.
 _BUSY_PAUSE = 0.001
-#: Bytes that must be free for a disk not to be called full, in blocks.
-_FULL_BLOCKS = 64
 #: Seconds for which a database is only read after the disk was found full.
 _FULL_DISK_SECONDS = 2.0
 
@@ -79,7 +78,9 @@ class SQLiteFile:
         read_only: never write, nor make anything. What other processes write meanwhile is seen.
         in_memory: keep everything in memory all the same; the path is only spoken of.
 
-    All methods raise RepoError when the file cannot be used, NoPermission and DiskFull.
+    Raises:
+        RepoError: from all methods, when the file cannot be used.
+        NoPermission, DiskFull: from all methods, when the operating system says so.
     """
 
     def __init__(
@@ -188,17 +189,17 @@ class SQLiteFile:
                                 db.execute("ROLLBACK")
                             raise
                         return
-                except sqlite3.Error as why:
-                    raise self._explain(why) from why
+                except sqlite3.Error as error:
+                    raise self._explain(error) from error
                 finally:
                     handle.depth -= 1
             end = end or time.monotonic() + self.settings.busy_seconds
             if time.monotonic() > end:
                 raise self._explain(sqlite3.OperationalError("database is locked"))
-            time.sleep(_BUSY_PAUSE)  # SQLite tells nobody when a writer is done
+            time.sleep(_BUSY_PAUSE)  # SQLite does not tell when a writer is done
 
     def changes(self) -> int:
-        """A number that is another one after somebody else has written. For databases with one connection alone."""
+        """A number that changes when another connection has written. For databases with one connection alone."""
         value = self.one("PRAGMA data_version")[0]
         handle = self._one
         assert handle is not None
@@ -220,16 +221,11 @@ class SQLiteFile:
     def _check_open(self) -> None:
         self._check_usable()
         if self._closed:
-            where = "" if self.path is None else f" of {self.path.parent}"
-            raise RepoError(f"The repo{where} is closed already.")
+            raise RepoError(f"The repo{self._place()} is closed already.")
 
     def _check_usable(self) -> None:
         if sqlite_forks.unusable:
-            raise RepoError(
-                f"This process was forked in the middle of an access to a data directory, so it cannot use "
-                f"{self._subject()}. Nothing is lost. Start worker processes before the data directory is used, or "
-                "without a fork (multiprocessing.get_context('spawn'))."
-            )
+            raise self._forked()
 
     def _open(self, handle: Handle) -> sqlite3.Connection:
         """Open a connection, the lock held."""
@@ -241,14 +237,14 @@ class SQLiteFile:
             else:
                 try:
                     db = self._connect()
-                except sqlite3.Error as why:
-                    if self._file is None or not isinstance(self._explain(why), DiskFull):
+                except sqlite3.Error as error:
+                    if self._file is None or not isinstance(self._explain(error), DiskFull):
                         raise
                     # Without room for what SQLite makes beside it, what is there can still be read.
                     db = self._connect_to_read(handle)
                     handle.reads_until = time.monotonic() + _FULL_DISK_SECONDS
-        except OSError as why:
-            raise self._explain(why) from why
+        except OSError as error:
+            raise self._explain(error) from error
         handle.db, handle.durable = db, self.settings.durable
         handle.opened += 1
         return db
@@ -286,10 +282,10 @@ class SQLiteFile:
         while True:
             try:
                 return work()
-            except sqlite3.OperationalError as why:
-                if not _is_busy(why) or time.monotonic() > end:
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or time.monotonic() > end:
                     raise
-                time.sleep(LOOK_SECONDS)  # SQLite tells that somebody is there by refusing, and not when he has gone
+                time.sleep(LOOK_SECONDS)  # SQLite does not tell when the other process has gone
 
     def _begin(self, handle: Handle, durable: bool) -> sqlite3.Connection | None:
         """Begin a transaction, the lock held; None while another process writes."""
@@ -303,8 +299,8 @@ class SQLiteFile:
                 db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 handle.durable = durable
             db.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as why:
-            if _is_busy(why):
+        except sqlite3.OperationalError as error:
+            if is_busy(error):
                 return None
             raise
         return db
@@ -320,12 +316,12 @@ class SQLiteFile:
         """A read that failed, once more: after a fork that interrupted it, or when another process is done."""
         end = time.monotonic() + self.settings.busy_seconds
         while True:
-            if "interrupted" not in str(why) and (not _is_busy(why) or time.monotonic() > end):
+            if "interrupted" not in str(why) and (not is_busy(why) or time.monotonic() > end):
                 raise self._explain(why) from why
             if handle.depth and handle.user == threading.get_ident():
                 # Within a transaction nothing is in the way, and what fails must undo it.
                 raise self._explain(why) from why
-            time.sleep(_BUSY_PAUSE)  # SQLite tells nobody when a writer is done
+            time.sleep(_BUSY_PAUSE)  # SQLite does not tell when a writer is done
             if sqlite_forks.fork is not None:
                 wait_for_fork()
             with handle.lock:
@@ -354,8 +350,8 @@ class SQLiteFile:
         where = path.absolute().as_uri()
         try:
             return self._checked(sqlite3.connect(f"{where}?mode=ro", **_CONNECT))
-        except sqlite3.OperationalError as why:
-            if _is_busy(why):
+        except sqlite3.OperationalError as error:
+            if is_busy(error):
                 raise
         handle.stamps = _stamps(path)
         if handle.stamps[1] is not None and handle.stamps[1][0]:
@@ -392,6 +388,16 @@ class SQLiteFile:
     def _subject(self) -> str:
         return self.settings.name if self.path is None else f"{self.settings.name} {self.path}"
 
+    def _place(self) -> str:
+        return "" if self.path is None else f" of {self.path.parent}"
+
+    def _forked(self) -> RepoError:
+        return RepoError(
+            f"This process was forked in the middle of an access to a data directory, so it cannot use "
+            f"{self._subject()}. Nothing is lost. Start worker processes before the data directory is used, or "
+            "without a fork (multiprocessing.get_context('spawn'))."
+        )
+
     def _not_writable(self) -> NoPermission:
         assert self.path is not None
         return only_read(self.path.parent)
@@ -401,36 +407,18 @@ class SQLiteFile:
         if isinstance(why, KacheryError):
             return why
         if sqlite_forks.unusable:
-            try:
-                self._check_usable()
-            except RepoError as error:
-                return error
-        settings, text, subject = self.settings, str(why), self._subject()
-        folder = None if self.path is None else self.path.parent
-        if "is full" in text or "No space" in text or ("disk I/O error" in text and _disk_is_full(folder)):
-            return DiskFull(
-                f"There is no room on the disk for {subject}. Free some space and try again; {settings.unharmed}."
-            )
-        if "unable to open" in text and _no_more_files():
-            return RepoError(
-                f"This process has too many files open, so {subject} cannot be opened. Raise the limit (`ulimit -n`)."
-            )
-        if any(sign in text for sign in ("readonly", "read-only", "unable to open", "ermission", "not permitted")):
-            return NoPermission(
-                f"{subject[0].upper()}{subject[1:]} cannot be opened for writing ({text}). Check who owns the data "
-                "directory and its permissions, or use another one (KACHERY_CLOUD_DIR)."
-            )
-        if _is_busy(why):
-            return RepoError(
-                f"Another process has been writing {subject} for more than {settings.busy_seconds:.0f} seconds. See "
-                "whether one hangs, then try again."
-            )
+            return self._forked()
         if isinstance(why, sqlite3.ProgrammingError) and self._closed:
-            where = "" if folder is None else f" of {folder}"
-            return RepoError(f"The repo{where} was closed while it was in use ({text}).")
-        if not is_damage(why):
-            return RepoError(f"{subject[0].upper()}{subject[1:]} cannot be used: {text}.")
-        return DamagedRepo(f"{subject[0].upper()}{subject[1:]} is damaged ({text}). {settings.repair}")
+            return RepoError(f"The repo{self._place()} was closed while it was in use ({why}).")
+        settings = self.settings
+        return explain(
+            why,
+            self._subject(),
+            folder=None if self.path is None else self.path.parent,
+            unharmed=settings.unharmed,
+            repair=settings.repair,
+            busy_seconds=settings.busy_seconds,
+        )
 
 
 def _stamps(path: Path) -> Stamps:
@@ -446,23 +434,6 @@ def _stamps(path: Path) -> Stamps:
     return found[0], found[1]
 
 
-def only_read(directory: Path) -> NoPermission:
-    """The error for whoever would write to a data directory that can only be read."""
-    return NoPermission(
-        f"The data directory {directory} can only be read by this user, so nothing can be stored or loaded into it. "
-        "Name another one in KACHERY_CLOUD_DIR, or ask its owner for the right to write to it."
-    )
-
-
-def is_damage(why: BaseException) -> bool:
-    """Whether an error of SQLite's says that the file is not sound, or not SQLite's."""
-    return any(sign in str(why) for sign in ("malformed", "not a database", "no such table", "no such column"))
-
-
-def _is_busy(why: BaseException) -> bool:
-    return isinstance(why, sqlite3.OperationalError) and ("locked" in str(why) or "busy" in str(why))
-
-
 def _switch_to_wal(db: sqlite3.Connection) -> None:
     if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         db.execute("PRAGMA journal_mode=WAL")
@@ -473,9 +444,16 @@ def make_schema(
 ) -> None:
     """Make the tables of a new database, in one transaction, and check the `user_version` of one that is there.
 
-    `what` it is, as in "a catalog"; `older` are versions that are right, too.
+    Args:
+        db: an open connection.
+        statements: the tables, separated by semicolons.
+        version: the `user_version` to write.
+        path: the file, for errors.
+        what: what it is, as in "a catalog".
+        older: versions that are right, too.
 
-    Raises RepoError when the file is of another version of this program, or of another program.
+    Raises:
+        RepoError: the file is of another version of this program, or of another program.
     """
     found = db.execute("PRAGMA user_version").fetchone()[0]
     if found == 0:
@@ -502,28 +480,13 @@ def make_schema(
 
 
 def check_version(found: int, version: int, path: Path, older: tuple[int, ...] = ()) -> None:
-    """Raise RepoError when a database is of another version of this program."""
+    """Check the version of a database.
+
+    Raises:
+        RepoError: it is that of another version of this program.
+    """
     if found != version and found not in older:
         raise RepoError(
             f"{path} has format {found}, and this version of the program knows {version}. Install the newer version, "
             "or use another data directory."
         )
-
-
-def _disk_is_full(folder: Path | None) -> bool:
-    if folder is None or not hasattr(os, "statvfs"):
-        return False
-    try:
-        return os.statvfs(folder).f_bavail < _FULL_BLOCKS
-    except OSError:
-        return False
-
-
-def _no_more_files() -> bool:
-    import errno
-
-    try:
-        os.close(os.open(os.devnull, os.O_RDONLY))
-    except OSError as why:
-        return why.errno in (errno.EMFILE, errno.ENFILE)
-    return False

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 _MAGIC = b"\x93NUMPY"
-# numpy's own limit.
+#: numpy's own limit.
 _MAX_DIMENSIONS = 64
-# A type of 100 000 fields takes some MB.
+#: A type of 100 000 fields takes some MB.
 _MAX_HEADER = 8 << 20
-# Brackets within one another: a dict, and two for each level of a structured type, and a shape.
+#: Brackets within one another: a dict, and two for each level of a structured type, and a shape.
 _MAX_DEPTH = 2 * MAX_DTYPE_DEPTH + 4
 
 _TOKEN = re.compile(
@@ -56,8 +56,9 @@ class Header(NamedTuple):
 def read_header(file: BinaryIO, file_size: int) -> Header:
     """The header of an npy file. Afterwards the file is at the first byte of the array.
 
-    Raises `FormatError` with a reason to put after "because": where it is not as `numpy.save` writes it, and where the
-    file is shorter than the array.
+    Raises:
+        FormatError: it is not as `numpy.save` writes it, or the file is shorter than the array. The message is a reason
+            to put after "because".
     """
     start = file.read(8)
     if start[:6] != _MAGIC or len(start) < 8:

@@ -23,24 +23,24 @@ from uuid import UUID
 from kachery_cloud.errors import UnsafePickle
 from kachery_cloud.formats.limits import FREE_COPIES, MAX_COPIES, MAX_DEPTH, PickleLimits
 
-# Of a list, dict or set without its items.
+#: Of a list, dict or set without its items.
 CONTAINER = 64
-# Of hashing a number, or comparing two.
+#: Of hashing a number, or comparing two.
 _STEP = 4
 
-# Of text and bytes, so many characters are hashed or compared in one step.
+#: Of text and bytes, so many characters are hashed or compared in one step.
 _CHARACTERS = 64
-# Python hashes text and bytes with a secret of the process, so nobody chooses them to be equal.
+#: Python hashes text and bytes with a secret of the process, so hashes cannot be made equal on purpose.
 _TEXT = {str, bytes}
-# These are of one size.
+#: These are of one size.
 _FIXED = {float, complex, bool, type(None), date, time, datetime, timedelta, timezone}
-# Whole numbers nearer to zero than this have hashes that are all different, but for -1 and -2.
+#: Whole numbers nearer to zero than this have hashes that are all different, but for -1 and -2.
 _OWN_HASH = 1 << 60
-# And these take one step.
+#: And these take one step.
 _ONE_STEP = 1 << 200
-# So few keys are compared with one another without being counted.
+#: So few keys are compared with one another without being counted.
 _FEW = 8
-# What weighs no more is weighed again rather than remembered.
+#: What weighs no more is weighed again rather than remembered.
 _LIGHT = 16
 
 
@@ -55,13 +55,21 @@ class PickleBudget:
         self._hashes: dict[int, tuple[Any, dict[int, int]]] = {}  # id -> the container, how often it has each hash
 
     def spend(self, units: int) -> None:
-        """Raises `UnsafePickle` when that is more than is left."""
+        """Take units away.
+
+        Raises:
+            UnsafePickle: it is more than is left.
+        """
         self._left -= units
         if self._left < 0:
             raise self._refusal()
 
     def copy(self, units: int, count: int) -> None:
-        """Spend the units for a value, and the bytes that are copied into it. Raises `UnsafePickle`."""
+        """Spend the units for a value, and the bytes that are copied into it.
+
+        Raises:
+            UnsafePickle: it is more than is left.
+        """
         self._left -= units + count
         self._copies -= count
         if self._left < 0 or self._copies < 0:
@@ -73,7 +81,9 @@ class PickleBudget:
     def use_keys(self, keys: Sequence[Any], target: Collection[Any] = ()) -> None:
         """Before `keys` become keys of the dict, or elements of the set, `target`.
 
-        Raises `UnsafePickle` when hashing and comparing them costs more than is left, `TypeError` for what has no hash.
+        Raises:
+            UnsafePickle: hashing and comparing them costs more than is left.
+            TypeError: one of them has no hash.
         """
         kinds = set(map(type, keys))
         if kinds <= _TEXT:
@@ -114,8 +124,8 @@ class PickleBudget:
     def weigh(self, value: Any) -> int:
         """How many steps it takes to hash `value` or to compare it with one like it.
 
-        Raises `UnsafePickle` where it is nested too deep: Python hashes and frees some values without a look at the
-        stack.
+        Raises:
+            UnsafePickle: it is nested too deep. Python hashes and frees some values without a look at the stack.
         """
         return self._weigh(value, 0)[0]
 

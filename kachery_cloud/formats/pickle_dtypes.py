@@ -18,7 +18,7 @@ from kachery_cloud.formats.pickle_numpy import MAX_DTYPE_DEPTH, text_parts
 if TYPE_CHECKING:
     import numpy as np
 
-# Units of memory for a type, for each of its fields, and for each plain type at the end of the tree.
+#: Units of memory for a type, for each of its fields, and for each plain type at the end of the tree.
 _TYPE = 256
 _LEAF = 64
 

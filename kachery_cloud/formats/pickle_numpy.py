@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     import numpy as np
 
-# Arrays are copied out in pieces of this size, so that memory does not grow with them.
+#: Arrays are copied out in pieces of this size, so that memory does not grow with them.
 _PIECE = 4 << 20
-# Types nested deeper than this are neither written nor read; they would only serve to exhaust the stack.
+#: Types nested deeper than this are neither written nor read; they would only serve to exhaust the stack.
 MAX_DTYPE_DEPTH = 20
-# Items that take no bytes cost nothing in a file, so their number is bounded by itself.
+#: Items that take no bytes cost nothing in a file, so their number is bounded by itself.
 MAX_EMPTY_ITEMS = 1_000_000
-# Flags of numpy 1: memory must be zeroed first; the interpreter is needed; the fields are aligned as in C.
+#: Flags of numpy 1: memory must be zeroed first; the interpreter is needed; the fields are aligned as in C.
 _NEEDS_INIT, _NEEDS_PYTHON, _ALIGNED = 0x08, 0x10, 0x80
 
 
 def array_pieces(array: np.ndarray[Any, Any]) -> Iterator[Any]:
     """The array's bytes in C order, without a copy of the whole. What lies between the fields of structured types is
-    zero: in memory it is whatever was there before, which is no part of the value and nobody's business."""
+    zero: in memory it is what was there before, which is no part of the value, and may be private."""
     if not array.nbytes:
         return
     yield from _pieces(array, _gaps(array.dtype))

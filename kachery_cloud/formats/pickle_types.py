@@ -25,13 +25,13 @@ from kachery_cloud.formats.pickle_numpy import MAX_EMPTY_ITEMS
 if TYPE_CHECKING:
     import numpy as np
 
-# numpy's own limit.
+#: numpy's own limit.
 _MAX_DIMENSIONS = 64
-# Units of memory for an array or a scalar without its bytes, and for each dimension.
+#: Units of memory for an array or a scalar without its bytes, and for each dimension.
 _ARRAY = 256
 _DIMENSION = 16
 _SCALAR = 64
-# Of an element in the table of a set.
+#: Of an element in the table of a set.
 _SLOT = 32
 
 

@@ -28,9 +28,9 @@ from kachery_cloud.formats.pickle_types import ALLOWLIST, SPECIALS, Arguments, C
 
 _U16, _U32, _I32, _U64, _F64 = (Struct(code) for code in ("<H", "<I", "<i", "<Q", ">d"))
 
-# Bytes of this many and more are left in the file until it is clear what they become.
+#: Bytes of this many and more are left in the file until it is clear what they become.
 _RAW_SIZE = 65_536
-# Values lie within one another no deeper than this; Python could do nothing with them.
+#: Values lie within one another no deeper than this; Python could do nothing with them.
 _MAX_MARKS = 100_000
 
 

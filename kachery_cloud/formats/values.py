@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 _PLAIN = (str, int, float, bool, type(None))
-# Digits that numpy leaves room for in the header of an npy file.
+#: Digits that numpy leaves room for in the header of an npy file.
 _GROWTH = 21
-# Libraries whose arrays and tables have names for rows and columns.
+#: Libraries whose arrays and tables have names for rows and columns.
 _LABELLED = ("pandas", "polars", "pyarrow", "xarray", "geopandas", "dask_expr")
 
 
@@ -33,7 +33,11 @@ _LABELLED = ("pandas", "polars", "pyarrow", "xarray", "geopandas", "dask_expr")
 
 
 def text_bytes(text: str) -> bytes:
-    """Raises `NotSerializable` for anything but text, and for half surrogates, which UTF-8 does not have."""
+    """Text as UTF-8.
+
+    Raises:
+        NotSerializable: it is no text, or has half surrogates, which UTF-8 does not have.
+    """
     if not isinstance(text, str):
         advice = (
             "A file is stored by its path with store_file, bytes with store_pkl."
@@ -43,19 +47,24 @@ def text_bytes(text: str) -> bytes:
         raise NotSerializable(f"store_text takes a str, not {_name(text)}. {advice}")
     try:
         return text.encode("utf-8")
-    except UnicodeEncodeError as exc:
+    except UnicodeEncodeError as error:
         raise NotSerializable(
-            f"The text has half a character (a lone surrogate, {text[exc.start]!r}) at position {exc.start}, "
+            f"The text has half a character (a lone surrogate, {text[error.start]!r}) at position {error.start}, "
             "which UTF-8 cannot hold."
         ) from None
 
 
 def text_from_bytes(data: bytes, name: str) -> str:
+    """The text of a file.
+
+    Raises:
+        FormatError: it is not UTF-8.
+    """
     try:
         return data.decode("utf-8")
-    except UnicodeDecodeError as exc:
+    except UnicodeDecodeError as error:
         raise FormatError(
-            f"{name} is not text in UTF-8 (byte {exc.start} is {data[exc.start]:#04x}). "
+            f"{name} is not text in UTF-8 (byte {error.start} is {data[error.start]:#04x}). "
             "Use load_file and read it in its own way."
         ) from None
 
@@ -64,7 +73,7 @@ def text_from_bytes(data: bytes, name: str) -> str:
 
 
 def json_bytes(value: Any) -> bytes:
-    """The JSON of a value. Raises `NotSerializable` with the place of whatever JSON does not have.
+    """The JSON of a value.
 
     Tuples become lists. Keys that are numbers, booleans or None become text, as the json module has it, and are then
     sorted as text, so that loading and storing again gives the same bytes.
@@ -72,8 +81,8 @@ def json_bytes(value: Any) -> bytes:
     value = _checked(value, [])
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (ValueError, RecursionError) as exc:  # an int of more digits than Python writes
-        raise NotSerializable(f"store_json cannot write the value: {exc}.") from exc
+    except (ValueError, RecursionError) as error:  # an int of more digits than Python writes
+        raise NotSerializable(f"store_json cannot write the value: {error}.") from error
     return text.encode("ascii")
 
 
@@ -180,14 +189,17 @@ def json_from_bytes(data: bytes, name: str) -> Any:
     """The value of a JSON file, as Python's json module reads it.
 
     NaN and infinities are read, because many programs write them; of a key that occurs twice in one object, the last
-    value counts (RFC 8259, section 4, leaves both open). Raises `FormatError`, also for numbers of more digits than
-    Python reads (`sys.set_int_max_str_digits`), and for what is nested deeper than its stack allows.
+    value counts (RFC 8259, section 4, leaves both open).
+
+    Raises:
+        FormatError: it is not JSON, has numbers of more digits than Python reads (`sys.set_int_max_str_digits`), or is
+            nested deeper than its stack allows.
     """
     text = text_from_bytes(data, name)
     try:
         return json.loads(text)
-    except ValueError as exc:
-        raise FormatError(f"{name} is not JSON: {exc}.") from None
+    except ValueError as error:
+        raise FormatError(f"{name} is not JSON: {error}.") from None
     except RecursionError:
         raise FormatError(f"{name} is JSON that is nested too deeply to be read.") from None
     except MemoryError:
@@ -198,7 +210,11 @@ def json_from_bytes(data: bytes, name: str) -> Any:
 
 
 def check_array(array: Any) -> np.ndarray[Any, Any]:
-    """The value as an array that an npy file holds without pickles. Raises `NotSerializable`."""
+    """The value as an array that an npy file holds without pickles.
+
+    Raises:
+        NotSerializable: it is no array, or one of Python objects.
+    """
     import numpy as np
 
     if isinstance(array, np.ma.MaskedArray):
@@ -211,8 +227,8 @@ def check_array(array: Any) -> np.ndarray[Any, Any]:
         raise NotSerializable(f"store_npy takes an array of numpy, not a {_name(array)}. {advice}")
     try:
         result = np.asarray(array)
-    except (ValueError, TypeError, OverflowError) as exc:
-        raise NotSerializable(f"store_npy cannot make an array of that: {exc}.") from None
+    except (ValueError, TypeError, OverflowError) as error:
+        raise NotSerializable(f"store_npy cannot make an array of that: {error}.") from None
     if result.dtype.hasobject:
         raise NotSerializable(
             f"store_npy cannot write an array of Python objects (dtype {result.dtype}, shape {result.shape}): "
@@ -241,7 +257,7 @@ def check_array(array: Any) -> np.ndarray[Any, Any]:
 
 
 def _no_array(value: Any) -> str:
-    """What to do with a value that numpy would make an array of, though it is none; empty for the others."""
+    """What to do with a value that is no array, but that numpy would make one of; empty for all others."""
     if isinstance(value, (str, bytes, bytearray)) and not type(value).__module__.startswith("numpy"):
         return (
             "A file is stored by its path with store_file, text with store_text, bytes with store_pkl; "
@@ -273,7 +289,11 @@ def _without_metadata(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _npy_header(array: np.ndarray[Any, Any]) -> bytes:
-    """All that comes before the bytes of the array, as `numpy.save` writes it. Raises `NotSerializable`."""
+    """All that comes before the bytes of the array, as `numpy.save` writes it.
+
+    Raises:
+        NotSerializable: the format has no words for its type.
+    """
     import numpy as np
 
     fortran = bool(array.flags.f_contiguous and not array.flags.c_contiguous)
@@ -294,8 +314,8 @@ def _npy_header(array: np.ndarray[Any, Any]) -> bytes:
             data += b" " * (64 - (8 + width + len(data) + 1) % 64) + b"\n"
             if len(data) < 1 << (8 * width):
                 return b"\x93NUMPY" + version + len(data).to_bytes(width, "little") + data
-    except ValueError as exc:  # overlapping fields; half surrogates in a name
-        raise NotSerializable(f"store_npy cannot write the dtype {array.dtype}: {exc}. store_pkl can.") from None
+    except ValueError as error:  # overlapping fields; half surrogates in a name
+        raise NotSerializable(f"store_npy cannot write the dtype {array.dtype}: {error}. store_pkl can.") from None
     raise NotSerializable("store_npy cannot write a dtype whose description takes 4 GiB.")
 
 
@@ -307,8 +327,12 @@ def write_npy(file: BinaryIO, array: np.ndarray[Any, Any]) -> None:
 
 
 def read_npy(path: str | os.PathLike[str], name: str) -> np.ndarray[Any, Any]:
-    """The array of an npy file. Never unpickles. Raises `FormatError`; a header that promises more than the file holds
-    is found before memory is set aside for it."""
+    """The array of an npy file. Never unpickles.
+
+    Raises:
+        FormatError: it cannot be read. A header that promises more than the file holds is found before memory is set
+            aside for it.
+    """
     import numpy as np
 
     try:
@@ -333,7 +357,7 @@ def read_npy(path: str | os.PathLike[str], name: str) -> np.ndarray[Any, Any]:
         ) from None
     except OSError:
         raise
-    except Exception as exc:
+    except Exception as error:
         # numpy refuses types and shapes with errors of many kinds.
-        reason = (str(exc).splitlines() or [""])[0].rstrip(".") or type(exc).__name__
-        raise FormatError(f"{name} is not an npy file that can be read: {reason}.") from exc
+        reason = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
+        raise FormatError(f"{name} is not an npy file that can be read: {reason}.") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +66,8 @@ def write_private(path: Path, content: dict[str, Any]) -> None:
     Raises:
         NoPermission, DiskFull: it cannot be written.
     """
+    import secrets
+
     from kachery_p2p import private
     from kachery_p2p.oserrors import explained
     from kachery_p2p.repo.fileio import sync_folder

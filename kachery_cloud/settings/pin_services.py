@@ -53,7 +53,7 @@ class PinSetting:
         kind: `pinning` (it fetches from us) or `rpc` (we upload to it).
         max_bytes: the most that one store may send there; None for no limit.
         default: what is stored is pinned there without being told.
-        needs_token: it is known to answer nobody without one.
+        needs_token: it is known to refuse without one.
         token: as it stands in `config.json`; use `pin_tokens.find_token`.
         token_env: the environment variable that has the token.
         keyring: the token is in the system's keyring.

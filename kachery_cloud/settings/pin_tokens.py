@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +43,13 @@ def token_variable(name: str) -> str:
     return f"{TOKEN_VARIABLE}_{re.sub(r'[^A-Za-z0-9]', '_', name).upper()}"
 
 
-def find_token(config: PinConfig, service: PinSetting, environ: Mapping[str, str] | None = None) -> str:
+def find_token(config: PinConfig, service: PinSetting) -> str:
     """The token of a service; empty where there is none.
 
     Raises:
         ConfigError: `tokens.json` cannot be read; the keyring does not give it; or the token would travel in the clear.
     """
-    token = _look_for_token(config, service, os.environ if environ is None else environ)[0]
+    token = _look_for_token(config, service)[0]
     if token and service.url.startswith("http:") and not service.is_local:
         raise ConfigError(
             f"The pinning service {service.name!r} has an http:// URL outside of the local network, and its token must "
@@ -59,20 +58,20 @@ def find_token(config: PinConfig, service: PinSetting, environ: Mapping[str, str
     return token
 
 
-def token_origin(config: PinConfig, service: PinSetting, environ: Mapping[str, str] | None = None) -> str | None:
+def token_origin(config: PinConfig, service: PinSetting) -> str | None:
     """Where the token of a service is, for people; None where there is none."""
-    return _look_for_token(config, service, os.environ if environ is None else environ)[1]
+    return _look_for_token(config, service)[1]
 
 
-def _look_for_token(config: PinConfig, service: PinSetting, env: Mapping[str, str]) -> tuple[str, str | None]:
+def _look_for_token(config: PinConfig, service: PinSetting) -> tuple[str, str | None]:
     variables = [token_variable(service.name)]
     if [each.name for each in config.pin_services] == [service.name]:
         variables.append(TOKEN_VARIABLE)  # with several, it would go to those that it is not for
     if service.token_env:
         variables.append(service.token_env)
     for variable in variables:
-        if env.get(variable, "").strip():
-            return check_token(env[variable].strip(), variable), variable
+        if token := os.environ.get(variable, "").strip():
+            return check_token(token, variable), variable
     if service.token:
         return service.token, "config.json"
     kept = _read_tokens(config.directory).get(service.name)

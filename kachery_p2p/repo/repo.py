@@ -31,7 +31,7 @@ from kachery_p2p.repo.second_place import cid_of, refuse_newer
 from kachery_p2p.repo.serving import BlockReader
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
 from kachery_p2p.repo.storing import Storer
-from kachery_p2p.sqlite import only_read
+from kachery_p2p.sqlite_errors import only_read
 from kachery_p2p.wire import Buffer
 
 #: What stands before the multihash in the key of a root, a CIDv1: the codecs raw, dag-pb, dag-cbor and dag-json.

@@ -16,7 +16,8 @@ from typing import Any
 
 from kachery_p2p.errors import RepoError
 from kachery_p2p.repo.damaged import files_of, is_sound, open_damaged
-from kachery_p2p.sqlite import Settings, SQLiteFile, is_damage
+from kachery_p2p.sqlite import Settings, SQLiteFile
+from kachery_p2p.sqlite_errors import is_damage
 
 log = logging.getLogger("kachery_p2p.routing")
 

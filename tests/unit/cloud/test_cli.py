@@ -300,3 +300,22 @@ def test_commands_are_light() -> None:
         "assert not {'libp2p', 'trio', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(("entry", "module"), [("load_main", "loading"), ("node_main", "node"), ("main", "settings")])
+def test_a_command_is_read_alone(entry: str, module: str) -> None:
+    """Its help imports its own module of the commands, and nothing of what does the work."""
+    code = (
+        "import sys\n"
+        f"from kachery_cloud.commands.entry import {entry}\n"
+        f"sys.argv[1:] = {['settings', '--help'] if entry == 'main' else ['--help']}\n"
+        f"try: {entry}()\n"
+        "except SystemExit: pass\n"
+        "print(sorted(name for name in sys.modules if name.startswith('kachery_')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    mine = [f"kachery_cloud.commands.{name}" for name in ("entry", "main", "support", module)]
+    light = ["kachery_cloud", "kachery_cloud.commands", "kachery_cloud.errors", "kachery_cloud.terminal"]
+    assert done.stdout.splitlines()[-1] == str(
+        sorted([*mine, *light, "kachery_p2p", "kachery_p2p.errors", "kachery_p2p.text"])
+    )

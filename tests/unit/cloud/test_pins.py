@@ -157,29 +157,31 @@ def test_without_public_services_only_local_ones_are_asked(tmp_path: Path, url: 
 # --- tokens ----------------------------------------------------------------------------------------------------------
 
 
-def test_where_a_token_is_looked_for(tmp_path: Path) -> None:
+def test_where_a_token_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The variable of the service, the general one, the one that is named, the file of tokens; in this order."""
     found = config(tmp_path, {"my-lab": {"url": LAB, "token_env": "LAB_TOKEN"}})
     (service,) = found.pin_services
     keep_token(tmp_path, "my-lab", "kept")
-    env: dict[str, str] = {}
-    assert (find_token(found, service, env), token_origin(found, service, env)) == ("kept", "tokens.json")
+    assert (find_token(found, service), token_origin(found, service)) == ("kept", "tokens.json")
     for variable in ("LAB_TOKEN", "KACHERY_CLOUD_PIN_TOKEN", "KACHERY_CLOUD_PIN_TOKEN_MY_LAB"):
-        env[variable] = "from-" + variable.lower()
-        assert (find_token(found, service, env), token_origin(found, service, env)) == (env[variable], variable)
+        token = "from-" + variable.lower()
+        monkeypatch.setenv(variable, token)
+        assert (find_token(found, service), token_origin(found, service)) == (token, variable)
 
 
-def test_the_general_token_goes_to_one_service_only(tmp_path: Path) -> None:
+def test_the_general_token_goes_to_one_service_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are several, nobody could say whose it is, and it would go to strangers."""
     found = config(tmp_path, {"lab": {"url": LAB}, "kubo": {"url": LAB}})
-    assert [find_token(found, s, {"KACHERY_CLOUD_PIN_TOKEN": SECRET}) for s in found.pin_services] == ["", ""]
+    monkeypatch.setenv("KACHERY_CLOUD_PIN_TOKEN", SECRET)
+    assert [find_token(found, service) for service in found.pin_services] == ["", ""]
 
 
-def test_a_token_never_travels_in_the_clear(tmp_path: Path) -> None:
+def test_a_token_never_travels_in_the_clear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """http:// is for the local network."""
     found = config(tmp_path, {"lab": {"url": "http://pins.example.org"}})
+    monkeypatch.setenv("KACHERY_CLOUD_PIN_TOKEN", SECRET)
     with pytest.raises(ConfigError, match="Use https://") as raised:
-        find_token(found, found.pin_services[0], {"KACHERY_CLOUD_PIN_TOKEN": SECRET})
+        find_token(found, found.pin_services[0])
     assert SECRET not in str(raised.value)
 
 
@@ -198,7 +200,7 @@ def test_files_with_tokens_are_private(tmp_path: Path) -> None:
     assert mode(tmp_path / "tokens.json") == 0o600
     (tmp_path / "tokens.json").chmod(0o644)
     found = config(tmp_path, {"lab": {"url": LAB}})
-    assert find_token(found, found.pin_services[0], {}) == SECRET
+    assert find_token(found, found.pin_services[0]) == SECRET
     assert mode(tmp_path / "tokens.json") == 0o600
     (tmp_path / "config.json").chmod(0o644)
     config(tmp_path)
@@ -219,7 +221,7 @@ def test_a_token_is_in_no_repr_and_no_error(tmp_path: Path) -> None:
         assert SECRET not in str(raised.value)
     (tmp_path / "tokens.json").write_text(SECRET)
     with pytest.raises(ConfigError) as raised:
-        find_token(config(tmp_path, {"lab": {"url": LAB}}), PinSetting("lab", LAB), {})
+        find_token(config(tmp_path, {"lab": {"url": LAB}}), PinSetting("lab", LAB))
     assert SECRET not in str(raised.value)
 
 
@@ -230,7 +232,7 @@ def test_a_keyring_that_is_not_installed_is_told(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "import kachery_cloud.settings.pin_tokens as p; from kachery_cloud.settings.config import Config\n"
         "s = p.PinSetting('lab', 'http://127.0.0.1:1', keyring=True)\n"
-        "try: p.find_token(Config(Path(sys.argv[1])), s, {})\n"
+        "try: p.find_token(Config(Path(sys.argv[1])), s)\n"
         "except p.ConfigError as e: print(e)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
@@ -265,17 +267,17 @@ def test_a_token_in_the_keyring_of_the_system(tmp_path: Path, monkeypatch: pytes
     found = config(tmp_path, {"lab": {"url": LAB, "keyring": True}})
     (service,) = found.pin_services
     keep_token_in_keyring("lab", SECRET)
-    assert (find_token(found, service, {}), token_origin(found, service, {})) == (SECRET, "keyring")
+    assert (find_token(found, service), token_origin(found, service)) == (SECRET, "keyring")
     assert sorted(os.listdir(tmp_path)) == ["config.json"]
     keep_token_in_keyring("lab", None)
-    assert (kept, find_token(found, service, {})) == ({}, "")
+    assert (kept, find_token(found, service)) == ({}, "")
 
     def refuse(service: str, name: str) -> str:
         raise errors.KeyringError(f"locked; the token is {SECRET}")
 
     keyring.get_password = refuse
     with pytest.raises(ConfigError, match="keyring does not give the token of 'lab'") as raised:
-        find_token(found, service, {})
+        find_token(found, service)
     assert SECRET not in str(raised.value)
 
 
