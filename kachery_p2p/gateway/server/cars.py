@@ -81,7 +81,7 @@ def _sections(content: Content, found: ResolvedPath, request: CarRequest) -> Ite
             return True
         if cid.multihash in sent:
             return False
-        if len(sent) >= limits.MAX_CAR_REMEMBERED:
+        if len(sent) >= content.limits.max_car_remembered:
             raise MalformedDag(f"A CAR of {found.cid} without duplicates is too large; ask for it in parts.")
         sent.add(cid.multihash)
         return True
@@ -167,7 +167,7 @@ def _descend(
             yield cid, block
         below = links(cid, block)
         pending += len(below)
-        if pending > limits.MAX_CAR_PENDING or len(levels) > limits.MAX_CAR_PENDING:
+        if max(pending, len(levels)) > content.limits.max_car_pending:
             raise MalformedDag(f"{root} is built too wide and too deep to be sent as one CAR; ask for parts of it.")
         if below:
             levels.append(below)

@@ -25,6 +25,7 @@ from kachery_p2p.routing.dht.providers import ProviderStore
 from kachery_p2p.routing.dht.reach import bare, peer_bytes, peer_text, without_peer
 from kachery_p2p.routing.dht.refresh import Seeds, Upkeep
 from kachery_p2p.routing.dht.server import DhtServer
+from kachery_p2p.routing.dht.shell_limits import ShellLimits
 from kachery_p2p.routing.dht.values import ValueStore
 from kachery_p2p.routing.interfaces import Provider
 
@@ -63,6 +64,7 @@ class DHT:
             tells are such (a network of one machine, tests).
         rng: randomness.
         wall: seconds since the epoch.
+        bounds: what it allows itself and its peers.
 
     Runs once: `await nursery.start(dht.run)`; until then, and without peers, searches find nothing.
     """
@@ -80,6 +82,7 @@ class DHT:
         loopback: bool | None = None,
         rng: random.Random | None = None,
         wall: Callable[[], float] = time.time,
+        bounds: ShellLimits = shell_limits.DEFAULTS,
     ) -> None:
         if mode not in ("auto", "client", "server"):
             raise ValueError(f"A DHT cannot be in the mode {mode!r}; it is auto, client or server.")
@@ -92,6 +95,7 @@ class DHT:
         self._mode = mode
         self._loopback = loopback
         self._rng = rng or random.Random()
+        self._limits = bounds
         self._wall = wall
         self._bootstrap = [addr for addr in bootstrap if not lan or _is_close(addr)]
         self._seeds = seeds
@@ -108,7 +112,7 @@ class DHT:
     def _build(self, allow_loopback: bool) -> None:
         """Put the pieces together; done again when it turns out at the start that loopback addresses count."""
         scope = DhtScope(self._lan, allow_loopback)
-        self._network = network = Network(self._host, self.protocol, scope, self._answer, self._rng)
+        self._network = network = Network(self._host, self.protocol, scope, self._answer, self._rng, self._limits)
         self._upkeep = Upkeep(network, self._bootstrap, self._seeds, self._chores)
         self._server = DhtServer(
             network.table,

@@ -21,6 +21,7 @@ from kachery_p2p.routing.dht.lookup import Lookup
 from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType
 from kachery_p2p.routing.dht.reach import DhtConnections, bare, peer_bytes, peer_text
 from kachery_p2p.routing.dht.rpc import Rpc
+from kachery_p2p.routing.dht.shell_limits import ShellLimits
 from kachery_p2p.routing.dht.table import RoutingTable
 from kachery_p2p.waking import Flag, Signal
 
@@ -43,6 +44,7 @@ class Network:
         scope: which addresses belong into this DHT.
         answer: answers the questions of peers (see `Rpc`).
         rng: for the routing table.
+        bounds: of this DHT.
     """
 
     def __init__(
@@ -52,12 +54,14 @@ class Network:
         scope: DhtScope,
         answer: Callable[[DhtMessage, str], DhtMessage | None],
         rng: random.Random,
+        bounds: ShellLimits,
     ) -> None:
+        self.limits = bounds
         self.host = host
         self.scope = scope
         self.local = peer_bytes(host.peer_id)
-        self.rpc = Rpc(host, protocol, answer)
-        self.reach = DhtConnections(host, scope)
+        self.rpc = Rpc(host, protocol, answer, bounds)
+        self.reach = DhtConnections(host, scope, bounds)
         self.table = RoutingTable(self.local, scope=scope, rng=rng)
         #: peers that came into the table so far, and the signal that one more did
         self.newcomers = 0
