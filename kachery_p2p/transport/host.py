@@ -244,13 +244,17 @@ class Host:
         return await self._dialer.connect(self.require_nursery(), addr, addrs, timeout=timeout, fresh=fresh)
 
     async def punch(self, peer_id: str, addrs: Sequence[str], *, initiator: bool, timeout: float) -> bool:
-        """Dial several addresses of a peer at this instant, while it does the same; whether there is a direct
-        connection then, ours or the peer's.
+        """Dial several addresses of a peer at this instant, while it does the same.
 
         Args:
+            peer_id: base58.
             addrs: IP addresses only are tried; the others, and nonsense, are left out.
             initiator: which part this side plays in a connection that both have dialled. In one that reaches only a
                 listening socket it must be True.
+            timeout: seconds in all.
+
+        Returns:
+            Whether there is a direct connection then, ours or the peer's.
         """
         self.require_nursery()
         parsed: list[Address] = []
@@ -298,7 +302,10 @@ class Host:
         """Secure a channel that something else made (a relayed one, say), and take it as a connection.
 
         Args:
+            io: the channel.
             address: the multiaddr of the other end, without its peer ID.
+            initiator: whether this side opened it.
+            expected: the peer ID that must be at the other end; None for any.
             limited: the channel will be cut after some time or some bytes.
 
         Raises:
@@ -343,10 +350,10 @@ class Host:
     # --- streams ---------------------------------------------------------------------------------------------------
 
     def set_handler(self, protocol: str, handler: Handler) -> None:
-        """Serve a protocol. Each stream runs `handler` in a task of its own and is closed when that returns, unless
-        `Stream.keep` was called.
+        """Serve a protocol.
 
-        An exception of the handler resets its stream, is logged, and does nothing else.
+        Each stream runs `handler` in a task of its own and is closed when that returns, unless `Stream.keep` was
+        called. An exception of the handler resets its stream, is logged, and does nothing else.
         """
         self._handlers[protocol] = handler
         self._identify.changed()

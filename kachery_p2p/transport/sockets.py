@@ -160,6 +160,8 @@ async def connect_tcp(host: str, port: int, *, beside: socket.socket | None = No
     """Connect to one IP address; cancellation closes the socket.
 
     Args:
+        host: an IP address, of IPv6 perhaps with a scope behind a `%`.
+        port: TCP.
         beside: a listening socket whose port is to be dialled from.
 
     Raises:
@@ -203,8 +205,9 @@ class PortNotFree(OSError):
 
 
 def _bind_beside(sock: socket.socket, listener: socket.socket, name: tuple[object, ...]) -> None:
-    """Give a socket that is about to dial `name` the port of a listening one, so that a NAT in between opens a hole
-    through which others reach the listener too.
+    """Give a socket that is about to dial `name` the port of a listening one.
+
+    So a NAT in between opens a hole through which others reach the listener, too.
 
     SO_REUSEPORT must be set on both, but on the listener only at the instant of the bind: while it is set, another
     process of the same user could listen there as well and take half of our connections. Linux remembers the

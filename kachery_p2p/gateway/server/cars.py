@@ -36,8 +36,10 @@ class CarRequest:
     dups: bool = False
 
     def etag(self, path: str, root: CID) -> str:
-        """One for each answer: the blocks depend on the whole path and on all parameters. Weak: which blocks they are
-        is certain, their order is ours."""
+        """One for each answer: the blocks depend on the whole path and on all parameters.
+
+        It is weak, because only which blocks there are is certain. Their order is ours.
+        """
         last = "*" if self.part is None or self.part[1] is None else self.part[1]
         part = "" if self.part is None else f".{self.part[0]}:{last}"
         digest = hashlib.sha256(path.encode()).hexdigest()[:32]

@@ -46,8 +46,10 @@ class BlockUnavailable(KacheryError):
 
 
 class Fetch(Protocol):
-    """Brings data to this machine, like `kachery_p2p.node.node.Node.load`; the gateway gives it `cid`, `path`, `kind`,
-    `start` and `end`, and uses `path` and `size` of its answer."""
+    """Brings data to this machine, like `kachery_p2p.node.node.Node.load`.
+
+    The gateway gives it `cid`, `path`, `kind`, `start` and `end`, and uses `path` and `size` of its answer.
+    """
 
     async def __call__(
         self, cid: str, path: Sequence[str], *, kind: str, start: int | None = None, end: int | None = None

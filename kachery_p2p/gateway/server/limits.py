@@ -20,14 +20,14 @@ MAX_REQUEST_HEAD = 16 * KIB
 SEND_STEP = 1 * MIB
 #: Bytes that it must take within `crowded_seconds` while requests wait for their turn.
 PROGRESS_STEP = 256 * KIB
-#: HTTP/2 frames that ask for nothing cost us some 40 microseconds, and a request that is reset at once the same as
-#: any. The unit is a byte received (2 microseconds, in small frames): what a connection may save up, and what all that
-#: are in debt are given a second.
+#: What HTTP/2 may cost us. A frame that asks for nothing takes some 40 microseconds, and a request that is reset at
+#: once takes as much as any other. So each byte received costs one unit, which is 2 microseconds in small frames. A
+#: connection may save up H2_BURST units; those that have spent more are given H2_RATE units a second together.
 H2_BURST = 32_000.0
 H2_RATE = 80_000.0
-#: Of a request, beside its bytes; and so many bytes sent pay for one unit, so that whoever reads what it asked for
-#: never waits.
+#: Units that a request costs beside its bytes.
 H2_REQUEST_COST = 150.0
+#: Bytes sent that earn one unit back: a reader that takes what it asked for never waits.
 H2_SENT_PER_UNIT = 8
 #: Bytes of HTTP/2 dealt with at a time: 120 of the smallest frames.
 H2_PIECE = 2 * KIB

@@ -147,6 +147,7 @@ class Network:
         """Put a question to the peers nearest to its key, and to ever nearer ones that the answers name.
 
         Args:
+            question: what is asked; its key says whom to ask.
             look: sees each answer; the peer that gave it counts as asked until this returns.
             enough: ends the lookup when set.
             all_closest: go on until all of the k nearest have answered.

@@ -163,8 +163,11 @@ class Upkeep:
             network.note(f"The bootstrap peer {addr} does not answer as a server of the DHT: {error}")
 
     async def _look_around(self) -> None:
-        """Look ourselves up, so that we know our neighbours and they us: whenever somebody new is in a small table, and
-        with growing pauses while it stays small, for somebody may just not have answered the last time."""
+        """Look ourselves up, so that we know our neighbours and they us.
+
+        This is done whenever somebody new is in a small table. While it stays small, it is done again with growing
+        pauses, for somebody may just not have answered the last time.
+        """
         network = self._network
         pause = network.limits.self_lookup_interval
         while True:

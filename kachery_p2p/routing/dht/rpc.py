@@ -236,8 +236,10 @@ class Rpc:
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def serve_peers(self, serve: bool) -> None:
-        """Whether peers can ask us (server mode). When that ends, so do their streams: whoever went on getting answers
-        would keep us in its table."""
+        """Whether peers can ask us (server mode).
+
+        When that ends, so do their streams: a peer that went on getting answers would keep us in its table.
+        """
         if serve and not self._serving:
             self._host.set_handler(self.protocol, self._serve)
         elif self._serving and not serve:
