@@ -54,7 +54,7 @@ class ByteIO(Protocol):
         ...
 
     async def send_all(self, data: memoryview) -> None:
-        """Hand over everything; `OSError` when the peer takes nothing for `limits.WRITE_STALL_TIMEOUT` seconds."""
+        """Hand over everything; `OSError` when the peer takes nothing for too long."""
         ...
 
     def shutdown_write(self) -> None: ...
@@ -63,9 +63,15 @@ class ByteIO(Protocol):
 
 
 class SocketIO:
-    """A connected, non-blocking TCP socket."""
+    """A connected, non-blocking TCP socket.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        sock: it is closed with this.
+        stall: a peer that takes no byte for so many seconds is gone.
+    """
+
+    def __init__(self, sock: socket.socket, stall: float = limits.DEFAULTS.write_stall_timeout) -> None:
+        self._stall = stall
         self._sock = sock
         _sockets.add(sock)
         try:
@@ -97,7 +103,7 @@ class SocketIO:
                 data = data[sent:]
                 continue
             self._check_open()
-            with trio.move_on_after(limits.WRITE_STALL_TIMEOUT) as stall:
+            with trio.move_on_after(self._stall) as stall:
                 await trio.lowlevel.wait_writable(self._sock)
             if stall.cancelled_caught:
                 raise TimeoutError(errno.ETIMEDOUT, "the peer takes no more bytes")

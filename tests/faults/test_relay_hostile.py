@@ -12,8 +12,10 @@ import trio
 from kachery_p2p.errors import DialError, RelayRefused, StreamError
 from kachery_p2p.transport import limits as transport_limits
 from kachery_p2p.transport.host import Host
+from kachery_p2p.transport.limits import TransportLimits
 from kachery_p2p.transport.relay import limits
 from kachery_p2p.transport.relay.client import RelayClient
+from kachery_p2p.transport.relay.limits import RelayClientLimits
 from kachery_p2p.transport.relay.messages import (
     HOP,
     STOP,
@@ -108,12 +110,10 @@ async def test_garbage_on_hop(nursery: trio.Nursery) -> None:
     await works(relay, nursery)
 
 
-async def test_half_open_circuits(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_half_open_circuits(nursery: trio.Nursery) -> None:
     """Targets that never answer and callers that never speak cost a bounded number of circuits for a bounded time."""
-    monkeypatch.setattr(limits, "STOP_TIMEOUT", 0.5)
-    monkeypatch.setattr(limits, "MESSAGE_TIMEOUT", 0.5)
     relay = await started(nursery)
-    service = RelayService(relay, settings=RelayLimits(circuits_per_peer=5))
+    service = RelayService(relay, settings=RelayLimits(circuits_per_peer=5, stop_timeout=0.5, message_timeout=0.5))
     target, caller = await started(nursery, listen=()), await started(nursery, listen=())
 
     async def silent(stream: Stream) -> None:
@@ -142,14 +142,14 @@ async def test_half_open_circuits(nursery: trio.Nursery, monkeypatch: pytest.Mon
     await works(relay, nursery)
 
 
-async def test_a_flood_waits_for_a_slow_reader(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flood_waits_for_a_slow_reader(nursery: trio.Nursery) -> None:
     """A circuit whose far end does not read holds no more than its windows in the relay, and stops the sender.
 
     When the sender leaves, it ends.
     """
-    monkeypatch.setattr(limits, "WATCH_INTERVAL", 0.1)
     relay = await started(nursery)
-    service = RelayService(relay, is_friend=lambda peer: True)
+    settings = RelayLimits(watch_interval=0.1)
+    service = RelayService(relay, is_friend=lambda peer: True, settings=settings)
     target, caller = await started(nursery, listen=()), await started(nursery, listen=())
 
     async def deaf(stream: Stream) -> None:
@@ -228,16 +228,15 @@ async def test_reservations_that_lie(nursery: trio.Nursery, expire: int) -> None
     client = RelayClient(b)
     reservation = await client.reserve(rogue.addresses()[0])
     lifetime = reservation.expires - trio.current_time()
-    assert limits.SHORTEST_RESERVATION - 1 < lifetime <= limits.LONGEST_RESERVATION
+    assert limits.CLIENT_DEFAULTS.shortest_reservation - 1 < lifetime <= limits.LONGEST_RESERVATION
     assert client.addresses() == [f"{rogue.addresses()[0]}/p2p-circuit"]
 
 
 @pytest.mark.parametrize("kind", ["itself", "garbage", "silence", "goodbye", "wrong message"])
-async def test_circuits_that_lie(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+async def test_circuits_that_lie(nursery: trio.Nursery, kind: str) -> None:
     """A relay that puts itself, noise or nothing at the other end is found out: the dial fails, in words, in time."""
-    monkeypatch.setattr(transport_limits, "HANDSHAKE_TIMEOUT", 0.5)
-    monkeypatch.setattr(transport_limits, "CIRCUIT_TIMEOUT", 0.5)
-    rogue, a = await started(nursery), await started(nursery, listen=())
+    hasty = TransportLimits(handshake_timeout=0.5, circuit_timeout=0.5)
+    rogue, a = await started(nursery), await started(nursery, listen=(), bounds=hasty)
     wanted = await started(nursery)
 
     async def lie(stream: Stream) -> None:
@@ -265,13 +264,12 @@ async def test_circuits_that_lie(nursery: trio.Nursery, monkeypatch: pytest.Monk
     await still_serves(rogue)
 
 
-async def test_circuits_that_come_in_and_never_speak(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_circuits_that_come_in_and_never_speak(nursery: trio.Nursery) -> None:
     """Our own relay may flood us with circuits: handshakes are counted, and end in time."""
-    monkeypatch.setattr(transport_limits, "HANDSHAKE_TIMEOUT", 1.0)
-    monkeypatch.setattr(limits, "MAX_HANDSHAKES", 8)
-    relay, b = await started(nursery), await started(nursery, listen=())
+    hasty = TransportLimits(handshake_timeout=1.0)
+    relay, b = await started(nursery), await started(nursery, listen=(), bounds=hasty)
     nursery.start_soon(RelayService(relay).run)
-    client = RelayClient(b)
+    client = RelayClient(b, bounds=RelayClientLimits(max_handshakes=8))
     await client.reserve(relay.addresses()[0])
     request = encode(STOP, RelayMessage(RelayMessageType.CONNECT, peer=os.urandom(36)))
     streams = [await relay.open_stream(b.peer_id, [STOP]) for _ in range(20)]

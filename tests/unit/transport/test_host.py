@@ -15,9 +15,10 @@ import pytest
 import trio
 
 from kachery_p2p.errors import AddressInUse, DialError, InvalidAddress, StreamError
-from kachery_p2p.transport import limits, listener
+from kachery_p2p.transport import listener
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.identify import IDENTIFY
+from kachery_p2p.transport.limits import TransportLimits
 from kachery_p2p.transport.stream import Stream
 from tests.helpers.transport_helpers import (
     ECHO,
@@ -182,11 +183,10 @@ async def test_dials_of_one_peer_share_a_connection(nursery: trio.Nursery) -> No
     assert len(a.connections()) == len(b.connections()) == 1
 
 
-async def test_simultaneous_dials_end_in_one_connection(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_simultaneous_dials_end_in_one_connection(nursery: trio.Nursery) -> None:
     """Both sides dial at once: streams work at every moment, and after a while one connection is left."""
-    monkeypatch.setattr(limits, "DUPLICATE_GRACE", 0.2)
-    monkeypatch.setattr(limits, "HOUSEKEEPING_INTERVAL", 0.1)
-    a, b = await started(nursery), await started(nursery)
+    tidy = TransportLimits(duplicate_grace=0.2, housekeeping_interval=0.1)
+    a, b = await started(nursery, bounds=tidy), await started(nursery, bounds=tidy)
     async with trio.open_nursery() as both:
         both.start_soon(a.connect, b.addresses()[0])
         both.start_soon(b.connect, a.addresses()[0])
@@ -360,13 +360,12 @@ async def test_private_networks_do_not_mix(nursery: trio.Nursery) -> None:
     assert a.connected() == [b.peer_id]
 
 
-async def test_dead_peer_is_noticed(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dead_peer_is_noticed(nursery: trio.Nursery) -> None:
     """A peer that answers no ping is dropped; a quiet one that answers stays."""
-    monkeypatch.setattr(limits, "KEEPALIVE_INTERVAL", 0.1)
-    monkeypatch.setattr(limits, "KEEPALIVE_TIMEOUT", 0.4)
     from tests.helpers.transport_helpers import Rogue
 
-    a, b = await started(nursery), await started(nursery)
+    anxious = TransportLimits(keepalive_interval=0.1, keepalive_timeout=0.4)
+    a, b = await started(nursery, bounds=anxious), await started(nursery)
     await b.connect(a.addresses()[0])
     dead = await Rogue.connect(a)
     await until(lambda: len(a.connected()) == 2)

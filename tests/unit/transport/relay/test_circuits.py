@@ -14,13 +14,14 @@ from libp2p.peer.envelope import unmarshal_envelope
 
 from kachery_p2p.errors import AddressInUse, DialError, InvalidAddress, MalformedMessage, RelayRefused, StreamError
 from kachery_p2p.transport import dialer
-from kachery_p2p.transport import limits as transport_limits
 from kachery_p2p.transport.addresses import parse_address
 from kachery_p2p.transport.compat import Keys
 from kachery_p2p.transport.host import Host
+from kachery_p2p.transport.limits import TransportLimits
 from kachery_p2p.transport.listener import Listener
 from kachery_p2p.transport.relay import limits
 from kachery_p2p.transport.relay.client import RelayClient
+from kachery_p2p.transport.relay.limits import RelayClientLimits
 from kachery_p2p.transport.relay.messages import (
     HOP,
     STOP,
@@ -51,10 +52,12 @@ async def relaying(nursery: trio.Nursery, **options: object) -> tuple[Host, Rela
     return host, service
 
 
-async def behind(nursery: trio.Nursery, *relays: Host, **options: object) -> tuple[Host, RelayClient]:
+async def behind(
+    nursery: trio.Nursery, *relays: Host, relay_bounds: RelayClientLimits = limits.CLIENT_DEFAULTS, **options: object
+) -> tuple[Host, RelayClient]:
     """A host that nobody can dial, with reservations at these relays."""
     host = await started(nursery, listen=(), **options)
-    client = RelayClient(host, [relay.addresses()[0] for relay in relays])
+    client = RelayClient(host, [relay.addresses()[0] for relay in relays], bounds=relay_bounds)
     await nursery.start(client.run)
     client.enabled = True
     await until(lambda: len(client.reservations()) == min(len(relays), limits.RELAYS_WANTED))
@@ -236,13 +239,13 @@ async def test_refusals_say_why(nursery: trio.Nursery, case: str) -> None:
         await a.connect(f"{address}/p2p-circuit/p2p/{b.peer_id}")
 
 
-async def test_direct_addresses_come_first(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_direct_addresses_come_first(nursery: trio.Nursery) -> None:
     """A circuit is dialled only after the direct addresses had their head start, and at once when they have failed."""
     relay, service = await relaying(nursery)
     b, client = await behind(nursery, relay)
     circuit = f"{client.addresses()[0]}/p2p/{b.peer_id}"
-    direct, other = await started(nursery), await started(nursery, listen=())
-    monkeypatch.setattr(transport_limits, "RELAY_HEAD_START", 60.0)
+    patient = TransportLimits(relay_head_start=60.0)
+    direct, other = await started(nursery), await started(nursery, listen=(), bounds=patient)
     begun = trio.current_time()
     await other.connect(circuit, [f"/ip4/127.0.0.1/tcp/{free_port()}"])
     assert trio.current_time() - begun < 2
@@ -252,14 +255,11 @@ async def test_direct_addresses_come_first(nursery: trio.Nursery, monkeypatch: p
     assert service.counters.circuits == 1
 
 
-async def test_a_direct_connection_replaces_the_relayed_one(
-    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_direct_connection_replaces_the_relayed_one(nursery: trio.Nursery) -> None:
     """New streams go over the direct connection at once; the relayed one is closed after a while, even when in use."""
-    monkeypatch.setattr(transport_limits, "HOUSEKEEPING_INTERVAL", 0.05)
-    monkeypatch.setattr(transport_limits, "RELAYED_GRACE", 0.3)
+    tidy = TransportLimits(housekeeping_interval=0.05, relayed_grace=0.3)
     relay, _ = await relaying(nursery)
-    a, b = await started(nursery), await started(nursery)
+    a, b = await started(nursery, bounds=tidy), await started(nursery, bounds=tidy)
     client = RelayClient(b)
     await client.reserve(relay.addresses()[0])
     await a.connect(f"{client.addresses()[0]}/p2p/{b.peer_id}")
@@ -278,12 +278,10 @@ async def test_a_direct_connection_replaces_the_relayed_one(
 # --- reservations --------------------------------------------------------------------------------------------------
 
 
-async def test_reservations_are_renewed(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reservations_are_renewed(nursery: trio.Nursery) -> None:
     """A reservation is renewed before it ends; the addresses stay, and nobody is told of a change."""
-    monkeypatch.setattr(limits, "RESERVATION_SECONDS", 0.4)
-    monkeypatch.setattr(limits, "SHORTEST_RESERVATION", 0.4)
-    relay, service = await relaying(nursery)
-    _, client = await behind(nursery, relay)
+    relay, service = await relaying(nursery, settings=RelayLimits(reservation_seconds=0.4))
+    _, client = await behind(nursery, relay, relay_bounds=RelayClientLimits(shortest_reservation=0.4))
     changes: list[list[str]] = []
     client.on_change.subscribe(changes.append)
     await until(lambda: service.counters.reserved >= 4)
