@@ -7,5 +7,5 @@
     router      asks all of these side by side for one CID
     provide/    announces what the repo has, again and again, at a cost that does not grow with its size
 
-The rooms beside this one are known by the protocols in `interfaces`; `kachery_p2p.node.node` puts them together.
+The packages beside this one are known by the protocols in `interfaces`; `kachery_p2p.node.node` puts them together.
 """

@@ -89,6 +89,7 @@ class KnownPeers:
         """A connection with the peer was made.
 
         Args:
+            peer: peer ID, base58.
             addr: the address that we dialled; None when the peer dialled us.
             seconds: how long that took, where it was measured.
         """
@@ -136,6 +137,8 @@ class KnownPeers:
         """Somebody says where the peer is; nothing is proven by it.
 
         Args:
+            peer: peer ID, base58.
+            addrs: multiaddrs; those that cannot be dialled are left out.
             origin: `configured` (the user named it), `mdns`, or `dht` for any other peer's word.
         """
         entry = self._enter(peer)
@@ -200,12 +203,12 @@ class KnownPeers:
         return entry.best() if entry is not None else ()
 
     def candidates(self, count: int) -> list[tuple[str, tuple[str, ...]]]:
-        """Peers that may have what a lab shares, with their addresses: whom to dial after a restart, or for a block of
-        which nobody else knows.
+        """Peers that may have what a lab shares, with their addresses.
 
-        Those that gave us blocks, that the user named, or that were met on the local network, the most recent first;
-        then those that took blocks from us. Ones that have not answered for some tries come last, and ones that failed
-        just now are left out. Never strangers.
+        They are dialled after a restart, and for a block of which no other source knows. First come those that gave us
+        blocks, that the user named, or that were met on the local network, the most recent first; then those that took
+        blocks from us. Ones that have not answered for some tries come last, and ones that failed just now are left
+        out. Never strangers.
         """
         now = self._wall()
         found = [
@@ -217,8 +220,10 @@ class KnownPeers:
         return [(entry.peer, entry.best()) for entry in found[:count]]
 
     def dht_seeds(self, count: int, protocol: str = "/ipfs/kad/1.0.0") -> list[tuple[str, tuple[str, ...]]]:
-        """Peers of a DHT that answered when we dialled them, the most recent first, spread over networks: enough to
-        fill a routing table without bootstrap nodes."""
+        """Peers of a DHT that answered when we dialled them, the most recent first, spread over networks.
+
+        They are enough to fill a routing table without bootstrap nodes.
+        """
         speaks = spoken([protocol])
         now = self._wall()
         answered: list[tuple[bool, float, PeerEntry]] = []
@@ -392,30 +397,21 @@ class KnownPeers:
 
 
 class KnownSource:
-    """Known peers as a source: for any block, those that may have what a lab shares, after a head start for sources
-    that know better.
+    """Known peers as a source: for any block, those that may have what a lab shares.
+
+    The first is named after a head start for sources that know better.
 
     Args:
         known: the address book.
-        head_start: seconds before the first is named.
-        count: how many are named at most.
     """
 
     name = "known"
 
-    def __init__(
-        self,
-        known: KnownPeers,
-        *,
-        head_start: float = limits.KNOWN_HEAD_START,
-        count: int = limits.MAX_KNOWN_PROVIDERS,
-    ) -> None:
+    def __init__(self, known: KnownPeers) -> None:
         self._known = known
-        self._head_start = head_start
-        self._count = count
 
     async def find_providers(self, multihash: bytes) -> AsyncGenerator[Provider, None]:
         """Whom to try; `multihash` makes no difference, since the book says nothing of blocks."""
-        await trio.sleep(self._head_start)
-        for peer, addrs in self._known.candidates(self._count):
+        await trio.sleep(limits.KNOWN_HEAD_START)
+        for peer, addrs in self._known.candidates(limits.MAX_KNOWN_PROVIDERS):
             yield Provider(peer, addrs, self.name)

@@ -1,6 +1,6 @@
 """`routing.sqlite` in the data directory: what routing remembers over a restart.
 
-Each part of the room has tables of its own (the address book, received provider records, what was announced when).
+Each part of the package has tables of its own (the address book, received provider records, what was announced when).
 Only the node of the directory opens it. All of it can be learned anew, so a damaged file is put aside and a new one
 begun; nothing is lost but time.
 """
@@ -74,8 +74,10 @@ class Database(SQLiteFile):
 
 
 def set_aside_if_damaged(path: Path) -> bool:
-    """Put a damaged database aside, so that the next node begins a new one; whether it was damaged. For a repair, while
-    no node runs: a node does so by itself where the damage shows when it starts."""
+    """Put a damaged database aside, so that the next node begins a new one; whether it was damaged.
+
+    For a repair, while no node runs. A node does so by itself where the damage shows when it starts.
+    """
     if not path.exists():
         return False
     try:

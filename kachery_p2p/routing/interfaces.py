@@ -44,6 +44,11 @@ class AnnounceTarget(Protocol):
         """`dht` or `lan-dht`: what was announced is remembered under this name."""
         ...
 
+    @property
+    def local(self) -> bool:
+        """Whether its peers are neighbours."""
+        ...
+
     async def wait_ready(self) -> None:
         """Return when there is a peer to ask."""
         ...

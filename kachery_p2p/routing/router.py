@@ -105,6 +105,9 @@ class Router:
         local: our own peer ID, which is never given as a provider.
         wall: seconds since the epoch, for what the status shows.
 
+    Raises:
+        ValueError: two sources have the same name.
+
     It runs once: `await nursery.start(router.run)`; cancel that task to stop it, which ends all finds.
     """
 
@@ -119,17 +122,9 @@ class Router:
         self._recent: deque[dict[str, Any]] = deque(maxlen=limits.MAX_RECENT_FINDS)
         self._nursery: trio.Nursery | None = None
         for source in sources:
-            self.add(source)
-
-    def add(self, source: ProviderSource) -> None:
-        """One more source, for finds that begin from now on. Raises `ValueError` when one of its name is there."""
-        if source.name in self._sources:
-            raise ValueError(f"there is a source of the name {source.name!r} already")
-        self._sources[source.name] = _SourceState(source, trio.Semaphore(limits.MAX_ASKS_PER_SOURCE))
-
-    def remove(self, name: str) -> None:
-        """Ask a source no longer; finds under way go on with it."""
-        self._sources.pop(name, None)
+            if source.name in self._sources:
+                raise ValueError(f"there are two sources of the name {source.name!r}")
+            self._sources[source.name] = _SourceState(source, trio.Semaphore(limits.MAX_ASKS_PER_SOURCE))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the finds until cancelled."""
@@ -150,6 +145,7 @@ class Router:
         (`contextlib.aclosing`) to stop looking.
 
         Args:
+            multihash: of the block.
             label: what the status calls it: the CID as the user wrote it.
 
         Raises:
@@ -175,6 +171,8 @@ class Router:
         """The same, but everything that every source says: a peer that two sources name comes twice.
 
         Args:
+            multihash: of the block.
+            label: what the status calls it.
             fresh: ask again even where a source said something a moment ago, or is being asked by others.
 
         Raises:

@@ -1,7 +1,7 @@
 """The libp2p host: TCP, Noise, Yamux, and the connections they make.
 
 `host.Host` is what the node uses: it listens, dials, and gives out streams (`stream.Stream`). Everything else
-in this room stands behind it. From the wire up:
+in this package stands behind it. From the wire up:
 
     sockets.py      a TCP socket as a `ByteIO`: non-blocking reads and writes, tried before waited for
     pnet.py         a `ByteIO` on a `ByteIO`: the private network's XSalsa20

@@ -21,6 +21,7 @@ import trio
 from kachery_p2p.errors import StreamError
 from kachery_p2p.transport import limits
 from kachery_p2p.transport.addresses import CIRCUIT
+from kachery_p2p.transport.limits import TransportLimits
 from kachery_p2p.transport.noise import SEALED_MESSAGE, Cipher, RecordReader
 from kachery_p2p.transport.sockets import ByteIO
 from kachery_p2p.transport.stream import Stream
@@ -40,11 +41,16 @@ _BROKEN = (OSError, trio.ClosedResourceError, trio.BrokenResourceError)
 
 
 class Shared:
-    """What the connections of one host have in common: buffers, the budget of received bytes, and the pool of work."""
+    """What the connections of one host have in common: buffers, the budget of received bytes, and the pool of work.
 
-    def __init__(self) -> None:
-        self.budget = ReceiveBudget()
-        self.work = Pool(limits.WORK_RATE)
+    Args:
+        bounds: of the host; `limits` afterwards.
+    """
+
+    def __init__(self, bounds: TransportLimits = limits.DEFAULTS) -> None:
+        self.limits = bounds
+        self.budget = ReceiveBudget(bounds.host_streams)
+        self.work = Pool(bounds.work_rate)
         self.receive_buffer = memoryview(bytearray(limits.RECEIVE_BUFFER))
         self.plaintext = memoryview(bytearray(limits.NOISE_PLAINTEXT))
         self._spare: list[memoryview] = []
@@ -101,9 +107,16 @@ class Connection:
         self.close_reason = ""
         self.closed = trio.Event()
         self._room = Signal()  # perhaps one more stream can be opened
-        self.core = YamuxCore(initiator, self._make_stream, shared.budget, trio.current_time, self._room.notify)
+        self.core = YamuxCore(
+            initiator,
+            self._make_stream,
+            shared.budget,
+            trio.current_time,
+            on_room=self._room.notify,
+            idle_frames=shared.limits.idle_frames_rate,
+        )
         #: for what the peer makes us do
-        self.allowance = Allowance(limits.WORK_RATE, limits.WORK_BURST, shared.work)
+        self.allowance = Allowance(shared.limits.work_rate, limits.WORK_BURST, shared.work)
         self._turn = Turn()
         self._frames = self._dropped = 0  # frames and dropped bytes of the core that are on the allowance
         self._appetite = limits.FIRST_RECEIVE
@@ -378,15 +391,16 @@ class Connection:
         Any byte that comes in is a sign of life: on a slow line the answer to a ping may queue behind megabytes. While
         the kernel takes nothing from us, `send_all` judges whether the peer is gone.
         """
+        interval, patience = self._shared.limits.keepalive_interval, self._shared.limits.keepalive_timeout
         self.core.ping()  # for the round trip time
         self.flush()
         while True:
-            await trio.sleep(limits.KEEPALIVE_INTERVAL / 2)
+            await trio.sleep(interval / 2)
             now = trio.current_time()
-            if now - self._heard_at > limits.KEEPALIVE_TIMEOUT and self._pending is None:
-                self.abort(f"the peer did not answer for {limits.KEEPALIVE_TIMEOUT:.0f} seconds")
+            if now - self._heard_at > patience and self._pending is None:
+                self.abort(f"the peer did not answer for {patience:.0f} seconds")
                 return
-            if now - self._heard_at >= limits.KEEPALIVE_INTERVAL / 2:
+            if now - self._heard_at >= interval / 2:
                 self.core.ping()
             self.core.sweep()
             self.flush()

@@ -26,6 +26,7 @@ from kachery_p2p.peer_ids import parse_peer_id
 from kachery_p2p.transport import compat, limits
 from kachery_p2p.transport.addresses import Address, parse_address, resolve, tcp_multiaddr
 from kachery_p2p.transport.connection import Connection
+from kachery_p2p.transport.limits import TransportLimits
 from kachery_p2p.transport.peers import PeerTable
 from kachery_p2p.transport.sockets import ByteIO, PortNotFree, SocketIO, connect_tcp
 from kachery_p2p.transport.upgrade import HandshakeError, Secured, WrongPeer, upgrade
@@ -66,7 +67,8 @@ class Race(Generic[Target, Result]):
     Args:
         attempt: tries one target; raises when it fails.
         discard: disposes of a result that came second.
-        is_late: says which targets wait until the others have had `limits.RELAY_HEAD_START` seconds, or have failed.
+        is_late: says which targets wait until the others have had their head start, or have failed.
+        head_start: seconds.
     """
 
     def __init__(
@@ -75,12 +77,14 @@ class Race(Generic[Target, Result]):
         attempt: Callable[[Target], Awaitable[Result]],
         discard: Callable[[Result], None],
         is_late: Callable[[Target], bool] = lambda target: False,
+        head_start: float = 0.0,
     ) -> None:
         self.errors: dict[Target, str] = {}
         self.winner: Result | None = None
         self._attempt = attempt
         self._discard = discard
         self._is_late = is_late
+        self._head_start = head_start
         self._known: dict[Target, None] = {}
         self._waiting: list[Target] = []
         self._running = 0
@@ -119,7 +123,7 @@ class Race(Generic[Target, Result]):
         if not self._waiting:
             return None, float("inf")
         early = [target for target in self._waiting if not self._is_late(target)]
-        head_start = limits.RELAY_HEAD_START - elapsed
+        head_start = self._head_start - elapsed
         if not early and self._running and head_start > 0:
             return None, head_start
         target = (early or self._waiting)[0]
@@ -172,6 +176,7 @@ class Dialer:
         adopt: takes what was reached as a connection; `None` when it is not wanted.
         circuit: opens a channel to a peer through the relay at an address, and says whether the relay sets limits.
         beside: the listening socket whose port a dial to an IP address may leave from.
+        bounds: of the host.
         max_dials: TCP connects and handshakes at once.
     """
 
@@ -184,7 +189,8 @@ class Dialer:
         circuit: Callable[[Address, str], Awaitable[tuple[ByteIO, bool]]],
         beside: Callable[[str], socket.socket | None],
         *,
-        max_dials: int = limits.MAX_DIALS,
+        bounds: TransportLimits,
+        max_dials: int,
     ) -> None:
         self._keys = keys
         self._table = table
@@ -192,6 +198,7 @@ class Dialer:
         self._adopt = adopt
         self._circuit = circuit
         self._beside = beside
+        self._limits = bounds
         self._dials: dict[str, _Dial] = {}
         self._slots = trio.Semaphore(max_dials)
 
@@ -277,7 +284,9 @@ class Dialer:
         async def attempt(address: Address) -> Reached:
             return await self._dial_address(address, peer)
 
-        race = Race(addresses, attempt, _close, lambda address: address.relay is not None)
+        race = Race(
+            addresses, attempt, _close, lambda address: address.relay is not None, self._limits.relay_head_start
+        )
         dial = self._dials[key] = _Dial(race)
         nursery.start_soon(self._run, key, dial)
         return dial
@@ -339,14 +348,16 @@ class Dialer:
     async def _dial_tcp(
         self, address: Address, peer: str | None, beside: socket.socket | None, *, initiator: bool = True
     ) -> Reached:
-        io = self._wrap(SocketIO(await connect_tcp(address.host, address.port, beside=beside)))
+        io = self._wrap(
+            SocketIO(await connect_tcp(address.host, address.port, beside=beside), self._limits.write_stall_timeout)
+        )
         secured = await self._secure(io, peer, initiator=initiator)
         return Reached(io, secured, tcp_multiaddr(address.kind, address.host, address.port))
 
     async def _secure(self, io: ByteIO, peer: str | None, *, initiator: bool = True) -> Secured:
         """The handshake. The channel is closed when it fails. Raises `DialError`, `HandshakeError`, `OSError`."""
         try:
-            with trio.fail_after(limits.HANDSHAKE_TIMEOUT):
+            with trio.fail_after(self._limits.handshake_timeout):
                 secured = await upgrade(io, self._keys, initiator=initiator, expected=peer if initiator else None)
             if secured.peer == self._table.local:
                 raise DialError("that is this node itself")

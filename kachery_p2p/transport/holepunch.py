@@ -205,7 +205,7 @@ class HolePunch:
         public = [
             addr for addr in host.table.peek(peer).addresses if is_public(addr) or (loopback and is_loopback(addr))
         ]
-        if public and await host.punch(peer, public, initiator=True, timeout=limits.PUNCH_TIMEOUT):
+        if public and await host.punch(peer, public, initiator=True, timeout=self._host.limits.punch_timeout):
             return HolePunchResult(peer, True, True, 0, 0.0, "the peer answered at its public address")
         rtt = 0.0
         for attempt in range(1, limits.PUNCH_ATTEMPTS + 1):
@@ -226,7 +226,7 @@ class HolePunch:
             await trio.sleep(rtt / 2)
             # We began, so by the specification we are the server.
             initiator = attempt == limits.PUNCH_ATTEMPTS
-            if await host.punch(peer, theirs, initiator=initiator, timeout=limits.PUNCH_TIMEOUT):
+            if await host.punch(peer, theirs, initiator=initiator, timeout=self._host.limits.punch_timeout):
                 return HolePunchResult(peer, True, True, attempt, rtt, f"a direct connection at attempt {attempt}")
             if connection.is_closed:
                 return HolePunchResult(peer, False, True, attempt, rtt, "the relayed connection was lost")
@@ -289,7 +289,7 @@ class HolePunch:
         try:
             with scope:
                 initiator = attempt != limits.PUNCH_ATTEMPTS
-                ok = await self._host.punch(peer, theirs, initiator=initiator, timeout=limits.PUNCH_TIMEOUT)
+                ok = await self._host.punch(peer, theirs, initiator=initiator, timeout=self._host.limits.punch_timeout)
         finally:
             if self._joins.get(peer) is scope:
                 del self._joins[peer]

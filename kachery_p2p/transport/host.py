@@ -14,6 +14,7 @@ from kachery_p2p.transport import compat, identify, limits, multistream, ping
 from kachery_p2p.transport.addresses import Address, parse_address
 from kachery_p2p.transport.connection import Connection, Shared
 from kachery_p2p.transport.dialer import Dialer, Reached
+from kachery_p2p.transport.limits import TransportLimits
 from kachery_p2p.transport.listener import DEFAULT_LISTEN, Listener
 from kachery_p2p.transport.peers import ConnectionInfo, Hook, PeerTable
 from kachery_p2p.transport.pnet import PrivateIO
@@ -39,6 +40,7 @@ class Host:
         max_connections: above this, the least useful connections are closed; what `limits.py` and the number of files
             that this process may open allow when not given.
         agent: what we say we are.
+        bounds: what it allows itself and its peers; `limits` afterwards.
 
     Raises:
         InvalidAddress: an address to listen on or to announce does not parse.
@@ -55,6 +57,7 @@ class Host:
         swarm_key: bytes | None = None,
         max_connections: int | None = None,
         agent: str = "kachery-p2p",
+        bounds: TransportLimits = limits.DEFAULTS,
     ) -> None:
         compat.quieten()
         if swarm_key is not None and len(swarm_key) != 32:
@@ -65,17 +68,19 @@ class Host:
         #: turns the addresses of the interfaces into those that peers are told; None tells them as they are
         self.advertise: Callable[[list[str]], list[str]] | None = None
         self._swarm_key = swarm_key
-        self._shared = Shared()
+        self.limits = bounds
+        self._shared = Shared(bounds)
         self._handlers: dict[str, Handler] = {}
         files = descriptors.shares()
         if max_connections is None:
-            max_connections = min(limits.MAX_CONNECTIONS, files.connections)
-        self.table = PeerTable(self.peer_id, max_connections)
+            max_connections = min(bounds.max_connections, files.connections)
+        self.table = PeerTable(self.peer_id, max_connections, bounds)
         self._listener = Listener(
             listen,
             self.keys,
             self._wrap,
             self._adopt_inbound,
+            bounds=bounds,
             max_handshakes=min(limits.MAX_HANDSHAKES, files.handshakes),
             spare=self._spare_file,
         )
@@ -86,6 +91,7 @@ class Host:
             self._adopt_outbound,
             self._open_circuit,
             self._listener.beside,
+            bounds=bounds,
             max_dials=min(limits.MAX_DIALS, files.dials),
         )
         self._identify = identify.Service(self, agent)
@@ -159,7 +165,7 @@ class Host:
         return io if self._swarm_key is None else PrivateIO(io, self._swarm_key)
 
     async def _open_circuit(self, relay: Address, peer: str) -> tuple[ByteIO, bool]:
-        return await open_circuit(self, relay, peer)
+        return await open_circuit(self, relay, peer, timeout=self.limits.circuit_timeout)
 
     def _adopt_inbound(self, reached: Reached) -> Connection | None:
         return self._adopt(reached, initiator=False)
@@ -219,7 +225,7 @@ class Host:
 
     async def _housekeeping(self) -> None:
         while True:
-            await trio.sleep(limits.HOUSEKEEPING_INTERVAL)
+            await trio.sleep(self.limits.housekeeping_interval)
             for connection in self.table.idle_duplicates(trio.current_time()):
                 connection.drop("there is another connection with that peer")
             for connection in self.table.superseded(trio.current_time()):
@@ -244,13 +250,17 @@ class Host:
         return await self._dialer.connect(self.require_nursery(), addr, addrs, timeout=timeout, fresh=fresh)
 
     async def punch(self, peer_id: str, addrs: Sequence[str], *, initiator: bool, timeout: float) -> bool:
-        """Dial several addresses of a peer at this instant, while it does the same; whether there is a direct
-        connection then, ours or the peer's.
+        """Dial several addresses of a peer at this instant, while it does the same.
 
         Args:
+            peer_id: base58.
             addrs: IP addresses only are tried; the others, and nonsense, are left out.
             initiator: which part this side plays in a connection that both have dialled. In one that reaches only a
                 listening socket it must be True.
+            timeout: seconds in all.
+
+        Returns:
+            Whether there is a direct connection then, ours or the peer's.
         """
         self.require_nursery()
         parsed: list[Address] = []
@@ -298,7 +308,10 @@ class Host:
         """Secure a channel that something else made (a relayed one, say), and take it as a connection.
 
         Args:
+            io: the channel.
             address: the multiaddr of the other end, without its peer ID.
+            initiator: whether this side opened it.
+            expected: the peer ID that must be at the other end; None for any.
             limited: the channel will be cut after some time or some bytes.
 
         Raises:
@@ -307,7 +320,7 @@ class Host:
         self.require_nursery()
         io = self._wrap(io)
         try:
-            with trio.fail_after(limits.HANDSHAKE_TIMEOUT):
+            with trio.fail_after(self.limits.handshake_timeout):
                 secured = await upgrade(io, self.keys, initiator=initiator, expected=expected)
         except trio.TooSlowError as error:
             io.close()
@@ -343,10 +356,10 @@ class Host:
     # --- streams ---------------------------------------------------------------------------------------------------
 
     def set_handler(self, protocol: str, handler: Handler) -> None:
-        """Serve a protocol. Each stream runs `handler` in a task of its own and is closed when that returns, unless
-        `Stream.keep` was called.
+        """Serve a protocol.
 
-        An exception of the handler resets its stream, is logged, and does nothing else.
+        Each stream runs `handler` in a task of its own and is closed when that returns, unless `Stream.keep` was
+        called. An exception of the handler resets its stream, is logged, and does nothing else.
         """
         self._handlers[protocol] = handler
         self._identify.changed()
@@ -361,7 +374,7 @@ class Host:
         return list(self._handlers)
 
     async def open_stream(
-        self, peer_id: str, protocols: Sequence[str], *, timeout: float = limits.NEGOTIATE_TIMEOUT
+        self, peer_id: str, protocols: Sequence[str], *, timeout: float = limits.DEFAULTS.negotiate_timeout
     ) -> Stream:
         """Open a stream to a connected peer, with the first of `protocols` that the peer speaks.
 
@@ -396,7 +409,7 @@ class Host:
     async def _serve(self, stream: Stream) -> None:
         """Serve a stream that a peer opened. Only cancellation gets out of here."""
         try:
-            with trio.move_on_after(limits.NEGOTIATE_TIMEOUT):
+            with trio.move_on_after(self.limits.negotiate_timeout):
                 stream.protocol = await multistream.negotiate(stream, self._handlers)
             handler = self._handlers.get(stream.protocol)
             if handler is None:

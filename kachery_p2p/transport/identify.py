@@ -50,6 +50,7 @@ class IdentifyAnswers:
 
         Args:
             addresses: ours, without the peer ID.
+            protocols: those that we serve.
             observed: the address at which we see the peer; empty when it means nothing.
         """
         texts = tuple(addresses)

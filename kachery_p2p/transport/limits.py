@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -36,15 +38,12 @@ WINDOW_ROUND_TRIPS = 4
 WINDOW_BUSY = 0.05
 # Open streams of one connection, each direction: far above what Bitswap and a DHT use, low enough to hold in memory.
 MAX_STREAMS = 1024
-# Streams that peers have open at this host, all connections together. With its task each takes some 10 KiB.
-HOST_STREAMS = 8192
 # Streams we opened that the peer has not acknowledged; go-yamux refuses the 257th.
 MAX_UNACKNOWLEDGED = 256
 # Control frames waiting to be sent (12 bytes each). Only a peer that does not read lets so many pile up.
 MAX_CONTROL_BYTES = 12 * 8192
-# Frames that do no work (pings, resets, empty data, refused streams): burst and sustained rate per second.
+# Frames that do no work (pings, resets, empty data, refused streams) that a connection may save up.
 IDLE_FRAMES_BURST = 4000.0
-IDLE_FRAMES_RATE = 500.0
 # Frames read from one message before it is looked at whether others should have their turn: a tenth of a millisecond.
 FRAMES_IN_A_ROW = 32
 # Space left in a Noise message below which a data frame that does not fit starts in the next message.
@@ -56,10 +55,8 @@ GATHER_SIZE = 64 * KIB
 
 # --- what a peer may make us do ------------------------------------------------------------------------------------
 
-# The unit is a frame without payload, some 4 microseconds. What the connections that are in debt may cause each second,
-# whatever their number: a sixth of a core. One that is alone with that has it all, enough for seven hundred small
-# questions and answers a second.
-WORK_RATE = 40_000.0
+# The unit is a frame without payload, some 4 microseconds.
+
 # What one connection may save up: 40 ms.
 WORK_BURST = 10_000.0
 # Receiving from the socket, decrypting a message, reading and writing a small piece, taking a stream and agreeing on
@@ -79,12 +76,6 @@ FIRST_RECEIVE = 64 * KIB
 
 # --- liveness ------------------------------------------------------------------------------------------------------
 
-# A connection that was quiet for so long is pinged, seconds; NAT mappings last longer.
-KEEPALIVE_INTERVAL = 30.0
-# A connection on which nothing moved for so long, either way, is gone.
-KEEPALIVE_TIMEOUT = 50.0
-# A peer whose kernel takes no byte for so long is gone.
-WRITE_STALL_TIMEOUT = 30.0
 # A stream we closed and the peer did not is reset after this.
 HALF_CLOSED_TIMEOUT = 60.0
 # Handlers get this long to notice that their connection is gone before they are cancelled.
@@ -94,22 +85,14 @@ GOODBYE_TIMEOUT = 1.0
 
 # --- connections ---------------------------------------------------------------------------------------------------
 
-# Security handshake and muxer negotiation, seconds. Five round trips of a bad line take two.
-HANDSHAKE_TIMEOUT = 8.0
 # Inbound connections whose handshake is not done; when one more comes, the oldest of the address that has most is
-# dropped. This, the next one and MAX_DIALS are lower where the process may open few files (`descriptors.py`).
+# dropped. This, `max_connections` and MAX_DIALS are lower where the process may open few files (`descriptors.py`).
 MAX_HANDSHAKES = 128
-# Connections kept when nothing else is said; above it the least useful one is closed.
-MAX_CONNECTIONS = 256
-# Of these, connections that came from one address (IPv6: one /64) while others want in: a quarter. A whole lab may be
-# behind one address, so nothing is refused for it while there is room.
+# Of a host's connections, those that came from one address (IPv6: one /64) while others want in: a quarter. A whole lab
+# may be behind one address, so nothing is refused for it while there is room.
 ADDRESS_SHARE = 0.25
 # Connections of one peer: two for a simultaneous dial, and spare ones for a peer that lost the old ones unnoticed.
 MAX_CONNECTIONS_PER_PEER = 4
-# A second connection of the same peer without streams is closed after this many seconds.
-DUPLICATE_GRACE = 10.0
-# Seconds between rounds of housekeeping.
-HOUSEKEEPING_INTERVAL = 5.0
 # Backlog of a listening socket.
 LISTEN_BACKLOG = 256
 # The same warning is not repeated within so many seconds.
@@ -118,8 +101,6 @@ WARN_INTERVAL = 60.0
 ACCEPT_PAUSE = 0.1
 # The addresses of the network interfaces are looked up again after so many seconds; it costs a millisecond.
 INTERFACES_REFRESH = 5.0
-# Peers that may be banned at once; the one that would be free first makes room.
-MAX_BANS = 10_000
 
 # --- dialling ------------------------------------------------------------------------------------------------------
 
@@ -135,17 +116,12 @@ MAX_DIALS = 256
 MAX_DNS_ANSWERS = 16
 MAX_DNSADDR_DEPTH = 3
 
-# Addresses through a relay wait so long for the direct ones, or until these have failed; go-libp2p waits as long.
-RELAY_HEAD_START = 0.5
-# Through a relay: finding it, asking it, and its asking the other side, before the handshake begins.
-CIRCUIT_TIMEOUT = 8.0
 # Addresses dialled at the same instant in one attempt to punch a hole.
 MAX_PUNCH_ADDRESSES = 8
 # A hole punching message; the specification says so.
 MAX_PUNCH_MESSAGE = 4 * KIB
-# Attempts with one peer, and seconds of dialling in each: the kernel repeats a lost SYN after one and three.
+# Attempts with one peer.
 PUNCH_ATTEMPTS = 3
-PUNCH_TIMEOUT = 5.0
 # The exchange of messages before an attempt takes two round trips through the relay.
 PUNCH_TALK_TIMEOUT = 10.0
 # When all our dials of an attempt have failed, the peer's may still succeed; a round trip or two are enough.
@@ -157,8 +133,6 @@ MAX_PUNCHES = 32
 MAX_PUNCH_RESULTS = 64
 # Pause before an address that refused in such an attempt is dialled again: its NAT may open a moment later.
 PUNCH_RETRY_PAUSE = 0.1
-# A relayed connection is closed, used or not, when there has been a direct one for so long; streams are made anew then.
-RELAYED_GRACE = 15.0
 
 # --- multistream, identify -----------------------------------------------------------------------------------------
 
@@ -166,8 +140,6 @@ RELAYED_GRACE = 15.0
 MAX_PROTOCOL_NAME = 1024
 # Proposals a peer may make on one stream.
 MAX_PROPOSALS = 64
-# Negotiating the protocol of a stream, seconds.
-NEGOTIATE_TIMEOUT = 10.0
 # The identify exchange, seconds; it runs beside everything else.
 IDENTIFY_TIMEOUT = 10.0
 # A ping stream on which nothing comes for so long is closed, seconds, as py-libp2p and go-libp2p do.
@@ -181,3 +153,46 @@ MAX_PEER_PROTOCOLS = 128
 MAX_PEER_TEXT = 256
 # Wait before telling peers about new handlers or addresses, so that several changes make one message.
 IDENTIFY_PUSH_DELAY = 0.5
+
+
+@dataclass(frozen=True)
+class TransportLimits:
+    """What one host allows itself and its peers. Seconds and counts."""
+
+    #: Streams that peers have open at this host, all connections together. With its task each takes some 10 KiB.
+    host_streams: int = 8192
+    #: Frames that do no work that a connection may send each second.
+    idle_frames_rate: float = 500.0
+    #: What the connections that are in debt may cause each second, whatever their number: a sixth of a core. One that
+    #: is alone with that has it all, enough for seven hundred small questions and answers a second.
+    work_rate: float = 40_000.0
+    #: A connection that was quiet for so long is pinged, seconds; NAT mappings last longer.
+    keepalive_interval: float = 30.0
+    #: A connection on which nothing moved for so long, either way, is gone.
+    keepalive_timeout: float = 50.0
+    #: A peer whose kernel takes no byte for so long is gone.
+    write_stall_timeout: float = 30.0
+    #: Security handshake and muxer negotiation, seconds. Five round trips of a bad line take two.
+    handshake_timeout: float = 8.0
+    #: Connections kept when nothing else is said; above it the least useful one is closed.
+    max_connections: int = 256
+    #: A second connection of the same peer without streams is closed after this many seconds.
+    duplicate_grace: float = 10.0
+    #: Seconds between rounds of housekeeping.
+    housekeeping_interval: float = 5.0
+    #: Peers that may be banned at once; the one that would be free first makes room.
+    max_bans: int = 10_000
+    #: Addresses through a relay wait so long for the direct ones, or until these have failed; go-libp2p waits as long.
+    relay_head_start: float = 0.5
+    #: Through a relay: finding it, asking it, and its asking the other side, before the handshake begins.
+    circuit_timeout: float = 8.0
+    #: Dialling in each attempt to punch a hole: the kernel repeats a lost SYN after one second and after three.
+    punch_timeout: float = 5.0
+    #: A relayed connection is closed, used or not, when there has been a direct one for so long; streams are made anew
+    #: then.
+    relayed_grace: float = 15.0
+    #: Negotiating the protocol of a stream, seconds.
+    negotiate_timeout: float = 10.0
+
+
+DEFAULTS = TransportLimits()

@@ -16,6 +16,7 @@ from kachery_p2p.groups import group_of, most_crowded
 from kachery_p2p.transport import compat, limits
 from kachery_p2p.transport.addresses import expand, parse_listen, socket_multiaddr
 from kachery_p2p.transport.dialer import Reached
+from kachery_p2p.transport.limits import TransportLimits
 from kachery_p2p.transport.sockets import ByteIO, SocketIO, listen_tcp
 from kachery_p2p.transport.upgrade import upgrade
 
@@ -34,6 +35,7 @@ class Listener:
         keys: of this node.
         wrap: puts the private network's layer on a socket where there is one.
         adopt: takes what came in, after the handshake.
+        bounds: of the host.
         max_handshakes: that are in progress at a time.
         spare: is called when the process has no files left, to close what can be spared.
     """
@@ -45,7 +47,8 @@ class Listener:
         wrap: Callable[[ByteIO], ByteIO],
         adopt: Callable[[Reached], object],
         *,
-        max_handshakes: int = limits.MAX_HANDSHAKES,
+        bounds: TransportLimits,
+        max_handshakes: int,
         spare: Callable[[], object] = lambda: None,
     ) -> None:
         self._addresses = [parse_listen(text) for text in listen]
@@ -55,6 +58,7 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._bound: list[tuple[str, int]] = []
         self._ports: dict[str, int] = {}
+        self._limits = bounds
         self._max_handshakes = max_handshakes
         self._spare = spare
         #: in progress, the oldest first; and from which group of addresses each came
@@ -152,7 +156,9 @@ class Listener:
             key, scope = object(), trio.CancelScope()
             self._handshakes[key] = scope
             self._groups[key] = group_of(name[0])
-            nursery.start_soon(self._accept, SocketIO(sock), socket_multiaddr(name), key, scope)
+            nursery.start_soon(
+                self._accept, SocketIO(sock, self._limits.write_stall_timeout), socket_multiaddr(name), key, scope
+            )
             await trio.lowlevel.checkpoint()
 
     def _drop_handshake(self) -> bool:
@@ -177,7 +183,7 @@ class Listener:
         io = self._wrap(sock)
         secured = None
         try:
-            with scope, trio.move_on_after(limits.HANDSHAKE_TIMEOUT):
+            with scope, trio.move_on_after(self._limits.handshake_timeout):
                 secured = await upgrade(io, self._keys, initiator=False)
         except (KacheryError, OSError, trio.ClosedResourceError) as error:
             logger.debug("handshake with %s failed: %s", address, error)

@@ -104,8 +104,9 @@ class RecordReader:
         return size
 
     def read(self, buffer: memoryview, end: int) -> Iterator[bytearray]:
-        """Decrypt the whole messages in `buffer[:end]`. The iterator must be run to its end, and `detach` be called
-        before others may use the buffer.
+        """Decrypt the whole messages in `buffer[:end]`.
+
+        The iterator must be run to its end, and `detach` be called before others may use the buffer.
 
         Raises:
             RecordError: a message is too short, or does not decrypt.

@@ -12,6 +12,7 @@ from kachery_p2p.groups import group_of_multiaddr
 from kachery_p2p.transport import limits
 from kachery_p2p.transport.addresses import CIRCUIT
 from kachery_p2p.transport.connection import Connection
+from kachery_p2p.transport.limits import TransportLimits
 
 logger = logging.getLogger("kachery_p2p.transport")
 
@@ -93,10 +94,12 @@ class PeerTable:
     Args:
         local: our peer ID.
         max_connections: above this, `surplus` names connections to close.
+        limits: of the host.
     """
 
     local: str
     max_connections: int
+    limits: TransportLimits = limits.DEFAULTS
     _connections: dict[str, list[Connection]] = field(default_factory=dict)
     _info: OrderedDict[str, PeerInfo] = field(default_factory=OrderedDict)
     _protected: dict[str, set[str]] = field(default_factory=dict)
@@ -192,7 +195,9 @@ class PeerTable:
             for peer, group in self._connections.items()
             if len(group) > 1
             for each in group
-            if each is not self.best(peer) and not each.stream_count and now - each.opened_at > limits.DUPLICATE_GRACE
+            if each is not self.best(peer)
+            and not each.stream_count
+            and now - each.opened_at > self.limits.duplicate_grace
         ]
 
     def superseded(self, now: float) -> list[Connection]:
@@ -202,7 +207,7 @@ class PeerTable:
             for peer, group in self._connections.items()
             if len(group) > 1 and (best := self.best(peer)) is not None and CIRCUIT not in best.address
             for each in group
-            if CIRCUIT in each.address and now - best.opened_at > limits.RELAYED_GRACE
+            if CIRCUIT in each.address and now - best.opened_at > self.limits.relayed_grace
         ]
 
     def info(self, peer: str) -> PeerInfo:
@@ -211,7 +216,7 @@ class PeerTable:
         if entry is None:
             entry = self._info[peer] = PeerInfo()
             for old in list(self._info):
-                if len(self._info) <= 4 * limits.MAX_CONNECTIONS:
+                if len(self._info) <= 4 * self.limits.max_connections:
                     break
                 if old not in self._connections and old != peer:
                     del self._info[old]
@@ -234,7 +239,7 @@ class PeerTable:
         return bool(tags)
 
     def ban(self, peer: str, until: float) -> None:
-        if len(self._banned) >= limits.MAX_BANS and peer not in self._banned:
+        if len(self._banned) >= self.limits.max_bans and peer not in self._banned:
             del self._banned[min(self._banned, key=self._banned.__getitem__)]
         self._banned[peer] = until
 

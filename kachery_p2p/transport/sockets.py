@@ -54,7 +54,7 @@ class ByteIO(Protocol):
         ...
 
     async def send_all(self, data: memoryview) -> None:
-        """Hand over everything; `OSError` when the peer takes nothing for `limits.WRITE_STALL_TIMEOUT` seconds."""
+        """Hand over everything; `OSError` when the peer takes nothing for too long."""
         ...
 
     def shutdown_write(self) -> None: ...
@@ -63,9 +63,15 @@ class ByteIO(Protocol):
 
 
 class SocketIO:
-    """A connected, non-blocking TCP socket."""
+    """A connected, non-blocking TCP socket.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        sock: it is closed with this.
+        stall: a peer that takes no byte for so many seconds is gone.
+    """
+
+    def __init__(self, sock: socket.socket, stall: float = limits.DEFAULTS.write_stall_timeout) -> None:
+        self._stall = stall
         self._sock = sock
         _sockets.add(sock)
         try:
@@ -97,7 +103,7 @@ class SocketIO:
                 data = data[sent:]
                 continue
             self._check_open()
-            with trio.move_on_after(limits.WRITE_STALL_TIMEOUT) as stall:
+            with trio.move_on_after(self._stall) as stall:
                 await trio.lowlevel.wait_writable(self._sock)
             if stall.cancelled_caught:
                 raise TimeoutError(errno.ETIMEDOUT, "the peer takes no more bytes")
@@ -160,6 +166,8 @@ async def connect_tcp(host: str, port: int, *, beside: socket.socket | None = No
     """Connect to one IP address; cancellation closes the socket.
 
     Args:
+        host: an IP address, of IPv6 perhaps with a scope behind a `%`.
+        port: TCP.
         beside: a listening socket whose port is to be dialled from.
 
     Raises:
@@ -203,8 +211,9 @@ class PortNotFree(OSError):
 
 
 def _bind_beside(sock: socket.socket, listener: socket.socket, name: tuple[object, ...]) -> None:
-    """Give a socket that is about to dial `name` the port of a listening one, so that a NAT in between opens a hole
-    through which others reach the listener too.
+    """Give a socket that is about to dial `name` the port of a listening one.
+
+    So a NAT in between opens a hole through which others reach the listener, too.
 
     SO_REUSEPORT must be set on both, but on the listener only at the instant of the bind: while it is set, another
     process of the same user could listen there as well and take half of our connections. Linux remembers the

@@ -96,6 +96,8 @@ async def upgrade(io: ByteIO, keys: compat.Keys, *, initiator: bool, expected: s
     """Secure a channel and agree on Yamux.
 
     Args:
+        io: the channel; it is not closed when this fails.
+        keys: of this node.
         initiator: whether this side opened the channel.
         expected: the peer ID that must be at the other end; `None` for any.
 

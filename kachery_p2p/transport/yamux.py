@@ -69,6 +69,7 @@ class YamuxCore:
         make_stream: class of the streams.
         budget: shared with the other connections of the host.
         clock: seconds, monotonic.
+        idle_frames: that the peer may send each second, see `limits.IDLE_FRAMES_BURST`.
         on_room: is called when `can_open` may have become true.
     """
 
@@ -78,7 +79,9 @@ class YamuxCore:
         make_stream: Callable[[YamuxCore, int], YamuxStream] = YamuxStream,
         budget: ReceiveBudget | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
         on_room: Callable[[], None] = lambda: None,
+        idle_frames: float = limits.DEFAULTS.idle_frames_rate,
     ) -> None:
         self.initiator = initiator
         self.clock = clock
@@ -102,6 +105,7 @@ class YamuxCore:
         self._last_remote_id = 0
         self._make_stream = make_stream
         self._on_room = on_room
+        self._idle_rate = idle_frames
         self._control = bytearray()
         self._ready: deque[YamuxStream] = deque()
         self._pings: dict[int, float] = {}
@@ -215,7 +219,7 @@ class YamuxCore:
             raise ProtocolError(f"The peer opened stream {stream_id} twice.")
         self._last_remote_id = max(self._last_remote_id, stream_id)
         budget = self.budget
-        full = budget.streams >= limits.HOST_STREAMS or budget.queued >= limits.HOST_QUEUE
+        full = budget.streams >= budget.max_streams or budget.queued >= limits.HOST_QUEUE
         if full or self.inbound >= limits.MAX_STREAMS:
             self._idle_frame()
             self._answer(WINDOW_UPDATE, RST, stream_id, 0)
@@ -301,7 +305,7 @@ class YamuxCore:
         self._idle_tokens -= 1
         if self._idle_tokens < 0:
             now = self.clock()
-            refill = (now - self._idle_at) * limits.IDLE_FRAMES_RATE
+            refill = (now - self._idle_at) * self._idle_rate
             self._idle_at = now
             self._idle_tokens = min(limits.IDLE_FRAMES_BURST, self._idle_tokens + refill)
             if self._idle_tokens < 0:

@@ -26,11 +26,16 @@ class ProtocolError(StreamError):
 
 
 class ReceiveBudget:
-    """What all connections of one host share: bytes and streams."""
+    """What all connections of one host share: bytes and streams.
 
-    __slots__ = ("queued", "streams", "window")
+    Args:
+        max_streams: that peers may have open, all connections together.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("max_streams", "queued", "streams", "window")
+
+    def __init__(self, max_streams: int = limits.DEFAULTS.host_streams) -> None:
+        self.max_streams = max_streams
         #: granted above the initial windows
         self.window = 0
         #: received and not yet read

@@ -17,6 +17,7 @@ from kachery_p2p.routing.dht.dht import DHT, LAN_PROTOCOL, PROTOCOL
 from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType, decode, encode
 from kachery_p2p.routing.dht.reach import without_peer
 from kachery_p2p.routing.dht.rpc import frame, read_message
+from kachery_p2p.routing.dht.shell_limits import ShellLimits
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.stream import Stream
 from kachery_p2p.wire import encode_varint
@@ -41,9 +42,9 @@ async def start(nursery: trio.Nursery, **options: Any) -> Node:
     return host, await run_dht(nursery, host, **{"lan": True, **options})
 
 
-async def honest_pair(nursery: trio.Nursery) -> tuple[Node, Node]:
-    """Two nodes that know each other; the first one is the victim."""
-    victim = await start(nursery)
+async def honest_pair(nursery: trio.Nursery, **bounds: Any) -> tuple[Node, Node]:
+    """Two nodes that know each other; the first one is the victim, within these `ShellLimits`."""
+    victim = await start(nursery, bounds=ShellLimits(**bounds))
     friend = await start(nursery, bootstrap=victim[0].addresses())
     await until(lambda: victim[1].peers() and friend[1].peers())
     return victim, friend
@@ -93,10 +94,9 @@ async def test_garbage_ends_its_stream(nursery: trio.Nursery, data: bytes) -> No
     await still_works(victim, friend)
 
 
-async def test_silent_streams_lock_nobody_out(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_streams_lock_nobody_out(nursery: trio.Nursery) -> None:
     """However many streams a peer opens, few of them stay, and neither its own next one nor others' are refused."""
-    monkeypatch.setattr(shell_limits, "MAX_INBOUND", 12)
-    victim, friend = await honest_pair(nursery)
+    victim, friend = await honest_pair(nursery, max_inbound=12)
     for _ in range(3):
         host = await started(nursery)
         await host.connect(victim[0].addresses()[0])
@@ -111,7 +111,7 @@ async def test_silent_streams_lock_nobody_out(nursery: trio.Nursery, monkeypatch
 
 async def test_a_dripping_peer_is_given_up(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """A message that comes byte by byte has its time, and then the stream is torn down."""
-    victim, friend = await honest_pair(nursery)
+    victim, friend = await honest_pair(nursery, message_timeout=0.3)
     host = await started(nursery)
     await host.connect(victim[0].addresses()[0])
     stream = await host.open_stream(victim[0].peer_id, [LAN_PROTOCOL])
@@ -120,20 +120,17 @@ async def test_a_dripping_peer_is_given_up(patient_clock: PatientClock, nursery:
     async def drip() -> None:
         while True:
             await stream.write(b"x")
-            await trio.sleep(shell_limits.MESSAGE_TIMEOUT / 20)
+            await trio.sleep(0.3 / 20)
 
     with trio.fail_after(PATIENCE), pytest.raises(StreamError):
         await drip()
     await still_works(victim, friend)
 
 
-async def test_a_peer_that_reads_no_answers(
-    patient_clock: PatientClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_peer_that_reads_no_answers(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Whoever asks without end and reads nothing is stopped by its own stream, which ends after a while."""
-    monkeypatch.setattr(shell_limits, "ASK_RATE", 1e9)  # else it would take long to fill its own window
-    monkeypatch.setattr(shell_limits, "ASK_POOL", 1e9)
-    victim, friend = await honest_pair(nursery)
+    # At the usual rate it would take long to fill its own window.
+    victim, friend = await honest_pair(nursery, answer_timeout=0.3, ask_rate=1e9, ask_pool=1e9)
     host = await started(nursery)
     await host.connect(victim[0].addresses()[0])
     stream = await host.open_stream(victim[0].peer_id, [LAN_PROTOCOL])
@@ -259,7 +256,7 @@ async def test_lookups_get_past_bad_servers(
     patient_clock: PatientClock, nursery: trio.Nursery, handler: Handler
 ) -> None:
     """A search that meets a bad server ends in time and finds what honest servers know."""
-    victim, friend = await honest_pair(nursery)
+    victim, friend = await honest_pair(nursery, request_timeout=1.0)
     provider = await start(nursery, bootstrap=friend[0].addresses())
     await until(lambda: len(provider[1].peers()) >= 1)
     multihash = new_multihash()

@@ -165,7 +165,7 @@ def test_shares_leave_a_reserve() -> None:
         parts = (made.connections, made.handshakes, made.dials, made.gateway, made.control)
         assert sum(parts) <= limit - descriptors.RESERVE
         assert min(parts) >= 8
-    assert descriptors.shares(descriptors.WANTED).connections >= limits.MAX_CONNECTIONS
+    assert descriptors.shares(descriptors.WANTED).connections >= limits.DEFAULTS.max_connections
     assert descriptors.shares(descriptors.WANTED).dials >= limits.MAX_DIALS
 
 

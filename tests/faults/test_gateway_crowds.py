@@ -10,7 +10,6 @@ import h2.connection
 import pytest
 import trio
 
-from kachery_p2p.gateway.server import limits
 from tests.faults.test_gateway_server_hostile import LARGE, asked, connected, get, said
 from tests.helpers.clocks import PatientClock
 from tests.helpers.gateway_served import Served, gateway, served
@@ -22,12 +21,9 @@ def here(tmp_path: Path) -> Iterator[Served]:
         yield made
 
 
-async def test_the_connection_that_is_silent_for_longest_makes_room(
-    here: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_connection_that_is_silent_for_longest_makes_room(here: Served) -> None:
     """However many connections say nothing, every newcomer is served; who was answered last stays longest."""
-    monkeypatch.setattr(limits, "MAX_CONNECTIONS", 3)
-    async with gateway(here.repo) as client, contextlib.AsyncExitStack() as crowd:
+    async with gateway(here.repo, max_connections=3) as client, contextlib.AsyncExitStack() as crowd:
         silent = [await crowd.enter_async_context(connected(client)) for _ in range(2)]
         used = await crowd.enter_async_context(connected(client))
         await used.send_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -41,24 +37,21 @@ async def test_the_connection_that_is_silent_for_longest_makes_room(
         assert b"HTTP/1.1 200" in await said(used)
 
 
-async def test_a_thousand_silent_connections(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_thousand_silent_connections(here: Served) -> None:
     """More silent connections than there are places, made anew all the time, keep nobody out."""
-    monkeypatch.setattr(limits, "MAX_CONNECTIONS", 16)
-    async with gateway(here.repo) as client, contextlib.AsyncExitStack() as crowd:
+    async with gateway(here.repo, max_connections=16) as client, contextlib.AsyncExitStack() as crowd:
         for _ in range(20):
             for _ in range(20):
                 await crowd.enter_async_context(connected(client))
             assert (await asked(client, get("/health"))).startswith(b"HTTP/1.1 200")
 
 
-async def test_readers_that_stand_still_make_way(
-    patient_clock: PatientClock, here: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_readers_that_stand_still_make_way(patient_clock: PatientClock, here: Served) -> None:
     """Answers that nobody takes, over HTTP/1.1 or in an HTTP/2 window that is never opened, hold no turn for which
     others wait."""
-    monkeypatch.setattr(limits, "MAX_RUNNING_EACH", 2)
     cid = here.store(bytes(LARGE))
-    async with gateway(here.repo) as client, connected(client) as plain, connected(client) as windowless:
+    impatient = gateway(here.repo, max_running_each=2, crowded_seconds=0.2, watch_interval=0.1)
+    async with impatient as client, connected(client) as plain, connected(client) as windowless:
         await plain.send_all(get(f"/ipfs/{cid}"))
         talk = h2.connection.H2Connection()
         talk.initiate_connection()
@@ -69,7 +62,7 @@ async def test_readers_that_stand_still_make_way(
         await plain.receive_some(1)
         begun = trio.current_time()
         assert (await client.get("/health")).status_code == 200
-        assert trio.current_time() - begun <= limits.CROWDED_SECONDS + 2 * limits.WATCH_INTERVAL
+        assert trio.current_time() - begun <= 0.2 + 2 * 0.1
 
 
 async def test_frames_that_ask_nothing_are_taken_at_a_pace(here: Served) -> None:

@@ -17,7 +17,6 @@ from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash
 from kachery_p2p.dag.pb import PBLink, encode_node
 from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
 from kachery_p2p.errors import ContentNotFound, DiskFull
-from kachery_p2p.gateway.server import limits
 from kachery_p2p.gateway.server.server import GatewayServer
 from tests.helpers.clocks import PatientClock
 from tests.helpers.gateway_served import SIZE, Served, car_blocks, gateway, served
@@ -244,28 +243,27 @@ async def test_a_block_that_is_missing_in_the_middle(here: Served) -> None:
         assert str(gone) in last.text
 
 
-async def test_links_beyond_number_in_a_car(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_links_beyond_number_in_a_car(here: Served) -> None:
     """A CAR whose bookkeeping would outgrow its bounds is cut short."""
     cid = node(here, [PBLink(f"{i}", here.file, 1) for i in range(200)], UnixFSData(DataType.DIRECTORY))
     top = node(here, [PBLink(f"{i}", cid, 1) for i in range(200)], UnixFSData(DataType.DIRECTORY))
+    bounds: tuple[dict[str, Any], ...] = ({"max_car_pending": 3}, {"max_car_remembered": 3})
+    for bound in bounds:
+        async with gateway(here.repo, **bound) as client:
+            # All fits in the first piece, so that even the status can tell.
+            assert (await client.get(f"/ipfs/{top}?format=car")).status_code == 422
     async with gateway(here.repo) as client:
-        for bound in ("MAX_CAR_PENDING", "MAX_CAR_REMEMBERED"):
-            with monkeypatch.context() as patch:
-                patch.setattr(limits, bound, 3)
-                # All fits in the first piece, so that even the status can tell.
-                assert (await client.get(f"/ipfs/{top}?format=car")).status_code == 422
         assert (await client.get(f"/ipfs/{top}?format=car")).status_code == 200
 
 
-async def test_a_directory_too_large_to_list(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_directory_too_large_to_list(here: Served) -> None:
     """A page has its bound, and a directory of too many parts is refused."""
-    monkeypatch.setattr(limits, "MAX_ENTRIES_SHOWN", 3)
     cid = node(here, [PBLink(f"{i}", here.file, 1) for i in range(10)], UnixFSData(DataType.DIRECTORY))
-    async with gateway(here.repo) as client:
+    async with gateway(here.repo, max_entries_shown=3) as client:
         page = (await client.get(f"/ipfs/{cid}/")).text
         assert page.count("<a ") == 3 + 2
         assert "and 7 more" in page
-        monkeypatch.setattr(limits, "MAX_LISTING_BYTES", 10)
+    async with gateway(here.repo, max_listing_bytes=10) as client:
         assert (await client.get(f"/ipfs/{cid}/")).status_code == 422
 
 
@@ -275,25 +273,22 @@ async def test_a_directory_too_large_to_list(here: Served, monkeypatch: pytest.M
 async def test_a_reader_that_stands_still(patient_clock: PatientClock, here: Served) -> None:
     """Who takes nothing loses the connection in time; others are served meanwhile."""
     cid = here.store(bytes(LARGE))
-    async with gateway(here.repo) as client, connected(client) as stream:
+    async with gateway(here.repo, send_seconds=0.5) as client, connected(client) as stream:
         await stream.send_all(get(f"/ipfs/{cid}"))
         await stream.receive_some(1)
         assert (await client.get(f"/ipfs/{here.file}")).content == here.data
-        await trio.sleep(limits.SEND_SECONDS + 1)
+        await trio.sleep(0.5 + 1)
         assert len(await said(stream)) < LARGE
 
 
-async def test_a_reader_over_http_2_that_stands_still(
-    patient_clock: PatientClock, here: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_reader_over_http_2_that_stands_still(patient_clock: PatientClock, here: Served) -> None:
     """Over HTTP/2 nothing is sent without the reader's leave; one that never gives it loses its turn in time, too."""
-    monkeypatch.setattr(limits, "MAX_RUNNING", 1)
     cid = here.store(bytes(LARGE))
     speaker = h2.connection.H2Connection()
     speaker.initiate_connection()
     headers = {":method": "GET", ":path": f"/ipfs/{cid}", ":scheme": "http", ":authority": "localhost"}
     speaker.send_headers(1, list(headers.items()), end_stream=True)
-    async with gateway(here.repo) as client, connected(client) as stream:
+    async with gateway(here.repo, send_seconds=0.3, max_running=1) as client, connected(client) as stream:
         await stream.send_all(speaker.data_to_send())
         received = 0
         while received < 65_535:  # the leave that every stream begins with
@@ -321,11 +316,11 @@ async def test_a_reader_that_stands_still_does_not_keep_the_node_from_stopping(
 
 async def test_a_request_that_never_ends(patient_clock: PatientClock, here: Served) -> None:
     """Who sends a request letter by letter (slowloris) loses the connection in time."""
-    async with gateway(here.repo) as client, connected(client) as stream:
+    async with gateway(here.repo, idle_seconds=0.5) as client, connected(client) as stream:
         await stream.send_all(b"GET / HTTP/1.1\r\nHost: loc")
         begun = trio.current_time()
         assert await said(stream) == b""
-        assert trio.current_time() - begun <= limits.IDLE_SECONDS + 1
+        assert trio.current_time() - begun <= 0.5 + 1
 
 
 async def test_a_reader_that_goes_away(
@@ -352,10 +347,9 @@ async def test_a_reader_that_goes_away(
         assert (await client.get("/health")).status_code == 200
 
 
-async def test_too_many_connections(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_connections(here: Served) -> None:
     """Beyond its number of connections, all of which wait for answers, the gateway says so; it takes new ones when old
     ones end."""
-    monkeypatch.setattr(limits, "MAX_CONNECTIONS", 3)
     asked_for, release = trio.Semaphore(0), trio.Event()
 
     async def fetch(cid: str, path: Any, **more: Any) -> dict[str, Any]:
@@ -364,7 +358,7 @@ async def test_too_many_connections(here: Served, monkeypatch: pytest.MonkeyPatc
         raise ContentNotFound("Nobody has it.")
 
     absent = CID(1, RAW, sha256_multihash(b"absent"))
-    async with gateway(here.repo, fetch=fetch) as client:
+    async with gateway(here.repo, fetch=fetch, max_connections=3) as client:
         async with contextlib.AsyncExitStack() as crowd:
             streams = [await crowd.enter_async_context(connected(client)) for _ in range(3)]
             for stream in streams:
@@ -378,11 +372,9 @@ async def test_too_many_connections(here: Served, monkeypatch: pytest.MonkeyPatc
         assert (await asked(client, get("/health"))).startswith(b"HTTP/1.1 200")
 
 
-async def test_too_many_requests(patient_clock: PatientClock, here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_requests(patient_clock: PatientClock, here: Served) -> None:
     """Requests wait for their turn; those for which there is no room to wait, or no turn in time, are told when to
     come again."""
-    monkeypatch.setattr(limits, "MAX_RUNNING", 1)
-    monkeypatch.setattr(limits, "MAX_WAITING", 1)
     release = trio.Event()
 
     async def fetch(cid: str, path: Any, **more: Any) -> dict[str, Any]:
@@ -391,7 +383,8 @@ async def test_too_many_requests(patient_clock: PatientClock, here: Served, monk
 
     absent = CID(1, RAW, sha256_multihash(b"absent"))
     send, receive = trio.open_memory_channel[int](4)
-    async with gateway(here.repo, fetch=fetch) as client, trio.open_nursery() as nursery:
+    one_by_one = gateway(here.repo, fetch=fetch, max_running=1, max_waiting=1, wait_seconds=1.0)
+    async with one_by_one as client, trio.open_nursery() as nursery:
 
         async def ask() -> None:
             answer = await client.get(f"/ipfs/{absent}")
@@ -407,14 +400,10 @@ async def test_too_many_requests(patient_clock: PatientClock, here: Served, monk
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 is an address of its own on Linux only")
-async def test_one_machine_cannot_take_all_turns(
-    patient_clock: PatientClock, here: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_one_machine_cannot_take_all_turns(patient_clock: PatientClock, here: Served) -> None:
     """However many requests of one address are under way, another address gets its turn."""
-    monkeypatch.setattr(limits, "MAX_RUNNING", 3)
-    monkeypatch.setattr(limits, "MAX_RUNNING_EACH", 2)
     cid = here.store(bytes(LARGE))
-    async with gateway(here.repo) as client, contextlib.AsyncExitStack() as crowd:
+    async with gateway(here.repo, max_running=3, max_running_each=2) as client, contextlib.AsyncExitStack() as crowd:
         for number in range(6):
             stream = await crowd.enter_async_context(connected(client))
             await stream.send_all(get(f"/ipfs/{cid}"))

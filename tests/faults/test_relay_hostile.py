@@ -11,8 +11,10 @@ import trio
 from kachery_p2p.errors import DialError, RelayRefused, StreamError
 from kachery_p2p.transport import limits as transport_limits
 from kachery_p2p.transport.host import Host
+from kachery_p2p.transport.limits import TransportLimits
 from kachery_p2p.transport.relay import limits
 from kachery_p2p.transport.relay.client import RelayClient
+from kachery_p2p.transport.relay.limits import RelayClientLimits
 from kachery_p2p.transport.relay.messages import (
     HOP,
     STOP,
@@ -112,7 +114,7 @@ async def test_garbage_on_hop(nursery: trio.Nursery) -> None:
 async def test_half_open_circuits(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Targets that never answer and callers that never speak cost a bounded number of circuits for a bounded time."""
     relay = await started(nursery)
-    service = RelayService(relay, settings=RelayLimits(circuits_per_peer=5))
+    service = RelayService(relay, settings=RelayLimits(circuits_per_peer=5, stop_timeout=0.5, message_timeout=0.5))
     target, caller = await started(nursery, listen=()), await started(nursery, listen=())
 
     async def silent(stream: Stream) -> None:
@@ -147,7 +149,8 @@ async def test_a_flood_waits_for_a_slow_reader(patient_clock: PatientClock, nurs
     When the sender leaves, it ends.
     """
     relay = await started(nursery)
-    service = RelayService(relay, is_friend=lambda peer: True)
+    settings = RelayLimits(watch_interval=0.1)
+    service = RelayService(relay, is_friend=lambda peer: True, settings=settings)
     target, caller = await started(nursery, listen=()), await started(nursery, listen=())
 
     async def deaf(stream: Stream) -> None:
@@ -226,14 +229,15 @@ async def test_reservations_that_lie(nursery: trio.Nursery, expire: int) -> None
     client = RelayClient(b)
     reservation = await client.reserve(rogue.addresses()[0])
     lifetime = reservation.expires - trio.current_time()
-    assert limits.SHORTEST_RESERVATION - 1 < lifetime <= limits.LONGEST_RESERVATION
+    assert limits.CLIENT_DEFAULTS.shortest_reservation - 1 < lifetime <= limits.LONGEST_RESERVATION
     assert client.addresses() == [f"{rogue.addresses()[0]}/p2p-circuit"]
 
 
 @pytest.mark.parametrize("kind", ["itself", "garbage", "silence", "goodbye", "wrong message"])
 async def test_circuits_that_lie(patient_clock: PatientClock, nursery: trio.Nursery, kind: str) -> None:
     """A relay that puts itself, noise or nothing at the other end is found out: the dial fails, in words, in time."""
-    rogue, a = await started(nursery), await started(nursery, listen=())
+    hasty = TransportLimits(handshake_timeout=0.5, circuit_timeout=0.5)
+    rogue, a = await started(nursery), await started(nursery, listen=(), bounds=hasty)
     wanted = await started(nursery)
 
     async def lie(stream: Stream) -> None:
@@ -256,19 +260,17 @@ async def test_circuits_that_lie(patient_clock: PatientClock, nursery: trio.Nurs
     begun = trio.current_time()
     with pytest.raises(DialError, match=f"{wanted.peer_id}: .*/p2p-circuit/p2p/.*: "):
         await a.connect(f"{rogue.addresses()[0]}/p2p-circuit/p2p/{wanted.peer_id}")
-    assert trio.current_time() - begun <= transport_limits.CIRCUIT_TIMEOUT + transport_limits.HANDSHAKE_TIMEOUT
+    assert trio.current_time() - begun <= hasty.circuit_timeout + hasty.handshake_timeout
     assert wanted.peer_id not in a.connected()
     await still_serves(rogue)
 
 
-async def test_circuits_that_come_in_and_never_speak(
-    patient_clock: PatientClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_circuits_that_come_in_and_never_speak(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Our own relay may flood us with circuits: handshakes are counted, and end in time."""
-    monkeypatch.setattr(limits, "MAX_HANDSHAKES", 8)
-    relay, b = await started(nursery), await started(nursery, listen=())
+    hasty = TransportLimits(handshake_timeout=1.0)
+    relay, b = await started(nursery), await started(nursery, listen=(), bounds=hasty)
     nursery.start_soon(RelayService(relay).run)
-    client = RelayClient(b)
+    client = RelayClient(b, bounds=RelayClientLimits(max_handshakes=8))
     await client.reserve(relay.addresses()[0])
     request = encode(STOP, RelayMessage(RelayMessageType.CONNECT, peer=os.urandom(36)))
     streams = [await relay.open_stream(b.peer_id, [STOP]) for _ in range(20)]

@@ -12,6 +12,7 @@ import trio
 
 from kachery_p2p.transport import limits, multistream
 from kachery_p2p.transport.host import Host
+from kachery_p2p.transport.limits import TransportLimits
 from kachery_p2p.transport.sockets import connect_tcp
 from kachery_p2p.transport.stream import Stream
 from kachery_p2p.wire import delimited
@@ -73,7 +74,7 @@ async def test_garbage_instead_of_a_handshake(
     shut: bool,
 ) -> None:
     """Whatever a stranger says, it is dropped within the handshake's time, without a warning in the log."""
-    host = await started(nursery)
+    host = await started(nursery, bounds=TransportLimits(handshake_timeout=0.5))
     with caplog.at_level(logging.INFO), trio.fail_after(PATIENCE):
         await talk(host, greeting, shut=shut)
     assert caplog.records == []
@@ -208,13 +209,10 @@ async def test_goodbye_names_the_breach(nursery: trio.Nursery) -> None:
     assert seen.endswith(Rogue.HEADER.pack(0, GO_AWAY, 0, 0, 1))
 
 
-async def test_peer_that_sends_but_never_reads(
-    patient_clock: PatientClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_peer_that_sends_but_never_reads(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Provoking answers without taking them ends when the kernel's buffers are full; our memory is not used for it."""
-    monkeypatch.setattr(limits, "IDLE_FRAMES_RATE", 1e9)
-    monkeypatch.setattr(limits, "WORK_RATE", 1e9)
-    host = await started(nursery)
+    generous = TransportLimits(write_stall_timeout=0.5, idle_frames_rate=1e9, work_rate=1e9)
+    host = await started(nursery, bounds=generous)
     rogue = await Rogue.connect(host)
 
     async def send() -> None:
@@ -275,7 +273,7 @@ async def test_nonsense_on_a_stream_costs_the_stream(nursery: trio.Nursery) -> N
 
 async def test_streams_that_nobody_negotiates_time_out(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Streams opened and left are reset; meanwhile others of the same peer work."""
-    host = await started(nursery)
+    host = await started(nursery, bounds=TransportLimits(negotiate_timeout=0.3))
     rogue = await Rogue.connect(host)
     for i in range(50):
         await rogue.frame(UPDATE, SYN, 2 * i + 1, 0)
@@ -332,7 +330,7 @@ async def test_peer_that_vanishes_in_a_transfer(nursery: trio.Nursery) -> None:
 
 async def test_silent_port_is_given_up_in_seconds(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """A port that accepts and says nothing costs the handshake's time, not two minutes."""
-    host = await started(nursery)
+    host = await started(nursery, bounds=TransportLimits(handshake_timeout=0.3))
     from kachery_p2p.errors import DialError
 
     with Silent() as silent, pytest.raises(DialError, match="handshake timed out"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import trio
@@ -12,6 +13,7 @@ import trio
 from kachery_p2p.dag.car import CarReader
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.gateway.server.content import Fetch
+from kachery_p2p.gateway.server.limits import GatewayLimits
 from kachery_p2p.gateway.server.server import GatewayServer
 from kachery_p2p.repo.repo import Repo
 from scripts.data import write_random
@@ -57,10 +59,16 @@ def served(path: Path) -> Iterator[Served]:
 
 @contextlib.asynccontextmanager
 async def gateway(
-    repo: Repo, *, fetch: Fetch | None = None, names: tuple[str, ...] = ()
+    repo: Repo, *, fetch: Fetch | None = None, names: tuple[str, ...] = (), **limits: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A gateway that serves a repo, and a client whose addresses begin there. Everything ends within PATIENCE."""
-    server = GatewayServer(repo, "127.0.0.1:0", fetch=fetch, names=names)
+    """A gateway that serves a repo, and a client whose addresses begin there.
+
+    Args:
+        limits: fields of `GatewayLimits`.
+
+    Everything ends within PATIENCE.
+    """
+    server = GatewayServer(repo, "127.0.0.1:0", fetch=fetch, names=names, bounds=GatewayLimits(**limits))
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)

@@ -23,6 +23,7 @@ from kachery_p2p.errors import KacheryError
 from kachery_p2p.gateway.server import limits
 from kachery_p2p.gateway.server.content import Content
 from kachery_p2p.gateway.server.formats import answer_for
+from kachery_p2p.gateway.server.limits import GatewayLimits
 from kachery_p2p.gateway.server.pages import PAGE_HEADERS, welcome_page
 from kachery_p2p.gateway.server.paths import PathRefusal, check_host, parse_path
 from kachery_p2p.gateway.server.replies import METHODS, HttpReply, Send
@@ -32,8 +33,9 @@ from kachery_p2p.gateway.server.request import Request, refusal_for
 class _Turns:
     """How many requests are answered at once, of all and of each address; the others wait."""
 
-    def __init__(self) -> None:
-        self._all = trio.CapacityLimiter(limits.MAX_RUNNING)
+    def __init__(self, bounds: GatewayLimits) -> None:
+        self._limits = bounds
+        self._all = trio.CapacityLimiter(bounds.max_running)
         self._each: dict[str, trio.CapacityLimiter] = {}
         self._waiting = 0
 
@@ -45,15 +47,15 @@ class _Turns:
     @contextlib.asynccontextmanager
     async def take(self, address: str) -> AsyncIterator[bool]:
         """Wait for a turn, and have it while this lasts; False when there is none to be had."""
-        if self._waiting >= limits.MAX_WAITING:
+        if self._waiting >= self._limits.max_waiting:
             yield False
             return
-        own = self._each.setdefault(address, trio.CapacityLimiter(limits.MAX_RUNNING_EACH))
+        own = self._each.setdefault(address, trio.CapacityLimiter(self._limits.max_running_each))
         try:
             async with contextlib.AsyncExitStack() as held:
                 self._waiting += 1
                 try:
-                    with trio.move_on_after(limits.WAIT_SECONDS) as patience:
+                    with trio.move_on_after(self._limits.wait_seconds) as patience:
                         for limiter in (own, self._all):
                             await limiter.acquire()
                             held.callback(limiter.release)
@@ -77,7 +79,8 @@ class GatewayApp:
         self._content = content
         self._names = frozenset(names)
         self._agent = agent
-        self._turns = _Turns()
+        self._limits = content.limits
+        self._turns = _Turns(content.limits)
 
     @property
     def fetches(self) -> bool:
@@ -104,7 +107,7 @@ class GatewayApp:
                 # Nothing here reads a body. What follows it on the connection could be taken for another request by
                 # whoever stands between, so nothing may follow.
                 answer.headers["connection"] = "close"
-            await answer.send(method, send)
+            await answer.send(method, send, patience=2 * self._limits.send_seconds)
 
     async def _answer(self, scope: Mapping[str, Any], method: str) -> HttpReply:
         headers = Headers(raw=list(scope["headers"]))

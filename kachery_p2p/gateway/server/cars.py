@@ -36,8 +36,10 @@ class CarRequest:
     dups: bool = False
 
     def etag(self, path: str, root: CID) -> str:
-        """One for each answer: the blocks depend on the whole path and on all parameters. Weak: which blocks they are
-        is certain, their order is ours."""
+        """One for each answer: the blocks depend on the whole path and on all parameters.
+
+        It is weak, because only which blocks there are is certain. Their order is ours.
+        """
         last = "*" if self.part is None or self.part[1] is None else self.part[1]
         part = "" if self.part is None else f".{self.part[0]}:{last}"
         digest = hashlib.sha256(path.encode()).hexdigest()[:32]
@@ -81,7 +83,7 @@ def _sections(content: Content, found: ResolvedPath, request: CarRequest) -> Ite
             return True
         if cid.multihash in sent:
             return False
-        if len(sent) >= limits.MAX_CAR_REMEMBERED:
+        if len(sent) >= content.limits.max_car_remembered:
             raise MalformedDag(f"A CAR of {found.cid} without duplicates is too large; ask for it in parts.")
         sent.add(cid.multihash)
         return True
@@ -167,7 +169,7 @@ def _descend(
             yield cid, block
         below = links(cid, block)
         pending += len(below)
-        if pending > limits.MAX_CAR_PENDING or len(levels) > limits.MAX_CAR_PENDING:
+        if max(pending, len(levels)) > content.limits.max_car_pending:
             raise MalformedDag(f"{root} is built too wide and too deep to be sent as one CAR; ask for parts of it.")
         if below:
             levels.append(below)

@@ -24,6 +24,7 @@ from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.dag.walk import FileWalk, WalkLimits
 from kachery_p2p.errors import KacheryError, MalformedDag, NotADirectory, PathNotFound, UnsupportedCID
 from kachery_p2p.gateway.server import ipld, limits
+from kachery_p2p.gateway.server.limits import GatewayLimits
 
 if TYPE_CHECKING:
     from kachery_p2p.repo.repo import Repo
@@ -45,8 +46,10 @@ class BlockUnavailable(KacheryError):
 
 
 class Fetch(Protocol):
-    """Brings data to this machine, like `kachery_p2p.node.node.Node.load`; the gateway gives it `cid`, `path`, `kind`,
-    `start` and `end`, and uses `path` and `size` of its answer."""
+    """Brings data to this machine, like `kachery_p2p.node.node.Node.load`.
+
+    The gateway gives it `cid`, `path`, `kind`, `start` and `end`, and uses `path` and `size` of its answer.
+    """
 
     async def __call__(
         self, cid: str, path: Sequence[str], *, kind: str, start: int | None = None, end: int | None = None
@@ -96,9 +99,11 @@ class Content:
 
     Args:
         fetch: how to get what is not here; None where only what is here is served.
+        bounds: what is given to one reader; `limits` afterwards.
     """
 
-    def __init__(self, repo: Repo, fetch: Fetch | None = None) -> None:
+    def __init__(self, repo: Repo, fetch: Fetch | None = None, bounds: GatewayLimits = limits.DEFAULTS) -> None:
+        self.limits = bounds
         self._repo = repo
         self._fetch = fetch
         self._readers = trio.CapacityLimiter(limits.MAX_READERS)
@@ -129,12 +134,12 @@ class Content:
         return await self._with_fetch(lambda: self._find(root, names), root, names)
 
     async def entries(self, found: ResolvedPath) -> tuple[list[HamtEntry], int]:
-        """What is in a directory: the first MAX_ENTRIES_SHOWN entries, and how many there are.
+        """What is in a directory: the first `max_entries_shown` entries, and how many there are.
 
         Raises as `find` does; MalformedDag also for one too large to list.
         """
         entries = await self.all_entries(found)
-        return entries[: limits.MAX_ENTRIES_SHOWN], len(entries)
+        return entries[: self.limits.max_entries_shown], len(entries)
 
     async def all_entries(self, found: ResolvedPath) -> list[HamtEntry]:
         """All that is in a directory. Raises as `entries`."""
@@ -212,7 +217,7 @@ class Content:
             nonlocal size
             found = [self.block(each) for each in cids]
             size += sum(map(len, found))
-            if size > limits.MAX_LISTING_BYTES:
+            if size > self.limits.max_listing_bytes:
                 raise MalformedDag(
                     f"The directory {cid} is too large to be listed here. Ask for its entries by their names."
                 )
@@ -257,7 +262,7 @@ class Content:
                 if cid in seen:
                     continue
                 seen.add(cid)
-                if len(seen) > limits.MAX_CAR_PENDING:
+                if len(seen) > self.limits.max_car_pending:
                     raise MalformedDag(f"{found.cid} has too many links to be sent as one CAR; ask for parts of it.")
                 below = await self.find(cid, [])
                 if cid.codec in ipld.LINKED:

@@ -63,6 +63,7 @@ def type_by_content(head: bytes, size: int, *, json: bool = False) -> str:
     """The media type of a file without a telling name, from its beginning: never one that could run a script.
 
     Args:
+        head: its first `limits.SNIFF_BYTES` bytes, or all there are.
         size: of the whole file.
         json: it is asked for as JSON; then a longer one is believed by its first letter.
     """

@@ -1,5 +1,7 @@
-"""Parts of files, and answers that need not be sent again: Range, If-Range and If-None-Match (RFC 9110), and
-`entity-bytes` of the trustless gateway."""
+"""Parts of files, and answers that need not be sent again.
+
+Range, If-Range and If-None-Match are those of RFC 9110; `entity-bytes` is the trustless gateway's.
+"""
 
 from __future__ import annotations
 
@@ -85,8 +87,10 @@ def matches(header: str | None, etag: str) -> bool:
 
 
 def may_resume(header: str | None, etag: str) -> bool:
-    """Whether a Range counts beside this If-Range header: there is none, or it names that ETag, by strong comparison
-    (RFC 9110, section 13.1.5). Dates never match, for no answer has one."""
+    """Whether a Range counts beside this If-Range header: there is none, or it names that ETag.
+
+    The comparison is a strong one (RFC 9110, section 13.1.5). Dates never match, for no answer has one.
+    """
     return header is None or (header.strip() == etag and not etag.startswith("W/"))
 
 

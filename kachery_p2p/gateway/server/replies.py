@@ -10,7 +10,6 @@ from typing import Any
 import trio
 
 from kachery_p2p.errors import KacheryError
-from kachery_p2p.gateway.server import limits
 
 log = logging.getLogger("kachery_p2p.gateway")
 
@@ -51,31 +50,41 @@ class HttpReply:
             message.encode("utf-8", "replace") + b"\n",
         )
 
-    async def send(self, method: str, send: Send) -> None:
+    async def send(self, method: str, send: Send, *, patience: float) -> None:
+        """Send the answer to a request.
+
+        Args:
+            method: of the request; HEAD gets no body.
+            send: takes the messages of ASGI.
+            patience: seconds that the reader has to take each piece.
+
+        Raises:
+            TooSlowError: it did not take a body that is one piece.
+        """
+
+        async def give(data: bytes, *, more: bool) -> None:
+            # Over HTTP/2 a reader that stands still shows only here; over HTTP/1.1 the connection notices first.
+            with trio.fail_after(patience):
+                await send({"type": "http.response.body", "body": data, "more_body": more})
+
         headers = {**_ALWAYS, **self.headers}
         if isinstance(self.body, bytes) and self.status not in (204, 304):
             headers.setdefault("content-length", str(len(self.body)))
         if method == "HEAD" or isinstance(self.body, bytes):
             await self._start(send, headers)
-            await _send_body(send, self.body if isinstance(self.body, bytes) and method != "HEAD" else b"", more=False)
+            await give(self.body if isinstance(self.body, bytes) and method != "HEAD" else b"", more=False)
             return
         async with contextlib.aclosing(self.body) as pieces:
             await self._start(send, headers)
             try:
                 async for piece in pieces:
-                    await _send_body(send, piece, more=True)
+                    await give(piece, more=True)
             except (KacheryError, trio.TooSlowError) as error:
                 # The status is sent. All that can be said now is that the body is cut short: it is not ended.
                 log.info("an answer was cut short: %s", error)
                 return
-            await _send_body(send, b"", more=False)
+            await give(b"", more=False)
 
     async def _start(self, send: Send, headers: Mapping[str, str]) -> None:
         encoded = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": self.status, "headers": encoded})
-
-
-async def _send_body(send: Send, data: bytes, *, more: bool) -> None:
-    # Over HTTP/2 a reader that stands still shows only here; over HTTP/1.1 the connection notices first.
-    with trio.fail_after(2 * limits.SEND_SECONDS):
-        await send({"type": "http.response.body", "body": data, "more_body": more})

@@ -1,5 +1,4 @@
-"""A request for content: what it asks for, the headers that its answers have in common, and what an error means to
-whoever asked."""
+"""A request for content: what it asks for, the headers that all answers have, and what an error means."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ from kachery_p2p.errors import AddressInUse, InvalidAddress
 from kachery_p2p.gateway.server import limits
 from kachery_p2p.gateway.server.app import GatewayApp, Send
 from kachery_p2p.gateway.server.content import Content, Fetch
+from kachery_p2p.gateway.server.limits import GatewayLimits
 from kachery_p2p.groups import group_of, most_crowded
 from kachery_p2p.turns import Allowance, Pool
 
@@ -83,6 +84,7 @@ class GatewayServer:
         fetch: how to get what is not in the repo; None where only what is here is to be served.
         names: host names by which it may be called, besides addresses and localhost.
         agent: what it says it is.
+        bounds: what it gives to those who read from it.
 
     Raises:
         InvalidAddress: `address` is none.
@@ -101,11 +103,13 @@ class GatewayServer:
         fetch: Fetch | None = None,
         names: Iterable[str] = (),
         agent: str = "kachery-cloud",
+        bounds: GatewayLimits = limits.DEFAULTS,
     ) -> None:
+        self._limits = bounds
         self._host, self._port = parse_address(address)
-        self._app = GatewayApp(Content(repo, fetch), names=names, agent=agent)
+        self._app = GatewayApp(Content(repo, fetch, bounds), names=names, agent=agent)
         self._connections: set[_Guarded] = set()
-        self._max_connections = min(limits.MAX_CONNECTIONS, descriptors.shares().gateway)
+        self._max_connections = min(bounds.max_connections, descriptors.shares().gateway)
         self._refusals = 0
         self._pool = Pool(limits.H2_RATE)
 
@@ -130,7 +134,7 @@ class GatewayServer:
         """
         listeners = await self._listen()
         self._port = listeners[0].socket.getsockname()[1]
-        self._config = await trio.to_thread.run_sync(_http_config)
+        self._config = await trio.to_thread.run_sync(_http_config, self._limits)
         if not ipaddress.ip_address(self._host).is_loopback:
             log.warning("The gateway at %s can be used by other machines, for everything that is here.", self.url)
         async with trio.open_nursery() as nursery:
@@ -163,7 +167,7 @@ class GatewayServer:
             await trio.aclose_forcefully(stream)
             return
         with trio.CancelScope() as scope:
-            guarded = _Guarded(stream, scope, self._pool)
+            guarded = _Guarded(stream, scope, self._pool, self._limits.send_seconds)
             self._connections.add(guarded)
             try:
                 await self._speak(guarded)
@@ -187,8 +191,8 @@ class GatewayServer:
     async def _watch(self) -> None:
         """Close the connections that do not take their answers."""
         while True:
-            await trio.sleep(limits.WATCH_INTERVAL)
-            patience = limits.CROWDED_SECONDS if self._app.crowded else limits.SEND_SECONDS
+            await trio.sleep(self._limits.watch_interval)
+            patience = self._limits.crowded_seconds if self._app.crowded else self._limits.send_seconds
             now = trio.current_time()
             for each in [each for each in self._connections if each.stuck_for(now) >= patience]:
                 log.debug("a connection from %s does not take its answer", each.group)
@@ -209,7 +213,7 @@ class GatewayServer:
         await server.run()
 
 
-def _http_config() -> Config:
+def _http_config(bounds: GatewayLimits) -> Config:
     from hypercorn.config import Config
 
     config = Config()
@@ -218,8 +222,8 @@ def _http_config() -> Config:
     config.include_server_header = False
     config.h11_max_incomplete_size = limits.MAX_REQUEST_HEAD
     config.h2_max_header_list_size = limits.MAX_REQUEST_HEAD
-    config.h2_max_concurrent_streams = limits.MAX_RUNNING
-    config.keep_alive_timeout = limits.IDLE_SECONDS
+    config.h2_max_concurrent_streams = bounds.max_running
+    config.keep_alive_timeout = bounds.idle_seconds
     return config
 
 
@@ -233,7 +237,8 @@ class _Guarded:
         is_h2: tells whether it speaks HTTP/2.
     """
 
-    def __init__(self, stream: trio.SocketStream, scope: trio.CancelScope, pool: Pool) -> None:
+    def __init__(self, stream: trio.SocketStream, scope: trio.CancelScope, pool: Pool, send_seconds: float) -> None:
+        self._send_seconds = send_seconds
         self._stream = stream
         self._scope = scope
         self.socket = stream.socket
@@ -272,7 +277,7 @@ class _Guarded:
         view = memoryview(data)
         for start in range(0, len(view), limits.SEND_STEP):
             step = view[start : start + limits.SEND_STEP]
-            with trio.move_on_after(limits.SEND_SECONDS) as patience:
+            with trio.move_on_after(self._send_seconds) as patience:
                 try:
                     for at in range(0, len(step), limits.PROGRESS_STEP):
                         await self._stream.send_all(step[at : at + limits.PROGRESS_STEP])

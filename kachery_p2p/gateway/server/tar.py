@@ -72,8 +72,9 @@ class _Writer:
         """
         entries = await self._content.all_entries(found)
         self._count += len(entries)
-        if self._count > limits.MAX_TAR_ENTRIES:
-            raise MalformedDag(f"{self.root} has more than {limits.MAX_TAR_ENTRIES:,} entries, too many for a TAR.")
+        most = self._content.limits.max_tar_entries
+        if self._count > most:
+            raise MalformedDag(f"{self.root} has more than {most:,} entries, too many for a TAR.")
         alike = Counter(_folded(entry.name) for entry in entries)
         taken: set[str] = set()
         placed: list[tuple[str, HamtEntry, bool]] = []

@@ -86,11 +86,6 @@ def is_public(addr: bytes) -> bool:
     return bool(kind_of(addr) & PUBLIC)
 
 
-def is_lan(addr: bytes) -> bool:
-    """Whether it lies in a private range (RFC 1918 and 6598, unique local, link-local) or has a local name."""
-    return bool(kind_of(addr) & LAN)
-
-
 def is_loopback(addr: bytes) -> bool:
     """Whether only this machine can dial it."""
     return bool(kind_of(addr) & LOOPBACK)

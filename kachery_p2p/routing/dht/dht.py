@@ -26,6 +26,7 @@ from kachery_p2p.routing.dht.providers import ProviderStore
 from kachery_p2p.routing.dht.reach import bare, without_peer
 from kachery_p2p.routing.dht.refresh import Seeds, Upkeep
 from kachery_p2p.routing.dht.server import DhtServer
+from kachery_p2p.routing.dht.shell_limits import ShellLimits
 from kachery_p2p.routing.dht.values import ValueStore
 from kachery_p2p.routing.interfaces import Provider
 
@@ -60,10 +61,11 @@ class DHT:
         bootstrap: multiaddrs ending in a peer ID, by which to enter; a LAN's DHT passes over public ones.
         seeds: gives peers met before with their multiaddrs, tried beside the bootstrap peers.
         provides: whether this node announces a multihash; then it is named when it is asked itself.
-        loopback: whether addresses of this machine count. None: in a LAN's DHT, while all addresses that the host
-            tells are such (a network of one machine, tests).
+        loopback: whether addresses of this machine count. In a LAN's DHT they do anyway while the host tells no others
+            (a network of one machine).
         rng: randomness.
         wall: seconds since the epoch.
+        bounds: what it allows itself and its peers.
 
     Runs once: `await nursery.start(dht.run)`; until then, and without peers, searches find nothing.
     """
@@ -78,21 +80,22 @@ class DHT:
         bootstrap: Sequence[str] = (),
         seeds: Seeds | None = None,
         provides: Callable[[bytes], bool] = _nothing,
-        loopback: bool | None = None,
+        loopback: bool = False,
         rng: random.Random | None = None,
         wall: Callable[[], float] = time.time,
+        bounds: ShellLimits = shell_limits.DEFAULTS,
     ) -> None:
         if mode not in ("auto", "client", "server"):
             raise ValueError(f"A DHT cannot be in the mode {mode!r}; it is auto, client or server.")
         self.name = "lan-dht" if lan else "dht"
         self.protocol = LAN_PROTOCOL if lan else PROTOCOL
-        #: whether its peers are neighbours (`AnnounceTarget`)
+        #: whether its peers are neighbours
         self.local = lan
         self._host = host
         self._lan = lan
         self._mode = mode
-        self._loopback = loopback
         self._rng = rng or random.Random()
+        self._limits = bounds
         self._wall = wall
         self._bootstrap = [addr for addr in bootstrap if not lan or _is_close(addr)]
         self._seeds = seeds
@@ -104,12 +107,12 @@ class DHT:
         self._nursery: trio.Nursery | None = None
         self._next_purge = 0.0
         self.found = self.delivered = 0
-        self._build(bool(loopback))
+        self._build(allow_loopback=loopback)
 
-    def _build(self, allow_loopback: bool) -> None:
+    def _build(self, *, allow_loopback: bool) -> None:
         """Put the pieces together; done again when it turns out at the start that loopback addresses count."""
         scope = DhtScope(self._lan, allow_loopback)
-        self._network = network = Network(self._host, self.protocol, scope, self._answer, self._rng)
+        self._network = network = Network(self._host, self.protocol, scope, self._answer, self._rng, self._limits)
         self._upkeep = Upkeep(network, self._bootstrap, self._seeds, self._chores)
         self._server = DhtServer(
             network.table,
@@ -125,11 +128,11 @@ class DHT:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until cancelled."""
-        if self._loopback is None and self._lan:
+        if self._lan:
             own = without_peer(self._host.transport_addresses())
             if own and all(map(addresses.is_loopback, own)):
                 grown = self._network.grown
-                self._build(True)
+                self._build(allow_loopback=True)
                 grown.notify()  # who waits for peers shall look at the new table
         try:
             async with trio.open_nursery() as nursery:
@@ -207,7 +210,8 @@ class DHT:
     async def _search(self, multihash: bytes, send: trio.MemorySendChannel[Provider], scope: trio.CancelScope) -> None:
         network = self._network
         told: dict[bytes, set[bytes]] = {}
-        homeless: dict[bytes, None] = {}
+        #: Providers that were named without an address that we can dial.
+        without_address: dict[bytes, None] = {}
         full = trio.Event()
 
         async def tell(info: DhtPeer) -> None:
@@ -220,9 +224,9 @@ class DHT:
                 return
             told.setdefault(info.id, set()).update(addrs)
             if addrs:
-                homeless.pop(info.id, None)
+                without_address.pop(info.id, None)
             elif not network.reach.is_connected(info.id):
-                homeless[info.id] = None
+                without_address[info.id] = None
             self.found += known is None
             await send.send(Provider(peer_text(info.id), addresses.to_texts(addrs), self.name))
 
@@ -230,7 +234,7 @@ class DHT:
             for provider in bare(answer.providers):
                 await tell(provider)
 
-        async def house(peer: bytes) -> None:
+        async def find_addresses(peer: bytes) -> None:
             addrs = await self._addresses(peer)
             if addrs:
                 await tell(DhtPeer(peer, addrs))
@@ -241,10 +245,10 @@ class DHT:
             try:
                 await network.lookup(DhtMessage(MessageType.GET_PROVIDERS, multihash), look=look, enough=full)
                 async with trio.open_nursery() as nursery:
-                    for peer in list(homeless)[: shell_limits.MAX_ADDRESS_LOOKUPS]:
-                        nursery.start_soon(house, peer)
+                    for peer in list(without_address)[: shell_limits.MAX_ADDRESS_LOOKUPS]:
+                        nursery.start_soon(find_addresses, peer)
             except trio.BrokenResourceError:
-                log.debug("nobody reads on about %s", multihash.hex())
+                log.debug("the providers of %s are no longer asked for", multihash.hex())
 
     async def find_peer(self, peer: str) -> tuple[str, ...]:
         """Multiaddrs of a peer, without its ID; empty when nobody knows it.

@@ -28,17 +28,6 @@ def common_prefix(a: int, b: int) -> int:
     return BITS - (a ^ b).bit_length()
 
 
-def random_id_in(prefix_bits: int, length: int, rng: random.Random) -> int:
-    """A random place whose first `length` bits are the number `prefix_bits`.
-
-    Raises:
-        ValueError: the prefix has more bits than that, or more than the key space.
-    """
-    if not 0 <= length <= BITS or not 0 <= prefix_bits < 1 << length:
-        raise ValueError(f"{prefix_bits} is not a prefix of {length} bits.")
-    return prefix_bits << (BITS - length) | rng.getrandbits(BITS - length)
-
-
 def key_in(prefix_bits: int, length: int, rng: random.Random) -> bytes:
     """A key in the form of a multihash whose place begins with the given bits, found by trial.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 KIB = 1024
 MIB = 1024 * 1024
 HOUR = 3600.0
@@ -83,23 +85,32 @@ LOOKUP_TIMEOUT = 60.0
 PROVIDER_TTL = 48 * HOUR
 #: How long its addresses count: they change more often than the peer (go-libp2p: 24 h).
 PROVIDER_ADDRS_TTL = 24 * HOUR
-#: Providers kept for one key; an answer holds no more, and a thousand providers of one thing are found elsewhere, too.
-MAX_PROVIDERS_PER_KEY = 128
-#: Records of one provider: a sweep by a lab with ten million CIDs leaves fewer at each server.
-MAX_RECORDS_PER_PROVIDER = 20_000
-#: Records in all: about 60 MB on disk.
-MAX_PROVIDER_RECORDS = 500_000
-#: Providers whose addresses are kept.
-MAX_PROVIDER_PEERS = 50_000
 #: Records waiting to be written, a few MiB; the shell flushes every few seconds, in a thread. What is more than this is
 #: written at once.
 MAX_UNFLUSHED = 10_000
 
 # --- value records -------------------------------------------------------------------------------------------------
 
-#: Value records (IPNS, public keys) in all: 10 MiB at the most for a thousand of the greatest.
-MAX_VALUES = 4_096
 #: How long a value counts (libp2p: 48 h).
 VALUE_TTL = 48 * HOUR
-#: Values stored for one sender: nobody owns more than a part of the room.
-MAX_VALUES_PER_SENDER = 256
+
+
+@dataclass(frozen=True)
+class StoreLimits:
+    """What a DHT keeps for others."""
+
+    #: Providers kept for one key; an answer holds no more. What has a thousand of them is found elsewhere, too.
+    max_providers_per_key: int = 128
+    #: Records of one provider: a sweep by a lab with ten million CIDs leaves fewer at each server.
+    max_records_per_provider: int = 20_000
+    #: Records in all: about 60 MB on disk.
+    max_provider_records: int = 500_000
+    #: Providers whose addresses are kept.
+    max_provider_peers: int = 50_000
+    #: Value records (IPNS, public keys) in all: 10 MiB at the most for a thousand of the greatest.
+    max_values: int = 4_096
+    #: Values stored for one sender: no one owns more than a part of the store.
+    max_values_per_sender: int = 256
+
+
+DEFAULTS = StoreLimits()

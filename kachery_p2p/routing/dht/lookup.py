@@ -110,18 +110,14 @@ class Lookup:
         local: bytes = b"",
         k: int = limits.K,
         alpha: int = limits.ALPHA,
-        beta: int = limits.BETA,
         all_closest: bool = False,
         paths: int = limits.PATHS,
-        max_messages: int = limits.MAX_MESSAGES,
         timeout: float = limits.LOOKUP_TIMEOUT,
     ) -> None:
         self.target = target
         self.k = k
         self.alpha = alpha
-        self.beta = beta
         self.all_closest = all_closest
-        self.max_messages = max_messages
         self.timeout = timeout
         #: Questions asked so far.
         self.messages = 0
@@ -140,7 +136,7 @@ class Lookup:
                 self._learn(peer, kad_id(peer) ^ target, self._paths[index % paths], None)
         self.done = not self._peers
         #: Questions that one path may have open.
-        self._share = max(beta, -(-alpha // paths))
+        self._share = max(limits.BETA, -(-alpha // paths))
 
     # --- what happened ---------------------------------------------------------------------------------------------
 
@@ -247,7 +243,7 @@ class Lookup:
         for entry in path.peers:
             if entry.state is _PeerState.ANSWERED:
                 answered += 1
-                if answered == self.beta:
+                if answered == limits.BETA:
                     return True
             elif entry.state is _PeerState.WAITING:
                 if not entry.slow:
@@ -261,7 +257,7 @@ class Lookup:
 
     @property
     def _path_budget(self) -> int:
-        return max(1, min(limits.MAX_MESSAGES_PER_PATH, self.max_messages // len(self._paths)))
+        return max(1, min(limits.MAX_MESSAGES_PER_PATH, limits.MAX_MESSAGES // len(self._paths)))
 
     def _pick(self) -> _Peer | None:
         if self._follow_up:
@@ -291,7 +287,7 @@ class Lookup:
 
     def _pick_closest(self) -> _Peer | None:
         """Of the k nearest of all paths, one that has not been asked."""
-        if not self.all_closest or self.messages >= self.max_messages + 2 * self.k:
+        if not self.all_closest or self.messages >= limits.MAX_MESSAGES + 2 * self.k:
             return None
         # Those whom nobody with credit has named come last: they are asked when there are fewer than k others.
         live = (

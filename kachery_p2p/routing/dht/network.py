@@ -22,6 +22,7 @@ from kachery_p2p.routing.dht.lookup import Lookup
 from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType
 from kachery_p2p.routing.dht.reach import DhtConnections, bare
 from kachery_p2p.routing.dht.rpc import Rpc
+from kachery_p2p.routing.dht.shell_limits import ShellLimits
 from kachery_p2p.routing.dht.table import RoutingTable
 from kachery_p2p.waking import Flag, Signal
 
@@ -44,6 +45,7 @@ class Network:
         scope: which addresses belong into this DHT.
         answer: answers the questions of peers (see `Rpc`).
         rng: for the routing table.
+        bounds: of this DHT.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class Network:
         scope: DhtScope,
         answer: Callable[[DhtMessage, str], DhtMessage | None],
         rng: random.Random,
+        bounds: ShellLimits,
     ) -> None:
+        self.limits = bounds
         self.host = host
         self.scope = scope
         self.local = peer_bytes(host.peer_id)
-        self.rpc = Rpc(host, protocol, answer)
-        self.reach = DhtConnections(host, scope)
+        self.rpc = Rpc(host, protocol, answer, bounds)
+        self.reach = DhtConnections(host, scope, bounds)
         self.table = RoutingTable(self.local, scope=scope, rng=rng)
         #: peers that came into the table so far, and the signal that one more did
         self.newcomers = 0
@@ -144,6 +148,7 @@ class Network:
         """Put a question to the peers nearest to its key, and to ever nearer ones that the answers name.
 
         Args:
+            question: what is asked; its key says whom to ask.
             look: sees each answer; the peer that gave it counts as asked until this returns.
             enough: ends the lookup when set.
             all_closest: go on until all of the k nearest have answered.

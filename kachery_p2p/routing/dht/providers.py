@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht import limits
+from kachery_p2p.routing.dht.limits import StoreLimits
 from kachery_p2p.routing.dht.messages import DhtPeer
 from kachery_p2p.wire import delimited, read_varint
 
@@ -35,15 +36,17 @@ class ProviderStore:
     Args:
         db: where they are kept.
         name: which DHT: `wan` or `lan`; each has tables of its own.
+        bounds: how much is kept.
 
     Raises:
         RepoError, DiskFull, NoPermission: the database cannot be used.
     """
 
-    def __init__(self, db: Database, name: str = "wan") -> None:
+    def __init__(self, db: Database, name: str = "wan", bounds: StoreLimits = limits.DEFAULTS) -> None:
         if name not in ("wan", "lan"):
             raise ValueError(f"There is no DHT named {name!r}.")
         self._db = db
+        self._limits = bounds
         self._peers = f"dht_{name}_peers"
         self._records = f"dht_{name}_providers"
         db.create(f"""
@@ -73,6 +76,11 @@ class ProviderStore:
         """How many records there are, roughly: unwritten ones may be renewals."""
         return self._total + self._pending_count
 
+    @property
+    def unwritten(self) -> int:
+        """Records that wait for the next `flush`."""
+        return self._pending_count
+
     def add(self, key: bytes, provider: DhtPeer, now: float) -> bool:
         """Note that a peer has something; the addresses have passed the DHT's `Scope`.
 
@@ -82,7 +90,7 @@ class ProviderStore:
         with self._swap_lock:
             peers = self._pending.setdefault(key, {})
             if provider.id not in peers:
-                if len(peers) >= limits.MAX_PROVIDERS_PER_KEY:
+                if len(peers) >= self._limits.max_providers_per_key:
                     return False
                 self._pending_count += 1
             peers[provider.id] = now
@@ -112,7 +120,7 @@ class ProviderStore:
             log.warning("provider records cannot be read: %s", error)
         for unwritten in (flushing.get(key), pending.get(key)):
             for peer, at in (unwritten or {}).items():
-                if at > oldest and (peer in found or len(found) < limits.MAX_PROVIDERS_PER_KEY):
+                if at > oldest and (peer in found or len(found) < self._limits.max_providers_per_key):
                     found[peer] = (at, b"", 0.0)
         infos: list[DhtPeer] = []
         for peer, (_, addrs, heard) in sorted(found.items(), key=lambda item: -item[1][0]):
@@ -189,16 +197,16 @@ class ProviderStore:
                 added = db.executemany(
                     f"INSERT OR IGNORE INTO {self._records} SELECT ?, ?, ? WHERE "
                     f"(SELECT count(*) FROM {self._records} WHERE key = ?) < ?",
-                    [(key, number, at, key, limits.MAX_PROVIDERS_PER_KEY) for key, at in entries],
+                    [(key, number, at, key, self._limits.max_providers_per_key) for key, at in entries],
                 ).rowcount
                 db.execute(f"UPDATE {self._peers} SET records = records + ? WHERE id = ?", (added, number))
                 total += added
-                total -= self._evict(db, number, held + added - limits.MAX_RECORDS_PER_PROVIDER)
-            while total > limits.MAX_PROVIDER_RECORDS:
+                total -= self._evict(db, number, held + added - self._limits.max_records_per_provider)
+            while total > self._limits.max_provider_records:
                 number, held = db.execute(
                     f"SELECT id, records FROM {self._peers} ORDER BY records DESC, heard LIMIT 1"
                 ).fetchone()
-                gone = self._evict(db, number, min(held, total - limits.MAX_PROVIDER_RECORDS))
+                gone = self._evict(db, number, min(held, total - self._limits.max_provider_records))
                 if not gone:
                     break
                 total -= gone
@@ -221,9 +229,11 @@ class ProviderStore:
         """Too many providers: those not heard of for the longest time go, with their records; how many of these."""
         (count,) = db.execute(f"SELECT count(*) FROM {self._peers}").fetchone()
         gone = 0
-        if count > limits.MAX_PROVIDER_PEERS:
+        excess = count - self._limits.max_provider_peers
+        if excess > 0:
             numbers = db.execute(
-                f"SELECT id, records FROM {self._peers} ORDER BY heard LIMIT ?", (count - limits.MAX_PROVIDER_PEERS,)
+                f"SELECT id, records FROM {self._peers} ORDER BY heard LIMIT ?",
+                (excess,),
             ).fetchall()
             for number, _ in numbers:
                 gone += db.execute(f"DELETE FROM {self._records} WHERE peer = ?", (number,)).rowcount

@@ -16,6 +16,7 @@ from kachery_p2p.errors import DialError
 from kachery_p2p.peer_ids import peer_bytes, peer_text
 from kachery_p2p.routing.dht import addresses, shell_limits
 from kachery_p2p.routing.dht.messages import DhtPeer
+from kachery_p2p.routing.dht.shell_limits import ShellLimits
 
 if TYPE_CHECKING:
     from kachery_p2p.routing.dht.addresses import DhtScope
@@ -56,9 +57,11 @@ class DhtConnections:
     Args:
         host: what dials.
         scope: which addresses may be dialled for this DHT.
+        bounds: of this DHT.
     """
 
-    def __init__(self, host: HostLike, scope: DhtScope) -> None:
+    def __init__(self, host: HostLike, scope: DhtScope, bounds: ShellLimits) -> None:
+        self._limits = bounds
         self._host = host
         self.scope = scope
         self._slots = trio.Semaphore(shell_limits.MAX_DIALS)
@@ -123,7 +126,7 @@ class DhtConnections:
             raise DialError(f"There was no time to dial the peer {text}.") from error
         except DialError:
             self.failed += 1
-            self._unreachable[peer] = now + shell_limits.DIAL_PAUSE
+            self._unreachable[peer] = now + self._limits.dial_pause
             self._unreachable.move_to_end(peer)
             while len(self._unreachable) > shell_limits.MAX_UNREACHABLE:
                 self._unreachable.popitem(last=False)
@@ -161,7 +164,7 @@ class DhtConnections:
         connected = set(self._host.connected())
         for peer in [each for each in self._dialled if each not in connected]:
             del self._dialled[peer]
-        excess = len(self._dialled) - shell_limits.MAX_DIALLED
+        excess = len(self._dialled) - self._limits.max_dialled
         if excess <= 0:
             return
         busy = {each.peer for each in self._host.connections() if each.streams}

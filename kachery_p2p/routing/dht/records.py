@@ -61,6 +61,7 @@ def validate(key: bytes, value: bytes, now_wall: float) -> None:
 
     Args:
         key: with its name space.
+        value: the record as it came.
         now_wall: seconds since the epoch.
 
     Raises:
@@ -163,6 +164,7 @@ def read_ipns(name: bytes, value: bytes) -> IpnsRecord:
 
     Args:
         name: the binary peer ID of the key that must have signed it.
+        value: the record as it came.
 
     Raises:
         InvalidRecord: it is not one, or not by that key.

@@ -116,20 +116,21 @@ class Upkeep:
 
     async def _stay_in(self) -> None:
         """Whenever the table is nearly empty: try all peers we were told of, with growing pauses."""
-        pause = shell_limits.BOOTSTRAP_FIRST
-        table = self._network.table
+        network = self._network
+        table = network.table
+        pause = network.limits.bootstrap_first
         while True:
             if len(table) >= shell_limits.ENOUGH_PEERS:
-                pause = shell_limits.BOOTSTRAP_FIRST
+                pause = network.limits.bootstrap_first
                 await trio.sleep(shell_limits.MAINTENANCE_INTERVAL)
                 continue
             before = len(table)
             await self._enter()
             if len(table) > before:
-                pause = shell_limits.BOOTSTRAP_FIRST
+                pause = network.limits.bootstrap_first
             # A newcomer ends the pause: with somebody to ask, the rest of the network may be found.
             with trio.move_on_after(pause):
-                await self._network.grown.wait()
+                await network.grown.wait()
             pause = min(2 * pause, shell_limits.BOOTSTRAP_MOST)
 
     async def _enter(self) -> None:
@@ -163,23 +164,26 @@ class Upkeep:
             network.note(f"The bootstrap peer {addr} does not answer as a server of the DHT: {error}")
 
     async def _look_around(self) -> None:
-        """Look ourselves up, so that we know our neighbours and they us: whenever somebody new is in a small table, and
-        with growing pauses while it stays small, for somebody may just not have answered the last time."""
+        """Look ourselves up, so that we know our neighbours and they us.
+
+        This is done whenever somebody new is in a small table. While it stays small, it is done again with growing
+        pauses, for somebody may just not have answered the last time.
+        """
         network = self._network
-        pause = shell_limits.SELF_LOOKUP_INTERVAL
+        pause = network.limits.self_lookup_interval
         while True:
             while not len(network.table):
                 await network.grown.wait()
-            await trio.sleep(shell_limits.SELF_LOOKUP_DELAY)
+            await trio.sleep(network.limits.self_lookup_delay)
             # Once the table is well filled, the refresh as often as every ten minutes is enough.
             small = len(network.table) < limits.K
             await trio.sleep_until(
-                self._looked_up + (shell_limits.SELF_LOOKUP_INTERVAL if small else limits.REFRESH_INTERVAL)
+                self._looked_up + (network.limits.self_lookup_interval if small else limits.REFRESH_INTERVAL)
             )
             newcomers = network.newcomers
             await self._look_up_self()
             grown = network.newcomers != newcomers
-            pause = shell_limits.SELF_LOOKUP_INTERVAL if grown else min(2 * pause, limits.REFRESH_INTERVAL)
+            pause = network.limits.self_lookup_interval if grown else min(2 * pause, limits.REFRESH_INTERVAL)
             with trio.move_on_after(pause):
                 while network.newcomers == newcomers:
                     await network.grown.wait()
@@ -188,7 +192,7 @@ class Upkeep:
         network = self._network
         self._looked_up = trio.current_time()
         question = DhtMessage(MessageType.FIND_NODE, network.local)
-        await network.lookup(question, all_closest=True, background=True, linger=shell_limits.REQUEST_TIMEOUT)
+        await network.lookup(question, all_closest=True, background=True, linger=network.limits.request_timeout)
 
     # --- staying ---------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ import trio
 from kachery_p2p.errors import MalformedMessage, StreamEOF, StreamError
 from kachery_p2p.routing.dht import shell_limits
 from kachery_p2p.routing.dht.messages import DhtMessage, MessageType, decode, encode
+from kachery_p2p.routing.dht.shell_limits import ShellLimits
 from kachery_p2p.turns import Allowance, Pool
 from kachery_p2p.wire import delimited, read_length
 
@@ -83,9 +84,17 @@ class Rpc:
         protocol: the protocol's name.
         answer: gives the answer to a question of a peer, or None where there is to be none. Raises nothing but
             `MalformedMessage`, which ends the stream.
+        bounds: of this DHT.
     """
 
-    def __init__(self, host: HostLike, protocol: str, answer: Callable[[DhtMessage, str], DhtMessage | None]) -> None:
+    def __init__(
+        self,
+        host: HostLike,
+        protocol: str,
+        answer: Callable[[DhtMessage, str], DhtMessage | None],
+        bounds: ShellLimits = shell_limits.DEFAULTS,
+    ) -> None:
+        self._limits = bounds
         self._host = host
         self.protocol = protocol
         self._answer = answer
@@ -94,7 +103,7 @@ class Rpc:
         #: streams of peers, the one silent for longest first
         self._inbound: OrderedDict[StreamLike, trio.CancelScope] = OrderedDict()
         self._inbound_of: dict[str, int] = {}
-        self._pool = Pool(shell_limits.ASK_POOL)
+        self._pool = Pool(bounds.ask_pool)
         self._askers: OrderedDict[str, Allowance] = OrderedDict()
         self._serving = False
         self.sent = self.received = self.failed = self.answered = self.refused = 0
@@ -105,8 +114,8 @@ class Rpc:
         try:
             task_status.started()
             while True:
-                await trio.sleep(shell_limits.STREAM_IDLE)
-                await self._close_idle(trio.current_time() - shell_limits.STREAM_IDLE)
+                await trio.sleep(self._limits.stream_idle)
+                await self._close_idle(trio.current_time() - self._limits.stream_idle)
         finally:
             forget()
             self.serve_peers(False)
@@ -115,31 +124,25 @@ class Rpc:
 
     # --- questions -------------------------------------------------------------------------------------------------
 
-    async def ask(self, peer: str, message: DhtMessage, *, timeout: float = shell_limits.REQUEST_TIMEOUT) -> DhtMessage:
+    async def ask(self, peer: str, message: DhtMessage) -> DhtMessage:
         """Ask a connected peer, and return its answer.
 
         Raises:
             ProtocolNotSupported: it does not speak this DHT (a client).
-            StreamError: it is not connected, did not answer within `timeout` seconds, or its answer is garbage.
+            StreamError: it is not connected, did not answer in time, or its answer is garbage.
         """
-        return await self._exchange(peer, frame(message), timeout)
+        return await self._exchange(peer, frame(message))
 
-    async def tell(
-        self,
-        peer: str,
-        messages: Sequence[DhtMessage],
-        last: DhtMessage,
-        *,
-        timeout: float = shell_limits.REQUEST_TIMEOUT,
-    ) -> DhtMessage:
+    async def tell(self, peer: str, messages: Sequence[DhtMessage], last: DhtMessage) -> DhtMessage:
         """Send messages that have no answer, and then a question: its answer shows that the peer took them all.
 
         Raises:
             ProtocolNotSupported, StreamError: as `ask`.
         """
-        return await self._exchange(peer, b"".join([*map(frame, messages), frame(last)]), timeout)
+        return await self._exchange(peer, b"".join([*map(frame, messages), frame(last)]))
 
-    async def _exchange(self, peer: str, data: bytes, timeout: float) -> DhtMessage:
+    async def _exchange(self, peer: str, data: bytes) -> DhtMessage:
+        timeout = self._limits.request_timeout
         try:
             with trio.fail_after(timeout):
                 async with self._lane(peer) as lane:
@@ -178,7 +181,7 @@ class Rpc:
             except StreamError as error:
                 # The peer may have closed it while nobody used it.
                 log.debug("a kept stream failed: %s", error)
-        stream = await self._host.open_stream(peer, [self.protocol], timeout=shell_limits.REQUEST_TIMEOUT)
+        stream = await self._host.open_stream(peer, [self.protocol], timeout=self._limits.request_timeout)
         return await self._on_stream(stream, lane, data)
 
     async def _on_stream(self, stream: StreamLike, lane: _Lane, data: bytes) -> DhtMessage:
@@ -220,8 +223,10 @@ class Rpc:
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def serve_peers(self, serve: bool) -> None:
-        """Whether peers can ask us (server mode). When that ends, so do their streams: whoever went on getting answers
-        would keep us in its table."""
+        """Whether peers can ask us (server mode).
+
+        When that ends, so do their streams: a peer that went on getting answers would keep us in its table.
+        """
         if serve and not self._serving:
             self._host.set_handler(self.protocol, self._serve)
         elif self._serving and not serve:
@@ -254,7 +259,7 @@ class Rpc:
         """What a peer may still ask."""
         found = self._askers.get(peer)
         if found is None:
-            found = self._askers[peer] = Allowance(shell_limits.ASK_RATE, shell_limits.ASK_BURST, self._pool)
+            found = self._askers[peer] = Allowance(self._limits.ask_rate, shell_limits.ASK_BURST, self._pool)
             if len(self._askers) > shell_limits.MAX_ASKERS:
                 self._askers.popitem(last=False)
         self._askers.move_to_end(peer)
@@ -265,12 +270,12 @@ class Rpc:
         while True:
             await allowance.settle()
             first = b""
-            with trio.move_on_after(shell_limits.SERVE_IDLE):
+            with trio.move_on_after(self._limits.serve_idle):
                 first = await stream.read(1)
             if not first:
                 return
             try:
-                with trio.fail_after(shell_limits.MESSAGE_TIMEOUT):
+                with trio.fail_after(self._limits.message_timeout):
                     message = await _read_rest(stream, first, shell_limits.MAX_REQUEST_SIZE)
             except trio.TooSlowError as error:
                 raise StreamError(f"The peer {stream.peer} began a DHT message and did not end it.") from error
@@ -288,7 +293,7 @@ class Rpc:
                 await trio.lowlevel.checkpoint()
                 continue
             try:
-                with trio.fail_after(shell_limits.ANSWER_TIMEOUT):
+                with trio.fail_after(self._limits.answer_timeout):
                     await stream.write(frame(answer))
             except trio.TooSlowError as error:
                 raise StreamError(f"The peer {stream.peer} does not read our answers.") from error
@@ -298,7 +303,7 @@ class Rpc:
         """One more stream is coming: those that are silent for longest make way."""
         if self._inbound_of.get(peer, 0) >= shell_limits.MAX_INBOUND_PER_PEER:
             oldest = next(stream for stream in self._inbound if stream.peer == peer)
-        elif len(self._inbound) >= shell_limits.MAX_INBOUND:
+        elif len(self._inbound) >= self._limits.max_inbound:
             oldest = next(iter(self._inbound))
         else:
             return

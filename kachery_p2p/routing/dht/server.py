@@ -81,6 +81,7 @@ class DhtServer:
         """Answer one message.
 
         Args:
+            message: what came.
             remote: the sender, with the addresses that we know of it.
             now_wall: seconds since the epoch; what is stored outlives the process.
 

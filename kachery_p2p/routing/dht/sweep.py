@@ -245,6 +245,8 @@ class RegionSweep:
         """The lookup of a key ended with these peers, all of which answered.
 
         Args:
+            key: that was looked up.
+            peers: binary peer IDs.
             partial: others are known to exist that were not reached; nothing is concluded from who is missing.
         """
         place = self._under_way.pop(key)

@@ -44,7 +44,6 @@ class RoutingTable:
         local: our binary peer ID.
         scope: which addresses belong into it; None takes all (simulations).
         k: places in a bucket.
-        diversity: whether IP groups are counted; by default in the public table only.
     """
 
     def __init__(
@@ -54,14 +53,13 @@ class RoutingTable:
         scope: DhtScope | None = None,
         k: int = limits.K,
         rng: random.Random | None = None,
-        diversity: bool | None = None,
     ) -> None:
         self.local = local
         self.local_id = kad_id(local)
         self.scope = scope
         self.k = k
         self._rng = rng or random.Random()
-        self._diverse = diversity if diversity is not None else scope is not None and not scope.lan
+        self._diverse = scope is not None and not scope.lan  # whether IP groups are counted
         self._buckets: dict[int, dict[bytes, _Entry]] = {}
         self._waiting: dict[int, dict[bytes, _Entry]] = {}
         self._entries: dict[bytes, _Entry] = {}
@@ -84,7 +82,9 @@ class RoutingTable:
         """A peer that speaks the protocol answered us, or connected: note it.
 
         Args:
+            peer: binary peer ID.
             addrs: binary multiaddrs it is said to have; unusable ones are left out.
+            now: trio's clock.
             remote: the address at which we see it: decides who is on the LAN, and counts for diversity.
 
         Returns:

@@ -11,6 +11,7 @@ import logging
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht import limits
+from kachery_p2p.routing.dht.limits import StoreLimits
 from kachery_p2p.routing.dht.messages import ValueRecord
 
 log = logging.getLogger("kachery_p2p.routing")
@@ -22,15 +23,17 @@ class ValueStore:
     Args:
         db: where they are kept.
         name: which DHT: `wan` or `lan`; each has a table of its own.
+        bounds: how much is kept.
 
     Raises:
         RepoError, DiskFull, NoPermission: the database cannot be used.
     """
 
-    def __init__(self, db: Database, name: str = "wan") -> None:
+    def __init__(self, db: Database, name: str = "wan", bounds: StoreLimits = limits.DEFAULTS) -> None:
         if name not in ("wan", "lan"):
             raise ValueError(f"There is no DHT named {name!r}.")
         self._db = db
+        self._limits = bounds
         self._table = f"dht_{name}_values"
         db.create(f"""
             CREATE TABLE IF NOT EXISTS {self._table} (
@@ -55,12 +58,12 @@ class ValueStore:
                 (mine,) = db.execute(f"SELECT count(*) FROM {table} WHERE sender = ?", (sender,)).fetchone()
                 db.execute(
                     f"DELETE FROM {table} WHERE key IN (SELECT key FROM {table} WHERE sender = ? ORDER BY at LIMIT ?)",
-                    (sender, max(0, mine - limits.MAX_VALUES_PER_SENDER)),
+                    (sender, max(0, mine - self._limits.max_values_per_sender)),
                 )
                 (count,) = db.execute(f"SELECT count(*) FROM {table}").fetchone()
                 db.execute(
                     f"DELETE FROM {table} WHERE key IN (SELECT key FROM {table} ORDER BY at LIMIT ?)",
-                    (max(0, count - limits.MAX_VALUES),),
+                    (max(0, count - self._limits.max_values),),
                 )
         except KacheryError as error:
             log.warning("a value record is lost: %s", error)

@@ -336,9 +336,7 @@ def query(known: Iterable[tuple[bytes, float]] = ()) -> bytes:
     return writer.done()
 
 
-def answers(
-    label: bytes, peer: str, addrs: Sequence[str], *, ttl: int = limits.TTL, to: Packet | None = None
-) -> Iterator[bytes]:
+def answers(label: bytes, peer: str, addrs: Sequence[str], *, to: Packet | None = None) -> Iterator[bytes]:
     """The packets that tell where a node is: one, or more where there are many addresses.
 
     Args:
@@ -348,12 +346,12 @@ def answers(
         to: the packet of a one-shot resolver, which wants its one question repeated (RFC 6762, 6.7).
     """
     own, host = (label, *SERVICE), (label, *LOCAL)
+    ttl = limits.TTL if to is None else min(limits.TTL, limits.LEGACY_TTL)
     waiting = [(addr, text) for addr in addrs if len(text := _string(addr, peer)) <= limits.MAX_STRING + 1]
     while waiting:
         writer = _Writer(to.id if to else 0, _RESPONSE | _AUTHORITATIVE)
         if to is not None:
             writer.question(to.questions[0].name, to.questions[0].type)
-            ttl = min(ttl, limits.LEGACY_TTL)
         writer.record(1, SERVICE, PTR, ttl, own)
         flush = to is None
         port = int(waiting[0][0].rpartition("/")[2])

@@ -60,7 +60,6 @@ class Announcer:
         list_keys: gives the multihashes of all that is to be announced; called in a thread, now and then.
         here: those of some keys that are here, and so may be announced; called in a thread. Without it, all are taken
             to be: then `list_keys` and `announce` must be right.
-        neighbours: names of the targets that are a LAN.
         rng: for tests.
         wall: the time of day in seconds; for tests.
     """
@@ -72,7 +71,6 @@ class Announcer:
         list_keys: Callable[[], Iterable[bytes]],
         *,
         here: Callable[[Sequence[bytes]], Container[bytes]] = lambda keys: keys,
-        neighbours: Container[str] = ("lan-dht",),
         rng: random.Random | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -83,9 +81,7 @@ class Announcer:
         self._names = [target.name for target in targets]
         self._changed = Signal()
         self._workers = [
-            TargetWorker(
-                target, self._state, rng or random.Random(), wall, self._tell, here, local=target.name in neighbours
-            )
+            TargetWorker(target, self._state, rng or random.Random(), wall, self._tell, here, local=target.local)
             for target in targets
         ]
         self._waiters: dict[bytes, list[dict[str, int]]] = {}
@@ -105,8 +101,9 @@ class Announcer:
     # --- keys ------------------------------------------------------------------------------------------------------
 
     async def announce(self, multihashes: Iterable[bytes]) -> None:
-        """Announce keys that are new, now. Those that were announced already are left to their turn. What is not here
-        is not announced.
+        """Announce keys that are new, now.
+
+        Those that were announced already are left to their turn. What is not here is not announced.
 
         Raises:
             RepoError, DiskFull: the database cannot be written.
@@ -126,6 +123,7 @@ class Announcer:
         """Wait until a key is announced to every target that has peers.
 
         Args:
+            multihash: the key.
             timeout: seconds after which it returns in any case, with the copies there are by then.
         """
         begun = trio.current_time()

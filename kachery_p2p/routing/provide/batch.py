@@ -109,6 +109,7 @@ class Sender:
         """Announce keys of one region, or few keys.
 
         Args:
+            keys: multihashes.
             only: deliver to these peers alone.
             wants: whether a peer is to be given a key.
         """

@@ -34,6 +34,10 @@ class Greeter:
     A peer that is present gets new keys like everybody, as they are announced; so it is up to date until the moment it
     is last seen. When it comes back, it is given what was added since; a peer never seen, or not for an interval, is
     given everything.
+
+    To mark the keys as due again would be less code, but another thing. All peers would be told all keys once more for
+    each notebook that is opened, also one that was away for five minutes; keys that are well announced would count as
+    waiting; and in a network of more peers than a record has copies, only the nearest ones would be told.
     """
 
     def __init__(self, sender: Sender, state: AnnounceState, wall: Callable[[], float]) -> None:

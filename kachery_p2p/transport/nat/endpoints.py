@@ -1,4 +1,4 @@
-"""IP addresses with TCP ports, and the network each belongs to: all that this room knows of multiaddrs."""
+"""IP addresses with TCP ports, and the network each belongs to: all that this package knows of multiaddrs."""
 
 from __future__ import annotations
 

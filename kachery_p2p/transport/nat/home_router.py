@@ -58,7 +58,7 @@ def _from_proc() -> str | None:
 
 
 def _from_route_command() -> str | None:
-    """macOS and the BSDs have no such file; `route` tells."""
+    """Ask `route`: macOS and the BSDs have no such file."""
     try:
         done = subprocess.run(["route", "-n", "get", "default"], capture_output=True, text=True, timeout=2, check=False)
     except (OSError, subprocess.SubprocessError):

@@ -165,6 +165,10 @@ class Known:
         """All addresses, those that peers are told first, in the order in which they are told.
 
         Args:
+            state: `PUBLIC`, `PRIVATE` or `UNKNOWN`.
+            needed: votes that decide.
+            now: trio's clock.
+            relayed: addresses through relays.
             forced: the state is the user's word, not the servers'.
         """
         return _Telling(self, state, needed, now, forced).all(relayed)

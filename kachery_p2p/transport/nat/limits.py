@@ -1,4 +1,4 @@
-"""Every bound of this room, each with the reason for its value. Seconds, bytes and counts."""
+"""Every bound of this package, each with the reason for its value. Seconds, bytes and counts."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""A forwarded port on the router, asked for and kept: NAT-PMP first, because it is one datagram to the router alone,
-then UPnP, whose search is heard by the whole network.
+"""A forwarded port on the router, asked for and kept.
+
+NAT-PMP comes first, because it is one datagram to the router alone; then UPnP, whose search is heard by the whole
+network.
 
 Nothing is sent unless we listen on a private IPv4 address of the interface that leads to the default gateway; a node
 that listens on loopback only, or has a public address there, is quiet. A mapping is renewed at half of its lifetime,

@@ -1,4 +1,4 @@
-"""Can others reach us, and which addresses do we tell them? Puts this room together.
+"""Can others reach us, and which addresses do we tell them? Puts this package together.
 
 When servers are asked: a little after the first one was met, until three networks have answered (or all there are);
 then again after a quarter of an hour, and after twice that each time the answer stays the same, up to some hours;

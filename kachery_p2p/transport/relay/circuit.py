@@ -63,7 +63,7 @@ class CircuitIO:
     async def send_all(self, data: memoryview) -> None:
         try:
             for start in range(0, len(data), limits.SEND_PIECE):
-                with trio.fail_after(transport_limits.WRITE_STALL_TIMEOUT):
+                with trio.fail_after(transport_limits.DEFAULTS.write_stall_timeout):
                     await self._stream.write(data[start : start + limits.SEND_PIECE])
         except StreamError as error:
             raise _broken(error) from error
@@ -105,7 +105,7 @@ async def connect_relay(host: CircuitHost, relay: Address) -> str:
     return peer
 
 
-async def open_circuit(host: CircuitHost, relay: Address, peer: str) -> tuple[CircuitIO, bool]:
+async def open_circuit(host: CircuitHost, relay: Address, peer: str, *, timeout: float) -> tuple[CircuitIO, bool]:
     """A channel to a peer through a relay that it has reserved a slot at, and whether the relay sets limits to it.
 
     Raises:
@@ -113,7 +113,7 @@ async def open_circuit(host: CircuitHost, relay: Address, peer: str) -> tuple[Ci
         DialError, StreamError: the relay cannot be reached, or breaks off.
     """
     try:
-        with trio.fail_after(transport_limits.CIRCUIT_TIMEOUT):
+        with trio.fail_after(timeout):
             relay_peer = await connect_relay(host, relay)
             stream = await host.open_stream(relay_peer, (HOP,))
             try:

@@ -23,6 +23,7 @@ from kachery_p2p.transport.addresses import CIRCUIT, Address, parse_address
 from kachery_p2p.transport.peers import Hook
 from kachery_p2p.transport.relay import limits
 from kachery_p2p.transport.relay.circuit import FAILURES, CircuitIO, connect_relay
+from kachery_p2p.transport.relay.limits import RelayClientLimits
 from kachery_p2p.transport.relay.messages import (
     HOP,
     STOP,
@@ -80,6 +81,7 @@ class RelayClient:
         relays: multiaddrs of relays to use first, ending in `/p2p/<peer ID>`.
         wanted: reservations to hold.
         use_others: whether connected peers that were not named but offer to relay may be used.
+        bounds: what relays are believed, and what is taken from them.
 
     Raises:
         InvalidAddress: one of `relays` is not the address of a relay.
@@ -92,7 +94,9 @@ class RelayClient:
         *,
         wanted: int = limits.RELAYS_WANTED,
         use_others: bool = True,
+        bounds: RelayClientLimits = limits.CLIENT_DEFAULTS,
     ) -> None:
+        self._limits = bounds
         self._host = host
         self._configured: dict[str, Address] = {}
         for text in relays:
@@ -173,7 +177,7 @@ class RelayClient:
             raise RelayRefused(f"The relay {peer} made no reservation: {explain(answer.status)}.")
         # Its clock may be wrong, and it may lie: the date is taken for what is usual at most.
         lifetime = min(
-            max(answer.reservation.expire - time.time(), limits.SHORTEST_RESERVATION), limits.LONGEST_RESERVATION
+            max(answer.reservation.expire - time.time(), self._limits.shortest_reservation), limits.LONGEST_RESERVATION
         )
         reservation = Reservation(
             peer,
@@ -315,7 +319,7 @@ class RelayClient:
                 status = Status.UNEXPECTED_MESSAGE
             elif stream.peer not in self._held or stream.connection.is_relayed:
                 status = Status.PERMISSION_DENIED  # we have asked nothing of that peer
-            elif self._handshakes >= limits.MAX_HANDSHAKES:
+            elif self._handshakes >= self._limits.max_handshakes:
                 status = Status.RESOURCE_LIMIT_EXCEEDED
         with trio.move_on_after(limits.MESSAGE_TIMEOUT) as scope:
             await stream.write(encode(STOP, RelayMessage(RelayMessageType.STATUS, status=status)))
@@ -341,4 +345,4 @@ class RelayClient:
             logger.info("the relay %s said that %s is %s", stream.peer, connection.peer, peer_text(request.peer[:64]))
 
 
-assert transport_limits.MAX_HANDSHAKES >= limits.MAX_HANDSHAKES
+assert limits.CLIENT_DEFAULTS.max_handshakes <= transport_limits.MAX_HANDSHAKES

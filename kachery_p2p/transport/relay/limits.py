@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 KIB = 1024
 
 #: A message of hop or stop; the specification's implementations refuse longer ones.
@@ -44,8 +46,7 @@ SWEEP_INTERVAL = 30.0
 RELAYS_WANTED = 2
 #: Reserving takes two round trips.
 RESERVE_TIMEOUT = 10.0
-#: What is believed of an expiry date, whatever the relay's clock says.
-SHORTEST_RESERVATION = 120.0
+#: The most that is believed of an expiry date, whatever the relay's clock says.
 LONGEST_RESERVATION = 24 * 3600.0
 #: A relay that refused or failed is asked again after this long, then twice that, up to the limit.
 RETRY_FIRST = 2.0
@@ -54,9 +55,20 @@ RETRY_MOST = 600.0
 MAX_REMEMBERED = 256
 #: Addresses of one relay that are announced.
 MAX_RELAY_ADDRESSES = 4
-#: Circuits that come in and whose handshake is not done.
-MAX_HANDSHAKES = 64
 #: A relay must take this much of what we send within `WRITE_STALL_TIMEOUT`: 2 KiB/s, the worst line worth having.
 SEND_PIECE = 64 * KIB
 #: Reservations are renewed so long before they end: two tries and some.
 RENEW_BEFORE = 300.0
+
+
+@dataclass(frozen=True)
+class RelayClientLimits:
+    """What a node believes its relays, and takes from them. Seconds and counts."""
+
+    #: The least that is believed of an expiry date, whatever the relay's clock says.
+    shortest_reservation: float = 120.0
+    #: Circuits that come in and whose handshake is not done.
+    max_handshakes: int = 64
+
+
+CLIENT_DEFAULTS = RelayClientLimits()

@@ -56,6 +56,10 @@ class RelayLimits:
         circuits_per_peer: at a time, begun by one peer or ending at it.
         seconds: that a stranger's circuit may last; 0 for no limit.
         bytes: that a stranger's circuit may carry each way; 0 for no limit.
+        reservation_seconds: that a reservation lasts.
+        message_timeout: for the first message of a stream.
+        stop_timeout: for the other side to accept a circuit.
+        watch_interval: so often a circuit is looked at for an end that left.
     """
 
     reservations: int = limits.MAX_RESERVATIONS
@@ -64,6 +68,10 @@ class RelayLimits:
     circuits_per_peer: int = limits.MAX_CIRCUITS_PER_PEER
     seconds: float = limits.STRANGER_SECONDS
     bytes: int = limits.STRANGER_BYTES
+    reservation_seconds: float = limits.RESERVATION_SECONDS
+    message_timeout: float = limits.MESSAGE_TIMEOUT
+    stop_timeout: float = limits.STOP_TIMEOUT
+    watch_interval: float = limits.WATCH_INTERVAL
 
 
 @dataclass
@@ -150,7 +158,7 @@ class RelayService:
         """Handler of `HOP`."""
         request: RelayMessage | None = None
         try:
-            with trio.move_on_after(limits.MESSAGE_TIMEOUT):
+            with trio.move_on_after(self.settings.message_timeout):
                 request = await read_message(stream, HOP)
         except MalformedMessage as error:
             logger.debug("%s", error)
@@ -170,7 +178,7 @@ class RelayService:
     async def _answer(self, stream: Stream, status: Status, message: RelayMessage | None = None) -> None:
         if status is not Status.OK:
             logger.debug("relay: %s to %s", status.name, stream.peer)
-        with trio.move_on_after(limits.MESSAGE_TIMEOUT) as scope:
+        with trio.move_on_after(self.settings.message_timeout) as scope:
             await stream.write(encode(HOP, message or RelayMessage(RelayMessageType.STATUS, status=status)))
         if scope.cancelled_caught:
             stream.abort("the peer does not read")
@@ -187,7 +195,7 @@ class RelayService:
             self.counters.refused += 1
             await self._answer(stream, status)
             return
-        expire = int(time.time() + limits.RESERVATION_SECONDS)
+        expire = int(time.time() + self.settings.reservation_seconds)
         reserved = Reserved(
             expire, tuple(self._own_addresses()), seal_voucher(self._host.keys, peer_bytes(stream.peer), expire)
         )
@@ -215,7 +223,7 @@ class RelayService:
                 return Status.RESERVATION_REFUSED
             self._release(victim)
         self._slots.pop(peer, None)  # the order is by age
-        self._slots[peer] = _Slot(ip, trio.current_time() + limits.RESERVATION_SECONDS)
+        self._slots[peer] = _Slot(ip, trio.current_time() + self.settings.reservation_seconds)
         self._host.protect(peer, _TAG)
         self.counters.reserved += 1
         return Status.OK
@@ -275,8 +283,8 @@ class RelayService:
         said = limit if limit.is_limited else None
         far: Stream | None = None
         try:
-            with trio.fail_after(limits.STOP_TIMEOUT):
-                far = await self._host.open_stream(target, (STOP,), timeout=limits.STOP_TIMEOUT)
+            with trio.fail_after(self.settings.stop_timeout):
+                far = await self._host.open_stream(target, (STOP,), timeout=self.settings.stop_timeout)
                 if far.connection.is_relayed:
                     raise StreamError(f"The peer {target} is connected through another relay.")
                 await far.write(
@@ -319,11 +327,10 @@ class RelayService:
         if whole:
             await far.close()
 
-    @staticmethod
-    async def _watch(one: Stream, other: Stream, circuit: trio.CancelScope) -> None:
+    async def _watch(self, one: Stream, other: Stream, circuit: trio.CancelScope) -> None:
         """End the circuit when an end was torn down: a copy that waits for one end does not see the other."""
         while not (one.reset_reason or other.reset_reason):  # noqa: ASYNC110 - two streams, and no event
-            await trio.sleep(limits.WATCH_INTERVAL)
+            await trio.sleep(self.settings.watch_interval)
         circuit.cancel()
 
     async def _copy(self, source: Stream, sink: Stream, allowed: int, circuit: trio.CancelScope) -> None:

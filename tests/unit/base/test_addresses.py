@@ -149,8 +149,8 @@ def test_everybody_is_told_the_same(host: str, expected: Reach) -> None:
     assert (text.scope(addr) is text.AddressScope.PUBLIC) is public
     assert (text.scope(addr) is text.AddressScope.LOOPBACK) is (expected is LOOPBACK)
     raw = dht.from_text(addr)
-    lan = expected in (LINK, PRIVATE)
-    assert [dht.is_public(raw), dht.is_lan(raw), dht.is_loopback(raw)] == [public, lan, expected is LOOPBACK]
+    assert [dht.is_public(raw), dht.is_loopback(raw)] == [public, expected is LOOPBACK]
+    assert (dht.kind_of(raw) == dht.LAN) is (expected in (LINK, PRIVATE))
     assert scope.is_public(addr) is public
     assert scope.is_loopback(addr) is (expected is LOOPBACK)
     # Nobody listens at an IPv4 address that is written as IPv6.

@@ -54,6 +54,7 @@ class Target:
 
     def __init__(self, name: str = "dht", peers: int = 1, first: int = 0) -> None:
         self.name = name
+        self.local = name == "lan-dht"
         self.servers = {made_peer(first + n) for n in range(peers)}
         #: (time, peer, key) of each record delivered.
         self.log: list[tuple[float, bytes, bytes]] = []

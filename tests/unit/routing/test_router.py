@@ -314,16 +314,10 @@ async def test_a_router_that_does_not_run_says_so() -> None:
         await all_of(router)
 
 
-async def test_sources_come_and_go(autojump_clock: trio.testing.MockClock) -> None:
-    """A source can be added and taken away while the router runs; two of one name are a mistake."""
-    async with running() as router:
-        assert await all_of(router) == []
-        router.add(ScriptedSource("dht", [(0, peer(1), [])]))
-        assert len(await all_of(router)) == 1
-        with pytest.raises(ValueError, match="dht"):
-            router.add(ScriptedSource("dht"))
-        router.remove("dht")
-        assert await all_of(router, OTHER) == []
+def test_sources_have_names_of_their_own() -> None:
+    """Two sources of one name are a mistake of whoever made them, and are told at once."""
+    with pytest.raises(ValueError, match="dht"):
+        Router([ScriptedSource("dht"), ScriptedSource("dht")])
 
 
 def test_addresses_that_can_be_dialled() -> None:

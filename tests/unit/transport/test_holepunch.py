@@ -21,6 +21,7 @@ from kachery_p2p.transport.holepunch import (
     read_message,
 )
 from kachery_p2p.transport.host import Host
+from kachery_p2p.transport.limits import TransportLimits
 from kachery_p2p.transport.relay.client import RelayClient
 from kachery_p2p.transport.relay.service import RelayService
 from scripts import lab as labs
@@ -63,12 +64,15 @@ async def test_messages() -> None:
 
 
 async def relayed_pair(
-    nursery: trio.Nursery, a_listen: Sequence[str], told: Sequence[str] | None = None
+    nursery: trio.Nursery,
+    a_listen: Sequence[str],
+    told: Sequence[str] | None = None,
+    bounds: TransportLimits | None = None,
 ) -> tuple[Host, Host, list[HolePunchResult]]:
     """Two hosts that met through a relay, and their results as they come; `told` is what both say where they are."""
     relay = await started(nursery)
     nursery.start_soon(RelayService(relay, is_friend=lambda peer: True).run)
-    a, b = await started(nursery, listen=a_listen), await started(nursery)
+    a, b = await started(nursery, listen=a_listen, bounds=bounds), await started(nursery, bounds=bounds)
     results: list[HolePunchResult] = []
     for host in (a, b):
         punch = HolePunch(host, addresses=host.transport_addresses if told is None else lambda: told)
@@ -103,7 +107,8 @@ async def test_the_called_side_begins(nursery: trio.Nursery) -> None:
 
 async def test_failure_is_reported(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """After three attempts both sides say that it failed, and the relayed connection goes on."""
-    a, b, results = await relayed_pair(nursery, [], [f"/ip4/127.0.0.1/tcp/{free_port()}"])
+    told = [f"/ip4/127.0.0.1/tcp/{free_port()}"]
+    a, b, results = await relayed_pair(nursery, [], told, bounds=TransportLimits(punch_timeout=0.2))
     await until(lambda: len(results) == 2)
     assert {(each.peer, each.ok, each.began, each.attempts) for each in results} == {
         (a.peer_id, False, True, 3),

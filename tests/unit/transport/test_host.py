@@ -14,9 +14,10 @@ import pytest
 import trio
 
 from kachery_p2p.errors import AddressInUse, DialError, InvalidAddress, StreamError
-from kachery_p2p.transport import limits, listener
+from kachery_p2p.transport import listener
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.identify import IDENTIFY
+from kachery_p2p.transport.limits import DIAL_STAGGER, TransportLimits
 from kachery_p2p.transport.stream import Stream
 from tests.helpers.clocks import PatientClock
 from tests.helpers.patience import until
@@ -140,7 +141,7 @@ async def test_dead_addresses_cost_a_quarter_second(patient_clock: PatientClock,
     with Silent() as one, Silent() as two:
         begun = trio.current_time()
         await a.connect(b.peer_id, [one.address, f"/ip4/127.0.0.1/tcp/{free_port()}", two.address, *b.addresses()])
-        assert trio.current_time() - begun == pytest.approx(2 * limits.DIAL_STAGGER)
+        assert trio.current_time() - begun == pytest.approx(2 * DIAL_STAGGER)
     assert len(a.connections()) == 1
 
 
@@ -185,16 +186,17 @@ async def test_dials_of_one_peer_share_a_connection(patient_clock: PatientClock,
 
 async def test_simultaneous_dials_end_in_one_connection(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Both sides dial at once: streams work at every moment, and after a while one connection is left."""
-    a, b = await started(nursery), await started(nursery)
+    tidy = TransportLimits(duplicate_grace=0.2, housekeeping_interval=0.1)
+    a, b = await started(nursery, bounds=tidy), await started(nursery, bounds=tidy)
     async with trio.open_nursery() as both:
         both.start_soon(a.connect, b.addresses()[0])
         both.start_soon(b.connect, a.addresses()[0])
     assert await says_back(a, b.peer_id)
     assert await says_back(b, a.peer_id)
-    await trio.sleep(limits.DUPLICATE_GRACE + 2 * limits.HOUSEKEEPING_INTERVAL)
+    await trio.sleep(tidy.duplicate_grace + 2 * tidy.housekeeping_interval)
     assert len(a.connections()) == len(b.connections()) == 1
     assert await says_back(a, b.peer_id)
-    await trio.sleep(limits.DUPLICATE_GRACE + 2 * limits.HOUSEKEEPING_INTERVAL)
+    await trio.sleep(tidy.duplicate_grace + 2 * tidy.housekeeping_interval)
     assert a.connected() == [b.peer_id]
     assert b.connected() == [a.peer_id]
 
@@ -361,11 +363,13 @@ async def test_private_networks_do_not_mix(patient_clock: PatientClock, nursery:
 
 async def test_dead_peer_is_noticed(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """A peer that answers no ping is dropped; a quiet one that answers stays."""
-    a, b = await started(nursery), await started(nursery)
+
+    anxious = TransportLimits(keepalive_interval=0.1, keepalive_timeout=0.4)
+    a, b = await started(nursery, bounds=anxious), await started(nursery)
     await b.connect(a.addresses()[0])
     dead = await Rogue.connect(a)
     await until(lambda: len(a.connected()) == 2)
-    await trio.sleep(limits.KEEPALIVE_TIMEOUT + limits.KEEPALIVE_INTERVAL)
+    await trio.sleep(anxious.keepalive_timeout + anxious.keepalive_interval)
     assert a.connected() == [b.peer_id]
     assert await says_back(b, a.peer_id)
     dead.close()

@@ -14,6 +14,7 @@ from kachery_p2p.errors import DialError
 from kachery_p2p.transport import limits
 from kachery_p2p.transport.connection import Connection
 from kachery_p2p.transport.dialer import Race, explain
+from kachery_p2p.transport.limits import TransportLimits
 from kachery_p2p.transport.peers import PeerTable
 from tests.helpers.clocks import PatientClock
 from tests.helpers.patience import PATIENCE
@@ -40,8 +41,10 @@ def fake(
     )
 
 
-def table(*connections: Connection, local: str = "m", maximum: int = 3) -> PeerTable:
-    made = PeerTable(local, maximum)
+def table(
+    *connections: Connection, local: str = "m", maximum: int = 3, bounds: TransportLimits = limits.DEFAULTS
+) -> PeerTable:
+    made = PeerTable(local, maximum, bounds)
     for each in connections:
         made.add(each)
     return made
@@ -135,27 +138,25 @@ def test_connections_of_one_peer_are_bounded() -> None:
 
 def test_duplicates_go_when_idle_and_old() -> None:
     """A second connection is closed when it is not the preferred one, has no streams and is no longer new."""
-    now = 100 + limits.DUPLICATE_GRACE
+    now = 100 + limits.DEFAULTS.duplicate_grace
     preferred, idle = fake("z"), fake("z", initiator=False, opened=99)
     busy, young = fake("z", initiator=False, busy=True), fake("z", initiator=False, opened=now)
     assert table(preferred, idle, busy, young).idle_duplicates(now) == [idle]
     assert table(idle).idle_duplicates(now) == []
 
 
-def test_bans_end_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bans_end_and_are_bounded() -> None:
     """A ban lasts as long as it was said to; when there are too many the one that ends first goes."""
-    monkeypatch.setattr(limits, "MAX_BANS", 3)
-    made = table()
+    made = table(bounds=TransportLimits(max_bans=3))
     for i, peer in enumerate("abcd"):
         made.ban(peer, 10 + i)
     assert [made.banned(peer, 5) for peer in "abcd"] == [0, 6, 7, 8]
     assert made.banned("b", 11) == 0
 
 
-def test_what_peers_said_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_peers_said_is_bounded() -> None:
     """Of strangers who are gone only so much is remembered; connected peers are never forgotten."""
-    monkeypatch.setattr(limits, "MAX_CONNECTIONS", 5)
-    made = table(fake("here"))
+    made = table(fake("here"), bounds=TransportLimits(max_connections=5))
     made.info("here").agent = "friend"
     for i in range(1000):
         made.info(str(i))

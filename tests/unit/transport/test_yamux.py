@@ -410,10 +410,9 @@ def test_refused_streams_are_reset_and_forgotten() -> None:
     assert len(core.streams) == len(core.accepted) == limits.MAX_STREAMS
 
 
-def test_streams_of_all_connections_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_of_all_connections_are_bounded_together() -> None:
     """The host's limit holds over many connections, and a stream that ends makes room."""
-    monkeypatch.setattr(limits, "HOST_STREAMS", 10)
-    budget = ReceiveBudget()
+    budget = ReceiveBudget(max_streams=10)
     cores = [YamuxCore(False, budget=budget) for _ in range(4)]
     for core in cores:
         for i in range(5):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import aclosing, closing
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -19,6 +20,7 @@ from kachery_p2p.routing.dht.dht import DHT, LAN_PROTOCOL, PROTOCOL
 from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType
 from kachery_p2p.routing.dht.reach import bare, without_peer
 from kachery_p2p.routing.dht.rpc import Rpc, frame, read_message
+from kachery_p2p.routing.dht.shell_limits import ShellLimits
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.transport.host import Host
 from tests.helpers.clocks import PatientClock
@@ -32,10 +34,14 @@ def new_multihash() -> bytes:
     return b"\x12\x20" + sha256(os.urandom(16)).digest()
 
 
+#: What waits for company in a large network need not wait here.
+QUICK = ShellLimits(self_lookup_delay=0.05, self_lookup_interval=0.2)
+
+
 async def start(nursery: trio.Nursery, **options: Any) -> Node:
     """A host with a LAN DHT, both running."""
     host = await started(nursery)
-    return host, await run_dht(nursery, host, **{"lan": True, **options})
+    return host, await run_dht(nursery, host, **{"lan": True, "bounds": QUICK, **options})
 
 
 async def network(nursery: trio.Nursery, count: int, **options: Any) -> list[Node]:
@@ -53,13 +59,6 @@ async def announce(dht: DHT, multihash: bytes) -> int:
 
 async def found(dht: DHT, multihash: bytes) -> list[Provider]:
     return [each async for each in dht.find_providers(multihash)]
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits for company in a large network need not wait here."""
-    monkeypatch.setattr(shell_limits, "SELF_LOOKUP_DELAY", 0.05)
-    monkeypatch.setattr(shell_limits, "SELF_LOOKUP_INTERVAL", 0.2)
 
 
 # --- finding and announcing ------------------------------------------------------------------------------------------
@@ -243,17 +242,15 @@ async def test_peers_met_before_replace_bootstrap_nodes(nursery: trio.Nursery) -
     await until(lambda: len(dht.peers()) == 3)
 
 
-async def test_bootstrap_is_tried_again(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bootstrap_is_tried_again(nursery: trio.Nursery) -> None:
     """A bootstrap peer that is away is an error in the status, and is found when it comes."""
-    monkeypatch.setattr(shell_limits, "BOOTSTRAP_FIRST", 0.05)
-    monkeypatch.setattr(shell_limits, "DIAL_PAUSE", 0.05)
     seed = os.urandom(32)
     host = Host(seed, ("/ip4/127.0.0.1/tcp/0",))
     async with trio.open_nursery() as first:
         await first.start(host.run)
         address = host.addresses()[0]
         first.cancel_scope.cancel()
-    _, dht = await start(nursery, bootstrap=[address])
+    _, dht = await start(nursery, bootstrap=[address], bounds=replace(QUICK, bootstrap_first=0.05, dial_pause=0.05))
     await until(lambda: dht.status()["errors"])
     assert "cannot be reached" in dht.status()["errors"][0]
     late = Host(seed, (address.rpartition("/p2p/")[0],))
@@ -262,11 +259,9 @@ async def test_bootstrap_is_tried_again(nursery: trio.Nursery, monkeypatch: pyte
     await until(lambda: dht.peers() == [late.peer_id])
 
 
-async def test_connections_that_lookups_left_are_let_go(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_that_lookups_left_are_let_go(nursery: trio.Nursery) -> None:
     """Beyond the bound, connections that the DHT dialled are closed; protected ones and those of others stay."""
-    monkeypatch.setattr(shell_limits, "MAX_DIALLED", 1)
-    monkeypatch.setattr(shell_limits, "STREAM_IDLE", 0.05)
-    host, dht = await start(nursery)
+    host, dht = await start(nursery, bounds=replace(QUICK, max_dialled=1, stream_idle=0.05))
     others = [await started(nursery) for _ in range(5)]
     reach = dht._network.reach
     for other in others[:4]:
@@ -285,7 +280,12 @@ async def test_connections_that_lookups_left_are_let_go(nursery: trio.Nursery, m
 @pytest.fixture
 async def pair(nursery: trio.Nursery) -> tuple[Host, Rpc, Node]:
     """A host with bare messages, connected to a server."""
-    node = await start(nursery)
+    return await new_pair(nursery, QUICK)
+
+
+async def new_pair(nursery: trio.Nursery, bounds: ShellLimits) -> tuple[Host, Rpc, Node]:
+    """The same, with a server of these bounds."""
+    node = await start(nursery, bounds=bounds)
     host = await started(nursery)
     rpc = Rpc(host, LAN_PROTOCOL, lambda message, peer: None)
     await nursery.start(rpc.run)
@@ -323,14 +323,12 @@ async def test_no_answer_to_add_provider(pair: tuple[Host, Rpc, Node]) -> None:
     assert dht.status()["records_held"] == 3
 
 
-async def test_idle_streams_are_closed(
-    patient_clock: PatientClock, nursery: trio.Nursery, pair: tuple[Host, Rpc, Node]
-) -> None:
+async def test_idle_streams_are_closed(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """A stream that is not used ends on either side, and the next question is asked on a new one without an error."""
-    host, rpc, (server, dht) = pair
+    host, rpc, (server, dht) = await new_pair(nursery, replace(QUICK, serve_idle=0.05))
     question = DhtMessage(MessageType.PING)
     await rpc.ask(server.peer_id, question)
-    await trio.sleep(shell_limits.SERVE_IDLE + 1)
+    await trio.sleep(0.05 + 1)
     assert dht.status()["streams"]["inbound"] == 0
     assert (await rpc.ask(server.peer_id, question)).type is MessageType.PING
     await rpc._close_idle(trio.current_time())

@@ -11,6 +11,7 @@ import trio
 
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht import limits
+from kachery_p2p.routing.dht.limits import StoreLimits
 from kachery_p2p.routing.dht.messages import DhtPeer, ValueRecord
 from kachery_p2p.routing.dht.providers import ProviderStore
 from kachery_p2p.routing.dht.values import ValueStore
@@ -92,10 +93,9 @@ def test_a_restart(tmp_path: Path) -> None:
         ProviderStore(database, "x; DROP TABLE")
 
 
-def test_a_full_key(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_key(db: Database) -> None:
     """A key with all its providers takes no more, renews those it has, and never answers with more."""
-    monkeypatch.setattr(limits, "MAX_PROVIDERS_PER_KEY", 5)
-    store = ProviderStore(db)
+    store = ProviderStore(db, bounds=StoreLimits(max_providers_per_key=5))
     thing = key()
     first = [someone() for _ in range(5)]
     for each in first:
@@ -111,10 +111,9 @@ def test_a_full_key(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {info.id for info in store.get(thing, 3.0)} == {each.id for each in first}
 
 
-def test_a_flood_evicts_itself(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_evicts_itself(db: Database) -> None:
     """Who announces too much loses its own oldest records; those of others stay."""
-    monkeypatch.setattr(limits, "MAX_RECORDS_PER_PROVIDER", 10)
-    store = ProviderStore(db)
+    store = ProviderStore(db, bounds=StoreLimits(max_records_per_provider=10))
     modest, greedy = someone(), someone()
     things = [key() for _ in range(40)]
     store.add(things[0], modest, 0.0)
@@ -128,10 +127,9 @@ def test_a_flood_evicts_itself(db: Database, monkeypatch: pytest.MonkeyPatch) ->
     assert len(store) == 11
 
 
-def test_a_full_store(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_store(db: Database) -> None:
     """When the store is full, the one with the most records loses them."""
-    monkeypatch.setattr(limits, "MAX_PROVIDER_RECORDS", 30)
-    store = ProviderStore(db)
+    store = ProviderStore(db, bounds=StoreLimits(max_provider_records=30))
     modest = [(key(), someone()) for _ in range(10)]
     for thing, each in modest:
         store.add(thing, each, 0.0)
@@ -146,10 +144,9 @@ def test_a_full_store(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     assert db.read("SELECT sum(records) FROM dht_wan_peers") == [(30,)]
 
 
-def test_too_many_providers(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_providers(db: Database) -> None:
     """A crowd of providers with one record each is bounded, too: those not heard of for the longest time go."""
-    monkeypatch.setattr(limits, "MAX_PROVIDER_PEERS", 20)
-    store = ProviderStore(db)
+    store = ProviderStore(db, bounds=StoreLimits(max_provider_peers=20))
     crowd = [(key(), someone()) for _ in range(50)]
     for now, (thing, each) in enumerate(crowd):
         store.add(thing, each, float(now))
@@ -164,7 +161,7 @@ def test_memory_is_bounded(db: Database) -> None:
     greedy = someone()
     for _ in range(2 * limits.MAX_UNFLUSHED):
         store.add(key(), greedy, 1.0)
-    assert store._pending_count < limits.MAX_UNFLUSHED
+    assert store.unwritten < limits.MAX_UNFLUSHED
     assert len(store) == 2 * limits.MAX_UNFLUSHED
 
 
@@ -177,7 +174,7 @@ def test_a_broken_database(db: Database) -> None:
     assert store.get(thing, 1.0) == [one]
     for _ in range(limits.MAX_UNFLUSHED):
         store.add(key(), one, 1.0)
-    assert store._pending_count < limits.MAX_UNFLUSHED
+    assert store.unwritten < limits.MAX_UNFLUSHED
     assert not values.put(ValueRecord(b"k", b"v"), b"x", 1.0)
     assert values.get(b"k", 1.0) is None
 
@@ -224,11 +221,9 @@ def test_values(db: Database) -> None:
         ValueStore(db, "x")
 
 
-def test_values_are_bounded(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_are_bounded(db: Database) -> None:
     """A sender has its places, the store has its own: the oldest go."""
-    monkeypatch.setattr(limits, "MAX_VALUES_PER_SENDER", 3)
-    monkeypatch.setattr(limits, "MAX_VALUES", 5)
-    store = ValueStore(db)
+    store = ValueStore(db, bounds=StoreLimits(max_values_per_sender=3, max_values=5))
     store.put(ValueRecord(b"modest", b""), b"one", 0.0)
     for n in range(10):
         store.put(ValueRecord(b"%d" % n, b""), b"two", 1.0 + n)

@@ -17,9 +17,11 @@ from kachery_p2p.transport import dialer
 from kachery_p2p.transport.addresses import parse_address
 from kachery_p2p.transport.compat import Keys
 from kachery_p2p.transport.host import Host
+from kachery_p2p.transport.limits import TransportLimits
 from kachery_p2p.transport.listener import Listener
 from kachery_p2p.transport.relay import limits
 from kachery_p2p.transport.relay.client import RelayClient
+from kachery_p2p.transport.relay.limits import RelayClientLimits
 from kachery_p2p.transport.relay.messages import (
     HOP,
     STOP,
@@ -52,11 +54,15 @@ async def relaying(nursery: trio.Nursery, **options: object) -> tuple[Host, Rela
 
 
 async def behind(
-    nursery: trio.Nursery, *relays: Host, wanted: int = limits.RELAYS_WANTED, **options: object
+    nursery: trio.Nursery,
+    *relays: Host,
+    wanted: int = limits.RELAYS_WANTED,
+    relay_bounds: RelayClientLimits = limits.CLIENT_DEFAULTS,
+    **options: object,
 ) -> tuple[Host, RelayClient]:
-    """A host that cannot be dialled, with reservations at these relays."""
+    """A host that nobody can dial, with reservations at these relays."""
     host = await started(nursery, listen=(), **options)
-    client = RelayClient(host, [relay.addresses()[0] for relay in relays], wanted=wanted)
+    client = RelayClient(host, [relay.addresses()[0] for relay in relays], wanted=wanted, bounds=relay_bounds)
     await nursery.start(client.run)
     client.enabled = True
     await until(lambda: len(client.reservations()) == min(len(relays), wanted))
@@ -243,7 +249,8 @@ async def test_direct_addresses_come_first(patient_clock: PatientClock, nursery:
     relay, service = await relaying(nursery)
     b, client = await behind(nursery, relay)
     circuit = f"{client.addresses()[0]}/p2p/{b.peer_id}"
-    direct, other = await started(nursery), await started(nursery, listen=())
+    patient = TransportLimits(relay_head_start=60.0)
+    direct, other = await started(nursery), await started(nursery, listen=(), bounds=patient)
     begun = trio.current_time()
     await other.connect(circuit, [f"/ip4/127.0.0.1/tcp/{free_port()}"])
     assert trio.current_time() == begun
@@ -255,8 +262,9 @@ async def test_direct_addresses_come_first(patient_clock: PatientClock, nursery:
 
 async def test_a_direct_connection_replaces_the_relayed_one(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """New streams go over the direct connection at once; the relayed one is closed after a while, even when in use."""
+    tidy = TransportLimits(housekeeping_interval=0.05, relayed_grace=0.3)
     relay, _ = await relaying(nursery)
-    a, b = await started(nursery), await started(nursery)
+    a, b = await started(nursery, bounds=tidy), await started(nursery, bounds=tidy)
     client = RelayClient(b)
     await client.reserve(relay.addresses()[0])
     await a.connect(f"{client.addresses()[0]}/p2p/{b.peer_id}")
@@ -275,14 +283,10 @@ async def test_a_direct_connection_replaces_the_relayed_one(patient_clock: Patie
 # --- reservations --------------------------------------------------------------------------------------------------
 
 
-async def test_reservations_are_renewed(
-    patient_clock: PatientClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_reservations_are_renewed(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """A reservation is renewed before it ends; the addresses stay, and nobody is told of a change."""
-    monkeypatch.setattr(limits, "RESERVATION_SECONDS", 0.4)
-    monkeypatch.setattr(limits, "SHORTEST_RESERVATION", 0.4)
-    relay, service = await relaying(nursery)
-    _, client = await behind(nursery, relay)
+    relay, service = await relaying(nursery, settings=RelayLimits(reservation_seconds=0.4))
+    _, client = await behind(nursery, relay, relay_bounds=RelayClientLimits(shortest_reservation=0.4))
     changes: list[list[str]] = []
     client.on_change.subscribe(changes.append)
     await until(lambda: service.counters.reserved >= 4)
