@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from kachery_p2p.dag.hashes import (
     IDENTITY,
     SHA2_256,
+    SHA2_256_PREFIX,
     check_digest,
     hash_block,
     names_nothing,
@@ -46,9 +47,8 @@ __all__ = [
 RAW = 0x55
 DAG_PB = 0x70
 
-_PREFIX_V0 = b"\x12\x20"
-_PREFIX_RAW = b"\x01\x55\x12\x20"
-_PREFIX_DAG_PB = b"\x01\x70\x12\x20"
+_PREFIX_RAW = bytes((1, RAW)) + SHA2_256_PREFIX
+_PREFIX_DAG_PB = bytes((1, DAG_PB)) + SHA2_256_PREFIX
 
 _set: Callable[[Any, str, Any], None] = object.__setattr__
 
@@ -76,7 +76,7 @@ class CID(_Fields):
 
     def __init__(self, version: int, codec: int, multihash: bytes) -> None:
         if version == 0:
-            if codec != DAG_PB or len(multihash) != 34 or multihash[:2] != _PREFIX_V0:
+            if codec != DAG_PB or len(multihash) != 34 or multihash[:2] != SHA2_256_PREFIX:
                 raise InvalidCID("A CID of version 0 is always dag-pb with a sha2-256 hash of 32 bytes.")
         elif version != 1:
             raise InvalidCID(f"There is no CID version {version}; only 0 and 1 exist.")
@@ -167,7 +167,7 @@ def read_cid(buf: Buffer, pos: int = 0) -> tuple[CID, int]:
         end = pos + 36
         if end <= len(buf):
             return fast_cid(1, buf[pos + 1], bytes(buf[pos + 2 : end])), end
-    elif prefix[:2] == _PREFIX_V0:
+    elif prefix[:2] == SHA2_256_PREFIX:
         end = pos + 34
         if end > len(buf):
             raise InvalidCID(f"A CID of version 0 has 34 bytes, but only {len(buf) - pos} are here: it was cut off.")

@@ -34,6 +34,9 @@ _BLAKE2S = 0xB240
 BLAKE2B_256 = _BLAKE2B + 32
 BLAKE2S_256 = _BLAKE2S + 32
 
+#: How a multihash of sha2-256 with all its 32 bytes begins.
+SHA2_256_PREFIX = bytes((SHA2_256, 32))
+
 _sha256 = hashlib.sha256
 
 
@@ -97,12 +100,12 @@ _NAMES = [
 ]
 
 #: The multihash of no bytes at all, in the hash function that nearly everybody uses.
-_EMPTY_SHA2_256 = b"\x12\x20" + _sha256(b"").digest()
+_EMPTY_SHA2_256 = SHA2_256_PREFIX + _sha256(b"").digest()
 
 
 def names_nothing(multihash: bytes) -> bool:
     """Whether this is the hash of a block without bytes, in any hash function: everybody knows that block."""
-    if multihash[:2] == b"\x12\x20" and len(multihash) == 34:
+    if multihash[:2] == SHA2_256_PREFIX and len(multihash) == 34:
         return multihash == _EMPTY_SHA2_256
     try:
         code, digest = split_multihash(multihash)
@@ -118,7 +121,7 @@ def _hash_of_nothing(code: int, length: int) -> bytes:
 
 def sha256_multihash(data: Buffer) -> bytes:
     """The sha2-256 multihash (34 bytes) of some bytes."""
-    return b"\x12\x20" + _sha256(data).digest()
+    return SHA2_256_PREFIX + _sha256(data).digest()
 
 
 def check_digest(code: int, length: int) -> None:
@@ -153,7 +156,7 @@ def hash_block(code: int, data: Buffer, length: int | None = None) -> bytes:
     length that it does not have.
     """
     if code == SHA2_256 and (length is None or length == 32):
-        return b"\x12\x20" + _sha256(data).digest()
+        return SHA2_256_PREFIX + _sha256(data).digest()
     if code == IDENTITY:
         digest = bytes(data)
         if length is not None and length != len(digest):
@@ -169,7 +172,7 @@ def hash_block(code: int, data: Buffer, length: int | None = None) -> bytes:
 
 def split_multihash(multihash: bytes) -> tuple[int, bytes]:
     """(hash code, digest) of a whole multihash. Raises InvalidCID when it is not one; any hash code is accepted."""
-    if multihash[:2] == b"\x12\x20" and len(multihash) == 34:
+    if multihash[:2] == SHA2_256_PREFIX and len(multihash) == 34:
         return SHA2_256, multihash[2:]
     try:
         code, pos = read_varint(multihash, 0)
@@ -183,7 +186,7 @@ def split_multihash(multihash: bytes) -> tuple[int, bytes]:
 
 def verify_block(multihash: bytes, data: Buffer) -> bool:
     """True when `data` has this multihash. Raises UnsupportedCID or InvalidCID when that cannot be told."""
-    if multihash[:2] == b"\x12\x20" and len(multihash) == 34:
+    if multihash[:2] == SHA2_256_PREFIX and len(multihash) == 34:
         return _sha256(data).digest() == multihash[2:]
     code, digest = split_multihash(multihash)
     check_digest(code, len(digest))

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from kachery_p2p.dag.cid import CID, fast_cid, read_cid
+from kachery_p2p.dag.hashes import SHA2_256_PREFIX
 from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
 from kachery_p2p.errors import InvalidCID, MalformedDag, UnsupportedCID
 from kachery_p2p.wire import Buffer, encode_varint, read_varint
@@ -139,7 +140,7 @@ def _like_the_last(buf: bytes, start: int, hash_end: int, stop: int, links: list
     position after them.
     """
     name, cid, tsize = links[-1]
-    if cid.multihash[:2] != b"\x12\x20" or len(cid.multihash) != 34:
+    if cid.multihash[:2] != SHA2_256_PREFIX or len(cid.multihash) != 34:
         return stop
     version, codec = cid.version, cid.codec
     head = buf[start : hash_end - 32]

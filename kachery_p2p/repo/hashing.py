@@ -16,7 +16,7 @@ from itertools import chain, islice
 from typing import TypeVar
 
 from kachery_p2p.dag.builder import leaf_wrap
-from kachery_p2p.dag.cid import SHA2_256
+from kachery_p2p.dag.hashes import SHA2_256_PREFIX
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.errors import RepoError
 from kachery_p2p.repo.fileio import Progress, WriteBack, read_at, write_at
@@ -24,8 +24,6 @@ from kachery_p2p.repo.limits import HASH_THREADS, TASK_BYTES, TASKS_AHEAD
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-_SHA256 = bytes((SHA2_256, 32))
 
 
 def in_order(
@@ -125,7 +123,7 @@ def leaf_hashes(
                 digest.update(tail)
             else:
                 digest = sha256(data)
-            leaves.append((_SHA256 + digest.digest(), length))
+            leaves.append((SHA2_256_PREFIX + digest.digest(), length))
             if copy_to is not None:
                 write_at(copy_to, data, offset)
         if write_back is not None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from kachery_p2p.dag.builder import leaf_wrap
 from kachery_p2p.dag.cid import CID, DAG_PB, IDENTITY, RAW, inline_block, verify_block
+from kachery_p2p.dag.hashes import SHA2_256_PREFIX
 from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
 from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.dag.walk import FileWalk
@@ -18,7 +19,6 @@ from kachery_p2p.wire import Buffer
 
 _KIND_OF_WRAP = {WRAP_FILE: DataType.FILE, WRAP_RAW: DataType.RAW}
 
-_SHA256 = bytes((0x12, 32))
 
 # In the order in which they are likely.
 DAG_PB_WRAPS = (WRAP_FILE, WRAP_RAW)
@@ -47,7 +47,7 @@ def leaf_hashes_to(multihash: bytes, wrap: int, data: Buffer) -> bool:
     head, tail = wrap_parts(wrap, len(data))
     if not head:
         return verify_block(multihash, data)
-    if multihash[:2] == _SHA256 and len(multihash) == 34:
+    if multihash[:2] == SHA2_256_PREFIX and len(multihash) == 34:
         # Hashed in parts, without a joined copy.
         digest = hashlib.sha256(head)
         digest.update(data)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-KIB = 1024
-MIB = 1024 * 1024
+from kachery_p2p.units import KIB, MIB
 
 # --- what strangers write -------------------------------------------------------------------------------------------
 

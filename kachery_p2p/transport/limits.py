@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-KIB = 1024
-MIB = 1024 * KIB
+from kachery_p2p.units import KIB, MIB
 
 # --- record layer --------------------------------------------------------------------------------------------------
 

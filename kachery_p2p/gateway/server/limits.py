@@ -3,8 +3,7 @@ seconds."""
 
 from __future__ import annotations
 
-KIB = 1024
-MIB = 1024 * 1024
+from kachery_p2p.units import KIB, MIB
 
 # --- connections ----------------------------------------------------------------------------------------------------
 

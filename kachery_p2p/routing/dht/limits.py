@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-KIB = 1024
-MIB = 1024 * 1024
-HOUR = 3600.0
+from kachery_p2p.units import HOUR, KIB, MIB
 
 # --- the network's own parameters (those of the public IPFS DHT) ------------------------------------------------------
 
