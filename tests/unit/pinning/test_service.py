@@ -238,9 +238,9 @@ def test_urls_are_taken_as_people_write_them(kind: str, url: str) -> None:
 def test_rows_of_many_processes(tmp_path: Path) -> None:
     """Processes and threads that add rows at the same time all succeed, and each row is there once."""
     code = (
-        "import sys; from pathlib import Path; from kachery_p2p.pinning import Outbox\n"
+        "import sys; from pathlib import Path; from kachery_p2p.pinning import PinOutbox\n"
         "from kachery_p2p.dag.cid import CID, hash_block\n"
-        "outbox = Outbox(Path(sys.argv[1]))\n"
+        "outbox = PinOutbox(Path(sys.argv[1]))\n"
         "for n in range(40): outbox.add(CID(1, 0x55, hash_block(0x12, b'%d' % n)), 'lab')\n"
     )
     path = tmp_path / OUTBOX_NAME
