@@ -53,7 +53,7 @@ from kachery_p2p.dag.directory import BuiltDirectory, DirectoryBuilder, HamtEntr
 from kachery_p2p.dag.names import safe_name
 from kachery_p2p.dag.nodes import drive, node_kind, symlink_target
 from kachery_p2p.dag.paths import Resolved, resolve_path
-from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile, custom_profile, profile
+from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile, profile
 from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.dag.walk import FileWalk, Piece, Ref, WalkLimits
 
@@ -77,7 +77,6 @@ __all__ = [
     "Ref",
     "Resolved",
     "WalkLimits",
-    "custom_profile",
     "drive",
     "hash_block",
     "inline_block",

@@ -31,8 +31,6 @@ DBL_SHA2_256 = 0x56
 # BLAKE2 has a code for each length of its digest, and gives another digest for each: these plus the bytes.
 _BLAKE2B = 0xB200
 _BLAKE2S = 0xB240
-BLAKE2B_256 = _BLAKE2B + 32
-BLAKE2S_256 = _BLAKE2S + 32
 
 #: How a multihash of sha2-256 with all its 32 bytes begins.
 SHA2_256_PREFIX = bytes((SHA2_256, 32))

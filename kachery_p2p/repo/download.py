@@ -47,7 +47,7 @@ _SEEK_HOLE = getattr(os, "SEEK_HOLE", None)
 class Download:
     """A file being loaded. Made by `Repo.download`; use it as a context manager.
 
-    Leaving the context keeps the partial file for another time; `finish` makes it whole, `abandon` removes it.
+    Leaving the context keeps the partial file for another time; `finish` makes it whole.
     `write`, `accept`, `read` and `has` may be called from several threads. `complete` is the path of the whole file
     once there is one, also when another process finished it before this one got the lock.
     """
@@ -184,11 +184,6 @@ class Download:
             self.complete = path
             self._close()
             return path
-
-    def abandon(self) -> None:
-        """Remove the partial file, and all that was loaded of it."""
-        with self._guard:
-            self._discard()
 
     def close(self) -> None:
         """Keep the partial file and let go of it. Closing twice does nothing."""

@@ -26,10 +26,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_order(
-    work: Callable[[T], R], tasks: Iterable[T], *, threads: int = HASH_THREADS, ahead: int = TASKS_AHEAD
-) -> Iterator[R]:
-    """Yield `work(task)` for each task, in order, done in `threads` threads with at most `ahead` under way.
+def in_order(work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+    """Yield `work(task)` for each task, in order, done in `HASH_THREADS` threads with at most `TASKS_AHEAD` under way.
 
     One task alone is done by the caller. When the caller stops, or a task raises, no further task is begun and the
     threads have ended before this returns.
@@ -40,7 +38,7 @@ def in_order(
         for task in first:
             yield work(task)
         return
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="kachery-hash")
+    pool = ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="kachery-hash")
     under_way: deque[Future[R]] = deque()
     process = os.getpid()
 
@@ -55,7 +53,7 @@ def in_order(
     try:
         for task in chain(first, waiting):
             under_way.append(pool.submit(work, task))
-            if len(under_way) >= ahead:
+            if len(under_way) >= TASKS_AHEAD:
                 yield next_result()
         while under_way:
             yield next_result()

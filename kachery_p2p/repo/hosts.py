@@ -165,12 +165,6 @@ def claim(directory: Path) -> None:
         os.close(fd)
 
 
-def release_claims() -> None:
-    """Give up all claims of this process. For tests."""
-    while _claims:
-        os.close(_claims.popitem()[1])
-
-
 def _share(fd: int, directory: Path, kind: str) -> None:
     # Named through the module: on Windows, which never comes here, it has no shared locks.
     holder = None

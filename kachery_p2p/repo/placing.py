@@ -141,7 +141,7 @@ class Placer:
                 return Path(os.fsdecode(full)), size
         return None
 
-    def place(self, new: NewFile, cid: CID, *, sync: bool = True) -> Path:
+    def place(self, new: NewFile, cid: CID) -> Path:
         """Rename a finished, synced file into `ipfs/`, where it is from then on readable by all.
 
         If the same bytes are there already they stay, and the new file goes; a damaged copy moves to `damaged/`.
@@ -157,8 +157,7 @@ class Placer:
             except FileNotFoundError:
                 make_folders(path.parent)
                 new.move_to(path)
-            if sync:
-                sync_folder(path.parent)
+            sync_folder(path.parent)
         return path
 
     def set_aside(self, path: Path) -> Path:

@@ -159,16 +159,10 @@ class Repo:
         self._check_writable()
         return self._storer.store_bytes(data, profile)
 
-    def new_file(self) -> NewFile:
-        """A file in `tmp/` to write to (`os.write(new.fd, ...)`) and then give to `store_new`; a context manager, after
-        which it is gone unless it was stored."""
-        self._check_writable()
-        return NewFile(self._layout.temporary)
-
     def store_new(
         self, new: NewFile, *, profile: str | Profile | None = None, progress: Progress | None = None
     ) -> Stored:
-        """Store what was written to a file of `new_file`, by renaming it: for content that is made piece by piece and
+        """Store what was written to a `NewFile` in `tmp/`, by renaming it: for content that is made piece by piece and
         is too large for memory. Nobody may write to it any more."""
         self._check_writable()
         return self._storer.store_new(new, profile, progress)
@@ -217,11 +211,6 @@ class Repo:
         that CID is changed or damaged, or was linked and is missing.
         """
         return self._checker.find(cid)
-
-    def is_directory(self, cid: CID) -> bool:
-        """Whether a directory with that CID was stored here."""
-        row = self._catalog.one("SELECT kind FROM roots WHERE key = ?", (bytes(cid.to_v1()),))
-        return row is not None and row[0] == DIRECTORY
 
     def list_files(self) -> list[ListedFile]:
         """All that was stored, loaded and linked, oldest first."""
@@ -315,12 +304,11 @@ class Repo:
         """An inner or directory node that the catalog keeps, or None; never a leaf that is part of a file."""
         return self._reader.node(multihash)
 
-    def put_block(self, cid: CID, data: Buffer) -> None:
-        """Keep an inner node, directory node or symbolic link. Raises HashMismatch when the bytes are not its own."""
-        self.put_blocks([(cid, data)])
-
     def put_blocks(self, blocks: Iterable[tuple[CID, Buffer]]) -> None:
-        """The same for many, in one transaction. On HashMismatch none is kept."""
+        """Keep inner nodes, directory nodes and symbolic links, in one transaction.
+
+        Raises HashMismatch when bytes are not those of their CID; then none is kept.
+        """
         self._check_writable()
         checked = []
         for cid, data in blocks:

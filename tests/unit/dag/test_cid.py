@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from kachery_p2p.dag import CID, DAG_PB, RAW, hash_block, inline_block, read_cid, sha256_multihash, verify_block
 from kachery_p2p.dag.cid import LIBP2P_KEY, codec_name
-from kachery_p2p.dag.hashes import BLAKE2B_256, BLAKE2S_256, BLAKE3, SHA2_512, SHA3_224, SHA3_256, SHA3_384, SHA3_512
+from kachery_p2p.dag.hashes import BLAKE3, SHA2_512, SHA3_224, SHA3_256, SHA3_384, SHA3_512
 from kachery_p2p.errors import InvalidCID, UnsupportedCID
 
 V1 = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
 V0 = "QmWfVY9y3xjsixTgbd9AorQxH7VtMpzfx2HaWtsoUYecaX"
+BLAKE2B_256, BLAKE2S_256 = 0xB220, 0xB260
 CHECKABLE = [SHA2_512, SHA3_224, SHA3_256, SHA3_384, SHA3_512, BLAKE2B_256, BLAKE2S_256, BLAKE3, 0x12, 0x00]
 
 

@@ -203,7 +203,7 @@ async def test_names_cannot_write_into_the_page(here: Served) -> None:
     links = [PBLink(name, here.file, SIZE) for name in sorted(names + hostile)]
     block = encode_node(links, encode(UnixFSData(DataType.DIRECTORY)))
     cid = CID(1, DAG_PB, sha256_multihash(block))
-    here.repo.put_block(cid, block)
+    here.repo.put_blocks([(cid, block)])
     async with gateway(here.repo) as client:
         page = (await client.get(f"/ipfs/{cid}/")).text
         assert "<script" not in page
@@ -264,7 +264,7 @@ async def test_raw_blocks(here: Served) -> None:
 async def test_a_block_of_an_unknown_codec(here: Served) -> None:
     """A block that we cannot read is given raw, and refused as a file, with a word on what to do."""
     cid = CID(1, 0x85, sha256_multihash(b"\xa0"))  # dag-jose
-    here.repo.put_block(cid, b"\xa0")
+    here.repo.put_blocks([(cid, b"\xa0")])
     async with gateway(here.repo) as client:
         assert (await client.get(f"/ipfs/{cid}?format=raw")).content == b"\xa0"
         answer = await client.get(f"/ipfs/{cid}")

@@ -181,7 +181,7 @@ def _link(repo: Repo) -> CID:
     from kachery_p2p.dag.directory import symlink_block
 
     cid, block = symlink_block("unixfs-v1-2025", "file")
-    repo.put_block(cid, block)
+    repo.put_blocks([(cid, block)])
     return cid
 
 

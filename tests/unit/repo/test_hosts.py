@@ -40,10 +40,16 @@ LAB1 = MachineIdentity("lab1", "boot-1", "machine-1")
 LAB2 = MachineIdentity("lab2", "boot-2", "machine-2")
 
 
+def release_claims() -> None:
+    """Give up all claims of this process."""
+    while hosts._claims:
+        os.close(hosts._claims.popitem()[1])
+
+
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
     yield
-    hosts.release_claims()
+    release_claims()
 
 
 @pytest.fixture
@@ -79,7 +85,7 @@ import sys
 from pathlib import Path
 from kachery_p2p.repo import hosts
 from kachery_p2p.repo.locks import NodeLock
-hosts.this_host = lambda: hosts.Host(*{tuple(host)!r})
+hosts.this_host = lambda: hosts.MachineIdentity(*{tuple(host)!r})
 hosts._MOUNTS = {hosts._MOUNTS!r}
 directory = Path({str(directory)!r})
 {what}
@@ -301,7 +307,7 @@ class TestOneMachineAtATime:
             elsewhere(data, LAB1, USER)
         for process in others:
             end(process)
-        hosts.release_claims()
+        release_claims()
         end(elsewhere(data, LAB1, USER))
 
     def test_many_at_once(self, data: Path) -> None:
@@ -310,7 +316,7 @@ class TestOneMachineAtATime:
         code = f"""
 from pathlib import Path
 from kachery_p2p.repo import hosts
-hosts.this_host = lambda: hosts.Host(*{tuple(LAB2)!r})
+hosts.this_host = lambda: hosts.MachineIdentity(*{tuple(LAB2)!r})
 hosts._MOUNTS = {hosts._MOUNTS!r}
 hosts.claim(Path({str(data)!r}))
 """
