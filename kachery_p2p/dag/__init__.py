@@ -1,6 +1,6 @@
 """Files and directories as blocks and links.
 
-This room turns bytes into blocks that link to each other, and such blocks back into bytes. It is pure: it opens no
+This package turns bytes into blocks that link to each other, and such blocks back into bytes. It is pure: it opens no
 file and no socket, knows no clock and keeps no global state but small caches, so everything above it can be tested
 without a disk or a network. It imports neither trio nor libp2p, and heavy packages only inside the functions that need
 them.

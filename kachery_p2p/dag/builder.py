@@ -106,7 +106,8 @@ class FileBuilder:
     def add_leaf(self, multihash: bytes, length: int, block_size: int | None = None) -> None:
         """Add the next leaf in file order: its multihash, the file bytes it holds, and the size of its block.
 
-        Raises ValueError when a leaf is larger than a chunk, or follows one that was smaller.
+        Raises:
+            ValueError: a leaf is larger than a chunk, or follows one that was smaller.
         """
         if self._finished is not None:
             raise ValueError("the file is finished; no leaf can be added")

@@ -102,8 +102,9 @@ class CID(_Fields):
     def parse(cls, text: str) -> CID:
         """Read a CID from text: `Qm...` (version 0), or any multibase that py-multibase knows (version 1).
 
-        Raises InvalidCID with a sentence that says what is wrong, and UnsupportedCID when it is well-formed but made
-        with a hash function that this node cannot check.
+        Raises:
+            InvalidCID: it is not one; says what is wrong.
+            UnsupportedCID: it is well-formed, but made with a hash function that this node cannot check.
         """
         if not isinstance(text, str):
             raise InvalidCID(f"A CID is text, not {type(text).__name__}.")
@@ -111,7 +112,12 @@ class CID(_Fields):
 
     @classmethod
     def from_bytes(cls, data: Buffer) -> CID:
-        """Read a CID from its binary form, all of `data`. Raises InvalidCID or UnsupportedCID."""
+        """Read a CID from its binary form, all of `data`.
+
+        Raises:
+            InvalidCID: it is malformed, cut short, or followed by other bytes.
+            UnsupportedCID: its hash function cannot be checked.
+        """
         cid, end = read_cid(data, 0)
         if end != len(data):
             raise InvalidCID(f"The CID {cid} is followed by {len(data) - end} bytes that do not belong to it.")
@@ -174,7 +180,9 @@ def fast_cid(version: int, codec: int, multihash: bytes) -> CID:
 def read_cid(buf: Buffer, pos: int = 0) -> tuple[CID, int]:
     """Read one binary CID at `pos`: (CID, position after it).
 
-    Raises InvalidCID when it is malformed or cut short, UnsupportedCID for a hash function that cannot be checked.
+    Raises:
+        InvalidCID: it is malformed or cut short.
+        UnsupportedCID: its hash function cannot be checked.
     """
     prefix = buf[pos : pos + 4]
     if prefix in (_PREFIX_RAW, _PREFIX_DAG_PB):

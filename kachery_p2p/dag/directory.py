@@ -66,7 +66,8 @@ class DirectoryBuilder:
     def add(self, name: str, cid: CID, dag_size: int) -> None:
         """Add an entry. `dag_size` is the bytes of all its blocks, as its own builder says.
 
-        Raises InvalidName for a name that cannot stand in a directory, or stands in this one already.
+        Raises:
+            InvalidName: the name cannot stand in a directory, or stands in this one already.
         """
         key = name_bytes(name)
         if key in self._links:
@@ -120,7 +121,11 @@ class DirectoryBuilder:
 
 
 def symlink_block(which: str | Profile, target: str) -> tuple[CID, bytes]:
-    """The block of a symbolic link. Raises InvalidName for a target that is empty, too long, or not Unicode."""
+    """The block of a symbolic link.
+
+    Raises:
+        InvalidName: the target is empty, too long, or not Unicode.
+    """
     try:
         data = target.encode("utf-8")
     except UnicodeEncodeError:
@@ -135,8 +140,11 @@ def list_directory(cid: CID) -> Asking[list[HamtEntry]]:
     """List a directory, plain or sharded; a generator that asks for blocks, see `nodes.drive`.
 
     A plain directory is listed in its own order, a sharded one in the order of the names' bytes. Names are given as
-    they stand there: any Unicode text, `..` and `/` included. Raises NotADirectory; MalformedDag for duplicates,
-    misplaced entries, empty shards, and more entries than MAX_DIRECTORY_ENTRIES.
+    they stand there: any Unicode text, `..` and `/` included.
+
+    Raises:
+        NotADirectory: it is something else.
+        MalformedDag: it has duplicates, misplaced entries, empty shards, or more entries than MAX_DIRECTORY_ENTRIES.
     """
     (block,) = yield from ask([cid])
     node, data = read_node(cid, block)

@@ -149,9 +149,12 @@ def check_digest(code: int, length: int) -> None:
 def hash_block(code: int, data: Buffer, length: int | None = None) -> bytes:
     """The multihash of a block.
 
-    `code` is the multicodec number of the hash function, `length` the number of digest bytes to keep (the whole
-    digest, 32 bytes for BLAKE3, when not given). Raises UnsupportedCID for an unknown function and InvalidCID for a
-    length that it does not have.
+    `code` is the multicodec number of the hash function, `length` the number of digest bytes to keep (the whole digest,
+    32 bytes for BLAKE3, when not given).
+
+    Raises:
+        UnsupportedCID: the function is unknown.
+        InvalidCID: it has no digest of that length.
     """
     if code == SHA2_256 and (length is None or length == 32):
         return SHA2_256_PREFIX + _sha256(data).digest()
@@ -169,7 +172,11 @@ def hash_block(code: int, data: Buffer, length: int | None = None) -> bytes:
 
 
 def split_multihash(multihash: bytes) -> tuple[int, bytes]:
-    """(hash code, digest) of a whole multihash. Raises InvalidCID when it is not one; any hash code is accepted."""
+    """(hash code, digest) of a whole multihash. Any hash code is accepted.
+
+    Raises:
+        InvalidCID: it is not a multihash.
+    """
     if multihash[:2] == SHA2_256_PREFIX and len(multihash) == 34:
         return SHA2_256, multihash[2:]
     try:
@@ -183,7 +190,11 @@ def split_multihash(multihash: bytes) -> tuple[int, bytes]:
 
 
 def verify_block(multihash: bytes, data: Buffer) -> bool:
-    """True when `data` has this multihash. Raises UnsupportedCID or InvalidCID when that cannot be told."""
+    """True when `data` has this multihash.
+
+    Raises:
+        UnsupportedCID, InvalidCID: it cannot be told.
+    """
     if multihash[:2] == SHA2_256_PREFIX and len(multihash) == 34:
         return _sha256(data).digest() == multihash[2:]
     code, digest = split_multihash(multihash)

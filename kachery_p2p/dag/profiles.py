@@ -26,7 +26,8 @@ class Profile:
     `hamt_fanout` when its size, reckoned by `shard_rule`, is more than `shard_threshold` bytes: 'block-bytes' is the
     size of the encoded directory block, 'links-bytes' the names and CIDs alone.
 
-    Raises InvalidProfile for parameters that cannot make a valid DAG.
+    Raises:
+        InvalidProfile: the parameters cannot make a valid DAG.
     """
 
     name: str
@@ -75,7 +76,8 @@ _NAMED = {p.name: p for p in (UNIXFS_V1_2025, UNIXFS_V0_2015)}
 def profile(which: str | Profile | None = None) -> Profile:
     """The profile of that name, or the given Profile itself; the default when nothing is given.
 
-    Raises InvalidProfile, naming the profiles there are.
+    Raises:
+        InvalidProfile: there is none of that name; names those that there are.
     """
     if which is None:
         return DEFAULT

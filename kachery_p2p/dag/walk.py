@@ -125,9 +125,12 @@ class _Queue:
 class FileWalk:
     """Walks the DAG of one file, or a byte range of it. See the module's text for how it is used.
 
-    `start` and `end` are byte offsets in the file, `end` None for its end; a range beyond the end is cut there.
-    With `whole_blocks` the pieces are not cut to the range: what a block carries beside it is given too.
-    Raises UnsupportedCID for a root that is neither raw nor dag-pb. After an error the walk is of no further use.
+    `start` and `end` are byte offsets in the file, `end` None for its end; a range beyond the end is cut there. With
+    `whole_blocks` the pieces are not cut to the range: what a block carries beside it is given too. After an error the
+    walk is of no further use.
+
+    Raises:
+        UnsupportedCID: the root is neither raw nor dag-pb.
     """
 
     def __init__(
@@ -200,9 +203,11 @@ class FileWalk:
     def feed(self, ref: Ref, block: Buffer) -> list[Piece]:
         """Give the block of a taken reference, whose hash has been checked; returns the data it carries.
 
-        Raises MalformedDag, naming the CID, when the block is not what its parent promised, BlockTooLarge when it
-        names one that nobody carries; IsADirectory or NotAFile when the root is something else than a file;
-        UnsupportedCID for a link that cannot be checked.
+        Raises:
+            MalformedDag: the block is not what its parent promised; names the CID.
+            BlockTooLarge: it names a block that no peer carries.
+            IsADirectory, NotAFile: the root is something else than a file.
+            UnsupportedCID: a link cannot be checked.
         """
         self._settle(ref)
         if ref.cid.codec == RAW:

@@ -99,7 +99,11 @@ def leaf_hashes(
     """The (multihash, length) of each leaf of `size` bytes, in file order; none when there are no bytes.
 
     `read(offset, length)` is called in both threads. `copy_to` is an open file that gets the very bytes that are
-    hashed. Raises TooShort when the reader runs out, and OSError.
+    hashed.
+
+    Raises:
+        TooShort: the reader runs out.
+        OSError: the system does not allow it.
     """
     chunk = profile.chunk_size
     run = max(1, TASK_BYTES // chunk) * chunk

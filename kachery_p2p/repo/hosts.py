@@ -97,9 +97,12 @@ class Holder(NamedTuple):
 
 
 def write_holder(fd: int) -> None:
-    """Write into an open file that this process has it. Raises `OSError`.
+    """Write into an open file that this process has it.
 
     What was there is written over, and then cut: where there was something, this needs no more room on the disk.
+
+    Raises:
+        OSError: the system does not allow it.
     """
     here = this_host()
     fields = {"pid": os.getpid(), **here._asdict(), "since": round(time.time(), 3)}

@@ -106,8 +106,11 @@ def walk_leaves(
     """The parts of the file `root`, which is `size` bytes long. They cover it without gaps, not always in file order.
 
     A dag-pb block that `get_node` does not have is taken for a leaf, which whoever hashes its bytes will find out.
-    `nodes` gets the multihash of each inner node met. Raises MalformedDag when the DAG is not one of a file of that
-    size, MissingNode when even a leaf is impossible.
+    `nodes` gets the multihash of each inner node met.
+
+    Raises:
+        MalformedDag: the DAG is not one of a file of that size.
+        MissingNode: even a leaf is impossible.
     """
     inline = inline_block(root)
     block = inline if inline is not None else get_node(root.multihash)

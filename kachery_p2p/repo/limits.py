@@ -1,4 +1,4 @@
-"""The sizes and counts that bound this room, each with its reason."""
+"""The sizes and counts that bound this package, each with its reason."""
 
 from __future__ import annotations
 
