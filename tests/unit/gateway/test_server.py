@@ -226,7 +226,7 @@ async def test_index_html_stands_for_its_directory(here: Served, tmp_path: Path)
 
 async def test_a_large_sharded_directory(here: Served) -> None:
     """A sharded directory is listed, its entries are found by name, and its CAR of scope `entity` has all its parts."""
-    builder = DirectoryBuilder(profile("unixfs-v1-2025"), here.repo.put_block)
+    builder = DirectoryBuilder(profile("unixfs-v1-2025"), lambda cid, block: here.repo.put_blocks([(cid, block)]))
     names = [f"file-with-a-rather-long-name-so-that-shards-are-needed-{number:06}" for number in range(4000)]
     for name in names:
         builder.add(name, here.file, SIZE)

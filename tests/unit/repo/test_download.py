@@ -314,7 +314,7 @@ def test_finish_refuses_a_short_file_and_a_wrong_size(here: Repo, there: Repo) -
 
 
 def test_wrapped_leaves_that_nobody_vouched_for_are_hashed(here: Repo, there: Repo) -> None:
-    """With write and put_block alone the wraps are found by hashing; wrong bytes are then found out, too."""
+    """With write and put_blocks alone the wraps are found by hashing; wrong bytes are then found out, too."""
     stored = there.store_bytes(DATA, profile=WRAPPED)
     for wrong in (True, False):
         walk = FileWalk(stored.cid)
