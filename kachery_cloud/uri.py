@@ -38,8 +38,6 @@ _MAX_LABEL = _MAX_LENGTH // 2
 #: So much of a URI is quoted in an error.
 _SHOWN = 300
 
-_RAW, _DAG_PB, _LIBP2P_KEY = 0x55, 0x70, 0x72
-_CODEC_NAMES = {0x71: "dag-cbor", 0x0129: "dag-json", 0x0200: "json", 0x51: "cbor", 0x78: "git-raw"}
 
 #: The protocols of multiaddrs (github.com/multiformats/multiaddr): those that have a value, and those that have none.
 _WITH_VALUE = frozenset((
@@ -298,7 +296,7 @@ def _is_path(text: str, quoted: str) -> InvalidURI:
 
 
 def _content_cid(text: str, uri: str, quoted: str) -> str:
-    from kachery_p2p.dag.cid import CID
+    from kachery_p2p.dag.cid import CID, DAG_PB, LIBP2P_KEY, RAW, codec_name
 
     if not text:
         raise InvalidURI(f"{quoted} names no CID. {_EXPECTED}.")
@@ -319,12 +317,12 @@ def _content_cid(text: str, uri: str, quoted: str) -> str:
         if bare and ("/" in uri or "." in uri or os.path.lexists(uri)):
             raise _is_path(uri, quoted) from None
         raise
-    if cid.codec == _LIBP2P_KEY:
+    if cid.codec == LIBP2P_KEY:
         raise UnsupportedCID(f"{text} is a peer ID or an IPNS name, not content.")
-    if cid.codec not in (_RAW, _DAG_PB):
-        name = _CODEC_NAMES.get(cid.codec, f"codec {cid.codec:#x}")
+    if cid.codec not in (RAW, DAG_PB):
         raise UnsupportedCID(
-            f"{text} holds {name} data, not a file or directory (raw or dag-pb), so it cannot be loaded."
+            f"{text} holds {codec_name(cid.codec)} data, not a file or directory (raw or dag-pb), so it cannot be "
+            "loaded."
         )
     return str(cid)
 

@@ -6,6 +6,8 @@ import ipaddress
 from collections.abc import Hashable, Iterable, Mapping
 from typing import TypeVar
 
+from kachery_p2p.protocols import CIRCUIT
+
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -27,7 +29,7 @@ def group_of(host: str) -> str:
 
 def group_of_multiaddr(address: str) -> str:
     """The same for `/ip4/...` and `/ip6/...`; an empty text for addresses that do not say where a peer is."""
-    if "/p2p-circuit" in address:
+    if CIRCUIT in address:
         return ""
     parts = address.split("/")
     if parts[1:2] == ["ip6zone"]:

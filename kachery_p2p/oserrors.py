@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from kachery_p2p.errors import DiskFull, FileMissing, KacheryError, NoPermission, RepoError
 
-_NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _TOO_MANY = {errno.EMFILE, errno.ENFILE}
 
@@ -26,7 +26,7 @@ def explain(why: OSError, doing: str, path: object) -> KacheryError:
 
 def _named(why: OSError, doing: str, path: object) -> KacheryError:
     reason = why.strerror or str(why)
-    if why.errno in _NO_ROOM:
+    if why.errno in NO_ROOM:
         return DiskFull(
             f"There is no room on the disk (or in the quota) for {doing} {path}. Free some space, or use a data "
             "directory on a larger disk, and try again; nothing that was stored is harmed."

@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "versions"
-LIGHT = ("py-cid", "py-multibase", "multiformats", "ipld-dag-pb", "cryptography", "click", "tqdm", "exceptiongroup")
+LIGHT = ("py-cid", "py-multibase", "multiformats", "ipld-dag-pb", "cryptography", "click", "tqdm", "base58")
 OLD_NUMPY = "numpy==1.26.4"
 NEW_NUMPY = "numpy>=2"
 # What runs the tests of what is written.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-KIB = 1024
-MIB = 1024 * 1024
+from kachery_p2p.dag.limits import MAX_BLOCK_SIZE as MAX_BLOCK_SIZE
+from kachery_p2p.units import KIB, MIB
 
 # --- messages ------------------------------------------------------------------------------------------------------
 
 #: The Bitswap specification: "All protocol messages MUST be less than or equal to 4MiB in size".
 MAX_MESSAGE_SIZE = 4 * MIB
-#: The specification asks every implementation to carry blocks up to 2 MiB; a bigger one is refused.
-MAX_BLOCK_SIZE = 2 * MIB
 #: Want entries read from one message: four full want tables, so that a 4 MiB list of wants costs no more than these.
 MAX_ENTRIES_PER_MESSAGE = 4096
 #: Block presences read from one message; we never have more wants than this at one peer.

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from kachery_p2p.bitswap import limits
 from kachery_p2p.dag.cid import CID, DAG_PB, SHA2_256, split_multihash
 from kachery_p2p.errors import InvalidCID, MalformedMessage, UnsupportedCID
+from kachery_p2p.protocols import BITSWAP as PROTOCOLS
 from kachery_p2p.wire import (
     BYTES,
     VARINT,
@@ -34,12 +35,7 @@ from kachery_p2p.wire import (
     scan,
 )
 
-PROTOCOL_1_2 = "/ipfs/bitswap/1.2.0"
-PROTOCOL_1_1 = "/ipfs/bitswap/1.1.0"
-PROTOCOL_1_0 = "/ipfs/bitswap/1.0.0"
-PROTOCOL_PLAIN = "/ipfs/bitswap"
-#: In the order of preference, as they are offered.
-PROTOCOLS = (PROTOCOL_1_2, PROTOCOL_1_1, PROTOCOL_1_0, PROTOCOL_PLAIN)
+PROTOCOL_1_2, PROTOCOL_1_1, PROTOCOL_1_0, PROTOCOL_PLAIN = PROTOCOLS
 
 
 def speaks_presence(protocol: str) -> bool:

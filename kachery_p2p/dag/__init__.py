@@ -1,6 +1,6 @@
 """Files and directories as blocks and links.
 
-This room turns bytes into blocks that link to each other, and such blocks back into bytes. It is pure: it opens no
+This package turns bytes into blocks that link to each other, and such blocks back into bytes. It is pure: it opens no
 file and no socket, knows no clock and keeps no global state but small caches, so everything above it can be tested
 without a disk or a network. It imports neither trio nor libp2p, and heavy packages only inside the functions that need
 them.
@@ -53,7 +53,7 @@ from kachery_p2p.dag.directory import BuiltDirectory, DirectoryBuilder, HamtEntr
 from kachery_p2p.dag.names import safe_name
 from kachery_p2p.dag.nodes import drive, node_kind, symlink_target
 from kachery_p2p.dag.paths import Resolved, resolve_path
-from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile, custom_profile, profile
+from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile, profile
 from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.dag.walk import FileWalk, Piece, Ref, WalkLimits
 
@@ -77,7 +77,6 @@ __all__ = [
     "Ref",
     "Resolved",
     "WalkLimits",
-    "custom_profile",
     "drive",
     "hash_block",
     "inline_block",

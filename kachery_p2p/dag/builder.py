@@ -83,17 +83,10 @@ def leaf_block(which: str | Profile, chunk: Buffer) -> Buffer:
 class FileBuilder:
     """Builds the DAG of one file from the hashes of its leaves.
 
-    `on_node(cid, block)` is called for each inner node, children before parents; never for leaves. `mode` is POSIX
-    permission bits, `mtime` seconds since 1970 or (seconds, nanoseconds).
+    `on_node(cid, block)` is called for each inner node, children before parents; never for leaves.
     """
 
-    def __init__(
-        self,
-        which: str | Profile,
-        on_node: Callable[[CID, bytes], None] | None = None,
-        mode: int | None = None,
-        mtime: int | tuple[int, int] | None = None,
-    ) -> None:
+    def __init__(self, which: str | Profile, on_node: Callable[[CID, bytes], None] | None = None) -> None:
         self.profile = profile(which)
         self.leaves = 0
         self.size = 0
@@ -103,11 +96,6 @@ class FileBuilder:
         self._levels = [_Level()]
         self._finished: BuiltFile | None = None
         self._short_leaf = False
-        seconds, nanos = mtime if isinstance(mtime, tuple) else (mtime, None)
-        self._meta = UnixFSData(DataType.FILE, mode=mode, mtime_s=seconds, mtime_ns=nanos)
-        # Both say at once, not after hours of hashing, when the numbers do not fit.
-        encode(self._meta)
-        self._has_meta = mode is not None or mtime is not None
         if self.profile.raw_leaves:
             self._leaf_prefix = b"\x01\x55"
         elif self._version == 1:
@@ -118,7 +106,8 @@ class FileBuilder:
     def add_leaf(self, multihash: bytes, length: int, block_size: int | None = None) -> None:
         """Add the next leaf in file order: its multihash, the file bytes it holds, and the size of its block.
 
-        Raises ValueError when a leaf is larger than a chunk, or follows one that was smaller.
+        Raises:
+            ValueError: a leaf is larger than a chunk, or follows one that was smaller.
         """
         if self._finished is not None:
             raise ValueError("the file is finished; no leaf can be added")
@@ -151,11 +140,10 @@ class FileBuilder:
             raise InvalidProfile(f"A file of {self.size} bytes is larger than any file system takes.")
         levels = self._levels
         i = 0
-        # A level that stands alone with one link is the root, but a lone leaf with metadata still needs a node.
-        while i + 1 < len(levels) or len(levels[i].links) != 1 or (i == 0 and self._has_meta):
+        # A level that stands alone with one link is the root.
+        while i + 1 < len(levels) or len(levels[i].links) != 1:
             if levels[i].links:
-                # With nothing waiting above, this node is the root.
-                self._flush(i, root=i + 1 == len(levels))
+                self._flush(i)
             i += 1
         top = levels[i]
         cid = CID.from_bytes(top.only)
@@ -166,20 +154,18 @@ class FileBuilder:
     def _push(self, index: int, cid: bytes, size: int, dag_size: int) -> None:
         level = self._levels[index]
         if len(level.links) == self._width:
-            # A full list becomes a node only when something follows it, so that metadata finds the root unmade.
-            self._flush(index, root=False)
+            self._flush(index)
         level.links.append(link_bytes(cid, b"", dag_size))
         level.sizes.append(size)
         level.size += size
         level.dag_size += dag_size
         level.only = cid
 
-    def _flush(self, index: int, *, root: bool) -> None:
+    def _flush(self, index: int) -> None:
         level = self._levels[index]
         if index + 1 == len(self._levels):
             self._levels.append(_Level())
-        meta = self._meta if root else UnixFSData(DataType.FILE)
-        data = encode(meta._replace(filesize=level.size, blocksizes=level.sizes))
+        data = encode(UnixFSData(DataType.FILE, filesize=level.size, blocksizes=level.sizes))
         block = node_bytes(level.links, data)
         multihash = sha256_multihash(block)
         cid = CID(self._version, DAG_PB, multihash)

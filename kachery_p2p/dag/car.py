@@ -77,8 +77,10 @@ class CarReader:
     def feed(self, data: Buffer) -> Iterator[tuple[CID, bytes]]:
         """Take some more bytes; yields the blocks that are complete. Use up the iterator before feeding again.
 
-        Raises MalformedDag when the bytes are no CAR file or a section is larger than any block; HashMismatch, naming
-        the CID, for a block with the wrong bytes; UnsupportedCID for a hash function that cannot be checked.
+        Raises:
+            MalformedDag: the bytes are not a CAR file, or a section is larger than any block.
+            HashMismatch: a block has the wrong bytes; names the CID.
+            UnsupportedCID: a hash function cannot be checked.
         """
         self._buffer += data
         if self.roots is None and not self._read_headers():
@@ -101,7 +103,11 @@ class CarReader:
             yield cid, block
 
     def close(self) -> None:
-        """Say that nothing more comes. Raises MalformedDag when the file ends within its header or a block."""
+        """Say that nothing more comes.
+
+        Raises:
+            MalformedDag: the file ends within its header or a block.
+        """
         ended_well = self._end is None or self._position >= self._end
         if self.roots is None or self._buffer or not ended_well:
             raise MalformedDag("The CAR file is cut short.")

@@ -3,6 +3,16 @@
 Follows https://github.com/multiformats/cid. The binary form is parsed here, strictly: shortest varints of at most
 nine bytes, no trailing bytes, digests of a length that their function has. The text form goes through py-multibase,
 which is imported on first need; only base32, the form this node writes everywhere, uses the standard library.
+
+What other packages offer was tried (py-multibase 2.0, py-cid 0.5, multiformats 0.3.1), and is used so far as it serves:
+
+- py-multibase reads every base that Kubo writes, and takes 25 ms to load. It is lax: it takes text that is cut short by
+  a character or has one too many, and left-over bits that are not zero. So what it reads is written again and compared.
+- py-cid stands on py-multibase: it takes one character too many and left-over bits, too. It also refuses CIDs of
+  codecs that are not in its table. With all of that checked again nothing is left for it to do here; the tests hold us
+  to it for CIDs that both read.
+- multiformats is strict about left-over bits, but takes padding where a base has none, cannot read `base256emoji`,
+  which Kubo writes, and takes 150 ms to load. It knows the names of codecs (`codec_name`).
 """
 
 from __future__ import annotations
@@ -15,6 +25,7 @@ from typing import Any, NoReturn
 from kachery_p2p.dag.hashes import (
     IDENTITY,
     SHA2_256,
+    SHA2_256_PREFIX,
     check_digest,
     hash_block,
     names_nothing,
@@ -30,8 +41,10 @@ __all__ = [
     "CID",
     "DAG_PB",
     "IDENTITY",
+    "LIBP2P_KEY",
     "RAW",
     "SHA2_256",
+    "codec_name",
     "fast_cid",
     "hash_block",
     "inline_block",
@@ -45,10 +58,11 @@ __all__ = [
 
 RAW = 0x55
 DAG_PB = 0x70
+#: Peer IDs and IPNS names are written as CIDs of this codec.
+LIBP2P_KEY = 0x72
 
-_PREFIX_V0 = b"\x12\x20"
-_PREFIX_RAW = b"\x01\x55\x12\x20"
-_PREFIX_DAG_PB = b"\x01\x70\x12\x20"
+_PREFIX_RAW = bytes((1, RAW)) + SHA2_256_PREFIX
+_PREFIX_DAG_PB = bytes((1, DAG_PB)) + SHA2_256_PREFIX
 
 _set: Callable[[Any, str, Any], None] = object.__setattr__
 
@@ -76,7 +90,7 @@ class CID(_Fields):
 
     def __init__(self, version: int, codec: int, multihash: bytes) -> None:
         if version == 0:
-            if codec != DAG_PB or len(multihash) != 34 or multihash[:2] != _PREFIX_V0:
+            if codec != DAG_PB or len(multihash) != 34 or multihash[:2] != SHA2_256_PREFIX:
                 raise InvalidCID("A CID of version 0 is always dag-pb with a sha2-256 hash of 32 bytes.")
         elif version != 1:
             raise InvalidCID(f"There is no CID version {version}; only 0 and 1 exist.")
@@ -88,8 +102,9 @@ class CID(_Fields):
     def parse(cls, text: str) -> CID:
         """Read a CID from text: `Qm...` (version 0), or any multibase that py-multibase knows (version 1).
 
-        Raises InvalidCID with a sentence that says what is wrong, and UnsupportedCID when it is well-formed but made
-        with a hash function that this node cannot check.
+        Raises:
+            InvalidCID: it is not one; says what is wrong.
+            UnsupportedCID: it is well-formed, but made with a hash function that this node cannot check.
         """
         if not isinstance(text, str):
             raise InvalidCID(f"A CID is text, not {type(text).__name__}.")
@@ -97,7 +112,12 @@ class CID(_Fields):
 
     @classmethod
     def from_bytes(cls, data: Buffer) -> CID:
-        """Read a CID from its binary form, all of `data`. Raises InvalidCID or UnsupportedCID."""
+        """Read a CID from its binary form, all of `data`.
+
+        Raises:
+            InvalidCID: it is malformed, cut short, or followed by other bytes.
+            UnsupportedCID: its hash function cannot be checked.
+        """
         cid, end = read_cid(data, 0)
         if end != len(data):
             raise InvalidCID(f"The CID {cid} is followed by {len(data) - end} bytes that do not belong to it.")
@@ -160,14 +180,16 @@ def fast_cid(version: int, codec: int, multihash: bytes) -> CID:
 def read_cid(buf: Buffer, pos: int = 0) -> tuple[CID, int]:
     """Read one binary CID at `pos`: (CID, position after it).
 
-    Raises InvalidCID when it is malformed or cut short, UnsupportedCID for a hash function that cannot be checked.
+    Raises:
+        InvalidCID: it is malformed or cut short.
+        UnsupportedCID: its hash function cannot be checked.
     """
     prefix = buf[pos : pos + 4]
     if prefix in (_PREFIX_RAW, _PREFIX_DAG_PB):
         end = pos + 36
         if end <= len(buf):
             return fast_cid(1, buf[pos + 1], bytes(buf[pos + 2 : end])), end
-    elif prefix[:2] == _PREFIX_V0:
+    elif prefix[:2] == SHA2_256_PREFIX:
         end = pos + 34
         if end > len(buf):
             raise InvalidCID(f"A CID of version 0 has 34 bytes, but only {len(buf) - pos} are here: it was cut off.")
@@ -212,6 +234,13 @@ def known_block(cid: CID) -> bytes | None:
     if names_nothing(cid.multihash):
         return b""
     return inline_block(cid)
+
+
+def codec_name(codec: int) -> str:
+    """What a codec is called ("dag-cbor"), for errors. Loads the table of multicodecs, which takes some 0.15 s."""
+    from multiformats import multicodec
+
+    return multicodec.get(code=codec).name if multicodec.exists(code=codec) else f"codec {codec:#x}"
 
 
 # The same few CIDs are written again and again, and base64 writes base32 in Python, some 15 us each.

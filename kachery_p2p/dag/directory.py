@@ -43,30 +43,24 @@ class _Item(NamedTuple):
     link: PBLink
 
 
+#: The data field of a directory that is one block.
+_PLAIN = encode(UnixFSData(DataType.DIRECTORY))
+
+
 class DirectoryBuilder:
     """Builds one directory from its entries, which may come in any order.
 
     Args:
         which: a profile, or its name.
         on_node: called with (cid, block) for each block made, children before parents.
-        mode: POSIX permission bits.
-        mtime: seconds since 1970, or (seconds, nanoseconds).
     """
 
-    def __init__(
-        self,
-        which: str | Profile,
-        on_node: Callable[[CID, bytes], None] | None = None,
-        mode: int | None = None,
-        mtime: int | tuple[int, int] | None = None,
-    ) -> None:
+    def __init__(self, which: str | Profile, on_node: Callable[[CID, bytes], None] | None = None) -> None:
         self.profile = profile(which)
         self._on_node = on_node
-        seconds, nanos = mtime if isinstance(mtime, tuple) else (mtime, None)
-        self._meta = UnixFSData(DataType.DIRECTORY, mode=mode, mtime_s=seconds, mtime_ns=nanos)
         self._links: dict[bytes, PBLink] = {}
         self._links_bytes = 0
-        data = len(encode(self._meta))
+        data = len(_PLAIN)
         self._block_bytes = 1 + varint_size(data) + data
 
     def __len__(self) -> int:
@@ -100,9 +94,9 @@ class DirectoryBuilder:
         """Make the blocks. Entries may be added afterwards, and `finish` called again."""
         if not self.sharded:
             links = [self._links[key] for key in sorted(self._links)]
-            return self._emit(encode_node(links, encode(self._meta)), links)
+            return self._emit(encode_node(links, _PLAIN), links)
         items = sorted((_Item(hash_name(key), link) for key, link in self._links.items()), key=lambda i: i.hashed)
-        return self._shard(items, 0, self._meta)
+        return self._shard(items, 0)
 
     def _emit(self, block: bytes, links: list[PBLink]) -> BuiltDirectory:
         cid = CID(self.profile.cid_version, DAG_PB, sha256_multihash(block))
@@ -110,7 +104,7 @@ class DirectoryBuilder:
             self._on_node(cid, block)
         return BuiltDirectory(cid, len(block) + sum(link.tsize or 0 for link in links))
 
-    def _shard(self, items: list[_Item], level: int, meta: UnixFSData) -> BuiltDirectory:
+    def _shard(self, items: list[_Item], level: int) -> BuiltDirectory:
         fanout = self.profile.hamt_fanout
         if level >= max_levels(fanout):
             names = " and ".join(ascii(item.link.name) for item in items[:2])
@@ -126,10 +120,10 @@ class DirectoryBuilder:
             if stop - start == 1:
                 links.append((index, items[start].link))
             else:
-                below = self._shard(items[start:stop], level + 1, UnixFSData(DataType.HAMT_SHARD))
+                below = self._shard(items[start:stop], level + 1)
                 links.append((index, PBLink("", below.cid, below.dag_size)))
             start = stop
-        return self._emit(encode_shard(links, fanout, meta), [link for _, link in links])
+        return self._emit(encode_shard(links, fanout, UnixFSData(DataType.HAMT_SHARD)), [link for _, link in links])
 
 
 def symlink_block(which: str | Profile, target: str) -> tuple[CID, bytes]:

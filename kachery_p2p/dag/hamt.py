@@ -79,8 +79,10 @@ def decode_shard(cid: CID, node: PBNode, data: UnixFSData, prefix: int, level: i
     """Check a shard and take it apart.
 
     `prefix` is the part of the hash that leads to it, `level` its depth, `fanout` that of the root (None for the root
-    itself). Every entry must stand where its hash says, so that listing a directory and looking into it agree. Raises
-    MalformedDag, naming the CID.
+    itself). Every entry must stand where its hash says, so that listing a directory and looking into it agree.
+
+    Raises:
+        MalformedDag: an entry does not, or the shard is malformed; names the CID.
     """
 
     def bad(why: str) -> MalformedDag:

@@ -31,8 +31,9 @@ DBL_SHA2_256 = 0x56
 # BLAKE2 has a code for each length of its digest, and gives another digest for each: these plus the bytes.
 _BLAKE2B = 0xB200
 _BLAKE2S = 0xB240
-BLAKE2B_256 = _BLAKE2B + 32
-BLAKE2S_256 = _BLAKE2S + 32
+
+#: How a multihash of sha2-256 with all its 32 bytes begins.
+SHA2_256_PREFIX = bytes((SHA2_256, 32))
 
 _sha256 = hashlib.sha256
 
@@ -97,12 +98,12 @@ _NAMES = [
 ]
 
 #: The multihash of no bytes at all, in the hash function that nearly everybody uses.
-_EMPTY_SHA2_256 = b"\x12\x20" + _sha256(b"").digest()
+_EMPTY_SHA2_256 = SHA2_256_PREFIX + _sha256(b"").digest()
 
 
 def names_nothing(multihash: bytes) -> bool:
     """Whether this is the hash of a block without bytes, in any hash function: everybody knows that block."""
-    if multihash[:2] == b"\x12\x20" and len(multihash) == 34:
+    if multihash[:2] == SHA2_256_PREFIX and len(multihash) == 34:
         return multihash == _EMPTY_SHA2_256
     try:
         code, digest = split_multihash(multihash)
@@ -118,7 +119,7 @@ def _hash_of_nothing(code: int, length: int) -> bytes:
 
 def sha256_multihash(data: Buffer) -> bytes:
     """The sha2-256 multihash (34 bytes) of some bytes."""
-    return b"\x12\x20" + _sha256(data).digest()
+    return SHA2_256_PREFIX + _sha256(data).digest()
 
 
 def check_digest(code: int, length: int) -> None:
@@ -148,12 +149,15 @@ def check_digest(code: int, length: int) -> None:
 def hash_block(code: int, data: Buffer, length: int | None = None) -> bytes:
     """The multihash of a block.
 
-    `code` is the multicodec number of the hash function, `length` the number of digest bytes to keep (the whole
-    digest, 32 bytes for BLAKE3, when not given). Raises UnsupportedCID for an unknown function and InvalidCID for a
-    length that it does not have.
+    `code` is the multicodec number of the hash function, `length` the number of digest bytes to keep (the whole digest,
+    32 bytes for BLAKE3, when not given).
+
+    Raises:
+        UnsupportedCID: the function is unknown.
+        InvalidCID: it has no digest of that length.
     """
     if code == SHA2_256 and (length is None or length == 32):
-        return b"\x12\x20" + _sha256(data).digest()
+        return SHA2_256_PREFIX + _sha256(data).digest()
     if code == IDENTITY:
         digest = bytes(data)
         if length is not None and length != len(digest):
@@ -168,8 +172,12 @@ def hash_block(code: int, data: Buffer, length: int | None = None) -> bytes:
 
 
 def split_multihash(multihash: bytes) -> tuple[int, bytes]:
-    """(hash code, digest) of a whole multihash. Raises InvalidCID when it is not one; any hash code is accepted."""
-    if multihash[:2] == b"\x12\x20" and len(multihash) == 34:
+    """(hash code, digest) of a whole multihash. Any hash code is accepted.
+
+    Raises:
+        InvalidCID: it is not a multihash.
+    """
+    if multihash[:2] == SHA2_256_PREFIX and len(multihash) == 34:
         return SHA2_256, multihash[2:]
     try:
         code, pos = read_varint(multihash, 0)
@@ -182,8 +190,12 @@ def split_multihash(multihash: bytes) -> tuple[int, bytes]:
 
 
 def verify_block(multihash: bytes, data: Buffer) -> bool:
-    """True when `data` has this multihash. Raises UnsupportedCID or InvalidCID when that cannot be told."""
-    if multihash[:2] == b"\x12\x20" and len(multihash) == 34:
+    """True when `data` has this multihash.
+
+    Raises:
+        UnsupportedCID, InvalidCID: it cannot be told.
+    """
+    if multihash[:2] == SHA2_256_PREFIX and len(multihash) == 34:
         return _sha256(data).digest() == multihash[2:]
     code, digest = split_multihash(multihash)
     check_digest(code, len(digest))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from kachery_p2p.units import KIB, MIB
 from kachery_p2p.wire import MAX_VARINT_BYTES
 
 # The specification of Bitswap caps a block here, and every other peer refuses to carry a larger one.
-MAX_BLOCK_SIZE = 2 * 1024 * 1024
+MAX_BLOCK_SIZE = 2 * MIB
 
 # Sizes travel as uint64, but offsets of files are signed on every operating system.
 MAX_FILE_SIZE = 2**63 - 1
@@ -56,7 +57,7 @@ HAMT_HASH_BITS = 64
 # round trip. Batches double to the larger number while the blocks are small, so that a batch stays within 32 MiB.
 LIST_BATCH = 256
 LARGEST_LIST_BATCH = 2048
-SMALL_SHARD = 16 * 1024
+SMALL_SHARD = 16 * KIB
 
 # Entries of one directory listing kept in memory, about 400 bytes each.
 MAX_DIRECTORY_ENTRIES = 2_000_000
@@ -75,7 +76,7 @@ MAX_NAME_BYTES = 255
 MAX_CAR_ROOTS = 1024
 
 # Bytes of a CAR header: 1024 roots of at most 170 bytes fit.
-MAX_CAR_HEADER = 256 * 1024
+MAX_CAR_HEADER = 256 * KIB
 
 # The longest symlink target that Linux takes (PATH_MAX).
 MAX_SYMLINK_TARGET = 4096

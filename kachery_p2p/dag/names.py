@@ -28,8 +28,9 @@ FINDER_ICON = "Icon\r"
 def name_bytes(name: str) -> bytes:
     """The UTF-8 bytes of a name that may stand in a directory.
 
-    Raises InvalidName for the empty name, '.', '..', names with '/' or NUL, and names that are not Unicode (a file
-    whose name on disk is not UTF-8).
+    Raises:
+        InvalidName: the name is empty, '.' or '..', has a '/' or NUL in it, or is not Unicode (a file whose name on
+            disk is not UTF-8).
     """
     shown = ascii(name)
     if name in ("", ".", ".."):
@@ -45,9 +46,12 @@ def name_bytes(name: str) -> bytes:
 def safe_name(name: str, *, windows: bool | None = None) -> str:
     """The name itself, when a file of that name can be made in a folder and stays in it.
 
-    Raises InvalidName as `name_bytes` does, for names over 255 bytes, and for control characters, which would act on
-    the terminal that lists the folder; on Windows also for device names, reserved characters, and a dot or space at the
-    end. `windows` None means this machine.
+    `windows` None means this machine.
+
+    Raises:
+        InvalidName: as for `name_bytes`; the name has over 255 bytes, or control characters, which would act on the
+            terminal that lists the folder; on Windows also when it names a device, has reserved characters, or ends in
+            a dot or space.
     """
     if len(name_bytes(name)) > MAX_NAME_BYTES:
         raise InvalidName(f"The name {name[:40]!a}... has more than {MAX_NAME_BYTES} bytes, too long for a file.")
@@ -64,10 +68,12 @@ def safe_name(name: str, *, windows: bool | None = None) -> str:
 def outside_name(name: str) -> str:
     """The name itself, when a stranger may choose it for a file in a folder that has other files.
 
-    The same on every system, so that a name which passes here passes wherever the file goes next. Raises InvalidName
-    for what is no plain name on some system: hidden files and names that a command takes for an option or a home
-    directory (`.x`, `-x`, `~x`), separators, control characters (bidirectional ones, too), names that Windows keeps for
-    devices or does not have, and names over 255 bytes.
+    The same on every system, so that a name which passes here passes wherever the file goes next.
+
+    Raises:
+        InvalidName: it is not a plain name on some system: a hidden file, one that a command takes for an option or a
+            home directory (`.x`, `-x`, `~x`), with separators or control characters (bidirectional ones, too), one that
+            Windows keeps for a device or does not have, or one over 255 bytes.
     """
     if any(is_control(c) for c in name):
         raise InvalidName(f"The name {name!a} has a control character in it.")

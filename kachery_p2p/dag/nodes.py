@@ -47,7 +47,9 @@ def drive(asking: Asking[T], fetch: Callable[[list[CID]], Sequence[Buffer]]) -> 
 def read_node(cid: CID, block: Buffer) -> tuple[PBNode, UnixFSData | None]:
     """Decode a block as far as its codec goes: (node, data) of dag-pb, an empty node and None of raw.
 
-    Raises MalformedDag, and UnsupportedCID for other codecs.
+    Raises:
+        MalformedDag: the block does not make sense.
+        UnsupportedCID: it is of another codec.
     """
     if cid.codec == RAW:
         return PBNode((), None), None
@@ -65,7 +67,9 @@ def read_node(cid: CID, block: Buffer) -> tuple[PBNode, UnixFSData | None]:
 def node_kind(block: Buffer, cid: CID) -> DataType:
     """What a block is. FILE and RAW (a raw block, or an old kind of leaf) are both files.
 
-    Raises MalformedDag or UnsupportedCID.
+    Raises:
+        MalformedDag: the block does not make sense.
+        UnsupportedCID: it is of another codec.
     """
     data = read_node(cid, block)[1]
     return DataType.RAW if data is None else data.kind
@@ -74,7 +78,8 @@ def node_kind(block: Buffer, cid: CID) -> DataType:
 def symlink_target(block: Buffer, cid: CID) -> str:
     """Where a symbolic link leads, as its author wrote it: it may be absolute, or lead out of its directory.
 
-    Raises MalformedDag when the block is no symbolic link, or its target is not UTF-8.
+    Raises:
+        MalformedDag: the block is not a symbolic link, or its target is not UTF-8.
     """
     node, data = read_node(cid, block)
     if data is None or data.kind is not DataType.SYMLINK or node.links:

@@ -29,9 +29,13 @@ class Resolved(NamedTuple):
 def resolve_path(root: CID, segments: Sequence[str]) -> Asking[Resolved]:
     """Follow names down from a root; a generator that asks for blocks, see `nodes.drive`.
 
-    Empty segments are passed over. The block at the end of the path is not read. Raises PathNotFound, naming the
-    segment; NotADirectory when the path goes on below a file or a symbolic link; InvalidName for `.` and `..`;
-    MalformedDag and UnsupportedCID.
+    Empty segments are passed over. The block at the end of the path is not read.
+
+    Raises:
+        PathNotFound: a directory has no such entry; names the segment.
+        NotADirectory: the path goes on below a file or a symbolic link.
+        InvalidName: a segment is `.` or `..`.
+        MalformedDag, UnsupportedCID: a block on the way cannot be read.
     """
     if len(segments) > MAX_PATH_SEGMENTS:
         raise InvalidName(f"A path of {len(segments)} parts is too long.")

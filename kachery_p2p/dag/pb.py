@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from kachery_p2p.dag.cid import CID, fast_cid, read_cid
+from kachery_p2p.dag.hashes import SHA2_256_PREFIX
 from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
 from kachery_p2p.errors import InvalidCID, MalformedDag, UnsupportedCID
 from kachery_p2p.wire import Buffer, encode_varint, read_varint
@@ -65,8 +66,9 @@ def node_bytes(links: Iterable[bytes], data: bytes | None) -> bytes:
 def encode_node(links: Sequence[PBLink], data: Buffer | None) -> bytes:
     """Encode a node, links first and in the order given.
 
-    Raises ValueError for a Tsize of 2**53 or more: ipld-dag-pb reckons with floating point and would write a wrong
-    length for it.
+    Raises:
+        ValueError: a Tsize is 2**53 or more. ipld-dag-pb reckons with floating point and would write a wrong length for
+            it.
     """
     from ipld_dag_pb.encode import encode_node as encode
     from ipld_dag_pb.node import RawPBLink, RawPBNode
@@ -91,10 +93,12 @@ def encode_node(links: Sequence[PBLink], data: Buffer | None) -> bytes:
 def decode_node(block: Buffer, cid: CID | None = None) -> PBNode:
     """Decode a block, links first or data first.
 
-    `cid` only serves to name the block in errors. `data` is a view of the block. Raises MalformedDag for anything
-    that is not exactly one node: unknown or repeated or misplaced fields, links without a CID or with a broken one,
-    names that are not UTF-8, varints that are too long or not minimal, bytes missing. Raises UnsupportedCID when a
-    link's hash function cannot be checked.
+    `cid` only serves to name the block in errors. `data` is a view of the block.
+
+    Raises:
+        MalformedDag: it is not exactly one node: unknown, repeated or misplaced fields, links without a CID or with a
+            broken one, names that are not UTF-8, varints that are too long or not minimal, bytes missing.
+        UnsupportedCID: a link's hash function cannot be checked.
     """
     buf = block if type(block) is bytes else bytes(block)
     try:
@@ -139,7 +143,7 @@ def _like_the_last(buf: bytes, start: int, hash_end: int, stop: int, links: list
     position after them.
     """
     name, cid, tsize = links[-1]
-    if cid.multihash[:2] != b"\x12\x20" or len(cid.multihash) != 34:
+    if cid.multihash[:2] != SHA2_256_PREFIX or len(cid.multihash) != 34:
         return stop
     version, codec = cid.version, cid.codec
     head = buf[start : hash_end - 32]

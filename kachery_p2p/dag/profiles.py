@@ -1,12 +1,12 @@
 """The parameters that decide a file's CID.
 
 Two profiles have names, from IPIP-499 (https://specs.ipfs.tech/ipips/ipip-0499/): the same bytes under the same
-profile give the same CID in every implementation. Anything else is a custom profile.
+profile give the same CID in every implementation. Other parameters make other CIDs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from kachery_p2p.dag.limits import MAX_BLOCK_SIZE, MAX_HAMT_FANOUT, MAX_WIDTH, MIN_CHUNK_SIZE
@@ -26,7 +26,8 @@ class Profile:
     `hamt_fanout` when its size, reckoned by `shard_rule`, is more than `shard_threshold` bytes: 'block-bytes' is the
     size of the encoded directory block, 'links-bytes' the names and CIDs alone.
 
-    Raises InvalidProfile for parameters that cannot make a valid DAG.
+    Raises:
+        InvalidProfile: the parameters cannot make a valid DAG.
     """
 
     name: str
@@ -75,7 +76,8 @@ _NAMED = {p.name: p for p in (UNIXFS_V1_2025, UNIXFS_V0_2015)}
 def profile(which: str | Profile | None = None) -> Profile:
     """The profile of that name, or the given Profile itself; the default when nothing is given.
 
-    Raises InvalidProfile, naming the profiles there are.
+    Raises:
+        InvalidProfile: there is none of that name; names those that there are.
     """
     if which is None:
         return DEFAULT
@@ -85,33 +87,3 @@ def profile(which: str | Profile | None = None) -> Profile:
         return _NAMED[which]
     except (KeyError, TypeError):
         raise InvalidProfile(f"There is no profile {shown(which)}; there are {' and '.join(_NAMED)}.") from None
-
-
-def custom_profile(
-    base: str | Profile | None = None,
-    *,
-    chunk_size: int | None = None,
-    width: int | None = None,
-    raw_leaves: bool | None = None,
-    cid_version: int | None = None,
-) -> Profile:
-    """A profile like `base` but for the parameters given, named after them unless it equals a named one.
-
-    Raises InvalidProfile for values that cannot make a valid DAG.
-    """
-    start = profile(base)
-    chosen = {
-        key: value
-        for key, value in (
-            ("chunk_size", chunk_size),
-            ("width", width),
-            ("raw_leaves", raw_leaves),
-            ("cid_version", cid_version),
-        )
-        if value is not None
-    }
-    made = replace(start, **chosen)  # type: ignore[arg-type]
-    if made == start:
-        return start
-    leaves = "raw" if made.raw_leaves else "dag-pb"
-    return replace(made, name=f"custom-v{made.cid_version}-{made.chunk_size}-{made.width}-{leaves}")

@@ -50,7 +50,8 @@ class UnixFSData(NamedTuple):
 def encode(node: UnixFSData) -> bytes:
     """Encode the data field. Zero nanoseconds are left out, as the specification demands.
 
-    Raises ValueError for nanoseconds outside 0 to 999 999 999 or numbers that do not fit their field.
+    Raises:
+        ValueError: nanoseconds outside 0 to 999 999 999, or numbers that do not fit their field.
     """
     parts = [b"\x08", encode_varint(node.kind)]
     if node.data is not None:
@@ -83,8 +84,11 @@ def encode(node: UnixFSData) -> bytes:
 def decode(data: Buffer, cid: CID | None = None) -> UnixFSData:
     """Decode the data field of a node; `cid` names the block in errors. File data stays a view of the input.
 
-    Fields that the specification does not know are skipped. Raises MalformedDag for a missing or unknown type,
-    repeated or mistyped fields, a mode over 32 bits, nanoseconds outside 1 to 999 999 999, and bytes missing.
+    Fields that the specification does not know are skipped.
+
+    Raises:
+        MalformedDag: a missing or unknown type, repeated or mistyped fields, a mode over 32 bits, nanoseconds outside 1
+            to 999 999 999, or bytes missing.
     """
     try:
         return _decode(memoryview(data))

@@ -156,8 +156,6 @@ class FileWalk:
         self.start = start
         self.end = end
         self.size: int | None = None
-        self.mode: int | None = None
-        self.mtime: tuple[int, int] | None = None
         self._limits = limits
         self._whole_blocks = whole_blocks
         self._leaves = _Queue()
@@ -294,9 +292,6 @@ class FileWalk:
             )
         if ref.length is None:
             self.size = total
-            self.mode = node.mode
-            if node.mtime_s is not None:
-                self.mtime = node.mtime_s, node.mtime_ns or 0
         elif total != ref.length:
             raise MalformedDag(f"The block {cid} claims {total} bytes, but the node above it says {ref.length}.")
         if not links:

@@ -22,6 +22,7 @@ import trio
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import DialError, KacheryError
+from kachery_p2p.protocols import KAD, LAN_KAD
 from kachery_p2p.repo.swarm_key import fingerprint
 from kachery_p2p.routing.address_book import KnownPeers, KnownSource
 from kachery_p2p.routing.dht.dht import DHT
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("kachery_p2p.node.node")
 
 #: Seconds to dial a peer of the local network, or one from the address book: it answers soon or is away.
-DIAL_TIMEOUT = 5.0
+NEAR_DIAL_TIMEOUT = 5.0
 #: Peers of the local network that are kept connected; a larger network is found through its DHT.
 MAX_LAN_PEERS = 64
 #: Peers dialled at once because they were found, not because anybody asked for them.
@@ -192,7 +193,7 @@ class Finding:
 
     def _make_dht(self, db: Database, rng: random.Random, *, lan: bool) -> DHT:
         known = self.known
-        protocol = "/ipfs/lan/kad/1.0.0" if lan else "/ipfs/kad/1.0.0"
+        protocol = LAN_KAD if lan else KAD
 
         def seeds() -> list[tuple[str, tuple[str, ...]]]:
             return known.dht_seeds(DHT_SEEDS, protocol) if known is not None else []
@@ -371,7 +372,7 @@ class Finding:
     async def _dial_quietly(self, peer: str, addrs: Sequence[str]) -> None:
         try:
             async with self._slots:
-                await self._dial(peer, addrs, DIAL_TIMEOUT)
+                await self._dial(peer, addrs, NEAR_DIAL_TIMEOUT)
         except KacheryError as error:
             log.debug("%s", error)
 

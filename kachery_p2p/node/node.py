@@ -33,6 +33,8 @@ from kachery_p2p.node.whereis import Whereis
 from kachery_p2p.routing.database import DATABASE_NAME, Database
 from kachery_p2p.transport.addresses import parse_address
 from kachery_p2p.transport.host import Host
+from kachery_p2p.transport.limits import DIAL_TIMEOUT
+from kachery_p2p.units import HOUR
 
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.interfaces import GatewaySource
@@ -46,10 +48,8 @@ log = logging.getLogger("kachery_p2p.node.node")
 
 #: What identify tells other peers we are.
 AGENT = f"kachery-cloud/{__version__}"
-#: Seconds to dial one provider; a machine that answers later than this is as good as away.
-DIAL_TIMEOUT = 10.0
 #: Seconds for which a peer that sent wrong bytes is not talked to.
-BAN_SECONDS = 3600.0
+BAN_SECONDS = HOUR
 #: Seconds between looks at which peers took blocks from us.
 SERVED_INTERVAL = 60.0
 #: Peers of one log line.
@@ -167,12 +167,12 @@ class Node:
             InvalidAddress: not a multiaddr that can be dialled.
             DialError: nobody answers there, or somebody else does.
         """
-        return await self.host.connect(addr, timeout=DIAL_TIMEOUT)
+        return await self.host.connect(addr)
 
     async def _reach(self, addr: str, addrs: Sequence[str]) -> str:
         """For loads: dial a multiaddr, or a peer that was found, at the addresses that go with it."""
         if addr.startswith("/"):
-            return await self.host.connect(addr, addrs, timeout=DIAL_TIMEOUT)
+            return await self.host.connect(addr, addrs)
         return await self.finding.dial(addr, addrs, timeout=DIAL_TIMEOUT)
 
     async def _stay_connected(self, addr: str) -> None:

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kachery_p2p.node.node")
 
-#: Seconds to dial a peer of a service.
-DIAL_TIMEOUT = 10.0
-
 
 class Keeping:
     """The pins of one node.
@@ -208,7 +205,7 @@ class Keeping:
 
     async def _dial(self, cid: str, addr: str) -> None:
         try:
-            peer = await self._host.connect(addr, timeout=DIAL_TIMEOUT)
+            peer = await self._host.connect(addr)
         except KacheryError as error:
             log.info("%s", error)
             return
@@ -228,7 +225,7 @@ class Keeping:
         with trio.move_on_after(FETCH_BACK_SECONDS):
             for addr in delegates[:MAX_DIALS]:
                 with contextlib.suppress(KacheryError):
-                    peers.add(await self._host.connect(addr, timeout=DIAL_TIMEOUT))
+                    peers.add(await self._host.connect(addr))
             if not peers:
                 return False
             async with self._exchange.new_session() as session:

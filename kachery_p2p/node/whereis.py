@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from kachery_p2p.errors import KacheryError
+from kachery_p2p.transport.limits import DIAL_TIMEOUT
 
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.exchange import Exchange
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 #: Peers asked at once, and in all.
 ASKED_AT_ONCE = 16
 MOST_PEERS = 128
-#: Seconds to dial one, and for its answer.
-DIAL_TIMEOUT = 10.0
+#: Seconds for the answer of one.
 ANSWER_TIMEOUT = 10.0
 
 
@@ -91,7 +91,7 @@ class Whereis:
         begun = trio.current_time()
         where, _, peer = addr.rpartition("/p2p/") if "/p2p/" in addr else (addr, "", "")
         try:
-            peer = await self._host.connect(addr, timeout=DIAL_TIMEOUT)
+            peer = await self._host.connect(addr)
         except KacheryError as error:
             self._found.setdefault(
                 (peer or addr, "hint"),

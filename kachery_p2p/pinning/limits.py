@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-KIB = 1024
-MIB = 1024 * 1024
+from kachery_p2p.units import KIB, MIB
 
 # --- what services write --------------------------------------------------------------------------------------------
 

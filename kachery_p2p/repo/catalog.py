@@ -105,8 +105,9 @@ class Catalog(SQLiteFile):
         """Open the catalog, making it when there is none. `holds_data` says whether there must have been one.
         `in_memory` it is empty, and leaves nothing behind.
 
-        Raises RepoError when the file is lost, damaged, is no catalog, or was made by a newer version; NoPermission and
-        DiskFull.
+        Raises:
+            RepoError: the file is lost, damaged, not a catalog, or made by a newer version.
+            NoPermission, DiskFull: the system does not allow it.
         """
         settings = Settings(
             name="the catalog",

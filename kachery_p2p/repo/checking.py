@@ -202,7 +202,10 @@ class Checker:
         """Whether an open file has the bytes of a root, as the inner nodes in the catalog say.
 
         None when it cannot be told: a dag-pb block that is not in the catalog is taken for a leaf, but may as well be a
-        small inner node that was lost. Raises MissingNode for one that is too large for a leaf.
+        small inner node that was lost.
+
+        Raises:
+            MissingNode: one of them is too large for a leaf.
         """
         size = source.stamp.size
         leaves = walk_leaves(cid, size, self._reader.node)
@@ -238,8 +241,11 @@ class Checker:
         likely: Profile | None = None,
     ) -> Profile | bool:
         """The same, also when the catalog has lost inner nodes: then they are taken from their record, or made again,
-        if the `likely` profile or another that is known gives this CID (which is then the answer). Raises MissingNode
-        when nothing does."""
+        if the `likely` profile or another that is known gives this CID (which is then the answer).
+
+        Raises:
+            MissingNode: nothing gives it.
+        """
         lost: MissingNode | None = None
         while True:
             try:

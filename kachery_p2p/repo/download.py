@@ -47,7 +47,7 @@ _SEEK_HOLE = getattr(os, "SEEK_HOLE", None)
 class Download:
     """A file being loaded. Made by `Repo.download`; use it as a context manager.
 
-    Leaving the context keeps the partial file for another time; `finish` makes it whole, `abandon` removes it.
+    Leaving the context keeps the partial file for another time; `finish` makes it whole.
     `write`, `accept`, `read` and `has` may be called from several threads. `complete` is the path of the whole file
     once there is one, also when another process finished it before this one got the lock.
     """
@@ -82,11 +82,12 @@ class Download:
     def allocate(self, size: int, start: int = 0, end: int | None = None) -> None:
         """Say how large the whole file is, in bytes, before anything is written to it.
 
-        A load of the whole file gives it that size, as a hole. For the bytes `start` to `end` (exclusive; None
-        is its end) it only becomes as long as what is written to it, so that a part of a huge file can be
-        loaded on a small disk, also on file systems without holes or with a smaller limit for one file.
+        A load of the whole file gives it that size, as a hole. For the bytes `start` to `end` (exclusive; None is its
+        end) it only becomes as long as what is written to it, so that a part of a huge file can be loaded on a small
+        disk, also on file systems without holes or with a smaller limit for one file.
 
-        Raises DiskFull at once when the disk has no room for what is still missing of those bytes.
+        Raises:
+            DiskFull: the disk has no room for what is still missing of those bytes. At once, not in the middle.
         """
         whole = start == 0 and (end is None or end >= size)
         with explained("making room for", self.path):
@@ -108,9 +109,12 @@ class Download:
         """Which of these leaf references' bytes are in the partial file and right.
 
         Bytes that lie elsewhere here (in another stored or linked file, in a copy that was set aside as damaged, in an
-        identity CID) are checked, written to their place, and count as present. The reference of an inner node, or of
-        a root of unknown length, is never present. Hashes on both cores. Raises DiskFull and NoPermission; MalformedDag
-        for a leaf that is here and has another size than its reference says.
+        identity CID) are checked, written to their place, and count as present. The reference of an inner node, or of a
+        root of unknown length, is never present. Hashes on both cores.
+
+        Raises:
+            MalformedDag: a leaf that is here has another size than its reference says.
+            DiskFull, NoPermission: the system does not allow it.
         """
         answers = [False] * len(refs)
         for start in range(0, len(refs), HAS_BATCH):
@@ -154,9 +158,13 @@ class Download:
     def finish(self, size: int) -> Path:
         """Make it whole: `size` bytes, all written and verified by the caller, with its inner nodes in the catalog.
 
-        Returns the path of the whole file. Does nothing when it is whole already. Raises RepoError when the file is
-        shorter, an inner node is missing, or the DAG is not that of a file of this size; HashMismatch when the bytes of
-        a leaf are not right where they had to be looked at; DiskFull and NoPermission. The partial file then stays.
+        Returns the path of the whole file. Does nothing when it is whole already. After an error the partial file
+        stays.
+
+        Raises:
+            RepoError: the file is shorter, an inner node is missing, or the DAG is not that of a file of this size.
+            HashMismatch: the bytes of a leaf are not right where they had to be looked at.
+            DiskFull, NoPermission: the system does not allow it.
         """
         with self._guard:
             if self.complete is not None:
@@ -184,11 +192,6 @@ class Download:
             self.complete = path
             self._close()
             return path
-
-    def abandon(self) -> None:
-        """Remove the partial file, and all that was loaded of it."""
-        with self._guard:
-            self._discard()
 
     def close(self) -> None:
         """Keep the partial file and let go of it. Closing twice does nothing."""

@@ -1,6 +1,6 @@
 """Files and folders: reads and writes at an offset, durable writes, stamps that show a change.
 
-Nothing here knows of CIDs. The write order of the room (package docstring) is made of `newfile.NewFile`, `sync_folder`
+Nothing here knows of CIDs. The write order (package docstring) is made of `newfile.NewFile`, `sync_folder`
 and the catalog.
 """
 
@@ -237,7 +237,11 @@ class SourceFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open `path`. Raises FileMissing, IsADirectory, NotAFile and NoPermission."""
+        """Open `path`.
+
+        Raises:
+            FileMissing, IsADirectory, NotAFile, NoPermission: it is not a file that can be read.
+        """
         self.path = path
         with explained("reading", path):
             # Opening a device or a named pipe may block or have effects, so look before.

@@ -16,7 +16,7 @@ from itertools import chain, islice
 from typing import TypeVar
 
 from kachery_p2p.dag.builder import leaf_wrap
-from kachery_p2p.dag.cid import SHA2_256
+from kachery_p2p.dag.hashes import SHA2_256_PREFIX
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.errors import RepoError
 from kachery_p2p.repo.fileio import Progress, WriteBack, read_at, write_at
@@ -25,13 +25,9 @@ from kachery_p2p.repo.limits import HASH_THREADS, TASK_BYTES, TASKS_AHEAD
 T = TypeVar("T")
 R = TypeVar("R")
 
-_SHA256 = bytes((SHA2_256, 32))
 
-
-def in_order(
-    work: Callable[[T], R], tasks: Iterable[T], *, threads: int = HASH_THREADS, ahead: int = TASKS_AHEAD
-) -> Iterator[R]:
-    """Yield `work(task)` for each task, in order, done in `threads` threads with at most `ahead` under way.
+def in_order(work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+    """Yield `work(task)` for each task, in order, done in `HASH_THREADS` threads with at most `TASKS_AHEAD` under way.
 
     One task alone is done by the caller. When the caller stops, or a task raises, no further task is begun and the
     threads have ended before this returns.
@@ -42,7 +38,7 @@ def in_order(
         for task in first:
             yield work(task)
         return
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="kachery-hash")
+    pool = ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="kachery-hash")
     under_way: deque[Future[R]] = deque()
     process = os.getpid()
 
@@ -57,7 +53,7 @@ def in_order(
     try:
         for task in chain(first, waiting):
             under_way.append(pool.submit(work, task))
-            if len(under_way) >= ahead:
+            if len(under_way) >= TASKS_AHEAD:
                 yield next_result()
         while under_way:
             yield next_result()
@@ -103,7 +99,11 @@ def leaf_hashes(
     """The (multihash, length) of each leaf of `size` bytes, in file order; none when there are no bytes.
 
     `read(offset, length)` is called in both threads. `copy_to` is an open file that gets the very bytes that are
-    hashed. Raises TooShort when the reader runs out, and OSError.
+    hashed.
+
+    Raises:
+        TooShort: the reader runs out.
+        OSError: the system does not allow it.
     """
     chunk = profile.chunk_size
     run = max(1, TASK_BYTES // chunk) * chunk
@@ -125,7 +125,7 @@ def leaf_hashes(
                 digest.update(tail)
             else:
                 digest = sha256(data)
-            leaves.append((_SHA256 + digest.digest(), length))
+            leaves.append((SHA2_256_PREFIX + digest.digest(), length))
             if copy_to is not None:
                 write_at(copy_to, data, offset)
         if write_back is not None:

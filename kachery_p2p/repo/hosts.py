@@ -97,9 +97,12 @@ class Holder(NamedTuple):
 
 
 def write_holder(fd: int) -> None:
-    """Write into an open file that this process has it. Raises `OSError`.
+    """Write into an open file that this process has it.
 
     What was there is written over, and then cut: where there was something, this needs no more room on the disk.
+
+    Raises:
+        OSError: the system does not allow it.
     """
     here = this_host()
     fields = {"pid": os.getpid(), **here._asdict(), "since": round(time.time(), 3)}
@@ -163,12 +166,6 @@ def claim(directory: Path) -> None:
     # Of two threads that do this at once, one keeps its own: no lock, which a fork could copy while it is held.
     if _claims.setdefault(key, fd) != fd:
         os.close(fd)
-
-
-def release_claims() -> None:
-    """Give up all claims of this process. For tests."""
-    while _claims:
-        os.close(_claims.popitem()[1])
 
 
 def _share(fd: int, directory: Path, kind: str) -> None:

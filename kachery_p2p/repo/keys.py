@@ -51,8 +51,9 @@ def load_or_create_identity(directory: Path) -> NodeKey:
     of another user, which a group shares, the identity is a new one each time and is not kept: the key there is that of
     its owner, who alone may make and read it.
 
-    Raises IdentityError when a key file is damaged, of another kind, or does not fit the other one, NoPermission and
-    DiskFull.
+    Raises:
+        IdentityError: a key file is damaged, of another kind, or does not fit the other one.
+        NoPermission, DiskFull: the system does not allow it.
     """
     directory = Path(directory)
     private_path = directory / PRIVATE_NAME
@@ -87,14 +88,19 @@ def load_or_create_identity(directory: Path) -> NodeKey:
 
 
 def may_keep_identity(directory: Path) -> bool:
-    """Whether the identity of a data directory is this user's to make and use. Raises OSError."""
+    """Whether the identity of a data directory is this user's to make and use.
+
+    Raises:
+        OSError: the directory cannot be looked at.
+    """
     return private.is_ours(directory) or (os.name == "posix" and os.geteuid() == 0)
 
 
 def kept_identity(directory: Path) -> NodeKey | None:
     """The identity kept in `directory`; None where there is none yet, or where it is another user's. Makes nothing.
 
-    Raises IdentityError as load_or_create_identity does.
+    Raises:
+        IdentityError: as for `load_or_create_identity`.
     """
     with explained("reading the key files in", directory):
         if not (directory / PRIVATE_NAME).exists() or not may_keep_identity(directory):

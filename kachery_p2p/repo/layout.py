@@ -32,7 +32,11 @@ class Layout:
 
     def only_read(self) -> bool:
         """Whether the directory is there, and may not be written to: it is another user's, or on a disk that is mounted
-        read-only. Then temporary files go elsewhere. Raises NoPermission when it may not even be read."""
+        read-only. Then temporary files go elsewhere.
+
+        Raises:
+            NoPermission: it may not even be read.
+        """
         if not self.directory.is_dir():
             return False
         if private.can_write(self.directory) and (
@@ -48,7 +52,11 @@ class Layout:
         return True
 
     def make(self) -> None:
-        """Make the folders that are not there. Raises NoPermission, DiskFull, NotADirectory."""
+        """Make the folders that are not there.
+
+        Raises:
+            NoPermission, DiskFull, NotADirectory: they cannot be made.
+        """
         if self.directory.exists() and not self.directory.is_dir():
             raise NotADirectory(f"{self.directory} is a file, and a data directory is meant. Name another path.")
         with explained("making the data directory", self.directory):
@@ -83,7 +91,11 @@ class Layout:
         return os.fsencode(str(path)[self._prefix :])
 
     def name_for(self, cid: CID) -> str:
-        """The CID as a file name. Raises UnsupportedCID for an identity CID that is too long to be one."""
+        """The CID as a file name.
+
+        Raises:
+            UnsupportedCID: it is an identity CID that is too long for one.
+        """
         name = str(cid)
         if len(name) > MAX_NAME:
             raise UnsupportedCID(f"The CID {name[:40]}... is too long to be a file name.")

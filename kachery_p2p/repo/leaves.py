@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from kachery_p2p.dag.builder import leaf_wrap
 from kachery_p2p.dag.cid import CID, DAG_PB, IDENTITY, RAW, inline_block, verify_block
+from kachery_p2p.dag.hashes import SHA2_256_PREFIX
 from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
 from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.dag.walk import FileWalk
@@ -18,7 +19,6 @@ from kachery_p2p.wire import Buffer
 
 _KIND_OF_WRAP = {WRAP_FILE: DataType.FILE, WRAP_RAW: DataType.RAW}
 
-_SHA256 = bytes((0x12, 32))
 
 # In the order in which they are likely.
 DAG_PB_WRAPS = (WRAP_FILE, WRAP_RAW)
@@ -47,7 +47,7 @@ def leaf_hashes_to(multihash: bytes, wrap: int, data: Buffer) -> bool:
     head, tail = wrap_parts(wrap, len(data))
     if not head:
         return verify_block(multihash, data)
-    if multihash[:2] == _SHA256 and len(multihash) == 34:
+    if multihash[:2] == SHA2_256_PREFIX and len(multihash) == 34:
         # Hashed in parts, without a joined copy.
         digest = hashlib.sha256(head)
         digest.update(data)
@@ -106,8 +106,11 @@ def walk_leaves(
     """The parts of the file `root`, which is `size` bytes long. They cover it without gaps, not always in file order.
 
     A dag-pb block that `get_node` does not have is taken for a leaf, which whoever hashes its bytes will find out.
-    `nodes` gets the multihash of each inner node met. Raises MalformedDag when the DAG is not one of a file of that
-    size, MissingNode when even a leaf is impossible.
+    `nodes` gets the multihash of each inner node met.
+
+    Raises:
+        MalformedDag: the DAG is not one of a file of that size.
+        MissingNode: even a leaf is impossible.
     """
     inline = inline_block(root)
     block = inline if inline is not None else get_node(root.multihash)

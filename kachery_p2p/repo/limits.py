@@ -1,9 +1,9 @@
-"""The sizes and counts that bound this room, each with its reason."""
+"""The sizes and counts that bound this package, each with its reason."""
 
 from __future__ import annotations
 
-KIB = 1024
-MIB = 1024 * 1024
+from kachery_p2p.units import KIB as KIB
+from kachery_p2p.units import MIB
 
 # Bytes that one hashing task covers: long enough that handing it over costs nothing, short enough for even shares.
 TASK_BYTES = 8 * MIB

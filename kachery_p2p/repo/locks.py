@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import weakref
@@ -10,14 +9,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from kachery_p2p import private
-from kachery_p2p.oserrors import explained
+from kachery_p2p.oserrors import NO_ROOM, explained
 from kachery_p2p.repo.fileio import CLOEXEC
 from kachery_p2p.repo.filelocks import lock_fd, unlock_fd
 from kachery_p2p.repo.hosts import Holder, read_holder, write_holder
 
 NODE_LOCK_NAME = "node.lock"
 #: There is no room for what is written into the file of a lock. It has the lock all the same.
-_NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class LockedFile:
@@ -104,7 +102,7 @@ class NodeLock:
                 try:
                     write_holder(fd)
                 except OSError as why:
-                    if why.errno not in _NO_ROOM:
+                    if why.errno not in NO_ROOM:
                         raise
             return True
 

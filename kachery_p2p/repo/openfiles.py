@@ -33,7 +33,11 @@ class OpenFiles:
         self._guard = threading.Lock()
 
     def get(self, number: int, path: bytes) -> OpenFile:
-        """The file, open. Raises OSError when it cannot be opened."""
+        """The file, open.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
         with self._guard:
             held = self._files.get(number)
             if held is not None:

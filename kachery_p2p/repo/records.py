@@ -6,9 +6,9 @@
                             was taken over
     links/<24 hex digits>   lines of text, each for one linked file
 
-Both are written whole, synced, and renamed into place like every other file of the room, before the catalog's rows are
-committed. They are read only when the catalog has lost something. All check themselves: a block by its hash, a line by
-the CRC-32 in front of it.
+Both are written whole, synced, and renamed into place like every other file of the package, before the catalog's rows
+are committed. They are read only when the catalog has lost something. All check themselves: a block by its hash, a line
+by the CRC-32 in front of it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,11 @@ class NodeRecords:
 
     def keep(self, root: CID, nodes: Iterable[Node], *, sync: bool = True) -> Path:
         """Write down the nodes (multihash, block) of a root. They are on the disk when this returns, unless `sync` is
-        false. Raises DiskFull, NoPermission."""
+        false.
+
+        Raises:
+            DiskFull, NoPermission: the system does not allow it.
+        """
         return self._write(self.path_for(root), [root], nodes, sync)
 
     def keep_loose(self, nodes: Iterable[Node]) -> Path:

@@ -99,8 +99,9 @@ class Repo:
         methods that would write raise NoPermission. Where its catalog may not be read either, files are found by their
         CID, and hashed when they are first asked for.
 
-        Raises NoPermission, DiskFull, NotADirectory, and RepoError when the catalog is lost, damaged or of a newer
-        format, or another machine uses the directory.
+        Raises:
+            NoPermission, DiskFull, NotADirectory: it cannot be made or used.
+            RepoError: the catalog is lost, damaged or of a newer format, or another machine uses the directory.
         """
         layout = Layout(Path(directory))
         if layout.only_read():
@@ -137,9 +138,14 @@ class Repo:
     ) -> Stored:
         """Copy a file into the repo.
 
-        `progress(done, total)` gets bytes. Nothing is written when the same bytes are stored already. Raises
-        FileMissing, IsADirectory, NotAFile, NoPermission; FileChanged when the file changed meanwhile; DiskFull;
-        InvalidProfile. A store that fails leaves nothing behind.
+        `progress(done, total)` gets bytes. Nothing is written when the same bytes are stored already. A store that
+        fails leaves nothing behind.
+
+        Raises:
+            FileMissing, IsADirectory, NotAFile, NoPermission: it is not a file that can be read.
+            FileChanged: the file changed meanwhile.
+            DiskFull: there is no room for the copy.
+            InvalidProfile: there is no such profile.
         """
         self._check_writable()
         self._refuse_own_database(path)
@@ -149,26 +155,29 @@ class Repo:
         self, path: Path | str, *, profile: str | Profile | None = None, progress: Progress | None = None
     ) -> Stored:
         """Serve a file from where it lies, without a copy. It must then stay as it is; when it does not, that is
-        noticed, and wrong bytes are never given out. Raises as store_file does."""
+        noticed, and wrong bytes are never given out.
+
+        Raises:
+            KacheryError: as for `store_file`.
+        """
         self._check_writable()
         self._refuse_own_database(path)
         return self._storer.link_file(Path(path), profile, progress)
 
     def store_bytes(self, data: Buffer, *, profile: str | Profile | None = None) -> Stored:
-        """Store bytes as a file. Raises DiskFull, InvalidProfile."""
+        """Store bytes as a file.
+
+        Raises:
+            DiskFull: there is no room for them.
+            InvalidProfile: there is no such profile.
+        """
         self._check_writable()
         return self._storer.store_bytes(data, profile)
-
-    def new_file(self) -> NewFile:
-        """A file in `tmp/` to write to (`os.write(new.fd, ...)`) and then give to `store_new`; a context manager, after
-        which it is gone unless it was stored."""
-        self._check_writable()
-        return NewFile(self._layout.temporary)
 
     def store_new(
         self, new: NewFile, *, profile: str | Profile | None = None, progress: Progress | None = None
     ) -> Stored:
-        """Store what was written to a file of `new_file`, by renaming it: for content that is made piece by piece and
+        """Store what was written to a `NewFile` in `tmp/`, by renaming it: for content that is made piece by piece and
         is too large for memory. Nobody may write to it any more."""
         self._check_writable()
         return self._storer.store_new(new, profile, progress)
@@ -183,22 +192,33 @@ class Repo:
     ) -> Stored:
         """Store a folder: each file in it is copied (or, with `link`, linked) as a root of its own.
 
-        Symbolic links stay symbolic links and are not followed. The path of the answer is that of the folder given,
-        for there is no copy of the folder as such. Raises NotADirectory, NotAFile for sockets and devices in it,
-        InvalidName for names that are not UTF-8, and as store_file does; files stored until then stay.
+        Symbolic links stay symbolic links and are not followed. The path of the answer is that of the folder given, for
+        there is no copy of the folder as such. After an error the files that were stored until then stay.
+
+        Raises:
+            NotADirectory: it is a file.
+            NotAFile: there are sockets or devices in it.
+            InvalidName: a name in it is not UTF-8.
+            KacheryError: as for `store_file`.
         """
         self._check_writable()
         return self._folders.store(Path(path), profile, progress, link)
 
     def keep_directory(self, root: CID) -> None:
         """Make a directory that was loaded, all of whose nodes are here, a root like one that was stored: it is listed,
-        announced, and survives the loss of the catalog. Raises RepoError when a node is missing, DiskFull."""
+        announced, and survives the loss of the catalog.
+
+        Raises:
+            RepoError: a node is missing.
+            DiskFull: there is no room for it.
+        """
         self._folders.keep_loaded(root)
 
     def add_small_files(self, files: Sequence[tuple[CID, Buffer]]) -> list[Path]:
         """Keep loaded files that are one block each, many in one transaction; give the file's bytes, not the block's.
 
-        Raises HashMismatch, before anything is written, when bytes are not those of their CID.
+        Raises:
+            HashMismatch: bytes are not those of their CID. Then nothing is written.
         """
         self._check_writable()
         return [stored.path for stored in self._small.keep([SmallFile.checked(cid, data) for cid, data in files])]
@@ -206,22 +226,23 @@ class Repo:
     # --- finding -----------------------------------------------------------------------------------------------------
 
     def path_for(self, cid: CID) -> Path:
-        """Where our own copy of that root is, or would be. Raises UnsupportedCID for one too long for a file name."""
+        """Where our own copy of that root is, or would be.
+
+        Raises:
+            UnsupportedCID: it is too long for a file name.
+        """
         return self._layout.path_for(cid)
 
     def find_file(self, cid: CID) -> Path | None:
         """The path of the whole file with that CID, our own copy or a linked one, or None when it is not here.
 
         Cheap. A file whose size, time or inode is not as recorded is hashed again first, and so is one at its place
-        under `ipfs/` that the catalog does not know. Raises DamagedFile, which says what to do, when the only file of
-        that CID is changed or damaged, or was linked and is missing.
+        under `ipfs/` that the catalog does not know.
+
+        Raises:
+            DamagedFile: the only file of that CID is changed or damaged, or was linked and is missing; says what to do.
         """
         return self._checker.find(cid)
-
-    def is_directory(self, cid: CID) -> bool:
-        """Whether a directory with that CID was stored here."""
-        row = self._catalog.one("SELECT kind FROM roots WHERE key = ?", (bytes(cid.to_v1()),))
-        return row is not None and row[0] == DIRECTORY
 
     def list_files(self) -> list[ListedFile]:
         """All that was stored, loaded and linked, oldest first."""
@@ -315,12 +336,12 @@ class Repo:
         """An inner or directory node that the catalog keeps, or None; never a leaf that is part of a file."""
         return self._reader.node(multihash)
 
-    def put_block(self, cid: CID, data: Buffer) -> None:
-        """Keep an inner node, directory node or symbolic link. Raises HashMismatch when the bytes are not its own."""
-        self.put_blocks([(cid, data)])
-
     def put_blocks(self, blocks: Iterable[tuple[CID, Buffer]]) -> None:
-        """The same for many, in one transaction. On HashMismatch none is kept."""
+        """Keep inner nodes, directory nodes and symbolic links, in one transaction.
+
+        Raises:
+            HashMismatch: bytes are not those of their CID. Then none is kept.
+        """
         self._check_writable()
         checked = []
         for cid, data in blocks:
@@ -334,8 +355,9 @@ class Repo:
     def download(self, cid: CID, *, timeout: float = 0.0) -> Download:
         """Begin, or go on with, loading a file. Locks its partial file.
 
-        Raises RepoBusy when somebody else still has that lock after `timeout` seconds, UnsupportedCID for a CID too
-        long for a file name.
+        Raises:
+            RepoBusy: somebody else still has that lock after `timeout` seconds.
+            UnsupportedCID: the CID is too long for a file name.
         """
         self._check_writable()
         return Download(self._placer, self._checker, cid, timeout)

@@ -58,7 +58,11 @@ class SmallFile(NamedTuple):
 
     @classmethod
     def checked(cls, cid: CID, data: Buffer) -> SmallFile:
-        """The same for a CID that came from elsewhere. Raises HashMismatch when the bytes are not those of it."""
+        """The same for a CID that came from elsewhere.
+
+        Raises:
+            HashMismatch: the bytes are not those of it.
+        """
         wrap = find_wrap(cid.multihash, cid.codec, data)
         if wrap is None:
             raise HashMismatch(f"{len(data)} bytes were given for {cid}, but they do not have its hash.")
@@ -121,7 +125,7 @@ _NOT_HERE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.E
 
 
 def write_unnamed(data: Buffer, path: Path) -> bool:
-    """Make the file `path` with `data`, mode 0444, in the write order of the room: data, sync, name, sync.
+    """Make the file `path` with `data`, mode 0444, in the write order of the package: data, sync, name, sync.
 
     False, with nothing done, when something has that name, or the file system has no unnamed files.
     """

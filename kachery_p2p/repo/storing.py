@@ -316,7 +316,11 @@ class Storer:
 
 
 def read_small(source: SourceFile) -> bytes:
-    """All bytes of a small file. Raises FileChanged when they are not those of one moment."""
+    """All bytes of a small file.
+
+    Raises:
+        FileChanged: they are not those of one moment.
+    """
     with explained("reading", source.path):
         buffer = bytearray(source.stamp.size)
         if read_at(source.fd, memoryview(buffer), 0) != len(buffer):

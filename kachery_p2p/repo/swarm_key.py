@@ -64,7 +64,11 @@ def read_swarm_key(directory: Path, *, warn: bool = True) -> bytes | None:
 
 
 def parse_swarm_key(content: bytes, origin: str = SWARM_KEY_NAME) -> bytes:
-    """The 32 bytes of the key in the content of a `swarm.key`. Raises `SwarmKeyError` naming `origin` and the line."""
+    """The 32 bytes of the key in the content of a `swarm.key`.
+
+    Raises:
+        SwarmKeyError: it is not one; names `origin` and the line.
+    """
     header, _, rest = content.partition(b"\n")
     encoding, _, written = rest.partition(b"\n")
     if header.rstrip(b"\r") != _HEADER:

@@ -30,6 +30,7 @@ import trio
 
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.peer_ids import any_peer_id
+from kachery_p2p.protocols import KAD
 from kachery_p2p.routing import limits, text
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.entry import ORIGINS, SPOKEN_NAMES, KnownAddress, PeerEntry, Shelf, least_worth, spoken
@@ -219,7 +220,7 @@ class KnownPeers:
         found.sort(key=lambda e: (e.failing(), e.shelved is Shelf.SERVED, -e.last_use(), -e.received, e.peer))
         return [(entry.peer, entry.best()) for entry in found[:count]]
 
-    def dht_seeds(self, count: int, protocol: str = "/ipfs/kad/1.0.0") -> list[tuple[str, tuple[str, ...]]]:
+    def dht_seeds(self, count: int, protocol: str = KAD) -> list[tuple[str, tuple[str, ...]]]:
         """Peers of a DHT that answered when we dialled them, the most recent first, spread over networks.
 
         They are enough to fill a routing table without bootstrap nodes.

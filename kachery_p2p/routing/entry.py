@@ -6,29 +6,26 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from kachery_p2p import protocols
 from kachery_p2p.routing import limits, text
-
-DAY = 86400.0
+from kachery_p2p.units import DAY
 
 #: Where an address came from, most believed first. Only `dialled` says that it worked.
 ORIGINS = ("dialled", "configured", "mdns", "identify", "dht")
 
 #: Protocols of interest, and the short names they are kept under.
 _SPOKEN = {
-    "/ipfs/kad/1.0.0": "kad",
-    "/ipfs/lan/kad/1.0.0": "lan-kad",
-    "/libp2p/circuit/relay/0.2.0/hop": "hop",
-    "/ipfs/bitswap": "bitswap",
-    "/ipfs/bitswap/1.0.0": "bitswap",
-    "/ipfs/bitswap/1.1.0": "bitswap",
-    "/ipfs/bitswap/1.2.0": "bitswap",
+    protocols.KAD: "kad",
+    protocols.LAN_KAD: "lan-kad",
+    protocols.RELAY_HOP: "hop",
+    **dict.fromkeys(protocols.BITSWAP, "bitswap"),
 }
 SPOKEN_NAMES = frozenset(_SPOKEN.values())
 
 
-def spoken(protocols: Collection[str]) -> frozenset[str]:
+def spoken(names: Collection[str]) -> frozenset[str]:
     """The protocols of interest among these, by their short names."""
-    return frozenset(short for long, short in _SPOKEN.items() if long in protocols)
+    return frozenset(short for long, short in _SPOKEN.items() if long in names)
 
 
 class Shelf(IntEnum):

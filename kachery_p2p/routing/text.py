@@ -15,6 +15,7 @@ from functools import lru_cache
 from kachery_p2p import addresses
 from kachery_p2p.addresses import Reach
 from kachery_p2p.peer_ids import any_peer_id
+from kachery_p2p.protocols import CIRCUIT
 from kachery_p2p.routing import limits
 
 _HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
@@ -129,4 +130,4 @@ def network(addr: str) -> str:
 
 def relayed(addr: str) -> bool:
     """Whether an address leads through a relay."""
-    return addr.endswith("/p2p-circuit")
+    return addr.endswith(CIRCUIT)

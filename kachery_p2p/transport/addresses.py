@@ -12,10 +12,10 @@ from multiaddr import Multiaddr
 
 from kachery_p2p.errors import DialError, InvalidAddress
 from kachery_p2p.peer_ids import parse_peer_id
+from kachery_p2p.protocols import CIRCUIT
 from kachery_p2p.transport import limits
 
 _HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
-CIRCUIT = "/p2p-circuit"
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from kachery_p2p.errors import StreamError
+from kachery_p2p.protocols import CIRCUIT
 from kachery_p2p.transport import limits
-from kachery_p2p.transport.addresses import CIRCUIT
 from kachery_p2p.transport.limits import TransportLimits
 from kachery_p2p.transport.noise import SEALED_MESSAGE, Cipher, RecordReader
 from kachery_p2p.transport.sockets import ByteIO

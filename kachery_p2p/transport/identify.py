@@ -19,8 +19,8 @@ from multiaddr import Multiaddr
 
 from kachery_p2p.errors import StreamError
 from kachery_p2p.peer_ids import any_peer_id
+from kachery_p2p.protocols import CIRCUIT
 from kachery_p2p.transport import limits, multistream
-from kachery_p2p.transport.addresses import CIRCUIT
 from kachery_p2p.transport.compat import Keys
 from kachery_p2p.transport.connection import Connection
 from kachery_p2p.transport.interfaces import IdentifyHost

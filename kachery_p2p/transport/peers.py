@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from kachery_p2p.groups import group_of_multiaddr
+from kachery_p2p.protocols import CIRCUIT
 from kachery_p2p.transport import limits
-from kachery_p2p.transport.addresses import CIRCUIT
 from kachery_p2p.transport.connection import Connection
 from kachery_p2p.transport.limits import TransportLimits
 

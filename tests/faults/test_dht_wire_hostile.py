@@ -12,8 +12,9 @@ import trio
 
 from kachery_p2p.errors import MalformedMessage, StreamError
 from kachery_p2p.peer_ids import peer_bytes
+from kachery_p2p.protocols import KAD, LAN_KAD
 from kachery_p2p.routing.dht import limits, shell_limits
-from kachery_p2p.routing.dht.dht import DHT, LAN_PROTOCOL, PROTOCOL
+from kachery_p2p.routing.dht.dht import DHT
 from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType, decode, encode
 from kachery_p2p.routing.dht.reach import without_peer
 from kachery_p2p.routing.dht.rpc import frame, read_message
@@ -81,7 +82,7 @@ async def test_garbage_ends_its_stream(nursery: trio.Nursery, data: bytes) -> No
     victim, friend = await honest_pair(nursery)
     host = await started(nursery)
     await host.connect(victim[0].addresses()[0])
-    stream = await host.open_stream(victim[0].peer_id, [LAN_PROTOCOL])
+    stream = await host.open_stream(victim[0].peer_id, [LAN_KAD])
     await stream.write(data)
     await stream.close_write()
     with trio.fail_after(PATIENCE):
@@ -101,7 +102,7 @@ async def test_silent_streams_lock_nobody_out(nursery: trio.Nursery) -> None:
         host = await started(nursery)
         await host.connect(victim[0].addresses()[0])
         for _ in range(30):
-            stream = await host.open_stream(victim[0].peer_id, [LAN_PROTOCOL])
+            stream = await host.open_stream(victim[0].peer_id, [LAN_KAD])
             await stream.write(b"\x05")  # the length of a message that never comes
     await until(lambda: victim[1].status()["streams"]["inbound"] <= 12)
     await still_works(victim, friend)
@@ -114,7 +115,7 @@ async def test_a_dripping_peer_is_given_up(patient_clock: PatientClock, nursery:
     victim, friend = await honest_pair(nursery, message_timeout=0.3)
     host = await started(nursery)
     await host.connect(victim[0].addresses()[0])
-    stream = await host.open_stream(victim[0].peer_id, [LAN_PROTOCOL])
+    stream = await host.open_stream(victim[0].peer_id, [LAN_KAD])
     await stream.write(encode_varint(1000))
 
     async def drip() -> None:
@@ -133,7 +134,7 @@ async def test_a_peer_that_reads_no_answers(patient_clock: PatientClock, nursery
     victim, friend = await honest_pair(nursery, answer_timeout=0.3, ask_rate=1e9, ask_pool=1e9)
     host = await started(nursery)
     await host.connect(victim[0].addresses()[0])
-    stream = await host.open_stream(victim[0].peer_id, [LAN_PROTOCOL])
+    stream = await host.open_stream(victim[0].peer_id, [LAN_KAD])
     question = frame(DhtMessage(MessageType.FIND_NODE, peer_bytes(friend[0].peer_id))) * 200
 
     async def flood() -> None:
@@ -154,7 +155,7 @@ async def test_records_for_others_and_wrong_addresses(nursery: trio.Nursery) -> 
     own = peer_bytes(host.peer_id)
     many = without_peer([f"/ip4/127.0.0.1/tcp/{port}" for port in range(1, 2000)])
     key, other_key = new_multihash(), new_multihash()
-    stream = await host.open_stream(victim[0].peer_id, [LAN_PROTOCOL])
+    stream = await host.open_stream(victim[0].peer_id, [LAN_KAD])
     for message in (
         DhtMessage(MessageType.ADD_PROVIDER, other_key, providers=(DhtPeer(peer_bytes(friend[0].peer_id), many[:1]),)),
         DhtMessage(MessageType.ADD_PROVIDER, key, providers=(DhtPeer(own, many),)),
@@ -175,11 +176,11 @@ async def test_private_addresses_stay_out_of_the_public_dht(nursery: trio.Nurser
     """The public DHT neither stores nor passes on nor dials private and loopback addresses, and admits no such peer."""
     host, dht = await start(nursery, lan=False, mode="server")
     other = await started(nursery)
-    other.set_handler(PROTOCOL, lambda stream: stream.close())
+    other.set_handler(KAD, lambda stream: stream.close())
     await other.connect(host.addresses()[0])
-    await until(lambda: PROTOCOL in host.protocols_of(other.peer_id))
+    await until(lambda: KAD in host.protocols_of(other.peer_id))
     own = DhtPeer(peer_bytes(other.peer_id), without_peer(["/ip4/127.0.0.1/tcp/9", "/ip4/192.168.1.7/tcp/4001"]))
-    stream = await other.open_stream(host.peer_id, [PROTOCOL])
+    stream = await other.open_stream(host.peer_id, [KAD])
     key = new_multihash()
     await stream.write(frame(DhtMessage(MessageType.ADD_PROVIDER, key, providers=(own,))))
     await stream.write(frame(DhtMessage(MessageType.GET_PROVIDERS, key)))
@@ -262,7 +263,7 @@ async def test_lookups_get_past_bad_servers(
     multihash = new_multihash()
     assert await provider[1].deliver(DhtPeer(peer_bytes(friend[0].peer_id)), [multihash])
     bad = await started(nursery)
-    bad.set_handler(LAN_PROTOCOL, handler)
+    bad.set_handler(LAN_KAD, handler)
     await victim[0].connect(bad.addresses()[0])
     # It stands in the table as if it had answered well once.
     victim[1]._network.table.consider(

@@ -150,7 +150,7 @@ async def test_a_body_without_end(here: Served) -> None:
 def node(here: Served, links: list[PBLink], data: UnixFSData) -> CID:
     block = encode_node(links, encode(data))
     cid = CID(1, DAG_PB, sha256_multihash(block))
-    here.repo.put_block(cid, block)
+    here.repo.put_blocks([(cid, block)])
     return cid
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from kachery_p2p.dag.cid import CID
-from kachery_p2p.dag.profiles import custom_profile
 from kachery_p2p.errors import DiskFull, NoPermission
 from kachery_p2p.repo import Repo
 from tests.helpers.patience import PATIENCE, wait_until
+from tests.helpers.profiles import custom_profile
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes and sets limits as POSIX does")
 
@@ -446,13 +446,14 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """Linking and storing a file ten times as large takes no more memory than a small one."""
     code = """
 import resource
-from kachery_p2p.dag.profiles import custom_profile
+from dataclasses import replace
+from kachery_p2p.dag.profiles import UNIXFS_V0_2015
 repo = Repo.open(sys.argv[1])
 def peak(size):
     with open(sys.argv[1] + '/file', 'wb') as out:
         for i in range(size >> 20):
             out.write(i.to_bytes(4, 'big') * (1 << 18))
-    repo.link_file(sys.argv[1] + '/file', profile=custom_profile('unixfs-v0-2015', chunk_size=4096))
+    repo.link_file(sys.argv[1] + '/file', profile=replace(UNIXFS_V0_2015, chunk_size=4096))
     repo.store_file(sys.argv[1] + '/file')
     repo.verify()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

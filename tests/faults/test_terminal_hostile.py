@@ -97,7 +97,7 @@ def test_names_in_a_directory_and_labels(workstation: Callable[..., Workstation]
     station = workstation()
     with Repo.open(station.directory) as repo:
         file = repo.store_bytes(b"content")
-        builder = DirectoryBuilder(profile(), lambda cid, block: repo.put_block(cid, block))
+        builder = DirectoryBuilder(profile(), lambda cid, block: repo.put_blocks([(cid, block)]))
         builder.add(ATTACK, file.cid, file.dag_size)
         root = str(builder.finish()[0])
     entry = json.loads(station.run("kachery-cloud", "ls", f"ipfs://{root}", "--json").stdout)["entries"][0]

@@ -62,7 +62,7 @@ class Site:
     def put(self, codec: int, block: bytes) -> CID:
         """Store a block as it is."""
         cid = CID(1, codec, sha256_multihash(block))
-        self.repo.put_block(cid, block)
+        self.repo.put_blocks([(cid, block)])
         return cid
 
     def block(self, cid: CID) -> bytes:

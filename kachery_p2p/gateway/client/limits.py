@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-KIB = 1024
-MIB = 1024 * 1024
+from kachery_p2p.dag.limits import MAX_BLOCK_SIZE as MAX_BLOCK_SIZE
+from kachery_p2p.units import KIB, MIB
 
 # --- which, and how many at once ------------------------------------------------------------------------------------
 
@@ -26,8 +26,6 @@ STALL_SECONDS = 8.0
 REQUEST_SECONDS = 60.0
 #: Redirects followed: to the subdomain of the CID, and before that perhaps to a host's proper name.
 MAX_REDIRECTS = 2
-#: The largest block there can be.
-MAX_BLOCK_SIZE = 2 * MIB
 #: Bytes read of an answer that is no block, so that its connection can be used again.
 MAX_DRAIN = 16 * KIB
 #: Below this size hashing takes less time than handing the block to a thread and back.

@@ -18,6 +18,7 @@ import trio
 
 from kachery_p2p.errors import DialError, InvalidAddress, InvalidRecord, KacheryError, StreamError
 from kachery_p2p.peer_ids import peer_bytes, peer_text
+from kachery_p2p.protocols import KAD, LAN_KAD
 from kachery_p2p.routing.dht import addresses, limits, records, shell_limits
 from kachery_p2p.routing.dht.addresses import DhtScope
 from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType, ValueRecord
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from kachery_p2p.routing.interfaces import HostLike
 
 log = logging.getLogger("kachery_p2p.routing")
-
-PROTOCOL = "/ipfs/kad/1.0.0"
-LAN_PROTOCOL = "/ipfs/lan/kad/1.0.0"
 
 
 def _nothing(multihash: bytes) -> bool:
@@ -88,8 +86,8 @@ class DHT:
         if mode not in ("auto", "client", "server"):
             raise ValueError(f"A DHT cannot be in the mode {mode!r}; it is auto, client or server.")
         self.name = "lan-dht" if lan else "dht"
-        self.protocol = LAN_PROTOCOL if lan else PROTOCOL
-        #: whether its peers are neighbours
+        self.protocol = LAN_KAD if lan else KAD
+        #: whether its peers are neighbours (`AnnounceTarget`)
         self.local = lan
         self._host = host
         self._lan = lan

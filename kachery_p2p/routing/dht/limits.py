@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-KIB = 1024
-MIB = 1024 * 1024
-HOUR = 3600.0
+from kachery_p2p.units import HOUR, KIB, MIB
 
 # --- the network's own parameters (those of the public IPFS DHT) ------------------------------------------------------
 

@@ -14,6 +14,7 @@ import trio
 
 from kachery_p2p.errors import DialError
 from kachery_p2p.peer_ids import peer_bytes, peer_text
+from kachery_p2p.protocols import CIRCUIT
 from kachery_p2p.routing.dht import addresses, shell_limits
 from kachery_p2p.routing.dht.messages import DhtPeer
 from kachery_p2p.routing.dht.shell_limits import ShellLimits
@@ -91,7 +92,7 @@ class DhtConnections:
     def remote_of(self, peer: str) -> bytes | None:
         """The address at which we see a connected peer: one that we dialled, or else one that it came from."""
         seen = [each for each in self._host.connections() if each.peer == peer]
-        seen.sort(key=lambda each: ("/p2p-circuit" in each.addr, each.direction != "out"))
+        seen.sort(key=lambda each: (CIRCUIT in each.addr, each.direction != "out"))
         found = without_peer(each.addr for each in seen[:1])
         return found[0] if found else None
 

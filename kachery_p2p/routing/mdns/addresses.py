@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from kachery_p2p.addresses import IP, Reach, is_of_a_host, reach_of_ip
 from kachery_p2p.peer_ids import any_peer_id
+from kachery_p2p.protocols import CIRCUIT
 from kachery_p2p.routing.mdns import limits
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -110,7 +111,7 @@ def believable(text: str, interface: Interface) -> AnnouncedAddress | None:
     None where it is of no use here: no TCP address with a peer ID, one of loopback, or a public address that is not on
     the link (nobody should be able to send the whole network dialling a stranger).
     """
-    if len(text) > limits.MAX_STRING or "/p2p-circuit" in text:
+    if len(text) > limits.MAX_STRING or CIRCUIT in text:
         return None
     addr, separator, peer_text = text.replace("/ipfs/", "/p2p/").rpartition("/p2p/")
     parsed = _parse(addr) if separator else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-HOUR = 3600.0
+from kachery_p2p.units import HOUR
 
 #: Every key is announced so often; go-libp2p keeps provider records for 48 h and Kubo announces every 22 h.
 INTERVAL = 22 * HOUR

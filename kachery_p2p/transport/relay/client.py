@@ -18,8 +18,9 @@ from multiaddr import Multiaddr
 
 from kachery_p2p.errors import InvalidAddress, MalformedMessage, RelayRefused, StreamError
 from kachery_p2p.peer_ids import parse_peer_id, peer_bytes, peer_text
+from kachery_p2p.protocols import CIRCUIT
 from kachery_p2p.transport import limits as transport_limits
-from kachery_p2p.transport.addresses import CIRCUIT, Address, parse_address
+from kachery_p2p.transport.addresses import Address, parse_address
 from kachery_p2p.transport.peers import Hook
 from kachery_p2p.transport.relay import limits
 from kachery_p2p.transport.relay.circuit import FAILURES, CircuitIO, connect_relay

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-KIB = 1024
+from kachery_p2p.units import KIB
 
 #: A message of hop or stop; the specification's implementations refuse longer ones.
 MAX_MESSAGE = 4 * KIB

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from kachery_p2p.protocols import RELAY_HOP as HOP
 from kachery_p2p.transport.compat import Keys
 from kachery_p2p.transport.relay import limits
 from kachery_p2p.wire import (
@@ -24,7 +25,6 @@ from kachery_p2p.wire import (
     read_delimited,
 )
 
-HOP = "/libp2p/circuit/relay/0.2.0/hop"
 STOP = "/libp2p/circuit/relay/0.2.0/stop"
 
 #: Signed envelopes (libp2p RFC 2) of vouchers: what the signature is for, and the multicodec of the payload.

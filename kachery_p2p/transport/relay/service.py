@@ -21,6 +21,7 @@ from multiaddr import Multiaddr
 from kachery_p2p.errors import MalformedMessage, StreamError
 from kachery_p2p.groups import group_of, most_crowded
 from kachery_p2p.peer_ids import is_peer_id, peer_bytes, peer_text
+from kachery_p2p.protocols import CIRCUIT
 from kachery_p2p.transport.addresses import parse_address
 from kachery_p2p.transport.relay import limits
 from kachery_p2p.transport.relay.messages import (
@@ -234,7 +235,7 @@ class RelayService:
 
     def _own_addresses(self) -> list[bytes]:
         """Where others find this relay, with its peer ID."""
-        direct = [each for each in self._host.addresses() if "/p2p-circuit" not in each and "/ip6zone/" not in each]
+        direct = [each for each in self._host.addresses() if CIRCUIT not in each and "/ip6zone/" not in each]
         return [Multiaddr(each).to_bytes() for each in direct[: limits.MAX_ADDRESSES]]
 
     # --- circuits --------------------------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ async def test_whereis_believes_each_peer_for_itself(
         silent.answers = False
         net.network.connect("us", "silent")
 
-        async def connect(addr: str, timeout: float) -> str:
+        async def connect(addr: str) -> str:
             raise DialError(f"Could not connect to {addr}: no route.")
 
         host = SimpleNamespace(connected=us.host.connected, connections=list, connect=connect)

@@ -36,7 +36,7 @@ def test_the_repo_knows_what_is_whole(tmp_path: Path) -> None:
 
         block = repo.get_block(top.multihash)
         assert block is not None
-        other.put_block(top, block)
+        other.put_blocks([(top, block)])
         assert other.has_block(top.multihash) is not None
         assert other.roots_among([top.multihash]) == set()
 

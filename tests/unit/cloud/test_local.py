@@ -442,7 +442,7 @@ def directory_of(entries: dict[str, str]) -> str:
 
     def keep(block: bytes) -> CID:
         cid = CID(1, DAG_PB, sha256_multihash(block))
-        repo.put_block(cid, block)
+        repo.put_blocks([(cid, block)])
         return cid
 
     def link_to(target: str) -> CID:

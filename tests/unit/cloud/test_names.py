@@ -228,7 +228,7 @@ def test_of_many_at_once_one_gets_the_name(links: bool, home: Path, monkeypatch:
 def directory(repo: Repo, names: list[str]) -> str:
     """A directory as a stranger may make it, with files of these names."""
     stored = repo.store_bytes(b"theirs")
-    builder = DirectoryBuilder(profile(), lambda cid, block: repo.put_block(cid, block))
+    builder = DirectoryBuilder(profile(), lambda cid, block: repo.put_blocks([(cid, block)]))
     for name in names:
         builder.add(name, stored.cid, stored.dag_size)
     return f"ipfs://{builder.finish()[0]}"
@@ -312,8 +312,8 @@ def test_the_command_makes_a_directory_where_the_label_could_name_no_file(tmp_pa
     assert run("load", uri + "?label=%2ebashrc", "--dest", f"{out}/").output == f"{out}\n"
     assert [path.name for path in out.iterdir()] == [".zattrs"]
     cid, block = symlink_block(profile(), "../../etc/passwd")
-    repo.put_block(cid, block)
-    builder = DirectoryBuilder(profile(), lambda cid, block: repo.put_block(cid, block))
+    repo.put_blocks([(cid, block)])
+    builder = DirectoryBuilder(profile(), lambda cid, block: repo.put_blocks([(cid, block)]))
     builder.add("link", CID.parse(str(cid)), len(block))
     result = run("load", f"ipfs://{builder.finish()[0]}", "--dest", tmp_path / "other")
     assert result.exit_code == 2

@@ -22,6 +22,7 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.nodes import drive
 from kachery_p2p.dag.paths import resolve_path
 from kachery_p2p.repo.repo import Repo
+from tests.helpers.repo_helpers import is_directory
 
 PEER = "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
 
@@ -41,12 +42,12 @@ class StandIn:
         fetch = lambda cids: [self.peer.get_block(cid.multihash) or b"" for cid in cids]  # noqa: E731
         cid = drive(resolve_path(root, target["path"]), fetch).cid
         here = repository(kcl.load_config())
-        if self.peer.is_directory(cid):
+        if is_directory(self.peer, cid):
             if target["kind"] == "info":
                 return {"cid": str(cid), "size": None}
             if target["kind"] != "listing":
                 raise IsADirectory("a directory")
-            here.put_block(cid, fetch([cid])[0])
+            here.put_blocks([(cid, fetch([cid])[0])])
             return {"cid": str(cid)}
         source = self.peer.find_file(cid)
         if source is None:

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kachery_p2p.dag import CID, DAG_PB, RAW, hash_block, inline_block, read_cid, sha256_multihash, verify_block
-from kachery_p2p.dag.hashes import BLAKE2B_256, BLAKE2S_256, BLAKE3, SHA2_512, SHA3_224, SHA3_256, SHA3_384, SHA3_512
+from kachery_p2p.dag.cid import LIBP2P_KEY, codec_name
+from kachery_p2p.dag.hashes import BLAKE3, SHA2_512, SHA3_224, SHA3_256, SHA3_384, SHA3_512
 from kachery_p2p.errors import InvalidCID, UnsupportedCID
 
 V1 = "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
 V0 = "QmWfVY9y3xjsixTgbd9AorQxH7VtMpzfx2HaWtsoUYecaX"
+BLAKE2B_256, BLAKE2S_256 = 0xB220, 0xB260
 CHECKABLE = [SHA2_512, SHA3_224, SHA3_256, SHA3_384, SHA3_512, BLAKE2B_256, BLAKE2S_256, BLAKE3, 0x12, 0x00]
 
 
@@ -39,6 +41,22 @@ def test_version_0() -> None:
     assert cid.to_v1().multihash == cid.multihash
     assert cid.to_v1().to_v1() is not None
     assert str(cid.to_v1()).startswith("bafybei")
+
+
+def test_codecs_have_names() -> None:
+    """Those of the table of multicodecs; the others go by their number."""
+    assert [codec_name(code) for code in (RAW, DAG_PB, LIBP2P_KEY, 0x71)] == ["raw", "dag-pb", "libp2p-key", "dag-cbor"]
+    assert codec_name(0x1FFFFF) == "codec 0x1fffff"
+
+
+@pytest.mark.parametrize("base", ["base32", "base36", "base58btc", "base16", "base64url", "base10"])
+def test_agrees_with_multiformats(base: str) -> None:
+    """multiformats reads what we write, and we read what it writes in any base."""
+    from multiformats import CID as Theirs
+
+    theirs = Theirs.decode(V1)
+    assert bytes(theirs) == bytes(CID.parse(V1))
+    assert CID.parse(str(theirs.set(base=base))) == CID.parse(V1)
 
 
 def test_agrees_with_py_cid() -> None:

@@ -276,24 +276,6 @@ def test_symlinks() -> None:
             symlink_target(store.blocks[bad.multihash], bad)
 
 
-def test_directory_mode_and_mtime() -> None:
-    """Mode and mtime of a directory stand in its root, sharded or not, and nowhere else."""
-    for which in (profile(), always_sharded()):
-        store = Store()
-        builder = DirectoryBuilder(which, store.keep, mode=0o700, mtime=(5, 6))
-        for i in range(400):
-            builder.add(f"n{i}", FILE, 1)
-        root = builder.finish().cid
-        from kachery_p2p.dag.nodes import read_node
-
-        found = {multihash: read_node(CID(1, DAG_PB, multihash), block)[1] for multihash, block in store.blocks.items()}
-        with_meta = [m for m, data in found.items() if data is not None and data.mode is not None]
-        assert with_meta == [root.multihash]
-        data = found[root.multihash]
-        assert data is not None
-        assert (data.mode, data.mtime_s, data.mtime_ns) == (0o700, 5, 6)
-
-
 # --- hostile shards --------------------------------------------------------------------------------------------------
 
 
@@ -394,7 +376,7 @@ def test_import_is_light() -> None:
     code = """
 import sys
 from kachery_p2p.dag import *
-b = FileBuilder(custom_profile(chunk_size=1))
+b = FileBuilder(Profile('tiny', chunk_size=1))
 for _ in range(3):
     b.add_leaf(sha256_multihash(b"x"), 1)
 root = b.finish().cid

@@ -9,20 +9,23 @@ import pytest
 
 from kachery_p2p.dag import (
     CID,
+    DAG_PB,
     UNIXFS_V0_2015,
     UNIXFS_V1_2025,
     BuiltFile,
     DirectoryBuilder,
     FileBuilder,
     Profile,
-    custom_profile,
     drive,
     leaf_block,
     list_directory,
     profile,
     resolve_path,
     sha256_multihash,
+    unixfs,
 )
+from kachery_p2p.dag.pb import decode_node, encode_node
+from tests.helpers.profiles import custom_profile
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 UNIXFS = json.loads((VECTORS / "unixfs_cids.json").read_text())
@@ -31,14 +34,14 @@ RAW_256K_174 = custom_profile("unixfs-v1-2025", chunk_size=256 * 1024, width=174
 PROFILES = {"unixfs-v1-2025": UNIXFS_V1_2025, "unixfs-v0-2015": UNIXFS_V0_2015, "raw_256k_174": RAW_256K_174}
 
 
-def build(data: bytes, which: Profile, store: dict[bytes, bytes] | None = None, **meta) -> BuiltFile:
+def build(data: bytes, which: Profile, store: dict[bytes, bytes] | None = None) -> BuiltFile:
     """Build a file; keep its blocks in `store`, by multihash."""
 
     def keep(cid: CID, block: bytes) -> None:
         if store is not None:
             store[cid.multihash] = block
 
-    builder = FileBuilder(which, keep, **meta)
+    builder = FileBuilder(which, keep)
     view = memoryview(data)
     for start in range(0, len(data), which.chunk_size):
         chunk = view[start : start + which.chunk_size]
@@ -166,8 +169,12 @@ def test_layouts(chunk: int, width: int, raw: bool, size: int, expected: str) ->
 def test_mode_and_mtime_vector() -> None:
     """Mode and mtime stand in the root as Helia writes them (ipfs-unixfs-importer 17, 25 bytes, chunk 10, width 3)."""
     data = bytes(7 * i & 255 for i in range(25))
-    built = build(data, custom_profile(chunk_size=10, width=3), mode=0o600, mtime=(1_700_000_000, 5))
-    assert str(built.cid) == "bafybeigqae2ztzkci2cyb52msqgtdqe7vrk4nz2kdxb46dcr44nr7lfklq"
+    blocks: dict[bytes, bytes] = {}
+    plain = decode_node(blocks[build(data, custom_profile(chunk_size=10, width=3), blocks).cid.multihash])
+    assert plain.data is not None
+    about = unixfs.decode(plain.data)._replace(mode=0o600, mtime_s=1_700_000_000, mtime_ns=5)
+    root = CID(1, DAG_PB, sha256_multihash(encode_node(plain.links, unixfs.encode(about))))
+    assert str(root) == "bafybeigqae2ztzkci2cyb52msqgtdqe7vrk4nz2kdxb46dcr44nr7lfklq"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from kachery_p2p.dag import (
     Profile,
     Ref,
     WalkLimits,
-    custom_profile,
     hash_block,
     inline_block,
     leaf_block,
@@ -35,13 +34,14 @@ from kachery_p2p.dag.limits import MAX_DEPTH, MAX_FILE_SIZE
 from kachery_p2p.dag.pb import PBLink, encode_node, link_bytes, node_bytes
 from kachery_p2p.dag.unixfs import UnixFSData
 from kachery_p2p.errors import BlockTooLarge, InvalidProfile, IsADirectory, MalformedDag, NotAFile, UnsupportedCID
+from tests.helpers.profiles import custom_profile
 
 Blocks = dict[CID, bytes]
 
 
-def build(data: bytes, which: Profile, **meta) -> tuple[BuiltFile, Blocks]:
+def build(data: bytes, which: Profile) -> tuple[BuiltFile, Blocks]:
     blocks: Blocks = {}
-    builder = FileBuilder(which, blocks.__setitem__, **meta)
+    builder = FileBuilder(which, blocks.__setitem__)
     for start in range(0, len(data) or 1, which.chunk_size):
         chunk = data[start : start + which.chunk_size]
         block = bytes(leaf_block(which, chunk))
@@ -251,19 +251,6 @@ def test_identity_leaves() -> None:
             for piece in walk.feed(ref, blocks[ref.cid] if block is None else block):
                 out += piece.data
     assert out == b"abcd"
-
-
-def test_mode_and_mtime() -> None:
-    """Mode and mtime of the root are kept, also for a file of one chunk, which then gets a root of its own."""
-    for size in (3, 30):
-        built, blocks = build(bytes(size), custom_profile(chunk_size=10), mode=0o755, mtime=(1_700_000_000, 7))
-        assert built.cid.codec == DAG_PB
-        walk = FileWalk(built.cid)
-        assert read(walk, blocks) == bytes(size)
-        assert (walk.mode, walk.mtime) == (0o755, (1_700_000_000, 7))
-    plain = FileWalk(node(blocks, [], b"x"))
-    read(plain, blocks)
-    assert (plain.mode, plain.mtime) == (None, None)
 
 
 def test_pieces_are_views() -> None:
@@ -526,8 +513,6 @@ def test_builder_refuses_nonsense() -> None:
     assert builder.finish() == builder.finish()
     with pytest.raises(ValueError, match="finished"):
         builder.add_leaf(mh, 10, 10)
-    with pytest.raises(ValueError):
-        FileBuilder(which, mode=2**40)
 
 
 @pytest.mark.parametrize(
@@ -552,8 +537,6 @@ def test_profiles() -> None:
     assert profile("unixfs-v0-2015").chunk_size == 262144
     assert profile() is profile("unixfs-v1-2025")
     assert profile(profile()) is profile()
-    assert custom_profile(chunk_size=1 << 20) is profile()
-    assert custom_profile(chunk_size=5, width=3).name == "custom-v1-5-3-raw"
     for name in ("kubo", ""):
         with pytest.raises(InvalidProfile, match="unixfs-v1-2025 and unixfs-v0-2015"):
             profile(name)

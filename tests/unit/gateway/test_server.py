@@ -203,7 +203,7 @@ async def test_names_cannot_write_into_the_page(here: Served) -> None:
     links = [PBLink(name, here.file, SIZE) for name in sorted(names + hostile)]
     block = encode_node(links, encode(UnixFSData(DataType.DIRECTORY)))
     cid = CID(1, DAG_PB, sha256_multihash(block))
-    here.repo.put_block(cid, block)
+    here.repo.put_blocks([(cid, block)])
     async with gateway(here.repo) as client:
         page = (await client.get(f"/ipfs/{cid}/")).text
         assert "<script" not in page
@@ -226,7 +226,7 @@ async def test_index_html_stands_for_its_directory(here: Served, tmp_path: Path)
 
 async def test_a_large_sharded_directory(here: Served) -> None:
     """A sharded directory is listed, its entries are found by name, and its CAR of scope `entity` has all its parts."""
-    builder = DirectoryBuilder(profile("unixfs-v1-2025"), here.repo.put_block)
+    builder = DirectoryBuilder(profile("unixfs-v1-2025"), lambda cid, block: here.repo.put_blocks([(cid, block)]))
     names = [f"file-with-a-rather-long-name-so-that-shards-are-needed-{number:06}" for number in range(4000)]
     for name in names:
         builder.add(name, here.file, SIZE)
@@ -264,7 +264,7 @@ async def test_raw_blocks(here: Served) -> None:
 async def test_a_block_of_an_unknown_codec(here: Served) -> None:
     """A block that we cannot read is given raw, and refused as a file, with a word on what to do."""
     cid = CID(1, 0x85, sha256_multihash(b"\xa0"))  # dag-jose
-    here.repo.put_block(cid, b"\xa0")
+    here.repo.put_blocks([(cid, b"\xa0")])
     async with gateway(here.repo) as client:
         assert (await client.get(f"/ipfs/{cid}?format=raw")).content == b"\xa0"
         answer = await client.get(f"/ipfs/{cid}")

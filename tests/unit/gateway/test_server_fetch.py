@@ -26,7 +26,7 @@ with Repo.open(os.environ["KACHERY_CLOUD_DIR"]) as repo:
     def put(value):
         block = cbor2.dumps(value)
         cid = CID(1, 0x71, sha256_multihash(block))
-        repo.put_block(cid, block)
+        repo.put_blocks([(cid, block)])
         return str(cid)
     inner = put({"file": link(args[0]), "folder": link(args[1]), "n": 1})
     say(json.dumps([put({"a": [link(inner)]}), inner]))

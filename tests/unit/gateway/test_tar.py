@@ -105,7 +105,7 @@ async def test_long_names_and_deep_folders(site: Site) -> None:
 
 async def test_a_sharded_folder(site: Site) -> None:
     """Every entry of a sharded directory is in it."""
-    builder = DirectoryBuilder(profile("unixfs-v1-2025"), site.repo.put_block)
+    builder = DirectoryBuilder(profile("unixfs-v1-2025"), lambda cid, block: site.repo.put_blocks([(cid, block)]))
     names = [f"file-with-a-rather-long-name-so-that-shards-are-needed-{number:06}" for number in range(4000)]
     for name in names:
         builder.add(name, site.cid("ten.bin"), 10)

@@ -49,7 +49,7 @@ def _node(repo: Repo, below: CID, size: int, count: int) -> CID:
     about = UnixFSData(DataType.FILE, None, size * count, [size] * count)
     block = encode_node([PBLink("", below, size)] * count, encode(about))
     cid = CID(1, DAG_PB, sha256_multihash(block))
-    repo.put_block(cid, block)
+    repo.put_blocks([(cid, block)])
     return cid
 
 

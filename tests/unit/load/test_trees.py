@@ -42,7 +42,7 @@ def theirs(tmp_path: Path) -> Repo:
 
 def folder(repo: Repo, entries: Iterable[tuple[str, CID]]) -> CID:
     """A directory of these entries, its blocks in the repo."""
-    builder = DirectoryBuilder("unixfs-v1-2025", on_node=repo.put_block)
+    builder = DirectoryBuilder("unixfs-v1-2025", on_node=lambda cid, block: repo.put_blocks([(cid, block)]))
     for name, cid in entries:
         builder.add(name, cid, 100)
     return builder.finish().cid
@@ -181,7 +181,7 @@ def _link(repo: Repo) -> CID:
     from kachery_p2p.dag.directory import symlink_block
 
     cid, block = symlink_block("unixfs-v1-2025", "file")
-    repo.put_block(cid, block)
+    repo.put_blocks([(cid, block)])
     return cid
 
 

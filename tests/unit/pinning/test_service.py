@@ -89,7 +89,7 @@ async def test_the_request_is_the_one_of_the_specification(tmp_path: Path) -> No
         await until(lambda: is_protected(node.host, peer))
         assert peer in node.host.connected()
         service.pins[next(iter(service.pins))].status = "pinned"
-        service.repo.put_block(CID.parse(cid), b"data")
+        service.repo.put_blocks([(CID.parse(cid), b"data")])
         await row_that(node, lambda row: row["state"] == "verified")
         assert not is_protected(node.host, peer)
 

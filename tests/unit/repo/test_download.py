@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash
 from kachery_p2p.dag.pb import PBLink, encode_node
-from kachery_p2p.dag.profiles import Profile, custom_profile
+from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
 from kachery_p2p.dag.walk import FileWalk, Ref
 from kachery_p2p.errors import DiskFull, HashMismatch, MalformedDag, RepoBusy, RepoError
 from kachery_p2p.repo import Download, Repo
+from tests.helpers.profiles import custom_profile
 
 RAW_LEAVES = custom_profile(chunk_size=1000, width=4)
 WRAPPED = custom_profile("unixfs-v0-2015", chunk_size=1000, width=4)
@@ -147,7 +148,6 @@ def test_has_is_true_exactly_for_right_bytes(here: Repo, data: st.DataObject) ->
             if kind != "hole":
                 download.write(ref.offset, part if kind == "right" else part[::-1])
         assert download.has(refs) == [kind == "right" for kind in kinds]
-        download.abandon()
 
 
 def test_blocks_of_other_local_files_are_not_fetched(here: Repo, there: Repo, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_lie_about_a_leaf_that_is_here(here: Repo, there: Repo, profile: Profi
     leaf = here.store_bytes(DATA[:1000], profile=profile).cid
     lie = encode_node([PBLink("", leaf, claimed)], encode(UnixFSData(DataType.FILE, None, claimed, (claimed,))))
     root = CID(1, DAG_PB, sha256_multihash(lie))
-    there.put_block(root, lie)
+    there.put_blocks([(root, lie)])
     with here.download(root) as download, pytest.raises(MalformedDag, match=f"1000 bytes, .* it says {claimed}"):
         load(download, there)
 
@@ -227,7 +227,6 @@ def test_root_and_inner_nodes_are_never_present(here: Repo, there: Repo) -> None
         inner = walk.take(1)
         assert there.get_node(inner[0].cid.multihash) is not None
         assert download.has(inner) == [False]
-        download.abandon()
 
 
 def test_one_loader_at_a_time(here: Repo, there: Repo) -> None:
@@ -315,7 +314,7 @@ def test_finish_refuses_a_short_file_and_a_wrong_size(here: Repo, there: Repo) -
 
 
 def test_wrapped_leaves_that_nobody_vouched_for_are_hashed(here: Repo, there: Repo) -> None:
-    """With write and put_block alone the wraps are found by hashing; wrong bytes are then found out, too."""
+    """With write and put_blocks alone the wraps are found by hashing; wrong bytes are then found out, too."""
     stored = there.store_bytes(DATA, profile=WRAPPED)
     for wrong in (True, False):
         walk = FileWalk(stored.cid)
@@ -325,7 +324,7 @@ def test_wrapped_leaves_that_nobody_vouched_for_are_hashed(here: Repo, there: Re
                     block = there.get_block(ref.cid.multihash)
                     assert block is not None
                     if there.get_node(ref.cid.multihash) is not None:
-                        here.put_block(ref.cid, block)
+                        here.put_blocks([(ref.cid, block)])
                     for piece in walk.feed(ref, block):
                         download.write(piece.offset, bytes(len(piece.data)) if wrong else piece.data)
             if wrong:
@@ -355,7 +354,7 @@ def test_dag_that_claims_absurd_sizes_is_refused_at_once(here: Repo) -> None:
     for _ in range(4):
         node = encode_node([link] * 100, encode(UnixFSData(DataType.FILE, None, size * 100, [size] * 100)))
         link, size = PBLink("", CID(1, DAG_PB, sha256_multihash(node)), size * 100), size * 100
-        here.put_block(link.cid, node)
+        here.put_blocks([(link.cid, node)])
     with here.download(link.cid) as download:
         download.write(0, leaf)
         with pytest.raises(RepoError, match=str(link.cid)):
@@ -380,7 +379,6 @@ def test_lock_of_a_file_that_was_just_renamed_is_not_kept(here: Repo, monkeypatc
         download.write(0, b"x")
         assert download.path.read_bytes() == b"x"
         assert (here.directory / "elsewhere").read_bytes() == b""
-        download.abandon()
 
 
 def test_wrapped_leaf_of_another_kind_that_was_only_written(here: Repo) -> None:
@@ -411,17 +409,6 @@ def test_wrapped_leaf_of_another_kind_that_was_only_written(here: Repo) -> None:
     assert [here.get_block(sha256_multihash(block)) for block in blocks] == blocks
 
 
-def test_abandon_removes_the_partial_file(here: Repo, there: Repo) -> None:
-    """Abandoned, nothing of the load is left, and the next one starts from nothing."""
-    stored = there.store_bytes(DATA, profile=RAW_LEAVES)
-    with here.download(stored.cid) as download:
-        load(download, there, stop_after=6)
-        download.abandon()
-    assert list((here.directory / "partial").iterdir()) == []
-    with here.download(stored.cid) as download:
-        assert len([cid for cid in load(download, there) if cid.codec == RAW]) == 10
-
-
 def test_read_gives_what_was_written(here: Repo) -> None:
     """Ranges can be read from a partial file; where nothing was written there are zeros, behind its end nothing."""
     cid = CID(1, RAW, sha256_multihash(DATA))
@@ -431,15 +418,13 @@ def test_read_gives_what_was_written(here: Repo) -> None:
         assert download.read(9, 5) == b"\0abc\0"
         assert download.read(98, 10) == b"\0\0"
         assert download.read(200, 10) == b""
-        download.abandon()
 
 
 def test_room_is_asked_for_before_loading(here: Repo) -> None:
     """A file larger than the disk is refused at once, not after hours."""
-    with here.download(CID(1, RAW, sha256_multihash(b""))) as download:
-        with pytest.raises(DiskFull, match="Free some space"):
-            download.allocate(1 << 60)
-        download.abandon()
+    empty = CID(1, RAW, sha256_multihash(b""))
+    with here.download(empty) as download, pytest.raises(DiskFull, match="Free some space"):
+        download.allocate(1 << 60)
 
 
 def test_writers_in_several_threads(here: Repo, there: Repo) -> None:
@@ -494,7 +479,7 @@ def test_forked_child_does_not_hold_a_load(here: Repo) -> None:
         os.read(read, 1)
         os._exit(0)
     download.close()
-    here.download(cid).abandon()
+    here.download(cid).close()
     os.close(write)
     os.waitpid(child, 0)
     os.close(read)

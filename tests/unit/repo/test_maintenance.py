@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash
-from kachery_p2p.dag.profiles import custom_profile
 from kachery_p2p.errors import DamagedFile, RepoError, UnsupportedCID
 from kachery_p2p.repo import Repo
 from kachery_p2p.repo.limits import TASK_BYTES
+from tests.helpers.profiles import custom_profile
+from tests.helpers.repo_helpers import is_directory
 
 TINY = custom_profile(chunk_size=1000, width=4)
 DATA = random.Random(1).randbytes(9_500)
@@ -237,7 +238,8 @@ def test_sweep_keeps_what_is_reached(repo: Repo, tmp_path: Path) -> None:
     repo.remove(removed.cid)
     partial = repo.download(removed.cid)
     assert repo.sweep(min_age=-1) == (0, 0)
-    partial.abandon()
+    partial.close()
+    partial.path.unlink()
     assert repo.sweep(min_age=3600) == (0, 0)
     dropped, size = repo.sweep(min_age=-1)
     assert dropped > 50
@@ -273,8 +275,8 @@ def test_list_and_stats(repo: Repo, tmp_path: Path) -> None:
     assert all(abs(entry.added - time.time()) < 60 for entry in listed)
     stats = repo.stats
     assert stats[:5] == (3, len(DATA) + 3, 1, len(DATA), 1)
-    assert repo.is_directory(folder.cid)
-    assert not repo.is_directory(stored.cid)
+    assert is_directory(repo, folder.cid)
+    assert not is_directory(repo, stored.cid)
     assert repo.find_file(folder.cid) is None
 
 
@@ -330,7 +332,7 @@ def test_rebuild_keeps_links_directories_and_unusual_files(tmp_path: Path) -> No
     with Repo.open(tmp_path / "repo") as repo:
         assert repo.find_file(linked.cid) == tmp_path / "linked"
         assert repo.find_file(unusual.cid) == unusual.path
-        assert repo.is_directory(folder.cid)
+        assert is_directory(repo, folder.cid)
         assert repo.get_node(folder.cid.multihash) is not None
         assert [(problem.cid, problem.what) for problem in repo.verify()] == [(changed.cid, "changed")]
         assert repo.remove(changed.cid)

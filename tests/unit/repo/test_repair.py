@@ -15,10 +15,12 @@ import pytest
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.nodes import drive, symlink_target
-from kachery_p2p.dag.profiles import UNIXFS_V1_2025, custom_profile
+from kachery_p2p.dag.profiles import UNIXFS_V1_2025
 from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.errors import NotADirectory, RepoBusy, RepoError
 from kachery_p2p.repo import NodeLock, Repo
+from tests.helpers.profiles import custom_profile
+from tests.helpers.repo_helpers import is_directory
 
 LARGE = random.Random(7).randbytes(5_300_000)
 # Many levels, and folders that are split into shards at a few entries.
@@ -47,7 +49,7 @@ class Filled:
                 assert repo.get_block(cid.multihash) is not None
         for cid, content in self.folders.items():
             assert contents(repo, cid) == content
-            assert repo.is_directory(cid)
+            assert is_directory(repo, cid)
         assert {entry.cid: entry.size for entry in repo.list_files()} == self.sizes
         assert set(repo.roots()) == {cid.multihash for cid in self.sizes}
 

@@ -13,12 +13,12 @@ import pytest
 from kachery_p2p.dag.builder import leaf_wrap
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash, verify_block
 from kachery_p2p.dag.pb import PBLink, encode_node
-from kachery_p2p.dag.profiles import custom_profile
 from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
 from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.errors import DamagedFile, HashMismatch
 from kachery_p2p.repo import Repo
 from kachery_p2p.repo.openfiles import OpenFile, OpenFiles
+from tests.helpers.profiles import custom_profile
 
 TINY = custom_profile(chunk_size=1000, width=4)
 DATA = random.Random(1).randbytes(9_500)
@@ -248,8 +248,8 @@ def test_put_block_takes_only_what_has_the_hash(repo: Repo) -> None:
     with pytest.raises(HashMismatch):
         repo.put_blocks([(cid, good), (CID(1, DAG_PB, sha256_multihash(b"")), b"x")])
     assert repo.get_block(cid.multihash) is None
-    repo.put_block(cid, good)
-    repo.put_block(cid, good)
+    repo.put_blocks([(cid, good)])
+    repo.put_blocks([(cid, good)])
     assert repo.get_node(cid.multihash) == good
 
 

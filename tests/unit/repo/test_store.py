@@ -15,11 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kachery_p2p.dag.cid import CID, sha256_multihash
-from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile, custom_profile
+from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile
 from kachery_p2p.errors import FileChanged, FileMissing, InvalidProfile, IsADirectory, NotAFile, RepoError
 from kachery_p2p.repo import Repo
 from kachery_p2p.repo.fileio import Stamp
 from kachery_p2p.repo.limits import TASK_BYTES
+from kachery_p2p.repo.newfile import NewFile
+from tests.helpers.profiles import custom_profile
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "unixfs_cids.json").read_text())
 PROFILES = {
@@ -355,19 +357,19 @@ def test_closed_repo_says_so(tmp_path: Path) -> None:
 def test_written_file_is_stored_without_a_copy(repo: Repo) -> None:
     """What was written to a new file of the repo becomes the stored file itself; dropped, it leaves nothing."""
     for size in (0, 100, 3_000_000):
-        with repo.new_file() as new:
+        with NewFile(repo.directory / "tmp") as new:
             os.write(new.fd, pattern(size))
             inode = os.fstat(new.fd).st_ino
             stored = repo.store_new(new)
         assert stored.path.read_bytes() == pattern(size)
         assert stored.path.stat().st_ino == inode
         assert stored == repo.store_bytes(pattern(size))
-        with repo.new_file() as new:
+        with NewFile(repo.directory / "tmp") as new:
             os.write(new.fd, pattern(size))
             assert repo.store_new(new) == stored
         assert stored.path.stat().st_ino == inode
         assert everything_under(repo.directory / "tmp") == []
-    with repo.new_file() as new:
+    with NewFile(repo.directory / "tmp") as new:
         os.write(new.fd, b"never stored")
     assert everything_under(repo.directory / "tmp") == []
 

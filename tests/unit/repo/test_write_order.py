@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from kachery_p2p.dag.profiles import custom_profile
 from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.repo import Repo
 from kachery_p2p.repo.catalog import Catalog
+from kachery_p2p.repo.newfile import NewFile
+from tests.helpers.profiles import custom_profile
 
 DATA = random.Random(1).randbytes(3_000_000)
 TINY = custom_profile(chunk_size=100_000, width=5)
@@ -89,7 +90,7 @@ def test_large_file(repo: Repo, events: list[str], tmp_path: Path) -> None:
 
 def test_written_file(repo: Repo, events: list[str]) -> None:
     """A file written piece by piece is synced before it is renamed."""
-    with repo.new_file() as new:
+    with NewFile(repo.directory / "tmp") as new:
         os.write(new.fd, DATA)
         repo.store_new(new, profile=TINY)
     # It was synced once while it was hashed; then there is nothing left to write.

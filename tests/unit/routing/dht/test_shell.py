@@ -14,9 +14,10 @@ import trio.testing
 
 from kachery_p2p.errors import InvalidAddress, ProtocolNotSupported, StreamError
 from kachery_p2p.peer_ids import peer_bytes, peer_text
+from kachery_p2p.protocols import KAD, LAN_KAD
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht import shell_limits
-from kachery_p2p.routing.dht.dht import DHT, LAN_PROTOCOL, PROTOCOL
+from kachery_p2p.routing.dht.dht import DHT
 from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType
 from kachery_p2p.routing.dht.reach import bare, without_peer
 from kachery_p2p.routing.dht.rpc import Rpc, frame, read_message
@@ -185,7 +186,7 @@ async def test_clients_are_in_no_table(nursery: trio.Nursery) -> None:
     host, dht = await start(nursery, bootstrap=server_host.addresses(), **options)
     await until(lambda: dht.peers() == [server_host.peer_id])
     assert dht.status()["mode"] == "client"
-    assert PROTOCOL not in host.protocols()
+    assert KAD not in host.protocols()
     assert await announce(dht, new_multihash()) == 1
     assert server.peers() == []
     dht.set_server(True)
@@ -287,7 +288,7 @@ async def new_pair(nursery: trio.Nursery, bounds: ShellLimits) -> tuple[Host, Rp
     """The same, with a server of these bounds."""
     node = await start(nursery, bounds=bounds)
     host = await started(nursery)
-    rpc = Rpc(host, LAN_PROTOCOL, lambda message, peer: None)
+    rpc = Rpc(host, LAN_KAD, lambda message, peer: None)
     await nursery.start(rpc.run)
     await host.connect(node[0].addresses()[0])
     return host, rpc, node
@@ -311,7 +312,7 @@ async def test_no_answer_to_add_provider(pair: tuple[Host, Rpc, Node]) -> None:
     """On a stream with ADD_PROVIDER before another message, the first thing that comes back is that one's answer."""
     host, _, (server, dht) = pair
     own = DhtPeer(peer_bytes(host.peer_id), without_peer(host.addresses()))
-    async with await host.open_stream(server.peer_id, [LAN_PROTOCOL]) as stream:
+    async with await host.open_stream(server.peer_id, [LAN_KAD]) as stream:
         for kind in (MessageType.FIND_NODE, MessageType.GET_PROVIDERS, MessageType.PING):
             key = new_multihash()
             await stream.write(frame(DhtMessage(MessageType.ADD_PROVIDER, key, providers=(own,))))

@@ -1,0 +1,10 @@
+"""Units in which limits are written."""
+
+from __future__ import annotations
+
+#: Bytes.
+KIB = 1024
+MIB = 1024 * KIB
+#: Seconds.
+HOUR = 3600.0
+DAY = 24 * HOUR
