@@ -99,7 +99,7 @@ sys.stdin.read()
     )
     assert node.stdout is not None
     node.stdout.readline()
-    path = second.call("say(kcl.load_file(args[0], providers=[args[1]], timeout=30))", uri, first.addr)
+    path = second.call("say(kcl.load_file(args[0], providers=[args[1]], timeout=120))", uri, first.addr)
     assert node.wait(PATIENCE) == -signal.SIGKILL
     assert sha256_of(Path(path)) == sha256_of(source)
 

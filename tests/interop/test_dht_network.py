@@ -207,7 +207,7 @@ def test_lookups_of_kubo_by_our_servers(machine: Machine, servers: str) -> None:
                         await start_dht(nursery, listen=listen, bootstrap=first[0].addresses())
                         for _ in range(SERVERS - 1)
                     ]
-                    await until(lambda: all(len(dht.peers()) == SERVERS - 1 for _, dht in (first, *more)), 30)
+                    await until(lambda: all(len(dht.peers()) == SERVERS - 1 for _, dht in (first, *more)))
                     addrs = [host.addresses()[0] for host, _ in (first, *more)]
                 for peer in (asker, go):
                     for addr in addrs[:2]:

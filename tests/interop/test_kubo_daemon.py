@@ -53,9 +53,9 @@ LAYOUTS = {
     "sharded": ["--max-directory-links=2", "--max-hamt-fanout=8"],
 }
 
-_LOAD_DIR = "say(str(kcl.load_dir(args[0], args[2], providers=[args[1]], timeout=60)))"
-_LOAD = "say(str(kcl.load_file(args[0], providers=[args[1]], timeout=60)))"
-_BYTES = "say(list(kcl.load_bytes(args[0], args[2], args[3], providers=[args[1]], timeout=60)))"
+_LOAD_DIR = "say(str(kcl.load_dir(args[0], args[2], providers=[args[1]], timeout=120)))"
+_LOAD = "say(str(kcl.load_file(args[0], providers=[args[1]], timeout=120)))"
+_BYTES = "say(list(kcl.load_bytes(args[0], args[2], args[3], providers=[args[1]], timeout=120)))"
 _STORE = "say(kcl.store_file(args[0], profile=args[1]))"
 _LINK = "say(kcl.link_file(args[0], profile=args[1]))"
 _STORE_DIR = "say(kcl.store_dir(args[0], profile=args[1]))"
@@ -266,7 +266,7 @@ def test_kubo_loads_a_range(daemon: KuboDaemon, ours: Workstation, tmp_path: Pat
 )
 def test_kubo_loads_values(daemon: KuboDaemon, ours: Workstation, code: str, expected: bytes) -> None:
     """Text and JSON are files to Kubo, an empty text an empty file."""
-    assert daemon.run_bytes("cat", cid_of(ours.call(code)), timeout=60) == expected
+    assert daemon.run_bytes("cat", cid_of(ours.call(code)), timeout=120) == expected
 
 
 def test_kubo_exports_what_we_store(daemon: KuboDaemon, ours: Workstation, tree: Path, tmp_path: Path) -> None:

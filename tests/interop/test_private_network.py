@@ -68,7 +68,7 @@ def test_members_share(member: Workstation, workstation: Callable[..., Workstati
     """Two workstations with the key load from each other, and say that their network is private."""
     other = join(workstation(), member).start()
     uri, content = secret
-    assert Path(other.call(_LOAD, uri, [member.addr], 30)).read_bytes() == content
+    assert Path(other.call(_LOAD, uri, [member.addr], 120)).read_bytes() == content
     for station in (member, other):
         assert station.status()["private_network"] is True
     key = read_swarm_key(other.directory)
@@ -85,7 +85,7 @@ def test_kubo_joins_and_shares_both_ways(
     kubo_member.get(cid_of(uri), tmp_path / "copy", timeout=PATIENCE)
     assert (tmp_path / "copy").read_bytes() == content
     source = write_random(tmp_path / "source", 2_500_000, seed=34)
-    path = member.call(_LOAD, f"ipfs://{kubo_member.add(source)}", kubo_member.addrs, 30)
+    path = member.call(_LOAD, f"ipfs://{kubo_member.add(source)}", kubo_member.addrs, 120)
     assert Path(path).read_bytes() == source.read_bytes()
 
 
@@ -95,7 +95,7 @@ def test_we_join_kubos_network(
     """A workstation that knows nobody but Kubo dials it and loads from it."""
     other = join(workstation(), member)
     source = write_random(tmp_path / "source", 100_000, seed=35)
-    path = other.call(_LOAD, f"ipfs://{kubo_member.add(source)}", kubo_member.addrs, 30)
+    path = other.call(_LOAD, f"ipfs://{kubo_member.add(source)}", kubo_member.addrs, 120)
     assert Path(path).read_bytes() == source.read_bytes()
 
 

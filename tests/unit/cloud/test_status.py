@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 from click.testing import CliRunner, Result
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import kachery_cloud as kcl
@@ -203,7 +203,6 @@ _ROW = ["peer", "addrs", "source", "seconds", "round_trip_ms", "has", "path"]
 
 
 # The slowness of a machine that does other things, too, is no news here.
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     found=st.dictionaries(st.sampled_from([*FOUND, "settings", "warnings"]), _JSON, max_size=4),
     row=st.dictionaries(st.sampled_from(_ROW), _FLAT, max_size=4),
