@@ -30,9 +30,9 @@ KEEP_TO_ITSELF = {
     "KACHERY_CLOUD_MDNS": "off",
     "KACHERY_CLOUD_PORT_MAP": "off",
 }
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 RUN_SECONDS = 600.0
-STOP_SECONDS = 15.0
+STOP_SECONDS = 60.0
 
 
 class WorkstationError(Exception):

@@ -16,8 +16,11 @@ from scripts.peers import GoLibp2p, Helia, Kubo, missing, missing_go
 from scripts.workstation import KEEP_TO_ITSELF, Workstation
 from tests.helpers.clocks import PatientClock, Threads
 
-# Tests hold on a busy machine: hypothesis must not take the time of an example.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Tests hold on a busy machine: hypothesis must not take the time of an example. Those that share a fixture with all
+# examples know it. A test that names checks of its own would bring the others back.
+settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 settings.load_profile("patient")
 
 StartKubo = Callable[..., Kubo]

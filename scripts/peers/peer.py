@@ -27,9 +27,9 @@ from scripts.peers import places
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 CALL_SECONDS = 600.0
-STOP_SECONDS = 15.0
+STOP_SECONDS = 60.0
 # The peer itself keeps to the time-out of a request; this is only for a peer that hangs altogether.
 _GRACE_SECONDS = 30.0
 

@@ -13,6 +13,7 @@ import pytest
 
 from scripts.data import sha256_of, write_random
 from scripts.workstation import Workstation
+from tests.helpers.patience import PATIENCE
 
 SIZE = 60_000_000
 # Besides its leaves a DAG of this size has one inner node; messages have a few bytes around each block.
@@ -99,7 +100,7 @@ def counting_write(self, offset, data):
         os.kill(args[3], signal.SIGKILL)
     written += len(data)
 Download.write = counting_write
-path = kcl.load_file(args[0], providers=args[1:3], timeout=30)
+path = kcl.load_file(args[0], providers=args[1:3], timeout=120)
 say([path, written])
 """
     path, written = workstation().call(code, uri, dying.addr, other.addr, dying.node.pid)
@@ -133,7 +134,7 @@ def test_killed_store_leaves_no_half_file(workstation: Callable[..., Workstation
     outcomes: list[int] = []
     for calls in range(40):
         process = station.begin(_STORE_AND_DIE, source, calls)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         outcomes.append(process.returncode)
         files = [path for path in (station.directory / "ipfs").rglob("*") if path.is_file()]
         assert all(sha256_of(path) == sha256_of(source) for path in files)
@@ -163,7 +164,7 @@ progress._Bar.update = update
 kcl.store_file(args[0], local=True)
 """
     process = station.begin(code, source)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL
     assert [path for path in (station.directory / "ipfs").rglob("*") if path.is_file()] == []
     station.call("kcl.store_text('next', local=True)")

@@ -35,7 +35,7 @@ def free():
     return os.statvfs(station.directory).f_bavail
 
 def loads(uri):
-    return other.call("say(kcl.load_text(args[0], providers=[args[1]], timeout=30))", uri, station.addr)
+    return other.call("say(kcl.load_text(args[0], providers=[args[1]], timeout=120))", uri, station.addr)
 
 with station, other:
 """

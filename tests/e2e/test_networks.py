@@ -7,8 +7,7 @@ switches between them. What a machine knows about the others it must have found 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from scripts.data import write_random
 from scripts.lab import Host, Lab, unavailable
 from scripts.workstation import Workstation
+from tests.helpers.patience import wait_until
 
 SIZE = 3_000_000
 # In a network without name servers and other routers, what these would do is wait.
@@ -50,14 +50,6 @@ def assert_loads(at: Workstation, uri: str, data: Path) -> None:
     """The URI alone brings the same bytes."""
     path = Path(at.run("kachery-cloud-load", uri, timeout=120).stdout.strip())
     assert path.read_bytes() == data.read_bytes()
-
-
-def wait_for(what: str, condition: Callable[[], object], seconds: float = 60) -> None:
-    """Ask until it is so: these are other processes, which give no event to wait for."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.5)
 
 
 def test_two_workstations_on_one_lan(lab: Lab, tmp_path: Path, data: Path) -> None:
@@ -104,11 +96,11 @@ def test_two_labs_behind_nats(lab: Lab, tmp_path: Path, data: Path, nat: str) ->
         host = lab.host(f"lab-{number}", lan)
         labs.append(station(host, tmp_path, public="on", bootstrap=middle.addr, mdns="off").start())
     storing, loading = labs
-    wait_for("a reservation at the relay", lambda: any("p2p-circuit" in a for a in storing.status()["addresses"]))
+    wait_until(lambda: any("p2p-circuit" in a for a in storing.status()["addresses"]), "a reservation at the relay")
     uri = stored(storing, data)
     storing.run("kachery-cloud", "announce", uri)
     assert_loads(loading, uri, data)
-    wait_for("the result of the hole punch", lambda: sum(punches(storing)) + sum(punches(loading)))
+    wait_until(lambda: sum(punches(storing)) + sum(punches(loading)), "the result of the hole punch")
     succeeded = punches(storing)[0] + punches(loading)[0]
     assert bool(succeeded) == (nat == "port-preserving")
 
@@ -134,7 +126,7 @@ def test_a_lab_with_outbound_tcp_only(lab: Lab, tmp_path: Path, data: Path) -> N
     outside.run("kachery-cloud", "announce", theirs)
     assert_loads(inside, theirs, data)
     mine = write_random(tmp_path / "input" / "mine.dat", SIZE, seed=12)
-    wait_for("a reservation at the relay", lambda: any("p2p-circuit" in a for a in inside.status()["addresses"]))
+    wait_until(lambda: any("p2p-circuit" in a for a in inside.status()["addresses"]), "a reservation at the relay")
     uri = stored(inside, mine)
     inside.run("kachery-cloud", "announce", uri)
     assert_loads(outside, uri, mine)

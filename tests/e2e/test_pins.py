@@ -9,7 +9,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import pytest
 
 from scripts.data import sha256_of_folder, write_random
 from scripts.workstation import Workstation
+from tests.helpers.patience import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "the-token-of-this-test"
@@ -42,7 +42,8 @@ class Service:
 
     def misbehave(self, **fault: Any) -> list[str]:
         """Have it do so; the requests so far."""
-        with urlopen(Request(f"{self.url}/misbehave", json.dumps(fault).encode(), method="POST"), timeout=20) as answer:
+        request = Request(f"{self.url}/misbehave", json.dumps(fault).encode(), method="POST")
+        with urlopen(request, timeout=PATIENCE) as answer:
             return json.loads(answer.read())
 
     def posts(self) -> int:
@@ -76,14 +77,6 @@ def set_up(at: Workstation, service: Service, kind: str = "pinning", *options: s
     return at
 
 
-def wait_for(what: str, condition: Callable[[], object], seconds: float = 60) -> None:
-    """Ask until it is so: these are other processes, which give no event to wait for."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.2)
-
-
 def states(at: Workstation) -> list[str]:
     return [row["state"] for row in json.loads(at.run("kachery-cloud-pins", "--json").stdout)["pins"]]
 
@@ -114,7 +107,7 @@ def test_a_folder_from_a_script_without_a_node(
     write_random(folder / "sub" / "a.bin", 3_000_000, seed=32)
     (folder / "b.txt").write_text("b")
     storing = set_up(workstation(), service, kind)
-    uri = storing.call("say(kcl.store_dir(args[0], pin='lab', wait='verified', timeout=100))", folder)
+    uri = storing.call("say(kcl.store_dir(args[0], pin='lab', wait='verified', timeout=300))", folder)
     (row,) = storing.call("say(kcl.pins())")
     assert (row["uri"], row["state"], row["name"]) == (uri, "verified", "experiment")
     loading = workstation()
@@ -132,7 +125,7 @@ def test_written_down_now_and_done_later(workstation: Callable[..., Workstation]
     assert (states(at), service.posts()) == (["waiting"], 0)
     at.call("kcl.store_file(args[0], pin=True, local=True)", data)
     at.start()
-    at.run("kachery-cloud-pins", "wait", uri, "--verified", "--timeout", "100")
+    at.run("kachery-cloud-pins", "wait", uri, "--verified", "--timeout", "300")
     at.run("kachery-cloud-store", data, "--pin")
     assert (states(at), service.posts()) == (["verified"], 1)
     assert any("lab: 1 verified" in line for line in at.run("kachery-cloud-status").stdout.splitlines())
@@ -143,7 +136,7 @@ def test_removed_again(workstation: Callable[..., Workstation], service: Service
     at = set_up(workstation(), service).start()
     uri = at.run("kachery-cloud-store", data, "--pin").stdout.strip()
     at.run("kachery-cloud-pins", "remove", uri)
-    wait_for("the removal", lambda: states(at) == [])
+    wait_until(lambda: states(at) == [], "the removal")
     assert any(seen.startswith("DELETE /pins/") for seen in service.misbehave())
     assert at.run("kachery-cloud-pins", "wait", uri, check=False).returncode == 3
 
@@ -186,7 +179,7 @@ def test_interrupted_while_waiting(workstation: Callable[..., Workstation], serv
         while more := os.read(ours, 1000):
             shown += more
     os.close(ours)
-    assert process.wait(30) == 130
+    assert process.wait(PATIENCE) == 130
     assert f"lab: {uri} is queued at the service" in shown.decode()
     assert "goes on while a node runs" in shown.decode()
     process.stdout.close()

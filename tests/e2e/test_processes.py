@@ -13,12 +13,13 @@ import pytest
 
 from scripts.data import sha256_of, write_random
 from scripts.workstation import Workstation
+from tests.helpers.patience import PATIENCE
 
 # Reads one JSON list a line, [uri, address], loads that text, says it; ends with the input.
 _LOADER = """
 for line in sys.stdin:
     uri, addr = json.loads(line)
-    say(kcl.load_text(uri, providers=[addr], timeout=30))
+    say(kcl.load_text(uri, providers=[addr], timeout=120))
 """
 
 
@@ -34,7 +35,7 @@ def _ask(process: subprocess.Popen[str], line: str) -> str:
 def _end(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     process.stdin.close()
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE) == 0
 
 
 def _texts(station: Workstation, count: int) -> list[str]:
@@ -98,15 +99,15 @@ sys.stdin.read()
     )
     assert node.stdout is not None
     node.stdout.readline()
-    path = second.call("say(kcl.load_file(args[0], providers=[args[1]], timeout=30))", uri, first.addr)
-    assert node.wait(30) == -signal.SIGKILL
+    path = second.call("say(kcl.load_file(args[0], providers=[args[1]], timeout=120))", uri, first.addr)
+    assert node.wait(PATIENCE) == -signal.SIGKILL
     assert sha256_of(Path(path)) == sha256_of(source)
 
 
 def test_one_node_per_directory(workstation: Callable[..., Workstation]) -> None:
     """A second kachery-cloud-node of one directory is told which process is there already."""
     station = workstation().start()
-    second = station.run("kachery-cloud-node", check=False, timeout=60)
+    second = station.run("kachery-cloud-node", check=False, timeout=PATIENCE)
     assert second.returncode != 0
     assert str(station.node.pid) in second.stderr
     assert "Traceback" not in second.stderr
@@ -132,7 +133,7 @@ def test_forked_worker(workstation: Callable[..., Workstation]) -> None:
 import os, warnings
 warnings.simplefilter("ignore")
 uris, addr = args
-load = lambda uri: kcl.load_text(uri, providers=[addr], timeout=30)
+load = lambda uri: kcl.load_text(uri, providers=[addr], timeout=120)
 texts = [load(uris[0])]
 peer = kcl.status()["peer_id"]
 reader, writer = os.pipe()
@@ -159,7 +160,7 @@ import multiprocessing, warnings
 warnings.simplefilter("ignore")
 uris, addr = args
 def load(uri):
-    return kcl.load_text(uri, providers=[addr], timeout=30)
+    return kcl.load_text(uri, providers=[addr], timeout=120)
 load(uris[0])
 with multiprocessing.get_context("fork").Pool(2) as pool:
     say(pool.map(load, uris))
@@ -172,7 +173,7 @@ def test_interpreter_exit(workstation: Callable[..., Workstation]) -> None:
     first, second = workstation().start(), workstation()
     (uri,) = _texts(first, 1)
     process = second.begin("kcl.load_text(args[0], providers=[args[1]])", uri, first.addr)
-    out, errors = process.communicate(timeout=30)
+    out, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, errors) == (0, "", "")
 
 
@@ -181,7 +182,7 @@ def test_exception_in_a_script(workstation: Callable[..., Workstation]) -> None:
     first, second = workstation().start(), workstation()
     (uri,) = _texts(first, 1)
     process = second.begin("kcl.load_text(args[0], providers=[args[1]]); raise ValueError('mine')", uri, first.addr)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert errors.strip().endswith("ValueError: mine")
     assert errors.count("Traceback") == 1
@@ -193,11 +194,12 @@ def test_ctrl_c_during_a_load(workstation: Callable[..., Workstation], tmp_path:
     missing = "ipfs://bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"
     second = workstation().start()
     command = [str(Path(sys.executable).with_name("kachery-cloud-load")), missing, "--peer", silent.addr, "-v"]
+    command += ["--timeout", str(100 * PATIENCE)]
     process = subprocess.Popen(command, env=second.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert "Loading" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=20)
+    out, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert out == ""
     assert "Traceback" not in errors
@@ -211,4 +213,4 @@ def test_node_leaves_on_ctrl_c_and_terminate(workstation: Callable[..., Workstat
     station.start()
     assert station.peer_id == peer_id
     station.node.terminate()
-    assert station.node.wait(15) == 0
+    assert station.node.wait(PATIENCE) == 0

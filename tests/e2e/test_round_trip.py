@@ -114,7 +114,7 @@ def test_range(here: Workstation, there: Workstation, tmp_path: Path) -> None:
 def test_provider_in_the_uri(here: Workstation, there: Workstation) -> None:
     """A URI can say where to ask."""
     uri = here.call("say(kcl.store_text('hint'))")
-    code = "say(kcl.load_text(args[0] + '?label=x&provider=' + args[1], timeout=20))"
+    code = "say(kcl.load_text(args[0] + '?label=x&provider=' + args[1], timeout=120))"
     assert there.call(code, uri, here.addr) == "hint"
 
 
@@ -122,7 +122,7 @@ def test_peers_in_the_environment(here: Workstation, workstation: Callable[..., 
     """KACHERY_CLOUD_PEERS says whom to ask when nothing else does."""
     uri = here.call("say(kcl.store_text('configured'))")
     other = workstation(env={"KACHERY_CLOUD_PEERS": here.addr})
-    assert other.call("say(kcl.load_text(args[0], timeout=20))", uri) == "configured"
+    assert other.call("say(kcl.load_text(args[0], timeout=120))", uri) == "configured"
 
 
 def test_ipv6(workstation: Callable[..., Workstation]) -> None:

@@ -28,6 +28,8 @@ from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.errors import StreamError, StreamReset
 from kachery_p2p.wire import encode_varint
 from tests.helpers.bitswap_fakes import MemoryNetwork, MemoryStore, MemoryStream, cid_of, no_thread
+from tests.helpers.clocks import PatientClock
+from tests.helpers.patience import PATIENCE
 
 MIB = 1 << 20
 
@@ -67,7 +69,7 @@ class Adversary:
 
     async def wanted(self, count: int = 1) -> list[CID]:
         """Wait until so many blocks or questions were asked of it."""
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             while len(found := [e.cid for m in self.messages for e in m.entries if not e.cancel]) < count:
                 await self.heard.wait()
         return found
@@ -109,7 +111,7 @@ class Scene:
 
     async def still_works(self) -> None:
         """The good node still fetches from and serves the honest one."""
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE):
             async with self.good.new_session() as session:
                 session.add_provider("honest")
                 session.want([cid_of(block) for block in self.blocks])
@@ -133,7 +135,7 @@ async def scene() -> AsyncIterator[Scene]:
 
 async def gone(stream: MemoryStream) -> None:
     """Wait until the other side has torn this stream down."""
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         try:
             while await stream.read():
                 pass
@@ -158,7 +160,7 @@ async def test_wrong_bytes() -> None:
         assert "evil" not in session.peers()
         # The load goes on elsewhere.
         session.add_provider("honest")
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             for _ in s.blocks:
                 assert (await session.receive()).peer == "honest"
         # And whatever it says now is not listened to.
@@ -206,7 +208,7 @@ async def test_late_duplicates_are_no_lie() -> None:
             await s.evil.wanted(2)
         await stream.write(message(blocks=[(cid_of(two), two)]))
         await stream.close_write()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while await stream.read():
                 pass
         assert s.bad == []
@@ -240,7 +242,7 @@ async def test_exactly_four_mebibytes_and_one_byte_more() -> None:
         session.want([cid for cid, _ in parts])
         await s.evil.wanted()
         await s.evil.say(whole)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             assert {bytes((await session.receive()).data) for _ in parts} == set(blocks)
         await gone(await s.evil.say(encode_varint(limits.MAX_MESSAGE_SIZE + 1)))
         assert s.good.stats().peers["evil"].malformed == 1
@@ -285,7 +287,7 @@ async def test_malformed_cids_in_a_wantlist() -> None:
         junk = b"\x0a\x06\x0a\x04\x0a\x02zz"
         body = junk * 3 + good
         await s.evil.say(encode_varint(len(body)) + body)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while not any(m.blocks for m in s.evil.messages):
                 await s.evil.heard.wait()
         assert s.good.stats().peers["evil"].malformed == 3
@@ -301,7 +303,7 @@ async def test_negative_priorities_and_unknown_kinds() -> None:
         odd = b"\x0a" + bytes([34]) + second + b"\x20\x07"
         body = message(entries=[WantlistEntry(CID(1, RAW, first), -(2**31))])[1:] + b"\x0a\x28\x0a\x26" + odd
         await s.evil.say(encode_varint(len(body)) + body)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while not any(m.blocks for m in s.evil.messages):
                 await s.evil.heard.wait()
         assert [bytes(b.data) for m in s.evil.messages for b in m.blocks] == [one]
@@ -322,7 +324,7 @@ async def test_a_hundred_thousand_wants() -> None:
                 assert len(ledger.wants) <= limits.MAX_WANTS_PER_PEER
                 assert len(ledger.presences) <= limits.MAX_QUEUED_PRESENCES + limits.MAX_ENTRIES_PER_MESSAGE
         await s.still_works()
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             while sum(len(m.presences) for m in s.evil.messages) < len(cids):
                 await s.evil.heard.wait()
         assert len(s.good._engine.ledgers["evil"].wants) <= limits.MAX_WANTS_PER_PEER
@@ -344,7 +346,7 @@ async def test_a_flood_of_messages() -> None:
 
         s.nursery.start_soon(flood)
         await s.still_works()
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             await done.wait()
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert not s.good._engine.ledgers["evil"].wants
@@ -356,13 +358,13 @@ async def test_presences_for_things_not_asked() -> None:
     async with scene() as s, s.good.new_session() as session:
         session.add_provider("honest")
         session.want([cid_of(b"somewhere else")])
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await session.wait_exhausted()
         flood = [Presence(cid_of(str(n).encode()), n % 2 == 0) for n in range(3000)]
         flood.append(Presence(cid_of(b"somewhere else"), True))
         stream = await s.evil.say(message(presences=flood))
         await stream.close_write()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while await stream.read():
                 pass
         assert s.evil.messages == []
@@ -370,7 +372,7 @@ async def test_presences_for_things_not_asked() -> None:
         await s.still_works()
 
 
-async def test_silence(autojump_clock: trio.testing.MockClock) -> None:
+async def test_silence(patient_clock: PatientClock) -> None:
     """A peer that takes wants and never answers loses them to one that comes later."""
     async with scene() as s, s.good.new_session() as session:
         session.add_provider("evil")
@@ -385,7 +387,7 @@ async def test_silence(autojump_clock: trio.testing.MockClock) -> None:
         assert s.bad == []
 
 
-async def test_half_a_message_and_then_silence(autojump_clock: trio.testing.MockClock) -> None:
+async def test_half_a_message_and_then_silence(patient_clock: PatientClock) -> None:
     """Bodies that stop coming are given up, so their memory is free again; the others are not held up meanwhile."""
     async with scene() as s:
         streams = [
@@ -402,7 +404,7 @@ async def test_half_a_message_and_then_silence(autojump_clock: trio.testing.Mock
         assert [peer for peer, _ in s.bad] == ["evil"]
 
 
-async def test_bodies_that_drip_make_way(autojump_clock: trio.testing.MockClock) -> None:
+async def test_bodies_that_drip_make_way(patient_clock: PatientClock) -> None:
     """Messages that come a little at a time, never silent for long, do not keep the room that others need: blocks of an
     honest peer are taken all the same, and nobody is called bad for a slow line."""
     async with scene() as s, trio.open_nursery() as nursery:
@@ -426,7 +428,7 @@ async def test_bodies_that_drip_make_way(autojump_clock: trio.testing.MockClock)
         nursery.cancel_scope.cancel()
 
 
-async def test_a_peer_that_does_not_read(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_peer_that_does_not_read(patient_clock: PatientClock) -> None:
     """Replies that are not read block nobody else, and are dropped with all their wants after a minute."""
     async with scene() as s:
         s.evil.deaf = True
@@ -443,12 +445,12 @@ async def test_a_peer_that_does_not_read(autojump_clock: trio.testing.MockClock)
         # It may come back to its senses.
         s.evil.deaf = False
         await s.evil.say(message(entries=[WantlistEntry(cids[0])]))
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while not any(m.blocks for m in s.evil.messages):
                 await s.evil.heard.wait()
 
 
-async def test_many_peers_that_do_not_read(autojump_clock: trio.testing.MockClock) -> None:
+async def test_many_peers_that_do_not_read(patient_clock: PatientClock) -> None:
     """When deaf peers hold all the memory for replies they make way, in seconds, for one that reads."""
     async with scene() as s:
         cids = [s.store.add(os.urandom(8) * (2 * MIB // 8)) for _ in range(3)]
@@ -479,7 +481,7 @@ async def test_more_streams_than_are_read_at_once() -> None:
         assert session.stats().blocks == 0
         for stream in idle:
             await stream.close_write()
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             for _ in blocks:
                 await session.receive()
         too_many = [await s.evil.open() for _ in range(limits.MAX_WAITING_STREAMS_PER_PEER + 40)]

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kachery_p2p.errors import MalformedMessage
@@ -192,7 +192,6 @@ messages = st.builds(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(messages, st.binary(max_size=200))
 def test_any_message(bench: Bench, message: DhtMessage, noise: bytes) -> None:
     """Whatever comes over the wire is answered, taken in or refused as malformed; and every answer can be read."""

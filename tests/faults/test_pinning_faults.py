@@ -42,6 +42,7 @@ from tests.helpers.pinning_helpers import (
     config,
     no_proxies,
     row_that,
+    row_that_was,
     serving,
     store,
     storing,
@@ -82,7 +83,7 @@ async def test_down(tmp_path: Path, free_port: Callable[[], int], kind: str) -> 
     async with storing(tmp_path / "ours", [target]) as node:
         cid = await store(node, b"data")
         await node.keeping.pin(cid, NAME)
-        row = await row_that(node, has_error)
+        row = await row_that_was(node, has_error)
         assert (row["state"] in ("waiting", "uploading"), row["problem"]) == (True, "network")
         assert "cannot be reached" in row["last_error"]
         async with serving(tmp_path / "service", port) as service:
@@ -100,7 +101,7 @@ async def test_slow(tmp_path: Path) -> None:
         cid = await store(node, b"data")
         service.faults.append(Fault("POST", "/pins", 202, delay=6.0, after=True))
         await node.keeping.pin(cid, NAME)
-        row = await row_that(node, has_error)
+        row = await row_that_was(node, has_error)
         assert (row["problem"], row["last_error"]) == ("slow", "The pinning service lab did not answer in time.")
         assert (await to_the_end(node, cid))["state"] == "verified"
         assert asked(service) == 1
@@ -175,7 +176,7 @@ async def test_too_many_requests(tmp_path: Path, kind: str, form: str) -> None:
         service.faults.append(Fault("POST", path, 429, headers))
         begun = trio.current_time()
         await node.keeping.pin(cid, NAME)
-        row = await row_that(node, has_error)
+        row = await row_that_was(node, has_error)
         assert row["problem"] == "rate"
         assert "too often" in row["last_error"]
         assert (await to_the_end(node, cid))["state"] == "verified"
@@ -190,7 +191,7 @@ async def test_server_errors(tmp_path: Path, status: int) -> None:
         cid = await store(node, b"data")
         service.faults.append(Fault("POST", "/pins", status, after=True, body="<html>oops</html>"))
         await node.keeping.pin(cid, NAME)
-        row = await row_that(node, has_error)
+        row = await row_that_was(node, has_error)
         assert f"status {status}" in row["last_error"]
         assert "html" not in row["last_error"]
         if status == 418:
@@ -210,10 +211,10 @@ async def test_nonsense(tmp_path: Path, body: str) -> None:
         service.faults.append(Fault("GET", "/pins", 200, body=body))
         service.faults.append(Fault("POST", "/pins", 200, body=body, after=True))
         await node.keeping.pin(cid, NAME)
-        row = await row_that(node, has_error)
+        row = await row_that_was(node, has_error)
         assert row["problem"] == "answer"
         assert "not a list of pins" in row["last_error"]
-        await row_that(node, lambda row: "not the status of a pin" in row["last_error"])
+        await row_that_was(node, lambda row: "not the status of a pin" in row["last_error"])
         assert (await to_the_end(node, cid))["state"] == "verified"
         assert asked(service) == 1
 
@@ -227,7 +228,7 @@ async def test_lying_about_pinned(tmp_path: Path) -> None:
         service.lie = True
         cid = await store(node, b"data")
         await node.keeping.pin(cid, NAME)
-        row = await row_that(node, lambda row: row["tries"] >= 2)
+        row = await row_that_was(node, lambda row: row["tries"] >= 2)
         assert (row["state"], row["claimed"], row["verified"]) == ("pinned", True, None)
         assert "did not give back the block" in row["last_error"]
         # It turns out to be true after all.
@@ -243,7 +244,7 @@ async def test_an_endpoint_that_does_not_keep_what_it_took(tmp_path: Path) -> No
         said = json.dumps({"Root": {"Cid": {"/": cid}, "PinErrorMsg": ""}})
         service.faults.append(Fault("POST", "/api/v0/dag/import", 200, body=said))
         await node.keeping.pin(cid, NAME)
-        row = await row_that(node, lambda row: row["tries"] >= 2)
+        row = await row_that_was(node, lambda row: row["tries"] >= 2)
         assert (row["state"], row["verified"]) == ("pinned", None)
         # It is sent everything once more; this endpoint keeps it then.
         assert (await to_the_end(node, cid))["state"] == "verified"
@@ -256,7 +257,7 @@ async def test_a_proof_that_cannot_be_had_now(tmp_path: Path) -> None:
         cid = await store(node, b"data")
         service.faults.append(Fault("POST", "/api/v0/block/get", cut=True, count=2))
         await node.keeping.pin(cid, NAME)
-        row = await row_that(node, has_error)
+        row = await row_that_was(node, has_error)
         assert (row["state"], row["problem"]) == ("pinned", "network")
         assert (await to_the_end(node, cid))["state"] == "verified"
         assert asked(service, "rpc") == 1
@@ -278,7 +279,7 @@ async def test_an_import_that_goes_wrong_after_its_status(tmp_path: Path, said: 
         body = said.replace("%s", cid)
         service.faults.append(Fault("POST", "/api/v0/dag/import", 200, body=body))
         await node.keeping.pin(cid, NAME)
-        row = await row_that(node, has_error)
+        row = await row_that_was(node, has_error)
         assert told in row["last_error"]
         assert (await to_the_end(node, cid))["state"] == "verified"
 
@@ -293,7 +294,7 @@ async def test_queued_for_ever(tmp_path: Path) -> None:
         service.stuck = True
         cid = await store(node, b"data")
         await node.keeping.pin(cid, NAME)
-        row = await row_that(node, has_error)
+        row = await row_that_was(node, has_error)
         assert (row["state"], row["problem"]) == ("queued", "stuck")
         assert "in its queue for" in row["last_error"]
         service.start(next(iter(service.pins.values())))
@@ -309,7 +310,7 @@ async def test_queued_since_we_have_moved(tmp_path: Path) -> None:
         async with storing(tmp_path / "ours", [config(service)], pace=pace) as node:
             cid = await store(node, b"data")
             await node.keeping.pin(cid, NAME)
-            await row_that(node, lambda row: row["problem"] == "stuck")
+            await row_that_was(node, lambda row: row["problem"] == "stuck")
             (old,) = service.pins
         moved = ["/ip4/127.0.0.2/tcp/0"]
         async with storing(tmp_path / "ours", [config(service)], pace=pace, listen=moved) as node:
@@ -325,7 +326,7 @@ async def test_failed_then_fine(tmp_path: Path) -> None:
         service.fail = 2
         cid = await store(node, b"data")
         await node.keeping.pin(cid, NAME)
-        row = await row_that(node, has_error)
+        row = await row_that_was(node, has_error)
         assert row["state"] == "failed"
         assert "the disk of the service was full" in row["last_error"]
         assert (await to_the_end(node, cid))["state"] == "verified"
@@ -353,7 +354,7 @@ async def test_a_service_that_forgets(tmp_path: Path) -> None:
         await row_that(node, lambda row: row["state"] == "queued")
         service.stuck = False
         service.pins.clear()
-        row = await row_that(node, has_error)
+        row = await row_that_was(node, has_error)
         assert "does not know its own request" in row["last_error"]
         assert (await to_the_end(node, cid))["state"] == "verified"
 
@@ -365,7 +366,7 @@ async def test_a_line_cut_while_sending(tmp_path: Path) -> None:
         cid = await store(node, data)
         service.faults.append(Fault("POST", "/api/v0/dag/import", cut=True, cut_at=3_000_000))
         await node.keeping.pin(cid, NAME, size=len(data))
-        row = await row_that(node, has_error)
+        row = await row_that_was(node, has_error)
         assert row["problem"] == "network"
         assert "broke" in row["last_error"]
         assert (await to_the_end(node, cid))["state"] == "verified"
@@ -382,7 +383,7 @@ async def test_what_is_not_here_any_more_cannot_be_sent(tmp_path: Path) -> None:
         node.repo.quarantine(stored.cid)
         node.repo.remove(stored.cid)
         await node.keeping.pin(cid, NAME)
-        row = await row_that(node, has_error)
+        row = await row_that_was(node, has_error)
         assert (row["state"], row["problem"]) == ("failed", "local")
         assert "is missing or damaged. Load or store it again" in row["last_error"]
         assert asked(service, "rpc") == 0
@@ -463,7 +464,7 @@ async def test_wrong_clock(tmp_path: Path, years: int) -> None:
         service.faults.append(Fault("GET", "/pins", 500))
         cid = await store(node, b"data")
         await node.keeping.pin(cid, NAME)
-        await row_that(node, has_error)
+        await row_that_was(node, has_error)
         wrong[0] = 0.0
         node.keeping.wake()
         assert (await to_the_end(node, cid))["state"] == "verified"
@@ -565,7 +566,7 @@ async def test_the_token_is_never_shown(tmp_path: Path, caplog: pytest.LogCaptur
             service.faults += [Fault("GET", "/pins", 500, body=body), Fault("GET", "/pins", 401, body=body)]
             cid = await store(node, b"data")
             await node.keeping.pin(cid, NAME)
-            first = await row_that(node, has_error)
+            first = await row_that_was(node, has_error)
             assert "(token)" in first["last_error"]
             last = await to_the_end(node, cid)
             assert last["state"] == "refused"
@@ -636,7 +637,7 @@ async def test_a_service_must_prove_its_name(tmp_path: Path, monkeypatch: pytest
                 cid = await store(node, b"data")
                 await node.keeping.pin(cid, NAME)
                 with trio.fail_after(PATIENCE):
-                    row = await row_that(node, has_error if not vouched else lambda row: row["state"] == "refused")
+                    row = await row_that_was(node, has_error if not vouched else lambda row: row["state"] == "refused")
             assert ("certificate" in row["last_error"]) is not vouched
             assert tokens == ["Bearer the-token"] * vouched
 
@@ -661,7 +662,7 @@ async def test_an_answer_without_end(tmp_path: Path) -> None:
         service.faults.append(Fault("GET", "/pins", 200, body=" " * (3 * limits.MAX_ANSWER_SIZE)))
         cid = await store(node, b"data")
         await node.keeping.pin(cid, NAME)
-        row = await row_that(node, has_error)
+        row = await row_that_was(node, has_error)
         assert "more than" in row["last_error"]
         assert (await to_the_end(node, cid))["state"] == "verified"
 

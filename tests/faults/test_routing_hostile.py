@@ -198,7 +198,6 @@ def test_text_of_strangers_raises_nothing(some: str, more: str) -> None:
         text.network(written)
 
 
-@settings(deadline=None)
 @given(
     st.binary(max_size=2000)
     | st.recursive(
@@ -399,7 +398,7 @@ _EVENTS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(_EVENTS, st.floats(0, 10 * 86400)), max_size=60))
 def test_any_course_of_events_can_be_written_and_read(events: list[tuple[tuple[Any, ...], float]]) -> None:
     """Whatever happens in whatever order, the book that is read again says what the one that was written said."""

@@ -14,6 +14,7 @@ import trio
 from kachery_cloud.node import control
 from kachery_cloud.node.control import ControlClient, ControlEndpoint, serve_control
 from kachery_p2p.errors import DiskFull
+from tests.helpers.patience import PATIENCE
 
 
 class Server:
@@ -75,15 +76,15 @@ class Server:
 
         self.thread = threading.Thread(target=trio.run, args=(main,))
         self.thread.start()
-        ready.result(10)
+        ready.result(PATIENCE)
 
     def stop(self) -> None:
         self.token.run_sync_soon(self.nursery.cancel_scope.cancel)
-        self.thread.join(10)
+        self.thread.join(PATIENCE)
 
 
 def ask(client: ControlClient, method: str, params: dict[str, Any], progress: Any = None) -> Any:
-    return client.start(method, params, progress)[1].result(10)
+    return client.start(method, params, progress)[1].result(PATIENCE)
 
 
 def answer_to(directory: Path, *sent: bytes, secret: bool = False) -> bytes:
@@ -91,7 +92,7 @@ def answer_to(directory: Path, *sent: bytes, secret: bool = False) -> bytes:
     endpoint = ControlEndpoint.read(directory)
     assert endpoint.path is not None
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(20)
+        sock.settimeout(PATIENCE)
         sock.connect(endpoint.path)
         answer = b""
         try:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 import trio
@@ -15,6 +16,7 @@ from kachery_p2p.node.node import Node
 from kachery_p2p.node.pins import Keeping
 from kachery_p2p.pinning import OUTBOX_NAME, PinOutbox, PinService
 from kachery_p2p.pinning.limits import WorkerPace
+from kachery_p2p.pinning.outbox import PinEntry
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
 from scripts.pinning_service import LISTEN, PinningService
@@ -58,6 +60,7 @@ async def storing(
     with Repo.open(folder) as repo:
         node = Node(repo, load_or_create_identity(folder), listen=listen)
         node.keeping = Keeping(node.host, node.exchange, repo, services, pace=pace, wall=wall)
+        _record(node.keeping)
         async with trio.open_nursery() as nursery:
             await nursery.start(node.run)
             yield node
@@ -92,3 +95,37 @@ def written_elsewhere(node: Node, *args: Any, **values: Any) -> None:
     outbox = PinOutbox(node.repo.directory / OUTBOX_NAME)
     outbox.add(*args, **values)
     outbox.close()
+
+
+#: All rows as they were ever written, of each `Keeping` that a test has started.
+_written: WeakKeyDictionary[Keeping, list[PinEntry]] = WeakKeyDictionary()
+
+
+def _record(keeping: Keeping) -> None:
+    outbox, rows = keeping._outbox, _written.setdefault(keeping, [])
+    update, tell = outbox.update, outbox.tell
+
+    def recorded_update(entry: PinEntry, **values: Any) -> PinEntry | None:
+        now = update(entry, **values)
+        if now is not None:
+            rows.append(now)
+        return now
+
+    def recorded_tell(*args: Any, **options: Any) -> None:
+        tell(*args, **options)
+        rows.extend(outbox.list())
+
+    outbox.update, outbox.tell = recorded_update, recorded_tell
+
+
+async def row_that_was(node: Node, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The same for what may be over by the time that a test looks, such as an error before a second try: each row
+    counts as it was written."""
+    worker = node.keeping.worker
+    assert worker is not None
+    while True:
+        seen = worker.changes
+        for entry in _written[node.keeping]:
+            if fits(row := node.keeping._shown(entry)):
+                return row
+        await worker.wait_changed(seen)

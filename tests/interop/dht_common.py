@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -15,6 +15,7 @@ from kachery_p2p.routing.dht.dht import DHT
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.transport.host import Host
 from scripts.peers import Peer
+from tests.helpers.patience import PATIENCE
 from tests.helpers.transport_helpers import run_dht
 
 
@@ -49,11 +50,4 @@ async def providers(dht: DHT, multihash: bytes) -> list[Provider]:
 
 async def call(real: Peer, command: str, /, **args: Any) -> dict[str, Any]:
     """A request to a real peer, off the event loop."""
-    return await trio.to_thread.run_sync(lambda: real.call(command, timeout=30, **args), abandon_on_cancel=True)
-
-
-async def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Wait until something is so."""
-    with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - real peers tell nobody when they are done
-            await trio.sleep(0.05)
+    return await trio.to_thread.run_sync(lambda: real.call(command, timeout=PATIENCE, **args), abandon_on_cancel=True)

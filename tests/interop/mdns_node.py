@@ -33,7 +33,7 @@ async def answer(request: dict[str, Any], host: Host, mdns: Mdns) -> None:
         say("looking")
     elif request["cmd"] == "connect":
         try:
-            await host.connect(request["addrs"][0], request["addrs"], timeout=10)
+            await host.connect(request["addrs"][0], request["addrs"], timeout=60)
             say("dialled", error=None)
         except KacheryError as error:
             say("dialled", error=str(error))

@@ -16,6 +16,7 @@ import pytest
 
 from scripts.lab import Host, Lab, unavailable
 from scripts.peers import Kubo
+from tests.helpers.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PORT = 4001
@@ -75,7 +76,7 @@ class Node:
         for line in self._process.stdout:
             self._lines.put(json.loads(line))
 
-    def until(self, fits: Callable[[dict[str, Any]], object], seconds: float = 60) -> dict[str, Any]:
+    def until(self, fits: Callable[[dict[str, Any]], object], seconds: float = PATIENCE) -> dict[str, Any]:
         """The first status that fits, the present one included."""
         end = time.monotonic() + seconds
         while not (self.status and fits(self.status)):

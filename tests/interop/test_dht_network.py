@@ -25,7 +25,8 @@ from scripts.lab import Host as Machine
 from scripts.lab import Lab, unavailable
 from scripts.peers import GoLibp2p, Helia, Kubo, Peer, PeerError, missing, missing_go
 from tests.helpers.bitswap_fakes import MemoryStore
-from tests.interop.dht_common import announce, call, cid_text, new_multihash, providers, start_dht, until
+from tests.helpers.patience import PATIENCE, until
+from tests.interop.dht_common import announce, call, cid_text, new_multihash, providers, start_dht
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +74,13 @@ async def succeeds(real: Peer, command: str, /, **args: object) -> bool:
     return bool(result.get("addrs", True))
 
 
+async def until_found(dht: DHT, multihash: bytes, provider: str) -> None:
+    """Search again and again, until a provider is named."""
+    with trio.fail_after(PATIENCE):
+        while provider not in {each.peer for each in await providers(dht, multihash)}:  # noqa: ASYNC110 - Kubo tells nobody
+            await trio.sleep(0.2)
+
+
 async def finds(peer: Peer, multihash: bytes, provider: str) -> bool:
     """Whether a search of Helia or go-libp2p names a provider with an address."""
     answer = await call(peer, "find_providers", cid=cid_text(multihash))
@@ -96,7 +104,7 @@ def test_everyone_finds_what_everyone_has(machine: Machine, tmp_path: Path) -> N
                 ours = [await start_dht(nursery, listen=listen, bootstrap=[entry[n % KUBOS]]) for n in range(OURS)]
                 real = {peer.peer_id for peer in (*kubos, *helias, go)}
                 everyone = real | {host.peer_id for host, _ in ours}
-                await until(lambda: all(len(set(dht.peers()) & everyone) >= 24 for _, dht in ours), 60)
+                await until(lambda: all(len(set(dht.peers()) & everyone) >= 24 for _, dht in ours))
 
                 # --- everyone announces something
                 has: dict[bytes, str] = {}
@@ -113,10 +121,12 @@ def test_everyone_finds_what_everyone_has(machine: Machine, tmp_path: Path) -> N
                     has[CID.parse(cid["cid"]).multihash] = kubo.peer_id
                 hidden = [await start_hidden(nursery, listen, entry[:1]) for _ in range(HIDDEN)]
                 for host, dht, cid in hidden:
-                    await until(lambda dht=dht: len(dht.peers()) >= 20, 60)
+                    await until(lambda dht=dht: len(dht.peers()) >= 20)
                     assert await announce(dht, cid.multihash) >= 19
                     await hide(host, *kubos)
-                await trio.sleep(3)  # Kubo gathers what it is to announce for a moment
+                for multihash, owner in has.items():
+                    if owner in {kubo.peer_id for kubo in kubos}:  # it gathers what it is to announce for a moment
+                        await until_found(ours[0][1], multihash, owner)
 
                 # --- and looks for the others'
                 began = time.monotonic()
@@ -197,7 +207,7 @@ def test_lookups_of_kubo_by_our_servers(machine: Machine, servers: str) -> None:
                         await start_dht(nursery, listen=listen, bootstrap=first[0].addresses())
                         for _ in range(SERVERS - 1)
                     ]
-                    await until(lambda: all(len(dht.peers()) == SERVERS - 1 for _, dht in (first, *more)), 30)
+                    await until(lambda: all(len(dht.peers()) == SERVERS - 1 for _, dht in (first, *more)))
                     addrs = [host.addresses()[0] for host, _ in (first, *more)]
                 for peer in (asker, go):
                     for addr in addrs[:2]:
@@ -205,7 +215,7 @@ def test_lookups_of_kubo_by_our_servers(machine: Machine, servers: str) -> None:
                 targets = [await start_hidden(nursery, listen, addrs[:2]) for _ in range(TARGETS)]
                 for host, dht, cid in targets:
                     # Kubo stays a server of the LAN DHT whatever its routing is: it must not get the record itself.
-                    await until(lambda dht=dht: len(set(dht.peers()) - {asker.peer_id}) == SERVERS, 60)
+                    await until(lambda dht=dht: len(set(dht.peers()) - {asker.peer_id}) == SERVERS)
                     assert await announce(dht, cid.multihash, but=[asker, go]) == SERVERS
                     await hide(host, asker, go)
                 for host, _, cid in targets:

@@ -12,7 +12,8 @@ from kachery_p2p.routing.dht.dht import DHT
 from kachery_p2p.transport.host import Host
 from scripts.peers import Kubo, Peer
 from tests.conftest import StartGoLibp2p, StartHelia, StartKubo
-from tests.interop.dht_common import announce, call, cid_text, new_multihash, providers, start_dht, until
+from tests.helpers.patience import until
+from tests.interop.dht_common import announce, call, cid_text, new_multihash, providers, start_dht
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from scripts.data import write_random
 from scripts.lab import Lab, unavailable
 from scripts.peers import Helia, Kubo
+from tests.helpers.patience import PATIENCE
 
 SIZE = 2_000_000
 
@@ -42,9 +43,9 @@ def test_on_one_lan_by_multicast(
     mine = write_random(tmp_path / "mine.dat", SIZE, seed=21)
     uri = ours.run("kachery-cloud-store", mine).stdout.strip()
     got = tmp_path / "got.dat"
-    peer.get(uri.removeprefix("ipfs://"), got, timeout=60)
+    peer.get(uri.removeprefix("ipfs://"), got, timeout=PATIENCE)
     assert got.read_bytes() == mine.read_bytes()
     theirs = write_random(tmp_path / "theirs.dat", SIZE, seed=22)
     cid = peer.add(theirs)
-    path = Path(ours.run("kachery-cloud-load", cid, timeout=60).stdout.strip())
+    path = Path(ours.run("kachery-cloud-load", cid, timeout=PATIENCE).stdout.strip())
     assert path.read_bytes() == theirs.read_bytes()

@@ -12,6 +12,7 @@ import pytest
 from scripts.data import sha256_of, sha256_of_folder, write_many, write_random
 from scripts.peers import Helia, PeerError
 from scripts.workstation import Workstation
+from tests.helpers.patience import PATIENCE
 from tests.interop.common import V0, V1, cid_of
 
 _STORE = "say(kcl.store_file(args[0], profile=args[1]))"
@@ -29,7 +30,7 @@ def url(station: Workstation) -> str:
     return station.status()["gateway"]["url"]
 
 
-def get_http(helia: Helia, url: str, cid: str, dest: Path, *, timeout: float = 60) -> int:
+def get_http(helia: Helia, url: str, cid: str, dest: Path, *, timeout: float = PATIENCE) -> int:
     """Fetch with a Helia that has nothing but HTTP. Returns the bytes of the files."""
     return helia.call("get_http", gateways=[url], cid=cid, dest=str(dest.resolve()), timeout=timeout)["bytes"]
 
@@ -84,7 +85,7 @@ def test_curl_fetches_a_range(station: Workstation, url: str, tmp_path: Path) ->
             *options,
             address,
         ]
-        return subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+        return subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE).stdout
 
     assert curl("--range", "1000000-1999999") == data[1_000_000:2_000_000]
     assert curl("--range", "-10") == data[-10:]

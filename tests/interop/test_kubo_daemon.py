@@ -17,6 +17,7 @@ import pytest
 from scripts.data import sha256_of, write_random
 from scripts.peers import KuboDaemon, missing_kubo_daemon
 from scripts.workstation import Workstation
+from tests.helpers.patience import PATIENCE
 from tests.interop.common import V0, V1, cid_of
 
 #: Every way of cutting files that `ipfs add` has.
@@ -52,9 +53,9 @@ LAYOUTS = {
     "sharded": ["--max-directory-links=2", "--max-hamt-fanout=8"],
 }
 
-_LOAD_DIR = "say(str(kcl.load_dir(args[0], args[2], providers=[args[1]], timeout=60)))"
-_LOAD = "say(str(kcl.load_file(args[0], providers=[args[1]], timeout=60)))"
-_BYTES = "say(list(kcl.load_bytes(args[0], args[2], args[3], providers=[args[1]], timeout=60)))"
+_LOAD_DIR = "say(str(kcl.load_dir(args[0], args[2], providers=[args[1]], timeout=120)))"
+_LOAD = "say(str(kcl.load_file(args[0], providers=[args[1]], timeout=120)))"
+_BYTES = "say(list(kcl.load_bytes(args[0], args[2], args[3], providers=[args[1]], timeout=120)))"
 _STORE = "say(kcl.store_file(args[0], profile=args[1]))"
 _LINK = "say(kcl.link_file(args[0], profile=args[1]))"
 _STORE_DIR = "say(kcl.store_dir(args[0], profile=args[1]))"
@@ -191,8 +192,8 @@ def test_we_load_what_kubo_imported(daemon: KuboDaemon, ours: Workstation, tree:
 def test_kubo_loads_a_folder(daemon: KuboDaemon, ours: Workstation, tree: Path, tmp_path: Path, profile: str) -> None:
     """Kubo pins a folder of ours and writes it out, empty files among it; and it has the CID that Kubo computes."""
     cid = cid_of(ours.call(_STORE_DIR, tree, profile))
-    daemon.pin(cid, timeout=60)
-    daemon.get(cid, tmp_path / "copy", timeout=60)
+    daemon.pin(cid, timeout=PATIENCE)
+    daemon.get(cid, tmp_path / "copy", timeout=PATIENCE)
     assert contents(tmp_path / "copy") == contents(tree)
     with KuboDaemon(profile=profile) as other:
         assert other.add(tree, "--only-hash") == cid
@@ -234,7 +235,7 @@ def test_kubo_loads_a_file(daemon: KuboDaemon, ours: Workstation, tmp_path: Path
     """Kubo loads a file of any size under either profile, byte for byte."""
     source = write_random(tmp_path / "source.dat", size, seed=20 * size + len(profile))
     cid = cid_of(ours.call(_STORE, source, profile))
-    daemon.get(cid, tmp_path / "copy.dat", timeout=60)
+    daemon.get(cid, tmp_path / "copy.dat", timeout=PATIENCE)
     assert sha256_of(tmp_path / "copy.dat") == sha256_of(source)
 
 
@@ -251,7 +252,7 @@ def test_kubo_loads_a_range(daemon: KuboDaemon, ours: Workstation, tmp_path: Pat
     """`ipfs cat` of a part fetches that part of a file of ours."""
     source = write_random(tmp_path / "source.dat", 5_000_000, seed=79)
     cid = cid_of(ours.call(_STORE, source, V1))
-    got = daemon.run_bytes("cat", "--offset=2000000", "--length=1000", cid, timeout=60)
+    got = daemon.run_bytes("cat", "--offset=2000000", "--length=1000", cid, timeout=PATIENCE)
     assert got == source.read_bytes()[2_000_000:2_001_000]
 
 
@@ -265,15 +266,15 @@ def test_kubo_loads_a_range(daemon: KuboDaemon, ours: Workstation, tmp_path: Pat
 )
 def test_kubo_loads_values(daemon: KuboDaemon, ours: Workstation, code: str, expected: bytes) -> None:
     """Text and JSON are files to Kubo, an empty text an empty file."""
-    assert daemon.run_bytes("cat", cid_of(ours.call(code)), timeout=60) == expected
+    assert daemon.run_bytes("cat", cid_of(ours.call(code)), timeout=120) == expected
 
 
 def test_kubo_exports_what_we_store(daemon: KuboDaemon, ours: Workstation, tree: Path, tmp_path: Path) -> None:
     """`ipfs dag export` of a folder of ours, and the import elsewhere, bring every block, the empty one included."""
     cid = cid_of(ours.call(_STORE_DIR, tree, V1))
-    (tmp_path / "tree.car").write_bytes(daemon.run_bytes("dag", "export", "--progress=false", cid, timeout=60))
+    (tmp_path / "tree.car").write_bytes(daemon.run_bytes("dag", "export", "--progress=false", cid, timeout=PATIENCE))
     with KuboDaemon() as other:
         other.run("dag", "import", tmp_path / "tree.car")
-        other.get(cid, tmp_path / "copy", timeout=30)
+        other.get(cid, tmp_path / "copy", timeout=PATIENCE)
     assert contents(tmp_path / "copy") == contents(tree)
     assert stat.S_ISDIR((tmp_path / "copy" / "no files").stat().st_mode)

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,9 +18,9 @@ import pytest
 
 from scripts.lab import Host, Lab, unavailable
 from scripts.peers import Helia, Kubo, PeerError
+from tests.helpers.patience import PATIENCE, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-WAIT = 20.0
 START = Callable[..., "Station"]
 
 
@@ -61,7 +60,7 @@ class Station:
             return None
 
         with self._more:
-            assert self._more.wait_for(fitting, WAIT), f"no {event} {fields} in {self.said}"
+            assert self._more.wait_for(fitting, PATIENCE), f"no {event} {fields} in {self.said}"
             found = fitting()
         assert found is not None
         return found
@@ -82,7 +81,7 @@ class Station:
         """Leave in order."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        assert self._process.wait(WAIT) == 0
+        assert self._process.wait(PATIENCE) == 0
 
     def kill(self) -> None:
         """End it, if it has not ended."""
@@ -126,14 +125,6 @@ def with_route(machine: Host) -> Host:
     return machine
 
 
-def eventually(condition: Callable[[], object]) -> None:
-    """Wait until it holds."""
-    until = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < until, "it did not come true"
-        time.sleep(0.1)
-
-
 # --- among ourselves -------------------------------------------------------------------------------------------------
 
 
@@ -174,7 +165,7 @@ def test_ipv6_only(lab: Lab, start: START) -> None:
     machines = [lab.host(name, net) for name in ("anna", "ben")]
     for machine in machines:
         machine.run("ip", "-4", "addr", "flush", "dev", "eth0")
-    eventually(lambda: all("tentative" not in each.run("ip", "-6", "addr", "show", "dev", "eth0") for each in machines))
+    wait_until(lambda: all("tentative" not in each.run("ip", "-6", "addr", "show", "dev", "eth0") for each in machines))
     anna, ben = (start(machine, "/ip6/::/tcp/4001") for machine in machines)
     assert anna.wait_for("found", peer=ben.peer)["addrs"] == ["/ip6/fd83::2/tcp/4001"]
     ben.wait_for("found", peer=anna.peer)
@@ -198,7 +189,7 @@ def test_several_interfaces(lab: Lab, start: START) -> None:
     since = len(middle.said)
     middle_machine.link(True, 1)
     # It takes the system a moment to see the carrier.
-    eventually(lambda: middle.ask("look", "looking") and len(middle.status()["interfaces"]) == 2)
+    wait_until(lambda: middle.ask("look", "looking") and len(middle.status()["interfaces"]) == 2)
     middle.wait_for("found", since=since, peer=right.peer)
 
 
@@ -239,7 +230,7 @@ def test_plain_resolver(lab: Lab, start: START) -> None:
     client = with_route(lab.host("client", net))
     query = dns.message.make_query("_p2p._udp.local.", "PTR")
     with client.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(WAIT)
+        sock.settimeout(PATIENCE)
         sock.sendto(query.to_wire(), ("224.0.0.251", 5353))
         data, sender = sock.recvfrom(9000)
     assert sender == ("10.88.0.1", 5353)
@@ -269,7 +260,7 @@ def test_kubo(lab: Lab, start: START, start_kubo: Callable[..., Kubo], first: st
     found = station.wait_for("found", peer=kubo.peer_id)
     assert [each.rpartition("/")[0] for each in found["addrs"]] == ["/ip4/10.89.0.2/tcp"]
     station.wait_for("connected", peer=kubo.peer_id)
-    eventually(lambda: station.peer in kubo_peers(kubo))
+    wait_until(lambda: station.peer in kubo_peers(kubo))
     assert station.ask("connect", "dialled", addrs=found["addrs"])["error"] is None
 
 
@@ -292,7 +283,7 @@ def test_helia(lab: Lab, start: START, start_helia: Callable[..., Helia], first:
             return False
         return True
 
-    eventually(connects)
+    wait_until(connects)
     station.wait_for("connected", peer=helia.peer_id)
 
 
@@ -309,4 +300,4 @@ def test_all_on_one_machine(
     for station, other in ((near, far), (far, near)):
         for peer in (kubo.peer_id, helia.peer_id, other.peer):
             station.wait_for("found", peer=peer)
-    eventually(lambda: near.peer in kubo_peers(kubo) and far.peer in kubo_peers(kubo))
+    wait_until(lambda: near.peer in kubo_peers(kubo) and far.peer in kubo_peers(kubo))

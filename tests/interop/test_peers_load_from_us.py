@@ -9,6 +9,7 @@ import pytest
 from scripts.data import sha256_of, sha256_of_folder, write_random
 from scripts.peers import Helia, Kubo
 from scripts.workstation import Workstation
+from tests.helpers.patience import PATIENCE
 from tests.interop.common import V0, V1, cid_of, connect
 
 _STORE = "say(kcl.store_file(args[0], profile=args[1]))"
@@ -24,7 +25,7 @@ def test_small_files(peer: Kubo | Helia, station: Workstation, tmp_path: Path, s
     cid = cid_of(station.call(_STORE, source, profile))
     assert cid.startswith("Qm" if profile == V0 else "baf")
     connect(peer, station)
-    peer.get(cid, tmp_path / "copy.dat", timeout=60)
+    peer.get(cid, tmp_path / "copy.dat", timeout=PATIENCE)
     assert (tmp_path / "copy.dat").read_bytes() == source.read_bytes()
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import queue
 import threading
-import time
 from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
 
 from kachery_p2p.errors import DialError
-from kachery_p2p.transport.holepunch import HolePunch, HolePunchResult
+from kachery_p2p.transport.holepunch import DCUTR, HolePunch, HolePunchResult
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.ping import PING
 from kachery_p2p.transport.relay.client import RelayClient
@@ -20,7 +19,8 @@ from kachery_p2p.transport.relay.messages import HOP
 from kachery_p2p.transport.relay.service import RelayService
 from scripts import lab as labs
 from scripts.peers import Kubo
-from tests.helpers.transport_helpers import ECHO, echo, says_back, started, until
+from tests.helpers.patience import PATIENCE, until, wait_until
+from tests.helpers.transport_helpers import ECHO, echo, says_back, started
 
 RELAYING = ["Swarm.Transports.Network.Relay=true"]
 PUNCHING = "Swarm.EnableHolePunching=true"
@@ -40,7 +40,7 @@ async def test_kubo_is_our_relay(nursery: trio.Nursery) -> None:
         client = RelayClient(b, [kubo.addrs[0]])
         await nursery.start(client.run)
         client.enabled = True
-        await until(client.addresses, 20)
+        await until(client.addresses)
         (reservation,) = client.reservations()
         assert (reservation.relay, reservation.limit.duration, reservation.limit.data) == (kubo.peer_id, 120, 131072)
         await a.connect(f"{client.addresses()[0]}/p2p/{b.peer_id}")
@@ -57,9 +57,9 @@ async def test_kubo_is_reached_through_our_relay(nursery: trio.Nursery) -> None:
     nursery.start_soon(service.run)
     static = f'Swarm.RelayClient={{"Enabled": true, "StaticRelays": ["{relay.addresses()[0]}"]}}'
     with Kubo(reachability="private", set=[*RELAYING, static]) as kubo:
-        await until(lambda: service.status()["reservations"], 60)
+        await until(lambda: service.status()["reservations"])
         a = await started(nursery, listen=())
-        await a.connect(f"{relay.addresses()[0]}/p2p-circuit/p2p/{kubo.peer_id}", timeout=20)
+        await a.connect(f"{relay.addresses()[0]}/p2p-circuit/p2p/{kubo.peer_id}", timeout=PATIENCE)
         assert [each.addr for each in a.connections() if each.peer == kubo.peer_id] == [
             f"{relay.addresses()[0]}/p2p-circuit"
         ]
@@ -100,6 +100,7 @@ def test_a_hole_is_punched_with_kubo(kubo_begins: bool) -> None:
     said: queue.Queue[str] = queue.Queue()
     results: queue.Queue[HolePunchResult] = queue.Queue()
     stop = threading.Event()
+    hosts: list[Host] = []
 
     async def until_stopped() -> None:
         while not stop.is_set():  # noqa: ASYNC110 - it is set from another thread
@@ -110,6 +111,7 @@ def test_a_hole_is_punched_with_kubo(kubo_begins: bool) -> None:
             host = Host(os.urandom(32), listen)
             await nursery.start(host.run)
             nursery.start_soon(RelayService(host, is_friend=lambda peer: True).run)
+            hosts.append(host)
             said.put(host.addresses()[0])
             await until_stopped()
             nursery.cancel_scope.cancel()
@@ -124,7 +126,7 @@ def test_a_hole_is_punched_with_kubo(kubo_begins: bool) -> None:
             await nursery.start(punch.run)
             if kubo:
                 await host.connect(relay_address)
-                with trio.move_on_after(30):
+                with trio.move_on_after(PATIENCE):
                     while kubo not in host.connected():
                         try:
                             await host.connect(f"{relay_address}/p2p-circuit/p2p/{kubo}")
@@ -146,24 +148,25 @@ def test_a_hole_is_punched_with_kubo(kubo_begins: bool) -> None:
             lab.router(f"nat{number}", inside=home, outside=internet)
         here, there = [lab.host(f"host{number}", home) for number, home in enumerate(homes)]
         on(lab.host("relay", internet), relay)
-        relay_address = said.get(timeout=20)
+        relay_address = said.get(timeout=PATIENCE)
         # Kubo believes an address that four others say they see it at, and punches no holes before.
         for number in range(4):
             on(lab.host(f"observer{number}", internet), relay)
-        observers = [said.get(timeout=20) for _ in range(4)]
+        observers = [said.get(timeout=PATIENCE) for _ in range(4)]
         static = f'Swarm.RelayClient={{"Enabled": true, "StaticRelays": ["{relay_address}"]}}'
         with there.entered():
             kubo = Kubo(host="0.0.0.0", tcp=4001, reachability="private", set=[*RELAYING, PUNCHING, static])
         try:
             for observer in observers:
                 kubo.connect(observer)
-            time.sleep(6)  # it looks whether it has an address every five seconds
+            # It looks now and then whether it has an address, and only then takes part.
+            wait_until(lambda: any(DCUTR in host.protocols_of(kubo.peer_id) for host in hosts))
             if kubo_begins:
                 on(here, lambda: own(relay_address, kubo.peer_id))
             else:
                 on(here, lambda: own(relay_address, ""))
-                kubo.connect(said.get(timeout=20))
-            result = results.get(timeout=45)
+                kubo.connect(said.get(timeout=PATIENCE))
+            result = results.get(timeout=PATIENCE)
         finally:
             stop.set()
             kubo.stop()

@@ -11,8 +11,8 @@ from scripts.peers import Helia, Kubo
 from scripts.workstation import Workstation
 from tests.interop.common import V0, V1, cid_of
 
-_LOAD = "say(kcl.load_file(args[0], providers=[args[1]], timeout=30))"
-_LOAD_DIR = "say(kcl.load_dir(args[0], args[2], providers=[args[1]], timeout=30))"
+_LOAD = "say(kcl.load_file(args[0], providers=[args[1]], timeout=120))"
+_LOAD_DIR = "say(kcl.load_dir(args[0], args[2], providers=[args[1]], timeout=120))"
 _CID_HERE = "say(kcl.store_file(args[0], profile=args[1], local=True))"
 
 
@@ -76,7 +76,7 @@ def test_a_range_of_a_file(peer: Kubo | Helia, station: Workstation, tmp_path: P
     source = write_random(tmp_path / "source.dat", 20_000_000, seed=77)
     cid = _add(peer, source, _profiles(peer)[-1])
     before = station.status()["bytes_received"]
-    code = "say(list(kcl.load_bytes(args[0], 10_000_000, 10_000_100, providers=[args[1]], timeout=30)))"
+    code = "say(list(kcl.load_bytes(args[0], 10_000_000, 10_000_100, providers=[args[1]], timeout=120)))"
     got = bytes(station.call(code, f"ipfs://{cid}", peer.addrs[0]))
     assert got == source.read_bytes()[10_000_000:10_000_100]
     assert station.status()["bytes_received"] - before < 3_000_000

@@ -21,6 +21,7 @@ from kachery_p2p.routing import limits as routing_limits
 from kachery_p2p.routing.delegated import Delegated
 from tests.helpers import gateway_fakes as fakes
 from tests.helpers.gateway_fakes import Answer, Asked
+from tests.helpers.patience import PATIENCE
 
 T = TypeVar("T")
 DATA = b"a block"
@@ -109,7 +110,7 @@ async def _while_running(run: Callable[..., Awaitable[None]], ask: Callable[[], 
     answer: outcome.Outcome[T]
     async with trio.open_nursery() as nursery:
         await nursery.start(run)
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             answer = await outcome.acapture(ask)
         nursery.cancel_scope.cancel()
     return answer.unwrap()

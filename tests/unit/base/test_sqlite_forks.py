@@ -242,7 +242,7 @@ def test_a_fork_without_warning(tmp_path: Path) -> None:
         "code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])\n"
         "repo.store_bytes(b'after'); print(code, len(repo.list_files()))"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert done.stdout == "7 2\n", done.stderr
 
 

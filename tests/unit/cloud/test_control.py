@@ -14,6 +14,7 @@ from kachery_cloud.node import control
 from kachery_cloud.node.control import ControlClient, ControlEndpoint, NodeGone
 from kachery_p2p.errors import DiskFull, NodeError
 from tests.helpers.control_helpers import Server, answer_to, ask, is_served
+from tests.helpers.patience import PATIENCE
 
 
 @pytest.fixture
@@ -54,19 +55,19 @@ def test_errors_keep_their_type_and_sentence(client: ControlClient) -> None:
 def test_cancel_ends_the_work_in_the_node(server: Server, client: ControlClient) -> None:
     """Nobody waits any more: the node stops working on it, and says so."""
     request_id, future = client.start("hang", {}, None)
-    assert server.begun.wait(10)
+    assert server.begun.wait(PATIENCE)
     client.cancel(request_id)
     with pytest.raises(NodeError, match="cancelled"):
-        future.result(10)
-    assert server.cancelled.wait(10)
+        future.result(PATIENCE)
+    assert server.cancelled.wait(PATIENCE)
 
 
 def test_a_client_that_leaves_takes_its_requests_with_it(server: Server, client: ControlClient) -> None:
     """A killed process leaves no work behind in the node."""
     client.start("hang", {}, None)
-    assert server.begun.wait(10)
+    assert server.begun.wait(PATIENCE)
     client.close()
-    assert server.cancelled.wait(10)
+    assert server.cancelled.wait(PATIENCE)
 
 
 def test_the_node_leaving_is_noticed_at_once(server: Server) -> None:
@@ -74,11 +75,11 @@ def test_the_node_leaving_is_noticed_at_once(server: Server) -> None:
     gone = threading.Event()
     client = ControlClient(ControlEndpoint.read(server.directory), on_gone=lambda client: gone.set())
     _, future = client.start("hang", {}, None)
-    assert server.begun.wait(10)
+    assert server.begun.wait(PATIENCE)
     server.stop()
     with pytest.raises(NodeGone):
-        future.result(10)
-    assert gone.wait(10)
+        future.result(PATIENCE)
+    assert gone.wait(PATIENCE)
     with pytest.raises(NodeGone):
         client.start("echo", {}, None)
     assert not (server.directory / "node.json").exists()

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kachery_cloud.node.control import ControlClient, ControlEndpoint
 from kachery_p2p.errors import DiskFull, NodeError
 from tests.helpers.control_helpers import Server, answer_to, ask, is_served
 
-SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=60)
 
 values = st.recursive(
     st.none()

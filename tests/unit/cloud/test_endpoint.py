@@ -21,6 +21,7 @@ from kachery_cloud.node.endpoint import listen_unix, remove_socket
 from kachery_p2p.errors import NodeError
 from kachery_p2p.repo.hosts import Holder, this_host
 from tests.helpers.control_helpers import Server, ask, is_served
+from tests.helpers.patience import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Unix sockets and file modes are POSIX")
 
@@ -80,7 +81,7 @@ sock, path = endpoint.listen_unix(Path(sys.argv[1]))
 print(json.dumps([seen, os.stat(path).st_mode & 0o777, sorted(os.listdir(sys.argv[1]))]))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, str(data), str(mask)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code, str(data), str(mask)], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
     assert json.loads(done.stdout) == [[0o700], 0o600, ["node.sock"]]
 
@@ -134,7 +135,7 @@ for attempt in (lambda: socket.socket(socket.AF_UNIX).connect(sys.argv[1]), lamb
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(endpoint.path), str(data / "node.json")],
-        capture_output=True, text=True, check=True, timeout=60,
+        capture_output=True, text=True, check=True, timeout=PATIENCE,
     )  # fmt: skip
     server.stop()
     assert done.stdout.split("\n") == ["kept out", "kept out", ""]
@@ -299,7 +300,7 @@ def impostor(data: Path) -> Iterator[Any]:
 
         def serve() -> None:
             with sock, sock.accept()[0] as client:
-                client.settimeout(10)
+                client.settimeout(PATIENCE)
                 for line in lines:
                     client.recv(65536)
                     client.sendall(line)
@@ -310,7 +311,7 @@ def impostor(data: Path) -> Iterator[Any]:
 
     yield start
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE)
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ for name, logger in logging.root.manager.loggerDict.items():
     if name.startswith("kachery"):
         assert not getattr(logger, "handlers", []) and not getattr(logger, "level", 0), name
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_what_the_program_says(workstation: Callable[..., Workstation], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kachery_cloud.errors import FormatError, NotSerializable
@@ -43,7 +43,6 @@ def loaded(data: bytes, folder: Path) -> np.ndarray[Any, Any]:
     return read_npy(path, "ipfs://x")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(array=arrays(packed=True))
 def test_any_array_is_as_numpy_saves_and_loads_it(array: np.ndarray[Any, Any], tmp_path: Path) -> None:
     """Of any type that an npy file can say: the file is numpy.save's, and what is read is what numpy.load reads."""
@@ -171,7 +170,6 @@ SAMPLES = [
 ]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_change_of_a_file_is_harmless(data: st.DataObject, tmp_path: Path) -> None:
     """An array, or a FormatError; where numpy reads the header too, ours says the same."""

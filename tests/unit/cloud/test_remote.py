@@ -255,11 +255,15 @@ def test_verbose_says_where_the_data_came_from(node: StandIn, capsys: pytest.Cap
 # --- the bar -------------------------------------------------------------------------------------------------------
 
 
-def test_no_bar_for_short_work_or_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_bar_for_short_work_or_without_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is drawn when nobody watches, nor before half a second has gone by."""
     with progress.progress_bar("Storing x") as update:
         time.sleep(progress.DELAY + 0.05)
         update(1, 100)
+    assert progress.DELAY == 0.5
+    monkeypatch.setattr(progress, "DELAY", 1e9)  # a busy machine may take longer than that between two lines
     with progress.progress_bar("Storing x", enabled=True) as update:
         update(1, 100)
         update(100, 100)

@@ -72,7 +72,7 @@ good_names = st.text(st.characters(exclude_characters="/\0", exclude_categories=
 good_names = good_names.filter(lambda name: name not in (".", ".."))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sets(good_names, max_size=60),
     st.sampled_from([profile(), profile("unixfs-v0-2015"), *map(always_sharded, (8, 16, 64, 256, 1024))]),
@@ -385,7 +385,7 @@ FileWalk(root).take(1)
 heavy = {"trio", "libp2p", "cid", "multibase", "multiformats", "ipld_dag_pb", "mmh3", "numpy", "blake3"}
 print(sorted(heavy & set(sys.modules)))
 """
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert out.stdout.strip() == "[]"
 
 

@@ -22,6 +22,7 @@ from kachery_p2p.pinning import blocks
 from kachery_p2p.repo.repo import Repo
 from tests.helpers.bitswap_fakes import MemoryNetwork, MemoryStore
 from tests.helpers.gateway_served import car_blocks, gateway, served
+from tests.helpers.patience import PATIENCE
 from tests.unit.load.test_load import RepoSession, no_dial
 
 EMPTY = CID.parse("bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku")
@@ -46,7 +47,7 @@ async def test_a_session_never_asks_for_it() -> None:
     async with trio.open_nursery() as nursery:
         exchange = Exchange(MemoryNetwork(nursery).host("a"), MemoryStore())
         await nursery.start(exchange.run)
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE):
             async with exchange.new_session() as session:
                 session.want([EMPTY, *OTHERS])
                 got = [await session.receive() for _ in range(5)]

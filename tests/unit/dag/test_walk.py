@@ -95,7 +95,7 @@ profiles = st.builds(
 bounds = st.builds(WalkLimits, nodes_ahead=st.integers(1, 5), low_water=st.sampled_from([0, 3, 512]))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(profiles, st.integers(0, 1500), st.data(), bounds, st.integers(0, 2**32))
 def test_any_range_in_any_order(which: Profile, size: int, draw: st.DataObject, limits: WalkLimits, seed: int) -> None:
     """Whatever the layout, range, order of arrival and references given back: exactly data[start:end] comes out, each

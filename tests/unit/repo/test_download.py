@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash
@@ -134,7 +134,7 @@ def test_bytes_that_went_bad_in_the_partial_file_are_fetched_again(here: Repo, t
     assert here.path_for(stored.cid).read_bytes() == DATA
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30)
 @given(data=st.data())
 def test_has_is_true_exactly_for_right_bytes(here: Repo, data: st.DataObject) -> None:
     """For any mixture of right, wrong and never written parts, `has` tells which are right."""
@@ -238,7 +238,7 @@ def test_one_loader_at_a_time(here: Repo, there: Repo) -> None:
     waited: list[Path | None] = []
 
     def wait() -> None:
-        with here.download(stored.cid, timeout=60) as second:
+        with here.download(stored.cid, timeout=120) as second:
             waited.append(second.complete)
             second.finish(len(DATA))
 

@@ -33,6 +33,7 @@ from kachery_p2p.repo.hosts import (
 from kachery_p2p.repo.locks import NodeLock
 from kachery_p2p.repo.newfile import NewFile
 from kachery_p2p.repo.repo import Repo
+from tests.helpers.patience import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the locks of POSIX systems")
 
@@ -99,7 +100,7 @@ sys.stdin.read()
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE)
 
 
 NODE = "lock = NodeLock(directory); assert lock.try_acquire()"
@@ -145,7 +146,7 @@ assert this_host().name == "container"
 print(node_elsewhere(Path({str(data)!r})))
 """
     done = subprocess.run(
-        ["unshare", "--uts", sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        ["unshare", "--uts", sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     if "unshare" in done.stderr:
         pytest.skip(done.stderr)
@@ -321,7 +322,7 @@ hosts._MOUNTS = {hosts._MOUNTS!r}
 hosts.claim(Path({str(data)!r}))
 """
         running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(6)]
-        assert [process.wait(60) for process in running] == [0] * 6
+        assert [process.wait(PATIENCE) for process in running] == [0] * 6
 
     def test_a_forked_child_keeps_it(self, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A daemon goes on using the directory after the process that it was forked from has ended."""
@@ -337,7 +338,7 @@ os.close(writer)
 os.close(reader)
 """
         other = elsewhere(data, LAB1, what)
-        other.wait(30)
+        other.wait(PATIENCE)
         on(LAB2, monkeypatch)
         with pytest.raises(RepoError, match="in use on lab1"):
             claim(data)

@@ -14,6 +14,7 @@ import pytest
 from kachery_p2p.errors import IdentityError
 from kachery_p2p.repo import NodeLock, load_or_create_identity
 from kachery_p2p.repo.keys import peer_id_of
+from tests.helpers.patience import PATIENCE
 
 
 def test_identity_is_made_once_and_kept(tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_many_processes_end_with_one_key(tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.close()
         process.stdin = None
-    ids = {process.communicate(timeout=60)[0] for process in processes}
+    ids = {process.communicate(timeout=PATIENCE)[0] for process in processes}
     assert len(ids) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["private.pem", "public.pem"]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kachery_p2p.dag.cid import CID, sha256_multihash
@@ -86,7 +86,7 @@ def test_stored_file_is_at_its_place(repo: Repo, tmp_path: Path, size: int) -> N
     assert repo.store_bytes(data) == stored
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(
     size=st.integers(0, 20_000),
     chunk=st.integers(1, 5000),

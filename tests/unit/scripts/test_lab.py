@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from scripts.lab import Host, Lab, unavailable
+from tests.helpers.patience import PATIENCE
 
 SERVER = """
 import socket
@@ -24,7 +25,7 @@ with socket.socket() as server:
 DIAL = """
 import socket, sys
 with socket.socket() as client:
-    client.settimeout(1)
+    client.settimeout(float(sys.argv[2]))
     client.bind(("", 5555))
     try:
         client.connect((sys.argv[1], 4001))
@@ -50,8 +51,9 @@ def serve(host: Host, lab: Lab) -> None:
     assert process.stdout.readline() == "up\n"
 
 
-def dial(host: Host, address: str) -> str:
-    return host.run(sys.executable, "-c", DIAL, address).strip()
+def dial(host: Host, address: str, seconds: float = PATIENCE) -> str:
+    """From where the server there sees the host; "unreachable" when it does not get there in time."""
+    return host.run(sys.executable, "-c", DIAL, address, str(seconds)).strip()
 
 
 @pytest.mark.parametrize("nat", ["port-preserving", "symmetric"])
@@ -65,8 +67,8 @@ def test_a_nat_translates_and_lets_nothing_in(lab: Lab, nat: str) -> None:
     seen, port = dial(inner, outer.address).split()
     assert seen == router.addresses[1]
     assert (port == "5555") == (nat == "port-preserving")
-    assert dial(outer, inner.address) == "unreachable"
-    assert dial(outer, router.addresses[1]) == "unreachable"
+    assert dial(outer, inner.address, 1) == "unreachable"
+    assert dial(outer, router.addresses[1], 1) == "unreachable"
 
 
 def test_machines_of_one_network_reach_each_other_and_nobody_else(lab: Lab) -> None:
@@ -75,7 +77,7 @@ def test_machines_of_one_network_reach_each_other_and_nobody_else(lab: Lab) -> N
     alice, bob, carol = lab.host("alice", one), lab.host("bob", one), lab.host("carol", other)
     serve(bob, lab)
     assert dial(alice, bob.address) == f"{alice.address} 5555"
-    assert dial(carol, bob.address) == "unreachable"
+    assert dial(carol, bob.address, 1) == "unreachable"
     assert "default" not in alice.run("ip", "route")
     bob.link(up=False)
-    assert dial(alice, bob.address) == "unreachable"
+    assert dial(alice, bob.address, 1) == "unreachable"

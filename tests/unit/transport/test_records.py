@@ -36,7 +36,7 @@ def read(reader: RecordReader, data: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("into", [True, False])
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.binary(max_size=300), max_size=8), st.integers(1, 400))
 def test_records_survive_any_cutting(into: bool, messages: list[bytes], step: int) -> None:
     """However the received bytes are cut, the messages come out whole; with `encrypt_into`, and without it."""
@@ -60,7 +60,7 @@ def test_largest_message_fits() -> None:
     assert read(RecordReader(Cipher(*reversed(KEYS))), data) == [message]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**16))
 def test_damage_is_noticed(where: int) -> None:
     """One bit turned anywhere is an error, or at most leaves the message incomplete."""

@@ -113,7 +113,7 @@ def test_data_larger_than_the_window_waits_for_credit() -> None:
     assert a.out_bytes == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_interleaving_delivers_every_byte_in_order(data: st.DataObject) -> None:
     """Whatever the sizes of writes, reads and messages, and however frames are cut: each stream's bytes arrive in
@@ -170,7 +170,7 @@ def carry(left: YamuxCore, right: YamuxCore, size: int, cut: int, chance: random
                 receive(target, out[start : min(start + cut, count)])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.binary(max_size=80), max_size=20), st.booleans())
 def test_garbage_is_an_error_or_nothing(pieces: list[bytes], initiator: bool) -> None:
     """Random bytes end the connection with `ProtocolError` or mean nothing; they raise nothing else."""
@@ -183,7 +183,7 @@ def test_garbage_is_an_error_or_nothing(pieces: list[bytes], initiator: bool) ->
         pass
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.tuples(st.integers(0, 3), st.integers(0, 15), st.integers(0, 6), st.integers(0, 300_000), st.booleans()),

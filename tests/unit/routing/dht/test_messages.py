@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.kad_dht.pb.kademlia_pb2 import Message as Theirs
 
@@ -31,14 +31,12 @@ messages = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(messages)
 def test_there_and_back(message: DhtMessage) -> None:
     """What is encoded is decoded to the same."""
     assert decode(encode(message)) == message
 
 
-@settings(deadline=None)
 @given(messages)
 def test_the_same_as_the_generated_classes(message: DhtMessage) -> None:
     """py-libp2p's protobuf reads what we write, and we read what it writes."""
@@ -55,7 +53,6 @@ def test_the_same_as_the_generated_classes(message: DhtMessage) -> None:
     assert decode(theirs.SerializeToString()) == message
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_noise(data: bytes) -> None:
     """Any bytes are a message or malformed; nothing else is raised."""
@@ -65,7 +62,6 @@ def test_noise(data: bytes) -> None:
         pass
 
 
-@settings(deadline=None)
 @given(messages, st.integers(0, 2000), st.integers(0, 255))
 def test_a_changed_byte(message: DhtMessage, at: int, byte: int) -> None:
     """So is a message with one byte changed, or cut off anywhere."""

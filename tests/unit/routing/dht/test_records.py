@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.crypto.ed25519 import Ed25519PublicKey
 from libp2p.peer.id import ID
@@ -192,7 +192,6 @@ def test_the_newest_wins() -> None:
     assert records.select(b"/pk/" + NAME[6:], [b"x", public_key(KEY)]) == 1
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=400), st.integers(0, 400), st.integers(0, 255))
 def test_noise(junk: bytes, at: int, byte: int) -> None:
     """Any bytes, and a record with any byte changed, are valid or raise InvalidRecord; nothing else."""

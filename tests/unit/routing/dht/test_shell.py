@@ -50,7 +50,7 @@ async def network(nursery: trio.Nursery, count: int, **options: Any) -> list[Nod
     nodes = [await start(nursery, **options)]
     for _ in range(count - 1):
         nodes.append(await start(nursery, bootstrap=nodes[0][0].addresses(), **options))
-    await until(lambda: all(len(dht.peers()) == count - 1 for _, dht in nodes), 10)
+    await until(lambda: all(len(dht.peers()) == count - 1 for _, dht in nodes))
     return nodes
 
 

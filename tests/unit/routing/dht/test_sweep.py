@@ -55,7 +55,7 @@ def by_key(deliveries: dict[bytes, list[bytes]]) -> dict[bytes, set[bytes]]:
     return out
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     peers=st.integers(1, 600),
     keys=st.integers(1, 300),

@@ -27,7 +27,7 @@ def far_peers(rng: random.Random, table: RoutingTable, count: int) -> list[bytes
     return found
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.integers(0, 400))
 def test_nearest_is_nearest(seed: int, size: int) -> None:
     """The answer is what sorting the whole table by distance gives."""

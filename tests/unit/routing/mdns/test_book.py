@@ -305,7 +305,7 @@ def test_others_questions_count() -> None:
 
 
 @given(st.lists(st.floats(3, 100), max_size=300), st.integers())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_answers_once_a_second(times: list[float], seed: int) -> None:
     """Each question is answered within 1.2 seconds, and never are there two answers within one."""
     _, answers = play(InterfaceSchedule(0, random.Random(seed)), 110, [(time, "asked") for time in times])

@@ -59,7 +59,7 @@ def test_answer_is_read_by_a_dns_library() -> None:
 
 
 @given(st.integers(1, 60), st.integers(32, 63))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_many_addresses_are_split(count: int, length: int) -> None:
     """However many addresses, no packet is longer than every network carries, each stands by itself, none is lost."""
     addrs = [f"/ip6/fd00::{number:x}/tcp/{4000 + number}" for number in range(count)]
