@@ -88,6 +88,21 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link[0]
 
 
+def test_the_design_names_what_is_there() -> None:
+    """Each file that docs/design.md names exists, and each function that it names behind a file is defined there."""
+    files = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("kachery_p2p", "kachery_cloud", "scripts", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    for name, functions in re.findall(r"`([\w/]+\.py)(?::([\w.]+))?`", text_of("docs/design.md")):
+        found = [file for file in files if f"/{file}".endswith(f"/{name}")]
+        assert found, f"there is no {name}"
+        for function in functions.split(".") if functions else ():
+            pattern = re.compile(rf"\b(def|class) {function}\b|^{function}\b", re.MULTILINE)
+            assert any(pattern.search(text_of(file)) for file in found), f"{name} has no {function}"
+
+
 def test_the_reference_has_every_public_name() -> None:
     """docs/api.md lists each name of the package once, and no other."""
     listed = re.findall(r"^::: kachery_cloud\.(\w+)$", text_of("docs/api.md"), re.MULTILINE)
