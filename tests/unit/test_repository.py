@@ -58,7 +58,7 @@ def test_fragments_of_the_changelog_have_a_kind() -> None:
     kinds = re.findall(r'directory = "(\w+)", name', text_of("pyproject.toml"))
     assert kinds == ["added", "changed", "fixed", "security"]
     for path in (ROOT / "changelog.d").iterdir():
-        assert path.name == "README.md" or re.fullmatch(rf"[\w-]+\.({'|'.join(kinds)})\.md", path.name), path.name
+        assert path.name == "README.md" or re.fullmatch(rf"\+[\w-]+\.({'|'.join(kinds)})\.md", path.name), path.name
 
 
 # --- pages ---------------------------------------------------------------------------------------------------------
