@@ -132,6 +132,14 @@ def test_python_of_a_page(scene: Scene, page: Path) -> None:
     run(scene, sys.executable, "-c", scene.real("".join(examples.blocks(page.read_text(encoding="utf-8"), "python"))))
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_can_be_pasted(page: Path) -> None:
+    """No prompt and no comment: a shell that is typed into, such as that of macOS, takes a comment for words."""
+    for line in "".join(examples.all_blocks(page.read_text(encoding="utf-8"), "bash")).splitlines():
+        assert not line.startswith("$")
+        assert "#" not in line, line
+
+
 # --- help ----------------------------------------------------------------------------------------------------------
 
 

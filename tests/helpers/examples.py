@@ -112,6 +112,11 @@ def blocks(page: str, language: str) -> list[str]:
     return found
 
 
+def all_blocks(page: str, language: str) -> list[str]:
+    """The blocks of a page in a language, also those that are not run."""
+    return [fence["code"] for fence in _FENCE.finditer(page) if fence["language"] == language]
+
+
 def languages(page: str) -> set[str]:
     """What the blocks of a page say that they are."""
     return {fence["language"] for fence in _FENCE.finditer(page)}

@@ -58,7 +58,7 @@ def test_fragments_of_the_changelog_have_a_kind() -> None:
     kinds = re.findall(r'directory = "(\w+)", name', text_of("pyproject.toml"))
     assert kinds == ["added", "changed", "fixed", "security"]
     for path in (ROOT / "changelog.d").iterdir():
-        assert path.name == "README.md" or re.fullmatch(rf"[\w-]+\.({'|'.join(kinds)})\.md", path.name), path.name
+        assert path.name == "README.md" or re.fullmatch(rf"\+[\w-]+\.({'|'.join(kinds)})\.md", path.name), path.name
 
 
 # --- pages ---------------------------------------------------------------------------------------------------------
@@ -86,6 +86,21 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = (page.parent / name).resolve() if name else page
         assert target.exists(), link[0]
         assert not anchor or anchor in anchors(target), link[0]
+
+
+def test_the_design_names_what_is_there() -> None:
+    """Each file that docs/design.md names exists, and each function that it names behind a file is defined there."""
+    files = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("kachery_p2p", "kachery_cloud", "scripts", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    for name, functions in re.findall(r"`([\w/]+\.py)(?::([\w.]+))?`", text_of("docs/design.md")):
+        found = [file for file in files if f"/{file}".endswith(f"/{name}")]
+        assert found, f"there is no {name}"
+        for function in functions.split(".") if functions else ():
+            pattern = re.compile(rf"\b(def|class) {function}\b|^{function}\b", re.MULTILINE)
+            assert any(pattern.search(text_of(file)) for file in found), f"{name} has no {function}"
 
 
 def test_the_reference_has_every_public_name() -> None:
