@@ -195,7 +195,7 @@ class SessionWatch:
                 return
             if not 0 < want.in_flight < limits.MAX_COPIES:
                 continue
-            holder = next(ask for ask in want.asks.values() if ask.live)
+            holder = next(ask for ask in want.asks.values() if ask.live and not ask.link.gateway)
             size = session.estimate(want.cid.codec)
             left = _seconds_left(holder, now)
             for link in idle:
