@@ -37,7 +37,7 @@ class SessionWatch:
         if (
             asks.in_flight
             or any(link.stalled or link.probes for link in asks.links.values())
-            or any(session.standby is not None and session.wants for session in asks.sessions.values())
+            or any(session.standby is not None and session.wanted for session in asks.sessions.values())
         ):
             due = self._due if due is None else min(due, self._due)
         return due
@@ -69,7 +69,7 @@ class SessionWatch:
                     self._check_probes(link, now)
         if self._asks.in_flight:
             for session in self._asks.sessions.values():
-                if session.wants:
+                if session.wanted:
                     self._endgame(session, now)
 
     # --- stalls ----------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class SessionWatch:
                 if link.connected != was:
                     session.check_all()
         for session in self._asks.sessions.values():
-            if session.standby is not None and session.wants:
+            if session.standby is not None and session.wanted:
                 session.standby.judge(now, session.buffered)
                 self._asks.dirty.update(session.gateways)
 
@@ -190,7 +190,7 @@ class SessionWatch:
             return
         idle.sort(key=lambda link: -link.rate)
         copies = limits.ENDGAME_COPIES
-        for want in list(session.wants.values()):
+        for want in list(session.in_order()):
             if copies == 0:
                 return
             if not 0 < want.in_flight < limits.MAX_COPIES:
