@@ -5,7 +5,7 @@ ready in one outbox for each peer, already merged, until `take` fetches it. Noth
 a block: blocks pass by as (multihash, size).
 
 A block is under way at one peer only; at the very end, when a faster peer has nothing left to do, at two. `asks`
-keeps the books, `schedule` decides whom to ask for what, `watch` looks at the clock.
+keeps the books, `schedule` decides whom to ask for what, `watch` looks at the clock, `gateways` does both for gateways.
 """
 
 from __future__ import annotations
@@ -273,7 +273,7 @@ class WantManager:
         return Arrival(targets)
 
     def block_too_large(self, peer: str, multihash: bytes, size: int, now: float) -> bool:
-        """A wanted block came that is larger than there may be: nobody can supply it. False when it was not wanted."""
+        """A wanted block came that is larger than there may be, so it cannot be had. False when it was not wanted."""
         want = self.wants.get(multihash)
         if want is None:
             return self._asks.was_wanted(multihash)
@@ -372,7 +372,7 @@ class WantManager:
         return question
 
     def withdraw(self, peer: str, question: PeerQuestion, now: float) -> None:
-        """Nobody waits for the answer any more."""
+        """The answer is not waited for any more."""
         link, multihash = self.links.get(peer), question.cid.multihash
         same = link.questions.get(multihash, []) if link is not None else []
         if link is None or question not in same:

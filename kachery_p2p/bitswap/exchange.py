@@ -284,7 +284,7 @@ class Exchange:
     # --- outgoing --------------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Let the client decide what to send now, and wake whoever sends it."""
+        """Let the client decide what to send now, and wake the lanes that send it."""
         if self._nursery is None:
             return
         now = trio.current_time()
@@ -430,7 +430,11 @@ class Exchange:
                 handle.deliver(ReceivedBlock(cid, data, source))
 
     async def _too_large(self, peer: str, blocks: Sequence[Block]) -> None:
-        """Blocks that are too large: those who wait for them are told. Raises MalformedMessage for others."""
+        """Blocks that are too large: the sessions that wait for them are told.
+
+        Raises:
+            MalformedMessage: one of them was not wanted.
+        """
         hashes = await trio.to_thread.run_sync(_multihashes, blocks, limiter=self._hash_threads)
         for multihash, (_, data) in zip(hashes, blocks, strict=True):
             if not self._client.block_too_large(peer, multihash, len(data), trio.current_time()):

@@ -196,6 +196,8 @@ class Gateways:
     def _drop(self, link: GatewayLink, why: str, now: float) -> None:
         """It lied: all sessions go on without it."""
         link.drop(why)
+        for session in link.members:
+            session.said[link.peer] = why
         for ask in list(link.asks.values()):
             self._asks.give_up(ask, now, tell=False)
         for session in list(link.members):

@@ -1,4 +1,4 @@
-"""What one load wants: its wants in order, its peers, and what it has room for. Sans-IO.
+"""What one load wants: its wants in order, its peers and gateways, and what it has room for. Sans-IO.
 
 A `Want` is shared by all sessions that want the same multihash, so that a block is asked for once. A `Session` keeps
 the order in which it wants them; the order is a list with a cursor for each peer. A cursor only moves forward, past
@@ -176,7 +176,7 @@ class Member:
         self.probe_limit = limits.FIRST_PROBES
         #: Answers of one kind in a row: above zero it had them, below zero it had not.
         self.run = 0
-        #: Wants that it said it has and that nobody is delivering.
+        #: Wants that it said it has and that no peer is delivering.
         self.has: dict[bytes, Want] = {}
 
     def positive(self, want: Want, delivered: bool) -> None:
@@ -309,7 +309,7 @@ class Session:
         return (want for want in (reversed(self._order) if backwards else self._order) if want is not None)
 
     def next_for(self, member: Member) -> Want | None:
-        """The first want in order that nobody is delivering and that this peer is not known to lack."""
+        """The first want in order that no peer is delivering and that this one is not known to lack."""
         order, base, link = self._order, self.base, member.link
         index = max(member.cursor - base, 0)
         end = len(order)
@@ -323,7 +323,7 @@ class Session:
         return None
 
     def next_had(self, member: Member) -> Want | None:
-        """A want that this peer said it has and that nobody is delivering."""
+        """A want that this peer said it has and that no peer is delivering."""
         while member.has:
             multihash, want = next(iter(member.has.items()))
             if want.in_flight == 0 and member.link not in want.lacking:

@@ -123,6 +123,8 @@ class SessionWatch:
         for session in self._asks.sessions.values():
             if session.standby is not None and session.wanted:
                 session.standby.judge(now, session.buffered)
+                if now < session.standby.begins:
+                    self._due = min(self._due, session.standby.begins)
                 self._asks.dirty.update(session.gateways)
 
     # --- skipped wants ---------------------------------------------------------------------------------------------
