@@ -27,7 +27,7 @@ from kachery_p2p.bitswap.messages import (
     speaks_presence,
 )
 from kachery_p2p.bitswap.reader import ByteBudget, MessageReader
-from kachery_p2p.bitswap.serving import Server
+from kachery_p2p.bitswap.serving import BlockServer
 from kachery_p2p.bitswap.session import Session
 from kachery_p2p.bitswap.stats import Stats
 from kachery_p2p.dag.cid import CID, hash_block
@@ -82,7 +82,7 @@ class Exchange:
         self._on_bad_peer = on_bad_peer
         self._client = WantManager()
         self._engine = Engine()
-        self._server = Server(host, store, self._engine)
+        self._server = BlockServer(host, store, self._engine)
         self._http_lanes: dict[GatewayLink, HttpLane] = {}
         for source in gateways:
             link = self._client.gateways.add(source.name)
