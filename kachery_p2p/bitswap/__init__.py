@@ -45,8 +45,9 @@ What it brings before it is wanted is kept by the handle. A gateway that gives n
 HTTP itself is not known here. `interfaces.GatewaySource` is what a gateway must be able to do.
 
 Where a want stands. In the table of wants, and in the order of each session that wants it. An ask stands at its want
-and at the link that was asked. The outbox of a peer names it until the next message has gone out. A want that nobody
-can supply, or no peer, is also in the set that says so.
+and at the link that was asked. The outbox of a peer names it until the next message has gone out. Beside these
+there are lists of the wants that are special: those that nobody can supply (`Session.hopeless`), or no peer
+(`Session.peerless`), those that a peer declined (`Session.orphans`), and those that it says it has (`Member.has`).
 
 What bounds memory. Nothing is asked for that would not fit: bytes asked for and bytes received but not yet taken by
 the user of a session are one budget, for peers and gateways. A user who stops receiving therefore stops the asking, not
