@@ -175,6 +175,20 @@ def test_peers_do_not_wait_for_a_gateway() -> None:
     assert session.outstanding == 0
 
 
+def test_the_endgame_is_between_peers() -> None:
+    """A gateway's request is not taken for the peer that owes a block: no peer is asked twice for the same."""
+    sim = Sim(lambda _: 2000)
+    sim.add_gateway(SimGateway("gateway:part", 0.01, holds={made_cid(n).multihash for n in range(1, 60, 2)}))
+    sim.add_gateway(SimGateway("gateway:slow", 0.3))
+    session = sim.session()
+    peer = sim.add(SimPeer("peer", rate=100e3), session, at=0.5)
+    want(sim, session, 60)
+    assert all_came(sim, session, 60)
+    sim.run(lambda: False, sim.now + 1)
+    assert peer.sent_blocks > 0
+    assert session.outstanding == 0
+
+
 # --- several gateways ---------------------------------------------------------------------------------------------
 
 
