@@ -1,7 +1,7 @@
 """The book of what is wanted, of whom it was asked, and how that stands. Sans-IO.
 
 A want stands in `wants`, and in the order of each session that wants it. An ask of it stands at the want and at the
-link that was asked. Nothing else lists what is wanted.
+link that was asked.
 
 Every change to a want or an ask goes through here, so that the sums kept beside them (bytes under way at a peer and
 for a session, questions open, copies of a block under way) are always right, and so that a peer is told, with a
@@ -63,7 +63,7 @@ class Asks:
 
     def budget(self) -> int:
         """Bytes that one session may have asked for and not taken."""
-        active = sum(1 for s in self.sessions.values() if s.wants or s.buffered)
+        active = sum(1 for s in self.sessions.values() if s.wanted or s.buffered)
         return max(limits.MAX_IN_FLIGHT // max(active, 1), limits.MIN_SESSION_IN_FLIGHT)
 
     @staticmethod
@@ -99,7 +99,7 @@ class Asks:
             link.asked(ask.charge, now)
             ask.ahead = link.block_asks
             for one in want.sessions:
-                one.hopeless.discard(want.multihash)
+                one.hopeless.discard(want)
             if isinstance(link, GatewayLink):
                 want.requests += 1
                 self.changed.add(link)
@@ -109,7 +109,7 @@ class Asks:
             for one in want.sessions:
                 one.orphans.pop(want.multihash, None)
                 if one.standby is not None:
-                    one.peerless.pop(want.multihash, None)
+                    one.peerless.pop(want, None)
         self.outboxes.put(link, want.cid, ask, now, urgent=True)
 
     def repeat(self, ask: Ask, now: float) -> None:

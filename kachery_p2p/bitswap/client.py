@@ -5,7 +5,7 @@ ready in one outbox for each peer, already merged, until `take` fetches it. Noth
 a block: blocks pass by as (multihash, size).
 
 A block is under way at one peer only; at the very end, when a faster peer has nothing left to do, at two. `asks`
-keeps the books, `schedule` decides whom to ask for what, `watch` looks at the clock.
+keeps the books, `schedule` decides whom to ask for what, `watch` looks at the clock, `gateways` does both for gateways.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class WantManager:
         """End a session: what only it wanted is cancelled."""
         if session.closed:
             return
-        self.cancel(session, list(session.wants), now)
+        self.cancel(session, [want.multihash for want in session.in_order()], now)
         session.closed = True
         for link in session.members:
             del link.members[session]
@@ -96,7 +96,7 @@ class WantManager:
             return True
         # Named again: what it declined before it may have by now.
         member.provider = True
-        for want in session.wants.values():
+        for want in session.in_order():
             if link in want.lacking:
                 ask = want.asks.get(link)
                 if ask is not None:
@@ -109,13 +109,13 @@ class WantManager:
 
     def want(self, session: Session, cids: Iterable[CID], now: float) -> None:
         """Add wants at the end of the session's order; those it has already are left alone."""
-        if session.standby is not None and not session.wants:
+        if session.standby is not None and not session.wanted:
             session.standby.wants_again(now)
         for cid in cids:
             multihash = cid.multihash
-            if multihash in session.wants:
-                continue
             want = self.wants.get(multihash)
+            if want is not None and session in want.sessions:
+                continue
             if want is None:
                 want = self.wants[multihash] = Want(cid)
             session.add(want, cid)
@@ -127,8 +127,8 @@ class WantManager:
     def cancel(self, session: Session, multihashes: Iterable[bytes], now: float) -> None:
         """The session no longer wants these."""
         for multihash in multihashes:
-            want = session.wants.get(multihash)
-            if want is None:
+            want = self.wants.get(multihash)
+            if want is None or session not in want.sessions:
                 continue
             session.drop(want)
             if want.sessions:
@@ -190,7 +190,7 @@ class WantManager:
             self._asks.answer(link, multihash, None)
         self._asks.outboxes.drop(link)
         for session, member in list(link.members.items()):
-            for want in session.wants.values():
+            for want in session.in_order():
                 self._asks.forgive(want, link)
                 want.having.discard(link)
             member.has.clear()
@@ -273,7 +273,7 @@ class WantManager:
         return Arrival(targets)
 
     def block_too_large(self, peer: str, multihash: bytes, size: int, now: float) -> bool:
-        """A wanted block came that is larger than there may be: nobody can supply it. False when it was not wanted."""
+        """A wanted block came that is larger than there may be, so it cannot be had. False when it was not wanted."""
         want = self.wants.get(multihash)
         if want is None:
             return self._asks.was_wanted(multihash)
@@ -372,7 +372,7 @@ class WantManager:
         return question
 
     def withdraw(self, peer: str, question: PeerQuestion, now: float) -> None:
-        """Nobody waits for the answer any more."""
+        """The answer is not waited for any more."""
         link, multihash = self.links.get(peer), question.cid.multihash
         same = link.questions.get(multihash, []) if link is not None else []
         if link is None or question not in same:
@@ -393,10 +393,10 @@ class WantManager:
         """What a peer said about a block that a session wants."""
         if self.is_bad(peer):
             return WantAnswer.BAD
-        link, want = self.links.get(peer), session.wants.get(multihash)
+        link, want = self.links.get(peer), self.wants.get(multihash)
         if link is None or not link.connected:
             return WantAnswer.GONE
-        if want is None:
+        if want is None or session not in want.sessions:
             return WantAnswer.NOT_ASKED
         if link in want.too_large:
             return WantAnswer.TOO_LARGE

@@ -27,7 +27,7 @@ from kachery_p2p.bitswap.messages import (
     speaks_presence,
 )
 from kachery_p2p.bitswap.reader import ByteBudget, MessageReader
-from kachery_p2p.bitswap.serving import Server
+from kachery_p2p.bitswap.serving import BlockServer
 from kachery_p2p.bitswap.session import Session
 from kachery_p2p.bitswap.stats import Stats
 from kachery_p2p.dag.cid import CID, hash_block
@@ -82,7 +82,7 @@ class Exchange:
         self._on_bad_peer = on_bad_peer
         self._client = WantManager()
         self._engine = Engine()
-        self._server = Server(host, store, self._engine)
+        self._server = BlockServer(host, store, self._engine)
         self._http_lanes: dict[GatewayLink, HttpLane] = {}
         for source in gateways:
             link = self._client.gateways.add(source.name)
@@ -284,7 +284,7 @@ class Exchange:
     # --- outgoing --------------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Let the client decide what to send now, and wake whoever sends it."""
+        """Let the client decide what to send now, and wake the lanes that send it."""
         if self._nursery is None:
             return
         now = trio.current_time()
@@ -430,7 +430,11 @@ class Exchange:
                 handle.deliver(ReceivedBlock(cid, data, source))
 
     async def _too_large(self, peer: str, blocks: Sequence[Block]) -> None:
-        """Blocks that are too large: those who wait for them are told. Raises MalformedMessage for others."""
+        """Blocks that are too large: the sessions that wait for them are told.
+
+        Raises:
+            MalformedMessage: one of them was not wanted.
+        """
         hashes = await trio.to_thread.run_sync(_multihashes, blocks, limiter=self._hash_threads)
         for multihash, (_, data) in zip(hashes, blocks, strict=True):
             if not self._client.block_too_large(peer, multihash, len(data), trio.current_time()):

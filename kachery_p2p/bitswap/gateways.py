@@ -61,7 +61,7 @@ class Gateways:
         budget = self._asks.budget()
         for member in list(link.members.values()):
             session = member.session
-            if session.wants and (not session.limited or self._asks.has_room(session, budget)):
+            if session.wanted and (not session.limited or self._asks.has_room(session, budget)):
                 self._fill_member(link, member, budget, now)
 
     def _fill_member(self, link: GatewayLink, member: Member, budget: int, now: float) -> None:
@@ -86,7 +86,7 @@ class Gateways:
         assert standby is not None
         if not standby.waits_for_car(now) and standby.helps_out(now):
             if not standby.joined:
-                for want in session.peerless.values():
+                for want in session.peerless:
                     if not want.requests and link not in want.lacking:
                         return want
             else:
@@ -128,7 +128,7 @@ class Gateways:
             and link.car
             and ask.want.cid.codec == DAG_PB
             and ask.want.requests == 1
-            and len(ask.session.wants) <= limits.CAR_WANTS
+            and ask.session.wanted <= limits.CAR_WANTS
         )
         return standby.span if standby is not None and helps else None
 
@@ -196,6 +196,8 @@ class Gateways:
     def _drop(self, link: GatewayLink, why: str, now: float) -> None:
         """It lied: all sessions go on without it."""
         link.drop(why)
+        for session in link.members:
+            session.said[link.peer] = why
         for ask in list(link.asks.values()):
             self._asks.give_up(ask, now, tell=False)
         for session in list(link.members):

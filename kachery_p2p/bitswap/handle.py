@@ -243,7 +243,7 @@ class SessionHandle:
     def missing(self) -> list[CID]:
         """The wants that nobody of this session can supply."""
         session = self._session
-        return [session.wants[m].sessions[session][1] for m in session.hopeless]
+        return [want.sessions[session][1] for want in session.hopeless]
 
     def peers(self) -> dict[str, SessionPeer]:
         """The peers of the session, and those that delivered and left. Without gateways."""

@@ -40,7 +40,7 @@ class LaneOwner(Protocol):
 
 
 @dataclass(eq=False)
-class _Request:
+class _HttpRequest:
     """One request. `session` is the one that it was made for."""
 
     ask: Ask
@@ -67,7 +67,7 @@ class HttpLane:
         self._link = link
         self._client = client
         self._owner = owner
-        self._requests: set[_Request] = set()
+        self._requests: set[_HttpRequest] = set()
 
     def update(self, nursery: trio.Nursery) -> None:
         """Bring the requests up to date with what is asked of the link."""
@@ -79,7 +79,7 @@ class HttpLane:
             if not ask.sent:
                 ask.sent = True
                 ask.at = now
-                request = _Request(ask, ask.want.cid, ask.session, self._client.gateways.span(ask))
+                request = _HttpRequest(ask, ask.want.cid, ask.session, self._client.gateways.span(ask))
                 self._requests.add(request)
                 nursery.start_soon(self._run, request)
 
@@ -89,10 +89,10 @@ class HttpLane:
             if request.session is session and request.brings:
                 request.scope.cancel()
 
-    def _is_asked(self, request: _Request) -> bool:
+    def _is_asked(self, request: _HttpRequest) -> bool:
         return self._link.asks.get(request.cid.multihash) is request.ask
 
-    async def _run(self, request: _Request) -> None:
+    async def _run(self, request: _HttpRequest) -> None:
         refusal: NoBlock | None = None
         try:
             with request.scope:
@@ -110,7 +110,7 @@ class HttpLane:
             self._client.gateways.refused(self._link, ask, refusal, trio.current_time())
         self._owner.pump()
 
-    async def _fetch(self, request: _Request) -> None:
+    async def _fetch(self, request: _HttpRequest) -> None:
         def alive(size: int) -> None:
             request.life += size
             if request.life >= limits.LIFE_SIGN_BYTES:

@@ -42,7 +42,12 @@ class OutStream:
         return self._stream is not None
 
     async def get(self) -> StreamLike:
-        """The stream, opened now if need be. Raises StreamError (or DialError when the peer is gone)."""
+        """The stream, opened now if need be.
+
+        Raises:
+            StreamError: it cannot be opened.
+            DialError: the peer is gone.
+        """
         if self._stream is None:
             self._stream = await self._host.open_stream(self._peer, PROTOCOLS, timeout=limits.OPEN_STREAM_TIMEOUT)
         return self._stream

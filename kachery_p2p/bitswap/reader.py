@@ -20,10 +20,10 @@ _MIN_PIECE = 16 * limits.KIB
 
 
 class ByteBudget:
-    """A number of bytes that may be held at once; whoever wants more waits for its turn.
+    """A number of bytes that may be held at once; a reader that wants more waits for its turn.
 
     Args:
-        shared: several peers hold bytes of it. While somebody waits, the slowest of those that take too long gives way.
+        shared: several peers hold bytes of it. While one waits, the slowest of those that take too long gives way.
     """
 
     def __init__(self, size: int, *, shared: bool = False) -> None:
@@ -84,8 +84,12 @@ class MessageReader:
     async def next(self) -> bytes | bytearray | None:
         """The next body, or None at the orderly end of the stream.
 
-        Raises MalformedMessage for a bad length or a body that stops coming, StreamEOF for a truncated message, and
-        StreamError when the stream breaks. The memory of the body is on the budget until `done` is called.
+        The memory of the body is on the budget until `done` is called.
+
+        Raises:
+            MalformedMessage: the length is bad, or the body stops coming.
+            StreamEOF: the message is truncated.
+            StreamError: the stream broke.
         """
         while True:
             found = read_length(self._ahead, 0, len(self._ahead))

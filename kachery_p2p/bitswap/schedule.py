@@ -56,7 +56,7 @@ class Scheduler:
             members = members[self._turn :] + members[: self._turn]
         budget = self._asks.budget()
         for member in members:
-            if member.session.wants:
+            if member.session.wanted:
                 self._fill_member(link, member, budget, now)
                 if link.presence and member.state is not PeerState.PROBABLE:
                     self._probe(link, member, now)
@@ -101,8 +101,8 @@ class Scheduler:
             if other.usable and member.state is PeerState.PROBABLE
         )
         if windows <= link.window:
-            return len(session.wants)
-        return max(len(session.wants) * link.window // windows, _LEAST_SHARE)
+            return session.wanted
+        return max(session.wanted * link.window // windows, _LEAST_SHARE)
 
     @staticmethod
     def _on_trial(member: Member) -> bool:

@@ -20,7 +20,7 @@ log = logging.getLogger("kachery_p2p.bitswap")
 _CROWDED_LOOK = 1.0
 
 
-class Server:
+class BlockServer:
     """Runs the engine against a store.
 
     Args:

@@ -1,4 +1,4 @@
-"""What one load wants: its wants in order, its peers, and what it has room for. Sans-IO.
+"""What one load wants: its wants in order, its peers and gateways, and what it has room for. Sans-IO.
 
 A `Want` is shared by all sessions that want the same multihash, so that a block is asked for once. A `Session` keeps
 the order in which it wants them; the order is a list with a cursor for each peer. A cursor only moves forward, past
@@ -176,7 +176,7 @@ class Member:
         self.probe_limit = limits.FIRST_PROBES
         #: Answers of one kind in a row: above zero it had them, below zero it had not.
         self.run = 0
-        #: Wants that it said it has and that nobody is delivering.
+        #: Wants that it said it has and that no peer is delivering.
         self.has: dict[bytes, Want] = {}
 
     def positive(self, want: Want, delivered: bool) -> None:
@@ -227,7 +227,8 @@ class Session:
         #: The gateways that take part, and when they do; None where none may.
         self.gateways: dict[PeerLink, GatewayMember] = {}
         self.standby: Standby | None = None
-        self.wants: dict[bytes, Want] = {}
+        #: Wants that have not arrived. They stand in the order, and nowhere else in the session.
+        self.wanted = 0
         self._order: list[Want | None] = []
         #: Position of the first entry of the list; everything before it is done.
         self.base = 0
@@ -236,9 +237,9 @@ class Session:
         self.buffered = 0
         self._sizes: dict[int, float] = {}
         #: Wants that nobody of this session can supply.
-        self.hopeless: set[bytes] = set()
+        self.hopeless: set[Want] = set()
         #: Wants that no peer of it can supply, but perhaps a gateway. Kept where gateways take part.
-        self.peerless: dict[bytes, Want] = {}
+        self.peerless: dict[Want, None] = {}
         #: Wants that a peer declined: every other peer is asked about them without delay.
         self.orphans: dict[bytes, Want] = {}
         self.closed = False
@@ -271,17 +272,17 @@ class Session:
         """Put a want at the end of the order."""
         want.sessions[self] = (self.base + len(self._order), cid)
         self._order.append(want)
-        self.wants[want.multihash] = want
+        self.wanted += 1
 
     def drop(self, want: Want) -> None:
         """Take a want out: it arrived, or is no longer wanted."""
         index, _ = want.sessions.pop(self)
         self._order[index - self.base] = None
-        del self.wants[want.multihash]
-        self.hopeless.discard(want.multihash)
+        self.wanted -= 1
+        self.hopeless.discard(want)
         self.orphans.pop(want.multihash, None)
         if self.standby is not None:
-            self.peerless.pop(want.multihash, None)
+            self.peerless.pop(want, None)
             for gateway in self.gateways.values():
                 gateway.tries.pop(want.multihash, None)
         for link in want.having:
@@ -293,7 +294,7 @@ class Session:
 
     def _compact(self) -> None:
         """Forget the finished front of the order, in strokes of a thousand or when nothing is left."""
-        if not self.wants:
+        if not self.wanted:
             done = len(self._order)
         else:
             # Looked at only when the front is finished, so the scan is paid for by what it removes.
@@ -308,7 +309,7 @@ class Session:
         return (want for want in (reversed(self._order) if backwards else self._order) if want is not None)
 
     def next_for(self, member: Member) -> Want | None:
-        """The first want in order that nobody is delivering and that this peer is not known to lack."""
+        """The first want in order that no peer is delivering and that this one is not known to lack."""
         order, base, link = self._order, self.base, member.link
         index = max(member.cursor - base, 0)
         end = len(order)
@@ -322,7 +323,7 @@ class Session:
         return None
 
     def next_had(self, member: Member) -> Want | None:
-        """A want that this peer said it has and that nobody is delivering."""
+        """A want that this peer said it has and that no peer is delivering."""
         while member.has:
             multihash, want = next(iter(member.has.items()))
             if want.in_flight == 0 and member.link not in want.lacking:
@@ -374,17 +375,17 @@ class Session:
         by_peers = want.in_flight != 0 or self.able(want)
         if self.standby is not None:
             if by_peers:
-                self.peerless.pop(want.multihash, None)
+                self.peerless.pop(want, None)
             else:
-                self.peerless[want.multihash] = want
+                self.peerless[want] = None
         if by_peers or (self.standby is not None and (want.requests != 0 or self.able_gateway(want))):
-            self.hopeless.discard(want.multihash)
+            self.hopeless.discard(want)
         else:
-            self.hopeless.add(want.multihash)
+            self.hopeless.add(want)
 
     def check_all(self) -> None:
         """The same for all wants: somebody came or went."""
-        for want in self.wants.values():
+        for want in self.in_order():
             self.check(want)
 
     @property

@@ -33,7 +33,8 @@ class Standby:
         self.dialling = 0
         self.from_peers = _Rate()
         self.from_gateways = _Rate()
-        self._begun = now
+        #: From then on gateways bring what no peer has.
+        self.begins = now + limits.NOBODY_START
         #: When the head start of the peers began.
         self._since = now
         self._joined_at = now
@@ -59,7 +60,7 @@ class Standby:
 
     def helps_out(self, now: float) -> bool:
         """Whether gateways bring what no peer has. Not while somebody may be there in a moment."""
-        return self.joined or (not self.dialling and now - self._begun >= limits.NOBODY_START)
+        return self.joined or (not self.dialling and now >= self.begins)
 
     def from_the_back(self, now: float) -> bool:
         """Whether gateways begin with what is wanted last, because peers are at work from the front."""

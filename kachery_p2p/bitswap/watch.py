@@ -37,7 +37,7 @@ class SessionWatch:
         if (
             asks.in_flight
             or any(link.stalled or link.probes for link in asks.links.values())
-            or any(session.standby is not None and session.wants for session in asks.sessions.values())
+            or any(session.standby is not None and session.wanted for session in asks.sessions.values())
         ):
             due = self._due if due is None else min(due, self._due)
         return due
@@ -69,7 +69,7 @@ class SessionWatch:
                     self._check_probes(link, now)
         if self._asks.in_flight:
             for session in self._asks.sessions.values():
-                if session.wants:
+                if session.wanted:
                     self._endgame(session, now)
 
     # --- stalls ----------------------------------------------------------------------------------------------------
@@ -121,8 +121,10 @@ class SessionWatch:
                 if link.connected != was:
                     session.check_all()
         for session in self._asks.sessions.values():
-            if session.standby is not None and session.wants:
+            if session.standby is not None and session.wanted:
                 session.standby.judge(now, session.buffered)
+                if now < session.standby.begins:
+                    self._due = min(self._due, session.standby.begins)
                 self._asks.dirty.update(session.gateways)
 
     # --- skipped wants ---------------------------------------------------------------------------------------------
@@ -190,12 +192,12 @@ class SessionWatch:
             return
         idle.sort(key=lambda link: -link.rate)
         copies = limits.ENDGAME_COPIES
-        for want in list(session.wants.values()):
+        for want in list(session.in_order()):
             if copies == 0:
                 return
             if not 0 < want.in_flight < limits.MAX_COPIES:
                 continue
-            holder = next(ask for ask in want.asks.values() if ask.live)
+            holder = next(ask for ask in want.asks.values() if ask.live and not ask.link.gateway)
             size = session.estimate(want.cid.codec)
             left = _seconds_left(holder, now)
             for link in idle:

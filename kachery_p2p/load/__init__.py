@@ -5,7 +5,9 @@ directory   a whole directory: its listing, and its files, many at once
 transfer    the bytes of one file, into its partial file
 downloads   the partial files that are open, one for all loads of one CID
 peers       whom to ask: the peers it was told of, and those that routing finds
-sources     the peers and the HTTP gateways of one load, as one session
+gateways    the HTTP gateways of the node, as sources of the block exchange
 errors      what a load says when it gives up
 interfaces  what these know of each other, and what a load is given
+
+A load has one session of the block exchange (`kachery_p2p.bitswap`), which asks peers and gateways for what is missing.
 """

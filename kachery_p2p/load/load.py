@@ -1,9 +1,10 @@
 """Loading a DAG: what is on disk, what is missing, whom to ask for it, and when to give up.
 
 A `Load` is one request of the user: a file, a byte range of one, or a path through directories. It walks the DAG
-(`kachery_p2p.dag.walk`), takes from the repo what is there, and asks its Bitswap session for the complement. Blocks
-arrive in any order and go straight to their place in the partial file; nothing waits in memory for its turn. So a load
-that was interrupted is not a special case: the walk starts again from the root and finds most of the file on disk.
+(`kachery_p2p.dag.walk`), takes from the repo what is there, and asks its session for the rest. The session asks peers,
+and gateways where peers are slow; the load does not tell them apart. Blocks arrive in any order and go straight to
+their place in the partial file; nothing waits in memory for its turn. So a load that was interrupted is not a special
+case: the walk starts again from the root and finds most of the file on disk.
 
 Several loads of one CID share one partial file (`Downloads`). The one that loads the whole file puts it into place.
 """
@@ -25,6 +26,7 @@ from kachery_p2p.errors import DamagedFile, DiskFull, IsADirectory, KacheryError
 from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.errors import not_found
 from kachery_p2p.load.interfaces import LOOKAHEAD, Connect, Find, Progress, Received, Session
+from kachery_p2p.load.limits import DEFAULT_LIMITS, LoadLimits
 from kachery_p2p.load.peers import LoadPeers
 from kachery_p2p.load.transfer import Transfer
 
@@ -35,12 +37,6 @@ log = logging.getLogger("kachery_p2p.load.load")
 
 T = TypeVar("T")
 
-#: Bytes of directory nodes held for one step of a reader. A step is of many blocks only where the last ones were small,
-#: but who made the directory knows that, too.
-MAX_STEP_BYTES = 512 << 20
-#: Seconds that a load goes on when everybody said no: a provider that is just connecting may still speak up.
-EXHAUSTED_GRACE = 1.0
-
 
 class Load:
     """One request of the user, with its session, its providers and its patience.
@@ -48,10 +44,11 @@ class Load:
     Args:
         repo: where data is and goes.
         downloads: the partial files of this node.
-        session: a Bitswap session of its own.
+        session: a session of the block exchange, of its own.
         connect, find: see `kachery_p2p.load.peers.LoadPeers`.
         timeout: seconds of waiting without a single block, or a part of one, after which the load gives up.
         progress: called with (bytes done, bytes in all) now and then.
+        limits: its bounds.
     """
 
     def __init__(
@@ -64,6 +61,7 @@ class Load:
         find: Find | None = None,
         timeout: float,
         progress: Progress,
+        limits: LoadLimits = DEFAULT_LIMITS,
     ) -> None:
         self._repo = repo
         self._downloads = downloads
@@ -71,6 +69,7 @@ class Load:
         self._peers = LoadPeers(session, connect, find)
         self._timeout = timeout
         self._progress = progress
+        self._limits = limits
         self._begun = trio.current_time()
         self._waiting_for: CID | None = None
 
@@ -95,8 +94,8 @@ class Load:
             nursery.start_soon(self._give_up_in_time, nursery.cancel_scope)
             try:
                 results.append(await work())
-            except KacheryError as e:
-                failure = e
+            except KacheryError as error:
+                failure = error
             nursery.cancel_scope.cancel()
         self._peers.stop()
         if failure is not None:
@@ -110,9 +109,9 @@ class Load:
         self._peers.add(addrs)
 
     async def _give_up_in_time(self, scope: trio.CancelScope) -> None:
-        """Cancel ``scope`` when all who were asked said no and nobody else is coming, or when nothing comes at all.
+        """Cancel ``scope`` when everybody said no and nobody else is coming, or when nothing comes for too long.
 
-        One that delivered and went away is waited for until the time is over: it may come back.
+        A source that delivered and went away is waited for until the time is over: it may come back.
         """
         patience, session = self._peers.patience, self._session
         while True:
@@ -121,7 +120,7 @@ class Load:
                 await session.wait_exhausted()
                 if not session.too_large():  # then nobody else can send it, either
                     await self._peers.settled()
-                    await trio.sleep(EXHAUSTED_GRACE)
+                    await trio.sleep(self._limits.exhausted_grace)
                     await self._peers.settled()  # of a search that began when it ran dry
             if not patience.lasts(turn):
                 continue
@@ -134,7 +133,7 @@ class Load:
                 return
 
     async def receive(self, waiting_for: CID) -> Received:
-        """The next block from anybody. All that a load does elsewhere is work of its own, and no waiting."""
+        """The next block. Only the time spent here counts as waiting for others; the rest is the load's own work."""
         self._waiting_for = waiting_for
         with self._peers.patience.waiting():
             block = await self._session.receive()
@@ -149,9 +148,11 @@ class Load:
     # --- small blocks: directories
 
     async def drive(self, steps: Asking[T], *, keep: bool = True) -> T:
-        """Run a reader of the dag room that asks for directory blocks in batches.
+        """Run a reader of `kachery_p2p.dag` that asks for directory blocks in batches.
 
-        What it fetched is kept for the next time. With `keep` False it is no matter if there is no room for it.
+        Args:
+            steps: the reader.
+            keep: whether what it fetched must be kept for the next time. Otherwise a full disk does not matter.
         """
         blocks: list[bytes] | None = None
         while True:
@@ -169,7 +170,8 @@ class Load:
     async def blocks(self, cids: Sequence[CID]) -> list[bytes]:
         """These blocks, in this order, from the repo or the session. For small ones: all are held in memory.
 
-        Raises MalformedDag when they are more than `MAX_STEP_BYTES` together.
+        Raises:
+            MalformedDag: together they are larger than any directory needs.
         """
         have = {}
         size = 0
@@ -177,10 +179,10 @@ class Load:
             async for cid, data in stream:
                 have[cid.multihash] = data
                 size += len(data)
-                if size > MAX_STEP_BYTES:
+                if size > self._limits.step_bytes:
                     raise MalformedDag(
-                        f"The directory with the node {cid} has nodes of more than {MAX_STEP_BYTES >> 20} MiB side by "
-                        "side, which no directory needs. It is not read."
+                        f"The directory with the node {cid} has nodes of more than {self._limits.step_bytes >> 20} "
+                        "MiB side by side, which no directory needs. It is not read."
                     )
         return [have[cid.multihash] for cid in cids]
 
@@ -230,8 +232,8 @@ class Load:
         def find(cid: CID) -> Path | None:
             try:
                 return self._repo.find_file(cid)
-            except DamagedFile as e:
-                log.warning("%s It is loaded again.", e)
+            except DamagedFile as error:
+                log.warning("%s It is loaded again.", error)
                 self._repo.quarantine(cid)
                 return None
 
@@ -240,7 +242,9 @@ class Load:
     async def size(self, cid: CID) -> int | None:
         """How many bytes a file has; None for a directory. Needs its root block and no room on the disk.
 
-        Raises NotAFile for a symbolic link; see `Load.run`.
+        Raises:
+            NotAFile: it is a symbolic link.
+            KacheryError: see `Load.run`.
         """
         (path,) = await self.find_files([cid])
         if path is not None:

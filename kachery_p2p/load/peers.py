@@ -1,8 +1,9 @@
 """Whom a running load can get blocks from: peers it was told of, and those that routing finds for it.
 
-The search begins at once when nobody is known, and after a short head start when somebody is: most loads end before it
-is over. It begins again each time the load runs dry or stalls after blocks had come, so that providers which leave are
-replaced. What is searched for is the root, whose provider most likely has the rest, and then the block that is missing.
+The search begins at once when no peer is known. Otherwise it begins after a short head start: most loads end before
+that is over. It begins again each time the load runs dry or stalls after blocks had come, so that providers which leave
+are replaced. First the root is searched for, because whoever has it most likely has the rest; then the block that is
+missing.
 
 A peer that delivered and went away may come back: its program or its machine was restarted. It is dialled again, and
 searched for again, for as long as the load has patience.
@@ -84,10 +85,10 @@ class LoadPeers:
     """The peers of one load.
 
     Args:
-        session: a Bitswap session; those who are reached are added to it.
+        session: the session of the load; peers that are reached are added to it.
         connect: dials a multiaddr or peer ID, with more addresses of it, and returns the peer ID; raises a
             `KacheryError` that says why it could not.
-        find: searches for the providers of a CID; None where there is nobody to ask.
+        find: searches for the providers of a CID; None where there is no way to search.
 
     Attributes:
         failures: why an address or peer could not be reached.
@@ -107,6 +108,7 @@ class LoadPeers:
         self._heard = False
         self._came = Signal()
         self._slots = trio.Semaphore(DIALS_AT_ONCE)
+        #: All addresses that were ever dialled, and the dials under way.
         self._dialled: set[str] = set()
         self._under_way: set[tuple[str, tuple[str, ...]]] = set()
         #: How each peer was reached: what was dialled.
@@ -154,9 +156,9 @@ class LoadPeers:
         try:
             with self._session.expecting():
                 peer = await self._connect(addr, addrs)
-        except KacheryError as e:
+        except KacheryError as error:
             if addr in self.failures or len(self.failures) < MOST_FAILURES:
-                self.failures[addr] = str(e)
+                self.failures[addr] = str(error)
             return
         self.failures.pop(addr, None)
         self._ways[peer] = addr, addrs
@@ -228,7 +230,7 @@ class LoadPeers:
                 self._dial_soon(provider.peer, provider.addrs)
 
     async def _run_dry(self) -> None:
-        """Wait until a block is missing that nobody of the load has, or nothing has come for some seconds."""
+        """Wait until a block is missing that no source of the load has, or nothing has come for some seconds."""
         while True:
             turn, _ = await self.patience.begun()
             with trio.move_on_after(STALL):
@@ -245,7 +247,7 @@ class LoadPeers:
         self._came.notify()
 
     async def settled(self) -> None:
-        """Wait until nobody is being dialled or searched for."""
+        """Wait until no dial and no search is under way."""
         while self._pending:
             await self._settled.wait()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.client import WantManager
 from kachery_p2p.bitswap.interfaces import GatewayAnswer, NoBlock
@@ -169,6 +172,20 @@ def test_peers_do_not_wait_for_a_gateway() -> None:
     assert all_came(sim, session, 1)
     assert len(gateway.asked) == 1
     assert sim.now < 1.5
+    assert session.outstanding == 0
+
+
+def test_the_endgame_is_between_peers() -> None:
+    """A gateway's request is not taken for the peer that owes a block: no peer is asked twice for the same."""
+    sim = Sim(lambda _: 2000)
+    sim.add_gateway(SimGateway("gateway:part", 0.01, holds={made_cid(n).multihash for n in range(1, 60, 2)}))
+    sim.add_gateway(SimGateway("gateway:slow", 0.3))
+    session = sim.session()
+    peer = sim.add(SimPeer("peer", rate=100e3), session, at=0.5)
+    want(sim, session, 60)
+    assert all_came(sim, session, 60)
+    sim.run(lambda: False, sim.now + 1)
+    assert peer.sent_blocks > 0
     assert session.outstanding == 0
 
 
@@ -375,3 +392,68 @@ def test_the_best_is_asked_first_after_those_that_are_new() -> None:
         client.poll(0.0)
         client.poll(0.2)
         assert {name for name, link in client.gateways.links.items() if link.asks} == set(names)
+
+
+# --- any company --------------------------------------------------------------------------------------------------
+
+BLOCKS = 60
+
+
+@st.composite
+def companies(draw: st.DrawFn) -> tuple[list[tuple[SimPeer, float, float | None]], list[SimGateway]]:
+    """Peers with the time they come and, some, the time they leave; and gateways."""
+    peers: list[tuple[SimPeer, float, float | None]] = []
+    for n in range(draw(st.integers(0, 3))):
+        kind = draw(st.sampled_from(["all", "part", "none", "silent", "dies", "old"]))
+        peer = SimPeer(f"{kind}{n}", draw(st.sampled_from([0.1e6, 2e6, 60e6])), 0.01, old=kind == "old")
+        if kind == "part":
+            peer.holds = {made_cid(k).multihash for k in range(n, BLOCKS, 2)}
+        elif kind == "none":
+            peer.holds = set()
+        peer.silent = kind == "silent"
+        peer.dies_after = draw(st.integers(0, 10)) if kind == "dies" else None
+        leaves = draw(st.sampled_from([None, None, 1.0, 8.0]))
+        peers.append((peer, draw(st.sampled_from([0.0, 0.5])), leaves))
+    gateways: list[SimGateway] = []
+    for n in range(draw(st.integers(1, 3))):
+        kind = draw(st.sampled_from(["all", "all", "part", "none", "silent", "down", "back"]))
+        gateway = SimGateway(f"gateway:{kind}{n}", draw(st.sampled_from([0.01, 0.3, 3.0])), silent=kind == "silent")
+        if kind == "part":
+            gateway.holds = {made_cid(k).multihash for k in range(1 - n % 2, BLOCKS, 2)}
+        elif kind == "none":
+            gateway.holds = set()
+        gateway.down_until = {"down": 1e9, "back": 3.0}.get(kind, 0.0)
+        gateways.append(gateway)
+    return peers, gateways
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(companies(), st.sampled_from([2_000, 64 * KIB, MIB]))
+def test_any_company_delivers_what_it_has(
+    company: tuple[list[tuple[SimPeer, float, float | None]], list[SimGateway]], size: int
+) -> None:
+    """Each block that a lasting peer or gateway has arrives, once, and the books balance."""
+    peers, gateways = company
+    sim = Sim(lambda _: size)
+    for gateway in gateways:
+        sim.add_gateway(gateway)
+    session = sim.session()
+    everything = {made_cid(n).multihash for n in range(BLOCKS)}
+    available: set[bytes] = set()
+    for peer, joins, leaves in peers:
+        sim.add(peer, session, at=joins)
+        if leaves is not None:
+            sim.leave(peer, leaves)
+        elif not peer.silent and peer.dies_after is None:
+            available |= everything if peer.holds is None else peer.holds
+    for gateway in gateways:
+        if not gateway.silent and not gateway.down_until:
+            available |= everything if gateway.holds is None else gateway.holds
+    want(sim, session, BLOCKS)
+    assert sim.run(lambda: available <= set(sim.got[session]), 2000)
+    sim.client.close_session(session, sim.now)
+    sim.run(lambda: False, sim.now + 1)
+    assert (session.outstanding, sim.client.wants) == (0, {})
+    for link in [*sim.client.links.values(), *sim.client.gateways.links.values()]:
+        sums = (link.block_asks, link.outstanding, link.probes, link.standing, len(link.asks))
+        assert sums == (0, 0, 0, 0, 0), link.peer

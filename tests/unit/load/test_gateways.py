@@ -1,8 +1,11 @@
-"""The gateways of the HTTP client as sources of the exchange: what an answer becomes. A real server on loopback."""
+"""Gateways and loads: what an answer becomes for the exchange, and that peers which are dialled come first."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 import trio
@@ -13,7 +16,9 @@ from kachery_p2p.gateway.client import limits
 from kachery_p2p.gateway.client.answers import FailureKind
 from kachery_p2p.gateway.client.client import GatewayClient
 from kachery_p2p.load.gateways import ANSWERS, ClientSource
+from kachery_p2p.repo.repo import Repo
 from tests.helpers import gateway_fakes as fakes
+from tests.unit.load.test_load import EmptySession, make_load, store
 
 DATA = os.urandom(1000)
 BLOCK = CID(1, RAW, sha256_multihash(DATA))
@@ -65,3 +70,32 @@ async def test_what_is_no_block(
 def test_every_failure_has_an_answer() -> None:
     """None of them is an error of the program."""
     assert set(ANSWERS) == set(FailureKind)
+
+
+async def test_a_peer_that_is_dialled_is_expected(tmp_path: Path) -> None:
+    """The session hears of each dial, from its beginning to its end, so that gateways give the peer its time."""
+    expected: list[bool] = []
+
+    class Expecting(EmptySession):
+        now = False
+
+        @contextlib.contextmanager
+        def expecting(self) -> Iterator[None]:
+            self.now = True
+            yield
+            self.now = False
+
+    with Repo.open(tmp_path / "ours") as ours, Repo.open(tmp_path / "theirs") as theirs:
+        cid = store(theirs, DATA, tmp_path)
+        session = Expecting(theirs)
+
+        async def connect(addr: str, addrs: Sequence[str]) -> str:
+            await trio.lowlevel.checkpoint()
+            expected.append(session.now)
+            return "peer"
+
+        load = make_load(ours, session, connect=connect)
+        path, _ = await load.run(cid, ["/ip4/192.0.2.1/tcp/4001/p2p/peer"], lambda: load.file(cid))
+        assert path.read_bytes() == DATA
+    assert expected == [True]
+    assert not session.now

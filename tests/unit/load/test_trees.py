@@ -20,8 +20,8 @@ from kachery_p2p.dag.directory import DirectoryBuilder
 from kachery_p2p.dag.limits import MAX_TREE_DEPTH
 from kachery_p2p.dag.tree import UNCOUNTABLE, TreeShape, shape_of
 from kachery_p2p.errors import InvalidName, MalformedDag, RepoError
-from kachery_p2p.load import load as load_module
 from kachery_p2p.load.directory import DirectoryLoad
+from kachery_p2p.load.limits import LoadLimits
 from kachery_p2p.pinning import blocks
 from kachery_p2p.repo import storing
 from kachery_p2p.repo.catalog import DIRECTORY
@@ -101,8 +101,8 @@ def test_shapes_are_those_of_the_unfolded_tree(data: st.DataObject) -> None:
 # --- loading --------------------------------------------------------------------------------------------------------
 
 
-async def _load(repo: Repo, session: RepoSession, root: CID) -> None:
-    load = make_load(repo, session)
+async def _load(repo: Repo, session: RepoSession, root: CID, **kwargs: object) -> None:
+    load = make_load(repo, session, **kwargs)
     await run(load, root, lambda: DirectoryLoad(load, repo, lambda done, total: None).run(root))
 
 
@@ -146,17 +146,13 @@ def _stack(repo: Repo, at: CID, count: int) -> CID:
     return at
 
 
-async def test_nodes_without_end_are_not_held(
-    ours: Repo, theirs: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_nodes_without_end_are_not_held(ours: Repo, theirs: Repo, tmp_path: Path) -> None:
     """The nodes of a directory that are asked for together are held together, so they may only be so large."""
     leaf = file(theirs, tmp_path, b"x")
     folders = [folder(theirs, [(f"{'name' * 50} {i}", leaf)]) for i in range(10)]
     root = folder(theirs, [(f"{i}", cid) for i, cid in enumerate(folders)])
-    monkeypatch.setattr(load_module, "MAX_STEP_BYTES", 1000)
     with pytest.raises(MalformedDag, match="side by side"):
-        await _load(ours, RepoSession(theirs), root)
-    monkeypatch.undo()
+        await _load(ours, RepoSession(theirs), root, limits=LoadLimits(step_bytes=1000))
     await _load(ours, RepoSession(theirs), root)
 
 

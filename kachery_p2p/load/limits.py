@@ -1,0 +1,23 @@
+"""The bounds of one load, each with the reason for its value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LoadLimits:
+    """The bounds of one load.
+
+    Attributes:
+        step_bytes: bytes of directory nodes held for one step of a reader. A step is of many blocks only where the last
+            ones were small, but whoever made the directory knows that, too.
+        exhausted_grace: seconds that a load goes on when everybody said no. A provider that is just connecting may
+            still speak up.
+    """
+
+    step_bytes: int = 512 << 20
+    exhausted_grace: float = 1.0
+
+
+DEFAULT_LIMITS = LoadLimits()
