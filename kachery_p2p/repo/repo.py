@@ -314,6 +314,10 @@ class Repo:
         """An inner or directory node that the catalog keeps, or None; never a leaf that is part of a file."""
         return self._reader.node(multihash)
 
+    def get_nodes(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Those of the blocks that the catalog keeps, looked up together; never a leaf that is part of a file."""
+        return self._reader.nodes(multihashes)
+
     def put_block(self, cid: CID, data: Buffer) -> None:
         """Keep an inner node, directory node or symbolic link. Raises HashMismatch when the bytes are not its own."""
         self.put_blocks([(cid, data)])
