@@ -21,10 +21,12 @@ from kachery_cloud.commands.network import announce, keygen_swarm, status, where
 from kachery_cloud.commands.pins import pins
 from kachery_cloud.commands.support import CONTEXT, Function, Group, command, json_option, print_path, print_result
 from kachery_cloud.errors import FileExists, FileMissing, InvalidName, IsADirectory
+from kachery_p2p.json_shapes import to_json
 from kachery_p2p.text import printable
 
 if TYPE_CHECKING:
     from kachery_cloud.node.log import Level
+    from kachery_cloud.node.messages import RunningNode
 
 # --- options -------------------------------------------------------------------------------------------------------
 
@@ -169,9 +171,10 @@ def _store(
     as_json: bool,
     linked: bool,
 ) -> None:
+    from kachery_cloud.node.connection import tell_running_node
     from kachery_cloud.pinning import make_plan, record_stored, wake_node
     from kachery_cloud.settings.config import load_config
-    from kachery_cloud.store import put_directory, put_file, tell_running_node
+    from kachery_cloud.store import put_directory, put_file
     from kachery_cloud.uri import format_uri
 
     if services and pin is False:
@@ -186,7 +189,7 @@ def _store(
         stored = put_file(config, path, linked=linked, profile=profile, verbose=verbose, plan=plan)
     pinned_at = record_stored(config, plan, stored, label or os.path.basename(os.path.abspath(path)))
     # This process ends at once, so it does not become the node; one that runs is told.
-    served = tell_running_node(config, str(stored.cid))
+    served = tell_running_node(config, stored.cid)
     if pinned_at:
         wake_node(config)
     uri = format_uri(str(stored.cid), label=label)
@@ -194,7 +197,7 @@ def _store(
     if pinned_at:
         from kachery_cloud.commands.pins import finish_store
 
-        finish_store(config, found, pinned_at, wait, as_json)
+        finish_store(config, stored.cid, found, pinned_at, wait, as_json)
         return
     print_result(as_json, uri, **found)
     if not served and sys.stderr.isatty():
@@ -508,16 +511,16 @@ def node(
     listen, peers = checked(listen, "--listen"), checked(peers, "--peer")
     start_log(log_level or ("debug" if verbose > 1 else "info" if verbose or log_file else "warning"), log_file)
 
-    def ready(found: dict[str, Any]) -> None:
+    def ready(found: RunningNode) -> None:
         if as_json:
-            click.echo(json.dumps(found))
+            click.echo(json.dumps(to_json(found)))
         else:
             click.echo(f"Serving {config.directory}")
-            click.echo(f"Peer ID: {found['peer_id']}")
-            for address in found["addresses"]:
+            click.echo(f"Peer ID: {found.node.peer_id}")
+            for address in found.node.addresses:
                 click.echo(f"Address: {address}")
-            if "gateway" in found:
-                click.echo(f"Gateway: {found['gateway']['url']}")
+            if found.gateway is not None:
+                click.echo(f"Gateway: {found.gateway.url}")
             click.echo("Others load from here with: kachery-cloud-load URI     (stop with Ctrl-C)")
             click.echo("Where they do not find this node by themselves: kachery-cloud-load URI --peer ADDRESS")
         sys.stdout.flush()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.node.messages import WaitPinnedRequest
 from kachery_p2p.node.node import Node
 from kachery_p2p.node.pins import Keeping
-from kachery_p2p.pinning import PinService
+from kachery_p2p.pinning import PinEntry, PinService
 from kachery_p2p.pinning.limits import WorkerPace
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
@@ -68,13 +69,35 @@ async def store(node: Node, data: bytes) -> str:
     return str(stored.cid)
 
 
-async def row_that(node: Node, fits: Callable[[dict[str, Any]], bool], cid: str | None = None) -> dict[str, Any]:
+async def pin(
+    node: Node, cid: str, size: int | None = None, name: str = "", meta: Mapping[str, str] | None = None
+) -> None:
+    """Have the service keep a root, as the functions for users do it: write it down, and wake the node."""
+    await trio.to_thread.run_sync(node.keeping.outbox.add, cid, NAME, name, meta, size)
+    node.keeping.wake(again=True)
+
+
+async def unpin(node: Node, cid: str, service: str = NAME) -> bool:
+    """Have a service no longer keep a root; whether it was to keep it."""
+    done = await trio.to_thread.run_sync(node.keeping.outbox.remove, cid, service)
+    node.keeping.wake(again=True)
+    return done
+
+
+async def wait_pinned(node: Node, cid: str, timeout: float = 60.0) -> PinEntry:
+    """Wait until the row of a root is verified, or as far as it gets; that row."""
+    (row,) = await node.keeping.wait_pinned(WaitPinnedRequest(CID.parse(cid), True, timeout=timeout))
+    return row
+
+
+async def row_that(node: Node, fits: Callable[[PinEntry], bool], cid: str | None = None) -> PinEntry:
     """Wait for a row of the outbox, the one of `cid` or the only one, to be as `fits` says."""
     worker = node.keeping._worker
     assert worker is not None
     while True:
         change = worker.change
-        rows = [row for row in await node.keeping.pins() if cid in (None, row["cid"])]
+        entries = await trio.to_thread.run_sync(node.keeping.outbox.list)
+        rows = [row for row in entries if cid in (None, row.cid)]
         if rows and fits(rows[0]):
             return rows[0]
         await change.wait()

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 import kachery_cloud as kcl
-from kachery_cloud.local import close_repositories
+from kachery_cloud.local import close_outboxes, close_repositories
 from kachery_cloud.node.connection import close_all
-from kachery_cloud.pinning import close_outboxes
 
 NOBODY = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
 GATEWAY = "gateway:127.0.0.1:9"
