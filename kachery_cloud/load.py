@@ -53,7 +53,7 @@ def load_file(
         timeout: seconds without any progress after which to give up; the setting (60) where None.
 
     Raises:
-        ContentNotFound: it is not here (`local_only`), or nobody who was asked has it; says who that was.
+        ContentNotFound: it is not here (`local_only`), or none of those who were asked has it; names them.
         DamagedFile: the local copy has changed and `local_only` is set. Without it, the data is loaded anew.
         FileExists: something else is at `dest`. InvalidName: the URI may not choose the name of the copy.
         InvalidURI, InvalidCID, UnsupportedCID, InvalidAddress, PathNotFound, IsADirectory, DiskFull ...
@@ -76,7 +76,10 @@ def load_file(
 def load_text(
     uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None
 ) -> str:
-    """Load text in UTF-8. Raises FormatError where it is not, and what `load_file` raises.
+    """Load text in UTF-8.
+
+    Raises:
+        FormatError: it is no text in UTF-8; and what `load_file` raises.
 
     Example:
         >>> kcl.load_text("ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu")
@@ -89,7 +92,10 @@ def load_text(
 def load_json(
     uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None
 ) -> Any:
-    """Load JSON. Raises FormatError where it is not, and what `load_file` raises.
+    """Load JSON.
+
+    Raises:
+        FormatError: it is no JSON; and what `load_file` raises.
 
     Example:
         >>> kcl.load_json("ipfs://bafkreig3edwqihmsm2o7kts6v4cpvtfs66olgonclogykndsu4v7ordox4")
@@ -106,7 +112,8 @@ def load_npy(
 
     For an array larger than memory: `numpy.load(kcl.load_file(uri), mmap_mode="r")`.
 
-    Raises FormatError where it is no npy file, and what `load_file` raises.
+    Raises:
+        FormatError: it is no npy file; and what `load_file` raises.
     """
     path, name = _path(uri, local_only, providers, timeout)
     return read_npy(path, name)
@@ -115,7 +122,7 @@ def load_npy(
 def load_pkl(uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None) -> Any:
     """Load a pickle of plain data: what `store_pkl` writes, and older kachery-cloud pickles.
 
-    It never runs code, whoever made the file: only types on a fixed list are read (see
+    It never runs code, wherever the file is from: only types on a fixed list are read (see
     `kachery_cloud.formats.unpickling`).
 
     Raises:
@@ -309,7 +316,7 @@ def takes_directory(dest: str | os.PathLike[str] | None) -> bool:
 
 
 def _file_destination(dest: str | os.PathLike[str], uri: ContentURI) -> tuple[Path, bool]:
-    """Where the copy goes, and whether the user named all of that; else the last part is from whoever made the URI."""
+    """Where the copy goes, and whether the user named all of that; else the last part comes from the URI."""
     target = _absolute(dest)
     into_folder = os.fspath(dest).endswith(("/", os.sep))
     with explained("looking at", target):

@@ -1,7 +1,7 @@
 """What needs no network: what this process has open of a data directory, and finding content in it.
 
-A process has one repo and one outbox open for each data directory, whoever uses them: the functions that users call,
-and the node, where it runs in this process. Both may be used from any thread, and on both sides of a fork.
+A process has one repo and one outbox open for each data directory. The functions that users call share them with the
+node, where it runs in this process. Both may be used from any thread, and on both sides of a fork.
 """
 
 from __future__ import annotations

@@ -316,7 +316,11 @@ class Plan(NamedTuple):
 
 
 def make_plan(config: Config, pin: Pin, wait: Wait = None, timeout: float | None = None, local: bool = False) -> Plan:
-    """What `pin`, `wait`, `timeout` and `local` of a call mean. Raises `ConfigError` for what cannot be meant."""
+    """What `pin`, `wait`, `timeout` and `local` of a call mean.
+
+    Raises:
+        ConfigError: they make no sense, or not together.
+    """
     if pin is None and wait is None and not config.pin_services:
         return Plan()
     if wait is not None and not _is_wait(wait):
@@ -399,7 +403,11 @@ def _cid_of(config: Config, uri: str) -> CID:
 
 
 def _size_here(config: Config, locator: str, cid: CID) -> int:
-    """Bytes of a file that is here, or of all blocks of a directory. Raises `BlockNotLocal`."""
+    """Bytes of a file that is here, or of all blocks of a directory.
+
+    Raises:
+        BlockNotLocal: it is not here.
+    """
     repo = repository(config)
     path = local_file(repo, cid)
     if path is not None:
@@ -413,5 +421,9 @@ def _size_here(config: Config, locator: str, cid: CID) -> int:
 
 
 def seconds(timeout: float | None) -> float | None:
-    """A timeout that was given, or None. Raises `ConfigError`."""
+    """A timeout that was given, or None.
+
+    Raises:
+        ConfigError: it is no time that can be waited for.
+    """
     return None if timeout is None else parse_timeout(timeout, "timeout")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from kachery_p2p.dag.profiles import Profile
     from kachery_p2p.repo.repo import Repo, Stored
 
-# An array up to this size is written through memory; a larger one through a file, so that it is not held twice.
+#: An array up to this size is written through memory; a larger one through a file, so that it is not held twice.
 _IN_MEMORY = 8 << 20
 
 
@@ -223,9 +223,9 @@ def store_pkl(
 ) -> str:
     """Store a Python value as a pickle and return its URI. Equal values give equal bytes under every version.
 
-    Only plain data is written (see `kachery_cloud.formats.pickling` for the list and the rules), so that whoever loads
-    it runs no code of yours: numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, Fraction, UUID, numpy
-    arrays and scalars.
+    Only plain data is written (see `kachery_cloud.formats.pickling` for the list and the rules), so that those who
+    load it run no code of yours: numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, Fraction, UUID,
+    numpy arrays and scalars.
 
     Raises:
         NotSerializable: a value of another type; names it and its place.
@@ -391,7 +391,11 @@ def checked_path(filename: str | os.PathLike[str]) -> Path:
 
 
 def check_size(config: Config, size: int, what: str) -> None:
-    """Raise `StoreTooLarge` beyond the limit that the user set."""
+    """Hold a size against the limit that the user set.
+
+    Raises:
+        StoreTooLarge: it is more.
+    """
     limit = config.max_store_bytes
     if limit is not None and size > limit:
         raise StoreTooLarge(

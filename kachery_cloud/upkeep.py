@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kachery_p2p.node.messages import Whereabouts
     from kachery_p2p.repo.repo import Problem, Repo
 
-#: Seconds that `whereis` searches for where nobody says otherwise: a lookup in the public DHT takes a few.
+#: Seconds that `whereis` searches for unless it is told otherwise: a lookup in the public DHT takes a few.
 WHEREIS_TIMEOUT = 15.0
 #: Seconds that `announce` waits: a lookup in the public DHT and twenty dials.
 ANNOUNCE_TIMEOUT = 60.0
@@ -113,7 +113,7 @@ def announce(uri: str, *, timeout: float | None = None) -> dict[str, Any]:
         timeout: seconds to wait at most; 60 by default.
 
     Returns:
-        "copies" (peers that now keep a record of who has it; 0 when nobody could be told) and "seconds".
+        "copies" (peers that now keep a record of who has it; 0 when no peer could be told) and "seconds".
 
     Raises:
         ContentNotFound: it is not on this machine.
@@ -308,6 +308,11 @@ def repair() -> dict[str, Any]:
 
 
 def _cid_here(repo: Repo, uri: ContentURI) -> CID:
+    """What a URI leads to.
+
+    Raises:
+        ContentNotFound: a directory on the way to it is not here.
+    """
     try:
         return resolve_local(repo, uri)
     except BlockNotLocal:

@@ -1,10 +1,10 @@
 """The node behind a script or a notebook: started on first need, shared by the processes of one directory.
 
-A `NodeConnection` stands for "the node of this directory", whoever that is at the moment. The first process that needs
-the network takes the node lock and runs the node in a background thread (`kachery_cloud.node.thread`); the others speak
-to it through the control socket (`kachery_cloud.node.control`). When the process that was the node leaves, each of the
-others notices at once, one of them takes the lock, and requests that were under way are asked again: a load then
-continues from what is on disk.
+A `NodeConnection` stands for "the node of this directory", in whichever process that is at the moment. The first
+process that needs the network takes the node lock and runs the node in a background thread
+(`kachery_cloud.node.thread`); the others speak to it through the control socket (`kachery_cloud.node.control`). When
+the process that was the node leaves, each of the others notices at once, one of them takes the lock, and requests that
+were under way are asked again: a load then continues from what is on disk.
 
 Threads and forks: everything here may be called from any thread. A forked child starts with no connection; when it
 needs one it joins its parent's node like any other process.
@@ -82,7 +82,7 @@ ANSWER_TIMEOUT = 30.0
 NOTIFY_TIMEOUT = 10.0
 #: Seconds that a process which handed its place over waits for the new node before it takes the place back.
 HAND_OVER_GRACE = 15.0
-#: Seconds to wait at exit for a node that is still starting: nobody has needed it yet.
+#: Seconds to wait at exit for a node that is still starting: it was not needed yet.
 STOP_STARTING_TIMEOUT = 0.5
 
 
@@ -172,7 +172,11 @@ class NodeConnection:
             self._all_told.notify_all()
 
     def ask(self, call: Call[Nothing, A], timeout: float) -> A:
-        """Ask the node that there is, or that is being started. Raises `NodeGone` rather than becoming one."""
+        """Ask the node that there is, or that is being started.
+
+        Raises:
+            NodeGone: it has left; no other is started.
+        """
         with self._mutex:
             establishing = self._establishing
         return establishing.result(timeout).start(call, Nothing())[1].result(timeout)

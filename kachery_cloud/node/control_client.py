@@ -51,7 +51,7 @@ class ControlClient:
         on_gone: called once, in a thread of its own, when the node goes away.
 
     Raises:
-        NodeGone: nobody answers there.
+        NodeGone: no node answers there.
     """
 
     def __init__(self, endpoint: ControlEndpoint, on_gone: Callable[[ControlClient], None]) -> None:
@@ -151,7 +151,11 @@ class ControlClient:
             self._on_gone(self)
 
     def _on_message(self, message: Any) -> None:
-        """Raises `ValueError` for what no node of ours sends."""
+        """Take an answer, or how far one is.
+
+        Raises:
+            ValueError: no node of ours sends this.
+        """
         reply = from_json(Reply, message)
         if reply.id is None:
             return

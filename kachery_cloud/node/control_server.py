@@ -293,7 +293,11 @@ class _Client:
 
 
 def _asked(request: Request, method: Method[Any, Any]) -> Any:
-    """The message of a request. Raises `NodeError` where it is not the one of the call."""
+    """The message of a request.
+
+    Raises:
+        NodeError: it is not the one of the call.
+    """
     try:
         return from_json(method.call.request, request.params)
     except WrongShape as error:

@@ -113,7 +113,7 @@ async def run_node(
 
 
 def _identity(directory: Path) -> NodeKey:
-    """Who this node is. Where the disk has no room for a new key, it is somebody for this run alone."""
+    """Who this node is. Where the disk has no room for a new key, it has one for this run alone."""
     from kachery_p2p.repo.keys import load_or_create_identity, new_identity
 
     try:
@@ -288,8 +288,11 @@ def _acquire(lock: NodeLock, directory: Path) -> None:
 
 
 def _ask_for_place(directory: Path) -> int | None:
-    """The process that agreed to hand the place over; None where nobody answers, or not yet: it may be starting or
-    leaving. Raises `NodeError` when it does not agree."""
+    """The process that agreed to hand the place over; None without an answer: it may be starting or leaving.
+
+    Raises:
+        NodeError: it does not agree.
+    """
     try:
         endpoint = ControlEndpoint.read(directory)
         if endpoint.holder is not None and endpoint.holder.is_elsewhere:

@@ -89,7 +89,7 @@ class Finding:
 
     Attributes:
         known: the address book; None where it is switched off. So are `mdns`, `lan_dht`, `dht`, `delegated`,
-            `announcer`, and `relay_service` while this node relays for nobody.
+            `announcer`, and `relay_service` while this node does not relay for others.
         errors: what ended parts or went wrong lately, with the time in seconds since 1970.
     """
 
@@ -298,7 +298,7 @@ class Finding:
             self.dht.set_server(reachable)
         service = self.options.relay_service
         self._relay_for_others(service == "on" or (service == "auto" and reachable))
-        # Relays that the user named are used even by a node that asks nobody whether it can be reached.
+        # Relays that the user named are used even by a node that does not ask others whether it can be reached.
         named = bool(self.options.relays) and not reachable
         self.relays.enabled = named or (self.options.use_relays and self.reachability.wants_relay)
 
@@ -309,8 +309,8 @@ class Finding:
             self._relay_scope.cancel()
             self.relay_service = None
             return
-        # Whoever switches it on means it for data; one that relays because it happens to be reachable helps strangers
-        # to a direct connection, and only its own people beyond that.
+        # A user who switches it on means it for data. A node that relays because it happens to be reachable helps
+        # strangers to a direct connection. Data it relays only for its own people.
         freely = self.options.relay_service == "on" or self.is_private
         service = self.relay_service = RelayService(self._host, is_friend=lambda peer: freely or self._is_friend(peer))
         scope = self._relay_scope = trio.CancelScope()
@@ -350,7 +350,7 @@ class Finding:
     # --- what the node asks ----------------------------------------------------------------------------------------
 
     def providers(self, cid: CID) -> AsyncGenerator[Provider, None]:
-        """Who has a block, as they are found; ends when nobody has more to say."""
+        """Who has a block, as they are found; ends when no source has more to say."""
         return self.router.find_providers(cid.multihash, label=str(cid))
 
     def sightings(self, cid: CID) -> AsyncGenerator[Sighting, None]:

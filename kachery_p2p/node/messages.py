@@ -113,7 +113,7 @@ class AnnounceRequest:
 
 @dataclass(frozen=True)
 class Announced:
-    """How many peers keep a record of it now, 0 where there was nobody to tell, and after how many seconds."""
+    """How many peers keep a record of it now (0 where no peer could be told), and after how many seconds."""
 
     copies: int
     seconds: float

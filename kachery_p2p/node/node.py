@@ -177,7 +177,7 @@ class Node:
 
         Raises:
             InvalidAddress: not a multiaddr that can be dialled.
-            DialError: nobody answers there, or somebody else does.
+            DialError: no peer answers there, or another one does.
         """
         return await self.host.connect(addr, timeout=DIAL_TIMEOUT)
 
@@ -211,7 +211,7 @@ class Node:
             pause = min(2 * pause, RECONNECT_MOST)
 
     async def _note_served(self) -> None:
-        """Those who take blocks from us are worth remembering, too: they have what we have."""
+        """Remember the peers that take blocks from us: they have what we have."""
         before: dict[str, int] = {}
         total = 0
         while True:

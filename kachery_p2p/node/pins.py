@@ -143,7 +143,7 @@ class Keeping:
     # --- for the worker ---------------------------------------------------------------------------------------------
 
     def _origins(self) -> list[str]:
-        """Where we can be dialled, through relays as well. Where nobody can, our name alone: we dial the service."""
+        """Where we can be dialled, through relays as well. Where we cannot, our name alone: we dial the service."""
         return self._host.addresses() or [f"/p2p/{self._host.peer_id}"]
 
     async def _hold(self, cid: str, addrs: Sequence[str]) -> None:
@@ -187,7 +187,7 @@ class Keeping:
 
 
 async def _given(session: SessionHandle, peers: set[str]) -> bool:
-    """Whether the wanted block comes from one of these peers; not, when all of them say that they have it not."""
+    """Whether the wanted block comes from one of these peers. It is not waited for when all say that they lack it."""
     given = False
     async with trio.open_nursery() as nursery:
 
