@@ -9,6 +9,7 @@
     control_server  the side of the node
     endpoint        where it listens: `node.json`
     places          who may stay connected when many want to
+    limits          how long they wait for each other
     log             the log of `kachery-cloud-node`
 
 The node itself is `kachery_p2p.node`.

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kachery_cloud.node.control_client import ControlClient
 from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone, node_elsewhere, silent_holder
+from kachery_cloud.node.limits import LOCK_PAUSE, SETTLING, TIMES, NodeTimes
 from kachery_cloud.node.messages import (
     ANNOUNCE,
     LOAD,
@@ -64,20 +65,12 @@ A = TypeVar("A")
 
 log = logging.getLogger("kachery_cloud.node.connection")
 
-#: Seconds to become the node or reach the one that is: starting one takes about two on a slow machine.
-ESTABLISH_TIMEOUT = 30.0
-#: Seconds after which what stands in the file of a held lock is believed: who takes the lock writes at once.
-SETTLING = 1.0
-#: Seconds between looks at a lock that another process holds while it starts or leaves.
-ESTABLISH_PAUSE = 0.05
 #: Things that a node is still to be told. It hears of more than these when it next lists what is here.
 MAX_UNTOLD = 100_000
 #: Seconds at exit for telling the node of another process what was stored last.
 TELL_TIMEOUT = 5.0
 #: How often one request is asked again because the node went away under it.
 MAX_TAKEOVERS = 8
-#: Seconds for a node, perhaps one that is still starting, to say what it is doing.
-ANSWER_TIMEOUT = 30.0
 #: Seconds for a node on this machine to take note of a CID.
 NOTIFY_TIMEOUT = 10.0
 #: Seconds that a process which handed its place over waits for the new node before it takes the place back.
@@ -99,8 +92,9 @@ class Backend(Protocol):
 class NodeConnection:
     """The node of one data directory, for this process. Get one from `get_connection`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, times: NodeTimes = TIMES) -> None:
         self._config = config
+        self._times = times
         self._mutex = threading.Lock()
         self._closed = threading.Event()
         self._establishing: Future[Backend] = Future()
@@ -240,10 +234,9 @@ class NodeConnection:
                 if time.monotonic() > begun + grace + SETTLING:
                     # Only a lock that is held for a while: its file names the last holder until the next has written.
                     self._refuse_elsewhere()
-                if time.monotonic() > begun + grace + ESTABLISH_TIMEOUT:
+                if time.monotonic() > begun + grace + self._times.establish:
                     raise NodeError(silent_holder(self._config.directory))
-                # The lock is a file lock of another process: there is no event to wait for that all platforms have.
-                if self._closed.wait(ESTABLISH_PAUSE):
+                if self._closed.wait(LOCK_PAUSE):
                     raise NodeGone("This process is leaving.")
         except BaseException as error:  # noqa: BLE001 - handed to those who wait
             result.set_exception(error)
@@ -302,7 +295,7 @@ def get_connection(config: Config) -> NodeConnection:
         return connection
 
 
-def ask_running_node(config: Config, call: Call[Nothing, A]) -> A:
+def ask_running_node(config: Config, call: Call[Nothing, A], times: NodeTimes = TIMES) -> A:
     """Ask the node of ``config.directory``, in whichever process it is. Never starts one.
 
     Raises:
@@ -314,7 +307,7 @@ def ask_running_node(config: Config, call: Call[Nothing, A]) -> A:
         connection = _connections.get(config.directory)
     try:
         if connection is not None:
-            return connection.ask(call, ANSWER_TIMEOUT)
+            return connection.ask(call, times.answer)
         elsewhere = node_elsewhere(config.directory)
         if elsewhere is not None:
             raise elsewhere
@@ -326,12 +319,12 @@ def ask_running_node(config: Config, call: Call[Nothing, A]) -> A:
             raise
         client = ControlClient(endpoint, on_gone=lambda client: None)
         try:
-            return client.start(call, Nothing())[1].result(ANSWER_TIMEOUT)
+            return client.start(call, Nothing())[1].result(times.answer)
         finally:
             client.close()
     except concurrent.futures.TimeoutError:
         raise NodeError(
-            f"The node of {config.directory} does not answer within {ANSWER_TIMEOUT:.0f} s. "
+            f"The node of {config.directory} does not answer within {times.answer:.0f} s. "
             f"{silent_holder(config.directory)}"
         ) from None
 

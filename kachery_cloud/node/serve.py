@@ -18,6 +18,7 @@ from kachery_cloud.node import messages
 from kachery_cloud.node.control_client import ControlClient
 from kachery_cloud.node.control_server import serve_control
 from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone, node_elsewhere, silent_holder
+from kachery_cloud.node.limits import LOCK_PAUSE, SETTLING, TIMES, NodeTimes
 from kachery_cloud.node.messages import Method, Nothing, RunningNode, ServedGateway, by_name
 from kachery_p2p.errors import DiskFull, KacheryError, NodeError
 from kachery_p2p.repo.locks import NodeLock
@@ -45,13 +46,6 @@ if TYPE_CHECKING:
     from kachery_p2p.repo.keys import NodeKey
 
 log = logging.getLogger("kachery_cloud.node")
-
-#: Seconds that `serve_forever` waits for a process that agreed to hand its place over to let go of the lock.
-HAND_OVER_TIMEOUT = 20.0
-#: Seconds between looks at a lock that another process holds.
-ACQUIRE_PAUSE = 0.05
-#: Seconds after which what stands in the file of a held lock is believed: who takes the lock writes at once.
-SETTLING = 1.0
 
 
 @dataclass(frozen=True)
@@ -213,6 +207,7 @@ def serve_forever(
     peers: Sequence[str] = (),
     gateway: GatewayChoice | None = None,
     on_ready: Callable[[RunningNode], None] = lambda status: None,
+    times: NodeTimes = TIMES,
 ) -> None:
     """Be the node of the directory until SIGINT or SIGTERM: ``kachery-cloud-node``.
 
@@ -232,7 +227,7 @@ def serve_forever(
 
     raise_soft_limit()  # this is a program of ours; the number of connections follows
     lock = NodeLock(config.directory)
-    _acquire(lock, config.directory)
+    _acquire(lock, config.directory, times)
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
@@ -264,7 +259,7 @@ def serve_forever(
         log.info("stopped")
 
 
-def _acquire(lock: NodeLock, directory: Path) -> None:
+def _acquire(lock: NodeLock, directory: Path, times: NodeTimes) -> None:
     """Take the node lock; from a script or notebook that has it, by asking for it.
 
     Raises:
@@ -278,16 +273,15 @@ def _acquire(lock: NodeLock, directory: Path) -> None:
         if waited > SETTLING and (elsewhere := node_elsewhere(directory)) is not None:
             raise elsewhere
         if agreed is None:
-            agreed = _ask_for_place(directory)
-        if waited > HAND_OVER_TIMEOUT:
+            agreed = _ask_for_place(directory, times)
+        if waited > times.hand_over:
             if agreed is None:
                 raise NodeError(silent_holder(directory))
             raise NodeError(f"Process {agreed} agreed to hand over {directory} but still holds its lock.")
-        # The lock is a file lock of another process: there is no event to wait for that all platforms have.
-        time.sleep(ACQUIRE_PAUSE)
+        time.sleep(LOCK_PAUSE)
 
 
-def _ask_for_place(directory: Path) -> int | None:
+def _ask_for_place(directory: Path, times: NodeTimes) -> int | None:
     """The process that agreed to hand the place over; None without an answer: it may be starting or leaving.
 
     Raises:
@@ -301,7 +295,7 @@ def _ask_for_place(directory: Path) -> int | None:
     except NodeGone:
         return None
     try:
-        agreed = client.start(messages.YIELD_PLACE, Nothing())[1].result(timeout=HAND_OVER_TIMEOUT)
+        agreed = client.start(messages.YIELD_PLACE, Nothing())[1].result(timeout=times.hand_over)
     except NodeGone:
         agreed = True  # it was leaving already, or left as its answer
     except concurrent.futures.TimeoutError:
