@@ -14,28 +14,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex
 
-from kachery_cloud.arguments import binary_stream, byte_range, check_flags, check_range, path_text
-from kachery_cloud.errors import ContentNotFound, DamagedFile, FileMissing, IsADirectory, KacheryError, NoPermission
+from kachery_cloud.arguments import binary_stream, byte_range, check_flags, path_text
+from kachery_cloud.errors import DamagedFile, FileMissing, KacheryError
 from kachery_cloud.formats.values import json_from_bytes, read_npy, text_from_bytes
-from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, list_local, repository, resolve_local
+from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.placing import check_tree_destination, copy_into_place, place_directory
-from kachery_cloud.progress import progress_bar
-from kachery_cloud.settings.config import load_config
-from kachery_cloud.settings.values import parse_timeout
-from kachery_cloud.terminal import tell
-from kachery_cloud.uri import ContentURI, check_peer_addresses, parse_uri
+from kachery_cloud.request import Request
+from kachery_cloud.uri import ContentURI
 from kachery_p2p.oserrors import explained
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from kachery_cloud.settings.config import Config
-
-# Bytes that `cat_file` asks for at a time: little at first, so that output begins at once, then enough to keep several
-# peers busy. What is fetched lies on disk, so the memory used is that of one piece.
-_FIRST_WINDOW = 1 << 20
-_LARGEST_WINDOW = 64 << 20
-_PIECE = 1 << 20
 
 
 def load_file(
@@ -64,7 +53,7 @@ def load_file(
         timeout: seconds without any progress after which to give up; the setting (60) where None.
 
     Raises:
-        ContentNotFound: it is not here (`local_only`), or nobody who was asked has it; says who that was.
+        ContentNotFound: it is not here (`local_only`), or none of those who were asked has it; names them.
         DamagedFile: the local copy has changed and `local_only` is set. Without it, the data is loaded anew.
         FileExists: something else is at `dest`. InvalidName: the URI may not choose the name of the copy.
         InvalidURI, InvalidCID, UnsupportedCID, InvalidAddress, PathNotFound, IsADirectory, DiskFull ...
@@ -73,7 +62,7 @@ def load_file(
         >>> path = kcl.load_file("ipfs://bafkreiajr6u7obg3mpunezz2mwarr2sptwr3zaedia665vdayvw6mpn5ga")
     """
     check_flags(overwrite=overwrite)
-    request = _Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
+    request = Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
     # Looked at first, so that a mistake in it shows before anything is loaded.
     destination = None if dest is None else _file_destination(dest, request.uri)
     path = request.file()
@@ -87,7 +76,10 @@ def load_file(
 def load_text(
     uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None
 ) -> str:
-    """Load text in UTF-8. Raises FormatError where it is not, and what `load_file` raises.
+    """Load text in UTF-8.
+
+    Raises:
+        FormatError: it is no text in UTF-8; and what `load_file` raises.
 
     Example:
         >>> kcl.load_text("ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu")
@@ -100,7 +92,10 @@ def load_text(
 def load_json(
     uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None
 ) -> Any:
-    """Load JSON. Raises FormatError where it is not, and what `load_file` raises.
+    """Load JSON.
+
+    Raises:
+        FormatError: it is no JSON; and what `load_file` raises.
 
     Example:
         >>> kcl.load_json("ipfs://bafkreig3edwqihmsm2o7kts6v4cpvtfs66olgonclogykndsu4v7ordox4")
@@ -117,7 +112,8 @@ def load_npy(
 
     For an array larger than memory: `numpy.load(kcl.load_file(uri), mmap_mode="r")`.
 
-    Raises FormatError where it is no npy file, and what `load_file` raises.
+    Raises:
+        FormatError: it is no npy file; and what `load_file` raises.
     """
     path, name = _path(uri, local_only, providers, timeout)
     return read_npy(path, name)
@@ -126,7 +122,7 @@ def load_npy(
 def load_pkl(uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None) -> Any:
     """Load a pickle of plain data: what `store_pkl` writes, and older kachery-cloud pickles.
 
-    It never runs code, whoever made the file: only types on a fixed list are read (see
+    It never runs code, wherever the file is from: only types on a fixed list are read (see
     `kachery_cloud.formats.unpickling`).
 
     Raises:
@@ -139,8 +135,8 @@ def load_pkl(uri: str, *, local_only: bool = False, providers: Sequence[str] = (
     try:
         with open(path, "rb") as file, _mapped(file) as data:
             return load_pickle(data)
-    except KacheryError as exc:
-        raise type(exc)(f"{name}: {exc}") from exc.__cause__
+    except KacheryError as error:
+        raise type(error)(f"{name}: {error}") from error.__cause__
 
 
 def load_bytes(
@@ -165,7 +161,7 @@ def load_bytes(
         >>> kcl.load_bytes(uri, 1_000_000, 1_000_016)
     """
     first, last = byte_range(start, end)
-    request = _Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+    request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
     return b"".join(request.pieces(first, last))
 
 
@@ -195,7 +191,7 @@ def cat_file(
     """
     first, last = byte_range(start, end)
     stream = binary_stream(out)
-    request = _Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+    request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
     for piece in request.pieces(first, last, stream=True):
         stream.write(piece)
     stream.flush()
@@ -221,14 +217,14 @@ def load_dir(
             then. Hidden files, such as `.zattrs`, are made as they were stored.
         FileExists: `dest` is not empty; and what `load_file` raises.
     """
-    request = _Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
+    request = Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
     target = _absolute(dest)
     check_tree_destination(target)
     repo = repository(request.config)
     try:
         place_directory(repo, resolve_local(repo, request.uri), target)
-    except (BlockNotLocal, DamagedFile) as exc:
-        request.need_network(exc)
+    except (BlockNotLocal, DamagedFile) as error:
+        request.need_network(error)
         # The node brings everything into the data directory; the tree is made here, with this process's rights.
         request.ask("directory")
         place_directory(repo, resolve_local(repo, request.uri), target)
@@ -247,7 +243,7 @@ def list_dir(
         >>> [entry["name"] for entry in kcl.list_dir(uri)]
         ['notes', 'session.nwb']
     """
-    request = _Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+    request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
     entries = request.entries()
     parent = request.uri
     return [
@@ -275,228 +271,16 @@ def load_file_info(
         >>> kcl.load_file_info(uri)["size"]
         200000128
     """
-    request = _Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+    request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
     return request.info()
-
-
-# --- one request ---------------------------------------------------------------------------------------------------
-
-
-class _Request:
-    """A URI with all that a call said about how to load it."""
-
-    def __init__(
-        self,
-        uri: str,
-        *,
-        local_only: bool = False,
-        verbose: bool = False,
-        providers: Sequence[str] = (),
-        timeout: float | None = None,
-    ) -> None:
-        check_flags(local_only=local_only, verbose=verbose)
-        self.uri = parse_uri(uri)
-        self.config: Config = load_config()
-        self.local_only = local_only
-        self.verbose = verbose
-        self.timeout = self.config.timeout if timeout is None else parse_timeout(timeout, "The timeout")
-        given = check_peer_addresses(providers, "a provider")
-        self.providers = tuple(dict.fromkeys((*given, *self.uri.providers)))
-
-    def file(self) -> Path:
-        """The whole file, here or fetched."""
-        found = self.local_path()
-        if found is not None:
-            self.say(f"{self.uri.locator} is on this machine already.")
-            return found
-        return Path(self.ask("file")["path"])
-
-    def local_path(self) -> Path | None:
-        """The local copy; None when the network has to be asked, which `local_only` forbids."""
-        try:
-            return find_local(repository(self.config), self.uri).path
-        except (BlockNotLocal, DamagedFile) as exc:
-            self.need_network(exc)
-            return None
-
-    def need_network(self, why: Exception) -> None:
-        """Go on to the network, unless the caller wants only what is here. A damaged copy is put aside first."""
-        if isinstance(why, DamagedFile):
-            if self.local_only:
-                raise why
-            tell(f"The local copy of {self.uri.locator} is damaged or was changed. Loading it again from peers.")
-            repo = repository(self.config)
-            with contextlib.suppress(BlockNotLocal):  # the directory on the way to it may be what is missing
-                repo.quarantine(resolve_local(repo, self.uri))
-        elif self.local_only:
-            raise ContentNotFound(
-                f"{self.uri.locator} is not on this machine ({self.config.directory}), and only local data was asked "
-                "for. Leave out local_only (--local-only) to ask peers for it."
-            ) from None
-
-    def ask(self, kind: str, *, start: int | None = None, end: int | None = None) -> dict[str, Any]:
-        """Have the node load it; with a bar where that takes long."""
-        from kachery_cloud.node.connection import get_connection
-
-        repo = repository(self.config)
-        if repo.read_only:
-            raise NoPermission(
-                f"{self.uri.locator} is not whole in {repo.directory}, and that directory can only be read by this "
-                "user, so nothing can be loaded into it. Name another one in KACHERY_CLOUD_DIR and load it there."
-            )
-        target = {
-            "cid": self.uri.cid,
-            "path": list(self.uri.path),
-            "providers": list(self.providers),
-            "start": start,
-            "end": end,
-            "kind": kind,
-            "timeout": self.timeout,
-        }
-        name = self.uri.name or self.uri.cid
-        self.say(f"Loading {self.uri.locator}")
-        with progress_bar(f"Loading {name[:40]}", enabled=None if kind in ("file", "directory") else False) as update:
-            result = get_connection(self.config).load(target, update)
-        sources = result.get("sources") or {}
-        if sources:
-            fetched = sum(sources.values())
-            self.say(f"{fetched:,} bytes in {result.get('seconds', 0):.1f} s from {_told(sources)}")
-        return result
-
-    def pieces(self, start: int, end: int | None, *, stream: bool = False) -> Iterator[bytes]:
-        """The bytes of a range, in order, in pieces of at most `_PIECE`."""
-        path = self.local_path()
-        if path is not None:
-            with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                check_range(start, end, size)
-                yield from _read(file, start, size if end is None else end, self.uri.locator)
-            return
-        # Each window is one request: what it fetched is read from the (partial) file before the next is asked for.
-        window = _FIRST_WINDOW if stream else None
-        at = start
-        while True:
-            until = end if window is None else at + window if end is None else min(at + window, end)
-            # The size is not known before the first answer; a window may then reach beyond the end.
-            result = self.ask("bytes", start=at, end=until)
-            size = int(result["size"])
-            check_range(start, end, size)
-            stop = size if end is None else end
-            until = stop if until is None else min(until, stop)
-            with self._open_result(result) as file:
-                yield from _read(file, at, until, self.uri.locator)
-            at = until
-            if at >= stop:
-                return
-            window = min(2 * (window or _FIRST_WINDOW), _LARGEST_WINDOW)
-
-    def _open_result(self, result: dict[str, Any]) -> BinaryIO:
-        try:
-            return open(result["path"], "rb")
-        except FileNotFoundError:
-            # Another request finished the file meanwhile, so it is no longer a partial one.
-            from kachery_p2p.dag.cid import CID
-
-            whole = repository(self.config).find_file(CID.parse(result["cid"]))
-            if whole is None:
-                raise
-            return open(whole, "rb")
-
-    def entries(self) -> list[Any]:
-        """The entries of the directory, after its blocks were fetched if they are not here."""
-        repo = repository(self.config)
-        try:
-            return list_local(repo, resolve_local(repo, self.uri))
-        except BlockNotLocal as exc:
-            self.need_network(exc)
-        self.ask("listing")
-        return list_local(repo, resolve_local(repo, self.uri))
-
-    def info(self) -> dict[str, Any]:
-        info: dict[str, Any] = {
-            "uri": str(self.uri),
-            "cid": None,
-            "kind": "file",
-            "size": None,
-            "label": self.uri.label,
-            "sources": {},
-        }
-        repo = repository(self.config)
-        try:
-            found = find_local(repo, self.uri)
-            assert found.path is not None
-            return {
-                **info,
-                "cid": str(found.cid),
-                "size": found.path.stat().st_size,
-                "local": True,
-                "path": str(found.path),
-            }
-        except IsADirectory:
-            cid = resolve_local(repo, self.uri)
-            return {**info, "cid": str(cid), "kind": "directory", "local": self._all_here(cid), "path": None}
-        except (BlockNotLocal, DamagedFile) as exc:
-            self.need_network(exc)
-        result = self.ask("info")
-        return {
-            **info,
-            "sources": result.get("sources") or {},
-            "cid": result["cid"],
-            "kind": "directory" if result["size"] is None else "file",
-            "size": result["size"],
-            "local": False,
-            "path": None,
-        }
-
-    def _all_here(self, cid: Any) -> bool:
-        """Whether a directory and everything below it is here."""
-        repo = repository(self.config)
-        waiting = [cid]
-        seen: set[bytes] = set()
-        while waiting:
-            folder = waiting.pop()
-            try:
-                for entry in list_local(repo, folder):
-                    if entry.cid.multihash in seen:
-                        continue
-                    seen.add(entry.cid.multihash)
-                    if is_local_directory(repo, entry.cid):
-                        waiting.append(entry.cid)
-                    elif repo.find_file(entry.cid) is None and repo.get_block(entry.cid.multihash) is None:
-                        return False
-            except (BlockNotLocal, DamagedFile):
-                return False
-        return True
-
-    def say(self, text: str) -> None:
-        if self.verbose:
-            tell(text)
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
 
 
 def _path(uri: str, local_only: bool, providers: Sequence[str], timeout: float | None) -> tuple[Path, str]:
-    request = _Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+    request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
     return request.file(), request.uri.locator
-
-
-def _read(file: BinaryIO, start: int, end: int, name: str) -> Iterator[bytes]:
-    file.seek(start)
-    left = end - start
-    while left > 0:
-        piece = file.read(min(_PIECE, left))
-        if not piece:
-            raise DamagedFile(f"The local copy of {name} became shorter while it was read.")
-        left -= len(piece)
-        yield piece
-
-
-def _told(sources: dict[str, int]) -> str:
-    """Who sent how much; the most first."""
-    if len(sources) == 1:
-        return next(iter(sources))
-    return ", ".join(f"{name} ({size:,})" for name, size in sorted(sources.items(), key=lambda item: -item[1]))
 
 
 @contextlib.contextmanager
@@ -532,7 +316,7 @@ def takes_directory(dest: str | os.PathLike[str] | None) -> bool:
 
 
 def _file_destination(dest: str | os.PathLike[str], uri: ContentURI) -> tuple[Path, bool]:
-    """Where the copy goes, and whether the user named all of that; else the last part is from whoever made the URI."""
+    """Where the copy goes, and whether the user named all of that; else the last part comes from the URI."""
     target = _absolute(dest)
     into_folder = os.fspath(dest).endswith(("/", os.sep))
     with explained("looking at", target):

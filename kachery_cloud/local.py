@@ -1,7 +1,14 @@
-"""What needs no network: the repo of the data directory, and finding content in it."""
+"""What needs no network: what this process has open of a data directory, and finding content in it.
+
+A process has one repo and one outbox open for each data directory. The functions that users call share them with the
+node, where it runs in this process. Both may be used from any thread, and on both sides of a fork.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,9 +19,13 @@ if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.dag.directory import HamtEntry
+    from kachery_p2p.pinning import PinOutbox
     from kachery_p2p.repo.repo import Repo
 
 _repos: dict[Path, Repo] = {}
+_outboxes: dict[Path, PinOutbox] = {}
+#: Directories whose node runs in this process. There is one at most for each.
+_served: set[Path] = set()
 
 
 def repository(config: Config) -> Repo:
@@ -31,10 +42,43 @@ def repository(config: Config) -> Repo:
     return repo
 
 
+def outbox(config: Config) -> PinOutbox:
+    """The outbox of this process for the data directory; what is to be pinned is written there."""
+    found = _outboxes.get(config.directory)
+    if found is None:
+        from kachery_p2p.pinning import OUTBOX_NAME, PinOutbox
+
+        # Of two threads that make it at once, both get the same.
+        found = _outboxes.setdefault(config.directory, PinOutbox(config.directory / OUTBOX_NAME))
+    return found
+
+
+@contextlib.contextmanager
+def served_repository(config: Config) -> Iterator[Repo]:
+    """The same repo for the node of the directory: `close_repositories` leaves it open while this lasts."""
+    repo = repository(config)
+    _served.add(config.directory)
+    try:
+        yield repo
+    finally:
+        _served.discard(config.directory)
+
+
 def close_repositories() -> None:
-    """Close the repos of this process; the next call opens them again. For tests and for leaving early."""
-    while _repos:
-        _repos.popitem()[1].close()
+    """Close the repos of this process, but for one that its node uses; the next call opens them again."""
+    for directory in [each for each in _repos if each not in _served]:
+        _repos.pop(directory).close()
+
+
+def close_outboxes() -> None:
+    """Close the outboxes of this process; the next call opens them again."""
+    while _outboxes:
+        _outboxes.popitem()[1].close()
+
+
+if hasattr(os, "register_at_fork"):
+    # The thread of a node is not in the child.
+    os.register_at_fork(after_in_child=_served.clear)
 
 
 class BlockNotLocal(Exception):
@@ -42,14 +86,18 @@ class BlockNotLocal(Exception):
 
 
 class LocalContent(NamedTuple):
-    """What a URI leads to, as far as this machine knows. `path` is None for directories."""
+    """The file that a URI leads to, on this machine."""
 
     cid: CID
-    path: Path | None
+    path: Path
 
 
 def local_blocks(repo: Repo, cids: list[CID]) -> list[bytes]:
-    """The blocks from this machine alone; raises `BlockNotLocal`."""
+    """The blocks, from this machine alone.
+
+    Raises:
+        BlockNotLocal: one is not here.
+    """
     found = repo.get_blocks([cid.multihash for cid in cids])
     for cid in cids:
         if cid.multihash not in found:
@@ -60,27 +108,27 @@ def local_blocks(repo: Repo, cids: list[CID]) -> list[bytes]:
 def resolve_local(repo: Repo, uri: ContentURI) -> CID:
     """The CID that the URI's path leads to, from the directories that are here.
 
-    Raises `BlockNotLocal`, `PathNotFound`.
+    Raises:
+        BlockNotLocal: one of them is not here.
+        PathNotFound: one of them has no such entry.
     """
-    from kachery_p2p.dag.cid import CID
-
-    root = CID.parse(uri.cid)
     if not uri.path:
-        return root
+        return uri.root
     from kachery_p2p.dag.paths import drive, resolve_path
 
-    return drive(resolve_path(root, uri.path), lambda cids: local_blocks(repo, cids)).cid
+    return drive(resolve_path(uri.root, uri.path), lambda cids: local_blocks(repo, cids)).cid
 
 
 def find_local(repo: Repo, uri: ContentURI) -> LocalContent:
     """The file that the URI names, if all of it is here.
 
-    Raises `BlockNotLocal`; `IsADirectory`; `DamagedFile` when the local copy is no longer what it was.
+    Raises:
+        BlockNotLocal: it is not here, or not all of it.
+        IsADirectory: it is no file.
+        DamagedFile: the local copy is no longer what it was.
     """
     cid = resolve_local(repo, uri)
-    path = repo.find_file(cid)
-    if path is None:
-        path = _inline_file(repo, cid)
+    path = local_file(repo, cid)
     if path is not None:
         return LocalContent(cid, path)
     if is_local_directory(repo, cid):
@@ -89,6 +137,16 @@ def find_local(repo: Repo, uri: ContentURI) -> LocalContent:
             f"or one of its files as {uri.locator}/NAME."
         )
     raise BlockNotLocal(str(cid))
+
+
+def local_file(repo: Repo, cid: CID) -> Path | None:
+    """Where a file is, if all of it is here; None for one that is not here, and for a directory.
+
+    Raises:
+        DamagedFile: the local copy is no longer what it was.
+    """
+    path = repo.find_file(cid)
+    return _inline_file(repo, cid) if path is None else path
 
 
 def is_local_directory(repo: Repo, cid: CID) -> bool:
@@ -107,7 +165,12 @@ def is_local_directory(repo: Repo, cid: CID) -> bool:
 
 
 def list_local(repo: Repo, cid: CID) -> list[HamtEntry]:
-    """The entries of a directory that is here. Raises `BlockNotLocal`, `NotADirectory`."""
+    """The entries of a directory that is here.
+
+    Raises:
+        BlockNotLocal: one of its blocks is not here.
+        NotADirectory: it is a file.
+    """
     from kachery_p2p.dag.cid import RAW
     from kachery_p2p.dag.directory import list_directory
     from kachery_p2p.dag.paths import drive

@@ -13,11 +13,12 @@ import contextlib
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from kachery_cloud.arguments import check_flags, text_list
-from kachery_cloud.errors import ConfigError, ContentNotFound, IsADirectory, NodeError, PinningError
-from kachery_cloud.local import BlockNotLocal, find_local, repository, resolve_local
+from kachery_cloud.errors import ConfigError, ContentNotFound, NodeError, PinningError, PinTooLarge
+from kachery_cloud.local import BlockNotLocal, is_local_directory, local_file, outbox, repository, resolve_local
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.pin_choice import services_by_name, services_for, to_service, why_idle
 from kachery_cloud.settings.pin_services import PinSetting
@@ -26,11 +27,13 @@ from kachery_cloud.uri import format_uri, parse_uri
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterable
 
+    from kachery_cloud.node.messages import RunningNode
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
-    from kachery_p2p.pinning import PinEntry, PinOutbox
+    from kachery_p2p.node.messages import Sending
+    from kachery_p2p.pinning import PinEntry
     from kachery_p2p.repo.repo import Stored
 
 Pin: TypeAlias = "bool | str | Sequence[str] | None"
@@ -38,8 +41,6 @@ Wait: TypeAlias = "Literal['pinned', 'verified'] | None"
 WAITS = ("pinned", "verified")
 #: Problems of a row that stay until the user does something.
 HOPELESS = ("idle", "local", "over_limit")
-
-_outboxes: dict[Path, PinOutbox] = {}
 
 
 def pin(
@@ -68,7 +69,7 @@ def pin(
     config = load_config()
     plan, cid = record_pin(config, uri, True if service is None else service, timeout, wait)
     _tell_node(config)
-    return plan.wait_for(config, cid) if plan.wait else rows(config, cid, plan.names)
+    return as_dicts(plan.wait_for(config, cid) if plan.wait else rows(config, cid, plan.names))
 
 
 def unpin(uri: str, service: str | Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -86,9 +87,9 @@ def unpin(uri: str, service: str | Sequence[str] | None = None) -> list[dict[str
         ContentNotFound: it was not pinned from here, or not there.
     """
     config = load_config()
-    _, found = record_unpin(config, uri, service)
+    found = record_unpin(config, uri, service)
     _tell_node(config)
-    return found
+    return as_dicts(found)
 
 
 def pins(uri: str | None = None, *, removed: bool = False) -> list[dict[str, Any]]:
@@ -113,8 +114,8 @@ def pins(uri: str | None = None, *, removed: bool = False) -> list[dict[str, Any
     check_flags(removed=removed)
     config = load_config()
     if uri is not None:
-        return rows(config, _cid_of(config, uri), removed=removed)
-    return _shown(config, outbox(config).list(removed=removed))
+        return as_dicts(rows(config, _cid_of(config, uri), removed=removed))
+    return as_dicts(all_rows(config, removed=removed))
 
 
 def wait_pinned(
@@ -142,13 +143,13 @@ def wait_pinned(
     if not _is_wait(until):
         raise ConfigError(f"until is {shown(until)}; it must be 'pinned' or 'verified'.")
     cid, names = awaited(config, uri, service)
-    return wait_for(config, cid, names, until, seconds(timeout))
+    return as_dicts(wait_for(config, cid, names, until, seconds(timeout)))
 
 
 # --- the same, without a node ----------------------------------------------------------------------------------------
 
 
-def record_pin(config: Config, uri: str, pin: Pin, timeout: float | None, wait: Wait = None) -> tuple[Plan, str]:
+def record_pin(config: Config, uri: str, pin: Pin, timeout: float | None, wait: Wait = None) -> tuple[Plan, CID]:
     """Write down that something which is here is to be pinned; the plan, and the CID."""
     plan = make_plan(config, pin, wait, timeout)
     parsed = parse_uri(uri)
@@ -160,26 +161,26 @@ def record_pin(config: Config, uri: str, pin: Pin, timeout: float | None, wait: 
             f"{uri} is not on this machine, so it cannot be pinned from here. Load it first (kachery-cloud-load)."
         ) from None
     plan.check(config, size, parsed.locator)
-    plan.record(config, str(cid), size, parsed.name)
-    return plan, str(cid)
+    plan.record(config, cid, size, parsed.name)
+    return plan, cid
 
 
-def record_unpin(config: Config, uri: str, service: str | Sequence[str] | None) -> tuple[str, list[dict[str, Any]]]:
-    """Write down that something is no longer to be pinned; the CID, and the rows."""
+def record_unpin(config: Config, uri: str, service: str | Sequence[str] | None) -> list[PinEntry]:
+    """Write down that something is no longer to be pinned; the rows."""
     cid, names = awaited(config, uri, service)
     for name in names:
         outbox(config).remove(cid, name)
-    return cid, rows(config, cid, names, removed=True)
+    return rows(config, cid, names, removed=True)
 
 
-def awaited(config: Config, uri: str, service: str | Sequence[str] | None) -> tuple[str, list[str]]:
+def awaited(config: Config, uri: str, service: str | Sequence[str] | None) -> tuple[CID, list[str]]:
     """The CID of a URI, and the services that were asked to keep it, or those of them that are meant.
 
     Raises:
         ContentNotFound: it was not pinned from here, or not there.
     """
     cid = _cid_of(config, uri)
-    found = [row["service"] for row in rows(config, cid)]
+    found = [row.service for row in rows(config, cid)]
     wanted = found if service is None else text_list(service, "service")
     missing = [name for name in wanted if name not in found]
     if missing or not found:
@@ -192,22 +193,23 @@ def awaited(config: Config, uri: str, service: str | Sequence[str] | None) -> tu
 
 
 def wait_for(
-    config: Config, cid: str, names: Sequence[str], until: Literal["pinned", "verified"], timeout: float | None
-) -> list[dict[str, Any]]:
+    config: Config, cid: CID, names: Sequence[str], until: Literal["pinned", "verified"], timeout: float | None
+) -> list[PinEntry]:
     """Wait until these services have a root; see `wait_pinned`."""
     from kachery_cloud.node.connection import get_connection
+    from kachery_p2p.node.messages import WaitPinnedRequest
 
     _raise_if_hopeless(rows(config, cid, names))
     connection = get_connection(config)
     unknown = unknown_to_node(connection.status(), names)
     if unknown is not None:
         raise PinningError(unknown)
-    connection.wait_pinned({"cid": cid, "services": list(names), "verified": until == "verified", "timeout": timeout})
+    connection.wait_pinned(WaitPinnedRequest(cid, until == "verified", tuple(names), timeout))
     found = rows(config, cid, names)
     _raise_if_hopeless(found)
     if len(found) < len(names):
         raise PinningError(f"ipfs://{cid} was removed from what is to be pinned while it was waited for.")
-    left = [row for row in found if row["state"] != "verified" and (until == "verified" or not row["claimed"])]
+    left = [row for row in found if row.state != "verified" and (until == "verified" or not row.claimed)]
     if left:
         from kachery_cloud.commands.pins_text import on_their_way
 
@@ -217,44 +219,35 @@ def wait_for(
     return found
 
 
-def sending(config: Config) -> dict[str, tuple[int, int]]:
-    """Of the uploads that the running node is making: bytes sent and bytes in all, by CID."""
+def sending(config: Config) -> dict[str, Sending]:
+    """The uploads that the running node is making, by CID."""
     from kachery_cloud.node.connection import ask_running_node
+    from kachery_cloud.node.messages import STATUS
 
     try:
-        services = _pins_of(ask_running_node(config, "status")).get("services", {})
+        services = ask_running_node(config, STATUS).node.pinning.services
     except NodeError:
         return {}
-    return {
-        cid: (each["sent"], each["size"])
-        for service in services.values()
-        for cid, each in service.get("sending", {}).items()
-    }
+    return {cid: each for service in services.values() for cid, each in service.sending.items()}
 
 
-def unknown_to_node(status: dict[str, Any], names: Sequence[str]) -> str | None:
+def unknown_to_node(status: RunningNode, names: Sequence[str]) -> str | None:
     """What to say where the node that runs does not know one of these services; None where it knows all."""
-    unknown = [name for name in names if name not in _pins_of(status).get("services", {})]
+    unknown = [name for name in names if name not in status.node.pinning.services]
     if not unknown:
         return None
     return (
-        f"The node that runs here (process {status.get('pid', 'unknown')}) does not know the pinning service "
-        f"{unknown[0]}, or has no token for it. It reads its settings when it starts: stop it and start it again; what "
-        "is to be pinned is written down."
+        f"The node that runs here (process {status.pid}) does not know the pinning service {unknown[0]}, or has no "
+        "token for it. It reads its settings when it starts: stop it and start it again; what is to be pinned is "
+        "written down."
     )
 
 
-def _raise_if_hopeless(found: Sequence[dict[str, Any]]) -> None:
+def _raise_if_hopeless(found: Sequence[PinEntry]) -> None:
     """Raise `PinningError` where nothing more happens without the user."""
-    stuck = [row for row in found if row["state"] == "refused" or (row["problem"] in HOPELESS and not row["claimed"])]
+    stuck = [row for row in found if row.state == "refused" or (row.problem in HOPELESS and not row.claimed)]
     if stuck:
-        raise PinningError(" ".join(dict.fromkeys(row["last_error"] for row in stuck)))
-
-
-def _pins_of(status: dict[str, Any]) -> dict[str, Any]:
-    """What a node says about pinning; it may be of another version."""
-    found = status.get("pinning")
-    return found if isinstance(found, dict) else {}
+        raise PinningError(" ".join(dict.fromkeys(row.last_error for row in stuck)))
 
 
 def _tell_node(config: Config) -> None:
@@ -267,9 +260,10 @@ def _tell_node(config: Config) -> None:
 def wake_node(config: Config) -> None:
     """Have the node that runs look at the outbox now, and ask again those services that refused something."""
     from kachery_cloud.node.connection import ask_running_node
+    from kachery_cloud.node.messages import WAKE_PINS
 
     with contextlib.suppress(NodeError):  # none runs
-        ask_running_node(config, "wake_pins")
+        ask_running_node(config, WAKE_PINS)
 
 
 # --- for storing -----------------------------------------------------------------------------------------------------
@@ -298,34 +292,36 @@ class Plan(NamedTuple):
         for service in self.services if self.explicit else ():
             to_service(config, service, token="").check_size(size, what)
 
-    def record(self, config: Config, cid: str, size: int | None, name: str) -> list[str]:
+    def record(self, config: Config, cid: CID, size: int | None, name: str) -> list[str]:
         """Write down what is to be pinned. It is on the disk when this returns, and where is what it returns.
 
         What is too large for a default service is not sent there, and a warning says so: it is stored all the same.
         """
-        from kachery_cloud.errors import PinTooLarge
-
         recorded = []
         for service in self.services:
             try:
                 to_service(config, service, token="").check_size(size, f"ipfs://{cid}")
-            except PinTooLarge as exc:
+            except PinTooLarge as error:
                 if self.explicit:
                     raise
-                warnings.warn(f"Stored, but not pinned: {exc}", RuntimeWarning, stacklevel=4)
+                warnings.warn(f"Stored, but not pinned: {error}", RuntimeWarning, stacklevel=4)
                 continue
             outbox(config).add(cid, service.name, name, size=size)
             recorded.append(service.name)
         return recorded
 
-    def wait_for(self, config: Config, cid: str) -> list[dict[str, Any]]:
+    def wait_for(self, config: Config, cid: CID) -> list[PinEntry]:
         """Wait as the plan says; see `wait_for`."""
         names = [name for name in self.names if outbox(config).get(cid, name) is not None]
         return wait_for(config, cid, names, self.wait or "pinned", self.timeout) if names else []
 
 
 def make_plan(config: Config, pin: Pin, wait: Wait = None, timeout: float | None = None, local: bool = False) -> Plan:
-    """What `pin`, `wait`, `timeout` and `local` of a call mean. Raises `ConfigError` for what cannot be meant."""
+    """What `pin`, `wait`, `timeout` and `local` of a call mean.
+
+    Raises:
+        ConfigError: they make no sense, or not together.
+    """
     if pin is None and wait is None and not config.pin_services:
         return Plan()
     if wait is not None and not _is_wait(wait):
@@ -350,42 +346,33 @@ def _is_wait(value: object) -> bool:
 
 def record_stored(config: Config, plan: Plan, stored: Stored, name: str) -> list[str]:
     """Write down where something that was stored is to be pinned; the names of these services."""
-    return plan.record(config, str(stored.cid), stored.size, name) if plan.services else []
+    return plan.record(config, stored.cid, stored.size, name) if plan.services else []
 
 
-# --- the outbox ------------------------------------------------------------------------------------------------------
+# --- rows ----------------------------------------------------------------------------------------------------------
 
 
-def outbox(config: Config) -> PinOutbox:
-    """The outbox of the data directory, for this process."""
-    from kachery_p2p.pinning import OUTBOX_NAME, PinOutbox
-
-    found = _outboxes.get(config.directory)
-    if found is None:
-        # Of two threads that make it at once, both get the same.
-        found = _outboxes.setdefault(config.directory, PinOutbox(config.directory / OUTBOX_NAME))
-    return found
-
-
-def close_outboxes() -> None:
-    """Close the outboxes of this process; the next call opens them again. For tests and for leaving early."""
-    while _outboxes:
-        _outboxes.popitem()[1].close()
-
-
-def rows(
-    config: Config, cid: str, names: Sequence[str] | None = None, *, removed: bool = False
-) -> list[dict[str, Any]]:
+def rows(config: Config, cid: CID, names: Sequence[str] | None = None, *, removed: bool = False) -> list[PinEntry]:
     """The rows of `pins` for one root, at these services."""
     box = outbox(config)
     if names is None:
         names = sorted({entry.service for entry in box.list(removed=removed)})
     found = [entry for name in names if (entry := box.get(cid, name)) is not None]
-    return _shown(config, [entry for entry in found if removed or entry.state != "removed"])
+    return _explained(config, [entry for entry in found if removed or entry.state != "removed"])
 
 
-def _shown(config: Config, entries: Sequence[PinEntry]) -> list[dict[str, Any]]:
-    """Entries as plain values, each with why nothing happens to it, where the settings are the reason."""
+def all_rows(config: Config, *, removed: bool = False) -> list[PinEntry]:
+    """The rows of `pins`; on request also those that were removed."""
+    return _explained(config, outbox(config).list(removed=removed))
+
+
+def as_dicts(found: Iterable[PinEntry]) -> list[dict[str, Any]]:
+    """Rows as `pins` returns them."""
+    return [{"uri": format_uri(entry.cid), **entry.as_json()} for entry in found]
+
+
+def _explained(config: Config, entries: Sequence[PinEntry]) -> list[PinEntry]:
+    """Entries, each with why nothing happens to it, where the settings are the reason."""
     from kachery_p2p.repo.swarm_key import SWARM_KEY_NAME
 
     settings = services_by_name(config)
@@ -401,39 +388,43 @@ def _shown(config: Config, entries: Sequence[PinEntry]) -> list[dict[str, Any]]:
                 if setting is None
                 else why_idle(config, setting, private)
             )
-        row = {"uri": format_uri(entry.cid), **entry.as_json()}
-        if idle[entry.service] and (entry.on_its_way or entry.state == "refused"):
-            row.update(problem="idle", last_error=idle[entry.service])
-        found.append(row)
+        why = idle[entry.service]
+        if why and (entry.on_its_way or entry.state == "refused"):
+            entry = replace(entry, problem="idle", last_error=why)
+        found.append(entry)
     return found
 
 
-def _cid_of(config: Config, uri: str) -> str:
-    """The CID that a URI leads to, as it is written in the outbox."""
-    parsed = parse_uri(uri)
-    if not parsed.path:
-        return parsed.cid
+def _cid_of(config: Config, uri: str) -> CID:
+    """The CID that a URI leads to."""
     try:
-        return str(resolve_local(repository(config), parsed))
+        return resolve_local(repository(config), parse_uri(uri))
     except BlockNotLocal:
         raise ContentNotFound(f"{uri} is not on this machine; name it by its own URI (ipfs://<cid>).") from None
 
 
 def _size_here(config: Config, locator: str, cid: CID) -> int:
-    """Bytes of a file that is here, or of all blocks of a directory. Raises `BlockNotLocal`."""
-    repo = repository(config)
-    try:
-        found = find_local(repo, parse_uri(str(cid)))
-    except IsADirectory:
-        from kachery_p2p.dag.pb import decode_node
+    """Bytes of a file that is here, or of all blocks of a directory.
 
-        block = repo.get_block(cid.multihash)
-        if block is None:
-            raise BlockNotLocal(locator) from None
-        return len(block) + sum(link.tsize or 0 for link in decode_node(block).links)
-    return os.stat(found.path).st_size if found.path is not None else 0
+    Raises:
+        BlockNotLocal: it is not here.
+    """
+    repo = repository(config)
+    path = local_file(repo, cid)
+    if path is not None:
+        return os.stat(path).st_size
+    block = repo.get_block(cid.multihash) if is_local_directory(repo, cid) else None
+    if block is None:
+        raise BlockNotLocal(locator)
+    from kachery_p2p.dag.pb import decode_node
+
+    return len(block) + sum(link.tsize or 0 for link in decode_node(block).links)
 
 
 def seconds(timeout: float | None) -> float | None:
-    """A timeout that was given, or None. Raises `ConfigError`."""
+    """A timeout that was given, or None.
+
+    Raises:
+        ConfigError: it is no time that can be waited for.
+    """
     return None if timeout is None else parse_timeout(timeout, "timeout")

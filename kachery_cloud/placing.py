@@ -40,8 +40,13 @@ def copy_into_place(source: Path, target: Path, *, replace: bool) -> None:
     Args:
         replace: whether a file that is at `target` goes. Without it, only one with the same bytes is no error.
 
-    Raises FileExists, NotAFile (something else than a file is there), FileMissing (no such folder), NoPermission,
-    DiskFull; what was at `target` stays then.
+    Raises:
+        FileExists: something is there that is not to be replaced.
+        NotAFile: something else than a file is there.
+        FileMissing: there is no such folder.
+        NoPermission, DiskFull: it cannot be written.
+
+    After an error, what was at `target` is still there.
     """
     if _is_there(source, target, replace):
         return
@@ -53,7 +58,7 @@ def copy_into_place(source: Path, target: Path, *, replace: bool) -> None:
         try:
             _name(part, target)
         except FileExistsError:
-            # Whoever was faster may have brought the same.
+            # Another process was faster, and may have brought the same.
             if not _is_there(source, target, replace):
                 raise _in_the_way(target) from None
 
@@ -100,7 +105,12 @@ def _name(temporary: Path, target: Path) -> None:
 
 
 def check_tree_destination(dest: Path) -> None:
-    """Raise FileExists where something is at `dest` already, FileMissing where its parent is not there."""
+    """Look at a place where a tree is to be made.
+
+    Raises:
+        FileExists: something is there already.
+        FileMissing: there is no folder to make it in.
+    """
     with explained("looking into", dest):
         if dest.is_symlink() or (dest.exists() and not (dest.is_dir() and not any(dest.iterdir()))):
             raise _folder_in_the_way(dest)
@@ -115,8 +125,13 @@ def _folder_in_the_way(dest: Path) -> FileExists:
 def place_directory(repo: Repo, root: CID, dest: Path) -> None:
     """Make the tree of a directory that is wholly here, as a folder `dest` (absolute; missing or empty).
 
-    Raises NotHere when a part of it is missing, NotADirectory, InvalidName for names and links that would leave `dest`,
-    NoPermission, DiskFull; nothing is at `dest` then.
+    Raises:
+        BlockNotLocal: a part of it is missing.
+        NotADirectory: it is a file.
+        InvalidName: a name or a link in it would leave `dest`.
+        NoPermission, DiskFull: it cannot be written.
+
+    After an error nothing is at `dest`.
     """
     tree = _read_tree(repo, root)
     check_tree_destination(dest)
@@ -171,6 +186,7 @@ def _read_tree(repo: Repo, root: CID) -> _Tree:
     from kachery_p2p.dag.names import safe_name
     from kachery_p2p.dag.tree import TreeWalk
 
+    # Each folder is read once. A tree that no disk could hold is refused before anything is made.
     folders: dict[CID, list[tuple[str, CID]]] = {}
     things: dict[CID, _Thing] = {}
     walk = TreeWalk(root)
@@ -217,7 +233,11 @@ class _Thing:
 
 
 def _look_at(repo: Repo, cid: CID) -> _Thing:
-    """What an entry is. Raises NotHere when that is not known here."""
+    """What an entry is.
+
+    Raises:
+        BlockNotLocal: that is not known here.
+    """
     from kachery_p2p.dag.cid import DAG_PB
     from kachery_p2p.dag.nodes import node_kind, symlink_target
     from kachery_p2p.dag.unixfs import DataType
@@ -255,7 +275,8 @@ def _check_link(where: PurePosixPath, target: str) -> None:
 def _copy(source: Path, target: Path, left: int = 0) -> int:
     """Copy a file and return its size. `left` is how many bytes are to be copied from now on, this file among them.
 
-    Raises DiskFull before anything is written when there is no room for them.
+    Raises:
+        DiskFull: there is no room for them. Nothing is written then.
     """
     with open(source, "rb") as src, open(target, "xb") as dst:
         size = os.fstat(src.fileno()).st_size

@@ -17,7 +17,7 @@ from typing import Any
 from kachery_cloud.terminal import unfiltered
 from kachery_p2p.text import printable
 
-# Work that is over sooner needs no bar.
+#: Seconds. Work that is over sooner needs no bar.
 DELAY = 0.5
 
 Update = Callable[[int, int], None]

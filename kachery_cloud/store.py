@@ -8,18 +8,16 @@ and `timeout` mean the same everywhere: as for `store_file`.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import io
 import os
 import re
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from kachery_cloud.arguments import check_flags, path_text
-from kachery_cloud.errors import FileMissing, IsADirectory, KacheryError, NotADirectory, StoreTooLarge
+from kachery_cloud.errors import FileMissing, IsADirectory, NotADirectory, StoreTooLarge
 from kachery_cloud.formats.values import check_array, json_bytes, text_bytes, write_npy
 from kachery_cloud.local import repository
 from kachery_cloud.pinning import make_plan, record_stored
@@ -38,25 +36,8 @@ if TYPE_CHECKING:
     from kachery_p2p.dag.profiles import Profile
     from kachery_p2p.repo.repo import Repo, Stored
 
-# An array up to this size is written through memory; a larger one through a file, so that it is not held twice.
+#: An array up to this size is written through memory; a larger one through a file, so that it is not held twice.
 _IN_MEMORY = 8 << 20
-# Seconds for a node on this machine to take note of a CID.
-_NOTIFY_TIMEOUT = 10.0
-
-
-def announce_in_background(config: Config, cid: str, *, pins_changed: bool = False) -> None:
-    """Start or join the node of the directory without waiting for it, and tell it of the new data; and, where that is
-    to be pinned, to look at what is."""
-    try:
-        from kachery_cloud.node.connection import get_connection
-
-        connection = get_connection(config)
-        connection.notify_stored(cid)
-        if pins_changed:
-            connection.notify_pins_changed()
-    except (KacheryError, OSError) as exc:
-        # The data is stored; that it cannot be served right now must not look like a failed store.
-        warnings.warn(f"Stored, but not served to others yet: {exc}", RuntimeWarning, stacklevel=4)
 
 
 def store_file(
@@ -242,9 +223,9 @@ def store_pkl(
 ) -> str:
     """Store a Python value as a pickle and return its URI. Equal values give equal bytes under every version.
 
-    Only plain data is written (see `kachery_cloud.formats.pickling` for the list and the rules), so that whoever loads
-    it runs no code of yours: numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, Fraction, UUID, numpy
-    arrays and scalars.
+    Only plain data is written (see `kachery_cloud.formats.pickling` for the list and the rules), so that those who
+    load it run no code of yours: numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, Fraction, UUID,
+    numpy arrays and scalars.
 
     Raises:
         NotSerializable: a value of another type; names it and its place.
@@ -393,21 +374,6 @@ class Spool:
             self._new.__exit__(*exc)
 
 
-def tell_running_node(config: Config, cid: str) -> bool:
-    """Tell the node of the directory, if one runs, of new data; false when none does. Never starts one."""
-    from kachery_cloud.node.control import ControlClient, ControlEndpoint, NodeGone
-
-    try:
-        client = ControlClient(ControlEndpoint.read(config.directory), on_gone=lambda _: None)
-        try:
-            client.start("notify_stored", {"cid": cid}, None)[1].result(timeout=_NOTIFY_TIMEOUT)
-        finally:
-            client.close()
-    except (NodeGone, concurrent.futures.TimeoutError):
-        return False
-    return True
-
-
 # --- parts -------------------------------------------------------------------------------------------------------
 
 
@@ -425,7 +391,11 @@ def checked_path(filename: str | os.PathLike[str]) -> Path:
 
 
 def check_size(config: Config, size: int, what: str) -> None:
-    """Raise `StoreTooLarge` beyond the limit that the user set."""
+    """Hold a size against the limit that the user set.
+
+    Raises:
+        StoreTooLarge: it is more.
+    """
     limit = config.max_store_bytes
     if limit is not None and size > limit:
         raise StoreTooLarge(
@@ -471,13 +441,14 @@ def _bytes(data: bytes, label: str | None, local: bool, pin: Pin, wait: Wait, ti
 
 def _finish(config: Config, stored: Stored, label: str | None, local: bool, plan: Plan, name: str = "") -> str:
     """Write down what is to be pinned, have the node serve what was stored, and wait if that was asked for."""
-    cid = str(stored.cid)
     recorded = record_stored(config, plan, stored, label or name)
     if not local:
-        announce_in_background(config, cid, pins_changed=bool(recorded))
+        from kachery_cloud.node.connection import announce_in_background
+
+        announce_in_background(config, stored.cid, pins_changed=bool(recorded))
     if plan.wait:
-        plan.wait_for(config, cid)
-    return format_uri(cid, label=label)
+        plan.wait_for(config, stored.cid)
+    return format_uri(str(stored.cid), label=label)
 
 
 def _say(verbose: bool, text: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kachery_cloud.answers import Elsewhere, Here, PinCounts, Running, Stopped, Trouble
 from kachery_cloud.arguments import check_flags, text_list
 from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError, NoPermission
 from kachery_cloud.local import BlockNotLocal, find_local, repository, resolve_local
@@ -13,14 +15,17 @@ from kachery_cloud.progress import progress_bar
 from kachery_cloud.settings.config import load_config, write_default_config
 from kachery_cloud.settings.values import parse_timeout
 from kachery_cloud.uri import check_peer_addresses, parse_uri
+from kachery_p2p.json_shapes import to_json
 
 if TYPE_CHECKING:
+    from kachery_cloud.node.messages import RunningNode
     from kachery_cloud.settings.config import Config
     from kachery_cloud.uri import ContentURI
     from kachery_p2p.dag.cid import CID
+    from kachery_p2p.node.messages import Whereabouts
     from kachery_p2p.repo.repo import Problem, Repo
 
-#: Seconds that `whereis` searches for where nobody says otherwise: a lookup in the public DHT takes a few.
+#: Seconds that `whereis` searches for unless it is told otherwise: a lookup in the public DHT takes a few.
 WHEREIS_TIMEOUT = 15.0
 #: Seconds that `announce` waits: a lookup in the public DHT and twenty dials.
 ANNOUNCE_TIMEOUT = 60.0
@@ -64,25 +69,33 @@ def status(*, start: bool = False) -> dict[str, Any]:
         >>> kcl.status()["addresses"]
         ['/ip4/192.168.1.20/tcp/40121/p2p/12D3KooW...']
     """
+    found = find_status(start=start)
+    answer = to_json(found)
+    if isinstance(found, Stopped):
+        answer["settings"] = dict(found.settings)
+    return answer
+
+
+def find_status(*, start: bool = False) -> Running | Stopped:
+    """The same as an object."""
     from kachery_cloud.node.connection import ask_running_node, get_connection
-    from kachery_cloud.node.control import NodeElsewhere, NodeGone
+    from kachery_cloud.node.endpoint import NodeElsewhere, NodeGone
+    from kachery_cloud.node.messages import STATUS
 
     check_flags(start=start)
     config = load_config()
-    if start:
-        found = get_connection(config).status()
-    else:
-        try:
-            found = ask_running_node(config, "status")
-        except NodeGone:
-            return _without_node(config)
-        except NodeElsewhere as exc:
-            holder = exc.holder
-            return {
-                **_without_node(config),
-                "elsewhere": {"host": holder.host.name, "pid": holder.pid, "since": holder.since, "what": str(exc)},
-            }
-    return {"running": True, **found, **_key_of_running(config, found)}
+    try:
+        found = get_connection(config).status() if start else ask_running_node(config, STATUS)
+    except NodeGone:
+        return _without_node(config)
+    except NodeElsewhere as error:
+        if start:
+            raise
+        holder = error.holder
+        elsewhere = Elsewhere(holder.host.name, holder.pid, holder.since, str(error))
+        return replace(_without_node(config), elsewhere=elsewhere)
+    key = _swarm_key_facts(config)
+    return Running(found=found, warnings=(*key.warnings, *_another_key(config, found, key)))
 
 
 def get_node_info() -> dict[str, Any]:
@@ -100,7 +113,7 @@ def announce(uri: str, *, timeout: float | None = None) -> dict[str, Any]:
         timeout: seconds to wait at most; 60 by default.
 
     Returns:
-        "copies" (peers that now keep a record of who has it; 0 when nobody could be told) and "seconds".
+        "copies" (peers that now keep a record of who has it; 0 when no peer could be told) and "seconds".
 
     Raises:
         ContentNotFound: it is not on this machine.
@@ -110,6 +123,7 @@ def announce(uri: str, *, timeout: float | None = None) -> dict[str, Any]:
         {'copies': 20, 'seconds': 1.7}
     """
     from kachery_cloud.node.connection import get_connection
+    from kachery_p2p.node.messages import AnnounceRequest
 
     config = load_config()
     parsed = parse_uri(uri)
@@ -118,7 +132,7 @@ def announce(uri: str, *, timeout: float | None = None) -> dict[str, Any]:
         raise ContentNotFound(
             f"{uri} is not on this machine, so it cannot be announced from here. Store or load it first."
         )
-    return get_connection(config).announce({"cid": parsed.cid, "timeout": seconds})
+    return to_json(get_connection(config).announce(AnnounceRequest(parsed.root, seconds)))
 
 
 def whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = None) -> list[dict[str, Any]]:
@@ -141,50 +155,40 @@ def whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = 
         >>> [(each["source"], each["peer"]) for each in kcl.whereis("ipfs://bafy...")]
         [('mdns', '12D3KooW...')]
     """
-    return list(iter_whereis(uri, providers=providers, timeout=timeout))
+    return [to_json(row) for row in iter_whereis(uri, providers=providers, timeout=timeout)]
 
 
-def iter_whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of `whereis`: at once whether it is here, then the others."""
+def iter_whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = None) -> Iterator[Whereabouts]:
+    """The rows of `whereis` as objects: at once whether it is here, then the others."""
     from kachery_cloud.node.connection import get_connection
+    from kachery_p2p.node.messages import WhereisRequest
 
     config = load_config()
     parsed = parse_uri(uri)
     seconds = WHEREIS_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
-    peers = [*parsed.providers, *check_peer_addresses(providers, "providers")]
+    peers = (*parsed.providers, *check_peer_addresses(providers, "providers"))
     here = _here(config, parsed)
     if here is not None:
         yield here
-    yield from get_connection(config).whereis({"cid": parsed.cid, "timeout": seconds, "providers": peers})
+    yield from get_connection(config).whereis(WhereisRequest(parsed.root, seconds, peers))
 
 
-def _here(config: Config, uri: ContentURI) -> dict[str, Any] | None:
+def _here(config: Config, uri: ContentURI) -> Here | None:
     """The row of `whereis` for this machine, if all of the file, or the directory's own block, is here."""
     if not config.directory.exists():
         return None
-    repo = repository(config)
-    path: str | None = None
     try:
-        path = str(find_local(repo, uri).path)
+        path = str(find_local(repository(config), uri).path)
     except IsADirectory:
-        pass
+        path = None
     except (BlockNotLocal, DamagedFile):
         return None
-    return {
-        "source": "here",
-        "peer": _peer_id(config),
-        "addrs": [],
-        "seconds": 0.0,
-        "connected": False,
-        "round_trip_ms": None,
-        "has": True,
-        "path": path,
-    }
+    return Here(_peer_id(config), (), "here", 0.0, connected=False, round_trip_ms=None, has=True, path=path)
 
 
-def _without_node(config: Config) -> dict[str, Any]:
-    facts = _swarm_key_facts(config)
-    private = facts["private_network"]
+def _without_node(config: Config) -> Stopped:
+    key = _swarm_key_facts(config)
+    private = key.private
     sources = {
         "mdns": config.mdns,
         "lan-dht": config.lan_dht,
@@ -193,24 +197,28 @@ def _without_node(config: Config) -> dict[str, Any]:
         "delegated": bool(config.delegated_routers(private)),
         "gateways": bool(config.gateway_urls(private)),
     }
-    return {
-        "running": False,
-        "directory": str(config.directory),
-        "peer_id": _peer_id(config),
-        **facts,
-        "settings": {**config.shown(), "sources": sources},
-        **_pinning_facts(config, facts),
-    }
+    counts, error = _pin_counts(config)
+    errors = tuple(Trouble(each) for each in (key.error, error) if each)
+    return Stopped(
+        directory=str(config.directory),
+        peer_id=_peer_id(config),
+        private_network=private,
+        warnings=key.warnings,
+        swarm_key_fingerprint=key.fingerprint,
+        settings={**config.shown(), "sources": sources},
+        pinning=PinCounts(counts),
+        errors=errors,
+    )
 
 
-def _pinning_facts(config: Config, facts: dict[str, Any]) -> dict[str, Any]:
-    """What is to be pinned; with what is wrong, where that cannot be read."""
+def _pin_counts(config: Config) -> tuple[dict[str, dict[str, int]], str]:
+    """What is to be pinned, by service and state, and what is wrong where that cannot be read."""
     try:
-        return {"pinning": {"counts": outbox(config).counts()}}
+        return outbox(config).counts(), ""
     except NoPermission:
-        return {"pinning": {"counts": {}}}  # in another user's directory it is private
-    except KacheryError as exc:
-        return {"pinning": {"counts": {}}, "errors": [*facts.get("errors", ()), {"what": str(exc)}]}
+        return {}, ""  # in another user's directory it is private
+    except KacheryError as error:
+        return {}, str(error)
 
 
 def _peer_id(config: Config) -> str | None:
@@ -221,38 +229,37 @@ def _peer_id(config: Config) -> str | None:
     return None if identity is None else identity.peer_id
 
 
-def _swarm_key_facts(config: Config) -> dict[str, Any]:
+class _SwarmKey(NamedTuple):
     """The network that a node which starts now would be in, and what is wrong with its key."""
+
+    private: bool
+    warnings: tuple[str, ...]
+    fingerprint: str | None = None
+    error: str = ""
+
+
+def _swarm_key_facts(config: Config) -> _SwarmKey:
     from kachery_p2p.private import too_open
     from kachery_p2p.repo.swarm_key import fingerprint, loose_permissions, read_swarm_key
 
-    warnings = too_open(config.directory)
-    if (warning := loose_permissions(config.directory)) is not None:
-        warnings.append(warning)
-    facts: dict[str, Any] = {"private_network": True, "warnings": warnings}
+    loose = loose_permissions(config.directory)
+    warnings = (*too_open(config.directory), *([] if loose is None else [loose]))
     try:
         key = read_swarm_key(config.directory, warn=False)
-    except KacheryError as exc:  # the node would not start; that it is private is what the file is there for
-        return {**facts, "errors": [{"what": str(exc)}]}
-    if key is None:
-        return {**facts, "private_network": False}
-    return {**facts, "swarm_key_fingerprint": fingerprint(key)}
+    except KacheryError as error:  # the node would not start; that it is private is what the file is there for
+        return _SwarmKey(True, warnings, error=str(error))
+    return _SwarmKey(key is not None, warnings, None if key is None else fingerprint(key))
 
 
-def _key_of_running(config: Config, found: dict[str, Any]) -> dict[str, Any]:
-    """What is to be said of `swarm.key` beside a node that runs: it read that file when it started."""
-    facts = _swarm_key_facts(config)
-    warnings = [*found.get("warnings", ()), *facts["warnings"]]
-    in_file = facts.get("swarm_key_fingerprint")
-    if "private_network" not in found:
-        return {"warnings": warnings}
-    fingerprint = found.get("swarm_key_fingerprint", in_file) if found["private_network"] else None
-    if (facts["private_network"], in_file) != (found["private_network"], fingerprint):
-        warnings.append(
-            f"swarm.key in {config.directory} was made, changed or removed after the node had started: stop the node "
-            f"(process {found.get('pid', 'unknown')}) and start it again."
-        )
-    return {"warnings": warnings, **({"swarm_key_fingerprint": fingerprint} if fingerprint else {})}
+def _another_key(config: Config, found: RunningNode, key: _SwarmKey) -> list[str]:
+    """A warning where `swarm.key` is not the one that the running node read when it started."""
+    used = found.node.discovery
+    if (key.private, key.fingerprint) == (used.private_network, used.swarm_key_fingerprint):
+        return []
+    return [
+        f"swarm.key in {config.directory} was made, changed or removed after the node had started: stop the node "
+        f"(process {found.pid}) and start it again."
+    ]
 
 
 def repair() -> dict[str, Any]:
@@ -300,6 +307,11 @@ def repair() -> dict[str, Any]:
 
 
 def _cid_here(repo: Repo, uri: ContentURI) -> CID:
+    """What a URI leads to.
+
+    Raises:
+        ContentNotFound: a directory on the way to it is not here.
+    """
     try:
         return resolve_local(repo, uri)
     except BlockNotLocal:

@@ -19,11 +19,16 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from kachery_cloud.errors import InvalidAddress, InvalidArgument, InvalidURI
 from kachery_p2p.errors import InvalidCID, InvalidName, UnsupportedCID
 from kachery_p2p.text import shown
+
+if TYPE_CHECKING:
+    from kachery_p2p.dag.cid import CID
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 _GATEWAY = re.compile(r"https?://[^/?#]+/ipfs/([A-Za-z0-9]{46,})(/[^?#]*)?", re.IGNORECASE)
@@ -53,7 +58,11 @@ _WITHOUT_VALUE = frozenset((
 
 @dataclass(frozen=True)
 class ContentURI:
-    """A parsed URI. `cid` is in its usual text form, `path` holds decoded names, `providers` are multiaddrs."""
+    """A parsed URI. `cid` is in its usual text form, `path` holds decoded names, `providers` are multiaddrs.
+
+    Attributes:
+        root: the CID as an object.
+    """
 
     cid: str
     path: tuple[str, ...] = ()
@@ -62,6 +71,12 @@ class ContentURI:
 
     def __str__(self) -> str:
         return format_uri(self.cid, self.path, label=self.label, providers=self.providers)
+
+    @cached_property
+    def root(self) -> CID:
+        from kachery_p2p.dag.cid import CID
+
+        return CID.parse(self.cid)
 
     @property
     def locator(self) -> str:
@@ -123,7 +138,9 @@ def parse_uri(uri: str) -> ContentURI:
     head, *names = rest.split("/")
     cid = _content_cid(head, text, quoted)
     path = tuple(_segment(name, quoted) for name in names if name)
-    return ContentURI(cid, path, *_query(query, rest, quoted))
+    found = ContentURI(str(cid), path, *_query(query, rest, quoted))
+    found.__dict__["root"] = cid  # it is parsed already
+    return found
 
 
 def join(uri: str, *names: str) -> str:
@@ -295,7 +312,7 @@ def _is_path(text: str, quoted: str) -> InvalidURI:
     )
 
 
-def _content_cid(text: str, uri: str, quoted: str) -> str:
+def _content_cid(text: str, uri: str, quoted: str) -> CID:
     from kachery_p2p.dag.cid import CID, DAG_PB, LIBP2P_KEY, RAW, codec_name
 
     if not text:
@@ -324,7 +341,7 @@ def _content_cid(text: str, uri: str, quoted: str) -> str:
             f"{text} holds {codec_name(cid.codec)} data, not a file or directory (raw or dag-pb), so it cannot be "
             "loaded."
         )
-    return str(cid)
+    return cid
 
 
 def _segment(part: str, quoted: str) -> str:

@@ -86,7 +86,7 @@ class Work:
 
 def _pin(uri: str, service: str) -> None:
     """A row in the outbox."""
-    from kachery_cloud.pinning import outbox
+    from kachery_cloud.local import outbox
     from kachery_cloud.settings.config import load_config
 
     outbox(load_config()).add(uri.removeprefix("ipfs://"), service)

@@ -22,7 +22,7 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ import trio
 from kachery_p2p.dag.car import CarReader
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import IsADirectory, KacheryError
+from kachery_p2p.node.messages import LoadRequest
 from kachery_p2p.node.node import Node
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
@@ -195,12 +196,13 @@ class PinningService:
 
     async def _fetch(self, pin: Pin) -> None:
         pin.status = "pinning"
-        providers = [addr for addr in pin.origins if not addr.startswith("/p2p/")]
+        providers = tuple(addr for addr in pin.origins if not addr.startswith("/p2p/"))
+        file = LoadRequest(CID.parse(pin.cid), providers=providers, timeout=20)
         try:
             try:
-                await self.node.load(pin.cid, [], providers=providers, timeout=20)
+                await self.node.load(file)
             except IsADirectory:
-                await self.node.load(pin.cid, [], kind="directory", providers=providers, timeout=20)
+                await self.node.load(replace(file, kind="directory"))
         except KacheryError as error:
             pin.status, pin.info = "failed", {"status_details": str(error)}
         else:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from kachery_cloud.commands.support import command, json_option, print_result
 from kachery_cloud.errors import ContentNotFound, NodeError
+from kachery_p2p.json_shapes import to_json
+
+if TYPE_CHECKING:
+    from kachery_p2p.node.messages import Whereabouts
 
 
 @command("status")
@@ -27,11 +31,11 @@ def status(verbose: bool, as_json: bool) -> None:
         kachery-cloud-status
         kachery-cloud-status --json | jq .addresses
     """
-    from kachery_cloud.upkeep import status as ask
+    from kachery_cloud.upkeep import find_status
 
-    found = ask()
+    found = find_status()
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(to_json(found)))
         return
     from kachery_cloud.commands.status_text import status_lines
 
@@ -62,21 +66,21 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
     from kachery_cloud.commands.status_text import may_have_it, whereis_lines
     from kachery_cloud.upkeep import iter_whereis
 
-    rows: list[dict[str, Any]] = []
+    rows: list[Whereabouts] = []
     for row in iter_whereis(uri, providers=peers, timeout=timeout):
         rows.append(row)
         if as_json:
-            click.echo(json.dumps(row))
-        elif row.get("source") == "here":
+            click.echo(json.dumps(to_json(row)))
+        elif row.source == "here":
             click.echo(whereis_lines([row])[0])
         sys.stdout.flush()  # the rest takes a while
-    others = [row for row in rows if row.get("source") != "here"]
+    others = [row for row in rows if row.source != "here"]
     if not as_json:
         for line in whereis_lines(others):
             click.echo(line)
-    found = {row.get("peer") for row in others if may_have_it(row)}
-    without = len({row.get("peer") for row in others if row.get("has") is False})
-    silent = len({row.get("peer") for row in others if row.get("has") is None} - found)
+    found = {row.peer for row in others if may_have_it(row)}
+    without = len({row.peer for row in others if row.has is False})
+    silent = len({row.peer for row in others if row.has is None} - found)
     asked = f" {without} of the peers asked do not have it, {silent} did not answer." if without or silent else ""
     if not found and len(others) == len(rows):
         raise ContentNotFound(

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kachery_cloud.commands.support import command, json_option
+from kachery_p2p.json_shapes import to_json
 
 if TYPE_CHECKING:
     from kachery_cloud.node.log import Level
+    from kachery_cloud.node.messages import RunningNode
 
 
 @command("node")
@@ -105,16 +107,16 @@ def node(
     listen, peers = checked(listen, "--listen"), checked(peers, "--peer")
     start_log(log_level or ("debug" if verbose > 1 else "info" if verbose or log_file else "warning"), log_file)
 
-    def ready(found: dict[str, Any]) -> None:
+    def ready(found: RunningNode) -> None:
         if as_json:
-            click.echo(json.dumps(found))
+            click.echo(json.dumps(to_json(found)))
         else:
             click.echo(f"Serving {config.directory}")
-            click.echo(f"Peer ID: {found['peer_id']}")
-            for address in found["addresses"]:
+            click.echo(f"Peer ID: {found.node.peer_id}")
+            for address in found.node.addresses:
                 click.echo(f"Address: {address}")
-            if "gateway" in found:
-                click.echo(f"Gateway: {found['gateway']['url']}")
+            if found.gateway is not None:
+                click.echo(f"Gateway: {found.gateway.url}")
             click.echo("Others load from here with: kachery-cloud-load URI     (stop with Ctrl-C)")
             click.echo("Where they do not find this node by themselves: kachery-cloud-load URI --peer ADDRESS")
         sys.stdout.flush()

@@ -111,7 +111,7 @@ def service_list(as_json: bool) -> None:
 @json_option
 def service_remove(name: str, as_json: bool) -> None:
     """Forget a pinning service and its token. What it keeps stays there; see `kachery-cloud-pins remove`."""
-    from kachery_cloud.pinning import outbox
+    from kachery_cloud.local import outbox
     from kachery_cloud.settings.config import load_config
     from kachery_cloud.settings.pin_services import keep_service
     from kachery_cloud.settings.pin_tokens import keep_token, keep_token_in_keyring
@@ -192,10 +192,11 @@ def _print_services(found: Sequence[dict[str, Any]]) -> None:
 
 def _say_to_restart() -> None:
     from kachery_cloud.node.connection import ask_running_node
+    from kachery_cloud.node.messages import STATUS
     from kachery_cloud.settings.config import load_config
 
     try:
-        ask_running_node(load_config(), "status")
+        ask_running_node(load_config(), STATUS)
     except KacheryError:
         return
     click.echo("A node is running here. It reads its settings when it starts: stop it and start it again.", err=True)

@@ -18,6 +18,8 @@ from kachery_cloud.terminal import unfiltered
 
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
+    from kachery_p2p.dag.cid import CID
+    from kachery_p2p.pinning import PinEntry
 
 #: Seconds that a command which waits gives a service to hand a block back, once it says that it has all.
 VERIFY_SECONDS = 30.0
@@ -54,16 +56,17 @@ def pins(context: click.Context, removed: bool, as_json: bool) -> None:
         return
     from kachery_cloud import pinning as api
     from kachery_cloud.commands.pins_text import pin_lines, summary_phrase
+    from kachery_cloud.settings.config import load_config
 
-    found = api.pins(removed=removed)
+    found = api.all_rows(load_config(), removed=removed)
     if as_json:
-        click.echo(json.dumps({"pins": found}))
+        click.echo(json.dumps({"pins": api.as_dicts(found)}))
         return
     for line in pin_lines(found):
         click.echo(line)
     counts: dict[str, int] = {}
     for row in found:
-        counts[row["state"]] = counts.get(row["state"], 0) + 1
+        counts[row.state] = counts.get(row.state, 0) + 1
     click.echo(summary_phrase(counts) or "Nothing is pinned. Pin something with: kachery-cloud-pins add URI", err=True)
     _say_if_nobody_works(found)
 
@@ -114,7 +117,7 @@ def remove(uri: str, services: tuple[str, ...], as_json: bool) -> None:
     from kachery_cloud.settings.config import load_config
 
     config = load_config()
-    _, found = api.record_unpin(config, uri, services or None)
+    found = api.record_unpin(config, uri, services or None)
     api.wake_node(config)
     _print_rows(found, as_json)
     if not as_json:
@@ -151,7 +154,7 @@ pins.add_command(service)
 class Waited(NamedTuple):
     """How waiting ended."""
 
-    rows: list[dict[str, Any]]
+    rows: list[PinEntry]
     interrupted: bool = False
     error: KacheryError | None = None
 
@@ -162,7 +165,7 @@ class Waited(NamedTuple):
 
 def wait_with_bar(
     config: Config,
-    cid: str,
+    cid: CID,
     names: Sequence[str],
     timeout: float | None,
     until: Literal["pinned", "verified"] = "pinned",
@@ -188,7 +191,9 @@ def wait_with_bar(
     return Waited(found)
 
 
-def finish_store(config: Config, stored: dict[str, Any], names: Sequence[str], wait: bool, as_json: bool) -> None:
+def finish_store(
+    config: Config, cid: CID, stored: dict[str, Any], names: Sequence[str], wait: bool, as_json: bool
+) -> None:
     """The end of `kachery-cloud-store`: print what was stored, wait for the services that are to keep it, and say how
     far they are."""
     from kachery_cloud import pinning as api
@@ -197,13 +202,12 @@ def finish_store(config: Config, stored: dict[str, Any], names: Sequence[str], w
     if not as_json:
         click.echo(stored["uri"])
         sys.stdout.flush()  # whoever stops the waiting has the URI
-    cid = stored["cid"]
     waited = wait_with_bar(config, cid, names, None) if wait else Waited(api.rows(config, cid, names))
     if as_json:
         click.echo(json.dumps({**stored, **_as_json(waited)}))
     else:
         if not waited.interrupted:
-            for line in on_their_way([row for row in waited.rows if row["claimed"] or waited.error is None]):
+            for line in on_their_way([row for row in waited.rows if row.claimed or waited.error is None]):
                 click.echo(line, err=True)
         tell_waited(waited)
         if not wait:
@@ -217,7 +221,7 @@ def tell_waited(waited: Waited) -> None:
     from kachery_cloud.commands.pins_text import on_their_way
 
     if waited.interrupted:
-        left = [row for row in waited.rows if not row["claimed"]]
+        left = [row for row in waited.rows if not row.claimed]
         click.echo("Interrupted. Nothing is lost: what is still on its way is written down.", err=True)
         for line in on_their_way(left):
             click.echo(f"  {line}", err=True)
@@ -230,7 +234,7 @@ def tell_waited(waited: Waited) -> None:
 
 def _wait_and_print(
     config: Config,
-    cid: str,
+    cid: CID,
     names: Sequence[str],
     wait: bool,
     timeout: float | None,
@@ -249,7 +253,7 @@ def _wait_and_print(
         raise click.exceptions.Exit(waited.exit_code)
 
 
-def _print_rows(found: list[dict[str, Any]], as_json: bool, waited: Waited | None = None) -> None:
+def _print_rows(found: list[PinEntry], as_json: bool, waited: Waited | None = None) -> None:
     from kachery_cloud.commands.pins_text import pin_lines
 
     if as_json:
@@ -260,36 +264,39 @@ def _print_rows(found: list[dict[str, Any]], as_json: bool, waited: Waited | Non
 
 
 def _as_json(waited: Waited) -> dict[str, Any]:
+    from kachery_cloud.pinning import as_dicts
+
     error: dict[str, Any] = {}
     if waited.interrupted:
         error = {"type": "Interrupted", "message": "Interrupted. It goes on while a node runs here."}
     elif waited.error is not None:
         error = {"type": type(waited.error).__name__, "message": str(waited.error)}
-    return {"pins": waited.rows, **({"error": error} if error else {})}
+    return {"pins": as_dicts(waited.rows), **({"error": error} if error else {})}
 
 
-def _say_if_nobody_works(found: Sequence[dict[str, Any]]) -> None:
+def _say_if_nobody_works(found: Sequence[PinEntry]) -> None:
     """Say on stderr that no node is there to do what is left, or none that can."""
     from kachery_cloud import pinning as api
     from kachery_cloud.node.connection import ask_running_node
-    from kachery_cloud.node.control import NodeGone
+    from kachery_cloud.node.endpoint import NodeGone
+    from kachery_cloud.node.messages import STATUS
     from kachery_cloud.settings.config import load_config
 
-    left = [row for row in found if row["state"] not in ("pinned", "verified", "removed", "refused")]
+    left = [row for row in found if row.state not in ("pinned", "verified", "removed", "refused")]
     if not left:
         return
     try:
-        status = ask_running_node(load_config(), "status")
+        status = ask_running_node(load_config(), STATUS)
     except NodeGone:
         click.echo("No node is running here. It goes on when one runs: kachery-cloud-node", err=True)
         return
-    unknown = api.unknown_to_node(status, [row["service"] for row in left if row["problem"] != "idle"])
+    unknown = api.unknown_to_node(status, [row.service for row in left if row.problem != "idle"])
     if unknown is not None:
         click.echo(unknown, err=True)
 
 
 @contextmanager
-def _watched(config: Config, cid: str, names: Sequence[str]) -> Iterator[None]:
+def _watched(config: Config, cid: CID, names: Sequence[str]) -> Iterator[None]:
     """While this lasts, show on a terminal how far the services are."""
     if not sys.stderr.isatty():
         yield
@@ -305,13 +312,13 @@ def _watched(config: Config, cid: str, names: Sequence[str]) -> Iterator[None]:
     def show() -> None:
         with tqdm(total=len(names), bar_format=form, leave=False, file=unfiltered(sys.stderr)) as bar:
             while not done.wait(_SHOW_SECONDS):
-                sent = api.sending(config).get(cid)
+                sending = api.sending(config).get(str(cid))
                 found = api.rows(config, cid, names)
                 bar.bar_format = form
                 bar.set_description_str(status_phrase(found))
-                if sent is not None:
+                if sending is not None:
                     bar.bar_format = "{desc} {percentage:3.0f}%|{bar}| [{elapsed}]"
-                    bar.total, bar.n = sent
+                    bar.total, bar.n = sending.size, sending.sent
                 bar.refresh()
 
     thread = threading.Thread(target=show, name="kachery-pins", daemon=True)

@@ -5,11 +5,15 @@ Names, errors and CIDs may come from strangers: no control character gets to the
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from kachery_p2p.text import printable
+
+if TYPE_CHECKING:
+    from kachery_p2p.pinning import PinEntry
 
 #: States as they are shown; the others are called what they are.
 _WORDS = {
@@ -36,44 +40,34 @@ _ORDER = (
 )  # fmt: skip
 
 
-def state_word(row: dict[str, Any]) -> str:
-    """The state of a row, in a word."""
-    state = str(row.get("state", "?"))
-    return _WORDS.get(state, state)
-
-
-def pin_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+def pin_lines(rows: Sequence[PinEntry]) -> list[str]:
     """The table of `kachery-cloud-pins`: a line for each root and service, and under it why it is not done yet."""
-    cells = [
-        (state_word(row), str(row.get("service", "")), _size(row.get("size")), str(row.get("uri", "")), _note(row))
-        for row in rows
-    ]
+    cells = [(_word(row), row.service, _size(row.size)) for row in rows]
     widths = [max((len(cell[column]) for cell in cells), default=0) for column in range(3)]
     lines = []
-    for row, (state, service, size, uri, note) in zip(rows, cells, strict=True):
-        line = f"{state:<{widths[0]}}  {service:<{widths[1]}}  {size:>{widths[2]}}  {uri}{'  ' + note if note else ''}"
+    for row, (state, service, size) in zip(rows, cells, strict=True):
+        line = f"{state:<{widths[0]}}  {service:<{widths[1]}}  {size:>{widths[2]}}  ipfs://{row.cid}  {row.name}"
         lines.append(printable(line.rstrip()))
-        if row.get("last_error"):
-            lines.append(printable(f"    {row['last_error']}{_next_try(row)}"))
+        if row.last_error:
+            lines.append(printable(f"    {row.last_error}{_next_try(row)}"))
     return lines
 
 
-def status_phrase(rows: Sequence[dict[str, Any]]) -> str:
+def status_phrase(rows: Sequence[PinEntry]) -> str:
     """`filebase: queued, lab: verified`"""
-    return printable(", ".join(f"{row.get('service')}: {state_word(row)}" for row in rows))
+    return printable(", ".join(f"{row.service}: {_word(row)}" for row in rows))
 
 
-def on_their_way(rows: Sequence[dict[str, Any]]) -> list[str]:
+def on_their_way(rows: Sequence[PinEntry]) -> list[str]:
     """A sentence for each row that is not as far as was waited for."""
     lines = []
     for row in rows:
-        meaning = _MEANINGS.get(str(row.get("state")), str(row.get("state")))
-        why = f" ({row['last_error']})" if row.get("last_error") else ""
-        lines.append(printable(f"{row.get('service')}: {row.get('uri')} {meaning}{why}"))
+        why = f" ({row.last_error})" if row.last_error else ""
+        lines.append(printable(f"{row.service}: ipfs://{row.cid} {_MEANINGS.get(row.state, row.state)}{why}"))
     return lines
 
 
-def summary_phrase(counts: dict[str, Any]) -> str:
+def summary_phrase(counts: Mapping[str, int]) -> str:
     """`1 refused, 2 queued, 40 verified`, what wants the user first; empty where there is nothing."""
     known = [state for state in _ORDER if counts.get(state)]
     return printable(", ".join(f"{counts[state]:,} {_WORDS.get(state, state)}" for state in known))
@@ -96,22 +90,20 @@ def service_lines(services: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _note(row: dict[str, Any]) -> str:
-    return str(row.get("name") or "")
+def _word(row: PinEntry) -> str:
+    """The state of a row, in a word."""
+    return _WORDS.get(row.state, row.state)
 
 
-def _next_try(row: dict[str, Any]) -> str:
-    at = row.get("next_try")
-    if not isinstance(at, (int, float)) or row.get("problem") == "idle":
-        return ""
-    seconds = at - time.time()
-    if seconds < 1:
+def _next_try(row: PinEntry) -> str:
+    seconds = row.next_try - time.time()
+    if row.problem == "idle" or not 1 <= seconds < math.inf:
         return ""
     return f" Next try in {seconds:.0f} s." if seconds < 100 else f" Next try in {seconds / 60:.0f} min."
 
 
-def _size(size: Any) -> str:
-    if not isinstance(size, (int, float)):
+def _size(size: float | None) -> str:
+    if size is None:
         return "?"
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:

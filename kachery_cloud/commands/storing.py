@@ -93,9 +93,10 @@ def _store(
     as_json: bool,
     linked: bool,
 ) -> None:
+    from kachery_cloud.node.connection import tell_running_node
     from kachery_cloud.pinning import make_plan, record_stored, wake_node
     from kachery_cloud.settings.config import load_config
-    from kachery_cloud.store import put_directory, put_file, tell_running_node
+    from kachery_cloud.store import put_directory, put_file
     from kachery_cloud.uri import format_uri
 
     if services and pin is False:
@@ -110,7 +111,7 @@ def _store(
         stored = put_file(config, path, linked=linked, profile=profile, verbose=verbose, plan=plan)
     pinned_at = record_stored(config, plan, stored, label or os.path.basename(os.path.abspath(path)))
     # This process ends at once, so it does not become the node; one that runs is told.
-    served = tell_running_node(config, str(stored.cid))
+    served = tell_running_node(config, stored.cid)
     if pinned_at:
         wake_node(config)
     uri = format_uri(str(stored.cid), label=label)
@@ -118,7 +119,7 @@ def _store(
     if pinned_at:
         from kachery_cloud.commands.pins import finish_store
 
-        finish_store(config, found, pinned_at, wait, as_json)
+        finish_store(config, stored.cid, found, pinned_at, wait, as_json)
         return
     print_result(as_json, uri, **found)
     if not served and sys.stderr.isatty():

@@ -16,8 +16,8 @@ from kachery_cloud.errors import KacheryError
 from kachery_cloud.terminal import BinaryOutput, OutputError, ReaderGone, program_streams, silence
 from kachery_p2p.text import printable, shortened
 
-# Characters of a usage error: it repeats what was typed, or pasted by mistake.
-_MOST_USAGE = 1_000
+#: Characters of a usage error: it repeats what was typed, or pasted by mistake.
+_MAX_USAGE = 1_000
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -45,14 +45,14 @@ def guarded(function: Function, interrupted: str = "Interrupted.") -> Function:
             sys.stdout.flush()
         except (ReaderGone, BrokenPipeError):
             _leave_quietly()
-        except KacheryError as exc:
-            _fail(type(exc).__name__, str(exc), exc.exit_code, as_json)
+        except KacheryError as error:
+            _fail(type(error).__name__, str(error), error.exit_code, as_json)
         except KeyboardInterrupt:
             _fail("Interrupted", interrupted, INTERRUPTED, as_json)
-        except OSError as exc:
+        except OSError as error:
             from kachery_p2p.oserrors import explain
 
-            named = explain(exc, "using", exc.filename or "a file")
+            named = explain(error, "using", error.filename or "a file")
             _fail(type(named).__name__, str(named), named.exit_code, as_json)
 
     return run
@@ -75,7 +75,7 @@ def _fail(name: str, message: str, code: int, as_json: bool) -> NoReturn:
 
 
 def _leave_quietly() -> NoReturn:
-    """Nobody reads any more (`... | head`): end without a word."""
+    """The reader of the output has left (`... | head`): end without a word."""
     silence(sys.stdout, sys.stderr)
     raise click.exceptions.Exit(BROKEN_PIPE)
 
@@ -127,14 +127,14 @@ def _main(main: Function, given: list[str], args: tuple[Any, ...], kwargs: dict[
         try:
             code = _run(main, "--json" in given, args, kwargs)
             sys.stdout.flush()
-        except ReaderGone as exc:  # of --help and usage
+        except ReaderGone as error:  # of --help and usage
             silence(sys.stdout, sys.stderr)
-            code = exc.exit_code
-        except OutputError as exc:
+            code = error.exit_code
+        except OutputError as error:
             silence(sys.stdout)
             with suppress(OutputError, ReaderGone):
-                click.echo(f"Error: {exc}", err=True)
-            code = exc.exit_code
+                click.echo(f"Error: {error}", err=True)
+            code = error.exit_code
         sys.exit(code)
 
 
@@ -144,10 +144,10 @@ def _run(main: Function, as_json: bool, args: tuple[Any, ...], kwargs: dict[str,
         return code if isinstance(code, int) else 0
     except click.Abort:
         return INTERRUPTED
-    except click.ClickException as exc:
-        exc.__dict__["message"] = shortened(exc.message, _MOST_USAGE)
+    except click.ClickException as error:
+        error.__dict__["message"] = shortened(error.message, _MAX_USAGE)
         if as_json:
-            click.echo(json.dumps({"error": {"type": "Usage", "message": exc.format_message()}}))
+            click.echo(json.dumps({"error": {"type": "Usage", "message": error.format_message()}}))
         else:
-            exc.show()
-        return exc.exit_code
+            error.show()
+        return error.exit_code

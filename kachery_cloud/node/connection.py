@@ -1,10 +1,10 @@
 """The node behind a script or a notebook: started on first need, shared by the processes of one directory.
 
-A `NodeConnection` stands for "the node of this directory", whoever that is at the moment. The first process that needs
-the network takes the node lock and runs the node in a background thread (`NodeThread`); the others speak to it through
-the control socket (`kachery_cloud.node.control`). When the process that was the node leaves, each of the others notices
-at once, one of them takes the lock, and requests that were under way are asked again: a load then continues from what
-is on disk.
+A `NodeConnection` stands for "the node of this directory", in whichever process that is at the moment. The first
+process that needs the network takes the node lock and runs the node in a background thread
+(`kachery_cloud.node.thread`); the others speak to it through the control socket (`kachery_cloud.node.control`). When
+the process that was the node leaves, each of the others notices at once, one of them takes the lock, and requests that
+were under way are asked again: a load then continues from what is on disk.
 
 Threads and forks: everything here may be called from any thread. A forked child starts with no connection; when it
 needs one it joins its parent's node like any other process.
@@ -17,46 +17,65 @@ import concurrent.futures
 import contextlib
 import logging
 import os
-import sys
 import threading
 import time
+import warnings
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from kachery_cloud.node.control import ControlClient, ControlEndpoint, NodeGone
-from kachery_cloud.node.endpoint import node_elsewhere, silent_holder
-from kachery_p2p.errors import NodeError
+from kachery_cloud.node.control_client import ControlClient
+from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone, node_elsewhere, silent_holder
+from kachery_cloud.node.limits import LOCK_PAUSE, SETTLING, TIMES, NodeTimes
+from kachery_cloud.node.messages import (
+    ANNOUNCE,
+    LOAD,
+    NOTIFY_STORED,
+    STATUS,
+    WAIT_PINNED,
+    WAKE_PINS,
+    WHEREIS,
+    Call,
+    Nothing,
+    RunningNode,
+)
+from kachery_cloud.node.thread import STOP_TIMEOUT, NodeThread
+from kachery_p2p.errors import KacheryError, NodeError
+from kachery_p2p.node.messages import StoredNote
 from kachery_p2p.repo.locks import NodeLock
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kachery_cloud.node.control import Progress
+    from kachery_cloud.node.messages import Progress
     from kachery_cloud.settings.config import Config
+    from kachery_p2p.dag.cid import CID
+    from kachery_p2p.node.messages import (
+        Announced,
+        AnnounceRequest,
+        LoadRequest,
+        LoadResult,
+        WaitPinnedRequest,
+        Whereabouts,
+        WhereisRequest,
+    )
+
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 log = logging.getLogger("kachery_cloud.node.connection")
 
-#: Seconds to become the node or reach the one that is: starting one takes about two on a slow machine.
-ESTABLISH_TIMEOUT = 30.0
-#: Seconds after which what stands in the file of a held lock is believed: who takes the lock writes at once.
-SETTLING = 1.0
-#: Seconds between looks at a lock that another process holds while it starts or leaves.
-ESTABLISH_PAUSE = 0.05
 #: Things that a node is still to be told. It hears of more than these when it next lists what is here.
 MAX_UNTOLD = 100_000
 #: Seconds at exit for telling the node of another process what was stored last.
 TELL_TIMEOUT = 5.0
 #: How often one request is asked again because the node went away under it.
 MAX_TAKEOVERS = 8
-#: Seconds for a node, perhaps one that is still starting, to say what it is doing.
-ANSWER_TIMEOUT = 30.0
+#: Seconds for a node on this machine to take note of a CID.
+NOTIFY_TIMEOUT = 10.0
 #: Seconds that a process which handed its place over waits for the new node before it takes the place back.
 HAND_OVER_GRACE = 15.0
-#: Seconds for the node to say goodbye to its peers when the interpreter exits.
-STOP_TIMEOUT = 5.0
-#: Seconds to wait at exit for a node that is still starting: nobody has needed it yet.
+#: Seconds to wait at exit for a node that is still starting: it was not needed yet.
 STOP_STARTING_TIMEOUT = 0.5
 
 
@@ -65,194 +84,62 @@ class Backend(Protocol):
 
     gone: bool
 
-    def start(self, method: str, params: dict[str, Any], progress: Progress | None) -> tuple[int, Future[Any]]: ...
+    def start(self, call: Call[Q, A], request: Q, progress: Progress | None = None) -> tuple[int, Future[A]]: ...
     def cancel(self, request_id: int) -> None: ...
     def close(self) -> None: ...
-
-
-class NodeThread:
-    """The node of a directory, running in a background thread of this process.
-
-    Args:
-        lock: the node lock, held; released when the thread ends.
-        on_gone: called in the thread when the node has stopped.
-
-    Raises:
-        KacheryError: the node could not start.
-    """
-
-    def __init__(self, config: Config, lock: Any, on_gone: Callable[[NodeThread], None]) -> None:
-        self._config = config
-        self._lock = lock
-        self._on_gone = on_gone
-        self._ready: Future[None] = Future()
-        self.handed_over = False
-        self._pending: dict[int, tuple[Future[Any], Any]] = {}
-        self._next_id = 1
-        self._mutex = threading.Lock()
-        self.gone = False
-        self._thread = threading.Thread(target=self._main, name="kachery-node", daemon=True)
-        self._thread.start()
-        self._ready.result()
-
-    def _main(self) -> None:
-        hook = sys.excepthook
-        import trio
-
-        from kachery_cloud.node.serve import plain_error
-
-        if sys.version_info < (3, 11):
-            # What trio needs for exception groups there sets the hook of the whole process, which is the user's.
-            sys.excepthook = hook
-
-        error: BaseException = NodeGone("The node of this process has stopped.")
-        try:
-            trio.run(self._run, strict_exception_groups=True)
-        except BaseException as e:  # whatever it was, it is handed to those who wait for the node
-            error = plain_error(e)
-            if self._ready.done():
-                log.error("the node stopped", exc_info=e)
-        finally:
-            self._lock.release()
-            with self._mutex:
-                self.gone = True
-                left, self._pending = self._pending, {}
-            for future, _ in left.values():
-                future.set_exception(NodeGone("The node of this process has stopped."))
-            if not self._ready.done():
-                self._ready.set_exception(error)
-            else:
-                self._on_gone(self)
-
-    async def _run(self) -> None:
-        import trio
-
-        from kachery_cloud.node.serve import run_node
-
-        self._token = trio.lowlevel.current_trio_token()
-        self._stop = trio.Event()
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-
-            async def serve(*, task_status: Any) -> None:
-                await run_node(self._config, hand_over=self._hand_over, task_status=task_status)
-
-            self._methods = await nursery.start(serve)
-            self._ready.set_result(None)
-            await self._stop.wait()
-            nursery.cancel_scope.cancel()
-
-    def _hand_over(self) -> bool:
-        """``kachery-cloud-node`` asks for the place. It takes a connection that ends for the same yes as the answer."""
-        self.handed_over = True
-        self._stop.set()
-        return True
-
-    def start(self, method: str, params: dict[str, Any], progress: Progress | None) -> tuple[int, Future[Any]]:
-        import trio
-
-        future: Future[Any] = Future()
-        scope = trio.CancelScope()
-        with self._mutex:
-            if self.gone:
-                raise NodeGone("The node of this process has stopped.")
-            request_id, self._next_id = self._next_id, self._next_id + 1
-            self._pending[request_id] = (future, scope)
-
-        async def answer() -> None:
-            outcome: Any = NodeError("The request was cancelled.")
-            with scope:
-                try:
-                    outcome = (await self._methods[method](params, progress or (lambda done, total: None)),)
-                except Exception as e:  # noqa: BLE001 - it belongs to the caller
-                    outcome = e
-            with self._mutex:
-                waiting = self._pending.pop(request_id, None)
-            if waiting is None:
-                return
-            if isinstance(outcome, tuple):
-                future.set_result(outcome[0])
-            else:
-                future.set_exception(outcome)
-
-        try:
-            self._token.run_sync_soon(lambda: self._nursery.start_soon(answer))
-        except trio.RunFinishedError as e:
-            raise NodeGone("The node of this process has stopped.") from e
-        return request_id, future
-
-    def cancel(self, request_id: int) -> None:
-        with self._mutex:
-            pending = self._pending.get(request_id)
-        if pending is not None:
-            self._soon(pending[1].cancel)
-
-    def close(self) -> None:
-        self._soon(self._stop.set)
-        if threading.current_thread() is not self._thread:
-            self._thread.join(STOP_TIMEOUT)
-
-    def _soon(self, function: Callable[[], None]) -> None:
-        import trio
-
-        with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(function)
 
 
 class NodeConnection:
     """The node of one data directory, for this process. Get one from `get_connection`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, times: NodeTimes = TIMES) -> None:
         self._config = config
+        self._times = times
         self._mutex = threading.Lock()
         self._closed = threading.Event()
         self._establishing: Future[Backend] = Future()
-        self._untold: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MAX_UNTOLD)
+        self._untold: deque[tuple[Call[Any, None], Any]] = deque(maxlen=MAX_UNTOLD)
         self._telling = False
         self._all_told = threading.Condition(self._mutex)
         self._establish_soon(0.0)
 
     # --- what callers ask
 
-    def load(self, target: dict[str, Any], progress: Progress | None = None) -> dict[str, Any]:
-        """Load a file, a range of one, or a directory; see `kachery_p2p.node.node.Node.load` for target and result.
+    def load(self, request: LoadRequest, progress: Progress | None = None) -> LoadResult:
+        """Load a file, a range of one, or a directory.
 
         Blocks until it is done. Ctrl-C cancels it; what has arrived stays on disk for the next try.
         """
-        return self._call("load", target, progress)
+        return self._call(LOAD, request, progress)
 
-    def status(self) -> dict[str, Any]:
-        """Peer ID, addresses, connected peers and counters of the node."""
-        return self._call("status", {}, None)
+    def status(self) -> RunningNode:
+        """What the node is doing."""
+        return self._call(STATUS, Nothing())
 
-    def whereis(self, target: dict[str, Any]) -> list[dict[str, Any]]:
-        """Who has a CID; see `kachery_p2p.node.node.Node.whereis` for target and result."""
-        return self._call("whereis", target, None)
+    def whereis(self, request: WhereisRequest) -> tuple[Whereabouts, ...]:
+        """Who has a root."""
+        return self._call(WHEREIS, request)
 
-    def announce(self, target: dict[str, Any]) -> dict[str, Any]:
-        """Announce a root and wait for it; see `kachery_p2p.node.node.Node.announce` for target and result."""
-        return self._call("announce", target, None)
+    def announce(self, request: AnnounceRequest) -> Announced:
+        """Announce a root and wait for it."""
+        return self._call(ANNOUNCE, request)
 
-    def wait_pinned(self, target: dict[str, Any]) -> list[dict[str, Any]]:
-        """Wait for pinning services; see `kachery_p2p.node.pins.Keeping.wait_pinned` for target and result."""
-        return self._call("wait_pinned", target, None)
+    def wait_pinned(self, request: WaitPinnedRequest) -> None:
+        """Wait for pinning services. What came of it is in the outbox."""
+        self._call(WAIT_PINNED, request)
 
-    def connect(self, addr: str) -> str:
-        """Connect to a peer by multiaddr; returns its peer ID."""
-        return self._call("connect", {"addr": addr}, None)
-
-    def notify_stored(self, cid: str) -> None:
+    def notify_stored(self, cid: CID) -> None:
         """Tell the node that the data of a CID is here now. Does not wait for the node; `close` does, for a while."""
-        self._tell("notify_stored", {"cid": cid})
+        self._tell(NOTIFY_STORED, StoredNote(cid))
 
     def notify_pins_changed(self) -> None:
         """Tell the node to look at what is to be pinned. Does not wait for the node; `close` does, for a while."""
-        self._tell("wake_pins", {})
+        self._tell(WAKE_PINS, Nothing())
 
-    def _tell(self, method: str, params: dict[str, Any]) -> None:
+    def _tell(self, call: Call[Q, None], request: Q) -> None:
         with self._mutex:
-            if (method, params) not in list(self._untold)[-1:]:
-                self._untold.append((method, params))
+            if (call, request) not in list(self._untold)[-1:]:
+                self._untold.append((call, request))
             if self._telling:
                 return
             self._telling = True
@@ -266,38 +153,42 @@ class NodeConnection:
                 self._telling = False
                 self._all_told.notify_all()
                 return
-            method, params = self._untold.popleft()
+            call, request = self._untold.popleft()
         with contextlib.suppress(NodeGone):
             if established.exception() is None:
-                answer = established.result().start(method, params, None)[1]
+                answer = established.result().start(call, request)[1]
                 answer.add_done_callback(lambda _: self._tell_next(established))
                 return
-        # A node that could not start, or is just leaving, has nobody waiting; the next one lists what is here.
+        # The node could not start, or is just leaving. The next one lists what is here by itself.
         with self._mutex:
             self._untold.clear()
             self._telling = False
             self._all_told.notify_all()
 
-    def ask(self, method: str, timeout: float) -> Any:
-        """Ask the node that there is, or that is being started. Raises `NodeGone` rather than becoming one."""
+    def ask(self, call: Call[Nothing, A], timeout: float) -> A:
+        """Ask the node that there is, or that is being started.
+
+        Raises:
+            NodeGone: it has left; no other is started.
+        """
         with self._mutex:
             establishing = self._establishing
-        return establishing.result(timeout).start(method, {}, None)[1].result(timeout)
+        return establishing.result(timeout).start(call, Nothing())[1].result(timeout)
 
     # --- which node answers
 
-    def _call(self, method: str, params: dict[str, Any], progress: Progress | None) -> Any:
+    def _call(self, call: Call[Q, A], request: Q, progress: Progress | None = None) -> A:
         for attempt in range(MAX_TAKEOVERS):
             backend = self._backend()
             try:
-                request_id, future = backend.start(method, params, progress)
+                request_id, future = backend.start(call, request, progress)
             except NodeGone:
                 self._forget(backend)
                 continue
             try:
                 return future.result()
             except NodeGone:
-                log.info("the node went away during %s (%d); asking the next one", method, attempt + 1)
+                log.info("the node went away during %s (%d); asking the next one", call.name, attempt + 1)
                 self._forget(backend)
             except KeyboardInterrupt:
                 backend.cancel(request_id)
@@ -343,13 +234,12 @@ class NodeConnection:
                 if time.monotonic() > begun + grace + SETTLING:
                     # Only a lock that is held for a while: its file names the last holder until the next has written.
                     self._refuse_elsewhere()
-                if time.monotonic() > begun + grace + ESTABLISH_TIMEOUT:
+                if time.monotonic() > begun + grace + self._times.establish:
                     raise NodeError(silent_holder(self._config.directory))
-                # The lock is a file lock of another process: there is no event to wait for that all platforms have.
-                if self._closed.wait(ESTABLISH_PAUSE):
+                if self._closed.wait(LOCK_PAUSE):
                     raise NodeGone("This process is leaving.")
-        except BaseException as e:  # noqa: BLE001 - handed to whoever waits
-            result.set_exception(e)
+        except BaseException as error:  # noqa: BLE001 - handed to those who wait
+            result.set_exception(error)
         else:
             result.set_result(backend)
             if self._closed.is_set():
@@ -405,7 +295,7 @@ def get_connection(config: Config) -> NodeConnection:
         return connection
 
 
-def ask_running_node(config: Config, method: str) -> Any:
+def ask_running_node(config: Config, call: Call[Nothing, A], times: NodeTimes = TIMES) -> A:
     """Ask the node of ``config.directory``, in whichever process it is. Never starts one.
 
     Raises:
@@ -417,7 +307,7 @@ def ask_running_node(config: Config, method: str) -> Any:
         connection = _connections.get(config.directory)
     try:
         if connection is not None:
-            return connection.ask(method, ANSWER_TIMEOUT)
+            return connection.ask(call, times.answer)
         elsewhere = node_elsewhere(config.directory)
         if elsewhere is not None:
             raise elsewhere
@@ -429,22 +319,47 @@ def ask_running_node(config: Config, method: str) -> Any:
             raise
         client = ControlClient(endpoint, on_gone=lambda client: None)
         try:
-            return client.start(method, {}, None)[1].result(ANSWER_TIMEOUT)
+            return client.start(call, Nothing())[1].result(times.answer)
         finally:
             client.close()
     except concurrent.futures.TimeoutError:
         raise NodeError(
-            f"The node of {config.directory} does not answer within {ANSWER_TIMEOUT:.0f} s. "
+            f"The node of {config.directory} does not answer within {times.answer:.0f} s. "
             f"{silent_holder(config.directory)}"
         ) from None
+
+
+def tell_running_node(config: Config, cid: CID) -> bool:
+    """Tell the node of the directory, if one runs, of new data; false when none does. Never starts one."""
+    try:
+        client = ControlClient(ControlEndpoint.read(config.directory), on_gone=lambda _: None)
+        try:
+            client.start(NOTIFY_STORED, StoredNote(cid))[1].result(timeout=NOTIFY_TIMEOUT)
+        finally:
+            client.close()
+    except (NodeGone, concurrent.futures.TimeoutError):
+        return False
+    return True
+
+
+def announce_in_background(config: Config, cid: CID, *, pins_changed: bool = False) -> None:
+    """Start or join the node of the directory without waiting for it, and tell it of the new data; and, where that is
+    to be pinned, to look at what is."""
+    try:
+        connection = get_connection(config)
+        connection.notify_stored(cid)
+        if pins_changed:
+            connection.notify_pins_changed()
+    except (KacheryError, OSError) as error:
+        # The data is stored; that it cannot be served right now must not look like a failed store.
+        warnings.warn(f"Stored, but not served to others yet: {error}", RuntimeWarning, stacklevel=4)
 
 
 def close_all() -> None:
     """Stop what this process runs in the background. Called at interpreter exit; a later call starts afresh."""
     with _connections_mutex:
-        leaving, remaining = list(_connections.values()), {}
+        leaving = list(_connections.values())
         _connections.clear()
-        _connections.update(remaining)
     for connection in leaving:
         connection.close()
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from kachery_p2p import private
 from kachery_p2p.errors import NodeError, NotAFile
 from kachery_p2p.json_reader import InvalidJSON, read_json
+from kachery_p2p.json_shapes import WrongShape, from_json
 from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.repo.hosts import Holder, MachineIdentity, this_host
 from kachery_p2p.repo.locks import NodeLock
@@ -86,34 +87,32 @@ class ControlEndpoint:
 
     @classmethod
     def read(cls, directory: Path) -> ControlEndpoint:
-        """Read ``node.json``. Raises `NodeGone` when there is none or it is not whole."""
+        """Read ``node.json``.
+
+        Raises:
+            NodeGone: there is no such file, or it does not say where a node is.
+        """
         try:
-            found = cls._checked(read_json(read_own_file(directory / ENDPOINT_NAME, MAX_ENDPOINT)))
-        except (OSError, NotAFile, InvalidJSON) as e:
-            raise NodeGone(f"No node answers for {directory}: {ENDPOINT_NAME} cannot be read ({e}).") from e
-        if found is None:
+            found = from_json(cls, read_json(read_own_file(directory / ENDPOINT_NAME, MAX_ENDPOINT)))
+        except (OSError, NotAFile, InvalidJSON, WrongShape) as error:
+            raise NodeGone(f"No node answers for {directory}: {ENDPOINT_NAME} cannot be read ({error}).") from error
+        if not found._names_a_place:
             raise NodeGone(f"No node answers for {directory}: {ENDPOINT_NAME} does not say where one is.")
         return found
 
-    @classmethod
-    def _checked(cls, fields: object) -> ControlEndpoint | None:
-        if not isinstance(fields, dict):
-            return None
-        pid, secret, path, port = (fields.get(name) for name in ("pid", "secret", "path", "port"))
-        host, boot, machine = texts = [fields.get(name, "") for name in ("host", "boot", "machine")]
-        started = fields.get("started", 0.0)
-        if type(pid) is not int or not isinstance(secret, str) or not all(isinstance(each, str) for each in texts):
-            return None
-        if isinstance(path, str) == (type(port) is int) or not isinstance(started, (int, float)):
-            return None
-        if isinstance(path, str) and port is None and path and "\0" not in path:
-            return cls(pid, secret, path, None, host, boot, machine, float(started))
-        if type(port) is int and path is None and 0 < port < 65536:
-            return cls(pid, secret, None, port, host, boot, machine, float(started))
-        return None
+    @property
+    def _names_a_place(self) -> bool:
+        """Whether it names one socket that there can be."""
+        if self.path is not None:
+            return self.port is None and bool(self.path) and "\0" not in self.path
+        return self.port is not None and 0 < self.port < 65536
 
     def write(self, directory: Path) -> None:
-        """Write ``node.json``, whole or not at all. Raises `OSError`."""
+        """Write ``node.json``, whole or not at all.
+
+        Raises:
+            OSError: there is no room for it, or no right to write it.
+        """
         fd, name = tempfile.mkstemp(prefix=_NEW_FILE, dir=directory)  # mkstemp makes it 0600
         try:
             with os.fdopen(fd, "w", encoding="ascii") as file:
@@ -164,10 +163,10 @@ def node_elsewhere(directory: Path) -> NodeElsewhere | None:
 
 
 def listen_unix(directory: Path) -> tuple[socket.socket, str] | None:
-    """Listen on a Unix socket that nobody else can reach at any moment; the socket and its path.
+    """Listen on a Unix socket that at no moment can be reached by another user; the socket and its path.
 
-    It gets its name when its mode is right. The umask, which is the whole process's, is not touched. None where there
-    can be no such socket: then there is loopback TCP.
+    It gets its name when its mode is right. The umask belongs to the whole process and is not touched. None where such
+    a socket cannot be made: then there is loopback TCP.
     """
     if os.name != "posix" or not hasattr(socket, "AF_UNIX"):
         return None
@@ -205,7 +204,7 @@ def _bind(path: str, directory: Path) -> socket.socket:
         os.chmod(inside, 0o600)
         private.open_to_group(inside, directory, private.SHARED_FILE)
         sock.listen(BACKLOG)
-        # What is there is left by a process that was killed; the caller holds the node lock, so nobody serves it.
+        # What stands there was left by a process that was killed: the caller holds the node lock, so it has no server.
         os.rename(inside, path)
     except BaseException:
         sock.close()
@@ -237,7 +236,7 @@ def _fits(folder: str | Path) -> bool:
 
 
 def _place_of_user() -> str | None:
-    """A folder of this user alone in the temporary directory; None where there is none, or its name is taken."""
+    """A folder of this user alone in the temporary directory; None where it cannot be made, or its name is taken."""
     path = os.path.join(tempfile.gettempdir(), f"kachery-{os.geteuid()}")
     try:
         with contextlib.suppress(FileExistsError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import functools
 import logging
 import os
 import signal
@@ -14,30 +13,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kachery_cloud.node.control import ControlClient, ControlEndpoint, NodeGone, serve_control
-from kachery_cloud.node.endpoint import node_elsewhere, silent_holder
-from kachery_cloud.node.params import Params
+from kachery_cloud.local import outbox, repository, served_repository
+from kachery_cloud.node import messages
+from kachery_cloud.node.control_client import ControlClient
+from kachery_cloud.node.control_server import serve_control
+from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone, node_elsewhere, silent_holder
+from kachery_cloud.node.limits import LOCK_PAUSE, SETTLING, TIMES, NodeTimes
+from kachery_cloud.node.messages import Method, Nothing, RunningNode, ServedGateway, by_name
 from kachery_p2p.errors import DiskFull, KacheryError, NodeError
 from kachery_p2p.repo.locks import NodeLock
 
 if TYPE_CHECKING:
     from trio import TaskStatus
 
-    from kachery_cloud.node.control import Method, Progress
+    from kachery_cloud.node.messages import Methods, Progress
     from kachery_cloud.settings.config import Config
+    from kachery_p2p.dag.cid import CID
     from kachery_p2p.gateway.server.server import GatewayServer
+    from kachery_p2p.node.messages import (
+        Announced,
+        AnnounceRequest,
+        LoadKind,
+        LoadRequest,
+        LoadResult,
+        StoredNote,
+        WaitPinnedRequest,
+        Whereabouts,
+        WhereisRequest,
+    )
     from kachery_p2p.node.node import Node
     from kachery_p2p.node.options import NodeOptions
     from kachery_p2p.repo.keys import NodeKey
 
 log = logging.getLogger("kachery_cloud.node")
-
-#: Seconds that `serve_forever` waits for a process that agreed to hand its place over to let go of the lock.
-HAND_OVER_TIMEOUT = 20.0
-#: Seconds between looks at a lock that another process holds.
-ACQUIRE_PAUSE = 0.05
-#: Seconds after which what stands in the file of a held lock is believed: who takes the lock writes at once.
-SETTLING = 1.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ async def run_node(
     service: bool = False,
     gateway: GatewayChoice | None = None,
     hand_over: Callable[[], bool],
-    task_status: TaskStatus[dict[str, Method]],
+    task_status: TaskStatus[Methods],
 ) -> None:
     """Be the node of ``config.directory``, for this process and the others, until cancelled. The caller holds the lock.
 
@@ -72,12 +80,11 @@ async def run_node(
 
     from kachery_cloud.settings.pin_choice import usable_services
     from kachery_p2p.node.node import Node
-    from kachery_p2p.repo.repo import Repo
     from kachery_p2p.repo.swarm_key import read_swarm_key
 
     swarm_key = await trio.to_thread.run_sync(read_swarm_key, config.directory)
-    repo = await trio.to_thread.run_sync(Repo.open, config.directory)
-    try:
+    await trio.to_thread.run_sync(repository, config)
+    with served_repository(config) as repo:
         node = Node(
             repo,
             await trio.to_thread.run_sync(_identity, config.directory),
@@ -87,6 +94,7 @@ async def run_node(
             swarm_key=swarm_key,
             options=node_options(config, private=swarm_key is not None, service=service),
             pin_services=await trio.to_thread.run_sync(usable_services, config, swarm_key is not None),
+            outbox=outbox(config),
         )
         server = None if gateway is None else _gateway_server(node, config, gateway)
         methods = _methods(node, config, hand_over, server)
@@ -96,12 +104,10 @@ async def run_node(
                 await nursery.start(server.run)
             await nursery.start(serve_control, config.directory, methods)
             task_status.started(methods)
-    finally:
-        repo.close()
 
 
 def _identity(directory: Path) -> NodeKey:
-    """Who this node is. Where the disk has no room for a new key, it is somebody for this run alone."""
+    """Who this node is. Where the disk has no room for a new key, it has one for this run alone."""
     from kachery_p2p.repo.keys import load_or_create_identity, new_identity
 
     try:
@@ -113,10 +119,16 @@ def _identity(directory: Path) -> NodeKey:
 
 def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> GatewayServer:
     from kachery_p2p.gateway.server.server import DEFAULT_ADDRESS, GatewayServer
+    from kachery_p2p.node.messages import LoadRequest
     from kachery_p2p.node.node import AGENT
 
-    fetch = functools.partial(node.load, timeout=config.timeout) if choice.fetch else None
-    return GatewayServer(node.repo, choice.address or DEFAULT_ADDRESS, fetch=fetch, agent=AGENT)
+    async def fetch(
+        cid: CID, path: Sequence[str], *, kind: LoadKind, start: int | None = None, end: int | None = None
+    ) -> LoadResult:
+        return await node.load(LoadRequest(cid, tuple(path), kind, start, end, timeout=config.timeout))
+
+    address = choice.address or DEFAULT_ADDRESS
+    return GatewayServer(node.repo, address, fetch=fetch if choice.fetch else None, agent=AGENT)
 
 
 def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions:
@@ -147,70 +159,45 @@ def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions
     )
 
 
-def _methods(
-    node: Node, config: Config, hand_over: Callable[[], bool], gateway: GatewayServer | None
-) -> dict[str, Method]:
+def _methods(node: Node, config: Config, hand_over: Callable[[], bool], gateway: GatewayServer | None) -> Methods:
     """What a process may ask of the node, whichever process it is in."""
 
-    async def load(params: dict[str, Any], progress: Progress) -> Any:
-        asked = Params(params)
-        return await node.load(
-            asked.text("cid"),
-            asked.texts("path"),
-            kind=asked.choice("kind", ("file", "bytes", "directory", "listing", "info")),
-            start=asked.offset("start"),
-            end=asked.offset("end"),
-            providers=asked.texts("providers"),
-            timeout=asked.seconds("timeout") or config.timeout,
-            progress=progress,
-        )
+    async def load(request: LoadRequest, progress: Progress) -> LoadResult:
+        return await node.load(request, progress)
 
-    async def status(params: dict[str, Any], progress: Progress) -> Any:
-        found = {**node.status(), "directory": str(config.directory), "pid": os.getpid()}
-        if gateway is not None:
-            found["gateway"] = {"url": gateway.url, "fetch": gateway.fetches}
-        return found
+    async def status(request: Nothing, progress: Progress) -> RunningNode:
+        served = None if gateway is None else ServedGateway(gateway.url, gateway.fetches)
+        return RunningNode(node.status(), str(config.directory), os.getpid(), served)
 
-    async def connect(params: dict[str, Any], progress: Progress) -> Any:
-        return await node.connect(Params(params).text("addr"))
+    async def whereis(request: WhereisRequest, progress: Progress) -> tuple[Whereabouts, ...]:
+        return await node.whereis(request)
 
-    async def whereis(params: dict[str, Any], progress: Progress) -> Any:
-        asked = Params(params)
-        timeout = asked.seconds("timeout") or config.timeout
-        return await node.whereis(asked.text("cid"), timeout=timeout, providers=asked.texts("providers"))
+    async def announce(request: AnnounceRequest, progress: Progress) -> Announced:
+        return await node.announce(request)
 
-    async def announce(params: dict[str, Any], progress: Progress) -> Any:
-        asked = Params(params)
-        return await node.announce(asked.text("cid"), timeout=asked.seconds("timeout") or config.timeout)
+    async def notify_stored(request: StoredNote, progress: Progress) -> None:
+        await node.notify_stored(request.cid)
 
-    async def notify_stored(params: dict[str, Any], progress: Progress) -> Any:
-        await node.notify_stored(Params(params).text("cid"))
-
-    async def wake_pins(params: dict[str, Any], progress: Progress) -> Any:
+    async def wake_pins(request: Nothing, progress: Progress) -> None:
         node.keeping.wake(again=True)
 
-    async def wait_pinned(params: dict[str, Any], progress: Progress) -> Any:
-        asked = Params(params)
-        verified = asked.switch("verified")
+    async def wait_pinned(request: WaitPinnedRequest, progress: Progress) -> None:
         node.keeping.wake(again=True)
-        return await node.keeping.wait_pinned(
-            asked.text("cid"), asked.texts("services"), verified=verified, timeout=asked.seconds("timeout")
-        )
+        await node.keeping.wait_pinned(request)
 
-    async def yield_place(params: dict[str, Any], progress: Progress) -> Any:
+    async def yield_place(request: Nothing, progress: Progress) -> bool:
         return hand_over()
 
-    return {
-        "load": load,
-        "status": status,
-        "connect": connect,
-        "whereis": whereis,
-        "announce": announce,
-        "notify_stored": notify_stored,
-        "wake_pins": wake_pins,
-        "wait_pinned": wait_pinned,
-        "yield_place": yield_place,
-    }
+    return by_name(
+        Method(messages.LOAD, load),
+        Method(messages.STATUS, status),
+        Method(messages.WHEREIS, whereis),
+        Method(messages.ANNOUNCE, announce),
+        Method(messages.NOTIFY_STORED, notify_stored),
+        Method(messages.WAKE_PINS, wake_pins),
+        Method(messages.WAIT_PINNED, wait_pinned),
+        Method(messages.YIELD_PLACE, yield_place),
+    )
 
 
 def serve_forever(
@@ -219,7 +206,8 @@ def serve_forever(
     listen: Sequence[str] = (),
     peers: Sequence[str] = (),
     gateway: GatewayChoice | None = None,
-    on_ready: Callable[[dict[str, Any]], None] = lambda status: None,
+    on_ready: Callable[[RunningNode], None] = lambda status: None,
+    times: NodeTimes = TIMES,
 ) -> None:
     """Be the node of the directory until SIGINT or SIGTERM: ``kachery-cloud-node``.
 
@@ -239,13 +227,13 @@ def serve_forever(
 
     raise_soft_limit()  # this is a program of ours; the number of connections follows
     lock = NodeLock(config.directory)
-    _acquire(lock, config.directory)
+    _acquire(lock, config.directory, times)
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signals, nursery.cancel_scope)
 
-            async def serve(*, task_status: TaskStatus[dict[str, Method]]) -> None:
+            async def serve(*, task_status: TaskStatus[Methods]) -> None:
                 await run_node(
                     config,
                     listen=listen,
@@ -258,24 +246,25 @@ def serve_forever(
 
             log.info("starting for %s (process %d)", config.directory, os.getpid())
             methods = await nursery.start(serve)
-            found = await methods["status"]({}, lambda done, total: None)
-            log.info("serving as %s", found["peer_id"])
+            found: RunningNode = await methods[messages.STATUS.name].run(Nothing(), lambda done, total: None)
+            log.info("serving as %s", found.node.peer_id)
             on_ready(found)
 
     try:
         trio.run(main, strict_exception_groups=True)
-    except BaseException as e:  # noqa: BLE001 - re-raised at once, without the groups around it
-        raise plain_error(e) from None
+    except BaseException as error:  # noqa: BLE001 - re-raised at once, without the groups around it
+        raise plain_error(error) from None
     finally:
         lock.release()
         log.info("stopped")
 
 
-def _acquire(lock: NodeLock, directory: Path) -> None:
+def _acquire(lock: NodeLock, directory: Path, times: NodeTimes) -> None:
     """Take the node lock; from a script or notebook that has it, by asking for it.
 
     Raises:
-        NodeElsewhere: the node runs on another machine. NodeError: another process keeps the lock.
+        NodeElsewhere: the node runs on another machine.
+        NodeError: another process keeps the lock.
     """
     begun = time.monotonic()
     agreed: int | None = None
@@ -284,18 +273,20 @@ def _acquire(lock: NodeLock, directory: Path) -> None:
         if waited > SETTLING and (elsewhere := node_elsewhere(directory)) is not None:
             raise elsewhere
         if agreed is None:
-            agreed = _ask_for_place(directory)
-        if waited > HAND_OVER_TIMEOUT:
+            agreed = _ask_for_place(directory, times)
+        if waited > times.hand_over:
             if agreed is None:
                 raise NodeError(silent_holder(directory))
             raise NodeError(f"Process {agreed} agreed to hand over {directory} but still holds its lock.")
-        # The lock is a file lock of another process: there is no event to wait for that all platforms have.
-        time.sleep(ACQUIRE_PAUSE)
+        time.sleep(LOCK_PAUSE)
 
 
-def _ask_for_place(directory: Path) -> int | None:
-    """The process that agreed to hand the place over; None where nobody answers, or not yet: it may be starting or
-    leaving. Raises `NodeError` when it does not agree."""
+def _ask_for_place(directory: Path, times: NodeTimes) -> int | None:
+    """The process that agreed to hand the place over; None without an answer: it may be starting or leaving.
+
+    Raises:
+        NodeError: it does not agree.
+    """
     try:
         endpoint = ControlEndpoint.read(directory)
         if endpoint.holder is not None and endpoint.holder.is_elsewhere:
@@ -304,7 +295,7 @@ def _ask_for_place(directory: Path) -> int | None:
     except NodeGone:
         return None
     try:
-        agreed = client.start("yield_place", {}, None)[1].result(timeout=HAND_OVER_TIMEOUT)
+        agreed = client.start(messages.YIELD_PLACE, Nothing())[1].result(timeout=times.hand_over)
     except NodeGone:
         agreed = True  # it was leaving already, or left as its answer
     except concurrent.futures.TimeoutError:

@@ -90,7 +90,7 @@ class DirectoryLoad:
         here = await self._load.find_files(entries)
         tree.files |= {cid: None for cid, path in zip(entries, here, strict=True) if path is not None}
         entries = [cid for cid, path in zip(entries, here, strict=True) if path is None]
-        blocks = await self._load.blocks(entries)
+        blocks, new = await self._load.blocks(entries)
         folders, nodes, small = [], [], []
         for cid, block in zip(entries, blocks, strict=True):
             node, unixfs = read_node(cid, block)
@@ -109,7 +109,7 @@ class DirectoryLoad:
                     small.append((cid, found[1]))
                 else:
                     nodes.append((cid, block))  # the rest of the file is fetched later
-        await trio.to_thread.run_sync(self._repo.put_blocks, nodes)
+        await self._load.keep_new(nodes, new)
         await trio.to_thread.run_sync(self._repo.add_small_files, small)
         return folders
 
@@ -129,7 +129,7 @@ class DirectoryLoad:
         batch: list[tuple[CID, bytes]] = []
         size = 0
         async with contextlib.aclosing(self._load.stream_blocks(small)) as stream:
-            async for cid, data in stream:
+            async for cid, data, _ in stream:
                 batch.append((cid, data))
                 size += len(data)
                 if len(batch) >= BATCH_FILES or size >= BATCH_BYTES:

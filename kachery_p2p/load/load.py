@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -160,34 +160,50 @@ class Load:
                 wanted = next(steps) if blocks is None else steps.send(blocks)
             except StopIteration as stop:
                 return stop.value
-            blocks = await self.blocks(wanted)
+            blocks, new = await self.blocks(wanted)
             try:
-                await trio.to_thread.run_sync(self._repo.put_blocks, list(zip(wanted, blocks, strict=True)))
+                await self.keep_new(zip(wanted, blocks, strict=True), new)
             except DiskFull:
                 if keep:
                     raise
 
-    async def blocks(self, cids: Sequence[CID]) -> list[bytes]:
+    async def keep_new(self, blocks: Iterable[tuple[CID, bytes]], new: Set[bytes]) -> None:
+        """Keep those of some directory nodes that are `new`. The others were read from the catalog, and checked then.
+
+        Raises:
+            DiskFull: there is no room for them.
+        """
+        wanted = [(cid, data) for cid, data in blocks if cid.multihash in new]
+        if wanted:
+            await trio.to_thread.run_sync(self._repo.put_blocks, wanted)
+
+    async def blocks(self, cids: Sequence[CID]) -> tuple[list[bytes], set[bytes]]:
         """These blocks, in this order, from the repo or the session. For small ones: all are held in memory.
+
+        Returns:
+            The blocks, and the multihashes of those that the catalog of the repo does not have.
 
         Raises:
             MalformedDag: together they are larger than any directory needs.
         """
         have = {}
+        new = set()
         size = 0
         async with contextlib.aclosing(self.stream_blocks(cids)) as stream:
-            async for cid, data in stream:
+            async for cid, data, kept in stream:
                 have[cid.multihash] = data
+                if not kept:
+                    new.add(cid.multihash)
                 size += len(data)
                 if size > self._limits.step_bytes:
                     raise MalformedDag(
                         f"The directory with the node {cid} has nodes of more than {self._limits.step_bytes >> 20} "
                         "MiB side by side, which no directory needs. It is not read."
                     )
-        return [have[cid.multihash] for cid in cids]
+        return [have[cid.multihash] for cid in cids], new
 
-    async def stream_blocks(self, cids: Sequence[CID]) -> AsyncGenerator[tuple[CID, bytes], None]:
-        """Each of these blocks once, as it is found on disk or arrives."""
+    async def stream_blocks(self, cids: Sequence[CID]) -> AsyncGenerator[tuple[CID, bytes, bool], None]:
+        """Each of these blocks once, as it is found on disk or arrives; and whether the catalog of the repo has it."""
         unique = list({cid.multihash: cid for cid in cids}.values())
         left: dict[bytes, CID] = {}
         first = 0
@@ -196,19 +212,28 @@ class Load:
             while first < len(unique) and len(left) <= LOOKAHEAD // 2:
                 batch = unique[first : first + LOOKAHEAD // 2]
                 first += len(batch)
-                found = await trio.to_thread.run_sync(self._repo.get_blocks, [cid.multihash for cid in batch])
+                kept, found = await trio.to_thread.run_sync(self._look_up, [cid.multihash for cid in batch])
                 missing = {cid.multihash: cid for cid in batch if cid.multihash not in found}
                 if missing:
                     self._session.want(missing.values())
                     left.update(missing)
                 for cid in batch:
                     if cid.multihash in found:
-                        yield cid, found[cid.multihash]
+                        yield cid, found[cid.multihash], cid.multihash in kept
             if left:
                 block = await self.receive(next(iter(left.values())))
                 cid = left.pop(block.cid.multihash, None)
                 if cid is not None:
-                    yield cid, bytes(block.data)
+                    yield cid, bytes(block.data), False
+
+    def _look_up(self, multihashes: Sequence[bytes]) -> tuple[set[bytes], dict[bytes, bytes]]:
+        """In a thread: which of these blocks the catalog has; and all that are here, those in files among them."""
+        found = self._repo.get_nodes(multihashes)
+        kept = set(found)
+        for multihash in multihashes:
+            if multihash not in kept and (block := self._repo.get_block(multihash)) is not None:
+                found[multihash] = block
+        return kept, found
 
     # --- for the transfer of a file
 
@@ -251,7 +276,7 @@ class Load:
             return path.stat().st_size
         walk = FileWalk(cid)
         (root,) = walk.take(1)
-        (block,) = await self.blocks([cid])
+        (block,), _ = await self.blocks([cid])
         try:
             walk.feed(root, block)
         except IsADirectory:

@@ -2,8 +2,11 @@
 
 node        `Node`: starts everything in the right order, and stops it
 discovery   how it finds others and is found: routing, reachability and relays
+dialling    getting to peers
 pins        the pinning worker, put to work on this node
 whereis     who has a root, without loading it
+status      what discovery is doing
+messages    what a node is asked, and what it answers
 ports       the same port at each start
 options     what it is told to do; plain values
 """

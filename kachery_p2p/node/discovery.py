@@ -1,7 +1,7 @@
 """How this node finds others and is found: the sources of routing, reachability and relays, put together.
 
 Each part can be switched off, and each can fail while the node goes on: it runs in a task of its own, and what ended it
-is kept for `status`. What one part learns the others are told here, and nowhere else:
+is kept in `errors`. What one part learns the others are told here, and nowhere else:
 
     mDNS, connections, loads   -> the address book
     reachability               -> server or client of the public DHT, relay service, reservations at relays, identify
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from kachery_p2p.dag.cid import CID
-from kachery_p2p.errors import DialError, KacheryError
+from kachery_p2p.errors import KacheryError
+from kachery_p2p.node.dialling import Dialler
 from kachery_p2p.protocols import KAD, LAN_KAD
-from kachery_p2p.repo.swarm_key import fingerprint
 from kachery_p2p.routing.address_book import KnownPeers, KnownSource
 from kachery_p2p.routing.dht.dht import DHT
 from kachery_p2p.routing.interfaces import Provider, ProviderSource
@@ -34,6 +34,7 @@ from kachery_p2p.transport.holepunch import HolePunch
 from kachery_p2p.transport.nat.reachability import Reachability
 from kachery_p2p.transport.relay.client import RelayClient
 from kachery_p2p.transport.relay.service import RelayService
+from kachery_p2p.waking import Flag
 
 if TYPE_CHECKING:
     from kachery_p2p.node.options import NodeOptions
@@ -43,12 +44,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kachery_p2p.node.node")
 
-#: Seconds to dial a peer of the local network, or one from the address book: it answers soon or is away.
-NEAR_DIAL_TIMEOUT = 5.0
 #: Peers of the local network that are kept connected; a larger network is found through its DHT.
 MAX_LAN_PEERS = 64
-#: Peers dialled at once because they were found, not because anybody asked for them.
-DIALS_AT_ONCE = 8
 #: Peers of the address book that are dialled after a start: the machines of a lab.
 RECALLED_PEERS = 16
 #: Peers of the address book by which a DHT is entered, beside the bootstrap peers.
@@ -92,7 +89,9 @@ class Finding:
         swarm_key: of the private network, where there is one. Nothing that cannot hold it is asked then.
 
     Attributes:
-        known: the address book; None where it is switched off.
+        known: the address book; None where it is switched off. So are `mdns`, `lan_dht`, `dht`, `delegated`,
+            `announcer`, and `relay_service` while this node does not relay for others.
+        errors: what ended parts or went wrong lately, with the time in seconds since 1970.
     """
 
     def __init__(
@@ -108,15 +107,13 @@ class Finding:
     ) -> None:
         self._host = host
         self._repo = repo
-        self._options = options
+        self.options = options
         self._peers = peers
-        self._swarm_key = swarm_key
-        self._private = swarm_key is not None
-        self._errors: deque[tuple[float, str]] = deque(maxlen=MAX_ERRORS)
+        self.swarm_key = swarm_key
+        self.errors: deque[tuple[float, str]] = deque(maxlen=MAX_ERRORS)
         self._nursery: trio.Nursery | None = None
-        self._slots = trio.Semaphore(DIALS_AT_ONCE)
         self._new: dict[bytes, None] = {}
-        self._new_came = trio.Event()
+        self._new_came = Flag()
         self._lan_peers: set[str] = set()
         self._begun = 0.0
         self._said_state = ""
@@ -134,8 +131,9 @@ class Finding:
         self.lan_dht = self._make_dht(db, rng, lan=True) if options.lan_dht else None
         self.dht = self._make_dht(db, rng, lan=False) if options.dht != "off" else None
         dhts = [dht for dht in (self.lan_dht, self.dht) if dht is not None]
+        self._dialler = Dialler(host, self.known, dhts)
         self.delegated: Any = None
-        if options.delegated and not self._private:
+        if options.delegated and not self.is_private:
             from kachery_p2p.routing.delegated import Delegated
 
             self.delegated = Delegated(options.delegated)
@@ -166,7 +164,7 @@ class Finding:
             announce=announce,
             forced=forced,
             lan_only=not options.autonat,
-            map_ports=options.port_map and not self._private,
+            map_ports=options.port_map and not self.is_private,
             swarm_key=swarm_key,
             extra=self.relays.addresses,
             rng=rng,
@@ -187,9 +185,14 @@ class Finding:
         ]
         self._parts = [(name, part.run) for name, part in parts if part is not None]
 
+    @property
+    def is_private(self) -> bool:
+        """Whether this is a private network."""
+        return self.swarm_key is not None
+
     def _provides(self, multihash: bytes) -> bool:
         """Whether a peer that asks for its providers is told our name."""
-        return self._options.provide != "off" and self._repo.has_block(multihash) is not None
+        return self.options.provide != "off" and self._repo.has_block(multihash) is not None
 
     def _make_dht(self, db: Database, rng: random.Random, *, lan: bool) -> DHT:
         known = self.known
@@ -202,8 +205,8 @@ class Finding:
             self._host,
             db,
             lan=lan,
-            mode="auto" if lan else self._options.dht,
-            bootstrap=self._options.bootstrap,
+            mode="auto" if lan else self.options.dht,
+            bootstrap=self.options.bootstrap,
             seeds=seeds,
             provides=self._provides,
             rng=rng,
@@ -260,7 +263,7 @@ class Finding:
             Started().started()
 
     def _note(self, what: str) -> None:
-        self._errors.append((time.time(), what))
+        self.errors.append((time.time(), what))
 
     # --- what the parts learn --------------------------------------------------------------------------------------
 
@@ -281,7 +284,7 @@ class Finding:
             return
         self._lan_peers.add(peer)
         self._host.protect(peer, "lan")
-        self._nursery.start_soon(self._dial_quietly, peer, addrs)
+        self._nursery.start_soon(self._dialler.dial_quietly, peer, addrs)
 
     def _on_lan_gone(self, peer: str) -> None:
         self._lan_peers.discard(peer)
@@ -294,11 +297,11 @@ class Finding:
             log.info("whether others can dial this machine: %s", state)
         if self.dht is not None:
             self.dht.set_server(reachable)
-        service = self._options.relay_service
+        service = self.options.relay_service
         self._relay_for_others(service == "on" or (service == "auto" and reachable))
-        # Relays that the user named are used even by a node that asks nobody whether it can be reached.
-        named = bool(self._options.relays) and not reachable
-        self.relays.enabled = named or (self._options.use_relays and self.reachability.wants_relay)
+        # Relays that the user named are used even by a node that does not ask others whether it can be reached.
+        named = bool(self.options.relays) and not reachable
+        self.relays.enabled = named or (self.options.use_relays and self.reachability.wants_relay)
 
     def _relay_for_others(self, wanted: bool) -> None:
         if wanted == (self.relay_service is not None) or self._nursery is None:
@@ -307,9 +310,9 @@ class Finding:
             self._relay_scope.cancel()
             self.relay_service = None
             return
-        # Whoever switches it on means it for data; one that relays because it happens to be reachable helps strangers
-        # to a direct connection, and only its own people beyond that.
-        freely = self._options.relay_service == "on" or self._private
+        # A user who switches it on means it for data. A node that relays because it happens to be reachable helps
+        # strangers to a direct connection. Data it relays only for its own people.
+        freely = self.options.relay_service == "on" or self.is_private
         service = self.relay_service = RelayService(self._host, is_friend=lambda peer: freely or self._is_friend(peer))
         scope = self._relay_scope = trio.CancelScope()
 
@@ -326,55 +329,8 @@ class Finding:
     # --- getting to peers ------------------------------------------------------------------------------------------
 
     async def dial(self, peer: str, addrs: Sequence[str], *, timeout: float) -> str:
-        """Connect to a peer at these addresses and those of the address book.
-
-        Where none of them leads to it, the DHTs are asked where it is now: a provider record may be a day old, and a
-        laptop is somewhere else by then.
-
-        Raises:
-            DialError: no address is known, or none leads to it; says why for each.
-        """
-        known = self.known
-        recalled = known.addresses(peer) if known is not None else ()
-        every = list(dict.fromkeys([*addrs, *recalled]))
-        if not every and peer not in self._host.connected():
-            every = await self._look_up(peer)
-            return await self._dial(peer, every, timeout)
-        try:
-            return await self._dial(peer, every, timeout)
-        except DialError:
-            elsewhere = [addr for addr in await self._look_up(peer) if addr not in every]
-            if not elsewhere:
-                raise
-            return await self._dial(peer, elsewhere, timeout)
-
-    async def _dial(self, peer: str, addrs: Sequence[str], timeout: float) -> str:
-        known = self.known
-        begun = trio.current_time()
-        try:
-            await self._host.connect(peer, addrs, timeout=timeout)
-        except DialError:
-            if known is not None:
-                for addr in addrs:
-                    known.failed(peer, addr)
-            raise
-        if known is not None:
-            used = self._host.remote_addresses_of(peer)
-            known.connected(peer, used[0] if used else None, trio.current_time() - begun)
-        return peer
-
-    async def _look_up(self, peer: str) -> list[str]:
-        for dht in (self.lan_dht, self.dht):
-            if dht is not None and (found := await dht.find_peer(peer)):
-                return list(found)
-        return []
-
-    async def _dial_quietly(self, peer: str, addrs: Sequence[str]) -> None:
-        try:
-            async with self._slots:
-                await self._dial(peer, addrs, NEAR_DIAL_TIMEOUT)
-        except KacheryError as error:
-            log.debug("%s", error)
+        """See `kachery_p2p.node.dialling.Dialler.dial`."""
+        return await self._dialler.dial(peer, addrs, timeout=timeout)
 
     async def _recall(self) -> None:
         """Dial the machines that were of use before, so that they can be asked, and know where we are now."""
@@ -382,12 +338,12 @@ class Finding:
             return
         async with trio.open_nursery() as nursery:
             for peer, addrs in self.known.candidates(RECALLED_PEERS):
-                nursery.start_soon(self._dial_quietly, peer, addrs)
+                nursery.start_soon(self._dialler.dial_quietly, peer, addrs)
 
     def _entering(self) -> float:
         """For how many seconds more a DHT without peers may be on its way in; 0 where there is no way in."""
         known = self.known
-        has_way = self._options.bootstrap or self._peers or self._host.connected()
+        has_way = self.options.bootstrap or self._peers or self._host.connected()
         if not has_way and not (known is not None and (known.candidates(1) or known.dht_seeds(1))):
             return 0.0
         return max(0.0, self._begun + ENTRY_SECONDS - trio.current_time())
@@ -395,7 +351,7 @@ class Finding:
     # --- what the node asks ----------------------------------------------------------------------------------------
 
     def providers(self, cid: CID) -> AsyncGenerator[Provider, None]:
-        """Who has a block, as they are found; ends when nobody has more to say."""
+        """Who has a block, as they are found; ends when no source has more to say."""
         return self.router.find_providers(cid.multihash, label=str(cid))
 
     def sightings(self, cid: CID) -> AsyncGenerator[Sighting, None]:
@@ -433,10 +389,10 @@ class Finding:
 
     async def _announce_new(self, announcer: Announcer) -> None:
         while True:
-            await self._new_came.wait()
+            await self._new_came.take()
             # A script that stores one value after the other makes one transaction of a hundred.
             await trio.sleep(ANNOUNCE_DELAY)
-            self._new_came = trio.Event()
+            self._new_came.clear()
             new, self._new = self._new, {}
             try:
                 await announcer.announce(new)
@@ -450,80 +406,3 @@ class Finding:
             return AnnounceResult(0, 0.0)
         await self.announcer.announce([multihash])
         return await self.announcer.wait(multihash, timeout)
-
-    # --- what is going on ------------------------------------------------------------------------------------------
-
-    def status(self) -> dict[str, Any]:
-        """What each part does and what went wrong lately, as plain JSON values."""
-        now = time.time()
-        reach = self.reachability.status()
-        routed = self.router.status()
-        states = routed["sources"]
-        sources: dict[str, dict[str, Any]] = {}
-        for name, part in (
-            ("mdns", self.mdns),
-            ("lan-dht", self.lan_dht),
-            ("dht", self.dht),
-            ("delegated", self.delegated),
-            ("known", self.known),
-        ):
-            if part is None:
-                sources[name] = {"on": False, "why": self._why_off(name)}
-            else:
-                sources[name] = {"on": True, **states.get(name, {}), **part.status()}
-        return {
-            "private_network": self._private,
-            "swarm_key_fingerprint": None if self._swarm_key is None else fingerprint(self._swarm_key),
-            "reachability": {"state": reach["state"], "why": reach["why"], "port_mapping": reach["port_mapping"]},
-            "announced": [{"addr": a["address"], "why": a["reason"]} for a in reach["addresses"] if a["told"]],
-            "not_announced": [{"addr": a["address"], "why": a["reason"]} for a in reach["addresses"] if not a["told"]],
-            "relay": {**self.relays.status(), "serving": self.relay_service.status() if self.relay_service else None},
-            "hole_punches": self.hole_punch.status(),
-            "sources": sources,
-            "providing": self._providing(),
-            "finds": [
-                {
-                    "cid": f["cid"],
-                    "source": f["source"],
-                    "peer": f["peer"],
-                    "seconds": f["seconds"],
-                    "ago": now - f["at"],
-                }
-                for f in routed["recent"]
-            ],
-            "errors": [{"ago": now - at, "what": what} for at, what in self._errors],
-        }
-
-    def _why_off(self, name: str) -> str:
-        if self._private and name == "delegated":
-            return "this is a private network"
-        return "it is switched off in the settings"
-
-    def _providing(self) -> dict[str, Any]:
-        strategy = self._options.provide
-        if self.announcer is None:
-            return {
-                "strategy": strategy,
-                "keys": 0,
-                "announced": 0,
-                "waiting": 0,
-                "next_seconds": None,
-                "last_error": "",
-            }
-        found = self.announcer.status()
-        targets = found["targets"]
-        now = time.time()
-        turns = [each["next_turn"] for each in targets.values() if each["next_turn"] is not None]
-        # A target without a single peer, such as the LAN's DHT on a lonely machine, holds nothing up.
-        ready = [each for each in targets.values() if each["ready"]] or list(targets.values())
-        errors = [found["last_error"], *(each["last_error"] for each in ready)]
-        return {
-            "strategy": strategy,
-            "keys": max(each["keys"] for each in targets.values()),
-            "announced": min(each["announced"] for each in ready),
-            "waiting": max(each["waiting"] for each in ready),
-            "overdue": max(each["overdue"] for each in ready),
-            "next_seconds": max(0.0, min(turns) - now) if turns else None,
-            "last_error": next((each for each in errors if each), ""),
-            "targets": targets,
-        }

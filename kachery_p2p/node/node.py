@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -26,9 +26,18 @@ from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.interfaces import Progress
 from kachery_p2p.load.load import Load
 from kachery_p2p.node.discovery import Finding
+from kachery_p2p.node.messages import (
+    Announced,
+    ConnectedPeer,
+    GatewayStatus,
+    LoadResult,
+    NodeStatus,
+    TrafficStatus,
+)
 from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.node.pins import Keeping
 from kachery_p2p.node.ports import Ports
+from kachery_p2p.node.status import discovery_status
 from kachery_p2p.node.whereis import Whereis
 from kachery_p2p.routing.database import DATABASE_NAME, Database
 from kachery_p2p.transport.addresses import parse_address
@@ -39,7 +48,9 @@ from kachery_p2p.units import HOUR
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.interfaces import GatewaySource
     from kachery_p2p.gateway.client.client import GatewayClient
+    from kachery_p2p.node.messages import AnnounceRequest, LoadRequest, Whereabouts, WhereisRequest
     from kachery_p2p.pinning.config import PinService
+    from kachery_p2p.pinning.outbox import PinOutbox
     from kachery_p2p.repo.keys import NodeKey
     from kachery_p2p.repo.repo import Repo
 
@@ -71,7 +82,8 @@ class Node:
         announce: multiaddrs to tell others besides those that are found out.
         swarm_key: the 32-byte key of a private network, or None.
         options: how it finds others and is found; by default not at all.
-        pin_services: that may be asked to keep what is in the outbox of the data directory.
+        pin_services: that may be asked to keep what is in the outbox.
+        outbox: what is to be pinned; that of the data directory, opened anew, where None.
 
     Attributes:
         keeping: what is pinned elsewhere.
@@ -84,7 +96,7 @@ class Node:
 
         async with trio.open_nursery() as nursery:
             await nursery.start(node.run)
-            loaded = await node.load("bafy...", [], providers=["/ip4/192.0.2.7/tcp/4001/p2p/12D3..."])
+            loaded = await node.load(LoadRequest(cid, providers=("/ip4/192.0.2.7/tcp/4001/p2p/12D3...",)))
     """
 
     def __init__(
@@ -98,6 +110,7 @@ class Node:
         swarm_key: bytes | None = None,
         options: NodeOptions | None = None,
         pin_services: Sequence[PinService] = (),
+        outbox: PinOutbox | None = None,
     ) -> None:
         self.repo = repo
         options = options or NodeOptions()
@@ -126,7 +139,7 @@ class Node:
             announce=announce,
             swarm_key=swarm_key,
         )
-        self.keeping = Keeping(self.host, self.exchange, repo, pin_services)
+        self.keeping = Keeping(self.host, self.exchange, repo, pin_services, outbox=outbox)
         self._peer_errors: dict[str, str] = {}
         self._said_addresses: list[str] | None = None
         self._downloads = Downloads(repo)
@@ -165,7 +178,7 @@ class Node:
 
         Raises:
             InvalidAddress: not a multiaddr that can be dialled.
-            DialError: nobody answers there, or somebody else does.
+            DialError: no peer answers there, or another one does.
         """
         return await self.host.connect(addr)
 
@@ -181,9 +194,9 @@ class Node:
             gone = trio.Event()
             try:
                 peer = await self.connect(addr)
-            except DialError as e:
-                self._peer_errors[addr] = str(e)
-                log.info("%s", e)
+            except DialError as error:
+                self._peer_errors[addr] = str(error)
+                log.info("%s", error)
             else:
                 self._peer_errors.pop(addr, None)
                 self.host.protect(peer, "configured")
@@ -199,7 +212,7 @@ class Node:
             pause = min(2 * pause, RECONNECT_MOST)
 
     async def _note_served(self) -> None:
-        """Those who take blocks from us are worth remembering, too: they have what we have."""
+        """Remember the peers that take blocks from us: they have what we have."""
         before: dict[str, int] = {}
         total = 0
         while True:
@@ -229,77 +242,47 @@ class Node:
 
     # --- data
 
-    async def notify_stored(self, cid: str) -> None:
+    async def notify_stored(self, cid: CID) -> None:
         """A file or directory was stored in the repo, perhaps by another process: answer the peers that wait for it,
         and announce it, if it is here."""
-        multihash = CID.parse(cid).multihash
-        self.exchange.notify([multihash])
-        self.finding.announce([multihash])
+        self.exchange.notify([cid.multihash])
+        self.finding.announce([cid.multihash])
 
-    async def announce(self, cid: str, *, timeout: float) -> dict[str, Any]:
-        """Announce a root and wait until that is done, or for ``timeout`` seconds.
-
-        Returns:
-            ``copies``, the peers that keep a record of it; ``seconds``.
+    async def announce(self, request: AnnounceRequest) -> Announced:
+        """Announce a root and wait until that is done.
 
         Raises:
             ContentNotFound: it is not here, or not all of it: others would come for nothing.
         """
-        multihash = CID.parse(cid).multihash
-        if not await trio.to_thread.run_sync(self.repo.roots_among, [multihash]):
+        cid = request.cid
+        if not await trio.to_thread.run_sync(self.repo.roots_among, [cid.multihash]):
             raise ContentNotFound(
                 f"ipfs://{cid} is not on this machine, or not all of it, so it cannot be announced from here. Store "
                 "it, or load all of it first (kachery-cloud-load; a directory with --dest FOLDER)."
             )
-        done = await self.finding.announced(multihash, timeout)
-        return {"copies": done.copies, "seconds": done.seconds}
+        done = await self.finding.announced(cid.multihash, request.timeout)
+        return Announced(done.copies, done.seconds)
 
-    async def whereis(self, cid: str, *, timeout: float, providers: Iterable[str] = ()) -> list[dict[str, Any]]:
+    async def whereis(self, request: WhereisRequest) -> tuple[Whereabouts, ...]:
         """Who has a root; see `kachery_p2p.node.whereis`."""
-        return await Whereis(self.host, self.exchange, self.finding).run(CID.parse(cid), timeout, providers)
+        return await Whereis(self.host, self.exchange, self.finding).run(request)
 
-    async def load(
-        self,
-        cid: str,
-        path: Sequence[str],
-        *,
-        kind: str = "file",
-        start: int | None = None,
-        end: int | None = None,
-        providers: Iterable[str] = (),
-        timeout: float = 60.0,
-        progress: Progress = lambda done, total: None,
-    ) -> dict[str, Any]:
+    async def load(self, request: LoadRequest, progress: Progress = lambda done, total: None) -> LoadResult:
         """Bring a file, a byte range of one, or a directory to this machine.
 
-        Args:
-            cid: the root, as text.
-            path: names of directory entries to follow from the root.
-            kind: ``"file"``; ``"bytes"`` (then ``start`` and ``end``, exclusive, say which); ``"directory"`` with all
-                that is in it; ``"listing"``, only what a directory's entries are; or ``"info"``, only what it is and
-                how large, which needs no room on the disk.
-            providers: multiaddrs of peers that may have it, besides all connected ones.
-            timeout: seconds without a single block after which it gives up.
-
-        Returns:
-            ``cid`` of the file or directory that the path leads to; ``path`` where its bytes are; ``size`` in bytes of
-            the whole file (of a directory, ``"info"`` gives None); ``sources``, bytes fetched by peer ID or
-            ``gateway:<host>``; ``seconds``.
-
         Raises:
-            InvalidCID, PathNotFound, IsADirectory, ContentNotFound, MalformedDag, DiskFull ...: see
-            `kachery_p2p.errors`.
+            PathNotFound, IsADirectory, ContentNotFound, MalformedDag, DiskFull ...: see `kachery_p2p.errors`.
+            InvalidAddress: one of the providers is not a multiaddr.
         """
         begun = trio.current_time()
-        root = CID.parse(cid)
-        providers = list(providers)
-        for addr in providers:
+        root, kind = request.cid, request.kind
+        for addr in request.providers:
             parse_address(addr)  # a mistyped address is told at once, not as one more peer that does not answer
         first, last = 0, None
         if kind == "info":
             last = -1  # no bytes of the file
         elif kind == "bytes":
-            first, last = start or 0, None if end is None else end - 1
+            first, last = request.start or 0, None if request.end is None else request.end - 1
         async with self.exchange.new_session(discover=True, gateways=True, first=first, last=last) as session:
             load = Load(
                 self.repo,
@@ -307,37 +290,37 @@ class Node:
                 session,
                 connect=self._reach,
                 find=self.finding.providers,
-                timeout=timeout,
+                timeout=request.timeout,
                 progress=progress,
             )
 
-            async def work() -> dict[str, Any]:
+            async def work() -> LoadResult:
                 target = root
-                if path:
-                    target = (await load.drive(resolve_path(root, list(path)), keep=kind != "info")).cid
+                if request.path:
+                    target = (await load.drive(resolve_path(root, request.path), keep=kind != "info")).cid
                 if kind == "info":
-                    return {"cid": str(target), "size": await load.size(target)}
+                    return LoadResult(target, size=await load.size(target))
                 if kind == "directory":
                     await DirectoryLoad(load, self.repo, progress).run(target)
-                    return {"cid": str(target)}
+                    return LoadResult(target)
                 if kind == "listing":
                     await load.drive(list_directory(target))
-                    return {"cid": str(target)}
+                    return LoadResult(target)
                 if kind == "bytes":
-                    where, size = await load.file(target, start or 0, end)
+                    where, size = await load.file(target, request.start or 0, request.end)
                 else:
-                    where, size = await self._whole_file(load, target, providers)
-                return {"cid": str(target), "path": str(where), "size": size}
+                    where, size = await self._whole_file(load, target, request.providers)
+                return LoadResult(target, str(where), size)
 
-            result = await load.run(root, [*self._peers, *providers], work)
+            result = await load.run(root, [*self._peers, *request.providers], work)
             sources = session.stats().sources
         log.info(
-            "loaded %s (%s): %d bytes fetched from %d sources", result["cid"], kind, sum(sources.values()), len(sources)
+            "loaded %s (%s): %d bytes fetched from %d sources", result.cid, kind, sum(sources.values()), len(sources)
         )
         self.finding.useful({peer: size for peer, size in sources.items() if not peer.startswith("gateway:")})
         if sources and kind in ("file", "directory"):
-            self.finding.announce([CID.parse(result["cid"]).multihash])
-        return {**result, "sources": sources, "seconds": trio.current_time() - begun}
+            self.finding.announce([result.cid.multihash])
+        return replace(result, sources=sources, seconds=trio.current_time() - begun)
 
     async def _whole_file(self, load: Load, cid: CID, providers: Iterable[str]) -> tuple[Path, int]:
         """Load a file once, however many ask for it at the same time: later ones lend their providers and wait."""
@@ -357,18 +340,18 @@ class Node:
 
     # --- what is going on
 
-    def status(self) -> dict[str, Any]:
-        """Peer ID, addresses, connections and counters, as plain JSON values."""
-        return {
-            "peer_id": self.host.peer_id,
-            "addresses": self.host.addresses(),
-            "connected": [{"peer": c.peer, "addr": c.addr, "direction": c.direction} for c in self.host.connections()],
-            "unreachable_peers": dict(self._peer_errors),
-            "pinning": self.keeping.status(),
-            "gateways": self.exchange.gateways(),
-            **self.finding.status(),
-            **asdict(self.exchange.stats().total),
-        }
+    def status(self) -> NodeStatus:
+        """Peer ID, addresses, connections and counters."""
+        return NodeStatus(
+            peer_id=self.host.peer_id,
+            addresses=tuple(self.host.addresses()),
+            connected=tuple(ConnectedPeer(each.peer, each.addr, each.direction) for each in self.host.connections()),
+            unreachable_peers=dict(self._peer_errors),
+            pinning=self.keeping.status(),
+            gateways={name: GatewayStatus(**each) for name, each in self.exchange.gateways().items()},
+            discovery=discovery_status(self.finding),
+            traffic=TrafficStatus(**asdict(self.exchange.stats().total)),
+        )
 
 
 def _open_database(path: Path) -> Database:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """All of it is off by default: a node that is told nothing looks for nobody, and nobody is told of it.
+    """All of it is off by default: such a node does not look for others, and others do not hear of it.
 
     In a private network (with a swarm key) delegated routers, gateways and port mapping stay off whatever is said here.
     The DHTs are then the lab's own, for everybody in them holds the key.
@@ -18,12 +18,13 @@ class NodeOptions:
             while others can reach this node.
         lan_dht: take part in the DHT of the local network (`/ipfs/lan/kad/1.0.0`).
         mdns: find peers on the local network by multicast DNS, and be found.
-        known_peers: keep an address book, and try those in it when nobody else is known.
+        known_peers: keep an address book, and try those in it when no other peer is known.
         bootstrap: multiaddrs of peers through which the DHTs are entered.
         delegated: URLs of HTTP routers (`/routing/v1`).
         provide: what is announced: `off`, `roots` (files and directories), or `all` blocks.
-        relays: multiaddrs of relays to be reachable through when nobody can dial this node.
-        use_relays: be reachable through a relay, one of `relays` or any that is met, when nobody can dial this node.
+        relays: multiaddrs of relays to be reachable through when others cannot dial this node.
+        use_relays: be reachable through a relay, one of `relays` or any that is met, when others cannot dial
+            this node.
         relay_service: relay for others: `off`, `on`, or `auto`, while others can reach this node.
         port_map: ask the router of the local network to forward a port (UPnP, NAT-PMP).
         autonat: ask peers whether they can dial this node, and answer them the same question.

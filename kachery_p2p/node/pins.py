@@ -1,4 +1,4 @@
-"""Keeping data alive elsewhere: the pinning room, put to work on this node.
+"""Keeping data alive elsewhere: `kachery_p2p.pinning`, put to work on this node.
 
 The outbox is a file of the data directory, to which any process may write; the worker that carries it out belongs to
 the node. It is told here what our addresses are, how the peers of a service are dialled and kept, and how a block is
@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import trio
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidPinService, KacheryError
+from kachery_p2p.json_shapes import from_json
+from kachery_p2p.node.messages import PinningStatus
 from kachery_p2p.pinning.config import PinService
 from kachery_p2p.pinning.limits import FETCH_BACK_SECONDS, MAX_DIALS, MAX_SERVICES, WorkerPace
 from kachery_p2p.pinning.outbox import OUTBOX_NAME, PinEntry, PinOutbox
@@ -24,6 +26,7 @@ from kachery_p2p.pinning.outbox import OUTBOX_NAME, PinEntry, PinOutbox
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.exchange import Exchange
     from kachery_p2p.bitswap.handle import SessionHandle
+    from kachery_p2p.node.messages import WaitPinnedRequest
     from kachery_p2p.pinning.worker import PinWorker
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.transport.host import Host
@@ -37,8 +40,12 @@ class Keeping:
     Args:
         host, exchange, repo: of the node.
         services: that may be used; names are unique.
+        outbox: what is to be pinned; that of the data directory, opened anew, where None.
         pace: when things are done next.
         wall: seconds since 1970.
+
+    Attributes:
+        outbox: the same.
 
     Raises:
         InvalidPinService: two services of one name, or too many.
@@ -51,6 +58,7 @@ class Keeping:
         repo: Repo,
         services: Sequence[PinService] = (),
         *,
+        outbox: PinOutbox | None = None,
         pace: WorkerPace | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -64,7 +72,7 @@ class Keeping:
         self._exchange = exchange
         self._repo = repo
         self._services = {service.name: service for service in services}
-        self._outbox = PinOutbox(repo.directory / OUTBOX_NAME, wall=wall)
+        self.outbox = outbox or PinOutbox(repo.directory / OUTBOX_NAME, wall=wall)
         self._nursery: trio.Nursery | None = None
         self._held: dict[str, set[str]] = {}  # root -> peers that are protected for it
         self._dialling: set[tuple[str, str]] = set()
@@ -73,7 +81,7 @@ class Keeping:
             from kachery_p2p.pinning.worker import PinWorker
 
             self._worker = PinWorker(
-                self._outbox,
+                self.outbox,
                 list(services),
                 source=repo,
                 origins=self._origins,
@@ -100,100 +108,48 @@ class Keeping:
                 await trio.sleep_forever()
         finally:
             self._nursery = None
-            self._outbox.close()
+            self.outbox.close()
 
     # --- for users --------------------------------------------------------------------------------------------------
 
-    async def pin(
-        self, cid: str, service: str, *, name: str = "", meta: Mapping[str, str] | None = None, size: int | None = None
-    ) -> dict[str, Any]:
-        """Have a service keep a root; it is written down when this returns.
-
-        Returns:
-            The row, as plain JSON values.
-
-        Raises:
-            InvalidCID; InvalidPinService when there is no service of that name; PinTooLarge; DiskFull.
-        """
-        root = CID.parse(cid)
-        found = self._services.get(service)
-        if found is None:
-            known = f"There are: {', '.join(self._services)}." if self._services else "There is none in the settings."
-            raise InvalidPinService(f"There is no pinning service with the name {service!r}. {known}")
-        found.check_size(size, name or cid)
-        await trio.to_thread.run_sync(self._outbox.add, root, service, name, meta, size)
-        self.wake(again=True)
-        entry = await trio.to_thread.run_sync(self._outbox.get, root, service)
-        assert entry is not None
-        return entry.as_json()
-
-    async def unpin(self, cid: str, service: str) -> bool:
-        """Have a service no longer keep a root; whether it was to keep it."""
-        done = await trio.to_thread.run_sync(self._outbox.remove, CID.parse(cid), service)
-        self.wake(again=True)
-        return done
-
-    async def pins(self) -> list[dict[str, Any]]:
-        """All rows of the outbox as plain JSON values, oldest first; `sent` bytes of those being sent now."""
-        entries = await trio.to_thread.run_sync(self._outbox.list)
-        return [self._shown(entry) for entry in entries]
-
-    async def wait_pinned(
-        self, cid: str, services: Sequence[str] = (), *, verified: bool = True, timeout: float | None = None
-    ) -> list[dict[str, Any]]:
+    async def wait_pinned(self, request: WaitPinnedRequest) -> list[PinEntry]:
         """Wait until a root is where it should be, or until nothing more happens without the user.
-
-        Args:
-            services: names; empty for all that are to keep it.
-            verified: wait for the proof, not only for the claim of the service.
-            timeout: seconds; None waits for ever.
 
         Returns:
             The rows as they are then; their `state` says whether it went well.
         """
-        root = CID.parse(cid)
-        entries = await self._entries(root, services)
-        with trio.move_on_after(float("inf") if timeout is None else timeout):
+        entries = await self._entries(request.cid, request.services)
+        with trio.move_on_after(float("inf") if request.timeout is None else request.timeout):
             while self._worker is not None:
                 seen, stale = self._worker.changes, self._worker.reconsidering
-                entries = await self._entries(root, services)
-                if not stale and all(_settled(entry, verified) for entry in entries):
+                entries = await self._entries(request.cid, request.services)
+                if not stale and all(_settled(entry, request.verified) for entry in entries):
                     break
                 await self._worker.wait_changed(seen)
-        return [self._shown(entry) for entry in entries]
+        return entries
 
     def wake(self, *, again: bool = False) -> None:
         """Another process has written to the outbox. With `again`, services that refused are asked once more."""
         if self._worker is not None:
             self._worker.wake(again=again)
 
-    def status(self) -> dict[str, Any]:
-        """Services, how they have been doing, and how many rows are in which state, as plain JSON values. Without
-        services there is nothing to tell."""
-        if self._worker is not None:
-            return self._worker.status()
-        return {"services": {}, "counts": {}, "error": ""}
+    def status(self) -> PinningStatus:
+        """Services, how they have been doing, and how many rows are in which state; nothing without services."""
+        if self._worker is None:
+            return PinningStatus()
+        return from_json(PinningStatus, self._worker.status())
 
     async def _entries(self, root: CID, services: Sequence[str]) -> list[PinEntry]:
         def read() -> list[PinEntry]:
             names = services or list(self._services)
-            return [entry for name in names if (entry := self._outbox.get(root, name)) is not None]
+            return [entry for name in names if (entry := self.outbox.get(root, name)) is not None]
 
         return await trio.to_thread.run_sync(read)
-
-    def _shown(self, entry: PinEntry) -> dict[str, Any]:
-        shown = entry.as_json()
-        if entry.service not in self._services and entry.state != "verified":
-            shown["last_error"] = shown["last_error"] or (
-                f"There is no pinning service with the name {entry.service} in the settings."
-            )
-        sending = self._worker.status()["services"].get(entry.service, {}) if self._worker is not None else {}
-        return {**shown, "sending": sending.get("sending", {}).get(entry.cid)}
 
     # --- for the worker ---------------------------------------------------------------------------------------------
 
     def _origins(self) -> list[str]:
-        """Where we can be dialled, through relays as well. Where nobody can, our name alone: we dial the service."""
+        """Where we can be dialled, through relays as well. Where we cannot, our name alone: we dial the service."""
         return self._host.addresses() or [f"/p2p/{self._host.peer_id}"]
 
     async def _hold(self, cid: str, addrs: Sequence[str]) -> None:
@@ -237,7 +193,7 @@ class Keeping:
 
 
 async def _given(session: SessionHandle, peers: set[str]) -> bool:
-    """Whether the wanted block comes from one of these peers; not, when all of them say that they have it not."""
+    """Whether the wanted block comes from one of these peers. It is not waited for when all say that they lack it."""
     given = False
     async with trio.open_nursery() as nursery:
 

@@ -7,25 +7,38 @@ dialled and asked whether it has the root block. Each answers for itself, and no
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import trio
 
 from kachery_p2p.errors import KacheryError
+from kachery_p2p.node.messages import Whereabouts
 from kachery_p2p.transport.limits import DIAL_TIMEOUT
 
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.exchange import Exchange
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.node.discovery import Finding
+    from kachery_p2p.node.messages import WhereisRequest
     from kachery_p2p.transport.host import Host
 
 #: Peers asked at once, and in all.
 ASKED_AT_ONCE = 16
-MOST_PEERS = 128
+MAX_PEERS = 128
 #: Seconds for the answer of one.
 ANSWER_TIMEOUT = 10.0
+
+
+@dataclass
+class _Named:
+    """A peer as one source named it."""
+
+    peer: str
+    addrs: list[str]
+    source: str
+    seconds: float
+    error: str | None = None
 
 
 class Whereis:
@@ -36,56 +49,58 @@ class Whereis:
         self._exchange = exchange
         self._finding = finding
         self._slots = trio.Semaphore(ASKED_AT_ONCE)
-        self._found: dict[tuple[str, str], dict[str, Any]] = {}
+        self._found: dict[tuple[str, str], _Named] = {}
         self._has: dict[str, bool | None] = {}
         self._errors: dict[str, str] = {}
 
-    async def run(self, root: CID, timeout: float, hints: Iterable[str] = ()) -> list[dict[str, Any]]:
-        """Ask for at most ``timeout`` seconds.
-
-        Args:
-            hints: multiaddrs of peers to ask, whoever else is found.
+    async def run(self, request: WhereisRequest) -> tuple[Whereabouts, ...]:
+        """Ask, and wait for the answers.
 
         Returns:
-            For each peer and source: ``peer``; ``addrs`` as the source named them; ``source``; ``seconds`` after which
-            it was named; ``connected``; ``round_trip_ms`` or None; ``has``: True, False, or None when it could not be
-            asked or did not answer; ``error`` then says why. Those that have it come first.
+            A row for each peer and each source that named it. Those that have it come first.
         """
-        with trio.move_on_after(timeout):
+        root = request.cid
+        with trio.move_on_after(request.timeout):
             async with trio.open_nursery() as nursery:
-                for addr in hints:
+                for addr in request.providers:
                     nursery.start_soon(self._ask_hint, nursery, root, addr)
                 for peer in self._host.connected():
-                    self._note(nursery, root, peer, (), "connected", 0.0)
+                    self._note(nursery, root, _Named(peer, [], "connected", 0.0))
                 async with contextlib.aclosing(self._finding.sightings(root)) as sightings:
                     async for each in sightings:
-                        provider = each.provider
-                        self._note(nursery, root, provider.peer, provider.addrs, provider.source, each.seconds)
+                        found = each.provider
+                        self._note(nursery, root, _Named(found.peer, list(found.addrs), found.source, each.seconds))
         trips = {each.peer: each.round_trip for each in self._host.connections() if each.round_trip}
         connected = set(self._host.connected())
-        for entry in self._found.values():
-            peer = entry["peer"]
-            entry["connected"] = peer in connected
-            entry["round_trip_ms"] = round(1000 * trips[peer], 1) if peer in trips else None
-            entry["has"] = self._has.get(peer)
-            if entry["has"] is None:
-                entry.setdefault("error", self._errors.get(peer, "It did not answer in time."))
+        rows = [self._row(named, named.peer in connected, trips.get(named.peer)) for named in self._found.values()]
         order = {True: 0, None: 1, False: 2}
-        return sorted(self._found.values(), key=lambda entry: (order[entry["has"]], entry["seconds"]))
+        return tuple(sorted(rows, key=lambda row: (order[row.has], row.seconds)))
 
-    def _note(
-        self, nursery: trio.Nursery, root: CID, peer: str, addrs: tuple[str, ...], source: str, seconds: float
-    ) -> None:
-        entry = self._found.get((peer, source))
-        if entry is not None:
-            entry["addrs"] = list(dict.fromkeys([*entry["addrs"], *addrs]))
+    def _row(self, named: _Named, connected: bool, round_trip: float | None) -> Whereabouts:
+        has = self._has.get(named.peer)
+        error = named.error or self._errors.get(named.peer, "It did not answer in time.")
+        return Whereabouts(
+            peer=named.peer,
+            addrs=tuple(named.addrs),
+            source=named.source,
+            seconds=named.seconds,
+            connected=connected,
+            round_trip_ms=None if round_trip is None else round(1000 * round_trip, 1),
+            has=has,
+            error=error if has is None else named.error,
+        )
+
+    def _note(self, nursery: trio.Nursery, root: CID, named: _Named) -> None:
+        known = self._found.get((named.peer, named.source))
+        if known is not None:
+            known.addrs = list(dict.fromkeys([*known.addrs, *named.addrs]))
             return
-        if len(self._has) >= MOST_PEERS and peer not in self._has:
+        if len(self._has) >= MAX_PEERS and named.peer not in self._has:
             return
-        self._found[peer, source] = {"peer": peer, "addrs": list(addrs), "source": source, "seconds": seconds}
-        if peer not in self._has:
-            self._has[peer] = None
-            nursery.start_soon(self._ask, root, peer, addrs)
+        self._found[named.peer, named.source] = named
+        if named.peer not in self._has:
+            self._has[named.peer] = None
+            nursery.start_soon(self._ask, root, named.peer, tuple(named.addrs))
 
     async def _ask_hint(self, nursery: trio.Nursery, root: CID, addr: str) -> None:
         begun = trio.current_time()
@@ -93,12 +108,9 @@ class Whereis:
         try:
             peer = await self._host.connect(addr)
         except KacheryError as error:
-            self._found.setdefault(
-                (peer or addr, "hint"),
-                {"peer": peer, "addrs": [where], "source": "hint", "seconds": 0.0, "error": str(error)},
-            )
+            self._found.setdefault((peer or addr, "hint"), _Named(peer, [where], "hint", 0.0, str(error)))
             return
-        self._note(nursery, root, peer, (where,), "hint", trio.current_time() - begun)
+        self._note(nursery, root, _Named(peer, [where], "hint", trio.current_time() - begun))
 
     async def _ask(self, root: CID, peer: str, addrs: tuple[str, ...]) -> None:
         async with self._slots:

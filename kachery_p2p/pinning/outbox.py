@@ -168,6 +168,7 @@ class PinOutbox:
         self.path = path
         self._wall = wall
         self._claimed = False
+        self._decided = 0
         # The row is on the disk when the call returns: a loss of power must not take a promise with it.
         self._file = SQLiteFile(
             path,
@@ -219,6 +220,7 @@ class PinOutbox:
         root = cid if isinstance(cid, CID) else CID.parse(cid)
         key, now = bytes(root.to_v1()), self._wall()
         with self._write() as db:
+            self._decided += 1
             db.execute(
                 "INSERT INTO pins (key, service, cid, name, meta, size, state, added, changed) "
                 "VALUES (?, ?, ?, ?, ?, ?, 'waiting', ?, ?) ON CONFLICT (key, service) DO UPDATE SET "
@@ -240,6 +242,7 @@ class PinOutbox:
         if not self.path.exists():
             return False
         with self._write() as db:
+            self._decided += 1
             return (
                 db.execute(
                     "UPDATE pins SET revision = revision + 1, tries = 0, next_try = 0, problem = '', last_error = '', "
@@ -347,8 +350,9 @@ class PinOutbox:
             )
 
     def version(self) -> int:
-        """A number that changes when another process, or another PinOutbox, has written."""
-        return self._file.changes() if self.path.exists() else 0
+        """A number that is another one after another process, or another outbox, has written, and after each decision
+        of a user through this one."""
+        return self._file.changes() + (self._decided << 64) if self.path.exists() else 0
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Rows by service and state."""

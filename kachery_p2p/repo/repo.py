@@ -336,6 +336,10 @@ class Repo:
         """An inner or directory node that the catalog keeps, or None; never a leaf that is part of a file."""
         return self._reader.node(multihash)
 
+    def get_nodes(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Those of the blocks that the catalog keeps, looked up together; never a leaf that is part of a file."""
+        return self._reader.nodes(multihashes)
+
     def put_blocks(self, blocks: Iterable[tuple[CID, Buffer]]) -> None:
         """Keep inner nodes, directory nodes and symbolic links, in one transaction.
 

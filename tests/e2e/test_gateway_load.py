@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import trio
 
-from kachery_p2p.dag.cid import CID
 from kachery_p2p.gateway.server.server import GatewayServer
+from kachery_p2p.node.messages import LoadRequest
 from kachery_p2p.node.node import Node
 from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.repo.keys import load_or_create_identity
@@ -91,10 +91,10 @@ async def test_peers_vanish_at_half_and_the_gateway_finishes(stored: Stored, tmp
                 peer_scope.cancel()
 
             peer_id = peer.host.peer_id
-            result = await node.load(str(stored.cid), [], providers=[address(peer)], progress=at(0.5, vanish))
-    assert sha256_of(Path(result["path"])) == stored.sha256
+            result = await node.load(LoadRequest(stored.cid, providers=(address(peer),)), at(0.5, vanish))
+    assert sha256_of(Path(result.path or "")) == stored.sha256
     assert asked_before == [0]
-    sources = result["sources"]
+    sources = result.sources
     assert set(sources) == {peer_id, gateway.name}
     assert sum(sources.values()) == stored.total
     assert sources[peer_id] >= 0.45 * SIZE
@@ -112,9 +112,9 @@ async def test_a_peer_that_appears_takes_over_from_the_gateway(stored: Stored, t
         ):
             peer_id = peer.host.peer_id
             begin = at(0.1, lambda: nursery.start_soon(node.connect, address(peer)))
-            result = await node.load(str(stored.cid), [], progress=begin)
-    assert sha256_of(Path(result["path"])) == stored.sha256
-    sources = result["sources"]
+            result = await node.load(LoadRequest(stored.cid), begin)
+    assert sha256_of(Path(result.path or "")) == stored.sha256
+    sources = result.sources
     assert set(sources) == {peer_id, gateway.name}
     assert sum(sources.values()) == stored.total
     assert sources[gateway.name] >= 0.1 * SIZE
@@ -131,8 +131,8 @@ async def test_a_node_with_peers_that_deliver_asks_no_gateway(tmp_path: Path) ->
             running(theirs, tmp_path / "peer") as (peer, _),
             running(Repo.open(tmp_path / "ours"), tmp_path / "ours", options=options) as (node, _),
         ):
-            result = await node.load(str(cid), [], providers=[address(peer)])
-            assert list(result["sources"]) == [peer.host.peer_id]
+            result = await node.load(LoadRequest(cid, providers=(address(peer),)))
+            assert list(result.sources) == [peer.host.peer_id]
     assert gateway.requests == []
 
 
@@ -148,9 +148,9 @@ async def test_a_directory_from_a_gateway(tmp_path: Path, car: bool) -> None:
     cid = theirs.store_directory(source).cid
     with fakes.serving(fakes.honest(theirs, car=car)) as gateway:
         async with running(ours, tmp_path / "ours", options=NodeOptions(gateways=(gateway.url,))) as (node, _):
-            await node.load(str(cid), [], kind="directory")
-            large = await node.load(str(cid), ["large.bin"])
-    assert sha256_of(Path(large["path"])) == sha256_of(source / "large.bin")
+            await node.load(LoadRequest(cid, kind="directory"))
+            large = await node.load(LoadRequest(cid, ("large.bin",)))
+    assert sha256_of(Path(large.path or "")) == sha256_of(source / "large.bin")
     assert sum(asked.car for asked in gateway.requests) <= (40 if car else 1)
 
 
@@ -160,14 +160,14 @@ async def test_a_range_costs_about_a_block(stored: Stored, tmp_path: Path) -> No
         ours = Repo.open(tmp_path / "ours")
         async with running(ours, tmp_path / "ours", options=NodeOptions(gateways=(gateway.url,))) as (node, _):
             first = 200_000_000
-            result = await node.load(str(stored.cid), [], kind="bytes", start=first, end=first + 50)
-            nothing = await node.load(str(CID.parse(str(stored.cid))), [], kind="bytes", start=0, end=0)
-    with Path(result["path"]).open("rb") as ours_file, stored.source.open("rb") as theirs_file:
+            result = await node.load(LoadRequest(stored.cid, kind="bytes", start=first, end=first + 50))
+            nothing = await node.load(LoadRequest(stored.cid, kind="bytes", start=0, end=0))
+    with Path(result.path or "").open("rb") as ours_file, stored.source.open("rb") as theirs_file:
         ours_file.seek(first)
         theirs_file.seek(first)
         assert ours_file.read(50) == theirs_file.read(50)
-    assert sum(result["sources"].values()) < 1.2 * MIB
-    assert nothing["size"] == SIZE
+    assert sum(result.sources.values()) < 1.2 * MIB
+    assert nothing.size == SIZE
     assert len(gateway.requests) == 1
 
 
@@ -184,15 +184,15 @@ async def test_from_the_gateway_of_another_node(stored: Stored, tmp_path: Path) 
         await nursery.start(server.run)
         options = NodeOptions(gateways=(server.url,))
         async with running(Repo.open(tmp_path / "ours"), tmp_path / "ours", options=options) as (node, _):
-            result = await node.load(str(stored.cid), [])
-            await node.load(str(folder), [], kind="directory")
-            large = await node.load(str(folder), ["large.bin"])
-            (status,) = node.status()["gateways"].values()
+            result = await node.load(LoadRequest(stored.cid))
+            await node.load(LoadRequest(folder, kind="directory"))
+            large = await node.load(LoadRequest(folder, ("large.bin",)))
+            (status,) = node.status().gateways.values()
         nursery.cancel_scope.cancel()
-    assert sha256_of(Path(result["path"])) == stored.sha256
-    assert result["sources"] == {f"gateway:{server.url.removeprefix('http://')}": stored.total}
-    assert sha256_of(Path(large["path"])) == sha256_of(source / "large.bin")
-    assert status["refused"] == 0
+    assert sha256_of(Path(result.path or "")) == stored.sha256
+    assert result.sources == {f"gateway:{server.url.removeprefix('http://')}": stored.total}
+    assert sha256_of(Path(large.path or "")) == sha256_of(source / "large.bin")
+    assert status.refused == 0
 
 
 async def test_what_arrived_from_a_gateway_is_not_fetched_again(tmp_path: Path) -> None:
@@ -205,13 +205,13 @@ async def test_what_arrived_from_a_gateway_is_not_fetched_again(tmp_path: Path) 
     with fakes.serving(fakes.honest(theirs, rate=20 * MIB)) as gateway:
         async with running(ours, tmp_path / "ours", options=NodeOptions(gateways=(gateway.url,))) as (node, _):
             with trio.CancelScope() as scope:
-                await node.load(str(cid), [], progress=at(0.5, lambda: (begun.set(), scope.cancel())))
+                await node.load(LoadRequest(cid), at(0.5, lambda: (begun.set(), scope.cancel())))
     assert begun.is_set()
     with fakes.serving(fakes.honest(theirs)) as second:
         async with running(ours, tmp_path / "ours", options=NodeOptions(gateways=(second.url,))) as (node, _):
-            result = await node.load(str(cid), [])
-    assert sha256_of(Path(result["path"])) == sha256_of(data)
-    assert result["sources"][second.name] <= 11 * MIB
+            result = await node.load(LoadRequest(cid))
+    assert sha256_of(Path(result.path or "")) == sha256_of(data)
+    assert result.sources[second.name] <= 11 * MIB
 
 
 def test_a_workstation_with_a_gateway_in_its_settings(workstation: Callable[..., Workstation], tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import ContentNotFound
 from kachery_p2p.gateway.client import limits
+from kachery_p2p.node.messages import LoadRequest
 from kachery_p2p.node.node import Node
 from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.repo.keys import load_or_create_identity
@@ -181,19 +183,19 @@ async def test_one_honest_gateway_among_all_others(stored: Stored, tmp_path: Pat
         honest = stack.enter_context(fakes.serving(fakes.honest(stored.repo)))
         async with node_with(tmp_path / "ours", *(gateway.url for gateway in bad), honest.url) as node:
             with trio.fail_after(30):
-                result = await node.load(stored.cid, [])
+                result = await node.load(LoadRequest(CID.parse(stored.cid)))
             liar, turned = bad[0], bad[5]
-            status = node.status()["gateways"]
+            status = node.status().gateways
             asked = len(liar.requests), len(turned.requests)
             other = stored.repo.store_file(write_random(tmp_path / "other.dat", 5 * MIB, seed=3)).cid
-            again = await node.load(str(other), [])
-    assert sha256_of(Path(result["path"])) == stored.sha256
-    assert sha256_of(Path(again["path"])) == sha256_of(tmp_path / "other.dat")
-    assert status[liar.name]["dropped"]
+            again = await node.load(LoadRequest(other))
+    assert sha256_of(Path(result.path or "")) == stored.sha256
+    assert sha256_of(Path(again.path or "")) == sha256_of(tmp_path / "other.dat")
+    assert status[liar.name].dropped
     assert (len(liar.requests), len(turned.requests)) == asked
     assert asked[0] == 1
-    assert result["sources"][honest.name] >= 0.8 * SIZE
-    assert result["sources"].keys() <= {honest.name, liar.name, turned.name}
+    assert result.sources[honest.name] >= 0.8 * SIZE
+    assert result.sources.keys() <= {honest.name, liar.name, turned.name}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -205,10 +207,10 @@ async def test_one_honest_gateway_beside(stored: Stored, tmp_path: Path, fault: 
     ):
         async with node_with(tmp_path / "ours", bad.url, honest.url) as node:
             with trio.fail_after(20):
-                result = await node.load(stored.cid, [])
-            status = node.status()["gateways"][bad.name]
-    assert sha256_of(Path(result["path"])) == stored.sha256
-    assert bool(status["dropped"]) == (fault in LIARS)
+                result = await node.load(LoadRequest(CID.parse(stored.cid)))
+            status = node.status().gateways[bad.name]
+    assert sha256_of(Path(result.path or "")) == stored.sha256
+    assert bool(status.dropped) == (fault in LIARS)
     assert len(bad.requests) <= 30
 
 
@@ -219,8 +221,8 @@ async def test_an_honest_gateway_beside_a_closed_port(
     with fakes.serving(fakes.honest(stored.repo)) as honest:
         async with node_with(tmp_path / "ours", f"http://127.0.0.1:{free_port()}", honest.url) as node:
             with trio.fail_after(20):
-                result = await node.load(stored.cid, [])
-    assert sha256_of(Path(result["path"])) == stored.sha256
+                result = await node.load(LoadRequest(CID.parse(stored.cid)))
+    assert sha256_of(Path(result.path or "")) == stored.sha256
 
 
 # --- none ----------------------------------------------------------------------------------------------------------
@@ -232,7 +234,7 @@ async def test_no_honest_gateway(stored: Stored, tmp_path: Path, fault: str) -> 
     with fakes.serving(FAULTS[fault](stored)) as bad:
         async with node_with(tmp_path / "ours", bad.url) as node:
             with trio.fail_after(30), pytest.raises(ContentNotFound) as error:
-                await node.load(stored.cid, [], timeout=2.0)
+                await node.load(LoadRequest(CID.parse(stored.cid), timeout=2.0))
     assert bad.name.removeprefix("gateway:") in str(error.value)
     assert len(bad.requests) <= 40
     truth = stored.source.read_bytes()
@@ -254,8 +256,8 @@ async def test_a_lie_of_one_byte_at_the_end_of_the_file_is_found(stored: Stored,
     with fakes.serving(behave) as gateway:
         async with node_with(tmp_path / "ours", gateway.url) as node:
             with trio.fail_after(30), pytest.raises(ContentNotFound, match="than its hash promises"):
-                await node.load(stored.cid, [], timeout=3.0)
-            assert node.status()["gateways"][gateway.name]["dropped"]
+                await node.load(LoadRequest(CID.parse(stored.cid), timeout=3.0))
+            assert node.status().gateways[gateway.name].dropped
 
 
 async def test_a_gateway_that_limits_is_waited_for_when_it_says_soon(stored: Stored, tmp_path: Path) -> None:
@@ -273,9 +275,9 @@ async def test_a_gateway_that_limits_is_waited_for_when_it_says_soon(stored: Sto
     with fakes.serving(behave) as gateway:
         async with node_with(tmp_path / "ours", gateway.url) as node:
             with trio.fail_after(30):
-                result = await node.load(stored.cid, [])
-    assert sha256_of(Path(result["path"])) == stored.sha256
-    assert result["seconds"] >= 1.0
+                result = await node.load(LoadRequest(CID.parse(stored.cid)))
+    assert sha256_of(Path(result.path or "")) == stored.sha256
+    assert result.seconds >= 1.0
 
 
 async def test_a_stalled_block_is_fetched_from_another_gateway(stored: Stored, tmp_path: Path) -> None:
@@ -287,6 +289,6 @@ async def test_a_stalled_block_is_fetched_from_another_gateway(stored: Stored, t
 
     with fakes.serving(behave) as lame, fakes.serving(fakes.honest(stored.repo, delay=0.02)) as honest:
         async with node_with(tmp_path / "ours", lame.url, honest.url) as node:
-            result = await node.load(stored.cid, [])
-    assert sha256_of(Path(result["path"])) == stored.sha256
-    assert result["seconds"] < limits.STALL_SECONDS
+            result = await node.load(LoadRequest(CID.parse(stored.cid)))
+    assert sha256_of(Path(result.path or "")) == stored.sha256
+    assert result.seconds < limits.STALL_SECONDS

@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h2.connection
@@ -352,7 +353,7 @@ async def test_too_many_connections(here: Served) -> None:
     ones end."""
     asked_for, release = trio.Semaphore(0), trio.Event()
 
-    async def fetch(cid: str, path: Any, **more: Any) -> dict[str, Any]:
+    async def fetch(cid: CID, path: Any, **more: Any) -> Any:
         asked_for.release()
         await release.wait()
         raise ContentNotFound("Nobody has it.")
@@ -377,7 +378,7 @@ async def test_too_many_requests(patient_clock: PatientClock, here: Served) -> N
     come again."""
     release = trio.Event()
 
-    async def fetch(cid: str, path: Any, **more: Any) -> dict[str, Any]:
+    async def fetch(cid: CID, path: Any, **more: Any) -> Any:
         await release.wait()
         raise ContentNotFound("Nobody has it.")
 
@@ -426,7 +427,7 @@ async def test_one_machine_cannot_take_all_turns(patient_clock: PatientClock, he
 async def test_what_the_node_says_stays_here(here: Served, error: Exception, status: int) -> None:
     """An answer names neither peers nor folders of this machine, whatever an error said."""
 
-    async def fetch(cid: str, path: Any, **more: Any) -> dict[str, Any]:
+    async def fetch(cid: CID, path: Any, **more: Any) -> Any:
         raise error
 
     absent = CID(1, RAW, sha256_multihash(b"absent"))
@@ -449,11 +450,11 @@ async def test_a_fetched_file_that_moves_away(here: Served, tmp_path: Path) -> N
     place.write_bytes(data)
     calls: list[tuple[int, int]] = []
 
-    async def fetch(cid: str, path: Any, *, kind: str, start: int | None = None, end: int | None = None) -> Any:
-        assert (cid, kind) == (str(root), "bytes")
+    async def fetch(cid: CID, path: Any, *, kind: str, start: int | None = None, end: int | None = None) -> Any:
+        assert (cid, kind) == (root, "bytes")
         calls.append((start or 0, end or 0))
         there = len(calls) % 2 == 0 and len(calls) < 20
-        return {"path": str(place if there else tmp_path / "gone"), "size": SIZE}
+        return SimpleNamespace(path=str(place if there else tmp_path / "gone"))
 
     async with gateway(here.repo, fetch=fetch) as client:
         answer = await client.get(f"/ipfs/{root}?filename=x.dat")

@@ -21,6 +21,7 @@ from kachery_p2p.dag.pb import PBLink, encode_node
 from kachery_p2p.dag.unixfs import DataType, UnixFSData
 from kachery_p2p.dag.unixfs import encode as encode_unixfs
 from kachery_p2p.errors import ContentNotFound, MalformedDag, StreamError
+from kachery_p2p.node.messages import LoadRequest
 from kachery_p2p.node.node import Node
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
@@ -163,8 +164,8 @@ async def test_the_node_lives_and_serves_the_next_peer(
         await attacker.connect(victim.addr)
         await attack(attacker, victim)
         honest = await started_node(nursery, tmp_path / "honest")
-        loaded = await honest.load(uri.removeprefix("ipfs://"), [], providers=[victim.addr])
-    assert Path(loaded["path"]).read_bytes() == source.read_bytes()
+        loaded = await honest.load(LoadRequest(CID.parse(uri.removeprefix("ipfs://")), providers=(victim.addr,)))
+    assert Path(loaded.path or "").read_bytes() == source.read_bytes()
     assert victim.node.poll() is None
     assert memory(victim.node.pid, "VmHWM") - before < ROOM
 
@@ -205,9 +206,9 @@ async def test_a_provider_of_wrong_bytes_is_dropped(tmp_path: Path, nursery: tri
     loader = await started_node(nursery, tmp_path / "loader")
     await loader.connect(liar_host.addresses()[0])
     with trio.fail_after(PATIENCE):
-        loaded = await loader.load(str(cid), [], providers=[honest.host.addresses()[0]])
-    assert Path(loaded["path"]).read_bytes() == data
-    assert set(loaded["sources"]) == {honest.host.peer_id}
+        loaded = await loader.load(LoadRequest(cid, providers=(honest.host.addresses()[0],)))
+    assert Path(loaded.path or "").read_bytes() == data
+    assert set(loaded.sources) == {honest.host.peer_id}
     assert liar_host.peer_id not in loader.host.connected()
     assert liar.answered < 21
 
@@ -219,7 +220,7 @@ async def test_only_a_liar(tmp_path: Path, nursery: trio.Nursery) -> None:
     loader = await started_node(nursery, tmp_path / "loader")
     cid = CID(1, RAW, sha256_multihash(b"what is wanted"))
     with trio.fail_after(PATIENCE), pytest.raises(ContentNotFound, match=str(cid)):
-        await loader.load(str(cid), [], providers=[liar_host.addresses()[0]], timeout=10 * PATIENCE)
+        await loader.load(LoadRequest(cid, providers=(liar_host.addresses()[0],), timeout=10 * PATIENCE))
     assert loader.repo.find_file(cid) is None
 
 
@@ -254,7 +255,7 @@ async def test_a_dag_whose_sizes_lie(claimed: int, tmp_path: Path, nursery: trio
     await nursery.start(exchange.run)
     loader = await started_node(nursery, tmp_path / "loader")
     with trio.fail_after(PATIENCE), pytest.raises(Exception) as raised:
-        await loader.load(str(root), [], providers=[hostile.addresses()[0]])
+        await loader.load(LoadRequest(root, providers=(hostile.addresses()[0],)))
     if claimed < 1 << 60:
         assert str(root) in str(raised.value) or str(leaf) in str(raised.value)
     assert isinstance(raised.value, MalformedDag) or "disk" in str(raised.value)

@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 from kachery_p2p.errors import DiskFull
 from kachery_p2p.http import retry_after
 from kachery_p2p.json_reader import json_or_none
-from kachery_p2p.pinning import OUTBOX_NAME, PinOutbox, PinService, answers, limits
+from kachery_p2p.json_shapes import to_json
+from kachery_p2p.pinning import OUTBOX_NAME, PinEntry, PinOutbox, PinService, answers, limits
 from kachery_p2p.pinning.steps import Pauses
 from kachery_p2p.pinning.worker import PinWorker
 from kachery_p2p.repo.repo import Repo
@@ -41,11 +42,13 @@ from tests.helpers.pinning_helpers import (
     NAME,
     config,
     no_proxies,
+    pin,
     row_that,
     row_that_was,
     serving,
     store,
     storing,
+    wait_pinned,
     written_elsewhere,
 )
 
@@ -55,13 +58,13 @@ ROOT = Path(__file__).parents[2]
 KINDS = pytest.mark.parametrize("kind", ["pinning", "rpc"])
 
 
-def has_error(row: dict[str, Any]) -> bool:
-    return bool(row["last_error"])
+def has_error(row: PinEntry) -> bool:
+    return bool(row.last_error)
 
 
-async def to_the_end(node: Any, cid: str) -> dict[str, Any]:
+async def to_the_end(node: Any, cid: str) -> PinEntry:
     """The row when there is nothing more to wait for."""
-    (row,) = await node.keeping.wait_pinned(cid, timeout=PATIENCE)
+    row = await wait_pinned(node, cid)
     return row
 
 
@@ -82,12 +85,12 @@ async def test_down(tmp_path: Path, free_port: Callable[[], int], kind: str) -> 
     target = PinService(NAME, f"http://127.0.0.1:{port}", "a-token-of-the-test", kind)
     async with storing(tmp_path / "ours", [target]) as node:
         cid = await store(node, b"data")
-        await node.keeping.pin(cid, NAME)
+        await pin(node, cid)
         row = await row_that_was(node, has_error)
-        assert (row["state"] in ("waiting", "uploading"), row["problem"]) == (True, "network")
-        assert "cannot be reached" in row["last_error"]
+        assert (row.state in ("waiting", "uploading"), row.problem) == (True, "network")
+        assert "cannot be reached" in row.last_error
         async with serving(tmp_path / "service", port) as service:
-            assert (await to_the_end(node, cid))["state"] == "verified"
+            assert (await to_the_end(node, cid)).state == "verified"
             assert asked(service, kind) == 1
 
 
@@ -100,10 +103,10 @@ async def test_slow(tmp_path: Path) -> None:
     ):
         cid = await store(node, b"data")
         service.faults.append(Fault("POST", "/pins", 202, delay=6.0, after=True))
-        await node.keeping.pin(cid, NAME)
+        await pin(node, cid)
         row = await row_that_was(node, has_error)
-        assert (row["problem"], row["last_error"]) == ("slow", "The pinning service lab did not answer in time.")
-        assert (await to_the_end(node, cid))["state"] == "verified"
+        assert (row.problem, row.last_error) == ("slow", "The pinning service lab did not answer in time.")
+        assert (await to_the_end(node, cid)).state == "verified"
         assert asked(service) == 1
         assert len(service.pins) == 1
 
@@ -127,16 +130,16 @@ async def test_refusals(tmp_path: Path, kind: str, status: int, problem: str, ad
         path = "/pins" if kind == "pinning" else "/api/v0/dag/import"
         body = json.dumps({"error": {"reason": "A_REASON", "details": "of the service"}})
         service.faults.append(Fault("POST", path, status, body=body))
-        await node.keeping.pin(cid, NAME)
+        await pin(node, cid)
         row = await to_the_end(node, cid)
-        assert (row["state"], row["problem"]) == ("refused", problem)
-        assert f"status {status}" in row["last_error"]
-        assert "A_REASON: of the service" in row["last_error"]
-        assert advice in row["last_error"]
+        assert (row.state, row.problem) == ("refused", problem)
+        assert f"status {status}" in row.last_error
+        assert "A_REASON: of the service" in row.last_error
+        assert advice in row.last_error
         assert asked(service, kind) == 1
         # The user has put it right, and says so by pinning again.
-        await node.keeping.pin(cid, NAME)
-        assert (await to_the_end(node, cid))["state"] == "verified"
+        await pin(node, cid)
+        assert (await to_the_end(node, cid)).state == "verified"
         assert asked(service, kind) == 2
 
 
@@ -147,17 +150,17 @@ async def test_a_wrong_token_is_not_tried_with_every_row(tmp_path: Path) -> None
             cids = [await store(node, b"data %d" % n) for n in range(20)]
             written_elsewhere(node, cids[0], NAME)
             node.keeping.wake()
-            await row_that(node, lambda row: row["state"] == "refused", cids[0])
+            await row_that(node, lambda row: row.state == "refused", cids[0])
             for cid in cids[1:]:
                 written_elsewhere(node, cid, NAME)
             node.keeping.wake()
             for cid in cids:
-                row = await row_that(node, lambda row: row["state"] == "refused", cid)
-                assert "does not accept the token" in row["last_error"]
+                row = await row_that(node, lambda row: row.state == "refused", cid)
+                assert "does not accept the token" in row.last_error
             assert len(service.requests) == 1
         async with storing(tmp_path / "ours", [config(service)]) as node:
             for cid in cids:
-                assert (await to_the_end(node, cid))["state"] == "verified"
+                assert (await to_the_end(node, cid)).state == "verified"
         assert asked(service) == 20
 
 
@@ -175,11 +178,11 @@ async def test_too_many_requests(tmp_path: Path, kind: str, form: str) -> None:
         path = "/pins" if kind == "pinning" else "/api/v0/dag/import"
         service.faults.append(Fault("POST", path, 429, headers))
         begun = trio.current_time()
-        await node.keeping.pin(cid, NAME)
+        await pin(node, cid)
         row = await row_that_was(node, has_error)
-        assert row["problem"] == "rate"
-        assert "too often" in row["last_error"]
-        assert (await to_the_end(node, cid))["state"] == "verified"
+        assert row.problem == "rate"
+        assert "too often" in row.last_error
+        assert (await to_the_end(node, cid)).state == "verified"
         assert trio.current_time() - begun >= 2 > FAST.last
         assert asked(service, kind) == 2
 
@@ -190,14 +193,14 @@ async def test_server_errors(tmp_path: Path, status: int) -> None:
     async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service)]) as node:
         cid = await store(node, b"data")
         service.faults.append(Fault("POST", "/pins", status, after=True, body="<html>oops</html>"))
-        await node.keeping.pin(cid, NAME)
+        await pin(node, cid)
         row = await row_that_was(node, has_error)
-        assert f"status {status}" in row["last_error"]
-        assert "html" not in row["last_error"]
+        assert f"status {status}" in row.last_error
+        assert "html" not in row.last_error
         if status == 418:
-            assert row["state"] == "refused"
-            await node.keeping.pin(cid, NAME)
-        assert (await to_the_end(node, cid))["state"] == "verified"
+            assert row.state == "refused"
+            await pin(node, cid)
+        assert (await to_the_end(node, cid)).state == "verified"
         assert asked(service) == 1
 
 
@@ -210,12 +213,12 @@ async def test_nonsense(tmp_path: Path, body: str) -> None:
         cid = await store(node, b"data")
         service.faults.append(Fault("GET", "/pins", 200, body=body))
         service.faults.append(Fault("POST", "/pins", 200, body=body, after=True))
-        await node.keeping.pin(cid, NAME)
+        await pin(node, cid)
         row = await row_that_was(node, has_error)
-        assert row["problem"] == "answer"
-        assert "not a list of pins" in row["last_error"]
-        await row_that_was(node, lambda row: "not the status of a pin" in row["last_error"])
-        assert (await to_the_end(node, cid))["state"] == "verified"
+        assert row.problem == "answer"
+        assert "not a list of pins" in row.last_error
+        await row_that_was(node, lambda row: "not the status of a pin" in row.last_error)
+        assert (await to_the_end(node, cid)).state == "verified"
         assert asked(service) == 1
 
 
@@ -227,13 +230,13 @@ async def test_lying_about_pinned(tmp_path: Path) -> None:
     async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service)]) as node:
         service.lie = True
         cid = await store(node, b"data")
-        await node.keeping.pin(cid, NAME)
-        row = await row_that_was(node, lambda row: row["tries"] >= 2)
-        assert (row["state"], row["claimed"], row["verified"]) == ("pinned", True, None)
-        assert "did not give back the block" in row["last_error"]
+        await pin(node, cid)
+        row = await row_that_was(node, lambda row: row.tries >= 2)
+        assert (row.state, row.claimed, row.verified) == ("pinned", True, None)
+        assert "did not give back the block" in row.last_error
         # It turns out to be true after all.
         await trio.to_thread.run_sync(service.repo.store_bytes, b"data")
-        assert (await to_the_end(node, cid))["state"] == "verified"
+        assert (await to_the_end(node, cid)).state == "verified"
         assert asked(service) == 1
 
 
@@ -243,11 +246,11 @@ async def test_an_endpoint_that_does_not_keep_what_it_took(tmp_path: Path) -> No
         cid = await store(node, b"data")
         said = json.dumps({"Root": {"Cid": {"/": cid}, "PinErrorMsg": ""}})
         service.faults.append(Fault("POST", "/api/v0/dag/import", 200, body=said))
-        await node.keeping.pin(cid, NAME)
-        row = await row_that_was(node, lambda row: row["tries"] >= 2)
-        assert (row["state"], row["verified"]) == ("pinned", None)
+        await pin(node, cid)
+        row = await row_that_was(node, lambda row: row.tries >= 2)
+        assert (row.state, row.verified) == ("pinned", None)
         # It is sent everything once more; this endpoint keeps it then.
-        assert (await to_the_end(node, cid))["state"] == "verified"
+        assert (await to_the_end(node, cid)).state == "verified"
         assert asked(service, "rpc") == 2
 
 
@@ -256,10 +259,10 @@ async def test_a_proof_that_cannot_be_had_now(tmp_path: Path) -> None:
     async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service, "rpc")]) as node:
         cid = await store(node, b"data")
         service.faults.append(Fault("POST", "/api/v0/block/get", cut=True, count=2))
-        await node.keeping.pin(cid, NAME)
+        await pin(node, cid)
         row = await row_that_was(node, has_error)
-        assert (row["state"], row["problem"]) == ("pinned", "network")
-        assert (await to_the_end(node, cid))["state"] == "verified"
+        assert (row.state, row.problem) == ("pinned", "network")
+        assert (await to_the_end(node, cid)).state == "verified"
         assert asked(service, "rpc") == 1
 
 
@@ -278,10 +281,10 @@ async def test_an_import_that_goes_wrong_after_its_status(tmp_path: Path, said: 
         cid = await store(node, b"data")
         body = said.replace("%s", cid)
         service.faults.append(Fault("POST", "/api/v0/dag/import", 200, body=body))
-        await node.keeping.pin(cid, NAME)
+        await pin(node, cid)
         row = await row_that_was(node, has_error)
-        assert told in row["last_error"]
-        assert (await to_the_end(node, cid))["state"] == "verified"
+        assert told in row.last_error
+        assert (await to_the_end(node, cid)).state == "verified"
 
 
 async def test_queued_for_ever(tmp_path: Path) -> None:
@@ -293,12 +296,12 @@ async def test_queued_for_ever(tmp_path: Path) -> None:
     ):
         service.stuck = True
         cid = await store(node, b"data")
-        await node.keeping.pin(cid, NAME)
+        await pin(node, cid)
         row = await row_that_was(node, has_error)
-        assert (row["state"], row["problem"]) == ("queued", "stuck")
-        assert "in its queue for" in row["last_error"]
+        assert (row.state, row.problem) == ("queued", "stuck")
+        assert "in its queue for" in row.last_error
         service.start(next(iter(service.pins.values())))
-        assert (await to_the_end(node, cid))["last_error"] == ""
+        assert (await to_the_end(node, cid)).last_error == ""
         assert asked(service) == 1
 
 
@@ -309,14 +312,14 @@ async def test_queued_since_we_have_moved(tmp_path: Path) -> None:
         service.stuck = True
         async with storing(tmp_path / "ours", [config(service)], pace=pace) as node:
             cid = await store(node, b"data")
-            await node.keeping.pin(cid, NAME)
-            await row_that_was(node, lambda row: row["problem"] == "stuck")
+            await pin(node, cid)
+            await row_that_was(node, lambda row: row.problem == "stuck")
             (old,) = service.pins
         moved = ["/ip4/127.0.0.2/tcp/0"]
         async with storing(tmp_path / "ours", [config(service)], pace=pace, listen=moved) as node:
             await until(lambda: old not in service.pins)
-            (pin,) = service.pins.values()
-            assert pin.origins == node.host.addresses()
+            (moved_pin,) = service.pins.values()
+            assert moved_pin.origins == node.host.addresses()
             assert [seen.path for seen in service.posts()] == ["/pins", f"/pins/{old}"]
 
 
@@ -325,11 +328,11 @@ async def test_failed_then_fine(tmp_path: Path) -> None:
     async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service)]) as node:
         service.fail = 2
         cid = await store(node, b"data")
-        await node.keeping.pin(cid, NAME)
+        await pin(node, cid)
         row = await row_that_was(node, has_error)
-        assert row["state"] == "failed"
-        assert "the disk of the service was full" in row["last_error"]
-        assert (await to_the_end(node, cid))["state"] == "verified"
+        assert row.state == "failed"
+        assert "the disk of the service was full" in row.last_error
+        assert (await to_the_end(node, cid)).state == "verified"
         assert len(service.pins) == 1
         assert asked(service) == 3
 
@@ -340,8 +343,8 @@ async def test_a_service_that_cannot_replace(tmp_path: Path) -> None:
         service.fail = 1
         cid = await store(node, b"data")
         service.faults.append(Fault("POST", "/pins/", 405))
-        await node.keeping.pin(cid, NAME)
-        assert (await to_the_end(node, cid))["state"] == "verified"
+        await pin(node, cid)
+        assert (await to_the_end(node, cid)).state == "verified"
         assert len(service.pins) == 1
 
 
@@ -350,13 +353,13 @@ async def test_a_service_that_forgets(tmp_path: Path) -> None:
     async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service)]) as node:
         service.stuck = True
         cid = await store(node, b"data")
-        await node.keeping.pin(cid, NAME)
-        await row_that(node, lambda row: row["state"] == "queued")
+        await pin(node, cid)
+        await row_that(node, lambda row: row.state == "queued")
         service.stuck = False
         service.pins.clear()
         row = await row_that_was(node, has_error)
-        assert "does not know its own request" in row["last_error"]
-        assert (await to_the_end(node, cid))["state"] == "verified"
+        assert "does not know its own request" in row.last_error
+        assert (await to_the_end(node, cid)).state == "verified"
 
 
 async def test_a_line_cut_while_sending(tmp_path: Path) -> None:
@@ -365,11 +368,11 @@ async def test_a_line_cut_while_sending(tmp_path: Path) -> None:
         data = random.Random(5).randbytes(20_000_000)
         cid = await store(node, data)
         service.faults.append(Fault("POST", "/api/v0/dag/import", cut=True, cut_at=3_000_000))
-        await node.keeping.pin(cid, NAME, size=len(data))
+        await pin(node, cid, len(data))
         row = await row_that_was(node, has_error)
-        assert row["problem"] == "network"
-        assert "broke" in row["last_error"]
-        assert (await to_the_end(node, cid))["state"] == "verified"
+        assert row.problem == "network"
+        assert "broke" in row.last_error
+        assert (await to_the_end(node, cid)).state == "verified"
         assert asked(service, "rpc") == 2
 
 
@@ -382,13 +385,13 @@ async def test_what_is_not_here_any_more_cannot_be_sent(tmp_path: Path) -> None:
         stored.path.unlink()
         node.repo.quarantine(stored.cid)
         node.repo.remove(stored.cid)
-        await node.keeping.pin(cid, NAME)
+        await pin(node, cid)
         row = await row_that_was(node, has_error)
-        assert (row["state"], row["problem"]) == ("failed", "local")
-        assert "is missing or damaged. Load or store it again" in row["last_error"]
+        assert (row.state, row.problem) == ("failed", "local")
+        assert "is missing or damaged. Load or store it again" in row.last_error
         assert asked(service, "rpc") == 0
         await trio.to_thread.run_sync(node.repo.store_bytes, data)
-        await row_that(node, lambda row: row["state"] == "verified")
+        await row_that(node, lambda row: row.state == "verified")
 
 
 # --- our own machine ------------------------------------------------------------------------------------------------
@@ -398,10 +401,10 @@ import sys, trio
 from dataclasses import replace
 from pathlib import Path
 from kachery_p2p.pinning import PinService
-from tests.helpers.pinning_helpers import storing, store
+from tests.helpers.pinning_helpers import pin, storing, store
 async def main(folder, url, token, kind):
     async with storing(Path(folder), [PinService("lab", url, token, kind)]) as node:
-        await node.keeping.pin(await store(node, b"data"), "lab")
+        await pin(node, await store(node, b"data"))
         await trio.sleep_forever()
 trio.run(main, *sys.argv[1:])
 """
@@ -422,10 +425,10 @@ async def test_killed_between_request_and_answer(tmp_path: Path, kind: str) -> N
         await process.wait()
         async with storing(tmp_path / "ours", [config(service, kind)]) as node:
             if kind == "pinning":
-                await row_that(node, lambda row: row["state"] == "queued")
+                await row_that(node, lambda row: row.state == "queued")
                 service.start(next(iter(service.pins.values())))
-            (row,) = await node.keeping.pins()
-            assert (await to_the_end(node, row["cid"]))["state"] == "verified"
+            (row,) = node.keeping.outbox.list()
+            assert (await to_the_end(node, row.cid)).state == "verified"
         assert asked(service, kind) == 1
         assert len(service.pins) + len(service.rpc_pins) == 1
 
@@ -463,11 +466,11 @@ async def test_wrong_clock(tmp_path: Path, years: int) -> None:
     ):
         service.faults.append(Fault("GET", "/pins", 500))
         cid = await store(node, b"data")
-        await node.keeping.pin(cid, NAME)
+        await pin(node, cid)
         await row_that_was(node, has_error)
         wrong[0] = 0.0
         node.keeping.wake()
-        assert (await to_the_end(node, cid))["state"] == "verified"
+        assert (await to_the_end(node, cid)).state == "verified"
         assert asked(service) == 1
 
 
@@ -565,12 +568,12 @@ async def test_the_token_is_never_shown(tmp_path: Path, caplog: pytest.LogCaptur
             body = json.dumps({"error": {"reason": "BAD", "details": f"token Bearer {secret} is {secret}"}})
             service.faults += [Fault("GET", "/pins", 500, body=body), Fault("GET", "/pins", 401, body=body)]
             cid = await store(node, b"data")
-            await node.keeping.pin(cid, NAME)
+            await pin(node, cid)
             first = await row_that_was(node, has_error)
-            assert "(token)" in first["last_error"]
+            assert "(token)" in first.last_error
             last = await to_the_end(node, cid)
-            assert last["state"] == "refused"
-            shown = json.dumps([first, last, node.status()])
+            assert last.state == "refused"
+            shown = json.dumps([first.as_json(), last.as_json(), to_json(node.status())])
     assert secret not in shown + caplog.text
     assert secret.encode() not in b"".join(path.read_bytes() for path in (tmp_path / "ours").glob("outbox*"))
 
@@ -635,10 +638,10 @@ async def test_a_service_must_prove_its_name(tmp_path: Path, monkeypatch: pytest
                 monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
             async with storing(tmp_path / "ours", [PinService(NAME, url, "the-token")]) as node:
                 cid = await store(node, b"data")
-                await node.keeping.pin(cid, NAME)
+                await pin(node, cid)
                 with trio.fail_after(PATIENCE):
-                    row = await row_that_was(node, has_error if not vouched else lambda row: row["state"] == "refused")
-            assert ("certificate" in row["last_error"]) is not vouched
+                    row = await row_that_was(node, has_error if not vouched else lambda row: row.state == "refused")
+            assert ("certificate" in row.last_error) is not vouched
             assert tokens == ["Bearer the-token"] * vouched
 
 
@@ -651,8 +654,8 @@ async def test_a_list_with_the_pins_of_others(tmp_path: Path) -> None:
         service.lie = False
         service.faults.append(Fault("GET", "/pins", 200, body=others))
         cid = await store(node, b"data")
-        await node.keeping.pin(cid, NAME)
-        assert (await to_the_end(node, cid))["state"] == "verified"
+        await pin(node, cid)
+        assert (await to_the_end(node, cid)).state == "verified"
         assert asked(service) == 1
 
 
@@ -661,10 +664,10 @@ async def test_an_answer_without_end(tmp_path: Path) -> None:
     async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service)]) as node:
         service.faults.append(Fault("GET", "/pins", 200, body=" " * (3 * limits.MAX_ANSWER_SIZE)))
         cid = await store(node, b"data")
-        await node.keeping.pin(cid, NAME)
+        await pin(node, cid)
         row = await row_that_was(node, has_error)
-        assert "more than" in row["last_error"]
-        assert (await to_the_end(node, cid))["state"] == "verified"
+        assert "more than" in row.last_error
+        assert (await to_the_end(node, cid)).state == "verified"
 
 
 def test_pauses_grow_and_end() -> None:

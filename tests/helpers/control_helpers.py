@@ -5,16 +5,26 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import trio
 
-from kachery_cloud.node import control
-from kachery_cloud.node.control import ControlClient, ControlEndpoint, serve_control
+from kachery_cloud.node.control import MAX_LINE
+from kachery_cloud.node.control_client import ControlClient
+from kachery_cloud.node.control_server import PROGRESS_PER_SECOND, serve_control
+from kachery_cloud.node.endpoint import ControlEndpoint
+from kachery_cloud.node.messages import Call, Method, by_name
 from kachery_p2p.errors import DiskFull
 from tests.helpers.patience import PATIENCE
+
+#: Calls whose request and answer are JSON of any kind.
+CALLS: dict[str, Call[Any, Any]] = {
+    name: Call(name, Mapping[str, Any], cast("type[Any]", Any))
+    for name in ("echo", "count", "fail", "crash", "hang", "unsendable", "verbose", "no-such-method")
+}
 
 
 class Server:
@@ -35,7 +45,7 @@ class Server:
         async def count(params: dict[str, Any], progress: Any) -> Any:
             for i in range(3):
                 progress(i + 1, 3)
-                await trio.sleep(2 / control.PROGRESS_PER_SECOND)  # the pace at which progress is passed on
+                await trio.sleep(2 / PROGRESS_PER_SECOND)  # the pace at which progress is passed on
             return "counted"
 
         async def fail(params: dict[str, Any], progress: Any) -> Any:
@@ -52,20 +62,13 @@ class Server:
                 self.cancelled.set()
 
         async def unsendable(params: dict[str, Any], progress: Any) -> Any:
-            return {"long": "x" * (2 * control.MAX_LINE), "set": {1}, "nan": float("nan")}[params["what"]]
+            return {"long": "x" * (2 * MAX_LINE), "set": {1}, "nan": float("nan")}[params["what"]]
 
         async def verbose(params: dict[str, Any], progress: Any) -> Any:
-            raise DiskFull("x" * (2 * control.MAX_LINE))
+            raise DiskFull("x" * (2 * MAX_LINE))
 
-        methods = {
-            "echo": echo,
-            "count": count,
-            "fail": fail,
-            "crash": crash,
-            "hang": hang,
-            "unsendable": unsendable,
-            "verbose": verbose,
-        }
+        runs = (echo, count, fail, crash, hang, unsendable, verbose)
+        methods = by_name(*(Method(CALLS[run.__name__], run) for run in runs))
 
         async def main() -> None:
             self.token = trio.lowlevel.current_trio_token()
@@ -84,7 +87,7 @@ class Server:
 
 
 def ask(client: ControlClient, method: str, params: dict[str, Any], progress: Any = None) -> Any:
-    return client.start(method, params, progress)[1].result(PATIENCE)
+    return client.start(CALLS[method], params, progress)[1].result(PATIENCE)
 
 
 def answer_to(directory: Path, *sent: bytes, secret: bool = False) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,11 +12,12 @@ from weakref import WeakKeyDictionary
 import pytest
 import trio
 
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.node.messages import WaitPinnedRequest
 from kachery_p2p.node.node import Node
 from kachery_p2p.node.pins import Keeping
-from kachery_p2p.pinning import OUTBOX_NAME, PinOutbox, PinService
+from kachery_p2p.pinning import OUTBOX_NAME, PinEntry, PinOutbox, PinService
 from kachery_p2p.pinning.limits import WorkerPace
-from kachery_p2p.pinning.outbox import PinEntry
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
 from scripts.pinning_service import LISTEN, PinningService
@@ -78,13 +79,35 @@ async def store(node: Node, data: bytes) -> str:
     return str(stored.cid)
 
 
-async def row_that(node: Node, fits: Callable[[dict[str, Any]], bool], cid: str | None = None) -> dict[str, Any]:
+async def pin(
+    node: Node, cid: str, size: int | None = None, name: str = "", meta: Mapping[str, str] | None = None
+) -> None:
+    """Have the service keep a root, as the functions for users do it: write it down, and wake the node."""
+    await trio.to_thread.run_sync(node.keeping.outbox.add, cid, NAME, name, meta, size)
+    node.keeping.wake(again=True)
+
+
+async def unpin(node: Node, cid: str, service: str = NAME) -> bool:
+    """Have a service no longer keep a root; whether it was to keep it."""
+    done = await trio.to_thread.run_sync(node.keeping.outbox.remove, cid, service)
+    node.keeping.wake(again=True)
+    return done
+
+
+async def wait_pinned(node: Node, cid: str, timeout: float = 60.0) -> PinEntry:
+    """Wait until the row of a root is verified, or as far as it gets; that row."""
+    (row,) = await node.keeping.wait_pinned(WaitPinnedRequest(CID.parse(cid), True, timeout=timeout))
+    return row
+
+
+async def row_that(node: Node, fits: Callable[[PinEntry], bool], cid: str | None = None) -> PinEntry:
     """Wait for a row of the outbox, the one of `cid` or the only one, to be as `fits` says."""
     worker = node.keeping.worker
     assert worker is not None
     while True:
         seen = worker.changes
-        rows = [row for row in await node.keeping.pins() if cid in (None, row["cid"])]
+        entries = await trio.to_thread.run_sync(node.keeping.outbox.list)
+        rows = [row for row in entries if cid in (None, row.cid)]
         if rows and fits(rows[0]):
             return rows[0]
         await worker.wait_changed(seen)
@@ -102,7 +125,7 @@ _written: WeakKeyDictionary[Keeping, list[PinEntry]] = WeakKeyDictionary()
 
 
 def _record(keeping: Keeping) -> None:
-    outbox, rows = keeping._outbox, _written.setdefault(keeping, [])
+    outbox, rows = keeping.outbox, _written.setdefault(keeping, [])
     update, tell = outbox.update, outbox.tell
 
     def recorded_update(entry: PinEntry, **values: Any) -> PinEntry | None:
@@ -118,7 +141,7 @@ def _record(keeping: Keeping) -> None:
     outbox.update, outbox.tell = recorded_update, recorded_tell
 
 
-async def row_that_was(node: Node, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+async def row_that_was(node: Node, fits: Callable[[PinEntry], bool]) -> PinEntry:
     """The same for what may be over by the time that a test looks, such as an error before a second try: each row
     counts as it was written."""
     worker = node.keeping.worker
@@ -126,6 +149,6 @@ async def row_that_was(node: Node, fits: Callable[[dict[str, Any]], bool]) -> di
     while True:
         seen = worker.changes
         for entry in _written[node.keeping]:
-            if fits(row := node.keeping._shown(entry)):
-                return row
+            if fits(entry):
+                return entry
         await worker.wait_changed(seen)

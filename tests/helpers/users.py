@@ -40,7 +40,7 @@ MALLORY = User(31003, 31003)
 def warm_up(folder: Path) -> None:
     """Import all that is imported when it is needed: others may not be able to read where it is installed."""
     import kachery_cloud as kcl
-    from kachery_cloud import local, pinning
+    from kachery_cloud import local
     from kachery_cloud.commands import main as cli
     from kachery_cloud.node import connection as background
 
@@ -59,7 +59,7 @@ def warm_up(folder: Path) -> None:
         kcl.status(start=True)
         background.close_all()
         local.close_repositories()
-        pinning.close_outboxes()
+        local.close_outboxes()
         assert cli
     finally:
         os.environ["KACHERY_CLOUD_DIR"] = before or ""
@@ -126,11 +126,11 @@ def as_user(user: User, work: Callable[[], Any], *, umask: int = 0o022, director
 
 
 def _fork(directory: Path | None) -> int:
-    from kachery_cloud import local, pinning
+    from kachery_cloud import local
 
     # The child must not use what root has open.
     local.close_repositories()
-    pinning.close_outboxes()
+    local.close_outboxes()
     pid = os.fork()
     if pid == 0 and directory is not None:
         os.environ["KACHERY_CLOUD_DIR"] = str(directory)

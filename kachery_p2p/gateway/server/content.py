@@ -12,7 +12,7 @@ import copy
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
 
 import trio
 
@@ -45,15 +45,22 @@ class BlockUnavailable(KacheryError):
         self.cid = cid
 
 
-class Fetch(Protocol):
-    """Brings data to this machine, like `kachery_p2p.node.node.Node.load`.
+FetchKind: TypeAlias = Literal["file", "bytes", "directory", "listing"]
 
-    The gateway gives it `cid`, `path`, `kind`, `start` and `end`, and uses `path` and `size` of its answer.
-    """
+
+class Fetched(Protocol):
+    """What a fetch gives: where the bytes of a file, or of a range, are now."""
+
+    @property
+    def path(self) -> str | None: ...
+
+
+class Fetch(Protocol):
+    """Brings data to this machine, as `kachery_p2p.node.node.Node.load` does."""
 
     async def __call__(
-        self, cid: str, path: Sequence[str], *, kind: str, start: int | None = None, end: int | None = None
-    ) -> dict[str, Any]: ...
+        self, cid: CID, path: Sequence[str], *, kind: FetchKind, start: int | None = None, end: int | None = None
+    ) -> Fetched: ...
 
 
 @dataclass(frozen=True)
@@ -242,7 +249,7 @@ class Content:
 
     # --- loading
 
-    async def make_local(self, cid: CID, kind: str) -> None:
+    async def make_local(self, cid: CID, kind: FetchKind) -> None:
         """Fetch all of a file or a directory, where the gateway may; for CAR files, whose blocks must be here.
 
         Raises:
@@ -272,11 +279,11 @@ class Content:
                     await self.make_local(cid, "directory" if folder else "file")
 
     async def _load(
-        self, cid: CID, names: Sequence[str], *, kind: str, start: int | None = None, end: int | None = None
-    ) -> dict[str, Any]:
+        self, cid: CID, names: Sequence[str], *, kind: FetchKind, start: int | None = None, end: int | None = None
+    ) -> Fetched:
         assert self._fetch is not None
         async with self._fetches:
-            return await self._fetch(str(cid), list(names), kind=kind, start=start, end=end)
+            return await self._fetch(cid, names, kind=kind, start=start, end=end)
 
     # --- reading
 
@@ -343,7 +350,8 @@ class Content:
                     moved += 1
                     if moved > limits.MAX_MOVED:
                         raise BlockUnavailable(cid)
-                    path = (await self._load(cid, [], kind="bytes", start=start, end=stop))["path"]
+                    path = (await self._load(cid, [], kind="bytes", start=start, end=stop)).path
+                    assert path is not None, "bytes that were fetched are in a file"
                 after = min(stop, start + limits.PIECE)
                 data = await self.in_thread(lambda path=path, start=start, after=after: _read_part(path, start, after))
                 if data is None:

@@ -18,6 +18,7 @@ from kachery_p2p.bitswap.session import WantAnswer
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import BlockTooLarge, DialError, StreamError
 from kachery_p2p.load.errors import not_found
+from kachery_p2p.node.messages import WhereisRequest
 from kachery_p2p.node.whereis import Whereis
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.routing.router import Sighting
@@ -218,9 +219,9 @@ async def test_whereis_believes_each_peer_for_itself(
 
         host = SimpleNamespace(connected=us.host.connected, connections=list, connect=connect)
         whereis = Whereis(host, us.exchange, Found(["has", "gone"], away=["gone"]))  # type: ignore[arg-type]
-        rows = await whereis.run(cid_of(block), 15, hints=["/ip4/192.0.2.9/tcp/1/p2p/hinted"])
+        rows = await whereis.run(WhereisRequest(cid_of(block), 15, ("/ip4/192.0.2.9/tcp/1/p2p/hinted",)))
         assert us.exchange.stats().total.bytes_received == 0
-    told = {(row["peer"], row["source"]): (row["has"], row.get("error", "")) for row in rows}
+    told = {(row.peer, row.source): (row.has, row.error or "") for row in rows}
     assert told[("has", "connected")] == told[("has", "dht")] == (True, "")
     assert told[("lacks", "connected")] == (False, "")
     assert told[("silent", "connected")][0] is None

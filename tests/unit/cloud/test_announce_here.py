@@ -9,6 +9,7 @@ import trio
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import ContentNotFound
+from kachery_p2p.node.messages import AnnounceRequest
 from kachery_p2p.node.node import Node
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
@@ -50,7 +51,7 @@ async def test_the_node_announces_nothing_that_is_not_here(tmp_path: Path) -> No
         async with trio.open_nursery() as nursery:
             await nursery.start(node.run)
             with pytest.raises(ContentNotFound, match=r"not on this machine, or not all of it.*kachery-cloud-load"):
-                await node.announce(str(ABSENT), timeout=5)
-            assert (await node.announce(str(here), timeout=0.1))["copies"] == 0
-            await node.notify_stored(str(ABSENT))
+                await node.announce(AnnounceRequest(ABSENT, 5))
+            assert (await node.announce(AnnounceRequest(here, 0.1))).copies == 0
+            await node.notify_stored(ABSENT)
             nursery.cancel_scope.cancel()

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from kachery_cloud.node import control
-from kachery_cloud.node.control import ControlClient, ControlEndpoint, NodeGone
+from kachery_cloud.node.control import MAX_LINE
+from kachery_cloud.node.control_client import ControlClient
+from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone
 from kachery_p2p.errors import DiskFull, NodeError
-from tests.helpers.control_helpers import Server, answer_to, ask, is_served
+from tests.helpers.control_helpers import CALLS, Server, answer_to, ask, is_served
 from tests.helpers.patience import PATIENCE
 
 
@@ -54,7 +55,7 @@ def test_errors_keep_their_type_and_sentence(client: ControlClient) -> None:
 
 def test_cancel_ends_the_work_in_the_node(server: Server, client: ControlClient) -> None:
     """Nobody waits any more: the node stops working on it, and says so."""
-    request_id, future = client.start("hang", {}, None)
+    request_id, future = client.start(CALLS["hang"], {})
     assert server.begun.wait(PATIENCE)
     client.cancel(request_id)
     with pytest.raises(NodeError, match="cancelled"):
@@ -64,7 +65,7 @@ def test_cancel_ends_the_work_in_the_node(server: Server, client: ControlClient)
 
 def test_a_client_that_leaves_takes_its_requests_with_it(server: Server, client: ControlClient) -> None:
     """A killed process leaves no work behind in the node."""
-    client.start("hang", {}, None)
+    client.start(CALLS["hang"], {})
     assert server.begun.wait(PATIENCE)
     client.close()
     assert server.cancelled.wait(PATIENCE)
@@ -74,14 +75,14 @@ def test_the_node_leaving_is_noticed_at_once(server: Server) -> None:
     """When the node stops, requests under way fail with NodeGone and the client is told."""
     gone = threading.Event()
     client = ControlClient(ControlEndpoint.read(server.directory), on_gone=lambda client: gone.set())
-    _, future = client.start("hang", {}, None)
+    _, future = client.start(CALLS["hang"], {})
     assert server.begun.wait(PATIENCE)
     server.stop()
     with pytest.raises(NodeGone):
         future.result(PATIENCE)
     assert gone.wait(PATIENCE)
     with pytest.raises(NodeGone):
-        client.start("echo", {}, None)
+        client.start(CALLS["echo"], {})
     assert not (server.directory / "node.json").exists()
 
 
@@ -108,7 +109,7 @@ def test_only_the_owner_can_reach_the_socket(server: Server) -> None:
         b'{"secret": "\\ud800", "version": 1}\n',
         b'{"secret": null, "version": 1}\n',
         b'{"secret": ' + b"9" * 10_000 + b"}\n",
-        b"x" * (control.MAX_LINE + 2),
+        b"x" * (MAX_LINE + 2),
     ],
 )
 def test_who_does_not_know_the_secret_gets_nothing(server: Server, first: bytes) -> None:

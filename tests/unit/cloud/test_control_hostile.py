@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kachery_cloud.node.control import ControlClient, ControlEndpoint
+from kachery_cloud.node.control_client import ControlClient
+from kachery_cloud.node.endpoint import ControlEndpoint
 from kachery_p2p.errors import DiskFull, NodeError
-from tests.helpers.control_helpers import Server, answer_to, ask, is_served
+from tests.helpers.control_helpers import CALLS, Server, answer_to, ask, is_served
 
 SETTINGS = settings(max_examples=60)
 
@@ -100,7 +101,7 @@ def test_answers_that_cannot_be_sent_are_errors(served: Server) -> None:
     with pytest.raises(DiskFull, match="xxx"):
         ask(client, "verbose", {})
     with pytest.raises(NodeError, match="cannot be asked this"):
-        client.start("echo", {"a": "x" * (1 << 20)}, None)
+        client.start(CALLS["echo"], {"a": "x" * (1 << 20)})
     assert ask(client, "echo", {"still": "here"}) == {"still": "here"}
     client.close()
 

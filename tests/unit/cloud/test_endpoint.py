@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from kachery_cloud.node.control import ControlClient, ControlEndpoint, NodeGone
-from kachery_cloud.node.endpoint import listen_unix, remove_socket
+from kachery_cloud.node.control_client import ControlClient
+from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone, listen_unix, remove_socket
 from kachery_p2p.errors import NodeError
 from kachery_p2p.repo.hosts import Holder, this_host
 from tests.helpers.control_helpers import Server, ask, is_served

@@ -20,12 +20,19 @@ import kachery_cloud as kcl
 from kachery_cloud.commands.main import cli
 from kachery_cloud.commands.pins_text import on_their_way, pin_lines, summary_phrase
 from kachery_cloud.errors import ConfigError, ContentNotFound, PinningError, PinTooLarge
-from kachery_cloud.local import close_repositories
-from kachery_cloud.pinning import close_outboxes, outbox
+from kachery_cloud.local import close_outboxes, close_repositories, outbox
 from kachery_cloud.settings.config import Config, load_config
 from kachery_cloud.settings.pin_choice import services_for, usable_services
-from kachery_cloud.settings.pin_services import PRESETS, SHARED_MAX_BYTES, PinSetting, keep_service, make_setting
+from kachery_cloud.settings.pin_services import (
+    PRESETS,
+    SHARED_MAX_BYTES,
+    PinSetting,
+    keep_service,
+    make_setting,
+)
 from kachery_cloud.settings.pin_tokens import find_token, keep_token, keep_token_in_keyring, token_origin
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.pinning import PinEntry
 
 SECRET = "the-secret-token"
 LAB = "http://127.0.0.1:5000"
@@ -386,8 +393,8 @@ class Listening:
     def __init__(self, told: list[str]) -> None:
         self._told = told
 
-    def notify_stored(self, cid: str) -> None:
-        self._told.append(cid)
+    def notify_stored(self, cid: CID) -> None:
+        self._told.append(str(cid))
 
     def notify_pins_changed(self) -> None:
         self._told.append("pins changed")
@@ -408,8 +415,10 @@ def test_storing_and_pinning_are_told_apart(here: Path, monkeypatch: pytest.Monk
 def test_commands_tell_the_node_what_has_happened(here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """That data came, when something was stored; that what is to be pinned has changed: never one for the other."""
     told: list[str] = []
-    monkeypatch.setattr("kachery_cloud.node.connection.ask_running_node", lambda config, method: told.append(method))
-    monkeypatch.setattr("kachery_cloud.store.tell_running_node", lambda config, cid: bool(told.append(cid)))
+    monkeypatch.setattr("kachery_cloud.node.connection.ask_running_node", lambda config, call: told.append(call.name))
+    monkeypatch.setattr(
+        "kachery_cloud.node.connection.tell_running_node", lambda config, cid: bool(told.append(str(cid)))
+    )
     (tmp_path / "a.txt").write_text("a")
 
     def run(*arguments: str) -> Result:
@@ -496,11 +505,12 @@ def test_a_token_that_cannot_be_used_does_not_stop_the_node(here: Path) -> None:
 # --- what is said ----------------------------------------------------------------------------------------------------
 
 
-def row(state: str, error: str = "", **more: Any) -> dict[str, Any]:
-    return {
-        "uri": "ipfs://bafy", "service": "lab", "size": 1_234_567, "name": "a.dat", "state": state,
-        "last_error": error, "problem": "x" if error else "", "next_try": None, "claimed": False, **more,
-    }  # fmt: skip
+def row(state: str, error: str = "") -> PinEntry:
+    return PinEntry(
+        id=1, cid="bafy", service="lab", name="a.dat", meta={}, size=1_234_567, state=state, revision=0, request_id="",
+        delegates=(), origins=(), asked=0.0, tries=0, polls=0, waited=0.0, next_try=float("inf"),
+        problem="x" if error else "", last_error=error, added=0.0, changed=0.0, verified=None,
+    )  # fmt: skip
 
 
 def test_the_table_tells_claims_from_proofs() -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from kachery_cloud.node import connection as background
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.nodes import drive
 from kachery_p2p.dag.paths import resolve_path
+from kachery_p2p.node.messages import LoadRequest, LoadResult
 from kachery_p2p.repo.repo import Repo
 from tests.helpers.repo_helpers import is_directory
 
@@ -33,47 +35,44 @@ class StandIn:
     def __init__(self, peer: Repo, folder: Path) -> None:
         self.peer = peer
         self.folder = folder
-        self.asked: list[dict[str, Any]] = []
-        self.stored: list[str] = []
+        self.asked: list[LoadRequest] = []
+        self.stored: list[CID] = []
 
-    def load(self, target: dict[str, Any], progress: Callable[[int, int], None] | None) -> dict[str, Any]:
-        self.asked.append(target)
-        root = CID.parse(target["cid"])
+    def load(self, request: LoadRequest, progress: Callable[[int, int], None] | None) -> LoadResult:
+        self.asked.append(request)
         fetch = lambda cids: [self.peer.get_block(cid.multihash) or b"" for cid in cids]  # noqa: E731
-        cid = drive(resolve_path(root, target["path"]), fetch).cid
+        cid = drive(resolve_path(request.cid, request.path), fetch).cid
         here = repository(kcl.load_config())
         if is_directory(self.peer, cid):
-            if target["kind"] == "info":
-                return {"cid": str(cid), "size": None}
-            if target["kind"] != "listing":
+            if request.kind == "info":
+                return LoadResult(cid)
+            if request.kind != "listing":
                 raise IsADirectory("a directory")
             here.put_blocks([(cid, fetch([cid])[0])])
-            return {"cid": str(cid)}
+            return LoadResult(cid)
         source = self.peer.find_file(cid)
         if source is None:
             raise ContentNotFound("nobody has it")
         data = source.read_bytes()
-        answer = {"cid": str(cid), "size": len(data), "sources": {"12D3peer": len(data)}, "seconds": 0.1}
-        if target["kind"] == "file":
+        answer = LoadResult(cid, None, len(data), {"12D3peer": len(data)}, 0.1)
+        if request.kind == "file":
             assert progress is not None
             progress(len(data), len(data))
-            return {**answer, "path": str(here.store_bytes(data, profile="unixfs-v1-2025").path)}
-        if target["kind"] == "info":
+            return replace(answer, path=str(here.store_bytes(data, profile="unixfs-v1-2025").path))
+        if request.kind == "info":
             return answer
         # Only what was asked for is right in the partial file.
-        end = len(data) if target["end"] is None else min(target["end"], len(data))
+        start = request.start or 0
+        end = len(data) if request.end is None else min(request.end, len(data))
         partial = self.folder / "partial"
         with open(partial, "r+b" if partial.exists() else "w+b") as file:
             file.truncate(len(data))
-            file.seek(target["start"])
-            file.write(data[target["start"] : end])
-        return {**answer, "path": str(partial)}
+            file.seek(start)
+            file.write(data[start:end])
+        return replace(answer, path=str(partial))
 
-    def notify_stored(self, cid: str) -> None:
+    def notify_stored(self, cid: CID) -> None:
         self.stored.append(cid)
-
-    def status(self) -> dict[str, Any]:
-        return {"peer_id": "12D3me", "addresses": [], "connected": []}
 
 
 @pytest.fixture
@@ -95,20 +94,11 @@ def test_the_request_carries_all_hints_and_the_patience(node: StandIn, monkeypat
     uri = there(node, b"data")
     other = "/dns4/example.org/tcp/4001"
     kcl.load_file(f"{uri}?provider={PEER}&label=x", providers=[other, PEER], timeout=7)
-    assert node.asked == [
-        {
-            "cid": uri.removeprefix("ipfs://"),
-            "path": [],
-            "providers": [other, PEER],
-            "start": None,
-            "end": None,
-            "kind": "file",
-            "timeout": 7.0,
-        }
-    ]
+    cid = CID.parse(uri.removeprefix("ipfs://"))
+    assert node.asked == [LoadRequest(cid, (), "file", None, None, (other, PEER), 7.0)]
     monkeypatch.setenv("KACHERY_CLOUD_TIMEOUT", "9")
     kcl.load_text(there(node, b"more"))
-    assert node.asked[-1]["timeout"] == 9.0
+    assert node.asked[-1].timeout == 9.0
 
 
 def test_what_is_here_is_not_asked_for_again(node: StandIn) -> None:
@@ -123,7 +113,7 @@ def test_a_range_is_asked_for_as_such(node: StandIn) -> None:
     data = os.urandom(3_000_000)
     uri = there(node, data)
     assert kcl.load_bytes(uri, 1_000_000, 2_500_000) == data[1_000_000:2_500_000]
-    assert [(t["kind"], t["start"], t["end"]) for t in node.asked] == [("bytes", 1_000_000, 2_500_000)]
+    assert [(t.kind, t.start, t.end) for t in node.asked] == [("bytes", 1_000_000, 2_500_000)]
     assert kcl.load_bytes(uri) == data
 
 
@@ -140,7 +130,7 @@ def test_cat_asks_for_growing_windows(node: StandIn, size: int) -> None:
     out = io.BytesIO()
     kcl.cat_file(there(node, data), out)
     assert out.getvalue() == data
-    windows = [(t["start"], t["end"]) for t in node.asked]
+    windows = [(t.start or 0, t.end or 0) for t in node.asked]
     assert windows[0] == (0, 1 << 20)
     for (_, end), (start, _) in pairwise(windows):
         assert end == start
@@ -153,9 +143,9 @@ def test_cat_writes_each_window_before_it_asks_for_the_next(node: StandIn) -> No
     out = io.BytesIO()
     load = node.load
 
-    def watched(target: dict[str, Any], progress: Any) -> dict[str, Any]:
+    def watched(request: LoadRequest, progress: Any) -> LoadResult:
         seen.append(len(out.getvalue()))
-        return load(target, progress)
+        return load(request, progress)
 
     node.load = watched  # type: ignore[method-assign]
     kcl.cat_file(there(node, os.urandom(8 << 20)), out)
@@ -167,10 +157,10 @@ def test_a_partial_file_that_was_finished_meanwhile_is_found(node: StandIn) -> N
     uri = there(node, b"x" * 100)
     load = node.load
 
-    def finish(target: dict[str, Any], progress: Any) -> dict[str, Any]:
-        result = load(target, progress)
+    def finish(request: LoadRequest, progress: Any) -> LoadResult:
+        result = load(request, progress)
         repository(kcl.load_config()).store_bytes(b"x" * 100)
-        os.unlink(result["path"])
+        os.unlink(result.path or "")
         return result
 
     node.load = finish  # type: ignore[method-assign]
@@ -197,13 +187,13 @@ def test_paths_and_listings_of_directories_elsewhere(node: StandIn, tmp_path: Pa
     (folder / "a.txt").write_text("a")
     uri = f"ipfs://{node.peer.store_directory(folder).cid}"
     assert kcl.load_text(uri + "/a.txt") == "a"
-    assert node.asked[-1]["path"] == ["a.txt"]
+    assert node.asked[-1].path == ("a.txt",)
     assert [entry["name"] for entry in kcl.list_dir(uri)] == ["a.txt"]
-    assert node.asked[-1]["kind"] == "listing"
+    assert node.asked[-1].kind == "listing"
     elsewhere = f"ipfs://{node.peer.store_directory(_another(folder)).cid}"
     info = kcl.load_file_info(elsewhere)
     assert (info["kind"], info["size"], info["local"]) == ("directory", None, False)
-    assert [asked["kind"] for asked in node.asked[2:]] == ["info"]
+    assert [asked.kind for asked in node.asked[2:]] == ["info"]
 
 
 def _another(folder: Path) -> Path:
@@ -215,14 +205,14 @@ def test_info_of_a_file_elsewhere_loads_nothing(node: StandIn) -> None:
     """The node is asked what it is, and for no bytes."""
     info = kcl.load_file_info(there(node, b"12345"))
     assert (info["size"], info["local"], info["path"]) == (5, False, None)
-    assert [asked["kind"] for asked in node.asked] == ["info"]
+    assert [asked.kind for asked in node.asked] == ["info"]
 
 
 def test_storing_tells_the_node(node: StandIn, tmp_path: Path) -> None:
     """Without local=True the node is told of the new CID; with it, not."""
     uri = kcl.store_text("x")
     kcl.store_text("y", local=True)
-    assert node.stored == [uri.removeprefix("ipfs://")]
+    assert [str(cid) for cid in node.stored] == [uri.removeprefix("ipfs://")]
 
 
 def test_a_store_succeeds_when_no_node_can_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

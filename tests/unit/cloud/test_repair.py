@@ -14,8 +14,7 @@ from click.testing import CliRunner, Result
 
 import kachery_cloud as kcl
 from kachery_cloud.commands.main import cli
-from kachery_cloud.local import close_repositories
-from kachery_cloud.pinning import close_outboxes, outbox
+from kachery_cloud.local import close_outboxes, close_repositories, outbox
 from kachery_cloud.settings.config import load_config
 from kachery_p2p.pinning import OUTBOX_NAME
 from kachery_p2p.pinning.repair import repair_outbox

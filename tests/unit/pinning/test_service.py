@@ -13,10 +13,23 @@ import trio
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidPinService, PinTooLarge
+from kachery_p2p.node.messages import LoadRequest
 from kachery_p2p.pinning import OUTBOX_NAME, PinOutbox, PinService
 from scripts.pinning_service import Fault
 from tests.helpers.patience import PATIENCE, until
-from tests.helpers.pinning_helpers import NAME, config, no_proxies, row_that, serving, store, storing, written_elsewhere
+from tests.helpers.pinning_helpers import (
+    NAME,
+    config,
+    no_proxies,
+    pin,
+    row_that,
+    serving,
+    store,
+    storing,
+    unpin,
+    wait_pinned,
+    written_elsewhere,
+)
 from tests.helpers.transport_helpers import is_protected
 
 __all__ = ["no_proxies"]
@@ -31,13 +44,12 @@ async def test_a_file_is_loaded_while_the_machine_that_stored_it_is_away(tmp_pat
     async with serving(tmp_path / "service") as service:
         async with storing(tmp_path / "ours", [config(service, kind)]) as node:
             stored = await trio.to_thread.run_sync(node.repo.store_bytes, data)
-            row = await node.keeping.pin(str(stored.cid), NAME, name="session.nwb", size=len(data))
-            assert row["state"] in ("waiting", "uploading", "queued", "pinning", "pinned", "verified")
-            (row,) = await node.keeping.wait_pinned(str(stored.cid), timeout=PATIENCE)
-            assert (row["state"], row["last_error"]) == ("verified", "")
+            await pin(node, str(stored.cid), len(data), "session.nwb")
+            row = await wait_pinned(node, str(stored.cid))
+            assert (row.state, row.last_error) == ("verified", "")
         async with storing(tmp_path / "colleague", []) as colleague:
-            loaded = await colleague.load(str(stored.cid), [], providers=[service.addr])
-            assert Path(loaded["path"]).read_bytes() == data
+            loaded = await colleague.load(LoadRequest(stored.cid, providers=(service.addr,)))
+            assert Path(loaded.path or "").read_bytes() == data
 
 
 @pytest.mark.parametrize("kind", ["pinning", "rpc"])
@@ -50,12 +62,12 @@ async def test_a_directory_is_pinned_whole(tmp_path: Path, kind: str) -> None:
     async with serving(tmp_path / "service") as service:
         async with storing(tmp_path / "ours", [config(service, kind)]) as node:
             stored = await trio.to_thread.run_sync(node.repo.store_directory, folder)
-            await node.keeping.pin(str(stored.cid), NAME)
-            (row,) = await node.keeping.wait_pinned(str(stored.cid), timeout=PATIENCE)
-            assert (row["state"], row["last_error"]) == ("verified", "")
+            await pin(node, str(stored.cid))
+            row = await wait_pinned(node, str(stored.cid))
+            assert (row.state, row.last_error) == ("verified", "")
         async with storing(tmp_path / "colleague", []) as colleague:
-            loaded = await colleague.load(str(stored.cid), ["deep", "big.dat"], providers=[service.addr])
-            assert Path(loaded["path"]).read_bytes() == (folder / "deep" / "big.dat").read_bytes()
+            loaded = await colleague.load(LoadRequest(stored.cid, ("deep", "big.dat"), providers=(service.addr,)))
+            assert Path(loaded.path or "").read_bytes() == (folder / "deep" / "big.dat").read_bytes()
 
 
 async def test_however_often_it_is_stored_it_is_asked_for_once(tmp_path: Path) -> None:
@@ -63,10 +75,10 @@ async def test_however_often_it_is_stored_it_is_asked_for_once(tmp_path: Path) -
     async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service)]) as node:
         stored = await trio.to_thread.run_sync(lambda: node.repo.store_bytes(b"x" * 600_000, profile="unixfs-v0-2015"))
         for cid in (str(stored.cid), str(stored.cid.to_v1()), str(stored.cid)):
-            await node.keeping.pin(cid, NAME)
-        await node.keeping.wait_pinned(str(stored.cid))
-        await node.keeping.pin(str(stored.cid), NAME)
-        assert len(await node.keeping.pins()) == 1
+            await pin(node, cid)
+        await wait_pinned(node, str(stored.cid))
+        await pin(node, str(stored.cid))
+        assert len(node.keeping.outbox.list()) == 1
         assert len(service.posts()) == 1
 
 
@@ -75,8 +87,8 @@ async def test_the_request_is_the_one_of_the_specification(tmp_path: Path) -> No
     async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service)]) as node:
         cid = await store(node, b"data")
         service.stuck = True
-        await node.keeping.pin(cid, NAME, name="n" * 300, meta={"app": "kachery"})
-        await row_that(node, lambda row: row["state"] == "queued")
+        await pin(node, cid, name="n" * 300, meta={"app": "kachery"})
+        await row_that(node, lambda row: row.state == "queued")
         (seen,) = service.posts()
         assert seen.headers["authorization"] == f"Bearer {service.token}"
         assert seen.body == {
@@ -90,7 +102,7 @@ async def test_the_request_is_the_one_of_the_specification(tmp_path: Path) -> No
         assert peer in node.host.connected()
         service.pins[next(iter(service.pins))].status = "pinned"
         service.repo.put_blocks([(CID.parse(cid), b"data")])
-        await row_that(node, lambda row: row["state"] == "verified")
+        await row_that(node, lambda row: row.state == "verified")
         assert not is_protected(node.host, peer)
 
 
@@ -99,28 +111,28 @@ async def test_removal(tmp_path: Path, kind: str) -> None:
     """What is unpinned is gone at the service, and can be pinned again."""
     async with serving(tmp_path / "service") as service, storing(tmp_path / "ours", [config(service, kind)]) as node:
         cid = await store(node, b"data")
-        await node.keeping.pin(cid, NAME)
-        await node.keeping.wait_pinned(cid)
+        await pin(node, cid)
+        await wait_pinned(node, cid)
         assert service.pins or service.rpc_pins
-        assert await node.keeping.unpin(cid, NAME)
-        (row,) = await node.keeping.wait_pinned(cid)
-        assert row["state"] == "removed"
+        assert await unpin(node, cid)
+        row = await wait_pinned(node, cid)
+        assert row.state == "removed"
         assert not service.pins
         assert not service.rpc_pins
-        assert await node.keeping.pins() == []
-        assert not await node.keeping.unpin(cid, NAME)
-        await node.keeping.pin(cid, NAME)
-        (row,) = await node.keeping.wait_pinned(cid)
-        assert row["state"] == "verified"
+        assert node.keeping.outbox.list() == []
+        assert not await unpin(node, cid)
+        await pin(node, cid)
+        row = await wait_pinned(node, cid)
+        assert row.state == "verified"
 
 
 async def test_what_was_never_asked_for_is_removed_without_a_request(tmp_path: Path) -> None:
     """A row that no service has heard of just goes."""
     async with storing(tmp_path / "ours", [PinService("other", "http://127.0.0.1:9")]) as node:
         written_elsewhere(node, await store(node, b"data"), "gone")
-        (row,) = await node.keeping.pins()
-        assert await node.keeping.unpin(row["cid"], "gone")
-        assert await node.keeping.pins() == []
+        (row,) = node.keeping.outbox.list()
+        assert await unpin(node, row.cid, "gone")
+        assert node.keeping.outbox.list() == []
 
 
 async def test_a_limit_is_checked_before_anything_is_sent(tmp_path: Path) -> None:
@@ -130,12 +142,12 @@ async def test_a_limit_is_checked_before_anything_is_sent(tmp_path: Path) -> Non
         async with storing(tmp_path / "ours", [target]) as node:
             cid = await store(node, b"x" * 1001)
             with pytest.raises(PinTooLarge, match=r"1,001 bytes, and at most 1,000 .* own"):
-                await node.keeping.pin(cid, NAME, size=1001)
-            assert await node.keeping.pins() == []
+                await pin(node, cid, 1001)
+            assert node.keeping.outbox.list() == []
             written_elsewhere(node, cid, NAME, size=1001)
             node.keeping.wake()
-            row = await row_that(node, lambda row: row["state"] == "refused")
-            assert row["problem"] == "over_limit"
+            row = await row_that(node, lambda row: row.state == "refused")
+            assert row.problem == "over_limit"
             assert service.requests == []
 
 
@@ -146,15 +158,15 @@ async def test_redirects_within_the_service_are_followed(tmp_path: Path) -> None
         async with storing(tmp_path / "ours", [target]) as node:
             cid = await store(node, b"data")
             service.faults.append(Fault("GET", "/pins", 307, {"location": "/pins?again=1&cid=" + cid}))
-            await node.keeping.pin(cid, NAME)
-            await node.keeping.wait_pinned(cid)
+            await pin(node, cid)
+            await wait_pinned(node, cid)
             assert all(seen.headers.get("authorization") for seen in service.requests)
 
             cid = await store(node, b"more data")
             service.faults.append(Fault("GET", "/pins", 307, {"location": other.url + "/pins"}))
-            await node.keeping.pin(cid, NAME)
-            row = await row_that(node, lambda row: row["state"] == "refused", cid)
-            assert f"{other.url}, and the token is not sent to another host or port" in row["last_error"]
+            await pin(node, cid)
+            row = await row_that(node, lambda row: row.state == "refused", cid)
+            assert f"{other.url}, and the token is not sent to another host or port" in row.last_error
             assert other.requests == []
 
 
@@ -165,9 +177,9 @@ async def test_from_where_nobody_can_dial_in(tmp_path: Path) -> None:
         target = config(service)
         async with storing(tmp_path / "ours", [target], listen=[]) as node:
             cid = await store(node, data)
-            await node.keeping.pin(cid, NAME)
-            (row,) = await node.keeping.wait_pinned(cid, timeout=PATIENCE)
-            assert (row["state"], row["last_error"]) == ("verified", "")
+            await pin(node, cid)
+            row = await wait_pinned(node, cid)
+            assert (row.state, row.last_error) == ("verified", "")
             assert service.posts()[0].body["origins"] == [f"/p2p/{node.host.peer_id}"]
 
 
@@ -179,9 +191,9 @@ async def test_a_service_behind_a_firewall_of_its_own(tmp_path: Path, told: str)
         target = config(service, gateway=service.url)
         async with storing(tmp_path / "ours", [target]) as node:
             cid = await store(node, b"data")
-            await node.keeping.pin(cid, NAME)
-            (row,) = await node.keeping.wait_pinned(cid, timeout=PATIENCE)
-            assert (row["state"], row["last_error"]) == ("verified", "")
+            await pin(node, cid)
+            row = await wait_pinned(node, cid)
+            assert (row.state, row.last_error) == ("verified", "")
         assert all("authorization" not in seen.headers for seen in service.requests if seen.path.startswith("/ipfs/"))
 
 
@@ -194,8 +206,8 @@ async def test_a_proxy_of_the_environment_is_used(tmp_path: Path, monkeypatch: p
             target = config(service)
             async with storing(tmp_path / f"ours-{exempt}", [target]) as node:
                 cid = await store(node, b"data %d" % exempt)
-                await node.keeping.pin(cid, NAME)
-                await row_that(node, lambda row: row["state"] == "verified" or bool(row["last_error"]))
+                await pin(node, cid)
+                await row_that(node, lambda row: row.state == "verified" or bool(row.last_error))
             assert bool(service.requests) == exempt
             assert bool(proxy.requests)
 
@@ -264,10 +276,10 @@ async def test_what_the_user_decides_while_a_request_is_under_way_counts(tmp_pat
             service.stuck = True
             cid = await store(node, b"data")
             service.faults.append(Fault("POST", "/pins", delay=0.5))
-            await node.keeping.pin(cid, NAME)
+            await pin(node, cid)
             await until(lambda: bool(service.posts()))
-            assert await node.keeping.unpin(cid, NAME)
-            (row,) = await node.keeping.wait_pinned(cid, timeout=PATIENCE)
-            assert row["state"] == "removed"
+            assert await unpin(node, cid)
+            row = await wait_pinned(node, cid)
+            assert row.state == "removed"
             assert len(service.posts()) == 1
             assert not service.pins

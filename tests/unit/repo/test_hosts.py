@@ -16,9 +16,11 @@ import pytest
 from kachery_cloud.commands.status_text import status_lines
 from kachery_cloud.node.connection import NodeConnection, ask_running_node
 from kachery_cloud.node.endpoint import ControlEndpoint, NodeElsewhere, NodeGone, node_elsewhere, silent_holder
+from kachery_cloud.node.limits import NodeTimes
+from kachery_cloud.node.messages import STATUS
 from kachery_cloud.node.serve import serve_forever
 from kachery_cloud.settings.config import load_config
-from kachery_cloud.upkeep import status
+from kachery_cloud.upkeep import find_status, status
 from kachery_p2p.errors import NodeError, RepoError
 from kachery_p2p.pinning.outbox import OUTBOX_NAME, PinOutbox
 from kachery_p2p.repo import hosts
@@ -163,14 +165,13 @@ def test_a_node_on_another_machine_is_named_at_once(data: Path, monkeypatch: pyt
     on(LAB2, monkeypatch)
     ControlEndpoint(other.pid, "secret", str(data / "node.sock"), None, *LAB1, started=1_764_000_000.0).write(data)
     said = rf"The node of {data} runs on another machine: on lab1, since 20.*process {other.pid} .*KACHERY_CLOUD_DIR"
-    monkeypatch.setattr("kachery_cloud.node.connection.ESTABLISH_TIMEOUT", 1e9)
-    monkeypatch.setattr("kachery_cloud.node.serve.HAND_OVER_TIMEOUT", 1e9)
+    patient = NodeTimes(establish=1e9, hand_over=1e9)
     with pytest.raises(NodeElsewhere, match=said):
-        NodeConnection(load_config()).status()
+        NodeConnection(load_config(), patient).status()
     with pytest.raises(NodeElsewhere, match=said):
-        serve_forever(load_config())
+        serve_forever(load_config(), times=patient)
     with pytest.raises(NodeElsewhere, match=said):
-        ask_running_node(load_config(), "status")
+        ask_running_node(load_config(), STATUS)
     end(other)
 
 
@@ -181,13 +182,13 @@ def test_status_says_where_the_node_is(data: Path, monkeypatch: pytest.MonkeyPat
     found = status()
     assert found["running"] is False
     assert (found["elsewhere"]["host"], found["elsewhere"]["pid"]) == ("lab1", other.pid)
-    lines = "\n".join(status_lines(found))
+    lines = "\n".join(status_lines(find_status()))
     assert "runs on another machine: on lab1" in lines
     assert "none is running" not in lines
     end(other)
     found = status()
     assert "elsewhere" not in found
-    assert "none is running" in "\n".join(status_lines(found))
+    assert "none is running" in "\n".join(status_lines(find_status()))
 
 
 def test_one_that_died_there_is_no_node(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +198,7 @@ def test_one_that_died_there_is_no_node(data: Path, monkeypatch: pytest.MonkeyPa
     ControlEndpoint(1, "secret", str(data / "node.sock"), None, *LAB1, started=1_764_000_000.0).write(data)
     assert node_elsewhere(data) is None
     with pytest.raises(NodeGone):
-        ask_running_node(load_config(), "status")
+        ask_running_node(load_config(), STATUS)
     lock = NodeLock(data)
     assert lock.try_acquire()
     holder = lock.holder()
@@ -215,15 +216,14 @@ def test_one_of_this_machine_that_is_starting_is_waited_for(data: Path, monkeypa
     end(other)
 
 
-def test_who_holds_the_lock_and_is_silent_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_holds_the_lock_and_is_silent_is_named(data: Path) -> None:
     """The process, and that it does not answer; not that it agreed to anything."""
     other = elsewhere(data, this_host(), NODE)
     assert f"Process {other.pid} holds the node lock of {data} but does not answer" in silent_holder(data)
-    monkeypatch.setattr("kachery_cloud.node.serve.HAND_OVER_TIMEOUT", 0.1)
     with pytest.raises(NodeError, match=f"Process {other.pid} holds the node lock"):
-        serve_forever(load_config())
+        serve_forever(load_config(), times=NodeTimes(hand_over=0.1))
     with pytest.raises(NodeError, match=f"Process {other.pid} holds the node lock"):
-        ask_running_node(load_config(), "status")
+        ask_running_node(load_config(), STATUS)
     end(other)
 
 

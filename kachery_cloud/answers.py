@@ -1,0 +1,72 @@
+"""What public functions tell, as objects. Commands print these; users get them as dictionaries with the same keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kachery_cloud.node.messages import RunningNode
+from kachery_p2p.json_shapes import FLAT, OMITTED
+from kachery_p2p.node.messages import Whereabouts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A node runs here: what it says of itself, and what is to be said beside it."""
+
+    running: bool = True
+    found: RunningNode = field(metadata=FLAT)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """The node of the directory runs on another machine: which, its process there, since when, and what to do."""
+
+    host: str
+    pid: int
+    since: float
+    what: str
+
+
+@dataclass(frozen=True)
+class PinCounts:
+    """How many files and directories are in which state at which pinning service."""
+
+    counts: Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something that is wrong here."""
+
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopped:
+    """No node runs here: who it would be, and what it would do.
+
+    Attributes:
+        peer_id: None before the first start.
+        settings: by their names in the settings file; and `sources`, by which it would find data.
+    """
+
+    running: bool = False
+    directory: str
+    peer_id: str | None
+    private_network: bool
+    warnings: tuple[str, ...]
+    swarm_key_fingerprint: str | None = field(default=None, metadata=OMITTED)
+    settings: Mapping[str, Any]
+    pinning: PinCounts
+    errors: tuple[Trouble, ...] = field(default=(), metadata=OMITTED)
+    elsewhere: Elsewhere | None = field(default=None, metadata=OMITTED)
+
+
+@dataclass(frozen=True)
+class Here(Whereabouts):
+    """This machine has it: the `path` of a file, None for a directory."""
+
+    path: str | None = None

@@ -1,0 +1,147 @@
+"""What the processes of one data directory say to each other: the calls that a node answers, and their frames.
+
+What the node itself is asked and answers is in `kachery_p2p.node.messages`. Here is what belongs to the processes: the
+list of calls, what a process says beside its node, and the frames of the control socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from kachery_p2p.json_shapes import FLAT, OMITTED
+from kachery_p2p.node.messages import (
+    Announced,
+    AnnounceRequest,
+    LoadRequest,
+    LoadResult,
+    NodeStatus,
+    StoredNote,
+    WaitPinnedRequest,
+    Whereabouts,
+    WhereisRequest,
+)
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+#: Called with what is done and what there is to do in all, in bytes.
+Progress: TypeAlias = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ServedGateway:
+    """The HTTP gateway that the process of the node serves, and whether it fetches what is not here."""
+
+    url: str
+    fetch: bool
+
+
+@dataclass(frozen=True)
+class RunningNode:
+    """What a node is doing, for which directory, and in which process."""
+
+    node: NodeStatus = field(metadata=FLAT)
+    directory: str
+    pid: int
+    gateway: ServedGateway | None = field(default=None, metadata=OMITTED)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """The request of a call that needs no words."""
+
+
+# --- calls -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Call(Generic[Q, A]):
+    """Something that a node can be asked: its name, the message that asks, and the kind of the answer."""
+
+    name: str
+    request: type[Q]
+    answer: type[A]
+
+
+@dataclass(frozen=True)
+class Method(Generic[Q, A]):
+    """A call, and the function that answers it."""
+
+    call: Call[Q, A]
+    run: Callable[[Q, Progress], Awaitable[A]]
+
+
+Methods: TypeAlias = Mapping[str, Method[Any, Any]]
+
+LOAD = Call("load", LoadRequest, LoadResult)
+STATUS = Call("status", Nothing, RunningNode)
+WHEREIS = Call("whereis", WhereisRequest, tuple[Whereabouts, ...])
+ANNOUNCE = Call("announce", AnnounceRequest, Announced)
+NOTIFY_STORED = Call("notify_stored", StoredNote, type(None))
+#: Look at what is to be pinned, and ask those services again that refused.
+WAKE_PINS = Call("wake_pins", Nothing, type(None))
+#: Who has waited reads the rows in the outbox.
+WAIT_PINNED = Call("wait_pinned", WaitPinnedRequest, type(None))
+#: Whether `kachery-cloud-node` may take the place of the node.
+YIELD_PLACE = Call("yield_place", Nothing, bool)
+
+
+def by_name(*methods: Method[Any, Any]) -> Methods:
+    """Methods by the names of their calls."""
+    return {method.call.name: method for method in methods}
+
+
+# --- frames of the control socket ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """The first line of a client. Any `version` can be read, so that the answer can name the right one."""
+
+    secret: str
+    version: Any = None
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """The first line of the node: its process, or why it does not speak to this client."""
+
+    ok: bool
+    pid: int | None = field(default=None, metadata=OMITTED)
+    message: str = field(default="", metadata=OMITTED)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A client calls. `id` is its own number for the answer."""
+
+    id: int
+    method: str
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """A client does not wait for the answer of this number any more."""
+
+    cancel: int
+
+
+@dataclass(frozen=True)
+class ErrorText:
+    """An error as it travels: the name of its class, and its text."""
+
+    type: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The node answers: how far it is, or how it ended. Without an error it is the result, which may be null."""
+
+    id: int | None
+    progress: tuple[int, int] | None = field(default=None, metadata=OMITTED)
+    error: ErrorText | None = field(default=None, metadata=OMITTED)
+    result: Any = None

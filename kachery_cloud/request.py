@@ -1,0 +1,235 @@
+"""One call of a user that loads something: what is here already, and what the node is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from kachery_cloud.arguments import check_flags, check_range
+from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, NoPermission
+from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, list_local, repository, resolve_local
+from kachery_cloud.progress import progress_bar
+from kachery_cloud.settings.config import load_config
+from kachery_cloud.settings.values import parse_timeout
+from kachery_cloud.terminal import tell
+from kachery_cloud.uri import check_peer_addresses, parse_uri
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kachery_cloud.settings.config import Config
+    from kachery_p2p.dag.cid import CID
+    from kachery_p2p.dag.directory import HamtEntry
+    from kachery_p2p.node.messages import LoadKind, LoadResult
+
+#: Bytes that a stream asks for at a time: little at first, so that output begins at once, then enough to keep several
+#: peers busy. What is fetched lies on disk, so the memory used is that of one piece.
+_FIRST_WINDOW = 1 << 20
+_LARGEST_WINDOW = 64 << 20
+_PIECE = 1 << 20
+
+
+class Request:
+    """A URI with all that a call said about how to load it."""
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        local_only: bool = False,
+        verbose: bool = False,
+        providers: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> None:
+        check_flags(local_only=local_only, verbose=verbose)
+        self.uri = parse_uri(uri)
+        self.config: Config = load_config()
+        self.local_only = local_only
+        self.verbose = verbose
+        self.timeout = self.config.timeout if timeout is None else parse_timeout(timeout, "The timeout")
+        given = check_peer_addresses(providers, "a provider")
+        self.providers = tuple(dict.fromkeys((*given, *self.uri.providers)))
+
+    def file(self) -> Path:
+        """The whole file, here or fetched."""
+        found = self.local_path()
+        if found is not None:
+            self.say(f"{self.uri.locator} is on this machine already.")
+            return found
+        return _path_of(self.ask("file"))
+
+    def local_path(self) -> Path | None:
+        """The local copy; None when the network has to be asked, which `local_only` forbids."""
+        try:
+            return find_local(repository(self.config), self.uri).path
+        except (BlockNotLocal, DamagedFile) as error:
+            self.need_network(error)
+            return None
+
+    def need_network(self, why: Exception) -> None:
+        """Go on to the network, unless the caller wants only what is here. A damaged copy is put aside first."""
+        if isinstance(why, DamagedFile):
+            if self.local_only:
+                raise why
+            tell(f"The local copy of {self.uri.locator} is damaged or was changed. Loading it again from peers.")
+            repo = repository(self.config)
+            with contextlib.suppress(BlockNotLocal):  # the directory on the way to it may be what is missing
+                repo.quarantine(resolve_local(repo, self.uri))
+        elif self.local_only:
+            raise ContentNotFound(
+                f"{self.uri.locator} is not on this machine ({self.config.directory}), and only local data was asked "
+                "for. Leave out local_only (--local-only) to ask peers for it."
+            ) from None
+
+    def ask(self, kind: LoadKind, *, start: int | None = None, end: int | None = None) -> LoadResult:
+        """Have the node load it; with a bar where that takes long."""
+        from kachery_cloud.node.connection import get_connection
+        from kachery_p2p.node.messages import LoadRequest
+
+        repo = repository(self.config)
+        if repo.read_only:
+            raise NoPermission(
+                f"{self.uri.locator} is not whole in {repo.directory}, and that directory can only be read by this "
+                "user, so nothing can be loaded into it. Name another one in KACHERY_CLOUD_DIR and load it there."
+            )
+        wanted = LoadRequest(self.uri.root, self.uri.path, kind, start, end, self.providers, self.timeout)
+        name = self.uri.name or self.uri.cid
+        self.say(f"Loading {self.uri.locator}")
+        with progress_bar(f"Loading {name[:40]}", enabled=None if kind in ("file", "directory") else False) as update:
+            result = get_connection(self.config).load(wanted, update)
+        if result.sources:
+            fetched = sum(result.sources.values())
+            self.say(f"{fetched:,} bytes in {result.seconds:.1f} s from {_told(result.sources)}")
+        return result
+
+    def pieces(self, start: int, end: int | None, *, stream: bool = False) -> Iterator[bytes]:
+        """The bytes of a range, in order, in pieces of at most `_PIECE`."""
+        path = self.local_path()
+        if path is not None:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                check_range(start, end, size)
+                yield from _read(file, start, size if end is None else end, self.uri.locator)
+            return
+        # Each window is one request: what it fetched is read from the (partial) file before the next is asked for.
+        window = _FIRST_WINDOW if stream else None
+        at = start
+        while True:
+            until = end if window is None else at + window if end is None else min(at + window, end)
+            # The size is not known before the first answer; a window may then reach beyond the end.
+            result = self.ask("bytes", start=at, end=until)
+            size = result.size or 0
+            check_range(start, end, size)
+            stop = size if end is None else end
+            until = stop if until is None else min(until, stop)
+            with self._open_result(result) as file:
+                yield from _read(file, at, until, self.uri.locator)
+            at = until
+            if at >= stop:
+                return
+            window = min(2 * (window or _FIRST_WINDOW), _LARGEST_WINDOW)
+
+    def _open_result(self, result: LoadResult) -> BinaryIO:
+        try:
+            return open(_path_of(result), "rb")
+        except FileNotFoundError:
+            # Another request finished the file meanwhile, so it is no longer a partial one.
+            whole = repository(self.config).find_file(result.cid)
+            if whole is None:
+                raise
+            return open(whole, "rb")
+
+    def entries(self) -> list[HamtEntry]:
+        """The entries of the directory, after its blocks were fetched if they are not here."""
+        repo = repository(self.config)
+        try:
+            return list_local(repo, resolve_local(repo, self.uri))
+        except BlockNotLocal as error:
+            self.need_network(error)
+        self.ask("listing")
+        return list_local(repo, resolve_local(repo, self.uri))
+
+    def info(self) -> dict[str, Any]:
+        """See `kachery_cloud.load.load_file_info`."""
+        repo = repository(self.config)
+        try:
+            found = find_local(repo, self.uri)
+            return self._info(found.cid, found.path.stat().st_size, path=str(found.path), local=True)
+        except IsADirectory:
+            cid = resolve_local(repo, self.uri)
+            return self._info(cid, None, local=self._all_here(cid))
+        except (BlockNotLocal, DamagedFile) as error:
+            self.need_network(error)
+        result = self.ask("info")
+        return self._info(result.cid, result.size, sources=result.sources)
+
+    def _info(
+        self,
+        cid: CID,
+        size: int | None,
+        *,
+        path: str | None = None,
+        local: bool = False,
+        sources: Mapping[str, int] | None = None,
+    ) -> dict[str, Any]:
+        return {
+            "uri": str(self.uri),
+            "cid": str(cid),
+            "kind": "directory" if size is None else "file",
+            "size": size,
+            "label": self.uri.label,
+            "sources": dict(sources or {}),
+            "local": local,
+            "path": path,
+        }
+
+    def _all_here(self, cid: CID) -> bool:
+        """Whether a directory and everything below it is here."""
+        repo = repository(self.config)
+        waiting = [cid]
+        seen: set[bytes] = set()
+        while waiting:
+            folder = waiting.pop()
+            try:
+                for entry in list_local(repo, folder):
+                    if entry.cid.multihash in seen:
+                        continue
+                    seen.add(entry.cid.multihash)
+                    if is_local_directory(repo, entry.cid):
+                        waiting.append(entry.cid)
+                    elif repo.find_file(entry.cid) is None and repo.get_block(entry.cid.multihash) is None:
+                        return False
+            except (BlockNotLocal, DamagedFile):
+                return False
+        return True
+
+    def say(self, text: str) -> None:
+        """Tell the user, who asked for that."""
+        if self.verbose:
+            tell(text)
+
+
+def _read(file: BinaryIO, start: int, end: int, name: str) -> Iterator[bytes]:
+    file.seek(start)
+    left = end - start
+    while left > 0:
+        piece = file.read(min(_PIECE, left))
+        if not piece:
+            raise DamagedFile(f"The local copy of {name} became shorter while it was read.")
+        left -= len(piece)
+        yield piece
+
+
+def _path_of(result: LoadResult) -> Path:
+    assert result.path is not None, "bytes that were loaded are in a file"
+    return Path(result.path)
+
+
+def _told(sources: Mapping[str, int]) -> str:
+    """Who sent how much; the most first."""
+    if len(sources) == 1:
+        return next(iter(sources))
+    return ", ".join(f"{name} ({size:,})" for name, size in sorted(sources.items(), key=lambda item: -item[1]))

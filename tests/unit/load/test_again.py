@@ -1,0 +1,95 @@
+"""What is on disk already is neither hashed twice nor written again when it is loaded once more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.directory import list_directory
+from kachery_p2p.dag.paths import resolve_path
+from kachery_p2p.load.directory import DirectoryLoad
+from kachery_p2p.repo.repo import Repo
+from tests.unit.load.test_load import RepoSession, make_load, run
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Iterator[Repo]:
+    with Repo.open(tmp_path / "ours") as repo:
+        yield repo
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Iterator[Repo]:
+    with Repo.open(tmp_path / "theirs") as repo:
+        yield repo
+
+
+@pytest.fixture
+def written(ours: Repo, monkeypatch: pytest.MonkeyPatch) -> list[CID]:
+    """Which blocks were given to the repo to be checked and written."""
+    given: list[CID] = []
+    put = ours.put_blocks
+
+    def put_blocks(blocks: Iterable[tuple[CID, bytes]]) -> None:
+        blocks = list(blocks)
+        given.extend(cid for cid, _ in blocks)
+        put(blocks)
+
+    monkeypatch.setattr(ours, "put_blocks", put_blocks)
+    return given
+
+
+def folder(store: Repo, tmp_path: Path) -> CID:
+    inner = tmp_path / "folder" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "a.txt").write_text("a")
+    (inner / "link").symlink_to("a.txt")
+    (tmp_path / "folder" / "b.txt").write_text("b")
+    return store.store_directory(tmp_path / "folder").cid
+
+
+async def test_a_directory_that_is_here_is_only_read(
+    ours: Repo, theirs: Repo, written: list[CID], tmp_path: Path
+) -> None:
+    """Loaded whole, listed, or gone through on the way to a file: each node is written once, when it has come."""
+    root = folder(theirs, tmp_path)
+    load = make_load(ours, RepoSession(theirs))
+    await run(load, root, lambda: DirectoryLoad(load, ours, lambda done, total: None).run(root))
+    assert len(written) == len(set(written)) == 3  # two folders and a symbolic link
+    session = RepoSession(theirs)
+    again = make_load(ours, session)
+    await run(again, root, lambda: DirectoryLoad(again, ours, lambda done, total: None).run(root))
+    await run(again, root, lambda: again.drive(list_directory(root)))
+    await run(again, root, lambda: again.drive(resolve_path(root, ["inner", "a.txt"])))
+    assert len(written) == 3
+    assert session.fetched == []
+
+
+async def test_the_rest_of_a_directory_is_written(ours: Repo, theirs: Repo, written: list[CID], tmp_path: Path) -> None:
+    """Of a directory that is here in part, what comes is kept, and what was here is left alone."""
+    root = folder(theirs, tmp_path)
+    load = make_load(ours, RepoSession(theirs))
+    await run(load, root, lambda: load.drive(list_directory(root)))
+    assert written == [root]
+    await run(load, root, lambda: load.drive(resolve_path(root, ["inner", "a.txt"])))
+    assert len(written) == 2
+    assert written.count(root) == 1
+
+
+async def test_a_node_that_lies_in_a_file_is_kept_as_a_node(
+    ours: Repo, theirs: Repo, written: list[CID], tmp_path: Path
+) -> None:
+    """Somebody may have stored the bytes of a directory's block as a file; the directory must outlive that file."""
+    root = folder(theirs, tmp_path)
+    block = theirs.get_block(root.multihash)
+    assert block is not None
+    file = ours.store_bytes(block)
+    assert file.cid.multihash == root.multihash
+    load = make_load(ours, RepoSession(theirs))
+    await run(load, root, lambda: load.drive(list_directory(root)))
+    assert written == [root]
+    ours.remove(file.cid)
+    assert ours.get_block(root.multihash) == block
