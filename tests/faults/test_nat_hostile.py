@@ -21,6 +21,7 @@ from kachery_p2p.transport.nat.autonat import AutonatClient
 from kachery_p2p.transport.nat.autonat_messages import V1, V2_BACK, V2_DIAL, framed
 from kachery_p2p.transport.nat.autonat_server import read_message
 from kachery_p2p.transport.nat.endpoints import TcpEndpoint, from_text
+from kachery_p2p.transport.nat.limits import NatLimits
 from kachery_p2p.transport.nat.reachability import Reachability
 from kachery_p2p.transport.stream import Stream
 from tests.helpers.nat_helpers import loopback, meet, new_server, running
@@ -31,14 +32,14 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 
 Handler = Callable[[Stream], Awaitable[None]]
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SERVER_TIMEOUT", 1.0)
-    monkeypatch.setattr(limits, "FAILURE_DELAY", 0.1)
-    monkeypatch.setattr(limits, "DIAL_BACK_TIMEOUT", 0.3)
-    monkeypatch.setattr(limits, "NONCE_TIMEOUT", 0.3)
-    monkeypatch.setattr(limits, "DIAL_DATA_PAUSE", 0.0)
-    monkeypatch.setattr(limits, "SETTLE", 0.05)
+HASTY = NatLimits(
+    server_timeout=1.0,
+    failure_delay=0.1,
+    dial_back_timeout=0.3,
+    nonce_timeout=0.3,
+    dial_data_pause=0.0,
+    settle=0.05,
+)
 
 
 def endpoint(host: Host) -> TcpEndpoint:
@@ -94,8 +95,8 @@ GARBAGE = {
 @pytest.mark.parametrize("protocol", [V1, V2_DIAL, V2_BACK])
 async def test_garbage_requests(nursery: trio.Nursery, protocol: str, garbage: bytes) -> None:
     """Nonsense ends its stream, and nothing else."""
-    server, service = await new_server(nursery)
-    AutonatClient(server).start()
+    server, service = await new_server(nursery, bounds=HASTY)
+    AutonatClient(server, bounds=HASTY).start()
     rogue = await started(nursery)
     await meet(rogue, server)
 
@@ -115,7 +116,7 @@ async def test_garbage_requests(nursery: trio.Nursery, protocol: str, garbage: b
 
 async def test_silent_requesters(nursery: trio.Nursery) -> None:
     """Streams on which nothing comes are dropped after a while; those beyond the limit at once."""
-    server, service = await new_server(nursery)
+    server, service = await new_server(nursery, bounds=HASTY)
     rogue = await started(nursery)
     await meet(rogue, server)
     streams = []
@@ -133,7 +134,7 @@ async def test_silent_requesters(nursery: trio.Nursery) -> None:
 
 async def test_thousands_of_addresses(nursery: trio.Nursery) -> None:
     """A request with more addresses than anyone has is too long, and as many as fit are cut."""
-    server, service = await new_server(nursery, versions=[1])
+    server, service = await new_server(nursery, bounds=HASTY, versions=[1])
     rogue = await started(nursery, listen=())
     await meet(rogue, server)
     dialled: list[TcpEndpoint] = []
@@ -152,7 +153,7 @@ async def test_thousands_of_addresses(nursery: trio.Nursery) -> None:
 
 async def test_a_victim_is_not_dialled_for_nothing(nursery: trio.Nursery) -> None:
     """Version 2 dials somebody else's address only after it was paid for, in no crumbs, and once."""
-    server, _ = await new_server(nursery)
+    server, _ = await new_server(nursery, bounds=HASTY)
     rogue = await started(nursery)
     await meet(rogue, server)
     with Victim() as victim:
@@ -171,7 +172,7 @@ async def test_a_victim_is_not_dialled_for_nothing(nursery: trio.Nursery) -> Non
         await stream.close_write()
         stream, _ = await ask()
         await stream.write(framed(m.encode_dial_data(b"x")))
-        with pytest.raises(StreamError), trio.fail_after(limits.SERVER_TIMEOUT / 2):
+        with pytest.raises(StreamError), trio.fail_after(HASTY.server_timeout / 2):
             await stream.read(1)
         stream, size = await ask()
         for start in range(0, size - 1, 4000):
@@ -197,7 +198,7 @@ async def lying(nursery: trio.Nursery, protocol: str, lie: Handler) -> tuple[Hos
     liar = await started(nursery, listen=("/ip4/127.9.0.1/tcp/0",))
     liar.set_handler(protocol, lie)
     host = await started(nursery)
-    client = AutonatClient(host)
+    client = AutonatClient(host, bounds=HASTY)
     client.start()
     await meet(host, liar)
     return host, client, liar
@@ -281,7 +282,7 @@ async def test_a_victims_address_is_never_announced(nursery: trio.Nursery) -> No
     """Two networks of version 1 liars claim to have reached us at a victim's address: peers are not told of it."""
     victim = TcpEndpoint(ipaddress.ip_address("127.66.66.66"), 80)
     host = await started(nursery)
-    reach = Reachability(host, counts=loopback, map_ports=False)
+    reach = Reachability(host, counts=loopback, map_ports=False, bounds=HASTY)
     host.advertise = reach.advertise
     asked: list[str] = []
 
@@ -314,7 +315,7 @@ async def test_observed_lies_by_identify(nursery: trio.Nursery, monkeypatch: pyt
         return honest(self, addresses, protocols, observed if self is host._identify._identity else victim)  # type: ignore[arg-type]
 
     monkeypatch.setattr(identify.IdentifyAnswers, "message", message)
-    reach = Reachability(host, counts=loopback, map_ports=False)
+    reach = Reachability(host, counts=loopback, map_ports=False, bounds=HASTY)
     host.advertise = reach.advertise
     async with running(reach):
         liars = [await started(nursery, listen=(f"/ip4/127.{20 + number % 2}.0.1/tcp/0",)) for number in range(10)]
