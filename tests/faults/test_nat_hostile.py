@@ -110,7 +110,7 @@ async def test_garbage_requests(nursery: trio.Nursery, protocol: str, garbage: b
     with trio.fail_after(5):
         await tolerant(attack)
     assert service.reached == 0
-    await until(lambda: service._busy == 0)
+    await until(lambda: service.busy == 0)
     await still_serves(server)
 
 
@@ -123,12 +123,12 @@ async def test_silent_requesters(nursery: trio.Nursery) -> None:
     for _ in range(3 * limits.SERVER_CONCURRENT):
         with contextlib.suppress(StreamError):
             streams.append(await rogue.open_stream(server.peer_id, [V2_DIAL]))
-    assert service._busy == limits.SERVER_CONCURRENT
+    assert service.busy == limits.SERVER_CONCURRENT
     with trio.fail_after(5):
         for stream in streams:
             with pytest.raises(StreamError):
                 await stream.read_exactly(1)
-    await until(lambda: service._busy == 0)
+    await until(lambda: service.busy == 0)
     await still_serves(server)
 
 

@@ -171,7 +171,7 @@ async def test_a_flood_waits_for_a_slow_reader(nursery: trio.Nursery) -> None:
             await stream.write(piece)
             sent += len(piece)
     assert sent < 4 * transport_limits.INITIAL_WINDOW + limits.COPY_BYTES
-    assert relay._shared.budget.queued <= 2 * transport_limits.INITIAL_WINDOW
+    assert relay.unread <= 2 * transport_limits.INITIAL_WINDOW
     stream.abort()
     await until(lambda: service.status()["open_circuits"] == 0)
     await works(relay, nursery)
@@ -278,6 +278,6 @@ async def test_circuits_that_come_in_and_never_speak(nursery: trio.Nursery) -> N
         await stream.write(request)
         answers.append((await read_message(stream, STOP)).status)
     assert answers == [Status.OK] * 8 + [Status.RESOURCE_LIMIT_EXCEEDED] * 12
-    await until(lambda: client._handshakes == 0)
+    await until(lambda: client.handshakes == 0)
     assert b.connected() == [relay.peer_id]
     assert ECHO in b.protocols()

@@ -121,7 +121,8 @@ class AutonatServer:
         self._keys: compat.Keys | None = None
         self._shared: Shared | None = None
         self._rate = RateLimit()
-        self._busy = 0
+        #: requests in work
+        self.busy = 0
         self.enabled = False
         #: requests served since the start, and how many of them by a dial back that worked
         self.served = 0
@@ -141,17 +142,17 @@ class AutonatServer:
 
     async def _serve(self, answer: Callable[[Stream], Awaitable[bytes]], stream: Stream) -> None:
         """One stream, within its time and the limit of those at once."""
-        if self._busy >= limits.SERVER_CONCURRENT:
+        if self.busy >= limits.SERVER_CONCURRENT:
             stream.abort("too many AutoNAT requests at once")
             return
-        self._busy += 1
+        self.busy += 1
         try:
             with trio.move_on_after(self._limits.server_timeout) as scope:
                 await stream.write(framed(await answer(stream)))
             if scope.cancelled_caught:
                 stream.abort("the AutoNAT request took too long")
         finally:
-            self._busy -= 1
+            self.busy -= 1
 
     def _requester(self, stream: Stream) -> TcpEndpoint | None:
         """Where a request comes from; `None` when it is not served from there."""

@@ -327,7 +327,7 @@ async def test_idle_streams_are_closed(nursery: trio.Nursery) -> None:
     await rpc.ask(server.peer_id, question)
     await until(lambda: dht.status()["streams"]["inbound"] == 0)
     assert (await rpc.ask(server.peer_id, question)).type is MessageType.PING
-    await rpc._close_idle(trio.current_time())
+    await rpc.close_idle(trio.current_time())
     assert rpc.open_streams() == (0, 0)
     await until(lambda: not any(each.streams for each in host.connections()))
 

@@ -53,14 +53,18 @@ async def relaying(nursery: trio.Nursery, **options: object) -> tuple[Host, Rela
 
 
 async def behind(
-    nursery: trio.Nursery, *relays: Host, relay_bounds: RelayClientLimits = limits.CLIENT_DEFAULTS, **options: object
+    nursery: trio.Nursery,
+    *relays: Host,
+    wanted: int = limits.RELAYS_WANTED,
+    relay_bounds: RelayClientLimits = limits.CLIENT_DEFAULTS,
+    **options: object,
 ) -> tuple[Host, RelayClient]:
     """A host that nobody can dial, with reservations at these relays."""
     host = await started(nursery, listen=(), **options)
-    client = RelayClient(host, [relay.addresses()[0] for relay in relays], bounds=relay_bounds)
+    client = RelayClient(host, [relay.addresses()[0] for relay in relays], wanted=wanted, bounds=relay_bounds)
     await nursery.start(client.run)
     client.enabled = True
-    await until(lambda: len(client.reservations()) == min(len(relays), limits.RELAYS_WANTED))
+    await until(lambda: len(client.reservations()) == min(len(relays), wanted))
     return host, client
 
 
@@ -293,8 +297,7 @@ async def test_another_relay_takes_over(nursery: trio.Nursery) -> None:
     """When a relay is lost, its addresses go, and a connected peer that offers to relay takes its place."""
     first, _ = await relaying(nursery)
     spare, _ = await relaying(nursery)
-    b, client = await behind(nursery, first)
-    client._wanted = 1
+    b, client = await behind(nursery, first, wanted=1)
     await b.connect(spare.addresses()[0])
     await until(lambda: HOP in b.protocols_of(spare.peer_id))
     assert [each.relay for each in client.reservations()] == [first.peer_id]
