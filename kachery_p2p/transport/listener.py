@@ -67,6 +67,11 @@ class Listener:
         self._warned = float("-inf")
         self._expanded: tuple[float, list[str]] = (float("-inf"), [])
 
+    @property
+    def handshakes(self) -> int:
+        """Connections whose handshake is in progress."""
+        return len(self._handshakes)
+
     def open(self) -> None:
         """Bind and listen on all addresses.
 

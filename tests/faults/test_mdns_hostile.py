@@ -110,7 +110,7 @@ async def test_forged(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     lan = Lan()
     node = node_on(lan, 1)
     await nursery.start(node.run)
-    own = node.mdns._label.decode()
+    own = node.mdns.label.decode()
     for data in [
         fakes.kubo("evil", node.peer, "/ip4/10.1.0.66/tcp/1"),  # our peer ID, another name
         fakes.kubo(own, fakes.peer_id(5), "/ip4/10.1.0.66/tcp/1"),  # our name, another peer ID

@@ -21,6 +21,7 @@ from kachery_p2p.transport.nat.autonat import AutonatClient
 from kachery_p2p.transport.nat.autonat_messages import V1, V2_BACK, V2_DIAL
 from kachery_p2p.transport.nat.autonat_server import read_message
 from kachery_p2p.transport.nat.endpoints import TcpEndpoint, from_text
+from kachery_p2p.transport.nat.limits import NatLimits
 from kachery_p2p.transport.nat.reachability import Reachability
 from kachery_p2p.transport.stream import Stream
 from kachery_p2p.wire import delimited
@@ -32,6 +33,16 @@ from tests.helpers.transport_helpers import started, still_serves, tolerant
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on loopback")
 
 Handler = Callable[[Stream], Awaitable[None]]
+
+
+HASTY = NatLimits(
+    server_timeout=1.0,
+    failure_delay=0.1,
+    dial_back_timeout=0.3,
+    nonce_timeout=0.3,
+    dial_data_pause=0.0,
+    settle=0.05,
+)
 
 
 def endpoint(host: Host) -> TcpEndpoint:
@@ -89,8 +100,8 @@ async def test_garbage_requests(
     patient_clock: PatientClock, nursery: trio.Nursery, protocol: str, garbage: bytes
 ) -> None:
     """Nonsense ends its stream, and nothing else."""
-    server, service = await new_server(nursery)
-    AutonatClient(server).start()
+    server, service = await new_server(nursery, bounds=HASTY)
+    AutonatClient(server, bounds=HASTY).start()
     rogue = await started(nursery)
     await meet(rogue, server)
 
@@ -104,31 +115,31 @@ async def test_garbage_requests(
     with trio.fail_after(PATIENCE):
         await tolerant(attack)
     assert service.reached == 0
-    await until(lambda: service._busy == 0)
+    await until(lambda: service.busy == 0)
     await still_serves(server)
 
 
 async def test_silent_requesters(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Streams on which nothing comes are dropped after a while; those beyond the limit at once."""
-    server, service = await new_server(nursery)
+    server, service = await new_server(nursery, bounds=HASTY)
     rogue = await started(nursery)
     await meet(rogue, server)
     streams = []
     for _ in range(3 * limits.SERVER_CONCURRENT):
         with contextlib.suppress(StreamError):
             streams.append(await rogue.open_stream(server.peer_id, [V2_DIAL]))
-    assert service._busy == limits.SERVER_CONCURRENT
+    assert service.busy == limits.SERVER_CONCURRENT
     with trio.fail_after(PATIENCE):
         for stream in streams:
             with pytest.raises(StreamError):
                 await stream.read_exactly(1)
-    await until(lambda: service._busy == 0)
+    await until(lambda: service.busy == 0)
     await still_serves(server)
 
 
 async def test_thousands_of_addresses(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """A request with more addresses than anyone has is too long, and as many as fit are cut."""
-    server, service = await new_server(nursery, versions=[1])
+    server, service = await new_server(nursery, bounds=HASTY, versions=[1])
     rogue = await started(nursery, listen=())
     await meet(rogue, server)
     dialled: list[TcpEndpoint] = []
@@ -147,7 +158,7 @@ async def test_thousands_of_addresses(patient_clock: PatientClock, nursery: trio
 
 async def test_a_victim_is_not_dialled_for_nothing(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """Version 2 dials somebody else's address only after it was paid for, in no crumbs, and once."""
-    server, _ = await new_server(nursery)
+    server, _ = await new_server(nursery, bounds=HASTY)
     rogue = await started(nursery)
     await meet(rogue, server)
     with Victim() as victim:
@@ -166,14 +177,14 @@ async def test_a_victim_is_not_dialled_for_nothing(patient_clock: PatientClock, 
         await stream.close_write()
         stream, _ = await ask()
         await stream.write(delimited(m.encode_dial_data(b"x")))
-        with pytest.raises(StreamError), trio.fail_after(limits.SERVER_TIMEOUT / 2):
+        with pytest.raises(StreamError), trio.fail_after(HASTY.server_timeout / 2):
             await stream.read(1)
         stream, size = await ask()
         for start in range(0, size - 1, 4000):
             await stream.write(delimited(m.encode_dial_data(bytes(min(4000, size - 1 - start)))))
         stream, _ = await ask()
         await stream.write(request)
-        await trio.sleep(limits.SERVER_TIMEOUT + limits.DIAL_DATA_PAUSE + 1)
+        await trio.sleep(HASTY.server_timeout + HASTY.dial_data_pause + 1)
         assert victim.connections() == 0
 
         stream, size = await ask()
@@ -192,7 +203,7 @@ async def lying(nursery: trio.Nursery, protocol: str, lie: Handler) -> tuple[Hos
     liar = await started(nursery, listen=("/ip4/127.9.0.1/tcp/0",))
     liar.set_handler(protocol, lie)
     host = await started(nursery)
-    client = AutonatClient(host)
+    client = AutonatClient(host, bounds=HASTY)
     client.start()
     await meet(host, liar)
     return host, client, liar
@@ -276,7 +287,7 @@ async def test_a_victims_address_is_never_announced(patient_clock: PatientClock,
     """Two networks of version 1 liars claim to have reached us at a victim's address: peers are not told of it."""
     victim = TcpEndpoint(ipaddress.ip_address("127.66.66.66"), 80)
     host = await started(nursery)
-    reach = Reachability(host, counts=loopback, map_ports=False)
+    reach = Reachability(host, counts=loopback, map_ports=False, bounds=HASTY)
     host.advertise = reach.advertise
     asked: list[str] = []
 
@@ -311,7 +322,7 @@ async def test_observed_lies_by_identify(
         return honest(self, addresses, protocols, observed if self is host._identify._identity else victim)  # type: ignore[arg-type]
 
     monkeypatch.setattr(identify.IdentifyAnswers, "message", message)
-    reach = Reachability(host, counts=loopback, map_ports=False)
+    reach = Reachability(host, counts=loopback, map_ports=False, bounds=HASTY)
     host.advertise = reach.advertise
     async with running(reach):
         liars = [await started(nursery, listen=(f"/ip4/127.{20 + number % 2}.0.1/tcp/0",)) for number in range(10)]

@@ -172,7 +172,7 @@ async def test_a_flood_waits_for_a_slow_reader(patient_clock: PatientClock, nurs
             await stream.write(piece)
             sent += len(piece)
     assert sent < 4 * transport_limits.INITIAL_WINDOW + limits.COPY_BYTES
-    assert relay._shared.budget.queued <= 2 * transport_limits.INITIAL_WINDOW
+    assert relay.unread <= 2 * transport_limits.INITIAL_WINDOW
     stream.abort()
     await until(lambda: service.status()["open_circuits"] == 0)
     await works(relay, nursery)
@@ -279,6 +279,6 @@ async def test_circuits_that_come_in_and_never_speak(patient_clock: PatientClock
         await stream.write(request)
         answers.append((await read_message(stream, STOP)).status)
     assert answers == [Status.OK] * 8 + [Status.RESOURCE_LIMIT_EXCEEDED] * 12
-    await until(lambda: client._handshakes == 0)
+    await until(lambda: client.handshakes == 0)
     assert b.connected() == [relay.peer_id]
     assert ECHO in b.protocols()

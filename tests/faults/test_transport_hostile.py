@@ -110,7 +110,7 @@ async def test_three_hundred_connections_one_after_another(nursery: trio.Nursery
             (await connect_tcp("127.0.0.1", port_of(host))).close()
         else:
             (await Rogue.connect(host, seed if i % 2 else None)).close()
-    await until(lambda: not host.connections() and not host._listener._handshakes)
+    await until(lambda: not host.connections() and not host.handshakes)
     await still_serves(host)
 
 
@@ -119,12 +119,12 @@ async def test_three_hundred_half_open_connections(nursery: trio.Nursery) -> Non
     host = await started(nursery)
     await trio.lowlevel.checkpoint()
     strangers = [await connect_tcp("127.0.0.1", port_of(host)) for _ in range(300)]
-    await until(lambda: host._listener._handshakes)
+    await until(lambda: host.handshakes)
     await still_serves(host)
-    assert len(host._listener._handshakes) <= limits.MAX_HANDSHAKES
+    assert host.handshakes <= limits.MAX_HANDSHAKES
     for sock in strangers:
         sock.close()
-    await until(lambda: not host._listener._handshakes)
+    await until(lambda: not host.handshakes)
 
 
 async def test_connections_are_bounded_under_a_flood(nursery: trio.Nursery) -> None:

@@ -15,10 +15,14 @@ from kachery_p2p.transport.nat.autonat import AutonatClient, DialBackAnswer
 from kachery_p2p.transport.nat.autonat_messages import V1, V2_DIAL
 from kachery_p2p.transport.nat.autonat_server import AutonatServer
 from kachery_p2p.transport.nat.endpoints import IP, TcpEndpoint
+from kachery_p2p.transport.nat.limits import NatLimits
 from kachery_p2p.transport.nat.reachability import Reachability
 from kachery_p2p.transport.peers import Hook
 from tests.helpers.patience import until
 from tests.helpers.transport_helpers import started
+
+#: What strangers have to wait for on the internet, a test need not.
+IMPATIENT = NatLimits(failure_delay=0.2, dial_data_pause=0.01, settle=0.05)
 
 
 def loopback(ip: IP) -> bool:
@@ -27,11 +31,16 @@ def loopback(ip: IP) -> bool:
 
 
 async def new_server(
-    nursery: trio.Nursery, network: int = 1, *, versions: Sequence[int] = (1, 2), **options: Any
+    nursery: trio.Nursery,
+    network: int = 1,
+    *,
+    versions: Sequence[int] = (1, 2),
+    bounds: NatLimits = IMPATIENT,
+    **options: Any,
 ) -> tuple[Host, AutonatServer]:
     """A host at 127.`network`.0.1 that dials back whoever asks."""
     host = await started(nursery, listen=(f"/ip4/127.{network}.0.1/tcp/0",), **options)
-    server = AutonatServer(host, swarm_key=options.get("swarm_key"), counts=loopback)
+    server = AutonatServer(host, swarm_key=options.get("swarm_key"), counts=loopback, bounds=bounds)
     server.enable(True)
     if 1 not in versions:
         host.remove_handler(V1)

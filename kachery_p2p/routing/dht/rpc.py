@@ -115,12 +115,12 @@ class Rpc:
             task_status.started()
             while True:
                 await trio.sleep(self._limits.stream_idle)
-                await self._close_idle(trio.current_time() - self._limits.stream_idle)
+                await self.close_idle(trio.current_time() - self._limits.stream_idle)
         finally:
             forget()
             self.serve_peers(False)
             with trio.CancelScope(shield=True):
-                await self._close_idle(float("inf"))
+                await self.close_idle(float("inf"))
 
     # --- questions -------------------------------------------------------------------------------------------------
 
@@ -201,7 +201,8 @@ class Rpc:
             await stream.close()
         return answer
 
-    async def _close_idle(self, before: float) -> None:
+    async def close_idle(self, before: float) -> None:
+        """Close our streams that were last used at that time (trio's clock) or before."""
         closing: list[StreamLike] = []
         for peer, lane in list(self._lanes.items()):
             closing += [stream for used, stream in lane.idle if used <= before]

@@ -93,7 +93,8 @@ class Mdns:
         self._machine: Machine = System() if machine is None else machine
         self._rng = random.Random() if rng is None else rng
         length = self._rng.randint(32, 63)
-        self._label = "".join(self._rng.choices(_LABEL_CHARACTERS, k=length)).encode()
+        #: the random name under which this node is announced
+        self.label = "".join(self._rng.choices(_LABEL_CHARACTERS, k=length)).encode()
         self._book = Book(peer_id)
         self._links: dict[tuple[str, int], _Link] = {}
         self._pace = SenderPace(0.0)
@@ -153,7 +154,7 @@ class Mdns:
                 link.interface = new
                 if new.announced != old.announced:
                     # Kubo takes new addresses of a name it knows only after a goodbye.
-                    self._send(link, packets.goodbye(self._label))
+                    self._send(link, packets.goodbye(self.label))
                     link.schedule.announce(now)
                 if link.problems:
                     self._open(link)
@@ -182,7 +183,7 @@ class Mdns:
 
     def _leave(self, link: _Link) -> None:
         """Say goodbye on an interface, and close its sockets."""
-        self._send(link, packets.goodbye(self._label))
+        self._send(link, packets.goodbye(self.label))
         for each in link.sockets:
             each.close()
         link.sockets = []
@@ -218,7 +219,7 @@ class Mdns:
         if link.services_wanted:
             link.services_wanted = False
             self._send(link, packets.services())
-        for data in packets.answers(self._label, self._peer_id, link.interface.announced):
+        for data in packets.answers(self.label, self._peer_id, link.interface.announced):
             self._send(link, data)
 
     def _send(self, link: _Link, data: bytes) -> None:
@@ -279,12 +280,12 @@ class Mdns:
             self._answer(link, sock, packet, host, port, now)
         elif port == PORT:  # RFC 6762, 6: answers from another port are not to be believed
             for said in packets.heard(packet):
-                if said.name != self._label:
+                if said.name != self.label:
                     self._book.hear(said, link.interface, host, now)
             self._work.set()
 
     def _answer(self, link: _Link, sock: LinkSocket, packet: packets.Packet, host: str, port: int, now: float) -> None:
-        about_us, services = packets.asks_for(packet, self._label), packets.asks_for_services(packet)
+        about_us, services = packets.asks_for(packet, self.label), packets.asks_for_services(packet)
         if not about_us and not services:
             return
         if port != PORT:
@@ -292,7 +293,7 @@ class Mdns:
             return
         if not packet.records and any(each.name == packets.SERVICE for each in packet.questions):
             link.schedule.heard_question(now)
-        if services or not packets.knows(packet, self._label):
+        if services or not packets.knows(packet, self.label):
             link.services_wanted |= services
             link.schedule.asked(now)
             self._work.set()
@@ -314,7 +315,7 @@ class Mdns:
             replies = [packets.services(to=packet)]
         else:
             # One packet: more would not be waited for.
-            replies = list(packets.answers(self._label, self._peer_id, link.interface.announced, to=packet))[:1]
+            replies = list(packets.answers(self.label, self._peer_id, link.interface.announced, to=packet))[:1]
         for data in replies:
             try:
                 sock.send(data, (host, port))

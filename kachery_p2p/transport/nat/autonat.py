@@ -41,6 +41,7 @@ from kachery_p2p.transport.nat.autonat_messages import (
 )
 from kachery_p2p.transport.nat.autonat_server import read_message
 from kachery_p2p.transport.nat.endpoints import TcpEndpoint, from_binary
+from kachery_p2p.transport.nat.limits import NatLimits
 from kachery_p2p.transport.stream import ConnectionLike, Stream
 from kachery_p2p.wire import delimited
 
@@ -75,7 +76,8 @@ class _Expected:
 class AutonatClient:
     """Asks servers. `start` must have been called, so that version 2 servers can hand over their nonces."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, *, bounds: NatLimits = limits.DEFAULTS) -> None:
+        self._limits = bounds
         self._host = host
         # A nonce that can be guessed would let a server without any dial claim one.
         self._rng = random.SystemRandom()
@@ -182,7 +184,7 @@ class AutonatClient:
             return reply.index, False
         if reply.dial not in (DialStatus.OK, DialStatus.DIAL_BACK_ERROR):
             raise StreamError(f"The peer {peer} gave a dial status that means nothing: {reply.dial}.")
-        with trio.move_on_after(limits.NONCE_TIMEOUT if reply.dial == DialStatus.OK else 0):
+        with trio.move_on_after(self._limits.nonce_timeout if reply.dial == DialStatus.OK else 0):
             await expected.event.wait()
         version = addresses[reply.index].ip.version
         if not expected.came_at.startswith(f"/ip{version}/"):
@@ -191,7 +193,7 @@ class AutonatClient:
 
     async def _take_nonce(self, stream: Stream) -> None:
         """Handler of the dial-back protocol."""
-        with trio.move_on_after(limits.NONCE_TIMEOUT):
+        with trio.move_on_after(self._limits.nonce_timeout):
             expected = self._expected.get(decode_dial_back(await read_message(stream)))
             # On a connection that we opened, or the very one we asked on, it proves nothing.
             if expected is None or stream.connection.initiator or stream.connection is expected.asked_on:

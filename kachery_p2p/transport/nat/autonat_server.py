@@ -53,6 +53,7 @@ from kachery_p2p.transport.nat.autonat_messages import (
     encode_v2,
 )
 from kachery_p2p.transport.nat.endpoints import IP, TcpEndpoint, from_binary, from_text, is_public
+from kachery_p2p.transport.nat.limits import NatLimits
 from kachery_p2p.transport.pnet import PrivateIO
 from kachery_p2p.transport.sockets import ByteIO, SocketIO, connect_tcp
 from kachery_p2p.transport.stream import Stream
@@ -111,7 +112,9 @@ class AutonatServer:
         *,
         swarm_key: bytes | None = None,
         counts: Callable[[IP], bool] = is_public,
+        bounds: NatLimits = limits.DEFAULTS,
     ) -> None:
+        self._limits = bounds
         self._host = host
         self._swarm_key = swarm_key
         self._counts = counts
@@ -119,7 +122,8 @@ class AutonatServer:
         self._keys: compat.Keys | None = None
         self._shared: Shared | None = None
         self._rate = RateLimit()
-        self._busy = 0
+        #: requests in work
+        self.busy = 0
         self.enabled = False
         #: requests served since the start, and how many of them by a dial back that worked
         self.served = 0
@@ -139,17 +143,17 @@ class AutonatServer:
 
     async def _serve(self, answer: Callable[[Stream], Awaitable[bytes]], stream: Stream) -> None:
         """One stream, within its time and the limit of those at once."""
-        if self._busy >= limits.SERVER_CONCURRENT:
+        if self.busy >= limits.SERVER_CONCURRENT:
             stream.abort("too many AutoNAT requests at once")
             return
-        self._busy += 1
+        self.busy += 1
         try:
-            with trio.move_on_after(limits.SERVER_TIMEOUT) as scope:
+            with trio.move_on_after(self._limits.server_timeout) as scope:
                 await stream.write(delimited(await answer(stream)))
             if scope.cancelled_caught:
                 stream.abort("the AutoNAT request took too long")
         finally:
-            self._busy -= 1
+            self.busy -= 1
 
     def _requester(self, stream: Stream) -> TcpEndpoint | None:
         """Where a request comes from; `None` when it is not served from there."""
@@ -182,7 +186,7 @@ class AutonatServer:
         if reached is not None:
             self.reached += 1
             return encode_v1(V1Response(V1Status.OK, "", reached.binary))
-        await trio.sleep_until(begun + limits.FAILURE_DELAY)
+        await trio.sleep_until(begun + self._limits.failure_delay)
         return encode_v1(V1Response(V1Status.DIAL_ERROR, "dial failed"))
 
     async def _first_reached(self, targets: list[TcpEndpoint], peer: str) -> TcpEndpoint | None:
@@ -208,7 +212,7 @@ class AutonatServer:
         """A secured channel to that peer, from a port of its own. Raises what `_FAILURES` names."""
         if self._keys is None:
             self._keys = compat.Keys.from_seed(os.urandom(32))
-        with trio.fail_after(limits.DIAL_BACK_TIMEOUT):
+        with trio.fail_after(self._limits.dial_back_timeout):
             sock = SocketIO(await connect_tcp(str(target.ip), target.port))
             io: ByteIO = sock if self._swarm_key is None else PrivateIO(sock, self._swarm_key)
             try:
@@ -234,7 +238,7 @@ class AutonatServer:
         self.served += 1
         if target.ip != origin.ip:
             await self._take_dial_data(stream, index)
-            await trio.sleep(self._rng.random() * limits.DIAL_DATA_PAUSE)
+            await trio.sleep(self._rng.random() * self._limits.dial_data_pause)
         status = await self._dial_back(target, stream.peer, request.nonce)
         self.reached += status == DialStatus.OK
         return encode_v2(DialResponse(V2Status.OK, index, status))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 # --- AutoNAT, both sides -------------------------------------------------------------------------------------------
 
 #: A message of either version; go-libp2p reads 4096 (v1) and 8192 (v2), and 4096 bytes of dial data are the most.
@@ -20,23 +22,15 @@ SERVER_REQUESTS_PER_IP = 12
 SERVER_WINDOW = 60.0
 #: Requests in work at once; further ones are refused.
 SERVER_CONCURRENT = 8
-#: The longest an exchange may take, dial data and dial included; go-libp2p's v2 client gives up after 15.
-SERVER_TIMEOUT = 14.0
-#: Connecting, and the handshake, on one dial back.
-DIAL_BACK_TIMEOUT = 5.0
 #: Handing over the nonce on a connection that stands.
 DIAL_BACK_STREAM_TIMEOUT = 5.0
 #: Addresses tried for one v1 request, side by side.
 MAX_DIAL_BACKS = 4
-#: A v1 failure is told only this long after the request, whatever the reason, so that nobody scans ports with us.
-FAILURE_DELAY = 6.0
 #: Dial data asked for before an address is dialled that is not the requester's own; 30 to 100 kB in the specification.
 MIN_DIAL_DATA = 30_000
 MAX_DIAL_DATA = 100_000
 #: Dial data in messages smaller than this costs us more than it costs the sender (as go-libp2p).
 MIN_DIAL_DATA_MESSAGE = 100
-#: A random pause before such a dial, so that many servers cannot be aimed at one moment.
-DIAL_DATA_PAUSE = 3.0
 
 # --- AutoNAT client ------------------------------------------------------------------------------------------------
 
@@ -44,12 +38,8 @@ DIAL_DATA_PAUSE = 3.0
 QUORUM = 3
 #: One exchange with a server. Kubo answers a v1 request that fails after 15 s.
 ASK_TIMEOUT = 30.0
-#: How long the nonce may come after the answer.
-NONCE_TIMEOUT = 5.0
 #: Addresses asked about at one server in one round; v2 needs a request for each.
 MAX_ASKED_ADDRESSES = 3
-#: Wait after the first server was met, so that a first round has several to choose from.
-SETTLE = 2.0
 #: First pause between rounds when fewer than QUORUM answered; doubled up to the next line.
 SPARSE_INTERVAL = 60.0
 #: First pause between rounds once settled; doubled as long as the result stays the same, up to the next line.
@@ -79,18 +69,12 @@ MAX_CONFIRMED = 3
 
 # --- port mapping --------------------------------------------------------------------------------------------------
 
-#: Lifetime asked for; RFC 6886 recommends two hours. Renewed at half of it.
-MAP_LIFETIME = 7200
-#: Shortest time between two renewals, whatever a gateway grants.
-MIN_RENEWAL = 60.0
 #: No gateway answered: looked for again after this long, then twice this, up to the last.
 MAP_RETRY_FIRST = 5 * 60.0
 MAP_RETRY_LAST = 4 * 3600.0
 #: NAT-PMP: first wait for an answer, doubled for each try (RFC 6886 section 3.1 allows nine, which take two minutes).
 NATPMP_FIRST_WAIT = 0.25
 NATPMP_TRIES = 4
-#: UPnP: how long SSDP answers are waited for, in milliseconds.
-SSDP_WAIT_MS = 2000
 #: UPnP in all; the HTTP requests of miniupnpc have time limits of their own.
 UPNP_TIMEOUT = 30.0
 #: Ports tried when the external one is taken by another machine.
@@ -112,3 +96,31 @@ WATCH_INTERVAL = 20.0
 GATEWAY_INTERVAL = 300.0
 #: Errors kept for the status page.
 MAX_ERRORS = 8
+
+
+@dataclass(frozen=True)
+class NatLimits:
+    """What one node waits for, in seconds where nothing else is said."""
+
+    #: The longest an exchange may take, dial data and dial included; go-libp2p's v2 client gives up after 15.
+    server_timeout: float = 14.0
+    #: Connecting, and the handshake, on one dial back.
+    dial_back_timeout: float = 5.0
+    #: A v1 failure is told only this long after the request, whatever the reason, so that nobody scans ports with us.
+    failure_delay: float = 6.0
+    #: A random pause before an address is dialled that is not the requester's own, so that many servers cannot be aimed
+    #: at one moment.
+    dial_data_pause: float = 3.0
+    #: How long the nonce may come after the answer.
+    nonce_timeout: float = 5.0
+    #: Wait after the first server was met, so that a first round has several to choose from.
+    settle: float = 2.0
+    #: Lifetime asked for a port mapping; RFC 6886 recommends two hours. Renewed at half of it.
+    map_lifetime: int = 7200
+    #: Shortest time between two renewals, whatever a gateway grants.
+    min_renewal: float = 60.0
+    #: UPnP: how long SSDP answers are waited for, in milliseconds.
+    ssdp_wait_ms: int = 2000
+
+
+DEFAULTS = NatLimits()

@@ -79,7 +79,7 @@ async def external_address(gateway: str) -> str:
     return str(ipaddress.IPv4Address(raw))
 
 
-async def map_port(gateway: str, internal: int, external: int, lifetime: int = limits.MAP_LIFETIME) -> Granted:
+async def map_port(gateway: str, internal: int, external: int, lifetime: int) -> Granted:
     """Ask for a mapping, or renew it; the router may choose another external port. Raises `MappingError`."""
     raw = await _exchange(gateway, _MAP_TCP, map_request(internal, external, lifetime), 16)
     inside, outside, granted = struct.unpack("!HHL", raw)

@@ -21,6 +21,7 @@ import trio
 from kachery_p2p.transport.nat import limits, natpmp, upnp
 from kachery_p2p.transport.nat.endpoints import IP, TcpEndpoint, from_text, is_public
 from kachery_p2p.transport.nat.home_router import HomeRouter, default_gateway
+from kachery_p2p.transport.nat.limits import NatLimits
 from kachery_p2p.transport.nat.natpmp import Granted, MappingError
 from kachery_p2p.waking import Flag
 
@@ -57,34 +58,36 @@ class _PortMapper(Protocol):
 
 
 class _NatPmp:
-    def __init__(self, gateway: HomeRouter) -> None:
+    def __init__(self, gateway: HomeRouter, bounds: NatLimits) -> None:
         self._gateway = gateway.address
+        self._limits = bounds
 
     async def external_address(self) -> str:
         return await natpmp.external_address(self._gateway)
 
     async def map_port(self, internal: int, external: int) -> Granted:
-        return await natpmp.map_port(self._gateway, internal, external)
+        return await natpmp.map_port(self._gateway, internal, external, self._limits.map_lifetime)
 
     async def unmap_port(self, internal: int, external: int) -> None:
         await natpmp.unmap_port(self._gateway, internal)
 
 
 class _Upnp:
-    def __init__(self, gateway: HomeRouter) -> None:
+    def __init__(self, gateway: HomeRouter, bounds: NatLimits) -> None:
         self._local = gateway.local
+        self._limits = bounds
         self._device: upnp.Device | None = None
 
     async def _found(self) -> upnp.Device:
         if self._device is None:
-            self._device = await upnp.discover(self._local)
+            self._device = await upnp.discover(self._local, self._limits.ssdp_wait_ms)
         return self._device
 
     async def external_address(self) -> str:
         return await (await self._found()).external_address()
 
     async def map_port(self, internal: int, external: int) -> Granted:
-        return await (await self._found()).map_port(internal, external)
+        return await (await self._found()).map_port(internal, external, self._limits.map_lifetime)
 
     async def unmap_port(self, internal: int, external: int) -> None:
         await (await self._found()).unmap_port(external)
@@ -97,6 +100,7 @@ class PortMapper:
         listening: gives the multiaddrs that this machine listens on.
         changed: is called when there is another mapping, or none.
         counts: which external addresses are of use; the public ones.
+        bounds: of this node.
     """
 
     def __init__(
@@ -105,7 +109,9 @@ class PortMapper:
         changed: Callable[[], None],
         *,
         counts: Callable[[IP], bool] = is_public,
+        bounds: NatLimits = limits.DEFAULTS,
     ) -> None:
+        self._limits = bounds
         self._listening = listening
         self._changed = changed
         self._counts = counts
@@ -161,7 +167,11 @@ class PortMapper:
         gateway, port = target
         if self.mapping and (self.mapping.gateway, self.mapping.internal) != target:
             self._set(None)
-        tried = [self._router] if self.mapping and self._router else [_NatPmp(gateway), _Upnp(gateway)]
+        tried = (
+            [self._router]
+            if self.mapping and self._router
+            else [_NatPmp(gateway, self._limits), _Upnp(gateway, self._limits)]
+        )
         reasons: list[str] = []
         for router in tried:
             try:
@@ -171,7 +181,7 @@ class PortMapper:
                 reasons.append(str(error))
         self.state = "no router gave us a port: " + " ".join(reasons)
         self._set(None)
-        return limits.MIN_RENEWAL if len(tried) == 1 else None  # one that had it: soon again, both ways
+        return self._limits.min_renewal if len(tried) == 1 else None  # one that had it: soon again, both ways
 
     async def _map(self, router: _PortMapper, gateway: HomeRouter, port: int) -> float:
         wished = self.mapping.external.port if self.mapping else port
@@ -183,7 +193,7 @@ class PortMapper:
         self.state = f"{name}: the router at {gateway.address} forwards {external.text} to us"
         if not self._counts(address):
             self.state += ", but that is not a public address: there is another NAT behind it"
-        lifetime = max(granted.lifetime, 2 * limits.MIN_RENEWAL)
+        lifetime = max(granted.lifetime, 2 * self._limits.min_renewal)
         self._set(Mapping(name, gateway, port, external, trio.current_time() + lifetime))
         return lifetime / 2
 

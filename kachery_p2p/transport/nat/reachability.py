@@ -26,6 +26,7 @@ from kachery_p2p.transport.nat.autonat_server import AutonatServer
 from kachery_p2p.transport.nat.endpoints import IP, TcpEndpoint, from_text, is_public, network_of
 from kachery_p2p.transport.nat.home_router import default_gateway
 from kachery_p2p.transport.nat.known import PRIVATE, PUBLIC, UNKNOWN, AddressState, Known
+from kachery_p2p.transport.nat.limits import NatLimits
 from kachery_p2p.transport.nat.observed import Observed
 from kachery_p2p.transport.nat.portmap import PortMapper
 from kachery_p2p.transport.peers import Hook
@@ -79,10 +80,12 @@ class Reachability:
         extra: Callable[[], list[str]] = list,
         counts: Callable[[IP], bool] = is_public,
         rng: random.Random | None = None,
+        bounds: NatLimits = limits.DEFAULTS,
     ) -> None:
         if forced not in (None, PUBLIC, PRIVATE):
             raise ValueError(f"forced is public, private or None, not {forced!r}")
         self._host = host
+        self._limits = bounds
         self._forced = forced
         self._lan_only = lan_only
         self._may_serve = not lan_only
@@ -92,9 +95,9 @@ class Reachability:
         self._rng = rng or random.Random()
         self._known = Known([parse_address(text).transport for text in announce], counts)
         self._observed = Observed(counts)
-        self._client = AutonatClient(host)
-        self._server = AutonatServer(host, swarm_key=swarm_key, counts=counts)
-        self._mapper = PortMapper(host.listen_addresses, self.refresh, counts=counts)
+        self._client = AutonatClient(host, bounds=bounds)
+        self._server = AutonatServer(host, swarm_key=swarm_key, counts=counts, bounds=bounds)
+        self._mapper = PortMapper(host.listen_addresses, self.refresh, counts=counts, bounds=bounds)
         self._maps = map_ports and self._asks
         self.state: str = forced or UNKNOWN
         self.on_change: Hook[str] = Hook()
@@ -268,7 +271,7 @@ class Reachability:
         while True:
             with trio.move_on_after(pause) as waited:
                 await self._wake.take()
-                await trio.sleep(limits.SETTLE)
+                await trio.sleep(self._limits.settle)
             if waited.cancelled_caught:
                 self._epoch = trio.current_time()
             self._wake.clear()

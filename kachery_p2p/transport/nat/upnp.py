@@ -32,7 +32,7 @@ class Device:
         except ValueError as error:
             raise MappingError("The router has no external address itself.") from error
 
-    async def map_port(self, internal: int, external: int, lifetime: int = limits.MAP_LIFETIME) -> Granted:
+    async def map_port(self, internal: int, external: int, lifetime: int) -> Granted:
         """Ask for a mapping, or renew it; another external port is taken when that one belongs to somebody else."""
         local = self._upnp.lanaddr
 
@@ -59,15 +59,23 @@ class Device:
         await _in_thread(self._upnp.deleteportmapping, external, "TCP")
 
 
-async def discover(local: str) -> Device:
-    """Look for a gateway on the interface that has this address of ours. Raises `MappingError`."""
+async def discover(local: str, wait_ms: int) -> Device:
+    """Look for a gateway on the interface that has this address of ours.
+
+    Args:
+        local: the address.
+        wait_ms: how long answers are waited for, milliseconds.
+
+    Raises:
+        MappingError: none was found, or it is not the one of our network.
+    """
     try:
         import miniupnpc
     except ImportError as error:
         raise MappingError("UPnP needs the package miniupnpc.") from error
 
     def look() -> Any:
-        upnp = miniupnpc.UPnP(multicastif=local, discoverdelay=limits.SSDP_WAIT_MS)
+        upnp = miniupnpc.UPnP(multicastif=local, discoverdelay=wait_ms)
         try:
             found = upnp.discover()
         except Exception as error:  # with the text "Success" when there is simply nobody

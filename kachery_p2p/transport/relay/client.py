@@ -111,7 +111,8 @@ class RelayClient:
         self._held: dict[str, Reservation] = {}
         self._failures: dict[str, _Failure] = {}
         self._wake = Flag()
-        self._handshakes = 0
+        #: circuits that came in and whose handshake is not done
+        self.handshakes = 0
         #: called with `addresses()` when they have changed
         self.on_change: Hook[list[str]] = Hook()
         host.set_handler(STOP, self._serve_stop)
@@ -320,7 +321,7 @@ class RelayClient:
                 status = Status.UNEXPECTED_MESSAGE
             elif stream.peer not in self._held or stream.connection.is_relayed:
                 status = Status.PERMISSION_DENIED  # we have asked nothing of that peer
-            elif self._handshakes >= self._limits.max_handshakes:
+            elif self.handshakes >= self._limits.max_handshakes:
                 status = Status.RESOURCE_LIMIT_EXCEEDED
         with trio.move_on_after(limits.MESSAGE_TIMEOUT) as scope:
             await stream.write(encode(STOP, RelayMessage(RelayMessageType.STATUS, status=status)))
@@ -334,14 +335,14 @@ class RelayClient:
         stream.keep()
         address = f"{stream.connection.address}/p2p/{stream.peer}{CIRCUIT}"
         limited = request.limit is not None and request.limit.is_limited
-        self._handshakes += 1
+        self.handshakes += 1
         try:
             connection = await self._host.upgrade(CircuitIO(stream), address, initiator=False, limited=limited)
         except (StreamError, OSError, trio.ClosedResourceError) as error:
             logger.debug("no connection through the relay %s: %s", stream.peer, error)
             return
         finally:
-            self._handshakes -= 1
+            self.handshakes -= 1
         if request.peer != peer_bytes(connection.peer):
             logger.info("the relay %s said that %s is %s", stream.peer, connection.peer, peer_text(request.peer[:64]))
 

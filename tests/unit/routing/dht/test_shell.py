@@ -332,7 +332,7 @@ async def test_idle_streams_are_closed(patient_clock: PatientClock, nursery: tri
     await trio.sleep(0.05 + 1)
     assert dht.status()["streams"]["inbound"] == 0
     assert (await rpc.ask(server.peer_id, question)).type is MessageType.PING
-    await rpc._close_idle(trio.current_time())
+    await rpc.close_idle(trio.current_time())
     assert rpc.open_streams() == (0, 0)
     await until(lambda: not any(each.streams for each in host.connections()))
 

@@ -232,7 +232,7 @@ async def test_answers(autojump_clock: MockClock, nursery: trio.Nursery) -> None
         return [to for _, _, to, _ in lan.sent]
 
     assert await sent_after(bare) == [None]
-    assert await sent_after(packets.query([(anna.mdns._label, 300)])) == []
+    assert await sent_after(packets.query([(anna.mdns.label, 300)])) == []
     assert await sent_after(fakes.message(False)) == []
     assert await sent_after(bare, port=4444) == [("10.1.0.5", 4444)]
     assert await sent_after(bare, host="10.9.0.5", port=4444) == [], "a stranger elsewhere is not sent anything"

@@ -18,7 +18,7 @@ from kachery_p2p.transport.nat.autonat_server import AutonatServer, RateLimit
 from kachery_p2p.transport.nat.endpoints import TcpEndpoint, from_text
 from kachery_p2p.transport.nat.reachability import Reachability
 from tests.helpers.clocks import PatientClock
-from tests.helpers.nat_helpers import loopback, meet, new_server, running
+from tests.helpers.nat_helpers import IMPATIENT, loopback, meet, new_server, running
 from tests.helpers.patience import until
 from tests.helpers.transport_helpers import free_port, started
 
@@ -36,7 +36,7 @@ def nothing_there() -> TcpEndpoint:
 
 async def new_client(nursery: trio.Nursery, **options: object) -> tuple[Host, AutonatClient]:
     host = await started(nursery, **options)
-    client = AutonatClient(host)
+    client = AutonatClient(host, bounds=IMPATIENT)
     client.start()
     return host, client
 
@@ -126,7 +126,7 @@ async def test_version_1_never_dials_another_ip(patient_clock: PatientClock, nur
 async def test_private_requesters_are_refused(patient_clock: PatientClock, nursery: trio.Nursery) -> None:
     """A server does not dial private addresses, nor serve those who come from one."""
     server = await started(nursery)
-    service = AutonatServer(server)  # counts public addresses only
+    service = AutonatServer(server, bounds=IMPATIENT)  # counts public addresses only
     service.enable(True)
     host, client = await new_client(nursery)
     await meet(host, server)
@@ -168,7 +168,7 @@ async def test_reachability_over_the_wire(patient_clock: PatientClock, nursery: 
     servers = [(await new_server(nursery, 10 + n, versions=[1 + n % 2]))[0] for n in range(3)]
     for listen, state in ((("/ip4/127.0.0.1/tcp/0",), "public"), ((), "private")):
         host = await started(nursery, listen=listen)
-        reach = Reachability(host, counts=loopback, map_ports=False, rng=random.Random(1))
+        reach = Reachability(host, counts=loopback, map_ports=False, rng=random.Random(1), bounds=IMPATIENT)
         host.advertise = reach.advertise
         async with running(reach):
             await meet(host, *servers)

@@ -29,23 +29,16 @@ MAPPER = """
 import json, sys
 import trio
 from kachery_p2p.transport.nat import limits
+from kachery_p2p.transport.nat.limits import NatLimits
 from kachery_p2p.transport.nat.portmap import PortMapper
 
-limits.SSDP_WAIT_MS = 500
-limits.MIN_RENEWAL = 0.5
-# On a busy machine the router may answer late: it is asked again soon, and given time at the end.
-limits.MAP_RETRY_FIRST = limits.MAP_RETRY_LAST = 1.0
-limits.UNMAP_TIMEOUT = 60.0
 listen, lifetime, port = sys.argv[1], int(sys.argv[2]), 4001
-if lifetime:
-    limits.MAP_LIFETIME = lifetime
-    from kachery_p2p.transport.nat import natpmp, upnp
-    natpmp.map_port.__defaults__ = upnp.Device.map_port.__defaults__ = (lifetime,)
+bounds = NatLimits(ssdp_wait_ms=150, min_renewal=0.5, map_lifetime=lifetime or limits.DEFAULTS.map_lifetime)
 
 def tell():
     print(json.dumps({"external": mapper.external and mapper.external.text, "state": mapper.state}), flush=True)
 
-mapper = PortMapper(lambda: [f"/ip4/{listen}/tcp/{port}"], tell)
+mapper = PortMapper(lambda: [f"/ip4/{listen}/tcp/{port}"], tell, bounds=bounds)
 
 async def answer(stream):
     await stream.send_all(b"it is me")

@@ -56,7 +56,7 @@ async def test_public_by_three(clock: trio.testing.MockClock) -> None:
         reach.on_change(changes.append)
         for number in range(4):
             host.meet(f"p{number}", f"2{number}.1.1.1", True, sees=OURS)
-        await trio.sleep(limits.SETTLE + 1)
+        await trio.sleep(limits.DEFAULTS.settle + 1)
         assert reach.state == "public"
         assert changes == ["public"]
         assert reach.why() == f"3 of 3 peers could dial back {OURS}"
@@ -70,7 +70,7 @@ async def test_private_behind_a_nat(clock: trio.testing.MockClock) -> None:
     async with running(fake_reachability(host, extra=lambda: list(relays))) as reach:
         for number in range(3):
             host.meet(f"p{number}", f"2{number}.1.1.1", False, sees=f"/ip4/11.1.1.1/tcp/{5000 + number}")
-        await trio.sleep(limits.SETTLE + 1)
+        await trio.sleep(limits.DEFAULTS.settle + 1)
         assert (reach.state, reach.wants_relay) == ("private", True)
         assert reach.why() == "behind a NAT or a firewall: 3 of 3 peers could not dial back; no relay in use"
         before = host.pushes
@@ -89,12 +89,12 @@ async def test_one_server_is_enough_where_there_is_one(clock: trio.testing.MockC
     host = FakeHost(OURS)
     async with running(fake_reachability(host)) as reach:
         host.meet("liar", "20.1.1.1", False, sees=OURS)
-        await trio.sleep(limits.SETTLE + 1)
+        await trio.sleep(limits.DEFAULTS.settle + 1)
         assert reach.state == "private"
         assert OURS not in reach.advertise(host.listening)
         host.meet("p1", "21.1.1.1", True, sees=OURS)
         host.meet("p2", "22.1.1.1", True, sees=OURS)
-        await trio.sleep(limits.SETTLE + 1)
+        await trio.sleep(limits.DEFAULTS.settle + 1)
         assert reach.state == "public"
         assert [peer for _, peer, _ in host.asked] == ["liar", "p1", "p2"] or len(host.asked) == 3
 
@@ -127,7 +127,7 @@ async def test_refusals_are_passed_over(clock: trio.testing.MockClock) -> None:
     async with running(fake_reachability(host)) as reach:
         for number in range(5):
             host.meet(f"p{number}", f"2{number}.1.1.1", None if number < 2 else True, sees=OURS)
-        await trio.sleep(limits.SETTLE + 2)
+        await trio.sleep(limits.DEFAULTS.settle + 2)
         assert reach.state == "public"
         assert len(host.asked) <= 5
         refused = [peer for _, peer, _ in host.asked if peer in ("p0", "p1")]
@@ -178,7 +178,7 @@ async def test_new_addresses_are_asked_about_soon(clock: trio.testing.MockClock)
         await trio.sleep(300)
         before = len(host.asked)
         host.listening.append(other)
-        await trio.sleep(limits.WATCH_INTERVAL + limits.SETTLE + 1)
+        await trio.sleep(limits.WATCH_INTERVAL + limits.DEFAULTS.settle + 1)
         assert other in reach.advertise(host.listening)
         assert {peer for _, peer, _ in host.asked[before:]} == {"p0", "p1", "p2"}
         before = len(host.asked)
