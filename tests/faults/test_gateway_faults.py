@@ -24,6 +24,7 @@ from scripts.data import sha256_of, write_random
 from scripts.workstation import LISTEN
 from tests.helpers import gateway_fakes as fakes
 from tests.helpers.gateway_fakes import Answer, Asked
+from tests.helpers.patience import PATIENCE
 
 MIB = 1 << 20
 SIZE = 30 * MIB + 17
@@ -182,7 +183,7 @@ async def test_one_honest_gateway_among_all_others(stored: Stored, tmp_path: Pat
         bad = [stack.enter_context(fakes.serving(behave)) for behave in others]
         honest = stack.enter_context(fakes.serving(fakes.honest(stored.repo)))
         async with node_with(tmp_path / "ours", *(gateway.url for gateway in bad), honest.url) as node:
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE):
                 result = await node.load(LoadRequest(CID.parse(stored.cid)))
             liar, turned = bad[0], bad[5]
             status = node.status().gateways
@@ -206,7 +207,7 @@ async def test_one_honest_gateway_beside(stored: Stored, tmp_path: Path, fault: 
         fakes.serving(fakes.honest(stored.repo, delay=0.02)) as honest,
     ):
         async with node_with(tmp_path / "ours", bad.url, honest.url) as node:
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE):
                 result = await node.load(LoadRequest(CID.parse(stored.cid)))
             status = node.status().gateways[bad.name]
     assert sha256_of(Path(result.path or "")) == stored.sha256
@@ -220,7 +221,7 @@ async def test_an_honest_gateway_beside_a_closed_port(
     """A gateway that is down costs a moment."""
     with fakes.serving(fakes.honest(stored.repo)) as honest:
         async with node_with(tmp_path / "ours", f"http://127.0.0.1:{free_port()}", honest.url) as node:
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE):
                 result = await node.load(LoadRequest(CID.parse(stored.cid)))
     assert sha256_of(Path(result.path or "")) == stored.sha256
 
@@ -233,7 +234,7 @@ async def test_no_honest_gateway(stored: Stored, tmp_path: Path, fault: str) -> 
     """The load fails, says which gateway said what, and what was sent is in no file."""
     with fakes.serving(FAULTS[fault](stored)) as bad:
         async with node_with(tmp_path / "ours", bad.url) as node:
-            with trio.fail_after(30), pytest.raises(ContentNotFound) as error:
+            with trio.fail_after(PATIENCE), pytest.raises(ContentNotFound) as error:
                 await node.load(LoadRequest(CID.parse(stored.cid), timeout=2.0))
     assert bad.name.removeprefix("gateway:") in str(error.value)
     assert len(bad.requests) <= 40
@@ -255,7 +256,7 @@ async def test_a_lie_of_one_byte_at_the_end_of_the_file_is_found(stored: Stored,
 
     with fakes.serving(behave) as gateway:
         async with node_with(tmp_path / "ours", gateway.url) as node:
-            with trio.fail_after(30), pytest.raises(ContentNotFound, match="than its hash promises"):
+            with trio.fail_after(PATIENCE), pytest.raises(ContentNotFound, match="than its hash promises"):
                 await node.load(LoadRequest(CID.parse(stored.cid), timeout=3.0))
             assert node.status().gateways[gateway.name].dropped
 
@@ -274,7 +275,7 @@ async def test_a_gateway_that_limits_is_waited_for_when_it_says_soon(stored: Sto
 
     with fakes.serving(behave) as gateway:
         async with node_with(tmp_path / "ours", gateway.url) as node:
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE):
                 result = await node.load(LoadRequest(CID.parse(stored.cid)))
     assert sha256_of(Path(result.path or "")) == stored.sha256
     assert result.seconds >= 1.0

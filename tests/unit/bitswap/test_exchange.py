@@ -16,6 +16,8 @@ from kachery_p2p.bitswap.handle import SessionHandle
 from kachery_p2p.bitswap.messages import PROTOCOL_1_0, PROTOCOL_1_1, PROTOCOL_PLAIN
 from kachery_p2p.dag.cid import CID, RAW
 from tests.helpers.bitswap_fakes import MemoryNetwork, MemoryStore, cid_of, no_thread
+from tests.helpers.clocks import PatientClock
+from tests.helpers.patience import PATIENCE
 
 MIB = 1 << 20
 
@@ -58,7 +60,7 @@ async def nodes() -> AsyncIterator[Net]:
         nursery.cancel_scope.cancel()
 
 
-async def collect(session: SessionHandle, count: int, seconds: float = 20) -> dict[bytes, bytes]:
+async def collect(session: SessionHandle, count: int, seconds: float = PATIENCE) -> dict[bytes, bytes]:
     got: dict[bytes, bytes] = {}
     with trio.fail_after(seconds):
         while len(got) < count:
@@ -68,7 +70,7 @@ async def collect(session: SessionHandle, count: int, seconds: float = 20) -> di
     return got
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     with trio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await trio.sleep(0.01)
@@ -84,7 +86,7 @@ async def test_blocks_of_all_sizes_arrive() -> None:
             session.add_provider("a")
             cids = [cid_of(block, version=n % 2) for n, block in enumerate(blocks)]
             session.want(cids)
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE):
                 received = [await session.receive() for _ in cids]
             assert {(r.cid, bytes(r.data), r.peer) for r in received} == {
                 (cid, block, "a") for cid, block in zip(cids, blocks, strict=True)
@@ -162,7 +164,7 @@ async def test_nobody_has_it() -> None:
                 await session.wait_exhausted()
             assert nothing_wanted.cancelled_caught
             session.want([cid_of(block)])
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 await session.wait_exhausted()
             assert session.missing() == [cid_of(block)]
             assert session.asked() == ["a", "b", "c"]
@@ -184,7 +186,7 @@ async def test_a_block_that_a_peer_gets_later_comes_then() -> None:
         async with b.exchange.new_session() as session:
             session.add_provider("a")
             session.want([cid_of(block)])
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 await session.wait_exhausted()
             cid = a.store.add(block)
             a.exchange.notify([cid.multihash])
@@ -218,7 +220,7 @@ async def test_two_sessions_share_one_request() -> None:
         assert a.exchange.stats().total.blocks_sent == 30
 
 
-async def test_one_who_does_not_receive_stops_the_fetching_but_not_the_others() -> None:
+async def test_one_who_does_not_receive_stops_the_fetching_but_not_the_others(patient_clock: PatientClock) -> None:
     """Back-pressure: unread blocks stay within the budget, and another session over the same peer goes on."""
     blocks = [os.urandom(8) * (MIB // 8) for _ in range(100)]
     async with nodes() as net:
@@ -229,7 +231,7 @@ async def test_one_who_does_not_receive_stops_the_fetching_but_not_the_others() 
                 session.add_provider("a")
             lazy.want([cid_of(block) for block in blocks[:60]])
             await until(lambda: b.exchange.stats().total.blocks_received > 10)
-            await trio.sleep(1)
+            await trio.sleep(1)  # time passes only when nothing more is done
             stopped_at = b.exchange.stats().total.blocks_received
             assert stopped_at * MIB <= limits.MAX_IN_FLIGHT
             await trio.sleep(0.5)
@@ -246,7 +248,7 @@ async def test_identity_blocks_need_nobody() -> None:
         async with a.exchange.new_session() as session:
             cid = CID(1, RAW, b"\0\x05hello")
             session.want([cid])
-            with trio.fail_after(1):
+            with trio.fail_after(PATIENCE):
                 assert await session.receive() == (cid, b"hello", "")
 
 
@@ -262,7 +264,7 @@ async def test_a_peer_that_leaves_and_comes_back_is_asked_again() -> None:
             got = await collect(session, 10)
             net.network.disconnect("a", "b")
             got |= await collect(session, session.stats().blocks - len(got))
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 await session.wait_exhausted()
             net.network.connect("a", "b")
             got |= await collect(session, 40 - len(got))
@@ -295,7 +297,7 @@ async def test_a_peer_without_bitswap_counts_as_one_that_cannot_supply() -> None
         async with b.exchange.new_session() as session:
             session.add_provider("a")
             session.want([cid_of(b"x")])
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 await session.wait_exhausted()
 
 
@@ -329,7 +331,7 @@ async def test_closing_a_session_cancels_at_the_peers() -> None:
         session = b.exchange.new_session()
         session.add_provider("a")
         session.want([cid_of(b"x"), cid_of(b"y")])
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await session.wait_exhausted()
         assert len(a.exchange._engine.ledgers["b"].wants) == 2
 
@@ -363,7 +365,7 @@ async def test_a_store_that_fails_says_dont_have() -> None:
             session.add_provider("a")
             session.want([cid_of(good), cid_of(broken)])
             assert list((await collect(session, 1)).values()) == [good]
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 await session.wait_exhausted()
             assert session.missing() == [cid_of(broken)]
 
@@ -394,7 +396,7 @@ async def test_several_may_wait_until_nobody_is_left() -> None:
         b = await net.node("b")
         async with b.exchange.new_session() as session:
             for _ in range(2):
-                with trio.fail_after(5):
+                with trio.fail_after(PATIENCE):
                     async with trio.open_nursery() as waiting:
                         session.add_provider("a")
                         session.want([missing])

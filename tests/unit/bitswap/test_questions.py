@@ -24,6 +24,7 @@ from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.routing.router import Sighting
 from kachery_p2p.wire import encode_varint
 from tests.helpers.bitswap_fakes import MemoryStream, cid_of
+from tests.helpers.patience import PATIENCE
 from tests.unit.bitswap.test_exchange import MIB, Net, nodes, until
 
 
@@ -79,7 +80,7 @@ async def test_each_peer_answers_for_itself() -> None:
         async def ask(peer: str) -> None:
             found[peer] = await us.exchange.ask(peer, cid_of(block))
 
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
                 for peer in ("a", "b", "c"):
                     nursery.start_soon(ask, peer)
@@ -93,7 +94,7 @@ async def test_a_small_block_in_place_of_the_answer_is_an_answer() -> None:
     async with nodes() as net:
         a = await net.node("a", [block])
         us = await net.node("us")
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             assert await us.exchange.ask("a", cid_of(block)) is True
             await a.exchange.ask("us", cid_of(b"nothing"))  # something goes on afterwards
         assert us.bad == []
@@ -105,7 +106,7 @@ async def test_a_peer_of_an_old_version_has_to_send_the_block() -> None:
     async with nodes() as net:
         await net.node("old", [block], protocols=[PROTOCOL_1_1])
         us = await net.node("us")
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             assert await us.exchange.ask("old", cid_of(block)) is True
 
 
@@ -122,7 +123,7 @@ async def test_who_is_not_there_or_leaves_gives_no_answer() -> None:
         async def ask() -> None:
             answers.append(await us.exchange.ask("silent", cid_of(b"x")))
 
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(ask)
                 nursery.start_soon(ask)
@@ -145,7 +146,7 @@ async def test_a_load_of_the_same_block_does_not_answer_for_others() -> None:
         async def ask() -> None:
             found.append(await us.exchange.ask("other", cid_of(block)))
 
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery, us.exchange.new_session() as session:
                 session.add_provider("other")
                 session.want([cid_of(block)])
@@ -169,7 +170,7 @@ async def test_what_a_peer_declined_a_session_is_its_answer() -> None:
         async with us.exchange.new_session() as session:
             session.add_provider("wire")
             session.want([cid_of(b"x")])
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE):
                 await session.wait_exhausted()
                 assert await us.exchange.ask("wire", cid_of(b"x")) is False
             assert session.answers(cid_of(b"x")) == {"wire": WantAnswer.LACKS}
@@ -261,7 +262,7 @@ async def test_a_peer_with_a_block_that_is_too_large_is_no_enemy(size: int) -> N
                 stream = await wire.host.open_stream("us", wire.host.protocols)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_write, stream, _body(cid, block))
-                    with trio.fail_after(20):
+                    with trio.fail_after(PATIENCE):
                         await session.wait_exhausted()
                     nursery.cancel_scope.cancel()
                 assert session.missing() == [cid]
@@ -318,7 +319,7 @@ async def test_a_peer_that_delivered_and_left_may_return() -> None:
         async with us.exchange.new_session() as session:
             session.add_provider("giver")
             session.want([cid_of(block)])
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE):
                 await session.receive()
             assert not session.may_return()
             net.network.disconnect("us", "giver")
@@ -352,7 +353,7 @@ async def test_the_one_that_is_too_large_among_many_is_found() -> None:
             # The first answer shows that it is fast, so that the others are asked for together.
             session.want([cid_of(small[0])])
             nursery.start_soon(serve)
-            with trio.fail_after(60):
+            with trio.fail_after(PATIENCE):
                 await session.receive()
                 session.want([cid_of(block) for block in blocks.values()])
                 got = {bytes((await session.receive()).data) for _ in range(6)}

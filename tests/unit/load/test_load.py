@@ -21,6 +21,8 @@ from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.load import Load
 from kachery_p2p.repo.repo import Repo
 from kachery_p2p.routing.interfaces import Provider
+from tests.helpers.clocks import PatientClock
+from tests.helpers.patience import PATIENCE
 
 MIB = 1 << 20
 
@@ -95,12 +97,6 @@ class RepoSession:
 
 async def no_dial(addr: str, addrs: Sequence[str]) -> str:
     raise DialError(f"Could not connect to {addr}: connection refused.")
-
-
-@pytest.fixture
-def patient_clock() -> trio.testing.MockClock:
-    """Time jumps ahead, but not while a thread is busy: these loads read and write real files."""
-    return trio.testing.MockClock(autojump_threshold=0.25)
 
 
 @pytest.fixture
@@ -192,7 +188,7 @@ async def test_a_range_fetches_only_the_blocks_it_needs(ours: Repo, theirs: Repo
 async def test_nobody_has_it(ours: Repo, theirs: Repo, tmp_path: Path) -> None:
     """The error names the CID, whom it asked, whom it could not reach and why; it does not wait for the time-out."""
     cid = store(theirs, b"not in the empty repo", tmp_path)
-    with Repo.open(tmp_path / "empty") as empty, trio.fail_after(10):
+    with Repo.open(tmp_path / "empty") as empty, trio.fail_after(PATIENCE):
         load = make_load(ours, RepoSession(empty))
         with pytest.raises(ContentNotFound) as raised:
             await load.run(cid, ["/ip4/127.0.0.1/tcp/1"], lambda: load.file(cid))
@@ -211,7 +207,7 @@ async def test_silence_ends_at_the_timeout(ours: Repo, theirs: Repo) -> None:
 
     cid = CID.parse("bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy")
     load = make_load(ours, Silent(theirs), timeout=0.3)
-    with trio.fail_after(10), pytest.raises(ContentNotFound, match=str(cid)):
+    with trio.fail_after(PATIENCE), pytest.raises(ContentNotFound, match=str(cid)):
         await run(load, cid)
     assert load.seconds >= 0.3
 
@@ -321,7 +317,7 @@ async def dial(addr: str, addrs: Sequence[str]) -> str:
 
 
 async def test_a_load_that_knows_nobody_searches(
-    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: trio.testing.MockClock
+    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: PatientClock
 ) -> None:
     """With no peer at all the root is searched for at once; who is found is asked for the whole DAG."""
     data = os.urandom(3 * MIB)
@@ -340,7 +336,7 @@ async def test_a_load_that_knows_nobody_searches(
 
 
 async def test_providers_that_leave_are_replaced(
-    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: trio.testing.MockClock
+    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: PatientClock
 ) -> None:
     """When everybody who was found has left half way, others are searched for, and the load goes on."""
     data = os.urandom(4 * MIB)
@@ -359,7 +355,7 @@ async def test_providers_that_leave_are_replaced(
 
 
 async def test_a_search_in_vain_ends_the_load(
-    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: trio.testing.MockClock
+    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: PatientClock
 ) -> None:
     """When nobody is found, the load says so as soon as the search is over, not at its timeout."""
     cid = store(theirs, os.urandom(100), tmp_path)

@@ -21,6 +21,7 @@ from kachery_p2p.load.load import Load
 from kachery_p2p.repo.download import Download
 from kachery_p2p.repo.repo import Repo
 from kachery_p2p.routing.interfaces import Provider
+from tests.helpers.clocks import PatientClock
 from tests.unit.load.test_load import MIB, EmptySession, RepoSession, make_load, no_dial, run, store
 
 HINT = "/ip4/192.0.2.1/tcp/4001/p2p/source"
@@ -36,12 +37,6 @@ def theirs(tmp_path: Path) -> Repo:
     return Repo.open(tmp_path / "theirs")
 
 
-@pytest.fixture
-def patient_clock() -> trio.testing.MockClock:
-    """Time jumps ahead, but not while a thread is busy: these loads read and write real files."""
-    return trio.testing.MockClock(autojump_threshold=0.1)
-
-
 # --- work of its own ------------------------------------------------------------------------------------------------
 
 
@@ -50,7 +45,7 @@ async def test_a_slow_disk_is_no_silence(
     theirs: Repo,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    patient_clock: trio.testing.MockClock,
+    patient_clock: PatientClock,
 ) -> None:
     """Writes that take longer than the timeout do not end a load: nobody else is to blame for them."""
     data = os.urandom(3 * MIB)
@@ -73,7 +68,7 @@ async def test_copying_repeated_leaves_is_no_silence(
     theirs: Repo,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    patient_clock: trio.testing.MockClock,
+    patient_clock: PatientClock,
 ) -> None:
     """A leaf that is copied to where it is repeated needs nobody; meanwhile a missing block ends nothing."""
     from kachery_p2p.dag.profiles import Profile
@@ -98,7 +93,7 @@ async def test_copying_repeated_leaves_is_no_silence(
 
 
 async def test_walking_what_is_here_is_no_silence(
-    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: trio.testing.MockClock
+    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: PatientClock
 ) -> None:
     """However long a load looks through its own folders first, its timeout begins when it waits for somebody."""
     data = os.urandom(1000)
@@ -114,7 +109,7 @@ async def test_walking_what_is_here_is_no_silence(
 
 
 async def test_a_block_that_comes_slowly_is_no_silence(
-    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: trio.testing.MockClock
+    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: PatientClock
 ) -> None:
     """Over a very slow line a block may take longer than the timeout, as long as parts of it come."""
     cid = store(theirs, os.urandom(1000), tmp_path)
@@ -182,7 +177,7 @@ class Dialling:
 
 
 async def test_a_source_that_restarts_is_dialled_again(
-    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: trio.testing.MockClock
+    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: PatientClock
 ) -> None:
     """A provider that was away for 40 of 60 seconds is found again, and nothing that came is fetched twice."""
     data = os.urandom(6 * MIB)
@@ -200,7 +195,7 @@ async def test_a_source_that_restarts_is_dialled_again(
 
 
 async def test_a_source_that_moved_is_searched_for_again(
-    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: trio.testing.MockClock
+    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: PatientClock
 ) -> None:
     """One that comes back at another address is found there, although the search before found nobody."""
     data = os.urandom(6 * MIB)
@@ -220,7 +215,7 @@ async def test_a_source_that_moved_is_searched_for_again(
 
 
 async def test_a_source_that_stays_away_costs_the_timeout(
-    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: trio.testing.MockClock
+    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: PatientClock
 ) -> None:
     """It is not given up before nothing has come for the timeout, and then it is said that it went away."""
     cid = store(theirs, os.urandom(6 * MIB), tmp_path)
@@ -233,7 +228,7 @@ async def test_a_source_that_stays_away_costs_the_timeout(
 
 
 async def test_a_source_that_was_never_there_costs_no_timeout(
-    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: trio.testing.MockClock
+    ours: Repo, theirs: Repo, tmp_path: Path, patient_clock: PatientClock
 ) -> None:
     """Where nothing has come from anybody, a refused dial ends the load as soon as it is known."""
     cid = store(theirs, os.urandom(100), tmp_path)
