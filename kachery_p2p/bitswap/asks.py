@@ -98,15 +98,16 @@ class Asks:
             session.outstanding += ask.charge
             link.asked(ask.charge, now)
             ask.ahead = link.block_asks
-            for one in want.sessions:
-                one.hopeless.discard(want)
             if isinstance(link, GatewayLink):
                 want.requests += 1
                 self.changed.add(link)
+                for one in want.sessions:
+                    one.hopeless.discard(want)
                 return
             want.in_flight += 1
             self.in_flight += 1
             for one in want.sessions:
+                one.hopeless.discard(want)
                 one.orphans.pop(want.multihash, None)
                 if one.standby is not None:
                     one.peerless.pop(want, None)

@@ -318,7 +318,7 @@ class WantManager:
             session.credit(link.peer, size)
             if session.standby is not None:
                 session.standby.came(size, now, gateway=link.gateway)
-            member = session.member(link)
+            member = session.gateways.get(link) if link.gateway else session.members.get(link)
             if member is not None:
                 member.positive(want, delivered=True)
 

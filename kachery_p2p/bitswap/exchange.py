@@ -414,13 +414,15 @@ class Exchange:
         else:
             hashes = await trio.to_thread.run_sync(_multihashes, blocks, limiter=self._hash_threads)
         now = trio.current_time()
+        stats, total = self._stats.of(peer), self._stats.total
         for multihash, (_, data) in zip(hashes, blocks, strict=True):
             size = len(data)
             arrival = self._client.block(peer, multihash, size, now)
             if arrival.lie:
                 self._drop(peer, "It sent a block that nobody wanted: its bytes are not what was asked for.")
                 return
-            self._stats.received(peer, size, duplicate=arrival.duplicate)
+            stats.received(size, duplicate=arrival.duplicate)
+            total.received(size, duplicate=arrival.duplicate)
             self._deliver(arrival, data, peer)
 
     def _deliver(self, arrival: Arrival, data: Buffer, source: str) -> None:

@@ -372,16 +372,17 @@ class Session:
 
     def check(self, want: Want) -> None:
         """Bring `hopeless` and `peerless` up to date for one want."""
-        by_peers = want.in_flight != 0 or self.able(want)
-        if self.standby is not None:
-            if by_peers:
-                self.peerless.pop(want, None)
-            else:
-                self.peerless[want] = None
-        if by_peers or (self.standby is not None and (want.requests != 0 or self.able_gateway(want))):
+        if want.in_flight or self.able(want):
             self.hopeless.discard(want)
-        else:
-            self.hopeless.add(want)
+            if self.standby is not None:
+                self.peerless.pop(want, None)
+            return
+        if self.standby is not None:
+            self.peerless[want] = None
+            if want.requests or self.able_gateway(want):
+                self.hopeless.discard(want)
+                return
+        self.hopeless.add(want)
 
     def check_all(self) -> None:
         """The same for all wants: somebody came or went."""

@@ -19,6 +19,15 @@ class PeerStats:
     bytes_sent: int = 0
     malformed: int = 0
 
+    def received(self, size: int, *, duplicate: bool) -> None:
+        """A block came."""
+        if duplicate:
+            self.duplicate_blocks += 1
+            self.duplicate_bytes += size
+        else:
+            self.blocks_received += 1
+            self.bytes_received += size
+
 
 @dataclass
 class Stats:
@@ -34,16 +43,6 @@ class Stats:
         if len(self.peers) > limits.MAX_STATS_PEERS:
             del self.peers[next(iter(self.peers))]
         return stats
-
-    def received(self, peer: str, size: int, *, duplicate: bool) -> None:
-        """A block came from a peer."""
-        for sums in (self.of(peer), self.total):
-            if duplicate:
-                sums.duplicate_blocks += 1
-                sums.duplicate_bytes += size
-            else:
-                sums.blocks_received += 1
-                sums.bytes_received += size
 
     def sent(self, peer: str, blocks: int, size: int) -> None:
         """Blocks went to a peer."""
