@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kachery_cloud.commands.support import command, json_option
-from kachery_p2p.json_shapes import to_json
 
 if TYPE_CHECKING:
     from kachery_cloud.node.log import Level
@@ -109,6 +108,8 @@ def node(
 
     def ready(found: RunningNode) -> None:
         if as_json:
+            from kachery_p2p.json_shapes import to_json
+
             click.echo(json.dumps(to_json(found)))
         else:
             click.echo(f"Serving {config.directory}")

@@ -57,7 +57,7 @@ def _reference() -> Any:
             ("sendDontHave", 5, "bool", False),
         ],
     )
-    add(file.message_type, "Wantlist", [("entries", 1, "message:WantlistEntry", True), ("full", 2, "bool", False)])
+    add(file.message_type, "Wantlist", [("entries", 1, "message:Entry", True), ("full", 2, "bool", False)])
     add(file.message_type, "Block", [("prefix", 1, "bytes", False), ("data", 2, "bytes", False)])
     add(file.message_type, "Presence", [("cid", 1, "bytes", False), ("type", 2, "enum:Kind", False)])
     add(

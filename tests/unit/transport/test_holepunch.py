@@ -21,7 +21,7 @@ from kachery_p2p.transport.holepunch import (
     read_message,
 )
 from kachery_p2p.transport.host import Host
-from kachery_p2p.transport.limits import TransportLimits
+from kachery_p2p.transport.limits import DEFAULTS, TransportLimits
 from kachery_p2p.transport.relay.client import RelayClient
 from kachery_p2p.transport.relay.service import RelayService
 from scripts import lab as labs
@@ -67,7 +67,7 @@ async def relayed_pair(
     nursery: trio.Nursery,
     a_listen: Sequence[str],
     told: Sequence[str] | None = None,
-    bounds: TransportLimits | None = None,
+    bounds: TransportLimits = DEFAULTS,
 ) -> tuple[Host, Host, list[HolePunchResult]]:
     """Two hosts that met through a relay, and their results as they come; `told` is what both say where they are."""
     relay = await started(nursery)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 
@@ -432,39 +431,3 @@ async def test_last_words_arrive_when_the_host_stops(pair: tuple[Host, Host], nu
         inner.cancel_scope.cancel()
     await until(lambda: got)
     assert got == [b"z" * 200_000]
-
-
-async def test_bytes_that_nobody_reads_are_paid_for(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a peer sends is on its account, and those bytes cost extra whose stream we gave up: it is held up when it
-    goes on sending them."""
-    monkeypatch.setattr(limits, "WORK_RATE", 1e-9)  # nothing is paid by time,
-    monkeypatch.setattr(limits, "WORK_BURST", 1e7)  # and there is enough for all of it
-    a, b = await started(nursery), await started(nursery)
-    await a.connect(b.addresses()[0])
-    size, count = limits.INITIAL_WINDOW // 2, 8
-    left: list[float] = []
-    gave_up = trio.Semaphore(0)
-
-    async def give_up(stream: Stream) -> None:
-        await until(lambda: stream.queued == size)
-        await stream.reset()
-        left.append(stream.connection.allowance.units)
-        gave_up.release()
-
-    b.set_handler("/give-up", give_up)
-
-    async def spent(bytes_per_unit: int) -> float:
-        """Units from the first of some streams to the last."""
-        monkeypatch.setattr(limits, "BYTES_PER_UNIT", bytes_per_unit)
-        left.clear()
-        for _ in range(count + 1):
-            stream = await a.open_stream(b.peer_id, ["/give-up"])
-            with contextlib.suppress(StreamError):
-                await stream.write(bytes(size))
-            with trio.fail_after(60):
-                await gave_up.acquire()
-            await stream.reset()
-        return left[0] - left[-1]
-
-    assert await spent(16) > count * size / 16
-    assert await spent(1 << 30) < count * size / 160
