@@ -2,6 +2,8 @@
 
 Everything runs on this machine over loopback, each run with a fresh data directory and the input in the page cache;
 the rows take turns, in alternating order. MB are 10^6 bytes. A ratio says how many times as fast as that row it was.
+
+`--compare A.json B.json` measures nothing: it sets two reports of `--json` side by side, row by row.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from scripts.benchmark import machine
+from scripts.benchmark import compare, machine
 from scripts.benchmark.dataset import Dataset, big_file, small_files
 from scripts.benchmark.rows import GATEWAY, LOAD, REFERENCES, ROWS, STORE, Row
 from scripts.benchmark.stage import Stage
@@ -30,13 +32,15 @@ Results = dict[str, list[Sample]]
 def main() -> int:
     """Parses the command line, measures, prints. Returns the exit code."""
     options = _options()
+    if options.compare:
+        return compare.main(*options.compare)
     rows = _selected(options.rows)
     skipped = {row.key: reason for row in rows if (reason := row.unavailable()) is not None}
     for row in rows:
         if row.key in skipped:
             print(f"{row.title}: not measured, {skipped[row.key]}.", file=sys.stderr)
     rows = [row for row in rows if row.key not in skipped]
-    report: dict[str, Any] = {"machine": machine.describe(), "runs": options.runs, "datasets": []}
+    report: dict[str, Any] = {"machine": machine.describe(), "peers": {}, "runs": options.runs, "datasets": []}
     if not options.json:
         print("\n".join(f"{key:8}{value}" for key, value in report["machine"].items()))
         print(f"{'runs':8}{options.runs}, medians\n", flush=True)
@@ -46,17 +50,20 @@ def main() -> int:
         datasets += [small_files(folder, options.files)] if options.files else []
         for dataset in datasets:
             chosen = [row for row in rows if not (row.big_only if dataset.is_folder else row.small_only)]
-            results = measure(folder / "stage", dataset, chosen, options.runs)
+            results, versions = measure(folder / "stage", dataset, chosen, options.runs)
+            report["peers"].update(versions)
             report["datasets"].append(_as_json(dataset, results))
             if not options.json:
                 _print_tables(dataset, chosen, results)
     if options.json:
         print(json.dumps(report, indent=2))
+    else:
+        print("\n".join(f"{name}: {version}" for name, version in sorted(report["peers"].items())))
     return 0
 
 
-def measure(folder: Path, dataset: Dataset, rows: list[Row], runs: int) -> Results:
-    """Runs every row `runs` times, to and fro, and returns the samples of each."""
+def measure(folder: Path, dataset: Dataset, rows: list[Row], runs: int) -> tuple[Results, dict[str, str]]:
+    """Runs every row `runs` times, to and fro. Returns the samples of each, and the versions of the peers."""
     results: Results = {row.key: [] for row in rows}
     folder.mkdir()
     stage = Stage(folder, dataset)
@@ -69,7 +76,7 @@ def measure(folder: Path, dataset: Dataset, rows: list[Row], runs: int) -> Resul
                 results[row.key].append(sample)
     finally:
         stage.close()
-    return results
+    return results, stage.versions
 
 
 def _print_tables(dataset: Dataset, rows: list[Row], results: Results) -> None:
@@ -151,6 +158,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--files", type=int, default=1000, help="how many small files (1000); 0: none")
     parser.add_argument("--rows", help="only these, separated by commas: " + ", ".join(row.key for row in ROWS))
     parser.add_argument("--json", action="store_true", help="print every run as JSON instead of tables")
+    parser.add_argument(
+        "--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="set two such reports side by side"
+    )
     parser.add_argument("--dir", type=Path, help="where to work (the system's temporary directory)")
     return parser.parse_args()
 

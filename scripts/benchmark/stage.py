@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.benchmark.dataset import Dataset
+from scripts.benchmark.kubo import AnyKubo, new_kubo
 from scripts.benchmark.nginx import Nginx
 from scripts.benchmark.own import Own
 from scripts.benchmark.ssh import SshServer
-from scripts.peers import Helia, Kubo, Peer
+from scripts.peers import Helia, Peer
 from scripts.workstation import Workstation
 
 
@@ -40,6 +41,8 @@ class Stage:
         self._numbers = itertools.count(1)
         self._stack = ExitStack()
         self._sources: dict[str, Source] = {}
+        #: Each kind of peer that took part, and its version.
+        self.versions: dict[str, str] = {}
         self._ssh: SshServer | None = None
         self._nginx: Nginx | None = None
 
@@ -69,18 +72,30 @@ class Stage:
     def kubo(self) -> Source:
         """A Kubo node that has added the dataset."""
         if "kubo" not in self._sources:
-            kubo = self._stack.enter_context(Kubo(self._folder / "serving-kubo", disposable=True))
+            kubo = self._stack.enter_context(self.new_kubo(self._folder / "serving-kubo"))
             self._sources["kubo"] = self._source(kubo, kubo.add)
         return self._sources["kubo"]
+
+    def new_kubo(self, folder: Path) -> AnyKubo:
+        """A Kubo of its own, the newest that can be had here."""
+        kubo = new_kubo(folder)
+        self.versions["Kubo"] = kubo.implementation
+        return kubo
 
     def helia(self) -> Source:
         """A Helia node that has added the dataset, under the profile unixfs-v1-2025."""
         if "helia" not in self._sources:
-            helia = self._stack.enter_context(Helia(self._folder / "serving-helia", disposable=True))
+            helia = self._stack.enter_context(self.new_helia(self._folder / "serving-helia"))
             self._sources["helia"] = self._source(helia, helia.add)
         return self._sources["helia"]
 
-    def _source(self, peer: Peer, add: Callable[[Path], str]) -> Source:
+    def new_helia(self, folder: Path) -> Helia:
+        """A Helia of its own."""
+        helia = Helia(folder, disposable=True)
+        self.versions["Helia"] = helia.implementation
+        return helia
+
+    def _source(self, peer: Peer | AnyKubo, add: Callable[[Path], str]) -> Source:
         hello = peer.folder / "hello.txt"
         hello.write_text(f"hello from {peer.peer_id}", encoding="utf-8")
         return Source(peer.addrs[0], add(self.dataset.path), add(hello), peer.pid)

@@ -21,6 +21,12 @@ class Usage:
     cpu: float | None
     peak: float | None
 
+    def plus(self, other: Usage) -> Usage:
+        """Both together, as one side: their CPU seconds, and the higher peak."""
+        peaks = [peak for peak in (self.peak, other.peak) if peak is not None]
+        cpu = None if self.cpu is None or other.cpu is None else self.cpu + other.cpu
+        return Usage(cpu, max(peaks, default=None))
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -61,6 +67,21 @@ class Meter:
         except OSError:
             return None
         return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
+class ChildrenMeter:
+    """What processes that this one starts from now on use, and that have ended when it is read."""
+
+    def __init__(self) -> None:
+        self._start = self._cpu()
+
+    def read(self) -> Usage:
+        """Their CPU seconds; their memory is not known."""
+        return Usage(self._cpu() - self._start, None)
+
+    def _cpu(self) -> float:
+        used = os.times()
+        return used.children_user + used.children_system
 
 
 def run_measured(side: str, *commands: Sequence[str]) -> Sample:
