@@ -32,7 +32,7 @@ from kachery_p2p.transport.sockets import ByteIO, PortNotFree, SocketIO, connect
 from kachery_p2p.transport.upgrade import HandshakeError, Secured, WrongPeer, upgrade
 from kachery_p2p.waking import Flag
 
-logger = logging.getLogger("kachery_p2p.transport")
+log = logging.getLogger("kachery_p2p.transport")
 
 Target = TypeVar("Target")
 Result = TypeVar("Result")
@@ -298,7 +298,7 @@ class Dialer:
                 if reached is not None and self._adopt(reached) is not None:
                     dial.peer = reached.secured.peer
         except Exception:
-            logger.exception("error while dialling %s", key)  # a bug in one dial must not end the host
+            log.exception("error while dialling %s", key)  # a bug in one dial must not end the host
         finally:
             if self._dials.get(key) is dial:
                 del self._dials[key]
@@ -342,7 +342,7 @@ class Dialer:
                 except HandshakeError as error:
                     # It may be that the peer dialled us at the same instant from its own port: then the system made one
                     # connection of the two, in which both sides believe to have dialled.
-                    logger.debug("dialling %s once more, from another port: %s", address.text, error)
+                    log.debug("dialling %s once more, from another port: %s", address.text, error)
             return await self._dial_tcp(address, peer, None)
 
     async def _dial_tcp(
@@ -392,9 +392,9 @@ class Dialer:
                 try:
                     result = await self._dial_tcp(address, peer, beside, initiator=initiator)
                 except PortNotFree as error:
-                    logger.debug("punching to %s: %s", address.text, error)
+                    log.debug("punching to %s: %s", address.text, error)
                 except (KacheryError, OSError, trio.ClosedResourceError) as error:
-                    logger.debug("punching to %s: %s", address.text, error)
+                    log.debug("punching to %s: %s", address.text, error)
                     if not isinstance(error, ConnectionRefusedError):
                         return
                 else:

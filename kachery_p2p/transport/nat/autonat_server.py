@@ -63,7 +63,7 @@ from kachery_p2p.wire import delimited, read_delimited
 if TYPE_CHECKING:
     from kachery_p2p.transport.host import Host
 
-logger = logging.getLogger("kachery_p2p.transport")
+log = logging.getLogger("kachery_p2p.transport")
 
 _FAILURES = (KacheryError, OSError, trio.ClosedResourceError, trio.BrokenResourceError, trio.TooSlowError)
 
@@ -197,7 +197,7 @@ class AutonatServer:
             try:
                 io, _ = await self._connect(target, peer)
             except _FAILURES as error:
-                logger.debug("dial back to %s failed: %s", target.text, error)
+                log.debug("dial back to %s failed: %s", target.text, error)
                 return
             io.close()
             reached.append(target)
@@ -267,7 +267,7 @@ class AutonatServer:
         try:
             io, secured = await self._connect(target, peer)
         except _FAILURES as error:
-            logger.debug("dial back to %s failed: %s", target.text, error)
+            log.debug("dial back to %s failed: %s", target.text, error)
             return DialStatus.DIAL_ERROR
         if self._shared is None:
             self._shared = Shared()
@@ -291,7 +291,7 @@ class AutonatServer:
                         await _hand_over(connection, nonce)
                         status = DialStatus.OK
                     except _FAILURES as error:
-                        logger.debug("the nonce did not get to %s: %s", target.text, error)
+                        log.debug("the nonce did not get to %s: %s", target.text, error)
                 await connection.close()
                 nursery.cancel_scope.cancel()
         finally:
