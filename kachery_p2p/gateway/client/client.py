@@ -42,7 +42,7 @@ _BOUNDS = HttpBounds(
     idle=limits.MAX_GATEWAYS * limits.MAX_REQUESTS,
     drained=limits.MAX_DRAIN,
 )
-# A gateway that announces such a length is honest: some nodes have blocks like that. It is not dropped as a liar.
+#: A gateway that announces such a length is honest: some nodes have blocks like that. It is not dropped as a liar.
 _TOO_LARGE = f"It has a block of more than {limits.MAX_BLOCK_SIZE:,} bytes, which are the most there may be."
 
 

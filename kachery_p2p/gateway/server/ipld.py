@@ -129,8 +129,8 @@ def follow(cid: CID, block: bytes, names: Sequence[str]) -> tuple[CID, int]:
         if isinstance(value, Link):
             try:
                 return value.cid, count
-            except InvalidCID as why:
-                raise MalformedDag(f"The link {way} is broken: {why}") from None
+            except InvalidCID as error:
+                raise MalformedDag(f"The link {way} is broken: {error}") from None
     raise NotALink(
         f"{'/'.join([str(cid), *names])} lies inside a block: reading IPLD Kinds other than Links (CBOR Tag 42) is not "
         f"implemented. Ask for {cid}."

@@ -117,8 +117,8 @@ def parse_path(raw: str) -> ContentPath:
         )
     try:
         root = CID.parse(_decoded(rest[0]))
-    except (InvalidCID, UnsupportedCID) as why:
-        raise PathRefusal(400, str(why)) from None
+    except (InvalidCID, UnsupportedCID) as error:
+        raise PathRefusal(400, str(error)) from None
     return ContentPath(root, tuple(_name(part) for part in rest[1:]), slash)
 
 
@@ -227,8 +227,8 @@ def _wanted_car(query: Mapping[str, str], choices: Sequence[Mapping[str, str]], 
     for about in choices:
         try:
             dups = _car_dups({**about, **{name: query[f"car-{name}"] for name in _CAR if f"car-{name}" in query}})
-        except PathRefusal as why:
-            refusal = refusal or why
+        except PathRefusal as error:
+            refusal = refusal or error
             continue
         located = {f"car-{name}": about[name] for name in _CAR if about.get(name) and f"car-{name}" not in query}
         overruled = any(name in about and about[name] != query.get(f"car-{name}", about[name]) for name in _CAR)
