@@ -408,7 +408,11 @@ class Connection:
     # --- streams ---------------------------------------------------------------------------------------------------
 
     async def open_stream(self) -> Stream:
-        """Open a stream; waits while the peer has too many to acknowledge. Raises `StreamError`."""
+        """Open a stream; waits while the peer has too many to acknowledge.
+
+        Raises:
+            StreamError: the connection has ended, or the peer takes no more streams.
+        """
         while not self.core.can_open and not self.is_closed:
             await self._room.wait()
         if self.is_closed:

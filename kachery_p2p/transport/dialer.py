@@ -245,7 +245,11 @@ class Dialer:
         raise DialError(f"Could not connect to {peer or 'the peer'}: {reasons}.")
 
     def _connected(self, peer: str | None, addresses: Sequence[Address]) -> str | None:
-        """The peer, when there is a connection already. Raises `DialError` when there must not be one."""
+        """The peer, when there is a connection already.
+
+        Raises:
+            DialError: the peer is this node itself, or is banned.
+        """
         if peer is None:
             for connection in self._table:
                 if connection.initiator and connection.address == addresses[0].transport:
@@ -355,7 +359,13 @@ class Dialer:
         return Reached(io, secured, tcp_multiaddr(address.kind, address.host, address.port))
 
     async def _secure(self, io: ByteIO, peer: str | None, *, initiator: bool = True) -> Secured:
-        """The handshake. The channel is closed when it fails. Raises `DialError`, `HandshakeError`, `OSError`."""
+        """The handshake. The channel is closed when it fails.
+
+        Raises:
+            DialError: the peer there is not the one that was wanted, is banned, or did not finish in time.
+            HandshakeError: the handshake failed.
+            OSError: the connection broke.
+        """
         try:
             with trio.fail_after(self._limits.handshake_timeout):
                 secured = await upgrade(io, self._keys, initiator=initiator, expected=peer if initiator else None)
@@ -381,8 +391,13 @@ class Dialer:
     async def punch(self, addresses: Sequence[Address], peer: str, *, initiator: bool) -> Reached | None:
         """Dial all addresses at this instant, each until it answers or the caller gives up; what was reached first.
 
-        From the port we listen on, where it can be had. When the peer does the same, both ends believe to have dialled:
-        `initiator` says which part this side plays then. `None` when all addresses have failed for good.
+        From the port we listen on, where it can be had. When the peer does the same, both ends believe that they
+        dialled. `None` when all addresses have failed for good.
+
+        Args:
+            addresses: where to dial.
+            peer: the peer ID that must be there.
+            initiator: the part that this side plays in the handshake.
         """
         reached: list[Reached] = []
 

@@ -154,7 +154,11 @@ class Host:
                 nursery.start_soon(connection.close)
 
     def require_nursery(self) -> trio.Nursery:
-        """The nursery of the running host. Raises `RuntimeError` when it does not run."""
+        """The nursery of the running host.
+
+        Raises:
+            RuntimeError: the host is not running.
+        """
         if self._nursery is None:
             raise RuntimeError("the host is not running")
         return self._nursery

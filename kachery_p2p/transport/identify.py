@@ -76,7 +76,11 @@ class IdentifyAnswers:
 
 
 async def read_identify(stream: Stream, local: str) -> PeerInfo:
-    """Read a peer's messages up to the end of the stream. `local` is our own peer ID.
+    """Read a peer's messages up to the end of the stream.
+
+    Args:
+        stream: the stream of the exchange.
+        local: our own peer ID.
 
     Raises:
         StreamError: the answer is malformed or too long.

@@ -209,7 +209,11 @@ class AutonatServer:
         return reached[0] if reached else None
 
     async def _connect(self, target: TcpEndpoint, peer: str) -> tuple[ByteIO, Secured]:
-        """A secured channel to that peer, from a port of its own. Raises what `_FAILURES` names."""
+        """A secured channel to that peer, from a port of its own.
+
+        Raises:
+            KacheryError, OSError, trio.TooSlowError: it cannot be reached; see `_FAILURES`.
+        """
         if self._keys is None:
             self._keys = compat.Keys.from_seed(os.urandom(32))
         with trio.fail_after(self._limits.dial_back_timeout):
@@ -310,7 +314,11 @@ async def _refuse(stream: Stream) -> None:
 
 
 async def _hand_over(connection: Connection, nonce: int) -> None:
-    """Send the nonce, and wait until the peer has confirmed it. Raises `StreamError`."""
+    """Send the nonce, and wait until the peer has confirmed it.
+
+    Raises:
+        StreamError: the peer does not take it, or the stream broke.
+    """
     stream = await connection.open_stream()
     stream.protocol = await multistream.select(stream, (V2_BACK,))
     await stream.write(delimited(encode_dial_back(nonce)))
