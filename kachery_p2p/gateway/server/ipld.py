@@ -49,7 +49,12 @@ class Link(NamedTuple):
 
     @property
     def cid(self) -> CID:
-        """Where it leads. Raises InvalidCID or UnsupportedCID."""
+        """Where it leads.
+
+        Raises:
+            InvalidCID: it is not a CID.
+            UnsupportedCID: its hash function cannot be checked.
+        """
         return CID.from_bytes(self.binary)
 
 
@@ -84,7 +89,12 @@ def _words(error: BaseException) -> str:
 
 
 def links(cid: CID, block: bytes) -> list[CID]:
-    """The links of a block, in their order. Raises MalformedDag, InvalidCID, UnsupportedCID."""
+    """The links of a block, in their order.
+
+    Raises:
+        MalformedDag: the block cannot be decoded.
+        InvalidCID, UnsupportedCID: a link cannot be followed.
+    """
     return [link.cid for link in _links(decode(cid, block))] if cid.codec in LINKED else []
 
 

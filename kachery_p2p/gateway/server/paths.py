@@ -88,11 +88,11 @@ class ContentPath:
 def parse_path(raw: str) -> ContentPath:
     """Read the path of a request, as it stands in the request (percent-encoded, ASCII).
 
-    Raises:
-        Refusal: 404 for what is not `/ipfs/...`, 501 for `/ipns/...`, 400 for a broken CID, names that lead elsewhere
-            (`..`, a NUL), bytes that are not UTF-8; 414 when it is too long.
-
     An encoded slash parts names like any other: no path leads to an entry that has one in its name.
+
+    Raises:
+        PathRefusal: 404 for what is not `/ipfs/...`, 501 for `/ipns/...`, 400 for a broken CID, names that lead
+            elsewhere (`..`, a NUL), bytes that are not UTF-8; 414 when it is too long.
     """
     if len(raw) > limits.MAX_PATH_LENGTH:
         raise PathRefusal(
@@ -147,7 +147,7 @@ def check_host(host: str | None, names: Iterable[str]) -> None:
     `localhost`, cannot be taken by anybody; any other name must be one of `names`.
 
     Raises:
-        Refusal: 421.
+        PathRefusal: 421 for any other name.
     """
     if host is None:
         return  # HTTP/1.0: no browser asks like that
@@ -191,8 +191,8 @@ def wanted_format(query: Mapping[str, str], accept: str) -> Wanted:
     """What `?format=` says, or else the Accept header (IPIP-0523).
 
     Raises:
-        Refusal: 406 for formats that this gateway does not write; 400 for those that nobody writes, and for parameters
-            that make no sense.
+        PathRefusal: 406 for formats that this gateway does not write; 400 for unknown ones, and for parameters that
+            make no sense.
     """
     kinds = _accepted(accept)
     html = any(kind == "text/html" for kind, _ in kinds)
