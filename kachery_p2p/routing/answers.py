@@ -67,7 +67,11 @@ class AnswerReader:
             raise RoutingError(f"A line of its answer is longer than {limits.MAX_LINE_SIZE >> 10} KiB.")
 
     def end(self) -> Iterator[PeerRecord]:
-        """The records that are left when the answer has ended. Raises like `feed`."""
+        """The records that are left when the answer has ended.
+
+        Raises:
+            RoutingError: the answer is not made of records.
+        """
         if self._streamed:
             yield from self._line(self._buffer)
             if self._malformed and self._malformed == self._seen:

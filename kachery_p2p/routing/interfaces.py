@@ -32,7 +32,11 @@ class ProviderSource(Protocol):
     def name(self) -> str: ...
 
     def find_providers(self, multihash: bytes) -> AsyncGenerator[Provider, None]:
-        """Providers, as they are found; ends when nothing more is to be found. Raises nothing but `KacheryError`."""
+        """Providers, as they are found; ends when nothing more is to be found.
+
+        Raises:
+            KacheryError: they cannot be looked for. Nothing else is raised.
+        """
         ...
 
 

@@ -185,7 +185,11 @@ async def _resolve_dnsaddr(address: Address, depth: int) -> list[Address]:
 
 
 def parse_listen(text: str) -> Address:
-    """A multiaddr to listen on: an IP address and a TCP port. Raises `InvalidAddress`."""
+    """A multiaddr to listen on: an IP address and a TCP port.
+
+    Raises:
+        InvalidAddress: it is something else, or names a peer.
+    """
     address = parse_address(text)
     if address.kind not in ("ip4", "ip6") or address.peer:
         raise InvalidAddress(f"{text!r} is not an address to listen on; one looks like /ip4/0.0.0.0/tcp/4001.")

@@ -35,7 +35,7 @@ from kachery_p2p.transport.yamux import (
 from kachery_p2p.turns import Allowance, Pool, Turn
 from kachery_p2p.waking import Flag, Signal
 
-logger = logging.getLogger("kachery_p2p.transport")
+log = logging.getLogger("kachery_p2p.transport")
 
 _BROKEN = (OSError, trio.ClosedResourceError, trio.BrokenResourceError)
 
@@ -196,7 +196,7 @@ class Connection:
         self._idle.notify()
         if self._loops is not None:
             self._loops.cancel()
-        logger.debug("connection with %s at %s ended: %s", self.peer, self.address, reason)
+        log.debug("connection with %s at %s ended: %s", self.peer, self.address, reason)
         self._ended(self)
 
     def drop(self, reason: str) -> None:
@@ -236,7 +236,7 @@ class Connection:
             while not self.is_closed:
                 await self._receive()
         except StreamError as error:
-            logger.debug("dropping the connection with %s at %s: %s", self.peer, self.address, error)
+            log.debug("dropping the connection with %s at %s: %s", self.peer, self.address, error)
             if not self.is_closed:
                 self.core.go_away(GO_AWAY_PROTOCOL_ERROR)
                 self.flush()
@@ -244,7 +244,7 @@ class Connection:
         except _BROKEN as error:
             self.abort(_describe(error))
         except Exception:
-            logger.exception("error while receiving from %s at %s", self.peer, self.address)
+            log.exception("error while receiving from %s at %s", self.peer, self.address)
             self.abort("an internal error")
 
     async def _receive(self) -> None:
@@ -380,7 +380,7 @@ class Connection:
         except _BROKEN as error:
             self.abort(_describe(error))
         except Exception:
-            logger.exception("error while sending to %s at %s", self.peer, self.address)
+            log.exception("error while sending to %s at %s", self.peer, self.address)
             self.abort("an internal error")
 
     # --- liveness --------------------------------------------------------------------------------------------------
@@ -408,7 +408,11 @@ class Connection:
     # --- streams ---------------------------------------------------------------------------------------------------
 
     async def open_stream(self) -> Stream:
-        """Open a stream; waits while the peer has too many to acknowledge. Raises `StreamError`."""
+        """Open a stream; waits while the peer has too many to acknowledge.
+
+        Raises:
+            StreamError: the connection has ended, or the peer takes no more streams.
+        """
         while not self.core.can_open and not self.is_closed:
             await self._room.wait()
         if self.is_closed:

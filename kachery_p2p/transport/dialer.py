@@ -32,7 +32,7 @@ from kachery_p2p.transport.sockets import ByteIO, PortNotFree, SocketIO, connect
 from kachery_p2p.transport.upgrade import HandshakeError, Secured, WrongPeer, upgrade
 from kachery_p2p.waking import Flag
 
-logger = logging.getLogger("kachery_p2p.transport")
+log = logging.getLogger("kachery_p2p.transport")
 
 Target = TypeVar("Target")
 Result = TypeVar("Result")
@@ -245,7 +245,11 @@ class Dialer:
         raise DialError(f"Could not connect to {peer or 'the peer'}: {reasons}.")
 
     def _connected(self, peer: str | None, addresses: Sequence[Address]) -> str | None:
-        """The peer, when there is a connection already. Raises `DialError` when there must not be one."""
+        """The peer, when there is a connection already.
+
+        Raises:
+            DialError: the peer is this node itself, or is banned.
+        """
         if peer is None:
             for connection in self._table:
                 if connection.initiator and connection.address == addresses[0].transport:
@@ -298,7 +302,7 @@ class Dialer:
                 if reached is not None and self._adopt(reached) is not None:
                     dial.peer = reached.secured.peer
         except Exception:
-            logger.exception("error while dialling %s", key)  # a bug in one dial must not end the host
+            log.exception("error while dialling %s", key)  # a bug in one dial must not end the host
         finally:
             if self._dials.get(key) is dial:
                 del self._dials[key]
@@ -342,7 +346,7 @@ class Dialer:
                 except HandshakeError as error:
                     # It may be that the peer dialled us at the same instant from its own port: then the system made one
                     # connection of the two, in which both sides believe to have dialled.
-                    logger.debug("dialling %s once more, from another port: %s", address.text, error)
+                    log.debug("dialling %s once more, from another port: %s", address.text, error)
             return await self._dial_tcp(address, peer, None)
 
     async def _dial_tcp(
@@ -355,7 +359,13 @@ class Dialer:
         return Reached(io, secured, tcp_multiaddr(address.kind, address.host, address.port))
 
     async def _secure(self, io: ByteIO, peer: str | None, *, initiator: bool = True) -> Secured:
-        """The handshake. The channel is closed when it fails. Raises `DialError`, `HandshakeError`, `OSError`."""
+        """The handshake. The channel is closed when it fails.
+
+        Raises:
+            DialError: the peer there is not the one that was wanted, is banned, or did not finish in time.
+            HandshakeError: the handshake failed.
+            OSError: the connection broke.
+        """
         try:
             with trio.fail_after(self._limits.handshake_timeout):
                 secured = await upgrade(io, self._keys, initiator=initiator, expected=peer if initiator else None)
@@ -381,8 +391,13 @@ class Dialer:
     async def punch(self, addresses: Sequence[Address], peer: str, *, initiator: bool) -> Reached | None:
         """Dial all addresses at this instant, each until it answers or the caller gives up; what was reached first.
 
-        From the port we listen on, where it can be had. When the peer does the same, both ends believe to have dialled:
-        `initiator` says which part this side plays then. `None` when all addresses have failed for good.
+        From the port we listen on, where it can be had. When the peer does the same, both ends believe that they
+        dialled. `None` when all addresses have failed for good.
+
+        Args:
+            addresses: where to dial.
+            peer: the peer ID that must be there.
+            initiator: the part that this side plays in the handshake.
         """
         reached: list[Reached] = []
 
@@ -392,9 +407,9 @@ class Dialer:
                 try:
                     result = await self._dial_tcp(address, peer, beside, initiator=initiator)
                 except PortNotFree as error:
-                    logger.debug("punching to %s: %s", address.text, error)
+                    log.debug("punching to %s: %s", address.text, error)
                 except (KacheryError, OSError, trio.ClosedResourceError) as error:
-                    logger.debug("punching to %s: %s", address.text, error)
+                    log.debug("punching to %s: %s", address.text, error)
                     if not isinstance(error, ConnectionRefusedError):
                         return
                 else:

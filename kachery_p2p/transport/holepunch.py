@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from kachery_p2p.transport.host import Host
     from kachery_p2p.transport.stream import Stream
 
-logger = logging.getLogger("kachery_p2p.transport")
+log = logging.getLogger("kachery_p2p.transport")
 
 DCUTR = "/libp2p/dcutr"
 CONNECT, SYNC = 100, 300
@@ -100,7 +100,7 @@ async def read_message(channel: Source, expected: int) -> list[str]:
                 try:
                     addrs.append(str(Multiaddr(part)))
                 except Exception:  # noqa: BLE001 - multiaddr and the codecs under it raise dozens of types
-                    logger.debug("an address in a hole punching message cannot be read")
+                    log.debug("an address in a hole punching message cannot be read")
     if kind != expected:
         raise MalformedMessage(f"A peer sent a hole punching message of type {kind} where {expected} was due.")
     return addrs
@@ -150,7 +150,7 @@ class HolePunch:
         }
 
     def _report(self, result: HolePunchResult) -> None:
-        logger.info("hole punching with %s: %s", result.peer, result.why)
+        log.info("hole punching with %s: %s", result.peer, result.why)
         self._counters["ok" if result.ok else "failed"] += 1
         self._last[result.peer] = result
         self._last.move_to_end(result.peer)
@@ -189,7 +189,7 @@ class HolePunch:
             why = str(error) or "the peer did not answer in time"
             result = HolePunchResult(peer, False, True, 0, 0.0, why)
         except Exception:  # a bug in one attempt must not end the node
-            logger.exception("error while punching a hole to %s", peer)
+            log.exception("error while punching a hole to %s", peer)
             return
         finally:
             self._active.discard(peer)

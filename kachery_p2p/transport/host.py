@@ -23,7 +23,7 @@ from kachery_p2p.transport.sockets import ByteIO
 from kachery_p2p.transport.stream import Stream
 from kachery_p2p.transport.upgrade import upgrade
 
-logger = logging.getLogger("kachery_p2p.transport")
+log = logging.getLogger("kachery_p2p.transport")
 
 Handler = Callable[[Stream], Awaitable[None]]
 
@@ -154,7 +154,11 @@ class Host:
                 nursery.start_soon(connection.close)
 
     def require_nursery(self) -> trio.Nursery:
-        """The nursery of the running host. Raises `RuntimeError` when it does not run."""
+        """The nursery of the running host.
+
+        Raises:
+            RuntimeError: the host is not running.
+        """
         if self._nursery is None:
             raise RuntimeError("the host is not running")
         return self._nursery
@@ -419,10 +423,10 @@ class Host:
             if not stream.kept:
                 await stream.close()
         except (StreamError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            logger.debug("%r ended: %s", stream, error)
+            log.debug("%r ended: %s", stream, error)
             stream.abort()
         except Exception:
-            logger.warning("the handler of %s failed", stream.protocol, exc_info=True)
+            log.warning("the handler of %s failed", stream.protocol, exc_info=True)
             stream.abort("the handler failed")
         except BaseException:
             stream.abort()

@@ -29,7 +29,7 @@ from kachery_p2p.transport.stream import Stream
 from kachery_p2p.waking import Flag
 from kachery_p2p.wire import delimited, read_length
 
-logger = logging.getLogger("kachery_p2p.transport")
+log = logging.getLogger("kachery_p2p.transport")
 
 IDENTIFY = "/ipfs/id/1.0.0"
 IDENTIFY_PUSH = "/ipfs/id/push/1.0.0"
@@ -76,7 +76,11 @@ class IdentifyAnswers:
 
 
 async def read_identify(stream: Stream, local: str) -> PeerInfo:
-    """Read a peer's messages up to the end of the stream. `local` is our own peer ID.
+    """Read a peer's messages up to the end of the stream.
+
+    Args:
+        stream: the stream of the exchange.
+        local: our own peer ID.
 
     Raises:
         StreamError: the answer is malformed or too long.
@@ -159,7 +163,7 @@ class Service:
                     await stream.close_write()
                     await self._learn(stream)
         except StreamError as error:
-            logger.debug("identify of %s failed: %s", connection.peer, error)
+            log.debug("identify of %s failed: %s", connection.peer, error)
 
     async def _learn(self, stream: Stream) -> None:
         stream.connection.allowance.spend(limits.IDENTIFY_WORK)
@@ -188,4 +192,4 @@ class Service:
                 async with await self._host.open_stream(peer, (IDENTIFY_PUSH,)) as stream:
                     await stream.write(self._message(stream))
         except StreamError as error:
-            logger.debug("identify push to %s failed: %s", peer, error)
+            log.debug("identify push to %s failed: %s", peer, error)

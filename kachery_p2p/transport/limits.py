@@ -8,149 +8,149 @@ from kachery_p2p.units import KIB, MIB
 
 # --- record layer --------------------------------------------------------------------------------------------------
 
-# A Noise message is at most 65535 bytes of ciphertext, 16 of them the tag (Noise specification, section 3).
+#: A Noise message is at most 65535 bytes of ciphertext, 16 of them the tag (Noise specification, section 3).
 NOISE_MESSAGE = 65535
 NOISE_PLAINTEXT = NOISE_MESSAGE - 16
-# Eight messages, half a MiB, go to the kernel at once: more gains nothing measurable, fewer cost system calls.
+#: Eight messages, half a MiB, go to the kernel at once: more gains nothing measurable, fewer cost system calls.
 SEND_BATCH = 8
-# One receive buffer of this size serves all connections of a host, since it is emptied before the next await.
+#: One receive buffer of this size serves all connections of a host, since it is emptied before the next await.
 RECEIVE_BUFFER = 1 * MIB
-# Idle send buffers kept for reuse; each is SEND_BATCH messages long, and few connections send at the same moment.
+#: Idle send buffers kept for reuse; each is SEND_BATCH messages long, and few connections send at the same moment.
 SPARE_SEND_BUFFERS = 4
 
 # --- yamux ---------------------------------------------------------------------------------------------------------
 
-# The window every stream starts with, fixed by the Yamux specification.
+#: The window every stream starts with, fixed by the Yamux specification.
 INITIAL_WINDOW = 256 * KIB
-# 16 MiB fill 100 ms of round trip at 160 MB/s; go-yamux uses the same maximum.
+#: 16 MiB fill 100 ms of round trip at 160 MB/s; go-yamux uses the same maximum.
 MAX_WINDOW = 16 * MIB
-# What all streams of one connection may have been granted above INITIAL_WINDOW.
+#: What all streams of one connection may have been granted above INITIAL_WINDOW.
 CONNECTION_WINDOW = 24 * MIB
-# The same for the whole host, so that many fast peers at once do not add up to gigabytes.
+#: The same for the whole host, so that many fast peers at once do not add up to gigabytes.
 HOST_WINDOW = 96 * MIB
-# Received and unread bytes of one connection. Streams that nobody reads hit it; the stream that exceeds it is reset.
+#: Received and unread bytes of one connection. Streams that nobody reads hit it; the stream that exceeds it is reset.
 CONNECTION_QUEUE = 32 * MIB
-# The same for the whole host.
+#: The same for the whole host.
 HOST_QUEUE = 192 * MIB
-# A window that was used up within this many round trips (or WINDOW_BUSY seconds, whichever is longer) is doubled.
+#: A window that was used up within this many round trips (or WINDOW_BUSY seconds, whichever is longer) is doubled.
 WINDOW_ROUND_TRIPS = 4
 WINDOW_BUSY = 0.05
-# Open streams of one connection, each direction: far above what Bitswap and a DHT use, low enough to hold in memory.
+#: Open streams of one connection, each direction: far above what Bitswap and a DHT use, low enough to hold in memory.
 MAX_STREAMS = 1024
-# Streams we opened that the peer has not acknowledged; go-yamux refuses the 257th.
+#: Streams we opened that the peer has not acknowledged; go-yamux refuses the 257th.
 MAX_UNACKNOWLEDGED = 256
-# Control frames waiting to be sent (12 bytes each). Only a peer that does not read lets so many pile up.
+#: Control frames waiting to be sent (12 bytes each). Only a peer that does not read lets so many pile up.
 MAX_CONTROL_BYTES = 12 * 8192
-# Frames that do no work (pings, resets, empty data, refused streams) that a connection may save up.
+#: Frames that do no work (pings, resets, empty data, refused streams) that a connection may save up.
 IDLE_FRAMES_BURST = 4000.0
-# Frames read from one message before it is looked at whether others should have their turn: a tenth of a millisecond.
+#: Frames read from one message before it is looked at whether others should have their turn: a tenth of a millisecond.
 FRAMES_IN_A_ROW = 32
-# Space left in a Noise message below which a data frame that does not fit starts in the next message.
+#: Space left in a Noise message below which a data frame that does not fit starts in the next message.
 MIN_SPLIT = 4096
-# Received pieces below this size are gathered, so that one-byte frames do not cost an object each.
+#: Received pieces below this size are gathered, so that one-byte frames do not cost an object each.
 GATHER_BELOW = 16 * KIB
-# How much gathered data one object holds.
+#: How much gathered data one object holds.
 GATHER_SIZE = 64 * KIB
 
 # --- what a peer may make us do ------------------------------------------------------------------------------------
 
 # The unit is a frame without payload, some 4 microseconds.
 
-# What one connection may save up: 40 ms.
+#: What one connection may save up: 40 ms.
 WORK_BURST = 10_000.0
-# Receiving from the socket, decrypting a message, reading and writing a small piece, taking a stream and agreeing on
-# its protocol, learning what a peer says of itself; in units, as measured where system calls are slow.
+#: Receiving from the socket, decrypting a message, reading and writing a small piece, taking a stream and agreeing on
+#: its protocol, learning what a peer says of itself; in units, as measured where system calls are slow.
 RECEIVE_WORK = 25
 MESSAGE_WORK = 4
 READ_WORK = 2
 WRITE_WORK = 25
 STREAM_WORK = 80
 IDENTIFY_WORK = 500
-# So many bytes, either way, pay for one unit: bulk data pays for itself, and little for anything else. To decrypt them
-# takes about one unit, too, and bytes that nobody reads, of streams that were reset, cost that instead.
+#: So many bytes, either way, pay for one unit: bulk data pays for itself, and little for anything else. To decrypt them
+#: takes about one unit, too, and bytes that nobody reads, of streams that were reset, cost that instead.
 BYTES_PER_UNIT = 4096
-# First receives of a connection, and those of one whose bytes took more than a turn; doubled up to RECEIVE_BUFFER
-# while they do not.
+#: First receives of a connection, and those of one whose bytes took more than a turn; doubled up to RECEIVE_BUFFER
+#: while they do not.
 FIRST_RECEIVE = 64 * KIB
 
 # --- liveness ------------------------------------------------------------------------------------------------------
 
-# A stream we closed and the peer did not is reset after this.
+#: A stream we closed and the peer did not is reset after this.
 HALF_CLOSED_TIMEOUT = 60.0
-# Handlers get this long to notice that their connection is gone before they are cancelled.
+#: Handlers get this long to notice that their connection is gone before they are cancelled.
 HANDLER_GRACE = 5.0
-# Saying goodbye on the way out may take this long in all.
+#: Saying goodbye on the way out may take this long in all.
 GOODBYE_TIMEOUT = 1.0
 
 # --- connections ---------------------------------------------------------------------------------------------------
 
-# Inbound connections whose handshake is not done; when one more comes, the oldest of the address that has most is
-# dropped. This, `max_connections` and MAX_DIALS are lower where the process may open few files (`descriptors.py`).
+#: Inbound connections whose handshake is not done; when one more comes, the oldest of the address that has most is
+#: dropped. This, `max_connections` and MAX_DIALS are lower where the process may open few files (`descriptors.py`).
 MAX_HANDSHAKES = 128
-# Of a host's connections, those that came from one address (IPv6: one /64) while others want in: a quarter. A whole lab
-# may be behind one address, so nothing is refused for it while there is room.
+#: Of a host's connections, those that came from one address (IPv6: one /64) while others want in: a quarter. A whole
+#: lab may be behind one address, so nothing is refused for it while there is room.
 ADDRESS_SHARE = 0.25
-# Connections of one peer: two for a simultaneous dial, and spare ones for a peer that lost the old ones unnoticed.
+#: Connections of one peer: two for a simultaneous dial, and spare ones for a peer that lost the old ones unnoticed.
 MAX_CONNECTIONS_PER_PEER = 4
-# Backlog of a listening socket.
+#: Backlog of a listening socket.
 LISTEN_BACKLOG = 256
-# The same warning is not repeated within so many seconds.
+#: The same warning is not repeated within so many seconds.
 WARN_INTERVAL = 60.0
-# Pause after the process ran out of file descriptors, seconds.
+#: Pause after the process ran out of file descriptors, seconds.
 ACCEPT_PAUSE = 0.1
-# The addresses of the network interfaces are looked up again after so many seconds; it costs a millisecond.
+#: The addresses of the network interfaces are looked up again after so many seconds; it costs a millisecond.
 INTERFACES_REFRESH = 5.0
 
 # --- dialling ------------------------------------------------------------------------------------------------------
 
-# The next address is tried after this many seconds without an answer (RFC 8305 section 5).
+#: The next address is tried after this many seconds without an answer (RFC 8305 section 5).
 DIAL_STAGGER = 0.25
-# Whole dial, when the caller does not say.
+#: Whole dial, when the caller does not say.
 DIAL_TIMEOUT = 10.0
-# Addresses of one peer that are tried; the rest is ignored.
+#: Addresses of one peer that are tried; the rest is ignored.
 MAX_DIAL_ADDRESSES = 32
-# TCP connects and handshakes in progress at once.
+#: TCP connects and handshakes in progress at once.
 MAX_DIALS = 256
-# IP addresses taken from one DNS answer, and levels of /dnsaddr that point at each other.
+#: IP addresses taken from one DNS answer, and levels of /dnsaddr that point at each other.
 MAX_DNS_ANSWERS = 16
 MAX_DNSADDR_DEPTH = 3
 
-# Addresses dialled at the same instant in one attempt to punch a hole.
+#: Addresses dialled at the same instant in one attempt to punch a hole.
 MAX_PUNCH_ADDRESSES = 8
-# A hole punching message; the specification says so.
+#: A hole punching message; the specification says so.
 MAX_PUNCH_MESSAGE = 4 * KIB
-# Attempts with one peer.
+#: Attempts with one peer.
 PUNCH_ATTEMPTS = 3
-# The exchange of messages before an attempt takes two round trips through the relay.
+#: The exchange of messages before an attempt takes two round trips through the relay.
 PUNCH_TALK_TIMEOUT = 10.0
-# When all our dials of an attempt have failed, the peer's may still succeed; a round trip or two are enough.
+#: When all our dials of an attempt have failed, the peer's may still succeed; a round trip or two are enough.
 PUNCH_GRACE = 1.0
-# Attempts of a peer that follow each other within this time belong together.
+#: Attempts of a peer that follow each other within this time belong together.
 PUNCH_ROUND = 20.0
-# Peers with which it is tried at the same time, and results that are remembered.
+#: Peers with which it is tried at the same time, and results that are remembered.
 MAX_PUNCHES = 32
 MAX_PUNCH_RESULTS = 64
-# Pause before an address that refused in such an attempt is dialled again: its NAT may open a moment later.
+#: Pause before an address that refused in such an attempt is dialled again: its NAT may open a moment later.
 PUNCH_RETRY_PAUSE = 0.1
 
 # --- multistream, identify -----------------------------------------------------------------------------------------
 
-# A protocol name with its newline; go-multistream allows 64 KiB, the longest name in use has 60 bytes.
+#: A protocol name with its newline; go-multistream allows 64 KiB, the longest name in use has 60 bytes.
 MAX_PROTOCOL_NAME = 1024
-# Proposals a peer may make on one stream.
+#: Proposals a peer may make on one stream.
 MAX_PROPOSALS = 64
-# The identify exchange, seconds; it runs beside everything else.
+#: The identify exchange, seconds; it runs beside everything else.
 IDENTIFY_TIMEOUT = 10.0
-# A ping stream on which nothing comes for so long is closed, seconds, as py-libp2p and go-libp2p do.
+#: A ping stream on which nothing comes for so long is closed, seconds, as py-libp2p and go-libp2p do.
 PING_IDLE_TIMEOUT = 60.0
-# All messages of one identify answer together.
+#: All messages of one identify answer together.
 MAX_IDENTIFY = 64 * KIB
-# Addresses and protocols remembered of one peer.
+#: Addresses and protocols remembered of one peer.
 MAX_PEER_ADDRESSES = 64
 MAX_PEER_PROTOCOLS = 128
-# Characters of one address, protocol name or agent that a peer tells of; longer ones are not kept.
+#: Characters of one address, protocol name or agent that a peer tells of; longer ones are not kept.
 MAX_PEER_TEXT = 256
-# Wait before telling peers about new handlers or addresses, so that several changes make one message.
+#: Wait before telling peers about new handlers or addresses, so that several changes make one message.
 IDENTIFY_PUSH_DELAY = 0.5
 
 

@@ -20,7 +20,7 @@ from kachery_p2p.transport.limits import TransportLimits
 from kachery_p2p.transport.sockets import ByteIO, SocketIO, listen_tcp
 from kachery_p2p.transport.upgrade import upgrade
 
-logger = logging.getLogger("kachery_p2p.transport")
+log = logging.getLogger("kachery_p2p.transport")
 
 DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
 _NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
@@ -85,7 +85,7 @@ class Listener:
                 cause = error.__cause__ if isinstance(error, AddressInUse) else error
                 missing = isinstance(cause, OSError) and cause.errno in _NO_SUCH_FAMILY
                 if address.host == "::" and len(self._addresses) > 1 and missing:
-                    logger.debug("no IPv6 on this machine, listening on IPv4 only")
+                    log.debug("no IPv6 on this machine, listening on IPv4 only")
                     continue
                 self.close()
                 if isinstance(error, AddressInUse):
@@ -182,7 +182,7 @@ class Listener:
         now = time.monotonic()
         if now - self._warned > limits.WARN_INTERVAL:
             self._warned = now
-            logger.warning("This process has no file descriptors left; new connections wait. Raise `ulimit -n`.")
+            log.warning("This process has no file descriptors left; new connections wait. Raise `ulimit -n`.")
 
     async def _accept(self, sock: SocketIO, address: str, key: object, scope: trio.CancelScope) -> None:
         io = self._wrap(sock)
@@ -191,9 +191,9 @@ class Listener:
             with scope, trio.move_on_after(self._limits.handshake_timeout):
                 secured = await upgrade(io, self._keys, initiator=False)
         except (KacheryError, OSError, trio.ClosedResourceError) as error:
-            logger.debug("handshake with %s failed: %s", address, error)
+            log.debug("handshake with %s failed: %s", address, error)
         except Exception:
-            logger.exception("error in the handshake with %s", address)  # a stranger must not be able to end the host
+            log.exception("error in the handshake with %s", address)  # a stranger must not be able to end the host
         finally:
             self._handshakes.pop(key, None)
             self._groups.pop(key, None)

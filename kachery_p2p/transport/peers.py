@@ -14,7 +14,7 @@ from kachery_p2p.transport import limits
 from kachery_p2p.transport.connection import Connection
 from kachery_p2p.transport.limits import TransportLimits
 
-logger = logging.getLogger("kachery_p2p.transport")
+log = logging.getLogger("kachery_p2p.transport")
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class Hook(Generic[T]):
             try:
                 callback(value)
             except Exception:
-                logger.exception("a callback failed")
+                log.exception("a callback failed")
 
 
 @dataclass(frozen=True)

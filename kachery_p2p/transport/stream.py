@@ -82,7 +82,11 @@ class Stream(YamuxStream):
         self._readable.notify()
 
     async def _wait_readable(self) -> bool:
-        """Wait for bytes; `False` at the end. Raises `StreamReset`."""
+        """Wait for bytes; `False` at the end.
+
+        Raises:
+            StreamReset: the stream was torn down, or closed by this side.
+        """
         if self._reading:
             raise trio.BusyResourceError("another task is reading from this stream")
         if self.chunks:
@@ -133,17 +137,29 @@ class Stream(YamuxStream):
         return parts
 
     async def wait_readable(self) -> None:
-        """Wait until there are bytes, or the end. Raises `StreamReset`."""
+        """Wait until there are bytes, or the end.
+
+        Raises:
+            StreamReset: the stream was torn down, or closed by this side.
+        """
         await self._wait_readable()
 
     async def read_exactly(self, count: int, /) -> bytearray:
-        """Exactly `count` bytes. Raises `StreamEOF` when the peer's side ends before."""
+        """Exactly `count` bytes.
+
+        Raises:
+            StreamEOF: the peer's side ends before.
+        """
         data = bytearray(count)
         await self.read_into(memoryview(data))
         return data
 
     async def read_into(self, target: memoryview) -> None:
-        """Fill `target`, copying each byte once. Raises `StreamEOF` when the peer's side ends before."""
+        """Fill `target`, copying each byte once.
+
+        Raises:
+            StreamEOF: the peer's side ends before.
+        """
         done, size = 0, len(target)
         while done < size:
             if not await self._wait_readable():

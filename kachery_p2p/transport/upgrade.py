@@ -43,7 +43,11 @@ class HandshakeChannel:
         self.buffer = bytearray()
 
     async def read(self, maximum: int) -> bytes:
-        """Up to `maximum` bytes. Raises `StreamEOF` at the end."""
+        """Up to `maximum` bytes.
+
+        Raises:
+            StreamEOF: the peer closed the connection.
+        """
         if not self.buffer:
             chunk = bytearray(8192)
             while True:

@@ -112,10 +112,16 @@ def _related(old: str, new: str) -> bool:
 
 
 def check_head(status: int, headers: Mapping[str, str], *, car: bool, wall: float) -> None:
-    """Raise `GatewayRefusal` unless the body of this answer may be the block or CAR that was asked for.
+    """Make sure that the body of this answer may be the block or CAR that was asked for.
 
     Args:
+        status: of the answer.
+        headers: of the answer, their names in lower case.
+        car: whether a CAR was asked for.
         wall: seconds since the epoch.
+
+    Raises:
+        GatewayRefusal: it is something else, or the gateway does not give it.
     """
     if status == 200:
         _check_type(headers, car=car)

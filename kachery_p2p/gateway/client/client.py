@@ -42,7 +42,7 @@ _BOUNDS = HttpBounds(
     idle=limits.MAX_GATEWAYS * limits.MAX_REQUESTS,
     drained=limits.MAX_DRAIN,
 )
-# A gateway that announces such a length is honest: some nodes have blocks like that. It is not dropped as a liar.
+#: A gateway that announces such a length is honest: some nodes have blocks like that. It is not dropped as a liar.
 _TOO_LARGE = f"It has a block of more than {limits.MAX_BLOCK_SIZE:,} bytes, which are the most there may be."
 
 
@@ -95,6 +95,8 @@ class GatewayClient:
         """One block, checked.
 
         Args:
+            gateway: where to ask.
+            cid: the block.
             alive: called with the number of bytes that came, while they come.
 
         Raises:
@@ -115,9 +117,13 @@ class GatewayClient:
         on_block: Callable[[CID, bytes], bool],
         alive: Callable[[int], None] = _nothing,
     ) -> None:
-        """The blocks of a directory, or of the bytes `first` to `last` (inclusive) of a file, root first.
+        """The blocks of a directory, or of some bytes of a file, root first.
 
         Args:
+            gateway: where to ask.
+            cid: the directory or the file.
+            first: the first byte that is wanted of a file.
+            last: the last one.
             on_block: called with each checked block as it comes; says whether more is wanted.
             alive: called with the number of bytes that came, while they come.
 

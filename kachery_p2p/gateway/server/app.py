@@ -165,7 +165,7 @@ def _check_framing(scope: Mapping[str, Any], headers: Headers) -> None:
     The HTTP server bounds a head that comes in pieces; one that comes at once is there before it is counted.
 
     Raises:
-        Refusal: 400 (RFC 9112, section 6.3), 431.
+        PathRefusal: 400 (RFC 9112, section 6.3), 431.
     """
     if "transfer-encoding" in headers and "content-length" in headers:
         raise PathRefusal(400, "The request has both Transfer-Encoding and Content-Length.")

@@ -52,15 +52,18 @@ class CarRequest:
 
 
 class CarPieces:
-    """A CAR in pieces. `next` runs in a thread; it gives b"" at the end.
-
-    Raises, from `next`: NotHere for a missing block, MalformedDag, UnsupportedCID for links that cannot be followed.
-    """
+    """A CAR in pieces."""
 
     def __init__(self, content: Content, found: ResolvedPath, request: CarRequest) -> None:
         self._sections = _sections(content, found, request)
 
     def next(self) -> bytes:
+        """The next piece, b"" at the end. Runs in a thread.
+
+        Raises:
+            BlockUnavailable: a block is missing.
+            MalformedDag, UnsupportedCID: a link cannot be followed.
+        """
         parts: list[bytes] = []
         size = 0
         for count, section in enumerate(self._sections, 1):

@@ -80,7 +80,12 @@ class ResolvedPath:
 
     @property
     def kind(self) -> DataType:
-        """What it is. Raises MalformedDag; UnsupportedCID for what is neither raw nor dag-pb."""
+        """What it is.
+
+        Raises:
+            MalformedDag: the block does not make sense.
+            UnsupportedCID: it is neither raw nor dag-pb.
+        """
         return node_kind(self.block, self.cid)
 
     @property
@@ -93,7 +98,13 @@ class ResolvedPath:
 
     @property
     def size(self) -> int:
-        """Bytes of the file. Raises MalformedDag, UnsupportedCID, and IsADirectory or NotAFile for what is none."""
+        """Bytes of the file.
+
+        Raises:
+            MalformedDag: the block does not make sense.
+            UnsupportedCID: it is neither raw nor dag-pb, or has a link that cannot be checked.
+            IsADirectory, NotAFile: it is something else than a file.
+        """
         walk = FileWalk(self.cid, 0, 0)
         (ref,) = walk.take(1)
         walk.feed(ref, self.block)
@@ -134,22 +145,30 @@ class Content:
         """Follow a path through directories, and through the links in dag-cbor and dag-json.
 
         Raises:
-            NotHere: a block is missing; ContentNotFound: and nobody else has it, either.
-            PathNotFound, NotADirectory, MalformedDag, UnsupportedCID ...
-            NotALink: it ends inside a block.
+            BlockUnavailable: a block is not here, and is not fetched.
+            ContentNotFound: a block is not here, and no other node was found that has it.
+            PathNotFound, NotADirectory, InvalidName: there is no such path.
+            NotALink: the path ends inside a block.
+            MalformedDag, UnsupportedCID: a block on the way cannot be read.
         """
         return await self._with_fetch(lambda: self._find(root, names), root, names)
 
     async def entries(self, found: ResolvedPath) -> tuple[list[HamtEntry], int]:
         """What is in a directory: the first `max_entries_shown` entries, and how many there are.
 
-        Raises as `find` does; MalformedDag also for one too large to list.
+        Raises:
+            KacheryError: as `all_entries`.
         """
         entries = await self.all_entries(found)
         return entries[: self.limits.max_entries_shown], len(entries)
 
     async def all_entries(self, found: ResolvedPath) -> list[HamtEntry]:
-        """All that is in a directory. Raises as `entries`."""
+        """All that is in a directory.
+
+        Raises:
+            MalformedDag: a block does not make sense, or the directory is too large to be listed.
+            KacheryError: a block cannot be had or read; see `find`.
+        """
         return await self._with_fetch(lambda: self._entries(found.cid), found.cid, [], limiter=self._listers)
 
     async def entry(self, found: ResolvedPath, name: str) -> ResolvedPath | None:
@@ -233,7 +252,11 @@ class Content:
         return drive(list_directory(cid), blocks)
 
     def block(self, cid: CID) -> bytes:
-        """A block of the repo, in the thread that calls. Raises NotHere."""
+        """A block of the repo, in the thread that calls.
+
+        Raises:
+            BlockUnavailable: the repo does not have it.
+        """
         block = self._repo.get_block(cid.multihash)
         if block is None:
             raise BlockUnavailable(cid)
@@ -253,13 +276,18 @@ class Content:
         """Fetch all of a file or a directory, where the gateway may; for CAR files, whose blocks must be here.
 
         Raises:
-            ContentNotFound, DiskFull ...: it cannot be had.
+            KacheryError: it cannot be had (ContentNotFound, DiskFull and others).
         """
         if self._fetch is not None:
             await self._load(cid, [], kind=kind)
 
     async def make_linked_local(self, found: ResolvedPath) -> None:
-        """Fetch all that is below a dag-cbor or dag-json block, where the gateway may. Raises as `make_local`."""
+        """Fetch all that is below a dag-cbor or dag-json block, where the gateway may.
+
+        Raises:
+            MalformedDag: a block does not make sense, or there are too many links.
+            KacheryError: a block cannot be had or read; see `find` and `make_local`.
+        """
         seen = {found.cid}
         waiting = [found]
         while waiting:
@@ -296,7 +324,8 @@ class Content:
         """The bytes of a file from `start` to `end` (exclusive), some PIECE at a time.
 
         Raises:
-            NotHere: a block is missing, perhaps after much was given. ContentNotFound, MalformedDag ...
+            BlockUnavailable: a block is missing, perhaps after much was given.
+            KacheryError: the rest cannot be had or read (ContentNotFound, MalformedDag and others).
         """
         walk = FileWalk(found.cid, start, end, IN_ORDER)
         while not walk.finished:

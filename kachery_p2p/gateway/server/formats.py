@@ -40,7 +40,12 @@ Read = Callable[[int, int], Pieces]
 
 
 async def answer_for(content: Content, request: Request) -> HttpReply:
-    """The answer to a GET or HEAD of a path. Raises Refusal, and whatever reading raises."""
+    """The answer to a GET or HEAD of a path.
+
+    Raises:
+        PathRefusal: it cannot be had in the form that is asked for, or its path cannot be followed.
+        KacheryError: it cannot be read; see `Content`.
+    """
     path = request.path
     if request.only_if_cached:
         content = content.only_here()
@@ -273,7 +278,15 @@ async def _directory(content: Content, request: Request, found: ResolvedPath) ->
 async def _file(
     content: Content, request: Request, found: ResolvedPath, name: str, *, asked: CID | None = None
 ) -> HttpReply:
-    """A file. `asked` is what was asked for where it stands for that."""
+    """A file.
+
+    Args:
+        content: what reads it.
+        request: what it is sent for.
+        found: the file.
+        name: what it is called, perhaps empty.
+        asked: what was asked for, where the file is sent in its place.
+    """
     etag = f'"{asked or found.cid}"'
     if request.has(etag):
         return request.not_modified(etag)

@@ -49,7 +49,12 @@ class Link(NamedTuple):
 
     @property
     def cid(self) -> CID:
-        """Where it leads. Raises InvalidCID or UnsupportedCID."""
+        """Where it leads.
+
+        Raises:
+            InvalidCID: it is not a CID.
+            UnsupportedCID: its hash function cannot be checked.
+        """
         return CID.from_bytes(self.binary)
 
 
@@ -84,7 +89,12 @@ def _words(error: BaseException) -> str:
 
 
 def links(cid: CID, block: bytes) -> list[CID]:
-    """The links of a block, in their order. Raises MalformedDag, InvalidCID, UnsupportedCID."""
+    """The links of a block, in their order.
+
+    Raises:
+        MalformedDag: the block cannot be decoded.
+        InvalidCID, UnsupportedCID: a link cannot be followed.
+    """
     return [link.cid for link in _links(decode(cid, block))] if cid.codec in LINKED else []
 
 
@@ -129,8 +139,8 @@ def follow(cid: CID, block: bytes, names: Sequence[str]) -> tuple[CID, int]:
         if isinstance(value, Link):
             try:
                 return value.cid, count
-            except InvalidCID as why:
-                raise MalformedDag(f"The link {way} is broken: {why}") from None
+            except InvalidCID as error:
+                raise MalformedDag(f"The link {way} is broken: {error}") from None
     raise NotALink(
         f"{'/'.join([str(cid), *names])} lies inside a block: reading IPLD Kinds other than Links (CBOR Tag 42) is not "
         f"implemented. Ask for {cid}."

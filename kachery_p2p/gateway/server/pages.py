@@ -191,8 +191,8 @@ def node_page(path: ContentPath, cid: CID, block: bytes) -> bytes:
     try:
         lines, more = ipld.outline(ipld.decode(cid, block), _node_link, html.escape)
         shown = f"<pre>{chr(10).join(lines)}</pre>\n" + ("<p>... and more\n" if more else "")
-    except MalformedDag as why:
-        shown = f"<p>It cannot be shown. {html.escape(str(why))}\n"
+    except MalformedDag as error:
+        shown = f"<p>It cannot be shown. {html.escape(str(error))}\n"
     body = (
         f"<h1>{html.escape(path.shown)}</h1>\n<p>{len(block):,} bytes of {kind}, <code>{cid}</code>, "
         f'<a href="/ipfs/{cid}?format={form}">as it is</a> or <a href="/ipfs/{cid}?format=raw">as a raw block</a>\n'

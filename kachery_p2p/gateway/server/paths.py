@@ -88,11 +88,11 @@ class ContentPath:
 def parse_path(raw: str) -> ContentPath:
     """Read the path of a request, as it stands in the request (percent-encoded, ASCII).
 
-    Raises:
-        Refusal: 404 for what is not `/ipfs/...`, 501 for `/ipns/...`, 400 for a broken CID, names that lead elsewhere
-            (`..`, a NUL), bytes that are not UTF-8; 414 when it is too long.
-
     An encoded slash parts names like any other: no path leads to an entry that has one in its name.
+
+    Raises:
+        PathRefusal: 404 for what is not `/ipfs/...`, 501 for `/ipns/...`, 400 for a broken CID, names that lead
+            elsewhere (`..`, a NUL), bytes that are not UTF-8; 414 when it is too long.
     """
     if len(raw) > limits.MAX_PATH_LENGTH:
         raise PathRefusal(
@@ -117,8 +117,8 @@ def parse_path(raw: str) -> ContentPath:
         )
     try:
         root = CID.parse(_decoded(rest[0]))
-    except (InvalidCID, UnsupportedCID) as why:
-        raise PathRefusal(400, str(why)) from None
+    except (InvalidCID, UnsupportedCID) as error:
+        raise PathRefusal(400, str(error)) from None
     return ContentPath(root, tuple(_name(part) for part in rest[1:]), slash)
 
 
@@ -147,7 +147,7 @@ def check_host(host: str | None, names: Iterable[str]) -> None:
     `localhost`, cannot be taken by anybody; any other name must be one of `names`.
 
     Raises:
-        Refusal: 421.
+        PathRefusal: 421 for any other name.
     """
     if host is None:
         return  # HTTP/1.0: no browser asks like that
@@ -191,8 +191,8 @@ def wanted_format(query: Mapping[str, str], accept: str) -> Wanted:
     """What `?format=` says, or else the Accept header (IPIP-0523).
 
     Raises:
-        Refusal: 406 for formats that this gateway does not write; 400 for those that nobody writes, and for parameters
-            that make no sense.
+        PathRefusal: 406 for formats that this gateway does not write; 400 for unknown ones, and for parameters that
+            make no sense.
     """
     kinds = _accepted(accept)
     html = any(kind == "text/html" for kind, _ in kinds)
@@ -227,8 +227,8 @@ def _wanted_car(query: Mapping[str, str], choices: Sequence[Mapping[str, str]], 
     for about in choices:
         try:
             dups = _car_dups({**about, **{name: query[f"car-{name}"] for name in _CAR if f"car-{name}" in query}})
-        except PathRefusal as why:
-            refusal = refusal or why
+        except PathRefusal as error:
+            refusal = refusal or error
             continue
         located = {f"car-{name}": about[name] for name in _CAR if about.get(name) and f"car-{name}" not in query}
         overruled = any(name in about and about[name] != query.get(f"car-{name}", about[name]) for name in _CAR)

@@ -25,7 +25,7 @@ def requested_ranges(header: str | None, size: int) -> list[tuple[int, int]]:
     honestly. Those of several ranges that lie behind the end of the file are left out.
 
     Raises:
-        Refusal: 416 when all of them lie behind the end of the file.
+        PathRefusal: 416 when all of them lie behind the end of the file.
     """
     unit, equals, rest = (header or "").partition("=")
     if not equals or unit.strip().lower() != "bytes":
@@ -60,7 +60,7 @@ def entity_bytes(text: str) -> tuple[int, int | None]:
     """`from:to` as numbers, both inclusive, negative ones counted from the end; None for `*`.
 
     Raises:
-        Refusal: 400.
+        PathRefusal: 400 for anything else.
     """
     match = _ENTITY_BYTES.fullmatch(text)
     if match is None:

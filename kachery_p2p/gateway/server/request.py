@@ -34,7 +34,7 @@ class Request:
     """A request for content.
 
     Raises:
-        Refusal: it makes no sense, or asks for what must not be.
+        PathRefusal: it makes no sense, or asks for what must not be.
     """
 
     def __init__(self, path: ContentPath, query: str, headers: Headers, *, head: bool = False) -> None:
@@ -68,7 +68,11 @@ class Request:
         return matches(self.headers.get("if-none-match"), etag)
 
     def ranges(self, size: int, etag: str) -> list[tuple[int, int]]:
-        """The parts of a body of `size` bytes that are asked for; empty for all of it. Raises Refusal (416)."""
+        """The parts of a body of `size` bytes that are asked for; empty for all of it.
+
+        Raises:
+            PathRefusal: 416 when all of them lie behind its end.
+        """
         if self.head or not may_resume(self.headers.get("if-range"), etag):
             return []  # only GET has ranges (RFC 9110, section 14.2)
         try:
@@ -95,7 +99,11 @@ class Request:
         return {"content-disposition": disposition("attachment", self.filename or name)}
 
     def car(self) -> CarRequest:
-        """Which blocks are asked for. Raises Refusal."""
+        """Which blocks are asked for.
+
+        Raises:
+            PathRefusal: 400 for parameters that make no sense.
+        """
         part = self.query.get("entity-bytes")
         scope = self.query.get("dag-scope", "all" if part is None else "entity")
         if scope == "block":

@@ -68,7 +68,8 @@ class _Writer:
     async def folder(self, path: str, found: ResolvedPath) -> Iterator[tuple[str, HamtEntry, bool]]:
         """The entries of a folder: path in the archive, entry, and whether another has a name much like it.
 
-        Raises MalformedDag before the first one when a name is bad.
+        Raises:
+            MalformedDag: there are too many entries, or a name is bad. No entry has been given then.
         """
         entries = await self._content.all_entries(found)
         self._count += len(entries)

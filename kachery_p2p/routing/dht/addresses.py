@@ -153,7 +153,11 @@ class DhtScope:
 
 @lru_cache(maxsize=16384)
 def to_text(addr: bytes) -> str:
-    """The written form. Raises InvalidAddress."""
+    """The written form.
+
+    Raises:
+        InvalidAddress: it is not a binary multiaddr.
+    """
     if kind_of(addr) and addr[0] == _IP4 and len(addr) == 8 and addr[5] == _TCP:
         return f"/ip4/{addr[1]}.{addr[2]}.{addr[3]}.{addr[4]}/tcp/{addr[6] << 8 | addr[7]}"
     try:
@@ -164,7 +168,11 @@ def to_text(addr: bytes) -> str:
 
 @lru_cache(maxsize=16384)
 def from_text(text: str) -> bytes:
-    """The binary form. Raises InvalidAddress."""
+    """The binary form.
+
+    Raises:
+        InvalidAddress: it is not a multiaddr.
+    """
     try:
         return Multiaddr(text).to_bytes()
     except Exception as error:

@@ -232,6 +232,10 @@ class Network:
         return closer
 
     def require_peers(self) -> None:
-        """Raises `StreamError` while no peer is known."""
+        """Make sure that there is a peer to ask.
+
+        Raises:
+            StreamError: no peer of this DHT is known yet.
+        """
         if not len(self.table):
             raise StreamError(f"No peer of the DHT {self.rpc.protocol} is known yet.")

@@ -118,7 +118,11 @@ def _name(key: bytes) -> bytes:
 
 
 def read_public_key(encoded: bytes) -> PublicKey:
-    """A key from its protobuf. Raises InvalidRecord for what is none, or of a kind that is not in use."""
+    """A key from its protobuf.
+
+    Raises:
+        InvalidRecord: it is not a key, or is of a kind that is not in use.
+    """
     kind, data = -1, b""
     try:
         pos = 0

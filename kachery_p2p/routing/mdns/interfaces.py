@@ -41,12 +41,17 @@ class LinkSocket(Protocol):
         """What has come, at least one packet: the bytes, and the sender's IP address and port.
 
         Raises:
-            OSError: the interface is gone. trio.ClosedResourceError: it was closed here.
+            OSError: the interface is gone.
+            trio.ClosedResourceError: it was closed here.
         """
         ...
 
     def send(self, data: bytes, to: tuple[str, int] | None = None) -> None:
-        """Send to everybody, or to one address. Raises `OSError`."""
+        """Send to all on the link, or to one address.
+
+        Raises:
+            OSError: the system cannot send it.
+        """
         ...
 
     def close(self) -> None:

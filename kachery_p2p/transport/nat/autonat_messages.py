@@ -28,6 +28,8 @@ V2_BACK = "/libp2p/autonat/2/dial-back"
 
 
 class V1Status(IntEnum):
+    """The result in an answer of version 1."""
+
     OK = 0
     DIAL_ERROR = 100
     DIAL_REFUSED = 101
@@ -36,6 +38,8 @@ class V1Status(IntEnum):
 
 
 class V2Status(IntEnum):
+    """What became of a request of version 2."""
+
     INTERNAL_ERROR = 0
     REQUEST_REJECTED = 100
     DIAL_REFUSED = 101
@@ -43,6 +47,8 @@ class V2Status(IntEnum):
 
 
 class DialStatus(IntEnum):
+    """What became of the dial in version 2."""
+
     UNUSED = 0
     DIAL_ERROR = 100
     DIAL_BACK_ERROR = 101

@@ -63,7 +63,7 @@ from kachery_p2p.wire import delimited, read_delimited
 if TYPE_CHECKING:
     from kachery_p2p.transport.host import Host
 
-logger = logging.getLogger("kachery_p2p.transport")
+log = logging.getLogger("kachery_p2p.transport")
 
 _FAILURES = (KacheryError, OSError, trio.ClosedResourceError, trio.BrokenResourceError, trio.TooSlowError)
 
@@ -197,7 +197,7 @@ class AutonatServer:
             try:
                 io, _ = await self._connect(target, peer)
             except _FAILURES as error:
-                logger.debug("dial back to %s failed: %s", target.text, error)
+                log.debug("dial back to %s failed: %s", target.text, error)
                 return
             io.close()
             reached.append(target)
@@ -209,7 +209,11 @@ class AutonatServer:
         return reached[0] if reached else None
 
     async def _connect(self, target: TcpEndpoint, peer: str) -> tuple[ByteIO, Secured]:
-        """A secured channel to that peer, from a port of its own. Raises what `_FAILURES` names."""
+        """A secured channel to that peer, from a port of its own.
+
+        Raises:
+            KacheryError, OSError, trio.TooSlowError: it cannot be reached; see `_FAILURES`.
+        """
         if self._keys is None:
             self._keys = compat.Keys.from_seed(os.urandom(32))
         with trio.fail_after(self._limits.dial_back_timeout):
@@ -267,7 +271,7 @@ class AutonatServer:
         try:
             io, secured = await self._connect(target, peer)
         except _FAILURES as error:
-            logger.debug("dial back to %s failed: %s", target.text, error)
+            log.debug("dial back to %s failed: %s", target.text, error)
             return DialStatus.DIAL_ERROR
         if self._shared is None:
             self._shared = Shared()
@@ -291,7 +295,7 @@ class AutonatServer:
                         await _hand_over(connection, nonce)
                         status = DialStatus.OK
                     except _FAILURES as error:
-                        logger.debug("the nonce did not get to %s: %s", target.text, error)
+                        log.debug("the nonce did not get to %s: %s", target.text, error)
                 await connection.close()
                 nursery.cancel_scope.cancel()
         finally:
@@ -310,7 +314,11 @@ async def _refuse(stream: Stream) -> None:
 
 
 async def _hand_over(connection: Connection, nonce: int) -> None:
-    """Send the nonce, and wait until the peer has confirmed it. Raises `StreamError`."""
+    """Send the nonce, and wait until the peer has confirmed it.
+
+    Raises:
+        StreamError: the peer does not take it, or the stream broke.
+    """
     stream = await connection.open_stream()
     stream.protocol = await multistream.select(stream, (V2_BACK,))
     await stream.write(delimited(encode_dial_back(nonce)))

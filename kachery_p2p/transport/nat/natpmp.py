@@ -44,7 +44,10 @@ def map_request(internal: int, external: int, lifetime: int) -> bytes:
 def parse_answer(data: bytes, operation: int, size: int) -> bytes | None:
     """What follows the head (version, operation, result, seconds since the router started) of an answer.
 
-    `None` when it is not the answer to that request. Raises `MappingError` when it is, and the answer is no.
+    `None` when it is not the answer to that request.
+
+    Raises:
+        MappingError: the router refused.
     """
     if len(data) < 4 or data[1] != _ANSWER + operation:
         return None
@@ -55,7 +58,11 @@ def parse_answer(data: bytes, operation: int, size: int) -> bytes | None:
 
 
 async def _exchange(gateway: str, operation: int, request: bytes, size: int) -> bytes:
-    """Send a request until it is answered; only datagrams of the gateway count. Raises `MappingError`."""
+    """Send a request until it is answered; only datagrams of the gateway count.
+
+    Raises:
+        MappingError: the router refused, or did not answer.
+    """
     with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             await sock.connect((gateway, PORT))
@@ -74,13 +81,21 @@ async def _exchange(gateway: str, operation: int, request: bytes, size: int) -> 
 
 
 async def external_address(gateway: str) -> str:
-    """The router's external IPv4 address. Raises `MappingError`."""
+    """The router's external IPv4 address.
+
+    Raises:
+        MappingError: the router refused, or did not answer.
+    """
     raw = await _exchange(gateway, _EXTERNAL, struct.pack("!BB", 0, _EXTERNAL), 12)
     return str(ipaddress.IPv4Address(raw))
 
 
 async def map_port(gateway: str, internal: int, external: int, lifetime: int) -> Granted:
-    """Ask for a mapping, or renew it; the router may choose another external port. Raises `MappingError`."""
+    """Ask for a mapping, or renew it; the router may choose another external port.
+
+    Raises:
+        MappingError: the router refused, or did not answer.
+    """
     raw = await _exchange(gateway, _MAP_TCP, map_request(internal, external, lifetime), 16)
     inside, outside, granted = struct.unpack("!HHL", raw)
     if inside != internal:
@@ -89,5 +104,9 @@ async def map_port(gateway: str, internal: int, external: int, lifetime: int) ->
 
 
 async def unmap_port(gateway: str, internal: int) -> None:
-    """Give the mapping back. Raises `MappingError`."""
+    """Give the mapping back.
+
+    Raises:
+        MappingError: the router refused, or did not answer.
+    """
     await _exchange(gateway, _MAP_TCP, map_request(internal, 0, 0), 16)

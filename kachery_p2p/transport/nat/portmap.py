@@ -25,7 +25,7 @@ from kachery_p2p.transport.nat.limits import NatLimits
 from kachery_p2p.transport.nat.natpmp import Granted, MappingError
 from kachery_p2p.waking import Flag
 
-logger = logging.getLogger("kachery_p2p.transport")
+log = logging.getLogger("kachery_p2p.transport")
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class PortMapper:
             try:
                 return await self._map(router, gateway, port)
             except MappingError as error:
-                logger.debug("port mapping: %s", error)
+                log.debug("port mapping: %s", error)
                 reasons.append(str(error))
         self.state = "no router gave us a port: " + " ".join(reasons)
         self._set(None)
@@ -230,5 +230,5 @@ class PortMapper:
         try:
             await self._router.unmap_port(self.mapping.internal, self.mapping.external.port)
         except MappingError as error:
-            logger.debug("the mapping could not be given back: %s", error)
+            log.debug("the mapping could not be given back: %s", error)
         self.mapping = self._router = None

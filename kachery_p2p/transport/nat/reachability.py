@@ -35,7 +35,7 @@ from kachery_p2p.waking import Flag
 if TYPE_CHECKING:
     from kachery_p2p.transport.host import Host
 
-logger = logging.getLogger("kachery_p2p.transport")
+log = logging.getLogger("kachery_p2p.transport")
 
 
 class _ServerPeer(NamedTuple):
@@ -190,7 +190,7 @@ class Reachability:
             if before[1] is not None:
                 self._host.addresses_changed()
             if before[0] != self.state:
-                logger.info("reachability: %s (%s)", self.state, self.why())
+                log.info("reachability: %s (%s)", self.state, self.why())
             self.on_change.emit(self.state)
 
     @property

@@ -92,7 +92,11 @@ async def discover(local: str, wait_ms: int) -> Device:
 
 
 async def _in_thread(work: Any, *args: object) -> Any:
-    """Run a call of miniupnpc. Raises `MappingError` for whatever goes wrong in it."""
+    """Run a call of miniupnpc in a thread.
+
+    Raises:
+        MappingError: the call failed, or did not end in time.
+    """
 
     def call() -> Any:
         try:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from kachery_p2p.transport.host import Host
     from kachery_p2p.transport.stream import Stream
 
-logger = logging.getLogger("kachery_p2p.transport")
+log = logging.getLogger("kachery_p2p.transport")
 
 _TAG = "our relay"
 
@@ -296,7 +296,7 @@ class RelayClient:
             self._failures[peer] = _Failure(trio.current_time() + pause, pause, str(error))
             if len(self._failures) > limits.MAX_REMEMBERED:
                 del self._failures[next(iter(self._failures))]
-            logger.debug("no reservation at %s: %s", peer, error)
+            log.debug("no reservation at %s: %s", peer, error)
             return False
         self._failures.pop(peer, None)
         return True
@@ -311,7 +311,7 @@ class RelayClient:
             with trio.move_on_after(limits.MESSAGE_TIMEOUT):
                 request = await read_message(stream, STOP)
         except MalformedMessage as error:
-            logger.debug("%s", error)
+            log.debug("%s", error)
             status = Status.MALFORMED_MESSAGE
         else:
             if request is None:
@@ -339,12 +339,12 @@ class RelayClient:
         try:
             connection = await self._host.upgrade(CircuitIO(stream), address, initiator=False, limited=limited)
         except (StreamError, OSError, trio.ClosedResourceError) as error:
-            logger.debug("no connection through the relay %s: %s", stream.peer, error)
+            log.debug("no connection through the relay %s: %s", stream.peer, error)
             return
         finally:
             self.handshakes -= 1
         if request.peer != peer_bytes(connection.peer):
-            logger.info("the relay %s said that %s is %s", stream.peer, connection.peer, peer_text(request.peer[:64]))
+            log.info("the relay %s said that %s is %s", stream.peer, connection.peer, peer_text(request.peer[:64]))
 
 
 assert limits.CLIENT_DEFAULTS.max_handshakes <= transport_limits.MAX_HANDSHAKES

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from kachery_p2p.transport.host import Host
     from kachery_p2p.transport.stream import Stream
 
-logger = logging.getLogger("kachery_p2p.transport")
+log = logging.getLogger("kachery_p2p.transport")
 
 _TAG = "relay reservation"
 
@@ -162,7 +162,7 @@ class RelayService:
             with trio.move_on_after(self.settings.message_timeout):
                 request = await read_message(stream, HOP)
         except MalformedMessage as error:
-            logger.debug("%s", error)
+            log.debug("%s", error)
             await self._answer(stream, Status.MALFORMED_MESSAGE)
             return
         if request is None:
@@ -178,7 +178,7 @@ class RelayService:
 
     async def _answer(self, stream: Stream, status: Status, message: RelayMessage | None = None) -> None:
         if status is not Status.OK:
-            logger.debug("relay: %s to %s", status.name, stream.peer)
+            log.debug("relay: %s to %s", status.name, stream.peer)
         with trio.move_on_after(self.settings.message_timeout) as scope:
             await stream.write(encode(HOP, message or RelayMessage(RelayMessageType.STATUS, status=status)))
         if scope.cancelled_caught:
@@ -297,7 +297,7 @@ class RelayService:
         except (StreamError, trio.TooSlowError) as error:
             if far is not None:
                 far.abort()
-            logger.debug("relay: no circuit from %s to %s: %s", source, target, error)
+            log.debug("relay: no circuit from %s to %s: %s", source, target, error)
             self.counters.failed += 1
             await self._answer(stream, Status.CONNECTION_FAILED)
             return
@@ -343,11 +343,11 @@ class RelayService:
                 carried += size
                 self.counters.bytes += size
                 if allowed and carried > allowed:
-                    logger.debug("relay: a circuit carried the %d bytes it may", allowed)
+                    log.debug("relay: a circuit carried the %d bytes it may", allowed)
                     circuit.cancel()
                     return
                 await sink.write_parts(parts)
             await sink.close_write()
         except StreamError as error:
-            logger.debug("relay: a circuit broke: %s", error)
+            log.debug("relay: a circuit broke: %s", error)
             circuit.cancel()
