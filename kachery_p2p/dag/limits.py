@@ -26,7 +26,7 @@ MAX_CID_TEXT = 512
 #: The same in base 2: a digit for each bit, and the prefix.
 MAX_CID_BASE2 = 1 + 8 * MAX_CID_BYTES
 
-#: Chunks smaller than this make DAGs larger than their files and are of no use; tests use small ones, so it is not more.
+#: Smaller chunks make DAGs larger than their files and are of no use; tests use small ones, so it is not more.
 MIN_CHUNK_SIZE = 1
 
 #: With more links an inner node could outgrow MAX_BLOCK_SIZE (a link and its size take at most about 70 bytes).
