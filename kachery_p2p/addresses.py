@@ -164,8 +164,10 @@ def is_public(host: str) -> bool:
 
 
 def is_of_a_host(ip: IP) -> bool:
-    """Whether it can be the address of one machine: no group, no broadcast, not "any address" (which many systems take
-    for their own), in whatever way it is written."""
+    """Whether it can be the address of one machine.
+
+    Not a group, a broadcast address or "any address" (which many systems take for their own), however it is written.
+    """
     number = int(ip)
     if ip.version == 4:
         return _is_of_a_host(number)

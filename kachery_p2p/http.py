@@ -165,6 +165,8 @@ class HttpAnswer:
         """All of the body.
 
         Args:
+            most: bytes that it may have.
+            stall: seconds without a byte after which it is given up.
             heard: called with the number of bytes that came, while they come.
 
         Raises:
@@ -197,8 +199,10 @@ class HttpAnswer:
         return bytes(found[:most])
 
     async def drain(self) -> None:
-        """Read a short body that is not wanted, so that the connection can be used again. One that is long, or slow, is
-        left; a line that breaks meanwhile is no failure."""
+        """Read a short body that is not wanted, so that the connection can be used again.
+
+        One that is long, or slow, is left; a line that breaks meanwhile is no failure.
+        """
         with contextlib.suppress(HttpFailure), trio.move_on_after(_DRAINING_SECONDS):
             await self.start(self._drained)
 
@@ -248,7 +252,12 @@ class HttpClient:
         """Send a request; the answer is there within the block, its head read and its body not.
 
         Args:
+            method: such as "GET".
+            url: where it is sent.
+            params: added to the query of the URL.
+            json: a body that is sent as JSON.
             content: a body that is sent as it comes. Such a request is never sent on to where a redirect leads.
+            headers: further ones.
             seconds: until the answer begins. With `content` they begin to count after the last byte of the body, which
                 takes as long as it takes.
             follow: which redirects are followed.

@@ -65,8 +65,10 @@ def _same_host(one: str, other: str) -> bool:
 
 
 class RedirectWatch:
-    """Looks at the addresses that the requests of one client connect to. Ask `first` and `redirected` for what to give
-    a request as its `trace` extension."""
+    """Looks at the addresses that the requests of one client connect to.
+
+    Ask `first` and `redirected` for what to give a request as its `trace` extension.
+    """
 
     def __init__(self) -> None:
         #: By host name of our own choice: how far the address reached that it stood for.

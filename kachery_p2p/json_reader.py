@@ -53,8 +53,10 @@ def read_json(data: bytes | bytearray | str, *, numbers_as_text: bool = False) -
 
 
 def json_or_none(data: bytes | bytearray) -> Any:
-    """The value of an answer of a stranger; None when it is not JSON, as for `null`. Numbers stay text: none is of
-    interest, and a long one takes seconds."""
+    """The value of an answer of a stranger; None when it is not JSON, as for `null`.
+
+    Numbers stay text: none is of interest, and a long one takes seconds to convert.
+    """
     try:
         return read_json(data, numbers_as_text=True)
     except InvalidJSON:

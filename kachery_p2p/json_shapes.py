@@ -89,6 +89,7 @@ def from_json(kind: type[T], value: Any) -> T:
 
     Args:
         kind: its dataclass, or any other of the kinds that a field may have.
+        value: what a JSON reader gave.
 
     Raises:
         WrongShape: the value is not of that kind.

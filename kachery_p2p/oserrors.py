@@ -14,42 +14,42 @@ _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _TOO_MANY = {errno.EMFILE, errno.ENFILE}
 
 
-def explain(why: OSError, doing: str, path: object) -> KacheryError:
+def explain(error: OSError, doing: str, path: object) -> KacheryError:
     """The named error for what the operating system said while `doing` (such as "writing") something to `path`."""
-    if isinstance(why, KacheryError):
-        return why
-    named = _named(why, doing, path)
-    if isinstance(named, OSError) and why.errno is not None:
-        named.errno, named.strerror = why.errno, why.strerror or os.strerror(why.errno)
+    if isinstance(error, KacheryError):
+        return error
+    named = _named(error, doing, path)
+    if isinstance(named, OSError) and error.errno is not None:
+        named.errno, named.strerror = error.errno, error.strerror or os.strerror(error.errno)
     return named
 
 
-def _named(why: OSError, doing: str, path: object) -> KacheryError:
-    reason = why.strerror or str(why)
-    if why.errno in NO_ROOM:
+def _named(error: OSError, doing: str, path: object) -> KacheryError:
+    reason = error.strerror or str(error)
+    if error.errno in NO_ROOM:
         return DiskFull(
             f"There is no room on the disk (or in the quota) for {doing} {path}. Free some space, or use a data "
             "directory on a larger disk, and try again; nothing that was stored is harmed."
         )
-    if why.errno == errno.ENOLCK:
+    if error.errno == errno.ENOLCK:
         return RepoError(
             f"The file system of {path} has no file locks ({reason}), and without them two processes could harm a data "
             "directory. Choose one on a disk of this machine with KACHERY_CLOUD_DIR, or have this file system mounted "
             "with locks (NFS: without `nolock`, and with its lock service running)."
         )
-    if why.errno == errno.EFBIG:
+    if error.errno == errno.EFBIG:
         return DiskFull(
             f"The file system, or a limit of this process, does not take a file this large: {doing} {path} failed. "
             "Use a data directory on another disk, or raise the limit (`ulimit -f`)."
         )
-    if why.errno in _NOT_ALLOWED:
+    if error.errno in _NOT_ALLOWED:
         return NoPermission(
             f"The system does not allow {doing} {path} ({reason}). Check who owns it and its permissions, or use "
             "another data directory."
         )
-    if why.errno in (errno.ENOENT, errno.ENOTDIR):
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return FileMissing(f"There is no {path}: {doing} it failed ({reason}).")
-    if why.errno in _TOO_MANY:
+    if error.errno in _TOO_MANY:
         return RepoError(
             f"This process has too many files open, so {doing} {path} failed. Raise the limit (`ulimit -n`)."
         )
@@ -63,5 +63,5 @@ def explained(doing: str, path: object) -> Iterator[None]:
         yield
     except KacheryError:
         raise
-    except OSError as why:
-        raise explain(why, doing, path) from why
+    except OSError as error:
+        raise explain(error, doing, path) from error

@@ -36,7 +36,11 @@ _SECRETS = ("config.json", "node.json", "node.lock", "outbox.sqlite", "routing.s
 
 
 def is_shared(folder: Path | str) -> bool:
-    """Whether the group of a folder may write to it. False where there is no folder. Raises OSError."""
+    """Whether the group of a folder may write to it. False where the folder is missing.
+
+    Raises:
+        OSError: the system does not tell.
+    """
     if not _POSIX:
         return False
     try:
@@ -46,7 +50,11 @@ def is_shared(folder: Path | str) -> bool:
 
 
 def is_ours(path: Path | str) -> bool:
-    """Whether a file or folder belongs to the user of this process. Raises OSError."""
+    """Whether a file or folder belongs to the user of this process.
+
+    Raises:
+        OSError: it is missing, or the system does not tell.
+    """
     return not _POSIX or os.stat(path).st_uid == os.geteuid()
 
 
@@ -57,14 +65,23 @@ def can_write(folder: Path | str) -> bool:
 
 
 def make_directory(directory: Path) -> None:
-    """Make a data directory, mode 0700, and the folders above it. One that is there stays as it is. Raises OSError."""
+    """Make a data directory, mode 0700, and the folders above it. One that is there stays as it is.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     if not directory.is_dir():
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def make_folder(path: Path | str) -> None:
-    """Make a folder in a data directory. Raises FileExistsError when there is one, FileNotFoundError when the folder
-    that it is to be in is missing, and OSError."""
+    """Make a folder in a data directory.
+
+    Raises:
+        FileExistsError: it is there already.
+        FileNotFoundError: the folder that it is to be in is missing.
+        OSError: it cannot be made for another reason.
+    """
     parent = os.path.dirname(path)
     around = os.stat(parent)
     if not _POSIX or not around.st_mode & stat.S_IWGRP:
@@ -90,7 +107,11 @@ def make_folder(path: Path | str) -> None:
 def make_file(path: Path | str) -> int:
     """A new file of a data directory, empty, open for reading and writing; its descriptor.
 
-    Mode 0600; 0660 where the folder is shared. Raises FileExistsError when there is one, and OSError.
+    Mode 0600; 0660 where the folder is shared.
+
+    Raises:
+        FileExistsError: it is there already.
+        OSError: it cannot be made for another reason.
     """
     fd = os.open(path, _FLAGS, PRIVATE_FILE)
     try:
@@ -103,8 +124,18 @@ def make_file(path: Path | str) -> int:
 
 
 def open_to_group(target: int | str, folder: Path | str, mode: int) -> None:
-    """Give a new file (its descriptor or path), in a shared folder, the group of the folder and at least `mode`. One
-    that cannot be given to that group is not opened to another. Raises OSError."""
+    """Give a new file in a shared folder the group of the folder and at least `mode`.
+
+    One that cannot be given to that group is not opened to another.
+
+    Args:
+        target: the file, as its descriptor or path.
+        folder: the folder that it is in.
+        mode: what its owner and the group may do at least.
+
+    Raises:
+        OSError: the system does not allow it.
+    """
     if not _POSIX:
         return
     around = os.stat(folder)
@@ -117,7 +148,11 @@ def open_to_group(target: int | str, folder: Path | str, mode: int) -> None:
 
 
 def give_to_owner(fd: int, folder: Path) -> None:
-    """What root makes belongs to the owner of the folder, and to nobody else. Raises OSError."""
+    """Give what root makes to the owner of the folder.
+
+    Raises:
+        OSError: the system fails. Where it only does not allow it, the file stays root's.
+    """
     if _POSIX and os.geteuid() == 0:
         around = os.stat(folder)
         if around.st_uid != 0:
@@ -126,10 +161,16 @@ def give_to_owner(fd: int, folder: Path) -> None:
 
 
 def make_empty(path: Path, *, readable: bool = False) -> None:
-    """Make an empty file of a data directory, and the directory, where there is none: for a lock, or for an SQLite
-    database, whose `-wal` and `-shm` then get the same mode.
+    """Make an empty file of a data directory, and the directory, where they are missing.
 
-    With `readable` also those may read it who may read in its folder, as far as the umask allows. Raises OSError.
+    It is for a lock, or for an SQLite database, whose `-wal` and `-shm` then get the same mode.
+
+    Args:
+        path: of the file.
+        readable: also those may read it who may read in its folder, as far as the umask allows.
+
+    Raises:
+        OSError: it cannot be made.
     """
     if os.path.lexists(path):
         return
@@ -158,8 +199,11 @@ def make_empty(path: Path, *, readable: bool = False) -> None:
 
 
 def fit(path: Path, *, readable: bool = False) -> None:
-    """Bring a file of ours that was made before to the mode that it would be made with: narrower, or in a directory
-    that has become a shared one, wider. Another user's stays as it is, and so does one that is not there."""
+    """Bring a file of ours that was made before to the mode that it would be made with.
+
+    That is narrower, or in a directory that has become a shared one, wider. Another user's file stays as it is, and a
+    missing one is not made.
+    """
     if not _POSIX:
         return
     with contextlib.suppress(FileNotFoundError, PermissionError):
@@ -178,7 +222,11 @@ def fit(path: Path, *, readable: bool = False) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Take a file of ours away from everybody else, also in a shared directory. Raises OSError."""
+    """Take a file of ours away from everybody else, also in a shared directory.
+
+    Raises:
+        OSError: the system does not allow it, or the file is missing.
+    """
     if _POSIX:
         mode = stat.S_IMODE(os.stat(path).st_mode)
         if mode & 0o077:
@@ -211,8 +259,13 @@ def too_open(directory: Path) -> list[str]:
 
 
 def open_tree_to_group(top: Path) -> None:
-    """Let the group of a directory that has become a shared one write to the folders below `top`, as far as they are
-    ours. `top` itself comes last: where it is open, all below is. Raises OSError."""
+    """Let the group of a directory that has become a shared one write to `top` and our folders below it.
+
+    `top` itself comes last: where it is open, all below is.
+
+    Raises:
+        OSError: the system does not allow it.
+    """
     if not _POSIX:
         return
     around = os.stat(top.parent)

@@ -132,12 +132,12 @@ class SQLiteFile:
                 row = (handle.db or self._open(handle)).execute(sql, parameters).fetchone()
                 if not (handle.stamps or handle.reads_until) or self._same(handle):
                     return row
-                why = sqlite3.OperationalError("interrupted")
+                failure = sqlite3.OperationalError("interrupted")
             except sqlite3.Error as error:
-                why = error
+                failure = error
             finally:
                 handle.reading = reading
-        rows = self._again(why, handle, sql, parameters)
+        rows = self._again(failure, handle, sql, parameters)
         return rows[0] if rows else None
 
     def all(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
@@ -152,12 +152,12 @@ class SQLiteFile:
                 rows = (handle.db or self._open(handle)).execute(sql, parameters).fetchall()
                 if not (handle.stamps or handle.reads_until) or self._same(handle):
                     return rows
-                why = sqlite3.OperationalError("interrupted")
+                failure = sqlite3.OperationalError("interrupted")
             except sqlite3.Error as error:
-                why = error
+                failure = error
             finally:
                 handle.reading = reading
-        return self._again(why, handle, sql, parameters)
+        return self._again(failure, handle, sql, parameters)
 
     @contextmanager
     def write(self, *, durable: bool | None = None) -> Iterator[sqlite3.Connection]:
@@ -312,15 +312,15 @@ class SQLiteFile:
         self._check_usable()
         db.execute("COMMIT")
 
-    def _again(self, why: sqlite3.Error, handle: Handle, sql: str, parameters: Sequence[Any]) -> Rows:
+    def _again(self, failure: sqlite3.Error, handle: Handle, sql: str, parameters: Sequence[Any]) -> Rows:
         """A read that failed, once more: after a fork that interrupted it, or when another process is done."""
         end = time.monotonic() + self.settings.busy_seconds
         while True:
-            if "interrupted" not in str(why) and (not is_busy(why) or time.monotonic() > end):
-                raise self._explain(why) from why
+            if "interrupted" not in str(failure) and (not is_busy(failure) or time.monotonic() > end):
+                raise self._explain(failure) from failure
             if handle.depth and handle.user == threading.get_ident():
                 # Within a transaction nothing is in the way, and what fails must undo it.
-                raise self._explain(why) from why
+                raise self._explain(failure) from failure
             time.sleep(_BUSY_PAUSE)  # SQLite does not tell when a writer is done
             if sqlite_forks.fork is not None:
                 wait_for_fork()
@@ -330,9 +330,9 @@ class SQLiteFile:
                     rows = (handle.db or self._open(handle)).execute(sql, parameters).fetchall()
                     if not (handle.stamps or handle.reads_until) or self._same(handle):
                         return rows
-                    why = sqlite3.OperationalError("locked by a writer")
+                    failure = sqlite3.OperationalError("locked by a writer")
                 except sqlite3.Error as error:
-                    why = error
+                    failure = error
                 finally:
                     handle.reading = reading
 
@@ -402,17 +402,17 @@ class SQLiteFile:
         assert self.path is not None
         return only_read(self.path.parent)
 
-    def _explain(self, why: sqlite3.Error | OSError) -> KacheryError:
+    def _explain(self, error: sqlite3.Error | OSError) -> KacheryError:
         """The named error for what SQLite, or the system, said."""
-        if isinstance(why, KacheryError):
-            return why
+        if isinstance(error, KacheryError):
+            return error
         if sqlite_forks.unusable:
             return self._forked()
-        if isinstance(why, sqlite3.ProgrammingError) and self._closed:
-            return RepoError(f"The repo{self._place()} was closed while it was in use ({why}).")
+        if isinstance(error, sqlite3.ProgrammingError) and self._closed:
+            return RepoError(f"The repo{self._place()} was closed while it was in use ({error}).")
         settings = self.settings
         return explain(
-            why,
+            error,
             self._subject(),
             folder=None if self.path is None else self.path.parent,
             unharmed=settings.unharmed,

@@ -14,7 +14,7 @@ _FULL_BLOCKS = 64
 
 
 def explain(
-    why: sqlite3.Error | OSError,
+    error: sqlite3.Error | OSError,
     subject: str,
     *,
     folder: Path | None,
@@ -25,14 +25,14 @@ def explain(
     """The named error for what SQLite, or the system, said.
 
     Args:
-        why: what it said.
+        error: what it said.
         subject: the database, as in "the catalog /data/catalog.sqlite".
         folder: where it lies; None for one in memory.
         unharmed: after "no room on the disk": what is safe all the same.
         repair: after "is damaged": what to do.
         busy_seconds: how long another process was waited for.
     """
-    text = str(why)
+    text = str(error)
     if "is full" in text or "No space" in text or ("disk I/O error" in text and _disk_is_full(folder)):
         return DiskFull(f"There is no room on the disk for {subject}. Free some space and try again; {unharmed}.")
     if "unable to open" in text and _no_more_files():
@@ -44,12 +44,12 @@ def explain(
             f"{subject[0].upper()}{subject[1:]} cannot be opened for writing ({text}). Check who owns the data "
             "directory and its permissions, or use another one (KACHERY_CLOUD_DIR)."
         )
-    if is_busy(why):
+    if is_busy(error):
         return RepoError(
             f"Another process has been writing {subject} for more than {busy_seconds:.0f} seconds. See whether one "
             "hangs, then try again."
         )
-    if not is_damage(why):
+    if not is_damage(error):
         return RepoError(f"{subject[0].upper()}{subject[1:]} cannot be used: {text}.")
     return DamagedRepo(f"{subject[0].upper()}{subject[1:]} is damaged ({text}). {repair}")
 
@@ -62,14 +62,14 @@ def only_read(directory: Path) -> NoPermission:
     )
 
 
-def is_damage(why: BaseException) -> bool:
+def is_damage(error: BaseException) -> bool:
     """Whether an error of SQLite's says that the file is not sound, or not SQLite's."""
-    return any(sign in str(why) for sign in ("malformed", "not a database", "no such table", "no such column"))
+    return any(sign in str(error) for sign in ("malformed", "not a database", "no such table", "no such column"))
 
 
-def is_busy(why: BaseException) -> bool:
+def is_busy(error: BaseException) -> bool:
     """Whether an error of SQLite's says that another process is in the way."""
-    return isinstance(why, sqlite3.OperationalError) and ("locked" in str(why) or "busy" in str(why))
+    return isinstance(error, sqlite3.OperationalError) and ("locked" in str(error) or "busy" in str(error))
 
 
 def _disk_is_full(folder: Path | None) -> bool:
@@ -84,6 +84,6 @@ def _disk_is_full(folder: Path | None) -> bool:
 def _no_more_files() -> bool:
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
-    except OSError as why:
-        return why.errno in (errno.EMFILE, errno.ENFILE)
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
     return False

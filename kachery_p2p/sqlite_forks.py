@@ -214,8 +214,10 @@ def _after_in_child() -> None:
 
 
 def _leave_alone(db: sqlite3.Connection, *, mine: bool) -> None:
-    """Never close or free an inherited connection, not even when the interpreter ends: its end would undo, in memory
-    that is shared with the parent, what the parent is writing."""
+    """Never close or free an inherited connection, not even when the interpreter ends.
+
+    Its end would undo, in memory that is shared with the parent, what the parent is writing.
+    """
     _left_alone.append(db)
     with suppress(ImportError):
         import ctypes

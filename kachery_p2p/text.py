@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from unicodedata import category
 
-# Joiners and soft hyphens: format characters that whole scripts need, and that cannot hide or reorder anything.
+#: Joiners and soft hyphens: format characters that whole scripts need, and that cannot hide or reorder anything.
 _HARMLESS = "\u00ad\u200c\u200d"
 
 
 def is_control(char: str) -> bool:
-    """Whether a character does something to a screen instead of being shown: C0 and C1 controls, DEL, bidirectional and
-    other format controls, line and paragraph separators, half surrogates, and what this Python's Unicode does not know.
+    """Whether a character does something to a screen instead of being shown.
+
+    These are C0 and C1 controls, DEL, bidirectional and other format controls, line and paragraph separators, half
+    surrogates, and what this Python's Unicode does not know.
     """
     kind = category(char)
     return kind in ("Cc", "Cn", "Cs", "Zl", "Zp") or (kind == "Cf" and char not in _HARMLESS)

@@ -1,5 +1,6 @@
-"""The block exchange: Bitswap 1.2.0, and 1.1.0 / 1.0.0 for old peers (https://specs.ipfs.tech/bitswap-protocol/),
-with HTTP gateways beside the peers.
+r"""The block exchange: Bitswap, with HTTP gateways beside the peers.
+
+It speaks Bitswap 1.2.0, and 1.1.0 / 1.0.0 for old peers (https://specs.ipfs.tech/bitswap-protocol/).
 
 Theory of operation
 ===================
@@ -29,7 +30,7 @@ on an HTTP lane instead of the want lane:
 
                      asks at the link
     WantManager ---> peer     ---> outbox ---> `lanes.WantLane`    ---> wantlist on a stream
-                \\--> gateway              ---> `http_lane.HttpLane` ---> a request for each block, or a CAR
+                \--> gateway              ---> `http_lane.HttpLane` ---> a request for each block, or a CAR
 
 The answers are reported in the same terms. Bytes are a block, and 404 is DONT_HAVE. A failure, or "too many requests",
 is a pause, after which the gateway gets one request to prove itself. Wrong bytes cost it its place for good. What takes

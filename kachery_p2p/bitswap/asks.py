@@ -161,6 +161,9 @@ class Asks:
         """Ask a peer whether it has a block.
 
         Args:
+            link: of the peer.
+            multihash: of the block.
+            now: the time.
             again: the peer may have this question on its list already. It must forget that first, or it is silent.
         """
         if multihash in link.asks:

@@ -131,8 +131,9 @@ class Exchange:
         Args:
             discover: the connected peers are asked without being named.
             gateways: the gateways help where peers are slow, or do not have a block.
-            first, last: the bytes of the file that it is about (inclusive; none where last is before first), which a
-                gateway may be asked for together with the root. Without `last` it is the file to its end.
+            first: the first byte of the file that it is about. A gateway may be asked for these bytes together with
+                the root.
+            last: the last such byte (inclusive); no bytes where it is before `first`. None for the end of the file.
         """
         session = self._client.new_session(discover)
         if gateways and self._http_lanes:

@@ -120,10 +120,14 @@ class GatewaySource(Protocol):
         on_block: Callable[[CID, bytes], bool],
         alive: Callable[[int], None],
     ) -> None:
-        """The blocks of a directory, or of the bytes `first` to `last` (inclusive) of a file, root first.
+        """The blocks of a directory, or of some bytes of a file, root first.
 
         Args:
+            cid: the root.
+            first: the first byte of a file.
+            last: the last byte of it (inclusive).
             on_block: called with each block as it comes; says whether more is wanted.
+            alive: called with the number of bytes that came, while they come.
 
         Raises:
             NoBlock: as `block`; blocks may have come before.

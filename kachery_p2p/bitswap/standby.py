@@ -22,8 +22,8 @@ class Standby:
     """Whether the gateways of one session are asked for everything, and what a CAR may bring it.
 
     Args:
-        first, last: the bytes of the file that the session is about (inclusive; none of them where last is before
-            first). Without `last` it is the file to its end.
+        first: the first byte of the file that the session is about.
+        last: the last such byte (inclusive); no bytes where it is before `first`. None for the end of the file.
         now: when the session begins.
     """
 
@@ -78,6 +78,7 @@ class Standby:
         """Let the gateways join, or stand back.
 
         Args:
+            now: the time.
             untaken: bytes that came and that the load has not taken.
         """
         if untaken >= limits.BACKLOG:

@@ -93,8 +93,8 @@ class CarReader:
             self._consume(start + size)
             try:
                 cid, at = read_cid(section, 0)
-            except InvalidCID as why:
-                raise MalformedDag(f"The CAR file has a block whose CID is broken. {why}") from None
+            except InvalidCID as error:
+                raise MalformedDag(f"The CAR file has a block whose CID is broken. {error}") from None
             block = section[at:]
             if len(block) > MAX_BLOCK_SIZE:
                 raise MalformedDag(f"The CAR file has a block of {len(block)} bytes, more than {MAX_BLOCK_SIZE}.")
@@ -127,8 +127,8 @@ class CarReader:
             return None, 0
         try:
             size, start = read_varint(buffer, 0)
-        except ValueError as why:
-            raise MalformedDag(f"The CAR file is malformed: {why}.") from None
+        except ValueError as error:
+            raise MalformedDag(f"The CAR file is malformed: {error}.") from None
         if not 0 < size <= longest:
             raise MalformedDag(f"The CAR file has a {what} of {size} bytes, and {longest} are the most there can be.")
         if self._end is not None and self._position + start + size > self._end:
@@ -175,8 +175,8 @@ def _cbor_head(major: int, value: int) -> bytes:
 def _decode_header(header: bytes) -> list[CID]:
     try:
         return _parse_header(header)
-    except (ValueError, IndexError) as why:
-        raise MalformedDag(f"The header of the CAR file is malformed: {why}") from None
+    except (ValueError, IndexError) as error:
+        raise MalformedDag(f"The header of the CAR file is malformed: {error}") from None
 
 
 def _read_cbor_head(buf: bytes, pos: int) -> tuple[int, int, int]:

@@ -204,10 +204,10 @@ def read_cid(buf: Buffer, pos: int = 0) -> tuple[CID, int]:
         codec, start = read_varint(buf, pos)
         code, pos = read_varint(buf, start)
         length, pos = read_varint(buf, pos)
-    except ValueError as why:
-        if isinstance(why, InvalidCID):
+    except ValueError as error:
+        if isinstance(error, InvalidCID):
             raise
-        raise InvalidCID(f"This is not a CID: {why}.") from None
+        raise InvalidCID(f"This is not a CID: {error}.") from None
     check_digest(code, length)
     end = pos + length
     if end > len(buf):
@@ -256,7 +256,7 @@ def _base58(multihash: bytes) -> str:
     return encode("base58btc", multihash).decode("ascii")[1:]
 
 
-# Multibase prefixes of bases in which the case of letters means nothing, with the case their alphabet is written in.
+#: Multibase prefixes of bases in which the case of letters means nothing, with the case their alphabet is written in.
 _LOWER_CASE = "fvtbck"
 _UPPER_CASE = "FVTBCK"
 
@@ -285,8 +285,8 @@ def _parse(text: str) -> CID:
     data = _decode_text("z" + text if version0 else text, shown)
     try:
         cid = CID.from_bytes(data)
-    except InvalidCID as why:
-        raise InvalidCID(f"'{shown}' is not a valid CID. {why}") from None
+    except InvalidCID as error:
+        raise InvalidCID(f"'{shown}' is not a valid CID. {error}") from None
     if cid.version == 0 and not version0:
         raise InvalidCID(f"'{shown}' is not a CID: version 0 is written in base58 as Qm..., without a prefix.")
     return cid

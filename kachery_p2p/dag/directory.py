@@ -70,6 +70,8 @@ class DirectoryBuilder:
         """Add an entry.
 
         Args:
+            name: its name in the directory.
+            cid: its root.
             dag_size: the bytes of all its blocks, as its own builder says.
 
         Raises:

@@ -18,8 +18,13 @@ from kachery_p2p.errors import MalformedDag
 
 
 class HamtEntry(NamedTuple):
-    """An entry of a directory: its name as it stands there (see `names.safe_name` before using it as a file name),
-    its CID, and Tsize, the size of all its blocks as the directory's author claims."""
+    """An entry of a directory.
+
+    Attributes:
+        name: as it stands there; see `names.safe_name` before using it as a file name.
+        cid: its root.
+        tsize: Tsize, the size of all its blocks as the directory's author claims.
+    """
 
     name: str
     cid: CID
@@ -78,11 +83,18 @@ def encode_shard(links: list[tuple[int, PBLink]], fanout: int, meta: UnixFSData)
 def decode_shard(cid: CID, node: PBNode, data: UnixFSData, prefix: int, level: int, fanout: int | None) -> Shard:
     """Check a shard and take it apart.
 
-    `prefix` is the part of the hash that leads to it, `level` its depth, `fanout` that of the root (None for the root
-    itself). Every entry must stand where its hash says, so that listing a directory and looking into it agree.
+    Every entry must stand where its hash says, so that listing a directory and looking into it agree.
+
+    Args:
+        cid: of the shard.
+        node: what its block was decoded to.
+        data: what the data of the node was decoded to.
+        prefix: the part of the hash that leads to it.
+        level: its depth.
+        fanout: that of the root; None for the root itself.
 
     Raises:
-        MalformedDag: an entry does not, or the shard is malformed; names the CID.
+        MalformedDag: an entry does not stand there, or the shard is malformed; names the CID.
     """
 
     def bad(why: str) -> MalformedDag:

@@ -28,7 +28,7 @@ KECCAK_384 = 0x1C
 KECCAK_512 = 0x1D
 BLAKE3 = 0x1E
 DBL_SHA2_256 = 0x56
-# BLAKE2 has a code for each length of its digest, and gives another digest for each: these plus the bytes.
+#: BLAKE2 has a code for each length of its digest, and gives another digest for each: these plus the bytes.
 _BLAKE2B = 0xB200
 _BLAKE2S = 0xB240
 
@@ -69,7 +69,7 @@ def _blake2s(size: int) -> Callable[[Buffer, int], bytes]:
     return lambda data, _n: hashlib.blake2s(data, digest_size=size).digest()
 
 
-# code -> (name, longest digest in bytes, function(data, wanted length) -> at least that many bytes)
+#: code -> (name, longest digest in bytes, function(data, wanted length) -> at least that many bytes)
 _FUNCTIONS: dict[int, tuple[str, int, Callable[[Buffer, int], bytes]]] = {
     SHA2_256: ("sha2-256", 32, lambda data, _n: _sha256(data).digest()),
     SHA2_512: ("sha2-512", 64, lambda data, _n: hashlib.sha512(data).digest()),
@@ -90,7 +90,7 @@ _FUNCTIONS: dict[int, tuple[str, int, Callable[[Buffer, int], bytes]]] = {
     **{_BLAKE2B + n: (f"blake2b-{8 * n}", n, _blake2b(n)) for n in range(MIN_DIGEST_SIZE, 65)},
     **{_BLAKE2S + n: (f"blake2s-{8 * n}", n, _blake2s(n)) for n in range(MIN_DIGEST_SIZE, 33)},
 }
-# As they are told to the user: the many lengths of BLAKE2 in two words.
+#: As they are told to the user: the many lengths of BLAKE2 in two words.
 _NAMES = [
     *(name for name, _, _ in _FUNCTIONS.values() if not name.startswith("blake2")),
     f"blake2b-{8 * MIN_DIGEST_SIZE} to -512",
@@ -123,7 +123,12 @@ def sha256_multihash(data: Buffer) -> bytes:
 
 
 def check_digest(code: int, length: int) -> None:
-    """Raise UnsupportedCID for a hash function nobody here can check, InvalidCID for a digest of an unsafe length."""
+    """Refuse a hash function that cannot be checked here, and a digest of an unsafe length.
+
+    Raises:
+        UnsupportedCID: the hash function is not known here.
+        InvalidCID: the digest is too short or too long.
+    """
     if code == SHA2_256 and length == 32:
         return
     if code == IDENTITY:
@@ -149,8 +154,10 @@ def check_digest(code: int, length: int) -> None:
 def hash_block(code: int, data: Buffer, length: int | None = None) -> bytes:
     """The multihash of a block.
 
-    `code` is the multicodec number of the hash function, `length` the number of digest bytes to keep (the whole digest,
-    32 bytes for BLAKE3, when not given).
+    Args:
+        code: the multicodec number of the hash function.
+        data: the block.
+        length: the number of digest bytes to keep; None for the whole digest (32 bytes for BLAKE3).
 
     Raises:
         UnsupportedCID: the function is unknown.
@@ -182,8 +189,8 @@ def split_multihash(multihash: bytes) -> tuple[int, bytes]:
     try:
         code, pos = read_varint(multihash, 0)
         length, pos = read_varint(multihash, pos)
-    except ValueError as why:
-        raise InvalidCID(f"A multihash is malformed: {why}.") from None
+    except ValueError as error:
+        raise InvalidCID(f"A multihash is malformed: {error}.") from None
     if len(multihash) - pos != length:
         raise InvalidCID(f"A multihash says that its digest has {length} bytes, but {len(multihash) - pos} follow.")
     return code, bytes(multihash[pos:])

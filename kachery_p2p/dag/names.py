@@ -13,7 +13,7 @@ from kachery_p2p.dag.limits import MAX_NAME_BYTES
 from kachery_p2p.errors import InvalidName
 from kachery_p2p.text import is_control
 
-# Device names that Windows takes for itself in every folder, with any extension.
+#: Device names that Windows takes for itself in every folder, with any extension.
 _WINDOWS_DEVICES = frozenset(
     ["con", "prn", "aux", "nul", "conin$", "conout$"]
     + [f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789¹²³"]

@@ -18,8 +18,13 @@ __all__ = ["Resolved", "drive", "node_kind", "resolve_path", "symlink_target"]
 
 
 class Resolved(NamedTuple):
-    """Where a path leads: the CID, the name of the last segment ('' for the root itself), and the size of all blocks
-    there as the directory claims (None when it does not, or for the root)."""
+    """Where a path leads.
+
+    Attributes:
+        cid: of what is there.
+        name: the last segment; '' for the root itself.
+        tsize: the size of all blocks there as the directory claims; None when it does not, or for the root.
+    """
 
     cid: CID
     name: str

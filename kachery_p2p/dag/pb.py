@@ -26,8 +26,13 @@ from kachery_p2p.wire import Buffer, encode_varint, read_varint
 
 
 class PBLink(NamedTuple):
-    """A link: its name (None when absent, which is not the same bytes as ''), its CID, and Tsize, the size of all
-    blocks below it as the writer of the node claims (None when absent)."""
+    """A link of a node.
+
+    Attributes:
+        name: None when absent, which is not the same bytes as ''.
+        cid: where it leads.
+        tsize: Tsize, the size of all blocks below it as the writer of the node claims; None when absent.
+    """
 
     name: str | None
     cid: CID
@@ -103,10 +108,10 @@ def decode_node(block: Buffer, cid: CID | None = None) -> PBNode:
     buf = block if type(block) is bytes else bytes(block)
     try:
         return _decode(buf)
-    except (_Bad, InvalidCID) as why:
-        raise MalformedDag(f"{_name(cid)} is not valid dag-pb: {why}") from None
-    except UnsupportedCID as why:
-        raise UnsupportedCID(f"{_name(cid)} links to a block that cannot be checked. {why}") from None
+    except (_Bad, InvalidCID) as error:
+        raise MalformedDag(f"{_name(cid)} is not valid dag-pb: {error}") from None
+    except UnsupportedCID as error:
+        raise UnsupportedCID(f"{_name(cid)} links to a block that cannot be checked. {error}") from None
 
 
 def _name(cid: CID | None) -> str:
@@ -121,8 +126,8 @@ def _length(buf: bytes, pos: int, end: int) -> tuple[int, int]:
     else:
         try:
             size, pos = read_varint(buf, pos, 10)
-        except ValueError as why:
-            raise _Bad(f"{why}.") from None
+        except ValueError as error:
+            raise _Bad(f"{error}.") from None
         stop = pos + size
     if stop > end:
         raise _Bad("a field says it is longer than what is left.")
@@ -132,15 +137,17 @@ def _length(buf: bytes, pos: int, end: int) -> tuple[int, int]:
 def _tsize(buf: bytes, pos: int) -> tuple[int, int]:
     try:
         return read_varint(buf, pos, 10)
-    except ValueError as why:
-        raise _Bad(f"{why}.") from None
+    except ValueError as error:
+        raise _Bad(f"{error}.") from None
 
 
 def _like_the_last(buf: bytes, start: int, hash_end: int, stop: int, links: list[PBLink]) -> int:
     """Read on while links differ from the one just read, at `start` to `stop`, in the digest alone.
 
-    Nearly all links of a large file are so: their CIDs are of one kind, they have no names, and one Tsize. Returns the
-    position after them.
+    Nearly all links of a large file are so: their CIDs are of one kind, they have no names, and one Tsize.
+
+    Returns:
+        The position after them.
     """
     name, cid, tsize = links[-1]
     if cid.multihash[:2] != SHA2_256_PREFIX or len(cid.multihash) != 34:

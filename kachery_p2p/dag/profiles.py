@@ -13,7 +13,7 @@ from kachery_p2p.dag.limits import MAX_BLOCK_SIZE, MAX_HAMT_FANOUT, MAX_WIDTH, M
 from kachery_p2p.errors import InvalidProfile
 from kachery_p2p.text import shown
 
-# A dag-pb leaf adds at most this many bytes: two tags and two lengths around the data, its type and its size.
+#: A dag-pb leaf adds at most this many bytes: two tags and two lengths around the data, its type and its size.
 LEAF_OVERHEAD = 16
 
 

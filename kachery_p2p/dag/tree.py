@@ -21,8 +21,13 @@ UNCOUNTABLE = 2**63
 
 
 class TreeShape(NamedTuple):
-    """What a tree would be when unfolded: `entries` in all its folders, `size` of all its files in bytes, and `depth`,
-    how many folders lie within each other (1 for one without folders). The numbers end at `UNCOUNTABLE`."""
+    """What a tree would be when unfolded. The numbers end at `UNCOUNTABLE`.
+
+    Attributes:
+        entries: in all its folders.
+        size: of all its files in bytes.
+        depth: how many folders lie within each other; 1 for one without folders.
+    """
 
     entries: int
     size: int
@@ -48,8 +53,9 @@ NO_LIMITS = TreeLimits(UNCOUNTABLE, UNCOUNTABLE)
 
 
 class TreeWalk(Generic[K]):
-    """Walks a tree from its top folder, level by level. It does no I/O; its user lists the folders, and says which of
-    their entries are folders themselves:
+    """Walks a tree from its top folder, level by level.
+
+    It does no I/O; its user lists the folders, and says which of their entries are folders themselves:
 
         walk = TreeWalk(root)
         while level := walk.take():

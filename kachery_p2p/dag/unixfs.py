@@ -14,7 +14,7 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import MalformedDag
 from kachery_p2p.wire import Buffer, encode_varint, read_varint
 
-# The only hash function of sharded directories.
+#: The only hash function of sharded directories.
 MURMUR3_X64_64 = 0x22
 
 
@@ -92,12 +92,12 @@ def decode(data: Buffer, cid: CID | None = None) -> UnixFSData:
     """
     try:
         return _decode(memoryview(data))
-    except ValueError as why:
+    except ValueError as error:
         name = "A block" if cid is None else f"The block {cid}"
-        raise MalformedDag(f"{name} is not valid UnixFS: {why}.") from None
+        raise MalformedDag(f"{name} is not valid UnixFS: {error}.") from None
 
 
-# Field number -> what it is, and its wire type (block sizes of wire type 0 are read before this is looked at).
+#: Field number -> what it is, and its wire type (block sizes of wire type 0 are read before this is looked at).
 _FIELDS = {
     1: ("type", 0),
     2: ("data", 2),

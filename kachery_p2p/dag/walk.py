@@ -41,8 +41,14 @@ from kachery_p2p.wire import Buffer
 
 
 class Ref(NamedTuple):
-    """A block to fetch: its CID, where its data begins in the file, how many bytes of the file are in and below it
-    (None only for the root, before it is known), and its depth (0 for the root)."""
+    """A block to fetch.
+
+    Attributes:
+        cid: of the block.
+        offset: where its data begins in the file.
+        length: how many bytes of the file are in and below it; None only for the root, before it is known.
+        depth: 0 for the root.
+    """
 
     cid: CID
     offset: int
@@ -59,8 +65,10 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class WalkLimits:
-    """Bounds of a walk; see limits.py for the reason of each default. With `nodes_ahead` 1 and `low_water` 0 the
-    references come in strict file order."""
+    """Bounds of a walk; see limits.py for the reason of each default.
+
+    With `nodes_ahead` 1 and `low_water` 0 the references come in strict file order.
+    """
 
     max_depth: int = limits.MAX_DEPTH
     max_pending: int = limits.MAX_PENDING_REFS

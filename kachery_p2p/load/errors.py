@@ -36,6 +36,7 @@ def not_found(
     Args:
         root: what the user asked for.
         waiting_for: the block that the load needed next.
+        session: that of the load.
         seconds: how long it tried.
         failures: why addresses and peers could not be reached.
     """

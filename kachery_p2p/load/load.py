@@ -81,9 +81,10 @@ class Load:
         Args:
             root: what is searched for; who has it most likely has what it links to.
             providers: multiaddrs of peers that may have it.
+            work: what is done; its result is returned.
 
         Raises:
-            ContentNotFound: nobody had a block, or nothing came for ``timeout`` seconds.
+            ContentNotFound: no peer had a block, or nothing came for ``timeout`` seconds.
             BlockTooLarge: a block has more bytes than peers carry.
             KacheryError: what ``work`` raised.
         """

@@ -243,8 +243,10 @@ class Node:
     # --- data
 
     async def notify_stored(self, cid: CID) -> None:
-        """A file or directory was stored in the repo, perhaps by another process: answer the peers that wait for it,
-        and announce it, if it is here."""
+        """Answer the peers that wait for what was stored in the repo, and announce it, if it is here.
+
+        It is a file or directory, and another process may have stored it.
+        """
         self.exchange.notify([cid.multihash])
         self.finding.announce([cid.multihash])
 
@@ -355,8 +357,11 @@ class Node:
 
 
 def _open_database(path: Path) -> Database:
-    """What routing remembers over a restart. Where the disk does not take it, it is kept in memory: all of it can be
-    learned anew, and serving what is here needs none of it."""
+    """What routing remembers over a restart.
+
+    Where the disk does not take it, it is kept in memory: all of it can be learned anew, and serving what is here
+    needs none of it.
+    """
     try:
         db = Database(path)
         try:

@@ -26,8 +26,9 @@ class Ports:
         db.create(_TABLES)
 
     def recall(self, listen: Sequence[str]) -> dict[str, str]:
-        """What to listen on now, by what was asked for: with the ports of the last time in place of 0, where they are
-        free.
+        """What to listen on now, by what was asked for.
+
+        In place of port 0 stands the port of the last time, where it is free.
 
         Returns:
             Multiaddr to listen on -> the one of `listen` that it stands for.

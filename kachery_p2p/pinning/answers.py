@@ -135,7 +135,9 @@ def refusal(name: str, status: int, words: str, pause: float | None) -> ServiceE
 
     Args:
         name: of the service.
+        status: the HTTP status.
         words: what the service says itself.
+        pause: seconds for which it asks to be left alone, if it does.
     """
     reason = f" It says: {words.rstrip('.')}." if words else ""
 

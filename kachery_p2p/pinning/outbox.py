@@ -134,7 +134,7 @@ class PinEntry:
         return {**values, "claimed": self.claimed}
 
 
-# Inside the class below, `list` is a method of it.
+#: Inside the class below, `list` is a method of it.
 Entries = list[PinEntry]
 
 COLUMNS = tuple(PinEntry.__dataclass_fields__)
@@ -207,6 +207,8 @@ class PinOutbox:
         One that was refused, failed or was removed is tried again at once.
 
         Args:
+            cid: of the root.
+            service: the name of the service.
             name: what the service's own pages call it; at most 255 characters are sent.
             meta: further words for the service.
             size: of the content in bytes, where it is known.
@@ -319,8 +321,10 @@ class PinOutbox:
             )
 
     def begin_anew(self, problems: Sequence[str], service: str | None = None) -> None:
-        """When the settings may be others, or the user says so: rows refused for one of these problems are due again,
-        of one service or of all, and those removed long ago are forgotten."""
+        """Let rows that were refused for one of these problems be due again, of one service or of all.
+
+        For when the settings may be others, or the user says so. Rows that were removed long ago are forgotten.
+        """
         if not self.path.exists():
             return
         with self._write() as db:
@@ -350,8 +354,10 @@ class PinOutbox:
             )
 
     def version(self) -> int:
-        """A number that is another one after another process, or another outbox, has written, and after each decision
-        of a user through this one."""
+        """A number that changes when others write, and with each decision of a user through this outbox.
+
+        Others are other processes, and other outboxes of this one.
+        """
         return self._file.changes() + (self._decided << 64) if self.path.exists() else 0
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -386,8 +392,10 @@ class PinOutbox:
             yield db
 
     def _check(self) -> None:
-        """Before each use: this machine may use it, and it has a header from its first commit on. One that is empty was
-        cut, and its rows are lost."""
+        """See before each use that this machine may use the file, and that it is not cut.
+
+        It has a header from its first commit on. One that is empty was cut, and its rows are lost.
+        """
         if not self._claimed:
             claim(self.path.parent)
             self._claimed = True

@@ -20,8 +20,13 @@ _SELECT = f"SELECT key, {', '.join(COLUMNS)} FROM pins"
 
 
 class RepairedOutbox(NamedTuple):
-    """What a repair kept: rows as they were, and those of which only the root, the service and the name could be read,
-    which wait as if they were new. `aside` is where the damaged file is."""
+    """What a repair kept.
+
+    Attributes:
+        kept: rows as they were.
+        begun_anew: rows of which only the root, the service and the name could be read; they wait as if they were new.
+        aside: where the damaged file is.
+    """
 
     kept: int
     begun_anew: int
@@ -29,8 +34,9 @@ class RepairedOutbox(NamedTuple):
 
 
 def repair_outbox(path: Path, damaged: Path) -> RepairedOutbox | None:
-    """Replace the outbox at `path` if it is damaged; the old one goes to the folder `damaged`. No other process may use
-    it meanwhile.
+    """Replace the outbox at `path` if it is damaged; the old one goes to the folder `damaged`.
+
+    No other process may use it meanwhile.
 
     Returns:
         None where nothing is wrong, or where there is no outbox.

@@ -44,7 +44,10 @@ class PinningClient:
         """Ask it to pin a root.
 
         Args:
+            cid: the root.
+            name: what the service's own pages call it; cut where it is too long.
             origins: our multiaddrs, at most MAX_ADDRESSES of them are sent.
+            meta: further words for the service.
             replaces: the request that this one takes the place of.
         """
         pin: dict[str, Any] = {"cid": str(cid)}

@@ -70,8 +70,13 @@ class ServiceHttp:
         """Send a request and read the answer.
 
         Args:
-            url: within the service, or, with `authorized` False, anywhere; then no token is sent.
+            method: such as "GET".
+            url: within the service, or, with `authorized` False, anywhere.
+            params: added to the query of the URL.
+            json: a body that is sent as JSON.
             content: a body that is sent as it comes; such a request is not sent on to where a redirect leads.
+            headers: further ones.
+            authorized: whether the token is sent.
             seconds: for all of it; with `content`, only for the answer after the last byte of the body.
             most: bytes read of the answer's body.
 

@@ -95,6 +95,8 @@ class Steps:
         """The next step for a row.
 
         Args:
+            client: of the service.
+            entry: the row.
             sent: told how far an upload is.
 
         Raises:

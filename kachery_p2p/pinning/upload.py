@@ -50,6 +50,7 @@ class RpcClient:
         """Send all blocks of a root and have it pinned.
 
         Args:
+            cid: the root.
             source: where the blocks are.
             sent: told how far it is, in bytes of the CAR.
 

@@ -29,20 +29,20 @@ from kachery_p2p.sqlite import Settings, SQLiteFile, make_schema
 
 CATALOG_NAME = "catalog.sqlite"
 SCHEMA_VERSION = 2
-# Of a version whose data directories have no second place (records.py); the tables are the same.
+#: Of a version whose data directories have no second place (records.py); the tables are the same.
 _WITHOUT_RECORDS = 1
 _APPLICATION_ID = 0x6B636831
 
-# files.state
+#: Values of `files.state`.
 OK = 0
 CHANGED = 1
 MISSING = 2
 
-# roots.kind
+#: Values of `roots.kind`.
 FILE = 1
 DIRECTORY = 2
 
-# leaves.wrap
+#: Values of `leaves.wrap`.
 WRAP_NONE = 0
 WRAP_FILE = 1
 WRAP_RAW = 2
@@ -102,8 +102,13 @@ class Catalog(SQLiteFile):
         read_only: bool = False,
         in_memory: bool = False,
     ) -> None:
-        """Open the catalog, making it when there is none. `holds_data` says whether there must have been one.
-        `in_memory` it is empty, and leaves nothing behind.
+        """Open the catalog, making it when it is missing.
+
+        Args:
+            path: of its file.
+            holds_data: says whether there must have been one.
+            read_only: it is not written to, and not made.
+            in_memory: it is empty, and leaves nothing behind.
 
         Raises:
             RepoError: the file is lost, damaged, not a catalog, or made by a newer version.

@@ -115,8 +115,15 @@ class Checker:
         progress: Callable[[int], None] | None = None,
         marks: list[tuple[int, int, Stamp | None]] | None = None,
     ) -> Problem | None:
-        """Hash one file again, both cores, and bring its row up to date, where it is not: at once, or by `marks`, which
-        the caller then gives to `BlockReader.mark_all`. `progress` gets numbers of bytes."""
+        """Hash one file again, on both cores, and bring its row up to date, where it is not.
+
+        Args:
+            cid: of the file.
+            row: of the file.
+            progress: called with numbers of bytes.
+            marks: where what changes in the row is put, for the caller to give to `BlockReader.mark_all`. Without it
+                the row is written at once.
+        """
 
         def note(state: int, stamp: Stamp | None = None) -> None:
             if state == row.state and (stamp is None or tuple(stamp) == row[3:7]):
@@ -134,17 +141,17 @@ class Checker:
                 )
                 source.check()
                 stamp = source.stamp
-        except MissingNode as why:
-            return self._problem(cid, row, "unknown", f"the catalog has lost the inner node {why.cid}")
-        except MalformedDag as why:
-            return self._problem(cid, row, "unknown", str(why))
+        except MissingNode as error:
+            return self._problem(cid, row, "unknown", f"the catalog has lost the inner node {error.cid}")
+        except MalformedDag as error:
+            return self._problem(cid, row, "unknown", str(error))
         except FileChanged:
             return self._problem(cid, row, "unknown", "it is being changed right now")
         except FileNotFoundError:
             note(MISSING)
             return self._problem(cid, row, "missing")
-        except KacheryError as why:
-            return self._problem(cid, row, "unknown", str(why))
+        except KacheryError as error:
+            return self._problem(cid, row, "unknown", str(error))
         if not right:
             note(CHANGED, stamp)
             return self._problem(cid, row, "changed" if row.linked else "damaged")
@@ -154,7 +161,8 @@ class Checker:
     def adopt(self, cid: CID, path: Path, *, linked: bool = False, likely: Profile | None = None) -> Problem | None:
         """Take a file at its place under `ipfs/`, or one that was linked, into the catalog, if its bytes are right.
 
-        `likely` is the profile that it was probably cut by."""
+        `likely` is the profile that it was probably cut by.
+        """
         with SourceFile(path) as source:
             try:
                 profile = self._has_content(cid, source, likely=likely)
@@ -240,8 +248,10 @@ class Checker:
         progress: Callable[[int], None] | None = None,
         likely: Profile | None = None,
     ) -> Profile | bool:
-        """The same, also when the catalog has lost inner nodes: then they are taken from their record, or made again,
-        if the `likely` profile or another that is known gives this CID (which is then the answer).
+        """The same, also when the catalog has lost inner nodes.
+
+        Then they are taken from their record, or made again, if the `likely` profile or another that is known gives
+        this CID (which is then the answer).
 
         Raises:
             MissingNode: nothing gives it.
@@ -250,8 +260,8 @@ class Checker:
         while True:
             try:
                 right = self._hashes(cid, source, progress)
-            except MissingNode as why:
-                lost, right = why, None
+            except MissingNode as error:
+                lost, right = error, None
             if right is not None:
                 return right
             if not self._placer.restore_nodes(cid):

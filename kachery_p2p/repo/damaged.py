@@ -55,6 +55,8 @@ def put_in_place(fresh: Path, database: Path, damaged: Path, what: str) -> Path:
 
     Args:
         fresh: as `fresh_beside` gave it; closed.
+        database: the damaged one.
+        damaged: the folder.
         what: the database is, as in "the catalog".
 
     Returns:

@@ -39,7 +39,7 @@ from kachery_p2p.wire import Buffer
 if TYPE_CHECKING:
     from kachery_p2p.dag.walk import Piece, Ref
 
-# Hole finding is a hint that not all systems have.
+#: Hole finding is a hint that not all systems have.
 _SEEK_DATA = getattr(os, "SEEK_DATA", None)
 _SEEK_HOLE = getattr(os, "SEEK_HOLE", None)
 
@@ -82,9 +82,14 @@ class Download:
     def allocate(self, size: int, start: int = 0, end: int | None = None) -> None:
         """Say how large the whole file is, in bytes, before anything is written to it.
 
-        A load of the whole file gives it that size, as a hole. For the bytes `start` to `end` (exclusive; None is its
-        end) it only becomes as long as what is written to it, so that a part of a huge file can be loaded on a small
-        disk, also on file systems without holes or with a smaller limit for one file.
+        A load of the whole file gives it that size, as a hole. For a part of the bytes it only becomes as long as what
+        is written to it, so that a part of a huge file can be loaded on a small disk, also on file systems without
+        holes or with a smaller limit for one file.
+
+        Args:
+            size: of the whole file.
+            start: the first byte that is loaded.
+            end: the byte after the last that is loaded; None for the end of the file.
 
         Raises:
             DiskFull: the disk has no room for what is still missing of those bytes. At once, not in the middle.
@@ -158,8 +163,10 @@ class Download:
     def finish(self, size: int) -> Path:
         """Make it whole: `size` bytes, all written and verified by the caller, with its inner nodes in the catalog.
 
-        Returns the path of the whole file. Does nothing when it is whole already. After an error the partial file
-        stays.
+        It does nothing when the file is whole already. After an error the partial file stays.
+
+        Returns:
+            The path of the whole file.
 
         Raises:
             RepoError: the file is shorter, an inner node is missing, or the DAG is not that of a file of this size.
@@ -317,9 +324,9 @@ class Download:
             return False
         try:
             return os.lseek(self._file.fd, offset, _SEEK_DATA) >= offset + length
-        except OSError as why:
+        except OSError as error:
             # No data from there to the end; any other answer means that it cannot tell.
-            return why.errno == errno.ENXIO
+            return error.errno == errno.ENXIO
 
     def _holes(self, start: int, end: int) -> int:
         """How many bytes between two offsets were never written; none where the file system does not tell."""
@@ -331,9 +338,9 @@ class Download:
                 data = min(os.lseek(self._file.fd, start, _SEEK_DATA), end)
                 found += data - start
                 start = end if data >= end else os.lseek(self._file.fd, data, _SEEK_HOLE)
-            except OSError as why:
+            except OSError as error:
                 # No data from there to the end; any other answer means that it cannot tell.
-                return found + (end - start if why.errno == errno.ENXIO else 0)
+                return found + (end - start if error.errno == errno.ENXIO else 0)
         return found
 
     def _note_wrap_of(self, cid: CID, wrap: int) -> None:
@@ -361,14 +368,14 @@ class Download:
                 seen = Counter(look(leaf) for leaf in self._dag_pb_leaves(size))
                 if len(seen) > 1:
                     return look
-        except MissingNode as why:
+        except MissingNode as error:
             raise RepoError(
-                f"The inner node {why.cid} of {self.cid} is missing here. Load it again; what has arrived is kept."
+                f"The inner node {error.cid} of {self.cid} is missing here. Load it again; what has arrived is kept."
             ) from None
-        except MalformedDag as why:
-            raise RepoError(f"The blocks of {self.cid} are not those of a file of {size} bytes: {why}") from why
-        except DamagedFile as why:
-            raise HashMismatch(str(why)) from why
+        except MalformedDag as error:
+            raise RepoError(f"The blocks of {self.cid} are not those of a file of {size} bytes: {error}") from error
+        except DamagedFile as error:
+            raise HashMismatch(str(error)) from error
         wrap = next(iter(seen), WRAP_NONE)
         return lambda leaf: wrap if leaf.cid.codec == DAG_PB else WRAP_NONE
 
@@ -430,8 +437,13 @@ def _is_at(fd: int, path: Path) -> bool:
 
 
 def _refuse_lie(cid: CID, block: bytes, length: int) -> None:
-    """Raise MalformedDag when a leaf that is here does not have the size that the node above it says: nobody can have
-    such a block, so asking others for it is in vain."""
+    """Refuse a leaf that is here and does not have the size that the node above it says.
+
+    No peer can have a block that fits, so asking others for it is in vain.
+
+    Raises:
+        MalformedDag: the size is another one.
+    """
     data = read_node(cid, block)[1]
     size = len(block) if data is None else data.filesize or 0
     if size != length:

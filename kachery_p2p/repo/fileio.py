@@ -24,7 +24,7 @@ from kachery_p2p.wire import Buffer
 CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 BINARY = getattr(os, "O_BINARY", 0)
 
-# What the group of a shared data directory may at least do with a stored file.
+#: What the group of a shared data directory may at least do with a stored file.
 READABLE = 0o440
 
 
@@ -112,7 +112,7 @@ def read_bytes_at(fd: int, length: int, offset: int) -> bytes:
 
 # --- making things durable -------------------------------------------------------------------------------------------
 
-# macOS's fsync leaves data in the drive's cache; only this reaches the platter.
+#: macOS's fsync leaves data in the drive's cache; only this reaches the platter.
 _FULL_SYNC: int | None = None
 if sys.platform == "darwin":
     import fcntl as _fcntl
@@ -145,9 +145,9 @@ def sync_folder(path: Path | str) -> None:
     fd = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | CLOEXEC)
     try:
         os.fsync(fd)
-    except OSError as why:
+    except OSError as error:
         # Some network file systems do not sync folders at all, because they write them through.
-        if why.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
             raise
     finally:
         os.close(fd)
@@ -204,8 +204,8 @@ class WriteBack:
                 self._new = 0
             try:
                 data_sync(self._fd)
-            except OSError as why:
-                self._failed = why
+            except OSError as error:
+                self._failed = error
                 return
 
 
@@ -258,7 +258,11 @@ class SourceFile:
                 raise
 
     def check(self) -> None:
-        """Raise FileChanged unless the open file, and the path, are still as when it was opened."""
+        """See that the open file, and the path, are still as when it was opened.
+
+        Raises:
+            FileChanged: they are not.
+        """
         try:
             now = os.stat(self.path)
         except OSError:
@@ -276,8 +280,8 @@ class SourceFile:
             try:
                 ends_there = not read_bytes_at(self.fd, 1, size)
                 ends_there = ends_there and (size == 0 or bool(read_bytes_at(self.fd, 1, size - 1)))
-            except OSError as why:
-                if why.errno != errno.ESPIPE:
+            except OSError as error:
+                if error.errno != errno.ESPIPE:
                     raise
                 # It cannot be read at an offset at all, which is the same to whoever stores it.
                 ends_there = False

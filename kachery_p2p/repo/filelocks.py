@@ -45,8 +45,11 @@ else:
         return _flock(fd, fcntl.LOCK_SH)
 
     def take_fd(fd: int) -> bool:
-        """Make a share in a lock the whole of it, without waiting; false when others have a share. Then ours may be
-        gone."""
+        """Make a share in a lock the whole of it, without waiting.
+
+        Returns:
+            False when others have a share. Then ours may be gone.
+        """
         return _flock(fd, fcntl.LOCK_EX)
 
     def _flock(fd: int, how: int) -> bool:
@@ -54,8 +57,8 @@ else:
             fcntl.flock(fd, how | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        except OSError as why:
-            if why.errno in _NO_LOCKS:  # one number for all of them; `oserrors.explain` knows it
-                raise OSError(errno.ENOLCK, why.strerror) from why
+        except OSError as error:
+            if error.errno in _NO_LOCKS:  # one number for all of them; `oserrors.explain` knows it
+                raise OSError(errno.ENOLCK, error.strerror) from error
             raise
         return True

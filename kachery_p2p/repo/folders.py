@@ -119,8 +119,12 @@ class FolderStorer:
         return folder, total
 
     def _build(self, folder: _Folder, profile: Profile, nodes: NodeSpool) -> tuple[CID, int, int]:
-        """Make the directory nodes, children first. Returns the folder's CID, its DAG size, and the bytes of the files
-        in and below it: those that were stored, for the sizes that the system states are not always right."""
+        """Make the directory nodes, children first.
+
+        Returns:
+            The folder's CID, its DAG size, and the bytes of the files in and below it: those that were stored, for the
+            sizes that the system states are not always right.
+        """
         builder = DirectoryBuilder(profile, nodes.add)
         total = 0
         for name, (cid, dag_size, size) in folder.done.items():
@@ -139,11 +143,15 @@ class FolderStorer:
 
 
 def _check_name(name: str, folder: Path) -> None:
-    """Raise InvalidName, with the folder, for a name that could not be made where the directory is loaded."""
+    """Refuse a name that could not be made where the directory is loaded.
+
+    Raises:
+        InvalidName: it is one; names the folder.
+    """
     try:
         safe_name(name, windows=False)
-    except InvalidName as why:
-        raise InvalidName(f"{why} It is in the folder {folder}: rename it there.") from None
+    except InvalidName as error:
+        raise InvalidName(f"{error} It is in the folder {folder}: rename it there.") from None
 
 
 class _Files:

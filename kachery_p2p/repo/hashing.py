@@ -98,8 +98,12 @@ def leaf_hashes(
 ) -> Iterator[tuple[bytes, int]]:
     """The (multihash, length) of each leaf of `size` bytes, in file order; none when there are no bytes.
 
-    `read(offset, length)` is called in both threads. `copy_to` is an open file that gets the very bytes that are
-    hashed.
+    Args:
+        read: called with an offset and a length, in both threads.
+        size: of the file.
+        profile: what the file is cut by.
+        copy_to: an open file that gets the very bytes that are hashed.
+        progress: called with the bytes done and their total.
 
     Raises:
         TooShort: the reader runs out.

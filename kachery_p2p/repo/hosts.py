@@ -44,8 +44,13 @@ _MACHINE_ID = "/etc/machine-id"
 
 
 class MachineIdentity(NamedTuple):
-    """A machine: its name, which of its starts this is, and the number it was given when it was installed. The last two
-    are empty where the system does not tell them."""
+    """What tells a machine from others, and one of its starts from the others.
+
+    Attributes:
+        name: of the machine.
+        boot: which of its starts this is; empty where the system does not tell.
+        machine: the number it was given when it was installed; empty where the system does not tell.
+    """
 
     name: str
     boot: str = ""
@@ -153,8 +158,8 @@ def claim(directory: Path) -> None:
     with explained("locking", path):
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | CLOEXEC, 0o600)
-        except OSError as why:
-            if why.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 return  # whoever cannot write here cannot do harm
             raise
         try:

@@ -214,12 +214,12 @@ def _read_private(path: Path) -> tuple[bytes, bytes]:
             f"The key in {path} is protected by a password; a node needs one without. Decrypt it with "
             f"`openssl pkey -in {path}`, or move it away to begin with a new identity."
         ) from None
-    except Exception as why:
+    except Exception as error:
         # The library names no single error for a key that does not parse.
         raise IdentityError(
             f"{path} is not a private key in PKCS#8 PEM form: it is damaged or something else. Put back a copy, or "
             "move it away to begin with a new identity."
-        ) from why
+        ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise IdentityError(f"The key in {path} is not an Ed25519 key. Move it away to begin with a new identity.")
     seed = key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
@@ -233,11 +233,11 @@ def _read_public(path: Path) -> bytes:
     pem = _read(path)
     try:
         key = load_pem_public_key(pem)
-    except Exception as why:
+    except Exception as error:
         raise IdentityError(
             f"{path} is not a public key in PEM form: it is damaged or something else. Move it away and it is made "
             "anew from the private key."
-        ) from why
+        ) from error
     if not isinstance(key, Ed25519PublicKey):
         raise IdentityError(f"The key in {path} is not an Ed25519 key. Move it away and it is made anew.")
     return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
@@ -247,16 +247,16 @@ def _read(path: Path) -> bytes:
     try:
         with explained("reading the key file", path):
             return read_own_file(path, _MAX_FILE)
-    except KacheryError as why:
-        raise IdentityError(str(why)) from why
+    except KacheryError as error:
+        raise IdentityError(str(error)) from error
 
 
 def _make_private(path: Path) -> None:
     """Take away what others may do with a key file."""
     try:
         private.make_private(path)
-    except OSError as why:
+    except OSError as error:
         raise IdentityError(
-            f"Others may read the key file {path} and this process may not change that ({why.strerror}). Run "
+            f"Others may read the key file {path} and this process may not change that ({error.strerror}). Run "
             f"`chmod 600 {path}` as its owner."
-        ) from why
+        ) from error

@@ -31,8 +31,9 @@ class Layout:
         self.catalog = self.directory / CATALOG_NAME
 
     def only_read(self) -> bool:
-        """Whether the directory is there, and may not be written to: it is another user's, or on a disk that is mounted
-        read-only. Then temporary files go elsewhere.
+        """Whether the directory is there, and may not be written to.
+
+        It is another user's, or on a disk that is mounted read-only. Then temporary files go elsewhere.
 
         Raises:
             NoPermission: it may not even be read.

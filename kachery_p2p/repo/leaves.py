@@ -20,7 +20,7 @@ from kachery_p2p.wire import Buffer
 _KIND_OF_WRAP = {WRAP_FILE: DataType.FILE, WRAP_RAW: DataType.RAW}
 
 
-# In the order in which they are likely.
+#: In the order in which they are likely.
 DAG_PB_WRAPS = (WRAP_FILE, WRAP_RAW)
 
 
@@ -83,8 +83,11 @@ def unwrap(codec: int, block: Buffer, length: int) -> tuple[int, memoryview] | N
 
 
 class Leaf(NamedTuple):
-    """A part of a file: `length` bytes at `offset` are the leaf block of `cid`, or, when `inline` is not None, must
-    be equal to it: bytes that an inner node or an identity CID carries in itself."""
+    """A part of a file: `length` bytes at `offset` are the leaf block of `cid`.
+
+    When `inline` is not None, they must be equal to it instead: bytes that an inner node or an identity CID carries in
+    itself.
+    """
 
     cid: CID
     offset: int
@@ -105,8 +108,13 @@ def walk_leaves(
 ) -> Iterator[Leaf]:
     """The parts of the file `root`, which is `size` bytes long. They cover it without gaps, not always in file order.
 
-    A dag-pb block that `get_node` does not have is taken for a leaf, which whoever hashes its bytes will find out.
-    `nodes` gets the multihash of each inner node met.
+    A dag-pb block that `get_node` does not have is taken for a leaf; if it is none, hashing its bytes shows that.
+
+    Args:
+        root: of the file.
+        size: of the file, in bytes.
+        get_node: gives the block of a multihash, or None.
+        nodes: gets the multihash of each inner node met.
 
     Raises:
         MalformedDag: the DAG is not one of a file of that size.

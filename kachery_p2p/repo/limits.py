@@ -5,77 +5,77 @@ from __future__ import annotations
 from kachery_p2p.units import KIB as KIB
 from kachery_p2p.units import MIB
 
-# Bytes that one hashing task covers: long enough that handing it over costs nothing, short enough for even shares.
+#: Bytes that one hashing task covers: long enough that handing it over costs nothing, short enough for even shares.
 TASK_BYTES = 8 * MIB
 
-# Threads that read and hash: sha256 is bound by the processor, and more than these only fight over the GIL.
+#: Threads that read and hash: sha256 is bound by the processor, and more than these only fight over the GIL.
 HASH_THREADS = 2
 
-# Tasks handed out but not yet collected: four per thread keep both busy while the results are put in order, also
-# when the machine has other work; a task under way holds one buffer, a waiting or finished one next to nothing.
+#: Tasks handed out but not yet collected: four per thread keep both busy while the results are put in order, also
+#: when the machine has other work; a task under way holds one buffer, a waiting or finished one next to nothing.
 TASKS_AHEAD = 8
 
-# Bytes written to a new file before the system is told to begin writing them out, so the last fsync is short.
+#: Bytes written to a new file before the system is told to begin writing them out, so the last fsync is short.
 WRITE_BACK_BYTES = 16 * MIB
 
-# A file up to this size is read whole and stored without threads or temporary spools.
+#: A file up to this size is read whole and stored without threads or temporary spools.
 SMALL_FILE = 1 * MIB
 
-# Small files of a directory that are written, synced and catalogued together, by count and by bytes in memory.
+#: Small files of a directory that are written, synced and catalogued together, by count and by bytes in memory.
 BATCH_FILES = 512
 BATCH_BYTES = 32 * MIB
 
-# Threads that wait for fsync in a batch: the file system joins their commits, so more waiters mean fewer commits.
+#: Threads that wait for fsync in a batch: the file system joins their commits, so more waiters mean fewer commits.
 SYNC_THREADS = 16
 
-# Inner nodes kept in memory while a file is hashed; a larger DAG's nodes go to an unnamed temporary file.
+#: Inner nodes kept in memory while a file is hashed; a larger DAG's nodes go to an unnamed temporary file.
 NODE_SPOOL = 2 * MIB
 
-# Open files kept for serving blocks; far below the usual limit of 1024 descriptors per process.
+#: Open files kept for serving blocks; far below the usual limit of 1024 descriptors per process.
 OPEN_FILES = 64
 
-# Keys in one SQL `IN (...)`; SQLite guarantees 999 variables.
+#: Keys in one SQL `IN (...)`; SQLite guarantees 999 variables.
 SQL_KEYS = 400
 
-# Leaf rows inserted with one call, so the rows of a huge file are never all in memory.
+#: Leaf rows inserted with one call, so the rows of a huge file are never all in memory.
 ROW_BATCH = 2000
 
-# References taken from a file's DAG at once while it is walked in the catalog.
+#: References taken from a file's DAG at once while it is walked in the catalog.
 WALK_BATCH = 256
 
-# Files under links/ before they are joined into one: reading them all stays quick, and joining rare.
+#: Files under links/ before they are joined into one: reading them all stays quick, and joining rare.
 RECORD_FILES = 64
 
-# Entries of a folder whose blocks are looked at together, to tell files from folders: some MB in memory.
+#: Entries of a folder whose blocks are looked at together, to tell files from folders: some MB in memory.
 TREE_BATCH = 1024
 
-# Seconds to wait for another process that is writing the catalog; its transactions take milliseconds.
+#: Seconds to wait for another process that is writing the catalog; its transactions take milliseconds.
 BUSY_SECONDS = 60.0
 
-# Pages after which SQLite folds its log into the catalog, and the size the log file is cut back to.
+#: Pages after which SQLite folds its log into the catalog, and the size the log file is cut back to.
 WAL_PAGES = 2000
 WAL_BYTES = 32 * MIB
 
-# Files of one size whose profiles are looked up, to hash the first block of a new file of that size by them.
+#: Files of one size whose profiles are looked up, to hash the first block of a new file of that size by them.
 PROFILE_SAMPLE = 64
 
-# Files with the same first block, stored under another profile, that are compared byte by byte to share their bytes.
+#: Files with the same first block, stored under another profile, that are compared byte by byte to share their bytes.
 TWIN_CANDIDATES = 8
 
-# A file changed this short before it was hashed could change again without its time moving: clock ticks are coarse.
+#: A file changed this short before it was hashed could change again without its time moving: clock ticks are coarse.
 RACY_NS = 20_000_000
 
-# Names of CIDs used as file names may not be longer: file systems take 255 bytes, and Kubo's identity CIDs fit in it.
+#: Names of CIDs used as file names may not be longer: file systems take 255 bytes, and Kubo's identity CIDs fit in it.
 MAX_NAME = 230
 
-# Seconds between two tries for the lock of a partial file that another process holds.
+#: Seconds between two tries for the lock of a partial file that another process holds.
 LOCK_POLL_SECONDS = 0.05
 
-# Files whose state is written with one transaction while all are checked; an interrupted check loses no more.
+#: Files whose state is written with one transaction while all are checked; an interrupted check loses no more.
 MARK_BATCH = 256
 
-# Seconds an inner node that no root reaches is kept: the store or load that put it there may still be going on.
+#: Seconds an inner node that no root reaches is kept: the store or load that put it there may still be going on.
 ORPHAN_SECONDS = 7 * 24 * 3600
 
-# Leaves asked about at once while looking for what a partial file already has.
+#: Leaves asked about at once while looking for what a partial file already has.
 HAS_BATCH = 256

@@ -101,8 +101,8 @@ class NodeLock:
                 self._file = LockedFile(fd)
                 try:
                     write_holder(fd)
-                except OSError as why:
-                    if why.errno not in NO_ROOM:
+                except OSError as error:
+                    if error.errno not in NO_ROOM:
                         raise
             return True
 

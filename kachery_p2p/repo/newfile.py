@@ -43,6 +43,7 @@ class NewFile:
         """Give it its final name, replacing what is there. Its folder is made where it is missing.
 
         Args:
+            path: the final name.
             sync: whether the name is on the disk when this returns.
         """
         if os.name != "posix":

@@ -186,8 +186,10 @@ class Placer:
         durable: bool = False,
         nodes: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
-        """Commit the rows of a whole file: inner nodes that are not in the catalog yet, root, file, leaves. Nothing
-        where the catalog can only be read."""
+        """Commit the rows of a whole file: inner nodes that are not in the catalog yet, root, file, leaves.
+
+        Nothing is written where the catalog can only be read.
+        """
         if self.catalog.read_only:
             return
         with self.catalog.write(durable=durable) as db:

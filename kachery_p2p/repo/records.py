@@ -36,8 +36,13 @@ Node = tuple[bytes, bytes]
 
 
 class NodeRecord(NamedTuple):
-    """What a file under `nodes/` gave: the root it was written for (None without one), the nodes whose hash is right,
-    and whether that is all of it."""
+    """What a file under `nodes/` gave.
+
+    Attributes:
+        root: what it was written for; None where it names no root.
+        nodes: those whose hash is right.
+        whole: whether that is all of it.
+    """
 
     root: CID | None
     nodes: list[Node]
@@ -60,8 +65,9 @@ class NodeRecords:
         return os.path.exists(self.path_for(root))
 
     def keep(self, root: CID, nodes: Iterable[Node], *, sync: bool = True) -> Path:
-        """Write down the nodes (multihash, block) of a root. They are on the disk when this returns, unless `sync` is
-        false.
+        """Write down the nodes (multihash, block) of a root.
+
+        They are on the disk when this returns, unless `sync` is false.
 
         Raises:
             DiskFull, NoPermission: the system does not allow it.
@@ -218,9 +224,9 @@ class LinkRecords:
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
-            except OSError as why:
+            except OSError as error:
                 # Some network file systems lock no folders; then a link that was removed may be listed once more.
-                if why.errno not in (errno.ENOLCK, errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+                if error.errno not in (errno.ENOLCK, errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
                     raise
             yield
         finally:

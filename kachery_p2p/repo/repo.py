@@ -154,8 +154,9 @@ class Repo:
     def link_file(
         self, path: Path | str, *, profile: str | Profile | None = None, progress: Progress | None = None
     ) -> Stored:
-        """Serve a file from where it lies, without a copy. It must then stay as it is; when it does not, that is
-        noticed, and wrong bytes are never given out.
+        """Serve a file from where it lies, without a copy.
+
+        It must then stay as it is; when it does not, that is noticed, and wrong bytes are never given out.
 
         Raises:
             KacheryError: as for `store_file`.
@@ -177,8 +178,10 @@ class Repo:
     def store_new(
         self, new: NewFile, *, profile: str | Profile | None = None, progress: Progress | None = None
     ) -> Stored:
-        """Store what was written to a `NewFile` in `tmp/`, by renaming it: for content that is made piece by piece and
-        is too large for memory. Nobody may write to it any more."""
+        """Store what was written to a `NewFile` in `tmp/`, by renaming it. It may not be written to any more.
+
+        This is for content that is made piece by piece and is too large for memory.
+        """
         self._check_writable()
         return self._storer.store_new(new, profile, progress)
 
@@ -205,8 +208,9 @@ class Repo:
         return self._folders.store(Path(path), profile, progress, link)
 
     def keep_directory(self, root: CID) -> None:
-        """Make a directory that was loaded, all of whose nodes are here, a root like one that was stored: it is listed,
-        announced, and survives the loss of the catalog.
+        """Make a directory that was loaded, all of whose nodes are here, a root like one that was stored.
+
+        It is listed, announced, and survives the loss of the catalog.
 
         Raises:
             RepoError: a node is missing.
@@ -377,21 +381,34 @@ class Repo:
         return self._maintenance.verify(cids, progress)
 
     def quarantine(self, cid: CID) -> Path | None:
-        """Move our own copy of a root to `damaged/`, so that it can be loaded again; what is right in it is then not
-        fetched. Returns its new path, or None when there was no copy."""
+        """Move our own copy of a root to `damaged/`, so that it can be loaded again.
+
+        What is right in it is then not fetched.
+
+        Returns:
+            Its new path, or None when there was no copy.
+        """
         self._check_writable()
         return self._maintenance.quarantine(cid)
 
     def remove(self, cid: CID) -> bool:
-        """Forget a root, and delete our own copy of it. A linked file is only forgotten. The files in a directory are
-        roots of their own and stay. Returns whether there was anything."""
+        """Forget a root, and delete our own copy of it.
+
+        A linked file is only forgotten. The files in a directory are roots of their own and stay.
+
+        Returns:
+            Whether it was there.
+        """
         self._check_writable()
         return self._maintenance.remove(cid)
 
     def sweep(self, min_age: float = ORPHAN_SECONDS) -> tuple[int, int]:
         """Drop inner nodes that no root and no partial file reaches, and that are older than `min_age` seconds.
 
-        Returns how many, and their bytes. The files themselves are never touched.
+        The files themselves are never touched.
+
+        Returns:
+            How many were dropped, and their bytes.
         """
         self._check_writable()
         return self._maintenance.sweep(min_age)
@@ -406,8 +423,17 @@ class Repo:
         """Make the catalog anew when it is lost or damaged; the old one is kept in `damaged/`.
 
         What `nodes/` and `links/` have, and what the old catalog still proves, is taken in; everything under `ipfs/`
-        and every linked file is hashed. `progress(done, total)` gets bytes. Returns what could not be brought back.
-        No other process may use the directory meanwhile; raises RepoBusy when a node does.
+        and every linked file is hashed. No other process may use the directory meanwhile.
+
+        Args:
+            directory: the data directory.
+            progress: called with the bytes done and their total.
+
+        Returns:
+            What could not be brought back.
+
+        Raises:
+            RepoBusy: a node uses the directory.
         """
         return _rebuild(Path(directory), progress)
 
@@ -437,8 +463,8 @@ def _catalog_to_read(layout: Layout) -> Catalog:
     if os.access(layout.catalog, os.R_OK) and layout.catalog.stat().st_size:
         try:
             return Catalog(layout.catalog, read_only=True)
-        except NoPermission as why:
-            log.info("%s", why)
+        except NoPermission as error:
+            log.info("%s", error)
     return Catalog(layout.catalog, in_memory=True)
 
 

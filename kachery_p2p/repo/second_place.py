@@ -79,8 +79,10 @@ class SecondPlace:
         self._links.keep([link for link in self._catalogued_links() if link not in known])
 
     def _own(self) -> set[bytes]:
-        """The keys of files with a copy of ours, and of linked ones whose profile is not known: by it the nodes of the
-        others are made again."""
+        """The keys of files with a copy of ours, and of linked ones whose profile is not known.
+
+        The nodes of the other linked files are made again by their profile.
+        """
         rows = self._catalog.all(
             "SELECT r.key FROM roots r JOIN files f ON f.root = r.id AND (f.linked = 0 OR r.profile IS NULL)"
         )
@@ -172,8 +174,11 @@ class SecondPlace:
     # --- making the catalog anew ------------------------------------------------------------------------------------
 
     def bring_back(self, old: Path, progress: Progress | None) -> list[Problem]:
-        """Fill an empty catalog from the second place, the files, and what the old catalog, if there is one, still
-        gives and proves. Returns what could not be brought back."""
+        """Fill an empty catalog from the second place, the files, and what an old catalog still gives and proves.
+
+        Returns:
+            What could not be brought back.
+        """
         folders: dict[bytes, CID] = {}
         covered: set[bytes] = set()
         for path in list(self._nodes.paths()):
@@ -230,9 +235,9 @@ class SecondPlace:
     def _adopted(self, cid: CID, path: Path, *, likely: Profile | None, linked: bool = False) -> list[Problem]:
         try:
             problem = self._checker.adopt(cid, path, linked=linked, likely=likely)
-        except KacheryError as why:
-            what = "missing" if isinstance(why, FileNotFoundError) else "unknown"
-            return [Problem(cid, path, what, f"{cid} cannot be brought back: {why}")]
+        except KacheryError as error:
+            what = "missing" if isinstance(error, FileNotFoundError) else "unknown"
+            return [Problem(cid, path, what, f"{cid} cannot be brought back: {error}")]
         return [] if problem is None else [problem]
 
     def _bring_back_link(self, link: LinkRecord) -> list[Problem]:

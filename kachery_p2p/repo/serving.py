@@ -21,7 +21,7 @@ from kachery_p2p.repo.leaves import block_size, leaf_hashes_to, wrap_parts
 from kachery_p2p.repo.limits import SQL_KEYS
 from kachery_p2p.repo.openfiles import OpenFiles
 
-# A leaf may be in very many files (a block of zeros); a few of them are enough to try.
+#: A leaf may be in very many files (a block of zeros); a few of them are enough to try.
 _PLACES = 8
 
 _FIND_LEAF = (
@@ -187,12 +187,12 @@ class BlockReader:
                 # Perhaps it was another file that was kept open; look at what the path names now.
                 self.files.drop(place.file)
                 data, status = self._read_part(place, path)
-        except OSError as why:
-            if why.errno in (errno.ENOENT, errno.ENOTDIR):
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 self.mark(place.file, MISSING)
                 return None
-            if why.errno in (errno.EMFILE, errno.ENFILE):
-                raise explain(why, "reading", os.fsdecode(path)) from why
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise explain(error, "reading", os.fsdecode(path)) from error
             # Not allowed, a network drive that is away, a bad sector: it cannot be served now, and that is all.
             return None
         if not self._as_recorded(place, data, status) and (

@@ -30,8 +30,14 @@ from kachery_p2p.wire import Buffer
 
 
 class Stored(NamedTuple):
-    """What was stored or linked: its CID, its size in bytes, where its bytes are, and the bytes of all its blocks
-    together (which is what a directory states for it)."""
+    """What was stored or linked.
+
+    Attributes:
+        cid: its root.
+        size: in bytes.
+        path: where its bytes are.
+        dag_size: the bytes of all its blocks together, which is what a directory states for it.
+    """
 
     cid: CID
     size: int
@@ -119,7 +125,7 @@ class SmallFiles:
             return self._placer.place(new, file.cid)
 
 
-# Linux: a file that has no name until it is given one, and so needs neither a temporary name nor cleaning up.
+#: Linux: a file that has no name until it is given one, and so needs neither a temporary name nor cleaning up.
 _UNNAMED = getattr(os, "O_TMPFILE", 0)
 _NOT_HERE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EXDEV, errno.EEXIST}
 
@@ -136,8 +142,8 @@ def write_unnamed(data: Buffer, path: Path) -> bool:
         make_folders(folder)
         try:
             fd = os.open(folder, _UNNAMED | os.O_RDWR | CLOEXEC, 0o444)
-        except OSError as why:
-            if why.errno in _NOT_HERE:
+        except OSError as error:
+            if error.errno in _NOT_HERE:
                 return False
             raise
         try:
@@ -150,8 +156,8 @@ def write_unnamed(data: Buffer, path: Path) -> bool:
                 os.link(str(fd), path, src_dir_fd=open_files, follow_symlinks=True)
             finally:
                 os.close(open_files)
-        except OSError as why:
-            if why.errno in _NOT_HERE:
+        except OSError as error:
+            if error.errno in _NOT_HERE:
                 return False
             raise
         finally:

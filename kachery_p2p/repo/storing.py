@@ -274,8 +274,13 @@ class Storer:
         ]
 
     def _store_without_copy(self, source: SourceFile, profile: Profile, progress: Progress | None) -> Stored | None:
-        """Store without writing the bytes, when they are here already: under this CID, or under that of another
-        profile. None when they are not; that costs a second look only where a copy of this size begins alike."""
+        """Store without writing the bytes, when they are here already.
+
+        They may be here under this CID, or under that of another profile.
+
+        Returns:
+            None when they are not here; that costs a second look only where a copy of this size begins alike.
+        """
         alike = self._begins_like(source, profile)
         if not alike:
             return None

@@ -105,12 +105,13 @@ def generate_swarm_key() -> bytes:
 
 
 def write_swarm_key(path: Path, key: bytes) -> None:
-    """Write the key to the file `path`, mode 0600 (in a shared directory 0660), durably. Its folder is made where
-    missing (0700).
+    """Write the key to the file `path`, mode 0600 (in a shared directory 0660), durably.
+
+    Its folder is made where it is missing (0700).
 
     Raises:
-        SwarmKeyError: there is a file of that name. A key is never overwritten: whoever has lost it is shut out.
-        NoPermission, DiskFull.
+        SwarmKeyError: there is a file of that name. A key is never overwritten: who has lost it is shut out.
+        NoPermission, DiskFull: the system does not allow it.
     """
     with explained("writing the key of the private network,", path):
         make_directory(path.parent)

@@ -44,6 +44,7 @@ def read_tree(root: CID, get_nodes: GetNodes) -> StoredTree:
     """Read the directory `root` with all that is below it.
 
     Args:
+        root: of the directory.
         get_nodes: gives those of the nodes that are here.
     """
     tree = StoredTree(TreeWalk(root, NO_LIMITS))
