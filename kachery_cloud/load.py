@@ -55,8 +55,9 @@ def load_file(
     Raises:
         ContentNotFound: it is not here (`local_only`), or none of those who were asked has it; names them.
         DamagedFile: the local copy has changed and `local_only` is set. Without it, the data is loaded anew.
-        FileExists: something else is at `dest`. InvalidName: the URI may not choose the name of the copy.
-        InvalidURI, InvalidCID, UnsupportedCID, InvalidAddress, PathNotFound, IsADirectory, DiskFull ...
+        FileExists: something else is at `dest`.
+        InvalidName: the URI may not choose the name of the copy.
+        KacheryError: InvalidURI, InvalidCID, UnsupportedCID, InvalidAddress, PathNotFound, IsADirectory, DiskFull ...
 
     Example:
         >>> path = kcl.load_file("ipfs://bafkreiajr6u7obg3mpunezz2mwarr2sptwr3zaedia665vdayvw6mpn5ga")
@@ -151,8 +152,12 @@ def load_bytes(
     """Bytes `start` to `end` (exclusive) of a file. Only the blocks that hold them are fetched.
 
     Args:
+        uri: as for `load_file`.
         start: the first byte; the beginning where None.
         end: one past the last byte; the end of the file where None.
+        local_only: as for `load_file`.
+        providers: as for `load_file`.
+        timeout: as for `load_file`.
 
     Raises:
         InvalidRange: negative, reversed, or beyond the end of the file; and what `load_file` raises.
@@ -175,12 +180,18 @@ def cat_file(
     providers: Sequence[str] = (),
     timeout: float | None = None,
 ) -> None:
-    """Write a file, of any size, to a binary stream (standard output where `out` is None).
+    """Write a file, of any size, to a binary stream.
 
     The first bytes come as soon as they are here. Memory does not grow with the file.
 
     Args:
-        start, end: as for `load_bytes`.
+        uri: as for `load_file`.
+        out: the stream; standard output where None.
+        start: as for `load_bytes`.
+        end: as for `load_bytes`.
+        local_only: as for `load_file`.
+        providers: as for `load_file`.
+        timeout: as for `load_file`.
 
     Raises:
         InvalidArgument: `out` takes no bytes; and what `load_bytes` raises.
@@ -209,7 +220,12 @@ def load_dir(
     """Load a directory with all that is in it, and return the path of the folder made.
 
     Args:
+        uri: as for `load_file`, of a directory.
         dest: the folder to make. It must not exist, or be empty. It appears when everything is there.
+        local_only: as for `load_file`.
+        verbose: as for `load_file`.
+        providers: as for `load_file`.
+        timeout: as for `load_file`.
 
     Raises:
         NotADirectory: the URI names a file.

@@ -60,7 +60,8 @@ def pin(
         The rows of `pins` for it.
 
     Raises:
-        ContentNotFound: it is not on this machine. ConfigError: no such service, or no token for it.
+        ContentNotFound: it is not on this machine.
+        ConfigError: no such service, or no token for it.
         PinTooLarge: more than may be sent there. With `wait`, also what `wait_pinned` raises.
 
     Example:
@@ -78,6 +79,7 @@ def unpin(uri: str, service: str | Sequence[str] | None = None) -> list[dict[str
     Carried out by the node, like `pin`. Others who pinned the same thing there keep it, unless they use the same token.
 
     Args:
+        uri: as for `pin`.
         service: the name of a service, or several; all that were asked to keep it where none is named.
 
     Returns:
@@ -128,6 +130,7 @@ def wait_pinned(
     """Wait until services have a file or directory that they were asked to pin. Starts the node where none runs.
 
     Args:
+        uri: as for `pin`.
         timeout: seconds to wait at most; without it there is no end to waiting.
         service: the services to wait for; all that were asked where none is named.
         until: "pinned", when they say that they have it, or "verified", when a block came back from each of them.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.repo.repo import Repo
 
-# What file systems without hard links say when they are asked for one.
+#: What file systems without hard links say when they are asked for one.
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
@@ -38,6 +38,8 @@ def copy_into_place(source: Path, target: Path, *, replace: bool) -> None:
     """Copy a file to `target`, in one step. A copy-on-write clone where the file system can.
 
     Args:
+        source: the file to copy.
+        target: the whole name of the copy.
         replace: whether a file that is at `target` goes. Without it, only one with the same bytes is no error.
 
     Raises:
@@ -64,7 +66,11 @@ def copy_into_place(source: Path, target: Path, *, replace: bool) -> None:
 
 
 def _is_there(source: Path, target: Path, replace: bool) -> bool:
-    """Whether nothing is left to do. Raises where something is in the way."""
+    """Whether nothing is left to do.
+
+    Raises:
+        FileExists, NotAFile: something is in the way.
+    """
     try:
         status = os.lstat(target)
     except OSError:  # nothing, or what writing it will explain
@@ -96,8 +102,8 @@ def _name(temporary: Path, target: Path) -> None:
         return
     try:
         os.link(temporary, target, follow_symlinks=False)
-    except OSError as why:
-        if why.errno not in _NO_LINKS:
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
             raise
         # The empty file is ours alone from the moment that it is there.
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC))
@@ -165,9 +171,9 @@ def _name_folder(building: Path, dest: Path) -> None:
         if os.name == "nt" and dest.is_dir():
             dest.rmdir()
         os.rename(building, dest)  # replaces an empty folder, where it is not Windows
-    except OSError as why:
-        if why.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-            raise _folder_in_the_way(dest) from why
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise _folder_in_the_way(dest) from error
         raise
 
 

@@ -72,9 +72,12 @@ def store_file(
         timeout: seconds to wait for them at most; without it there is no end to waiting.
 
     Raises:
-        FileMissing, IsADirectory, NotAFile, NoPermission, DiskFull, FileChanged (it changed while it was read),
-        StoreTooLarge (the limit that you have set), PinTooLarge (more than may be sent to a service that was named),
-        and with `wait` what `wait_pinned` raises; it is stored then all the same.
+        FileMissing, IsADirectory, NotAFile: there is no such file.
+        NoPermission, DiskFull: it cannot be read, or the copy cannot be written.
+        FileChanged: it changed while it was read.
+        StoreTooLarge: the store would grow beyond the limit that you have set.
+        PinTooLarge: it is more than may be sent to a service that was named.
+        PinningError: with `wait`, as `wait_pinned`; it is stored then all the same.
 
     Example:
         >>> uri = kcl.store_file("/data/session.nwb", label="session.nwb")
@@ -126,11 +129,18 @@ def store_dir(
 
     Args:
         path: the folder.
+        label: as for `store_file`.
+        local: as for `store_file`.
         link: serve the files from where they lie instead of copying them.
-        label, local, profile, verbose, pin, wait, timeout: as for `store_file`.
+        profile: as for `store_file`.
+        verbose: as for `store_file`.
+        pin: as for `store_file`.
+        wait: as for `store_file`.
+        timeout: as for `store_file`.
 
     Raises:
-        FileMissing, NotADirectory, InvalidName (a file name that is not UTF-8), and as `store_file`.
+        FileMissing, NotADirectory: there is no such folder.
+        InvalidName: a file name is not UTF-8; and what `store_file` raises.
 
     Example:
         >>> uri = kcl.store_dir("/data/experiment")
@@ -317,8 +327,10 @@ def put_bytes(config: Config, data: bytes) -> Stored:
 
 
 def put_written(config: Config, write: Callable[[BinaryIO], None]) -> Stored:
-    """Store what `write` writes to a file: small content through memory, large content through a temporary file of
-    the data directory."""
+    """Store what `write` writes to a file.
+
+    Small content goes through memory, large content through a temporary file of the data directory.
+    """
     repo = repository(config)
     with Spool(config) as spool:
         write(cast(BinaryIO, spool))

@@ -53,7 +53,7 @@ def _writing_to(what: str) -> Iterator[None]:
 class FilteredStream:
     """A text stream that shows control characters, and what its encoding does not have, as escapes."""
 
-    # Whatever is written can be written: click would else go past this to the bytes of an ASCII stream.
+    #: Whatever is written can be written: click would else go past this to the bytes of an ASCII stream.
     encoding = "utf-8"
     errors = "backslashreplace"
 

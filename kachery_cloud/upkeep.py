@@ -110,6 +110,7 @@ def announce(uri: str, *, timeout: float | None = None) -> dict[str, Any]:
     it has happened, before they send the URI to somebody, say. It goes on in the background after the timeout.
 
     Args:
+        uri: of something that is on this machine.
         timeout: seconds to wait at most; 60 by default.
 
     Returns:
@@ -141,6 +142,7 @@ def whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = 
     For a URI with a path it is asked who has the directory that the URI begins with.
 
     Args:
+        uri: as for `load_file`.
         providers: multiaddrs of peers to ask, besides those that are found and those that the URI names.
         timeout: seconds to search for at most; 15 by default.
 

@@ -373,6 +373,7 @@ def good(found: dict[str, Any]) -> bool:
 
 
 def main() -> None:
+    """Run one kind of fork, or all of them, as the command line says."""
     kind = sys.argv[1]
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 200
     codes = []

@@ -164,7 +164,11 @@ class Host:
         return self.lab._stack.enter_context(Workstation(folder, env=settings, around=self.entered))
 
     def run(self, *command: str | Path, check: bool = True) -> str:
-        """Run a short command there and return what it prints. Raises `LabError` when it fails."""
+        """Run a short command there and return what it prints.
+
+        Raises:
+            LabError: it fails, and `check` is set.
+        """
         with self.entered():
             return _run([str(each) for each in command], check=check)
 
@@ -215,7 +219,9 @@ class Lab:
         """A machine that forwards from one network to another. What comes from outside unasked is dropped.
 
         Args:
+            name: for display.
             inside: its hosts get this router as their way out.
+            outside: the network that it leads to.
             nat: `port-preserving` keeps the source port of a connection wherever it goes (what most routers at home
                 do), `symmetric` takes another random one for each connection, None does not translate.
             outbound: `all`, or `tcp`: nothing but TCP gets out.

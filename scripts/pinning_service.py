@@ -225,7 +225,11 @@ class PinningService:
     # --- the RPC API ------------------------------------------------------------------------------------------------
 
     def import_car(self, data: bytes) -> list[str]:
-        """Keep the blocks of a CAR; its roots. Raises KacheryError."""
+        """Keep the blocks of a CAR; its roots.
+
+        Raises:
+            KacheryError: it is damaged, or its blocks cannot be written.
+        """
         reader = CarReader()
         view = memoryview(data)
         for start in range(0, len(view), 1 << 20):

@@ -66,6 +66,7 @@ def out_of_date(root: Path) -> dict[Path, str]:
 
 
 def main(arguments: list[str]) -> int:
+    """Say which pages have an old table, or write it there; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m scripts.settings_table", description="The table of the settings.")
     parser.add_argument("--write", action="store_true", help="write the table where it is out of date")
     write = parser.parse_args(arguments).write

@@ -58,7 +58,12 @@ def main() -> int:
 
 
 def demonstrate(folder: Path, seconds: float) -> None:
-    """Stores on one workstation, loads on the other, compares. Raises when anything is not as it should be."""
+    """Stores on one workstation, loads on the other, compares.
+
+    Raises:
+        AssertionError: something is not as it should be.
+        WorkstationError: a process fails.
+    """
     import numpy as np
 
     print(f"This is Python {platform.python_version()} on {platform.system()}, {os.cpu_count()} cores.\n")

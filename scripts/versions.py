@@ -24,10 +24,10 @@ CACHE = ROOT / ".cache" / "versions"
 LIGHT = ("py-cid", "py-multibase", "multiformats", "ipld-dag-pb", "cryptography", "click", "tqdm", "base58")
 OLD_NUMPY = "numpy==1.26.4"
 NEW_NUMPY = "numpy>=2"
-# What runs the tests of what is written.
+#: What runs the tests of what is written.
 LIGHT_TESTS = ("pytest", "pytest-trio", "hypothesis")
 VALUE_TESTS = ("test_formats.py", "test_npy.py", "test_pickling.py", "test_pickle_values.py")
-# numpy 1.26 has wheels for these
+#: numpy 1.26 has wheels for these.
 OLD_NUMPY_PYTHONS = ((3, 10), (3, 11), (3, 12))
 PYTHONS = (*OLD_NUMPY_PYTHONS, (3, 13), (3, 14))
 _STAMP = "installed-for"

@@ -50,10 +50,13 @@ class Workstation:
         python: str = sys.executable,
         around: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`folder` is made when absent; the data directory is `data` in it. `env` adds to the environment,
-        and comes before `KEEP_TO_ITSELF`.
+        """Makes the folder; starts nothing.
 
-        `around` is entered while a process is started: it can put the process on another machine of a lab.
+        Args:
+            folder: made when absent; the data directory is `data` in it.
+            env: adds to the environment, and comes before `KEEP_TO_ITSELF`.
+            python: the interpreter whose installation is used.
+            around: entered while a process is started: it can put the process on another machine of a lab.
         """
         self.folder = folder.resolve()
         self.directory = self.folder / "data"
@@ -85,7 +88,11 @@ class Workstation:
         return self.addrs[0]
 
     def start(self, *options: str) -> Self:
-        """Starts `kachery-cloud-node` here and waits until it serves. Raises `WorkstationError`."""
+        """Starts `kachery-cloud-node` here and waits until it serves.
+
+        Raises:
+            WorkstationError: it does not come to that.
+        """
         log = self.folder / "node.log"
         with open(log, "ab") as errors, self._around():
             self._node = subprocess.Popen(
@@ -132,7 +139,8 @@ class Workstation:
     ) -> subprocess.CompletedProcess[str]:
         """Runs a console command such as `kachery-cloud-store` here, to its end.
 
-        Raises `WorkstationError` when it fails, unless `check` is False.
+        Raises:
+            WorkstationError: it fails, and `check` is set.
         """
         line = [*self._command(command), *(str(arg) for arg in args)]
         with self._around():
@@ -165,7 +173,8 @@ class Workstation:
     def finish(self, process: subprocess.Popen[str], *, timeout: float = RUN_SECONDS) -> Any:
         """Waits for a process that `begin` started, and returns what it gave to `say` last (None: nothing).
 
-        Raises `WorkstationError` when it fails.
+        Raises:
+            WorkstationError: it fails.
         """
         out, errors = process.communicate(timeout=timeout)
         if process.returncode != 0:

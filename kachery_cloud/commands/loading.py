@@ -62,7 +62,7 @@ def load(
         kachery-cloud-load ipfs://bafy...
         kachery-cloud-load ipfs://bafy... --peer /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW...
         kachery-cloud-load ipfs://bafy.../notes/readme.txt --dest readme.txt
-    """
+    """  # noqa: D301
     from kachery_cloud.load import load_dir, load_file, load_file_info, takes_directory
     from kachery_cloud.uri import parse_uri
 
@@ -102,7 +102,7 @@ def cat(
     Examples:
         kachery-cloud-cat ipfs://bafy... | head
         kachery-cloud-cat ipfs://bafy... --start 0 --end 128 | xxd
-    """
+    """  # noqa: D301
     from kachery_cloud.load import cat_file
 
     cat_file(uri, start=start, end=end, local_only=local_only, providers=peers, timeout=timeout)
@@ -118,7 +118,7 @@ def ls(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None
     \b
     Example:
         kachery-cloud ls ipfs://bafy.../notes
-    """
+    """  # noqa: D301
     from kachery_cloud.load import list_dir
 
     entries = list_dir(uri, local_only=local_only, providers=peers, timeout=timeout)
@@ -140,7 +140,7 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
     \b
     Example:
         kachery-cloud info ipfs://bafy...
-    """
+    """  # noqa: D301
     from kachery_cloud.load import load_file_info
 
     found = load_file_info(uri, local_only=local_only, providers=peers, timeout=timeout)

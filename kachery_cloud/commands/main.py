@@ -76,11 +76,11 @@ def cli() -> None:
         1  another error     5  no room, no permission, or in use
         2  wrong input       6  the network, a peer or a service failed
         3  not found       130  interrupted;  141  the reader of the output left
-    """
+    """  # noqa: D301
 
 
 def main() -> None:
-    """`kachery-cloud`"""
+    """Run `kachery-cloud`."""
     cli(prog_name="kachery-cloud")
 
 

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 @click.option("-v", "--verbose", is_flag=True, help="Show every peer and every figure.")
 @json_option
 def status(verbose: bool, as_json: bool) -> None:
-    """Say what the node of this machine is doing: its addresses and why they are these, whether others can reach it,
-    whom it is connected to, what it announces, and what went wrong lately.
+    """Say what the node of this machine is doing.
 
-    Starts no node. Where none runs, it says what is configured.
+    Shows its addresses and why they are these, whether others can reach it, whom it is connected to, what it announces,
+    and what went wrong lately. Starts no node. Where none runs, it says what is configured.
 
     \b
     Examples:
         kachery-cloud-status
         kachery-cloud-status --json | jq .addresses
-    """
+    """  # noqa: D301
     from kachery_cloud.upkeep import find_status
 
     found = find_status()
@@ -62,7 +62,7 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
     \b
     Example:
         kachery-cloud-whereis ipfs://bafy...
-    """
+    """  # noqa: D301
     from kachery_cloud.commands.status_text import may_have_it, whereis_lines
     from kachery_cloud.upkeep import iter_whereis
 
@@ -104,7 +104,7 @@ def announce(uri: str, timeout: float | None, as_json: bool) -> None:
     \b
     Example:
         kachery-cloud announce ipfs://bafy...
-    """
+    """  # noqa: D301
     from kachery_cloud.upkeep import announce as tell
 
     done = tell(uri, timeout=timeout)
@@ -131,7 +131,7 @@ def keygen_swarm(to_stdout: bool, out: Path | None, as_json: bool) -> None:
         kachery-cloud-keygen-swarm
         kachery-cloud-keygen-swarm --out swarm.key
         kachery-cloud-keygen-swarm --stdout | ssh lab2 'umask 077; cat > .kachery-cloud/swarm.key'
-    """
+    """  # noqa: D301
     from kachery_cloud.settings.config import load_config
     from kachery_p2p.repo.swarm_key import (
         SWARM_KEY_NAME,

@@ -77,7 +77,7 @@ def node(
         kachery-cloud-node --no-public --relay /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...
         kachery-cloud-node --gateway
         kachery-cloud-node --log-file /var/log/kachery.log
-    """
+    """  # noqa: D301
     from dataclasses import replace
 
     from kachery_cloud.node.log import start_log

@@ -55,7 +55,7 @@ def service_add(
         kachery-cloud-pins service add filebase
         kachery-cloud-pins service add lab https://pins.lab.example.org --default --token-stdin < token.txt
         kachery-cloud-pins service add kubo http://192.168.1.7:5001 --kind rpc
-    """
+    """  # noqa: D301
     from kachery_cloud.settings.config import load_config
     from kachery_cloud.settings.pin_services import PRESETS, keep_service, stored_entry
     from kachery_cloud.settings.pin_tokens import keep_token, keep_token_in_keyring

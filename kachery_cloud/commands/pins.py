@@ -51,7 +51,7 @@ def pins(context: click.Context, removed: bool, as_json: bool) -> None:
         kachery-cloud-pins service add filebase
         kachery-cloud-pins add ipfs://bafy... --service filebase
         kachery-cloud-pins wait ipfs://bafy...
-    """
+    """  # noqa: D301
     if context.invoked_subcommand is not None:
         return
     from kachery_cloud import pinning as api
@@ -92,7 +92,7 @@ def add(uri: str, services: tuple[str, ...], wait: bool, timeout: float | None, 
     \b
     Example:
         kachery-cloud-pins add ipfs://bafy... --service filebase
-    """
+    """  # noqa: D301
     from kachery_cloud import pinning as api
     from kachery_cloud.settings.config import load_config
 
@@ -112,7 +112,7 @@ def remove(uri: str, services: tuple[str, ...], as_json: bool) -> None:
     \b
     Example:
         kachery-cloud-pins remove ipfs://bafy...
-    """
+    """  # noqa: D301
     from kachery_cloud import pinning as api
     from kachery_cloud.settings.config import load_config
 
@@ -136,7 +136,7 @@ def wait(uri: str, services: tuple[str, ...], verified: bool, timeout: float | N
     \b
     Example:
         kachery-cloud-pins wait ipfs://bafy... --timeout 600
-    """
+    """  # noqa: D301
     from kachery_cloud import pinning as api
     from kachery_cloud.settings.config import load_config
 
@@ -194,8 +194,10 @@ def wait_with_bar(
 def finish_store(
     config: Config, cid: CID, stored: dict[str, Any], names: Sequence[str], wait: bool, as_json: bool
 ) -> None:
-    """The end of `kachery-cloud-store`: print what was stored, wait for the services that are to keep it, and say how
-    far they are."""
+    """The end of `kachery-cloud-store`: print what was stored, and say how far the pinning services are.
+
+    With `wait` it waits for them first.
+    """
     from kachery_cloud import pinning as api
     from kachery_cloud.commands.pins_text import on_their_way
 

@@ -54,7 +54,7 @@ def pin_lines(rows: Sequence[PinEntry]) -> list[str]:
 
 
 def status_phrase(rows: Sequence[PinEntry]) -> str:
-    """`filebase: queued, lab: verified`"""
+    """How far each service is, as in `filebase: queued, lab: verified`."""
     return printable(", ".join(f"{row.service}: {_word(row)}" for row in rows))
 
 

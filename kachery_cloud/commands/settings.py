@@ -21,7 +21,7 @@ def settings(as_json: bool) -> None:
     \b
     Example:
         KACHERY_CLOUD_TIMEOUT=300 kachery-cloud settings
-    """
+    """  # noqa: D301
     from kachery_cloud.settings.config import SETTINGS, read_settings
 
     config, origins = read_settings()

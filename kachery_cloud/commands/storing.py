@@ -56,7 +56,7 @@ def store(path: str, **options: Any) -> None:
         kachery-cloud-store session.nwb
         kachery-cloud-store -r experiment/ --label "mouse 12"
         kachery-cloud-store session.nwb --service filebase
-    """
+    """  # noqa: D301
     _store(path, linked=False, **options)
 
 
@@ -76,7 +76,7 @@ def link(path: str, **options: Any) -> None:
     \b
     Example:
         kachery-cloud-link /data/raw_200GB.bin
-    """
+    """  # noqa: D301
     _store(path, linked=True, **options)
 
 

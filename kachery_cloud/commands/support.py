@@ -34,6 +34,7 @@ def guarded(function: Function, interrupted: str = "Interrupted.") -> Function:
     """Turn the errors that are meant for people into a sentence and an exit code.
 
     Args:
+        function: the body of a command.
         interrupted: what to say after Ctrl-C: what became of the work.
     """
 
@@ -81,6 +82,7 @@ def _leave_quietly() -> NoReturn:
 
 
 def print_result(as_json: bool, text: str, **values: Any) -> None:
+    """Print a result: `values` as JSON when that is asked for, else `text`."""
     click.echo(json.dumps(values) if as_json else text)
 
 
@@ -104,6 +106,8 @@ class Command(click.Command):
 
 
 class Group(click.Group):
+    """A group of such commands, which does the same."""
+
     command_class = Command
 
     def main(self, *args: Any, **kwargs: Any) -> Any:

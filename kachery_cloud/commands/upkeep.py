@@ -29,7 +29,7 @@ def verify(uris: tuple[str, ...], as_json: bool) -> None:
     \b
     Example:
         kachery-cloud verify
-    """
+    """  # noqa: D301
     from kachery_cloud.upkeep import verify as check
 
     problems = check(uris or None)
@@ -54,7 +54,7 @@ def repair(as_json: bool) -> None:
     \b
     Example:
         kachery-cloud repair
-    """
+    """  # noqa: D301
     from kachery_cloud.upkeep import repair as run
 
     found = run()
@@ -89,7 +89,7 @@ def init(as_json: bool) -> None:
     \b
     Example:
         KACHERY_CLOUD_DIR=/big/disk/kachery kachery-cloud-init
-    """
+    """  # noqa: D301
     from kachery_cloud.upkeep import init as make
 
     made = make()

@@ -134,7 +134,7 @@ class PickleBudget:
         self._weights[id(value)] = (value, steps, 0)
 
     def _weigh(self, value: Any, level: int) -> tuple[int, int]:
-        """(steps, depth)"""
+        """The steps, as `weigh` gives them, and how deep the value is nested."""
         kind = type(value)
         if kind is tuple or kind is frozenset:
             parts: Collection[Any] = value

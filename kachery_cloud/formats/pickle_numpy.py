@@ -25,8 +25,11 @@ _NEEDS_INIT, _NEEDS_PYTHON, _ALIGNED = 0x08, 0x10, 0x80
 
 
 def array_pieces(array: np.ndarray[Any, Any]) -> Iterator[Any]:
-    """The array's bytes in C order, without a copy of the whole. What lies between the fields of structured types is
-    zero: in memory it is what was there before, which is no part of the value, and may be private."""
+    """The array's bytes in C order, without a copy of the whole.
+
+    What lies between the fields of structured types is zero: in memory it is what was there before, which is no part of
+    the value, and may be private.
+    """
     if not array.nbytes:
         return
     yield from _pieces(array, _gaps(array.dtype))

@@ -223,6 +223,7 @@ def _new_fraction(reader: ValueReader, values: tuple[Any, ...]) -> Fraction:
 
 
 def build_uuid(_: ValueReader, state: Any) -> UUID:
+    """A UUID from the state that a pickle gives it: a dict with its number as "int"."""
     if type(state) is not dict or type(state.get("int")) is not int or not state.keys() <= {"int"}:
         raise bad("UUID")
     return UUID(int=state["int"])

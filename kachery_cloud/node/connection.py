@@ -343,8 +343,10 @@ def tell_running_node(config: Config, cid: CID) -> bool:
 
 
 def announce_in_background(config: Config, cid: CID, *, pins_changed: bool = False) -> None:
-    """Start or join the node of the directory without waiting for it, and tell it of the new data; and, where that is
-    to be pinned, to look at what is."""
+    """Start or join the node of the directory without waiting for it, and tell it of the new data.
+
+    With `pins_changed` it is also told to look at what is to be pinned.
+    """
     try:
         connection = get_connection(config)
         connection.notify_stored(cid)

@@ -28,8 +28,9 @@ _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
 def start_log(level: Level, file: Path | None = None) -> None:
-    """Send what the node and its libraries say from a level on to standard error; or with `file` to that file, and
-    warnings to both.
+    """Send what the node and its libraries say from a level on to standard error.
+
+    With `file` it goes to that file, and only warnings to both.
 
     Raises:
         NoPermission, DiskFull, RepoError: the file cannot be opened.
@@ -67,8 +68,10 @@ class _Formatter(logging.Formatter):
 
 
 class _Quiet:
-    """A log that cannot be written (a full disk, a terminal that was closed) is no reason to stop, nor to print a stack
-    trace for each line."""
+    """Ignores that a line cannot be written.
+
+    A full disk or a terminal that was closed is no reason to stop, nor to print a stack trace for each line.
+    """
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):

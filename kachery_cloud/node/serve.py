@@ -50,8 +50,11 @@ log = logging.getLogger("kachery_cloud.node")
 
 @dataclass(frozen=True)
 class GatewayChoice:
-    """That the node serves an HTTP gateway: where it listens (`HOST:PORT`; empty for 127.0.0.1:8090), and whether it
-    fetches from the network what this machine does not have."""
+    """That the node serves an HTTP gateway.
+
+    It says where that listens (`HOST:PORT`; empty for 127.0.0.1:8090), and whether it fetches from the network what
+    this machine does not have.
+    """
 
     address: str = ""
     fetch: bool = False
@@ -70,11 +73,13 @@ async def run_node(
     """Be the node of ``config.directory``, for this process and the others, until cancelled. The caller holds the lock.
 
     Args:
+        config: the settings.
         listen: multiaddrs to listen on, instead of the configured ones.
         peers: multiaddrs of peers to keep connected to, besides the configured ones.
         service: this is ``kachery-cloud-node``, which stays; it may relay for others.
         gateway: serve an HTTP gateway, too.
         hand_over: called when ``kachery-cloud-node`` wants to take the place; True when it may.
+        task_status: is given the methods of the node when it serves.
     """
     import trio
 
@@ -135,6 +140,7 @@ def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions
     """How the node of these settings finds others and is found.
 
     Args:
+        config: the settings.
         private: there is a swarm key.
         service: this is ``kachery-cloud-node``; a script or notebook does not relay for others unless it is told to.
     """
@@ -214,8 +220,12 @@ def serve_forever(
     A notebook or script that happens to be the node of this directory hands its place over and goes on as a client.
 
     Args:
+        config: the settings.
+        listen: as for `run_node`.
+        peers: as for `run_node`.
         gateway: serve an HTTP gateway, too.
         on_ready: called once with the node's status when it serves.
+        times: how long its parts may take.
 
     Raises:
         NodeError: another ``kachery-cloud-node`` serves this directory; names its process id.

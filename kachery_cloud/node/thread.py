@@ -63,13 +63,13 @@ class NodeThread:
             # What trio needs for exception groups there sets the hook of the whole process, which is the user's.
             sys.excepthook = hook
 
-        error: BaseException = NodeGone("The node of this process has stopped.")
+        failure: BaseException = NodeGone("The node of this process has stopped.")
         try:
             trio.run(self._run, strict_exception_groups=True)
-        except BaseException as why:  # whatever it was, it is handed to those who wait for the node
-            error = plain_error(why)
+        except BaseException as error:  # whatever it was, it is handed to those who wait for the node
+            failure = plain_error(error)
             if self._ready.done():
-                log.error("the node stopped", exc_info=why)
+                log.error("the node stopped", exc_info=error)
         finally:
             self._lock.release()
             with self._mutex:
@@ -78,7 +78,7 @@ class NodeThread:
             for future, _ in left.values():
                 future.set_exception(NodeGone("The node of this process has stopped."))
             if not self._ready.done():
-                self._ready.set_exception(error)
+                self._ready.set_exception(failure)
             else:
                 self._on_gone(self)
 

@@ -248,8 +248,10 @@ class Config:
         return tuple(BOOTSTRAP_PEERS)
 
     def delegated_routers(self, private_network: bool) -> tuple[str, ...]:
-        """URLs of `/routing/v1` servers: none when `public` is off, nor in a private network, which they are not part
-        of."""
+        """URLs of the `/routing/v1` servers to ask.
+
+        There are none when `public` is off, nor in a private network, which they are not part of.
+        """
         if not self.public or private_network:
             return ()
         if self.delegated is not None:

@@ -1,5 +1,7 @@
-"""`config.json` of a data directory, and the other small files of settings: read with bounds, written whole or not at
-all."""
+"""`config.json` of a data directory, and the other small files of settings.
+
+They are read with bounds, and written whole or not at all.
+"""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ def services_for(config: PinConfig, pin: object) -> list[PinSetting]:
     """The services that a call means.
 
     Args:
+        config: the settings of the data directory.
         pin: None for the default ones; True for these, or the only one that there is; False for none; a name, or
             several.
 

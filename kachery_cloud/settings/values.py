@@ -30,7 +30,7 @@ class Parser(Generic[T]):
 
     Attributes:
         read: from the raw value (the text of a variable, or JSON from the file) and where it came from, to the value.
-            Raises `ConfigError`, which names that place.
+            Where it cannot be read, a `ConfigError` names that place.
         takes: what may be given, in the words of the tables (Markdown).
         show: the value as it may be shown to people and in JSON, without secrets.
         none: the word that stands for None in the file; empty for JSON's null.

@@ -36,7 +36,11 @@ class Dataset:
         os.sync()
 
     def check(self, copy: Path) -> None:
-        """Raises `AssertionError` unless `copy` has the very same bytes."""
+        """See that a copy has the very same bytes.
+
+        Raises:
+            AssertionError: it has others.
+        """
         digest = sha256_of_folder(copy) if self.is_folder else sha256_of(copy)
         assert digest == self.sha256, f"{copy} differs from {self.path}"
 

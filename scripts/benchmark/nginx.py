@@ -54,7 +54,11 @@ class Nginx:
     """A running nginx. Use as a context manager."""
 
     def __init__(self, folder: Path, root: Path) -> None:
-        """Serves the files of `root`; keeps its own in `folder`. Raises `RuntimeError` when it does not start."""
+        """Serves the files of `root`; keeps its own in `folder`.
+
+        Raises:
+            RuntimeError: it does not start.
+        """
         program = _program("nginx")
         assert program is not None
         folder.mkdir(parents=True)

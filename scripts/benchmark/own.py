@@ -21,8 +21,16 @@ class Own(Peer):
     """A process with a data directory of its own."""
 
     def __init__(self, folder: Path, *, node: bool = True, gateway: str = "") -> None:
-        """Starts it; without `node` it works on local data only. It loads from the HTTP gateway at the URL `gateway`,
-        where one is given, and from peers. Raises `scripts.peers.PeerError`."""
+        """Starts it.
+
+        Args:
+            folder: where it keeps its data.
+            node: without it, it works on local data only.
+            gateway: the URL of an HTTP gateway to load from, besides peers.
+
+        Raises:
+            scripts.peers.PeerError: it does not become ready.
+        """
         env = {**KEEP_TO_ITSELF, "KACHERY_CLOUD_DIR": str(folder / "data"), "KACHERY_CLOUD_GATEWAYS": gateway or "none"}
         command = [sys.executable, "-m", "scripts.benchmark.own", *(["--local"] if not node else [])]
         super().__init__(command, folder=folder, temporary=False, disposable=True, env=env)
@@ -39,8 +47,11 @@ class Own(Peer):
     def load(
         self, uri: str, addr: str = "", *, dest: Path | None = None, timeout: float = CALL_SECONDS
     ) -> tuple[Path, float]:
-        """Loads a file, or a folder to `dest`, from the peer at `addr`, or without one from its gateway. Returns where
-        it is and the seconds it took."""
+        """Loads a file, or a folder to `dest`, from the peer at `addr`, or without one from its gateway.
+
+        Returns:
+            Where it is, and the seconds it took.
+        """
         result = self.call("load", uri=uri, addr=addr, dest=str(dest) if dest else None, timeout=timeout)
         return Path(result["path"]), result["seconds"]
 

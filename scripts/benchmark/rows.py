@@ -233,5 +233,5 @@ ROWS: tuple[Row, ...] = (
     ),
 )  # fmt: skip
 
-# What the ratios of each group are taken against.
+#: What the ratios of each group are taken against.
 REFERENCES = {STORE: ("kubo-add", "cp"), LOAD: ("kubo-pin-kubo", "scp"), GATEWAY: ("nginx-curl",)}

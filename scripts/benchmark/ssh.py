@@ -30,7 +30,11 @@ class SshServer:
     """A running `sshd`. Use as a context manager."""
 
     def __init__(self, folder: Path) -> None:
-        """Makes keys and settings in `folder` and starts the server. Raises `RuntimeError` when it does not start."""
+        """Makes keys and settings in `folder` and starts the server.
+
+        Raises:
+            RuntimeError: it does not start.
+        """
         program = _sshd()
         assert program is not None
         folder.mkdir(parents=True)

@@ -87,7 +87,8 @@ class ChildrenMeter:
 def run_measured(side: str, *commands: Sequence[str]) -> Sample:
     """Runs commands one after the other: their time, the sum of their CPU seconds and the highest peak.
 
-    Raises `subprocess.CalledProcessError` when one fails.
+    Raises:
+        subprocess.CalledProcessError: one fails.
     """
     cpu, peak = 0.0, 0.0
     began = time.monotonic()

@@ -30,6 +30,7 @@ LEAD = 4.0
 
 
 def start(module: str, *args: str) -> subprocess.Popen[str]:
+    """Start a module of this package as a process of its own."""
     env = {**os.environ, **KEEP_TO_ITSELF}
     return subprocess.Popen(
         [sys.executable, "-m", f"scripts.floods.{module}", *args],
@@ -47,15 +48,18 @@ def prefer(process: subprocess.Popen[str]) -> None:
 
 
 def percentile(values: list[float], part: float) -> float:
+    """The value below which `part` (0 to 1) of them lie; NaN without any."""
     return sorted(values)[min(int(len(values) * part), len(values) - 1)] if values else float("nan")
 
 
 def told(process: subprocess.Popen[str]) -> Any:
+    """What a process says next, as a line of JSON."""
     assert process.stdout is not None
     return json.loads(process.stdout.readline())
 
 
 def asked(process: subprocess.Popen[str], question: object) -> Any:
+    """What a process answers to a question; both are a line of JSON."""
     assert process.stdin is not None
     print(json.dumps(question), file=process.stdin, flush=True)
     return told(process)
@@ -124,6 +128,7 @@ def show(name: str, found: Measured) -> None:
 
 
 def main() -> int:
+    """Run the floods that the command line names, and print how each was withstood."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"floods: {', '.join([*FLOODS, *PLAIN])}")
     parser.add_argument("--seconds", type=float, default=8.0, help="how long each is measured (8)")

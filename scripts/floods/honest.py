@@ -1,5 +1,7 @@
-"""An honest peer of the node that is flooded: `python -m scripts.floods.honest` with what the target printed on its
-standard input, a line for each measurement: `{"seconds": ..., "bulk": true}`; answers with a line each.
+"""An honest peer of the node that is flooded: `python -m scripts.floods.honest`.
+
+Its standard input is what the target printed, then a line for each measurement, such as
+`{"seconds": 8.0, "bulk": true}`. It answers each with a line.
 
 What is measured: the time from wanting a block of 64 KiB until it is there, one after the other; that of a small file
 through the gateway, each over a connection of its own; and the rate of a bulk transfer of many MiB in blocks of 1 MiB.
@@ -35,6 +37,7 @@ class Nothing:
 
 
 async def block(exchange: Exchange, cid: CID) -> float:
+    """Seconds until a block that is wanted is there."""
     begun = time.monotonic()
     with trio.fail_after(PATIENCE):
         async with exchange.new_session(discover=True) as session:
@@ -44,6 +47,11 @@ async def block(exchange: Exchange, cid: CID) -> float:
 
 
 async def over_http(url: str, cid: str) -> float:
+    """Seconds until a small file has come through the gateway, over a new connection.
+
+    Raises:
+        OSError: the gateway answers with another status than 200.
+    """
     host, port = url.removeprefix("http://").split(":")
     begun = time.monotonic()
     with trio.fail_after(PATIENCE):
@@ -61,7 +69,7 @@ async def over_http(url: str, cid: str) -> float:
 
 
 async def bulk(exchange: Exchange, leaves: list[CID]) -> float:
-    """MB/s."""
+    """MB/s of a bulk transfer."""
     begun = time.monotonic()
     size = 0
     with trio.move_on_after(PATIENCE):
@@ -73,6 +81,7 @@ async def bulk(exchange: Exchange, leaves: list[CID]) -> float:
 
 
 async def measure(exchange: Exchange, host: Host, said: dict[str, Any], order: dict[str, Any]) -> dict[str, Any]:
+    """One measurement: `said` is what the target printed, `order` a line of the standard input."""
     times: list[float] = []
     web: list[float] = []
     failed = web_failed = 0
@@ -133,6 +142,7 @@ async def measure(exchange: Exchange, host: Host, said: dict[str, Any], order: d
 
 
 async def main() -> None:
+    """Connect to the target, and measure as often as the standard input asks for it."""
     said = json.loads(sys.stdin.readline())
     host = Host(os.urandom(32), [])
     exchange = Exchange(host, Nothing())

@@ -68,6 +68,7 @@ class Probe:
 
 
 async def main(folder: Path) -> None:
+    """Serve from a data directory until the standard input ends."""
     repo = Repo.open(folder)
     blocks = [str(repo.store_bytes(os.urandom(BLOCK_SIZE)).cid) for _ in range(BLOCKS)]
     large = repo.store_bytes(os.urandom(LARGE)).cid

@@ -133,7 +133,11 @@ def _python311() -> str | None:
 
 
 def _run(what: str, command: list[str], *, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
-    """Runs one step with its output kept back. Raises `InstallError` with the end of the output when it fails."""
+    """Runs one step with its output kept back.
+
+    Raises:
+        InstallError: it fails; has the end of the output.
+    """
     try:
         done = subprocess.run(
             command,

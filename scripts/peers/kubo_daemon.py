@@ -71,7 +71,9 @@ class KuboDaemon:
         """Starts a daemon on free ports, with its repo in `folder` (default: a temporary one).
 
         `profile` is one of its own, for `add`; `settings` are laid over its configuration.
-        Raises `PeerError` when it cannot be started here or does not become ready.
+
+        Raises:
+            PeerError: it cannot be started here, or does not become ready.
         """
         reason = places.missing_kubo_daemon()
         if reason is not None:
@@ -110,7 +112,8 @@ class KuboDaemon:
     def run(self, *args: str | Path, data: bytes = b"", timeout: float = CALL_SECONDS) -> str:
         """Runs an `ipfs` command against the daemon, with `data` as its input. Returns what it printed.
 
-        Raises `PeerError` with its own words when it fails, or takes longer than `timeout` seconds.
+        Raises:
+            PeerError: it fails, with its own words, or takes longer than `timeout` seconds.
         """
         return self.run_bytes(*args, data=data, timeout=timeout).decode()
 

