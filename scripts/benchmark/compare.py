@@ -29,7 +29,8 @@ def lines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """A table of each dataset that both have: medians of the seconds, and of the CPU seconds of all sides together.
 
     Args:
-        before, after: the rows of each dataset, by its name, as `--json` writes them.
+        before: the rows of each dataset, by its name, as `--json` writes them.
+        after: the same of the second report.
     """
     told: list[str] = []
     for name in before:

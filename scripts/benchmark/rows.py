@@ -80,8 +80,10 @@ def _kubo_add(stage: Stage) -> Sample:
 
 
 def _by_kubo(peer: kubo.AnyKubo, work: Callable[[], object], folder: Path) -> Sample:
-    """Have Kubo do something, and bring it to the disk: it keeps blocks that the system has not written yet. Its own
-    command line is part of its side."""
+    """Have Kubo do something, and bring it to the disk.
+
+    It keeps blocks that the system has not written yet. Its own command line is part of its side.
+    """
     daemon, commands = Meter(peer.pid), ChildrenMeter()
     began = time.monotonic()
     work()
