@@ -21,10 +21,10 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar, Union, cast
 
 T = TypeVar("T")
 
@@ -64,10 +64,11 @@ def to_json(value: Any) -> Any:
     if value is None or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, Mapping):
-        return {key: to_json(each) for key, each in value.items()}
+        return {key: to_json(each) for key, each in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, (list, tuple)):
-        return [to_json(each) for each in value]
-    if hasattr(type(value), "parse"):
+        return [to_json(each) for each in cast("Sequence[Any]", value)]
+    kind: type[object] = type(value)  # pyright: ignore[reportUnknownVariableType]
+    if hasattr(kind, "parse"):
         return str(value)
     if not dataclasses.is_dataclass(value):
         raise TypeError(f"{type(value).__name__} has no form in JSON")
@@ -179,9 +180,10 @@ def _list_of(kinds: tuple[Any, ...]) -> _Read:
     readers = [_reader(kind) for kind in kinds if kind is not Ellipsis]
 
     def read(value: Any, where: str) -> Any:
-        if not isinstance(value, (list, tuple)) or not (endless or len(value) == len(readers)):
+        items = cast("Sequence[Any]", value)
+        if not isinstance(value, (list, tuple)) or not (endless or len(items) == len(readers)):
             raise _wrong(where, "a list" if endless else f"a list of {len(readers)}")
-        each_with = ((each, readers[0 if endless else at]) for at, each in enumerate(value))
+        each_with = ((each, readers[0 if endless else at]) for at, each in enumerate(items))
         return tuple(reader(each, f"{where}[{at}]") for at, (each, reader) in enumerate(each_with))
 
     return read
@@ -191,7 +193,8 @@ def _mapping_of(read_value: _Read) -> _Read:
     def read(value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise _wrong(where, "an object")
-        return {_key(key, where): read_value(each, _inside(where, key)) for key, each in value.items()}
+        items = cast("Mapping[Any, Any]", value).items()
+        return {_key(key, where): read_value(each, _inside(where, key)) for key, each in items}
 
     return read
 
@@ -231,14 +234,15 @@ def _message(kind: Any) -> _Read:
     def read(value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise _wrong(where, "an object")
-        found = {}
+        items = cast("Mapping[Any, Any]", value)
+        found: dict[str, Any] = {}
         for each in named:
-            if each.name in value:
-                found[each.name] = readers[each.name](value[each.name], _inside(where, each.name))
+            if each.name in items:
+                found[each.name] = readers[each.name](items[each.name], _inside(where, each.name))
             elif each.name in needed:
                 raise WrongShape(f"its {_inside(where, each.name)!r} is missing")
         for name in flat_fields:
-            rest = value if name in flat_messages else {key: each for key, each in value.items() if key not in taken}
+            rest = items if name in flat_messages else {key: each for key, each in items.items() if key not in taken}
             found[name] = readers[name](rest, where)
         return kind(**found)
 

@@ -19,7 +19,7 @@ puts the name of its protocol in front, as `naming` does: "A DHT message is malf
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -45,7 +45,7 @@ class WireError(ValueError):
 
 
 @contextmanager
-def naming(message: str) -> Iterator[None]:
+def naming(message: str) -> Generator[None, None, None]:
     """Turns a `WireError` within into a `MalformedMessage` that begins with `message`: "A DHT message"."""
     try:
         yield

@@ -24,7 +24,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from kachery_cloud.node.messages import ErrorText
@@ -76,7 +76,7 @@ _open_fds: set[int] = set()
 
 
 @contextlib.contextmanager
-def closed_in_forks(fd: int) -> Iterator[None]:
+def closed_in_forks(fd: int) -> Generator[None, None, None]:
     """While this lasts, a forked child does not keep ``fd`` open.
 
     A child that held a copy of a control socket would hide from the other processes that the node has gone.

@@ -43,6 +43,10 @@ class _Waiting:
     progress: Progress | None
 
 
+def _nothing(client: ControlClient) -> None:
+    """Nothing is done when the node goes: this side has left."""
+
+
 class ControlClient:
     """A connection to the node of a directory that another process holds. Thread-safe.
 
@@ -130,7 +134,7 @@ class ControlClient:
 
     def close(self) -> None:
         """Leave. Requests under way are cancelled by the node."""
-        self._on_gone = lambda client: None
+        self._on_gone = _nothing
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()

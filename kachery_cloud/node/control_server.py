@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kachery_cloud.node.control import (
     GREETING_TIMEOUT,
@@ -192,7 +192,7 @@ class _Lines:
             message = read_json(line)
         except InvalidJSON:
             return None
-        return message if isinstance(message, dict) else None
+        return cast("dict[str, Any]", message) if isinstance(message, dict) else None
 
 
 class _Client:

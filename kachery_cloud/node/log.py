@@ -11,7 +11,7 @@ import os
 import sys
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeAlias
 
 from kachery_cloud.commands.support import printable
 from kachery_p2p.oserrors import explained
@@ -78,7 +78,13 @@ class _Quiet:
             super().handleError(record)  # type: ignore[misc]
 
 
-class _Terminal(_Quiet, logging.StreamHandler):
+if TYPE_CHECKING:
+    _ToStream = logging.StreamHandler[TextIO]
+else:
+    _ToStream = logging.StreamHandler
+
+
+class _Terminal(_Quiet, _ToStream):
     pass
 
 

@@ -30,6 +30,10 @@ A = TypeVar("A")
 Progress: TypeAlias = Callable[[int, int], None]
 
 
+def no_progress(done: int, total: int) -> None:
+    """For a request whose progress is not shown."""
+
+
 @dataclass(frozen=True)
 class ServedGateway:
     """The HTTP gateway that the process of the node serves, and whether it fetches what is not here."""

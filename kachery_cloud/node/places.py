@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Places:
         self._places: OrderedDict[ClientPlace, None] = OrderedDict()
 
     @contextlib.contextmanager
-    def taken(self) -> Iterator[ClientPlace | None]:
+    def taken(self) -> Generator[ClientPlace | None, None, None]:
         """A place while this lasts, or until it is needed for another; None when all others wait for answers."""
         import trio
 

@@ -256,7 +256,7 @@ def serve_forever(
 
             log.info("starting for %s (process %d)", config.directory, os.getpid())
             methods = await nursery.start(serve)
-            found: RunningNode = await methods[messages.STATUS.name].run(Nothing(), lambda done, total: None)
+            found: RunningNode = await methods[messages.STATUS.name].run(Nothing(), messages.no_progress)
             log.info("serving as %s", found.node.peer_id)
             on_ready(found)
 

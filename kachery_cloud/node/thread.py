@@ -110,6 +110,8 @@ class NodeThread:
         """Ask; the future gets the result, what the node raised, or `NodeGone`."""
         import trio
 
+        from kachery_cloud.node.messages import no_progress
+
         future: Future[A] = Future()
         scope = trio.CancelScope()
         with self._mutex:
@@ -119,21 +121,23 @@ class NodeThread:
             self._pending[request_id] = (future, scope)
 
         async def answer() -> None:
-            outcome: Any = NodeError("The request was cancelled.")
+            result: Any = None
+            failure: BaseException | None = NodeError("The request was cancelled.")
             with scope:
                 try:
                     run = self._methods[call.name].run
-                    outcome = (await run(request, progress or (lambda done, total: None)),)
+                    result = await run(request, progress or no_progress)
+                    failure = None
                 except Exception as error:  # noqa: BLE001 - it belongs to the caller
-                    outcome = error
+                    failure = error
             with self._mutex:
                 waiting = self._pending.pop(request_id, None)
             if waiting is None:
                 return
-            if isinstance(outcome, tuple):
-                future.set_result(outcome[0])
+            if failure is None:
+                future.set_result(result)
             else:
-                future.set_exception(outcome)
+                future.set_exception(failure)
 
         try:
             self._token.run_sync_soon(lambda: self._nursery.start_soon(answer))

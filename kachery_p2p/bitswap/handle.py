@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Protocol
@@ -113,7 +113,7 @@ class SessionHandle:
         self._exchange.add_provider(self._session, peer_id)
 
     @contextlib.contextmanager
-    def expecting(self) -> Iterator[None]:
+    def expecting(self) -> Generator[None, None, None]:
         """While this lasts, a peer is being dialled: gateways do not take its place yet."""
         standby = self._session.standby
         if standby is not None:

@@ -99,12 +99,12 @@ class Presence(NamedTuple):
 class BitswapMessage:
     """One decoded message."""
 
-    entries: list[WantlistEntry] = field(default_factory=list)
+    entries: list[WantlistEntry] = field(default_factory=list[WantlistEntry])
     full: bool = False
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list[Block])
     #: Blocks of more bytes than there may be: not to be used, but those who want one are told.
-    too_large: list[Block] = field(default_factory=list)
-    presences: list[Presence] = field(default_factory=list)
+    too_large: list[Block] = field(default_factory=list[Block])
+    presences: list[Presence] = field(default_factory=list[Presence])
     pending_bytes: int = 0
     #: Entries and presences skipped because their CID cannot be read.
     malformed: int = 0

@@ -34,7 +34,7 @@ class Stats:
     """Sums over the life of the exchange; `peers` holds those that were active last."""
 
     total: PeerStats = field(default_factory=PeerStats)
-    peers: dict[str, PeerStats] = field(default_factory=dict)
+    peers: dict[str, PeerStats] = field(default_factory=dict[str, PeerStats])
 
     def of(self, peer: str) -> PeerStats:
         """The sums of a peer, which count as the newest from now on."""

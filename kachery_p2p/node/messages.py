@@ -63,7 +63,7 @@ class LoadResult:
     cid: CID
     path: str | None = None
     size: int | None = None
-    sources: Mapping[str, int] = field(default_factory=dict)
+    sources: Mapping[str, int] = field(default_factory=dict[str, int])
     seconds: float = 0.0
 
 
@@ -171,15 +171,15 @@ class ServiceStatus:
     problem: str
     last_error: str
     last_error_at: float | None
-    sending: Mapping[str, Sending] = field(default_factory=dict)
+    sending: Mapping[str, Sending] = field(default_factory=dict[str, Sending])
 
 
 @dataclass(frozen=True)
 class PinningStatus:
     """The services that this node uses, how many rows are in which state at which service, and what hinders all."""
 
-    services: Mapping[str, ServiceStatus] = field(default_factory=dict)
-    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    services: Mapping[str, ServiceStatus] = field(default_factory=dict[str, ServiceStatus])
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
     error: str = ""
 
 
@@ -273,7 +273,7 @@ class SourceStatus:
 
     on: bool
     why: str = field(default="", metadata=OMITTED)
-    figures: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
+    figures: Mapping[str, Any] = field(default_factory=dict[str, Any], metadata=FLAT)
 
 
 @dataclass(frozen=True)

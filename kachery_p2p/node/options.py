@@ -47,4 +47,4 @@ class NodeOptions:
     autonat: bool = False
     reachability: str = "auto"
     gateways: tuple[str, ...] = ()
-    gateway_tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
+    gateway_tokens: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
