@@ -129,8 +129,11 @@ def help_examples(command: click.Command, name: str = "") -> Iterator[tuple[str,
     if found:
         yield own, [line.strip() for line in found[1].splitlines()]
     if isinstance(command, click.Group):
-        for each in command.commands.values():
-            yield from help_examples(each, own)
+        context = click.Context(command)
+        for each in command.list_commands(context):
+            inner = command.get_command(context, each)
+            assert inner is not None
+            yield from help_examples(inner, own)
 
 
 def indented(docstring: str) -> str:
