@@ -288,7 +288,7 @@ def _acquire(lock: NodeLock, directory: Path, times: NodeTimes) -> None:
             if agreed is None:
                 raise NodeError(silent_holder(directory))
             raise NodeError(f"Process {agreed} agreed to hand over {directory} but still holds its lock.")
-        time.sleep(LOCK_PAUSE)
+        time.sleep(LOCK_PAUSE)  # nothing tells when a lock of another process is free
 
 
 def _ask_for_place(directory: Path, times: NodeTimes) -> int | None:
