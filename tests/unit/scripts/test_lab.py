@@ -29,7 +29,10 @@ with socket.socket() as client:
     client.bind(("", 5555))
     try:
         client.connect((sys.argv[1], 4001))
-        print(client.recv(100).decode())
+        answer = b""
+        while piece := client.recv(100):  # to the end: the side that closes first keeps the port for a minute
+            answer += piece
+        print(answer.decode())
     except OSError:
         print("unreachable")
 """
