@@ -19,7 +19,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from scripts.peers import places
-from scripts.peers.peer import CALL_SECONDS, READY_SECONDS, STOP_SECONDS, PeerError
+from scripts.peers.peer import (
+    CALL_SECONDS,
+    FETCH_AGAIN_SECONDS,
+    READY_SECONDS,
+    STOP_SECONDS,
+    PeerError,
+    PeerTimeout,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -131,7 +138,7 @@ class KuboDaemon:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise PeerError(f"ipfs {args[0]}: no answer within {timeout:.0f} s") from error
+            raise PeerTimeout(f"ipfs {args[0]}: no answer within {timeout:.0f} s") from error
         if done.returncode != 0:
             raise PeerError(f"ipfs {args[0]}: {done.stderr.decode(errors='replace').strip()}")
         return done.stdout
@@ -147,14 +154,33 @@ class KuboDaemon:
     def pin(self, cid: str, *, timeout: float = CALL_SECONDS) -> float:
         """Fetches the whole DAG into its block store and keeps it. Returns the seconds it took."""
         began = time.monotonic()
-        self.run("pin", "add", "--progress=false", cid, timeout=timeout)
+        self._fetch(cid, "pin", "add", "--progress=false", cid, timeout=timeout)
         return time.monotonic() - began
 
     def get(self, cid: str, dest: Path, *, timeout: float = CALL_SECONDS) -> float:
         """Fetches a DAG and writes it to `dest`. Returns the seconds it took."""
         began = time.monotonic()
-        self.run("get", "--progress=false", "-o", dest, cid, timeout=timeout)
+        self._fetch(cid, "get", "--progress=false", "-o", dest, cid, timeout=timeout)
         return time.monotonic() - began
+
+    def _fetch(self, cid: str, *args: str | Path, timeout: float) -> None:
+        """Runs a command that fetches a DAG. One that takes long gets help (see `Kubo.pin` in `peer.py`)."""
+        ended = threading.Event()
+
+        def help_it() -> None:
+            while not ended.wait(FETCH_AGAIN_SECONDS):
+                try:
+                    self.run("refs", "-r", cid, timeout=FETCH_AGAIN_SECONDS)
+                except PeerError:
+                    pass  # the command itself tells what is wrong
+
+        helper = threading.Thread(target=help_it)
+        helper.start()
+        try:
+            self.run(*args, timeout=timeout)
+        finally:
+            ended.set()
+            helper.join()
 
     # --- beginning and end -----------------------------------------------------------------------------------------
 

@@ -15,8 +15,9 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from types import TracebackType
@@ -32,10 +33,16 @@ CALL_SECONDS = 600.0
 STOP_SECONDS = 60.0
 #: The peer itself keeps to the time-out of a request; this is only for a peer that hangs altogether.
 _GRACE_SECONDS = 30.0
+#: A fetch of Kubo's that takes longer is asked for once more (see `Kubo.pin`).
+FETCH_AGAIN_SECONDS = 60.0
 
 
 class PeerError(Exception):
     """A peer did not start, ended, or answered a request with an error."""
+
+
+class PeerTimeout(PeerError):
+    """A peer did not answer in time."""
 
 
 class Peer:
@@ -126,7 +133,7 @@ class Peer:
         try:
             return self.begin(cmd, timeout=timeout, **args).result(timeout + _GRACE_SECONDS)
         except FutureTimeout:
-            raise PeerError(f"{cmd}: no answer within {timeout + _GRACE_SECONDS:.0f} s") from None
+            raise PeerTimeout(f"{cmd}: no answer within {timeout + _GRACE_SECONDS:.0f} s") from None
 
     def connect(self, addr: str, *, timeout: float = 30) -> None:
         """Connects to the multiaddr `addr`, which ends in `/p2p/<peer ID>`."""
@@ -240,6 +247,32 @@ class Kubo(Peer):
     def add(self, path: Path, *, timeout: float = CALL_SECONDS) -> str:
         """Adds a file or a directory. Returns its CID."""
         return str(self.call("add", path=str(path.resolve()), timeout=timeout)["cid"])
+
+    def pin(self, cid: str, *, timeout: float = CALL_SECONDS) -> float:
+        """Fetches the whole DAG into the peer's block store and keeps it. Returns the seconds it took.
+
+        A fetch of Kubo's can stand still for ever, from another Kubo as from us. Its session takes wants that are not
+        answered within twice the usual time for refused ones, and drops a peer after 16 of them. Without a peer
+        it waits for its idle timer, which was stopped if all wants had been answered by then (boxo 0.43,
+        `bitswap/client/internal/session`: `processUpdates` and `handleReceive`). On a busy machine, thousands of tiny
+        blocks come to that. So a fetch that takes long is asked for once more, in a session of its own: its blocks end
+        the wait of the first one.
+        """
+        return self._fetch("pin", cid, timeout)
+
+    def get(self, cid: str, dest: Path, *, timeout: float = CALL_SECONDS, **args: object) -> float:
+        """Fetches a DAG, as `pin` does, and writes it to `dest`. Returns the seconds it took."""
+        return self._fetch("get", cid, timeout, dest=str(dest.resolve()), **args)
+
+    def _fetch(self, cmd: str, cid: str, timeout: float, **args: object) -> float:
+        answer = self.begin(cmd, cid=cid, timeout=timeout, **args)
+        deadline = time.monotonic() + timeout + _GRACE_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            done, _ = wait([answer], min(left, FETCH_AGAIN_SECONDS))
+            if done:
+                return float(answer.result()["seconds"])
+            self.begin("pin", cid=cid, timeout=timeout)
+        raise PeerTimeout(f"{cmd}: no answer within {timeout + _GRACE_SECONDS:.0f} s")
 
 
 class Helia(Peer):
