@@ -11,6 +11,30 @@ from kachery_p2p.units import KIB, MIB
 #: A Noise message is at most 65535 bytes of ciphertext, 16 of them the tag (Noise specification, section 3).
 NOISE_MESSAGE = 65535
 NOISE_PLAINTEXT = NOISE_MESSAGE - 16
+#: The content of a TLS record, and a whole encrypted one without its header (RFC 8446, sections 5.1 and 5.2).
+TLS_RECORD = 16 * KIB
+TLS_CIPHERTEXT = TLS_RECORD + 256
+#: A message of the muxer is four full records: as long as one of Noise, and few enough bytes to stay in the cache.
+TLS_MESSAGE = 4 * TLS_RECORD
+#: Records that are decrypted in a row at most, so that short ones take no longer than a message is expected to.
+TLS_GATHER = 4
+#: AES-GCM is safe for 24 million full records under one key (RFC 8446, section 5.5).
+TLS_RECORDS_PER_KEY = 1 << 24
+#: A handshake of TLS: all it receives. Ours takes some 3 KiB in six records; RSA keys and chopped records need more.
+TLS_HANDSHAKE = 64 * KIB
+TLS_HANDSHAKE_RECORDS = 64
+#: A session ticket, the longest message that may come after the handshake, has 1 to 2 KiB.
+TLS_LATE_MESSAGE = 16 * KIB
+#: What may come in until the muxer is agreed on within the secured channel: MAX_PROPOSALS long ones, and more.
+MUXER_NEGOTIATION = 256 * KIB
+#: RSA keys that are taken, in bits, as go-libp2p takes them: shorter ones prove nothing, longer ones take long.
+MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
+#: Plaintext of one message of either kind, with a byte behind it (`security.py`).
+MESSAGE_BUFFER = TLS_MESSAGE + 1
+#: Room that one full message needs in a send buffer: four records with 22 bytes around each, and a change of the key.
+SEALED_MESSAGE = TLS_MESSAGE + 4 * 22 + 27
+#: Room for the last message.
+GOODBYE = 64
 #: Eight messages, half a MiB, go to the kernel at once: more gains nothing measurable, fewer cost system calls.
 SEND_BATCH = 8
 #: One receive buffer of this size serves all connections of a host, since it is emptied before the next await.
@@ -45,7 +69,7 @@ MAX_CONTROL_BYTES = 12 * 8192
 IDLE_FRAMES_BURST = 4000.0
 #: Frames read from one message before it is looked at whether others should have their turn: a tenth of a millisecond.
 FRAMES_IN_A_ROW = 32
-#: Space left in a Noise message below which a data frame that does not fit starts in the next message.
+#: Space left in a message below which a data frame that does not fit starts in the next message.
 MIN_SPLIT = 4096
 #: Received pieces below this size are gathered, so that one-byte frames do not cost an object each.
 GATHER_BELOW = 16 * KIB

@@ -1,0 +1,99 @@
+"""What a connection needs of its security protocol: a record layer, and the ways in which a handshake fails.
+
+There are two record layers, `noise.py` and `tls_records.py`. Both send and receive *messages* that are encrypted one by
+one: a Noise message is one ciphertext, a TLS message up to four records. Both work on buffers that exist already,
+because a copy or an allocation for each message would cost as much as the encryption does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from kachery_p2p.errors import DialError, StreamError
+
+#: The muxer; no other one is spoken.
+YAMUX = "/yamux/1.0.0"
+
+
+class WrongPeer(DialError):
+    """The peer at an address has another ID than the one that was asked for."""
+
+
+class HandshakeError(StreamError):
+    """The security handshake or the choice of a muxer failed."""
+
+
+class RecordError(StreamError):
+    """Bytes that do not belong to this connection: garbage, damage, a missing piece, or what the protocol forbids."""
+
+
+class Records(Protocol):
+    """Both directions of one connection's encryption.
+
+    Received bytes lie in a buffer that many connections share, so what is left over after the last whole message is
+    kept here: `prepare` puts it back to the front of the buffer, `read` takes everything up to `end`.
+    """
+
+    @property
+    def security(self) -> str:
+        """The name of the security protocol."""
+        ...
+
+    @property
+    def fill(self) -> int:
+        """How many bytes of plaintext make one full message."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether the peer has said that nothing more comes."""
+        ...
+
+    def seal(self, plaintext: memoryview, size: int, out: memoryview) -> int:
+        """Write a message at the start of `out`; the number of bytes written.
+
+        Args:
+            plaintext: the message and room for one byte behind it, which is used and put back.
+            size: of the message: from 1 to `fill` bytes.
+            out: at least `limits.SEALED_MESSAGE` bytes. They do not overlap with the plaintext.
+        """
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that are kept for the next `read`."""
+        ...
+
+    def put_back(self, data: bytes) -> None:
+        """Keep bytes that came in after the handshake for the first `read`."""
+        ...
+
+    def prepare(self, buffer: memoryview) -> int:
+        """Copy what is kept to the front of `buffer`; where new bytes go."""
+        ...
+
+    def read(self, buffer: memoryview, end: int) -> Iterator[bytearray]:
+        """Decrypt the whole messages in `buffer[:end]`. An empty one is a message that did no work.
+
+        The iterator must be run to its end, and `detach` be called before others may use the buffer.
+
+        Raises:
+            RecordError: a message does not decrypt, or breaks the rules.
+        """
+        ...
+
+    def detach(self) -> None:
+        """Within `read`: go on with a copy of what is left in the buffer, which is about to be used by others."""
+        ...
+
+    def goodbye(self, out: memoryview) -> int:
+        """Write the last message, after which none is sealed, at the start of `out`; its size, perhaps 0.
+
+        It says why where `read` has failed.
+        """
+        ...
+
+    def cut_off(self) -> str:
+        """Why the connection is over when the channel ends now."""
+        ...
