@@ -22,7 +22,7 @@ from kachery_p2p.errors import StreamError
 from kachery_p2p.protocols import CIRCUIT
 from kachery_p2p.transport import limits
 from kachery_p2p.transport.limits import TransportLimits
-from kachery_p2p.transport.security import Records
+from kachery_p2p.transport.security import Buffers, Records
 from kachery_p2p.transport.sockets import ByteIO
 from kachery_p2p.transport.stream import Stream
 from kachery_p2p.transport.yamux import (
@@ -52,12 +52,13 @@ class Shared:
         self.budget = ReceiveBudget(bounds.host_streams)
         self.work = Pool(bounds.work_rate)
         self.receive_buffer = memoryview(bytearray(limits.RECEIVE_BUFFER))
-        self.plaintext = memoryview(bytearray(limits.MESSAGE_BUFFER))
+        self.plaintext = memoryview(bytearray(limits.PLAINTEXT_BUFFER))
+        self.messages = Buffers()
         self._spare: list[memoryview] = []
 
     def send_buffer(self) -> memoryview:
         """A buffer for a batch of messages."""
-        return self._spare.pop() if self._spare else memoryview(bytearray(limits.SEND_BATCH * limits.SEALED_MESSAGE))
+        return self._spare.pop() if self._spare else memoryview(bytearray(limits.SEND_BATCH))
 
     def give_back(self, buffer: memoryview) -> None:
         """Keep the buffer for the next one who needs it, up to a few."""
@@ -303,7 +304,7 @@ class Connection:
         """Decrypt and take what is in the buffer; whether others had their turn in between."""
         paused = False
         parse = self.core.parse
-        for message in self._records.read(buffer, end):
+        for message in self._records.read(buffer, end, self._shared.messages):
             self.allowance.units -= limits.MESSAGE_WORK
             for _ in parse(message):
                 paused |= await self._pause()
@@ -386,7 +387,7 @@ class Connection:
             self._buffer = self._shared.send_buffer()
         out = self._buffer
         position = 0
-        for _ in range(limits.SEND_BATCH):
+        while position + limits.SEALED_MESSAGE <= limits.SEND_BATCH:
             size = core.fill(message)
             if not size:
                 break

@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from kachery_p2p.transport import limits
-from kachery_p2p.transport.security import RecordError
+from kachery_p2p.transport.security import Buffers, RecordError
 
 NOISE = "/noise"
 
@@ -75,7 +75,7 @@ class NoiseRecords:
             buffer[:size] = self._rest
         return size
 
-    def read(self, buffer: memoryview, end: int) -> Iterator[bytearray]:
+    def read(self, buffer: memoryview, end: int, buffers: Buffers) -> Iterator[bytearray]:
         self._buffer, self._position, self._end = buffer, 0, end
         while self._end - self._position >= 2:
             position = self._position
@@ -85,25 +85,32 @@ class NoiseRecords:
             stop = position + 2 + size
             if stop > self._end:
                 break
-            plaintext = self._open(self._buffer[position + 2 : stop])
+            message = self._open(self._buffer[position + 2 : stop], buffers)
             self._position = stop
-            yield plaintext
+            yield message
         self._rest = bytes(self._buffer[self._position : self._end])
         self._buffer = memoryview(b"")
 
-    def _open(self, ciphertext: memoryview) -> bytearray:
+    def _open(self, ciphertext: memoryview, buffers: Buffers) -> bytearray:
         """Decrypt one message (without its length) into a buffer of its own."""
         nonce = _nonce.pack(self._decrypt_nonce)
+        size = len(ciphertext) - _TAG
         try:
-            if _HAS_INTO:
-                plaintext = bytearray(len(ciphertext) - _TAG)
-                self._decrypt.decrypt_into(nonce, ciphertext, None, plaintext)
+            if not _HAS_INTO:
+                message = bytearray(self._decrypt.decrypt(nonce, bytes(ciphertext), None))
+            elif 2 * size <= limits.MESSAGE_BUFFER:
+                message = bytearray(size)
+                self._decrypt.decrypt_into(nonce, ciphertext, None, message)
             else:
-                plaintext = bytearray(self._decrypt.decrypt(nonce, bytes(ciphertext), None))
+                message = buffers.take()
+                with memoryview(message) as whole, whole[:size] as out:
+                    self._decrypt.decrypt_into(nonce, ciphertext, None, out)
+                del message[size:]
+                buffers.give_back(message)
         except (InvalidTag, ValueError) as error:
             raise RecordError("The peer sent bytes that do not decrypt.") from error
         self._decrypt_nonce += 1
-        return plaintext
+        return message
 
     def detach(self) -> None:
         if self._position:

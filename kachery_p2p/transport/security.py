@@ -7,10 +7,12 @@ because a copy or an allocation for each message would cost as much as the encry
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
 
 from kachery_p2p.errors import DialError, StreamError
+from kachery_p2p.transport import limits
 
 #: The muxer; no other one is spoken.
 YAMUX = "/yamux/1.0.0"
@@ -26,6 +28,39 @@ class HandshakeError(StreamError):
 
 class RecordError(StreamError):
     """Bytes that do not belong to this connection: garbage, damage, a missing piece, or what the protocol forbids."""
+
+
+class Buffers:
+    """Buffers of full messages that are used again when nobody looks at them any more.
+
+    A message is handed on as views of its buffer, which are let go when the bytes were read. To free a buffer of 64 KiB
+    then, and to allocate the next, makes the C library give the page back to the system and ask for another one.
+    """
+
+    __slots__ = ("_used",)
+
+    def __init__(self) -> None:
+        self._used: deque[bytearray] = deque()  # the oldest first
+
+    def take(self) -> bytearray:
+        """A buffer of `limits.MESSAGE_BUFFER` bytes of any content. Give it back when it is cut to its message."""
+        if self._used:
+            buffer = self._used.popleft()
+            try:
+                buffer += _FILLING[len(buffer) :]
+            except BufferError:
+                pass  # somebody still looks at it
+            else:
+                return buffer
+        return bytearray(limits.MESSAGE_BUFFER)
+
+    def give_back(self, buffer: bytearray) -> None:
+        """Have it used again when nobody looks at it, if that is worth it."""
+        if 2 * len(buffer) > limits.MESSAGE_BUFFER > len(buffer) and len(self._used) < limits.SPARE_MESSAGES:
+            self._used.append(buffer)
+
+
+_FILLING = bytes(limits.MESSAGE_BUFFER)
 
 
 class Records(Protocol):
@@ -54,8 +89,8 @@ class Records(Protocol):
         """Write a message at the start of `out`; the number of bytes written.
 
         Args:
-            plaintext: the message and room for one byte behind it, which is used and put back.
-            size: of the message: from 1 to `fill` bytes.
+            plaintext: the message, from 1 to `fill` bytes, and room for one byte behind it, which is used and put back.
+            size: of the message.
             out: at least `limits.SEALED_MESSAGE` bytes. They do not overlap with the plaintext.
         """
         ...
@@ -73,10 +108,11 @@ class Records(Protocol):
         """Copy what is kept to the front of `buffer`; where new bytes go."""
         ...
 
-    def read(self, buffer: memoryview, end: int) -> Iterator[bytearray]:
+    def read(self, buffer: memoryview, end: int, buffers: Buffers) -> Iterator[bytearray]:
         """Decrypt the whole messages in `buffer[:end]`. An empty one is a message that did no work.
 
-        The iterator must be run to its end, and `detach` be called before others may use the buffer.
+        The iterator must be run to its end, and `detach` be called before others may use the buffer. What is to be
+        kept of a message is kept as a view: without one its own buffer, of `buffers`, is used again.
 
         Raises:
             RecordError: a message does not decrypt, or breaks the rules.

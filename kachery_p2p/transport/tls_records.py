@@ -25,7 +25,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from kachery_p2p.transport import limits
-from kachery_p2p.transport.security import RecordError
+from kachery_p2p.transport.security import Buffers, RecordError
 
 TLS = "/tls/1.0.0"
 
@@ -230,9 +230,9 @@ class TlsRecords:
             buffer[:size] = self._rest
         return size
 
-    def read(self, buffer: memoryview, end: int) -> Iterator[bytearray]:
+    def read(self, buffer: memoryview, end: int, buffers: Buffers) -> Iterator[bytearray]:
         self._buffer, self._position, self._end = buffer, 0, end
-        while (message := self._open_some()) is not None:
+        while (message := self._open_some(buffers)) is not None:
             if message:
                 yield message
             while self._idle:
@@ -250,15 +250,19 @@ class TlsRecords:
     def cut_off(self) -> str:
         return "the connection was cut off: the peer has not said that this is the end"
 
-    def _open_some(self) -> bytearray | None:
+    def _open_some(self, buffers: Buffers) -> bytearray | None:
         """Decrypt the next records into one buffer, up to the first that is not data; `None` when none is whole."""
         buffer, position, end = self._buffer, self._position, self._end
         key = self._receive
         aead, first, number = key.aead, key.nonce, key.records
-        room = min(end - position, limits.TLS_MESSAGE + 1)
+        room = end - position
         if room < HEADER:
             return None
-        message = bytearray(room)
+        if room > limits.MESSAGE_BUFFER:
+            room = limits.MESSAGE_BUFFER
+            message = buffers.take()
+        else:
+            message = bytearray(room)
         out = memoryview(message)
         used = records = 0
         kind = APPLICATION
@@ -316,6 +320,7 @@ class TlsRecords:
             raise self._fault(_UNEXPECTED_MESSAGE, f"The peer sent a TLS record of the unknown type {kind}.")
         out.release()
         del message[used:]
+        buffers.give_back(message)
         return message
 
     def _take_handshake(self, content: bytes) -> None:

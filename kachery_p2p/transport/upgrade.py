@@ -21,7 +21,7 @@ import trio
 from kachery_p2p.errors import KacheryError, StreamEOF
 from kachery_p2p.transport import compat, limits, multistream
 from kachery_p2p.transport.noise import NOISE, NoiseRecords
-from kachery_p2p.transport.security import YAMUX, HandshakeError, Records, WrongPeer
+from kachery_p2p.transport.security import YAMUX, Buffers, HandshakeError, Records, WrongPeer
 from kachery_p2p.transport.sockets import ByteIO
 from kachery_p2p.transport.tls import tls_handshake
 from kachery_p2p.transport.tls_records import TLS
@@ -89,7 +89,7 @@ class RecordChannel:
         received = memoryview(bytearray(limits.SEALED_MESSAGE))
         end = self._records.prepare(received)  # what came behind the handshake is taken first, and may be enough
         while True:
-            for message in self._records.read(received, end):
+            for message in self._records.read(received, end, Buffers()):
                 self.buffer += message
             if len(self.buffer) >= count:
                 break

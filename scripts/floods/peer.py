@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import trio
 
 from kachery_p2p.transport import compat, limits, multistream
-from kachery_p2p.transport.security import Records
+from kachery_p2p.transport.security import Buffers, Records
 from kachery_p2p.transport.sockets import SocketIO, connect_tcp
 from kachery_p2p.transport.upgrade import upgrade
 
@@ -27,7 +27,7 @@ class Attacker:
     def __init__(self, io: SocketIO, records: Records, plaintext: bytes) -> None:
         self._io = io
         self._records = records
-        self._message = memoryview(bytearray(limits.MESSAGE_BUFFER))
+        self._message = memoryview(bytearray(limits.PLAINTEXT_BUFFER))
         self._out = memoryview(bytearray(limits.SEALED_MESSAGE))
         self._next = 1
         self.plaintext = plaintext
@@ -71,6 +71,7 @@ class Attacker:
     async def drain(self) -> None:
         """Take what comes until the node ends the connection."""
         buffer = memoryview(bytearray(1 << 18))
+        buffers = Buffers()
         try:
             while True:
                 start = self._records.prepare(buffer)
@@ -81,7 +82,7 @@ class Attacker:
                     continue
                 if not size:
                     return
-                for message in self._records.read(buffer, start + size):
+                for message in self._records.read(buffer, start + size, buffers):
                     self.received += len(message)
         except (OSError, trio.ClosedResourceError):
             return

@@ -92,12 +92,15 @@ async def test_only_what_proves_who_is_there_is_offered(nursery: trio.Nursery) -
     assert answer == HELLO + multistream.encode_line("na")
 
 
-async def test_handshake_with_garbage_behind_it(nursery: trio.Nursery) -> None:
+@pytest.mark.parametrize("security", ["/tls/1.0.0", "/noise"])
+async def test_handshake_with_garbage_behind_it(nursery: trio.Nursery, security: str) -> None:
     """A good handshake followed by bytes that do not decrypt: the connection ends, the host does not."""
     host = await started(nursery)
-    rogue = await Rogue.connect(host)
-    await rogue.io.send_all(memoryview(b"\x00\x40" + os.urandom(64)))
+    rogue = await Rogue.connect(host, security=[security])
+    start = b"\x17\x03\x03\x00\x40" if security == "/tls/1.0.0" else b"\x00\x40"
+    await rogue.io.send_all(memoryview(start + os.urandom(64)))
     await rogue.until_dropped()
+    assert rogue.alert == ("The peer refused the connection: bad record." if security == "/tls/1.0.0" else "")
     await until(lambda: not host.connections())
     await still_serves(host)
 

@@ -16,7 +16,7 @@ from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht.dht import DHT
 from kachery_p2p.transport import compat, limits
 from kachery_p2p.transport.host import Host
-from kachery_p2p.transport.security import Records
+from kachery_p2p.transport.security import Buffers, RecordError, Records
 from kachery_p2p.transport.sockets import SocketIO, connect_tcp
 from kachery_p2p.transport.stream import Stream
 from kachery_p2p.transport.upgrade import SECURITY, upgrade
@@ -135,6 +135,7 @@ class Rogue:
         self.io = io
         self.records = records
         self.peer = peer
+        self.alert = ""  # that of the host, when it ended the connection with one
 
     @classmethod
     async def connect(cls, host: Host, seed: bytes | None = None, security: Sequence[str] = SECURITY) -> Rogue:
@@ -153,7 +154,7 @@ class Rogue:
     async def read(self) -> bytes:
         """Some decrypted bytes; empty at the end."""
         buffer = memoryview(bytearray(1 << 20))
-        while True:
+        while not self.alert and not self.records.ended:
             start = self.records.prepare(buffer)
             try:
                 size = self.io.recv_into(buffer[start:])
@@ -167,8 +168,15 @@ class Rogue:
                 return b""
             if not size:
                 return b""
-            if data := b"".join(self.records.read(buffer, start + size)):
+            data = b""
+            try:
+                for message in self.records.read(buffer, start + size, Buffers()):
+                    data += message
+            except RecordError as error:
+                self.alert = str(error)
+            if data:
                 return data
+        return b""
 
     async def until_dropped(self) -> bytes:
         """Read until the host closes the connection; what came."""

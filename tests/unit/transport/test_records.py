@@ -16,7 +16,7 @@ from kachery_p2p.errors import ProtocolNotSupported, StreamEOF, StreamError
 from kachery_p2p.transport import limits, multistream, noise, tls_records
 from kachery_p2p.transport.noise import NoiseRecords
 from kachery_p2p.transport.pnet import PrivateIO, hsalsa20, xsalsa20
-from kachery_p2p.transport.security import RecordError, Records
+from kachery_p2p.transport.security import Buffers, RecordError, Records
 from kachery_p2p.transport.tls_records import SUITES, TlsRecords
 from kachery_p2p.wire import read_delimited
 from tests.helpers.transport_helpers import sealed
@@ -50,7 +50,7 @@ def read(records: Records, data: bytes) -> list[bytes]:
     buffer = memoryview(bytearray(records.waiting + len(data)))
     start = records.prepare(buffer)
     buffer[start:] = data
-    return [bytes(each) for each in records.read(buffer, len(buffer))]
+    return [bytes(each) for each in records.read(buffer, len(buffer), Buffers())]
 
 
 @every_kind
@@ -74,12 +74,12 @@ def test_records_survive_any_cutting(
 @every_kind
 @pytest.mark.parametrize("less", [0, 1, 16384, 16385])
 def test_largest_message_fits(pair: Callable[[], tuple[Records, Records]], less: int) -> None:
-    """A full message takes the room that is kept for it in a send buffer, and comes out as one piece."""
+    """A full message takes the room that is kept for it in a send buffer, and comes out whole."""
     sender, receiver = pair()
     message = os.urandom(sender.fill - less)
     (data,) = sealed(sender, message)
     assert len(data) <= limits.SEALED_MESSAGE
-    assert read(receiver, data) == [message]
+    assert b"".join(read(receiver, data)) == message
 
 
 @every_kind
@@ -114,15 +114,36 @@ def test_messages_cannot_be_repeated_or_swapped(pair: Callable[[], tuple[Records
 def test_the_buffer_can_be_given_away(pair: Callable[[], tuple[Records, Records]]) -> None:
     """After `detach` others may use the buffer, and nothing is lost."""
     sender, receiver = pair()
-    messages = [os.urandom(sender.fill) for _ in range(3)]
-    data = b"".join(part for message in messages for part in sealed(sender, message))
+    message = os.urandom(3 * sender.fill)
+    data = b"".join(sealed(sender, message))
     buffer = memoryview(bytearray(data))
-    received: list[bytes] = []
-    for message in receiver.read(buffer, len(data)):
-        received.append(bytes(message))
+    received = b""
+    for piece in receiver.read(buffer, len(data), Buffers()):
+        received += piece
         receiver.detach()
         buffer[:] = bytes(len(data))
-    assert received == messages
+    assert received == message
+
+
+@every_kind
+def test_messages_that_are_looked_at_are_left_alone(pair: Callable[[], tuple[Records, Records]]) -> None:
+    """A buffer is used again when the last view of it is gone, and not before."""
+    sender, receiver = pair()
+    buffers = Buffers()
+    kept: list[memoryview] = []
+    expected: list[bytes] = []
+    seen: set[int] = set()
+    for number in range(3 * limits.SPARE_MESSAGES):
+        message = bytes([number]) * sender.fill
+        data = b"".join(sealed(sender, message))
+        for piece in receiver.read(memoryview(bytearray(data)), len(data), buffers):
+            seen.add(id(piece))
+            if number % 10 == 0:
+                kept.append(memoryview(piece)[5:])
+                expected.append(bytes(kept[-1]))
+    assert kept == expected
+    full = 3 * limits.SPARE_MESSAGES * sender.fill // limits.TLS_GATHER // limits.TLS_RECORD
+    assert len(seen) < full / 2
 
 
 def test_largest_noise_message() -> None:

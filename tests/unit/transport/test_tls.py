@@ -14,7 +14,7 @@ from OpenSSL import SSL
 from kachery_p2p.transport import compat, limits, multistream, tls
 from kachery_p2p.transport.noise import NOISE
 from kachery_p2p.transport.pnet import PrivateIO
-from kachery_p2p.transport.security import HandshakeError, WrongPeer
+from kachery_p2p.transport.security import Buffers, HandshakeError, WrongPeer
 from kachery_p2p.transport.sockets import ByteIO
 from kachery_p2p.transport.tls_records import TLS, TlsRecords
 from kachery_p2p.transport.upgrade import SECURITY, HandshakeChannel, Secured, upgrade
@@ -162,11 +162,11 @@ async def test_data_behind_the_handshake_belongs_to_the_records(monkeypatch: pyt
             buffer = memoryview(bytearray(1 << 17))
             end = server.records.prepare(buffer)
             assert end, "nothing came in together with the last words"
-            got = b"".join(server.records.read(buffer, end))
+            got = b"".join(server.records.read(buffer, end, Buffers()))
             while len(got) < 25_000:
                 end = server.records.prepare(buffer)
                 end += b.recv_into(buffer[end:])
-                got += b"".join(server.records.read(buffer, end))
+                got += b"".join(server.records.read(buffer, end, Buffers()))
     assert got == b"early" * 5000
 
 
