@@ -30,7 +30,7 @@ TLS_HANDSHAKE_RECORDS = 64
 TLS_LATE_MESSAGE = 16 * KIB
 #: What may come in until the muxer is agreed on within the secured channel: MAX_PROPOSALS long ones, and more.
 MUXER_NEGOTIATION = 256 * KIB
-#: RSA keys that are taken, in bits, as go-libp2p takes them: shorter ones prove nothing, longer ones take long.
+#: RSA keys of certificates that are taken, in bits: shorter ones prove nothing, longer ones take long.
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
 #: Plaintext of a message that is to be sealed, of either kind, with a byte behind it (`security.py`).
 PLAINTEXT_BUFFER = TLS_MESSAGE + 1

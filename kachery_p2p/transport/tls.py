@@ -218,7 +218,7 @@ def make_contexts(keys: compat.Keys, *, aes_is_fast: bool) -> dict[bool, SSL.Con
     """New settings for both roles of a node, with a new certificate."""
     from kachery_p2p.transport.tls_certificate import make_certificate
 
-    made = make_certificate(keys.identity.public_key.serialize(), keys.identity.private_key.sign)
+    made = make_certificate(keys.public_key, keys.sign)
     return {initiator: _context(*made, initiator, aes_is_fast) for initiator in (True, False)}
 
 

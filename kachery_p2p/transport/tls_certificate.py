@@ -3,8 +3,6 @@
 (https://github.com/libp2p/specs/blob/master/tls/tls.md, "Peer Authentication".) The key of the certificate is made for
 it and thrown away with it. The extension has the public key of the node, and the node's signature of the certificate's
 key: who shows the certificate and proves in the handshake that it has that key is the node.
-
-Nothing here needs a host or py-libp2p, which does not read ECDSA keys.
 """
 
 from __future__ import annotations
@@ -14,14 +12,13 @@ from datetime import datetime, timezone
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from kachery_p2p.errors import StreamError
-from kachery_p2p.peer_ids import peer_id_of_key, peer_text
+from kachery_p2p.peer_keys import UnusableKey, read_public_key
 from kachery_p2p.transport import limits
-from kachery_p2p.wire import BYTES, VARINT, Schema, WireError, bytes_field, fields, number_field
 
 EXTENSION = x509.ObjectIdentifier("1.3.6.1.4.1.53594.1.1")
 _PREFIX = b"libp2p-tls-handshake:"
@@ -30,11 +27,8 @@ _VALID_FROM = datetime(1975, 1, 1, tzinfo=timezone.utc)
 _VALID_TO = datetime(4096, 1, 1, tzinfo=timezone.utc)
 #: Those of the hash functions that the specification forbids are not here.
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
-_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
-#: The key types of libp2p's protobuf `PublicKey`.
-_RSA, _ED25519, _SECP256K1, _ECDSA = range(4)
-_PUBLIC_KEY = Schema({1: VARINT, 2: BYTES})
+#: Tags of ASN.1.
 _SEQUENCE, _OCTET_STRING = 0x30, 0x04
 
 CertificateKey = ec.EllipticCurvePrivateKey
@@ -136,44 +130,21 @@ def _check_self_signed(certificate: x509.Certificate) -> None:
 
 
 def _signer(encoded: bytes, signature: bytes, data: bytes) -> str:
-    """The peer whose key an encoded `PublicKey` is, after a look at what it has signed.
-
-    The ID is that of the key in its usual form, as other implementations write it, so one key has one ID.
-    """
-    kind, raw = -1, b""
+    """The peer whose key an encoded `PublicKey` is, after a look at what it has signed."""
     try:
-        for number, value, content in fields(encoded, _PUBLIC_KEY):
-            if number == 1:
-                kind = value
-            else:
-                raw = content
-    except WireError as error:
-        raise BadCertificate(f"The key in the peer's certificate is malformed: {error}.") from error
-    if kind == _ED25519:
-        ed25519.Ed25519PublicKey.from_public_bytes(raw).verify(signature, data)
-    elif kind == _SECP256K1:
-        curve_key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), raw)
-        curve_key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
-        raw = curve_key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
-    elif kind in (_RSA, _ECDSA):
-        key = serialization.load_der_public_key(raw)
-        if kind == _RSA and isinstance(key, rsa.RSAPublicKey):
-            _check_size(key)
-            key.verify(signature, data, padding.PKCS1v15(), hashes.SHA256())
-        elif kind == _ECDSA and isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, _CURVES):
-            key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
-        else:
-            raise BadCertificate("The key in the peer's certificate is of another type than it says.")
-        raw = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    else:
-        raise BadCertificate(f"The key in the peer's certificate is of the unknown type {kind}.")
-    return peer_text(peer_id_of_key(number_field(1, kind) + bytes_field(2, raw)))
+        key = read_public_key(encoded)
+    except UnusableKey as error:
+        raise BadCertificate(f"The peer's certificate has a key that cannot be used: {error}.") from error
+    if not key.has_signed(data, signature):
+        raise BadCertificate("The peer's certificate has a wrong signature.")
+    return key.peer
 
 
 def _check_size(key: rsa.RSAPublicKey) -> None:
     if not limits.MIN_RSA_BITS <= key.key_size <= limits.MAX_RSA_BITS:
         raise BadCertificate(
-            f"The peer has an RSA key of {key.key_size} bits; {limits.MIN_RSA_BITS} to {limits.MAX_RSA_BITS} are taken."
+            f"The peer's certificate has an RSA key of {key.key_size} bits; "
+            f"{limits.MIN_RSA_BITS} to {limits.MAX_RSA_BITS} are taken."
         )
 
 

@@ -1,7 +1,7 @@
 """From a raw channel to a secured one: multistream-select, TLS or Noise handshake, and the choice of the muxer.
 
-TLS is offered first, for AES-GCM and because its handshake names the muxer as well, which saves a round trip. Where
-the peer does not do that, multistream-select agrees on the muxer within the secured channel.
+TLS is offered first, for AES-GCM. Both handshakes name the muxer as well, which saves a round trip. Where the peer does
+not do that, multistream-select agrees on the muxer within the secured channel.
 
 Whoever sits on the line can take `/tls/1.0.0` out of the first exchange, which nothing protects. The peers then speak
 Noise, which proves the same identities by the same keys, and gives away no more. Nothing weaker is offered.
@@ -157,8 +157,11 @@ async def upgrade(
             secured = await tls_handshake(channel, keys, initiator=initiator, expected=expected)
             records, peer, muxed = secured.records, secured.peer, secured.muxed
         else:
-            secrets = await compat.noise_handshake(channel, keys, initiator=initiator, expected=expected)
-            records, peer, muxed = NoiseRecords(secrets.encrypt_key, secrets.decrypt_key), secrets.peer, False
+            secrets = await compat.noise_handshake(
+                channel, keys, initiator=initiator, expected=expected, muxers=(YAMUX,)
+            )
+            records, peer = NoiseRecords(secrets.encrypt_key, secrets.decrypt_key), secrets.peer
+            muxed = secrets.muxer == YAMUX
         records.put_back(bytes(channel.buffer))
         if muxed:
             return Secured(records, peer)

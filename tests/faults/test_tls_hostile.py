@@ -72,8 +72,8 @@ BAD: dict[str, tuple[Callable[[bool], SSL.Context], str]] = {
     "wrong signature": (shows(signature=bytes(64)), "wrong signature"),
     "key of another peer": (shows(public_key=ed25519_identity().public_key), "wrong signature"),
     "issued by another": (shows(issuer="somebody"), "not signed by itself"),
-    "small RSA key": (shows(identity=rsa_identity(1024)), "RSA key of 1024 bits"),
-    "huge RSA key": (shows(public_key=encoded(0, HUGE)), "RSA key of 20000 bits"),
+    "small RSA key": (shows(identity=rsa_identity(1024)), "RSA key that is too short"),
+    "huge RSA key": (shows(public_key=encoded(0, HUGE)), "RSA key that is too short or too long"),
     "garbage for a key": (shows(value=os.urandom(5000)), "certificate has no key|malformed|cut short"),
     "TLS 1.2": (lambda client: context(client, forge(), newest=SSL.TLS1_2_VERSION), "TLS handshake failed"),
 }
@@ -169,8 +169,7 @@ async def test_somebody_else_with_a_good_certificate(nursery: trio.Nursery) -> N
     async with listening(lambda io: attempt(io, settings, client=False)) as address:
         with pytest.raises(DialError, match=f"the peer there is {impostor.peer}, not {other.peer_id}"):
             await host.connect(f"{address}/p2p/{other.peer_id}")
-    keys = host.keys.identity
-    own = forge(public_key=keys.public_key.serialize(), signature=None, identity=None)
+    own = forge(public_key=host.keys.public_key)
     nursery.start_soon(attempt_with, host, context(True, own))
     await still_serves(host)
     assert host.peer_id not in host.connected()

@@ -11,6 +11,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
+from kachery_p2p.peer_ids import peer_id_of_key, peer_text
 from kachery_p2p.transport import compat, limits, multistream, tls
 from kachery_p2p.transport.noise import NOISE
 from kachery_p2p.transport.pnet import PrivateIO
@@ -26,7 +27,7 @@ from tests.unit.transport.test_records import read
 
 #: Of the client, and of the server.
 KEYS = {True: compat.Keys.from_seed(os.urandom(32)), False: compat.Keys.from_seed(os.urandom(32))}
-CLIENT, SERVER = (KEYS[each].peer_id.to_base58() for each in (True, False))
+CLIENT, SERVER = (peer_text(peer_id_of_key(KEYS[each].public_key)) for each in (True, False))
 HELLO = multistream.encode_line(multistream.HEADER) + multistream.encode_line(TLS)
 
 Result = Secured | Exception
@@ -121,14 +122,15 @@ async def test_nothing_in_common() -> None:
     assert isinstance(server, HandshakeError)
 
 
-async def test_three_flights_of_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("security", SECURITY)
+async def test_three_flights_of_the_client(monkeypatch: pytest.MonkeyPatch, security: str) -> None:
     """The muxer is agreed on in the handshake: the client's third flight may have data behind it."""
     flights: list[bool] = []
     a, b = wires()
     for ours, wire in ((True, a), (False, b)):
         put = wire.outgoing.put
         monkeypatch.setattr(wire.outgoing, "put", lambda data, ours=ours, put=put: (flights.append(ours), put(data)))
-    await meet(a, b)
+    met(await meet(a, b, offered=[security], spoken=[security]))
     changes = [each for i, each in enumerate(flights) if i == 0 or each != flights[i - 1]]
     # Both greet at once in multistream-select, so who was first is of no meaning.
     assert changes[-4:] == [False, True, False, True]
@@ -177,6 +179,17 @@ async def test_a_peer_that_chooses_its_muxer_later(monkeypatch: pytest.MonkeyPat
         made = tls.make_contexts(KEYS[True], aes_is_fast=True)
     use(monkeypatch)[True].update(made)
     met(await meet(*wires()))
+
+
+async def test_a_peer_that_names_no_muxer_in_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose Noise handshake says nothing of muxers, as older ones do, agrees on Yamux by multistream-select."""
+    handshake = compat.noise_handshake
+
+    async def older(channel: Any, keys: compat.Keys, *, initiator: bool, muxers: Any, **options: Any) -> compat.Secrets:
+        return await handshake(channel, keys, initiator=initiator, muxers=() if initiator else muxers, **options)
+
+    monkeypatch.setattr(compat, "noise_handshake", older)
+    met(await meet(*wires(), offered=[NOISE], spoken=[NOISE]))
 
 
 async def test_another_group_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
