@@ -134,7 +134,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "weak curve": ({"identity": ecdsa_identity(ec.SECP224R1())}, "unknown curve, or none"),
     "another type": (
         {"public_key": encoded(3, der(ed25519.Ed25519PrivateKey.generate().public_key()))},
-        "another type",
+        "unknown curve, or none",
     ),
     "unknown type": ({"public_key": encoded(4, bytes(32))}, "unknown kind"),
     "no type": ({"public_key": bytes_field(2, bytes(32))}, "unknown kind"),
