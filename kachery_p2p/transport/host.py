@@ -471,6 +471,7 @@ class Host:
                 bytes_sent=each.core.bytes_sent,
                 round_trip=each.core.round_trip,
                 limited=each.limited,
+                security=each.security,
             )
             for each in self.table
         ]

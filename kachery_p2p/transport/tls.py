@@ -18,6 +18,7 @@ pyOpenSSL and `cryptography.x509` are imported when the first handshake runs: no
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 import weakref
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from OpenSSL.SSL import Connection
 
     from kachery_p2p.transport.tls_certificate import CertificateKey
+
+log = logging.getLogger("kachery_p2p.transport")
 
 #: What is offered by ALPN: the muxer, and what stands for choosing it later, as older peers do.
 _PROTOCOLS = [YAMUX.encode(), b"libp2p"]
@@ -203,6 +206,25 @@ def _reason(error: SSL.Error) -> str:
 # --- the settings of a node ------------------------------------------------------------------------------------------
 
 _made: dict[int, dict[bool, SSL.Context]] = {}
+_broken = False
+
+
+def tls_works(keys: compat.Keys) -> bool:
+    """Whether handshakes can be run here. It is said once in a process when they cannot.
+
+    pyOpenSSL is made for some versions of `cryptography`, and people upgrade one without the other. Its import fails
+    then, or what it makes; peers are to be reached by Noise all the same.
+    """
+    global _broken
+    if not _broken:
+        try:
+            _contexts(keys)
+        except Exception:
+            _broken = True
+            log.warning(
+                "TLS is not used, because pyOpenSSL does not work here. `pip check` may say why.", exc_info=True
+            )
+    return not _broken
 
 
 def _contexts(keys: compat.Keys) -> dict[bool, SSL.Context]:

@@ -23,7 +23,7 @@ from kachery_p2p.transport import compat, limits, multistream
 from kachery_p2p.transport.noise import NOISE, NoiseRecords
 from kachery_p2p.transport.security import YAMUX, Buffers, HandshakeError, Records, WrongPeer
 from kachery_p2p.transport.sockets import ByteIO
-from kachery_p2p.transport.tls import tls_handshake
+from kachery_p2p.transport.tls import tls_handshake, tls_works
 from kachery_p2p.transport.tls_records import TLS
 
 #: The security protocols that are spoken, the best first.
@@ -152,8 +152,9 @@ async def upgrade(
         OSError: the channel broke.
     """
     channel = HandshakeChannel(io)
+    offered = [each for each in security if each != TLS or tls_works(keys)]
     try:
-        if await _choose(channel, security, initiator) == TLS:
+        if await _choose(channel, offered, initiator) == TLS:
             secured = await tls_handshake(channel, keys, initiator=initiator, expected=expected)
             records, peer, muxed = secured.records, secured.peer, secured.muxed
         else:

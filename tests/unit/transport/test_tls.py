@@ -115,6 +115,21 @@ async def test_tls_is_taken_before_noise() -> None:
             assert records.security == taken
 
 
+async def test_where_openssl_does_not_work(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As with a pyOpenSSL that does not fit `cryptography`: Noise is spoken, and that is said once."""
+
+    def broken(*_: Any) -> None:
+        raise AttributeError("module 'lib' has no attribute 'SSL_CTX_new'")
+
+    monkeypatch.setattr(tls, "_made", {})
+    monkeypatch.setattr(tls, "_broken", False)
+    monkeypatch.setattr(tls, "_context", broken)
+    for _ in range(3):
+        for records in met(await meet(*wires(), offered=SECURITY, spoken=SECURITY)):
+            assert records.security == NOISE
+    assert [each.levelname for each in caplog.records] == ["WARNING"]
+
+
 async def test_nothing_in_common() -> None:
     """The error names what was offered."""
     client, server = await meet(*wires(), offered=(TLS,), spoken=(NOISE,))
