@@ -1,4 +1,4 @@
-"""The libp2p host: TCP, Noise, Yamux, and the connections they make.
+"""The libp2p host: TCP, TLS and Noise, Yamux, and the connections they make.
 
 `host.Host` is what the node uses: it listens, dials, and gives out streams (`stream.Stream`). Everything else
 in this package stands behind it. From the wire up:
@@ -6,8 +6,10 @@ in this package stands behind it. From the wire up:
     sockets.py      a TCP socket as a `ByteIO`: non-blocking reads and writes, tried before waited for
     pnet.py         a `ByteIO` on a `ByteIO`: the private network's XSalsa20
     multistream.py  two sides agree on a protocol name
-    upgrade.py      raw channel -> multistream -> Noise XX handshake (py-libp2p's) -> multistream -> keys
-    noise.py        the record layer: one buffer of messages at a time, encrypted and decrypted in place where possible
+    upgrade.py      raw channel -> multistream -> handshake, which names the muxer (else multistream) -> record layer
+    tls.py, tls_certificate.py    the handshake of TLS, by OpenSSL, and whose a certificate is
+    security.py     what a record layer is; buffers of messages
+    tls_records.py, noise.py      the record layers: messages from one buffer that exists into another
     yamux.py        streams over one connection, without input and output: bytes in, state and bytes out
     connection.py   moves bytes between `ByteIO`, records and Yamux; one per connection
                     (what a peer may make it do: `kachery_p2p/turns.py`)
@@ -18,12 +20,12 @@ in this package stands behind it. From the wire up:
     nat/            whether others can reach us, and where
     compat.py       what we use of py-libp2p, what we do not, and why
 
-How it goes fast. One Yamux frame of bulk data is exactly one Noise message, 65 507 bytes of payload. A writer's
-bytes are copied once, into the plaintext of a message, which is encrypted straight into a send buffer; eight
-messages go to the kernel in one call, from the writer's own task, without waking another. A reader's bytes are
-received into one buffer that all connections of the host share, each message is decrypted into a buffer of its
-own, and views of that are queued until somebody reads: `Stream.read_into` copies each byte once, to where it is
-wanted. Nothing is joined and nothing is cut.
+How it goes fast. One Yamux frame of bulk data is exactly one message of the record layer: eight records of TLS, or
+a message of Noise with 65 507 bytes of payload. A writer's bytes are copied once, into the plaintext of a message,
+which is encrypted straight into a send buffer; half a MiB goes to the kernel in one call, from the writer's own task,
+without waking another. A reader's bytes are received into one buffer that all connections of the host share, and
+decrypted, four records at a time, into buffers that are used again when nobody looks at them any more. Views of those
+are queued until somebody reads: `Stream.read_into` copies each byte once, to where it is wanted.
 
 How it stays whole. A send is one synchronous call, so a cancelled task cannot leave half a message behind; what
 the kernel does not take at once is the property of the connection's own writer task. A cancelled write resets

@@ -12,7 +12,7 @@ What is not used, and why. File names are relative to the installed `libp2p` pac
     `network/swarm.py:2640`. `Host` contains it.
  3. After 250 inbound connections in all every further one is refused, and each leaks a task:
     `network/swarm.py:1982,2060`. `Host` keeps its own table.
- 4. `new_host()` without `sec_opt` accepts `/plaintext/2.0.0` with any peer ID. Ours offers `/noise` alone.
+ 4. `new_host()` without `sec_opt` accepts `/plaintext/2.0.0` with any peer ID. Ours offers TLS and Noise.
  5. QUIC ignores the private network's key. Ours has no QUIC.
  6. Leaving `host.run()` leaves the sockets open. `Host.run` closes them.
  7. A failed dial blocks the peer for 60 s, a good one takes 0.25 s, a silent one 121 s:
@@ -34,6 +34,7 @@ The stock Noise records and Yamux: see `noise.py` and `yamux.py`. The private ne
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -42,7 +43,9 @@ from libp2p.crypto.keys import KeyPair, PrivateKey
 from libp2p.crypto.x25519 import create_new_key_pair as create_x25519_key_pair
 from libp2p.peer.id import ID
 from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
+from libp2p.security.noise.messages import NoiseExtensions, NoiseHandshakePayload
 from libp2p.security.noise.patterns import PatternXX
+from noise.connection import NoiseConnection
 
 from kachery_p2p.errors import StreamError
 
@@ -75,6 +78,15 @@ class Keys:
     noise_key: PrivateKey
     peer_id: ID
 
+    @property
+    def public_key(self) -> bytes:
+        """That of the identity, encoded as the protobuf `PublicKey`."""
+        return self.identity.public_key.serialize()
+
+    def sign(self, data: bytes) -> bytes:
+        """The signature of the identity."""
+        return self.identity.private_key.sign(data)
+
     @classmethod
     def from_seed(cls, seed: bytes) -> Keys:
         """From the 32 bytes of an Ed25519 private key. The Noise key is new in each process."""
@@ -86,11 +98,19 @@ class Keys:
 
 @dataclass(frozen=True)
 class Secrets:
-    """What a handshake gives."""
+    """What a handshake gives.
+
+    Attributes:
+        encrypt_key: for what we send.
+        decrypt_key: for what we receive.
+        peer: the peer ID at the other end, base58.
+        muxer: the one that both sides named; empty where that is still to be agreed on.
+    """
 
     encrypt_key: bytes
     decrypt_key: bytes
     peer: str
+    muxer: str = ""
 
 
 class _Channel(Protocol):
@@ -118,14 +138,55 @@ class _HandshakeConn:
         return None
 
 
-async def noise_handshake(channel: _Channel, keys: Keys, *, initiator: bool, expected: str | None) -> Secrets:
+class _MuxerPattern(PatternXX):
+    """The same handshake, in which each side names its muxers (connections/inlined-muxer-negotiation.md).
+
+    `PatternXX` can send them, but drops those of the peer together with the rest of its payload.
+    """
+
+    def __init__(self, keys: Keys, muxers: Sequence[str]) -> None:
+        super().__init__(keys.peer_id, keys.identity.private_key, keys.noise_key)
+        self._muxers = list(muxers)
+        self._payload = b""
+
+    def make_handshake_payload(self, extensions: NoiseExtensions | None = None) -> NoiseHandshakePayload:
+        return super().make_handshake_payload(extensions or NoiseExtensions(stream_muxers=self._muxers))
+
+    def create_noise_state(self, prologue: bytes | None = None) -> NoiseConnection:
+        state = super().create_noise_state(prologue)
+        read_message = state.read_message
+
+        def keep(data: bytes) -> bytearray:
+            payload = read_message(data)
+            self._payload = bytes(payload)
+            return payload
+
+        state.read_message = keep
+        return state
+
+    def theirs(self) -> list[str]:
+        """The muxers that the peer has named."""
+        extensions = NoiseHandshakePayload.deserialize(self._payload).extensions
+        return extensions.stream_muxers if extensions is not None else []
+
+
+async def noise_handshake(
+    channel: _Channel, keys: Keys, *, initiator: bool, expected: str | None, muxers: Sequence[str] = ()
+) -> Secrets:
     """Run py-libp2p's Noise XX handshake, and take the keys out of it for our own record layer.
+
+    Args:
+        channel: to the peer. Nothing is read beyond the handshake.
+        keys: of this node.
+        initiator: whether this side begins.
+        expected: the peer ID that the initiator wants at the other end; None for any.
+        muxers: those that are spoken here, the best first; empty to name none.
 
     Raises:
         UnexpectedPeer: only as the initiator, and before our identity is sent.
         Exception: whatever `PatternXX` and the libraries under it raise on bad input.
     """
-    pattern = PatternXX(keys.peer_id, keys.identity.private_key, keys.noise_key)
+    pattern = _MuxerPattern(keys, muxers)
     conn = cast(Any, _HandshakeConn(channel))
     try:
         if initiator:
@@ -139,4 +200,6 @@ async def noise_handshake(channel: _Channel, keys: Keys, *, initiator: bool, exp
     encrypt, decrypt = protocol.cipher_state_encrypt, protocol.cipher_state_decrypt
     if encrypt.n or decrypt.n:
         raise StreamError("The handshake left its ciphers in an unknown state.")
-    return Secrets(bytes(encrypt.k), bytes(decrypt.k), session.get_remote_peer().to_base58())
+    first, second = (muxers, pattern.theirs()) if initiator else (pattern.theirs(), muxers)
+    muxer = next((name for name in first if name in second), "")
+    return Secrets(bytes(encrypt.k), bytes(decrypt.k), session.get_remote_peer().to_base58(), muxer)

@@ -22,7 +22,7 @@ from kachery_p2p.errors import StreamError
 from kachery_p2p.protocols import CIRCUIT
 from kachery_p2p.transport import limits
 from kachery_p2p.transport.limits import TransportLimits
-from kachery_p2p.transport.noise import SEALED_MESSAGE, Cipher, RecordReader
+from kachery_p2p.transport.security import Buffers, Records
 from kachery_p2p.transport.sockets import ByteIO
 from kachery_p2p.transport.stream import Stream
 from kachery_p2p.transport.yamux import (
@@ -52,12 +52,13 @@ class Shared:
         self.budget = ReceiveBudget(bounds.host_streams)
         self.work = Pool(bounds.work_rate)
         self.receive_buffer = memoryview(bytearray(limits.RECEIVE_BUFFER))
-        self.plaintext = memoryview(bytearray(limits.NOISE_PLAINTEXT))
+        self.plaintext = memoryview(bytearray(limits.PLAINTEXT_BUFFER))
+        self.messages = Buffers()
         self._spare: list[memoryview] = []
 
     def send_buffer(self) -> memoryview:
         """A buffer for a batch of messages."""
-        return self._spare.pop() if self._spare else memoryview(bytearray(limits.SEND_BATCH * SEALED_MESSAGE))
+        return self._spare.pop() if self._spare else memoryview(bytearray(limits.SEND_BATCH))
 
     def give_back(self, buffer: memoryview) -> None:
         """Keep the buffer for the next one who needs it, up to a few."""
@@ -70,22 +71,24 @@ class Connection:
 
     Args:
         io: the channel below, on which the handshake is done.
-        cipher: the keys the handshake gave.
+        records: the record layer that the handshake gave.
         peer: peer ID, base58.
         address: the peer's multiaddr, without its ID.
         initiator: whether this side opened the connection.
         shared: of the host.
         serve: is called in a task of its own for each stream the peer opens.
         ended: is called once when the connection is over, while handlers may still be running.
-        received: ciphertext that came in after the handshake.
         plaintext: decrypted bytes that came in after the muxer was agreed on.
         limited: a relay carries it, and will cut it after some time or some bytes.
+
+    Attributes:
+        security: the name of the security protocol.
     """
 
     def __init__(
         self,
         io: ByteIO,
-        cipher: Cipher,
+        records: Records,
         *,
         peer: str,
         address: str,
@@ -93,7 +96,6 @@ class Connection:
         shared: Shared,
         serve: Callable[[Stream], Awaitable[None]],
         ended: Callable[[Connection], None] = lambda connection: None,
-        received: bytes = b"",
         plaintext: bytes = b"",
         limited: bool = False,
     ) -> None:
@@ -101,6 +103,7 @@ class Connection:
         self.address = address
         self.initiator = initiator
         self.limited = limited
+        self.security = records.security
         self.opened_at = trio.current_time()
         self.used_at = self.opened_at
         self._heard_at = self.opened_at
@@ -121,8 +124,9 @@ class Connection:
         self._frames = self._dropped = 0  # frames and dropped bytes of the core that are on the allowance
         self._appetite = limits.FIRST_RECEIVE
         self._io = io
-        self._cipher = cipher
-        self._records = RecordReader(cipher, received)
+        self._records = records
+        self._message = shared.plaintext[: records.fill]
+        self._parted = False  # the last message is sealed
         self._plaintext = plaintext
         self._shared = shared
         self._serve = serve
@@ -202,8 +206,7 @@ class Connection:
     def drop(self, reason: str) -> None:
         """End the connection now, with a goodbye if it goes out at once."""
         if not self.is_closed:
-            self.core.go_away(GO_AWAY_NORMAL)
-            self.flush()
+            self._part(GO_AWAY_NORMAL)
             self.abort(reason)
 
     async def close(self) -> None:
@@ -211,8 +214,10 @@ class Connection:
         if self.is_closed:
             return
         with trio.move_on_after(limits.GOODBYE_TIMEOUT):
-            self.core.go_away(GO_AWAY_NORMAL)
-            self.flush()
+            self._part(GO_AWAY_NORMAL)
+            while not self._parted and not self.is_closed:
+                await self._idle.wait()
+                self._part(None)
             while self._pending is not None:
                 await self._idle.wait()
             # An end before the close: else bytes of the peer that nobody reads turn the close into a TCP reset,
@@ -220,6 +225,30 @@ class Connection:
             self._io.shutdown_write()
             await self.closed.wait()
         self.abort("closed by this side")
+
+    def _part(self, code: int | None) -> None:
+        """Say goodbye: in the words of Yamux if `code` is given, and of the record layer unless others wait to go out.
+
+        Nothing is sent afterwards.
+        """
+        if code is not None:
+            self.core.go_away(code)
+        self.flush()
+        if self._pending is not None or self._parted or self.is_closed:
+            return
+        self._parted = True
+        out = memoryview(bytearray(limits.GOODBYE))
+        last = out[: self._records.goodbye(out)]
+        if not last:
+            return
+        try:
+            sent = self._io.send_nowait(last)
+        except _BROKEN as error:
+            self.abort(_describe(error))
+            return
+        if sent < len(last):
+            self._pending = last[sent:]
+            self._wake.set()
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
@@ -238,8 +267,7 @@ class Connection:
         except StreamError as error:
             log.debug("dropping the connection with %s at %s: %s", self.peer, self.address, error)
             if not self.is_closed:
-                self.core.go_away(GO_AWAY_PROTOCOL_ERROR)
-                self.flush()
+                self._part(GO_AWAY_PROTOCOL_ERROR)
             self.abort(str(error).rstrip("."))
         except _BROKEN as error:
             self.abort(_describe(error))
@@ -257,7 +285,7 @@ class Connection:
             await self._io.wait_readable()
             return
         if not size:
-            self.abort("the peer closed the connection")
+            self.abort(self._records.cut_off())
             return
         self._heard_at = trio.current_time()
         self.allowance.spend(limits.RECEIVE_WORK - size // limits.BYTES_PER_UNIT)
@@ -276,10 +304,12 @@ class Connection:
         """Decrypt and take what is in the buffer; whether others had their turn in between."""
         paused = False
         parse = self.core.parse
-        for message in self._records.read(buffer, end):
+        for message in self._records.read(buffer, end, self._shared.messages):
             self.allowance.units -= limits.MESSAGE_WORK
             for _ in parse(message):
                 paused |= await self._pause()
+        if self._records.ended:
+            self.abort("the peer closed the connection")
         return paused
 
     async def _pause(self) -> bool:
@@ -350,16 +380,18 @@ class Connection:
 
     def _compose(self) -> memoryview | None:
         """Put what is to be sent into messages, up to a batch of them, and encrypt it; `None` for nothing."""
-        core, plaintext, cipher = self.core, self._shared.plaintext, self._cipher
+        if self._parted:
+            return None
+        core, plaintext, message, seal = self.core, self._shared.plaintext, self._message, self._records.seal
         if self._buffer is None:
             self._buffer = self._shared.send_buffer()
         out = self._buffer
         position = 0
-        for _ in range(limits.SEND_BATCH):
-            size = core.fill(plaintext)
+        while position + limits.SEALED_MESSAGE <= limits.SEND_BATCH:
+            size = core.fill(message)
             if not size:
                 break
-            position += cipher.seal(plaintext[:size], out[position:])
+            position += seal(plaintext, size, out[position:])
             if not core.has_output:
                 break
         return out[:position] if position else None

@@ -28,8 +28,9 @@ from kachery_p2p.transport.addresses import Address, parse_address, resolve, tcp
 from kachery_p2p.transport.connection import Connection
 from kachery_p2p.transport.limits import TransportLimits
 from kachery_p2p.transport.peers import PeerTable
+from kachery_p2p.transport.security import HandshakeError, WrongPeer
 from kachery_p2p.transport.sockets import ByteIO, PortNotFree, SocketIO, connect_tcp
-from kachery_p2p.transport.upgrade import HandshakeError, Secured, WrongPeer, upgrade
+from kachery_p2p.transport.upgrade import Secured, upgrade
 from kachery_p2p.waking import Flag
 
 log = logging.getLogger("kachery_p2p.transport")

@@ -29,7 +29,7 @@ Handler = Callable[[Stream], Awaitable[None]]
 
 
 class Host:
-    """A libp2p node on TCP with Noise and Yamux.
+    """A libp2p node on TCP with TLS or Noise, and Yamux.
 
     Args:
         seed: the 32 bytes of an Ed25519 private key; they determine the peer ID.
@@ -186,14 +186,13 @@ class Host:
             return None
         connection = Connection(
             reached.io,
-            secured.cipher,
+            secured.records,
             peer=peer,
             address=reached.address,
             initiator=initiator,
             shared=self._shared,
             serve=self._serve,
             ended=self._forget,
-            received=secured.received,
             plaintext=secured.plaintext,
             limited=reached.limited,
         )
@@ -472,6 +471,7 @@ class Host:
                 bytes_sent=each.core.bytes_sent,
                 round_trip=each.core.round_trip,
                 limited=each.limited,
+                security=each.security,
             )
             for each in self.table
         ]

@@ -1,9 +1,8 @@
 """The Noise record layer: after the handshake, everything travels in messages of a 2-byte length and a ciphertext.
 
-(libp2p noise specification, "Wire Format"; Noise specification section 3.) `seal` writes messages into a buffer
-that is handed to the kernel as one piece, `RecordReader` cuts the received bytes back into messages. Both work
-on buffers that exist already: `encrypt_into` and `decrypt_into` of `cryptography` spare a copy and an
-allocation for each message, and where they are missing (older than version 47) the plain calls do.
+(libp2p noise specification, "Wire Format"; Noise specification section 3.) `encrypt_into` and `decrypt_into` of
+`cryptography` spare a copy and an allocation for each message, and where they are missing (older than version 47) the
+plain calls do.
 
 This replaces py-libp2p's record layer (`security/noise/io.py`, `security/secure_session.py`), which copies each
 byte about eight times: 115 to 174 MB/s against some 900 here. The handshake itself is py-libp2p's, see
@@ -18,8 +17,10 @@ from collections.abc import Iterator
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from kachery_p2p.errors import StreamError
 from kachery_p2p.transport import limits
+from kachery_p2p.transport.security import Buffers, RecordError
+
+NOISE = "/noise"
 
 _nonce = struct.Struct("<4xQ")
 _length = struct.Struct("!H")
@@ -27,92 +28,55 @@ _TAG = 16
 _HAS_INTO = hasattr(ChaCha20Poly1305, "encrypt_into") and hasattr(ChaCha20Poly1305, "decrypt_into")
 
 
-class RecordError(StreamError):
-    """Bytes that are not a Noise message of this connection: garbage, damage, or a missing piece."""
+class NoiseRecords:
+    """The record layer of one connection (see `security.Records`).
 
+    Args:
+        encrypt_key: for what this side sends.
+        decrypt_key: for what the peer sends.
+    """
 
-class Cipher:
-    """Both directions of one connection's encryption."""
+    __slots__ = ("_buffer", "_decrypt", "_decrypt_nonce", "_encrypt", "_encrypt_nonce", "_end", "_position", "_rest")
 
-    __slots__ = ("_decrypt", "_decrypt_nonce", "_encrypt", "_encrypt_nonce")
+    security = NOISE
+    fill = limits.NOISE_PLAINTEXT
+    ended = False  # the protocol has no word for it
 
     def __init__(self, encrypt_key: bytes, decrypt_key: bytes) -> None:
         self._encrypt = ChaCha20Poly1305(encrypt_key)
         self._decrypt = ChaCha20Poly1305(decrypt_key)
         self._encrypt_nonce = 0
         self._decrypt_nonce = 0
-
-    def seal(self, plaintext: memoryview | bytes, out: memoryview) -> int:
-        """Write one message (length and ciphertext) at the start of `out`; the number of bytes written.
-
-        `plaintext` is at most `limits.NOISE_PLAINTEXT` long, `out` at least 18 bytes longer, and they do not overlap.
-        """
-        size = len(plaintext) + _TAG
-        _length.pack_into(out, 0, size)
-        nonce = _nonce.pack(self._encrypt_nonce)
-        self._encrypt_nonce += 1
-        if _HAS_INTO:
-            self._encrypt.encrypt_into(nonce, plaintext, None, out[2 : 2 + size])
-        else:
-            out[2 : 2 + size] = self._encrypt.encrypt(nonce, bytes(plaintext), None)
-        return 2 + size
-
-    def open(self, ciphertext: memoryview) -> bytearray:
-        """Decrypt one message (without its length) into a buffer of its own.
-
-        Raises:
-            RecordError: it was not made with our key, or not in this place.
-        """
-        nonce = _nonce.pack(self._decrypt_nonce)
-        try:
-            if _HAS_INTO:
-                plaintext = bytearray(len(ciphertext) - _TAG)
-                self._decrypt.decrypt_into(nonce, ciphertext, None, plaintext)
-            else:
-                plaintext = bytearray(self._decrypt.decrypt(nonce, bytes(ciphertext), None))
-        except (InvalidTag, ValueError) as error:
-            raise RecordError("The peer sent bytes that do not decrypt.") from error
-        self._decrypt_nonce += 1
-        return plaintext
-
-
-class RecordReader:
-    """Cuts received bytes into messages and decrypts them.
-
-    The caller receives into a buffer that many connections share, so what is left over after the last whole message
-    is kept here: `prepare` puts it back to the front of the buffer, `read` takes everything up to `end`.
-    """
-
-    __slots__ = ("_buffer", "_cipher", "_end", "_position", "_rest")
-
-    def __init__(self, cipher: Cipher, rest: bytes = b"") -> None:
-        self._cipher = cipher
-        self._rest = rest
+        self._rest = b""
         self._buffer = memoryview(b"")
         self._position = self._end = 0
 
+    def seal(self, plaintext: memoryview, size: int, out: memoryview) -> int:
+        sealed = size + _TAG
+        _length.pack_into(out, 0, sealed)
+        nonce = _nonce.pack(self._encrypt_nonce)
+        self._encrypt_nonce += 1
+        if _HAS_INTO:
+            self._encrypt.encrypt_into(nonce, plaintext[:size], None, out[2 : 2 + sealed])
+        else:
+            out[2 : 2 + sealed] = self._encrypt.encrypt(nonce, bytes(plaintext[:size]), None)
+        return 2 + sealed
+
     @property
     def waiting(self) -> int:
-        """Bytes of an incomplete message."""
         return len(self._rest)
 
+    def put_back(self, data: bytes) -> None:
+        self._rest = data
+
     def prepare(self, buffer: memoryview) -> int:
-        """Copy the incomplete message to the front of `buffer`; where new bytes go."""
         size = len(self._rest)
         if size:
             buffer[:size] = self._rest
         return size
 
-    def read(self, buffer: memoryview, end: int) -> Iterator[bytearray]:
-        """Decrypt the whole messages in `buffer[:end]`.
-
-        The iterator must be run to its end, and `detach` be called before others may use the buffer.
-
-        Raises:
-            RecordError: a message is too short, or does not decrypt.
-        """
+    def read(self, buffer: memoryview, end: int, buffers: Buffers) -> Iterator[bytearray]:
         self._buffer, self._position, self._end = buffer, 0, end
-        open_message = self._cipher.open
         while self._end - self._position >= 2:
             position = self._position
             (size,) = _length.unpack_from(self._buffer, position)
@@ -121,19 +85,41 @@ class RecordReader:
             stop = position + 2 + size
             if stop > self._end:
                 break
-            plaintext = open_message(self._buffer[position + 2 : stop])
+            message = self._open(self._buffer[position + 2 : stop], buffers)
             self._position = stop
-            yield plaintext
+            yield message
         self._rest = bytes(self._buffer[self._position : self._end])
         self._buffer = memoryview(b"")
 
+    def _open(self, ciphertext: memoryview, buffers: Buffers) -> bytearray:
+        """Decrypt one message (without its length) into a buffer of its own."""
+        nonce = _nonce.pack(self._decrypt_nonce)
+        size = len(ciphertext) - _TAG
+        try:
+            if not _HAS_INTO:
+                message = bytearray(self._decrypt.decrypt(nonce, bytes(ciphertext), None))
+            elif 2 * size <= limits.MESSAGE_BUFFER:
+                message = bytearray(size)
+                self._decrypt.decrypt_into(nonce, ciphertext, None, message)
+            else:
+                message = buffers.take()
+                with memoryview(message) as whole, whole[:size] as out:
+                    self._decrypt.decrypt_into(nonce, ciphertext, None, out)
+                del message[size:]
+                buffers.give_back(message)
+        except (InvalidTag, ValueError) as error:
+            raise RecordError("The peer sent bytes that do not decrypt.") from error
+        self._decrypt_nonce += 1
+        return message
+
     def detach(self) -> None:
-        """Within `read`: go on with a copy of what is left in the buffer, which is about to be used by others."""
         if self._position:
             self._buffer = memoryview(bytes(self._buffer[self._position : self._end]))
             self._end -= self._position
             self._position = 0
 
+    def goodbye(self, out: memoryview) -> int:
+        return 0  # that of Yamux is all there is
 
-#: Room that one full message needs in a send buffer.
-SEALED_MESSAGE = 2 + limits.NOISE_MESSAGE
+    def cut_off(self) -> str:
+        return "the connection was cut off within a message" if self._rest else "the peer closed the connection"

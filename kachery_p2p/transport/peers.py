@@ -59,6 +59,7 @@ class ConnectionInfo:
         bytes_sent: payload of all streams.
         round_trip: seconds, 0.0 before the first ping was answered.
         limited: a relay carries it, and will cut it after some time or some bytes.
+        security: the security protocol.
     """
 
     peer: str
@@ -70,6 +71,7 @@ class ConnectionInfo:
     bytes_sent: int
     round_trip: float
     limited: bool = False
+    security: str = ""
 
 
 @dataclass

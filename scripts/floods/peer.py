@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 import trio
 
-from kachery_p2p.transport import compat, multistream
-from kachery_p2p.transport.noise import SEALED_MESSAGE, Cipher, RecordReader
+from kachery_p2p.transport import compat, limits, multistream
+from kachery_p2p.transport.security import Buffers, Records
 from kachery_p2p.transport.sockets import SocketIO, connect_tcp
 from kachery_p2p.transport.upgrade import upgrade
 
@@ -19,17 +19,16 @@ SYN, ACK, FIN, RST = 1, 2, 4, 8
 HELLO = multistream.encode_line(multistream.HEADER)
 #: Credit that is never used up: the node may answer as much as it likes.
 CREDIT = 0xFFF0_0000
-_MESSAGE = 65519
 
 
 class Attacker:
     """One connection. `drain` must run beside the sending, or the node's answers would stop it."""
 
-    def __init__(self, io: SocketIO, cipher: Cipher, received: bytes, plaintext: bytes) -> None:
+    def __init__(self, io: SocketIO, records: Records, plaintext: bytes) -> None:
         self._io = io
-        self._cipher = cipher
-        self._records = RecordReader(cipher, received)
-        self._out = bytearray(SEALED_MESSAGE)
+        self._records = records
+        self._message = memoryview(bytearray(limits.PLAINTEXT_BUFFER))
+        self._out = memoryview(bytearray(limits.SEALED_MESSAGE))
         self._next = 1
         self.plaintext = plaintext
         self.identity = b""
@@ -46,14 +45,16 @@ class Attacker:
         except BaseException:
             io.close()
             raise
-        return cls(io, secured.cipher, secured.received, secured.plaintext)
+        return cls(io, secured.records, secured.plaintext)
 
     async def send(self, data: bytes | bytearray) -> None:
         """Send plaintext: whole frames, or parts of them."""
         view = memoryview(data)
-        for start in range(0, len(view), _MESSAGE):
-            size = self._cipher.seal(view[start : start + _MESSAGE], memoryview(self._out))
-            await self._io.send_all(memoryview(self._out)[:size])
+        for start in range(0, len(view), self._records.fill):
+            piece = view[start : start + self._records.fill]
+            self._message[: len(piece)] = piece
+            size = self._records.seal(self._message, len(piece), self._out)
+            await self._io.send_all(self._out[:size])
 
     def opening(self, protocol: str, first: bytes = b"") -> tuple[int, bytes]:
         """Frames that open a stream, choose its protocol without waiting for the answer, and send some bytes."""
@@ -70,6 +71,7 @@ class Attacker:
     async def drain(self) -> None:
         """Take what comes until the node ends the connection."""
         buffer = memoryview(bytearray(1 << 18))
+        buffers = Buffers()
         try:
             while True:
                 start = self._records.prepare(buffer)
@@ -80,7 +82,7 @@ class Attacker:
                     continue
                 if not size:
                     return
-                for message in self._records.read(buffer, start + size):
+                for message in self._records.read(buffer, start + size, buffers):
                     self.received += len(message)
         except (OSError, trio.ClosedResourceError):
             return

@@ -33,6 +33,8 @@ from libp2p import (
     LibP2PError,
     ListenAddrStrings,
     PrivateNetwork,
+    SecurityNoise,
+    SecurityTls,
 )
 from libp2p.cid import Cid
 from libp2p.crypto import KeyType, crypto_generate_keypair
@@ -77,6 +79,7 @@ def main() -> None:
     parser.add_argument("--tcp", type=int, default=0, help="TCP port; 0: a free one")
     parser.add_argument("--dht", default="lan", help="lan, wan, or the protocol prefix of another one")
     parser.add_argument("--dht-mode", choices=["server", "client"], default="server")
+    parser.add_argument("--security", choices=["default", "tls", "noise"], default="default")
     parser.add_argument("--swarm-key", type=Path, help="file with the key of a private network")
     parser.add_argument("--mdns", action="store_true")
     options = parser.parse_args()
@@ -159,7 +162,7 @@ async def _start(options: argparse.Namespace) -> Node:
         ListenAddrStrings(f"/ip4/{options.host}/tcp/{options.tcp}"),
         DefaultTransports,
         DefaultMuxers,
-        DefaultSecurity,
+        {"tls": SecurityTls, "noise": SecurityNoise}.get(options.security, DefaultSecurity),
         DisableRelay,
     ]
     if options.swarm_key:

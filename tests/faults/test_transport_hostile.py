@@ -24,6 +24,7 @@ DATA, UPDATE, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
 HELLO = multistream.encode_line("/multistream/1.0.0")
 NOISE = multistream.encode_line("/noise")
+TLS = multistream.encode_line("/tls/1.0.0")
 
 
 def port_of(host: Host) -> int:
@@ -54,7 +55,7 @@ GREETINGS = {
     "endless length": b"\xff" * 1000,
     "huge line": b"\xff\xff\x7f" + b"/" * 70_000,
     "plaintext asked for": HELLO + multistream.encode_line("/plaintext/2.0.0"),
-    "hundreds of proposals": HELLO + multistream.encode_line("/tls/1.0.0") * 500,
+    "hundreds of proposals": HELLO + multistream.encode_line("/tls/2.0.0") * 500,
     "nothing": b"",
     "handshake cut short": HELLO + NOISE + b"\x00\x20" + b"k" * 10,
     "handshake of nothing": HELLO + NOISE + b"\x00\x00" * 100,
@@ -82,21 +83,24 @@ async def test_garbage_instead_of_a_handshake(
     await still_serves(host)
 
 
-async def test_only_noise_is_offered(nursery: trio.Nursery) -> None:
-    """Neither plaintext nor TLS is accepted: nobody connects without proving its identity."""
+async def test_only_what_proves_who_is_there_is_offered(nursery: trio.Nursery) -> None:
+    """TLS and Noise, and no plaintext: nobody connects without proving its identity."""
     host = await started(nursery)
     answer = await talk(host, HELLO + multistream.encode_line("ls"), shut=True)
-    assert answer == HELLO + delimited(NOISE + b"\n")
+    assert answer == HELLO + delimited(TLS + NOISE + b"\n")
     answer = await talk(host, HELLO + multistream.encode_line("/plaintext/2.0.0"), shut=True)
     assert answer == HELLO + multistream.encode_line("na")
 
 
-async def test_handshake_with_garbage_behind_it(nursery: trio.Nursery) -> None:
+@pytest.mark.parametrize("security", ["/tls/1.0.0", "/noise"])
+async def test_handshake_with_garbage_behind_it(nursery: trio.Nursery, security: str) -> None:
     """A good handshake followed by bytes that do not decrypt: the connection ends, the host does not."""
     host = await started(nursery)
-    rogue = await Rogue.connect(host)
-    await rogue.io.send_all(memoryview(b"\x00\x40" + os.urandom(64)))
+    rogue = await Rogue.connect(host, security=[security])
+    start = b"\x17\x03\x03\x00\x40" if security == "/tls/1.0.0" else b"\x00\x40"
+    await rogue.io.send_all(memoryview(start + os.urandom(64)))
     await rogue.until_dropped()
+    assert rogue.alert == ("The peer refused the connection: bad record." if security == "/tls/1.0.0" else "")
     await until(lambda: not host.connections())
     await still_serves(host)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -14,12 +14,12 @@ import trio
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht.dht import DHT
-from kachery_p2p.transport import compat
+from kachery_p2p.transport import compat, limits
 from kachery_p2p.transport.host import Host
-from kachery_p2p.transport.noise import SEALED_MESSAGE, Cipher, RecordReader
+from kachery_p2p.transport.security import Buffers, RecordError, Records
 from kachery_p2p.transport.sockets import SocketIO, connect_tcp
 from kachery_p2p.transport.stream import Stream
-from kachery_p2p.transport.upgrade import upgrade
+from kachery_p2p.transport.upgrade import SECURITY, upgrade
 from tests.helpers.patience import PATIENCE, until
 
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
@@ -100,6 +100,16 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
+def sealed(records: Records, data: bytes) -> list[bytes]:
+    """Any amount of plaintext as the messages of a record layer."""
+    messages: list[bytes] = []
+    for start in range(0, len(data), records.fill):
+        piece = data[start : start + records.fill]
+        out = memoryview(bytearray(limits.SEALED_MESSAGE))
+        messages.append(bytes(out[: records.seal(memoryview(bytearray(piece + b"?")), len(piece), out)]))
+    return messages
+
+
 class Silent:
     """A TCP port that accepts and says nothing."""
 
@@ -121,32 +131,30 @@ class Rogue:
 
     HEADER = struct.Struct("!BBHII")
 
-    def __init__(self, io: SocketIO, cipher: Cipher, received: bytes, peer: str) -> None:
+    def __init__(self, io: SocketIO, records: Records, peer: str) -> None:
         self.io = io
-        self.cipher = cipher
-        self.records = RecordReader(cipher, received)
+        self.records = records
         self.peer = peer
+        self.alert = ""  # that of the host, when it ended the connection with one
 
     @classmethod
-    async def connect(cls, host: Host, seed: bytes | None = None) -> Rogue:
+    async def connect(cls, host: Host, seed: bytes | None = None, security: Sequence[str] = SECURITY) -> Rogue:
         keys = compat.Keys.from_seed(seed or os.urandom(32))
         io = SocketIO(await connect_tcp("127.0.0.1", int(host.addresses()[0].split("/")[4])))
-        secured = await upgrade(io, keys, initiator=True, expected=host.peer_id)
-        return cls(io, secured.cipher, secured.received, keys.peer_id.to_base58())
+        secured = await upgrade(io, keys, initiator=True, expected=host.peer_id, security=security)
+        return cls(io, secured.records, keys.peer_id.to_base58())
 
     async def frame(self, kind: int, flags: int, stream: int, length: int, payload: bytes = b"") -> None:
         await self.raw(self.HEADER.pack(0, kind, flags, stream, length) + payload)
 
     async def raw(self, data: bytes) -> None:
-        for start in range(0, len(data), 65519):
-            out = bytearray(SEALED_MESSAGE)
-            size = self.cipher.seal(data[start : start + 65519], memoryview(out))
-            await self.io.send_all(memoryview(out)[:size])
+        for message in sealed(self.records, data):
+            await self.io.send_all(memoryview(message))
 
     async def read(self) -> bytes:
         """Some decrypted bytes; empty at the end."""
         buffer = memoryview(bytearray(1 << 20))
-        while True:
+        while not self.alert and not self.records.ended:
             start = self.records.prepare(buffer)
             try:
                 size = self.io.recv_into(buffer[start:])
@@ -160,8 +168,15 @@ class Rogue:
                 return b""
             if not size:
                 return b""
-            if data := b"".join(self.records.read(buffer, start + size)):
+            data = b""
+            try:
+                for message in self.records.read(buffer, start + size, Buffers()):
+                    data += message
+            except RecordError as error:
+                self.alert = str(error)
+            if data:
                 return data
+        return b""
 
     async def until_dropped(self) -> bytes:
         """Read until the host closes the connection; what came."""

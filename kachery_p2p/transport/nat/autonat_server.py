@@ -277,13 +277,12 @@ class AutonatServer:
             self._shared = Shared()
         connection = Connection(
             io,
-            secured.cipher,
+            secured.records,
             peer=peer,
             address=target.text,
             initiator=True,
             shared=self._shared,
             serve=_refuse,
-            received=secured.received,
             plaintext=secured.plaintext,
         )
         status = DialStatus.DIAL_BACK_ERROR

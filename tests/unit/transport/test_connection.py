@@ -10,8 +10,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kachery_p2p.transport import limits
 from kachery_p2p.transport.connection import Connection, Shared
-from kachery_p2p.transport.noise import SEALED_MESSAGE, Cipher
+from kachery_p2p.transport.noise import NoiseRecords
 from kachery_p2p.transport.stream import Stream
+from tests.helpers.transport_helpers import sealed
 
 DATA, UPDATE = 0, 1
 SYN = 1
@@ -62,11 +63,17 @@ class Peer:
     """The other end of a connection whose streams are never read."""
 
     def __init__(self) -> None:
-        self._cipher = Cipher(*reversed(KEYS))
+        self._records = NoiseRecords(*reversed(KEYS))
         self.channel = Channel()
         self.streams: list[Stream] = []
         self.connection = Connection(
-            self.channel, Cipher(*KEYS), peer="peer", address="", initiator=False, shared=Shared(), serve=self._serve
+            self.channel,
+            NoiseRecords(*KEYS),
+            peer="peer",
+            address="",
+            initiator=False,
+            shared=Shared(),
+            serve=self._serve,
         )
 
     async def _serve(self, stream: Stream) -> None:
@@ -76,10 +83,8 @@ class Peer:
     async def say(self, data: bytes) -> float:
         """Send frames, wait until they are dealt with; by how much that changed the peer's account."""
         before = self.connection.allowance.units
-        for start in range(0, len(data), limits.NOISE_PLAINTEXT):
-            out = bytearray(SEALED_MESSAGE)
-            size = self._cipher.seal(data[start : start + limits.NOISE_PLAINTEXT], memoryview(out))
-            self.channel.put(bytes(out[:size]))
+        for message in sealed(self._records, data):
+            self.channel.put(message)
         await wait_all_tasks_blocked()
         return self.connection.allowance.units - before
 

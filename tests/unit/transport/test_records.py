@@ -1,10 +1,11 @@
-"""Below the streams: Noise records, multistream-select, private networks."""
+"""Below the streams: records of both kinds, multistream-select, private networks."""
 
 from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 import trio
@@ -12,82 +13,151 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kachery_p2p.errors import ProtocolNotSupported, StreamEOF, StreamError
-from kachery_p2p.transport import limits, multistream, noise
-from kachery_p2p.transport.noise import SEALED_MESSAGE, Cipher, RecordError, RecordReader
+from kachery_p2p.transport import limits, multistream, noise, tls_records
+from kachery_p2p.transport.noise import NoiseRecords
 from kachery_p2p.transport.pnet import PrivateIO, hsalsa20, xsalsa20
+from kachery_p2p.transport.security import Buffers, RecordError, Records
+from kachery_p2p.transport.tls_records import SUITES, TlsRecords
 from kachery_p2p.wire import read_delimited
+from tests.helpers.transport_helpers import sealed
 
 KEYS = (b"a" * 32, b"b" * 32)
 
 
-def sealed(cipher: Cipher, messages: Sequence[bytes]) -> bytes:
-    data = b""
-    for message in messages:
-        out = bytearray(SEALED_MESSAGE)
-        data += bytes(out[: cipher.seal(message, memoryview(out))])
-    return data
+def noise_pair() -> tuple[Records, Records]:
+    return NoiseRecords(*KEYS), NoiseRecords(*reversed(KEYS))
 
 
-def read(reader: RecordReader, data: bytes) -> list[bytes]:
-    buffer = memoryview(bytearray(reader.waiting + len(data)))
-    start = reader.prepare(buffer)
+def tls_pair(suite: str = "TLS_AES_128_GCM_SHA256", **options: int) -> tuple[TlsRecords, TlsRecords]:
+    """The record layers of a client and a server."""
+    size = 48 if "384" in suite else 32
+    client, server = b"a" * size, b"b" * size
+    return (
+        TlsRecords(SUITES[suite], client, server, initiator=True, **options),
+        TlsRecords(SUITES[suite], server, client, initiator=False, **options),
+    )
+
+
+PAIRS: dict[str, Callable[[], tuple[Records, Records]]] = {
+    "noise": noise_pair,
+    **{name: partial(tls_pair, name) for name in SUITES},
+}
+every_kind = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
+
+
+def read(records: Records, data: bytes) -> list[bytes]:
+    """What comes out of received bytes."""
+    buffer = memoryview(bytearray(records.waiting + len(data)))
+    start = records.prepare(buffer)
     buffer[start:] = data
-    return [bytes(each) for each in reader.read(buffer, len(buffer))]
+    return [bytes(each) for each in records.read(buffer, len(buffer), Buffers())]
 
 
+@every_kind
 @pytest.mark.parametrize("into", [True, False])
 @settings(max_examples=50)
-@given(st.lists(st.binary(max_size=300), max_size=8), st.integers(1, 400))
-def test_records_survive_any_cutting(into: bool, messages: list[bytes], step: int) -> None:
-    """However the received bytes are cut, the messages come out whole; with `encrypt_into`, and without it."""
-    before = noise._HAS_INTO
-    noise._HAS_INTO = into and before
-    try:
-        data = sealed(Cipher(*KEYS), messages)
-        reader = RecordReader(Cipher(*reversed(KEYS)))
-        received = [each for i in range(0, len(data), step) for each in read(reader, data[i : i + step])]
-    finally:
-        noise._HAS_INTO = before
-    assert received == messages
-    assert reader.waiting == 0
+@given(st.lists(st.binary(min_size=1, max_size=300), max_size=8), st.integers(1, 400))
+def test_records_survive_any_cutting(
+    pair: Callable[[], tuple[Records, Records]], into: bool, messages: list[bytes], step: int
+) -> None:
+    """However the received bytes are cut, all of them come out; with `encrypt_into`, and without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (noise, tls_records):
+            patch.setattr(module, "_HAS_INTO", into and module._HAS_INTO)
+        sender, receiver = pair()
+        data = b"".join(part for message in messages for part in sealed(sender, message))
+        received = [each for i in range(0, len(data), step) for each in read(receiver, data[i : i + step])]
+    assert b"".join(received) == b"".join(messages)
+    assert receiver.waiting == 0
 
 
-def test_largest_message_fits() -> None:
-    """65519 bytes of plaintext make the largest message that Noise knows."""
-    message = os.urandom(limits.NOISE_PLAINTEXT)
-    data = sealed(Cipher(*KEYS), [message])
-    assert data[:2] == b"\xff\xff"
-    assert read(RecordReader(Cipher(*reversed(KEYS))), data) == [message]
+@every_kind
+@pytest.mark.parametrize("less", [0, 1, 16384, 16385])
+def test_largest_message_fits(pair: Callable[[], tuple[Records, Records]], less: int) -> None:
+    """A full message takes the room that is kept for it in a send buffer, and comes out whole."""
+    sender, receiver = pair()
+    message = os.urandom(sender.fill - less)
+    (data,) = sealed(sender, message)
+    assert len(data) <= limits.SEALED_MESSAGE
+    assert b"".join(read(receiver, data)) == message
 
 
+@every_kind
 @settings(max_examples=50)
 @given(st.integers(0, 2**16))
-def test_damage_is_noticed(where: int) -> None:
+def test_damage_is_noticed(pair: Callable[[], tuple[Records, Records]], where: int) -> None:
     """One bit turned anywhere is an error, or at most leaves the message incomplete."""
-    data = bytearray(sealed(Cipher(*KEYS), [b"something", b"else"]))
+    sender, receiver = pair()
+    data = bytearray(b"".join(sealed(sender, b"something") + sealed(sender, b"else")))
     data[where % len(data)] ^= 1 << where % 8
-    reader = RecordReader(Cipher(*reversed(KEYS)))
     try:
-        received = read(reader, bytes(data))
+        received = read(receiver, bytes(data))
     except RecordError:
         return
     assert len(received) < 2
-    assert reader.waiting
+    assert receiver.waiting
 
 
-def test_messages_cannot_be_repeated_or_swapped() -> None:
-    """A message counts once, and in its place."""
-    one, two = (sealed(cipher, [b"x"]) for cipher in [Cipher(*KEYS)] for _ in range(2))
+@every_kind
+def test_messages_cannot_be_repeated_or_swapped(pair: Callable[[], tuple[Records, Records]]) -> None:
+    """A message counts once, and in its place; and not for the one who sent it."""
+    sender, _ = pair()
+    one, two = (sealed(sender, b"x")[0] for _ in range(2))
     for data in (one + one, two + one):
         with pytest.raises(RecordError):
-            read(RecordReader(Cipher(*reversed(KEYS))), data)
+            read(pair()[1], data)
+    with pytest.raises(RecordError):
+        read(pair()[0], one)
+
+
+@every_kind
+def test_the_buffer_can_be_given_away(pair: Callable[[], tuple[Records, Records]]) -> None:
+    """After `detach` others may use the buffer, and nothing is lost."""
+    sender, receiver = pair()
+    message = os.urandom(3 * sender.fill)
+    data = b"".join(sealed(sender, message))
+    buffer = memoryview(bytearray(data))
+    received = b""
+    for piece in receiver.read(buffer, len(data), Buffers()):
+        received += piece
+        receiver.detach()
+        buffer[:] = bytes(len(data))
+    assert received == message
+
+
+@every_kind
+def test_messages_that_are_looked_at_are_left_alone(pair: Callable[[], tuple[Records, Records]]) -> None:
+    """A buffer is used again when the last view of it is gone, and not before."""
+    sender, receiver = pair()
+    buffers = Buffers()
+    kept: list[memoryview] = []
+    expected: list[bytes] = []
+    seen: set[int] = set()
+    for number in range(3 * limits.SPARE_MESSAGES):
+        message = bytes([number]) * sender.fill
+        data = b"".join(sealed(sender, message))
+        for piece in receiver.read(memoryview(bytearray(data)), len(data), buffers):
+            seen.add(id(piece))
+            if number % 10 == 0:
+                kept.append(memoryview(piece)[5:])
+                expected.append(bytes(kept[-1]))
+    assert kept == expected
+    full = 3 * limits.SPARE_MESSAGES * sender.fill // limits.TLS_GATHER // limits.TLS_RECORD
+    assert len(seen) < full / 2
+
+
+def test_largest_noise_message() -> None:
+    """65519 bytes of plaintext make the largest message that Noise knows."""
+    sender, _ = noise_pair()
+    assert sender.fill == 65519
+    assert sealed(sender, bytes(65519))[0][:2] == b"\xff\xff"
 
 
 @pytest.mark.parametrize("size", [0, 1, 15])
 def test_messages_shorter_than_a_tag_are_errors(size: int) -> None:
     """A length below 16 cannot be."""
     with pytest.raises(RecordError):
-        read(RecordReader(Cipher(*KEYS)), size.to_bytes(2, "big") + bytes(size))
+        read(NoiseRecords(*KEYS), size.to_bytes(2, "big") + bytes(size))
 
 
 # --- multistream ---------------------------------------------------------------------------------------------------

@@ -35,8 +35,9 @@ from kachery_p2p.transport.relay.messages import (
     seal_voucher,
 )
 from kachery_p2p.transport.relay.service import RelayLimits, RelayService
+from kachery_p2p.transport.security import HandshakeError
 from kachery_p2p.transport.sockets import ByteIO, PortNotFree, SocketIO, connect_tcp, listen_tcp
-from kachery_p2p.transport.upgrade import HandshakeError, Secured, upgrade
+from kachery_p2p.transport.upgrade import Secured, upgrade
 from tests.helpers.clocks import PatientClock
 from tests.helpers.transport_helpers import ECHO, free_port, is_protected, says_back, started, until
 
@@ -387,7 +388,7 @@ async def test_a_crossed_dial_is_repeated_from_another_port(
         ports.append(io._sock.getsockname()[1])
         if len(ports) == 1:
             io.close()
-            raise HandshakeError("The peer answered '/libp2p/simultaneous-connect' to the proposal '/noise'.")
+            raise HandshakeError("The peer answered '/libp2p/simultaneous-connect' to the proposal '/tls/1.0.0'.")
         return await upgrade(io, keys, initiator=initiator, expected=expected)
 
     monkeypatch.setattr(dialer, "upgrade", crossed)
