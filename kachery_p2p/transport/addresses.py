@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import trio
-from multiaddr import Multiaddr
 
+from kachery_p2p import multiaddrs
 from kachery_p2p.errors import DialError, InvalidAddress
 from kachery_p2p.peer_ids import parse_peer_id
 from kachery_p2p.protocols import CIRCUIT
@@ -76,14 +76,14 @@ def parse_address(text: str) -> Address:
     if CIRCUIT in rest:
         return _parse_circuit(text, rest)
     if rest.startswith("/ip6zone/"):
-        # multiaddr 0.2.0 takes the name of the zone for binary parts, so it is cut off before.
+        # The package multiaddr takes the name of the zone for binary parts, so it is cut off before.
         _, _, zone, tail = rest.split("/", 3) if rest.count("/") > 3 else ("", "", "", "")
         zone, rest = f"%{zone}", f"/{tail}"
     try:
-        parts = [(proto.name, value) for proto, value in Multiaddr(rest).items()]
-        if not parts or (zone and parts[0][0] != "ip6"):
-            raise ValueError("nothing there")
-    except Exception as error:
+        parts = multiaddrs.split(rest)
+        if zone and parts[0][0] != "ip6":
+            raise InvalidAddress("a zone belongs to an IPv6 address")
+    except InvalidAddress as error:
         raise InvalidAddress(
             f"{text!r} is not a multiaddr. One looks like /ip4/192.168.1.7/tcp/4001/p2p/12D3Koo..."
         ) from error
