@@ -1,10 +1,18 @@
-"""Every use of py-libp2p 0.8.1 in the data path, and what is wrong with the rest.
+"""A node's keys and the handshake by which it proves them; and what of py-libp2p 0.8.1 serves here, and what does not.
 
-What is used: key types and peer IDs, the Noise XX handshake (`PatternXX`), the messages and signed records of
-identify. Ping, AutoNAT, circuit relay and hole punching are our own, for theirs need its swarm.
+A node runs no code of py-libp2p to start, to dial or to serve. Any import from it runs `libp2p/__init__.py`, which
+imports the whole of it: QUIC, TLS, mDNS, gRPC, 0.7 to 1.0 s of CPU time and 80 MiB, where a load of a small file takes
+a third of a second in all. What was used of it is small, and stands on the same libraries here: the Noise handshake
+(`noise_xx.py`), the keys of peers (`peer_keys`), the messages and signed records of identify (`identify.py`,
+`envelopes.py`). To import its modules past their `__init__` would take tricks in `sys.modules`, which belongs to the
+program. The tests hold ours against py-libp2p's in both directions.
 
-What is not used, and why. File names are relative to the installed `libp2p` package;
-`tests/faults/test_transport_defects.py` says where the test of each is:
+It is used still, and imported then: for secp256k1 keys of peers, where the OpenSSL of this system was built without
+that curve (`peer_keys`). And multiaddr, which it brings, for the multiaddrs that `multiaddrs.py` does not know.
+
+Ping, AutoNAT, circuit relay and hole punching are our own, for theirs need its swarm. What else is not used, and why.
+File names are relative to the installed `libp2p` package; `tests/faults/test_transport_defects.py` says where the test
+of each is:
 
  1. A multistream line that is not UTF-8 ends the host: `protocol_muxer/multiselect_communicator.py:58`. Our
     `multistream.py` raises an error of that stream.
@@ -21,12 +29,12 @@ What is not used, and why. File names are relative to the installed `libp2p` pac
  9. SO_REUSEPORT lets two nodes share a port silently: `transport/tcp/tcp.py:59`. `sockets.listen_tcp` refuses.
 10. `/dns4` does not dial, and one host cannot run twice. Ours resolves names; a `Host` runs once by contract, and says
     so.
-11. `read_exactly` gives up after 100 partial reads: `io/utils.py:12,49`. It is what the handshake reads with, so
-    `_HandshakeConn.read` always returns all that was asked for.
+11. `read_exactly` gives up after 100 partial reads: `io/utils.py:12,49`. Ours goes on until the peer has left.
 12. `muxer_opt` is ignored for Yamux: `stream_muxer/muxer_multistream.py:137`. Ours does not go through it.
 13. The SQLite peer store writes the private key into its file: `peer/persistent/`. Ours keeps peers in memory.
 14. It logs through the root logger, and `logging.debug` on a root logger without handlers installs one:
     `network/connection/swarm_connection.py` throughout. Ours does not run that code, and `quieten` silences the rest.
+15. A peer with an ECDSA key is refused, though the specification names that kind: `crypto/serialization.py:24`.
 
 The stock Noise records and Yamux: see `noise.py` and `yamux.py`. The private network: see `pnet.py`.
 """
@@ -35,23 +43,28 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Protocol
 
-from libp2p.crypto.ed25519 import create_new_key_pair
-from libp2p.crypto.keys import KeyPair, PrivateKey
-from libp2p.crypto.x25519 import create_new_key_pair as create_x25519_key_pair
-from libp2p.peer.id import ID
-from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
-from libp2p.security.noise.patterns import PatternXX
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from kachery_p2p.errors import StreamError
+from kachery_p2p.peer_ids import peer_id_of_key, peer_text
+from kachery_p2p.peer_keys import ED25519, UnusableKey, encode_key, read_public_key
+from kachery_p2p.transport.noise_xx import HandshakeFailed, NoiseXX
+from kachery_p2p.wire import BYTES, Schema, WireError, bytes_field, fields
+
+#: What stands in front of a Noise key where a node signs it (libp2p noise specification).
+_SIGNED_PREFIX = b"noise-libp2p-static-key:"
+_PAYLOAD = Schema({1: BYTES, 2: BYTES})
 
 
 def quieten() -> None:
-    """Keep py-libp2p's log messages from users who did not ask for them (defect 14).
+    """Keep log messages of py-libp2p and multiaddr from users who did not ask for them (defect 14).
 
-    Importing it cuts its logger off from the root, so that the logging module's last resort prints to the screen.
-    A handler that does nothing prevents that. Levels, and handlers that somebody set, stay: they are the program's.
+    Importing py-libp2p cuts its logger off from the root, so that the logging module's last resort prints to the
+    screen. A handler that does nothing prevents that. Levels, and handlers that somebody set, stay: they are the
+    program's.
     """
     for name in ("libp2p", "multiaddr", "noise"):
         logger = logging.getLogger(name)
@@ -69,19 +82,32 @@ class UnexpectedPeer(Exception):
 
 @dataclass(frozen=True)
 class Keys:
-    """A node's identity, and the key its handshakes use."""
+    """A node's identity, and the key its handshakes use.
 
-    identity: KeyPair
-    noise_key: PrivateKey
-    peer_id: ID
+    Attributes:
+        identity: the private key.
+        noise_key: the private key of its Noise handshakes, new in each process.
+        public_key: that of the identity, encoded as the protobuf `PublicKey`.
+        peer_id: base58.
+    """
+
+    identity: Ed25519PrivateKey
+    noise_key: X25519PrivateKey
+    public_key: bytes
+    peer_id: str
 
     @classmethod
     def from_seed(cls, seed: bytes) -> Keys:
-        """From the 32 bytes of an Ed25519 private key. The Noise key is new in each process."""
+        """From the 32 bytes of an Ed25519 private key."""
         if len(seed) != 32:
             raise ValueError("an Ed25519 seed has 32 bytes")
-        identity = create_new_key_pair(seed)
-        return cls(identity, create_x25519_key_pair().private_key, ID.from_pubkey(identity.public_key))
+        identity = Ed25519PrivateKey.from_private_bytes(seed)
+        public = encode_key(ED25519, identity.public_key().public_bytes_raw())
+        return cls(identity, X25519PrivateKey.generate(), public, peer_text(peer_id_of_key(public)))
+
+    def sign(self, data: bytes) -> bytes:
+        """The signature of the identity."""
+        return self.identity.sign(data)
 
 
 @dataclass(frozen=True)
@@ -99,44 +125,66 @@ class _Channel(Protocol):
     async def write(self, data: bytes, /) -> None: ...
 
 
-class _HandshakeConn:
-    """The part of `IRawConnection` that `PatternXX` uses."""
-
-    def __init__(self, channel: _Channel) -> None:
-        self._channel = channel
-
-    async def read(self, n: int | None = None) -> bytes:
-        # All of it: `io/utils.py` counts partial reads and gives up at 100 (defect 11).
-        return await self._channel.read_exactly(n or 0) if n else b""
-
-    async def write(self, data: bytes) -> None:
-        await self._channel.write(data)
-
-    async def close(self) -> None: ...
-
-    def get_remote_address(self) -> None:
-        return None
-
-
 async def noise_handshake(channel: _Channel, keys: Keys, *, initiator: bool, expected: str | None) -> Secrets:
-    """Run py-libp2p's Noise XX handshake, and take the keys out of it for our own record layer.
+    """Run the Noise XX handshake with libp2p's payloads, in which each side proves who it is.
+
+    Args:
+        channel: to the peer. Nothing is read beyond the handshake.
+        keys: of this node.
+        initiator: whether this side begins.
+        expected: the peer ID that the initiator wants at the other end; None for any.
 
     Raises:
         UnexpectedPeer: only as the initiator, and before our identity is sent.
-        Exception: whatever `PatternXX` and the libraries under it raise on bad input.
+        StreamError: the peer does not keep to the specification, proves nothing, or the channel broke.
     """
-    pattern = PatternXX(keys.peer_id, keys.identity.private_key, keys.noise_key)
-    conn = cast(Any, _HandshakeConn(channel))
+    handshake = NoiseXX(keys.noise_key, initiator=initiator)
     try:
         if initiator:
-            session = await pattern.handshake_outbound(conn, ID.from_base58(expected) if expected else None)
+            await _send(channel, handshake.write())
+            peer = _prove(handshake, handshake.read(await _receive(channel)))
+            if expected is not None and peer != expected:
+                raise UnexpectedPeer(peer)
+            await _send(channel, handshake.write(_payload(keys)))
         else:
-            session = await pattern.handshake_inbound(conn)
-    except PeerIDMismatchesPubkey as error:
-        # The exception carries the ID in its text only (security/noise/patterns.py:350).
-        raise UnexpectedPeer(str(error).rpartition("remote_peer_id_from_pubkey=")[2].strip()) from error
-    protocol = cast(Any, session).conn.noise_state.noise_protocol
-    encrypt, decrypt = protocol.cipher_state_encrypt, protocol.cipher_state_decrypt
-    if encrypt.n or decrypt.n:
-        raise StreamError("The handshake left its ciphers in an unknown state.")
-    return Secrets(bytes(encrypt.k), bytes(decrypt.k), session.get_remote_peer().to_base58())
+            handshake.read(await _receive(channel))
+            await _send(channel, handshake.write(_payload(keys)))
+            peer = _prove(handshake, handshake.read(await _receive(channel)))
+    except (HandshakeFailed, WireError, UnusableKey) as error:
+        raise StreamError(f"The security handshake failed: {error}.") from error
+    encrypt_key, decrypt_key = handshake.split()
+    return Secrets(encrypt_key, decrypt_key, peer)
+
+
+async def _send(channel: _Channel, message: bytes) -> None:
+    await channel.write(len(message).to_bytes(2, "big") + message)
+
+
+async def _receive(channel: _Channel) -> bytes:
+    return await channel.read_exactly(int.from_bytes(await channel.read_exactly(2), "big"))
+
+
+def _payload(keys: Keys) -> bytes:
+    """What we say in the handshake: our key, and by its signature that the Noise key is ours."""
+    signature = keys.sign(_SIGNED_PREFIX + keys.noise_key.public_key().public_bytes_raw())
+    return bytes_field(1, keys.public_key) + bytes_field(2, signature)
+
+
+def _prove(handshake: NoiseXX, payload: bytes) -> str:
+    """The peer ID of the other side.
+
+    Raises:
+        StreamError: it does not have the key that it shows.
+        WireError, UnusableKey: the payload does not parse.
+    """
+    encoded = signature = b""
+    for number, _, part in fields(payload, _PAYLOAD):
+        if number == 1:
+            encoded = part
+        else:
+            signature = part
+    key = read_public_key(encoded)
+    assert handshake.remote is not None, "it is in the message that was read"
+    if not key.has_signed(_SIGNED_PREFIX + handshake.remote.public_bytes_raw(), signature):
+        raise StreamError(f"The peer there does not have the private key of {key.peer}, which it claims to be.")
+    return key.peer

@@ -145,6 +145,8 @@ IDENTIFY_TIMEOUT = 10.0
 PING_IDLE_TIMEOUT = 60.0
 #: All messages of one identify answer together.
 MAX_IDENTIFY = 64 * KIB
+#: Fields in them: an address, a protocol or a few other things each, and each is work, however short it is.
+MAX_IDENTIFY_FIELDS = 1024
 #: Addresses and protocols remembered of one peer.
 MAX_PEER_ADDRESSES = 64
 MAX_PEER_PROTOCOLS = 128

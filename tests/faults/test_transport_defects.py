@@ -75,8 +75,8 @@ async def test_11_handshake_in_single_bytes() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(side, left, True)
             nursery.start_soon(side, right, False)
-    assert results[True].peer == keys[False].peer_id.to_base58()
-    assert results[False].peer == keys[True].peer_id.to_base58()
+    assert results[True].peer == keys[False].peer_id
+    assert results[False].peer == keys[True].peer_id
 
 
 async def test_13_no_key_and_no_file_is_written(tmp_path: Path) -> None:
