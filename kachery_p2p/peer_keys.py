@@ -15,6 +15,7 @@ from kachery_p2p.wire import BYTES, VARINT, Schema, WireError, bytes_field, fiel
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 #: The kinds of keys, by their numbers on the wire.
 RSA, ED25519, SECP256K1, ECDSA = range(4)
@@ -24,6 +25,8 @@ _SCHEMA = Schema({1: VARINT, 2: BYTES})
 
 #: Takes a signature and what was signed; raises an error where the two do not belong together.
 _Check = Callable[[bytes, bytes], None]
+#: The bytes of a key as all write them, and how its signatures are checked.
+_Read = tuple[bytes, _Check]
 
 
 class UnusableKey(ValueError):
@@ -35,7 +38,7 @@ class PublicKey:
     """A peer's public key.
 
     Attributes:
-        encoded: the protobuf, in its one proper form.
+        encoded: the protobuf in its one proper form, however it came: one key has one peer ID.
     """
 
     encoded: bytes
@@ -81,7 +84,8 @@ def read_public_key(encoded: bytes) -> PublicKey:
     if reader is None:
         raise UnusableKey("it is of an unknown kind")
     try:
-        return PublicKey(encode_key(kind, data), reader(data))
+        proper, check = reader(data)
+        return PublicKey(encode_key(kind, proper), check)
     except UnusableKey:
         raise
     except Exception as error:
@@ -92,13 +96,13 @@ def read_public_key(encoded: bytes) -> PublicKey:
 # Each kind is imported when a key of it is met. All but the first are rare.
 
 
-def _ed25519(data: bytes) -> _Check:
+def _ed25519(data: bytes) -> _Read:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    return Ed25519PublicKey.from_public_bytes(data).verify
+    return data, Ed25519PublicKey.from_public_bytes(data).verify
 
 
-def _rsa(data: bytes) -> _Check:
+def _rsa(data: bytes) -> _Read:
     from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
     from cryptography.hazmat.primitives.hashes import SHA256
@@ -107,25 +111,27 @@ def _rsa(data: bytes) -> _Check:
     key = load_der_public_key(data)
     if not isinstance(key, RSAPublicKey) or key.key_size not in _RSA_BITS:
         raise UnusableKey("it is an RSA key that is too short or too long, or none")
-    return lambda signature, signed: key.verify(signature, signed, PKCS1v15(), SHA256())
+    return _der(key), lambda signature, signed: key.verify(signature, signed, PKCS1v15(), SHA256())
 
 
-def _ecdsa(data: bytes) -> _Check:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+def _ecdsa(data: bytes) -> _Read:
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, SECP521R1, EllipticCurvePublicKey
     from cryptography.hazmat.primitives.serialization import load_der_public_key
 
     key = load_der_public_key(data)
-    if not isinstance(key, EllipticCurvePublicKey):
-        raise UnusableKey("it is not a key of an elliptic curve")
-    return _checks_ecdsa(key)
+    if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, (SECP256R1, SECP384R1, SECP521R1)):
+        raise UnusableKey("it is an ECDSA key of an unknown curve, or none")
+    return _der(key), _checks_ecdsa(key)
 
 
-def _secp256k1(data: bytes) -> _Check:
+def _secp256k1(data: bytes) -> _Read:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import SECP256K1, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     try:
-        return _checks_ecdsa(EllipticCurvePublicKey.from_encoded_point(SECP256K1(), data))
+        key = EllipticCurvePublicKey.from_encoded_point(SECP256K1(), data)
+        return key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint), _checks_ecdsa(key)
     except UnsupportedAlgorithm:
         # Distributions build OpenSSL without this curve. py-libp2p brings a library of its own for it.
         return _secp256k1_by_libp2p(data)
@@ -138,7 +144,13 @@ def _checks_ecdsa(key: EllipticCurvePublicKey) -> _Check:
     return lambda signature, signed: key.verify(signature, signed, Algorithm(SHA256()))
 
 
-def _secp256k1_by_libp2p(data: bytes) -> _Check:
+def _der(key: RSAPublicKey | EllipticCurvePublicKey) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _secp256k1_by_libp2p(data: bytes) -> _Read:
     """Costs a second and 80 MiB, once."""
     from libp2p.crypto.secp256k1 import Secp256k1PublicKey
 
@@ -148,10 +160,10 @@ def _secp256k1_by_libp2p(data: bytes) -> _Check:
         if not key.verify(signed, signature):
             raise ValueError("the signature is wrong")
 
-    return check
+    return key.to_bytes(), check
 
 
-_READERS: dict[int, Callable[[bytes], _Check]] = {
+_READERS: dict[int, Callable[[bytes], _Read]] = {
     RSA: _rsa,
     ED25519: _ed25519,
     SECP256K1: _secp256k1,

@@ -42,6 +42,7 @@ The stock Noise records and Yamux: see `noise.py` and `yamux.py`. The private ne
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,7 +57,11 @@ from kachery_p2p.wire import BYTES, Schema, WireError, bytes_field, fields
 
 #: What stands in front of a Noise key where a node signs it (libp2p noise specification).
 _SIGNED_PREFIX = b"noise-libp2p-static-key:"
-_PAYLOAD = Schema({1: BYTES, 2: BYTES})
+#: The fields of a payload: the key, the signature, and the extensions, of which we know the muxers.
+_KEY, _SIGNATURE, _EXTENSIONS = 1, 2, 4
+_PAYLOAD = Schema(dict.fromkeys((_KEY, _SIGNATURE, _EXTENSIONS), BYTES))
+_MUXERS = 2
+_EXTENSION = Schema({_MUXERS: BYTES})
 
 
 def quieten() -> None:
@@ -112,11 +117,19 @@ class Keys:
 
 @dataclass(frozen=True)
 class Secrets:
-    """What a handshake gives."""
+    """What a handshake gives.
+
+    Attributes:
+        encrypt_key: for what we send.
+        decrypt_key: for what we receive.
+        peer: the peer ID at the other end, base58.
+        muxer: the one that both sides named; empty where that is still to be agreed on.
+    """
 
     encrypt_key: bytes
     decrypt_key: bytes
     peer: str
+    muxer: str = ""
 
 
 class _Channel(Protocol):
@@ -125,7 +138,9 @@ class _Channel(Protocol):
     async def write(self, data: bytes, /) -> None: ...
 
 
-async def noise_handshake(channel: _Channel, keys: Keys, *, initiator: bool, expected: str | None) -> Secrets:
+async def noise_handshake(
+    channel: _Channel, keys: Keys, *, initiator: bool, expected: str | None, muxers: Sequence[str] = ()
+) -> Secrets:
     """Run the Noise XX handshake with libp2p's payloads, in which each side proves who it is.
 
     Args:
@@ -133,6 +148,8 @@ async def noise_handshake(channel: _Channel, keys: Keys, *, initiator: bool, exp
         keys: of this node.
         initiator: whether this side begins.
         expected: the peer ID that the initiator wants at the other end; None for any.
+        muxers: those that are spoken here, the best first; empty to name none (connections/inlined-muxer-negotiation.md
+            of the specifications).
 
     Raises:
         UnexpectedPeer: only as the initiator, and before our identity is sent.
@@ -142,18 +159,19 @@ async def noise_handshake(channel: _Channel, keys: Keys, *, initiator: bool, exp
     try:
         if initiator:
             await _send(channel, handshake.write())
-            peer = _prove(handshake, handshake.read(await _receive(channel)))
+            peer, theirs = _prove(handshake, handshake.read(await _receive(channel)))
             if expected is not None and peer != expected:
                 raise UnexpectedPeer(peer)
-            await _send(channel, handshake.write(_payload(keys)))
+            await _send(channel, handshake.write(_payload(keys, muxers)))
         else:
             handshake.read(await _receive(channel))
-            await _send(channel, handshake.write(_payload(keys)))
-            peer = _prove(handshake, handshake.read(await _receive(channel)))
+            await _send(channel, handshake.write(_payload(keys, muxers)))
+            peer, theirs = _prove(handshake, handshake.read(await _receive(channel)))
     except (HandshakeFailed, WireError, UnusableKey) as error:
         raise StreamError(f"The security handshake failed: {error}.") from error
     encrypt_key, decrypt_key = handshake.split()
-    return Secrets(encrypt_key, decrypt_key, peer)
+    first, second = (muxers, theirs) if initiator else (theirs, muxers)
+    return Secrets(encrypt_key, decrypt_key, peer, next((name for name in first if name in second), ""))
 
 
 async def _send(channel: _Channel, message: bytes) -> None:
@@ -164,27 +182,32 @@ async def _receive(channel: _Channel) -> bytes:
     return await channel.read_exactly(int.from_bytes(await channel.read_exactly(2), "big"))
 
 
-def _payload(keys: Keys) -> bytes:
-    """What we say in the handshake: our key, and by its signature that the Noise key is ours."""
+def _payload(keys: Keys, muxers: Sequence[str]) -> bytes:
+    """What we say in the handshake: our key, by its signature that the Noise key is ours, and our muxers."""
     signature = keys.sign(_SIGNED_PREFIX + keys.noise_key.public_key().public_bytes_raw())
-    return bytes_field(1, keys.public_key) + bytes_field(2, signature)
+    payload = bytes_field(_KEY, keys.public_key) + bytes_field(_SIGNATURE, signature)
+    extensions = b"".join(bytes_field(_MUXERS, name.encode()) for name in muxers)
+    return payload + bytes_field(_EXTENSIONS, extensions) if extensions else payload
 
 
-def _prove(handshake: NoiseXX, payload: bytes) -> str:
-    """The peer ID of the other side.
+def _prove(handshake: NoiseXX, payload: bytes) -> tuple[str, list[str]]:
+    """The peer ID of the other side, and the muxers that it names.
 
     Raises:
         StreamError: it does not have the key that it shows.
         WireError, UnusableKey: the payload does not parse.
     """
     encoded = signature = b""
+    muxers: list[str] = []
     for number, _, part in fields(payload, _PAYLOAD):
-        if number == 1:
+        if number == _KEY:
             encoded = part
-        else:
+        elif number == _SIGNATURE:
             signature = part
+        else:
+            muxers += [name.decode(errors="replace") for _, _, name in fields(part, _EXTENSION)]
     key = read_public_key(encoded)
     assert handshake.remote is not None, "it is in the message that was read"
     if not key.has_signed(_SIGNED_PREFIX + handshake.remote.public_bytes_raw(), signature):
         raise StreamError(f"The peer there does not have the private key of {key.peer}, which it claims to be.")
-    return key.peer
+    return key.peer, muxers

@@ -8,6 +8,8 @@ import sys
 import pytest
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from libp2p.crypto.secp256k1 import create_new_key_pair
 
 from kachery_p2p.peer_ids import peer_id_of_key, peer_text
 from kachery_p2p.peer_keys import UnusableKey, read_public_key
@@ -42,6 +44,10 @@ def test_one_form() -> None:
     for other in (encoded[2:] + encoded[:2], encoded + field(9, b"more"), encoded[:2] + encoded):
         assert read_public_key(other) == key
         assert read_public_key(other).peer == key.peer
+    curve = KEYS["secp256k1"]
+    assert isinstance(curve, ec.EllipticCurvePrivateKey)
+    point = curve.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    assert read_public_key(field(1, 2) + field(2, point)).encoded == public_key(curve)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +56,7 @@ def test_one_form() -> None:
         *(b"", b"\xff", b"\x08\x01", b"\x12\x01x", b"\x08\x04\x12\x01x", b"\x0a\x00\x12\x00"),
         *(field(1, kind) + field(2, b"nonsense") for kind in range(4)),
         field(1, 0) + field(2, public_key(KEYS["ecdsa"])[4:]),
+        field(1, 3) + field(2, public_key(ec.generate_private_key(ec.BrainpoolP256R1()))[4:]),
         public_key(rsa.generate_private_key(65537, 1024)),
     ],
     ids=repr,
@@ -66,8 +73,15 @@ def test_where_the_curve_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise UnsupportedAlgorithm("no such curve")
 
+    pair = create_new_key_pair()
+    signature = pair.private_key.sign(b"data")
+    assert read_public_key(pair.public_key.serialize()).has_signed(b"data", signature)
     monkeypatch.setattr(ec.EllipticCurvePublicKey, "from_encoded_point", refuse)
-    test_signatures("secp256k1")
+    key = read_public_key(pair.public_key.serialize())
+    assert key.encoded == pair.public_key.serialize()
+    assert key.has_signed(b"data", signature)
+    for wrong in (b"", b"x", signature[:-1], pair.private_key.sign(b"other data")):
+        assert not key.has_signed(b"data", wrong)
     with pytest.raises(UnusableKey):
         read_public_key(field(1, 2) + field(2, b"nonsense"))
 

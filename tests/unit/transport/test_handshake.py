@@ -94,13 +94,39 @@ async def test_with_py_libp2p(make: Callable[[], KeyPair], initiator: bool) -> N
         return await pattern.handshake_outbound(other, ID.from_base58(keys.peer_id))  # type: ignore[arg-type]
 
     secrets, session = await together(
-        lambda: compat.noise_handshake(mine, keys, initiator=initiator, expected=their_id.to_base58()), theirs
+        lambda: compat.noise_handshake(
+            mine, keys, initiator=initiator, expected=their_id.to_base58(), muxers=("/yamux/1.0.0",)
+        ),
+        theirs,
     )
     assert secrets.peer == their_id.to_base58()
     assert session.get_remote_peer().to_base58() == keys.peer_id
     state = session.conn.noise_state.noise_protocol
     assert bytes(state.cipher_state_decrypt.k) == secrets.encrypt_key
     assert bytes(state.cipher_state_encrypt.k) == secrets.decrypt_key
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "chosen"),
+    [
+        ((), (), ""),
+        (("/yamux/1.0.0",), (), ""),
+        ((), ("/yamux/1.0.0",), ""),
+        (("/yamux/1.0.0",), ("/mplex/6.7.0", "/yamux/1.0.0"), "/yamux/1.0.0"),
+        (("/b", "/a"), ("/a", "/b"), "/b"),
+        (("/a",), ("/b",), ""),
+    ],
+)
+async def test_muxers(ours: tuple[str, ...], theirs: tuple[str, ...], chosen: str) -> None:
+    """The first of the initiator's that the responder names too; none is a choice that is still to be made."""
+    left, right = lines()
+    keys = [compat.Keys.from_seed(os.urandom(32)) for _ in range(2)]
+    first, second = await together(
+        lambda: compat.noise_handshake(left, keys[0], initiator=True, expected=keys[1].peer_id, muxers=ours),
+        lambda: compat.noise_handshake(right, keys[1], initiator=False, expected=None, muxers=theirs),
+    )
+    assert (first.muxer, second.muxer) == (chosen, chosen)
+    assert (first.encrypt_key, first.decrypt_key) == (second.decrypt_key, second.encrypt_key)
 
 
 async def rogue(channel: Wire, payload: bytes | None, key: PrivateKey) -> bool:
