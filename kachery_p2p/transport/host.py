@@ -150,8 +150,12 @@ class Host:
         self._listener.close()
         self._dialer.cancel()
         async with trio.open_nursery() as nursery:
-            for connection in self.table:
-                nursery.start_soon(connection.close)
+            for connection in list(self.table):
+                # Where nothing runs, nothing that was sent can be lost. Of a hundred strangers one is always slow.
+                if connection.is_used:
+                    nursery.start_soon(connection.close)
+                else:
+                    connection.drop("the host stopped")
 
     def require_nursery(self) -> trio.Nursery:
         """The nursery of the running host.
