@@ -14,6 +14,7 @@ from kachery_p2p.errors import DialError, InvalidAddress
 from kachery_p2p.peer_ids import parse_peer_id
 from kachery_p2p.protocols import CIRCUIT
 from kachery_p2p.transport import limits
+from kachery_p2p.transport.dns_txt import txt_records
 
 _HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
 
@@ -150,20 +151,7 @@ async def _resolve_dnsaddr(address: Address, depth: int) -> list[Address]:
     """TXT records of `_dnsaddr.<name>` (multiformats DNSADDR), without those of another peer than the wanted one."""
     if depth >= limits.MAX_DNSADDR_DEPTH:
         raise DialError(f"the dnsaddr records of {address.host} point at each other")
-    try:
-        import dns.exception
-        import dns.resolver
-    except ImportError as error:
-        raise DialError("/dnsaddr needs the package dnspython") from error
-
-    def query() -> list[str]:
-        try:
-            answer = dns.resolver.resolve(f"_dnsaddr.{address.host}", "TXT", lifetime=limits.DIAL_TIMEOUT)
-        except dns.exception.DNSException as error:
-            raise DialError(f"the name _dnsaddr.{address.host} does not resolve") from error
-        return [b"".join(record.strings).decode("utf-8", "replace") for record in answer]
-
-    records = await trio.to_thread.run_sync(query, abandon_on_cancel=True)
+    records = await txt_records(f"_dnsaddr.{address.host}")
     found: list[Address] = []
     for record in records[: limits.MAX_DIAL_ADDRESSES]:
         key, _, value = record.partition("=")
