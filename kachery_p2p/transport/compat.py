@@ -1,8 +1,8 @@
 """A node's keys and the handshake by which it proves them; and what of py-libp2p 0.8.1 serves here, and what does not.
 
 A node runs no code of py-libp2p to start, to dial or to serve. Any import from it runs `libp2p/__init__.py`, which
-imports the whole of it: QUIC, TLS, mDNS, gRPC, 0.7 to 1.0 s of CPU time and 80 MiB, where a load of a small file takes
-a third of a second in all. What was used of it is small, and stands on the same libraries here: the Noise handshake
+imports the whole of it: QUIC, TLS, mDNS, gRPC, 0.65 s of CPU time and 45 MiB, where a load of a small file takes half
+of both in all. What was used of it is small, and stands on the same libraries here: the Noise handshake
 (`noise_xx.py`), the keys of peers (`peer_keys`), the messages and signed records of identify (`identify.py`,
 `envelopes.py`). To import its modules past their `__init__` would take tricks in `sys.modules`, which belongs to the
 program. The tests hold ours against py-libp2p's in both directions.
