@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kachery_cloud.node.messages import RunningNode
+from kachery_cloud.node.status_messages import RunningNode
 from kachery_p2p.json_shapes import FLAT, OMITTED
 from kachery_p2p.node.messages import Whereabouts
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex
 
 from kachery_cloud.arguments import binary_stream, byte_range, check_flags, path_text
 from kachery_cloud.errors import DamagedFile, FileMissing, KacheryError
-from kachery_cloud.formats.values import json_from_bytes, read_npy, text_from_bytes
 from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.placing import check_tree_destination, copy_into_place, place_directory
 from kachery_cloud.request import Request
@@ -86,6 +85,8 @@ def load_text(
         >>> kcl.load_text("ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu")
         'example text'
     """
+    from kachery_cloud.formats.values import text_from_bytes
+
     path, name = _path(uri, local_only, providers, timeout)
     return text_from_bytes(path.read_bytes(), name)
 
@@ -102,6 +103,8 @@ def load_json(
         >>> kcl.load_json("ipfs://bafkreig3edwqihmsm2o7kts6v4cpvtfs66olgonclogykndsu4v7ordox4")
         {'example': 'dict'}
     """
+    from kachery_cloud.formats.values import json_from_bytes
+
     path, name = _path(uri, local_only, providers, timeout)
     return json_from_bytes(path.read_bytes(), name)
 
@@ -116,6 +119,8 @@ def load_npy(
     Raises:
         FormatError: it is no npy file; and what `load_file` raises.
     """
+    from kachery_cloud.formats.values import read_npy
+
     path, name = _path(uri, local_only, providers, timeout)
     return read_npy(path, name)
 

@@ -29,10 +29,10 @@ from kachery_p2p.text import shown
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kachery_cloud.node.messages import RunningNode
+    from kachery_cloud.node.status_messages import RunningNode
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
-    from kachery_p2p.node.messages import Sending
+    from kachery_p2p.node.status_messages import Sending
     from kachery_p2p.pinning import PinEntry
     from kachery_p2p.repo.repo import Stored
 
@@ -225,7 +225,7 @@ def wait_for(
 def sending(config: Config) -> dict[str, Sending]:
     """The uploads that the running node is making, by CID."""
     from kachery_cloud.node.connection import ask_running_node
-    from kachery_cloud.node.messages import STATUS
+    from kachery_cloud.node.status_messages import STATUS
 
     try:
         services = ask_running_node(config, STATUS).node.pinning.services

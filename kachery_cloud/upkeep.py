@@ -18,7 +18,7 @@ from kachery_cloud.uri import check_peer_addresses, parse_uri
 from kachery_p2p.json_shapes import to_json
 
 if TYPE_CHECKING:
-    from kachery_cloud.node.messages import RunningNode
+    from kachery_cloud.node.status_messages import RunningNode
     from kachery_cloud.settings.config import Config
     from kachery_cloud.uri import ContentURI
     from kachery_p2p.dag.cid import CID
@@ -80,7 +80,7 @@ def find_status(*, start: bool = False) -> Running | Stopped:
     """The same as an object."""
     from kachery_cloud.node.connection import ask_running_node, get_connection
     from kachery_cloud.node.endpoint import NodeElsewhere, NodeGone
-    from kachery_cloud.node.messages import STATUS
+    from kachery_cloud.node.status_messages import STATUS
 
     check_flags(start=start)
     config = load_config()

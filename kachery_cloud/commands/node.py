@@ -13,7 +13,7 @@ from kachery_cloud.commands.support import command, json_option
 
 if TYPE_CHECKING:
     from kachery_cloud.node.log import Level
-    from kachery_cloud.node.messages import RunningNode
+    from kachery_cloud.node.status_messages import RunningNode
 
 
 @command("node")

@@ -192,7 +192,7 @@ def _print_services(found: Sequence[dict[str, Any]]) -> None:
 
 def _say_to_restart() -> None:
     from kachery_cloud.node.connection import ask_running_node
-    from kachery_cloud.node.messages import STATUS
+    from kachery_cloud.node.status_messages import STATUS
     from kachery_cloud.settings.config import load_config
 
     try:

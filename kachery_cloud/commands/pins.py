@@ -281,7 +281,7 @@ def _say_if_nobody_works(found: Sequence[PinEntry]) -> None:
     from kachery_cloud import pinning as api
     from kachery_cloud.node.connection import ask_running_node
     from kachery_cloud.node.endpoint import NodeGone
-    from kachery_cloud.node.messages import STATUS
+    from kachery_cloud.node.status_messages import STATUS
     from kachery_cloud.settings.config import load_config
 
     left = [row for row in found if row.state not in ("pinned", "verified", "removed", "refused")]

@@ -12,7 +12,8 @@ from typing import Any
 from kachery_cloud.answers import Here, Running, Stopped
 from kachery_cloud.commands.pins_text import summary_phrase
 from kachery_p2p.json_shapes import to_json
-from kachery_p2p.node.messages import (
+from kachery_p2p.node.messages import Whereabouts
+from kachery_p2p.node.status_messages import (
     ConnectedPeer,
     ExplainedAddress,
     FindStatus,
@@ -25,7 +26,6 @@ from kachery_p2p.node.messages import (
     ServiceStatus,
     SourceStatus,
     TargetStatus,
-    Whereabouts,
 )
 from kachery_p2p.text import printable
 

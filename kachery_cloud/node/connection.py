@@ -31,13 +31,11 @@ from kachery_cloud.node.messages import (
     ANNOUNCE,
     LOAD,
     NOTIFY_STORED,
-    STATUS,
     WAIT_PINNED,
     WAKE_PINS,
     WHEREIS,
     Call,
     Nothing,
-    RunningNode,
 )
 from kachery_cloud.node.thread import STOP_TIMEOUT, NodeThread
 from kachery_p2p.errors import KacheryError, NodeError
@@ -48,6 +46,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kachery_cloud.node.messages import Progress
+    from kachery_cloud.node.status_messages import RunningNode
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.node.messages import (
@@ -114,6 +113,8 @@ class NodeConnection:
 
     def status(self) -> RunningNode:
         """What the node is doing."""
+        from kachery_cloud.node.status_messages import STATUS
+
         return self._call(STATUS, Nothing())
 
     def whereis(self, request: WhereisRequest) -> tuple[Whereabouts, ...]:

@@ -1,7 +1,7 @@
 """What the processes of one data directory say to each other: the calls that a node answers, and their frames.
 
 What the node itself is asked and answers is in `kachery_p2p.node.messages`. Here is what belongs to the processes: the
-list of calls, what a process says beside its node, and the frames of the control socket.
+list of calls, but for the one that is in `status_messages`, and the frames of the control socket.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from kachery_p2p.json_shapes import FLAT, OMITTED
+from kachery_p2p.json_shapes import OMITTED
 from kachery_p2p.node.messages import (
     Announced,
     AnnounceRequest,
     LoadRequest,
     LoadResult,
-    NodeStatus,
     StoredNote,
     WaitPinnedRequest,
     Whereabouts,
@@ -32,24 +31,6 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 def no_progress(done: int, total: int) -> None:
     """For a request whose progress is not shown."""
-
-
-@dataclass(frozen=True)
-class ServedGateway:
-    """The HTTP gateway that the process of the node serves, and whether it fetches what is not here."""
-
-    url: str
-    fetch: bool
-
-
-@dataclass(frozen=True)
-class RunningNode:
-    """What a node is doing, for which directory, and in which process."""
-
-    node: NodeStatus = field(metadata=FLAT)
-    directory: str
-    pid: int
-    gateway: ServedGateway | None = field(default=None, metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -80,7 +61,6 @@ class Method(Generic[Q, A]):
 Methods: TypeAlias = Mapping[str, Method[Any, Any]]
 
 LOAD = Call("load", LoadRequest, LoadResult)
-STATUS = Call("status", Nothing, RunningNode)
 WHEREIS = Call("whereis", WhereisRequest, tuple[Whereabouts, ...])
 ANNOUNCE = Call("announce", AnnounceRequest, Announced)
 NOTIFY_STORED = Call("notify_stored", StoredNote, type(None))

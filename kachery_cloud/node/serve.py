@@ -19,7 +19,8 @@ from kachery_cloud.node.control_client import ControlClient
 from kachery_cloud.node.control_server import serve_control
 from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone, node_elsewhere, silent_holder
 from kachery_cloud.node.limits import LOCK_PAUSE, SETTLING, TIMES, NodeTimes
-from kachery_cloud.node.messages import Method, Nothing, RunningNode, ServedGateway, by_name
+from kachery_cloud.node.messages import Method, Nothing, by_name
+from kachery_cloud.node.status_messages import STATUS, RunningNode, ServedGateway
 from kachery_p2p.errors import DiskFull, KacheryError, NodeError
 from kachery_p2p.repo.locks import NodeLock
 
@@ -196,7 +197,7 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool], gateway:
 
     return by_name(
         Method(messages.LOAD, load),
-        Method(messages.STATUS, status),
+        Method(STATUS, status),
         Method(messages.WHEREIS, whereis),
         Method(messages.ANNOUNCE, announce),
         Method(messages.NOTIFY_STORED, notify_stored),
@@ -256,7 +257,7 @@ def serve_forever(
 
             log.info("starting for %s (process %d)", config.directory, os.getpid())
             methods = await nursery.start(serve)
-            found: RunningNode = await methods[messages.STATUS.name].run(Nothing(), messages.no_progress)
+            found: RunningNode = await methods[STATUS.name].run(Nothing(), messages.no_progress)
             log.info("serving as %s", found.node.peer_id)
             on_ready(found)
 

@@ -1,7 +1,7 @@
 """How this node finds others and is found: the sources of routing, reachability and relays, put together.
 
-Each part can be switched off, and each can fail while the node goes on: it runs in a task of its own, and what ended it
-is kept in `errors`. What one part learns the others are told here, and nowhere else:
+Each part can be switched off, and is not imported then. Each can fail while the node goes on: it runs in a task of its
+own, and what ended it is kept in `errors`. What one part learns the others are told here, and nowhere else:
 
     mDNS, connections, loads   -> the address book
     reachability               -> server or client of the public DHT, relay service, reservations at relays, identify
@@ -23,24 +23,25 @@ import trio
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.node.dialling import Dialler
+from kachery_p2p.node.messages import Announced
 from kachery_p2p.protocols import KAD, LAN_KAD
 from kachery_p2p.routing.address_book import KnownPeers, KnownSource
-from kachery_p2p.routing.dht.dht import DHT
 from kachery_p2p.routing.interfaces import Provider, ProviderSource
-from kachery_p2p.routing.mdns import Mdns
-from kachery_p2p.routing.provide.announcer import Announcer, AnnounceResult
 from kachery_p2p.routing.router import Router, Sighting
 from kachery_p2p.transport.holepunch import HolePunch
 from kachery_p2p.transport.nat.reachability import Reachability
 from kachery_p2p.transport.relay.client import RelayClient
-from kachery_p2p.transport.relay.service import RelayService
 from kachery_p2p.waking import Flag
 
 if TYPE_CHECKING:
     from kachery_p2p.node.options import NodeOptions
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.routing.database import Database
+    from kachery_p2p.routing.dht.dht import DHT
+    from kachery_p2p.routing.mdns import Mdns
+    from kachery_p2p.routing.provide.announcer import Announcer
     from kachery_p2p.transport.host import Host
+    from kachery_p2p.transport.relay.service import RelayService
 
 log = logging.getLogger("kachery_p2p.node.node")
 
@@ -122,6 +123,8 @@ class Finding:
         self.known = KnownPeers(db, local=host.peer_id) if options.known_peers else None
         self.mdns: Mdns | None = None
         if options.mdns:
+            from kachery_p2p.routing.mdns import Mdns
+
             self.mdns = Mdns(
                 peer_id=host.peer_id,
                 addresses=host.listen_addresses,
@@ -149,6 +152,8 @@ class Finding:
 
         self.announcer: Announcer | None = None
         if options.provide != "off" and dhts:
+            from kachery_p2p.routing.provide.announcer import Announcer
+
             if options.provide == "all":
                 self.announcer = Announcer(db, dhts, repo.all_multihashes, here=repo.block_sizes)
             else:
@@ -195,6 +200,8 @@ class Finding:
         return self.options.provide != "off" and self._repo.has_block(multihash) is not None
 
     def _make_dht(self, db: Database, rng: random.Random, *, lan: bool) -> DHT:
+        from kachery_p2p.routing.dht.dht import DHT
+
         known = self.known
         protocol = LAN_KAD if lan else KAD
 
@@ -310,6 +317,8 @@ class Finding:
             self._relay_scope.cancel()
             self.relay_service = None
             return
+        from kachery_p2p.transport.relay.service import RelayService
+
         # A user who switches it on means it for data. A node that relays because it happens to be reachable helps
         # strangers to a direct connection. Data it relays only for its own people.
         freely = self.options.relay_service == "on" or self.is_private
@@ -400,9 +409,10 @@ class Finding:
                 # What is here is listed again every now and then, so that nothing stays untold.
                 self._note(f"announcing: {error}")
 
-    async def announced(self, multihash: bytes, timeout: float) -> AnnounceResult:
+    async def announced(self, multihash: bytes, timeout: float) -> Announced:
         """Announce one and wait until that is done. `copies` is 0 where nothing is announced at all."""
         if self.announcer is None:
-            return AnnounceResult(0, 0.0)
+            return Announced(0, 0.0)
         await self.announcer.announce([multihash])
-        return await self.announcer.wait(multihash, timeout)
+        done = await self.announcer.wait(multihash, timeout)
+        return Announced(done.copies, done.seconds)

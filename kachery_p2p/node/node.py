@@ -26,18 +26,12 @@ from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.interfaces import Progress
 from kachery_p2p.load.load import Load
 from kachery_p2p.node.discovery import Finding
-from kachery_p2p.node.messages import (
-    Announced,
-    ConnectedPeer,
-    GatewayStatus,
-    LoadResult,
-    NodeStatus,
-    TrafficStatus,
-)
+from kachery_p2p.node.messages import LoadResult
 from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.node.pins import Keeping
 from kachery_p2p.node.ports import Ports
 from kachery_p2p.node.status import discovery_status
+from kachery_p2p.node.status_messages import ConnectedPeer, GatewayStatus, NodeStatus, TrafficStatus
 from kachery_p2p.node.whereis import Whereis
 from kachery_p2p.routing.database import DATABASE_NAME, Database
 from kachery_p2p.transport.addresses import parse_address
@@ -48,7 +42,7 @@ from kachery_p2p.units import HOUR
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.interfaces import GatewaySource
     from kachery_p2p.gateway.client.client import GatewayClient
-    from kachery_p2p.node.messages import AnnounceRequest, LoadRequest, Whereabouts, WhereisRequest
+    from kachery_p2p.node.messages import Announced, AnnounceRequest, LoadRequest, Whereabouts, WhereisRequest
     from kachery_p2p.pinning.config import PinService
     from kachery_p2p.pinning.outbox import PinOutbox
     from kachery_p2p.repo.keys import NodeKey
@@ -262,8 +256,7 @@ class Node:
                 f"ipfs://{cid} is not on this machine, or not all of it, so it cannot be announced from here. Store "
                 "it, or load all of it first (kachery-cloud-load; a directory with --dest FOLDER)."
             )
-        done = await self.finding.announced(cid.multihash, request.timeout)
-        return Announced(done.copies, done.seconds)
+        return await self.finding.announced(cid.multihash, request.timeout)
 
     async def whereis(self, request: WhereisRequest) -> tuple[Whereabouts, ...]:
         """Who has a root; see `kachery_p2p.node.whereis`."""

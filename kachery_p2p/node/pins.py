@@ -18,7 +18,7 @@ import trio
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidPinService, KacheryError
 from kachery_p2p.json_shapes import from_json
-from kachery_p2p.node.messages import PinningStatus
+from kachery_p2p.node.status_messages import PinningStatus
 from kachery_p2p.pinning.config import PinService
 from kachery_p2p.pinning.limits import FETCH_BACK_SECONDS, MAX_DIALS, MAX_SERVICES, WorkerPace
 from kachery_p2p.pinning.outbox import OUTBOX_NAME, PinEntry, PinOutbox

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from kachery_p2p.json_shapes import from_json
-from kachery_p2p.node.messages import (
+from kachery_p2p.node.status_messages import (
     DiscoveryStatus,
     ExplainedAddress,
     FindStatus,

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import trio
-from multiaddr import Multiaddr
 
+from kachery_p2p import multiaddrs
 from kachery_p2p.errors import DialError, InvalidAddress
 from kachery_p2p.peer_ids import parse_peer_id
 from kachery_p2p.protocols import CIRCUIT
 from kachery_p2p.transport import limits
+from kachery_p2p.transport.dns_txt import txt_records
 
 _HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
 
@@ -76,14 +77,14 @@ def parse_address(text: str) -> Address:
     if CIRCUIT in rest:
         return _parse_circuit(text, rest)
     if rest.startswith("/ip6zone/"):
-        # multiaddr 0.2.0 takes the name of the zone for binary parts, so it is cut off before.
+        # The package multiaddr takes the name of the zone for binary parts, so it is cut off before.
         _, _, zone, tail = rest.split("/", 3) if rest.count("/") > 3 else ("", "", "", "")
         zone, rest = f"%{zone}", f"/{tail}"
     try:
-        parts = [(proto.name, value) for proto, value in Multiaddr(rest).items()]
-        if not parts or (zone and parts[0][0] != "ip6"):
-            raise ValueError("nothing there")
-    except Exception as error:
+        parts = multiaddrs.split(rest)
+        if zone and parts[0][0] != "ip6":
+            raise InvalidAddress("a zone belongs to an IPv6 address")
+    except InvalidAddress as error:
         raise InvalidAddress(
             f"{text!r} is not a multiaddr. One looks like /ip4/192.168.1.7/tcp/4001/p2p/12D3Koo..."
         ) from error
@@ -150,20 +151,7 @@ async def _resolve_dnsaddr(address: Address, depth: int) -> list[Address]:
     """TXT records of `_dnsaddr.<name>` (multiformats DNSADDR), without those of another peer than the wanted one."""
     if depth >= limits.MAX_DNSADDR_DEPTH:
         raise DialError(f"the dnsaddr records of {address.host} point at each other")
-    try:
-        import dns.exception
-        import dns.resolver
-    except ImportError as error:
-        raise DialError("/dnsaddr needs the package dnspython") from error
-
-    def query() -> list[str]:
-        try:
-            answer = dns.resolver.resolve(f"_dnsaddr.{address.host}", "TXT", lifetime=limits.DIAL_TIMEOUT)
-        except dns.exception.DNSException as error:
-            raise DialError(f"the name _dnsaddr.{address.host} does not resolve") from error
-        return [b"".join(record.strings).decode("utf-8", "replace") for record in answer]
-
-    records = await trio.to_thread.run_sync(query, abandon_on_cancel=True)
+    records = await txt_records(f"_dnsaddr.{address.host}")
     found: list[Address] = []
     for record in records[: limits.MAX_DIAL_ADDRESSES]:
         key, _, value = record.partition("=")

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import trio
-from multiaddr import Multiaddr
 
+from kachery_p2p import multiaddrs
 from kachery_p2p.errors import InvalidAddress, MalformedMessage, ProtocolNotSupported, StreamError
 from kachery_p2p.transport import limits
 from kachery_p2p.transport.addresses import parse_address
@@ -75,7 +75,7 @@ class HolePunchResult:
 
 def encode_message(kind: int, addrs: Sequence[str] = ()) -> bytes:
     """A DCUtR message with its length in front."""
-    body = number_field(1, kind) + b"".join(bytes_field(2, Multiaddr(addr).to_bytes()) for addr in addrs)
+    body = number_field(1, kind) + b"".join(bytes_field(2, multiaddrs.to_binary(addr)) for addr in addrs)
     return delimited(body)
 
 
@@ -98,8 +98,8 @@ async def read_message(channel: Source, expected: int) -> list[str]:
                 kind = value
             elif len(addrs) < limits.MAX_PUNCH_ADDRESSES:
                 try:
-                    addrs.append(str(Multiaddr(part)))
-                except Exception:  # noqa: BLE001 - multiaddr and the codecs under it raise dozens of types
+                    addrs.append(multiaddrs.to_text(part))
+                except InvalidAddress:
                     log.debug("an address in a hole punching message cannot be read")
     if kind != expected:
         raise MalformedMessage(f"A peer sent a hole punching message of type {kind} where {expected} was due.")

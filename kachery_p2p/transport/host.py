@@ -63,7 +63,7 @@ class Host:
         if swarm_key is not None and len(swarm_key) != 32:
             raise ValueError("a swarm key has 32 bytes")
         self.keys = compat.Keys.from_seed(seed)
-        self.peer_id: str = self.keys.peer_id.to_base58()
+        self.peer_id: str = self.keys.peer_id
         self._announce = [parse_address(text).transport for text in announce]
         #: turns the addresses of the interfaces into those that peers are told; None tells them as they are
         self.advertise: Callable[[list[str]], list[str]] | None = None
@@ -150,8 +150,12 @@ class Host:
         self._listener.close()
         self._dialer.cancel()
         async with trio.open_nursery() as nursery:
-            for connection in self.table:
-                nursery.start_soon(connection.close)
+            for connection in list(self.table):
+                # Where nothing runs, nothing that was sent can be lost. Of a hundred strangers one is always slow.
+                if connection.is_used:
+                    nursery.start_soon(connection.close)
+                else:
+                    connection.drop("the host stopped")
 
     def require_nursery(self) -> trio.Nursery:
         """The nursery of the running host.

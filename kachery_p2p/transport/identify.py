@@ -1,39 +1,44 @@
 """Identify: each side of a new connection asks the other who it is, what it speaks and where it listens.
 
-(libp2p identify specification.) The messages and signed peer records are py-libp2p's. An answer may come in
-several messages, which are merged: go-libp2p sends the signed record apart. Nothing waits for identify but
-those who ask for its result.
+(libp2p identify specification, and RFC 3 for the signed peer record.) An answer may come in several messages, which
+are merged: go-libp2p sends the signed record apart. Nothing waits for identify but those who ask for its result.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import trio
-from google.protobuf.message import DecodeError
-from libp2p.identity.identify.pb.identify_pb2 import Identify
-from libp2p.peer.envelope import seal_record
-from libp2p.peer.peer_record import PeerRecord
-from multiaddr import Multiaddr
 
-from kachery_p2p.errors import StreamError
-from kachery_p2p.peer_ids import any_peer_id
+from kachery_p2p import multiaddrs
+from kachery_p2p.errors import InvalidAddress, StreamError
+from kachery_p2p.peer_ids import any_peer_id, peer_bytes
 from kachery_p2p.protocols import CIRCUIT
 from kachery_p2p.transport import limits, multistream
 from kachery_p2p.transport.compat import Keys
 from kachery_p2p.transport.connection import Connection
+from kachery_p2p.transport.envelopes import seal
 from kachery_p2p.transport.interfaces import IdentifyHost
 from kachery_p2p.transport.peers import PeerInfo
 from kachery_p2p.transport.stream import Stream
 from kachery_p2p.waking import Flag
-from kachery_p2p.wire import delimited, read_length
+from kachery_p2p.wire import BYTES, Budget, Schema, WireError, bytes_field, delimited, number_field, read_length, scan
 
 log = logging.getLogger("kachery_p2p.transport")
 
 IDENTIFY = "/ipfs/id/1.0.0"
 IDENTIFY_PUSH = "/ipfs/id/push/1.0.0"
-PROTOCOL_VERSION = "ipfs/0.1.0"
+PROTOCOL_VERSION = b"ipfs/0.1.0"
+
+#: The fields of a message (libp2p identify specification).
+_PUBLIC_KEY, _LISTEN, _PROTOCOLS, _OBSERVED, _VERSION, _AGENT, _SIGNED_RECORD = 1, 2, 3, 4, 5, 6, 8
+_SCHEMA = Schema(dict.fromkeys((_LISTEN, _PROTOCOLS, _OBSERVED, _AGENT), BYTES))
+#: Signed envelopes of peer records: what the signature is for, and the multicodec of the payload.
+_RECORD_DOMAIN = b"libp2p-peer-record"
+_RECORD_TYPE = b"\x03\x01"
 
 
 class IdentifyAnswers:
@@ -54,25 +59,28 @@ class IdentifyAnswers:
             observed: the address at which we see the peer; empty when it means nothing.
         """
         texts = tuple(addresses)
-        parsed = [Multiaddr(text) for text in texts]
+        listen = [multiaddrs.to_binary(text) for text in texts]
         if texts != self._signed_for:
-            record = PeerRecord(self._keys.peer_id, parsed)
-            self._record = seal_record(record, self._keys.identity.private_key).marshal_envelope()
+            self._record = self._signed_record(listen)
             self._signed_for = texts
-        message = Identify(
-            protocol_version=PROTOCOL_VERSION,
-            agent_version=self._agent,
-            public_key=self._keys.identity.public_key.serialize(),
-            listen_addrs=[each.to_bytes() for each in parsed],
-            # A zone means nothing to the peer, and multiaddr 0.2.0 cannot write one.
-            # Nor does the address of a relay that carries the connection say where the peer is.
-            observed_addr=(
-                b"" if not observed or "ip6zone" in observed or CIRCUIT in observed else Multiaddr(observed).to_bytes()
-            ),
-            protocols=list(protocols),
-            signedPeerRecord=self._record,
-        ).SerializeToString()
-        return delimited(message)
+        # A zone means nothing to the peer. Nor does the address of a relay that carries the connection say where it is.
+        seen = b"" if not observed or "ip6zone" in observed or CIRCUIT in observed else multiaddrs.to_binary(observed)
+        fields = (
+            (_PUBLIC_KEY, self._keys.public_key),
+            *((_LISTEN, each) for each in listen),
+            *((_PROTOCOLS, each.encode()) for each in protocols),
+            (_OBSERVED, seen),
+            (_VERSION, PROTOCOL_VERSION),
+            (_AGENT, self._agent.encode()),
+            (_SIGNED_RECORD, self._record),
+        )
+        return delimited(b"".join(bytes_field(number, value) for number, value in fields))
+
+    def _signed_record(self, listen: Iterable[bytes]) -> bytes:
+        """Our addresses in an envelope; of two of them, the later one has the larger number."""
+        record = bytes_field(1, peer_bytes(self._keys.peer_id)) + number_field(2, time.time_ns())
+        record += b"".join(bytes_field(3, bytes_field(1, each)) for each in listen)
+        return seal(self._keys, _RECORD_DOMAIN, _RECORD_TYPE, record)
 
 
 async def read_identify(stream: Stream, local: str) -> PeerInfo:
@@ -85,7 +93,8 @@ async def read_identify(stream: Stream, local: str) -> PeerInfo:
     Raises:
         StreamError: the answer is malformed or too long.
     """
-    merged = Identify()
+    said = _Said()
+    budget = Budget(limits.MAX_IDENTIFY_FIELDS)
     total = 0
     while True:
         first = await stream.read(1)
@@ -95,32 +104,59 @@ async def read_identify(stream: Stream, local: str) -> PeerInfo:
         length = await read_length(stream, limits.MAX_IDENTIFY - total, sender, first)
         total += length + 1  # so that empty messages come to an end too
         try:
-            merged.MergeFromString(bytes(await stream.read_exactly(length)))
-        except DecodeError as error:
-            raise StreamError(f"The peer {stream.peer} sent an identify message that does not parse.") from error
+            said.merge(bytes(await stream.read_exactly(length)), budget)
+        except (WireError, UnicodeDecodeError) as error:
+            raise StreamError(f"{sender} that does not parse: {error}.") from error
     if not total:
         raise StreamError(f"The peer {stream.peer} sent an empty identify answer.")
     addresses: dict[str, None] = {}
-    for raw in list(merged.listen_addrs)[: limits.MAX_PEER_ADDRESSES]:
+    for raw in said.listen[: limits.MAX_PEER_ADDRESSES]:
         text = _multiaddr_text(raw, stream.peer)
         if 0 < len(text) <= limits.MAX_PEER_TEXT:
             addresses[text] = None
     return PeerInfo(
         protocols=frozenset(
-            name for name in list(merged.protocols)[: limits.MAX_PEER_PROTOCOLS] if len(name) <= limits.MAX_PEER_TEXT
+            name for name in said.protocols[: limits.MAX_PEER_PROTOCOLS] if len(name) <= limits.MAX_PEER_TEXT
         ),
-        agent=merged.agent_version[: limits.MAX_PEER_TEXT],
+        agent=said.agent[: limits.MAX_PEER_TEXT],
         addresses=tuple(addresses),
-        observed=_multiaddr_text(merged.observed_addr, local) if merged.observed_addr else "",
+        observed=_multiaddr_text(said.observed, local) if said.observed else "",
         identified=True,
     )
+
+
+@dataclass
+class _Said:
+    """What the messages of an answer say so far: lists go on, of single values the last one counts."""
+
+    listen: list[bytes] = field(default_factory=list)
+    protocols: list[str] = field(default_factory=list)
+    observed: bytes = b""
+    agent: str = ""
+
+    def merge(self, message: bytes, budget: Budget) -> None:
+        """One more message.
+
+        Raises:
+            WireError, UnicodeDecodeError: it does not parse.
+        """
+        for number, start, stop in scan(message, 0, len(message), _SCHEMA, budget):
+            value = message[start:stop]
+            if number == _LISTEN:
+                self.listen.append(value)
+            elif number == _PROTOCOLS:
+                self.protocols.append(value.decode())
+            elif number == _OBSERVED:
+                self.observed = value
+            else:
+                self.agent = value.decode()
 
 
 def _multiaddr_text(raw: bytes, peer: str) -> str:
     """The text of a binary multiaddr without its `/p2p`; empty when it is nonsense, or another peer's."""
     try:
-        text = str(Multiaddr(raw))
-    except Exception:  # noqa: BLE001 - multiaddr and the codecs under it raise dozens of types
+        text = multiaddrs.to_text(raw)
+    except InvalidAddress:
         return ""
     head, _, tail = text.rpartition("/p2p/")
     if not head or "/" in tail:

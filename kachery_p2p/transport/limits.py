@@ -142,6 +142,13 @@ DIAL_TIMEOUT = 10.0
 MAX_DIAL_ADDRESSES = 32
 #: TCP connects and handshakes in progress at once.
 MAX_DIALS = 256
+#: A name server that is asked for a /dnsaddr gets so many seconds, then the next one is asked; all of them twice, for a
+#: packet may be lost. A system has three at most.
+DNS_TRY = 2.0
+DNS_ROUNDS = 2
+MAX_NAME_SERVERS = 3
+#: Bytes of an answer over UDP that no network cuts in pieces (DNS flag day 2020); longer ones come over TCP.
+DNS_PAYLOAD = 1232
 #: IP addresses taken from one DNS answer, and levels of /dnsaddr that point at each other.
 MAX_DNS_ANSWERS = 16
 MAX_DNSADDR_DEPTH = 3
@@ -176,6 +183,8 @@ IDENTIFY_TIMEOUT = 10.0
 PING_IDLE_TIMEOUT = 60.0
 #: All messages of one identify answer together.
 MAX_IDENTIFY = 64 * KIB
+#: Fields in them: an address, a protocol or a few other things each, and each is work, however short it is.
+MAX_IDENTIFY_FIELDS = 1024
 #: Addresses and protocols remembered of one peer.
 MAX_PEER_ADDRESSES = 64
 MAX_PEER_PROTOCOLS = 128

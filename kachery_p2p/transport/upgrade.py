@@ -6,7 +6,7 @@ not do that, multistream-select agrees on the muxer within the secured channel.
 Whoever sits on the line can take `/tls/1.0.0` out of the first exchange, which nothing protects. The peers then speak
 Noise, which proves the same identities by the same keys, and gives away no more. Nothing weaker is offered.
 
-The Noise handshake is py-libp2p's `PatternXX`, the TLS handshake OpenSSL's. Both read through `HandshakeChannel`, which
+The Noise handshake is our own (`noise_xx.py`), the TLS handshake OpenSSL's. Both read through `HandshakeChannel`, which
 buffers what comes in and hands the rest to the record layer afterwards, so nothing is read twice and nothing is lost at
 the seam.
 """

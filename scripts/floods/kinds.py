@@ -19,6 +19,7 @@ import trio
 from kachery_p2p.bitswap.messages import Presence, WantlistEntry, WantType, encode
 from kachery_p2p.dag.cid import CID, RAW, sha256_multihash
 from kachery_p2p.errors import KacheryError
+from kachery_p2p.peer_ids import peer_bytes
 from kachery_p2p.routing.dht.messages import DhtMessage, DhtPeer, MessageType
 from kachery_p2p.routing.dht.rpc import frame
 from kachery_p2p.transport.compat import Keys
@@ -316,7 +317,7 @@ class Swarm:
             seed = os.urandom(32)
             with contextlib.suppress(*_GONE):
                 peer = await Attacker.connect(self._port, seed)
-                peer.identity = Keys.from_seed(seed).peer_id.to_bytes()
+                peer.identity = peer_bytes(Keys.from_seed(seed).peer_id)
                 self.made += 1
                 try:
                     await self._until_ended(peer)

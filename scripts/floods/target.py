@@ -38,7 +38,7 @@ def fill_table(dht: DHT) -> None:
 
     table = dht._network.table
     for number in range(TABLE_PEERS):
-        peer = compat.Keys.from_seed(number.to_bytes(32, "big")).peer_id.to_base58()
+        peer = compat.Keys.from_seed(number.to_bytes(32, "big")).peer_id
         addrs = (Multiaddr(f"/ip4/127.0.0.1/tcp/{20_000 + number}").to_bytes(),)
         table.consider(peer_bytes(peer), addrs, trio.current_time(), None)
 

@@ -9,6 +9,7 @@ import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
 import { withBitswap } from '@helia/bitswap'
 import { withLibp2pLight } from '@helia/libp2p'
+import { generateKeyPair } from '@libp2p/crypto/keys' // comes with libp2p
 import { identify, identifyPush } from '@libp2p/identify'
 import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
 import { mdns } from '@libp2p/mdns'
@@ -41,6 +42,7 @@ const { values: options } = parseArgs({
     'dht-mode': { type: 'string', default: 'server' }, // server, client
     security: { type: 'string', default: 'noise' }, // a list of: noise, tls
     muxer: { type: 'string', default: 'yamux' }, // a list of: yamux, mplex
+    identity: { type: 'string', default: '' }, // a new key of the kind Ed25519, RSA, secp256k1; '': that of the repo
     'swarm-key': { type: 'string', default: '' }, // file with the key of a private network
     mdns: { type: 'boolean', default: false }
   }
@@ -90,6 +92,9 @@ const libp2pOptions = {
   // All the peers of a test share one IP address; the default takes five connections a second from one.
   connectionManager: { inboundConnectionThreshold: 1000, maxIncomingPendingConnections: 100 },
   services: { identify: identify(), identifyPush: identifyPush(), ping: ping(), ...dhts }
+}
+if (options.identity !== '') {
+  libp2pOptions.privateKey = await generateKeyPair(options.identity)
 }
 if (options['swarm-key'] !== '') {
   libp2pOptions.connectionProtector = preSharedKey({ psk: fs.readFileSync(options['swarm-key']) })

@@ -15,10 +15,16 @@ from pathlib import Path
 
 import pytest
 import trio
+from cryptography.hazmat.primitives.asymmetric import ec
+from libp2p.crypto.exceptions import MissingDeserializerError
+from libp2p.crypto.serialization import deserialize_public_key
 
 from kachery_p2p.errors import DialError, InvalidAddress
+from kachery_p2p.peer_ids import peer_id_of_key, peer_text
+from kachery_p2p.peer_keys import read_public_key
 from kachery_p2p.transport import compat
 from kachery_p2p.transport.upgrade import Secured, upgrade
+from tests.helpers.dht_ipns import public_key
 from tests.helpers.patience import PATIENCE
 from tests.helpers.transport_helpers import new_host, started
 
@@ -75,8 +81,8 @@ async def test_11_handshake_in_single_bytes() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(side, left, True)
             nursery.start_soon(side, right, False)
-    assert results[True].peer == keys[False].peer_id.to_base58()
-    assert results[False].peer == keys[True].peer_id.to_base58()
+    assert results[True].peer == keys[False].peer_id
+    assert results[False].peer == keys[True].peer_id
 
 
 async def test_13_no_key_and_no_file_is_written(tmp_path: Path) -> None:
@@ -100,10 +106,19 @@ trio.run(main)
     assert os.listdir(tmp_path) == []
 
 
+def test_15_keys_of_every_kind_are_known() -> None:
+    """py-libp2p refuses a peer with an ECDSA key; a node that it cannot reach for that is no worse than any other."""
+    encoded = public_key(ec.generate_private_key(ec.SECP256R1()))
+    with pytest.raises(MissingDeserializerError):
+        deserialize_public_key(encoded)
+    assert read_public_key(encoded).peer == peer_text(peer_id_of_key(encoded))
+
+
 def test_14_nothing_is_printed_and_no_level_is_set() -> None:
     """Where nobody set up a log, py-libp2p's warnings go nowhere; levels and handlers are the program's own affair."""
     script = """
 import logging
+import libp2p
 from kachery_p2p.transport import compat
 before = [logging.getLogger(name).level for name in ("libp2p", "multiaddr", "noise")]
 compat.quieten()

@@ -142,7 +142,7 @@ class Rogue:
         keys = compat.Keys.from_seed(seed or os.urandom(32))
         io = SocketIO(await connect_tcp("127.0.0.1", int(host.addresses()[0].split("/")[4])))
         secured = await upgrade(io, keys, initiator=True, expected=host.peer_id, security=security)
-        return cls(io, secured.records, keys.peer_id.to_base58())
+        return cls(io, secured.records, keys.peer_id)
 
     async def frame(self, kind: int, flags: int, stream: int, length: int, payload: bytes = b"") -> None:
         await self.raw(self.HEADER.pack(0, kind, flags, stream, length) + payload)

@@ -118,6 +118,19 @@ async def test_rsa_identity(nursery: trio.Nursery, start_kubo: Callable[..., Kub
     await ping(host, kubo.peer_id)
 
 
+@pytest.mark.parametrize("kind", ["RSA", "secp256k1"])
+async def test_other_identities(nursery: trio.Nursery, start_helia: Callable[..., Helia], kind: str) -> None:
+    """So is Helia with another kind of key, whichever side dials. (With an ECDSA key it does not start.)"""
+    helia = await trio.to_thread.run_sync(lambda: start_helia(identity=kind, in_memory=True))
+    host = await started(nursery)
+    assert not helia.peer_id.startswith("12D3")
+    assert await host.connect(helia.addrs[0]) == helia.peer_id
+    await ping(host, helia.peer_id)
+    await host.disconnect(helia.peer_id)
+    await calls(helia, host)
+    await until(lambda: host.connected() == [helia.peer_id])
+
+
 @pytest.mark.parametrize("security", ["tls", "noise"])
 async def test_peers_without_yamux(nursery: trio.Nursery, start_kubo: Callable[..., Kubo], security: str) -> None:
     """A peer that speaks another muxer only is refused in words that name what was missing."""

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from multiaddr import Multiaddr
-
+from kachery_p2p import multiaddrs
 from kachery_p2p.addresses import Reach, reach, reach_of_packed
 from kachery_p2p.errors import InvalidAddress
 from kachery_p2p.routing.dht import limits
@@ -151,40 +150,12 @@ class DhtScope:
 # --- text ----------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=16384)
-def to_text(addr: bytes) -> str:
-    """The written form.
-
-    Raises:
-        InvalidAddress: it is not a binary multiaddr.
-    """
-    if kind_of(addr) and addr[0] == _IP4 and len(addr) == 8 and addr[5] == _TCP:
-        return f"/ip4/{addr[1]}.{addr[2]}.{addr[3]}.{addr[4]}/tcp/{addr[6] << 8 | addr[7]}"
-    try:
-        return str(Multiaddr(addr))
-    except Exception as error:
-        raise InvalidAddress(f"{addr[:64].hex()} is not a binary multiaddr.") from error
-
-
-@lru_cache(maxsize=16384)
-def from_text(text: str) -> bytes:
-    """The binary form.
-
-    Raises:
-        InvalidAddress: it is not a multiaddr.
-    """
-    try:
-        return Multiaddr(text).to_bytes()
-    except Exception as error:
-        raise InvalidAddress(f"{text[:200]!r} is not a multiaddr.") from error
-
-
 def to_texts(addrs: Iterable[bytes]) -> tuple[str, ...]:
     """The written forms; those that cannot be written are left out."""
     found = []
     for addr in addrs:
         with contextlib.suppress(InvalidAddress):
-            found.append(to_text(addr))
+            found.append(multiaddrs.to_text(addr))
     return tuple(found)
 
 
@@ -193,5 +164,5 @@ def from_texts(texts: Iterable[str]) -> tuple[bytes, ...]:
     found = []
     for text in texts:
         with contextlib.suppress(InvalidAddress):
-            found.append(from_text(text))
+            found.append(multiaddrs.to_binary(text))
     return tuple(found)

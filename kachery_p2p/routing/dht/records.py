@@ -13,13 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.serialization import load_der_public_key
-
 from kachery_p2p.errors import InvalidRecord
 from kachery_p2p.peer_ids import is_peer_id, peer_id_of_key
+from kachery_p2p.peer_keys import PublicKey, UnusableKey, read_public_key
 from kachery_p2p.routing.dht import limits
 from kachery_p2p.wire import BYTES, VARINT, WireError, read_field
 
@@ -27,13 +23,8 @@ PK = b"/pk/"
 IPNS = b"/ipns/"
 
 _SIGNED_PREFIX = b"ipns-signature:"
-_RSA, _ED25519, _SECP256K1, _ECDSA = range(4)
-#: libp2p refuses shorter RSA keys; longer ones take too long to check.
-_RSA_BITS = range(2048, 8193)
 #: Maps and lists in each other, in the part of a record that we do not read.
 _MAX_DEPTH = 16
-
-PublicKey = ed25519.Ed25519PublicKey | rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +64,7 @@ def validate(key: bytes, value: bytes, now_wall: float) -> None:
     if key.startswith(PK):
         if peer_id_of_key(value) != name:
             raise InvalidRecord("A public key does not have the ID it is stored under.")
-        read_public_key(value)
+        _read_key(value)
         return
     record = read_ipns(name, value)
     if record.valid_until <= now_wall * 1e9:
@@ -114,49 +105,11 @@ def _name(key: bytes) -> bytes:
     return name
 
 
-# --- public keys ---------------------------------------------------------------------------------------------------
-
-
-def read_public_key(encoded: bytes) -> PublicKey:
-    """A key from its protobuf.
-
-    Raises:
-        InvalidRecord: it is not a key, or is of a kind that is not in use.
-    """
-    kind, data = -1, b""
+def _read_key(encoded: bytes) -> PublicKey:
     try:
-        pos = 0
-        while pos < len(encoded):
-            number, wire, start, pos = read_field(encoded, pos, len(encoded))
-            if number == 1 and wire == VARINT:
-                kind = start
-            elif number == 2 and wire == BYTES:
-                data = encoded[start:pos]
-        if kind == _ED25519:
-            return ed25519.Ed25519PublicKey.from_public_bytes(data)
-        if kind == _SECP256K1:
-            return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), data)
-        if kind in (_RSA, _ECDSA):
-            key = load_der_public_key(data)
-            if kind == _RSA and isinstance(key, rsa.RSAPublicKey) and key.key_size in _RSA_BITS:
-                return key
-            if kind == _ECDSA and isinstance(key, ec.EllipticCurvePublicKey):
-                return key
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise InvalidRecord("A public key cannot be read.") from error
-    raise InvalidRecord("A public key is of an unknown kind, or an RSA key is too short or too long.")
-
-
-def _verify(key: PublicKey, signature: bytes, data: bytes) -> None:
-    try:
-        if isinstance(key, ed25519.Ed25519PublicKey):
-            key.verify(signature, data)
-        elif isinstance(key, rsa.RSAPublicKey):
-            key.verify(signature, data, padding.PKCS1v15(), hashes.SHA256())
-        else:
-            key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
-    except (InvalidSignature, ValueError) as error:
-        raise InvalidRecord("The signature of an IPNS record is wrong.") from error
+        return read_public_key(encoded)
+    except UnusableKey as error:
+        raise InvalidRecord(f"A public key cannot be used: {error}.") from error
 
 
 # --- IPNS ----------------------------------------------------------------------------------------------------------
@@ -185,7 +138,8 @@ def read_ipns(name: bytes, value: bytes) -> IpnsRecord:
         encoded_key = name[2:]
     elif peer_id_of_key(encoded_key) != name:
         raise InvalidRecord("An IPNS record holds another key than that of its name.")
-    _verify(read_public_key(encoded_key), signature, _SIGNED_PREFIX + data)
+    if not _read_key(encoded_key).has_signed(_SIGNED_PREFIX + data, signature):
+        raise InvalidRecord("The signature of an IPNS record is wrong.")
     fields = _document(data)
     content, validity = fields.get("Value"), fields.get("Validity")
     if not isinstance(content, bytes) or not isinstance(validity, bytes):

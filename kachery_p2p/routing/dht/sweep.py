@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 import random
-import statistics
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -68,7 +67,9 @@ class NetworkSize:
     @property
     def peers(self) -> float:
         """The estimate; 0 before the first lookup."""
-        return statistics.median(self._samples) if self._samples else 0.0
+        from statistics import median  # brings fractions and decimals with it
+
+        return median(self._samples) if self._samples else 0.0
 
     def is_partial(self, peers: int) -> bool:
         """Whether a lookup that ended with so few peers must have missed some."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import trio
-from multiaddr import Multiaddr
 
+from kachery_p2p import multiaddrs
 from kachery_p2p.errors import InvalidAddress, MalformedMessage, RelayRefused, StreamError
 from kachery_p2p.peer_ids import parse_peer_id, peer_bytes, peer_text
 from kachery_p2p.protocols import CIRCUIT
@@ -209,8 +209,8 @@ class RelayClient:
         told: dict[str, None] = {}
         for raw in said:
             try:
-                parsed = parse_address(str(Multiaddr(raw)))
-            except Exception:  # noqa: BLE001 - multiaddr and the codecs under it raise dozens of types
+                parsed = parse_address(multiaddrs.to_text(raw))
+            except InvalidAddress:
                 continue
             if parsed.relay is None and not parsed.problem and parsed.peer in (relay, None):
                 told[parsed.transport] = None

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from kachery_p2p.peer_ids import peer_bytes
 from kachery_p2p.protocols import RELAY_HOP as HOP
 from kachery_p2p.transport.compat import Keys
+from kachery_p2p.transport.envelopes import seal
 from kachery_p2p.transport.relay import limits
 from kachery_p2p.wire import (
     BYTES,
@@ -226,19 +228,5 @@ async def read_message(channel: Source, protocol: str) -> RelayMessage:
 
 def seal_voucher(keys: Keys, peer: bytes, expire: int) -> bytes:
     """The signed promise that we relay for `peer` until `expire`, for whoever asks to see it."""
-    payload = bytes_field(1, keys.peer_id.to_bytes()) + bytes_field(2, peer) + number_field(3, expire)
-    signature = keys.identity.private_key.sign(_unsigned(payload))
-    return b"".join(
-        bytes_field(number, value)
-        for number, value in (
-            (1, keys.identity.public_key.serialize()),
-            (2, _VOUCHER_TYPE),
-            (3, payload),
-            (5, signature),
-        )
-    )
-
-
-def _unsigned(payload: bytes) -> bytes:
-    """What the signature of an envelope covers."""
-    return b"".join(map(delimited, (_VOUCHER_DOMAIN, _VOUCHER_TYPE, payload)))
+    payload = bytes_field(1, peer_bytes(keys.peer_id)) + bytes_field(2, peer) + number_field(3, expire)
+    return seal(keys, _VOUCHER_DOMAIN, _VOUCHER_TYPE, payload)

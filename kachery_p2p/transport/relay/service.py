@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import trio
-from multiaddr import Multiaddr
 
+from kachery_p2p import multiaddrs
 from kachery_p2p.errors import MalformedMessage, StreamError
 from kachery_p2p.groups import group_of, most_crowded
 from kachery_p2p.peer_ids import is_peer_id, peer_bytes, peer_text
@@ -236,7 +236,7 @@ class RelayService:
     def _own_addresses(self) -> list[bytes]:
         """Where others find this relay, with its peer ID."""
         direct = [each for each in self._host.addresses() if CIRCUIT not in each and "/ip6zone/" not in each]
-        return [Multiaddr(each).to_bytes() for each in direct[: limits.MAX_ADDRESSES]]
+        return [multiaddrs.to_binary(each) for each in direct[: limits.MAX_ADDRESSES]]
 
     # --- circuits --------------------------------------------------------------------------------------------------
 

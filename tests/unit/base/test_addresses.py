@@ -7,6 +7,7 @@ import ipaddress
 import pytest
 
 from kachery_cloud.settings.pin_services import PinSetting
+from kachery_p2p import multiaddrs
 from kachery_p2p.addresses import Reach, is_of_a_host, is_public, reach, reach_of_ip
 from kachery_p2p.routing import text
 from kachery_p2p.routing.dht import addresses as dht
@@ -148,7 +149,7 @@ def test_everybody_is_told_the_same(host: str, expected: Reach) -> None:
     assert reach_of_ip(ip) is expected
     assert (text.scope(addr) is text.AddressScope.PUBLIC) is public
     assert (text.scope(addr) is text.AddressScope.LOOPBACK) is (expected is LOOPBACK)
-    raw = dht.from_text(addr)
+    raw = multiaddrs.to_binary(addr)
     assert [dht.is_public(raw), dht.is_loopback(raw)] == [public, expected is LOOPBACK]
     assert (dht.kind_of(raw) == dht.LAN) is (expected in (LINK, PRIVATE))
     assert scope.is_public(addr) is public
@@ -169,7 +170,7 @@ def test_a_name_of_this_machine_is_not_public(name: str) -> None:
     assert text.scope("/dnsaddr/nas.local") is text.AddressScope.PRIVATE
     assert scope.is_loopback(f"/dns4/{name}/tcp/4001")
     assert not scope.is_public(f"/dns4/{name}/tcp/4001")
-    assert dht.is_loopback(dht.from_text(f"/dns4/{name}/tcp/4001"))
+    assert dht.is_loopback(multiaddrs.to_binary(f"/dns4/{name}/tcp/4001"))
 
 
 @pytest.mark.parametrize(

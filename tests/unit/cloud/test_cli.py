@@ -319,3 +319,20 @@ def test_a_command_is_read_alone(entry: str, module: str) -> None:
     assert done.stdout.splitlines()[-1] == str(
         sorted([*mine, *light, "kachery_p2p", "kachery_p2p.errors", "kachery_p2p.text"])
     )
+
+
+def test_the_collector_is_set_by_commands_alone() -> None:
+    """A command that is run looks for garbage less often. Who imports the commands, or the package, keeps its own."""
+    code = (
+        "import gc, sys\n"
+        "before = gc.get_threshold()\n"
+        "import kachery_cloud.load, kachery_cloud.commands.main\n"
+        "from kachery_cloud.commands.entry import init_main\n"
+        "assert (gc.get_threshold(), gc.isenabled(), gc.get_freeze_count()) == (before, True, 0)\n"
+        "sys.argv[1:] = ['--help']\n"
+        "try: init_main()\n"
+        "except SystemExit: pass\n"
+        "print(gc.get_threshold()[0] > before[0], gc.isenabled())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "True True"

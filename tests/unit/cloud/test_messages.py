@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kachery_cloud.node import messages
+from kachery_cloud.node import messages, status_messages
 from kachery_cloud.node.control_client import ControlClient
 from kachery_cloud.node.endpoint import ControlEndpoint
 from kachery_cloud.node.messages import Call
@@ -17,7 +17,7 @@ from kachery_p2p.node.messages import LoadRequest, LoadResult, WaitPinnedRequest
 from tests.helpers.control_helpers import Server, ask
 
 TEXT = "bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu"
-CALLS = [each for each in vars(messages).values() if isinstance(each, Call)]
+CALLS = [each for each in {**vars(messages), **vars(status_messages)}.values() if isinstance(each, Call)]
 
 
 def test_a_load_as_it_crosses_the_socket() -> None:

@@ -27,7 +27,8 @@ from kachery_cloud.node import connection as background
 from kachery_cloud.node.control_server import serve_control
 from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone
 from kachery_cloud.node.limits import NodeTimes
-from kachery_cloud.node.messages import NOTIFY_STORED, STATUS, Method, Nothing, by_name
+from kachery_cloud.node.messages import NOTIFY_STORED, Method, Nothing, by_name
+from kachery_cloud.node.status_messages import STATUS
 from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.dag.hashes import sha256_multihash
 from kachery_p2p.errors import ContentNotFound, NodeError, SwarmKeyError

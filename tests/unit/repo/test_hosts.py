@@ -17,8 +17,8 @@ from kachery_cloud.commands.status_text import status_lines
 from kachery_cloud.node.connection import NodeConnection, ask_running_node
 from kachery_cloud.node.endpoint import ControlEndpoint, NodeElsewhere, NodeGone, node_elsewhere, silent_holder
 from kachery_cloud.node.limits import NodeTimes
-from kachery_cloud.node.messages import STATUS
 from kachery_cloud.node.serve import serve_forever
+from kachery_cloud.node.status_messages import STATUS
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.upkeep import find_status, status
 from kachery_p2p.errors import NodeError, RepoError

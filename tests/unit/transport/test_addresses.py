@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kachery_p2p.errors import DialError, InvalidAddress
 from kachery_p2p.peer_ids import parse_peer_id
-from kachery_p2p.transport import addresses
+from kachery_p2p.transport import addresses, dns_txt
 from kachery_p2p.transport.addresses import (
     expand,
     parse_address,
@@ -20,6 +20,7 @@ from kachery_p2p.transport.addresses import (
     resolve,
     socket_multiaddr,
 )
+from tests.helpers.name_server import NameServer
 
 PEER = "12D3KooWRm8J3iL796zPFi2EtGGtUJn58AG67gcRzQ4FWjEkZTnG"
 OTHER = "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N"
@@ -136,32 +137,22 @@ async def test_names_that_do_not_resolve_say_so(monkeypatch: pytest.MonkeyPatch)
         await resolve(parse_address("/dns4/nowhere.invalid/tcp/7"))
 
 
-async def test_dnsaddr_records_lead_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dnsaddr_records_lead_on(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     """TXT records give addresses; those of other peers, of other transports and nonsense are left out."""
-    import dns.resolver
-
-    class Record:
-        def __init__(self, text: str) -> None:
-            self.strings = [text.encode()]
-
-    def query(name: str, kind: str, lifetime: float) -> list[Record]:
-        assert (name, kind) == ("_dnsaddr.example.org", "TXT")
-        lines = [f"dnsaddr=/ip4/1.2.3.4/tcp/5/p2p/{PEER}", f"dnsaddr=/ip4/9.9.9.9/tcp/5/p2p/{OTHER}", "dnsaddr=x"]
-        return [Record(line) for line in [*lines, f"dnsaddr=/ip4/1.2.3.4/udp/5/quic-v1/p2p/{PEER}", "v=spf1"]]
-
-    monkeypatch.setattr(dns.resolver, "resolve", query)
+    lines = [f"dnsaddr=/ip4/1.2.3.4/tcp/5/p2p/{PEER}", f"dnsaddr=/ip4/9.9.9.9/tcp/5/p2p/{OTHER}", "dnsaddr=x"]
+    lines += [f"dnsaddr=/ip4/1.2.3.4/udp/5/quic-v1/p2p/{PEER}", "v=spf1"]
+    server = await nursery.start(NameServer({"_dnsaddr.example.org.": lines}).run)
+    monkeypatch.setattr(dns_txt, "name_servers", lambda: [server])
     found = await resolve(parse_address(f"/dnsaddr/example.org/p2p/{PEER}"))
     assert [(each.host, each.peer) for each in found] == [("1.2.3.4", PEER)]
 
 
-async def test_dnsaddr_records_that_point_at_each_other_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dnsaddr_records_that_point_at_each_other_end(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A loop of dnsaddr records is an error, and soon."""
-    import dns.resolver
-
-    class Record:
-        strings = (b"dnsaddr=/dnsaddr/example.org",)
-
-    monkeypatch.setattr(dns.resolver, "resolve", lambda *args, **kwargs: [Record()])
+    server = await nursery.start(NameServer({"_dnsaddr.example.org.": ["dnsaddr=/dnsaddr/example.org"]}).run)
+    monkeypatch.setattr(dns_txt, "name_servers", lambda: [server])
     with pytest.raises(DialError):
         await resolve(parse_address("/dnsaddr/example.org"))
 

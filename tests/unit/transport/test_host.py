@@ -14,13 +14,13 @@ import pytest
 import trio
 
 from kachery_p2p.errors import AddressInUse, DialError, InvalidAddress, StreamError
-from kachery_p2p.transport import listener
+from kachery_p2p.transport import limits, listener
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.identify import IDENTIFY
 from kachery_p2p.transport.limits import DIAL_STAGGER, TransportLimits
 from kachery_p2p.transport.stream import Stream
 from tests.helpers.clocks import PatientClock
-from tests.helpers.patience import until
+from tests.helpers.patience import PATIENCE, until
 from tests.helpers.transport_helpers import (
     ECHO,
     Rogue,
@@ -252,6 +252,21 @@ async def test_stopping_frees_everything(nursery: trio.Nursery) -> None:
         with pytest.raises(StreamError):
             await stream.write(b"x")
     await until(lambda: open_files() <= before)
+
+
+async def test_leaving_waits_for_no_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer with which nothing runs is told goodbye, and not waited for, however long it takes to close its side."""
+    for name in ("GOODBYE_TIMEOUT", "IDENTIFY_TIMEOUT"):
+        monkeypatch.setattr(limits, name, 10 * PATIENCE)
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as inner:
+            host = await started(inner)
+            silent = await Rogue.connect(host)
+            await until(lambda: host.connected() == [silent.peer])
+            inner.cancel_scope.cancel()
+        goodbye = Rogue.HEADER.pack(0, 3, 0, 0, 0)
+        assert goodbye in await silent.until_dropped()
+    silent.close()
 
 
 async def test_host_runs_once(nursery: trio.Nursery) -> None:

@@ -7,6 +7,7 @@ from hashlib import sha256
 
 import pytest
 
+from kachery_p2p import multiaddrs
 from kachery_p2p.errors import InvalidAddress
 from kachery_p2p.routing.dht import addresses, limits
 from kachery_p2p.routing.dht.addresses import DhtScope
@@ -65,9 +66,9 @@ def test_keys_in_a_region(length: int) -> None:
 )
 def test_where_an_address_lies(text: str, kind: int) -> None:
     """Public, LAN, loopback or nowhere, by its first component; and text and bytes are the same address."""
-    raw = addresses.from_text(text)
+    raw = multiaddrs.to_binary(text)
     assert addresses.kind_of(raw) == kind
-    assert addresses.to_text(raw) == text
+    assert multiaddrs.to_text(raw) == text
     assert [addresses.is_public(raw), addresses.is_loopback(raw)] == [
         kind == each for each in (addresses.PUBLIC, addresses.LOOPBACK)
     ]
@@ -95,12 +96,12 @@ def test_malformed_addresses(raw: bytes) -> None:
 def test_text_errors() -> None:
     """What is no address raises InvalidAddress, or is left out of a list."""
     with pytest.raises(InvalidAddress):
-        addresses.from_text("/nonsense/1")
+        multiaddrs.to_binary("/nonsense/1")
     with pytest.raises(InvalidAddress):
-        addresses.to_text(b"\xff\xff")
+        multiaddrs.to_text(b"\xff\xff")
     good = "/ip4/8.8.8.8/tcp/1"
-    assert addresses.from_texts([good, "x"]) == (addresses.from_text(good),)
-    assert addresses.to_texts([b"\xff\xff", addresses.from_text(good)]) == (good,)
+    assert addresses.from_texts([good, "x"]) == (multiaddrs.to_binary(good),)
+    assert addresses.to_texts([b"\xff\xff", multiaddrs.to_binary(good)]) == (good,)
 
 
 def test_scopes() -> None:
@@ -143,12 +144,12 @@ def test_ip_groups() -> None:
     group = addresses.ip_group
     assert group(ip4("8.8.1.1")) == group(ip4("8.8.200.9", 99))
     assert group(ip4("8.8.1.1")) != group(ip4("8.9.1.1"))
-    assert group(addresses.from_text("/ip6/::ffff:8.8.3.3/tcp/1")) == group(ip4("8.8.1.1"))
+    assert group(multiaddrs.to_binary("/ip6/::ffff:8.8.3.3/tcp/1")) == group(ip4("8.8.1.1"))
     one, two, other = (
-        group(addresses.from_text(f"/ip6/{ip}/tcp/1")) for ip in ("2604:1380::1", "2604:1380:9::2", "2604:1381::1")
+        group(multiaddrs.to_binary(f"/ip6/{ip}/tcp/1")) for ip in ("2604:1380::1", "2604:1380:9::2", "2604:1381::1")
     )
     assert one == two != other
-    assert group(addresses.from_text("/dns4/example.org/tcp/1")) is None
+    assert group(multiaddrs.to_binary("/dns4/example.org/tcp/1")) is None
 
 
 def test_no_more_than_a_peer_may_have() -> None:
