@@ -25,7 +25,7 @@ from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.errors import DamagedFile, DiskFull, IsADirectory, KacheryError, MalformedDag
 from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.errors import not_found
-from kachery_p2p.load.interfaces import LOOKAHEAD, Connect, Find, Progress, Received, Session
+from kachery_p2p.load.interfaces import LOOKAHEAD, Connect, Find, Place, Progress, Received, Session
 from kachery_p2p.load.limits import DEFAULT_LIMITS, LoadLimits
 from kachery_p2p.load.peers import LoadPeers
 from kachery_p2p.load.transfer import Transfer
@@ -141,6 +141,14 @@ class Load:
         self._peers.heard()
         return block
 
+    async def receive_all(self, waiting_for: CID) -> Sequence[Received]:
+        """The next block, and those that came with it."""
+        self._waiting_for = waiting_for
+        with self._peers.patience.waiting():
+            blocks = await self._session.receive_all()
+        self._peers.heard()
+        return blocks
+
     @property
     def seconds(self) -> float:
         """Since the load began."""
@@ -242,8 +250,12 @@ class Load:
         """In a thread: that block, if it is in the repo."""
         return self._repo.get_block(cid.multihash)
 
+    def place(self, multihashes: Iterable[bytes], place: Place) -> None:
+        """Say where blocks that are about to be wanted belong."""
+        self._session.place(multihashes, place)
+
     def want(self, cids: Iterable[CID]) -> None:
-        """Ask the session for these blocks; `receive` returns them."""
+        """Ask the session for these blocks; `receive` and `receive_all` return them."""
         self._session.want(cids)
 
     def progressed(self, done: int, total: int) -> None:
