@@ -373,7 +373,7 @@ class Exchange:
 
     async def _read_stream(self, stream: StreamLike, peer: str, state: _Peer) -> None:
         budgets = state.budget, self._budget
-        reader = MessageReader(stream, budgets, self._buffers, lambda size: self._alive(peer, state, size))
+        reader = MessageReader(stream, budgets, lambda size: self._alive(peer, state, size), self._buffers)
         turn = Turn()
         try:
             while (body := await reader.next()) is not None:

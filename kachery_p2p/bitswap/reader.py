@@ -61,16 +61,20 @@ class MessageReader:
     Args:
         stream: is read to its end.
         budgets: that the bodies are on.
-        buffers: where those for large bodies come from.
         progress: called with numbers of bytes as they come.
+        buffers: where those for large bodies come from, and go.
     """
 
     def __init__(
-        self, stream: StreamLike, budgets: tuple[ByteBudget, ...], buffers: Buffers, progress: Callable[[int], None]
+        self,
+        stream: StreamLike,
+        budgets: tuple[ByteBudget, ...],
+        progress: Callable[[int], None],
+        buffers: Buffers | None = None,
     ) -> None:
         self._stream = stream
         self._budgets = budgets
-        self._buffers = buffers
+        self._buffers = buffers or Buffers(0)
         self._progress = progress
         self._ahead = b""
         self._piece = limits.BODY_READ_PIECE
