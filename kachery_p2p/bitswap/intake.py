@@ -77,13 +77,15 @@ class Intake:
         self._waiting: deque[Arrived] = deque()
         self._size = 0
         self._trips = 0
+        self._last_began = 0.0
 
     def put(self, arrived: Arrived, nursery: trio.Nursery) -> None:
         """Check this soon."""
         self._waiting.append(arrived)
         self._size += _size(arrived)
         # One thread is enough where hashing is fast, and more would only take the interpreter from each other.
-        if not self._trips or (self._size >= limits.HASH_TRIP and self._trips < limits.HASH_THREADS):
+        behind = self._size >= limits.HASH_TRIP or trio.current_time() > self._last_began + limits.HASH_PATIENCE
+        if not self._trips or (behind and self._trips < limits.HASH_THREADS):
             self._trips += 1
             nursery.start_soon(self._travel)
 
@@ -101,6 +103,7 @@ class Intake:
             batch.append(self._waiting.popleft())
             size += _size(batch[-1])
         self._size -= size
+        self._last_began = trio.current_time()
         found = await trio.to_thread.run_sync(self._check, batch, limiter=self._threads)
         for (peer, blocks, done), results in zip(batch, found, strict=True):
             done(self._checked(peer, blocks, results))

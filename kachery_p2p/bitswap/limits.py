@@ -77,8 +77,9 @@ CROWDED_RATE = 64 * KIB
 HASH_IN_THREAD = 32 * KIB
 #: Blocks hashed in one trip to a thread: enough that the trip costs nothing beside it, few enough to go on soon.
 HASH_TRIP = 4 * MIB
-#: Threads that hash at once, where one does not keep up.
+#: Threads that hash at once, where one does not keep up, or has been at it for so long: it may wait for a disk.
 HASH_THREADS = 4
+HASH_PATIENCE = 0.25
 #: Messages from this size on are read into buffers that are used again, and so many bytes of these are kept: as much
 #: as one fast peer has under way.
 REUSED_MESSAGE = 256 * KIB

@@ -26,6 +26,11 @@ class LeafPlaces:
     def __init__(self, download: Download) -> None:
         self._download = download
         self._refs: dict[bytes, Ref] = {}
+        self._writing: set[bytes] = set()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._writing)
 
     def expect(self, ref: Ref) -> None:
         """This leaf is about to be wanted."""
@@ -38,7 +43,13 @@ class LeafPlaces:
     def put(self, multihash: bytes, data: Buffer) -> bool:
         """Write a verified leaf to its place, once. Of one that has another size the walk will say what is wrong."""
         ref = self._refs.pop(multihash, None)
-        return ref is not None and ref.length == len(data) and self._download.put(ref.offset, data)
+        if ref is None or ref.length != len(data):
+            return False
+        self._writing.add(multihash)
+        try:
+            return self._download.put(ref.offset, data)
+        finally:
+            self._writing.discard(multihash)
 
 
 class Transfer:
@@ -55,6 +66,12 @@ class Transfer:
         self._done = 0
 
     async def run(self) -> None:
+        try:
+            await self._run()
+        finally:
+            self._supply.placed(self._places)
+
+    async def _run(self) -> None:
         walk, supply = self._walk, self._supply
         while True:
             room = LOOKAHEAD - len(self._waiting)
