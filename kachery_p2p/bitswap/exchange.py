@@ -381,7 +381,9 @@ class Exchange:
                 del body
                 state.allowance.spend(_cost(message))
                 if self._nursery is not None and sum(map(_size, message.blocks)) >= limits.HASH_IN_THREAD:
-                    self._intake.put(Arrived(peer, message.blocks, reader.hand_over()), self._nursery)
+                    # A block that is too large is in the same body, and looked at elsewhere.
+                    done = reader.hand_over(reusable=not message.too_large)
+                    self._intake.put(Arrived(peer, message.blocks, done), self._nursery)
                     message.blocks = []
                 await self._message(peer, message)
                 del message

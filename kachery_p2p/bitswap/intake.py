@@ -104,7 +104,14 @@ class Intake:
             size += _size(batch[-1])
         self._size -= size
         self._last_began = trio.current_time()
-        found = await trio.to_thread.run_sync(self._check, batch, limiter=self._threads)
+        try:
+            found = await trio.to_thread.run_sync(self._check, batch, limiter=self._threads)
+        except Exception:
+            # The node goes on without them: they are asked for again when they are missed.
+            log.exception("Blocks that came cannot be checked")
+            for arrived in batch:
+                arrived.done(True)
+            return
         for (peer, blocks, done), results in zip(batch, found, strict=True):
             done(self._checked(peer, blocks, results))
         self._finished()

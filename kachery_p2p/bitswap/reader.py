@@ -172,8 +172,11 @@ class MessageReader:
                 budget.release(self._held)
             self._held = 0
 
-    def hand_over(self) -> Callable[[bool], None]:
+    def hand_over(self, *, reusable: bool = True) -> Callable[[bool], None]:
         """Let the caller keep the last body while the next one is read.
+
+        Args:
+            reusable: its memory may be used again when nobody looks at it any more.
 
         Returns:
             To be called in place of `done`, with whether anybody still looks at the body.
@@ -187,7 +190,7 @@ class MessageReader:
             self._came_back.notify()
             for budget in self._budgets:
                 budget.release(held)
-            if buffer is not None and not looked_at:
+            if buffer is not None and reusable and not looked_at:
                 self._buffers.give_back(buffer)
 
         return done

@@ -11,12 +11,13 @@ import trio
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.buffers import Buffers
 from kachery_p2p.bitswap.handle import ReceivedBlock
-from kachery_p2p.bitswap.messages import encode
+from kachery_p2p.bitswap.messages import PROTOCOL_1_2, encode
+from kachery_p2p.bitswap.reader import ByteBudget, MessageReader
 from kachery_p2p.dag.cid import sha256_multihash
 from kachery_p2p.errors import DiskFull
 from kachery_p2p.wire import Buffer
 from tests.faults.test_bitswap_hostile import scene
-from tests.helpers.bitswap_fakes import cid_of
+from tests.helpers.bitswap_fakes import MemoryStream, cid_of
 from tests.helpers.patience import PATIENCE
 from tests.unit.bitswap.test_exchange import nodes, until
 
@@ -209,3 +210,37 @@ def test_buffers_are_used_again_within_bounds() -> None:
         buffers.give_back(each)
     assert buffers.kept <= 4 * MIB
     assert buffers.take(MIB) is not first
+
+
+async def test_memory_is_used_again_only_when_nobody_looks_at_it() -> None:
+    """Not while blocks of a message are with somebody, nor where others in the same message are still looked at."""
+    async with nodes() as net:
+        a, b = net.network.host("a"), net.network.host("b")
+        heard: list[MemoryStream] = []
+        came = trio.Event()
+
+        async def hear(stream: MemoryStream) -> None:
+            heard.append(stream)
+            came.set()
+            await trio.sleep_forever()
+
+        b.set_handler(PROTOCOL_1_2, hear)
+        net.network.connect("a", "b")
+        stream = await a.open_stream("b", [PROTOCOL_1_2])
+        await came.wait()
+        budget, buffers = ByteBudget(8 * MIB), Buffers(8 * MIB)
+        reader = MessageReader(heard[0], (budget,), lambda size: None, buffers)
+        for reusable, looked_at in ((True, True), (False, False), (True, False)):
+            block = os.urandom(300 * KIB)
+            net.nursery.start_soon(stream.write_parts, encode(blocks=[(cid_of(block), block)]))
+            with trio.fail_after(PATIENCE):
+                body = await reader.next()
+            assert body is not None
+            assert bytes(body).endswith(block)
+            del body
+            done = reader.hand_over(reusable=reusable)
+            reader.done()
+            assert budget.used > 300 * KIB  # until it was dealt with
+            done(looked_at)
+            assert budget.used == 0
+            assert bool(buffers.kept) == (reusable and not looked_at)
