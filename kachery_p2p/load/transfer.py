@@ -62,7 +62,7 @@ class Transfer:
         self._download = download
         self._waiting: dict[bytes, list[Ref]] = {}
         self._places = LeafPlaces(download)
-        self._leaves: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+        self._leaves: OrderedDict[tuple[bytes, int], tuple[int, int]] = OrderedDict()
         self._done = 0
 
     async def run(self) -> None:
@@ -117,8 +117,9 @@ class Transfer:
                 block = self._supply.local_block(ref.cid)
                 found[i] = False if block is None else block
             if found[i] is False and ref.length is not None:
-                if ref.cid.multihash in self._leaves:
-                    self._download.write(ref.offset, self._download.read(*self._leaves[ref.cid.multihash]))
+                same = self._leaves.get((ref.cid.multihash, ref.cid.codec))
+                if same is not None and same[1] == ref.length:
+                    self._download.write(ref.offset, self._download.read(*same))
                     found[i] = True
                 elif ref.cid.multihash not in self._waiting:
                     leaves.append(i)
@@ -128,8 +129,8 @@ class Transfer:
 
     async def _on_blocks(self, blocks: Sequence[Received]) -> None:
         came: list[tuple[list[Ref], Buffer]] = []
+        leaves: list[Ref] = []
         copies: list[tuple[Ref, Ref]] = []
-        length = 0
         for block in blocks:
             refs = self._waiting.pop(block.cid.multihash, None)
             if refs is None:
@@ -138,15 +139,22 @@ class Transfer:
             if not block.placed:
                 came.append((refs, block.data))
                 continue
-            for ref in refs:
-                self._walk.skip(ref)
-                length += block.placed
-            self._remember(refs[0])
-            copies += [(refs[0], ref) for ref in refs[1:]]
+            first, *others = refs
+            leaves.append(first)
+            self._remember(first)
+            for ref in others:
+                if ref.cid.codec == RAW and ref.length == block.placed:
+                    leaves.append(ref)
+                    copies.append((first, ref))
+                else:  # the DAG says something else of the same block, which the walk will look at
+                    data = await trio.to_thread.run_sync(self._download.read, first.offset, block.placed)
+                    came.append(([ref], data))
         if copies:
             await trio.to_thread.run_sync(self._copy, copies)
-        if length:
-            self._count(length)
+        for ref in leaves:
+            self._walk.skip(ref)
+        if leaves:
+            self._count(sum(ref.length or 0 for ref in leaves))
         if came:
             await self._place(came)
 
@@ -179,7 +187,7 @@ class Transfer:
 
     def _remember(self, ref: Ref) -> None:
         assert ref.length is not None
-        self._leaves[ref.cid.multihash] = (ref.offset, ref.length)
+        self._leaves[ref.cid.multihash, ref.cid.codec] = ref.offset, ref.length
         if len(self._leaves) > REMEMBERED_LEAVES:
             self._leaves.popitem(last=False)
 
