@@ -63,6 +63,7 @@ class Ledger:
         "queue",
         "replies",
         "served",
+        "target",
         "wants",
     )
 
@@ -81,6 +82,8 @@ class Ledger:
         self.replies = 0
         self.bytes_sent = 0
         self.blocks_sent = 0
+        #: Bytes of blocks that one message to this peer may carry.
+        self.target = limits.REPLY_TARGET_SIZE
 
 
 @dataclass(slots=True, eq=False)
@@ -325,7 +328,7 @@ class Engine:
         self._trim(ledger)
         while with_blocks and ledger.queue:
             want = ledger.queue[0][2]
-            if wants and size + want.size > limits.REPLY_TARGET_SIZE:
+            if wants and size + want.size > ledger.target:
                 break
             heapq.heappop(ledger.queue)
             want.state = _WantState.SENDING
@@ -359,9 +362,13 @@ class Engine:
             if want.state is _WantState.SENDING and self.still_wanted(want):
                 del want.ledger.wants[want.cid.multihash]
 
-    def finished(self, reply: Reply, sent_blocks: int, sent_bytes: int) -> None:
-        """The message was sent, or failed: its room is free again."""
+    def finished(self, reply: Reply, sent_blocks: int, sent_bytes: int, seconds: float | None = None) -> None:
+        """The message was sent, or failed: its room is free again. `seconds` is how long the peer took to take it."""
         ledger = reply.ledger
+        if seconds is not None and seconds > limits.REPLY_SLOW:
+            ledger.target = limits.REPLY_TARGET_SIZE
+        elif seconds is not None and seconds <= limits.REPLY_QUICK and 2 * sent_bytes > ledger.target:
+            ledger.target = min(2 * ledger.target, limits.REPLY_LARGEST_SIZE)
         ledger.outstanding -= reply.size
         ledger.replies -= 1
         self.outstanding -= reply.size

@@ -10,10 +10,12 @@ from typing import Any
 import trio
 
 from kachery_p2p.bitswap import limits
+from kachery_p2p.bitswap.buffers import Buffers
 from kachery_p2p.bitswap.client import Arrival, WantManager
 from kachery_p2p.bitswap.engine import Engine
 from kachery_p2p.bitswap.handle import ReceivedBlock, SessionHandle
 from kachery_p2p.bitswap.http_lane import HttpLane
+from kachery_p2p.bitswap.intake import Arrived, Checked, Intake, Place, multihash_of
 from kachery_p2p.bitswap.interfaces import BlockStoreLike, GatewaySource, HostLike, StreamLike
 from kachery_p2p.bitswap.lanes import WantLane
 from kachery_p2p.bitswap.link import GatewayLink
@@ -30,8 +32,8 @@ from kachery_p2p.bitswap.reader import ByteBudget, MessageReader
 from kachery_p2p.bitswap.serving import BlockServer
 from kachery_p2p.bitswap.session import Session
 from kachery_p2p.bitswap.stats import Stats
-from kachery_p2p.dag.cid import CID, hash_block
-from kachery_p2p.errors import InvalidCID, MalformedMessage, StreamEOF, StreamError, UnsupportedCID
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.errors import MalformedMessage, StreamEOF, StreamError
 from kachery_p2p.turns import Allowance, Pool, Turn
 from kachery_p2p.waking import Signal
 
@@ -92,7 +94,10 @@ class Exchange:
         self._stats = Stats()
         self._budget = ByteBudget(limits.MAX_INBOUND_BYTES, shared=True)
         self._pool = Pool(limits.MESSAGE_POOL)
-        self._hash_threads = trio.CapacityLimiter(4)
+        self._buffers = Buffers(limits.SPARE_BUFFERS)
+        #: Where blocks are put as soon as they are verified, by multihash, and for which session. Read in threads.
+        self._places: dict[bytes, tuple[Session, Place]] = {}
+        self._intake = Intake(self._places, self._checked, self.pump)
         self._nursery: trio.Nursery | None = None
         #: When the client must be looked at again, though nothing happens.
         self._alarm = math.inf
@@ -185,6 +190,8 @@ class Exchange:
     def close_session(self, session: Session) -> None:
         self._client.close_session(session, trio.current_time())
         self._handles.pop(session, None)
+        for multihash in [each for each, (owner, _) in self._places.items() if owner is session]:
+            del self._places[multihash]
         for lane in self._http_lanes.values():
             lane.close_session(session)
         self.pump()
@@ -196,6 +203,10 @@ class Exchange:
     def want(self, session: Session, cids: Sequence[CID]) -> None:
         self._client.want(session, cids, trio.current_time())
         self.pump()
+
+    def place(self, session: Session, multihashes: Iterable[bytes], place: Place) -> None:
+        for multihash in multihashes:
+            self._places.setdefault(multihash, (session, place))
 
     def consumed(self, session: Session, size: int) -> None:
         if self._client.consumed(session, size):
@@ -361,13 +372,19 @@ class Exchange:
                 del self._peers[peer]
 
     async def _read_stream(self, stream: StreamLike, peer: str, state: _Peer) -> None:
-        reader = MessageReader(stream, (state.budget, self._budget), lambda size: self._alive(peer, state, size))
+        budgets = state.budget, self._budget
+        reader = MessageReader(stream, budgets, lambda size: self._alive(peer, state, size), self._buffers)
         turn = Turn()
         try:
             while (body := await reader.next()) is not None:
                 message = decode(body)
                 del body
                 state.allowance.spend(_cost(message))
+                if self._nursery is not None and sum(map(_size, message.blocks)) >= limits.HASH_IN_THREAD:
+                    # A block that is too large is in the same body, and looked at elsewhere.
+                    done = reader.hand_over(reusable=not message.too_large)
+                    self._intake.put(Arrived(peer, message.blocks, done), self._nursery)
+                    message.blocks = []
                 await self._message(peer, message)
                 del message
                 reader.done()
@@ -379,6 +396,7 @@ class Exchange:
                 if self._client.is_bad(peer):
                     await stream.reset()
                     return
+            await reader.all_done()
             await stream.close()
         finally:
             reader.done()
@@ -392,7 +410,7 @@ class Exchange:
 
     async def _message(self, peer: str, message: BitswapMessage) -> None:
         if message.blocks:
-            await self._blocks(peer, message.blocks)
+            self._checked(peer, message.blocks, [Checked(multihash_of(block), None) for block in message.blocks])
             if self._client.is_bad(peer):
                 return
         if message.too_large:
@@ -408,29 +426,36 @@ class Exchange:
         if (message.entries or message.full) and peer in self._up:
             await self._server.receive(peer, message.entries, message.full)
 
-    async def _blocks(self, peer: str, blocks: Sequence[Block]) -> None:
-        """Check the blocks of a message and give them to those who want them."""
-        if sum(len(block.data) for block in blocks) < limits.HASH_IN_THREAD:
-            hashes = _multihashes(blocks)
-        else:
-            hashes = await trio.to_thread.run_sync(_multihashes, blocks, limiter=self._hash_threads)
+    def _checked(self, peer: str, blocks: Sequence[Block], found: Sequence[Checked]) -> bool:
+        """Give the blocks of a message to those who want them; whether anybody looks at their bytes from now on."""
+        if self._client.is_bad(peer):
+            return False
         now = trio.current_time()
         stats, total = self._stats.of(peer), self._stats.total
-        for multihash, (_, data) in zip(hashes, blocks, strict=True):
+        looked_at = False
+        for (multihash, placed), (_, data) in zip(found, blocks, strict=True):
             size = len(data)
             arrival = self._client.block(peer, multihash, size, now)
             if arrival.lie:
                 self._drop(peer, "It sent a block that nobody wanted: its bytes are not what was asked for.")
-                return
+                break
             stats.received(size, duplicate=arrival.duplicate)
             total.received(size, duplicate=arrival.duplicate)
-            self._deliver(arrival, data, peer)
+            looked_at |= self._deliver(arrival, data, peer, placed)
+        return looked_at
 
-    def _deliver(self, arrival: Arrival, data: Buffer, source: str) -> None:
+    def _deliver(self, arrival: Arrival, data: Buffer, source: str, placed: Session | None = None) -> bool:
+        """Give a block to the sessions that want it; whether one of them was given its bytes."""
+        looked_at = False
         for session, cid in arrival.deliver:
+            self._places.pop(cid.multihash, None)
             handle = self._handles.get(session)
-            if handle is not None:
+            if handle is not None and session is placed:
+                handle.deliver(ReceivedBlock(cid, b"", source, len(data)))
+            elif handle is not None:
                 handle.deliver(ReceivedBlock(cid, data, source))
+                looked_at = True
+        return looked_at
 
     async def _too_large(self, peer: str, blocks: Sequence[Block]) -> None:
         """Blocks that are too large: the sessions that wait for them are told.
@@ -438,7 +463,7 @@ class Exchange:
         Raises:
             MalformedMessage: one of them was not wanted.
         """
-        hashes = await trio.to_thread.run_sync(_multihashes, blocks, limiter=self._hash_threads)
+        hashes = await trio.to_thread.run_sync(lambda: [multihash_of(block) for block in blocks])
         for multihash, (_, data) in zip(hashes, blocks, strict=True):
             if not self._client.block_too_large(peer, multihash, len(data), trio.current_time()):
                 raise MalformedMessage(
@@ -449,16 +474,9 @@ class Exchange:
 def _cost(message: BitswapMessage) -> float:
     """What a message makes us do; less than nothing when it brings much."""
     items = len(message.entries) + len(message.presences) + message.malformed + message.dropped
-    brought = sum(len(block.data) for block in message.blocks) // limits.BYTES_PER_UNIT
+    brought = sum(map(_size, message.blocks)) // limits.BYTES_PER_UNIT
     return limits.MESSAGE_COST + items + len(message.blocks) - brought
 
 
-def _multihashes(blocks: Sequence[Block]) -> list[bytes]:
-    """The multihash of each block, empty where it cannot be computed."""
-    hashes: list[bytes] = []
-    for prefix, data in blocks:
-        try:
-            hashes.append(hash_block(prefix.hash_code, data, prefix.hash_length) if prefix else b"")
-        except (InvalidCID, UnsupportedCID):
-            hashes.append(b"")
-    return hashes
+def _size(block: Block) -> int:
+    return len(block.data)

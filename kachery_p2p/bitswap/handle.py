@@ -13,6 +13,7 @@ import trio
 
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.client import WantManager
+from kachery_p2p.bitswap.intake import Place
 from kachery_p2p.bitswap.session import Session, WantAnswer
 from kachery_p2p.dag.cid import CID, known_block
 from kachery_p2p.waking import Signal
@@ -27,6 +28,12 @@ class ReceivedBlock(NamedTuple):
     data: Buffer
     #: The peer that sent it, or `gateway:<host>`; empty for a block that everybody has.
     peer: str
+    #: Bytes that were put in their place already (see `SessionHandle.place`), and so are not in `data`.
+    placed: int = 0
+
+    @property
+    def size(self) -> int:
+        return self.placed or len(self.data)
 
 
 def _closed() -> trio.ClosedResourceError:
@@ -65,6 +72,8 @@ class ExchangeLike(Protocol):
     def add_provider(self, session: Session, peer: str) -> None: ...
 
     def want(self, session: Session, cids: Sequence[CID]) -> None: ...
+
+    def place(self, session: Session, multihashes: Iterable[bytes], place: Place) -> None: ...
 
     def consumed(self, session: Session, size: int) -> None: ...
 
@@ -145,6 +154,24 @@ class SessionHandle:
         self._exchange.client.gateways.taken_ahead(self._session, block.peer, size, trio.current_time())
         self.deliver(ReceivedBlock(cid, block.data, block.peer))
 
+    def place(self, multihashes: Iterable[bytes], place: Place) -> None:
+        """Say where blocks that are about to be wanted are to be put, in the thread in which they are verified.
+
+        It is done where it saves a trip to a thread. `ReceivedBlock.placed` tells.
+        """
+        self._exchange.place(self._session, multihashes, place)
+
+    async def receive_all(self) -> list[ReceivedBlock]:
+        """At least one block, and those behind it that have come as well, up to some MiB; else as `receive`."""
+        blocks = [await self.receive()]
+        more = 0
+        while self._arrived and more < limits.RECEIVED_AT_ONCE:
+            blocks.append(self._arrived.popleft())
+            more += blocks[-1].size
+        if more:
+            self._exchange.consumed(self._session, more)
+        return blocks
+
     async def receive(self) -> ReceivedBlock:
         """The next block; waits for it, for ever if nothing is wanted.
 
@@ -162,7 +189,7 @@ class SessionHandle:
 
     def _take(self) -> ReceivedBlock:
         block = self._arrived.popleft()
-        self._exchange.consumed(self._session, len(block.data))
+        self._exchange.consumed(self._session, block.size)
         return block
 
     async def wait_exhausted(self) -> None:

@@ -50,7 +50,8 @@ class BlockStoreLike(Protocol):
     """The part of `kachery_p2p.repo.Repo` that the exchange serves from; called in threads.
 
     A store that has `block_sizes(multihashes) -> Mapping[bytes, int]`, which leaves out those it lacks, is asked for
-    many at a time.
+    many at a time. One that has `read_leaves(multihashes, buffer) -> Sequence[memoryview | None]` puts large blocks
+    into a buffer that is used again; those for which it gives None are asked of `get_block`.
     """
 
     def has_block(self, multihash: bytes) -> int | None: ...

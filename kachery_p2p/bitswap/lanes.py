@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from kachery_p2p.bitswap import limits
+from kachery_p2p.bitswap.buffers import Buffers
 from kachery_p2p.bitswap.interfaces import BlockStoreLike, HostLike, StreamLike
 from kachery_p2p.bitswap.messages import PROTOCOLS, Presence, WantType, encode, speaks_presence
 from kachery_p2p.errors import KacheryError, StreamError
@@ -125,6 +126,10 @@ class WantLane:
         self._unreachable(self._peer)
 
 
+#: The blocks of a reply in their order, None for one that is not there; and the buffer that they lie in.
+_Blocks = tuple[list[Buffer | None], bytearray | None]
+
+
 class ReplyLane:
     """Sends replies to one peer: while one is written, the blocks of the next are read from the store."""
 
@@ -136,6 +141,7 @@ class ReplyLane:
         store: BlockStoreLike,
         threads: trio.CapacityLimiter,
         finished: Callable[[], None],
+        buffers: Buffers,
     ) -> None:
         self._out = OutStream(host, peer)
         self._peer = peer
@@ -143,6 +149,7 @@ class ReplyLane:
         self._store = store
         self._threads = threads
         self._finished = finished
+        self._buffers = buffers
         #: To be read from the store; and everything that is not finished.
         self._to_read: deque[Reply] = deque()
         self._in_work: dict[Reply, None] = {}
@@ -170,7 +177,7 @@ class ReplyLane:
         try:
             while True:
                 with trio.CancelScope() as self._scope:
-                    to_writer, from_reader = trio.open_memory_channel["tuple[Reply, list[bytes | None]]"](0)
+                    to_writer, from_reader = trio.open_memory_channel["tuple[Reply, _Blocks]"](0)
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._read_blocks, to_writer)
                         await self._write_replies(from_reader)
@@ -190,25 +197,32 @@ class ReplyLane:
             self._finish(next(iter(self._in_work)), 0, 0)
         self._finished()
 
-    def _finish(self, reply: Reply, blocks: int, size: int) -> None:
+    def _finish(self, reply: Reply, blocks: int, size: int, seconds: float | None = None) -> None:
         del self._in_work[reply]
-        self._engine.finished(reply, blocks, size)
+        self._engine.finished(reply, blocks, size, seconds)
 
-    async def _read_blocks(self, to_writer: trio.MemorySendChannel[tuple[Reply, list[bytes | None]]]) -> None:
+    async def _read_blocks(self, to_writer: trio.MemorySendChannel[tuple[Reply, _Blocks]]) -> None:
         while True:
             while not self._to_read:
                 await self._came.wait()
             reply = self._to_read.popleft()
-            blocks: list[bytes | None] = []
+            blocks: list[Buffer | None] = []
+            buffer: bytearray | None = None
             if reply.wants:
-                blocks = await trio.to_thread.run_sync(self._load, reply.wants, limiter=self._threads)
-            await to_writer.send((reply, blocks))
-            del reply, blocks
+                if reply.size >= limits.REUSED_MESSAGE and hasattr(self._store, "read_leaves"):
+                    buffer = self._buffers.take(reply.size)
+                blocks = await trio.to_thread.run_sync(self._load, reply.wants, buffer, limiter=self._threads)
+            await to_writer.send((reply, (blocks, buffer)))
+            del reply, blocks, buffer
 
-    def _load(self, wants: Sequence[PeerWant]) -> list[bytes | None]:
+    def _load(self, wants: Sequence[PeerWant], buffer: bytearray | None) -> list[Buffer | None]:
         """In a thread: the blocks, None for what is not there or no longer right."""
-        blocks: list[bytes | None] = []
-        for want in wants:
+        blocks: list[Buffer | None] = []
+        for want, leaf in zip(wants, self._leaves(wants, buffer), strict=True):
+            if leaf is not None:
+                blocks.append(leaf)
+                continue
+            block: Buffer | None
             try:
                 block = self._store.get_block(want.cid.multihash)
             except Exception:
@@ -218,21 +232,37 @@ class ReplyLane:
             blocks.append(block if block is not None and len(block) <= limits.MAX_BLOCK_SIZE else None)
         return blocks
 
-    async def _write_replies(self, from_reader: trio.MemoryReceiveChannel[tuple[Reply, list[bytes | None]]]) -> None:
+    def _leaves(self, wants: Sequence[PeerWant], buffer: bytearray | None) -> Sequence[Buffer | None]:
+        """Those that the store can put into the buffer."""
+        if buffer is not None:
+            read_leaves = getattr(self._store, "read_leaves", None)
+            try:
+                if read_leaves is not None:
+                    return read_leaves([want.cid.multihash for want in wants], memoryview(buffer))
+            except Exception:
+                log.exception("Blocks cannot be read together")
+        return [None] * len(wants)
+
+    async def _write_replies(self, from_reader: trio.MemoryReceiveChannel[tuple[Reply, _Blocks]]) -> None:
         while True:
-            work: tuple[Reply, list[bytes | None]] | None = None
+            work: tuple[Reply, _Blocks] | None = None
             with trio.move_on_after(limits.STREAM_IDLE_CLOSE if self._out.is_open else float("inf")):
                 work = await from_reader.receive()
             if work is None:
                 await self._out.close()
                 continue
-            sent, size = await self._write(*work)
-            self._finish(work[0], sent, size)
+            reply, (blocks, buffer) = work
+            began = trio.current_time()
+            sent, size = await self._write(reply, blocks)
+            if buffer is not None:
+                self._buffers.give_back(buffer)
+            self._finish(reply, sent, size, trio.current_time() - began)
+            del work, reply, blocks, buffer
             self._finished()
 
-    async def _write(self, reply: Reply, blocks: list[bytes | None]) -> tuple[int, int]:
+    async def _write(self, reply: Reply, blocks: Sequence[Buffer | None]) -> tuple[int, int]:
         presences = list(reply.presences)
-        payload: list[tuple[PeerWant, bytes]] = []
+        payload: list[tuple[PeerWant, Buffer]] = []
         for want, block in zip(reply.wants, blocks, strict=True):
             if block is None:
                 presence: Presence | None = self._engine.vanished(want)

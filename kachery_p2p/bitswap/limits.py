@@ -75,6 +75,15 @@ CROWDED_RATE = 64 * KIB
 
 #: Below this size hashing takes less time than handing the block to a thread and back.
 HASH_IN_THREAD = 32 * KIB
+#: Blocks hashed in one trip to a thread: enough that the trip costs nothing beside it, few enough to go on soon.
+HASH_TRIP = 4 * MIB
+#: Threads that hash at once, where one does not keep up, or has been at it for so long: it may wait for a disk.
+HASH_THREADS = 4
+HASH_PATIENCE = 0.25
+#: Messages from this size on are read into buffers that are used again, and so many bytes of these are kept: as much
+#: as one fast peer has under way.
+REUSED_MESSAGE = 256 * KIB
+SPARE_BUFFERS = 8 * MIB
 
 # --- server (engine) -----------------------------------------------------------------------------------------------
 
@@ -86,10 +95,17 @@ HAVE_REPLACE_SIZE = 1024
 MAX_QUEUED_PRESENCES = 4096
 #: Presences in one message: about 40 KiB.
 MAX_PRESENCES_PER_REPLY = 1024
-#: Blocks are gathered into one message up to this many bytes.
+#: Blocks are gathered into one message up to this many bytes at first, and for a peer that takes them slowly.
 REPLY_TARGET_SIZE = 1 * MIB
-#: Bytes of one peer being read from disk or written to its stream.
-MAX_OUTSTANDING_PER_PEER = 3 * MIB
+#: The same for a peer that takes them quickly: what a message costs by itself, both sides pay a third as often. It
+#: leaves room in MAX_MESSAGE_SIZE for what stands in front of MAX_WANTS_PER_PEER blocks, and for presences.
+REPLY_LARGEST_SIZE = 15 * MIB // 4
+#: A message that is taken within so many seconds may be followed by a larger one; after one that took longer than
+#: REPLY_SLOW they are small again, so that nobody waits long behind them.
+REPLY_QUICK = 0.05
+REPLY_SLOW = 0.25
+#: Bytes of one peer being read from disk or written to its stream, before one more message is begun.
+MAX_OUTSTANDING_PER_PEER = 4 * MIB
 #: Replies of one peer in work: one being written while the next is read from disk.
 MAX_REPLIES_PER_PEER = 2
 #: Bytes of all peers being read or written: what serving may cost in memory.
@@ -105,6 +121,8 @@ STORE_THREADS = 4
 MAX_IN_FLIGHT = 32 * MIB
 #: However many sessions are open, each may have this much under way.
 MIN_SESSION_IN_FLIGHT = 4 * MIB
+#: What a receiver takes at once, and so holds in memory, at the most.
+RECEIVED_AT_ONCE = 4 * MIB
 #: Wants (block and have) that we let one peer hold for us; Kubo drops what goes beyond 1024.
 MAX_ASKS_PER_PEER = 512
 #: Want-have questions at one peer without an answer.

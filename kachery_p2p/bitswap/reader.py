@@ -7,6 +7,7 @@ from collections.abc import Callable
 import trio
 
 from kachery_p2p.bitswap import limits
+from kachery_p2p.bitswap.buffers import Buffers
 from kachery_p2p.bitswap.interfaces import StreamLike
 from kachery_p2p.bitswap.messages import read_length
 from kachery_p2p.errors import MalformedMessage, StreamEOF, StreamError
@@ -55,19 +56,38 @@ class ByteBudget:
 
 
 class MessageReader:
-    """Reads message bodies from one stream, each into a buffer of its own that later holds the blocks."""
+    """Reads message bodies from one stream, each into a buffer of its own that later holds the blocks.
 
-    def __init__(self, stream: StreamLike, budgets: tuple[ByteBudget, ...], progress: Callable[[int], None]) -> None:
+    Args:
+        stream: is read to its end.
+        budgets: that the bodies are on.
+        progress: called with numbers of bytes as they come.
+        buffers: where those for large bodies come from, and go.
+    """
+
+    def __init__(
+        self,
+        stream: StreamLike,
+        budgets: tuple[ByteBudget, ...],
+        progress: Callable[[int], None],
+        buffers: Buffers | None = None,
+    ) -> None:
         self._stream = stream
         self._budgets = budgets
+        self._buffers = buffers or Buffers(0)
         self._progress = progress
         self._ahead = b""
         self._piece = limits.BODY_READ_PIECE
+        #: of the last body
         self._held = 0
+        self._buffer: bytearray | None = None
         #: of the body that is coming
         self._began = 0.0
         self._got = 0
         self._scope = trio.CancelScope()
+        #: Bodies that were handed over and are not done.
+        self._elsewhere = 0
+        self._came_back = Signal()
 
     def rate(self, now: float) -> float:
         """Bytes a second of the body that is coming."""
@@ -81,10 +101,10 @@ class MessageReader:
         """Give the body up."""
         self._scope.cancel()
 
-    async def next(self) -> bytes | bytearray | None:
+    async def next(self) -> bytes | memoryview | None:
         """The next body, or None at the orderly end of the stream.
 
-        The memory of the body is on the budget until `done` is called.
+        The memory of the body is on the budgets until `done` is called, or what `hand_over` gave.
 
         Raises:
             MalformedMessage: the length is bad, or the body stops coming.
@@ -111,7 +131,11 @@ class MessageReader:
         if size > SMALL_BODY:
             await self._acquire(size)
         try:
-            body = bytearray(size)
+            if size >= limits.REUSED_MESSAGE:
+                self._buffer = self._buffers.take(size)
+                body = memoryview(self._buffer)[:size]
+            else:
+                body = memoryview(bytearray(size))
             here = len(ahead) - start
             body[:here] = memoryview(ahead)[start:]
             self._began, self._got, self._scope = trio.current_time(), 0, trio.CancelScope()
@@ -119,7 +143,7 @@ class MessageReader:
                 for budget in self._budgets:
                     budget.holders.add(self)
             with self._scope:
-                await self._fill(memoryview(body)[here:])
+                await self._fill(body[here:])
             if self._scope.cancelled_caught:
                 raise StreamError(f"The peer {self._stream.peer} sends too slowly for the room it takes from others.")
         except BaseException:
@@ -142,10 +166,39 @@ class MessageReader:
 
     def done(self) -> None:
         """The last body was dealt with; its bytes are on somebody else's account now, or free."""
+        self._buffer = None
         if self._held:
             for budget in self._budgets:
                 budget.release(self._held)
             self._held = 0
+
+    def hand_over(self, *, reusable: bool = True) -> Callable[[bool], None]:
+        """Let the caller keep the last body while the next one is read.
+
+        Args:
+            reusable: its memory may be used again when nobody looks at it any more.
+
+        Returns:
+            To be called in place of `done`, with whether anybody still looks at the body.
+        """
+        held, self._held = self._held, 0
+        buffer, self._buffer = self._buffer, None
+        self._elsewhere += 1
+
+        def done(looked_at: bool) -> None:
+            self._elsewhere -= 1
+            self._came_back.notify()
+            for budget in self._budgets:
+                budget.release(held)
+            if buffer is not None and reusable and not looked_at:
+                self._buffers.give_back(buffer)
+
+        return done
+
+    async def all_done(self) -> None:
+        """Wait until all that was handed over was dealt with."""
+        while self._elsewhere:
+            await self._came_back.wait()
 
     async def _fill(self, view: memoryview) -> None:
         """Read a body in pieces: large ones from a fast peer, small ones from a slow one to see that it is alive."""

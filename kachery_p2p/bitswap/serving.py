@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import trio
 
 from kachery_p2p.bitswap import limits
+from kachery_p2p.bitswap.buffers import Buffers
 from kachery_p2p.bitswap.engine import Engine, PeerWant
 from kachery_p2p.bitswap.interfaces import BlockStoreLike, HostLike
 from kachery_p2p.bitswap.lanes import ReplyLane
@@ -36,6 +37,7 @@ class BlockServer:
         self._store = store
         self._engine = engine
         self._threads = trio.CapacityLimiter(limits.STORE_THREADS)
+        self._buffers = Buffers(limits.SPARE_BUFFERS)
         self._lanes: dict[str, tuple[ReplyLane, trio.CancelScope]] = {}
         self._nursery: trio.Nursery | None = None
         self._wanted = Signal()
@@ -111,7 +113,9 @@ class BlockServer:
         while (reply := self._engine.next_reply()) is not None:
             lane = self._lanes.get(reply.peer)
             if lane is None:
-                made = ReplyLane(self._host, reply.peer, self._engine, self._store, self._threads, self._replied)
+                made = ReplyLane(
+                    self._host, reply.peer, self._engine, self._store, self._threads, self._replied, self._buffers
+                )
                 lane = self._lanes[reply.peer] = made, trio.CancelScope()
                 self._nursery.start_soon(self._run_lane, *lane)
             lane[0].put(reply)

@@ -25,7 +25,7 @@ from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.errors import DamagedFile, DiskFull, IsADirectory, KacheryError, MalformedDag
 from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.errors import not_found
-from kachery_p2p.load.interfaces import LOOKAHEAD, Connect, Find, Progress, Received, Session
+from kachery_p2p.load.interfaces import LOOKAHEAD, Connect, Find, Place, Progress, Received, Session
 from kachery_p2p.load.limits import DEFAULT_LIMITS, LoadLimits
 from kachery_p2p.load.peers import LoadPeers
 from kachery_p2p.load.transfer import Transfer
@@ -71,6 +71,8 @@ class Load:
         self._progress = progress
         self._limits = limits
         self._begun = trio.current_time()
+        #: Where what comes is put: while that lasts, nobody is to blame for silence.
+        self._places: set[Place] = set()
         self._waiting_for: CID | None = None
 
     # --- whom to ask, and for how long
@@ -115,9 +117,10 @@ class Load:
         A source that delivered and went away is waited for until the time is over: it may come back.
         """
         patience, session = self._peers.patience, self._session
+        at_work = 0.0
         while True:
             turn, since = await patience.begun()
-            with trio.move_on_at(max(since, session.last_sign()) + self._timeout) as late:
+            with trio.move_on_at(max(since, session.last_sign(), at_work) + self._timeout) as late:
                 await session.wait_exhausted()
                 if not session.too_large():  # then nobody else can send it, either
                     await self._peers.settled()
@@ -125,7 +128,9 @@ class Load:
                     await self._peers.settled()  # of a search that began when it ran dry
             if not patience.lasts(turn):
                 continue
-            if late.cancelled_caught:
+            if late.cancelled_caught and any(place.busy for place in self._places):
+                at_work, over = trio.current_time(), False
+            elif late.cancelled_caught:
                 over = trio.current_time() >= session.last_sign() + self._timeout
             else:
                 over = bool(session.missing() and (session.too_large() or not session.may_return()))
@@ -140,6 +145,14 @@ class Load:
             block = await self._session.receive()
         self._peers.heard()
         return block
+
+    async def receive_all(self, waiting_for: CID) -> Sequence[Received]:
+        """The next block, and those that came with it."""
+        self._waiting_for = waiting_for
+        with self._peers.patience.waiting():
+            blocks = await self._session.receive_all()
+        self._peers.heard()
+        return blocks
 
     @property
     def seconds(self) -> float:
@@ -242,8 +255,17 @@ class Load:
         """In a thread: that block, if it is in the repo."""
         return self._repo.get_block(cid.multihash)
 
+    def place(self, multihashes: Iterable[bytes], place: Place) -> None:
+        """Say where blocks that are about to be wanted belong."""
+        self._places.add(place)
+        self._session.place(multihashes, place)
+
+    def placed(self, place: Place) -> None:
+        """Nothing more is put there."""
+        self._places.discard(place)
+
     def want(self, cids: Iterable[CID]) -> None:
-        """Ask the session for these blocks; `receive` returns them."""
+        """Ask the session for these blocks; `receive` and `receive_all` return them."""
         self._session.want(cids)
 
     def progressed(self, done: int, total: int) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
-from kachery_p2p.dag.cid import CID, DAG_PB
+from kachery_p2p.dag.cid import CID, DAG_PB, RAW
 from kachery_p2p.dag.walk import FileWalk, Ref
-from kachery_p2p.load.interfaces import LOOKAHEAD, Supply
+from kachery_p2p.load.interfaces import LOOKAHEAD, Received, Supply
 from kachery_p2p.wire import Buffer
 
 if TYPE_CHECKING:
@@ -17,6 +18,38 @@ if TYPE_CHECKING:
 
 #: Leaves remembered by a load so that the same leaf further on is copied, not fetched again (zeros, repeated frames).
 REMEMBERED_LEAVES = 65_536
+
+
+class LeafPlaces:
+    """Where the leaves that are asked for belong, for the thread in which they are verified."""
+
+    def __init__(self, download: Download) -> None:
+        self._download = download
+        self._refs: dict[bytes, Ref] = {}
+        self._writing: set[bytes] = set()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._writing)
+
+    def expect(self, ref: Ref) -> None:
+        """This leaf is about to be wanted."""
+        self._refs[ref.cid.multihash] = ref
+
+    def forget(self, multihash: bytes) -> None:
+        """It has come, in whatever way."""
+        self._refs.pop(multihash, None)
+
+    def put(self, multihash: bytes, data: Buffer) -> bool:
+        """Write a verified leaf to its place, once. Of one that has another size the walk will say what is wrong."""
+        ref = self._refs.pop(multihash, None)
+        if ref is None or ref.length != len(data):
+            return False
+        self._writing.add(multihash)
+        try:
+            return self._download.put(ref.offset, data)
+        finally:
+            self._writing.discard(multihash)
 
 
 class Transfer:
@@ -28,10 +61,17 @@ class Transfer:
         self._walk = walk
         self._download = download
         self._waiting: dict[bytes, list[Ref]] = {}
-        self._leaves: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+        self._places = LeafPlaces(download)
+        self._leaves: OrderedDict[tuple[bytes, int], tuple[int, int]] = OrderedDict()
         self._done = 0
 
     async def run(self) -> None:
+        try:
+            await self._run()
+        finally:
+            self._supply.placed(self._places)
+
+    async def _run(self) -> None:
         walk, supply = self._walk, self._supply
         while True:
             room = LOOKAHEAD - len(self._waiting)
@@ -42,25 +82,29 @@ class Transfer:
                     continue
             if not self._waiting:
                 break
-            block = await supply.receive(next(iter(self._waiting.values()))[0].cid)
-            await self._on_block(block.cid, block.data)
+            await self._on_blocks(await supply.receive_all(next(iter(self._waiting.values()))[0].cid))
         assert walk.finished, "the walk asks for nothing more and is not finished"
 
     async def _take_from_disk(self, refs: list[Ref]) -> None:
         found = await trio.to_thread.run_sync(self._look_up, refs)
         missing: dict[bytes, CID] = {}
+        placed: list[bytes] = []
         for ref, there in zip(refs, found, strict=True):
             if there is True:
                 self._walk.skip(ref)
                 self._count(ref.length or 0)
             elif isinstance(there, bytes):
-                await self._place([ref], there)
+                await self._place([([ref], there)])
             else:
                 waiting = self._waiting.setdefault(ref.cid.multihash, [])
                 if not waiting:
                     missing[ref.cid.multihash] = ref.cid
+                    if ref.cid.codec == RAW and ref.length is not None:
+                        self._places.expect(ref)
+                        placed.append(ref.cid.multihash)
                 waiting.append(ref)
         if missing:
+            self._supply.place(placed, self._places)
             self._supply.want(missing.values())
 
     def _look_up(self, refs: list[Ref]) -> list[bytes | bool]:
@@ -73,8 +117,9 @@ class Transfer:
                 block = self._supply.local_block(ref.cid)
                 found[i] = False if block is None else block
             if found[i] is False and ref.length is not None:
-                if ref.cid.multihash in self._leaves:
-                    self._download.write(ref.offset, self._download.read(*self._leaves[ref.cid.multihash]))
+                same = self._leaves.get((ref.cid.multihash, ref.cid.codec))
+                if same is not None and same[1] == ref.length:
+                    self._download.write(ref.offset, self._download.read(*same))
                     found[i] = True
                 elif ref.cid.multihash not in self._waiting:
                     leaves.append(i)
@@ -82,33 +127,67 @@ class Transfer:
             found[i] = there
         return found
 
-    async def _on_block(self, cid: CID, data: Buffer) -> None:
-        refs = self._waiting.pop(cid.multihash, None)
-        if refs is not None:
-            await self._place(refs, data)
+    async def _on_blocks(self, blocks: Sequence[Received]) -> None:
+        came: list[tuple[list[Ref], Buffer]] = []
+        leaves: list[Ref] = []
+        copies: list[tuple[Ref, Ref]] = []
+        for block in blocks:
+            refs = self._waiting.pop(block.cid.multihash, None)
+            if refs is None:
+                continue
+            self._places.forget(block.cid.multihash)
+            if not block.placed:
+                came.append((refs, block.data))
+                continue
+            first, *others = refs
+            leaves.append(first)
+            self._remember(first)
+            for ref in others:
+                if ref.cid.codec == RAW and ref.length == block.placed:
+                    leaves.append(ref)
+                    copies.append((first, ref))
+                else:  # the DAG says something else of the same block, which the walk will look at
+                    data = await trio.to_thread.run_sync(self._download.read, first.offset, block.placed)
+                    came.append(([ref], data))
+        if copies:
+            await trio.to_thread.run_sync(self._copy, copies)
+        for ref in leaves:
+            self._walk.skip(ref)
+        if leaves:
+            self._count(sum(ref.length or 0 for ref in leaves))
+        if came:
+            await self._place(came)
 
-    async def _place(self, refs: list[Ref], data: Buffer) -> None:
-        """A verified block: its children join the walk, its bytes go to every place of the file where they belong."""
+    def _copy(self, copies: Sequence[tuple[Ref, Ref]]) -> None:
+        """In a thread: the same leaf once more, further on."""
+        for first, ref in copies:
+            assert first.length is not None
+            self._download.write(ref.offset, self._download.read(first.offset, first.length))
+
+    async def _place(self, came: Sequence[tuple[list[Ref], Buffer]]) -> None:
+        """Verified blocks: their children join the walk, their bytes go to all places of the file where they belong."""
         size_known = self._walk.size is not None
-        found = [(ref, self._walk.feed(ref, data)) for ref in refs]
+        found = [(ref, data, self._walk.feed(ref, data)) for refs, data in came for ref in refs]
         size = None if size_known else self._walk.size
 
         def accept() -> None:
             if size is not None:
                 self._download.allocate(size, self._start, self._end)
-            for ref, pieces in found:
+            for ref, data, pieces in found:
                 self._download.accept(ref, data, pieces)
 
         await trio.to_thread.run_sync(accept)
-        for ref, pieces in found:
-            carried = sum(len(piece.data) for piece in pieces)
-            if ref.length is not None and carried == ref.length:
+        carried = 0
+        for ref, _, pieces in found:
+            here = sum(len(piece.data) for piece in pieces)
+            if ref.length is not None and here == ref.length:
                 self._remember(ref)
-            self._count(carried)
+            carried += here
+        self._count(carried)
 
     def _remember(self, ref: Ref) -> None:
         assert ref.length is not None
-        self._leaves[ref.cid.multihash] = (ref.offset, ref.length)
+        self._leaves[ref.cid.multihash, ref.cid.codec] = ref.offset, ref.length
         if len(self._leaves) > REMEMBERED_LEAVES:
             self._leaves.popitem(last=False)
 

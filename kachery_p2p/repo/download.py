@@ -48,8 +48,8 @@ class Download:
     """A file being loaded. Made by `Repo.download`; use it as a context manager.
 
     Leaving the context keeps the partial file for another time; `finish` makes it whole.
-    `write`, `accept`, `read` and `has` may be called from several threads. `complete` is the path of the whole file
-    once there is one, also when another process finished it before this one got the lock.
+    `write`, `put`, `accept`, `read` and `has` may be called from several threads. `complete` is the path of the whole
+    file once there is one, also when another process finished it before this one got the lock.
     """
 
     def __init__(self, placer: Placer, checker: Checker, cid: CID, timeout: float) -> None:
@@ -62,6 +62,11 @@ class Download:
         self._file = self._lock(timeout)
         self._guard = threading.Lock()
         self._noting = threading.Lock()
+        #: Threads in `put`, and whether no more may come.
+        self._putting = 0
+        self._put_ended = threading.Condition(self._noting)
+        self._no_more = False
+        self._process = os.getpid()
         self._wraps: Counter[int] = Counter()
         self._nodes: list[bytes] = []
         self._wrote = False
@@ -135,6 +140,29 @@ class Download:
         self._wrote = True
         self._write_back.wrote(len(data))
 
+    def put(self, offset: int, data: Buffer) -> bool:
+        """`write` for a thread of somebody who does not know whether this is still open; False when it is not."""
+        with self._noting:
+            if self._no_more:
+                return False
+            self._putting += 1
+        try:
+            self.write(offset, data)
+        finally:
+            with self._noting:
+                self._putting -= 1
+                if not self._putting:
+                    self._put_ended.notify_all()
+        return True
+
+    def _end_puts(self) -> None:
+        """Nobody is in `put` from here on. In a forked child nobody is: the threads are the parent's."""
+        if os.getpid() == self._process:
+            with self._noting:
+                self._no_more = True
+                while self._putting:
+                    self._put_ended.wait()
+
     def accept(self, ref: Ref, block: Buffer, pieces: Sequence[Piece]) -> None:
         """Take a verified block whole: `pieces` is what FileWalk.feed gave for it.
 
@@ -173,6 +201,7 @@ class Download:
             HashMismatch: the bytes of a leaf are not right where they had to be looked at.
             DiskFull, NoPermission: the system does not allow it.
         """
+        self._end_puts()
         with self._guard:
             if self.complete is not None:
                 self._discard()
@@ -202,6 +231,7 @@ class Download:
 
     def close(self) -> None:
         """Keep the partial file and let go of it. Closing twice does nothing."""
+        self._end_puts()
         with self._guard:
             self._close()
 

@@ -332,6 +332,10 @@ class Repo:
         """That block, or None. Never wrong bytes: a block of a file that is not as recorded is hashed again."""
         return self._reader.get(multihash)
 
+    def read_leaves(self, multihashes: Sequence[bytes], buffer: memoryview) -> list[memoryview | None]:
+        """Those of the blocks that can be read into the buffer as they are, at once; `get_block` has the others."""
+        return self._reader.leaves(multihashes, buffer)
+
     def get_blocks(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
         """Those of the blocks that are here, looked up together: for the small ones of directories."""
         return self._reader.blocks(multihashes)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from kachery_p2p.dag.cid import IDENTITY, names_nothing, split_multihash, verify_block
 from kachery_p2p.oserrors import explain
 from kachery_p2p.repo.catalog import CHANGED, MISSING, OK, Catalog
-from kachery_p2p.repo.fileio import Stamp, read_bytes_at
+from kachery_p2p.repo.fileio import Stamp, read_at, read_bytes_at
 from kachery_p2p.repo.leaves import block_size, leaf_hashes_to, wrap_parts
 from kachery_p2p.repo.limits import SQL_KEYS
 from kachery_p2p.repo.openfiles import OpenFiles
@@ -121,6 +121,34 @@ class BlockReader:
                 return block
         return self.node(multihash)
 
+    def leaves(self, multihashes: Sequence[bytes], buffer: memoryview) -> list[memoryview | None]:
+        """Blocks that are here and right, read into `buffer` one behind the other, many at a time.
+
+        Leaves that follow each other in a file are one read. None stands for a block that has no room in the buffer, or
+        for which more must be done than that: `get` does it.
+        """
+        found: list[memoryview | None] = [None] * len(multihashes)
+        rows = [self._catalog.one(_FIND_LEAF, (multihash,)) for multihash in multihashes]
+        places = [None if row is None else LeafPlace._make(row) for row in rows]
+        for run in _runs(places, len(buffer)):
+            first, last = run[0][1], run[-1][1]
+            part, buffer = _cut(buffer, last.offset + last.length - first.offset)
+            if self._read_run(first, part):
+                for index, place in run:
+                    found[index], part = _cut(part, place.length)
+        return found
+
+    def _read_run(self, place: LeafPlace, buffer: memoryview) -> bool:
+        """Fill `buffer` from where the leaf begins; whether all of it is what the catalog speaks of."""
+        try:
+            held = self.files.get(place.file, self.absolute(place.path, place.linked))
+            got = read_at(held.fd, buffer, place.offset)
+            # Only now: what was read before the stamp was taken is what the stamp speaks of.
+            status = os.fstat(held.fd)
+        except OSError:
+            return False
+        return got == len(buffer) and status.st_nlink > 0 and unchanged(status, *place[2:7])
+
     def node(self, multihash: bytes) -> bytes | None:
         """A block that the catalog itself keeps, if it is here and right, or None."""
         data = self._catalog.get_node(multihash)
@@ -219,3 +247,27 @@ class BlockReader:
         return len(data) == place.length and unchanged(
             status, place.linked, place.size, place.mtime_ns, place.ctime_ns, place.inode
         )
+
+
+def _cut(view: memoryview, size: int) -> tuple[memoryview, memoryview]:
+    return view[:size], view[size:]
+
+
+def _runs(places: Sequence[LeafPlace | None], room: int) -> Iterator[list[tuple[int, LeafPlace]]]:
+    """Leaves that follow each other in one file, with their indices, as far as there is room for them.
+
+    Those that are wrapped are left out: their blocks are not a part of the file as it is.
+    """
+    run: list[tuple[int, LeafPlace]] = []
+    following: tuple[int, int] | None = None
+    for index, place in enumerate(places):
+        if place is None or place.wrap or place.length > room:
+            continue
+        if run and (place.file, place.offset) != following:
+            yield run
+            run = []
+        run.append((index, place))
+        following = place.file, place.offset + place.length
+        room -= place.length
+    if run:
+        yield run

@@ -43,11 +43,11 @@ class Server:
             assert len(batch) <= limits.LOOKUP_BATCH
             self.engine.looked_up(batch, [self.sizes.get(want.cid.multihash) for want in batch])
 
-    def send(self, reply: Reply) -> tuple[list[int], list[tuple[int, bool]]]:
+    def send(self, reply: Reply, seconds: float | None = None) -> tuple[list[int], list[tuple[int, bool]]]:
         """What goes out: numbers of blocks, and (number, have)."""
         blocks = [number_of(w.cid) for w in reply.wants if self.engine.still_wanted(w)]
         self.engine.written(reply)
-        self.engine.finished(reply, len(blocks), reply.size)
+        self.engine.finished(reply, len(blocks), reply.size, seconds)
         return blocks, [(number_of(cid), has) for cid, has in reply.presences]
 
     def drain(self) -> list[tuple[str, list[int], list[tuple[int, bool]]]]:
@@ -60,6 +60,24 @@ class Server:
 
 def number_of(cid: object) -> int:
     return int.from_bytes(cid.multihash[2:], "big")  # type: ignore[attr-defined]
+
+
+def test_who_takes_messages_quickly_gets_larger_ones_and_who_does_not_gets_small_ones() -> None:
+    """Twice as large each time, to what a message may have; a mebibyte again after one that was taken slowly."""
+    server = Server(dict.fromkeys(range(90), 300 * KIB))
+    server.receive("a", [block(n) for n in range(90)])
+
+    def send(seconds: float | None) -> int:
+        reply = server.engine.next_reply()
+        assert reply is not None
+        assert reply.size <= limits.MAX_MESSAGE_SIZE
+        return len(server.send(reply, seconds)[0])
+
+    assert [send(limits.REPLY_QUICK) for _ in range(4)] == [3, 6, 12, 12]
+    assert send(limits.REPLY_SLOW) == 12  # neither quick nor slow: it stays as it is
+    assert send(2 * limits.REPLY_SLOW) == 12
+    assert send(None) == 3  # nothing is known of how long it took
+    assert send(None) == 3
 
 
 def test_blocks_come_by_priority_in_messages_of_a_mebibyte() -> None:

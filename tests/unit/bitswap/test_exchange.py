@@ -12,7 +12,7 @@ import trio.testing
 
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.exchange import Exchange
-from kachery_p2p.bitswap.handle import SessionHandle
+from kachery_p2p.bitswap.handle import ReceivedBlock, SessionHandle
 from kachery_p2p.bitswap.messages import PROTOCOL_1_0, PROTOCOL_1_1, PROTOCOL_PLAIN
 from kachery_p2p.dag.cid import CID, RAW
 from tests.helpers.bitswap_fakes import MemoryNetwork, MemoryStore, cid_of, no_thread
@@ -249,7 +249,7 @@ async def test_identity_blocks_need_nobody() -> None:
             cid = CID(1, RAW, b"\0\x05hello")
             session.want([cid])
             with trio.fail_after(PATIENCE):
-                assert await session.receive() == (cid, b"hello", "")
+                assert await session.receive() == ReceivedBlock(cid, b"hello", "")
 
 
 async def test_a_peer_that_leaves_and_comes_back_is_asked_again() -> None:

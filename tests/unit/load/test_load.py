@@ -18,6 +18,7 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import ContentNotFound, DialError, IsADirectory
 from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.load.downloads import Downloads
+from kachery_p2p.load.interfaces import Place
 from kachery_p2p.load.load import Load
 from kachery_p2p.repo.repo import Repo
 from kachery_p2p.routing.interfaces import Provider
@@ -30,6 +31,7 @@ MIB = 1 << 20
 class Block(NamedTuple):
     cid: CID
     data: bytes
+    placed: int = 0
 
 
 class RepoSession:
@@ -62,8 +64,14 @@ class RepoSession:
             self.fetched.append(cid)
             self._send.send_nowait(Block(cid, block))
 
+    def place(self, multihashes: Iterable[bytes], place: Place) -> None:
+        pass  # all come as bytes
+
     async def receive(self) -> Block:
         return await self._receive.receive()
+
+    async def receive_all(self) -> list[Block]:
+        return [await self.receive()]
 
     async def wait_exhausted(self) -> None:
         while not self._lacking:

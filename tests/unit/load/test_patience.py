@@ -17,12 +17,13 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import BlockTooLarge, ContentNotFound, DialError
 from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.errors import not_found
+from kachery_p2p.load.interfaces import Place
 from kachery_p2p.load.load import Load
 from kachery_p2p.repo.download import Download
 from kachery_p2p.repo.repo import Repo
 from kachery_p2p.routing.interfaces import Provider
 from tests.helpers.clocks import PatientClock
-from tests.unit.load.test_load import MIB, EmptySession, RepoSession, make_load, no_dial, run, store
+from tests.unit.load.test_load import MIB, Block, EmptySession, RepoSession, make_load, no_dial, run, store
 
 HINT = "/ip4/192.0.2.1/tcp/4001/p2p/source"
 
@@ -61,6 +62,43 @@ async def test_a_slow_disk_is_no_silence(
     path, _ = await run(make_load(ours, RepoSession(theirs), timeout=60), cid)  # type: ignore[misc]
     assert path.read_bytes() == data
     assert trio.current_time() - begun >= 400
+
+
+async def test_a_slow_disk_is_no_silence_where_leaves_are_put_in_their_place(
+    ours: Repo,
+    theirs: Repo,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    patient_clock: PatientClock,
+) -> None:
+    """The same where what comes is written by the exchange, in the thread in which it was hashed."""
+    data = os.urandom(3 * MIB)
+    cid = store(theirs, data, tmp_path)
+    put = Download.put
+
+    def slow(self: Download, *args: Any) -> bool:
+        trio.from_thread.run(trio.sleep, 100)
+        return put(self, *args)
+
+    class Placing(RepoSession):
+        shelf: Place
+        placed: frozenset[bytes] = frozenset()
+
+        def place(self, multihashes: Iterable[bytes], place: Place) -> None:
+            self.shelf, self.placed = place, self.placed | frozenset(multihashes)
+
+        async def receive(self) -> Block:
+            cid, data, _ = await super().receive()
+            if cid.multihash not in self.placed:
+                return Block(cid, data)
+            assert await trio.to_thread.run_sync(self.shelf.put, cid.multihash, data)
+            return Block(cid, b"", len(data))
+
+    monkeypatch.setattr(Download, "put", slow)
+    begun = trio.current_time()
+    path, _ = await run(make_load(ours, Placing(theirs), timeout=60), cid)  # type: ignore[misc]
+    assert path.read_bytes() == data
+    assert trio.current_time() - begun >= 300
 
 
 async def test_copying_repeated_leaves_is_no_silence(

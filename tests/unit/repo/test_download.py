@@ -483,3 +483,45 @@ def test_forked_child_does_not_hold_a_load(here: Repo) -> None:
     os.close(write)
     os.waitpid(child, 0)
     os.close(read)
+
+
+def test_nothing_is_put_once_it_is_closed(here: Repo, there: Repo) -> None:
+    """`put` writes while the file is open, and tells when it is not: the descriptor may be somebody else's by then."""
+    stored = there.store_bytes(DATA, profile=RAW_LEAVES)
+    download = here.download(stored.cid)
+    assert download.put(0, DATA[:1000])
+    assert download.read(0, 1000) == DATA[:1000]
+    download.close()
+    assert not download.put(1000, DATA[1000:2000])
+    assert download.path.read_bytes() == DATA[:1000]
+
+
+def test_closing_waits_for_what_is_being_put(here: Repo, there: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread in the middle of a `put` has its file until it is done."""
+    stored = there.store_bytes(DATA, profile=RAW_LEAVES)
+    download = here.download(stored.cid)
+    begun, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+    write = download.write
+
+    def slow(offset: int, data: bytes) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        write(offset, data)
+
+    monkeypatch.setattr(download, "write", slow)
+    putting = threading.Thread(target=download.put, args=(0, DATA[:1000]))
+    putting.start()
+    assert begun.wait(60)
+
+    def close() -> None:
+        download.close()
+        closed.set()
+
+    closing = threading.Thread(target=close)
+    closing.start()
+    assert not closed.wait(0.2)
+    go_on.set()
+    putting.join(60)
+    closing.join(60)
+    assert closed.is_set()
+    assert download.path.read_bytes() == DATA[:1000]
