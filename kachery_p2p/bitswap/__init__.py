@@ -51,7 +51,9 @@ there are lists of the wants that are special: those that nobody can supply (`Se
 (`Session.peerless`), those that a peer declined (`Session.orphans`), and those that it says it has (`Member.has`).
 
 What bounds memory. Nothing is asked for that would not fit: bytes asked for and bytes received but not yet taken by
-the user of a session are one budget, for peers and gateways. A user who stops receiving therefore stops the asking, not
+the user of a session are one budget, for peers and gateways. How large a block will be, the DAG above it says, and
+where it says nothing the blocks that came before. So hundreds of small blocks are asked for at once. A DAG may lie: a
+block that is larger than was said, and for which there is no room, is left, and asked for again when there is. A user who stops receiving therefore stops the asking, not
 the reading, and sessions that share a peer do not block each other. On the way out, bytes that are being read from disk
 or written to a stream are bounded for each peer and in all; a peer that does not read is dropped after a while, and at
 once when its room is needed. Bodies of messages under way are on a budget as well, because any peer may announce 4 MiB

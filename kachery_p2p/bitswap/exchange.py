@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -193,8 +193,8 @@ class Exchange:
         if self._client.add_provider(session, peer, trio.current_time()):
             self.pump()
 
-    def want(self, session: Session, cids: Sequence[CID]) -> None:
-        self._client.want(session, cids, trio.current_time())
+    def want(self, session: Session, cids: Sequence[CID], sizes: Mapping[bytes, int]) -> None:
+        self._client.want(session, cids, trio.current_time(), sizes)
         self.pump()
 
     def consumed(self, session: Session, size: int) -> None:

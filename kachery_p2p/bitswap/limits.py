@@ -105,22 +105,24 @@ STORE_THREADS = 4
 MAX_IN_FLIGHT = 32 * MIB
 #: However many sessions are open, each may have this much under way.
 MIN_SESSION_IN_FLIGHT = 4 * MIB
-#: Wants (block and have) that we let one peer hold for us; Kubo drops what goes beyond 1024.
-MAX_ASKS_PER_PEER = 512
+#: Wants (block and have) that we let one peer hold for us, those that it declined included; Kubo drops what goes beyond
+#: 1024. On a long line it bounds the speed of small blocks: so many in each round trip.
+MAX_ASKS_PER_PEER = 1000
 #: Want-have questions at one peer without an answer.
 MAX_PROBES_PER_PEER = 64
 #: A peer of which nothing is known is asked about this many blocks at first; it doubles with each HAVE.
 FIRST_PROBES = 4
 #: Blocks that a peer said it does not have stay asked for (it may get them), but not more than this.
 MAX_STANDING_ASKS = 128
-#: First window of a peer, and never less than two blocks.
+#: First window of a peer, and never less than two blocks. In it are hundreds of small ones.
 INITIAL_WINDOW = 1 * MIB
 #: Least and greatest window of a peer.
 MIN_WINDOW = 256 * KIB
 MAX_WINDOW = 32 * MIB
 #: A peer is asked for what it delivers in this time: long enough to hide the round trip, short enough to shift work.
 WINDOW_SECONDS = 0.5
-#: Size taken for a block before the first of its codec has arrived: the leaf of the default profile.
+#: Size taken for a block of which the DAG says nothing, before the first of its codec has arrived: the leaf of the
+#: default profile.
 FIRST_BLOCK_ESTIMATE = 1 * MIB
 #: The same for blocks that are not raw: leaves of the old profile, and inner nodes.
 FIRST_NODE_ESTIMATE = 256 * KIB

@@ -69,9 +69,13 @@ class Scheduler:
         share = self._share(link, session)
         first = True
         while (want := self.choose(member)) is not None:
-            size = session.estimate(want.cid.codec)
+            size = session.expected_size(want)
             room = link.room(self.scale, size)
+            free = limits.MAX_ASKS_PER_PEER - len(link.asks)
             if first and link.block_asks > 1:
+                if free < limits.MAX_ASKS_PER_PEER // STROKE:
+                    link.limited = True
+                    return
                 if room < min(max(link.window // STROKE, size), 4 * limits.MIB):
                     link.limited = True
                     return
@@ -83,7 +87,7 @@ class Scheduler:
                 return
             if link.block_asks and (link.block_asks >= share or self._on_trial(member)):
                 return
-            if len(link.asks) - link.standing >= limits.MAX_ASKS_PER_PEER:
+            if free <= 0:
                 link.limited = True
                 return
             held = session.outstanding + session.buffered
@@ -106,9 +110,12 @@ class Scheduler:
 
     @staticmethod
     def _on_trial(member: Member) -> bool:
-        """Whether the peer must show what it has before it gets more than one block."""
+        """Whether the peer must show what it has before it gets more than one block.
+
+        Where there is no other, a question would cost a round trip and change nothing.
+        """
         if member.state is PeerState.UNKNOWN:
-            return True
+            return any(link is not member.link and link.usable for link in member.session.members)
         return member.state is PeerState.SOME and not member.link.presence
 
     def choose(self, member: Member) -> Want | None:
@@ -129,9 +136,10 @@ class Scheduler:
 
     @staticmethod
     def _nobody_better(member: Member) -> bool:
-        """Whether the peer is unknown and no usable peer of the session is known to have its data."""
+        """Whether the peer is unknown, and so is whether another has the data, which is no likelier than this one."""
         return member.state is PeerState.UNKNOWN and not any(
-            other.state is PeerState.PROBABLE and link.usable for link, other in member.session.members.items()
+            link.usable and (other.state is PeerState.PROBABLE or (other.is_likely and not member.is_likely))
+            for link, other in member.session.members.items()
         )
 
     def _probe(self, link: PeerLink, member: Member, now: float) -> None:
@@ -139,7 +147,7 @@ class Scheduler:
         room = min(member.probe_limit, limits.MAX_PROBES_PER_PEER) - link.probes
         if member.session.orphans:
             room = max(room, limits.FIRST_PROBES)
-        room = min(room, limits.MAX_ASKS_PER_PEER - len(link.asks) + link.standing)
+        room = min(room, limits.MAX_ASKS_PER_PEER - len(link.asks))
         if room > 0:
             for want in member.session.next_probes(member, room):
                 self._asks.ask(want, link, member.session, now, block=False)

@@ -24,9 +24,13 @@ if TYPE_CHECKING:
 #: lets too much into memory and too high a one only costs a little speed.
 _SIZE_RISE = 0.5
 _SIZE_FALL = 0.15
+#: Bytes that any block counts for: about what asking for it takes.
+_LEAST_SIZE = 128
 #: Answers in a row that turn a peer's state around.
 _RUN_TO_DEMOTE = 8
 _RUN_TO_PROMOTE = 8
+#: Finished entries at the front of the order that are dropped together.
+_COMPACT = 512
 #: Orphans looked at in one go.
 _LOOK_AT = 256
 
@@ -75,7 +79,7 @@ class Ask:
         self.at = now
         #: Bytes charged to the peer's window and the session's budget.
         self.charge = 0
-        #: Blocks that the peer had to deliver when this was asked, this one included.
+        #: Bytes that the peer was expected to deliver when this was asked, those of this block included.
         self.ahead = 0
         #: Whether the remote may know of it.
         self.sent = False
@@ -90,11 +94,11 @@ class Ask:
         return self.block and not self.declined
 
     def expected(self) -> float:
-        """Seconds from the asking until the answer, by what is known now of the peer's speed and the blocks' size."""
+        """Seconds from the asking until the answer, by what is known now of the peer's speed."""
         link = self.link
         if link.rate <= 0:
             return 0.0
-        return self.ahead * self.session.estimate(self.want.cid.codec) / link.rate + link.latency * 0.5
+        return self.ahead / link.rate + link.latency * 0.5
 
 
 class PeerQuestion:
@@ -119,6 +123,7 @@ class Want:
     __slots__ = (
         "asks",
         "cid",
+        "claimed",
         "having",
         "in_flight",
         "lacking",
@@ -132,6 +137,8 @@ class Want:
     def __init__(self, cid: CID) -> None:
         self.cid = cid
         self.multihash = cid.multihash
+        #: Bytes that it has at the most, as the DAG says; 0 where that says nothing.
+        self.claimed = 0
         #: Position in the order of each session, and the CID by which that session calls it.
         self.sessions: dict[Session, tuple[int, CID]] = {}
         self.asks: dict[PeerLink, Ask] = {}
@@ -178,6 +185,14 @@ class Member:
         self.run = 0
         #: Wants that it said it has and that no peer is delivering.
         self.has: dict[bytes, Want] = {}
+
+    @property
+    def is_likely(self) -> bool:
+        """Whether it likely has what is wanted: somebody named it, or it delivered other things, and it denied nothing.
+
+        A node has many connections that are there for other reasons.
+        """
+        return self.state is PeerState.UNKNOWN and self.run == 0 and (self.provider or self.link.blocks > 0)
 
     def positive(self, want: Want, delivered: bool) -> None:
         """It has a block: it delivered it, or said so."""
@@ -230,12 +245,16 @@ class Session:
         #: Wants that have not arrived. They stand in the order, and nowhere else in the session.
         self.wanted = 0
         self._order: list[Want | None] = []
+        #: How many entries at its front are done.
+        self._front = 0
         #: Position of the first entry of the list; everything before it is done.
         self.base = 0
         #: Bytes asked for and not arrived, and arrived but not taken by the receiver.
         self.outstanding = 0
         self.buffered = 0
         self._sizes: dict[int, float] = {}
+        #: Whether the DAG told the truth so far of how large its blocks are.
+        self.believes = True
         #: Wants that nobody of this session can supply.
         self.hopeless: set[Want] = set()
         #: Wants that no peer of it can supply, but perhaps a gateway. Kept where gateways take part.
@@ -289,20 +308,22 @@ class Session:
             member = self.members.get(link)
             if member is not None:
                 member.has.pop(want.multihash, None)
-        if self._order[0] is None:
+        if self._order[self._front] is None:
             self._compact()
 
     def _compact(self) -> None:
-        """Forget the finished front of the order, in strokes of a thousand or when nothing is left."""
+        """Forget the finished front of the order, in strokes of some hundreds or when nothing is left."""
+        order = self._order
         if not self.wanted:
-            done = len(self._order)
+            self._front = len(order)
         else:
-            # Looked at only when the front is finished, so the scan is paid for by what it removes.
-            if len(self._order) < 1024 or any(want is not None for want in self._order[:512]):
+            while order[self._front] is None:
+                self._front += 1
+            if self._front < _COMPACT:
                 return
-            done = 512
-        del self._order[:done]
-        self.base += done
+        del order[: self._front]
+        self.base += self._front
+        self._front = 0
 
     def in_order(self, *, backwards: bool = False) -> Iterator[Want]:
         """The wants, first to last, or last to first."""
@@ -394,14 +415,27 @@ class Session:
         """Whether at least one want has nobody left who could supply it."""
         return bool(self.hopeless)
 
-    def learned_size(self, codec: int, size: int) -> None:
-        """A block of this size came."""
+    def learned_size(self, want: Want, size: int) -> None:
+        """A block came, of this size."""
+        if want.claimed and size > want.claimed:
+            self.believes = False
+        codec = want.cid.codec
         mean = self._sizes.get(codec, _first_estimate(codec))
         self._sizes[codec] = mean + (_SIZE_RISE if size > mean else _SIZE_FALL) * (size - mean)
 
-    def estimate(self, codec: int) -> int:
-        """Bytes that the next block of this codec is expected to have: leaves and inner nodes differ much."""
-        return max(int(self._sizes.get(codec, _first_estimate(codec))), 128)
+    def expected_size(self, want: Want) -> int:
+        """Bytes that a block is expected to have.
+
+        The DAG says it of leaves. Of other nodes it says how much they have with all below them: what such blocks had
+        so far tells more, and leaves and inner nodes differ much. Where it lied once, the greater of both counts.
+        """
+        codec, claimed = want.cid.codec, want.claimed
+        if claimed and codec == RAW and self.believes:
+            return max(claimed, _LEAST_SIZE)
+        usual = int(self._sizes.get(codec, _first_estimate(codec)))
+        if claimed:
+            usual = min(usual, claimed) if self.believes else max(usual, claimed)
+        return max(usual, _LEAST_SIZE)
 
 
 def _first_estimate(codec: int) -> int:

@@ -198,7 +198,7 @@ class SessionWatch:
             if not 0 < want.in_flight < limits.MAX_COPIES:
                 continue
             holder = next(ask for ask in want.asks.values() if ask.live and not ask.link.gateway)
-            size = session.estimate(want.cid.codec)
+            size = session.expected_size(want)
             left = _seconds_left(holder, now)
             for link in idle:
                 if link is holder.link or link in want.lacking or link.room(self._scheduler.scale, size) < size:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from kachery_p2p.dag.cid import CID, DAG_PB
+from kachery_p2p.dag.cid import CID, DAG_PB, RAW
 from kachery_p2p.dag.walk import FileWalk, Ref
 from kachery_p2p.load.interfaces import LOOKAHEAD, Supply
 from kachery_p2p.wire import Buffer
@@ -49,6 +49,7 @@ class Transfer:
     async def _take_from_disk(self, refs: list[Ref]) -> None:
         found = await trio.to_thread.run_sync(self._look_up, refs)
         missing: dict[bytes, CID] = {}
+        sizes: dict[bytes, int] = {}
         for ref, there in zip(refs, found, strict=True):
             if there is True:
                 self._walk.skip(ref)
@@ -59,9 +60,11 @@ class Transfer:
                 waiting = self._waiting.setdefault(ref.cid.multihash, [])
                 if not waiting:
                     missing[ref.cid.multihash] = ref.cid
+                    if ref.length is not None and ref.cid.codec == RAW:
+                        sizes[ref.cid.multihash] = ref.length
                 waiting.append(ref)
         if missing:
-            self._supply.want(missing.values())
+            self._supply.want(missing.values(), sizes)
 
     def _look_up(self, refs: list[Ref]) -> list[bytes | bool]:
         """In a thread: for each reference its block, True where its bytes are in place already, or False."""
