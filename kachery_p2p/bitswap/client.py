@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.asks import Asks
+from kachery_p2p.bitswap.fellows import divides
 from kachery_p2p.bitswap.gateways import Gateways
 from kachery_p2p.bitswap.link import GatewayLink, PeerLink
 from kachery_p2p.bitswap.outbox import Outgoing
 from kachery_p2p.bitswap.schedule import Scheduler
-from kachery_p2p.bitswap.session import Ask, Member, PeerQuestion, Session, Want, WantAnswer
+from kachery_p2p.bitswap.session import Ask, Member, PeerQuestion, PeerState, Session, Want, WantAnswer
 from kachery_p2p.bitswap.watch import SessionWatch
 from kachery_p2p.dag.cid import CID, RAW
 
@@ -39,7 +40,9 @@ class Arrival:
 class WantManager:
     """The wants of this node and the peers it asks."""
 
-    def __init__(self) -> None:
+    def __init__(self, local: str = "") -> None:
+        """`local` is our own peer ID."""
+        self._local = local
         self._asks = Asks()
         #: The gateways of the node, and what they answer.
         self.gateways = Gateways(self._asks)
@@ -205,6 +208,7 @@ class WantManager:
                 want.having.discard(link)
             member.has.clear()
             member.cursor = member.probe_cursor = session.base
+            self._part(session, member)
             if not member.provider:
                 del session.members[link]
                 del link.members[session]
@@ -230,6 +234,32 @@ class WantManager:
     def is_bad(self, peer: str) -> bool:
         """Whether this peer lied."""
         return peer in self._bad
+
+    def loads_too(self, peer: str, multihashes: Iterable[bytes]) -> None:
+        """A connected peer wants these blocks itself: where a session does, too, they share the work."""
+        link = self.links.get(peer)
+        if link is None or not link.connected or not link.presence or not self.wants:
+            return
+        for multihash in multihashes:
+            want = self.wants.get(multihash)
+            if want is None or not divides(want):
+                continue
+            for session in want.sessions:
+                member = session.members.get(link)
+                if member is not None and session.fellows.add(self._local, link):
+                    member.is_fellow = True
+                    # It may have the root and the nodes, and is asked only for what it says that it has all the same.
+                    member.state = PeerState.SOME
+                    member.probe_limit = limits.MAX_PROBES_PER_PEER
+                    member.probe_cursor = session.base
+                    session.divide_anew()
+                    self._asks.mark(session)
+
+    @staticmethod
+    def _part(session: Session, member: Member) -> None:
+        member.is_fellow = False
+        if session.fellows.remove(member.link):
+            session.divide_anew()
 
     def sign_of_life(self, peer: str, now: float) -> None:
         """Bytes of an unfinished message came."""

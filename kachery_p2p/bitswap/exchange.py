@@ -80,7 +80,7 @@ class Exchange:
     ) -> None:
         self._host = host
         self._on_bad_peer = on_bad_peer
-        self._client = WantManager()
+        self._client = WantManager(host.peer_id)
         self._engine = Engine()
         self._server = BlockServer(host, store, self._engine)
         self._http_lanes: dict[GatewayLink, HttpLane] = {}
@@ -195,6 +195,8 @@ class Exchange:
 
     def want(self, session: Session, cids: Sequence[CID], sizes: Mapping[bytes, int]) -> None:
         self._client.want(session, cids, trio.current_time(), sizes)
+        for peer, multihashes in self._engine.waiting([cid.multihash for cid in cids]).items():
+            self._client.loads_too(peer, multihashes)
         self.pump()
 
     def consumed(self, session: Session, size: int) -> None:
@@ -406,6 +408,7 @@ class Exchange:
         if message.malformed:
             self._stats.malformed(peer, message.malformed)
         if (message.entries or message.full) and peer in self._up:
+            self._client.loads_too(peer, (entry.cid.multihash for entry in message.entries if not entry.cancel))
             await self._server.receive(peer, message.entries, message.full)
 
     async def _blocks(self, peer: str, blocks: Sequence[Block]) -> None:

@@ -112,8 +112,9 @@ MAX_ASKS_PER_PEER = 1000
 MAX_PROBES_PER_PEER = 64
 #: A peer of which nothing is known is asked about this many blocks at first; it doubles with each HAVE.
 FIRST_PROBES = 4
-#: Blocks that a peer said it does not have stay asked for (it may get them), but not more than this.
-MAX_STANDING_ASKS = 128
+#: Blocks that a peer said it does not have stay asked for (it may get them), but not more than this: as many as the
+#: load of a file wants ahead, for a peer that is loading the same.
+MAX_STANDING_ASKS = 384
 #: First window of a peer, and never less than two blocks. In it are hundreds of small ones.
 INITIAL_WINDOW = 1 * MIB
 #: Least and greatest window of a peer.
@@ -161,6 +162,17 @@ MAX_OFFENCES = 4
 OFFENCE_WINDOW = 60.0
 #: Peers remembered as liars.
 MAX_BAD_PEERS = 1024
+
+# --- loading the same as others --------------------------------------------------------------------------------------
+
+#: Peers that load the same, among which a session divides what is to be fetched from the source. More would not make
+#: the source's part of each much smaller, and each is told of all that we want.
+MAX_FELLOWS = 32
+#: Smaller blocks are not divided: the questions to many fellows would cost as much as the block.
+LEAST_DIVIDED = 64 * KIB
+#: When nothing has been under way for so long, and for twice the time that the source takes for a block, fellows that
+#: have nothing are waited for no longer.
+FELLOW_SECONDS = 1.0
 
 # --- gateways -------------------------------------------------------------------------------------------------------
 

@@ -123,7 +123,7 @@ class Scheduler:
         link, session = member.link, member.session
         while True:
             if member.state is PeerState.PROBABLE:
-                want = session.next_for(member)
+                want = session.next_own(member) if session.fellows else session.next_for(member)
             else:
                 want = session.next_had(member)
                 if want is None and (not link.presence or self._nobody_better(member)):

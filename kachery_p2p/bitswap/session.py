@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from kachery_p2p.bitswap import limits
+from kachery_p2p.bitswap.fellows import Fellows, divides
 from kachery_p2p.bitswap.standby import Standby
 from kachery_p2p.dag.cid import CID, RAW
 
@@ -163,7 +164,9 @@ class Member:
     __slots__ = (
         "cursor",
         "has",
+        "is_fellow",
         "link",
+        "own_cursor",
         "probe_cursor",
         "probe_limit",
         "provider",
@@ -179,8 +182,12 @@ class Member:
         self.provider = provider
         self.state = PeerState.UNKNOWN
         self.cursor = session.base
+        #: The same among the wants that are not left to fellows.
+        self.own_cursor = session.base
         self.probe_cursor = session.base
         self.probe_limit = limits.FIRST_PROBES
+        #: It wants the same blocks itself. It has what it says that it has, and will soon have more.
+        self.is_fellow = False
         #: Answers of one kind in a row: above zero it had them, below zero it had not.
         self.run = 0
         #: Wants that it said it has and that no peer is delivering.
@@ -196,6 +203,8 @@ class Member:
 
     def positive(self, want: Want, delivered: bool) -> None:
         """It has a block: it delivered it, or said so."""
+        if self.is_fellow:
+            return
         self.run = max(self.run, 0) + 1
         self.probe_limit = min(2 * self.probe_limit, limits.MAX_PROBES_PER_PEER)
         root = want.sessions.get(self.session, (-1,))[0] == 0
@@ -207,6 +216,8 @@ class Member:
 
     def negative(self) -> None:
         """It does not have a block."""
+        if self.is_fellow:
+            return
         self.run = min(self.run, 0) - 1
         self.probe_limit = max(self.probe_limit // 2, 1)
         if self.state is PeerState.PROBABLE and self.run <= -_RUN_TO_DEMOTE:
@@ -261,6 +272,8 @@ class Session:
         self.peerless: dict[Want, None] = {}
         #: Wants that a peer declined: every other peer is asked about them without delay.
         self.orphans: dict[bytes, Want] = {}
+        #: Who loads the same, and what they are left to fetch; see `fellows`.
+        self.fellows: Fellows[PeerLink, Want] = Fellows()
         self.closed = False
         #: The budget kept a peer from being asked: when the receiver takes a block, more may be asked.
         self.limited = False
@@ -292,6 +305,8 @@ class Session:
         want.sessions[self] = (self.base + len(self._order), cid)
         self._order.append(want)
         self.wanted += 1
+        if self.fellows:
+            self.fellows.divide(want)
 
     def drop(self, want: Want) -> None:
         """Take a want out: it arrived, or is no longer wanted."""
@@ -300,6 +315,7 @@ class Session:
         self.wanted -= 1
         self.hopeless.discard(want)
         self.orphans.pop(want.multihash, None)
+        self.fellows.left.discard(want)
         if self.standby is not None:
             self.peerless.pop(want, None)
             for gateway in self.gateways.values():
@@ -343,6 +359,26 @@ class Session:
         member.cursor = base + end
         return None
 
+    def next_own(self, member: Member) -> Want | None:
+        """The same among the wants that no fellow has or is to fetch."""
+        order, base, link, fellows = self._order, self.base, member.link, self.fellows
+        index = max(member.own_cursor - base, 0)
+        end = len(order)
+        while index < end:
+            want = order[index]
+            if (
+                want is not None
+                and want.in_flight == 0
+                and link not in want.lacking
+                and want not in fellows.left
+                and not fellows.have(want)
+            ):
+                member.own_cursor = base + index
+                return want
+            index += 1
+        member.own_cursor = base + end
+        return None
+
     def next_had(self, member: Member) -> Want | None:
         """A want that this peer said it has and that no peer is delivering."""
         while member.has:
@@ -364,7 +400,9 @@ class Session:
         while index < len(self._order) and len(found) < count:
             want = self._order[index]
             index += 1
-            if want is not None and want.unknown_to(link):
+            if want is None or not want.unknown_to(link):
+                continue
+            if not member.is_fellow or divides(want):
                 found[want.multihash] = want
         member.probe_cursor = self.base + index
         return list(found.values())
@@ -377,9 +415,22 @@ class Session:
                 continue
             if member.cursor > index:
                 member.cursor = index
+            if member.own_cursor > index:
+                member.own_cursor = index
             if link in want.having:
                 member.has[want.multihash] = want
         self.check(want)
+
+    # --- who loads the same ----------------------------------------------------------------------------------------
+
+    def divide_anew(self) -> None:
+        """Fellows came or went: say again who fetches what."""
+        self.fellows.left.clear()
+        if self.fellows:
+            for want in self.in_order():
+                self.fellows.divide(want)
+        for member in self.members.values():
+            member.own_cursor = self.base
 
     # --- who can supply it -----------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ is, so as many are asked for at once as there is room for.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -54,7 +54,7 @@ class DirectoryLoad:
         self._load = load
         self._repo = repo
         self._progress = progress
-        self._keeper = Keeper(repo, load.limits, self._count)
+        self._keeper = Keeper(repo, load.limits, self._kept)
         self._tree = RemoteTree()
         #: Folders of which the first block has come: what is in them, or the reader that wants more blocks.
         self._listed: dict[CID, list[HamtEntry]] = {}
@@ -189,6 +189,11 @@ class DirectoryLoad:
 
         sizes = {cid.multihash: size for cid, size in entries.items()}
         return contextlib.aclosing(self._load.stream_blocks(take, sizes))
+
+    def _kept(self, multihashes: Sequence[bytes], size: int) -> None:
+        """These are in the repo now, and so many bytes of files with them."""
+        self._load.stored(multihashes)
+        self._count(size)
 
     def _count(self, length: int) -> None:
         """So many bytes more are here. How many that is of all of them is known when the nodes have been read."""

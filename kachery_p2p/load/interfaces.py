@@ -11,6 +11,8 @@ from kachery_p2p.wire import Buffer
 
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.session import WantAnswer
+    from kachery_p2p.dag.walk import Ref
+    from kachery_p2p.repo.download import Download
 
 Progress = Callable[[int, int], None]
 
@@ -52,6 +54,7 @@ class Supply(Protocol):
     def local_block(self, cid: CID) -> bytes | None: ...
     def want(self, cids: Iterable[CID], sizes: Mapping[bytes, int] = ...) -> None: ...
     async def receive(self, waiting_for: CID) -> Received: ...
+    def verified(self, download: Download, leaves: Sequence[Ref], nodes: Sequence[Ref] = ...) -> None: ...
     def progressed(self, done: int, total: int) -> None: ...
 
 

@@ -7,7 +7,7 @@ disk, what gathers is bounded, and nothing more is taken from the session.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -28,10 +28,10 @@ class Keeper:
     Args:
         repo: where they go.
         limits: how many gather.
-        kept: called with the bytes of files that are stored now.
+        kept: called with the multihashes of blocks that are stored now, and the bytes of files among them.
     """
 
-    def __init__(self, repo: Repo, limits: LoadLimits, kept: Callable[[int], None]) -> None:
+    def __init__(self, repo: Repo, limits: LoadLimits, kept: Callable[[Sequence[bytes], int], None]) -> None:
         self._repo = repo
         self._limits = limits
         self._kept = kept
@@ -70,7 +70,8 @@ class Keeper:
                 return
             finally:
                 self._storing = False
-            self._kept(size - sum(len(block) for _, block in nodes))
+            stored = [cid.multihash for each in (nodes, files) for cid, _ in each]
+            self._kept(stored, size - sum(len(block) for _, block in nodes))
             self._changed.notify()
 
     def _store(self, nodes: list[tuple[CID, Buffer]], files: list[tuple[CID, Buffer]]) -> None:

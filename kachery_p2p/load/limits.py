@@ -27,4 +27,7 @@ class LoadLimits:
     exhausted_grace: float = 1.0
 
 
+#: Leaves of partial files that others can be served from: 64 GiB in leaves of 1 MiB. Each costs some 200 bytes.
+SHARED_LEAVES = 65_536
+
 DEFAULT_LIMITS = LoadLimits()

@@ -32,6 +32,8 @@ from kachery_p2p.load.peers import LoadPeers
 from kachery_p2p.load.transfer import Transfer
 
 if TYPE_CHECKING:
+    from kachery_p2p.dag.walk import Ref
+    from kachery_p2p.repo.download import Download
     from kachery_p2p.repo.repo import Repo
 
 log = logging.getLogger("kachery_p2p.load.load")
@@ -49,7 +51,7 @@ class Load:
         repo: where data is and goes.
         downloads: the partial files of this node.
         session: a session of the block exchange, of its own.
-        connect, find: see `kachery_p2p.load.peers.LoadPeers`.
+        connect, find, lasting: see `kachery_p2p.load.peers.LoadPeers`.
         timeout: seconds of waiting without a single block, or a part of one, after which the load gives up.
         progress: called with (bytes done, bytes in all) now and then.
         limits: its bounds.
@@ -66,6 +68,7 @@ class Load:
         *,
         connect: Connect,
         find: Find | None = None,
+        lasting: Callable[[], None] = lambda: None,
         timeout: float,
         progress: Progress,
         limits: LoadLimits = DEFAULT_LIMITS,
@@ -73,7 +76,7 @@ class Load:
         self._repo = repo
         self._downloads = downloads
         self._session = session
-        self._peers = LoadPeers(session, connect, find)
+        self._peers = LoadPeers(session, connect, find, lasting)
         self._timeout = timeout
         self._progress = progress
         self.limits = limits
@@ -269,6 +272,14 @@ class Load:
     def want(self, cids: Iterable[CID], sizes: Mapping[bytes, int] = NO_SIZES) -> None:
         """Ask the session for these blocks; `receive` returns them."""
         self._session.want(cids, sizes)
+
+    def verified(self, download: Download, leaves: Sequence[Ref], nodes: Sequence[Ref] = ()) -> None:
+        """Others may have these leaves of a partial file now, and these nodes that are in the catalog."""
+        self._downloads.arriving.verified(download, leaves, nodes)
+
+    def stored(self, multihashes: Sequence[bytes]) -> None:
+        """Others may have these blocks of the repo now."""
+        self._downloads.arriving.notify(multihashes)
 
     def progressed(self, done: int, total: int) -> None:
         """Tell the user how many bytes are there."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW
+from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
 from kachery_p2p.dag.walk import FileWalk, Ref
 from kachery_p2p.load.interfaces import LOOKAHEAD, Supply
 from kachery_p2p.wire import Buffer
@@ -15,6 +16,8 @@ from kachery_p2p.wire import Buffer
 if TYPE_CHECKING:
     from kachery_p2p.repo.download import Download
 
+#: More than stands around the bytes of a file in a leaf.
+WRAPPING = 64
 #: Leaves remembered by a load so that the same leaf further on is copied, not fetched again (zeros, repeated frames).
 REMEMBERED_LEAVES = 65_536
 
@@ -48,6 +51,8 @@ class Transfer:
 
     async def _take_from_disk(self, refs: list[Ref]) -> None:
         found = await trio.to_thread.run_sync(self._look_up, refs)
+        present = [ref for ref, there in zip(refs, found, strict=True) if there is True]
+        self._supply.verified(self._download, present)
         missing: dict[bytes, CID] = {}
         sizes: dict[bytes, int] = {}
         for ref, there in zip(refs, found, strict=True):
@@ -60,8 +65,9 @@ class Transfer:
                 waiting = self._waiting.setdefault(ref.cid.multihash, [])
                 if not waiting:
                     missing[ref.cid.multihash] = ref.cid
-                    if ref.length is not None and ref.cid.codec == RAW:
-                        sizes[ref.cid.multihash] = ref.length
+                    if ref.length is not None and ref.length <= MAX_BLOCK_SIZE:
+                        # Around the bytes of a leaf that is not raw there are some more.
+                        sizes[ref.cid.multihash] = ref.length + (0 if ref.cid.codec == RAW else WRAPPING)
                 waiting.append(ref)
         if missing:
             self._supply.want(missing.values(), sizes)
@@ -103,11 +109,17 @@ class Transfer:
                 self._download.accept(ref, data, pieces)
 
         await trio.to_thread.run_sync(accept)
+        leaves: list[Ref] = []
+        nodes: list[Ref] = []
         for ref, pieces in found:
             carried = sum(len(piece.data) for piece in pieces)
             if ref.length is not None and carried == ref.length:
                 self._remember(ref)
+                leaves.append(ref)
+            else:
+                nodes.append(ref)
             self._count(carried)
+        self._supply.verified(self._download, leaves, nodes)
 
     def _remember(self, ref: Ref) -> None:
         assert ref.length is not None

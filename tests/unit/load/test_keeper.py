@@ -118,7 +118,7 @@ async def test_what_gathers_is_bounded(monkeypatch: pytest.MonkeyPatch, ours: Re
 
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
-            keeper = Keeper(ours, bound, lambda size: None)
+            keeper = Keeper(ours, bound, lambda multihashes, size: None)
             nursery.start_soon(keeper.run, nursery.cancel_scope)
             nursery.start_soon(give, keeper)
             await trio.testing.wait_all_tasks_blocked(0.05)
