@@ -172,7 +172,7 @@ MAX_FELLOWS = 32
 LEAST_DIVIDED = 64 * KIB
 #: When nothing has been under way for so long, and for twice the time that the source takes for a block, fellows that
 #: have nothing are waited for no longer.
-FELLOW_SECONDS = 1.0
+FELLOW_SECONDS = 2.0
 
 # --- gateways -------------------------------------------------------------------------------------------------------
 

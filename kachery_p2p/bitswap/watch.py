@@ -217,7 +217,9 @@ class SessionWatch:
         idle.sort(key=lambda link: -link.rate)
         gain, margin = limits.ENDGAME_GAIN, limits.ENDGAME_MARGIN
         if session.fellows:
-            # The source is idle because it shall be.
+            # The source is idle because it shall be, and the end is when nothing is left to the fellows.
+            if any(want.in_flight == 0 for want in session.in_order()):
+                return
             gain, margin = 2 * gain, limits.FELLOW_SECONDS
         copies = limits.ENDGAME_COPIES
         for want in list(session.in_order()):
