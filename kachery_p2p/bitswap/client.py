@@ -246,7 +246,7 @@ class WantManager:
                 continue
             for session in want.sessions:
                 member = session.members.get(link)
-                if member is not None and session.fellows.add(self._local, link):
+                if member is not None and session.is_long and session.fellows.add(self._local, link):
                     member.is_fellow = True
                     # It may have the root and the nodes, and is asked only for what it says that it has all the same.
                     member.state = PeerState.SOME

@@ -170,6 +170,8 @@ MAX_BAD_PEERS = 1024
 MAX_FELLOWS = 32
 #: Smaller blocks are not divided: the questions to many fellows would cost as much as the block.
 LEAST_DIVIDED = 64 * KIB
+#: A session that wanted fewer blocks than this asks the source for them: a reader waits, and there is little to save.
+LEAST_SHARED = 16
 #: When nothing has been under way for so long, and for twice the time that the source takes for a block, fellows that
 #: have nothing are waited for no longer.
 FELLOW_SECONDS = 2.0

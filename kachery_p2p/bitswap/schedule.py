@@ -66,7 +66,8 @@ class Scheduler:
         if session.limited and not self._asks.has_room(session, budget):
             return
         session.limited = False
-        share = self._share(link, session)
+        # What a fellow has, the source shall not be asked for.
+        share = session.wanted if member.is_fellow else self._share(link, session)
         first = True
         while (want := self.choose(member)) is not None:
             size = session.expected_size(want)

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from kachery_p2p.bitswap import limits
-from kachery_p2p.bitswap.fellows import Fellows, divides
+from kachery_p2p.bitswap.fellows import Fellows
 from kachery_p2p.bitswap.standby import Standby
 from kachery_p2p.dag.cid import CID, RAW
 
@@ -308,6 +308,11 @@ class Session:
         if self.fellows:
             self.fellows.divide(want)
 
+    @property
+    def is_long(self) -> bool:
+        """Whether it wanted so much that it can wait for a part of it: not where somebody reads a few bytes."""
+        return self.base + len(self._order) >= limits.LEAST_SHARED
+
     def drop(self, want: Want) -> None:
         """Take a want out: it arrived, or is no longer wanted."""
         index, _ = want.sessions.pop(self)
@@ -400,9 +405,7 @@ class Session:
         while index < len(self._order) and len(found) < count:
             want = self._order[index]
             index += 1
-            if want is None or not want.unknown_to(link):
-                continue
-            if not member.is_fellow or divides(want):
+            if want is not None and want.unknown_to(link):
                 found[want.multihash] = want
         member.probe_cursor = self.base + index
         return list(found.values())

@@ -66,12 +66,12 @@ class Swarm:
             a.peers.append(b.name)
             a.client.connected(b.name, self.now)
 
-    def load(self, node: SwarmNode, count: int, source: SwarmNode) -> None:
-        """Want blocks 0 to `count`; `source` was named."""
+    def load(self, node: SwarmNode, count: int, source: SwarmNode, *, unclaimed: int = 0) -> None:
+        """Want blocks 0 to `count`; `source` was named. Of the first `unclaimed` the DAG says no size."""
         session = node.session = node.client.new_session(discover=True)
         node.client.add_provider(session, source.name, self.now)
         cids = [made_cid(n) for n in range(count)]
-        node.client.want(session, cids, self.now, {cid.multihash: self.size for cid in cids})
+        node.client.want(session, cids, self.now, {cid.multihash: self.size for cid in cids[unclaimed:]})
         for peer, multihashes in node.engine.waiting([cid.multihash for cid in cids]).items():
             node.client.loads_too(peer, multihashes)
 
