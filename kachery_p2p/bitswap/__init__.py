@@ -45,17 +45,24 @@ What it brings before it is wanted is kept by the handle. A gateway that gives n
 
 HTTP itself is not known here. `interfaces.GatewaySource` is what a gateway must be able to do.
 
+Loading the same. A peer that wants of us what a session wants, too, is a fellow of that session. Its store may have a
+part of it and will have more, so it is asked what it has, and says when a block comes. Among the fellows it is divided
+who fetches what from the source, so that the source sends little more than one copy; `fellows` says how, and why nobody
+has to be trusted for that.
+
 Where a want stands. In the table of wants, and in the order of each session that wants it. An ask stands at its want
 and at the link that was asked. The outbox of a peer names it until the next message has gone out. Beside these
 there are lists of the wants that are special: those that nobody can supply (`Session.hopeless`), or no peer
 (`Session.peerless`), those that a peer declined (`Session.orphans`), and those that it says it has (`Member.has`).
 
-What bounds memory. Nothing is asked for that would not fit: bytes asked for and bytes received but not yet taken by
-the user of a session are one budget, for peers and gateways. A user who stops receiving therefore stops the asking, not
-the reading, and sessions that share a peer do not block each other. On the way out, bytes that are being read from disk
-or written to a stream are bounded for each peer and in all; a peer that does not read is dropped after a while, and at
-once when its room is needed. Bodies of messages under way are on a budget as well, because any peer may announce 4 MiB
-and then stop.
+What bounds memory. Nothing is asked for that would not fit: bytes asked for and bytes received but not yet taken by the
+user of a session are one budget, for peers and gateways. How large a block will be, the DAG above it says, and where it
+says nothing the blocks that came before. So hundreds of small blocks are asked for at once. A DAG may lie: a block that
+is larger than was said, and for which there is no room, is left, and asked for again when there is. A user who stops
+receiving therefore stops the asking, not the reading, and sessions that share a peer do not block each other. On the
+way out, bytes that are being read from disk or written to a stream are bounded for each peer and in all; a peer that
+does not read is dropped after a while, and at once when its room is needed. Bodies of messages under way are on a
+budget as well, because any peer may announce 4 MiB and then stop.
 
 What is believed. Nothing: each block is hashed (in a thread when it is large) and looked for by its hash among the
 wants, not by what the peer says it is. A block that nobody wanted is how wrong bytes look from here. Its sender is

@@ -94,10 +94,10 @@ class Asks:
             ask.session = session
         session.asked.add(link.peer)
         if block:
-            ask.charge = session.estimate(want.cid.codec)
+            ask.charge = session.expected_size(want)
             session.outstanding += ask.charge
             link.asked(ask.charge, now)
-            ask.ahead = link.block_asks
+            ask.ahead = link.outstanding
             if isinstance(link, GatewayLink):
                 want.requests += 1
                 self.changed.add(link)
@@ -117,7 +117,7 @@ class Asks:
         """Send the same once more: it may have been lost."""
         ask.again = True
         ask.at = now
-        ask.ahead = ask.link.block_asks
+        ask.ahead = ask.link.outstanding
         self.outboxes.put(ask.link, ask.want.cid, ask, now, urgent=True)
 
     # --- ending ----------------------------------------------------------------------------------------------------

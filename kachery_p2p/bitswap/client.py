@@ -10,23 +10,27 @@ keeps the books, `schedule` decides whom to ask for what, `watch` looks at the c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.asks import Asks
+from kachery_p2p.bitswap.fellows import divides
 from kachery_p2p.bitswap.gateways import Gateways
 from kachery_p2p.bitswap.link import GatewayLink, PeerLink
 from kachery_p2p.bitswap.outbox import Outgoing
 from kachery_p2p.bitswap.schedule import Scheduler
-from kachery_p2p.bitswap.session import Ask, Member, PeerQuestion, Session, Want, WantAnswer
+from kachery_p2p.bitswap.session import Ask, Member, PeerQuestion, PeerState, Session, Want, WantAnswer
 from kachery_p2p.bitswap.watch import SessionWatch
 from kachery_p2p.dag.cid import CID, RAW
+
+#: Where the DAG says nothing of how large blocks are.
+NO_SIZES: Mapping[bytes, int] = {}
 
 
 @dataclass(slots=True)
 class Arrival:
-    """What became of a block: the sessions it goes to, or why to none."""
+    """What became of a block: the sessions it goes to, or why to none. Where they have no room for it, to none."""
 
     deliver: list[tuple[Session, CID]]
     duplicate: bool = False
@@ -36,7 +40,9 @@ class Arrival:
 class WantManager:
     """The wants of this node and the peers it asks."""
 
-    def __init__(self) -> None:
+    def __init__(self, local: str = "") -> None:
+        """`local` is our own peer ID."""
+        self._local = local
         self._asks = Asks()
         #: The gateways of the node, and what they answer.
         self.gateways = Gateways(self._asks)
@@ -107,8 +113,12 @@ class WantManager:
         self._asks.dirty.add(link)
         return True
 
-    def want(self, session: Session, cids: Iterable[CID], now: float) -> None:
-        """Add wants at the end of the session's order; those it has already are left alone."""
+    def want(self, session: Session, cids: Iterable[CID], now: float, sizes: Mapping[bytes, int] = NO_SIZES) -> None:
+        """Add wants at the end of the session's order; those it has already are left alone.
+
+        `sizes` says by multihash how many bytes blocks have at the most, where the DAG tells. It is believed only as
+        long as it is true.
+        """
         if session.standby is not None and not session.wanted:
             session.standby.wants_again(now)
         for cid in cids:
@@ -118,6 +128,9 @@ class WantManager:
                 continue
             if want is None:
                 want = self.wants[multihash] = Want(cid)
+            claimed = sizes.get(multihash, 0)
+            if claimed > want.claimed:
+                want.claimed = min(claimed, limits.MAX_BLOCK_SIZE)
             session.add(want, cid)
             session.check(want)
             if session.standby is not None and cid.codec == RAW:
@@ -195,6 +208,7 @@ class WantManager:
                 want.having.discard(link)
             member.has.clear()
             member.cursor = member.probe_cursor = session.base
+            self._part(session, member)
             if not member.provider:
                 del session.members[link]
                 del link.members[session]
@@ -220,6 +234,32 @@ class WantManager:
     def is_bad(self, peer: str) -> bool:
         """Whether this peer lied."""
         return peer in self._bad
+
+    def loads_too(self, peer: str, multihashes: Iterable[bytes]) -> None:
+        """A connected peer wants these blocks itself: where a session does, too, they share the work."""
+        link = self.links.get(peer)
+        if link is None or not link.connected or not link.presence or not self.wants:
+            return
+        for multihash in multihashes:
+            want = self.wants.get(multihash)
+            if want is None or not divides(want):
+                continue
+            for session in want.sessions:
+                member = session.members.get(link)
+                if member is not None and session.is_long and session.fellows.add(self._local, link):
+                    member.is_fellow = True
+                    # It may have the root and the nodes, and is asked only for what it says that it has all the same.
+                    member.state = PeerState.SOME
+                    member.probe_limit = limits.MAX_PROBES_PER_PEER
+                    member.probe_cursor = session.base
+                    session.divide_anew()
+                    self._asks.mark(session)
+
+    @staticmethod
+    def _part(session: Session, member: Member) -> None:
+        member.is_fellow = False
+        if session.fellows.remove(member.link):
+            session.divide_anew()
 
     def sign_of_life(self, peer: str, now: float) -> None:
         """Bytes of an unfinished message came."""
@@ -264,13 +304,36 @@ class WantManager:
             self._credit(link, want, ask, size, now)
             if link.gateway and ask is not None:
                 self.gateways.overtook(want, ask, now)
-        targets = [(session, cid) for session, (_, cid) in want.sessions.items()]
-        for session, _cid in targets:
-            session.learned_size(want.cid.codec, size)
+        targets: list[tuple[Session, CID]] = []
+        for session, (_, cid) in list(want.sessions.items()):
+            session.learned_size(want, size)
+            if self._overruns(session, want, size):
+                continue
+            targets.append((session, cid))
             session.buffered += size
             session.drop(want)
-        self._asks.retire(want, now, got_from=link)
+        if not want.sessions:
+            self._asks.retire(want, now, got_from=link)
+        else:
+            self._no_room(want, link, [session for session, _ in targets], size, now)
         return Arrival(targets)
+
+    def _overruns(self, session: Session, want: Want, size: int) -> bool:
+        """Whether a block is larger than what it was taken for, and there is no room for that."""
+        held = session.buffered + size
+        if held <= 2 * limits.MIN_SESSION_IN_FLIGHT:
+            return False
+        return held > 2 * self._asks.budget() and not any(size <= ask.charge for ask in want.asks.values())
+
+    def _no_room(self, want: Want, link: PeerLink | None, served: list[Session], size: int, now: float) -> None:
+        """A block was left, because it is larger than what was said of it and there is no room. It is asked again."""
+        want.claimed = size
+        ask = want.asks.get(link) if link is not None else None
+        if ask is not None:
+            # The peer takes it as delivered.
+            self._asks.give_up(ask, now, tell=False)
+        for session in served:
+            self._asks.hand_over(want, session)
 
     def block_too_large(self, peer: str, multihash: bytes, size: int, now: float) -> bool:
         """A wanted block came that is larger than there may be, so it cannot be had. False when it was not wanted."""

@@ -281,6 +281,15 @@ class Engine:
                 found = True
         return found
 
+    def waiting(self, multihashes: Iterable[bytes]) -> dict[str, list[bytes]]:
+        """The peers that wait for one of these blocks to come here, and for which."""
+        found: dict[str, list[bytes]] = {}
+        if self._waiting:
+            for multihash in multihashes:
+                for ledger in self._waiting.get(multihash, ()):
+                    found.setdefault(ledger.peer, []).append(multihash)
+        return found
+
     # --- answering -------------------------------------------------------------------------------------------------
 
     def _note(self, ledger: Ledger) -> None:

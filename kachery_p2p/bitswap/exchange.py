@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -82,7 +82,7 @@ class Exchange:
     ) -> None:
         self._host = host
         self._on_bad_peer = on_bad_peer
-        self._client = WantManager()
+        self._client = WantManager(host.peer_id)
         self._engine = Engine()
         self._server = BlockServer(host, store, self._engine)
         self._http_lanes: dict[GatewayLink, HttpLane] = {}
@@ -200,8 +200,10 @@ class Exchange:
         if self._client.add_provider(session, peer, trio.current_time()):
             self.pump()
 
-    def want(self, session: Session, cids: Sequence[CID]) -> None:
-        self._client.want(session, cids, trio.current_time())
+    def want(self, session: Session, cids: Sequence[CID], sizes: Mapping[bytes, int]) -> None:
+        self._client.want(session, cids, trio.current_time(), sizes)
+        for peer, multihashes in self._engine.waiting([cid.multihash for cid in cids]).items():
+            self._client.loads_too(peer, multihashes)
         self.pump()
 
     def place(self, session: Session, multihashes: Iterable[bytes], place: Place) -> None:
@@ -424,6 +426,7 @@ class Exchange:
         if message.malformed:
             self._stats.malformed(peer, message.malformed)
         if (message.entries or message.full) and peer in self._up:
+            self._client.loads_too(peer, (entry.cid.multihash for entry in message.entries if not entry.cancel))
             await self._server.receive(peer, message.entries, message.full)
 
     def _checked(self, peer: str, blocks: Sequence[Block], found: Sequence[Checked]) -> bool:

@@ -71,7 +71,7 @@ class Gateways:
             want = self._choose(link, session, now)
             if want is None:
                 return
-            size = session.estimate(want.cid.codec)
+            size = session.expected_size(want)
             if link.block_asks and link.room(1.0, size) < size:
                 link.limited = True
                 return

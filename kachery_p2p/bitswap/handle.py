@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Protocol
@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import trio
 
 from kachery_p2p.bitswap import limits
-from kachery_p2p.bitswap.client import WantManager
+from kachery_p2p.bitswap.client import NO_SIZES, WantManager
 from kachery_p2p.bitswap.intake import Place
 from kachery_p2p.bitswap.session import Session, WantAnswer
 from kachery_p2p.dag.cid import CID, known_block
@@ -71,7 +71,7 @@ class ExchangeLike(Protocol):
 
     def add_provider(self, session: Session, peer: str) -> None: ...
 
-    def want(self, session: Session, cids: Sequence[CID]) -> None: ...
+    def want(self, session: Session, cids: Sequence[CID], sizes: Mapping[bytes, int]) -> None: ...
 
     def place(self, session: Session, multihashes: Iterable[bytes], place: Place) -> None: ...
 
@@ -133,8 +133,14 @@ class SessionHandle:
             if standby is not None:
                 standby.dialling -= 1
 
-    def want(self, cids: Iterable[CID]) -> None:
-        """Want these blocks, in this order, after those wanted before. A block wanted already is not wanted twice."""
+    def want(self, cids: Iterable[CID], sizes: Mapping[bytes, int] = NO_SIZES) -> None:
+        """Want these blocks, in this order, after those wanted before. A block wanted already is not wanted twice.
+
+        Args:
+            cids: of the blocks.
+            sizes: how many bytes some of them have at the most, by multihash, as the DAG says: then as many are asked
+                for at once as there is room for. Where it lies, the load is slower, and takes no more memory.
+        """
         others: list[CID] = []
         for cid in cids:
             known = known_block(cid)
@@ -145,7 +151,7 @@ class SessionHandle:
                 self._take_ahead(cid)
             else:
                 others.append(cid)
-        self._exchange.want(self._session, others)
+        self._exchange.want(self._session, others, sizes)
 
     def _take_ahead(self, cid: CID) -> None:
         block = self._ahead.pop(cid.multihash)

@@ -123,22 +123,25 @@ MAX_IN_FLIGHT = 32 * MIB
 MIN_SESSION_IN_FLIGHT = 4 * MIB
 #: What a receiver takes at once, and so holds in memory, at the most.
 RECEIVED_AT_ONCE = 4 * MIB
-#: Wants (block and have) that we let one peer hold for us; Kubo drops what goes beyond 1024.
-MAX_ASKS_PER_PEER = 512
+#: Wants (block and have) that we let one peer hold for us, those that it declined included; Kubo drops what goes beyond
+#: 1024. On a long line it bounds the speed of small blocks: so many in each round trip.
+MAX_ASKS_PER_PEER = 1000
 #: Want-have questions at one peer without an answer.
 MAX_PROBES_PER_PEER = 64
 #: A peer of which nothing is known is asked about this many blocks at first; it doubles with each HAVE.
 FIRST_PROBES = 4
-#: Blocks that a peer said it does not have stay asked for (it may get them), but not more than this.
-MAX_STANDING_ASKS = 128
-#: First window of a peer, and never less than two blocks.
+#: Blocks that a peer said it does not have stay asked for (it may get them), but not more than this: as many as the
+#: load of a file wants ahead, for a peer that is loading the same.
+MAX_STANDING_ASKS = 384
+#: First window of a peer, and never less than two blocks. In it are hundreds of small ones.
 INITIAL_WINDOW = 1 * MIB
 #: Least and greatest window of a peer.
 MIN_WINDOW = 256 * KIB
 MAX_WINDOW = 32 * MIB
 #: A peer is asked for what it delivers in this time: long enough to hide the round trip, short enough to shift work.
 WINDOW_SECONDS = 0.5
-#: Size taken for a block before the first of its codec has arrived: the leaf of the default profile.
+#: Size taken for a block of which the DAG says nothing, before the first of its codec has arrived: the leaf of the
+#: default profile.
 FIRST_BLOCK_ESTIMATE = 1 * MIB
 #: The same for blocks that are not raw: leaves of the old profile, and inner nodes.
 FIRST_NODE_ESTIMATE = 256 * KIB
@@ -177,6 +180,19 @@ MAX_OFFENCES = 4
 OFFENCE_WINDOW = 60.0
 #: Peers remembered as liars.
 MAX_BAD_PEERS = 1024
+
+# --- loading the same as others --------------------------------------------------------------------------------------
+
+#: Peers that load the same, among which a session divides what is to be fetched from the source. More would not make
+#: the source's part of each much smaller, and each is told of all that we want.
+MAX_FELLOWS = 32
+#: Smaller blocks are not divided: the questions to many fellows would cost as much as the block.
+LEAST_DIVIDED = 64 * KIB
+#: A session that wanted fewer blocks than this asks the source for them: a reader waits, and there is little to save.
+LEAST_SHARED = 16
+#: When nothing has been under way for so long, and for twice the time that the source takes for a block, fellows that
+#: have nothing are waited for no longer.
+FELLOW_SECONDS = 2.0
 
 # --- gateways -------------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SAMPLE_SECONDS = 0.1
 #: Weight of a new sample in the running rate.
 _SMOOTHING = 0.3
-#: Slow start goes on while the rate rises by this factor, and ends after so many samples without it.
+#: Slow start goes on while the rate rises by this factor, and ends after so many samples with a full window without it.
 _RISE = 1.25
 _FLAT_SAMPLES = 3
 
@@ -138,7 +138,8 @@ class PeerLink:
             self.latency = latency
         self._acc_bytes += size
         elapsed = now - self._acc_start
-        if elapsed <= 0 or (elapsed < _SAMPLE_SECONDS and self._acc_bytes < self.window):
+        # A wider window shows one round trip later: a shorter sample would say nothing about it.
+        if elapsed <= 0 or (elapsed < max(_SAMPLE_SECONDS, self.latency) and self._acc_bytes < self.window):
             return
         sample = self._acc_bytes / elapsed
         self.rate = sample if self.rate == 0.0 else self.rate + _SMOOTHING * (sample - self.rate)
@@ -150,12 +151,15 @@ class PeerLink:
                 self._flat = 0
                 if self.limited:
                     self.window = min(2 * self.window, limits.MAX_WINDOW)
-            else:
+            elif self.limited:
                 self._flat += 1
                 self.slow_start = self._flat < _FLAT_SAMPLES
         if not self.slow_start:
             seconds = max(limits.WINDOW_SECONDS, 2 * self.latency)
-            self.window = int(min(max(self.rate * seconds, limits.MIN_WINDOW), limits.MAX_WINDOW))
+            window = int(min(max(self.rate * seconds, limits.MIN_WINDOW), limits.MAX_WINDOW))
+            # A peer that was asked for less than the window holds could not show more.
+            if self.limited or window > self.window:
+                self.window = window
         self.limited = False
 
     def silent(self, now: float) -> None:

@@ -66,12 +66,17 @@ class Scheduler:
         if session.limited and not self._asks.has_room(session, budget):
             return
         session.limited = False
-        share = self._share(link, session)
+        # What a fellow has, the source shall not be asked for.
+        share = session.wanted if member.is_fellow else self._share(link, session)
         first = True
         while (want := self.choose(member)) is not None:
-            size = session.estimate(want.cid.codec)
+            size = session.expected_size(want)
             room = link.room(self.scale, size)
+            free = limits.MAX_ASKS_PER_PEER - len(link.asks)
             if first and link.block_asks > 1:
+                if free < limits.MAX_ASKS_PER_PEER // STROKE:
+                    link.limited = True
+                    return
                 if room < min(max(link.window // STROKE, size), 4 * limits.MIB):
                     link.limited = True
                     return
@@ -83,7 +88,7 @@ class Scheduler:
                 return
             if link.block_asks and (link.block_asks >= share or self._on_trial(member)):
                 return
-            if len(link.asks) - link.standing >= limits.MAX_ASKS_PER_PEER:
+            if free <= 0:
                 link.limited = True
                 return
             held = session.outstanding + session.buffered
@@ -106,9 +111,12 @@ class Scheduler:
 
     @staticmethod
     def _on_trial(member: Member) -> bool:
-        """Whether the peer must show what it has before it gets more than one block."""
+        """Whether the peer must show what it has before it gets more than one block.
+
+        Where there is no other, a question would cost a round trip and change nothing.
+        """
         if member.state is PeerState.UNKNOWN:
-            return True
+            return any(link is not member.link and link.usable for link in member.session.members)
         return member.state is PeerState.SOME and not member.link.presence
 
     def choose(self, member: Member) -> Want | None:
@@ -116,7 +124,7 @@ class Scheduler:
         link, session = member.link, member.session
         while True:
             if member.state is PeerState.PROBABLE:
-                want = session.next_for(member)
+                want = session.next_own(member) if session.fellows else session.next_for(member)
             else:
                 want = session.next_had(member)
                 if want is None and (not link.presence or self._nobody_better(member)):
@@ -129,9 +137,10 @@ class Scheduler:
 
     @staticmethod
     def _nobody_better(member: Member) -> bool:
-        """Whether the peer is unknown and no usable peer of the session is known to have its data."""
+        """Whether the peer is unknown, and so is whether another has the data, which is no likelier than this one."""
         return member.state is PeerState.UNKNOWN and not any(
-            other.state is PeerState.PROBABLE and link.usable for link, other in member.session.members.items()
+            link.usable and (other.state is PeerState.PROBABLE or (other.is_likely and not member.is_likely))
+            for link, other in member.session.members.items()
         )
 
     def _probe(self, link: PeerLink, member: Member, now: float) -> None:
@@ -139,7 +148,7 @@ class Scheduler:
         room = min(member.probe_limit, limits.MAX_PROBES_PER_PEER) - link.probes
         if member.session.orphans:
             room = max(room, limits.FIRST_PROBES)
-        room = min(room, limits.MAX_ASKS_PER_PEER - len(link.asks) + link.standing)
+        room = min(room, limits.MAX_ASKS_PER_PEER - len(link.asks))
         if room > 0:
             for want in member.session.next_probes(member, room):
                 self._asks.ask(want, link, member.session, now, block=False)

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from kachery_p2p.bitswap import limits
+from kachery_p2p.bitswap.fellows import Fellows
 from kachery_p2p.bitswap.standby import Standby
 from kachery_p2p.dag.cid import CID, RAW
 
@@ -24,9 +25,13 @@ if TYPE_CHECKING:
 #: lets too much into memory and too high a one only costs a little speed.
 _SIZE_RISE = 0.5
 _SIZE_FALL = 0.15
+#: Bytes that any block counts for: about what asking for it takes.
+_LEAST_SIZE = 128
 #: Answers in a row that turn a peer's state around.
 _RUN_TO_DEMOTE = 8
 _RUN_TO_PROMOTE = 8
+#: Finished entries at the front of the order that are dropped together.
+_COMPACT = 512
 #: Orphans looked at in one go.
 _LOOK_AT = 256
 
@@ -75,7 +80,7 @@ class Ask:
         self.at = now
         #: Bytes charged to the peer's window and the session's budget.
         self.charge = 0
-        #: Blocks that the peer had to deliver when this was asked, this one included.
+        #: Bytes that the peer was expected to deliver when this was asked, those of this block included.
         self.ahead = 0
         #: Whether the remote may know of it.
         self.sent = False
@@ -90,11 +95,11 @@ class Ask:
         return self.block and not self.declined
 
     def expected(self) -> float:
-        """Seconds from the asking until the answer, by what is known now of the peer's speed and the blocks' size."""
+        """Seconds from the asking until the answer, by what is known now of the peer's speed."""
         link = self.link
         if link.rate <= 0:
             return 0.0
-        return self.ahead * self.session.estimate(self.want.cid.codec) / link.rate + link.latency * 0.5
+        return self.ahead / link.rate + link.latency * 0.5
 
 
 class PeerQuestion:
@@ -119,6 +124,7 @@ class Want:
     __slots__ = (
         "asks",
         "cid",
+        "claimed",
         "having",
         "in_flight",
         "lacking",
@@ -132,6 +138,8 @@ class Want:
     def __init__(self, cid: CID) -> None:
         self.cid = cid
         self.multihash = cid.multihash
+        #: Bytes that it has at the most, as the DAG says; 0 where that says nothing.
+        self.claimed = 0
         #: Position in the order of each session, and the CID by which that session calls it.
         self.sessions: dict[Session, tuple[int, CID]] = {}
         self.asks: dict[PeerLink, Ask] = {}
@@ -156,7 +164,9 @@ class Member:
     __slots__ = (
         "cursor",
         "has",
+        "is_fellow",
         "link",
+        "own_cursor",
         "probe_cursor",
         "probe_limit",
         "provider",
@@ -172,15 +182,29 @@ class Member:
         self.provider = provider
         self.state = PeerState.UNKNOWN
         self.cursor = session.base
+        #: The same among the wants that are not left to fellows.
+        self.own_cursor = session.base
         self.probe_cursor = session.base
         self.probe_limit = limits.FIRST_PROBES
+        #: It wants the same blocks itself. It has what it says that it has, and will soon have more.
+        self.is_fellow = False
         #: Answers of one kind in a row: above zero it had them, below zero it had not.
         self.run = 0
         #: Wants that it said it has and that no peer is delivering.
         self.has: dict[bytes, Want] = {}
 
+    @property
+    def is_likely(self) -> bool:
+        """Whether it likely has what is wanted: somebody named it, or it delivered other things, and it denied nothing.
+
+        A node has many connections that are there for other reasons.
+        """
+        return self.state is PeerState.UNKNOWN and self.run == 0 and (self.provider or self.link.blocks > 0)
+
     def positive(self, want: Want, delivered: bool) -> None:
         """It has a block: it delivered it, or said so."""
+        if self.is_fellow:
+            return
         self.run = max(self.run, 0) + 1
         self.probe_limit = min(2 * self.probe_limit, limits.MAX_PROBES_PER_PEER)
         root = want.sessions.get(self.session, (-1,))[0] == 0
@@ -192,6 +216,8 @@ class Member:
 
     def negative(self) -> None:
         """It does not have a block."""
+        if self.is_fellow:
+            return
         self.run = min(self.run, 0) - 1
         self.probe_limit = max(self.probe_limit // 2, 1)
         if self.state is PeerState.PROBABLE and self.run <= -_RUN_TO_DEMOTE:
@@ -230,18 +256,24 @@ class Session:
         #: Wants that have not arrived. They stand in the order, and nowhere else in the session.
         self.wanted = 0
         self._order: list[Want | None] = []
+        #: How many entries at its front are done.
+        self._front = 0
         #: Position of the first entry of the list; everything before it is done.
         self.base = 0
         #: Bytes asked for and not arrived, and arrived but not taken by the receiver.
         self.outstanding = 0
         self.buffered = 0
         self._sizes: dict[int, float] = {}
+        #: Whether the DAG told the truth so far of how large its blocks are.
+        self.believes = True
         #: Wants that nobody of this session can supply.
         self.hopeless: set[Want] = set()
         #: Wants that no peer of it can supply, but perhaps a gateway. Kept where gateways take part.
         self.peerless: dict[Want, None] = {}
         #: Wants that a peer declined: every other peer is asked about them without delay.
         self.orphans: dict[bytes, Want] = {}
+        #: Who loads the same, and what they are left to fetch; see `fellows`.
+        self.fellows: Fellows[PeerLink, Want] = Fellows()
         self.closed = False
         #: The budget kept a peer from being asked: when the receiver takes a block, more may be asked.
         self.limited = False
@@ -273,6 +305,13 @@ class Session:
         want.sessions[self] = (self.base + len(self._order), cid)
         self._order.append(want)
         self.wanted += 1
+        if self.fellows:
+            self.fellows.divide(want)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it wanted so much that it can wait for a part of it: not where somebody reads a few bytes."""
+        return self.base + len(self._order) >= limits.LEAST_SHARED
 
     def drop(self, want: Want) -> None:
         """Take a want out: it arrived, or is no longer wanted."""
@@ -281,6 +320,7 @@ class Session:
         self.wanted -= 1
         self.hopeless.discard(want)
         self.orphans.pop(want.multihash, None)
+        self.fellows.left.discard(want)
         if self.standby is not None:
             self.peerless.pop(want, None)
             for gateway in self.gateways.values():
@@ -289,20 +329,22 @@ class Session:
             member = self.members.get(link)
             if member is not None:
                 member.has.pop(want.multihash, None)
-        if self._order[0] is None:
+        if self._order[self._front] is None:
             self._compact()
 
     def _compact(self) -> None:
-        """Forget the finished front of the order, in strokes of a thousand or when nothing is left."""
+        """Forget the finished front of the order, in strokes of some hundreds or when nothing is left."""
+        order = self._order
         if not self.wanted:
-            done = len(self._order)
+            self._front = len(order)
         else:
-            # Looked at only when the front is finished, so the scan is paid for by what it removes.
-            if len(self._order) < 1024 or any(want is not None for want in self._order[:512]):
+            while order[self._front] is None:
+                self._front += 1
+            if self._front < _COMPACT:
                 return
-            done = 512
-        del self._order[:done]
-        self.base += done
+        del order[: self._front]
+        self.base += self._front
+        self._front = 0
 
     def in_order(self, *, backwards: bool = False) -> Iterator[Want]:
         """The wants, first to last, or last to first."""
@@ -320,6 +362,26 @@ class Session:
                 return want
             index += 1
         member.cursor = base + end
+        return None
+
+    def next_own(self, member: Member) -> Want | None:
+        """The same among the wants that no fellow has or is to fetch."""
+        order, base, link, fellows = self._order, self.base, member.link, self.fellows
+        index = max(member.own_cursor - base, 0)
+        end = len(order)
+        while index < end:
+            want = order[index]
+            if (
+                want is not None
+                and want.in_flight == 0
+                and link not in want.lacking
+                and want not in fellows.left
+                and not fellows.have(want)
+            ):
+                member.own_cursor = base + index
+                return want
+            index += 1
+        member.own_cursor = base + end
         return None
 
     def next_had(self, member: Member) -> Want | None:
@@ -356,9 +418,22 @@ class Session:
                 continue
             if member.cursor > index:
                 member.cursor = index
+            if member.own_cursor > index:
+                member.own_cursor = index
             if link in want.having:
                 member.has[want.multihash] = want
         self.check(want)
+
+    # --- who loads the same ----------------------------------------------------------------------------------------
+
+    def divide_anew(self) -> None:
+        """Fellows came or went: say again who fetches what."""
+        self.fellows.left.clear()
+        if self.fellows:
+            for want in self.in_order():
+                self.fellows.divide(want)
+        for member in self.members.values():
+            member.own_cursor = self.base
 
     # --- who can supply it -----------------------------------------------------------------------------------------
 
@@ -394,14 +469,27 @@ class Session:
         """Whether at least one want has nobody left who could supply it."""
         return bool(self.hopeless)
 
-    def learned_size(self, codec: int, size: int) -> None:
-        """A block of this size came."""
+    def learned_size(self, want: Want, size: int) -> None:
+        """A block came, of this size."""
+        if want.claimed and size > want.claimed:
+            self.believes = False
+        codec = want.cid.codec
         mean = self._sizes.get(codec, _first_estimate(codec))
         self._sizes[codec] = mean + (_SIZE_RISE if size > mean else _SIZE_FALL) * (size - mean)
 
-    def estimate(self, codec: int) -> int:
-        """Bytes that the next block of this codec is expected to have: leaves and inner nodes differ much."""
-        return max(int(self._sizes.get(codec, _first_estimate(codec))), 128)
+    def expected_size(self, want: Want) -> int:
+        """Bytes that a block is expected to have.
+
+        The DAG says it of leaves. Of other nodes it says how much they have with all below them: what such blocks had
+        so far tells more, and leaves and inner nodes differ much. Where it lied once, the greater of both counts.
+        """
+        codec, claimed = want.cid.codec, want.claimed
+        if claimed and codec == RAW and self.believes:
+            return max(claimed, _LEAST_SIZE)
+        usual = int(self._sizes.get(codec, _first_estimate(codec)))
+        if claimed:
+            usual = min(usual, claimed) if self.believes else max(usual, claimed)
+        return max(usual, _LEAST_SIZE)
 
 
 def _first_estimate(codec: int) -> int:

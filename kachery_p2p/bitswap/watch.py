@@ -37,7 +37,10 @@ class SessionWatch:
         if (
             asks.in_flight
             or any(link.stalled or link.probes for link in asks.links.values())
-            or any(session.standby is not None and session.wanted for session in asks.sessions.values())
+            or any(
+                (session.standby is not None or session.fellows) and session.wanted
+                for session in asks.sessions.values()
+            )
         ):
             due = self._due if due is None else min(due, self._due)
         return due
@@ -67,10 +70,11 @@ class SessionWatch:
                 if link.connected and not link.stalled:
                     self._check_skipped(link, now)
                     self._check_probes(link, now)
-        if self._asks.in_flight:
-            for session in self._asks.sessions.values():
-                if session.wanted:
-                    self._endgame(session, now)
+        for session in self._asks.sessions.values():
+            if session.wanted and session.fellows:
+                self._judge_fellows(session, now)
+            if session.wanted and self._asks.in_flight:
+                self._endgame(session, now)
 
     # --- stalls ----------------------------------------------------------------------------------------------------
 
@@ -176,6 +180,26 @@ class SessionWatch:
                 for session in want.sessions:
                     self._asks.returned(want, session)
 
+    # --- who loads the same ----------------------------------------------------------------------------------------
+
+    def _judge_fellows(self, session: Session, now: float) -> None:
+        """When all that is left is for fellows to fetch, and they bring nothing, it is fetched from the source."""
+        fellows = session.fellows
+        if session.outstanding or session.buffered:
+            fellows.idle_since = now
+            return
+        rates = [link.rate for link in session.members if link.usable and link not in fellows]
+        rate, size = max(rates, default=0.0), max((want.claimed for want in fellows.left), default=0)
+        if now - fellows.idle_since <= max(limits.FELLOW_SECONDS, 2 * size / rate if rate > 0 else 0.0):
+            return
+        fellows.idle_since = now
+        for link in fellows.links:
+            if not link.usable or not session.members[link].has:
+                fellows.remove(link, useless=True)
+                session.members[link].is_fellow = False
+        session.divide_anew()
+        self._asks.mark(session)
+
     # --- the endgame -----------------------------------------------------------------------------------------------
 
     def _endgame(self, session: Session, now: float) -> None:
@@ -191,6 +215,12 @@ class SessionWatch:
         if not idle:
             return
         idle.sort(key=lambda link: -link.rate)
+        gain, margin = limits.ENDGAME_GAIN, limits.ENDGAME_MARGIN
+        if session.fellows:
+            # The source is idle because it shall be, and the end is when nothing is left to the fellows.
+            if any(want.in_flight == 0 for want in session.in_order()):
+                return
+            gain, margin = 2 * gain, limits.FELLOW_SECONDS
         copies = limits.ENDGAME_COPIES
         for want in list(session.in_order()):
             if copies == 0:
@@ -198,12 +228,12 @@ class SessionWatch:
             if not 0 < want.in_flight < limits.MAX_COPIES:
                 continue
             holder = next(ask for ask in want.asks.values() if ask.live and not ask.link.gateway)
-            size = session.estimate(want.cid.codec)
+            size = session.expected_size(want)
             left = _seconds_left(holder, now)
             for link in idle:
                 if link is holder.link or link in want.lacking or link.room(self._scheduler.scale, size) < size:
                     continue
-                if left > limits.ENDGAME_GAIN * link.seconds_for(size) + limits.ENDGAME_MARGIN:
+                if left > gain * link.seconds_for(size) + margin:
                     self._asks.ask(want, link, session, now, block=True)
                     copies -= 1
                     break

@@ -2,8 +2,10 @@
 
 load        `Load`: a file, a range of one, or a path through directories
 directory   a whole directory: its listing, and its files, many at once
+keeper      puts what arrives of it into the repo, while more arrives
 transfer    the bytes of one file, into its partial file
 downloads   the partial files that are open, one for all loads of one CID
+arriving    what is in them already, for others
 peers       whom to ask: the peers it was told of, and those that routing finds
 gateways    the HTTP gateways of the node, as sources of the block exchange
 errors      what a load says when it gives up

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from kachery_p2p.dag.cid import CID
+from kachery_p2p.load.arriving import Arriving
 from kachery_p2p.waking import Signal
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Downloads:
 
     def __init__(self, repo: Repo) -> None:
         self._repo = repo
+        #: What the block exchange serves from: the repo, and what is in these files already.
+        self.arriving = Arriving(repo)
         self._open: dict[CID, _OpenDownload] = {}
         self._opening = trio.Lock()
 
@@ -58,6 +61,7 @@ class Downloads:
                     entry.users -= 1
                     if entry.users == 0:
                         del self._open[cid]
+                        self.arriving.closed(entry.download)
                         await trio.to_thread.run_sync(entry.download.close)
             entry.changed.notify()
 

@@ -12,12 +12,22 @@ class LoadLimits:
     Attributes:
         step_bytes: bytes of directory nodes held for one step of a reader. A step is of many blocks only where the last
             ones were small, but whoever made the directory knows that, too.
+        wants_ahead: small blocks wanted and not arrived: twice what one peer is asked for at once. Each costs about a
+            KiB.
+        batch_files, batch_bytes: files and nodes of a directory that gather while those before them are stored, in one
+            transaction. As many again are being stored.
         exhausted_grace: seconds that a load goes on when everybody said no. A provider that is just connecting may
             still speak up.
     """
 
     step_bytes: int = 512 << 20
+    wants_ahead: int = 2048
+    batch_files: int = 1024
+    batch_bytes: int = 8 << 20
     exhausted_grace: float = 1.0
 
+
+#: Leaves of partial files that others can be served from: 64 GiB in leaves of 1 MiB. Each costs some 200 bytes.
+SHARED_LEAVES = 65_536
 
 DEFAULT_LIMITS = LoadLimits()

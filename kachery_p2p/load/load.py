@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence, Set
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,17 +26,22 @@ from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.errors import DamagedFile, DiskFull, IsADirectory, KacheryError, MalformedDag
 from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.errors import not_found
-from kachery_p2p.load.interfaces import LOOKAHEAD, Connect, Find, Place, Progress, Received, Session
+from kachery_p2p.load.interfaces import Connect, Find, Place, Progress, Received, Session
 from kachery_p2p.load.limits import DEFAULT_LIMITS, LoadLimits
 from kachery_p2p.load.peers import LoadPeers
 from kachery_p2p.load.transfer import Transfer
 
 if TYPE_CHECKING:
+    from kachery_p2p.dag.walk import Ref
+    from kachery_p2p.repo.download import Download
     from kachery_p2p.repo.repo import Repo
 
 log = logging.getLogger("kachery_p2p.load.load")
 
 T = TypeVar("T")
+
+#: Where nothing is known of how large blocks are.
+NO_SIZES: Mapping[bytes, int] = {}
 
 
 class Load:
@@ -45,9 +51,12 @@ class Load:
         repo: where data is and goes.
         downloads: the partial files of this node.
         session: a session of the block exchange, of its own.
-        connect, find: see `kachery_p2p.load.peers.LoadPeers`.
+        connect, find, lasting: see `kachery_p2p.load.peers.LoadPeers`.
         timeout: seconds of waiting without a single block, or a part of one, after which the load gives up.
         progress: called with (bytes done, bytes in all) now and then.
+        limits: its bounds.
+
+    Attributes:
         limits: its bounds.
     """
 
@@ -59,6 +68,7 @@ class Load:
         *,
         connect: Connect,
         find: Find | None = None,
+        lasting: Callable[[], None] = lambda: None,
         timeout: float,
         progress: Progress,
         limits: LoadLimits = DEFAULT_LIMITS,
@@ -66,10 +76,10 @@ class Load:
         self._repo = repo
         self._downloads = downloads
         self._session = session
-        self._peers = LoadPeers(session, connect, find)
+        self._peers = LoadPeers(session, connect, find, lasting)
         self._timeout = timeout
         self._progress = progress
-        self._limits = limits
+        self.limits = limits
         self._begun = trio.current_time()
         #: Where what comes is put: while that lasts, nobody is to blame for silence.
         self._places: set[Place] = set()
@@ -124,7 +134,7 @@ class Load:
                 await session.wait_exhausted()
                 if not session.too_large():  # then nobody else can send it, either
                     await self._peers.settled()
-                    await trio.sleep(self._limits.exhausted_grace)
+                    await trio.sleep(self.limits.exhausted_grace)
                     await self._peers.settled()  # of a search that began when it ran dry
             if not patience.lasts(turn):
                 continue
@@ -161,19 +171,21 @@ class Load:
 
     # --- small blocks: directories
 
-    async def drive(self, steps: Asking[T], *, keep: bool = True) -> T:
+    async def drive(self, steps: Asking[T], *, wanted: Sequence[CID] = (), keep: bool = True) -> T:
         """Run a reader of `kachery_p2p.dag` that asks for directory blocks in batches.
 
         Args:
             steps: the reader.
+            wanted: what it has asked for already, where it was begun elsewhere.
             keep: whether what it fetched must be kept for the next time. Otherwise a full disk does not matter.
         """
         blocks: list[bytes] | None = None
         while True:
-            try:
-                wanted = next(steps) if blocks is None else steps.send(blocks)
-            except StopIteration as stop:
-                return stop.value
+            if blocks is not None or not wanted:
+                try:
+                    wanted = next(steps) if blocks is None else steps.send(blocks)
+                except StopIteration as stop:
+                    return stop.value
             blocks, new = await self.blocks(wanted)
             try:
                 await self.keep_new(zip(wanted, blocks, strict=True), new)
@@ -203,33 +215,47 @@ class Load:
         have = {}
         new = set()
         size = 0
-        async with contextlib.aclosing(self.stream_blocks(cids)) as stream:
+        unique = iter({cid.multihash: cid for cid in cids}.values())
+
+        async def take(count: int) -> list[CID]:
+            return list(islice(unique, count))
+
+        async with contextlib.aclosing(self.stream_blocks(take)) as stream:
             async for cid, data, kept in stream:
                 have[cid.multihash] = data
                 if not kept:
                     new.add(cid.multihash)
                 size += len(data)
-                if size > self._limits.step_bytes:
+                if size > self.limits.step_bytes:
                     raise MalformedDag(
-                        f"The directory with the node {cid} has nodes of more than {self._limits.step_bytes >> 20} "
+                        f"The directory with the node {cid} has nodes of more than {self.limits.step_bytes >> 20} "
                         "MiB side by side, which no directory needs. It is not read."
                     )
         return [have[cid.multihash] for cid in cids], new
 
-    async def stream_blocks(self, cids: Sequence[CID]) -> AsyncGenerator[tuple[CID, bytes, bool], None]:
-        """Each of these blocks once, as it is found on disk or arrives; and whether the catalog of the repo has it."""
-        unique = list({cid.multihash: cid for cid in cids}.values())
+    async def stream_blocks(
+        self, take: Callable[[int], Awaitable[Sequence[CID]]], sizes: Mapping[bytes, int] = NO_SIZES
+    ) -> AsyncGenerator[tuple[CID, bytes, bool], None]:
+        """Each of these blocks once, as it is found on disk or arrives; and whether the catalog of the repo has it.
+
+        Args:
+            take: gives up to so many of the blocks that are wanted, none twice; nothing when there are no more. It is
+                asked for more before the last have come: a round trip for each batch would add up.
+            sizes: see the session.
+        """
         left: dict[bytes, CID] = {}
-        first = 0
-        while first < len(unique) or left:
-            # More are wanted before the last have come: a round trip for each batch would add up.
-            while first < len(unique) and len(left) <= LOOKAHEAD // 2:
-                batch = unique[first : first + LOOKAHEAD // 2]
-                first += len(batch)
+        half = self.limits.wants_ahead // 2
+        more = True
+        while more or left:
+            while more and len(left) <= half:
+                batch = await take(half)
+                if not batch:
+                    more = False
+                    break
                 kept, found = await trio.to_thread.run_sync(self._look_up, [cid.multihash for cid in batch])
                 missing = {cid.multihash: cid for cid in batch if cid.multihash not in found}
                 if missing:
-                    self._session.want(missing.values())
+                    self._session.want(missing.values(), sizes)
                     left.update(missing)
                 for cid in batch:
                     if cid.multihash in found:
@@ -244,8 +270,9 @@ class Load:
         """In a thread: which of these blocks the catalog has; and all that are here, those in files among them."""
         found = self._repo.get_nodes(multihashes)
         kept = set(found)
-        for multihash in multihashes:
-            if multihash not in kept and (block := self._repo.get_block(multihash)) is not None:
+        for multihash in self._repo.block_sizes([each for each in multihashes if each not in kept]):
+            block = self._repo.get_block(multihash)
+            if block is not None:
                 found[multihash] = block
         return kept, found
 
@@ -264,9 +291,17 @@ class Load:
         """Nothing more is put there."""
         self._places.discard(place)
 
-    def want(self, cids: Iterable[CID]) -> None:
+    def want(self, cids: Iterable[CID], sizes: Mapping[bytes, int] = NO_SIZES) -> None:
         """Ask the session for these blocks; `receive` and `receive_all` return them."""
-        self._session.want(cids)
+        self._session.want(cids, sizes)
+
+    def verified(self, download: Download, leaves: Sequence[Ref], nodes: Sequence[Ref] = ()) -> None:
+        """Others may have these leaves of a partial file now, and these nodes that are in the catalog."""
+        self._downloads.arriving.verified(download, leaves, nodes)
+
+    def stored(self, multihashes: Sequence[bytes]) -> None:
+        """Others may have these blocks of the repo now."""
+        self._downloads.arriving.notify(multihashes)
 
     def progressed(self, done: int, total: int) -> None:
         """Tell the user how many bytes are there."""

@@ -7,12 +7,16 @@ missing.
 
 A peer that delivered and went away may come back: its program or its machine was restarted. It is dialled again, and
 searched for again, for as long as the load has patience.
+
+A load that lasts, though blocks come, searches once more: others may load the same by now, and loaders serve each
+other.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 HEAD_START = 0.5
 #: Seconds without a block after which a load with peers that say nothing looks for others.
 STALL = 5.0
+#: Seconds after which a load that gets blocks looks for others that have the same, or load it too.
+LONG_LOAD = 5.0
 #: Peers dialled at once for one load, and in all: more would not make it faster.
 DIALS_AT_ONCE = 16
 MOST_DIALS = 256
@@ -89,17 +95,22 @@ class LoadPeers:
         connect: dials a multiaddr or peer ID, with more addresses of it, and returns the peer ID; raises a
             `KacheryError` that says why it could not.
         find: searches for the providers of a CID; None where there is no way to search.
+        lasting: called once when the load has lasted for some time and blocks come.
 
     Attributes:
         failures: why an address or peer could not be reached.
     """
 
-    def __init__(self, session: Session, connect: Connect, find: Find | None) -> None:
+    def __init__(
+        self, session: Session, connect: Connect, find: Find | None, lasting: Callable[[], None] = lambda: None
+    ) -> None:
         self.failures: dict[str, str] = {}
         self.patience = Patience()
         self._session = session
         self._connect = connect
         self._find = find
+        self._lasting = lasting
+        self._lasting_at = trio.current_time() + LONG_LOAD
         self._nursery: trio.Nursery | None = None
         #: Dials and searches under way.
         self._pending = 0
@@ -202,7 +213,7 @@ class LoadPeers:
             if self._heard:
                 # Blocks come from peers that are known. Others are looked for when that ends.
                 self._end()
-                await self._run_dry()
+                await self._dry_or_lasting()
                 self._begin()
         while True:
             try:
@@ -215,7 +226,7 @@ class LoadPeers:
                     await self._came.wait()
                 if self._session.may_return():
                     break
-            await self._run_dry()
+            await self._dry_or_lasting()
             self._begin()
 
     async def _search(self, find: Find, root: CID) -> None:
@@ -228,6 +239,14 @@ class LoadPeers:
         async with contextlib.aclosing(find(cid)) as found:
             async for provider in found:
                 self._dial_soon(provider.peer, provider.addrs)
+
+    async def _dry_or_lasting(self) -> None:
+        """Wait until the load runs dry, or, once, until it has lasted for some time."""
+        with trio.move_on_at(self._lasting_at):
+            await self._run_dry()
+            return
+        self._lasting_at = math.inf
+        self._lasting()
 
     async def _run_dry(self) -> None:
         """Wait until a block is missing that no source of the load has, or nothing has come for some seconds."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW
+from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
 from kachery_p2p.dag.walk import FileWalk, Ref
 from kachery_p2p.load.interfaces import LOOKAHEAD, Received, Supply
 from kachery_p2p.wire import Buffer
@@ -16,6 +17,8 @@ from kachery_p2p.wire import Buffer
 if TYPE_CHECKING:
     from kachery_p2p.repo.download import Download
 
+#: More than stands around the bytes of a file in a leaf.
+WRAPPING = 64
 #: Leaves remembered by a load so that the same leaf further on is copied, not fetched again (zeros, repeated frames).
 REMEMBERED_LEAVES = 65_536
 
@@ -87,8 +90,11 @@ class Transfer:
 
     async def _take_from_disk(self, refs: list[Ref]) -> None:
         found = await trio.to_thread.run_sync(self._look_up, refs)
+        present = [ref for ref, there in zip(refs, found, strict=True) if there is True]
+        self._supply.verified(self._download, present)
         missing: dict[bytes, CID] = {}
         placed: list[bytes] = []
+        sizes: dict[bytes, int] = {}
         for ref, there in zip(refs, found, strict=True):
             if there is True:
                 self._walk.skip(ref)
@@ -99,13 +105,16 @@ class Transfer:
                 waiting = self._waiting.setdefault(ref.cid.multihash, [])
                 if not waiting:
                     missing[ref.cid.multihash] = ref.cid
+                    if ref.length is not None and ref.length <= MAX_BLOCK_SIZE:
+                        # Around the bytes of a leaf that is not raw there are some more.
+                        sizes[ref.cid.multihash] = ref.length + (0 if ref.cid.codec == RAW else WRAPPING)
                     if ref.cid.codec == RAW and ref.length is not None:
                         self._places.expect(ref)
                         placed.append(ref.cid.multihash)
                 waiting.append(ref)
         if missing:
             self._supply.place(placed, self._places)
-            self._supply.want(missing.values())
+            self._supply.want(missing.values(), sizes)
 
     def _look_up(self, refs: list[Ref]) -> list[bytes | bool]:
         """In a thread: for each reference its block, True where its bytes are in place already, or False."""
@@ -155,6 +164,7 @@ class Transfer:
             self._walk.skip(ref)
         if leaves:
             self._count(sum(ref.length or 0 for ref in leaves))
+            self._supply.verified(self._download, leaves)
         if came:
             await self._place(came)
 
@@ -177,13 +187,19 @@ class Transfer:
                 self._download.accept(ref, data, pieces)
 
         await trio.to_thread.run_sync(accept)
+        leaves: list[Ref] = []
+        nodes: list[Ref] = []
         carried = 0
         for ref, _, pieces in found:
             here = sum(len(piece.data) for piece in pieces)
             if ref.length is not None and here == ref.length:
                 self._remember(ref)
+                leaves.append(ref)
+            else:
+                nodes.append(ref)
             carried += here
         self._count(carried)
+        self._supply.verified(self._download, leaves, nodes)
 
     def _remember(self, ref: Ref) -> None:
         assert ref.length is not None

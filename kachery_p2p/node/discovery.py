@@ -15,7 +15,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -88,6 +88,7 @@ class Finding:
         peers: configured peers, with their IDs where they were given.
         announce: multiaddrs that are told whatever happens.
         swarm_key: of the private network, where there is one. Nothing that cannot hold it is asked then.
+        arriving: the roots of which a part is here and the rest is being loaded. They are announced, too.
 
     Attributes:
         known: the address book; None where it is switched off. So are `mdns`, `lan_dht`, `dht`, `delegated`,
@@ -105,9 +106,11 @@ class Finding:
         peers: Sequence[str] = (),
         announce: Sequence[str] = (),
         swarm_key: bytes | None = None,
+        arriving: Callable[[], frozenset[bytes]] = frozenset,
     ) -> None:
         self._host = host
         self._repo = repo
+        self._arriving = arriving
         self.options = options
         self._peers = peers
         self.swarm_key = swarm_key
@@ -157,7 +160,7 @@ class Finding:
             if options.provide == "all":
                 self.announcer = Announcer(db, dhts, repo.all_multihashes, here=repo.block_sizes)
             else:
-                self.announcer = Announcer(db, dhts, repo.roots, here=repo.roots_among)
+                self.announcer = Announcer(db, dhts, self._roots, here=self._roots_among)
 
         forced = None if options.reachability == "auto" else options.reachability
         self.relays = RelayClient(host, options.relays, use_others=options.use_relays)
@@ -194,6 +197,15 @@ class Finding:
     def is_private(self) -> bool:
         """Whether this is a private network."""
         return self.swarm_key is not None
+
+    def _roots(self) -> Iterator[bytes]:
+        """In a thread: what is announced."""
+        yield from self._arriving()
+        yield from self._repo.roots()
+
+    def _roots_among(self, multihashes: Sequence[bytes]) -> set[bytes]:
+        """The same of some."""
+        return self._repo.roots_among(multihashes) | self._arriving().intersection(multihashes)
 
     def _provides(self, multihash: bytes) -> bool:
         """Whether a peer that asks for its providers is told our name."""

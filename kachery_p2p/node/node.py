@@ -123,7 +123,9 @@ class Node:
 
             self.gateways = GatewayClient(options.gateways, options.gateway_tokens)
             sources = [ClientSource(self.gateways, gateway) for gateway in self.gateways.gateways]
-        self.exchange = Exchange(self.host, repo, on_bad_peer=self._on_bad_peer, gateways=sources)
+        self._downloads = Downloads(repo)
+        self.exchange = Exchange(self.host, self._downloads.arriving, on_bad_peer=self._on_bad_peer, gateways=sources)
+        self._downloads.arriving.notify = self.exchange.notify
         self.finding = Finding(
             self.host,
             repo,
@@ -132,11 +134,13 @@ class Node:
             peers=self._peers,
             announce=announce,
             swarm_key=swarm_key,
+            arriving=lambda: self._lasting,
         )
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services, outbox=outbox)
         self._peer_errors: dict[str, str] = {}
         self._said_addresses: list[str] | None = None
-        self._downloads = Downloads(repo)
+        #: Roots of loads that have lasted for some time: a part of each is here.
+        self._lasting: frozenset[bytes] = frozenset()
         self._whole_loads: dict[CID, tuple[Load, trio.Event]] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -278,6 +282,13 @@ class Node:
             last = -1  # no bytes of the file
         elif kind == "bytes":
             first, last = request.start or 0, None if request.end is None else request.end - 1
+
+        def lasting() -> None:
+            # Others that load the same find us, and we serve each other.
+            if kind in ("file", "directory") and not request.path:
+                self._lasting |= {root.multihash}
+                self.finding.announce([root.multihash])
+
         async with self.exchange.new_session(discover=True, gateways=True, first=first, last=last) as session:
             load = Load(
                 self.repo,
@@ -285,6 +296,7 @@ class Node:
                 session,
                 connect=self._reach,
                 find=self.finding.providers,
+                lasting=lasting,
                 timeout=request.timeout,
                 progress=progress,
             )
@@ -307,7 +319,10 @@ class Node:
                     where, size = await self._whole_file(load, target, request.providers)
                 return LoadResult(target, str(where), size)
 
-            result = await load.run(root, [*self._peers, *request.providers], work)
+            try:
+                result = await load.run(root, [*self._peers, *request.providers], work)
+            finally:
+                self._lasting -= {root.multihash}
             sources = session.stats().sources
         log.info(
             "loaded %s (%s): %d bytes fetched from %d sources", result.cid, kind, sum(sources.values()), len(sources)

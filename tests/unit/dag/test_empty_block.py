@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -92,7 +92,7 @@ async def test_a_folder_with_an_empty_file_loads_from_one_who_does_not_send_it(r
     root = _folder(theirs, tmp_path / "folder")
 
     class KuboLike(RepoSession):
-        def want(self, cids: Iterable[CID]) -> None:
+        def want(self, cids: Iterable[CID], sizes: Mapping[bytes, int] | None = None) -> None:
             super().want(cid for cid in cids if cid.multihash != EMPTY.multihash)
 
     session = KuboLike(theirs)

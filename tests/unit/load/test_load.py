@@ -52,7 +52,7 @@ class RepoSession:
     def add_provider(self, peer_id: str) -> None:
         self.providers.append(peer_id)
 
-    def want(self, cids: Iterable[CID]) -> None:
+    def want(self, cids: Iterable[CID], sizes: Mapping[bytes, int] | None = None) -> None:
         for cid in cids:
             block = self.store.get_block(cid.multihash)
             if block is None or self._left == 0:
@@ -210,7 +210,7 @@ async def test_silence_ends_at_the_timeout(ours: Repo, theirs: Repo) -> None:
     """A peer that neither delivers nor refuses costs the time-out, not for ever."""
 
     class Silent(RepoSession):
-        def want(self, cids: Iterable[CID]) -> None:
+        def want(self, cids: Iterable[CID], sizes: Mapping[bytes, int] | None = None) -> None:
             pass
 
     cid = CID.parse("bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy")
@@ -297,7 +297,7 @@ class EmptySession(RepoSession):
         waiting, self._waiting = self._waiting, []
         self.want(waiting)
 
-    def want(self, cids: Iterable[CID]) -> None:
+    def want(self, cids: Iterable[CID], sizes: Mapping[bytes, int] | None = None) -> None:
         for cid in cids:
             if not self.providers or self._leave_after == 0:
                 self._waiting.append(cid)

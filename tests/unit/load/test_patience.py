@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,7 @@ async def test_a_block_that_comes_slowly_is_no_silence(
     class Slow(RepoSession):
         sign = 0.0
 
-        def want(self, cids: Iterable[CID]) -> None:
+        def want(self, cids: Iterable[CID], sizes: Mapping[bytes, int] | None = None) -> None:
             self.later = list(cids)
 
         def last_sign(self) -> float:
@@ -383,7 +383,7 @@ async def test_a_silent_peer_is_called_silent(ours: Repo, theirs: Repo) -> None:
     """A load in real time that nobody answers says so, not that a block is missing."""
 
     class Silent(RepoSession):
-        def want(self, cids: Iterable[CID]) -> None:
+        def want(self, cids: Iterable[CID], sizes: Mapping[bytes, int] | None = None) -> None:
             pass
 
     load = Load(ours, Downloads(ours), Silent(theirs), connect=no_dial, timeout=0.3, progress=lambda done, total: None)

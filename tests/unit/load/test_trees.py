@@ -147,13 +147,18 @@ def _stack(repo: Repo, at: CID, count: int) -> CID:
 
 
 async def test_nodes_without_end_are_not_held(ours: Repo, theirs: Repo, tmp_path: Path) -> None:
-    """The nodes of a directory that are asked for together are held together, so they may only be so large."""
+    """The shards of a directory that are asked for together are held together, so they may only be so large.
+
+    Those of many folders are not: each goes to the disk when it has come.
+    """
     leaf = file(theirs, tmp_path, b"x")
+    sharded = folder(theirs, [(f"{'name' * 50} {i}", leaf) for i in range(1500)])
+    with pytest.raises(MalformedDag, match="side by side"):
+        await _load(ours, RepoSession(theirs), sharded, limits=LoadLimits(step_bytes=1000))
+    await _load(ours, RepoSession(theirs), sharded)
     folders = [folder(theirs, [(f"{'name' * 50} {i}", leaf)]) for i in range(10)]
     root = folder(theirs, [(f"{i}", cid) for i, cid in enumerate(folders)])
-    with pytest.raises(MalformedDag, match="side by side"):
-        await _load(ours, RepoSession(theirs), root, limits=LoadLimits(step_bytes=1000))
-    await _load(ours, RepoSession(theirs), root)
+    await _load(ours, RepoSession(theirs), root, limits=LoadLimits(step_bytes=1000))
 
 
 async def test_one_folder_in_ten_thousand_places_loads(ours: Repo, theirs: Repo, tmp_path: Path) -> None:

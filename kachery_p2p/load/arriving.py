@@ -1,0 +1,109 @@
+"""Serving a file that is still being loaded: its leaves, as others may have them already.
+
+The catalog knows a file when it is whole. What a load has verified and written before that is noted here, and the block
+exchange serves from here: many who load one file at the same time get most of it from each other, and its source sends
+little more than one copy. Inner nodes are in the catalog from the beginning.
+
+A leaf is read back from the partial file and hashed again before it is served: it is no longer in the hands of the load
+that wrote it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from kachery_p2p.errors import KacheryError
+from kachery_p2p.load.limits import SHARED_LEAVES
+from kachery_p2p.repo.leaves import find_wrap, wrap_parts
+
+if TYPE_CHECKING:
+    from kachery_p2p.dag.walk import Ref
+    from kachery_p2p.repo.download import Download
+    from kachery_p2p.repo.repo import Repo
+
+log = logging.getLogger("kachery_p2p.load.load")
+
+
+class Arriving:
+    """The blocks of a repo, and those of its partial files that were verified since they were opened.
+
+    What it is told, it is told in the event loop; the questions of the exchange come from threads.
+
+    Attributes:
+        notify: called with the multihashes of blocks that others may have from now on.
+    """
+
+    def __init__(self, repo: Repo) -> None:
+        self._repo = repo
+        self.notify: Callable[[Sequence[bytes]], None] = lambda multihashes: None
+        #: For each partial file its leaves, by multihash: offset, length and codec.
+        self._open: dict[Download, dict[bytes, tuple[int, int, int]]] = {}
+        self._count = 0
+
+    def roots(self) -> list[bytes]:
+        """The multihashes of the files of which a part is here."""
+        return [download.cid.multihash for download, leaves in list(self._open.items()) if leaves]
+
+    # --- told by loads
+
+    def verified(self, download: Download, leaves: Sequence[Ref], nodes: Sequence[Ref]) -> None:
+        """These leaves are in a partial file, verified, and these nodes of it in the catalog."""
+        known = self._open.setdefault(download, {})
+        for ref in leaves:
+            if ref.length and ref.cid.multihash not in known:
+                if self._count >= SHARED_LEAVES:
+                    self._forget_one()
+                known[ref.cid.multihash] = ref.offset, ref.length, ref.cid.codec
+                self._count += 1
+        self.notify([ref.cid.multihash for refs in (leaves, nodes) for ref in refs])
+
+    def _forget_one(self) -> None:
+        fullest = max(self._open.values(), key=len)
+        del fullest[next(iter(fullest))]
+        self._count -= 1
+
+    def closed(self, download: Download) -> None:
+        """A partial file is whole, or not open any more."""
+        self._count -= len(self._open.pop(download, ()))
+
+    # --- asked by the exchange, in threads
+
+    def has_block(self, multihash: bytes) -> int | None:
+        """See `kachery_p2p.bitswap.interfaces.BlockStoreLike`."""
+        return self.block_sizes([multihash]).get(multihash)
+
+    def block_sizes(self, multihashes: Sequence[bytes]) -> dict[bytes, int]:
+        """The sizes of those that are here. Of a leaf that is wrapped, without the wrapping: some bytes less."""
+        found = self._repo.block_sizes(multihashes)
+        for leaves in list(self._open.values()):
+            for multihash in multihashes:
+                if multihash not in found and (place := leaves.get(multihash)) is not None:
+                    found[multihash] = place[1]
+        return found
+
+    def get_block(self, multihash: bytes) -> bytes | None:
+        """That block, or None."""
+        block = self._repo.get_block(multihash)
+        if block is not None:
+            return block
+        for download, leaves in list(self._open.items()):
+            place = leaves.get(multihash)
+            if place is not None and (block := _read(download, multihash, *place)) is not None:
+                return block
+        return None
+
+
+def _read(download: Download, multihash: bytes, offset: int, length: int, codec: int) -> bytes | None:
+    try:
+        data = download.read(offset, length)
+    except KacheryError as error:
+        # It may just have been closed, or the disk has a bad sector: then it cannot be served from here.
+        log.debug("a leaf of %s cannot be served: %s", download.cid, error)
+        return None
+    wrap = find_wrap(multihash, codec, data) if len(data) == length else None
+    if not wrap:
+        return data if wrap is not None else None
+    head, tail = wrap_parts(wrap, length)
+    return b"".join((head, data, tail))
