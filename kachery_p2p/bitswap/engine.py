@@ -109,6 +109,9 @@ class Engine:
         self.ledgers: dict[str, Ledger] = {}
         self._waiting: dict[bytes, dict[Ledger, None]] = {}
         self._to_look_up: dict[Ledger, None] = {}
+        #: What is being looked up, and what of it came meanwhile: perhaps too late for the store to have seen it.
+        self._looking: set[bytes] = set()
+        self._came: set[bytes] = set()
         self._active: dict[Ledger, None] = {}
         self._sequence = 0
         self._clock = 0
@@ -242,6 +245,8 @@ class Engine:
                 self._to_look_up[ledger] = None
             if len(batch) >= limits.LOOKUP_BATCH:
                 break
+        self._looking = {want.cid.multihash for want in batch}
+        self._came.clear()
         return batch
 
     def looked_up(self, wants: Sequence[PeerWant], sizes: Sequence[int | None]) -> None:
@@ -250,7 +255,10 @@ class Engine:
             ledger = want.ledger
             if want.state is not _WantState.LOOKUP or ledger.wants.get(want.cid.multihash) is not want:
                 continue
-            if size is None or size > limits.MAX_BLOCK_SIZE:
+            if size is None and want.cid.multihash in self._came:
+                ledger.lookups.append(want)
+                self._to_look_up[ledger] = None
+            elif size is None or size > limits.MAX_BLOCK_SIZE:
                 want.state = _WantState.ABSENT
                 self._waiting.setdefault(want.cid.multihash, {})[ledger] = None
                 if want.dont_have:
@@ -265,6 +273,7 @@ class Engine:
                 ledger.presences.pop(want.cid.multihash, None)
                 heapq.heappush(ledger.queue, (-want.priority, want.sequence, want))
             self._note(ledger)
+        self._looking = set()
 
     def _say(self, want: PeerWant, have: bool) -> None:
         want.ledger.presences[want.cid.multihash] = Presence(want.cid, have)
@@ -273,6 +282,8 @@ class Engine:
         """Blocks came into the store. Returns whether any peer waits for one of them."""
         found = False
         for multihash in multihashes:
+            if multihash in self._looking:
+                self._came.add(multihash)
             for ledger in list(self._waiting.pop(multihash, ())):
                 want = ledger.wants[multihash]
                 want.state = _WantState.LOOKUP

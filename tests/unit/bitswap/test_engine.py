@@ -121,6 +121,19 @@ def test_what_we_get_later_is_sent_then() -> None:
     assert not server.engine.notify([made_cid(1).multihash])
 
 
+def test_what_comes_while_it_is_looked_up_is_sent() -> None:
+    """A block that comes after the store was asked and before its answer is known is not overlooked."""
+    server = Server({})
+    server.engine.receive("a", [block(1), have(2), block(3)], False)
+    batch = server.engine.take_lookups()
+    answer = [server.sizes.get(want.cid.multihash) for want in batch]
+    server.sizes |= {made_cid(1).multihash: 10_000, made_cid(2).multihash: 10_000}
+    server.engine.notify([made_cid(1).multihash, made_cid(2).multihash])
+    server.engine.looked_up(batch, answer)
+    server.look_up()
+    assert server.drain() == [("a", [1], [(3, False), (2, True)])]
+
+
 def test_cancels_are_honoured_at_every_stage() -> None:
     """A cancelled want is not answered: not looked up yet, queued, waiting, or even read already."""
     server = Server(dict.fromkeys(range(4), 600 * KIB))
