@@ -97,7 +97,7 @@ class Asks:
             ask.charge = session.expected_size(want)
             session.outstanding += ask.charge
             link.asked(ask.charge, now)
-            ask.ahead = link.outstanding
+            ask.ahead, ask.ahead_bytes = link.block_asks, link.outstanding
             if isinstance(link, GatewayLink):
                 want.requests += 1
                 self.changed.add(link)
@@ -117,7 +117,7 @@ class Asks:
         """Send the same once more: it may have been lost."""
         ask.again = True
         ask.at = now
-        ask.ahead = ask.link.outstanding
+        ask.ahead, ask.ahead_bytes = ask.link.block_asks, ask.link.outstanding
         self.outboxes.put(ask.link, ask.want.cid, ask, now, urgent=True)
 
     # --- ending ----------------------------------------------------------------------------------------------------

@@ -69,7 +69,19 @@ class WantAnswer(Enum):
 class Ask:
     """A question open at a peer."""
 
-    __slots__ = ("again", "ahead", "at", "block", "charge", "declined", "link", "sent", "session", "want")
+    __slots__ = (
+        "again",
+        "ahead",
+        "ahead_bytes",
+        "at",
+        "block",
+        "charge",
+        "declined",
+        "link",
+        "sent",
+        "session",
+        "want",
+    )
 
     def __init__(self, want: Want, link: PeerLink, session: Session, block: bool, now: float) -> None:
         self.want = want
@@ -80,8 +92,10 @@ class Ask:
         self.at = now
         #: Bytes charged to the peer's window and the session's budget.
         self.charge = 0
-        #: Bytes that the peer was expected to deliver when this was asked, those of this block included.
+        #: Blocks that the peer had to deliver when this was asked, this one included, and the bytes of them as far as
+        #: was known then.
         self.ahead = 0
+        self.ahead_bytes = 0
         #: Whether the remote may know of it.
         self.sent = False
         #: The peer may have answered the same lately, or the first time was lost.
@@ -95,11 +109,14 @@ class Ask:
         return self.block and not self.declined
 
     def expected(self) -> float:
-        """Seconds from the asking until the answer, by what is known now of the peer's speed."""
+        """Seconds from the asking until the answer, by what is known now of the peer's speed and the blocks' size."""
         link = self.link
         if link.rate <= 0:
             return 0.0
-        return self.ahead / link.rate + link.latency * 0.5
+        want, session = self.want, self.session
+        told = bool(want.claimed) and session.believes
+        size = self.ahead_bytes if told else self.ahead * session.expected_size(want)
+        return size / link.rate + link.latency * 0.5
 
 
 class PeerQuestion:

@@ -114,6 +114,17 @@ def test_a_liar_is_not_believed_again() -> None:
     assert sim.most_held <= limits.MAX_IN_FLIGHT + 8 * MIB
 
 
+def test_a_wrong_first_guess_fetches_nothing_twice() -> None:
+    """Small blocks of which nothing was said, from two slow peers: none is late because it was taken for large."""
+    sim = Sim(lambda _: 2000)
+    session = sim.session()
+    for name in ("a", "b"):
+        sim.add(SimPeer(name, 0.3e6, 0.0005), session)
+    sim.client.want(session, [made_cid(n) for n in range(120)], sim.now)
+    assert sim.run(lambda: len(sim.got[session]) == 120)
+    assert sim.duplicates <= 2
+
+
 def test_a_load_that_wants_little_does_not_narrow_the_window() -> None:
     """What a peer was not asked for says nothing about its speed: after a pause it is asked as before."""
     sim = Sim(lambda _: 64 * KIB)
