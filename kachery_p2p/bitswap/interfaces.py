@@ -33,7 +33,9 @@ class StreamLike(Protocol):
 class HostLike(Protocol):
     """The part of `kachery_p2p.transport.host.Host` that the exchange uses."""
 
-    async def open_stream(self, peer_id: str, protocols: Sequence[str], *, timeout: float = 10) -> StreamLike: ...
+    async def open_stream(
+        self, peer_id: str, protocols: Sequence[str], *, timeout: float = 10, ahead: Callable[[], None] | None = None
+    ) -> StreamLike: ...
 
     def set_handler(self, protocol: str, handler: Callable[[StreamLike], Awaitable[None]]) -> None: ...
 
