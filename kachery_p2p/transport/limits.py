@@ -32,7 +32,13 @@ HOST_WINDOW = 96 * MIB
 CONNECTION_QUEUE = 32 * MIB
 #: The same for the whole host.
 HOST_QUEUE = 192 * MIB
-#: A window that was used up within this many round trips (or WINDOW_BUSY seconds, whichever is longer) is doubled.
+#: Credit goes back in quarters of a window: with halves a peer far away waits for it while TCP is still speeding up.
+GRANTS_PER_WINDOW = 4
+#: What a stream of the peer may have at once where another of the connection has got that much: a block of Bitswap and
+#: what is around it. Kubo opens a stream for each message, and it should not begin anew with each.
+START_WINDOW = 2 * MIB
+#: Where a grant was used up within this many round trips (or WINDOW_BUSY seconds, whichever is longer) the window is
+#: doubled.
 WINDOW_ROUND_TRIPS = 4
 WINDOW_BUSY = 0.05
 #: Open streams of one connection, each direction: far above what Bitswap and a DHT use, low enough to hold in memory.
