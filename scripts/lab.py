@@ -215,7 +215,7 @@ class LongLine:
                 host.interfaces.append(interface)
                 host.addresses.append(own)
                 with host.entered():
-                    Path("/proc/sys/net/ipv4/tcp_no_metrics_save").write_text("1")
+                    _set_up_tcp(line)
             command = [sys.executable, "-m", "scripts.line", *map(str, descriptors), "--line", json.dumps(asdict(line))]
             self._process = subprocess.Popen(
                 [*command, *(["--log", str(log)] if log else [])],
@@ -258,6 +258,20 @@ class LongLine:
         """Cut it."""
         self._process.kill()
         self._process.communicate()
+
+
+def _set_up_tcp(line: Line) -> None:
+    """On the machine that this thread is on: nothing is remembered of ended connections, and buffers are long enough.
+
+    Half of a buffer is for what the kernel needs besides the bytes, and congestion control needs room beyond what the
+    line and its queue hold.
+    """
+    folder = Path("/proc/sys/net/ipv4")
+    (folder / "tcp_no_metrics_save").write_text("1")
+    for name in ("tcp_rmem", "tcp_wmem"):
+        least, first, most = (folder / name).read_text().split()
+        needed = int(6 * line.rate / 8 * 2 * line.delay)
+        (folder / name).write_text(f"{least} {first} {max(int(most), needed)}")
 
 
 def _open_tun(host: Host, name: str) -> int:
@@ -371,7 +385,8 @@ class Lab:
     ) -> LongLine:
         """Put a long line between two machines, each with an address of its own for it, the last of its `addresses`.
 
-        TCP forgets there what it learned of the line: each connection begins as the first one did.
+        TCP forgets there what it learned of the line: each connection begins as the first one did. Its buffers may grow
+        to what the line takes, as on machines that are set up for such lines.
 
         Args:
             one: a machine.

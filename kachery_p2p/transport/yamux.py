@@ -402,8 +402,12 @@ class YamuxCore:
         """Give the peer back what was read, and a larger window when that is what it waits for."""
         now = self.clock()
         grant = stream.credit
-        busy = max(limits.WINDOW_BUSY, limits.WINDOW_ROUND_TRIPS * self.round_trip)
-        if stream.starved and now - stream.granted_at < busy and stream.window < limits.MAX_WINDOW:
+        # What a part of the window lasts at the rate of late; the grant may be of less.
+        lasts = (now - stream.granted_at) * stream.window / (grant * limits.GRANTS_PER_WINDOW)
+        busy = limits.WINDOW_ROUND_TRIPS * self.round_trip
+        if stream.window < limits.NEAR_WINDOW:
+            busy = max(busy, limits.WINDOW_BUSY)
+        if stream.starved and lasts < busy and stream.window < limits.MAX_WINDOW:
             grant += self._widen(stream, min(stream.window, limits.MAX_WINDOW - stream.window))
             self._reached = max(self._reached, stream.window)
         stream.starved = False

@@ -299,19 +299,25 @@ def test_bulk_frame_fills_a_message_exactly() -> None:
     assert left.fill(memoryview(bytearray(limits.NOISE_PLAINTEXT))) == limits.NOISE_PLAINTEXT
 
 
-def test_window_grows_for_a_fast_reader_and_is_returned() -> None:
-    """A reader that keeps waiting and uses up its window quickly gets up to 16 MiB; the budget gets it back."""
+@pytest.mark.parametrize(("round_trip", "most"), [(0.001, limits.NEAR_WINDOW), (0.2, limits.MAX_WINDOW)])
+def test_window_grows_for_a_fast_reader_and_is_returned(round_trip: float, most: int) -> None:
+    """A reader that keeps waiting and uses up its window quickly gets up to 16 MiB, and 32 from a peer far away; the
+    budget gets it back."""
     left, right = pair()
+    right.round_trip = round_trip
+    clock = right.clock
+    assert isinstance(clock, Clock)
     a, b = opened(left, right)
     for _ in range(40):
         a.submit([bytes(b.receive_window)])
         exchange(left, right)
+        clock.now += 0.02
         b.starved = True
         while b.take(1 << 30):
             pass
         exchange(left, right)
-    assert b.window == limits.MAX_WINDOW
-    assert right.extra_window == right.budget.window == limits.MAX_WINDOW - limits.INITIAL_WINDOW
+    assert b.window == most
+    assert right.extra_window == right.budget.window == most - limits.INITIAL_WINDOW
     a.finish()
     b.finish()
     exchange(left, right)
