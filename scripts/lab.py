@@ -9,6 +9,7 @@
         with alice.entered():              # whatever this thread starts or opens now is on that machine
             process = subprocess.Popen([...])
         station = alice.workstation(folder)
+        lab.line(alice, carol, Line(delay=0.025, rate=100e6, loss=0.01))     # a long line between two of them
 
 Each network is a bridge in a namespace of its own, so nothing touches the interfaces of this machine and no packet
 leaves it. Needs Linux, root, and the programs `ip` and `nft`; `unavailable()` says what is missing.
@@ -18,19 +19,24 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import ipaddress
 import itertools
+import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from scripts.line import Counts, Line
 from scripts.workstation import Workstation
 
 if TYPE_CHECKING:
@@ -39,6 +45,14 @@ if TYPE_CHECKING:
 _PREFIX = "kclab"
 _NETNS = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
+_TUN = Path("/dev/net/tun")
+#: `linux/if_tun.h`: a TUN interface, without the protocol before each packet, but with the header of `Direction.push`;
+#: checksums are left to the other end, and TCP segments may come many at once.
+_TUNSETIFF, _TUNSETOFFLOAD = 0x400454CA, 0x400454D0
+_IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
+_TUN_F_CSUM, _TUN_F_TSO4 = 0x01, 0x02
+#: Packets that an interface of a line holds until they are read: all that a window of 64 MB can be.
+_TUN_QUEUE = 50_000
 _TRIES = 5
 _CARRIER_SECONDS = 10.0
 _labs = itertools.count(1)
@@ -64,6 +78,11 @@ def unavailable() -> str | None:
     except LabError as error:
         return f"this machine does not allow network namespaces: {error}"
     return None
+
+
+def congestion_controls() -> list[str]:
+    """What this kernel's TCP can control congestion by, such as `cubic`."""
+    return Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
 
 
 class Network:
@@ -173,12 +192,112 @@ class Host:
             return _run([str(each) for each in command], check=check)
 
 
+class LongLine:
+    """A line between two machines, and the process that carries its packets. Made by `Lab.line`."""
+
+    def __init__(
+        self, hosts: tuple[Host, Host], line: Line, number: int, control: str | None, log: Path | None
+    ) -> None:
+        self.line = line
+        ends = ipaddress.ip_network((0x0A63_0000 + 4 * number, 30))
+        addresses = [str(ends[1]), str(ends[2])]
+        descriptors: list[int] = []
+        try:
+            for host, own, peer in zip(hosts, addresses, reversed(addresses), strict=True):
+                interface = f"line{len(host.addresses)}"
+                descriptors.append(_open_tun(host, interface))
+                _ip("-n", host.namespace, "addr", "add", own, "peer", peer, "dev", interface)
+                _ip("-n", host.namespace, "link", "set", interface, "up", "txqueuelen", str(_TUN_QUEUE))
+                if control is not None:
+                    # Which one a namespace prefers may not be set there; what a route prefers may.
+                    route = (peer, "dev", interface, "src", own, "congctl", control)
+                    _ip("-n", host.namespace, "route", "replace", *route)
+                host.interfaces.append(interface)
+                host.addresses.append(own)
+                with host.entered():
+                    _set_up_tcp(line)
+            command = [sys.executable, "-m", "scripts.line", *map(str, descriptors), "--line", json.dumps(asdict(line))]
+            self._process = subprocess.Popen(
+                [*command, *(["--log", str(log)] if log else [])],
+                cwd=Path(__file__).resolve().parent.parent,
+                pass_fds=descriptors,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self.counts()  # it answers when it carries
+
+    @property
+    def pid(self) -> int:
+        """The process that carries the packets."""
+        return self._process.pid
+
+    def counts(self) -> tuple[Counts, Counts]:
+        """What came from the first machine so far, and what from the second.
+
+        Raises:
+            LabError: the process has ended.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        except OSError:
+            pass  # the answer will be missing
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise LabError("the process of the long line has ended")
+        first, second = json.loads(answer)
+        return Counts(**first), Counts(**second)
+
+    def close(self) -> None:
+        """Cut it."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def _set_up_tcp(line: Line) -> None:
+    """On the machine that this thread is on: nothing is remembered of ended connections, and buffers are long enough.
+
+    Half of a buffer is for what the kernel needs besides the bytes, and congestion control needs room beyond what the
+    line and its queue hold.
+    """
+    folder = Path("/proc/sys/net/ipv4")
+    (folder / "tcp_no_metrics_save").write_text("1")
+    for name in ("tcp_rmem", "tcp_wmem"):
+        least, first, most = (folder / name).read_text().split()
+        needed = int(6 * line.rate / 8 * 2 * line.delay)
+        (folder / name).write_text(f"{least} {first} {max(int(most), needed)}")
+
+
+def _open_tun(host: Host, name: str) -> int:
+    """A TUN interface on that machine; its packets are read from and written to the descriptor."""
+    with host.entered():
+        try:
+            descriptor = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK)
+        except OSError as error:
+            raise LabError(f"{_TUN} cannot be opened, which long lines need: {error.strerror}") from error
+        try:
+            flags = _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR
+            fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+            fcntl.ioctl(descriptor, _TUNSETOFFLOAD, _TUN_F_CSUM | _TUN_F_TSO4)
+        except OSError as error:
+            os.close(descriptor)
+            raise LabError(f"no TUN interface could be made: {error.strerror}") from error
+        return descriptor
+
+
 class Lab:
     """All of it; a context manager. At the end every process in its namespaces is killed and all is taken down."""
 
     def __init__(self) -> None:
         self._number = next(_labs)
         self._count = itertools.count(1)
+        self._lines = itertools.count(0)
         self._namespaces: list[str] = []
         self._stack = contextlib.ExitStack()
         self._sweep()
@@ -260,6 +379,28 @@ class Lab:
             if host is not router:
                 host.route_by(inside.gateway)
         return router
+
+    def line(
+        self, one: Host, other: Host, line: Line, *, control: str | None = None, log: Path | None = None
+    ) -> LongLine:
+        """Put a long line between two machines, each with an address of its own for it, the last of its `addresses`.
+
+        TCP forgets there what it learned of the line: each connection begins as the first one did. Its buffers may grow
+        to what the line takes, as on machines that are set up for such lines.
+
+        Args:
+            one: a machine.
+            other: another one.
+            line: how it behaves.
+            control: what controls congestion, one of `congestion_controls`; what the kernel prefers where None.
+            log: a file that gets a line of text for each packet: time, side, ports, flags, sequence number, bytes.
+
+        Raises:
+            LabError: this machine has no TUN interfaces, or no such control.
+        """
+        made = LongLine((one, other), line, next(self._lines), control, log)
+        self._stack.callback(made.close)
+        return made
 
     def end_with(self, process: subprocess.Popen[str]) -> None:
         """End this process before the networks are taken down."""

@@ -31,10 +31,15 @@ log = logging.getLogger("kachery_p2p.bitswap")
 
 
 class OutStream:
-    """One outgoing stream, opened when needed."""
+    """One outgoing stream, opened when needed.
 
-    def __init__(self, host: HostLike, peer: str) -> None:
+    Nearly every peer speaks the newest version, so what is written does not wait until the peer says so. Where it does
+    not, that is lost, and `refused` is called.
+    """
+
+    def __init__(self, host: HostLike, peer: str, refused: Callable[[], None]) -> None:
         self._host = host
+        self._refused = refused
         self._peer = peer
         self._stream: StreamLike | None = None
 
@@ -50,7 +55,9 @@ class OutStream:
             DialError: the peer is gone.
         """
         if self._stream is None:
-            self._stream = await self._host.open_stream(self._peer, PROTOCOLS, timeout=limits.OPEN_STREAM_TIMEOUT)
+            self._stream = await self._host.open_stream(
+                self._peer, PROTOCOLS, timeout=limits.OPEN_STREAM_TIMEOUT, ahead=self._refused
+            )
         return self._stream
 
     async def close(self) -> None:
@@ -76,14 +83,19 @@ class WantLane:
     """Sends our wants to one peer, merged while the last message was on its way."""
 
     def __init__(self, host: HostLike, peer: str, client: WantManager, unreachable: Callable[[str], None]) -> None:
-        self._out = OutStream(host, peer)
+        self._out = OutStream(host, peer, self._was_refused)
         self._peer = peer
         self._client = client
         self._unreachable = unreachable
         self._work = Flag()
+        self._lost = False
 
     def wake(self) -> None:
         """There is something to send."""
+        self._work.set()
+
+    def _was_refused(self) -> None:
+        self._lost = True
         self._work.set()
 
     async def run(self) -> None:
@@ -91,6 +103,9 @@ class WantLane:
         try:
             while True:
                 outgoing = self._client.take(self._peer, trio.current_time())
+                if self._lost:
+                    self._lost = False
+                    outgoing = self._client.everything_for(self._peer, trio.current_time())
                 if outgoing.entries or outgoing.full:
                     await self._send(outgoing)
                     continue
@@ -143,7 +158,7 @@ class ReplyLane:
         finished: Callable[[], None],
         buffers: Buffers,
     ) -> None:
-        self._out = OutStream(host, peer)
+        self._out = OutStream(host, peer, self.abort)
         self._peer = peer
         self._engine = engine
         self._store = store

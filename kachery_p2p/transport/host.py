@@ -381,9 +381,22 @@ class Host:
         return list(self._handlers)
 
     async def open_stream(
-        self, peer_id: str, protocols: Sequence[str], *, timeout: float = limits.DEFAULTS.negotiate_timeout
+        self,
+        peer_id: str,
+        protocols: Sequence[str],
+        *,
+        timeout: float = limits.DEFAULTS.negotiate_timeout,
+        ahead: Callable[[], None] | None = None,
     ) -> Stream:
         """Open a stream to a connected peer, with the first of `protocols` that the peer speaks.
+
+        Args:
+            peer_id: base58.
+            protocols: names, the preferred one first.
+            timeout: seconds to wait for the peer's answer.
+            ahead: do not wait for the peer's answer where it is not known that it does not speak the preferred one,
+                which saves a round trip. Where it does not, the stream breaks, and what was written is lost; then this
+                is called, and the next stream is negotiated first.
 
         Raises:
             ProtocolNotSupported: it speaks none of them.
@@ -392,13 +405,17 @@ class Host:
         connection = self.table.best(peer_id)
         if connection is None:
             raise StreamError(f"There is no connection with the peer {peer_id}.")
-        known = self.table.peek(peer_id).protocols
+        info = self.table.peek(peer_id)
+        known = info.protocols if info.identified else info.opened
         wanted = sorted(protocols, key=lambda name: name not in known) if known else protocols
         stream = None
         try:
             with trio.move_on_after(timeout):
                 stream = await connection.open_stream()
-                stream.protocol = await multistream.select(stream, wanted)
+                if ahead is not None and not info.asked_first and (wanted[0] in known or not info.identified):
+                    await self._propose(stream, wanted[0], ahead)
+                else:
+                    stream.protocol = await multistream.select(stream, wanted)
                 return stream
         except ProtocolNotSupported as error:
             if stream is not None:
@@ -413,6 +430,19 @@ class Host:
             stream.abort()
         raise StreamError(f"The peer {peer_id} did not answer within {timeout:g} seconds to {', '.join(protocols)}.")
 
+    async def _propose(self, stream: Stream, protocol: str, tell: Callable[[], None]) -> None:
+        """Propose a protocol, and go on as if the peer had agreed."""
+
+        def refused() -> None:
+            log.debug("the peer %s does not speak %s", stream.peer, protocol)
+            self.table.info(stream.peer).asked_first = True
+            tell()
+
+        proposal = multistream.proposal_of(protocol)
+        stream.protocol = protocol
+        stream.expect(proposal, refused)
+        await stream.write(proposal)
+
     async def _serve(self, stream: Stream) -> None:
         """Serve a stream that a peer opened. Only cancellation gets out of here."""
         try:
@@ -422,6 +452,7 @@ class Host:
             if handler is None:
                 stream.abort("no protocol was agreed on")
                 return
+            self.table.info(stream.peer).opened.add(stream.protocol)
             await handler(stream)
             if not stream.kept:
                 await stream.close()

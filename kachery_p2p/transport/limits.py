@@ -53,17 +53,28 @@ SPARE_SEND_BUFFERS = 4
 
 #: The window every stream starts with, fixed by the Yamux specification.
 INITIAL_WINDOW = 256 * KIB
-#: 16 MiB fill 100 ms of round trip at 160 MB/s; go-yamux uses the same maximum.
-MAX_WINDOW = 16 * MIB
+#: 32 MiB fill 200 ms of round trip, another continent, at 1 Gbit/s.
+MAX_WINDOW = 32 * MIB
+#: The most that a peer gets by being fast alone, without being far away: 100 ms of round trip at 160 MB/s, as much as
+#: go-yamux gives.
+NEAR_WINDOW = 16 * MIB
 #: What all streams of one connection may have been granted above INITIAL_WINDOW.
-CONNECTION_WINDOW = 24 * MIB
+CONNECTION_WINDOW = 40 * MIB
 #: The same for the whole host, so that many fast peers at once do not add up to gigabytes.
 HOST_WINDOW = 96 * MIB
 #: Received and unread bytes of one connection. Streams that nobody reads hit it; the stream that exceeds it is reset.
-CONNECTION_QUEUE = 32 * MIB
+CONNECTION_QUEUE = 48 * MIB
 #: The same for the whole host.
 HOST_QUEUE = 192 * MIB
-#: A window that was used up within this many round trips (or WINDOW_BUSY seconds, whichever is longer) is doubled.
+#: Credit goes back in quarters of a window: with halves a peer far away waits for it while TCP is still speeding up.
+GRANTS_PER_WINDOW = 4
+#: And never more than this at once: what was read and not granted again is missing from the window.
+MAX_GRANT = 2 * MIB
+#: What a stream of the peer may have at once where another of the connection has got that much: a block of Bitswap and
+#: what is around it. Kubo opens a stream for each message, and it should not begin anew with each.
+START_WINDOW = 2 * MIB
+#: A window of which the part for one grant is used up within this many round trips is doubled; one below NEAR_WINDOW
+#: within WINDOW_BUSY seconds, too.
 WINDOW_ROUND_TRIPS = 4
 WINDOW_BUSY = 0.05
 #: Open streams of one connection, each direction: far above what Bitswap and a DHT use, low enough to hold in memory.

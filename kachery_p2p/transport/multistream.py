@@ -2,7 +2,7 @@
 
 Each message is a varint length, a name and a newline. The side that opened the channel proposes, the other
 echoes the name or answers `na`. Header and first proposal are sent together, so that a first choice that fits
-costs one round trip. (https://github.com/multiformats/multistream-select)
+costs one round trip, and none where its answer is not waited for. (https://github.com/multiformats/multistream-select)
 
 This is our own, about a hundred lines, because py-libp2p 0.8.1 decodes lines without catching
 `UnicodeDecodeError` (`protocol_muxer/multiselect_communicator.py:58`), so that one bad byte from a peer ended
@@ -47,6 +47,14 @@ async def read_line(channel: Channel) -> str:
         return line[:-1].decode()
     except UnicodeDecodeError as error:
         raise StreamError("The peer sent a protocol name that is not UTF-8.") from error
+
+
+def proposal_of(protocol: str) -> bytes:
+    """What proposes one protocol, and what a peer that speaks it answers: the same lines.
+
+    What is said in the protocol may follow at once. A peer that does not speak it takes that for garbage.
+    """
+    return encode_line(HEADER) + encode_line(protocol)
 
 
 async def select(channel: Channel, protocols: Sequence[str]) -> str:

@@ -83,6 +83,10 @@ class PeerInfo:
     addresses: tuple[str, ...] = ()
     observed: str = ""  # the address at which it sees us
     identified: bool = False
+    #: Protocols that we serve, of which it has opened streams: it may not have been identified yet.
+    opened: set[str] = field(default_factory=set[str])
+    #: It once did not speak a protocol that it was taken to speak: from then on it is asked first.
+    asked_first: bool = False
 
 
 def _usefulness(each: Connection) -> tuple[bool, bool, float]:

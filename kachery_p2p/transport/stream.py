@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -52,11 +52,23 @@ class Stream(YamuxStream):
 
     Attributes:
         peer: the peer ID, base58.
-        protocol: the protocol that was negotiated; empty before.
+        protocol: the protocol that was negotiated; empty before. After `expect` the peer may still refuse it.
         kept: see `keep`.
     """
 
-    __slots__ = ("__weakref__", "_readable", "_reading", "_sent", "_turn", "connection", "kept", "peer", "protocol")
+    __slots__ = (
+        "__weakref__",
+        "_answer",
+        "_readable",
+        "_reading",
+        "_refused",
+        "_sent",
+        "_turn",
+        "connection",
+        "kept",
+        "peer",
+        "protocol",
+    )
 
     def __init__(self, core: YamuxCore, stream_id: int, connection: ConnectionLike) -> None:
         super().__init__(core, stream_id)
@@ -64,6 +76,8 @@ class Stream(YamuxStream):
         self.peer = connection.peer
         self.protocol = ""
         self.kept = False
+        self._answer = b""  # what the peer has to say before anything else
+        self._refused: Callable[[], None] | None = None
         self._reading = False
         self._readable = Signal()
         self._sent = Signal()
@@ -79,7 +93,28 @@ class Stream(YamuxStream):
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def wake_reader(self) -> None:
+        if self._answer:
+            self._take_answer()
         self._readable.notify()
+
+    def expect(self, answer: bytes, refused: Callable[[], None]) -> None:
+        """Have the peer say `answer` before anything else; readers do not see it, and need not be there.
+
+        Where it says something else, `refused` is called and the stream is torn down.
+        """
+        self._answer = answer
+        self._refused = refused
+
+    def _take_answer(self) -> None:
+        while self._answer and self.chunks:
+            piece = self.take(len(self._answer))
+            if not self._answer.startswith(piece):
+                self._answer = b""
+                self.tear_down("the peer does not speak it")
+                if self._refused is not None:
+                    self._refused()
+                return
+            self._answer = self._answer[len(piece) :]
 
     async def _wait_readable(self) -> bool:
         """Wait for bytes; `False` at the end.

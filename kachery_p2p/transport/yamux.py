@@ -108,6 +108,7 @@ class YamuxCore:
         self._idle_rate = idle_frames
         self._control = bytearray()
         self._ready: deque[YamuxStream] = deque()
+        self._reached = limits.INITIAL_WINDOW  # the largest window that a stream has got
         self._pings: dict[int, float] = {}
         self._next_ping = 0
         # parser: a header in pieces, then a payload in pieces
@@ -232,6 +233,9 @@ class YamuxCore:
         self.accepted.append(stream)
         # A frame of its own: some implementations overlook FIN or RST in a frame that has ACK as well.
         self._answer(WINDOW_UPDATE, ACK, stream_id, 0)
+        if more := self._widen(stream, min(self._reached, limits.START_WINDOW) - limits.INITIAL_WINDOW):
+            stream.receive_window += more
+            self._answer(WINDOW_UPDATE, 0, stream_id, more)
         return stream
 
     def _unknown_stream(self, kind: int, flags: int, stream_id: int, length: int) -> None:
@@ -398,20 +402,29 @@ class YamuxCore:
         """Give the peer back what was read, and a larger window when that is what it waits for."""
         now = self.clock()
         grant = stream.credit
-        busy = max(limits.WINDOW_BUSY, limits.WINDOW_ROUND_TRIPS * self.round_trip)
-        if stream.starved and now - stream.granted_at < busy and stream.window < limits.MAX_WINDOW:
-            more = min(stream.window, limits.MAX_WINDOW - stream.window)
-            budget = self.budget
-            if self.extra_window + more <= limits.CONNECTION_WINDOW and budget.window + more <= limits.HOST_WINDOW:
-                self.extra_window += more
-                budget.window += more
-                stream.window += more
-                grant += more
+        # What a part of the window lasts at the rate of late; the grant may be of less.
+        lasts = (now - stream.granted_at) * stream.window / (grant * limits.GRANTS_PER_WINDOW)
+        busy = limits.WINDOW_ROUND_TRIPS * self.round_trip
+        if stream.window < limits.NEAR_WINDOW:
+            busy = max(busy, limits.WINDOW_BUSY)
+        if stream.starved and lasts < busy and stream.window < limits.MAX_WINDOW:
+            grant += self._widen(stream, min(stream.window, limits.MAX_WINDOW - stream.window))
+            self._reached = max(self._reached, stream.window)
         stream.starved = False
         stream.granted_at = now
         stream.credit = 0
         stream.receive_window += grant
         self.control_frame(WINDOW_UPDATE, 0, stream.id, grant)
+
+    def _widen(self, stream: YamuxStream, more: int) -> int:
+        """Make a window larger by so much where there is room for it; by how much it was."""
+        budget = self.budget
+        if self.extra_window + more > limits.CONNECTION_WINDOW or budget.window + more > limits.HOST_WINDOW:
+            return 0
+        self.extra_window += more
+        budget.window += more
+        stream.window += more
+        return more
 
     # --- streams ---------------------------------------------------------------------------------------------------
 

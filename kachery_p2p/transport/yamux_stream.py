@@ -149,7 +149,8 @@ class YamuxStream:
         core.queued -= count
         core.budget.queued -= count
         self.credit += count
-        if self.credit * 2 >= self.window and not self.remote_fin and not self.reset_reason:
+        due = self.credit >= limits.MAX_GRANT or self.credit * limits.GRANTS_PER_WINDOW >= self.window
+        if due and not self.remote_fin and not self.reset_reason:
             core.grant(self)
 
     def submit(self, parts: Sequence[bytes | bytearray | memoryview]) -> None:

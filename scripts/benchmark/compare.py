@@ -26,7 +26,7 @@ def main(first: Path, second: Path) -> int:
 
 
 def lines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """A table of each dataset that both have: medians of the seconds, and of the CPU seconds of all sides together.
+    """A table of each dataset that both have: medians of the seconds, of all CPU seconds, and of figures of the row.
 
     Args:
         before: the rows of each dataset, by its name, as `--json` writes them.
@@ -38,11 +38,19 @@ def lines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
             continue
         told += ["", f"{name:<24}{'s':>16}{'':>8}{'CPU s':>18}"]
         for key, samples in before[name].items():
-            if key in after[name]:
-                told.append(
-                    f"{key:<24}" + _change(samples, after[name][key], _seconds) + _cpu_change(samples, after[name][key])
-                )
+            later = after[name].get(key)
+            if samples and later:
+                told.append(f"{key:<24}" + _change(samples, later, _seconds) + _cpu_change(samples, later))
+                told += _figure_changes(samples, later)
     return told
+
+
+def _figure_changes(before: list[Any], after: list[Any]) -> list[str]:
+    """A line for each figure of the row's own; reports of older versions have none."""
+    names = [name for name in before[0].get("figures", {}) if name in after[0].get("figures", {})]
+    return [
+        f"  {name:<22}" + _change(before, after, lambda sample, name=name: sample["figures"][name]) for name in names
+    ]
 
 
 def _seconds(sample: Any) -> float:

@@ -1,4 +1,4 @@
-"""What is stored and loaded: one big file, or a folder of many small ones."""
+"""What is stored and loaded: one big file, a folder of many small ones, and others, each for rows of its own."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from pathlib import Path
 
 from scripts.data import sha256_of, sha256_of_folder, write_many, write_random
 
-SMALL_FILE_BYTES = 10_000
+#: The kinds: one big file, a folder of small files, a file for many loaders at once, a small file, small values.
+FILE, FOLDER, SWARM, START, VALUES = "file", "folder", "swarm", "start", "values"
+START_BYTES = 1024
 _PIECE = 1 << 22
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A file or folder to work with. `bytes` is the sum of its files."""
+    """A file or folder to work with. `bytes` is the sum of its files; of values there are `files`, and no bytes."""
 
+    kind: str
     name: str
     path: Path
     bytes: int
@@ -47,12 +50,34 @@ class Dataset:
 
 def big_file(folder: Path, size: int) -> Dataset:
     """One file of `size` random bytes."""
-    path = write_random(folder / "recording.dat", size)
-    return Dataset(f"one file of {size / 1e6:,.0f} MB", path, size, 1, sha256_of(path))
+    return _one_file(FILE, f"one file of {size / 1e6:,.0f} MB", folder / "recording.dat", size)
 
 
-def small_files(folder: Path, count: int) -> Dataset:
-    """A folder of `count` files of `SMALL_FILE_BYTES` each."""
-    path = write_many(folder / "trials", count, SMALL_FILE_BYTES)
-    name = f"{count:,} files of {SMALL_FILE_BYTES / 1000:.0f} kB in a folder"
-    return Dataset(name, path, count * SMALL_FILE_BYTES, count, sha256_of_folder(path))
+def swarm_file(folder: Path, size: int) -> Dataset:
+    """One file of `size` random bytes that many load at once."""
+    return _one_file(SWARM, f"one file of {size / 1e6:,.0f} MB for many", folder / "shared.dat", size)
+
+
+def start_file(folder: Path) -> Dataset:
+    """One file of a KiB: what takes time is everything but its bytes."""
+    return _one_file(START, "one file of 1 KiB", folder / "note.dat", START_BYTES)
+
+
+def _one_file(kind: str, name: str, path: Path, size: int) -> Dataset:
+    path.parent.mkdir(exist_ok=True)
+    write_random(path, size)
+    return Dataset(kind, name, path, size, 1, sha256_of(path))
+
+
+def small_files(folder: Path, count: int, size: int) -> Dataset:
+    """A folder of `count` files of `size` bytes each."""
+    path = write_many(folder / f"trials-{count}", count, size)
+    shown = f"{size // 1024} KiB" if size % 1024 == 0 else f"{size / 1000:g} kB"
+    return Dataset(FOLDER, f"{count:,} files of {shown} in a folder", path, count * size, count, sha256_of_folder(path))
+
+
+def values(folder: Path, count: int) -> Dataset:
+    """`count` small values, which the rows make themselves."""
+    path = folder / "values"
+    path.mkdir()
+    return Dataset(VALUES, f"{count:,} small values", path, 0, count, sha256_of_folder(path))

@@ -15,15 +15,18 @@ from scripts.peers.kubo_daemon import KuboDaemon
 AnyKubo = Kubo | KuboDaemon
 
 
-def missing() -> str | None:
-    """Why neither can be had here; None where one can."""
-    return old_missing() if places.missing_kubo_daemon() is not None else None
+def missing(far: bool) -> str | None:
+    """Why neither can be had here; None where one can. The old one listens on loopback only: `far` needs the newest."""
+    reason = places.missing_kubo_daemon()
+    return old_missing() if reason is not None and not far else reason
 
 
-def new_kubo(folder: Path) -> AnyKubo:
-    """Starts one with its repo in `folder`.
+def new_kubo(folder: Path, address: str) -> AnyKubo:
+    """Starts one with its repo in `folder` that listens at `address`.
 
     Raises:
         PeerError: it cannot be started.
     """
-    return Kubo(folder, disposable=True) if places.missing_kubo_daemon() is not None else KuboDaemon(folder)
+    if places.missing_kubo_daemon() is not None:
+        return Kubo(folder, disposable=True)
+    return KuboDaemon(folder, host=address)

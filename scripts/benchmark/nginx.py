@@ -1,4 +1,4 @@
-"""An nginx of our own on 127.0.0.1 that serves one folder, to measure gateways against."""
+"""An nginx of our own that serves one folder, to measure against."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _READY_SECONDS = 10.0
 
 _CONFIG = """
-worker_processes 1;
+# One process does it all, so that what it uses is known.
+master_process off;
 daemon off;
 pid {folder}/pid;
 error_log {folder}/error.log;
@@ -31,7 +32,7 @@ http {{
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
     server {{
-        listen 127.0.0.1:{port};
+        listen {address}:{port};
         root {root};
     }}
 }}
@@ -53,8 +54,8 @@ def _program(name: str) -> str | None:
 class Nginx:
     """A running nginx. Use as a context manager."""
 
-    def __init__(self, folder: Path, root: Path) -> None:
-        """Serves the files of `root`; keeps its own in `folder`.
+    def __init__(self, folder: Path, root: Path, address: str) -> None:
+        """Serves the files of `root` at `address`; keeps its own in `folder`.
 
         Raises:
             RuntimeError: it does not start.
@@ -64,28 +65,36 @@ class Nginx:
         folder.mkdir(parents=True)
         folder.chmod(0o755)
         with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
+            sock.bind((address, 0))
             self.port: int = sock.getsockname()[1]
         config = folder / "nginx.conf"
-        # Its worker must be able to read files of ours, in folders that are closed to others.
+        # It must be able to read files of ours, in folders that are closed to others.
         user = "user root;\n" if hasattr(os, "geteuid") and os.geteuid() == 0 else ""
-        config.write_text(user + _CONFIG.format(folder=folder, port=self.port, root=root), encoding="utf-8")
+        config.write_text(
+            user + _CONFIG.format(folder=folder, address=address, port=self.port, root=root), encoding="utf-8"
+        )
         self._process = subprocess.Popen([program, "-c", str(config), "-p", str(folder)], stderr=subprocess.DEVNULL)
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.address = address
+        self.url = f"http://{address}:{self.port}"
         self._wait()
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _READY_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             with socket.socket() as sock:
-                if sock.connect_ex(("127.0.0.1", self.port)) == 0:
+                if sock.connect_ex((self.address, self.port)) == 0:
                     return
             time.sleep(0.05)  # it does not say when it listens
         self.stop()
         raise RuntimeError("nginx did not start")
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     def stop(self) -> None:
-        """Ends it and its worker."""
+        """Ends it."""
         self._process.terminate()
         self._process.wait()
 

@@ -1,7 +1,7 @@
 """Our own side of the benchmark: a Python process that stores and loads through the public API.
 
 Seen from the benchmark it is one more peer (`Own`), driven by JSON lines; the process itself runs
-`python -m scripts.benchmark.own`. Its node is up before anything is measured, as those of Kubo and Helia are.
+`python -m scripts.benchmark.own`. A node is up before anything is measured, as those of Kubo and Helia are.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,24 @@ from scripts.workstation import KEEP_TO_ITSELF
 class Own(Peer):
     """A process with a data directory of its own."""
 
-    def __init__(self, folder: Path, *, node: bool = True, gateway: str = "") -> None:
-        """Starts it.
+    def __init__(self, folder: Path, *, address: str = "127.0.0.1", gateway: str = "") -> None:
+        """Starts it, or joins the node that runs in that folder already.
 
         Args:
             folder: where it keeps its data.
-            node: without it, it works on local data only.
+            address: where its node listens.
             gateway: the URL of an HTTP gateway to load from, besides peers.
 
         Raises:
             scripts.peers.PeerError: it does not become ready.
         """
-        env = {**KEEP_TO_ITSELF, "KACHERY_CLOUD_DIR": str(folder / "data"), "KACHERY_CLOUD_GATEWAYS": gateway or "none"}
-        command = [sys.executable, "-m", "scripts.benchmark.own", *(["--local"] if not node else [])]
+        env = {
+            **KEEP_TO_ITSELF,
+            "KACHERY_CLOUD_LISTEN": f"/ip4/{address}/tcp/0",
+            "KACHERY_CLOUD_DIR": str(folder / "data"),
+            "KACHERY_CLOUD_GATEWAYS": gateway or "none",
+        }
+        command = [sys.executable, "-m", "scripts.benchmark.own"]
         super().__init__(command, folder=folder, temporary=False, disposable=True, env=env)
 
     def store(self, path: Path, *, link: bool = False) -> tuple[str, float]:
@@ -40,28 +47,41 @@ class Own(Peer):
         result = self.call("store", path=str(path), link=link)
         return result["uri"], result["seconds"]
 
-    def store_json(self, count: int) -> float:
-        """Stores `count` small values one after the other. Returns the seconds it took."""
-        return self.call("store_json", count=count)["seconds"]
+    def store_json(self, first: int, count: int, threads: int = 1) -> Future[dict[str, Any]]:
+        """Begins to store `count` small values, of which the first has the number `first`, in so many threads."""
+        return self.begin("store_json", first=first, count=count, threads=threads)
 
     def load(
-        self, uri: str, addr: str = "", *, dest: Path | None = None, timeout: float = CALL_SECONDS
+        self, uri: str, *addrs: str, dest: Path | None = None, timeout: float = CALL_SECONDS
     ) -> tuple[Path, float]:
-        """Loads a file, or a folder to `dest`, from the peer at `addr`, or without one from its gateway.
+        """Loads a file, or a folder to `dest`, from the peers at `addrs`, or without one from its gateway.
 
         Returns:
             Where it is, and the seconds it took.
         """
-        result = self.call("load", uri=uri, addr=addr, dest=str(dest) if dest else None, timeout=timeout)
+        result = self.begin_load(uri, *addrs, dest=dest, timeout=timeout).result()
         return Path(result["path"]), result["seconds"]
+
+    def begin_load(
+        self, uri: str, *addrs: str, dest: Path | None = None, timeout: float = CALL_SECONDS
+    ) -> Future[dict[str, Any]]:
+        """The same, to be waited for."""
+        return self.begin("load", uri=uri, addrs=addrs, dest=str(dest) if dest else None, timeout=timeout)
+
+    def read(self, uri: str, addr: str, ranges: Sequence[tuple[int, int]]) -> float:
+        """Reads ranges of a file, one after the other, from the peer at `addr`. Returns the seconds it took."""
+        return self.call("read", uri=uri, addrs=[addr], ranges=ranges)["seconds"]
+
+    def bytes_sent(self) -> int:
+        """Bytes of blocks that its node has sent so far."""
+        return self.call("status")["bytes_sent"]
 
 
 def main() -> None:
     """Serves requests until the input ends."""
     import kachery_cloud as kcl
 
-    local = "--local" in sys.argv[1:]
-    status: dict[str, Any] = {"peer_id": "", "addresses": []} if local else kcl.status(start=True)
+    status = kcl.status(start=True)
     _say(
         {
             "event": "ready",
@@ -76,36 +96,44 @@ def main() -> None:
         if request["cmd"] == "stop":
             return
         try:
-            _say({"id": request["id"], "ok": True, "result": _answer(kcl, request, local)})
+            _say({"id": request["id"], "ok": True, "result": _answer(kcl, request)})
         except kcl.KacheryError as error:
             _say({"id": request["id"], "ok": False, "error": f"{request['cmd']}: {error}"})
 
 
-def _answer(kcl: Any, request: dict[str, Any], local: bool) -> dict[str, Any]:
+def _answer(kcl: Any, request: dict[str, Any]) -> dict[str, Any]:
     command = request["cmd"]
     if command == "store":
         path = Path(request["path"])
         began = time.monotonic()
         if path.is_dir():
-            uri = kcl.store_dir(path, link=request["link"], local=local)
+            uri = kcl.store_dir(path, link=request["link"])
         elif request["link"]:
-            uri = kcl.link_file(path, local=local)
+            uri = kcl.link_file(path)
         else:
-            uri = kcl.store_file(path, local=local)
+            uri = kcl.store_file(path)
         return {"uri": uri, "seconds": time.monotonic() - began}
     if command == "store_json":
+        numbers = range(request["first"], request["first"] + request["count"])
         began = time.monotonic()
-        for number in range(request["count"]):
-            kcl.store_json({"trial": number, "values": list(range(20))}, local=local)
+        with ThreadPoolExecutor(request["threads"]) as threads:
+            for _ in threads.map(lambda number: kcl.store_json({"trial": number, "values": list(range(20))}), numbers):
+                pass
         return {"seconds": time.monotonic() - began}
     if command == "load":
         began = time.monotonic()
-        providers = [request["addr"]] if request["addr"] else []
         if request["dest"]:
-            path = kcl.load_dir(request["uri"], request["dest"], providers=providers)
+            path = kcl.load_dir(request["uri"], request["dest"], providers=request["addrs"])
         else:
-            path = kcl.load_file(request["uri"], providers=providers)
+            path = kcl.load_file(request["uri"], providers=request["addrs"])
         return {"path": path, "seconds": time.monotonic() - began}
+    if command == "read":
+        began = time.monotonic()
+        for start, end in request["ranges"]:
+            kcl.load_bytes(request["uri"], start, end, providers=request["addrs"])
+        return {"seconds": time.monotonic() - began}
+    if command == "status":
+        return {"bytes_sent": kcl.status()["bytes_sent"]}
     raise ValueError(f"unknown command {command}")
 
 

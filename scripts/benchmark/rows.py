@@ -1,239 +1,123 @@
-"""The rows of the benchmark: each does one thing once, with a fresh data directory, and says what it took.
-
-All peers run and are connected before the clock starts. Everything loaded is compared with the original afterwards.
-"""
+"""The rows of the benchmark, in the order in which they are measured and printed."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-
-from scripts.benchmark import kubo, nginx, ssh
-from scripts.benchmark.own import Own
-from scripts.benchmark.stage import Source, Stage
-from scripts.benchmark.usage import ChildrenMeter, Meter, Sample, run_measured
+from scripts.benchmark import kubo, loading, nginx, ssh, starting, storing, swarm
+from scripts.benchmark.dataset import FILE, FOLDER, START, SWARM, VALUES
+from scripts.benchmark.row import (
+    GATEWAY,
+    LOAD,
+    NOT_SYNCED,
+    NOTHING,
+    READ,
+    STARTING,
+    STORE,
+    SWARM_LOAD,
+    SYNCED,
+    Row,
+)
 from scripts.peers import missing as peers_missing
 
-STORE = "store"
-LOAD = "load"
-GATEWAY = "gateway"
-
-_HASH_PASS = """
-import hashlib, os, sys
-def each(path):
-    if os.path.isdir(path):
-        for name in sorted(os.listdir(path)): yield from each(os.path.join(path, name))
-    else: yield path
-for path in each(sys.argv[1]):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20): digest.update(piece)
-"""
+_DATA = (FILE, FOLDER)
 
 
-def _always() -> str | None:
-    return None
+def _no_peers(far: bool) -> str | None:
+    del far
+    return peers_missing()
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table.
+def _no_nginx(far: bool) -> str | None:
+    del far
+    return nginx.missing()
 
-    `durable` says what is safe on the disk when the clock stops; `unavailable` why the row cannot be measured here;
-    `small_only` and `big_only` are for rows that make sense with many small files, or one big one, only.
-    """
-
-    key: str
-    group: str
-    title: str
-    durable: str
-    run: Callable[[Stage], Sample]
-    unavailable: Callable[[], str | None] = _always
-    small_only: bool = False
-    big_only: bool = False
-
-
-# --- store --------------------------------------------------------------------------------------------------
-
-
-def _own_store(stage: Stage, *, link: bool) -> Sample:
-    with stage.fresh_folder() as folder, Own(folder) as own:
-        meter = Meter(own.pid)
-        _, seconds = own.store(stage.dataset.path, link=link)
-        return Sample(seconds, {"own": meter.read()})
-
-
-def _own_store_json(stage: Stage) -> Sample:
-    with stage.fresh_folder() as folder, Own(folder) as own:
-        meter = Meter(own.pid)
-        seconds = own.store_json(stage.dataset.files)
-        return Sample(seconds, {"own": meter.read()})
-
-
-def _kubo_add(stage: Stage) -> Sample:
-    with stage.fresh_folder() as folder, stage.new_kubo(folder) as peer:
-        return _by_kubo(peer, lambda: peer.add(stage.dataset.path), folder)
-
-
-def _by_kubo(peer: kubo.AnyKubo, work: Callable[[], object], folder: Path) -> Sample:
-    """Have Kubo do something, and bring it to the disk.
-
-    It keeps blocks that the system has not written yet. Its own command line is part of its side.
-    """
-    daemon, commands = Meter(peer.pid), ChildrenMeter()
-    began = time.monotonic()
-    work()
-    subprocess.run(_sync(folder), check=True)
-    seconds = time.monotonic() - began
-    return Sample(seconds, {"kubo": daemon.read().plus(commands.read())})
-
-
-def _helia_add(stage: Stage) -> Sample:
-    with stage.fresh_folder() as folder, stage.new_helia(folder) as helia:
-        meter = Meter(helia.pid)
-        command = "add_dir" if stage.dataset.is_folder else "add"
-        result = helia.call(command, path=str(stage.dataset.path), profile="unixfs-v1-2025")
-        return Sample(result["seconds"], {"helia": meter.read()})
-
-
-def _cp_and_hash(stage: Stage) -> Sample:
-    with stage.fresh_folder() as folder:
-        source, copy = stage.dataset.path, folder / "copy"
-        hash_pass = [sys.executable, "-S", "-c", _HASH_PASS, str(source)]
-        return run_measured("cp", ["cp", "-r", str(source), str(copy)], _sync(copy), hash_pass)
-
-
-# --- load ---------------------------------------------------------------------------------------------------
-
-
-def _own_load(stage: Stage, source: Source, name: str) -> Sample:
-    with stage.fresh_folder() as folder, Own(folder) as own:
-        own.load(source.hello, source.addr)
-        reader, server = Meter(own.pid), Meter(source.pid)
-        dest = folder / "copy" if stage.dataset.is_folder else None
-        path, seconds = own.load(source.cid, source.addr, dest=dest)
-        sample = Sample(seconds, {"own": reader.read(), f"from {name}": server.read()})
-        stage.dataset.check(path)
-        return sample
-
-
-def _kubo_load(stage: Stage, source: Source, name: str, command: str) -> Sample:
-    with stage.fresh_folder() as folder, stage.new_kubo(folder) as peer:
-        peer.connect(source.addr)
-        server = Meter(source.pid)
-        copy = folder / "copy"
-        pins = command == "pin"
-        sample = _by_kubo(peer, lambda: peer.pin(source.cid) if pins else peer.get(source.cid, copy), folder)
-        sample = Sample(sample.seconds, {**sample.sides, f"from {name}": server.read()})
-        if pins:
-            peer.get(source.cid, copy)
-        stage.dataset.check(copy)
-        return sample
-
-
-def _helia_load(stage: Stage, source: Source, name: str) -> Sample:
-    with stage.fresh_folder() as folder, stage.new_helia(folder) as helia:
-        helia.connect(source.addr)
-        reader, server = Meter(helia.pid), Meter(source.pid)
-        seconds = helia.get(source.cid, folder / "copy")
-        sample = Sample(seconds, {"helia": reader.read(), f"from {name}": server.read()})
-        stage.dataset.check(folder / "copy")
-        return sample
-
-
-def _ssh_copy(stage: Stage, tool: str) -> Sample:
-    server = stage.ssh()
-    with stage.fresh_folder() as folder:
-        copy = folder / "copy"
-        fetch = (server.scp if tool == "scp" else server.rsync)(stage.dataset.path, copy)
-        sample = run_measured(tool, fetch, _sync(copy))
-        stage.dataset.check(copy)
-        return sample
-
-
-def _gateway_load(stage: Stage) -> Sample:
-    source = stage.gateway()
-    with stage.fresh_folder() as folder, Own(folder, gateway=source.addr) as own:
-        own.load(source.hello)
-        reader, server = Meter(own.pid), Meter(source.pid)
-        dest = folder / "copy" if stage.dataset.is_folder else None
-        path, seconds = own.load(source.cid, dest=dest)
-        sample = Sample(seconds, {"own": reader.read(), "gateway": server.read()})
-        stage.dataset.check(path)
-        return sample
-
-
-def _curl(stage: Stage, url: str, pid: int | None) -> Sample:
-    """curl, sync, and the hash pass that makes sure of what our client has made sure of."""
-    with stage.fresh_folder() as folder:
-        copy = folder / "copy"
-        server = None if pid is None else Meter(pid)
-        hash_pass = [sys.executable, "-S", "-c", _HASH_PASS, str(copy)]
-        sample = run_measured("curl", ["curl", "-sSf", "-o", str(copy), url], _sync(copy), hash_pass)
-        stage.dataset.check(copy)
-        return sample if server is None else Sample(sample.seconds, {**sample.sides, "gateway": server.read()})
-
-
-def _gateway_curl(stage: Stage) -> Sample:
-    source = stage.gateway()
-    return _curl(stage, f"{source.addr}/ipfs/{source.cid}", source.pid)
-
-
-def _nginx_curl(stage: Stage) -> Sample:
-    return _curl(stage, f"{stage.nginx().url}/{stage.dataset.path.name}", None)
-
-
-def _sync(path: Path) -> list[str]:
-    """The command that brings a file, or the file system of a folder, to the disk."""
-    return ["sync", "-f", str(path)] if sys.platform == "linux" else ["sync"]
-
-
-# --- the table ----------------------------------------------------------------------------------------------
-
-_SYNCED = "synced"
-_NOT_SYNCED = "not synced"
 
 ROWS: tuple[Row, ...] = (
-    Row("store", STORE, "store (a copy in the data directory)", _SYNCED, lambda s: _own_store(s, link=False)),
-    Row("link", STORE, "link (no copy)", "nothing to sync", lambda s: _own_store(s, link=True)),
-    Row("store-json", STORE, "store_json, one after the other", _SYNCED, _own_store_json, small_only=True),
-    Row("kubo-add", STORE, "Kubo add, then sync", _SYNCED, _kubo_add, kubo.missing),
-    Row("helia-add", STORE, "Helia add", _NOT_SYNCED, _helia_add, peers_missing),
-    Row("cp", STORE, "cp, then a sha256 pass", _SYNCED, _cp_and_hash),
-    Row("load-own", LOAD, "load from our own node", _SYNCED, lambda s: _own_load(s, s.own(), "own")),
-    Row("load-kubo", LOAD, "load from Kubo", _SYNCED, lambda s: _own_load(s, s.kubo(), "kubo"), kubo.missing),
-    Row("load-helia", LOAD, "load from Helia", _SYNCED, lambda s: _own_load(s, s.helia(), "helia"), peers_missing),
     Row(
-        "kubo-pin-own", LOAD, "Kubo pin from our own node, then sync", _SYNCED,
-        lambda s: _kubo_load(s, s.own(), "own", "pin"), kubo.missing,
+        "store", STORE, "store (a copy in the data directory)", SYNCED, _DATA,
+        lambda s: storing.own_store(s, link=False), far=False,
+    ),
+    Row("link", STORE, "link (no copy)", NOTHING, _DATA, lambda s: storing.own_store(s, link=True), far=False),
+    Row("kubo-add", STORE, "Kubo add, then sync", SYNCED, _DATA, storing.kubo_add, kubo.missing, far=False),
+    Row("helia-add", STORE, "Helia add", NOT_SYNCED, _DATA, storing.helia_add, _no_peers, far=False),
+    Row("cp", STORE, "cp, then a sha256 pass", SYNCED, _DATA, storing.cp_and_hash, far=False),
+    Row("store-json", STORE, "store_json, one thread", SYNCED, (VALUES,), storing.store_json, far=False),
+    Row(
+        "store-json-threads", STORE, "store_json, 8 threads", SYNCED, (VALUES,),
+        lambda s: storing.store_json(s, threads=8), far=False,
     ),
     Row(
-        "helia-get-own", LOAD, "Helia get from our own node", _NOT_SYNCED,
-        lambda s: _helia_load(s, s.own(), "own"), peers_missing,
+        "store-json-processes", STORE, "store_json, 4 processes", SYNCED, (VALUES,),
+        lambda s: storing.store_json(s, processes=4), far=False,
     ),
     Row(
-        "kubo-pin-kubo", LOAD, "Kubo pin from Kubo, then sync", _SYNCED,
-        lambda s: _kubo_load(s, s.kubo(), "kubo", "pin"), kubo.missing,
+        "load-own", LOAD, "load from our own node", SYNCED, _DATA, lambda s: loading.own_load(s, s.own(), "own"),
     ),
     Row(
-        "kubo-get-kubo", LOAD, "Kubo get from Kubo, then sync", _SYNCED,
-        lambda s: _kubo_load(s, s.kubo(), "kubo", "get"), kubo.missing,
-    ),
-    Row("scp", LOAD, "scp", _SYNCED, lambda s: _ssh_copy(s, "scp"), lambda: ssh.missing("scp")),
-    Row("rsync", LOAD, "rsync over ssh", _SYNCED, lambda s: _ssh_copy(s, "rsync"), lambda: ssh.missing("rsync")),
-    Row("gateway-own", GATEWAY, "our gateway client from our gateway", _SYNCED, _gateway_load),
-    Row(
-        "gateway-curl", GATEWAY, "curl from our gateway, then sha256", _SYNCED, _gateway_curl, nginx.missing,
-        big_only=True,
+        "load-kubo", LOAD, "load from Kubo", SYNCED, _DATA, lambda s: loading.own_load(s, s.kubo(), "kubo"),
+        kubo.missing,
     ),
     Row(
-        "nginx-curl", GATEWAY, "curl from nginx, then sha256", _SYNCED, _nginx_curl, nginx.missing, big_only=True,
+        "load-helia", LOAD, "load from Helia", SYNCED, _DATA, lambda s: loading.own_load(s, s.helia(), "helia"),
+        _no_peers, far=False,
     ),
+    Row(
+        "kubo-pin-own", LOAD, "Kubo pin from our own node, then sync", SYNCED, _DATA,
+        lambda s: loading.kubo_load(s, s.own(), "own", "pin"), kubo.missing,
+    ),
+    Row(
+        "helia-get-own", LOAD, "Helia get from our own node", NOT_SYNCED, _DATA,
+        lambda s: loading.helia_load(s, s.own(), "own"), _no_peers, far=False,
+    ),
+    Row(
+        "kubo-pin-kubo", LOAD, "Kubo pin from Kubo, then sync", SYNCED, _DATA,
+        lambda s: loading.kubo_load(s, s.kubo(), "kubo", "pin"), kubo.missing,
+    ),
+    Row(
+        "kubo-get-kubo", LOAD, "Kubo get from Kubo, then sync", SYNCED, _DATA,
+        lambda s: loading.kubo_load(s, s.kubo(), "kubo", "get"), kubo.missing, far=False,
+    ),
+    Row("scp", LOAD, "scp", SYNCED, _DATA, lambda s: loading.ssh_copy(s, "scp"), lambda _: ssh.missing("scp")),
+    Row(
+        "rsync", LOAD, "rsync -a over ssh", SYNCED, _DATA, lambda s: loading.ssh_copy(s, "rsync"),
+        lambda _: ssh.missing("rsync"),
+    ),
+    Row("gateway-own", GATEWAY, "our gateway client from our gateway", SYNCED, _DATA, loading.gateway_load),
+    Row(
+        "gateway-curl", GATEWAY, "curl from our gateway, then sha256", SYNCED, (FILE,), loading.gateway_curl, _no_nginx,
+    ),
+    Row("nginx-curl", GATEWAY, "curl from nginx, then sha256", SYNCED, (FILE,), loading.nginx_curl, _no_nginx),
+    Row("read-own", READ, "load_bytes from our own node", NOTHING, (FILE,), loading.own_read),
+    Row("read-nginx", READ, "ranges from nginx, one connection", NOTHING, (FILE,), loading.nginx_read, _no_nginx),
+    Row("swarm-1", SWARM_LOAD, "one loader", SYNCED, (SWARM,), lambda s: swarm.own_swarm(s, 1)),
+    Row("swarm-8", SWARM_LOAD, "eight loaders at once", SYNCED, (SWARM,), lambda s: swarm.own_swarm(s, 8)),
+    Row("help", STARTING, "kachery-cloud-load --help", NOTHING, (START,), starting.help_text, far=False),
+    Row(
+        "start", STARTING, "kachery-cloud-load, no node runs", SYNCED, (START,),
+        lambda s: starting.load(s, node=False), far=False,
+    ),
+    Row(
+        "start-node", STARTING, "kachery-cloud-load, a node runs", SYNCED, (START,),
+        lambda s: starting.load(s, node=True), far=False,
+    ),
+    Row("first-own", STARTING, "load_file in a running node", SYNCED, (START,), loading.own_first),
+    Row("first-nginx", STARTING, "a new connection to nginx", NOTHING, (START,), loading.nginx_first, _no_nginx),
 )  # fmt: skip
 
 #: What the ratios of each group are taken against.
-REFERENCES = {STORE: ("kubo-add", "cp"), LOAD: ("kubo-pin-kubo", "scp"), GATEWAY: ("nginx-curl",)}
+REFERENCES = {
+    STORE: ("kubo-add", "cp"),
+    LOAD: ("kubo-pin-kubo", "rsync"),
+    GATEWAY: ("nginx-curl",),
+    READ: ("read-nginx",),
+    SWARM_LOAD: ("swarm-1",),
+    STARTING: ("first-nginx",),
+}
+
+TITLES = {
+    STORE: "Store",
+    LOAD: "Load",
+    GATEWAY: "Over HTTP",
+    READ: "30 reads of 4 KiB at random",
+    SWARM_LOAD: "Swarm",
+    STARTING: "From nothing to a file",
+}

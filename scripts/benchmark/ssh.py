@@ -1,4 +1,4 @@
-"""An SSH server of our own on 127.0.0.1, with throwaway keys, to measure `scp` and `rsync` against."""
+"""An SSH server of our own, with throwaway keys, to measure `scp` and `rsync` against."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def missing(tool: str) -> str | None:
 class SshServer:
     """A running `sshd`. Use as a context manager."""
 
-    def __init__(self, folder: Path) -> None:
-        """Makes keys and settings in `folder` and starts the server.
+    def __init__(self, folder: Path, address: str) -> None:
+        """Makes keys and settings in `folder` and starts the server, which listens at `address`.
 
         Raises:
             RuntimeError: it does not start.
@@ -39,18 +39,19 @@ class SshServer:
         assert program is not None
         folder.mkdir(parents=True)
         self._folder = folder
+        self._address = address
         self.user = getpass.getuser()
         for name in ("host_key", "user_key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
         (folder / "authorized_keys").write_bytes((folder / "user_key.pub").read_bytes())
         with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
+            sock.bind((address, 0))
             self.port: int = sock.getsockname()[1]
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)  # root's sshd does not start without it
         settings = {
             "Port": self.port,
-            "ListenAddress": "127.0.0.1",
+            "ListenAddress": address,
             "HostKey": folder / "host_key",
             "AuthorizedKeysFile": folder / "authorized_keys",
             "PidFile": folder / "pid",
@@ -68,6 +69,18 @@ class SshServer:
             )
         self._wait()
 
+    @property
+    def pid(self) -> int:
+        """The process of the server; those of its sessions are children of it."""
+        return self._process.pid
+
+    def settle(self) -> None:
+        """Waits until its sessions have ended, so that what they used is known."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        deadline = time.monotonic() + _READY_SECONDS
+        while children.exists() and children.read_text().strip() and time.monotonic() < deadline:
+            time.sleep(0.01)  # nothing tells when
+
     def options(self) -> list[str]:
         """What `ssh` must be told to reach the server without asking anything and without the user's settings."""
         return [
@@ -78,7 +91,7 @@ class SshServer:
     def scp(self, source: Path, dest: Path) -> list[str]:
         """The command that fetches `source` with `scp`."""
         return [
-            "scp", "-q", "-r", "-P", str(self.port), *self.options(), f"{self.user}@127.0.0.1:{source}", str(dest)
+            "scp", "-q", "-r", "-P", str(self.port), *self.options(), f"{self.user}@{self._address}:{source}", str(dest)
         ]  # fmt: skip
 
     def rsync(self, source: Path, dest: Path) -> list[str]:
@@ -86,7 +99,7 @@ class SshServer:
         # To rsync a slash at the end means the contents of a folder: `dest` then becomes the copy, as with scp.
         slash = "/" if source.is_dir() else ""
         shell = " ".join(["ssh", "-p", str(self.port), *self.options()])
-        return ["rsync", "-r", "-e", shell, f"{self.user}@127.0.0.1:{source}{slash}", str(dest)]
+        return ["rsync", "-a", "-e", shell, f"{self.user}@{self._address}:{source}{slash}", str(dest)]
 
     def __enter__(self) -> Self:
         return self
@@ -102,7 +115,7 @@ class SshServer:
         deadline = time.monotonic() + _READY_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                socket.create_connection((self._address, self.port), timeout=1).close()
                 return
             except OSError:
                 time.sleep(0.05)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.benchmark.dataset import Dataset
+from scripts.benchmark.far import Surroundings
 from scripts.benchmark.kubo import AnyKubo, new_kubo
 from scripts.benchmark.nginx import Nginx
 from scripts.benchmark.own import Own
@@ -22,21 +23,23 @@ from scripts.workstation import Workstation
 class Source:
     """A peer that has the dataset: where to dial it, under which CID, and the process to watch.
 
-    `hello` is the CID of a few bytes that it has as well: loading them connects.
+    `hello` is the CID of a few bytes that it has as well: loading them connects. `peer` is what can be asked of it.
     """
 
     addr: str
     cid: str
     hello: str
     pid: int
+    peer: Peer | AnyKubo | None = None
 
 
 class Stage:
     """The dataset and whoever serves it. Servers start when they are first needed and end with the stage."""
 
-    def __init__(self, folder: Path, dataset: Dataset) -> None:
+    def __init__(self, folder: Path, dataset: Dataset, around: Surroundings) -> None:
         """Works in `folder`, which must be empty."""
         self.dataset = dataset
+        self.around = around
         self._folder = folder
         self._numbers = itertools.count(1)
         self._stack = ExitStack()
@@ -53,32 +56,47 @@ class Stage:
 
     @contextmanager
     def fresh_folder(self) -> Iterator[Path]:
-        """An empty folder for one run, removed after it. The input is in the page cache, earlier writes on the disk."""
+        """An empty folder for one run, removed after it. The input is in the page cache, earlier writes on the disk.
+
+        Meanwhile this thread is on the machine of the reader.
+        """
         folder = self._folder / f"run-{next(self._numbers)}"
         folder.mkdir()
         try:
             self.dataset.warm()
-            yield folder
+            with self.around.reader.entered():
+                yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def new_own(self, folder: Path, *, gateway: str = "") -> Own:
+        """A process of our own on the reader's machine, with its node running."""
+        return Own(folder, address=self.around.reader.address, gateway=gateway)
 
     def own(self) -> Source:
         """One of our own nodes with the dataset in its data directory."""
         if "own" not in self._sources:
-            peer = self._stack.enter_context(Own(self._folder / "serving-own"))
-            self._sources["own"] = self._source(peer, lambda path: peer.store(path)[0].removeprefix("ipfs://"))
+            place = self.around.source
+            with place.entered():
+                peer = self._stack.enter_context(Own(self._folder / "serving-own", address=place.address))
+                self._sources["own"] = self._source(peer, lambda path: peer.store(path)[0].removeprefix("ipfs://"))
         return self._sources["own"]
 
     def kubo(self) -> Source:
         """A Kubo node that has added the dataset."""
         if "kubo" not in self._sources:
-            kubo = self._stack.enter_context(self.new_kubo(self._folder / "serving-kubo"))
-            self._sources["kubo"] = self._source(kubo, kubo.add)
+            place = self.around.source
+            with place.entered():
+                kubo = self._stack.enter_context(self._kubo(self._folder / "serving-kubo", place.address))
+                self._sources["kubo"] = self._source(kubo, kubo.add)
         return self._sources["kubo"]
 
     def new_kubo(self, folder: Path) -> AnyKubo:
-        """A Kubo of its own, the newest that can be had here."""
-        kubo = new_kubo(folder)
+        """A Kubo of its own on the reader's machine, the newest that can be had here."""
+        return self._kubo(folder, self.around.reader.address)
+
+    def _kubo(self, folder: Path, address: str) -> AnyKubo:
+        kubo = new_kubo(folder, address)
         self.versions["Kubo"] = kubo.implementation
         return kubo
 
@@ -98,22 +116,26 @@ class Stage:
     def _source(self, peer: Peer | AnyKubo, add: Callable[[Path], str]) -> Source:
         hello = peer.folder / "hello.txt"
         hello.write_text(f"hello from {peer.peer_id}", encoding="utf-8")
-        return Source(peer.addrs[0], add(self.dataset.path), add(hello), peer.pid)
+        return Source(peer.addrs[0], add(self.dataset.path), add(hello), peer.pid, peer)
 
     def ssh(self) -> SshServer:
         """An SSH server of our own."""
         if self._ssh is None:
-            self._ssh = self._stack.enter_context(SshServer(self._folder / "ssh"))
+            place = self.around.source
+            with place.entered():
+                self._ssh = self._stack.enter_context(SshServer(self._folder / "ssh", place.address))
         return self._ssh
 
     def gateway(self) -> Source:
         """One of our own nodes that has the dataset and serves it as an HTTP gateway; `addr` is the gateway's URL."""
         if "gateway" not in self._sources:
-            station = self._stack.enter_context(Workstation(self._folder / "serving-gateway"))
+            place = self.around.source
+            station = Workstation(self._folder / "serving-gateway", around=place.entered)
+            self._stack.enter_context(station)
             stored = station.run("kachery-cloud-store", "-r", self.dataset.path).stdout.strip()
             (station.folder / "hello.txt").write_text("hello from the gateway", encoding="utf-8")
             hello = station.run("kachery-cloud-store", station.folder / "hello.txt").stdout.strip()
-            station.start("--gateway", "127.0.0.1:0")
+            station.start("--gateway", f"{place.address}:0")
             url = station.status()["gateway"]["url"]
             self._sources["gateway"] = Source(
                 url, stored.removeprefix("ipfs://"), hello.removeprefix("ipfs://"), station.node.pid
@@ -123,5 +145,8 @@ class Stage:
     def nginx(self) -> Nginx:
         """An nginx that serves the folder of the dataset."""
         if self._nginx is None:
-            self._nginx = self._stack.enter_context(Nginx(self._folder / "nginx", self.dataset.path.parent))
+            place = self.around.source
+            with place.entered():
+                root = self.dataset.path.parent
+                self._nginx = self._stack.enter_context(Nginx(self._folder / "nginx", root, place.address))
         return self._nginx

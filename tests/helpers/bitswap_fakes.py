@@ -196,7 +196,9 @@ class MemoryHost:
         self.outbound: list[MemoryStream] = []
         network.hosts[peer] = self
 
-    async def open_stream(self, peer_id: str, protocols: Sequence[str], *, timeout: float = 10) -> MemoryStream:
+    async def open_stream(
+        self, peer_id: str, protocols: Sequence[str], *, timeout: float = 10, ahead: Callable[[], None] | None = None
+    ) -> MemoryStream:
         await trio.lowlevel.checkpoint()
         self.opened += 1
         if self.fail_next:

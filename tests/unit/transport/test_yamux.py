@@ -234,7 +234,7 @@ def test_window_is_enforced_across_frames() -> None:
     """Bytes that were read but not granted again still count: a peer gets 256 KiB and not one byte more."""
     core = YamuxCore(False)
     receive(core, frame(DATA, SYN, 1, limits.INITIAL_WINDOW, bytes(limits.INITIAL_WINDOW)))
-    core.accepted[0].take(limits.INITIAL_WINDOW // 4)
+    core.accepted[0].take(limits.INITIAL_WINDOW // limits.GRANTS_PER_WINDOW - 1)
     assert UPDATE not in [kind for kind, flags, *_ in frames(drain(core)) if not flags & ACK]
     with pytest.raises(ProtocolError):
         receive(core, frame(DATA, 0, 1, 1, b"x"))
@@ -299,21 +299,61 @@ def test_bulk_frame_fills_a_message_exactly() -> None:
     assert left.fill(memoryview(bytearray(limits.NOISE_PLAINTEXT))) == limits.NOISE_PLAINTEXT
 
 
-def test_window_grows_for_a_fast_reader_and_is_returned() -> None:
-    """A reader that keeps waiting and uses up its window quickly gets up to 16 MiB; the budget gets it back."""
+@pytest.mark.parametrize(("round_trip", "most"), [(0.001, limits.NEAR_WINDOW), (0.2, limits.MAX_WINDOW)])
+def test_window_grows_for_a_fast_reader_and_is_returned(round_trip: float, most: int) -> None:
+    """A reader that keeps waiting and uses up its window quickly gets up to 16 MiB, and 32 from a peer far away; the
+    budget gets it back."""
     left, right = pair()
+    right.round_trip = round_trip
+    clock = right.clock
+    assert isinstance(clock, Clock)
     a, b = opened(left, right)
     for _ in range(40):
+        a.submit([bytes(b.receive_window)])
+        exchange(left, right)
+        clock.now += 0.02
+        b.starved = True
+        while b.take(1 << 30):
+            pass
+        exchange(left, right)
+    assert b.window == most
+    assert right.extra_window == right.budget.window == most - limits.INITIAL_WINDOW
+    a.finish()
+    b.finish()
+    exchange(left, right)
+    assert right.extra_window == right.budget.window == 0
+
+
+def test_credit_comes_back_before_half_of_the_window_is_used_up() -> None:
+    """A quarter is granted when it was read: a peer far away must not run dry while TCP is still speeding up."""
+    left, right = pair()
+    a, b = opened(left, right)
+    a.submit([bytes(limits.INITIAL_WINDOW)])
+    exchange(left, right)
+    b.take_into(memoryview(bytearray(limits.INITIAL_WINDOW // 4)))
+    exchange(left, right)
+    assert a.send_window == limits.INITIAL_WINDOW // 4
+
+
+def test_a_new_stream_begins_with_what_another_has_got() -> None:
+    """A peer that opens a stream for each message does not begin anew with each; others of the host are not touched,
+    and the budget gets it back."""
+    left, right = pair()
+    a, b = opened(left, right)
+    assert b.window == limits.INITIAL_WINDOW
+    while b.window < limits.START_WINDOW:
         a.submit([bytes(b.receive_window)])
         exchange(left, right)
         b.starved = True
         while b.take(1 << 30):
             pass
         exchange(left, right)
-    assert b.window == limits.MAX_WINDOW
-    assert right.extra_window == right.budget.window == limits.MAX_WINDOW - limits.INITIAL_WINDOW
-    a.finish()
-    b.finish()
+    c, d = opened(left, right)
+    exchange(left, right)
+    assert c.send_window == d.window == d.receive_window == limits.START_WINDOW
+    assert opened(right, left)[1].window == limits.INITIAL_WINDOW
+    for stream in (a, b, c, d):
+        stream.finish()
     exchange(left, right)
     assert right.extra_window == right.budget.window == 0
 
