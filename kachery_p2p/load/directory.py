@@ -58,19 +58,23 @@ class DirectoryLoad:
             InvalidName: an entry's name could not stand in a folder, or would leave it.
             KacheryError: see `Load`.
         """
-        tree = await self._read_tree(root)
+        known = await trio.to_thread.run_sync(self._repo.has_block, root.multihash)
+        tree = await self._read_tree(root, known=known is not None)
         await self._fetch_files(tree)
         await trio.to_thread.run_sync(self._repo.keep_directory, root)
         return tree
 
-    async def _read_tree(self, root: CID) -> RemoteTree:
+    async def _read_tree(self, root: CID, *, known: bool) -> RemoteTree:
+        """Read all folders. Where the top one is not `known`, most of what is in it is not here, either."""
         tree = RemoteTree()
         walk = TreeWalk(root)
         while level := walk.take():
             unknown: list[CID] = []
             for folder in level:
                 tree.folders[folder] = None
-                entries = await self._load.drive(list_directory(folder))
+                entries = await self._load.drive(list_directory(folder, by_name=False))
+                if folder == root and not known:
+                    self._load.gather(root)
                 for entry in entries:
                     safe_name(entry.name)
                 for cid, size in walk.add(folder, [(entry.cid, entry.tsize or 0) for entry in entries]):

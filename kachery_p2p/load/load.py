@@ -242,6 +242,14 @@ class Load:
         """In a thread: that block, if it is in the repo."""
         return self._repo.get_block(cid.multihash)
 
+    def locate(self, root: CID, blocks: Iterable[tuple[bytes, int, int]]) -> None:
+        """Tell the session where blocks that will be wanted are in a file."""
+        self._session.locate(root, blocks)
+
+    def gather(self, root: CID) -> None:
+        """Tell the session that all that is in a directory will be wanted, in the order of its links."""
+        self._session.gather(root)
+
     def want(self, cids: Iterable[CID]) -> None:
         """Ask the session for these blocks; `receive` returns them."""
         self._session.want(cids)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 import trio
 
 from kachery_p2p.dag.cid import CID, DAG_PB
+from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
 from kachery_p2p.dag.walk import FileWalk, Ref
 from kachery_p2p.load.interfaces import LOOKAHEAD, Supply
 from kachery_p2p.wire import Buffer
@@ -61,6 +63,7 @@ class Transfer:
                     missing[ref.cid.multihash] = ref.cid
                 waiting.append(ref)
         if missing:
+            self._supply.locate(self._walk.root, _leaves_among(refs, missing))
             self._supply.want(missing.values())
 
     def _look_up(self, refs: list[Ref]) -> list[bytes | bool]:
@@ -118,3 +121,12 @@ class Transfer:
             end = self._walk.size if self._end is None else min(self._end, self._walk.size)
             total = max(0, end - self._start)
             self._supply.progressed(min(self._done, total), total)  # the first and last leaf may reach over the range
+
+
+def _leaves_among(refs: list[Ref], wanted: Container[bytes]) -> list[tuple[bytes, int, int]]:
+    """Where those of the references are that are wanted and can be leaves: (multihash, offset, length)."""
+    return [
+        (cid.multihash, offset, length)
+        for cid, offset, length, _ in refs
+        if length is not None and length <= MAX_BLOCK_SIZE and cid.multihash in wanted
+    ]
