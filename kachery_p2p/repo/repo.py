@@ -18,6 +18,7 @@ from kachery_p2p.repo.checking import Checker, Problem
 from kachery_p2p.repo.damaged import fresh_beside, put_in_place
 from kachery_p2p.repo.download import Download
 from kachery_p2p.repo.fileio import Progress
+from kachery_p2p.repo.filenodes import FileNodes
 from kachery_p2p.repo.folders import FolderStorer
 from kachery_p2p.repo.hosts import claim
 from kachery_p2p.repo.layout import Layout
@@ -31,6 +32,7 @@ from kachery_p2p.repo.second_place import cid_of, refuse_newer
 from kachery_p2p.repo.serving import BlockReader
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
 from kachery_p2p.repo.storing import Storer
+from kachery_p2p.repo.whole import WholeFiles
 from kachery_p2p.sqlite_errors import only_read
 from kachery_p2p.wire import Buffer
 
@@ -83,6 +85,9 @@ class Repo:
         self._layout = layout
         self._catalog = catalog
         self._reader = BlockReader(layout.directory, catalog)
+        self._whole = WholeFiles(catalog, self._reader)
+        #: The nodes of files that were looked into lately; shared by all that read from this repo in this process.
+        self.file_nodes = FileNodes()
         self._placer = Placer(layout, catalog, self._reader)
         self._checker = Checker(self._placer)
         self._storer = Storer(self._placer)
@@ -332,6 +337,10 @@ class Repo:
         """That block, or None. Never wrong bytes: a block of a file that is not as recorded is hashed again."""
         return self._reader.get(multihash)
 
+    def read_file(self, cid: CID, start: int, end: int) -> bytes | None:
+        """Bytes of a file that is here as a whole. Never wrong bytes: None where it is not as it was when hashed."""
+        return self._whole.read(cid, start, end)
+
     def get_blocks(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
         """Those of the blocks that are here, looked up together: for the small ones of directories."""
         return self._reader.blocks(multihashes)
@@ -400,6 +409,7 @@ class Repo:
             Whether it was there.
         """
         self._check_writable()
+        self.file_nodes.clear()
         return self._maintenance.remove(cid)
 
     def sweep(self, min_age: float = ORPHAN_SECONDS) -> tuple[int, int]:
@@ -411,6 +421,7 @@ class Repo:
             How many were dropped, and their bytes.
         """
         self._check_writable()
+        self.file_nodes.clear()
         return self._maintenance.sweep(min_age)
 
     def adopt_unknown(self, *, progress: Progress | None = None) -> list[Problem]:
@@ -456,6 +467,7 @@ class Repo:
     def _after_fork(self) -> None:
         # A lock of the old ones may be held by a thread that the child does not have.
         self._reader.files = OpenFiles()
+        self.file_nodes = FileNodes()
 
 
 def _catalog_to_read(layout: Layout) -> Catalog:
