@@ -44,7 +44,7 @@ class Fetch:
         started: the request has gone out.
         cursor: the place in the session's order up to which it was seen whether the wants come with this.
         brought: blocks that came and were wanted, or were kept until they are.
-        stray: bytes that came and were not asked for.
+        stray: bytes that came and were not asked for, or had come before.
         paused: there is no room for what it brings ahead of its time, and nothing is read of it.
     """
 

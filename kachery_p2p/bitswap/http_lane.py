@@ -127,10 +127,11 @@ class HttpLane:
                 if not self._taken(fetch, cid, data):
                     await self._wait_for_room(fetch, cid, data)
             self._owner.pump()
-            return (fetch.busy or fetch.whole) and fetch.stray <= limits.MAX_STRAY
+            return (fetch.busy or fetch.whole) and fetch.stray <= most_stray
 
+        most_stray = limits.MAX_AHEAD if fetch.keeps else limits.MAX_STRAY
         await self._source.car(fetch.cid, fetch.span, take, self._alive)
-        if fetch.stray > limits.MAX_STRAY:
+        if fetch.stray > most_stray and not fetch.keeps:
             raise NoBlock(GatewayAnswer.NO_CAR, "Its CAR has other blocks than those that were asked for.")
 
     def _taken(self, fetch: Fetch, cid: CID, data: bytes) -> bool:
@@ -143,7 +144,7 @@ class HttpLane:
                 return False
             gateways.came_ahead(self._link, len(data), trio.current_time())
             gateways.cars.brought(fetch)
-        elif cid.multihash not in fetch.expected and not fetch.keeps and cid.codec == RAW:
+        elif cid.multihash not in fetch.expected and cid.codec == RAW:
             fetch.stray += len(data)
         return True
 

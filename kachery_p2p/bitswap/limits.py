@@ -214,7 +214,7 @@ CAR_BYTES = MAX_IN_FLIGHT // 2
 LEAST_CAR = 2 * MIB
 #: A gateway that gave no CAR so often in a row gives none.
 MAX_CAR_REFUSALS = 3
-#: Bytes of a CAR that were not asked for: the nodes above what was, and a leaf at each end. With more it is left.
+#: Bytes of a CAR that were not asked for: a leaf at each end. With more it is left.
 MAX_STRAY = 4 * MIB
 #: For the end of a CAR that has brought everything: some bytes.
 CAR_END_SECONDS = 1.0

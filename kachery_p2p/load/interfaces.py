@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.filenode import FileNode
 from kachery_p2p.wire import Buffer
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Session(Protocol):
 class Supply(Protocol):
     """What the transfer of a file needs of its load."""
 
-    def local_block(self, cid: CID) -> bytes | None: ...
+    def local_part(self, cid: CID) -> bytes | FileNode | None: ...
     def locate(self, root: CID, blocks: Iterable[tuple[bytes, int, int]]) -> None: ...
     def want(self, cids: Iterable[CID]) -> None: ...
     async def receive(self, waiting_for: CID) -> Received: ...

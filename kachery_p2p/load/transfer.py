@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from kachery_p2p.dag.cid import CID, DAG_PB
+from kachery_p2p.dag.filenode import FileNode
 from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
 from kachery_p2p.dag.walk import FileWalk, Ref
 from kachery_p2p.load.interfaces import LOOKAHEAD, Supply
@@ -55,7 +56,7 @@ class Transfer:
             if there is True:
                 self._walk.skip(ref)
                 self._count(ref.length or 0)
-            elif isinstance(there, bytes):
+            elif not isinstance(there, bool):
                 await self._place([ref], there)
             else:
                 waiting = self._waiting.setdefault(ref.cid.multihash, [])
@@ -66,14 +67,14 @@ class Transfer:
             self._supply.locate(self._walk.root, _leaves_among(refs, missing))
             self._supply.want(missing.values())
 
-    def _look_up(self, refs: list[Ref]) -> list[bytes | bool]:
+    def _look_up(self, refs: list[Ref]) -> list[bytes | FileNode | bool]:
         """In a thread: for each reference its block, True where its bytes are in place already, or False."""
-        found: list[bytes | bool] = []
+        found: list[bytes | FileNode | bool] = []
         leaves = []
         for i, ref in enumerate(refs):
             found.append(False)
             if ref.length is None or ref.cid.codec == DAG_PB:
-                block = self._supply.local_block(ref.cid)
+                block = self._supply.local_part(ref.cid)
                 found[i] = False if block is None else block
             if found[i] is False and ref.length is not None:
                 if ref.cid.multihash in self._leaves:
@@ -90,7 +91,7 @@ class Transfer:
         if refs is not None:
             await self._place(refs, data)
 
-    async def _place(self, refs: list[Ref], data: Buffer) -> None:
+    async def _place(self, refs: list[Ref], data: Buffer | FileNode) -> None:
         """A verified block: its children join the walk, its bytes go to every place of the file where they belong."""
         size_known = self._walk.size is not None
         found = [(ref, self._walk.feed(ref, data)) for ref in refs]
@@ -99,10 +100,12 @@ class Transfer:
         def accept() -> None:
             if size is not None:
                 self._download.allocate(size, self._start, self._end)
-            for ref, pieces in found:
-                self._download.accept(ref, data, pieces)
+            if not isinstance(data, FileNode):  # an inner node that is in the catalog
+                for ref, pieces in found:
+                    self._download.accept(ref, data, pieces)
 
-        await trio.to_thread.run_sync(accept)
+        if size is not None or not isinstance(data, FileNode):
+            await trio.to_thread.run_sync(accept)
         for ref, pieces in found:
             carried = sum(len(piece.data) for piece in pieces)
             if ref.length is not None and carried == ref.length:

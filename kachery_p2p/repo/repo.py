@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from kachery_p2p.dag.cid import CID, read_cid, verify_block
+from kachery_p2p.dag.cid import CID, DAG_PB, read_cid, verify_block
+from kachery_p2p.dag.filenode import FileNode
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.errors import HashMismatch, NoPermission, RepoBusy, RepoError
 from kachery_p2p.oserrors import explained
@@ -340,6 +341,23 @@ class Repo:
     def read_file(self, cid: CID, start: int, end: int) -> bytes | None:
         """Bytes of a file that is here as a whole. Never wrong bytes: None where it is not as it was when hashed."""
         return self._whole.read(cid, start, end)
+
+    def file_part(self, cid: CID) -> bytes | FileNode | None:
+        """A block of a file, or None where it is not here. An inner node that the catalog keeps comes decoded.
+
+        Raises:
+            MalformedDag: it is no block of a file.
+        """
+        node = self.file_nodes.get(cid)
+        if node is not None and not self._catalog.has_node(cid.multihash):
+            return node.block
+        if node is None:
+            block = self._reader.node(cid.multihash) if cid.codec == DAG_PB else None
+            if block is None:
+                return self._reader.get(cid.multihash)
+            node = self.file_nodes.decode(cid, block)
+        # A leaf that the catalog keeps, or a node that has bytes of the file in it, is to be written to its place.
+        return node if node.count and not node.data else node.block
 
     def get_blocks(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
         """Those of the blocks that are here, looked up together: for the small ones of directories."""
