@@ -141,8 +141,8 @@ class Cars:
 
     def resume(self, session: Session) -> None:
         """A session has room again: what it wants from now on may come with a CAR that was waiting for that."""
-        for fetch in [fetch for link in session.gateways for fetch in self.fetches.get(link, ()) if fetch.paused]:
-            if fetch.session is session:
+        for fetch in [fetch for fetches in self.fetches.values() for fetch in fetches]:
+            if fetch.session is session and fetch.paused:
                 fetch.paused = False
                 if fetch.scope is Scope.TREE:
                     if session.standby is not None:

@@ -53,7 +53,7 @@ class Fetch:
     cid: CID
     scope: Scope
     span: tuple[int, int] | None = None
-    asks: dict[bytes, Ask] = field(default_factory=dict)
+    asks: dict[bytes, Ask] = field(default_factory=dict[bytes, Ask])
     expected: frozenset[bytes] = frozenset()
     started: bool = False
     cursor: int = 0

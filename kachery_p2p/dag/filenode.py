@@ -132,11 +132,11 @@ class FileNode:
             links, data = decode_node(block, cid)
             self._uniform = self._stride = self._digest = 0
         else:
-            links, data = decode_node(memoryview(block)[alike.count * alike.stride :], cid)
-            if links and block[alike.count * alike.stride] != 0x12:
+            links, data = decode_node(memoryview(block)[alike.number * alike.stride :], cid)
+            if links and block[alike.number * alike.stride] != 0x12:
                 # The data stands among the links. Read as a whole it is refused for that.
                 decode_node(block, cid)
-            self._uniform, self._stride, self._digest = alike.count, alike.stride, alike.digest
+            self._uniform, self._stride, self._digest = alike.number, alike.stride, alike.digest
         self._rest = [link.cid for link in links]
         self._first = alike.link.cid if alike is not None else cid
         self.count = self._uniform + len(links)

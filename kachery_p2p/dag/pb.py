@@ -52,13 +52,13 @@ class LinksAlike(NamedTuple):
 
     Attributes:
         link: the first of them.
-        count: how many there are.
+        number: how many there are.
         stride: bytes of each.
         digest: where the digest of the first one begins in the block.
     """
 
     link: PBLink
-    count: int
+    number: int
     stride: int
     digest: int
 
