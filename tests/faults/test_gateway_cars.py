@@ -5,6 +5,7 @@ What is right is kept, nothing false is, and a gateway that cannot give CARs is 
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -216,5 +217,5 @@ async def test_a_file_takes_few_requests(stored: Stored, tmp_path: Path) -> None
     assert root is not None
     assert result.sources == {gateway.name: SIZE + len(root)}
     spans = sorted(tuple(map(int, asked.span.split(":"))) for asked in gateway.requests if asked.span)
-    assert all(before[1] < after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(spans))
     assert max(last + 1 - first for first, last in spans) <= limits.CAR_BYTES
