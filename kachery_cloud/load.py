@@ -156,6 +156,9 @@ def load_bytes(
 ) -> bytes:
     """Bytes `start` to `end` (exclusive) of a file. Only the blocks that hold them are fetched.
 
+    A block is fetched whole: by default 1 MiB for a few bytes. Data that is read so is better stored with the profile
+    "random-16k".
+
     Args:
         uri: as for `load_file`.
         start: the first byte; the beginning where None.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from kachery_cloud.errors import IsADirectory, NotADirectory
+from kachery_cloud.errors import IsADirectory, NotADirectory, NotAFile
 from kachery_cloud.uri import ContentURI
 
 if TYPE_CHECKING:
@@ -155,13 +155,13 @@ def is_local_directory(repo: Repo, cid: CID) -> bool:
 
     if cid.codec != DAG_PB:
         return False
-    block = repo.get_block(cid.multihash)
-    if block is None:
+    try:
+        repo.file_part(cid)  # the root of a file is decoded once, however often parts of it are read
+    except IsADirectory:
+        return True
+    except NotAFile:
         return False
-    from kachery_p2p.dag.paths import node_kind
-    from kachery_p2p.dag.unixfs import DataType
-
-    return node_kind(block, cid) in (DataType.DIRECTORY, DataType.HAMT_SHARD)
+    return False
 
 
 def list_local(repo: Repo, cid: CID) -> list[HamtEntry]:

@@ -62,7 +62,8 @@ def store_file(
         label: a note for people, appended to the URI as `?label=...`.
         local: only store; do not start the node that serves it.
         cache_locally: accepted for older scripts; a stored file is always kept locally.
-        profile: the rules by which the file becomes blocks: "unixfs-v1-2025" (the default), "unixfs-v0-2015", or a
+        profile: the rules by which the file becomes blocks: "unixfs-v1-2025" (the default), "unixfs-v0-2015",
+            "random-16k" for data of which small parts are read here and there over the network, or a
             `kachery_p2p.dag.profiles.Profile`. Another profile gives another URI.
         verbose: say on stderr what is being done.
         pin: which pinning services are to keep it: the name of one, or several; True for the default ones; False for

@@ -112,6 +112,18 @@ def read_varint(buf: Buffer, pos: int, max_bytes: int = MAX_VARINT_BYTES) -> tup
         shift += 7
 
 
+def count_repeats(buf: bytes, start: int, stride: int, width: int) -> int:
+    """How often the `width` bytes at `start` stand there again and again, `stride` bytes from one to the next.
+
+    Columns of bytes are compared, so that it takes no step of Python for each time.
+    """
+    count = (len(buf) - start - width) // stride + 1
+    for at in range(start, start + width):
+        column = buf[at : at + (count - 1) * stride + 1 : stride]
+        count = len(column) - len(column.lstrip(column[:1]))
+    return count
+
+
 def read_number(buf: Buffer, pos: int, end: int) -> tuple[int, int]:
     """Read one number of protobuf: (value, position after it).
 

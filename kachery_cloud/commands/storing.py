@@ -18,7 +18,8 @@ _label_option = click.option("--label", metavar="TEXT", help="A note for people,
 _profile_option = click.option(
     "--profile",
     metavar="NAME",
-    help="Rules that decide the CID: unixfs-v1-2025 (the default) or unixfs-v0-2015 (CIDs that begin with Qm).",
+    help="Rules that decide the CID: unixfs-v1-2025 (the default), unixfs-v0-2015 (CIDs that begin with Qm), or "
+    "random-16k, for data of which small parts are read here and there over the network.",
 )
 
 

@@ -224,9 +224,17 @@ class Exchange:
         return True
 
     def keep_ahead(self, session: Session, source: str, cid: CID, data: bytes) -> bool:
-        """Keep a verified block that a session may want soon. Returns False when there is no more room."""
+        """Keep a verified block that a session may want soon. Returns False when there is no room for it."""
         handle = self._handles.get(session)
         return handle is not None and handle.keep_ahead(ReceivedBlock(cid, data, source))
+
+    async def room_ahead(self, session: Session) -> None:
+        """Wait until a session has room for such blocks again."""
+        handle = self._handles.get(session)
+        if handle is None:
+            await trio.sleep_forever()  # the session is over, and so is whoever waits here in a moment
+        else:
+            await handle.room_ahead()
 
     # --- peers -----------------------------------------------------------------------------------------------------
 

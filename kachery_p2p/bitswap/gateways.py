@@ -12,19 +12,24 @@ A want goes to a gateway if
 - no peer can supply it, or the gateways have joined, and no other gateway has it under way, and no peer that delivers;
 - else if all peers have been silent for a second;
 - else if another gateway takes too long for it. Then both are asked.
+
+Wants that lie side by side in a file go out as one request (`cars` says which), and so does all that is in a directory.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.asks import Asks
+from kachery_p2p.bitswap.cars import Cars
+from kachery_p2p.bitswap.fetches import Fetch
 from kachery_p2p.bitswap.interfaces import GatewayAnswer, NoBlock
 from kachery_p2p.bitswap.link import GatewayLink
 from kachery_p2p.bitswap.session import Ask, GatewayMember, Member, PeerState, Session, Want
 from kachery_p2p.bitswap.standby import Standby
-from kachery_p2p.dag.cid import DAG_PB
+from kachery_p2p.dag.cid import CID
 
 log = logging.getLogger("kachery_p2p.bitswap")
 
@@ -34,6 +39,8 @@ class Gateways:
 
     def __init__(self, asks: Asks) -> None:
         self._asks = asks
+        #: What is known of CARs, and which are under way.
+        self.cars = Cars(asks)
 
     @property
     def links(self) -> dict[str, GatewayLink]:
@@ -43,7 +50,12 @@ class Gateways:
     def add(self, name: str) -> GatewayLink:
         """A gateway of this node."""
         link = self._asks.gateways[name] = GatewayLink(name)
+        self.cars.fetches[link] = {}
         return link
+
+    def fetches(self, link: GatewayLink) -> list[Fetch]:
+        """The requests to a gateway: those that are under way, and those that are to be made."""
+        return list(self.cars.fetches[link])
 
     def join(self, session: Session, first: int, last: int | None, now: float) -> None:
         """Let the gateways take part in a session; see `Standby` for the arguments."""
@@ -54,6 +66,19 @@ class Gateways:
                 member = GatewayMember(session, link)
                 session.gateways[link] = link.members[session] = member
 
+    # --- what the load says ----------------------------------------------------------------------------------------
+
+    def locate(self, session: Session, root: CID, blocks: Iterable[tuple[bytes, int, int]]) -> None:
+        """Blocks that the session will want are these bytes of a file: (multihash, offset, length)."""
+        if session.standby is not None:
+            session.standby.places.add(root, blocks, self._asks.wants)
+
+    def gather(self, session: Session, root: CID) -> None:
+        """All that is in a directory will be wanted, in the order of its links."""
+        if session.standby is not None:
+            session.standby.trees.append(root)
+            self._asks.mark(session)
+
     # --- asking ----------------------------------------------------------------------------------------------------
 
     def fill(self, link: GatewayLink, now: float) -> None:
@@ -62,15 +87,18 @@ class Gateways:
         for member in list(link.members.values()):
             session = member.session
             if session.wanted and (not session.limited or self._asks.has_room(session, budget)):
+                session.limited = False
+                self._adopt(link, session, budget, now)
                 self._fill_member(link, member, budget, now)
 
     def _fill_member(self, link: GatewayLink, member: Member, budget: int, now: float) -> None:
         session = member.session
-        session.limited = False
-        while link.takes_more(trial=member.state is not PeerState.PROBABLE):
+        while link.takes_more(self.cars.running(link), trial=member.state is not PeerState.PROBABLE):
             want = self._choose(link, session, now)
             if want is None:
                 return
+            if self._begin_tree(link, session, want, budget, now):
+                continue
             size = session.expected_size(want)
             if link.block_asks and link.room(1.0, size) < size:
                 link.limited = True
@@ -79,12 +107,21 @@ class Gateways:
             if held and held + size > budget:
                 session.limited = True
                 return
-            self._asks.ask(want, link, session, now, block=True)
+            free = min(link.room(1.0, size), budget - held)
+            fetch = self.cars.plan(
+                link, session, want, size, free, budget, lambda other: self._goes_with(link, session, other), now
+            )
+            if fetch is None:
+                return
+            for multihash in fetch.expected:
+                other = self._asks.wants[multihash]
+                self._asks.ask(other, link, session, now, block=True)
+                fetch.asks[multihash] = other.asks[link]
 
     def _choose(self, link: GatewayLink, session: Session, now: float) -> Want | None:
         standby = session.standby
         assert standby is not None
-        if not standby.waits_for_car(now) and standby.helps_out(now):
+        if not standby.flowing and standby.helps_out(now):
             if not standby.joined:
                 for want in session.peerless:
                     if not want.requests and link not in want.lacking:
@@ -114,23 +151,38 @@ class Gateways:
         return None
 
     @staticmethod
-    def span(ask: Ask) -> tuple[int, int] | None:
-        """The bytes of a file to ask for as a CAR, root first; None where the block alone is asked for.
+    def _goes_with(link: GatewayLink, session: Session, want: Want) -> bool:
+        """Whether a want may be asked for because another one is, which comes with it."""
+        standby = session.standby
+        if standby is None or session not in want.sessions or want.requests or link in want.lacking:
+            return False
+        return not _coming_from_peers(want) if standby.joined else want in session.peerless
 
-        A CAR saves a round trip for each level of the DAG. It is asked for at the beginning, while there is not much
-        else to ask for, and of one gateway: a second one that is asked for the block gives the block.
-        """
-        link, standby = ask.link, ask.session.standby
-        helps = (
-            standby is not None
-            and standby.car_helps
-            and isinstance(link, GatewayLink)
-            and link.car
-            and ask.want.cid.codec == DAG_PB
-            and ask.want.requests == 1
-            and ask.session.wanted <= limits.CAR_WANTS
-        )
-        return standby.span if standby is not None and helps else None
+    def _begin_tree(self, link: GatewayLink, session: Session, want: Want, budget: int, now: float) -> bool:
+        """Ask for all that is in a directory, if that is of use now. What peers deliver is not asked for so."""
+        standby = session.standby
+        assert standby is not None
+        if not standby.trees or want.requests or standby.from_the_back(now) or not self.cars.given_by(link):
+            return False
+        self.cars.begin_tree(link, session, standby.trees.pop(0))
+        self._adopt(link, session, budget, now)
+        return True
+
+    def _adopt(self, link: GatewayLink, session: Session, budget: int, now: float) -> None:
+        """Leave to a CAR that is under way what will come with it."""
+        for fetch in self.fetches(link):
+            if fetch.session is not session or not fetch.keeps or not fetch.busy:
+                continue
+            for position, want in session.order_from(fetch.cursor):
+                if self._goes_with(link, session, want) and self.cars.comes_with(fetch, want):
+                    held = session.outstanding + session.buffered
+                    if held and held + session.expected_size(want) > budget:
+                        session.limited = True
+                        return
+                    self._asks.ask(want, link, session, now, block=True)
+                    ask = fetch.asks[want.multihash] = want.asks[link]
+                    ask.sent = fetch.started
+                fetch.cursor = position + 1
 
     # --- answers ---------------------------------------------------------------------------------------------------
 
@@ -141,27 +193,41 @@ class Gateways:
             if isinstance(link, GatewayLink) and ask.at < first.at and link.overtaken(now):
                 self._check_all(link)
 
-    def refused(self, link: GatewayLink, ask: Ask | None, refusal: NoBlock, now: float) -> None:
+    def ended(self, fetch: Fetch, refusal: NoBlock | None, now: float) -> None:
+        """A request is over. What it has not brought is asked for anew.
+
+        Args:
+            fetch: the request.
+            refusal: why it brought nothing, or not all.
+            now: the time.
+        """
+        link, asks = fetch.link, fetch.open_asks()
+        self.cars.over(fetch, refusal, asks, now)
+        link.proven = link.proven or (refusal is None and link.blocks > 0)
+        if refusal is not None and not (fetch.brought and refusal.answer is GatewayAnswer.FAILED):
+            self._refused(link, asks[0] if asks else None, refusal, fetch, now)
+        for ask in asks:
+            if link.asks.get(ask.want.multihash) is ask:
+                self._asks.give_up(ask, now, tell=False)
+        self._asks.dirty.add(link)
+        self._asks.mark(fetch.session)
+
+    def _refused(self, link: GatewayLink, ask: Ask | None, refusal: NoBlock, fetch: Fetch, now: float) -> None:
         """A request brought no block. `ask` is None when the block is not wanted of this gateway any more."""
         words = str(refusal)[: limits.MAX_WORDS]
         link.refused += 1
         if refusal.answer is GatewayAnswer.LACKS:
             link.last_error = words
-        elif refusal.answer is GatewayAnswer.NO_CAR:
-            link.car = False
-        elif refusal.answer is not GatewayAnswer.LIED:
+        elif refusal.answer not in (GatewayAnswer.LIED, GatewayAnswer.NO_CAR):
             link.rest(now, words, refusal.pause)
             self._check_all(link)
-        self._asks.dirty.add(link)
         if ask is not None:
             for session in ask.want.sessions:
                 if link in session.gateways:
                     session.said[link.peer] = words
-            if refusal.answer is GatewayAnswer.LACKS:
+            if refusal.answer is GatewayAnswer.LACKS and not fetch.is_car:
                 self._lacks(link, ask, now)
-            elif refusal.answer is GatewayAnswer.NO_CAR:
-                self._asks.give_up(ask, now, tell=False)
-            elif refusal.answer is not GatewayAnswer.LIED:
+            elif refusal.answer in (GatewayAnswer.BUSY, GatewayAnswer.FAILED):
                 self._in_vain(link, ask, refusal.answer, now)
         if refusal.answer is GatewayAnswer.LIED and not link.dropped:
             log.warning("The gateway %s is dropped: %s", link.peer, refusal)
@@ -216,28 +282,16 @@ class Gateways:
         for session in link.members:
             session.check_all()
 
-    # --- CARs ------------------------------------------------------------------------------------------------------
+    # --- what CARs bring -------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def car_began(link: GatewayLink, session: Session) -> None:
-        """A CAR brings blocks; it goes on when the block that was asked for has come."""
-        link.streams += 1
-        if session.standby is not None:
-            session.standby.cars += 1
+    def is_late(self, cid: CID) -> bool:
+        """Whether a block was wanted lately, and is not any more."""
+        return self._asks.was_wanted(cid.multihash)
 
-    @staticmethod
-    def car_brings(session: Session, now: float) -> None:
-        """The next block of a CAR has come."""
-        if session.standby is not None:
-            session.standby.car_until = now + limits.CAR_PAUSE
-
-    def car_ended(self, link: GatewayLink, session: Session) -> None:
-        """There is no more of it."""
-        link.streams -= 1
-        if session.standby is not None:
-            session.standby.cars -= 1
-        self._asks.dirty.add(link)
-        self._asks.mark(session)
+    def room_ahead(self) -> int:
+        """Bytes that one session may keep of what it does not want yet."""
+        active = sum(1 for each in self._asks.sessions.values() if each.standby is not None and each.wanted)
+        return max(limits.MAX_AHEAD // max(active, 1), limits.MIN_AHEAD)
 
     @staticmethod
     def came_ahead(link: GatewayLink, size: int, now: float) -> None:

@@ -94,6 +94,8 @@ class SessionHandle:
         #: What CARs have brought before it is wanted, by multihash, and the bytes of it.
         self._ahead: dict[bytes, ReceivedBlock] = {}
         self._ahead_size = 0
+        #: There is room for more of that.
+        self._ahead_room = Signal()
         self._exhausted = Signal()
         #: Tasks that wait for exhaustion.
         self.waits_exhausted = 0
@@ -120,6 +122,19 @@ class SessionHandle:
     def add_provider(self, peer_id: str) -> None:
         """Ask this peer too, now or as soon as it is connected. Named again, it is asked again for all it declined."""
         self._exchange.add_provider(self._session, peer_id)
+
+    def locate(self, root: CID, blocks: Iterable[tuple[bytes, int, int]]) -> None:
+        """Say where blocks that will be wanted are in a file, so that those side by side can be asked for together.
+
+        Args:
+            root: the file.
+            blocks: (multihash, offset, length) of each leaf.
+        """
+        self._exchange.client.gateways.locate(self._session, root, blocks)
+
+    def gather(self, root: CID) -> None:
+        """Say that all that is in a directory will be wanted, in the order of its links, and that little is here."""
+        self._exchange.client.gateways.gather(self._session, root)
 
     @contextlib.contextmanager
     def expecting(self) -> Generator[None, None, None]:
@@ -157,6 +172,10 @@ class SessionHandle:
         block = self._ahead.pop(cid.multihash)
         size = len(block.data)
         self._ahead_size -= size
+        # Not for each block: going on and stopping again costs more than there is room for.
+        if 2 * self._ahead_size <= self._exchange.client.gateways.room_ahead():
+            self._exchange.client.gateways.cars.resume(self._session)
+            self._ahead_room.notify()
         self._exchange.client.gateways.taken_ahead(self._session, block.peer, size, trio.current_time())
         self.deliver(ReceivedBlock(cid, block.data, block.peer))
 
@@ -229,12 +248,19 @@ class SessionHandle:
         self._came.notify()
 
     def keep_ahead(self, block: ReceivedBlock) -> bool:
-        """Keep a block that may be wanted soon, if there is room. Returns whether there is room for more."""
+        """Keep a block that may be wanted soon. False when there is no room for it."""
         size = len(block.data)
-        if block.cid.multihash not in self._ahead and self._ahead_size + size <= limits.MAX_AHEAD:
-            self._ahead[block.cid.multihash] = block
-            self._ahead_size += size
-        return self._ahead_size < limits.MAX_AHEAD
+        if block.cid.multihash in self._ahead:
+            return True
+        if self._ahead and self._ahead_size + size > self._exchange.client.gateways.room_ahead():
+            return False
+        self._ahead[block.cid.multihash] = block
+        self._ahead_size += size
+        return True
+
+    async def room_ahead(self) -> None:
+        """Wait until much of what was kept is wanted."""
+        await self._ahead_room.wait()
 
     def check_exhausted(self) -> None:
         """Wake those who wait for exhaustion, if it is so."""

@@ -121,18 +121,18 @@ class GatewaySource(Protocol):
     async def car(
         self,
         cid: CID,
-        first: int,
-        last: int,
-        on_block: Callable[[CID, bytes], bool],
+        span: tuple[int, int] | None,
+        take: Callable[[Sequence[tuple[CID, bytes]]], Awaitable[bool]],
         alive: Callable[[int], None],
     ) -> None:
-        """The blocks of a directory, or of some bytes of a file, root first.
+        """The blocks of a file or a directory, parents before their children.
 
         Args:
             cid: the root.
-            first: the first byte of a file.
-            last: the last byte of it (inclusive).
-            on_block: called with each block as it comes; says whether more is wanted.
+            span: the first and the last byte (inclusive) of a file; of a directory, its own blocks come then. None for
+                all that is in and below a directory.
+            take: given the blocks, some at a time, as they come; says whether more is wanted. While it waits nothing
+                is read.
             alive: called with the number of bytes that came, while they come.
 
         Raises:

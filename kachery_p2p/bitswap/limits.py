@@ -236,11 +236,27 @@ REST_LAST = 300.0
 WORTH_WAITING = 10.0
 #: What a gateway said is cut to this many characters.
 MAX_WORDS = 300
-#: Bytes of a file that are asked for together with its root: two leaves of the default profile, or a whole small file.
-CAR_FILE_BYTES = 2 * MIB
-#: Where more blocks than this are wanted at once, asking for each by itself saves as many round trips.
+#: Bytes of a file that are asked for together with its root: a whole file, or enough until the next are asked for.
+HEAD_BYTES = 8 * MIB
+#: The same of a gateway that has not shown yet what it is: two leaves of the default profile.
+FIRST_HEAD_BYTES = 2 * MIB
+#: Where more roots than this are wanted at once, asking for each by itself saves as many round trips.
 CAR_WANTS = 8
-#: While a CAR brings blocks, what else is wanted waits for so long whether it comes along.
-CAR_PAUSE = 0.5
-#: Bytes of CARs that a session keeps although they are not wanted yet. Beyond, the CAR is left.
-MAX_AHEAD = 8 * MIB
+#: Bytes of a file in one CAR, at the most: half of what may be in flight, so that the next is on its way meanwhile.
+CAR_BYTES = MAX_IN_FLIGHT // 2
+#: The same of a gateway that cuts them short: two leaves of the default profile.
+LEAST_CAR = 2 * MIB
+#: A gateway that gave no CAR so often in a row gives none.
+MAX_CAR_REFUSALS = 3
+#: Bytes of a CAR that were not asked for: a leaf at each end. With more it is left.
+MAX_STRAY = 4 * MIB
+#: For the end of a CAR that has brought everything: some bytes.
+CAR_END_SECONDS = 1.0
+#: How often a directory of which the CAR was cut short is asked for as a whole again.
+MAX_TREE_TRIES = 3
+#: Bytes that all sessions keep of what CARs bring before it is wanted, and the least that each may keep. While there is
+#: no room for more, a CAR is not read on.
+MAX_AHEAD = 16 * MIB
+MIN_AHEAD = 2 * MIB
+#: Blocks of one session of which is remembered where they are in their files, some 400 bytes each.
+MAX_PLACES = 8192

@@ -197,15 +197,16 @@ class GatewayLink(PeerLink):
     """
 
     __slots__ = (
-        "car",
+        "car_bytes",
+        "car_refusals",
         "dropped",
         "failures",
         "last_error",
         "most",
         "overtaken_in_row",
+        "proven",
         "refused",
         "resting",
-        "streams",
     )
 
     gateway: ClassVar[bool] = True
@@ -213,12 +214,13 @@ class GatewayLink(PeerLink):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.connected = True
-        #: Whether it gives CARs, as far as is known.
-        self.car = True
+        #: Bytes of a file that one CAR is asked for, and how often in a row it gave none.
+        self.car_bytes = limits.CAR_BYTES
+        self.car_refusals = 0
         #: Requests that it takes at once.
         self.most = limits.GATEWAY_REQUESTS
-        #: CARs that go on though the block that was asked for has come.
-        self.streams = 0
+        #: Whether it has answered a request to the end, and well: a CAR may be right for long and then wrong.
+        self.proven = False
         #: It asked for a pause, or failed: until `retry_at` nothing is asked of it, whatever it delivers meanwhile.
         self.resting = False
         #: Why it is not asked any more, for good.
@@ -229,10 +231,9 @@ class GatewayLink(PeerLink):
         self.refused = 0
         self.last_error = ""
 
-    def takes_more(self, *, trial: bool) -> bool:
-        """Whether another request may be made now. On trial, it gets one at a time."""
-        most = 1 if trial or self.probation else self.most
-        return self.usable and self.block_asks + self.streams < most
+    def takes_more(self, running: int, *, trial: bool) -> bool:
+        """Whether another request may be made now, where so many are under way. On trial, it gets one at a time."""
+        return self.usable and running < (1 if trial or self.probation or not self.proven else self.most)
 
     @property
     def doubtful(self) -> bool:

@@ -367,6 +367,18 @@ class Session:
         """The wants, first to last, or last to first."""
         return (want for want in (reversed(self._order) if backwards else self._order) if want is not None)
 
+    def order_from(self, position: int) -> Iterator[tuple[int, Want]]:
+        """The wants from a position of the order on, with their positions."""
+        start = max(position, self.base)
+        for index, want in enumerate(islice(self._order, start - self.base, None), start):
+            if want is not None:
+                yield index, want
+
+    @property
+    def after_order(self) -> int:
+        """The position of the next want that is added."""
+        return self.base + len(self._order)
+
     def next_for(self, member: Member) -> Want | None:
         """The first want in order that no peer is delivering and that this one is not known to lack."""
         order, base, link = self._order, self.base, member.link

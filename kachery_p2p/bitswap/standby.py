@@ -11,15 +11,18 @@ soon as peers deliver well.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from kachery_p2p.bitswap import limits
+from kachery_p2p.bitswap.places import Places
+from kachery_p2p.dag.cid import CID
 
 #: Before anything happened.
 _NEVER = -1e9
 
 
 class Standby:
-    """Whether the gateways of one session are asked for everything, and what a CAR may bring it.
+    """Whether the gateways of one session are asked for everything, and what the load has said of what it wants.
 
     Args:
         first: the first byte of the file that the session is about.
@@ -40,19 +43,33 @@ class Standby:
         self._joined_at = now
         self._gateway_rate = 0.0
         self._gateway_rate_at = _NEVER
-        # What a CAR is asked for.
-        most = first + limits.CAR_FILE_BYTES - 1
-        self.span = (first, most if last is None else max(first, min(last, most)))
-        #: Whether a CAR may save a round trip: until leaves are wanted, by which time all that is left is known.
+        self._first, self._last = first, last
+        #: Whether that may save a round trip: until leaves are wanted, by which time all that is left is known.
         self.car_helps = last is None or last >= first
-        #: CARs that bring blocks, and until when it is waited for what else they bring.
-        self.cars = 0
-        self.car_until = _NEVER
+        self.places = Places()
+        #: Directories all of which is wanted, and how often one was asked for again.
+        self.trees: list[CID] = []
+        self.tree_tries = 0
+        #: Requests for such that bring blocks: what else is wanted comes with them.
+        self.flowing = 0
+        #: Blocks that are asked for by themselves, because a CAR did not bring them.
+        self.alone: set[bytes] = set()
 
     def wants_again(self, now: float) -> None:
         """Something is wanted, after nothing was: peers that used their last head start get a new one."""
         if self.from_peers.last >= self._since:
             self._since = now
+
+    def head(self, most: int) -> tuple[int, int]:
+        """The first and the last byte that are asked for together with the root, at most so many."""
+        last = self._first + most - 1
+        return self._first, last if self._last is None else max(self._first, min(self._last, last))
+
+    def apart(self, multihashes: Iterable[bytes]) -> None:
+        """Ask for these blocks by themselves from now on."""
+        if len(self.alone) >= limits.MAX_PLACES:
+            self.alone.clear()
+        self.alone.update(multihashes)
 
     def came(self, size: int, now: float, *, gateway: bool) -> None:
         """A block came."""
@@ -69,10 +86,6 @@ class Standby:
     def takes_over(self, now: float) -> bool:
         """Whether gateways are asked also for what peers have under way."""
         return now - self.from_peers.last > limits.TAKE_OVER_SECONDS
-
-    def waits_for_car(self, now: float) -> bool:
-        """Whether a CAR is bringing blocks, among which may be the next ones that are wanted."""
-        return self.cars > 0 and now < self.car_until
 
     def judge(self, now: float, untaken: int) -> None:
         """Let the gateways join, or stand back.

@@ -18,6 +18,9 @@ from kachery_p2p.wire import Buffer, encode_varint, read_varint
 _PRAGMA_V2 = bytes.fromhex("0aa16776657273696f6e02")
 _HEADER_V2 = 40
 _LONGEST_SECTION = MAX_CID_BYTES + MAX_BLOCK_SIZE
+#: Bytes taken at a time while it is not known where the next block begins: a little more than what stands in front of
+#: one.
+_HEAD_STEP = 192
 
 
 def car_header(roots: Sequence[CID]) -> bytes:
@@ -63,44 +66,58 @@ class CarReader:
         reader.close()
 
     Every block is checked against its hash before it comes out. `roots` is None until the header is read. Blocks not
-    asked for, duplicates and blocks out of order are for the user to judge. Memory: one section and one chunk.
+    asked for, duplicates and blocks out of order are for the user to judge. Memory: one section and one chunk. The
+    bytes of a block are copied once, from the chunks to the block.
+
+    Args:
+        check: whether blocks are checked here. Without, that is left to the user, who can check many at once, in a
+            thread, with `first_wrong`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, check: bool = True) -> None:
         self.roots: list[CID] | None = None
         self.version: int | None = None
+        self._check = check
+        #: What is no part of a block yet: a header, or what stands in front of a block.
         self._buffer = bytearray()
         self._position = 0  # of the buffer's beginning in the CAR file
         self._end: int | None = None  # of the CARv1 within a CARv2
         self._skip_to = 0
+        #: The block that is coming: its CID, what has come of it, and how many bytes have not.
+        self._cid: CID | None = None
+        self._parts: list[memoryview] = []
+        self._missing = 0
 
     def feed(self, data: Buffer) -> Iterator[tuple[CID, bytes]]:
         """Take some more bytes; yields the blocks that are complete. Use up the iterator before feeding again.
+
+        The bytes must not change afterwards.
 
         Raises:
             MalformedDag: the bytes are not a CAR file, or a section is larger than any block.
             HashMismatch: a block has the wrong bytes; names the CID.
             UnsupportedCID: a hash function cannot be checked.
         """
-        self._buffer += data
-        if self.roots is None and not self._read_headers():
-            return
+        chunk = memoryview(data)
+        at = 0
         while True:
-            size, start = self._section(_LONGEST_SECTION, "block")
-            if size is None:
-                return
-            section = bytes(memoryview(self._buffer)[start : start + size])
-            self._consume(start + size)
-            try:
-                cid, at = read_cid(section, 0)
-            except InvalidCID as error:
-                raise MalformedDag(f"The CAR file has a block whose CID is broken. {error}") from None
-            block = section[at:]
-            if len(block) > MAX_BLOCK_SIZE:
-                raise MalformedDag(f"The CAR file has a block of {len(block)} bytes, more than {MAX_BLOCK_SIZE}.")
-            if not verify_block(cid.multihash, block):
-                raise HashMismatch(f"The CAR file has other bytes for {cid} than its hash promises.")
-            yield cid, block
+            if self._cid is not None:
+                part = chunk[at : at + self._missing]
+                at += len(part)
+                if len(part):
+                    self._parts.append(part)
+                    self._missing -= len(part)
+                    self._position += len(part)
+                if self._missing:
+                    return
+                yield self._block()
+            elif not self._begin_block():
+                if at >= len(chunk):
+                    return
+                # A little at a time: what belongs to a block shall not take the way through the buffer.
+                step = chunk[at : at + _HEAD_STEP]
+                at += len(step)
+                self._buffer += step
 
     def close(self) -> None:
         """Say that nothing more comes.
@@ -109,15 +126,46 @@ class CarReader:
             MalformedDag: the file ends within its header or a block.
         """
         ended_well = self._end is None or self._position >= self._end
-        if self.roots is None or self._buffer or not ended_well:
+        if self.roots is None or self._buffer or self._cid is not None or not ended_well:
             raise MalformedDag("The CAR file is cut short.")
+
+    def _begin_block(self) -> bool:
+        """Read what stands in front of the next block, if all of it is in the buffer."""
+        if self.roots is None and not self._read_headers():
+            return False
+        size, start = self._section(_LONGEST_SECTION, "block", MAX_CID_BYTES)
+        if size is None:
+            return False
+        head = bytes(self._buffer[: start + min(size, MAX_CID_BYTES)])
+        try:
+            cid, at = read_cid(head, start)
+        except InvalidCID as error:
+            raise MalformedDag(f"The CAR file has a block whose CID is broken. {error}") from None
+        length = size - (at - start)
+        if length > MAX_BLOCK_SIZE:
+            raise MalformedDag(f"The CAR file has a block of {length} bytes, more than {MAX_BLOCK_SIZE}.")
+        there = bytes(self._buffer[at : at + length])
+        self._consume(at + len(there))
+        self._cid, self._missing = cid, length - len(there)
+        if there:
+            self._parts.append(memoryview(there))
+        return True
+
+    def _block(self) -> tuple[CID, bytes]:
+        cid, block = self._cid, b"".join(self._parts)
+        assert cid is not None
+        self._cid = None
+        self._parts.clear()
+        if self._check and first_wrong([(cid, block)]) is not None:
+            raise wrong_block(cid)
+        return cid, block
 
     def _consume(self, count: int) -> None:
         del self._buffer[:count]
         self._position += count
 
-    def _section(self, longest: int, what: str) -> tuple[int | None, int]:
-        """(size, where it begins) of the next section, once all of it is in the buffer; otherwise (None, 0)."""
+    def _section(self, longest: int, what: str, needed: int) -> tuple[int | None, int]:
+        """(size, where it begins) of the next section, once `needed` bytes of it are in the buffer; else (None, 0)."""
         if self._end is not None and self._position >= self._end:
             # What follows the CARv1 in a CARv2 is an index, which nobody here needs.
             self._consume(len(self._buffer))
@@ -133,7 +181,7 @@ class CarReader:
             raise MalformedDag(f"The CAR file has a {what} of {size} bytes, and {longest} are the most there can be.")
         if self._end is not None and self._position + start + size > self._end:
             raise MalformedDag("The CAR file has a block that reaches beyond its own end.")
-        return (size, start) if len(buffer) >= start + size else (None, 0)
+        return (size, start) if len(buffer) >= start + min(size, needed) else (None, 0)
 
     def _read_headers(self) -> bool:
         if self.version is None:
@@ -157,12 +205,29 @@ class CarReader:
         # A page of HTML, sent by a gateway that failed, should be called what it is: a header begins with a map.
         if self.version == 1 and not any(byte >> 5 == 5 for byte in self._buffer[1:4]):
             raise MalformedDag("This is not a CAR file: it does not begin with a header.")
-        size, start = self._section(MAX_CAR_HEADER, "header")
+        size, start = self._section(MAX_CAR_HEADER, "header", MAX_CAR_HEADER)
         if size is None:
             return False
         self.roots = _decode_header(bytes(self._buffer[start : start + size]))
         self._consume(start + size)
         return True
+
+
+def first_wrong(blocks: Sequence[tuple[CID, Buffer]]) -> int | None:
+    """Which of these blocks is the first that has other bytes than its CID says; None when all are right.
+
+    Raises:
+        UnsupportedCID: a hash function cannot be checked.
+    """
+    for index, (cid, block) in enumerate(blocks):
+        if not verify_block(cid.multihash, block):
+            return index
+    return None
+
+
+def wrong_block(cid: CID) -> HashMismatch:
+    """The error for a block that is wrong."""
+    return HashMismatch(f"The CAR file has other bytes for {cid} than its hash promises.")
 
 
 def _cbor_head(major: int, value: int) -> bytes:

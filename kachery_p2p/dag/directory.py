@@ -165,12 +165,18 @@ class ListLimits:
 DEFAULT_LIMITS = ListLimits()
 
 
-def list_directory(cid: CID, limits: ListLimits = DEFAULT_LIMITS) -> Asking[list[HamtEntry]]:
+def list_directory(cid: CID, limits: ListLimits = DEFAULT_LIMITS, *, by_name: bool = True) -> Asking[list[HamtEntry]]:
     """List a directory, plain or sharded; a generator that asks for blocks, see `nodes.drive`.
 
+    Args:
+        cid: of the directory.
+        limits: bounds of the listing.
+        by_name: whether the entries of a sharded directory come in the order of the names' bytes. Otherwise they come
+            in the order of its links, depth first, as in a CAR of all that is in it.
+
     Returns:
-        Of a plain directory the entries in its own order, of a sharded one in the order of the names' bytes. Names are
-        given as they stand there: any Unicode text, `..` and `/` included.
+        The entries; those of a plain directory in its own order. Names are given as they stand there: any Unicode text,
+        `..` and `/` included.
 
     Raises:
         NotADirectory: it is something else.
@@ -184,10 +190,18 @@ def list_directory(cid: CID, limits: ListLimits = DEFAULT_LIMITS) -> Asking[list
         entries = [HamtEntry(name or "", link, tsize) for name, link, tsize in node.links]
     else:
         entries = yield from _list_shards(cid, node, data, limits)
-        entries.sort(key=lambda entry: entry.name.encode("utf-8"))
+        entries.sort(key=_name_key if by_name else _link_key)
     if len({entry.name for entry in entries}) != len(entries):
         raise MalformedDag(f"The directory {cid} has two entries of the same name.")
     return entries
+
+
+def _name_key(entry: HamtEntry) -> bytes:
+    return entry.name.encode("utf-8")
+
+
+def _link_key(entry: HamtEntry) -> int:
+    return hash_name(_name_key(entry))
 
 
 def _list_shards(root: CID, node: PBNode, data: UnixFSData, limits: ListLimits) -> Asking[list[HamtEntry]]:

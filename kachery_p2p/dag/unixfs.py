@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import MalformedDag
-from kachery_p2p.wire import Buffer, encode_varint, read_varint
+from kachery_p2p.wire import Buffer, count_repeats, encode_varint, read_varint
 
 #: The only hash function of sharded directories.
 MURMUR3_X64_64 = 0x22
@@ -127,13 +127,10 @@ def _decode(view: memoryview) -> UnixFSData:
             # The hot loop of large files: one size for each link, nearly always the same one again.
             start = pos
             size, pos = read_varint(buf, pos + 1, 10)
-            add(size)
-            if type(buf) is bytes:
-                same = buf[start:pos]
-                step = len(same)
-                while buf.startswith(same, pos):
-                    pos += step
-                    add(size)
+            step = pos - start
+            count = count_repeats(buf, start, step, step) if type(buf) is bytes else 1
+            pos = start + count * step
+            blocksizes += [size] * count
             continue
         tag, pos = read_varint(buf, pos, 5)
         field, wire = tag >> 3, tag & 7

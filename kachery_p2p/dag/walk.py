@@ -32,11 +32,10 @@ import heapq
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kachery_p2p.dag import limits, unixfs
+from kachery_p2p.dag import limits
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW
-from kachery_p2p.dag.pb import decode_node
-from kachery_p2p.dag.unixfs import DataType
-from kachery_p2p.errors import BlockTooLarge, IsADirectory, MalformedDag, NotAFile, UnsupportedCID
+from kachery_p2p.dag.filenode import FileNode
+from kachery_p2p.errors import MalformedDag, UnsupportedCID
 from kachery_p2p.wire import Buffer
 
 
@@ -212,8 +211,12 @@ class FileWalk:
             taken += self._hand_out(leaves.pop(many, before), counts=False)
         return taken
 
-    def feed(self, ref: Ref, block: Buffer) -> list[Piece]:
+    def feed(self, ref: Ref, block: Buffer | FileNode) -> list[Piece]:
         """Give the block of a taken reference, whose hash has been checked.
+
+        Args:
+            ref: the reference.
+            block: its bytes; or, of a dag-pb block, the node, where it is decoded already.
 
         Returns:
             The data that it carries.
@@ -225,7 +228,7 @@ class FileWalk:
             UnsupportedCID: it has a link that cannot be checked.
         """
         self._settle(ref)
-        if ref.cid.codec == RAW:
+        if ref.cid.codec == RAW and not isinstance(block, FileNode):
             size = len(block)
             if ref.length is None:
                 self.size = size
@@ -279,74 +282,41 @@ class FileWalk:
             data = data[: max(0, self.end - offset)]
         return [Piece(offset, data)] if len(data) else []
 
-    def _feed_node(self, ref: Ref, block: Buffer) -> list[Piece]:
+    def _feed_node(self, ref: Ref, block: Buffer | FileNode) -> list[Piece]:
         cid = ref.cid
-        links, data = decode_node(block, cid)
-        if data is None:
-            raise MalformedDag(f"The block {cid} is dag-pb, but not UnixFS: it has no data.")
-        node = unixfs.decode(data, cid)
-        if node.kind is not DataType.FILE and node.kind is not DataType.RAW:
-            self._refuse_kind(ref, node.kind)
-        sizes = node.blocksizes
-        if len(sizes) != len(links):
-            raise MalformedDag(f"The block {cid} has {len(links)} links, but states the sizes of {len(sizes)}.")
-        inline = 0 if node.data is None else len(node.data)
-        total = inline + sum(sizes)
-        if total > limits.MAX_FILE_SIZE:
-            raise MalformedDag(f"The block {cid} claims {total} bytes, more than any file can have.")
-        if (node.filesize or 0) != total:
-            raise MalformedDag(
-                f"The block {cid} claims {node.filesize or 0} bytes, but its parts claim {total} together."
-            )
-        if ref.length is None:
-            self.size = total
-        elif total != ref.length:
-            raise MalformedDag(f"The block {cid} claims {total} bytes, but the node above it says {ref.length}.")
-        if not links:
-            self._note_leaf(inline)
+        if isinstance(block, FileNode):
+            node = block
         else:
-            self._add_children(ref, links, sizes, ref.offset + inline)
-        if not inline or node.data is None:
-            return []
-        return self._clip(ref.offset, memoryview(node.data))
+            node = FileNode(cid, block if type(block) is bytes else bytes(block), file=self.root)
+        if ref.length is None:
+            self.size = node.size
+        elif node.size != ref.length:
+            raise MalformedDag(f"The block {cid} claims {node.size} bytes, but the node above it says {ref.length}.")
+        if not node.count:
+            self._note_leaf(len(node.data))
+        else:
+            self._add_children(ref, node)
+        return self._clip(ref.offset, node.data)
 
-    def _add_children(self, ref: Ref, links, sizes, offset: int) -> None:
+    def _add_children(self, ref: Ref, node: FileNode) -> None:
         depth = ref.depth + 1
         if depth > self._limits.max_depth:
             raise MalformedDag(f"The block {ref.cid} lies {ref.depth} levels deep and has links to still deeper ones.")
-        self._widest = max(self._widest, len(links))
-        start = self.start
-        end = self.end if self.end is not None else limits.MAX_FILE_SIZE
-        if start >= end:
+        self._widest = max(self._widest, node.count)
+        base = ref.offset
+        end = node.size if self.end is None else self.end - base
+        if self.end is not None and self.start >= self.end:
             end = 0  # no bytes, and so no children: not even the one in which that place is
         largest_leaf = self._largest_leaf
         leaves: list[Ref] = []
         nodes: list[Ref] = []
         new_ref = tuple.__new__  # half the cost of Ref(...), once for each block of the file
-        for (name, cid, _tsize), size in zip(links, sizes, strict=True):
-            if not size:
-                raise MalformedDag(f"The block {ref.cid} links to {cid} as a part of the file without any bytes.")
-            if name:
-                raise MalformedDag(f"The block {ref.cid} gives a part of a file a name, as only directories do.")
-            stop = offset + size
-            codec = cid.codec
-            if codec != RAW and codec != DAG_PB:
-                raise MalformedDag(
-                    f"The block {ref.cid} links to {cid}, whose codec 0x{codec:x} cannot be part of a file."
-                )
-            if codec == RAW and size > limits.MAX_BLOCK_SIZE:
-                raise BlockTooLarge(
-                    f"The file {self.root} has a block of {size:,} bytes, {cid}. Peers exchange blocks of up to "
-                    f"{limits.MAX_BLOCK_SIZE:,} bytes (2 MiB), so it cannot be loaded. Whoever has the data must store "
-                    "it again in smaller blocks."
-                )
-            if offset < end and stop > start:
-                child = new_ref(Ref, (cid, offset, size, depth))
-                if codec == RAW or size <= largest_leaf:
-                    leaves.append(child)
-                else:
-                    nodes.append(child)
-            offset = stop
+        for cid, offset, length in node.children(self.start - base, end):
+            child = new_ref(Ref, (cid, base + offset, length, depth))
+            if cid.codec == RAW or length <= largest_leaf:
+                leaves.append(child)
+            else:
+                nodes.append(child)
         if self.pending + len(leaves) + len(nodes) > self._limits.max_pending:
             raise MalformedDag(
                 f"The file {self.root} has more than {self._limits.max_pending} parts on one path from its root to a "
@@ -354,11 +324,3 @@ class FileWalk:
             )
         self._leaves.push(leaves)
         self._nodes.push(nodes)
-
-    def _refuse_kind(self, ref: Ref, kind: DataType) -> None:
-        if ref.depth == 0:
-            if kind in (DataType.DIRECTORY, DataType.HAMT_SHARD):
-                raise IsADirectory(f"{ref.cid} is a directory, not a file. Name a file in it: {ref.cid}/<name>.")
-            if kind is DataType.SYMLINK:
-                raise NotAFile(f"{ref.cid} is a symbolic link, not a file.")
-        raise MalformedDag(f"The block {ref.cid} is a {kind.name.lower()} node where a file is meant.")

@@ -68,11 +68,12 @@ class DirectoryLoad:
             InvalidName: an entry's name could not stand in a folder, or would leave it.
             KacheryError: see `Load`.
         """
+        known = await trio.to_thread.run_sync(self._repo.has_block, root.multihash) is not None
         failure: KacheryError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keeper.run, nursery.cancel_scope)
             try:
-                await self._read_tree(root)
+                await self._read_tree(root, known=known)
                 await self._keeper.flush()
                 self._total = max(self._tree.claimed_size, 1)
                 await self._fetch_files(self._tree.files)
@@ -87,7 +88,8 @@ class DirectoryLoad:
 
     # --- the nodes
 
-    async def _read_tree(self, root: CID) -> None:
+    async def _read_tree(self, root: CID, *, known: bool) -> None:
+        """Read all folders. Where the top one is not `known`, most of what is in it is not here, either."""
         tree = self._tree
         walk = TreeWalk(root)
         while level := walk.take():
@@ -95,6 +97,8 @@ class DirectoryLoad:
             for folder in level:
                 tree.folders[folder] = None
                 entries = await self._list(folder)
+                if folder == root and not known:
+                    self._load.gather(root)
                 for entry in entries:
                     safe_name(entry.name)
                 for cid, size in walk.add(folder, [(entry.cid, entry.tsize or 0) for entry in entries]):
@@ -111,7 +115,7 @@ class DirectoryLoad:
         entries = self._listed.pop(folder, None)
         if entries is not None:
             return entries
-        steps, wanted = self._begun.pop(folder, (list_directory(folder), []))
+        steps, wanted = self._begun.pop(folder, (list_directory(folder, by_name=False), []))
         return await self._load.drive(steps, wanted=wanted)
 
     async def _sort(self, entries: Mapping[CID, int]) -> list[CID]:
@@ -150,7 +154,7 @@ class DirectoryLoad:
 
     def _begin_listing(self, folder: CID, block: bytes) -> None:
         """List a folder as far as its first block goes, while that is in memory."""
-        steps = list_directory(folder)
+        steps = list_directory(folder, by_name=False)
         try:
             wanted = next(steps)
             if wanted == [folder]:

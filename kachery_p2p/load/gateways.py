@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kachery_p2p.bitswap.interfaces import GatewayAnswer, NoBlock
@@ -55,18 +55,17 @@ class ClientSource:
     async def car(
         self,
         cid: CID,
-        first: int,
-        last: int,
-        on_block: Callable[[CID, bytes], bool],
+        span: tuple[int, int] | None,
+        take: Callable[[Sequence[tuple[CID, bytes]]], Awaitable[bool]],
         alive: Callable[[int], None],
     ) -> None:
-        """The blocks of a directory, or of some bytes of a file, each verified.
+        """The blocks of some bytes of a file, or of a directory, each verified.
 
         Raises:
             NoBlock: they did not come, or not all of them.
         """
         try:
-            await self._client.car(self._gateway, cid, first, last, on_block, alive)
+            await self._client.car(self._gateway, cid, span, take, alive)
         except GatewayRefusal as refusal:
             raise _no_block(refusal) from refusal
 

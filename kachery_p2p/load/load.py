@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.filenode import FileNode
 from kachery_p2p.dag.nodes import Asking
 from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.errors import DamagedFile, DiskFull, IsADirectory, KacheryError, MalformedDag
@@ -278,9 +279,17 @@ class Load:
 
     # --- for the transfer of a file
 
-    def local_block(self, cid: CID) -> bytes | None:
-        """In a thread: that block, if it is in the repo."""
-        return self._repo.get_block(cid.multihash)
+    def local_part(self, cid: CID) -> bytes | FileNode | None:
+        """In a thread: a part of a file, if it is in the repo; decoded, where it is an inner node in the catalog."""
+        return self._repo.file_part(cid)
+
+    def locate(self, root: CID, blocks: Iterable[tuple[bytes, int, int]]) -> None:
+        """Tell the session where blocks that will be wanted are in a file."""
+        self._session.locate(root, blocks)
+
+    def gather(self, root: CID) -> None:
+        """Tell the session that all that is in a directory will be wanted, in the order of its links."""
+        self._session.gather(root)
 
     def place(self, multihashes: Iterable[bytes], place: Place) -> None:
         """Say where blocks that are about to be wanted belong."""

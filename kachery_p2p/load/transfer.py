@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW
+from kachery_p2p.dag.filenode import FileNode
 from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
 from kachery_p2p.dag.walk import FileWalk, Ref
 from kachery_p2p.load.interfaces import LOOKAHEAD, Received, Supply
@@ -99,7 +100,7 @@ class Transfer:
             if there is True:
                 self._walk.skip(ref)
                 self._count(ref.length or 0)
-            elif isinstance(there, bytes):
+            elif not isinstance(there, bool):
                 await self._place([([ref], there)])
             else:
                 waiting = self._waiting.setdefault(ref.cid.multihash, [])
@@ -114,16 +115,17 @@ class Transfer:
                 waiting.append(ref)
         if missing:
             self._supply.place(placed, self._places)
+            self._supply.locate(self._walk.root, _leaves_among(refs, missing))
             self._supply.want(missing.values(), sizes)
 
-    def _look_up(self, refs: list[Ref]) -> list[bytes | bool]:
+    def _look_up(self, refs: list[Ref]) -> list[bytes | FileNode | bool]:
         """In a thread: for each reference its block, True where its bytes are in place already, or False."""
-        found: list[bytes | bool] = []
+        found: list[bytes | FileNode | bool] = []
         leaves = []
         for i, ref in enumerate(refs):
             found.append(False)
             if ref.length is None or ref.cid.codec == DAG_PB:
-                block = self._supply.local_block(ref.cid)
+                block = self._supply.local_part(ref.cid)
                 found[i] = False if block is None else block
             if found[i] is False and ref.length is not None:
                 same = self._leaves.get((ref.cid.multihash, ref.cid.codec))
@@ -174,7 +176,7 @@ class Transfer:
             assert first.length is not None
             self._download.write(ref.offset, self._download.read(first.offset, first.length))
 
-    async def _place(self, came: Sequence[tuple[list[Ref], Buffer]]) -> None:
+    async def _place(self, came: Sequence[tuple[list[Ref], Buffer | FileNode]]) -> None:
         """Verified blocks: their children join the walk, their bytes go to all places of the file where they belong."""
         size_known = self._walk.size is not None
         found = [(ref, data, self._walk.feed(ref, data)) for refs, data in came for ref in refs]
@@ -184,9 +186,11 @@ class Transfer:
             if size is not None:
                 self._download.allocate(size, self._start, self._end)
             for ref, data, pieces in found:
-                self._download.accept(ref, data, pieces)
+                if not isinstance(data, FileNode):  # an inner node that is in the catalog
+                    self._download.accept(ref, data, pieces)
 
-        await trio.to_thread.run_sync(accept)
+        if size is not None or any(not isinstance(data, FileNode) for _, data, _ in found):
+            await trio.to_thread.run_sync(accept)
         leaves: list[Ref] = []
         nodes: list[Ref] = []
         carried = 0
@@ -213,3 +217,12 @@ class Transfer:
             end = self._walk.size if self._end is None else min(self._end, self._walk.size)
             total = max(0, end - self._start)
             self._supply.progressed(min(self._done, total), total)  # the first and last leaf may reach over the range
+
+
+def _leaves_among(refs: list[Ref], wanted: Container[bytes]) -> list[tuple[bytes, int, int]]:
+    """Where those of the references are that are wanted and can be leaves: (multihash, offset, length)."""
+    return [
+        (cid.multihash, offset, length)
+        for cid, offset, length, _ in refs
+        if length is not None and length <= MAX_BLOCK_SIZE and cid.multihash in wanted
+    ]

@@ -148,6 +148,10 @@ class Catalog(SQLiteFile):
         row = self.one("SELECT data FROM blocks WHERE multihash = ?", (multihash,))
         return None if row is None else row[0]
 
+    def has_node(self, multihash: bytes) -> bool:
+        """Whether a block is kept in the catalog itself."""
+        return self.one("SELECT 1 FROM blocks WHERE multihash = ?", (multihash,)) is not None
+
     @property
     def needs_records(self) -> bool:
         """Whether it was made by a version that wrote no second place."""

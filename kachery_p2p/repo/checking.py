@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kachery_p2p.dag.builder import FileBuilder
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW
-from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile
+from kachery_p2p.dag.profiles import RANDOM_16K, UNIXFS_V0_2015, UNIXFS_V1_2025, Profile
 from kachery_p2p.errors import DamagedFile, FileChanged, KacheryError, MalformedDag
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import CHANGED, MISSING, OK, WRAP_FILE, WRAP_NONE
@@ -300,6 +300,8 @@ class Checker:
     def _known_profiles(self, cid: CID, likely: Profile | None) -> list[Profile]:
         """Profiles that a file may have been cut by, the likely ones first: each that is tried reads it once."""
         profiles = [UNIXFS_V0_2015, UNIXFS_V1_2025] if cid.version == 0 else [UNIXFS_V1_2025, UNIXFS_V0_2015]
+        if cid.version == 1:
+            profiles.append(RANDOM_16K)
         if likely is not None:
             profiles = [likely, *(profile for profile in profiles if profile != likely)]
         for (text,) in self._catalog.all("SELECT DISTINCT profile FROM roots WHERE profile IS NOT NULL LIMIT 32"):

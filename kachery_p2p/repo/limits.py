@@ -34,6 +34,9 @@ NODE_SPOOL = 2 * MIB
 #: Open files kept for serving blocks; far below the usual limit of 1024 descriptors per process.
 OPEN_FILES = 64
 
+#: Decoded nodes of files: those of some 270 GiB in chunks of 1 MiB, or of 4 GiB in chunks of 16 KiB.
+NODE_CACHE = 16 * MIB
+
 #: Keys in one SQL `IN (...)`; SQLite guarantees 999 variables.
 SQL_KEYS = 400
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from kachery_p2p.dag.cid import CID, read_cid, verify_block
+from kachery_p2p.dag.cid import CID, DAG_PB, read_cid, verify_block
+from kachery_p2p.dag.filenode import FileNode
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.errors import HashMismatch, NoPermission, RepoBusy, RepoError
 from kachery_p2p.oserrors import explained
@@ -18,6 +19,7 @@ from kachery_p2p.repo.checking import Checker, Problem
 from kachery_p2p.repo.damaged import fresh_beside, put_in_place
 from kachery_p2p.repo.download import Download
 from kachery_p2p.repo.fileio import Progress
+from kachery_p2p.repo.filenodes import FileNodes
 from kachery_p2p.repo.folders import FolderStorer
 from kachery_p2p.repo.hosts import claim
 from kachery_p2p.repo.layout import Layout
@@ -31,6 +33,7 @@ from kachery_p2p.repo.second_place import cid_of, refuse_newer
 from kachery_p2p.repo.serving import BlockReader
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
 from kachery_p2p.repo.storing import Storer
+from kachery_p2p.repo.whole import WholeFiles
 from kachery_p2p.sqlite_errors import only_read
 from kachery_p2p.wire import Buffer
 
@@ -83,6 +86,9 @@ class Repo:
         self._layout = layout
         self._catalog = catalog
         self._reader = BlockReader(layout.directory, catalog)
+        self._whole = WholeFiles(catalog, self._reader)
+        #: The nodes of files that were looked into lately; shared by all that read from this repo in this process.
+        self.file_nodes = FileNodes()
         self._placer = Placer(layout, catalog, self._reader)
         self._checker = Checker(self._placer)
         self._storer = Storer(self._placer)
@@ -336,6 +342,27 @@ class Repo:
         """Those of the blocks that can be read into the buffer as they are, at once; `get_block` has the others."""
         return self._reader.leaves(multihashes, buffer)
 
+    def read_file(self, cid: CID, start: int, end: int) -> bytes | None:
+        """Bytes of a file that is here as a whole. Never wrong bytes: None where it is not as it was when hashed."""
+        return self._whole.read(cid, start, end)
+
+    def file_part(self, cid: CID) -> bytes | FileNode | None:
+        """A block of a file, or None where it is not here. An inner node that the catalog keeps comes decoded.
+
+        Raises:
+            MalformedDag: it is no block of a file.
+        """
+        node = self.file_nodes.get(cid)
+        if node is not None and not self._catalog.has_node(cid.multihash):
+            return node.block
+        if node is None:
+            block = self._reader.node(cid.multihash) if cid.codec == DAG_PB else None
+            if block is None:
+                return self._reader.get(cid.multihash)
+            node = self.file_nodes.decode(cid, block)
+        # A leaf that the catalog keeps, or a node that has bytes of the file in it, is to be written to its place.
+        return node if node.count and not node.data else node.block
+
     def get_blocks(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
         """Those of the blocks that are here, looked up together: for the small ones of directories."""
         return self._reader.blocks(multihashes)
@@ -404,6 +431,7 @@ class Repo:
             Whether it was there.
         """
         self._check_writable()
+        self.file_nodes.clear()
         return self._maintenance.remove(cid)
 
     def sweep(self, min_age: float = ORPHAN_SECONDS) -> tuple[int, int]:
@@ -415,6 +443,7 @@ class Repo:
             How many were dropped, and their bytes.
         """
         self._check_writable()
+        self.file_nodes.clear()
         return self._maintenance.sweep(min_age)
 
     def adopt_unknown(self, *, progress: Progress | None = None) -> list[Problem]:
@@ -460,6 +489,7 @@ class Repo:
     def _after_fork(self) -> None:
         # A lock of the old ones may be held by a thread that the child does not have.
         self._reader.files = OpenFiles()
+        self.file_nodes = FileNodes()
 
 
 def _catalog_to_read(layout: Layout) -> Catalog:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from kachery_p2p.bitswap.client import Arrival, WantManager
+from kachery_p2p.bitswap.fetches import Fetch
 from kachery_p2p.bitswap.interfaces import GatewayAnswer, NoBlock
-from kachery_p2p.bitswap.link import GatewayLink
 from kachery_p2p.bitswap.messages import WantlistEntry, WantType
-from kachery_p2p.bitswap.session import Ask, Session
+from kachery_p2p.bitswap.session import Session
 from kachery_p2p.dag.cid import CID, RAW
 
 
@@ -157,30 +157,29 @@ class Sim:
                 self.now + peer.delay, lambda p=peer, e=cancels + entries, f=full, n=epoch: self._arrive(p, e, f, n)
             )
         for link in self.client.changed_gateways():
-            for ask in link.asks.values():
-                if not ask.sent:
+            for fetch in [each for each in self.client.gateways.fetches(link) if not each.started]:
+                fetch.started = True
+                for ask in fetch.asks.values():
                     ask.sent, ask.at = True, self.now
-                    self._request(self.gateways[link.peer], link, ask)
+                self._request(self.gateways[link.peer], fetch)
         for session in self.got:
             held = session.outstanding + session.buffered
             self.most_held = max(self.most_held, held)
 
-    def _request(self, gateway: SimGateway, link: GatewayLink, ask: Ask) -> None:
-        multihash = ask.want.multihash
+    def _request(self, gateway: SimGateway, fetch: Fetch) -> None:
+        (multihash,) = fetch.expected
         gateway.asked.append((self.now, multihash))
 
         def answer() -> None:
-            open_ask = link.asks.get(multihash) is ask
+            open_ask = fetch.busy
+            refusal = None
             if gateway.down_until > self.now and multihash not in gateway.spared:
                 refusal = NoBlock(GatewayAnswer.FAILED, "The request failed: connection refused.")
             elif gateway.holds is not None and multihash not in gateway.holds:
                 refusal = NoBlock(GatewayAnswer.LACKS, "It does not have the block.")
             elif open_ask:
                 self._delivered(self.client.block(gateway.name, multihash, self.size(multihash), self.now), multihash)
-                return
-            else:
-                return
-            self.client.gateways.refused(link, ask if open_ask else None, refusal, self.now)
+            self.client.gateways.ended(fetch, refusal, self.now)
 
         if not gateway.silent:
             self.at(self.now + gateway.seconds, answer)

@@ -12,9 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 from kachery_p2p.dag.car import car_header, car_section
-from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.nodes import drive
+from kachery_p2p.dag.pb import decode_node
 from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.errors import IsADirectory
 from kachery_p2p.repo.repo import Repo
@@ -35,6 +36,11 @@ class Asked:
     @property
     def car(self) -> bool:
         return self.query.get("format") == "car"
+
+    @property
+    def span(self) -> str | None:
+        """The bytes of a file that a CAR is to have; "all" for all that is in a directory."""
+        return "all" if self.query.get("dag-scope") == "all" else self.query.get("entity-bytes")
 
 
 @dataclass
@@ -135,7 +141,7 @@ def honest(repo: Repo, *, rate: float = 0.0, delay: float = 0.0, car: bool = Tru
         if asked.car and not car:
             answer.send(400, b"no CAR here", "text/plain")
             return
-        body = make_car(repo, asked.cid, asked.query.get("entity-bytes")) if asked.car else block
+        body = make_car(repo, asked.cid, asked.span) if asked.car else block
         if rate:
             with lock:
                 free_at[0] = max(free_at[0], time.monotonic()) + len(body) / rate
@@ -147,7 +153,13 @@ def honest(repo: Repo, *, rate: float = 0.0, delay: float = 0.0, car: bool = Tru
 
 
 def make_car(repo: Repo, root: CID, span: str | None) -> bytes:
-    """The CAR of a directory, or of some bytes of a file, as `dag-scope=entity` has it."""
+    """The CAR of a directory, or of some bytes of a file, as `dag-scope=entity` has it; or of all that is below."""
+    blocks = car_blocks(repo, root, span)
+    return car_header([root]) + b"".join(car_section(cid, len(data)) + data for cid, data in blocks.items())
+
+
+def car_blocks(repo: Repo, root: CID, span: str | None) -> dict[CID, bytes]:
+    """The blocks of such a CAR, in their order."""
     blocks: dict[CID, bytes] = {}
 
     def get(cid: CID) -> bytes:
@@ -155,6 +167,14 @@ def make_car(repo: Repo, root: CID, span: str | None) -> bytes:
         assert block is not None
         return blocks.setdefault(cid, block)
 
+    if span == "all":
+        waiting = [root]
+        while waiting:
+            cid = waiting.pop()
+            block = get(cid)
+            if cid.codec == DAG_PB:
+                waiting += [link.cid for link in reversed(decode_node(block, cid).links)]
+        return blocks
     first, last = (int(part) for part in (span or f"0:{2**40}").split(":"))
     try:
         walk = FileWalk(root, first, last + 1, whole_blocks=True)
@@ -163,7 +183,7 @@ def make_car(repo: Repo, root: CID, span: str | None) -> bytes:
                 walk.feed(ref, get(ref.cid))
     except IsADirectory:
         drive(list_directory(root), lambda cids: [get(cid) for cid in cids])
-    return car_header([root]) + b"".join(car_section(cid, len(data)) + data for cid, data in blocks.items())
+    return blocks
 
 
 def liar(repo: Repo) -> Behave:
@@ -172,7 +192,7 @@ def liar(repo: Repo) -> Behave:
     def behave(answer: Answer, asked: Asked) -> None:
         block = None if asked.cid is None else repo.get_block(asked.cid.multihash)
         if asked.car and asked.cid is not None and block is not None:
-            body = bytearray(make_car(repo, asked.cid, asked.query.get("entity-bytes")))
+            body = bytearray(make_car(repo, asked.cid, asked.span))
         else:
             body = bytearray(block or b"anything")
         body[-1] ^= 1

@@ -135,7 +135,7 @@ def check_head(status: int, headers: Mapping[str, str], *, car: bool, wall: floa
         )
     if status == 503 or (status >= 500 and pause is not None):
         raise GatewayRefusal(FailureKind.BUSY, f"It says that it is not available now (status {status}).", pause)
-    if car and status in (400, 404, 405, 406, 415, 500, 501):
+    if car and status in (400, 405, 406, 415, 501):
         raise GatewayRefusal(FailureKind.NO_CAR, f"It gives no CAR (status {status}).")
     if status == 401:
         raise GatewayRefusal(

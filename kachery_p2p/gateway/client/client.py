@@ -1,9 +1,10 @@
 """Asking gateways for blocks (Trustless Gateway specification).
 
-A block is asked for by its CID (`?format=raw`), and what comes is hashed before anybody sees it. A directory, or the
-root of a file with its first bytes, is asked for as a CAR (`?format=car&dag-scope=entity`), which saves a round trip
-for each level of the DAG; its blocks are checked one by one as they come. Which block is asked of which gateway, and
-what becomes of one that refuses, is not decided here, but by `kachery_p2p.bitswap.gateways`.
+A block is asked for by its CID (`?format=raw`), and what comes is hashed before anybody sees it. Many are asked for as
+a CAR: the bytes of a file from one place to another (`?format=car&dag-scope=entity&entity-bytes=`), or all that is in a
+directory (`dag-scope=all`). Its blocks are checked as they come, and what came before the first wrong one is good.
+Which block is asked of which gateway, and what becomes of one that refuses, is not decided here, but by
+`kachery_p2p.bitswap.gateways`.
 
 Size, time and redirects are bounded, and HTTP/2 is spoken where the gateway does; see `kachery_p2p.http`.
 """
@@ -12,12 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 import trio
 
-from kachery_p2p.dag.car import CarReader
+from kachery_p2p.dag.car import CarReader, first_wrong, wrong_block
 from kachery_p2p.dag.cid import CID, verify_block
 from kachery_p2p.errors import GatewayError, HashMismatch, MalformedDag, UnsupportedCID
 from kachery_p2p.gateway.client import limits
@@ -102,68 +104,100 @@ class GatewayClient:
         Raises:
             GatewayRefusal: it did not come.
         """
-        async with self._in_time(gateway):
-            async with self._request(gateway, cid, {"format": "raw"}, RAW_TYPE) as answer:
-                data = await self._body(answer, alive)
-            await self._check(cid, data)
-        return data
+        async with self._told(gateway):
+            with trio.move_on_after(limits.REQUEST_SECONDS):
+                async with self._request(gateway, cid, {"format": "raw"}, RAW_TYPE) as answer:
+                    data = await self._body(answer, alive)
+                await self._check(cid, data)
+                return data
+            why = f"It did not finish its answer within {limits.REQUEST_SECONDS:g} seconds."
+            raise GatewayRefusal(FailureKind.FAILED, why)
 
     async def car(
         self,
         gateway: Gateway,
         cid: CID,
-        first: int,
-        last: int,
-        on_block: Callable[[CID, bytes], bool],
+        span: tuple[int, int] | None,
+        take: Callable[[Sequence[tuple[CID, bytes]]], Awaitable[bool]],
         alive: Callable[[int], None] = _nothing,
     ) -> None:
-        """The blocks of a directory, or of some bytes of a file, root first.
+        """The blocks of a file or a directory, parents before their children.
 
         Args:
             gateway: where to ask.
-            cid: the directory or the file.
-            first: the first byte that is wanted of a file.
-            last: the last one.
-            on_block: called with each checked block as it comes; says whether more is wanted.
+            cid: the file or the directory.
+            span: the first and the last byte that are wanted of a file; of a directory, its own blocks come then. None
+                for all that is in and below a directory.
+            take: given the checked blocks, some at a time, in the order in which they come; says whether more is
+                wanted. While it waits nothing is read, and that time does not count.
             alive: called with the number of bytes that came, while they come.
 
         Raises:
             GatewayRefusal: as `block`; blocks may have come before.
         """
-        params = {"format": "car", "dag-scope": "entity", "entity-bytes": f"{first}:{last}"}
-        size = 0
-        reader = CarReader()
+        params = {"format": "car", "dag-scope": "all"}
+        most = math.inf
+        if span is not None:
+            params |= {"dag-scope": "entity", "entity-bytes": f"{span[0]}:{span[1]}"}
+            most = span[1] - span[0] + limits.MAX_CAR_BESIDE
         accept = f"{CAR_TYPE}; version=1; order=dfs; dups=n"
-        async with self._in_time(gateway), self._request(gateway, cid, params, accept) as answer:
-            try:
-                async with answer.chunks(limits.STALL_SECONDS) as chunks:
-                    async for chunk in chunks:
-                        size += len(chunk)
-                        alive(len(chunk))
-                        for found, data in reader.feed(chunk):
-                            if not on_block(found, data):
+        reader = CarReader(check=False)
+        some = False
+        size = 0
+        with trio.CancelScope(deadline=trio.current_time() + limits.REQUEST_SECONDS) as scope:
+            async with self._told(gateway), self._request(gateway, cid, params, accept) as answer:
+                try:
+                    async with answer.chunks(limits.STALL_SECONDS) as chunks:
+                        async for chunk in chunks:
+                            size += len(chunk)
+                            alive(len(chunk))
+                            left = scope.deadline - trio.current_time() + len(chunk) / limits.LEAST_RATE
+                            scope.deadline = math.inf
+                            blocks, error = _blocks_of(reader, chunk)
+                            some = some or bool(blocks)
+                            if blocks and not await self._give(blocks, take):
                                 return
-                        if size > limits.MAX_CAR_SIZE:
-                            return
-                reader.close()
-            except HashMismatch as error:
-                raise GatewayRefusal(FailureKind.LIED, str(error)) from error
-            except (MalformedDag, UnsupportedCID) as error:
-                raise GatewayRefusal(FailureKind.NO_CAR, str(error)) from error
+                            if error is not None:
+                                raise error
+                            scope.deadline = trio.current_time() + left
+                            if size > most:
+                                return
+                    reader.close()
+                except HashMismatch as error:
+                    raise GatewayRefusal(FailureKind.LIED, str(error)) from error
+                except (MalformedDag, UnsupportedCID) as error:
+                    # One that was right so far was cut short.
+                    raise GatewayRefusal(FailureKind.FAILED if some else FailureKind.NO_CAR, str(error)) from error
+        if scope.cancelled_caught:
+            raise GatewayRefusal(FailureKind.FAILED, "It sends its answer too slowly.")
+
+    async def _give(
+        self, blocks: Sequence[tuple[CID, bytes]], take: Callable[[Sequence[tuple[CID, bytes]]], Awaitable[bool]]
+    ) -> bool:
+        """Check blocks, and hand on those that come before the first wrong one.
+
+        Raises:
+            HashMismatch: there is a wrong one.
+            UnsupportedCID: a hash function cannot be checked.
+        """
+        if sum(len(block) for _, block in blocks) < limits.HASH_IN_THREAD:
+            wrong = first_wrong(blocks)
+        else:
+            wrong = await trio.to_thread.run_sync(first_wrong, blocks, limiter=self._hashing)
+        if wrong is None:
+            return await take(blocks)
+        if wrong:
+            await take(blocks[:wrong])
+        raise wrong_block(blocks[wrong][0])
 
     @contextlib.asynccontextmanager
-    async def _in_time(self, gateway: Gateway) -> AsyncIterator[None]:
-        """Give a request as a whole its time."""
+    async def _told(self, gateway: Gateway) -> AsyncIterator[None]:
+        """What a gateway refuses is in the log."""
         try:
-            with trio.fail_after(limits.REQUEST_SECONDS):
-                yield
+            yield
         except GatewayRefusal as refusal:
             log.debug("%s: %s", gateway.name, refusal)
             raise
-        except trio.TooSlowError:
-            why = f"It did not finish its answer within {limits.REQUEST_SECONDS:g} seconds."
-            log.debug("%s: %s", gateway.name, why)
-            raise GatewayRefusal(FailureKind.FAILED, why) from None
 
     # --- one request ------------------------------------------------------------------------------------------------
 
@@ -228,3 +262,14 @@ class GatewayClient:
             raise GatewayRefusal(FailureKind.ABSENT, str(error)) from error
         if not good:
             raise GatewayRefusal(FailureKind.LIED, f"It sent other bytes for {cid} than its hash promises.")
+
+
+def _blocks_of(reader: CarReader, chunk: bytes) -> tuple[list[tuple[CID, bytes]], MalformedDag | UnsupportedCID | None]:
+    """The blocks that are complete with this chunk, and what is wrong behind them."""
+    blocks: list[tuple[CID, bytes]] = []
+    try:
+        for each in reader.feed(chunk):
+            blocks.append(each)
+    except (MalformedDag, UnsupportedCID) as error:
+        return blocks, error
+    return blocks, None

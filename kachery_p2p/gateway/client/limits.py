@@ -22,8 +22,9 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 #: Without a byte in the middle of a block.
 STALL_SECONDS = 8.0
-#: A request in all: 2 MiB over a line of 35 kB/s.
+#: A request in all: 2 MiB over a line of 35 kB/s. A CAR, which may be longer, may take longer by what has come of it.
 REQUEST_SECONDS = 60.0
+LEAST_RATE = MAX_BLOCK_SIZE / REQUEST_SECONDS
 #: Redirects followed: to the subdomain of the CID, and before that perhaps to a host's proper name.
 MAX_REDIRECTS = 2
 #: Bytes read of an answer that is no block, so that its connection can be used again.
@@ -35,8 +36,10 @@ HASH_THREADS = 2
 
 # --- CAR ------------------------------------------------------------------------------------------------------------
 
-#: A CAR in all: the bytes asked for, up to a leaf more at each end, the nodes above them; or all of a large directory.
-MAX_CAR_SIZE = 8 * MIB
+#: What a CAR of some bytes of a file may have beside them: up to a leaf more at each end, and the nodes above them. Or
+#: the nodes of a large directory.
+MAX_CAR_BESIDE = 8 * MIB
+
 # --- gateways that refuse -------------------------------------------------------------------------------------------
 
 #: Pause when it says "too many requests" and not for how long.

@@ -15,6 +15,7 @@ from typing import Literal
 
 from kachery_p2p.dag.car import car_header, car_section
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, inline_block
+from kachery_p2p.dag.filenode import FileNode
 from kachery_p2p.dag.nodes import read_node
 from kachery_p2p.dag.pb import decode_node
 from kachery_p2p.dag.unixfs import DataType
@@ -139,10 +140,10 @@ def _file(
             continue
         if ref.length is not None and start <= ref.offset and ref.offset + ref.length <= end:
             whole.add(ref.cid.multihash)
-        block = found.block if ref.depth == 0 else content.block(ref.cid)
-        walk.feed(ref, block)
+        part = content.part(ref, found)
+        walk.feed(ref, part)
         if fresh:
-            yield ref.cid, block
+            yield ref.cid, part.block if isinstance(part, FileNode) else part
 
 
 def _descend(

@@ -1,8 +1,9 @@
 """What the gateway gives out: blocks of the repo, read in threads, and where it is allowed to, what the node fetches.
 
-Files are read by their DAG, block by block. The repo gives a block only when its bytes are right (a file whose stamp
-changed is hashed again), so the gateway never passes on what a file has become since it was stored. A file that lacks
-blocks is fetched in windows and passed on as they arrive; memory does not grow with the file.
+A file that is here as a whole, and has the stamp that it had when it was hashed, is read as a file. Any other is read
+by its DAG, block by block, and the repo gives a block only when its bytes are right; so the gateway never passes on
+what a file has become since it was stored. A file that lacks blocks is fetched in windows and passed on as they arrive;
+memory does not grow with the file.
 """
 
 from __future__ import annotations
@@ -10,19 +11,32 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
 
 import trio
 
-from kachery_p2p.dag.cid import CID, inline_block
+from kachery_p2p.dag.cid import CID, DAG_PB, RAW, inline_block
 from kachery_p2p.dag.directory import HamtEntry, list_directory
+from kachery_p2p.dag.filenode import FileNode
+from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
 from kachery_p2p.dag.nodes import drive, node_kind
 from kachery_p2p.dag.paths import resolve_path
 from kachery_p2p.dag.unixfs import DataType
-from kachery_p2p.dag.walk import FileWalk, WalkLimits
-from kachery_p2p.errors import KacheryError, MalformedDag, NotADirectory, PathNotFound, UnsupportedCID
+from kachery_p2p.dag.walk import FileWalk, Ref, WalkLimits
+from kachery_p2p.errors import (
+    BlockTooLarge,
+    IsADirectory,
+    KacheryError,
+    MalformedDag,
+    NotADirectory,
+    NotAFile,
+    PathNotFound,
+    UnsupportedCID,
+)
 from kachery_p2p.gateway.server import ipld, limits
 from kachery_p2p.gateway.server.limits import GatewayLimits
 
@@ -71,14 +85,16 @@ class ResolvedPath:
         cid, block: the end of the path, and its block.
         roots: the CID of each part of the path, the root first.
         way: the CIDs of the blocks that were read to get there, each once.
+        node: the block decoded, where it is dag-pb and the root of a file.
     """
 
     cid: CID
     block: bytes = field(repr=False)
     roots: tuple[CID, ...]
     way: tuple[CID, ...]
+    node: FileNode | None = field(default=None, repr=False)
 
-    @property
+    @cached_property
     def kind(self) -> DataType:
         """What it is.
 
@@ -86,7 +102,7 @@ class ResolvedPath:
             MalformedDag: the block does not make sense.
             UnsupportedCID: it is neither raw nor dag-pb.
         """
-        return node_kind(self.block, self.cid)
+        return DataType.FILE if self.node is not None else node_kind(self.block, self.cid)
 
     @property
     def unixfs_kind(self) -> DataType | None:
@@ -96,7 +112,7 @@ class ResolvedPath:
         except (MalformedDag, UnsupportedCID):
             return None
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes of the file.
 
@@ -105,6 +121,8 @@ class ResolvedPath:
             UnsupportedCID: it is neither raw nor dag-pb, or has a link that cannot be checked.
             IsADirectory, NotAFile: it is something else than a file.
         """
+        if self.node is not None:
+            return self.node.size
         walk = FileWalk(self.cid, 0, 0)
         (ref,) = walk.take(1)
         walk.feed(ref, self.block)
@@ -127,6 +145,8 @@ class Content:
         self._readers = trio.CapacityLimiter(limits.MAX_READERS)
         self._fetches = trio.CapacityLimiter(limits.MAX_FETCHES)
         self._listers = trio.CapacityLimiter(limits.MAX_LISTERS)
+        #: How files begin that were asked for lately, by which their type is told.
+        self._heads: OrderedDict[CID, bytes] = OrderedDict()
 
     @property
     def fetches(self) -> bool:
@@ -151,6 +171,9 @@ class Content:
             NotALink: the path ends inside a block.
             MalformedDag, UnsupportedCID: a block on the way cannot be read.
         """
+        node = None if names else self._repo.file_nodes.get(root)
+        if node is not None:
+            return ResolvedPath(root, node.block, (root,), (), node)
         return await self._with_fetch(lambda: self._find(root, names), root, names)
 
     async def entries(self, found: ResolvedPath) -> tuple[list[HamtEntry], int]:
@@ -234,7 +257,9 @@ class Content:
                 following, count = drive(resolve_path(cid, [names[at]]), blocks).cid, 1
             roots.append(following)
             at += count
-        return ResolvedPath(roots[-1], self.block(roots[-1]), tuple(roots), tuple(way))
+        cid = roots[-1]
+        node = self.node(cid)
+        return ResolvedPath(cid, self.block(cid) if node is None else node.block, tuple(roots), tuple(way), node)
 
     def _entries(self, cid: CID) -> list[HamtEntry]:
         size = 0
@@ -261,6 +286,21 @@ class Content:
         if block is None:
             raise BlockUnavailable(cid)
         return block
+
+    def node(self, cid: CID) -> FileNode | None:
+        """The decoded node of a file, in the thread that calls; None for a block of another kind.
+
+        Raises:
+            BlockUnavailable: the repo does not have it.
+        """
+        if cid.codec != DAG_PB:
+            return None
+        node = self._repo.file_nodes.get(cid)
+        if node is None:
+            block = self.block(cid)
+            with contextlib.suppress(MalformedDag, UnsupportedCID, IsADirectory, NotAFile, BlockTooLarge):
+                node = self._repo.file_nodes.decode(cid, block)
+        return node
 
     def has(self, cid: CID) -> bool:
         """Whether the repo has a block, as far as its catalog knows."""
@@ -317,8 +357,14 @@ class Content:
 
     async def head(self, found: ResolvedPath) -> bytes:
         """The first SNIFF_BYTES of a file."""
-        async with contextlib.aclosing(self.pieces(found, 0, min(found.size, limits.SNIFF_BYTES))) as pieces:
-            return b"".join([piece async for piece in pieces])
+        head = self._heads.get(found.cid)
+        if head is None:
+            async with contextlib.aclosing(self.pieces(found, 0, min(found.size, limits.SNIFF_BYTES))) as pieces:
+                head = b"".join([piece async for piece in pieces])
+            self._heads[found.cid] = head
+            if len(self._heads) > limits.MAX_HEADS:
+                self._heads.popitem(last=False)
+        return head
 
     async def pieces(self, found: ResolvedPath, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """The bytes of a file from `start` to `end` (exclusive), some PIECE at a time.
@@ -327,6 +373,20 @@ class Content:
             BlockUnavailable: a block is missing, perhaps after much was given.
             KacheryError: the rest cannot be had or read (ContentNotFound, MalformedDag and others).
         """
+        if found.cid.codec == RAW:
+            if start < end:
+                yield found.block if end - start == len(found.block) else found.block[start:end]
+            return
+        # A file that is here as a whole is read as such. One that is not, or is not as it was, block by block.
+        while start < end:
+            after = min(end, start + limits.PIECE)
+            data = await self.in_thread(lambda start=start, after=after: self._repo.read_file(found.cid, start, after))
+            if data is None:
+                break
+            start = after
+            yield data
+        if start >= end:
+            return
         walk = FileWalk(found.cid, start, end, IN_ORDER)
         while not walk.finished:
             try:
@@ -354,7 +414,7 @@ class Content:
                 break
             (ref,) = walk.take(1)
             try:
-                block = found.block if ref.depth == 0 else self.block(ref.cid)
+                block = self.part(ref, found)
             except BlockUnavailable:
                 walk.untake(ref)
                 if not parts:
@@ -366,6 +426,18 @@ class Content:
         if len(parts) == 1 and type(parts[0].obj) is bytes and len(parts[0]) == len(parts[0].obj):
             return parts[0].obj  # a whole raw leaf, as most are: nothing to be copied
         return b"".join(parts)
+
+    def part(self, ref: Ref, found: ResolvedPath) -> bytes | FileNode:
+        """In a thread: the block of a reference, decoded where it is a node that was looked into before.
+
+        Raises:
+            BlockUnavailable: the repo does not have it.
+        """
+        if ref.depth == 0:
+            return found.block if found.node is None else found.node
+        if ref.cid.codec == DAG_PB and (ref.length or 0) > MAX_BLOCK_SIZE:
+            return self.node(ref.cid) or self.block(ref.cid)
+        return self.block(ref.cid)
 
     async def _fetched(self, cid: CID, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """Bytes that the node loads first, window after window."""

@@ -313,8 +313,8 @@ def test_a_liar_is_asked_no_more() -> None:
     client.want(session, [made_cid(n) for n in range(10)], 0.0)
     client.poll(0.0)
     client.poll(1.0)
-    (ask,) = link.asks.values()
-    client.gateways.refused(link, ask, NoBlock(GatewayAnswer.LIED, "It sent other bytes."), 1.1)
+    (fetch,) = client.gateways.fetches(link)
+    client.gateways.ended(fetch, NoBlock(GatewayAnswer.LIED, "It sent other bytes."), 1.1)
     assert (link.dropped, link.asks, session.gateways) == ("It sent other bytes.", {}, {})
     assert session.said == {"gateway:liar": "It sent other bytes."}
     assert len(session.hopeless) == 10

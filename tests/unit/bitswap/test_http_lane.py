@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -44,6 +44,8 @@ class Source:
         self.gives_cars = car
         self.refuses: NoBlock | None = None
         self.asked: list[tuple[CID, tuple[int, int] | None]] = []
+        #: What CARs have brought.
+        self.sent: list[CID] = []
         self.cancelled = 0
 
     async def block(self, cid: CID, alive: Callable[[int], None]) -> bytes:
@@ -56,15 +58,20 @@ class Source:
         return self.has[cid]
 
     async def car(
-        self, cid: CID, first: int, last: int, on_block: Callable[[CID, bytes], bool], alive: Callable[[int], None]
+        self,
+        cid: CID,
+        span: tuple[int, int] | None,
+        take: Callable[[Sequence[tuple[CID, bytes]]], Awaitable[bool]],
+        alive: Callable[[int], None],
     ) -> None:
-        self.asked.append((cid, (first, last)))
+        self.asked.append((cid, span))
         if not self.gives_cars:
             await self._wait()
             raise NoBlock(GatewayAnswer.NO_CAR, "It gives no CAR (status 400).")
         for each, data in self.has.items():
             await self._wait()
-            if not on_block(each, data):
+            self.sent.append(each)
+            if not await take([(each, data)]):
                 return
 
     async def _wait(self) -> None:
@@ -308,39 +315,37 @@ async def test_a_car_of_other_things_is_no_answer(autojump_clock: trio.testing.M
     (root, data), *_ = blocks(1, codec=DAG_PB).items()
 
     class Wrong(Source):
-        async def car(self, cid: CID, first: int, last: int, on_block: Callable[..., bool], alive: object) -> None:
-            self.asked.append((cid, (first, last)))
+        async def car(
+            self, cid: CID, span: tuple[int, int] | None, take: Callable[..., Awaitable[bool]], alive: object
+        ) -> None:
+            self.asked.append((cid, span))
             await self._wait()
-            for each, other in blocks(2).items():
-                assert on_block(each, other)
+            assert await take(list(blocks(2).items()))
 
     source = Wrong({root: data})
     async with scene(source) as s, s.ours.new_session(gateways=True) as session:
         session.want([root])
         await take(session, 1)
-    assert source.asked == [(root, (0, limits.CAR_FILE_BYTES - 1)), (root, None)]
+    assert source.asked == [(root, (0, limits.FIRST_HEAD_BYTES - 1)), (root, None)]
 
 
 async def test_what_a_car_brings_ahead_is_bounded(autojump_clock: trio.testing.MockClock) -> None:
-    """A CAR of more than there is room for is left."""
+    """A CAR of more than there is room for is not read on until there is; what is wanted meanwhile and is not among it
+    is asked for by itself."""
     root, leaves = blocks(1, codec=DAG_PB), blocks(40, MIB)
+    last = list(leaves)[-1]
     source = Source({**root, **leaves}, car=True)
-    came: list[CID] = []
-    car = source.car
-
-    async def counted(
-        cid: CID, first: int, last: int, on_block: Callable[..., bool], alive: Callable[..., None]
-    ) -> None:
-        await car(cid, first, last, lambda each, data: (came.append(each), on_block(each, data))[1], alive)
-
-    source.car = counted  # type: ignore[method-assign]
     async with scene(source) as s, s.ours.new_session(gateways=True) as session:
         session.want(root)
         await take(session, 1)
         await trio.sleep(10)
-        assert len(came) == 1 + limits.MAX_AHEAD // MIB
+        assert len(source.sent) == 2 + limits.MAX_AHEAD // MIB
+        session.want([last])  # too far away for what is kept
+        assert [block.cid for block in await take(session, 1)] == [last]
         session.want(leaves)
-        await take(session, 40)
+        got = await take(session, 40)
+        assert {block.cid: bytes(block.data) for block in got} == leaves
+    assert source.asked[1:] == [(last, None)]
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------

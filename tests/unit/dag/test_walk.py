@@ -538,7 +538,7 @@ def test_profiles() -> None:
     assert profile() is profile("unixfs-v1-2025")
     assert profile(profile()) is profile()
     for name in ("kubo", ""):
-        with pytest.raises(InvalidProfile, match="unixfs-v1-2025 and unixfs-v0-2015"):
+        with pytest.raises(InvalidProfile, match="unixfs-v1-2025, unixfs-v0-2015 and random-16k"):
             profile(name)
     largest = custom_profile(chunk_size=2**21 - 16, raw_leaves=False)
     assert len(leaf_block(largest, bytes(largest.chunk_size))) <= 2**21

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -166,6 +166,16 @@ def theirs(tmp_path: Path) -> Iterator[Repo]:
         yield repo
 
 
+def taking(came: list[tuple[CID, bytes]]) -> Callable[[Sequence[tuple[CID, bytes]]], Awaitable[bool]]:
+    """Takes all that comes."""
+
+    async def take(blocks: Sequence[tuple[CID, bytes]]) -> bool:
+        came.extend(blocks)
+        return True
+
+    return take
+
+
 async def test_a_car_brings_a_file_and_its_nodes(theirs: Repo, tmp_path: Path) -> None:
     """`dag-scope=entity` and `entity-bytes`: the root first, then the leaves of the range, each checked."""
     (tmp_path / "f").write_bytes(data := os.urandom(5 * MIB))
@@ -173,7 +183,7 @@ async def test_a_car_brings_a_file_and_its_nodes(theirs: Repo, tmp_path: Path) -
     came: list[tuple[CID, bytes]] = []
     with fakes.serving(fakes.honest(theirs)) as gateway:
         async with client_of(gateway.url) as client:
-            await client.car(client.gateways[0], cid, 0, 2 * MIB - 1, lambda *block: not came.append(block))
+            await client.car(client.gateways[0], cid, (0, 2 * MIB - 1), taking(came))
     assert came[0][0] == cid
     assert b"".join(block for _, block in came[1:]) == data[: 2 * MIB]
     (asked,) = gateway.requests
@@ -185,11 +195,11 @@ async def test_a_lie_in_a_car_is_seen_by_nobody(theirs: Repo, tmp_path: Path) ->
     """The blocks before it were true and are kept; the false one does not come out."""
     (tmp_path / "f").write_bytes(os.urandom(5 * MIB))
     cid = theirs.store_file(tmp_path / "f").cid
-    came: list[CID] = []
+    came: list[tuple[CID, bytes]] = []
     with fakes.serving(fakes.liar(theirs)) as gateway:
         async with client_of(gateway.url) as client:
             with pytest.raises(GatewayRefusal) as refusal:
-                await client.car(client.gateways[0], cid, 0, MIB, lambda cid, data: not came.append(cid))
+                await client.car(client.gateways[0], cid, (0, MIB), taking(came))
             assert refusal.value.kind is FailureKind.LIED
     assert len(came) == 2
 
@@ -200,7 +210,7 @@ async def test_what_is_no_car() -> None:
         with fakes.serving(behave) as gateway:
             async with client_of(gateway.url) as client:
                 with pytest.raises(GatewayRefusal) as refusal:
-                    await client.car(client.gateways[0], BLOCK, 0, MIB, lambda cid, data: True)
+                    await client.car(client.gateways[0], BLOCK, (0, MIB), taking([]))
                 assert (refusal.value.kind, refusal.value.pause) == (FailureKind.NO_CAR, None)
 
 

@@ -24,6 +24,10 @@ DATA = os.urandom(1000)
 BLOCK = CID(1, RAW, sha256_multihash(DATA))
 
 
+async def take_all(blocks: Sequence[tuple[CID, bytes]]) -> bool:
+    return True
+
+
 async def ask(behave: fakes.Behave, *, car: bool = False) -> bytes | NoBlock:
     answer: bytes | NoBlock = b""
     with fakes.serving(behave) as gateway:
@@ -34,7 +38,7 @@ async def ask(behave: fakes.Behave, *, car: bool = False) -> bytes | NoBlock:
             assert (source.name, source.most_requests) == (gateway.name, limits.MAX_REQUESTS)
             try:
                 if car:
-                    await source.car(BLOCK, 0, 99, lambda cid, data: True, lambda size: None)
+                    await source.car(BLOCK, (0, 99), take_all, lambda size: None)
                 else:
                     answer = await source.block(BLOCK, lambda size: None)
             except NoBlock as error:
@@ -56,6 +60,7 @@ async def test_a_block() -> None:
         (200, "text/html", b"<html>", False, GatewayAnswer.BUSY, limits.USELESS_SECONDS),
         (200, fakes.RAW, b"other bytes", False, GatewayAnswer.LIED, None),
         (400, "text/plain", b"no", True, GatewayAnswer.NO_CAR, None),
+        (404, "text/plain", b"no", True, GatewayAnswer.LACKS, None),
     ],
 )
 async def test_what_is_no_block(

@@ -52,6 +52,12 @@ class RepoSession:
     def add_provider(self, peer_id: str) -> None:
         self.providers.append(peer_id)
 
+    def locate(self, root: CID, blocks: Iterable[tuple[bytes, int, int]]) -> None:
+        """Where blocks are makes no difference to a peer."""
+
+    def gather(self, root: CID) -> None:
+        """Nor does it that all of a directory is wanted."""
+
     def want(self, cids: Iterable[CID], sizes: Mapping[bytes, int] | None = None) -> None:
         for cid in cids:
             block = self.store.get_block(cid.multihash)
