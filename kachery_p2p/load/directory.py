@@ -87,9 +87,9 @@ class DirectoryLoad:
 
     async def _sort(self, tree: RemoteTree, entries: list[CID]) -> list[CID]:
         """Tell files, symlinks and folders apart; small files go into the repo at once. Returns the folders."""
-        here = await self._load.find_files(entries)
-        tree.files |= {cid: None for cid, path in zip(entries, here, strict=True) if path is not None}
-        entries = [cid for cid, path in zip(entries, here, strict=True) if path is None]
+        here = await self._load.find_sizes(entries)
+        tree.files |= {cid: None for cid, size in zip(entries, here, strict=True) if size is not None}
+        entries = [cid for cid, size in zip(entries, here, strict=True) if size is None]
         blocks, new = await self._load.blocks(entries)
         folders, nodes, small = [], [], []
         for cid, block in zip(entries, blocks, strict=True):
@@ -119,9 +119,9 @@ class DirectoryLoad:
         wanted = list(tree.files)
         for first in range(0, len(wanted), LOOKAHEAD):
             part = wanted[first : first + LOOKAHEAD]
-            for cid, path in zip(part, await self._load.find_files(part), strict=True):
-                if path is not None:
-                    self._count(path.stat().st_size, total)
+            for cid, here in zip(part, await self._load.find_sizes(part), strict=True):
+                if here is not None:
+                    self._count(here, total)
                 elif cid.codec == DAG_PB:
                     self._count((await self._load.file(cid))[1], total)
                 else:
