@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kachery_p2p.dag.car import CarReader
@@ -62,7 +62,6 @@ def test_a_pack_that_is_cut(chosen: list[SmallFile], data: st.DataObject) -> Non
     assert sections(pack[:length]) == [each for each in whole if each.end <= length]
 
 
-@settings(deadline=None)
 @given(files.filter(bool), st.data())
 def test_a_wrong_byte_costs_one_file(chosen: list[SmallFile], data: st.DataObject) -> None:
     """Whichever byte is wrong, also one of a length, only the file that it belongs to is lost."""
