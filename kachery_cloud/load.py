@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex
 
@@ -87,8 +88,9 @@ def load_text(
     """
     from kachery_cloud.formats.values import text_from_bytes
 
-    path, name = _path(uri, local_only, providers, timeout)
-    return text_from_bytes(path.read_bytes(), name)
+    file, name = _open(uri, local_only, providers, timeout)
+    with file:
+        return text_from_bytes(file.read(), name)
 
 
 def load_json(
@@ -105,8 +107,9 @@ def load_json(
     """
     from kachery_cloud.formats.values import json_from_bytes
 
-    path, name = _path(uri, local_only, providers, timeout)
-    return json_from_bytes(path.read_bytes(), name)
+    file, name = _open(uri, local_only, providers, timeout)
+    with file:
+        return json_from_bytes(file.read(), name)
 
 
 def load_npy(
@@ -121,8 +124,9 @@ def load_npy(
     """
     from kachery_cloud.formats.values import read_npy
 
-    path, name = _path(uri, local_only, providers, timeout)
-    return read_npy(path, name)
+    file, name = _open(uri, local_only, providers, timeout)
+    with file:
+        return read_npy(file, name)
 
 
 def load_pkl(uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None) -> Any:
@@ -137,9 +141,9 @@ def load_pkl(uri: str, *, local_only: bool = False, providers: Sequence[str] = (
     """
     from kachery_cloud.formats.unpickling import load_pickle
 
-    path, name = _path(uri, local_only, providers, timeout)
+    file, name = _open(uri, local_only, providers, timeout)
     try:
-        with open(path, "rb") as file, _mapped(file) as data:
+        with file, _mapped(file) as data:
             return load_pickle(data)
     except KacheryError as error:
         raise type(error)(f"{name}: {error}") from error.__cause__
@@ -302,16 +306,19 @@ def load_file_info(
 # --- parts -------------------------------------------------------------------------------------------------------
 
 
-def _path(uri: str, local_only: bool, providers: Sequence[str], timeout: float | None) -> tuple[Path, str]:
+def _open(uri: str, local_only: bool, providers: Sequence[str], timeout: float | None) -> tuple[BufferedIOBase, str]:
     request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
-    return request.file(), request.uri.locator
+    return request.open(), request.uri.locator
 
 
 @contextlib.contextmanager
-def _mapped(file: BinaryIO) -> Iterator[memoryview]:
+def _mapped(file: BufferedIOBase) -> Iterator[memoryview]:
     """The whole content of a file, read only as it is used."""
     import mmap
 
+    if isinstance(file, BytesIO):
+        yield memoryview(file.read())
+        return
     if os.fstat(file.fileno()).st_size == 0:
         yield memoryview(b"")
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -86,10 +87,26 @@ class BlockNotLocal(Exception):
 
 
 class LocalContent(NamedTuple):
-    """The file that a URI leads to, on this machine."""
+    """The file that a URI leads to, on this machine.
+
+    Attributes:
+        cid: of the file.
+        path: where it is; None for a small one that has no path yet.
+        data: its bytes then.
+    """
 
     cid: CID
-    path: Path
+    path: Path | None
+    data: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self.data) if self.path is None else self.path.stat().st_size
+
+    def open(self) -> BufferedIOBase:
+        """The file, open for reading."""
+        return BytesIO(self.data) if self.path is None else open(self.path, "rb")
 
 
 def local_blocks(repo: Repo, cids: list[CID]) -> list[bytes]:
@@ -119,8 +136,13 @@ def resolve_local(repo: Repo, uri: ContentURI) -> CID:
     return drive(resolve_path(uri.root, uri.path), lambda cids: local_blocks(repo, cids)).cid
 
 
-def find_local(repo: Repo, uri: ContentURI) -> LocalContent:
+def find_local(repo: Repo, uri: ContentURI, *, needs_path: bool = False) -> LocalContent:
     """The file that the URI names, if all of it is here.
+
+    Args:
+        repo: where it is looked for.
+        uri: of the file.
+        needs_path: give a path also to a small file that has none yet.
 
     Raises:
         BlockNotLocal: it is not here, or not all of it.
@@ -128,6 +150,9 @@ def find_local(repo: Repo, uri: ContentURI) -> LocalContent:
         DamagedFile: the local copy is no longer what it was.
     """
     cid = resolve_local(repo, uri)
+    data = None if needs_path else repo.packed_file(cid)
+    if data is not None:
+        return LocalContent(cid, None, data)
     path = local_file(repo, cid)
     if path is not None:
         return LocalContent(cid, path)
@@ -147,6 +172,19 @@ def local_file(repo: Repo, cid: CID) -> Path | None:
     """
     path = repo.find_file(cid)
     return _inline_file(repo, cid) if path is None else path
+
+
+def local_size(repo: Repo, cid: CID) -> int | None:
+    """How many bytes a file has, if all of it is here; None for one that is not here, and for a directory.
+
+    Raises:
+        DamagedFile: the local copy is no longer what it was.
+    """
+    size = repo.file_size(cid)
+    if size is not None:
+        return size
+    block = _inline_block(cid)
+    return None if block is None else len(block)
 
 
 def is_local_directory(repo: Repo, cid: CID) -> bool:
@@ -182,10 +220,14 @@ def list_local(repo: Repo, cid: CID) -> list[HamtEntry]:
 
 def _inline_file(repo: Repo, cid: CID) -> Path | None:
     """A CID can carry a few bytes in itself, or be that of no bytes at all; then the file is always here."""
-    from kachery_p2p.dag.cid import RAW, known_block
-
-    block = known_block(cid)
-    if block is None or cid.codec != RAW:
+    block = _inline_block(cid)
+    if block is None:
         return None
     repo.add_small_files([(cid, block)])
     return repo.find_file(cid)
+
+
+def _inline_block(cid: CID) -> bytes | None:
+    from kachery_p2p.dag.cid import RAW, known_block
+
+    return known_block(cid) if cid.codec == RAW else None

@@ -10,7 +10,6 @@ claims, "verified" is when a block was fetched back from it and had the right ha
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from kachery_cloud.arguments import check_flags, text_list
 from kachery_cloud.errors import ConfigError, ContentNotFound, NodeError, PinningError, PinTooLarge
-from kachery_cloud.local import BlockNotLocal, is_local_directory, local_file, outbox, repository, resolve_local
+from kachery_cloud.local import BlockNotLocal, is_local_directory, local_size, outbox, repository, resolve_local
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.pin_choice import services_by_name, services_for, to_service, why_idle
 from kachery_cloud.settings.pin_services import PinSetting
@@ -413,9 +412,9 @@ def _size_here(config: Config, locator: str, cid: CID) -> int:
         BlockNotLocal: it is not here.
     """
     repo = repository(config)
-    path = local_file(repo, cid)
-    if path is not None:
-        return os.stat(path).st_size
+    size = local_size(repo, cid)
+    if size is not None:
+        return size
     block = repo.get_block(cid.multihash) if is_local_directory(repo, cid) else None
     if block is None:
         raise BlockNotLocal(locator)

@@ -143,18 +143,21 @@ def place_directory(repo: Repo, root: CID, dest: Path) -> None:
     check_tree_destination(dest)
     with part_beside(dest) as building, explained("making", dest):
         building.mkdir()
-        _fill(building, tree)
+        _fill(repo, building, tree)
         _name_folder(building, dest)
 
 
-def _fill(building: Path, tree: _Tree) -> None:
+def _fill(repo: Repo, building: Path, tree: _Tree) -> None:
     where = PurePosixPath()
     try:
         for where in tree.folders:
             (building / where).mkdir()
         left = tree.size
         for where, source in tree.files:
-            left -= _copy(source, building / where, left)
+            if isinstance(source, Path):
+                left -= _copy(source, building / where, left)
+            else:
+                left -= _write(repo, source, building / where)
         for where, target in tree.links:
             os.symlink(target, building / where)
     except FileExistsError:
@@ -182,7 +185,7 @@ class _Tree:
     """What is in a directory, by path relative to it; folders before what is in them."""
 
     folders: list[PurePosixPath] = field(default_factory=list)
-    files: list[tuple[PurePosixPath, Path]] = field(default_factory=list)
+    files: list[tuple[PurePosixPath, Path | CID]] = field(default_factory=list)
     links: list[tuple[PurePosixPath, str]] = field(default_factory=list)
     #: Bytes of all files, each as often as it is there.
     size: int = 0
@@ -227,9 +230,12 @@ def _read_tree(repo: Repo, root: CID) -> _Tree:
 
 @dataclass
 class _Thing:
-    """An entry: a file at `source` with its size in bytes, a link to `target`, or else a folder."""
+    """An entry: a file at `source` with its size in bytes, a link to `target`, or else a folder.
 
-    source: Path | None = None
+    A small file that has no path of its own is its CID.
+    """
+
+    source: Path | CID | None = None
     size: int = 0
     target: str | None = None
 
@@ -248,6 +254,9 @@ def _look_at(repo: Repo, cid: CID) -> _Thing:
     from kachery_p2p.dag.nodes import node_kind, symlink_target
     from kachery_p2p.dag.unixfs import DataType
 
+    data = repo.packed_file(cid)
+    if data is not None:
+        return _Thing(cid, len(data))
     source = repo.find_file(cid)
     if source is not None:
         return _Thing(source, source.stat().st_size)
@@ -276,6 +285,20 @@ def _check_link(where: PurePosixPath, target: str) -> None:
             f"The symbolic link {str(where)!r} points to {target!r}, which may be outside of the directory, so the "
             "directory is not made. Load the files that you need one by one."
         )
+
+
+def _write(repo: Repo, cid: CID, target: Path) -> int:
+    """Write a file that has no path of its own, and return its size.
+
+    Raises:
+        BlockNotLocal: its bytes went bad meanwhile.
+    """
+    data = repo.packed_file(cid)
+    if data is None:
+        raise BlockNotLocal(str(cid))
+    with open(target, "xb", buffering=0) as file:
+        file.write(data)
+    return len(data)
 
 
 def _copy(source: Path, target: Path, left: int = 0) -> int:

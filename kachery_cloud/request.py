@@ -6,11 +6,19 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from kachery_cloud.arguments import check_flags, check_range
 from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, NoPermission
-from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, list_local, repository, resolve_local
+from kachery_cloud.local import (
+    BlockNotLocal,
+    LocalContent,
+    find_local,
+    is_local_directory,
+    list_local,
+    repository,
+    resolve_local,
+)
 from kachery_cloud.progress import progress_bar
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import parse_timeout
@@ -19,6 +27,7 @@ from kachery_cloud.uri import check_peer_addresses, parse_uri
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from io import BufferedIOBase
 
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
@@ -54,17 +63,22 @@ class Request:
         self.providers = tuple(dict.fromkeys((*given, *self.uri.providers)))
 
     def file(self) -> Path:
-        """The whole file, here or fetched."""
-        found = self.local_path()
-        if found is not None:
-            self.say(f"{self.uri.locator} is on this machine already.")
-            return found
-        return _path_of(self.ask("file"))
+        """The path of the whole file, here or fetched."""
+        found = self.local(needs_path=True)
+        if found is None or found.path is None:
+            return _path_of(self.ask("file"))
+        self.say(f"{self.uri.locator} is on this machine already.")
+        return found.path
 
-    def local_path(self) -> Path | None:
+    def open(self) -> BufferedIOBase:
+        """The whole file, here or fetched, open for reading. A small one that has no path yet gets none."""
+        found = self.local()
+        return open(_path_of(self.ask("file")), "rb") if found is None else found.open()
+
+    def local(self, *, needs_path: bool = False) -> LocalContent | None:
         """The local copy; None when the network has to be asked, which `local_only` forbids."""
         try:
-            return find_local(repository(self.config), self.uri).path
+            return find_local(repository(self.config), self.uri, needs_path=needs_path)
         except (BlockNotLocal, DamagedFile) as error:
             self.need_network(error)
             return None
@@ -107,10 +121,10 @@ class Request:
 
     def pieces(self, start: int, end: int | None, *, stream: bool = False) -> Iterator[bytes]:
         """The bytes of a range, in order, in pieces of at most `_PIECE`."""
-        path = self.local_path()
-        if path is not None:
-            with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
+        found = self.local()
+        if found is not None:
+            with found.open() as file:
+                size = file.seek(0, os.SEEK_END)
                 check_range(start, end, size)
                 yield from _read(file, start, size if end is None else end, self.uri.locator)
             return
@@ -132,7 +146,7 @@ class Request:
                 return
             window = min(2 * (window or _FIRST_WINDOW), _LARGEST_WINDOW)
 
-    def _open_result(self, result: LoadResult) -> BinaryIO:
+    def _open_result(self, result: LoadResult) -> BufferedIOBase:
         try:
             return open(_path_of(result), "rb")
         except FileNotFoundError:
@@ -156,8 +170,8 @@ class Request:
         """See `kachery_cloud.load.load_file_info`."""
         repo = repository(self.config)
         try:
-            found = find_local(repo, self.uri)
-            return self._info(found.cid, found.path.stat().st_size, path=str(found.path), local=True)
+            found = find_local(repo, self.uri, needs_path=True)
+            return self._info(found.cid, found.size, path=str(found.path), local=True)
         except IsADirectory:
             cid = resolve_local(repo, self.uri)
             return self._info(cid, None, local=self._all_here(cid))
@@ -200,7 +214,7 @@ class Request:
                     seen.add(entry.cid.multihash)
                     if is_local_directory(repo, entry.cid):
                         waiting.append(entry.cid)
-                    elif repo.find_file(entry.cid) is None and repo.get_block(entry.cid.multihash) is None:
+                    elif repo.file_size(entry.cid) is None and repo.get_block(entry.cid.multihash) is None:
                         return False
             except (BlockNotLocal, DamagedFile):
                 return False
@@ -212,7 +226,7 @@ class Request:
             tell(text)
 
 
-def _read(file: BinaryIO, start: int, end: int, name: str) -> Iterator[bytes]:
+def _read(file: BufferedIOBase, start: int, end: int, name: str) -> Iterator[bytes]:
     file.seek(start)
     left = end - start
     while left > 0:

@@ -324,7 +324,7 @@ def put_directory(
 def put_bytes(config: Config, data: bytes) -> Stored:
     """Store some bytes in the repo."""
     check_size(config, len(data), "The value")
-    return repository(config).store_bytes(data)
+    return repository(config).store_value(data)
 
 
 def put_written(config: Config, write: Callable[[BinaryIO], None]) -> Stored:
@@ -370,7 +370,7 @@ class Spool:
 
     def store(self, repo: Repo) -> Stored:
         if self._new is None or self._file is None:
-            return repo.store_bytes(self._memory.getbuffer())
+            return repo.store_value(self._memory.getbuffer())
         with explained("storing in", self._config.directory):
             self._file.close()
         with progress_bar("Storing") as update:

@@ -180,7 +180,7 @@ def _here(config: Config, uri: ContentURI) -> Here | None:
     if not config.directory.exists():
         return None
     try:
-        path = str(find_local(repository(config), uri).path)
+        path = str(find_local(repository(config), uri, needs_path=True).path)
     except IsADirectory:
         path = None
     except (BlockNotLocal, DamagedFile):

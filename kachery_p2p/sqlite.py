@@ -11,9 +11,9 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from kachery_p2p import private, sqlite_forks
 from kachery_p2p.errors import DiskFull, KacheryError, NoPermission, RepoError
 from kachery_p2p.sqlite_errors import explain, is_busy, only_read
 from kachery_p2p.sqlite_forks import LOOK_SECONDS, End, Handle, Stamp, Stamps, wait_for_fork
+from kachery_p2p.sqlite_schema import check_version, stand_in
 
 #: Seconds that SQLite itself waits for another process. The rest of the waiting is done here, where a fork may happen.
 _INNER_BUSY_SECONDS = 0.1
@@ -51,6 +52,8 @@ class Settings:
         durable: whether each commit is on the disk when it returns; else only those that ask for it.
         version: the `user_version`; written again by a durable commit, which would sync nothing if it changed nothing.
         older: further versions that are read and written as they are.
+        lacking: tables, with their columns, that older versions may lack. A connection that only reads one of those
+            finds them empty.
         pragmas: statements for each connection.
         readable: others may read it who may read in its folder.
         per_thread: a connection for each thread, so that they read side by side; else one for all.
@@ -64,6 +67,7 @@ class Settings:
     durable: bool = False
     version: int | None = None
     older: tuple[int, ...] = ()
+    lacking: Mapping[str, str] = field(default_factory=dict)
     pragmas: tuple[str, ...] = ()
     readable: bool = False
     per_thread: bool = False
@@ -349,15 +353,22 @@ class SQLiteFile:
         assert path is not None
         where = path.absolute().as_uri()
         try:
-            return self._checked(sqlite3.connect(f"{where}?mode=ro", **_CONNECT))
+            before = _stamps(path)
+            db = self._checked(sqlite3.connect(f"{where}?mode=ro", **_CONNECT))
+            if stand_in(db, self.settings.lacking):
+                handle.stamps = before  # for when a program of this version writes to it
+            return db
         except sqlite3.OperationalError as error:
             if is_busy(error):
                 raise
         handle.stamps = _stamps(path)
         if handle.stamps[1] is not None and handle.stamps[1][0]:
             db = sqlite3.connect(f"{where}?mode=ro&vfs=unix-none", **_CONNECT)
-            return self._checked(db, "PRAGMA locking_mode=EXCLUSIVE")
-        return self._checked(sqlite3.connect(f"{where}?mode=ro&immutable=1", **_CONNECT))
+            db = self._checked(db, "PRAGMA locking_mode=EXCLUSIVE")
+        else:
+            db = self._checked(sqlite3.connect(f"{where}?mode=ro&immutable=1", **_CONNECT))
+        stand_in(db, self.settings.lacking)
+        return db
 
     def _checked(self, db: sqlite3.Connection, *first: str) -> sqlite3.Connection:
         """A connection that can be read from, and finds what it should find."""
@@ -437,56 +448,3 @@ def _stamps(path: Path) -> Stamps:
 def _switch_to_wal(db: sqlite3.Connection) -> None:
     if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         db.execute("PRAGMA journal_mode=WAL")
-
-
-def make_schema(
-    db: sqlite3.Connection, statements: str, version: int, path: Path, what: str, *, older: tuple[int, ...] = ()
-) -> None:
-    """Make the tables of a new database, in one transaction, and check the `user_version` of one that is there.
-
-    Args:
-        db: an open connection.
-        statements: the tables, separated by semicolons.
-        version: the `user_version` to write.
-        path: the file, for errors.
-        what: what it is, as in "a catalog".
-        older: versions that are right, too.
-
-    Raises:
-        RepoError: the file is of another version of this program, or of another program.
-    """
-    found = db.execute("PRAGMA user_version").fetchone()[0]
-    if found == 0:
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            # Another process may have made it since.
-            found = db.execute("PRAGMA user_version").fetchone()[0]
-            if found == 0:
-                if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                    raise RepoError(
-                        f"{path} is an SQLite database, but not {what} of this program. Move it away, or use another "
-                        "data directory."
-                    )
-                for statement in statements.split(";"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version={version}")
-                found = version
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-    check_version(found, version, path, older)
-
-
-def check_version(found: int, version: int, path: Path, older: tuple[int, ...] = ()) -> None:
-    """Check the version of a database.
-
-    Raises:
-        RepoError: it is that of another version of this program.
-    """
-    if found != version and found not in older:
-        raise RepoError(
-            f"{path} has format {found}, and this version of the program knows {version}. Install the newer version, "
-            "or use another data directory."
-        )

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from io import BufferedIOBase
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kachery_cloud.errors import FormatError
 from kachery_cloud.formats.pickle_numpy import MAX_DTYPE_DEPTH, MAX_EMPTY_ITEMS
@@ -53,7 +54,7 @@ class Header(NamedTuple):
     size: int  # bytes of the array, all of which are in the file
 
 
-def read_header(file: BinaryIO, file_size: int) -> Header:
+def read_header(file: BufferedIOBase, file_size: int) -> Header:
     """The header of an npy file. Afterwards the file is at the first byte of the array.
 
     Raises:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -326,7 +327,7 @@ def write_npy(file: BinaryIO, array: np.ndarray[Any, Any]) -> None:
         file.write(piece)
 
 
-def read_npy(path: str | os.PathLike[str], name: str) -> np.ndarray[Any, Any]:
+def read_npy(source: str | os.PathLike[str] | BufferedIOBase, name: str) -> np.ndarray[Any, Any]:
     """The array of an npy file. Never unpickles.
 
     Raises:
@@ -336,10 +337,13 @@ def read_npy(path: str | os.PathLike[str], name: str) -> np.ndarray[Any, Any]:
     import numpy as np
 
     try:
-        with open(path, "rb") as file:
-            if file.peek(2)[:2] == b"PK":
+        with source if isinstance(source, BufferedIOBase) else open(source, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            if file.read(2) == b"PK":
                 raise FormatError("it is an npz archive; use load_file and numpy.load")
-            header = read_header(file, os.fstat(file.fileno()).st_size)
+            file.seek(0)
+            header = read_header(file, size)
             order: Any = "F" if header.fortran_order else "C"
             if not header.size:
                 return np.ndarray(header.shape, header.dtype, np.empty(0, "u1"), order=order)

@@ -22,7 +22,7 @@ import time
 import warnings
 from collections import deque
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from kachery_cloud.node.control_client import ControlClient
 from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone, node_elsewhere, silent_holder
@@ -66,6 +66,8 @@ log = logging.getLogger("kachery_cloud.node.connection")
 
 #: Things that a node is still to be told. It hears of more than these when it next lists what is here.
 MAX_UNTOLD = 100_000
+#: Of these, how many the node is told at once: a script that stores one value after the other is not to keep it busy.
+MAX_TOLD = 256
 #: Seconds at exit for telling the node of another process what was stored last.
 TELL_TIMEOUT = 5.0
 #: How often one request is asked again because the node went away under it.
@@ -97,7 +99,8 @@ class NodeConnection:
         self._mutex = threading.Lock()
         self._closed = threading.Event()
         self._establishing: Future[Backend] = Future()
-        self._untold: deque[tuple[Call[Any, None], Any]] = deque(maxlen=MAX_UNTOLD)
+        self._untold: deque[CID] = deque(maxlen=MAX_UNTOLD)
+        self._pins_changed = False
         self._telling = False
         self._all_told = threading.Condition(self._mutex)
         self._establish_soon(0.0)
@@ -131,16 +134,19 @@ class NodeConnection:
 
     def notify_stored(self, cid: CID) -> None:
         """Tell the node that the data of a CID is here now. Does not wait for the node; `close` does, for a while."""
-        self._tell(NOTIFY_STORED, StoredNote(cid))
+        with self._mutex:
+            if not self._untold or self._untold[-1] != cid:
+                self._untold.append(cid)
+        self._tell()
 
     def notify_pins_changed(self) -> None:
         """Tell the node to look at what is to be pinned. Does not wait for the node; `close` does, for a while."""
-        self._tell(WAKE_PINS, Nothing())
-
-    def _tell(self, call: Call[Q, None], request: Q) -> None:
         with self._mutex:
-            if (call, request) not in list(self._untold)[-1:]:
-                self._untold.append((call, request))
+            self._pins_changed = True
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._mutex:
             if self._telling:
                 return
             self._telling = True
@@ -148,21 +154,29 @@ class NodeConnection:
         establishing.add_done_callback(self._tell_next)
 
     def _tell_next(self, established: Future[Backend]) -> None:
-        """Tell the node of one thing. Its answer brings the next, so that it is never asked too much at once."""
+        """Tell the node one thing, with all that came since the last. Its answer brings the next."""
         with self._mutex:
-            if not self._untold:
+            cids = [self._untold.popleft() for _ in range(min(len(self._untold), MAX_TOLD))]
+            pins_changed = self._pins_changed and not cids
+            if pins_changed:
+                self._pins_changed = False
+            elif not cids:
                 self._telling = False
                 self._all_told.notify_all()
                 return
-            call, request = self._untold.popleft()
         with contextlib.suppress(NodeGone):
             if established.exception() is None:
-                answer = established.result().start(call, request)[1]
+                node = established.result()
+                if cids:
+                    answer = node.start(NOTIFY_STORED, StoredNote(cids[0], tuple(cids[1:])))[1]
+                else:
+                    answer = node.start(WAKE_PINS, Nothing())[1]
                 answer.add_done_callback(lambda _: self._tell_next(established))
                 return
         # The node could not start, or is just leaving. The next one lists what is here by itself.
         with self._mutex:
             self._untold.clear()
+            self._pins_changed = False
             self._telling = False
             self._all_told.notify_all()
 

@@ -183,7 +183,7 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool], gateway:
         return await node.announce(request)
 
     async def notify_stored(request: StoredNote, progress: Progress) -> None:
-        await node.notify_stored(request.cid)
+        await node.notify_stored((request.cid, *request.more))
 
     async def wake_pins(request: Nothing, progress: Progress) -> None:
         node.keeping.wake(again=True)

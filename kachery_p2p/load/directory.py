@@ -182,11 +182,11 @@ class DirectoryLoad:
         async def take(count: int) -> list[CID]:
             while some := list(islice(left, count)):
                 missing: list[CID] = []
-                for cid, path in zip(some, await self._load.find_files(some), strict=True):
-                    if path is None:
+                for cid, size in zip(some, await self._load.find_sizes(some), strict=True):
+                    if size is None:
                         missing.append(cid)
                     else:
-                        self._count(path.stat().st_size)
+                        self._count(size)
                 if missing:
                     return missing
             return []

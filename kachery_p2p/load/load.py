@@ -331,6 +331,19 @@ class Load:
 
         return await trio.to_thread.run_sync(lambda: [find(cid) for cid in cids])
 
+    async def find_sizes(self, cids: Sequence[CID]) -> list[int | None]:
+        """How many bytes these files have; None for one that is not here, or damaged and to be loaded anew."""
+
+        def find(cid: CID) -> int | None:
+            try:
+                return self._repo.file_size(cid)
+            except DamagedFile as error:
+                log.warning("%s It is loaded again.", error)
+                self._repo.quarantine(cid)
+                return None
+
+        return await trio.to_thread.run_sync(lambda: [find(cid) for cid in cids])
+
     async def size(self, cid: CID) -> int | None:
         """How many bytes a file has; None for a directory. Needs its root block and no room on the disk.
 
@@ -338,9 +351,9 @@ class Load:
             NotAFile: it is a symbolic link.
             KacheryError: see `Load.run`.
         """
-        (path,) = await self.find_files([cid])
-        if path is not None:
-            return path.stat().st_size
+        (size,) = await self.find_sizes([cid])
+        if size is not None:
+            return size
         walk = FileWalk(cid)
         (root,) = walk.take(1)
         (block,), _ = await self.blocks([cid])

@@ -122,9 +122,10 @@ class Announced:
 
 @dataclass(frozen=True)
 class StoredNote:
-    """The data of a CID is here now."""
+    """The data of a CID is here now, and of `more`."""
 
     cid: CID
+    more: tuple[CID, ...] = field(default=(), metadata=OMITTED)
 
 
 # --- pinning ---------------------------------------------------------------------------------------------------------

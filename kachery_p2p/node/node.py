@@ -240,13 +240,14 @@ class Node:
 
     # --- data
 
-    async def notify_stored(self, cid: CID) -> None:
-        """Answer the peers that wait for what was stored in the repo, and announce it, if it is here.
+    async def notify_stored(self, cids: Sequence[CID]) -> None:
+        """Answer the peers that wait for what was stored in the repo, and announce what of it is here.
 
-        It is a file or directory, and another process may have stored it.
+        These are files or directories, and other processes may have stored them.
         """
-        self.exchange.notify([cid.multihash])
-        self.finding.announce([cid.multihash])
+        multihashes = [cid.multihash for cid in cids]
+        self.exchange.notify(multihashes)
+        self.finding.announce(multihashes)
 
     async def announce(self, request: AnnounceRequest) -> Announced:
         """Announce a root and wait until that is done.

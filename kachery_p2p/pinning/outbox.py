@@ -25,7 +25,8 @@ from kachery_p2p.errors import DamagedRepo
 from kachery_p2p.pinning.limits import MAX_ERROR_LENGTH, MAX_NAME, REMOVED_DAYS
 from kachery_p2p.private import can_write
 from kachery_p2p.repo.hosts import claim
-from kachery_p2p.sqlite import Settings, SQLiteFile, make_schema
+from kachery_p2p.sqlite import Settings, SQLiteFile
+from kachery_p2p.sqlite_schema import make_schema
 
 OUTBOX_NAME = "outbox.sqlite"
 _VERSION = 1

@@ -11,14 +11,17 @@ On the disk
                                     machine (hosts.py)
       host.lock                     on a network file system: its lock is shared by the processes of the one machine
                                     that uses the directory, named in it in the same way
-      catalog.sqlite[-wal, -shm]    SQLite 3, WAL, application_id 0x6b636831, user_version 2 (schema: catalog.py). 1 is
-                                    the same without nodes/ and links/, which are then written when it is opened
+      catalog.sqlite[-wal, -shm]    SQLite 3, WAL, application_id 0x6b636831, user_version 3 (schema: catalog.py). 2 is
+                                    the same without packs/, 1 without nodes/ and links/, too, which are then written
+                                    when it is opened
       routing.sqlite[-wal, -shm]    what the node remembers: peers, provider records, what was announced, its ports
                                     (kachery_p2p.routing.database); it can all be learned anew
       outbox.sqlite[-wal, -shm]     what is to be kept where, and how far that is (kachery_p2p.pinning.outbox)
       node.json  node.sock          where the running node listens for the other processes (kachery_cloud.node.endpoint)
       ipfs/<ab>/<cd>/<ef>/<cid>     each stored or loaded file, once, as a plain file, 0444; abcdef are the last six
                                     characters of the CID in its text form
+      packs/<number>.car            small files, many in one, until their path is asked for: a CARv1 that grows
+                                    (packs.py), 0644; flocked by whoever writes to it
       partial/<cid>                 a file being loaded: its final length (less, as long as only parts of it were asked
                                     for), holes where nothing arrived; flocked by the loader
       tmp/<24 hex digits>           a file being stored; flocked by its writer
@@ -38,8 +41,10 @@ On the disk
 A file under `ipfs/` *is* the block store: the catalog says that the block with this multihash is `length` bytes at
 `offset` of that file, as they are (wrap 0), or in a dag-pb node (`0a` len `08 02 12` length *bytes* `18` length, the
 UnixFS leaf of kind File: wrap 1; with `08 00`, kind Raw: wrap 2). Inner nodes, directory nodes, symbolic links, and
-leaves wrapped in any other way are kept in the catalog whole. The same bytes stored under two profiles are two names
-(hard links) of one file, where the file system has hard links. A *linked* file is served from where the user has it.
+leaves wrapped in any other way are kept in the catalog whole. A small file may lie in a pack instead: then the catalog
+says which bytes of it are its own, and it gets its place under `ipfs/` when its path is first asked for. The same bytes
+stored under two profiles are two names (hard links) of one file, where the file system has hard links. A *linked* file
+is served from where the user has it.
 
 In the catalog a root is keyed by its binary CIDv1, so `Qm...` and its `bafy...` form are one root; a file has the stamp
 (size, mtime in ns, inode; for linked ones also ctime in ns) that it had when it was hashed.
@@ -48,7 +53,7 @@ What may be relied on
 ---------------------
 
 1. A file under `ipfs/` is whole. It gets there by one rename, after its data were synced, and its folder is synced
-   after that.
+   after that. What is in a pack up to where it is catalogued was synced.
 2. Inner nodes are in `nodes/`, and synced, before the file of which they are the only description gets there; so are
    the nodes of a directory, and a link in `links/`, before their rows are committed. What is removed goes from there
    first.
@@ -57,7 +62,8 @@ What may be relied on
 4. A block that leaves the repo was hashed when its file had the stamp that it still has after the block was read; or it
    was hashed again just now.
 5. Nothing is deleted silently: wrong copies go to `damaged/`, a broken catalog too. Only left-overs in `tmp/` of
-   processes that are dead (their lock is free) are removed, when the repo is opened.
+   processes that are dead (their lock is free) are removed, when the repo is opened, and half sections at the end of
+   packs.
 
 What a crash leaves (process killed, or power lost), by the last step that was done
 ----------------------------------------------------------------------------------
@@ -71,6 +77,9 @@ What a crash leaves (process killed, or power lost), by the last step that was d
     directory nodes in nodes/       a directory that the catalog does not know; `verify` says so, `rebuild` takes it in
     renamed into ipfs/              a whole file without rows; `find_file` hashes and adopts it when asked for it, and
                                     `adopt_unknown` does so for all
+    half a section in a pack        a pack that is longer than catalogued: the end is cut off by who next locks it
+    sections in a pack, synced      a pack that is longer than catalogued: they get their rows when the repo is opened,
+                                    or from who next locks the pack
     rows committed                  nothing; with the power lost, the commit may be lost too (synchronous=NORMAL) and it
                                     is as in the line before. Links and directories, which could not be found again that
                                     way, are committed with synchronous=FULL
@@ -96,8 +105,9 @@ from __future__ import annotations
 from kachery_p2p.repo.checking import Problem
 from kachery_p2p.repo.download import Download
 from kachery_p2p.repo.keys import NodeKey, load_or_create_identity
+from kachery_p2p.repo.listing import ListedFile, RepoStats
 from kachery_p2p.repo.locks import NodeLock
-from kachery_p2p.repo.repo import ListedFile, Repo, RepoStats
+from kachery_p2p.repo.repo import Repo
 from kachery_p2p.repo.small import Stored
 
 __all__ = [

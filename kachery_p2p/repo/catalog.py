@@ -6,6 +6,8 @@
     leaves   multihash -> (file, offset, length, wrap): a leaf block is that part of the file, as it is (wrap 0) or
              inside a dag-pb UnixFS node (wrap 1: of kind File, 2: of kind Raw). One row per file and leaf, also when
              the leaf occurs in the file many times
+    packed   files of one block that lie in a pack (packs.py): their bytes are `length` bytes at `offset` of it
+    packs    how far each pack is catalogued
     blocks   multihash -> the block itself: inner nodes, directory nodes, symlinks, and leaves wrapped in a way that
              the two wraps above do not give back
 
@@ -25,12 +27,15 @@ from pathlib import Path
 
 from kachery_p2p.errors import DamagedRepo
 from kachery_p2p.repo.limits import BUSY_SECONDS, WAL_BYTES, WAL_PAGES
-from kachery_p2p.sqlite import Settings, SQLiteFile, make_schema
+from kachery_p2p.sqlite import Settings, SQLiteFile
+from kachery_p2p.sqlite_schema import make_schema
 
 CATALOG_NAME = "catalog.sqlite"
-SCHEMA_VERSION = 2
-#: Of a version whose data directories have no second place (records.py); the tables are the same.
+SCHEMA_VERSION = 3
+#: Of a version whose data directories have no second place (records.py), and no packs.
 _WITHOUT_RECORDS = 1
+#: Of a version that knows no packs. The other tables are the same in all.
+_WITHOUT_PACKS = 2
 _APPLICATION_ID = 0x6B636831
 
 #: Values of `files.state`.
@@ -85,8 +90,18 @@ CREATE TABLE blocks (
     multihash BLOB PRIMARY KEY,
     data BLOB NOT NULL,
     added REAL NOT NULL
-);
+)
 """
+_PACK_TABLES = {
+    "packed": """(
+    root INTEGER PRIMARY KEY REFERENCES roots(id),
+    pack INTEGER NOT NULL,
+    offset INTEGER NOT NULL,
+    length INTEGER NOT NULL,
+    wrap INTEGER NOT NULL
+)""",
+    "packs": "(id INTEGER PRIMARY KEY, size INTEGER NOT NULL)",
+}
 
 
 class Catalog(SQLiteFile):
@@ -124,7 +139,8 @@ class Catalog(SQLiteFile):
             prepare=lambda db: _prepare(db, path, holds_data),
             busy_seconds=BUSY_SECONDS,
             version=SCHEMA_VERSION,
-            older=(_WITHOUT_RECORDS,),
+            older=(_WITHOUT_RECORDS, _WITHOUT_PACKS),
+            lacking=_PACK_TABLES,
             pragmas=(f"wal_autocheckpoint={WAL_PAGES}", f"journal_size_limit={WAL_BYTES}"),
             readable=True,
             per_thread=True,
@@ -175,11 +191,34 @@ def _prepare(db: sqlite3.Connection, path: Path, holds_data: Callable[[], bool])
             f"The catalog {path} is missing or empty, but {path.parent} has files that it listed. Stop all programs "
             "that use this directory and bring everything back with: kachery-cloud repair"
         )
-    statements = f"{_SCHEMA}; PRAGMA application_id={_APPLICATION_ID}"
-    make_schema(db, statements, SCHEMA_VERSION, path, "a catalog", older=(_WITHOUT_RECORDS,))
+    tables = "; ".join(f"CREATE TABLE {name} {columns}" for name, columns in _PACK_TABLES.items())
+    statements = f"{_SCHEMA}; {tables}; PRAGMA application_id={_APPLICATION_ID}"
+    make_schema(db, statements, SCHEMA_VERSION, path, "a catalog", older=(_WITHOUT_RECORDS, _WITHOUT_PACKS))
+    _add_packs(db)
     # Reads a page of each table, so that a damaged file is noticed now and not in the middle of a load.
-    for table in ("roots", "files", "leaves", "blocks"):
+    for table in ("roots", "files", "leaves", "blocks", *_PACK_TABLES):
         db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
+
+
+def _add_packs(db: sqlite3.Connection) -> None:
+    """Make the tables that an older catalog does not have. Programs of the older version refuse it from then on."""
+
+    def version() -> int:
+        return db.execute("PRAGMA user_version").fetchone()[0]
+
+    if version() == SCHEMA_VERSION:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for name, columns in _PACK_TABLES.items():
+            db.execute(f"CREATE TABLE IF NOT EXISTS {name} {columns}")
+        if version() == _WITHOUT_PACKS:  # the other one still lacks its records, and says so by its version
+            db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
 
 
 def insert_blocks(db: sqlite3.Connection, blocks: Iterable[tuple[bytes, bytes]]) -> None:

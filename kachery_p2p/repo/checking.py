@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from kachery_p2p.dag.builder import FileBuilder
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW
@@ -19,6 +19,9 @@ from kachery_p2p.repo.leaves import Leaf, MissingNode, find_wrap, walk_leaves
 from kachery_p2p.repo.limits import SMALL_FILE, TASK_BYTES
 from kachery_p2p.repo.placing import NodeSpool, Placer, profile_from_text, wrap_by_profile
 from kachery_p2p.repo.serving import unchanged
+from kachery_p2p.repo.small import SmallFiles
+
+T = TypeVar("T")
 
 
 class Problem(NamedTuple):
@@ -58,9 +61,33 @@ class Checker:
         self._layout = placer.layout
         self._catalog = placer.catalog
         self._reader = placer.reader
+        self._small = SmallFiles(placer)
+        self._took_in = False
 
     def find(self, cid: CID) -> Path | None:
         """See Repo.find_file."""
+        return self._find(cid, self._small.unpack, lambda path: path)
+
+    def size(self, cid: CID) -> int | None:
+        """See Repo.file_size."""
+
+        def packed(cid: CID) -> int | None:
+            data = self.packed(cid)
+            return None if data is None else len(data)
+
+        return self._find(cid, packed, lambda path: path.stat().st_size)
+
+    def packed(self, cid: CID) -> bytes | None:
+        """The bytes of a packed file, if it is one and they are right."""
+        place = self._reader.packs.file(cid)
+        return None if place is None else self._reader.packs.read(cid.multihash, place)
+
+    def _find(self, cid: CID, packed: Callable[[CID], T | None], found: Callable[[Path], T]) -> T | None:
+        """What `found` gives of the path of a file of its own, or else what `packed` gives.
+
+        Raises:
+            DamagedFile: as for Repo.find_file.
+        """
         problems: list[Problem] = []
         own = False
         for row in self.rows(cid):
@@ -77,7 +104,7 @@ class Checker:
                 continue
             same = unchanged(status, *row[2:7])
             if same and row.state == OK:
-                return Path(os.fsdecode(full))
+                return found(Path(os.fsdecode(full)))
             # A file found changed before, and not touched since, need not be hashed again to know.
             problem = (
                 self._problem(cid, row, "changed" if row.linked else "damaged")
@@ -85,14 +112,20 @@ class Checker:
                 else self.check(cid, row)
             )
             if problem is None:
-                return Path(os.fsdecode(full))
+                return found(Path(os.fsdecode(full)))
             problems.append(problem)
+        if self._catalog.in_memory and not self._took_in:
+            self._took_in = True
+            self._placer.packer.take_in()
+        answer = packed(cid)
+        if answer is not None:
+            return answer
         if not own:
             path = self._layout.path_for(cid)
             if os.path.isfile(path):
                 problem = self.adopt(cid, path)
                 if problem is None:
-                    return path
+                    return found(path)
                 problems.insert(0, problem)
         if problems:
             raise DamagedFile(problems[0].detail)

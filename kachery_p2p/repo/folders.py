@@ -208,7 +208,7 @@ class _Files:
     def _flush(self) -> None:
         small, self._small, self._small_bytes = self._small, [], 0
         if small:
-            done = self._parent.small.keep([file for _, _, file in small])
+            done = self._parent.small.keep([file for _, _, file in small], packed=True)
             for (folder, name, _), stored in zip(small, done, strict=True):
                 folder.done[name] = stored.cid, stored.dag_size, stored.size
             self._advance(sum(stored.size for stored in done))

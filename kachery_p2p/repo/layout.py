@@ -28,7 +28,10 @@ class Layout:
         self.damaged = self.directory / "damaged"
         self.nodes = self.directory / "nodes"
         self.links = self.directory / "links"
+        self.packs = self.directory / "packs"
         self.catalog = self.directory / CATALOG_NAME
+        #: Nothing is written in it.
+        self.read_only = False
 
     def only_read(self) -> bool:
         """Whether the directory is there, and may not be written to.
@@ -50,6 +53,7 @@ class Layout:
                 "KACHERY_CLOUD_DIR, or ask its owner for the right to use it."
             )
         self.temporary = Path(tempfile.gettempdir())
+        self.read_only = True
         return True
 
     def make(self) -> None:
@@ -68,10 +72,12 @@ class Layout:
                 else:
                     with suppress(FileExistsError):
                         private.make_folder(folder)
+            if self.packs.is_dir():  # else it is made with the first pack: a full disk has no room for it
+                private.open_tree_to_group(self.packs)
 
     def holds_data(self) -> bool:
         """Whether anything was ever stored, loaded or linked here, as the files tell, whatever the catalog says."""
-        for folder in (self.ipfs, self.nodes, self.links):
+        for folder in (self.ipfs, self.packs, self.nodes, self.links):
             for _, _, names in os.walk(folder):
                 if names:
                     return True

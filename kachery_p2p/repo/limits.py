@@ -21,6 +21,13 @@ WRITE_BACK_BYTES = 16 * MIB
 #: A file up to this size is read whole and stored without threads or temporary spools.
 SMALL_FILE = 1 * MIB
 
+#: A file up to this size, of which nobody has asked for the path, goes into a pack: below it, inodes, folders and the
+#: rest of the last block cost as much as the bytes.
+PACKED_BYTES = 32 * KIB
+
+#: Bytes after which a pack is full: few enough to copy or to read through in a second, many enough that there are few.
+PACK_BYTES = 64 * MIB
+
 #: Small files of a directory that are written, synced and catalogued together, by count and by bytes in memory.
 BATCH_FILES = 512
 BATCH_BYTES = 32 * MIB

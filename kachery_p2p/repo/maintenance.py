@@ -15,6 +15,8 @@ from kachery_p2p.repo.catalog import DIRECTORY
 from kachery_p2p.repo.checking import ROW_COLUMNS, Checker, Problem, Row
 from kachery_p2p.repo.fileio import Progress, Stamp
 from kachery_p2p.repo.limits import MARK_BATCH, ORPHAN_SECONDS, SQL_KEYS
+from kachery_p2p.repo.packing import forget_packed
+from kachery_p2p.repo.packs import Place
 from kachery_p2p.repo.placing import Placer, forget_file
 from kachery_p2p.repo.second_place import (
     REPAIR,
@@ -45,6 +47,7 @@ class Maintenance:
         if cids is None:
             problems += self._check_blocks()
             problems += self.adopt_unknown()
+            problems += self._check_packed()
             if not self._catalog.in_memory:  # else it could not be read, which is no loss
                 problems += self.second_place.check()
             for key, version, *row in self._catalog.all(
@@ -53,14 +56,17 @@ class Maintenance:
                 work.append((cid_of(key, version), Row._make(row)))
         else:
             for cid in cids:
-                for member in self._members(cid, problems):
+                members = list(self._members(cid, problems))
+                packed = self._reader.packs.files(members)
+                problems += self._check_packed([member for member in members if bytes(member.to_v1()) in packed])
+                for member in members:
                     rows = self._checker.rows(member)
                     work += [(member, row) for row in rows]
                     path = self._layout.path_for(member)
                     if not rows and path.is_file():
                         problem = self._checker.adopt(member, path)
                         problems += [problem] if problem is not None else []
-                    elif not rows:
+                    elif not rows and bytes(member.to_v1()) not in packed:
                         problems.append(Problem(member, path, "missing", f"{member} is not stored here."))
         total = sum(row.size for _, row in work)
         done = 0
@@ -103,6 +109,7 @@ class Maintenance:
         # First, so that nothing brings back what is gone.
         self._placer.nodes.forget(cid)
         linked = self._placer.links.forget(cid)
+        packed = self._placer.packer.remove(cid)
         own = [Path(os.fsdecode(self._reader.absolute(row.path, 0))) for row in rows if not row.linked]
         with self._catalog.write() as db:
             for row in rows:
@@ -118,7 +125,7 @@ class Maintenance:
                     removed = True
                 except FileNotFoundError:
                     pass
-        return known or removed or linked
+        return known or removed or linked or packed
 
     def sweep(self, min_age: float = ORPHAN_SECONDS) -> tuple[int, int]:
         """See Repo.sweep."""
@@ -160,6 +167,7 @@ class Maintenance:
 
     def adopt_unknown(self, progress: Progress | None = None) -> list[Problem]:
         """See Repo.adopt_unknown."""
+        self._placer.packer.take_in(whole=True)
         known = {path for (path,) in self._catalog.all("SELECT path FROM files WHERE linked = 0")}
         unknown = [path for path in stored_files(self._layout.ipfs) if self._layout.relative(path) not in known]
         problems: list[Problem] = []
@@ -188,6 +196,33 @@ class Maintenance:
             detail = f"The directory {folder} cannot be read. {why} Bring it back with: {REPAIR}"
             problems.append(Problem(folder, self._catalog.path, "damaged", detail))
         return list(tree.files)
+
+    def _check_packed(self, cids: Iterable[CID] | None = None) -> list[Problem]:
+        """Hash packed files, all of them or some, in the order in which they lie."""
+        if cids is None:
+            rows = self._catalog.all(
+                "SELECT r.key, r.version, p.pack, p.offset, p.length, p.wrap FROM packed p "
+                "JOIN roots r ON r.id = p.root ORDER BY p.pack, p.offset"
+            )
+            files = [(cid_of(key, version), Place(*place)) for key, version, *place in rows]
+        else:
+            wanted = list(cids)
+            places = self._reader.packs.files(wanted)
+            files = sorted(((cid, places[bytes(cid.to_v1())]) for cid in wanted), key=lambda file: file[1])
+        problems = []
+        for cid, place in files:
+            if self._reader.packs.read(cid.multihash, place) is not None:
+                continue
+            path = self._reader.packs.path_of(place.pack)
+            if self._placer.own_copy(cid) is None:
+                detail = (
+                    f"{path} does not have the bytes of {cid} any more. Load it again: kachery-cloud-load ipfs://{cid}"
+                )
+                problems.append(Problem(cid, path, "damaged" if path.exists() else "missing", detail))
+            elif not self._catalog.read_only:
+                with self._catalog.write() as db:  # it was loaded again, and lies elsewhere now
+                    forget_packed(db, cid)
+        return problems
 
     def _check_blocks(self) -> list[Problem]:
         """Hash what the catalog itself keeps."""

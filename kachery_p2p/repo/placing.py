@@ -32,6 +32,7 @@ from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.leaves import Leaf, MissingNode, walk_leaves
 from kachery_p2p.repo.limits import MIB, NODE_SPOOL, ROW_BATCH, SQL_KEYS
 from kachery_p2p.repo.newfile import NewFile
+from kachery_p2p.repo.packing import Packer
 from kachery_p2p.repo.records import LinkRecords, NodeRecords
 from kachery_p2p.repo.serving import BlockReader, unchanged
 
@@ -104,6 +105,7 @@ class Placer:
         self.layout = layout
         self.catalog = catalog
         self.reader = reader
+        self.packer = Packer(layout, catalog, reader.packs)
         self.nodes = NodeRecords(layout)
         self.links = LinkRecords(layout)
 

@@ -7,14 +7,14 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-from kachery_p2p.dag.cid import CID, DAG_PB, read_cid, verify_block
+from kachery_p2p.dag.cid import CID, DAG_PB, verify_block
 from kachery_p2p.dag.filenode import FileNode
 from kachery_p2p.dag.profiles import Profile
-from kachery_p2p.errors import HashMismatch, NoPermission, RepoBusy, RepoError
+from kachery_p2p.errors import DiskFull, HashMismatch, NoPermission, RepoBusy, RepoError
 from kachery_p2p.oserrors import explained
-from kachery_p2p.repo.catalog import DIRECTORY, OK, Catalog
+from kachery_p2p.repo.catalog import Catalog
 from kachery_p2p.repo.checking import Checker, Problem
 from kachery_p2p.repo.damaged import fresh_beside, put_in_place
 from kachery_p2p.repo.download import Download
@@ -23,13 +23,14 @@ from kachery_p2p.repo.filenodes import FileNodes
 from kachery_p2p.repo.folders import FolderStorer
 from kachery_p2p.repo.hosts import claim
 from kachery_p2p.repo.layout import Layout
-from kachery_p2p.repo.limits import ORPHAN_SECONDS, SQL_KEYS
+from kachery_p2p.repo.limits import ORPHAN_SECONDS
+from kachery_p2p.repo.listing import ListedFile, Listing, RepoStats
 from kachery_p2p.repo.locks import NodeLock
 from kachery_p2p.repo.maintenance import Maintenance
 from kachery_p2p.repo.newfile import NewFile, clean_left_overs
 from kachery_p2p.repo.openfiles import OpenFiles
 from kachery_p2p.repo.placing import Placer
-from kachery_p2p.repo.second_place import cid_of, refuse_newer
+from kachery_p2p.repo.second_place import refuse_newer
 from kachery_p2p.repo.serving import BlockReader
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
 from kachery_p2p.repo.storing import Storer
@@ -37,37 +38,7 @@ from kachery_p2p.repo.whole import WholeFiles
 from kachery_p2p.sqlite_errors import only_read
 from kachery_p2p.wire import Buffer
 
-#: What stands before the multihash in the key of a root, a CIDv1: the codecs raw, dag-pb, dag-cbor and dag-json.
-_ROOT_PREFIXES = (b"\x01\x55", b"\x01\x70", b"\x01\x71", b"\x01\xa9\x02")
-
 log = logging.getLogger("kachery_p2p.repo")
-
-
-class ListedFile(NamedTuple):
-    """One place where a root lies: `kind` is 'file' or 'directory', `state` 'ok', 'changed' or 'missing' as last seen.
-
-    `path` is None for a directory, whose nodes are in the catalog. `added` is in seconds since 1970.
-    """
-
-    cid: CID
-    kind: str
-    size: int
-    path: Path | None
-    linked: bool
-    state: str
-    added: float
-
-
-class RepoStats(NamedTuple):
-    """Counts, and sizes in bytes: of our own copies, of linked files, of the blocks kept in the catalog."""
-
-    files: int
-    bytes: int
-    linked_files: int
-    linked_bytes: int
-    directories: int
-    blocks: int
-    block_bytes: int
 
 
 class Repo:
@@ -95,6 +66,7 @@ class Repo:
         self._small = SmallFiles(self._placer)
         self._folders = FolderStorer(self._placer, self._storer)
         self._maintenance = Maintenance(self._placer, self._checker)
+        self._listing = Listing(catalog, self._reader)
         Repo._open.add(self)
 
     @classmethod
@@ -120,6 +92,11 @@ class Repo:
         try:
             if repo._catalog.needs_records:
                 repo._maintenance.second_place.take_over()
+            try:
+                repo._placer.packer.take_in()
+            except DiskFull as error:
+                # What is catalogued can be read all the same; the next store tries again.
+                log.info("%s", error)
         except BaseException:
             repo.close()
             raise
@@ -129,6 +106,7 @@ class Repo:
         """Close the catalog and all files. The repo cannot be used afterwards."""
         Repo._open.discard(self)
         self._reader.files.clear()
+        self._reader.packs.close()
         self._catalog.close()
 
     def __enter__(self) -> Repo:
@@ -181,6 +159,19 @@ class Repo:
         self._check_writable()
         return self._storer.store_bytes(data, profile)
 
+    def store_value(self, data: Buffer, *, profile: str | Profile | None = None) -> Stored:
+        """Store bytes of which nobody needs the path now: some KiB go into a pack, with others that come meanwhile.
+
+        The path of the answer is where `find_file` brings them when it is asked for it. They are on the disk when this
+        returns.
+
+        Raises:
+            DiskFull: there is no room for them.
+            InvalidProfile: there is no such profile.
+        """
+        self._check_writable()
+        return self._storer.store_bytes(data, profile, packed=True)
+
     def store_new(
         self, new: NewFile, *, profile: str | Profile | None = None, progress: Progress | None = None
     ) -> Stored:
@@ -224,14 +215,16 @@ class Repo:
         """
         self._folders.keep_loaded(root)
 
-    def add_small_files(self, files: Sequence[tuple[CID, Buffer]]) -> list[Path]:
+    def add_small_files(self, files: Sequence[tuple[CID, Buffer]]) -> None:
         """Keep loaded files that are one block each, many in one transaction; give the file's bytes, not the block's.
+
+        Those of some KiB go into a pack.
 
         Raises:
             HashMismatch: bytes are not those of their CID. Then nothing is written.
         """
         self._check_writable()
-        return [stored.path for stored in self._small.keep([SmallFile.checked(cid, data) for cid, data in files])]
+        self._small.keep([SmallFile.checked(cid, data) for cid, data in files], packed=True)
 
     # --- finding -----------------------------------------------------------------------------------------------------
 
@@ -247,82 +240,49 @@ class Repo:
         """The path of the whole file with that CID, our own copy or a linked one, or None when it is not here.
 
         Cheap. A file whose size, time or inode is not as recorded is hashed again first, and so is one at its place
-        under `ipfs/` that the catalog does not know.
+        under `ipfs/` that the catalog does not know. One that lies in a pack is brought to its place first. In a
+        directory that can only be read, it is copied to a folder of this user's among the temporary ones.
 
         Raises:
             DamagedFile: the only file of that CID is changed or damaged, or was linked and is missing; says what to do.
         """
         return self._checker.find(cid)
 
+    def file_size(self, cid: CID) -> int | None:
+        """The size in bytes of the whole file with that CID, or None when it is not here. Makes no path for it.
+
+        Raises:
+            DamagedFile: as for `find_file`.
+        """
+        return self._checker.size(cid)
+
+    def packed_file(self, cid: CID) -> bytes | None:
+        """The bytes of a file that lies in a pack, where it is as good as its path; None for every other file."""
+        return self._checker.packed(cid)
+
     def list_files(self) -> list[ListedFile]:
         """All that was stored, loaded and linked, oldest first."""
-        states = ("ok", "changed", "missing")
-        listed = []
-        for key, version, kind, size, added, path, linked, state in self._catalog.all(
-            "SELECT r.key, r.version, r.kind, r.size, r.added, f.path, f.linked, f.state FROM roots r "
-            "LEFT JOIN files f ON f.root = r.id ORDER BY r.added, r.id, f.linked"
-        ):
-            if path is None and kind != DIRECTORY:
-                continue
-            listed.append(
-                ListedFile(
-                    cid_of(key, version),
-                    "directory" if kind == DIRECTORY else "file",
-                    size,
-                    None if path is None else Path(os.fsdecode(self._reader.absolute(path, linked))),
-                    bool(linked),
-                    states[state or 0],
-                    added,
-                )
-            )
-        return listed
+        return self._listing.files()
 
     def roots(self) -> Iterator[bytes]:
         """The multihashes of all files and directories that were stored, linked or loaded and are whole, oldest first.
 
         Files inside stored or loaded directories are among them: each has a URI of its own.
         """
-        rows = self._catalog.all(
-            f"SELECT r.key FROM roots r WHERE r.kind = {DIRECTORY} "
-            f"OR EXISTS (SELECT 1 FROM files f WHERE f.root = r.id AND f.state = {OK}) ORDER BY r.added, r.id"
-        )
-        for (key,) in rows:
-            yield read_cid(key, 0)[0].multihash
+        return self._listing.roots()
 
     def roots_among(self, multihashes: Sequence[bytes]) -> set[bytes]:
         """Those of the multihashes that are of files and directories which are here and whole."""
-        found: set[bytes] = set()
-        step = SQL_KEYS // len(_ROOT_PREFIXES)
-        for start in range(0, len(multihashes), step):
-            keys = {prefix + key: key for key in multihashes[start : start + step] for prefix in _ROOT_PREFIXES}
-            rows = self._catalog.all(
-                f"SELECT r.key FROM roots r WHERE r.key IN ({','.join('?' * len(keys))}) AND (r.kind = {DIRECTORY} "
-                f"OR EXISTS (SELECT 1 FROM files f WHERE f.root = r.id AND f.state = {OK}))",
-                list(keys),
-            )
-            found.update(keys[key] for (key,) in rows)
-        return found
+        return self._listing.roots_among(multihashes)
 
     def all_multihashes(self) -> Iterator[bytes]:
         """The multihashes of all blocks that are here: roots, inner nodes and leaves."""
-        seen_roots = set(self.roots())
-        yield from seen_roots
-        for table in ("blocks", "leaves"):
-            for (multihash,) in self._catalog.all(f"SELECT DISTINCT multihash FROM {table}"):
-                if multihash not in seen_roots:
-                    yield multihash
+        return self._listing.all_multihashes()
 
     @property
     def stats(self) -> RepoStats:
         """What is here, in numbers."""
-        one = self._catalog.one
-        files, size = one(f"SELECT count(*), coalesce(sum(size), 0) FROM files WHERE linked = 0 AND state = {OK}")
-        linked, linked_size = one(
-            f"SELECT count(*), coalesce(sum(size), 0) FROM files WHERE linked = 1 AND state = {OK}"
-        )
-        (folders,) = one("SELECT count(*) FROM roots WHERE kind = ?", (DIRECTORY,))
-        blocks, block_size = one("SELECT count(*), coalesce(sum(length(data)), 0) FROM blocks")
-        return RepoStats(files, size, linked, linked_size, folders, blocks, block_size)
+        return self._listing.stats()
 
     # --- blocks ------------------------------------------------------------------------------------------------------
 
@@ -490,6 +450,8 @@ class Repo:
         # A lock of the old ones may be held by a thread that the child does not have.
         self._reader.files = OpenFiles()
         self.file_nodes = FileNodes()
+        self._reader.packs.after_fork()
+        self._placer.packer.after_fork()
 
 
 def _catalog_to_read(layout: Layout) -> Catalog:

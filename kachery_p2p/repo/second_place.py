@@ -207,6 +207,7 @@ class SecondPlace:
         if damaged:
             # Written anew below, without the lines that could not be read.
             self._links.forget_damaged()
+        self._placer.packer.take_in(whole=True)
         problems = self._adopt_files(profiles, links, progress)
         for cid in folders.values():
             problems += self._bring_back_directory(cid)

@@ -20,6 +20,7 @@ from kachery_p2p.repo.fileio import Stamp, read_at, read_bytes_at
 from kachery_p2p.repo.leaves import block_size, leaf_hashes_to, wrap_parts
 from kachery_p2p.repo.limits import SQL_KEYS
 from kachery_p2p.repo.openfiles import OpenFiles
+from kachery_p2p.repo.packs import PackReader
 
 #: A leaf may be in very many files (a block of zeros); a few of them are enough to try.
 _PLACES = 8
@@ -73,6 +74,7 @@ class BlockReader:
         self._prefix = os.fsencode(directory) + os.sep.encode()
         self._catalog = catalog
         self.files = OpenFiles()
+        self.packs = PackReader(directory / "packs", catalog)
 
     def size(self, multihash: bytes) -> int | None:
         """The size in bytes of a block that is here, or None."""
@@ -82,7 +84,7 @@ class BlockReader:
             return 0
         row = self._catalog.one(_FIND_SIZE, (multihash, multihash))
         if row is None:
-            return None
+            return self.packs.size(multihash)
         length, wrap = row
         return length if wrap <= 0 else block_size(wrap, length)
 
@@ -107,7 +109,8 @@ class BlockReader:
                 keys + keys,
             ):
                 found[multihash] = length if wrap == 0 else block_size(wrap, length)
-        return found
+        missing = [multihash for multihash in wanted if multihash not in found]
+        return {**found, **self.packs.sizes(missing)} if missing else found
 
     def get(self, multihash: bytes) -> bytes | None:
         """A block that is here and right, or None."""
@@ -119,7 +122,7 @@ class BlockReader:
             block = self._read(multihash, LeafPlace._make(row))
             if block is not None:
                 return block
-        return self.node(multihash)
+        return self.node(multihash) or self.packs.block(multihash)
 
     def leaves(self, multihashes: Sequence[bytes], buffer: memoryview) -> list[memoryview | None]:
         """Blocks that are here and right, read into `buffer` one behind the other, many at a time.
@@ -178,6 +181,7 @@ class BlockReader:
     def blocks(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
         """Those blocks that are here and right. For small ones: all are held in memory."""
         found = self.nodes(multihashes)
+        found.update(self.packs.blocks([multihash for multihash in multihashes if multihash not in found]))
         for multihash in multihashes:
             if multihash not in found:
                 block = self.get(multihash)

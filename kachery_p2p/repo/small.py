@@ -1,15 +1,19 @@
 """Files that are one block: one alone, or thousands at a time.
 
-Each costs two commits of the file system, one for its bytes and one for its name. In a batch many wait for the same
-commit, and their rows go into one transaction.
+Those of some KiB go into a pack (packing.py), many with one sync, and become files of their own when somebody asks for
+their path. Each larger one costs two commits of the file system, one for its bytes and one for its name; in a batch
+many wait for the same commit, and their rows go into one transaction.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+import stat
+import tempfile
+from collections.abc import Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +27,10 @@ from kachery_p2p.repo.catalog import WRAP_NONE
 from kachery_p2p.repo.fileio import CLOEXEC, READABLE, sync_fd, sync_folder, write_at
 from kachery_p2p.repo.layout import make_folders
 from kachery_p2p.repo.leaves import block_size, find_wrap
-from kachery_p2p.repo.limits import SYNC_THREADS
+from kachery_p2p.repo.limits import PACKED_BYTES, SYNC_THREADS
 from kachery_p2p.repo.newfile import NewFile
+from kachery_p2p.repo.packing import PackedFile
+from kachery_p2p.repo.packs import can_be_packed
 from kachery_p2p.repo.placing import Placer, wrap_of
 from kachery_p2p.wire import Buffer
 
@@ -35,7 +41,7 @@ class Stored(NamedTuple):
     Attributes:
         cid: its root.
         size: in bytes.
-        path: where its bytes are.
+        path: where its bytes are. `Repo.find_file` brings a small value there when it is first asked for it.
         dag_size: the bytes of all its blocks together, which is what a directory states for it.
     """
 
@@ -76,22 +82,65 @@ class SmallFile(NamedTuple):
 
 
 class SmallFiles:
-    """Keeps small files."""
+    """Keeps small files, and gives them out."""
 
     def __init__(self, placer: Placer) -> None:
         self._placer = placer
+        self._packs = placer.reader.packs
 
-    def keep(self, files: Sequence[SmallFile]) -> list[Stored]:
-        """Bring files into their places and into the catalog, in one transaction. What is here already stays."""
+    def keep(self, files: Sequence[SmallFile], *, packed: bool) -> list[Stored]:
+        """Keep files, durably, in one transaction for many. What is here already stays.
+
+        Args:
+            files: the files.
+            packed: put those of some KiB into a pack; else each becomes a file of its own.
+        """
         paths: dict[CID, Path] = {}
-        fresh: dict[CID, SmallFile] = {}
+        fresh = {file.cid: file for file in files}
+        met = self._placer.root_sizes(list(fresh))
+        for cid in [cid for cid in fresh if bytes(cid.to_v1()) in met]:
+            known = self._placer.own_copy(cid)
+            if known is not None:
+                paths[cid] = known[0]
+                del fresh[cid]
+        if packed:
+            small = [file for file in fresh.values() if len(file.data) <= PACKED_BYTES and can_be_packed(file.cid)]
+            self._pack(small, met)
+            for file in small:
+                del fresh[file.cid]
+                paths[file.cid] = self._placer.layout.path_for(file.cid)
+        self._keep_plain(fresh, paths)
+        return [
+            Stored(file.cid, len(file.data), paths[file.cid], block_size(file.wrap, len(file.data))) for file in files
+        ]
+
+    def unpack(self, cid: CID) -> Path | None:
+        """The path of a file that is packed; None for one that is not, or whose bytes went bad.
+
+        It is made when it is first asked for: under `ipfs/`, or where nothing may be written there, in a folder of this
+        user's own.
+        """
+        place = self._packs.file(cid)
+        data = None if place is None else self._packs.read(cid.multihash, place)
+        if place is None or data is None:
+            return None
+        if self._placer.layout.read_only:
+            return copy_for_user(cid, data)
+        return self.keep([SmallFile(cid, data, place.wrap, None)], packed=False)[0].path
+
+    def _pack(self, files: list[SmallFile], met: Container[bytes]) -> None:
+        """Put into a pack what is in none yet, or has gone bad there; `met` are the keys of roots that are known."""
+        places = self._packs.files([file.cid for file in files if bytes(file.cid.to_v1()) in met])
+        fresh = []
         for file in files:
-            if file.cid not in paths and file.cid not in fresh:
-                known = self._placer.own_copy(file.cid)
-                if known is not None:
-                    paths[file.cid] = known[0]
-                else:
-                    fresh[file.cid] = file
+            place = places.get(bytes(file.cid.to_v1()))
+            if place is None or self._packs.read(file.cid.multihash, place) is None:
+                fresh.append(PackedFile(file.cid, file.data, file.wrap))
+        if fresh:
+            self._placer.packer.keep(fresh)
+
+    def _keep_plain(self, fresh: dict[CID, SmallFile], paths: dict[CID, Path]) -> None:
+        """Make each a file of its own, and note its path."""
         if len(fresh) == 1:
             ((cid, file),) = fresh.items()
             paths[cid] = self._write(file)
@@ -110,9 +159,6 @@ class SmallFiles:
                         profile=file.profile,
                         wrap=lambda leaf, wrap=file.wrap: wrap,
                     )
-        return [
-            Stored(file.cid, len(file.data), paths[file.cid], block_size(file.wrap, len(file.data))) for file in files
-        ]
 
     def _write(self, file: SmallFile) -> Path:
         path = self._placer.layout.path_for(file.cid)
@@ -123,6 +169,29 @@ class SmallFiles:
                 write_at(new.fd, file.data, 0)
                 sync_fd(new.fd)
             return self._placer.place(new, file.cid)
+
+
+def copy_for_user(cid: CID, data: bytes) -> Path:
+    """A copy of a file for this user alone, outside of the data directory, which cannot be written to.
+
+    Raises:
+        DiskFull, NoPermission: there is no room for it, or no folder.
+    """
+    folder = os.path.join(tempfile.gettempdir(), f"kachery-cloud-{os.geteuid() if os.name == 'posix' else 'files'}")
+    with explained("making a copy in", folder):
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        status = os.lstat(folder)
+        ours = os.name != "posix" or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
+        if not stat.S_ISDIR(status.st_mode) or not ours:
+            # Somebody else has taken the name.
+            folder = tempfile.mkdtemp(prefix="kachery-cloud-")
+        path = Path(folder, str(cid))
+        if not path.is_file() or path.read_bytes() != data:
+            with NewFile(Path(folder)) as new:
+                write_at(new.fd, data, 0)
+                new.move_to(path, sync=False)
+    return path
 
 
 #: Linux: a file that has no name until it is given one, and so needs neither a temporary name nor cleaning up.

@@ -89,11 +89,11 @@ class Storer:
                     source.check()
                 return self._keep(new, nodes, built, profile)
 
-    def store_bytes(self, data: Buffer, which: str | Profile | None) -> Stored:
+    def store_bytes(self, data: Buffer, which: str | Profile | None, *, packed: bool = False) -> Stored:
         profile = named_profile(which)
         view = memoryview(data).cast("B")
         if len(view) <= profile.chunk_size:
-            return self.store_small(view, profile)
+            return self.store_small(view, profile, packed=packed)
         begins_alike = SmallFile.of(view[: profile.chunk_size], profile).cid.multihash
         if self._placer.reader.size(begins_alike) is not None:
             builder = FileBuilder(profile)
@@ -131,9 +131,9 @@ class Storer:
                 return Stored(built.cid, built.size, known[0], built.dag_size)
             return self._keep(new, nodes, built, profile)
 
-    def store_small(self, data: Buffer, profile: Profile) -> Stored:
-        """Store bytes that are one block."""
-        return self._small.keep([SmallFile.of(data, profile)])[0]
+    def store_small(self, data: Buffer, profile: Profile, *, packed: bool = False) -> Stored:
+        """Store bytes that are one block; in a pack, where they are few and that is meant."""
+        return self._small.keep([SmallFile.of(data, profile)], packed=packed)[0]
 
     def link_file(self, path: Path, which: str | Profile | None, progress: Progress | None) -> Stored:
         profile = named_profile(which)

@@ -25,7 +25,7 @@ pytestmark = needs_root
 
 UMASKS = (0o000, 0o022, 0o077)
 #: What others may read where the owner lets them into the directory: the stored files, and what describes them.
-CONTENT = ("ipfs/", "nodes/", "links/", "partial/", "damaged/", "catalog.sqlite")
+CONTENT = ("ipfs/", "packs/", "nodes/", "links/", "partial/", "damaged/", "catalog.sqlite")
 
 COMMANDS: dict[str, list[str]] = {
     "store": ["store", "{file}"],

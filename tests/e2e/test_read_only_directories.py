@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,7 @@ def read(uris: list[str], content: bytes) -> Any:
     """All that can be done with what is here, without the network."""
     assert kcl.load_text(uris[0], local_only=True) == "alone"
     assert Path(kcl.load_file(uris[1], local_only=True)).read_bytes() == content
+    small(uris)
     assert kcl.load_bytes(uris[1], 5, 9, local_only=True) == content[5:9]
     assert [entry["name"] for entry in kcl.list_dir(uris[2], local_only=True)] == ["a.txt", "large"]
     assert kcl.load_text(uris[2] + "/a.txt", local_only=True) == "in a folder"
@@ -74,6 +78,19 @@ def read(uris: list[str], content: bytes) -> Any:
     code, _, err = run_command(["status"])
     assert code == 0, err
     return True
+
+
+def small(uris: list[str]) -> None:
+    """Small files, which lie in a pack: their path, where one is needed, is that of a copy for this user alone."""
+    for uri, text in ((uris[0], "alone"), (uris[2] + "/a.txt", "in a folder")):
+        paths = {kcl.load_file(uri, local_only=True) for _ in range(2)}
+        (path,) = map(Path, paths)
+        assert path.read_text() == text
+        assert path.parent.stat().st_mode & 0o077 == 0
+        path.unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(kcl.load_dir(uris[2], f"{folder}/made", local_only=True))
+        assert (made / "a.txt").read_text() == "in a folder"
 
 
 def test_another_users_directory(site: Path) -> None:
@@ -127,6 +144,8 @@ def test_without_the_catalog(site: Path) -> None:
     uris = filled(site)
     os.chmod(site / "catalog.sqlite", 0o600)
     content = (site.parent / "folder" / "large").read_bytes()
+    for uri, text in ((uris[0], "alone"), (uris[0] + "?label=x", "alone")):
+        assert as_user(MALLORY, lambda uri=uri: kcl.load_text(uri, local_only=True), directory=site) == text
     path = as_user(MALLORY, lambda: kcl.load_file(uris[1], local_only=True), directory=site)
     assert Path(path).read_bytes() == content
     os.chmod(path, 0o644)
@@ -134,6 +153,37 @@ def test_without_the_catalog(site: Path) -> None:
         file.write(b"other bytes")
     with pytest.raises(Failed, match="DamagedFile"):
         as_user(MALLORY, lambda: kcl.load_file(uris[1], local_only=True), directory=site)
+
+
+def test_a_directory_of_an_older_version(site: Path) -> None:
+    """One without packs is read as it is; and when its owner has gone on with this version, what he stores is seen."""
+    uris = filled(site)
+    text = as_user(ALICE, lambda: kcl.load_file(uris[0], local_only=True), directory=site)
+    with closing(sqlite3.connect(site / "catalog.sqlite")) as db:
+        db.executescript("DROP TABLE packed; DROP TABLE packs; PRAGMA user_version=2")
+    shutil.rmtree(site / "packs")
+    reader, writer = os.pipe()
+    answers, tell = os.pipe()
+
+    def work() -> Any:
+        assert kcl.load_file(uris[0], local_only=True) == text
+        os.write(tell, b"1")
+        assert kcl.load_text(os.read(reader, 200).decode(), local_only=True) == "new"
+        return True
+
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = 0 if as_user(MALLORY, work, directory=site) is True else 1
+        finally:
+            os._exit(code)
+    os.close(tell)
+    assert os.read(answers, 1) == b"1"
+    os.write(writer, as_user(ALICE, lambda: kcl.store_text("new", local=True), directory=site).encode())
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    for fd in (reader, writer, answers):
+        os.close(fd)
 
 
 def test_what_is_not_there(site: Path) -> None:

@@ -53,5 +53,5 @@ async def test_the_node_announces_nothing_that_is_not_here(tmp_path: Path) -> No
             with pytest.raises(ContentNotFound, match=r"not on this machine, or not all of it.*kachery-cloud-load"):
                 await node.announce(AnnounceRequest(ABSENT, 5))
             assert (await node.announce(AnnounceRequest(here, 0.1))).copies == 0
-            await node.notify_stored(ABSENT)
+            await node.notify_stored([ABSENT])
             nursery.cancel_scope.cancel()

@@ -308,9 +308,9 @@ def test_local_only_never_asks_the_network(call: Any) -> None:
         call()
 
 
-def test_a_damaged_copy_is_not_given_out(data_directory: Path) -> None:
+def test_a_damaged_copy_is_not_given_out(tmp_path: Path) -> None:
     """A local copy whose bytes changed is DamagedFile when only local data is wanted, for every way of reading."""
-    uri = kcl.store_text("content", local=True)
+    uri = kcl.store_file(put(tmp_path / "a", b"content"), local=True)
     path = Path(kcl.load_file(uri))
     path.chmod(0o600)
     path.write_text("CONTENT")

@@ -294,7 +294,7 @@ def answering(data: Path) -> Iterator[Callable[[Any], None]]:
 
         async def notify_stored(request: StoredNote, progress: Any) -> None:
             await trio.sleep(0.01)  # it writes to a database
-            answer["stored"].append(request.cid)
+            answer["stored"] += [request.cid, *request.more]
 
         async def main() -> None:
             with trio.CancelScope() as scope:

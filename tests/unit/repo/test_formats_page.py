@@ -78,6 +78,12 @@ def test_a_folder_and_its_second_place(repo: Repo, tmp_path: Path) -> None:
     assert (repo.directory / name).read_bytes() == shown("For the folder above")
 
 
+def test_a_pack(repo: Repo) -> None:
+    """The bytes of a pack with one value in it."""
+    repo.store_value(HELLO)
+    assert (repo.directory / "packs" / "1.car").read_bytes() == shown("One with `hello` and a line feed in it")
+
+
 def test_a_line_of_a_link(tmp_path: Path) -> None:
     """The line that stands on the page is read."""
     line = PAGE.partition("**`links/<24 hexadecimal digits>`**")[2].partition("```text\n")[2].partition("```")[0]
@@ -97,7 +103,7 @@ def test_the_tables_of_the_catalog(repo: Repo) -> None:
         tables = db.execute(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
         ).fetchall()
-        assert len(tables) == 4
+        assert len(tables) == 6
         for (table,) in tables:
             assert f"| `{table}` |" in PAGE
             for column in db.execute(f"PRAGMA table_info({table})"):

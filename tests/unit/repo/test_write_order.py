@@ -151,8 +151,11 @@ def test_loaded_file(repo: Repo, events: list[str], tmp_path: Path) -> None:
     assert events == ["sync data", *WHOLE[:3], *WHOLE[1:]]
 
 
-def test_batch_of_small_files(repo: Repo, events: list[str], tmp_path: Path) -> None:
-    """In a batch each file is synced before it has its name, and the rows come after all of them, once."""
+def test_batch_of_small_files(repo: Repo, events: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of their own: in a batch each is synced before it has its name; the rows come after all of them, once."""
+    import kachery_p2p.repo.small as small
+
+    monkeypatch.setattr(small, "PACKED_BYTES", 0)
     (tmp_path / "folder").mkdir()
     for i in range(30):
         (tmp_path / "folder" / str(i)).write_bytes(b"%d" % i)
