@@ -80,6 +80,17 @@ def test_who_takes_messages_quickly_gets_larger_ones_and_who_does_not_gets_small
     assert send(None) == 3
 
 
+def test_the_last_blocks_come_in_small_messages() -> None:
+    """However quickly a peer takes them, no message holds more than half of what it waits for, or a mebibyte."""
+    server = Server(dict.fromkeys(range(24), 300 * KIB))
+    server.receive("a", [block(n) for n in range(24)])
+    server.engine.ledgers["a"].target = limits.REPLY_LARGEST_SIZE
+    sent: list[int] = []
+    while (reply := server.engine.next_reply()) is not None:
+        sent.append(len(server.send(reply, limits.REPLY_QUICK)[0]))
+    assert sent == [12, 6, 3, 3]
+
+
 def test_blocks_come_by_priority_in_messages_of_a_mebibyte() -> None:
     """Higher priority first; small blocks share a message, one that is big has its own."""
     server = Server(dict.fromkeys(range(6), 300 * KIB) | {9: 2 * MIB})
