@@ -42,8 +42,9 @@ A file under `ipfs/` *is* the block store: the catalog says that the block with 
 `offset` of that file, as they are (wrap 0), or in a dag-pb node (`0a` len `08 02 12` length *bytes* `18` length, the
 UnixFS leaf of kind File: wrap 1; with `08 00`, kind Raw: wrap 2). Inner nodes, directory nodes, symbolic links, and
 leaves wrapped in any other way are kept in the catalog whole. A small file may lie in a pack instead: then the catalog
-says which bytes of it are its own, and it gets its place under `ipfs/` when its path is first asked for. The same bytes stored under two profiles are two names
-(hard links) of one file, where the file system has hard links. A *linked* file is served from where the user has it.
+says which bytes of it are its own, and it gets its place under `ipfs/` when its path is first asked for. The same bytes
+stored under two profiles are two names (hard links) of one file, where the file system has hard links. A *linked* file
+is served from where the user has it.
 
 In the catalog a root is keyed by its binary CIDv1, so `Qm...` and its `bafy...` form are one root; a file has the stamp
 (size, mtime in ns, inode; for linked ones also ctime in ns) that it had when it was hashed.
