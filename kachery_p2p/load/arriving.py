@@ -83,6 +83,10 @@ class Arriving:
                     found[multihash] = place[1]
         return found
 
+    def read_leaves(self, multihashes: Sequence[bytes], buffer: memoryview) -> list[memoryview | None]:
+        """Those of the blocks that lie in whole files, as `Repo.read_leaves`; `get_block` has the others."""
+        return self._repo.read_leaves(multihashes, buffer)
+
     def get_block(self, multihash: bytes) -> bytes | None:
         """That block, or None."""
         block = self._repo.get_block(multihash)

@@ -20,7 +20,7 @@ of each is:
     `network/swarm.py:2640`. `Host` contains it.
  3. After 250 inbound connections in all every further one is refused, and each leaks a task:
     `network/swarm.py:1982,2060`. `Host` keeps its own table.
- 4. `new_host()` without `sec_opt` accepts `/plaintext/2.0.0` with any peer ID. Ours offers `/noise` alone.
+ 4. `new_host()` without `sec_opt` accepts `/plaintext/2.0.0` with any peer ID. Ours offers `/tls/1.0.0` and `/noise`.
  5. QUIC ignores the private network's key. Ours has no QUIC.
  6. Leaving `host.run()` leaves the sockets open. `Host.run` closes them.
  7. A failed dial blocks the peer for 60 s, a good one takes 0.25 s, a silent one 121 s:

@@ -33,7 +33,7 @@ CATALOG = {"base58"}
 #: trio and what it stands on; the keys and ciphers of the transport; the addresses of network interfaces.
 NODE = {
     *("trio", "attr", "attrs", "outcome", "sniffio", "sortedcontainers", "idna"),
-    *("cryptography", "_cffi_backend", "_openssl", "ifaddr"),
+    *("cryptography", "_cffi_backend", "_openssl", "OpenSSL", "ifaddr"),
 }
 #: Heavy parts of the standard library that nothing below needs.
 HEAVY = {"asyncio", "email", "http", "multiprocessing", "unittest", "urllib.request", "xml", "pydoc", "doctest"}

@@ -59,7 +59,11 @@ def test_one_form() -> None:
         field(1, 3) + field(2, public_key(ec.generate_private_key(ec.BrainpoolP256R1()))[4:]),
         public_key(rsa.generate_private_key(65537, 1024)),
     ],
-    ids=repr,
+    ids=[
+        *("empty", "cut tag", "no key", "no kind", "unknown kind", "empty fields"),
+        *(f"nonsense of kind {kind}" for kind in range(4)),
+        *("another kind of key", "unknown curve", "short RSA key"),
+    ],
 )
 def test_no_keys(encoded: bytes) -> None:
     """What is no key, or not one that is in use, is `UnusableKey`."""
