@@ -197,6 +197,8 @@ def copy_for_user(cid: CID, data: bytes) -> Path:
 #: Linux: a file that has no name until it is given one, and so needs neither a temporary name nor cleaning up.
 _UNNAMED = getattr(os, "O_TMPFILE", 0)
 _NOT_HERE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EXDEV, errno.EEXIST}
+#: Naming it is making a hard link, which some file systems refuse in these words.
+_NO_LINKS = _NOT_HERE | {errno.EPERM, errno.EMLINK}
 
 
 def write_unnamed(data: Buffer, path: Path) -> bool:
@@ -226,7 +228,7 @@ def write_unnamed(data: Buffer, path: Path) -> bool:
             finally:
                 os.close(open_files)
         except OSError as error:
-            if error.errno in _NOT_HERE:
+            if error.errno in _NO_LINKS:
                 return False
             raise
         finally:

@@ -39,7 +39,7 @@ def uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setenv("KACHERY_CLOUD_DIR", str(tmp_path / "kachery"))
     (tmp_path / "source").mkdir()
     for i in range(3):
-        (tmp_path / "source" / str(i)).write_bytes(b"%d" % i)
+        (tmp_path / "source" / str(i)).write_bytes(b"%d" % i * 50_000)  # not so small that it lies in a pack
     (tmp_path / "out").mkdir()
     return {
         "tree": kcl.store_dir(tmp_path / "source", local=True),
