@@ -21,20 +21,22 @@ SLACK = 200_000
 
 # Kills the process once `args[2]` bytes of the file have been written to the partial file; says how many there were.
 _LOAD_AND_DIE = """
-import os, signal
+import os, signal, threading
 from kachery_p2p.repo.download import Download
-write, finish, written = Download.write, Download.finish, 0
+write, finish, written, lock = Download.write, Download.finish, 0, threading.RLock()
 def die():
     say(written)
     os.kill(os.getpid(), signal.SIGKILL)
 def counting_write(self, offset, data):
     global written
-    if written >= args[2]:
-        die()
-    write(self, offset, data)
-    written += len(data)
+    with lock:  # several threads write
+        if written >= args[2]:
+            die()
+        write(self, offset, data)
+        written += len(data)
 def dying_finish(self, *rest, **named):
-    die()
+    with lock:
+        die()
 Download.write, Download.finish = counting_write, dying_finish
 kcl.load_file(args[0], providers=[args[1]])
 """
@@ -90,15 +92,16 @@ def test_provider_killed_during_a_load(workstation: Callable[..., Workstation], 
     assert other.call("say(kcl.link_file(args[0]))", source) == uri
     # The node that serves is killed from within the process that loads, when a third has come.
     code = """
-import os, signal
+import os, signal, threading
 from kachery_p2p.repo.download import Download
-write, written = Download.write, 0
+write, written, lock = Download.write, 0, threading.Lock()
 def counting_write(self, offset, data):
     global written
     write(self, offset, data)
-    if written < 20_000_000 <= written + len(data):
-        os.kill(args[3], signal.SIGKILL)
-    written += len(data)
+    with lock:  # several threads write
+        if written < 20_000_000 <= written + len(data):
+            os.kill(args[3], signal.SIGKILL)
+        written += len(data)
 Download.write = counting_write
 path = kcl.load_file(args[0], providers=args[1:3], timeout=120)
 say([path, written])

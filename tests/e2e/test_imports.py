@@ -60,7 +60,8 @@ def packages(modules: set[str]) -> set[str]:
 def check(modules: set[str], allowed: set[str]) -> None:
     """Nothing but what is allowed, and none of what is heavy."""
     assert packages(modules) <= allowed
-    assert not modules & HEAVY
+    # What reads certificates for TLS knows the addresses of mails in them.
+    assert not modules & (HEAVY - {"email"} if "OpenSSL" in allowed else HEAVY)
 
 
 @pytest.fixture(scope="module")

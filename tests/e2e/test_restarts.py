@@ -14,16 +14,17 @@ SIZE = 60_000_000
 
 # Kills the node that serves, when a third has come, and says so; then the load goes on by itself.
 _LOAD = """
-import os, signal
+import os, signal, threading
 from kachery_p2p.repo.download import Download
-write, written = Download.write, 0
+write, written, lock = Download.write, 0, threading.Lock()
 def counting_write(self, offset, data):
     global written
     write(self, offset, data)
-    if written < 20_000_000 <= written + len(data):
-        os.kill(args[2], signal.SIGKILL)
-        say("killed")
-    written += len(data)
+    with lock:  # several threads write
+        if written < 20_000_000 <= written + len(data):
+            os.kill(args[2], signal.SIGKILL)
+            say("killed")
+        written += len(data)
 Download.write = counting_write
 path = kcl.load_file(args[0], providers=[args[1]])
 say([path, written])
