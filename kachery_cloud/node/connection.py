@@ -76,8 +76,9 @@ MAX_TAKEOVERS = 8
 NOTIFY_TIMEOUT = 10.0
 #: Seconds that a process which handed its place over waits for the new node before it takes the place back.
 HAND_OVER_GRACE = 15.0
-#: Seconds to wait at exit for a node that is still starting: it was not needed yet.
-STOP_STARTING_TIMEOUT = 0.5
+#: Seconds to wait at exit for a node that is still starting. It is not needed any more; but where the interpreter ends
+#: under a thread that is in code written in Rust or C++ (it imports some), the process aborts or hangs.
+STOP_STARTING_TIMEOUT = 20.0
 
 
 class Backend(Protocol):
@@ -281,7 +282,6 @@ class NodeConnection:
 
     def close(self) -> None:
         """Leave: stop the node if it runs here, so that another process may take over."""
-        # A node that never started needs no goodbye.
         with contextlib.suppress(Exception):
             if isinstance(self._establishing.result(timeout=STOP_STARTING_TIMEOUT), ControlClient):
                 # The last thing that a short script did may be to store something: the node is to hear of it.

@@ -214,3 +214,30 @@ def test_node_leaves_on_ctrl_c_and_terminate(workstation: Callable[..., Workstat
     assert station.peer_id == peer_id
     station.node.terminate()
     assert station.node.wait(PATIENCE) == 0
+
+
+def test_the_end_comes_while_the_node_starts(workstation: Callable[[], Workstation], tmp_path: Path) -> None:
+    """A script that ends at once waits for its node: under a thread that goes on, the interpreter's end may abort."""
+    (tmp_path / "file").write_bytes(b"small")
+    code = """
+import threading
+from kachery_cloud.node import connection, serve
+leaving, close, run = threading.Event(), connection.NodeConnection.close, serve.run_node
+def leave(self):
+    leaving.set()
+    close(self)
+async def late(*rest, **named):
+    import trio
+    await trio.to_thread.run_sync(leaving.wait)
+    await trio.sleep(1)  # longer than any start on a machine that has nothing else to do
+    try:
+        await run(*rest, **named)
+    finally:
+        print("stopped", flush=True)
+connection.NodeConnection.close, serve.run_node = leave, late
+kcl.store_file(args[0])
+"""
+    process = workstation().begin(code, tmp_path / "file")
+    out, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    assert out.splitlines()[-1] == "stopped"
