@@ -255,6 +255,7 @@ class ReplyLane:
                 if read_leaves is not None:
                     return read_leaves([want.cid.multihash for want in wants], memoryview(buffer))
             except Exception:
+                # They are read one by one then, and what is wrong with one is said there.
                 log.exception("Blocks cannot be read together")
         return [None] * len(wants)
 

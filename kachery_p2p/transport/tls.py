@@ -220,6 +220,7 @@ def tls_works(keys: compat.Keys) -> bool:
         try:
             _contexts(keys)
         except Exception:
+            # Of whatever kind: what does not fit together fails in ways of its own. The log has the whole of it.
             _broken = True
             log.warning(
                 "TLS is not used, because pyOpenSSL does not work here. `pip check` may say why.", exc_info=True

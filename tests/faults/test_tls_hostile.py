@@ -230,7 +230,7 @@ async def test_a_client_that_dribbles(patient_clock: PatientClock, nursery: trio
     async def dribble() -> None:
         for byte in await client_hello():
             await io.send_all(memoryview(bytes([byte])))
-            await trio.sleep(0.05)
+            await trio.sleep(0.05)  # of virtual time, as the time of the handshake is
 
     nursery.start_soon(tolerant, dribble)
     await until(lambda: host.handshakes == 1)

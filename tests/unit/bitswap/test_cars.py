@@ -125,7 +125,7 @@ async def test_what_is_on_its_way_is_bounded(autojump_clock: trio.testing.MockCl
         await take(session, 1)
         session.locate(file.root, file.places())
         session.want(file.leaves)
-        await trio.sleep(60)
+        await trio.sleep(60)  # of virtual time: whatever would be sent has been sent by then
         assert len(source.sent) - len(source.cars) <= (limits.MAX_IN_FLIGHT + limits.MAX_AHEAD) // MIB
         await take(session, 200)
 

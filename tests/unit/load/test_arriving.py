@@ -152,7 +152,7 @@ class SlowSession(RepoSession):
     """Its blocks come four in a second, from a peer that is known."""
 
     async def receive(self) -> Any:
-        await trio.sleep(0.25)
+        await trio.sleep(0.25)  # of virtual time
         return await super().receive()
 
     async def wait_exhausted(self) -> None:
