@@ -21,6 +21,7 @@ from kachery_p2p import __version__
 
 TYPE_CHECKING = False  # That of `typing`, which would double what this import takes.
 if TYPE_CHECKING:
+    from kachery_cloud import aio
     from kachery_cloud.load import (
         cat_file,
         list_dir,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         load_text,
     )
     from kachery_cloud.pinning import pin, pins, unpin, wait_pinned
+    from kachery_cloud.progress import Progress, progress_to
     from kachery_cloud.settings.config import Config, load_config
     from kachery_cloud.store import link_file, store_dir, store_file, store_json, store_npy, store_pkl, store_text
     from kachery_cloud.upkeep import announce, get_node_info, init, repair, status, verify, whereis
@@ -42,7 +44,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Config",
     "ContentURI",
+    "Progress",
     "__version__",
+    "aio",
     "announce",
     "cat_file",
     "format_uri",
@@ -63,6 +67,7 @@ __all__ = [
     "parse_uri",
     "pin",
     "pins",
+    "progress_to",
     "repair",
     "status",
     "store_dir",
@@ -79,7 +84,7 @@ __all__ = [
 __all__ += errors.__all__
 
 #: The modules that make what is not an error; each is imported when a name is looked for in it. The light ones first.
-_HOMES = ("uri", "settings.config", "load", "store", "pinning", "upkeep")
+_HOMES = ("uri", "settings.config", "progress", "load", "store", "pinning", "upkeep")
 
 if not TYPE_CHECKING:  # They would take any name for one that is here.
 
@@ -87,6 +92,8 @@ if not TYPE_CHECKING:  # They would take any name for one that is here.
         if name in __all__:
             from importlib import import_module
 
+            if name == "aio":
+                return import_module(f"{__name__}.aio")
             for home in _HOMES:
                 module = import_module(f"{__name__}.{home}")
                 value = getattr(module, name, None)
@@ -98,4 +105,4 @@ if not TYPE_CHECKING:  # They would take any name for one that is here.
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

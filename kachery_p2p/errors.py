@@ -79,6 +79,25 @@ class KacheryError(Exception):
     def __str__(self) -> str:
         return shortened(printable(super().__str__()), _MOST)
 
+    def _render_traceback_(self, *_: object) -> list[str]:
+        """What IPython and notebooks show, which ask for this: the sentence, and which line of the cell it is about.
+
+        The rest of a stack trace is for bugs; `%debug` still has all of it.
+        """
+        lines = [f"{type(self).__name__}: {self}"]
+        own = None
+        step = self.__traceback__
+        while step is not None:
+            if step.tb_frame.f_globals.get("__name__") == "__main__":
+                own = step
+            step = step.tb_next
+        if own is not None:
+            import linecache
+
+            text = printable(linecache.getline(own.tb_frame.f_code.co_filename, own.tb_lineno).strip())
+            lines.append(f"(line {own.tb_lineno}{': ' * bool(text)}{text})")
+        return lines
+
     def __reduce__(self) -> tuple[Callable[..., KacheryError], tuple[object, ...]]:
         # Not by calling the class again: one that makes its sentence itself would make it of the sentence.
         return _made_again, (type(self), self.args, self.__dict__)

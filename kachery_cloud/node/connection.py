@@ -24,6 +24,7 @@ from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from kachery_cloud.cancelling import Cancelled, result_of
 from kachery_cloud.node.control_client import ControlClient
 from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone, node_elsewhere, silent_holder
 from kachery_cloud.node.limits import LOCK_PAUSE, SETTLING, TIMES, NodeTimes
@@ -202,13 +203,13 @@ class NodeConnection:
                 self._forget(backend)
                 continue
             try:
-                return future.result()
+                return result_of(future)
             except NodeGone:
                 log.info("the node went away during %s (%d); asking the next one", call.name, attempt + 1)
                 self._forget(backend)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, Cancelled):
                 backend.cancel(request_id)
-                with contextlib.suppress(Exception):  # the user's interrupt is the news, not how the load ended
+                with contextlib.suppress(Exception):  # the interrupt is the news, not how the load ended
                     future.result(timeout=STOP_TIMEOUT)
                 raise
         raise NodeError(f"The node of {self._config.directory} went away {MAX_TAKEOVERS} times during one request.")
@@ -220,7 +221,7 @@ class NodeConnection:
             # A node that could not start is tried again by the next call, not remembered as broken for ever.
             self._establish_soon(0.0)
             establishing = self._establishing
-        return establishing.result()
+        return result_of(establishing)
 
     def _forget(self, backend: Backend, grace: float = 0.0) -> None:
         """This backend is gone: establish another, unless that is under way already."""

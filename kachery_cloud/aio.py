@@ -1,0 +1,105 @@
+"""The functions of `kachery_cloud` for programs with an event loop: asyncio or trio.
+
+    import kachery_cloud as kcl
+
+    path = await kcl.aio.load_file(uri)
+    await asyncio.gather(*(kcl.aio.load_file(each) for each in uris))
+
+Each takes what the function of the same name takes, and raises the same. They block nothing: the work is done in
+threads of their own. Where the task that waits is cancelled, or its time is over (`asyncio.timeout`,
+`trio.move_on_after`), the load is cancelled too; what has arrived stays on the disk for the next try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from functools import partial, update_wrapper
+from typing import Any, ParamSpec, TypeVar
+
+import anyio
+from anyio.lowlevel import RunVar
+
+from kachery_cloud import load, pinning, store, upkeep
+from kachery_cloud.cancelling import Cancellation
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Calls at once for one event loop; more wait for their turn. They have threads of their own, so that the loop's other
+#: work in threads (files, names of hosts) does not wait for loads.
+CALLS_AT_ONCE = 64
+
+_limiter: RunVar[anyio.CapacityLimiter] = RunVar("kachery_cloud_calls")
+
+__all__ = [
+    "announce",
+    "link_file",
+    "list_dir",
+    "load_bytes",
+    "load_dir",
+    "load_file",
+    "load_file_info",
+    "load_json",
+    "load_npy",
+    "load_pkl",
+    "load_text",
+    "pin",
+    "store_dir",
+    "store_file",
+    "store_json",
+    "store_npy",
+    "store_pkl",
+    "store_text",
+    "unpin",
+    "verify",
+    "wait_pinned",
+    "whereis",
+]
+
+
+def _awaitable(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        cancellation = Cancellation()
+        work = partial(cancellation.run, function, *args, **kwargs)
+        try:
+            return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=_calls())
+        except anyio.get_cancelled_exc_class():
+            cancellation.cancel()
+            raise
+
+    update_wrapper(call, function)
+    call.__module__ = __name__
+    return call
+
+
+def _calls() -> anyio.CapacityLimiter:
+    try:
+        return _limiter.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(CALLS_AT_ONCE)
+        _limiter.set(limiter)
+        return limiter
+
+
+announce = _awaitable(upkeep.announce)
+link_file = _awaitable(store.link_file)
+list_dir = _awaitable(load.list_dir)
+load_bytes = _awaitable(load.load_bytes)
+load_dir = _awaitable(load.load_dir)
+load_file = _awaitable(load.load_file)
+load_file_info = _awaitable(load.load_file_info)
+load_json = _awaitable(load.load_json)
+load_npy = _awaitable(load.load_npy)
+load_pkl = _awaitable(load.load_pkl)
+load_text = _awaitable(load.load_text)
+pin = _awaitable(pinning.pin)
+store_dir = _awaitable(store.store_dir)
+store_file = _awaitable(store.store_file)
+store_json = _awaitable(store.store_json)
+store_npy = _awaitable(store.store_npy)
+store_pkl = _awaitable(store.store_pkl)
+store_text = _awaitable(store.store_text)
+unpin = _awaitable(pinning.unpin)
+verify = _awaitable(upkeep.verify)
+wait_pinned = _awaitable(pinning.wait_pinned)
+whereis = _awaitable(upkeep.whereis)
