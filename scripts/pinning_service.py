@@ -39,6 +39,8 @@ from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
 
 LISTEN = "/ip4/127.0.0.1/tcp/0"
+#: Seconds for a client to close its side after an answer that came before the end of its request.
+LINGER = 60
 
 
 @dataclass
@@ -305,10 +307,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
         if close:
-            # What the client still sends is read and dropped, so that it gets to see the answer.
+            # What the client still sends is read and dropped, so that it gets to see the answer. It closes then; on a
+            # busy machine that takes a while.
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_WR)
-            self.connection.settimeout(2)
+            self.connection.settimeout(LINGER)
             while self.connection.recv(1 << 16):
                 pass
 

@@ -123,8 +123,7 @@ def test_with_kubo(lab: Lab) -> None:
 
         # A Kubo that does not know whether it is public asks the first server it meets, 15 s after its start.
         asking.connect(open_node.status["id"])
-        status = open_node.until(lambda said: said["dial_back_server"]["served"])
-        assert status["dial_back_server"]["reached"] == 1
+        open_node.until(lambda said: said["dial_back_server"]["reached"])
 
 
 @pytest.mark.slow
