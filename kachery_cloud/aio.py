@@ -13,7 +13,7 @@ threads of their own. Where the task that waits is cancelled, or its time is ove
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from functools import partial, update_wrapper
+from functools import update_wrapper
 from typing import Any, ParamSpec, TypeVar
 
 import anyio
@@ -60,7 +60,10 @@ __all__ = [
 def _awaitable(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
     async def call(*args: P.args, **kwargs: P.kwargs) -> T:
         cancellation = Cancellation()
-        work = partial(cancellation.run, function, *args, **kwargs)
+
+        def work() -> T:
+            return cancellation.run(function, *args, **kwargs)
+
         try:
             return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=_calls())
         except anyio.get_cancelled_exc_class():

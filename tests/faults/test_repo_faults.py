@@ -163,9 +163,10 @@ with here.download(cid, timeout=100) as download:
                     pieces = walk.feed(ref, block)
                     if ref.length is None:
                         download.allocate(walk.size)
-                    download.accept(ref, block, pieces)
+                    # Counted before it is kept: a kill between the two must not hide one.
                     fetched += 1
                     print(fetched, flush=True)
+                    download.accept(ref, block, pieces)
                     if fetched == int((sys.argv + [0])[4]):
                         sys.stdin.readline()
         download.finish(walk.size)

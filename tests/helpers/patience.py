@@ -12,7 +12,7 @@ from collections.abc import Callable
 import trio
 
 #: Seconds of real time after which a test gives up what would otherwise hang.
-PATIENCE = 120.0
+PATIENCE = 600.0
 
 
 async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
