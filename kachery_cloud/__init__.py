@@ -101,6 +101,15 @@ if not TYPE_CHECKING:  # They would take any name for one that is here.
                 if getattr(value, "__module__", None) == module.__name__:
                     globals()[name] = value
                     return value
+        if not name.startswith("_"):
+            from kachery_cloud.older_names import NAMES, REPLACED
+
+            if name in NAMES:
+                from importlib import import_module
+
+                return getattr(import_module(f"{__name__}.older"), name)
+            if name in REPLACED:
+                raise AttributeError(f"kachery_cloud.{name} is not there any more. {REPLACED[name]}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

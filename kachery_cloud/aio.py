@@ -1,9 +1,13 @@
 """The functions of `kachery_cloud` for programs with an event loop: asyncio or trio.
 
+    import asyncio
     import kachery_cloud as kcl
 
-    path = await kcl.aio.load_file(uri)
-    await asyncio.gather(*(kcl.aio.load_file(each) for each in uris))
+    async def main():
+        uri = await kcl.aio.store_text("example text")
+        print(await kcl.aio.load_text(uri))
+
+    asyncio.run(main())
 
 Each takes what the function of the same name takes, and raises the same. They block nothing: the work is done in
 threads of their own. Where the task that waits is cancelled, or its time is over (`asyncio.timeout`,

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -56,8 +56,7 @@ Watcher = Callable[[Progress], object]
 _watcher: ContextVar[Watcher | Literal[False] | None] = ContextVar("kachery_cloud_progress", default=None)
 
 
-@contextmanager
-def progress_to(watcher: Watcher | Literal[False]) -> Iterator[None]:
+def progress_to(watcher: Watcher | Literal[False]) -> AbstractContextManager[None]:
     """Have a function of yours told how far stores and loads are, instead of a bar; or nobody.
 
     Args:
@@ -65,12 +64,20 @@ def progress_to(watcher: Watcher | Literal[False]) -> Iterator[None]:
             another thread, and should return soon. An error in it is logged, and it is not called again for that work.
             False shows nothing at all.
 
+    Raises:
+        InvalidArgument: it is no function.
+
     Example:
         >>> with kcl.progress_to(lambda step: print(f"{step.what}: {step.done} of {step.total} bytes")):
         ...     uri = kcl.store_text("example text", local=True)
     """
     if watcher is not False and not callable(watcher):
         raise InvalidArgument(f"progress_to takes a function, or False, not {type(watcher).__name__}.")
+    return _telling(watcher)
+
+
+@contextmanager
+def _telling(watcher: Watcher | Literal[False]) -> Iterator[None]:
     token = _watcher.set(watcher)
     try:
         yield

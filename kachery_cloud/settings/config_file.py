@@ -63,7 +63,12 @@ def make_private(path: Path) -> None:
 
 
 def write_private(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON, whole or not at all, readable by its owner alone. Makes the data directory where it is missing.
+    """Write JSON as `write_private_text` writes a text."""
+    write_private_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_private_text(path: Path, text: str) -> None:
+    """Write a small file, whole or not at all, readable by its owner alone. Makes its folder where that is missing.
 
     Raises:
         NoPermission, DiskFull: it cannot be written.
@@ -79,8 +84,8 @@ def write_private(path: Path, content: dict[str, Any]) -> None:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         fd = private.make_file(temporary)
         try:
-            with os.fdopen(fd, "w", encoding="utf-8") as out:
-                out.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+            with os.fdopen(fd, "w", encoding="utf-8", newline="") as out:
+                out.write(text)
                 out.flush()
                 os.fsync(out.fileno())
             os.replace(temporary, path)
