@@ -85,7 +85,7 @@ def test_other_scheme(station: Workstation, uri: str) -> None:
 def test_nobody_has_it(station: Workstation, workstation: Callable[..., Workstation]) -> None:
     """A CID that nobody has: says whom it asked."""
     other = workstation().start()
-    message = _fails(station, NOT_FOUND, "kachery-cloud-load", ABSENT, "--peer", other.addr, "--timeout", "5")
+    message = _fails(station, NOT_FOUND, "kachery-cloud-load", ABSENT, "--peer", other.addr, "--timeout", "120")
     assert other.peer_id in message
 
 
@@ -102,7 +102,7 @@ def test_local_only(station: Workstation) -> None:
 @pytest.mark.parametrize("address", ["nonsense", "/ip4/999.0.0.1/tcp/4001", "/ip4/127.0.0.1/tcp/x", "127.0.0.1:4001"])
 def test_address_that_does_not_parse(station: Workstation, address: str) -> None:
     """A peer address that is none is shown."""
-    message = _fails(station, BAD_INPUT, "kachery-cloud-load", ABSENT, "--peer", address, "--timeout", "5")
+    message = _fails(station, BAD_INPUT, "kachery-cloud-load", ABSENT, "--peer", address, "--timeout", "120")
     assert address in message
 
 
@@ -151,7 +151,7 @@ def test_changed_linked_file_is_not_served(workstation: Callable[..., Workstatio
     uri = first.run("kachery-cloud-link", source).stdout.strip()
     with open(source, "r+b") as file:
         file.write(b"changed!")
-    _fails(second, NOT_FOUND, "kachery-cloud-load", uri, "--peer", first.addr, "--timeout", "5")
+    _fails(second, NOT_FOUND, "kachery-cloud-load", uri, "--peer", first.addr, "--timeout", "120")
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ async def test_a_wrong_byte_in_the_middle_of_a_car(stored: Stored, tmp_path: Pat
     with fakes.serving(sends(stored, change)) as gateway:
         async with node_with(tmp_path / "ours", gateway.url) as node:
             with trio.fail_after(PATIENCE), pytest.raises(ContentNotFound, match="than its hash promises"):
-                await node.load(LoadRequest(CID.parse(stored.cid), timeout=3.0))
+                await node.load(LoadRequest(CID.parse(stored.cid), timeout=PATIENCE))
             assert node.status().gateways[gateway.name].dropped
             asked = len(gateway.requests)
             with fakes.serving(fakes.honest(stored.repo)) as honest:

@@ -257,7 +257,7 @@ async def test_a_lie_of_one_byte_at_the_end_of_the_file_is_found(stored: Stored,
     with fakes.serving(behave) as gateway:
         async with node_with(tmp_path / "ours", gateway.url) as node:
             with trio.fail_after(PATIENCE), pytest.raises(ContentNotFound, match="than its hash promises"):
-                await node.load(LoadRequest(CID.parse(stored.cid), timeout=3.0))
+                await node.load(LoadRequest(CID.parse(stored.cid), timeout=PATIENCE))
             assert node.status().gateways[gateway.name].dropped
 
 

@@ -18,6 +18,7 @@ from kachery_p2p.node.node import Node
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
 from scripts.workstation import LISTEN, Workstation
+from tests.helpers.patience import PATIENCE
 from tests.helpers.terminal_helpers import ATTACK, harmless
 
 ABSENT = "bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"
@@ -62,7 +63,7 @@ def rude(status: int, headers: dict[str, str], body: bytes) -> Iterator[tuple[st
 
 def printed(station: Workstation, *command: str) -> str:
     """What a command prints, whatever becomes of it. It must be harmless, and no stack trace."""
-    done = station.run(command[0], *command[1:], check=False, timeout=120)
+    done = station.run(command[0], *command[1:], check=False, timeout=PATIENCE)
     assert harmless(done.stdout), (command, done.stdout)
     assert harmless(done.stderr), (command, done.stderr)
     assert "Traceback" not in done.stderr
@@ -82,7 +83,9 @@ def test_a_gateway(workstation: Callable[..., Workstation], status: int, headers
     """Type, reason, redirect and body of its answers: nothing of it acts on the terminal of a load or of `status`."""
     with rude(status, headers, ATTACK.encode()) as (url, seen):
         station = workstation(env={"KACHERY_CLOUD_GATEWAYS": url}).start()
-        shown = printed(station, "kachery-cloud-load", "--verbose", f"ipfs://{ABSENT}", "--timeout", "2")
+        # Wrong bytes end a load; after the other answers it waits for others.
+        wait = "120" if status == 200 else "2"
+        shown = printed(station, "kachery-cloud-load", "--verbose", f"ipfs://{ABSENT}", "--timeout", wait)
         printed(station, "kachery-cloud", "info", f"ipfs://{ABSENT}", "--timeout", "2")
         printed(station, "kachery-cloud-status", "--verbose")
         json.loads(printed(station, "kachery-cloud-status", "--json"))
