@@ -345,9 +345,10 @@ class Engine:
         presences = [ledger.presences.pop(multihash) for multihash in told]
         wants: list[PeerWant] = []
         size = 0
-        # A block is of use to the peer when all of its message is there: what is left in the end comes in small ones.
-        target = min(ledger.target, max(ledger.block_bytes // 2, limits.REPLY_TARGET_SIZE))
         self._trim(ledger)
+        target = ledger.target
+        if ledger.queue and ledger.queue[0][2].size < limits.FILLING_BLOCK:
+            target = min(target, max(ledger.block_bytes // 2, limits.REPLY_TARGET_SIZE))
         while with_blocks and ledger.queue:
             want = ledger.queue[0][2]
             if wants and size + want.size > target:

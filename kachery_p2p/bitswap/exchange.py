@@ -111,16 +111,18 @@ class Exchange:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                for protocol in PROTOCOLS:
-                    self._host.set_handler(protocol, self._handle)
-                for peer in list(self._host.connected()):
-                    self._connected(peer)
-                nursery.start_soon(self._keep_time)
-                await nursery.start(self._server.run)
-                task_status.started()
-                await trio.sleep_forever()
+                try:
+                    for protocol in PROTOCOLS:
+                        self._host.set_handler(protocol, self._handle)
+                    for peer in list(self._host.connected()):
+                        self._connected(peer)
+                    nursery.start_soon(self._keep_time)
+                    await nursery.start(self._server.run)
+                    task_status.started()
+                    await trio.sleep_forever()
+                finally:
+                    self._nursery = None  # not later: once its tasks have ended it takes no more
         finally:
-            self._nursery = None
             for unsubscribe in undo:
                 unsubscribe()
             for handle in list(self._handles.values()):

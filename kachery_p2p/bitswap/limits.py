@@ -100,6 +100,10 @@ REPLY_TARGET_SIZE = 1 * MIB
 #: The same for a peer that takes them quickly: what a message costs by itself, both sides pay a third as often. It
 #: leaves room in MAX_MESSAGE_SIZE for what stands in front of MAX_WANTS_PER_PEER blocks, and for presences.
 REPLY_LARGEST_SIZE = 15 * MIB // 4
+#: Blocks from this size on fill their messages. A peer that loads them asks for one as one has come, so only a few are
+#: waiting here at any time; were it given half of them at once, it would get nearly all by themselves. Of smaller ones,
+#: all that it may ask for at once fits into a message or two, and it can ask for more only when one is there.
+FILLING_BLOCK = 256 * KIB
 #: A message that is taken within so many seconds may be followed by a larger one; after one that took longer than
 #: REPLY_SLOW they are small again, so that nobody waits long behind them.
 REPLY_QUICK = 0.05

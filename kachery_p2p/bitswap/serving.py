@@ -46,14 +46,15 @@ class BlockServer:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
                 nursery.start_soon(self._look_up)
                 nursery.start_soon(self._relieve)
                 task_status.started()
-        finally:
-            self._nursery = None
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None  # not later: once its tasks have ended it takes no more
 
     async def receive(self, peer: str, entries: Sequence[WantlistEntry], full: bool) -> None:
         """A peer told what it wants. Returns when it may send more."""

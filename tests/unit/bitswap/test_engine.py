@@ -80,15 +80,27 @@ def test_who_takes_messages_quickly_gets_larger_ones_and_who_does_not_gets_small
     assert send(None) == 3
 
 
-def test_the_last_blocks_come_in_small_messages() -> None:
-    """However quickly a peer takes them, no message holds more than half of what it waits for, or a mebibyte."""
-    server = Server(dict.fromkeys(range(24), 300 * KIB))
-    server.receive("a", [block(n) for n in range(24)])
+def sizes_of_messages(count: int, size: int) -> list[int]:
+    """Numbers of blocks in the messages to a peer that waits for so many, and takes them quickly."""
+    server = Server(dict.fromkeys(range(count), size))
+    server.receive("a", [block(n) for n in range(count)])
     server.engine.ledgers["a"].target = limits.REPLY_LARGEST_SIZE
     sent: list[int] = []
     while (reply := server.engine.next_reply()) is not None:
         sent.append(len(server.send(reply, limits.REPLY_QUICK)[0]))
-    assert sent == [12, 6, 3, 3]
+    return sent
+
+
+def test_the_last_small_blocks_come_in_small_messages() -> None:
+    """However quickly a peer takes them, no message holds more than half of what it waits for, or a mebibyte."""
+    assert sizes_of_messages(24 * 4, 75 * KIB) == [48, 24, 13, 11]
+
+
+def test_large_blocks_fill_their_messages() -> None:
+    """A peer that asks for one as one has come does not get each by itself."""
+    assert sizes_of_messages(8, MIB) == [3, 3, 2]
+    assert sizes_of_messages(2, MIB) == [2]
+    assert sizes_of_messages(24, 300 * KIB) == [12, 12]
 
 
 def test_blocks_come_by_priority_in_messages_of_a_mebibyte() -> None:
