@@ -34,6 +34,7 @@ from kachery_p2p.repo.second_place import refuse_newer
 from kachery_p2p.repo.serving import BlockReader
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
 from kachery_p2p.repo.storing import Storer
+from kachery_p2p.repo.tree import StoredTree
 from kachery_p2p.repo.whole import WholeFiles
 from kachery_p2p.sqlite_errors import only_read
 from kachery_p2p.wire import Buffer
@@ -204,16 +205,16 @@ class Repo:
         self._check_writable()
         return self._folders.store(Path(path), profile, progress, link)
 
-    def keep_directory(self, root: CID) -> None:
+    def keep_directory(self, root: CID, tree: StoredTree | None = None) -> None:
         """Make a directory that was loaded, all of whose nodes are here, a root like one that was stored.
 
-        It is listed, announced, and survives the loss of the catalog.
+        It is listed, announced, and survives the loss of the catalog. Where it was just read, `tree` is what it holds.
 
         Raises:
             RepoError: a node is missing.
             DiskFull: there is no room for it.
         """
-        self._folders.keep_loaded(root)
+        self._folders.keep_loaded(root, tree)
 
     def add_small_files(self, files: Sequence[tuple[CID, Buffer]]) -> None:
         """Keep loaded files that are one block each, many in one transaction; give the file's bytes, not the block's.
@@ -224,7 +225,7 @@ class Repo:
             HashMismatch: bytes are not those of their CID. Then nothing is written.
         """
         self._check_writable()
-        self._small.keep([SmallFile.checked(cid, data) for cid, data in files], packed=True)
+        self._small.add([SmallFile.checked(cid, data) for cid, data in files], packed=True)
 
     # --- finding -----------------------------------------------------------------------------------------------------
 
@@ -259,6 +260,18 @@ class Repo:
     def packed_file(self, cid: CID) -> bytes | None:
         """The bytes of a file that lies in a pack, where it is as good as its path; None for every other file."""
         return self._checker.packed(cid)
+
+    def packed_sizes(self, cids: Sequence[CID]) -> dict[CID, int]:
+        """The sizes in bytes of those of the files that lie in packs, as the catalog says. They are not read."""
+        return self._checker.packed_sizes(cids)
+
+    def packed_files(self, cids: Sequence[CID]) -> dict[CID, bytes]:
+        """The bytes of those of the files that lie in packs and are right. All are held in memory."""
+        return self._checker.packed_files(cids)
+
+    def lacking(self, cids: Sequence[CID]) -> set[CID]:
+        """Those of the files of which nothing is here that `file_size` would find. Much cheaper, where that is most."""
+        return self._checker.lacking(cids)
 
     def list_files(self) -> list[ListedFile]:
         """All that was stored, loaded and linked, oldest first."""
