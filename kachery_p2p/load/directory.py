@@ -117,7 +117,7 @@ class DirectoryLoad:
             folders = await self._sort(unknown)
             for cid in folders:
                 walk.enter(cid)
-            files.update(dict.fromkeys(unknown.keys() - tree.symlinks.keys() - folders))
+            files.update(dict.fromkeys((unknown.keys() - tree.symlinks.keys()).difference(folders)))
         walk.shape()  # one that is too large to be made is refused here
         return StoredTree(walk, self._nodes, files)
 
