@@ -46,5 +46,9 @@ def test_peers_that_falter_by_turns_are_not_asked_for_many_blocks_twice(seed: in
         peer.rate = rate
         sim.at(sim.now + dice.uniform(0.05, 0.6), lambda: falter(peer, 1e6 if rate < 1e6 else 1e4))
 
-    sim.at(0.1, lambda: [falter(peer, 1e6) for peer in sim.peers.values()])
+    def begin() -> None:
+        for peer in sim.peers.values():
+            falter(peer, 1e6)
+
+    sim.at(0.1, begin)
     assert _load(sim) - BLOCKS <= SPENT
