@@ -158,7 +158,7 @@ def _fill(repo: Repo, building: Path, tree: _Tree) -> None:
         left = tree.size
         for start in range(0, len(tree.files), _READ_AT_ONCE):
             batch = tree.files[start : start + _READ_AT_ONCE]
-            packed = repo.packed_files([source for _, source in batch if not isinstance(source, Path)])
+            packed = repo.many.packed_files([source for _, source in batch if not isinstance(source, Path)])
             for where, source in batch:
                 data = None if isinstance(source, Path) else packed.get(source)
                 if data is not None:
@@ -213,7 +213,7 @@ def _read_tree(repo: Repo, root: CID) -> _Tree:
             entries = list_local(repo, folder)
             folders[folder] = [(safe_name(entry.name), entry.cid) for entry in entries]
             new = [cid for cid, _ in walk.add(folder, [(entry.cid, 0) for entry in entries])]
-            packed = repo.packed_sizes(new)
+            packed = repo.many.packed_sizes(new)
             for cid in new:
                 size = packed.get(cid)
                 thing = things[cid] = _look_at(repo, cid) if size is None else _Thing(cid, size)

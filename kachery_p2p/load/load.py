@@ -342,7 +342,7 @@ class Load:
                 return None
 
         def find_all() -> list[int | None]:
-            lacking = self._repo.lacking(cids)
+            lacking = self._repo.many.lacking(cids)
             return [None if cid in lacking else find(cid) for cid in cids]
 
         return await trio.to_thread.run_sync(find_all)

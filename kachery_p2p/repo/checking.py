@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -81,31 +81,6 @@ class Checker:
         """The bytes of a packed file, if it is one and they are right."""
         place = self._reader.packs.file(cid)
         return None if place is None else self._reader.packs.read(cid.multihash, place)
-
-    def packed_sizes(self, cids: Sequence[CID]) -> dict[CID, int]:
-        """See Repo.packed_sizes."""
-        places = self._reader.packs.files(cids)
-        found = ((cid, places.get(bytes(cid.to_v1()))) for cid in cids)
-        return {cid: place.length for cid, place in found if place is not None}
-
-    def packed_files(self, cids: Sequence[CID]) -> dict[CID, bytes]:
-        """See Repo.packed_files."""
-        packs = self._reader.packs
-        places = packs.files(cids)
-        found: dict[CID, bytes] = {}
-        for cid in cids:
-            place = places.get(bytes(cid.to_v1()))
-            data = None if place is None else packs.read(cid.multihash, place)
-            if data is not None:
-                found[cid] = data
-        return found
-
-    def lacking(self, cids: Sequence[CID]) -> set[CID]:
-        """See Repo.lacking."""
-        if self._catalog.in_memory:
-            return set()  # what packs have is taken in when it is looked for
-        known, may_hold = self._placer.root_sizes(cids), self._layout.may_hold
-        return {cid for cid in cids if bytes(cid.to_v1()) not in known and not may_hold(cid)}
 
     def _find(self, cid: CID, packed: Callable[[CID], T | None], found: Callable[[Path], T]) -> T | None:
         """What `found` gives of the path of a file of its own, or else what `packed` gives.

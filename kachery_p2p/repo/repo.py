@@ -27,6 +27,7 @@ from kachery_p2p.repo.limits import ORPHAN_SECONDS
 from kachery_p2p.repo.listing import ListedFile, Listing, RepoStats
 from kachery_p2p.repo.locks import NodeLock
 from kachery_p2p.repo.maintenance import Maintenance
+from kachery_p2p.repo.many import ManyFiles
 from kachery_p2p.repo.newfile import NewFile, clean_left_overs
 from kachery_p2p.repo.openfiles import OpenFiles
 from kachery_p2p.repo.placing import Placer
@@ -62,6 +63,8 @@ class Repo:
         #: The nodes of files that were looked into lately; shared by all that read from this repo in this process.
         self.file_nodes = FileNodes()
         self._placer = Placer(layout, catalog, self._reader)
+        #: The same questions for many small files together.
+        self.many = ManyFiles(self._placer)
         self._checker = Checker(self._placer)
         self._storer = Storer(self._placer)
         self._small = SmallFiles(self._placer)
@@ -260,18 +263,6 @@ class Repo:
     def packed_file(self, cid: CID) -> bytes | None:
         """The bytes of a file that lies in a pack, where it is as good as its path; None for every other file."""
         return self._checker.packed(cid)
-
-    def packed_sizes(self, cids: Sequence[CID]) -> dict[CID, int]:
-        """The sizes in bytes of those of the files that lie in packs, as the catalog says. They are not read."""
-        return self._checker.packed_sizes(cids)
-
-    def packed_files(self, cids: Sequence[CID]) -> dict[CID, bytes]:
-        """The bytes of those of the files that lie in packs and are right. All are held in memory."""
-        return self._checker.packed_files(cids)
-
-    def lacking(self, cids: Sequence[CID]) -> set[CID]:
-        """Those of the files of which nothing is here that `file_size` would find. Much cheaper, where that is most."""
-        return self._checker.lacking(cids)
 
     def list_files(self) -> list[ListedFile]:
         """All that was stored, loaded and linked, oldest first."""

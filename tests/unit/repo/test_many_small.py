@@ -60,7 +60,7 @@ def test_what_is_lacking_is_what_has_no_size(repo: Repo, tmp_path: Path) -> None
     path.parent.mkdir(parents=True)
     path.write_bytes(b"unknown")
     absent = [cid for number in range(50) for cid in _some_cids(number)[:3]]
-    lacking = repo.lacking([*here, unknown, *absent])
+    lacking = repo.many.lacking([*here, unknown, *absent])
     assert lacking == set(absent)
     assert [repo.file_size(cid) for cid in absent] == [None] * len(absent)
     assert [repo.file_size(cid) for cid in [*here, unknown]] == [6, 6, 3, 6, 7]
@@ -71,11 +71,11 @@ def test_packed_files_are_read_together(repo: Repo) -> None:
     first, second = repo.store_value(b"first value").cid, repo.store_value(b"second value").cid
     own = repo.store_bytes(b"own").cid
     cids = [first, second, own, *_some_cids(1)[:3]]
-    assert repo.packed_sizes(cids) == {first: 11, second: 12}
-    assert repo.packed_files(cids) == {first: b"first value", second: b"second value"}
+    assert repo.many.packed_sizes(cids) == {first: 11, second: 12}
+    assert repo.many.packed_files(cids) == {first: b"first value", second: b"second value"}
     pack = repo.directory / "packs" / "1.car"
     pack.write_bytes(pack.read_bytes().replace(b"first value", b"First value"))
-    assert repo.packed_files(cids) == {second: b"second value"}
+    assert repo.many.packed_files(cids) == {second: b"second value"}
 
 
 def test_a_folder_is_made_whatever_its_files_are(repo: Repo, tmp_path: Path) -> None:
