@@ -16,20 +16,22 @@ import os
 import shutil
 import stat
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kachery_cloud.errors import DiskFull, FileExists, FileMissing, InvalidName, NotAFile
 from kachery_cloud.local import BlockNotLocal, is_local_directory, list_local, local_blocks
 from kachery_cloud.parts import part_beside
 from kachery_p2p.oserrors import explained
-from kachery_p2p.repo.fileio import clone_file
+from kachery_p2p.repo.fileio import BINARY, CLOEXEC, clone_file, write_at
 from kachery_p2p.repo.placing import same_bytes
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.repo.repo import Repo
 
+#: Small files that are read before they are written: some MiB at the most, as each has 32 KiB or less.
+_READ_AT_ONCE = 128
 #: What file systems without hard links say when they are asked for one.
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -148,22 +150,29 @@ def place_directory(repo: Repo, root: CID, dest: Path) -> None:
 
 
 def _fill(repo: Repo, building: Path, tree: _Tree) -> None:
-    where = PurePosixPath()
+    # Text, not paths: joining two of those takes longer than writing a small file.
+    where, top = "", os.path.join(building, "")
     try:
         for where in tree.folders:
-            (building / where).mkdir()
+            os.mkdir(top + where)
         left = tree.size
-        for where, source in tree.files:
-            if isinstance(source, Path):
-                left -= _copy(source, building / where, left)
-            else:
-                left -= _write(repo, source, building / where)
+        for start in range(0, len(tree.files), _READ_AT_ONCE):
+            batch = tree.files[start : start + _READ_AT_ONCE]
+            packed = repo.many.packed_files([source for _, source in batch if not isinstance(source, Path)])
+            for where, source in batch:
+                data = None if isinstance(source, Path) else packed.get(source)
+                if data is not None:
+                    _write(data, top + where)
+                    left -= len(data)
+                else:
+                    path = source if isinstance(source, Path) else _unpacked(repo, source)
+                    left -= _copy(path, building / where, left)
         for where, target in tree.links:
-            os.symlink(target, building / where)
+            os.symlink(target, top + where)
     except FileExistsError:
         # A directory has each name once, but a file system may take two for one (capitals, or ways to write an accent).
         raise InvalidName(
-            f"{str(where)!r} is in the directory twice for this file system, which does not tell the two names apart, "
+            f"{where!r} is in the directory twice for this file system, which does not tell the two names apart, "
             "so the directory is not made. Load the files that you need one by one."
         ) from None
 
@@ -184,9 +193,9 @@ def _name_folder(building: Path, dest: Path) -> None:
 class _Tree:
     """What is in a directory, by path relative to it; folders before what is in them."""
 
-    folders: list[PurePosixPath] = field(default_factory=list)
-    files: list[tuple[PurePosixPath, Path | CID]] = field(default_factory=list)
-    links: list[tuple[PurePosixPath, str]] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    files: list[tuple[str, Path | CID]] = field(default_factory=list)
+    links: list[tuple[str, str]] = field(default_factory=list)
     #: Bytes of all files, each as often as it is there.
     size: int = 0
 
@@ -203,19 +212,22 @@ def _read_tree(repo: Repo, root: CID) -> _Tree:
         for folder in level:
             entries = list_local(repo, folder)
             folders[folder] = [(safe_name(entry.name), entry.cid) for entry in entries]
-            for cid, _ in walk.add(folder, [(entry.cid, 0) for entry in entries]):
-                things[cid] = _look_at(repo, cid)
-                if things[cid].is_folder:
+            new = [cid for cid, _ in walk.add(folder, [(entry.cid, 0) for entry in entries])]
+            packed = repo.many.packed_sizes(new)
+            for cid in new:
+                size = packed.get(cid)
+                thing = things[cid] = _look_at(repo, cid) if size is None else _Thing(cid, size)
+                if thing.is_folder:
                     walk.enter(cid)
     shape = walk.shape(lambda cid, _: things[cid].size)  # nothing is made of what nobody could hold
 
     tree = _Tree(size=shape.size)
-    paths = [(PurePosixPath(), root)]
+    paths = [("", root)]
     while paths:
-        below: list[tuple[PurePosixPath, CID]] = []
+        below: list[tuple[str, CID]] = []
         for path, folder in paths:
             for name, cid in folders[folder]:
-                where, thing = path / name, things[cid]
+                where, thing = path + name, things[cid]
                 if thing.source is not None:
                     tree.files.append((where, thing.source))
                 elif thing.target is not None:
@@ -224,7 +236,7 @@ def _read_tree(repo: Repo, root: CID) -> _Tree:
                 else:
                     below.append((where, cid))
         tree.folders += [path for path, _ in below]
-        paths = below
+        paths = [(f"{path}/", folder) for path, folder in below]
     return tree
 
 
@@ -245,7 +257,7 @@ class _Thing:
 
 
 def _look_at(repo: Repo, cid: CID) -> _Thing:
-    """What an entry is.
+    """What an entry is that does not lie in a pack.
 
     Raises:
         BlockNotLocal: that is not known here.
@@ -254,9 +266,6 @@ def _look_at(repo: Repo, cid: CID) -> _Thing:
     from kachery_p2p.dag.nodes import node_kind, symlink_target
     from kachery_p2p.dag.unixfs import DataType
 
-    data = repo.packed_file(cid)
-    if data is not None:
-        return _Thing(cid, len(data))
     source = repo.find_file(cid)
     if source is not None:
         return _Thing(source, source.stat().st_size)
@@ -269,7 +278,19 @@ def _look_at(repo: Repo, cid: CID) -> _Thing:
     raise BlockNotLocal(str(cid))
 
 
-def _check_link(where: PurePosixPath, target: str) -> None:
+def _unpacked(repo: Repo, cid: CID) -> Path:
+    """A path of a file of which the bytes in its pack went bad.
+
+    Raises:
+        BlockNotLocal: it has none.
+    """
+    path = repo.find_file(cid)
+    if path is None:
+        raise BlockNotLocal(str(cid))
+    return path
+
+
+def _check_link(where: str, target: str) -> None:
     """Let only links pass that stay in the directory, whatever other links they lead through.
 
     The steps up must come first: they then lead through real folders. After that every step is down, or into another
@@ -279,26 +300,21 @@ def _check_link(where: PurePosixPath, target: str) -> None:
     steps_up = 0
     while steps_up < len(parts) and parts[steps_up] == "..":
         steps_up += 1
-    outside = target.startswith("/") or steps_up > len(where.parent.parts) or ".." in parts[steps_up:]
+    outside = target.startswith("/") or steps_up > where.count("/") or ".." in parts[steps_up:]
     if outside or not target or "\0" in target or (os.name == "nt" and ("\\" in target or ":" in target)):
         raise InvalidName(
-            f"The symbolic link {str(where)!r} points to {target!r}, which may be outside of the directory, so the "
+            f"The symbolic link {where!r} points to {target!r}, which may be outside of the directory, so the "
             "directory is not made. Load the files that you need one by one."
         )
 
 
-def _write(repo: Repo, cid: CID, target: Path) -> int:
-    """Write a file that has no path of its own, and return its size.
-
-    Raises:
-        BlockNotLocal: its bytes went bad meanwhile.
-    """
-    data = repo.packed_file(cid)
-    if data is None:
-        raise BlockNotLocal(str(cid))
-    with open(target, "xb", buffering=0) as file:
-        file.write(data)
-    return len(data)
+def _write(data: bytes, target: str) -> None:
+    """Make a file of some bytes."""
+    fd = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | CLOEXEC | BINARY, 0o666)
+    try:
+        write_at(fd, data, 0)
+    finally:
+        os.close(fd)
 
 
 def _copy(source: Path, target: Path, left: int = 0) -> int:

@@ -106,6 +106,8 @@ async def run_node(
         methods = _methods(node, config, hand_over, server)
         async with trio.open_nursery() as nursery:
             await nursery.start(node.run)
+            if service:
+                await node.host.prepare()
             if server is not None:
                 await nursery.start(server.run)
             await nursery.start(serve_control, config.directory, methods)

@@ -90,6 +90,7 @@ class Asks:
             elif not ask.block:
                 link.probes -= 1
             ask.block = block
+            ask.copy = False
             ask.at = now
             ask.session = session
         session.asked.add(link.peer)

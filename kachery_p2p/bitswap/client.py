@@ -298,6 +298,7 @@ class WantManager:
                 link.last_sign = now
                 for session in link.members:
                     session.duplicates += 1
+                    session.earn(-1)
             return Arrival([], duplicate=True)
         if link is not None:
             ask = link.asks.get(multihash)
@@ -374,6 +375,8 @@ class WantManager:
         link.last_sign = now
         if ask is not None:
             link.delivered(size, ask.at, now)
+            if ask.copy:
+                ask.session.earn(1)
         if link.stalled or link.probation:
             link.recovered()
         self._asks.dirty.add(link)

@@ -56,7 +56,8 @@ class BlockStoreLike(Protocol):
 
     A store that has `block_sizes(multihashes) -> Mapping[bytes, int]`, which leaves out those it lacks, is asked for
     many at a time. One that has `read_leaves(multihashes, buffer) -> Sequence[memoryview | None]` puts large blocks
-    into a buffer that is used again; those for which it gives None are asked of `get_block`.
+    into a buffer that is used again. Those for which it gives None are asked of
+    `get_blocks(multihashes) -> Mapping[bytes, bytes]`, where it has that, and else of `get_block`.
     """
 
     def has_block(self, multihash: bytes) -> int | None: ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -232,20 +232,37 @@ class ReplyLane:
 
     def _load(self, wants: Sequence[PeerWant], buffer: bytearray | None) -> list[Buffer | None]:
         """In a thread: the blocks, None for what is not there or no longer right."""
+        leaves = self._leaves(wants, buffer)
+        together = self._together([want for want, leaf in zip(wants, leaves, strict=True) if leaf is None])
         blocks: list[Buffer | None] = []
-        for want, leaf in zip(wants, self._leaves(wants, buffer), strict=True):
+        for want, leaf in zip(wants, leaves, strict=True):
             if leaf is not None:
                 blocks.append(leaf)
                 continue
-            block: Buffer | None
-            try:
-                block = self._store.get_block(want.cid.multihash)
-            except Exception:
-                # Whatever is wrong with the store, the peer only hears that the block is not here.
-                log.exception("The block %s cannot be served", want.cid)
-                block = None
+            block: Buffer | None = together.get(want.cid.multihash)
+            if block is None:
+                block = self._one(want)
             blocks.append(block if block is not None and len(block) <= limits.MAX_BLOCK_SIZE else None)
         return blocks
+
+    def _one(self, want: PeerWant) -> Buffer | None:
+        try:
+            return self._store.get_block(want.cid.multihash)
+        except Exception:
+            # Whatever is wrong with the store, the peer only hears that the block is not here.
+            log.exception("The block %s cannot be served", want.cid)
+            return None
+
+    def _together(self, wants: Sequence[PeerWant]) -> Mapping[bytes, Buffer]:
+        """Those that the store has, looked up at once. What it does not give is asked for by itself."""
+        get_blocks = getattr(self._store, "get_blocks", None)
+        try:
+            if get_blocks is not None and len(wants) > 1:
+                return get_blocks([want.cid.multihash for want in wants])
+        except Exception:
+            # What is wrong with one of them is said where it is read by itself.
+            log.exception("Blocks cannot be read together")
+        return {}
 
     def _leaves(self, wants: Sequence[PeerWant], buffer: bytearray | None) -> Sequence[Buffer | None]:
         """Those that the store can put into the buffer."""

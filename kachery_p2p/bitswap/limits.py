@@ -165,8 +165,12 @@ MAX_COPIES = 2
 #: A second copy must be expected to come so many times, and so many seconds, sooner than the first.
 ENDGAME_GAIN = 2.0
 ENDGAME_MARGIN = 0.1
-#: Copies asked for in one tick: a pause of this machine makes everybody look late at once.
-ENDGAME_COPIES = 16
+#: Copies that a session may ask for at first, and the most that it may save up. One that comes first gives its place to
+#: another; one that comes second does not, for then nobody was slow: the machine was busy, and made all look late.
+ENDGAME_COPIES = 4
+MAX_ENDGAME_COPIES = 8
+#: ... and one more for so many blocks that came.
+BLOCKS_PER_COPY = 128
 #: A peer of unknown speed is left alone for this long before its last wants are asked of another.
 ENDGAME_UNKNOWN_SECONDS = 0.5
 #: A peer that skipped a want is not asked for it again for this long.

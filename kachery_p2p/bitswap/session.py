@@ -76,6 +76,7 @@ class Ask:
         "at",
         "block",
         "charge",
+        "copy",
         "declined",
         "link",
         "sent",
@@ -98,6 +99,8 @@ class Ask:
         self.ahead_bytes = 0
         #: Whether the remote may know of it.
         self.sent = False
+        #: It was asked for, in the endgame, while another peer had it under way.
+        self.copy = False
         #: The peer may have answered the same lately, or the first time was lost.
         self.again = False
         #: DONT_HAVE was the answer; the remote keeps the want and tells us when it gets the block.
@@ -295,6 +298,8 @@ class Session:
         #: The budget kept a peer from being asked: when the receiver takes a block, more may be asked.
         self.limited = False
         self.duplicates = 0
+        #: Copies that it may ask for in the endgame.
+        self.copies: float = limits.ENDGAME_COPIES
         #: Peers and gateways that were asked anything, and what each delivered: blocks and bytes.
         self.asked: set[str] = set()
         self.sources: dict[str, list[int]] = {}
@@ -309,8 +314,13 @@ class Session:
         """A peer or gateway as a member of this session."""
         return self.members.get(link) or self.gateways.get(link)
 
+    def earn(self, copies: float) -> None:
+        """It may ask for so many copies more; for fewer, where the number is negative."""
+        self.copies = min(max(self.copies + copies, 0.0), limits.MAX_ENDGAME_COPIES)
+
     def credit(self, peer: str, size: int) -> None:
         """A peer or gateway delivered a block to this session."""
+        self.earn(1 / limits.BLOCKS_PER_COPY)
         account = self.sources.setdefault(peer, [0, 0])
         account[0] += 1
         account[1] += size

@@ -26,6 +26,9 @@ class SessionWatch:
         self._asks = asks
         self._scheduler = scheduler
         self._due = 0.0
+        #: Whether the next look was asked for by its time, and whether it came too late to judge anybody.
+        self._armed = False
+        self._overslept = False
         self._skips_due = 0.0
         self._forgive: list[tuple[float, int, bytes, PeerLink]] = []
         self._count = 0
@@ -34,14 +37,15 @@ class SessionWatch:
         """When `tick` is due; None while there is nothing to watch."""
         due = self._forgive[0][0] if self._forgive else None
         asks = self._asks
-        if (
+        self._armed = bool(
             asks.in_flight
             or any(link.stalled or link.probes for link in asks.links.values())
             or any(
                 (session.standby is not None or session.fellows) and session.wanted
                 for session in asks.sessions.values()
             )
-        ):
+        )
+        if self._armed:
             due = self._due if due is None else min(due, self._due)
         return due
 
@@ -50,6 +54,9 @@ class SessionWatch:
         self._forgive_skips(now)
         if now < self._due:
             return
+        # This node did not run for some time. What came meanwhile lies in its sockets, and has to be taken from there
+        # before it can be said who is slow. On a machine that is always late, every second look counts.
+        self._overslept = self._armed and now - self._due > limits.TICK and not self._overslept
         self._due = now + limits.TICK
         links = list(self._asks.links.values())
         busy = [link for link in links if link.block_asks]
@@ -64,6 +71,8 @@ class SessionWatch:
         for link in links:
             if link.stalled and now >= link.retry_at:
                 self._retry(link, now)
+        if self._overslept:
+            return
         if now >= self._skips_due:
             self._skips_due = now + _SKIP_TICK
             for link in links:
@@ -80,7 +89,7 @@ class SessionWatch:
 
     def _check_stall(self, link: PeerLink, now: float) -> None:
         oldest = next((ask for ask in link.asks.values() if ask.live), None)
-        if oldest is None or not oldest.sent:
+        if oldest is None or not oldest.sent or self._overslept:
             return
         unproven = not link.presence and link.blocks == 0
         if unproven or link.silent_for(now) <= link.patience(max(oldest.charge, 1)):
@@ -221,21 +230,24 @@ class SessionWatch:
             if any(want.in_flight == 0 for want in session.in_order()):
                 return
             gain, margin = 2 * gain, limits.FELLOW_SECONDS
-        copies = limits.ENDGAME_COPIES
-        for want in list(session.in_order()):
-            if copies == 0:
+        late: list[tuple[float, int, Ask]] = []
+        for want in session.in_order():
+            if 0 < want.in_flight < limits.MAX_COPIES:
+                holder = next(ask for ask in want.asks.values() if ask.live and not ask.link.gateway)
+                late.append((_seconds_left(holder, now), len(late), holder))
+        # Those that are furthest from coming: a peer that sends in order is not overtaken where it is just now.
+        for left, _, holder in sorted(late, reverse=True):
+            if session.copies < 1:
                 return
-            if not 0 < want.in_flight < limits.MAX_COPIES:
-                continue
-            holder = next(ask for ask in want.asks.values() if ask.live and not ask.link.gateway)
+            want = holder.want
             size = session.expected_size(want)
-            left = _seconds_left(holder, now)
             for link in idle:
                 if link is holder.link or link in want.lacking or link.room(self._scheduler.scale, size) < size:
                     continue
                 if left > gain * link.seconds_for(size) + margin:
                     self._asks.ask(want, link, session, now, block=True)
-                    copies -= 1
+                    want.asks[link].copy = True
+                    session.earn(-1)
                     break
 
 

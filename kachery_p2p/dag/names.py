@@ -6,8 +6,8 @@ is there already takes few (`outside_name`): there `.bashrc`, `-rf` and `CON` me
 
 from __future__ import annotations
 
+import re
 import sys
-from unicodedata import category
 
 from kachery_p2p.dag.limits import MAX_NAME_BYTES
 from kachery_p2p.errors import InvalidName
@@ -19,7 +19,8 @@ _WINDOWS_DEVICES = frozenset(
     + [f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789¹²³"]
 )
 _WINDOWS_CHARACTERS = frozenset('<>:"\\|?*')
-
+#: Unicode's control characters, and what ends a line or a paragraph (Cc, Zl, Zp), which no version of it will change.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 #: macOS keeps the icon that a user gave a folder in a file of this name; such a folder is to be shared like any other.
 FINDER_ICON = "Icon\r"
@@ -55,7 +56,7 @@ def safe_name(name: str, *, windows: bool | None = None) -> str:
     """
     if len(name_bytes(name)) > MAX_NAME_BYTES:
         raise InvalidName(f"The name {name[:40]!a}... has more than {MAX_NAME_BYTES} bytes, too long for a file.")
-    if name != FINDER_ICON and any(category(c) in ("Cc", "Zl", "Zp") for c in name):
+    if name != FINDER_ICON and _CONTROL.search(name):
         raise InvalidName(f"The name {name!a} has a control character in it, which no file of ours gets.")
     if sys.platform == "win32" if windows is None else windows:
         if any(c in _WINDOWS_CHARACTERS or c < " " for c in name) or name[-1] in ". ":

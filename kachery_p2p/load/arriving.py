@@ -14,6 +14,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from kachery_p2p.dag.cid import RAW
+from kachery_p2p.dag.hashes import verify_block
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.load.limits import SHARED_LEAVES
 from kachery_p2p.repo.leaves import find_wrap, wrap_parts
@@ -84,8 +86,38 @@ class Arriving:
         return found
 
     def read_leaves(self, multihashes: Sequence[bytes], buffer: memoryview) -> list[memoryview | None]:
-        """Those of the blocks that lie in whole files, as `Repo.read_leaves`; `get_block` has the others."""
-        return self._repo.read_leaves(multihashes, buffer)
+        """Those of the blocks that can be read into the buffer as they are; `get_block` has the others."""
+        found: list[memoryview | None] = [None] * len(multihashes)
+        others: list[int] = []
+        for index, multihash in enumerate(multihashes):
+            part = self._read_leaf(multihash, buffer)
+            if part is None:
+                others.append(index)
+            else:
+                found[index] = part
+                buffer = buffer[len(part) :]
+        if others:
+            whole = self._repo.read_leaves([multihashes[index] for index in others], buffer)
+            for index, part in zip(others, whole, strict=True):
+                found[index] = part
+        return found
+
+    def _read_leaf(self, multihash: bytes, buffer: memoryview) -> memoryview | None:
+        """A leaf of a partial file that is a block as it is."""
+        for download, leaves in list(self._open.items()):
+            offset, length, codec = leaves.get(multihash, (0, 0, RAW))
+            if codec == RAW and 0 < length <= len(buffer):
+                part = buffer[:length]
+                try:
+                    if download.read_into(offset, part) == length and verify_block(multihash, part):
+                        return part
+                except KacheryError as error:
+                    log.debug("a leaf of %s cannot be served: %s", download.cid, error)
+        return None
+
+    def get_blocks(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Those of the blocks that are in the repo."""
+        return self._repo.get_blocks(multihashes)
 
     def get_block(self, multihash: bytes) -> bytes | None:
         """That block, or None."""

@@ -30,6 +30,8 @@ from kachery_p2p.load.interfaces import Progress
 from kachery_p2p.load.keeper import Keeper
 from kachery_p2p.load.load import Load
 from kachery_p2p.repo.leaves import unwrap
+from kachery_p2p.repo.tree import StoredTree
+from kachery_p2p.wire import Buffer
 
 if TYPE_CHECKING:
     from kachery_p2p.repo.repo import Repo
@@ -56,6 +58,8 @@ class DirectoryLoad:
         self._progress = progress
         self._keeper = Keeper(repo, load.limits, self._kept)
         self._tree = RemoteTree()
+        #: Multihashes of the nodes of its folders and symbolic links.
+        self._nodes: dict[bytes, None] = {}
         #: Folders of which the first block has come: what is in them, or the reader that wants more blocks.
         self._listed: dict[CID, list[HamtEntry]] = {}
         self._begun: dict[CID, tuple[Asking[list[HamtEntry]], list[CID]]] = {}
@@ -70,10 +74,11 @@ class DirectoryLoad:
         """
         known = await trio.to_thread.run_sync(self._repo.has_block, root.multihash) is not None
         failure: KacheryError | None = None
+        tree: StoredTree | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keeper.run, nursery.cancel_scope)
             try:
-                await self._read_tree(root, known=known)
+                tree = await self._read_tree(root, known=known)
                 await self._keeper.flush()
                 self._total = max(self._tree.claimed_size, 1)
                 await self._fetch_files(self._tree.files)
@@ -83,15 +88,16 @@ class DirectoryLoad:
                 self._keeper.close()
         if failure := self._keeper.failure or failure:
             raise failure
-        await trio.to_thread.run_sync(self._repo.keep_directory, root)
+        await trio.to_thread.run_sync(self._repo.keep_directory, root, tree)
         return self._tree
 
     # --- the nodes
 
-    async def _read_tree(self, root: CID, *, known: bool) -> None:
+    async def _read_tree(self, root: CID, *, known: bool) -> StoredTree:
         """Read all folders. Where the top one is not `known`, most of what is in it is not here, either."""
         tree = self._tree
         walk = TreeWalk(root)
+        files: dict[CID, None] = {}
         while level := walk.take():
             unknown: dict[CID, int] = {}
             for folder in level:
@@ -107,16 +113,32 @@ class DirectoryLoad:
                         unknown[cid] = size  # a file, a folder or a symlink: its block tells
                     else:
                         tree.files[cid] = size
-            for cid in await self._sort(unknown):
+                        files[cid] = None
+            folders = await self._sort(unknown)
+            for cid in folders:
                 walk.enter(cid)
+            files.update(dict.fromkeys((unknown.keys() - tree.symlinks.keys()).difference(folders)))
         walk.shape()  # one that is too large to be made is refused here
+        return StoredTree(walk, self._nodes, files)
 
     async def _list(self, folder: CID) -> list[HamtEntry]:
         entries = self._listed.pop(folder, None)
         if entries is not None:
             return entries
-        steps, wanted = self._begun.pop(folder, (list_directory(folder, by_name=False), []))
+        steps, wanted = self._begun.pop(folder, (self._lister(folder), []))
         return await self._load.drive(steps, wanted=wanted)
+
+    def _lister(self, folder: CID) -> Asking[list[HamtEntry]]:
+        """A reader that lists a folder, of which the nodes are noted."""
+        steps = list_directory(folder, by_name=False)
+        blocks: Sequence[Buffer] | None = None
+        while True:
+            try:
+                wanted = next(steps) if blocks is None else steps.send(blocks)
+            except StopIteration as stop:
+                return stop.value
+            self._nodes.update((cid.multihash, None) for cid in wanted)
+            blocks = yield wanted
 
     async def _sort(self, entries: Mapping[CID, int]) -> list[CID]:
         """Tell files, symlinks and folders apart; small files go into the repo at once. Returns the folders."""
@@ -141,6 +163,7 @@ class DirectoryLoad:
             self._begin_listing(cid, block)
         elif kind is DataType.SYMLINK:
             self._tree.symlinks[cid] = symlink_target(block, cid)
+            self._nodes[cid.multihash] = None
         else:
             data = (unixfs.data if unixfs else None) or b""
             found = None if node.links else unwrap(cid.codec, block, len(data))
@@ -154,7 +177,7 @@ class DirectoryLoad:
 
     def _begin_listing(self, folder: CID, block: bytes) -> None:
         """List a folder as far as its first block goes, while that is in memory."""
-        steps = list_directory(folder, by_name=False)
+        steps = self._lister(folder)
         try:
             wanted = next(steps)
             if wanted == [folder]:

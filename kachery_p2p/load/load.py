@@ -149,16 +149,11 @@ class Load:
                 scope.cancel()
                 return
 
-    async def receive(self, waiting_for: CID) -> Received:
-        """The next block. Only the time spent here counts as waiting for others; the rest is the load's own work."""
-        self._waiting_for = waiting_for
-        with self._peers.patience.waiting():
-            block = await self._session.receive()
-        self._peers.heard()
-        return block
-
     async def receive_all(self, waiting_for: CID) -> Sequence[Received]:
-        """The next block, and those that came with it."""
+        """The next block, and those that came with it.
+
+        Only the time spent here counts as waiting for others; the rest is the load's own work.
+        """
         self._waiting_for = waiting_for
         with self._peers.patience.waiting():
             blocks = await self._session.receive_all()
@@ -245,9 +240,10 @@ class Load:
             sizes: see the session.
         """
         left: dict[bytes, CID] = {}
+        came: list[tuple[CID, Received]] = []
         half = self.limits.wants_ahead // 2
         more = True
-        while more or left:
+        while more or left or came:
             while more and len(left) <= half:
                 batch = await take(half)
                 if not batch:
@@ -261,11 +257,14 @@ class Load:
                 for cid in batch:
                     if cid.multihash in found:
                         yield cid, found[cid.multihash], cid.multihash in kept
+            for cid, block in came:  # what is missed next was asked for before
+                yield cid, bytes(block.data), False
+            came.clear()
             if left:
-                block = await self.receive(next(iter(left.values())))
-                cid = left.pop(block.cid.multihash, None)
-                if cid is not None:
-                    yield cid, bytes(block.data), False
+                for block in await self.receive_all(next(iter(left.values()))):
+                    cid = left.pop(block.cid.multihash, None)
+                    if cid is not None:
+                        came.append((cid, block))
 
     def _look_up(self, multihashes: Sequence[bytes]) -> tuple[set[bytes], dict[bytes, bytes]]:
         """In a thread: which of these blocks the catalog has; and all that are here, those in files among them."""
@@ -342,7 +341,11 @@ class Load:
                 self._repo.quarantine(cid)
                 return None
 
-        return await trio.to_thread.run_sync(lambda: [find(cid) for cid in cids])
+        def find_all() -> list[int | None]:
+            lacking = self._repo.many.lacking(cids)
+            return [None if cid in lacking else find(cid) for cid in cids]
+
+        return await trio.to_thread.run_sync(find_all)
 
     async def size(self, cid: CID) -> int | None:
         """How many bytes a file has; None for a directory. Needs its root block and no room on the disk.

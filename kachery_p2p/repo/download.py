@@ -25,7 +25,7 @@ from kachery_p2p.oserrors import explained
 from kachery_p2p.private import SHARED_FILE, open_to_group
 from kachery_p2p.repo.catalog import WRAP_NONE
 from kachery_p2p.repo.checking import Checker, WrapFinder
-from kachery_p2p.repo.fileio import BINARY, CLOEXEC, WriteBack, read_bytes_at, sync_fd, sync_folder, write_at
+from kachery_p2p.repo.fileio import BINARY, CLOEXEC, WriteBack, read_at, read_bytes_at, sync_fd, sync_folder, write_at
 from kachery_p2p.repo.filelocks import lock_fd
 from kachery_p2p.repo.hashing import FileReader, in_order
 from kachery_p2p.repo.layout import make_folders
@@ -185,6 +185,11 @@ class Download:
         """Bytes of the partial file; zeros where nothing has arrived, fewer at its end. Not checked here."""
         with explained("reading", self.path):
             return read_bytes_at(self._file.fd, length, offset)
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """The same, into a buffer. Returns how many bytes were there."""
+        with explained("reading", self.path):
+            return read_at(self._file.fd, buffer, offset)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

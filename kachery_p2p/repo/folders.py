@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,12 +18,13 @@ from kachery_p2p.errors import FileMissing, InvalidName, NotADirectory, NotAFile
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import DIRECTORY, insert_blocks
 from kachery_p2p.repo.fileio import Progress, SourceFile, describe
+from kachery_p2p.repo.leaves import block_size
 from kachery_p2p.repo.limits import BATCH_BYTES, BATCH_FILES, SMALL_FILE
 from kachery_p2p.repo.placing import NodeSpool, Placer, add_root
 from kachery_p2p.repo.records import Node
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
 from kachery_p2p.repo.storing import HashedLink, Storer, read_small
-from kachery_p2p.repo.tree import read_tree
+from kachery_p2p.repo.tree import StoredTree, read_tree
 
 
 @dataclass
@@ -63,15 +64,23 @@ class FolderStorer:
                 self._keep(cid, nodes, nodes, total, profile)
         return Stored(cid, total, top, dag_size)
 
-    def keep_loaded(self, root: CID) -> None:
+    def keep_loaded(self, root: CID, tree: StoredTree | None) -> None:
         """See Repo.keep_directory."""
         if self._knows(root, []):
             return
-        tree = read_tree(root, self.placer.reader.nodes)
+        tree = tree or read_tree(root, self.placer.reader.nodes)
         if tree.broken:
             raise RepoError(f"The directory {root} is not all here, so it cannot be kept. {tree.broken[0][1]}")
         total = tree.size(self.placer.root_sizes(list(tree.files)))
-        self._keep(root, self.placer.reader.each_node(list(tree.nodes)), (), total, None)
+        self._keep(root, self._each_node(root, tree), (), total, None)
+
+    def _each_node(self, root: CID, tree: StoredTree) -> Iterator[Node]:
+        left = len(tree.nodes)
+        for node in self.placer.reader.each_node(list(tree.nodes)):
+            left -= 1
+            yield node
+        if left:
+            raise RepoError(f"The directory {root} is not all here, so it cannot be kept. Load it again.")
 
     def _knows(self, root: CID, nodes: list[bytes]) -> bool:
         """Whether nothing need be written for a directory: its root, its nodes and their record are here."""
@@ -208,10 +217,11 @@ class _Files:
     def _flush(self) -> None:
         small, self._small, self._small_bytes = self._small, [], 0
         if small:
-            done = self._parent.small.keep([file for _, _, file in small], packed=True)
-            for (folder, name, _), stored in zip(small, done, strict=True):
-                folder.done[name] = stored.cid, stored.dag_size, stored.size
-            self._advance(sum(stored.size for stored in done))
+            self._parent.small.add([file for _, _, file in small], packed=True)
+            for folder, name, file in small:
+                size = len(file.data)
+                folder.done[name] = file.cid, block_size(file.wrap, size), size
+            self._advance(sum(len(file.data) for _, _, file in small))
         links, self._links = self._links, []
         if links:
             self._parent.storer.record_links([hashed for _, _, hashed in links], self._profile, self._nodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import tempfile
 from contextlib import suppress
@@ -88,6 +89,20 @@ class Layout:
         name = self.name_for(cid)
         # One join of text: this is in the way of every small file, and pathlib takes ten times as long.
         return Path(os.path.join(self._ipfs, name[-6:-4], name[-4:-2], name[-2:], name))
+
+    def may_hold(self, cid: CID) -> bool:
+        """Whether the folder is there in which this file would be. That it is not says that the file is not, either.
+
+        Of thousands of files that are not here, this is asked in a fraction of the time that writing out their names
+        takes.
+        """
+        if cid.version == 0:
+            return os.path.exists(self.path_for(cid))
+        # Five bytes are eight characters of base32, so what the last bytes are written as tells how the name ends.
+        key = bytes(cid)
+        tail = key[max((len(key) - 1) // 5 * 5 - 5, 0) :]
+        ending = base64.b32encode(tail).decode("ascii").rstrip("=").lower()
+        return os.path.exists(f"{self._ipfs}{os.sep}{ending[-6:-4]}{os.sep}{ending[-4:-2]}{os.sep}{ending[-2:]}")
 
     def partial_for(self, cid: CID) -> Path:
         """Where a file is while it is being loaded."""

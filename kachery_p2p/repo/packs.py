@@ -186,6 +186,7 @@ class PackReader:
 
     def __init__(self, folder: Path, catalog: Catalog) -> None:
         self.folder = folder
+        self._prefix = os.path.join(os.fsencode(folder), b"")
         self._catalog = catalog
         self._files = OpenFiles()
 
@@ -236,7 +237,7 @@ class PackReader:
         Raises:
             RepoError: this process has too many files open.
         """
-        path = os.fsencode(self.path_of(place.pack))
+        path = b"%s%d.car" % (self._prefix, place.pack)  # thousands are read of one folder, and pathlib takes its time
         try:
             # Perhaps it was another file that was kept open; then what the path names now is looked at.
             for _ in range(2):

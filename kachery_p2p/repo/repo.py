@@ -27,6 +27,7 @@ from kachery_p2p.repo.limits import ORPHAN_SECONDS
 from kachery_p2p.repo.listing import ListedFile, Listing, RepoStats
 from kachery_p2p.repo.locks import NodeLock
 from kachery_p2p.repo.maintenance import Maintenance
+from kachery_p2p.repo.many import ManyFiles
 from kachery_p2p.repo.newfile import NewFile, clean_left_overs
 from kachery_p2p.repo.openfiles import OpenFiles
 from kachery_p2p.repo.placing import Placer
@@ -34,6 +35,7 @@ from kachery_p2p.repo.second_place import refuse_newer
 from kachery_p2p.repo.serving import BlockReader
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
 from kachery_p2p.repo.storing import Storer
+from kachery_p2p.repo.tree import StoredTree
 from kachery_p2p.repo.whole import WholeFiles
 from kachery_p2p.sqlite_errors import only_read
 from kachery_p2p.wire import Buffer
@@ -61,6 +63,8 @@ class Repo:
         #: The nodes of files that were looked into lately; shared by all that read from this repo in this process.
         self.file_nodes = FileNodes()
         self._placer = Placer(layout, catalog, self._reader)
+        #: The same questions for many small files together.
+        self.many = ManyFiles(self._placer)
         self._checker = Checker(self._placer)
         self._storer = Storer(self._placer)
         self._small = SmallFiles(self._placer)
@@ -204,16 +208,16 @@ class Repo:
         self._check_writable()
         return self._folders.store(Path(path), profile, progress, link)
 
-    def keep_directory(self, root: CID) -> None:
+    def keep_directory(self, root: CID, tree: StoredTree | None = None) -> None:
         """Make a directory that was loaded, all of whose nodes are here, a root like one that was stored.
 
-        It is listed, announced, and survives the loss of the catalog.
+        It is listed, announced, and survives the loss of the catalog. Where it was just read, `tree` is what it holds.
 
         Raises:
             RepoError: a node is missing.
             DiskFull: there is no room for it.
         """
-        self._folders.keep_loaded(root)
+        self._folders.keep_loaded(root, tree)
 
     def add_small_files(self, files: Sequence[tuple[CID, Buffer]]) -> None:
         """Keep loaded files that are one block each, many in one transaction; give the file's bytes, not the block's.
@@ -224,7 +228,7 @@ class Repo:
             HashMismatch: bytes are not those of their CID. Then nothing is written.
         """
         self._check_writable()
-        self._small.keep([SmallFile.checked(cid, data) for cid, data in files], packed=True)
+        self._small.add([SmallFile.checked(cid, data) for cid, data in files], packed=True)
 
     # --- finding -----------------------------------------------------------------------------------------------------
 

@@ -95,6 +95,15 @@ class SmallFiles:
             files: the files.
             packed: put those of some KiB into a pack; else each becomes a file of its own.
         """
+        paths = self.add(files, packed=packed)
+        stored: list[Stored] = []
+        for cid, data, wrap, _ in files:
+            path = paths.get(cid) or self._placer.layout.path_for(cid)
+            stored.append(Stored(cid, len(data), path, block_size(wrap, len(data))))
+        return stored
+
+    def add(self, files: Sequence[SmallFile], *, packed: bool) -> dict[CID, Path]:
+        """The same. Returns the paths of those that are files of their own, not packed."""
         paths: dict[CID, Path] = {}
         fresh = {file.cid: file for file in files}
         met = self._placer.root_sizes(list(fresh))
@@ -108,11 +117,8 @@ class SmallFiles:
             self._pack(small, met)
             for file in small:
                 del fresh[file.cid]
-                paths[file.cid] = self._placer.layout.path_for(file.cid)
         self._keep_plain(fresh, paths)
-        return [
-            Stored(file.cid, len(file.data), paths[file.cid], block_size(file.wrap, len(file.data))) for file in files
-        ]
+        return paths
 
     def unpack(self, cid: CID) -> Path | None:
         """The path of a file that is packed; None for one that is not, or whose bytes went bad.

@@ -21,6 +21,7 @@ from kachery_p2p.transport.pnet import PrivateIO
 from kachery_p2p.transport.relay.circuit import open_circuit
 from kachery_p2p.transport.sockets import ByteIO
 from kachery_p2p.transport.stream import Stream
+from kachery_p2p.transport.tls import tls_works
 from kachery_p2p.transport.upgrade import upgrade
 
 log = logging.getLogger("kachery_p2p.transport")
@@ -135,6 +136,13 @@ class Host:
         finally:
             self._nursery = None
             self._listener.close()
+
+    async def prepare(self) -> None:
+        """Read and make what the first connection needs, so that nobody waits for it then: a certificate takes 30 ms.
+
+        It is for a node that stays. One that is here for a short command may never connect.
+        """
+        await trio.to_thread.run_sync(tls_works, self.keys)
 
     async def _work(self, scope: trio.CancelScope, ready: trio.Event) -> None:
         """All tasks of the host. Shielded, so that connections can still say goodbye when the host is cancelled."""

@@ -101,6 +101,14 @@ class Sim:
         self.at(at, join)
         return peer
 
+    def pause(self, at: float, seconds: float) -> None:
+        """The process of the client does not run for some time; what comes meanwhile, it finds afterwards."""
+
+        def hold() -> None:
+            self.now += seconds
+
+        self.at(at, hold)
+
     def leave(self, peer: SimPeer, at: float) -> None:
         def go() -> None:
             peer.connected = False
