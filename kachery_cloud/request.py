@@ -174,7 +174,7 @@ class Request:
             return self._info(found.cid, found.size, path=str(found.path), local=True)
         except IsADirectory:
             cid = resolve_local(repo, self.uri)
-            return self._info(cid, None, local=self._all_here(cid))
+            return self._info(cid, None, local=self.all_here(cid))
         except (BlockNotLocal, DamagedFile) as error:
             self.need_network(error)
         result = self.ask("info")
@@ -200,7 +200,7 @@ class Request:
             "path": path,
         }
 
-    def _all_here(self, cid: CID) -> bool:
+    def all_here(self, cid: CID) -> bool:
         """Whether a directory and everything below it is here."""
         repo = repository(self.config)
         waiting = [cid]
