@@ -190,6 +190,7 @@ async def read_car(repo: Repo, file: BinaryIO, name: str, *, progress: Progress)
         if failed:
             raise _failure(name, failed, came)
         try:
+            await trio.to_thread.run_sync(source.pass_on)
             while not source.ended:
                 await trio.to_thread.run_sync(source.read, abandon_on_cancel=not source.seekable)
                 await trio.to_thread.run_sync(source.pass_on)
