@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         load_text,
     )
     from kachery_cloud.pinning import pin, pins, unpin, wait_pinned
+    from kachery_cloud.publishing import publish, published, resolve
     from kachery_cloud.settings.config import Config, load_config
     from kachery_cloud.store import link_file, store_dir, store_file, store_json, store_npy, store_pkl, store_text
     from kachery_cloud.upkeep import announce, get_node_info, init, repair, status, verify, whereis
@@ -66,7 +67,10 @@ __all__ = [
     "parse_uri",
     "pin",
     "pins",
+    "publish",
+    "published",
     "repair",
+    "resolve",
     "status",
     "store_dir",
     "store_file",
@@ -82,7 +86,7 @@ __all__ = [
 __all__ += errors.__all__
 
 #: The modules that make what is not an error; each is imported when a name is looked for in it. The light ones first.
-_HOMES = ("uri", "settings.config", "load", "store", "cars", "pinning", "upkeep")
+_HOMES = ("uri", "settings.config", "load", "store", "cars", "pinning", "publishing", "upkeep")
 
 if not TYPE_CHECKING:  # They would take any name for one that is here.
 

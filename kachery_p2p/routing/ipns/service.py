@@ -111,7 +111,7 @@ class Names:
         """How many routes there are."""
         return len(self._routes)
 
-    # --- publishing ----------------------------------------------------------------------------------------------------
+    # --- publishing --------------------------------------------------------------------------------------------------
 
     async def publish(self, key: str, path: str, *, ttl: float, timeout: float) -> Sent:
         """Let a name point to a content path.
@@ -178,7 +178,7 @@ class Names:
     def _turn(self, key: str) -> trio.Lock:
         return self._turns.setdefault(key, trio.Lock())
 
-    # --- keeping alive -------------------------------------------------------------------------------------------------
+    # --- keeping alive -----------------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Sign and send our names again, before others forget them, until cancelled."""
@@ -235,7 +235,7 @@ class Names:
         log.info("the name %s was sent again; taken by %d", name_text(own.name), copies)
         return copies > 0
 
-    # --- resolving -----------------------------------------------------------------------------------------------------
+    # --- resolving ---------------------------------------------------------------------------------------------------
 
     async def resolve(self, text: str, *, timeout: float) -> Found:
         """Where a name leads, through as many names as there are on the way.
@@ -293,8 +293,8 @@ class Names:
         if best is None:
             late = "" if seen is None and mine is None else " The one that was known has expired."
             raise ContentNotFound(
-                f"Nobody who was asked has a valid record of the name {text}.{late} A node of whoever publishes it must "
-                "have run in the last two days."
+                f"Nobody who was asked has a valid record of the name {text}.{late} A node of whoever publishes it has "
+                "to have run in the last two days."
             )
         confirmed = heard is not None or mine is not None
         if confirmed:

@@ -158,6 +158,6 @@ def check_key_name(name: str) -> None:
     """
     if len(name) > limits.MAX_KEY_NAME or not _KEY_NAME.fullmatch(name):
         raise InvalidName(
-            f"{name[:80]!r} cannot be the name of a key: it has letters, digits, '-', '_' and '.', {limits.MAX_KEY_NAME} "
-            "of them at most, and begins with a letter or a digit."
+            f"{name[:80]!r} cannot be the name of a key: it has letters, digits, '-', '_' and '.', "
+            f"{limits.MAX_KEY_NAME} of them at most, and begins with a letter or a digit."
         )
