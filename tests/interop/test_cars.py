@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,8 +89,6 @@ def test_we_import_what_kubo_exports(
 
 def test_we_import_a_pipe_of_kubo(daemon: KuboDaemon, ours: Workstation, tree: Path, tmp_path: Path) -> None:
     """`ipfs dag export CID | kachery-cloud import -`"""
-    import subprocess
-
     cid = daemon.add(tree)
     theirs = daemon.run_bytes("dag", "export", "--progress=false", cid)
     command = Path(ours.python).with_name("kachery-cloud")
@@ -103,14 +102,14 @@ def test_we_import_a_pipe_of_kubo(daemon: KuboDaemon, ours: Workstation, tree: P
 def test_kubo_imports_what_we_export(
     daemon: KuboDaemon, ours: Workstation, tree: Path, tmp_path: Path, profile: str
 ) -> None:
-    """Kubo takes our CAR file with several roots, pins them, and writes every name and byte out, without any network."""
+    """Kubo takes our CAR file with several roots, pins them, and writes every name and byte out, with no network."""
     uri = ours.call(_STORE_DIR, tree, profile)
     file = f"{uri}/deep/other.dat"
     assert ours.call(_EXPORT, [uri, file], tmp_path / "ours.car") > 10
     with KuboDaemon() as other:
         told = [json.loads(line) for line in other.run("--enc=json", "dag", "import", tmp_path / "ours.car").split()]
         roots = [each["Root"] for each in told if "Root" in each]
-        assert roots[0]["Cid"]["/"] == cid_of(uri)
+        assert cid_of(uri) in [each["Cid"]["/"] for each in roots]  # it tells them in any order
         assert len(roots) == 2
         assert not any(each["PinErrorMsg"] for each in roots)
         other.get(cid_of(uri), tmp_path / "copy")
@@ -135,7 +134,6 @@ def test_helia_imports_what_we_export(helia: Helia, ours: Workstation, tree: Pat
     ours.call(_EXPORT, uri, tmp_path / "ours.car")
     assert helia.call("import_car", path=str(tmp_path / "ours.car"))["roots"] == [cid_of(uri)]
     helia.get(cid_of(uri), tmp_path / "copy")
-    found = contents(tmp_path / "copy")
-    assert {name: what for name, what in found.items() if not what.startswith("link")} == {
-        name: what for name, what in contents(tree).items() if not what.startswith("link")
-    }
+    found, wanted = contents(tmp_path / "copy"), contents(tree)
+    del found["a link"], wanted["a link"]  # this exporter of ours writes no links
+    assert found == wanted

@@ -78,7 +78,9 @@ def test_we_resolve_names_of_kubo(daemon: KuboDaemon, ours: Workstation, tmp_pat
     peer_id = other_form[other_form.index("moving") - 1]
     assert ours.call(_LOAD, f"ipns://{peer_id}/a%20file.txt") == "by Kubo"
     (tmp_path / "tree" / "a file.txt").write_text("changed", encoding="utf-8")
-    daemon.run("name", "publish", "--key=moving", "--ttl=1s", f"/ipfs/{daemon.add(tmp_path / 'tree')}/a file.txt", timeout=120)
+    daemon.run(
+        "name", "publish", "--key=moving", "--ttl=1s", f"/ipfs/{daemon.add(tmp_path / 'tree')}/a file.txt", timeout=120
+    )
     assert ours.call(_LOAD, f"/ipns/{key}") == "changed"
 
 

@@ -7,6 +7,7 @@ must not go back. All routes are asked side by side, and the newest valid record
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -186,37 +187,39 @@ class Names:
         pause = self._times.retry_first
         while True:
             self._woken.clear()
-            waiting = await self._keep_all()
-            if not waiting:
-                pause = self._times.retry_first
-            # By the clock of the wall, which goes on while a laptop sleeps: so it is looked at now and then.
-            with trio.move_on_after(pause if waiting else self._times.look):
-                await self._woken.take()
-                continue
+            due, waiting = await self._keep_all()
             if waiting:
-                pause = min(2 * pause, self._times.retry_most)
+                due = min(due, self._wall() + pause)
+            pause = min(2 * pause, self._times.retry_most) if waiting else self._times.retry_first
+            while not self._woken and self._wall() < due:
+                # By the clock of the wall, which goes on while a laptop sleeps: so it is looked at now and then.
+                with trio.move_on_after(min(due - self._wall(), self._times.look)):
+                    await self._woken.take()
+                    break
 
-    async def _keep_all(self) -> bool:
-        """One look at all names; whether one of them was taken by nobody."""
+    async def _keep_all(self) -> tuple[float, bool]:
+        """One look at all names: when the next is due, and whether one of them was taken by nobody."""
+        if not self._routes:
+            return math.inf, False
         try:
             names = await trio.to_thread.run_sync(self._shelf.published)
         except KacheryError as error:
             self._last_error = str(error)
-            return False
+            return self._wall() + self._times.republish, False
         self._kept = len(names)
-        if not self._routes:
-            return False
-        waiting = False
+        due, waiting = math.inf, False
         for own in names:
             now = self._wall()
-            if own.taken_at <= now < own.taken_at + self._times.republish:
-                continue
-            try:
-                waiting |= not await self._keep(own)
-            except KacheryError as error:
-                self._last_error = str(error)
-                log.warning("the name %s cannot be kept alive: %s", name_text(own.name), error)
-        return waiting
+            again = own.taken_at + self._times.republish
+            if not own.taken_at <= now < again:
+                again = self._wall() + self._times.republish
+                try:
+                    waiting |= not await self._keep(own)
+                except KacheryError as error:
+                    self._last_error = str(error)
+                    log.warning("the name %s cannot be kept alive: %s", name_text(own.name), error)
+            due = min(due, again)
+        return due, waiting
 
     async def _keep(self, own: OwnName) -> bool:
         """Sign and send one again; whether anybody took it."""
