@@ -116,7 +116,7 @@ def export_car(
 
     Example:
         >>> kcl.export_car(uri, "/media/disk/session.car").blocks
-        3
+        4
     """
     check_flags(overwrite=overwrite, local_only=local_only)
     given = text_list([uris] if isinstance(uris, str) else uris, "uris")

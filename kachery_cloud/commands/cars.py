@@ -48,7 +48,7 @@ def export(
     \b
     Examples:
         kachery-cloud export ipfs://bafy... session.car
-        kachery-cloud export ipfs://bafy... - | ssh colleague kachery-cloud import -
+        kachery-cloud export ipfs://bafy... - | ssh colleague "kachery-cloud import -"
     """  # noqa: D301
     from kachery_cloud.cars import export_car
 
@@ -75,7 +75,7 @@ def import_(file: str, as_json: bool) -> None:
     \b
     Examples:
         kachery-cloud import session.car
-        ssh colleague kachery-cloud export ipfs://bafy... - | kachery-cloud import -
+        ssh colleague "kachery-cloud export ipfs://bafy... -" | kachery-cloud import -
     """  # noqa: D301
     from kachery_cloud.cars import import_car
     from kachery_cloud.node.connection import tell_running_node

@@ -86,18 +86,19 @@ class Shelf:
                     "from a data directory of your own (KACHERY_CLOUD_DIR)."
                 )
             if name != SELF:
-                private.make_directory(self._top)
+                self._make_folder(self._top)
                 if not folder.exists() and len(self._keys()) >= limits.MAX_OWN_NAMES:
                     raise InvalidName(
                         f"There are {limits.MAX_OWN_NAMES} keys in {self._top} already, the most that a node keeps."
                     )
+                self._make_folder(folder)
         return load_or_create_identity(folder)
 
     def own(self, key: str) -> OwnName | None:
         """One name; None where its key is missing."""
         try:
             found = self.key(key, make=False)
-        except (IdentityError, InvalidName):
+        except (IdentityError, InvalidName, NoPermission):
             return None
         if found is None:
             return None
@@ -126,8 +127,8 @@ class Shelf:
         """
         path = self._record_path(key)
         with explained("writing the record of a name in", self._top):
-            private.make_directory(self._top)
-            private.make_directory(path.parent)
+            self._make_folder(self._top)
+            self._make_folder(path.parent)
             write_secret(path, record, modified=0.0)
 
     def taken(self, key: str, record: bytes, now: float) -> None:
@@ -140,8 +141,18 @@ class Shelf:
     def _keys(self) -> list[str]:
         try:
             return sorted(name for name in os.listdir(self._top) if _KEY_NAME.fullmatch(name))[: limits.MAX_OWN_NAMES]
-        except FileNotFoundError:
+        except OSError:  # there is none, or it is another user's
             return []
+
+    def _make_folder(self, path: Path) -> None:
+        """Make a folder of mode 0700 that belongs to the owner of the data directory, also where root makes it."""
+        if not path.is_dir():
+            private.make_directory(path)
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                private.give_to_owner(fd, self._directory)
+            finally:
+                os.close(fd)
 
     def _folder_of_key(self, key: str) -> Path:
         return self._directory if key == SELF else self._top / key
