@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import BinaryIO
 
 import click
 
@@ -63,6 +64,17 @@ def export(
     print_result(as_json, str(made.path), **to_json(made))
 
 
+def _standard_input() -> BinaryIO:
+    """Standard input without a buffer.
+
+    Where Ctrl-C leaves a thread behind that waits for input, the end of the process would wait for the buffer's lock.
+    """
+    try:
+        return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # type: ignore[return-value]
+    except (OSError, ValueError):  # it is no file, as in tests
+        return sys.stdin.buffer
+
+
 @command("import", _IMPORT_INTERRUPTED)
 @click.argument("file", type=click.Path(), metavar="FILE.car")
 @json_option
@@ -82,7 +94,7 @@ def import_(file: str, as_json: bool) -> None:
     from kachery_cloud.settings.config import load_config
     from kachery_cloud.uri import parse_uri
 
-    made = import_car(sys.stdin.buffer if file == "-" else file, local=True)
+    made = import_car(_standard_input() if file == "-" else file, local=True)
     for uri in made.uris:
         # This process ends at once, so it does not become the node; the one that runs is told, as after a store.
         if not tell_running_node(load_config(), parse_uri(uri).root):

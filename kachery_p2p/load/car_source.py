@@ -242,6 +242,8 @@ class CarSource:
             cid, at, length = coming
             if cid.multihash in wanted:
                 size += at + length - reader.position
+            elif self._base + at + length > os.fstat(self._fd).st_size:
+                return b""  # it is cut short
             else:
                 self._index.add(cid.multihash, at, length)
                 self.blocks += 1

@@ -309,6 +309,19 @@ def test_cut_at_every_byte(theirs: Repo, tmp_path: Path, opened: Callable[[bytes
     assert (tmp_path / "out" / "b").read_bytes() == b"b" * 20
 
 
+def test_cut_in_a_block_that_is_passed_over(theirs: Repo, ours: Repo, opened: Callable[[bytes], BinaryIO]) -> None:
+    """The end of a file is missed also where it is in a block that nobody wants yet."""
+    data = os.urandom(MIB)
+    stranger = CID(1, RAW, sha256_multihash(data))
+    cid = theirs.store_value(b"text").cid
+    car = car_of([cid], [(cid, b"text"), (stranger, data)])
+    with pytest.raises(MalformedDag, match="cut short.*is on this machine now"):
+        bring(ours, opened(car[:-1]))
+    nowhere = CID(1, RAW, sha256_multihash(b"nowhere"))
+    with pytest.raises(MalformedDag, match="cut short"):
+        bring(ours, opened(car_of([nowhere], [(stranger, data)])[:-1]))
+
+
 def test_wrong_bytes_are_named(theirs: Repo, ours: Repo, opened: Callable[[bytes], BinaryIO], tmp_path: Path) -> None:
     """A block with other bytes than its hash is refused by name; what was right before it stays, and a good file
     completes it."""
