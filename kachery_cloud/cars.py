@@ -272,16 +272,17 @@ def _read(repo: Repo, file: BinaryIO, name: str) -> CarRead:
             result.set_exception(error)
         else:
             if found is None:
-                result.cancel()
+                result.set_exception(KeyboardInterrupt())
             else:
                 result.set_result(found)
 
     with progress_bar("Importing") as update:
-        threading.Thread(target=run, args=(update,), name="kachery-import", daemon=True).start()
+        thread = threading.Thread(target=run, args=(update,), name="kachery-import", daemon=True)
+        thread.start()
         try:
             return result.result()
         except KeyboardInterrupt:
             with contextlib.suppress(RuntimeError):  # it has just ended
                 started.result()()
-            concurrent.futures.wait([result])
+            thread.join()
             raise
