@@ -396,7 +396,7 @@ def test_garbage_behind_what_was_good(theirs: Repo, ours: Repo, opened: Callable
 def test_names_that_would_leave_the_folder(theirs: Repo, ours: Repo, opened: Callable[[bytes], BinaryIO]) -> None:
     """A directory with a hostile name is refused as in a load."""
     leaf = theirs.store_value(b"x").cid
-    node = encode_node([PBLink(leaf, "../../etc", 1)], b"\x08\x01")
+    node = encode_node([PBLink("../../etc", leaf, 1)], b"\x08\x01")
     root = CID(1, DAG_PB, sha256_multihash(node))
     with pytest.raises(InvalidName, match="etc"):
         bring(ours, opened(car_of([root], [(root, node), (leaf, b"x")])))
