@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -104,8 +104,6 @@ class Names:
         self._woken = Flag()
         #: One at a time for each key: the number of the next record follows from the one before.
         self._turns: dict[str, trio.Lock] = {}
-        self._kept = 0
-        self._last_error = ""
 
     @property
     def routes(self) -> int:
@@ -164,7 +162,6 @@ class Names:
             try:
                 taken.append(await route.put_value(routing_key(name), record))
             except KacheryError as error:
-                self._last_error = f"{route.name}: {error}"
                 log.debug("a name is not sent to %s: %s", route.name, error)
 
         with trio.move_on_after(timeout):
@@ -204,9 +201,8 @@ class Names:
         try:
             names = await trio.to_thread.run_sync(self._shelf.published)
         except KacheryError as error:
-            self._last_error = str(error)
+            log.warning("the names of this machine cannot be read: %s", error)
             return self._wall() + self._times.republish, False
-        self._kept = len(names)
         due, waiting = math.inf, False
         for own in names:
             now = self._wall()
@@ -216,7 +212,6 @@ class Names:
                 try:
                     waiting |= not await self._keep(own)
                 except KacheryError as error:
-                    self._last_error = str(error)
                     log.warning("the name %s cannot be kept alive: %s", name_text(own.name), error)
             due = min(due, again)
         return due, waiting
@@ -317,7 +312,6 @@ class Names:
                 try:
                     await route.get_value(routing_key(name), take)
                 except KacheryError as error:
-                    self._last_error = f"{route.name}: {error}"
                     log.debug("%s cannot be asked for a name: %s", route.name, error)
 
             async with trio.open_nursery() as nursery:
@@ -348,10 +342,6 @@ class Names:
         if not links:
             raise ContentNotFound(f"The DNS does not say where {domain} leads (no TXT record at _dnslink.{domain}).")
         return links[0]
-
-    def status(self) -> dict[str, Any]:
-        """How many names are kept alive, and what went wrong last, as plain JSON values."""
-        return {"kept": self._kept, "last_error": self._last_error}
 
 
 def _valid(name: bytes, values: Sequence[bytes], now: float) -> bytes | None:

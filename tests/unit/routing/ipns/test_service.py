@@ -11,6 +11,7 @@ import trio
 
 from kachery_p2p.errors import ContentNotFound, DialError, InvalidName, InvalidRecord, RoutingError
 from kachery_p2p.peer_ids import peer_bytes
+from kachery_p2p.private import too_open
 from kachery_p2p.repo.keys import load_or_create_identity, new_identity
 from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.dht import records
@@ -140,6 +141,8 @@ async def test_keys_are_private_and_stay(
     assert own.name == peer_bytes(load_or_create_identity(tmp_path / "data").peer_id)
     for path in (tmp_path / "data" / "ipns").rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
+    os.chmod(tmp_path / "data" / "ipns" / "two" / "private.pem", 0o644)
+    assert any("ipns/two/private.pem" in each for each in too_open(tmp_path / "data"))
     again = Names(Shelf(tmp_path / "data"), SeenRecords(db), [], wall=world.now)
     assert (await again.publish("one", B, ttl=0, timeout=60)).name == one.name
 
