@@ -416,6 +416,31 @@ def test_folders_that_unfold_without_end(theirs: Repo, ours: Repo, opened: Calla
         bring(ours, opened(car_of([at], blocks)))
 
 
+def test_files_nested_without_end(ours: Repo, opened: Callable[[bytes], BinaryIO]) -> None:
+    """A file whose nodes lie in each other a hundred deep is refused, by name."""
+    at, size = CID(1, RAW, sha256_multihash(b"x")), 1
+    blocks: list[tuple[CID, bytes]] = [(at, b"x")]
+    for _ in range(100):
+        node = encode_node([PBLink("", at, size)], b"\x08\x02\x18\x01\x20\x01")
+        at, size = CID(1, DAG_PB, sha256_multihash(node)), size + len(node)
+        blocks.append((at, node))
+    with pytest.raises(MalformedDag, match="levels deep"):
+        bring(ours, opened(car_of([at], blocks[::-1])))
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"), [(2**40, 100), (51, 2**40), (51, 2**64 - 1), (2**64 - 1, 2**64 - 1), (10, 100), (51, 0)]
+)
+def test_a_second_version_that_lies(
+    theirs: Repo, ours: Repo, opened: Callable[[bytes], BinaryIO], offset: int, size: int
+) -> None:
+    """A header that points beyond the file, or into itself, is an error; what is good before that place may stay."""
+    inner = export(theirs, theirs.store_value(b"text").cid)
+    head = bytes(16) + offset.to_bytes(8, "little") + size.to_bytes(8, "little") + bytes(8)
+    with pytest.raises(MalformedDag, match="CAR file"):
+        bring(ours, opened(bytes.fromhex("0aa16776657273696f6e02") + head + inner))
+
+
 def test_an_export_needs_all_of_it(theirs: Repo, tmp_path: Path) -> None:
     """A directory of which a file is missing is not exported: the block is named."""
     leaf = CID(1, RAW, sha256_multihash(b"elsewhere"))
