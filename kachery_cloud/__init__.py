@@ -22,6 +22,7 @@ from kachery_p2p import __version__
 TYPE_CHECKING = False  # That of `typing`, which would double what this import takes.
 if TYPE_CHECKING:
     from kachery_cloud import aio
+    from kachery_cloud.cars import export_car, import_car
     from kachery_cloud.load import (
         cat_file,
         list_dir,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     )
     from kachery_cloud.pinning import pin, pins, unpin, wait_pinned
     from kachery_cloud.progress import Progress, progress_to
+    from kachery_cloud.publishing import publish, published, resolve
     from kachery_cloud.settings.config import Config, load_config
     from kachery_cloud.store import link_file, store_dir, store_file, store_json, store_npy, store_pkl, store_text
     from kachery_cloud.upkeep import announce, get_node_info, init, repair, status, verify, whereis
@@ -49,8 +51,10 @@ __all__ = [
     "aio",
     "announce",
     "cat_file",
+    "export_car",
     "format_uri",
     "get_node_info",
+    "import_car",
     "init",
     "join",
     "link_file",
@@ -68,7 +72,10 @@ __all__ = [
     "pin",
     "pins",
     "progress_to",
+    "publish",
+    "published",
     "repair",
+    "resolve",
     "status",
     "store_dir",
     "store_file",
@@ -84,7 +91,7 @@ __all__ = [
 __all__ += errors.__all__
 
 #: The modules that make what is not an error; each is imported when a name is looked for in it. The light ones first.
-_HOMES = ("uri", "settings.config", "progress", "load", "store", "pinning", "upkeep")
+_HOMES = ("uri", "settings.config", "progress", "load", "store", "cars", "pinning", "publishing", "upkeep")
 
 if not TYPE_CHECKING:  # They would take any name for one that is here.
 

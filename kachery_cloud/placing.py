@@ -60,7 +60,7 @@ def copy_into_place(source: Path, target: Path, *, replace: bool) -> None:
             os.replace(part, target)
             return
         try:
-            _name(part, target)
+            name_new(part, target)
         except FileExistsError:
             # Another process was faster, and may have brought the same.
             if not _is_there(source, target, replace):
@@ -97,7 +97,7 @@ def _in_the_way(target: Path) -> FileExists:
     )
 
 
-def _name(temporary: Path, target: Path) -> None:
+def name_new(temporary: Path, target: Path) -> None:
     """Give a finished file its name, unless something has that name: FileExistsError, also in a race."""
     if os.name == "nt":
         os.rename(temporary, target)

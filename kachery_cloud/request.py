@@ -23,7 +23,7 @@ from kachery_cloud.progress import progress_bar
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import parse_timeout
 from kachery_cloud.terminal import tell
-from kachery_cloud.uri import check_peer_addresses, parse_uri
+from kachery_cloud.uri import check_peer_addresses, parse_name_uri, parse_uri
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,11 +54,19 @@ class Request:
         timeout: float | None = None,
     ) -> None:
         check_flags(local_only=local_only, verbose=verbose)
-        self.uri = parse_uri(uri)
+        named = parse_name_uri(uri)
+        found = None if named is not None else parse_uri(uri)
         self.config: Config = load_config()
         self.local_only = local_only
         self.verbose = verbose
         self.timeout = self.config.timeout if timeout is None else parse_timeout(timeout, "The timeout")
+        if named is not None:
+            from kachery_cloud.publishing import follow
+
+            found = follow(self.config, named, local_only=local_only, timeout=self.timeout)
+            self.say(f"{uri} leads to {found.locator}")
+        assert found is not None
+        self.uri = found
         given = check_peer_addresses(providers, "a provider")
         self.providers = tuple(dict.fromkeys((*given, *self.uri.providers)))
 
@@ -174,7 +182,7 @@ class Request:
             return self._info(found.cid, found.size, path=str(found.path), local=True)
         except IsADirectory:
             cid = resolve_local(repo, self.uri)
-            return self._info(cid, None, local=self._all_here(cid))
+            return self._info(cid, None, local=self.all_here(cid))
         except (BlockNotLocal, DamagedFile) as error:
             self.need_network(error)
         result = self.ask("info")
@@ -200,7 +208,7 @@ class Request:
             "path": path,
         }
 
-    def _all_here(self, cid: CID) -> bool:
+    def all_here(self, cid: CID) -> bool:
         """Whether a directory and everything below it is here."""
         repo = repository(self.config)
         waiting = [cid]

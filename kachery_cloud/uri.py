@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
+_NAME_URI = re.compile(r"ipns://|/ipns/", re.IGNORECASE)
 _GATEWAY = re.compile(r"https?://[^/?#]+/ipfs/([A-Za-z0-9]{46,})(/[^?#]*)?", re.IGNORECASE)
 _SUBDOMAIN = re.compile(r"https?://([A-Za-z0-9]{46,})\.ipfs\.[^/?#]+(/[^?#]*)?", re.IGNORECASE)
 _RAW_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -119,6 +120,51 @@ def parse_uri(uri: str) -> ContentURI:
         UnsupportedCID: the CID is of something that is not a file or directory.
         InvalidAddress: a provider is not a multiaddr.
     """
+    text, quoted = _checked_text(uri)
+    rest = _content_part(text, quoted)
+    _refuse_fragment(text, quoted)
+    rest, _, query = rest.partition("?")
+    head, *names = rest.split("/")
+    cid = _content_cid(head, text, quoted)
+    path = tuple(_segment(name, quoted) for name in names if name)
+    found = ContentURI(str(cid), path, *_query(query, rest, quoted))
+    found.__dict__["root"] = cid  # it is parsed already
+    return found
+
+
+@dataclass(frozen=True)
+class NameURI:
+    """A URI whose first part is a name that may point to something else tomorrow: `ipns://<name>[/<path>][?<query>]`.
+
+    `name` is as it was written; the rest is as in `ContentURI`.
+    """
+
+    name: str
+    path: tuple[str, ...] = ()
+    label: str | None = None
+    providers: tuple[str, ...] = ()
+
+
+def parse_name_uri(uri: str) -> NameURI | None:
+    """Take an `ipns://` URI or an `/ipns/` path apart; None for every other text.
+
+    Raises:
+        InvalidURI: it has no name, or a path or a query that cannot be; as `parse_uri`.
+        InvalidAddress: a provider is not a multiaddr.
+    """
+    if not isinstance(uri, str) or (match := _NAME_URI.match(uri.strip())) is None:
+        return None
+    text, quoted = _checked_text(uri)
+    _refuse_fragment(text, quoted)
+    rest, _, query = text[match.end() :].partition("?")
+    head, *names = rest.split("/")
+    if not head or "%" in head or "@" in head or ":" in head:
+        raise InvalidURI(f"{quoted} names no IPNS name. Expected ipns://k51..., perhaps with a path behind it.")
+    return NameURI(head, tuple(_segment(name, quoted) for name in names if name), *_query(query, rest, quoted))
+
+
+def _checked_text(uri: object) -> tuple[str, str]:
+    """A URI without white space around it, and as it is quoted in errors."""
     if not isinstance(uri, str):
         raise InvalidURI(f"A URI is text, not {type(uri).__name__}. {_EXPECTED}.")
     text = uri.strip()
@@ -129,18 +175,14 @@ def parse_uri(uri: str) -> ContentURI:
     quoted = shown(text, _SHOWN)
     if _RAW_CONTROL.search(text):
         raise InvalidURI(f"{quoted} has a control character or a line break in it. In a name it is written as %0A.")
-    rest = _content_part(text, quoted)
+    return text, quoted
+
+
+def _refuse_fragment(text: str, quoted: str) -> None:
     if "#" in text:
         raise InvalidURI(
             f"{quoted} has a part that begins with '#', which means nothing here. A '#' in a name is written as %23."
         )
-    rest, _, query = rest.partition("?")
-    head, *names = rest.split("/")
-    cid = _content_cid(head, text, quoted)
-    path = tuple(_segment(name, quoted) for name in names if name)
-    found = ContentURI(str(cid), path, *_query(query, rest, quoted))
-    found.__dict__["root"] = cid  # it is parsed already
-    return found
 
 
 def join(uri: str, *names: str) -> str:
@@ -273,6 +315,11 @@ def _unknown_part(text: str) -> str | None:
 
 
 def _content_part(text: str, quoted: str) -> str:
+    if _NAME_URI.match(text):
+        raise InvalidURI(
+            f"{quoted} is an IPNS name (ipns://), which may point to something else tomorrow: it can be loaded, but "
+            f"not used here. This says where it points now: kachery-cloud resolve {quoted}"
+        )
     match = _SCHEME.match(text)
     if match:
         scheme = match[1].lower()
@@ -293,8 +340,8 @@ def _content_part(text: str, quoted: str) -> str:
         raise InvalidURI(f"{quoted} has the scheme {scheme}://, which is not supported here. {_EXPECTED}.")
     if text.startswith("/ipfs/"):
         return text[len("/ipfs/") :]
-    if text.startswith(("/ipns/", "ipns/")):
-        raise InvalidURI(f"{quoted} is an IPNS name, which is not supported here. {_EXPECTED}.")
+    if text.startswith("ipns/"):
+        raise InvalidURI(f"{quoted} is an IPNS name: write it as ipns://{text.removeprefix('ipns/')}.")
     if re.match(r"ipfs:/?[^/]", text, re.IGNORECASE):
         raise InvalidURI(f"{quoted} lacks a slash: it should begin with ipfs:// (two slashes).")
     if text.startswith(("/", ".", "~")) or "\\" in text:
@@ -335,7 +382,7 @@ def _content_cid(text: str, uri: str, quoted: str) -> CID:
             raise _is_path(uri, quoted) from None
         raise
     if cid.codec == LIBP2P_KEY:
-        raise UnsupportedCID(f"{text} is a peer ID or an IPNS name, not content.")
+        raise UnsupportedCID(f"{text} is a peer ID or an IPNS name, not content. A name is loaded as ipns://{text}.")
     if cid.codec not in (RAW, DAG_PB):
         raise UnsupportedCID(
             f"{text} holds {codec_name(cid.codec)} data, not a file or directory (raw or dag-pb), so it cannot be "

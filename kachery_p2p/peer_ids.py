@@ -67,6 +67,16 @@ def peer_cid(peer: str) -> str:
     return "b" + base64.b32encode(_LIBP2P_KEY + base58.b58decode(peer)).decode().rstrip("=").lower()
 
 
+def base36(raw: bytes) -> str:
+    """A binary peer ID as CIDv1 of codec libp2p-key, base36: the form in which names of IPNS are written."""
+    number = int.from_bytes(_LIBP2P_KEY + raw, "big")
+    digits: list[str] = []
+    while number:
+        number, digit = divmod(number, 36)
+        digits.append(_BASE36[digit])
+    return "k" + "".join(reversed(digits))
+
+
 def parse_peer_id(text: str) -> str:
     """Any written form of a peer ID as base58.
 

@@ -64,7 +64,7 @@ def load(
         kachery-cloud-load ipfs://bafy.../notes/readme.txt --dest readme.txt
     """  # noqa: D301
     from kachery_cloud.load import load_dir, load_file, load_file_info, takes_directory
-    from kachery_cloud.uri import parse_uri
+    from kachery_cloud.uri import parse_name_uri, parse_uri
 
     begun = time.monotonic()
     more: dict[str, Any] = {"local_only": local_only, "providers": peers, "timeout": timeout}
@@ -76,7 +76,8 @@ def load(
         if file_meant and not (takes_directory(dest) and load_file_info(uri, **more)["kind"] == "directory"):
             raise
         if dest is None:
-            one = f"{parse_uri(uri).locator}/NAME"
+            whole = uri.partition("?")[0].rstrip("/") if parse_name_uri(uri) else parse_uri(uri).locator
+            one = f"{whole}/NAME"
             raise IsADirectory(
                 f"{uri} is a directory. Say with --dest where to make it, or load one file: {one}."
             ) from error

@@ -8,6 +8,7 @@ an exit code (`KacheryError.exit_code`): 2 bad input, 3 not found, 4 damaged dat
 from __future__ import annotations
 
 from importlib import import_module
+from keyword import iskeyword
 
 import click
 
@@ -18,6 +19,8 @@ from kachery_p2p import __version__
 COMMANDS = {
     "announce": "network",
     "cat": "loading",
+    "export": "cars",
+    "import": "cars",
     "info": "loading",
     "init": "upkeep",
     "keygen-swarm": "network",
@@ -26,7 +29,9 @@ COMMANDS = {
     "ls": "loading",
     "node": "node",
     "pins": "pins",
+    "publish": "publishing",
     "repair": "upkeep",
+    "resolve": "publishing",
     "settings": "settings",
     "status": "network",
     "store": "storing",
@@ -38,7 +43,8 @@ COMMANDS = {
 def find_command(name: str) -> click.Command:
     """The command of a name. Imports its module."""
     module = import_module(f"kachery_cloud.commands.{COMMANDS[name]}")
-    return getattr(module, name.replace("-", "_"))
+    name = name.replace("-", "_")
+    return getattr(module, f"{name}_" if iskeyword(name) else name)
 
 
 class _Commands(Group):

@@ -32,6 +32,8 @@ from kachery_cloud.node.messages import (
     ANNOUNCE,
     LOAD,
     NOTIFY_STORED,
+    PUBLISH,
+    RESOLVE,
     WAIT_PINNED,
     WAKE_PINS,
     WHEREIS,
@@ -55,6 +57,10 @@ if TYPE_CHECKING:
         AnnounceRequest,
         LoadRequest,
         LoadResult,
+        PublishedName,
+        PublishRequest,
+        ResolvedName,
+        ResolveRequest,
         WaitPinnedRequest,
         Whereabouts,
         WhereisRequest,
@@ -129,6 +135,14 @@ class NodeConnection:
     def announce(self, request: AnnounceRequest) -> Announced:
         """Announce a root and wait for it."""
         return self._call(ANNOUNCE, request)
+
+    def publish(self, request: PublishRequest) -> PublishedName:
+        """Let a name of this machine point to a path."""
+        return self._call(PUBLISH, request)
+
+    def resolve(self, request: ResolveRequest) -> ResolvedName:
+        """Where a name leads."""
+        return self._call(RESOLVE, request)
 
     def wait_pinned(self, request: WaitPinnedRequest) -> None:
         """Wait for pinning services. What came of it is in the outbox."""

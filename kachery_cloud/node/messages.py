@@ -16,6 +16,10 @@ from kachery_p2p.node.messages import (
     AnnounceRequest,
     LoadRequest,
     LoadResult,
+    PublishedName,
+    PublishRequest,
+    ResolvedName,
+    ResolveRequest,
     StoredNote,
     WaitPinnedRequest,
     Whereabouts,
@@ -63,6 +67,8 @@ Methods: TypeAlias = Mapping[str, Method[Any, Any]]
 LOAD = Call("load", LoadRequest, LoadResult)
 WHEREIS = Call("whereis", WhereisRequest, tuple[Whereabouts, ...])
 ANNOUNCE = Call("announce", AnnounceRequest, Announced)
+PUBLISH = Call("publish", PublishRequest, PublishedName)
+RESOLVE = Call("resolve", ResolveRequest, ResolvedName)
 NOTIFY_STORED = Call("notify_stored", StoredNote, type(None))
 #: Look at what is to be pinned, and ask those services again that refused.
 WAKE_PINS = Call("wake_pins", Nothing, type(None))

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
         LoadKind,
         LoadRequest,
         LoadResult,
+        PublishedName,
+        PublishRequest,
+        ResolvedName,
+        ResolveRequest,
         StoredNote,
         WaitPinnedRequest,
         Whereabouts,
@@ -157,6 +161,7 @@ def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions
         bootstrap=config.bootstrap_peers(private),
         delegated=config.delegated_routers(private),
         provide=config.provide,
+        dnslink=config.public,
         relays=config.relays,
         use_relays=config.public or bool(config.relays),
         relay_service=config.relay_service if service or config.relay_service != "auto" else "off",
@@ -184,6 +189,12 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool], gateway:
     async def announce(request: AnnounceRequest, progress: Progress) -> Announced:
         return await node.announce(request)
 
+    async def publish(request: PublishRequest, progress: Progress) -> PublishedName:
+        return await node.publish(request)
+
+    async def resolve(request: ResolveRequest, progress: Progress) -> ResolvedName:
+        return await node.resolve(request)
+
     async def notify_stored(request: StoredNote, progress: Progress) -> None:
         await node.notify_stored((request.cid, *request.more))
 
@@ -202,6 +213,8 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool], gateway:
         Method(STATUS, status),
         Method(messages.WHEREIS, whereis),
         Method(messages.ANNOUNCE, announce),
+        Method(messages.PUBLISH, publish),
+        Method(messages.RESOLVE, resolve),
         Method(messages.NOTIFY_STORED, notify_stored),
         Method(messages.WAKE_PINS, wake_pins),
         Method(messages.WAIT_PINNED, wait_pinned),

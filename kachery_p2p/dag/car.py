@@ -72,6 +72,9 @@ class CarReader:
     Args:
         check: whether blocks are checked here. Without, that is left to the user, who can check many at once, in a
             thread, with `first_wrong`.
+
+    A user who can look into the CAR file anywhere need not feed all of it: `coming` says which block has begun, `skip`
+    leaves the rest of it out, and `position` is where the next bytes are to come from.
     """
 
     def __init__(self, *, check: bool = True) -> None:
@@ -118,6 +121,35 @@ class CarReader:
                 step = chunk[at : at + _HEAD_STEP]
                 at += len(step)
                 self._buffer += step
+
+    @property
+    def position(self) -> int:
+        """How many bytes of the CAR file were taken in or skipped."""
+        return self._position + len(self._buffer)
+
+    @property
+    def block_end(self) -> int:
+        """Where, in the CAR file, the block ends that came out of `feed` last."""
+        return self._position
+
+    @property
+    def at_end(self) -> bool:
+        """Whether nothing more can come: of a CARv2, all but its index was read."""
+        return self._end is not None and self._position >= self._end
+
+    @property
+    def coming(self) -> tuple[CID, int, int] | None:
+        """The block of which only a part has come: its CID, where its bytes begin in the CAR file, and their number."""
+        if self._cid is None:
+            return None
+        here = sum(map(len, self._parts))
+        return self._cid, self._position - here, here + self._missing
+
+    def skip(self) -> None:
+        """Leave out the block that is coming: its user reads it elsewhere, or does not want it."""
+        self._position += self._missing
+        self._cid, self._missing = None, 0
+        self._parts.clear()
 
     def close(self) -> None:
         """Say that nothing more comes.

@@ -31,3 +31,22 @@ class LoadLimits:
 SHARED_LEAVES = 65_536
 
 DEFAULT_LIMITS = LoadLimits()
+
+# --- CAR files -------------------------------------------------------------------------------------------------------
+
+#: Bytes read where only what stands in front of a block is looked for: some small blocks at once, and of a large one
+#: little that is read for nothing.
+CAR_HEAD_BYTES = 16 << 10
+#: Bytes read from a pipe at a time.
+CAR_PIPE_BYTES = 1 << 20
+#: Bytes of blocks that are taken from a CAR file in one turn, in which it cannot be interrupted: some milliseconds.
+CAR_TURN_BYTES = 4 << 20
+#: Blocks looked at in one turn without finding one that is wanted, for the same reason.
+CAR_TURN_BLOCKS = 4096
+#: Bytes of blocks from a pipe that are remembered, for they may be asked for again at once: the root of a file is.
+CAR_RECENT_BYTES = 8 << 20
+#: KiB of the list of blocks that are held in memory before it goes to the disk.
+INDEX_CACHE_KIB = 16 << 10
+#: Links that wait on the path from the root of what is exported to where it is, about 200 bytes each: a directory of a
+#: million entries that is not sharded, in another one.
+EXPORT_MOST_PENDING = 4 << 20

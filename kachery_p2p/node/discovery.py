@@ -27,7 +27,11 @@ from kachery_p2p.node.messages import Announced
 from kachery_p2p.protocols import KAD, LAN_KAD
 from kachery_p2p.routing.address_book import KnownPeers, KnownSource
 from kachery_p2p.routing.interfaces import Provider, ProviderSource
+from kachery_p2p.routing.ipns.seen import SeenRecords
+from kachery_p2p.routing.ipns.service import Names
+from kachery_p2p.routing.ipns.shelf import Shelf
 from kachery_p2p.routing.router import Router, Sighting
+from kachery_p2p.transport.dns_txt import txt_records
 from kachery_p2p.transport.holepunch import HolePunch
 from kachery_p2p.transport.nat.reachability import Reachability
 from kachery_p2p.transport.relay.client import RelayClient
@@ -62,7 +66,7 @@ Run = Callable[..., Awaitable[None]]
 
 
 class _Entering:
-    """A DHT as a source that has its first peers before it is asked, for as long as it may still be entering."""
+    """A DHT as a source, and a route, that has its first peers before it is asked, while it may still be entering."""
 
     def __init__(self, dht: DHT, entering: Callable[[], float]) -> None:
         self.name = dht.name
@@ -70,11 +74,22 @@ class _Entering:
         self._entering = entering
 
     async def find_providers(self, multihash: bytes) -> AsyncGenerator[Provider, None]:
-        with trio.move_on_after(self._entering()):
-            await self._dht.wait_peers()
+        await self._enter()
         async with contextlib.aclosing(self._dht.find_providers(multihash)) as found:
             async for provider in found:
                 yield provider
+
+    async def get_value(self, key: bytes, found: Callable[[bytes], None]) -> object:
+        await self._enter()
+        return await self._dht.get_value(key, found)
+
+    async def put_value(self, key: bytes, value: bytes) -> int:
+        await self._enter()
+        return await self._dht.put_value(key, value)
+
+    async def _enter(self) -> None:
+        with trio.move_on_after(self._entering()):
+            await self._dht.wait_peers()
 
 
 class Finding:
@@ -93,6 +108,7 @@ class Finding:
     Attributes:
         known: the address book; None where it is switched off. So are `mdns`, `lan_dht`, `dht`, `delegated`,
             `announcer`, and `relay_service` while this node does not relay for others.
+        names: IPNS, ours and those of others.
         errors: what ended parts or went wrong lately, with the time in seconds since 1970.
     """
 
@@ -143,10 +159,14 @@ class Finding:
             from kachery_p2p.routing.delegated import Delegated
 
             self.delegated = Delegated(options.delegated)
-        sources: list[ProviderSource] = [
-            *([self.mdns] if self.mdns else []),
-            *(_Entering(dht, self._entering) for dht in dhts),
-        ]
+        entered = [_Entering(dht, self._entering) for dht in dhts]
+        sources: list[ProviderSource] = [*([self.mdns] if self.mdns else []), *entered]
+        self.names = Names(
+            Shelf(repo.directory),
+            SeenRecords(db),
+            [*entered, *([self.delegated] if self.delegated is not None else [])],
+            txt=txt_records if options.dnslink and not self.is_private else None,
+        )
         if self.delegated is not None:
             sources.append(self.delegated)
         if self.known is not None:
@@ -187,6 +207,7 @@ class Finding:
             ("the public DHT", self.dht),
             ("delegated routing", self.delegated),
             ("announcing", self.announcer),
+            ("keeping names alive", self.names),
             ("the relay client", self.relays),
             ("hole punching", self.hole_punch),
             ("reachability", self.reachability),

@@ -120,6 +120,77 @@ class Announced:
     seconds: float
 
 
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ResolveRequest:
+    """Where does a name lead? `name` is an IPNS name in any form, or one of the DNS. For at most `timeout` seconds."""
+
+    name: str
+    timeout: Seconds
+
+
+@dataclass(frozen=True)
+class ResolvedName:
+    """Where a name leads.
+
+    Attributes:
+        path: `/ipfs/...`, with names as they are in the directories.
+        names: those on the way, the one that was asked for first.
+        sequence: of the record; None where only the DNS was asked.
+        valid_until: seconds since the epoch, or None.
+        ttl: seconds for which the record may be remembered, or None.
+        fresh: whether it was heard now, or lately enough for the record; else it is one that was seen before and is
+            still valid, and nobody could be asked.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    sequence: int | None = None
+    valid_until: float | None = None
+    ttl: float | None = None
+    fresh: bool = True
+
+
+@dataclass(frozen=True)
+class PublishRequest:
+    """Let a name of this machine point to a path.
+
+    Attributes:
+        key: the name of the key; "self" is the machine's own. It is made where it is missing.
+        path: `/ipfs/...`.
+        ttl: seconds for which others may remember it.
+        timeout: seconds for the search for an older record, and for the sending.
+    """
+
+    key: str
+    path: str
+    ttl: Annotated[float, Bounds(0.0, MAX_SECONDS, f"a number of seconds up to {MAX_SECONDS:.0f}")]
+    timeout: Seconds
+
+
+@dataclass(frozen=True)
+class PublishedName:
+    """What was published.
+
+    Attributes:
+        name: the IPNS name, as `k51...`.
+        path: where it points.
+        sequence: of the record.
+        valid_until: seconds since the epoch.
+        copies: how many DHT servers and routers took it; 0 where nobody could be reached.
+        routes: how many DHTs and kinds of routers there are to send it to; 0 where all are switched off.
+    """
+
+    name: str
+    path: str
+    sequence: int
+    valid_until: float
+    copies: int
+    routes: int
+
+
 @dataclass(frozen=True)
 class StoredNote:
     """The data of a CID is here now, and of `more`."""

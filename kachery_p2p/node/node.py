@@ -26,7 +26,7 @@ from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.interfaces import Progress
 from kachery_p2p.load.load import Load
 from kachery_p2p.node.discovery import Finding
-from kachery_p2p.node.messages import LoadResult
+from kachery_p2p.node.messages import LoadResult, PublishedName, ResolvedName
 from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.node.pins import Keeping
 from kachery_p2p.node.ports import Ports
@@ -34,6 +34,8 @@ from kachery_p2p.node.status import discovery_status
 from kachery_p2p.node.status_messages import ConnectedPeer, GatewayStatus, NodeStatus, TrafficStatus
 from kachery_p2p.node.whereis import Whereis
 from kachery_p2p.routing.database import DATABASE_NAME, Database
+from kachery_p2p.routing.dht.records import read_ipns
+from kachery_p2p.routing.ipns.names import name_text
 from kachery_p2p.transport.addresses import parse_address
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.limits import DIAL_TIMEOUT
@@ -42,7 +44,15 @@ from kachery_p2p.units import HOUR
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.interfaces import GatewaySource
     from kachery_p2p.gateway.client.client import GatewayClient
-    from kachery_p2p.node.messages import Announced, AnnounceRequest, LoadRequest, Whereabouts, WhereisRequest
+    from kachery_p2p.node.messages import (
+        Announced,
+        AnnounceRequest,
+        LoadRequest,
+        PublishRequest,
+        ResolveRequest,
+        Whereabouts,
+        WhereisRequest,
+    )
     from kachery_p2p.pinning.config import PinService
     from kachery_p2p.pinning.outbox import PinOutbox
     from kachery_p2p.repo.keys import NodeKey
@@ -266,6 +276,26 @@ class Node:
     async def whereis(self, request: WhereisRequest) -> tuple[Whereabouts, ...]:
         """Who has a root; see `kachery_p2p.node.whereis`."""
         return await Whereis(self.host, self.exchange, self.finding).run(request)
+
+    async def publish(self, request: PublishRequest) -> PublishedName:
+        """Let a name of this machine point to a path; see `kachery_p2p.routing.ipns.service.Names.publish`."""
+        names = self.finding.names
+        sent = await names.publish(request.key, request.path, ttl=request.ttl, timeout=request.timeout)
+        record = read_ipns(sent.name, sent.record)
+        until = record.valid_until / 1e9
+        return PublishedName(
+            name_text(sent.name), request.path, record.sequence, until, sent.copies, routes=names.routes
+        )
+
+    async def resolve(self, request: ResolveRequest) -> ResolvedName:
+        """Where a name leads; see `kachery_p2p.routing.ipns.service.Names.resolve`."""
+        found = await self.finding.names.resolve(request.name, timeout=request.timeout)
+        record = found.record
+        if record is None:
+            return ResolvedName(found.path, found.names)
+        return ResolvedName(
+            found.path, found.names, record.sequence, record.valid_until / 1e9, record.ttl / 1e9, found.fresh
+        )
 
     async def load(self, request: LoadRequest, progress: Progress = lambda done, total: None) -> LoadResult:
         """Bring a file, a byte range of one, or a directory to this machine.

@@ -22,6 +22,7 @@ class NodeOptions:
         bootstrap: multiaddrs of peers through which the DHTs are entered.
         delegated: URLs of HTTP routers (`/routing/v1`).
         provide: what is announced: `off`, `roots` (files and directories), or `all` blocks.
+        dnslink: look up names of the DNS where one stands in the place of an IPNS name.
         relays: multiaddrs of relays to be reachable through when others cannot dial this node.
         use_relays: be reachable through a relay, one of `relays` or any that is met, when others cannot dial
             this node.
@@ -40,6 +41,7 @@ class NodeOptions:
     bootstrap: tuple[str, ...] = ()
     delegated: tuple[str, ...] = ()
     provide: str = "off"
+    dnslink: bool = False
     relays: tuple[str, ...] = ()
     use_relays: bool = False
     relay_service: str = "off"

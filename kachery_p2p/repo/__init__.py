@@ -17,6 +17,8 @@ On the disk
       routing.sqlite[-wal, -shm]    what the node remembers: peers, provider records, what was announced, its ports
                                     (kachery_p2p.routing.database); it can all be learned anew
       outbox.sqlite[-wal, -shm]     what is to be kept where, and how far that is (kachery_p2p.pinning.outbox)
+      ipns/<key>/                   a name that moves: private.pem, public.pem, and record, which was signed last
+                                    (kachery_p2p.routing.ipns.shelf); 0700, all in it 0600. Of the node's own key "self"
       node.json  node.sock          where the running node listens for the other processes (kachery_cloud.node.endpoint)
       ipfs/<ab>/<cd>/<ef>/<cid>     each stored or loaded file, once, as a plain file, 0444; abcdef are the last six
                                     characters of the CID in its text form

@@ -122,6 +122,24 @@ def peer_id_of(public: bytes) -> str:
     return peer_text(peer_id_of_key(_ENCODED_KEY + public))
 
 
+def write_secret(path: Path, data: bytes, *, modified: float | None = None) -> None:
+    """Write a file of mode 0600 in one step, replacing the one that is there, and sync it.
+
+    Args:
+        path: of the file.
+        data: what it has.
+        modified: its time of change, seconds since the epoch.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = _write_beside(path, data)
+    if modified is not None:
+        os.utime(temporary, (modified, modified))
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
 def _create_private(path: Path) -> None:
     """Write a new private key, unless another process does so first; theirs then stands."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

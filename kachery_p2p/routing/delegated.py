@@ -14,17 +14,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
-from kachery_p2p.errors import RoutingError
+from kachery_p2p.errors import InvalidRecord, RoutingError
 from kachery_p2p.http import HttpAnswer, HttpBounds, HttpClient, HttpFailure, media_type, packing, retry_after
-from kachery_p2p.peer_ids import any_peer_id, peer_cid
+from kachery_p2p.peer_ids import any_peer_id, base36, peer_cid
 from kachery_p2p.routing import limits, text
 from kachery_p2p.routing.answers import AnswerReader, Cache, PeerRecord, freshness
+from kachery_p2p.routing.dht import limits as dht_limits
+from kachery_p2p.routing.dht import records
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.routing.limits import RouterPatience
 from kachery_p2p.urls import BadURL, base_url, without_user
@@ -33,6 +35,9 @@ log = logging.getLogger("kachery_p2p.routing")
 
 #: What we can use (IPIP-484): Bitswap over TCP without WebSockets or TLS, and records that do not say.
 _FILTERS = {"filter-addrs": "tcp,dnsaddr,unknown,!tls,!ws,!wss", "filter-protocols": "transport-bitswap,unknown"}
+
+#: What an IPNS record is sent as.
+_RECORD = "application/vnd.ipfs.ipns-record"
 
 _BOUNDS = HttpBounds(
     connect=limits.ROUTER_CONNECT_SECONDS,
@@ -156,6 +161,114 @@ class Delegated:
                     found.update(dict.fromkeys(record.addrs))
         return tuple(found)[: limits.MAX_ADDRS_PER_PROVIDER]
 
+    # --- names ------------------------------------------------------------------------------------------------------
+
+    async def get_value(self, key: bytes, found: Callable[[bytes], None]) -> None:
+        """Ask all routers for the record of an IPNS name; `found` is called with each valid one.
+
+        Raises:
+            RoutingError: none of the routers answered; says why for each.
+        """
+        name = key.removeprefix(records.IPNS)
+
+        async def get(router: _RouterHealth) -> None:
+            url = f"{router.url}/routing/v1/ipns/{base36(name)}"
+            async with self._http.ask("GET", url, headers={"accept": _RECORD}) as answer:
+                if answer.status == 404:
+                    await answer.drain()
+                    return
+                self._check_answer(answer)
+                value = await answer.read(dht_limits.MAX_RECORD_SIZE)
+            try:
+                records.validate(key, value, self._wall())
+            except InvalidRecord as error:
+                raise _Failed(str(error)) from error
+            found(value)
+
+        await self._all_routers(get)
+
+    async def put_value(self, key: bytes, value: bytes) -> int:
+        """Give the record of an IPNS name to all routers; how many took it.
+
+        Raises:
+            RoutingError: none of the routers answered; says why for each.
+        """
+        name = key.removeprefix(records.IPNS)
+        taken = 0
+
+        async def put(router: _RouterHealth) -> None:
+            nonlocal taken
+
+            async def body() -> AsyncGenerator[bytes, None]:
+                yield value
+
+            url = f"{router.url}/routing/v1/ipns/{base36(name)}"
+            # With its length: not every router takes a body that comes in pieces.
+            headers = {"content-type": _RECORD, "content-length": str(len(value))}
+            async with self._http.ask("PUT", url, content=body(), headers=headers) as answer:
+                self._check_answer(answer)
+                taken += 1
+                await answer.drain()
+
+        await self._all_routers(put)
+        return taken
+
+    async def _all_routers(self, ask: Callable[[_RouterHealth], Awaitable[None]]) -> None:
+        """Ask each router that is not left alone at the moment.
+
+        Raises:
+            RoutingError: none of them answered.
+        """
+        errors: list[str] = []
+
+        async def one(router: _RouterHealth) -> None:
+            now = trio.current_time()
+            if now < router.rest_until:
+                errors.append(
+                    f"{router.name} is left alone for {router.rest_until - now:.0f} more seconds: {router.last_error}"
+                )
+                return
+            try:
+                with trio.fail_after(self._patience.answer):
+                    async with router.slots:
+                        router.asked += 1
+                        await ask(router)
+            except trio.TooSlowError:
+                why = f"It did not finish its answer within {self._patience.answer:g} seconds."
+                errors.append(self._failed(router, why, None))
+            except HttpFailure as error:
+                errors.append(self._failed(router, str(error), None))
+            except _Failed as error:
+                errors.append(self._failed(router, str(error), error.pause))
+            else:
+                router.answered += 1
+                router.failures = 0
+
+        async with trio.open_nursery() as nursery:
+            for router in self._routers:
+                nursery.start_soon(one, router)
+        if self._routers and len(errors) == len(self._routers):
+            raise RoutingError(" ".join(errors)[: limits.MAX_ERROR_LENGTH])
+
+    def _check_answer(self, answer: HttpAnswer) -> None:
+        """Whether a router did what it was asked.
+
+        Raises:
+            _Failed: it did not; in plain words.
+        """
+        status = answer.status
+        if status in (429, 503):
+            pause = retry_after(answer.headers, self._wall(), longest=limits.MAX_RETRY_AFTER)
+            if status == 429:
+                raise _Failed("It says that we ask too often.", limits.DEFAULT_RETRY_AFTER if pause is None else pause)
+            raise _Failed("It says that it is not available now (status 503).", pause)
+        if status != 200:
+            raise _Failed(f"It answers with status {status}.")
+        if encoding := packing(answer.headers):
+            raise _Failed(f"It answers in the encoding {encoding[:20]!r}, which was not asked for.")
+
+    # --- providers and peers ----------------------------------------------------------------------------------------
+
     async def _records(self, path: str, key: str) -> AsyncGenerator[PeerRecord, None]:
         """What all routers say, as it comes.
 
@@ -245,21 +358,12 @@ class Delegated:
             _Failed: it has none; in plain words.
             HttpFailure: the line broke.
         """
-        status = answer.status
         now = trio.current_time()
-        if status in (429, 503):
-            pause = retry_after(answer.headers, self._wall(), longest=limits.MAX_RETRY_AFTER)
-            if status == 429:
-                raise _Failed("It says that we ask too often.", limits.DEFAULT_RETRY_AFTER if pause is None else pause)
-            raise _Failed("It says that it is not available now (status 503).", pause)
-        if status == 404:
+        if answer.status == 404:
             self._cache.put(url, (), freshness(answer.headers, found=False), now)
             await answer.drain()
             return
-        if status != 200:
-            raise _Failed(f"It answers with status {status}.")
-        if encoding := packing(answer.headers):
-            raise _Failed(f"It answers in the encoding {encoding[:20]!r}, which was not asked for.")
+        self._check_answer(answer)
         kind = media_type(answer.headers)
         if kind not in ("application/x-ndjson", "application/json"):
             raise _Failed(f"It answers with {kind[:60] or 'an unknown type'}, not with routing records.")

@@ -70,6 +70,29 @@ class AnnounceTarget(Protocol):
         ...
 
 
+class ValueRoute(Protocol):
+    """Where IPNS records are kept by others: a DHT, or HTTP routers."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def put_value(self, key: bytes, value: bytes, /) -> int:
+        """Give a record to others to keep; how many took it.
+
+        Raises:
+            KacheryError: nobody can be asked.
+        """
+        ...
+
+    async def get_value(self, key: bytes, found: Callable[[bytes], None], /) -> object:
+        """Look for the record of a key; `found` is called with each valid one that is better than those before.
+
+        Raises:
+            KacheryError: nobody can be asked.
+        """
+        ...
+
+
 class StreamLike(Protocol):
     """A bidirectional stream to a peer. Reading and writing raise `StreamError` when it breaks."""
 

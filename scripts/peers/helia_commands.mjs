@@ -2,9 +2,12 @@
 
 import fs from 'node:fs'
 import path from 'node:path'
+import { pipeline } from 'node:stream/promises'
 import { fileURLToPath } from 'node:url'
+import { car } from '@helia/car'
 import { withHTTP } from '@helia/http'
 import { globSource, unixfs } from '@helia/unixfs'
+import { CarReader } from '@ipld/car'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { multiaddr } from '@multiformats/multiaddr'
 import { MemoryBlockstore } from 'blockstore-core'
@@ -137,6 +140,18 @@ export function makeCommands (helia, dhts) {
       } finally {
         await light.stop()
       }
+    },
+
+    // CAR files, as @helia/car writes and reads them.
+    export_car: async request => {
+      const bytes = car(helia).export(CID.parse(request.cid), { signal: signal(request) })
+      await pipeline(bytes, fs.createWriteStream(request.dest))
+    },
+
+    import_car: async request => {
+      const reader = await CarReader.fromIterable(fs.createReadStream(request.path))
+      await car(helia).import(reader, { signal: signal(request) })
+      return { roots: (await reader.getRoots()).map(String) }
     },
 
     pin: async request => {

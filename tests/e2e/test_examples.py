@@ -53,21 +53,25 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def other(
     module_workstation: Callable[..., Workstation], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, str, str]:
-    """Another workstation that serves: its address, and the URIs of a file and of a folder."""
+) -> tuple[str, str, str, str]:
+    """Another workstation that serves: its address, the URIs of a file and of a folder, and a name of the latter."""
     station = module_workstation().start()
     experiment = examples.make_experiment(tmp_path_factory.mktemp("other") / "experiment")
     code = "say([kcl.store_file(args[0] + '/session.nwb'), kcl.store_dir(args[0])])"
     file, folder = station.call(code, experiment)
-    return station.addr, file, folder
+    name = station.call("say(kcl.publish('recordings', args[0]).uri)", folder)
+    return station.addr, file, folder, name
 
 
 @pytest.fixture
 def scene(
-    workstation: Callable[..., Workstation], other: tuple[str, str, str], service: str, free_port: Callable[[], int]
+    workstation: Callable[..., Workstation],
+    other: tuple[str, str, str, str],
+    service: str,
+    free_port: Callable[[], int],
 ) -> Scene:
     """A workstation with a reader's files, which knows the other one."""
-    address, file, folder = other
+    address, file, folder, name = other
     folder_of_python = str(Path(sys.executable).parent)
     here = workstation(env={"KACHERY_CLOUD_PEERS": address})
     here.env |= {
@@ -75,7 +79,7 @@ def scene(
         "HOME": str(here.folder),
         "PYTHONUNBUFFERED": "1",
     }
-    made = Scene(here, address, file, folder, service, free_port())
+    made = Scene(here, address, file, folder, name, service, free_port())
     made.make_files(TOKEN)
     return made
 
@@ -166,6 +170,10 @@ BEFORE = {
     "load_json": "kcl.store_json({'example': 'dict'})",
     "load_bytes": "uri = kcl.store_npy(np.zeros(200_000))",
     "cat_file": "uri = kcl.store_text('example text')",
+    "export_car": "uri = kcl.store_dir('experiment')",
+    "import_car": "uri = kcl.store_dir('experiment'); kcl.export_car(uri, 'session.car', overwrite=True)",
+    "publish": "uri = kcl.store_text('example text')",
+    "published": "kcl.publish('recordings', kcl.store_text('example text'))",
     "list_dir": "uri = kcl.store_dir('experiment')",
     "load_file_info": "open('large.dat', 'wb').truncate(200_000_128); uri = kcl.link_file('large.dat')",
     "pin": "kcl.load_file(FILE)",
@@ -175,6 +183,10 @@ BEFORE = {
 }
 #: What is put in place of what an example shows, where this network has something else.
 INSTEAD = {
+    "export_car": ("/session.car", "/first.car"),
+    "import_car": ("'ipfs://bafybeih...", "'ipfs:..."),
+    "publish": ("'ipns://k51qzi5uqu5d...", "'ipns:..."),
+    "resolve": ("'ipfs://bafybeih...", "'ipfs:..."),
     "announce": ("{'copies': 20, 'seconds': 1.7}", "{'copies': ..., 'seconds': ...}"),
     "join": ("ipfs://bafy...", "ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu"),
     "repair": ("3", "1"),

@@ -51,6 +51,7 @@ class Scene:
         here: where the examples run.
         address: of another workstation, which serves what follows.
         file, folder: URIs, of a file and of a folder with `notes/readme.txt` and `session.nwb`.
+        name: an IPNS name that points to the folder.
         service: the URL of a pinning service.
         port: a free one, for a gateway.
     """
@@ -59,6 +60,7 @@ class Scene:
     address: str
     file: str
     folder: str
+    name: str
     service: str
     port: int
 
@@ -69,11 +71,12 @@ class Scene:
             (r"ipfs://bafy\w*\.\.\.(?=/)", self.folder),
             (r"/ipfs/bafy\w*\.\.\.(?=/)", self.folder.replace("ipfs://", "/ipfs/")),
             (r"ipfs://(bafy\w*)?\.\.\.", self.file),
+            (r"ipns://k51\w*\.\.\.", self.name),
             (r"/ip4/192\.[\d.]+/tcp/\d+/p2p/12D3KooW\.\.\.", self.address),
             (r"/ip4/0\.0\.0\.0/tcp/4001", "/ip4/127.0.0.1/tcp/0"),
             (r"/data/raw_200GB\.bin", "session.nwb"),
             (r"/data/(?=session|experiment)", ""),
-            (r"/var/log/", ""),
+            (r"/var/log/|/media/disk/", ""),
             (r"--gateway(?= *$)", f"--gateway 127.0.0.1:{self.port}"),
             (r"127\.0\.0\.1:8090", f"127.0.0.1:{self.port}"),
             (r"https://pins\.lab\.example\.org|http://192\.168\.1\.7:5001", self.service),

@@ -15,12 +15,12 @@ from typing import Literal
 
 from kachery_p2p.dag.car import car_header, car_section
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, inline_block
+from kachery_p2p.dag.descent import descend, unixfs_links
 from kachery_p2p.dag.filenode import FileNode
 from kachery_p2p.dag.nodes import read_node
-from kachery_p2p.dag.pb import decode_node
 from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.dag.walk import FileWalk
-from kachery_p2p.errors import MalformedDag, UnsupportedCID
+from kachery_p2p.errors import MalformedDag
 from kachery_p2p.gateway.server import ipld, limits
 from kachery_p2p.gateway.server.content import IN_ORDER, Content, ResolvedPath
 from kachery_p2p.gateway.server.ranges import entity_range
@@ -154,40 +154,15 @@ def _descend(
     new: Callable[[CID], bool],
 ) -> Iterator[tuple[CID, bytes]]:
     """A block and all that is below it. What was sent already is not entered again; with duplicates, it is."""
-    if new(root):
-        yield root, block
-    # Lists of links in reverse, one for each level.
-    levels = [links(root, block)]
-    pending = len(levels[0])
-    while levels:
-        if not levels[-1]:
-            levels.pop()
-            continue
-        cid = levels[-1].pop()
-        pending -= 1
-        inline = inline_block(cid)
-        if inline is None and not new(cid):
-            continue
-        block = content.block(cid)
-        if inline is None:
-            yield cid, block
-        below = links(cid, block)
-        pending += len(below)
-        if max(pending, len(levels)) > content.limits.max_car_pending:
-            raise MalformedDag(f"{root} is built too wide and too deep to be sent as one CAR; ask for parts of it.")
-        if below:
-            levels.append(below)
+    most = content.limits.max_car_pending
+    return descend(root, block, links=links, read=content.block, new=new, most_pending=most)
 
 
 def _links(cid: CID, block: bytes) -> list[CID]:
     """All links of a block, the last one first."""
-    if cid.codec == RAW:
-        return []
     if cid.codec in ipld.TYPES:
         return ipld.links(cid, block)[::-1]
-    if cid.codec != DAG_PB:
-        raise UnsupportedCID(f"The links of {cid} (codec 0x{cid.codec:x}) cannot be followed by this gateway.")
-    return [link.cid for link in reversed(decode_node(block, cid).links)]
+    return unixfs_links(cid, block)
 
 
 def _shards(cid: CID, block: bytes) -> list[CID]:

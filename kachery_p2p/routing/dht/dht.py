@@ -352,32 +352,43 @@ class DHT:
                 nursery.start_soon(put, info)
         return taken
 
-    async def get_value(self, key: bytes) -> bytes | None:
+    async def get_value(self, key: bytes, found: Callable[[bytes], None] = lambda value: None) -> bytes | None:
         """The best valid record of a key; None when nobody has one.
+
+        Args:
+            key: with its name space.
+            found: called with each valid record that is better than those before, as it comes.
 
         Raises:
             InvalidRecord: the key is of no name space that is known.
         """
         network = self._network
-        valid: list[bytes] = []
+        best: list[bytes] = []
+
+        def take(value: bytes, whose: str) -> None:
+            """See whether a record is better than the best one so far, which alone is kept."""
+            if value in best:
+                return
+            try:
+                records.validate(key, value, self._wall())
+            except InvalidRecord as error:
+                log.debug("%s has a record that is not valid: %s", whose, error)
+                return
+            if not best or records.select(key, [best[0], value]) == 1:
+                best[:] = [value]
+                found(value)
+
         own = self._values.get(key, self._wall())
         if own is not None:
-            valid.append(own.value)
+            take(own.value, "this node")
 
         async def look(info: DhtPeer, answer: DhtMessage) -> None:
             record = answer.record
-            if record is None or record.key != key or record.value in valid:
-                return
-            try:
-                records.validate(key, record.value, self._wall())
-            except InvalidRecord as error:
-                log.debug("%s has a record that is not valid: %s", peer_text(info.id), error)
-            else:
-                # The best one stays, so that they do not pile up.
-                valid[:] = [[record.value, *valid][records.select(key, [record.value, *valid])]]
+            if record is not None and record.key == key:
+                take(record.value, peer_text(info.id))
 
         await network.lookup(DhtMessage(MessageType.GET_VALUE, key), look=look)
-        return valid[0] if valid else None
+        return best[0] if best else None
 
     # --- what is going on ------------------------------------------------------------------------------------------
 

@@ -22,7 +22,8 @@ from kachery_p2p.wire import BYTES, VARINT, WireError, read_field
 PK = b"/pk/"
 IPNS = b"/ipns/"
 
-_SIGNED_PREFIX = b"ipns-signature:"
+#: What stands before the document of an IPNS record where it is signed.
+SIGNED_PREFIX = b"ipns-signature:"
 #: Maps and lists in each other, in the part of a record that we do not read.
 _MAX_DEPTH = 16
 
@@ -98,6 +99,14 @@ def select(key: bytes, values: Sequence[bytes]) -> int:
     return best
 
 
+def newest(name: bytes, values: Sequence[bytes]) -> bytes | None:
+    """The IPNS record that counts, of some of which a few may be broken or expired; None where none can be read."""
+    try:
+        return values[select(IPNS + name, values)]
+    except InvalidRecord:
+        return None
+
+
 def _name(key: bytes) -> bytes:
     name = key[len(PK) :] if key.startswith(PK) else key[len(IPNS) :] if key.startswith(IPNS) else b""
     if not is_peer_id(name):
@@ -138,7 +147,7 @@ def read_ipns(name: bytes, value: bytes) -> IpnsRecord:
         encoded_key = name[2:]
     elif peer_id_of_key(encoded_key) != name:
         raise InvalidRecord("An IPNS record holds another key than that of its name.")
-    if not _read_key(encoded_key).has_signed(_SIGNED_PREFIX + data, signature):
+    if not _read_key(encoded_key).has_signed(SIGNED_PREFIX + data, signature):
         raise InvalidRecord("The signature of an IPNS record is wrong.")
     fields = _document(data)
     content, validity = fields.get("Value"), fields.get("Validity")

@@ -144,7 +144,17 @@ class DhtServer:
     def _get_value(self, message: DhtMessage, remote: DhtPeer, now_wall: float) -> DhtMessage:
         key = _checked(message.key, limits.MAX_VALUE_KEY_SIZE)
         closer = tuple(self._closer(key, remote))
-        return DhtMessage(MessageType.GET_VALUE, key, self._values.get(key, now_wall), closer)
+        return DhtMessage(MessageType.GET_VALUE, key, self._held(key, now_wall), closer)
+
+    def _held(self, key: bytes, now_wall: float) -> ValueRecord | None:
+        """The record of a key that is here. One that has expired since it came is not."""
+        held = self._values.get(key, now_wall)
+        if held is not None:
+            try:
+                records.validate(key, held.value, now_wall)
+            except InvalidRecord:
+                return None
+        return held
 
     def _put_value(self, message: DhtMessage, remote: DhtPeer, now_wall: float) -> DhtMessage:
         key = _checked(message.key, limits.MAX_VALUE_KEY_SIZE)
@@ -153,7 +163,7 @@ class DhtServer:
             raise MalformedMessage("A PUT_VALUE came without a record for its key.")
         try:
             records.validate(key, record.value, now_wall)
-            held = self._values.get(key, now_wall)
+            held = self._held(key, now_wall)
             if held is not None and records.select(key, [record.value, held.value]) != 0:
                 raise MalformedMessage("A PUT_VALUE came with an older record than the one that is here.")
         except InvalidRecord as error:

@@ -162,6 +162,18 @@ def test_values(bench: Bench) -> None:
     assert record.value == public_key(KEY)
 
 
+def test_a_record_that_expires_here(bench: Bench) -> None:
+    """A record is not given out after its own time, and does not stand in the way of the one that follows it."""
+    key = name_of(KEY)
+    assert bench.put(key, ipns(KEY, Sequence=9, Validity=b"2027-01-15T09:00:00Z")) is not None
+    assert bench.ask(MessageType.GET_VALUE, key, now=NOW + 3599).record is not None
+    assert bench.ask(MessageType.GET_VALUE, key, now=NOW + 3601).record is None
+    assert bench.put(key, ipns(KEY, Sequence=3), now=NOW + 3601) is not None
+    record = bench.ask(MessageType.GET_VALUE, key, now=NOW + 3602).record
+    assert record is not None
+    assert record.value == ipns(KEY, Sequence=3)
+
+
 def test_counts(bench: Bench) -> None:
     """What was answered is counted by type, for the status."""
     bench.ask(MessageType.PING, b"")
