@@ -41,10 +41,11 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, st: os.stat_result) -> Stamp:
-        return cls(st.st_size, st.st_mtime_ns, st.st_ctime_ns, _signed(st.st_ino))
+        return cls(st.st_size, st.st_mtime_ns, st.st_ctime_ns, signed(st.st_ino))
 
 
-def _signed(number: int) -> int:
+def signed(number: int) -> int:
+    """An inode number as it is kept: in 64 signed bits."""
     number &= (1 << 64) - 1
     return number - (1 << 64) if number >> 63 else number
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,6 +30,7 @@ from kachery_p2p.repo.maintenance import Maintenance
 from kachery_p2p.repo.newfile import NewFile, clean_left_overs
 from kachery_p2p.repo.openfiles import OpenFiles
 from kachery_p2p.repo.placing import Placer
+from kachery_p2p.repo.scanning import FolderOptions
 from kachery_p2p.repo.second_place import refuse_newer
 from kachery_p2p.repo.serving import BlockReader
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
@@ -118,12 +119,18 @@ class Repo:
     # --- storing -----------------------------------------------------------------------------------------------------
 
     def store_file(
-        self, path: Path | str, *, profile: str | Profile | None = None, progress: Progress | None = None
+        self,
+        path: Path | str,
+        *,
+        profile: str | Profile | None = None,
+        progress: Progress | None = None,
+        rehash: bool = False,
     ) -> Stored:
         """Copy a file into the repo.
 
-        `progress(done, total)` gets bytes. Nothing is written when the same bytes are stored already. A store that
-        fails leaves nothing behind.
+        `progress(done, total)` gets bytes. Nothing is written when the same bytes are stored already; nor is it read
+        again where it has not changed since, unless `rehash` asks for it (seen.py). A store that fails leaves nothing
+        behind.
 
         Raises:
             FileMissing, IsADirectory, NotAFile, NoPermission: it is not a file that can be read.
@@ -133,10 +140,15 @@ class Repo:
         """
         self._check_writable()
         self._refuse_own_database(path)
-        return self._storer.store_file(Path(path), profile, progress)
+        return self._storer.store_file(Path(path), profile, progress, rehash=rehash)
 
     def link_file(
-        self, path: Path | str, *, profile: str | Profile | None = None, progress: Progress | None = None
+        self,
+        path: Path | str,
+        *,
+        profile: str | Profile | None = None,
+        progress: Progress | None = None,
+        rehash: bool = False,
     ) -> Stored:
         """Serve a file from where it lies, without a copy.
 
@@ -147,7 +159,7 @@ class Repo:
         """
         self._check_writable()
         self._refuse_own_database(path)
-        return self._storer.link_file(Path(path), profile, progress)
+        return self._storer.link_file(Path(path), profile, progress, rehash=rehash)
 
     def store_bytes(self, data: Buffer, *, profile: str | Profile | None = None) -> Stored:
         """Store bytes as a file.
@@ -189,20 +201,31 @@ class Repo:
         profile: str | Profile | None = None,
         progress: Progress | None = None,
         link: bool = False,
+        options: FolderOptions | None = None,
+        admit: Callable[[int], None] | None = None,
     ) -> Stored:
         """Store a folder: each file in it is copied (or, with `link`, linked) as a root of its own.
 
-        Symbolic links stay symbolic links and are not followed. The path of the answer is that of the folder given, for
-        there is no copy of the folder as such. After an error the files that were stored until then stay.
+        The path of the answer is that of the folder given, for there is no copy of the folder as such. After an error
+        the files that were stored until then stay.
+
+        Args:
+            path: the folder.
+            profile: as for `store_file`.
+            progress: as for `store_file`, of all files together.
+            link: serve the files from where they lie; the same as in `options`.
+            options: what is stored of it, and how.
+            admit: called with the bytes of all files before any is read; what it raises ends the store.
 
         Raises:
             NotADirectory: it is a file.
             NotAFile: there are sockets or devices in it.
-            InvalidName: a name in it is not UTF-8.
+            InvalidName: a name in it is not UTF-8, or a symbolic link in it leads elsewhere.
             KacheryError: as for `store_file`.
         """
         self._check_writable()
-        return self._folders.store(Path(path), profile, progress, link)
+        chosen = options or FolderOptions(link=link)
+        return self._folders.store(Path(path), profile, chosen, progress, admit)
 
     def keep_directory(self, root: CID) -> None:
         """Make a directory that was loaded, all of whose nodes are here, a root like one that was stored.

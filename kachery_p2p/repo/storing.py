@@ -39,15 +39,17 @@ from kachery_p2p.repo.limits import MIB, PROFILE_SAMPLE, RACY_NS, SMALL_FILE, TW
 from kachery_p2p.repo.newfile import NewFile
 from kachery_p2p.repo.placing import NodeSpool, Placer, profile_from_text, profile_text, same_bytes, wrap_by_profile
 from kachery_p2p.repo.records import LinkRecord
+from kachery_p2p.repo.seen import SeenFiles
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
 
 
 class HashedLink(NamedTuple):
-    """A file to be linked: its real path, its DAG, and the stamp it had while it was hashed."""
+    """A file to be linked: its real path, its DAG, its stamp, and when hashing began (ns since 1970)."""
 
     path: Path
     built: BuiltFile
     stamp: Stamp
+    began: int
 
 
 class Storer:
@@ -59,35 +61,49 @@ class Storer:
         self._layout = placer.layout
         self._catalog = placer.catalog
 
-    def store_file(self, path: Path, which: str | Profile | None, progress: Progress | None) -> Stored:
+    def store_file(
+        self, path: Path, which: str | Profile | None, progress: Progress | None, *, rehash: bool = False
+    ) -> Stored:
         profile = named_profile(which)
+        began = time.time_ns()
         with SourceFile(path) as source:
             size = source.stamp.size
             if source.misstated():
                 return self._store_stream(source, profile, progress)
             if size <= min(SMALL_FILE, profile.chunk_size):
-                data = read_small(source)
-                stored = self.store_small(data, profile)
+                # To look it up would take as long as to hash it.
+                stored = self.store_small(read_small(source), profile)
                 if progress is not None:
                     progress(size, size)
                 return stored
-            stored = self._store_without_copy(source, profile, progress)
-            if stored is not None:
-                return stored
-            with NewFile(self._layout.temporary) as new, NodeSpool(self._layout.temporary) as nodes:
-                cloned = clone_file(source.fd, new.fd)
-                if not cloned:
-                    self._check_room(size, path)
-                with explained("storing", path):
-                    if cloned:
-                        # The clone is ours alone, so what is hashed is what is kept.
-                        built = self._hash(source, profile, nodes, progress, read_fd=new.fd)
-                        if os.fstat(new.fd).st_size != size:
-                            raise source.changed()
-                    else:
-                        built = self._hash(source, profile, nodes, progress, copy_to=new.fd)
-                    source.check()
-                return self._keep(new, nodes, built, profile)
+            with explained("reading", path):
+                real = os.path.realpath(path)
+            seen = SeenFiles(self._placer, profile, linked=False, rehash=rehash)
+            known = seen.find_one(real, source.stamp)
+            if known is not None:
+                if progress is not None:
+                    progress(size, size)
+                return Stored(known.cid, size, known.path, known.dag_size)
+            stored = self._store_without_copy(source, profile, progress) or self._copy(source, profile, progress)
+            seen.note_one(real, source.stamp, began, stored.cid, stored.dag_size)
+            return stored
+
+    def _copy(self, source: SourceFile, profile: Profile, progress: Progress | None) -> Stored:
+        size = source.stamp.size
+        with NewFile(self._layout.temporary) as new, NodeSpool(self._layout.temporary) as nodes:
+            cloned = clone_file(source.fd, new.fd)
+            if not cloned:
+                self._check_room(size, source.path)
+            with explained("storing", source.path):
+                if cloned:
+                    # The clone is ours alone, so what is hashed is what is kept.
+                    built = self._hash(source, profile, nodes, progress, read_fd=new.fd)
+                    if os.fstat(new.fd).st_size != size:
+                        raise source.changed()
+                else:
+                    built = self._hash(source, profile, nodes, progress, copy_to=new.fd)
+                source.check()
+            return self._keep(new, nodes, built, profile)
 
     def store_bytes(self, data: Buffer, which: str | Profile | None, *, packed: bool = False) -> Stored:
         profile = named_profile(which)
@@ -135,18 +151,37 @@ class Storer:
         """Store bytes that are one block; in a pack, where they are few and that is meant."""
         return self._small.keep([SmallFile.of(data, profile)], packed=packed)[0]
 
-    def link_file(self, path: Path, which: str | Profile | None, progress: Progress | None) -> Stored:
+    def link_file(
+        self, path: Path, which: str | Profile | None, progress: Progress | None, *, rehash: bool = False
+    ) -> Stored:
         profile = named_profile(which)
+        known = None if rehash else self.known_link(path, profile)
+        if known is not None:
+            if progress is not None:
+                progress(known.size, known.size)
+            return known
         with NodeSpool(self._layout.temporary) as nodes:
             link = self.hash_link(path, profile, progress, nodes)
             self.record_links([link], profile, nodes)
-        return Stored(link.built.cid, link.built.size, link.path, link.built.dag_size)
+        built = link.built
+        seen = SeenFiles(self._placer, profile, linked=True)
+        seen.note_one(str(link.path), link.stamp, link.began, built.cid, built.dag_size)
+        return Stored(built.cid, built.size, link.path, built.dag_size)
+
+    def known_link(self, path: Path, profile: Profile) -> Stored | None:
+        """What a file is that was linked before, and has not changed since."""
+        with explained("linking", path):
+            real = os.path.realpath(path)
+        with SourceFile(Path(real)) as source:
+            known = SeenFiles(self._placer, profile, linked=True).find_one(real, source.stamp)
+        return None if known is None else Stored(known.cid, source.stamp.size, known.path, known.dag_size)
 
     def hash_link(self, path: Path, profile: Profile, progress: Progress | None, nodes: NodeSpool) -> HashedLink:
         """Hash a file that is to be linked; its inner nodes go to `nodes`."""
         with explained("linking", path):
             real = Path(os.path.realpath(path))
         settle(real)
+        began = time.time_ns()
         with SourceFile(real) as source:
             if source.misstated():
                 raise NotAFile(
@@ -155,7 +190,7 @@ class Storer:
                 )
             built = self._hash(source, profile, nodes, progress)
             source.check()
-            return HashedLink(real, built, source.stamp)
+            return HashedLink(real, built, source.stamp, began)
 
     def record_links(self, links: Sequence[HashedLink], profile: Profile, nodes: NodeSpool) -> None:
         """Write links down and commit them, durably: after a loss of power nothing else would tell of them."""
@@ -164,13 +199,13 @@ class Storer:
         self._placer.links.keep(
             [
                 LinkRecord(built.cid, os.fsdecode(path), text)
-                for path, built, _ in links
+                for path, built, _, _ in links
                 if path != self._layout.path_for(built.cid) and not self._is_linked(built.cid, path)
             ]
         )
         with self._catalog.write(durable=True) as db:
             insert_blocks(db, nodes)
-            for path, built, stamp in links:
+            for path, built, stamp, _ in links:
                 own = path == self._layout.path_for(built.cid)
                 self._placer.add_rows(
                     db, built.cid, built.size, path, linked=not own, profile=profile, wrap=wrap, stamp=stamp
