@@ -35,7 +35,16 @@ if TYPE_CHECKING:
     )
     from kachery_cloud.pinning import pin, pins, unpin, wait_pinned
     from kachery_cloud.settings.config import Config, load_config
-    from kachery_cloud.store import link_file, store_dir, store_file, store_json, store_npy, store_pkl, store_text
+    from kachery_cloud.store import (
+        link_file,
+        store_bytes,
+        store_dir,
+        store_file,
+        store_json,
+        store_npy,
+        store_pkl,
+        store_text,
+    )
     from kachery_cloud.upkeep import announce, get_node_info, init, repair, status, verify, whereis
     from kachery_cloud.uri import ContentURI, format_uri, join, parse_uri
 
@@ -65,6 +74,7 @@ __all__ = [
     "pins",
     "repair",
     "status",
+    "store_bytes",
     "store_dir",
     "store_file",
     "store_json",
