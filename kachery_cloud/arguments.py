@@ -89,8 +89,8 @@ def read_piece(file: Any, size: int) -> bytes | memoryview:
         raise InvalidArgument(f"The open file ({type(file).__name__}) cannot be read: {error}.") from None
     if not isinstance(piece, (bytes, bytearray, memoryview)):
         raise InvalidArgument(
-            f"The open file ({type(file).__name__}) gives {type(piece).__name__}, not bytes. Open it for reading bytes: "
-            "open(path, 'rb'); or store text with store_text."
+            f"The open file ({type(file).__name__}) gives {type(piece).__name__}, not bytes. Open it for reading "
+            "bytes: open(path, 'rb'); or store text with store_text."
         )
     return memoryview(piece) if isinstance(piece, bytearray) else piece
 

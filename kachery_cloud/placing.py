@@ -6,7 +6,8 @@ is at the destination is never written to or followed: a name is given to a fini
 
 Names and links in a directory come from strangers, too. They go into a folder that is made anew, so that nothing can be
 replaced, and hidden files such as `.zattrs` are as they were stored. Each name must be one that can stand in a folder,
-links may only point to what is in the directory, and they are made last, so that nothing is ever written through one.
+links are made only where they point to what is in the directory, and they are made last, so that nothing is ever
+written through one.
 """
 
 from __future__ import annotations
@@ -110,44 +111,59 @@ def _name(temporary: Path, target: Path) -> None:
         os.replace(temporary, target)
 
 
-def check_tree_destination(dest: Path) -> None:
-    """Look at a place where a tree is to be made.
+def check_tree_destination(dest: Path) -> bool:
+    """Look at a place where a tree is to be.
+
+    Returns:
+        Whether a folder with something in it is there, which the tree is to be brought into.
 
     Raises:
-        FileExists: something is there already.
+        FileExists: something else is there already.
         FileMissing: there is no folder to make it in.
     """
     with explained("looking into", dest):
-        if dest.is_symlink() or (dest.exists() and not (dest.is_dir() and not any(dest.iterdir()))):
+        if dest.is_symlink() or (dest.exists() and not dest.is_dir()):
             raise _folder_in_the_way(dest)
+        if dest.is_dir() and any(dest.iterdir()):
+            if os.name == "nt":
+                raise _folder_in_the_way(dest)
+            return True
     if not dest.parent.is_dir():
         raise FileMissing(f"There is no folder {dest.parent} to make {dest.name} in.")
+    return False
 
 
 def _folder_in_the_way(dest: Path) -> FileExists:
-    return FileExists(f"{dest} exists already. Choose a destination that does not exist, or an empty folder.")
+    return FileExists(
+        f"{dest} exists already, and is no folder. Choose a destination that does not exist, or a folder."
+    )
 
 
-def place_directory(repo: Repo, root: CID, dest: Path) -> None:
+def place_directory(repo: Repo, root: CID, dest: Path) -> Tree:
     """Make the tree of a directory that is wholly here, as a folder `dest` (absolute; missing or empty).
+
+    Returns:
+        What was made, and what was not.
 
     Raises:
         BlockNotLocal: a part of it is missing.
         NotADirectory: it is a file.
-        InvalidName: a name or a link in it would leave `dest`.
+        InvalidName: a name in it would leave `dest`.
         NoPermission, DiskFull: it cannot be written.
 
     After an error nothing is at `dest`.
     """
-    tree = _read_tree(repo, root)
-    check_tree_destination(dest)
+    tree = read_tree(repo, root)
+    if check_tree_destination(dest):
+        raise _folder_in_the_way(dest)
     with part_beside(dest) as building, explained("making", dest):
         building.mkdir()
         _fill(repo, building, tree)
         _name_folder(building, dest)
+    return tree
 
 
-def _fill(repo: Repo, building: Path, tree: _Tree) -> None:
+def _fill(repo: Repo, building: Path, tree: Tree) -> None:
     where = PurePosixPath()
     try:
         for where in tree.folders:
@@ -181,17 +197,26 @@ def _name_folder(building: Path, dest: Path) -> None:
 
 
 @dataclass
-class _Tree:
+class Tree:
     """What is in a directory, by path relative to it; folders before what is in them."""
 
     folders: list[PurePosixPath] = field(default_factory=list)
     files: list[tuple[PurePosixPath, Path | CID]] = field(default_factory=list)
     links: list[tuple[PurePosixPath, str]] = field(default_factory=list)
+    #: Links that may lead out of it. They are not made.
+    skipped: list[tuple[PurePosixPath, str]] = field(default_factory=list)
     #: Bytes of all files, each as often as it is there.
     size: int = 0
 
 
-def _read_tree(repo: Repo, root: CID) -> _Tree:
+def read_tree(repo: Repo, root: CID) -> Tree:
+    """What is in a directory that is wholly here.
+
+    Raises:
+        BlockNotLocal: a part of it is missing.
+        NotADirectory: it is a file.
+        InvalidName: a name in it can be no file, or there is more in it than any disk holds.
+    """
     from kachery_p2p.dag.names import safe_name
     from kachery_p2p.dag.tree import TreeWalk
 
@@ -209,7 +234,7 @@ def _read_tree(repo: Repo, root: CID) -> _Tree:
                     walk.enter(cid)
     shape = walk.shape(lambda cid, _: things[cid].size)  # nothing is made of what nobody could hold
 
-    tree = _Tree(size=shape.size)
+    tree = Tree(size=shape.size)
     paths = [(PurePosixPath(), root)]
     while paths:
         below: list[tuple[PurePosixPath, CID]] = []
@@ -219,8 +244,8 @@ def _read_tree(repo: Repo, root: CID) -> _Tree:
                 if thing.source is not None:
                     tree.files.append((where, thing.source))
                 elif thing.target is not None:
-                    _check_link(where, thing.target)
-                    tree.links.append((where, thing.target))
+                    leaves = _leads_out(where, thing.target)
+                    (tree.skipped if leaves else tree.links).append((where, thing.target))
                 else:
                     below.append((where, cid))
         tree.folders += [path for path, _ in below]
@@ -269,22 +294,12 @@ def _look_at(repo: Repo, cid: CID) -> _Thing:
     raise BlockNotLocal(str(cid))
 
 
-def _check_link(where: PurePosixPath, target: str) -> None:
-    """Let only links pass that stay in the directory, whatever other links they lead through.
+def _leads_out(where: PurePosixPath, target: str) -> bool:
+    """Whether a symbolic link may lead out of the directory here."""
+    from kachery_p2p.dag.names import leads_out
 
-    The steps up must come first: they then lead through real folders. After that every step is down, or into another
-    link, for which the same holds. (`a/..` would leave the directory if `a` is a link to its top.)
-    """
-    parts = [part for part in target.split("/") if part not in ("", ".")]
-    steps_up = 0
-    while steps_up < len(parts) and parts[steps_up] == "..":
-        steps_up += 1
-    outside = target.startswith("/") or steps_up > len(where.parent.parts) or ".." in parts[steps_up:]
-    if outside or not target or "\0" in target or (os.name == "nt" and ("\\" in target or ":" in target)):
-        raise InvalidName(
-            f"The symbolic link {str(where)!r} points to {target!r}, which may be outside of the directory, so the "
-            "directory is not made. Load the files that you need one by one."
-        )
+    elsewhere = os.name == "nt" and ("\\" in target or ":" in target)
+    return elsewhere or leads_out(target, str(where).count("/"))
 
 
 def _write(repo: Repo, cid: CID, target: Path) -> int:
@@ -307,16 +322,23 @@ def _copy(source: Path, target: Path, left: int = 0) -> int:
     Raises:
         DiskFull: there is no room for them. Nothing is written then.
     """
-    with open(source, "rb") as src, open(target, "xb") as dst:
+    with open(target, "xb") as dst:
+        return copy(source, dst.fileno(), target.parent, left)
+
+
+def copy(source: Path, fd: int, folder: Path, left: int = 0) -> int:
+    """The same into an open file, in the file system of a folder."""
+    with open(source, "rb") as src:
         size = os.fstat(src.fileno()).st_size
-        if clone_file(src.fileno(), dst.fileno()):  # which takes no room
+        if clone_file(src.fileno(), fd):  # which takes no room
             return size
         from kachery_p2p.repo.storing import free_bytes
 
-        room = free_bytes(target.parent)
+        room = free_bytes(folder)
         if room is not None and room < max(left, size):
             raise DiskFull(
-                f"The copy needs {max(left, size):,} bytes more, and the disk of {target.parent} has {room:,} left."
+                f"The copy needs {max(left, size):,} bytes more, and the disk of {folder} has {room:,} left."
             )
-        shutil.copyfileobj(src, dst, 1 << 20)
+        with open(fd, "wb", closefd=False) as dst:
+            shutil.copyfileobj(src, dst, 1 << 20)
     return size
