@@ -21,6 +21,7 @@ from kachery_p2p import __version__
 
 TYPE_CHECKING = False  # That of `typing`, which would double what this import takes.
 if TYPE_CHECKING:
+    from kachery_cloud.comparing import diff
     from kachery_cloud.load import (
         cat_file,
         list_dir,
@@ -54,6 +55,7 @@ __all__ = [
     "__version__",
     "announce",
     "cat_file",
+    "diff",
     "format_uri",
     "get_node_info",
     "init",
@@ -89,7 +91,7 @@ __all__ = [
 __all__ += errors.__all__
 
 #: The modules that make what is not an error; each is imported when a name is looked for in it. The light ones first.
-_HOMES = ("uri", "settings.config", "load", "store", "pinning", "upkeep")
+_HOMES = ("uri", "settings.config", "load", "store", "comparing", "pinning", "upkeep")
 
 if not TYPE_CHECKING:  # They would take any name for one that is here.
 

@@ -18,6 +18,7 @@ from kachery_p2p import __version__
 COMMANDS = {
     "announce": "network",
     "cat": "loading",
+    "diff": "comparing",
     "info": "loading",
     "init": "upkeep",
     "keygen-swarm": "network",

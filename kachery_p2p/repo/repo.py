@@ -134,9 +134,7 @@ class Repo:
 
         Raises:
             FileMissing, IsADirectory, NotAFile, NoPermission: it is not a file that can be read.
-            FileChanged: the file changed meanwhile.
-            DiskFull: there is no room for the copy.
-            InvalidProfile: there is no such profile.
+            FileChanged, DiskFull, InvalidProfile: it changed meanwhile; no room for the copy; no such profile.
         """
         self._check_writable()
         self._refuse_own_database(path)
@@ -150,12 +148,9 @@ class Repo:
         progress: Progress | None = None,
         rehash: bool = False,
     ) -> Stored:
-        """Serve a file from where it lies, without a copy.
+        """Serve a file from where it lies, without a copy. Raises as `store_file`.
 
         It must then stay as it is; when it does not, that is noticed, and wrong bytes are never given out.
-
-        Raises:
-            KacheryError: as for `store_file`.
         """
         self._check_writable()
         self._refuse_own_database(path)
@@ -165,8 +160,7 @@ class Repo:
         """Store bytes as a file.
 
         Raises:
-            DiskFull: there is no room for them.
-            InvalidProfile: there is no such profile.
+            DiskFull, InvalidProfile: no room for them; no such profile.
         """
         self._check_writable()
         return self._storer.store_bytes(data, profile)
@@ -175,11 +169,7 @@ class Repo:
         """Store bytes of which nobody needs the path now: some KiB go into a pack, with others that come meanwhile.
 
         The path of the answer is where `find_file` brings them when it is asked for it. They are on the disk when this
-        returns.
-
-        Raises:
-            DiskFull: there is no room for them.
-            InvalidProfile: there is no such profile.
+        returns. Raises as `store_bytes`.
         """
         self._check_writable()
         return self._storer.store_bytes(data, profile, packed=True)
@@ -187,9 +177,9 @@ class Repo:
     def store_new(
         self, new: NewFile, *, profile: str | Profile | None = None, progress: Progress | None = None
     ) -> Stored:
-        """Store what was written to a `NewFile` in `tmp/`, by renaming it. It may not be written to any more.
+        """Store what was written to a `NewFile` in `tmp/`, by renaming it: content that is too large for memory.
 
-        This is for content that is made piece by piece and is too large for memory.
+        It may not be written to any more.
         """
         self._check_writable()
         return self._storer.store_new(new, profile, progress)
@@ -204,37 +194,27 @@ class Repo:
         options: FolderOptions | None = None,
         admit: Callable[[int], None] | None = None,
     ) -> Stored:
-        """Store a folder: each file in it is copied (or, with `link`, linked) as a root of its own.
+        """Store a folder: each file in it is copied, or linked, as a root of its own.
 
-        The path of the answer is that of the folder given, for there is no copy of the folder as such. After an error
-        the files that were stored until then stay.
-
-        Args:
-            path: the folder.
-            profile: as for `store_file`.
-            progress: as for `store_file`, of all files together.
-            link: serve the files from where they lie; the same as in `options`.
-            options: what is stored of it, and how.
-            admit: called with the bytes of all files before any is read; what it raises ends the store.
+        The path of the answer is that of the folder given. After an error the files that were stored until then stay.
+        `link` is short for `options` with that alone. `admit` is called with the bytes of all files before any is read;
+        what it raises ends the store.
 
         Raises:
-            NotADirectory: it is a file.
-            NotAFile: there are sockets or devices in it.
-            InvalidName: a name in it is not UTF-8, or a symbolic link in it leads elsewhere.
-            KacheryError: as for `store_file`.
+            NotADirectory, NotAFile, InvalidName: something in it cannot be stored (scanning.py).
         """
         self._check_writable()
         chosen = options or FolderOptions(link=link)
         return self._folders.store(Path(path), profile, chosen, progress, admit)
 
+    def hash_file(self, path: Path | str, *, profile: str | Profile | None = None) -> CID:
+        """The CID that a file would have, without storing it; not read where it has not changed. Raises as that."""
+        return self._storer.hash_file(Path(path), profile)
+
     def keep_directory(self, root: CID) -> None:
         """Make a directory that was loaded, all of whose nodes are here, a root like one that was stored.
 
-        It is listed, announced, and survives the loss of the catalog.
-
-        Raises:
-            RepoError: a node is missing.
-            DiskFull: there is no room for it.
+        It is listed, announced, and survives the loss of the catalog. Raises RepoError where a node is missing.
         """
         self._folders.keep_loaded(root)
 
@@ -441,9 +421,7 @@ class Repo:
         What `nodes/` and `links/` have, and what the old catalog still proves, is taken in; everything under `ipfs/`
         and every linked file is hashed. No other process may use the directory meanwhile.
 
-        Args:
-            directory: the data directory.
-            progress: called with the bytes done and their total.
+        `progress(done, total)` gets bytes.
 
         Returns:
             What could not be brought back.

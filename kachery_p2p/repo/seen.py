@@ -53,10 +53,11 @@ _LINKED = (
     "AND f.size = s.size AND f.mtime_ns = s.mtime_ns AND f.ctime_ns = s.ctime_ns AND f.inode = s.inode "
     "WHERE s.place = ?"
 )
+_ANYWHERE = f"SELECT {_STAMP} FROM seen s WHERE s.place = ?"
 
 
 class Known(NamedTuple):
-    """A file whose root is known, and is here: its CID, and the bytes of all its blocks."""
+    """A file whose root is known: its CID, the bytes of all its blocks, and the path of what is here of it."""
 
     cid: CID
     dag_size: int
@@ -69,13 +70,13 @@ class SeenFiles:
     Args:
         placer: of the repo.
         profile: that the files are cut by.
-        linked: whether they are to be linked; else copied.
+        linked: whether they are to be linked; else copied; None where it does not matter that their bytes are here.
         about: what else decides their CIDs.
         rehash: take nothing as known, and only note.
     """
 
     def __init__(
-        self, placer: Placer, profile: Profile, *, linked: bool, about: str = "", rehash: bool = False
+        self, placer: Placer, profile: Profile, *, linked: bool | None, about: str = "", rehash: bool = False
     ) -> None:
         self._placer = placer
         self._catalog = placer.catalog
@@ -112,7 +113,7 @@ class SeenFiles:
             return None
         version, key, dag_size, *copy = row[4:]
         cid = cid_of(key, version)
-        if self._linked:
+        if self._linked is not False:
             return Known(cid, dag_size, Path(path))
         here = self._copy(cid, *copy)
         return None if here is None else Known(cid, dag_size, here)
@@ -169,7 +170,7 @@ class SeenFiles:
         return hashlib.blake2b(self._rules.encode() + os.fsencode(folder), digest_size=16).digest()
 
     def _select(self, folder: str, name: bytes | None = None) -> list[tuple]:
-        sql = _LINKED if self._linked else _STORED
+        sql = _ANYWHERE if self._linked is None else _LINKED if self._linked else _STORED
         values: list[bytes] = [os.fsencode(os.path.join(folder, ""))] if self._linked else []
         values.append(self._place(folder))
         if name is not None:

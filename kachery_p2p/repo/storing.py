@@ -168,6 +168,23 @@ class Storer:
         seen.note_one(str(link.path), link.stamp, link.began, built.cid, built.dag_size)
         return Stored(built.cid, built.size, link.path, built.dag_size)
 
+    def hash_file(self, path: Path, which: str | Profile | None) -> CID:
+        """See Repo.hash_file."""
+        profile = named_profile(which)
+        began = time.time_ns()
+        with SourceFile(path) as source, NodeSpool(self._layout.temporary) as nodes:
+            with explained("reading", path):
+                real = os.path.realpath(path)
+            seen = SeenFiles(self._placer, profile, linked=None)
+            known = seen.find_one(real, source.stamp)
+            if known is not None:
+                return known.cid
+            built = self._hash(source, profile, nodes, None)
+            source.check()
+            if not self._catalog.read_only and not source.misstated():
+                seen.note_one(real, source.stamp, began, built.cid, built.dag_size)
+            return built.cid
+
     def known_link(self, path: Path, profile: Profile) -> Stored | None:
         """What a file is that was linked before, and has not changed since."""
         with explained("linking", path):
