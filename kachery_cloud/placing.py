@@ -24,13 +24,16 @@ from kachery_cloud.errors import DiskFull, FileExists, FileMissing, InvalidName,
 from kachery_cloud.local import BlockNotLocal, is_local_directory, list_local, local_blocks
 from kachery_cloud.parts import part_beside
 from kachery_p2p.oserrors import explained
-from kachery_p2p.repo.fileio import clone_file
+from kachery_p2p.repo.fileio import CLOEXEC, clone_file
 from kachery_p2p.repo.placing import same_bytes
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
+    from kachery_p2p.dag.unixfs import Attributes
     from kachery_p2p.repo.repo import Repo
 
+#: What permissions of others are given to a file: no setuid, and none that lets others write to it.
+_SAFE_MODE = 0o755
 #: What file systems without hard links say when they are asked for one.
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -176,6 +179,11 @@ def _fill(repo: Repo, building: Path, tree: Tree) -> None:
                 left -= _write(repo, source, building / where)
         for where, target in tree.links:
             os.symlink(target, building / where)
+        skipped = {str(where) for where, _ in tree.skipped}
+        # What lies deepest first: it changes the times of what is above.
+        for path in sorted(tree.attributes, key=lambda path: path.count("/") if path else -1, reverse=True):
+            if path not in skipped and os.name == "posix":
+                restore(building / path, tree.attributes[path])
     except FileExistsError:
         # A directory has each name once, but a file system may take two for one (capitals, or ways to write an accent).
         raise InvalidName(
@@ -205,6 +213,8 @@ class Tree:
     links: list[tuple[PurePosixPath, str]] = field(default_factory=list)
     #: Links that may lead out of it. They are not made.
     skipped: list[tuple[PurePosixPath, str]] = field(default_factory=list)
+    #: What folders (the top one as ""), files and links say of themselves beside their content, where they do.
+    attributes: dict[str, Attributes] = field(default_factory=dict)
     #: Bytes of all files, each as often as it is there.
     size: int = 0
 
@@ -230,17 +240,23 @@ def read_tree(repo: Repo, root: CID) -> Tree:
             folders[folder] = [(safe_name(entry.name), entry.cid) for entry in entries]
             for cid, _ in walk.add(folder, [(entry.cid, 0) for entry in entries]):
                 things[cid] = _look_at(repo, cid)
+                things[cid].attributes = _attributes(repo, cid, things[cid])
                 if things[cid].is_folder:
                     walk.enter(cid)
     shape = walk.shape(lambda cid, _: things[cid].size)  # nothing is made of what nobody could hold
 
     tree = Tree(size=shape.size)
+    top = _attributes(repo, root, _Thing())
+    if top is not None:
+        tree.attributes[""] = top
     paths = [(PurePosixPath(), root)]
     while paths:
         below: list[tuple[PurePosixPath, CID]] = []
         for path, folder in paths:
             for name, cid in folders[folder]:
                 where, thing = path / name, things[cid]
+                if thing.attributes is not None:
+                    tree.attributes[str(where)] = thing.attributes
                 if thing.source is not None:
                     tree.files.append((where, thing.source))
                 elif thing.target is not None:
@@ -263,6 +279,7 @@ class _Thing:
     source: Path | CID | None = None
     size: int = 0
     target: str | None = None
+    attributes: Attributes | None = None
 
     @property
     def is_folder(self) -> bool:
@@ -292,6 +309,49 @@ def _look_at(repo: Repo, cid: CID) -> _Thing:
         if node_kind(block, cid) is DataType.SYMLINK:
             return _Thing(target=symlink_target(block, cid))
     raise BlockNotLocal(str(cid))
+
+
+def _attributes(repo: Repo, cid: CID, thing: _Thing) -> Attributes | None:
+    """What an entry says of itself beside its content."""
+    from kachery_p2p.dag.cid import DAG_PB
+    from kachery_p2p.dag.nodes import read_node
+    from kachery_p2p.dag.unixfs import Attributes
+
+    if cid.codec != DAG_PB or (thing.source is not None and not isinstance(thing.source, Path)):
+        return None  # what is packed says nothing
+    block = repo.get_node(cid.multihash)
+    return None if block is None else Attributes.of(read_node(cid, block)[1])
+
+
+def restore(name: str | Path, attributes: Attributes, *, dir_fd: int | None = None) -> None:
+    """Give a file, folder or link the permissions and the time that it had, as far as they do no harm.
+
+    Programs that run as somebody else (setuid), and files that others may write to, are for the user to make. Nothing
+    is done through a symbolic link.
+
+    Args:
+        name: of it; relative to the folder `dir_fd`, where that is given.
+        attributes: what it had.
+        dir_fd: an open folder.
+    """
+    status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    time = attributes.mtime_ns if attributes.mtime_ns != status.st_mtime_ns else None
+    mode = None if attributes.mode is None else attributes.mode & _SAFE_MODE
+    if stat.S_ISDIR(status.st_mode) and mode is not None:
+        mode |= stat.S_IRWXU  # else nothing in it could be brought up to date
+    if stat.S_ISLNK(status.st_mode) or mode == stat.S_IMODE(status.st_mode):
+        mode = None
+    if mode is not None:
+        fd = os.open(name, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | CLOEXEC, dir_fd=dir_fd)
+        try:
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+    if time is not None:
+        try:
+            os.utime(name, ns=(status.st_atime_ns, time), dir_fd=dir_fd, follow_symlinks=False)
+        except (OSError, OverflowError):
+            pass  # a time that this file system does not have
 
 
 def _leads_out(where: PurePosixPath, target: str) -> bool:

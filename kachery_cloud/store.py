@@ -132,6 +132,7 @@ def store_dir(
     link: bool = False,
     follow: bool = False,
     exclude: Sequence[str] = (),
+    preserve: bool = False,
     rehash: bool = False,
     profile: str | Profile | None = None,
     verbose: bool = False,
@@ -153,6 +154,8 @@ def store_dir(
         follow: store what symbolic links point to, in their place. Without it, one that may lead out of the folder is
             an error that names it.
         exclude: patterns of what is left out, as in `.gitignore`: `["*.tmp", "/build/"]`.
+        preserve: store permissions and times of modification, too, which `load_dir` then restores. The URI is another,
+            and files with the same content share no URI.
         rehash: as for `store_file`, of all files.
         profile: as for `store_file`.
         verbose: as for `store_file`.
@@ -169,7 +172,7 @@ def store_dir(
         >>> uri = kcl.store_dir("/data/experiment")
         >>> kcl.load_text(kcl.join(uri, "notes/readme.txt"))
     """
-    options = folder_options(link=link, follow=follow, exclude=exclude, rehash=rehash)
+    options = folder_options(link=link, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
     config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose)
     stored = put_directory(config, path, options, profile=profile, verbose=verbose, plan=plan)
     return _finish(config, stored, label, local, plan, Path(path).name)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING
 from kachery_cloud.errors import FileExists, InvalidName
 from kachery_cloud.local import BlockNotLocal
 from kachery_cloud.parts import is_part, part_beside, remove_left_overs
-from kachery_cloud.placing import Tree, copy, read_tree
+from kachery_cloud.placing import Tree, copy, read_tree, restore
 from kachery_p2p.oserrors import explain, explained
 from kachery_p2p.repo.fileio import CLOEXEC, read_bytes_at, sync_fd, write_at
 from kachery_p2p.repo.placing import same_bytes
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
+    from kachery_p2p.dag.unixfs import Attributes
     from kachery_p2p.repo.repo import Repo
 
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | CLOEXEC
@@ -83,6 +84,10 @@ def sync_directory(repo: Repo, root: CID, dest: Path, *, overwrite: bool, delete
             with part_beside(dest / "sync") as new, _opened(new.parent) as part:
                 sync.begin(part)
                 sync.apply(fd, "", wanted)
+        if tree.attributes:
+            _restore(fd, "", wanted, tree.attributes)
+            if "" in tree.attributes:
+                restore(dest, tree.attributes[""])
     sync.changes.skipped = [(str(where), target) for where, target in tree.skipped]
     return sync.changes
 
@@ -105,6 +110,16 @@ def _nested(tree: Tree) -> _Folder:
         parent, name = above(where)
         parent.links[name] = target
     return top
+
+
+def _restore(fd: int, path: str, wanted: _Folder, attributes: Mapping[str, Attributes]) -> None:
+    """Give what is in a folder, and below, the permissions and times that it had; what lies deepest first."""
+    for name, below in wanted.folders.items():
+        with _opened(name, fd) as inner:
+            _restore(inner, f"{path}{name}/", below, attributes)
+    for name in (*wanted.files, *wanted.links, *wanted.folders):
+        if path + name in attributes:
+            restore(name, attributes[path + name], dir_fd=fd)
 
 
 class _Sync:

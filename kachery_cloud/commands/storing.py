@@ -36,6 +36,7 @@ def _what_is_stored(function: Function) -> Function:
             metavar="PATTERN",
             help="Leave that out of a directory, as in .gitignore: '*.tmp', '/build/'. May be given several times.",
         ),
+        click.option("--preserve", is_flag=True, help="Store permissions and times of what is in a directory, too."),
         click.option("--follow", is_flag=True, help="Store what symbolic links in a directory point to."),
     ):
         function = option(function)
@@ -115,6 +116,7 @@ def _store(
     recursive: bool,
     follow: bool,
     exclude: tuple[str, ...],
+    preserve: bool,
     rehash: bool,
     label: str | None,
     profile: str | None,
@@ -133,10 +135,10 @@ def _store(
 
     if services and pin is False:
         raise click.UsageError("--service says where to pin it, and --no-pin not to.")
-    _check_paths(paths, recursive, label, linked, folders_alone=bool(follow or exclude))
+    _check_paths(paths, recursive, label, linked, folders_alone=bool(follow or exclude or preserve))
     config = load_config()
     plan = make_plan(config, services or pin)
-    options = folder_options(link=linked, follow=follow, exclude=exclude, rehash=rehash)
+    options = folder_options(link=linked, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
     results: list[dict[str, Any]] = []
     waiting: list[tuple[Stored, dict[str, Any], list[str]]] = []
     for path in paths:
@@ -190,7 +192,7 @@ def _check_paths(
     if paths.count("-") > 1:
         raise click.UsageError("Standard input can be read once.")
     if folders_alone and not recursive:
-        raise click.UsageError("--follow and --exclude are about what is in a directory. Add --recursive (-r).")
+        raise click.UsageError("--follow, --exclude and --preserve are about directories. Add --recursive (-r).")
     for path in paths:
         if path == "-":
             continue

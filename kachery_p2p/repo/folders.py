@@ -9,23 +9,25 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import DirectoryBuilder, symlink_block
-from kachery_p2p.dag.profiles import Profile
+from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
+from kachery_p2p.dag.profiles import LEAF_OVERHEAD, Profile
 from kachery_p2p.dag.profiles import profile as named_profile
+from kachery_p2p.dag.unixfs import NO_ATTRIBUTES, Attributes
 from kachery_p2p.errors import RepoError
 from kachery_p2p.repo.catalog import DIRECTORY, insert_blocks
-from kachery_p2p.repo.fileio import Progress, SourceFile, Stamp
+from kachery_p2p.repo.fileio import Progress, SourceFile, Stamp, attributes_of
 from kachery_p2p.repo.limits import BATCH_BYTES, BATCH_FILES, SMALL_FILE
 from kachery_p2p.repo.placing import NodeSpool, Placer, add_root
 from kachery_p2p.repo.records import Node
 from kachery_p2p.repo.scanning import Folder, FolderOptions, FoundFile, Scan
 from kachery_p2p.repo.seen import SeenFiles
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
-from kachery_p2p.repo.storing import HashedLink, Storer, read_small
+from kachery_p2p.repo.storing import HashedLink, Storer, about, read_small
 from kachery_p2p.repo.tree import read_tree
 
 #: What became of each file of a folder: its CID, the bytes of its blocks, and its own.
@@ -50,13 +52,17 @@ class FolderStorer:
     ) -> Stored:
         """See Repo.store_directory."""
         profile = named_profile(which)
+        if options.preserve and profile.raw_leaves:
+            # As Kubo does it: a raw block has no room for them.
+            size = min(profile.chunk_size, MAX_BLOCK_SIZE - LEAF_OVERHEAD)
+            profile = replace(profile, raw_leaves=False, chunk_size=size)
         scan = Scan(os.stat(self.placer.layout.directory), options)
         top = scan.run(path)
         if admit is not None:
             admit(scan.total)
         done = _Files(self, profile, options, progress, scan.total).run(top)
         with NodeSpool(self.placer.layout.temporary) as nodes:
-            cid, dag_size, total = self._build(top, done, profile, nodes)
+            cid, dag_size, total = self._build(top, done, profile, options.preserve, nodes)
             if not self._knows(cid, [multihash for multihash, _ in nodes]):
                 self._keep(cid, nodes, nodes, total, profile)
         return Stored(cid, total, Path(top.path), dag_size)
@@ -86,7 +92,7 @@ class FolderStorer:
             add_root(db, root, DIRECTORY, total, profile)
 
     def _build(
-        self, folder: Folder, done: dict[str, _Done], profile: Profile, nodes: NodeSpool
+        self, folder: Folder, done: dict[str, _Done], profile: Profile, preserve: bool, nodes: NodeSpool
     ) -> tuple[CID, int, int]:
         """Make the directory nodes, children first.
 
@@ -94,17 +100,17 @@ class FolderStorer:
             The folder's CID, its DAG size, and the bytes of the files in and below it: those that were stored, for the
             sizes that the system states are not always right.
         """
-        builder = DirectoryBuilder(profile, nodes.add)
+        builder = DirectoryBuilder(profile, nodes.add, attributes_of(folder.status) if preserve else NO_ATTRIBUTES)
         total = 0
         for name, (cid, dag_size, size) in done.pop(folder.path).items():
             builder.add(name, cid, dag_size)
             total += size
-        for name, target, _ in folder.links:
-            cid, block = symlink_block(profile, target)
+        for name, target, mtime_ns in folder.links:
+            cid, block = symlink_block(profile, target, Attributes(None, mtime_ns) if preserve else NO_ATTRIBUTES)
             nodes.add(cid, block)
             builder.add(name, cid, len(block))
         for name, below in folder.folders:
-            cid, dag_size, size = self._build(below, done, profile, nodes)
+            cid, dag_size, size = self._build(below, done, profile, preserve, nodes)
             builder.add(name, cid, dag_size)
             total += size
         built = builder.finish()
@@ -139,9 +145,12 @@ class _Files:
         self._total = total
         self._link = options.link
         self._rehash = options.rehash
+        self._preserve = options.preserve
         self._finished = 0
         self._limit = min(SMALL_FILE, profile.chunk_size)
-        self._seen = SeenFiles(parent.placer, profile, linked=options.link, rehash=options.rehash)
+        self._seen = SeenFiles(
+            parent.placer, profile, linked=options.link, about=about(options.preserve), rehash=options.rehash
+        )
         self._done: dict[str, _Done] = {}
         self._small: list[_Waiting] = []
         self._small_bytes = 0
@@ -183,15 +192,20 @@ class _Files:
         path = Path(folder.path, found.name)
         storer = self._parent.storer
         if self._link:
-            known = storer.known_link(path, self._profile) if found.real and not self._rehash else None
+            known = None
+            if found.real and not self._rehash:
+                known = storer.known_link(path, self._profile, preserve=self._preserve)
             if known is None:
-                self._links.append((folder, found, storer.hash_link(path, self._profile, self._shifted(), self._nodes)))
-                self._advance(self._links[-1][2].built.size)
+                hashed = storer.hash_link(path, self._profile, self._shifted(), self._nodes, preserve=self._preserve)
+                self._links.append((folder, found, hashed))
+                self._advance(hashed.built.size)
                 return
             done[found.name] = known.cid, known.dag_size, known.size
             self._advance(known.size)
-        elif found.stamp.size > self._limit or not self._add_small(folder, found.name, path):
-            stored = storer.store_file(path, self._profile, self._shifted(), rehash=self._rehash)
+        elif self._preserve or found.stamp.size > self._limit or not self._add_small(folder, found.name, path):
+            stored = storer.store_file(
+                path, self._profile, self._shifted(), rehash=self._rehash, preserve=self._preserve
+            )
             done[found.name] = stored.cid, stored.dag_size, stored.size
             self._advance(stored.size)
 

@@ -14,10 +14,11 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from kachery_p2p.dag.builder import BuiltFile, FileBuilder
+from kachery_p2p.dag.builder import BuiltFile, FileBuilder, attributed_leaf
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile
 from kachery_p2p.dag.profiles import profile as named_profile
+from kachery_p2p.dag.unixfs import NO_ATTRIBUTES
 from kachery_p2p.errors import DiskFull, NotAFile
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import OK, insert_blocks
@@ -62,15 +63,21 @@ class Storer:
         self._catalog = placer.catalog
 
     def store_file(
-        self, path: Path, which: str | Profile | None, progress: Progress | None, *, rehash: bool = False
+        self,
+        path: Path,
+        which: str | Profile | None,
+        progress: Progress | None,
+        *,
+        rehash: bool = False,
+        preserve: bool = False,
     ) -> Stored:
         profile = named_profile(which)
         began = time.time_ns()
-        with SourceFile(path) as source:
+        with SourceFile(path, preserve=preserve) as source:
             size = source.stamp.size
             if source.misstated():
                 return self._store_stream(source, profile, progress)
-            if size <= min(SMALL_FILE, profile.chunk_size):
+            if size <= min(SMALL_FILE, profile.chunk_size) and not preserve:
                 # To look it up would take as long as to hash it.
                 stored = self.store_small(read_small(source), profile)
                 if progress is not None:
@@ -78,7 +85,7 @@ class Storer:
                 return stored
             with explained("reading", path):
                 real = os.path.realpath(path)
-            seen = SeenFiles(self._placer, profile, linked=False, rehash=rehash)
+            seen = SeenFiles(self._placer, profile, linked=False, about=about(preserve), rehash=rehash)
             known = seen.find_one(real, source.stamp)
             if known is not None:
                 if progress is not None:
@@ -185,28 +192,42 @@ class Storer:
                 seen.note_one(real, source.stamp, began, built.cid, built.dag_size)
             return built.cid
 
-    def known_link(self, path: Path, profile: Profile) -> Stored | None:
+    def known_link(self, path: Path, profile: Profile, *, preserve: bool = False) -> Stored | None:
         """What a file is that was linked before, and has not changed since."""
         with explained("linking", path):
             real = os.path.realpath(path)
         with SourceFile(Path(real)) as source:
-            known = SeenFiles(self._placer, profile, linked=True).find_one(real, source.stamp)
+            seen = SeenFiles(self._placer, profile, linked=True, about=about(preserve))
+            known = seen.find_one(real, source.stamp)
         return None if known is None else Stored(known.cid, source.stamp.size, known.path, known.dag_size)
 
-    def hash_link(self, path: Path, profile: Profile, progress: Progress | None, nodes: NodeSpool) -> HashedLink:
+    def hash_link(
+        self,
+        path: Path,
+        profile: Profile,
+        progress: Progress | None,
+        nodes: NodeSpool,
+        *,
+        preserve: bool = False,
+    ) -> HashedLink:
         """Hash a file that is to be linked; its inner nodes go to `nodes`."""
         with explained("linking", path):
             real = Path(os.path.realpath(path))
         settle(real)
         began = time.time_ns()
-        with SourceFile(real) as source:
+        with SourceFile(real, preserve=preserve) as source:
             if source.misstated():
                 raise NotAFile(
                     f"{path} has other bytes than its size of {source.stamp.size} says, as files have that the system "
                     "makes while they are read. Parts of it cannot be served; store a copy of it instead."
                 )
-            built = self._hash(source, profile, nodes, progress)
-            source.check()
+            with NodeSpool(self._layout.temporary) as own:
+                built = self._hash(source, profile, own, progress)
+                source.check()
+                if preserve:
+                    # The profile and the bytes alone would not give its root again.
+                    self._placer.nodes.keep(built.cid, own)
+                nodes.take(own)
             return HashedLink(real, built, source.stamp, began)
 
     def record_links(self, links: Sequence[HashedLink], profile: Profile, nodes: NodeSpool) -> None:
@@ -274,14 +295,22 @@ class Storer:
     ) -> BuiltFile:
         size = source.stamp.size
         read = FileReader(source.fd if read_fd is None else read_fd, min(profile.chunk_size, size))
-        builder = FileBuilder(profile, nodes.add)
+        builder = FileBuilder(profile, nodes.add, source.attributes)
         with explained("reading", source.path):
             try:
                 for multihash, length in leaf_hashes(read, size, profile, copy_to=copy_to, progress=progress):
                     builder.add_leaf(multihash, length)
             except TooShort:
                 raise source.changed() from None
-        return builder.finish()
+            built = builder.finish()
+            if source.attributes != NO_ATTRIBUTES and built.leaves == 1:
+                data = read_bytes_at(source.fd if read_fd is None else read_fd, size, 0)
+                if len(data) != size:
+                    raise source.changed()
+                # That these are the bytes that were written shows when the source is checked.
+                built, block = attributed_leaf(profile, data, source.attributes)
+                nodes.add(built.cid, block)
+        return built
 
     def _keep(self, new: NewFile, nodes: NodeSpool, built: BuiltFile, profile: Profile) -> Stored:
         """Bring a finished file into its place: its bytes and its inner nodes go to the disk side by side."""
@@ -342,8 +371,9 @@ class Storer:
             known = self._placer.own_copy(built.cid)
             if known is not None:
                 return Stored(built.cid, built.size, known[0], built.dag_size)
-            # Under the same profile the same bytes would have had the same CID.
-            others = [path for path, which in alike if which != profile_text(profile)]
+            # Under the same profile the same bytes would have had the same CID, but for what else a root may say.
+            same = profile_text(profile) if source.attributes == NO_ATTRIBUTES else ""
+            others = [path for path, which in alike if which != same]
             twin = next((path for path in others if same_bytes(source.fd, path)), None)
             if twin is None:
                 return None
@@ -370,6 +400,11 @@ class Storer:
                 f"Storing {what} needs {size} bytes, and the disk of {self._layout.directory} has {room} left. Free "
                 "some space, use a data directory on a larger disk, or link the file instead of storing a copy."
             )
+
+
+def about(preserve: bool) -> str:
+    """What decides CIDs beside the profile, for `SeenFiles`."""
+    return "preserve" if preserve else ""
 
 
 def read_small(source: SourceFile) -> bytes:

@@ -194,7 +194,9 @@ def test_two_names_that_are_one_here(uri: str, tmp_path: Path, monkeypatch: pyte
 
 NAMES = st.sampled_from(["a", "b", "c", ".x", "d e", "ü"])
 FILES = [b"", b"1", b"2", b"33", LARGE, b"x" * 40_000]
-CONTENTS = st.one_of(st.integers(0, len(FILES) - 1).map(lambda number: FILES[number]), st.sampled_from(["a", "gone", "b"]))
+CONTENTS = st.one_of(
+    st.integers(0, len(FILES) - 1).map(lambda number: FILES[number]), st.sampled_from(["a", "gone", "b"])
+)
 TREES = st.recursive(
     st.dictionaries(NAMES, CONTENTS, max_size=4),
     lambda inner: st.dictionaries(NAMES, st.one_of(CONTENTS, inner), max_size=4),
