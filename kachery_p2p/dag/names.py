@@ -55,7 +55,7 @@ def safe_name(name: str, *, windows: bool | None = None) -> str:
     """
     if len(name_bytes(name)) > MAX_NAME_BYTES:
         raise InvalidName(f"The name {name[:40]!a}... has more than {MAX_NAME_BYTES} bytes, too long for a file.")
-    if name != FINDER_ICON and any(category(c) in ("Cc", "Zl", "Zp") for c in name):
+    if not name.isprintable() and name != FINDER_ICON and any(category(c) in ("Cc", "Zl", "Zp") for c in name):
         raise InvalidName(f"The name {name!a} has a control character in it, which no file of ours gets.")
     if sys.platform == "win32" if windows is None else windows:
         if any(c in _WINDOWS_CHARACTERS or c < " " for c in name) or name[-1] in ". ":

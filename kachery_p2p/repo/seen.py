@@ -57,11 +57,11 @@ _ANYWHERE = f"SELECT {_STAMP} FROM seen s WHERE s.place = ?"
 
 
 class Known(NamedTuple):
-    """A file whose root is known: its CID, the bytes of all its blocks, and the path of what is here of it."""
+    """A file whose root is known: its CID, the bytes of all its blocks, and where it is; None where it is packed."""
 
     cid: CID
     dag_size: int
-    path: Path
+    path: bytes | None
 
 
 class SeenFiles:
@@ -108,15 +108,24 @@ class SeenFiles:
         row = self._rows.get(os.fsencode(name)) if self._rows else None
         if row is None or row[:4] != stamp or stamp.inode in self._mapped_here():
             return None
-        path = os.path.join(self._folder, name)
-        if self._is_network and not _is_still(path, stamp):
+        if self._is_network and not _is_still(os.path.join(self._folder, name), stamp):
             return None
-        version, key, dag_size, *copy = row[4:]
-        cid = cid_of(key, version)
+        version, key, dag_size = row[4:7]
         if self._linked is not False:
-            return Known(cid, dag_size, Path(path))
-        here = self._copy(cid, *copy)
-        return None if here is None else Known(cid, dag_size, here)
+            return Known(cid_of(key, version), dag_size, os.fsencode(os.path.join(self._folder, name)))
+        pack, end, path, size, *copy = row[7:]
+        if path is not None:
+            full = self._placer.reader.absolute(path, 0)
+            try:
+                status = os.stat(full)
+            except OSError:
+                pass  # a copy is made again, unless it is packed, too
+            else:
+                if unchanged(status, 0, size, *copy):
+                    return Known(cid_of(key, version), dag_size, full)
+        if pack is not None and end <= self._pack_size(pack):
+            return Known(cid_of(key, version), dag_size, None)
+        return None
 
     def find_one(self, path: str, stamp: Stamp) -> Known | None:
         """The same for a single file, by its real path."""
@@ -177,20 +186,6 @@ class SeenFiles:
             sql += " AND s.name = ?"
             values.append(name)
         return self._catalog.all(sql, values)
-
-    def _copy(self, cid: CID, pack: int | None, end: int, path: bytes | None, size: int, *stamp: int) -> Path | None:
-        """Where our copy is, if it is there and unchanged."""
-        if path is not None:
-            full = self._placer.reader.absolute(path, 0)
-            try:
-                status = os.stat(full)
-            except OSError:
-                status = None
-            if status is not None and unchanged(status, 0, size, *stamp):
-                return Path(os.fsdecode(full))
-        if pack is not None and end <= self._pack_size(pack):
-            return self._placer.layout.path_for(cid)
-        return None
 
     def _pack_size(self, pack: int) -> int:
         size = self._pack_sizes.get(pack)

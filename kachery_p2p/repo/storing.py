@@ -40,7 +40,7 @@ from kachery_p2p.repo.limits import MIB, PROFILE_SAMPLE, RACY_NS, SMALL_FILE, TW
 from kachery_p2p.repo.newfile import NewFile
 from kachery_p2p.repo.placing import NodeSpool, Placer, profile_from_text, profile_text, same_bytes, wrap_by_profile
 from kachery_p2p.repo.records import LinkRecord
-from kachery_p2p.repo.seen import SeenFiles
+from kachery_p2p.repo.seen import Known, SeenFiles
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
 
 
@@ -90,7 +90,7 @@ class Storer:
             if known is not None:
                 if progress is not None:
                     progress(size, size)
-                return Stored(known.cid, size, known.path, known.dag_size)
+                return self._stored(known, size)
             stored = self._store_without_copy(source, profile, progress) or self._copy(source, profile, progress)
             seen.note_one(real, source.stamp, began, stored.cid, stored.dag_size)
             return stored
@@ -199,7 +199,7 @@ class Storer:
         with SourceFile(Path(real)) as source:
             seen = SeenFiles(self._placer, profile, linked=True, about=about(preserve))
             known = seen.find_one(real, source.stamp)
-        return None if known is None else Stored(known.cid, source.stamp.size, known.path, known.dag_size)
+        return None if known is None else self._stored(known, source.stamp.size)
 
     def hash_link(
         self,
@@ -250,6 +250,10 @@ class Storer:
                 )
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _stored(self, known: Known, size: int) -> Stored:
+        path = self._layout.path_for(known.cid) if known.path is None else Path(os.fsdecode(known.path))
+        return Stored(known.cid, size, path, known.dag_size)
 
     def _is_linked(self, cid: CID, path: Path) -> bool:
         return (
