@@ -91,10 +91,10 @@ def store_file(
         'ipfs://bafybeih...?label=session.nwb'
     """
     config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
-    if hasattr(filename, "read"):
+    if hasattr(filename, "read") and not isinstance(filename, os.PathLike):
         stored = put_stream(config, cast(BinaryIO, filename), profile=profile, plan=plan)
         return _finish(config, stored, label, local, plan)
-    path = checked_path(filename)
+    path = checked_path(cast("str | os.PathLike[str]", filename))
     stored = put_file(config, path, profile=profile, verbose=verbose, plan=plan, rehash=rehash)
     return _finish(config, stored, label, local, plan, path.name)
 

@@ -191,18 +191,15 @@ class _Sync:
 
     def _is_same(self, fd: int, name: str, source: Path | CID, status: os.stat_result) -> bool:
         """Whether a file has the bytes that it is to have."""
-        if isinstance(source, Path):
-            if source.stat().st_size != status.st_size:
-                return False
-        else:
-            data = self._data(source)
-            if len(data) != status.st_size:
-                return False
+        data = None if isinstance(source, Path) else self._data(source)
+        size = source.stat().st_size if isinstance(source, Path) else len(data or b"")
+        if size != status.st_size:
+            return False
         file = os.open(name, _FILE, dir_fd=fd)
         try:
             if isinstance(source, Path):
                 return same_bytes(file, source)
-            return read_bytes_at(file, len(data) + 1, 0) == data
+            return read_bytes_at(file, size + 1, 0) == data
         finally:
             os.close(file)
 
