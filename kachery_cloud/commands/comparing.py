@@ -36,7 +36,7 @@ def diff(first: str, second: str, peers: tuple[str, ...], as_json: bool, **optio
     \b
     Examples:
         kachery-cloud diff ipfs://bafy... ipfs://bafy...
-        kachery-cloud diff ipfs://bafy... experiment/
+        kachery-cloud diff ipfs://bafy.../notes experiment/notes
     """  # noqa: D301
     from kachery_cloud.comparing import diff as compare
 

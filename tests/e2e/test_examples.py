@@ -166,6 +166,10 @@ BEFORE = {
     "load_json": "kcl.store_json({'example': 'dict'})",
     "load_bytes": "uri = kcl.store_npy(np.zeros(200_000))",
     "cat_file": "uri = kcl.store_text('example text')",
+    "load_dir": "uri = kcl.store_dir('experiment')",
+    "diff": "from pathlib import Path; notes = Path('experiment/notes'); (notes / 'a.txt').write_text('a'); "
+    "old_uri = kcl.store_dir('experiment'); (notes / 'a.txt').write_text('aa'); (notes / 'b.txt').write_text('b'); "
+    "new_uri = kcl.store_dir('experiment'); (notes / 'a.txt').unlink(); (notes / 'b.txt').unlink()",
     "list_dir": "uri = kcl.store_dir('experiment')",
     "load_file_info": "open('large.dat', 'wb').truncate(200_000_128); uri = kcl.link_file('large.dat')",
     "pin": "kcl.load_file(FILE)",
