@@ -72,7 +72,7 @@ def sync_directory(repo: Repo, root: CID, dest: Path, *, overwrite: bool, delete
         InvalidName: a name in it can be no file.
         NoPermission, DiskFull: it cannot be written.
     """
-    _refuse_home(dest)
+    _refuse_home(dest, repo.directory)
     tree = read_tree(repo, root)
     wanted = _nested(tree)
     sync = _Sync(repo, dest, overwrite=overwrite, delete=delete)
@@ -317,14 +317,16 @@ def _same_name(path: str) -> InvalidName:
     )
 
 
-def _refuse_home(dest: Path) -> None:
-    """Refuse a folder whose hidden files mean something to the whole machine.
+def _refuse_home(dest: Path, data: Path) -> None:
+    """Refuse a folder whose hidden files mean something to the whole machine, and the data directory itself.
 
     Raises:
         FileExists: it is one.
     """
     real = os.path.realpath(dest)
-    home = os.path.realpath(os.path.expanduser("~"))
+    home, own = os.path.realpath(os.path.expanduser("~")), os.path.realpath(data)
+    if os.path.commonpath([real, own]) in (real, own):
+        raise FileExists(f"{dest} is the data directory {data}, holds it or lies in it. Choose another destination.")
     if os.path.commonpath([real, home]) == real:
         raise FileExists(
             f"{dest} is your home directory, or holds it. What somebody else has put into a directory is not brought "

@@ -168,8 +168,7 @@ class Repo:
     def store_value(self, data: Buffer, *, profile: str | Profile | None = None) -> Stored:
         """Store bytes of which nobody needs the path now: some KiB go into a pack, with others that come meanwhile.
 
-        The path of the answer is where `find_file` brings them when it is asked for it. They are on the disk when this
-        returns. Raises as `store_bytes`.
+        `find_file` brings them to the path of the answer when it is asked for it. They are on the disk at once.
         """
         self._check_writable()
         return self._storer.store_bytes(data, profile, packed=True)
@@ -214,7 +213,10 @@ class Repo:
     def keep_directory(self, root: CID) -> None:
         """Make a directory that was loaded, all of whose nodes are here, a root like one that was stored.
 
-        It is listed, announced, and survives the loss of the catalog. Raises RepoError where a node is missing.
+        It is listed, announced, and survives the loss of the catalog.
+
+        Raises:
+            RepoError: a node is missing.
         """
         self._folders.keep_loaded(root)
 
@@ -419,9 +421,7 @@ class Repo:
         """Make the catalog anew when it is lost or damaged; the old one is kept in `damaged/`.
 
         What `nodes/` and `links/` have, and what the old catalog still proves, is taken in; everything under `ipfs/`
-        and every linked file is hashed. No other process may use the directory meanwhile.
-
-        `progress(done, total)` gets bytes.
+        and every linked file is hashed. No other process may use the directory meanwhile. `progress` gets bytes.
 
         Returns:
             What could not be brought back.

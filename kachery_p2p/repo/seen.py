@@ -160,6 +160,9 @@ class SeenFiles:
 
     def write(self) -> None:
         """Write down what was noted. The roots must have been committed before."""
+        # Looked at once more: another thread may have mapped files since.
+        mapped = self._mapped = _mapped() if self._new else set()
+        self._new = [row for row in self._new if row[5] not in mapped]
         if not self._new:
             return
         with self._catalog.write() as db:

@@ -159,15 +159,29 @@ def test_new_files_need_no_word(uri: str, tmp_path: Path) -> None:
     assert found(out) == {**THERE, "mine": b"mine"}
 
 
-@pytest.mark.parametrize("where", [".", ".."])
-def test_the_home_directory_is_nothing_to_be_written_to(uri: str, tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize("where", [".", "above"])
+def test_the_home_directory_is_nothing_to_be_written_to(
+    uri: str, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There a hidden file is a command. Nor is a folder that holds it."""
-    home = tmp_path / "home"
+    home = tmp_path / "above" / "home"
+    home.mkdir(parents=True)
     (home / "x").write_bytes(b"")
+    monkeypatch.setenv("HOME", str(home))
     for delete in (False, True):
         with pytest.raises(FileExists, match="home directory"):
-            kcl.load_dir(uri, home / where, delete=delete)
+            kcl.load_dir(uri, home if where == "." else home.parent, delete=delete)
     assert found(home) == {"x": b""}
+
+
+@pytest.mark.parametrize("where", [".", "..", "ipfs"])
+def test_the_data_directory_is_nothing_to_be_written_to(uri: str, data: Path, where: str) -> None:
+    """Nor deleted."""
+    (data / "ipfs" / "x").write_bytes(b"")
+    before = sorted(data.rglob("*"))
+    with pytest.raises(FileExists, match="data directory"):
+        kcl.load_dir(uri, data / where, delete=True)
+    assert sorted(data.rglob("*")) == before
 
 
 def test_two_names_that_are_one_here(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
