@@ -23,6 +23,7 @@ TYPE_CHECKING = False  # That of `typing`, which would double what this import t
 if TYPE_CHECKING:
     from kachery_cloud import aio
     from kachery_cloud.cars import export_car, import_car
+    from kachery_cloud.comparing import diff
     from kachery_cloud.load import (
         cat_file,
         list_dir,
@@ -39,7 +40,16 @@ if TYPE_CHECKING:
     from kachery_cloud.progress import Progress, progress_to
     from kachery_cloud.publishing import publish, published, resolve
     from kachery_cloud.settings.config import Config, load_config
-    from kachery_cloud.store import link_file, store_dir, store_file, store_json, store_npy, store_pkl, store_text
+    from kachery_cloud.store import (
+        link_file,
+        store_bytes,
+        store_dir,
+        store_file,
+        store_json,
+        store_npy,
+        store_pkl,
+        store_text,
+    )
     from kachery_cloud.upkeep import announce, get_node_info, init, repair, status, verify, whereis
     from kachery_cloud.uri import ContentURI, format_uri, join, parse_uri
 
@@ -51,6 +61,7 @@ __all__ = [
     "aio",
     "announce",
     "cat_file",
+    "diff",
     "export_car",
     "format_uri",
     "get_node_info",
@@ -77,6 +88,7 @@ __all__ = [
     "repair",
     "resolve",
     "status",
+    "store_bytes",
     "store_dir",
     "store_file",
     "store_json",
@@ -91,7 +103,7 @@ __all__ = [
 __all__ += errors.__all__
 
 #: The modules that make what is not an error; each is imported when a name is looked for in it. The light ones first.
-_HOMES = ("uri", "settings.config", "progress", "load", "store", "cars", "pinning", "publishing", "upkeep")
+_HOMES = ("uri", "settings.config", "progress", "load", "store", "comparing", "cars", "pinning", "publishing", "upkeep")
 
 if not TYPE_CHECKING:  # They would take any name for one that is here.
 

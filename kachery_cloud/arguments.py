@@ -5,8 +5,10 @@ In notebooks arguments come from everywhere: numpy numbers, columns of a table, 
 
 from __future__ import annotations
 
+import io
 import operator
 import os
+import select
 from typing import Any, BinaryIO
 
 from kachery_cloud.errors import InvalidArgument, InvalidName, InvalidRange
@@ -52,6 +54,45 @@ def text_list(value: Any, name: str) -> list[str]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
         raise InvalidArgument(f"{name} is {shown(value)}; it must be text, or a list of texts.")
     return list(value)
+
+
+def checked_bytes(value: Any) -> memoryview:
+    """Bytes that are to be stored, without a copy where they lie in one piece.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    if isinstance(value, str):
+        raise InvalidArgument("The data is text; store it with store_text, or as text.encode().")
+    try:
+        view = memoryview(value)
+    except TypeError:
+        raise InvalidArgument(
+            f"The data is {shown(value)}; it must be bytes. Arrays are stored with store_npy, other values with "
+            "store_json or store_pkl."
+        ) from None
+    return view.cast("B") if view.c_contiguous and view.nbytes else memoryview(view.tobytes())
+
+
+def read_piece(file: Any, size: int) -> bytes | memoryview:
+    """The next bytes of an open file, at most so many; none at its end.
+
+    Raises:
+        InvalidArgument: it gives no bytes.
+    """
+    try:
+        piece = file.read(size)
+        while piece is None:  # a pipe that does not wait
+            select.select([file], [], [])
+            piece = file.read(size)
+    except (ValueError, io.UnsupportedOperation) as error:  # closed; open for writing alone
+        raise InvalidArgument(f"The open file ({type(file).__name__}) cannot be read: {error}.") from None
+    if not isinstance(piece, (bytes, bytearray, memoryview)):
+        raise InvalidArgument(
+            f"The open file ({type(file).__name__}) gives {type(piece).__name__}, not bytes. Open it for reading "
+            "bytes: open(path, 'rb'); or store text with store_text."
+        )
+    return memoryview(piece) if isinstance(piece, bytearray) else piece
 
 
 def whole_number(value: Any) -> int | None:

@@ -20,11 +20,16 @@ from kachery_cloud.errors import DamagedFile, FileMissing, KacheryError
 from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.placing import check_tree_destination, copy_into_place, place_directory
 from kachery_cloud.request import Request
+from kachery_cloud.syncing import Changes, sync_directory
+from kachery_cloud.terminal import tell
 from kachery_cloud.uri import ContentURI
 from kachery_p2p.oserrors import explained
 
 if TYPE_CHECKING:
     import numpy as np
+
+#: Symbolic links that are named one by one when they are left out.
+_MOST_WARNINGS = 10
 
 
 def load_file(
@@ -220,43 +225,90 @@ def cat_file(
     stream.flush()
 
 
+class LoadedFolder(str):
+    """The path of a folder that `load_dir` made or brought up to date; a str, with what was done.
+
+    Attributes:
+        written: how many files and symbolic links were written.
+        removed: what was deleted, as paths in the folder.
+        skipped: the symbolic links that were left out because they may lead out of the folder, as paths in it.
+    """
+
+    written: int
+    removed: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
 def load_dir(
     uri: str,
     dest: str | os.PathLike[str],
     *,
+    overwrite: bool = True,
+    delete: bool = False,
     local_only: bool = False,
     verbose: bool = False,
     providers: Sequence[str] = (),
     timeout: float | None = None,
-) -> str:
-    """Load a directory with all that is in it, and return the path of the folder made.
+) -> LoadedFolder:
+    """Load a directory with all that is in it, and return the path of the folder.
+
+    Where `dest` is not there, or empty, it appears when everything is there. Where it has something in it, it is
+    brought up to date: only what differs is written, each file as a whole; what is in it and not in the directory
+    stays, unless `delete` is set.
 
     Args:
         uri: as for `load_file`, of a directory.
-        dest: the folder to make. It must not exist, or be empty. It appears when everything is there.
+        dest: the folder.
+        overwrite: whether files in `dest` that differ are replaced. If not, and there is one, nothing is written.
+        delete: whether what is in `dest` and not in the directory is deleted.
         local_only: as for `load_file`.
         verbose: as for `load_file`.
         providers: as for `load_file`.
         timeout: as for `load_file`.
 
+    Returns:
+        Its path, as text that also has `written`, `removed` and `skipped`.
+
     Raises:
         NotADirectory: the URI names a file.
-        InvalidName: a name or a symbolic link in it would leave `dest`, or has control characters; nothing is written
-            then. Hidden files, such as `.zattrs`, are made as they were stored.
-        FileExists: `dest` is not empty; and what `load_file` raises.
+        InvalidName: a name in it would leave `dest`, or has control characters; nothing is written then. Hidden files,
+            such as `.zattrs`, are made as they were stored. Symbolic links that may lead out of it are left out, with a
+            warning.
+        FileExists: something else than a folder is at `dest`; it is your home directory; files would be replaced
+            without `overwrite`; a folder would have to go without `delete`; and what `load_file` raises.
+
+    Example:
+        >>> kcl.load_dir(uri, "experiment-copy")
     """
+    check_flags(overwrite=overwrite, delete=delete)
     request = Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
     target = _absolute(dest)
     check_tree_destination(target)
     repo = repository(request.config)
+
+    def place() -> Changes:
+        root = resolve_local(repo, request.uri)
+        if check_tree_destination(target):
+            return sync_directory(repo, root, target, overwrite=overwrite, delete=delete)
+        tree = place_directory(repo, root, target)
+        skipped = [(str(where), to) for where, to in tree.skipped]
+        return Changes(len(tree.files) + len(tree.links), skipped=skipped)
+
     try:
-        place_directory(repo, resolve_local(repo, request.uri), target)
+        changes = place()
     except (BlockNotLocal, DamagedFile) as error:
         request.need_network(error)
         # The node brings everything into the data directory; the tree is made here, with this process's rights.
         request.ask("directory")
-        place_directory(repo, resolve_local(repo, request.uri), target)
-    return str(target)
+        changes = place()
+    for where, to in changes.skipped[:_MOST_WARNINGS]:
+        tell(f"Warning: the symbolic link {where!r} points to {to!r}, which may be outside of the folder: left out.")
+    if len(changes.skipped) > _MOST_WARNINGS:
+        tell(f"Warning: {len(changes.skipped) - _MOST_WARNINGS:,} more symbolic links were left out.")
+    loaded = LoadedFolder(target)
+    loaded.written, loaded.removed = changes.written, tuple(changes.removed)
+    loaded.skipped = tuple(where for where, _ in changes.skipped)
+    return loaded
 
 
 def list_dir(

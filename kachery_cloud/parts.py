@@ -43,6 +43,11 @@ def part_beside(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def is_part(path: Path) -> bool:
+    """Whether that is a part, which somebody makes something in."""
+    return _NAME.fullmatch(path.name) is not None and os.path.lexists(path / _MARK_NAME)
+
+
 def remove_left_overs(folder: Path) -> int:
     """Remove the parts in a folder whose makers have died. Returns how many."""
     removed = 0

@@ -6,7 +6,8 @@ is at the destination is never written to or followed: a name is given to a fini
 
 Names and links in a directory come from strangers, too. They go into a folder that is made anew, so that nothing can be
 replaced, and hidden files such as `.zattrs` are as they were stored. Each name must be one that can stand in a folder,
-links may only point to what is in the directory, and they are made last, so that nothing is ever written through one.
+links are made only where they point to what is in the directory, and they are made last, so that nothing is ever
+written through one.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ from kachery_p2p.repo.placing import same_bytes
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
+    from kachery_p2p.dag.unixfs import Attributes
     from kachery_p2p.repo.repo import Repo
 
 #: Small files that are read before they are written: some MiB at the most, as each has 32 KiB or less.
 _READ_AT_ONCE = 128
+#: What permissions of others are given to a file: no setuid, and none that lets others write to it.
+_SAFE_MODE = 0o755
 #: What file systems without hard links say when they are asked for one.
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -112,44 +116,59 @@ def name_new(temporary: Path, target: Path) -> None:
         os.replace(temporary, target)
 
 
-def check_tree_destination(dest: Path) -> None:
-    """Look at a place where a tree is to be made.
+def check_tree_destination(dest: Path) -> bool:
+    """Look at a place where a tree is to be.
+
+    Returns:
+        Whether a folder with something in it is there, which the tree is to be brought into.
 
     Raises:
-        FileExists: something is there already.
+        FileExists: something else is there already.
         FileMissing: there is no folder to make it in.
     """
     with explained("looking into", dest):
-        if dest.is_symlink() or (dest.exists() and not (dest.is_dir() and not any(dest.iterdir()))):
+        if dest.is_symlink() or (dest.exists() and not dest.is_dir()):
             raise _folder_in_the_way(dest)
+        if dest.is_dir() and any(dest.iterdir()):
+            if os.name == "nt":
+                raise _folder_in_the_way(dest)
+            return True
     if not dest.parent.is_dir():
         raise FileMissing(f"There is no folder {dest.parent} to make {dest.name} in.")
+    return False
 
 
 def _folder_in_the_way(dest: Path) -> FileExists:
-    return FileExists(f"{dest} exists already. Choose a destination that does not exist, or an empty folder.")
+    return FileExists(
+        f"{dest} exists already, and is no folder. Choose a destination that does not exist, or a folder."
+    )
 
 
-def place_directory(repo: Repo, root: CID, dest: Path) -> None:
+def place_directory(repo: Repo, root: CID, dest: Path) -> Tree:
     """Make the tree of a directory that is wholly here, as a folder `dest` (absolute; missing or empty).
+
+    Returns:
+        What was made, and what was not.
 
     Raises:
         BlockNotLocal: a part of it is missing.
         NotADirectory: it is a file.
-        InvalidName: a name or a link in it would leave `dest`.
+        InvalidName: a name in it would leave `dest`.
         NoPermission, DiskFull: it cannot be written.
 
     After an error nothing is at `dest`.
     """
-    tree = _read_tree(repo, root)
-    check_tree_destination(dest)
+    tree = read_tree(repo, root)
+    if check_tree_destination(dest):
+        raise _folder_in_the_way(dest)
     with part_beside(dest) as building, explained("making", dest):
         building.mkdir()
         _fill(repo, building, tree)
         _name_folder(building, dest)
+    return tree
 
 
-def _fill(repo: Repo, building: Path, tree: _Tree) -> None:
+def _fill(repo: Repo, building: Path, tree: Tree) -> None:
     # Text, not paths: joining two of those takes longer than writing a small file.
     where, top = "", os.path.join(building, "")
     try:
@@ -169,6 +188,11 @@ def _fill(repo: Repo, building: Path, tree: _Tree) -> None:
                     left -= _copy(path, building / where, left)
         for where, target in tree.links:
             os.symlink(target, top + where)
+        skipped = {where for where, _ in tree.skipped}
+        # What lies deepest first: it changes the times of what is above.
+        for path in sorted(tree.attributes, key=lambda path: path.count("/") if path else -1, reverse=True):
+            if path not in skipped and os.name == "posix":
+                restore(building / path, tree.attributes[path])
     except FileExistsError:
         # A directory has each name once, but a file system may take two for one (capitals, or ways to write an accent).
         raise InvalidName(
@@ -190,17 +214,28 @@ def _name_folder(building: Path, dest: Path) -> None:
 
 
 @dataclass
-class _Tree:
+class Tree:
     """What is in a directory, by path relative to it; folders before what is in them."""
 
     folders: list[str] = field(default_factory=list)
     files: list[tuple[str, Path | CID]] = field(default_factory=list)
     links: list[tuple[str, str]] = field(default_factory=list)
+    #: Links that may lead out of it. They are not made.
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    #: What folders (the top one as ""), files and links say of themselves beside their content, where they do.
+    attributes: dict[str, Attributes] = field(default_factory=dict)
     #: Bytes of all files, each as often as it is there.
     size: int = 0
 
 
-def _read_tree(repo: Repo, root: CID) -> _Tree:
+def read_tree(repo: Repo, root: CID) -> Tree:
+    """What is in a directory that is wholly here.
+
+    Raises:
+        BlockNotLocal: a part of it is missing.
+        NotADirectory: it is a file.
+        InvalidName: a name in it can be no file, or there is more in it than any disk holds.
+    """
     from kachery_p2p.dag.names import safe_name
     from kachery_p2p.dag.tree import TreeWalk
 
@@ -217,22 +252,28 @@ def _read_tree(repo: Repo, root: CID) -> _Tree:
             for cid in new:
                 size = packed.get(cid)
                 thing = things[cid] = _look_at(repo, cid) if size is None else _Thing(cid, size)
+                thing.attributes = _attributes(repo, cid, thing)
                 if thing.is_folder:
                     walk.enter(cid)
     shape = walk.shape(lambda cid, _: things[cid].size)  # nothing is made of what nobody could hold
 
-    tree = _Tree(size=shape.size)
+    tree = Tree(size=shape.size)
+    top = _attributes(repo, root, _Thing())
+    if top is not None:
+        tree.attributes[""] = top
     paths = [("", root)]
     while paths:
         below: list[tuple[str, CID]] = []
         for path, folder in paths:
             for name, cid in folders[folder]:
                 where, thing = path + name, things[cid]
+                if thing.attributes is not None:
+                    tree.attributes[where] = thing.attributes
                 if thing.source is not None:
                     tree.files.append((where, thing.source))
                 elif thing.target is not None:
-                    _check_link(where, thing.target)
-                    tree.links.append((where, thing.target))
+                    leaves = _leads_out(where, thing.target)
+                    (tree.skipped if leaves else tree.links).append((where, thing.target))
                 else:
                     below.append((where, cid))
         tree.folders += [path for path, _ in below]
@@ -250,6 +291,7 @@ class _Thing:
     source: Path | CID | None = None
     size: int = 0
     target: str | None = None
+    attributes: Attributes | None = None
 
     @property
     def is_folder(self) -> bool:
@@ -290,22 +332,55 @@ def _unpacked(repo: Repo, cid: CID) -> Path:
     return path
 
 
-def _check_link(where: str, target: str) -> None:
-    """Let only links pass that stay in the directory, whatever other links they lead through.
+def _attributes(repo: Repo, cid: CID, thing: _Thing) -> Attributes | None:
+    """What an entry says of itself beside its content."""
+    from kachery_p2p.dag.cid import DAG_PB
+    from kachery_p2p.dag.nodes import read_node
+    from kachery_p2p.dag.unixfs import Attributes
 
-    The steps up must come first: they then lead through real folders. After that every step is down, or into another
-    link, for which the same holds. (`a/..` would leave the directory if `a` is a link to its top.)
+    if cid.codec != DAG_PB or (thing.source is not None and not isinstance(thing.source, Path)):
+        return None  # what is packed says nothing
+    block = repo.get_node(cid.multihash)
+    return None if block is None else Attributes.of(read_node(cid, block)[1])
+
+
+def restore(name: str | Path, attributes: Attributes, *, dir_fd: int | None = None) -> None:
+    """Give a file, folder or link the permissions and the time that it had, as far as they do no harm.
+
+    Programs that run as somebody else (setuid), and files that others may write to, are for the user to make. Nothing
+    is done through a symbolic link.
+
+    Args:
+        name: of it; relative to the folder `dir_fd`, where that is given.
+        attributes: what it had.
+        dir_fd: an open folder.
     """
-    parts = [part for part in target.split("/") if part not in ("", ".")]
-    steps_up = 0
-    while steps_up < len(parts) and parts[steps_up] == "..":
-        steps_up += 1
-    outside = target.startswith("/") or steps_up > where.count("/") or ".." in parts[steps_up:]
-    if outside or not target or "\0" in target or (os.name == "nt" and ("\\" in target or ":" in target)):
-        raise InvalidName(
-            f"The symbolic link {where!r} points to {target!r}, which may be outside of the directory, so the "
-            "directory is not made. Load the files that you need one by one."
-        )
+    status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    time = attributes.mtime_ns if attributes.mtime_ns != status.st_mtime_ns else None
+    mode = None if attributes.mode is None else attributes.mode & _SAFE_MODE
+    if stat.S_ISDIR(status.st_mode) and mode is not None:
+        mode |= stat.S_IRWXU  # else nothing in it could be brought up to date
+    if stat.S_ISLNK(status.st_mode) or mode == stat.S_IMODE(status.st_mode):
+        mode = None
+    if mode is not None:
+        fd = os.open(name, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | CLOEXEC, dir_fd=dir_fd)
+        try:
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+    if time is not None:
+        try:
+            os.utime(name, ns=(status.st_atime_ns, time), dir_fd=dir_fd, follow_symlinks=False)
+        except (OSError, OverflowError):
+            pass  # a time that this file system does not have
+
+
+def _leads_out(where: str, target: str) -> bool:
+    """Whether a symbolic link may lead out of the directory here."""
+    from kachery_p2p.dag.names import leads_out
+
+    elsewhere = os.name == "nt" and ("\\" in target or ":" in target)
+    return elsewhere or leads_out(target, where.count("/"))
 
 
 def _write(data: bytes, target: str) -> None:
@@ -323,16 +398,23 @@ def _copy(source: Path, target: Path, left: int = 0) -> int:
     Raises:
         DiskFull: there is no room for them. Nothing is written then.
     """
-    with open(source, "rb") as src, open(target, "xb") as dst:
+    with open(target, "xb") as dst:
+        return copy(source, dst.fileno(), target.parent, left)
+
+
+def copy(source: Path, fd: int, folder: Path, left: int = 0) -> int:
+    """The same into an open file, in the file system of a folder."""
+    with open(source, "rb") as src:
         size = os.fstat(src.fileno()).st_size
-        if clone_file(src.fileno(), dst.fileno()):  # which takes no room
+        if clone_file(src.fileno(), fd):  # which takes no room
             return size
         from kachery_p2p.repo.storing import free_bytes
 
-        room = free_bytes(target.parent)
+        room = free_bytes(folder)
         if room is not None and room < max(left, size):
             raise DiskFull(
-                f"The copy needs {max(left, size):,} bytes more, and the disk of {target.parent} has {room:,} left."
+                f"The copy needs {max(left, size):,} bytes more, and the disk of {folder} has {room:,} left."
             )
-        shutil.copyfileobj(src, dst, 1 << 20)
+        with open(fd, "wb", closefd=False) as dst:
+            shutil.copyfileobj(src, dst, 1 << 20)
     return size

@@ -9,24 +9,22 @@ and `timeout` mean the same everywhere: as for `store_file`.
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from kachery_cloud.arguments import check_flags, path_text
-from kachery_cloud.errors import FileMissing, IsADirectory, NotADirectory, StoreTooLarge
+from kachery_cloud.arguments import check_flags, checked_bytes, path_text, read_piece, text_list
+from kachery_cloud.errors import FileMissing, IsADirectory, NotADirectory
 from kachery_cloud.formats.values import check_array, json_bytes, text_bytes, write_npy
 from kachery_cloud.local import repository
 from kachery_cloud.pinning import make_plan, record_stored
 from kachery_cloud.progress import progress_bar
 from kachery_cloud.settings.config import load_config
+from kachery_cloud.spool import Spool, check_size
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import check_label, format_uri
-from kachery_p2p.oserrors import explained
-from kachery_p2p.repo.newfile import NewFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,19 +32,22 @@ if TYPE_CHECKING:
     from kachery_cloud.pinning import Pin, Plan, Wait
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.profiles import Profile
-    from kachery_p2p.repo.repo import Repo, Stored
+    from kachery_p2p.repo.repo import Stored
+    from kachery_p2p.repo.scanning import FolderOptions
+    from kachery_p2p.wire import Buffer
 
-#: An array up to this size is written through memory; a larger one through a file, so that it is not held twice.
-_IN_MEMORY = 8 << 20
+#: Bytes read at once from a file that is open.
+_PIECE = 1 << 20
 
 
 def store_file(
-    filename: str | os.PathLike[str],
+    filename: str | os.PathLike[str] | BinaryIO,
     *,
     label: str | None = None,
     local: bool = False,
     cache_locally: bool = False,
     profile: str | Profile | None = None,
+    rehash: bool = False,
     verbose: bool = False,
     pin: Pin = None,
     wait: Wait = None,
@@ -55,16 +56,19 @@ def store_file(
     """Store a copy of a file and return its URI, `ipfs://<cid>`.
 
     The same bytes get the same URI on every machine. The copy lies in the data directory (`$KACHERY_CLOUD_DIR`); to
-    share a large file without a copy use `link_file`.
+    share a large file without a copy use `link_file`. A file that was stored before and has not changed since is not
+    read again: its size, times and inode tell.
 
     Args:
-        filename: path of a regular file of any size.
+        filename: path of a regular file of any size; or a file that is open for reading bytes, such as
+            `open(path, "rb")` or `io.BytesIO`, which is read from where it stands to its end.
         label: a note for people, appended to the URI as `?label=...`.
         local: only store; do not start the node that serves it.
         cache_locally: accepted for older scripts; a stored file is always kept locally.
         profile: the rules by which the file becomes blocks: "unixfs-v1-2025" (the default), "unixfs-v0-2015",
             "random-16k" for data of which small parts are read here and there over the network, or a
             `kachery_p2p.dag.profiles.Profile`. Another profile gives another URI.
+        rehash: read and hash it also where it has not changed, as its times say.
         verbose: say on stderr what is being done.
         pin: which pinning services are to keep it: the name of one, or several; True for the default ones; False for
             none. Without it, the default ones, if any are set up. It is written down before this returns, also with
@@ -74,6 +78,7 @@ def store_file(
 
     Raises:
         FileMissing, IsADirectory, NotAFile: there is no such file.
+        InvalidArgument: it is open for text, or not for reading.
         NoPermission, DiskFull: it cannot be read, or the copy cannot be written.
         FileChanged: it changed while it was read.
         StoreTooLarge: the store would grow beyond the limit that you have set.
@@ -85,9 +90,13 @@ def store_file(
         >>> uri
         'ipfs://bafybeih...?label=session.nwb'
     """
-    config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose)
-    stored = put_file(config, filename, profile=profile, verbose=verbose, plan=plan)
-    return _finish(config, stored, label, local, plan, Path(filename).name)
+    config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
+    if hasattr(filename, "read") and not isinstance(filename, os.PathLike):
+        stored = put_stream(config, cast(BinaryIO, filename), profile=profile, plan=plan)
+        return _finish(config, stored, label, local, plan)
+    path = checked_path(cast("str | os.PathLike[str]", filename))
+    stored = put_file(config, path, profile=profile, verbose=verbose, plan=plan, rehash=rehash)
+    return _finish(config, stored, label, local, plan, path.name)
 
 
 def link_file(
@@ -96,6 +105,7 @@ def link_file(
     label: str | None = None,
     local: bool = False,
     profile: str | Profile | None = None,
+    rehash: bool = False,
     verbose: bool = False,
     pin: Pin = None,
     wait: Wait = None,
@@ -109,8 +119,8 @@ def link_file(
     Example:
         >>> uri = kcl.link_file("/data/raw_200GB.bin")
     """
-    config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose)
-    stored = put_file(config, filename, linked=True, profile=profile, verbose=verbose, plan=plan)
+    config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
+    stored = put_file(config, filename, linked=True, profile=profile, verbose=verbose, plan=plan, rehash=rehash)
     return _finish(config, stored, label, local, plan, Path(filename).name)
 
 
@@ -120,6 +130,10 @@ def store_dir(
     label: str | None = None,
     local: bool = False,
     link: bool = False,
+    follow: bool = False,
+    exclude: Sequence[str] = (),
+    preserve: bool = False,
+    rehash: bool = False,
     profile: str | Profile | None = None,
     verbose: bool = False,
     pin: Pin = None,
@@ -128,11 +142,21 @@ def store_dir(
 ) -> str:
     """Store a folder with all that is in it. Its files can be loaded one by one; see `join`.
 
+    Hidden files and empty folders are stored, too. Symbolic links that stay in the folder are kept. What a file
+    `.kacheryignore` in it names, in the way of `.gitignore`, is left out. Files that were stored before and have not
+    changed since are not read again.
+
     Args:
         path: the folder.
         label: as for `store_file`.
         local: as for `store_file`.
         link: serve the files from where they lie instead of copying them.
+        follow: store what symbolic links point to, in their place. Without it, one that may lead out of the folder is
+            an error that names it.
+        exclude: patterns of what is left out, as in `.gitignore`: `["*.tmp", "/build/"]`.
+        preserve: store permissions and times of modification, too, which `load_dir` then restores. The URI is another,
+            and files with the same content share no URI.
+        rehash: as for `store_file`, of all files.
         profile: as for `store_file`.
         verbose: as for `store_file`.
         pin: as for `store_file`.
@@ -141,15 +165,46 @@ def store_dir(
 
     Raises:
         FileMissing, NotADirectory: there is no such folder.
-        InvalidName: a file name is not UTF-8; and what `store_file` raises.
+        InvalidName: a file name is not UTF-8, a symbolic link leads elsewhere, or a pattern is none; and what
+            `store_file` raises.
 
     Example:
         >>> uri = kcl.store_dir("/data/experiment")
         >>> kcl.load_text(kcl.join(uri, "notes/readme.txt"))
     """
-    config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose, link=link)
-    stored = put_directory(config, path, link=link, profile=profile, verbose=verbose, plan=plan)
+    options = folder_options(link=link, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
+    config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose)
+    stored = put_directory(config, path, options, profile=profile, verbose=verbose, plan=plan)
     return _finish(config, stored, label, local, plan, Path(path).name)
+
+
+def store_bytes(
+    data: Buffer,
+    *,
+    label: str | None = None,
+    local: bool = False,
+    pin: Pin = None,
+    wait: Wait = None,
+    timeout: float | None = None,
+) -> str:
+    """Store bytes and return their URI, which is that of a file with these bytes.
+
+    Args:
+        data: bytes, bytearray, memoryview, or what else gives its bytes as they lie in memory.
+        label: as for `store_file`.
+        local: as for `store_file`.
+        pin: as for `store_file`.
+        wait: as for `store_file`.
+        timeout: as for `store_file`.
+
+    Raises:
+        InvalidArgument: it is text, or something else that is no bytes; and what `store_file` raises.
+
+    Example:
+        >>> kcl.store_bytes(b"example text")
+        'ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu'
+    """
+    return _bytes(checked_bytes(data), label, local, pin, wait, timeout)
 
 
 def store_text(
@@ -262,6 +317,7 @@ def put_file(
     profile: str | Profile | None = None,
     verbose: bool = False,
     plan: Plan | None = None,
+    rehash: bool = False,
 ) -> Stored:
     """Store or link one file in the repo, with a bar where it takes long."""
     path = checked_path(filename)
@@ -288,14 +344,26 @@ def put_file(
             update(done, total)
 
         store = repo.link_file if linked else repo.store_file
-        return store(path, profile=profile, progress=watch)
+        return store(path, profile=profile, progress=watch, rehash=rehash)
+
+
+def folder_options(*, exclude: Sequence[str], **flags: bool) -> FolderOptions:
+    """How a folder is to be stored, checked.
+
+    Raises:
+        InvalidArgument: something else was given.
+    """
+    from kachery_p2p.repo.scanning import FolderOptions
+
+    check_flags(**flags)
+    return FolderOptions(exclude=tuple(text_list(exclude, "exclude")), **flags)
 
 
 def put_directory(
     config: Config,
     filename: str | os.PathLike[str],
+    options: FolderOptions,
     *,
-    link: bool = False,
     profile: str | Profile | None = None,
     verbose: bool = False,
     plan: Plan | None = None,
@@ -306,28 +374,47 @@ def put_directory(
         raise FileMissing(f"There is no folder {path}.")
     if not os.path.isdir(path):
         raise NotADirectory(f"{path} is not a directory. Use store_file (kachery-cloud-store without --recursive).")
-    if config.max_store_bytes is not None and not link:
-        check_size(config, _size_of_folder(path, config.max_store_bytes), str(path))
-    most = plan.most if plan is not None else None
-    if plan is not None and most is not None:
-        plan.check(config, _size_of_folder(path, most), str(path))
-    _say(verbose, f"{'Linking' if link else 'Storing'} {path}")
+    _say(verbose, f"{'Linking' if options.link else 'Storing'} {path}")
     with progress_bar(f"Storing {path.name}") as update:
 
+        def admit(size: int) -> None:
+            _check_read(config, size, path, options.link, plan)
+
         def watch(done: int, total: int) -> None:
-            _check_read(config, done, path, link, plan)
+            admit(done)
             update(done, total)
 
-        return repository(config).store_directory(path, profile=profile, progress=watch, link=link)
+        repo = repository(config)
+        return repo.store_directory(path, profile=profile, progress=watch, options=options, admit=admit)
 
 
-def put_bytes(config: Config, data: bytes) -> Stored:
+def put_stream(
+    config: Config, file: BinaryIO, *, profile: str | Profile | None = None, plan: Plan | None = None
+) -> Stored:
+    """Store what an open file still has to give.
+
+    Raises:
+        InvalidArgument: it gives no bytes.
+    """
+
+    def write(spool: BinaryIO) -> None:
+        done = 0
+        while piece := read_piece(file, _PIECE):
+            spool.write(piece)
+            done += len(piece)
+            if plan is not None:
+                plan.check(config, done, "The data")
+
+    return put_written(config, write, profile=profile)
+
+
+def put_bytes(config: Config, data: Buffer) -> Stored:
     """Store some bytes in the repo."""
     check_size(config, len(data), "The value")
     return repository(config).store_value(data)
 
 
-def put_written(config: Config, write: Callable[[BinaryIO], None]) -> Stored:
+def put_written(config: Config, write: Callable[[BinaryIO], None], *, profile: str | Profile | None = None) -> Stored:
     """Store what `write` writes to a file.
 
     Small content goes through memory, large content through a temporary file of the data directory.
@@ -335,56 +422,7 @@ def put_written(config: Config, write: Callable[[BinaryIO], None]) -> Stored:
     repo = repository(config)
     with Spool(config) as spool:
         write(cast(BinaryIO, spool))
-        return spool.store(repo)
-
-
-class Spool:
-    """A writable file that stays in memory while it is small and moves to the data directory when it grows."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._memory = io.BytesIO()
-        self._new: NewFile | None = None
-        self._file: BinaryIO | None = None
-        self._size = 0
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        self._size += len(view)
-        check_size(self._config, self._size, "The value")
-        if self._file is None and self._size > _IN_MEMORY:
-            self._file = self._to_disk()
-        if self._file is None:
-            return self._memory.write(view)
-        with explained("storing in", self._config.directory):
-            return self._file.write(view)
-
-    def _to_disk(self) -> BinaryIO:
-        with explained("storing in", self._config.directory):
-            # Locked while this process lives, so that a later process knows a left-over when it sees one.
-            self._new = NewFile(self._config.directory / "tmp")
-            file = os.fdopen(os.dup(self._new.fd), "wb")
-            file.write(self._memory.getbuffer())
-        self._memory = io.BytesIO()
-        return file
-
-    def store(self, repo: Repo) -> Stored:
-        if self._new is None or self._file is None:
-            return repo.store_value(self._memory.getbuffer())
-        with explained("storing in", self._config.directory):
-            self._file.close()
-        with progress_bar("Storing") as update:
-            return repo.store_new(self._new, progress=update)
-
-    def __enter__(self) -> Spool:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # what it still held is of no use now
-                self._file.close()
-        if self._new is not None:
-            self._new.__exit__(*exc)
+        return spool.store(repo, profile)
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
@@ -403,38 +441,12 @@ def checked_path(filename: str | os.PathLike[str]) -> Path:
     return path
 
 
-def check_size(config: Config, size: int, what: str) -> None:
-    """Hold a size against the limit that the user set.
-
-    Raises:
-        StoreTooLarge: it is more.
-    """
-    limit = config.max_store_bytes
-    if limit is not None and size > limit:
-        raise StoreTooLarge(
-            f"{what} is larger than the limit of {limit:,} bytes that is set for one store "
-            f"(KACHERY_CLOUD_MAX_STORE_BYTES, or max_store_bytes in config.json). Raise the limit to store it."
-        )
-
-
 def _check_read(config: Config, done: int, path: Path, linked: bool, plan: Plan | None) -> None:
     """Hold the limits against what was read so far: the size that the system states may be too small (/proc, FUSE)."""
     if not linked:
         check_size(config, done, str(path))
     if plan is not None:
         plan.check(config, done, str(path))
-
-
-def _size_of_folder(path: Path, enough: int) -> int:
-    """Bytes of the files in a folder; stops counting beyond `enough`."""
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            with contextlib.suppress(OSError):  # the store itself says what is wrong with it
-                total += os.lstat(os.path.join(folder, name)).st_size
-        if total > enough:
-            break
-    return total
 
 
 def _prepare(
@@ -447,7 +459,7 @@ def _prepare(
     return config, make_plan(config, pin, wait, timeout, local)
 
 
-def _bytes(data: bytes, label: str | None, local: bool, pin: Pin, wait: Wait, timeout: float | None) -> str:
+def _bytes(data: Buffer, label: str | None, local: bool, pin: Pin, wait: Wait, timeout: float | None) -> str:
     config, plan = _prepare(label, local, pin, wait, timeout)
     return _finish(config, put_bytes(config, data), label, local, plan)
 

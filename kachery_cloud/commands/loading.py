@@ -38,7 +38,8 @@ def _loading(function: Function) -> Function:
 @command("load", _INTERRUPTED)
 @click.argument("uri")
 @click.option("--dest", type=click.Path(), metavar="PATH", help="Put a copy there (a directory: make it there).")
-@click.option("--force", is_flag=True, help="Let --dest replace a file, where it is the whole name of the copy.")
+@click.option("--force", is_flag=True, help="Let --dest replace a file that it names whole, or files in a directory.")
+@click.option("--delete", is_flag=True, help="Delete what is in --dest and not in the directory that is loaded.")
 @_loading
 @verbose_option
 @json_option
@@ -46,6 +47,7 @@ def load(
     uri: str,
     dest: str | None,
     force: bool,
+    delete: bool,
     peers: tuple[str, ...],
     local_only: bool,
     timeout: float | None,
@@ -56,6 +58,9 @@ def load(
 
     A file that is there is not replaced, unless it is the same, or --force is given. Where --dest is a folder, the name
     comes from whoever made the URI: then nothing is replaced, and hidden files and the like are refused.
+
+    A directory goes into --dest itself. Where that is a folder with something in it, only what differs is written; with
+    --force also over files that are there. What is not in the directory stays, or goes with --delete.
 
     \b
     Examples:
@@ -68,8 +73,9 @@ def load(
 
     begun = time.monotonic()
     more: dict[str, Any] = {"local_only": local_only, "providers": peers, "timeout": timeout}
+    done: dict[str, Any] = {}
     try:
-        path = load_file(uri, dest=dest, overwrite=force, verbose=verbose, **more)
+        path: str = load_file(uri, dest=dest, overwrite=force, verbose=verbose, **more)
     except (IsADirectory, FileExists, FileMissing, InvalidName) as error:
         # The destination may not suit a file because a directory is meant, which has other rules.
         file_meant = not isinstance(error, IsADirectory)
@@ -81,10 +87,11 @@ def load(
             raise IsADirectory(
                 f"{uri} is a directory. Say with --dest where to make it, or load one file: {one}."
             ) from error
-        path = load_dir(uri, dest, verbose=verbose, **more)
+        path = loaded = load_dir(uri, dest, overwrite=force, delete=delete, verbose=verbose, **more)
+        done = {"written": loaded.written, "removed": loaded.removed, "skipped": loaded.skipped}
     size = os.path.getsize(path) if os.path.isfile(path) else None
     if as_json:
-        print_result(True, "", path=path, uri=uri, size=size, seconds=round(time.monotonic() - begun, 3))
+        print_result(True, "", path=path, uri=uri, size=size, seconds=round(time.monotonic() - begun, 3), **done)
     else:
         print_path(path)
 

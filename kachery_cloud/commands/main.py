@@ -19,6 +19,7 @@ from kachery_p2p import __version__
 COMMANDS = {
     "announce": "network",
     "cat": "loading",
+    "diff": "comparing",
     "export": "cars",
     "import": "cars",
     "info": "loading",

@@ -193,10 +193,13 @@ def wait_with_bar(
 
 def finish_store(
     config: Config, cid: CID, stored: dict[str, Any], names: Sequence[str], wait: bool, as_json: bool
-) -> None:
+) -> int:
     """The end of `kachery-cloud-store`: print what was stored, and say how far the pinning services are.
 
-    With `wait` it waits for them first.
+    With `wait` it waits for them first. With `as_json` nothing is printed, but put into `stored`.
+
+    Returns:
+        The exit code.
     """
     from kachery_cloud import pinning as api
     from kachery_cloud.commands.pins_text import on_their_way
@@ -206,7 +209,7 @@ def finish_store(
         sys.stdout.flush()  # whoever stops the waiting has the URI
     waited = wait_with_bar(config, cid, names, None) if wait else Waited(api.rows(config, cid, names))
     if as_json:
-        click.echo(json.dumps({**stored, **_as_json(waited)}))
+        stored.update(_as_json(waited))
     else:
         if not waited.interrupted:
             for line in on_their_way([row for row in waited.rows if row.claimed or waited.error is None]):
@@ -214,8 +217,7 @@ def finish_store(
         tell_waited(waited)
         if not wait:
             _say_if_nobody_works(waited.rows)
-    if waited.exit_code:
-        raise click.exceptions.Exit(waited.exit_code)
+    return waited.exit_code
 
 
 def tell_waited(waited: Waited) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from kachery_cloud.commands.support import Function, command, json_option, print_result, verbose_option
-from kachery_cloud.errors import IsADirectory
+from kachery_cloud.commands.support import Function, command, json_option, verbose_option
+from kachery_cloud.errors import FileMissing, IsADirectory
+
+if TYPE_CHECKING:
+    from kachery_p2p.repo.repo import Stored
 
 #: What became of the work after Ctrl-C.
 _INTERRUPTED = "Interrupted. Run the command again to store it: what is stored already is not stored twice."
@@ -21,6 +25,22 @@ _profile_option = click.option(
     help="Rules that decide the CID: unixfs-v1-2025 (the default), unixfs-v0-2015 (CIDs that begin with Qm), or "
     "random-16k, for data of which small parts are read here and there over the network.",
 )
+
+
+def _what_is_stored(function: Function) -> Function:
+    for option in (
+        click.option("--rehash", is_flag=True, help="Read files, too, that have not changed since they were stored."),
+        click.option(
+            "--exclude",
+            multiple=True,
+            metavar="PATTERN",
+            help="Leave that out of a directory, as in .gitignore: '*.tmp', '/build/'. May be given several times.",
+        ),
+        click.option("--preserve", is_flag=True, help="Store permissions and times of what is in a directory, too."),
+        click.option("--follow", is_flag=True, help="Store what symbolic links in a directory point to."),
+    ):
+        function = option(function)
+    return function
 
 
 def _pinning(function: Function) -> Function:
@@ -40,51 +60,64 @@ def _pinning(function: Function) -> Function:
 
 
 @command("store", _INTERRUPTED)
-@click.argument("path", type=click.Path())
+@click.argument("paths", type=click.Path(), nargs=-1, required=True, metavar="PATH...")
 @click.option("-r", "--recursive", is_flag=True, help="Store a directory with all that is in it.")
+@_what_is_stored
 @_label_option
 @_profile_option
 @_pinning
 @verbose_option
 @json_option
-def store(path: str, **options: Any) -> None:
-    """Store a copy of a file (or directory, with -r) and print its URI.
+def store(paths: tuple[str, ...], **options: Any) -> None:
+    """Store copies of files (or directories, with -r) and print their URIs, one a line.
 
-    The same bytes have the same URI everywhere. To share a large file without a copy, see the link command.
+    The same bytes have the same URI everywhere. To share a large file without a copy, see the link command. A file that
+    has not changed since it was stored is not read again. PATH may be - for standard input.
+
+    Of a directory, hidden files and empty folders are stored, too. What is named in a file .kacheryignore in it, in the
+    way of .gitignore, is left out. Symbolic links that may lead out of it are an error; see --follow.
 
     \b
     Examples:
         kachery-cloud-store session.nwb
         kachery-cloud-store -r experiment/ --label "mouse 12"
+        kachery-cloud-store -r experiment/ --exclude '*.tmp' --exclude /scratch/
         kachery-cloud-store session.nwb --service filebase
+        gzip -c session.nwb | kachery-cloud-store -
     """  # noqa: D301
-    _store(path, linked=False, **options)
+    _store(paths, linked=False, **options)
 
 
 @command("link", _INTERRUPTED)
-@click.argument("path", type=click.Path())
+@click.argument("paths", type=click.Path(), nargs=-1, required=True, metavar="PATH...")
 @click.option("-r", "--recursive", is_flag=True, help="Link a directory with all that is in it.")
+@_what_is_stored
 @_label_option
 @_profile_option
 @_pinning
 @verbose_option
 @json_option
-def link(path: str, **options: Any) -> None:
-    """Share a file from where it lies, without a copy, and print its URI.
+def link(paths: tuple[str, ...], **options: Any) -> None:
+    """Share files from where they lie, without a copy, and print their URIs, one a line.
 
-    The file must stay as it is: when it changes it is no longer served.
+    A file must stay as it is: when it changes it is no longer served. One that has not changed since it was linked is
+    not read again. Directories are taken as by the store command.
 
     \b
     Example:
         kachery-cloud-link /data/raw_200GB.bin
     """  # noqa: D301
-    _store(path, linked=True, **options)
+    _store(paths, linked=True, **options)
 
 
 def _store(
-    path: str,
+    paths: tuple[str, ...],
     *,
     recursive: bool,
+    follow: bool,
+    exclude: tuple[str, ...],
+    preserve: bool,
+    rehash: bool,
     label: str | None,
     profile: str | None,
     pin: bool | None,
@@ -97,31 +130,76 @@ def _store(
     from kachery_cloud.node.connection import tell_running_node
     from kachery_cloud.pinning import make_plan, record_stored, wake_node
     from kachery_cloud.settings.config import load_config
-    from kachery_cloud.store import put_directory, put_file
+    from kachery_cloud.store import folder_options, put_directory, put_file, put_stream
     from kachery_cloud.uri import format_uri
 
     if services and pin is False:
         raise click.UsageError("--service says where to pin it, and --no-pin not to.")
+    _check_paths(paths, recursive, label, linked, folders_alone=bool(follow or exclude or preserve))
     config = load_config()
     plan = make_plan(config, services or pin)
-    if recursive and os.path.isdir(path):
-        stored = put_directory(config, path, link=linked, profile=profile, verbose=verbose, plan=plan)
-    elif os.path.isdir(path):
-        raise IsADirectory(f"{path} is a directory. Add --recursive (-r) to take it with all that is in it.")
-    else:
-        stored = put_file(config, path, linked=linked, profile=profile, verbose=verbose, plan=plan)
-    pinned_at = record_stored(config, plan, stored, label or os.path.basename(os.path.abspath(path)))
-    # This process ends at once, so it does not become the node; one that runs is told.
-    served = tell_running_node(config, stored.cid)
-    if pinned_at:
-        wake_node(config)
-    uri = format_uri(str(stored.cid), label=label)
-    found = {"uri": uri, "cid": str(stored.cid), "size": stored.size, "path": str(stored.path), "served": served}
-    if pinned_at:
+    options = folder_options(link=linked, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
+    results: list[dict[str, Any]] = []
+    waiting: list[tuple[Stored, dict[str, Any], list[str]]] = []
+    for path in paths:
+        if path == "-":
+            stored = put_stream(config, sys.stdin.buffer, profile=profile, plan=plan)
+        elif os.path.isdir(path):
+            stored = put_directory(config, path, options, profile=profile, verbose=verbose, plan=plan)
+        else:
+            stored = put_file(config, path, linked=linked, profile=profile, verbose=verbose, plan=plan, rehash=rehash)
+        name = "" if path == "-" else os.path.basename(os.path.abspath(path))
+        pinned_at = record_stored(config, plan, stored, label or name)
+        # This process ends at once, so it does not become the node; one that runs is told.
+        served = tell_running_node(config, stored.cid)
+        uri = format_uri(str(stored.cid), label=label)
+        found = {"uri": uri, "cid": str(stored.cid), "size": stored.size, "path": str(stored.path), "served": served}
+        results.append(found)
+        if pinned_at:
+            waiting.append((stored, found, pinned_at))
+        elif not as_json:
+            click.echo(uri)
+            sys.stdout.flush()  # the next one may take long
+    code = 0
+    if waiting:
         from kachery_cloud.commands.pins import finish_store
 
-        finish_store(config, stored.cid, found, pinned_at, wait, as_json)
-        return
-    print_result(as_json, uri, **found)
-    if not served and sys.stderr.isatty():
+        wake_node(config)
+        for stored, found, pinned_at in waiting:
+            code = finish_store(config, stored.cid, found, pinned_at, wait, as_json) or code
+    if as_json:
+        click.echo(json.dumps(results if len(paths) > 1 else results[0]))
+    elif not waiting and not results[-1]["served"] and sys.stderr.isatty():
         click.echo("No node is running here. To serve this to others, run: kachery-cloud-node", err=True)
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+def _check_paths(
+    paths: tuple[str, ...], recursive: bool, label: str | None, linked: bool, *, folders_alone: bool
+) -> None:
+    """See that what was given goes together, before anything is stored.
+
+    Raises:
+        click.UsageError: it does not.
+        IsADirectory: a directory is to be stored, but not with all that is in it.
+        FileMissing: there is no such file.
+    """
+    if label is not None and len(paths) > 1:
+        raise click.UsageError("--label is the name of one thing, and there are several. Store them one by one.")
+    if linked and "-" in paths:
+        raise click.UsageError("Standard input is no file that could be linked. Store it: kachery-cloud-store -")
+    if paths.count("-") > 1:
+        raise click.UsageError("Standard input can be read once.")
+    if folders_alone and not recursive:
+        raise click.UsageError("--follow, --exclude and --preserve are about directories. Add --recursive (-r).")
+    for path in paths:
+        if path == "-":
+            continue
+        if os.path.isdir(path) and not recursive:
+            raise IsADirectory(f"{path} is a directory. Add --recursive (-r) to take it with all that is in it.")
+        if len(paths) > 1:
+            from kachery_cloud.store import checked_path
+
+            if not os.path.lexists(checked_path(path)):
+                raise FileMissing(f"There is no {path}. Nothing was stored.")

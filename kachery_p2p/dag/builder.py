@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 from kachery_p2p.dag.cid import CID, DAG_PB, sha256_multihash
 from kachery_p2p.dag.limits import MAX_FILE_SIZE
-from kachery_p2p.dag.pb import link_bytes, node_bytes
+from kachery_p2p.dag.pb import encode_node, link_bytes, node_bytes
 from kachery_p2p.dag.profiles import Profile, profile
-from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
+from kachery_p2p.dag.unixfs import NO_ATTRIBUTES, Attributes, DataType, UnixFSData, encode
 from kachery_p2p.errors import InvalidProfile
 from kachery_p2p.wire import Buffer, encode_varint
 
@@ -83,11 +83,18 @@ def leaf_block(which: str | Profile, chunk: Buffer) -> Buffer:
 class FileBuilder:
     """Builds the DAG of one file from the hashes of its leaves.
 
-    `on_node(cid, block)` is called for each inner node, children before parents; never for leaves.
+    `on_node(cid, block)` is called for each inner node, children before parents; never for leaves. The root says the
+    `attributes`; where it is the only leaf, `attributed_leaf` makes it.
     """
 
-    def __init__(self, which: str | Profile, on_node: Callable[[CID, bytes], None] | None = None) -> None:
+    def __init__(
+        self,
+        which: str | Profile,
+        on_node: Callable[[CID, bytes], None] | None = None,
+        attributes: Attributes = NO_ATTRIBUTES,
+    ) -> None:
         self.profile = profile(which)
+        self._attributes = attributes
         self.leaves = 0
         self.size = 0
         self._on_node = on_node
@@ -143,7 +150,8 @@ class FileBuilder:
         # A level that stands alone with one link is the root.
         while i + 1 < len(levels) or len(levels[i].links) != 1:
             if levels[i].links:
-                self._flush(i)
+                # What is made of a level that nothing is above yet stands alone.
+                self._flush(i, self._attributes if i + 1 == len(levels) else NO_ATTRIBUTES)
             i += 1
         top = levels[i]
         cid = CID.from_bytes(top.only)
@@ -161,11 +169,11 @@ class FileBuilder:
         level.dag_size += dag_size
         level.only = cid
 
-    def _flush(self, index: int) -> None:
+    def _flush(self, index: int, attributes: Attributes = NO_ATTRIBUTES) -> None:
         level = self._levels[index]
         if index + 1 == len(self._levels):
             self._levels.append(_Level())
-        data = encode(UnixFSData(DataType.FILE, filesize=level.size, blocksizes=level.sizes))
+        data = encode(attributes.put_into(UnixFSData(DataType.FILE, filesize=level.size, blocksizes=level.sizes)))
         block = node_bytes(level.links, data)
         multihash = sha256_multihash(block)
         cid = CID(self._version, DAG_PB, multihash)
@@ -174,3 +182,12 @@ class FileBuilder:
         size, dag_size = level.size, level.dag_size + len(block)
         level.clear()
         self._push(index + 1, bytes(cid), size, dag_size)
+
+
+def attributed_leaf(which: Profile, data: Buffer, attributes: Attributes) -> tuple[BuiltFile, bytes]:
+    """A file of one chunk whose root says attributes, and its only block, which is no leaf of that profile."""
+    size = len(data)
+    content = UnixFSData(DataType.FILE, data if size else None, filesize=size)
+    block = encode_node([], encode(attributes.put_into(content)))
+    cid = CID(which.cid_version, DAG_PB, sha256_multihash(block))
+    return BuiltFile(cid, size, len(block), 1), block

@@ -24,7 +24,7 @@ from kachery_p2p.dag.names import name_bytes
 from kachery_p2p.dag.nodes import Asking, ask, read_node
 from kachery_p2p.dag.pb import PBLink, PBNode, encode_node
 from kachery_p2p.dag.profiles import Profile, profile
-from kachery_p2p.dag.unixfs import DataType, UnixFSData, encode
+from kachery_p2p.dag.unixfs import NO_ATTRIBUTES, Attributes, DataType, UnixFSData, encode
 from kachery_p2p.errors import InvalidName, MalformedDag, NotADirectory
 from kachery_p2p.wire import varint_size
 
@@ -43,24 +43,29 @@ class _Item(NamedTuple):
     link: PBLink
 
 
-#: The data field of a directory that is one block.
-_PLAIN = encode(UnixFSData(DataType.DIRECTORY))
-
-
 class DirectoryBuilder:
     """Builds one directory from its entries, which may come in any order.
 
     Args:
         which: a profile, or its name.
         on_node: called with (cid, block) for each block made, children before parents.
+        attributes: what it says of itself.
     """
 
-    def __init__(self, which: str | Profile, on_node: Callable[[CID, bytes], None] | None = None) -> None:
+    def __init__(
+        self,
+        which: str | Profile,
+        on_node: Callable[[CID, bytes], None] | None = None,
+        attributes: Attributes = NO_ATTRIBUTES,
+    ) -> None:
         self.profile = profile(which)
         self._on_node = on_node
         self._links: dict[bytes, PBLink] = {}
         self._links_bytes = 0
-        data = len(_PLAIN)
+        self._attributes = attributes
+        #: The data field, where it is one block.
+        self._plain = encode(attributes.put_into(UnixFSData(DataType.DIRECTORY)))
+        data = len(self._plain)
         self._block_bytes = 1 + varint_size(data) + data
 
     def __len__(self) -> int:
@@ -96,7 +101,7 @@ class DirectoryBuilder:
         """Make the blocks. Entries may be added afterwards, and `finish` called again."""
         if not self.sharded:
             links = [self._links[key] for key in sorted(self._links)]
-            return self._emit(encode_node(links, _PLAIN), links)
+            return self._emit(encode_node(links, self._plain), links)
         items = sorted((_Item(hash_name(key), link) for key, link in self._links.items()), key=lambda i: i.hashed)
         return self._shard(items, 0)
 
@@ -125,10 +130,12 @@ class DirectoryBuilder:
                 below = self._shard(items[start:stop], level + 1)
                 links.append((index, PBLink("", below.cid, below.dag_size)))
             start = stop
-        return self._emit(encode_shard(links, fanout, UnixFSData(DataType.HAMT_SHARD)), [link for _, link in links])
+        attributes = NO_ATTRIBUTES if level else self._attributes
+        data = attributes.put_into(UnixFSData(DataType.HAMT_SHARD))
+        return self._emit(encode_shard(links, fanout, data), [link for _, link in links])
 
 
-def symlink_block(which: str | Profile, target: str) -> tuple[CID, bytes]:
+def symlink_block(which: str | Profile, target: str, attributes: Attributes = NO_ATTRIBUTES) -> tuple[CID, bytes]:
     """The block of a symbolic link.
 
     Raises:
@@ -140,7 +147,7 @@ def symlink_block(which: str | Profile, target: str) -> tuple[CID, bytes]:
         raise InvalidName(f"A symbolic link to {target!a} cannot be stored: that is not valid UTF-8.") from None
     if not data or len(data) > MAX_SYMLINK_TARGET or b"\0" in data:
         raise InvalidName(f"A symbolic link to {target[:80]!a} cannot be stored: its target is no valid path.")
-    block = encode_node([], encode(UnixFSData(DataType.SYMLINK, data)))
+    block = encode_node([], encode(attributes.put_into(UnixFSData(DataType.SYMLINK, data))))
     return CID(profile(which).cid_version, DAG_PB, sha256_multihash(block)), block
 
 

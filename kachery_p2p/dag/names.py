@@ -87,3 +87,20 @@ def outside_name(name: str) -> str:
     if name != name.strip():
         raise InvalidName(f"The name {name!a} begins or ends with a blank.")
     return safe_name(name, windows=True)
+
+
+def leads_out(target: str, depth: int) -> bool:
+    """Whether a symbolic link may lead out of the directory that it is in, whatever other links it leads through.
+
+    The steps up must come first: they then lead through real folders. After that every step is down, or into another
+    link, for which the same holds. (`a/..` would leave the directory if `a` is a link to its top.)
+
+    Args:
+        target: what it points to.
+        depth: how many folders of the directory it lies in, the top one not counted.
+    """
+    parts = [part for part in target.split("/") if part not in ("", ".")]
+    steps_up = 0
+    while steps_up < len(parts) and parts[steps_up] == "..":
+        steps_up += 1
+    return not target or "\0" in target or target.startswith("/") or steps_up > depth or ".." in parts[steps_up:]

@@ -47,6 +47,34 @@ class UnixFSData(NamedTuple):
     mtime_ns: int | None = None
 
 
+class Attributes(NamedTuple):
+    """What a node may say of a file, folder or link beside its content: its permissions, and when it was changed.
+
+    Attributes:
+        mode: permission bits; None where it says nothing.
+        mtime_ns: nanoseconds since 1970; None where it says nothing.
+    """
+
+    mode: int | None = None
+    mtime_ns: int | None = None
+
+    @classmethod
+    def of(cls, data: UnixFSData | None) -> Attributes | None:
+        """Those of a node; None where it has none."""
+        if data is None or (data.mode is None and data.mtime_s is None):
+            return None
+        return cls(data.mode, None if data.mtime_s is None else data.mtime_s * 1_000_000_000 + (data.mtime_ns or 0))
+
+    def put_into(self, data: UnixFSData) -> UnixFSData:
+        """The same node with these."""
+        seconds, nanos = (None, None) if self.mtime_ns is None else divmod(self.mtime_ns, 1_000_000_000)
+        return data._replace(mode=self.mode, mtime_s=seconds, mtime_ns=nanos)
+
+
+#: Says nothing.
+NO_ATTRIBUTES = Attributes()
+
+
 def encode(node: UnixFSData) -> bytes:
     """Encode the data field. Zero nanoseconds are left out, as the specification demands.
 

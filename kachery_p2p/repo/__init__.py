@@ -11,9 +11,9 @@ On the disk
                                     machine (hosts.py)
       host.lock                     on a network file system: its lock is shared by the processes of the one machine
                                     that uses the directory, named in it in the same way
-      catalog.sqlite[-wal, -shm]    SQLite 3, WAL, application_id 0x6b636831, user_version 3 (schema: catalog.py). 2 is
-                                    the same without packs/, 1 without nodes/ and links/, too, which are then written
-                                    when it is opened
+      catalog.sqlite[-wal, -shm]    SQLite 3, WAL, application_id 0x6b636831, user_version 4 (schema: catalog.py). 3
+                                    lacks tables, 2 packs/, too, and 1 nodes/ and links/, which are then written when it
+                                    is opened
       routing.sqlite[-wal, -shm]    what the node remembers: peers, provider records, what was announced, its ports
                                     (kachery_p2p.routing.database); it can all be learned anew
       outbox.sqlite[-wal, -shm]     what is to be kept where, and how far that is (kachery_p2p.pinning.outbox)

@@ -8,6 +8,7 @@
              the leaf occurs in the file many times
     packed   files of one block that lie in a pack (packs.py): their bytes are `length` bytes at `offset` of it
     packs    how far each pack is catalogued
+    seen     which root a file of the user's had when it was hashed, and its stamp then (seen.py). It may be lost
     blocks   multihash -> the block itself: inner nodes, directory nodes, symlinks, and leaves wrapped in a way that
              the two wraps above do not give back
 
@@ -31,11 +32,12 @@ from kachery_p2p.sqlite import Settings, SQLiteFile
 from kachery_p2p.sqlite_schema import make_schema
 
 CATALOG_NAME = "catalog.sqlite"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 #: Of a version whose data directories have no second place (records.py), and no packs.
 _WITHOUT_RECORDS = 1
-#: Of a version that knows no packs. The other tables are the same in all.
-_WITHOUT_PACKS = 2
+#: Of versions that lack some of `_LATER_TABLES`. The other tables are the same in all.
+_WITHOUT_LATER = (2, 3)
+_OLDER = (_WITHOUT_RECORDS, *_WITHOUT_LATER)
 _APPLICATION_ID = 0x6B636831
 
 #: Values of `files.state`.
@@ -92,7 +94,8 @@ CREATE TABLE blocks (
     added REAL NOT NULL
 )
 """
-_PACK_TABLES = {
+#: Tables that an older catalog lacks. They are made when it is opened.
+_LATER_TABLES = {
     "packed": """(
     root INTEGER PRIMARY KEY REFERENCES roots(id),
     pack INTEGER NOT NULL,
@@ -101,6 +104,20 @@ _PACK_TABLES = {
     wrap INTEGER NOT NULL
 )""",
     "packs": "(id INTEGER PRIMARY KEY, size INTEGER NOT NULL)",
+    "seen": """(
+    id INTEGER PRIMARY KEY,
+    place BLOB NOT NULL,
+    name BLOB NOT NULL,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    ctime_ns INTEGER NOT NULL,
+    inode INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    version INTEGER NOT NULL,
+    dag_size INTEGER NOT NULL,
+    UNIQUE (place, name),
+    UNIQUE (key, id)
+)""",
 }
 
 
@@ -139,8 +156,8 @@ class Catalog(SQLiteFile):
             prepare=lambda db: _prepare(db, path, holds_data),
             busy_seconds=BUSY_SECONDS,
             version=SCHEMA_VERSION,
-            older=(_WITHOUT_RECORDS, _WITHOUT_PACKS),
-            lacking=_PACK_TABLES,
+            older=_OLDER,
+            lacking=_LATER_TABLES,
             pragmas=(f"wal_autocheckpoint={WAL_PAGES}", f"journal_size_limit={WAL_BYTES}"),
             readable=True,
             per_thread=True,
@@ -191,16 +208,16 @@ def _prepare(db: sqlite3.Connection, path: Path, holds_data: Callable[[], bool])
             f"The catalog {path} is missing or empty, but {path.parent} has files that it listed. Stop all programs "
             "that use this directory and bring everything back with: kachery-cloud repair"
         )
-    tables = "; ".join(f"CREATE TABLE {name} {columns}" for name, columns in _PACK_TABLES.items())
+    tables = "; ".join(f"CREATE TABLE {name} {columns}" for name, columns in _LATER_TABLES.items())
     statements = f"{_SCHEMA}; {tables}; PRAGMA application_id={_APPLICATION_ID}"
-    make_schema(db, statements, SCHEMA_VERSION, path, "a catalog", older=(_WITHOUT_RECORDS, _WITHOUT_PACKS))
-    _add_packs(db)
+    make_schema(db, statements, SCHEMA_VERSION, path, "a catalog", older=_OLDER)
+    _add_later_tables(db)
     # Reads a page of each table, so that a damaged file is noticed now and not in the middle of a load.
-    for table in ("roots", "files", "leaves", "blocks", *_PACK_TABLES):
+    for table in ("roots", "files", "leaves", "blocks", *_LATER_TABLES):
         db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
 
 
-def _add_packs(db: sqlite3.Connection) -> None:
+def _add_later_tables(db: sqlite3.Connection) -> None:
     """Make the tables that an older catalog does not have. Programs of the older version refuse it from then on."""
 
     def version() -> int:
@@ -210,9 +227,9 @@ def _add_packs(db: sqlite3.Connection) -> None:
         return
     db.execute("BEGIN IMMEDIATE")
     try:
-        for name, columns in _PACK_TABLES.items():
+        for name, columns in _LATER_TABLES.items():
             db.execute(f"CREATE TABLE IF NOT EXISTS {name} {columns}")
-        if version() == _WITHOUT_PACKS:  # the other one still lacks its records, and says so by its version
+        if version() in _WITHOUT_LATER:  # the other one still lacks its records, and says so by its version
             db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         db.execute("COMMIT")
     except BaseException:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from kachery_p2p.dag.unixfs import NO_ATTRIBUTES, Attributes
 from kachery_p2p.errors import FileChanged, IsADirectory, NotAFile
 from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import describe as describe
@@ -41,10 +42,11 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, st: os.stat_result) -> Stamp:
-        return cls(st.st_size, st.st_mtime_ns, st.st_ctime_ns, _signed(st.st_ino))
+        return cls(st.st_size, st.st_mtime_ns, st.st_ctime_ns, signed(st.st_ino))
 
 
-def _signed(number: int) -> int:
+def signed(number: int) -> int:
+    """An inode number as it is kept: in 64 signed bits."""
     number &= (1 << 64) - 1
     return number - (1 << 64) if number >> 63 else number
 
@@ -226,6 +228,11 @@ def clone_file(source_fd: int, target_fd: int) -> bool:
     return True
 
 
+def attributes_of(status: os.stat_result) -> Attributes:
+    """What is preserved of a file or folder. As Kubo has it, a mode that allows nothing is none."""
+    return Attributes(stat.S_IMODE(status.st_mode) or None, status.st_mtime_ns)
+
+
 # --- the files people name -------------------------------------------------------------------------------------------
 
 
@@ -236,8 +243,8 @@ class SourceFile:
     that do not know it beforehand, and a whole page for those of /sys. `misstated` tells, once the end was looked for.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open `path`.
+    def __init__(self, path: Path, *, preserve: bool = False) -> None:
+        """Open `path`; `preserve` keeps its permissions and its time of modification in `attributes`.
 
         Raises:
             FileMissing, IsADirectory, NotAFile, NoPermission: it is not a file that can be read.
@@ -252,7 +259,9 @@ class SourceFile:
                 raise NotAFile(f"{path} is {describe(kind)}, not a file, so it cannot be stored or linked.")
             self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | CLOEXEC | BINARY)
             try:
-                self.stamp = Stamp.of(os.fstat(self.fd))
+                status = os.fstat(self.fd)
+                self.stamp = Stamp.of(status)
+                self.attributes = attributes_of(status) if preserve else NO_ATTRIBUTES
             except BaseException:
                 os.close(self.fd)
                 raise

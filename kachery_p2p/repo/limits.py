@@ -75,6 +75,19 @@ TWIN_CANDIDATES = 8
 #: A file changed this short before it was hashed could change again without its time moving: clock ticks are coarse.
 RACY_NS = 20_000_000
 
+#: The same where a clock ticks in steps of whole milliseconds or more: those of FAT are two seconds.
+COARSE_CLOCK_NS = 1_000_000
+COARSE_RACY_NS = 2_500_000_000
+
+#: The same on a network file system, whose clock is another machine's and may be that far from ours.
+NETWORK_RACY_NS = 60_000_000_000
+
+#: Files that are remembered with their stamps (seen.py), some 200 bytes each; beyond it the oldest are hashed again.
+SEEN_FILES = 4_000_000
+
+#: Bytes of a `.kacheryignore`; the longest that people write have some KiB.
+IGNORE_BYTES = 1 * MIB
+
 #: Names of CIDs used as file names may not be longer: file systems take 255 bytes, and Kubo's identity CIDs fit in it.
 MAX_NAME = 230
 

@@ -26,6 +26,7 @@ from kachery_p2p.repo.second_place import (
     right_block,
     stored_files,
 )
+from kachery_p2p.repo.seen import forget_seen
 from kachery_p2p.repo.tree import read_tree
 
 
@@ -114,6 +115,7 @@ class Maintenance:
         with self._catalog.write() as db:
             for row in rows:
                 forget_file(db, row.file)
+            forget_seen(db, bytes(cid.to_v1()))
             known = db.execute("DELETE FROM roots WHERE key = ?", (bytes(cid.to_v1()),)).rowcount > 0
         for row in rows:
             self._reader.files.drop(row.file)

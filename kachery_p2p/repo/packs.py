@@ -54,6 +54,7 @@ _WINDOW = 4 * MIB
 _NAME = re.compile(r"([1-9][0-9]{0,17})\.car")
 #: The keys of roots that can be packed: these, and the multihash.
 _ROOT_PREFIXES = (bytes((1, RAW)), bytes((1, DAG_PB)))
+_SEEN = "SELECT 1 FROM seen WHERE key = ? LIMIT 1"
 
 
 class Place(NamedTuple):
@@ -249,6 +250,7 @@ class PackReader:
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise explain(error, "reading", os.fsdecode(path)) from error
+        self._lost(multihash)
         return None
 
     def after_fork(self) -> None:
@@ -258,6 +260,13 @@ class PackReader:
     def close(self) -> None:
         """Close all packs; they are opened again when they are needed."""
         self._files.clear()
+
+    def _lost(self, multihash: bytes) -> None:
+        """The bytes went bad: whoever stores the same file again is to write them anew, and not to be told "known"."""
+        keys = [(prefix + multihash,) for prefix in _ROOT_PREFIXES]
+        if not self._catalog.read_only and any(self._catalog.one(_SEEN, key) for key in keys):
+            with self._catalog.write() as db:
+                db.executemany("DELETE FROM seen WHERE key = ?", keys)
 
     def _places(self, keys: Sequence[bytes]) -> dict[bytes, Place]:
         found: dict[bytes, Place] = {}

@@ -48,7 +48,14 @@ class NodeSpool:
 
     def add(self, cid: CID, block: bytes) -> None:
         """Keep one node; fits FileBuilder's `on_node`."""
-        multihash = cid.multihash
+        self._write(cid.multihash, block)
+
+    def take(self, other: NodeSpool) -> None:
+        """Keep the nodes of another, too."""
+        for multihash, block in other:
+            self._write(multihash, block)
+
+    def _write(self, multihash: bytes, block: bytes) -> None:
         self._spool.write(len(multihash).to_bytes(4, "big") + len(block).to_bytes(4, "big"))
         self._spool.write(multihash)
         self._spool.write(block)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,6 +31,7 @@ from kachery_p2p.repo.many import ManyFiles
 from kachery_p2p.repo.newfile import NewFile, clean_left_overs
 from kachery_p2p.repo.openfiles import OpenFiles
 from kachery_p2p.repo.placing import Placer
+from kachery_p2p.repo.scanning import FolderOptions
 from kachery_p2p.repo.second_place import refuse_newer
 from kachery_p2p.repo.serving import BlockReader
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
@@ -122,43 +123,48 @@ class Repo:
     # --- storing -----------------------------------------------------------------------------------------------------
 
     def store_file(
-        self, path: Path | str, *, profile: str | Profile | None = None, progress: Progress | None = None
+        self,
+        path: Path | str,
+        *,
+        profile: str | Profile | None = None,
+        progress: Progress | None = None,
+        rehash: bool = False,
     ) -> Stored:
         """Copy a file into the repo.
 
-        `progress(done, total)` gets bytes. Nothing is written when the same bytes are stored already. A store that
-        fails leaves nothing behind.
+        `progress(done, total)` gets bytes. Nothing is written when the same bytes are stored already; nor is it read
+        again where it has not changed since, unless `rehash` asks for it (seen.py). A store that fails leaves nothing
+        behind.
 
         Raises:
             FileMissing, IsADirectory, NotAFile, NoPermission: it is not a file that can be read.
-            FileChanged: the file changed meanwhile.
-            DiskFull: there is no room for the copy.
-            InvalidProfile: there is no such profile.
+            FileChanged, DiskFull, InvalidProfile: it changed meanwhile; no room for the copy; no such profile.
         """
         self._check_writable()
         self._refuse_own_database(path)
-        return self._storer.store_file(Path(path), profile, progress)
+        return self._storer.store_file(Path(path), profile, progress, rehash=rehash)
 
     def link_file(
-        self, path: Path | str, *, profile: str | Profile | None = None, progress: Progress | None = None
+        self,
+        path: Path | str,
+        *,
+        profile: str | Profile | None = None,
+        progress: Progress | None = None,
+        rehash: bool = False,
     ) -> Stored:
-        """Serve a file from where it lies, without a copy.
+        """Serve a file from where it lies, without a copy. Raises as `store_file`.
 
         It must then stay as it is; when it does not, that is noticed, and wrong bytes are never given out.
-
-        Raises:
-            KacheryError: as for `store_file`.
         """
         self._check_writable()
         self._refuse_own_database(path)
-        return self._storer.link_file(Path(path), profile, progress)
+        return self._storer.link_file(Path(path), profile, progress, rehash=rehash)
 
     def store_bytes(self, data: Buffer, *, profile: str | Profile | None = None) -> Stored:
         """Store bytes as a file.
 
         Raises:
-            DiskFull: there is no room for them.
-            InvalidProfile: there is no such profile.
+            DiskFull, InvalidProfile: no room for them; no such profile.
         """
         self._check_writable()
         return self._storer.store_bytes(data, profile)
@@ -166,12 +172,7 @@ class Repo:
     def store_value(self, data: Buffer, *, profile: str | Profile | None = None) -> Stored:
         """Store bytes of which nobody needs the path now: some KiB go into a pack, with others that come meanwhile.
 
-        The path of the answer is where `find_file` brings them when it is asked for it. They are on the disk when this
-        returns.
-
-        Raises:
-            DiskFull: there is no room for them.
-            InvalidProfile: there is no such profile.
+        `find_file` brings them to the path of the answer when it is asked for it. They are on the disk at once.
         """
         self._check_writable()
         return self._storer.store_bytes(data, profile, packed=True)
@@ -179,9 +180,9 @@ class Repo:
     def store_new(
         self, new: NewFile, *, profile: str | Profile | None = None, progress: Progress | None = None
     ) -> Stored:
-        """Store what was written to a `NewFile` in `tmp/`, by renaming it. It may not be written to any more.
+        """Store what was written to a `NewFile` in `tmp/`, by renaming it: content that is too large for memory.
 
-        This is for content that is made piece by piece and is too large for memory.
+        It may not be written to any more.
         """
         self._check_writable()
         return self._storer.store_new(new, profile, progress)
@@ -193,20 +194,25 @@ class Repo:
         profile: str | Profile | None = None,
         progress: Progress | None = None,
         link: bool = False,
+        options: FolderOptions | None = None,
+        admit: Callable[[int], None] | None = None,
     ) -> Stored:
-        """Store a folder: each file in it is copied (or, with `link`, linked) as a root of its own.
+        """Store a folder: each file in it is copied, or linked, as a root of its own.
 
-        Symbolic links stay symbolic links and are not followed. The path of the answer is that of the folder given, for
-        there is no copy of the folder as such. After an error the files that were stored until then stay.
+        The path of the answer is that of the folder given. After an error the files that were stored until then stay.
+        `link` is short for `options` with that alone. `admit` is called with the bytes of all files before any is read;
+        what it raises ends the store.
 
         Raises:
-            NotADirectory: it is a file.
-            NotAFile: there are sockets or devices in it.
-            InvalidName: a name in it is not UTF-8.
-            KacheryError: as for `store_file`.
+            NotADirectory, NotAFile, InvalidName: something in it cannot be stored (scanning.py).
         """
         self._check_writable()
-        return self._folders.store(Path(path), profile, progress, link)
+        chosen = options or FolderOptions(link=link)
+        return self._folders.store(Path(path), profile, chosen, progress, admit)
+
+    def hash_file(self, path: Path | str, *, profile: str | Profile | None = None) -> CID:
+        """The CID that a file would have, without storing it; not read where it has not changed. Raises as that."""
+        return self._storer.hash_file(Path(path), profile)
 
     def keep_directory(self, root: CID, tree: StoredTree | None = None) -> None:
         """Make a directory that was loaded, all of whose nodes are here, a root like one that was stored.
@@ -215,7 +221,6 @@ class Repo:
 
         Raises:
             RepoError: a node is missing.
-            DiskFull: there is no room for it.
         """
         self._folders.keep_loaded(root, tree)
 
@@ -420,11 +425,7 @@ class Repo:
         """Make the catalog anew when it is lost or damaged; the old one is kept in `damaged/`.
 
         What `nodes/` and `links/` have, and what the old catalog still proves, is taken in; everything under `ipfs/`
-        and every linked file is hashed. No other process may use the directory meanwhile.
-
-        Args:
-            directory: the data directory.
-            progress: called with the bytes done and their total.
+        and every linked file is hashed. No other process may use the directory meanwhile. `progress` gets bytes.
 
         Returns:
             What could not be brought back.

@@ -14,10 +14,11 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from kachery_p2p.dag.builder import BuiltFile, FileBuilder
+from kachery_p2p.dag.builder import BuiltFile, FileBuilder, attributed_leaf
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.profiles import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile
 from kachery_p2p.dag.profiles import profile as named_profile
+from kachery_p2p.dag.unixfs import NO_ATTRIBUTES
 from kachery_p2p.errors import DiskFull, NotAFile
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import OK, insert_blocks
@@ -39,15 +40,17 @@ from kachery_p2p.repo.limits import MIB, PROFILE_SAMPLE, RACY_NS, SMALL_FILE, TW
 from kachery_p2p.repo.newfile import NewFile
 from kachery_p2p.repo.placing import NodeSpool, Placer, profile_from_text, profile_text, same_bytes, wrap_by_profile
 from kachery_p2p.repo.records import LinkRecord
+from kachery_p2p.repo.seen import Known, SeenFiles
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
 
 
 class HashedLink(NamedTuple):
-    """A file to be linked: its real path, its DAG, and the stamp it had while it was hashed."""
+    """A file to be linked: its real path, its DAG, its stamp, and when hashing began (ns since 1970)."""
 
     path: Path
     built: BuiltFile
     stamp: Stamp
+    began: int
 
 
 class Storer:
@@ -59,35 +62,55 @@ class Storer:
         self._layout = placer.layout
         self._catalog = placer.catalog
 
-    def store_file(self, path: Path, which: str | Profile | None, progress: Progress | None) -> Stored:
+    def store_file(
+        self,
+        path: Path,
+        which: str | Profile | None,
+        progress: Progress | None,
+        *,
+        rehash: bool = False,
+        preserve: bool = False,
+    ) -> Stored:
         profile = named_profile(which)
-        with SourceFile(path) as source:
+        began = time.time_ns()
+        with SourceFile(path, preserve=preserve) as source:
             size = source.stamp.size
             if source.misstated():
                 return self._store_stream(source, profile, progress)
-            if size <= min(SMALL_FILE, profile.chunk_size):
-                data = read_small(source)
-                stored = self.store_small(data, profile)
+            if size <= min(SMALL_FILE, profile.chunk_size) and not preserve:
+                # To look it up would take as long as to hash it.
+                stored = self.store_small(read_small(source), profile)
                 if progress is not None:
                     progress(size, size)
                 return stored
-            stored = self._store_without_copy(source, profile, progress)
-            if stored is not None:
-                return stored
-            with NewFile(self._layout.temporary) as new, NodeSpool(self._layout.temporary) as nodes:
-                cloned = clone_file(source.fd, new.fd)
-                if not cloned:
-                    self._check_room(size, path)
-                with explained("storing", path):
-                    if cloned:
-                        # The clone is ours alone, so what is hashed is what is kept.
-                        built = self._hash(source, profile, nodes, progress, read_fd=new.fd)
-                        if os.fstat(new.fd).st_size != size:
-                            raise source.changed()
-                    else:
-                        built = self._hash(source, profile, nodes, progress, copy_to=new.fd)
-                    source.check()
-                return self._keep(new, nodes, built, profile)
+            with explained("reading", path):
+                real = os.path.realpath(path)
+            seen = SeenFiles(self._placer, profile, linked=False, about=about(preserve), rehash=rehash)
+            known = seen.find_one(real, source.stamp)
+            if known is not None:
+                if progress is not None:
+                    progress(size, size)
+                return self._stored(known, size)
+            stored = self._store_without_copy(source, profile, progress) or self._copy(source, profile, progress)
+            seen.note_one(real, source.stamp, began, stored.cid, stored.dag_size)
+            return stored
+
+    def _copy(self, source: SourceFile, profile: Profile, progress: Progress | None) -> Stored:
+        size = source.stamp.size
+        with NewFile(self._layout.temporary) as new, NodeSpool(self._layout.temporary) as nodes:
+            cloned = clone_file(source.fd, new.fd)
+            if not cloned:
+                self._check_room(size, source.path)
+            with explained("storing", source.path):
+                if cloned:
+                    # The clone is ours alone, so what is hashed is what is kept.
+                    built = self._hash(source, profile, nodes, progress, read_fd=new.fd)
+                    if os.fstat(new.fd).st_size != size:
+                        raise source.changed()
+                else:
+                    built = self._hash(source, profile, nodes, progress, copy_to=new.fd)
+                source.check()
+            return self._keep(new, nodes, built, profile)
 
     def store_bytes(self, data: Buffer, which: str | Profile | None, *, packed: bool = False) -> Stored:
         profile = named_profile(which)
@@ -135,27 +158,77 @@ class Storer:
         """Store bytes that are one block; in a pack, where they are few and that is meant."""
         return self._small.keep([SmallFile.of(data, profile)], packed=packed)[0]
 
-    def link_file(self, path: Path, which: str | Profile | None, progress: Progress | None) -> Stored:
+    def link_file(
+        self, path: Path, which: str | Profile | None, progress: Progress | None, *, rehash: bool = False
+    ) -> Stored:
         profile = named_profile(which)
+        known = None if rehash else self.known_link(path, profile)
+        if known is not None:
+            if progress is not None:
+                progress(known.size, known.size)
+            return known
         with NodeSpool(self._layout.temporary) as nodes:
             link = self.hash_link(path, profile, progress, nodes)
             self.record_links([link], profile, nodes)
-        return Stored(link.built.cid, link.built.size, link.path, link.built.dag_size)
+        built = link.built
+        seen = SeenFiles(self._placer, profile, linked=True)
+        seen.note_one(str(link.path), link.stamp, link.began, built.cid, built.dag_size)
+        return Stored(built.cid, built.size, link.path, built.dag_size)
 
-    def hash_link(self, path: Path, profile: Profile, progress: Progress | None, nodes: NodeSpool) -> HashedLink:
+    def hash_file(self, path: Path, which: str | Profile | None) -> CID:
+        """See Repo.hash_file."""
+        profile = named_profile(which)
+        began = time.time_ns()
+        with SourceFile(path) as source, NodeSpool(self._layout.temporary) as nodes:
+            with explained("reading", path):
+                real = os.path.realpath(path)
+            seen = SeenFiles(self._placer, profile, linked=None)
+            known = seen.find_one(real, source.stamp)
+            if known is not None:
+                return known.cid
+            built = self._hash(source, profile, nodes, None)
+            source.check()
+            if not self._catalog.read_only and not source.misstated():
+                seen.note_one(real, source.stamp, began, built.cid, built.dag_size)
+            return built.cid
+
+    def known_link(self, path: Path, profile: Profile, *, preserve: bool = False) -> Stored | None:
+        """What a file is that was linked before, and has not changed since."""
+        with explained("linking", path):
+            real = os.path.realpath(path)
+        with SourceFile(Path(real)) as source:
+            seen = SeenFiles(self._placer, profile, linked=True, about=about(preserve))
+            known = seen.find_one(real, source.stamp)
+        return None if known is None else self._stored(known, source.stamp.size)
+
+    def hash_link(
+        self,
+        path: Path,
+        profile: Profile,
+        progress: Progress | None,
+        nodes: NodeSpool,
+        *,
+        preserve: bool = False,
+    ) -> HashedLink:
         """Hash a file that is to be linked; its inner nodes go to `nodes`."""
         with explained("linking", path):
             real = Path(os.path.realpath(path))
         settle(real)
-        with SourceFile(real) as source:
+        began = time.time_ns()
+        with SourceFile(real, preserve=preserve) as source:
             if source.misstated():
                 raise NotAFile(
                     f"{path} has other bytes than its size of {source.stamp.size} says, as files have that the system "
                     "makes while they are read. Parts of it cannot be served; store a copy of it instead."
                 )
-            built = self._hash(source, profile, nodes, progress)
-            source.check()
-            return HashedLink(real, built, source.stamp)
+            with NodeSpool(self._layout.temporary) as own:
+                built = self._hash(source, profile, own, progress)
+                source.check()
+                if preserve:
+                    # The profile and the bytes alone would not give its root again.
+                    self._placer.nodes.keep(built.cid, own)
+                nodes.take(own)
+            return HashedLink(real, built, source.stamp, began)
 
     def record_links(self, links: Sequence[HashedLink], profile: Profile, nodes: NodeSpool) -> None:
         """Write links down and commit them, durably: after a loss of power nothing else would tell of them."""
@@ -164,19 +237,23 @@ class Storer:
         self._placer.links.keep(
             [
                 LinkRecord(built.cid, os.fsdecode(path), text)
-                for path, built, _ in links
+                for path, built, _, _ in links
                 if path != self._layout.path_for(built.cid) and not self._is_linked(built.cid, path)
             ]
         )
         with self._catalog.write(durable=True) as db:
             insert_blocks(db, nodes)
-            for path, built, stamp in links:
+            for path, built, stamp, _ in links:
                 own = path == self._layout.path_for(built.cid)
                 self._placer.add_rows(
                     db, built.cid, built.size, path, linked=not own, profile=profile, wrap=wrap, stamp=stamp
                 )
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _stored(self, known: Known, size: int) -> Stored:
+        path = self._layout.path_for(known.cid) if known.path is None else Path(os.fsdecode(known.path))
+        return Stored(known.cid, size, path, known.dag_size)
 
     def _is_linked(self, cid: CID, path: Path) -> bool:
         return (
@@ -222,14 +299,22 @@ class Storer:
     ) -> BuiltFile:
         size = source.stamp.size
         read = FileReader(source.fd if read_fd is None else read_fd, min(profile.chunk_size, size))
-        builder = FileBuilder(profile, nodes.add)
+        builder = FileBuilder(profile, nodes.add, source.attributes)
         with explained("reading", source.path):
             try:
                 for multihash, length in leaf_hashes(read, size, profile, copy_to=copy_to, progress=progress):
                     builder.add_leaf(multihash, length)
             except TooShort:
                 raise source.changed() from None
-        return builder.finish()
+            built = builder.finish()
+            if source.attributes != NO_ATTRIBUTES and built.leaves == 1:
+                data = read_bytes_at(source.fd if read_fd is None else read_fd, size, 0)
+                if len(data) != size:
+                    raise source.changed()
+                # That these are the bytes that were written shows when the source is checked.
+                built, block = attributed_leaf(profile, data, source.attributes)
+                nodes.add(built.cid, block)
+        return built
 
     def _keep(self, new: NewFile, nodes: NodeSpool, built: BuiltFile, profile: Profile) -> Stored:
         """Bring a finished file into its place: its bytes and its inner nodes go to the disk side by side."""
@@ -290,8 +375,9 @@ class Storer:
             known = self._placer.own_copy(built.cid)
             if known is not None:
                 return Stored(built.cid, built.size, known[0], built.dag_size)
-            # Under the same profile the same bytes would have had the same CID.
-            others = [path for path, which in alike if which != profile_text(profile)]
+            # Under the same profile the same bytes would have had the same CID, but for what else a root may say.
+            same = profile_text(profile) if source.attributes == NO_ATTRIBUTES else ""
+            others = [path for path, which in alike if which != same]
             twin = next((path for path in others if same_bytes(source.fd, path)), None)
             if twin is None:
                 return None
@@ -318,6 +404,11 @@ class Storer:
                 f"Storing {what} needs {size} bytes, and the disk of {self._layout.directory} has {room} left. Free "
                 "some space, use a data directory on a larger disk, or link the file instead of storing a copy."
             )
+
+
+def about(preserve: bool) -> str:
+    """What decides CIDs beside the profile, for `SeenFiles`."""
+    return "preserve" if preserve else ""
 
 
 def read_small(source: SourceFile) -> bytes:

@@ -38,6 +38,18 @@ ROWS: tuple[Row, ...] = (
     ),
     Row("link", STORE, "link (no copy)", NOTHING, _DATA, lambda s: storing.own_store(s, link=True), far=False),
     Row("kubo-add", STORE, "Kubo add, then sync", SYNCED, _DATA, storing.kubo_add, kubo.missing, far=False),
+    Row(
+        "store-again", STORE, "store again, unchanged", SYNCED, _DATA,
+        lambda s: storing.own_store(s, link=False, again=True), far=False,
+    ),
+    Row(
+        "link-again", STORE, "link again, unchanged", NOTHING, _DATA,
+        lambda s: storing.own_store(s, link=True, again=True), far=False,
+    ),
+    Row(
+        "kubo-add-again", STORE, "Kubo add again, unchanged, then sync", SYNCED, _DATA,
+        lambda s: storing.kubo_add(s, again=True), kubo.missing, far=False,
+    ),
     Row("helia-add", STORE, "Helia add", NOT_SYNCED, _DATA, storing.helia_add, _no_peers, far=False),
     Row("cp", STORE, "cp, then a sha256 pass", SYNCED, _DATA, storing.cp_and_hash, far=False),
     Row("store-json", STORE, "store_json, one thread", SYNCED, (VALUES,), storing.store_json, far=False),

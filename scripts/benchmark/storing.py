@@ -16,9 +16,11 @@ from scripts.benchmark.usage import ChildrenMeter, Meter, Sample, Usage, run_mea
 from scripts.workstation import Workstation
 
 
-def own_store(stage: Stage, *, link: bool) -> Sample:
-    """Our `store_file` or `store_dir`, or the same as links."""
+def own_store(stage: Stage, *, link: bool, again: bool = False) -> Sample:
+    """Our `store_file` or `store_dir`, or the same as links; `again` measures the second time."""
     with stage.fresh_folder() as folder, stage.new_own(folder) as own:
+        if again:
+            own.store(stage.dataset.path, link=link)
         meter = Meter(own.pid)
         _, seconds = own.store(stage.dataset.path, link=link)
         return Sample(seconds, {"own": meter.read()})
@@ -42,9 +44,11 @@ def store_json(stage: Stage, *, threads: int = 1, processes: int = 1) -> Sample:
         return Sample(seconds, sides, {"values/s": share * processes / seconds})
 
 
-def kubo_add(stage: Stage) -> Sample:
-    """`ipfs add`, and what it leaves in the page cache brought to the disk."""
+def kubo_add(stage: Stage, *, again: bool = False) -> Sample:
+    """`ipfs add`, and what it leaves in the page cache brought to the disk; `again` measures the second time."""
     with stage.fresh_folder() as folder, stage.new_kubo(folder) as peer:
+        if again:
+            by_kubo(peer, lambda: peer.add(stage.dataset.path), folder)
         return by_kubo(peer, lambda: peer.add(stage.dataset.path), folder)
 
 

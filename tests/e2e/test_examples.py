@@ -174,6 +174,10 @@ BEFORE = {
     "import_car": "uri = kcl.store_dir('experiment'); kcl.export_car(uri, 'session.car', overwrite=True)",
     "publish": "uri = kcl.store_text('example text')",
     "published": "kcl.publish('recordings', kcl.store_text('example text'))",
+    "load_dir": "uri = kcl.store_dir('experiment')",
+    "diff": "from pathlib import Path; notes = Path('experiment/notes'); (notes / 'a.txt').write_text('a'); "
+    "old_uri = kcl.store_dir('experiment'); (notes / 'a.txt').write_text('aa'); (notes / 'b.txt').write_text('b'); "
+    "new_uri = kcl.store_dir('experiment'); (notes / 'a.txt').unlink(); (notes / 'b.txt').unlink()",
     "list_dir": "uri = kcl.store_dir('experiment')",
     "load_file_info": "open('large.dat', 'wb').truncate(200_000_128); uri = kcl.link_file('large.dat')",
     "pin": "kcl.load_file(FILE)",

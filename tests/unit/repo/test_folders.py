@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from kachery_p2p.dag.nodes import drive, read_node
 from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.errors import FileMissing, InvalidName, NotADirectory, NotAFile, RepoError
 from kachery_p2p.repo import Repo
+from kachery_p2p.repo.scanning import FolderOptions
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "unixfs_cids.json").read_text())["directories"]
 PROFILES = ["unixfs-v1-2025", "unixfs-v0-2015"]
@@ -115,21 +117,83 @@ def test_empty_folder(repo: Repo, tmp_path: Path) -> None:
     )
 
 
-def test_symbolic_links_are_not_followed(repo: Repo, folder: Path, tmp_path: Path) -> None:
-    """A symbolic link stays one, whether it leads to a file, out of the folder, to a folder above, or nowhere."""
-    (tmp_path / "secret").write_bytes(b"secret")
-    targets = {"file": "a.txt", "out": "../secret", "loop": "..", "nowhere": "gone"}
+def links_in(repo: Repo, cid: CID) -> dict[str, str]:
+    """The symbolic links in a folder, and their targets."""
+    found: dict[str, str] = {}
+    for name, below in names_in(repo, cid).items():
+        block = repo.get_block(below.multihash)
+        assert block is not None
+        _, data = read_node(below, block)
+        if data is not None and data.kind is DataType.SYMLINK:
+            found[name] = bytes(data.data or b"").decode()
+    return found
+
+
+def test_symbolic_links_that_stay_in_the_folder_are_kept(repo: Repo, folder: Path) -> None:
+    """To a file, a folder, another link, back to itself, or to what is not there: it is what its author wrote."""
+    targets = {"file": "a.txt", "folder": "sub", "link": "file", "itself": "itself", "nowhere": "gone/too"}
     for name, target in targets.items():
         (folder / name).symlink_to(target)
+    (folder / "sub" / "up").symlink_to("../a.txt")
     stored = repo.store_directory(folder)
-    files = names_in(repo, stored.cid)
-    for name, target in targets.items():
-        block = repo.get_block(files[name].multihash)
-        assert block is not None
-        _, data = read_node(files[name], block)
-        assert data is not None
-        assert (data.kind, bytes(data.data or b"")) == (DataType.SYMLINK, target.encode())
-    assert all(entry.path is None or entry.path.read_bytes() != b"secret" for entry in repo.list_files())
+    assert links_in(repo, stored.cid) == targets
+    assert links_in(repo, names_in(repo, stored.cid)["sub"]) == {"up": "../a.txt"}
+    assert stored.size == 3
+
+
+@pytest.mark.parametrize("target", ["../secret", "/etc/hostname", "sub/../../secret", "..", "sub/../a.txt"])
+def test_symbolic_links_that_lead_out_are_refused(repo: Repo, folder: Path, tmp_path: Path, target: str) -> None:
+    """A folder that nobody could load is not stored: the link is named before anything is, with what can be done."""
+    (tmp_path / "secret").write_bytes(b"secret")
+    (folder / "sub" / "out").symlink_to(target if target.startswith(("/", "sub")) else f"../{target}")
+    with pytest.raises(InvalidName, match=r"sub/out points to .*--follow.*--exclude"):
+        repo.store_directory(folder)
+    assert repo.list_files() == []
+    stored = repo.store_directory(folder, options=FolderOptions(exclude=("out",)))
+    assert str(stored.cid) == VECTORS[0]["unixfs-v1-2025"]
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["store", "link"])
+def test_symbolic_links_are_followed_when_that_is_asked_for(
+    repo: Repo, folder: Path, tmp_path: Path, link: bool
+) -> None:
+    """Files and folders come in their place, from wherever they are. Stored again it is the same."""
+    outside = tmp_path / "outside"
+    (outside / "deep").mkdir(parents=True)
+    (outside / "deep" / "file").write_bytes(b"outside")
+    (folder / "out").symlink_to(outside)
+    (folder / "b").symlink_to("b.txt")
+    (folder / "absolute").symlink_to(outside / "deep" / "file")
+    options = FolderOptions(follow=True, link=link)
+    stored = repo.store_directory(folder, options=options)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    assert repo.store_directory(copy).cid == stored.cid
+    assert repo.store_directory(folder, options=options) == stored
+    assert links_in(repo, stored.cid) == {}
+
+
+def test_links_that_cannot_be_followed(repo: Repo, folder: Path) -> None:
+    """One that leads to a folder it lies in, to itself, or nowhere is named, and what can be done."""
+    follow = FolderOptions(follow=True)
+    for target, said in (
+        ("..", "leads back to .*folder, which it lies in"),
+        ("x", "back to the link"),
+        ("no", "where"),
+    ):
+        link = folder / "sub" / "x"
+        link.symlink_to(target)
+        with pytest.raises(InvalidName, match=f"sub/x (points to .*)?{said}.*exclude"):
+            repo.store_directory(folder, options=follow)
+        link.unlink()
+    # The same folder twice is no circle.
+    (folder / "again").symlink_to("sub")
+    assert sorted(names_in(repo, repo.store_directory(folder, options=follow).cid)) == [
+        "a.txt",
+        "again",
+        "b.txt",
+        "sub",
+    ]
 
 
 def test_folder_itself_may_be_named_by_a_symbolic_link(repo: Repo, folder: Path, tmp_path: Path) -> None:

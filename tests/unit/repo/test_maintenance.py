@@ -15,6 +15,7 @@ import pytest
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, sha256_multihash
 from kachery_p2p.errors import DamagedFile, RepoError, UnsupportedCID
 from kachery_p2p.repo import Repo
+from kachery_p2p.repo.catalog import SCHEMA_VERSION
 from kachery_p2p.repo.limits import TASK_BYTES
 from tests.helpers.profiles import custom_profile
 from tests.helpers.repo_helpers import is_directory
@@ -345,7 +346,7 @@ def test_catalog_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     with Repo.open(tmp_path):
         pass
     db = sqlite3.connect(tmp_path / "catalog.sqlite")
-    db.execute("PRAGMA user_version=4")
+    db.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
     db.close()
     with pytest.raises(RepoError, match="newer version"):
         Repo.open(tmp_path)

@@ -18,6 +18,7 @@ from kachery_p2p.dag.profiles import UNIXFS_V1_2025
 from kachery_p2p.errors import RepoError
 from kachery_p2p.repo import Repo
 from kachery_p2p.repo import packing as packing_module
+from kachery_p2p.repo.catalog import SCHEMA_VERSION
 from kachery_p2p.repo.limits import PACKED_BYTES
 from kachery_p2p.repo.small import SmallFile
 
@@ -323,12 +324,14 @@ def test_rows_that_are_lost_are_found_by_verify(repo: Repo) -> None:
 
 def make_older(directory: Path, version: int = 2) -> None:
     """Take from a closed repo what an older version did not have."""
+    later = "DROP TABLE seen; " + ("DROP TABLE packed; DROP TABLE packs; " if version < 3 else "")
     with closing(sqlite3.connect(directory / "catalog.sqlite")) as db:
-        db.executescript(f"DROP TABLE packed; DROP TABLE packs; PRAGMA user_version={version}")
-    shutil.rmtree(directory / "packs", ignore_errors=True)
+        db.executescript(f"{later}PRAGMA user_version={version}")
+    if version < 3:
+        shutil.rmtree(directory / "packs", ignore_errors=True)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_directory_of_an_older_version(repo: Repo, version: int) -> None:
     """Nothing moves: what is there is read where it is, and new values go into packs. The version is ours then."""
     old = repo.store_bytes(b"old")
@@ -341,7 +344,7 @@ def test_a_directory_of_an_older_version(repo: Repo, version: int) -> None:
             assert again.packed_file(new.cid) == b"new"
             assert again.verify() == []
     with closing(sqlite3.connect(repo.directory / "catalog.sqlite")) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (3,)
+        assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
 def test_a_program_of_the_older_version_beside_ours(repo: Repo) -> None:
@@ -351,5 +354,5 @@ def test_a_program_of_the_older_version_beside_ours(repo: Repo) -> None:
         older.execute("PRAGMA user_version=2")
         repo = reopened(repo)
         assert repo.packed_file(value.cid) == b"value"
-        assert older.execute("PRAGMA user_version").fetchone() == (3,)
+        assert older.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
         repo.close()

@@ -19,6 +19,7 @@ from kachery_p2p.dag.profiles import UNIXFS_V1_2025
 from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.errors import NotADirectory, RepoBusy, RepoError
 from kachery_p2p.repo import NodeLock, Repo
+from kachery_p2p.repo.catalog import SCHEMA_VERSION
 from tests.helpers.profiles import custom_profile
 from tests.helpers.repo_helpers import is_directory
 
@@ -292,7 +293,7 @@ def test_no_repair_beside_a_node(filled: Filled) -> None:
 def test_newer_catalog_is_not_replaced(filled: Filled) -> None:
     """A sound catalog of a later version is not repaired away."""
     db = sqlite3.connect(filled.directory / CATALOG)
-    db.execute("PRAGMA user_version=4")
+    db.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
     db.close()
     with pytest.raises(RepoError, match="newer version"):
         Repo.rebuild(filled.directory)
@@ -417,7 +418,7 @@ def test_older_directory_gets_its_second_place_when_it_is_opened(filled: Filled)
     with Repo.open(filled.directory) as repo:
         assert repo.verify() == []
     db = sqlite3.connect(filled.directory / CATALOG)
-    assert db.execute("PRAGMA user_version").fetchone() == (3,)
+    assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
     db.close()
     (filled.directory / CATALOG).unlink()
     assert Repo.rebuild(filled.directory) == []
