@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from kachery_cloud.pinning import pin, pins, unpin, wait_pinned
     from kachery_cloud.settings.config import Config, load_config
+    from kachery_cloud.sharing import get, share
     from kachery_cloud.store import link_file, store_dir, store_file, store_json, store_npy, store_pkl, store_text
     from kachery_cloud.upkeep import announce, get_node_info, init, repair, status, verify, whereis
     from kachery_cloud.uri import ContentURI, format_uri, join, parse_uri
@@ -46,6 +47,7 @@ __all__ = [
     "announce",
     "cat_file",
     "format_uri",
+    "get",
     "get_node_info",
     "init",
     "join",
@@ -64,6 +66,7 @@ __all__ = [
     "pin",
     "pins",
     "repair",
+    "share",
     "status",
     "store_dir",
     "store_file",
@@ -79,7 +82,7 @@ __all__ = [
 __all__ += errors.__all__
 
 #: The modules that make what is not an error; each is imported when a name is looked for in it. The light ones first.
-_HOMES = ("uri", "settings.config", "load", "store", "pinning", "upkeep")
+_HOMES = ("uri", "settings.config", "load", "store", "pinning", "sharing", "upkeep")
 
 if not TYPE_CHECKING:  # They would take any name for one that is here.
 

@@ -26,14 +26,15 @@ Update = Callable[[int, int], None]
 @contextmanager
 def progress_bar(what: str, *, unit: str = "B", enabled: bool | None = None) -> Iterator[Update]:
     """A function to report progress to. `enabled` None: when somebody is there to see it."""
-    bar = _Bar(what, unit, _is_watched() if enabled is None else enabled)
+    bar = _Bar(what, unit, is_watched() if enabled is None else enabled)
     try:
         yield bar.update
     finally:
         bar.close()
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
+    """Whether somebody is there to see what is said on stderr: on a terminal, or in a notebook."""
     if os.environ.get("TERM") == "dumb":
         return False
     if "ipykernel" in sys.modules:

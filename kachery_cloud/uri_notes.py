@@ -70,8 +70,8 @@ def check_address(address: str) -> None:
     peers = [value for name, value in parts if name == "p2p"]
     if names.count("p2p-circuit") > 1 or len(set(peers)) < len(peers) or len(peers) > 1 + names.count("p2p-circuit"):
         raise InvalidAddress(
-            f"{shown(address, 300)} (a provider in the URI) leads from peer to peer more than once, or back to where it "
-            "came from. An address leads to a peer directly, or through one relay."
+            f"{shown(address, 300)} (a provider in the URI) leads from peer to peer more than once, or back to where "
+            "it came from. An address leads to a peer directly, or through one relay."
         )
 
 

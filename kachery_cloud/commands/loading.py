@@ -14,10 +14,11 @@ from kachery_cloud.errors import FileExists, FileMissing, InvalidName, IsADirect
 from kachery_p2p.text import printable
 
 #: What became of the work after Ctrl-C.
-_INTERRUPTED = "Interrupted. What has arrived is kept, and is not fetched again."
+LOAD_INTERRUPTED = "Interrupted. What has arrived is kept, and is not fetched again."
 
 
-def _loading(function: Function) -> Function:
+def loading_options(function: Function) -> Function:
+    """The options of every command that loads."""
     for option in (
         click.option(
             "--timeout", type=float, metavar="SECONDS", help="Give up when nothing arrives for so long. [default: 60]"
@@ -35,11 +36,11 @@ def _loading(function: Function) -> Function:
     return function
 
 
-@command("load", _INTERRUPTED)
+@command("load", LOAD_INTERRUPTED)
 @click.argument("uri")
 @click.option("--dest", type=click.Path(), metavar="PATH", help="Put a copy there (a directory: make it there).")
 @click.option("--force", is_flag=True, help="Let --dest replace a file, where it is the whole name of the copy.")
-@_loading
+@loading_options
 @verbose_option
 @json_option
 def load(
@@ -88,11 +89,11 @@ def load(
         print_path(path)
 
 
-@command("cat", _INTERRUPTED)
+@command("cat", LOAD_INTERRUPTED)
 @click.argument("uri")
 @click.option("--start", type=int, metavar="N", help="The first byte, counted from 0.")
 @click.option("--end", type=int, metavar="N", help="One past the last byte.")
-@_loading
+@loading_options
 def cat(
     uri: str, start: int | None, end: int | None, peers: tuple[str, ...], local_only: bool, timeout: float | None
 ) -> None:
@@ -108,9 +109,9 @@ def cat(
     cat_file(uri, start=start, end=end, local_only=local_only, providers=peers, timeout=timeout)
 
 
-@command("ls", _INTERRUPTED)
+@command("ls", LOAD_INTERRUPTED)
 @click.argument("uri")
-@_loading
+@loading_options
 @json_option
 def ls(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool) -> None:
     """List a directory: size and name of each entry.
@@ -130,9 +131,9 @@ def ls(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None
         click.echo(f"{_size_text(entry['size']):>{width}}  {printable(entry['name'])}")
 
 
-@command("info", _INTERRUPTED)
+@command("info", LOAD_INTERRUPTED)
 @click.argument("uri")
-@_loading
+@loading_options
 @json_option
 def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool) -> None:
     """Say what a URI is: file or directory, how large, and whether it is here.

@@ -18,6 +18,7 @@ from kachery_p2p import __version__
 COMMANDS = {
     "announce": "network",
     "cat": "loading",
+    "get": "sharing",
     "info": "loading",
     "init": "upkeep",
     "keygen-swarm": "network",
@@ -28,6 +29,7 @@ COMMANDS = {
     "pins": "pins",
     "repair": "upkeep",
     "settings": "settings",
+    "share": "sharing",
     "status": "network",
     "store": "storing",
     "verify": "upkeep",
@@ -65,7 +67,9 @@ def cli() -> None:
     On one machine:
         kachery-cloud store session.nwb          prints ipfs://...
         kachery-cloud node                       serves it
+        kachery-cloud share ipfs://...           prints one string to give away
     On the other:
+        kachery-cloud get STRING                 brings it into this folder
         kachery-cloud load ipfs://...            finds it and prints the path of a copy
 
     Data lies in ~/.kachery-cloud, or where KACHERY_CLOUD_DIR says. All settings: kachery-cloud settings

@@ -4,23 +4,45 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from kachery_cloud.commands.support import Function, command, json_option, print_result, verbose_option
+from kachery_cloud.commands.support import (
+    Function,
+    command,
+    json_option,
+    print_result,
+    say_privacy_once,
+    verbose_option,
+)
 from kachery_cloud.errors import IsADirectory
+
+if TYPE_CHECKING:
+    from kachery_cloud.privacy import Audience
+    from kachery_cloud.settings.config import Config
 
 #: What became of the work after Ctrl-C.
 _INTERRUPTED = "Interrupted. Run the command again to store it: what is stored already is not stored twice."
 
-_label_option = click.option("--label", metavar="TEXT", help="A note for people, added to the URI as ?label=TEXT.")
+_label_option = click.option("--label", metavar="TEXT", help="A note for people, and a name for copies, in the URI.")
+_share_option = click.option(
+    "--share", "shared", is_flag=True, help="Print what the share command prints of it: one string to give away."
+)
 _profile_option = click.option(
     "--profile",
     metavar="NAME",
     help="Rules that decide the CID: unixfs-v1-2025 (the default), unixfs-v0-2015 (CIDs that begin with Qm), or "
     "random-16k, for data of which small parts are read here and there over the network.",
 )
+
+
+_ANNOUNCED: dict[Audience, str] = {
+    "world": "It is announced to the whole world.",
+    "lab": "It is announced to the holders of the swarm key.",
+    "lan": "It is announced to the local network, and to nobody else.",
+    "nobody": "It is announced to nobody: give the URI away with kachery-cloud share.",
+}
 
 
 def _pinning(function: Function) -> Function:
@@ -44,6 +66,7 @@ def _pinning(function: Function) -> Function:
 @click.option("-r", "--recursive", is_flag=True, help="Store a directory with all that is in it.")
 @_label_option
 @_profile_option
+@_share_option
 @_pinning
 @verbose_option
 @json_option
@@ -56,6 +79,7 @@ def store(path: str, **options: Any) -> None:
     Examples:
         kachery-cloud-store session.nwb
         kachery-cloud-store -r experiment/ --label "mouse 12"
+        kachery-cloud-store session.nwb --share
         kachery-cloud-store session.nwb --service filebase
     """  # noqa: D301
     _store(path, linked=False, **options)
@@ -66,6 +90,7 @@ def store(path: str, **options: Any) -> None:
 @click.option("-r", "--recursive", is_flag=True, help="Link a directory with all that is in it.")
 @_label_option
 @_profile_option
+@_share_option
 @_pinning
 @verbose_option
 @json_option
@@ -87,6 +112,7 @@ def _store(
     recursive: bool,
     label: str | None,
     profile: str | None,
+    shared: bool,
     pin: bool | None,
     services: tuple[str, ...],
     wait: bool,
@@ -98,11 +124,13 @@ def _store(
     from kachery_cloud.pinning import make_plan, record_stored, wake_node
     from kachery_cloud.settings.config import load_config
     from kachery_cloud.store import put_directory, put_file
-    from kachery_cloud.uri import format_uri
+    from kachery_cloud.uri import ContentURI, check_label
 
+    check_label(label)
     if services and pin is False:
         raise click.UsageError("--service says where to pin it, and --no-pin not to.")
     config = load_config()
+    say_privacy_once(as_json)
     plan = make_plan(config, services or pin)
     if recursive and os.path.isdir(path):
         stored = put_directory(config, path, link=linked, profile=profile, verbose=verbose, plan=plan)
@@ -115,13 +143,43 @@ def _store(
     served = tell_running_node(config, stored.cid)
     if pinned_at:
         wake_node(config)
-    uri = format_uri(str(stored.cid), label=label)
-    found = {"uri": uri, "cid": str(stored.cid), "size": stored.size, "path": str(stored.path), "served": served}
+    uri = ContentURI(str(stored.cid), label=label)
+    found: dict[str, Any] = {
+        "uri": str(uri),
+        "cid": str(stored.cid),
+        "size": stored.size,
+        "path": str(stored.path),
+        "served": served,
+    }
+    given = None
+    if shared:
+        from kachery_cloud.commands.sharing import share_values
+        from kachery_cloud.sharing import make_share, running_node
+
+        name = label or os.path.basename(os.path.abspath(path))
+        given = make_share(config, str(uri), label=name, running=lambda: running_node(config))
+        found["share"] = share_values(given)
+    text = uri.pasteable if given is None else given.string
     if pinned_at:
         from kachery_cloud.commands.pins import finish_store
 
-        finish_store(config, stored.cid, found, pinned_at, wait, as_json)
-        return
-    print_result(as_json, uri, **found)
-    if not served and sys.stderr.isatty():
-        click.echo("No node is running here. To serve this to others, run: kachery-cloud-node", err=True)
+        finish_store(config, stored.cid, text, found, pinned_at, wait, as_json)
+    else:
+        print_result(as_json, text, **found)
+    if given is not None and not as_json:
+        from kachery_cloud.commands.sharing import say_how_to_get
+
+        say_how_to_get(given)
+    elif not pinned_at and sys.stderr.isatty():
+        _say_who_can_load(config, served)
+
+
+def _say_who_can_load(config: Config, served: bool) -> None:
+    """Whether anybody can load what was stored now, and to whom it is announced."""
+    from kachery_cloud.privacy import running_audience
+    from kachery_cloud.sharing import reachable_now, running_node
+
+    node = running_node(config) if served else None
+    click.echo(reachable_now(node).sentence, err=True)
+    if node is not None:
+        click.echo(_ANNOUNCED[running_audience(node.node.discovery)], err=True)

@@ -86,6 +86,16 @@ def print_result(as_json: bool, text: str, **values: Any) -> None:
     click.echo(json.dumps(values) if as_json else text)
 
 
+def say_privacy_once(as_json: bool = False) -> None:
+    """Before the first thing comes into a data directory: to whom it will be announced."""
+    from kachery_cloud.privacy import configured_audience, is_first, sentence
+    from kachery_cloud.settings.config import load_config
+
+    config = load_config()
+    if not as_json and is_first(config):
+        click.echo(sentence(configured_audience(config)), err=True)
+
+
 def print_path(path: str) -> None:
     """A path as a result: the bytes of its name for the next command of a pipeline, what can be shown for a person."""
     if sys.stdout.isatty():
