@@ -1,7 +1,7 @@
 """A bar for long work: on a terminal or in a notebook, and only when the work has lasted a moment.
 
 with progress_bar("Loading session.nwb") as update:
-    ...  # update(done, total), in bytes, from any thread
+    ...  # update(done, total), in bytes, or update(done, total, peers), from any thread
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from kachery_cloud.terminal import unfiltered
 from kachery_p2p.text import printable
@@ -20,7 +20,11 @@ from kachery_p2p.text import printable
 #: Seconds. Work that is over sooner needs no bar.
 DELAY = 0.5
 
-Update = Callable[[int, int], None]
+
+class Update(Protocol):
+    """Reports bytes done, bytes in all, and where they come from others, by how many these are."""
+
+    def __call__(self, done: int, total: int, peers: int = 0, /) -> None: ...
 
 
 @contextmanager
@@ -55,7 +59,7 @@ class _Bar:
         self._bar: Any = None
         self._closed = False
 
-    def update(self, done: int, total: int) -> None:
+    def update(self, done: int, total: int, peers: int = 0) -> None:
         if not self._enabled or (self._bar is None and time.monotonic() - self._begun < DELAY):
             return
         with self._lock:
@@ -77,6 +81,8 @@ class _Bar:
                 )
             if total != self._bar.total:
                 self._bar.total = total
+            if peers:
+                self._bar.set_postfix_str(f"{peers} peer{'' if peers == 1 else 's'}", refresh=False)
             self._bar.update(done - self._bar.n)
 
     def close(self) -> None:

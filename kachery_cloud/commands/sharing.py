@@ -15,7 +15,7 @@ from kachery_cloud.commands.support import (
     json_option,
     print_path,
     print_result,
-    say_privacy_once,
+    privacy_said_once,
     verbose_option,
 )
 
@@ -90,8 +90,8 @@ def get(
     from kachery_cloud.sharing import get as load
 
     begun = time.monotonic()
-    say_privacy_once(as_json)
-    path = load(string, dest, local_only=local_only, verbose=verbose, providers=peers, timeout=timeout)
+    with privacy_said_once(as_json):
+        path = load(string, dest, local_only=local_only, verbose=verbose, providers=peers, timeout=timeout)
     if not as_json:
         print_path(path)
         return

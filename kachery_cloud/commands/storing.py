@@ -13,7 +13,7 @@ from kachery_cloud.commands.support import (
     command,
     json_option,
     print_result,
-    say_privacy_once,
+    privacy_said_once,
     verbose_option,
 )
 from kachery_cloud.errors import IsADirectory
@@ -130,14 +130,14 @@ def _store(
     if services and pin is False:
         raise click.UsageError("--service says where to pin it, and --no-pin not to.")
     config = load_config()
-    say_privacy_once(as_json)
     plan = make_plan(config, services or pin)
-    if recursive and os.path.isdir(path):
-        stored = put_directory(config, path, link=linked, profile=profile, verbose=verbose, plan=plan)
-    elif os.path.isdir(path):
-        raise IsADirectory(f"{path} is a directory. Add --recursive (-r) to take it with all that is in it.")
-    else:
-        stored = put_file(config, path, linked=linked, profile=profile, verbose=verbose, plan=plan)
+    with privacy_said_once(as_json):
+        if recursive and os.path.isdir(path):
+            stored = put_directory(config, path, link=linked, profile=profile, verbose=verbose, plan=plan)
+        elif os.path.isdir(path):
+            raise IsADirectory(f"{path} is a directory. Add --recursive (-r) to take it with all that is in it.")
+        else:
+            stored = put_file(config, path, linked=linked, profile=profile, verbose=verbose, plan=plan)
     pinned_at = record_stored(config, plan, stored, label or os.path.basename(os.path.abspath(path)))
     # This process ends at once, so it does not become the node; one that runs is told.
     served = tell_running_node(config, stored.cid)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -86,13 +86,16 @@ def print_result(as_json: bool, text: str, **values: Any) -> None:
     click.echo(json.dumps(values) if as_json else text)
 
 
-def say_privacy_once(as_json: bool = False) -> None:
-    """Before the first thing comes into a data directory: to whom it will be announced."""
+@contextmanager
+def privacy_said_once(as_json: bool) -> Iterator[None]:
+    """Around what brings something into a data directory: say to whom it is announced, when it is the first thing."""
     from kachery_cloud.privacy import configured_audience, is_first, sentence
     from kachery_cloud.settings.config import load_config
 
     config = load_config()
-    if not as_json and is_first(config):
+    first = not as_json and is_first(config)
+    yield
+    if first:
         click.echo(sentence(configured_audience(config)), err=True)
 
 
