@@ -36,8 +36,8 @@ def ben(workstation: Callable[..., Workstation]) -> Workstation:
 
 @pytest.mark.parametrize("shell", [pytest.param(name, marks=shell_missing(name)) for name in SHELLS])
 def test_the_string_pasted_into_a_shell(ada: Workstation, ben: Workstation, tmp_path: Path, shell: str) -> None:
-    """What `share` prints, and what `store --label` prints, is typed behind `get` and `load` without quotes, by somebody
-    who set up nothing, in a folder with files that a pattern could match: the same bytes come, under their name."""
+    """What `share` and `store --label` print is typed behind `get` and `load` without quotes, by somebody who set up
+    nothing: the same bytes come, under their name."""
     with Shell(shell, ben.folder, ben.env) as typed:
         for number, name in enumerate(NAMES):
             source = write_random(tmp_path / f"source-{number}", 100_000, seed=number)
@@ -67,7 +67,7 @@ def test_why_the_usual_form_is_not_printed(ben: Workstation) -> None:
 
 
 def test_a_folder_comes_as_a_folder(ada: Workstation, ben: Workstation, tmp_path: Path) -> None:
-    """With all that is in it, under its name; what is there is not replaced; a file in it comes by appending its path."""
+    """With all that is in it, under its name; nothing is replaced; a file of it comes by appending its path."""
     folder = tmp_path / "experiment 7"
     (folder / "sub" / "empty").mkdir(parents=True)
     write_random(folder / "sub" / "large.bin", 3_000_000, seed=4)

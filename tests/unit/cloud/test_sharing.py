@@ -334,7 +334,7 @@ def test_init_says_to_whom_and_can_change_it(data: Path) -> None:
 
 
 def test_private_goes_before_everything(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that says otherwise for a part of it does not make the machine speak; each says where it comes from."""
+    """A variable that says otherwise for a part of it does not make the machine speak; the origin of each is told."""
     from kachery_cloud.node.serve import node_options
     from kachery_cloud.settings.config import read_settings
 
