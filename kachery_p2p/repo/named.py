@@ -102,7 +102,12 @@ class Named:
         return os.path.relpath(path, target.parent) if inside else str(path)
 
     def _make(self, target: Path, path: Path) -> None:
-        make_folders(target.parent)
+        if self._layout.read_only:
+            for folder in reversed(target.parents[:3]):
+                with suppress(FileExistsError):
+                    os.mkdir(folder, 0o700)
+        else:
+            make_folders(target.parent)
         with suppress(FileNotFoundError):
             os.unlink(target)  # the name of a copy that was replaced
         try:

@@ -141,10 +141,10 @@ def test_command_line_file(here: Workstation, there: Workstation, tmp_path: Path
     """store prints one URI, load one path, cat the bytes."""
     source = write_random(tmp_path / "source.dat", 2_000_000, seed=21)
     uri = here.run("kachery-cloud-store", source, "--label", "source.dat").stdout.strip()
-    assert uri.startswith("ipfs://bafy")
-    assert uri.endswith("?label=source.dat")
+    assert uri.startswith("ipfs://label=source.dat@bafy")
     path = there.run("kachery-cloud-load", uri, "--peer", here.addr).stdout.strip()
     assert Path(path).read_bytes() == source.read_bytes()
+    assert path.endswith("/source.dat")
     copy = tmp_path / "copy.dat"
     assert there.run("kachery-cloud-load", uri, "--dest", copy, "--local-only").stdout.strip() == str(copy)
     assert copy.read_bytes() == source.read_bytes()
