@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from kachery_cloud.errors import (
 from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, repository, resolve_local
 from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
+from kachery_cloud.terminal import tell
 from kachery_cloud.uri import ContentURI, check_label, parse_uri
 from kachery_p2p.addresses import Reach, reach
 from kachery_p2p.oserrors import explained
@@ -47,6 +49,13 @@ _HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
 MAX_ADDRESS = 250
 #: Characters of a label as it is encoded. A longer one is a text, not a name, and would not leave room in a QR code.
 MAX_LABEL = 300
+
+#: Seconds for a node that was just started to enter the network, ask others to dial it, and find a relay.
+SETTLING = 15.0
+#: Seconds between two looks at how far it is.
+LOOK_AGAIN = 0.25
+#: Data directories whose node, in this process, has had that time.
+_settled: set[Path] = set()
 
 #: From how far away a node can be loaded from; "unsure" where nobody has tried its public address yet.
 Range: TypeAlias = Literal["world", "relay", "unsure", "network", "machine", "none"]
@@ -126,7 +135,8 @@ def share(uri: str, *, label: str | None = None) -> str:
 
     Whoever gets it types `kachery-cloud get STRING`, or gives it to any function that takes a URI. It needs no quotes
     in a shell. Starts or joins the node of this machine, which serves it for as long as this process lives, or
-    `kachery-cloud-node` runs. The addresses in it are those of this moment.
+    `kachery-cloud-node` runs. The addresses in it are those of this moment; a node that this process has just started
+    is given some seconds to find out how others can reach it. Where nobody outside can, stderr says so.
 
     Args:
         uri: of a file or directory that is on this machine.
@@ -140,12 +150,29 @@ def share(uri: str, *, label: str | None = None) -> str:
         >>> kcl.share(uri)
         'ipfs://label=session.nwb+provider=12D3KooW...=ip4:192.168.1.20:tcp:4001@bafybeih...'
     """
-    from kachery_cloud.node.connection import get_connection
-
     check_label(label)
     config = load_config()
-    found = make_share(config, uri, label=label, running=lambda: get_connection(config).status())
+    found = make_share(config, uri, label=label, running=lambda: _settled_node(config))
+    if not found.reachable.from_outside:
+        tell(found.reachable.sentence)
     return found.string
+
+
+def _settled_node(config: Config) -> RunningNode:
+    """What the node says of itself, when it knows how it can be reached, or has had time to find out."""
+    from kachery_cloud.node.connection import get_connection
+
+    connection = get_connection(config)
+    end = time.monotonic() + SETTLING
+    while True:
+        found = connection.status()
+        may_come = found.pid == os.getpid() and (config.public or config.relays)
+        if config.directory in _settled or not may_come or reachable_now(found).from_outside:
+            return found
+        if time.monotonic() > end:
+            _settled.add(config.directory)
+            return found
+        time.sleep(LOOK_AGAIN)  # the node's answers come when they are asked for
 
 
 def make_share(

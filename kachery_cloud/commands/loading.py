@@ -38,7 +38,12 @@ def loading_options(function: Function) -> Function:
 
 @command("load", LOAD_INTERRUPTED)
 @click.argument("uri")
-@click.option("--dest", type=click.Path(), metavar="PATH", help="Put a copy there (a directory: make it there).")
+@click.option(
+    "--dest",
+    type=click.Path(),
+    metavar="PATH",
+    help="Put a copy there: the name of it, or a folder (a directory: make it there).",
+)
 @click.option("--force", is_flag=True, help="Let --dest replace a file, where it is the whole name of the copy.")
 @loading_options
 @verbose_option
@@ -53,9 +58,9 @@ def load(
     verbose: bool,
     as_json: bool,
 ) -> None:
-    """Load a file and print the path of the local copy. A directory needs --dest.
+    """Load a file and print the path of the local copy, which ends in its name. A directory needs --dest.
 
-    A file that is there is not replaced, unless it is the same, or --force is given. Where --dest is a folder, the name
+    To have it in the current folder, see the get command. A file that is there is not replaced, unless it is the same, or --force is given. Where --dest is a folder, the name
     comes from whoever made the URI: then nothing is replaced, and hidden files and the like are refused.
 
     \b
@@ -148,6 +153,9 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
     if as_json:
         click.echo(json.dumps(found))
         return
+    from kachery_cloud.uri import parse_uri
+
+    found["uri"] = parse_uri(found["uri"]).pasteable  # it may be copied into a shell
     for key in ("uri", "cid", "kind", "size", "label", "local", "path"):
         if found[key] is not None:
             value = f"{found[key]:,} bytes" if key == "size" else found[key]

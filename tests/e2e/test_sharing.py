@@ -98,6 +98,28 @@ def test_shared_from_python(ada: Workstation, ben: Workstation) -> None:
     process.communicate()
 
 
+def test_a_load_tells_how_many_peers_give(workstation: Callable[..., Workstation], ben: Workstation) -> None:
+    """What the bar shows beside rate and time left; also where the node is in another process than the load."""
+    both = [workstation().start() for _ in range(2)]
+    uris = [each.call("import os; say(kcl.store_text(args[0] * 3_000_000))", "ab") for each in both]
+    code = """
+from kachery_cloud.node.connection import get_connection
+from kachery_p2p.node.messages import LoadRequest
+uri, addresses, seen = kcl.parse_uri(args[0]), args[1], []
+def progress(done, total, peers):
+    seen.append((done, total, peers))
+get_connection(kcl.load_config()).load(LoadRequest(uri.root, providers=tuple(addresses)), progress)
+say(seen)
+"""
+    seen = ben.call(code, uris[0], [each.addr for each in both])
+    assert seen[-1][:2] == [6_000_000, 6_000_000]
+    assert {peers for *_, peers in seen} <= {0, 1, 2}
+    assert seen[-1][2] >= 1
+    carol = workstation().start()
+    seen = carol.call(code, uris[0], [both[0].addr])
+    assert [peers for *_, peers in seen][-1:] in ([], [1])  # its lines come at a pace, and a load may be faster
+
+
 @shell_missing("bash")
 def test_the_terminal_says_who_can_load_it(ada: Workstation, ben: Workstation, tmp_path: Path) -> None:
     """After a store: whether anybody can load it now, and to whom it is announced; without a node, how to start one.
