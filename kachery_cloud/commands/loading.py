@@ -60,8 +60,9 @@ def load(
 ) -> None:
     """Load a file and print the path of the local copy, which ends in its name. A directory needs --dest.
 
-    To have it in the current folder, see the get command. A file that is there is not replaced, unless it is the same, or --force is given. Where --dest is a folder, the name
-    comes from whoever made the URI: then nothing is replaced, and hidden files and the like are refused.
+    To have it in the current folder, see the get command. A file that is there is not replaced, unless it is the same,
+    or --force is given. Where --dest is a folder, the name comes from whoever made the URI: then nothing is replaced,
+    and hidden files and the like are refused.
 
     \b
     Examples:
