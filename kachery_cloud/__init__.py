@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from kachery_cloud.progress import Progress, progress_to
     from kachery_cloud.publishing import publish, published, resolve
     from kachery_cloud.settings.config import Config, load_config
+    from kachery_cloud.sharing import get, share
     from kachery_cloud.store import (
         link_file,
         store_bytes,
@@ -64,6 +65,7 @@ __all__ = [
     "diff",
     "export_car",
     "format_uri",
+    "get",
     "get_node_info",
     "import_car",
     "init",
@@ -87,6 +89,7 @@ __all__ = [
     "published",
     "repair",
     "resolve",
+    "share",
     "status",
     "store_bytes",
     "store_dir",
@@ -103,7 +106,31 @@ __all__ = [
 __all__ += errors.__all__
 
 #: The modules that make what is not an error; each is imported when a name is looked for in it. The light ones first.
-_HOMES = ("uri", "settings.config", "progress", "load", "store", "comparing", "cars", "pinning", "publishing", "upkeep")
+_HOMES = (
+    "uri",
+    "settings.config",
+    "progress",
+    "load",
+    "store",
+    "comparing",
+    "cars",
+    "pinning",
+    "sharing",
+    "publishing",
+    "upkeep",
+)
+    "uri",
+    "settings.config",
+    "progress",
+    "load",
+    "store",
+    "comparing",
+    "cars",
+    "pinning",
+    "sharing",
+    "publishing",
+    "upkeep",
+)
 
 if not TYPE_CHECKING:  # They would take any name for one that is here.
 

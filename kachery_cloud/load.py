@@ -49,7 +49,7 @@ def load_file(
         dest: where to put a copy of your own. A folder takes it under the last name of the path, else the label, else
             the CID; these come from whoever made the URI, so there no file is ever replaced, and names that are not
             plain ones (`.bashrc`, `-rf`, `CON`) are refused. Without `dest` the path leads into the data directory;
-            that file is shared and read-only.
+            that file is shared and read-only. Its path ends in that name, too, where it is a plain one.
         overwrite: whether the copy may replace a file that is at `dest`, where that is the whole name of the copy. A
             file with the same bytes is no obstacle in any case.
         local_only: do not use the network.
@@ -73,7 +73,7 @@ def load_file(
     destination = None if dest is None else _file_destination(dest, request.uri)
     path = request.file()
     if destination is None:
-        return str(path)
+        return str(request.named(path))
     target, named = destination
     copy_into_place(path, target, replace=overwrite and named)
     return str(target)

@@ -1,7 +1,7 @@
 """How far long work is: a bar on a terminal or in a notebook, once it has lasted a moment; or a function of the user.
 
 with progress_bar("Loading session.nwb") as update:
-    ...  # update(done, total), in bytes, from any thread
+    ...  # update(done, total), in bytes, or update(done, total, peers), from any thread
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ PAUSE = 0.1
 
 log = logging.getLogger("kachery_cloud.progress")
 
-Update = Callable[[int, int], None]
+
+class Update(Protocol):
+    """Reports bytes done, bytes in all, and where they come from others, by how many these are."""
+
+    def __call__(self, done: int, total: int, peers: int = 0, /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,14 @@ class Progress:
         done: bytes that are done. A load that goes on counts what was here already.
         total: bytes in all, as far as is known by now.
         seconds: since it began.
+        peers: of a load, how many peers and gateways have sent any of it.
     """
 
     what: str
     done: int
     total: int
     seconds: float
+    peers: int = 0
 
 
 Watcher = Callable[[Progress], object]
@@ -93,7 +99,7 @@ def progress_bar(what: str, *, unit: str = "B", enabled: bool | None = None) -> 
     if watcher:
         shown = _Reports(what, watcher)
     else:
-        shown = _Bar(what, unit, watcher is None and (_is_watched() if enabled is None else enabled))
+        shown = _Bar(what, unit, watcher is None and (is_watched() if enabled is None else enabled))
     try:
         yield shown.update
         shown.finish()
@@ -102,7 +108,7 @@ def progress_bar(what: str, *, unit: str = "B", enabled: bool | None = None) -> 
 
 
 class _Shown(Protocol):
-    def update(self, done: int, total: int) -> None: ...
+    def update(self, done: int, total: int, peers: int = 0, /) -> None: ...
     def finish(self) -> None: ...
     def close(self) -> None: ...
 
@@ -115,14 +121,14 @@ class _Reports:
         self._watcher: Watcher | None = watcher
         self._begun = time.monotonic()
         self._due = self._begun
-        self._last: tuple[int, int] | None = None
-        self._told: tuple[int, int] | None = None
+        self._last: tuple[int, int, int] | None = None
+        self._told: tuple[int, int, int] | None = None
         self._lock = threading.Lock()
 
-    def update(self, done: int, total: int) -> None:
+    def update(self, done: int, total: int, peers: int = 0, /) -> None:
         check()
         with self._lock:
-            self._last = done, total
+            self._last = done, total, peers
             now = time.monotonic()
             if now >= self._due:
                 self._due = now + PAUSE
@@ -131,7 +137,8 @@ class _Reports:
     def finish(self) -> None:
         with self._lock:
             if self._last is not None:
-                self._last = self._last[1], self._last[1]
+                _, total, peers = self._last
+                self._last = total, total, peers
                 if self._last != self._told:
                     self._tell(time.monotonic())
 
@@ -144,14 +151,16 @@ class _Reports:
             return
         self._told = self._last
         try:
-            self._watcher(Progress(self._what, *self._last, now - self._begun))
+            done, total, peers = self._last
+            self._watcher(Progress(self._what, done, total, now - self._begun, peers))
         except Exception:
             # What is stored or loaded does not suffer from it, and neither do others that the node works for.
             log.exception("the function that is told of the progress failed; it is not called again")
             self._watcher = None
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
+    """Whether somebody is there to see what is said on stderr: on a terminal, or in a notebook."""
     if os.environ.get("TERM") == "dumb":
         return False
     if "ipykernel" in sys.modules:
@@ -172,7 +181,7 @@ class _Bar:
         self._bar: Any = None
         self._closed = False
 
-    def update(self, done: int, total: int) -> None:
+    def update(self, done: int, total: int, peers: int = 0, /) -> None:
         check()
         if not self._enabled or (self._bar is None and time.monotonic() - self._begun < DELAY):
             return
@@ -193,6 +202,8 @@ class _Bar:
                 )
             if total != self._bar.total:
                 self._bar.total = total
+            if peers:
+                self._bar.set_postfix_str(f"{peers} peer{'' if peers == 1 else 's'}", refresh=False)
             self._bar.update(done - self._bar.n)
 
     def finish(self) -> None:

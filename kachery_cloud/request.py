@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kachery_cloud.arguments import check_flags, check_range
-from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, NoPermission
+from kachery_cloud.errors import ContentNotFound, DamagedFile, InvalidName, IsADirectory, NoPermission
 from kachery_cloud.local import (
     BlockNotLocal,
     LocalContent,
@@ -24,6 +24,7 @@ from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import parse_timeout
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import check_peer_addresses, parse_name_uri, parse_uri
+from kachery_p2p.dag.names import outside_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,6 +78,15 @@ class Request:
             return _path_of(self.ask("file"))
         self.say(f"{self.uri.locator} is on this machine already.")
         return found.path
+
+    def named(self, path: Path) -> Path:
+        """A path of that file which ends in the name that the URI gives it; `path` where that is no plain name."""
+        try:
+            name = outside_name(self.uri.name)
+        except InvalidName:
+            return path
+        repo = repository(self.config)
+        return repo.names.give(resolve_local(repo, self.uri), path, name)
 
     def open(self) -> BufferedIOBase:
         """The whole file, here or fetched, open for reading. A small one that has no path yet gets none."""

@@ -20,7 +20,8 @@ from kachery_cloud.errors import FileMissing, IsADirectory, NotADirectory
 from kachery_cloud.formats.values import check_array, json_bytes, text_bytes, write_npy
 from kachery_cloud.local import repository
 from kachery_cloud.pinning import make_plan, record_stored
-from kachery_cloud.progress import progress_bar
+from kachery_cloud.privacy import configured_audience, is_first, sentence
+from kachery_cloud.progress import is_watched, progress_bar
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.spool import Spool, check_size
 from kachery_cloud.terminal import tell
@@ -456,6 +457,8 @@ def _prepare(
     check_flags(local=local, **flags)
     check_label(label)
     config = load_config()
+    if is_watched() and is_first(config):
+        tell(sentence(configured_audience(config)))
     return config, make_plan(config, pin, wait, timeout, local)
 
 

@@ -1,6 +1,6 @@
 """Names of content: `ipfs://<cid>[/<path>][?<query>]`.
 
-    uri       = ( "ipfs://" / "/ipfs/" / "" ) cid *( "/" name ) [ "?" [ parameter *( "&" parameter ) ] ]
+    uri       = ( "ipfs://" [ notes "@" ] / "/ipfs/" / "" ) cid *( "/" name ) [ "?" [ parameter *( "&" parameter ) ] ]
     parameter = "label=" text          a note for people, once; it plays no part in finding the data
               / "provider=" multiaddr  where to ask, as verified-fetch writes it; with or without `/p2p/<peer ID>`
               / text                   first, without a "=": a label, as older releases of kachery-cloud wrote it
@@ -10,7 +10,7 @@ is. Schemes do not care about case; CIDs may (a CIDv0, `Qm...`, does). White spa
 
 Nothing in a URI is passed over: what is not in this grammar is refused, with a sentence that says how to write it. So
 text that was appended to a URI with a query (`uri + "/name"`, `uri + "?provider=..."`) is never taken for a part of a
-label; `join` appends names to any URI.
+label; `join` appends names to any URI. To a URI with notes and no query, names can be appended as text, too.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
+from kachery_cloud import uri_notes
 from kachery_cloud.errors import InvalidAddress, InvalidArgument, InvalidURI
 from kachery_p2p.errors import InvalidCID, InvalidName, UnsupportedCID
 from kachery_p2p.text import shown
@@ -80,6 +81,15 @@ class ContentURI:
         return CID.parse(self.cid)
 
     @property
+    def pasteable(self) -> str:
+        """The URI with its label and providers before the CID: it needs no quotes in a shell, and fits a QR code.
+
+        Only letters, digits and `:/._-=%@+` are in it.
+        """
+        notes = uri_notes.written(self.label, self.providers)
+        return self.locator.replace("ipfs://", f"ipfs://{notes}@" if notes else "ipfs://", 1).replace("~", "%7E")
+
+    @property
     def locator(self) -> str:
         """The URI without its query: the part that decides which bytes are meant."""
         return format_uri(self.cid, self.path)
@@ -125,9 +135,14 @@ def parse_uri(uri: str) -> ContentURI:
     _refuse_fragment(text, quoted)
     rest, _, query = rest.partition("?")
     head, *names = rest.split("/")
+    notes, at, head = head.rpartition("@")
+    if at and not _SCHEME.match(text):
+        raise InvalidURI(f"{quoted} has something before its CID, so it must begin with ipfs://.")
+    before = _notes(notes, quoted) if at else _Said()
     cid = _content_cid(head, text, quoted)
     path = tuple(_segment(name, quoted) for name in names if name)
-    found = ContentURI(str(cid), path, *_query(query, rest, quoted))
+    said = _query(query, rest, quoted, before)
+    found = ContentURI(str(cid), path, said.label, tuple(said.providers))
     found.__dict__["root"] = cid  # it is parsed already
     return found
 
@@ -160,7 +175,9 @@ def parse_name_uri(uri: str) -> NameURI | None:
     head, *names = rest.split("/")
     if not head or "%" in head or "@" in head or ":" in head:
         raise InvalidURI(f"{quoted} names no IPNS name. Expected ipns://k51..., perhaps with a path behind it.")
-    return NameURI(head, tuple(_segment(name, quoted) for name in names if name), *_query(query, rest, quoted))
+    said = _query(query, rest, quoted, _Said())
+    path = tuple(_segment(name, quoted) for name in names if name)
+    return NameURI(head, path, said.label, tuple(said.providers))
 
 
 def _checked_text(uri: object) -> tuple[str, str]:
@@ -255,7 +272,7 @@ def check_peer_address(address: str, origin: str) -> str:
     if not isinstance(address, str):
         raise InvalidAddress(f"The address of a peer is text, not {type(address).__name__} ({origin}).")
     text = address.strip()
-    if re.fullmatch(r"(12D3Koo|Qm|16Uiu2)[1-9A-HJ-NP-Za-km-z]{30,}", text):
+    if uri_notes.PEER_ID.fullmatch(text):
         return "/p2p/" + text
     unknown = None if any(c.isspace() for c in text) else _unknown_part(text)
     if unknown is None:
@@ -364,7 +381,12 @@ def _content_cid(text: str, uri: str, quoted: str) -> CID:
 
     if not text:
         raise InvalidURI(f"{quoted} names no CID. {_EXPECTED}.")
-    if "@" in text or ":" in text:
+    if text.startswith(("label=", "provider=")):
+        raise InvalidURI(
+            f"{quoted} has a '/' or '?' before its '@', or no '@'. In a label '/' is written there as %2F and '?' as "
+            "%3F; in an address '/' is written as ':', as in provider=ip4:192.168.1.20:tcp:4001."
+        )
+    if ":" in text:
         raise InvalidURI(f"{quoted} has a user or a port in it, which content does not have. {_EXPECTED}.")
     if text.lower() in ("ipfs", "ipns"):
         raise InvalidURI(f"{quoted} says {text!r} where the CID should be. {_EXPECTED}.")
@@ -423,21 +445,62 @@ def _encode(text: str) -> str:
         ) from None
 
 
-def _query(query: str, before: str, quoted: str) -> tuple[str | None, tuple[str, ...]]:
-    """Label and providers."""
+@dataclass
+class _Said:
+    """What a URI says beside its CID and path."""
+
+    label: str | None = None
+    providers: list[str] = field(default_factory=list)
+
+    def name(self, label: str, quoted: str) -> None:
+        """Take a label."""
+        if self.label is not None:
+            raise InvalidURI(f"{quoted} has two labels. Only one can be meant: leave out the other.")
+        self.label = label
+
+    def ask(self, address: str) -> None:
+        """Take the address of a provider."""
+        address = check_peer_address(address, "a provider in the URI")
+        if address not in self.providers:
+            self.providers.append(address)
+
+
+def _notes(notes: str, quoted: str) -> _Said:
+    """Label and providers that stand before the CID."""
+    said = _Said()
+    for key, equals, value in uri_notes.pairs(notes):
+        if key == "label" and equals and "=" not in value and ":" not in value:
+            said.name(_decode(value, quoted), quoted)
+        elif key == "provider" and value:
+            for address in uri_notes.addresses(value, lambda part: _decode(part, quoted)):
+                said.ask(address)
+        else:
+            raise InvalidURI(
+                f"{quoted} has {shown(key + equals + value)} before its '@', which is neither a label nor the address "
+                "of a peer (nor may it be a user or a port). It is written ipfs://label=NAME@CID, or "
+                "ipfs://label=NAME+provider=PEER=ip4:192.168.1.20:tcp:4001@CID."
+            )
+    if len(said.providers) > uri_notes.MAX_ADDRESSES:
+        raise InvalidAddress(
+            f"{quoted} has {len(said.providers)} addresses of peers before its '@'. More than "
+            f"{uri_notes.MAX_ADDRESSES} are not asked for one URI."
+        )
+    for address in said.providers:
+        uri_notes.check_address(address)
+    return said
+
+
+def _query(query: str, before: str, quoted: str, said: _Said) -> _Said:
+    """Label and providers, with what was said before the CID."""
     if "?" in query:
         raise InvalidURI(
             f"{quoted} has two '?'. What comes after the first is joined by '&', as in ?label=NAME&provider=ADDRESS; a "
             "'?' in a name is written as %3F."
         )
-    label: str | None = None
-    providers: list[str] = []
     for number, pair in enumerate(query.split("&") if query else ()):
         key, equals, value = pair.partition("=")
         if key == "provider" and equals:
-            address = check_peer_address(_decode(value, quoted), "a provider in the URI")
-            if address not in providers:
-                providers.append(address)
+            said.ask(_decode(value, quoted))
             continue
         if not equals and key not in ("", "label", "provider") and number == 0:
             key, value = "label", key  # ipfs://CID?name.json, of older releases
@@ -450,14 +513,12 @@ def _query(query: str, before: str, quoted: str) -> tuple[str | None, tuple[str,
             raise InvalidURI(
                 f"{quoted} has an empty parameter in its query; it is written label=NAME or provider=ADDRESS."
             )
-        if label is not None:
-            raise InvalidURI(f"{quoted} has two labels. Only one can be meant: leave out the other.")
-        if "/" in value:
+        if "/" in value and said.label is None:
             first, _, path = value.partition("/")
             raise InvalidURI(
                 f"{quoted} has a '/' in its label. The path to a file goes before the '?': "
                 f"ipfs://{before}/{path}?label={first} (in Python: kcl.join(uri, {unquote(path)!r})). A '/' in a label "
                 "is written as %2F."
             )
-        label = _decode(value, quoted)
-    return label, tuple(providers)
+        said.name(_decode(value, quoted), quoted)
+    return said

@@ -14,10 +14,11 @@ from kachery_cloud.errors import FileExists, FileMissing, InvalidName, IsADirect
 from kachery_p2p.text import printable
 
 #: What became of the work after Ctrl-C.
-_INTERRUPTED = "Interrupted. What has arrived is kept, and is not fetched again."
+LOAD_INTERRUPTED = "Interrupted. What has arrived is kept, and is not fetched again."
 
 
-def _loading(function: Function) -> Function:
+def loading_options(function: Function) -> Function:
+    """The options of every command that loads."""
     for option in (
         click.option(
             "--timeout", type=float, metavar="SECONDS", help="Give up when nothing arrives for so long. [default: 60]"
@@ -35,12 +36,17 @@ def _loading(function: Function) -> Function:
     return function
 
 
-@command("load", _INTERRUPTED)
+@command("load", LOAD_INTERRUPTED)
 @click.argument("uri")
-@click.option("--dest", type=click.Path(), metavar="PATH", help="Put a copy there (a directory: make it there).")
+@click.option(
+    "--dest",
+    type=click.Path(),
+    metavar="PATH",
+    help="Put a copy there: the name of it, or a folder (a directory: make it there).",
+)
 @click.option("--force", is_flag=True, help="Let --dest replace a file that it names whole, or files in a directory.")
 @click.option("--delete", is_flag=True, help="Delete what is in --dest and not in the directory that is loaded.")
-@_loading
+@loading_options
 @verbose_option
 @json_option
 def load(
@@ -54,10 +60,11 @@ def load(
     verbose: bool,
     as_json: bool,
 ) -> None:
-    """Load a file and print the path of the local copy. A directory needs --dest.
+    """Load a file and print the path of the local copy, which ends in its name. A directory needs --dest.
 
-    A file that is there is not replaced, unless it is the same, or --force is given. Where --dest is a folder, the name
-    comes from whoever made the URI: then nothing is replaced, and hidden files and the like are refused.
+    To have it in the current folder, see the get command. A file that is there is not replaced, unless it is the same,
+    or --force is given. Where --dest is a folder, the name comes from whoever made the URI: then nothing is replaced,
+    and hidden files and the like are refused.
 
     A directory goes into --dest itself. Where that is a folder with something in it, only what differs is written; with
     --force also over files that are there. What is not in the directory stays, or goes with --delete.
@@ -96,11 +103,11 @@ def load(
         print_path(path)
 
 
-@command("cat", _INTERRUPTED)
+@command("cat", LOAD_INTERRUPTED)
 @click.argument("uri")
 @click.option("--start", type=int, metavar="N", help="The first byte, counted from 0.")
 @click.option("--end", type=int, metavar="N", help="One past the last byte.")
-@_loading
+@loading_options
 def cat(
     uri: str, start: int | None, end: int | None, peers: tuple[str, ...], local_only: bool, timeout: float | None
 ) -> None:
@@ -116,9 +123,9 @@ def cat(
     cat_file(uri, start=start, end=end, local_only=local_only, providers=peers, timeout=timeout)
 
 
-@command("ls", _INTERRUPTED)
+@command("ls", LOAD_INTERRUPTED)
 @click.argument("uri")
-@_loading
+@loading_options
 @json_option
 def ls(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool) -> None:
     """List a directory: size and name of each entry.
@@ -138,9 +145,9 @@ def ls(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None
         click.echo(f"{_size_text(entry['size']):>{width}}  {printable(entry['name'])}")
 
 
-@command("info", _INTERRUPTED)
+@command("info", LOAD_INTERRUPTED)
 @click.argument("uri")
-@_loading
+@loading_options
 @json_option
 def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool) -> None:
     """Say what a URI is: file or directory, how large, and whether it is here.
@@ -155,6 +162,9 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
     if as_json:
         click.echo(json.dumps(found))
         return
+    from kachery_cloud.uri import parse_uri
+
+    found["uri"] = parse_uri(found["uri"]).pasteable  # it may be copied into a shell
     for key in ("uri", "cid", "kind", "size", "label", "local", "path"):
         if found[key] is not None:
             value = f"{found[key]:,} bytes" if key == "size" else found[key]

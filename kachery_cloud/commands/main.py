@@ -21,6 +21,7 @@ COMMANDS = {
     "cat": "loading",
     "diff": "comparing",
     "export": "cars",
+    "get": "sharing",
     "import": "cars",
     "info": "loading",
     "init": "upkeep",
@@ -34,6 +35,7 @@ COMMANDS = {
     "repair": "upkeep",
     "resolve": "publishing",
     "settings": "settings",
+    "share": "sharing",
     "status": "network",
     "store": "storing",
     "verify": "upkeep",
@@ -72,7 +74,9 @@ def cli() -> None:
     On one machine:
         kachery-cloud store session.nwb          prints ipfs://...
         kachery-cloud node                       serves it
+        kachery-cloud share ipfs://...           prints one string to give away
     On the other:
+        kachery-cloud get STRING                 brings it into this folder
         kachery-cloud load ipfs://...            finds it and prints the path of a copy
 
     Data lies in ~/.kachery-cloud, or where KACHERY_CLOUD_DIR says. All settings: kachery-cloud settings

@@ -82,6 +82,7 @@ def node(
 
     from kachery_cloud.node.log import start_log
     from kachery_cloud.node.serve import GatewayChoice, serve_forever
+    from kachery_cloud.privacy import running_audience, sentence
     from kachery_cloud.settings.config import load_config
     from kachery_cloud.settings.values import parse_bootstrap
     from kachery_cloud.uri import check_peer_address
@@ -118,8 +119,9 @@ def node(
                 click.echo(f"Address: {address}")
             if found.gateway is not None:
                 click.echo(f"Gateway: {found.gateway.url}")
+            click.echo(sentence(running_audience(found.node.discovery)))
             click.echo("Others load from here with: kachery-cloud-load URI     (stop with Ctrl-C)")
-            click.echo("Where they do not find this node by themselves: kachery-cloud-load URI --peer ADDRESS")
+            click.echo("To give something to somebody: kachery-cloud share URI")
         sys.stdout.flush()
 
     serve_forever(

@@ -192,11 +192,11 @@ def wait_with_bar(
 
 
 def finish_store(
-    config: Config, cid: CID, stored: dict[str, Any], names: Sequence[str], wait: bool, as_json: bool
+    config: Config, cid: CID, text: str, stored: dict[str, Any], names: Sequence[str], wait: bool, as_json: bool
 ) -> int:
     """The end of `kachery-cloud-store`: print what was stored, and say how far the pinning services are.
 
-    With `wait` it waits for them first. With `as_json` nothing is printed, but put into `stored`.
+    With `wait` it waits for them first. `text` is the result. With `as_json` nothing is printed, but put into `stored`.
 
     Returns:
         The exit code.
@@ -205,7 +205,7 @@ def finish_store(
     from kachery_cloud.commands.pins_text import on_their_way
 
     if not as_json:
-        click.echo(stored["uri"])
+        click.echo(text)
         sys.stdout.flush()  # whoever stops the waiting has the URI
     waited = wait_with_bar(config, cid, names, None) if wait else Waited(api.rows(config, cid, names))
     if as_json:

@@ -11,6 +11,7 @@ from typing import Any
 
 from kachery_cloud.answers import Here, Running, Stopped
 from kachery_cloud.commands.pins_text import summary_phrase
+from kachery_cloud.privacy import Audience, audience, running_audience, sentence
 from kachery_p2p.json_shapes import to_json
 from kachery_p2p.node.messages import Whereabouts
 from kachery_p2p.node.status_messages import (
@@ -125,6 +126,7 @@ def _running(status: Running, verbose: bool) -> Iterator[_Part]:
     yield "Finds data by", [_source_line(name, state, verbose) for name, state in found.sources.items()]
     yield "Gateways", [_gateway(name, state, verbose) for name, state in node.gateways.items()]
     yield "Announces", _providing(found.providing)
+    yield "Privacy", [sentence(running_audience(found))]
     yield "Pins", _pins(node.pinning)
     yield "Found lately", [_find(each) for each in found.finds]
     if verbose:
@@ -267,9 +269,21 @@ def _stopped(found: Stopped) -> Iterator[_Part]:
         yield name, [printable(", ".join(words))] if words else []
     strategy = str(settings["provide"])
     yield "Announces", [printable(_STRATEGIES.get(strategy, strategy))]
+    yield "Privacy", [sentence(_audience_of(found))]
     yield "Pins", [printable(f"{name}: {summary_phrase(each)}") for name, each in found.pinning.counts.items()]
     yield "Last errors", [printable(each.what) for each in found.errors]
     yield "Warnings", _texts(found.warnings)
+
+
+def _audience_of(found: Stopped) -> Audience:
+    sources = found.settings["sources"]
+    return audience(
+        public_dht=sources["dht"],
+        lan_dht=sources["lan-dht"],
+        mdns=sources["mdns"],
+        provides=found.settings["provide"] != "off",
+        private_network=found.private_network,
+    )
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

@@ -9,22 +9,42 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kachery_cloud.commands.support import Function, command, json_option, verbose_option
+from kachery_cloud.commands.support import (
+    Function,
+    command,
+    json_option,
+    privacy_said_once,
+    verbose_option,
+)
 from kachery_cloud.errors import FileMissing, IsADirectory
 
 if TYPE_CHECKING:
+    from kachery_cloud.privacy import Audience
+    from kachery_cloud.settings.config import Config
+    from kachery_cloud.uri import ContentURI
     from kachery_p2p.repo.repo import Stored
 
 #: What became of the work after Ctrl-C.
 _INTERRUPTED = "Interrupted. Run the command again to store it: what is stored already is not stored twice."
 
-_label_option = click.option("--label", metavar="TEXT", help="A note for people, added to the URI as ?label=TEXT.")
+_label_option = click.option("--label", metavar="TEXT", help="A note for people, and a name for copies, in the URI.")
+_share_option = click.option(
+    "--share", "shared", is_flag=True, help="Print what the share command prints of it: one string to give away."
+)
 _profile_option = click.option(
     "--profile",
     metavar="NAME",
     help="Rules that decide the CID: unixfs-v1-2025 (the default), unixfs-v0-2015 (CIDs that begin with Qm), or "
     "random-16k, for data of which small parts are read here and there over the network.",
 )
+
+
+_ANNOUNCED: dict[Audience, str] = {
+    "world": "It is announced to the whole world.",
+    "lab": "It is announced to the holders of the swarm key.",
+    "lan": "It is announced to the local network, and to nobody else.",
+    "nobody": "It is announced to nobody: give the URI away with kachery-cloud share.",
+}
 
 
 def _what_is_stored(function: Function) -> Function:
@@ -65,6 +85,7 @@ def _pinning(function: Function) -> Function:
 @_what_is_stored
 @_label_option
 @_profile_option
+@_share_option
 @_pinning
 @verbose_option
 @json_option
@@ -82,6 +103,7 @@ def store(paths: tuple[str, ...], **options: Any) -> None:
         kachery-cloud-store session.nwb
         kachery-cloud-store -r experiment/ --label "mouse 12"
         kachery-cloud-store -r experiment/ --exclude '*.tmp' --exclude /scratch/
+        kachery-cloud-store session.nwb --share
         kachery-cloud-store session.nwb --service filebase
         gzip -c session.nwb | kachery-cloud-store -
     """  # noqa: D301
@@ -94,6 +116,7 @@ def store(paths: tuple[str, ...], **options: Any) -> None:
 @_what_is_stored
 @_label_option
 @_profile_option
+@_share_option
 @_pinning
 @verbose_option
 @json_option
@@ -120,6 +143,7 @@ def _store(
     rehash: bool,
     label: str | None,
     profile: str | None,
+    shared: bool,
     pin: bool | None,
     services: tuple[str, ...],
     wait: bool,
@@ -131,8 +155,9 @@ def _store(
     from kachery_cloud.pinning import make_plan, record_stored, wake_node
     from kachery_cloud.settings.config import load_config
     from kachery_cloud.store import folder_options, put_directory, put_file, put_stream
-    from kachery_cloud.uri import format_uri
+    from kachery_cloud.uri import ContentURI, check_label
 
+    check_label(label)
     if services and pin is False:
         raise click.UsageError("--service says where to pin it, and --no-pin not to.")
     _check_paths(paths, recursive, label, linked, folders_alone=bool(follow or exclude or preserve))
@@ -140,39 +165,61 @@ def _store(
     plan = make_plan(config, services or pin)
     options = folder_options(link=linked, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
     results: list[dict[str, Any]] = []
-    waiting: list[tuple[Stored, dict[str, Any], list[str]]] = []
+    waiting: list[tuple[Stored, str, dict[str, Any], list[str]]] = []
     for path in paths:
-        if path == "-":
-            stored = put_stream(config, sys.stdin.buffer, profile=profile, plan=plan)
-        elif os.path.isdir(path):
-            stored = put_directory(config, path, options, profile=profile, verbose=verbose, plan=plan)
-        else:
-            stored = put_file(config, path, linked=linked, profile=profile, verbose=verbose, plan=plan, rehash=rehash)
-        name = "" if path == "-" else os.path.basename(os.path.abspath(path))
-        pinned_at = record_stored(config, plan, stored, label or name)
+        with privacy_said_once(as_json):
+            if path == "-":
+                stored = put_stream(config, sys.stdin.buffer, profile=profile, plan=plan)
+            elif os.path.isdir(path):
+                stored = put_directory(config, path, options, profile=profile, verbose=verbose, plan=plan)
+            else:
+                stored = put_file(
+                    config, path, linked=linked, profile=profile, verbose=verbose, plan=plan, rehash=rehash
+                )
+        name = label or ("" if path == "-" else os.path.basename(os.path.abspath(path)))
+        pinned_at = record_stored(config, plan, stored, name)
         # This process ends at once, so it does not become the node; one that runs is told.
         served = tell_running_node(config, stored.cid)
-        uri = format_uri(str(stored.cid), label=label)
-        found = {"uri": uri, "cid": str(stored.cid), "size": stored.size, "path": str(stored.path), "served": served}
+        uri = ContentURI(str(stored.cid), label=label)
+        found: dict[str, Any] = {
+            "uri": str(uri),
+            "cid": str(stored.cid),
+            "size": stored.size,
+            "path": str(stored.path),
+            "served": served,
+        }
         results.append(found)
+        text = _share(config, uri, name, found, as_json) if shared else uri.pasteable
         if pinned_at:
-            waiting.append((stored, found, pinned_at))
+            waiting.append((stored, text, found, pinned_at))
         elif not as_json:
-            click.echo(uri)
+            click.echo(text)
             sys.stdout.flush()  # the next one may take long
     code = 0
     if waiting:
         from kachery_cloud.commands.pins import finish_store
 
         wake_node(config)
-        for stored, found, pinned_at in waiting:
-            code = finish_store(config, stored.cid, found, pinned_at, wait, as_json) or code
+        for stored, text, found, pinned_at in waiting:
+            code = finish_store(config, stored.cid, text, found, pinned_at, wait, as_json) or code
     if as_json:
         click.echo(json.dumps(results if len(paths) > 1 else results[0]))
-    elif not waiting and not results[-1]["served"] and sys.stderr.isatty():
-        click.echo("No node is running here. To serve this to others, run: kachery-cloud-node", err=True)
+    elif not waiting and not shared and sys.stderr.isatty():
+        _say_who_can_load(config, results[-1]["served"])
     if code:
         raise click.exceptions.Exit(code)
+
+
+def _share(config: Config, uri: ContentURI, name: str, found: dict[str, Any], as_json: bool) -> str:
+    """The string to give away, which `found` gets, too; and what to do with it, on stderr."""
+    from kachery_cloud.commands.sharing import say_how_to_get, share_values
+    from kachery_cloud.sharing import make_share, running_node
+
+    given = make_share(config, str(uri), label=name, running=lambda: running_node(config))
+    found["share"] = share_values(given)
+    if not as_json:
+        say_how_to_get(given)
+    return given.string
 
 
 def _check_paths(
@@ -203,3 +250,14 @@ def _check_paths(
 
             if not os.path.lexists(checked_path(path)):
                 raise FileMissing(f"There is no {path}. Nothing was stored.")
+
+
+def _say_who_can_load(config: Config, served: bool) -> None:
+    """Whether anybody can load what was stored now, and to whom it is announced."""
+    from kachery_cloud.privacy import running_audience
+    from kachery_cloud.sharing import reachable_now, running_node
+
+    node = running_node(config) if served else None
+    click.echo(reachable_now(node).sentence, err=True)
+    if node is not None:
+        click.echo(_ANNOUNCED[running_audience(node.node.discovery)], err=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -84,6 +84,19 @@ def _leave_quietly() -> NoReturn:
 def print_result(as_json: bool, text: str, **values: Any) -> None:
     """Print a result: `values` as JSON when that is asked for, else `text`."""
     click.echo(json.dumps(values) if as_json else text)
+
+
+@contextmanager
+def privacy_said_once(as_json: bool) -> Iterator[None]:
+    """Around what brings something into a data directory: say to whom it is announced, when it is the first thing."""
+    from kachery_cloud.privacy import configured_audience, is_first, sentence
+    from kachery_cloud.settings.config import load_config
+
+    config = load_config()
+    first = not as_json and is_first(config)
+    yield
+    if first:
+        click.echo(sentence(configured_audience(config)), err=True)
 
 
 def print_path(path: str) -> None:

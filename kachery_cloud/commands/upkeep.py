@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -12,6 +12,7 @@ from kachery_cloud.commands.support import command, json_option, print_result
 from kachery_p2p.text import printable
 
 if TYPE_CHECKING:
+    from kachery_cloud.privacy import Audience
     from kachery_p2p.repo.repo import Problem
 
 #: What is to be known after Ctrl-C.
@@ -80,21 +81,30 @@ def repair(as_json: bool) -> None:
 
 
 @command("init")
+@click.option(
+    "--private/--no-private",
+    default=None,
+    help="Have this machine announce nothing to anybody; or take that back. Written into config.json.",
+)
 @json_option
-def init(as_json: bool) -> None:
+def init(private: bool | None, as_json: bool) -> None:
     """Make the data directory and the identity of this machine, and print both. Needs no account and no network.
 
-    Doing so is not required: everything is also made when it is first needed.
+    Says to whom this machine announces what it has. Doing so is not required: everything is also made when it is first
+    needed. A node that runs goes on as it was started.
 
     \b
-    Example:
+    Examples:
         KACHERY_CLOUD_DIR=/big/disk/kachery kachery-cloud-init
+        kachery-cloud-init --private
     """  # noqa: D301
+    from kachery_cloud.privacy import sentence
     from kachery_cloud.upkeep import init as make
 
-    made = make()
+    made = make(private=private)
     peer_id = made["peer_id"] or "a new one each time, for the directory belongs to another user"
-    print_result(as_json, f"Data directory: {made['directory']}\nPeer ID:        {peer_id}", **made)
+    said = sentence(cast("Audience", made["announces_to"]))
+    print_result(as_json, f"Data directory: {made['directory']}\nPeer ID:        {peer_id}\n{said}", **made)
 
 
 def _listed(problems: Sequence[Problem]) -> list[dict[str, Any]]:

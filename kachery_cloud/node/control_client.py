@@ -164,7 +164,7 @@ class ControlClient:
         if reply.id is None:
             return
         if reply.progress is not None:
-            self._on_progress(reply.id, reply.progress)
+            self._on_progress(reply.id, (*reply.progress, reply.peers or 0))
             return
         waiting = self._waiting.pop(reply.id, None)
         if waiting is None:
@@ -184,7 +184,7 @@ class ControlClient:
         else:
             waiting.future.set_result(answer)
 
-    def _on_progress(self, number: int, steps: tuple[int, int]) -> None:
+    def _on_progress(self, number: int, steps: tuple[int, int, int]) -> None:
         waiting = self._waiting.get(number)
         if waiting is None or waiting.progress is None:
             return

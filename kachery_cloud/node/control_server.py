@@ -259,15 +259,15 @@ class _Client:
     async def _answer(self, request: Request, method: Method[Any, Any]) -> None:
         import trio
 
-        send_progress, receive_progress = trio.open_memory_channel[tuple[int, int]](1)
+        send_progress, receive_progress = trio.open_memory_channel[tuple[int, int, int]](1)
 
-        def progress(done: int, total: int) -> None:
+        def progress(done: int, total: int, peers: int = 0) -> None:
             with contextlib.suppress(trio.WouldBlock):
-                send_progress.send_nowait((done, total))
+                send_progress.send_nowait((done, total, peers))
 
         async def pass_on_progress() -> None:
-            async for done, total in receive_progress:
-                await self.send(Reply(request.id, progress=(done, total)))
+            async for done, total, peers in receive_progress:
+                await self.send(Reply(request.id, progress=(done, total), peers=peers or None))
                 await trio.sleep(1 / PROGRESS_PER_SECOND)  # no more often than a screen shows
 
         reply: Reply | None = None

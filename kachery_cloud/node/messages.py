@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from kachery_p2p.json_shapes import OMITTED
 from kachery_p2p.node.messages import (
@@ -29,11 +29,14 @@ from kachery_p2p.node.messages import (
 Q = TypeVar("Q")
 A = TypeVar("A")
 
-#: Called with what is done and what there is to do in all, in bytes.
-Progress: TypeAlias = Callable[[int, int], None]
+
+class Progress(Protocol):
+    """Called with what is done and what there is to do in all, in bytes, and by how many peers it came."""
+
+    def __call__(self, done: int, total: int, peers: int = 0, /) -> None: ...
 
 
-def no_progress(done: int, total: int) -> None:
+def no_progress(done: int, total: int, peers: int = 0) -> None:
     """For a request whose progress is not shown."""
 
 
@@ -129,9 +132,10 @@ class ErrorText:
 
 @dataclass(frozen=True)
 class Reply:
-    """The node answers: how far it is, or how it ended. Without an error it is the result, which may be null."""
+    """The node answers: how far it is and by how many peers, or how it ended: without an error by a result or null."""
 
     id: int | None
     progress: tuple[int, int] | None = field(default=None, metadata=OMITTED)
+    peers: int | None = field(default=None, metadata=OMITTED)
     error: ErrorText | None = field(default=None, metadata=OMITTED)
     result: Any = None

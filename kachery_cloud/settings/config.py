@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from kachery_cloud.errors import ConfigError
-from kachery_cloud.settings.config_file import CONFIG_NAME, make_private, read_config_file
+from kachery_cloud.settings.config_file import CONFIG_NAME, make_private, read_config_file, write_private
 from kachery_cloud.settings.values import (
     ADDRESSES,
     BOOTSTRAP,
@@ -176,6 +176,12 @@ class Config:
         True,
         "Use public services (those marked *); gateways and relays that you name are used even when this is off.",
     )
+    private: bool = _setting(
+        SWITCH,
+        False,
+        "Announce nothing to anybody, and dial only whom a URI, a call or a setting names; goes before all that says "
+        "otherwise below and in `public`.",
+    )
     dht: DHTMode = _setting(
         one_of(DHTMode),
         "auto",
@@ -279,6 +285,18 @@ class Config:
         }
 
 
+#: What `private` makes of other settings. Relays, gateways and peers that the user names are not among them.
+_PRIVATE: dict[str, Any] = {
+    "public": False,
+    "dht": "off",
+    "lan_dht": False,
+    "mdns": False,
+    "known_peers": False,
+    "provide": "off",
+    "port_map": False,
+    "relay_service": "off",
+}
+
 #: All settings by name, in the order of the tables.
 SETTINGS: dict[str, Setting[Any]] = {
     each.name: replace(each.metadata[_ENTRY], name=each.name) for each in fields(Config)
@@ -330,6 +348,9 @@ def read_settings(environ: Mapping[str, str] | None = None) -> tuple[Config, dic
             chosen[name], origins[name] = parser.read(text, setting.variable), setting.variable
         if setting.secret and kept and setting.secret(kept):
             make_private(path)
+    if chosen.get("private"):
+        for name, value in _PRIVATE.items():
+            chosen[name], origins[name] = value, f"private ({origins['private']})"
     return Config(directory=directory, **chosen), origins
 
 
@@ -356,6 +377,23 @@ def write_default_config(directory: Path) -> Path:
             file.write(json.dumps(defaults, indent=2) + "\n")
     except FileExistsError:
         pass
+    return path
+
+
+def write_setting(directory: Path, name: str, value: Any) -> Path:
+    """Write one setting to `config.json`, which is made with the defaults where there is none.
+
+    Returns:
+        Its path.
+
+    Raises:
+        ConfigError: what is there cannot be read.
+        NoPermission, DiskFull: it cannot be written.
+    """
+    path = write_default_config(directory)
+    stored = read_config_file(path)
+    if stored.get(name) != value:
+        write_private(path, {**stored, name: value})
     return path
 
 

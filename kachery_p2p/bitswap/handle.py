@@ -316,6 +316,11 @@ class SessionHandle:
                 found[peer] = SessionPeer("gone", False, blocks, size, 0.0)
         return found
 
+    @property
+    def source_count(self) -> int:
+        """How many peers and gateways something has come from."""
+        return len(self._session.sources)
+
     def stats(self) -> SessionStats:
         """Sums over the life of the session."""
         sources = {peer: size for peer, (_, size) in self._session.sources.items()}

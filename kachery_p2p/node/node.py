@@ -8,7 +8,7 @@ modules beside it put together what belongs together: `discovery` routing, reach
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,6 @@ from kachery_p2p.dag.paths import resolve_path
 from kachery_p2p.errors import ContentNotFound, DialError, KacheryError
 from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.load.downloads import Downloads
-from kachery_p2p.load.interfaces import Progress
 from kachery_p2p.load.load import Load
 from kachery_p2p.node.discovery import Finding
 from kachery_p2p.node.messages import LoadResult, PublishedName, ResolvedName
@@ -297,8 +296,12 @@ class Node:
             found.path, found.names, record.sequence, record.valid_until / 1e9, record.ttl / 1e9, found.fresh
         )
 
-    async def load(self, request: LoadRequest, progress: Progress = lambda done, total: None) -> LoadResult:
+    async def load(
+        self, request: LoadRequest, progress: Callable[[int, int, int], None] = lambda done, total, peers: None
+    ) -> LoadResult:
         """Bring a file, a byte range of one, or a directory to this machine.
+
+        `progress` is called with bytes done, bytes in all, and how many peers and gateways gave any.
 
         Raises:
             PathNotFound, IsADirectory, ContentNotFound, MalformedDag, DiskFull ...: see `kachery_p2p.errors`.
@@ -321,6 +324,10 @@ class Node:
                 self.finding.announce([root.multihash])
 
         async with self.exchange.new_session(discover=True, gateways=True, first=first, last=last) as session:
+
+            def progressed(done: int, total: int) -> None:
+                progress(done, total, session.source_count)
+
             load = Load(
                 self.repo,
                 self._downloads,
@@ -329,7 +336,7 @@ class Node:
                 find=self.finding.providers,
                 lasting=lasting,
                 timeout=request.timeout,
-                progress=progress,
+                progress=progressed,
             )
 
             async def work() -> LoadResult:
@@ -339,7 +346,7 @@ class Node:
                 if kind == "info":
                     return LoadResult(target, size=await load.size(target))
                 if kind == "directory":
-                    await DirectoryLoad(load, self.repo, progress).run(target)
+                    await DirectoryLoad(load, self.repo, progressed).run(target)
                     return LoadResult(target)
                 if kind == "listing":
                     await load.drive(list_directory(target))

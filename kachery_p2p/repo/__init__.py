@@ -36,6 +36,9 @@ On the disk
       links/<24 hex digits>         the second place of linked files, 0444: lines of ASCII, each the CRC-32 of what
                                     follows the blank (8 hex digits), a blank, a JSON object of cid, path and profile
                                     (JSON text or null), LF. Bytes of a path that are no UTF-8 are lone surrogates
+      names/<yz>/<cid>/<name>       more names of a file under ipfs/ (hard links) or of a linked one (symbolic links),
+                                    for programs that look at how a path ends (named.py); made when they are asked
+                                    for, and removed with the copy
       damaged/<cid>.<n>             copies with wrong bytes that were set aside, n = 1, 2 ...
       damaged/catalog.sqlite.<...>  catalogs that were rebuilt
       repaired.catalog.sqlite       a catalog being rebuilt; it takes the old one's name when it is complete

@@ -17,6 +17,7 @@ from kachery_p2p.repo.fileio import SourceFile, Stamp
 from kachery_p2p.repo.hashing import FileReader, TooShort, in_order, leaf_hashes
 from kachery_p2p.repo.leaves import Leaf, MissingNode, find_wrap, walk_leaves
 from kachery_p2p.repo.limits import SMALL_FILE, TASK_BYTES
+from kachery_p2p.repo.named import Named
 from kachery_p2p.repo.placing import NodeSpool, Placer, profile_from_text, wrap_by_profile
 from kachery_p2p.repo.serving import unchanged
 from kachery_p2p.repo.small import SmallFiles
@@ -98,6 +99,8 @@ class Checker:
             except OSError:
                 if row.state != MISSING:
                     self._reader.mark(row.file, MISSING)
+                if not row.linked and not self._layout.read_only:
+                    Named(self._layout).forget(cid)  # bytes that were removed by hand are gone, then
                 # That our own copy is not there only means that it must be loaded again.
                 if row.linked:
                     problems.append(self._problem(cid, row, "missing"))

@@ -30,6 +30,7 @@ class Layout:
         self.nodes = self.directory / "nodes"
         self.links = self.directory / "links"
         self.packs = self.directory / "packs"
+        self.names = self.directory / "names"
         self.catalog = self.directory / CATALOG_NAME
         #: Nothing is written in it.
         self.read_only = False
@@ -73,8 +74,9 @@ class Layout:
                 else:
                     with suppress(FileExistsError):
                         private.make_folder(folder)
-            if self.packs.is_dir():  # else it is made with the first pack: a full disk has no room for it
-                private.open_tree_to_group(self.packs)
+            for folder in (self.packs, self.names):
+                if folder.is_dir():  # else it is made with the first pack or name: a full disk has no room for it
+                    private.open_tree_to_group(folder)
 
     def holds_data(self) -> bool:
         """Whether anything was ever stored, loaded or linked here, as the files tell, whatever the catalog says."""

@@ -102,3 +102,6 @@ ORPHAN_SECONDS = 7 * 24 * 3600
 
 #: Leaves asked about at once while looking for what a partial file already has.
 HAS_BATCH = 256
+
+#: Tries to give a file a further name, while other processes give it and take it away.
+NAME_TRIES = 8

@@ -15,6 +15,7 @@ from kachery_p2p.repo.catalog import DIRECTORY
 from kachery_p2p.repo.checking import ROW_COLUMNS, Checker, Problem, Row
 from kachery_p2p.repo.fileio import Progress, Stamp
 from kachery_p2p.repo.limits import MARK_BATCH, ORPHAN_SECONDS, SQL_KEYS
+from kachery_p2p.repo.named import Named
 from kachery_p2p.repo.packing import forget_packed
 from kachery_p2p.repo.packs import Place
 from kachery_p2p.repo.placing import Placer, forget_file
@@ -39,6 +40,7 @@ class Maintenance:
         self._layout = placer.layout
         self._catalog = placer.catalog
         self._reader = placer.reader
+        self._named = Named(placer.layout)
         self.second_place = SecondPlace(placer, checker)
 
     def verify(self, cids: Iterable[CID] | None, progress: Progress | None) -> list[Problem]:
@@ -94,6 +96,8 @@ class Maintenance:
         finally:
             # Also when it is interrupted: what was found must not be served meanwhile.
             self._reader.mark_all(marks)
+            if not self._layout.read_only:
+                self._named.sweep()
         return problems
 
     def quarantine(self, cid: CID) -> Path | None:
@@ -102,6 +106,7 @@ class Maintenance:
         for row in self._checker.rows(cid):
             if not row.linked:
                 path = Path(os.fsdecode(self._reader.absolute(row.path, 0)))
+        self._named.forget(cid)
         return self._placer.set_aside(path) if os.path.lexists(path) else None
 
     def remove(self, cid: CID) -> bool:
@@ -120,6 +125,8 @@ class Maintenance:
         for row in rows:
             self._reader.files.drop(row.file)
         removed = False
+        with explained("removing the names of", self._layout.names):
+            self._named.forget(cid)
         for path in {*own, self._layout.path_for(cid)}:
             with explained("removing", path):
                 try:

@@ -28,6 +28,7 @@ from kachery_p2p.repo.listing import ListedFile, Listing, RepoStats
 from kachery_p2p.repo.locks import NodeLock
 from kachery_p2p.repo.maintenance import Maintenance
 from kachery_p2p.repo.many import ManyFiles
+from kachery_p2p.repo.named import Named
 from kachery_p2p.repo.newfile import NewFile, clean_left_overs
 from kachery_p2p.repo.openfiles import OpenFiles
 from kachery_p2p.repo.placing import Placer
@@ -72,6 +73,7 @@ class Repo:
         self._folders = FolderStorer(self._placer, self._storer)
         self._maintenance = Maintenance(self._placer, self._checker)
         self._listing = Listing(catalog, self._reader)
+        self.names = Named(layout)
         Repo._open.add(self)
 
     @classmethod

@@ -183,21 +183,31 @@ def copy_for_user(cid: CID, data: bytes) -> Path:
     Raises:
         DiskFull, NoPermission: there is no room for it, or no folder.
     """
-    folder = os.path.join(tempfile.gettempdir(), f"kachery-cloud-{os.geteuid() if os.name == 'posix' else 'files'}")
-    with explained("making a copy in", folder):
-        with suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
-        status = os.lstat(folder)
-        ours = os.name != "posix" or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
-        if not stat.S_ISDIR(status.st_mode) or not ours:
-            # Somebody else has taken the name.
-            folder = tempfile.mkdtemp(prefix="kachery-cloud-")
+    with explained("making a copy in", tempfile.gettempdir()):
+        folder = folder_of_user()
         path = Path(folder, str(cid))
         if not path.is_file() or path.read_bytes() != data:
             with NewFile(Path(folder)) as new:
                 write_at(new.fd, data, 0)
                 new.move_to(path, sync=False)
     return path
+
+
+def folder_of_user() -> str:
+    """A folder of this user's alone among the temporary ones, for what may not be written into the data directory.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder = os.path.join(tempfile.gettempdir(), f"kachery-cloud-{os.geteuid() if os.name == 'posix' else 'files'}")
+    with suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    status = os.lstat(folder)
+    ours = os.name != "posix" or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
+    if not stat.S_ISDIR(status.st_mode) or not ours:
+        # Somebody else has taken the name.
+        folder = tempfile.mkdtemp(prefix="kachery-cloud-")
+    return folder
 
 
 #: Linux: a file that has no name until it is given one, and so needs neither a temporary name nor cleaning up.

@@ -105,6 +105,45 @@ def test_two_labs_behind_nats(lab: Lab, tmp_path: Path, data: Path, nat: str) ->
     assert bool(succeeded) == (nat == "port-preserving")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("nat", ["port-preserving", "symmetric"])
+def test_one_string_from_behind_a_nat_to_behind_another(lab: Lab, tmp_path: Path, data: Path, nat: str) -> None:
+    """What `share` prints is all that the other one has: no peer, no DHT, no relay is set up there. The relay's address
+    is in the string, and the sharing side says that it goes through one."""
+    internet = lab.network("11.0.0.0/24")
+    middle = station(
+        lab.host("middle", internet), tmp_path, public="on", bootstrap="none", mdns="off", relay_service="on",
+        reachability="public", dht="server",
+    ).start()  # fmt: skip
+    lans = [lab.network(f"192.168.{number}.0/24") for number in (1, 2)]
+    for number, lan in enumerate(lans, 1):
+        lab.router(f"nat-{number}", inside=lan, outside=internet, nat=nat)
+    sharing = station(lab.host("sharing", lans[0]), tmp_path, public="off", mdns="off", relays=middle.addr).start()
+    getting = station(lab.host("getting", lans[1]), tmp_path, public="off", mdns="off")
+    wait_until(lambda: any("p2p-circuit" in a for a in sharing.status()["addresses"]), "a reservation at the relay")
+    done = sharing.run("kachery-cloud-store", data, "--share")
+    assert "through a relay. This machine itself cannot be dialled" in done.stderr
+    string = done.stdout.strip()
+    assert string.count(sharing.peer_id) == 1
+    path = getting.run("kachery-cloud-get", string, timeout=120).stdout.strip()
+    assert path == str(getting.folder / "recording.dat")
+    assert Path(path).read_bytes() == data.read_bytes()
+
+
+def test_a_string_that_nobody_outside_can_use_is_said(lab: Lab, tmp_path: Path, data: Path) -> None:
+    """Behind a NAT without a relay: a warning; a machine of the same network gets it by the string all the same."""
+    internet, lan = lab.network("11.0.0.0/24"), lab.network("192.168.1.0/24")
+    lab.router("nat", inside=lan, outside=internet, nat="symmetric")
+    sharing = station(lab.host("sharing", lan), tmp_path, public="off", mdns="off").start()
+    done = sharing.run("kachery-cloud-store", data, "--share")
+    assert "Warning: Only machines of this network can load it now" in done.stderr
+    near = station(lab.host("near", lan), tmp_path, public="off", mdns="off", lan_dht="off")
+    near.run("kachery-cloud-get", done.stdout.strip())
+    assert (near.folder / "recording.dat").read_bytes() == data.read_bytes()
+    far = station(lab.host("far", internet), tmp_path, public="off", mdns="off", timeout="5")
+    assert far.run("kachery-cloud-get", done.stdout.strip(), check=False).returncode == 3
+
+
 def punches(at: Workstation) -> tuple[int, int]:
     """Hole punches that succeeded, and that failed."""
     report = at.status()["hole_punches"]

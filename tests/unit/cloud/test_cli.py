@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from kachery_cloud.commands import main as cli
 from kachery_cloud.local import close_repositories
+from kachery_cloud.privacy import sentence
 
 ROOT = Path(__file__).parents[3]
 SEED = "ipfs://bafkreiajr6u7obg3mpunezz2mwarr2sptwr3zaedia665vdayvw6mpn5ga"
@@ -47,7 +48,10 @@ def spawn(command: str, *arguments: object) -> subprocess.Popen[bytes]:
 
 
 def test_store_and_load_print_one_line_each(seed_file: Path, tmp_path: Path) -> None:
-    """The commands as they are installed: a URI, a path, the bytes; nothing on stderr, exit code 0."""
+    """The commands as they are installed: a URI, a path, the bytes; exit code 0. Nothing on stderr, but once, with the
+    first store, to whom this machine announces it."""
+    out, err = (process := spawn("store_main", seed_file)).communicate()
+    assert (process.returncode, out, err.decode()) == (0, f"{SEED}\n".encode(), sentence("lan") + "\n")
     out, err = (process := spawn("store_main", seed_file)).communicate()
     assert (process.returncode, out, err) == (0, f"{SEED}\n".encode(), b"")
     out, err = (process := spawn("load_main", SEED, "--dest", tmp_path / "copy")).communicate()
@@ -79,9 +83,9 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
 
 def test_link_label_profile_and_json(seed_file: Path, data: Path) -> None:
     """Options of storing; --json gives one object with all that is known."""
-    assert run("store", seed_file, "--label", "a b").output == f"{SEED}?label=a%20b\n"
-    assert run("store", seed_file, "--profile", "unixfs-v0-2015").output.startswith("ipfs://Qm")
-    found = json.loads(run("link", seed_file, "--json").output)
+    assert run("store", seed_file, "--label", "a b").stdout == f"{SEED.replace('//', '//label=a%20b@')}\n"
+    assert run("store", seed_file, "--profile", "unixfs-v0-2015").stdout.startswith("ipfs://Qm")
+    found = json.loads(run("link", seed_file, "--json").stdout)
     assert (found["uri"], found["size"], found["served"]) == (SEED, 13, False)
     assert json.loads(run("load", SEED, "--json").output)["size"] == 13
 
@@ -91,7 +95,7 @@ def test_directories_on_the_command_line(tmp_path: Path, seed_file: Path) -> Non
     folder = tmp_path / "folder"
     (folder / "sub").mkdir(parents=True)
     (folder / "sub" / "a\u202e.txt").write_bytes(b"abc")
-    uri = run("store", "-r", folder).output.strip()
+    uri = run("store", "-r", folder).stdout.strip()
     assert run("load", uri, "--dest", tmp_path / "out").output.strip() == str(tmp_path / "out")
     assert (tmp_path / "out" / "sub" / "a\u202e.txt").read_bytes() == b"abc"
     assert run("ls", uri + "/sub").output == "3  a\\u202e.txt\n"
@@ -103,7 +107,7 @@ def test_directories_on_the_command_line(tmp_path: Path, seed_file: Path) -> Non
     result = run("load", uri)
     assert result.exit_code == 2
     assert "--dest" in result.output
-    assert run("store", "-r", seed_file).output.strip() == SEED
+    assert run("store", "-r", seed_file).stdout.strip() == SEED
 
 
 def test_verify_says_what_is_wrong(seed_file: Path) -> None:
@@ -264,7 +268,7 @@ def test_a_closed_pipe_ends_cat_quietly(tmp_path: Path) -> None:
     """`kachery-cloud-cat URI | head -c 5` gives five bytes and no complaint."""
     large = tmp_path / "large"
     large.write_bytes(b"abcde" * 1_000_000)
-    uri = run("store", large).output.strip()
+    uri = run("store", large).stdout.strip()
     with spawn("cat_main", uri) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -279,7 +283,7 @@ def test_ctrl_c_ends_a_command_with_130(tmp_path: Path) -> None:
     """An interrupt in the middle of work is one line and 130."""
     large = tmp_path / "large"
     large.write_bytes(bytes(3_000_000))
-    uri = run("store", large).output.strip()
+    uri = run("store", large).stdout.strip()
     # cat blocks on a pipe that nobody empties: the interrupt is sure to find it at work.
     with spawn("cat_main", uri) as process:
         assert process.stdout is not None

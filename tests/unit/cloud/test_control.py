@@ -34,11 +34,11 @@ def client(server: Server) -> Iterator[ControlClient]:
 
 
 def test_answers_and_progress_reach_the_one_who_asked(client: ControlClient) -> None:
-    """A request gets its own result, and its progress on the way."""
-    seen: list[tuple[int, int]] = []
+    """A request gets its own result, and its progress on the way: bytes, and how many peers."""
+    seen: list[tuple[int, ...]] = []
     assert ask(client, "echo", {"a": [1, "ü"]}) == {"a": [1, "ü"]}
-    assert ask(client, "count", {}, lambda done, total: seen.append((done, total))) == "counted"
-    assert seen[-1][1] == 3
+    assert ask(client, "count", {}, lambda *steps: seen.append(steps)) == "counted"
+    assert seen[-1][1:] == (3, 7)
     assert seen == sorted(seen)
 
 

@@ -125,6 +125,7 @@ STOPPED: dict[str, Any] = {
         "timeout": "float",
         "max_store_bytes": "NoneType",
         "public": "bool",
+        "private": "bool",
         "dht": "str",
         "bootstrap": "NoneType",
         "delegated": "NoneType",

@@ -261,7 +261,8 @@ def test_no_bar_for_short_work_or_without_a_terminal(
 
 
 def test_a_bar_for_long_work(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It shows what is done, from whatever thread, on stderr, and is gone afterwards."""
+    """It shows what is done, the rate, the time left, and how many peers give, from whatever thread, on stderr; and is
+    gone afterwards."""
     monkeypatch.setattr(progress, "DELAY", 0.0)
     with progress.progress_bar("Storing x", enabled=True) as update:
         thread = threading.Thread(target=update, args=(10, 100))
@@ -271,6 +272,12 @@ def test_a_bar_for_long_work(capsys: pytest.CaptureFixture[str], monkeypatch: py
     out, err = capsys.readouterr()
     assert out == ""
     assert "Storing x" in err
+    with progress.progress_bar("Loading x", enabled=True) as update:
+        update(10, 200, 1)
+        update(50, 200, 3)
+        update.__self__._bar.refresh()  # type: ignore[attr-defined]
+    err = capsys.readouterr().err
+    assert all(part in err for part in ("25%", "50.0/200", "3 peers", "B/s", "<")), err  # what is done, rate, time left
     update(60, 200)
     with progress.progress_bar("Storing y", enabled=True) as late:
         pass

@@ -52,7 +52,7 @@ def config(tmp_path: Path, **env: str) -> Config:
 def test_each_field_is_a_setting_with_all_that_is_told_of_it() -> None:
     """A field of `Config` is an entry: variable, key, what it takes, one sentence, and its own default."""
     assert [field.name for field in fields(Config)] == list(SETTINGS)
-    assert {*GIVEN, "directory", "pin_services"} == set(SETTINGS)
+    assert {*GIVEN, "directory", "private", "pin_services"} == set(SETTINGS)
     for field in fields(Config):
         setting = SETTINGS[field.name]
         assert setting.variable == f"KACHERY_CLOUD_{'DIR' if field.name == 'directory' else field.name.upper()}"

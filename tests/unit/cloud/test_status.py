@@ -29,6 +29,7 @@ from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone
 from kachery_cloud.node.limits import NodeTimes
 from kachery_cloud.node.messages import NOTIFY_STORED, Method, Nothing, by_name
 from kachery_cloud.node.status_messages import STATUS
+from kachery_cloud.privacy import sentence
 from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.dag.hashes import sha256_multihash
 from kachery_p2p.errors import ContentNotFound, NodeError, SwarmKeyError
@@ -148,6 +149,7 @@ def test_the_status_of_a_node_reads_well() -> None:
         "                  dht: off (setting `public`)",
         "Announces:        the roots of what is stored or loaded: 12,345 CIDs, 12,000 announced, 345 waiting, "
         "goes on in 3 h 10 min; last error: 2 peers refused",
+        f"Privacy:          {sentence('lan')}",
         f"Found lately:     3 min ago: bafyabc at {PEER} by mDNS in 0.12 s",
         "Last errors:      25 h 0 min ago: The router did not answer.",
     ]
@@ -176,7 +178,7 @@ def test_announcing_in_several_networks() -> None:
     text = text_of({"finds": [], "errors": [], "providing": {"strategy": "all", "targets": targets}})
     assert "Announces:        all blocks\n" in text
     assert "in the LAN DHT: 5 CIDs, 5 announced, 0 waiting, 0 overdue, goes on in 2 h 1 min\n" in text
-    assert text.endswith("in the DHT: 5 CIDs, 2 announced, 3 waiting, 1 overdue; last error: nobody answers")
+    assert "in the DHT: 5 CIDs, 2 announced, 3 waiting, 1 overdue; last error: nobody answers\n" in text
 
 
 def test_addresses_that_are_kept_back_are_shown_on_request() -> None:
@@ -219,7 +221,7 @@ def test_what_there_is_nothing_to_say_of_is_left_out() -> None:
     assert "Hole punches:     none tried" in text
     assert f"Addresses:        {ADDR}" in text
     assert "Finds data by:    mdns: on\n                  dht: off\n" in text
-    assert text.endswith("Announces:        nothing (setting `provide`)")
+    assert text.endswith(f"Announces:        nothing (setting `provide`)\nPrivacy:          {sentence('lan')}")
     for name in ("Relays", "Not reached", "Found lately", "Last errors", "Pins", "Gateway"):
         assert name not in text
 

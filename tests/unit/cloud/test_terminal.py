@@ -22,6 +22,7 @@ from kachery_cloud import progress
 from kachery_cloud.commands import main as cli
 from kachery_cloud.commands.support import command
 from kachery_cloud.errors import FileMissing, InvalidURI, KacheryError
+from kachery_cloud.privacy import sentence
 from kachery_cloud.terminal import FilteredStream, program_streams, tell
 from kachery_p2p.text import printable
 from tests.helpers.terminal_helpers import ATTACK, DANGEROUS, harmless
@@ -159,15 +160,15 @@ def test_commands_under_every_encoding(encoding: str, tmp_path: Path) -> None:
     (tmp_path / "there" / name).write_text("x")
     env = {**os.environ, "PYTHONIOENCODING": encoding, "LC_ALL": "C", "KACHERY_CLOUD_DIR": str(tmp_path / "data")}
 
-    def run(*arguments: str | bytes) -> bytes:
+    def run(*arguments: str | bytes, says: str = "") -> bytes:
         code = "from kachery_cloud.commands.main import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], cwd=ROOT, env=env, capture_output=True, check=False
         )
-        assert (done.returncode, done.stderr) == (0, b"")
+        assert (done.returncode, done.stderr.decode()) == (0, says)
         return done.stdout
 
-    uri = run("store", "-r", str(tmp_path / "there")).decode().strip()
+    uri = run("store", "-r", str(tmp_path / "there"), says=sentence("lan") + "\n").decode().strip()
     assert run("ls", uri).decode(encoding) == "1  " + name.encode(encoding, "backslashreplace").decode(encoding) + "\n"
     assert json.loads(run("ls", uri, "--json"))["entries"][0]["name"] == name
     if sys.platform == "linux":

@@ -1,0 +1,367 @@
+"""Giving something away in one string: the URI, with the addresses at which this machine can be asked for it.
+
+The string is a URI like any other (`kachery_cloud.uri_notes`), so whatever takes a URI takes it. It needs no quotes in
+a shell, and is short enough for a QR code. Which addresses are in it: what the running node tells others of itself,
+those that reach farthest first, a bounded number of each kind.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from kachery_cloud import uri_notes
+from kachery_cloud.arguments import path_text
+from kachery_cloud.errors import (
+    ContentNotFound,
+    FileExists,
+    FileMissing,
+    InvalidAddress,
+    InvalidName,
+    IsADirectory,
+    NodeError,
+)
+from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, repository, resolve_local
+from kachery_cloud.request import Request
+from kachery_cloud.settings.config import load_config
+from kachery_cloud.terminal import tell
+from kachery_cloud.uri import ContentURI, check_label, parse_uri
+from kachery_p2p.addresses import Reach, reach
+from kachery_p2p.oserrors import explained
+
+if TYPE_CHECKING:
+    from kachery_cloud.node.status_messages import RunningNode
+    from kachery_cloud.settings.config import Config
+    from kachery_p2p.dag.cid import CID
+    from kachery_p2p.node.status_messages import NodeStatus
+    from kachery_p2p.repo.repo import Repo
+
+#: Of each kind: one of IPv4 and one of IPv6, or two networks, or two relays.
+MAX_OF_A_KIND = 2
+_HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
+#: Characters of an address. One through a relay, with two peer IDs, has some 170.
+MAX_ADDRESS = 250
+#: Characters of a label as it is encoded. A longer one is a text, not a name, and would not leave room in a QR code.
+MAX_LABEL = 300
+
+#: Seconds for a node that was just started to enter the network, ask others to dial it, and find a relay.
+SETTLING = 15.0
+#: Seconds between two looks at how far it is.
+LOOK_AGAIN = 0.25
+#: Data directories whose node, in this process, has had that time.
+_settled: set[Path] = set()
+
+#: From how far away a node can be loaded from; "unsure" where nobody has tried its public address yet.
+Range: TypeAlias = Literal["world", "relay", "unsure", "network", "machine", "none"]
+
+
+@dataclass(frozen=True)
+class Reachable:
+    """From where this machine can be loaded from, and at which addresses.
+
+    Attributes:
+        range: "world" (others have dialled it), "relay" (only by way of one), "unsure", "network" (its own), "machine",
+            or "none" (no node runs here).
+        addresses: to give away, those that reach farthest first.
+        most_bytes: what a relay carries for a stranger at most; 0 where there is no bound, or no relay.
+        private_network: only holders of its key are spoken to.
+    """
+
+    range: Range
+    addresses: tuple[str, ...] = ()
+    most_bytes: int = 0
+    private_network: bool = False
+
+    @property
+    def from_outside(self) -> bool:
+        """Whether there is an address that machines of other networks can dial, as far as is known."""
+        return self.range in ("world", "relay", "unsure")
+
+    @property
+    def sentence(self) -> str:
+        """Who can load from here now."""
+        who = "Whoever holds the swarm key" if self.private_network else "Anybody"
+        limit = f", which carries {self.most_bytes:,} bytes and then needs a direct way" if self.most_bytes else ""
+        return {
+            "world": f"{who} with the URI can load it now: others can dial this machine.",
+            "relay": f"{who} with the URI can load it now, through a relay{limit}. This machine itself cannot be "
+            "dialled from outside.",
+            "unsure": f"{who} with the URI can load it now if this machine can be dialled from outside, which nobody "
+            "has tried yet; kachery-cloud-status says more in a minute.",
+            "network": "Only machines of this network can load it now: nobody outside can dial this one, and it has no "
+            "relay. kachery-cloud-status says why.",
+            "machine": "Only programs on this machine can load it now: its node listens to nobody else.",
+            "none": "Nobody else can load it yet, for no node answers here. Start one with: kachery-cloud-node",
+        }[self.range]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What is given away.
+
+    Attributes:
+        uri: with the addresses.
+        size: in bytes; of a directory, of all its blocks.
+        title: for people.
+        shared: the day of it.
+        reachable: who can load it now.
+    """
+
+    uri: ContentURI
+    size: int
+    title: str
+    reachable: Reachable
+    shared: datetime.date = field(default_factory=lambda: datetime.datetime.now().astimezone().date())
+
+    @property
+    def string(self) -> str:
+        """All of it in one string."""
+        return self.uri.pasteable
+
+    @property
+    def citation(self) -> str:
+        """A line for a paper or a notebook: title, day, size, and the URI that stays, without addresses."""
+        return f"{self.title} ({self.shared.isoformat()}). {self.size:,} bytes. {self.uri.locator}"
+
+
+def share(uri: str, *, label: str | None = None) -> str:
+    """One string that gives something away: its URI, and where to ask for it.
+
+    Whoever gets it types `kachery-cloud get STRING`, or gives it to any function that takes a URI. It needs no quotes
+    in a shell. Starts or joins the node of this machine, which serves it for as long as this process lives, or
+    `kachery-cloud-node` runs. The addresses in it are those of this moment; a node that this process has just started
+    is given some seconds to find out how others can reach it. Where nobody outside can, stderr says so.
+
+    Args:
+        uri: of a file or directory that is on this machine.
+        label: its name for people, and of the copy; without it that of the URI, or the name of a linked file.
+
+    Raises:
+        ContentNotFound: it is not on this machine.
+        InvalidURI, InvalidCID ...: as `load_file` does.
+
+    Example:
+        >>> kcl.share(uri)
+        'ipfs://label=session.nwb+provider=12D3KooW...=ip4:192.168.1.20:tcp:4001@bafybeih...'
+    """
+    check_label(label)
+    config = load_config()
+    found = make_share(config, uri, label=label, running=lambda: _settled_node(config))
+    if not found.reachable.from_outside:
+        tell(found.reachable.sentence)
+    return found.string
+
+
+def _settled_node(config: Config) -> RunningNode:
+    """What the node says of itself, when it knows how it can be reached, or has had time to find out."""
+    from kachery_cloud.node.connection import get_connection
+
+    connection = get_connection(config)
+    end = time.monotonic() + SETTLING
+    while True:
+        found = connection.status()
+        may_come = found.pid == os.getpid() and (config.public or config.relays)
+        if config.directory in _settled or not may_come or reachable_now(found).from_outside:
+            return found
+        if time.monotonic() > end:
+            _settled.add(config.directory)
+            return found
+        time.sleep(LOOK_AGAIN)  # the node's answers come when they are asked for
+
+
+def make_share(
+    config: Config, uri: str, *, label: str | None = None, running: Callable[[], RunningNode | None]
+) -> Share:
+    """What is given away, for a URI of something that is here.
+
+    Args:
+        config: the settings.
+        uri: of it.
+        label: see `share`.
+        running: asks the node, when that is needed; None where none runs.
+
+    Raises:
+        ContentNotFound: it is not on this machine.
+    """
+    parsed = parse_uri(uri)
+    repo = repository(config)
+    try:
+        cid, size, own_name = _look(repo, parsed)
+    except BlockNotLocal:
+        raise ContentNotFound(
+            f"{parsed.locator} is not on this machine, so it cannot be shared from here. Load it first, or pass on the "
+            "string that you were given."
+        ) from None
+    name = label or parsed.label or ("" if parsed.path else own_name)
+    if name and len(uri_notes.encoded(name)) > MAX_LABEL:
+        name = ""
+    reachable = reachable_now(running())
+    shared = replace(parsed, label=name or None, providers=reachable.addresses)
+    return Share(shared, size, shared.name or str(cid), reachable)
+
+
+def running_node(config: Config) -> RunningNode | None:
+    """What the node of the directory says of itself; None where none answers here. Starts none."""
+    from kachery_cloud.node.connection import ask_running_node
+    from kachery_cloud.node.status_messages import STATUS
+
+    try:
+        return ask_running_node(config, STATUS)
+    except NodeError:  # none runs, or elsewhere; or it is starting or leaving just now
+        return None
+
+
+def reachable_now(found: RunningNode | None) -> Reachable:
+    """From where a node can be loaded from, as it says of itself."""
+    if found is None:
+        return Reachable("none")
+    node = found.node
+    kinds: dict[str, list[str]] = {"public": [], "relay": [], "network": [], "machine": []}
+    for address in node.addresses:
+        kind = _kind(address)
+        if kind and len(address) <= MAX_ADDRESS and len(kinds[kind]) < MAX_OF_A_KIND:
+            kinds[kind].append(address)
+    far = [*kinds["public"], *kinds["relay"], *kinds["network"]]
+    return Reachable(
+        _range(node, kinds),
+        tuple(far or kinds["machine"]),
+        _most_bytes(node, kinds["relay"]) if not kinds["public"] else 0,
+        node.discovery.private_network,
+    )
+
+
+def _range(node: NodeStatus, kinds: dict[str, list[str]]) -> Range:
+    tried = node.discovery.reachability.state
+    if kinds["public"] and tried == "public":
+        return "world"
+    if kinds["relay"]:
+        return "relay"
+    if kinds["public"]:
+        return "unsure"
+    return "network" if kinds["network"] else "machine"
+
+
+def _kind(address: str) -> str:
+    """How an address leads here: "public", "relay", "network" or "machine"; empty where it leads nobody here."""
+    from kachery_p2p.multiaddrs import split
+
+    try:
+        uri_notes.check_address(address)
+        (where, host), (transport, _), *rest = split(address)
+    except (InvalidAddress, ValueError):  # it has no two parts
+        return ""
+    if where not in _HOSTS or transport != "tcp" or host is None:
+        return ""
+    far = reach(host)
+    if ("p2p-circuit", None) in rest:
+        return "relay" if far is Reach.PUBLIC else "network" if far is Reach.PRIVATE else ""
+    return {Reach.PUBLIC: "public", Reach.PRIVATE: "network", Reach.LOOPBACK: "machine"}.get(far, "")
+
+
+def _most_bytes(node: NodeStatus, relayed: Iterable[str]) -> int:
+    """What the relays carry at most, the best of them; 0 where that has no bound."""
+    slots = node.discovery.relay.relays
+    bounds = [slot.bytes_per_circuit for slot in slots if any(f"/p2p/{slot.relay}/p2p-circuit" in a for a in relayed)]
+    return 0 if not bounds or 0 in bounds else max(bounds)
+
+
+def get(
+    uri: str,
+    dest: str | os.PathLike[str] | None = None,
+    *,
+    local_only: bool = False,
+    verbose: bool = False,
+    providers: Sequence[str] = (),
+    timeout: float | None = None,
+) -> str:
+    """Load what somebody shared, file or directory, under its name, and return the path. Nothing is ever replaced.
+
+    Args:
+        uri: what `share` gave, or any other URI.
+        dest: the folder to put it into, or the whole name of the copy; the current folder where None. The name comes
+            from the URI, where that is a plain one; else it is the CID.
+        local_only: as for `load_file`.
+        verbose: as for `load_file`.
+        providers: as for `load_file`.
+        timeout: as for `load_file`.
+
+    Raises:
+        FileExists: something else has that name; and what `load_file` and `load_dir` raise.
+
+    Example:
+        >>> path = kcl.get(uri, "copies/")
+    """
+    from kachery_cloud.load import load_dir
+    from kachery_cloud.placing import copy_into_place
+
+    request = Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
+    target = _target(request.uri, dest)
+    with explained("looking at", target):
+        there = target.lstat() if os.path.lexists(target) else None
+    if there is not None:
+        # Before anything large is loaded. A file with the same bytes is no obstacle, and that shows at the end.
+        info = request.info()
+        if info["kind"] == "directory" or not stat.S_ISREG(there.st_mode) or there.st_size != info["size"]:
+            raise FileExists(
+                f"{target} exists already, and nothing is replaced. Name another destination with --dest (in Python: "
+                "dest=)."
+            )
+    try:
+        path = request.file()
+    except IsADirectory:
+        return load_dir(
+            uri, target, local_only=local_only, verbose=verbose, providers=providers, timeout=request.timeout
+        )
+    copy_into_place(path, target, replace=False)
+    return str(target)
+
+
+def _target(uri: ContentURI, dest: str | os.PathLike[str] | None) -> Path:
+    """Where what is got goes.
+
+    Raises:
+        FileMissing: there is no such folder.
+    """
+    text = os.path.expanduser(path_text(os.curdir if dest is None else dest, "dest"))
+    target = Path(os.path.abspath(text))
+    with explained("looking at", target):
+        if target.is_dir():
+            try:
+                return target / uri.file_name
+            except InvalidName:  # it means something to a shell or a system
+                return target / uri.cid
+        folder = target if text.endswith(("/", os.sep)) else target.parent
+        is_there = folder.is_dir()
+    if not is_there:
+        raise FileMissing(f"There is no folder {folder} to put it into.")
+    return target
+
+
+def _look(repo: Repo, uri: ContentURI) -> tuple[CID, int, str]:
+    """What is here under a URI: its CID, its size, and the name of a linked file or nothing.
+
+    Raises:
+        BlockNotLocal: it is not here.
+    """
+    try:
+        found = find_local(repo, uri)
+    except IsADirectory:
+        return (cid := resolve_local(repo, uri)), _directory_size(repo, cid), ""
+    linked = found.path is not None and not found.path.is_relative_to(repo.directory)
+    return found.cid, found.size, found.path.name if found.path is not None and linked else ""
+
+
+def _directory_size(repo: Repo, cid: CID) -> int:
+    """Bytes of all blocks of a directory, as its root has them."""
+    from kachery_p2p.dag.pb import decode_node
+
+    block = repo.get_block(cid.multihash) if is_local_directory(repo, cid) else None
+    if block is None:
+        raise BlockNotLocal(str(cid))
+    return len(block) + sum(link.tsize or 0 for link in decode_node(block).links)
