@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import os
+import select
 import stat
 import tempfile
 from collections import OrderedDict, deque
@@ -104,18 +105,15 @@ class CarSource:
         """The roots that the CAR file names; None before its header was read."""
         return self._reader.roots
 
-    @property
-    def position(self) -> int:
-        """How many bytes of the file have been passed."""
-        return self._reader.position
-
     def read(self) -> None:
         """Read on, of a pipe. It may block for as long as nothing comes."""
         if not self.seekable and not self._data and not self.ended:
             with explained("reading", "the CAR file"):
                 # What is there, and not as much as was asked for, where the file can tell.
                 read = getattr(self._file, "read1", self._file.read)
-                self._data = read(CAR_PIPE_BYTES) or b""
+                while (data := read(CAR_PIPE_BYTES)) is None:  # of a pipe that does not block
+                    select.select([self._file], [], [])
+            self._data = data
             if not self._data:
                 self._end()
 
@@ -269,6 +267,8 @@ class CarSource:
             self._keep(multihash, block)
 
     def _remember(self, multihash: bytes, block: bytes) -> None:
+        if multihash in self._recent:
+            return
         self._recent[multihash] = block
         self._recent_size += len(block)
         while self._recent_size > CAR_RECENT_BYTES:

@@ -77,6 +77,7 @@ class Scene:
             (r"/data/raw_200GB\.bin", "session.nwb"),
             (r"/data/(?=session|experiment)", ""),
             (r"/var/log/|/media/disk/", ""),
+            (r"/big/disk", str(self.here.folder / "big-disk")),
             (r"--gateway(?= *$)", f"--gateway 127.0.0.1:{self.port}"),
             (r"127\.0\.0\.1:8090", f"127.0.0.1:{self.port}"),
             (r"https://pins\.lab\.example\.org|http://192\.168\.1\.7:5001", self.service),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -266,6 +267,28 @@ def test_an_import_goes_on_where_it_was(
     with open(tmp_path / "whole.car", "rb", buffering=0) as file:
         bring(ours, cast("BinaryIO", file))
     assert taken == []  # and now all of it is here
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes that do not block are POSIX's")
+def test_a_pipe_that_does_not_block(theirs: Repo, ours: Repo, tmp_path: Path) -> None:
+    """Where nothing is there yet, it is waited for, and not taken for the end."""
+    path = tmp_path / "input"
+    path.write_bytes(os.urandom(2 * MIB))
+    cid = theirs.store_file(path).cid
+    car = export(theirs, cid)
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+
+    def write() -> None:
+        with open(writing, "wb", buffering=0) as out:
+            for at in range(0, len(car), 300_000):
+                out.write(car[at : at + 300_000])
+
+    writer = threading.Thread(target=write)
+    with open(reading, "rb", buffering=0) as file:
+        writer.start()
+        assert [each.cid for each in bring(ours, cast("BinaryIO", file)).roots] == [cid]
+    writer.join()
 
 
 def test_of_a_pipe_only_what_is_early_is_kept(
