@@ -136,9 +136,10 @@ class _Where:
 
     def __init__(self, local_only: bool, providers: Sequence[str], timeout: float | None) -> None:
         self._local_only = local_only
-        self._providers = tuple(providers)
         self._timeout = timeout
-        self.config = self._request("bafkqaaa").config
+        # Of a URI that has no bytes: what else was given is checked before anything is looked at.
+        checked = Request("bafkqaaa", local_only=local_only, providers=providers, timeout=timeout)
+        self._providers, self.config = checked.providers, checked.config
 
     def _request(self, uri: str) -> Request:
         return Request(uri, local_only=self._local_only, providers=self._providers, timeout=self._timeout)

@@ -70,6 +70,7 @@ FUNCTIONS = [
 #: What is given for the parameters that must be given and are not the one under test.
 GIVEN: dict[str, Any] = {
     "filename": "x.csv", "path": ".", "text": "t", "value": 1, "array": np.zeros(2), "dest": "out", "cid": CID,
+    "data": b"d", "first": "ipfs://bafkqaaa", "second": "ipfs://bafkqaaa",
 }  # fmt: skip
 
 

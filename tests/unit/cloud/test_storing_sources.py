@@ -40,7 +40,8 @@ def test_bytes_are_a_file_with_these_bytes(content: bytes, tmp_path: Path) -> No
     """Whatever holds them; the label is in the URI."""
     (tmp_path / "file").write_bytes(content)
     uri = kcl.store_file(tmp_path / "file", local=True)
-    for value in (content, bytearray(content), memoryview(content), np.frombuffer(content, np.uint8)):
+    values: list[Any] = [content, bytearray(content), memoryview(content), np.frombuffer(content, np.uint8)]
+    for value in values:
         assert kcl.store_bytes(value, local=True) == uri
     assert kcl.load_bytes(uri) == content
     assert kcl.store_bytes(content, label="a b", local=True) == kcl.store_file(
@@ -51,7 +52,8 @@ def test_bytes_are_a_file_with_these_bytes(content: bytes, tmp_path: Path) -> No
 def test_bytes_as_they_lie_in_memory() -> None:
     """Of numbers, and of every second of them."""
     numbers = array("I", [1, 2, 3, 4])
-    assert kcl.load_bytes(kcl.store_bytes(memoryview(numbers), local=True)) == numbers.tobytes()
+    view: Any = memoryview(numbers)
+    assert kcl.load_bytes(kcl.store_bytes(view, local=True)) == numbers.tobytes()
     assert kcl.load_bytes(kcl.store_bytes(memoryview(b"abcdef")[::2], local=True)) == b"ace"
 
 
