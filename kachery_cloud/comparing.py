@@ -65,7 +65,7 @@ def diff(
 
     No file is loaded: their CIDs are compared, and only the listings of folders that differ are fetched. One of the two
     may be on the disk. Then its files are hashed, unless they have not changed since they were. Files that were cut
-    into blocks by rules of nobody's profile count as changed.
+    into blocks by rules of nobody's profile, or stored with `preserve`, count as changed then.
 
     Args:
         first: a URI as for `load_file`, or a path.
