@@ -54,7 +54,8 @@ def test_bytes_as_they_lie_in_memory() -> None:
     numbers = array("I", [1, 2, 3, 4])
     view: Any = memoryview(numbers)
     assert kcl.load_bytes(kcl.store_bytes(view, local=True)) == numbers.tobytes()
-    assert kcl.load_bytes(kcl.store_bytes(memoryview(b"abcdef")[::2], local=True)) == b"ace"
+    view = memoryview(b"abcdef")[::2]
+    assert kcl.load_bytes(kcl.store_bytes(view, local=True)) == b"ace"
 
 
 @pytest.mark.parametrize("value", ["text", None, 3, [1, 2], {}, object()])
