@@ -65,7 +65,7 @@ def diff(
 
     No file is loaded: their CIDs are compared, and only the listings of folders that differ are fetched. One of the two
     may be on the disk. Then its files are hashed, unless they have not changed since they were. Files that were cut
-    into blocks by rules of nobody's profile count as changed.
+    into blocks by rules of nobody's profile, or stored with `preserve`, count as changed then.
 
     Args:
         first: a URI as for `load_file`, or a path.
@@ -136,9 +136,10 @@ class _Where:
 
     def __init__(self, local_only: bool, providers: Sequence[str], timeout: float | None) -> None:
         self._local_only = local_only
-        self._providers = tuple(providers)
         self._timeout = timeout
-        self.config = self._request("bafkqaaa").config
+        # Of a URI that has no bytes: what else was given is checked before anything is looked at.
+        checked = Request("bafkqaaa", local_only=local_only, providers=providers, timeout=timeout)
+        self._providers, self.config = checked.providers, checked.config
 
     def _request(self, uri: str) -> Request:
         return Request(uri, local_only=self._local_only, providers=self._providers, timeout=self._timeout)

@@ -78,6 +78,8 @@ def load(
     from kachery_cloud.load import load_dir, load_file, load_file_info, takes_directory
     from kachery_cloud.uri import parse_name_uri, parse_uri
 
+    if delete and dest is None:
+        raise click.UsageError("--delete is about what is in --dest, which is not given.")
     begun = time.monotonic()
     more: dict[str, Any] = {"local_only": local_only, "providers": peers, "timeout": timeout}
     done: dict[str, Any] = {}

@@ -73,6 +73,8 @@ class Attributes(NamedTuple):
 
 #: Says nothing.
 NO_ATTRIBUTES = Attributes()
+#: Bytes that attributes add to a node at the most: three tags, a mode, seconds and nanoseconds, and longer lengths.
+ATTRIBUTES_OVERHEAD = 32
 
 
 def encode(node: UnixFSData) -> bytes:

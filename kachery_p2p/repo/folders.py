@@ -17,7 +17,7 @@ from kachery_p2p.dag.directory import DirectoryBuilder, symlink_block
 from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
 from kachery_p2p.dag.profiles import LEAF_OVERHEAD, Profile
 from kachery_p2p.dag.profiles import profile as named_profile
-from kachery_p2p.dag.unixfs import NO_ATTRIBUTES, Attributes
+from kachery_p2p.dag.unixfs import ATTRIBUTES_OVERHEAD, NO_ATTRIBUTES, Attributes
 from kachery_p2p.errors import RepoError
 from kachery_p2p.repo.catalog import DIRECTORY, insert_blocks
 from kachery_p2p.repo.fileio import Progress, SourceFile, Stamp, attributes_of
@@ -53,9 +53,9 @@ class FolderStorer:
     ) -> Stored:
         """See Repo.store_directory."""
         profile = named_profile(which)
-        if options.preserve and profile.raw_leaves:
+        if options.preserve:
             # As Kubo does it: a raw block has no room for them.
-            size = min(profile.chunk_size, MAX_BLOCK_SIZE - LEAF_OVERHEAD)
+            size = min(profile.chunk_size, MAX_BLOCK_SIZE - LEAF_OVERHEAD - ATTRIBUTES_OVERHEAD)
             profile = replace(profile, raw_leaves=False, chunk_size=size)
         scan = Scan(os.stat(self.placer.layout.directory), options)
         top = scan.run(path)

@@ -160,11 +160,11 @@ class SeenFiles:
 
     def write(self) -> None:
         """Write down what was noted. The roots must have been committed before."""
-        # Looked at once more: another thread may have mapped files since.
-        mapped = self._mapped = _mapped() if self._new else set()
-        self._new = [row for row in self._new if row[5] not in mapped]
         if not self._new:
             return
+        # Looked at once more: another thread may have mapped files since.
+        mapped = self._mapped = _mapped()
+        self._new = [row for row in self._new if row[5] not in mapped]
         with self._catalog.write() as db:
             db.executemany(
                 "INSERT OR REPLACE INTO seen (place, name, size, mtime_ns, ctime_ns, inode, key, version, dag_size) "

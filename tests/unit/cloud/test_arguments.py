@@ -71,6 +71,7 @@ FUNCTIONS = [
 GIVEN: dict[str, Any] = {
     "filename": "x.csv", "path": ".", "text": "t", "value": 1, "array": np.zeros(2), "dest": "out", "cid": CID,
     "watcher": False,
+    "data": b"d", "first": "ipfs://bafkqaaa", "second": "ipfs://bafkqaaa",
 }  # fmt: skip
 
 

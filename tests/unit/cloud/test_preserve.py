@@ -11,6 +11,8 @@ import pytest
 
 import kachery_cloud as kcl
 from kachery_cloud.local import close_repositories, repository
+from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
+from kachery_p2p.dag.profiles import LEAF_OVERHEAD, Profile
 from kachery_p2p.repo import Repo, hashing, seen
 
 
@@ -97,6 +99,19 @@ def test_the_catalog_may_be_lost(folder: Path, tmp_path: Path, data: Path, link:
     out = Path(kcl.load_dir(uri, tmp_path / "out", local_only=True))
     assert times(out) == times(folder)
     assert (out / "run.sh").read_bytes() == (folder / "run.sh").read_bytes()
+
+
+def test_blocks_stay_within_what_peers_accept(folder: Path) -> None:
+    """Also of a profile with the largest chunks that there can be."""
+    (folder / "large").write_bytes(bytes(3 * MAX_BLOCK_SIZE // 2))
+    (folder / "chunk").write_bytes(bytes(MAX_BLOCK_SIZE - 48))
+    repo = repository(kcl.load_config())
+    for raw in (True, False):
+        largest = MAX_BLOCK_SIZE if raw else MAX_BLOCK_SIZE - LEAF_OVERHEAD
+        profile = Profile("largest", chunk_size=largest, raw_leaves=raw)
+        kcl.store_dir(folder, profile=profile, preserve=True, local=True)
+    sizes = repo.block_sizes(list(repo.all_multihashes()))
+    assert MAX_BLOCK_SIZE - 100 < max(sizes.values()) <= MAX_BLOCK_SIZE
 
 
 def test_a_touched_file_takes_no_room_again(folder: Path) -> None:

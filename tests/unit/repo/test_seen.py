@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.profiles import UNIXFS_V1_2025, Profile
@@ -130,8 +132,21 @@ def test_rehash_reads_everything(repo: Repo, folder: Path, reads: list[int], kee
 # --- what may have changed -------------------------------------------------------------------------------------------
 
 
+def next_tick(path: Path) -> None:
+    """Goes on once the clock of the file system has moved since the file was changed; some milliseconds at the most."""
+    probe = path.with_name(".probe")
+    changed = path.stat().st_ctime_ns
+    while True:
+        probe.write_bytes(b"")
+        now = probe.stat().st_ctime_ns
+        probe.unlink()
+        if now > changed:
+            return
+
+
 def rewrite(path: Path) -> None:
     """Other bytes of the same length, in the same file."""
+    next_tick(path)
     with open(path, "r+b") as file:
         first = file.read(1)
         file.seek(0)
@@ -218,6 +233,9 @@ def test_a_file_that_this_process_has_mapped(repo: Repo, tmp_path: Path, reads: 
             cids.add(repo.store_file(path).cid)
             cids.add(repo.store_directory(tmp_path, options=FolderOptions(exclude=("/repo/",))).cid)
         assert len(cids) == 6
+        files = seen.SeenFiles(repo._placer, UNIXFS_V1_2025, linked=None)
+        files.note_one(str(path), Stamp.of(path.stat()), 2**62, CID.parse("bafkqaaa"), 0)
+        assert files.find_one(str(path), Stamp.of(path.stat())) is None
     repo.store_file(path)
     reads.clear()
     repo.store_file(path)
@@ -341,6 +359,57 @@ def test_two_names_of_one_file(repo: Repo, folder: Path, reads: list[int]) -> No
     rewrite(folder / "twin")
     repo.store_directory(folder)
     assert repo.store_file(folder / "large").path.read_bytes() == (folder / "twin").read_bytes()
+
+
+# --- any history -----------------------------------------------------------------------------------------------------
+
+NAMES = st.sampled_from(["a", "b", "sub/c", "sub/d"])
+CHANGES = st.sampled_from([rewrite, and_put_the_time_back, replace_by_another])
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("change"), NAMES, CHANGES),
+        st.tuples(st.just("move"), NAMES, NAMES),
+        st.tuples(st.just("link"), NAMES, NAMES),
+        st.tuples(st.just("remove"), NAMES, st.none()),
+        st.tuples(st.just("store"), st.booleans(), st.booleans()),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_whatever_was_done_to_a_folder(tmp_path_factory: pytest.TempPathFactory, steps: list[Any]) -> None:
+    """Stored or linked in between or not, it has the URI that a repo gives which never saw it; and it can be read."""
+    base = tmp_path_factory.mktemp("history")
+    top = base / "folder"
+    (top / "sub").mkdir(parents=True)
+    for number, name in enumerate(("a", "b", "sub/c", "sub/d")):
+        (top / name).write_bytes(bytes([number]) * (40_000 if number % 2 else 10))
+    with Repo.open(base / "repo") as repo:
+        for what, one, other in steps:
+            if what == "store":
+                repo.store_directory(top, options=FolderOptions(link=one, rehash=other))
+            elif not (top / one).exists():
+                continue
+            elif what == "change":
+                other(top / one)
+            elif what == "move":
+                os.replace(top / one, top / other)
+            elif what == "link" and not (top / other).exists():
+                os.link(top / one, top / other)
+            elif what == "remove":
+                (top / one).unlink()
+        stored = repo.store_directory(top)
+        with Repo.open(base / "fresh") as fresh:
+            assert fresh.store_directory(top) == stored
+            for file in fresh.list_files():
+                data = fresh.packed_file(file.cid) if file.kind == "file" else None
+                path = repo.find_file(file.cid) if file.kind == "file" else None
+                if path is not None:
+                    assert path.read_bytes() == (data if data is not None else fresh.path_for(file.cid).read_bytes())
+                else:
+                    assert file.kind == "directory"
 
 
 # --- its size --------------------------------------------------------------------------------------------------------

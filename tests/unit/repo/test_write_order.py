@@ -13,6 +13,7 @@ import pytest
 
 from kachery_p2p.dag.walk import FileWalk
 from kachery_p2p.repo import Repo
+from kachery_p2p.repo import seen as seen_files
 from kachery_p2p.repo.catalog import Catalog
 from kachery_p2p.repo.newfile import NewFile
 from tests.helpers.profiles import custom_profile
@@ -25,6 +26,8 @@ TINY = custom_profile(chunk_size=100_000, width=5)
 def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is done to the disk, in order: 'sync data', 'name', 'sync folder', 'commit', 'durable commit'."""
     seen: list[str] = []
+    # What was hashed is noted by a commit of its own, where the clock has moved since: here it never has.
+    monkeypatch.setattr(seen_files, "RACY_NS", 10**18)
     fsync, replace, link, write = os.fsync, os.replace, os.link, Catalog.write
 
     def record_fsync(fd: int) -> None:
@@ -86,6 +89,20 @@ def test_large_file(repo: Repo, events: list[str], tmp_path: Path) -> None:
     events.clear()
     repo.store_bytes(DATA[::-1], profile=TINY)
     check_with_record(events)
+
+
+def test_what_was_hashed_is_noted_last(
+    repo: Repo, events: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That a file is known is committed after the file is: a crash between costs hashing it again, and nothing else."""
+    monkeypatch.setattr(seen_files, "RACY_NS", -(10**18))
+    (tmp_path / "file").write_bytes(DATA)
+    repo.store_file(tmp_path / "file", profile=TINY)
+    check_with_record(events[:-1])
+    assert events[-1] == "commit"
+    events.clear()
+    repo.store_file(tmp_path / "file", profile=TINY)
+    assert events == []
 
 
 def test_written_file(repo: Repo, events: list[str]) -> None:
