@@ -182,7 +182,9 @@ BEFORE = {
     "load_file_info": "open('large.dat', 'wb').truncate(200_000_128); uri = kcl.link_file('large.dat')",
     "pin": "kcl.load_file(FILE)",
     "pins": "kcl.load_file(FILE); kcl.pin(FILE, 'filebase', wait='verified')",
+    "get": "import os; os.mkdir('copies'); uri = kcl.store_text('example text', label='a.txt')",
     "repair": "kcl.store_dir('experiment', local=True)",
+    "share": "uri = kcl.store_text('example text', label='session.nwb')",
     "status": "kcl.status(start=True)",
 }
 #: What is put in place of what an example shows, where this network has something else.
@@ -194,6 +196,7 @@ INSTEAD = {
     "announce": ("{'copies': 20, 'seconds': 1.7}", "{'copies': ..., 'seconds': ...}"),
     "join": ("ipfs://bafy...", "ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu"),
     "repair": ("3", "1"),
+    "share": ("=ip4:192.168.1.20:tcp:4001@bafybeih...", "=ip4:127.0.0.1:tcp:...@bafkrei..."),
     "status": ("/ip4/192.168.1.20/tcp/40121/p2p/", "/ip4/127.0.0.1/tcp/..."),
     "store_file": ("'ipfs://bafybeih...", "'ipfs:..."),
     "whereis": ("('mdns', '12D3KooW...')", "('...', '12D3KooW...')..."),
