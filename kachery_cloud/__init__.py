@@ -33,6 +33,9 @@ if TYPE_CHECKING:
         load_pkl,
         load_text,
     )
+    from kachery_cloud.opening.file import KacheryFile
+    from kachery_cloud.opening.file import open as open
+    from kachery_cloud.opening.npy import NpyFile, open_npy
     from kachery_cloud.pinning import pin, pins, unpin, wait_pinned
     from kachery_cloud.settings.config import Config, load_config
     from kachery_cloud.store import link_file, store_dir, store_file, store_json, store_npy, store_pkl, store_text
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Config",
     "ContentURI",
+    "KacheryFile",
+    "NpyFile",
     "__version__",
     "announce",
     "cat_file",
@@ -60,6 +65,7 @@ __all__ = [
     "load_npy",
     "load_pkl",
     "load_text",
+    "open_npy",
     "parse_uri",
     "pin",
     "pins",
@@ -79,12 +85,14 @@ __all__ = [
 __all__ += errors.__all__
 
 #: The modules that make what is not an error; each is imported when a name is looked for in it. The light ones first.
-_HOMES = ("uri", "settings.config", "load", "store", "pinning", "upkeep")
+_HOMES = ("uri", "settings.config", "load", "store", "pinning", "upkeep", "opening.file", "opening.npy")
+#: Not in `__all__`: who writes `from kachery_cloud import *` keeps the `open` of Python.
+_NOT_STARRED = ("open",)
 
 if not TYPE_CHECKING:  # They would take any name for one that is here.
 
     def __getattr__(name: str) -> object:
-        if name in __all__:
+        if name in __all__ or name in _NOT_STARRED:
             from importlib import import_module
 
             for home in _HOMES:
@@ -98,4 +106,4 @@ if not TYPE_CHECKING:  # They would take any name for one that is here.
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_NOT_STARRED})

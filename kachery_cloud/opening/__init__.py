@@ -1,0 +1,13 @@
+"""Files that are opened without being loaded: a read fetches the blocks that it touches.
+
+    file     `open` and `KacheryFile`
+    content  the bytes of one file, here or elsewhere, for reads from any thread
+    asking   what the node is asked for meanwhile, and waiting for it
+    plan     which bytes are here, on their way, wanted next. No I/O
+    extents  sets of bytes
+    npy      `open_npy`: slices of an array
+    limits   how much is read ahead
+
+What was fetched is in the partial file of the data directory (`kachery_p2p.repo.download`), where the node has put and
+checked it, so a later load goes on from there. A file that is here as a whole is read from its path, without the node.
+"""
