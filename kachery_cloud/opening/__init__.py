@@ -2,7 +2,7 @@
 
     file     `open` and `KacheryFile`
     content  the bytes of one file, here or elsewhere, for reads from any thread
-    asking   what the node is asked for meanwhile, and waiting for it
+    asking   waiting for the node, in a thread or in an event loop
     plan     which bytes are here, on their way, wanted next. No I/O
     extents  sets of bytes
     npy      `open_npy`: slices of an array

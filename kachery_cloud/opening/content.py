@@ -1,7 +1,8 @@
 """The bytes of one file, here or elsewhere, for reads from any thread.
 
 A read asks the node for what is missing of the blocks that it touches, waits, and then reads the (partial) file, where
-the node has put and checked them. What is asked for ahead is not waited for; the reads that follow find it.
+the node has put and checked them. What is asked for ahead is not waited for; the reads that follow find it. All that
+may wait is written as steps (`asking`).
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kachery_cloud.errors import DamagedFile, KacheryError
 from kachery_cloud.local import repository
+from kachery_cloud.node.endpoint import NodeGone
+from kachery_cloud.opening.asking import Steps, ask
 from kachery_cloud.opening.extents import Range
 from kachery_cloud.opening.limits import READ_AHEAD, REQUESTS_AT_ONCE
 from kachery_cloud.opening.plan import Plan
@@ -76,18 +78,14 @@ class Content:
         read_ahead: bytes that are fetched ahead at most.
 
     Attributes:
-        size: of the file, in bytes.
-
-    Raises:
-        ContentNotFound: it is not here, and none of those who were asked has it.
-        KacheryError: see `kachery_cloud.load.load_file`.
+        size: of the file, in bytes, once it is open.
+        moving: for whoever has a position in it: held while one is read from and set.
     """
 
     def __init__(self, request: Request, read_ahead: int = READ_AHEAD) -> None:
         self._request = request
         self._read_ahead = read_ahead
         self._lock = threading.Lock()
-        #: For whoever has a position in it: held while one is read from and set.
         self.moving = threading.RLock()
         self._closed = False
         self._held: _Held | None = None
@@ -95,33 +93,44 @@ class Content:
         self._asked: list[_Asked] = []
         self._finishing = False
         self._blocks: _Blocks | None = None
-        found = request.local()
-        if found is not None:
+        self.size = 0
+        self._plan = self._new_plan()
+
+    def open(self) -> Steps[Content]:
+        """Find it, here or elsewhere; to be done first.
+
+        Raises:
+            ContentNotFound: it is not here, and none of those who were asked has it.
+            KacheryError: see `kachery_cloud.load.load_file`.
+        """
+        found = self._request.local()
+        if found is None:
+            yield from self._begin()
+        else:
             if found.path is None:
                 self._data = found.data
             else:
                 self._hold(found.path, whole=True)
             self.size = found.size
-        else:
-            self.size = self._begin()
         self._plan = self._new_plan()
         _opened.add(self)
+        return self
 
-    def _begin(self) -> int:
-        """Have the node look for the file. Returns its size."""
+    def _begin(self) -> Steps[None]:
+        """Have the node look for the file."""
         from kachery_p2p.dag.cid import RAW
 
         request = self._request
-        if not request.uri.path and request.uri.root.codec == RAW:  # it is one block
-            result = request.ask("file")
-        else:
-            result = request.ask("bytes", start=0, end=0)
-            if result.cid.codec == RAW:
-                result = request.ask("file")
+        one_block = not request.uri.path and request.uri.root.codec == RAW
+        if not one_block:
+            result = yield from ask(request, "bytes", start=0, end=0)
+            one_block = result.cid.codec == RAW
+        if one_block:
+            result = yield from ask(request, "file")
         self._point(result)
         assert result.size is not None, "what is opened is a file"
+        self.size = result.size
         self._blocks = _Blocks(request, result.cid, result.size)
-        return result.size
 
     def _new_plan(self) -> Plan:
         return Plan(self.size, self._blocks or _no_blocks, self._read_ahead)
@@ -133,7 +142,7 @@ class Content:
         """Whether all of it is here."""
         return self._data is not None or (self._held is not None and self._held.stamp is not None)
 
-    def read(self, start: int, end: int) -> bytes:
+    def read(self, start: int, end: int) -> Steps[bytes]:
         """The bytes of a range, as far as the file goes.
 
         Raises:
@@ -148,18 +157,18 @@ class Content:
             return b""
         if self._data is not None:
             return self._data[start:end]
-        return self._read(self._bring([(start, end)]), start, end)
+        return self._read((yield from self._bring([(start, end)])), start, end)
 
-    def read_some(self, start: int, most: int) -> bytes:
+    def read_some(self, start: int, most: int) -> Steps[bytes]:
         """Up to `most` bytes: what is here already, or else what comes with the first of them."""
         if self._data is None and not self.is_whole:
-            self._bring([(start, min(start + 1, self.size))])
+            yield from self._bring([(start, min(start + 1, self.size))])
             with self._lock:
                 if not self.is_whole:
                     most = min(most, max(1, self._plan.have.end_from(start) - start))
-        return self.read(start, start + most)
+        return (yield from self.read(start, start + most))
 
-    def read_many(self, ranges: Sequence[Range]) -> list[bytes]:
+    def read_many(self, ranges: Sequence[Range]) -> Steps[list[bytes]]:
         """The bytes of many ranges, in their order; what is missing of them is fetched at once.
 
         Raises:
@@ -170,7 +179,7 @@ class Content:
             raise ValueError("The file is closed.")
         if self._data is not None:
             return [self._data[start:end] for start, end in cut]
-        held = self._bring([each for each in cut if each[0] < each[1]])
+        held = yield from self._bring([each for each in cut if each[0] < each[1]])
         return [self._read(held, start, end) if start < end else b"" for start, end in cut]
 
     def _read(self, held: _Held, start: int, end: int) -> bytes:
@@ -196,7 +205,7 @@ class Content:
 
     # --- fetching
 
-    def _bring(self, ranges: Sequence[Range]) -> _Held:
+    def _bring(self, ranges: Sequence[Range]) -> Steps[_Held]:
         """Have these ranges here. Returns the file that they can be read from."""
         own: list[_Asked] = []
         noted = False
@@ -224,7 +233,7 @@ class Content:
                         return held
                     waited_for = [each.begun.future for each in self._asked if _overlaps(each, missing)]
                     waited_for = waited_for or [each.begun.future for each in self._asked]
-                wait(waited_for, return_when=FIRST_COMPLETED)
+                yield waited_for
         except BaseException:
             for asked in own:
                 if not asked.begun.future.done():
@@ -280,8 +289,6 @@ class Content:
             try:
                 self._point(asked.begun.future.result())
             except KacheryError as error:
-                from kachery_cloud.node.endpoint import NodeGone
-
                 if isinstance(error, NodeGone):
                     asked.begun.forget()  # the next one is asked again
                 else:

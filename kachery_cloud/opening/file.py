@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from kachery_cloud.arguments import whole_number
 from kachery_cloud.errors import InvalidArgument, InvalidRange
+from kachery_cloud.opening.asking import run
 from kachery_cloud.opening.content import Content
 from kachery_cloud.opening.extents import Range
 from kachery_cloud.opening.limits import READ_AHEAD
@@ -60,7 +61,7 @@ class KacheryFile(io.BufferedIOBase):
         }
         self.uri = str(request.uri)
         self._name = request.uri.name or request.uri.cid
-        self._content = Content(request, ahead)
+        self._content = run(Content(request, ahead).open())
         self._position = 0
         self.size = self._content.size
 
@@ -108,7 +109,7 @@ class KacheryFile(io.BufferedIOBase):
         with self._content.moving:
             start = self._position
             end = self.size if size is None or size < 0 else start + size
-            data = self._content.read(start, end)
+            data = run(self._content.read(start, end))
             self._position = start + len(data)
             return data
 
@@ -119,7 +120,7 @@ class KacheryFile(io.BufferedIOBase):
             start = self._position
             data = b""
             if start < self.size and size != 0:
-                data = self._content.read_some(start, _SOME if size < 0 else size)
+                data = run(self._content.read_some(start, _SOME if size < 0 else size))
             self._position = start + len(data)
             return data
 
@@ -141,7 +142,7 @@ class KacheryFile(io.BufferedIOBase):
         """Some bytes from the position on, without moving it."""
         self._check_open()
         with self._content.moving:
-            return self._content.read_some(self._position, _LINES) if self._position < self.size else b""
+            return run(self._content.read_some(self._position, _LINES)) if self._position < self.size else b""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Set the position, counted from the beginning (0), the position (1) or the end (2), and return it.
@@ -171,7 +172,7 @@ class KacheryFile(io.BufferedIOBase):
     def read_at(self, start: int, size: int) -> bytes:
         """Up to `size` bytes from `start` on. The position plays no part, so threads need not take turns."""
         self._check_open()
-        return self._content.read(start, start + size)
+        return run(self._content.read(start, start + size))
 
     def cat_ranges(self, ranges: Iterable[Range]) -> list[bytes]:
         """The bytes of many ranges (start, end), fetched side by side. As in slices, ends may lie past the file.
@@ -185,7 +186,7 @@ class KacheryFile(io.BufferedIOBase):
             ...     header, table = file.cat_ranges([(0, 8), (1_000_000, 1_000_256)])
         """
         self._check_open()
-        return self._content.read_many([_slice(each, self.size) for each in ranges])
+        return run(self._content.read_many([_slice(each, self.size) for each in ranges]))
 
     # --- the end
 

@@ -26,3 +26,11 @@ ARRAY_GAP = 64 * KIB
 ARRAY_PIECE = 16 * MIB
 #: Parts of an array that are read together at most.
 ARRAY_PARTS = 1024
+#: Paths of a file system whose kind and size are remembered. Each costs some 500 bytes; what they name never changes.
+KNOWN_PATHS = 20_000
+#: Files of a file system that are kept open for the next range that is read from them.
+OPEN_FILES = 32
+#: CIDs whose providers are remembered, because they stood in a URI.
+KNOWN_PROVIDERS = 1024
+#: Entries of a folder that are looked at side by side, where their kind is not known.
+ENTRIES_AT_ONCE = 32

@@ -112,7 +112,7 @@ def test_a_file_that_was_read_to_its_end_is_whole(node: StandInNode) -> None:
     with kcl.open(uri) as file:
         while file.read1(700):
             pass
-        while not file._content.is_whole:
+        while not file._content.is_whole:  # which the node makes it meanwhile
             file.read_at(0, 1)
     node.asked.clear()
     assert kcl.load_file(uri, local_only=True)
