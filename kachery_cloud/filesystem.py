@@ -2,7 +2,7 @@
 
     import pandas as pd
 
-    table = pd.read_csv("ipfs://bafy.../notes/readme.txt", sep="\\t")
+    table = pd.read_csv("ipfs://bafy.../notes/readme.txt", header=None)
 
 fsspec finds it by its entry point (`fsspec.specs`). A path is `<CID>/<name>/...`, as plain text; a URI is
 percent-encoded. `?provider=` and `?label=` of a URI are taken off: the providers of a CID are remembered, and asked by
@@ -258,9 +258,7 @@ class KacheryFileSystem(AsyncFileSystem):
 
     # --- bytes
 
-    async def _cat_file(
-        self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any
-    ) -> bytes:
+    async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         path = self._strip_protocol(path)
         if start is None and end is None:
             return await run_async(self._all_of(path))
@@ -293,8 +291,8 @@ class KacheryFileSystem(AsyncFileSystem):
     async def _cat_ranges(
         self,
         paths: list[str],
-        starts: int | None | Iterable[int | None],
-        ends: int | None | Iterable[int | None],
+        starts: int | Iterable[int | None] | None,
+        ends: int | Iterable[int | None] | None,
         max_gap: int | None = None,
         batch_size: int | None = None,
         on_error: str = "return",
@@ -361,7 +359,7 @@ class KacheryFileSystem(AsyncFileSystem):
             await asyncio.to_thread(self._make_link, rpath, lpath)
             return
         path = await run_async(self._whole(rpath))
-        size = await asyncio.to_thread(_copy, path, Path(os.path.abspath(lpath)))
+        size = await asyncio.to_thread(_copy, path, Path(lpath).absolute())
         callback.set_size(size)
         callback.absolute_update(size)
 
@@ -376,8 +374,8 @@ class KacheryFileSystem(AsyncFileSystem):
         if not target or target.startswith("/") or ".." in target.split("/"):
             # Where in the folder that is loaded it is, and so what is outside of it, is not known here.
             raise InvalidName(
-                f"{path} is a symbolic link{f' to {target!r}' if target else ''}, which is not made here. Load the folder "
-                "with kachery_cloud.load_dir, which makes the links that stay in it."
+                f"{path} is a symbolic link{f' to {target!r}' if target else ''}, which is not made here. Load the "
+                "folder with kachery_cloud.load_dir, which makes the links that stay in it."
             )
         os.symlink(target, lpath)
 
@@ -529,7 +527,7 @@ def _copy(source: Path, target: Path) -> int:
 
 def _refuse(what: str) -> NoReturn:
     raise NoPermission(
-        f"It is not possible to {what}: an ipfs:// URI names bytes by their hash, so what it names never changes. Write "
-        "files of your own, and store them: with kachery_cloud.store_file or store_dir, or with "
+        f"It is not possible to {what}: an ipfs:// URI names bytes by their hash, so what it names never changes. "
+        "Write files of your own, and store them: with kachery_cloud.store_file or store_dir, or with "
         "fs.put(FILE, 'ipfs://'), which returns the URI."
     )

@@ -73,7 +73,7 @@ MAX_UNTOLD = 100_000
 MAX_TOLD = 256
 #: Seconds at exit for telling the node of another process what was stored last.
 TELL_TIMEOUT = 5.0
-#: Requests under way; the next one waits. A node refuses more than 64 of one process, and is told of things beside these.
+#: Requests under way; the next one waits. A node refuses more than 64 of one process, and is told things beside these.
 MAX_UNDER_WAY = 60
 #: How often one request is asked again because the node went away under it.
 MAX_TAKEOVERS = 8

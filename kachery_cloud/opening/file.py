@@ -32,8 +32,8 @@ class KacheryFile(io.BufferedIOBase):
 
     It is what `open(path, "rb")` gives: `read`, `readinto`, `readline`, `seek`, `tell`, lines in a `for` loop, and a
     context manager. What is missing is fetched when it is read. It may be used from several threads, which share its
-    position; `read_at` and `cat_ranges` have none. It can be pickled: the other process opens it again, through the node
-    of its machine.
+    position; `read_at` and `cat_ranges` have none. It can be pickled: the other process opens it again, through the
+    node of its machine.
 
     Attributes:
         size: in bytes.

@@ -244,14 +244,16 @@ def _normal(index: Any, shape: tuple[int, ...]) -> tuple[list[tuple[int, int, in
         number = whole_number(each)
         if number is None:
             raise InvalidArgument(
-                f"{shown(each)} is no index of an array that is not loaded: it must be a whole number, a slice, '...' or "
-                "None. Take a slice, and choose from that."
+                f"{shown(each)} is no index of an array that is not loaded: it must be a whole number, a slice, '...' "
+                "or None. Take a slice, and choose from that."
             )
         if not -length <= number < length:
             raise IndexError(f"{number} is outside of an axis of {length}.")
         number %= length
         slices.append((number, number + 1, 1))
         last.append(0)
+    if dots:
+        last.append(Ellipsis)  # then the result is an array, also one without axes
     return slices, tuple(last)
 
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ def test_threads_share_what_comes(node: StandInNode) -> None:
             thread.join()
     assert got == [True] * 7
     wanted = sorted((each.start or 0, each.end or 0) for each in node.asked if each.start != each.end)
-    assert all(before[1] <= after[0] for before, after in zip(wanted, wanted[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(wanted))
 
 
 def test_what_nobody_has_is_said_and_may_come_later(node: StandInNode) -> None:
