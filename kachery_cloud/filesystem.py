@@ -12,12 +12,11 @@ the root is stored, and its URI is the answer.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from urllib.parse import unquote
 
 from fsspec.asyn import AsyncFileSystem
@@ -34,13 +33,13 @@ from kachery_cloud.errors import (
     NotAFile,
     PathNotFound,
 )
-from kachery_cloud.local import BlockNotLocal, list_local, local_size, repository, resolve_local
+from kachery_cloud.local import BlockNotLocal, list_local, repository, resolve_local
 from kachery_cloud.opening.asking import Steps, ask, run_async
 from kachery_cloud.opening.content import Content
+from kachery_cloud.opening.entries import Lately, info_of, kind_here, side_by_side
 from kachery_cloud.opening.extents import Range
 from kachery_cloud.opening.file import KacheryFile
 from kachery_cloud.opening.limits import (
-    ENTRIES_AT_ONCE,
     KNOWN_PATHS,
     KNOWN_PROVIDERS,
     OPEN_FILES,
@@ -51,35 +50,7 @@ from kachery_cloud.request import Request
 from kachery_cloud.uri import format_uri, parse_uri
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-    from kachery_p2p.dag.cid import CID
     from kachery_p2p.dag.directory import HamtEntry
-
-V = TypeVar("V")
-
-
-class _Lately(Generic[V]):
-    """Values by text, the last so many that were used. Safe to use from many threads."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._values: OrderedDict[str, V] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: str) -> V | None:
-        with self._lock:
-            if key not in self._values:
-                return None
-            self._values.move_to_end(key)
-            return self._values[key]
-
-    def put(self, key: str, value: V) -> None:
-        with self._lock:
-            self._values[key] = value
-            self._values.move_to_end(key)
-            if len(self._values) > self._most:
-                self._values.popitem(last=False)
 
 
 class KacheryFileSystem(AsyncFileSystem):
@@ -103,10 +74,10 @@ class KacheryFileSystem(AsyncFileSystem):
         ['bafy.../notes', 'bafy.../session.nwb']
     """
 
-    protocol: ClassVar[str | tuple[str, ...]] = ("ipfs", "kachery")
+    protocol = ("ipfs", "kachery")
     root_marker = ""
     async_impl = True
-    _providers_of: ClassVar[_Lately[tuple[str, ...]]] = _Lately(KNOWN_PROVIDERS)
+    _providers_of: ClassVar[Lately[tuple[str, ...]]] = Lately(KNOWN_PROVIDERS)
 
     def __init__(
         self,
@@ -122,8 +93,8 @@ class KacheryFileSystem(AsyncFileSystem):
         self.timeout = timeout
         self.local_only = local_only
         self.read_ahead = read_ahead
-        self._infos: _Lately[dict[str, Any]] = _Lately(KNOWN_PATHS)
-        self._files: _Lately[Content] = _Lately(OPEN_FILES)
+        self._infos: Lately[dict[str, Any]] = Lately(KNOWN_PATHS)
+        self._files: Lately[Content] = Lately(OPEN_FILES)
 
     # --- paths
 
@@ -199,7 +170,7 @@ class KacheryFileSystem(AsyncFileSystem):
         repo = repository(request.config)
         try:
             cid = resolve_local(repo, request.uri)
-            kind = _kind_here(request, cid)
+            kind = kind_here(request, cid)
         except BlockNotLocal as error:
             request.need_network(error)
             cid = kind = None
@@ -211,9 +182,9 @@ class KacheryFileSystem(AsyncFileSystem):
             except NotAFile:
                 if cid is None:
                     raise
-                return _entry(path, cid, ("link", 0))
+                return info_of(path, cid, ("link", 0))
             cid, kind = result.cid, ("directory" if result.size is None else "file", result.size)
-        return _entry(path, cid, kind)
+        return info_of(path, cid, kind)
 
     async def _ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
         path = self._strip_protocol(path)
@@ -248,12 +219,12 @@ class KacheryFileSystem(AsyncFileSystem):
         for place, entry in enumerate(entries):
             name = f"{path}/{entry.name}"
             if entry.cid.codec == RAW and entry.tsize is not None:
-                found.append(_entry(name, entry.cid, ("file", entry.tsize)))
+                found.append(info_of(name, entry.cid, ("file", entry.tsize)))
             else:
                 found.append(self._infos.get(name))
                 if found[-1] is None:
                     waiting.append((place, self._look_at(name)))
-        yield from _side_by_side(waiting, found)
+        yield from side_by_side(waiting, found)
         return [each for each in found if each is not None]
 
     # --- bytes
@@ -336,7 +307,7 @@ class KacheryFileSystem(AsyncFileSystem):
         autocommit: bool = True,
         cache_options: dict[str, Any] | None = None,
         **kwargs: Any,
-    ) -> KacheryFile:
+    ) -> Any:  # fsspec names a class of its own, and takes every open file
         if mode != "rb":
             _refuse(f"open {path} to write to it")
         request = self._request(path)
@@ -356,20 +327,26 @@ class KacheryFileSystem(AsyncFileSystem):
             await asyncio.to_thread(os.makedirs, lpath, exist_ok=True)
             return
         if kind == "link":
-            await asyncio.to_thread(self._make_link, rpath, lpath)
+            await asyncio.to_thread(os.symlink, await run_async(self._target(rpath)), lpath)
             return
         path = await run_async(self._whole(rpath))
-        size = await asyncio.to_thread(_copy, path, Path(lpath).absolute())
+        size = await asyncio.to_thread(_copy, path, lpath)
         callback.set_size(size)
         callback.absolute_update(size)
 
-    def _make_link(self, path: str, lpath: str) -> None:
+    def _target(self, path: str) -> Steps[str]:
+        """Where a symbolic link points to."""
         from kachery_p2p.dag.nodes import symlink_target
 
         request = self._request(path)
         repo = repository(request.config)
         cid = resolve_local(repo, request.uri)
         block = repo.get_node(cid.multihash)
+        if block is None:
+            # Nothing is listed of it; but its block is kept before that is seen.
+            with contextlib.suppress(NotADirectory):
+                yield from ask(request, "listing")
+            block = repo.get_node(cid.multihash)
         target = "" if block is None else symlink_target(block, cid)
         if not target or target.startswith("/") or ".." in target.split("/"):
             # Where in the folder that is loaded it is, and so what is outside of it, is not known here.
@@ -377,7 +354,7 @@ class KacheryFileSystem(AsyncFileSystem):
                 f"{path} is a symbolic link{f' to {target!r}' if target else ''}, which is not made here. Load the "
                 "folder with kachery_cloud.load_dir, which makes the links that stay in it."
             )
-        os.symlink(target, lpath)
+        return target
 
     def _whole(self, path: str) -> Steps[Path]:
         """Where a file is, after it was loaded."""
@@ -444,10 +421,17 @@ class KacheryFileSystem(AsyncFileSystem):
         if self._strip_protocol(path):
             _refuse(f"put {what} at {path}")
 
-    async def _rm_file(self, path: str, **kwargs: Any) -> None:
+    async def _rm_file(self, path: str, **kwargs: Any) -> NoReturn:
         _refuse(f"remove {path}")
 
-    async def _rm(self, path: Any, recursive: bool = False, **kwargs: Any) -> None:
+    async def _rm(
+        self,
+        path: Any,
+        recursive: bool = False,
+        batch_size: int | None = None,
+        maxdepth: int | None = None,
+        **kwargs: Any,
+    ) -> NoReturn:
         _refuse(f"remove {path}")
 
     async def _cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
@@ -470,58 +454,8 @@ def _without_scheme(text: str) -> str | None:
     return None
 
 
-def _entry(path: str, cid: CID, kind: tuple[str, int | None]) -> dict[str, Any]:
-    return {"name": path, "size": kind[1], "type": kind[0], "cid": str(cid)}
-
-
-def _kind_here(request: Request, cid: CID) -> tuple[str, int | None] | None:
-    """What a CID names and how large it is, if that is known here."""
-    from kachery_p2p.dag.cid import DAG_PB
-    from kachery_p2p.dag.filenode import FileNode
-    from kachery_p2p.dag.nodes import node_kind
-    from kachery_p2p.dag.unixfs import DataType
-
-    repo = repository(request.config)
-    size = local_size(repo, cid)
-    if size is not None:
-        return "file", size
-    if cid.codec != DAG_PB:
-        return None
-    block = repo.get_node(cid.multihash)
-    if block is None:
-        return None
-    kind = node_kind(block, cid)
-    if kind in (DataType.DIRECTORY, DataType.HAMT_SHARD):
-        return "directory", None
-    if kind is DataType.SYMLINK:
-        return "link", 0
-    return "file", FileNode(cid, block).size
-
-
-def _side_by_side(waiting: list[tuple[int, Steps[V]]], found: list[V | None]) -> Steps[None]:
-    """Do several things, as many at a time as may be, and put each result in its place."""
-    running: list[tuple[int, Steps[V], Sequence[Future[Any]]]] = []
-    try:
-        while waiting or running:
-            ready = [each for each in running if any(future.done() for future in each[2])]
-            running = [each for each in running if each not in ready]
-            turns = [(place, steps) for place, steps, _ in ready]
-            while waiting and len(running) + len(turns) < ENTRIES_AT_ONCE:
-                turns.append(waiting.pop())
-            for place, steps in turns:
-                try:
-                    running.append((place, steps, next(steps)))
-                except StopIteration as stop:
-                    found[place] = stop.value
-            if running and (not waiting or len(running) >= ENTRIES_AT_ONCE):
-                yield [future for each in running for future in each[2]]
-    finally:
-        for _, steps, _ in running:
-            steps.close()
-
-
-def _copy(source: Path, target: Path) -> int:
-    copy_into_place(source, target, replace=True)
+def _copy(source: Path, target: str) -> int:
+    copy_into_place(source, Path(os.path.abspath(target)), replace=True)
     return source.stat().st_size
 
 

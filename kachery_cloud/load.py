@@ -139,7 +139,7 @@ def load_npy(
     """
     from kachery_cloud.formats.values import map_npy, read_npy
 
-    if mmap_mode not in (None, "r", "c"):
+    if mmap_mode is not None and not (isinstance(mmap_mode, str) and mmap_mode in ("r", "c")):
         raise InvalidArgument(
             f"mmap_mode is {shown(mmap_mode)}; it must be 'r', 'c' or None, for what has a URI never changes."
         )

@@ -5,6 +5,7 @@
     asking   waiting for the node, in a thread or in an event loop
     plan     which bytes are here, on their way, wanted next. No I/O
     extents  sets of bytes
+    entries  what is at the paths of a folder, for `kachery_cloud.filesystem`
     npy      `open_npy`: slices of an array
     limits   how much is read ahead
 

@@ -121,12 +121,12 @@ class Content:
         from kachery_p2p.dag.cid import RAW
 
         request = self._request
-        one_block = not request.uri.path and request.uri.root.codec == RAW
-        if not one_block:
-            result = yield from ask(request, "bytes", start=0, end=0)
-            one_block = result.cid.codec == RAW
-        if one_block:
+        if not request.uri.path and request.uri.root.codec == RAW:  # it is one block
             result = yield from ask(request, "file")
+        else:
+            result = yield from ask(request, "bytes", start=0, end=0)
+            if result.cid.codec == RAW:
+                result = yield from ask(request, "file")
         self._point(result)
         assert result.size is not None, "what is opened is a file"
         self.size = result.size

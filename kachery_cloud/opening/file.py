@@ -294,7 +294,7 @@ def open(
         ...     _ = file.seek(1_000_000)
         ...     samples = np.frombuffer(file.read(16), dtype=np.int16)
     """
-    if mode not in _BINARY + _TEXT:
+    if not isinstance(mode, str) or mode not in _BINARY + _TEXT:
         raise InvalidArgument(
             f"mode is {shown(mode)}; it must be 'rb' for bytes or 'r' for text. What has a URI never changes: write a "
             "file of your own, and store it."
@@ -305,7 +305,9 @@ def open(
     if mode in _BINARY:
         return file
     try:
-        return io.TextIOWrapper(file, encoding=encoding or "utf-8", errors=errors, newline=newline)
-    except BaseException:
+        return io.TextIOWrapper(
+            file, encoding="utf-8" if encoding is None else encoding, errors=errors, newline=newline
+        )
+    except (TypeError, ValueError, LookupError) as error:
         file.close()
-        raise
+        raise InvalidArgument(f"The text cannot be read so: {shown(str(error))}.") from None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class _Axis(NamedTuple):
     """What is taken of one axis: so many items, and the bytes from one to the next."""
 
-    count: int
+    items: int
     stride: int
 
 
@@ -92,9 +92,9 @@ class NpyFile:
             _Axis(count, abs(each[2]) * stride) for each, count, stride in zip(slices, counts, strides, strict=True)
         )
         order: Any = "F" if self.fortran_order else "C"
-        result = np.empty([each.count for each in axes], self.dtype, order=order)
+        result = np.empty([each.items for each in axes], self.dtype, order=order)
         if result.nbytes:
-            self._fill(result, _Part(start, axes, tuple(slice(0, each.count) for each in axes)))
+            self._fill(result, _Part(start, axes, tuple(slice(0, each.items) for each in axes)))
             try:
                 flat = (result.T if self.fortran_order else result).reshape(-1)
                 check_characters(flat.view("u1"), self.dtype)
@@ -163,12 +163,12 @@ class NpyFile:
 
         ranges = [(part.start, part.start + self._length(part.axes)) for part in parts]
         for part, data in zip(parts, self._file.cat_ranges(ranges), strict=True):
-            counts, strides = [each.count for each in part.axes], [each.stride for each in part.axes]
+            counts, strides = [each.items for each in part.axes], [each.stride for each in part.axes]
             result[part.place] = np.ndarray(counts, self.dtype, data, strides=strides)
 
     def _length(self, axes: Sequence[_Axis]) -> int:
         """From the first byte of a part to its last."""
-        return sum((each.count - 1) * each.stride for each in axes) + self.dtype.itemsize
+        return sum((each.items - 1) * each.stride for each in axes) + self.dtype.itemsize
 
     def _parts(self, whole: _Part) -> Iterator[_Part]:
         """Cut a selection into parts without large gaps, and not larger than what may be held in memory."""
@@ -177,7 +177,7 @@ class NpyFile:
             part = waiting.pop()
             # The axis along which its items lie farthest apart.
             axis = max(
-                (i for i, each in enumerate(part.axes) if each.count > 1),
+                (i for i, each in enumerate(part.axes) if each.items > 1),
                 key=lambda i: part.axes[i].stride,
                 default=None,
             )
@@ -197,10 +197,10 @@ class NpyFile:
     def _has_gaps(self, axes: Sequence[_Axis]) -> bool:
         """Whether items lie far apart along some axis."""
         inner = self.dtype.itemsize
-        for each in sorted((each for each in axes if each.count > 1), key=lambda each: each.stride):
+        for each in sorted((each for each in axes if each.items > 1), key=lambda each: each.stride):
             if each.stride - inner > ARRAY_GAP:
                 return True
-            inner += (each.count - 1) * each.stride
+            inner += (each.items - 1) * each.stride
         return False
 
 

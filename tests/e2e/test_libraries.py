@@ -327,10 +327,9 @@ say([float(data.t.isel(time=3).mean()), int(data.t.isel(time=10).isnull().sum())
 
 
 def test_a_chunk_that_nobody_has_is_an_error(
-    bench: Bench, arrays: tuple[str, Any], tmp_path: Path, workstation: Callable[..., Workstation]
+    bench: Bench, tmp_path: Path, workstation: Callable[..., Workstation]
 ) -> None:
     """What is missing from a store is filled, and what cannot be had now is not: it is an error, and no zeros."""
-    assert arrays
     (zarr,) = need("zarr")
     array = zarr.create_array(tmp_path / "a.zarr", shape=(40_000,), chunks=(10_000,), dtype="i8", compressors=None)
     array[:] = np.arange(40_000) + 7

@@ -64,7 +64,7 @@ def strange_values() -> dict[str, Any]:
 
 FUNCTIONS = [
     name
-    for name in kcl.__all__
+    for name in (*kcl.__all__, "open")
     if inspect.isfunction(getattr(kcl, name)) and name not in ("init", "get_node_info", "load_config")
 ]
 #: What is given for the parameters that must be given and are not the one under test.

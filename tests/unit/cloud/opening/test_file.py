@@ -62,7 +62,8 @@ def test_any_reads_are_those_of_a_file(node: StandInNode, steps: list[tuple[Any,
     uri = there(node, DATA, SMALL)
     like = io.BytesIO(DATA)
     with kcl.open(uri, read_ahead=read_ahead) as file:
-        for name, *arguments in steps:
+        for name, *given_arguments in steps:
+            arguments: list[Any] = given_arguments
             if name == "readinto":
                 arguments = [bytearray(arguments[0])]
             if name == "seek" and (0, like.tell(), len(DATA))[arguments[1]] + arguments[0] < 0:
@@ -308,8 +309,8 @@ def test_text(node: StandInNode) -> None:
         assert sum(1 for _ in lines) == 1998
     uri = there(node, b"text")
     for mistake in (
-        lambda: kcl.open(uri, "w"),
-        lambda: kcl.open(uri, "rb", encoding="utf-8"),
+        lambda: kcl.open(uri, "w"),  # type: ignore[call-overload]
+        lambda: kcl.open(uri, "rb", encoding="utf-8"),  # type: ignore[call-overload]
         lambda: kcl.open(uri, read_ahead=-1),
     ):
         with pytest.raises(kcl.InvalidArgument):
