@@ -24,6 +24,7 @@ from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.utils import stringify_path
 
 from kachery_cloud.errors import (
+    DamagedFile,
     InvalidName,
     InvalidURI,
     IsADirectory,
@@ -257,7 +258,11 @@ class KacheryFileSystem(AsyncFileSystem):
         for each in slices:
             start, end, _ = slice(*each).indices(content.size)
             ranges.append((start, max(start, end)))
-        return (yield from content.read_many(ranges))
+        try:
+            return (yield from content.read_many(ranges))
+        except DamagedFile:
+            self._files.drop(path)  # the next read looks for it anew
+            raise
 
     async def _cat_ranges(
         self,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kachery_cloud.errors import DamagedFile, KacheryError
+from kachery_cloud.errors import DamagedFile
 from kachery_cloud.local import repository
 from kachery_cloud.node.endpoint import NodeGone
 from kachery_cloud.opening.asking import Steps, ask
@@ -233,6 +233,7 @@ class Content:
                         return held
                     waited_for = [each.begun.future for each in self._asked if _overlaps(each, missing)]
                     waited_for = waited_for or [each.begun.future for each in self._asked]
+                    assert waited_for, "what is missing is on its way"
                 yield waited_for
         except BaseException:
             for asked in own:
@@ -288,11 +289,11 @@ class Content:
             self._asked.remove(asked)
             try:
                 self._point(asked.begun.future.result())
-            except KacheryError as error:
-                if isinstance(error, NodeGone):
-                    asked.begun.forget()  # the next one is asked again
-                else:
-                    asked.failure = error
+            except NodeGone:
+                asked.begun.forget()
+                self._plan.failed(asked.start, asked.end)  # the next one is asked
+            except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
+                asked.failure = error
                 self._plan.failed(asked.start, asked.end)
             else:
                 self._plan.came(asked.start, asked.end)

@@ -35,6 +35,10 @@ class Lately(Generic[V]):
             self._values.move_to_end(key)
             return self._values[key]
 
+    def drop(self, key: str) -> None:
+        with self._lock:
+            self._values.pop(key, None)
+
     def put(self, key: str, value: V) -> None:
         with self._lock:
             self._values[key] = value
