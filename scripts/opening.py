@@ -3,14 +3,14 @@
 An HDF5 file and a zarr store on one workstation, opened on another, over loopback. Files are sparse: as many rows and
 chunks as are read have random bytes, the others were never written. For each way of reading: the time to the first
 value; reads of 4 KiB at random, cold and then again; what travelled against the blocks that were touched; and the CPU
-time of all that took part. Beside it ranges from nginx, and ipfsspec through our gateway, where these are installed.
-Needs the extra `science`.
+time of all that took part. Beside it ranges from nginx, where that is installed. With `--ipfsspec`, the folder of a
+`pip install --target FOLDER ipfsspec`, that through our gateway, too: three reads, for each of which it loads all of
+the file. Needs the extra `science`.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import random
@@ -31,6 +31,7 @@ READ = 4096
 #: Reads as a list of (row, offset in it). `first` and `read` are what is measured; both are told where to begin.
 _MEASURE = """
 import random, time
+{imports}
 begun = time.perf_counter()
 {setup}
 first(places[0])
@@ -72,8 +73,8 @@ first = read
 """
 _IPFSSPEC = """
 import os
+import ipfsspec
 os.environ["IPFS_GATEWAY"] = args[0]
-import fsspec, ipfsspec
 gateway, uri, places = args
 fs = ipfsspec.AsyncIPFSFileSystem(asynchronous=False)
 def read(place):
@@ -97,6 +98,7 @@ def main() -> int:
     parser.add_argument("--zarr", type=parse_size, default=128 << 20, help="size of the store (128Mi)")
     parser.add_argument("--reads", type=int, default=100, help="reads of 4 KiB (100)")
     parser.add_argument("--profile", default=None, help="how the file is cut into blocks (the default one)")
+    parser.add_argument("--ipfsspec", type=Path, help="the folder where that is installed")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--dir", type=Path, help="where to work (the system's temporary directory)")
     options = parser.parse_args()
@@ -132,7 +134,8 @@ def measure(folder: Path, options: argparse.Namespace, stack: ExitStack) -> list
     def add(title: str, setup: str, where: Workstation, *args: object) -> None:
         print(f"{title} ...", file=sys.stderr, flush=True)
         sent, cpu = _sent(here), _cpu(here) + _cpu(where)
-        code = _MEASURE.format(setup=setup, size=READ)
+        imports = [line for line in setup.splitlines() if line.startswith("import ")]
+        code = _MEASURE.format(imports="\n".join(imports), setup=setup, size=READ)
         seconds, own_cpu = where.call(code, *args)
         found.append(
             {
@@ -162,8 +165,9 @@ def measure(folder: Path, options: argparse.Namespace, stack: ExitStack) -> list
     if nginx.missing() is None:
         server = stack.enter_context(nginx.Nginx(folder / "nginx", folder, "127.0.0.1"))
         add("HTTP ranges from nginx", _HTTP, client, server.url.removeprefix("http://"), f"/{hdf5.name}", places)
-    if importlib.util.find_spec("ipfsspec") is not None:
-        add("ipfsspec, our gateway", _IPFSSPEC, client, gateway, uri.removeprefix("ipfs://"), places)
+    if options.ipfsspec is not None:
+        other = stack.enter_context(Workstation(folder / "there-5", env={"PYTHONPATH": str(options.ipfsspec)})).start()
+        add("ipfsspec, our gateway", _IPFSSPEC, other, gateway, uri.removeprefix("ipfs://"), places[:4])
     return found
 
 
