@@ -106,6 +106,8 @@ class KacheryFileSystem(AsyncFileSystem):
         text = str(stringify_path(path))
         rest = _without_scheme(text)
         if rest is None:
+            if "://" in text:
+                parse_uri(text)  # which says what is wrong with it
             return text.removeprefix("/ipfs/").strip("/")
         if not rest.strip("/"):
             return ""

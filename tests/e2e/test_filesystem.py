@@ -190,6 +190,32 @@ def test_providers_of_a_uri(here: Workstation, workstation: Callable[..., Workst
     assert read(alone, code, asked, here.addr) == ["a,b\n1,2\n", True, "a,b\n1,2\n", 4]
 
 
+def test_paths() -> None:
+    """A URI is percent-encoded, a path is not; a "?" is a pattern where it is no query; other schemes are refused."""
+    fs = fsspec.filesystem("ipfs")
+    cid = "bafybeiho6dzbrm6iwaexhlb7nbv55qsqcojln2wdsvfdprkkcydh4i353q"
+    peer = "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
+    for given, path in (
+        (f"ipfs://{cid}", cid),
+        (f"IPFS://{cid}/", cid),
+        (f"kachery://{cid}/a%20b/100%25.txt", f"{cid}/a b/100%.txt"),
+        (f"/ipfs/{cid}/a", f"{cid}/a"),
+        (f"{cid}/a%20b", f"{cid}/a%20b"),
+        (f"ipfs://{cid}/a.txt?label=x&provider={peer}", f"{cid}/a.txt"),
+        (f"ipfs://{cid}?name.json", cid),
+        (f"ipfs://{cid}/day?.csv", f"{cid}/day?.csv"),
+        (f"ipfs://{cid}/**/*.csv", f"{cid}/**/*.csv"),
+        ("ipfs://QmdfTbBqBPQ7VNxZEYEj14VmRuZBkqFbiwReogJgS1zR1n/x", "QmdfTbBqBPQ7VNxZEYEj14VmRuZBkqFbiwReogJgS1zR1n/x"),
+        ("ipfs://", ""),
+    ):
+        assert fs._strip_protocol(given) == path
+        assert fs._strip_protocol(fs.unstrip_protocol(path)) == path or "?" in path
+    assert fs._parent(f"{cid}/a/b") == f"{cid}/a"
+    for wrong in ("s3://bucket/key", "ipfs://nonsense/x", f"ipfs://{cid}/../x"):
+        with pytest.raises(ValueError):
+            fs.info(wrong)
+
+
 def test_inside_asyncio(there: Workstation, uri: str) -> None:
     """The asynchronous methods wait without a thread; a task that is cancelled leaves the others alone."""
     code = """
