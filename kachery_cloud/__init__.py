@@ -36,6 +36,9 @@ if TYPE_CHECKING:
         load_pkl,
         load_text,
     )
+    from kachery_cloud.opening.file import KacheryFile
+    from kachery_cloud.opening.file import open as open
+    from kachery_cloud.opening.npy import NpyFile, open_npy
     from kachery_cloud.pinning import pin, pins, unpin, wait_pinned
     from kachery_cloud.progress import Progress, progress_to
     from kachery_cloud.publishing import publish, published, resolve
@@ -57,6 +60,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Config",
     "ContentURI",
+    "KacheryFile",
+    "NpyFile",
     "Progress",
     "__version__",
     "aio",
@@ -81,6 +86,7 @@ __all__ = [
     "load_npy",
     "load_pkl",
     "load_text",
+    "open_npy",
     "parse_uri",
     "pin",
     "pins",
@@ -118,24 +124,16 @@ _HOMES = (
     "sharing",
     "publishing",
     "upkeep",
+    "opening.file",
+    "opening.npy",
 )
-    "uri",
-    "settings.config",
-    "progress",
-    "load",
-    "store",
-    "comparing",
-    "cars",
-    "pinning",
-    "sharing",
-    "publishing",
-    "upkeep",
-)
+#: Not in `__all__`: who writes `from kachery_cloud import *` keeps the `open` of Python.
+_NOT_STARRED = ("open",)
 
 if not TYPE_CHECKING:  # They would take any name for one that is here.
 
     def __getattr__(name: str) -> object:
-        if name in __all__:
+        if name in __all__ or name in _NOT_STARRED:
             from importlib import import_module
 
             if name == "aio":
@@ -160,4 +158,4 @@ if not TYPE_CHECKING:  # They would take any name for one that is here.
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_NOT_STARRED})

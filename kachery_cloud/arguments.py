@@ -105,37 +105,25 @@ def whole_number(value: Any) -> int | None:
         return None
 
 
-def byte_range(start: Any, end: Any) -> tuple[int, int | None]:
-    """Where a range begins and ends, as it was given; None for the end of the file.
+def byte_range(start: Any, end: Any) -> tuple[int | None, int | None]:
+    """Where a range begins and ends, as Python's slices say it: from the end where negative, None for all.
 
     Raises:
-        InvalidRange: one of them is no number of bytes, or the end lies before the start.
+        InvalidRange: one of them is no number of bytes.
     """
     numbers: list[int | None] = []
     for name, value in (("start", start), ("end", end)):
         number = None if value is None else whole_number(value)
         if number is None and value is not None:
             raise InvalidRange(f"{name} is {shown(value)}; it must be a whole number of bytes.")
-        if number is not None and number < 0:
-            raise InvalidRange(f"{name} is {shown(number)}; bytes are counted from 0, and not from the end.")
-        if number is not None and number >= 1 << 63:
-            raise InvalidRange(f"{name} is {shown(number)}, beyond the end of any file.")
         numbers.append(number)
-    first, last = numbers[0] or 0, numbers[1]
-    if last is not None and last < first:
-        raise InvalidRange(f"end ({last:,}) lies before start ({first:,}).")
-    return first, last
+    return numbers[0], numbers[1]
 
 
-def check_range(start: int, end: int | None, size: int) -> None:
-    """Check that a range lies within the file.
-
-    Raises:
-        InvalidRange: it ends beyond it.
-    """
-    for name, value in (("start", start), ("end", end)):
-        if value is not None and value > size:
-            raise InvalidRange(f"{name} is {value:,}, beyond the end of the file of {size:,} bytes.")
+def range_in(start: int | None, end: int | None, size: int) -> tuple[int, int]:
+    """The range in a file of that size, as Python cuts a slice: what lies outside of the file is left out."""
+    first, last, _ = slice(start, end).indices(size)
+    return first, max(first, last)
 
 
 def binary_stream(out: BinaryIO | None) -> BinaryIO | BinaryOutput:

@@ -13,10 +13,10 @@ import os
 from collections.abc import Iterator, Sequence
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, SupportsIndex
 
 from kachery_cloud.arguments import binary_stream, byte_range, check_flags, path_text
-from kachery_cloud.errors import DamagedFile, FileMissing, KacheryError
+from kachery_cloud.errors import DamagedFile, FileMissing, InvalidArgument, KacheryError
 from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.placing import check_tree_destination, copy_into_place, place_directory
 from kachery_cloud.request import Request
@@ -24,6 +24,7 @@ from kachery_cloud.syncing import Changes, sync_directory
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import ContentURI
 from kachery_p2p.oserrors import explained
+from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,17 +119,38 @@ def load_json(
 
 
 def load_npy(
-    uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None
+    uri: str,
+    *,
+    mmap_mode: Literal["r", "c"] | None = None,
+    local_only: bool = False,
+    providers: Sequence[str] = (),
+    timeout: float | None = None,
 ) -> np.ndarray[Any, Any]:
-    """Load a numpy array into memory. Never unpickles.
+    """Load a numpy array. Never unpickles.
 
-    For an array larger than memory: `numpy.load(kcl.load_file(uri), mmap_mode="r")`.
+    `open_npy` reads parts of an array without loading the file.
+
+    Args:
+        uri: as for `load_file`.
+        mmap_mode: for an array that is larger than memory: "r" gives one that is read from the file as it is used, "c"
+            one whose changes stay in memory. None reads all of it.
+        local_only: as for `load_file`.
+        providers: as for `load_file`.
+        timeout: as for `load_file`.
 
     Raises:
         FormatError: it is no npy file; and what `load_file` raises.
+        InvalidArgument: another mmap_mode: the file of a URI never changes.
     """
-    from kachery_cloud.formats.values import read_npy
+    from kachery_cloud.formats.values import map_npy, read_npy
 
+    if mmap_mode is not None and not (isinstance(mmap_mode, str) and mmap_mode in ("r", "c")):
+        raise InvalidArgument(
+            f"mmap_mode is {shown(mmap_mode)}; it must be 'r', 'c' or None, for what has a URI never changes."
+        )
+    if mmap_mode is not None:
+        request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+        return map_npy(request.file(), mmap_mode, request.uri.locator)
     file, name = _open(uri, local_only, providers, timeout)
     with file:
         return read_npy(file, name)
@@ -170,17 +192,18 @@ def load_bytes(
 
     Args:
         uri: as for `load_file`.
-        start: the first byte; the beginning where None.
-        end: one past the last byte; the end of the file where None.
+        start: the first byte, as in a slice: counted from the end where negative, the beginning where None.
+        end: one past the last byte, as in a slice. Beyond the end of the file there are no bytes.
         local_only: as for `load_file`.
         providers: as for `load_file`.
         timeout: as for `load_file`.
 
     Raises:
-        InvalidRange: negative, reversed, or beyond the end of the file; and what `load_file` raises.
+        InvalidRange: no whole number; and what `load_file` raises.
 
     Example:
         >>> kcl.load_bytes(uri, 1_000_000, 1_000_016)
+        >>> footer = kcl.load_bytes(uri, -8)
     """
     first, last = byte_range(start, end)
     request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)

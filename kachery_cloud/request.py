@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kachery_cloud.arguments import check_flags, check_range
+from kachery_cloud.arguments import check_flags, range_in
 from kachery_cloud.errors import ContentNotFound, DamagedFile, InvalidName, IsADirectory, NoPermission
 from kachery_cloud.local import (
     BlockNotLocal,
@@ -33,13 +33,15 @@ if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.dag.directory import HamtEntry
-    from kachery_p2p.node.messages import LoadKind, LoadResult
+    from kachery_p2p.node.messages import LoadKind, LoadRequest, LoadResult
 
 #: Bytes that a stream asks for at a time: little at first, so that output begins at once, then enough to keep several
 #: peers busy. What is fetched lies on disk, so the memory used is that of one piece.
 _FIRST_WINDOW = 1 << 20
 _LARGEST_WINDOW = 64 << 20
 _PIECE = 1 << 20
+#: Offsets are kept in 63 bits, as file systems do (`kachery_p2p.node.messages`, which need not be imported here).
+_MAX_OFFSET = (1 << 63) - 1
 
 
 class Request:
@@ -116,9 +118,12 @@ class Request:
                 "for. Leave out local_only (--local-only) to ask peers for it."
             ) from None
 
-    def ask(self, kind: LoadKind, *, start: int | None = None, end: int | None = None) -> LoadResult:
-        """Have the node load it; with a bar where that takes long."""
-        from kachery_cloud.node.connection import get_connection
+    def wanted(self, kind: LoadKind, *, start: int | None = None, end: int | None = None) -> LoadRequest:
+        """What the node is asked for.
+
+        Raises:
+            NoPermission: nothing can be loaded into the data directory.
+        """
         from kachery_p2p.node.messages import LoadRequest
 
         repo = repository(self.config)
@@ -127,7 +132,13 @@ class Request:
                 f"{self.uri.locator} is not whole in {repo.directory}, and that directory can only be read by this "
                 "user, so nothing can be loaded into it. Name another one in KACHERY_CLOUD_DIR and load it there."
             )
-        wanted = LoadRequest(self.uri.root, self.uri.path, kind, start, end, self.providers, self.timeout)
+        return LoadRequest(self.uri.root, self.uri.path, kind, start, end, self.providers, self.timeout)
+
+    def ask(self, kind: LoadKind, *, start: int | None = None, end: int | None = None) -> LoadResult:
+        """Have the node load it; with a bar where that takes long."""
+        from kachery_cloud.node.connection import get_connection
+
+        wanted = self.wanted(kind, start=start, end=end)
         name = self.uri.name or self.uri.cid
         self.say(f"Loading {self.uri.locator}")
         with progress_bar(f"Loading {name[:40]}", enabled=None if kind in ("file", "directory") else False) as update:
@@ -137,25 +148,28 @@ class Request:
             self.say(f"{fetched:,} bytes in {result.seconds:.1f} s from {_told(result.sources)}")
         return result
 
-    def pieces(self, start: int, end: int | None, *, stream: bool = False) -> Iterator[bytes]:
-        """The bytes of a range, in order, in pieces of at most `_PIECE`."""
+    def pieces(self, start: int | None, end: int | None, *, stream: bool = False) -> Iterator[bytes]:
+        """The bytes of a slice, in order, in pieces of at most `_PIECE`."""
         found = self.local()
         if found is not None:
             with found.open() as file:
-                size = file.seek(0, os.SEEK_END)
-                check_range(start, end, size)
-                yield from _read(file, start, size if end is None else end, self.uri.locator)
+                first, last = range_in(start, end, file.seek(0, os.SEEK_END))
+                yield from _read(file, first, last, self.uri.locator)
             return
+        if (start is not None and start < 0) or (end is not None and end < 0):
+            size = self.ask("bytes", start=0, end=0).size or 0
+            at, end = range_in(start, end, size)
+        else:
+            # The size is not known before the first answer; the slice may then reach beyond the end.
+            at = min(start or 0, _MAX_OFFSET)
+            end = None if end is None else max(at, min(end, _MAX_OFFSET))
         # Each window is one request: what it fetched is read from the (partial) file before the next is asked for.
         window = _FIRST_WINDOW if stream else None
-        at = start
         while True:
             until = end if window is None else at + window if end is None else min(at + window, end)
-            # The size is not known before the first answer; a window may then reach beyond the end.
             result = self.ask("bytes", start=at, end=until)
             size = result.size or 0
-            check_range(start, end, size)
-            stop = size if end is None else end
+            at, stop = range_in(at, end, size)
             until = stop if until is None else min(until, stop)
             with self._open_result(result) as file:
                 yield from _read(file, at, until, self.uri.locator)

@@ -172,9 +172,11 @@ class NotADirectory(KacheryError, NotADirectoryError):
     exit_code = 2
 
 
-class PathNotFound(KacheryError):
+class PathNotFound(KacheryError, FileNotFoundError):
     """Raised when a directory has no entry of the name that a path goes through."""
 
+    errno: int | None = ENOENT
+    strerror: str | None = os.strerror(ENOENT)
     exit_code = 3
 
 
@@ -309,7 +311,10 @@ class MalformedMessage(StreamError):
 
 
 class ContentNotFound(KacheryError):
-    """Raised when no peer or gateway that was asked has the data. Says which were asked, and for how long."""
+    """Raised when no peer or gateway that was asked has the data. Says which were asked, and for how long.
+
+    It is no FileNotFoundError: libraries take that for a part which does not exist, and put zeros in its place.
+    """
 
     exit_code = 3
 

@@ -107,7 +107,7 @@ def load(
 
 @command("cat", LOAD_INTERRUPTED)
 @click.argument("uri")
-@click.option("--start", type=int, metavar="N", help="The first byte, counted from 0.")
+@click.option("--start", type=int, metavar="N", help="The first byte, from 0; from the end where negative.")
 @click.option("--end", type=int, metavar="N", help="One past the last byte.")
 @loading_options
 def cat(

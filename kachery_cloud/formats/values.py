@@ -12,11 +12,11 @@ import math
 import os
 from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from kachery_cloud.errors import FormatError, NotSerializable
 from kachery_cloud.formats.limits import MAX_DEPTH
-from kachery_cloud.formats.npy_header import read_header
+from kachery_cloud.formats.npy_header import Header, read_header
 from kachery_cloud.formats.pickle_numpy import MAX_EMPTY_ITEMS, array_pieces, dtype_problem, text_parts
 from kachery_cloud.formats.places import describe_place
 
@@ -338,12 +338,7 @@ def read_npy(source: str | os.PathLike[str] | BufferedIOBase, name: str) -> np.n
 
     try:
         with source if isinstance(source, BufferedIOBase) else open(source, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            if file.read(2) == b"PK":
-                raise FormatError("it is an npz archive; use load_file and numpy.load")
-            file.seek(0)
-            header = read_header(file, size)
+            header = open_npy_header(file)
             order: Any = "F" if header.fortran_order else "C"
             if not header.size:
                 return np.ndarray(header.shape, header.dtype, np.empty(0, "u1"), order=order)
@@ -351,17 +346,70 @@ def read_npy(source: str | os.PathLike[str] | BufferedIOBase, name: str) -> np.n
             content = (array.T if header.fortran_order else array).reshape(-1).view("u1")
             if file.readinto(content.data) != header.size:
                 raise FormatError("it ended while it was read")
-        for points in text_parts(content, header.dtype):
-            if points.max(initial=0) > 0x10FFFF:
-                raise FormatError("it has text with characters that do not exist")
+        check_characters(content, header.dtype)
         return array
     except MemoryError:
         raise FormatError(
-            f"{name} is an array that does not fit into memory. Use load_file and numpy.load(..., mmap_mode='r')."
+            f"{name} is an array that does not fit into memory. Use load_npy(..., mmap_mode='r'), or open_npy."
         ) from None
     except OSError:
         raise
     except Exception as error:
-        # numpy refuses types and shapes with errors of many kinds.
-        reason = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
-        raise FormatError(f"{name} is not an npy file that can be read: {reason}.") from error
+        raise not_npy(name, error) from error
+
+
+def check_characters(content: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> None:
+    """Check the text in the bytes of an array.
+
+    Raises:
+        FormatError: it has characters that do not exist; the message is a reason to put after "because".
+    """
+    for points in text_parts(content, dtype):
+        if points.max(initial=0) > 0x10FFFF:
+            raise FormatError("it has text with characters that do not exist")
+
+
+def map_npy(path: Path, mode: Literal["r", "c"], name: str) -> np.ndarray[Any, Any]:
+    """The array of an npy file, read from the file as it is used.
+
+    Args:
+        path: of the file.
+        mode: "r" for one that cannot be changed, "c" for one whose changes stay in memory.
+        name: of the file, for errors.
+
+    Raises:
+        FormatError: it cannot be read.
+    """
+    import numpy as np
+
+    try:
+        with open(path, "rb") as file:
+            header = open_npy_header(file)
+            order: Any = "F" if header.fortran_order else "C"
+            if not header.size:
+                return np.ndarray(header.shape, header.dtype, np.empty(0, "u1"), order=order)
+            return np.memmap(file, header.dtype, mode, offset=file.tell(), shape=header.shape, order=order)
+    except OSError:
+        raise
+    except Exception as error:
+        raise not_npy(name, error) from error
+
+
+def open_npy_header(file: BufferedIOBase) -> Header:
+    """The header of an npy file. Afterwards the file is at the first byte of the array.
+
+    Raises:
+        FormatError: it has none; the message is a reason to put after "because".
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if file.read(2) == b"PK":
+        raise FormatError("it is an npz archive; use load_file and numpy.load")
+    file.seek(0)
+    return read_header(file, size)
+
+
+def not_npy(name: str, error: Exception) -> FormatError:
+    """That a file is no npy file. numpy refuses types and shapes with errors of many kinds."""
+    reason = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
+    return FormatError(f"{name} is not an npy file that can be read: {reason}.")

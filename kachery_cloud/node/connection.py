@@ -21,8 +21,11 @@ import threading
 import time
 import warnings
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from kachery_cloud.cancelling import Cancelled, result_of
 from kachery_cloud.node.control_client import ControlClient
@@ -77,6 +80,8 @@ MAX_UNTOLD = 100_000
 MAX_TOLD = 256
 #: Seconds at exit for telling the node of another process what was stored last.
 TELL_TIMEOUT = 5.0
+#: Requests under way; the next one waits. A node refuses more than 64 of one process, and is told things beside these.
+MAX_UNDER_WAY = 60
 #: How often one request is asked again because the node went away under it.
 MAX_TAKEOVERS = 8
 #: Seconds for a node on this machine to take note of a CID.
@@ -98,6 +103,21 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Begun(Generic[A]):
+    """A request under way.
+
+    Attributes:
+        future: gets the answer, a named error, or `NodeGone`.
+        cancel: say that the answer is not waited for any more.
+        forget: say that the node was gone, so that the next request goes to another one.
+    """
+
+    future: Future[A]
+    cancel: Callable[[], None]
+    forget: Callable[[], None]
+
+
 class NodeConnection:
     """The node of one data directory, for this process. Get one from `get_connection`."""
 
@@ -106,6 +126,7 @@ class NodeConnection:
         self._times = times
         self._mutex = threading.Lock()
         self._closed = threading.Event()
+        self._room = threading.Semaphore(MAX_UNDER_WAY)
         self._establishing: Future[Backend] = Future()
         self._untold: deque[CID] = deque(maxlen=MAX_UNTOLD)
         self._pins_changed = False
@@ -210,23 +231,44 @@ class NodeConnection:
 
     def _call(self, call: Call[Q, A], request: Q, progress: Progress | None = None) -> A:
         for attempt in range(MAX_TAKEOVERS):
-            backend = self._backend()
+            begun = self.begin(call, request, progress)
             try:
-                request_id, future = backend.start(call, request, progress)
-            except NodeGone:
-                self._forget(backend)
-                continue
-            try:
-                return result_of(future)
+                return result_of(begun.future)
             except NodeGone:
                 log.info("the node went away during %s (%d); asking the next one", call.name, attempt + 1)
-                self._forget(backend)
+                begun.forget()
             except (KeyboardInterrupt, Cancelled):
-                backend.cancel(request_id)
+                begun.cancel()
                 with contextlib.suppress(Exception):  # the interrupt is the news, not how the load ended
-                    future.result(timeout=STOP_TIMEOUT)
+                    begun.future.result(timeout=STOP_TIMEOUT)
                 raise
-        raise NodeError(f"The node of {self._config.directory} went away {MAX_TAKEOVERS} times during one request.")
+        raise self._went_away()
+
+    def begin(self, call: Call[Q, A], request: Q, progress: Progress | None = None) -> Begun[A]:
+        """Ask the node, and do not wait for the answer.
+
+        It waits for the node where that is just starting, and while too many requests are under way.
+        """
+        self._room.acquire()
+        future: Future[A] | None = None
+        try:
+            for _ in range(MAX_TAKEOVERS):
+                backend = self._backend()
+                try:
+                    request_id, future = backend.start(call, request, progress)
+                except NodeGone:
+                    self._forget(backend)
+                    continue
+                return Begun(future, partial(backend.cancel, request_id), partial(self._forget, backend))
+            raise self._went_away()
+        finally:
+            if future is None:
+                self._room.release()
+            else:
+                future.add_done_callback(lambda _: self._room.release())
+
+    def _went_away(self) -> NodeError:
+        return NodeError(f"The node of {self._config.directory} went away {MAX_TAKEOVERS} times during one request.")
 
     def _backend(self) -> Backend:
         with self._mutex:

@@ -25,6 +25,8 @@ from tests.helpers.examples import Scene
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TOKEN = "the-token-of-this-test"
+#: Libraries that the examples of a page use, of the extra `science`.
+NEEDED = {"open.md": ("fsspec", "h5py", "pandas", "PIL", "xarray", "zarr")}
 
 #: The order in which the examples of the commands are tried: first what others of them need. A command that is not
 #: named comes between.
@@ -126,6 +128,8 @@ def test_commands_of_a_page(scene: Scene, page: Path) -> None:
 )
 def test_python_of_a_page(scene: Scene, page: Path) -> None:
     """The Python of a page runs, one block after the other."""
+    for name in NEEDED.get(page.name, ()):
+        pytest.importorskip(name)
     services = {name: {"url": scene.service, "kind": "pinning"} for name in ("filebase", "lab")}
     scene.here.env |= {
         "KACHERY_CLOUD_PIN_SERVICES": "none",
@@ -169,6 +173,8 @@ BEFORE = {
     "load_text": "kcl.store_text('example text')",
     "load_json": "kcl.store_json({'example': 'dict'})",
     "load_bytes": "uri = kcl.store_npy(np.zeros(200_000))",
+    "open": "uri = kcl.store_npy(np.zeros(200_000))",
+    "open_npy": "uri = kcl.store_npy(np.zeros(200_000))",
     "cat_file": "uri = kcl.store_text('example text')",
     "export_car": "uri = kcl.store_dir('experiment')",
     "import_car": "uri = kcl.store_dir('experiment'); kcl.export_car(uri, 'session.car', overwrite=True)",
@@ -226,7 +232,7 @@ say(runner.tries)
 
 
 def _with_examples() -> list[str]:
-    public: dict[str, Any] = {name: getattr(kachery_cloud, name) for name in kachery_cloud.__all__}
+    public: dict[str, Any] = {name: getattr(kachery_cloud, name) for name in (*kachery_cloud.__all__, "open")}
     return [
         name for name, value in public.items() if callable(value) and doctest.DocTestParser().get_examples(_doc(value))
     ]

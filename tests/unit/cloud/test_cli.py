@@ -150,7 +150,6 @@ def test_init_is_idempotent(data: Path) -> None:
         (["load", ELSEWHERE, "--timeout", "-1"], 2, "ConfigError", "-1"),
         (["load", ELSEWHERE, "--local-only"], 3, "ContentNotFound", "--local-only"),
         (["load", ELSEWHERE, "--dest", "/no/such/folder/x"], 2, "FileMissing", "/no/such/folder"),
-        (["cat", ELSEWHERE, "--start", "-5"], 2, "InvalidRange", "-5"),
         (["cat", ELSEWHERE, "--local-only"], 3, "ContentNotFound", "--local-only"),
         (["ls", ELSEWHERE, "--local-only"], 2, "NotADirectory", "not a directory"),
         (["node", "--listen", "4001"], 2, "InvalidAddress", "4001"),

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from kachery_cloud.node.connection import NodeConnection
 from kachery_cloud.node.control import MAX_LINE
 from kachery_cloud.node.control_client import ControlClient
 from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone
+from kachery_cloud.settings.config import load_config
 from kachery_p2p.errors import DiskFull, NodeError
 from tests.helpers.control_helpers import CALLS, Server, answer_to, ask, is_served
 from tests.helpers.patience import PATIENCE
@@ -128,3 +130,26 @@ def test_a_stale_endpoint_is_said_to_be_gone(tmp_path: Path) -> None:
     ControlEndpoint(1, "s", str(tmp_path / "none.sock"), None).write(tmp_path)
     with pytest.raises(NodeGone):
         ControlClient(ControlEndpoint.read(tmp_path), on_gone=lambda client: None)
+
+
+def test_more_requests_than_a_node_takes_wait_for_each_other(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that starts a hundred loads at once gets all of them: those that are too many wait for the others."""
+    monkeypatch.setenv("KACHERY_CLOUD_DIR", str(server.directory))
+    monkeypatch.setattr(
+        NodeConnection,
+        "_try_once",
+        lambda self, may_become_node: ControlClient(ControlEndpoint.read(server.directory), on_gone=self._forget),
+    )
+    connection = NodeConnection(load_config())
+    answers: list[str] = []
+
+    def load() -> None:
+        answers.append(connection.begin(CALLS["count"], {}).future.result(PATIENCE))
+
+    threads = [threading.Thread(target=load) for _ in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    connection.close()
+    assert answers == ["counted"] * 100

@@ -124,6 +124,7 @@ def test_an_error_crosses_to_another_process() -> None:
     ("kind", "base", "number"),
     [
         (kcl.FileMissing, FileNotFoundError, errno.ENOENT),
+        (kcl.PathNotFound, FileNotFoundError, errno.ENOENT),
         (kcl.FileExists, FileExistsError, errno.EEXIST),
         (kcl.NoPermission, PermissionError, errno.EACCES),
         (kcl.DiskFull, OSError, errno.ENOSPC),

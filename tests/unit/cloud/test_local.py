@@ -190,10 +190,14 @@ def test_dest_without_permission_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "end"), [(0, 5), (3, 3), (None, None), (999_999, None), (2_499_990, 2_500_000), (None, 0)]
+    ("start", "end"),
+    [
+        *((0, 5), (3, 3), (None, None), (999_999, None), (2_499_990, 2_500_000), (None, 0)),
+        *((-5, None), (-5, -2), (None, -2_499_999), (-9_999_999, 4), (2_499_999, 10**30), (10**30, None), (9, 3)),
+    ],
 )
 def test_ranges_of_bytes(start: int | None, end: int | None, tmp_path: Path) -> None:
-    """start and end count as in a slice; None is the beginning and the end."""
+    """start and end are those of a slice: None is the beginning and the end, negative counts from there."""
     data = os.urandom(2_500_000)
     uri = kcl.store_file(put(tmp_path / "a", data), local=True)
     assert kcl.load_bytes(uri, start, end) == data[start:end]
@@ -202,12 +206,9 @@ def test_ranges_of_bytes(start: int | None, end: int | None, tmp_path: Path) -> 
     assert (tmp_path / "out").read_bytes() == data[start:end]
 
 
-@pytest.mark.parametrize(
-    ("start", "end", "says"),
-    [(-1, 2, "-1"), (0, 8, "8, beyond"), (9, None, "9, beyond"), (3, 2, "before"), (1.5, 2, "1.5"), (True, 2, "True")],
-)
+@pytest.mark.parametrize(("start", "end", "says"), [(1.5, 2, "1.5"), (True, 2, "True"), (0, "x", "'x'")])
 def test_ranges_that_are_none(start: Any, end: Any, says: str) -> None:
-    """Negative, reversed, beyond the end, not whole: InvalidRange, which is also a ValueError."""
+    """What is no whole number: InvalidRange, which is also a ValueError."""
     uri = kcl.store_text("content", local=True)
     with pytest.raises(InvalidRange, match=says) as caught:
         kcl.load_bytes(uri, start, end)

@@ -16,7 +16,7 @@ import pytest
 
 import kachery_cloud as kcl
 from kachery_cloud import progress
-from kachery_cloud.errors import ContentNotFound, DamagedFile, InvalidRange, IsADirectory, NodeError
+from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, NodeError
 from kachery_cloud.local import close_repositories, repository
 from kachery_cloud.node import connection as background
 from kachery_p2p.dag.cid import CID
@@ -117,10 +117,22 @@ def test_a_range_is_asked_for_as_such(node: StandIn) -> None:
     assert kcl.load_bytes(uri) == data
 
 
-def test_a_range_beyond_the_end_is_said_when_the_size_is_known(node: StandIn) -> None:
-    """The size of a file that is elsewhere is known after the first answer."""
-    with pytest.raises(InvalidRange, match="beyond the end of the file of 4 bytes"):
-        kcl.load_bytes(there(node, b"data"), 2, 9)
+@pytest.mark.parametrize(
+    ("start", "end", "asked"),
+    [
+        (2, 9, [(2, 9)]),
+        (9, 99, [(9, 99)]),
+        (3, 1, [(3, 3)]),
+        (2, 10**30, [(2, (1 << 63) - 1)]),
+        (-3, None, [(0, 0), (1, 4)]),
+        (-9, -1, [(0, 0), (0, 3)]),
+        (1, -1, [(0, 0), (1, 3)]),
+    ],
+)
+def test_slices_of_what_is_elsewhere(node: StandIn, start: int, end: int | None, asked: list[tuple[int, int]]) -> None:
+    """What lies past the end is left out; what counts from the end is asked for once the size is known."""
+    assert kcl.load_bytes(there(node, b"data"), start, end) == b"data"[start:end]
+    assert [(each.start, each.end) for each in node.asked] == asked
 
 
 @pytest.mark.parametrize("size", [1, 1 << 20, (1 << 20) + 1, 10_000_000])
