@@ -8,6 +8,9 @@
              the leaf occurs in the file many times
     packed   files of one block that lie in a pack (packs.py): their bytes are `length` bytes at `offset` of it
     packs    how far each pack is catalogued
+    kept     roots that the user stored, linked or loaded by themselves (inventory.py); what is in folders is not there
+    labels   what these are called
+    going    roots that are being removed (removal.py): not finished yet, and not to be listed any more
     blocks   multihash -> the block itself: inner nodes, directory nodes, symlinks, and leaves wrapped in a way that
              the two wraps above do not give back
 
@@ -25,17 +28,20 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from kachery_p2p.errors import DamagedRepo
+from kachery_p2p.dag.cid import CID, verify_block
+from kachery_p2p.errors import DamagedRepo, HashMismatch
 from kachery_p2p.repo.limits import BUSY_SECONDS, WAL_BYTES, WAL_PAGES
 from kachery_p2p.sqlite import Settings, SQLiteFile
 from kachery_p2p.sqlite_schema import make_schema
+from kachery_p2p.wire import Buffer
 
 CATALOG_NAME = "catalog.sqlite"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 #: Of a version whose data directories have no second place (records.py), and no packs.
 _WITHOUT_RECORDS = 1
-#: Of a version that knows no packs. The other tables are the same in all.
-_WITHOUT_PACKS = 2
+#: Of versions that lack some of `_LATER_TABLES`. The other tables are the same in all.
+_WITHOUT_LATER = (2, 3)
+_OLDER = (_WITHOUT_RECORDS, *_WITHOUT_LATER)
 _APPLICATION_ID = 0x6B636831
 
 #: Values of `files.state`.
@@ -92,7 +98,8 @@ CREATE TABLE blocks (
     added REAL NOT NULL
 )
 """
-_PACK_TABLES = {
+#: Tables that an older catalog lacks. They are made when it is opened.
+_LATER_TABLES = {
     "packed": """(
     root INTEGER PRIMARY KEY REFERENCES roots(id),
     pack INTEGER NOT NULL,
@@ -101,6 +108,21 @@ _PACK_TABLES = {
     wrap INTEGER NOT NULL
 )""",
     "packs": "(id INTEGER PRIMARY KEY, size INTEGER NOT NULL)",
+    "kept": """(
+    key BLOB PRIMARY KEY,
+    how INTEGER NOT NULL,
+    added REAL NOT NULL,
+    used REAL NOT NULL,
+    whole INTEGER
+)""",
+    "labels": """(
+    key BLOB NOT NULL,
+    label TEXT NOT NULL,
+    given INTEGER NOT NULL,
+    added REAL NOT NULL,
+    PRIMARY KEY (key, label)
+)""",
+    "going": "(key BLOB PRIMARY KEY)",
 }
 
 
@@ -139,8 +161,8 @@ class Catalog(SQLiteFile):
             prepare=lambda db: _prepare(db, path, holds_data),
             busy_seconds=BUSY_SECONDS,
             version=SCHEMA_VERSION,
-            older=(_WITHOUT_RECORDS, _WITHOUT_PACKS),
-            lacking=_PACK_TABLES,
+            older=_OLDER,
+            lacking=_LATER_TABLES,
             pragmas=(f"wal_autocheckpoint={WAL_PAGES}", f"journal_size_limit={WAL_BYTES}"),
             readable=True,
             per_thread=True,
@@ -171,12 +193,20 @@ class Catalog(SQLiteFile):
     @property
     def needs_records(self) -> bool:
         """Whether it was made by a version that wrote no second place."""
-        return self.one("PRAGMA user_version")[0] == _WITHOUT_RECORDS
+        return self._version() == _WITHOUT_RECORDS
+
+    @property
+    def needs_taking_over(self) -> bool:
+        """Whether it was made by an older version, and what that did not write down has not been found out yet."""
+        return not self.in_memory and self._version() in _OLDER
 
     def taken_over(self) -> None:
-        """Note that the second place has been written: a durable commit writes the version, too."""
+        """Note that all of it has been found out: a durable commit writes the version, too."""
         with self.write(durable=True):
             pass
+
+    def _version(self) -> int:
+        return self.one("PRAGMA user_version")[0]
 
 
 def _prepare(db: sqlite3.Connection, path: Path, holds_data: Callable[[], bool]) -> None:
@@ -191,34 +221,43 @@ def _prepare(db: sqlite3.Connection, path: Path, holds_data: Callable[[], bool])
             f"The catalog {path} is missing or empty, but {path.parent} has files that it listed. Stop all programs "
             "that use this directory and bring everything back with: kachery-cloud repair"
         )
-    tables = "; ".join(f"CREATE TABLE {name} {columns}" for name, columns in _PACK_TABLES.items())
+    tables = "; ".join(f"CREATE TABLE {name} {columns}" for name, columns in _LATER_TABLES.items())
     statements = f"{_SCHEMA}; {tables}; PRAGMA application_id={_APPLICATION_ID}"
-    make_schema(db, statements, SCHEMA_VERSION, path, "a catalog", older=(_WITHOUT_RECORDS, _WITHOUT_PACKS))
-    _add_packs(db)
+    make_schema(db, statements, SCHEMA_VERSION, path, "a catalog", older=_OLDER)
+    _add_later_tables(db)
     # Reads a page of each table, so that a damaged file is noticed now and not in the middle of a load.
-    for table in ("roots", "files", "leaves", "blocks", *_PACK_TABLES):
+    for table in ("roots", "files", "leaves", "blocks", *_LATER_TABLES):
         db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
 
 
-def _add_packs(db: sqlite3.Connection) -> None:
-    """Make the tables that an older catalog does not have. Programs of the older version refuse it from then on."""
+def _add_later_tables(db: sqlite3.Connection) -> None:
+    """Make the tables that an older catalog does not have.
 
-    def version() -> int:
-        return db.execute("PRAGMA user_version").fetchone()[0]
-
-    if version() == SCHEMA_VERSION:
+    It says by its version that they are still to be filled. `taken_over` writes the new one, and programs of the older
+    version refuse it from then on.
+    """
+    if db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
         return
     db.execute("BEGIN IMMEDIATE")
     try:
-        for name, columns in _PACK_TABLES.items():
+        for name, columns in _LATER_TABLES.items():
             db.execute(f"CREATE TABLE IF NOT EXISTS {name} {columns}")
-        if version() == _WITHOUT_PACKS:  # the other one still lacks its records, and says so by its version
-            db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+def checked_block(cid: CID, data: Buffer) -> tuple[bytes, bytes]:
+    """A block as the catalog keeps it.
+
+    Raises:
+        HashMismatch: the bytes are not those of the CID.
+    """
+    if not verify_block(cid.multihash, data):
+        raise HashMismatch(f"{len(data)} bytes were given for the block {cid}, but they do not have its hash.")
+    return cid.multihash, bytes(data)
 
 
 def insert_blocks(db: sqlite3.Connection, blocks: Iterable[tuple[bytes, bytes]]) -> None:

@@ -123,7 +123,8 @@ class Checker:
         if not own:
             path = self._layout.path_for(cid)
             if os.path.isfile(path):
-                problem = self.adopt(cid, path)
+                with self._placer.lock.adding():
+                    problem = self.adopt(cid, path)
                 if problem is None:
                     return found(path)
                 problems.insert(0, problem)

@@ -14,7 +14,7 @@ from kachery_p2p.dag.limits import MAX_TREE_DEPTH
 from kachery_p2p.dag.names import safe_name
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.dag.profiles import profile as named_profile
-from kachery_p2p.errors import FileMissing, InvalidName, NotADirectory, NotAFile, RepoError
+from kachery_p2p.errors import FileMissing, InvalidName, NotADirectory, NotAFile, RemovedMeanwhile, RepoError
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import DIRECTORY, insert_blocks
 from kachery_p2p.repo.fileio import Progress, SourceFile, describe
@@ -69,7 +69,7 @@ class FolderStorer:
             return
         tree = read_tree(root, self.placer.reader.nodes)
         if tree.broken:
-            raise RepoError(f"The directory {root} is not all here, so it cannot be kept. {tree.broken[0][1]}")
+            raise RemovedMeanwhile(f"The directory {root} is not all here, so it cannot be kept. {tree.broken[0][1]}")
         total = tree.size(self.placer.root_sizes(list(tree.files)))
         self._keep(root, self.placer.reader.each_node(list(tree.nodes)), (), total, None)
 

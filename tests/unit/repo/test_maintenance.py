@@ -345,7 +345,7 @@ def test_catalog_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     with Repo.open(tmp_path):
         pass
     db = sqlite3.connect(tmp_path / "catalog.sqlite")
-    db.execute("PRAGMA user_version=4")
+    db.execute("PRAGMA user_version=5")
     db.close()
     with pytest.raises(RepoError, match="newer version"):
         Repo.open(tmp_path)

@@ -341,7 +341,7 @@ def test_a_directory_of_an_older_version(repo: Repo, version: int) -> None:
             assert again.packed_file(new.cid) == b"new"
             assert again.verify() == []
     with closing(sqlite3.connect(repo.directory / "catalog.sqlite")) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (3,)
+        assert db.execute("PRAGMA user_version").fetchone() == (4,)
 
 
 def test_a_program_of_the_older_version_beside_ours(repo: Repo) -> None:
@@ -351,5 +351,5 @@ def test_a_program_of_the_older_version_beside_ours(repo: Repo) -> None:
         older.execute("PRAGMA user_version=2")
         repo = reopened(repo)
         assert repo.packed_file(value.cid) == b"value"
-        assert older.execute("PRAGMA user_version").fetchone() == (3,)
+        assert older.execute("PRAGMA user_version").fetchone() == (4,)
         repo.close()

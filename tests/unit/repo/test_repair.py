@@ -292,7 +292,7 @@ def test_no_repair_beside_a_node(filled: Filled) -> None:
 def test_newer_catalog_is_not_replaced(filled: Filled) -> None:
     """A sound catalog of a later version is not repaired away."""
     db = sqlite3.connect(filled.directory / CATALOG)
-    db.execute("PRAGMA user_version=4")
+    db.execute("PRAGMA user_version=5")
     db.close()
     with pytest.raises(RepoError, match="newer version"):
         Repo.rebuild(filled.directory)
@@ -417,7 +417,7 @@ def test_older_directory_gets_its_second_place_when_it_is_opened(filled: Filled)
     with Repo.open(filled.directory) as repo:
         assert repo.verify() == []
     db = sqlite3.connect(filled.directory / CATALOG)
-    assert db.execute("PRAGMA user_version").fetchone() == (3,)
+    assert db.execute("PRAGMA user_version").fetchone() == (4,)
     db.close()
     (filled.directory / CATALOG).unlink()
     assert Repo.rebuild(filled.directory) == []

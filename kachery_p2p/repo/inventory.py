@@ -1,0 +1,493 @@
+"""What the user keeps here: which roots were stored, linked or loaded by themselves, when, and what they are called.
+
+The catalog has a root for each file, also for those inside folders. `kept` has a row for each root that somebody asked
+for by itself: those are listed, and those are removed. A file that is in a folder, and was not stored by itself, has
+none; it goes with the last folder that has it.
+
+`kept.how` is the sum of what was done: 1 stored, 2 linked, 4 loaded. `used` is when it was last read by a user of this
+machine, to the hour, so that reading costs no writing. `whole` says of a folder whether all that is in it is here; null
+where that must be looked up again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.errors import KacheryError
+from kachery_p2p.repo.catalog import CHANGED, DIRECTORY, OK
+from kachery_p2p.repo.labels import LabelRecord, LabelRecords
+from kachery_p2p.repo.limits import LABELS_OF_ROOT, ROW_BATCH, SQL_KEYS, USED_NOTES, USED_SECONDS
+from kachery_p2p.repo.placing import Placer
+from kachery_p2p.repo.second_place import cid_of, old_labels
+from kachery_p2p.repo.tree import StoredTree, read_tree
+
+#: Values of `kept.how`; a sum of them.
+STORED = 1
+LINKED = 2
+LOADED = 4
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a root is called, and whether the user said so; else it is the name of the file, or came with a URI."""
+
+    text: str
+    given: bool = False
+
+
+@dataclass(frozen=True)
+class KeptRoot:
+    """A root that was stored, linked or loaded by itself, or is being loaded.
+
+    Attributes:
+        cid: of it.
+        directory: whether it is one.
+        how: a sum of STORED, LINKED and LOADED; 0 for a file of which only a part is here.
+        size: in bytes; None where that is not known yet.
+        here: bytes of it that are here, those of a linked file among them.
+        added: when it was first stored, linked or loaded by itself; seconds since 1970.
+        used: when it was last used, to the hour.
+        labels: the newest first.
+        path: of our own copy, else of the linked file; None for a folder, and for a small file without a path.
+        copied: whether bytes of it are in the data directory.
+        linked: whether it is served from a file of the user's.
+        whole: whether all of it is here.
+        problem: why not, in one word: "changed", "missing", "incomplete"; empty where all is well.
+    """
+
+    cid: CID
+    directory: bool
+    how: int
+    size: int | None
+    here: int
+    added: float
+    used: float
+    labels: tuple[Label, ...] = ()
+    path: Path | None = None
+    copied: bool = False
+    linked: bool = False
+    whole: bool = True
+    problem: str = ""
+
+    @property
+    def given(self) -> bool:
+        """Whether the user gave it a label."""
+        return any(label.given for label in self.labels)
+
+    @property
+    def key(self) -> bytes:
+        """As the catalog has it."""
+        return bytes(self.cid.to_v1())
+
+
+class Inventory:
+    """What the user keeps in one repo. Safe to use from many threads."""
+
+    def __init__(self, placer: Placer) -> None:
+        self._placer = placer
+        self._layout = placer.layout
+        self._catalog = placer.catalog
+        self._reader = placer.reader
+        self._lock = placer.lock
+        self.records = LabelRecords(placer.layout)
+        #: When the use of a root was last noted, or found noted, by this process.
+        self._used: OrderedDict[bytes, float] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def after_fork(self) -> None:
+        """In a forked child: a thread that it does not have may hold the lock."""
+        self._guard = threading.Lock()
+
+    # --- what is done -----------------------------------------------------------------------------------------------
+
+    def keep(self, cid: CID, how: int, label: Label | None = None, *, durable: bool = False) -> None:
+        """Note that a root which is here was stored, linked or loaded by itself. Cheap when that is noted already.
+
+        The caller has the lock of those who add. `durable` is for what nothing else would tell after a loss of power.
+        """
+        if self._catalog.read_only:
+            return
+        key, now = bytes(cid.to_v1()), time.time()
+        label = _clean(label)
+        row = self._catalog.one(
+            "SELECT k.how, k.used, k.whole, (SELECT given FROM labels WHERE key = ?1 AND label = ?2), "
+            "EXISTS (SELECT 1 FROM going WHERE key = ?1) FROM (SELECT 1) LEFT JOIN kept k ON k.key = ?1",
+            (key, None if label is None else label.text),
+        )
+        known, used, whole, given, going = row
+        new_label = label is not None and (given is None or given < label.given)
+        new_how = known is None or how & ~known
+        if not (new_how or new_label or going or whole == 0 or used < now - USED_SECONDS):
+            return
+        if new_label or (new_how and how & LOADED):
+            self.records.append([_record(cid, (known or 0) | how, label, now)])
+        with self._catalog.write(durable=durable) as db:
+            keep_row(db, key, how, now)
+            db.execute("DELETE FROM going WHERE key = ?", (key,))
+            if new_label and label is not None:
+                _label_row(db, key, label, now)
+        self._remember(key, now)
+
+    def name(self, cid: CID, label: Label | None) -> None:
+        """Note what is to be loaded is called, before it is here."""
+        label = _clean(label)
+        if label is None or self._catalog.read_only:
+            return
+        key = bytes(cid.to_v1())
+        if self._catalog.one("SELECT 1 FROM labels WHERE key = ? AND label = ?", (key, label.text)) is None:
+            with self._lock.adding():
+                self.records.append([_record(cid, LOADED, label, time.time())])
+                with self._catalog.write() as db:
+                    _label_row(db, key, label, time.time())
+
+    def loaded(self, cid: CID, label: Label | None = None) -> None:
+        """Note that a root was loaded by itself, where it is whole."""
+        if self._catalog.one("SELECT 1 FROM roots WHERE key = ?", (bytes(cid.to_v1()),)) is not None:
+            with self._lock.adding():
+                self.keep(cid, LOADED, label)
+
+    def use(self, cid: CID) -> None:
+        """Note that a root was used now. Costs a row once an hour, and else nothing but a look into memory."""
+        if self._catalog.read_only:
+            return
+        key, now = bytes(cid.to_v1()), time.time()
+        with self._guard:
+            if now - USED_SECONDS < self._used.get(key, 0.0) <= now:
+                return
+        row = self._catalog.one("SELECT used FROM kept WHERE key = ?", (key,))
+        if row is not None and not now - USED_SECONDS < row[0] <= now:
+            with self._catalog.write() as db:
+                db.execute("UPDATE kept SET used = ? WHERE key = ?", (now, key))
+        self._remember(key, now)
+
+    def _remember(self, key: bytes, now: float) -> None:
+        with self._guard:
+            self._used[key] = now
+            self._used.move_to_end(key)
+            if len(self._used) > USED_NOTES:
+                self._used.popitem(last=False)
+
+    # --- what is here -----------------------------------------------------------------------------------------------
+
+    def get(self, cid: CID) -> KeptRoot | None:
+        """One root, if it was stored, linked or loaded by itself, or is being loaded."""
+        key = bytes(cid.to_v1())
+        for root in self._roots(key):
+            return root
+        return next((root for root in self._partial() if root.key == key), None)
+
+    def roots(self) -> list[KeptRoot]:
+        """All that was stored, linked or loaded by itself, or is being loaded, oldest first."""
+        kept = self._roots()
+        keys = {root.key for root in kept if root.here}
+        partial = [root for root in self._partial() if root.key not in keys]
+        shown = {root.key for root in partial}
+        found = [root for root in kept if root.key not in shown] + partial
+        return sorted(found, key=lambda root: root.added)
+
+    def members(self, cid: CID) -> StoredTree:
+        """What is in a directory, as far as its nodes are here."""
+        return read_tree(cid, self._reader.nodes)
+
+    def folders(self) -> list[tuple[bytes, CID]]:
+        """The directories that are kept by themselves: their keys, and their CIDs."""
+        rows = self._catalog.all(
+            f"SELECT k.key, r.version FROM kept k JOIN roots r ON r.key = k.key WHERE r.kind = {DIRECTORY}"
+        )
+        return [(key, cid_of(key, version)) for key, version in rows]
+
+    def here_among(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Those of some files, by their keys, that the catalog has whole."""
+        found: set[bytes] = set()
+        packs = set(self._reader.packs.numbers())
+        for start in range(0, len(keys), SQL_KEYS):
+            some = list(keys[start : start + SQL_KEYS])
+            marks = ",".join("?" * len(some))
+            found.update(
+                key
+                for (key,) in self._catalog.all(
+                    "SELECT r.key FROM roots r JOIN files f ON f.root = r.id "
+                    f"WHERE r.key IN ({marks}) AND f.state = {OK}",
+                    some,
+                )
+            )
+            found.update(
+                key
+                for key, pack in self._catalog.all(
+                    f"SELECT r.key, p.pack FROM roots r JOIN packed p ON p.root = r.id WHERE r.key IN ({marks})", some
+                )
+                if pack in packs
+            )
+        return found
+
+    def lacking(self, cid: CID) -> tuple[int, int]:
+        """How many files of a directory are not here, or folders of it cannot be read; and how many files it has."""
+        tree = self.members(cid)
+        keys = [bytes(member.to_v1()) for member in tree.files if not _inline(member)]
+        return len(tree.broken) + len(keys) - len(self.here_among(keys)), len(tree.files)
+
+    def _roots(self, only: bytes | None = None) -> list[KeptRoot]:
+        if self._catalog.needs_taking_over:  # another user's, in which nothing can be written down
+            return self._guessed(only)
+        where, more = ("WHERE k.key = ?", (only,)) if only is not None else ("", ())
+        rows = self._catalog.all(
+            "SELECT k.key, r.version, r.kind, r.size, k.how, k.added, k.used, k.whole "
+            f"FROM kept k JOIN roots r ON r.key = k.key {where} ORDER BY k.added",
+            more,
+        )
+        places = self._places(where, more)
+        labels = self._labels(only)
+        found: list[KeptRoot] = []
+        for key, version, kind, size, how, added, used, whole in rows:
+            root = KeptRoot(
+                cid_of(key, version), kind == DIRECTORY, how, size, 0, added, used, tuple(labels.get(key, ()))
+            )
+            found.append(self._folder(root, whole) if root.directory else self._file(root, places.get(key, ())))
+        return found
+
+    def _folder(self, root: KeptRoot, whole: int | None) -> KeptRoot:
+        if whole is None:
+            lacking, _ = self.lacking(root.cid)
+            whole = int(lacking == 0)
+            if not self._catalog.read_only:
+                with self._catalog.write() as db:
+                    db.execute("UPDATE kept SET whole = ? WHERE key = ?", (whole, root.key))
+        copied = not root.how & LINKED or bool(root.how & STORED)
+        return replace(
+            root,
+            here=root.size or 0 if whole else 0,
+            copied=copied,
+            linked=bool(root.how & LINKED),
+            whole=bool(whole),
+            problem="" if whole else "incomplete",
+        )
+
+    def _file(self, root: KeptRoot, places: Sequence[tuple[bytes | None, int, int]]) -> KeptRoot:
+        """A file, with where it is. Looks whether it is there: people remove files by hand."""
+        path: Path | None = None
+        copied = linked = False
+        problems: list[str] = []
+        for name, is_linked, state in sorted(places, key=lambda place: place[1]):
+            if name is None:
+                copied = True
+                continue
+            full = Path(os.fsdecode(self._reader.absolute(name, is_linked)))
+            if not os.path.exists(full):
+                problems.append("missing")
+                continue
+            if state == CHANGED:
+                problems.append("changed")
+                continue
+            path = path or full
+            copied = copied or not is_linked
+            linked = linked or bool(is_linked)
+        whole = copied or linked or _inline(root.cid)
+        return replace(
+            root,
+            here=root.size or 0 if whole else 0,
+            path=path,
+            copied=copied,
+            linked=linked,
+            whole=whole,
+            problem="" if whole else (problems or ["missing"])[0],
+        )
+
+    def _places(self, where: str, more: Sequence[bytes]) -> dict[bytes, list[tuple[bytes | None, int, int]]]:
+        """Where the files are that are kept by themselves: path (None in a pack), whether linked, and state."""
+        found: dict[bytes, list[tuple[bytes | None, int, int]]] = {}
+        for key, path, linked, state in self._catalog.all(
+            "SELECT k.key, f.path, f.linked, f.state FROM kept k JOIN roots r ON r.key = k.key "
+            f"JOIN files f ON f.root = r.id {where}",
+            more,
+        ):
+            found.setdefault(key, []).append((path, linked, state))
+        packs = set(self._reader.packs.numbers())
+        for key, pack in self._catalog.all(
+            f"SELECT k.key, p.pack FROM kept k JOIN roots r ON r.key = k.key JOIN packed p ON p.root = r.id {where}",
+            more,
+        ):
+            if pack in packs:
+                found.setdefault(key, []).append((None, 0, OK))
+        return found
+
+    def _labels(self, only: bytes | None = None) -> dict[bytes, list[Label]]:
+        where, more = ("WHERE key = ?", (only,)) if only is not None else ("", ())
+        found: dict[bytes, list[Label]] = {}
+        for key, text, given in self._catalog.all(
+            f"SELECT key, label, given FROM labels {where} ORDER BY given DESC, added DESC", more
+        ):
+            found.setdefault(key, []).append(Label(text, bool(given)))
+        return found
+
+    def _partial(self) -> Iterator[KeptRoot]:
+        """Files that are being loaded, or of which only parts were asked for."""
+        try:
+            names = os.listdir(self._layout.partial)
+        except FileNotFoundError:
+            return
+        inside = self._inside() if names else set()
+        labels = self._labels()
+        for name in names:
+            try:
+                cid = CID.parse(name)
+                status = os.stat(self._layout.partial / name)
+            except (KacheryError, OSError):
+                continue
+            key = bytes(cid.to_v1())
+            here = min(getattr(status, "st_blocks", 0) * 512, status.st_size)
+            if key in inside or not here:
+                continue
+            yield KeptRoot(
+                cid,
+                False,
+                0,
+                status.st_size,
+                here,
+                status.st_ctime,
+                max(status.st_atime, status.st_mtime),
+                tuple(labels.get(key, ())),
+                copied=True,
+                whole=False,
+                problem="incomplete",
+            )
+
+    def _inside(self) -> set[bytes]:
+        """The keys of all files in the folders that are kept."""
+        return {bytes(cid.to_v1()) for _, folder in self.folders() for cid in self.members(folder).files}
+
+    # --- what an older catalog did not write down -------------------------------------------------------------------
+
+    def take_over(self) -> None:
+        """Find out what was stored or linked by itself where nothing says so: all that is in no folder.
+
+        Whether it was stored or loaded cannot be told for all, so it counts as stored: that is removed only when it is
+        asked for by name.
+        """
+        known = {key for (key,) in self._catalog.all("SELECT key FROM kept")}
+        missing = [row for row in self._outer() if row[0] not in known]
+        for start in range(0, len(missing), ROW_BATCH):
+            with self._catalog.write() as db:
+                db.executemany(
+                    "INSERT OR IGNORE INTO kept (key, how, added, used, whole) VALUES (?, ?, ?, ?, NULL)",
+                    [(key, how, added, added) for key, how, added, _ in missing[start : start + ROW_BATCH]],
+                )
+
+    def restore(self, records: Iterable[LabelRecord]) -> None:
+        """Take in what was written down beside a catalog which was lost, for the roots that are here.
+
+        A record whose `how` is 0 only tells a label.
+        """
+        here = {key for (key,) in self._catalog.all("SELECT key FROM roots")}
+        with self._catalog.write() as db:
+            for record in records:
+                key = bytes(record.cid.to_v1())
+                if key in here:
+                    if record.how:
+                        keep_row(db, key, record.how, record.added, whole=None)
+                    if record.label is not None:
+                        _label_row(db, key, Label(record.label, record.given), record.added)
+            db.execute(f"UPDATE kept SET whole = NULL WHERE key IN (SELECT key FROM roots WHERE kind = {DIRECTORY})")
+
+    def relist(self) -> None:
+        """List what was found again after a loss of power and had a label, as that was written down."""
+        kept = {key for (key,) in self._catalog.all("SELECT key FROM kept UNION SELECT key FROM going")}
+        lost = [record for record in self.records.read()[0] if bytes(record.cid.to_v1()) not in kept]
+        if lost and not self._catalog.read_only:
+            self.restore(lost)
+
+    def bring_back(self, old: Path) -> None:
+        """Fill the list of a catalog that is made anew: by `labels.txt`, and what the old catalog still tells."""
+        self.restore(old_labels(old))
+        self.restore(self.records.read()[0])
+        self.take_over()
+
+    def _guessed(self, only: bytes | None) -> list[KeptRoot]:
+        found: list[KeptRoot] = []
+        for key, how, added, (version, kind, size) in self._outer():
+            if only is None or key == only:
+                root = KeptRoot(cid_of(key, version), kind == DIRECTORY, how, size, 0, added, added)
+                if root.directory:
+                    found.append(replace(root, here=size, copied=True, whole=self.lacking(root.cid)[0] == 0))
+                    continue
+                places = self._catalog.all(
+                    "SELECT f.path, f.linked, f.state FROM roots r JOIN files f ON f.root = r.id WHERE r.key = ? "
+                    f"UNION ALL SELECT NULL, 0, {OK} FROM roots r JOIN packed p ON p.root = r.id WHERE r.key = ?",
+                    (key, key),
+                )
+                found.append(self._file(root, places))
+        return found
+
+    def _outer(self) -> Iterator[tuple[bytes, int, float, tuple[int, int, int]]]:
+        """All roots that are in no folder: key, how, when added, and (version, kind, size)."""
+        rows = self._catalog.all(
+            "SELECT r.key, r.version, r.kind, r.size, r.added, "
+            "(SELECT max(f.linked) FROM files f WHERE f.root = r.id) FROM roots r ORDER BY r.added"
+        )
+        inside: set[bytes] = set()
+        for key, version, kind, _, _, _ in rows:
+            if kind == DIRECTORY:
+                inside.update(bytes(cid.to_v1()) for cid in self.members(cid_of(key, version)).files)
+        for key, version, kind, size, added, linked in rows:
+            if key not in inside:
+                yield key, LINKED if linked else STORED, added, (version, kind, size)
+
+
+def label_for(label: str | None, path: Path | str | None = None) -> Label | None:
+    """What something is called that is stored: as the user says, else by the name of the file or folder."""
+    if label:
+        return Label(label, given=True)
+    return None if path is None else Label(os.path.basename(os.path.abspath(path)))
+
+
+def keep_row(db: sqlite3.Connection, key: bytes, how: int, now: float, *, whole: int | None = 1) -> None:
+    """Note that a root is kept, in a transaction of the caller's."""
+    db.execute(
+        "INSERT INTO kept (key, how, added, used, whole) VALUES (?1, ?2, ?3, ?3, ?4) ON CONFLICT (key) DO UPDATE SET "
+        "how = how | excluded.how, used = max(used, excluded.used), whole = excluded.whole",
+        (key, how, now, whole),
+    )
+
+
+def forget_kept(db: sqlite3.Connection, key: bytes) -> bool:
+    """Take a root off the list, in a transaction of the caller's; whether it was on it."""
+    labels = db.execute("DELETE FROM labels WHERE key = ?", (key,)).rowcount
+    return db.execute("DELETE FROM kept WHERE key = ?", (key,)).rowcount + labels > 0
+
+
+def _label_row(db: sqlite3.Connection, key: bytes, label: Label, now: float) -> None:
+    db.execute(
+        "INSERT INTO labels (key, label, given, added) VALUES (?, ?, ?, ?) ON CONFLICT (key, label) DO UPDATE SET "
+        "given = max(given, excluded.given), added = excluded.added",
+        (key, label.text, int(label.given), now),
+    )
+    db.execute(
+        "DELETE FROM labels WHERE key = ?1 AND rowid NOT IN "
+        "(SELECT rowid FROM labels WHERE key = ?1 ORDER BY given DESC, added DESC LIMIT ?2)",
+        (key, LABELS_OF_ROOT),
+    )
+
+
+def _record(cid: CID, how: int, label: Label | None, now: float) -> LabelRecord:
+    return LabelRecord(cid, how, None if label is None else label.text, label is not None and label.given, now)
+
+
+def _clean(label: Label | None) -> Label | None:
+    """A label that a database takes: names of files may have bytes that are no text."""
+    if label is None or not label.text:
+        return None
+    return replace(label, text=label.text.encode("utf-8", "surrogatepass").decode("utf-8", "replace"))
+
+
+def _inline(cid: CID) -> bool:
+    """Whether the bytes are in the CID itself, or there are none: then it is here everywhere."""
+    from kachery_p2p.dag.cid import known_block
+
+    return known_block(cid) is not None
