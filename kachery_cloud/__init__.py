@@ -21,6 +21,10 @@ from kachery_p2p import __version__
 
 TYPE_CHECKING = False  # That of `typing`, which would double what this import takes.
 if TYPE_CHECKING:
+    from kachery_cloud.inventory import Item, Items, UsageRow, UsageTable, du
+    from kachery_cloud.inventory import list as list
+    from kachery_cloud.inventory_move import move
+    from kachery_cloud.inventory_removal import Collected, RemovedItem, gc, remove
     from kachery_cloud.load import (
         cat_file,
         list_dir,
@@ -40,12 +44,20 @@ if TYPE_CHECKING:
     from kachery_cloud.uri import ContentURI, format_uri, join, parse_uri
 
 __all__ = [
+    "Collected",
     "Config",
     "ContentURI",
+    "Item",
+    "Items",
+    "RemovedItem",
+    "UsageRow",
+    "UsageTable",
     "__version__",
     "announce",
     "cat_file",
+    "du",
     "format_uri",
+    "gc",
     "get_node_info",
     "init",
     "join",
@@ -60,9 +72,11 @@ __all__ = [
     "load_npy",
     "load_pkl",
     "load_text",
+    "move",
     "parse_uri",
     "pin",
     "pins",
+    "remove",
     "repair",
     "status",
     "store_dir",
@@ -79,12 +93,24 @@ __all__ = [
 __all__ += errors.__all__
 
 #: The modules that make what is not an error; each is imported when a name is looked for in it. The light ones first.
-_HOMES = ("uri", "settings.config", "load", "store", "pinning", "upkeep")
+_HOMES = (
+    "uri",
+    "settings.config",
+    "load",
+    "store",
+    "pinning",
+    "upkeep",
+    "inventory",
+    "inventory_removal",
+    "inventory_move",
+)
+#: Names that are there, and that `from kachery_cloud import *` does not bring: they are those of Python's own.
+_NOT_FOR_STAR = ("list",)
 
 if not TYPE_CHECKING:  # They would take any name for one that is here.
 
     def __getattr__(name: str) -> object:
-        if name in __all__:
+        if name in __all__ or name in _NOT_FOR_STAR:
             from importlib import import_module
 
             for home in _HOMES:
@@ -98,4 +124,4 @@ if not TYPE_CHECKING:  # They would take any name for one that is here.
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_NOT_FOR_STAR})

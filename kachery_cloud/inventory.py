@@ -217,7 +217,7 @@ def item_of(root: KeptRoot, pins: dict[bytes, builtins.list[PinnedAt]]) -> Item:
 
 def kind_of(root: KeptRoot) -> Kind:
     """What was done with a root, in one word."""
-    from kachery_p2p.repo.inventory import LINKED, STORED
+    from kachery_p2p.repo.kept_rows import LINKED, STORED
 
     if root.how & STORED:
         return "stored"

@@ -268,7 +268,8 @@ def _collect(
 
 def _in_order(repo: Repo, config: Config, stored: bool) -> Iterator[KeptRoot]:
     """What may go: what no list has, then what was only loaded, then on request the rest; least recently used first."""
-    from kachery_p2p.repo.inventory import LOADED, KeptRoot
+    from kachery_p2p.repo.inventory import KeptRoot
+    from kachery_p2p.repo.kept_rows import LOADED
 
     old = time.time() - UNLISTED_SECONDS
     for cid, size, added in repo.removal.leftovers():
@@ -293,7 +294,7 @@ def _other_copy(config: Config, repo: Repo, root: KeptRoot, peers: Sequence[str]
     Raises:
         LastCopy: nobody is seen to have it.
     """
-    from kachery_p2p.repo.inventory import LINKED
+    from kachery_p2p.repo.kept_rows import LINKED
 
     lost = repo.removal.loses(root)
     if not lost and not (root.directory and root.how & ~LINKED):

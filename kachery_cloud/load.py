@@ -293,14 +293,20 @@ def load_file_info(
     Returns:
         "uri", "cid" (of what the path leads to), "kind" ("file" or "directory"), "size" in bytes (None for a
         directory), "label", "local" (whether all of it is here), "path" (where; None if it is not) and "sources": where
-        that was learnt now, as bytes by peer ID or ``gateway:<host>``; nowhere if it was known here.
+        that was learnt now, as bytes by peer ID or ``gateway:<host>``; nowhere if it was known here. Of what `list`
+        shows, also "kept" ("stored", "linked", "loaded" or "partial"), "labels", "here", "complete", "problem",
+        "added", "used" and "pinned", as there.
 
     Example:
         >>> kcl.load_file_info(uri)["size"]
         200000128
     """
+    from kachery_cloud.inventory import about
+    from kachery_p2p.dag.cid import CID
+
     request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
-    return request.info()
+    found = request.info()
+    return {**found, **about(request.config, CID.parse(found["cid"]))}
 
 
 # --- parts -------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def store_file(
 
     Args:
         filename: path of a regular file of any size.
-        label: a note for people, appended to the URI as `?label=...`.
+        label: a note for people, appended to the URI as `?label=...`. In `list` it stands in place of the file's name.
         local: only store; do not start the node that serves it.
         cache_locally: accepted for older scripts; a stored file is always kept locally.
         profile: the rules by which the file becomes blocks: "unixfs-v1-2025" (the default), "unixfs-v0-2015",
@@ -86,7 +86,7 @@ def store_file(
         'ipfs://bafybeih...?label=session.nwb'
     """
     config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose)
-    stored = put_file(config, filename, profile=profile, verbose=verbose, plan=plan)
+    stored = put_file(config, filename, profile=profile, verbose=verbose, plan=plan, label=label)
     return _finish(config, stored, label, local, plan, Path(filename).name)
 
 
@@ -110,7 +110,7 @@ def link_file(
         >>> uri = kcl.link_file("/data/raw_200GB.bin")
     """
     config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose)
-    stored = put_file(config, filename, linked=True, profile=profile, verbose=verbose, plan=plan)
+    stored = put_file(config, filename, linked=True, profile=profile, verbose=verbose, plan=plan, label=label)
     return _finish(config, stored, label, local, plan, Path(filename).name)
 
 
@@ -148,7 +148,7 @@ def store_dir(
         >>> kcl.load_text(kcl.join(uri, "notes/readme.txt"))
     """
     config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose, link=link)
-    stored = put_directory(config, path, link=link, profile=profile, verbose=verbose, plan=plan)
+    stored = put_directory(config, path, link=link, profile=profile, verbose=verbose, plan=plan, label=label)
     return _finish(config, stored, label, local, plan, Path(path).name)
 
 
@@ -218,7 +218,7 @@ def store_npy(
     """
     config, plan = _prepare(label, local, pin, wait, timeout)
     checked = check_array(array)
-    stored = put_written(config, lambda file: write_npy(file, checked))
+    stored = put_written(config, lambda file: write_npy(file, checked), label)
     return _finish(config, stored, label, local, plan)
 
 
@@ -247,7 +247,7 @@ def store_pkl(
     from kachery_cloud.formats.pickling import dump_pickle
 
     config, plan = _prepare(label, local, pin, wait, timeout)
-    stored = put_written(config, lambda file: dump_pickle(value, file))
+    stored = put_written(config, lambda file: dump_pickle(value, file), label)
     return _finish(config, stored, label, local, plan)
 
 
@@ -262,6 +262,7 @@ def put_file(
     profile: str | Profile | None = None,
     verbose: bool = False,
     plan: Plan | None = None,
+    label: str | None = None,
 ) -> Stored:
     """Store or link one file in the repo, with a bar where it takes long."""
     path = checked_path(filename)
@@ -288,7 +289,7 @@ def put_file(
             update(done, total)
 
         store = repo.link_file if linked else repo.store_file
-        return store(path, profile=profile, progress=watch)
+        return store(path, profile=profile, progress=watch, label=label)
 
 
 def put_directory(
@@ -299,6 +300,7 @@ def put_directory(
     profile: str | Profile | None = None,
     verbose: bool = False,
     plan: Plan | None = None,
+    label: str | None = None,
 ) -> Stored:
     """Store a folder in the repo."""
     path = checked_path(filename)
@@ -318,16 +320,16 @@ def put_directory(
             _check_read(config, done, path, link, plan)
             update(done, total)
 
-        return repository(config).store_directory(path, profile=profile, progress=watch, link=link)
+        return repository(config).store_directory(path, profile=profile, progress=watch, link=link, label=label)
 
 
-def put_bytes(config: Config, data: bytes) -> Stored:
+def put_bytes(config: Config, data: bytes, label: str | None = None) -> Stored:
     """Store some bytes in the repo."""
     check_size(config, len(data), "The value")
-    return repository(config).store_value(data)
+    return repository(config).store_value(data, label=label)
 
 
-def put_written(config: Config, write: Callable[[BinaryIO], None]) -> Stored:
+def put_written(config: Config, write: Callable[[BinaryIO], None], label: str | None = None) -> Stored:
     """Store what `write` writes to a file.
 
     Small content goes through memory, large content through a temporary file of the data directory.
@@ -335,7 +337,7 @@ def put_written(config: Config, write: Callable[[BinaryIO], None]) -> Stored:
     repo = repository(config)
     with Spool(config) as spool:
         write(cast(BinaryIO, spool))
-        return spool.store(repo)
+        return spool.store(repo, label)
 
 
 class Spool:
@@ -368,13 +370,13 @@ class Spool:
         self._memory = io.BytesIO()
         return file
 
-    def store(self, repo: Repo) -> Stored:
+    def store(self, repo: Repo, label: str | None = None) -> Stored:
         if self._new is None or self._file is None:
-            return repo.store_value(self._memory.getbuffer())
+            return repo.store_value(self._memory.getbuffer(), label=label)
         with explained("storing in", self._config.directory):
             self._file.close()
         with progress_bar("Storing") as update:
-            return repo.store_new(self._new, progress=update)
+            return repo.store_new(self._new, progress=update, label=label)
 
     def __enter__(self) -> Spool:
         return self
@@ -449,7 +451,7 @@ def _prepare(
 
 def _bytes(data: bytes, label: str | None, local: bool, pin: Pin, wait: Wait, timeout: float | None) -> str:
     config, plan = _prepare(label, local, pin, wait, timeout)
-    return _finish(config, put_bytes(config, data), label, local, plan)
+    return _finish(config, put_bytes(config, data, label), label, local, plan)
 
 
 def _finish(config: Config, stored: Stored, label: str | None, local: bool, plan: Plan, name: str = "") -> str:

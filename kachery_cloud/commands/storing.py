@@ -105,11 +105,11 @@ def _store(
     config = load_config()
     plan = make_plan(config, services or pin)
     if recursive and os.path.isdir(path):
-        stored = put_directory(config, path, link=linked, profile=profile, verbose=verbose, plan=plan)
+        stored = put_directory(config, path, link=linked, profile=profile, verbose=verbose, plan=plan, label=label)
     elif os.path.isdir(path):
         raise IsADirectory(f"{path} is a directory. Add --recursive (-r) to take it with all that is in it.")
     else:
-        stored = put_file(config, path, linked=linked, profile=profile, verbose=verbose, plan=plan)
+        stored = put_file(config, path, linked=linked, profile=profile, verbose=verbose, plan=plan, label=label)
     pinned_at = record_stored(config, plan, stored, label or os.path.basename(os.path.abspath(path)))
     # This process ends at once, so it does not become the node; one that runs is told.
     served = tell_running_node(config, stored.cid)

@@ -12,35 +12,24 @@ where that must be looked up again.
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kachery_p2p.dag.cid import CID
-from kachery_p2p.errors import KacheryError
+from kachery_p2p.errors import KacheryError, RemovedMeanwhile
 from kachery_p2p.repo.catalog import CHANGED, DIRECTORY, OK
+from kachery_p2p.repo.checking import Problem, way_out
+from kachery_p2p.repo.kept_rows import LINKED, LOADED, STORED, Label, clean_label, keep_row, label_row
 from kachery_p2p.repo.labels import LabelRecord, LabelRecords
-from kachery_p2p.repo.limits import LABELS_OF_ROOT, ROW_BATCH, SQL_KEYS, USED_NOTES, USED_SECONDS
+from kachery_p2p.repo.limits import SQL_KEYS, USED_NOTES, USED_SECONDS
 from kachery_p2p.repo.placing import Placer
-from kachery_p2p.repo.second_place import cid_of, old_labels
+from kachery_p2p.repo.relisting import bring_back, outer_roots, relist, take_over
+from kachery_p2p.repo.second_place import cid_of
 from kachery_p2p.repo.tree import StoredTree, read_tree
-
-#: Values of `kept.how`; a sum of them.
-STORED = 1
-LINKED = 2
-LOADED = 4
-
-
-@dataclass(frozen=True)
-class Label:
-    """What a root is called, and whether the user said so; else it is the name of the file, or came with a URI."""
-
-    text: str
-    given: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +105,7 @@ class Inventory:
         if self._catalog.read_only:
             return
         key, now = bytes(cid.to_v1()), time.time()
-        label = _clean(label)
+        label = clean_label(label)
         row = self._catalog.one(
             "SELECT k.how, k.used, k.whole, (SELECT given FROM labels WHERE key = ?1 AND label = ?2), "
             "EXISTS (SELECT 1 FROM going WHERE key = ?1) FROM (SELECT 1) LEFT JOIN kept k ON k.key = ?1",
@@ -133,12 +122,25 @@ class Inventory:
             keep_row(db, key, how, now)
             db.execute("DELETE FROM going WHERE key = ?", (key,))
             if new_label and label is not None:
-                _label_row(db, key, label, now)
+                label_row(db, key, label, now)
         self._remember(key, now)
+
+    def keep_folder(self, root: CID) -> None:
+        """Note that a folder was loaded by itself.
+
+        The caller has the lock of those who add.
+
+        Raises:
+            RemovedMeanwhile: a file of it is not here.
+        """
+        lacking, _ = self.lacking(root)
+        if lacking:
+            raise RemovedMeanwhile(f"{lacking} files of {root} were removed while it was loaded. Load it again.")
+        self.keep(root, LOADED, durable=True)
 
     def name(self, cid: CID, label: Label | None) -> None:
         """Note what is to be loaded is called, before it is here."""
-        label = _clean(label)
+        label = clean_label(label)
         if label is None or self._catalog.read_only:
             return
         key = bytes(cid.to_v1())
@@ -146,7 +148,7 @@ class Inventory:
             with self._lock.adding():
                 self.records.append([_record(cid, LOADED, label, time.time())])
                 with self._catalog.write() as db:
-                    _label_row(db, key, label, time.time())
+                    label_row(db, key, label, time.time())
 
     def loaded(self, cid: CID, label: Label | None = None) -> None:
         """Note that a root was loaded by itself, where it is whole."""
@@ -233,6 +235,17 @@ class Inventory:
         tree = self.members(cid)
         keys = [bytes(member.to_v1()) for member in tree.files if not _inline(member)]
         return len(tree.broken) + len(keys) - len(self.here_among(keys)), len(tree.files)
+
+    def check(self) -> list[Problem]:
+        """The folders that are kept and of which something is not here. What had a label is listed again."""
+        self.relist()
+        problems: list[Problem] = []
+        for _, cid in self.folders():
+            lacking, count = self.lacking(cid)
+            if lacking:
+                detail = f"{lacking} of the {count} files in the folder {cid} are not here. {way_out(cid)}"
+                problems.append(Problem(cid, self._catalog.path, "missing", detail))
+        return problems
 
     def _roots(self, only: bytes | None = None) -> list[KeptRoot]:
         if self._catalog.needs_taking_over:  # another user's, in which nothing can be written down
@@ -363,55 +376,24 @@ class Inventory:
         """The keys of all files in the folders that are kept."""
         return {bytes(cid.to_v1()) for _, folder in self.folders() for cid in self.members(folder).files}
 
-    # --- what an older catalog did not write down -------------------------------------------------------------------
+    # --- what the catalog does not tell -----------------------------------------------------------------------------
 
     def take_over(self) -> None:
-        """Find out what was stored or linked by itself where nothing says so: all that is in no folder.
-
-        Whether it was stored or loaded cannot be told for all, so it counts as stored: that is removed only when it is
-        asked for by name.
-        """
-        known = {key for (key,) in self._catalog.all("SELECT key FROM kept")}
-        missing = [row for row in self._outer() if row[0] not in known]
-        for start in range(0, len(missing), ROW_BATCH):
-            with self._catalog.write() as db:
-                db.executemany(
-                    "INSERT OR IGNORE INTO kept (key, how, added, used, whole) VALUES (?, ?, ?, ?, NULL)",
-                    [(key, how, added, added) for key, how, added, _ in missing[start : start + ROW_BATCH]],
-                )
-
-    def restore(self, records: Iterable[LabelRecord]) -> None:
-        """Take in what was written down beside a catalog which was lost, for the roots that are here.
-
-        A record whose `how` is 0 only tells a label.
-        """
-        here = {key for (key,) in self._catalog.all("SELECT key FROM roots")}
-        with self._catalog.write() as db:
-            for record in records:
-                key = bytes(record.cid.to_v1())
-                if key in here:
-                    if record.how:
-                        keep_row(db, key, record.how, record.added, whole=None)
-                    if record.label is not None:
-                        _label_row(db, key, Label(record.label, record.given), record.added)
-            db.execute(f"UPDATE kept SET whole = NULL WHERE key IN (SELECT key FROM roots WHERE kind = {DIRECTORY})")
+        """See `relisting.take_over`."""
+        take_over(self._catalog, self._reader)
 
     def relist(self) -> None:
-        """List what was found again after a loss of power and had a label, as that was written down."""
-        kept = {key for (key,) in self._catalog.all("SELECT key FROM kept UNION SELECT key FROM going")}
-        lost = [record for record in self.records.read()[0] if bytes(record.cid.to_v1()) not in kept]
-        if lost and not self._catalog.read_only:
-            self.restore(lost)
+        """See `relisting.relist`."""
+        relist(self._catalog, self.records.read()[0])
 
     def bring_back(self, old: Path) -> None:
-        """Fill the list of a catalog that is made anew: by `labels.txt`, and what the old catalog still tells."""
-        self.restore(old_labels(old))
-        self.restore(self.records.read()[0])
-        self.take_over()
+        """See `relisting.bring_back`."""
+        bring_back(self._catalog, self._reader, self.records.read()[0], old)
 
     def _guessed(self, only: bytes | None) -> list[KeptRoot]:
+        """The same where nothing was written down, and nothing can be."""
         found: list[KeptRoot] = []
-        for key, how, added, (version, kind, size) in self._outer():
+        for key, how, added, (version, kind, size) in outer_roots(self._catalog, self._reader):
             if only is None or key == only:
                 root = KeptRoot(cid_of(key, version), kind == DIRECTORY, how, size, 0, added, added)
                 if root.directory:
@@ -425,65 +407,9 @@ class Inventory:
                 found.append(self._file(root, places))
         return found
 
-    def _outer(self) -> Iterator[tuple[bytes, int, float, tuple[int, int, int]]]:
-        """All roots that are in no folder: key, how, when added, and (version, kind, size)."""
-        rows = self._catalog.all(
-            "SELECT r.key, r.version, r.kind, r.size, r.added, "
-            "(SELECT max(f.linked) FROM files f WHERE f.root = r.id) FROM roots r ORDER BY r.added"
-        )
-        inside: set[bytes] = set()
-        for key, version, kind, _, _, _ in rows:
-            if kind == DIRECTORY:
-                inside.update(bytes(cid.to_v1()) for cid in self.members(cid_of(key, version)).files)
-        for key, version, kind, size, added, linked in rows:
-            if key not in inside:
-                yield key, LINKED if linked else STORED, added, (version, kind, size)
-
-
-def label_for(label: str | None, path: Path | str | None = None) -> Label | None:
-    """What something is called that is stored: as the user says, else by the name of the file or folder."""
-    if label:
-        return Label(label, given=True)
-    return None if path is None else Label(os.path.basename(os.path.abspath(path)))
-
-
-def keep_row(db: sqlite3.Connection, key: bytes, how: int, now: float, *, whole: int | None = 1) -> None:
-    """Note that a root is kept, in a transaction of the caller's."""
-    db.execute(
-        "INSERT INTO kept (key, how, added, used, whole) VALUES (?1, ?2, ?3, ?3, ?4) ON CONFLICT (key) DO UPDATE SET "
-        "how = how | excluded.how, used = max(used, excluded.used), whole = excluded.whole",
-        (key, how, now, whole),
-    )
-
-
-def forget_kept(db: sqlite3.Connection, key: bytes) -> bool:
-    """Take a root off the list, in a transaction of the caller's; whether it was on it."""
-    labels = db.execute("DELETE FROM labels WHERE key = ?", (key,)).rowcount
-    return db.execute("DELETE FROM kept WHERE key = ?", (key,)).rowcount + labels > 0
-
-
-def _label_row(db: sqlite3.Connection, key: bytes, label: Label, now: float) -> None:
-    db.execute(
-        "INSERT INTO labels (key, label, given, added) VALUES (?, ?, ?, ?) ON CONFLICT (key, label) DO UPDATE SET "
-        "given = max(given, excluded.given), added = excluded.added",
-        (key, label.text, int(label.given), now),
-    )
-    db.execute(
-        "DELETE FROM labels WHERE key = ?1 AND rowid NOT IN "
-        "(SELECT rowid FROM labels WHERE key = ?1 ORDER BY given DESC, added DESC LIMIT ?2)",
-        (key, LABELS_OF_ROOT),
-    )
-
 
 def _record(cid: CID, how: int, label: Label | None, now: float) -> LabelRecord:
     return LabelRecord(cid, how, None if label is None else label.text, label is not None and label.given, now)
-
-
-def _clean(label: Label | None) -> Label | None:
-    """A label that a database takes: names of files may have bytes that are no text."""
-    if label is None or not label.text:
-        return None
-    return replace(label, text=label.text.encode("utf-8", "surrogatepass").decode("utf-8", "replace"))
 
 
 def _inline(cid: CID) -> bool:

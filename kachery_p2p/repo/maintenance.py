@@ -11,7 +11,7 @@ from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.pb import decode_node
 from kachery_p2p.errors import KacheryError, MalformedDag, UnsupportedCID
 from kachery_p2p.repo.catalog import DIRECTORY
-from kachery_p2p.repo.checking import ROW_COLUMNS, Checker, Problem, Row
+from kachery_p2p.repo.checking import ROW_COLUMNS, Checker, Problem, Row, way_out
 from kachery_p2p.repo.fileio import Progress, Stamp
 from kachery_p2p.repo.limits import MARK_BATCH, ORPHAN_SECONDS, SQL_KEYS
 from kachery_p2p.repo.packing import forget_packed
@@ -205,9 +205,7 @@ class Maintenance:
                 continue
             path = self._reader.packs.path_of(place.pack)
             if self._placer.own_copy(cid) is None:
-                detail = (
-                    f"{path} does not have the bytes of {cid} any more. Load it again: kachery-cloud-load ipfs://{cid}"
-                )
+                detail = f"{path} does not have the bytes of {cid} any more. {way_out(cid)}"
                 problems.append(Problem(cid, path, "damaged" if path.exists() else "missing", detail))
             elif not self._catalog.read_only:
                 with self._catalog.write() as db:  # it was loaded again, and lies elsewhere now

@@ -172,7 +172,7 @@ def _copy_all(real: Path, target: Path, progress: Progress | None) -> list[Probl
             sync_folder(folder)
     problems: list[Problem] = []
     with Repo.open(part) as repo:
-        for problem in repo.verify_copies(progress=lambda now, _: tell(total + now)):
+        for problem in repo.maintenance.verify_copies(lambda now, _: tell(total + now)):
             relative = os.path.relpath(problem.path, part)
             if not relative.startswith("..") and os.path.exists(problem.path) and problem.what == "damaged":
                 with open(problem.path, "rb") as copy:

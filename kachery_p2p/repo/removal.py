@@ -23,14 +23,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, known_block
-from kachery_p2p.errors import MalformedDag, RepoBusy, UnsupportedCID
+from kachery_p2p.errors import InvalidCID, MalformedDag, RepoBusy, UnsupportedCID
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import DIRECTORY, OK
 from kachery_p2p.repo.checking import ROW_COLUMNS, Checker, Row
 from kachery_p2p.repo.compaction import compact
 from kachery_p2p.repo.fileio import BINARY, CLOEXEC
 from kachery_p2p.repo.filelocks import lock_fd
-from kachery_p2p.repo.inventory import Inventory, KeptRoot, forget_kept
+from kachery_p2p.repo.inventory import Inventory, KeptRoot
+from kachery_p2p.repo.kept_rows import forget_kept
 from kachery_p2p.repo.labels import LabelRecord
 from kachery_p2p.repo.leaves import MissingNode, walk_leaves
 from kachery_p2p.repo.limits import ROW_BATCH, SQL_KEYS
@@ -212,12 +213,19 @@ class Removal:
         ]
 
     def tidy(self) -> int:
-        """Give back what removed things have left: holes in packs, nodes that nothing reaches. Returns the bytes."""
+        """Give back what removed things have left: holes in packs, nodes that nothing reaches, and damaged copies.
+
+        Those stay of which nothing else is whole here.
+
+        Returns:
+            The bytes that are free now.
+        """
         with self._lock.removing():
             self._finish()
             self._changed()
             freed = compact(self._placer.packer, self._catalog, self._reader.packs)
             freed += self._maintenance.sweep()[1]
+            freed += self._drop_set_aside()
             self._inventory.records.tidy()
         return freed
 
@@ -317,6 +325,16 @@ class Removal:
                     freed += size
                     found.add(bytes(cid.to_v1()))
         return freed, found
+
+    def _drop_set_aside(self) -> int:
+        """Delete damaged copies of files that are whole here by now; the bytes."""
+        freed = 0
+        for name, paths in self._set_aside().items():
+            with suppress(InvalidCID, UnsupportedCID):
+                key = bytes(CID.parse(name).to_v1())
+                if self._inventory.here_among([key]):
+                    freed += sum(self._unlink(path) or 0 for path in paths)
+        return freed
 
     def _set_aside(self) -> dict[str, list[Path]]:
         """The damaged copies that were set aside, by the names of their CIDs."""

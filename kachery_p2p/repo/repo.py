@@ -12,7 +12,7 @@ from typing import ClassVar
 from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.filenode import FileNode
 from kachery_p2p.dag.profiles import Profile
-from kachery_p2p.errors import DiskFull, RemovedMeanwhile
+from kachery_p2p.errors import DiskFull
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import Catalog, checked_block
 from kachery_p2p.repo.checking import Checker, Problem
@@ -21,7 +21,8 @@ from kachery_p2p.repo.fileio import Progress
 from kachery_p2p.repo.filenodes import FileNodes
 from kachery_p2p.repo.folders import FolderStorer
 from kachery_p2p.repo.hosts import claim
-from kachery_p2p.repo.inventory import LINKED, LOADED, STORED, Inventory, Label, label_for
+from kachery_p2p.repo.inventory import Inventory
+from kachery_p2p.repo.kept_rows import LINKED, STORED, Label, label_for
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.limits import ORPHAN_SECONDS
 from kachery_p2p.repo.listing import ListedFile, Listing, RepoStats
@@ -48,6 +49,12 @@ class Repo:
     Make one with `Repo.open`; it is a context manager. All methods may be called from any thread, by many processes
     at once, and in a forked child. Blocks are named by their multihash, roots by CID; a CIDv0 and its CIDv1 form are
     one root. Every method raises RepoError when the catalog cannot be used, NoPermission, and DiskFull when it writes.
+
+    Attributes:
+        inventory: what the user keeps here: what was stored, linked or loaded by itself.
+        removal: takes it away again.
+        usage: what takes the room of the disk.
+        maintenance: looks after what is here.
     """
 
     _open: ClassVar[weakref.WeakSet[Repo]] = weakref.WeakSet()
@@ -66,13 +73,10 @@ class Repo:
         self._storer = Storer(self._placer)
         self._small = SmallFiles(self._placer)
         self._folders = FolderStorer(self._placer, self._storer)
-        self._maintenance = Maintenance(self._placer, self._checker)
+        self.maintenance = Maintenance(self._placer, self._checker)
         self._listing = Listing(catalog, self._reader)
-        #: What the user keeps here: what was stored, linked or loaded by itself.
         self.inventory = Inventory(self._placer)
-        #: Takes it away again.
-        self.removal = Removal(self._placer, self._checker, self._maintenance, self.inventory, self.file_nodes.clear)
-        #: What takes the room of the disk, by why it is here.
+        self.removal = Removal(self._placer, self._checker, self.maintenance, self.inventory, self.file_nodes.clear)
         self.usage = UsageReader(layout, catalog, self._reader.packs, self.inventory)
         Repo._open.add(self)
 
@@ -100,7 +104,7 @@ class Repo:
             repo._placer.lock.look()
             if repo._catalog.needs_taking_over:
                 if repo._catalog.needs_records:
-                    repo._maintenance.second_place.take_over()
+                    repo.maintenance.second_place.take_over()
                 repo.inventory.take_over()
                 repo._catalog.taken_over()
             try:
@@ -248,10 +252,7 @@ class Repo:
         """
         with self._placer.lock.adding():
             self._folders.keep_loaded(root)
-            lacking, _ = self.inventory.lacking(root)
-            if lacking:
-                raise RemovedMeanwhile(f"{lacking} files of {root} were removed while it was loaded. Load it again.")
-            self.inventory.keep(root, LOADED, durable=True)
+            self.inventory.keep_folder(root)
 
     def add_small_files(self, files: Sequence[tuple[CID, Buffer]]) -> None:
         """Keep loaded files that are one block each, many in one transaction; give the file's bytes, not the block's.
@@ -404,11 +405,7 @@ class Repo:
         Uses both cores. Changes and deletes nothing but the state in the catalog: wrong files are not served any more,
         right ones are again. `progress(done, total)` gets bytes.
         """
-        return self._maintenance.verify(cids, progress)
-
-    def verify_copies(self, *, progress: Progress | None = None) -> list[Problem]:
-        """The same for all that lies in the directory itself, without linked files."""
-        return self._maintenance.verify_copies(progress)
+        return self.maintenance.verify(cids, progress) + (self.inventory.check() if cids is None else [])
 
     def quarantine(self, cid: CID) -> Path | None:
         """Move our own copy of a root to `damaged/`, so that it can be loaded again.
@@ -419,7 +416,7 @@ class Repo:
             Its new path, or None when there was no copy.
         """
         self._check_writable()
-        return self._maintenance.quarantine(cid)
+        return self.maintenance.quarantine(cid)
 
     def remove(self, cid: CID) -> bool:
         """Forget a root, and delete our own copy of it.
@@ -436,8 +433,7 @@ class Repo:
     def let_go(self) -> None:
         """Close what other processes have deleted, so that its room on the disk is free."""
         self.file_nodes.clear()
-        self._reader.files.drop_removed()
-        self._reader.packs.drop_removed()
+        self._reader.let_go()
 
     def sweep(self, min_age: float = ORPHAN_SECONDS) -> tuple[int, int]:
         """Drop inner nodes that no root and no partial file reaches, and that are older than `min_age` seconds.
@@ -449,12 +445,12 @@ class Repo:
         """
         self._check_writable()
         self.file_nodes.clear()
-        return self._maintenance.sweep(min_age)
+        return self.maintenance.sweep(min_age)
 
     def adopt_unknown(self, *, progress: Progress | None = None) -> list[Problem]:
         """Hash and catalogue the files under `ipfs/` that the catalog does not know, as after a loss of power."""
         self._check_writable()
-        return self._maintenance.adopt_unknown(progress)
+        return self.maintenance.adopt_unknown(progress)
 
     @classmethod
     def rebuild(cls, directory: Path | str, *, progress: Progress | None = None) -> list[Problem]:
@@ -476,7 +472,7 @@ class Repo:
 
         def fill(layout: Layout, catalog: Catalog, old: Path) -> list[Problem]:
             with cls(layout, catalog) as repo:
-                problems = repo._maintenance.second_place.bring_back(old, progress)
+                problems = repo.maintenance.second_place.bring_back(old, progress)
                 repo.inventory.bring_back(old)
                 return problems
 

@@ -15,7 +15,7 @@ from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.errors import InvalidCID, KacheryError, MalformedDag, UnsupportedCID
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import DIRECTORY, SCHEMA_VERSION
-from kachery_p2p.repo.checking import Checker, Problem
+from kachery_p2p.repo.checking import Checker, Problem, way_out
 from kachery_p2p.repo.damaged import is_sound, open_damaged
 from kachery_p2p.repo.fileio import Progress, sync_fd, sync_folder
 from kachery_p2p.repo.labels import LabelRecord
@@ -247,14 +247,14 @@ class SecondPlace:
     def _bring_back_directory(self, cid: CID) -> Iterator[Problem]:
         block = self._reader.node(cid.multihash)
         if block is None:
-            detail = f"The directory {cid} is lost: its block is nowhere here. Load it again."
+            detail = f"The directory {cid} is lost: its block is nowhere here. {way_out(cid)}"
             yield Problem(cid, self._catalog.path, "missing", detail)
             return
         if not _is_folder(cid, block):
             return
         tree = read_tree(cid, self._reader.nodes)
         for folder, why in tree.broken:
-            detail = f"The directory {folder} in {cid} is not all here. {why} Load {cid} again."
+            detail = f"The directory {folder} in {cid} is not all here. {why} {way_out(cid)}"
             yield Problem(cid, self._catalog.path, "damaged", detail)
         size = tree.size(self._placer.root_sizes(list(tree.files)))
         with self._catalog.write() as db:

@@ -189,6 +189,11 @@ class BlockReader:
                     found[multihash] = block
         return found
 
+    def let_go(self) -> None:
+        """Close what was deleted meanwhile."""
+        self.files.drop_removed()
+        self.packs.drop_removed()
+
     def absolute(self, path: bytes, linked: int) -> bytes:
         """The path of a catalogued file."""
         return path if linked else self._prefix + path

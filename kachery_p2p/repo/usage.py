@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kachery_p2p.repo.catalog import OK, Catalog
-from kachery_p2p.repo.inventory import LINKED, LOADED, STORED, Inventory
+from kachery_p2p.repo.inventory import Inventory
+from kachery_p2p.repo.kept_rows import LINKED, LOADED, STORED
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.packs import PackReader
 
