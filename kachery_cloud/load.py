@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex
 
 from kachery_cloud.arguments import binary_stream, byte_range, check_flags, path_text
 from kachery_cloud.errors import DamagedFile, FileMissing, KacheryError
-from kachery_cloud.local import BlockNotLocal, repository, resolve_local
+from kachery_cloud.local import BlockNotLocal, local_kinds, repository, resolve_local
 from kachery_cloud.placing import check_tree_destination, copy_into_place, place_directory
 from kachery_cloud.request import Request
 from kachery_cloud.uri import ContentURI
@@ -262,10 +262,10 @@ def load_dir(
 def list_dir(
     uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None
 ) -> list[dict[str, Any]]:
-    """What is in a directory: a list of `{"name", "cid", "uri", "size"}`.
+    """What is in a directory: a list of `{"name", "cid", "uri", "size", "kind"}`.
 
     `size` is what the directory says of all blocks of the entry, a little more than the bytes of the file; None where
-    it says nothing.
+    it says nothing. `kind` is "file", "directory" or "link"; None where that cannot be told by what is here.
 
     Example:
         >>> [entry["name"] for entry in kcl.list_dir(uri)]
@@ -274,14 +274,16 @@ def list_dir(
     request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
     entries = request.entries()
     parent = request.uri
+    kinds = local_kinds(repository(request.config), [entry.cid for entry in entries])
     return [
         {
             "name": entry.name,
             "cid": str(entry.cid),
             "uri": ContentURI(parent.cid, (*parent.path, entry.name)).locator,
             "size": entry.tsize,
+            "kind": kind,
         }
-        for entry in entries
+        for entry, kind in zip(entries, kinds, strict=True)
     ]
 
 

@@ -11,6 +11,7 @@ import click
 
 from kachery_cloud.commands.support import Function, command, json_option, print_path, print_result, verbose_option
 from kachery_cloud.errors import FileExists, FileMissing, InvalidName, IsADirectory
+from kachery_p2p.json_shapes import to_json
 from kachery_p2p.text import printable
 
 #: What became of the work after Ctrl-C.
@@ -110,24 +111,27 @@ def cat(
 
 @command("ls", _INTERRUPTED)
 @click.argument("uri")
+@click.option("--tree", is_flag=True, help="Also what is in the folders in it.")
 @_loading
 @json_option
-def ls(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool) -> None:
-    """List a directory: size and name of each entry.
+def ls(uri: str, tree: bool, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool) -> None:
+    """List a folder: size and name of each entry. Folders end with / and have the size of all that is in them.
 
     \b
-    Example:
+    Examples:
         kachery-cloud ls ipfs://bafy.../notes
+        kachery-cloud ls --tree ipfs://bafy.../notes
     """  # noqa: D301
-    from kachery_cloud.load import list_dir
+    from kachery_cloud.inventory_tree import entries
 
-    entries = list_dir(uri, local_only=local_only, providers=peers, timeout=timeout)
+    found = list(entries(uri, tree=tree, local_only=local_only, providers=peers, timeout=timeout))
     if as_json:
-        click.echo(json.dumps({"uri": uri, "entries": entries}))
+        click.echo(json.dumps({"uri": uri, "entries": [to_json(entry) for entry in found]}))
         return
-    width = max((len(_size_text(entry["size"])) for entry in entries), default=0)
-    for entry in entries:
-        click.echo(f"{_size_text(entry['size']):>{width}}  {printable(entry['name'])}")
+    width = max((len(_size_text(entry.size)) for entry in found), default=0)
+    for entry in found:
+        end = {"directory": "/", "link": "@"}.get(entry.kind, "")
+        click.echo(f"{_size_text(entry.size):>{width}}  {'  ' * entry.depth}{printable(entry.name)}{end}")
 
 
 @command("info", _INTERRUPTED)
@@ -135,7 +139,7 @@ def ls(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None
 @_loading
 @json_option
 def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool) -> None:
-    """Say what a URI is: file or directory, how large, and whether it is here.
+    """Say what a URI is: file or directory, how large, whether it is here, and since when, why and where else.
 
     \b
     Example:
@@ -147,12 +151,22 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
     if as_json:
         click.echo(json.dumps(found))
         return
-    for key in ("uri", "cid", "kind", "size", "label", "local", "path"):
-        if found[key] is not None:
-            value = f"{found[key]:,} bytes" if key == "size" else found[key]
-            click.echo(
-                f"{key + ':':<7} {'yes' if value is True else 'no' if value is False else printable(str(value))}"
-            )
+    from kachery_cloud.inventory_tables import time_text
+
+    shown = {
+        **{key: found[key] for key in ("uri", "cid", "kind")},
+        "size": None if found["size"] is None else f"{found['size']:,} bytes",
+        **{key: found[key] for key in ("label", "local", "path")},
+        "kept": found.get("kept"),
+        "labels": ", ".join(found.get("labels", ())[1:]) or None,
+        "problem": found.get("problem") or None,
+        **{key: time_text(found[key]) for key in ("added", "used") if key in found},
+        "pinned": ", ".join(f"{each['service']} ({each['state']})" for each in found.get("pinned", ())) or None,
+    }
+    for key, value in shown.items():
+        if value is not None:
+            text = "yes" if value is True else "no" if value is False else printable(str(value))
+            click.echo(f"{key + ':':<8} {text}")
 
 
 def _size_text(size: int | None) -> str:

@@ -18,17 +18,20 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import KacheryError, RemovedMeanwhile
 from kachery_p2p.repo.catalog import CHANGED, DIRECTORY, OK
 from kachery_p2p.repo.checking import Problem, way_out
+from kachery_p2p.repo.fileio import Stamp
 from kachery_p2p.repo.kept_rows import LINKED, LOADED, STORED, Label, clean_label, keep_row, label_row
 from kachery_p2p.repo.labels import LabelRecord, LabelRecords
 from kachery_p2p.repo.limits import SQL_KEYS, USED_NOTES, USED_SECONDS
 from kachery_p2p.repo.placing import Placer
 from kachery_p2p.repo.relisting import bring_back, outer_roots, relist, take_over
 from kachery_p2p.repo.second_place import cid_of
+from kachery_p2p.repo.serving import unchanged
 from kachery_p2p.repo.tree import StoredTree, read_tree
 
 
@@ -75,6 +78,18 @@ class KeptRoot:
     def key(self) -> bytes:
         """As the catalog has it."""
         return bytes(self.cid.to_v1())
+
+
+class _Place(NamedTuple):
+    """Where the catalog says a file is, and the stamp that it had; in a pack where the path is None."""
+
+    path: bytes | None
+    linked: int
+    state: int
+    stamp: Stamp
+
+
+_PACKED = _Place(None, 0, OK, Stamp(0, 0, 0, 0))
 
 
 class Inventory:
@@ -283,25 +298,27 @@ class Inventory:
             problem="" if whole else "incomplete",
         )
 
-    def _file(self, root: KeptRoot, places: Sequence[tuple[bytes | None, int, int]]) -> KeptRoot:
-        """A file, with where it is. Looks whether it is there: people remove files by hand."""
+    def _file(self, root: KeptRoot, places: Sequence[_Place]) -> KeptRoot:
+        """A file, with where it is. Looks whether it is there as it was: people remove and change files by hand."""
         path: Path | None = None
         copied = linked = False
         problems: list[str] = []
-        for name, is_linked, state in sorted(places, key=lambda place: place[1]):
-            if name is None:
+        for place in sorted(places, key=lambda place: place.linked):
+            if place.path is None:
                 copied = True
                 continue
-            full = Path(os.fsdecode(self._reader.absolute(name, is_linked)))
-            if not os.path.exists(full):
+            full = Path(os.fsdecode(self._reader.absolute(place.path, place.linked)))
+            try:
+                status = os.stat(full)
+            except OSError:
                 problems.append("missing")
                 continue
-            if state == CHANGED:
+            if place.state == CHANGED or not unchanged(status, place.linked, *place.stamp):
                 problems.append("changed")
                 continue
             path = path or full
-            copied = copied or not is_linked
-            linked = linked or bool(is_linked)
+            copied = copied or not place.linked
+            linked = linked or bool(place.linked)
         whole = copied or linked or _inline(root.cid)
         return replace(
             root,
@@ -313,22 +330,22 @@ class Inventory:
             problem="" if whole else (problems or ["missing"])[0],
         )
 
-    def _places(self, where: str, more: Sequence[bytes]) -> dict[bytes, list[tuple[bytes | None, int, int]]]:
-        """Where the files are that are kept by themselves: path (None in a pack), whether linked, and state."""
-        found: dict[bytes, list[tuple[bytes | None, int, int]]] = {}
-        for key, path, linked, state in self._catalog.all(
-            "SELECT k.key, f.path, f.linked, f.state FROM kept k JOIN roots r ON r.key = k.key "
-            f"JOIN files f ON f.root = r.id {where}",
+    def _places(self, where: str, more: Sequence[bytes]) -> dict[bytes, list[_Place]]:
+        """Where the files are that are kept by themselves."""
+        found: dict[bytes, list[_Place]] = {}
+        for key, path, linked, state, *stamp in self._catalog.all(
+            "SELECT k.key, f.path, f.linked, f.state, f.size, f.mtime_ns, f.ctime_ns, f.inode "
+            f"FROM kept k JOIN roots r ON r.key = k.key JOIN files f ON f.root = r.id {where}",
             more,
         ):
-            found.setdefault(key, []).append((path, linked, state))
+            found.setdefault(key, []).append(_Place(path, linked, state, Stamp(*stamp)))
         packs = set(self._reader.packs.numbers())
         for key, pack in self._catalog.all(
             f"SELECT k.key, p.pack FROM kept k JOIN roots r ON r.key = k.key JOIN packed p ON p.root = r.id {where}",
             more,
         ):
             if pack in packs:
-                found.setdefault(key, []).append((None, 0, OK))
+                found.setdefault(key, []).append(_PACKED)
         return found
 
     def _labels(self, only: bytes | None = None) -> dict[bytes, list[Label]]:
@@ -399,11 +416,14 @@ class Inventory:
                 if root.directory:
                     found.append(replace(root, here=size, copied=True, whole=self.lacking(root.cid)[0] == 0))
                     continue
-                places = self._catalog.all(
-                    "SELECT f.path, f.linked, f.state FROM roots r JOIN files f ON f.root = r.id WHERE r.key = ? "
-                    f"UNION ALL SELECT NULL, 0, {OK} FROM roots r JOIN packed p ON p.root = r.id WHERE r.key = ?",
-                    (key, key),
+                rows = self._catalog.all(
+                    "SELECT f.path, f.linked, f.state, f.size, f.mtime_ns, f.ctime_ns, f.inode FROM files f "
+                    "JOIN roots r ON r.id = f.root WHERE r.key = ?",
+                    (key,),
                 )
+                places = [_Place(path, linked, state, Stamp(*stamp)) for path, linked, state, *stamp in rows]
+                if self._reader.packs.file(root.cid) is not None:
+                    places.append(_PACKED)
                 found.append(self._file(root, places))
         return found
 
