@@ -71,7 +71,7 @@ def move(directory: Path, target: Path, *, progress: Progress | None = None) -> 
             raise RepoError(f"{directory} is being moved to {going}. Finish that first: kachery-cloud move {going}")
     else:
         real = directory.resolve()
-        if going == target and real == target.resolve():
+        if directory.is_symlink() and real == target.resolve():
             _finish(directory, target, note)
             return []
         _check_target(directory, real, target)

@@ -23,9 +23,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, known_block
+from kachery_p2p.dag.pb import decode_node
 from kachery_p2p.errors import InvalidCID, MalformedDag, RepoBusy, UnsupportedCID
 from kachery_p2p.oserrors import explained
-from kachery_p2p.repo.catalog import DIRECTORY, OK
+from kachery_p2p.repo.catalog import OK
 from kachery_p2p.repo.checking import ROW_COLUMNS, Checker, Row
 from kachery_p2p.repo.compaction import compact
 from kachery_p2p.repo.fileio import BINARY, CLOEXEC
@@ -33,7 +34,6 @@ from kachery_p2p.repo.filelocks import lock_fd
 from kachery_p2p.repo.inventory import Inventory, KeptRoot
 from kachery_p2p.repo.kept_rows import forget_kept
 from kachery_p2p.repo.labels import LabelRecord
-from kachery_p2p.repo.leaves import MissingNode, walk_leaves
 from kachery_p2p.repo.limits import ROW_BATCH, SQL_KEYS
 from kachery_p2p.repo.maintenance import Maintenance
 from kachery_p2p.repo.placing import Placer, forget_file
@@ -362,22 +362,17 @@ class Removal:
         return 0 if status.st_nlink > 1 else min(status.st_size, getattr(status, "st_blocks", 1 << 40) * 512)
 
     def _nodes_of(self, cids: Sequence[CID]) -> list[bytes]:
-        """The nodes of some files and directories."""
-        nodes: list[bytes] = []
-        for cid in cids:
-            if cid.codec != DAG_PB or not self._catalog.has_node(cid.multihash):
-                continue
-            kind, size = self._catalog.one("SELECT kind, size FROM roots WHERE key = ?", (bytes(cid.to_v1()),)) or (
-                0,
-                0,
-            )
-            if kind == DIRECTORY:
-                nodes += self._inventory.members(cid).nodes
-            elif kind:
-                with suppress(MissingNode, MalformedDag, UnsupportedCID):
-                    for _ in walk_leaves(cid, size, self._reader.node, nodes):
-                        pass
-        return nodes
+        """The nodes of some files and directories, also of those whose rows are gone already."""
+        found: dict[bytes, None] = {}
+        waiting = [cid.multihash for cid in cids if cid.codec == DAG_PB]
+        while waiting:
+            multihash = waiting.pop()
+            block = None if multihash in found else self._catalog.get_node(multihash)
+            if block is not None:
+                found[multihash] = None
+                with suppress(MalformedDag, UnsupportedCID):
+                    waiting += [link.cid.multihash for link in decode_node(block).links if link.cid.codec == DAG_PB]
+        return list(found)
 
     def _drop_nodes(self, nodes: Sequence[bytes]) -> None:
         """Those that nothing reaches any more go at once: they would be served else."""

@@ -29,7 +29,7 @@ TOKEN = "the-token-of-this-test"
 #: The order in which the examples of the commands are tried: first what others of them need. A command that is not
 #: named comes between.
 FIRST = ("pins service add", "store", "link", "load", "pins add", "pins wait", "pins")
-LAST = ("pins remove", "repair", "node", "keygen-swarm")
+LAST = ("pins remove", "repair", "rm", "move", "node", "keygen-swarm")
 
 
 @pytest.fixture(scope="module")
