@@ -21,6 +21,8 @@ from kachery_p2p import __version__
 
 TYPE_CHECKING = False  # That of `typing`, which would double what this import takes.
 if TYPE_CHECKING:
+    import builtins
+
     from kachery_cloud.inventory import Item, Items, UsageRow, UsageTable, du
     from kachery_cloud.inventory import list as list
     from kachery_cloud.inventory_move import move
@@ -123,5 +125,5 @@ if not TYPE_CHECKING:  # They would take any name for one that is here.
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__() -> list[str]:
+def __dir__() -> builtins.list[str]:
     return sorted({*globals(), *__all__, *_NOT_FOR_STAR})

@@ -6,13 +6,11 @@ import html
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from importlib import import_module
+from typing import Any, ClassVar, Generic, TypeVar
 
 from kachery_cloud.errors import KacheryError
 from kachery_p2p.text import printable
-
-if TYPE_CHECKING:
-    import pandas
 
 T = TypeVar("T")
 
@@ -41,14 +39,14 @@ class Table(list[T]):
         """The rows as lines of text, under the names of the columns that have anything to say."""
         return text_table(self, self.columns)
 
-    def to_dataframe(self) -> pandas.DataFrame:
+    def to_dataframe(self) -> Any:
         """The rows as a pandas DataFrame, a column for each field; times in UTC.
 
         Raises:
             KacheryError: pandas is not installed.
         """
         try:
-            import pandas
+            pandas: Any = import_module("pandas")
         except ImportError:
             raise KacheryError(
                 "pandas is not installed in this Python, so there are no DataFrames. Install it with: pip install "

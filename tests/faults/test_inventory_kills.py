@@ -18,7 +18,10 @@ from kachery_p2p.repo.moving import move
 from tests.helpers.dying import dies
 from tests.helpers.profiles import custom_profile
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes as POSIX does")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name != "posix", reason="kills processes as POSIX does"),
+]
 
 TINY = custom_profile(chunk_size=1000, width=3)
 DATA = random.Random(1).randbytes(9_500)
