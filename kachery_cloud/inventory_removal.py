@@ -8,6 +8,7 @@ all the same.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kachery_cloud.arguments import check_flags
-from kachery_cloud.errors import ContentNotFound, InvalidArgument, KacheryError, LastCopy, NoPermission, RepoBusy
+from kachery_cloud.errors import (
+    ContentNotFound,
+    DiskFull,
+    InvalidArgument,
+    KacheryError,
+    LastCopy,
+    NoPermission,
+    RepoBusy,
+)
 from kachery_cloud.inventory import PinnedAt, item_of, pins_by_cid
 from kachery_cloud.inventory_tables import Column, Table, html_of, size_text
 from kachery_cloud.local import BlockNotLocal, repository, resolve_local
@@ -193,7 +202,8 @@ def gc(
     repo = writable(config)
     before = _bytes(repo)
     if not dry_run:
-        repo.removal.tidy()
+        with contextlib.suppress(DiskFull):  # afterwards there is room for it
+            repo.removal.tidy()
     over = 0 if most is None else _bytes(repo) - most
     removed, left = RemovedItems(), list[KeptBack]()
     roots = _in_order(repo, config, stored) if over > 0 else iter(())

@@ -298,7 +298,7 @@ class Node:
 
     async def notify_removed(self, cids: Sequence[CID]) -> None:
         """Another process has removed these, or has left them: announce them no more, and let go of open files."""
-        await trio.to_thread.run_sync(self.repo.let_go)
+        await trio.to_thread.run_sync(self.repo.removal.let_go)
         self._downloads.arriving.show([cid.multihash for cid in cids])
         self.finding.refresh()
 

@@ -247,18 +247,30 @@ class Inventory:
 
     def lacking(self, cid: CID) -> tuple[int, int]:
         """How many files of a directory are not here, or folders of it cannot be read; and how many files it has."""
+        broken, missing, count = self._lacking(cid)
+        return broken + len(missing), count
+
+    def _lacking(self, cid: CID) -> tuple[int, set[bytes], int]:
+        """The same: folders, the keys of files, and how many there are."""
         tree = self.members(cid)
         keys = [bytes(member.to_v1()) for member in tree.files if not _inline(member)]
-        return len(tree.broken) + len(keys) - len(self.here_among(keys)), len(tree.files)
+        return len(tree.broken), set(keys) - self.here_among(keys), len(tree.files)
 
-    def check(self) -> list[Problem]:
-        """The folders that are kept and of which something is not here. What had a label is listed again."""
+    def check(self, named: Sequence[Problem]) -> list[Problem]:
+        """The folders that are kept and of which something is not here. What had a label is listed again.
+
+        Args:
+            named: problems that are known; a folder that lacks only these files is not named once more.
+        """
         self.relist()
+        known = {bytes(problem.cid.to_v1()) for problem in named}
         problems: list[Problem] = []
         for _, cid in self.folders():
-            lacking, count = self.lacking(cid)
-            if lacking:
-                detail = f"{lacking} of the {count} files in the folder {cid} are not here. {way_out(cid)}"
+            broken, missing, count = self._lacking(cid)
+            if (broken or missing - known) and bytes(cid.to_v1()) not in known:
+                detail = (
+                    f"{broken + len(missing)} of the {count} files in the folder {cid} are not here. {way_out(cid)}"
+                )
                 problems.append(Problem(cid, self._catalog.path, "missing", detail))
         return problems
 

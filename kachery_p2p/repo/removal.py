@@ -24,7 +24,7 @@ from pathlib import Path
 
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW, known_block
 from kachery_p2p.dag.pb import decode_node
-from kachery_p2p.errors import InvalidCID, MalformedDag, RepoBusy, UnsupportedCID
+from kachery_p2p.errors import DiskFull, InvalidCID, MalformedDag, RepoBusy, UnsupportedCID
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import OK
 from kachery_p2p.repo.checking import ROW_COLUMNS, Checker, Row
@@ -229,6 +229,10 @@ class Removal:
             self._inventory.records.tidy()
         return freed
 
+    def let_go(self) -> None:
+        """Close what other processes have deleted, so that its room on the disk is free."""
+        self._reader.let_go()
+
     def finish(self) -> None:
         """End what a process that was killed had begun to remove."""
         if self._catalog.read_only or self._catalog.one("SELECT 1 FROM going LIMIT 1") is None:
@@ -258,8 +262,17 @@ class Removal:
         going = [*gone, root.cid] if root.directory else gone
         nodes = self._nodes_of(going)
         packed = sum(place.length for place in self._reader.packs.files(going).values())
-        self._begin([root.cid], going)
+        try:
+            self._begin([root.cid], going)
+        except DiskFull:
+            # Not even the catalog can grow. What is removed makes room for it; if that is all that happens, the list
+            # says that it is missing.
+            emptied = sum(self._unlink(path) or 0 for cid in going for path in self._own(cid))
+            self._begin([root.cid], going)
+        else:
+            emptied = 0
         freed, found = self._destroy(going)
+        freed += emptied
         self._drop_nodes(nodes)
         self._end(going)
         return Removed(root.cid, freed, len(found - {root.key} if root.directory else found), packed, shared)
@@ -285,7 +298,8 @@ class Removal:
             for cid in roots:
                 known = forget_kept(db, bytes(cid.to_v1())) or known
         if known:
-            self._inventory.records.append([LabelRecord(cid, 0) for cid in roots])
+            with suppress(DiskFull):  # it speaks of what is not here any more
+                self._inventory.records.append([LabelRecord(cid, 0) for cid in roots])
         return known
 
     def _end(self, going: Sequence[CID]) -> None:
@@ -312,7 +326,7 @@ class Removal:
         aside = self._set_aside() if cids else {}
         freed = 0
         for cid in cids:
-            own = {Path(os.fsdecode(self._reader.absolute(row.path, 0))) for row in rows[cid] if not row.linked}
+            own = self._own(cid, rows[cid])
             for row in rows[cid]:
                 self._reader.files.drop(row.file)
             with suppress(UnsupportedCID):
@@ -325,6 +339,11 @@ class Removal:
                     freed += size
                     found.add(bytes(cid.to_v1()))
         return freed, found
+
+    def _own(self, cid: CID, rows: Sequence[Row] | None = None) -> set[Path]:
+        """Where our copies of a file are."""
+        rows = self._checker.rows(cid) if rows is None else rows
+        return {Path(os.fsdecode(self._reader.absolute(row.path, 0))) for row in rows if not row.linked}
 
     def _drop_set_aside(self) -> int:
         """Delete damaged copies of files that are whole here by now; the bytes."""

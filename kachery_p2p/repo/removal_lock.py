@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from kachery_p2p import private
-from kachery_p2p.errors import RepoBusy, RepoError
+from kachery_p2p.errors import DiskFull, RepoBusy, RepoError
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.fileio import CLOEXEC
 from kachery_p2p.repo.limits import ADDING_SECONDS, LOCK_POLL_SECONDS, REMOVING_SECONDS
@@ -109,8 +109,9 @@ class RemovalLock:
     def look(self) -> None:
         """Remember which directory this is, so that it is noticed when it is moved to another disk."""
         if not self._unused:
-            with explained("locking", self.path):
+            with suppress(DiskFull), explained("locking", self.path):  # who adds or removes tries again
                 os.close(self._open())
+                private.fit(self.path)
 
     def _busy(self, adding: bool) -> RepoBusy:
         if adding:

@@ -76,7 +76,7 @@ class Repo:
         self.maintenance = Maintenance(self._placer, self._checker)
         self._listing = Listing(catalog, self._reader)
         self.inventory = Inventory(self._placer)
-        self.removal = Removal(self._placer, self._checker, self.maintenance, self.inventory, self.file_nodes.clear)
+        self.removal = Removal(self._placer, self._checker, self.maintenance, self.inventory, self._forget_nodes)
         self.usage = UsageReader(layout, catalog, self._reader.packs, self.inventory)
         Repo._open.add(self)
 
@@ -405,7 +405,8 @@ class Repo:
         Uses both cores. Changes and deletes nothing but the state in the catalog: wrong files are not served any more,
         right ones are again. `progress(done, total)` gets bytes.
         """
-        return self.maintenance.verify(cids, progress) + (self.inventory.check() if cids is None else [])
+        problems = self.maintenance.verify(cids, progress)
+        return problems if cids is not None else [*problems, *self.inventory.check(problems)]
 
     def quarantine(self, cid: CID) -> Path | None:
         """Move our own copy of a root to `damaged/`, so that it can be loaded again.
@@ -430,11 +431,6 @@ class Repo:
         self._check_writable()
         return self.removal.forget(cid)
 
-    def let_go(self) -> None:
-        """Close what other processes have deleted, so that its room on the disk is free."""
-        self.file_nodes.clear()
-        self._reader.let_go()
-
     def sweep(self, min_age: float = ORPHAN_SECONDS) -> tuple[int, int]:
         """Drop inner nodes that no root and no partial file reaches, and that are older than `min_age` seconds.
 
@@ -444,7 +440,7 @@ class Repo:
             How many were dropped, and their bytes.
         """
         self._check_writable()
-        self.file_nodes.clear()
+        self._forget_nodes()
         return self.maintenance.sweep(min_age)
 
     def adopt_unknown(self, *, progress: Progress | None = None) -> list[Problem]:
@@ -477,6 +473,9 @@ class Repo:
                 return problems
 
         return remake_catalog(Path(directory), fill)
+
+    def _forget_nodes(self) -> None:
+        self.file_nodes.clear()
 
     def _check_writable(self) -> None:
         if self.read_only:
