@@ -165,7 +165,7 @@ def remove(
         raise _not_listed(repo, uri, cid)
     try:
         why = "forced" if force else _other_copy(config, repo, root, peers, seconds)
-        return _take_away(config, repo, root, why)
+        return _take_away(repo, root, why)
     finally:
         _tell(config, [cid])
 
@@ -265,7 +265,7 @@ def _collect(
                         raise error
                     if not force and time.monotonic() > seen + FRESH_SECONDS:
                         why = _other_copy(config, repo, root, (), seconds)
-                    done = _take_away(config, repo, root, why)
+                    done = _take_away(repo, root, why, more=True)
                 except (LastCopy, RepoBusy) as problem:
                     left.append(KeptBack(format_uri(str(root.cid)), _label(root), root.here, str(problem)))
                 else:
@@ -329,8 +329,8 @@ def _other_copy(config: Config, repo: Repo, root: KeptRoot, peers: Sequence[str]
     )
 
 
-def _take_away(config: Config, repo: Repo, root: KeptRoot, why: str) -> RemovedItem:
-    done = repo.removal.remove(root)
+def _take_away(repo: Repo, root: KeptRoot, why: str, *, more: bool = False) -> RemovedItem:
+    done = repo.removal.remove(root, more=more)
     return _gone(root, done.freed + done.packed, done.shared, why)
 
 

@@ -236,12 +236,19 @@ def _add_later_tables(db: sqlite3.Connection) -> None:
     It says by its version that they are still to be filled. `taken_over` writes the new one, and programs of the older
     version refuse it from then on.
     """
-    if db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
+
+    def lacking() -> list[str]:
+        there = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        return [name for name in _LATER_TABLES if name not in there]
+
+    if not lacking():
         return
     db.execute("BEGIN IMMEDIATE")
     try:
-        for name, columns in _LATER_TABLES.items():
-            db.execute(f"CREATE TABLE IF NOT EXISTS {name} {columns}")
+        for name in lacking():
+            db.execute(f"CREATE TABLE {name} {_LATER_TABLES[name]}")
+        if db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:  # of a program between two releases
+            db.execute(f"PRAGMA user_version={_WITHOUT_LATER[-1]}")
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:

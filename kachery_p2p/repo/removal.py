@@ -90,9 +90,15 @@ class Removal:
         #: Called before blocks go, so that none is kept in memory.
         self._changed = changed
         self._owners = _Owners()
+        #: Nodes of what was removed, by multihash.
+        self._loose: set[bytes] = set()
 
-    def remove(self, root: KeptRoot) -> Removed:
+    def remove(self, root: KeptRoot, *, more: bool = False) -> Removed:
         """Remove a root that is as it was when `root` was read.
+
+        Args:
+            root: of which.
+            more: others follow, and then `tidy`, which looks once for all of them which inner nodes nothing needs.
 
         Raises:
             RepoBusy: it is being loaded, something is being stored, or it was stored or loaded again meanwhile.
@@ -109,6 +115,8 @@ class Removal:
                 raise RepoBusy(f"ipfs://{root.cid} was stored or loaded again just now, so it is not removed.")
             with self._partial_lock(root.cid) as partial:
                 removed = self._remove(now)
+                if not more:
+                    self._drop_nodes()
                 freed = None if partial is None else self._unlink(partial)
                 return removed if freed is None else replace(removed, freed=removed.freed + freed)
 
@@ -223,6 +231,7 @@ class Removal:
         with self._lock.removing():
             self._finish()
             self._changed()
+            self._drop_nodes()
             freed = compact(self._placer.packer, self._catalog, self._reader.packs)
             freed += self._maintenance.sweep()[1]
             freed += self._drop_set_aside()
@@ -252,14 +261,15 @@ class Removal:
         inside = self._counts()
         kept = {key for (key,) in self._catalog.all("SELECT key FROM kept")}
         gone = [cid for cid in going if (key := bytes(cid.to_v1())) not in kept and key not in inside]
-        nodes = self._nodes_of(gone)
+        self._loose.update(self._nodes_of(gone))
         self._destroy(gone)
-        self._drop_nodes(nodes)
+        self._drop_nodes()
         self._end(going)
 
     def _remove(self, root: KeptRoot) -> Removed:
         gone, shared = self._goes(root)
         going = [*gone, root.cid] if root.directory else gone
+        keys = [bytes(cid.to_v1()) for cid in self._inventory.members(root.cid).files] if root.directory else []
         nodes = self._nodes_of(going)
         packed = sum(place.length for place in self._reader.packs.files(going).values())
         try:
@@ -273,8 +283,11 @@ class Removal:
             emptied = 0
         freed, found = self._destroy(going)
         freed += emptied
-        self._drop_nodes(nodes)
+        self._loose.update(nodes)
         self._end(going)
+        self._owners.mark = self._mark()
+        if root.directory:
+            self._owners.counts -= Counter(keys)  # without those that are in no folder any more
         return Removed(root.cid, freed, len(found - {root.key} if root.directory else found), packed, shared)
 
     def _goes(self, root: KeptRoot) -> tuple[list[CID], int]:
@@ -393,20 +406,25 @@ class Removal:
                     waiting += [link.cid.multihash for link in decode_node(block).links if link.cid.codec == DAG_PB]
         return list(found)
 
-    def _drop_nodes(self, nodes: Sequence[bytes]) -> None:
-        """Those that nothing reaches any more go at once: they would be served else."""
-        if nodes:
-            self._maintenance.sweep(-1.0, among=set(nodes))
+    def _drop_nodes(self) -> None:
+        """Nodes of what was removed that nothing reaches any more go at once: they would be served else."""
+        if self._loose:
+            self._maintenance.sweep(-1.0, among=self._loose)
+            self._loose = set()
 
     def _counts(self) -> Counter[bytes]:
         """How many of the kept folders have each file."""
-        mark = tuple(self._catalog.one("SELECT count(*), max(rowid), max(added), sum(how) FROM kept"))
+        mark = self._mark()
         if mark != self._owners.mark:
             counts: Counter[bytes] = Counter()
             for _, folder in self._inventory.folders():
                 counts.update(bytes(cid.to_v1()) for cid in self._inventory.members(folder).files)
             self._owners = _Owners(mark, counts)
         return self._owners.counts
+
+    def _mark(self) -> object:
+        """Another one when the list of what is kept is another one."""
+        return tuple(self._catalog.one("SELECT count(*), max(rowid), max(added), sum(how) FROM kept"))
 
     def _partial_lock(self, cid: CID) -> _PartialLock:
         with suppress(UnsupportedCID):
