@@ -7,7 +7,6 @@ import json
 import click
 
 from kachery_cloud.commands.support import command, json_option
-from kachery_p2p.json_shapes import to_json
 
 _SORTS = ("added", "used", "size", "label", "kind")
 
@@ -60,6 +59,7 @@ def du(as_json: bool) -> None:
     """  # noqa: D301
     from kachery_cloud.inventory import du as usage
     from kachery_cloud.inventory_tables import size_text
+    from kachery_p2p.json_shapes import to_json
 
     rows = usage()
     if as_json:

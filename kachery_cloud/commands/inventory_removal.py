@@ -8,7 +8,6 @@ import click
 
 from kachery_cloud.commands.support import command, json_option
 from kachery_cloud.errors import KacheryError
-from kachery_p2p.json_shapes import to_json
 from kachery_p2p.text import printable
 
 _INTERRUPTED = "Interrupted. What was named before is removed; the rest is as it was."
@@ -36,8 +35,10 @@ def rm(uris: tuple[str, ...], force: bool, peers: tuple[str, ...], timeout: floa
     """  # noqa: D301
     from kachery_cloud.inventory_removal import remove
     from kachery_cloud.inventory_tables import size_text
+    from kachery_p2p.json_shapes import to_json
 
     removed: list[object] = []
+    failures: list[dict[str, str]] = []
     failed: KacheryError | None = None
     for uri in uris:
         try:
@@ -46,7 +47,9 @@ def rm(uris: tuple[str, ...], force: bool, peers: tuple[str, ...], timeout: floa
             if len(uris) == 1:
                 raise
             failed = failed or error
-            click.echo(f"Error: {error}", err=True)
+            if not as_json:
+                click.echo(f"Error: {error}", err=True)
+            failures.append({"uri": uri, "type": type(error).__name__, "message": str(error)})
             continue
         removed.append(to_json(done))
         if not as_json:
@@ -55,7 +58,8 @@ def rm(uris: tuple[str, ...], force: bool, peers: tuple[str, ...], timeout: floa
                 f"Removed {printable(done.label or done.uri)}: {size_text(done.freed)} free{stays} ({done.why})."
             )
     if as_json:
-        click.echo(json.dumps({"ok": failed is None, "removed": removed}))
+        error = {} if failed is None else {"error": failures[0], "failed": failures}
+        click.echo(json.dumps({**error, "ok": failed is None, "removed": removed}))
     if failed is not None:
         raise click.exceptions.Exit(failed.exit_code)
 
@@ -81,6 +85,7 @@ def gc(keep: str | None, dry_run: bool, stored: bool, force: bool, timeout: floa
     """  # noqa: D301
     from kachery_cloud.inventory_removal import gc as collect
     from kachery_cloud.inventory_tables import size_text
+    from kachery_p2p.json_shapes import to_json
 
     done = collect(keep, dry_run=dry_run, stored=stored, force=force, timeout=timeout)
     if as_json:

@@ -11,7 +11,6 @@ import click
 
 from kachery_cloud.commands.support import Function, command, json_option, print_path, print_result, verbose_option
 from kachery_cloud.errors import FileExists, FileMissing, InvalidName, IsADirectory
-from kachery_p2p.json_shapes import to_json
 from kachery_p2p.text import printable
 
 #: What became of the work after Ctrl-C.
@@ -123,6 +122,7 @@ def ls(uri: str, tree: bool, peers: tuple[str, ...], local_only: bool, timeout: 
         kachery-cloud ls --tree ipfs://bafy.../notes
     """  # noqa: D301
     from kachery_cloud.inventory_tree import entries
+    from kachery_p2p.json_shapes import to_json
 
     found = list(entries(uri, tree=tree, local_only=local_only, providers=peers, timeout=timeout))
     if as_json:
