@@ -98,12 +98,12 @@ def test_a_name_that_is_no_text(repo: Repo, tmp_path: Path) -> None:
 
 def test_storing_again_writes_nothing(repo: Repo, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often the same is stored under the same name, the list is written once; its use, once an hour."""
-    repo.store_file(folder / "a", profile=TINY)
+    cid = repo.store_file(folder / "a", profile=TINY).cid
     records = repo.inventory.records.path.stat().st_size
     with closing(sqlite3.connect(repo.directory / "catalog.sqlite")) as db:
         before = db.execute("PRAGMA data_version").fetchone()
         for _ in range(5):
-            cid = repo.store_file(folder / "a", profile=TINY).cid
+            assert repo.store_file(folder / "a", profile=TINY).cid == cid
             repo.inventory.use(cid)
         assert db.execute("PRAGMA data_version").fetchone() == before
         used = kept(repo, cid).used
@@ -217,7 +217,7 @@ def test_labels_are_tidied(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [record.label for record in repo.inventory.records.read()[0]] == ["label 0"]
 
 
-@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("version", [2, 3, 4])
 def test_an_older_catalog(repo: Repo, folder: Path, version: int) -> None:
     """What is in no folder was stored or linked by itself; opening it again changes nothing."""
     repo.store_directory(folder, profile=TINY)
