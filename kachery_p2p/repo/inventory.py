@@ -413,7 +413,8 @@ class Inventory:
 
     def relist(self) -> None:
         """See `relisting.relist`."""
-        relist(self._catalog, self.records.read()[0])
+        if not self._catalog.read_only:
+            relist(self._catalog, self.records.read()[0])
 
     def bring_back(self, old: Path) -> None:
         """See `relisting.bring_back`."""

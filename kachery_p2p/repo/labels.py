@@ -59,7 +59,7 @@ class LabelRecords:
             try:
                 fd = os.open(self.path, flags)
             except FileNotFoundError:
-                private.make_empty(self.path, readable=True)
+                private.make_empty(self.path)
                 fd = os.open(self.path, flags)
             try:
                 # What was cut off in the middle of a line must not take this one with it.

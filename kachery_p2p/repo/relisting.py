@@ -56,7 +56,7 @@ def relist(catalog: Catalog, records: Iterable[LabelRecord]) -> None:
     """List what was found again after a loss of power and had a label, as that was written down."""
     kept = {key for (key,) in catalog.all("SELECT key FROM kept UNION SELECT key FROM going")}
     lost = [record for record in records if bytes(record.cid.to_v1()) not in kept]
-    if lost and not catalog.read_only:
+    if lost:
         restore(catalog, lost)
 
 
