@@ -30,8 +30,8 @@ def rm(uris: tuple[str, ...], force: bool, peers: tuple[str, ...], timeout: floa
 
     \b
     Examples:
-        kachery-cloud list
-        kachery-cloud rm --force ipfs://bafy...
+        kachery-cloud list --find session
+        kachery-cloud rm --force $(kachery-cloud store session.nwb)
     """  # noqa: D301
     from kachery_cloud.inventory_removal import remove
     from kachery_cloud.inventory_tables import size_text
