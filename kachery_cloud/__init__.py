@@ -21,9 +21,15 @@ from kachery_p2p import __version__
 
 TYPE_CHECKING = False  # That of `typing`, which would double what this import takes.
 if TYPE_CHECKING:
+    import builtins
+
     from kachery_cloud import aio
     from kachery_cloud.cars import export_car, import_car
     from kachery_cloud.comparing import diff
+    from kachery_cloud.inventory import Item, Items, UsageRow, UsageTable, du
+    from kachery_cloud.inventory import list as list
+    from kachery_cloud.inventory_move import move
+    from kachery_cloud.inventory_removal import Collected, RemovedItem, gc, remove
     from kachery_cloud.load import (
         cat_file,
         list_dir,
@@ -58,18 +64,26 @@ if TYPE_CHECKING:
     from kachery_cloud.uri import ContentURI, format_uri, join, parse_uri
 
 __all__ = [
+    "Collected",
     "Config",
     "ContentURI",
+    "Item",
+    "Items",
     "KacheryFile",
     "NpyFile",
     "Progress",
+    "RemovedItem",
+    "UsageRow",
+    "UsageTable",
     "__version__",
     "aio",
     "announce",
     "cat_file",
     "diff",
+    "du",
     "export_car",
     "format_uri",
+    "gc",
     "get",
     "get_node_info",
     "import_car",
@@ -86,6 +100,7 @@ __all__ = [
     "load_npy",
     "load_pkl",
     "load_text",
+    "move",
     "open_npy",
     "parse_uri",
     "pin",
@@ -93,6 +108,7 @@ __all__ = [
     "progress_to",
     "publish",
     "published",
+    "remove",
     "repair",
     "resolve",
     "share",
@@ -124,16 +140,19 @@ _HOMES = (
     "sharing",
     "publishing",
     "upkeep",
+    "inventory",
+    "inventory_removal",
+    "inventory_move",
     "opening.file",
     "opening.npy",
 )
-#: Not in `__all__`: who writes `from kachery_cloud import *` keeps the `open` of Python.
-_NOT_STARRED = ("open",)
+#: Names that are there, and that `from kachery_cloud import *` does not bring: they are those of Python's own.
+_NOT_FOR_STAR = ("list", "open")
 
 if not TYPE_CHECKING:  # They would take any name for one that is here.
 
     def __getattr__(name: str) -> object:
-        if name in __all__ or name in _NOT_STARRED:
+        if name in __all__ or name in _NOT_FOR_STAR:
             from importlib import import_module
 
             if name == "aio":
@@ -157,5 +176,5 @@ if not TYPE_CHECKING:  # They would take any name for one that is here.
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__() -> list[str]:
-    return sorted({*__all__, *_NOT_STARRED})
+def __dir__() -> builtins.list[str]:
+    return sorted({*__all__, *_NOT_FOR_STAR})

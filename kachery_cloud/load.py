@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, SupportsIndex
 
 from kachery_cloud.arguments import binary_stream, byte_range, check_flags, path_text
 from kachery_cloud.errors import DamagedFile, FileMissing, InvalidArgument, KacheryError
-from kachery_cloud.local import BlockNotLocal, repository, resolve_local
+from kachery_cloud.local import BlockNotLocal, local_kinds, repository, resolve_local
 from kachery_cloud.placing import check_tree_destination, copy_into_place, place_directory
 from kachery_cloud.request import Request
 from kachery_cloud.syncing import Changes, sync_directory
@@ -337,10 +337,10 @@ def load_dir(
 def list_dir(
     uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None
 ) -> list[dict[str, Any]]:
-    """What is in a directory: a list of `{"name", "cid", "uri", "size"}`.
+    """What is in a directory: a list of `{"name", "cid", "uri", "size", "kind"}`.
 
     `size` is what the directory says of all blocks of the entry, a little more than the bytes of the file; None where
-    it says nothing.
+    it says nothing. `kind` is "file", "directory" or "link"; None where that cannot be told by what is here.
 
     Example:
         >>> [entry["name"] for entry in kcl.list_dir(uri)]
@@ -349,14 +349,16 @@ def list_dir(
     request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
     entries = request.entries()
     parent = request.uri
+    kinds = local_kinds(repository(request.config), [entry.cid for entry in entries])
     return [
         {
             "name": entry.name,
             "cid": str(entry.cid),
             "uri": ContentURI(parent.cid, (*parent.path, entry.name)).locator,
             "size": entry.tsize,
+            "kind": kind,
         }
-        for entry in entries
+        for entry, kind in zip(entries, kinds, strict=True)
     ]
 
 
@@ -368,14 +370,20 @@ def load_file_info(
     Returns:
         "uri", "cid" (of what the path leads to), "kind" ("file" or "directory"), "size" in bytes (None for a
         directory), "label", "local" (whether all of it is here), "path" (where; None if it is not) and "sources": where
-        that was learnt now, as bytes by peer ID or ``gateway:<host>``; nowhere if it was known here.
+        that was learnt now, as bytes by peer ID or ``gateway:<host>``; nowhere if it was known here. Of what `list`
+        shows, also "kept" ("stored", "linked", "loaded" or "partial"), "labels", "here", "complete", "problem",
+        "added", "used" and "pinned", as there.
 
     Example:
         >>> kcl.load_file_info(uri)["size"]
         200000128
     """
+    from kachery_cloud.inventory import about
+    from kachery_p2p.dag.cid import CID
+
     request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
-    return request.info()
+    found = request.info()
+    return {**found, **about(request.config, CID.parse(found["cid"]))}
 
 
 # --- parts -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -216,6 +216,32 @@ def list_local(repo: Repo, cid: CID) -> list[HamtEntry]:
     if cid.codec == RAW:
         raise NotADirectory(f"{cid} is a file, not a directory.")
     return drive(list_directory(cid), lambda cids: local_blocks(repo, cids))
+
+
+def local_kinds(repo: Repo, cids: Sequence[CID]) -> list[str | None]:
+    """Whether each is a file, a directory or a link, as far as that can be told without a network; else None."""
+    from kachery_p2p.dag.cid import DAG_PB
+    from kachery_p2p.dag.nodes import node_kind
+    from kachery_p2p.dag.unixfs import DataType
+    from kachery_p2p.errors import KacheryError
+
+    blocks = repo.get_nodes([cid.multihash for cid in cids if cid.codec == DAG_PB])
+    found: list[str | None] = []
+    for cid in cids:
+        block = blocks.get(cid.multihash)
+        if cid.codec != DAG_PB:
+            found.append("file")
+        elif block is None:  # a leaf of a file that is here, or nothing
+            found.append("file" if repo.has_block(cid.multihash) is not None else None)
+        else:
+            try:
+                kind = node_kind(block, cid)
+            except KacheryError:
+                found.append(None)
+                continue
+            folder = kind in (DataType.DIRECTORY, DataType.HAMT_SHARD)
+            found.append("directory" if folder else "link" if kind is DataType.SYMLINK else "file")
+    return found
 
 
 def _inline_file(repo: Repo, cid: CID) -> Path | None:

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kachery_cloud.arguments import check_flags, range_in
-from kachery_cloud.errors import ContentNotFound, DamagedFile, InvalidName, IsADirectory, NoPermission
+from kachery_cloud.errors import (
+    ContentNotFound,
+    DamagedFile,
+    DiskFull,
+    InvalidName,
+    IsADirectory,
+    NoPermission,
+    RepoError,
+)
 from kachery_cloud.local import (
     BlockNotLocal,
     LocalContent,
@@ -34,6 +42,7 @@ if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.dag.directory import HamtEntry
     from kachery_p2p.node.messages import LoadKind, LoadRequest, LoadResult
+    from kachery_p2p.repo.repo import Repo
 
 #: Bytes that a stream asks for at a time: little at first, so that output begins at once, then enough to keep several
 #: peers busy. What is fetched lies on disk, so the memory used is that of one piece.
@@ -97,11 +106,28 @@ class Request:
 
     def local(self, *, needs_path: bool = False) -> LocalContent | None:
         """The local copy; None when the network has to be asked, which `local_only` forbids."""
+        repo = repository(self.config)
         try:
-            return find_local(repository(self.config), self.uri, needs_path=needs_path)
+            found = find_local(repo, self.uri, needs_path=needs_path)
+            self._used(repo)
+            return found
         except (BlockNotLocal, DamagedFile) as error:
             self.need_network(error)
             return None
+
+    def _used(self, repo: Repo) -> None:
+        """Note that this was used; see `kachery_p2p.repo.inventory`."""
+        with contextlib.suppress(RepoError, DiskFull):  # a full disk, or one that is busy, is no reason not to read
+            repo.inventory.use(self.uri.root)
+
+    def _named(self, repo: Repo, cid: CID) -> None:
+        """Note what is loaded is called: as its URI says, or by the last name of its path."""
+        from kachery_p2p.repo.kept_rows import Label
+
+        name = self.uri.name
+        if name:
+            with contextlib.suppress(RepoError, DiskFull):
+                repo.inventory.name(cid, Label(name))
 
     def need_network(self, why: Exception) -> None:
         """Go on to the network, unless the caller wants only what is here. A damaged copy is put aside first."""
@@ -139,10 +165,16 @@ class Request:
         from kachery_cloud.node.connection import get_connection
 
         wanted = self.wanted(kind, start=start, end=end)
+        repo = repository(self.config)
         name = self.uri.name or self.uri.cid
         self.say(f"Loading {self.uri.locator}")
+        if kind in ("file", "bytes", "directory") and not self.uri.path:
+            self._named(repo, self.uri.root)
         with progress_bar(f"Loading {name[:40]}", enabled=None if kind in ("file", "directory") else False) as update:
             result = get_connection(self.config).load(wanted, update)
+        if kind in ("file", "bytes", "directory"):
+            self._named(repo, result.cid)
+            self._used(repo)
         if result.sources:
             fetched = sum(result.sources.values())
             self.say(f"{fetched:,} bytes in {result.seconds:.1f} s from {_told(result.sources)}")

@@ -51,13 +51,13 @@ class Spool:
         self._memory = io.BytesIO()
         return file
 
-    def store(self, repo: Repo, profile: str | Profile | None) -> Stored:
+    def store(self, repo: Repo, profile: str | Profile | None, label: str | None = None) -> Stored:
         if self._new is None or self._file is None:
-            return repo.store_value(self._memory.getbuffer(), profile=profile)
+            return repo.store_value(self._memory.getbuffer(), profile=profile, label=label)
         with explained("storing in", self._config.directory):
             self._file.close()
         with progress_bar("Storing") as update:
-            return repo.store_new(self._new, profile=profile, progress=update)
+            return repo.store_new(self._new, profile=profile, progress=update, label=label)
 
     def __enter__(self) -> Spool:
         return self

@@ -63,7 +63,7 @@ def store_file(
     Args:
         filename: path of a regular file of any size; or a file that is open for reading bytes, such as
             `open(path, "rb")` or `io.BytesIO`, which is read from where it stands to its end.
-        label: a note for people, appended to the URI as `?label=...`.
+        label: a note for people, appended to the URI as `?label=...`. In `list` it stands in place of the file's name.
         local: only store; do not start the node that serves it.
         cache_locally: accepted for older scripts; a stored file is always kept locally.
         profile: the rules by which the file becomes blocks: "unixfs-v1-2025" (the default), "unixfs-v0-2015",
@@ -93,10 +93,10 @@ def store_file(
     """
     config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
     if hasattr(filename, "read") and not isinstance(filename, os.PathLike):
-        stored = put_stream(config, cast(BinaryIO, filename), profile=profile, plan=plan)
+        stored = put_stream(config, cast(BinaryIO, filename), profile=profile, plan=plan, label=label)
         return _finish(config, stored, label, local, plan)
     path = checked_path(cast("str | os.PathLike[str]", filename))
-    stored = put_file(config, path, profile=profile, verbose=verbose, plan=plan, rehash=rehash)
+    stored = put_file(config, path, profile=profile, verbose=verbose, plan=plan, label=label, rehash=rehash)
     return _finish(config, stored, label, local, plan, path.name)
 
 
@@ -121,7 +121,9 @@ def link_file(
         >>> uri = kcl.link_file("/data/raw_200GB.bin")
     """
     config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
-    stored = put_file(config, filename, linked=True, profile=profile, verbose=verbose, plan=plan, rehash=rehash)
+    stored = put_file(
+        config, filename, linked=True, profile=profile, verbose=verbose, plan=plan, label=label, rehash=rehash
+    )
     return _finish(config, stored, label, local, plan, Path(filename).name)
 
 
@@ -175,7 +177,7 @@ def store_dir(
     """
     options = folder_options(link=link, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
     config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose)
-    stored = put_directory(config, path, options, profile=profile, verbose=verbose, plan=plan)
+    stored = put_directory(config, path, options, profile=profile, verbose=verbose, plan=plan, label=label)
     return _finish(config, stored, label, local, plan, Path(path).name)
 
 
@@ -274,7 +276,7 @@ def store_npy(
     """
     config, plan = _prepare(label, local, pin, wait, timeout)
     checked = check_array(array)
-    stored = put_written(config, lambda file: write_npy(file, checked))
+    stored = put_written(config, lambda file: write_npy(file, checked), label)
     return _finish(config, stored, label, local, plan)
 
 
@@ -303,7 +305,7 @@ def store_pkl(
     from kachery_cloud.formats.pickling import dump_pickle
 
     config, plan = _prepare(label, local, pin, wait, timeout)
-    stored = put_written(config, lambda file: dump_pickle(value, file))
+    stored = put_written(config, lambda file: dump_pickle(value, file), label)
     return _finish(config, stored, label, local, plan)
 
 
@@ -318,6 +320,7 @@ def put_file(
     profile: str | Profile | None = None,
     verbose: bool = False,
     plan: Plan | None = None,
+    label: str | None = None,
     rehash: bool = False,
 ) -> Stored:
     """Store or link one file in the repo, with a bar where it takes long."""
@@ -345,7 +348,7 @@ def put_file(
             update(done, total)
 
         store = repo.link_file if linked else repo.store_file
-        return store(path, profile=profile, progress=watch, rehash=rehash)
+        return store(path, profile=profile, progress=watch, label=label, rehash=rehash)
 
 
 def folder_options(*, exclude: Sequence[str], **flags: bool) -> FolderOptions:
@@ -368,6 +371,7 @@ def put_directory(
     profile: str | Profile | None = None,
     verbose: bool = False,
     plan: Plan | None = None,
+    label: str | None = None,
 ) -> Stored:
     """Store a folder in the repo."""
     path = checked_path(filename)
@@ -386,11 +390,16 @@ def put_directory(
             update(done, total)
 
         repo = repository(config)
-        return repo.store_directory(path, profile=profile, progress=watch, options=options, admit=admit)
+        return repo.store_directory(path, profile=profile, progress=watch, options=options, admit=admit, label=label)
 
 
 def put_stream(
-    config: Config, file: BinaryIO, *, profile: str | Profile | None = None, plan: Plan | None = None
+    config: Config,
+    file: BinaryIO,
+    *,
+    profile: str | Profile | None = None,
+    plan: Plan | None = None,
+    label: str | None = None,
 ) -> Stored:
     """Store what an open file still has to give.
 
@@ -406,16 +415,22 @@ def put_stream(
             if plan is not None:
                 plan.check(config, done, "The data")
 
-    return put_written(config, write, profile=profile)
+    return put_written(config, write, label, profile=profile)
 
 
-def put_bytes(config: Config, data: Buffer) -> Stored:
+def put_bytes(config: Config, data: Buffer, label: str | None = None) -> Stored:
     """Store some bytes in the repo."""
     check_size(config, len(data), "The value")
-    return repository(config).store_value(data)
+    return repository(config).store_value(data, label=label)
 
 
-def put_written(config: Config, write: Callable[[BinaryIO], None], *, profile: str | Profile | None = None) -> Stored:
+def put_written(
+    config: Config,
+    write: Callable[[BinaryIO], None],
+    label: str | None = None,
+    *,
+    profile: str | Profile | None = None,
+) -> Stored:
     """Store what `write` writes to a file.
 
     Small content goes through memory, large content through a temporary file of the data directory.
@@ -423,7 +438,7 @@ def put_written(config: Config, write: Callable[[BinaryIO], None], *, profile: s
     repo = repository(config)
     with Spool(config) as spool:
         write(cast(BinaryIO, spool))
-        return spool.store(repo, profile)
+        return spool.store(repo, profile, label)
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
@@ -464,7 +479,7 @@ def _prepare(
 
 def _bytes(data: Buffer, label: str | None, local: bool, pin: Pin, wait: Wait, timeout: float | None) -> str:
     config, plan = _prepare(label, local, pin, wait, timeout)
-    return _finish(config, put_bytes(config, data), label, local, plan)
+    return _finish(config, put_bytes(config, data, label), label, local, plan)
 
 
 def _finish(config: Config, stored: Stored, label: str | None, local: bool, plan: Plan, name: str = "") -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kachery_cloud.answers import Elsewhere, Here, PinCounts, Running, Stopped, Trouble
 from kachery_cloud.arguments import check_flags, text_list
 from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError, NoPermission
-from kachery_cloud.local import BlockNotLocal, find_local, repository, resolve_local
+from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, repository, resolve_local
 from kachery_cloud.pinning import outbox
 from kachery_cloud.privacy import configured_audience
 from kachery_cloud.progress import progress_bar
@@ -276,27 +276,33 @@ def _another_key(config: Config, found: RunningNode, key: _SwarmKey) -> list[str
     ]
 
 
-def repair() -> dict[str, Any]:
-    """Put a data directory right whose databases were lost or damaged.
+def repair(uris: Sequence[str] | None = None) -> dict[str, Any]:
+    """Put a data directory right whose databases were lost or damaged; or bring files back that `verify` names.
 
-    The catalog is made anew from the files beside it: everything that was stored or loaded, and every linked file, is
-    read and compared with its hash. The list of what is to be pinned, and what the node has learned about the network,
-    are made anew if they are damaged. What was damaged is kept in the folder `damaged`. No other program may use the
-    directory meanwhile.
+    With `uris`, of files and folders: what is damaged or missing of them is loaded again from others. Damaged copies
+    are set aside, and what is right in them is not fetched.
+
+    Without, the catalog is made anew from the files beside it: everything that was stored or loaded, and every linked
+    file, is read and compared with its hash. The list of what is to be pinned, and what the node has learned about the
+    network, are made anew if they are damaged. What was damaged is kept in the folder `damaged`. No other program may
+    use the directory meanwhile.
 
     Returns:
         "files", "linked_files" and "directories" (how many are here now), "problems" (each a `Problem(cid, path, what,
         detail)`: what could not be brought back), "pins" (None where nothing was wrong with that list, else "kept" and
         "begun_anew": rows as they were, and rows that wait again because little more than their CID could be read) and
-        "routing" (whether what the node has learned was damaged).
+        "routing" (whether what the node has learned was damaged). With `uris`, "problems" alone.
 
     Raises:
-        RepoBusy: a node runs in this directory.
+        RepoBusy: a node runs in this directory; with `uris` it does no harm.
+        ContentNotFound: with `uris`: nobody has what is missing.
 
     Example:
         >>> kcl.repair()["directories"]
         3
     """
+    if uris is not None:
+        return {"problems": _load_again(text_list(uris, "uris"))}
     from kachery_cloud.local import close_repositories
     from kachery_p2p.pinning.outbox import OUTBOX_NAME
     from kachery_p2p.pinning.repair import repair_outbox
@@ -318,6 +324,23 @@ def repair() -> dict[str, Any]:
         "pins": None if pins is None else {"kept": pins.kept, "begun_anew": pins.begun_anew, "aside": str(pins.aside)},
         "routing": set_aside_if_damaged(config.directory / DATABASE_NAME),
     }
+
+
+def _load_again(uris: Sequence[str]) -> list[Problem]:
+    """Load what is damaged or missing of some URIs again; what is still wrong then."""
+    from kachery_cloud.request import Request
+
+    repo = repository(load_config())
+    for uri in uris:
+        request = Request(uri)
+        cid = _cid_here(repo, request.uri)
+        problems = [problem for problem in repo.verify([cid]) if problem.what != "changed"]
+        for problem in problems:
+            if problem.cid.to_v1() != cid.to_v1() or not is_local_directory(repo, cid):
+                repo.quarantine(problem.cid)
+        if problems:
+            request.ask("directory" if is_local_directory(repo, cid) else "file")
+    return repo.verify([_cid_here(repo, parse_uri(uri)) for uri in uris])
 
 
 def _cid_here(repo: Repo, uri: ContentURI) -> CID:

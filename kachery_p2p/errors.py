@@ -42,6 +42,7 @@ __all__ = [
     "InvalidRecord",
     "IsADirectory",
     "KacheryError",
+    "LastCopy",
     "MalformedDag",
     "MalformedMessage",
     "NoPermission",
@@ -53,6 +54,7 @@ __all__ = [
     "PinningError",
     "ProtocolNotSupported",
     "RelayRefused",
+    "RemovedMeanwhile",
     "RepoBusy",
     "RepoError",
     "RoutingError",
@@ -247,6 +249,14 @@ class DamagedRepo(RepoError):
 
 class RepoBusy(RepoError):
     """Raised when another process, or another thread, is loading the same file into this data directory."""
+
+
+class RemovedMeanwhile(RepoError):
+    """Raised when something that a load relied on was removed before the load was done. It is loaded again then."""
+
+
+class LastCopy(KacheryError):
+    """Raised when something is not removed, because no other copy of it was seen and verified now."""
 
 
 class IdentityError(KacheryError):

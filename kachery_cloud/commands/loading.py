@@ -127,24 +127,28 @@ def cat(
 
 @command("ls", LOAD_INTERRUPTED)
 @click.argument("uri")
+@click.option("--tree", is_flag=True, help="Also what is in the folders in it.")
 @loading_options
 @json_option
-def ls(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool) -> None:
-    """List a directory: size and name of each entry.
+def ls(uri: str, tree: bool, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool) -> None:
+    """List a folder: size and name of each entry. Folders end with / and have the size of all that is in them.
 
     \b
-    Example:
+    Examples:
         kachery-cloud ls ipfs://bafy.../notes
+        kachery-cloud ls --tree ipfs://bafy.../notes
     """  # noqa: D301
-    from kachery_cloud.load import list_dir
+    from kachery_cloud.inventory_tree import entries
+    from kachery_p2p.json_shapes import to_json
 
-    entries = list_dir(uri, local_only=local_only, providers=peers, timeout=timeout)
+    found = list(entries(uri, tree=tree, local_only=local_only, providers=peers, timeout=timeout))
     if as_json:
-        click.echo(json.dumps({"uri": uri, "entries": entries}))
+        click.echo(json.dumps({"uri": uri, "entries": [to_json(entry) for entry in found]}))
         return
-    width = max((len(_size_text(entry["size"])) for entry in entries), default=0)
-    for entry in entries:
-        click.echo(f"{_size_text(entry['size']):>{width}}  {printable(entry['name'])}")
+    width = max((len(_size_text(entry.size)) for entry in found), default=0)
+    for entry in found:
+        end = {"directory": "/", "link": "@"}.get(entry.kind, "")
+        click.echo(f"{_size_text(entry.size):>{width}}  {'  ' * entry.depth}{printable(entry.name)}{end}")
 
 
 @command("info", LOAD_INTERRUPTED)
@@ -152,7 +156,7 @@ def ls(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None
 @loading_options
 @json_option
 def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool) -> None:
-    """Say what a URI is: file or directory, how large, and whether it is here.
+    """Say what a URI is: file or directory, how large, whether it is here, and since when, why and where else.
 
     \b
     Example:
@@ -164,15 +168,24 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
     if as_json:
         click.echo(json.dumps(found))
         return
+    from kachery_cloud.inventory_tables import time_text
     from kachery_cloud.uri import parse_uri
 
-    found["uri"] = parse_uri(found["uri"]).pasteable  # it may be copied into a shell
-    for key in ("uri", "cid", "kind", "size", "label", "local", "path"):
-        if found[key] is not None:
-            value = f"{found[key]:,} bytes" if key == "size" else found[key]
-            click.echo(
-                f"{key + ':':<7} {'yes' if value is True else 'no' if value is False else printable(str(value))}"
-            )
+    shown = {
+        "uri": parse_uri(found["uri"]).pasteable,  # it may be copied into a shell
+        **{key: found[key] for key in ("cid", "kind")},
+        "size": None if found["size"] is None else f"{found['size']:,} bytes",
+        **{key: found[key] for key in ("label", "local", "path")},
+        "kept": found.get("kept"),
+        "labels": ", ".join(found.get("labels", ())[1:]) or None,
+        "problem": found.get("problem") or None,
+        **{key: time_text(found[key]) for key in ("added", "used") if key in found},
+        "pinned": ", ".join(f"{each['service']} ({each['state']})" for each in found.get("pinned", ())) or None,
+    }
+    for key, value in shown.items():
+        if value is not None:
+            text = "yes" if value is True else "no" if value is False else printable(str(value))
+            click.echo(f"{key + ':':<8} {text}")
 
 
 def _size_text(size: int | None) -> str:

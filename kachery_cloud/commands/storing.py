@@ -168,14 +168,13 @@ def _store(
     waiting: list[tuple[Stored, str, dict[str, Any], list[str]]] = []
     for path in paths:
         with privacy_said_once(as_json):
+            more: dict[str, Any] = {"profile": profile, "plan": plan, "label": label}
             if path == "-":
-                stored = put_stream(config, sys.stdin.buffer, profile=profile, plan=plan)
+                stored = put_stream(config, sys.stdin.buffer, **more)
             elif os.path.isdir(path):
-                stored = put_directory(config, path, options, profile=profile, verbose=verbose, plan=plan)
+                stored = put_directory(config, path, options, verbose=verbose, **more)
             else:
-                stored = put_file(
-                    config, path, linked=linked, profile=profile, verbose=verbose, plan=plan, rehash=rehash
-                )
+                stored = put_file(config, path, linked=linked, verbose=verbose, rehash=rehash, **more)
         name = label or ("" if path == "-" else os.path.basename(os.path.abspath(path)))
         pinned_at = record_stored(config, plan, stored, name)
         # This process ends at once, so it does not become the node; one that runs is told.

@@ -37,20 +37,23 @@ def verify(uris: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"ok": not problems, "problems": _listed(problems)}))
     else:
-        _print_problems(problems, "All files are as they were stored.")
+        print_problems(problems, "All files are as they were stored.")
     if problems:
         raise click.exceptions.Exit(4)
 
 
-@command("repair")
+@command("repair", "Interrupted. Run the command again: what was brought back is kept.")
+@click.argument("uris", nargs=-1, metavar="[URI]...")
 @json_option
-def repair(as_json: bool) -> None:
-    """Bring everything back after a database of the data directory was lost or damaged.
+def repair(uris: tuple[str, ...], as_json: bool) -> None:
+    """Bring back what verify names; without a URI, everything, after a database was lost or damaged.
 
-    Reads all stored and linked files, compares them with their hashes, and makes the catalog anew; so it takes as long
-    as verify. The list of what is to be pinned is made anew from what can be read of it. Damaged files are kept in the
-    folder damaged. Stop all programs that use the directory first. Ends with exit code 4 when something could not be
-    brought back, and says what.
+    With URIs, what is damaged or missing of them is loaded again from others; only what is wrong is fetched.
+
+    Without, it reads all stored and linked files, compares them with their hashes, and makes the catalog anew; so it
+    takes as long as verify. The list of what is to be pinned is made anew from what can be read of it. Damaged files
+    are kept in the folder damaged. Stop all programs that use the directory first. Ends with exit code 4 when something
+    could not be brought back, and says what.
 
     \b
     Example:
@@ -58,8 +61,16 @@ def repair(as_json: bool) -> None:
     """  # noqa: D301
     from kachery_cloud.upkeep import repair as run
 
-    found = run()
+    found = run(uris or None)
     problems = found.pop("problems")
+    if uris:
+        if as_json:
+            click.echo(json.dumps({"ok": not problems, "problems": _listed(problems)}))
+        else:
+            print_problems(problems, "All of it is as it was stored.")
+        if problems:
+            raise click.exceptions.Exit(4)
+        return
     if as_json:
         click.echo(json.dumps({"ok": not problems, **found, "problems": _listed(problems)}))
     else:
@@ -75,7 +86,7 @@ def repair(as_json: bool) -> None:
             )
         if found["routing"]:
             click.echo("What the node had learned about other peers was damaged; it is learned anew.")
-        _print_problems(problems, "Everything that was stored, loaded or linked is here.")
+        print_problems(problems, "Everything that was stored, loaded or linked is here.")
     if problems:
         raise click.exceptions.Exit(4)
 
@@ -111,7 +122,8 @@ def _listed(problems: Sequence[Problem]) -> list[dict[str, Any]]:
     return [{"cid": str(p.cid), "path": str(p.path), "what": p.what, "detail": p.detail} for p in problems]
 
 
-def _print_problems(problems: Sequence[Problem], none: str) -> None:
+def print_problems(problems: Sequence[Problem], none: str) -> None:
+    """What is wrong, a problem in two lines; or that nothing is."""
     for problem in problems:
         click.echo(f"{problem.what}: {problem.cid} ({printable(str(problem.path))})")
         click.echo(f"  {printable(problem.detail)}")

@@ -33,7 +33,9 @@ from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone, node_elsewher
 from kachery_cloud.node.limits import LOCK_PAUSE, SETTLING, TIMES, NodeTimes
 from kachery_cloud.node.messages import (
     ANNOUNCE,
+    COPIES,
     LOAD,
+    NOTIFY_REMOVED,
     NOTIFY_STORED,
     PUBLISH,
     RESOLVE,
@@ -45,10 +47,11 @@ from kachery_cloud.node.messages import (
 )
 from kachery_cloud.node.thread import STOP_TIMEOUT, NodeThread
 from kachery_p2p.errors import KacheryError, NodeError
-from kachery_p2p.node.messages import StoredNote
+from kachery_p2p.node.messages import RemovedNote, StoredNote
 from kachery_p2p.repo.locks import NodeLock
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from kachery_cloud.node.messages import Progress
@@ -58,6 +61,8 @@ if TYPE_CHECKING:
     from kachery_p2p.node.messages import (
         Announced,
         AnnounceRequest,
+        Copies,
+        CopiesRequest,
         LoadRequest,
         LoadResult,
         PublishedName,
@@ -152,6 +157,14 @@ class NodeConnection:
     def whereis(self, request: WhereisRequest) -> tuple[Whereabouts, ...]:
         """Who has a root."""
         return self._call(WHEREIS, request)
+
+    def copies(self, request: CopiesRequest) -> Copies:
+        """Who else has all of a root."""
+        return self._call(COPIES, request)
+
+    def notify_removed(self, cids: Sequence[CID]) -> None:
+        """Tell the node what was removed from the directory."""
+        self._call(NOTIFY_REMOVED, RemovedNote(tuple(cids)))
 
     def announce(self, request: AnnounceRequest) -> Announced:
         """Announce a root and wait for it."""
@@ -403,10 +416,24 @@ def ask_running_node(config: Config, call: Call[Nothing, A], times: NodeTimes = 
 
 def tell_running_node(config: Config, cid: CID) -> bool:
     """Tell the node of the directory, if one runs, of new data; false when none does. Never starts one."""
+    return _tell(config, NOTIFY_STORED, StoredNote(cid))
+
+
+def tell_removed(config: Config, cids: Sequence[CID]) -> bool:
+    """Tell the node of the directory, if one runs, what was removed; false when none does. Never starts one."""
+    with _connections_mutex:
+        connection = _connections.get(config.directory)
+    if connection is not None:
+        connection.notify_removed(cids)
+        return True
+    return _tell(config, NOTIFY_REMOVED, RemovedNote(tuple(cids)))
+
+
+def _tell(config: Config, call: Call[Q, None], note: Q) -> bool:
     try:
         client = ControlClient(ControlEndpoint.read(config.directory), on_gone=lambda _: None)
         try:
-            client.start(NOTIFY_STORED, StoredNote(cid))[1].result(timeout=NOTIFY_TIMEOUT)
+            client.start(call, note)[1].result(timeout=NOTIFY_TIMEOUT)
         finally:
             client.close()
     except (NodeGone, concurrent.futures.TimeoutError):

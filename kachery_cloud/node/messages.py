@@ -14,10 +14,13 @@ from kachery_p2p.json_shapes import OMITTED
 from kachery_p2p.node.messages import (
     Announced,
     AnnounceRequest,
+    Copies,
+    CopiesRequest,
     LoadRequest,
     LoadResult,
     PublishedName,
     PublishRequest,
+    RemovedNote,
     ResolvedName,
     ResolveRequest,
     StoredNote,
@@ -73,6 +76,9 @@ ANNOUNCE = Call("announce", AnnounceRequest, Announced)
 PUBLISH = Call("publish", PublishRequest, PublishedName)
 RESOLVE = Call("resolve", ResolveRequest, ResolvedName)
 NOTIFY_STORED = Call("notify_stored", StoredNote, type(None))
+#: Who else has all of it, before it is removed here.
+COPIES = Call("copies", CopiesRequest, Copies)
+NOTIFY_REMOVED = Call("notify_removed", RemovedNote, type(None))
 #: Look at what is to be pinned, and ask those services again that refused.
 WAKE_PINS = Call("wake_pins", Nothing, type(None))
 #: Who has waited reads the rows in the outbox.

@@ -34,11 +34,14 @@ if TYPE_CHECKING:
     from kachery_p2p.node.messages import (
         Announced,
         AnnounceRequest,
+        Copies,
+        CopiesRequest,
         LoadKind,
         LoadRequest,
         LoadResult,
         PublishedName,
         PublishRequest,
+        RemovedNote,
         ResolvedName,
         ResolveRequest,
         StoredNote,
@@ -198,6 +201,12 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool], gateway:
     async def notify_stored(request: StoredNote, progress: Progress) -> None:
         await node.notify_stored((request.cid, *request.more))
 
+    async def copies(request: CopiesRequest, progress: Progress) -> Copies:
+        return await node.copies(request)
+
+    async def notify_removed(request: RemovedNote, progress: Progress) -> None:
+        await node.notify_removed(request.cids)
+
     async def wake_pins(request: Nothing, progress: Progress) -> None:
         node.keeping.wake(again=True)
 
@@ -216,6 +225,8 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool], gateway:
         Method(messages.PUBLISH, publish),
         Method(messages.RESOLVE, resolve),
         Method(messages.NOTIFY_STORED, notify_stored),
+        Method(messages.COPIES, copies),
+        Method(messages.NOTIFY_REMOVED, notify_removed),
         Method(messages.WAKE_PINS, wake_pins),
         Method(messages.WAIT_PINNED, wait_pinned),
         Method(messages.YIELD_PLACE, yield_place),

@@ -11,6 +11,7 @@ that wrote it.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,20 @@ class Arriving:
         #: For each partial file its leaves, by multihash: offset, length and codec.
         self._open: dict[Download, dict[bytes, tuple[int, int, int]]] = {}
         self._count = 0
+        #: Roots that are being removed, by multihash: nobody is told that they are here, until then (time.monotonic).
+        self._hidden: dict[bytes, float] = {}
+
+    def hide(self, multihash: bytes, seconds: float) -> None:
+        """Do not say for so many seconds that a block is here."""
+        now = time.monotonic()
+        self._hidden = {key: end for key, end in self._hidden.items() if end > now} | {multihash: now + seconds}
+
+    def show(self, multihashes: Sequence[bytes]) -> None:
+        """Say again whether these are here."""
+        self._hidden = {key: end for key, end in self._hidden.items() if key not in multihashes}
+
+    def _is_hidden(self, multihash: bytes) -> bool:
+        return self._hidden.get(multihash, 0.0) > time.monotonic()
 
     def roots(self) -> list[bytes]:
         """The multihashes of the files of which a part is here."""
@@ -83,10 +98,14 @@ class Arriving:
             for multihash in multihashes:
                 if multihash not in found and (place := leaves.get(multihash)) is not None:
                     found[multihash] = place[1]
+        if self._hidden:
+            found = {multihash: size for multihash, size in found.items() if not self._is_hidden(multihash)}
         return found
 
     def read_leaves(self, multihashes: Sequence[bytes], buffer: memoryview) -> list[memoryview | None]:
         """Those of the blocks that can be read into the buffer as they are; `get_block` has the others."""
+        if self._hidden and any(map(self._is_hidden, multihashes)):
+            return [None] * len(multihashes)
         found: list[memoryview | None] = [None] * len(multihashes)
         others: list[int] = []
         for index, multihash in enumerate(multihashes):
@@ -121,6 +140,8 @@ class Arriving:
 
     def get_block(self, multihash: bytes) -> bytes | None:
         """That block, or None."""
+        if self._hidden and self._is_hidden(multihash):
+            return None
         block = self._repo.get_block(multihash)
         if block is not None:
             return block

@@ -429,6 +429,11 @@ class Finding:
         self._new.update(dict.fromkeys(multihashes))
         self._new_came.set()
 
+    def refresh(self) -> None:
+        """Something was removed: look at what is to be announced."""
+        if self.announcer is not None:
+            self.announcer.refresh()
+
     async def _announce_new(self, announcer: Announcer) -> None:
         while True:
             await self._new_came.take()

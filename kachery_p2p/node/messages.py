@@ -199,6 +199,61 @@ class StoredNote:
     more: tuple[CID, ...] = field(default=(), metadata=OMITTED)
 
 
+# --- removing --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CopiesRequest:
+    """Does anybody else have all of a root? See `kachery_p2p.node.copies`.
+
+    Attributes:
+        cid: the root.
+        blocks: of it, that a peer is asked about.
+        proofs: of it, that a peer must give.
+        timeout: seconds to search for at most.
+        providers: multiaddrs of peers to ask, besides those that are found.
+    """
+
+    cid: CID
+    blocks: tuple[CID, ...]
+    proofs: tuple[CID, ...]
+    timeout: Seconds
+    providers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CopySeen:
+    """A peer that says that it has so many blocks, and gave so many of them."""
+
+    peer: str
+    blocks: int
+    given: int
+
+
+@dataclass(frozen=True)
+class Copies:
+    """What came of it.
+
+    Attributes:
+        seen: peers that have all of it, as far as could be seen.
+        asked: how many were found.
+        partly: those that have the root, and not all of it.
+        silent: why others could not be asked.
+    """
+
+    seen: tuple[CopySeen, ...] = ()
+    asked: int = 0
+    partly: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RemovedNote:
+    """These roots were removed, or were to be removed and stay."""
+
+    cids: tuple[CID, ...]
+
+
 # --- pinning ---------------------------------------------------------------------------------------------------------
 
 

@@ -20,12 +20,14 @@ from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
-from kachery_p2p.errors import ContentNotFound, DialError, KacheryError
+from kachery_p2p.errors import ContentNotFound, DialError, KacheryError, RemovedMeanwhile
 from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.load.downloads import Downloads
+from kachery_p2p.load.interfaces import Progress
 from kachery_p2p.load.load import Load
+from kachery_p2p.node.copies import HIDDEN_SECONDS, CopySearch
 from kachery_p2p.node.discovery import Finding
-from kachery_p2p.node.messages import LoadResult, PublishedName, ResolvedName
+from kachery_p2p.node.messages import Copies, LoadResult, PublishedName, ResolvedName
 from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.node.pins import Keeping
 from kachery_p2p.node.ports import Ports
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from kachery_p2p.node.messages import (
         Announced,
         AnnounceRequest,
+        CopiesRequest,
         LoadRequest,
         PublishRequest,
         ResolveRequest,
@@ -72,6 +75,8 @@ MAX_NAMED_PEERS = 5
 PROBE_BYTES = 1 << 16
 #: Seconds between tries to reach a configured peer again: first, and at the most.
 RECONNECT_FIRST, RECONNECT_MOST = 1.0, 60.0
+#: How often a directory is loaded on, when files that it relied on are removed while it is loaded.
+REMOVALS = 3
 
 
 class Node:
@@ -296,6 +301,31 @@ class Node:
             found.path, found.names, record.sequence, record.valid_until / 1e9, record.ttl / 1e9, found.fresh
         )
 
+    async def copies(self, request: CopiesRequest) -> Copies:
+        """Whether anybody else has all of a root; see `kachery_p2p.node.copies`.
+
+        From now on, and where a copy was seen for a minute more, this node does not say that it has it.
+        """
+        multihash = request.cid.multihash
+        arriving = self._downloads.arriving
+        arriving.hide(multihash, request.timeout + HIDDEN_SECONDS)
+        found = Copies()
+        try:
+            found = await CopySearch(self.host, self.exchange, self.finding, request).run()
+        finally:
+            if found.seen:
+                arriving.hide(multihash, HIDDEN_SECONDS)
+            else:
+                arriving.show([multihash])
+                self.exchange.notify([multihash])
+        return found
+
+    async def notify_removed(self, cids: Sequence[CID]) -> None:
+        """Another process has removed these, or has left them: announce them no more, and let go of open files."""
+        await trio.to_thread.run_sync(self.repo.removal.let_go)
+        self._downloads.arriving.show([cid.multihash for cid in cids])
+        self.finding.refresh()
+
     async def load(
         self, request: LoadRequest, progress: Callable[[int, int, int], None] = lambda done, total, peers: None
     ) -> LoadResult:
@@ -346,7 +376,7 @@ class Node:
                 if kind == "info":
                     return LoadResult(target, size=await load.size(target))
                 if kind == "directory":
-                    await DirectoryLoad(load, self.repo, progressed).run(target)
+                    await self._directory(load, target, progressed)
                     return LoadResult(target)
                 if kind == "listing":
                     await load.drive(list_directory(target))
@@ -355,6 +385,7 @@ class Node:
                     where, size = await load.file(target, request.start or 0, request.end)
                 else:
                     where, size = await self._whole_file(load, target, request.providers)
+                await trio.to_thread.run_sync(self.repo.inventory.loaded, target)
                 return LoadResult(target, str(where), size)
 
             try:
@@ -369,6 +400,17 @@ class Node:
         if sources and kind in ("file", "directory"):
             self.finding.announce([result.cid.multihash])
         return replace(result, sources=sources, seconds=trio.current_time() - begun)
+
+    async def _directory(self, load: Load, root: CID, progress: Progress) -> None:
+        """Load a directory. What was here and was removed meanwhile is loaded, too."""
+        for more in reversed(range(REMOVALS)):
+            try:
+                await DirectoryLoad(load, self.repo, progress).run(root)
+            except RemovedMeanwhile:
+                if not more:
+                    raise
+            else:
+                return
 
     async def _whole_file(self, load: Load, cid: CID, providers: Iterable[str]) -> tuple[Path, int]:
         """Load a file once, however many ask for it at the same time: later ones lend their providers and wait."""

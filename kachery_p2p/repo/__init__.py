@@ -11,9 +11,13 @@ On the disk
                                     machine (hosts.py)
       host.lock                     on a network file system: its lock is shared by the processes of the one machine
                                     that uses the directory, named in it in the same way
-      catalog.sqlite[-wal, -shm]    SQLite 3, WAL, application_id 0x6b636831, user_version 4 (schema: catalog.py). 3
-                                    lacks tables, 2 packs/, too, and 1 nodes/ and links/, which are then written when it
-                                    is opened
+      removal.lock                  its lock is shared by who adds something, and taken by who removes (removal_lock.py)
+      catalog.sqlite[-wal, -shm]    SQLite 3, WAL, application_id 0x6b636831, user_version 4 (schema: catalog.py). 3 is
+                                    the same without what the user keeps and what was seen, 2 without packs/, 1 without
+                                    nodes/ and links/, too; what they lack is written when they are opened
+      labels.txt                    the second place of labels, and of what was loaded: lines like those of links/, each
+                                    with cid, how, label (null without one), given and added, or with cid and gone
+                                    (labels.py); appended to, and not synced
       routing.sqlite[-wal, -shm]    what the node remembers: peers, provider records, what was announced, its ports
                                     (kachery_p2p.routing.database); it can all be learned anew
       outbox.sqlite[-wal, -shm]     what is to be kept where, and how far that is (kachery_p2p.pinning.outbox)
@@ -60,10 +64,11 @@ What may be relied on
 1. A file under `ipfs/` is whole. It gets there by one rename, after its data were synced, and its folder is synced
    after that. What is in a pack up to where it is catalogued was synced.
 2. Inner nodes are in `nodes/`, and synced, before the file of which they are the only description gets there; so are
-   the nodes of a directory, and a link in `links/`, before their rows are committed. What is removed goes from there
-   first.
-3. Rows are committed last, when everything they speak of is there. The catalog can be lost: all of it but times, and
-   the profiles that roots were stored by, is in the files beside it, and `Repo.rebuild` reads them again.
+   the nodes of a directory, and a link in `links/`, before their rows are committed. What is removed is first noted in
+   `going`, and its rows go before its files (removal.py).
+3. Rows are committed last, when everything they speak of is there. The catalog can be lost: all of it but times, the
+   profiles that roots were stored by, and what without a label was loaded, is in the files beside it, and
+   `Repo.rebuild` reads them again.
 4. A block that leaves the repo was hashed when its file had the stamp that it still has after the block was read; or it
    was hashed again just now.
 5. Nothing is deleted silently: wrong copies go to `damaged/`, a broken catalog too. Only left-overs in `tmp/` of
@@ -76,8 +81,11 @@ What a crash leaves (process killed, or power lost), by the last step that was d
     data being written to tmp/      a file in tmp/; removed when the repo is next opened
     data being written to partial/  a partial file; `Download.has` hashes what is in it, and only the rest is loaded
     inner nodes in nodes/           a record of a file that is not here: it is of no use and does no harm
-    blocks committed while loading  blocks that no root reaches. `Repo.sweep` drops those older than a week; nothing
-                                    calls it yet (a command is planned), so they stay
+    blocks committed while loading  blocks that no root reaches. `Repo.sweep` drops those older than a week (gc)
+    files of a folder stored,       roots that are not kept, and in no folder that is: `gc` removes them when they are
+    the folder not                  older than a week, if another copy is verified
+    rows committed, `kept` not      the same; `verify` lists again what had a label
+    `going` committed               not listed any more; whoever opens the repo next removes the rest
     link in links/                  a link that the catalog does not know; `verify` hashes the file and takes it in
     directory nodes in nodes/       a directory that the catalog does not know; `verify` says so, `rebuild` takes it in
     renamed into ipfs/              a whole file without rows; `find_file` hashes and adopts it when asked for it, and

@@ -9,6 +9,9 @@
     packed   files of one block that lie in a pack (packs.py): their bytes are `length` bytes at `offset` of it
     packs    how far each pack is catalogued
     seen     which root a file of the user's had when it was hashed, and its stamp then (seen.py). It may be lost
+    kept     roots that the user stored, linked or loaded by themselves (inventory.py); what is in folders is not there
+    labels   what these are called
+    going    roots that are being removed (removal.py): not finished yet, and not to be listed any more
     blocks   multihash -> the block itself: inner nodes, directory nodes, symlinks, and leaves wrapped in a way that
              the two wraps above do not give back
 
@@ -26,10 +29,12 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from kachery_p2p.errors import DamagedRepo
+from kachery_p2p.dag.cid import CID, verify_block
+from kachery_p2p.errors import DamagedRepo, HashMismatch
 from kachery_p2p.repo.limits import BUSY_SECONDS, WAL_BYTES, WAL_PAGES
 from kachery_p2p.sqlite import Settings, SQLiteFile
 from kachery_p2p.sqlite_schema import make_schema
+from kachery_p2p.wire import Buffer
 
 CATALOG_NAME = "catalog.sqlite"
 SCHEMA_VERSION = 4
@@ -118,6 +123,21 @@ _LATER_TABLES = {
     UNIQUE (place, name),
     UNIQUE (key, id)
 )""",
+    "kept": """(
+    key BLOB PRIMARY KEY,
+    how INTEGER NOT NULL,
+    added REAL NOT NULL,
+    used REAL NOT NULL,
+    whole INTEGER
+)""",
+    "labels": """(
+    key BLOB NOT NULL,
+    label TEXT NOT NULL,
+    given INTEGER NOT NULL,
+    added REAL NOT NULL,
+    PRIMARY KEY (key, label)
+)""",
+    "going": "(key BLOB PRIMARY KEY)",
 }
 
 
@@ -188,12 +208,20 @@ class Catalog(SQLiteFile):
     @property
     def needs_records(self) -> bool:
         """Whether it was made by a version that wrote no second place."""
-        return self.one("PRAGMA user_version")[0] == _WITHOUT_RECORDS
+        return self._version() == _WITHOUT_RECORDS
+
+    @property
+    def needs_taking_over(self) -> bool:
+        """Whether it was made by an older version, and what that did not write down has not been found out yet."""
+        return not self.in_memory and self._version() in _OLDER
 
     def taken_over(self) -> None:
-        """Note that the second place has been written: a durable commit writes the version, too."""
+        """Note that all of it has been found out: a durable commit writes the version, too."""
         with self.write(durable=True):
             pass
+
+    def _version(self) -> int:
+        return self.one("PRAGMA user_version")[0]
 
 
 def _prepare(db: sqlite3.Connection, path: Path, holds_data: Callable[[], bool]) -> None:
@@ -218,24 +246,40 @@ def _prepare(db: sqlite3.Connection, path: Path, holds_data: Callable[[], bool])
 
 
 def _add_later_tables(db: sqlite3.Connection) -> None:
-    """Make the tables that an older catalog does not have. Programs of the older version refuse it from then on."""
+    """Make the tables that an older catalog does not have.
 
-    def version() -> int:
-        return db.execute("PRAGMA user_version").fetchone()[0]
+    It says by its version that they are still to be filled. `taken_over` writes the new one, and programs of the older
+    version refuse it from then on.
+    """
 
-    if version() == SCHEMA_VERSION:
+    def lacking() -> list[str]:
+        there = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        return [name for name in _LATER_TABLES if name not in there]
+
+    if not lacking():
         return
     db.execute("BEGIN IMMEDIATE")
     try:
-        for name, columns in _LATER_TABLES.items():
-            db.execute(f"CREATE TABLE IF NOT EXISTS {name} {columns}")
-        if version() in _WITHOUT_LATER:  # the other one still lacks its records, and says so by its version
-            db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        for name in lacking():
+            db.execute(f"CREATE TABLE {name} {_LATER_TABLES[name]}")
+        if db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:  # of a program between two releases
+            db.execute(f"PRAGMA user_version={_WITHOUT_LATER[-1]}")
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+def checked_block(cid: CID, data: Buffer) -> tuple[bytes, bytes]:
+    """A block as the catalog keeps it.
+
+    Raises:
+        HashMismatch: the bytes are not those of the CID.
+    """
+    if not verify_block(cid.multihash, data):
+        raise HashMismatch(f"{len(data)} bytes were given for the block {cid}, but they do not have its hash.")
+    return cid.multihash, bytes(data)
 
 
 def insert_blocks(db: sqlite3.Connection, blocks: Iterable[tuple[bytes, bytes]]) -> None:

@@ -126,7 +126,8 @@ class Checker:
         if not own:
             path = self._layout.path_for(cid)
             if os.path.isfile(path):
-                problem = self.adopt(cid, path)
+                with self._placer.lock.adding():
+                    problem = self.adopt(cid, path)
                 if problem is None:
                     return found(path)
                 problems.insert(0, problem)
@@ -214,11 +215,10 @@ class Checker:
             if profile is False:
                 known = self._catalog.get_node(cid.multihash) is not None
                 detail = (
-                    f"{path} does not have the bytes that its name {cid} promises. Load it again "
-                    f"(kachery-cloud-load ipfs://{cid}): the damaged copy is set aside, and what is right is kept."
+                    f"{path} does not have the bytes that its name {cid} promises. {way_out(cid)}"
                     if known or cid.codec == RAW
                     else f"{path} is not in the catalog, and its CID is not one of its bytes under any known profile: "
-                    "either it is damaged, or it was cut in an unknown way. Load it again; what is right is kept."
+                    f"either it is damaged, or it was cut in an unknown way. {way_out(cid)}"
                 )
                 return Problem(cid, path, "damaged" if known or cid.codec == RAW else "unknown", detail)
             wrap = wrap_by_profile(profile) if isinstance(profile, Profile) else WrapFinder(source.fd)
@@ -352,22 +352,31 @@ class Checker:
             detail = f"{path} ({cid}) cannot be checked: {why}."
         elif not row.linked:
             detail = (
-                f"{path} is damaged: it does not have the bytes that its name {cid} promises. Load it again "
-                f"(kachery-cloud-load ipfs://{cid}): the damaged copy is set aside, and only what is wrong is fetched."
+                f"{path} is damaged: it does not have the bytes that its name {cid} promises. {way_out(cid)}"
                 if what == "damaged"
-                else f"{path} is missing. Load {cid} again."
+                else f"{path} is not there any more, and the catalog has not removed it: somebody deleted it by hand. "
+                f"{way_out(cid)}"
             )
         elif what == "missing":
             detail = (
-                f"The linked file {path} is not there any more, and {cid} was served from it. Put it back, or remove "
-                f"{cid} and load it from somebody else."
+                f"The linked file {path} is not there any more, and {cid} was served from it. Put it back, or forget "
+                f"it: kachery-cloud rm ipfs://{cid}"
             )
         else:
             detail = (
-                f"The linked file {path} has changed since it was linked as {cid}. Put the old content back, or link "
-                f"it again, which gives the new content its own CID, and remove {cid}."
+                f"The linked file {path} has changed since it was linked as {cid}. Put the old content back; or link "
+                f"it again, which gives the new content its own CID, and forget the old one: kachery-cloud rm "
+                f"ipfs://{cid}"
             )
         return Problem(cid, path, what, detail)
+
+
+def way_out(cid: CID) -> str:
+    """What to do about a file that is damaged or missing: two sentences."""
+    return (
+        f"Load it again, which fetches only what is wrong: kachery-cloud repair ipfs://{cid}. Or remove it: "
+        f"kachery-cloud rm ipfs://{cid}"
+    )
 
 
 class WrapFinder:

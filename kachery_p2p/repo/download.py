@@ -228,8 +228,9 @@ class Download:
             if self._nodes:
                 # The inner nodes were committed as they came; this puts them on the disk before the file is whole.
                 self._placer.nodes.keep(self.cid, self._reader.each_node(self._nodes))
-            path = self._place()
-            self._placer.record(self.cid, size, path, linked=False, profile=None, wrap=wrap)
+            with self._placer.lock.adding():
+                path = self._place()
+                self._placer.record(self.cid, size, path, linked=False, profile=None, wrap=wrap)
             self.complete = path
             self._close()
             return path

@@ -18,7 +18,7 @@ from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
 from kachery_p2p.dag.profiles import LEAF_OVERHEAD, Profile
 from kachery_p2p.dag.profiles import profile as named_profile
 from kachery_p2p.dag.unixfs import ATTRIBUTES_OVERHEAD, NO_ATTRIBUTES, Attributes
-from kachery_p2p.errors import RepoError
+from kachery_p2p.errors import RemovedMeanwhile
 from kachery_p2p.repo.catalog import DIRECTORY, insert_blocks
 from kachery_p2p.repo.fileio import Progress, SourceFile, Stamp, attributes_of
 from kachery_p2p.repo.leaves import block_size
@@ -74,7 +74,7 @@ class FolderStorer:
             return
         tree = tree or read_tree(root, self.placer.reader.nodes)
         if tree.broken:
-            raise RepoError(f"The directory {root} is not all here, so it cannot be kept. {tree.broken[0][1]}")
+            raise RemovedMeanwhile(f"The directory {root} is not all here, so it cannot be kept. {tree.broken[0][1]}")
         total = tree.size(self.placer.root_sizes(list(tree.files)))
         self._keep(root, self._each_node(root, tree), (), total, None)
 
@@ -84,7 +84,7 @@ class FolderStorer:
             left -= 1
             yield node
         if left:
-            raise RepoError(f"The directory {root} is not all here, so it cannot be kept. Load it again.")
+            raise RemovedMeanwhile(f"The directory {root} is not all here, so it cannot be kept. Load it again.")
 
     def _knows(self, root: CID, nodes: list[bytes]) -> bool:
         """Whether nothing need be written for a directory: its root, its nodes and their record are here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import tempfile
 from contextlib import suppress
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from kachery_p2p import private
 from kachery_p2p.dag.cid import CID
-from kachery_p2p.errors import NoPermission, NotADirectory, UnsupportedCID
+from kachery_p2p.errors import NoPermission, NotADirectory, RepoError, UnsupportedCID
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import CATALOG_NAME
 from kachery_p2p.repo.limits import MAX_NAME
@@ -66,6 +67,12 @@ class Layout:
         """
         if self.directory.exists() and not self.directory.is_dir():
             raise NotADirectory(f"{self.directory} is a file, and a data directory is meant. Name another path.")
+        target = None if self.directory.exists() else moving_to(self.directory)
+        if target is not None:
+            raise RepoError(
+                f"The data directory {self.directory} was being moved to {target}, and that was interrupted. Nothing "
+                f"is lost. Finish it with: kachery-cloud move {target}"
+            )
         with explained("making the data directory", self.directory):
             private.make_directory(self.directory)
             for folder in (self.ipfs, self.nodes, self.links, self.partial, self.temporary, self.damaged):
@@ -85,6 +92,24 @@ class Layout:
                 if names:
                     return True
         return False
+
+    def refuse_own_database(self, path: Path | str) -> None:
+        """Refuse to read a database of the directory itself.
+
+        Not even that is harmless: the system drops a process's locks on a file when that process closes it.
+
+        Raises:
+            RepoError: it is one.
+        """
+        try:
+            status = os.stat(path)
+        except OSError:
+            return  # storing it says better what is wrong with it
+        for own in self.directory.glob("*.sqlite*"):
+            if os.path.samestat(status, own.stat()):
+                raise RepoError(
+                    f"{path} is a database of the data directory {self.directory} itself. Store a copy of it."
+                )
 
     def path_for(self, cid: CID) -> Path:
         """`ipfs/ab/cd/ef/<cid>`, where abcdef are the last six characters of the CID."""
@@ -124,6 +149,28 @@ class Layout:
         if len(name) > MAX_NAME:
             raise UnsupportedCID(f"The CID {name[:40]}... is too long to be a file name.")
         return name
+
+
+def beside(directory: Path, ending: str) -> Path:
+    """A name beside a directory, for what is about it as a whole."""
+    return directory.with_name(directory.name + ending)
+
+
+def moving_to(directory: Path) -> Path | None:
+    """Where a data directory was being moved to when that was interrupted (see moving.py)."""
+    return _moving(directory, "to")
+
+
+def moving_from(directory: Path) -> Path | None:
+    """Where it lay before."""
+    return _moving(directory, "from")
+
+
+def _moving(directory: Path, name: str) -> Path | None:
+    try:
+        return Path(json.loads(beside(directory, ".moving").read_text(encoding="utf-8"))[name])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def make_folders(path: Path | str) -> None:

@@ -105,3 +105,26 @@ HAS_BATCH = 256
 
 #: Tries to give a file a further name, while other processes give it and take it away.
 NAME_TRIES = 8
+#: Seconds that a store waits for a removal: one takes milliseconds, a folder of a million files a minute.
+ADDING_SECONDS = 120.0
+
+#: Seconds that a removal waits for stores: long enough for files of some GB, and nobody waits longer without a word.
+REMOVING_SECONDS = 30.0
+
+#: Seconds for which a note of the last use stays as it is: reading a file a thousand times writes one row.
+USED_SECONDS = 3600.0
+
+#: Roots whose last use one process remembers, so that it need not even look into the catalog.
+USED_NOTES = 4096
+
+#: Labels kept of one root, the newest; the same bytes may be stored under very many names.
+LABELS_OF_ROOT = 16
+
+#: Bytes of label records after which they are written anew, if more than half of them are of no use.
+LABEL_BYTES = MIB
+
+#: The part of a pack that must be of no use before what is left in it is copied to another one.
+PACK_WASTE = 0.25
+
+#: Places of removed files that are written over before they are synced together.
+WIPE_BATCH = 4096

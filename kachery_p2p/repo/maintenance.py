@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.pb import decode_node
 from kachery_p2p.errors import KacheryError, MalformedDag, UnsupportedCID
-from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import DIRECTORY
-from kachery_p2p.repo.checking import ROW_COLUMNS, Checker, Problem, Row
+from kachery_p2p.repo.checking import ROW_COLUMNS, Checker, Problem, Row, way_out
 from kachery_p2p.repo.fileio import Progress, Stamp
 from kachery_p2p.repo.limits import MARK_BATCH, ORPHAN_SECONDS, SQL_KEYS
 from kachery_p2p.repo.named import Named
 from kachery_p2p.repo.packing import forget_packed
 from kachery_p2p.repo.packs import Place
-from kachery_p2p.repo.placing import Placer, forget_file
+from kachery_p2p.repo.placing import Placer
 from kachery_p2p.repo.second_place import (
     REPAIR,
     SecondPlace,
@@ -27,7 +26,6 @@ from kachery_p2p.repo.second_place import (
     right_block,
     stored_files,
 )
-from kachery_p2p.repo.seen import forget_seen
 from kachery_p2p.repo.tree import read_tree
 
 
@@ -71,6 +69,11 @@ class Maintenance:
                         problems += [problem] if problem is not None else []
                     elif not rows and bytes(member.to_v1()) not in packed:
                         problems.append(Problem(member, path, "missing", f"{member} is not stored here."))
+        return problems + self._check_all(work, progress)
+
+    def _check_all(self, work: Sequence[tuple[CID, Row]], progress: Progress | None) -> list[Problem]:
+        """Hash files, and note what is found."""
+        problems: list[Problem] = []
         total = sum(row.size for _, row in work)
         done = 0
 
@@ -100,6 +103,16 @@ class Maintenance:
                 self._named.sweep()
         return problems
 
+    def verify_copies(self, progress: Progress | None) -> list[Problem]:
+        """See Repo.verify_copies."""
+        problems = [*self._check_blocks(), *self.adopt_unknown(), *self._check_packed()]
+        rows = self._catalog.all(
+            f"SELECT r.key, r.version, {ROW_COLUMNS} FROM roots r JOIN files f ON f.root = r.id WHERE f.linked = 0 "
+            "ORDER BY f.id"
+        )
+        work = [(cid_of(key, version), Row._make(row)) for key, version, *row in rows]
+        return problems + self._check_all(work, progress)
+
     def quarantine(self, cid: CID) -> Path | None:
         """See Repo.quarantine."""
         path = self._layout.path_for(cid)
@@ -109,35 +122,8 @@ class Maintenance:
         self._named.forget(cid)
         return self._placer.set_aside(path) if os.path.lexists(path) else None
 
-    def remove(self, cid: CID) -> bool:
-        """See Repo.remove."""
-        rows = self._checker.rows(cid)
-        # First, so that nothing brings back what is gone.
-        self._placer.nodes.forget(cid)
-        linked = self._placer.links.forget(cid)
-        packed = self._placer.packer.remove(cid)
-        own = [Path(os.fsdecode(self._reader.absolute(row.path, 0))) for row in rows if not row.linked]
-        with self._catalog.write() as db:
-            for row in rows:
-                forget_file(db, row.file)
-            forget_seen(db, bytes(cid.to_v1()))
-            known = db.execute("DELETE FROM roots WHERE key = ?", (bytes(cid.to_v1()),)).rowcount > 0
-        for row in rows:
-            self._reader.files.drop(row.file)
-        removed = False
-        with explained("removing the names of", self._layout.names):
-            self._named.forget(cid)
-        for path in {*own, self._layout.path_for(cid)}:
-            with explained("removing", path):
-                try:
-                    os.unlink(path)
-                    removed = True
-                except FileNotFoundError:
-                    pass
-        return known or removed or linked or packed
-
-    def sweep(self, min_age: float = ORPHAN_SECONDS) -> tuple[int, int]:
-        """See Repo.sweep."""
+    def sweep(self, min_age: float = ORPHAN_SECONDS, *, among: Container[bytes] | None = None) -> tuple[int, int]:
+        """See Repo.sweep. With `among`, only those of some multihashes are dropped."""
         reached: set[bytes] = set()
         waiting = [cid_of(key, 1).multihash for (key,) in self._catalog.all("SELECT key FROM roots")]
         for name in os.listdir(self._layout.partial):
@@ -164,7 +150,7 @@ class Maintenance:
             for multihash, size in self._catalog.all(
                 "SELECT multihash, length(data) FROM blocks WHERE added < ?", (before,)
             )
-            if multihash not in reached
+            if multihash not in reached and (among is None or multihash in among)
         ]
         for start in range(0, len(orphans), SQL_KEYS):
             with self._catalog.write() as db:
@@ -224,9 +210,7 @@ class Maintenance:
                 continue
             path = self._reader.packs.path_of(place.pack)
             if self._placer.own_copy(cid) is None:
-                detail = (
-                    f"{path} does not have the bytes of {cid} any more. Load it again: kachery-cloud-load ipfs://{cid}"
-                )
+                detail = f"{path} does not have the bytes of {cid} any more. {way_out(cid)}"
                 problems.append(Problem(cid, path, "damaged" if path.exists() else "missing", detail))
             elif not self._catalog.read_only:
                 with self._catalog.write() as db:  # it was loaded again, and lies elsewhere now

@@ -57,6 +57,13 @@ class OpenFiles:
         with self._guard:
             self._files.pop(number, None)
 
+    def drop_removed(self) -> None:
+        """Forget those that were deleted meanwhile: while they are open, their bytes stay on the disk."""
+        with self._guard:
+            for number, held in list(self._files.items()):
+                if os.fstat(held.fd).st_nlink == 0:
+                    del self._files[number]
+
     def clear(self) -> None:
         """Forget all."""
         with self._guard:

@@ -18,7 +18,7 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import NamedTuple
@@ -32,9 +32,17 @@ from kachery_p2p.repo.filelocks import lock_fd
 from kachery_p2p.repo.grouping import GroupCommit
 from kachery_p2p.repo.layout import Layout, make_folders
 from kachery_p2p.repo.leaves import wrap_parts
-from kachery_p2p.repo.limits import BATCH_BYTES, LOCK_POLL_SECONDS, PACK_BYTES, ROW_BATCH
+from kachery_p2p.repo.limits import BATCH_BYTES, LOCK_POLL_SECONDS, PACK_BYTES, ROW_BATCH, WIPE_BATCH
 from kachery_p2p.repo.locks import LockedFile
-from kachery_p2p.repo.packs import HEADER, PackReader, read_sections, removed_section, section_forms, section_head
+from kachery_p2p.repo.packs import (
+    HEADER,
+    PackReader,
+    Place,
+    read_sections,
+    removed_section,
+    section_forms,
+    section_head,
+)
 from kachery_p2p.wire import Buffer, read_varint
 
 
@@ -56,7 +64,7 @@ class Row(NamedTuple):
     wrap: int
 
 
-class _Pack:
+class LockedPack:
     """A pack that this thread has locked, and where its next section begins. Use as a context manager."""
 
     def __init__(self, number: int, fd: int) -> None:
@@ -71,7 +79,7 @@ class _Pack:
     def read(self, offset: int, length: int) -> bytes:
         return read_bytes_at(self._file.fd, length, offset)
 
-    def __enter__(self) -> _Pack:
+    def __enter__(self) -> LockedPack:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -114,34 +122,49 @@ class Packer:
                 with suppress(OSError), open(self._reader.path_of(number), "rb") as file:
                     self._adopt(number, _reader_of(file.fileno()), mark)
             elif whole or self._is_longer(number, mark):
-                pack = self._lock(number, whole=whole)
+                pack = self.lock(number, whole=whole)
                 if pack is not None:
                     pack.__exit__()
 
-    def remove(self, cid: CID) -> bool:
-        """Take a file out of its pack, and then out of the catalog; whether it was there. A pack that is empty goes."""
-        place = self._reader.file(cid)
-        if place is None:
-            return False
-        path = self._reader.path_of(place.pack)
+    def remove(self, cids: Sequence[CID]) -> set[bytes]:
+        """Take files out of their packs, and then out of the catalog. A pack that is empty goes.
+
+        Returns:
+            The keys of those that were there.
+        """
+        places = self._reader.files(cids)
+        by_pack: dict[int, list[CID]] = {}
+        for cid in cids:
+            place = places.get(bytes(cid.to_v1()))
+            if place is not None:
+                by_pack.setdefault(place.pack, []).append(cid)
+        for number, some in by_pack.items():
+            for start in range(0, len(some), WIPE_BATCH):
+                self._remove(number, some[start : start + WIPE_BATCH], places)
+        return set(places)
+
+    def _remove(self, number: int, cids: Sequence[CID], places: Mapping[bytes, Place]) -> None:
+        """Take files out of one pack."""
+        path = self._reader.path_of(number)
         while path.exists():
-            pack = self._lock(place.pack)
+            pack = self.lock(number)
             if pack is None:
                 time.sleep(LOCK_POLL_SECONDS)  # somebody writes to it, which takes milliseconds
                 continue
             with pack, explained("removing from", path):
-                for head in section_forms(cid, place.length, place.wrap):
-                    begin = place.offset - len(head)
-                    if begin > 0 and pack.read(begin, len(head)) == head:
-                        size, width = read_varint(head, 0)
-                        write_at(pack.fd, removed_section(size), begin + width)
-                        _sync(pack.fd)
-                self._forget(cid)
-                if self._catalog.one("SELECT 1 FROM packed WHERE pack = ? LIMIT 1", (place.pack,)) is None:
+                for cid in cids:
+                    place = places[bytes(cid.to_v1())]
+                    for head in section_forms(cid, place.length, place.wrap):
+                        begin = place.offset - len(head)
+                        if begin > 0 and pack.read(begin, len(head)) == head:
+                            size, width = read_varint(head, 0)
+                            write_at(pack.fd, removed_section(size), begin + width)
+                _sync(pack.fd)
+                self._forget(cids)
+                if self._catalog.one("SELECT 1 FROM packed WHERE pack = ? LIMIT 1", (number,)) is None:
                     path.unlink()
-            return True
-        self._forget(cid)
-        return True
+            return
+        self._forget(cids)
 
     def after_fork(self) -> None:
         """In a forked child: threads that had begun something are not there."""
@@ -149,9 +172,10 @@ class Packer:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _forget(self, cid: CID) -> None:
+    def _forget(self, cids: Sequence[CID]) -> None:
         with self._catalog.write() as db:
-            forget_packed(db, cid)
+            for cid in cids:
+                forget_packed(db, cid)
 
     def _write(self, batches: list[Sequence[PackedFile]]) -> None:
         """One turn: the files of all callers, each once."""
@@ -186,22 +210,22 @@ class Packer:
                 set_mark(db, pack.number, at)
             self._length = at
 
-    def _pack_with_room(self) -> _Pack:
+    def _pack_with_room(self) -> LockedPack:
         """A pack that nobody else writes to, locked: the one of last time, or another one, or a new one."""
         if self._last:
-            pack = self._lock(self._last, room=True)
+            pack = self.lock(self._last, room=True)
             if pack is not None:
                 return pack
         numbers = self._reader.numbers()
         marks = self._marks()
         for number in numbers:
             if number != self._last and marks.get(number, 0) < PACK_BYTES:
-                pack = self._lock(number, room=True)
+                pack = self.lock(number, room=True)
                 if pack is not None:
                     return pack
         for number in count(max((0, *numbers, *marks)) + 1):
             # Another process may have made it just now, or lock it before this one does.
-            pack = self._lock(number, room=True) if self._make(number) else None
+            pack = self.lock(number, room=True) if self._make(number) else None
             if pack is not None:
                 return pack
         raise AssertionError("numbers have no end")
@@ -221,7 +245,7 @@ class Packer:
                 os.close(fd)
         return True
 
-    def _lock(self, number: int, *, whole: bool = False, room: bool = False) -> _Pack | None:
+    def lock(self, number: int, *, whole: bool = False, room: bool = False) -> LockedPack | None:
         """A pack, locked, with all that is in it catalogued; None when it is in use, missing, or not ours to write to.
 
         Args:
@@ -245,7 +269,7 @@ class Packer:
         if not free:
             os.close(fd)
             return None
-        pack = _Pack(number, fd)
+        pack = LockedPack(number, fd)
         try:
             if room and number == self._last and os.fstat(fd).st_size == self._length > 0:
                 pack.end = self._length
@@ -263,7 +287,7 @@ class Packer:
         pack.__exit__()
         return None
 
-    def _take_in(self, pack: _Pack, mark: int, *, whole: bool) -> None:
+    def _take_in(self, pack: LockedPack, mark: int, *, whole: bool) -> None:
         """Catalogue the right sections behind the mark, and cut off what is behind the last of them.
 
         Where the whole pack is looked through, nothing is cut off: it may be that the mark was lost, and that what

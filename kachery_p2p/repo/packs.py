@@ -233,11 +233,19 @@ class PackReader:
         return {key: block for key, block in found if block is not None}
 
     def read(self, multihash: bytes, place: Place) -> bytes | None:
-        """The bytes of the file at a place, if they are right.
+        """The bytes of the file at a place, if they are right. It may have moved to another pack meanwhile.
 
         Raises:
             RepoError: this process has too many files open.
         """
+        data = self._read(multihash, place)
+        if data is None:
+            now = self._place([prefix + multihash for prefix in _ROOT_PREFIXES])
+            if now is not None and now != place:
+                data = self._read(multihash, now)
+        return data
+
+    def _read(self, multihash: bytes, place: Place) -> bytes | None:
         path = b"%s%d.car" % (self._prefix, place.pack)  # thousands are read of one folder, and pathlib takes its time
         try:
             # Perhaps it was another file that was kept open; then what the path names now is looked at.
@@ -256,6 +264,10 @@ class PackReader:
     def after_fork(self) -> None:
         """In a forked child: a lock of the open files may be held by a thread that the child does not have."""
         self._files = OpenFiles()
+
+    def drop_removed(self) -> None:
+        """Let go of packs that were deleted."""
+        self._files.drop_removed()
 
     def close(self) -> None:
         """Close all packs; they are opened again when they are needed."""

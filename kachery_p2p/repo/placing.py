@@ -26,7 +26,7 @@ from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.errors import InvalidProfile, RepoError
 from kachery_p2p.oserrors import explained
-from kachery_p2p.repo.catalog import CHANGED, FILE, OK, WRAP_FILE, WRAP_NONE, Catalog, insert_blocks
+from kachery_p2p.repo.catalog import CHANGED, DIRECTORY, FILE, OK, WRAP_FILE, WRAP_NONE, Catalog, insert_blocks
 from kachery_p2p.repo.fileio import Stamp, read_bytes_at, sync_folder
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.leaves import Leaf, MissingNode, walk_leaves
@@ -34,6 +34,7 @@ from kachery_p2p.repo.limits import MIB, NODE_SPOOL, ROW_BATCH, SQL_KEYS
 from kachery_p2p.repo.newfile import NewFile
 from kachery_p2p.repo.packing import Packer
 from kachery_p2p.repo.records import LinkRecords, NodeRecords
+from kachery_p2p.repo.removal_lock import RemovalLock
 from kachery_p2p.repo.serving import BlockReader, unchanged
 
 Rows = Iterable[tuple[bytes, int, int, int]]
@@ -115,6 +116,7 @@ class Placer:
         self.packer = Packer(layout, catalog, reader.packs)
         self.nodes = NodeRecords(layout)
         self.links = LinkRecords(layout)
+        self.lock = RemovalLock(layout.directory, read_only=layout.read_only)
 
     def restore_nodes(self, root: CID) -> bool:
         """Bring the nodes that the catalog has lost of a root back from their record; whether there were any."""
@@ -281,7 +283,11 @@ def add_root(db: sqlite3.Connection, cid: CID, kind: int, size: int, profile: Pr
 
 
 def forget_file(db: sqlite3.Connection, file: int) -> None:
-    """Take a file out of the catalog. Its root stays."""
+    """Take a file out of the catalog. Its root stays. It must be looked up again which folders are whole."""
+    db.execute(
+        "UPDATE kept SET whole = NULL WHERE whole IS NOT NULL "
+        f"AND key IN (SELECT key FROM roots WHERE kind = {DIRECTORY})"
+    )
     db.execute("DELETE FROM leaves WHERE file = ?", (file,))
     db.execute("DELETE FROM files WHERE id = ?", (file,))
 

@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kachery_p2p.dag.car import CarReader, write_car
 from kachery_p2p.dag.cid import CID, DAG_PB
@@ -149,12 +149,16 @@ class LinkRecords:
         if sum(1 for _ in self._paths()) > RECORD_FILES:
             self._join(lambda link: True)
 
-    def forget(self, cid: CID) -> bool:
-        """Take all links of a root out; whether there were any."""
-        key = cid.to_v1()
-        found = any(link.cid.to_v1() == key for link in self.read()[0])
+    def forget(self, cids: Sequence[CID]) -> set[bytes]:
+        """Take all links of some roots out.
+
+        Returns:
+            The keys, as the catalog has them, of those that had any.
+        """
+        keys = {bytes(cid.to_v1()) for cid in cids}
+        found = {key for link in self.read()[0] if (key := bytes(link.cid.to_v1())) in keys}
         if found:
-            self._join(lambda link: link.cid.to_v1() != key)
+            self._join(lambda link: bytes(link.cid.to_v1()) not in found)
         return found
 
     def forget_damaged(self) -> None:
@@ -240,18 +244,31 @@ def _cid_of_name(path: Path) -> CID | None:
         return None
 
 
-def _line(link: LinkRecord) -> bytes:
+def checked_line(values: dict[str, Any]) -> bytes:
+    """A line of text that checks itself: the CRC-32 of a JSON object, and the object."""
     # ASCII, so that names of files that are no text come back too: what stands for their bytes is escaped.
-    text = json.dumps({"cid": str(link.cid), "path": link.path, "profile": link.profile}).encode("ascii")
+    text = json.dumps(values).encode("ascii")
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _parse(line: bytes) -> LinkRecord | None:
+def read_line(line: bytes) -> Any:
+    """The object of such a line, without its line feed; None for one that is damaged."""
     text = line[9:]
     if line[:9] != b"%08x " % zlib.crc32(text):
         return None
     try:
-        values = json.loads(text)
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _line(link: LinkRecord) -> bytes:
+    return checked_line({"cid": str(link.cid), "path": link.path, "profile": link.profile})
+
+
+def _parse(line: bytes) -> LinkRecord | None:
+    try:
+        values = read_line(line)
         return LinkRecord(CID.parse(values["cid"]), values["path"], values["profile"])
     except (ValueError, TypeError, KeyError, InvalidCID, UnsupportedCID):
         return None

@@ -9,35 +9,37 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from kachery_p2p.dag.cid import CID, DAG_PB, verify_block
+from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.filenode import FileNode
 from kachery_p2p.dag.profiles import Profile
-from kachery_p2p.errors import DiskFull, HashMismatch, NoPermission, RepoBusy, RepoError
+from kachery_p2p.errors import DiskFull
 from kachery_p2p.oserrors import explained
-from kachery_p2p.repo.catalog import Catalog
+from kachery_p2p.repo.catalog import Catalog, checked_block
 from kachery_p2p.repo.checking import Checker, Problem
-from kachery_p2p.repo.damaged import fresh_beside, put_in_place
 from kachery_p2p.repo.download import Download
 from kachery_p2p.repo.fileio import Progress
 from kachery_p2p.repo.filenodes import FileNodes
 from kachery_p2p.repo.folders import FolderStorer
 from kachery_p2p.repo.hosts import claim
+from kachery_p2p.repo.inventory import Inventory
+from kachery_p2p.repo.kept_rows import LINKED, STORED, Label, label_for
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.limits import ORPHAN_SECONDS
 from kachery_p2p.repo.listing import ListedFile, Listing, RepoStats
-from kachery_p2p.repo.locks import NodeLock
 from kachery_p2p.repo.maintenance import Maintenance
 from kachery_p2p.repo.many import ManyFiles
 from kachery_p2p.repo.named import Named
 from kachery_p2p.repo.newfile import NewFile, clean_left_overs
 from kachery_p2p.repo.openfiles import OpenFiles
 from kachery_p2p.repo.placing import Placer
+from kachery_p2p.repo.remaking import catalog_to_read, remake_catalog
+from kachery_p2p.repo.removal import Removal
 from kachery_p2p.repo.scanning import FolderOptions
-from kachery_p2p.repo.second_place import refuse_newer
 from kachery_p2p.repo.serving import BlockReader
 from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
 from kachery_p2p.repo.storing import Storer
 from kachery_p2p.repo.tree import StoredTree
+from kachery_p2p.repo.usage import UsageReader
 from kachery_p2p.repo.whole import WholeFiles
 from kachery_p2p.sqlite_errors import only_read
 from kachery_p2p.wire import Buffer
@@ -51,6 +53,12 @@ class Repo:
     Make one with `Repo.open`; it is a context manager. All methods may be called from any thread, by many processes
     at once, and in a forked child. Blocks are named by their multihash, roots by CID; a CIDv0 and its CIDv1 form are
     one root. Every method raises RepoError when the catalog cannot be used, NoPermission, and DiskFull when it writes.
+
+    Attributes:
+        inventory: what the user keeps here: what was stored, linked or loaded by itself.
+        removal: takes it away again.
+        usage: what takes the room of the disk.
+        maintenance: looks after what is here.
     """
 
     _open: ClassVar[weakref.WeakSet[Repo]] = weakref.WeakSet()
@@ -71,9 +79,12 @@ class Repo:
         self._storer = Storer(self._placer)
         self._small = SmallFiles(self._placer)
         self._folders = FolderStorer(self._placer, self._storer)
-        self._maintenance = Maintenance(self._placer, self._checker)
+        self.maintenance = Maintenance(self._placer, self._checker)
         self._listing = Listing(catalog, self._reader)
         self.names = Named(layout)
+        self.inventory = Inventory(self._placer)
+        self.removal = Removal(self._placer, self._checker, self.maintenance, self.inventory, self._forget_nodes)
+        self.usage = UsageReader(layout, catalog, self._reader.packs, self.inventory)
         Repo._open.add(self)
 
     @classmethod
@@ -90,17 +101,22 @@ class Repo:
         """
         layout = Layout(Path(directory))
         if layout.only_read():
-            return cls(layout, _catalog_to_read(layout), read_only=True)
+            return cls(layout, catalog_to_read(layout), read_only=True)
         layout.make()
         claim(layout.directory)
         with explained("cleaning", layout.temporary):
             clean_left_overs(layout.temporary)
         repo = cls(layout, Catalog(layout.catalog, layout.holds_data))
         try:
-            if repo._catalog.needs_records:
-                repo._maintenance.second_place.take_over()
+            repo._placer.lock.look()
+            if repo._catalog.needs_taking_over:
+                if repo._catalog.needs_records:
+                    repo.maintenance.second_place.take_over()
+                repo.inventory.take_over()
+                repo._catalog.taken_over()
             try:
                 repo._placer.packer.take_in()
+                repo.removal.finish()
             except DiskFull as error:
                 # What is catalogued can be read all the same; the next store tries again.
                 log.info("%s", error)
@@ -130,21 +146,22 @@ class Repo:
         *,
         profile: str | Profile | None = None,
         progress: Progress | None = None,
+        label: str | None = None,
         rehash: bool = False,
     ) -> Stored:
         """Copy a file into the repo.
 
         `progress(done, total)` gets bytes. Nothing is written when the same bytes are stored already; nor is it read
         again where it has not changed since, unless `rehash` asks for it (seen.py). A store that fails leaves nothing
-        behind.
+        behind. It is listed under `label`, or else under its name.
 
         Raises:
             FileMissing, IsADirectory, NotAFile, NoPermission: it is not a file that can be read.
             FileChanged, DiskFull, InvalidProfile: it changed meanwhile; no room for the copy; no such profile.
         """
-        self._check_writable()
-        self._refuse_own_database(path)
-        return self._storer.store_file(Path(path), profile, progress, rehash=rehash)
+        self._layout.refuse_own_database(path)
+        called = label_for(label, path)
+        return self._kept(STORED, called, lambda: self._storer.store_file(Path(path), profile, progress, rehash=rehash))
 
     def link_file(
         self,
@@ -152,42 +169,47 @@ class Repo:
         *,
         profile: str | Profile | None = None,
         progress: Progress | None = None,
+        label: str | None = None,
         rehash: bool = False,
     ) -> Stored:
         """Serve a file from where it lies, without a copy. Raises as `store_file`.
 
         It must then stay as it is; when it does not, that is noticed, and wrong bytes are never given out.
         """
-        self._check_writable()
-        self._refuse_own_database(path)
-        return self._storer.link_file(Path(path), profile, progress, rehash=rehash)
+        self._layout.refuse_own_database(path)
+        called = label_for(label, path)
+        return self._kept(
+            LINKED, called, lambda: self._storer.link_file(Path(path), profile, progress, rehash=rehash), durable=True
+        )
 
-    def store_bytes(self, data: Buffer, *, profile: str | Profile | None = None) -> Stored:
+    def store_bytes(self, data: Buffer, *, profile: str | Profile | None = None, label: str | None = None) -> Stored:
         """Store bytes as a file.
 
         Raises:
             DiskFull, InvalidProfile: no room for them; no such profile.
         """
-        self._check_writable()
-        return self._storer.store_bytes(data, profile)
+        return self._kept(STORED, label_for(label), lambda: self._storer.store_bytes(data, profile))
 
-    def store_value(self, data: Buffer, *, profile: str | Profile | None = None) -> Stored:
+    def store_value(self, data: Buffer, *, profile: str | Profile | None = None, label: str | None = None) -> Stored:
         """Store bytes of which nobody needs the path now: some KiB go into a pack, with others that come meanwhile.
 
         `find_file` brings them to the path of the answer when it is asked for it. They are on the disk at once.
         """
-        self._check_writable()
-        return self._storer.store_bytes(data, profile, packed=True)
+        return self._kept(STORED, label_for(label), lambda: self._storer.store_bytes(data, profile, packed=True))
 
     def store_new(
-        self, new: NewFile, *, profile: str | Profile | None = None, progress: Progress | None = None
+        self,
+        new: NewFile,
+        *,
+        profile: str | Profile | None = None,
+        progress: Progress | None = None,
+        label: str | None = None,
     ) -> Stored:
         """Store what was written to a `NewFile` in `tmp/`, by renaming it: content that is too large for memory.
 
         It may not be written to any more.
         """
-        self._check_writable()
-        return self._storer.store_new(new, profile, progress)
+        return self._kept(STORED, label_for(label), lambda: self._storer.store_new(new, profile, progress))
 
     def store_directory(
         self,
@@ -198,6 +220,7 @@ class Repo:
         link: bool = False,
         options: FolderOptions | None = None,
         admit: Callable[[int], None] | None = None,
+        label: str | None = None,
     ) -> Stored:
         """Store a folder: each file in it is copied, or linked, as a root of its own.
 
@@ -208,9 +231,19 @@ class Repo:
         Raises:
             NotADirectory, NotAFile, InvalidName: something in it cannot be stored (scanning.py).
         """
-        self._check_writable()
         chosen = options or FolderOptions(link=link)
-        return self._folders.store(Path(path), profile, chosen, progress, admit)
+        how, called = LINKED if chosen.link else STORED, label_for(label, path)
+        return self._kept(
+            how, called, lambda: self._folders.store(Path(path), profile, chosen, progress, admit), durable=True
+        )
+
+    def _kept(self, how: int, label: Label | None, store: Callable[[], Stored], *, durable: bool = False) -> Stored:
+        """Store something that is listed from then on. Nothing that it relies on is removed meanwhile."""
+        self._check_writable()
+        with self._placer.lock.adding():
+            stored = store()
+            self.inventory.keep(stored.cid, how, label, durable=durable)
+            return stored
 
     def hash_file(self, path: Path | str, *, profile: str | Profile | None = None) -> CID:
         """The CID that a file would have, without storing it; not read where it has not changed. Raises as that."""
@@ -222,9 +255,12 @@ class Repo:
         It is listed, announced, and survives the loss of the catalog. Where it was just read, `tree` is what it holds.
 
         Raises:
-            RepoError: a node is missing.
+            RemovedMeanwhile: a node or a file of it is missing.
+            DiskFull: there is no room for it.
         """
-        self._folders.keep_loaded(root, tree)
+        with self._placer.lock.adding():
+            self._folders.keep_loaded(root, tree)
+            self.inventory.keep_folder(root)
 
     def add_small_files(self, files: Sequence[tuple[CID, Buffer]]) -> None:
         """Keep loaded files that are one block each, many in one transaction; give the file's bytes, not the block's.
@@ -235,7 +271,9 @@ class Repo:
             HashMismatch: bytes are not those of their CID. Then nothing is written.
         """
         self._check_writable()
-        self._small.add([SmallFile.checked(cid, data) for cid, data in files], packed=True)
+        checked = [SmallFile.checked(cid, data) for cid, data in files]
+        with self._placer.lock.adding():
+            self._small.add(checked, packed=True)
 
     # --- finding -----------------------------------------------------------------------------------------------------
 
@@ -248,9 +286,9 @@ class Repo:
         return self._layout.path_for(cid)
 
     def find_file(self, cid: CID) -> Path | None:
-        """The path of the whole file with that CID, our own copy or a linked one, or None when it is not here.
+        """The path of the whole file with that CID, our own copy or a linked one, or None when it is not here. Cheap.
 
-        Cheap. A file whose size, time or inode is not as recorded is hashed again first, and so is one at its place
+        A file whose size, time or inode is not as recorded is hashed again first, and so is one at its place
         under `ipfs/` that the catalog does not know. One that lies in a pack is brought to its place first. In a
         directory that can only be read, it is copied to a folder of this user's among the temporary ones.
 
@@ -353,12 +391,7 @@ class Repo:
             HashMismatch: bytes are not those of their CID. Then none is kept.
         """
         self._check_writable()
-        checked = []
-        for cid, data in blocks:
-            if not verify_block(cid.multihash, data):
-                raise HashMismatch(f"{len(data)} bytes were given for the block {cid}, but they do not have its hash.")
-            checked.append((cid.multihash, bytes(data)))
-        self._catalog.put_blocks(checked)
+        self._catalog.put_blocks([checked_block(cid, data) for cid, data in blocks])
 
     # --- loading -----------------------------------------------------------------------------------------------------
 
@@ -380,7 +413,8 @@ class Repo:
         Uses both cores. Changes and deletes nothing but the state in the catalog: wrong files are not served any more,
         right ones are again. `progress(done, total)` gets bytes.
         """
-        return self._maintenance.verify(cids, progress)
+        problems = self.maintenance.verify(cids, progress)
+        return problems if cids is not None else [*problems, *self.inventory.check(problems)]
 
     def quarantine(self, cid: CID) -> Path | None:
         """Move our own copy of a root to `damaged/`, so that it can be loaded again.
@@ -391,19 +425,19 @@ class Repo:
             Its new path, or None when there was no copy.
         """
         self._check_writable()
-        return self._maintenance.quarantine(cid)
+        return self.maintenance.quarantine(cid)
 
     def remove(self, cid: CID) -> bool:
         """Forget a root, and delete our own copy of it.
 
-        A linked file is only forgotten. The files in a directory are roots of their own and stay.
+        A linked file is only forgotten. The files in a directory are roots of their own and stay. What users call is
+        `removal.remove`, which looks at what else needs it.
 
         Returns:
             Whether it was there.
         """
         self._check_writable()
-        self.file_nodes.clear()
-        return self._maintenance.remove(cid)
+        return self.removal.forget(cid)
 
     def sweep(self, min_age: float = ORPHAN_SECONDS) -> tuple[int, int]:
         """Drop inner nodes that no root and no partial file reaches, and that are older than `min_age` seconds.
@@ -414,13 +448,13 @@ class Repo:
             How many were dropped, and their bytes.
         """
         self._check_writable()
-        self.file_nodes.clear()
-        return self._maintenance.sweep(min_age)
+        self._forget_nodes()
+        return self.maintenance.sweep(min_age)
 
     def adopt_unknown(self, *, progress: Progress | None = None) -> list[Problem]:
         """Hash and catalogue the files under `ipfs/` that the catalog does not know, as after a loss of power."""
         self._check_writable()
-        return self._maintenance.adopt_unknown(progress)
+        return self.maintenance.adopt_unknown(progress)
 
     @classmethod
     def rebuild(cls, directory: Path | str, *, progress: Progress | None = None) -> list[Problem]:
@@ -435,23 +469,21 @@ class Repo:
         Raises:
             RepoBusy: a node uses the directory.
         """
-        return _rebuild(Path(directory), progress)
+
+        def fill(layout: Layout, catalog: Catalog, old: Path) -> list[Problem]:
+            with cls(layout, catalog) as repo:
+                problems = repo.maintenance.second_place.bring_back(old, progress)
+                repo.inventory.bring_back(old)
+                return problems
+
+        return remake_catalog(Path(directory), fill)
+
+    def _forget_nodes(self) -> None:
+        self.file_nodes.clear()
 
     def _check_writable(self) -> None:
         if self.read_only:
             raise only_read(self.directory)
-
-    def _refuse_own_database(self, path: Path | str) -> None:
-        """Not even reading it is harmless: the system drops a process's locks on a file when that process closes it."""
-        try:
-            status = os.stat(path)
-        except OSError:
-            return  # storing it says better what is wrong with it
-        for own in self.directory.glob("*.sqlite*"):
-            if os.path.samestat(status, own.stat()):
-                raise RepoError(
-                    f"{path} is a database of the data directory {self.directory} itself. Store a copy of it."
-                )
 
     def _after_fork(self) -> None:
         # A lock of the old ones may be held by a thread that the child does not have.
@@ -459,41 +491,7 @@ class Repo:
         self.file_nodes = FileNodes()
         self._reader.packs.after_fork()
         self._placer.packer.after_fork()
-
-
-def _catalog_to_read(layout: Layout) -> Catalog:
-    """The catalog of a directory that can only be read; an empty one in its place where that cannot be opened."""
-    if os.access(layout.catalog, os.R_OK) and layout.catalog.stat().st_size:
-        try:
-            return Catalog(layout.catalog, read_only=True)
-        except NoPermission as error:
-            log.info("%s", error)
-    return Catalog(layout.catalog, in_memory=True)
-
-
-def _rebuild(directory: Path, progress: Progress | None = None) -> list[Problem]:
-    """See Repo.rebuild."""
-    layout = Layout(directory)
-    layout.make()
-    node = NodeLock(layout.directory)
-    if not node.try_acquire():
-        raise RepoBusy(
-            f"A node is running in {layout.directory}. Stop it, and all other programs that use the directory, and "
-            "repair it then."
-        )
-    try:
-        if refuse_newer(layout.catalog):
-            raise RepoError(f"{layout.catalog} was made by a newer version of the program. Repair it with that one.")
-        old = layout.catalog
-        # Complete before it gets its name: a repair that is interrupted leaves the loss as visible as it was.
-        fresh = Layout(directory)
-        fresh.catalog = fresh_beside(old)
-        with Repo(fresh, Catalog(fresh.catalog)) as repo:
-            problems = repo._maintenance.second_place.bring_back(old, progress)
-        put_in_place(fresh.catalog, old, layout.damaged, "the catalog")
-        return problems
-    finally:
-        node.release()
+        self.inventory.after_fork()
 
 
 def _after_fork() -> None:

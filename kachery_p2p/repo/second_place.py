@@ -15,9 +15,10 @@ from kachery_p2p.dag.unixfs import DataType
 from kachery_p2p.errors import InvalidCID, KacheryError, MalformedDag, UnsupportedCID
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import DIRECTORY, SCHEMA_VERSION
-from kachery_p2p.repo.checking import Checker, Problem
+from kachery_p2p.repo.checking import Checker, Problem, way_out
 from kachery_p2p.repo.damaged import is_sound, open_damaged
 from kachery_p2p.repo.fileio import Progress, sync_fd, sync_folder
+from kachery_p2p.repo.labels import LabelRecord
 from kachery_p2p.repo.leaves import MissingNode, walk_leaves
 from kachery_p2p.repo.limits import SQL_KEYS
 from kachery_p2p.repo.placing import Placer, add_root, profile_from_text
@@ -47,7 +48,6 @@ class SecondPlace:
     def take_over(self) -> None:
         """Write it for all that the catalog of an older version has. Done again from the beginning when interrupted."""
         self._write_missing(set(), anew=True)
-        self._catalog.taken_over()
 
     def _write_missing(self, covered: set[bytes], *, anew: bool = False) -> None:
         """Write what is not there, or all of it `anew`; `covered` are the nodes that are known to be there."""
@@ -247,14 +247,14 @@ class SecondPlace:
     def _bring_back_directory(self, cid: CID) -> Iterator[Problem]:
         block = self._reader.node(cid.multihash)
         if block is None:
-            detail = f"The directory {cid} is lost: its block is nowhere here. Load it again."
+            detail = f"The directory {cid} is lost: its block is nowhere here. {way_out(cid)}"
             yield Problem(cid, self._catalog.path, "missing", detail)
             return
         if not _is_folder(cid, block):
             return
         tree = read_tree(cid, self._reader.nodes)
         for folder, why in tree.broken:
-            detail = f"The directory {folder} in {cid} is not all here. {why} Load {cid} again."
+            detail = f"The directory {folder} in {cid} is not all here. {why} {way_out(cid)}"
             yield Problem(cid, self._catalog.path, "damaged", detail)
         size = tree.size(self._placer.root_sizes(list(tree.files)))
         with self._catalog.write() as db:
@@ -301,6 +301,19 @@ class _Old:
                 found[key] = profile
         return found
 
+    def labels(self) -> Iterator[LabelRecord]:
+        """What was kept, and how it was called."""
+        for key, version, how, added in self._rows(
+            "SELECT k.key, r.version, k.how, k.added FROM kept k JOIN roots r ON r.key = k.key ORDER BY k.rowid"
+        ):
+            cid = _cid_or_none(key, version)
+            if cid is not None and isinstance(how, int) and isinstance(added, float) and 0 < how < 8:
+                yield LabelRecord(cid, how, added=added)
+        for key, label, given, added in self._rows("SELECT key, label, given, added FROM labels ORDER BY rowid"):
+            cid = _cid_or_none(key, 1)
+            if cid is not None and isinstance(label, str) and isinstance(added, float):
+                yield LabelRecord(cid, 0, label, bool(given), added)
+
     def links(self) -> Iterator[LinkRecord]:
         for key, version, profile, path in self._rows(
             "SELECT r.key, r.version, r.profile, f.path FROM files f JOIN roots r ON f.root = r.id WHERE f.linked = 1 "
@@ -320,6 +333,12 @@ class _Old:
                 return
             except sqlite3.Error:
                 continue
+
+
+def old_labels(path: Path) -> list[LabelRecord]:
+    """What a catalog that may be damaged, or not be there, still says of what the user kept, and of its labels."""
+    with closing(_Old(path)) as old:
+        return list(old.labels())
 
 
 def refuse_newer(path: Path) -> bool:

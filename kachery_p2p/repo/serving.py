@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from kachery_p2p.dag.cid import IDENTITY, names_nothing, split_multihash, verify_block
 from kachery_p2p.oserrors import explain
-from kachery_p2p.repo.catalog import CHANGED, MISSING, OK, Catalog
+from kachery_p2p.repo.catalog import CHANGED, DIRECTORY, MISSING, OK, Catalog
 from kachery_p2p.repo.fileio import Stamp, read_at, read_bytes_at
 from kachery_p2p.repo.leaves import block_size, leaf_hashes_to, wrap_parts
 from kachery_p2p.repo.limits import SQL_KEYS
@@ -189,6 +189,11 @@ class BlockReader:
                     found[multihash] = block
         return found
 
+    def let_go(self) -> None:
+        """Close what was deleted meanwhile."""
+        self.files.drop_removed()
+        self.packs.drop_removed()
+
     def absolute(self, path: bytes, linked: int) -> bytes:
         """The path of a catalogued file."""
         return path if linked else self._prefix + path
@@ -204,6 +209,10 @@ class BlockReader:
         if not marks or self._catalog.read_only:
             return
         with self._catalog.write() as db:
+            db.execute(  # it must be looked up again which folders are whole
+                "UPDATE kept SET whole = NULL WHERE whole IS NOT NULL AND key IN "
+                f"(SELECT key FROM roots WHERE kind = {DIRECTORY})"
+            )
             for file, state, stamp in marks:
                 db.execute("UPDATE files SET state = ? WHERE id = ?", (state, file))
                 if stamp is not None:

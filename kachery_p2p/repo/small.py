@@ -132,7 +132,10 @@ class SmallFiles:
             return None
         if self._placer.layout.read_only:
             return copy_for_user(cid, data)
-        return self.keep([SmallFile(cid, data, place.wrap, None)], packed=False)[0].path
+        with self._placer.lock.adding():
+            if self._packs.file(cid) is None:
+                return None  # it was removed just now
+            return self.keep([SmallFile(cid, data, place.wrap, None)], packed=False)[0].path
 
     def _pack(self, files: list[SmallFile], met: Container[bytes]) -> None:
         """Put into a pack what is in none yet, or has gone bad there; `met` are the keys of roots that are known."""

@@ -106,3 +106,21 @@ assert "Traceback" not in (station.folder / "node.log").read_text()
 assert station.stop() == 0
         """,
     )
+
+
+def test_a_full_disk_can_be_freed(tmp_path: Path) -> None:
+    """Where not even the catalog can grow, what is removed makes room for it; what stays can be read."""
+    _on_a_small_disk(
+        tmp_path,
+        """
+uris = station.call("say([kcl.store_text(each * 2_000_000, local=True) for each in 'xy'])")
+fill()
+assert free() == 0
+said = station.run("kachery-cloud", "rm", "--force", uris[0]).stdout
+assert "2 MB free" in said, said
+assert free() * 4096 > 1_500_000
+assert station.call("say(kcl.load_text(args[0], local_only=True))", uris[1]) == "y" * 2_000_000
+assert station.call("say([item.cid for item in kcl.list()])") == [uris[1].removeprefix("ipfs://")]
+assert station.run("kachery-cloud", "verify").returncode == 0
+""",
+    )

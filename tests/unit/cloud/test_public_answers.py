@@ -183,6 +183,14 @@ INFO = {
     "sources": {},
     "local": "bool",
     "path": "str",
+    "kept": "str",
+    "labels": [],
+    "here": "int",
+    "complete": "bool",
+    "problem": "str",
+    "added": "float",
+    "used": "float",
+    "pinned": [{"service": "str", "state": "str"}],
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.repo import catalog
+from kachery_p2p.repo.labels import LabelRecord, LabelRecords
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.records import LinkRecord, LinkRecords
 from kachery_p2p.repo.repo import Repo
@@ -95,6 +96,18 @@ def test_a_line_of_a_link(tmp_path: Path) -> None:
     assert found == [LinkRecord(CID.parse(cid), "/data/hello.txt", None)]
 
 
+def test_the_line_of_a_label(tmp_path: Path) -> None:
+    """The line of the page is read, and written, as it stands there."""
+    (line,) = re.findall(r'^[0-9a-f]{8} \{.*"label": .*\}$', PAGE, re.MULTILINE)
+    layout = Layout(tmp_path)
+    layout.make()
+    records = LabelRecords(layout)
+    cid = CID.parse(re.findall(r'"cid": "(\w+)"', line)[0])
+    records.append([LabelRecord(cid, 1, "hello.txt", False, 1760000000.5)])
+    assert records.path.read_text(encoding="ascii") == line + "\n"
+    assert records.read() == ([LabelRecord(cid, 1, "hello.txt", False, 1760000000.5)], 0)
+
+
 def test_the_tables_of_the_catalog(repo: Repo) -> None:
     """Each table and column is on the page, and the numbers of the header are right."""
     with closing(sqlite3.connect(repo.directory / "catalog.sqlite")) as db:
@@ -103,7 +116,7 @@ def test_the_tables_of_the_catalog(repo: Repo) -> None:
         tables = db.execute(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
         ).fetchall()
-        assert len(tables) == 7
+        assert len(tables) == 10
         for (table,) in tables:
             assert f"| `{table}` |" in PAGE
             for column in db.execute(f"PRAGMA table_info({table})"):

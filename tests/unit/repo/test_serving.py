@@ -225,7 +225,7 @@ def test_own_copy_edited_by_hand(repo: Repo) -> None:
     stored = repo.store_bytes(DATA, profile=TINY)
     stored.path.chmod(0o644)
     stored.path.write_bytes(DATA[:-1] + b"!")
-    with pytest.raises(DamagedFile, match="kachery-cloud-load ipfs://") as caught:
+    with pytest.raises(DamagedFile, match="kachery-cloud repair ipfs://") as caught:
         repo.find_file(stored.cid)
     assert str(stored.path) in str(caught.value)
     assert repo.get_block(leaves()[9]) is None

@@ -57,17 +57,20 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def repo(tmp_path: Path) -> Iterator[Repo]:
     with Repo.open(tmp_path / "repo") as opened:
+        (opened.directory / "labels.txt").touch()  # else the first label makes it
         yield opened
 
 
 WHOLE = ["sync data", "name", "sync folder", "commit"]
+#: That it is listed from then on; what nothing else tells, such as a link, is listed durably.
+LISTED, LINK_LISTED = "commit", "durable commit"
 RECORD = ["name", "sync data", "sync folder"]
 
 
 def check_with_record(events: list[str]) -> None:
     """The file's bytes and its record, side by side, are on the disk before the file has its name; then the rows."""
     assert sorted(events[:4]) == sorted(["sync data", *RECORD])
-    assert events[4:] == WHOLE[1:]
+    assert events[4:] == [*WHOLE[1:], LISTED]
 
 
 @pytest.mark.parametrize("unnamed", [True, False], ids=["unnamed file", "temporary name"])
@@ -78,7 +81,7 @@ def test_small_file(repo: Repo, events: list[str], monkeypatch: pytest.MonkeyPat
     if not unnamed:
         monkeypatch.setattr(small, "_UNNAMED", 0)
     repo.store_bytes(b"small")
-    assert events == WHOLE
+    assert events == [*WHOLE, LISTED]
 
 
 def test_large_file(repo: Repo, events: list[str], tmp_path: Path) -> None:
@@ -135,7 +138,7 @@ def test_second_name_of_the_same_bytes(repo: Repo, events: list[str], tmp_path: 
     repo.store_file(tmp_path / "file", profile=TINY)
     events.clear()
     repo.store_file(tmp_path / "file", profile="unixfs-v0-2015")
-    assert events == [*record, *WHOLE[1:]]
+    assert events == [*record, *WHOLE[1:], LISTED]
 
 
 def test_link_and_directory_are_durable(repo: Repo, events: list[str], tmp_path: Path) -> None:
@@ -143,10 +146,10 @@ def test_link_and_directory_are_durable(repo: Repo, events: list[str], tmp_path:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_bytes(DATA)
     repo.link_file(tmp_path / "folder" / "file")
-    assert events == [*WHOLE[:3], "durable commit"]
+    assert events == [*WHOLE[:3], "durable commit", LINK_LISTED]
     events.clear()
     repo.store_directory(tmp_path / "folder", link=True)
-    assert events == ["durable commit", *WHOLE[:3], "durable commit"]
+    assert events == ["durable commit", *WHOLE[:3], "durable commit", LINK_LISTED]
     events.clear()
     repo.store_directory(tmp_path / "folder", link=True)
     assert events == ["durable commit"]
@@ -177,8 +180,8 @@ def test_batch_of_small_files(repo: Repo, events: list[str], tmp_path: Path, mon
     for i in range(30):
         (tmp_path / "folder" / str(i)).write_bytes(b"%d" % i)
     repo.store_directory(tmp_path / "folder")
-    assert events[-5:] == ["commit", *WHOLE[:3], "durable commit"]
-    del events[-5:]
+    assert events[-6:] == ["commit", *WHOLE[:3], "durable commit", LINK_LISTED]
+    del events[-6:]
     for step in ("sync data", "name", "sync folder"):
         assert events.count(step) == 30
     for i in range(len(events)):

@@ -1,0 +1,274 @@
+"""What is here: what was stored, linked and loaded, and what takes the room of the disk. No network is used."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from kachery_cloud.arguments import check_flags
+from kachery_cloud.errors import InvalidArgument
+from kachery_cloud.inventory_tables import Column, Table, html_of, size_text, time_text
+from kachery_cloud.local import outbox, repository
+from kachery_cloud.settings.config import load_config
+from kachery_cloud.uri import format_uri
+from kachery_p2p.text import shown
+
+if TYPE_CHECKING:
+    from kachery_cloud.settings.config import Config
+    from kachery_p2p.dag.cid import CID
+    from kachery_p2p.repo.inventory import KeptRoot
+
+Kind: TypeAlias = Literal["stored", "linked", "loaded", "partial"]
+SORTS = ("added", "used", "size", "label", "kind")
+
+
+@dataclass(frozen=True)
+class PinnedAt:
+    """A pinning service that is to keep something, and how far that is; the states are those of `pins`."""
+
+    service: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file or folder that was stored, linked or loaded by itself.
+
+    Attributes:
+        uri: of it, with its label.
+        label: what it is called: as you said, else the name of the file, else what its URI said; None without any.
+        kind: "stored" (a copy), "linked" (your own file, without a copy), "loaded" (from others), or "partial" (being
+            loaded, or only parts of it were asked for). What was stored and loaded is stored.
+        directory: whether it is a folder.
+        size: in bytes; None where that is not known yet.
+        here: bytes of it that are here.
+        complete: whether all of it is here, as far as that is known without reading it; `verify` reads it.
+        problem: why it is not: "missing" (deleted by hand?), "changed" (it is not what it was), "incomplete".
+        added: when it was first stored, linked or loaded; seconds since 1970.
+        used: when it was last read by a program on this machine, to the hour.
+        pinned: where it is to be kept.
+        path: of the copy, or of the linked file; None for a folder, and for a small file that has no path yet.
+        labels: all of them.
+        cid: its CID.
+    """
+
+    uri: str
+    label: str | None
+    kind: Kind
+    directory: bool
+    size: int | None
+    here: int
+    complete: bool
+    problem: str
+    added: float
+    used: float
+    pinned: tuple[PinnedAt, ...]
+    path: str | None
+    labels: tuple[str, ...]
+    cid: str
+
+    def _repr_html_(self) -> str:
+        return html_of([self], _COLUMNS)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        from kachery_p2p.json_shapes import to_json
+
+        return to_json(self)
+
+
+def _state(item: Item) -> str:
+    return "yes" if item.complete else item.problem or "no"
+
+
+def _pins(item: Item) -> str:
+    return ", ".join(f"{each.service} ({each.state})" for each in item.pinned)
+
+
+_COLUMNS: tuple[Column[Item], ...] = (
+    Column("label", lambda item: (item.label or "") + ("/" if item.directory else "")),
+    Column("size", lambda item: size_text(item.size), right=True),
+    Column("kind", lambda item: item.kind),
+    Column("added", lambda item: time_text(item.added)),
+    Column("used", lambda item: time_text(item.used)),
+    Column("complete", _state),
+    Column("pinned", _pins),
+    Column("uri", lambda item: item.uri),
+)
+
+
+class Items(Table[Item]):
+    """A list of items: of what `list` returns. Shows itself as a table in notebooks."""
+
+    columns = _COLUMNS
+    times = ("added", "used")
+
+
+@dataclass(frozen=True)
+class UsageRow:
+    """What takes room, of one kind.
+
+    Attributes:
+        what: "stored", "loaded", "partial", "unlisted" (files of stores and loads that were interrupted), "holes" (what
+            removed small files have left), "damaged" (copies that were set aside), "unfinished" (stores under way),
+            "catalog" (with the records beside it); "linked" files lie elsewhere and take no room here.
+        files: how many.
+        bytes: of them.
+        here: whether they take room in the data directory.
+    """
+
+    what: str
+    files: int
+    bytes: int
+    here: bool = True
+
+    def _repr_html_(self) -> str:
+        return html_of([self], _USAGE_COLUMNS)
+
+
+_USAGE_COLUMNS: tuple[Column[UsageRow], ...] = (
+    Column("what", lambda row: row.what),
+    Column("files", lambda row: f"{row.files:,}", right=True),
+    Column("size", lambda row: size_text(row.bytes), right=True),
+)
+
+
+class UsageTable(Table[UsageRow]):
+    """What takes the room of the disk; of what `du` returns."""
+
+    columns = _USAGE_COLUMNS
+
+    @property
+    def total(self) -> int:
+        """Bytes of all that lies in the data directory."""
+        return sum(row.bytes for row in self if row.here)
+
+
+def list(*, find: str | None = None, sort: str = "added", reverse: bool = False) -> Items:
+    """What is on this machine: all that was stored, linked or loaded, or is being loaded.
+
+    Files inside folders are not listed; see `list_dir`. Uses no network, and reads no data.
+
+    Args:
+        find: only what has this text in its label, URI or path; capitals do not matter.
+        sort: "added" or "used" (the newest first), "size" (the largest first), "label" or "kind".
+        reverse: the other way round.
+
+    Returns:
+        A list of `Item`, which shows itself as a table in notebooks, and has `to_dataframe()`.
+
+    Example:
+        >>> [(item.label, item.size, item.kind) for item in kcl.list(sort="size")]
+        [('session.nwb', 200000128, 'stored')]
+    """
+    check_flags(reverse=reverse)
+    order = _order(sort)
+    if find is not None and not isinstance(find, str):
+        raise InvalidArgument(f"find is {shown(find)}; it must be text, or None.")
+    config = load_config()
+    pins = pins_by_cid(config)
+    items = [item_of(root, pins) for root in repository(config).inventory.roots()]
+    if find is not None:
+        wanted = find.casefold()
+        items = [item for item in items if wanted in _text_of(item)]
+    return Items(sorted(items, key=order, reverse=reverse))
+
+
+def du() -> UsageTable:
+    """What takes the room of the disk.
+
+    Returns:
+        A list of `UsageRow`, with `total`, the bytes of all that lies in the data directory.
+
+    Example:
+        >>> kcl.du().total
+        200301568
+    """
+    rows = repository(load_config()).usage.read()
+    return UsageTable(UsageRow(row.what, row.files, row.bytes, here=row.what != "linked") for row in rows)
+
+
+# --- parts -------------------------------------------------------------------------------------------------------
+
+
+def item_of(root: KeptRoot, pins: dict[bytes, builtins.list[PinnedAt]]) -> Item:
+    """A root as it is listed."""
+    labels = tuple(label.text for label in root.labels)
+    label = labels[0] if labels else None
+    return Item(
+        uri=format_uri(str(root.cid), label=label),
+        label=label,
+        kind=kind_of(root),
+        directory=root.directory,
+        size=root.size,
+        here=root.here,
+        complete=root.whole,
+        problem=root.problem,
+        added=root.added,
+        used=root.used,
+        pinned=tuple(pins.get(root.key, ())),
+        path=None if root.path is None else str(root.path),
+        labels=labels,
+        cid=str(root.cid),
+    )
+
+
+def kind_of(root: KeptRoot) -> Kind:
+    """What was done with a root, in one word."""
+    from kachery_p2p.repo.kept_rows import LINKED, STORED
+
+    if root.how & STORED:
+        return "stored"
+    if root.how & LINKED:
+        return "linked"
+    return "loaded" if root.how else "partial"
+
+
+def pins_by_cid(config: Config) -> dict[bytes, builtins.list[PinnedAt]]:
+    """Where what is to be kept, by binary CIDv1. Nothing, in another user's directory, where that is private."""
+    from kachery_cloud.errors import NoPermission
+    from kachery_p2p.dag.cid import CID
+
+    found: dict[bytes, builtins.list[PinnedAt]] = {}
+    try:
+        entries = outbox(config).list()
+    except NoPermission:
+        return {}
+    for entry in entries:
+        key = bytes(CID.parse(entry.cid).to_v1())
+        found.setdefault(key, []).append(PinnedAt(entry.service, entry.state))
+    return found
+
+
+def about(config: Config, cid: CID) -> dict[str, Any]:
+    """What `load_file_info` says of something that is listed."""
+    if not config.directory.exists():
+        return {}
+    root = repository(config).inventory.get(cid)
+    if root is None:
+        return {}
+    item = item_of(root, pins_by_cid(config)).as_json()
+    return {
+        "kept": item["kind"],
+        **{name: item[name] for name in ("labels", "here", "complete", "problem", "added", "used", "pinned")},
+    }
+
+
+def _order(sort: str) -> Callable[[Item], Any]:
+    orders: dict[str, Callable[[Item], Any]] = {
+        "added": lambda item: -item.added,
+        "used": lambda item: -item.used,
+        "size": lambda item: -(item.size or 0),
+        "label": lambda item: ((item.label or "").casefold(), item.cid),
+        "kind": lambda item: (item.kind, -item.added),
+    }
+    if not isinstance(sort, str) or sort not in orders:
+        raise InvalidArgument(f"sort is {shown(sort)}; it must be one of {', '.join(orders)}.")
+    return orders[sort]
+
+
+def _text_of(item: Item) -> str:
+    parts: Iterable[str] = (item.uri, item.cid, item.path or "", *item.labels)
+    return "\n".join(parts).casefold()

@@ -1,0 +1,370 @@
+"""Freeing the disk without fear: `remove` and `gc` take nothing away of which this machine may have the last copy.
+
+Another copy counts when it was seen and verified now: a peer that says that it has it, says the same of blocks chosen
+by chance, and gives some of them, whose hashes are right (`kachery_p2p.node.copies` has the figures); or a pinning
+service that gave a block back (`verified` in `pins`); or your own linked file, if it is as it was. `force` removes it
+all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kachery_cloud.arguments import check_flags
+from kachery_cloud.errors import (
+    ContentNotFound,
+    DiskFull,
+    InvalidArgument,
+    KacheryError,
+    LastCopy,
+    NoPermission,
+    RepoBusy,
+)
+from kachery_cloud.inventory import PinnedAt, item_of, pins_by_cid
+from kachery_cloud.inventory_tables import Column, Table, html_of, size_text
+from kachery_cloud.local import BlockNotLocal, repository, resolve_local
+from kachery_cloud.settings.config import load_config
+from kachery_cloud.settings.values import byte_count, parse_timeout
+from kachery_cloud.uri import check_peer_addresses, format_uri, parse_uri
+
+if TYPE_CHECKING:
+    from kachery_cloud.settings.config import Config
+    from kachery_p2p.dag.cid import CID
+    from kachery_p2p.repo.inventory import KeptRoot
+    from kachery_p2p.repo.repo import Repo
+
+#: Seconds to look for another copy of one thing: a lookup in the public DHT takes a few.
+COPY_TIMEOUT = 15.0
+#: Blocks that a peer is asked about, and those that it must give besides the root; see `kachery_p2p.node.copies`.
+ASKED_BLOCKS = 256
+GIVEN_BLOCKS = 8
+#: Things of which `gc` looks for other copies at once.
+AT_ONCE = 8
+#: Seconds after which what was seen of another copy is not believed any more.
+FRESH_SECONDS = 30.0
+#: Seconds for which files that no list has are left alone: the load that brought them may go on.
+UNLISTED_SECONDS = 7 * 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class RemovedItem:
+    """Something that was removed, or would be.
+
+    Attributes:
+        uri: of it.
+        label: what it was called.
+        freed: bytes of the disk that are free, or will be when `gc` has tidied up.
+        shared: files of it that stay, because something else has them.
+        why: why it could go: who has another copy; or that nothing was lost.
+    """
+
+    uri: str
+    label: str | None
+    freed: int
+    shared: int
+    why: str
+
+    def _repr_html_(self) -> str:
+        return html_of([self], _COLUMNS)
+
+
+_COLUMNS: tuple[Column[RemovedItem], ...] = (
+    Column("label", lambda row: row.label or ""),
+    Column("freed", lambda row: size_text(row.freed), right=True),
+    Column("why", lambda row: row.why),
+    Column("uri", lambda row: row.uri),
+)
+
+
+@dataclass(frozen=True)
+class KeptBack:
+    """Something that `gc` left, and why."""
+
+    uri: str
+    label: str | None
+    size: int
+    why: str
+
+
+class RemovedItems(Table[RemovedItem]):
+    """What was removed."""
+
+    columns = _COLUMNS
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What `gc` did.
+
+    Attributes:
+        removed: what is gone, or would go.
+        kept_back: what it tried, and left.
+        before: bytes of files in the data directory.
+        after: the same afterwards, or as it would be.
+        keep: how many there should be; None where nothing was said.
+        dry_run: whether nothing was done.
+    """
+
+    removed: RemovedItems
+    kept_back: tuple[KeptBack, ...]
+    before: int
+    after: int
+    keep: int | None
+    dry_run: bool
+
+    @property
+    def reached(self) -> bool:
+        """Whether there are no more bytes than there should be."""
+        return self.keep is None or self.after <= self.keep
+
+
+def remove(
+    uri: str, *, force: bool = False, providers: Sequence[str] = (), timeout: float | None = None
+) -> RemovedItem:
+    """Remove something that was stored, linked or loaded from this machine.
+
+    Refuses unless somebody else has it: see the module. A linked file is only forgotten; your own file is never
+    touched. What a folder, or something else that is listed, also has stays. What is pinned elsewhere stays there
+    (`unpin`).
+
+    Args:
+        uri: of what `list` shows.
+        force: remove it even if this is the last copy.
+        providers: multiaddrs of peers to ask for it, besides those that are found.
+        timeout: seconds to look for another copy; 15 by default.
+
+    Returns:
+        What is free now, and why it could go.
+
+    Raises:
+        ContentNotFound: it is not here, or not listed by itself.
+        LastCopy: no other copy was seen and verified now.
+        RepoBusy: it is being loaded, or something is being stored.
+
+    Example:
+        >>> kcl.remove(kcl.store_text("example"), force=True).freed
+        7
+    """
+    check_flags(force=force)
+    config = load_config()
+    parsed = parse_uri(uri)
+    seconds = COPY_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
+    peers = (*parsed.providers, *check_peer_addresses(providers, "providers"))
+    repo = writable(config)
+    try:
+        cid = resolve_local(repo, parsed)
+    except BlockNotLocal:
+        raise _not_here(uri) from None
+    root = repo.inventory.get(cid)
+    if root is None:
+        raise _not_listed(repo, uri, cid)
+    try:
+        why = "forced" if force else _other_copy(config, repo, root, peers, seconds)
+        return _take_away(repo, root, why)
+    finally:
+        _tell(config, [cid])
+
+
+def gc(
+    keep: str | int | None = None,
+    *,
+    dry_run: bool = False,
+    stored: bool = False,
+    force: bool = False,
+    timeout: float | None = None,
+) -> Collected:
+    """Free the disk: first what is of no use to anybody, then what was loaded and has not been used for longest.
+
+    What you stored, pinned or gave a label stays, unless `stored` is set. As with `remove`, nothing goes of which no
+    other copy was seen and verified now. Linked files take no room, and stay.
+
+    Args:
+        keep: how many bytes of files may stay, such as "200GB"; without it only what is of no use goes: what removed
+            small files have left, and what interrupted removals have.
+        dry_run: only say what would go, if another copy of it is found. Asks nobody.
+        stored: also what was stored, pinned or labelled, after all that was only loaded.
+        force: also what this machine may have the last copy of.
+        timeout: seconds to look for another copy of each; 15 by default.
+
+    Example:
+        >>> kcl.gc("200GB", dry_run=True).reached
+        True
+    """
+    check_flags(dry_run=dry_run, stored=stored, force=force)
+    config = load_config()
+    most = None if keep is None else byte_count(keep, "keep")
+    seconds = COPY_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
+    repo = writable(config)
+    before = _bytes(repo)
+    if not dry_run:
+        with contextlib.suppress(DiskFull):  # afterwards there is room for it
+            repo.removal.tidy()
+    over = 0 if most is None else _bytes(repo) - most
+    removed, left = RemovedItems(), list[KeptBack]()
+    roots = _in_order(repo, config, stored) if over > 0 else iter(())
+    if dry_run:
+        for root in roots:
+            if over > 0:
+                over -= root.here
+                removed.append(_gone(root, root.here, 0, "if another copy is found"))
+        return Collected(removed, (), before, before - sum(row.freed for row in removed), most, True)
+    while over > 0 and (some := [root for _, root in zip(range(AT_ONCE), roots, strict=False)]):
+        over -= _collect(config, repo, some, over, seconds, force, removed, left)
+    if removed:
+        repo.removal.tidy()
+    return Collected(removed, tuple(left), before, _bytes(repo), most, False)
+
+
+# --- parts -------------------------------------------------------------------------------------------------------
+
+
+def writable(config: Config) -> Repo:
+    """The repo, if this user may change it.
+
+    Raises:
+        NoPermission: it is another user's.
+    """
+    repo = repository(config)
+    if repo.read_only:
+        raise NoPermission(f"{repo.directory} can only be read by this user, so nothing can be removed from it.")
+    return repo
+
+
+def _collect(
+    config: Config,
+    repo: Repo,
+    roots: Sequence[KeptRoot],
+    over: int,
+    seconds: float,
+    force: bool,
+    removed: RemovedItems,
+    left: list[KeptBack],
+) -> int:
+    """Remove some roots, the first first, until so many bytes are free; the bytes."""
+
+    def look(root: KeptRoot) -> tuple[KacheryError | None, str, float]:
+        try:
+            return None, "forced" if force else _other_copy(config, repo, root, (), seconds), time.monotonic()
+        except KacheryError as error:
+            return error, "", 0.0
+
+    freed = 0
+    try:
+        # One alone starts the node, if none runs, before the others need it.
+        with ThreadPoolExecutor(len(roots), thread_name_prefix="kachery-copies") as pool:
+            for root, (error, why, seen) in zip(roots, pool.map(look, roots), strict=True):
+                if freed >= over:
+                    break
+                try:
+                    if error is not None:
+                        raise error
+                    if not force and time.monotonic() > seen + FRESH_SECONDS:
+                        why = _other_copy(config, repo, root, (), seconds)
+                    done = _take_away(repo, root, why, more=True)
+                except (LastCopy, RepoBusy) as problem:
+                    left.append(KeptBack(format_uri(str(root.cid)), _label(root), root.here, str(problem)))
+                else:
+                    freed += done.freed
+                    removed.append(done)
+    finally:
+        _tell(config, [root.cid for root in roots])
+    return freed
+
+
+def _in_order(repo: Repo, config: Config, stored: bool) -> Iterator[KeptRoot]:
+    """What may go: what no list has, then what was only loaded, then on request the rest; least recently used first."""
+    from kachery_p2p.repo.inventory import KeptRoot
+    from kachery_p2p.repo.kept_rows import LOADED
+
+    old = time.time() - UNLISTED_SECONDS
+    for cid, size, added in repo.removal.leftovers():
+        if added < old:
+            yield KeptRoot(cid, False, LOADED, size, size, added, added, copied=True)
+    pins = pins_by_cid(config)
+    roots = sorted(repo.inventory.roots(), key=lambda root: root.used)
+    ours = [root for root in roots if root.how & ~LOADED or root.given or _is_pinned(pins.get(root.key, ()))]
+    kept = {root.key for root in ours}
+    yield from (root for root in roots if root.copied and root.here and root.key not in kept)
+    if stored:
+        yield from (root for root in ours if root.copied and root.here)
+
+
+def _is_pinned(pins: Sequence[PinnedAt]) -> bool:
+    return any(pin.state not in ("removing", "removed") for pin in pins)
+
+
+def _other_copy(config: Config, repo: Repo, root: KeptRoot, peers: Sequence[str], seconds: float) -> str:
+    """Why a root may go: who else has it.
+
+    Raises:
+        LastCopy: nobody is seen to have it.
+    """
+    from kachery_p2p.repo.kept_rows import LINKED
+
+    lost = repo.removal.loses(root)
+    if not lost and not (root.directory and root.how & ~LINKED):
+        return "linked: your file stays" if root.linked else "nothing is lost: no right copy of it was here"
+    for pin in pins_by_cid(config).get(root.key, ()):
+        if pin.state == "verified":
+            return f"pinned at {pin.service}, and verified"
+    from kachery_cloud.node.connection import get_connection
+    from kachery_p2p.node.messages import CopiesRequest
+
+    blocks, proofs = repo.removal.sample(root, ASKED_BLOCKS, GIVEN_BLOCKS)
+    found = get_connection(config).copies(CopiesRequest(root.cid, tuple(blocks), tuple(proofs), seconds, tuple(peers)))
+    if found.seen:
+        each = found.seen[0]
+        return f"{each.peer} has it: {each.blocks} blocks asked about, {each.given} given"
+    name = item_of(root, {}).uri
+    some = f" {len(found.partly)} of them have only a part of it, or gave none of it." if found.partly else ""
+    raise LastCopy(
+        f"{name} may be the last copy, so it stays: {found.asked} peers were found, and none has all of it.{some} Have "
+        "somebody load it, or pin it (kachery-cloud-pins add), or remove it all the same with: kachery-cloud rm "
+        f"--force {format_uri(str(root.cid))}"
+    )
+
+
+def _take_away(repo: Repo, root: KeptRoot, why: str, *, more: bool = False) -> RemovedItem:
+    done = repo.removal.remove(root, more=more)
+    return _gone(root, done.freed + done.packed, done.shared, why)
+
+
+def _gone(root: KeptRoot, freed: int, shared: int, why: str) -> RemovedItem:
+    return RemovedItem(format_uri(str(root.cid)), _label(root), freed, shared, why)
+
+
+def _label(root: KeptRoot) -> str | None:
+    return root.labels[0].text if root.labels else None
+
+
+def _bytes(repo: Repo) -> int:
+    """Bytes of files in the data directory."""
+    counted = ("stored", "loaded", "partial", "unlisted", "holes")
+    return sum(row.bytes for row in repo.usage.read() if row.what in counted)
+
+
+def _tell(config: Config, cids: Sequence[CID]) -> None:
+    """Tell the node of the directory, which may be another process, what is gone."""
+    from kachery_cloud.node.connection import tell_removed
+
+    tell_removed(config, cids)
+
+
+def _not_here(uri: str) -> ContentNotFound:
+    return ContentNotFound(f"{uri} is not on this machine. kachery-cloud list shows what is.")
+
+
+def _not_listed(repo: Repo, uri: str, cid: CID) -> KacheryError:
+    key = bytes(cid.to_v1())
+    for _, folder in repo.inventory.folders():
+        if any(bytes(member.to_v1()) == key for member in repo.inventory.members(folder).files):
+            return InvalidArgument(
+                f"{uri} is in the folder {format_uri(str(folder))}, and was not stored or loaded by itself. It goes "
+                "with that folder."
+            )
+    return _not_here(uri)

@@ -1,0 +1,66 @@
+"""The rows of what is kept: writing and deleting them, in transactions of the caller's. See inventory.py."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kachery_p2p.repo.limits import LABELS_OF_ROOT
+
+#: Values of `kept.how`; a sum of them.
+STORED = 1
+LINKED = 2
+LOADED = 4
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a root is called, and whether the user said so; else it is the name of the file, or came with a URI."""
+
+    text: str
+    given: bool = False
+
+
+def label_for(label: str | None, path: Path | str | None = None) -> Label | None:
+    """What something is called that is stored: as the user says, else by the name of the file or folder."""
+    if label:
+        return Label(label, given=True)
+    return None if path is None else Label(os.path.basename(os.path.abspath(path)))
+
+
+def keep_row(db: sqlite3.Connection, key: bytes, how: int, now: float, *, whole: int | None = 1) -> None:
+    """Note that a root is kept, in a transaction of the caller's."""
+    db.execute(
+        "INSERT INTO kept (key, how, added, used, whole) VALUES (?1, ?2, ?3, ?3, ?4) ON CONFLICT (key) DO UPDATE SET "
+        "how = how | excluded.how, used = max(used, excluded.used), whole = excluded.whole",
+        (key, how, now, whole),
+    )
+
+
+def forget_kept(db: sqlite3.Connection, key: bytes) -> bool:
+    """Take a root off the list, in a transaction of the caller's; whether it was on it."""
+    labels = db.execute("DELETE FROM labels WHERE key = ?", (key,)).rowcount
+    return db.execute("DELETE FROM kept WHERE key = ?", (key,)).rowcount + labels > 0
+
+
+def label_row(db: sqlite3.Connection, key: bytes, label: Label, now: float) -> None:
+    """Note what a root is called, in a transaction of the caller's. Of very many labels the newest stay."""
+    db.execute(
+        "INSERT INTO labels (key, label, given, added) VALUES (?, ?, ?, ?) ON CONFLICT (key, label) DO UPDATE SET "
+        "given = max(given, excluded.given), added = excluded.added",
+        (key, label.text, int(label.given), now),
+    )
+    db.execute(
+        "DELETE FROM labels WHERE key = ?1 AND rowid NOT IN "
+        "(SELECT rowid FROM labels WHERE key = ?1 ORDER BY given DESC, added DESC LIMIT ?2)",
+        (key, LABELS_OF_ROOT),
+    )
+
+
+def clean_label(label: Label | None) -> Label | None:
+    """A label that a database takes: names of files may have bytes that are no text."""
+    if label is None or not label.text:
+        return None
+    return replace(label, text=label.text.encode("utf-8", "surrogatepass").decode("utf-8", "replace"))
