@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from kachery_cloud.arguments import check_flags, path_text, text_list
+from kachery_cloud.arguments import binary_stream, check_flags, path_text, text_list
 from kachery_cloud.errors import FileExists, FileMissing, InvalidArgument, IsADirectory, NoPermission, NotAFile
 from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.parts import part_beside
@@ -124,8 +124,11 @@ def export_car(
         raise InvalidArgument("There is no URI to export.")
     options = {"local_only": local_only, "providers": providers, "timeout": timeout}
     requests = [Request(uri, **options) for uri in given]
-    target = None if hasattr(dest, "write") else Path(path_text(dest, "The destination"))  # type: ignore[arg-type]
-    if target is not None:
+    target: Path | None = None
+    if hasattr(dest, "write"):
+        binary_stream(dest)  # type: ignore[arg-type]
+    else:
+        target = Path(path_text(dest, "The destination"))
         _check_target(target, overwrite)
     roots = [_whole(request) for request in requests]
     repo = repository(requests[0].config)
@@ -186,7 +189,7 @@ def import_car(source: str | os.PathLike[str] | BinaryIO, *, local: bool = False
         found = _read(repo, source, "The CAR file")  # type: ignore[arg-type]
     else:
         path = Path(path_text(source, "The CAR file"))  # type: ignore[arg-type]
-        if path.is_dir():
+        if os.path.isdir(path):
             raise NotAFile(f"{path} is a folder, not a CAR file.")
         with explained("reading", path), open(path, "rb", buffering=0) as file:
             found = _read(repo, file, str(path))  # type: ignore[arg-type]
@@ -206,9 +209,9 @@ def import_car(source: str | os.PathLike[str] | BinaryIO, *, local: bool = False
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
-    if target.is_dir():
+    if os.path.isdir(target):
         raise IsADirectory(f"{target} is a folder. Say the whole name of the CAR file: {target / 'FILE.car'}.")
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise FileMissing(f"There is no folder {target.parent} to make {target.name} in.")
     if os.path.lexists(target):
         if not overwrite:

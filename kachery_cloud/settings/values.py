@@ -97,9 +97,13 @@ def byte_count(value: Any, origin: str) -> int:
     Raises:
         ConfigError: it is no such number.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?\s*", str(value), re.IGNORECASE)
-    if isinstance(value, bool) or not match:
-        raise ConfigError(f"{origin} is {value!r}; it must be a number of bytes such as 1000000, 50GB or 64GiB.")
+    if type(value) is int and 0 <= value < 1 << 80:
+        return value
+    match = re.fullmatch(
+        r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([KMGT]I?)?B?\s*", value if isinstance(value, str) else "", re.I
+    )
+    if not match:
+        raise ConfigError(f"{origin} is {shown(value)}; it must be a number of bytes such as 1000000, 50GB or 64GiB.")
     return int(float(match[1]) * _UNITS[(match[2] or "").upper()]) if match[2] else int(float(match[1]))
 
 
