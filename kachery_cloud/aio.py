@@ -23,7 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 import anyio
 from anyio.lowlevel import RunVar
 
-from kachery_cloud import load, pinning, store, upkeep
+from kachery_cloud import cars, comparing, inventory_removal, load, pinning, publishing, sharing, store, upkeep
 from kachery_cloud.cancelling import Cancellation
 
 P = ParamSpec("P")
@@ -37,6 +37,10 @@ _limiter: RunVar[anyio.CapacityLimiter] = RunVar("kachery_cloud_calls")
 
 __all__ = [
     "announce",
+    "diff",
+    "export_car",
+    "get",
+    "import_car",
     "link_file",
     "list_dir",
     "load_bytes",
@@ -48,6 +52,11 @@ __all__ = [
     "load_pkl",
     "load_text",
     "pin",
+    "publish",
+    "remove",
+    "resolve",
+    "share",
+    "store_bytes",
     "store_dir",
     "store_file",
     "store_json",
@@ -89,6 +98,10 @@ def _calls() -> anyio.CapacityLimiter:
 
 
 announce = _awaitable(upkeep.announce)
+diff = _awaitable(comparing.diff)
+export_car = _awaitable(cars.export_car)
+get = _awaitable(sharing.get)
+import_car = _awaitable(cars.import_car)
 link_file = _awaitable(store.link_file)
 list_dir = _awaitable(load.list_dir)
 load_bytes = _awaitable(load.load_bytes)
@@ -100,6 +113,11 @@ load_npy = _awaitable(load.load_npy)
 load_pkl = _awaitable(load.load_pkl)
 load_text = _awaitable(load.load_text)
 pin = _awaitable(pinning.pin)
+publish = _awaitable(publishing.publish)
+remove = _awaitable(inventory_removal.remove)
+resolve = _awaitable(publishing.resolve)
+share = _awaitable(sharing.share)
+store_bytes = _awaitable(store.store_bytes)
 store_dir = _awaitable(store.store_dir)
 store_file = _awaitable(store.store_file)
 store_json = _awaitable(store.store_json)

@@ -378,12 +378,7 @@ def load_file_info(
         >>> kcl.load_file_info(uri)["size"]
         200000128
     """
-    from kachery_cloud.inventory import about
-    from kachery_p2p.dag.cid import CID
-
-    request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
-    found = request.info()
-    return {**found, **about(request.config, CID.parse(found["cid"]))}
+    return Request(uri, local_only=local_only, providers=providers, timeout=timeout).info()
 
 
 # --- parts -------------------------------------------------------------------------------------------------------

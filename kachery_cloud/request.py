@@ -253,6 +253,8 @@ class Request:
         local: bool = False,
         sources: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:
+        from kachery_cloud.inventory import about
+
         return {
             "uri": str(self.uri),
             "cid": str(cid),
@@ -262,6 +264,7 @@ class Request:
             "sources": dict(sources or {}),
             "local": local,
             "path": path,
+            **about(self.config, cid),
         }
 
     def all_here(self, cid: CID) -> bool:

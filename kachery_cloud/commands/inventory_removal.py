@@ -117,7 +117,7 @@ def move(target: str, as_json: bool) -> None:
 
     \b
     Example:
-        kachery-cloud move big-disk
+        kachery-cloud move larger-disk
     """  # noqa: D301
     from kachery_cloud.commands.upkeep import print_problems
     from kachery_cloud.inventory_move import move as run

@@ -31,7 +31,7 @@ NEEDED = {"open.md": ("fsspec", "h5py", "pandas", "PIL", "xarray", "zarr")}
 #: The order in which the examples of the commands are tried: first what others of them need. A command that is not
 #: named comes between.
 FIRST = ("pins service add", "store", "link", "load", "pins add", "pins wait", "pins")
-LAST = ("pins remove", "repair", "rm", "move", "node", "keygen-swarm")
+LAST = ("init", "pins remove", "repair", "rm", "move", "node", "keygen-swarm")
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ def test_a_store_tells_it(tmp_path: Path) -> None:
 
 def test_silence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """False shows nothing, though somebody watches; after it, all is as before."""
-    monkeypatch.setattr(progress, "_is_watched", lambda: True)
+    monkeypatch.setattr(progress, "is_watched", lambda: True)
     monkeypatch.setattr(progress, "DELAY", 0.0)
     with kcl.progress_to(False), progress_bar("Loading x") as update:
         update(1, 10)
