@@ -233,7 +233,8 @@ def test_each_refusal_says_what_to_do(
 ) -> None:
     """Too large, no credit, no right: told apart, in a sentence, with exit code 6."""
     at = set_up(workstation(), service).start()
-    service.misbehave(method="POST", path="/pins", status=status)
+    # A command that wakes the node may reach it when the service has just refused: then it is asked once more.
+    service.misbehave(method="POST", path="/pins", status=status, count=10)
     done = at.run("kachery-cloud-store", data, "--pin", check=False)
     assert done.returncode == 6
     assert done.stdout.startswith("ipfs://")
