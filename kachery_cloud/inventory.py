@@ -183,8 +183,8 @@ def du() -> UsageTable:
         A list of `UsageRow`, with `total`, the bytes of all that lies in the data directory.
 
     Example:
-        >>> kcl.du().total
-        200301568
+        >>> kcl.du().total > 0
+        True
     """
     rows = repository(load_config()).usage.read()
     return UsageTable(UsageRow(row.what, row.files, row.bytes, here=row.what != "linked") for row in rows)

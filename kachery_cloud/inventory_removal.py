@@ -147,8 +147,8 @@ def remove(
         RepoBusy: it is being loaded, or something is being stored.
 
     Example:
-        >>> kcl.remove(kcl.store_text("example"), force=True).freed
-        7
+        >>> kcl.remove(kcl.store_text("of no use"), force=True).freed
+        9
     """
     check_flags(force=force)
     config = load_config()

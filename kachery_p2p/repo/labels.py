@@ -45,6 +45,10 @@ class LabelRecords:
         self._layout = layout
         self.path = layout.directory / "labels.txt"
 
+    def fit(self) -> None:
+        """Bring the file to the mode that it would be made with: the directory may have become a shared one."""
+        private.fit(self.path)
+
     def append(self, records: Iterable[LabelRecord]) -> None:
         """Write some lines down; one write, so that those of other processes never come in between.
 
@@ -77,6 +81,10 @@ class LabelRecords:
                 lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:
             return [], 0
+        except PermissionError:
+            if not self._layout.read_only:
+                raise
+            return [], 0  # who may only read here may know the data, and not what its owner calls it
         found: dict[bytes, dict[str | None, LabelRecord]] = {}
         damaged = 0
         for line in lines:

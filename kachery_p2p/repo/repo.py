@@ -109,6 +109,7 @@ class Repo:
         repo = cls(layout, Catalog(layout.catalog, layout.holds_data))
         try:
             repo._placer.lock.look()
+            repo.inventory.records.fit()
             if repo._catalog.needs_taking_over:
                 if repo._catalog.needs_records:
                     repo.maintenance.second_place.take_over()
