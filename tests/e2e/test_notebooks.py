@@ -41,8 +41,10 @@ def notebook(module_workstation: Callable[..., Workstation]) -> Iterator[Noteboo
 
 
 def test_values_come_and_go(notebook: Notebook) -> None:
-    """Store and load, in a cell, and awaited in one; a notebook runs its own event loop."""
-    (shown,) = notebook.run("uri = kcl.store_json({'a': [1, 2]})\nkcl.load_json(uri), await kcl.aio.load_json(uri)")
+    """Store and load, in a cell, and awaited in one; a notebook runs its own event loop. Once it is said who may learn
+    what is stored."""
+    said, shown = notebook.run("uri = kcl.store_json({'a': [1, 2]})\nkcl.load_json(uri), await kcl.aio.load_json(uri)")
+    assert "announces" in said["text"]
     assert shown["data"]["text/plain"] == "({'a': [1, 2]}, {'a': [1, 2]})"
 
 
@@ -92,4 +94,4 @@ def test_a_bar_needs_no_widgets(notebook: Notebook, module_workstation: Callable
 def test_what_completion_offers(notebook: Notebook) -> None:
     """Names for users alone."""
     (shown,) = notebook.run("sorted(set(dir(kcl)) - set(kcl.__all__))")
-    assert shown["data"]["text/plain"] == "[]"
+    assert shown["data"]["text/plain"] == "['list', 'open']"  # which a star does not import
