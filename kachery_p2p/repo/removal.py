@@ -117,9 +117,7 @@ class Removal:
             if (now.how, now.labels) != (root.how, root.labels):
                 raise RepoBusy(f"ipfs://{root.cid} was stored or loaded again just now, so it is not removed.")
             with self._partial_lock(root.cid) as partial:
-                removed = self._remove(now)
-                if not more:
-                    self._drop_nodes()
+                removed = self._remove(now, more)
                 freed = None if partial is None else self._unlink(partial)
                 return removed if freed is None else replace(removed, freed=removed.freed + freed)
 
@@ -269,7 +267,7 @@ class Removal:
         self._drop_nodes()
         self._end(going)
 
-    def _remove(self, root: KeptRoot) -> Removed:
+    def _remove(self, root: KeptRoot, more: bool) -> Removed:
         gone, shared = self._goes(root)
         going = [*gone, root.cid] if root.directory else gone
         keys = [bytes(cid.to_v1()) for cid in self._inventory.members(root.cid).files] if root.directory else []
@@ -287,6 +285,8 @@ class Removal:
         freed, found = self._destroy(going)
         freed += emptied
         self._loose.update(nodes)
+        if not more:
+            self._drop_nodes()
         self._end(going)
         self._owners.mark = self._mark()
         if root.directory:
