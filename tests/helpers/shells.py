@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pty
 import re
@@ -52,6 +53,7 @@ class Shell:
                 os.execvpe(line[0], list(line), {**env, **size, "PS1": _PROMPT, "PROMPT": _PROMPT, "HISTFILE": ""})
             finally:
                 os._exit(127)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end within a character
         self._seen = ""
         self._wait_for(_PROMPT)
 
@@ -76,7 +78,7 @@ class Shell:
         end = time.monotonic() + PATIENCE
         while text not in self._seen:
             assert select.select([self._fd], [], [], max(0.0, end - time.monotonic()))[0], f"no answer: {self._seen!r}"
-            self._seen += os.read(self._fd, 65536).decode(errors="replace")
+            self._seen += self._decoder.decode(os.read(self._fd, 65536))
         before, _, self._seen = self._seen.rpartition(text)
         return before
 
