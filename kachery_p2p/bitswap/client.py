@@ -381,6 +381,8 @@ class WantManager:
             link.recovered()
         self._asks.dirty.add(link)
         for session in want.sessions:
+            if not session.sources:
+                self.gateways.return_to(session, now)
             session.credit(link.peer, size)
             if session.standby is not None:
                 session.standby.came(size, now, gateway=link.gateway)

@@ -60,11 +60,20 @@ class Gateways:
     def join(self, session: Session, first: int, last: int | None, now: float) -> None:
         """Let the gateways take part in a session; see `Standby` for the arguments."""
         session.standby = Standby(first, last, now)
-        for link in self._asks.gateways.values():
-            if not link.dropped:
-                link.look(now)
-                member = GatewayMember(session, link)
-                session.gateways[link] = link.members[session] = member
+        self._take_part(session, now)
+
+    def return_to(self, session: Session, now: float) -> None:
+        """Somebody sends the first block. Gateways that had none until then are asked for the rest all the same."""
+        if session.standby is not None and self._take_part(session, now):
+            session.check_all()
+            self._asks.mark(session)
+
+    def _take_part(self, session: Session, now: float) -> int:
+        new = [link for link in self._asks.gateways.values() if not link.dropped and link not in session.gateways]
+        for link in new:
+            link.look(now)
+            session.gateways[link] = link.members[session] = GatewayMember(session, link)
+        return len(new)
 
     # --- what the load says ----------------------------------------------------------------------------------------
 
@@ -234,12 +243,18 @@ class Gateways:
             self._drop(link, words, now)
 
     def _lacks(self, link: GatewayLink, ask: Ask, now: float) -> None:
-        """The gateway does not have the block. One that had none of the first does not have the others, either."""
+        """The gateway does not have the block. One that had none of the first does not have the others, either.
+
+        That holds until somebody has sent something. Then what is wanted is there, in parts perhaps: what one gateway
+        lacks says nothing of the rest, and it is asked on, one block at a time.
+        """
         sessions = list(ask.want.sessions)
         self._asks.declined(ask, now)
         for session in sessions:
             member = session.gateways.get(link)
-            if member is not None and member.state is PeerState.UNKNOWN and member.run <= -limits.MAX_ABSENT:
+            if member is None or session.sources:
+                continue
+            if member.state is PeerState.UNKNOWN and member.run <= -limits.MAX_ABSENT:
                 self._leave(session, link, now)
 
     def _in_vain(self, link: GatewayLink, ask: Ask, answer: GatewayAnswer, now: float) -> None:

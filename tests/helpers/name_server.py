@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import dns.flags
 import dns.message
@@ -44,10 +43,17 @@ class NameServer:
     async def run(self, *, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; started with the address."""
         with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as sock:
-            await sock.bind(("127.0.0.1", 0))
-            address: Server = sock.getsockname()
+            # The port must be free for both; the system chooses, and of UDP's another program may have TCP's.
+            while True:
+                (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+                address: Server = listener.socket.getsockname()
+                try:
+                    await sock.bind(address)
+                    break
+                except OSError:
+                    await listener.aclose()
             async with trio.open_nursery() as nursery:
-                await nursery.start(partial(trio.serve_tcp, self._tcp, address[1], host="127.0.0.1"))
+                nursery.start_soon(trio.serve_listeners, self._tcp, [listener])
                 task_status.started(address)
                 while True:
                     data, sender = await sock.recvfrom(4096)
