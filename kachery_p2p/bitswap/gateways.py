@@ -243,18 +243,12 @@ class Gateways:
             self._drop(link, words, now)
 
     def _lacks(self, link: GatewayLink, ask: Ask, now: float) -> None:
-        """The gateway does not have the block. One that had none of the first does not have the others, either.
-
-        That holds until somebody has sent something. Then what is wanted is there, in parts perhaps: what one gateway
-        lacks says nothing of the rest, and it is asked on, one block at a time.
-        """
+        """The gateway does not have the block. One that had none of the first does not have the others, either."""
         sessions = list(ask.want.sessions)
         self._asks.declined(ask, now)
         for session in sessions:
             member = session.gateways.get(link)
-            if member is None or session.sources:
-                continue
-            if member.state is PeerState.UNKNOWN and member.run <= -limits.MAX_ABSENT:
+            if member is not None and member.state is PeerState.UNKNOWN and member.run <= -limits.MAX_ABSENT:
                 self._leave(session, link, now)
 
     def _in_vain(self, link: GatewayLink, ask: Ask, answer: GatewayAnswer, now: float) -> None:

@@ -235,8 +235,9 @@ COPY_TIMES = 4.0
 MAX_OVERTAKEN = 3
 #: Times that a session asks one gateway for one block: it may have been busy.
 MAX_TRIES = 3
-#: A gateway that had none of the first blocks it was asked for, one after the other, does not have the others, either,
-#: where nobody else has sent any. Of a part of a file, every second block even, it would have had one among so many.
+#: A gateway that had none of the first blocks it was asked for, one after the other, does not have the others, either.
+#: Of a part of a file, every second block even, it would have had one among so many. It is asked again from the start
+#: when somebody sends the first block.
 MAX_ABSENT = 16
 #: Pause after a failure, doubled with each further one up to the limit.
 REST_FIRST = 2.0
