@@ -80,6 +80,10 @@ class _RouterHealth:
     def name(self) -> str:
         return without_user(self.url)
 
+    def resting_for(self, now: float) -> str:
+        """Why it is not asked now."""
+        return f"{self.name} is left alone for {self.rest_until - now:.0f} more seconds: {self.last_error}"
+
 
 class _Failed(Exception):
     """A request failed; says why, and for how long the router asks to be left alone."""
@@ -224,9 +228,7 @@ class Delegated:
         async def one(router: _RouterHealth) -> None:
             now = trio.current_time()
             if now < router.rest_until:
-                errors.append(
-                    f"{router.name} is left alone for {router.rest_until - now:.0f} more seconds: {router.last_error}"
-                )
+                errors.append(router.resting_for(now))
                 return
             try:
                 with trio.fail_after(self._patience.answer):
@@ -314,9 +316,7 @@ class Delegated:
                     await send.send(record)
                 return
             if now < router.rest_until:
-                errors.append(
-                    f"{router.name} is left alone for {router.rest_until - now:.0f} more seconds: {router.last_error}"
-                )
+                errors.append(router.resting_for(now))
                 return
             try:
                 with trio.fail_after(self._patience.answer):

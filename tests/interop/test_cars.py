@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from scripts.data import sha256_of, write_random
 from scripts.peers import Helia, KuboDaemon, missing_kubo_daemon
 from scripts.workstation import Workstation
-from tests.interop.common import V0, V1, cid_of
+from tests.interop.common import V0, V1, cid_of, contents
 
 _IMPORT = "say(kcl.import_car(args[0], local=True).uris)"
 _EXPORT = "say(kcl.export_car(args[0], args[1], local_only=True).blocks)"
@@ -52,18 +51,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "deep" / "again.dat").write_bytes((top / "large.dat").read_bytes())
     (top / "a link").symlink_to("deep/deeper/zeros.dat")
     return top
-
-
-def contents(top: Path) -> dict[str, str]:
-    """Every name below a folder, and what it is."""
-    found: dict[str, str] = {}
-    for path in top.rglob("*"):
-        name = path.relative_to(top).as_posix()
-        if path.is_symlink():
-            found[name] = f"link to {os.readlink(path)}"
-        else:
-            found[name] = "folder" if path.is_dir() else sha256_of(path)
-    return found
 
 
 # --- Kubo ------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ profile Kubo pins and writes out byte for byte. The same content has the same CI
 from __future__ import annotations
 
 import json
-import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from scripts.data import sha256_of, write_random
 from scripts.peers import KuboDaemon, missing_kubo_daemon
 from scripts.workstation import Workstation
 from tests.helpers.patience import PATIENCE
-from tests.interop.common import V0, V1, cid_of
+from tests.interop.common import V0, V1, cid_of, contents
 
 #: Every way of cutting files that `ipfs add` has.
 CHUNKERS = ["size-1024", "size-262144", "size-1048576", "size-2096128", "rabin", "rabin-16384-32768-65536", "buzhash"]
@@ -102,18 +101,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "zeros.dat").write_bytes(bytes(1_500_000))
     (top / "a link").symlink_to("deep/deeper/one byte.dat")
     return top
-
-
-def contents(top: Path) -> dict[str, str]:
-    """Every name below a folder, and what it is: a folder, a link to somewhere, or a file with that sha256."""
-    found: dict[str, str] = {}
-    for path in top.rglob("*"):
-        name = path.relative_to(top).as_posix()
-        if path.is_symlink():
-            found[name] = f"link to {os.readlink(path)}"
-        else:
-            found[name] = "folder" if path.is_dir() else sha256_of(path)
-    return found
 
 
 # --- what Kubo adds, we load ----------------------------------------------------------------------------------------

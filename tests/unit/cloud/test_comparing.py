@@ -17,8 +17,7 @@ from kachery_cloud.commands import main as cli
 from kachery_cloud.comparing import Differences
 from kachery_cloud.errors import ContentNotFound, FileMissing, InvalidURI
 from kachery_cloud.local import close_repositories, repository
-
-Tree = dict[str, Any]
+from tests.helpers.trees import Tree, make_tree
 
 
 @pytest.fixture(autouse=True)
@@ -30,19 +29,6 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(cli.cli, ["diff", *(str(a) for a in arguments)])
-
-
-def make(top: Path, tree: Tree) -> Path:
-    """Bytes are files, text is a link to it, and a dict is a folder."""
-    top.mkdir(parents=True, exist_ok=True)
-    for name, what in tree.items():
-        if isinstance(what, dict):
-            make(top / name, what)
-        elif isinstance(what, str):
-            (top / name).symlink_to(what)
-        else:
-            (top / name).write_bytes(what)
-    return top
 
 
 def expected(one: Tree, other: Tree, prefix: str = "") -> Differences:
@@ -78,8 +64,8 @@ TREES = st.recursive(
 def test_any_two_trees(tmp_path_factory: pytest.TempPathFactory, one: Tree, other: Tree, profile: str) -> None:
     """Directories, and a directory with a folder in either order: what differs in the trees, and nothing else."""
     base = tmp_path_factory.mktemp("trees")
-    first = kcl.store_dir(make(base / "one", one), local=True, profile=profile)
-    second = kcl.store_dir(make(base / "other", other), local=True, profile=profile)
+    first = kcl.store_dir(make_tree(base / "one", one), local=True, profile=profile)
+    second = kcl.store_dir(make_tree(base / "other", other), local=True, profile=profile)
     wanted = expected(one, other)
     assert kcl.diff(first, second, local_only=True) == wanted
     assert kcl.diff(first, base / "other", local_only=True) == wanted
@@ -89,8 +75,8 @@ def test_any_two_trees(tmp_path_factory: pytest.TempPathFactory, one: Tree, othe
 
 def test_the_command_is_like_diff(tmp_path: Path) -> None:
     """A line for each, in the order of names; 0 for equal, 1 for different, and 2 and more for what it could not do."""
-    one = make(tmp_path / "one", {"a": b"a", "gone": {"x": b""}, "sub": {"b": b"b"}})
-    other = make(tmp_path / "other", {"a": b"A", "new": b"", "sub": {"b": b"b", "c": b""}})
+    one = make_tree(tmp_path / "one", {"a": b"a", "gone": {"x": b""}, "sub": {"b": b"b"}})
+    other = make_tree(tmp_path / "other", {"a": b"A", "new": b"", "sub": {"b": b"b", "c": b""}})
     first, second = (kcl.store_dir(path, local=True) for path in (one, other))
     result = run(first, second)
     assert (result.exit_code, result.output) == (1, "! a\n- gone\n+ new\n+ sub/c\n")
@@ -106,7 +92,7 @@ def test_the_command_is_like_diff(tmp_path: Path) -> None:
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
     """A path that is not there, and two folders, which another program compares."""
-    uri = kcl.store_dir(make(tmp_path / "one", {"a": b"a"}), local=True)
+    uri = kcl.store_dir(make_tree(tmp_path / "one", {"a": b"a"}), local=True)
     with pytest.raises(FileMissing, match="nothing, and it is no URI"):
         kcl.diff(uri, tmp_path / "nothing")
     with pytest.raises(InvalidURI, match="diff -r"):
@@ -117,7 +103,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 
 def test_single_files(tmp_path: Path) -> None:
     """Two files are the same or not."""
-    path = make(tmp_path / "one", {"a": LARGE, "b": b"b"})
+    path = make_tree(tmp_path / "one", {"a": LARGE, "b": b"b"})
     large, small = (kcl.store_file(path / name, local=True) for name in "ab")
     assert not kcl.diff(large, path / "a")
     assert not kcl.diff(small, small)
@@ -130,8 +116,8 @@ def test_no_file_is_loaded_or_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     from kachery_p2p.repo import hashing, seen
 
     monkeypatch.setattr(seen, "RACY_NS", -10_000_000_000)
-    one = make(tmp_path / "one", {"large": LARGE, "sub": {"large": LARGE[1:]}})
-    other = make(tmp_path / "other", {"large": LARGE, "sub": {"large": LARGE[2:]}})
+    one = make_tree(tmp_path / "one", {"large": LARGE, "sub": {"large": LARGE[1:]}})
+    other = make_tree(tmp_path / "other", {"large": LARGE, "sub": {"large": LARGE[2:]}})
     first, second = (kcl.store_dir(path, local=True) for path in (one, other))
     repo = repository(kcl.load_config())
     for file in repo.list_files():

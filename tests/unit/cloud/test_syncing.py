@@ -19,9 +19,9 @@ import kachery_cloud as kcl
 from kachery_cloud.commands import main as cli
 from kachery_cloud.errors import FileExists, InvalidArgument, InvalidName
 from kachery_cloud.local import close_repositories
+from tests.helpers.trees import Tree, make_tree
 
 ROOT = Path(__file__).parents[3]
-Tree = dict[str, Any]
 
 
 @pytest.fixture(autouse=True)
@@ -35,19 +35,6 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(cli.cli, [str(a) for a in arguments])
-
-
-def make(top: Path, tree: Tree) -> Path:
-    """Bytes are files, text is a link to it, and a dict is a folder."""
-    top.mkdir(parents=True, exist_ok=True)
-    for name, what in tree.items():
-        if isinstance(what, dict):
-            make(top / name, what)
-        elif isinstance(what, str):
-            (top / name).symlink_to(what)
-        else:
-            (top / name).write_bytes(what)
-    return top
 
 
 def found(top: Path) -> Tree:
@@ -67,7 +54,7 @@ THERE: Tree = {"a": b"a", ".hidden": b"", "large": LARGE, "link": "a", "sub": {"
 
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
-    return kcl.store_dir(make(tmp_path / "there", THERE), local=True)
+    return kcl.store_dir(make_tree(tmp_path / "there", THERE), local=True)
 
 
 def stamps(top: Path) -> dict[str, tuple[int, int]]:
@@ -87,7 +74,7 @@ def test_what_is_the_same_is_not_touched(uri: str, tmp_path: Path) -> None:
 def test_only_what_differs_is_written(uri: str, tmp_path: Path) -> None:
     """A file with other bytes, a missing one, a folder, a link elsewhere. What else is there stays."""
     out = Path(kcl.load_dir(uri, tmp_path / "out"))
-    make(out, {"mine": b"mine", "my folder": {"x": b"x"}})
+    make_tree(out, {"mine": b"mine", "my folder": {"x": b"x"}})
     (out / "a").write_bytes(b"A")
     (out / "a").chmod(0o640)
     shutil.rmtree(out / "sub" / "empty")
@@ -108,7 +95,9 @@ def test_delete_removes_what_is_not_in_the_directory(uri: str, tmp_path: Path) -
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "x").write_bytes(b"x")
     out = Path(kcl.load_dir(uri, tmp_path / "out"))
-    make(out, {"mine": b"mine", "my": {"deep": {"x": b"x"}}, "to": str(tmp_path / "outside"), "sub": {".new": b""}})
+    make_tree(
+        out, {"mine": b"mine", "my": {"deep": {"x": b"x"}}, "to": str(tmp_path / "outside"), "sub": {".new": b""}}
+    )
     assert set(kcl.load_dir(uri, out, delete=True).removed) == {"mine", "my", "to", "sub/.new"}
     assert found(out) == THERE
     assert found(tmp_path / "outside") == {"x": b"x"}
@@ -116,8 +105,8 @@ def test_delete_removes_what_is_not_in_the_directory(uri: str, tmp_path: Path) -
 
 def test_nothing_goes_through_a_symbolic_link(uri: str, tmp_path: Path) -> None:
     """A link where the directory has a folder or a file is replaced itself; what it leads to is not touched."""
-    outside = make(tmp_path / "outside", {"b": b"theirs", "extra": b""})
-    out = make(tmp_path / "out", {"sub": str(outside), "a": str(outside / "b"), "large": str(outside / "none")})
+    outside = make_tree(tmp_path / "outside", {"b": b"theirs", "extra": b""})
+    out = make_tree(tmp_path / "out", {"sub": str(outside), "a": str(outside / "b"), "large": str(outside / "none")})
     with pytest.raises(FileExists, match=r"'a', 'large', 'sub' in .*--force"):
         kcl.load_dir(uri, out, overwrite=False)
     kcl.load_dir(uri, out, delete=True)
@@ -130,7 +119,7 @@ def test_nothing_goes_through_a_symbolic_link(uri: str, tmp_path: Path) -> None:
 
 def test_what_is_in_the_way_needs_a_word(uri: str, tmp_path: Path) -> None:
     """Files are replaced in Python, and with --force; folders go with delete alone. Until then nothing is written."""
-    out = make(tmp_path / "out", {"a": b"mine"})
+    out = make_tree(tmp_path / "out", {"a": b"mine"})
     result = run("load", uri, "--dest", out)
     assert (result.exit_code, found(out)) == (2, {"a": b"mine"})
     assert "--force" in result.stderr
@@ -139,7 +128,7 @@ def test_what_is_in_the_way_needs_a_word(uri: str, tmp_path: Path) -> None:
     assert run("load", uri, "--dest", out, "--force").output == f"{out}\n"
     assert found(out) == THERE
     (out / "a").unlink()
-    make(out, {"a": {"deep": b"mine"}})
+    make_tree(out, {"a": {"deep": b"mine"}})
     before = found(out)
     with pytest.raises(FileExists, match=r"'a'.*delete=True"):
         kcl.load_dir(uri, out)
@@ -154,7 +143,7 @@ def test_what_is_in_the_way_needs_a_word(uri: str, tmp_path: Path) -> None:
 
 def test_new_files_need_no_word(uri: str, tmp_path: Path) -> None:
     """A folder that has other files takes the directory beside them, also from the command."""
-    out = make(tmp_path / "out", {"mine": b"mine"})
+    out = make_tree(tmp_path / "out", {"mine": b"mine"})
     assert run("load", uri, "--dest", out).exit_code == 0
     assert found(out) == {**THERE, "mine": b"mine"}
 
@@ -186,8 +175,8 @@ def test_the_data_directory_is_nothing_to_be_written_to(uri: str, data: Path, wh
 
 def test_two_names_that_are_one_here(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a file system that takes `A` for `a`, the second is an error and does not replace the first."""
-    uri = kcl.store_dir(make(tmp_path / "two", {"A": b"A", "a": b"a"}), local=True)
-    out = make(tmp_path / "out", {"a": b"A", "mine": b""})
+    uri = kcl.store_dir(make_tree(tmp_path / "two", {"A": b"A", "a": b"a"}), local=True)
+    out = make_tree(tmp_path / "out", {"a": b"A", "mine": b""})
     real_stat, real_open = os.stat, os.open
 
     def stat(path: Any, **named: Any) -> os.stat_result:
@@ -242,8 +231,8 @@ def test_any_folder_becomes_any_directory(
 ) -> None:
     """With delete it is the directory, without it both; the second time nothing is written; the URI is the same."""
     base = tmp_path_factory.mktemp("trees")
-    uri = kcl.store_dir(make(base / "new", new), local=True)
-    out = make(base / "out", old)
+    uri = kcl.store_dir(make_tree(base / "new", new), local=True)
+    out = make_tree(base / "out", old)
     try:
         kcl.load_dir(uri, out, delete=delete)
     except FileExists:
@@ -285,7 +274,7 @@ def test_killed_at_any_moment_each_file_is_the_old_or_the_new_one(uri: str, tmp_
     """And the next load finishes it, and clears away what was left."""
     old: Tree = {"a": b"old", "large": LARGE[::-1], "link": "b", "sub": {"b": b"old"}, "extra": {"x": b"x"}}
     for calls in range(40):
-        out = make(tmp_path / f"out{calls}", old)
+        out = make_tree(tmp_path / f"out{calls}", old)
         done = subprocess.run([sys.executable, "-c", DIE, uri, str(out), str(calls)], cwd=ROOT, capture_output=True)
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         for name, what in found(out).items():
