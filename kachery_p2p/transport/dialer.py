@@ -105,18 +105,26 @@ class Race(Generic[Target, Result]):
         return list(self._known)
 
     async def run(self) -> Result | None:
-        """The first result; `None` when all have failed, each with its reason in `errors`."""
+        """The first result; `None` when all have failed, each with its reason in `errors`.
+
+        A caller that gives up at the very instant at which somebody won gets nothing: the result is discarded.
+        """
         begun = trio.current_time()
-        async with trio.open_nursery() as nursery:
-            while self.winner is None and (self._waiting or self._running):
-                target, pause = self._next(trio.current_time() - begun)
-                if target is not None:
-                    self._running += 1
-                    nursery.start_soon(self._try, target)
-                self._step.clear()
-                with trio.move_on_after(pause):
-                    await self._step.take()
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                while self.winner is None and (self._waiting or self._running):
+                    target, pause = self._next(trio.current_time() - begun)
+                    if target is not None:
+                        self._running += 1
+                        nursery.start_soon(self._try, target)
+                    self._step.clear()
+                    with trio.move_on_after(pause):
+                        await self._step.take()
+                nursery.cancel_scope.cancel()
+        except BaseException:
+            if self.winner is not None:
+                self._discard(self.winner)
+            raise
         return self.winner
 
     def _next(self, elapsed: float) -> tuple[Target | None, float]:
@@ -421,9 +429,14 @@ class Dialer:
                         nursery.cancel_scope.cancel()
                 await trio.sleep(limits.PUNCH_RETRY_PAUSE)
 
-        async with trio.open_nursery() as nursery:
-            for address in addresses[: limits.MAX_PUNCH_ADDRESSES]:
-                nursery.start_soon(attempt, address)
+        try:
+            async with trio.open_nursery() as nursery:
+                for address in addresses[: limits.MAX_PUNCH_ADDRESSES]:
+                    nursery.start_soon(attempt, address)
+        except BaseException:
+            for result in reached:  # the caller gave up at the instant at which it was there
+                _close(result)
+            raise
         return reached[0] if reached else None
 
 

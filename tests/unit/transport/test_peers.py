@@ -184,6 +184,23 @@ async def test_second_winner_is_disposed_of() -> None:
     assert {winner, *discarded} == {"a", "b"}
 
 
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_caller_that_gives_up_as_somebody_wins(others: int) -> None:
+    """Nobody else would close what was reached, so the race does."""
+    disposed: list[str] = []
+
+    async def attempt(target: str) -> str:
+        if target != "good":
+            await trio.sleep_forever()
+        scope.cancel()
+        return target
+
+    with trio.CancelScope() as scope:
+        await Race([*["dead"] * others, "good"], attempt, disposed.append).run()
+        pytest.fail("it was cancelled")
+    assert disposed == ["good"]
+
+
 async def test_race_is_staggered_and_ends_early(autojump_clock: trio.testing.MockClock) -> None:
     """The next address starts after a quarter of a second, or at once when one fails; the winner ends the others."""
     log: list[tuple[str, float]] = []
