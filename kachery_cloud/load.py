@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, SupportsIndex
 
 from kachery_cloud.arguments import binary_stream, byte_range, check_flags, path_text
 from kachery_cloud.errors import DamagedFile, FileMissing, InvalidArgument, KacheryError
+from kachery_cloud.files_here import request_for
 from kachery_cloud.local import BlockNotLocal, local_kinds, repository, resolve_local
 from kachery_cloud.placing import check_tree_destination, copy_into_place, place_directory
 from kachery_cloud.request import Request
@@ -34,7 +35,7 @@ _MOST_WARNINGS = 10
 
 
 def load_file(
-    uri: str,
+    uri: str | os.PathLike[str],
     *,
     dest: str | os.PathLike[str] | None = None,
     overwrite: bool = True,
@@ -46,7 +47,9 @@ def load_file(
     """Load a file and return the path of a local copy.
 
     Args:
-        uri: `ipfs://<cid>`, `ipfs://<cid>/<path>`, `/ipfs/<cid>` or a CID, perhaps with `?label=` and `?provider=`.
+        uri: `ipfs://<cid>`, `ipfs://<cid>/<path>`, `/ipfs/<cid>` or a CID, perhaps with `?label=` and `?provider=`; an
+            `ipns://` name. Or the path of a file on this machine, which is given back as it is. What comes from
+            strangers is checked with `parse_uri` first, which takes no paths.
         dest: where to put a copy of your own. A folder takes it under the last name of the path, else the label, else
             the CID; these come from whoever made the URI, so there no file is ever replaced, and names that are not
             plain ones (`.bashrc`, `-rf`, `CON`) are refused. Without `dest` the path leads into the data directory;
@@ -62,6 +65,7 @@ def load_file(
         ContentNotFound: it is not here (`local_only`), or none of those who were asked has it; names them.
         DamagedFile: the local copy has changed and `local_only` is set. Without it, the data is loaded anew.
         FileExists: something else is at `dest`.
+        FileMissing: it is neither a URI nor a file on this machine.
         InvalidName: the URI may not choose the name of the copy.
         KacheryError: InvalidURI, InvalidCID, UnsupportedCID, InvalidAddress, PathNotFound, IsADirectory, DiskFull ...
 
@@ -69,19 +73,23 @@ def load_file(
         >>> path = kcl.load_file("ipfs://bafkreiajr6u7obg3mpunezz2mwarr2sptwr3zaedia665vdayvw6mpn5ga")
     """
     check_flags(overwrite=overwrite)
-    request = Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
+    request = request_for(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
     # Looked at first, so that a mistake in it shows before anything is loaded.
     destination = None if dest is None else _file_destination(dest, request.uri)
     path = request.file()
     if destination is None:
-        return str(request.named(path))
+        return request.named(path)
     target, named = destination
     copy_into_place(path, target, replace=overwrite and named)
     return str(target)
 
 
 def load_text(
-    uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None
+    uri: str | os.PathLike[str],
+    *,
+    local_only: bool = False,
+    providers: Sequence[str] = (),
+    timeout: float | None = None,
 ) -> str:
     """Load text in UTF-8.
 
@@ -100,7 +108,11 @@ def load_text(
 
 
 def load_json(
-    uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None
+    uri: str | os.PathLike[str],
+    *,
+    local_only: bool = False,
+    providers: Sequence[str] = (),
+    timeout: float | None = None,
 ) -> Any:
     """Load JSON.
 
@@ -119,7 +131,7 @@ def load_json(
 
 
 def load_npy(
-    uri: str,
+    uri: str | os.PathLike[str],
     *,
     mmap_mode: Literal["r", "c"] | None = None,
     local_only: bool = False,
@@ -149,14 +161,20 @@ def load_npy(
             f"mmap_mode is {shown(mmap_mode)}; it must be 'r', 'c' or None, for what has a URI never changes."
         )
     if mmap_mode is not None:
-        request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+        request = request_for(uri, local_only=local_only, providers=providers, timeout=timeout)
         return map_npy(request.file(), mmap_mode, request.uri.locator)
     file, name = _open(uri, local_only, providers, timeout)
     with file:
         return read_npy(file, name)
 
 
-def load_pkl(uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None) -> Any:
+def load_pkl(
+    uri: str | os.PathLike[str],
+    *,
+    local_only: bool = False,
+    providers: Sequence[str] = (),
+    timeout: float | None = None,
+) -> Any:
     """Load a pickle of plain data: what `store_pkl` writes, and older kachery-cloud pickles.
 
     It never runs code, wherever the file is from: only types on a fixed list are read (see
@@ -177,7 +195,7 @@ def load_pkl(uri: str, *, local_only: bool = False, providers: Sequence[str] = (
 
 
 def load_bytes(
-    uri: str,
+    uri: str | os.PathLike[str],
     start: SupportsIndex | None = None,
     end: SupportsIndex | None = None,
     *,
@@ -206,12 +224,12 @@ def load_bytes(
         >>> footer = kcl.load_bytes(uri, -8)
     """
     first, last = byte_range(start, end)
-    request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+    request = request_for(uri, local_only=local_only, providers=providers, timeout=timeout)
     return b"".join(request.pieces(first, last))
 
 
 def cat_file(
-    uri: str,
+    uri: str | os.PathLike[str],
     out: BinaryIO | None = None,
     *,
     start: SupportsIndex | None = None,
@@ -242,7 +260,7 @@ def cat_file(
     """
     first, last = byte_range(start, end)
     stream = binary_stream(out)
-    request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+    request = request_for(uri, local_only=local_only, providers=providers, timeout=timeout)
     for piece in request.pieces(first, last, stream=True):
         stream.write(piece)
     stream.flush()
@@ -363,7 +381,11 @@ def list_dir(
 
 
 def load_file_info(
-    uri: str, *, local_only: bool = False, providers: Sequence[str] = (), timeout: float | None = None
+    uri: str | os.PathLike[str],
+    *,
+    local_only: bool = False,
+    providers: Sequence[str] = (),
+    timeout: float | None = None,
 ) -> dict[str, Any]:
     """What is known of a file or directory without loading it.
 
@@ -372,20 +394,23 @@ def load_file_info(
         directory), "label", "local" (whether all of it is here), "path" (where; None if it is not) and "sources": where
         that was learnt now, as bytes by peer ID or ``gateway:<host>``; nowhere if it was known here. Of what `list`
         shows, also "kept" ("stored", "linked", "loaded" or "partial"), "labels", "here", "complete", "problem",
-        "added", "used" and "pinned", as there.
+        "added", "used" and "pinned", as there. Of a file that was not named by its CID but by its path, none of these,
+        and None as "cid".
 
     Example:
         >>> kcl.load_file_info(uri)["size"]
         200000128
     """
-    return Request(uri, local_only=local_only, providers=providers, timeout=timeout).info()
+    return request_for(uri, local_only=local_only, providers=providers, timeout=timeout).info()
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
 
 
-def _open(uri: str, local_only: bool, providers: Sequence[str], timeout: float | None) -> tuple[BufferedIOBase, str]:
-    request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+def _open(
+    uri: str | os.PathLike[str], local_only: bool, providers: Sequence[str], timeout: float | None
+) -> tuple[BufferedIOBase, str]:
+    request = request_for(uri, local_only=local_only, providers=providers, timeout=timeout)
     return request.open(), request.uri.locator
 
 

@@ -109,6 +109,22 @@ class LocalContent(NamedTuple):
         return BytesIO(self.data) if self.path is None else open(self.path, "rb")
 
 
+class LocalFile(NamedTuple):
+    """A file on this machine that is named otherwise than by its CID; as `LocalContent`."""
+
+    path: Path
+    data: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.path.stat().st_size
+
+    def open(self) -> BufferedIOBase:
+        """The file, open for reading."""
+        return open(self.path, "rb")
+
+
 def local_blocks(repo: Repo, cids: list[CID]) -> list[bytes]:
     """The blocks, from this machine alone.
 

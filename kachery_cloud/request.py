@@ -21,6 +21,7 @@ from kachery_cloud.errors import (
 from kachery_cloud.local import (
     BlockNotLocal,
     LocalContent,
+    LocalFile,
     find_local,
     is_local_directory,
     list_local,
@@ -90,21 +91,21 @@ class Request:
         self.say(f"{self.uri.locator} is on this machine already.")
         return found.path
 
-    def named(self, path: Path) -> Path:
+    def named(self, path: Path) -> str:
         """A path of that file which ends in the name that the URI gives it; `path` where that is no plain name."""
         try:
             name = outside_name(self.uri.name)
         except InvalidName:
-            return path
+            return str(path)
         repo = repository(self.config)
-        return repo.names.give(resolve_local(repo, self.uri), path, name)
+        return str(repo.names.give(resolve_local(repo, self.uri), path, name))
 
     def open(self) -> BufferedIOBase:
         """The whole file, here or fetched, open for reading. A small one that has no path yet gets none."""
         found = self.local()
         return open(_path_of(self.ask("file")), "rb") if found is None else found.open()
 
-    def local(self, *, needs_path: bool = False) -> LocalContent | None:
+    def local(self, *, needs_path: bool = False) -> LocalContent | LocalFile | None:
         """The local copy; None when the network has to be asked, which `local_only` forbids."""
         repo = repository(self.config)
         try:

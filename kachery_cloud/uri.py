@@ -37,7 +37,8 @@ _GATEWAY = re.compile(r"https?://[^/?#]+/ipfs/([A-Za-z0-9]{46,})(/[^?#]*)?", re.
 _SUBDOMAIN = re.compile(r"https?://([A-Za-z0-9]{46,})\.ipfs\.[^/?#]+(/[^?#]*)?", re.IGNORECASE)
 _RAW_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}")
-_EXPECTED = "Expected ipfs://<cid>, ipfs://<cid>/<path>, /ipfs/<cid> or a CID alone"
+#: For errors: what is a URI.
+EXPECTED = "Expected ipfs://<cid>, ipfs://<cid>/<path>, /ipfs/<cid> or a CID alone"
 #: Longer than any file system lets a path be; a URI beyond it is a mistake (a text where a URI is meant).
 _MAX_LENGTH = 16_384
 #: The rest is for a path and providers.
@@ -183,12 +184,12 @@ def parse_name_uri(uri: str) -> NameURI | None:
 def _checked_text(uri: object) -> tuple[str, str]:
     """A URI without white space around it, and as it is quoted in errors."""
     if not isinstance(uri, str):
-        raise InvalidURI(f"A URI is text, not {type(uri).__name__}. {_EXPECTED}.")
+        raise InvalidURI(f"A URI is text, not {type(uri).__name__}. {EXPECTED}.")
     text = uri.strip()
     if not text:
-        raise InvalidURI(f"The URI is empty. {_EXPECTED}.")
+        raise InvalidURI(f"The URI is empty. {EXPECTED}.")
     if len(text) > _MAX_LENGTH:
-        raise InvalidURI(f"That is {len(text):,} characters long, too long for a URI. {_EXPECTED}.")
+        raise InvalidURI(f"That is {len(text):,} characters long, too long for a URI. {EXPECTED}.")
     quoted = shown(text, _SHOWN)
     if _RAW_CONTROL.search(text):
         raise InvalidURI(f"{quoted} has a control character or a line break in it. In a name it is written as %0A.")
@@ -200,6 +201,19 @@ def _refuse_fragment(text: str, quoted: str) -> None:
         raise InvalidURI(
             f"{quoted} has a part that begins with '#', which means nothing here. A '#' in a name is written as %23."
         )
+
+
+def begins_with_cid(text: str) -> bool:
+    """Whether what stands before the first `/` or `?` is a CID, of whatever kind."""
+    from kachery_p2p.dag.cid import CID
+
+    try:
+        CID.parse(re.split("[/?]", text, maxsplit=1)[0])
+    except InvalidCID:
+        return False
+    except UnsupportedCID:
+        return True
+    return True
 
 
 def join(uri: str, *names: str) -> str:
@@ -349,12 +363,18 @@ def _content_part(text: str, quoted: str) -> str:
                 f"{quoted} is the address of a web gateway ({scheme}://), not of content. "
                 f"Use ipfs://{gateway[1]}{path} instead."
             )
-        if scheme in ("sha1", "sha1-enc"):
+        if scheme == "sha1":
             raise InvalidURI(
-                f"{quoted} is a URI of an older kachery ({scheme}://), which names data by another hash. Such data "
-                "cannot be found any more: ask whoever has the file to store it again and give you the ipfs:// URI."
+                f"{quoted} is a URI of an older kachery ({scheme}://), which names a file by another hash. Where that "
+                "file is on this machine it can be loaded with load_file (kachery-cloud-load), but not used here: "
+                "store it, and use the ipfs:// URI."
             )
-        raise InvalidURI(f"{quoted} has the scheme {scheme}://, which is not supported here. {_EXPECTED}.")
+        if scheme == "sha1-enc":
+            raise InvalidURI(
+                f"{quoted} is a URI of an older kachery ({scheme}://), which only a service that is gone could read. "
+                "Ask whoever has the file to store it again and give you the ipfs:// URI."
+            )
+        raise InvalidURI(f"{quoted} has the scheme {scheme}://, which is not supported here. {EXPECTED}.")
     if text.startswith("/ipfs/"):
         return text[len("/ipfs/") :]
     if text.startswith("ipns/"):
@@ -371,7 +391,7 @@ def _is_path(text: str, quoted: str) -> InvalidURI:
     there = os.path.lexists(os.path.expanduser(text))
     more = "It is here: open it as it is. To share it, store" if there else "To share what lies there, store"
     return InvalidURI(
-        f"{quoted} looks like a path on this machine, not a URI. {_EXPECTED}. {more} it with store_file "
+        f"{quoted} looks like a path on this machine, not a URI. {EXPECTED}. {more} it with store_file "
         "(kachery-cloud-store), which gives its URI."
     )
 
@@ -380,18 +400,18 @@ def _content_cid(text: str, uri: str, quoted: str) -> CID:
     from kachery_p2p.dag.cid import CID, DAG_PB, LIBP2P_KEY, RAW, codec_name
 
     if not text:
-        raise InvalidURI(f"{quoted} names no CID. {_EXPECTED}.")
+        raise InvalidURI(f"{quoted} names no CID. {EXPECTED}.")
     if text.startswith(("label=", "provider=")):
         raise InvalidURI(
             f"{quoted} has a '/' or '?' before its '@', or no '@'. In a label '/' is written there as %2F and '?' as "
             "%3F; in an address '/' is written as ':', as in provider=ip4:192.168.1.20:tcp:4001."
         )
     if ":" in text:
-        raise InvalidURI(f"{quoted} has a user or a port in it, which content does not have. {_EXPECTED}.")
+        raise InvalidURI(f"{quoted} has a user or a port in it, which content does not have. {EXPECTED}.")
     if text.lower() in ("ipfs", "ipns"):
-        raise InvalidURI(f"{quoted} says {text!r} where the CID should be. {_EXPECTED}.")
+        raise InvalidURI(f"{quoted} says {text!r} where the CID should be. {EXPECTED}.")
     if "%" in text:
-        raise InvalidURI(f"{quoted} has a '%' in its CID; a CID is letters and digits alone. {_EXPECTED}.")
+        raise InvalidURI(f"{quoted} has a '%' in its CID; a CID is letters and digits alone. {EXPECTED}.")
     try:
         cid = CID.parse(text)
     except InvalidCID as error:

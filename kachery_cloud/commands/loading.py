@@ -172,7 +172,8 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
     from kachery_cloud.uri import parse_uri
 
     shown = {
-        "uri": parse_uri(found["uri"]).pasteable,  # it may be copied into a shell
+        # It may be copied into a shell.
+        "uri": parse_uri(found["uri"]).pasteable if found["cid"] else found["uri"],
         **{key: found[key] for key in ("cid", "kind")},
         "size": None if found["size"] is None else f"{found['size']:,} bytes",
         **{key: found[key] for key in ("label", "local", "path")},

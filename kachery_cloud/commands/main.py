@@ -31,6 +31,7 @@ COMMANDS = {
     "link": "storing",
     "list": "inventory",
     "load": "loading",
+    "load-info": "older",
     "ls": "loading",
     "move": "inventory_removal",
     "node": "node",
@@ -43,6 +44,7 @@ COMMANDS = {
     "share": "sharing",
     "status": "network",
     "store": "storing",
+    "store-local": "older",
     "verify": "upkeep",
     "whereis": "network",
 }

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kachery_p2p.repo.repo import Stored
 
 #: What became of the work after Ctrl-C.
-_INTERRUPTED = "Interrupted. Run the command again to store it: what is stored already is not stored twice."
+STORE_INTERRUPTED = "Interrupted. Run the command again to store it: what is stored already is not stored twice."
 
 _label_option = click.option("--label", metavar="TEXT", help="A note for people, and a name for copies, in the URI.")
 _share_option = click.option(
@@ -79,7 +79,7 @@ def _pinning(function: Function) -> Function:
     return function
 
 
-@command("store", _INTERRUPTED)
+@command("store", STORE_INTERRUPTED)
 @click.argument("paths", type=click.Path(), nargs=-1, required=True, metavar="PATH...")
 @click.option("-r", "--recursive", is_flag=True, help="Store a directory with all that is in it.")
 @_what_is_stored
@@ -110,7 +110,7 @@ def store(paths: tuple[str, ...], **options: Any) -> None:
     _store(paths, linked=False, **options)
 
 
-@command("link", _INTERRUPTED)
+@command("link", STORE_INTERRUPTED)
 @click.argument("paths", type=click.Path(), nargs=-1, required=True, metavar="PATH...")
 @click.option("-r", "--recursive", is_flag=True, help="Link a directory with all that is in it.")
 @_what_is_stored

@@ -129,11 +129,13 @@ class Group(click.Group):
         return _main(super().main, given, args, kwargs)
 
 
-def command(name: str, interrupted: str = "Interrupted.") -> Callable[[Function], click.Command]:
+def command(
+    name: str, interrupted: str = "Interrupted.", *, hidden: bool = False
+) -> Callable[[Function], click.Command]:
     """A command that can be run by itself, or be part of the group. `interrupted`: see `guarded`."""
 
     def make(function: Function) -> click.Command:
-        return click.command(name, cls=Command, context_settings=CONTEXT)(guarded(function, interrupted))
+        return click.command(name, cls=Command, context_settings=CONTEXT, hidden=hidden)(guarded(function, interrupted))
 
     return make
 

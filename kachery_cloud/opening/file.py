@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from kachery_cloud.arguments import whole_number
 from kachery_cloud.errors import InvalidArgument, InvalidRange
+from kachery_cloud.files_here import request_for
 from kachery_cloud.opening.asking import run
 from kachery_cloud.opening.content import Content
 from kachery_cloud.opening.extents import Range
 from kachery_cloud.opening.limits import READ_AHEAD
-from kachery_cloud.request import Request
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class KacheryFile(io.BufferedIOBase):
 
     def __init__(
         self,
-        uri: str,
+        uri: str | os.PathLike[str],
         *,
         local_only: bool = False,
         providers: Sequence[str] = (),
@@ -52,7 +52,7 @@ class KacheryFile(io.BufferedIOBase):
         ahead = whole_number(read_ahead)
         if ahead is None or ahead < 0:
             raise InvalidArgument(f"read_ahead is {shown(read_ahead)}; it must be a number of bytes, or 0.")
-        request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+        request = request_for(uri, local_only=local_only, providers=providers, timeout=timeout)
         self._how: dict[str, Any] = {
             "local_only": local_only,
             "providers": tuple(request.providers),
@@ -230,7 +230,7 @@ def _index(number: Any) -> int | None:
 
 @overload
 def open(
-    uri: str,
+    uri: str | os.PathLike[str],
     mode: Literal["rb", "br"] = "rb",
     *,
     local_only: bool = False,
@@ -242,7 +242,7 @@ def open(
 
 @overload
 def open(
-    uri: str,
+    uri: str | os.PathLike[str],
     mode: Literal["r", "rt", "tr"],
     *,
     encoding: str | None = None,
@@ -256,7 +256,7 @@ def open(
 
 
 def open(
-    uri: str,
+    uri: str | os.PathLike[str],
     mode: str = "rb",
     *,
     encoding: str | None = None,

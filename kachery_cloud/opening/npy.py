@@ -7,6 +7,7 @@ far apart is read by itself, many parts at a time.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -258,7 +259,7 @@ def _normal(index: Any, shape: tuple[int, ...]) -> tuple[list[tuple[int, int, in
 
 
 def open_npy(
-    uri: str,
+    uri: str | os.PathLike[str],
     *,
     local_only: bool = False,
     providers: Sequence[str] = (),

@@ -192,9 +192,9 @@ def _contents() -> dict[Path, bytes]:
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
-        (lambda: kcl.load_file("data/x.csv"), kcl.InvalidURI, "looks like a path on this machine.*store_file"),
-        (lambda: kcl.load_file("x.csv"), kcl.InvalidURI, "It is here: open it as it is"),
-        (lambda: kcl.load_text(Path("x.csv")), kcl.InvalidURI, "A URI is text, not PosixPath"),
+        (lambda: kcl.load_file("data/x.csv"), kcl.FileMissing, "neither a file on this machine nor a URI"),
+        (lambda: kcl.list_dir("data/x.csv"), kcl.InvalidURI, "looks like a path on this machine.*store_file"),
+        (lambda: kcl.list_dir("x.csv"), kcl.InvalidURI, "It is here: open it as it is"),
         (lambda: kcl.load_text(None), kcl.InvalidURI, "A URI is text, not NoneType"),
         (lambda: kcl.store_file(f"ipfs://{CID}"), kcl.FileMissing, "is a URI, not a path.*load_file"),
         (lambda: kcl.store_file("https://example.org/x"), kcl.FileMissing, "is a URI, not a path"),

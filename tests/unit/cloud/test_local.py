@@ -352,7 +352,7 @@ def test_wrong_formats_name_the_uri() -> None:
         (lambda: kcl.link_file("/no/such/file", local=True), FileMissing),
         (lambda: kcl.store_file(None, local=True), kcl.InvalidArgument),  # type: ignore[arg-type]
         (lambda: kcl.store_file(__file__, profile="none", local=True), InvalidProfile),
-        (lambda: kcl.load_file("sha1://" + "0" * 40), InvalidURI),
+        (lambda: kcl.load_dir("sha1://" + "0" * 40, "copy"), InvalidURI),
         (lambda: kcl.load_file(ELSEWHERE, timeout=-1), kcl.ConfigError),
         (lambda: kcl.load_file(ELSEWHERE, providers=["nonsense"]), kcl.InvalidAddress),
     ],
