@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -109,7 +109,7 @@ class Share:
         uri: with the addresses.
         size: in bytes; of a directory, of all its blocks.
         title: for people.
-        shared: the day of it.
+        day: on which it was stored, or came here.
         reachable: who can load it now.
     """
 
@@ -117,7 +117,7 @@ class Share:
     size: int
     title: str
     reachable: Reachable
-    shared: datetime.date = field(default_factory=lambda: datetime.datetime.now().astimezone().date())
+    day: datetime.date
 
     @property
     def string(self) -> str:
@@ -127,7 +127,7 @@ class Share:
     @property
     def citation(self) -> str:
         """A line for a paper or a notebook: title, day, size, and the URI that stays, without addresses."""
-        return f"{self.title} ({self.shared.isoformat()}). {self.size:,} bytes. {self.uri.locator}"
+        return f"{self.title} ({self.day.isoformat()}). {self.size:,} bytes. {self.uri.locator}"
 
 
 def share(uri: str, *, label: str | None = None) -> str:
@@ -140,7 +140,8 @@ def share(uri: str, *, label: str | None = None) -> str:
 
     Args:
         uri: of a file or directory that is on this machine.
-        label: its name for people, and of the copy; without it that of the URI, or the name of a linked file.
+        label: its name for people, and of the copy; without it that of the URI, or what `list` calls it: the label that
+            it was stored with, or the name of the file or folder.
 
     Raises:
         ContentNotFound: it is not on this machine.
@@ -192,18 +193,22 @@ def make_share(
     parsed = parse_uri(uri)
     repo = repository(config)
     try:
-        cid, size, own_name = _look(repo, parsed)
+        cid, size = _look(repo, parsed)
     except BlockNotLocal:
         raise ContentNotFound(
             f"{parsed.locator} is not on this machine, so it cannot be shared from here. Load it first, or pass on the "
             "string that you were given."
         ) from None
-    name = label or parsed.label or ("" if parsed.path else own_name)
+    root = repo.inventory.get(cid) or (repo.inventory.get(parsed.root) if parsed.path else None)
+    listed = root.labels[0].text if root is not None and root.labels else ""
+    name = label or parsed.label or ("" if parsed.path else listed)
     if name and len(uri_notes.encoded(name)) > MAX_LABEL:
         name = ""
     reachable = reachable_now(running())
     shared = replace(parsed, label=name or None, providers=reachable.addresses)
-    return Share(shared, size, shared.name or str(cid), reachable)
+    added = time.time() if root is None else root.added
+    day = datetime.datetime.fromtimestamp(added).astimezone().date()
+    return Share(shared, size, shared.name or str(cid), reachable, day)
 
 
 def running_node(config: Config) -> RunningNode | None:
@@ -343,8 +348,8 @@ def _target(uri: ContentURI, dest: str | os.PathLike[str] | None) -> Path:
     return target
 
 
-def _look(repo: Repo, uri: ContentURI) -> tuple[CID, int, str]:
-    """What is here under a URI: its CID, its size, and the name of a linked file or nothing.
+def _look(repo: Repo, uri: ContentURI) -> tuple[CID, int]:
+    """What is here under a URI: its CID, and its size.
 
     Raises:
         BlockNotLocal: it is not here.
@@ -352,9 +357,8 @@ def _look(repo: Repo, uri: ContentURI) -> tuple[CID, int, str]:
     try:
         found = find_local(repo, uri)
     except IsADirectory:
-        return (cid := resolve_local(repo, uri)), _directory_size(repo, cid), ""
-    linked = found.path is not None and not found.path.is_relative_to(repo.directory)
-    return found.cid, found.size, found.path.name if found.path is not None and linked else ""
+        return (cid := resolve_local(repo, uri)), _directory_size(repo, cid)
+    return found.cid, found.size
 
 
 def _directory_size(repo: Repo, cid: CID) -> int:

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 @command("share")
 @click.argument("uri")
-@click.option("--label", metavar="NAME", help="Its name for people, and of the copy. [default: that of the URI]")
+@click.option("--label", metavar="NAME", help="Its name for people, and of the copy. [default: what list calls it]")
 @click.option(
-    "--cite", is_flag=True, help="Print a line to cite it by, too: title, date, size, and the URI that stays."
+    "--cite",
+    is_flag=True,
+    help="Print a line to cite it by, too: title, day of storing, size, and the URI that stays.",
 )
 @click.option("--qr", is_flag=True, help="Show the string as a QR code, too, on standard error.")
 @json_option

@@ -148,7 +148,8 @@ def test_the_string_is_the_uri_with_name_and_addresses() -> None:
 
 
 def test_its_name() -> None:
-    """The one given, else that of the URI, else that of a linked file; a path names itself. A long text is no name."""
+    """The one given, else that of the URI, else what it is called here: by the user before by a file or folder, the
+    newest first. A path names itself. A long text is no name."""
     Path("mine.nwb").write_bytes(os.urandom(100_000))
     Path("folder/notes").mkdir(parents=True)
     Path("folder/notes/readme.txt").write_text("x")
@@ -157,7 +158,13 @@ def test_its_name() -> None:
     assert shared(linked).uri.label == "mine.nwb"
     assert shared(linked + "?label=b").uri.label == "b"
     assert shared(linked + "?label=b", label="c").uri.label == "c"
-    assert shared(folder).uri.label is None
+    assert shared(folder).uri.label == "folder"
+    stored = kcl.store_file("folder/notes/readme.txt", local=True)
+    assert shared(stored).uri.label == "readme.txt"
+    kcl.store_file("folder/notes/readme.txt", label="notes of May", local=True)
+    kcl.link_file("folder/notes/readme.txt", local=True)
+    assert (shared(stored).title, shared(stored).uri.label) == ("notes of May", "notes of May")
+    assert shared(kcl.store_text("nameless", local=True)).uri.label is None
     inside = shared(kcl.join(folder, "notes/readme.txt"))
     assert (inside.title, inside.uri.label) == ("readme.txt", None)
     assert shared(linked, label="x" * (MAX_LABEL + 1)).uri.label is None
@@ -179,10 +186,36 @@ def test_a_line_to_cite_it_by() -> None:
     Path("folder").mkdir()
     Path("folder/a").write_bytes(bytes(1234))
     uri = kcl.store_text("hello", local=True)
-    found = replace(shared(uri, label="Mouse 12, asleep"), shared=datetime.date(2026, 11, 30))
+    found = replace(shared(uri, label="Mouse 12, asleep"), day=datetime.date(2026, 11, 30))
     assert found.citation == f"Mouse 12, asleep (2026-11-30). 5 bytes. {uri}"
     assert replace(found, title=found.uri.cid).citation.startswith("bafkrei")
     assert shared(kcl.store_dir("folder", local=True)).size > 1234
+
+
+def test_the_day_is_that_on_which_it_was_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is shared later, also a file in a folder, has the day that `list` shows."""
+    Path("folder").mkdir()
+    Path("folder/a").write_bytes(bytes(1234))
+    then = datetime.datetime(2024, 2, 29, 12).timestamp()
+    with monkeypatch.context() as patched:
+        patched.setattr("time.time", lambda: then)
+        folder = kcl.store_dir("folder", local=True)
+        file = kcl.store_text("hello", local=True)
+    kcl.store_text("hello", local=True)
+    for uri in (folder, kcl.join(folder, "a"), file):
+        assert shared(uri).day == datetime.date(2024, 2, 29)
+    assert "(2024-02-29)" in run("share", file, "--cite").stdout
+
+
+def test_a_folder_that_is_shared_comes_under_its_name(tmp_path: Path) -> None:
+    """Its own name goes along, so that of the copy is the same."""
+    Path("experiment 12").mkdir()
+    Path("experiment 12/a").write_text("a")
+    string = shared(kcl.store_dir("experiment 12", local=True)).string
+    out = tmp_path / "out"
+    out.mkdir()
+    assert kcl.get(string, out, local_only=True) == str(out / "experiment 12")
+    assert (out / "experiment 12" / "a").read_text() == "a"
 
 
 def test_the_command_without_a_node() -> None:
