@@ -419,10 +419,10 @@ class KacheryFileSystem(AsyncFileSystem):
         """Store bytes. Returns their URI, which follows from them, so `path` is the root: "ipfs://"."""
         import asyncio
 
-        from kachery_cloud import store
+        from kachery_cloud.store import store_bytes
 
         self._check_root(path, "the bytes")
-        return await asyncio.to_thread(store._bytes, bytes(value), None, False, None, None, None)
+        return await asyncio.to_thread(store_bytes, value)
 
     def _check_root(self, path: Any, what: str) -> None:
         if self._strip_protocol(path):
