@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from kachery_cloud.arguments import binary_stream, check_flags, path_text, text_list
-from kachery_cloud.errors import FileExists, FileMissing, InvalidArgument, IsADirectory, NoPermission, NotAFile
-from kachery_cloud.local import BlockNotLocal, repository, resolve_local
-from kachery_cloud.parts import part_beside
-from kachery_cloud.placing import name_new
+from kachery_cloud.car_parts import CarPart, car_part, in_the_way
+from kachery_cloud.errors import FileMissing, InvalidArgument, IsADirectory, NoPermission, NotAFile
+from kachery_cloud.local import BlockNotLocal, LocalContent, repository, resolve_local
 from kachery_cloud.progress import progress_bar
 from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
+from kachery_cloud.terminal import tell
 from kachery_cloud.uri import format_uri
 from kachery_p2p.oserrors import explained
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.load.cars import CarRead, CarWritten
     from kachery_p2p.repo.repo import Repo
-
-#: Bytes gathered before they are written: what stands in front of a block goes out with it.
-_BUFFER = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -46,12 +43,14 @@ class ExportedCar:
         path: of the CAR file; None where it went to a stream.
         blocks: how many blocks it has.
         size: of the CAR file, in bytes.
+        kept: bytes of it that an export which was interrupted had written.
     """
 
     uris: tuple[str, ...]
     path: str | None
     blocks: int
     size: int
+    kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,8 @@ def export_car(
     """Write files and folders into one CAR file (version 1), of any size.
 
     What is not on this machine is loaded first. Each block is written once, depth first, so the same URIs give the same
-    bytes everywhere, and the file can be read as it comes. It appears under its name when it is whole.
+    bytes everywhere, and the file can be read as it comes. It appears under its name when it is whole. One that was
+    interrupted goes on where it was, with the same URIs and the same `dest`: what is there is compared first.
 
     Args:
         uris: one, or several; each may have a path.
@@ -132,24 +132,19 @@ def export_car(
         _check_target(target, overwrite)
     roots = [_whole(request) for request in requests]
     repo = repository(requests[0].config)
+    kept = 0
     if target is None:
         written = _write(repo, roots, dest)  # type: ignore[arg-type]
     else:
-        with part_beside(target) as part:
-            with explained("writing", target), open(part, "xb", buffering=_BUFFER) as file:
-                written = _write(repo, roots, file)
-                file.flush()
-                os.fsync(file.fileno())  # the disk may be pulled out the moment that this says it is done
-            with explained("writing", target):
-                if overwrite:
-                    os.replace(part, target)
-                else:
-                    try:
-                        name_new(part, target)
-                    except FileExistsError:
-                        raise _in_the_way(target) from None
+        from kachery_p2p.dag.car import car_header
+
+        with car_part(target, car_header(roots), replace=overwrite) as part:
+            if part.found:
+                tell(f"Going on with {target}: the {part.found:,} bytes that are there are compared first.")
+            written = _write(repo, roots, part)
+            kept = part.kept
     named = tuple(format_uri(str(root)) for root in roots)
-    return ExportedCar(named, None if target is None else str(target), written.blocks, written.size)
+    return ExportedCar(named, None if target is None else str(target), written.blocks, written.size, kept)
 
 
 def import_car(source: str | os.PathLike[str] | BinaryIO, *, local: bool = False) -> ImportedCar:
@@ -215,15 +210,9 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise FileMissing(f"There is no folder {target.parent} to make {target.name} in.")
     if os.path.lexists(target):
         if not overwrite:
-            raise _in_the_way(target)
+            raise in_the_way(target)
         if not target.is_file():
             raise NotAFile(f"{target} is not a regular file, so it is not replaced. Choose another destination.")
-
-
-def _in_the_way(target: Path) -> FileExists:
-    return FileExists(
-        f"{target} exists already. Choose another name, or have it replaced: --force (in Python overwrite=True)."
-    )
 
 
 def _whole(request: Request) -> CID:
@@ -231,7 +220,7 @@ def _whole(request: Request) -> CID:
     repo = repository(request.config)
     try:
         found = request.local()
-        if found is not None:
+        if isinstance(found, LocalContent):
             return found.cid
         try:
             return request.ask("file").cid
@@ -245,7 +234,7 @@ def _whole(request: Request) -> CID:
         return cid
 
 
-def _write(repo: Repo, roots: list[CID], file: BinaryIO) -> CarWritten:
+def _write(repo: Repo, roots: list[CID], file: BinaryIO | CarPart) -> CarWritten:
     from kachery_p2p.load.cars import write_dags
 
     with progress_bar("Exporting") as update:

@@ -12,7 +12,10 @@ from kachery_cloud.terminal import BinaryOutput, tell
 from kachery_p2p.json_shapes import to_json
 
 #: What became of the work after Ctrl-C.
-_EXPORT_INTERRUPTED = "Interrupted. No CAR file was made."
+_EXPORT_INTERRUPTED = (
+    "Interrupted. The CAR file is not whole, so it does not have its name yet. What was written is kept beside it: the "
+    "same command goes on from there."
+)
 _IMPORT_INTERRUPTED = "Interrupted. What has come is kept: the same command goes on from there."
 
 
@@ -43,8 +46,8 @@ def export(
 ) -> None:
     """Write files and folders into one CAR file, to be carried by hand, and print its path.
 
-    What is not on this machine is loaded first. With - instead of a file it goes to standard output. Kubo reads it with
-    "ipfs dag import".
+    What is not on this machine is loaded first. One that was interrupted goes on where it was. With - instead of a file
+    it goes to standard output. Kubo reads it with "ipfs dag import".
 
     \b
     Examples:
