@@ -24,7 +24,7 @@ def store_local(filename: str, reference: bool, label: str | None, as_json: bool
 
     \b
     Example:
-        kachery-cloud-store-local session.nwb
+        kachery-cloud store-local session.nwb
     """  # noqa: D301
     from kachery_cloud.store import link_file, store_file
     from kachery_cloud.uri import parse_uri
@@ -42,7 +42,7 @@ def load_info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float
 
     \b
     Example:
-        kachery-cloud-load-info ipfs://bafy...
+        kachery-cloud load-info ipfs://bafy...
     """  # noqa: D301
     from kachery_cloud.load import load_file_info
 

@@ -143,7 +143,9 @@ def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> Gatewa
         return await node.load(LoadRequest(cid, tuple(path), kind, start, end, timeout=config.timeout))
 
     address = choice.address or DEFAULT_ADDRESS
-    return GatewayServer(node.repo, address, fetch=fetch if choice.fetch else None, agent=AGENT)
+    return GatewayServer(
+        node.repo, address, fetch=fetch if choice.fetch else None, agent=AGENT, resolver=node.finding.names
+    )
 
 
 def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions:

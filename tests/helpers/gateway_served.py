@@ -14,6 +14,7 @@ from kachery_p2p.dag.car import CarReader
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.gateway.server.content import Fetch
 from kachery_p2p.gateway.server.limits import GatewayLimits
+from kachery_p2p.gateway.server.names import NameSource
 from kachery_p2p.gateway.server.server import GatewayServer
 from kachery_p2p.repo.repo import Repo
 from scripts.data import write_random
@@ -59,7 +60,12 @@ def served(path: Path) -> Iterator[Served]:
 
 @contextlib.asynccontextmanager
 async def gateway(
-    repo: Repo, *, fetch: Fetch | None = None, names: tuple[str, ...] = (), **limits: Any
+    repo: Repo,
+    *,
+    fetch: Fetch | None = None,
+    names: tuple[str, ...] = (),
+    resolver: NameSource | None = None,
+    **limits: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway that serves a repo, and a client whose addresses begin there.
 
@@ -68,7 +74,8 @@ async def gateway(
 
     Everything ends within PATIENCE.
     """
-    server = GatewayServer(repo, "127.0.0.1:0", fetch=fetch, names=names, bounds=GatewayLimits(**limits))
+    bounds = GatewayLimits(**limits)
+    server = GatewayServer(repo, "127.0.0.1:0", fetch=fetch, names=names, resolver=resolver, bounds=bounds)
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)

@@ -1,12 +1,14 @@
 """The gateway as an ASGI application: https://specs.ipfs.tech/http-gateways/path-gateway/ and .../trustless-gateway/.
 
     GET, HEAD  /ipfs/<cid>[/<name>...]     a file (or part of it), the page of a directory; a block; a CAR
+    GET, HEAD  /ipns/<name>[/<name>...]    the same of what a name points to; the name's record
     OPTIONS    anything                    yes, any web page may ask
     GET, HEAD  /, /health                  what this is
 
-What a CID leads to never changes, so its CID is the ETag and caches may keep it. Everything here can be read by
-anyone who knows a CID and can reach the port: there are no secrets, no cookies and no writing. That is why any origin
-is let in (CORS), and why a Host that is a name of somebody's is not: see `paths.check_host`.
+What a CID leads to never changes, so its CID is the ETag and caches may keep it; what a name leads to they keep for as
+long as its record says. Everything here can be read by anyone who knows a CID and can reach the port: there are no
+secrets, no cookies and no writing. That is why any origin is let in (CORS), and why a Host that is a name of somebody's
+is not: see `paths.check_host`.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from kachery_p2p.gateway.server import limits
 from kachery_p2p.gateway.server.content import Content
 from kachery_p2p.gateway.server.formats import answer_for
 from kachery_p2p.gateway.server.limits import GatewayLimits
+from kachery_p2p.gateway.server.names import GatewayNames, NameSource
 from kachery_p2p.gateway.server.pages import PAGE_HEADERS, welcome_page
-from kachery_p2p.gateway.server.paths import PathRefusal, check_host, parse_path
+from kachery_p2p.gateway.server.paths import NamePath, PathRefusal, check_host, parse_path
 from kachery_p2p.gateway.server.replies import METHODS, HttpReply, Send
 from kachery_p2p.gateway.server.request import Request, refusal_for
 
@@ -73,10 +76,19 @@ class GatewayApp:
     Args:
         names: host names by which it may be called, besides addresses and localhost.
         agent: what the page of the gateway says it is.
+        resolver: resolves `/ipns/` names; None where none are.
     """
 
-    def __init__(self, content: Content, *, names: Iterable[str] = (), agent: str = "kachery-cloud") -> None:
+    def __init__(
+        self,
+        content: Content,
+        *,
+        names: Iterable[str] = (),
+        agent: str = "kachery-cloud",
+        resolver: NameSource | None = None,
+    ) -> None:
         self._content = content
+        self._resolver = GatewayNames(resolver, asks=content.fetches)
         self._names = frozenset(names)
         self._agent = agent
         self._limits = content.limits
@@ -131,6 +143,10 @@ class GatewayApp:
             query = scope["query_string"].decode("ascii", "replace")
             request = Request(parse_path(raw), query, headers, head=method == "HEAD")
             try:
+                if isinstance(request.path, NamePath):
+                    if request.wanted.format == "ipns-record":
+                        return await self._resolver.record(request, request.path.name)
+                    await self._resolver.follow(request, request.path.name)
                 return await answer_for(self._content, request)
             except KacheryError as error:
                 raise refusal_for(error, request) from error

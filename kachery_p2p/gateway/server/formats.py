@@ -50,7 +50,8 @@ async def answer_for(content: Content, request: Request) -> HttpReply:
     if request.only_if_cached:
         content = content.only_here()
     try:
-        found = await content.find(path.root, path.names)
+        assert request.target is not None, "where a name points is known by now"
+        found = await content.find(*request.target)
     except MalformedDag as error:
         # "traversal of the requested content path was not possible due to an invalid or missing DAG node"
         raise PathRefusal(404, str(error), request.headers_found) from error
@@ -173,7 +174,7 @@ async def _car(content: Content, request: Request, found: ResolvedPath) -> HttpR
         **request.cached(etag),
         "content-type": car.content_type,
         "accept-ranges": "none",
-        **request.attached(f"{request.path.root}.car"),
+        **request.attached(f"{found.roots[0]}.car"),
     }
     return (
         HttpReply(200, headers)
@@ -259,7 +260,7 @@ async def _directory(content: Content, request: Request, found: ResolvedPath) ->
         return HttpReply.text(
             301,
             f"This is a directory: {path.shown}/",
-            {"location": f"{path.text}/{query}", "cache-control": FOR_EVER, **request.headers_found},
+            {"location": f"{path.text}/{query}", "cache-control": request.caching(FOR_EVER), **request.headers_found},
         )
     index = await content.entry(found, "index.html")
     if index is not None and index.unixfs_kind in (DataType.FILE, DataType.RAW):

@@ -54,6 +54,11 @@ MAX_PATH_NAMES = 256
 #: Requests that make the node load from the network, at once: each is a search and a download.
 MAX_FETCHES = 8
 
+#: Names that are looked up at once: each asks some twenty servers of the DHT.
+MAX_RESOLVES = 8
+#: For looking up one: what a lookup in the public DHT takes at most, but for rare ones.
+RESOLVE_SECONDS = 30.0
+
 # --- answers --------------------------------------------------------------------------------------------------------
 
 #: Bytes read, and sent, at a time.

@@ -13,7 +13,7 @@ from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.dag.hamt import HamtEntry
 from kachery_p2p.errors import InvalidCID, MalformedDag, UnsupportedCID
 from kachery_p2p.gateway.server import ipld, limits
-from kachery_p2p.gateway.server.paths import ContentPath
+from kachery_p2p.gateway.server.paths import ContentPath, NamePath
 
 #: Without the tables of this machine, so that every gateway says the same.
 _TYPES = mimetypes.MimeTypes(filenames=())
@@ -135,7 +135,7 @@ def _page(title: str, body: str) -> bytes:
     ).encode("utf-8", "replace")
 
 
-def directory_page(path: ContentPath, cid: CID, entries: Sequence[HamtEntry], count: int) -> bytes:
+def directory_page(path: ContentPath | NamePath, cid: CID, entries: Sequence[HamtEntry], count: int) -> bytes:
     """The page of a directory: relative links, and sizes as far as the directory tells them.
 
     `entries` are the first of `count`.
@@ -184,7 +184,7 @@ def node_etag(cid: CID) -> str:
     return f'"DagIndex-{_NODE_PAGE_VERSION}_CID-{cid}"'
 
 
-def node_page(path: ContentPath, cid: CID, block: bytes) -> bytes:
+def node_page(path: ContentPath | NamePath, cid: CID, block: bytes) -> bytes:
     """The page of a dag-cbor or dag-json block: what is in it, and links to where its links lead."""
     kind, _ = ipld.TYPES[cid.codec]
     form = next(name for name, codec in ipld.CODECS.items() if codec == cid.codec)

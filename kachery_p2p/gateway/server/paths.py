@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote_to_bytes
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import InvalidCID, UnsupportedCID
 from kachery_p2p.gateway.server import limits
+from kachery_p2p.peer_ids import any_peer_id
 
 Format = Literal["raw", "car", "tar", "dag-json", "dag-cbor", "json", "cbor", "ipns-record"]
 
@@ -42,6 +43,8 @@ _WILDCARDS = ("*/*", "application/*")
 _ENCODED_SLASH = re.compile("%2f", re.IGNORECASE)
 #: Parameters of a CAR, in the Accept header; in the query `car-` stands before them.
 _CAR = ("version", "order", "dups")
+#: A name of the DNS, as far as it can be told without asking; it goes into headers, so it is ASCII.
+_DOMAIN = re.compile(r"(?=.{3,253}\Z)[A-Za-z0-9_\-]{1,63}(\.[A-Za-z0-9_\-]{1,63})+\.?")
 _BROKEN_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -55,18 +58,24 @@ class PathRefusal(Exception):
         self.headers = dict(headers or {})
 
 
-@dataclass(frozen=True)
-class ContentPath:
-    """`/ipfs/<cid>[/<name>...][/]`. `slash`: it ends with a slash, as directories do."""
+class _Path:
+    """What the two kinds of paths have in common. `slash`: it ends with a slash, as directories do."""
 
-    root: CID
     names: tuple[str, ...]
     slash: bool
 
     @property
+    def _start(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def _authority(self) -> str:
+        raise NotImplementedError
+
+    @property
     def text(self) -> str:
         """The path, percent-encoded, without the slash at its end."""
-        return "/".join(["/ipfs", str(self.root), *(quote(name, safe="") for name in self.names)])
+        return "/".join([self._start, *(quote(name, safe="") for name in self.names)])
 
     @property
     def as_asked(self) -> str:
@@ -76,23 +85,62 @@ class ContentPath:
     @property
     def shown(self) -> str:
         """The path for people."""
-        return "/".join(["/ipfs", str(self.root), *self.names])
+        return "/".join([self._start, *self.names])
 
     @property
     def uri(self) -> str:
-        """`ipfs://<cid>/<name>...`, with all but the unreserved characters of RFC 3986 percent-encoded."""
+        """The path as a URI, with all but the unreserved characters of RFC 3986 percent-encoded."""
         names = "".join(f"/{quote(name, safe='')}" for name in self.names)
-        return f"ipfs://{self.root.to_v1()}{names}{'/' * self.slash}"
+        return f"{self._authority}{names}{'/' * self.slash}"
 
 
-def parse_path(raw: str) -> ContentPath:
+@dataclass(frozen=True)
+class ContentPath(_Path):
+    """`/ipfs/<cid>[/<name>...][/]`."""
+
+    root: CID
+    names: tuple[str, ...]
+    slash: bool
+
+    @property
+    def _start(self) -> str:
+        return f"/ipfs/{self.root}"
+
+    @property
+    def _authority(self) -> str:
+        return f"ipfs://{self.root.to_v1()}"
+
+
+@dataclass(frozen=True)
+class NamePath(_Path):
+    """`/ipns/<name>[/<name of an entry>...][/]`. `name` is that of a key, in any form, or of the DNS."""
+
+    name: str
+    names: tuple[str, ...]
+    slash: bool
+
+    @property
+    def _start(self) -> str:
+        return f"/ipns/{self.name}"
+
+    @property
+    def _authority(self) -> str:
+        return f"ipns://{self.name}"
+
+    @property
+    def is_key(self) -> bool:
+        """Whether it is the name of a key."""
+        return any_peer_id(self.name) is not None
+
+
+def parse_path(raw: str) -> ContentPath | NamePath:
     """Read the path of a request, as it stands in the request (percent-encoded, ASCII).
 
     An encoded slash parts names like any other: no path leads to an entry that has one in its name.
 
     Raises:
-        PathRefusal: 404 for what is not `/ipfs/...`, 501 for `/ipns/...`, 400 for a broken CID, names that lead
-            elsewhere (`..`, a NUL), bytes that are not UTF-8; 414 when it is too long.
+        PathRefusal: 404 for what is neither `/ipfs/...` nor `/ipns/...`, 400 for a broken CID, what is no name, names
+            that lead elsewhere (`..`, a NUL), bytes that are not UTF-8; 414 when it is too long.
     """
     if len(raw) > limits.MAX_PATH_LENGTH:
         raise PathRefusal(
@@ -101,25 +149,33 @@ def parse_path(raw: str) -> ContentPath:
     parts = _ENCODED_SLASH.sub("/", raw).split("/")
     if parts[0] or len(parts) < 2:
         raise PathRefusal(400, "The request does not begin with a path. Ask for /ipfs/<cid>.")
-    if parts[1] == "ipns":
-        raise PathRefusal(501, "This gateway does not resolve names (/ipns/). Ask for /ipfs/<cid>.")
-    if parts[1] != "ipfs":
+    if parts[1] not in ("ipfs", "ipns"):
         raise PathRefusal(404, "There is nothing here. Content is at /ipfs/<cid>.")
     rest = parts[2:]
     slash = len(rest) > 1 and not rest[-1]
     if slash:
         rest.pop()
+    of_name = parts[1] == "ipns"
     if not rest or not rest[0]:
-        raise PathRefusal(400, "The path names no CID. Ask for /ipfs/<cid>.")
+        what, how = ("name", "/ipns/<name>") if of_name else ("CID", "/ipfs/<cid>")
+        raise PathRefusal(400, f"The path has no {what} in it. Ask for {how}.")
     if len(rest) - 1 > limits.MAX_PATH_NAMES:
         raise PathRefusal(
             414, f"The path has {len(rest) - 1} names; {limits.MAX_PATH_NAMES} are the most there can be."
         )
+    names = tuple(_name(part) for part in rest[1:])
+    head = _decoded(rest[0])
+    if of_name:
+        if any_peer_id(head) is None and not _DOMAIN.fullmatch(head):
+            raise PathRefusal(
+                400, f"{head[:100]!a} is no name. One looks like k51qzi5uqu5d..., or like example.org in the DNS."
+            )
+        return NamePath(head, names, slash)
     try:
-        root = CID.parse(_decoded(rest[0]))
+        root = CID.parse(head)
     except (InvalidCID, UnsupportedCID) as error:
         raise PathRefusal(400, str(error)) from None
-    return ContentPath(root, tuple(_name(part) for part in rest[1:]), slash)
+    return ContentPath(root, names, slash)
 
 
 def _name(part: str) -> str:
@@ -187,8 +243,8 @@ class Wanted:
     lenient: bool = False
 
 
-def wanted_format(query: Mapping[str, str], accept: str) -> Wanted:
-    """What `?format=` says, or else the Accept header (IPIP-0523).
+def wanted_format(query: Mapping[str, str], accept: str, path: ContentPath | NamePath | None = None) -> Wanted:
+    """What `?format=` says, or else the Accept header (IPIP-0523), of what is at that path.
 
     Raises:
         PathRefusal: 406 for formats that this gateway does not write; 400 for unknown ones, and for parameters that
@@ -212,8 +268,10 @@ def wanted_format(query: Mapping[str, str], accept: str) -> Wanted:
         )
     else:
         return Wanted(None, html=html)
-    if found == "ipns-record":
+    if found == "ipns-record" and not isinstance(path, NamePath):
         raise PathRefusal(400, "There are no IPNS records under /ipfs/.")
+    if found == "ipns-record" and (path.names or not path.is_key):
+        raise PathRefusal(400, "An IPNS record is that of the name of a key, without a path: /ipns/k51qzi5uqu5d...")
     said_otherwise = asked is None or bool(known and known[0][0] != found)
     if found != "car":
         lenient = asked is None and any(kind in _WILDCARDS for kind, _ in kinds)

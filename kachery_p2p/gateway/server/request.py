@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.datastructures import Headers
 
+from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import (
     ContentNotFound,
     DiskFull,
@@ -23,7 +24,7 @@ from kachery_p2p.gateway.server.cars import CarRequest
 from kachery_p2p.gateway.server.content import BlockUnavailable, ResolvedPath
 from kachery_p2p.gateway.server.ipld import NotALink
 from kachery_p2p.gateway.server.pages import disposition
-from kachery_p2p.gateway.server.paths import ContentPath, PathRefusal, Wanted, wanted_format
+from kachery_p2p.gateway.server.paths import ContentPath, NamePath, PathRefusal, Wanted, wanted_format
 from kachery_p2p.gateway.server.ranges import entity_bytes, matches, may_resume, requested_ranges
 from kachery_p2p.gateway.server.replies import FOR_EVER, HttpReply
 
@@ -37,15 +38,20 @@ class Request:
         PathRefusal: it makes no sense, or asks for what must not be.
     """
 
-    def __init__(self, path: ContentPath, query: str, headers: Headers, *, head: bool = False) -> None:
+    def __init__(self, path: ContentPath | NamePath, query: str, headers: Headers, *, head: bool = False) -> None:
         self.path = path
+        #: Where the path begins, once that is known: a root, and the way from there.
+        self.target: tuple[CID, tuple[str, ...]] | None = None
+        if isinstance(path, ContentPath):
+            self.target = path.root, path.names
+        self._ttl: float | None = None
         self.query_text = query
         try:
             self.query = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=limits.MAX_QUERY_FIELDS))
         except ValueError:
             raise PathRefusal(400, "The part of the address behind the question mark has too many parts.") from None
         self.headers = headers
-        self.wanted: Wanted = wanted_format(self.query, ", ".join(headers.getlist("accept")))
+        self.wanted: Wanted = wanted_format(self.query, ", ".join(headers.getlist("accept")), path)
         self.head = head
         self.download = self.query.get("download") == "true"
         self.filename = self.query.get("filename", "")
@@ -57,7 +63,18 @@ class Request:
             self.headers_found["x-ipfs-path"] = shown
         if headers.get("service-worker") == "script" and not path.names and not path.slash:
             # Its scope would be all of /ipfs/: it would stand between this gateway and everything that is read from it.
-            raise PathRefusal(400, "A service worker cannot be registered for all of /ipfs/, only below one CID.")
+            raise PathRefusal(
+                400, "A service worker cannot be registered for all of /ipfs/ or /ipns/, only below one CID or name."
+            )
+
+    def leads_to(self, root: CID, names: tuple[str, ...], ttl: float) -> None:
+        """Where the name of the path points now, and for how many seconds caches may believe it."""
+        self.target = root, (*names, *self.path.names)
+        self._ttl = ttl
+
+    def caching(self, how: str) -> str:
+        """What is said of an answer that caches may keep as `how` says, unless its name may point elsewhere soon."""
+        return how if self._ttl is None else f"public, max-age={int(self._ttl)}"
 
     def found(self, found: ResolvedPath) -> None:
         """Where the path led, for the headers."""
@@ -83,7 +100,7 @@ class Request:
 
     def cached(self, etag: str, how: str = FOR_EVER) -> dict[str, str]:
         """The headers of an answer that caches may keep."""
-        headers = {"etag": etag, "cache-control": how, "vary": "Accept", **self.headers_found}
+        headers = {"etag": etag, "cache-control": self.caching(how), "vary": "Accept", **self.headers_found}
         if self.wanted.format is not None and self.wanted.located is not None:
             others = [(name, value) for name, value in self.query.items() if name != "format"]
             query = urlencode([*others, ("format", self.wanted.format), *self.wanted.located.items()], quote_via=quote)

@@ -34,6 +34,7 @@ from kachery_p2p.gateway.server import limits
 from kachery_p2p.gateway.server.app import GatewayApp, Send
 from kachery_p2p.gateway.server.content import Content, Fetch
 from kachery_p2p.gateway.server.limits import GatewayLimits
+from kachery_p2p.gateway.server.names import NameSource
 from kachery_p2p.groups import group_of, most_crowded
 from kachery_p2p.turns import Allowance, Pool
 
@@ -84,6 +85,7 @@ class GatewayServer:
         fetch: how to get what is not in the repo; None where only what is here is to be served.
         names: host names by which it may be called, besides addresses and localhost.
         agent: what it says it is.
+        resolver: resolves `/ipns/` names; None where none are resolved.
         bounds: what it gives to those who read from it.
 
     Raises:
@@ -103,11 +105,12 @@ class GatewayServer:
         fetch: Fetch | None = None,
         names: Iterable[str] = (),
         agent: str = "kachery-cloud",
+        resolver: NameSource | None = None,
         bounds: GatewayLimits = limits.DEFAULTS,
     ) -> None:
         self._limits = bounds
         self._host, self._port = parse_address(address)
-        self._app = GatewayApp(Content(repo, fetch, bounds), names=names, agent=agent)
+        self._app = GatewayApp(Content(repo, fetch, bounds), names=names, agent=agent, resolver=resolver)
         self._connections: set[_Guarded] = set()
         self._max_connections = min(bounds.max_connections, descriptors.shares().gateway)
         self._refusals = 0

@@ -10,6 +10,9 @@ from kachery_p2p.units import HOUR
 LIFETIME = 48 * HOUR
 #: How long others may cache a record of ours, where nothing else is said (the specification's).
 DEFAULT_TTL = 300.0
+#: Where nothing tells how long: names of the DNS, and a record of before, where nobody answers now (the least that the
+#: specification of gateways lets caches have).
+UNSURE_TTL = 60.0
 #: The longest that a record is cached by us, whatever it says: one that says a year would never be followed.
 MAX_TTL = HOUR
 #: Between two rounds in which a name is signed anew and sent again (Kubo's): nodes that took it leave the network.

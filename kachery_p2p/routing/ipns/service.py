@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -63,12 +63,30 @@ class Found:
         names: the names on the way, the one that was asked for first, as they were written.
         record: of the last of them that is a key; None where there was none.
         fresh: whether it was heard now, or so lately that the record says it need not be asked for again.
+        ttl: seconds for which it may be remembered, as the records on the way say.
     """
 
     path: str
     names: tuple[str, ...]
     record: IpnsRecord | None
     fresh: bool = True
+    ttl: float = limits.UNSURE_TTL
+
+
+class Signed(NamedTuple):
+    """The newest valid record of a name.
+
+    Attributes:
+        raw: the record, as it was signed.
+        record: what it says.
+        fresh: whether it is as new as it claims to be.
+        ttl: seconds for which it may be remembered from now on.
+    """
+
+    raw: bytes
+    record: IpnsRecord
+    fresh: bool
+    ttl: float
 
 
 class Names:
@@ -249,6 +267,7 @@ class Names:
         names: list[str] = []
         record: IpnsRecord | None = None
         fresh = True
+        ttl = limits.MAX_TTL
         end = trio.current_time() + timeout
         rest = ""
         at = text
@@ -262,26 +281,45 @@ class Names:
             left = max(0.0, end - trio.current_time())
             if name is None:
                 path = await self._dns(head, left)
+                ttl = min(ttl, limits.UNSURE_TTL)
             else:
-                record, now = await self._record(name, head, left)
-                fresh &= now
+                signed = await self._record(name, head, left)
+                record = signed.record
+                fresh &= signed.fresh
+                ttl = min(ttl, signed.ttl)
                 path = _text(record.value, head)
             if path.startswith("/ipns/"):
                 at = path.removeprefix("/ipns/").rstrip("/")
                 continue
             if path.startswith("/ipfs/"):
-                return Found(path.rstrip("/") + rest, tuple(names), record, fresh)
+                return Found(path.rstrip("/") + rest, tuple(names), record, fresh, ttl)
             raise InvalidName(f"The name {head} leads to {path[:200]!r}, which is no content (/ipfs/... or /ipns/...).")
 
-    async def _record(self, name: bytes, text: str, timeout: float) -> tuple[IpnsRecord, bool]:
-        """The newest record of a name, and whether it is as new as it claims to be."""
+    async def record(self, text: str, *, timeout: float) -> Signed:
+        """The newest record of a name, whatever it points to.
+
+        Args:
+            text: the name of a key, in any form.
+            timeout: seconds.
+
+        Raises:
+            InvalidName: it is no such name.
+            ContentNotFound: nobody has a record of it that is valid.
+        """
+        name = parse_name(text)
+        if name is None:
+            raise InvalidName(f"{text[:100]!r} is not the name of a key: one looks like k51qzi5uqu5d... or 12D3KooW...")
+        return await self._record(name, text, timeout)
+
+    async def _record(self, name: bytes, text: str, timeout: float) -> Signed:
         now = self._wall()
         seen = self._seen.get(name)
         known = _valid(name, [seen[0]] if seen is not None else [], now)
         if seen is not None and known is not None:
             record = read_ipns(name, known)
-            if seen[1] <= now < seen[1] + min(record.ttl / _NS, limits.MAX_TTL):
-                return record, True
+            until = seen[1] + min(record.ttl / _NS, limits.MAX_TTL)
+            if seen[1] <= now < until:
+                return _signed(known, record, True, until - now, now)
         own = await trio.to_thread.run_sync(self._shelf.by_name, name)
         mine = own.record if own is not None else None
         heard = await self._ask(name, timeout)
@@ -297,7 +335,9 @@ class Names:
         confirmed = heard is not None or mine is not None
         if confirmed:
             self._seen.put(name, best, now)
-        return read_ipns(name, best), confirmed
+        record = read_ipns(name, best)
+        ttl = min(record.ttl / _NS, limits.MAX_TTL) if confirmed else limits.UNSURE_TTL
+        return _signed(best, record, confirmed, ttl, now)
 
     async def _ask(self, name: bytes, timeout: float) -> bytes | None:
         """The newest record that the routes have; None where none has one, or none answers in time."""
@@ -342,6 +382,10 @@ class Names:
         if not links:
             raise ContentNotFound(f"The DNS does not say where {domain} leads (no TXT record at _dnslink.{domain}).")
         return links[0]
+
+
+def _signed(raw: bytes, record: IpnsRecord, fresh: bool, ttl: float, now: float) -> Signed:
+    return Signed(raw, record, fresh, max(0.0, min(ttl, record.valid_until / _NS - now)))
 
 
 def _valid(name: bytes, values: Sequence[bytes], now: float) -> bytes | None:
