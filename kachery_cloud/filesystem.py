@@ -1,4 +1,4 @@
-"""`ipfs://` and `kachery://` for fsspec, and so for what reads through it: pandas, xarray, zarr, dask, polars, pyarrow.
+"""`ipfs://`, `kachery://` and `ipns://` for fsspec, and so for pandas, xarray, zarr, dask, polars, pyarrow.
 
     import pandas as pd
 
@@ -8,6 +8,9 @@ fsspec finds it by its entry point (`fsspec.specs`). A path is `<CID>/<name>/...
 percent-encoded. `?provider=` and `?label=` of a URI are taken off: the providers of a CID are remembered, and asked by
 every file system of this process. What a CID names never changes, so nothing can be written to a path: what is put at
 the root is stored, and its URI is the answer.
+
+A name that moves (`ipns://`) is resolved when its URI is made into a path. So all that is read through that path is of
+one version, and what is opened by the name later is of the newest.
 """
 
 from __future__ import annotations
@@ -47,8 +50,10 @@ from kachery_cloud.opening.limits import (
     READ_AHEAD,
 )
 from kachery_cloud.placing import copy_into_place
+from kachery_cloud.publishing import follow
 from kachery_cloud.request import Request
-from kachery_cloud.uri import format_uri, parse_uri
+from kachery_cloud.settings.config import load_config
+from kachery_cloud.uri import format_uri, parse_name_uri, parse_uri
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.directory import HamtEntry
@@ -75,7 +80,7 @@ class KacheryFileSystem(AsyncFileSystem):
         ['bafy.../notes', 'bafy.../session.nwb']
     """
 
-    protocol = ("ipfs", "kachery")
+    protocol = ("ipfs", "kachery", "ipns")
     root_marker = ""
     async_impl = True
     _providers_of: ClassVar[Lately[tuple[str, ...]]] = Lately(KNOWN_PROVIDERS)
@@ -103,7 +108,7 @@ class KacheryFileSystem(AsyncFileSystem):
     def _strip_protocol(cls, path: Any) -> Any:
         if isinstance(path, (list, tuple, set)):
             return [cls._strip_protocol(each) for each in path]
-        text = str(stringify_path(path))
+        text = _resolved(str(stringify_path(path)))
         rest = _without_scheme(text)
         if rest is None:
             if "://" in text:
@@ -135,7 +140,8 @@ class KacheryFileSystem(AsyncFileSystem):
     def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
         """The providers that a URI names, for those who read through a file system made for it."""
         try:
-            providers = parse_uri("ipfs://" + (_without_scheme(path) or "")).providers
+            named = parse_name_uri(path)
+            providers = (named or parse_uri("ipfs://" + (_without_scheme(path) or ""))).providers
         except KacheryError:
             return {}  # whoever reads it is told
         return {"providers": providers} if providers else {}
@@ -449,6 +455,16 @@ class KacheryFileSystem(AsyncFileSystem):
 
     async def _makedirs(self, path: str, exist_ok: bool = False) -> None:
         _refuse(f"make a folder at {path}")
+
+
+def _resolved(text: str) -> str:
+    """The text, with what a name points to now in the place of the name."""
+    if text[:7].lower() != "ipns://":
+        return text
+    end = min((at for at in (text.find("/", 7), text.find("?", 7)) if at >= 0), default=len(text))
+    named = parse_name_uri(text[:end])
+    assert named is not None, "it begins like one"
+    return follow(load_config(), named).locator + text[end:]
 
 
 def _without_scheme(text: str) -> str | None:

@@ -211,7 +211,7 @@ def test_paths() -> None:
         assert fs._strip_protocol(given) == path
         assert fs._strip_protocol(fs.unstrip_protocol(path)) == path or "?" in path
     assert fs._parent(f"{cid}/a/b") == f"{cid}/a"
-    for wrong in ("s3://bucket/key", "ipfs://nonsense/x", f"ipfs://{cid}/../x"):
+    for wrong in ("s3://bucket/key", "ipfs://nonsense/x", f"ipfs://{cid}/../x", "ipns://", "ipns://me@x/y"):
         with pytest.raises(ValueError):
             fs.info(wrong)
 
@@ -247,10 +247,14 @@ def test_pickled(there: Workstation, uri: str) -> None:
     assert read(there, code, uri) == [True, "a,b\n1,2\n"]
 
 
-def test_it_is_found_by_both_names() -> None:
+def test_it_is_found_by_its_names() -> None:
     """fsspec finds it by its entry points, without an import of ours."""
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    table = text.split('[project.entry-points."fsspec.specs"]')[1].split("\n\n")[0]
+    declared = {line.split(" = ")[0] for line in table.strip().splitlines()}
+    assert declared == {"ipfs", "kachery", "ipns"}
     names = {each.name for each in importlib.metadata.entry_points(group="fsspec.specs") if "kachery" in each.value}
-    assert names == {"ipfs", "kachery"}
+    assert {"ipfs", "kachery"} <= names <= declared
     code = "import fsspec; print(fsspec.get_filesystem_class('kachery').__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "KacheryFileSystem\n"

@@ -6,10 +6,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 
+import httpx
 import pytest
 
 from scripts.workstation import Workstation
+from tests.helpers.patience import PATIENCE
 
 _STORE = "say(kcl.store_dir(args[0]))"
 _PUBLISH = "say(kcl.publish(args[0], args[1], ttl=args[2]).uri)"
@@ -44,6 +47,45 @@ def test_a_name_follows(two: tuple[Workstation, Workstation], tmp_path: Path) ->
     assert reader.run("kachery-cloud-load", f"{name}?label=mine", "--dest", tmp_path / "copy").stdout.strip()
     assert (tmp_path / "copy" / "a note.txt").read_text(encoding="utf-8") == "two"
     assert reader.call(_LOAD, f"{first}/a%20note.txt") == "one"
+
+
+def test_a_name_for_fsspec(two: tuple[Workstation, Workstation], tmp_path: Path) -> None:
+    """What is made of a URI is a path of the version that the name points to then: all that is read through it is of
+    that one, and the next URI leads to the newest. Patterns, paths and queries stay."""
+    publisher, reader = two
+    reader.start()
+    first = publisher.call(_STORE, version(tmp_path / "one", "one"))
+    second = publisher.call(_STORE, version(tmp_path / "two", "two"))
+    name = publisher.call(_PUBLISH, "recordings", first, 0)
+    code = """
+        import fsspec
+        from kachery_cloud.filesystem import KacheryFileSystem
+        fs = fsspec.filesystem("ipfs")
+        assert "ipns" in KacheryFileSystem.protocol
+        path = fs._strip_protocol(args[0])
+        say([path, fs.cat_file(args[0] + "/a%20note.txt?label=x").decode(), fs.glob(args[0] + "/a*"),
+             fs.unstrip_protocol(args[0]), fs.open(args[0] + "/a%20note.txt").read().decode()])
+    """
+    cid = first.removeprefix("ipfs://")
+    assert reader.call(dedent(code), name) == [cid, "one", [f"{cid}/a note.txt"], first, "one"]
+    publisher.call(_PUBLISH, "recordings", second, 0)
+    assert reader.call(dedent(code), name)[1] == "two"
+
+
+def test_a_name_at_our_gateway(workstation: Callable[..., Workstation], tmp_path: Path) -> None:
+    """A gateway gives what a name points to: of its own machine without asking anybody, and where it fetches, of
+    others."""
+    publisher = workstation().start("--gateway", "127.0.0.1:0")
+    name = publisher.call(_PUBLISH, "recordings", publisher.call(_STORE, version(tmp_path / "one", "one")), 7)
+    other = workstation(env={"KACHERY_CLOUD_PEERS": publisher.addr})
+    other.start("--gateway", "127.0.0.1:0", "--gateway-fetch")
+    for station in (publisher, other):
+        url = station.call("say(kcl.status())")["gateway"]["url"]
+        path = name.replace("ipns://", "/ipns/")
+        answer = httpx.get(f"{url}{path}/a%20note.txt", timeout=PATIENCE, trust_env=False)
+        assert (answer.status_code, answer.text) == (200, "one")
+        assert answer.headers["cache-control"] in {f"public, max-age={seconds}" for seconds in range(8)}
+        assert answer.headers["x-ipfs-path"] == f"{path}/a note.txt"
 
 
 def test_a_name_outlives_its_node(two: tuple[Workstation, Workstation], tmp_path: Path) -> None:
