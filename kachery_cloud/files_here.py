@@ -28,7 +28,9 @@ from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import describe
 from kachery_p2p.text import shown
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://|/ip[fn]s/", re.IGNORECASE)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://|/ipfs/|(?i:/ipns/)")
+#: Nearly a URI: what is wrong with it says `parse_uri`.
+_NEARLY = re.compile(r"ip[fn]s[:/]", re.IGNORECASE)
 #: In a path, and in no CID.
 _OF_PATHS = "/\\.~"
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
@@ -166,7 +168,7 @@ def file_here(uri: str | os.PathLike[str]) -> FileHere | None:
     try:
         parse_uri(text)
     except (InvalidURI, InvalidCID) as error:
-        if "\\" not in quoted and any(each in text for each in _OF_PATHS):
+        if any(each in text for each in _OF_PATHS) and not _NEARLY.match(text):
             raise FileMissing(
                 f"{quoted} is neither a file on this machine nor a URI: there is no such file here. {EXPECTED}, or the "
                 "path of a file."

@@ -16,7 +16,7 @@ import re
 import stat
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import quote, unquote
 
 from kachery_cloud.errors import ContentNotFound, DamagedFile, InvalidURI
 from kachery_p2p.errors import NotAFile
@@ -104,11 +104,14 @@ def _parsed(uri: str) -> tuple[str, str, Path | None]:
         )
     label = unquote(match[2] or "")
     location = ""
-    for key, value in parse_qsl(match[3] or "", keep_blank_values=True):
+    for pair in (match[3] or "").split("&"):
+        key, _, value = pair.partition("=")
         if key == "label":
-            label = value or label
+            label = unquote(value) or label
         elif key == "location":
-            location = value
+            location = unquote(value)
+        elif not pair:
+            continue
         else:
             raise InvalidURI(f"{quoted} has the parameter {key!r}, which is not known here: it may be label=NAME.")
     # As it was: only what does not depend on the working directory.

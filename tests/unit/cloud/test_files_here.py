@@ -140,6 +140,17 @@ def test_what_begins_like_a_uri_is_one(uri: str, work: Path) -> None:
         kcl.load_file(uri)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"), [(f"ipfs:/{SEED}", "two slashes"), ("ipns/data.example.org", "write it as ipns://")]
+)
+def test_what_is_nearly_a_uri(text: str, says: str, work: Path) -> None:
+    """It is told what is wrong with it; and it is a path, where there is such a file."""
+    with pytest.raises(kcl.InvalidURI, match=f"{says}.*Nor is there a file"):
+        kcl.load_file(text)
+    put(work / text)
+    assert kcl.load_file(text) == text
+
+
 def test_what_is_no_file(work: Path) -> None:
     """A folder, a pipe, a device are not loaded; with what to do."""
     (work / "folder").mkdir()

@@ -430,3 +430,47 @@ async def test_a_greatest_number(world: World, db: Database, shelf: Shelf, patie
     route.kept[routing_key(sent.name)] = record(world, B, 2**64 - 1, key=key)
     with pytest.raises(InvalidRecord, match="greatest sequence number"):
         await names.publish("work", C, ttl=0, timeout=60)
+
+
+async def test_how_long_it_may_be_remembered(
+    world: World, db: Database, shelf: Shelf, patient_clock: PatientClock
+) -> None:
+    """As the record says, counted from when it was heard, and never past its end; a minute where nobody confirms it
+    now, and for names of the DNS; through several names the shortest of them. A record says it by itself, too."""
+
+    async def txt(name: str) -> list[str]:
+        return [f"dnslink=/ipns/{TEXT}"]
+
+    route = Route(world)
+    names = Names(shelf, SeenRecords(db), [route], txt=txt, wall=world.now)
+
+    async def ttl(name: str = TEXT) -> float:
+        return round((await names.resolve(name, timeout=30)).ttl)
+
+    route.kept[routing_key(NAME)] = record(world, A, 1, ttl=300, lasts=1000)
+    assert await ttl() == 300
+    assert await ttl("data.example.org") == 60
+    await trio.sleep(100)
+    signed = await names.record(TEXT, timeout=30)
+    assert (signed.raw, round(signed.ttl), signed.fresh) == (route.kept[routing_key(NAME)], 200, True)
+    assert await ttl() == 200
+    other = new_identity()
+    own = name_text(peer_bytes(other.peer_id))
+    route.kept[routing_key(peer_bytes(other.peer_id))] = record(world, f"/ipns/{TEXT}", 1, ttl=3000, key=other)
+    assert await ttl(own) == 200
+    await trio.sleep(750)
+    assert await ttl() == 150  # it ends then
+    route.kept.clear()
+    world.ahead += 145
+    assert (round((await names.record(TEXT, timeout=0)).ttl), (await names.resolve(TEXT, timeout=0)).fresh) == (5, True)
+    route.kept[routing_key(NAME)] = record(world, A, 2, ttl=10)
+    assert await ttl() == 5
+    await trio.sleep(6)
+    assert await ttl() == 10
+    await trio.sleep(11)
+    route.broken = True
+    assert (await names.resolve(TEXT, timeout=30)).fresh is False
+    assert await ttl() == 60
+    for wrong in ("data.example.org", "nonsense"):
+        with pytest.raises(InvalidName):
+            await names.record(wrong, timeout=30)
