@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,8 @@ class SQLiteFile:
         path: the file; None keeps everything in memory, for one object alone.
         settings: see `Settings`.
         read_only: never write, nor make anything. What other processes write meanwhile is seen.
+        apart: with `read_only`: the file may be in use on another machine, whose locks and shared memory mean nothing
+            here.
         in_memory: keep everything in memory all the same; the path is only spoken of.
 
     Raises:
@@ -88,11 +90,19 @@ class SQLiteFile:
     """
 
     def __init__(
-        self, path: Path | None, settings: Settings, *, read_only: bool = False, in_memory: bool = False
+        self,
+        path: Path | None,
+        settings: Settings,
+        *,
+        read_only: bool = False,
+        apart: bool = False,
+        in_memory: bool = False,
     ) -> None:
         self.path = path
         self.settings = settings
         self.read_only = read_only
+        self._stamps = _stamps_anew if apart else _stamps
+        self._apart = apart
         self.in_memory = in_memory
         self._file = None if in_memory else path
         self._local = threading.local()
@@ -348,20 +358,25 @@ class SQLiteFile:
         To read a write-ahead log, SQLite needs `-shm` beside it: that of a process which has the database open, or one
         that it may make. Without one there are two ways that SQLite does not guard against a writer, so the files are
         looked at before and after each read: by a log of one's own in memory, or where there is no log, without any.
+        So it is also where the file may be in use on another machine.
+
+        Whoever may write there must not make these files either: `readonly_shm` keeps SQLite from it, and where there
+        is no log, it is not asked for one.
         """
         path = self._file
         assert path is not None
         where = path.absolute().as_uri()
-        try:
-            before = _stamps(path)
-            db = self._checked(sqlite3.connect(f"{where}?mode=ro", **_CONNECT))
-            if stand_in(db, self.settings.lacking):
-                handle.stamps = before  # for when a program of this version writes to it
-            return db
-        except sqlite3.OperationalError as error:
-            if is_busy(error):
-                raise
-        handle.stamps = _stamps(path)
+        if not self._apart and os.path.exists(f"{path}-shm") and os.path.exists(f"{path}-wal"):
+            try:
+                before = self._stamps(path)
+                db = self._checked(sqlite3.connect(f"{where}?mode=ro&readonly_shm=1", **_CONNECT))
+                if stand_in(db, self.settings.lacking):
+                    handle.stamps = before  # for when a program of this version writes to it
+                return db
+            except sqlite3.OperationalError as error:
+                if is_busy(error):
+                    raise
+        handle.stamps = self._stamps(path)
         if handle.stamps[1] is not None and handle.stamps[1][0]:
             db = sqlite3.connect(f"{where}?mode=ro&vfs=unix-none", **_CONNECT)
             db = self._checked(db, "PRAGMA locking_mode=EXCLUSIVE")
@@ -389,7 +404,7 @@ class SQLiteFile:
         assert self._file is not None
         if handle.reads_until and time.monotonic() > handle.reads_until:
             handle.close()  # there may be room again
-        if handle.stamps is None or _stamps(self._file) == handle.stamps:
+        if handle.stamps is None or self._stamps(self._file) == handle.stamps:
             return True
         handle.close()
         return False
@@ -443,6 +458,17 @@ def _stamps(path: Path) -> Stamps:
         else:
             found.append((status.st_size, status.st_mtime_ns, status.st_ino))
     return found[0], found[1]
+
+
+def _stamps_anew(path: Path) -> Stamps:
+    """The same of files that another machine may write to: opening one asks its server how it is now.
+
+    A process that closes a file gives up all its locks on it; so this is not for one that it has open in another way.
+    """
+    for file in (path, path.with_name(path.name + "-wal")):
+        with suppress(OSError):
+            os.close(os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
+    return _stamps(path)
 
 
 def _switch_to_wal(db: sqlite3.Connection) -> None:
