@@ -198,6 +198,12 @@ def make_share(
             f"{parsed.locator} is not on this machine, so it cannot be shared from here. Load it first, or pass on the "
             "string that you were given."
         ) from None
+    shared = repo.only_beneath(cid)
+    if shared is not None:
+        raise ContentNotFound(
+            f"{parsed.locator} is in the shared directory {shared}, which this machine does not give to others. Let "
+            "its owner share it, or store a copy of your own."
+        )
     name = label or parsed.label or ("" if parsed.path else own_name)
     if name and len(uri_notes.encoded(name)) > MAX_LABEL:
         name = ""

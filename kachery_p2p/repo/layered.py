@@ -94,6 +94,12 @@ class Layered:
         """Those of the blocks that a catalog keeps, looked up together; never a leaf that is part of a file."""
         return self._all(multihashes, lambda contents, left: contents.get_nodes(left))
 
+    def only_beneath(self, cid: CID) -> Path | None:
+        """The layer that has a root of which nothing is in one's own directory; None where there is none such."""
+        if not self.layers or not self.own.many.lacking([cid]):
+            return None
+        return self.layers.holder(cid)
+
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _first(self, look: Callable[[Contents], T | None]) -> T | None:

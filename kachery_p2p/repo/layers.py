@@ -77,6 +77,7 @@ class Layer:
         open_to_read: opens it, so that nothing is written; raises LayerIsOwn.
         silence: seconds after which a network file system that does not answer is given up.
         rest: seconds for which a layer with which something is wrong is left alone.
+        say: is given the sentence that says what is wrong.
 
     Attributes:
         problem: why it could not be used when it was last tried; empty where it could.
@@ -89,12 +90,14 @@ class Layer:
         *,
         silence: float = LAYER_SILENCE_SECONDS,
         rest: float = LAYER_REST_SECONDS,
+        say: Callable[[str], None] = log.warning,
     ) -> None:
         self.directory = directory
         self.problem = ""
         self._open_to_read = open_to_read
         self._silence = silence
         self._rest = rest
+        self._say = say
         self._opened: Opened | None = None
         self._is_own = False
         #: Whether it is on a disk of this machine, where no thread is needed.
@@ -189,7 +192,7 @@ class Layer:
         self._opened = None
         if self._said != self.problem:
             self._said = self.problem
-            log.warning("%s", self.problem)
+            self._say(self.problem)
 
 
 class _Call(Generic[T]):

@@ -77,7 +77,7 @@ class Repo(Layered):
         self._placer = Placer(layout, catalog, self._reader)
         self._checker = Checker(self._placer)
         own = Contents(catalog, self._reader, self._checker, ManyFiles(self._placer))
-        super().__init__(own, self._beneath(layers))
+        super().__init__(own, self.layers_beneath(layout.directory, layers))
         self._storer = Storer(self._placer)
         self._small = SmallFiles(self._placer)
         self._folders = FolderStorer(self._placer, self._storer)
@@ -145,15 +145,20 @@ class Repo(Layered):
     def put_beneath(self, directories: Sequence[Path]) -> None:
         """Read these directories of others beneath this one, instead of those until now."""
         self.layers.close()
-        super().__init__(self.own, self._beneath(directories))
+        super().__init__(self.own, self.layers_beneath(self.directory, directories))
 
-    def _beneath(self, directories: Sequence[Path]) -> Layers:
-        def open_to_read(directory: Path) -> Repo:
-            if os.path.isdir(self.directory) and os.path.samefile(directory, self.directory):
+    @classmethod
+    def layers_beneath(
+        cls, directory: Path, directories: Sequence[Path], say: Callable[[str], None] = log.warning
+    ) -> Layers:
+        """Directories of others as they are read beneath one; see `Layer` for `say`."""
+
+        def open_to_read(layer: Path) -> Repo:
+            if os.path.isdir(directory) and os.path.samefile(layer, directory):
                 raise LayerIsOwn
-            return Repo.open_to_read(directory)
+            return cls.open_to_read(layer)
 
-        return Layers([Layer(directory, open_to_read) for directory in directories])
+        return Layers([Layer(layer, open_to_read, say=say) for layer in directories])
 
     def close(self) -> None:
         """Close the catalog and all files. The repo cannot be used afterwards."""
