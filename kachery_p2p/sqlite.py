@@ -30,6 +30,9 @@ _BUSY_PAUSE = 0.001
 #: Seconds for which a database is only read after the disk was found full.
 _FULL_DISK_SECONDS = 2.0
 
+#: "Do not check-point when you close": SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, which Python knows from 3.12 on.
+_NO_CHECKPOINT = 1006
+
 Rows = list[Any]
 _CONNECT: dict[str, Any] = {
     "uri": True,
@@ -377,8 +380,10 @@ class SQLiteFile:
                 if is_busy(error):
                     raise
         handle.stamps = self._stamps(path)
-        if handle.stamps[1] is not None and handle.stamps[1][0]:
+        log = path.with_name(path.name + "-wal")
+        if handle.stamps[1] is not None and handle.stamps[1][0] and (not self.read_only or _may_be_read(log)):
             db = sqlite3.connect(f"{where}?mode=ro&vfs=unix-none", **_CONNECT)
+            _leave_log(db)
             db = self._checked(db, "PRAGMA locking_mode=EXCLUSIVE")
         else:
             db = self._checked(sqlite3.connect(f"{where}?mode=ro&immutable=1", **_CONNECT))
@@ -469,6 +474,23 @@ def _stamps_anew(path: Path) -> Stamps:
         with suppress(OSError):
             os.close(os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
     return _stamps(path)
+
+
+def _may_be_read(log: Path) -> bool:
+    """Whether a write-ahead log can be read without locks, and is not deleted when it is closed.
+
+    SQLite deletes one in which it finds nothing that is not in the database yet; without locks, it does not see whoever
+    is writing to it just now. So it must not be able to, or be told not to. Where neither can be (Python before 3.12,
+    and a user who may write there), the log is not read: what was written last is then seen later.
+    """
+    return hasattr(sqlite3.Connection, "setconfig") or not os.access(log, os.W_OK)
+
+
+def _leave_log(db: sqlite3.Connection) -> None:
+    """Let a log be when it is closed."""
+    setconfig: Callable[[int, bool], None] | None = getattr(db, "setconfig", None)
+    if setconfig is not None:
+        setconfig(_NO_CHECKPOINT, True)
 
 
 def _switch_to_wal(db: sqlite3.Connection) -> None:

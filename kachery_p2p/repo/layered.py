@@ -62,6 +62,10 @@ class Layered:
         """The bytes of a file that lies in a pack, where it is as good as its path; None for every other file."""
         return self._first(lambda contents: contents.packed_file(cid))
 
+    def read_file(self, cid: CID, start: int, end: int) -> bytes | None:
+        """Bytes of a file that is here as a whole. Never wrong bytes: None where it is not as it was when hashed."""
+        return self._first(lambda contents: contents.read_file(cid, start, end))
+
     def file_part(self, cid: CID) -> bytes | FileNode | None:
         """A block of a file, or None where it is not here. An inner node that a catalog keeps comes decoded.
 
@@ -81,6 +85,10 @@ class Layered:
     def get_block(self, multihash: bytes) -> bytes | None:
         """That block, or None. Never wrong bytes: a block of a file that is not as recorded is hashed again."""
         return self._first(lambda contents: contents.get_block(multihash))
+
+    def read_leaves(self, multihashes: Sequence[bytes], buffer: memoryview) -> list[memoryview | None]:
+        """Those of the blocks that can be read into the buffer as they are, at once; `get_block` has the others."""
+        return self.own.read_leaves(multihashes, buffer)
 
     def get_blocks(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
         """Those of the blocks that are here, looked up together: for the small ones of directories."""
@@ -134,6 +142,14 @@ class ManyLayered:
     def packed_files(self, cids: Sequence[CID]) -> dict[CID, bytes]:
         """The bytes of those of the files that lie in packs and are right. All are held in memory."""
         return all_of(self._own, self._layers, cids, lambda contents, left: contents.many.packed_files(left))
+
+    def lacking(self, cids: Sequence[CID]) -> set[CID]:
+        """Those of the files of which nothing is here that `Repo.file_size` would find."""
+        lacking = self._own.many.lacking(cids)
+        for layer in self._layers:
+            found = layer.look(lambda opened, left=lacking: opened.own.many.lacking(list(left)))
+            lacking = lacking if found is None else found
+        return lacking
 
 
 def all_of(

@@ -27,7 +27,8 @@ def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
     # Others may not be able to read where it is installed.
     (folder / "folder").mkdir()
     (folder / "folder" / "a.txt").write_text("in a folder")
-    (folder / "folder" / "large").write_bytes(bytes(3 << 20))
+    content = os.urandom(3 << 20)
+    (folder / "folder" / "large").write_bytes(content)
     (folder / "dest").mkdir()
     (folder / "site").mkdir()
     before = {name: os.environ.get(name) for name in ("KACHERY_CLOUD_DIR", "KACHERY_CLOUD_SHARED_DIRS")}
@@ -36,7 +37,7 @@ def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
         uris = stored(folder / "folder")
         os.environ["KACHERY_CLOUD_DIR"] = str(folder / "own")
         os.environ["KACHERY_CLOUD_SHARED_DIRS"] = str(folder / "site")
-        read_all(uris, bytes(3 << 20), folder / "site", folder / "dest")
+        read_all(uris, content, folder / "site", folder / "dest")
         for command in ("rm", "share", "repair"):
             run_command([command, ABSENT])
     finally:

@@ -201,7 +201,10 @@ def test_in_use_on_another_machine(theirs: Repo, tmp_path: Path, monkeypatch: py
     with Repo.open(tmp_path / "mine", layers=[theirs.directory]) as mine:
         assert mine.find_file(first)
         second = theirs.store_bytes(b"second" * 10_000).cid
-        assert mine.find_file(second)
+        if hasattr(
+            sqlite3.Connection, "setconfig"
+        ):  # else, whoever may write there sees it when the log is written back
+            assert mine.find_file(second)
         theirs.close()
         assert mine.find_file(second)
     ways = [each.partition("?")[2] for each in opened if str(theirs.directory) in each]
