@@ -212,7 +212,7 @@ def shared_directories(config: Config) -> tuple[SharedDirectory, ...]:
     layers = Repo.layers_beneath(config.directory, config.shared_dirs, say=lambda problem: None)
     try:
         return tuple(
-            SharedDirectory(str(state.directory), None, None, state.problem)
+            SharedDirectory(str(state.directory), None, None, state.problem or f"{state.directory} cannot be read now.")
             if state.stats is None
             else SharedDirectory(
                 str(state.directory),

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from typing import Any
 from kachery_p2p import private, sqlite_forks
 from kachery_p2p.errors import DiskFull, KacheryError, NoPermission, RepoError
 from kachery_p2p.sqlite_errors import explain, is_busy, only_read
-from kachery_p2p.sqlite_forks import LOOK_SECONDS, End, Handle, Stamp, Stamps, wait_for_fork
+from kachery_p2p.sqlite_forks import LOOK_SECONDS, End, Handle, wait_for_fork
+from kachery_p2p.sqlite_reading import leave_log, may_be_read, says_version, stamps, stamps_anew
 from kachery_p2p.sqlite_schema import check_version, stand_in
 
 #: Seconds that SQLite itself waits for another process. The rest of the waiting is done here, where a fork may happen.
@@ -29,9 +30,6 @@ _INNER_BUSY_SECONDS = 0.1
 _BUSY_PAUSE = 0.001
 #: Seconds for which a database is only read after the disk was found full.
 _FULL_DISK_SECONDS = 2.0
-
-#: "Do not check-point when you close": SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, which Python knows from 3.12 on.
-_NO_CHECKPOINT = 1006
 
 Rows = list[Any]
 _CONNECT: dict[str, Any] = {
@@ -104,7 +102,7 @@ class SQLiteFile:
         self.path = path
         self.settings = settings
         self.read_only = read_only
-        self._stamps = _stamps_anew if apart else _stamps
+        self._stamps = stamps_anew if apart else stamps
         self._apart = apart
         self.in_memory = in_memory
         self._file = None if in_memory else path
@@ -381,10 +379,16 @@ class SQLiteFile:
                     raise
         handle.stamps = self._stamps(path)
         log = path.with_name(path.name + "-wal")
-        if handle.stamps[1] is not None and handle.stamps[1][0] and (not self.read_only or _may_be_read(log)):
+        logged = handle.stamps[1] is not None and handle.stamps[1][0] > 0
+        if logged and (not self.read_only or may_be_read(log)):
             db = sqlite3.connect(f"{where}?mode=ro&vfs=unix-none", **_CONNECT)
-            _leave_log(db)
+            leave_log(db)
             db = self._checked(db, "PRAGMA locking_mode=EXCLUSIVE")
+        elif logged and not says_version(path):
+            raise RepoError(
+                f"All of {path} is still in the log of a program that is writing to it, and this version of Python "
+                "cannot read that without harm. Use Python 3.12 or newer, or wait until that program has ended."
+            )
         else:
             db = self._checked(sqlite3.connect(f"{where}?mode=ro&immutable=1", **_CONNECT))
         stand_in(db, self.settings.lacking)
@@ -450,47 +454,6 @@ class SQLiteFile:
             repair=settings.repair,
             busy_seconds=settings.busy_seconds,
         )
-
-
-def _stamps(path: Path) -> Stamps:
-    """Size, time and number of a database and of its log: a write changes one of them."""
-    found: list[Stamp | None] = []
-    for file in (path, path.with_name(path.name + "-wal")):
-        try:
-            status = os.stat(file)
-        except OSError:
-            found.append(None)
-        else:
-            found.append((status.st_size, status.st_mtime_ns, status.st_ino))
-    return found[0], found[1]
-
-
-def _stamps_anew(path: Path) -> Stamps:
-    """The same of files that another machine may write to: opening one asks its server how it is now.
-
-    A process that closes a file gives up all its locks on it; so this is not for one that it has open in another way.
-    """
-    for file in (path, path.with_name(path.name + "-wal")):
-        with suppress(OSError):
-            os.close(os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
-    return _stamps(path)
-
-
-def _may_be_read(log: Path) -> bool:
-    """Whether a write-ahead log can be read without locks, and is not deleted when it is closed.
-
-    SQLite deletes one in which it finds nothing that is not in the database yet; without locks, it does not see whoever
-    is writing to it just now. So it must not be able to, or be told not to. Where neither can be (Python before 3.12,
-    and a user who may write there), the log is not read: what was written last is then seen later.
-    """
-    return hasattr(sqlite3.Connection, "setconfig") or not os.access(log, os.W_OK)
-
-
-def _leave_log(db: sqlite3.Connection) -> None:
-    """Let a log be when it is closed."""
-    setconfig: Callable[[int, bool], None] | None = getattr(db, "setconfig", None)
-    if setconfig is not None:
-        setconfig(_NO_CHECKPOINT, True)
 
 
 def _switch_to_wal(db: sqlite3.Connection) -> None:

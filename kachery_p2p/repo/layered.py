@@ -72,7 +72,11 @@ class Layered:
         Raises:
             MalformedDag: it is no block of a file.
         """
-        return self._first(lambda contents: contents.file_part(cid))
+        part = self.own.file_part(cid)
+        if part is not None or not self.layers:
+            return part
+        found = self.layers.first(lambda contents: contents.file_part(cid))
+        return found if isinstance(found, FileNode) else self.layers.block(cid.multihash)
 
     def has_block(self, multihash: bytes) -> int | None:
         """The size in bytes of that block if it is here, else None. Does not look at the files."""
@@ -80,11 +84,12 @@ class Layered:
 
     def block_sizes(self, multihashes: Sequence[bytes]) -> dict[bytes, int]:
         """The sizes of those of the blocks that are here."""
-        return self._all(multihashes, lambda contents, left: contents.block_sizes(left))
+        return all_of(self.own, self.layers, multihashes, lambda contents, left: contents.block_sizes(left))
 
     def get_block(self, multihash: bytes) -> bytes | None:
         """That block, or None. Never wrong bytes: a block of a file that is not as recorded is hashed again."""
-        return self._first(lambda contents: contents.get_block(multihash))
+        block = self.own.get_block(multihash)
+        return self.layers.block(multihash) if block is None and self.layers else block
 
     def read_leaves(self, multihashes: Sequence[bytes], buffer: memoryview) -> list[memoryview | None]:
         """Those of the blocks that can be read into the buffer as they are, at once; `get_block` has the others."""
@@ -92,15 +97,18 @@ class Layered:
 
     def get_blocks(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
         """Those of the blocks that are here, looked up together: for the small ones of directories."""
-        return self._all(multihashes, lambda contents, left: contents.get_blocks(left))
+        return self._blocks(multihashes, lambda contents, left: contents.get_blocks(left))
 
     def get_node(self, multihash: bytes) -> bytes | None:
         """An inner or directory node that a catalog keeps, or None; never a leaf that is part of a file."""
-        return self._first(lambda contents: contents.get_node(multihash))
+        node = self.own.get_node(multihash)
+        if node is not None or not self.layers:
+            return node
+        return self.layers.blocks([multihash], lambda contents, left: contents.get_nodes(left)).get(multihash)
 
     def get_nodes(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
         """Those of the blocks that a catalog keeps, looked up together; never a leaf that is part of a file."""
-        return self._all(multihashes, lambda contents, left: contents.get_nodes(left))
+        return self._blocks(multihashes, lambda contents, left: contents.get_nodes(left))
 
     def only_beneath(self, cid: CID) -> Path | None:
         """The layer that has a root of which nothing is in one's own directory; None where there is none such."""
@@ -124,8 +132,13 @@ class Layered:
                 raise
             return found
 
-    def _all(self, keys: Sequence[K], look: Callable[[Contents, Sequence[K]], dict[K, T]]) -> dict[K, T]:
-        return all_of(self.own, self.layers, keys, look)
+    def _blocks(
+        self, multihashes: Sequence[bytes], look: Callable[[Contents, Sequence[bytes]], dict[bytes, bytes]]
+    ) -> dict[bytes, bytes]:
+        found = look(self.own, multihashes)
+        if not self.layers:
+            return found
+        return {**found, **self.layers.blocks([each for each in multihashes if each not in found], look)}
 
 
 class ManyLayered:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.cid import CID, verify_block
 from kachery_p2p.errors import DamagedFile, KacheryError, NoPermission, RepoError
 from kachery_p2p.oserrors import explain
 from kachery_p2p.repo.contents import Contents
@@ -151,7 +152,11 @@ class Layer:
 
     def _use(self) -> Opened:
         """The open directory. In the thread that may hang."""
-        if not os.path.isdir(self.directory):
+        try:
+            there = stat.S_ISDIR(os.stat(self.directory).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        if not there:
             raise RepoError("It is not there. Perhaps it is not mounted.")
         if not self._on_disk and time.monotonic() > self._answered + LAYER_PROBE_SECONDS:
             # Rather here than within SQLite: a use of that which does not end is in the way of forks.
@@ -262,8 +267,27 @@ class Layers:
         return found
 
     def block(self, multihash: bytes) -> bytes | None:
-        """A block that one of them has, verified."""
-        return self.first(lambda contents: contents.get_block(multihash))
+        """A block that one of them has. It is hashed here, whatever their catalogs say."""
+
+        def look(contents: Contents, wanted: Sequence[bytes]) -> dict[bytes, bytes]:
+            block = contents.get_block(multihash)
+            return {} if block is None else {multihash: block}
+
+        return self.blocks([multihash], look).get(multihash)
+
+    def blocks(
+        self, multihashes: Sequence[bytes], look: Callable[[Contents, Sequence[bytes]], dict[bytes, bytes]]
+    ) -> dict[bytes, bytes]:
+        """The same of many, as `look` finds them."""
+        found: dict[bytes, bytes] = {}
+        left = multihashes
+        for layer in self._layers:
+            if not left:
+                break
+            more = layer.look(lambda opened, left=left: look(opened.own, left)) or {}
+            found.update((multihash, data) for multihash, data in more.items() if verify_block(multihash, data))
+            left = [each for each in multihashes if each not in found]
+        return found
 
     def likely_files(self, cid: CID) -> list[LikelyFile]:
         """Files in which bytes of that file probably lie at their place: what is loaded there only in part."""

@@ -173,6 +173,32 @@ def test_wrong_bytes_in_a_layer_are_not_used(theirs: Repo, mine: Repo, tmp_path:
     assert found.read_bytes() == DATA
 
 
+def test_a_list_that_lies(theirs: Repo, mine: Repo, tmp_path: Path) -> None:
+    """Blocks are hashed before they are copied, whatever the catalog of the layer says of their file."""
+    stored = theirs.store_bytes(DATA, profile=RAW_LEAVES)
+    assert stored.path is not None
+    os.chmod(stored.path, 0o644)
+    stored.path.write_bytes(b"x" * len(DATA))
+    status = stored.path.stat()
+    theirs.close()
+    with closing(sqlite3.connect(theirs.directory / "catalog.sqlite")) as db:
+        db.execute(
+            "UPDATE files SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ?, state = 0",
+            (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino),
+        )
+        db.commit()
+    with Repo.open(tmp_path / "source") as source:
+        source.store_bytes(DATA, profile=RAW_LEAVES)
+        leaves = [each for each in source.all_multihashes() if source.get_node(each) is None]
+        assert len(leaves) == 10
+        assert [mine.get_block(each) for each in leaves] == [None] * 10
+        assert mine.get_blocks(leaves) == {}
+        assert len(fetch(mine, source, stored.cid)) == 10
+    found = mine.own.find_file(stored.cid)
+    assert found is not None
+    assert found.read_bytes() == DATA
+
+
 def test_the_layer_grows_meanwhile(theirs: Repo, mine: Repo) -> None:
     """What its owner stores or removes while it is open here is seen at once."""
     assert mine.find_file(theirs.store_bytes(b"first" * 10_000).cid)
@@ -190,6 +216,7 @@ def test_in_use_on_another_machine(theirs: Repo, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("kachery_p2p.repo.remaking.network_file_system", lambda directory: "nfs4")
     monkeypatch.setattr(layers_module, "network_file_system", lambda directory: "nfs4")
     first = theirs.store_bytes(b"first" * 10_000).cid
+    theirs._catalog.let_go()  # its log is written back
     opened: list[str] = []
     connect = sqlite3.connect
 
