@@ -11,6 +11,23 @@ from kachery_p2p.json_shapes import FLAT, OMITTED
 from kachery_p2p.node.messages import Whereabouts
 
 
+@dataclass(frozen=True)
+class SharedDirectory:
+    """A data directory of others that is read beneath one's own.
+
+    Attributes:
+        directory: its path.
+        files: how many are in it, linked ones too; None where it cannot be used now.
+        bytes: of these.
+        problem: why it cannot be used now; empty where it can.
+    """
+
+    directory: str
+    files: int | None
+    bytes: int | None
+    problem: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Running:
     """A node runs here: what it says of itself, and what is to be said beside it."""
@@ -18,6 +35,7 @@ class Running:
     running: bool = True
     found: RunningNode = field(metadata=FLAT)
     warnings: tuple[str, ...] = ()
+    shared: tuple[SharedDirectory, ...] = field(default=(), metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,7 @@ class Stopped:
     pinning: PinCounts
     errors: tuple[Trouble, ...] = field(default=(), metadata=OMITTED)
     elsewhere: Elsewhere | None = field(default=None, metadata=OMITTED)
+    shared: tuple[SharedDirectory, ...] = field(default=(), metadata=OMITTED)
 
 
 @dataclass(frozen=True)

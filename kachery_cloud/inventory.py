@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kachery_cloud.arguments import check_flags
@@ -52,6 +53,7 @@ class Item:
         path: of the copy, or of the linked file; None for a folder, and for a small file that has no path yet.
         labels: all of them.
         cid: its CID.
+        shared: the data directory of others that it is in; None where it is in your own.
     """
 
     uri: str
@@ -68,6 +70,7 @@ class Item:
     path: str | None
     labels: tuple[str, ...]
     cid: str
+    shared: str | None = None
 
     def _repr_html_(self) -> str:
         return html_of([self], _COLUMNS)
@@ -95,6 +98,7 @@ _COLUMNS: tuple[Column[Item], ...] = (
     Column("used", lambda item: time_text(item.used)),
     Column("complete", _state),
     Column("pinned", _pins),
+    Column("in", lambda item: item.shared or ""),
     Column("uri", lambda item: item.uri),
 )
 
@@ -113,7 +117,8 @@ class UsageRow:
     Attributes:
         what: "stored", "loaded", "partial", "unlisted" (files of stores and loads that were interrupted), "holes" (what
             removed small files have left), "damaged" (copies that were set aside), "unfinished" (stores under way),
-            "catalog" (with the records beside it); "linked" files lie elsewhere and take no room here.
+            "catalog" (with the records beside it); "linked" files lie elsewhere and take no room here, nor do those of
+            each shared directory ("in", and its path).
         files: how many.
         bytes: of them.
         here: whether they take room in the data directory.
@@ -146,15 +151,17 @@ class UsageTable(Table[UsageRow]):
         return sum(row.bytes for row in self if row.here)
 
 
-def list(*, find: str | None = None, sort: str = "added", reverse: bool = False) -> Items:
+def list(*, find: str | None = None, sort: str = "added", reverse: bool = False, own: bool = False) -> Items:
     """What is on this machine: all that was stored, linked or loaded, or is being loaded.
 
-    Files inside folders are not listed; see `list_dir`. Uses no network, and reads no data.
+    Files inside folders are not listed; see `list_dir`. Uses no network, and reads no data. What is in a shared
+    directory alone is listed, too; once, where several have it.
 
     Args:
         find: only what has this text in its label, URI or path; capitals do not matter.
         sort: "added" or "used" (the newest first), "size" (the largest first), "label" or "kind".
         reverse: the other way round.
+        own: only what is in your own data directory.
 
     Returns:
         A list of `Item`, which shows itself as a table in notebooks, and has `to_dataframe()`.
@@ -163,13 +170,18 @@ def list(*, find: str | None = None, sort: str = "added", reverse: bool = False)
         >>> [(item.label, item.size, item.kind) for item in kcl.list(sort="size")]
         [('session.nwb', 200000128, 'stored')]
     """
-    check_flags(reverse=reverse)
+    check_flags(reverse=reverse, own=own)
     order = _order(sort)
     if find is not None and not isinstance(find, str):
         raise InvalidArgument(f"find is {shown(find)}; it must be text, or None.")
     config = load_config()
     pins = pins_by_cid(config)
-    items = [item_of(root, pins) for root in repository(config).inventory.roots()]
+    repo = repository(config)
+    found = {root.key: item_of(root, pins) for root in repo.inventory.roots()}
+    for layer in () if own else repo.layers:
+        for root in layer.look(lambda opened: builtins.list(opened.inventory.roots())) or ():
+            found.setdefault(root.key, item_of(root, {}, layer.directory))
+    items = builtins.list(found.values())
     if find is not None:
         wanted = find.casefold()
         items = [item for item in items if wanted in _text_of(item)]
@@ -186,15 +198,21 @@ def du() -> UsageTable:
         >>> kcl.du().total > 0
         True
     """
-    rows = repository(load_config()).usage.read()
-    return UsageTable(UsageRow(row.what, row.files, row.bytes, here=row.what != "linked") for row in rows)
+    repo = repository(load_config())
+    rows = [UsageRow(row.what, row.files, row.bytes, here=row.what != "linked") for row in repo.usage.read()]
+    for state in repo.layers.states():
+        stats = state.stats
+        if stats is not None:
+            files, size = stats.files + stats.linked_files, stats.bytes + stats.linked_bytes
+            rows.append(UsageRow(f"in {state.directory}", files, size, here=False))
+    return UsageTable(rows)
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
 
 
-def item_of(root: KeptRoot, pins: dict[bytes, builtins.list[PinnedAt]]) -> Item:
-    """A root as it is listed."""
+def item_of(root: KeptRoot, pins: dict[bytes, builtins.list[PinnedAt]], shared: Path | None = None) -> Item:
+    """A root as it is listed; of the directory of others that it is in, where it is in one."""
     labels = tuple(label.text for label in root.labels)
     label = labels[0] if labels else None
     return Item(
@@ -212,6 +230,7 @@ def item_of(root: KeptRoot, pins: dict[bytes, builtins.list[PinnedAt]]) -> Item:
         path=None if root.path is None else str(root.path),
         labels=labels,
         cid=str(root.cid),
+        shared=None if shared is None else str(shared),
     )
 
 
@@ -246,10 +265,15 @@ def about(config: Config, cid: CID) -> dict[str, Any]:
     """What `load_file_info` says of something that is listed."""
     if not config.directory.exists():
         return {}
-    root = repository(config).inventory.get(cid)
+    repo = repository(config)
+    root, shared = repo.inventory.get(cid), None
+    for layer in repo.layers if root is None else ():
+        root, shared = layer.look(lambda opened: opened.inventory.get(cid)), layer.directory
+        if root is not None:
+            break
     if root is None:
         return {}
-    item = item_of(root, pins_by_cid(config)).as_json()
+    item = item_of(root, pins_by_cid(config), shared).as_json()
     return {
         "kept": item["kind"],
         **{name: item[name] for name in ("labels", "here", "complete", "problem", "added", "used", "pinned")},

@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kachery_cloud.arguments import check_flags
@@ -165,7 +165,9 @@ def remove(
         raise _not_listed(repo, uri, cid)
     try:
         why = "forced" if force else _other_copy(config, repo, root, peers, seconds)
-        return _take_away(repo, root, why)
+        done = _take_away(repo, root, why)
+        shared = repo.only_beneath(cid)
+        return done if shared is None else replace(done, why=f"{why}; the shared directory {shared} still has it")
     finally:
         _tell(config, [cid])
 
@@ -322,6 +324,12 @@ def _other_copy(config: Config, repo: Repo, root: KeptRoot, peers: Sequence[str]
         return f"{each.peer} has it: {each.blocks} blocks asked about, {each.given} given"
     name = item_of(root, {}).uri
     some = f" {len(found.partly)} of them have only a part of it, or gave none of it." if found.partly else ""
+    shared = repo.layers.holder(root.cid)
+    if shared is not None:
+        some += (
+            f" The shared directory {shared} has it, or a part of it; that does not count, for its owner may remove it "
+            "at the same moment."
+        )
     raise LastCopy(
         f"{name} may be the last copy, so it stays: {found.asked} peers were found, and none has all of it.{some} Have "
         "somebody load it, or pin it (kachery-cloud-pins add), or remove it all the same with: kachery-cloud rm "
@@ -360,6 +368,12 @@ def _not_here(uri: str) -> ContentNotFound:
 
 
 def _not_listed(repo: Repo, uri: str, cid: CID) -> KacheryError:
+    shared = repo.only_beneath(cid)
+    if shared is not None:
+        return ContentNotFound(
+            f"{uri} is not in your own data directory. It is in the shared directory {shared}, from which only its "
+            "owner removes things."
+        )
     key = bytes(cid.to_v1())
     for _, folder in repo.inventory.folders():
         if any(bytes(member.to_v1()) == key for member in repo.inventory.members(folder).files):

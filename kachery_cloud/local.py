@@ -30,16 +30,21 @@ _served: set[Path] = set()
 
 
 def repository(config: Config) -> Repo:
-    """The open repo of this process for the data directory; made on first need. A forked child may go on using it."""
+    """The open repo of this process for the data directory; made on first need. A forked child may go on using it.
+
+    What is looked up in it is looked up in the shared directories of the settings, too; `own` does not do that.
+    """
     repo = _repos.get(config.directory)
     if repo is None:
         from kachery_p2p.repo.repo import Repo
 
         # No lock, which a fork could copy while it is held: of two threads that open it at once, one keeps its own.
-        mine = Repo.open(config.directory)
+        mine = Repo.open(config.directory, layers=config.shared_dirs)
         repo = _repos.setdefault(config.directory, mine)
         if repo is not mine:
             mine.close()
+    if repo.layers.directories != config.shared_dirs:
+        repo.put_beneath(config.shared_dirs)
     return repo
 
 

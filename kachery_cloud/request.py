@@ -265,8 +265,14 @@ class Request:
             "sources": dict(sources or {}),
             "local": local,
             "path": path,
+            "shared": self._shared(cid),
             **about(self.config, cid),
         }
+
+    def _shared(self, cid: CID) -> str | None:
+        """The data directory of others that alone has something here."""
+        shared = repository(self.config).only_beneath(cid)
+        return None if shared is None else str(shared)
 
     def all_here(self, cid: CID) -> bool:
         """Whether a directory and everything below it is here."""

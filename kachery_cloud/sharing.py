@@ -199,6 +199,12 @@ def make_share(
             f"{parsed.locator} is not on this machine, so it cannot be shared from here. Load it first, or pass on the "
             "string that you were given."
         ) from None
+    shared = repo.only_beneath(cid)
+    if shared is not None:
+        raise ContentNotFound(
+            f"{parsed.locator} is in the shared directory {shared}, which this machine does not give to others. Let "
+            "its owner share it, or store a copy of your own."
+        )
     root = repo.inventory.get(cid) or (repo.inventory.get(parsed.root) if parsed.path else None)
     listed = root.labels[0].text if root is not None and root.labels else ""
     name = label or parsed.label or ("" if parsed.path else listed)

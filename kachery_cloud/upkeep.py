@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kachery_cloud.answers import Elsewhere, Here, PinCounts, Running, Stopped, Trouble
+from kachery_cloud.answers import Elsewhere, Here, PinCounts, Running, SharedDirectory, Stopped, Trouble
 from kachery_cloud.arguments import check_flags, text_list
 from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError, NoPermission
 from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, repository, resolve_local
@@ -75,7 +75,8 @@ def status(*, start: bool = False) -> dict[str, Any]:
         with "addr" and "why"), "reachability", "connected" (peers), "sources" (how it finds data), "providing" (what
         it announces), "finds", "errors" and counters. Where none runs: "running" (False), "directory", "peer_id" (None
         before the first start), "private_network" and "settings"; and where one runs on another machine, "elsewhere"
-        (its "host", its process "pid" there, "since" when, and "what" to do).
+        (its "host", its process "pid" there, "since" when, and "what" to do). Where there are shared directories, also
+        "shared": each with "directory", "files", "bytes" and "problem".
 
     Example:
         >>> kcl.status()["addresses"]
@@ -107,7 +108,8 @@ def find_status(*, start: bool = False) -> Running | Stopped:
         elsewhere = Elsewhere(holder.host.name, holder.pid, holder.since, str(error))
         return replace(_without_node(config), elsewhere=elsewhere)
     key = _swarm_key_facts(config)
-    return Running(found=found, warnings=(*key.warnings, *_another_key(config, found, key)))
+    warnings = (*key.warnings, *_another_key(config, found, key))
+    return Running(found=found, warnings=warnings, shared=shared_directories(config))
 
 
 def get_node_info() -> dict[str, Any]:
@@ -200,6 +202,29 @@ def _here(config: Config, uri: ContentURI) -> Here | None:
     return Here(_peer_id(config), (), "here", 0.0, connected=False, round_trip_ms=None, has=True, path=path)
 
 
+def shared_directories(config: Config) -> tuple[SharedDirectory, ...]:
+    """How the data directories of others are that are read beneath one's own."""
+    if not config.shared_dirs:
+        return ()
+    from kachery_p2p.repo.repo import Repo
+
+    # Apart from those that loads use: a rest is not waited for, and what is wrong is told by whoever asks.
+    layers = Repo.layers_beneath(config.directory, config.shared_dirs, say=lambda problem: None)
+    try:
+        return tuple(
+            SharedDirectory(str(state.directory), None, None, state.problem or f"{state.directory} cannot be read now.")
+            if state.stats is None
+            else SharedDirectory(
+                str(state.directory),
+                state.stats.files + state.stats.linked_files,
+                state.stats.bytes + state.stats.linked_bytes,
+            )
+            for state in layers.states()
+        )
+    finally:
+        layers.close()
+
+
 def _without_node(config: Config) -> Stopped:
     key = _swarm_key_facts(config)
     private = key.private
@@ -222,6 +247,7 @@ def _without_node(config: Config) -> Stopped:
         settings={**config.shown(), "sources": sources},
         pinning=PinCounts(counts),
         errors=errors,
+        shared=shared_directories(config),
     )
 
 
@@ -350,9 +376,13 @@ def _cid_here(repo: Repo, uri: ContentURI) -> CID:
         ContentNotFound: a directory on the way to it is not here.
     """
     try:
-        return resolve_local(repo, uri)
+        cid = resolve_local(repo, uri)
     except BlockNotLocal:
         raise ContentNotFound(f"{uri.locator} is not on this machine, so there is nothing to verify.") from None
+    shared = repo.only_beneath(cid)
+    if shared is not None:
+        raise ContentNotFound(f"{uri.locator} is in the shared directory {shared}, which its owner looks after.")
+    return cid
 
 
 def verify(uris: Sequence[str] | None = None) -> list[Problem]:

@@ -20,7 +20,8 @@ from typing import Any
 from kachery_p2p import private, sqlite_forks
 from kachery_p2p.errors import DiskFull, KacheryError, NoPermission, RepoError
 from kachery_p2p.sqlite_errors import explain, is_busy, only_read
-from kachery_p2p.sqlite_forks import LOOK_SECONDS, End, Handle, Stamp, Stamps, wait_for_fork
+from kachery_p2p.sqlite_forks import LOOK_SECONDS, End, Handle, wait_for_fork
+from kachery_p2p.sqlite_reading import leave_log, may_be_read, says_version, stamps, stamps_anew
 from kachery_p2p.sqlite_schema import check_version, stand_in
 
 #: Seconds that SQLite itself waits for another process. The rest of the waiting is done here, where a fork may happen.
@@ -80,6 +81,8 @@ class SQLiteFile:
         path: the file; None keeps everything in memory, for one object alone.
         settings: see `Settings`.
         read_only: never write, nor make anything. What other processes write meanwhile is seen.
+        apart: with `read_only`: the file may be in use on another machine, whose locks and shared memory mean nothing
+            here.
         in_memory: keep everything in memory all the same; the path is only spoken of.
 
     Raises:
@@ -88,11 +91,19 @@ class SQLiteFile:
     """
 
     def __init__(
-        self, path: Path | None, settings: Settings, *, read_only: bool = False, in_memory: bool = False
+        self,
+        path: Path | None,
+        settings: Settings,
+        *,
+        read_only: bool = False,
+        apart: bool = False,
+        in_memory: bool = False,
     ) -> None:
         self.path = path
         self.settings = settings
         self.read_only = read_only
+        self._stamps = stamps_anew if apart else stamps
+        self._apart = apart
         self.in_memory = in_memory
         self._file = None if in_memory else path
         self._local = threading.local()
@@ -348,23 +359,36 @@ class SQLiteFile:
         To read a write-ahead log, SQLite needs `-shm` beside it: that of a process which has the database open, or one
         that it may make. Without one there are two ways that SQLite does not guard against a writer, so the files are
         looked at before and after each read: by a log of one's own in memory, or where there is no log, without any.
+        So it is also where the file may be in use on another machine.
+
+        Whoever may write there must not make these files either: `readonly_shm` keeps SQLite from it, and where there
+        is no log, it is not asked for one.
         """
         path = self._file
         assert path is not None
         where = path.absolute().as_uri()
-        try:
-            before = _stamps(path)
-            db = self._checked(sqlite3.connect(f"{where}?mode=ro", **_CONNECT))
-            if stand_in(db, self.settings.lacking):
-                handle.stamps = before  # for when a program of this version writes to it
-            return db
-        except sqlite3.OperationalError as error:
-            if is_busy(error):
-                raise
-        handle.stamps = _stamps(path)
-        if handle.stamps[1] is not None and handle.stamps[1][0]:
+        if not self._apart and os.path.exists(f"{path}-shm") and os.path.exists(f"{path}-wal"):
+            try:
+                before = self._stamps(path)
+                db = self._checked(sqlite3.connect(f"{where}?mode=ro&readonly_shm=1", **_CONNECT))
+                if stand_in(db, self.settings.lacking):
+                    handle.stamps = before  # for when a program of this version writes to it
+                return db
+            except sqlite3.OperationalError as error:
+                if is_busy(error):
+                    raise
+        handle.stamps = self._stamps(path)
+        log = path.with_name(path.name + "-wal")
+        logged = handle.stamps[1] is not None and handle.stamps[1][0] > 0
+        if logged and (not self.read_only or may_be_read(log)):
             db = sqlite3.connect(f"{where}?mode=ro&vfs=unix-none", **_CONNECT)
+            leave_log(db)
             db = self._checked(db, "PRAGMA locking_mode=EXCLUSIVE")
+        elif logged and not says_version(path):
+            raise RepoError(
+                f"All of {path} is still in the log of a program that is writing to it, and this version of Python "
+                "cannot read that without harm. Use Python 3.12 or newer, or wait until that program has ended."
+            )
         else:
             db = self._checked(sqlite3.connect(f"{where}?mode=ro&immutable=1", **_CONNECT))
         stand_in(db, self.settings.lacking)
@@ -389,7 +413,7 @@ class SQLiteFile:
         assert self._file is not None
         if handle.reads_until and time.monotonic() > handle.reads_until:
             handle.close()  # there may be room again
-        if handle.stamps is None or _stamps(self._file) == handle.stamps:
+        if handle.stamps is None or self._stamps(self._file) == handle.stamps:
             return True
         handle.close()
         return False
@@ -430,19 +454,6 @@ class SQLiteFile:
             repair=settings.repair,
             busy_seconds=settings.busy_seconds,
         )
-
-
-def _stamps(path: Path) -> Stamps:
-    """Size, time and number of a database and of its log: a write changes one of them."""
-    found: list[Stamp | None] = []
-    for file in (path, path.with_name(path.name + "-wal")):
-        try:
-            status = os.stat(file)
-        except OSError:
-            found.append(None)
-        else:
-            found.append((status.st_size, status.st_mtime_ns, status.st_ino))
-    return found[0], found[1]
 
 
 def _switch_to_wal(db: sqlite3.Connection) -> None:

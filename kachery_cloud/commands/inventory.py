@@ -17,8 +17,9 @@ _SORTS = ("added", "used", "size", "label", "kind")
     "--sort", type=click.Choice(_SORTS), default="added", show_default=True, help="The newest or largest comes first."
 )
 @click.option("--reverse", is_flag=True, help="The other way round.")
+@click.option("--own", is_flag=True, help="Only what is in your own data directory, not in shared ones.")
 @json_option
-def list(find: str | None, sort: str, reverse: bool, as_json: bool) -> None:
+def list(find: str | None, sort: str, reverse: bool, own: bool, as_json: bool) -> None:
     """List what was stored, linked and loaded on this machine, and what is being loaded.
 
     Files inside folders are not listed by themselves; kachery-cloud ls URI shows them. Uses no network.
@@ -31,7 +32,7 @@ def list(find: str | None, sort: str, reverse: bool, as_json: bool) -> None:
     """  # noqa: D301
     from kachery_cloud.inventory import list as find_items
 
-    items = find_items(find=find, sort=sort, reverse=reverse)
+    items = find_items(find=find, sort=sort, reverse=reverse, own=own)
     if as_json:
         click.echo(json.dumps({"items": [item.as_json() for item in items]}))
         return
@@ -39,7 +40,7 @@ def list(find: str | None, sort: str, reverse: bool, as_json: bool) -> None:
         click.echo(line)
     if not items:
         click.echo("Nothing here has that in its name." if find else "Nothing was stored, linked or loaded here yet.")
-    missing = [item for item in items if item.problem == "missing" and item.kind != "linked"]
+    missing = [item for item in items if item.problem == "missing" and item.kind != "linked" and not item.shared]
     if missing:
         click.echo(
             f"{len(missing)} of these are not there any more: somebody deleted files in the data directory by hand. "

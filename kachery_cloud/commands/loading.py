@@ -176,7 +176,7 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
         "uri": parse_uri(found["uri"]).pasteable if found["cid"] else found["uri"],
         **{key: found[key] for key in ("cid", "kind")},
         "size": None if found["size"] is None else f"{found['size']:,} bytes",
-        **{key: found[key] for key in ("label", "local", "path")},
+        **{key: found[key] for key in ("label", "local", "path", "shared")},
         "kept": found.get("kept"),
         "labels": ", ".join(found.get("labels", ())[1:]) or None,
         "problem": found.get("problem") or None,

@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kachery_cloud.answers import Here, Running, Stopped
+from kachery_cloud.answers import Here, Running, SharedDirectory, Stopped
 from kachery_cloud.commands.pins_text import summary_phrase
+from kachery_cloud.inventory_tables import size_text
 from kachery_cloud.privacy import Audience, audience, running_audience, sentence
 from kachery_p2p.json_shapes import to_json
 from kachery_p2p.node.messages import Whereabouts
@@ -112,6 +113,7 @@ def _running(status: Running, verbose: bool) -> Iterator[_Part]:
     process, node = status.found, status.found.node
     found = node.discovery
     yield "Node", [printable(f"running (process {process.pid}), for {process.directory}")]
+    yield "Shared", _shared(status.shared)
     yield "Peer ID", [printable(node.peer_id)]
     yield "Private network", _private(found.private_network, found.swarm_key_fingerprint)
     yield "Reachable", _reachable(found.reachability)
@@ -133,6 +135,16 @@ def _running(status: Running, verbose: bool) -> Iterator[_Part]:
         yield "Counters", _figures(to_json(node.traffic))
     yield "Last errors", [printable(f"{_duration(each.ago)} ago: {each.what}") for each in found.errors]
     yield "Warnings", _texts(status.warnings)
+
+
+def _shared(directories: Sequence[SharedDirectory]) -> list[str]:
+    """The data directories of others that are read beneath one's own."""
+    return [
+        printable(each.problem)
+        if each.files is None
+        else printable(f"{each.directory}: {_count(each.files, 'file')}, {size_text(each.bytes)}, only read")
+        for each in directories
+    ]
 
 
 def _private(private: bool, fingerprint: str | None) -> list[str]:
@@ -260,6 +272,7 @@ def _stopped(found: Stopped) -> Iterator[_Part]:
     else:
         yield "Node", ["none is running here; start one with: kachery-cloud-node"]
     yield "Directory", [printable(found.directory)]
+    yield "Shared", _shared(found.shared)
     yield "Peer ID", [printable(found.peer_id or "made at the first start")]
     yield "Private network", _private(found.private_network, found.swarm_key_fingerprint)
     yield "Would listen on", _texts(settings["listen"])

@@ -23,6 +23,7 @@ from kachery_cloud.settings.values import (
     ADDRESSES,
     BOOTSTRAP,
     BYTES,
+    DIRECTORIES,
     GATEWAY_TOKENS,
     GATEWAYS,
     SWITCH,
@@ -161,6 +162,9 @@ class Config:
 
     directory: Path = field(
         metadata={_ENTRY: Setting(_DIRECTORY, None, "The data directory.", unset="`~/.kachery-cloud`")}
+    )
+    shared_dirs: tuple[Path, ...] = _setting(
+        DIRECTORIES, (), "Data directories of others, which are read beneath your own; nothing is written to them."
     )
     listen: tuple[str, ...] = _setting(
         ADDRESSES,

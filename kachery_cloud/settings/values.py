@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
 
 from kachery_cloud.errors import ConfigError, InvalidAddress
@@ -208,7 +210,30 @@ def _urls_of(tokens: Mapping[str, str]) -> list[str]:
     return sorted(tokens)
 
 
+def _directories(value: Any, origin: str) -> tuple[Path, ...]:
+    """Folders by their full paths, each once. They need not be there."""
+    if isinstance(value, str):
+        value = [part for part in value.split(os.pathsep) if part.strip()]
+    if not isinstance(value, (list, tuple)) or not all(isinstance(part, str) and part.strip() for part in value):
+        raise ConfigError(f"{origin} is {shown(value)}; it must be a list of folders.")
+    found: dict[Path, None] = {}
+    for part in value:
+        try:
+            path = Path(part.strip()).expanduser()
+        except RuntimeError:
+            raise ConfigError(f"The home directory in {part!r} ({origin}) is not known; give a full path.") from None
+        if not path.is_absolute() or "\0" in part:
+            raise ConfigError(f"{part!r} ({origin}) is not the full path of a folder.")
+        found[Path(os.path.normpath(path))] = None
+    return tuple(found)
+
+
 TIMEOUT = Parser(parse_timeout, "seconds")
+DIRECTORIES = Parser(
+    _directories,
+    "paths with `:` between them (`;` on Windows); in the file a list",
+    show=lambda paths: [str(path) for path in paths],
+)
 ADDRESSES = Parser(parse_addresses, "multiaddrs")
 BOOTSTRAP = Parser(parse_bootstrap, "multiaddrs, `default` or `none`", none="default")
 BYTES = Parser[int | None](byte_count, "bytes, such as `50GB`")

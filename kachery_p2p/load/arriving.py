@@ -23,8 +23,8 @@ from kachery_p2p.repo.leaves import find_wrap, wrap_parts
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.walk import Ref
+    from kachery_p2p.repo.contents import Contents
     from kachery_p2p.repo.download import Download
-    from kachery_p2p.repo.repo import Repo
 
 log = logging.getLogger("kachery_p2p.load.load")
 
@@ -38,7 +38,7 @@ class Arriving:
         notify: called with the multihashes of blocks that others may have from now on.
     """
 
-    def __init__(self, repo: Repo) -> None:
+    def __init__(self, repo: Contents) -> None:
         self._repo = repo
         self.notify: Callable[[Sequence[bytes]], None] = lambda multihashes: None
         #: For each partial file its leaves, by multihash: offset, length and codec.

@@ -32,8 +32,8 @@ class Downloads:
 
     def __init__(self, repo: Repo) -> None:
         self._repo = repo
-        #: What the block exchange serves from: the repo, and what is in these files already.
-        self.arriving = Arriving(repo)
+        #: What the block exchange serves from: what is in our own directory, and in these files already.
+        self.arriving = Arriving(repo.own)
         self._open: dict[CID, _OpenDownload] = {}
         self._opening = trio.Lock()
 

@@ -4,7 +4,9 @@ A `Load` is one request of the user: a file, a byte range of one, or a path thro
 (`kachery_p2p.dag.walk`), takes from the repo what is there, and asks its session for the rest. The session asks peers,
 and gateways where peers are slow; the load does not tell them apart. Blocks arrive in any order and go straight to
 their place in the partial file; nothing waits in memory for its turn. So a load that was interrupted is not a special
-case: the walk starts again from the root and finds most of the file on disk.
+case: the walk starts again from the root and finds most of the file on disk. Nor are directories of others beneath
+one's own: blocks that they have are found there, and written to one's own like those that arrive; so what was loaded is
+whole in one's own directory, whatever becomes of theirs.
 
 Several loads of one CID share one partial file (`Downloads`). The one that loads the whole file puts it into place.
 """
@@ -268,7 +270,7 @@ class Load:
 
     def _look_up(self, multihashes: Sequence[bytes]) -> tuple[set[bytes], dict[bytes, bytes]]:
         """In a thread: which of these blocks the catalog has; and all that are here, those in files among them."""
-        found = self._repo.get_nodes(multihashes)
+        found = self._repo.own.get_nodes(multihashes)
         kept = set(found)
         for multihash in self._repo.block_sizes([each for each in multihashes if each not in kept]):
             block = self._repo.get_block(multihash)
@@ -280,7 +282,8 @@ class Load:
 
     def local_part(self, cid: CID) -> bytes | FileNode | None:
         """In a thread: a part of a file, if it is in the repo; decoded, where it is an inner node in the catalog."""
-        return self._repo.file_part(cid)
+        part = self._repo.own.file_part(cid)
+        return self._repo.layers.block(cid.multihash) if part is None else part
 
     def locate(self, root: CID, blocks: Iterable[tuple[bytes, int, int]]) -> None:
         """Tell the session where blocks that will be wanted are in a file."""
@@ -322,7 +325,7 @@ class Load:
 
         def find(cid: CID) -> Path | None:
             try:
-                return self._repo.find_file(cid)
+                return self._repo.own.find_file(cid)
             except DamagedFile as error:
                 log.warning("%s It is loaded again.", error)
                 self._repo.quarantine(cid)
@@ -335,14 +338,14 @@ class Load:
 
         def find(cid: CID) -> int | None:
             try:
-                return self._repo.file_size(cid)
+                return self._repo.own.file_size(cid)
             except DamagedFile as error:
                 log.warning("%s It is loaded again.", error)
                 self._repo.quarantine(cid)
                 return None
 
         def find_all() -> list[int | None]:
-            lacking = self._repo.many.lacking(cids)
+            lacking = self._repo.own.many.lacking(cids)
             return [None if cid in lacking else find(cid) for cid in cids]
 
         return await trio.to_thread.run_sync(find_all)

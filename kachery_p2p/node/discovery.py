@@ -178,7 +178,7 @@ class Finding:
             from kachery_p2p.routing.provide.announcer import Announcer
 
             if options.provide == "all":
-                self.announcer = Announcer(db, dhts, repo.all_multihashes, here=repo.block_sizes)
+                self.announcer = Announcer(db, dhts, repo.all_multihashes, here=repo.own.block_sizes)
             else:
                 self.announcer = Announcer(db, dhts, self._roots, here=self._roots_among)
 
@@ -230,7 +230,7 @@ class Finding:
 
     def _provides(self, multihash: bytes) -> bool:
         """Whether a peer that asks for its providers is told our name."""
-        return self.options.provide != "off" and self._repo.has_block(multihash) is not None
+        return self.options.provide != "off" and self._repo.own.has_block(multihash) is not None
 
     def _make_dht(self, db: Database, rng: random.Random, *, lan: bool) -> DHT:
         from kachery_p2p.routing.dht.dht import DHT

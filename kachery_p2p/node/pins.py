@@ -83,7 +83,7 @@ class Keeping:
             self._worker = PinWorker(
                 self.outbox,
                 list(services),
-                source=repo,
+                source=repo.own,
                 origins=self._origins,
                 hold=self._hold,
                 release=self._release,

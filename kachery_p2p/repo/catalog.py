@@ -152,6 +152,7 @@ class Catalog(SQLiteFile):
         holds_data: Callable[[], bool] = lambda: False,
         *,
         read_only: bool = False,
+        apart: bool = False,
         in_memory: bool = False,
     ) -> None:
         """Open the catalog, making it when it is missing.
@@ -160,6 +161,7 @@ class Catalog(SQLiteFile):
             path: of its file.
             holds_data: says whether there must have been one.
             read_only: it is not written to, and not made.
+            apart: then it may be in use on another machine.
             in_memory: it is empty, and leaves nothing behind.
 
         Raises:
@@ -182,7 +184,7 @@ class Catalog(SQLiteFile):
             readable=True,
             per_thread=True,
         )
-        super().__init__(path, settings, read_only=read_only, in_memory=in_memory)
+        super().__init__(path, settings, read_only=read_only, apart=apart, in_memory=in_memory)
         try:
             self.one("PRAGMA user_version")
         except BaseException:

@@ -16,7 +16,7 @@ from kachery_p2p.repo.catalog import CHANGED, MISSING, OK, WRAP_FILE, WRAP_NONE
 from kachery_p2p.repo.fileio import SourceFile, Stamp
 from kachery_p2p.repo.hashing import FileReader, TooShort, in_order, leaf_hashes
 from kachery_p2p.repo.leaves import Leaf, MissingNode, find_wrap, walk_leaves
-from kachery_p2p.repo.limits import SMALL_FILE, TASK_BYTES
+from kachery_p2p.repo.limits import FOUND_RIGHT, SMALL_FILE, TASK_BYTES
 from kachery_p2p.repo.named import Named
 from kachery_p2p.repo.placing import NodeSpool, Placer, profile_from_text, wrap_by_profile
 from kachery_p2p.repo.serving import unchanged
@@ -64,6 +64,9 @@ class Checker:
         self._reader = placer.reader
         self._small = SmallFiles(placer)
         self._took_in = False
+        #: Files of a directory that can only be read which do not have the stamp that its catalog says, as after it was
+        #: copied, and were hashed and found right: the stamps that they had then.
+        self._found_right: dict[int, Stamp] = {}
 
     def find(self, cid: CID) -> Path | None:
         """See Repo.find_file."""
@@ -106,8 +109,10 @@ class Checker:
                     problems.append(self._problem(cid, row, "missing"))
                 continue
             same = unchanged(status, *row[2:7])
-            if same and row.state == OK:
-                return found(Path(os.fsdecode(full)))
+            if (same and row.state == OK) or self._found_right.get(row.file) == Stamp.of(status):
+                if not self._catalog.read_only or os.access(full, os.R_OK):
+                    return found(Path(os.fsdecode(full)))
+                same = False
             # A file found changed before, and not touched since, need not be hashed again to know.
             problem = (
                 self._problem(cid, row, "changed" if row.linked else "damaged")
@@ -163,6 +168,10 @@ class Checker:
         """
 
         def note(state: int, stamp: Stamp | None = None) -> None:
+            if state == OK and stamp is not None and self._catalog.read_only:
+                if len(self._found_right) >= FOUND_RIGHT:
+                    self._found_right.clear()
+                self._found_right[row.file] = stamp
             if state == row.state and (stamp is None or tuple(stamp) == row[3:7]):
                 return
             if marks is None:

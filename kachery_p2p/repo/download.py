@@ -28,8 +28,10 @@ from kachery_p2p.repo.checking import Checker, WrapFinder
 from kachery_p2p.repo.fileio import BINARY, CLOEXEC, WriteBack, read_at, read_bytes_at, sync_fd, sync_folder, write_at
 from kachery_p2p.repo.filelocks import lock_fd
 from kachery_p2p.repo.hashing import FileReader, in_order
+from kachery_p2p.repo.layers import Layers
 from kachery_p2p.repo.layout import make_folders
 from kachery_p2p.repo.leaves import Leaf, MissingNode, find_wrap, unwrap, walk_leaves
+from kachery_p2p.repo.likely import LikelyFile, is_hole
 from kachery_p2p.repo.limits import HAS_BATCH, LOCK_POLL_SECONDS, SMALL_FILE, TASK_BYTES
 from kachery_p2p.repo.locks import LockedFile
 from kachery_p2p.repo.placing import Placer, same_bytes
@@ -52,7 +54,7 @@ class Download:
     file once there is one, also when another process finished it before this one got the lock.
     """
 
-    def __init__(self, placer: Placer, checker: Checker, cid: CID, timeout: float) -> None:
+    def __init__(self, placer: Placer, checker: Checker, cid: CID, timeout: float, layers: Layers) -> None:
         self.cid = cid
         self.complete: Path | None = None
         self._placer = placer
@@ -72,12 +74,13 @@ class Download:
         self._wrote = False
         self._write_back = WriteBack(self._file.fd)
         self._read = FileReader(self._file.fd, SMALL_FILE)
-        self._old: int | None = None
+        self._layers = layers
+        self._likely: list[LikelyFile] = []
         try:
             self.complete = self._find_complete(checker)
             with explained("reading", self.path):
                 self._fresh = os.fstat(self._file.fd).st_size == 0
-            self._old = self._open_set_aside()
+            self._likely = [*self._open_set_aside(), *layers.likely_files(cid)]
         except BaseException:
             self._file.close()
             raise
@@ -119,8 +122,8 @@ class Download:
         """Which of these leaf references' bytes are in the partial file and right.
 
         Bytes that lie elsewhere here (in another stored or linked file, in a copy that was set aside as damaged, in an
-        identity CID) are checked, written to their place, and count as present. The reference of an inner node, or of a
-        root of unknown length, is never present. Hashes on both cores.
+        identity CID, in a directory beneath this one) are checked, written to their place, and count as present. The
+        reference of an inner node, or of a root of unknown length, is never present. Hashes on both cores.
 
         Raises:
             MalformedDag: a leaf that is here has another size than its reference says.
@@ -288,7 +291,7 @@ class Download:
         except DamagedFile:
             return None
 
-    def _open_set_aside(self) -> int | None:
+    def _open_set_aside(self) -> list[LikelyFile]:
         """A damaged copy of this file that was set aside last: most of its bytes are probably right."""
         layout = self._placer.layout
         newest: tuple[int, Path] | None = None
@@ -296,12 +299,8 @@ class Download:
             number = path.suffix[1:]
             if number.isdigit() and (newest is None or int(number) > newest[0]):
                 newest = int(number), path
-        if newest is None:
-            return None
-        try:
-            return os.open(newest[1], os.O_RDONLY | CLOEXEC | BINARY)
-        except OSError:
-            return None
+        file = None if newest is None else LikelyFile.open(newest[1])
+        return [] if file is None else [file]
 
     def _present(self, refs: Sequence[Ref], batch: list[int]) -> Iterator[int]:
         """Those of the batch that are here, wherever here is."""
@@ -318,12 +317,14 @@ class Download:
         if nothing_yet:
             missing = leaves
         here = self._reader.sizes([refs[i].cid.multihash for i in missing])
+        beneath = self._layers.sizes([refs[i].cid.multihash for i in missing if refs[i].cid.multihash not in here])
         for index in missing:
             ref = refs[index]
             length = ref.length
             assert length is not None
-            if ref.cid.multihash in here:
-                block = self._reader.get(ref.cid.multihash)
+            if ref.cid.multihash in here or ref.cid.multihash in beneath:
+                block = self._reader.get(ref.cid.multihash) if ref.cid.multihash in here else None
+                block = self._layers.block(ref.cid.multihash) if block is None else block
                 found_here = None if block is None else unwrap(ref.cid.codec, block, length)
                 if found_here is not None:
                     self.write(ref.offset, found_here[1])
@@ -332,13 +333,14 @@ class Download:
                     continue
                 if block is not None:
                     _refuse_lie(ref.cid, block, length)
-            if self._old is not None:
-                data = read_bytes_at(self._old, length, ref.offset)
+            for file in self._likely:
+                data = file.read(ref.offset, length)
                 wrap = find_wrap(ref.cid.multihash, ref.cid.codec, data) if len(data) == length else None
                 if wrap is not None:
                     self.write(ref.offset, data)
                     self._note_wrap_of(ref.cid, wrap)
                     yield index
+                    break
 
     def _look(self, refs: Sequence[Ref], group: list[int]) -> list[int | None]:
         """The wrap of each reference whose bytes are right in the partial file, else None."""
@@ -347,22 +349,12 @@ class Download:
         for index in group:
             ref = refs[index]
             wrap = None
-            if ref.length is not None and not self._is_hole(ref.offset, ref.length):
+            if ref.length is not None and not is_hole(self._file.fd, ref.offset, ref.length):
                 data = read(ref.offset, ref.length)
                 if len(data) == ref.length:
                     wrap = find_wrap(ref.cid.multihash, ref.cid.codec, data)
             found.append(wrap)
         return found
-
-    def _is_hole(self, offset: int, length: int) -> bool:
-        """Whether the file system knows that nothing was ever written there."""
-        if _SEEK_DATA is None or length == 0:
-            return False
-        try:
-            return os.lseek(self._file.fd, offset, _SEEK_DATA) >= offset + length
-        except OSError as error:
-            # No data from there to the end; any other answer means that it cannot tell.
-            return error.errno == errno.ENXIO
 
     def _holes(self, start: int, end: int) -> int:
         """How many bytes between two offsets were never written; none where the file system does not tell."""
@@ -458,9 +450,8 @@ class Download:
         except OSError:
             # The last fsync is what counts, and there was none: what is on the disk is hashed before it is used.
             pass
-        if self._old is not None:
-            os.close(self._old)
-            self._old = None
+        while self._likely:
+            self._likely.pop().close()
         self._file.close()
 
 

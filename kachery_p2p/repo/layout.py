@@ -55,9 +55,25 @@ class Layout:
                 f"The data directory {self.directory} may not be read by this user. Name another one in "
                 "KACHERY_CLOUD_DIR, or ask its owner for the right to use it."
             )
+        self._read_alone()
+        return True
+
+    def read_alone(self) -> None:
+        """Write nothing in it, whether that is allowed or not; temporary files go elsewhere.
+
+        Raises:
+            NoPermission: it may not be read.
+            RepoError: it is no data directory.
+        """
+        if not os.access(self.directory, os.X_OK):
+            raise NoPermission(f"{self.directory} may not be read by this user. Ask its owner for the right to.")
+        if not os.path.lexists(self.catalog) and not self.ipfs.is_dir():
+            raise RepoError(f"There is no data directory in {self.directory}. Perhaps nothing is mounted there.")
+        self._read_alone()
+
+    def _read_alone(self) -> None:
         self.temporary = Path(tempfile.gettempdir())
         self.read_only = True
-        return True
 
     def make(self) -> None:
         """Make the folders that are not there.

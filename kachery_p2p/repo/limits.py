@@ -128,3 +128,16 @@ PACK_WASTE = 0.25
 
 #: Places of removed files that are written over before they are synced together.
 WIPE_BATCH = 4096
+
+#: Seconds after which a network file system that says nothing is taken to be away: a busy server answers within one.
+LAYER_SILENCE_SECONDS = 5.0
+
+#: Seconds for which a shared directory with which something is wrong is left alone: what was mounted again is used
+#: soon, and a server that is down costs one wait a minute.
+LAYER_REST_SECONDS = 60.0
+
+#: Seconds for which a file system that has answered is taken to be there: a round trip a second costs nothing.
+LAYER_PROBE_SECONDS = 1.0
+
+#: Files of a directory that can only be read of which one process remembers that it has hashed them.
+FOUND_RIGHT = 65536

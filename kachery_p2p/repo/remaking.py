@@ -11,6 +11,7 @@ from kachery_p2p.errors import NoPermission, RepoBusy, RepoError
 from kachery_p2p.repo.catalog import Catalog
 from kachery_p2p.repo.checking import Problem
 from kachery_p2p.repo.damaged import fresh_beside, put_in_place
+from kachery_p2p.repo.hosts import network_file_system
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.locks import NodeLock
 from kachery_p2p.repo.second_place import refuse_newer
@@ -22,7 +23,8 @@ def catalog_to_read(layout: Layout) -> Catalog:
     """The catalog of a directory that can only be read; an empty one in its place where that cannot be opened."""
     if os.access(layout.catalog, os.R_OK) and layout.catalog.stat().st_size:
         try:
-            return Catalog(layout.catalog, read_only=True)
+            apart = network_file_system(layout.directory) is not None
+            return Catalog(layout.catalog, read_only=True, apart=apart)
         except NoPermission as error:
             log.info("%s", error)
     return Catalog(layout.catalog, in_memory=True)

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from kachery_p2p.dag.cid import CID, DAG_PB
-from kachery_p2p.dag.filenode import FileNode
+from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.errors import DiskFull
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import Catalog, checked_block
 from kachery_p2p.repo.checking import Checker, Problem
+from kachery_p2p.repo.contents import Contents
 from kachery_p2p.repo.download import Download
 from kachery_p2p.repo.fileio import Progress
 from kachery_p2p.repo.filenodes import FileNodes
@@ -23,6 +23,8 @@ from kachery_p2p.repo.folders import FolderStorer
 from kachery_p2p.repo.hosts import claim
 from kachery_p2p.repo.inventory import Inventory
 from kachery_p2p.repo.kept_rows import LINKED, STORED, Label, label_for
+from kachery_p2p.repo.layered import Layered
+from kachery_p2p.repo.layers import Layer, LayerIsOwn, Layers
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.limits import ORPHAN_SECONDS
 from kachery_p2p.repo.listing import ListedFile, Listing, RepoStats
@@ -40,19 +42,20 @@ from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
 from kachery_p2p.repo.storing import Storer
 from kachery_p2p.repo.tree import StoredTree
 from kachery_p2p.repo.usage import UsageReader
-from kachery_p2p.repo.whole import WholeFiles
 from kachery_p2p.sqlite_errors import only_read
 from kachery_p2p.wire import Buffer
 
 log = logging.getLogger("kachery_p2p.repo")
 
 
-class Repo:
+class Repo(Layered):
     """A data directory: stored, linked and half-loaded files, and the blocks they are made of.
 
     Make one with `Repo.open`; it is a context manager. All methods may be called from any thread, by many processes
     at once, and in a forked child. Blocks are named by their multihash, roots by CID; a CIDv0 and its CIDv1 form are
-    one root. Every method raises RepoError when the catalog cannot be used, NoPermission, and DiskFull when it writes.
+    one root. What looks files and blocks up is in `Layered`: it looks into the directories of others beneath this one,
+    too, where there are any; `own` does not. Every method raises RepoError when the catalog cannot be used,
+    NoPermission, and DiskFull when it writes.
 
     Attributes:
         inventory: what the user keeps here: what was stored, linked or loaded by itself.
@@ -63,19 +66,18 @@ class Repo:
 
     _open: ClassVar[weakref.WeakSet[Repo]] = weakref.WeakSet()
 
-    def __init__(self, layout: Layout, catalog: Catalog, *, read_only: bool = False) -> None:
+    def __init__(
+        self, layout: Layout, catalog: Catalog, *, read_only: bool = False, layers: Sequence[Path] = ()
+    ) -> None:
         self.directory = layout.directory
         self.read_only = read_only
         self._layout = layout
         self._catalog = catalog
         self._reader = BlockReader(layout.directory, catalog)
-        self._whole = WholeFiles(catalog, self._reader)
-        #: The nodes of files that were looked into lately; shared by all that read from this repo in this process.
-        self.file_nodes = FileNodes()
         self._placer = Placer(layout, catalog, self._reader)
-        #: The same questions for many small files together.
-        self.many = ManyFiles(self._placer)
         self._checker = Checker(self._placer)
+        own = Contents(catalog, self._reader, self._checker, ManyFiles(self._placer))
+        super().__init__(own, self.layers_beneath(layout.directory, layers))
         self._storer = Storer(self._placer)
         self._small = SmallFiles(self._placer)
         self._folders = FolderStorer(self._placer, self._storer)
@@ -88,8 +90,10 @@ class Repo:
         Repo._open.add(self)
 
     @classmethod
-    def open(cls, directory: Path | str) -> Repo:
+    def open(cls, directory: Path | str, *, layers: Sequence[Path] = ()) -> Repo:
         """Open a data directory, making it (mode 0700) when there is none, and clean up after killed processes.
+
+        `layers` are directories of others that are read beneath it; they need not be there (layers.py).
 
         One that may not be written to is opened for reading alone (`read_only`): nothing is made or noted in it, and
         methods that would write raise NoPermission. Where its catalog may not be read either, files are found by their
@@ -101,12 +105,12 @@ class Repo:
         """
         layout = Layout(Path(directory))
         if layout.only_read():
-            return cls(layout, catalog_to_read(layout), read_only=True)
+            return cls(layout, catalog_to_read(layout), read_only=True, layers=layers)
         layout.make()
         claim(layout.directory)
         with explained("cleaning", layout.temporary):
             clean_left_overs(layout.temporary)
-        repo = cls(layout, Catalog(layout.catalog, layout.holds_data))
+        repo = cls(layout, Catalog(layout.catalog, layout.holds_data), layers=layers)
         try:
             repo._placer.lock.look()
             repo.inventory.records.fit()
@@ -126,8 +130,39 @@ class Repo:
             raise
         return repo
 
+    @classmethod
+    def open_to_read(cls, directory: Path) -> Repo:
+        """Open a data directory so that nothing is made or changed in it, whoever may write to it.
+
+        Raises:
+            NoPermission: it may not be read.
+            RepoError: it is no data directory, or its catalog is damaged or of a newer format.
+        """
+        layout = Layout(directory)
+        layout.read_alone()
+        return cls(layout, catalog_to_read(layout), read_only=True)
+
+    def put_beneath(self, directories: Sequence[Path]) -> None:
+        """Read these directories of others beneath this one, instead of those until now."""
+        self.layers.close()
+        super().__init__(self.own, self.layers_beneath(self.directory, directories))
+
+    @classmethod
+    def layers_beneath(
+        cls, directory: Path, directories: Sequence[Path], say: Callable[[str], None] = log.warning
+    ) -> Layers:
+        """Directories of others as they are read beneath one; see `Layer` for `say`."""
+
+        def open_to_read(layer: Path) -> Repo:
+            if os.path.isdir(directory) and os.path.samefile(layer, directory):
+                raise LayerIsOwn
+            return cls.open_to_read(layer)
+
+        return Layers([Layer(layer, open_to_read, say=say) for layer in directories])
+
     def close(self) -> None:
         """Close the catalog and all files. The repo cannot be used afterwards."""
+        self.layers.close()
         Repo._open.discard(self)
         self._reader.files.clear()
         self._reader.packs.close()
@@ -286,29 +321,13 @@ class Repo:
         """
         return self._layout.path_for(cid)
 
-    def find_file(self, cid: CID) -> Path | None:
-        """The path of the whole file with that CID, our own copy or a linked one, or None when it is not here. Cheap.
-
-        A file whose size, time or inode is not as recorded is hashed again first, and so is one at its place
-        under `ipfs/` that the catalog does not know. One that lies in a pack is brought to its place first. In a
-        directory that can only be read, it is copied to a folder of this user's among the temporary ones.
+    def partial_for(self, cid: CID) -> Path:
+        """Where a file is while it is being loaded.
 
         Raises:
-            DamagedFile: the only file of that CID is changed or damaged, or was linked and is missing; says what to do.
+            UnsupportedCID: it is too long for a file name.
         """
-        return self._checker.find(cid)
-
-    def file_size(self, cid: CID) -> int | None:
-        """The size in bytes of the whole file with that CID, or None when it is not here. Makes no path for it.
-
-        Raises:
-            DamagedFile: as for `find_file`.
-        """
-        return self._checker.size(cid)
-
-    def packed_file(self, cid: CID) -> bytes | None:
-        """The bytes of a file that lies in a pack, where it is as good as its path; None for every other file."""
-        return self._checker.packed(cid)
+        return self._layout.partial_for(cid)
 
     def list_files(self) -> list[ListedFile]:
         """All that was stored, loaded and linked, oldest first."""
@@ -336,55 +355,6 @@ class Repo:
 
     # --- blocks ------------------------------------------------------------------------------------------------------
 
-    def has_block(self, multihash: bytes) -> int | None:
-        """The size in bytes of that block if it is here, else None. Does not look at the disk."""
-        return self._reader.size(multihash)
-
-    def block_sizes(self, multihashes: Sequence[bytes]) -> dict[bytes, int]:
-        """The sizes of those of the blocks that are here."""
-        return self._reader.sizes(multihashes)
-
-    def get_block(self, multihash: bytes) -> bytes | None:
-        """That block, or None. Never wrong bytes: a block of a file that is not as recorded is hashed again."""
-        return self._reader.get(multihash)
-
-    def read_leaves(self, multihashes: Sequence[bytes], buffer: memoryview) -> list[memoryview | None]:
-        """Those of the blocks that can be read into the buffer as they are, at once; `get_block` has the others."""
-        return self._reader.leaves(multihashes, buffer)
-
-    def read_file(self, cid: CID, start: int, end: int) -> bytes | None:
-        """Bytes of a file that is here as a whole. Never wrong bytes: None where it is not as it was when hashed."""
-        return self._whole.read(cid, start, end)
-
-    def file_part(self, cid: CID) -> bytes | FileNode | None:
-        """A block of a file, or None where it is not here. An inner node that the catalog keeps comes decoded.
-
-        Raises:
-            MalformedDag: it is no block of a file.
-        """
-        node = self.file_nodes.get(cid)
-        if node is not None and not self._catalog.has_node(cid.multihash):
-            return node.block
-        if node is None:
-            block = self._reader.node(cid.multihash) if cid.codec == DAG_PB else None
-            if block is None:
-                return self._reader.get(cid.multihash)
-            node = self.file_nodes.decode(cid, block)
-        # A leaf that the catalog keeps, or a node that has bytes of the file in it, is to be written to its place.
-        return node if node.count and not node.data else node.block
-
-    def get_blocks(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Those of the blocks that are here, looked up together: for the small ones of directories."""
-        return self._reader.blocks(multihashes)
-
-    def get_node(self, multihash: bytes) -> bytes | None:
-        """An inner or directory node that the catalog keeps, or None; never a leaf that is part of a file."""
-        return self._reader.node(multihash)
-
-    def get_nodes(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Those of the blocks that the catalog keeps, looked up together; never a leaf that is part of a file."""
-        return self._reader.nodes(multihashes)
-
     def put_blocks(self, blocks: Iterable[tuple[CID, Buffer]]) -> None:
         """Keep inner nodes, directory nodes and symbolic links, in one transaction.
 
@@ -404,7 +374,7 @@ class Repo:
             UnsupportedCID: the CID is too long for a file name.
         """
         self._check_writable()
-        return Download(self._placer, self._checker, cid, timeout)
+        return Download(self._placer, self._checker, cid, timeout, self.layers)
 
     # --- looking after it --------------------------------------------------------------------------------------------
 
@@ -481,6 +451,7 @@ class Repo:
 
     def _forget_nodes(self) -> None:
         self.file_nodes.clear()
+        self.own.file_nodes.clear()
 
     def _check_writable(self) -> None:
         if self.read_only:
@@ -489,7 +460,8 @@ class Repo:
     def _after_fork(self) -> None:
         # A lock of the old ones may be held by a thread that the child does not have.
         self._reader.files = OpenFiles()
-        self.file_nodes = FileNodes()
+        self.own.file_nodes = FileNodes()
+        self.file_nodes = FileNodes() if self.layers else self.own.file_nodes
         self._reader.packs.after_fork()
         self._placer.packer.after_fork()
         self.inventory.after_fork()

@@ -41,7 +41,7 @@ from kachery_p2p.gateway.server import ipld, limits
 from kachery_p2p.gateway.server.limits import GatewayLimits
 
 if TYPE_CHECKING:
-    from kachery_p2p.repo.repo import Repo
+    from kachery_p2p.repo.contents import Contents
 
 T = TypeVar("T")
 
@@ -138,7 +138,7 @@ class Content:
         bounds: what is given to one reader; `limits` afterwards.
     """
 
-    def __init__(self, repo: Repo, fetch: Fetch | None = None, bounds: GatewayLimits = limits.DEFAULTS) -> None:
+    def __init__(self, repo: Contents, fetch: Fetch | None = None, bounds: GatewayLimits = limits.DEFAULTS) -> None:
         self.limits = bounds
         self._repo = repo
         self._fetch = fetch

@@ -110,7 +110,7 @@ class GatewayServer:
     ) -> None:
         self._limits = bounds
         self._host, self._port = parse_address(address)
-        self._app = GatewayApp(Content(repo, fetch, bounds), names=names, agent=agent, resolver=resolver)
+        self._app = GatewayApp(Content(repo.own, fetch, bounds), names=names, agent=agent, resolver=resolver)
         self._connections: set[_Guarded] = set()
         self._max_connections = min(bounds.max_connections, descriptors.shares().gateway)
         self._refusals = 0

@@ -175,6 +175,7 @@ def test_the_default_file_changes_nothing_and_is_never_overwritten(tmp_path: Pat
         ("KACHERY_CLOUD_LISTEN", "4001"),
         ("KACHERY_CLOUD_MAX_STORE_BYTES", "many"),
         ("KACHERY_CLOUD_MAX_STORE_BYTES", "-5"),
+        ("KACHERY_CLOUD_SHARED_DIRS", "lab/kachery"),
     ],
 )
 def test_bad_values_are_named(tmp_path: Path, variable: str, value: str) -> None:
@@ -204,6 +205,9 @@ def test_bad_values_are_named(tmp_path: Path, variable: str, value: str) -> None
         ('{"relay_service": null, "relays": 1}', "list of multiaddrs"),
         ('{"delegated": 3}', "list of URLs"),
         ('{"bootstrap": 3}', "list of multiaddrs"),
+        ('{"shared_dirs": 3}', "list of folders"),
+        ('{"shared_dirs": ["/lab", ""]}', "list of folders"),
+        ('{"shared_dirs": ["lab"]}', "full path"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, text: str, says: str) -> None:

@@ -120,6 +120,7 @@ STOPPED: dict[str, Any] = {
     "private_network": "bool",
     "warnings": [],
     "settings": {
+        "shared_dirs": [],
         "listen": ["str"],
         "peers": ["str"],
         "timeout": "float",
@@ -183,6 +184,7 @@ INFO = {
     "sources": {},
     "local": "bool",
     "path": "str",
+    "shared": "NoneType",
     "kept": "str",
     "labels": [],
     "here": "int",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -23,6 +24,7 @@ LAB = {"url": "http://127.0.0.1:5000"}
 
 #: For each setting something else than its default: in a variable, in the file, and what both come to.
 GIVEN: dict[str, tuple[str, object, object]] = {
+    "shared_dirs": (f"/lab{os.pathsep}/site/./x", ["/lab", "/site/x"], (Path("/lab"), Path("/site/x"))),
     "listen": (A, [A], (A,)),
     "peers": (A, [A], (A,)),
     "timeout": ("5", 5, 5.0),
