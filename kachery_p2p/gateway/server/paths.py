@@ -157,8 +157,8 @@ def parse_path(raw: str) -> ContentPath | NamePath:
         rest.pop()
     of_name = parts[1] == "ipns"
     if not rest or not rest[0]:
-        what, how = ("name", "/ipns/<name>") if of_name else ("CID", "/ipfs/<cid>")
-        raise PathRefusal(400, f"The path has no {what} in it. Ask for {how}.")
+        what, how = ("IPNS name", "/ipns/<name>") if of_name else ("CID", "/ipfs/<cid>")
+        raise PathRefusal(400, f"The path names no {what}. Ask for {how}.")
     if len(rest) - 1 > limits.MAX_PATH_NAMES:
         raise PathRefusal(
             414, f"The path has {len(rest) - 1} names; {limits.MAX_PATH_NAMES} are the most there can be."
@@ -268,10 +268,11 @@ def wanted_format(query: Mapping[str, str], accept: str, path: ContentPath | Nam
         )
     else:
         return Wanted(None, html=html)
-    if found == "ipns-record" and not isinstance(path, NamePath):
-        raise PathRefusal(400, "There are no IPNS records under /ipfs/.")
-    if found == "ipns-record" and (path.names or not path.is_key):
-        raise PathRefusal(400, "An IPNS record is that of the name of a key, without a path: /ipns/k51qzi5uqu5d...")
+    if found == "ipns-record":
+        if not isinstance(path, NamePath):
+            raise PathRefusal(400, "There are no IPNS records under /ipfs/.")
+        if path.names or not path.is_key:
+            raise PathRefusal(400, "An IPNS record is that of the name of a key, without a path: /ipns/k51qzi5uqu5d...")
     said_otherwise = asked is None or bool(known and known[0][0] != found)
     if found != "car":
         lenient = asked is None and any(kind in _WILDCARDS for kind, _ in kinds)

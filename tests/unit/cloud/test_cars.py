@@ -79,7 +79,7 @@ def test_json(tmp_path: Path, at: Callable[[str], Path]) -> None:
     file, _ = store(tmp_path)
     made = json.loads(run("export", file, tmp_path / "out.car", "--json").output)
     size = (tmp_path / "out.car").stat().st_size
-    assert made == {"uris": [file], "path": str(tmp_path / "out.car"), "blocks": 4, "size": size}
+    assert made == {"uris": [file], "path": str(tmp_path / "out.car"), "blocks": 4, "size": size, "kept": 0}
     came = json.loads(run("import", tmp_path / "out.car", "--json").output)
     assert came == {"roots": [{"uri": file, "kind": "file", "size": 3 * MIB}], "blocks": 4}
 

@@ -13,7 +13,7 @@ from kachery_p2p.dag.cid import CID, RAW, sha256_multihash
 from kachery_p2p.errors import InvalidAddress
 from kachery_p2p.gateway.server import limits
 from kachery_p2p.gateway.server.pages import type_by_content, type_by_name
-from kachery_p2p.gateway.server.paths import PathRefusal, check_host, parse_path, wanted_format
+from kachery_p2p.gateway.server.paths import ContentPath, PathRefusal, check_host, parse_path, wanted_format
 from kachery_p2p.gateway.server.ranges import entity_bytes, entity_range, matches, may_resume, requested_ranges
 from kachery_p2p.gateway.server.server import parse_address
 
@@ -125,6 +125,7 @@ def test_paths_have_no_tricks_in_them(text: str) -> None:
     if path is None:
         assert status == 400
         return
+    assert isinstance(path, ContentPath)
     assert str(path.root) == CID_TEXT
     assert not any(name in ("", ".", "..") or "/" in name or "\0" in name for name in path.names)
     assert parse_path(path.text) == type(path)(path.root, path.names, False)
