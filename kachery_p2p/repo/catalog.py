@@ -31,7 +31,7 @@ from pathlib import Path
 
 from kachery_p2p.dag.cid import CID, verify_block
 from kachery_p2p.errors import DamagedRepo, HashMismatch
-from kachery_p2p.repo.limits import BUSY_SECONDS, WAL_BYTES, WAL_PAGES
+from kachery_p2p.repo.limits import APART_SECONDS, BUSY_SECONDS, WAL_BYTES, WAL_PAGES
 from kachery_p2p.sqlite import Settings, SQLiteFile
 from kachery_p2p.sqlite_schema import make_schema
 from kachery_p2p.wire import Buffer
@@ -176,7 +176,7 @@ class Catalog(SQLiteFile):
                 "stored files are hashed again, and the damaged catalog is kept."
             ),
             prepare=lambda db: _prepare(db, path, holds_data),
-            busy_seconds=BUSY_SECONDS,
+            busy_seconds=APART_SECONDS if apart else BUSY_SECONDS,
             version=SCHEMA_VERSION,
             older=_OLDER,
             lacking=_LATER_TABLES,

@@ -146,7 +146,10 @@ class Layer:
         opened, self._opened = self._opened, None
         # What a thread that hangs has open cannot be closed: that would hang, too. It closes itself if it ever ends.
         if opened is not None and not self.problem:
-            self._bounded(opened.close)
+            try:
+                self._bounded(opened.close)
+            except RepoError as error:
+                log.info("%s was not closed: %s", self.directory, error)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

@@ -62,6 +62,10 @@ TREE_BATCH = 1024
 #: Seconds to wait for another process that is writing the catalog; its transactions take milliseconds.
 BUSY_SECONDS = 60.0
 
+#: The same for the catalog of a directory that is only read, and may be in use on another machine, which changes it
+#: whenever it is looked at: it can be done without.
+APART_SECONDS = 5.0
+
 #: Pages after which SQLite folds its log into the catalog, and the size the log file is cut back to.
 WAL_PAGES = 2000
 WAL_BYTES = 32 * MIB

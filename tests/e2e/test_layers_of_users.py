@@ -251,7 +251,7 @@ def test_one_that_cannot_be_used(top: Path, how: str) -> None:
     elif how == "missing":
         shutil.rmtree(site)
     else:
-        (site / "catalog.sqlite").write_bytes(b"SQLite format 3\0" + os.urandom(4096))
+        (site / "catalog.sqlite").write_bytes(b"no database " * 700)
     mine = as_user(MALLORY, lambda: kcl.store_text("mine", local=True), directory=own)
 
     def work() -> Any:

@@ -257,7 +257,7 @@ def spoil(directory: Path, how: str) -> None:
         shutil.rmtree(directory)
         directory.mkdir()
     elif how == "corrupt":
-        catalog.write_bytes(b"SQLite format 3\0" + os.urandom(8192))
+        catalog.write_bytes(b"no database " * 700)
     elif how == "newer":
         with closing(sqlite3.connect(catalog)) as db:
             db.execute("PRAGMA user_version=99")
