@@ -21,13 +21,19 @@ from kachery_cloud.arguments import path_text
 from kachery_cloud.errors import (
     ContentNotFound,
     FileExists,
-    FileMissing,
     InvalidAddress,
     InvalidName,
     IsADirectory,
     NodeError,
 )
-from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, repository, resolve_local
+from kachery_cloud.local import (
+    BlockNotLocal,
+    find_local,
+    is_local_directory,
+    listed_label,
+    repository,
+    resolve_local,
+)
 from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
@@ -140,7 +146,7 @@ def share(uri: str, *, label: str | None = None) -> str:
 
     Args:
         uri: of a file or directory that is on this machine.
-        label: its name for people, and of the copy; without it that of the URI, or the name of a linked file.
+        label: its name for people, and of the copy; without it that of the URI, or the one under which it is listed.
 
     Raises:
         ContentNotFound: it is not on this machine.
@@ -285,7 +291,8 @@ def get(
     Args:
         uri: what `share` gave, or any other URI.
         dest: the folder to put it into, or the whole name of the copy; the current folder where None. The name comes
-            from the URI, where that is a plain one; else it is the CID.
+            from the URI, or is the label under which it is listed on this machine; where neither is a plain one, it is
+            the CID.
         local_only: as for `load_file`.
         verbose: as for `load_file`.
         providers: as for `load_file`.
@@ -301,7 +308,7 @@ def get(
     from kachery_cloud.placing import copy_into_place
 
     request = Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
-    target = _target(request.uri, dest)
+    target = _target(request, dest)
     with explained("looking at", target):
         there = target.lstat() if os.path.lexists(target) else None
     if there is not None:
@@ -322,7 +329,7 @@ def get(
     return str(target)
 
 
-def _target(uri: ContentURI, dest: str | os.PathLike[str] | None) -> Path:
+def _target(request: Request, dest: str | os.PathLike[str] | None) -> Path:
     """Where what is got goes.
 
     Raises:
@@ -333,18 +340,20 @@ def _target(uri: ContentURI, dest: str | os.PathLike[str] | None) -> Path:
     with explained("looking at", target):
         if target.is_dir():
             try:
-                return target / uri.file_name
+                return target / request.file_name()
             except InvalidName:  # it means something to a shell or a system
-                return target / uri.cid
+                return target / request.uri.cid
         folder = target if text.endswith(("/", os.sep)) else target.parent
         is_there = folder.is_dir()
     if not is_there:
-        raise FileMissing(f"There is no folder {folder} to put it into.")
+        from kachery_cloud.placing import no_folder
+
+        raise no_folder(folder)
     return target
 
 
 def _look(repo: Repo, uri: ContentURI) -> tuple[CID, int, str]:
-    """What is here under a URI: its CID, its size, and the name of a linked file or nothing.
+    """What is here under a URI: its CID, its size, and the name under which it is listed, or of a linked file.
 
     Raises:
         BlockNotLocal: it is not here.
@@ -352,9 +361,11 @@ def _look(repo: Repo, uri: ContentURI) -> tuple[CID, int, str]:
     try:
         found = find_local(repo, uri)
     except IsADirectory:
-        return (cid := resolve_local(repo, uri)), _directory_size(repo, cid), ""
+        cid = resolve_local(repo, uri)
+        return cid, _directory_size(repo, cid), listed_label(repo, cid)
     linked = found.path is not None and not found.path.is_relative_to(repo.directory)
-    return found.cid, found.size, found.path.name if found.path is not None and linked else ""
+    name = found.path.name if found.path is not None and linked else ""
+    return found.cid, found.size, listed_label(repo, found.cid) or name
 
 
 def _directory_size(repo: Repo, cid: CID) -> int:

@@ -148,7 +148,8 @@ def test_the_string_is_the_uri_with_name_and_addresses() -> None:
 
 
 def test_its_name() -> None:
-    """The one given, else that of the URI, else that of a linked file; a path names itself. A long text is no name."""
+    """The one given, else that of the URI, else that under which it is listed here; a path names itself. A long text is
+    no name."""
     Path("mine.nwb").write_bytes(os.urandom(100_000))
     Path("folder/notes").mkdir(parents=True)
     Path("folder/notes/readme.txt").write_text("x")
@@ -157,7 +158,8 @@ def test_its_name() -> None:
     assert shared(linked).uri.label == "mine.nwb"
     assert shared(linked + "?label=b").uri.label == "b"
     assert shared(linked + "?label=b", label="c").uri.label == "c"
-    assert shared(folder).uri.label is None
+    assert shared(folder).uri.label == "folder"
+    assert shared(kcl.store_text("x", local=True)).uri.label is None
     inside = shared(kcl.join(folder, "notes/readme.txt"))
     assert (inside.title, inside.uri.label) == ("readme.txt", None)
     assert shared(linked, label="x" * (MAX_LABEL + 1)).uri.label is None
@@ -273,7 +275,13 @@ def test_a_file_and_a_folder_come_under_their_names(tmp_path: Path) -> None:
     assert kcl.get(file, "other.nii") == str(out / "other.nii")
     assert kcl.get(folder, out / "again") == str(out / "again")
     assert kcl.get(kcl.join(folder, "notes/readme.txt"), "again/") == str(out / "again" / "readme.txt")
-    assert kcl.get(kcl.parse_uri(file).cid) == str(out / kcl.parse_uri(file).cid)
+    # Without a name in the URI: what it is called on this machine, and if it is not, its CID, which is said.
+    (out / "v.nii.gz").unlink()
+    assert run("get", kcl.parse_uri(file).cid).output == f"{out / 'v.nii.gz'}\n"
+    nameless = kcl.parse_uri(kcl.store_text("nameless", local=True)).cid
+    said = run("get", nameless)
+    assert said.stdout == f"{out / nameless}\n"
+    assert "./NAME" in said.stderr
     found = json.loads(run("get", file, "--json").stdout)
     assert (found["path"], found["size"]) == (str(out / "v.nii.gz"), 5)
 
