@@ -25,7 +25,7 @@ from kachery_cloud.errors import (
     NoPermission,
     RepoBusy,
 )
-from kachery_cloud.inventory import PinnedAt, item_of, pins_by_cid
+from kachery_cloud.inventory import PinnedAt, pins_by_cid
 from kachery_cloud.inventory_tables import Column, Table, html_of, size_text
 from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.settings.config import load_config
@@ -320,13 +320,22 @@ def _other_copy(config: Config, repo: Repo, root: KeptRoot, peers: Sequence[str]
     if found.seen:
         each = found.seen[0]
         return f"{each.peer} has it: {each.blocks} blocks asked about, {each.given} given"
-    name = item_of(root, {}).uri
-    some = f" {len(found.partly)} of them have only a part of it, or gave none of it." if found.partly else ""
+    uri = format_uri(str(root.cid))
     raise LastCopy(
-        f"{name} may be the last copy, so it stays: {found.asked} peers were found, and none has all of it.{some} Have "
-        "somebody load it, or pin it (kachery-cloud-pins add), or remove it all the same with: kachery-cloud rm "
-        f"--force {format_uri(str(root.cid))}"
+        f"{_label(root) or uri} may be the last copy, so it stays: {_nobody(found.asked, len(found.partly))}. Have "
+        "somebody load it and run kachery-cloud-node, or pin it (kachery-cloud-pins add), or remove it all the same "
+        f"with: kachery-cloud rm --force {uri}"
     )
+
+
+def _nobody(asked: int, partly: int) -> str:
+    """That none of the peers that were asked has all of something, and how many have a part of it."""
+    if not asked:
+        return "no other machine was found"
+    if asked == 1:
+        return f"the one machine that was found {'has only a part of it' if partly else 'does not have it'}"
+    some = f" ({partly:,} of them only a part of it, or gave none of it)" if partly else ""
+    return f"none of the {asked:,} machines that were found has all of it{some}"
 
 
 def _take_away(repo: Repo, root: KeptRoot, why: str, *, more: bool = False) -> RemovedItem:
