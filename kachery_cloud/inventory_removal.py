@@ -35,6 +35,7 @@ from kachery_cloud.uri import check_peer_addresses, format_uri, parse_uri
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
+    from kachery_p2p.node.messages import Copies
     from kachery_p2p.repo.inventory import KeptRoot
     from kachery_p2p.repo.repo import Repo
 
@@ -322,20 +323,26 @@ def _other_copy(config: Config, repo: Repo, root: KeptRoot, peers: Sequence[str]
         return f"{each.peer} has it: {each.blocks} blocks asked about, {each.given} given"
     uri = format_uri(str(root.cid))
     raise LastCopy(
-        f"{_label(root) or uri} may be the last copy, so it stays: {_nobody(found.asked, len(found.partly))}. Have "
+        f"{_label(root) or uri} may be the last copy, so it stays: {_nobody(found)}. Have "
         "somebody load it and run kachery-cloud-node, or pin it (kachery-cloud-pins add), or remove it all the same "
         f"with: kachery-cloud rm --force {uri}"
     )
 
 
-def _nobody(asked: int, partly: int) -> str:
-    """That none of the peers that were asked has all of something, and how many have a part of it."""
-    if not asked:
+def _nobody(found: Copies) -> str:
+    """Why none of those that were found is known to have all of something."""
+    if not found.asked:
         return "no other machine was found"
-    if asked == 1:
-        return f"the one machine that was found {'has only a part of it' if partly else 'does not have it'}"
-    some = f" ({partly:,} of them only a part of it, or gave none of it)" if partly else ""
-    return f"none of the {asked:,} machines that were found has all of it{some}"
+    silent = found.asked - len(found.partly) - found.lacking
+    kinds = (
+        (found.lacking, "lacks it", "lack it"),
+        (len(found.partly), "has only a part of it", "have only a part of it"),
+        (silent, "does not answer", "do not answer"),
+    )
+    if found.asked == 1:
+        return "the one machine that was found " + next(one for count, one, _ in kinds if count)
+    told = [f"{count:,} {one if count == 1 else several}" for count, one, several in kinds if count]
+    return f"of the {found.asked:,} machines that were found, {', '.join(told)}"
 
 
 def _take_away(repo: Repo, root: KeptRoot, why: str, *, more: bool = False) -> RemovedItem:

@@ -28,8 +28,8 @@ COLUMNS = 100
 _BLOCK = re.compile(r"^```text\n(?=(?:ada|ben)\$ |>>> )(?P<session>.*?)^```$", re.MULTILINE | re.DOTALL)
 _TYPED = re.compile(r"^(?:(?P<who>ada|ben)\$|>>>) (?P<line>.*)$")
 _STAYS = re.compile(r"kachery-cloud[ -]node\b")
-#: What a node says when it serves.
-_SERVES = "Ctrl-C"
+#: In what a node says when it serves: its address.
+_SERVES = "/p2p/"
 #: The prompts of Python are those of the shell, so that one can wait for either. Without the editing of lines, which
 #: writes again what was typed.
 _STARTUP = """\

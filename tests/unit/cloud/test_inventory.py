@@ -194,22 +194,27 @@ def test_nothing_is_a_hole_before_something_was_removed(stored: dict[str, str]) 
 
 
 @pytest.mark.parametrize(
-    ("asked", "partly", "says"),
+    ("found", "says"),
     [
-        (0, 0, "no other machine was found"),
-        (1, 0, "the one machine that was found does not have it"),
-        (1, 1, "the one machine that was found has only a part of it"),
-        (2, 0, "none of the 2 machines that were found has all of it"),
+        (Copies(), "no other machine was found"),
+        (Copies(asked=1, lacking=1), "the one machine that was found lacks it"),
+        (Copies(asked=1, partly=("a",)), "the one machine that was found has only a part of it"),
+        (Copies(asked=1, silent=("refused",)), "the one machine that was found does not answer"),
+        (Copies(asked=2), "of the 2 machines that were found, 2 do not answer"),
+        (
+            Copies(asked=6, lacking=1, partly=("a", "b")),
+            "of the 6 machines that were found, 1 lacks it, 2 have only a part of it, 3 do not answer",
+        ),
     ],
 )
 def test_why_it_may_be_the_last_copy(
-    asked: int, partly: int, says: str, stored: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    found: Copies, says: str, stored: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In words that fit how many were asked, none included."""
+    """In words that fit how many were found, and what became of asking them."""
 
     class Node:
         def copies(self, request: CopiesRequest) -> Copies:
-            return Copies(asked=asked, partly=("a peer",) * partly)
+            return found
 
     monkeypatch.setattr(connection, "get_connection", lambda config: Node())
     with pytest.raises(kcl.LastCopy, match=f"session.nwb may be the last copy, so it stays: {says}\\."):
