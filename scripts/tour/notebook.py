@@ -41,7 +41,7 @@ def play(text: str, folder: Path) -> str:
         samples, channels = np.arange(1 << 20, dtype="float32"), np.arange(16, dtype="float32")
         np.save(recording, samples[:, None] / 8 + channels)
         ada.call("say(kcl.link_file(args[0]))", recording)
-        names = Names({str(ben.folder): "/home/ben"})
+        names = Names({str(ben.directory): "/home/ben/.kachery-cloud", str(ben.folder): "/home/ben"})
         names.show(ada.addr)
         client = nbclient.NotebookClient(nbformat.v4.new_notebook(), timeout=int(RUN_SECONDS), allow_errors=True)
         with client.setup_kernel(env=ben.env, cwd=str(ben.folder)):
