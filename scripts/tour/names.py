@@ -23,7 +23,7 @@ _VARYING = (
     (re.compile(r"\bfound by [^;\n]*; (not )?connected\b"), "found by the known peers after 0.2 s; connected"),
     (re.compile(r"(?m)( {2}yes +)\d+\.\d ms .*$"), r"\g<1>0.4 ms     known"),
     (re.compile(r"\b\d+(\.\d+)? ms away"), "0.4 ms away"),
-    (re.compile(r"\bin \d+\.\d s\b"), "in 5.0 s"),
+    (re.compile(r"\bin \d+\.\d s\b"), "in 10.0 s"),
     # A bar, at a moment at which it was seen.
     (re.compile(r" +\d+%\|[^|\n]*\| \S+/(\S+) \[.*?\]"), r" 58%|█████▊    | 38.8M/\1 [00:00<00:00, 110MB/s, 1 peer]"),
     # What the catalog takes depends on what SQLite has written back by now.
