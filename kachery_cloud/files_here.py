@@ -102,6 +102,10 @@ class HereRequest(Request):
         """The file."""
         return LocalFile(self.found.file)
 
+    def file_name(self) -> str:
+        """The name for a copy in a folder."""
+        return self.found.file_name
+
     def named(self, path: Path) -> str:
         """The path as it was given: the file is not ours to give names to."""
         return self.found.given if self.found.is_path else str(path)

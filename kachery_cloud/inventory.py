@@ -13,7 +13,7 @@ from kachery_cloud.errors import InvalidArgument
 from kachery_cloud.inventory_tables import Column, Table, html_of, size_text, time_text
 from kachery_cloud.local import outbox, repository
 from kachery_cloud.settings.config import load_config
-from kachery_cloud.uri import format_uri
+from kachery_cloud.uri import ContentURI, format_uri
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ class Item:
 
 
 def _state(item: Item) -> str:
+    if item.kind == "partial" and item.size:
+        return f"{min(99, round(100 * item.here / item.size))} %"
     return "yes" if item.complete else item.problem or "no"
 
 
@@ -90,8 +92,10 @@ def _pins(item: Item) -> str:
     return ", ".join(f"{each.service} ({each.state})" for each in item.pinned)
 
 
+#: What a list shows where there is none.
+_NO_LABEL = "(no label)"
 _COLUMNS: tuple[Column[Item], ...] = (
-    Column("label", lambda item: (item.label or "") + ("/" if item.directory else "")),
+    Column("label", lambda item: (item.label or _NO_LABEL) + ("/" if item.directory and item.label else "")),
     Column("size", lambda item: size_text(item.size), right=True),
     Column("kind", lambda item: item.kind),
     Column("added", lambda item: time_text(item.added)),
@@ -99,7 +103,7 @@ _COLUMNS: tuple[Column[Item], ...] = (
     Column("complete", _state),
     Column("pinned", _pins),
     Column("in", lambda item: item.shared or ""),
-    Column("uri", lambda item: item.uri),
+    Column("uri", lambda item: ContentURI(item.cid, label=item.label).pasteable),
 )
 
 

@@ -25,7 +25,7 @@ from kachery_cloud.errors import (
     NoPermission,
     RepoBusy,
 )
-from kachery_cloud.inventory import PinnedAt, item_of, pins_by_cid
+from kachery_cloud.inventory import PinnedAt, pins_by_cid
 from kachery_cloud.inventory_tables import Column, Table, html_of, size_text
 from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.settings.config import load_config
@@ -35,6 +35,7 @@ from kachery_cloud.uri import check_peer_addresses, format_uri, parse_uri
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
+    from kachery_p2p.node.messages import Copies
     from kachery_p2p.repo.inventory import KeptRoot
     from kachery_p2p.repo.repo import Repo
 
@@ -322,19 +323,35 @@ def _other_copy(config: Config, repo: Repo, root: KeptRoot, peers: Sequence[str]
     if found.seen:
         each = found.seen[0]
         return f"{each.peer} has it: {each.blocks} blocks asked about, {each.given} given"
-    name = item_of(root, {}).uri
-    some = f" {len(found.partly)} of them have only a part of it, or gave none of it." if found.partly else ""
+    uri = format_uri(str(root.cid))
     shared = repo.layers.holder(root.cid)
-    if shared is not None:
-        some += (
-            f" The shared directory {shared} has it, or a part of it; that does not count, for its owner may remove it "
-            "at the same moment."
-        )
-    raise LastCopy(
-        f"{name} may be the last copy, so it stays: {found.asked} peers were found, and none has all of it.{some} Have "
-        "somebody load it, or pin it (kachery-cloud-pins add), or remove it all the same with: kachery-cloud rm "
-        f"--force {format_uri(str(root.cid))}"
+    beneath = (
+        ""
+        if shared is None
+        else f" The shared directory {shared} has it, or a part of it; that does not count, for its owner may remove "
+        "it at the same moment."
     )
+    raise LastCopy(
+        f"{_label(root) or uri} may be the last copy, so it stays: {_nobody(found)}.{beneath} Have "
+        "somebody load it and run kachery-cloud-node, or pin it (kachery-cloud-pins add), or remove it all the same "
+        f"with: kachery-cloud rm --force {uri}"
+    )
+
+
+def _nobody(found: Copies) -> str:
+    """Why none of those that were found is known to have all of something."""
+    if not found.asked:
+        return "no other machine was found"
+    silent = found.asked - len(found.partly) - found.lacking
+    kinds = (
+        (found.lacking, "lacks it", "lack it"),
+        (len(found.partly), "has only a part of it", "have only a part of it"),
+        (silent, "does not answer", "do not answer"),
+    )
+    if found.asked == 1:
+        return "the one machine that was found " + next(one for count, one, _ in kinds if count)
+    told = [f"{count:,} {one if count == 1 else several}" for count, one, several in kinds if count]
+    return f"of the {found.asked:,} machines that were found, {', '.join(told)}"
 
 
 def _take_away(repo: Repo, root: KeptRoot, why: str, *, more: bool = False) -> RemovedItem:

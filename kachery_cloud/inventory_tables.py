@@ -94,15 +94,14 @@ def text_table(rows: Sequence[T], columns: Sequence[Column[T]]) -> list[str]:
 
 
 def html_of(rows: Sequence[T], columns: Sequence[Column[T]]) -> str:
-    """Rows as an HTML table. Labels come from strangers, so all text is escaped."""
+    """Rows as an HTML table, with the columns that have anything to say. Labels come from strangers: all is escaped."""
 
     def cell(tag: str, text: str, right: bool) -> str:
         return f'<{tag} style="text-align: {"right" if right else "left"}">{html.escape(printable(text))}</{tag}>'
 
-    head = "".join(cell("th", column.name, column.right) for column in columns)
-    body = "".join(
-        "<tr>" + "".join(cell("td", column.text(row), column.right) for column in columns) + "</tr>"
-        for row in rows[:_MOST_ROWS]
-    )
+    texts = [[column.text(row) for column in columns] for row in rows[:_MOST_ROWS]]
+    used = [i for i in range(len(columns)) if not texts or any(row[i] for row in texts)]
+    head = "".join(cell("th", columns[i].name, columns[i].right) for i in used)
+    body = "".join("<tr>" + "".join(cell("td", row[i], columns[i].right) for i in used) + "</tr>" for row in texts)
     more = f"<p>and {len(rows) - _MOST_ROWS:,} more</p>" if len(rows) > _MOST_ROWS else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, SupportsIndex
 
 from kachery_cloud.arguments import binary_stream, byte_range, check_flags, path_text
-from kachery_cloud.errors import DamagedFile, FileMissing, InvalidArgument, KacheryError
+from kachery_cloud.errors import DamagedFile, InvalidArgument, KacheryError
 from kachery_cloud.files_here import request_for
 from kachery_cloud.local import BlockNotLocal, local_kinds, repository, resolve_local
-from kachery_cloud.placing import check_tree_destination, copy_into_place, place_directory
+from kachery_cloud.placing import check_tree_destination, copy_into_place, no_folder, place_directory
 from kachery_cloud.request import Request
 from kachery_cloud.syncing import Changes, sync_directory
 from kachery_cloud.terminal import tell
@@ -51,9 +51,10 @@ def load_file(
             `ipns://` name. Or the path of a file on this machine, which is given back as it is. What comes from
             strangers is checked with `parse_uri` first, which takes no paths.
         dest: where to put a copy of your own. A folder takes it under the last name of the path, else the label, else
-            the CID; these come from whoever made the URI, so there no file is ever replaced, and names that are not
-            plain ones (`.bashrc`, `-rf`, `CON`) are refused. Without `dest` the path leads into the data directory;
-            that file is shared and read-only. Its path ends in that name, too, where it is a plain one.
+            the one under which it is listed on this machine, else the CID. Names may come from whoever made the URI, so
+            there no file is ever replaced, and names that are not plain ones (`.bashrc`, `-rf`, `CON`) are refused.
+            Without `dest` the path leads into the data directory; that file is shared and read-only. Its path ends in
+            the name that the URI gives, too, where it is a plain one.
         overwrite: whether the copy may replace a file that is at `dest`, where that is the whole name of the copy. A
             file with the same bytes is no obstacle in any case.
         local_only: do not use the network.
@@ -75,7 +76,7 @@ def load_file(
     check_flags(overwrite=overwrite)
     request = request_for(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
     # Looked at first, so that a mistake in it shows before anything is loaded.
-    destination = None if dest is None else _file_destination(dest, request.uri)
+    destination = None if dest is None else _file_destination(dest, request)
     path = request.file()
     if destination is None:
         return request.named(path)
@@ -450,15 +451,14 @@ def takes_directory(dest: str | os.PathLike[str] | None) -> bool:
     return True
 
 
-def _file_destination(dest: str | os.PathLike[str], uri: ContentURI) -> tuple[Path, bool]:
+def _file_destination(dest: str | os.PathLike[str], request: Request) -> tuple[Path, bool]:
     """Where the copy goes, and whether the user named all of that; else the last part comes from the URI."""
     target = _absolute(dest)
     into_folder = os.fspath(dest).endswith(("/", os.sep))
     with explained("looking at", target):
         if target.is_dir():
-            return target / uri.file_name, False
+            return target / request.file_name(), False
         parent_is_there = target.parent.is_dir()
     if into_folder or not parent_is_there:
-        folder = target if into_folder else target.parent
-        raise FileMissing(f"There is no folder {folder} to put the file into.")
+        raise no_folder(target if into_folder else target.parent)
     return target, True

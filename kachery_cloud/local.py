@@ -223,6 +223,12 @@ def is_local_directory(repo: Repo, cid: CID) -> bool:
     return False
 
 
+def listed_label(repo: Repo, cid: CID) -> str:
+    """The newest label under which something is listed on this machine; empty where it has none."""
+    root = repo.inventory.get(cid)
+    return root.labels[0].text if root is not None and root.labels else ""
+
+
 def list_local(repo: Repo, cid: CID) -> list[HamtEntry]:
     """The entries of a directory that is here.
 

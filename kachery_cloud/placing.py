@@ -101,6 +101,11 @@ def _in_the_way(target: Path) -> FileExists:
     )
 
 
+def no_folder(folder: Path) -> FileMissing:
+    """The error where a copy is to go into a folder that is not there."""
+    return FileMissing(f"There is no folder {folder} to put it into. Make it first, or name another one.")
+
+
 def name_new(temporary: Path, target: Path) -> None:
     """Give a finished file its name, unless something has that name: FileExistsError, also in a race."""
     if os.name == "nt":
@@ -134,7 +139,7 @@ def check_tree_destination(dest: Path) -> bool:
                 raise _folder_in_the_way(dest)
             return True
     if not dest.parent.is_dir():
-        raise FileMissing(f"There is no folder {dest.parent} to make {dest.name} in.")
+        raise FileMissing(f"There is no folder {dest.parent} to make {dest.name} in. Make it first.")
     return False
 
 

@@ -25,6 +25,7 @@ from kachery_cloud.local import (
     find_local,
     is_local_directory,
     list_local,
+    listed_label,
     repository,
     resolve_local,
 )
@@ -56,6 +57,9 @@ _MAX_OFFSET = (1 << 63) - 1
 
 class Request:
     """A URI with all that a call said about how to load it."""
+
+    #: Whether its name was written down, which is done before anything of it comes.
+    _is_named = False
 
     def __init__(
         self,
@@ -90,6 +94,17 @@ class Request:
             return _path_of(self.ask("file"))
         self.say(f"{self.uri.locator} is on this machine already.")
         return found.path
+
+    def file_name(self) -> str:
+        """The name for a copy in a folder: what the URI says, else the label in the list of this machine, else the CID.
+
+        Raises:
+            InvalidName: the URI may not choose the name of the copy.
+        """
+        if not self.uri.name:
+            with contextlib.suppress(InvalidName):
+                return outside_name(listed_label(repository(self.config), self.uri.root))
+        return self.uri.file_name
 
     def named(self, path: Path) -> str:
         """A path of that file which ends in the name that the URI gives it; `path` where that is no plain name."""
@@ -154,6 +169,9 @@ class Request:
         from kachery_p2p.node.messages import LoadRequest
 
         repo = repository(self.config)
+        if kind in ("file", "bytes", "directory") and not self.uri.path and not self._is_named:
+            self._named(repo, self.uri.root)
+            self._is_named = True
         if repo.read_only:
             raise NoPermission(
                 f"{self.uri.locator} is not whole in {repo.directory}, and that directory can only be read by this "
@@ -169,8 +187,6 @@ class Request:
         repo = repository(self.config)
         name = self.uri.name or self.uri.cid
         self.say(f"Loading {self.uri.locator}")
-        if kind in ("file", "bytes", "directory") and not self.uri.path:
-            self._named(repo, self.uri.root)
         with progress_bar(f"Loading {name[:40]}", enabled=None if kind in ("file", "directory") else False) as update:
             result = get_connection(self.config).load(wanted, update)
         if kind in ("file", "bytes", "directory"):

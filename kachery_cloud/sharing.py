@@ -21,13 +21,18 @@ from kachery_cloud.arguments import path_text
 from kachery_cloud.errors import (
     ContentNotFound,
     FileExists,
-    FileMissing,
     InvalidAddress,
     InvalidName,
     IsADirectory,
     NodeError,
 )
-from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, repository, resolve_local
+from kachery_cloud.local import (
+    BlockNotLocal,
+    find_local,
+    is_local_directory,
+    repository,
+    resolve_local,
+)
 from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
@@ -199,10 +204,10 @@ def make_share(
             f"{parsed.locator} is not on this machine, so it cannot be shared from here. Load it first, or pass on the "
             "string that you were given."
         ) from None
-    shared = repo.only_beneath(cid)
-    if shared is not None:
+    beneath = repo.only_beneath(cid)
+    if beneath is not None:
         raise ContentNotFound(
-            f"{parsed.locator} is in the shared directory {shared}, which this machine does not give to others. Let "
+            f"{parsed.locator} is in the shared directory {beneath}, which this machine does not give to others. Let "
             "its owner share it, or store a copy of your own."
         )
     root = repo.inventory.get(cid) or (repo.inventory.get(parsed.root) if parsed.path else None)
@@ -296,7 +301,8 @@ def get(
     Args:
         uri: what `share` gave, or any other URI.
         dest: the folder to put it into, or the whole name of the copy; the current folder where None. The name comes
-            from the URI, where that is a plain one; else it is the CID.
+            from the URI, or is the label under which it is listed on this machine; where neither is a plain one, it is
+            the CID.
         local_only: as for `load_file`.
         verbose: as for `load_file`.
         providers: as for `load_file`.
@@ -312,7 +318,7 @@ def get(
     from kachery_cloud.placing import copy_into_place
 
     request = Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
-    target = _target(request.uri, dest)
+    target = _target(request, dest)
     with explained("looking at", target):
         there = target.lstat() if os.path.lexists(target) else None
     if there is not None:
@@ -333,7 +339,7 @@ def get(
     return str(target)
 
 
-def _target(uri: ContentURI, dest: str | os.PathLike[str] | None) -> Path:
+def _target(request: Request, dest: str | os.PathLike[str] | None) -> Path:
     """Where what is got goes.
 
     Raises:
@@ -344,13 +350,15 @@ def _target(uri: ContentURI, dest: str | os.PathLike[str] | None) -> Path:
     with explained("looking at", target):
         if target.is_dir():
             try:
-                return target / uri.file_name
+                return target / request.file_name()
             except InvalidName:  # it means something to a shell or a system
-                return target / uri.cid
+                return target / request.uri.cid
         folder = target if text.endswith(("/", os.sep)) else target.parent
         is_there = folder.is_dir()
     if not is_there:
-        raise FileMissing(f"There is no folder {folder} to put it into.")
+        from kachery_cloud.placing import no_folder
+
+        raise no_folder(folder)
     return target
 
 

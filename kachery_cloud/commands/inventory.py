@@ -68,4 +68,6 @@ def du(as_json: bool) -> None:
         return
     for line in type(rows)(row for row in rows if row.files or row.bytes).lines():
         click.echo(line)
-    click.echo(f"{size_text(rows.total)} in the data directory. Linked files lie elsewhere and take no room in it.")
+    linked = any(row.files for row in rows if not row.here)
+    more = " Linked files lie elsewhere and take no room in it." if linked else ""
+    click.echo(f"{size_text(rows.total)} in the data directory.{more}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -103,6 +104,21 @@ def load(
         print_result(True, "", path=path, uri=uri, size=size, seconds=round(time.monotonic() - begun, 3), **done)
     else:
         print_path(path)
+        if dest is not None:
+            say_nameless(path, dest)
+
+
+def say_nameless(path: str, dest: str) -> None:
+    """Say why a copy in a folder has no better name than its CID, where that is so."""
+    from kachery_cloud.errors import InvalidCID, UnsupportedCID
+    from kachery_p2p.dag.cid import CID
+
+    name = os.path.basename(path)
+    with contextlib.suppress(InvalidCID, UnsupportedCID):
+        CID.parse(name)
+        if name != os.path.basename(dest):
+            where = os.path.join(dest, "NAME")
+            click.echo(f"The URI gives it no name, so that is its CID. To choose one: --dest {where}", err=True)
 
 
 @command("cat", LOAD_INTERRUPTED)
@@ -126,18 +142,29 @@ def cat(
 
 
 @command("ls", LOAD_INTERRUPTED)
-@click.argument("uri")
+@click.argument("uri", required=False)
 @click.option("--tree", is_flag=True, help="Also what is in the folders in it.")
 @loading_options
 @json_option
-def ls(uri: str, tree: bool, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool) -> None:
+def ls(
+    uri: str | None, tree: bool, peers: tuple[str, ...], local_only: bool, timeout: float | None, as_json: bool
+) -> None:
     """List a folder: size and name of each entry. Folders end with / and have the size of all that is in them.
+
+    Without a URI it lists what is on this machine, as the list command does.
 
     \b
     Examples:
         kachery-cloud ls ipfs://bafy.../notes
         kachery-cloud ls --tree ipfs://bafy.../notes
     """  # noqa: D301
+    if uri is None:
+        from kachery_cloud.commands.inventory import list as what_is_here
+
+        if tree or local_only or peers or timeout is not None:
+            raise click.UsageError("These options are about a folder: give its URI. Without one, ls takes --json.")
+        click.get_current_context().invoke(what_is_here, as_json=as_json)
+        return
     from kachery_cloud.inventory_tree import entries
     from kachery_p2p.json_shapes import to_json
 
@@ -178,7 +205,7 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
         "size": None if found["size"] is None else f"{found['size']:,} bytes",
         **{key: found[key] for key in ("label", "local", "path", "shared")},
         "kept": found.get("kept"),
-        "labels": ", ".join(found.get("labels", ())[1:]) or None,
+        "labels": ", ".join(label for label in found.get("labels", ()) if label != found["label"]) or None,
         "problem": found.get("problem") or None,
         **{key: time_text(found[key]) for key in ("added", "used") if key in found},
         "pinned": ", ".join(f"{each['service']} ({each['state']})" for each in found.get("pinned", ())) or None,

@@ -15,6 +15,9 @@ import click
 from kachery_cloud.commands.support import CONTEXT, INTERRUPTED, Group
 from kachery_p2p import __version__
 
+#: Characters of the first sentence of a help: none is longer.
+_SENTENCE = 1_000
+
 #: Each command, and the module of this package that has it. It is imported when the command is used.
 COMMANDS = {
     "announce": "network",
@@ -50,6 +53,16 @@ COMMANDS = {
 }
 
 
+#: The commands in the order in which --help shows them, with what they are for.
+SECTIONS = {
+    "Give something away": ("store", "link", "node", "share", "publish", "export"),
+    "Get something": ("get", "load", "cat", "ls", "import", "resolve", "whereis", "diff"),
+    "See what is here": ("list", "info", "du", "status", "settings"),
+    "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init"),
+    "For a lab": ("pins", "announce", "keygen-swarm"),
+}
+
+
 def find_command(name: str) -> click.Command:
     """The command of a name. Imports its module."""
     module = import_module(f"kachery_cloud.commands.{COMMANDS[name]}")
@@ -59,6 +72,17 @@ def find_command(name: str) -> click.Command:
 
 class _Commands(Group):
     """The group of all commands."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each with its first sentence, whole, under what it is for."""
+        named = [name for names in SECTIONS.values() for name in names]
+        rest = tuple(name for name in self.list_commands(ctx) if name not in named)
+        for title, names in {**SECTIONS, "More": rest}.items():
+            found = [(name, self.get_command(ctx, name)) for name in names]
+            rows = [(name, each.get_short_help_str(_SENTENCE)) for name, each in found if each and not each.hidden]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -86,7 +110,7 @@ def cli() -> None:
         kachery-cloud get STRING                 brings it into this folder
         kachery-cloud load ipfs://...            finds it and prints the path of a copy
 
-    Data lies in ~/.kachery-cloud, or where KACHERY_CLOUD_DIR says. All settings: kachery-cloud settings
+    Data lies in ~/.kachery-cloud, or where KACHERY_CLOUD_DIR says. Each command has --help, with examples.
 
     \b
     Exit codes:

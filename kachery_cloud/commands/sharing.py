@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kachery_cloud.commands.loading import LOAD_INTERRUPTED, loading_options
+from kachery_cloud.commands.loading import LOAD_INTERRUPTED, loading_options, say_nameless
 from kachery_cloud.commands.support import (
     command,
     json_option,
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 @command("share")
 @click.argument("uri")
-@click.option("--label", metavar="NAME", help="Its name for people, and of the copy. [default: what list calls it]")
+@click.option(
+    "--label",
+    metavar="NAME",
+    help="Its name for people, and of the copy. [default: that of the URI, else the one in the list]",
+)
 @click.option(
     "--cite",
     is_flag=True,
@@ -96,6 +100,7 @@ def get(
         path = load(string, dest, local_only=local_only, verbose=verbose, providers=peers, timeout=timeout)
     if not as_json:
         print_path(path)
+        say_nameless(path, dest or os.curdir)
         return
     size = os.path.getsize(path) if os.path.isfile(path) else None
     print_result(True, "", path=path, uri=string, size=size, seconds=round(time.monotonic() - begun, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import sys
@@ -122,6 +123,18 @@ class Group(click.Group):
     """A group of such commands, which does the same."""
 
     command_class = Command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is meant; where there is none of that name, the error says which is near."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx))
+            if near and near[0] not in error.message:
+                error.message += f" Did you mean {' or '.join(near)}?"
+            raise
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         arguments = kwargs.get("args")

@@ -116,6 +116,10 @@ def init(private: bool | None, as_json: bool) -> None:
     peer_id = made["peer_id"] or "a new one each time, for the directory belongs to another user"
     said = sentence(cast("Audience", made["announces_to"]))
     print_result(as_json, f"Data directory: {made['directory']}\nPeer ID:        {peer_id}\n{said}", **made)
+    if not as_json:
+        click.echo(
+            "To share a file: kachery-cloud node, and in another window: kachery-cloud store FILE --share", err=True
+        )
 
 
 def _listed(problems: Sequence[Problem]) -> list[dict[str, Any]]:

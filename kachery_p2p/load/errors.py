@@ -65,8 +65,8 @@ def not_found(
     parts += [f"The gateway {name.removeprefix('gateway:')}: {why}" for name, why in said.items()]
     parts += [f"Could not reach {addr}: {why}" for addr, why in list(failures.items())[:MOST_NAMES]]
     parts.append(
-        "Check that a machine that has it is running (kachery-cloud-node), and give its address with "
-        "--peer, KACHERY_CLOUD_PEERS or ?provider= in the URI."
+        "Check that kachery-cloud-node runs on a machine that has it, and use the string that kachery-cloud share "
+        "prints there, or give its address with --peer or KACHERY_CLOUD_PEERS."
     )
     return ContentNotFound(" ".join(parts))
 

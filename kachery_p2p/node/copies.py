@@ -53,6 +53,7 @@ class CopySearch:
         self._seen: list[CopySeen] = []
         self._partly: list[str] = []
         self._silent: list[str] = []
+        self._lacking = 0
 
     async def run(self) -> Copies:
         """Ask until one copy is verified, all were asked, or the time is over."""
@@ -65,12 +66,13 @@ class CopySearch:
                 async with contextlib.aclosing(self._finding.sightings(self._request.cid)) as sightings:
                     async for each in sightings:
                         self._try(nursery, each.provider.peer, tuple(each.provider.addrs))
-        return Copies(tuple(self._seen), len(self._tried), tuple(self._partly), tuple(self._silent))
+        return Copies(tuple(self._seen), len(self._tried), tuple(self._partly), tuple(self._silent), self._lacking)
 
     async def _dial(self, nursery: trio.Nursery, addr: str) -> None:
         try:
             peer = await self._host.connect(addr)
         except KacheryError as error:
+            self._tried.add(addr)
             self._silent.append(str(error))
             return
         self._try(nursery, peer, ())
@@ -89,6 +91,7 @@ class CopySearch:
                 return
             with trio.move_on_after(ANSWER_TIMEOUT) as late:
                 if not await self._exchange.ask(peer, self._request.cid):
+                    self._lacking += 1
                     return
                 if not await self._has_all(peer):
                     self._partly.append(peer)

@@ -239,12 +239,14 @@ class Copies:
         asked: how many were found.
         partly: those that have the root, and not all of it.
         silent: why others could not be asked.
+        lacking: how many said that they do not have it.
     """
 
     seen: tuple[CopySeen, ...] = ()
     asked: int = 0
     partly: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
+    lacking: int = 0
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,11 @@ def _compact(packer: Packer, catalog: Catalog, reader: PackReader, number: int) 
     return size - _used(live)
 
 
+def used_bytes(catalog: Catalog, number: int) -> int:
+    """The bytes of a pack that are of use: its files, and what stands before and behind each."""
+    return _used(_live(catalog, number))
+
+
 def _live(catalog: Catalog, number: int) -> list[_Live]:
     """The files that a pack has, in the order in which they lie."""
     return [

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kachery_p2p.repo.catalog import OK, Catalog
+from kachery_p2p.repo.compaction import used_bytes
 from kachery_p2p.repo.inventory import Inventory
 from kachery_p2p.repo.kept_rows import LINKED, LOADED, STORED
 from kachery_p2p.repo.layout import Layout
@@ -58,14 +59,15 @@ class UsageReader:
             row = found[why.get(key, "unlisted")]
             row[0] += 1
             row[1] += length
-        sizes = [
-            path.stat().st_size for number in self._packs.numbers() if (path := self._packs.path_of(number)).exists()
-        ]
+        unused = sum(
+            max(0, path.stat().st_size - used_bytes(self._catalog, number))
+            for number in self._packs.numbers()
+            if (path := self._packs.path_of(number)).exists()
+        )
         rows = [Usage(what, *counted) for what, counted in found.items()]
         partial = _sum(_files(self._layout.partial), on_disk=True)
         rows[2] = Usage("partial", *partial)
-        packed = sum(length for (length,) in self._catalog.all("SELECT length FROM packed"))
-        rows.append(Usage("holes", 0, max(0, sum(sizes) - packed)))
+        rows.append(Usage("holes", 0, unused))
         rows.append(Usage("damaged", *_sum(_files(self._layout.damaged))))
         rows.append(Usage("unfinished", *_sum(_files(self._layout.temporary), on_disk=True)))
         rows.append(Usage("catalog", *_sum(self._records())))

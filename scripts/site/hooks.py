@@ -1,16 +1,20 @@
 """What mkdocs calls while it builds the site, as mkdocs.yml says.
 
-Pages that lie elsewhere in the repository become pages of the site, too. Links in all pages are written for a reader of
-the repository. On the site, those to other pages lead there. Source files are not part of it: links to them become
-the path of the file.
+Pages that lie elsewhere in the repository become pages of the site, too, and so do notebooks, with the outputs that are
+in them. Links in all pages are written for a reader of the repository. On the site, those to other pages lead there.
+Source files are not part of it: links to them become the path of the file.
 """
 
 from __future__ import annotations
 
+import html
+import json
 import os
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
@@ -25,16 +29,20 @@ ELSEWHERE = {
     "dht.md": "kachery_p2p/routing/dht/README.md",
     "security.md": "SECURITY.md",
 }
+#: Notebooks, which are pages as well.
+NOTEBOOKS = {"notebook.md": "docs/notebook.ipynb"}
 #: The front page of the repository has the site's in its place.
-_PAGES = {"README.md": "index.md", **{source: page for page, source in ELSEWHERE.items()}}
+_PAGES = {"README.md": "index.md", **{source: page for page, source in (*ELSEWHERE.items(), *NOTEBOOKS.items())}}
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^()\s]+)\)")
 _FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that are not in docs/."""
+    """Adds the pages that are not in docs/, and the notebooks."""
     for page, source in ELSEWHERE.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+    for page, source in NOTEBOOKS.items():
+        files.append(File.generated(config, page, content=notebook_markdown(ROOT / source)))
     return files
 
 
@@ -74,3 +82,43 @@ def _link(match: re.Match[str], source: str) -> str:
 def on_pre_build(config: MkDocsConfig) -> None:
     """Builds from the root of the repository, wherever mkdocs was started."""
     os.chdir(ROOT)
+
+
+# --- notebooks -----------------------------------------------------------------------------------------------------
+
+
+def notebook_markdown(path: Path) -> str:
+    """A notebook (nbformat 4) as Markdown, with the outputs that are in it."""
+    parts: list[str] = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = _text(cell["source"])
+        if cell["cell_type"] == "code":
+            parts.append(_block("python", source))
+            parts += (part for output in cell["outputs"] for part in _output(output))
+        else:
+            parts.append(source)
+    return "\n\n".join(parts) + "\n"
+
+
+def _output(output: dict[str, Any]) -> Iterator[str]:
+    kind = output["output_type"]
+    if kind == "stream":
+        yield _block("text", _text(output["text"]))
+    elif kind == "error":
+        yield _block("text", "\n".join(output["traceback"]))
+    elif "text/html" in output["data"]:
+        # What follows a blank line would be Markdown again.
+        lines = (line for line in _text(output["data"]["text/html"]).splitlines() if line.strip())
+        yield '<div class="output">\n' + "\n".join(lines) + "\n</div>"
+    else:
+        yield _block("text", _text(output["data"]["text/plain"]))
+
+
+def _block(language: str, text: str) -> str:
+    if "```" in text:
+        return f"<pre>{html.escape(text)}</pre>"
+    return f"```{language}\n{text.rstrip()}\n```"
+
+
+def _text(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else "".join(value)

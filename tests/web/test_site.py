@@ -114,6 +114,15 @@ def test_no_page_names_what_is_elsewhere(site: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_notebook_is_a_page(site: Path) -> None:
+    """With its cells and what they showed; pages lead to it as to every other."""
+    page = (site / "notebook.html").read_text(encoding="utf-8")
+    assert '<table border="1" class="dataframe">' in page
+    assert "ContentNotFound: " in page
+    assert 'href="notebook.html"' in (site / "first-ten-minutes.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
 def test_pages_in_a_browser(address: str, browse: Callable[[str], str]) -> None:
     """A browser loads all of every page from the site itself, and would refuse the rest. No page is wider than a wide
     screen or a phone's. The recipe is copied as it stands, without prompts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,6 +80,27 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
     assert result.exit_code == 0
     assert "Example" in result.output
     assert "kachery-cloud" in result.output
+
+
+def test_help_has_every_command_in_a_sentence() -> None:
+    """Each stands under what it is for, with its first sentence, whole; what is put nowhere comes at the end."""
+    shown = run("--help").output
+    named = [name for names in cli.SECTIONS.values() for name in names]
+    assert len(named) == len(set(named))
+    assert set(named) <= set(cli.COMMANDS)
+    for name in cli.COMMANDS:
+        command = cli.find_command(name)
+        assert command.hidden or re.search(rf"^  {name} +\S", shown, re.MULTILINE)
+    assert not re.search(r"\w\.\.\.$", shown.partition("Give something away")[2], re.MULTILINE)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("lst", "list"), ("stor", "store"), ("laod", "load"), ("pins ad", "add")])
+def test_a_command_that_is_mistyped(typed: str, meant: str) -> None:
+    """The error names what is near, and only then."""
+    result = run(*typed.split())
+    assert result.exit_code == 2
+    assert re.search(rf"Did you mean .*\b{meant}\b", result.stderr)
+    assert "Did you mean" not in run("xyzzy").stderr
 
 
 def test_link_label_profile_and_json(seed_file: Path, data: Path) -> None:

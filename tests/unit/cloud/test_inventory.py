@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -134,7 +135,11 @@ def test_the_command_list(stored: dict[str, str]) -> None:
     """A line for each, and all of it as JSON."""
     lines = run("list", "--sort", "label").output.splitlines()
     assert lines[0].split() == ["LABEL", "SIZE", "KIND", "ADDED", "USED", "COMPLETE", "URI"]
+    assert lines[1].startswith("(no label) ")
     assert lines[2].startswith("mouse 12/")
+    uris = [line.split()[-1] for line in lines[1:]]
+    assert uris[1] == stored["folder"].partition("?")[0].replace("//", "//label=mouse%2012@")
+    assert not any(re.search(r"[^\w:/.%=@-]", uri) for uri in uris)  # they can be pasted into a shell
     items = json.loads(run("list", "--json").output)["items"]
     assert [item["label"] for item in items] == [None, "mouse 12", "raw.bin", "session.nwb"]
     assert run("list", "--find", "nothing").output == "Nothing here has that in its name.\n"
@@ -166,6 +171,54 @@ def test_ls_marks_folders(stored: dict[str, str]) -> None:
     (folder, file) = json.loads(run("ls", "--tree", "--json", stored["folder"]).output)["entries"]
     assert (folder["kind"], file["kind"], file["depth"]) == ("directory", "file", 1)
     assert folder["size"] >= file["size"] == 11
+
+
+def test_ls_of_nothing_is_the_list(stored: dict[str, str]) -> None:
+    """Whoever types it without a URI sees what is here; options that are about a folder want one."""
+    assert run("ls").output == run("list").output
+    assert json.loads(run("ls", "--json").output) == json.loads(run("list", "--json").output)
+    assert run("ls", "--tree").exit_code == 2
+
+
+def test_nothing_is_a_hole_before_something_was_removed(stored: dict[str, str]) -> None:
+    """What stands around small files in a pack is not counted as room that could be had back; what is removed is."""
+    lines = run("du").output
+    assert "holes" not in lines
+    assert "Linked files lie elsewhere" in lines
+    kcl.remove(stored["value"], force=True)
+    assert "holes" in run("du").output
+    kcl.gc()
+    kcl.remove(stored["link"], force=True)
+    assert "holes" not in run("du").output
+    assert "Linked" not in run("du").output
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (Copies(), "no other machine was found"),
+        (Copies(asked=1, lacking=1), "the one machine that was found lacks it"),
+        (Copies(asked=1, partly=("a",)), "the one machine that was found has only a part of it"),
+        (Copies(asked=1, silent=("refused",)), "the one machine that was found does not answer"),
+        (Copies(asked=2), "of the 2 machines that were found, 2 do not answer"),
+        (
+            Copies(asked=6, lacking=1, partly=("a", "b")),
+            "of the 6 machines that were found, 1 lacks it, 2 have only a part of it, 3 do not answer",
+        ),
+    ],
+)
+def test_why_it_may_be_the_last_copy(
+    found: Copies, says: str, stored: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In words that fit how many were found, and what became of asking them."""
+
+    class Node:
+        def copies(self, request: CopiesRequest) -> Copies:
+            return found
+
+    monkeypatch.setattr(connection, "get_connection", lambda config: Node())
+    with pytest.raises(kcl.LastCopy, match=f"session.nwb may be the last copy, so it stays: {says}\\."):
+        kcl.remove(stored["file"])
 
 
 def test_the_last_copy_stays(stored: dict[str, str], alone: list[CopiesRequest]) -> None:

@@ -138,6 +138,30 @@ def test_a_name_from_the_uri_replaces_nothing(home: Path) -> None:
     assert [path.name for path in home.iterdir()] == ["session.nwb"]
 
 
+def test_what_a_copy_in_a_folder_is_called(home: Path) -> None:
+    """As the URI says; else as it is listed here, where that is a plain name; else its CID, which is said together with
+    how to choose another."""
+    (home / "session.nwb").write_text("a recording")
+    (home / "copies").mkdir()
+    listed = run("store", home / "session.nwb").stdout.strip()
+    nameless = kcl.store_text("x", local=True)
+    odd = kcl.store_text("y", local=True, label=".bashrc").partition("?")[0]
+    for uri, name in ((listed, "session.nwb"), (f"{listed}?label=b", "b")):
+        result = run("load", uri, "--dest", "~/copies")
+        assert result.output == f"{home / 'copies' / name}\n"
+    for uri in (nameless, odd):
+        cid = uri.removeprefix("ipfs://")
+        for dest in (f"{home}/copies", f"{home}/copies/"):
+            result = run("load", uri, "--dest", dest)
+            assert result.stdout == f"{home / 'copies' / cid}\n"
+            assert (
+                result.stderr
+                == f"The URI gives it no name, so that is its CID. To choose one: --dest {home}/copies/NAME\n"
+            )
+        assert run("load", uri, "--dest", home / cid).stderr == ""  # the user's own choice
+    assert kcl.load_file(listed, dest=home / "copies") == str(home / "copies" / "session.nwb")
+
+
 def test_the_command_replaces_with_force_and_the_whole_name(home: Path) -> None:
     """Without --force a different file at --dest stays; with it, it is replaced. In Python the whole name suffices."""
     target = home / ".bashrc"

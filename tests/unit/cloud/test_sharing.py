@@ -306,7 +306,13 @@ def test_a_file_and_a_folder_come_under_their_names(tmp_path: Path) -> None:
     assert kcl.get(file, "other.nii") == str(out / "other.nii")
     assert kcl.get(folder, out / "again") == str(out / "again")
     assert kcl.get(kcl.join(folder, "notes/readme.txt"), "again/") == str(out / "again" / "readme.txt")
-    assert kcl.get(kcl.parse_uri(file).cid) == str(out / kcl.parse_uri(file).cid)
+    # Without a name in the URI: what it is called on this machine, and if it is not, its CID, which is said.
+    (out / "v.nii.gz").unlink()
+    assert run("get", kcl.parse_uri(file).cid).output == f"{out / 'v.nii.gz'}\n"
+    nameless = kcl.parse_uri(kcl.store_text("nameless", local=True)).cid
+    said = run("get", nameless)
+    assert said.stdout == f"{out / nameless}\n"
+    assert "./NAME" in said.stderr
     found = json.loads(run("get", file, "--json").stdout)
     assert (found["path"], found["size"]) == (str(out / "v.nii.gz"), 5)
 
