@@ -35,7 +35,7 @@ def guarded(function: Function, interrupted: str = "Interrupted.") -> Function:
 
     Args:
         function: the body of a command.
-        interrupted: what to say after Ctrl-C: what became of the work.
+        interrupted: what to say after Ctrl-C: what became of the work. A KeyboardInterrupt with a text says that.
     """
 
     @wraps(function)
@@ -48,8 +48,8 @@ def guarded(function: Function, interrupted: str = "Interrupted.") -> Function:
             _leave_quietly()
         except KacheryError as error:
             _fail(type(error).__name__, str(error), error.exit_code, as_json)
-        except KeyboardInterrupt:
-            _fail("Interrupted", interrupted, INTERRUPTED, as_json)
+        except KeyboardInterrupt as error:
+            _fail("Interrupted", str(error) or interrupted, INTERRUPTED, as_json)
         except OSError as error:
             from kachery_p2p.oserrors import explain
 
