@@ -12,14 +12,15 @@ from typing import Any, NoReturn
 
 import click
 
+from kachery_cloud.commands.completing import ASKED, answer, offer
+from kachery_cloud.commands.exit_codes import BROKEN_PIPE, INTERRUPTED
 from kachery_cloud.errors import KacheryError
 from kachery_cloud.terminal import BinaryOutput, OutputError, ReaderGone, program_streams, silence
+from kachery_p2p import __version__
 from kachery_p2p.text import printable, shortened
 
 #: Characters of a usage error: it repeats what was typed, or pasted by mistake.
 _MAX_USAGE = 1_000
-INTERRUPTED = 130
-BROKEN_PIPE = 141
 
 Function = Callable[..., Any]
 
@@ -109,24 +110,42 @@ def print_path(path: str) -> None:
     out.flush()
 
 
-class Command(click.Command):
-    """A command that says usage errors in JSON too, when it is asked to."""
+def _tell_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        click.echo(f"{context.find_root().info_name} {__version__}")
+        context.exit()
+
+
+class _Common(click.Command):
+    """What commands and groups of them share: `--version`, offers to shells, and usage errors in JSON where asked."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        offer(self)
+        text = "Show the version and exit."
+        self.params.append(
+            click.Option(
+                ["--version"], is_flag=True, expose_value=False, is_eager=True, help=text, callback=_tell_version
+            )
+        )
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         arguments = kwargs.get("args")
         given = list(sys.argv[1:] if arguments is None else arguments)
+        if shell := os.environ.get(ASKED):
+            answer(self, shell, given)
+            sys.exit(0)
         return _main(super().main, given, args, kwargs)
 
 
-class Group(click.Group):
-    """A group of such commands, which does the same."""
+class Command(_Common):
+    """A command."""
+
+
+class Group(_Common, click.Group):
+    """A group of commands."""
 
     command_class = Command
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        arguments = kwargs.get("args")
-        given = list(sys.argv[1:] if arguments is None else arguments)
-        return _main(super().main, given, args, kwargs)
 
 
 def command(name: str, interrupted: str = "Interrupted.") -> Callable[[Function], click.Command]:

@@ -128,3 +128,6 @@ PACK_WASTE = 0.25
 
 #: Places of removed files that are written over before they are synced together.
 WIPE_BATCH = 4096
+#: Roots that a shell offers where a URI is typed. Those used last are what is meant; to look at more takes longer than
+#: somebody who has pressed a key waits.
+OFFERED_ROOTS = 5_000

@@ -25,6 +25,15 @@ PATIENCE = 300.0
 #: As they begin for somebody who set up nothing, without the files of this machine's user.
 SHELLS = {"bash": ("bash", "--noprofile", "--norc", "-i"), "zsh": ("zsh", "-f", "-i")}
 _PROMPT = "ready> "
+#: Only for `complete`: it writes its prompt anew at each key, so that what `type` waits for is told too often.
+_FISH = (
+    "fish",
+    "--no-config",
+    "-i",
+    "-C",
+    f"function fish_greeting; end; function fish_prompt; echo -n '{_PROMPT}'; end",
+)
+COMPLETING = {**SHELLS, "fish": _FISH}
 
 
 def shell_missing(name: str) -> pytest.MarkDecorator:
@@ -43,7 +52,7 @@ class Shell:
     """
 
     def __init__(self, name: str, folder: Path, env: Mapping[str, str], columns: int = 200) -> None:
-        line: Sequence[str] = SHELLS[name]
+        line: Sequence[str] = COMPLETING[name]
         self._pid, self._fd = pty.fork()
         if self._pid == 0:
             try:
@@ -69,6 +78,27 @@ class Shell:
         assert code, "the shell tells no exit code"
         return _plain(shown), int(code[1])
 
+    def complete(self, line: str) -> tuple[str, str]:
+        """Type a line and TAB: what the line is then, and all that was shown meanwhile. Nothing of it is run.
+
+        It is made the words of an `echo`, from its beginning (Ctrl-A) and its end (Ctrl-E).
+        """
+        self._seen = ""
+        self._send(f"{line}\t\x01echo LI''NE: \x05 :E''ND")
+        end = time.monotonic() + PATIENCE
+        while not (found := re.search(r"LINE: (.*?) ?:END", _plain(self._seen))):
+            self._read(end)
+        shown = _plain(self._seen)
+        return found[1].rstrip(), shown
+
+    def source(self, line: str) -> None:
+        """Type a line, and wait until it has run."""
+        self._seen = ""
+        self._send(f"{line}; echo DO''NE")
+        end = time.monotonic() + PATIENCE
+        while "DONE" not in self._seen:
+            self._read(end)
+
     def _send(self, line: str) -> None:
         data = (line + "\n").encode()
         while data:  # a terminal takes some kilobytes at a time
@@ -77,10 +107,14 @@ class Shell:
     def _wait_for(self, text: str) -> str:
         end = time.monotonic() + PATIENCE
         while text not in self._seen:
-            assert select.select([self._fd], [], [], max(0.0, end - time.monotonic()))[0], f"no answer: {self._seen!r}"
-            self._seen += self._decoder.decode(os.read(self._fd, 65536))
+            self._read(end)
         before, _, self._seen = self._seen.rpartition(text)
         return before
+
+    def _read(self, end: float) -> None:
+        """Take what is shown next; until `end` there must be something."""
+        assert select.select([self._fd], [], [], max(0.0, end - time.monotonic()))[0], f"no answer: {self._seen!r}"
+        self._seen += self._decoder.decode(os.read(self._fd, 65536))
 
     def __enter__(self) -> Self:
         return self
