@@ -17,6 +17,8 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from scripts.site.commands import commands_page
+
 ROOT = Path(__file__).resolve().parents[2]
 #: Pages of the site that are not in docs/, and where they are.
 ELSEWHERE = {
@@ -32,9 +34,10 @@ _FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that are not in docs/."""
+    """Adds the pages that are not in docs/, and the one that is made of the texts of the commands."""
     for page, source in ELSEWHERE.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+    files.append(File.generated(config, "commands.md", content=commands_page()))
     return files
 
 
