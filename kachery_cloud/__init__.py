@@ -60,7 +60,7 @@ if TYPE_CHECKING:
         store_pkl,
         store_text,
     )
-    from kachery_cloud.upkeep import announce, get_node_info, init, repair, status, verify, whereis
+    from kachery_cloud.upkeep import announce, get_node_info, init, iter_whereis, repair, status, verify, whereis
     from kachery_cloud.uri import ContentURI, format_uri, join, parse_uri
 
 __all__ = [
@@ -88,6 +88,7 @@ __all__ = [
     "get_node_info",
     "import_car",
     "init",
+    "iter_whereis",
     "join",
     "link_file",
     "list_dir",

@@ -10,14 +10,16 @@
     asyncio.run(main())
 
 Each takes what the function of the same name takes, and raises the same. They block nothing: the work is done in
-threads of their own. Where the task that waits is cancelled, or its time is over (`asyncio.timeout`,
-`trio.move_on_after`), the load is cancelled too; what has arrived stays on the disk for the next try.
+threads of their own. What iterates is for `async for`. Where the task that waits is cancelled, or its time is over
+(`asyncio.timeout`, `trio.move_on_after`), the load is cancelled too; what has arrived stays on the disk for the next
+try.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from functools import update_wrapper
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import suppress
+from functools import partial, update_wrapper
 from typing import Any, ParamSpec, TypeVar
 
 import anyio
@@ -41,6 +43,7 @@ __all__ = [
     "export_car",
     "get",
     "import_car",
+    "iter_whereis",
     "link_file",
     "list_dir",
     "load_bytes",
@@ -88,6 +91,25 @@ def _awaitable(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
     return call
 
 
+def _awaitable_steps(function: Callable[P, Iterator[T]]) -> Callable[P, AsyncGenerator[T, None]]:
+    start = _awaitable(function)
+
+    async def iterate(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[T, None]:
+        steps = await start(*args, **kwargs)
+        step = _awaitable(partial(next, steps, None))
+        try:
+            while (found := await step()) is not None:
+                yield found
+        finally:
+            # A step that was cancelled may still be on its way out of its thread, and then ends what it waits for.
+            with suppress(ValueError):
+                steps.close()  # type: ignore[attr-defined]
+
+    update_wrapper(iterate, function)
+    iterate.__module__ = __name__
+    return iterate
+
+
 def _calls() -> anyio.CapacityLimiter:
     try:
         return _limiter.get()
@@ -128,3 +150,4 @@ unpin = _awaitable(pinning.unpin)
 verify = _awaitable(upkeep.verify)
 wait_pinned = _awaitable(pinning.wait_pinned)
 whereis = _awaitable(upkeep.whereis)
+iter_whereis = _awaitable_steps(upkeep.iter_whereis)

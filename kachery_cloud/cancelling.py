@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import ParamSpec, TypeVar
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,6 +78,21 @@ def check() -> None:
     current = _current.get()
     if current is not None and current.cancelled:
         raise Cancelled
+
+
+def next_of(told: SimpleQueue[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """The next of a queue, when there is one. An empty one in it wakes who waits.
+
+    Raises:
+        Cancelled: the call that waits for it is not wanted any more.
+    """
+    current = _current.get()
+    if current is None:
+        return told.get()
+    with current.waking(lambda: told.put(())):
+        found = told.get()
+    check()
+    return found
 
 
 def result_of(future: Future[T]) -> T:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_cloud.uri import ContentURI
     from kachery_p2p.dag.cid import CID
-    from kachery_p2p.node.messages import Whereabouts
+    from kachery_p2p.node.messages import Whereabouts, WhereisRequest
     from kachery_p2p.repo.repo import Problem, Repo
 
 #: Seconds that `whereis` searches for unless it is told otherwise: a lookup in the public DHT takes a few.
@@ -161,32 +162,94 @@ def whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = 
         timeout: seconds to search for at most; 15 by default.
 
     Returns:
-        A dict for each peer and each source that named it, those that have it first: "source" ("here" when it is on
-        this machine, "hint", "connected", "known", "mdns", "lan-dht", "dht" or "delegated"), "peer" (its ID), "addrs"
-        (multiaddrs), "seconds" (until it was named), "connected", "round_trip_ms" (or None), "has" (True or False, as
-        it answered itself; None where it could not be asked, and "error" says why). For "here" there is also "path",
-        where that is a file. Peers that this machine is connected to are asked, too, so "has" may be False.
+        A dict for each peer, those that have it first: "peer" (its ID), "has" (True or False, as it answered itself;
+        None where it could not be asked, and "error" says why), "found_by" (what named it, and after how many seconds
+        each: "hint" for the URI and `providers`, "connected", "known", "mdns", "lan-dht", "dht" or "delegated"),
+        "source" and "seconds" (the first of these), "addrs" (multiaddrs), "connected" and "round_trip_ms" (or None).
+        The first row is that of this machine, where it is here: its "source" is "here", and it has a "path" where that
+        is a file. Peers that this machine is connected to are asked, too, so "has" may be False.
 
     Example:
         >>> [(each["source"], each["peer"]) for each in kcl.whereis("ipfs://bafy...")]
         [('mdns', '12D3KooW...')]
     """
-    return [to_json(row) for row in iter_whereis(uri, providers=providers, timeout=timeout)]
+    rows = {key_of(row): row for row in search_whereis(uri, providers=providers, timeout=timeout)}
+    order = {True: 0, None: 1, False: 2}
+    return [to_json(row) for row in sorted(rows.values(), key=lambda row: (order[row.has], row.seconds))]
 
 
-def iter_whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = None) -> Iterator[Whereabouts]:
-    """The rows of `whereis` as objects: at once whether it is here, then the others."""
-    from kachery_cloud.node.connection import get_connection
+def iter_whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of `whereis`, each as soon as it is known. Who stops before the end ends the search.
+
+    Whether it is here comes at once, then each peer that answers, and at the end those that did not. Each comes once,
+    with what had named it until then.
+
+    Args:
+        uri: as for `load_file`.
+        providers: multiaddrs of peers to ask, besides those that are found and those that the URI names.
+        timeout: seconds to search for at most; 15 by default.
+
+    Returns:
+        An iterator over dicts, as `whereis` returns them.
+
+    Example:
+        >>> next(each["peer"] for each in kcl.iter_whereis("ipfs://bafy...") if each["has"])
+        '12D3KooW...'
+    """
+    return _each_once(search_whereis(uri, providers=providers, timeout=timeout))
+
+
+def _each_once(found: Generator[Whereabouts, None, None]) -> Iterator[dict[str, Any]]:
+    told: set[str] = set()
+    with closing(found) as rows:
+        for row in rows:
+            if key_of(row) not in told:
+                told.add(key_of(row))
+                yield to_json(row)
+
+
+def search_whereis(
+    uri: str, *, providers: Sequence[str] = (), timeout: float | None = None
+) -> Generator[Whereabouts, None, None]:
+    """The rows of `whereis` as objects, as they come. One that more is known of at the end comes again.
+
+    What is wrong with the arguments is raised by the call, not by the first row.
+    """
     from kachery_p2p.node.messages import WhereisRequest
 
     config = load_config()
     parsed = parse_uri(uri)
     seconds = WHEREIS_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
     peers = (*parsed.providers, *check_peer_addresses(providers, "providers"))
-    here = _here(config, parsed)
+    return _search(config, parsed, WhereisRequest(parsed.root, seconds, peers))
+
+
+def _search(config: Config, uri: ContentURI, request: WhereisRequest) -> Generator[Whereabouts, None, None]:
+    from kachery_cloud.node.connection import get_connection
+
+    here = _here(config, uri)
     if here is not None:
         yield here
-    yield from get_connection(config).whereis(WhereisRequest(parsed.root, seconds, peers))
+    known: dict[str, Whereabouts] = {}
+    for told in get_connection(config).whereis(request):
+        before = known.get(key_of(told))
+        row = known[key_of(told)] = _joined(before, told)
+        if before is None or (before.has, before.found_by) != (row.has, row.found_by):
+            yield row
+
+
+def key_of(row: Whereabouts) -> str:
+    """What rows of one peer have in common: its ID; for an address that leads to nobody, that. Empty for "here"."""
+    return "" if row.source == "here" else row.peer or " ".join(row.addrs)
+
+
+def _joined(before: Whereabouts | None, row: Whereabouts) -> Whereabouts:
+    """A row with what an earlier one of the same peer says. Nodes of older versions give one for each way to it."""
+    ways = {**(before.found_by if before else {}), **(row.found_by or {row.source: row.seconds})}
+    found_by = dict(sorted(ways.items(), key=lambda way: way[1]))
+    source, seconds = next(iter(found_by.items()))
+    addrs = tuple(dict.fromkeys([*(before.addrs if before else ()), *row.addrs]))
+    return replace(row, addrs=addrs, source=source, seconds=seconds, found_by=found_by)
 
 
 def _here(config: Config, uri: ContentURI) -> Here | None:
@@ -199,7 +262,17 @@ def _here(config: Config, uri: ContentURI) -> Here | None:
         path = None
     except (BlockNotLocal, DamagedFile):
         return None
-    return Here(_peer_id(config), (), "here", 0.0, connected=False, round_trip_ms=None, has=True, path=path)
+    return Here(
+        _peer_id(config),
+        (),
+        "here",
+        0.0,
+        connected=False,
+        round_trip_ms=None,
+        has=True,
+        found_by={"here": 0.0},
+        path=path,
+    )
 
 
 def shared_directories(config: Config) -> tuple[SharedDirectory, ...]:

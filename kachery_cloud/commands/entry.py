@@ -11,8 +11,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-INTERRUPTED = 130
-
+from kachery_cloud.commands.exit_codes import INTERRUPTED
 
 #: Objects that are made before Python looks for garbage among them; its own 700 are right for smaller programs.
 _YOUNG_OBJECTS = 20_000

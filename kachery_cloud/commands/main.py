@@ -1,8 +1,7 @@
 """The commands: `kachery-cloud` with its subcommands, and the short names `kachery-cloud-store`, `-load` and so on.
 
 Results go to stdout, one line, or one JSON object with `--json`; everything else to stderr. Errors are one sentence and
-an exit code (`KacheryError.exit_code`): 2 bad input, 3 not found, 4 damaged data, 5 no room or permission, 6 network,
-130 interrupted, 141 when the reader of the output went away.
+an exit code; `exit_codes` has the table.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from keyword import iskeyword
 
 import click
 
-from kachery_cloud.commands.support import CONTEXT, INTERRUPTED, Group
-from kachery_p2p import __version__
+from kachery_cloud.commands.exit_codes import INTERRUPTED, table
+from kachery_cloud.commands.support import CONTEXT, Group
 
 #: Characters of the first sentence of a help: none is longer.
 _SENTENCE = 1_000
@@ -22,6 +21,7 @@ _SENTENCE = 1_000
 COMMANDS = {
     "announce": "network",
     "cat": "loading",
+    "completion": "completion",
     "diff": "comparing",
     "du": "inventory",
     "export": "cars",
@@ -52,13 +52,36 @@ COMMANDS = {
     "whereis": "network",
 }
 
+#: The names that are installed as programs: all commands, and some by themselves.
+PROGRAMS = (
+    "kachery-cloud",
+    *(
+        f"kachery-cloud-{name}"
+        for name in (
+            "init",
+            "store",
+            "link",
+            "load",
+            "get",
+            "share",
+            "cat",
+            "node",
+            "pins",
+            "status",
+            "whereis",
+            "keygen-swarm",
+            "store-local",
+            "load-info",
+        )
+    ),
+)
 
 #: The commands in the order in which --help shows them, with what they are for.
 SECTIONS = {
     "Give something away": ("store", "link", "node", "share", "publish", "export"),
     "Get something": ("get", "load", "cat", "ls", "import", "resolve", "whereis", "diff"),
     "See what is here": ("list", "info", "du", "status", "settings"),
-    "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init"),
+    "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init", "completion"),
     "For a lab": ("pins", "announce", "keygen-swarm"),
 }
 
@@ -96,10 +119,14 @@ class _Commands(Group):
             raise click.exceptions.Exit(INTERRUPTED) from None
 
 
-@click.group(cls=_Commands, context_settings=CONTEXT)
-@click.version_option(__version__, message="%(prog)s %(version)s")
-def cli() -> None:
-    """Share scientific data straight from one workstation to another.
+_HELP = """Share scientific data straight from one workstation to another.
+
+    Data lies in ~/.kachery-cloud, or where KACHERY_CLOUD_DIR says. Each command has --help, with examples. All
+    settings: kachery-cloud settings
+
+    \b
+    Exit codes:
+        {codes}
 
     \b
     On one machine:
@@ -109,16 +136,11 @@ def cli() -> None:
     On the other:
         kachery-cloud get STRING                 brings it into this folder
         kachery-cloud load ipfs://...            finds it and prints the path of a copy
+    """
 
-    Data lies in ~/.kachery-cloud, or where KACHERY_CLOUD_DIR says. Each command has --help, with examples.
-
-    \b
-    Exit codes:
-        0  done              4  local data is damaged or was changed
-        1  another error     5  no room, no permission, or in use
-        2  wrong input       6  the network, a peer or a service failed
-        3  not found       130  interrupted;  141  the reader of the output left
-    """  # noqa: D301
+@click.group(cls=_Commands, context_settings=CONTEXT, help=_HELP.format(codes="\n        ".join(table())))
+def cli() -> None:
+    """All of the commands."""
 
 
 def main() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,31 +55,35 @@ def status(verbose: bool, as_json: bool) -> None:
     help="Ask this peer, too, e.g. /ip4/192.168.1.20/tcp/4001/p2p/12D3KooW... May be given several times.",
 )
 @click.option("--timeout", type=float, metavar="SECONDS", help="Search for so long at most. [default: 15]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line for each who has it.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line for each who was asked.")
 def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
     """List who has a file or directory: how they were found, where they are and how far. Loads nothing.
 
-    Says first whether it is on this machine. Ends with exit code 3 when nobody is found to have it.
+    Says first whether it is on this machine. Then each peer is printed as soon as it answers, once, with all that had
+    named it by then. Those that are said to have it and did not answer come last. Ctrl-C ends the search. Ends with
+    exit code 3 when nobody is found to have it.
+
+    With --json each is an object on a line of its own, those that do not have it, too.
 
     \b
-    Example:
+    Examples:
         kachery-cloud-whereis ipfs://bafy...
+        kachery-cloud-whereis ipfs://bafy... --json | jq -r 'select(.has) | .peer'
     """  # noqa: D301
-    from kachery_cloud.commands.status_text import may_have_it, whereis_lines
-    from kachery_cloud.upkeep import iter_whereis
+    from kachery_cloud.commands.whereis_text import may_have_it, so_far
+    from kachery_cloud.upkeep import key_of, search_whereis
 
-    rows: list[Whereabouts] = []
-    for row in iter_whereis(uri, providers=peers, timeout=timeout):
-        rows.append(row)
-        if as_json:
-            click.echo(json.dumps(to_json(row)))
-        elif row.source == "here":
-            click.echo(whereis_lines([row])[0])
-        sys.stdout.flush()  # the rest takes a while
+    known: dict[str, Whereabouts] = {}
+    show = _json_row if as_json else _row_printer()
+    try:
+        with closing(search_whereis(uri, providers=peers, timeout=timeout)) as search:
+            for row in search:
+                show(row, known.get(key_of(row)))
+                known[key_of(row)] = row
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Interrupted. {so_far(known.values())}") from None
+    rows = list(known.values())
     others = [row for row in rows if row.source != "here"]
-    if not as_json:
-        for line in whereis_lines(others):
-            click.echo(line)
     found = {row.peer for row in others if may_have_it(row)}
     without = len({row.peer for row in others if row.has is False})
     silent = len({row.peer for row in others if row.has is None} - found)
@@ -89,6 +95,35 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
         )
     if not found and not as_json:
         click.echo(f"Nobody else is found to have it.{asked}", err=True)
+
+
+def _json_row(row: Whereabouts, before: Whereabouts | None) -> None:
+    if before is None:
+        click.echo(json.dumps(to_json(row)))
+        sys.stdout.flush()  # the rest takes a while
+
+
+def _row_printer() -> Callable[[Whereabouts, Whereabouts | None], None]:
+    """A function that prints rows for people: in columns on a terminal, as sentences elsewhere."""
+    from kachery_cloud.commands.whereis_text import heading, later_line, may_have_it, row_lines
+
+    columns = sys.stdout.isatty()
+    headed = False
+
+    def show(row: Whereabouts, before: Whereabouts | None) -> None:
+        nonlocal headed
+        if before is not None and may_have_it(before):
+            lines = [later_line(before, row)] if row.has == before.has else row_lines(row, columns=columns)
+        else:
+            lines = row_lines(row, columns=columns)
+        if columns and lines and not headed and row.source != "here":
+            headed = True
+            lines = [heading(), *lines]
+        for line in lines:
+            click.echo(line)
+        sys.stdout.flush()  # the rest takes a while
+
+    return show
 
 
 @command("announce")

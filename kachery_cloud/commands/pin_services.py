@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 @click.group("service", cls=Group, context_settings=CONTEXT)
 def service() -> None:
-    """Set up pinning services: `filebase`, or any other by URL and token."""
+    """Set up pinning services: `filebase`, or any other by URL and token.
+
+    \b
+    Example:
+        kachery-cloud-pins service list
+    """  # noqa: D301
 
 
 @command("add")
@@ -94,7 +99,12 @@ def service_add(
 @command("list")
 @json_option
 def service_list(as_json: bool) -> None:
-    """List the pinning services, without their tokens."""
+    """List the pinning services, without their tokens.
+
+    \b
+    Example:
+        kachery-cloud-pins service list
+    """  # noqa: D301
     from kachery_cloud.settings.config import load_config
 
     found = _services(load_config())
@@ -110,7 +120,12 @@ def service_list(as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def service_remove(name: str, as_json: bool) -> None:
-    """Forget a pinning service and its token. What it keeps stays there; see `kachery-cloud-pins remove`."""
+    """Forget a pinning service and its token. What it keeps stays there; see `kachery-cloud-pins remove`.
+
+    \b
+    Example:
+        kachery-cloud-pins service remove lab
+    """  # noqa: D301
     from kachery_cloud.local import outbox
     from kachery_cloud.settings.config import load_config
     from kachery_cloud.settings.pin_services import keep_service

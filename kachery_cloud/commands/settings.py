@@ -8,19 +8,22 @@ from typing import Any
 import click
 
 from kachery_cloud.commands.support import command, json_option
+from kachery_p2p.text import shown
 
 
 @command("settings")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
 @json_option
-def settings(as_json: bool) -> None:
-    """List all settings, with their values on this machine, and where these come from.
+def settings(names: tuple[str, ...], as_json: bool) -> None:
+    """List all settings, or those named, with their values on this machine, and where these come from.
 
     A setting is an environment variable, or a key of config.json in the data directory; the variable goes before the
     file. Tokens are not shown. A node that runs goes by the settings with which it was started.
 
     \b
-    Example:
+    Examples:
         KACHERY_CLOUD_TIMEOUT=300 kachery-cloud settings
+        kachery-cloud settings KACHERY_CLOUD_TIMEOUT
     """  # noqa: D301
     from kachery_cloud.settings.config import SETTINGS, read_settings
 
@@ -37,7 +40,12 @@ def settings(as_json: bool) -> None:
             "meaning": _plain(setting.meaning),
         }
         for name, setting in SETTINGS.items()
+        if not names or {setting.variable, setting.key} & set(names)
     ]
+    known = {name for row in rows for name in (row["variable"], row["key"])}
+    for name in names:
+        if name not in known:
+            raise click.UsageError(f"There is no setting {shown(name)}. All of them: kachery-cloud settings")
     if as_json:
         click.echo(json.dumps({"settings": rows}))
         return
@@ -47,6 +55,8 @@ def settings(as_json: bool) -> None:
         click.echo(f"    {row['meaning']} Takes {row['takes']}.")
         if is_set:
             click.echo(f"    Set by {row['origin']}. The default: {row['default']}.")
+    if names:
+        return
     click.echo("What is marked * is a public service, and is not used when KACHERY_CLOUD_PUBLIC is off.")
 
 

@@ -1,4 +1,4 @@
-"""What the node says of itself, and who has something, in words for people.
+"""What the node says of itself, in words for people.
 
 Addresses, names and messages come from strangers: no control character gets to the terminal.
 """
@@ -9,12 +9,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kachery_cloud.answers import Here, Running, SharedDirectory, Stopped
+from kachery_cloud.answers import Running, SharedDirectory, Stopped
 from kachery_cloud.commands.pins_text import summary_phrase
 from kachery_cloud.inventory_tables import size_text
 from kachery_cloud.privacy import Audience, audience, running_audience, sentence
 from kachery_p2p.json_shapes import to_json
-from kachery_p2p.node.messages import Whereabouts
 from kachery_p2p.node.status_messages import (
     ConnectedPeer,
     ExplainedAddress,
@@ -47,8 +46,6 @@ _SOURCES = {
     "dht": "the DHT",
     "delegated": "a delegated router",
 }
-#: Sources that name peers to ask; the others name peers that are said to have it.
-_TO_ASK = ("connected", "known", "mdns", "hint")
 _STATES = {"public": "yes", "private": "no", "unknown": "not known yet"}
 _STRATEGIES = {"roots": "the roots of what is stored or loaded", "all": "all blocks", "off": "nothing"}
 
@@ -64,46 +61,6 @@ def status_lines(found: Running | Stopped, *, verbose: bool = False) -> list[str
     """
     parts = _running(found, verbose) if isinstance(found, Running) else _stopped(found)
     return [line for name, values in parts for line in _block(name, values, verbose)]
-
-
-def whereis_lines(rows: Sequence[Whereabouts]) -> list[str]:
-    """The lines of `kachery-cloud-whereis`: each peer once, with its addresses.
-
-    Peers that are not said to have it, by themselves or by others, are left out.
-    """
-    lines: list[str] = []
-    peers: dict[str, list[Whereabouts]] = {}
-    for row in rows:
-        if isinstance(row, Here):
-            lines.append(printable(f"here: {row.path}" if row.path else "here"))
-        elif row.has is not False:
-            peers.setdefault(row.peer or "a peer without a name", []).append(row)
-    for peer, found in peers.items():
-        if not any(may_have_it(row) for row in found):
-            continue
-        lines.append(printable(f"{peer}: {_who_has(found)}"))
-        lines += [f"    {printable(address)}" for address in dict.fromkeys(a for row in found for a in row.addrs)]
-    return lines
-
-
-def may_have_it(row: Whereabouts) -> bool:
-    """Whether a peer answered that it has it, or could not be asked and others say so."""
-    return row.has is True or (row.has is None and row.source not in _TO_ASK)
-
-
-def _who_has(rows: Sequence[Whereabouts]) -> str:
-    """What several sources say of one peer."""
-    sure = any(row.has for row in rows)
-    ways = [f"{_source(row.source)} after {_seconds(row.seconds)}" for row in rows]
-    far = "connected" if any(row.connected for row in rows) else "not connected"
-    trips = [row.round_trip_ms for row in rows if row.round_trip_ms is not None]
-    if trips:
-        far += f", {min(trips):.1f} ms away"
-    words = ["has it" if sure else "is said to have it", f"found by {', '.join(ways)}", far]
-    errors = [row.error for row in rows if row.error]
-    if errors and not sure:
-        words.append(f"could not be asked: {errors[0]}")
-    return "; ".join(words)
 
 
 # --- a node that runs ------------------------------------------------------------------------------------------------
@@ -222,7 +179,7 @@ def _providing(providing: ProvidingStatus) -> list[str]:
     for name, target in targets.items():
         left = None if target.next_turn is None else target.next_turn - time.time()
         words = "; ".join([_progress(target, left), *_last_error(target.last_error)])
-        lines.append(f"in {_source(name)}: {words}")
+        lines.append(f"in {source_text(name)}: {words}")
     return [printable(line) for line in lines]
 
 
@@ -241,7 +198,7 @@ def _last_error(error: object) -> list[str]:
 
 
 def _find(find: FindStatus) -> str:
-    words = f"{find.cid} at {find.peer} by {_source(find.source)} in {_seconds(find.seconds)}"
+    words = f"{find.cid} at {find.peer} by {source_text(find.source)} in {seconds_text(find.seconds)}"
     return printable(f"{_duration(find.ago)} ago: {words}")
 
 
@@ -349,13 +306,14 @@ def _gateway(name: str, state: GatewayStatus, verbose: bool) -> str:
     if state.dropped:
         words.append(f"not used any more: {state.dropped}")
     elif state.resting > 0:
-        words.append(f"left alone for {_seconds(state.resting)}: {state.last_error}")
+        words.append(f"left alone for {seconds_text(state.resting)}: {state.last_error}")
     elif verbose and state.last_error:
         words.append(state.last_error)
     return printable(f"{name.removeprefix('gateway:')} ({'; '.join(words)})")
 
 
-def _source(name: str) -> str:
+def source_text(name: str) -> str:
+    """What names peers, in a sentence."""
     return _SOURCES.get(name, name)
 
 
@@ -363,7 +321,8 @@ def _count(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
-def _seconds(seconds: float) -> str:
+def seconds_text(seconds: float) -> str:
+    """A short time: `0.03 s`, `12 s`, `3 min`."""
     return f"{seconds:.2f} s" if seconds < 10 else _duration(seconds)
 
 

@@ -13,14 +13,15 @@ from typing import Any, NoReturn
 
 import click
 
+from kachery_cloud.commands.completing import ASKED, answer, offer
+from kachery_cloud.commands.exit_codes import BROKEN_PIPE, INTERRUPTED
 from kachery_cloud.errors import KacheryError
 from kachery_cloud.terminal import BinaryOutput, OutputError, ReaderGone, program_streams, silence
+from kachery_p2p import __version__
 from kachery_p2p.text import printable, shortened
 
 #: Characters of a usage error: it repeats what was typed, or pasted by mistake.
 _MAX_USAGE = 1_000
-INTERRUPTED = 130
-BROKEN_PIPE = 141
 
 Function = Callable[..., Any]
 
@@ -36,7 +37,7 @@ def guarded(function: Function, interrupted: str = "Interrupted.") -> Function:
 
     Args:
         function: the body of a command.
-        interrupted: what to say after Ctrl-C: what became of the work.
+        interrupted: what to say after Ctrl-C: what became of the work. A KeyboardInterrupt with a text says that.
     """
 
     @wraps(function)
@@ -49,8 +50,8 @@ def guarded(function: Function, interrupted: str = "Interrupted.") -> Function:
             _leave_quietly()
         except KacheryError as error:
             _fail(type(error).__name__, str(error), error.exit_code, as_json)
-        except KeyboardInterrupt:
-            _fail("Interrupted", interrupted, INTERRUPTED, as_json)
+        except KeyboardInterrupt as error:
+            _fail("Interrupted", str(error) or interrupted, INTERRUPTED, as_json)
         except OSError as error:
             from kachery_p2p.oserrors import explain
 
@@ -110,17 +111,40 @@ def print_path(path: str) -> None:
     out.flush()
 
 
-class Command(click.Command):
-    """A command that says usage errors in JSON too, when it is asked to."""
+def _tell_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        click.echo(f"{context.find_root().info_name} {__version__}")
+        context.exit()
+
+
+class _Common(click.Command):
+    """What commands and groups of them share: `--version`, offers to shells, and usage errors in JSON where asked."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        offer(self)
+        text = "Show the version and exit."
+        self.params.append(
+            click.Option(
+                ["--version"], is_flag=True, expose_value=False, is_eager=True, help=text, callback=_tell_version
+            )
+        )
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         arguments = kwargs.get("args")
         given = list(sys.argv[1:] if arguments is None else arguments)
+        if shell := os.environ.get(ASKED):
+            answer(self, shell, given)
+            sys.exit(0)
         return _main(super().main, given, args, kwargs)
 
 
-class Group(click.Group):
-    """A group of such commands, which does the same."""
+class Command(_Common):
+    """A command."""
+
+
+class Group(_Common, click.Group):
+    """A group of commands."""
 
     command_class = Command
 
@@ -135,11 +159,6 @@ class Group(click.Group):
             if near and near[0] not in error.message:
                 error.message += f" Did you mean {' or '.join(near)}?"
             raise
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        arguments = kwargs.get("args")
-        given = list(sys.argv[1:] if arguments is None else arguments)
-        return _main(super().main, given, args, kwargs)
 
 
 def command(

@@ -21,13 +21,14 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from kachery_cloud.cancelling import Cancelled, result_of
+from kachery_cloud.cancelling import Cancelled, next_of, result_of
 from kachery_cloud.node.control_client import ControlClient
 from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone, node_elsewhere, silent_holder
 from kachery_cloud.node.limits import LOCK_PAUSE, SETTLING, TIMES, NodeTimes
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
 
 Q = TypeVar("Q")
 A = TypeVar("A")
+P = TypeVar("P")
 
 log = logging.getLogger("kachery_cloud.node.connection")
 
@@ -103,7 +105,13 @@ class Backend(Protocol):
 
     gone: bool
 
-    def start(self, call: Call[Q, A], request: Q, progress: Progress | None = None) -> tuple[int, Future[A]]: ...
+    def start(
+        self,
+        call: Call[Q, A],
+        request: Q,
+        progress: Progress | None = None,
+        part: Callable[[Any], None] | None = None,
+    ) -> tuple[int, Future[A]]: ...
     def cancel(self, request_id: int) -> None: ...
     def close(self) -> None: ...
 
@@ -154,9 +162,9 @@ class NodeConnection:
 
         return self._call(STATUS, Nothing())
 
-    def whereis(self, request: WhereisRequest) -> tuple[Whereabouts, ...]:
-        """Who has a root."""
-        return self._call(WHEREIS, request)
+    def whereis(self, request: WhereisRequest) -> Iterator[Whereabouts]:
+        """Who has a root: each as soon as it has answered, and at the end all that were found."""
+        return self._parts(WHEREIS, request)
 
     def copies(self, request: CopiesRequest) -> Copies:
         """Who else has all of a root."""
@@ -257,7 +265,37 @@ class NodeConnection:
                 raise
         raise self._went_away()
 
-    def begin(self, call: Call[Q, A], request: Q, progress: Progress | None = None) -> Begun[A]:
+    def _parts(self, call: Call[Q, tuple[P, ...]], request: Q) -> Iterator[P]:
+        """Ask for a list; each part as it comes, and then the parts of the answer.
+
+        Where the node goes away under it and another is asked, parts come again. Who stops before the end cancels the
+        request.
+        """
+        for attempt in range(MAX_TAKEOVERS):
+            # Bounded by what the node has to say; the thread that hears it must not wait for who reads.
+            told: SimpleQueue[tuple[P, ...]] = SimpleQueue()
+            begun = self.begin(call, request, part=lambda part, told=told: told.put((part,)))
+            begun.future.add_done_callback(lambda _, told=told: told.put(()))
+            try:
+                while parts := next_of(told):
+                    yield from parts
+                yield from begun.future.result()
+                return
+            except NodeGone:
+                log.info("the node went away during %s (%d); asking the next one", call.name, attempt + 1)
+                begun.forget()
+            finally:
+                if not begun.future.done():
+                    begun.cancel()
+        raise self._went_away()
+
+    def begin(
+        self,
+        call: Call[Q, A],
+        request: Q,
+        progress: Progress | None = None,
+        part: Callable[[Any], None] | None = None,
+    ) -> Begun[A]:
         """Ask the node, and do not wait for the answer.
 
         It waits for the node where that is just starting, and while too many requests are under way.
@@ -268,7 +306,7 @@ class NodeConnection:
             for _ in range(MAX_TAKEOVERS):
                 backend = self._backend()
                 try:
-                    request_id, future = backend.start(call, request, progress)
+                    request_id, future = backend.start(call, request, progress, part)
                 except NodeGone:
                     self._forget(backend)
                     continue

@@ -12,6 +12,7 @@ Both directions speak one JSON object a line. The frames and the calls are in `k
     <- {"ok": true, "pid": 4711}
     -> {"id": 7, "method": "load", "params": {...}}
     <- {"id": 7, "progress": [1048576, 200000128]}
+    <- {"id": 7, "part": {...}}           one row of a list that comes row by row, to who asked with "parts": true
     <- {"id": 7, "result": {...}}     or     {"id": 7, "error": {"type": "DiskFull", "message": "..."}}
     -> {"cancel": 7}
 

@@ -36,11 +36,12 @@ A = TypeVar("A")
 
 @dataclass
 class _Waiting:
-    """A request under way: the call, who waits for its answer, and who watches."""
+    """A request under way: the call, who waits for its answer, and who hears of it before."""
 
     call: Call[Any, Any]
     future: Future[Any]
     progress: Progress | None
+    part: Callable[[Any], None] | None
 
 
 def _nothing(client: ControlClient) -> None:
@@ -103,8 +104,16 @@ class ControlClient:
             return sock
         return socket.create_connection(("127.0.0.1", endpoint.port or 0), timeout=GREETING_TIMEOUT)
 
-    def start(self, call: Call[Q, A], request: Q, progress: Progress | None = None) -> tuple[int, Future[A]]:
+    def start(
+        self,
+        call: Call[Q, A],
+        request: Q,
+        progress: Progress | None = None,
+        part: Callable[[Any], None] | None = None,
+    ) -> tuple[int, Future[A]]:
         """Ask; the future gets the result, a named error, or `NodeGone`.
+
+        `progress` and `part` hear what is said before, in another thread. They must not block.
 
         Raises:
             NodeGone: it has left.
@@ -116,10 +125,10 @@ class ControlClient:
                 raise NodeGone("The process that was the node has left.")
             number, self._next_id = self._next_id, self._next_id + 1
             try:
-                line = encode_line(Request(number, call.name, to_json(request)))
+                line = encode_line(Request(number, call.name, to_json(request), parts=part is not None))
             except ValueError as error:
                 raise NodeError(f"The node cannot be asked this: {error}.") from error
-            self._waiting[number] = _Waiting(call, future, progress)
+            self._waiting[number] = _Waiting(call, future, progress, part)
             try:
                 self._sock.sendall(line)
             except OSError as error:
@@ -166,6 +175,9 @@ class ControlClient:
         if reply.progress is not None:
             self._on_progress(reply.id, (*reply.progress, reply.peers or 0))
             return
+        if reply.part is not None:
+            self._on_part(reply.id, reply.part)
+            return
         waiting = self._waiting.pop(reply.id, None)
         if waiting is None:
             return
@@ -175,14 +187,28 @@ class ControlClient:
         try:
             answer = from_json(waiting.call.answer, reply.result)
         except WrongShape as error:
-            waiting.future.set_exception(
-                NodeError(
-                    f"Process {self.pid}, the node of this directory, gave an answer to {waiting.call.name!r} that "
-                    f"this version cannot read: {error}. Stop the older of the two processes or update it."
-                )
-            )
+            waiting.future.set_exception(self._unreadable(waiting.call, error))
         else:
             waiting.future.set_result(answer)
+
+    def _unreadable(self, call: Call[Any, Any], error: WrongShape) -> NodeError:
+        return NodeError(
+            f"Process {self.pid}, the node of this directory, gave an answer to {call.name!r} that this version "
+            f"cannot read: {error}. Stop the older of the two processes or update it."
+        )
+
+    def _on_part(self, number: int, told: Any) -> None:
+        waiting = self._waiting.get(number)
+        if waiting is None or waiting.part is None or waiting.call.part is None:
+            return
+        try:
+            part = from_json(waiting.call.part, told)
+        except WrongShape as error:
+            del self._waiting[number]
+            self.cancel(number)
+            waiting.future.set_exception(self._unreadable(waiting.call, error))
+            return
+        waiting.part(part)
 
     def _on_progress(self, number: int, steps: tuple[int, int, int]) -> None:
         waiting = self._waiting.get(number)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import secrets
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -42,6 +43,8 @@ MAX_REQUESTS_PER_CLIENT = 64
 MAX_CLIENTS = 256
 #: Progress lines are for a bar on a screen; more than this many a second only cost time.
 PROGRESS_PER_SECOND = 20
+#: Parts of an answer that wait for a client which reads slowly. Those beyond come with the answer.
+PARTS_WAITING = 256
 
 
 async def serve_control(
@@ -259,23 +262,15 @@ class _Client:
     async def _answer(self, request: Request, method: Method[Any, Any]) -> None:
         import trio
 
-        send_progress, receive_progress = trio.open_memory_channel[tuple[int, int, int]](1)
-
-        def progress(done: int, total: int, peers: int = 0) -> None:
-            with contextlib.suppress(trio.WouldBlock):
-                send_progress.send_nowait((done, total, peers))
-
-        async def pass_on_progress() -> None:
-            async for done, total, peers in receive_progress:
-                await self.send(Reply(request.id, progress=(done, total), peers=peers or None))
-                await trio.sleep(1 / PROGRESS_PER_SECOND)  # no more often than a screen shows
-
+        telling = _Telling(request.id, self.send)
         reply: Reply | None = None
         with self._running[request.id]:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(pass_on_progress)
+                nursery.start_soon(telling.pass_on_progress)
+                if request.parts:
+                    nursery.start_soon(telling.pass_on_parts)
                 try:
-                    reply = Reply(request.id, result=await method.run(_asked(request, method), progress))
+                    reply = Reply(request.id, result=await method.run(_asked(request, method), telling))
                 except Exception as error:  # it belongs to the client that asked, not to the node
                     if not isinstance(error, KacheryError):
                         log.exception("request %s failed", request.id)
@@ -290,6 +285,41 @@ class _Client:
             log.error("the answer to request %s cannot be sent: %s", request.id, error)
             problem = NodeError("The node's answer is too long, or not of a kind that can be sent.")
             await self.send(Reply(request.id, error=encode_error(problem)))
+
+
+class _Telling:
+    """What a method says before it answers, on its way to the client. Nothing here makes the method wait."""
+
+    def __init__(self, number: int, send: Callable[[Reply], Awaitable[None]]) -> None:
+        import trio
+
+        self._number = number
+        self._send = send
+        self._progress, self._to_show = trio.open_memory_channel[tuple[int, int, int]](1)
+        self._parts, self._to_tell = trio.open_memory_channel[Any](PARTS_WAITING)
+
+    def __call__(self, done: int, total: int, peers: int = 0, /) -> None:
+        import trio
+
+        with contextlib.suppress(trio.WouldBlock):
+            self._progress.send_nowait((done, total, peers))
+
+    def part(self, part: Any, /) -> None:
+        import trio
+
+        with contextlib.suppress(trio.WouldBlock):
+            self._parts.send_nowait(part)
+
+    async def pass_on_progress(self) -> None:
+        import trio
+
+        async for done, total, peers in self._to_show:
+            await self._send(Reply(self._number, progress=(done, total), peers=peers or None))
+            await trio.sleep(1 / PROGRESS_PER_SECOND)  # no more often than a screen shows
+
+    async def pass_on_parts(self) -> None:
+        async for part in self._to_tell:
+            await self._send(Reply(self._number, part=part))
 
 
 def _asked(request: Request, method: Method[Any, Any]) -> Any:

@@ -39,8 +39,20 @@ class Progress(Protocol):
     def __call__(self, done: int, total: int, peers: int = 0, /) -> None: ...
 
 
-def no_progress(done: int, total: int, peers: int = 0) -> None:
-    """For a request whose progress is not shown."""
+class Telling(Progress, Protocol):
+    """What a method says before it answers: called, how far it is; and parts of the answer that are known already."""
+
+    def part(self, part: Any, /) -> None:
+        """Say one part. It is in the answer as well, so what cannot be passed on at once comes with that."""
+        ...
+
+
+class TellNobody:
+    """For a request that nobody watches."""
+
+    def __call__(self, done: int, total: int, peers: int = 0, /) -> None: ...
+
+    def part(self, part: Any, /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -53,11 +65,20 @@ class Nothing:
 
 @dataclass(frozen=True)
 class Call(Generic[Q, A]):
-    """Something that a node can be asked: its name, the message that asks, and the kind of the answer."""
+    """Something that a node can be asked.
+
+    Attributes:
+        name: of the call.
+        request: the message that asks.
+        answer: the kind of the answer.
+        part: the kind of the parts that are said before the answer to who wants to hear them; None where there are
+            none. The answer is then the whole, as a tuple of such parts.
+    """
 
     name: str
     request: type[Q]
     answer: type[A]
+    part: type[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,13 +86,13 @@ class Method(Generic[Q, A]):
     """A call, and the function that answers it."""
 
     call: Call[Q, A]
-    run: Callable[[Q, Progress], Awaitable[A]]
+    run: Callable[[Q, Telling], Awaitable[A]]
 
 
 Methods: TypeAlias = Mapping[str, Method[Any, Any]]
 
 LOAD = Call("load", LoadRequest, LoadResult)
-WHEREIS = Call("whereis", WhereisRequest, tuple[Whereabouts, ...])
+WHEREIS = Call("whereis", WhereisRequest, tuple[Whereabouts, ...], part=Whereabouts)
 ANNOUNCE = Call("announce", AnnounceRequest, Announced)
 PUBLISH = Call("publish", PublishRequest, PublishedName)
 RESOLVE = Call("resolve", ResolveRequest, ResolvedName)
@@ -114,11 +135,15 @@ class Welcome:
 
 @dataclass(frozen=True)
 class Request:
-    """A client calls. `id` is its own number for the answer."""
+    """A client calls. `id` is its own number for the answer; with `parts` it hears parts of that before.
+
+    An older node does not know the word, and gives the answer alone. An older client does not say it.
+    """
 
     id: int
     method: str
     params: Mapping[str, Any]
+    parts: bool = field(default=False, metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -138,10 +163,11 @@ class ErrorText:
 
 @dataclass(frozen=True)
 class Reply:
-    """The node answers: how far it is and by how many peers, or how it ended: without an error by a result or null."""
+    """The node says how far it is and by how many peers, or a part of the answer; or it ends: an error, or a result."""
 
     id: int | None
     progress: tuple[int, int] | None = field(default=None, metadata=OMITTED)
     peers: int | None = field(default=None, metadata=OMITTED)
+    part: Any = field(default=None, metadata=OMITTED)
     error: ErrorText | None = field(default=None, metadata=OMITTED)
     result: Any = None

@@ -27,7 +27,7 @@ from kachery_p2p.repo.locks import NodeLock
 if TYPE_CHECKING:
     from trio import TaskStatus
 
-    from kachery_cloud.node.messages import Methods, Progress
+    from kachery_cloud.node.messages import Methods, Progress, Telling
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.gateway.server.server import GatewayServer
@@ -188,8 +188,8 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool], gateway:
         served = None if gateway is None else ServedGateway(gateway.url, gateway.fetches)
         return RunningNode(node.status(), str(config.directory), os.getpid(), served)
 
-    async def whereis(request: WhereisRequest, progress: Progress) -> tuple[Whereabouts, ...]:
-        return await node.whereis(request)
+    async def whereis(request: WhereisRequest, telling: Telling) -> tuple[Whereabouts, ...]:
+        return await node.whereis(request, telling.part)
 
     async def announce(request: AnnounceRequest, progress: Progress) -> Announced:
         return await node.announce(request)
@@ -285,7 +285,7 @@ def serve_forever(
 
             log.info("starting for %s (process %d)", config.directory, os.getpid())
             methods = await nursery.start(serve)
-            found: RunningNode = await methods[STATUS.name].run(Nothing(), messages.no_progress)
+            found: RunningNode = await methods[STATUS.name].run(Nothing(), messages.TellNobody())
             log.info("serving as %s", found.node.peer_id)
             on_ready(found)
 

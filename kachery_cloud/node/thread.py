@@ -27,6 +27,22 @@ A = TypeVar("A")
 STOP_TIMEOUT = 5.0
 
 
+class _Telling:
+    """What a method says before it answers, to those who hear it in this process."""
+
+    def __init__(self, progress: Progress | None, part: Callable[[Any], None] | None) -> None:
+        self._progress = progress
+        self._part = part
+
+    def __call__(self, done: int, total: int, peers: int = 0, /) -> None:
+        if self._progress is not None:
+            self._progress(done, total, peers)
+
+    def part(self, part: Any, /) -> None:
+        if self._part is not None:
+            self._part(part)
+
+
 class NodeThread:
     """The node of a directory, running in a background thread of this process.
 
@@ -106,11 +122,18 @@ class NodeThread:
         self._stop.set()
         return True
 
-    def start(self, call: Call[Q, A], request: Q, progress: Progress | None = None) -> tuple[int, Future[A]]:
-        """Ask; the future gets the result, what the node raised, or `NodeGone`."""
-        import trio
+    def start(
+        self,
+        call: Call[Q, A],
+        request: Q,
+        progress: Progress | None = None,
+        part: Callable[[Any], None] | None = None,
+    ) -> tuple[int, Future[A]]:
+        """Ask; the future gets the result, what the node raised, or `NodeGone`.
 
-        from kachery_cloud.node.messages import no_progress
+        `progress` and `part` hear what is said before, in the thread of the node. They must not block.
+        """
+        import trio
 
         future: Future[A] = Future()
         scope = trio.CancelScope()
@@ -126,7 +149,7 @@ class NodeThread:
             with scope:
                 try:
                     run = self._methods[call.name].run
-                    result = await run(request, progress or no_progress)
+                    result = await run(request, _Telling(progress, part))
                     failure = None
                 except Exception as error:  # noqa: BLE001 - it belongs to the caller
                     failure = error

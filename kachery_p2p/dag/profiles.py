@@ -74,6 +74,8 @@ RANDOM_16K = Profile("random-16k", chunk_size=16 * 1024)
 DEFAULT = UNIXFS_V1_2025
 
 _NAMED = {p.name: p for p in (UNIXFS_V1_2025, UNIXFS_V0_2015, RANDOM_16K)}
+#: Of all that there are.
+NAMES = tuple(_NAMED)
 
 
 def profile(which: str | Profile | None = None) -> Profile:

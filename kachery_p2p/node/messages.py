@@ -82,16 +82,19 @@ class WhereisRequest:
 
 @dataclass(frozen=True)
 class Whereabouts:
-    """A peer as one source named it, and what it says itself.
+    """A peer, how it was found, and what it says itself.
 
     Attributes:
         peer: its ID; empty for an address without one that leads nowhere.
-        addrs: multiaddrs, as the source named them.
-        source: "hint", "connected", "known", "mdns", "lan-dht", "dht" or "delegated".
-        seconds: after which it was named.
+        addrs: multiaddrs, as it was named with.
+        source: what named it first: "hint", "connected", "known", "mdns", "lan-dht", "dht" or "delegated".
+        seconds: after which that was.
         connected: whether there is a connection to it now.
         round_trip_ms: to it and back; None where that was not measured.
         has: what it answered; None where it could not be asked, or did not answer, and `error` says why.
+        error: also of an address in the URI or the call that does not lead to it.
+        found_by: all that named it, and after how many seconds each. Older nodes have none of it, and give a row for
+            each that named it.
     """
 
     peer: str | None
@@ -102,6 +105,7 @@ class Whereabouts:
     round_trip_ms: float | None
     has: bool | None
     error: str | None = field(default=None, metadata=OMITTED)
+    found_by: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True)

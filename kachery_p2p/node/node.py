@@ -277,9 +277,11 @@ class Node:
             )
         return await self.finding.announced(cid.multihash, request.timeout)
 
-    async def whereis(self, request: WhereisRequest) -> tuple[Whereabouts, ...]:
-        """Who has a root; see `kachery_p2p.node.whereis`."""
-        return await Whereis(self.host, self.exchange, self.finding).run(request)
+    async def whereis(
+        self, request: WhereisRequest, tell: Callable[[Whereabouts], None] = lambda row: None
+    ) -> tuple[Whereabouts, ...]:
+        """Who has a root; `tell` hears of each that has answered. See `kachery_p2p.node.whereis`."""
+        return await Whereis(self.host, self.exchange, self.finding, tell).run(request)
 
     async def publish(self, request: PublishRequest) -> PublishedName:
         """Let a name of this machine point to a path; see `kachery_p2p.routing.ipns.service.Names.publish`."""

@@ -2,12 +2,16 @@
 
 A provider record may be old, and that a machine is on the local network says nothing of what it has. So each peer is
 dialled and asked whether it has the root block. Each answers for itself, and nothing is fetched.
+
+There is one row for each peer, with all that named it. Who answers is told at once. Who does not is told at the end:
+until then another source may name an address that leads there.
 """
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
@@ -26,38 +30,53 @@ if TYPE_CHECKING:
 #: Peers asked at once, and in all.
 ASKED_AT_ONCE = 16
 MAX_PEERS = 128
+#: Addresses of one that are tried. A node has some ten; a liar may name any number.
+MAX_ADDRS = 32
 #: Seconds for the answer of one.
 ANSWER_TIMEOUT = 10.0
 
 
 @dataclass
-class _Named:
-    """A peer as one source named it."""
+class _Found:
+    """What is known of one peer so far."""
 
     peer: str
-    addrs: list[str]
-    source: str
-    seconds: float
-    error: str | None = None
+    addrs: list[str] = field(default_factory=list[str])
+    found_by: dict[str, float] = field(default_factory=dict[str, float])
+    has: bool | None = None
+    asked: bool = False
+    asking: bool = False
+    why_silent: str = ""
+    hint_error: str = ""
 
 
 class Whereis:
-    """One question. Use once."""
+    """One question. Use once.
 
-    def __init__(self, host: Host, exchange: Exchange, finding: Finding) -> None:
+    Args:
+        host, exchange, finding: of the node.
+        tell: called with the row of each peer that has answered, once. What else names it later is in the result.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        exchange: Exchange,
+        finding: Finding,
+        tell: Callable[[Whereabouts], None] = lambda row: None,
+    ) -> None:
         self._host = host
         self._exchange = exchange
         self._finding = finding
+        self._tell = tell
         self._slots = trio.Semaphore(ASKED_AT_ONCE)
-        self._found: dict[tuple[str, str], _Named] = {}
-        self._has: dict[str, bool | None] = {}
-        self._errors: dict[str, str] = {}
+        self._found: dict[str, _Found] = {}
 
     async def run(self, request: WhereisRequest) -> tuple[Whereabouts, ...]:
         """Ask, and wait for the answers.
 
         Returns:
-            A row for each peer and each source that named it. Those that have it come first.
+            A row for each peer. Those that have it come first.
         """
         root = request.cid
         with trio.move_on_after(request.timeout):
@@ -65,42 +84,56 @@ class Whereis:
                 for addr in request.providers:
                     nursery.start_soon(self._ask_hint, nursery, root, addr)
                 for peer in self._host.connected():
-                    self._note(nursery, root, _Named(peer, [], "connected", 0.0))
+                    self._note(nursery, root, peer, (), "connected", 0.0)
                 async with contextlib.aclosing(self._finding.sightings(root)) as sightings:
                     async for each in sightings:
                         found = each.provider
-                        self._note(nursery, root, _Named(found.peer, list(found.addrs), found.source, each.seconds))
-        trips = {each.peer: each.round_trip for each in self._host.connections() if each.round_trip}
-        connected = set(self._host.connected())
-        rows = [self._row(named, named.peer in connected, trips.get(named.peer)) for named in self._found.values()]
+                        self._note(nursery, root, found.peer, found.addrs, found.source, each.seconds)
         order = {True: 0, None: 1, False: 2}
+        rows = [self._row(found) for found in self._found.values()]
         return tuple(sorted(rows, key=lambda row: (order[row.has], row.seconds)))
 
-    def _row(self, named: _Named, connected: bool, round_trip: float | None) -> Whereabouts:
-        has = self._has.get(named.peer)
-        error = named.error or self._errors.get(named.peer, "It did not answer in time.")
+    def _row(self, found: _Found) -> Whereabouts:
+        trips = [each.round_trip for each in self._host.connections() if each.peer == found.peer and each.round_trip]
+        found_by = dict(sorted(found.found_by.items(), key=lambda way: way[1]))
+        source, seconds = next(iter(found_by.items()))
+        error = found.hint_error
+        if found.has is None:
+            error = error or found.why_silent or "It did not answer in time."
         return Whereabouts(
-            peer=named.peer,
-            addrs=tuple(named.addrs),
-            source=named.source,
-            seconds=named.seconds,
-            connected=connected,
-            round_trip_ms=None if round_trip is None else round(1000 * round_trip, 1),
-            has=has,
-            error=error if has is None else named.error,
+            peer=found.peer,
+            addrs=tuple(found.addrs),
+            source=source,
+            seconds=seconds,
+            connected=found.peer in self._host.connected(),
+            round_trip_ms=round(1000 * min(trips), 1) if trips else None,
+            has=found.has,
+            error=error or None,
+            found_by=found_by,
         )
 
-    def _note(self, nursery: trio.Nursery, root: CID, named: _Named) -> None:
-        known = self._found.get((named.peer, named.source))
-        if known is not None:
-            known.addrs = list(dict.fromkeys([*known.addrs, *named.addrs]))
+    def _note(
+        self, nursery: trio.Nursery, root: CID, peer: str, addrs: Sequence[str], source: str, seconds: float
+    ) -> None:
+        """A peer was named. It is asked once; again where it was not reached, and there are new addresses now."""
+        found = None if peer == self._host.peer_id else self._entry(peer, source, seconds)
+        if found is None:
             return
-        if len(self._has) >= MAX_PEERS and named.peer not in self._has:
-            return
-        self._found[named.peer, named.source] = named
-        if named.peer not in self._has:
-            self._has[named.peer] = None
-            nursery.start_soon(self._ask, root, named.peer, tuple(named.addrs))
+        new = [addr for addr in addrs if addr not in found.addrs][: MAX_ADDRS - len(found.addrs)]
+        found.addrs += new
+        if found.has is None and not found.asking and (new or not found.asked):
+            found.asked = found.asking = True
+            nursery.start_soon(self._ask, root, found)
+
+    def _entry(self, key: str, source: str, seconds: float) -> _Found | None:
+        """What is known of a peer, with one more that named it; None where there are too many."""
+        found = self._found.get(key)
+        if found is None:
+            if len(self._found) >= MAX_PEERS:
+                return None
+            found = self._found[key] = _Found(key)
+        found.found_by.setdefault(source, seconds)
+        return found
 
     async def _ask_hint(self, nursery: trio.Nursery, root: CID, addr: str) -> None:
         begun = trio.current_time()
@@ -108,20 +141,33 @@ class Whereis:
         try:
             peer = await self._host.connect(addr)
         except KacheryError as error:
-            self._found.setdefault((peer or addr, "hint"), _Named(peer, [where], "hint", 0.0, str(error)))
+            found = self._entry(peer or addr, "hint", 0.0)
+            if found is not None:
+                found.peer = peer
+                found.hint_error = found.hint_error or str(error)
+                found.addrs += [where] if where not in found.addrs else []
             return
-        self._note(nursery, root, _Named(peer, [where], "hint", trio.current_time() - begun))
+        self._note(nursery, root, peer, (where,), "hint", trio.current_time() - begun)
 
-    async def _ask(self, root: CID, peer: str, addrs: tuple[str, ...]) -> None:
-        async with self._slots:
+    async def _ask(self, root: CID, found: _Found) -> None:
+        tried = -1
+        while found.has is None and tried < len(found.addrs):
+            tried = len(found.addrs)
             try:
-                await self._finding.dial(peer, addrs, timeout=DIAL_TIMEOUT)
+                async with self._slots:
+                    await self._finding.dial(found.peer, tuple(found.addrs), timeout=DIAL_TIMEOUT)
+                    await self._ask_connected(root, found)
+                break
             except KacheryError as error:
-                self._errors[peer] = str(error)
-                return
-            with trio.move_on_after(ANSWER_TIMEOUT) as late:
-                self._has[peer] = await self._exchange.ask(peer, root)
-            if late.cancelled_caught:
-                self._errors[peer] = f"It is connected, and did not say within {ANSWER_TIMEOUT:g} s whether it has it."
-            elif self._has[peer] is None:
-                self._errors[peer] = "It left before it said whether it has it."
+                found.why_silent = str(error)
+        found.asking = False
+        if found.has is not None:
+            self._tell(self._row(found))
+
+    async def _ask_connected(self, root: CID, found: _Found) -> None:
+        with trio.move_on_after(ANSWER_TIMEOUT) as late:
+            found.has = await self._exchange.ask(found.peer, root)
+        if late.cancelled_caught:
+            found.why_silent = f"It is connected, and did not say within {ANSWER_TIMEOUT:g} s whether it has it."
+        elif found.has is None:
+            found.why_silent = "It left before it said whether it has it."

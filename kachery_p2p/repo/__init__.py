@@ -115,13 +115,15 @@ file.
 
 from __future__ import annotations
 
-from kachery_p2p.repo.checking import Problem
-from kachery_p2p.repo.download import Download
-from kachery_p2p.repo.keys import NodeKey, load_or_create_identity
-from kachery_p2p.repo.listing import ListedFile, RepoStats
-from kachery_p2p.repo.locks import NodeLock
-from kachery_p2p.repo.repo import Repo
-from kachery_p2p.repo.small import Stored
+TYPE_CHECKING = False  # That of `typing`, which would double what importing this takes.
+if TYPE_CHECKING:
+    from kachery_p2p.repo.checking import Problem
+    from kachery_p2p.repo.download import Download
+    from kachery_p2p.repo.keys import NodeKey, load_or_create_identity
+    from kachery_p2p.repo.listing import ListedFile, RepoStats
+    from kachery_p2p.repo.locks import NodeLock
+    from kachery_p2p.repo.repo import Repo
+    from kachery_p2p.repo.small import Stored
 
 __all__ = [
     "Download",
@@ -134,3 +136,26 @@ __all__ = [
     "Stored",
     "load_or_create_identity",
 ]
+
+#: Where each is. Who needs a lock or the catalog alone does not wait for all of the repo to be read.
+_HOMES = {
+    "Download": "download",
+    "ListedFile": "listing",
+    "NodeKey": "keys",
+    "NodeLock": "locks",
+    "Problem": "checking",
+    "Repo": "repo",
+    "RepoStats": "listing",
+    "Stored": "small",
+    "load_or_create_identity": "keys",
+}
+
+if not TYPE_CHECKING:  # It would take any name for one that is here.
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return value

@@ -145,3 +145,6 @@ LAYER_PROBE_SECONDS = 1.0
 
 #: Files of a directory that can only be read of which one process remembers that it has hashed them.
 FOUND_RIGHT = 65536
+#: Roots that a shell offers where a URI is typed. Those used last are what is meant; to look at more takes longer than
+#: somebody who has pressed a key waits.
+OFFERED_ROOTS = 5_000

@@ -21,6 +21,8 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from scripts.site.commands import commands_page
+
 ROOT = Path(__file__).resolve().parents[2]
 #: Pages of the site that are not in docs/, and where they are.
 ELSEWHERE = {
@@ -38,11 +40,12 @@ _FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that are not in docs/, and the notebooks."""
+    """Adds the pages that are not in docs/, the notebooks, and the page that is made of the texts of the commands."""
     for page, source in ELSEWHERE.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
     for page, source in NOTEBOOKS.items():
         files.append(File.generated(config, page, content=notebook_markdown(ROOT / source)))
+    files.append(File.generated(config, "commands.md", content=commands_page()))
     return files
 
 

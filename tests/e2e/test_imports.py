@@ -97,6 +97,18 @@ def test_help(workstation: Callable[[], Workstation], tmp_path: Path, name: str)
     }
 
 
+def test_what_a_shell_asks(workstation: Callable[[], Workstation], tmp_path: Path) -> None:
+    """Somebody has pressed TAB: the rows of the catalog, and nothing of what stores, loads or speaks to a node."""
+    where = workstation()
+    (tmp_path / "file").write_bytes(b"some bytes")
+    where.run("kachery-cloud-store", tmp_path / "file")
+    where.env["_KACHERY_CLOUD_WORDS"] = "zsh"
+    modules = imported(where, tmp_path / "names", command("load"), "ipfs://")
+    assert "kachery_p2p.repo.offering" in modules
+    check(modules, COMMAND)
+    assert not modules & {"kachery_p2p.repo.repo", "kachery_cloud.node", "kachery_cloud.load", "kachery_cloud.store"}
+
+
 def test_storing(workstation: Callable[[], Workstation], tmp_path: Path) -> None:
     """A store, and a load of what is here: the catalog, and nothing of the network."""
     where = workstation()

@@ -197,9 +197,10 @@ def test_whereis_tells_who_has_it(lab: Lab, tmp_path: Path, data: Path) -> None:
     bob = station(lab.host("bob", lan), tmp_path).start()
     uri = stored(alice, data)
     lines = [json.loads(line) for line in bob.run("kachery-cloud-whereis", uri, "--json").stdout.splitlines()]
-    found = [line for line in lines if line.get("peer") == alice.peer_id and line.get("has")]
-    assert "mdns" in {line["source"] for line in found}
-    assert all(line["connected"] and line["addrs"] is not None for line in found)
+    (found,) = [line for line in lines if line.get("peer") == alice.peer_id]
+    assert found["has"]
+    assert found["connected"]
+    assert "mdns" in found["found_by"]
     (tmp_path / "input" / "unheard").write_text("of")
     nowhere = station(lab.host("carol", lab.network("10.2.0.0/24")), tmp_path)
     unheard = nowhere.run("kachery-cloud-store", tmp_path / "input" / "unheard").stdout.strip()

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, cast
 
 import trio
+import trio.testing
 
 from kachery_cloud.node.control import MAX_LINE
 from kachery_cloud.node.control_client import ControlClient
 from kachery_cloud.node.control_server import PROGRESS_PER_SECOND, serve_control
 from kachery_cloud.node.endpoint import ControlEndpoint
-from kachery_cloud.node.messages import Call, Method, by_name
+from kachery_cloud.node.messages import Call, Method, Methods, Telling, by_name
 from kachery_p2p.errors import DiskFull
+from kachery_p2p.repo.locks import NodeLock
 from tests.helpers.patience import PATIENCE
 
 #: Calls whose request and answer are JSON of any kind.
@@ -25,6 +28,7 @@ CALLS: dict[str, Call[Any, Any]] = {
     name: Call(name, Mapping[str, Any], cast("type[Any]", Any))
     for name in ("echo", "count", "fail", "crash", "hang", "unsendable", "verbose", "no-such-method")
 }
+CALLS["list"] = Call("list", Mapping[str, Any], tuple[str, ...], part=str)
 
 
 class Server:
@@ -67,7 +71,14 @@ class Server:
         async def verbose(params: dict[str, Any], progress: Any) -> Any:
             raise DiskFull("x" * (2 * MAX_LINE))
 
-        runs = (echo, count, fail, crash, hang, unsendable, verbose)
+        async def list(params: dict[str, Any], telling: Telling) -> tuple[str, ...]:
+            parts = tuple(f"part {i}" for i in range(params["parts"]))
+            for part in parts:
+                telling.part(part)
+            await trio.testing.wait_all_tasks_blocked()
+            return parts
+
+        runs = (echo, count, fail, crash, hang, unsendable, verbose, list)
         methods = by_name(*(Method(CALLS[run.__name__], run) for run in runs))
 
         async def main() -> None:
@@ -84,6 +95,29 @@ class Server:
     def stop(self) -> None:
         self.token.run_sync_soon(self.nursery.cancel_scope.cancel)
         self.thread.join(PATIENCE)
+
+
+@contextlib.contextmanager
+def served(directory: Path, methods: Methods) -> Iterator[trio.lowlevel.TrioToken]:
+    """These methods, as those of a node of a directory in another process, which holds its lock; its trio run."""
+    lock = NodeLock(directory)
+    assert lock.try_acquire()
+    ready: Future[tuple[trio.lowlevel.TrioToken, trio.Nursery]] = Future()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_control, directory, methods)
+            ready.set_result((trio.lowlevel.current_trio_token(), nursery))
+
+    thread = threading.Thread(target=trio.run, args=(main,))
+    thread.start()
+    token, nursery = ready.result(PATIENCE)
+    try:
+        yield token
+    finally:
+        token.run_sync_soon(nursery.cancel_scope.cancel)
+        thread.join(PATIENCE)
+        lock.release()
 
 
 def ask(client: ControlClient, method: str, params: dict[str, Any], progress: Any = None) -> Any:
@@ -109,6 +143,28 @@ def answer_to(directory: Path, *sent: bytes, secret: bool = False) -> bytes:
         except (ConnectionResetError, BrokenPipeError):
             pass  # dropped before it had read all of it
         return answer
+
+
+class RawClient:
+    """A connection that has said its greeting, to speak the lines of other versions."""
+
+    def __init__(self, directory: Path) -> None:
+        endpoint = ControlEndpoint.read(directory)
+        assert endpoint.path is not None
+        self._sock = socket.socket(socket.AF_UNIX)
+        self._sock.settimeout(PATIENCE)
+        self._sock.connect(endpoint.path)
+        self._reader = self._sock.makefile("rb")
+        assert self.ask({"secret": endpoint.secret, "version": 1})["ok"]
+
+    def ask(self, frame: dict[str, Any]) -> Any:
+        """Send a line; the next one that comes."""
+        self._sock.sendall(json.dumps(frame).encode() + b"\n")
+        return json.loads(self._reader.readline())
+
+    def close(self) -> None:
+        self._reader.close()
+        self._sock.close()
 
 
 def is_served(directory: Path) -> bool:

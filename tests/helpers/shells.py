@@ -29,6 +29,15 @@ PATIENCE = 300.0
 SHELLS = {"bash": ("bash", "--noprofile", "--norc", "-i"), "zsh": ("zsh", "-f", "-i")}
 #: What a shell says when it waits for a line.
 PROMPT = "ready> "
+#: Only for `complete`: it writes its prompt anew at each key, so that what `type` waits for is told too often.
+_FISH = (
+    "fish",
+    "--no-config",
+    "-i",
+    "-C",
+    f"function fish_greeting; end; function fish_prompt; echo -n '{PROMPT}'; end",
+)
+COMPLETING = {**SHELLS, "fish": _FISH}
 
 
 def shell_missing(name: str) -> pytest.MarkDecorator:
@@ -50,7 +59,7 @@ class Shell:
     def __init__(
         self, name: str, folder: Path, env: Mapping[str, str], columns: int = 200, *, quiet: bool = False
     ) -> None:
-        line: Sequence[str] = ("bash", "--noediting", *SHELLS["bash"][1:]) if quiet else SHELLS[name]
+        line: Sequence[str] = ("bash", "--noediting", *SHELLS["bash"][1:]) if quiet else COMPLETING[name]
         self._pid, self._fd = pty.fork()
         if self._pid == 0:
             try:
@@ -91,6 +100,27 @@ class Shell:
         os.write(self._fd, b"\x03")
         return on_screen(self.wait_for(PROMPT))
 
+    def complete(self, line: str) -> tuple[str, str]:
+        """Type a line and TAB: what the line is then, and all that was shown meanwhile. Nothing of it is run.
+
+        It is made the words of an `echo`, from its beginning (Ctrl-A) and its end (Ctrl-E).
+        """
+        self._seen = ""
+        self.send(f"{line}\t\x01echo LI''NE: \x05 :E''ND")
+        end = time.monotonic() + PATIENCE
+        while not (found := re.search(r"LINE: (.*?) ?:END", _plain(self._seen))):
+            self._read(end)
+        shown = _plain(self._seen)
+        return found[1].rstrip(), shown
+
+    def source(self, line: str) -> None:
+        """Type a line, and wait until it has run."""
+        self._seen = ""
+        self.send(f"{line}; echo DO''NE")
+        end = time.monotonic() + PATIENCE
+        while "DONE" not in self._seen:
+            self._read(end)
+
     def send(self, line: str) -> None:
         """Type a line and Enter."""
         data = (line + "\n").encode()
@@ -101,11 +131,15 @@ class Shell:
         """Wait until this is shown. What was shown before it, which is taken, unless it is kept for later."""
         end = time.monotonic() + PATIENCE
         while text not in self._seen:
-            assert select.select([self._fd], [], [], max(0.0, end - time.monotonic()))[0], f"no answer: {self._seen!r}"
-            self._seen += self._decoder.decode(os.read(self._fd, 65536))
+            self._read(end)
         before, _, after = self._seen.rpartition(text)
         self._seen = self._seen if keep else after
         return before
+
+    def _read(self, end: float) -> None:
+        """Take what is shown next; until `end` there must be something."""
+        assert select.select([self._fd], [], [], max(0.0, end - time.monotonic()))[0], f"no answer: {self._seen!r}"
+        self._seen += self._decoder.decode(os.read(self._fd, 65536))
 
     def __enter__(self) -> Self:
         return self

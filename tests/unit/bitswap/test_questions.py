@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncGenerator, Sequence
 from itertools import count
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -198,15 +199,47 @@ class Found:
             yield Sighting(Provider(peer, (f"/ip4/192.0.2.1/tcp/{len(peer)}",), "dht"), 0.5)
 
 
+class Moved(Found):
+    """One source names a peer at an address where it was; later another one where it is."""
+
+    def __init__(self, named: Sequence[str], good: str) -> None:
+        super().__init__(named)
+        self._good = good
+        self.tried: list[Sequence[str]] = []
+
+    async def dial(self, peer: str, addrs: Sequence[str], *, timeout: float) -> str:
+        self.tried.append(addrs)
+        if self._good not in addrs:
+            raise DialError(f"Could not connect to {peer}: connection refused.")
+        return peer
+
+    async def sightings(self, cid: CID) -> AsyncGenerator[Sighting, None]:
+        for at, (source, addr) in enumerate([("mdns", "/ip4/192.0.2.1/tcp/1"), ("dht", self._good)]):
+            yield Sighting(Provider(self._named[0], (addr,), source), float(at))
+            await trio.sleep(1)
+
+
+def lookalike(node: Any, connected: Sequence[str] | None = None) -> Any:
+    """A host for `Whereis`: that of a node, which no address of a URI leads to."""
+
+    async def connect(addr: str) -> str:
+        raise DialError(f"Could not connect to {addr}: no route.")
+
+    names = node.host.connected if connected is None else lambda: connected
+    return SimpleNamespace(peer_id="us", connected=names, connections=list, connect=connect)
+
+
 async def test_whereis_believes_each_peer_for_itself(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that has it, one that has not, one that keeps silent, and providers and hints that cannot be reached: each
-    has its own row, and where there is no answer it is said why."""
+    has its own row, with all that named it, and where there is no answer it is said why. Who answers is told at once.
+    """
     from tests.helpers.bitswap_fakes import no_thread
 
     monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
     block = os.urandom(MIB)
+    told: list[tuple[str | None, bool | None, float]] = []
     async with nodes() as net:
         await net.node("has", [block])
         await net.node("lacks")
@@ -214,23 +247,46 @@ async def test_whereis_believes_each_peer_for_itself(
         silent = Wire(net, "silent")
         silent.answers = False
         net.network.connect("us", "silent")
-
-        async def connect(addr: str) -> str:
-            raise DialError(f"Could not connect to {addr}: no route.")
-
-        host = SimpleNamespace(connected=us.host.connected, connections=list, connect=connect)
-        whereis = Whereis(host, us.exchange, Found(["has", "gone"], away=["gone"]))  # type: ignore[arg-type]
+        whereis = Whereis(
+            lookalike(us),
+            us.exchange,
+            Found(["has", "gone", "us"], away=["gone"]),  # type: ignore[arg-type]
+            lambda row: told.append((row.peer, row.has, trio.current_time())),
+        )
+        begun = trio.current_time()
         rows = await whereis.run(WhereisRequest(cid_of(block), 15, ("/ip4/192.0.2.9/tcp/1/p2p/hinted",)))
         assert us.exchange.stats().total.bytes_received == 0
-    told = {(row.peer, row.source): (row.has, row.error or "") for row in rows}
-    assert told[("has", "connected")] == told[("has", "dht")] == (True, "")
-    assert told[("lacks", "connected")] == (False, "")
-    assert told[("silent", "connected")][0] is None
-    assert "did not say within 10 s" in told[("silent", "connected")][1]
-    assert told[("gone", "dht")] == (None, "Could not connect to gone: connection refused.")
-    assert told[("hinted", "hint")][0] is None
-    assert "no route" in told[("hinted", "hint")][1]
-    assert len(told) == len(rows) == 6
+    answers = {(row.peer, *row.found_by): (row.has, row.error or "") for row in rows}
+    assert answers[("has", "connected", "dht")] == (True, "")
+    assert answers[("lacks", "connected")] == (False, "")
+    assert answers[("silent", "connected")][0] is None
+    assert "did not say within 10 s" in answers[("silent", "connected")][1]
+    assert answers[("gone", "dht")] == (None, "Could not connect to gone: connection refused.")
+    assert answers[("hinted", "hint")][0] is None
+    assert "no route" in answers[("hinted", "hint")][1]
+    assert len(answers) == len(rows) == 5
+    assert rows[0].peer == "has"
+    assert {(peer, has) for peer, has, _ in told} == {("has", True), ("lacks", False)}
+    assert all(when - begun < 10 for _, _, when in told)  # the silent one is not waited for
+
+
+async def test_whereis_asks_again_at_new_addresses(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer whose first address leads nowhere is asked when another source knows a better one; it has one row."""
+    from tests.helpers.bitswap_fakes import no_thread
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
+    block = os.urandom(MIB)
+    async with nodes() as net:
+        await net.node("has", [block])
+        us = await net.node("us")
+        finding = Moved(["has"], good="/ip4/192.0.2.2/tcp/2")
+        host = lookalike(us, connected=())
+        rows = await Whereis(host, us.exchange, finding).run(WhereisRequest(cid_of(block), 15))  # type: ignore[arg-type]
+    (row,) = rows
+    assert (row.peer, row.has, row.error, list(row.found_by)) == ("has", True, None, ["mdns", "dht"])
+    assert [len(addrs) for addrs in finding.tried] == [1, 2]
 
 
 # --- blocks that are too large --------------------------------------------------------------------------------------

@@ -163,7 +163,8 @@ def test_functions_say_what_those_that_block_say() -> None:
     """Names, arguments and texts; those with an event loop are all that have a use there."""
     for name in aio.__all__:
         function, blocking = getattr(aio, name), getattr(kcl, name)
-        assert inspect.iscoroutinefunction(function), name
+        steps = name.startswith("iter_")
+        assert (inspect.isasyncgenfunction if steps else inspect.iscoroutinefunction)(function), name
         assert inspect.signature(function) == inspect.signature(blocking), name
         assert function.__doc__ == blocking.__doc__, name
     without = {"cat_file", "format_uri", "get_node_info", "init", "join", "load_config", "parse_uri", "pins"}

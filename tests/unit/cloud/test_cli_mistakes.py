@@ -124,7 +124,7 @@ def test_no_command_line_is_too_strange(command: tuple[str, ...]) -> None:
         ("kachery_cloud.load.cat_file", ["cat", ABSENT], "What has arrived is kept"),
         ("kachery_cloud.upkeep.verify", ["verify"], "before all was read"),
         ("kachery_cloud.upkeep.find_status", ["status"], "Error: Interrupted.\n"),
-        ("kachery_cloud.upkeep.iter_whereis", ["whereis", ABSENT], "Error: Interrupted.\n"),
+        ("kachery_cloud.upkeep.search_whereis", ["whereis", ABSENT], "Error: Interrupted. Nobody else was found"),
         ("kachery_cloud.upkeep.init", ["init"], "Error: Interrupted.\n"),
         ("kachery_cloud.node.serve.serve_forever", ["node"], "Error: Interrupted.\n"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import threading
@@ -13,10 +14,11 @@ import pytest
 from kachery_cloud.node.connection import NodeConnection
 from kachery_cloud.node.control import MAX_LINE
 from kachery_cloud.node.control_client import ControlClient
+from kachery_cloud.node.control_server import PARTS_WAITING
 from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone
 from kachery_cloud.settings.config import load_config
 from kachery_p2p.errors import DiskFull, NodeError
-from tests.helpers.control_helpers import CALLS, Server, answer_to, ask, is_served
+from tests.helpers.control_helpers import CALLS, RawClient, Server, answer_to, ask, is_served
 from tests.helpers.patience import PATIENCE
 
 
@@ -42,6 +44,26 @@ def test_answers_and_progress_reach_the_one_who_asked(client: ControlClient) -> 
     assert ask(client, "count", {}, lambda *steps: seen.append(steps)) == "counted"
     assert seen[-1][1:] == (3, 7)
     assert seen == sorted(seen)
+
+
+def test_parts_come_before_the_answer(client: ControlClient) -> None:
+    """In their order, to who asked for them. Those that are too many for a slow reader are in the answer alone."""
+    parts: list[str] = []
+    answer = client.start(CALLS["list"], {"parts": 3}, part=parts.append)[1].result(PATIENCE)
+    assert tuple(parts) == answer == ("part 0", "part 1", "part 2")
+    parts.clear()
+    answer = client.start(CALLS["list"], {"parts": 3 * PARTS_WAITING}, part=parts.append)[1].result(PATIENCE)
+    assert len(answer) == 3 * PARTS_WAITING
+    assert tuple(parts) == answer[: len(parts)]
+    assert ask(client, "list", {"parts": 2}) == ("part 0", "part 1")
+
+
+def test_an_older_client_hears_of_no_parts(server: Server) -> None:
+    """It does not ask for them, and would take one for the answer."""
+    request = {"id": 1, "method": "list", "params": {"parts": 2}}
+    with contextlib.closing(RawClient(server.directory)) as older:
+        assert older.ask(request) == {"id": 1, "result": ["part 0", "part 1"]}
+        assert older.ask({**request, "parts": True})["part"] == "part 0"
 
 
 def test_errors_keep_their_type_and_sentence(client: ControlClient) -> None:

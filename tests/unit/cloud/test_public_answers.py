@@ -153,6 +153,7 @@ SOMEBODY = {
     "round_trip_ms": "NoneType",
     "has": "NoneType",
     "error": "str",
+    "found_by": {"hint": "float"},
 }
 PIN = {
     "uri": "str",
@@ -245,6 +246,7 @@ def test_a_node_in_this_process(here: Path) -> None:
         **{key: kind for key, kind in SOMEBODY.items() if key != "error"},
         "addrs": [],
         "has": "bool",
+        "found_by": {"here": "float"},
         "path": "str",
     }
     assert shape(kcl.announce(uri, timeout=0.1)) == {"copies": "int", "seconds": "float"}

@@ -1,4 +1,4 @@
-"""Status and whereis: what is asked of a node, what is said where none runs, and how the answers read."""
+"""Status: what is asked of a node, what is said where none runs, and how the answers read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from hypothesis import strategies as st
 import kachery_cloud as kcl
 from kachery_cloud.answers import Running
 from kachery_cloud.commands import main as cli
-from kachery_cloud.commands.status_text import MOST_LINES, status_lines, whereis_lines
+from kachery_cloud.commands.status_text import MOST_LINES, status_lines
 from kachery_cloud.local import close_repositories
 from kachery_cloud.node import connection as background
 from kachery_cloud.node.control_server import serve_control
@@ -32,9 +31,9 @@ from kachery_cloud.node.status_messages import STATUS
 from kachery_cloud.privacy import sentence
 from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.dag.hashes import sha256_multihash
-from kachery_p2p.errors import ContentNotFound, NodeError, SwarmKeyError
+from kachery_p2p.errors import NodeError, SwarmKeyError
 from kachery_p2p.json_shapes import WrongShape, from_json
-from kachery_p2p.node.messages import StoredNote, Whereabouts, WhereisRequest
+from kachery_p2p.node.messages import StoredNote
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.locks import NodeLock
 from kachery_p2p.repo.swarm_key import fingerprint, write_swarm_key
@@ -259,8 +258,6 @@ def test_no_answer_is_too_strange_to_be_shown(text: str, figures: dict[str, Any]
     with contextlib.suppress(WrongShape):  # of `why`
         for line in lines_of({**_strings(FOUND, text), "sources": sources}, verbose=verbose):
             assert harmless(line)
-    row = from_json(Whereabouts, {**_strings(ROW, text), "error": text})
-    assert all(harmless(line) for line in whereis_lines([row, replace(row, has=None, source="dht")]))
 
 
 # --- asking ----------------------------------------------------------------------------------------------------------
@@ -420,118 +417,6 @@ def test_a_short_script_tells_the_node_what_it_stored(data: Path, answering: Cal
     connection.close()
     assert answer["stored"] == cids
     lock.release()
-
-
-# --- who has it ------------------------------------------------------------------------------------------------------
-
-
-class StandIn:
-    """A node that knows who has everything."""
-
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self.rows = rows
-        self.asked: list[WhereisRequest] = []
-
-    def whereis(self, request: WhereisRequest) -> tuple[Whereabouts, ...]:
-        self.asked.append(request)
-        return from_json(tuple[Whereabouts, ...], self.rows)
-
-
-ROW: dict[str, Any] = {
-    "peer": PEER,
-    "addrs": ["/ip4/192.168.1.21/tcp/4001"],
-    "source": "mdns",
-    "seconds": 0.034,
-    "connected": True,
-    "round_trip_ms": 1.25,
-    "has": True,
-}
-
-
-@pytest.fixture
-def node(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    stand_in = StandIn([ROW])
-    monkeypatch.setattr(background, "get_connection", lambda config: stand_in)
-    return stand_in
-
-
-def test_whereis_asks_with_the_hints_of_the_uri(node: StandIn) -> None:
-    """The CID of the URI, its providers and the call's, and how long to search."""
-    assert kcl.whereis(f"{ELSEWHERE}/a/b?provider={ADDR}&label=x", timeout=3, providers=["/ip4/192.0.2.1/tcp/1"]) == [
-        ROW
-    ]
-    cid = CID.parse(ELSEWHERE.removeprefix("ipfs://"))
-    assert node.asked == [WhereisRequest(cid, 3.0, (ADDR, "/ip4/192.0.2.1/tcp/1"))]
-    assert run("whereis", ELSEWHERE).exit_code == 0
-    assert node.asked[-1] == WhereisRequest(cid, 15.0)
-
-
-def test_whereis_on_the_command_line(node: StandIn) -> None:
-    """Who, whether it is sure, by which sources, how far; then the addresses. With --json an object a line."""
-    far = {"connected": False, "round_trip_ms": None, "has": None, "seconds": 12, "source": "dht"}
-    node.rows = [
-        ROW,
-        {**ROW, "source": "dht", "seconds": 1.5, "addrs": [*ROW["addrs"], "/ip4/203.0.113.5/tcp/4001"]},
-        {**ROW, **far, "peer": ME, "addrs": [], "error": "Nobody answers."},
-        {**ROW, "peer": "12D3other", "source": "connected", "has": False},
-        {**ROW, "peer": "12D3silent", "source": "mdns", "has": None},
-    ]
-    assert run("whereis", ELSEWHERE).stdout.splitlines() == [
-        f"{PEER}: has it; found by mDNS after 0.03 s, the DHT after 1.50 s; connected, 1.2 ms away",
-        "    /ip4/192.168.1.21/tcp/4001",
-        "    /ip4/203.0.113.5/tcp/4001",
-        f"{ME}: is said to have it; found by the DHT after 12 s; not connected; could not be asked: Nobody answers.",
-    ]
-    assert [json.loads(line) for line in run("whereis", ELSEWHERE, "--json").stdout.splitlines()] == node.rows
-
-
-@pytest.mark.parametrize("rows", [[], [{**ROW, "has": False}], [{**ROW, "has": None, "source": "connected"}]])
-def test_whereis_finds_nobody(node: StandIn, rows: list[dict[str, Any]]) -> None:
-    """Exit code 3, also when those who were asked do not have it, or do not answer and nobody says they have it."""
-    node.rows = rows
-    result = run("whereis", ELSEWHERE)
-    assert (result.exit_code, result.stdout) == (3, "")
-    assert "Nobody is found" in result.stderr
-    expected = {0: "", 1: f" {sum(r['has'] is False for r in rows)} of the peers asked do not have it, "}[len(rows)]
-    assert f"{ELSEWHERE}.{expected}" in result.stderr
-    lines = run("whereis", ELSEWHERE, "--json").stdout.splitlines()
-    assert json.loads(lines[-1])["error"]["type"] == ContentNotFound.__name__
-    assert kcl.whereis(ELSEWHERE) == rows
-
-
-def test_whereis_says_what_is_here(node: StandIn, data: Path, tmp_path: Path) -> None:
-    """First of all, with its path; being here alone is enough for success."""
-    node.rows = []
-    uri = kcl.store_text("here", local=True)
-    (tmp_path / "folder").mkdir(mode=0o700)
-    (tmp_path / "folder" / "a").write_text("a")
-    folder = kcl.store_dir(tmp_path / "folder", local=True)
-    (row,) = kcl.whereis(uri)
-    assert (row["source"], row["has"], row["path"]) == ("here", True, kcl.load_file(uri, local_only=True))
-    result = run("whereis", uri)
-    assert (result.exit_code, result.stdout) == (0, f"here: {row['path']}\n")
-    assert result.stderr == "Nobody else is found to have it.\n"
-    assert run("whereis", uri, "--json").stderr == ""
-    (row,) = kcl.whereis(folder)
-    assert (row["source"], row["path"]) == ("here", None)
-    node.rows = [ROW]
-    assert kcl.whereis(uri)[1:] == [ROW]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "kind"),
-    [
-        (["whereis", "sha1://abc"], "InvalidURI"),
-        (["whereis", ELSEWHERE, "--timeout", "0"], "ConfigError"),
-        (["whereis", ELSEWHERE, "--peer", "localhost"], "InvalidAddress"),
-    ],
-)
-def test_mistakes_of_whereis(node: StandIn, arguments: list[str], kind: str) -> None:
-    """They are told before anybody is asked."""
-    result = run(*arguments, "--json")
-    assert result.exit_code == 2
-    assert json.loads(result.stdout)["error"]["type"] == kind
-    assert node.asked == []
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------

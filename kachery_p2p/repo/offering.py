@@ -1,0 +1,40 @@
+"""What a shell offers to somebody who types a URI: what was stored, linked or loaded here, and what it is called.
+
+It is asked at each press of a key, beside whatever else runs: the catalog is only read, nothing is made or mended, and
+no file is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from kachery_p2p.dag.cid import CID, read_cid
+from kachery_p2p.repo.catalog import CATALOG_NAME, Catalog
+from kachery_p2p.repo.limits import OFFERED_ROOTS
+
+_KEPT = """
+SELECT k.key, coalesce(r.version, 1),
+    (SELECT label FROM labels l WHERE l.key = k.key ORDER BY given DESC, added DESC LIMIT 1)
+FROM (SELECT key, used FROM kept ORDER BY used DESC LIMIT ?) k LEFT JOIN roots r ON r.key = k.key
+WHERE NOT EXISTS (SELECT 1 FROM going g WHERE g.key = k.key)
+ORDER BY k.used DESC
+"""
+
+
+def kept_names(directory: Path) -> Iterator[tuple[CID, str | None]]:
+    """The roots that were used last, and the label of each; the newest first.
+
+    Raises:
+        RepoError, NoPermission: there is no catalog that can be read.
+    """
+    path = directory / CATALOG_NAME
+    if not path.exists():
+        return
+    catalog = Catalog(path, read_only=True)
+    try:
+        for key, version, label in catalog.all(_KEPT, (OFFERED_ROOTS,)):
+            cid, _ = read_cid(key, 0)
+            yield (cid if version else CID(0, cid.codec, cid.multihash)), label
+    finally:
+        catalog.close()
