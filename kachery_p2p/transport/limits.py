@@ -218,8 +218,9 @@ class TransportLimits:
     work_rate: float = 40_000.0
     #: A connection that was quiet for so long is pinged, seconds; NAT mappings last longer.
     keepalive_interval: float = 30.0
-    #: A connection on which nothing moved for so long, either way, is gone.
-    keepalive_timeout: float = 50.0
+    #: A connection on which nothing moved for so long, either way, is gone. That is seen at a ping, half an interval
+    #: later at most: a load, which waits for 60 seconds, has still time to dial its source again.
+    keepalive_timeout: float = 35.0
     #: A peer whose kernel takes no byte for so long is gone.
     write_stall_timeout: float = 30.0
     #: Security handshake and muxer negotiation, seconds. Five round trips of a bad line take two.

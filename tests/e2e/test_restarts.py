@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -150,3 +152,82 @@ def test_a_long_load_over_three_restarts(
     # A block that was under way, and came all the same, may come again, once for each restart. No other one does.
     assert found["blocks"] == BLOCKS
     assert found["again"] <= sum(found["under_way"])
+
+
+# A source that can be told to end all its connections.
+_DROPPING_SOURCE = """
+import trio
+from kachery_cloud.node.thread import NodeThread
+from kachery_p2p.transport.host import Host
+hosts, threads = [], []
+def remember(kind, found):
+    init = kind.__init__
+    def made(self, *rest, **named):
+        found.append(self)
+        init(self, *rest, **named)
+    kind.__init__ = made
+remember(Host, hosts), remember(NodeThread, threads)
+uri = kcl.link_file(args[0])
+say([uri, kcl.status(start=True)["addresses"][0]])
+for _ in sys.stdin:
+    async def end_all():
+        for connection in list(hosts[0].table):
+            connection.drop("it was told to")
+    trio.from_thread.run(end_all, trio_token=threads[0]._token)
+    say(len(kcl.status()["connected"]))
+"""
+
+# Stops itself in the middle. When it goes on, an hour has passed by the clock of the system.
+_SLEEPER = """
+import os, signal, threading, time
+from kachery_p2p import clock
+from kachery_p2p.repo.download import Download
+uri, addr = args
+asleep = 0.0
+class Sleeping(clock.RunningClock):
+    def __init__(self):
+        super().__init__(lambda: time.perf_counter() + asleep)
+clock.RunningClock = Sleeping
+write, written, lock = Download.write, 0, threading.Lock()
+def counting_write(self, offset, data):
+    global written, asleep
+    write(self, offset, data)
+    with lock:
+        if written < 20_000_000 <= written + len(data):
+            os.kill(os.getpid(), signal.SIGSTOP)
+            asleep = 3600.0
+        written += len(data)
+Download.write = counting_write
+path = kcl.load_file(uri, providers=[addr])
+status = kcl.status()
+say([path, written, asleep, status["blocks_received"]])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "WSTOPPED"), reason="this system does not tell that a process is stopped")
+@pytest.mark.parametrize("dropped", [True, False], ids=["and finds its connection gone", "and has its connection"])
+def test_a_machine_that_sleeps_goes_on_when_it_wakes(
+    workstation: Callable[..., Workstation], tmp_path: Path, dropped: bool
+) -> None:
+    """A load that is stopped for an hour, longer than every timeout that there is, goes on by itself, also where the
+    source has ended the connection meanwhile. Nothing comes twice.
+
+    Ctrl-Z does that, and a virtual machine that is put aside. The clock of a laptop that sleeps stands still, too.
+    """
+    source = write_random(tmp_path / "source.dat", SIZE, seed=6)
+    first, second = workstation(), workstation()
+    awake = first.begin(_DROPPING_SOURCE, source)
+    assert awake.stdin is not None
+    assert awake.stdout is not None
+    uri, addr = json.loads(awake.stdout.readline())
+    sleeper = second.begin(_SLEEPER, uri, addr)
+    os.waitid(os.P_PID, sleeper.pid, os.WSTOPPED | os.WNOWAIT)
+    if dropped:
+        awake.stdin.write("\n")
+        awake.stdin.flush()
+        assert json.loads(awake.stdout.readline()) == 0
+    sleeper.send_signal(signal.SIGCONT)
+    path, written, asleep, blocks = second.finish(sleeper, timeout=PATIENCE)
+    assert sha256_of(Path(path)) == sha256_of(source)
+    assert (written, asleep) == (SIZE, 3600.0)
+    assert blocks == -(-SIZE // (1 << 20)) + 1
