@@ -121,8 +121,9 @@ FIRST_RECEIVE = 64 * KIB
 HALF_CLOSED_TIMEOUT = 60.0
 #: Handlers get this long to notice that their connection is gone before they are cancelled.
 HANDLER_GRACE = 5.0
-#: Saying goodbye on the way out may take this long in all.
-GOODBYE_TIMEOUT = 1.0
+#: Saying goodbye on the way out may take this long in all. Ctrl-C is to end a command within a second, and is pressed
+#: where a source says nothing; half a second is a round trip to anywhere.
+GOODBYE_TIMEOUT = 0.5
 
 # --- connections ---------------------------------------------------------------------------------------------------
 

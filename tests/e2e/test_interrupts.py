@@ -1,8 +1,8 @@
 """Ctrl-C at moments of every command that takes long: exit code 130, a sentence, and what it says is so.
 
-The moments are calls of our own functions, in whatever thread: a run that is not interrupted counts them, and others
-are interrupted at parts of that. What was kept is looked at before the same command runs again, and does the rest.
-`KACHERY_TEST_MOMENTS` sets how many moments there are of each command.
+The moments are calls of our own functions in the main thread, and writes of what is loaded: a run that is not
+interrupted counts them, and others are interrupted at parts of that. What was kept is looked at before the same command runs again,
+and does the rest. `KACHERY_TEST_MOMENTS` sets how many moments there are of each command.
 """
 
 from __future__ import annotations
@@ -28,27 +28,39 @@ MIB = 1 << 20
 SIZE = 24 * MIB
 MOMENTS = int(os.environ.get("KACHERY_TEST_MOMENTS", "3"))
 
-#: Runs a command and interrupts it at a call of a function of ours; says how many calls there were.
+#: Runs a command and interrupts it at a call of a function of ours, or a write; says how many there were.
 _COUNTING = """
-import os, signal, sys, threading
-at, report = int(sys.argv.pop(1)), sys.argv.pop(1)
+import json, os, signal, sys, threading
+moment, report = json.loads(sys.argv.pop(1)), sys.argv.pop(1)
 from kachery_cloud.commands.entry import main
-calls, ours = 0, os.sep + "kachery_"
-def count(frame, event, arg):
-    global calls
+from kachery_p2p.repo.download import Download
+seen, lock, ours = {"calls": 0, "writes": 0}, threading.Lock(), os.sep + "kachery_"
+def count(kind):
+    with lock:
+        seen[kind] += 1
+        now = [kind, seen[kind]] == moment
+    if now:
+        os.kill(os.getpid(), signal.SIGINT)
+def look(frame, event, arg):
     if event == "call" and ours in frame.f_code.co_filename:
-        calls += 1
-        if calls == at:
-            os.kill(os.getpid(), signal.SIGINT)
-threading.setprofile(count)
-sys.setprofile(count)
+        count("calls")
+write = Download.write
+def counting_write(self, *rest):
+    write(self, *rest)
+    count("writes")
+Download.write = counting_write
+sys.setprofile(look)
 try:
     main()
 finally:
     sys.setprofile(None)
     with open(report, "w") as file:
-        file.write(str(calls))
+        json.dump(seen, file)
 """
+
+#: What is counted, and its number.
+Moment = tuple[str, int]
+NEVER: Moment = ("never", 0)
 
 
 @dataclass
@@ -58,7 +70,15 @@ class Ended:
     code: int
     out: str
     err: str
-    calls: int
+    seen: dict[str, int]
+
+    def moment(self, number: int) -> Moment:
+        """One of `MOMENTS` in a run that was like this."""
+        writes = self.seen["writes"]
+        if writes >= MOMENTS and number > 1:
+            return "writes", writes * (number - 1) // MOMENTS + 1
+        # More late ones: most of the early calls are those that read modules.
+        return "calls", self.seen["calls"] - self.seen["calls"] * number * number // (MOMENTS + 1) ** 2
 
 
 class Desk:
@@ -68,25 +88,25 @@ class Desk:
         self.station, self.source, self.data, self.uris = station, source, data, uris
         self.big, self.folder = data / "big.dat", data / "folder"
 
-    def run(self, *line: str | Path, at: int = 0) -> Ended:
-        """Run a command, interrupted at its call number `at`; 0 is never."""
+    def run(self, *line: str | Path, at: Moment = NEVER) -> Ended:
+        """Run a command, interrupted at some moment."""
         report = self.station.folder / "calls"
         done = subprocess.run(
-            [self.station.python, "-c", _COUNTING, str(at), str(report), *(str(each) for each in line)],
+            [self.station.python, "-c", _COUNTING, json.dumps(at), str(report), *(str(each) for each in line)],
             env=self.station.env, cwd=self.station.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=PATIENCE, check=False,
+            errors="replace", timeout=PATIENCE, check=False,
         )  # fmt: skip
-        calls = int(report.read_text()) if report.exists() else 0
-        report.unlink(missing_ok=True)
-        return Ended(done.returncode, done.stdout, done.stderr, calls)
+        seen = json.loads(report.read_text())
+        report.unlink()
+        return Ended(done.returncode, done.stdout, done.stderr, seen)
 
     def kcl(self, *line: str | Path) -> str:
         """A command that has to succeed."""
         return self.station.run("kachery-cloud", *line).stdout.strip()
 
     def is_here(self, uri: str) -> bool:
-        """Whether all of it is here, and right."""
-        return self.station.run("kachery-cloud-cat", uri, "--local-only", check=False).returncode == 0
+        """Whether all of it is here."""
+        return self.station.run("kachery-cloud-load", uri, "--local-only", check=False).returncode == 0
 
     def left(self) -> list[str]:
         """What lies in the places for what is being made."""
@@ -159,8 +179,7 @@ def moments(
     for number in range(1, MOMENTS + 1):
         desk = desks()
         this = line(desk)
-        # Late ones first: most of the early calls are those that read modules.
-        ended = desk.run(*this, at=whole.calls - whole.calls * number * number // (MOMENTS + 1) ** 2)
+        ended = desk.run(*this, at=whole.moment(number))
         assert "Traceback" not in ended.err, ended.err
         assert ended.code in (0, 130, -signal.SIGINT), (ended.code, ended.err)
         if ended.code == 130:
@@ -322,7 +341,7 @@ def test_verifying_what_is_damaged(desks: Callable[[], Desk]) -> None:
     assert (whole.code, "damaged" in whole.out) == (4, True)
     named = 0
     for number in range(1, 9):
-        ended = desk.run("verify", at=whole.calls * (30 + number) // 40)
+        ended = desk.run("verify", at=("calls", whole.seen["calls"] * (30 + number) // 40))
         if ended.code == 130:
             found = "damaged: " in ended.out
             named += found
@@ -359,10 +378,10 @@ def test_what_is_removed(desks: Callable[[], Desk], command: str) -> None:
         return
     # What is gone already cannot be removed again, so the second line has what is left.
     first = desks()
-    calls = first.run(*line(first)).calls
+    whole = first.run(*line(first))
     for number in range(1, MOMENTS + 1):
         desk = desks()
-        ended = desk.run(*line(desk), at=calls - calls * number * number // (MOMENTS + 1) ** 2)
+        ended = desk.run(*line(desk), at=whole.moment(number))
         assert "Traceback" not in ended.err
         if ended.code == 130:
             check(desk, ended)

@@ -25,12 +25,14 @@ class Line:
         self._port = port
         self._least = least
         self.connections = 0
+        #: The first one carries nothing more.
+        self.dead = trio.Event()
 
     async def carry(self, near: trio.SocketStream) -> None:
         self.connections += 1
         dies = self.connections == 1
         far = await trio.open_tcp_stream("127.0.0.1", self._port)
-        dead = trio.Event()
+        dead = self.dead if dies else trio.Event()
         async with near, far, trio.open_nursery() as nursery:
             nursery.start_soon(self._pump, near, far, dead, False)
             nursery.start_soon(self._pump, far, near, dead, dies)
@@ -75,4 +77,24 @@ async def test_a_connection_that_dies_without_a_word_is_replaced_in_time(
         got = loader.exchange.stats().total
         assert got.duplicate_blocks == 0
         assert got.blocks_received == size // MIB + 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_leaving_does_not_wait_for_a_silent_source(tmp_path: Path, patient_clock: PatientClock) -> None:
+    """Ctrl-C is pressed where a source says nothing more. Then a node in the middle of a load ends within a second."""
+    (tmp_path / "input").write_bytes(os.urandom(24 * MIB))
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(PATIENCE):
+            source = await _start(nursery, tmp_path / "source")
+            cid = source.repo.store_file(tmp_path / "input").cid
+            line = Line(int(source.host.addresses()[0].split("/")[4]), 8 * MIB)
+            (listener,) = await nursery.start(partial(trio.serve_tcp, line.carry, 0, host="127.0.0.1"))
+            addr = f"/ip4/127.0.0.1/tcp/{listener.socket.getsockname()[1]}/p2p/{source.host.peer_id}"
+            async with trio.open_nursery() as mine:
+                loader = await _start(mine, tmp_path / "loader")
+                mine.start_soon(loader.load, LoadRequest(cid, providers=(addr,), timeout=TIMEOUT))
+                await line.dead.wait()
+                begun = trio.current_time()
+                mine.cancel_scope.cancel()
+            assert trio.current_time() - begun < 1.0
         nursery.cancel_scope.cancel()
