@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's"
 
 MIB = 1 << 20
 SIZE = 24 * MIB
-MOMENTS = int(os.environ.get("KACHERY_TEST_MOMENTS", "3"))
+MOMENTS = int(os.environ.get("KACHERY_TEST_MOMENTS", "2"))
 
 #: Runs a command and interrupts it at a call of a function of ours, or a write; says how many there were.
 _COUNTING = """

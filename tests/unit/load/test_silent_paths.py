@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import pytest
 import trio
 
 from kachery_p2p.node.messages import LoadRequest
@@ -80,21 +81,24 @@ async def test_a_connection_that_dies_without_a_word_is_replaced_in_time(
         nursery.cancel_scope.cancel()
 
 
-async def test_leaving_does_not_wait_for_a_silent_source(tmp_path: Path, patient_clock: PatientClock) -> None:
-    """Ctrl-C is pressed where a source says nothing more. Then a node in the middle of a load ends within a second."""
+@pytest.mark.parametrize("who", ["loader", "source"])
+async def test_leaving_does_not_wait_for_a_silent_peer(tmp_path: Path, patient_clock: PatientClock, who: str) -> None:
+    """Ctrl-C is pressed where the other side says nothing more, or takes nothing more. Then a node in the middle of a
+    load ends within a second, whichever side it is."""
     (tmp_path / "input").write_bytes(os.urandom(24 * MIB))
     async with trio.open_nursery() as nursery:
         with trio.fail_after(PATIENCE):
-            source = await _start(nursery, tmp_path / "source")
-            cid = source.repo.store_file(tmp_path / "input").cid
-            line = Line(int(source.host.addresses()[0].split("/")[4]), 8 * MIB)
-            (listener,) = await nursery.start(partial(trio.serve_tcp, line.carry, 0, host="127.0.0.1"))
-            addr = f"/ip4/127.0.0.1/tcp/{listener.socket.getsockname()[1]}/p2p/{source.host.peer_id}"
-            async with trio.open_nursery() as mine:
-                loader = await _start(mine, tmp_path / "loader")
-                mine.start_soon(loader.load, LoadRequest(cid, providers=(addr,), timeout=TIMEOUT))
+            async with trio.open_nursery() as leaving:
+                of_source, of_loader = (leaving, nursery) if who == "source" else (nursery, leaving)
+                source = await _start(of_source, tmp_path / "source")
+                loader = await _start(of_loader, tmp_path / "loader")
+                cid = source.repo.store_file(tmp_path / "input").cid
+                line = Line(int(source.host.addresses()[0].split("/")[4]), 8 * MIB)
+                (listener,) = await nursery.start(partial(trio.serve_tcp, line.carry, 0, host="127.0.0.1"))
+                addr = f"/ip4/127.0.0.1/tcp/{listener.socket.getsockname()[1]}/p2p/{source.host.peer_id}"
+                of_loader.start_soon(loader.load, LoadRequest(cid, providers=(addr,), timeout=TIMEOUT))
                 await line.dead.wait()
                 begun = trio.current_time()
-                mine.cancel_scope.cancel()
+                leaving.cancel_scope.cancel()
             assert trio.current_time() - begun < 1.0
         nursery.cancel_scope.cancel()
