@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kachery_cloud.arguments import check_flags
+from kachery_cloud.cancelling import Cancellation, result_of
 from kachery_cloud.errors import (
     ContentNotFound,
     DiskFull,
@@ -164,8 +165,8 @@ def remove(
     root = repo.inventory.get(cid)
     if root is None:
         raise _not_listed(repo, uri, cid)
+    why = "forced" if force else _other_copy(config, repo, root, peers, seconds)
     try:
-        why = "forced" if force else _other_copy(config, repo, root, peers, seconds)
         done = _take_away(repo, root, why)
         shared = repo.only_beneath(cid)
         return done if shared is None else replace(done, why=f"{why}; the shared directory {shared} still has it")
@@ -198,6 +199,19 @@ def gc(
         >>> kcl.gc("200GB", dry_run=True).reached
         True
     """
+    return collect(RemovedItems(), keep, dry_run=dry_run, stored=stored, force=force, timeout=timeout)
+
+
+def collect(
+    removed: RemovedItems,
+    keep: str | int | None,
+    *,
+    dry_run: bool,
+    stored: bool,
+    force: bool,
+    timeout: float | None,
+) -> Collected:
+    """The same as `gc`. What goes is put into `removed` as soon as it is gone: for whoever is interrupted."""
     check_flags(dry_run=dry_run, stored=stored, force=force)
     config = load_config()
     most = None if keep is None else byte_count(keep, "keep")
@@ -208,7 +222,7 @@ def gc(
         with contextlib.suppress(DiskFull):  # afterwards there is room for it
             repo.removal.tidy()
     over = 0 if most is None else _bytes(repo) - most
-    removed, left = RemovedItems(), list[KeptBack]()
+    left: list[KeptBack] = []
     roots = _in_order(repo, config, stored) if over > 0 else iter(())
     if dry_run:
         for root in roots:
@@ -249,33 +263,43 @@ def _collect(
     left: list[KeptBack],
 ) -> int:
     """Remove some roots, the first first, until so many bytes are free; the bytes."""
+    wanted = Cancellation()
 
     def look(root: KeptRoot) -> tuple[KacheryError | None, str, float]:
         try:
-            return None, "forced" if force else _other_copy(config, repo, root, (), seconds), time.monotonic()
+            why = "forced" if force else wanted.run(_other_copy, config, repo, root, (), seconds)
+            return None, why, time.monotonic()
         except KacheryError as error:
             return error, "", 0.0
 
     freed = 0
+    tried: list[CID] = []
     try:
         # One alone starts the node, if none runs, before the others need it.
         with ThreadPoolExecutor(len(roots), thread_name_prefix="kachery-copies") as pool:
-            for root, (error, why, seen) in zip(roots, pool.map(look, roots), strict=True):
-                if freed >= over:
-                    break
-                try:
-                    if error is not None:
-                        raise error
-                    if not force and time.monotonic() > seen + FRESH_SECONDS:
-                        why = _other_copy(config, repo, root, (), seconds)
-                    done = _take_away(repo, root, why, more=True)
-                except (LastCopy, RepoBusy) as problem:
-                    left.append(KeptBack(format_uri(str(root.cid)), _label(root), root.here, str(problem)))
-                else:
-                    freed += done.freed
-                    removed.append(done)
+            try:
+                looks = [pool.submit(look, root) for root in roots]
+                for root, found in zip(roots, looks, strict=True):
+                    error, why, seen = result_of(found)
+                    if freed >= over:
+                        break
+                    try:
+                        if error is not None:
+                            raise error
+                        if not force and time.monotonic() > seen + FRESH_SECONDS:
+                            why = _other_copy(config, repo, root, (), seconds)
+                        tried.append(root.cid)
+                        done = _take_away(repo, root, why, more=True)
+                    except (LastCopy, RepoBusy) as problem:
+                        left.append(KeptBack(format_uri(str(root.cid)), _label(root), root.here, str(problem)))
+                    else:
+                        freed += done.freed
+                        removed.append(done)
+            finally:
+                wanted.cancel()  # nobody waits for those that look still: there is enough room, or it was interrupted
     finally:
-        _tell(config, [root.cid for root in roots])
+        if tried:
+            _tell(config, tried)
     return freed
 
 

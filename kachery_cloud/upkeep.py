@@ -467,8 +467,13 @@ def verify(uris: Sequence[str] | None = None) -> list[Problem]:
     Raises:
         ContentNotFound: a directory on the way to one of `uris` is not on this machine.
     """
+    return list(iter_problems(uris))
+
+
+def iter_problems(uris: Sequence[str] | None = None) -> Iterator[Problem]:
+    """What `verify` finds, each as soon as it is found: for whoever may be interrupted."""
     parsed = None if uris is None else [parse_uri(uri) for uri in text_list(uris, "uris")]
     repo = repository(load_config())
     cids = None if parsed is None else [_cid_here(repo, uri) for uri in parsed]
     with progress_bar("Verifying") as update:
-        return repo.verify(cids, progress=update)
+        yield from repo.each_problem(cids, progress=update)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import BinaryIO
 
 import click
 
-from kachery_cloud.commands.support import command, json_option, print_result
+from kachery_cloud.commands.support import Stopped, command, json_option, print_result
 from kachery_cloud.terminal import BinaryOutput, tell
 from kachery_p2p.json_shapes import to_json
+from kachery_p2p.text import printable
 
 #: What became of the work after Ctrl-C.
 _EXPORT_INTERRUPTED = (
-    "Interrupted. The CAR file is not whole, so it does not have its name yet. What was written is kept beside it: the "
+    "Interrupted. The CAR file is not whole, so it does not have its name yet. What was written of it is kept beside it: the "
     "same command goes on from there."
 )
 _IMPORT_INTERRUPTED = "Interrupted. What has come is kept: the same command goes on from there."
@@ -59,12 +61,30 @@ def export(
     options = {"local_only": local_only, "providers": peers, "timeout": timeout}
     if file == "-":
         out = BinaryOutput()
-        made = export_car(uris, out, **options)  # type: ignore[arg-type]
-        out.flush()
+        try:
+            made = export_car(uris, out, **options)  # type: ignore[arg-type]
+            out.flush()
+        except KeyboardInterrupt:
+            raise Stopped("Interrupted. What was written is no whole CAR file.") from None
         tell(f"{made.size:,} bytes, {made.blocks:,} blocks.")
         return
-    made = export_car(uris, file, overwrite=force, **options)
+    before = _identity(file)
+    try:
+        made = export_car(uris, file, overwrite=force, **options)
+    except KeyboardInterrupt:
+        if _identity(file) == before:
+            raise
+        raise Stopped(f"Interrupted. {printable(file)} is there, and whole.") from None
     print_result(as_json, str(made.path), **to_json(made))
+
+
+def _identity(path: str) -> tuple[int, int, int] | None:
+    """Tells whether another file has a name now."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _standard_input() -> BinaryIO:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -34,6 +35,11 @@ def _run(name: str) -> None:
         if sys.stderr is not None:
             print("Error: Interrupted.", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    finally:
+        # All is done and said, and what is left is to say goodbye to peers. Whoever presses Ctrl-C now does not want to
+        # wait for that, and a stack trace of it tells nobody anything.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def __getattr__(name: str) -> Callable[[], None]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from kachery_cloud.commands.support import command, json_option
+from kachery_cloud.commands.support import Stopped, command, json_option
 from kachery_cloud.errors import KacheryError
 from kachery_p2p.text import printable
 
-_INTERRUPTED = "Interrupted. What was named before is removed; the rest is as it was."
+if TYPE_CHECKING:
+    from kachery_cloud.inventory_removal import RemovedItem
+
+#: What became of the work after Ctrl-C. A removal that has begun is ended by whoever opens the data directory next.
+_INTERRUPTED = "Interrupted. What was named before is removed, and perhaps the next one, too. The rest is as it was."
 
 
 @command("rm", _INTERRUPTED)
@@ -51,6 +57,8 @@ def rm(uris: tuple[str, ...], force: bool, peers: tuple[str, ...], timeout: floa
                 click.echo(f"Error: {error}", err=True)
             failures.append({"uri": uri, "type": type(error).__name__, "message": str(error)})
             continue
+        except KeyboardInterrupt:
+            raise Stopped(_INTERRUPTED, removed=removed) from None
         removed.append(to_json(done))
         if not as_json:
             stays = f", {done.shared:,} files of it stay, because something else has them" if done.shared else ""
@@ -83,17 +91,28 @@ def gc(keep: str | None, dry_run: bool, stored: bool, force: bool, timeout: floa
         kachery-cloud gc --keep 200GB --dry-run
         kachery-cloud gc
     """  # noqa: D301
-    from kachery_cloud.inventory_removal import gc as collect
+    from kachery_cloud.inventory_removal import RemovedItems, collect
     from kachery_cloud.inventory_tables import size_text
     from kachery_p2p.json_shapes import to_json
 
-    done = collect(keep, dry_run=dry_run, stored=stored, force=force, timeout=timeout)
+    def say(items: Sequence[RemovedItem]) -> None:
+        word = "Would remove" if dry_run else "Removed"
+        for item in items:
+            click.echo(f"{word} {printable(item.label or item.uri)}: {size_text(item.freed)} ({item.why}).")
+
+    removed = RemovedItems()
+    try:
+        done = collect(removed, keep, dry_run=dry_run, stored=stored, force=force, timeout=timeout)
+    except KeyboardInterrupt:
+        if dry_run:
+            raise Stopped("Interrupted. Nothing was removed.", removed=[]) from None
+        if not as_json:
+            say(removed)
+        raise Stopped(_INTERRUPTED, removed=to_json(removed)) from None
     if as_json:
         click.echo(json.dumps({**to_json(done), "reached": done.reached}))
     else:
-        word = "Would remove" if dry_run else "Removed"
-        for item in done.removed:
-            click.echo(f"{word} {printable(item.label or item.uri)}: {size_text(item.freed)} ({item.why}).")
+        say(done.removed)
         for left in done.kept_back:
             click.echo(f"Left {printable(left.label or left.uri)}: {printable(left.why)}", err=True)
         would = "would be" if dry_run else "are"

@@ -138,6 +138,7 @@ _HELP = """Share scientific data straight from one workstation to another.
         kachery-cloud load ipfs://...            finds it and prints the path of a copy
     """
 
+
 @click.group(cls=_Commands, context_settings=CONTEXT, help=_HELP.format(codes="\n        ".join(table())))
 def cli() -> None:
     """All of the commands."""

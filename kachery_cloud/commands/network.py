@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kachery_cloud.commands.support import command, json_option, print_result
+from kachery_cloud.commands.support import Stopped, command, json_option, print_result
 from kachery_cloud.errors import ContentNotFound, NodeError
 from kachery_p2p.json_shapes import to_json
 
@@ -81,7 +81,7 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
                 show(row, known.get(key_of(row)))
                 known[key_of(row)] = row
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Interrupted. {so_far(known.values())}") from None
+        raise Stopped(f"Interrupted. {so_far(known.values())}") from None
     rows = list(known.values())
     others = [row for row in rows if row.source != "here"]
     found = {row.peer for row in others if may_have_it(row)}

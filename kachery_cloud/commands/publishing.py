@@ -10,8 +10,11 @@ from kachery_cloud.commands.support import command, json_option, print_result
 from kachery_cloud.terminal import tell
 from kachery_p2p.json_shapes import to_json
 
+#: What became of the work after Ctrl-C.
+_INTERRUPTED = "Interrupted. The name may point there already; kachery-cloud publish --list says where it does."
 
-@command("publish")
+
+@command("publish", _INTERRUPTED)
 @click.argument("uri", required=False)
 @click.option(
     "--key", default="self", metavar="NAME", help="The key whose name it is; made on first use. [default: self]"

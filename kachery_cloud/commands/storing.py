@@ -11,6 +11,7 @@ import click
 
 from kachery_cloud.commands.support import (
     Function,
+    Stopped,
     command,
     json_option,
     privacy_said_once,
@@ -166,34 +167,40 @@ def _store(
     options = folder_options(link=linked, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
     results: list[dict[str, Any]] = []
     waiting: list[tuple[Stored, str, dict[str, Any], list[str]]] = []
-    for path in paths:
-        with privacy_said_once(as_json):
-            more: dict[str, Any] = {"profile": profile, "plan": plan, "label": label}
-            if path == "-":
-                stored = put_stream(config, sys.stdin.buffer, **more)
-            elif os.path.isdir(path):
-                stored = put_directory(config, path, options, verbose=verbose, **more)
-            else:
-                stored = put_file(config, path, linked=linked, verbose=verbose, rehash=rehash, **more)
-        name = label or ("" if path == "-" else os.path.basename(os.path.abspath(path)))
-        pinned_at = record_stored(config, plan, stored, name)
-        # This process ends at once, so it does not become the node; one that runs is told.
-        served = tell_running_node(config, stored.cid)
-        uri = ContentURI(str(stored.cid), label=label)
-        found: dict[str, Any] = {
-            "uri": str(uri),
-            "cid": str(stored.cid),
-            "size": stored.size,
-            "path": str(stored.path),
-            "served": served,
-        }
-        results.append(found)
-        text = _share(config, uri, name, found, as_json) if shared else uri.pasteable
-        if pinned_at:
-            waiting.append((stored, text, found, pinned_at))
-        elif not as_json:
-            click.echo(text)
-            sys.stdout.flush()  # the next one may take long
+    try:
+        for path in paths:
+            with privacy_said_once(as_json):
+                more: dict[str, Any] = {"profile": profile, "plan": plan, "label": label}
+                if path == "-":
+                    stored = put_stream(config, sys.stdin.buffer, **more)
+                elif os.path.isdir(path):
+                    stored = put_directory(config, path, options, verbose=verbose, **more)
+                else:
+                    stored = put_file(config, path, linked=linked, verbose=verbose, rehash=rehash, **more)
+            name = label or ("" if path == "-" else os.path.basename(os.path.abspath(path)))
+            pinned_at = record_stored(config, plan, stored, name)
+            # This process ends at once, so it does not become the node; one that runs is told.
+            served = tell_running_node(config, stored.cid)
+            uri = ContentURI(str(stored.cid), label=label)
+            found: dict[str, Any] = {
+                "uri": str(uri),
+                "cid": str(stored.cid),
+                "size": stored.size,
+                "path": str(stored.path),
+                "served": served,
+            }
+            results.append(found)
+            text = _share(config, uri, name, found, as_json) if shared else uri.pasteable
+            if pinned_at:
+                waiting.append((stored, text, found, pinned_at))
+            elif not as_json:
+                click.echo(text)
+                sys.stdout.flush()  # the next one may take long
+    except KeyboardInterrupt:
+        if not as_json:
+            for _, text, _, _ in waiting:
+                click.echo(text)
+        raise Stopped(STORE_INTERRUPTED, stored=results) from None
     code = 0
     if waiting:
         from kachery_cloud.commands.pins import finish_store

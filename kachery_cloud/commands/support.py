@@ -32,12 +32,26 @@ verbose_option = click.option("-v", "--verbose", is_flag=True, help="Say on stde
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line.")
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, and what became of the work by then.
+
+    Args:
+        message: a sentence for people.
+        values: the same for `--json`: what is in the object beside "error".
+    """
+
+    def __init__(self, message: str, **values: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.values = values
+
+
 def guarded(function: Function, interrupted: str = "Interrupted.") -> Function:
     """Turn the errors that are meant for people into a sentence and an exit code.
 
     Args:
         function: the body of a command.
-        interrupted: what to say after Ctrl-C: what became of the work. A KeyboardInterrupt with a text says that.
+        interrupted: what to say after Ctrl-C: what became of the work; unless the body raises `Stopped`.
     """
 
     @wraps(function)
@@ -50,8 +64,10 @@ def guarded(function: Function, interrupted: str = "Interrupted.") -> Function:
             _leave_quietly()
         except KacheryError as error:
             _fail(type(error).__name__, str(error), error.exit_code, as_json)
-        except KeyboardInterrupt as error:
-            _fail("Interrupted", str(error) or interrupted, INTERRUPTED, as_json)
+        except Stopped as stopped:
+            _fail("Interrupted", stopped.message, INTERRUPTED, as_json, stopped.values)
+        except KeyboardInterrupt:
+            _fail("Interrupted", interrupted, INTERRUPTED, as_json)
         except OSError as error:
             from kachery_p2p.oserrors import explain
 
@@ -61,13 +77,13 @@ def guarded(function: Function, interrupted: str = "Interrupted.") -> Function:
     return run
 
 
-def _fail(name: str, message: str, code: int, as_json: bool) -> NoReturn:
+def _fail(name: str, message: str, code: int, as_json: bool, values: dict[str, Any] | None = None) -> NoReturn:
     if name == OutputError.__name__:
         as_json = False  # nothing more can be said there
         silence(sys.stdout)
     try:
         if as_json:
-            click.echo(json.dumps({"error": {"type": name, "message": message}}))
+            click.echo(json.dumps({"error": {"type": name, "message": message}, **(values or {})}))
         else:
             click.echo(f"Error: {message}", err=True)
     except ReaderGone:

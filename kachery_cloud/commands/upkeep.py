@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from kachery_cloud.commands.support import command, json_option, print_result
+from kachery_cloud.commands.support import Stopped, command, json_option, print_result
 from kachery_p2p.text import printable
 
 if TYPE_CHECKING:
     from kachery_cloud.privacy import Audience
     from kachery_p2p.repo.repo import Problem
 
-#: What is to be known after Ctrl-C.
-_INTERRUPTED = "Interrupted before all was read: the rest may be damaged, too."
 
-
-@command("verify", _INTERRUPTED)
+@command("verify")
 @click.argument("uris", nargs=-1, metavar="[URI]...")
 @json_option
 def verify(uris: tuple[str, ...], as_json: bool) -> None:
@@ -31,9 +28,14 @@ def verify(uris: tuple[str, ...], as_json: bool) -> None:
     Example:
         kachery-cloud verify
     """  # noqa: D301
-    from kachery_cloud.upkeep import verify as check
+    from kachery_cloud.upkeep import iter_problems
 
-    problems = check(uris or None)
+    problems: list[Problem] = []
+    try:
+        for problem in iter_problems(uris or None):
+            problems.append(problem)
+    except KeyboardInterrupt:
+        raise _stopped(problems, as_json) from None
     if as_json:
         click.echo(json.dumps({"ok": not problems, "problems": _listed(problems)}))
     else:
@@ -120,6 +122,14 @@ def init(private: bool | None, as_json: bool) -> None:
         click.echo(
             "To share a file: kachery-cloud node, and in another window: kachery-cloud store FILE --share", err=True
         )
+
+
+def _stopped(problems: Sequence[Problem], as_json: bool) -> Stopped:
+    """Ctrl-C before everything was read. What was found by then is said."""
+    if problems and not as_json:
+        print_problems(problems, "")
+    found = "What was found until then is named" if problems else "Nothing wrong was found until then"
+    return Stopped(f"Interrupted before all was read. {found}; the rest was not looked at.", problems=_listed(problems))
 
 
 def _listed(problems: Sequence[Problem]) -> list[dict[str, Any]]:

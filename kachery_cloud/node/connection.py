@@ -390,6 +390,11 @@ class NodeConnection:
 
     def close(self) -> None:
         """Leave: stop the node if it runs here, so that another process may take over."""
+        with self._mutex:
+            if not self._telling:
+                # Nobody needs a node any more: whoever waits for a lock to become the node, or for the one that has it,
+                # is not waited for. One that is starting already is.
+                self._closed.set()
         with contextlib.suppress(Exception):
             if isinstance(self._establishing.result(timeout=STOP_STARTING_TIMEOUT), ControlClient):
                 # The last thing that a short script did may be to store something: the node is to hear of it.

@@ -262,6 +262,7 @@ def serve_forever(
     """
     import trio
 
+    from kachery_p2p.clock import RunningClock
     from kachery_p2p.descriptors import raise_soft_limit
 
     raise_soft_limit()  # this is a program of ours; the number of connections follows
@@ -290,7 +291,7 @@ def serve_forever(
             on_ready(found)
 
     try:
-        trio.run(main, strict_exception_groups=True)
+        trio.run(main, strict_exception_groups=True, clock=RunningClock())
     except BaseException as error:  # noqa: BLE001 - re-raised at once, without the groups around it
         raise plain_error(error) from None
     finally:

@@ -74,6 +74,7 @@ class NodeThread:
         import trio
 
         from kachery_cloud.node.serve import plain_error
+        from kachery_p2p.clock import RunningClock
 
         if sys.version_info < (3, 11):
             # What trio needs for exception groups there sets the hook of the whole process, which is the user's.
@@ -81,7 +82,7 @@ class NodeThread:
 
         failure: BaseException = NodeGone("The node of this process has stopped.")
         try:
-            trio.run(self._run, strict_exception_groups=True)
+            trio.run(self._run, strict_exception_groups=True, clock=RunningClock())
         except BaseException as error:  # whatever it was, it is handed to those who wait for the node
             failure = plain_error(error)
             if self._ready.done():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 #: More than stands around the bytes of a file in a leaf.
 WRAPPING = 64
+#: Bytes of leaves that are looked up in one go, in which nothing is cancelled: where a load goes on they are read from
+#: the partial file and hashed, which takes a slow disk half a second.
+LOOK_UP_BYTES = 64 << 20
 #: Leaves remembered by a load so that the same leaf further on is copied, not fetched again (zeros, repeated frames).
 REMEMBERED_LEAVES = 65_536
 
@@ -90,7 +93,9 @@ class Transfer:
         assert walk.finished, "the walk asks for nothing more and is not finished"
 
     async def _take_from_disk(self, refs: list[Ref]) -> None:
-        found = await trio.to_thread.run_sync(self._look_up, refs)
+        found: list[bytes | FileNode | bool] = []
+        for some in _strokes(refs):
+            found += await trio.to_thread.run_sync(self._look_up, some)
         present = [ref for ref, there in zip(refs, found, strict=True) if there is True]
         self._supply.verified(self._download, present)
         missing: dict[bytes, CID] = {}
@@ -118,7 +123,7 @@ class Transfer:
             self._supply.locate(self._walk.root, _leaves_among(refs, missing))
             self._supply.want(missing.values(), sizes)
 
-    def _look_up(self, refs: list[Ref]) -> list[bytes | FileNode | bool]:
+    def _look_up(self, refs: Sequence[Ref]) -> list[bytes | FileNode | bool]:
         """In a thread: for each reference its block, True where its bytes are in place already, or False."""
         found: list[bytes | FileNode | bool] = []
         leaves = []
@@ -217,6 +222,16 @@ class Transfer:
             end = self._walk.size if self._end is None else min(self._end, self._walk.size)
             total = max(0, end - self._start)
             self._supply.progressed(min(self._done, total), total)  # the first and last leaf may reach over the range
+
+
+def _strokes(refs: Sequence[Ref]) -> Iterator[Sequence[Ref]]:
+    """The references, as many at a time as are looked up in one go."""
+    begin = size = 0
+    for end, ref in enumerate(refs, 1):
+        size += ref.length or 0
+        if size >= LOOK_UP_BYTES or end == len(refs):
+            yield refs[begin:end]
+            begin, size = end, 0
 
 
 def _leaves_among(refs: list[Ref], wanted: Container[bytes]) -> list[tuple[bytes, int, int]]:

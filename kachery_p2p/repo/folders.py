@@ -22,7 +22,7 @@ from kachery_p2p.errors import RemovedMeanwhile
 from kachery_p2p.repo.catalog import DIRECTORY, insert_blocks
 from kachery_p2p.repo.fileio import Progress, SourceFile, Stamp, attributes_of
 from kachery_p2p.repo.leaves import block_size
-from kachery_p2p.repo.limits import BATCH_BYTES, BATCH_FILES, SMALL_FILE
+from kachery_p2p.repo.limits import BATCH_BYTES, BATCH_FILES, BATCH_LINKED, SMALL_FILE
 from kachery_p2p.repo.placing import NodeSpool, Placer, add_root
 from kachery_p2p.repo.records import Node
 from kachery_p2p.repo.scanning import Folder, FolderOptions, FoundFile, Scan
@@ -164,6 +164,7 @@ class _Files:
         self._small: list[_Waiting] = []
         self._small_bytes = 0
         self._links: list[tuple[Folder, FoundFile, HashedLink]] = []
+        self._linked_bytes = 0
         self._nodes = NodeSpool(parent.placer.layout.temporary)
 
     def run(self, top: Folder) -> dict[str, _Done]:
@@ -191,7 +192,11 @@ class _Files:
             self._advance(known_bytes)
         for found in changed:
             self._store(folder, found, done)
-            if len(self._small) + len(self._links) >= BATCH_FILES or self._small_bytes >= BATCH_BYTES:
+            if (
+                len(self._small) + len(self._links) >= BATCH_FILES
+                or self._small_bytes >= BATCH_BYTES
+                or self._linked_bytes >= BATCH_LINKED
+            ):
                 self._flush()
         for _, below in folder.folders:
             self._visit(below)
@@ -207,6 +212,7 @@ class _Files:
             if known is None:
                 hashed = storer.hash_link(path, self._profile, self._shifted(), self._nodes, preserve=self._preserve)
                 self._links.append((folder, found, hashed))
+                self._linked_bytes += hashed.built.size
                 self._advance(hashed.built.size)
                 return
             done[found.name] = known.cid, known.dag_size, known.size
@@ -239,7 +245,7 @@ class _Files:
                 self._done[each.folder.path][each.name] = file.cid, dag_size, size
                 self._seen.note(each.folder.real, each.name, each.stamp, each.began, file.cid, dag_size)
             self._advance(sum(len(each.file.data) for each in small))
-        links, self._links = self._links, []
+        links, self._links, self._linked_bytes = self._links, [], 0
         if links:
             self._parent.storer.record_links([hashed for _, _, hashed in links], self._profile, self._nodes)
             for folder, found, (path, built, stamp, began) in links:

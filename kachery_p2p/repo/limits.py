@@ -31,6 +31,9 @@ PACK_BYTES = 64 * MIB
 #: Small files of a directory that are written, synced and catalogued together, by count and by bytes in memory.
 BATCH_FILES = 512
 BATCH_BYTES = 32 * MIB
+#: Bytes of linked files after which what was hashed of them is written down: less than a second's work is lost when
+#: that is interrupted, and the commit is a small part of it.
+BATCH_LINKED = 512 * MIB
 
 #: Threads that wait for fsync in a batch: the file system joins their commits, so more waiters mean fewer commits.
 SYNC_THREADS = 16

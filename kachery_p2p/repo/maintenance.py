@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kachery_p2p.dag.cid import CID, DAG_PB
@@ -41,39 +41,39 @@ class Maintenance:
         self._named = Named(placer.layout)
         self.second_place = SecondPlace(placer, checker)
 
-    def verify(self, cids: Iterable[CID] | None, progress: Progress | None) -> list[Problem]:
-        """See Repo.verify."""
-        problems: list[Problem] = []
+    def verify(self, cids: Iterable[CID] | None, progress: Progress | None) -> Iterator[Problem]:
+        """See Repo.verify and Repo.each_problem."""
         work: list[tuple[CID, Row]] = []
         if cids is None:
-            problems += self._check_blocks()
-            problems += self.adopt_unknown()
-            problems += self._check_packed()
+            yield from self._check_blocks()
+            yield from self.adopt_unknown()
+            yield from self._check_packed()
             if not self._catalog.in_memory:  # else it could not be read, which is no loss
-                problems += self.second_place.check()
+                yield from self.second_place.check()
             for key, version, *row in self._catalog.all(
                 f"SELECT r.key, r.version, {ROW_COLUMNS} FROM roots r JOIN files f ON f.root = r.id ORDER BY f.id"
             ):
                 work.append((cid_of(key, version), Row._make(row)))
         else:
             for cid in cids:
-                members = list(self._members(cid, problems))
+                members, broken = self._members(cid)
+                yield from broken
                 packed = self._reader.packs.files(members)
-                problems += self._check_packed([member for member in members if bytes(member.to_v1()) in packed])
+                yield from self._check_packed([member for member in members if bytes(member.to_v1()) in packed])
                 for member in members:
                     rows = self._checker.rows(member)
                     work += [(member, row) for row in rows]
                     path = self._layout.path_for(member)
                     if not rows and path.is_file():
                         problem = self._checker.adopt(member, path)
-                        problems += [problem] if problem is not None else []
+                        if problem is not None:
+                            yield problem
                     elif not rows and bytes(member.to_v1()) not in packed:
-                        problems.append(Problem(member, path, "missing", f"{member} is not stored here."))
-        return problems + self._check_all(work, progress)
+                        yield Problem(member, path, "missing", f"{member} is not stored here.")
+        yield from self._check_all(work, progress)
 
-    def _check_all(self, work: Sequence[tuple[CID, Row]], progress: Progress | None) -> list[Problem]:
+    def _check_all(self, work: Sequence[tuple[CID, Row]], progress: Progress | None) -> Iterator[Problem]:
         """Hash files, and note what is found."""
-        problems: list[Problem] = []
         total = sum(row.size for _, row in work)
         done = 0
 
@@ -89,7 +89,7 @@ class Maintenance:
                 reached = done
                 problem = self._checker.check(cid, row, hashed, marks)
                 if problem is not None:
-                    problems.append(problem)
+                    yield problem
                 if len(marks) >= MARK_BATCH:
                     self._reader.mark_all(marks)
                     marks.clear()
@@ -101,7 +101,6 @@ class Maintenance:
             self._reader.mark_all(marks)
             if not self._layout.read_only:
                 self._named.sweep()
-        return problems
 
     def verify_copies(self, progress: Progress | None) -> list[Problem]:
         """See Repo.verify_copies."""
@@ -111,7 +110,7 @@ class Maintenance:
             "ORDER BY f.id"
         )
         work = [(cid_of(key, version), Row._make(row)) for key, version, *row in rows]
-        return problems + self._check_all(work, progress)
+        return [*problems, *self._check_all(work, progress)]
 
     def quarantine(self, cid: CID) -> Path | None:
         """See Repo.quarantine."""
@@ -181,16 +180,17 @@ class Maintenance:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _members(self, cid: CID, problems: list[Problem]) -> Iterable[CID]:
-        """The files in and below a directory; the file itself otherwise."""
+    def _members(self, cid: CID) -> tuple[list[CID], list[Problem]]:
+        """The files in and below a directory; the file itself otherwise. And the folders that cannot be read."""
         row = self._catalog.one("SELECT kind FROM roots WHERE key = ?", (bytes(cid.to_v1()),))
         if row is None or row[0] != DIRECTORY:
-            return [cid]
+            return [cid], []
         tree = read_tree(cid, self._reader.nodes)
+        broken: list[Problem] = []
         for folder, why in tree.broken:
             detail = f"The directory {folder} cannot be read. {why} Bring it back with: {REPAIR}"
-            problems.append(Problem(folder, self._catalog.path, "damaged", detail))
-        return list(tree.files)
+            broken.append(Problem(folder, self._catalog.path, "damaged", detail))
+        return list(tree.files), broken
 
     def _check_packed(self, cids: Iterable[CID] | None = None) -> list[Problem]:
         """Hash packed files, all of them or some, in the order in which they lie."""

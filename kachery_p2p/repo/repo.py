@@ -384,8 +384,16 @@ class Repo(Layered):
         Uses both cores. Changes and deletes nothing but the state in the catalog: wrong files are not served any more,
         right ones are again. `progress(done, total)` gets bytes.
         """
-        problems = self.maintenance.verify(cids, progress)
-        return problems if cids is not None else [*problems, *self.inventory.check(problems)]
+        return list(self.each_problem(cids, progress=progress))
+
+    def each_problem(self, cids: Iterable[CID] | None = None, *, progress: Progress | None = None) -> Iterator[Problem]:
+        """The same, each as soon as it is found: for whoever may be interrupted."""
+        named: list[Problem] = []
+        for problem in self.maintenance.verify(cids, progress):
+            named.append(problem)
+            yield problem
+        if cids is None:
+            yield from self.inventory.check(named)
 
     def quarantine(self, cid: CID) -> Path | None:
         """Move our own copy of a root to `damaged/`, so that it can be loaded again.

@@ -121,8 +121,9 @@ FIRST_RECEIVE = 64 * KIB
 HALF_CLOSED_TIMEOUT = 60.0
 #: Handlers get this long to notice that their connection is gone before they are cancelled.
 HANDLER_GRACE = 5.0
-#: Saying goodbye on the way out may take this long in all.
-GOODBYE_TIMEOUT = 1.0
+#: Saying goodbye on the way out may take this long in all. Ctrl-C is to end a command within a second, and is pressed
+#: where a source says nothing; half a second is a round trip to anywhere.
+GOODBYE_TIMEOUT = 0.5
 
 # --- connections ---------------------------------------------------------------------------------------------------
 
@@ -218,8 +219,9 @@ class TransportLimits:
     work_rate: float = 40_000.0
     #: A connection that was quiet for so long is pinged, seconds; NAT mappings last longer.
     keepalive_interval: float = 30.0
-    #: A connection on which nothing moved for so long, either way, is gone.
-    keepalive_timeout: float = 50.0
+    #: A connection on which nothing moved for so long, either way, is gone. That is seen at a ping, half an interval
+    #: later at most: a load, which waits for 60 seconds, has still time to dial its source again.
+    keepalive_timeout: float = 35.0
     #: A peer whose kernel takes no byte for so long is gone.
     write_stall_timeout: float = 30.0
     #: Security handshake and muxer negotiation, seconds. Five round trips of a bad line take two.

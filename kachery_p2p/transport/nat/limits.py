@@ -79,8 +79,8 @@ NATPMP_TRIES = 4
 UPNP_TIMEOUT = 30.0
 #: Ports tried when the external one is taken by another machine.
 MAP_PORT_TRIES = 4
-#: Giving the mapping back when the node stops.
-UNMAP_TIMEOUT = 2.0
+#: Giving the mapping back when the node stops, which is to take less than a second. One that is not given back lapses.
+UNMAP_TIMEOUT = 0.7
 
 # --- what is told --------------------------------------------------------------------------------------------------
 

@@ -122,7 +122,16 @@ def test_no_command_line_is_too_strange(command: tuple[str, ...]) -> None:
         ("kachery_cloud.store.put_file", ["link", __file__], "what is stored already is not stored twice"),
         ("kachery_cloud.load.load_file", ["load", ABSENT], "What has arrived is kept"),
         ("kachery_cloud.load.cat_file", ["cat", ABSENT], "What has arrived is kept"),
-        ("kachery_cloud.upkeep.verify", ["verify"], "before all was read"),
+        ("kachery_cloud.upkeep.iter_problems", ["verify"], "before all was read. Nothing wrong was found until then"),
+        ("kachery_cloud.inventory_removal.collect", ["gc"], "and perhaps the next one, too"),
+        ("kachery_cloud.inventory_removal.collect", ["gc", "--dry-run"], "Nothing was removed"),
+        ("kachery_cloud.inventory_removal.remove", ["rm", ABSENT], "and perhaps the next one, too"),
+        ("kachery_cloud.cars.export_car", ["export", ABSENT, "x.car"], "No CAR file was made"),
+        ("kachery_cloud.cars.export_car", ["export", ABSENT, "-"], "no whole CAR file"),
+        ("kachery_cloud.cars.import_car", ["import", "x.car"], "goes on from there"),
+        ("kachery_cloud.sharing.get", ["get", ABSENT], "What has arrived is kept"),
+        ("kachery_cloud.publishing.publish", ["publish", ABSENT], "may point there already"),
+        ("kachery_cloud.inventory_move.move", ["move", "x"], "run the same command again"),
         ("kachery_cloud.upkeep.find_status", ["status"], "Error: Interrupted.\n"),
         ("kachery_cloud.upkeep.search_whereis", ["whereis", ABSENT], "Error: Interrupted. Nobody else was found"),
         ("kachery_cloud.upkeep.init", ["init"], "Error: Interrupted.\n"),
@@ -141,7 +150,7 @@ def test_ctrl_c_says_what_became_of_the_work(
     result = run(*command)
     assert (result.exit_code, result.stdout) == (130, "")
     assert says in result.stderr
-    assert ("arrived" in result.stderr) == (command[0] in ("load", "cat"))
+    assert ("arrived" in result.stderr) == (command[0] in ("load", "cat", "get"))
 
 
 @pytest.mark.parametrize(

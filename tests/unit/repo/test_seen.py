@@ -439,3 +439,29 @@ def test_it_is_bounded(repo: Repo, folder: Path, monkeypatch: pytest.MonkeyPatch
     first = repo.store_directory(folder, options=FolderOptions(rehash=True))
     assert rows(repo) == 3
     assert repo.store_directory(folder) == first
+
+
+def test_what_was_hashed_of_a_linked_folder_is_kept(
+    repo: Repo, tmp_path: Path, reads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the middle of a large folder loses little: what was hashed of it until then is not read again."""
+    from kachery_p2p.repo import folders
+
+    monkeypatch.setattr(folders, "BATCH_LINKED", 2 * LARGE)
+    folder = tmp_path / "large ones"
+    folder.mkdir()
+    for number in range(8):
+        (folder / f"{number}").write_bytes(random.Random(number).randbytes(LARGE))
+
+    def stop(done: int, _: int) -> None:
+        if done >= 5 * LARGE:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        repo.store_directory(folder, link=True, progress=stop)
+    reads.clear()
+    stored = repo.store_directory(folder, link=True)
+    assert 3 * LARGE <= sum(reads) <= 5 * LARGE
+    reads.clear()
+    assert repo.store_directory(folder, link=True) == stored
+    assert sum(reads) == 0
