@@ -15,8 +15,8 @@ from kachery_p2p.text import printable
 
 #: What became of the work after Ctrl-C.
 _EXPORT_INTERRUPTED = (
-    "Interrupted. The CAR file is not whole, so it does not have its name yet. What was written of it is kept beside it: the "
-    "same command goes on from there."
+    "Interrupted. The CAR file is not whole, so it does not have its name yet. What was written of it is kept beside "
+    "it: the same command goes on from there."
 )
 _IMPORT_INTERRUPTED = "Interrupted. What has come is kept: the same command goes on from there."
 

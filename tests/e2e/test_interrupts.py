@@ -262,7 +262,7 @@ def test_files_that_are_loaded(desks: Callable[[], Desk], command: str) -> None:
         assert not copy.exists() or sha256_of(copy) == sha256_of(desk.big)
         whole = (desk.station.folder / "out.car").exists()
         if "Error: Interrupted.\n" not in ended.err:  # that is said while the command itself is still read
-            car = "out.car is there, and whole" if whole else "No CAR file was made"
+            car = "out.car is there, and whole" if whole else "The CAR file is not whole"
             assert (car if command == "export" else "What has arrived is kept") in ended.err
 
     def after(desk: Desk, again: Ended) -> None:

@@ -126,7 +126,7 @@ def test_no_command_line_is_too_strange(command: tuple[str, ...]) -> None:
         ("kachery_cloud.inventory_removal.collect", ["gc"], "and perhaps the next one, too"),
         ("kachery_cloud.inventory_removal.collect", ["gc", "--dry-run"], "Nothing was removed"),
         ("kachery_cloud.inventory_removal.remove", ["rm", ABSENT], "and perhaps the next one, too"),
-        ("kachery_cloud.cars.export_car", ["export", ABSENT, "x.car"], "No CAR file was made"),
+        ("kachery_cloud.cars.export_car", ["export", ABSENT, "x.car"], "The CAR file is not whole"),
         ("kachery_cloud.cars.export_car", ["export", ABSENT, "-"], "no whole CAR file"),
         ("kachery_cloud.cars.import_car", ["import", "x.car"], "goes on from there"),
         ("kachery_cloud.sharing.get", ["get", ABSENT], "What has arrived is kept"),
