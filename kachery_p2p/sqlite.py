@@ -384,7 +384,7 @@ class SQLiteFile:
             db = sqlite3.connect(f"{where}?mode=ro&vfs=unix-none", **_CONNECT)
             leave_log(db)
             db = self._checked(db, "PRAGMA locking_mode=EXCLUSIVE")
-        elif logged and not says_version(path):
+        elif logged and self.settings.version is not None and not says_version(path):
             raise RepoError(
                 f"All of {path} is still in the log of a program that is writing to it, and this version of Python "
                 "cannot read that without harm. Use Python 3.12 or newer, or wait until that program has ended."

@@ -163,9 +163,6 @@ class Config:
     directory: Path = field(
         metadata={_ENTRY: Setting(_DIRECTORY, None, "The data directory.", unset="`~/.kachery-cloud`")}
     )
-    shared_dirs: tuple[Path, ...] = _setting(
-        DIRECTORIES, (), "Data directories of others, which are read beneath your own; nothing is written to them."
-    )
     listen: tuple[str, ...] = _setting(
         ADDRESSES,
         DEFAULT_LISTEN,
@@ -175,6 +172,9 @@ class Config:
     peers: tuple[str, ...] = _setting(ADDRESSES, (), "Peers to stay connected to and to ask.")
     timeout: float = _setting(TIMEOUT, 60.0, "How long a load goes on while nothing at all arrives.")
     max_store_bytes: int | None = _setting(BYTES, None, "The most that one store may take.", unset="no limit")
+    shared_dirs: tuple[Path, ...] = _setting(
+        DIRECTORIES, (), "Data directories of others, which are read beneath your own; nothing is written to them."
+    )
     public: bool = _setting(
         SWITCH,
         True,

@@ -251,7 +251,8 @@ def test_one_that_cannot_be_used(top: Path, how: str) -> None:
     elif how == "missing":
         shutil.rmtree(site)
     else:
-        (site / "catalog.sqlite").write_bytes(b"no database " * 700)
+        for name in ("catalog.sqlite", "catalog.sqlite-wal"):  # all of it may still be in the log
+            (site / name).write_bytes(b"no database " * 700)
     mine = as_user(MALLORY, lambda: kcl.store_text("mine", local=True), directory=own)
 
     def work() -> Any:
