@@ -77,8 +77,15 @@ def script(shell: str) -> str:
     return SCRIPTS[shell].replace("@ASKED@", ASKED).replace("@NAMES@", " ".join(PROGRAMS))
 
 
+class _Shells(click.Choice):
+    """One of the shells. Without one it is said in a line, as all that is wrong."""
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"Choose one of {', '.join(SCRIPTS)}."
+
+
 @command("completion")
-@click.argument("shell", type=click.Choice(list(SCRIPTS)))
+@click.argument("shell", type=_Shells(list(SCRIPTS)))
 def completion(shell: str) -> None:
     """Print the script by which a shell completes these commands: bash, zsh or fish.
 

@@ -339,7 +339,8 @@ def test_a_command_is_read_alone(entry: str, module: str) -> None:
         "print(sorted(name for name in sys.modules if name.startswith('kachery_')))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
-    mine = [f"kachery_cloud.commands.{name}" for name in ("entry", "main", "support", module)]
+    shared = ("completing", "entry", "exit_codes", "main", "support")
+    mine = [f"kachery_cloud.commands.{name}" for name in (*shared, module)]
     light = ["kachery_cloud", "kachery_cloud.commands", "kachery_cloud.errors", "kachery_cloud.terminal"]
     assert done.stdout.splitlines()[-1] == str(
         sorted([*mine, *light, "kachery_p2p", "kachery_p2p.errors", "kachery_p2p.text"])
