@@ -407,7 +407,8 @@ class Inventory:
         block = self._reader.node(cid.multihash) if cid.codec == DAG_PB else None
         if block is None:
             return at_least if cid.codec == RAW else None  # a raw block comes whole
-        return max(at_least, read_node(cid, block)[1].filesize or 0)
+        file = read_node(cid, block)[1]
+        return at_least if file is None else max(at_least, file.filesize or 0)
 
     def _inside(self) -> set[bytes]:
         """The keys of all files in the folders that are kept."""
