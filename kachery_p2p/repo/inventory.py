@@ -405,7 +405,8 @@ class Inventory:
     def _size_of(self, cid: CID, at_least: int) -> int:
         """How large a file is of which a part is here, as its root says; `at_least` where that has not come yet."""
         block = self._reader.node(cid.multihash) if cid.codec == DAG_PB else None
-        return at_least if block is None else max(at_least, read_node(cid, block)[1].filesize or 0)
+        node = None if block is None else read_node(cid, block)[1]
+        return at_least if node is None else max(at_least, node.filesize or 0)
 
     def _inside(self) -> set[bytes]:
         """The keys of all files in the folders that are kept."""
