@@ -172,9 +172,9 @@ class Group(_Common, click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             near = difflib.get_close_matches(args[0], self.list_commands(ctx))
-            if near and near[0] not in error.message:
-                raise click.UsageError(f"{error.message} Did you mean {' or '.join(near)}?", ctx) from None
-            raise
+            if not near or near[0] in error.message:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {' or '.join(near)}?", ctx) from None
 
 
 def command(

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from kachery_p2p.dag.cid import CID, DAG_PB, RAW
+from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.nodes import read_node
 from kachery_p2p.errors import KacheryError, RemovedMeanwhile
 from kachery_p2p.repo.catalog import CHANGED, DIRECTORY, OK
@@ -402,13 +402,11 @@ class Inventory:
                 problem="incomplete",
             )
 
-    def _size_of(self, cid: CID, at_least: int) -> int | None:
-        """How large a file is of which so many bytes are here, as its root says; None where that is not here."""
+    def _size_of(self, cid: CID, at_least: int) -> int:
+        """How large a file is of which a part is here, as its root says; `at_least` where that has not come yet."""
         block = self._reader.node(cid.multihash) if cid.codec == DAG_PB else None
-        if block is None:
-            return at_least if cid.codec == RAW else None  # a raw block comes whole
-        file = read_node(cid, block)[1]
-        return at_least if file is None else max(at_least, file.filesize or 0)
+        node = None if block is None else read_node(cid, block)[1]
+        return at_least if node is None else max(at_least, node.filesize or 0)
 
     def _inside(self) -> set[bytes]:
         """The keys of all files in the folders that are kept."""

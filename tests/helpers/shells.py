@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -68,7 +68,7 @@ class Shell:
                 size = {"COLUMNS": str(columns), "LINES": "60", "TERM": "xterm"}
                 if quiet:
                     fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
-                    modes = termios.tcgetattr(0)
+                    modes: Any = termios.tcgetattr(0)
                     modes[3] &= ~(termios.ECHO | termios.ECHOCTL)
                     termios.tcsetattr(0, termios.TCSANOW, modes)
                 os.execvpe(line[0], list(line), {**env, **size, "PS1": PROMPT, "PROMPT": PROMPT, "HISTFILE": ""})
