@@ -11,11 +11,13 @@ from typing import ClassVar
 
 from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.filenode import FileNode
+from kachery_p2p.dag.paths import FolderKey, FolderNode
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.errors import DiskFull
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import Catalog, checked_block
 from kachery_p2p.repo.checking import Checker, Problem
+from kachery_p2p.repo.decoded import Decoded
 from kachery_p2p.repo.download import Download
 from kachery_p2p.repo.fileio import Progress
 from kachery_p2p.repo.filenodes import FileNodes
@@ -24,7 +26,7 @@ from kachery_p2p.repo.hosts import claim
 from kachery_p2p.repo.inventory import Inventory
 from kachery_p2p.repo.kept_rows import LINKED, STORED, Label, label_for
 from kachery_p2p.repo.layout import Layout
-from kachery_p2p.repo.limits import ORPHAN_SECONDS
+from kachery_p2p.repo.limits import FOLDER_CACHE, ORPHAN_SECONDS
 from kachery_p2p.repo.listing import ListedFile, Listing, RepoStats
 from kachery_p2p.repo.maintenance import Maintenance
 from kachery_p2p.repo.many import ManyFiles
@@ -70,8 +72,9 @@ class Repo:
         self._catalog = catalog
         self._reader = BlockReader(layout.directory, catalog)
         self._whole = WholeFiles(catalog, self._reader)
-        #: The nodes of files that were looked into lately; shared by all that read from this repo in this process.
+        #: The nodes of files and folders that were looked into lately; shared by all that read here in this process.
         self.file_nodes = FileNodes()
+        self.folder_nodes: Decoded[FolderKey, FolderNode] = Decoded(FOLDER_CACHE)
         self._placer = Placer(layout, catalog, self._reader)
         #: The same questions for many small files together.
         self.many = ManyFiles(self._placer)
@@ -196,7 +199,9 @@ class Repo:
 
         `find_file` brings them to the path of the answer when it is asked for it. They are on the disk at once.
         """
-        return self._kept(STORED, label_for(label), lambda: self._storer.store_bytes(data, profile, packed=True))
+        return self._kept(
+            STORED, label_for(label), lambda: self._storer.store_bytes(data, profile, packed=True, how=STORED)
+        )
 
     def store_new(
         self,
@@ -481,6 +486,7 @@ class Repo:
 
     def _forget_nodes(self) -> None:
         self.file_nodes.clear()
+        self.folder_nodes.clear()
 
     def _check_writable(self) -> None:
         if self.read_only:
@@ -489,7 +495,7 @@ class Repo:
     def _after_fork(self) -> None:
         # A lock of the old ones may be held by a thread that the child does not have.
         self._reader.files = OpenFiles()
-        self.file_nodes = FileNodes()
+        self.file_nodes, self.folder_nodes = FileNodes(), Decoded(FOLDER_CACHE)
         self._reader.packs.after_fork()
         self._placer.packer.after_fork()
         self.inventory.after_fork()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
@@ -93,3 +94,31 @@ async def test_a_node_that_lies_in_a_file_is_kept_as_a_node(
     assert written == [root]
     ours.remove(file.cid)
     assert ours.get_block(root.multihash) == block
+
+
+async def test_what_is_here_of_a_path_takes_one_trip_to_a_thread(
+    ours: Repo, theirs: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However deep it is: trips are what a read of a small chunk waits for. Folders that are decoded need none."""
+    names = [f"level-{number}" for number in range(6)]
+    deep = (tmp_path / "folder").joinpath(*names)
+    deep.mkdir(parents=True)
+    (deep / "a.txt").write_text("a")
+    root = theirs.store_directory(tmp_path / "folder").cid
+    session = RepoSession(theirs)
+    load = make_load(ours, session)
+    await run(load, root, lambda: DirectoryLoad(load, ours, lambda done, total: None).run(root))
+    trips: list[object] = []
+    to_thread = trio.to_thread.run_sync
+
+    async def run_sync(work: Callable[..., object], *args: object) -> object:
+        trips.append(work)
+        return await to_thread(work, *args)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    path = [*names, "a.txt"]
+    again = make_load(ours, session)
+    found = await run(again, root, lambda: again.drive(resolve_path(root, path, ours.folder_nodes)))
+    assert len(trips) == 1
+    assert await run(again, root, lambda: again.drive(resolve_path(root, path, ours.folder_nodes))) == found
+    assert len(trips) == 1
