@@ -7,11 +7,10 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.filenode import FileNode
-from kachery_p2p.dag.paths import FolderKey, FolderNode
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.errors import DiskFull
 from kachery_p2p.oserrors import explained
@@ -45,6 +44,9 @@ from kachery_p2p.repo.usage import UsageReader
 from kachery_p2p.repo.whole import WholeFiles
 from kachery_p2p.sqlite_errors import only_read
 from kachery_p2p.wire import Buffer
+
+if TYPE_CHECKING:
+    from kachery_p2p.dag.paths import FolderKey, FolderNode
 
 log = logging.getLogger("kachery_p2p.repo")
 
