@@ -154,7 +154,7 @@ def resolve_local(repo: Repo, uri: ContentURI) -> CID:
         return uri.root
     from kachery_p2p.dag.paths import drive, resolve_path
 
-    return drive(resolve_path(uri.root, uri.path), lambda cids: local_blocks(repo, cids)).cid
+    return drive(resolve_path(uri.root, uri.path, repo.folder_nodes), lambda cids: local_blocks(repo, cids)).cid
 
 
 def find_local(repo: Repo, uri: ContentURI, *, needs_path: bool = False) -> LocalContent:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
 
 from kachery_cloud.errors import ConfigError
 from kachery_cloud.settings.config_file import CONFIG_NAME, make_private, read_config_file, write_private
@@ -313,6 +314,8 @@ SETTINGS: dict[str, Setting[Any]] = {
 def load_config(environ: Mapping[str, str] | None = None) -> Config:
     """Read the settings.
 
+    Each call of the API does: what it read last is taken again while variables and file are what they were.
+
     Args:
         environ: the environment; `os.environ` where it is None.
 
@@ -320,7 +323,48 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
         ConfigError: a setting makes no sense, or `config.json` cannot be read; the message names it.
         NoPermission: there is a token in `config.json`, and others' right to read it cannot be taken away.
     """
-    return read_settings(environ)[0]
+    global _last
+    if environ is not None:
+        return read_settings(environ)[0]
+    variables = tuple(map(os.environ.get, _VARIABLES))
+    last = _last
+    if last is not None and last.variables == variables and _stamp(last.config.directory) == last.stamp:
+        return last.config
+    config = read_settings()[0]
+    stamp = _stamp(config.directory)
+    # A file that changed just now may change once more and have the same stamp.
+    settled = stamp is not None and (not stamp or time.time_ns() - max(stamp[:2]) > _SETTLED_NS)
+    # Where the directory is named from the working directory, that may change. And the file, while it was read.
+    named = (os.environ.get(SETTINGS["directory"].variable) or "~").strip()
+    if settled and (named.startswith("~") or os.path.isabs(named)) and read_settings()[0] == config:
+        _last = _Last(variables, stamp, config)
+    return config
+
+
+class _Last(NamedTuple):
+    """Settings as they were read last: from which variables, and the stamp of the file."""
+
+    variables: tuple[str | None, ...]
+    stamp: tuple[int, ...] | None
+    config: Config
+
+
+_last: _Last | None = None
+#: What settings depend on beside their file: their variables, and the home directory.
+_VARIABLES = (*(setting.variable for setting in SETTINGS.values()), "HOME", "USERPROFILE")
+#: Nanoseconds: twice the coarsest clock of a file system (FAT's), and more.
+_SETTLED_NS = 5_000_000_000
+
+
+def _stamp(directory: Path) -> tuple[int, ...] | None:
+    """What changes when `config.json` does: empty where there is none, None where that cannot be told."""
+    try:
+        status = os.stat(directory / CONFIG_NAME)
+    except FileNotFoundError:
+        return ()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_mode
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> tuple[Config, dict[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from kachery_p2p.waking import Signal
 if TYPE_CHECKING:
     from kachery_p2p.repo.download import Download
     from kachery_p2p.repo.repo import Repo
+    from kachery_p2p.wire import Buffer
 
 
 @dataclass
@@ -24,6 +25,7 @@ class _OpenDownload:
     download: Download
     users: int = 0
     finishing: bool = False
+    finished: bool = False
     changed: Signal = field(default_factory=Signal)
 
 
@@ -38,15 +40,29 @@ class Downloads:
         self._opening = trio.Lock()
 
     @contextlib.asynccontextmanager
-    async def use(self, cid: CID) -> AsyncIterator[_OpenDownload | None]:
-        """The open partial file of ``cid``; None when it was just finished and is an ordinary file now."""
+    async def use(
+        self, cid: CID, find: Callable[[], Path | None] = lambda: None
+    ) -> AsyncIterator[_OpenDownload | Path | None]:
+        """The open partial file of ``cid``; None when it was just finished and is an ordinary file now.
+
+        `find` looks for that file, in the thread that would open the partial one; where there is one, it is the answer.
+        """
+
+        def find_or_open() -> Download | Path:
+            return find() or self._repo.download(cid)
+
         async with self._opening:
             entry = self._open.get(cid)
-            if entry is None:
-                download = await trio.to_thread.run_sync(self._repo.download, cid)
-                entry = self._open[cid] = _OpenDownload(download)
-            finishing = entry.finishing
-            entry.users += not finishing
+            found = await trio.to_thread.run_sync(find_or_open) if entry is None else None
+            if found is not None and not isinstance(found, Path):
+                entry = self._open[cid] = _OpenDownload(found)
+            finishing = entry is not None and entry.finishing
+            if entry is not None:
+                entry.users += not finishing
+        if entry is None:
+            assert isinstance(found, Path), "there is one or the other"
+            yield found
+            return
         if finishing:
             while self._open.get(cid) is entry:
                 await entry.changed.wait()
@@ -62,16 +78,26 @@ class Downloads:
                     if entry.users == 0:
                         del self._open[cid]
                         self.arriving.closed(entry.download)
-                        await trio.to_thread.run_sync(entry.download.close)
+                        if not entry.finished:  # which closes it
+                            await trio.to_thread.run_sync(entry.download.close)
             entry.changed.notify()
 
-    async def finish(self, entry: _OpenDownload, size: int) -> Path:
-        """Put a whole file into place, when no range load writes to it any more."""
+    async def finish(self, entry: _OpenDownload, size: int, data: Buffer | None = None) -> Path:
+        """Put a whole file into place, when no range load writes to it any more; `data` is all of it, to be written."""
+
+        def finish() -> Path:
+            if data is not None:
+                entry.download.allocate(size)
+                entry.download.write(0, data)
+            path = entry.download.finish(size)
+            entry.finished = True
+            return path
+
         entry.finishing = True
         try:
             while entry.users > 1:
                 await entry.changed.wait()
             # A thread is not interrupted by a cancellation: this always runs to its end.
-            return await trio.to_thread.run_sync(entry.download.finish, size)
+            return await trio.to_thread.run_sync(finish)
         finally:
             entry.finishing = False

@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
-from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.dag.filenode import FileNode
 from kachery_p2p.dag.nodes import Asking
 from kachery_p2p.dag.walk import FileWalk
@@ -38,13 +39,43 @@ if TYPE_CHECKING:
     from kachery_p2p.dag.walk import Ref
     from kachery_p2p.repo.download import Download
     from kachery_p2p.repo.repo import Repo
+    from kachery_p2p.wire import Buffer
 
 log = logging.getLogger("kachery_p2p.load.load")
 
 T = TypeVar("T")
 
+#: Steps that a reader makes in one trip to a thread: most paths are shorter, and whoever cancels does not wait long.
+STEPS_AT_ONCE = 16
 #: Where nothing is known of how large blocks are.
 NO_SIZES: Mapping[bytes, int] = {}
+
+
+#: Of some blocks those that the catalog of the repo has, and all that are here.
+_Found = tuple[set[bytes], dict[bytes, bytes]]
+
+
+@dataclass
+class _Reading(Generic[T]):
+    """A reader of `kachery_p2p.dag` under way.
+
+    Attributes:
+        steps: the reader.
+        wanted: the blocks that it waits for.
+        keep: whether what is fetched for it must be kept.
+        blocks: what it waits for, once that is here.
+        new: what of it is to be kept.
+        found: what is here of what it waits for.
+        result: what it returned.
+    """
+
+    steps: Asking[T]
+    wanted: Sequence[CID]
+    keep: bool
+    blocks: list[bytes] | None = None
+    new: list[tuple[CID, bytes]] = field(default_factory=list)
+    found: _Found | None = None
+    result: list[T] = field(default_factory=list)
 
 
 class Load:
@@ -177,32 +208,70 @@ class Load:
             wanted: what it has asked for already, where it was begun elsewhere.
             keep: whether what it fetched must be kept for the next time. Otherwise a full disk does not matter.
         """
-        blocks: list[bytes] | None = None
-        while True:
-            if blocks is not None or not wanted:
-                try:
-                    wanted = next(steps) if blocks is None else steps.send(blocks)
-                except StopIteration as stop:
-                    return stop.value
-            blocks, new = await self.blocks(wanted)
+        if not wanted:
             try:
-                await self.keep_new(zip(wanted, blocks, strict=True), new)
-            except DiskFull:
-                if keep:
-                    raise
+                wanted = next(steps)  # what was decoded before needs neither a block nor a thread
+            except StopIteration as stop:
+                return stop.value
+        reading = _Reading(steps, wanted, keep)
+        while True:
+            await trio.to_thread.run_sync(self._read_on, reading)
+            if reading.result:
+                return reading.result[0]
+            if reading.blocks is not None:
+                continue  # all is here, and there is more of it
+            wanted = reading.wanted
+            reading.blocks, new = await self.blocks(wanted, reading.found)
+            reading.new = [pair for pair in zip(wanted, reading.blocks, strict=True) if pair[0].multihash in new]
 
-    async def keep_new(self, blocks: Iterable[tuple[CID, bytes]], new: Set[bytes]) -> None:
-        """Keep those of some directory nodes that are `new`. The others were read from the catalog, and checked then.
+    def _read_on(self, reading: _Reading[T]) -> None:
+        """In a thread: keep what has come, and run a reader as far as the blocks go that are here."""
+        for _ in range(STEPS_AT_ONCE):
+            self._keep_new(reading)
+            if reading.blocks is not None:
+                try:
+                    reading.wanted = reading.steps.send(reading.blocks)
+                except StopIteration as stop:
+                    reading.result.append(stop.value)
+                    return
+            wanted = reading.wanted
+            reading.blocks, reading.found = None, None
+            if len(wanted) > self.limits.wants_ahead // 2:
+                return  # too many to be in memory before they are counted
+            kept, found = reading.found = self._look_up([cid.multihash for cid in wanted])
+            if any(cid.multihash not in found for cid in wanted):
+                return
+            self._check_step(wanted[0], sum(map(len, found.values())))
+            reading.blocks = [found[cid.multihash] for cid in wanted]
+            reading.new = [(cid, found[cid.multihash]) for cid in wanted if cid.multihash not in kept]
+
+    def _keep_new(self, reading: _Reading[T]) -> None:
+        """Keep the directory nodes that are new. The others were read from the catalog, and checked then.
 
         Raises:
-            DiskFull: there is no room for them.
+            DiskFull: there is no room for them, and they must be kept.
         """
-        wanted = [(cid, data) for cid, data in blocks if cid.multihash in new]
-        if wanted:
-            await trio.to_thread.run_sync(self._repo.put_blocks, wanted)
+        new, reading.new = reading.new, []
+        if new:
+            try:
+                self._repo.put_blocks(new)
+            except DiskFull:
+                if reading.keep:
+                    raise
 
-    async def blocks(self, cids: Sequence[CID]) -> tuple[list[bytes], set[bytes]]:
+    def _check_step(self, cid: CID, size: int) -> None:
+        if size > self.limits.step_bytes:
+            raise MalformedDag(
+                f"The directory with the node {cid} has nodes of more than {self.limits.step_bytes >> 20} "
+                "MiB side by side, which no directory needs. It is not read."
+            )
+
+    async def blocks(self, cids: Sequence[CID], here: _Found | None = None) -> tuple[list[bytes], set[bytes]]:
         """These blocks, in this order, from the repo or the session. For small ones: all are held in memory.
+
+        Args:
+            cids: of the blocks.
+            here: those of them that are here, where they were looked up just now.
 
         Returns:
             The blocks, and the multihashes of those that the catalog of the repo does not have.
@@ -218,21 +287,20 @@ class Load:
         async def take(count: int) -> list[CID]:
             return list(islice(unique, count))
 
-        async with contextlib.aclosing(self.stream_blocks(take)) as stream:
+        async with contextlib.aclosing(self.stream_blocks(take, here=here)) as stream:
             async for cid, data, kept in stream:
                 have[cid.multihash] = data
                 if not kept:
                     new.add(cid.multihash)
                 size += len(data)
-                if size > self.limits.step_bytes:
-                    raise MalformedDag(
-                        f"The directory with the node {cid} has nodes of more than {self.limits.step_bytes >> 20} "
-                        "MiB side by side, which no directory needs. It is not read."
-                    )
+                self._check_step(cid, size)
         return [have[cid.multihash] for cid in cids], new
 
     async def stream_blocks(
-        self, take: Callable[[int], Awaitable[Sequence[CID]]], sizes: Mapping[bytes, int] = NO_SIZES
+        self,
+        take: Callable[[int], Awaitable[Sequence[CID]]],
+        sizes: Mapping[bytes, int] = NO_SIZES,
+        here: _Found | None = None,
     ) -> AsyncGenerator[tuple[CID, bytes, bool], None]:
         """Each of these blocks once, as it is found on disk or arrives; and whether the catalog of the repo has it.
 
@@ -240,6 +308,7 @@ class Load:
             take: gives up to so many of the blocks that are wanted, none twice; nothing when there are no more. It is
                 asked for more before the last have come: a round trip for each batch would add up.
             sizes: see the session.
+            here: what is here of the first batch, where that was looked up just now.
         """
         left: dict[bytes, CID] = {}
         came: list[tuple[CID, Received]] = []
@@ -251,7 +320,8 @@ class Load:
                 if not batch:
                     more = False
                     break
-                kept, found = await trio.to_thread.run_sync(self._look_up, [cid.multihash for cid in batch])
+                kept, found = here or await trio.to_thread.run_sync(self._look_up, [cid.multihash for cid in batch])
+                here = None
                 missing = {cid.multihash: cid for cid in batch if cid.multihash not in found}
                 if missing:
                     self._session.want(missing.values(), sizes)
@@ -268,7 +338,7 @@ class Load:
                     if cid is not None:
                         came.append((cid, block))
 
-    def _look_up(self, multihashes: Sequence[bytes]) -> tuple[set[bytes], dict[bytes, bytes]]:
+    def _look_up(self, multihashes: Sequence[bytes]) -> _Found:
         """In a thread: which of these blocks the catalog has; and all that are here, those in files among them."""
         found = self._repo.own.get_nodes(multihashes)
         kept = set(found)
@@ -320,18 +390,14 @@ class Load:
 
     # --- files
 
-    async def find_files(self, cids: Sequence[CID]) -> list[Path | None]:
-        """Where these files are on disk; None for one that is not here, or damaged and to be loaded anew."""
-
-        def find(cid: CID) -> Path | None:
-            try:
-                return self._repo.own.find_file(cid)
-            except DamagedFile as error:
-                log.warning("%s It is loaded again.", error)
-                self._repo.quarantine(cid)
-                return None
-
-        return await trio.to_thread.run_sync(lambda: [find(cid) for cid in cids])
+    def _find_file(self, cid: CID) -> Path | None:
+        """In a thread: where a file is on disk; None for one that is not here, or damaged and to be loaded anew."""
+        try:
+            return self._repo.own.find_file(cid)
+        except DamagedFile as error:
+            log.warning("%s It is loaded again.", error)
+            self._repo.quarantine(cid)
+            return None
 
     async def find_sizes(self, cids: Sequence[CID]) -> list[int | None]:
         """How many bytes these files have; None for one that is not here, or damaged and to be loaded anew."""
@@ -377,16 +443,42 @@ class Load:
             place in the repo; for a range it may be a partial file.
         """
         whole = start == 0 and end is None
+        one_block = whole and cid.codec == RAW
+        here: bytes | FileNode | None = None
+        looked = False
+
+        def find() -> Path | None:
+            nonlocal here, looked
+            path = self._find_file(cid)
+            if path is None and one_block:
+                here, looked = self.local_part(cid), True
+            return path
+
         while True:
-            (path,) = await self.find_files([cid])
-            if path is not None:
-                return path, path.stat().st_size
-            async with self._downloads.use(cid) as entry:
+            async with self._downloads.use(cid, find) as entry:
                 if entry is None:
                     continue  # another load has just finished it
+                if isinstance(entry, Path):
+                    return entry, entry.stat().st_size
+                if one_block:
+                    if not looked:
+                        here = await trio.to_thread.run_sync(self.local_part, cid)
+                    data = here if isinstance(here, bytes) else await self._one_block(cid)
+                    path = await self._downloads.finish(entry, len(data), data)
+                    self.stored([cid.multihash])
+                    self.progressed(len(data), len(data))
+                    return path, len(data)
                 walk = FileWalk(cid, start, end, whole_blocks=True)
                 await Transfer(self, walk, entry.download, start, end).run()
                 assert walk.size is not None
                 if whole:
                     return await self._downloads.finish(entry, walk.size), walk.size
                 return entry.download.path, walk.size
+
+    async def _one_block(self, cid: CID) -> Buffer:
+        """The bytes of a file that is one block: with no walk, it takes one trip to a thread to put it into place."""
+        self.want([cid])
+        while True:
+            for block in await self.receive_all(cid):
+                if block.cid.multihash == cid.multihash:
+                    return block.data

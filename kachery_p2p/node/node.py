@@ -374,7 +374,9 @@ class Node:
             async def work() -> LoadResult:
                 target = root
                 if request.path:
-                    target = (await load.drive(resolve_path(root, request.path), keep=kind != "info")).cid
+                    target = (
+                        await load.drive(resolve_path(root, request.path, self.repo.folder_nodes), keep=kind != "info")
+                    ).cid
                 if kind == "info":
                     return LoadResult(target, size=await load.size(target))
                 if kind == "directory":

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kachery_p2p.dag.cid import CID
 from kachery_p2p.repo.limits import LABELS_OF_ROOT
 
 #: Values of `kept.how`; a sum of them.
@@ -37,6 +40,15 @@ def keep_row(db: sqlite3.Connection, key: bytes, how: int, now: float, *, whole:
         "how = how | excluded.how, used = max(used, excluded.used), whole = excluded.whole",
         (key, how, now, whole),
     )
+
+
+def keep_rows(db: sqlite3.Connection, roots: Iterable[tuple[CID, int]]) -> None:
+    """The same for roots that are stored in that transaction; what was to be removed of them stays."""
+    now = time.time()
+    for cid, how in roots:
+        key = bytes(cid.to_v1())
+        keep_row(db, key, how, now)
+        db.execute("DELETE FROM going WHERE key = ?", (key,))
 
 
 def forget_kept(db: sqlite3.Connection, key: bytes) -> bool:

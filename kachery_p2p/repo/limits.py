@@ -46,6 +46,8 @@ OPEN_FILES = 64
 
 #: Decoded nodes of files: those of some 270 GiB in chunks of 1 MiB, or of 4 GiB in chunks of 16 KiB.
 NODE_CACHE = 16 * MIB
+#: Decoded nodes of folders: of some 40 000 entries, as a store has whose chunks are read here and there.
+FOLDER_CACHE = 16 * MIB
 
 #: Keys in one SQL `IN (...)`; SQLite guarantees 999 variables.
 SQL_KEYS = 400

@@ -30,6 +30,7 @@ from kachery_p2p.repo.catalog import FILE, Catalog
 from kachery_p2p.repo.fileio import BINARY, CLOEXEC, read_bytes_at, sync_fd, sync_folder, write_at
 from kachery_p2p.repo.filelocks import lock_fd
 from kachery_p2p.repo.grouping import GroupCommit
+from kachery_p2p.repo.kept_rows import keep_rows
 from kachery_p2p.repo.layout import Layout, make_folders
 from kachery_p2p.repo.leaves import wrap_parts
 from kachery_p2p.repo.limits import BATCH_BYTES, LOCK_POLL_SECONDS, PACK_BYTES, ROW_BATCH, WIPE_BATCH
@@ -47,11 +48,15 @@ from kachery_p2p.wire import Buffer, read_varint
 
 
 class PackedFile(NamedTuple):
-    """A file to be packed: one block, of a CID that is right."""
+    """A file to be packed: one block, of a CID that is right.
+
+    It is listed from then on where `how` says how the user asked for it by itself; see inventory.py.
+    """
 
     cid: CID
     data: Buffer
     wrap: int
+    how: int = 0
 
 
 class Row(NamedTuple):
@@ -187,7 +192,7 @@ class Packer:
             if at == 0:
                 parts.append(HEADER)
                 at = len(HEADER)
-            for cid, data, wrap in files.values():
+            for cid, data, wrap, _ in files.values():
                 head = section_head(cid, len(data), wrap)
                 tail = wrap_parts(wrap, len(data))[1]
                 rows.append(Row(cid, pack.number, at + len(head), len(data), wrap))
@@ -207,6 +212,7 @@ class Packer:
             # From here on nothing is cut off: after an error it may be that the rows are there.
             with self._catalog.write() as db:
                 add_rows(db, rows, replace=True)
+                keep_rows(db, [(file.cid, file.how) for batch in batches for file in batch if file.how])
                 set_mark(db, pack.number, at)
             self._length = at
 

@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.profiles import Profile
@@ -16,6 +16,7 @@ from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.catalog import Catalog, checked_block
 from kachery_p2p.repo.checking import Checker, Problem
 from kachery_p2p.repo.contents import Contents
+from kachery_p2p.repo.decoded import Decoded
 from kachery_p2p.repo.download import Download
 from kachery_p2p.repo.fileio import Progress
 from kachery_p2p.repo.filenodes import FileNodes
@@ -26,7 +27,7 @@ from kachery_p2p.repo.kept_rows import LINKED, STORED, Label, label_for
 from kachery_p2p.repo.layered import Layered
 from kachery_p2p.repo.layers import Layer, LayerIsOwn, Layers
 from kachery_p2p.repo.layout import Layout
-from kachery_p2p.repo.limits import ORPHAN_SECONDS
+from kachery_p2p.repo.limits import FOLDER_CACHE, ORPHAN_SECONDS
 from kachery_p2p.repo.listing import ListedFile, Listing, RepoStats
 from kachery_p2p.repo.maintenance import Maintenance
 from kachery_p2p.repo.many import ManyFiles
@@ -44,6 +45,9 @@ from kachery_p2p.repo.tree import StoredTree
 from kachery_p2p.repo.usage import UsageReader
 from kachery_p2p.sqlite_errors import only_read
 from kachery_p2p.wire import Buffer
+
+if TYPE_CHECKING:
+    from kachery_p2p.dag.paths import FolderKey, FolderNode
 
 log = logging.getLogger("kachery_p2p.repo")
 
@@ -78,6 +82,8 @@ class Repo(Layered):
         self._checker = Checker(self._placer)
         own = Contents(catalog, self._reader, self._checker, ManyFiles(self._placer))
         super().__init__(own, self.layers_beneath(layout.directory, layers))
+        #: The nodes of folders that were looked into lately; shared by all that read here in this process.
+        self.folder_nodes: Decoded[FolderKey, FolderNode] = Decoded(FOLDER_CACHE)
         self._storer = Storer(self._placer)
         self._small = SmallFiles(self._placer)
         self._folders = FolderStorer(self._placer, self._storer)
@@ -231,7 +237,9 @@ class Repo(Layered):
 
         `find_file` brings them to the path of the answer when it is asked for it. They are on the disk at once.
         """
-        return self._kept(STORED, label_for(label), lambda: self._storer.store_bytes(data, profile, packed=True))
+        return self._kept(
+            STORED, label_for(label), lambda: self._storer.store_bytes(data, profile, packed=True, how=STORED)
+        )
 
     def store_new(
         self,
@@ -460,6 +468,7 @@ class Repo(Layered):
     def _forget_nodes(self) -> None:
         self.file_nodes.clear()
         self.own.file_nodes.clear()
+        self.folder_nodes.clear()
 
     def _check_writable(self) -> None:
         if self.read_only:
@@ -470,6 +479,7 @@ class Repo(Layered):
         self._reader.files = OpenFiles()
         self.own.file_nodes = FileNodes()
         self.file_nodes = FileNodes() if self.layers else self.own.file_nodes
+        self.folder_nodes = Decoded(FOLDER_CACHE)
         self._reader.packs.after_fork()
         self._placer.packer.after_fork()
         self.inventory.after_fork()

@@ -88,21 +88,22 @@ class SmallFiles:
         self._placer = placer
         self._packs = placer.reader.packs
 
-    def keep(self, files: Sequence[SmallFile], *, packed: bool) -> list[Stored]:
+    def keep(self, files: Sequence[SmallFile], *, packed: bool, how: int = 0) -> list[Stored]:
         """Keep files, durably, in one transaction for many. What is here already stays.
 
         Args:
             files: the files.
             packed: put those of some KiB into a pack; else each becomes a file of its own.
+            how: of what is put into a pack now: how the user asked for it by itself; see inventory.py.
         """
-        paths = self.add(files, packed=packed)
+        paths = self.add(files, packed=packed, how=how)
         stored: list[Stored] = []
         for cid, data, wrap, _ in files:
             path = paths.get(cid) or self._placer.layout.path_for(cid)
             stored.append(Stored(cid, len(data), path, block_size(wrap, len(data))))
         return stored
 
-    def add(self, files: Sequence[SmallFile], *, packed: bool) -> dict[CID, Path]:
+    def add(self, files: Sequence[SmallFile], *, packed: bool, how: int = 0) -> dict[CID, Path]:
         """The same. Returns the paths of those that are files of their own, not packed."""
         paths: dict[CID, Path] = {}
         fresh = {file.cid: file for file in files}
@@ -114,7 +115,7 @@ class SmallFiles:
                 del fresh[cid]
         if packed:
             small = [file for file in fresh.values() if len(file.data) <= PACKED_BYTES and can_be_packed(file.cid)]
-            self._pack(small, met)
+            self._pack(small, met, how)
             for file in small:
                 del fresh[file.cid]
         self._keep_plain(fresh, paths)
@@ -137,14 +138,14 @@ class SmallFiles:
                 return None  # it was removed just now
             return self.keep([SmallFile(cid, data, place.wrap, None)], packed=False)[0].path
 
-    def _pack(self, files: list[SmallFile], met: Container[bytes]) -> None:
+    def _pack(self, files: list[SmallFile], met: Container[bytes], how: int) -> None:
         """Put into a pack what is in none yet, or has gone bad there; `met` are the keys of roots that are known."""
         places = self._packs.files([file.cid for file in files if bytes(file.cid.to_v1()) in met])
         fresh = []
         for file in files:
             place = places.get(bytes(file.cid.to_v1()))
             if place is None or self._packs.read(file.cid.multihash, place) is None:
-                fresh.append(PackedFile(file.cid, file.data, file.wrap))
+                fresh.append(PackedFile(file.cid, file.data, file.wrap, how))
         if fresh:
             self._placer.packer.keep(fresh)
 

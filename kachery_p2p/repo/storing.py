@@ -112,11 +112,12 @@ class Storer:
                 source.check()
             return self._keep(new, nodes, built, profile)
 
-    def store_bytes(self, data: Buffer, which: str | Profile | None, *, packed: bool = False) -> Stored:
+    def store_bytes(self, data: Buffer, which: str | Profile | None, *, packed: bool = False, how: int = 0) -> Stored:
+        """See Repo.store_bytes, and `SmallFiles.keep` for `packed` and `how`."""
         profile = named_profile(which)
         view = memoryview(data).cast("B")
         if len(view) <= profile.chunk_size:
-            return self.store_small(view, profile, packed=packed)
+            return self.store_small(view, profile, packed=packed, how=how)
         begins_alike = SmallFile.of(view[: profile.chunk_size], profile).cid.multihash
         if self._placer.reader.size(begins_alike) is not None:
             builder = FileBuilder(profile)
@@ -154,9 +155,9 @@ class Storer:
                 return Stored(built.cid, built.size, known[0], built.dag_size)
             return self._keep(new, nodes, built, profile)
 
-    def store_small(self, data: Buffer, profile: Profile, *, packed: bool = False) -> Stored:
+    def store_small(self, data: Buffer, profile: Profile, *, packed: bool = False, how: int = 0) -> Stored:
         """Store bytes that are one block; in a pack, where they are few and that is meant."""
-        return self._small.keep([SmallFile.of(data, profile)], packed=packed)[0]
+        return self._small.keep([SmallFile.of(data, profile)], packed=packed, how=how)[0]
 
     def link_file(
         self, path: Path, which: str | Profile | None, progress: Progress | None, *, rehash: bool = False

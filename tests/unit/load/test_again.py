@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
+from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.load.directory import DirectoryLoad
+from kachery_p2p.load.downloads import Downloads
+from kachery_p2p.load.load import Load
 from kachery_p2p.repo.repo import Repo
-from tests.unit.load.test_load import RepoSession, make_load, run
+from tests.unit.load.test_load import RepoSession, make_load, no_dial, run
 
 
 @pytest.fixture
@@ -93,3 +97,86 @@ async def test_a_node_that_lies_in_a_file_is_kept_as_a_node(
     assert written == [root]
     ours.remove(file.cid)
     assert ours.get_block(root.multihash) == block
+
+
+async def test_what_is_here_of_a_path_takes_one_trip_to_a_thread(
+    ours: Repo, theirs: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However deep it is: trips are what a read of a small chunk waits for. Folders that are decoded need none."""
+    names = [f"level-{number}" for number in range(6)]
+    deep = (tmp_path / "folder").joinpath(*names)
+    deep.mkdir(parents=True)
+    (deep / "a.txt").write_text("a")
+    root = theirs.store_directory(tmp_path / "folder").cid
+    session = RepoSession(theirs)
+    load = make_load(ours, session)
+    await run(load, root, lambda: DirectoryLoad(load, ours, lambda done, total: None).run(root))
+    trips: list[object] = []
+    to_thread = trio.to_thread.run_sync
+
+    async def run_sync(work: Callable[..., object], *args: object) -> object:
+        trips.append(work)
+        return await to_thread(work, *args)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    path = [*names, "a.txt"]
+    again = make_load(ours, session)
+    found = await run(again, root, lambda: again.drive(resolve_path(root, path, ours.folder_nodes)))
+    assert len(trips) == 1
+    assert await run(again, root, lambda: again.drive(resolve_path(root, path, ours.folder_nodes))) == found
+    assert len(trips) == 1
+
+
+async def test_a_file_of_one_block_takes_two_trips_to_a_thread(
+    ours: Repo, theirs: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One to look for it, one to put it into its place; nothing partial is left, and what is here is not fetched."""
+    trips: list[object] = []
+    to_thread = trio.to_thread.run_sync
+
+    async def run_sync(work: Callable[..., object], *args: object) -> object:
+        trips.append(work)
+        return await to_thread(work, *args)
+
+    data = b"chunk" * 50_000
+    cid = theirs.store_bytes(data).cid
+    session = RepoSession(theirs)
+    load = make_load(ours, session)
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    path, size = await run_file(load, cid)
+    assert (path, size, path.read_bytes()) == (ours.find_file(cid), len(data), data)
+    assert len(trips) == 2
+    assert await run_file(make_load(ours, session), cid) == (path, size)
+    assert len(trips) == 3
+    assert not any((ours.directory / "partial").iterdir())
+    # As a part of another file it is here, too.
+    path.unlink()
+    ours.store_bytes(data + bytes(2_000_000), profile=Profile("test", chunk_size=len(data)))
+    assert await run_file(make_load(ours, session), cid) == (path, size)
+    assert path.read_bytes() == data
+    assert session.fetched == [cid]
+
+
+async def test_a_file_of_one_block_and_a_part_of_it_at_once(ours: Repo, theirs: Repo) -> None:
+    """They share its partial file, and both end right."""
+    data = b"chunk" * 50_000
+    cid = theirs.store_bytes(data).cid
+    downloads = Downloads(ours)
+    found: list[bytes] = []
+
+    async def one(start: int, end: int | None) -> None:
+        session = RepoSession(theirs)
+        load = Load(ours, downloads, session, connect=no_dial, timeout=60, progress=lambda done, total: None)
+        path, size = await run_file(load, cid, start, end)
+        assert size == len(data)
+        found.append((path if path.exists() else ours.path_for(cid)).read_bytes()[start:end])
+
+    async with trio.open_nursery() as nursery:
+        for start, end in ((10, 20), (0, None), (100_000, 100_010), (0, None)):
+            nursery.start_soon(one, start, end)
+    assert sorted(found) == sorted([data, data, data[10:20], data[100_000:100_010]])
+    assert not any((ours.directory / "partial").iterdir())
+
+
+async def run_file(load: Load, cid: CID, start: int = 0, end: int | None = None) -> tuple[Path, int]:
+    return await load.run(cid, [], lambda: load.file(cid, start, end))

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from kachery_p2p.errors import RepoError
 from kachery_p2p.repo import Repo
 from kachery_p2p.repo import packing as packing_module
 from kachery_p2p.repo.catalog import SCHEMA_VERSION
+from kachery_p2p.repo.kept_rows import STORED
 from kachery_p2p.repo.limits import PACKED_BYTES
 from kachery_p2p.repo.small import SmallFile
 
@@ -356,3 +357,38 @@ def test_a_program_of_the_older_version_beside_ours(repo: Repo) -> None:
         assert repo.packed_file(value.cid) == b"value"
         assert older.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
         repo.close()
+
+
+def test_a_value_is_listed_with_the_same_commit(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytes, its rows and its place on the list of what the user keeps: one transaction, also of many threads."""
+    commits: list[int] = []
+    write = repo._catalog.write
+
+    def counted(*, durable: bool = False) -> AbstractContextManager[sqlite3.Connection]:
+        commits.append(1)
+        return write(durable=durable)
+
+    monkeypatch.setattr(repo._catalog, "write", counted)
+    stored = [repo.store_value(b"value %d" % number) for number in range(3)]
+    assert len(commits) == 3
+    again = repo.store_value(b"value 1")
+    assert len(commits) == 3
+    with ThreadPoolExecutor(8) as pool:
+        stored += pool.map(lambda number: repo.store_value(b"thread %d" % number), range(40))
+    assert len(commits) <= 43
+    listed = {root.cid: root for root in repo.inventory.roots()}
+    assert set(listed) == {each.cid for each in [*stored, again]}
+    assert all(root.how == STORED and root.whole for root in listed.values())
+
+
+def test_a_value_that_is_stored_while_it_is_removed_stays(repo: Repo) -> None:
+    """A removal that was interrupted does not take away what was stored anew."""
+    value = repo.store_value(b"value")
+    key = bytes(value.cid.to_v1())
+    repo.remove(value.cid)
+    with repo._catalog.write() as db:
+        db.execute("INSERT INTO going VALUES (?)", (key,))
+    assert repo.store_value(b"value").cid == value.cid
+    with closing(reopened(repo)) as again:
+        assert again.packed_file(value.cid) == b"value"
+        assert [root.cid for root in again.inventory.roots()] == [value.cid]
