@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
 
 from kachery_cloud.commands.support import Stopped, command, json_option
 from kachery_cloud.errors import KacheryError
 from kachery_p2p.text import printable
-
-if TYPE_CHECKING:
-    from kachery_cloud.inventory_removal import RemovedItem
 
 #: What became of the work after Ctrl-C. A removal that has begun is ended by whoever opens the data directory next.
 _INTERRUPTED = "Interrupted. What was named before is removed, and perhaps the next one, too. The rest is as it was."
@@ -95,24 +90,28 @@ def gc(keep: str | None, dry_run: bool, stored: bool, force: bool, timeout: floa
     from kachery_cloud.inventory_tables import size_text
     from kachery_p2p.json_shapes import to_json
 
-    def say(items: Sequence[RemovedItem]) -> None:
-        word = "Would remove" if dry_run else "Removed"
-        for item in items:
-            click.echo(f"{word} {printable(item.label or item.uri)}: {size_text(item.freed)} ({item.why}).")
+    removed, named = RemovedItems(), 0
 
-    removed = RemovedItems()
+    def name_rest() -> None:
+        nonlocal named
+        word = "Would remove" if dry_run else "Removed"
+        for item in removed[named:]:
+            click.echo(f"{word} {printable(item.label or item.uri)}: {size_text(item.freed)} ({item.why}).")
+            named += 1
+
     try:
         done = collect(removed, keep, dry_run=dry_run, stored=stored, force=force, timeout=timeout)
+        if not as_json:
+            name_rest()
     except KeyboardInterrupt:
         if dry_run:
             raise Stopped("Interrupted. Nothing was removed.", removed=[]) from None
         if not as_json:
-            say(removed)
+            name_rest()
         raise Stopped(_INTERRUPTED, removed=to_json(removed)) from None
     if as_json:
         click.echo(json.dumps({**to_json(done), "reached": done.reached}))
     else:
-        say(done.removed)
         for left in done.kept_back:
             click.echo(f"Left {printable(left.label or left.uri)}: {printable(left.why)}", err=True)
         would = "would be" if dry_run else "are"

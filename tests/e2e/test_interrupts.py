@@ -329,26 +329,6 @@ def test_verifying(desks: Callable[[], Desk]) -> None:
     moments(desks, line, check)
 
 
-def test_verifying_what_is_damaged(desks: Callable[[], Desk]) -> None:
-    """A damaged file that was read before Ctrl-C is named, though not all was read."""
-    desk = desks()
-    stored(desk)
-    (small,) = desk.station.directory.glob(f"ipfs/*/*/*/{desk.uris['small'].removeprefix('ipfs://')}")
-    small.chmod(0o600)
-    with open(small, "r+b") as file:
-        file.write(b"\0" * 100)
-    whole = desk.run("verify")
-    assert (whole.code, "damaged" in whole.out) == (4, True)
-    named = 0
-    for number in range(1, 9):
-        ended = desk.run("verify", at=("calls", whole.seen["calls"] * (30 + number) // 40))
-        if ended.code == 130:
-            found = "damaged: " in ended.out
-            named += found
-            assert ("What was found until then is named" in ended.err) == found
-    assert named
-
-
 @pytest.mark.parametrize("command", ["rm", "gc"])
 def test_what_is_removed(desks: Callable[[], Desk], command: str) -> None:
     """What is named is gone; of the rest one more may be, and all others are as they were."""

@@ -144,7 +144,6 @@ def test_a_long_load_over_three_restarts(
             time.sleep(ABSENCE)
         start()
     found = second.finish(process, timeout=PATIENCE)
-    print(found)
     assert sha256_of(Path(found["path"])) == sha256_of(source)
     assert found["written"] == LONG
     assert len(found["absences"]) == len(found["under_way"]) == len(ENDS)
@@ -194,6 +193,7 @@ def counting_write(self, offset, data):
     write(self, offset, data)
     with lock:
         if written < 20_000_000 <= written + len(data):
+            say("stops")
             os.kill(os.getpid(), signal.SIGSTOP)
             asleep = 3600.0
         written += len(data)
@@ -221,6 +221,8 @@ def test_a_machine_that_sleeps_goes_on_when_it_wakes(
     assert awake.stdout is not None
     uri, addr = json.loads(awake.stdout.readline())
     sleeper = second.begin(_SLEEPER, uri, addr)
+    assert sleeper.stdout is not None
+    assert sleeper.stdout.readline().strip() == '"stops"', second.finish(sleeper)
     os.waitid(os.P_PID, sleeper.pid, os.WSTOPPED | os.WNOWAIT)
     if dropped:
         awake.stdin.write("\n")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,7 @@ import pytest
 
 import kachery_cloud as kcl
 from kachery_cloud import inventory_removal
-from kachery_p2p.dag.cid import CID
 from kachery_p2p.node.messages import Copies
-from kachery_p2p.repo.repo import Problem
 from tests.helpers.patience import PATIENCE
 from tests.unit.cloud.test_cli import run
 
@@ -63,20 +63,32 @@ def test_store_names_what_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert kcl.load_bytes(found["uri"], local_only=True) == b"first"
 
 
-def test_verify_names_what_it_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was found before Ctrl-C is not lost."""
-    problem = Problem(CID.parse(URI.removeprefix("ipfs://")), Path("/x"), "damaged", "It is damaged.")
+def test_verify_names_what_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found before Ctrl-C is not lost: here the first of two files, while the second one is read."""
+    for name in ("first", "second"):
+        (tmp_path / name).write_bytes(os.urandom(3_000_000))
+    copy = Path(kcl.load_file(kcl.store_file(tmp_path / "first", local=True), local_only=True))
+    kcl.store_file(tmp_path / "second", local=True)
+    copy.chmod(0o600)
+    with open(copy, "r+b") as file:
+        file.write(b"0" * 100)
 
-    def problems(_: object) -> Iterator[Problem]:
-        yield problem
-        raise KeyboardInterrupt
+    @contextmanager
+    def bar(_: str) -> Iterator[Callable[[int, int], None]]:
+        def update(done: int, _: int) -> None:
+            if done > 3_000_000:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr("kachery_cloud.upkeep.iter_problems", problems)
+        yield update
+
+    monkeypatch.setattr("kachery_cloud.upkeep.progress_bar", bar)
     result = run("verify")
     assert result.exit_code == 130
-    assert "damaged: bafkrei" in result.stdout
+    assert "damaged: bafy" in result.stdout
     assert "What was found until then is named; the rest was not looked at." in result.stderr
-    assert json.loads(run("verify", "--json").stdout)["problems"][0]["what"] == "damaged"
+    found = json.loads(run("verify", "--json").stdout)
+    assert [each["what"] for each in found["problems"]] == ["damaged"]
+    assert found["error"]["type"] == "Interrupted"
 
 
 def test_gc_does_not_end_its_search_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
