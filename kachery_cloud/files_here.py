@@ -121,6 +121,7 @@ class HereRequest(Request):
             "sources": {},
             "local": True,
             "path": str(self.found.file),
+            "shared": None,
         }
 
 

@@ -59,7 +59,8 @@ def _pages(command: click.Command, context: click.Context) -> Iterator[Page]:
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             found = command.get_command(context, name)
-            if found is not None and not found.hidden:
+            # Not shown by the help of the whole, but a program by itself.
+            if found is not None and (not found.hidden or f"{context.command_path}-{name}" in PROGRAMS):
                 inner.append((found, _context(found, name, context)))
     yield _page(command, context, inner)
     for found, below in inner:

@@ -7,6 +7,7 @@ again. Other than with git, the file `.kacheryignore` is stored like any other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,9 +33,14 @@ class _Rule(NamedTuple):
     pattern: Pattern
     last: int
     names: int
+    #: Of a pattern that ends in `/**`, which is about what lies in a folder and not about the folder.
+    inside: re.Pattern[str] | None = None
+    only_folders: bool = False
 
     def matches(self, path: str) -> bool:
         """Whether it is about that path, with a slash at its end if it is a folder's."""
+        if self.inside is not None:
+            return (path.endswith("/") or not self.only_folders) and self.inside.search(path) is not None
         names = path.rstrip("/").split("/")
         if self.names and self.names != len(names):
             return False
@@ -122,5 +128,16 @@ def _read_rules(lines: Sequence[str], file: Path | None = None) -> list[_Rule]:
         count = 0 if "**" in anywhere else anywhere.count("/") + 1
         # Without a slash, or behind `**/`, it may begin in any folder.
         last, names = (count, 0) if "/" not in body or anywhere != body.removeprefix("/") else (0, count)
-        rules += [_Rule(pattern, last, names) for pattern in patterns if pattern.include is not None]
+        inside = body.endswith("/**") and bool(body.strip("*/"))
+        rules += [
+            _Rule(
+                pattern,
+                last,
+                names,
+                re.compile(f"(?:{pattern.regex.pattern}).") if inside else None,
+                line.rstrip().endswith("/"),
+            )
+            for pattern in patterns
+            if pattern.include is not None
+        ]
     return rules[::-1]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
+import pkgutil
 import shutil
 import signal
 import sys
@@ -40,10 +42,13 @@ MALLORY = User(31003, 31003)
 def warm_up(folder: Path) -> None:
     """Import all that is imported when it is needed: others may not be able to read where it is installed."""
     import kachery_cloud as kcl
+    import kachery_p2p
     from kachery_cloud import local
-    from kachery_cloud.commands import main as cli
     from kachery_cloud.node import connection as background
 
+    for package in (kcl, kachery_p2p):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
     before = os.environ.get("KACHERY_CLOUD_DIR")
     os.environ["KACHERY_CLOUD_DIR"] = str(folder / "warm")
     try:
@@ -60,7 +65,6 @@ def warm_up(folder: Path) -> None:
         background.close_all()
         local.close_repositories()
         local.close_outboxes()
-        assert cli
     finally:
         os.environ["KACHERY_CLOUD_DIR"] = before or ""
 
