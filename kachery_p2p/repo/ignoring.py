@@ -134,7 +134,7 @@ def _read_rules(lines: Sequence[str], file: Path | None = None) -> list[_Rule]:
                 pattern,
                 last,
                 names,
-                re.compile(f"(?:{pattern.regex.pattern}).") if inside else None,
+                re.compile(f"(?:{pattern.regex.pattern}).") if inside and pattern.regex is not None else None,
                 line.rstrip().endswith("/"),
             )
             for pattern in patterns
