@@ -102,7 +102,12 @@ class Whereis:
             error = error or found.why_silent or "It did not answer in time."
         return Whereabouts(
             peer=found.peer,
-            addrs=tuple(found.addrs),
+            # Where nobody named an address: the one that led there, or those that it says to have.
+            addrs=tuple(
+                found.addrs
+                or self._host.remote_addresses_of(found.peer)
+                or [addr.rpartition("/p2p/")[0] for addr in self._host.addresses_of(found.peer)]
+            ),
             source=source,
             seconds=seconds,
             connected=found.peer in self._host.connected(),

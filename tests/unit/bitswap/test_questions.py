@@ -226,7 +226,16 @@ def lookalike(node: Any, connected: Sequence[str] | None = None) -> Any:
         raise DialError(f"Could not connect to {addr}: no route.")
 
     names = node.host.connected if connected is None else lambda: connected
-    return SimpleNamespace(peer_id="us", connected=names, connections=list, connect=connect)
+    dialled = {"silent": ["/ip4/192.0.2.7/tcp/7"]}
+    said = {"lacks": ["/ip4/192.0.2.8/tcp/8/p2p/lacks"], "silent": ["/ip4/192.0.2.9/tcp/9/p2p/silent"]}
+    return SimpleNamespace(
+        peer_id="us",
+        connected=names,
+        connections=list,
+        connect=connect,
+        remote_addresses_of=lambda peer: dialled.get(peer, []),
+        addresses_of=lambda peer: said.get(peer, []),
+    )
 
 
 async def test_whereis_believes_each_peer_for_itself(
@@ -265,6 +274,10 @@ async def test_whereis_believes_each_peer_for_itself(
     assert answers[("hinted", "hint")][0] is None
     assert "no route" in answers[("hinted", "hint")][1]
     assert len(answers) == len(rows) == 5
+    # Where nobody named an address: the one that we dialled, else those that the peer says to have.
+    where = {row.peer: row.addrs for row in rows}
+    assert where["has"] == ("/ip4/192.0.2.1/tcp/3",)
+    assert (where["silent"], where["lacks"]) == (("/ip4/192.0.2.7/tcp/7",), ("/ip4/192.0.2.8/tcp/8",))
     assert rows[0].peer == "has"
     assert {(peer, has) for peer, has, _ in told} == {("has", True), ("lacks", False)}
     assert all(when - begun < 10 for _, _, when in told)  # the silent one is not waited for
