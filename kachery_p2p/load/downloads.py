@@ -82,8 +82,17 @@ class Downloads:
                             await trio.to_thread.run_sync(entry.download.close)
             entry.changed.notify()
 
-    async def finish(self, entry: _OpenDownload, size: int, data: Buffer | None = None) -> Path:
-        """Put a whole file into place, when no range load writes to it any more; `data` is all of it, to be written."""
+    async def finish(self, entry: _OpenDownload, size: int, data: Buffer | None = None) -> Path | None:
+        """Put a whole file into place, when nobody else writes to it any more.
+
+        Args:
+            entry: its partial file, in use by the caller.
+            size: of it, in bytes.
+            data: all of it, to be written; None where that is done.
+
+        Returns:
+            Its place; None where another load that has all of it does so, and waits until the caller has left.
+        """
 
         def finish() -> Path:
             if data is not None:
@@ -93,6 +102,8 @@ class Downloads:
             entry.finished = True
             return path
 
+        if entry.finishing:
+            return None
         entry.finishing = True
         try:
             while entry.users > 1:

@@ -465,15 +465,19 @@ class Load:
                         here = await trio.to_thread.run_sync(self.local_part, cid)
                     data = here if isinstance(here, bytes) else await self._one_block(cid)
                     path = await self._downloads.finish(entry, len(data), data)
+                    if path is None:
+                        continue
                     self.stored([cid.multihash])
                     self.progressed(len(data), len(data))
                     return path, len(data)
                 walk = FileWalk(cid, start, end, whole_blocks=True)
                 await Transfer(self, walk, entry.download, start, end).run()
                 assert walk.size is not None
-                if whole:
-                    return await self._downloads.finish(entry, walk.size), walk.size
-                return entry.download.path, walk.size
+                if not whole:
+                    return entry.download.path, walk.size
+                path = await self._downloads.finish(entry, walk.size)
+                if path is not None:
+                    return path, walk.size
 
     async def _one_block(self, cid: CID) -> Buffer:
         """The bytes of a file that is one block: with no walk, it takes one trip to a thread to put it into place."""

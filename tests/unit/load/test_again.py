@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.load import Load
 from kachery_p2p.repo.repo import Repo
-from tests.unit.load.test_load import RepoSession, make_load, no_dial, run
+from tests.helpers.patience import PATIENCE
+from tests.unit.load.test_load import Block, RepoSession, make_load, no_dial, run
 
 
 @pytest.fixture
@@ -175,6 +176,52 @@ async def test_a_file_of_one_block_and_a_part_of_it_at_once(ours: Repo, theirs: 
         for start, end in ((10, 20), (0, None), (100_000, 100_010), (0, None)):
             nursery.start_soon(one, start, end)
     assert sorted(found) == sorted([data, data, data[10:20], data[100_000:100_010]])
+    assert not any((ours.directory / "partial").iterdir())
+
+
+class Together(RepoSession):
+    """Gives nothing before all sessions of a gathering have been asked."""
+
+    def __init__(self, store: Repo, gathering: list[Together], everybody: int) -> None:
+        super().__init__(store)
+        self._gathering = gathering
+        self._everybody = everybody
+        self._all_here = trio.Event()
+
+    def want(self, cids: Iterable[CID], sizes: Mapping[bytes, int] | None = None) -> None:
+        super().want(cids, sizes)
+        if self not in self._gathering:
+            self._gathering.append(self)
+        if len(self._gathering) == self._everybody:
+            for each in self._gathering:
+                each._all_here.set()
+
+    async def receive(self) -> Block:
+        await self._all_here.wait()
+        return await super().receive()
+
+
+@pytest.mark.parametrize("size", [250_000, 5_000_000], ids=["one block", "several"])
+async def test_two_that_load_all_of_a_file_at_once(ours: Repo, theirs: Repo, size: int) -> None:
+    """As two folders do that have it, say. Both have it when both have come to its end: one puts it into place, and the
+    other does not keep it from that."""
+    data = bytes(range(250)) * (size // 250)
+    cid = theirs.store_bytes(data).cid
+    downloads = Downloads(ours)
+    gathering: list[Together] = []
+    found: list[bytes] = []
+
+    async def one() -> None:
+        session = Together(theirs, gathering, 2)
+        load = Load(ours, downloads, session, connect=no_dial, timeout=60, progress=lambda done, total: None)
+        path, _ = await run_file(load, cid)
+        found.append(path.read_bytes())
+
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one)
+            nursery.start_soon(one)
+    assert found == [data, data]
     assert not any((ours.directory / "partial").iterdir())
 
 
