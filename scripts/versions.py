@@ -31,6 +31,8 @@ VALUE_TESTS = ("test_formats.py", "test_npy.py", "test_pickling.py", "test_pickl
 OLD_NUMPY_PYTHONS = ((3, 10), (3, 11), (3, 12))
 PYTHONS = (*OLD_NUMPY_PYTHONS, (3, 13), (3, 14))
 _STAMP = "installed-for"
+#: Seconds for one run of the tests, which takes ten minutes on a quiet machine: a test that hangs ends with it.
+LONGEST = 3600.0
 
 
 def main() -> int:
@@ -104,7 +106,14 @@ def _test(folder: Path, tests: list[str]) -> int:
 def _run(folder: Path, *arguments: str, capture_output: bool = False) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [str(folder / "bin" / "python"), *arguments]
-    return subprocess.run(command, cwd=ROOT, env=env, check=False, text=True, capture_output=capture_output)
+    try:
+        return subprocess.run(
+            command, cwd=ROOT, env=env, check=False, text=True, capture_output=capture_output, timeout=LONGEST
+        )
+    except subprocess.TimeoutExpired as late:
+        said = late.stdout or ""
+        text = said.decode(errors="replace") if isinstance(said, bytes) else said
+        return subprocess.CompletedProcess(command, 1, f"{text}\nIt did not end within {LONGEST:g} seconds.", "")
 
 
 def find_pythons() -> dict[tuple[int, int], Path]:
