@@ -22,7 +22,6 @@ from kachery_cloud.errors import FileMissing, InvalidCID, InvalidURI, NotAFile
 from kachery_cloud.local import LocalFile
 from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
-from kachery_cloud.settings.values import parse_timeout
 from kachery_cloud.uri import EXPECTED, ContentURI, begins_with_cid, check_peer_addresses, parse_uri
 from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import describe
@@ -91,10 +90,7 @@ class HereRequest(Request):
         timeout: float | None = None,
     ) -> None:
         check_flags(local_only=local_only, verbose=verbose)
-        self.config = load_config()
-        self.local_only = local_only
-        self.verbose = verbose
-        self.timeout = self.config.timeout if timeout is None else parse_timeout(timeout, "The timeout")
+        self._take_options(local_only=local_only, verbose=verbose, timeout=timeout)
         self.uri = self.found = found
         self.providers = check_peer_addresses(providers, "a provider")
 

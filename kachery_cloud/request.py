@@ -70,13 +70,10 @@ class Request:
         providers: Sequence[str] = (),
         timeout: float | None = None,
     ) -> None:
-        check_flags(local_only=local_only, verbose=verbose)
+        check_flags(local_only=local_only, verbose=verbose)  # a mistake there is told before one in the URI
         named = parse_name_uri(uri)
         found = None if named is not None else parse_uri(uri)
-        self.config: Config = load_config()
-        self.local_only = local_only
-        self.verbose = verbose
-        self.timeout = self.config.timeout if timeout is None else parse_timeout(timeout, "The timeout")
+        self._take_options(local_only=local_only, verbose=verbose, timeout=timeout)
         if named is not None:
             from kachery_cloud.publishing import follow
 
@@ -86,6 +83,13 @@ class Request:
         self.uri = found
         given = check_peer_addresses(providers, "a provider")
         self.providers = tuple(dict.fromkeys((*given, *self.uri.providers)))
+
+    def _take_options(self, *, local_only: bool, verbose: bool, timeout: float | None) -> None:
+        """What a call said beside the URI; what it did not say comes from the settings."""
+        self.config: Config = load_config()
+        self.local_only = local_only
+        self.verbose = verbose
+        self.timeout = self.config.timeout if timeout is None else parse_timeout(timeout, "The timeout")
 
     def file(self) -> Path:
         """The path of the whole file, here or fetched."""

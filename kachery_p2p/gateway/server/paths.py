@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -58,19 +59,21 @@ class PathRefusal(Exception):
         self.headers = dict(headers or {})
 
 
-class _Path:
+class _Path(ABC):
     """What the two kinds of paths have in common. `slash`: it ends with a slash, as directories do."""
 
     names: tuple[str, ...]
     slash: bool
 
     @property
+    @abstractmethod
     def _start(self) -> str:
-        raise NotImplementedError
+        """What stands before the names in a path."""
 
     @property
+    @abstractmethod
     def _authority(self) -> str:
-        raise NotImplementedError
+        """The same in a URI."""
 
     @property
     def text(self) -> str:
