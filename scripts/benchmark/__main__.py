@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmark import compare, far, machine, tables
+from scripts.benchmark import compare, far, machine, memory, tables
 from scripts.benchmark.dataset import Dataset, big_file, small_files, start_file, swarm_file, values
 from scripts.benchmark.far import Surroundings
 from scripts.benchmark.row import Row
@@ -98,6 +98,7 @@ def measure(
         for number in range(runs):
             for row in rows if number % 2 == 0 else reversed(rows):
                 print(f"[{number + 1}/{runs}] {dataset.name}: {row.title} ... ", end="", file=sys.stderr, flush=True)
+                memory.fill(folder.parent)
                 before = around.wire_bytes()
                 try:
                     sample = row.run(stage)

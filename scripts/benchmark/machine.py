@@ -6,12 +6,14 @@ import os
 import platform
 from pathlib import Path
 
+from scripts.benchmark.memory import is_taken_back
+
 
 def describe() -> dict[str, str]:
     """CPU, memory, system and Python of this machine."""
     return {
         "cpu": f"{_cpu_model()}, {os.cpu_count()} cores",
-        "memory": _memory(),
+        "memory": _memory() + (", free pages go back to the host" if is_taken_back() else ""),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
     }
