@@ -41,9 +41,11 @@ class Item:
         uri: of it, with its label.
         label: what it is called: as you said, else the name of the file, else what its URI said; None without any.
         kind: "stored" (a copy), "linked" (your own file, without a copy), "loaded" (from others), or "partial" (being
-            loaded, or only parts of it were asked for). What was stored and loaded is stored.
+            loaded, or only parts of it were asked for: ranges of a file, files of a folder by their paths). What was
+            stored and loaded is stored.
         directory: whether it is a folder.
-        size: in bytes; None where that is not known yet.
+        size: in bytes; None where that is not known yet. Of a folder of which a part is here, what its first block
+            says: a little more than its files.
         here: bytes of it that are here.
         complete: whether all of it is here, as far as that is known without reading it; `verify` reads it.
         problem: why it is not: "missing" (deleted by hand?), "changed" (it is not what it was), "incomplete".
@@ -83,6 +85,8 @@ class Item:
 
 
 def _state(item: Item) -> str:
+    if item.kind == "partial" and item.directory:
+        return f"{size_text(item.here)} of it"
     if item.kind == "partial" and item.size:
         return f"{min(99, round(100 * item.here / item.size))} %"
     return "yes" if item.complete else item.problem or "no"

@@ -418,8 +418,15 @@ def _not_listed(repo: Repo, uri: str, cid: CID) -> KacheryError:
     key = bytes(cid.to_v1())
     for _, folder in repo.inventory.folders():
         if any(bytes(member.to_v1()) == key for member in repo.inventory.members(folder).files):
-            return InvalidArgument(
-                f"{uri} is in the folder {format_uri(str(folder))}, and was not stored or loaded by itself. It goes "
-                "with that folder."
-            )
+            return _goes_with(uri, folder)
+    for partial in repo.inventory.parts.folders():
+        if any(bytes(file.to_v1()) == key for file in partial.files):
+            return _goes_with(uri, partial.cid)
     return _not_here(uri)
+
+
+def _goes_with(uri: str, folder: CID) -> InvalidArgument:
+    return InvalidArgument(
+        f"{uri} is in the folder {format_uri(str(folder))}, and was not stored or loaded by itself. It goes with that "
+        "folder."
+    )

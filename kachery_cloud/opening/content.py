@@ -258,7 +258,7 @@ class Content:
         request = self._request
         try:
             everything = start == 0 and end >= self.size
-            wanted = request.wanted("file") if everything else request.wanted("bytes", start=start, end=end)
+            wanted = request.wanted("file", part=True) if everything else request.wanted("bytes", start=start, end=end)
             asked = _Asked(start, end, get_connection(request.config).begin(LOAD, wanted))
         except BaseException:
             self._plan.failed(start, end)
@@ -281,7 +281,7 @@ class Content:
 
         if self._plan.whole and not self._finishing:
             self._finishing = True
-            wanted = self._request.wanted("file")
+            wanted = self._request.wanted("file", part=True)
             self._asked.append(_Asked(0, 0, get_connection(self._request.config).begin(LOAD, wanted)))
 
     def _take_what_came(self) -> None:

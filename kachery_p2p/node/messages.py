@@ -38,6 +38,8 @@ class LoadRequest:
             room on the disk.
         providers: multiaddrs of peers that may have it, besides all connected ones.
         timeout: seconds without a single block after which it is given up.
+        part: of a file that is read through the folder which `path` begins in: it is not listed by itself, but as a
+            part of that folder. So it is with "bytes" and a path, always.
     """
 
     cid: CID
@@ -47,6 +49,7 @@ class LoadRequest:
     end: Offset | None = None
     providers: tuple[str, ...] = ()
     timeout: Seconds = 60.0
+    part: bool = field(default=False, metadata=OMITTED)
 
 
 @dataclass(frozen=True)

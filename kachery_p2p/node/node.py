@@ -385,11 +385,17 @@ class Node:
                 if kind == "listing":
                     await load.drive(list_directory(target))
                     return LoadResult(target)
-                if kind == "bytes":
-                    where, size = await load.file(target, request.start or 0, request.end)
-                else:
-                    where, size = await self._whole_file(load, target, request.providers)
-                await trio.to_thread.run_sync(self.repo.inventory.loaded, target)
+                try:
+                    if kind == "bytes":
+                        where, size = await load.file(target, request.start or 0, request.end)
+                    else:
+                        where, size = await self._whole_file(load, target, request.providers)
+                finally:
+                    if request.path and (kind == "bytes" or request.part):
+                        with trio.CancelScope(shield=True):  # also what came of a load that was given up is a part
+                            await trio.to_thread.run_sync(self.repo.inventory.loaded_part, root, target)
+                if not request.path or not (kind == "bytes" or request.part):
+                    await trio.to_thread.run_sync(self.repo.inventory.loaded, target)
                 return LoadResult(target, str(where), size)
 
             try:

@@ -11,6 +11,7 @@
     seen     which root a file of the user's had when it was hashed, and its stamp then (seen.py). It may be lost
     kept     roots that the user stored, linked or loaded by themselves (inventory.py); what is in folders is not there
     labels   what these are called
+    parts    files that were read through a folder of which only a part is here (folder_parts.py)
     going    roots that are being removed (removal.py): not finished yet, and not to be listed any more
     blocks   multihash -> the block itself: inner nodes, directory nodes, symlinks, and leaves wrapped in a way that
              the two wraps above do not give back
@@ -138,7 +139,16 @@ _LATER_TABLES = {
     PRIMARY KEY (key, label)
 )""",
     "going": "(key BLOB PRIMARY KEY)",
+    "parts": """(
+    root BLOB NOT NULL,
+    root_version INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    version INTEGER NOT NULL,
+    PRIMARY KEY (root, key)
+)""",
 }
+#: Those of them that begin empty, so that nothing need be found out where they are missing.
+_BEGIN_EMPTY = ("parts",)
 
 
 class Catalog(SQLiteFile):
@@ -262,9 +272,11 @@ def _add_later_tables(db: sqlite3.Connection) -> None:
         return
     db.execute("BEGIN IMMEDIATE")
     try:
+        filled = set(lacking()) - set(_BEGIN_EMPTY)
         for name in lacking():
             db.execute(f"CREATE TABLE {name} {_LATER_TABLES[name]}")
-        if db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:  # of a program between two releases
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if filled and version == SCHEMA_VERSION:  # of a program between two releases
             db.execute(f"PRAGMA user_version={_WITHOUT_LATER[-1]}")
         db.execute("COMMIT")
     except BaseException:

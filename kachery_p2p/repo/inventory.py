@@ -16,7 +16,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,8 @@ from kachery_p2p.errors import KacheryError, RemovedMeanwhile
 from kachery_p2p.repo.catalog import CHANGED, DIRECTORY, OK
 from kachery_p2p.repo.checking import Problem, way_out
 from kachery_p2p.repo.fileio import Stamp
-from kachery_p2p.repo.kept_rows import LINKED, LOADED, STORED, Label, clean_label, keep_row, label_row
+from kachery_p2p.repo.folder_parts import FolderParts, part_row
+from kachery_p2p.repo.kept_rows import LINKED, LOADED, STORED, KeptRoot, Label, clean_label, keep_row, label_row
 from kachery_p2p.repo.labels import LabelRecord, LabelRecords
 from kachery_p2p.repo.limits import SQL_KEYS, USED_NOTES, USED_SECONDS
 from kachery_p2p.repo.placing import Placer
@@ -34,51 +35,6 @@ from kachery_p2p.repo.relisting import bring_back, outer_roots, relist, take_ove
 from kachery_p2p.repo.second_place import cid_of
 from kachery_p2p.repo.serving import unchanged
 from kachery_p2p.repo.tree import StoredTree, read_tree
-
-
-@dataclass(frozen=True)
-class KeptRoot:
-    """A root that was stored, linked or loaded by itself, or is being loaded.
-
-    Attributes:
-        cid: of it.
-        directory: whether it is one.
-        how: a sum of STORED, LINKED and LOADED; 0 for a file of which only a part is here.
-        size: in bytes; None where that is not known yet.
-        here: bytes of it that are here, those of a linked file among them.
-        added: when it was first stored, linked or loaded by itself; seconds since 1970.
-        used: when it was last used, to the hour.
-        labels: the newest first.
-        path: of our own copy, else of the linked file; None for a folder, and for a small file without a path.
-        copied: whether bytes of it are in the data directory.
-        linked: whether it is served from a file of the user's.
-        whole: whether all of it is here.
-        problem: why not, in one word: "changed", "missing", "incomplete"; empty where all is well.
-    """
-
-    cid: CID
-    directory: bool
-    how: int
-    size: int | None
-    here: int
-    added: float
-    used: float
-    labels: tuple[Label, ...] = ()
-    path: Path | None = None
-    copied: bool = False
-    linked: bool = False
-    whole: bool = True
-    problem: str = ""
-
-    @property
-    def given(self) -> bool:
-        """Whether the user gave it a label."""
-        return any(label.given for label in self.labels)
-
-    @property
-    def key(self) -> bytes:
-        """As the catalog has it."""
-        return bytes(self.cid.to_v1())
 
 
 class _Place(NamedTuple):
@@ -103,6 +59,7 @@ class Inventory:
         self._reader = placer.reader
         self._lock = placer.lock
         self.records = LabelRecords(placer.layout)
+        self.parts = FolderParts(placer)
         #: When the use of a root was last noted, or found noted, by this process.
         self._used: OrderedDict[bytes, float] = OrderedDict()
         self._guard = threading.Lock()
@@ -172,6 +129,24 @@ class Inventory:
             with self._lock.adding():
                 self.keep(cid, LOADED, label)
 
+    def loaded_alone(self, cid: CID, label: Label | None = None) -> None:
+        """The same of a file, where it is known as a part of folders alone."""
+        if self._catalog.one("SELECT 1 FROM parts WHERE key = ?", (bytes(cid.to_v1()),)) is not None:
+            self.loaded(cid, label)
+
+    def loaded_part(self, root: CID, file: CID) -> None:
+        """Note that something of a file was read through a folder, if it is here now and the folder is not."""
+        if _inline(file) or self._catalog.read_only or self.parts.has(root, file):
+            return
+        key = bytes(file.to_v1())
+        with self._lock.adding():
+            whole = self._catalog.one(f"SELECT 1 FROM roots WHERE key = ? AND kind <> {DIRECTORY}", (key,))
+            if whole or self.parts.unfinished(file):
+                now = time.time()
+                self.records.append([LabelRecord(file, LOADED, added=now, of=root)])
+                with self._catalog.write() as db:
+                    part_row(db, root, file, now)
+
     def use(self, cid: CID) -> None:
         """Note that a root was used now. Costs a row once an hour, and else nothing but a look into memory."""
         if self._catalog.read_only:
@@ -198,7 +173,7 @@ class Inventory:
     def get(self, cid: CID) -> KeptRoot | None:
         """One root, if it was stored, linked or loaded by itself, or is being loaded."""
         key = bytes(cid.to_v1())
-        for root in self._roots(key):
+        for root in (*self._roots(key), *self._in_part(key)):
             return root
         return next((root for root in self._partial() if root.key == key), None)
 
@@ -207,6 +182,7 @@ class Inventory:
         kept = self._roots()
         keys = {root.key for root in kept if root.here}
         partial = [root for root in self._partial() if root.key not in keys]
+        partial += self._in_part()
         shown = {root.key for root in partial}
         found = [root for root in kept if root.key not in shown] + partial
         return sorted(found, key=lambda root: root.added)
@@ -214,6 +190,12 @@ class Inventory:
     def members(self, cid: CID) -> StoredTree:
         """What is in a directory, as far as its nodes are here."""
         return read_tree(cid, self._reader.nodes)
+
+    def files_of(self, root: KeptRoot) -> list[CID]:
+        """The files of a folder; of one of which a part is here, those."""
+        if root.how:
+            return list(self.members(root.cid).files)
+        return [cid for folder in self.parts.folders(root.key) for cid in folder.files]
 
     def folders(self) -> list[tuple[bytes, CID]]:
         """The directories that are kept by themselves: their keys, and their CIDs."""
@@ -409,8 +391,20 @@ class Inventory:
         return at_least if node is None else max(at_least, node.filesize or 0)
 
     def _inside(self) -> set[bytes]:
-        """The keys of all files in the folders that are kept."""
-        return {bytes(cid.to_v1()) for _, folder in self.folders() for cid in self.members(folder).files}
+        """The keys of all files in the folders that are kept, or of which a part is here."""
+        found = {bytes(cid.to_v1()) for _, folder in self.folders() for cid in self.members(folder).files}
+        found.update(key for (key,) in self._catalog.all("SELECT key FROM parts"))
+        return found
+
+    def _in_part(self, only: bytes | None = None) -> Iterator[KeptRoot]:
+        """Folders of which files were read by their paths."""
+        folders = self.parts.folders(only)
+        if folders:
+            labels = self._labels(only)
+            for folder in folders:
+                keys = [bytes(cid.to_v1()) for cid in folder.files]
+                key = bytes(folder.cid.to_v1())
+                yield from self.parts.kept(folder, self.here_among(keys), tuple(labels.get(key, ())))
 
     # --- what the catalog does not tell -----------------------------------------------------------------------------
 

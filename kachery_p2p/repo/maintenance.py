@@ -124,7 +124,8 @@ class Maintenance:
     def sweep(self, min_age: float = ORPHAN_SECONDS, *, among: Container[bytes] | None = None) -> tuple[int, int]:
         """See Repo.sweep. With `among`, only those of some multihashes are dropped."""
         reached: set[bytes] = set()
-        waiting = [cid_of(key, 1).multihash for (key,) in self._catalog.all("SELECT key FROM roots")]
+        roots = self._catalog.all("SELECT key FROM roots UNION SELECT root FROM parts")
+        waiting = [cid_of(key, 1).multihash for (key,) in roots]
         for name in os.listdir(self._layout.partial):
             try:
                 waiting.append(CID.parse(name).multihash)
@@ -183,7 +184,11 @@ class Maintenance:
     def _members(self, cid: CID) -> tuple[list[CID], list[Problem]]:
         """The files in and below a directory; the file itself otherwise. And the folders that cannot be read."""
         row = self._catalog.one("SELECT kind FROM roots WHERE key = ?", (bytes(cid.to_v1()),))
-        if row is None or row[0] != DIRECTORY:
+        if row is None:  # of a folder that is here in part, that part
+            parts = self._catalog.all("SELECT key, version FROM parts WHERE root = ?", (bytes(cid.to_v1()),))
+            found = [cid_of(key, version) for key, version in parts]
+            return (found and [each for each in found if not self._layout.partial_for(each).exists()]) or [cid], []
+        if row[0] != DIRECTORY:
             return [cid], []
         tree = read_tree(cid, self._reader.nodes)
         broken: list[Problem] = []

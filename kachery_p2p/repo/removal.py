@@ -18,7 +18,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -116,10 +116,12 @@ class Removal:
                 now = root  # one that no list has
             if (now.how, now.labels) != (root.how, root.labels):
                 raise RepoBusy(f"ipfs://{root.cid} was stored or loaded again just now, so it is not removed.")
-            with self._partial_lock(root.cid) as partial:
+            with ExitStack() as locks:
+                files = self._unfinished(self._goes(now)[0]) if now.directory else []
+                partial = [locks.enter_context(self._partial_lock(cid)) for cid in (root.cid, *files)]
                 removed = self._remove(now, more)
-                freed = None if partial is None else self._unlink(partial)
-                return removed if freed is None else replace(removed, freed=removed.freed + freed)
+                freed = sum(self._unlink(path) or 0 for path in partial if path is not None)
+                return replace(removed, freed=removed.freed + freed)
 
     def forget(self, cid: CID) -> bool:
         """See Repo.remove."""
@@ -135,7 +137,7 @@ class Removal:
 
         A file that is not right, or not there any more, is no copy.
         """
-        if root.how == 0:
+        if root.how == 0 and not root.directory:
             return [(root.cid, root.here)]
         gone = {bytes(cid.to_v1()): cid for cid in self._goes(root)[0]}
         rows: dict[bytes, list[Row]] = {}
@@ -165,6 +167,8 @@ class Removal:
                     break
             else:
                 found += [(cid, size) for size in sizes[:1]]
+        if root.how == 0:
+            found += [(cid, size) for cid in gone.values() if (size := self._inventory.parts.unfinished(cid))]
         return found
 
     def sample(self, root: KeptRoot, blocks: int, proofs: int) -> tuple[list[CID], list[CID]]:
@@ -270,7 +274,7 @@ class Removal:
     def _remove(self, root: KeptRoot, more: bool) -> Removed:
         gone, shared = self._goes(root)
         going = [*gone, root.cid] if root.directory else gone
-        keys = [bytes(cid.to_v1()) for cid in self._inventory.members(root.cid).files] if root.directory else []
+        keys = [bytes(cid.to_v1()) for cid in self._inventory.files_of(root)] if root.directory else []
         nodes = self._nodes_of(going)
         packed = sum(place.length for place in self._reader.packs.files(going).values())
         try:
@@ -298,7 +302,7 @@ class Removal:
         inside = self._counts()
         if not root.directory:
             return ([], 1) if root.key in inside else ([root.cid], 0)
-        keys = {bytes(cid.to_v1()): cid for cid in self._inventory.members(root.cid).files}
+        keys = {bytes(cid.to_v1()): cid for cid in self._inventory.files_of(root)}
         kept = {key for (key,) in self._catalog.all("SELECT key FROM kept") if key in keys}
         gone = [cid for key, cid in keys.items() if inside[key] <= 1 and key not in kept]
         return gone, len(keys) - len(gone)
@@ -420,18 +424,28 @@ class Removal:
             self._loose = set()
 
     def _counts(self) -> Counter[bytes]:
-        """How many of the kept folders have each file."""
+        """How many of the kept folders, and of those of which a part is here, have each file."""
         mark = self._mark()
         if mark != self._owners.mark:
             counts: Counter[bytes] = Counter()
             for _, folder in self._inventory.folders():
                 counts.update(bytes(cid.to_v1()) for cid in self._inventory.members(folder).files)
+            counts.update(key for (key,) in self._catalog.all("SELECT key FROM parts"))
             self._owners = _Owners(mark, counts)
         return self._owners.counts
 
     def _mark(self) -> object:
         """Another one when the list of what is kept is another one."""
-        return tuple(self._catalog.one("SELECT count(*), max(rowid), max(added), sum(how) FROM kept"))
+        row = self._catalog.one(
+            "SELECT count(*), max(rowid), max(added), sum(how), (SELECT count(*) FROM parts), "
+            "(SELECT max(rowid) FROM parts) FROM kept"
+        )
+        return tuple(row)
+
+    def _unfinished(self, cids: Sequence[CID]) -> list[CID]:
+        """Those of some files of which there is a partial file."""
+        names = set(os.listdir(self._layout.partial))
+        return [cid for cid in cids if str(cid) in names] if names else []
 
     def _partial_lock(self, cid: CID) -> _PartialLock:
         with suppress(UnsupportedCID):

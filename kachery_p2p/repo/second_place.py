@@ -313,6 +313,13 @@ class _Old:
             cid = _cid_or_none(key, 1)
             if cid is not None and isinstance(label, str) and isinstance(added, float):
                 yield LabelRecord(cid, 0, label, bool(given), added)
+        for root, root_version, key, version, added in self._rows(
+            "SELECT p.root, p.root_version, p.key, p.version, k.added FROM parts p JOIN kept k ON k.key = p.root "
+            "ORDER BY p.rowid"
+        ):
+            of, cid = _cid_or_none(root, root_version), _cid_or_none(key, version)
+            if of is not None and cid is not None and isinstance(added, float):
+                yield LabelRecord(cid, 0, added=added, of=of)
 
     def links(self) -> Iterator[LinkRecord]:
         for key, version, profile, path in self._rows(
