@@ -18,7 +18,7 @@ from kachery_p2p.errors import KacheryError, UnsupportedCID
 from kachery_p2p.repo.kept_rows import KeptRoot, Label
 from kachery_p2p.repo.labels import LabelRecord
 from kachery_p2p.repo.placing import Placer
-from kachery_p2p.repo.second_place import cid_of
+from kachery_p2p.repo.root_keys import cid_of
 
 
 class PartialFolder(NamedTuple):
