@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from kachery_p2p import __version__
+from kachery_p2p.access import asking
+from kachery_p2p.access.gate import Gate
+from kachery_p2p.access.log import LOG_NAME, AccessLog
 from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
@@ -43,6 +46,7 @@ from kachery_p2p.transport.limits import DIAL_TIMEOUT
 from kachery_p2p.units import HOUR
 
 if TYPE_CHECKING:
+    from kachery_p2p.access.interfaces import Audiences, Memberships
     from kachery_p2p.bitswap.interfaces import GatewaySource
     from kachery_p2p.gateway.client.client import GatewayClient
     from kachery_p2p.node.messages import (
@@ -92,9 +96,13 @@ class Node:
         options: how it finds others and is found; by default not at all.
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
+        memberships: which peers are in which groups; None where this machine is in none.
+        audiences: who may see which block; None where everyone may see all of them.
 
     Attributes:
         keeping: what is pinned elsewhere.
+        gate: decides who may see what. Whatever gives something away asks it.
+        access_log: who was given what is not for everyone.
 
     Raises:
         InvalidAddress: an address to listen on, or of a peer, does not parse.
@@ -119,8 +127,12 @@ class Node:
         options: NodeOptions | None = None,
         pin_services: Sequence[PinService] = (),
         outbox: PinOutbox | None = None,
+        memberships: Memberships | None = None,
+        audiences: Audiences | None = None,
     ) -> None:
         self.repo = repo
+        self.gate = Gate(memberships, audiences)
+        self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
         options = options or NodeOptions()
         self._peers = list(dict.fromkeys(peers))
         for addr in self._peers:
@@ -138,7 +150,15 @@ class Node:
             self.gateways = GatewayClient(options.gateways, options.gateway_tokens)
             sources = [ClientSource(self.gateways, gateway) for gateway in self.gateways.gateways]
         self._downloads = Downloads(repo)
-        self.exchange = Exchange(self.host, self._downloads.arriving, on_bad_peer=self._on_bad_peer, gateways=sources)
+        self.exchange = Exchange(
+            self.host,
+            self._downloads.arriving,
+            on_bad_peer=self._on_bad_peer,
+            gateways=sources,
+            gate=self.gate,
+            served=self.access_log,
+        )
+        self.host.set_handler(asking.PROTOCOL, asking.AudienceServer(self.gate, self._downloads.arriving).handle)
         self._downloads.arriving.notify = self.exchange.notify
         self.finding = Finding(
             self.host,
@@ -149,6 +169,7 @@ class Node:
             announce=announce,
             swarm_key=swarm_key,
             arriving=lambda: self._lasting,
+            gate=self.gate,
         )
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services, outbox=outbox)
         self._peer_errors: dict[str, str] = {}
@@ -170,6 +191,7 @@ class Node:
                     self._ports.remember(self._listen, self.host.ports())
                 except KacheryError as error:
                     log.warning("the ports cannot be remembered: %s", error)
+                await nursery.start(self.access_log.run)
                 await nursery.start(self.exchange.run)
                 await nursery.start(self.finding.run)
                 if self.gateways is not None:
@@ -326,6 +348,11 @@ class Node:
         """Another process has removed these, or has left them: announce them no more, and let go of open files."""
         await trio.to_thread.run_sync(self.repo.removal.let_go)
         self._downloads.arriving.show([cid.multihash for cid in cids])
+        self.finding.refresh()
+
+    async def notify_access(self) -> None:
+        """Another process has changed who may see what: those who wait for it get it, and announcements follow."""
+        self.gate.changed()
         self.finding.refresh()
 
     async def load(
