@@ -24,13 +24,16 @@ T = TypeVar("T")
 
 
 class Target(Protocol):
-    """Where a name points: `path` is `/ipfs/<cid>...`, for the next `ttl` seconds."""
+    """Where a name points: `path` is `/ipfs/<cid>...`, for the next `ttl` seconds. `names` are those on the way."""
 
     @property
     def path(self) -> str: ...
 
     @property
     def ttl(self) -> float: ...
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
 
 
 class NameRecord(Protocol):
@@ -92,8 +95,10 @@ class GatewayNames:
             raise _bad(request, f"{name} points to no content: {error}") from None
         if any(part in (".", "..") or "\0" in part for part in names):
             raise _bad(request, f"{name} points to {found.path[:200]!a}, a path that cannot be followed.")
-        if await content.is_hidden(root) and await source.owns(name):
-            raise self._unknown(request, name)
+        if await content.is_hidden(root):
+            for each in found.names:
+                if await source.owns(each):
+                    raise self._unknown(request, name)
         request.leads_to(root, tuple(names), found.ttl)
 
     async def record(self, request: Request, name: str, content: Content) -> HttpReply:
