@@ -238,8 +238,7 @@ class Finding:
         """
         if self.options.provide == "off":
             return False
-        (seen,) = self._gate.as_seen(None, [multihash])
-        return self._repo.own.has_block(seen) is not None
+        return self._gate.look([(None, multihash)], self._repo.own.block_sizes) != [None]
 
     def _make_dht(self, db: Database, rng: random.Random, *, lan: bool) -> DHT:
         from kachery_p2p.routing.dht.dht import DHT
