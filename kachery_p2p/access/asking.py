@@ -112,9 +112,8 @@ class AudienceServer:
         """In a thread: what a peer is told of each of these; empty for what is not here, and for what is not for it."""
         try:
             here = self._gate.look([(peer, multihash) for multihash in multihashes], self._store.block_sizes)
-            audiences = self._gate.audiences(
-                [each for each, size in zip(multihashes, here, strict=True) if size is not None]
-            )
+            told = [multihash for multihash, size in zip(multihashes, here, strict=True) if size is not None]
+            audiences = self._gate.audiences(told)
             groups = self._gate.groups_with(peer)
         except KacheryError:
             log.exception("For whom roots are cannot be looked up")

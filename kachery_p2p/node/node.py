@@ -46,7 +46,7 @@ from kachery_p2p.transport.limits import DIAL_TIMEOUT
 from kachery_p2p.units import HOUR
 
 if TYPE_CHECKING:
-    from kachery_p2p.access.interfaces import Audiences, Memberships
+    from kachery_p2p.access.interfaces import Memberships
     from kachery_p2p.bitswap.interfaces import GatewaySource
     from kachery_p2p.gateway.client.client import GatewayClient
     from kachery_p2p.node.messages import (
@@ -97,7 +97,6 @@ class Node:
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
         memberships: which peers are in which groups; None where this machine is in none.
-        audiences: who may see which block; None where everyone may see all of them.
 
     Attributes:
         keeping: what is pinned elsewhere.
@@ -128,10 +127,9 @@ class Node:
         pin_services: Sequence[PinService] = (),
         outbox: PinOutbox | None = None,
         memberships: Memberships | None = None,
-        audiences: Audiences | None = None,
     ) -> None:
         self.repo = repo
-        self.gate = Gate(memberships, audiences)
+        self.gate = Gate(memberships, repo.access)
         self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
         options = options or NodeOptions()
         self._peers = list(dict.fromkeys(peers))

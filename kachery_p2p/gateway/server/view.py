@@ -1,8 +1,8 @@
-"""What is here, as whoever asks may see it. What is not for them is not here, in every way in which something is not."""
+"""What is here, as whoever asks may see it. What is not for them is not here, in every way that there is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from kachery_p2p.dag.cid import CID
@@ -40,8 +40,8 @@ class View:
     def may_fetch(self) -> bool:
         """Whether the node may fetch for whoever asks. Cheap, not only in threads.
 
-        A node fetches with the rights of its user, and from the groups that it is in; and it takes what is here already,
-        whoever it is for. So it fetches nothing for strangers where anything is not for everyone.
+        A node fetches with the rights of its user, and from the groups that it is in; and it takes what is here
+        already, whoever it is for. So it fetches nothing for strangers where anything is not for everyone.
         """
         return self._gate is None or not self._gate.guards()
 
@@ -80,7 +80,7 @@ class View:
         if self._gate is None:
             return find(cid)
 
-        def find_all(multihashes: list[bytes]) -> dict[bytes, T]:
+        def find_all(multihashes: Sequence[bytes]) -> dict[bytes, T]:
             (seen,) = multihashes
             found = find(cid if seen == cid.multihash else CID(cid.version, cid.codec, seen))
             return {} if found is None else {seen: found}
