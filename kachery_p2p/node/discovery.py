@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from kachery_p2p.access.gate import Gate
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.node.dialling import Dialler
@@ -123,10 +124,12 @@ class Finding:
         announce: Sequence[str] = (),
         swarm_key: bytes | None = None,
         arriving: Callable[[], frozenset[bytes]] = frozenset,
+        gate: Gate | None = None,
     ) -> None:
         self._host = host
         self._repo = repo
         self._arriving = arriving
+        self._gate = Gate() if gate is None else gate
         self.options = options
         self._peers = peers
         self.swarm_key = swarm_key
@@ -229,8 +232,13 @@ class Finding:
         return self._repo.roots_among(multihashes) | self._arriving().intersection(multihashes)
 
     def _provides(self, multihash: bytes) -> bool:
-        """Whether a peer that asks for its providers is told our name."""
-        return self.options.provide != "off" and self._repo.own.has_block(multihash) is not None
+        """Whether a peer that asks for its providers is told our name: for what everyone may see.
+
+        Whoever passes the answer on is not known here, so members are told no more than others.
+        """
+        if self.options.provide == "off":
+            return False
+        return self._gate.look([(None, multihash)], self._repo.own.block_sizes) != [None]
 
     def _make_dht(self, db: Database, rng: random.Random, *, lan: bool) -> DHT:
         from kachery_p2p.routing.dht.dht import DHT

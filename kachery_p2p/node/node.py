@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from kachery_p2p import __version__
+from kachery_p2p.access import asking
+from kachery_p2p.access.gate import Gate
+from kachery_p2p.access.log import LOG_NAME, AccessLog
 from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
@@ -45,6 +48,7 @@ from kachery_p2p.transport.limits import DIAL_TIMEOUT
 from kachery_p2p.units import HOUR
 
 if TYPE_CHECKING:
+    from kachery_p2p.access.interfaces import Memberships
     from kachery_p2p.bitswap.interfaces import GatewaySource
     from kachery_p2p.gateway.client.client import GatewayClient
     from kachery_p2p.node.messages import (
@@ -94,11 +98,14 @@ class Node:
         options: how it finds others and is found; by default not at all.
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
+        memberships: which peers are in which groups; what the data directory says of that where None.
 
     Attributes:
         keeping: what is pinned elsewhere.
         groups: the groups that this machine is in, and who else is.
         membership: speaks for them on the network.
+        gate: decides who may see what. Whatever gives something away asks it.
+        access_log: who was given what is not for everyone.
 
     Raises:
         InvalidAddress: an address to listen on, or of a peer, does not parse.
@@ -123,6 +130,7 @@ class Node:
         options: NodeOptions | None = None,
         pin_services: Sequence[PinService] = (),
         outbox: PinOutbox | None = None,
+        memberships: Memberships | None = None,
     ) -> None:
         self.repo = repo
         options = options or NodeOptions()
@@ -133,6 +141,9 @@ class Node:
         self._ports = Ports(self._db)
         self._listen = self._ports.recall(listen)
         self.host = Host(identity.seed, list(self._listen), announce=announce, swarm_key=swarm_key, agent=AGENT)
+        self.groups = Groups(repo.directory, self.host.keys, own_peers=options.own_peers)
+        self.gate = Gate(self.groups if memberships is None else memberships, repo.access)
+        self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
         self.gateways: GatewayClient | None = None
         sources: list[GatewaySource] = []
         if options.gateways and swarm_key is None:
@@ -142,7 +153,15 @@ class Node:
             self.gateways = GatewayClient(options.gateways, options.gateway_tokens)
             sources = [ClientSource(self.gateways, gateway) for gateway in self.gateways.gateways]
         self._downloads = Downloads(repo)
-        self.exchange = Exchange(self.host, self._downloads.arriving, on_bad_peer=self._on_bad_peer, gateways=sources)
+        self.exchange = Exchange(
+            self.host,
+            self._downloads.arriving,
+            on_bad_peer=self._on_bad_peer,
+            gateways=sources,
+            gate=self.gate,
+            served=self.access_log,
+        )
+        self.host.set_handler(asking.PROTOCOL, asking.AudienceServer(self.gate, self._downloads.arriving).handle)
         self._downloads.arriving.notify = self.exchange.notify
         self.finding = Finding(
             self.host,
@@ -153,8 +172,8 @@ class Node:
             announce=announce,
             swarm_key=swarm_key,
             arriving=lambda: self._lasting,
+            gate=self.gate,
         )
-        self.groups = Groups(repo.directory, self.host.keys, own_peers=options.own_peers)
         self.membership = GroupService(self.host, self.groups, self._reach_member)
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services, outbox=outbox)
         self._peer_errors: dict[str, str] = {}
@@ -176,6 +195,7 @@ class Node:
                     self._ports.remember(self._listen, self.host.ports())
                 except KacheryError as error:
                     log.warning("the ports cannot be remembered: %s", error)
+                await nursery.start(self.access_log.run)
                 await nursery.start(self.exchange.run)
                 await nursery.start(self.finding.run)
                 await nursery.start(self.membership.run)
@@ -337,6 +357,11 @@ class Node:
         """Another process has removed these, or has left them: announce them no more, and let go of open files."""
         await trio.to_thread.run_sync(self.repo.removal.let_go)
         self._downloads.arriving.show([cid.multihash for cid in cids])
+        self.finding.refresh()
+
+    async def notify_access(self) -> None:
+        """Another process has changed who may see what: those who wait for it get it, and announcements follow."""
+        self.gate.changed()
         self.finding.refresh()
 
     async def load(
