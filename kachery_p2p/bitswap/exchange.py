@@ -9,6 +9,8 @@ from typing import Any
 
 import trio
 
+from kachery_p2p.access.gate import Gate
+from kachery_p2p.access.interfaces import Served
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.buffers import Buffers
 from kachery_p2p.bitswap.client import Arrival, WantManager
@@ -68,6 +70,8 @@ class Exchange:
         store: where blocks to serve are; used from threads.
         on_bad_peer: called with a peer and the reason when it sent bytes that nobody wanted, or too much garbage.
         gateways: HTTP gateways, for sessions that want their help.
+        gate: decides which peer may see which block of the store; None where all may see all.
+        served: is told of each block that is not for everyone and was sent.
 
     `async with trio.open_nursery() as n: await n.start(exchange.run)` starts it; cancelling stops it.
     """
@@ -79,12 +83,14 @@ class Exchange:
         *,
         on_bad_peer: Callable[[str, str], None] | None = None,
         gateways: Iterable[GatewaySource] = (),
+        gate: Gate | None = None,
+        served: Served | None = None,
     ) -> None:
         self._host = host
         self._on_bad_peer = on_bad_peer
         self._client = WantManager(host.peer_id)
         self._engine = Engine()
-        self._server = BlockServer(host, store, self._engine)
+        self._server = BlockServer(host, store, self._engine, gate, served)
         self._http_lanes: dict[GatewayLink, HttpLane] = {}
         for source in gateways:
             link = self._client.gateways.add(source.name)
