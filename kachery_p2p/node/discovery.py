@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from kachery_p2p.access.open import AllPublic, NoGroups
+from kachery_p2p.access.gate import NothingRestricted
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.node.dialling import Dialler
@@ -36,7 +36,7 @@ from kachery_p2p.routing.ipns.seen import SeenRecords
 from kachery_p2p.routing.ipns.service import Names
 from kachery_p2p.routing.ipns.shelf import Shelf
 from kachery_p2p.routing.members import MemberSearch
-from kachery_p2p.routing.provide.blinding import Blinding, Members
+from kachery_p2p.routing.provide.blinding import Blinding, Members, NoGroups
 from kachery_p2p.routing.router import Router, Sighting
 from kachery_p2p.transport.dns_txt import txt_records
 from kachery_p2p.transport.holepunch import HolePunch
@@ -143,7 +143,7 @@ class Finding:
         self._repo = repo
         self._arriving = arriving
         self._groups: Members = members or NoGroups()
-        self._blinding = Blinding(audiences or AllPublic(), self._groups)
+        self._blinding = Blinding(audiences or NothingRestricted(), self._groups)
         self.options = options
         self._peers = peers
         self.swarm_key = swarm_key
