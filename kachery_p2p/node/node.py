@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from kachery_p2p import __version__
+from kachery_p2p.access import asking
 from kachery_p2p.access.audience import NOBODY
-from kachery_p2p.access.gate import NothingRestricted
+from kachery_p2p.access.gate import Gate
+from kachery_p2p.access.log import LOG_NAME, AccessLog
 from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
@@ -110,6 +112,8 @@ class Node:
 
     Attributes:
         keeping: what is pinned elsewhere.
+        gate: decides who may see what. Whatever gives something away asks it.
+        access_log: who was given what is not for everyone.
 
     Raises:
         InvalidAddress: an address to listen on, or of a peer, does not parse.
@@ -139,7 +143,8 @@ class Node:
     ) -> None:
         self.repo = repo
         self._members: Members = memberships or NoGroups()
-        self._audiences: Audiences = audiences or NothingRestricted()
+        self.gate = Gate(memberships, audiences)
+        self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
         options = options or NodeOptions()
         self._peers = list(dict.fromkeys(peers))
         for addr in self._peers:
@@ -157,7 +162,15 @@ class Node:
             self.gateways = GatewayClient(options.gateways, options.gateway_tokens)
             sources = [ClientSource(self.gateways, gateway) for gateway in self.gateways.gateways]
         self._downloads = Downloads(repo)
-        self.exchange = Exchange(self.host, self._downloads.arriving, on_bad_peer=self._on_bad_peer, gateways=sources)
+        self.exchange = Exchange(
+            self.host,
+            self._downloads.arriving,
+            on_bad_peer=self._on_bad_peer,
+            gateways=sources,
+            gate=self.gate,
+            served=self.access_log,
+        )
+        self.host.set_handler(asking.PROTOCOL, asking.AudienceServer(self.gate, self._downloads.arriving).handle)
         self._downloads.arriving.notify = self.exchange.notify
         self.finding = Finding(
             self.host,
@@ -168,10 +181,10 @@ class Node:
             announce=announce,
             swarm_key=swarm_key,
             arriving=lambda: self._lasting,
-            audiences=self._audiences,
+            gate=self.gate,
             members=self._members,
         )
-        self._members_first = MembersFirst(self.host, self.finding, self._members, self._audiences)
+        self._members_first = MembersFirst(self.host, self.finding, self._members, self.gate)
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services, outbox=outbox)
         self._peer_errors: dict[str, str] = {}
         self._said_addresses: list[str] | None = None
@@ -194,6 +207,7 @@ class Node:
                     log.warning("the ports cannot be remembered: %s", error)
                 # Whoever is removed from a group hears of no want any more, also of a load that is under way.
                 self._members.on_changed(self.exchange.look_again)
+                await nursery.start(self.access_log.run)
                 await nursery.start(self.exchange.run)
                 await nursery.start(self.finding.run)
                 if self.gateways is not None:
@@ -330,10 +344,10 @@ class Node:
     async def _check_public(self, path: str) -> None:
         """See `publish`. Of `/ipns/` paths nothing can be told."""
         parts = path.split("/")
-        if parts[:2] != ["", "ipfs"] or len(parts) < 3 or not self._audiences.any_restricted():
+        if parts[:2] != ["", "ipfs"] or len(parts) < 3 or not self.gate.any_restricted():
             return
         root = CID.parse(parts[2])
-        found = await trio.to_thread.run_sync(self._audiences.audiences, [root.multihash])
+        found = await trio.to_thread.run_sync(self.gate.audiences, [root.multihash])
         if root.multihash in found:
             raise NoPermission(
                 f"ipfs://{root} is not for everybody, and a published name would tell everybody its CID. Pass on its "
@@ -374,6 +388,11 @@ class Node:
         """Another process has removed these, or has left them: announce them no more, and let go of open files."""
         await trio.to_thread.run_sync(self.repo.removal.let_go)
         self._downloads.arriving.show([cid.multihash for cid in cids])
+        self.finding.refresh()
+
+    async def notify_access(self) -> None:
+        """Another process has changed who may see what: those who wait for it get it, and announcements follow."""
+        self.gate.changed()
         self.finding.refresh()
 
     async def load(
