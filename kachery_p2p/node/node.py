@@ -107,7 +107,7 @@ class Node:
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
         memberships: which peers are in which groups, and the secrets of these; None where this machine is in none.
-        audiences: who may see which block; None where everyone may see all of them.
+        audiences: who may see which block; what the repo says of that where None.
 
     Attributes:
         keeping: what is pinned elsewhere.
@@ -142,7 +142,7 @@ class Node:
     ) -> None:
         self.repo = repo
         self._members: Members = memberships or NoGroups()
-        self.gate = Gate(memberships, audiences)
+        self.gate = Gate(memberships, repo.access if audiences is None else audiences)
         self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
         options = options or NodeOptions()
         self._peers = list(dict.fromkeys(peers))
