@@ -40,6 +40,8 @@ class LoadRequest:
         timeout: seconds without a single block after which it is given up.
         part: of a file that is read through the folder which `path` begins in: it is not listed by itself, but as a
             part of that folder. So it is with "bytes" and a path, always.
+        groups: the IDs of groups that it is for. Where there are any, nobody but their members, and the user's own
+            machines, hears of it.
     """
 
     cid: CID
@@ -50,6 +52,7 @@ class LoadRequest:
     providers: tuple[str, ...] = ()
     timeout: Seconds = 60.0
     part: bool = field(default=False, metadata=OMITTED)
+    groups: tuple[str, ...] = field(default=(), metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,15 @@ class LoadResult:
 
 @dataclass(frozen=True)
 class WhereisRequest:
-    """Who has a root? Asked for at most `timeout` seconds. `providers` are asked beside those that are found."""
+    """Who has a root? Asked for at most `timeout` seconds. `providers` are asked beside those that are found.
+
+    `groups` are as in `LoadRequest`.
+    """
 
     cid: CID
     timeout: Seconds
     providers: tuple[str, ...] = ()
+    groups: tuple[str, ...] = field(default=(), metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -219,6 +226,7 @@ class CopiesRequest:
         proofs: of it, that a peer must give.
         timeout: seconds to search for at most.
         providers: multiaddrs of peers to ask, besides those that are found.
+        groups: as in `LoadRequest`.
     """
 
     cid: CID
@@ -226,6 +234,7 @@ class CopiesRequest:
     proofs: tuple[CID, ...]
     timeout: Seconds
     providers: tuple[str, ...] = ()
+    groups: tuple[str, ...] = field(default=(), metadata=OMITTED)
 
 
 @dataclass(frozen=True)

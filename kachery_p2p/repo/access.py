@@ -318,6 +318,11 @@ class RootAccess:
         with self._catalog.write() as db:
             step(db)
 
+    def bind_part(self, db: sqlite3.Connection, claim: Claim, root: CID) -> None:
+        """Give a claim to the folder that something was read through; in the caller's transaction."""
+        if not claim.kept:
+            self._bind(db, bytes(root.to_v1()), claim.rows, claim.audience, claim)
+
     def before_keeping(self, cid: CID, audience: Audience | None, claim: Claim | None = None) -> Step:
         """Prepare for a root to be kept, all of which is here. The caller has the lock of those who add.
 

@@ -147,29 +147,38 @@ class Inventory:
                 with self._catalog.write() as db:
                     label_row(db, key, label, time.time())
 
-    def loaded(self, cid: CID, label: Label | None = None) -> None:
-        """Note that a root was loaded by itself, where it is whole."""
+    def loaded(self, cid: CID, label: Label | None = None, claim: Claim | None = None) -> None:
+        """Note that a root was loaded by itself, where it is whole; under a claim where it is not for everyone."""
         if self._catalog.one("SELECT 1 FROM roots WHERE key = ?", (bytes(cid.to_v1()),)) is not None:
             with self._lock.adding():
-                self.keep(cid, LOADED, label)
+                audience = None if claim is None else claim.audience
+                self.keep(cid, LOADED, label, audience=audience, claim=claim)
 
     def loaded_alone(self, cid: CID, label: Label | None = None) -> None:
         """The same of a file, where it is known as a part of folders alone."""
         if self._catalog.one("SELECT 1 FROM parts WHERE key = ?", (bytes(cid.to_v1()),)) is not None:
             self.loaded(cid, label)
 
-    def loaded_part(self, root: CID, file: CID) -> None:
-        """Note that something of a file was read through a folder, if it is here now and the folder is not."""
-        if _inline(file) or self._catalog.read_only or self.parts.has(root, file):
+    def loaded_part(self, root: CID, file: CID, claim: Claim | None = None) -> None:
+        """Note that something of a file was read through a folder, if it is here now and the folder is not.
+
+        Where it was loaded under a claim, that is the folder's from then on.
+        """
+        if _inline(file) or self._catalog.read_only or (claim is None and self.parts.has(root, file)):
             return
         key = bytes(file.to_v1())
         with self._lock.adding():
             whole = self._catalog.one(f"SELECT 1 FROM roots WHERE key = ? AND kind <> {DIRECTORY}", (key,))
             if whole or self.parts.unfinished(file):
                 now = time.time()
-                self.records.append([LabelRecord(file, LOADED, added=now, of=root)])
+                known = self.parts.has(root, file)
+                if not known:
+                    self.records.append([LabelRecord(file, LOADED, added=now, of=root)])
                 with self._catalog.write() as db:
-                    part_row(db, root, file, now)
+                    if claim is not None:
+                        self._access.bind_part(db, claim, root)
+                    if not known:
+                        part_row(db, root, file, now)
 
     def use(self, cid: CID) -> None:
         """Note that a root was used now. Costs a row once an hour, and else nothing but a look into memory."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kachery_p2p.access.audience import group_audience
 from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.errors import RepoBusy
 from kachery_p2p.repo import Repo
@@ -197,3 +198,32 @@ def test_a_directory_of_before(repo: Repo, others: Others) -> None:
         for each in again.inventory.roots():
             again.removal.remove(each)
         assert again.inventory.roots() == []
+
+
+def test_what_is_for_a_group_stays_there(repo: Repo, others: Others) -> None:
+    """A folder of a group of which a part is here is for that group; so is a file of it that is then asked for by
+    itself, and the whole folder when it is loaded."""
+    group = group_audience(["a" * 26])
+
+    def read(*names: str) -> None:
+        with repo.access.claim(group) as claim:
+            repo.put_blocks(others.nodes, claim)
+            for name in names:
+                repo.add_small_files([(others.cids[name], FILES[name])], claim)
+                repo.inventory.loaded_part(others.root, others.cids[name], claim)
+
+    read("a")
+    read("b")
+    assert repo.access.audience_of(others.root) == group
+    repo.inventory.loaded_alone(others.cids["a"], Label("a"))
+    assert repo.access.audience_of(others.cids["a"]) == group
+    read("c", "d")
+    with repo.access.claim(group) as claim:
+        repo.keep_directory(others.root, claim=claim)
+    blocks = [others.root.multihash, *(cid.multihash for cid in others.cids.values())]
+    assert repo.access.audiences(blocks) == dict.fromkeys(blocks, group)
+    assert [cid for cid, _ in repo.access.roots()] == [others.root, others.cids["a"]]
+    for each in repo.inventory.roots():
+        repo.removal.remove(each)
+    assert repo.access.roots() == []
+    assert not repo.access.any_restricted()
