@@ -28,6 +28,8 @@ from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.interfaces import Progress
 from kachery_p2p.load.load import Load
+from kachery_p2p.membership.groups import Groups
+from kachery_p2p.membership.service import GroupService
 from kachery_p2p.node.copies import HIDDEN_SECONDS, CopySearch
 from kachery_p2p.node.discovery import Finding
 from kachery_p2p.node.messages import Copies, LoadResult, PublishedName, ResolvedName
@@ -96,10 +98,12 @@ class Node:
         options: how it finds others and is found; by default not at all.
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
-        memberships: which peers are in which groups; None where this machine is in none.
+        memberships: which peers are in which groups; what the data directory says of that where None.
 
     Attributes:
         keeping: what is pinned elsewhere.
+        groups: the groups that this machine is in, and who else is.
+        membership: speaks for them on the network.
         gate: decides who may see what. Whatever gives something away asks it.
         access_log: who was given what is not for everyone.
 
@@ -129,8 +133,6 @@ class Node:
         memberships: Memberships | None = None,
     ) -> None:
         self.repo = repo
-        self.gate = Gate(memberships, repo.access)
-        self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
         options = options or NodeOptions()
         self._peers = list(dict.fromkeys(peers))
         for addr in self._peers:
@@ -139,6 +141,9 @@ class Node:
         self._ports = Ports(self._db)
         self._listen = self._ports.recall(listen)
         self.host = Host(identity.seed, list(self._listen), announce=announce, swarm_key=swarm_key, agent=AGENT)
+        self.groups = Groups(repo.directory, self.host.keys, own_peers=options.own_peers)
+        self.gate = Gate(self.groups if memberships is None else memberships, repo.access)
+        self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
         self.gateways: GatewayClient | None = None
         sources: list[GatewaySource] = []
         if options.gateways and swarm_key is None:
@@ -169,6 +174,7 @@ class Node:
             arriving=lambda: self._lasting,
             gate=self.gate,
         )
+        self.membership = GroupService(self.host, self.groups, self._reach_member)
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services, outbox=outbox)
         self._peer_errors: dict[str, str] = {}
         self._said_addresses: list[str] | None = None
@@ -192,6 +198,7 @@ class Node:
                 await nursery.start(self.access_log.run)
                 await nursery.start(self.exchange.run)
                 await nursery.start(self.finding.run)
+                await nursery.start(self.membership.run)
                 if self.gateways is not None:
                     await nursery.start(self.gateways.run)
                 await nursery.start(self.keeping.run)
@@ -219,6 +226,10 @@ class Node:
         if addr.startswith("/"):
             return await self.host.connect(addr, addrs)
         return await self.finding.dial(addr, addrs, timeout=DIAL_TIMEOUT)
+
+    async def _reach_member(self, peer: str, addrs: Sequence[str], timeout: float) -> str:
+        """For groups: the same, wherever the peer is now."""
+        return await self.finding.dial(peer, addrs, timeout=timeout)
 
     async def _stay_connected(self, addr: str) -> None:
         pause = RECONNECT_FIRST
