@@ -269,11 +269,9 @@ class Finding:
         if self.options.provide == "off":
             return False
         root = self._blinding.root_of(key)
-        (seen,) = (root,) if root is not None else self._gate.as_seen(None, [key])
-        if self._repo.own.has_block(seen) is None:
-            return False
-        # It may have come between the two questions; then it is known by now for whom it is.
-        return root is not None or not self._gate.hidden(None, [key])
+        if root is not None:
+            return self._repo.own.has_block(root) is not None
+        return self._gate.look([(None, key)], self._repo.own.block_sizes) != [None]
 
     def _make_dht(self, db: Database, rng: random.Random, *, lan: bool) -> DHT:
         from kachery_p2p.routing.dht.dht import DHT

@@ -52,7 +52,6 @@ from kachery_p2p.transport.limits import DIAL_TIMEOUT
 from kachery_p2p.units import HOUR
 
 if TYPE_CHECKING:
-    from kachery_p2p.access.interfaces import Audiences
     from kachery_p2p.bitswap.handle import SessionHandle
     from kachery_p2p.bitswap.interfaces import GatewaySource
     from kachery_p2p.gateway.client.client import GatewayClient
@@ -108,7 +107,6 @@ class Node:
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
         memberships: which peers are in which groups, and the secrets of these; those of the data directory where None.
-        audiences: who may see which block; what the repo says of that where None.
 
     Attributes:
         keeping: what is pinned elsewhere.
@@ -141,7 +139,6 @@ class Node:
         pin_services: Sequence[PinService] = (),
         outbox: PinOutbox | None = None,
         memberships: Members | None = None,
-        audiences: Audiences | None = None,
     ) -> None:
         self.repo = repo
         options = options or NodeOptions()
@@ -154,7 +151,7 @@ class Node:
         self.host = Host(identity.seed, list(self._listen), announce=announce, swarm_key=swarm_key, agent=AGENT)
         self.groups = Groups(repo.directory, self.host.keys, own_peers=options.own_peers)
         self._members: Members = memberships or self.groups
-        self.gate = Gate(self._members, repo.access if audiences is None else audiences)
+        self.gate = Gate(self._members, repo.access)
         self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
         self.gateways: GatewayClient | None = None
         sources: list[GatewaySource] = []
