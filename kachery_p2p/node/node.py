@@ -52,7 +52,6 @@ from kachery_p2p.transport.limits import DIAL_TIMEOUT
 from kachery_p2p.units import HOUR
 
 if TYPE_CHECKING:
-    from kachery_p2p.access.interfaces import Audiences
     from kachery_p2p.bitswap.handle import SessionHandle
     from kachery_p2p.bitswap.interfaces import GatewaySource
     from kachery_p2p.gateway.client.client import GatewayClient
@@ -107,16 +106,14 @@ class Node:
         options: how it finds others and is found; by default not at all.
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
-        memberships: which peers are in which groups, and the secrets of these; what the data directory says of that
-            where None.
-        audiences: who may see which block; what the repo says of that where None.
+        memberships: which peers are in which groups, and the secrets of these; those of the data directory where None.
 
     Attributes:
         keeping: what is pinned elsewhere.
-        groups: the groups that this machine is in, and who else is.
-        membership: speaks for them on the network.
         gate: decides who may see what. Whatever gives something away asks it.
         access_log: who was given what is not for everyone.
+        groups: the groups that this machine is in, and who else is.
+        membership: speaks for them on the network.
 
     Raises:
         InvalidAddress: an address to listen on, or of a peer, does not parse.
@@ -142,7 +139,6 @@ class Node:
         pin_services: Sequence[PinService] = (),
         outbox: PinOutbox | None = None,
         memberships: Members | None = None,
-        audiences: Audiences | None = None,
     ) -> None:
         self.repo = repo
         options = options or NodeOptions()
@@ -154,8 +150,8 @@ class Node:
         self._listen = self._ports.recall(listen)
         self.host = Host(identity.seed, list(self._listen), announce=announce, swarm_key=swarm_key, agent=AGENT)
         self.groups = Groups(repo.directory, self.host.keys, own_peers=options.own_peers)
-        self._members: Members = self.groups if memberships is None else memberships
-        self.gate = Gate(self._members, repo.access if audiences is None else audiences)
+        self._members: Members = memberships or self.groups
+        self.gate = Gate(self._members, repo.access)
         self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
         self.gateways: GatewayClient | None = None
         sources: list[GatewaySource] = []
@@ -188,8 +184,8 @@ class Node:
             gate=self.gate,
             members=self._members,
         )
-        self.membership = GroupService(self.host, self.groups, self._reach_member)
         self._members_first = MembersFirst(self.host, self.finding, self._members, self.gate)
+        self.membership = GroupService(self.host, self.groups, self._reach_member)
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services, outbox=outbox)
         self._peer_errors: dict[str, str] = {}
         self._said_addresses: list[str] | None = None
