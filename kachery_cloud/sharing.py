@@ -142,7 +142,7 @@ class Share:
     @property
     def citation(self) -> str:
         """A line for a paper or a notebook: title, day, size, and the URI that stays, without addresses."""
-        return f"{self.title} ({self.day.isoformat()}). {self.size:,} bytes. {self.uri.locator}"
+        return f"{self.title} ({self.day.isoformat()}). {self.size:,} bytes. {self.uri.source}"
 
 
 def share(uri: str, *, label: str | None = None) -> str:
