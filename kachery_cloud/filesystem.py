@@ -44,8 +44,8 @@ from kachery_cloud.opening.entries import Lately, info_of, kind_here, side_by_si
 from kachery_cloud.opening.extents import Range
 from kachery_cloud.opening.file import KacheryFile
 from kachery_cloud.opening.limits import (
-    KNOWN_PATHS,
     KNOWN_GROUPS,
+    KNOWN_PATHS,
     KNOWN_PROVIDERS,
     OPEN_FILES,
     READ_AHEAD,

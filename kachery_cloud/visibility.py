@@ -252,6 +252,11 @@ def stored_uri(repo: Repo, cid: CID, label: str | None) -> str:
     return format_uri(str(cid), label=label, groups=uri_groups(audience_here(repo, cid)))
 
 
+def audience_of_uri(config: Config, uri: ContentURI) -> Audience:
+    """For whom the root of a URI is, as far as this machine knows."""
+    return audience_here(repository(config), uri.root) if config.directory.is_dir() else PUBLIC
+
+
 def audience_here(repo: Repo, cid: CID) -> Audience:
     """For whom a root is; of a part of something, for whom that is. Costs nothing where all is public."""
     if not repo.access.any_restricted():
@@ -329,10 +334,8 @@ def set_visibility(uri: str, to: To) -> str:
     """
     config = load_config()
     changed = change(config, parse_uri(uri), to)
-    if changed.narrowed:
-        tell(NARROWED)
-    if changed.wider:
-        tell(changed.wider)
+    for warning in changed.warnings:
+        tell(warning)
     return changed.uri
 
 
@@ -391,6 +394,7 @@ class Changed:
         after: for whom it is.
         told: whether a node runs here, which knows it now.
         wider: a sentence where more people can load it all the same, because something else has it.
+        named: a sentence where a name that was published tells everybody its CID.
     """
 
     uri: str
@@ -398,6 +402,12 @@ class Changed:
     after: Audience
     told: bool
     wider: str = ""
+    named: str = ""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be said of it beside for whom it is."""
+        return [text for text in (NARROWED if self.narrowed else "", self.wider, self.named) if text]
 
     @property
     def narrowed(self) -> bool:
@@ -420,7 +430,20 @@ def change(config: Config, uri: ContentURI, to: To) -> Changed:
     told = tell_running_node(config, cid)
     given = str(ContentURI(str(cid), label=uri.label, groups=uri_groups(after)))
     wider = "" if after.everyone else public_already(repo, cid, after)
-    return Changed(given, before, after, told, wider)
+    return Changed(given, before, after, told, wider, "" if after.everyone else _named_publicly(cid))
+
+
+def _named_publicly(cid: CID) -> str:
+    """A sentence where names of this machine point to a root."""
+    from kachery_cloud.publishing import published
+
+    names = [each.uri for each in published() if parse_uri(each.target).root.to_v1() == cid.to_v1()]
+    if not names:
+        return ""
+    return (
+        f"{' and '.join(names)} points to it, and tells everybody its CID, by the DHT. Publish something else under "
+        "that name: kachery-cloud publish"
+    )
 
 
 def listed_root(repo: Repo, uri: ContentURI) -> CID:
