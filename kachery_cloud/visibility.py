@@ -276,7 +276,7 @@ def news(config: Config, cid: CID, wanted: Audience | None) -> str:
     repo = repository(config)
     own = audience_here(repo, cid)
     if wanted is not None and not wanted.everyone:
-        wider = public_already(repo, cid, own)
+        wider = wider_already(config, cid, own)
         if wider:
             return wider
     return sentence_once(config, own)
@@ -290,14 +290,29 @@ def sentence_once(config: Config, audience: Audience) -> str:
     return sentence(config, audience)
 
 
-def public_already(repo: Repo, cid: CID, own: Audience) -> str:
-    """A sentence where everybody can load something although it was stored for somebody: empty where that is not so."""
+def wider_already(config: Config, cid: CID, own: Audience) -> str:
+    """A sentence where more people can load something than it was stored for; empty where that is not so.
+
+    Args:
+        config: the settings.
+        cid: of it.
+        own: for whom it is by itself.
+    """
     if own.everyone:
         return "This is public already: it was stored so before. To change that: kachery-cloud visibility URI --to NAME"
-    for root, audience in repo.access.why(cid):
-        if audience.everyone and root.to_v1() != cid.to_v1():
-            return f"This is public already: {named_root(repo, root)} has it."
-    return ""
+    repo = repository(config)
+    whole = repo.access.audiences([cid.multihash]).get(cid.multihash, PUBLIC)
+    if whole <= own:
+        return ""
+    # Looking through all that is here takes long, and is done only where there is something to be found.
+    found = [(root, audience) for root, audience in repo.access.why(cid) if not audience <= own]
+    found.sort(key=lambda each: not each[1].everyone)
+    if found:
+        root, audience = found[0]
+        wider = whom(config, audience)
+        who = "This is public already" if audience.everyone else f"{wider[:1].upper()}{wider[1:]} can load this, too"
+        return f"{who}: {named_root(repo, root)} has it."
+    return "This is public already: it is here from something that was public." if whole.everyone else ""
 
 
 def named_root(repo: Repo, cid: CID) -> str:
@@ -374,7 +389,7 @@ def shown_now(config: Config, uri: ContentURI) -> Shown:
         raise ContentNotFound(f"{uri.locator} is not on this machine. What is here: kachery-cloud list")
     audience = audience_here(repo, cid)
     given = str(replace(uri, providers=(), groups=uri_groups(audience)))
-    return Shown(given, cid, listed, audience, "" if audience.everyone else public_already(repo, cid, audience))
+    return Shown(given, cid, listed, audience, "" if audience.everyone else wider_already(config, cid, audience))
 
 
 #: What narrowing cannot do.
@@ -429,7 +444,7 @@ def change(config: Config, uri: ContentURI, to: To) -> Changed:
         repo.access.set_audience(cid, after)
     told = tell_running_node(config, cid)
     given = str(ContentURI(str(cid), label=uri.label, groups=uri_groups(after)))
-    wider = "" if after.everyone else public_already(repo, cid, after)
+    wider = "" if after.everyone else wider_already(config, cid, after)
     return Changed(given, before, after, told, wider, "" if after.everyone else _named_publicly(cid))
 
 
