@@ -433,7 +433,7 @@ class Changed:
 def change(config: Config, uri: ContentURI, to: To) -> Changed:
     """As `set_visibility`."""
     from kachery_cloud.inventory_removal import writable
-    from kachery_cloud.node.connection import tell_running_node
+    from kachery_cloud.node.connection import tell_access
 
     repo = writable(config)
     cid = listed_root(repo, uri)
@@ -442,7 +442,7 @@ def change(config: Config, uri: ContentURI, to: To) -> Changed:
     _check_widening(config, before, after)
     if before != after:
         repo.access.set_audience(cid, after)
-    told = tell_running_node(config, cid)
+    told = tell_access(config)
     given = str(ContentURI(str(cid), label=uri.label, groups=uri_groups(after)))
     wider = "" if after.everyone else wider_already(config, cid, after)
     return Changed(given, before, after, told, wider, "" if after.everyone else _named_publicly(cid))
