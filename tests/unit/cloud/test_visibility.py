@@ -189,7 +189,7 @@ def test_own_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert node_options(config, private=False, service=False).own_peers == (PEER,)
     for wrong in ("alice", "/ip4/192.168.1.20/tcp/4001", PEER[:-1] + "0"):
         monkeypatch.setenv("KACHERY_CLOUD_OWN_PEERS", wrong)
-        with pytest.raises(ConfigError, match="KACHERY_CLOUD_OWN_PEERS.*kachery-cloud-status"):
+        with pytest.raises(ConfigError, match=r"KACHERY_CLOUD_OWN_PEERS.*kachery-cloud-status"):
             load_config()
 
 
@@ -212,7 +212,7 @@ def test_the_command_says_it_once(hippocampus: str, tmp_path: Path) -> None:
 def test_in_python_it_is_said_to_who_watches(
     hippocampus: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Once for each; a script that nobody watches says nothing, and what is announced to the world is another matter."""
+    """Once for each; a script that nobody watches says nothing."""
     kcl.store_text("a", to="private", local=True)
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(store, "is_watched", lambda: True)
