@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from kachery_cloud.answers import GroupFacts, Visible
+from kachery_cloud.audiences import GroupHere, audience_for, groups_here, sentence, uri_groups, words_of
 from kachery_cloud.errors import InvalidArgument, KacheryError
 from kachery_cloud.inventory import item_of
 from kachery_cloud.local import listed_label, repository
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import format_uri, parse_uri
-from kachery_cloud.visibility import GroupHere, audience_for, groups_here, sentence, shown_now, uri_groups, words_of
+from kachery_cloud.visibility import shown_now
 from kachery_p2p.access.audience import OWN, PUBLIC, group_audience
 from kachery_p2p.text import shown
 

@@ -57,7 +57,7 @@ from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import format_uri, parse_name_uri, parse_uri
 
 if TYPE_CHECKING:
-    from kachery_cloud.visibility import To
+    from kachery_cloud.audiences import To
     from kachery_p2p.dag.directory import HamtEntry
 
 

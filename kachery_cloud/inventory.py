@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kachery_cloud.arguments import check_flags
+from kachery_cloud.audiences import chosen, groups_here, uri_groups, words_of
 from kachery_cloud.errors import InvalidArgument
 from kachery_cloud.inventory_tables import Column, Table, html_of, size_text, text_table, time_text
 from kachery_cloud.local import outbox, repository
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import ContentURI, format_uri
-from kachery_cloud.visibility import chosen, groups_here, uri_groups, words_of
 from kachery_p2p.access.audience import OWN, PUBLIC
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
+    from kachery_cloud.audiences import To
     from kachery_cloud.settings.config import Config
-    from kachery_cloud.visibility import To
     from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.repo.inventory import KeptRoot

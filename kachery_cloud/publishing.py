@@ -176,8 +176,8 @@ def _check_public(config: Config, target: ContentURI) -> None:
     Raises:
         NoPermission: it is for some alone.
     """
+    from kachery_cloud.audiences import audience_here, whom
     from kachery_cloud.local import repository
-    from kachery_cloud.visibility import audience_here, whom
     from kachery_p2p.access.audience import group_audience
 
     audience = audience_here(repository(config), target.root)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, cast
 
 from kachery_cloud.arguments import check_flags, checked_bytes
+from kachery_cloud.audiences import audience_for, news, stored_uri
 from kachery_cloud.formats.values import check_array, json_bytes, text_bytes, write_npy
 from kachery_cloud.local import repository
 from kachery_cloud.pinning import make_plan, record_stored
@@ -32,14 +33,13 @@ from kachery_cloud.putting import (
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import check_label
-from kachery_cloud.visibility import audience_for, news, stored_uri
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from kachery_cloud.audiences import To
     from kachery_cloud.pinning import Pin, Plan, Wait
     from kachery_cloud.settings.config import Config
-    from kachery_cloud.visibility import To
     from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.profiles import Profile
     from kachery_p2p.repo.repo import Stored

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kachery_cloud.answers import Elsewhere, Here, PinCounts, Running, SharedDirectory, Stopped, Trouble
 from kachery_cloud.arguments import check_flags, text_list
+from kachery_cloud.audiences import audience_of_uri, uri_groups
 from kachery_cloud.auditing import visible_now
 from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError, NoPermission
 from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, repository, resolve_local
@@ -18,7 +19,6 @@ from kachery_cloud.progress import progress_bar
 from kachery_cloud.settings.config import load_config, write_default_config, write_setting
 from kachery_cloud.settings.values import parse_timeout
 from kachery_cloud.uri import check_peer_addresses, parse_uri
-from kachery_cloud.visibility import audience_of_uri, uri_groups
 from kachery_p2p.json_shapes import to_json
 
 if TYPE_CHECKING:

@@ -101,9 +101,9 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
 
 def _only_asked(uri: str) -> str:
     """A sentence where not everybody is asked, because it is not for everybody."""
+    from kachery_cloud.audiences import audience_of_uri, whom
     from kachery_cloud.settings.config import load_config
     from kachery_cloud.uri import parse_uri
-    from kachery_cloud.visibility import audience_of_uri, whom
     from kachery_p2p.access.audience import group_audience
 
     config, parsed = load_config(), parse_uri(uri)

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import kachery_cloud as kcl
-from kachery_cloud import store, visibility
+from kachery_cloud import audiences, store, visibility
 from kachery_cloud.commands.main import find_command
 from kachery_cloud.errors import ConfigError, ContentNotFound, InvalidArgument, NoPermission
 from kachery_cloud.local import close_repositories, repository
@@ -27,7 +27,7 @@ PEER = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
 @pytest.fixture(autouse=True)
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("KACHERY_CLOUD_DIR", str(tmp_path / "data"))
-    visibility._said.clear()
+    audiences._said.clear()
     yield tmp_path / "data"
     close_repositories()
 
@@ -227,7 +227,7 @@ def test_private_without_other_machines_says_so(monkeypatch: pytest.MonkeyPatch)
     assert done.exit_code == 0
     assert "Only your own machines can load this." in done.stderr
     assert "KACHERY_CLOUD_OWN_PEERS" in done.stderr
-    visibility._said.clear()
+    audiences._said.clear()
     monkeypatch.setenv("KACHERY_CLOUD_OWN_PEERS", PEER)
     assert run("store", __file__, "--to", "private").stderr == "Only your own machines can load this.\n"
 
