@@ -32,6 +32,8 @@ from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.interfaces import Progress
 from kachery_p2p.load.load import Load
 from kachery_p2p.load.origin import Origin
+from kachery_p2p.membership.groups import Groups
+from kachery_p2p.membership.service import GroupService
 from kachery_p2p.node.copies import HIDDEN_SECONDS, CopySearch
 from kachery_p2p.node.discovery import Finding
 from kachery_p2p.node.members import MembersFirst
@@ -45,7 +47,6 @@ from kachery_p2p.node.whereis import Whereis
 from kachery_p2p.routing.database import DATABASE_NAME, Database
 from kachery_p2p.routing.dht.records import read_ipns
 from kachery_p2p.routing.ipns.names import name_text
-from kachery_p2p.routing.provide.blinding import NoGroups
 from kachery_p2p.transport.addresses import parse_address
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.limits import DIAL_TIMEOUT
@@ -107,13 +108,15 @@ class Node:
         options: how it finds others and is found; by default not at all.
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
-        memberships: which peers are in which groups, and the secrets of these; None where this machine is in none.
-        audiences: who may see which block; None where everyone may see all of them.
+        memberships: which peers are in which groups, and the secrets of these; those of the data directory where None.
+        audiences: who may see which block; that of the repo where None.
 
     Attributes:
         keeping: what is pinned elsewhere.
         gate: decides who may see what. Whatever gives something away asks it.
         access_log: who was given what is not for everyone.
+        groups: the groups that this machine is in, and who else is.
+        membership: speaks for them on the network.
 
     Raises:
         InvalidAddress: an address to listen on, or of a peer, does not parse.
@@ -142,9 +145,6 @@ class Node:
         audiences: Audiences | None = None,
     ) -> None:
         self.repo = repo
-        self._members: Members = memberships or NoGroups()
-        self.gate = Gate(memberships, audiences)
-        self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
         options = options or NodeOptions()
         self._peers = list(dict.fromkeys(peers))
         for addr in self._peers:
@@ -153,6 +153,10 @@ class Node:
         self._ports = Ports(self._db)
         self._listen = self._ports.recall(listen)
         self.host = Host(identity.seed, list(self._listen), announce=announce, swarm_key=swarm_key, agent=AGENT)
+        self.groups = Groups(repo.directory, self.host.keys, own_peers=options.own_peers)
+        self._members: Members = memberships or self.groups
+        self.gate = Gate(self._members, audiences or repo.access)
+        self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
         self.gateways: GatewayClient | None = None
         sources: list[GatewaySource] = []
         if options.gateways and swarm_key is None:
@@ -185,6 +189,7 @@ class Node:
             members=self._members,
         )
         self._members_first = MembersFirst(self.host, self.finding, self._members, self.gate)
+        self.membership = GroupService(self.host, self.groups, self._reach_member)
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services, outbox=outbox)
         self._peer_errors: dict[str, str] = {}
         self._said_addresses: list[str] | None = None
@@ -210,6 +215,7 @@ class Node:
                 await nursery.start(self.access_log.run)
                 await nursery.start(self.exchange.run)
                 await nursery.start(self.finding.run)
+                await nursery.start(self.membership.run)
                 if self.gateways is not None:
                     await nursery.start(self.gateways.run)
                 await nursery.start(self.keeping.run)
@@ -237,6 +243,10 @@ class Node:
         if addr.startswith("/"):
             return await self.host.connect(addr, addrs)
         return await self.finding.dial(addr, addrs, timeout=DIAL_TIMEOUT)
+
+    async def _reach_member(self, peer: str, addrs: Sequence[str], timeout: float) -> str:
+        """For groups: the same, wherever the peer is now."""
+        return await self.finding.dial(peer, addrs, timeout=timeout)
 
     async def _stay_connected(self, addr: str) -> None:
         pause = RECONNECT_FIRST
