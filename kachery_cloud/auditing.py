@@ -234,20 +234,24 @@ def visible_now(config: Config) -> tuple[Visible | None, tuple[str, ...]]:
 
     groups: tuple[GroupHere, ...] = ()
     counts: dict[str, tuple[int, int]] = {}
-    restricted, problems = 0, ()
+    restricted = 0
+    problems: list[str] = []
+    try:
+        audience_for(config, None)
+    except KacheryError as error:
+        problems.append(str(error))
     try:
         groups = groups_here(config)
-        audience_for(config, None)
         if (config.directory / CATALOG_NAME).exists() and (repo := repository(config)).access.any_restricted():
             counts, restricted = _counts(repo), len(repo.access.roots())
     except KacheryError as error:  # the rest is to be said all the same
-        problems = (str(error),)
+        problems.append(str(error))
     if not (groups or restricted or config.own_peers):
-        return None, problems
+        return None, tuple(problems)
     facts = (
         GroupFacts(each.id, each.name, each.role, len(each.members), counts.get(each.id, (0, 0))[0]) for each in groups
     )
-    return Visible(groups=tuple(facts), restricted=restricted, own_peers=config.own_peers), problems
+    return Visible(groups=tuple(facts), restricted=restricted, own_peers=config.own_peers), tuple(problems)
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
