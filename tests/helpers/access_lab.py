@@ -126,7 +126,8 @@ class AccessLab:
                 "KACHERY_CLOUD_BOOTSTRAP": self.watcher.addr if dht else "none",
                 "KACHERY_CLOUD_RELAYS": self.watcher.addr,
                 "KACHERY_CLOUD_REACHABILITY": "private" if name == "ann" else "auto",
-                "KACHERY_CLOUD_KNOWN_PEERS": "on" if dht else "off",
+                "KACHERY_CLOUD_KNOWN_PEERS": "off",
+                "KACHERY_CLOUD_TIMEOUT": str(IN_VAIN),
             }
             if own is not None:
                 station.env["KACHERY_CLOUD_OWN_PEERS"] = self.peer_ids[own]
@@ -165,18 +166,20 @@ class AccessLab:
             at = self.stations[owner]
             at.run("kachery-cloud-group", "create", group)
             for member in members:
-                invitation = at.run("kachery-cloud-group", "invite", group).stdout.strip().splitlines()[-1]
+                invitation = (
+                    at.run("kachery-cloud-group", "invite", group, "--role", "writer").stdout.strip().splitlines()[-1]
+                )
                 self.stations[member].run("kachery-cloud-group", "join", invitation)
 
     # --- what is stored
 
-    def store(self, *, local: bool = False, at: str = "ann") -> dict[str, str]:
+    def store(self, *, size: int = SIZE, local: bool = False, at: str = "ann") -> dict[str, str]:
         """New files, one for each audience; their URIs."""
         wanted: dict[str, tuple[str, list[str]]] = {}
         sums: dict[str, str] = {}
         for name, to in AUDIENCES.items():
             self._files += 1
-            path = write_random(self.folder / f"file-{self._files}.dat", SIZE, seed=self._files)
+            path = write_random(self.folder / f"file-{self._files}.dat", size, seed=self._files)
             sums[name] = hashlib.sha256(path.read_bytes()).hexdigest()
             wanted[name] = str(path), to
         uris = self.stations[at].call(_STORE, wanted, PROFILE, local)

@@ -1,0 +1,268 @@
+"""Who can load what: five machines in two groups that overlap, and outsiders, over every way in.
+
+Each cell of the table is a real load, or a real refusal. What the outsider that is everywhere has seen of all of it is
+searched for the CIDs of what was not for everybody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from kachery_p2p.repo import Repo
+from scripts.lab import unavailable
+from scripts.peers import Kubo, PeerError, missing
+from tests.helpers.access_lab import (
+    AUDIENCES,
+    CORTEX,
+    IN_VAIN,
+    MAY,
+    AccessLab,
+    bare,
+    cid_of,
+    multihash_of,
+)
+from tests.helpers.patience import wait_until
+from tests.helpers.traces import Search
+
+pytestmark = [pytest.mark.slow, pytest.mark.interop]
+
+#: What each machine gets, by what it is for.
+Cells = dict[tuple[str, str], bool]
+LOADERS = ("bob", "carl", "dora", "erin", "stranger")
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[AccessLab]:
+    if reason := unavailable() or missing():
+        pytest.skip(f"this takes several machines and a real Kubo: {reason}")
+    with AccessLab(tmp_path) as made:
+        yield made
+
+
+class Table:
+    """What was found, and what it must be."""
+
+    def __init__(self) -> None:
+        self.wrong: list[str] = []
+        self.cells = 0
+
+    def add(self, way: str, found: Cells, may: Mapping[str, frozenset[str]] = MAY) -> None:
+        """Print what a way gave, and note what is not as it must be."""
+        who = list(dict.fromkeys(name for _, name in found))
+        width = max(map(len, who))
+        print(f"\n{way}\n  {'':8}" + "".join(f"{name:>{width + 2}}" for name in who))
+        for kind in dict.fromkeys(kind for kind, _ in found):
+            row = ""
+            for name in who:
+                right = found[kind, name] == (name in may[kind])
+                row += f"{('yes' if found[kind, name] else '-') + ('' if right else ' !'):>{width + 2}}"
+                self.cells += 1
+                if not right:
+                    self.wrong.append(f"{way}: {name} {'got' if found[kind, name] else 'did not get'} {kind}")
+            print(f"  {kind:8}{row}", flush=True)
+
+
+def ours(lab: AccessLab, uris: Mapping[str, str], *, providers: tuple[str, ...] = ()) -> Cells:
+    """What our machines get, by the URI that `store` printed, and by one with the CID alone; both must agree."""
+    asked = {f"{kind} as given": uri for kind, uri in uris.items()}
+    asked |= {f"{kind} bare": bare(uri) for kind, uri in uris.items()}
+    found: Cells = {}
+    for name, got in lab.each(lambda name: lab.load(name, asked, providers), LOADERS).items():
+        for kind in uris:
+            assert got[f"{kind} as given"] == got[f"{kind} bare"], f"{name}: {kind}"
+            found[kind, name] = got[f"{kind} bare"]
+    return found
+
+
+def kubos(lab: AccessLab, kubo: Kubo, uris: Mapping[str, str]) -> Cells:
+    """What the real Kubo gets."""
+    futures = {
+        kind: kubo.begin("get", cid=cid_of(uri), dest=str(lab.folder / f"kubo-{cid_of(uri)}"), timeout=IN_VAIN)
+        for kind, uri in uris.items()
+    }
+    found: Cells = {}
+    for kind, future in futures.items():
+        try:
+            future.result(IN_VAIN + 60)
+            data = (lab.folder / f"kubo-{cid_of(uris[kind])}").read_bytes()
+            assert hashlib.sha256(data).hexdigest() == lab.sums[cid_of(uris[kind])]
+            found[kind, "kubo"] = True
+        except PeerError:
+            found[kind, "kubo"] = False
+    return found
+
+
+def start_kubo(lab: AccessLab, **options: object) -> Kubo:
+    host = lab.hosts["kubo"]
+    with host.entered():
+        return Kubo(host=host.address, tcp=4001, no_fsync=True, **options)
+
+
+# --- the ways in -----------------------------------------------------------------------------------------------------
+
+
+def direct(lab: AccessLab) -> Cells:
+    """Everybody has the address of the machine that has it."""
+    uris = lab.store()
+    with start_kubo(lab) as kubo:
+        kubo.connect(lab.addr("ann"))
+        return ours(lab, uris, providers=(lab.addr("ann"),)) | kubos(lab, kubo, uris)
+
+
+def on_the_lan(lab: AccessLab) -> Cells:
+    """Nobody is told an address; multicast DNS finds who has it."""
+    uris = lab.store()
+    with start_kubo(lab, mdns=True) as kubo:
+        others = {lab.peer_ids[name] for name in LOADERS} | {kubo.peer_id}
+        wait_until(lambda: others <= connected(lab, "ann"), "all on the network know ann")
+        return ours(lab, uris) | kubos(lab, kubo, uris)
+
+
+def by_the_dht(lab: AccessLab) -> Cells:
+    """All that they have in common is a server of the DHT, which is the one that records all of it."""
+    uris = lab.store()
+    for kind, uri in uris.items():
+        if kind != "private":
+            lab.stations["ann"].run("kachery-cloud", "announce", uri)
+    with start_kubo(lab) as kubo:
+        kubo.connect(lab.watcher.addr)
+        return ours(lab, uris) | kubos(lab, kubo, uris)
+
+
+def by_the_relay(lab: AccessLab) -> Cells:
+    """The machine that has it can be reached through the relay alone, which belongs to an outsider."""
+    lab.reachable_by_relay_alone("ann", True)
+    uris = lab.store(size=20_000)  # a relay carries 128 KiB for strangers
+
+    def circuits() -> list[str]:
+        return [addr for addr in lab.stations["ann"].status()["addresses"] if "p2p-circuit" in addr]
+
+    wait_until(circuits, "ann has a reservation at the relay")
+    addr = circuits()[0]
+    with start_kubo(lab, set=["Swarm.Transports.Network.Relay=true"]) as kubo:
+        kubo.connect(addr)
+        found = ours(lab, uris, providers=(addr,)) | kubos(lab, kubo, uris)
+    lab.reachable_by_relay_alone("ann", False)
+    return found
+
+
+def connected(lab: AccessLab, name: str) -> set[str]:
+    """The peers that a machine of ours is connected to."""
+    return {each["peer"] for each in lab.stations[name].status()["connected"]}
+
+
+def gateways(lab: AccessLab) -> tuple[Cells, dict[str, frozenset[str]]]:
+    """The HTTP gateways of a member that stored it, of another member, and of a stranger; with and without a token.
+
+    Returns:
+        What was found, and what it must be.
+    """
+    uris = lab.store()
+    asking = {(name, with_token) for name in ("ann", "bob", "stranger") for with_token in (False, True)}
+    tokens = {name: lab.stations[name].run("kachery-cloud", "gateway-token").stdout.strip() for name, _ in asking}
+
+    def get(case: tuple[str, bool]) -> Cells:
+        name, with_token = case
+        called = f"{name}+token" if with_token else name
+        with lab.hosts[name].entered():
+            return {(kind, called): fetched(lab, uri, tokens[name] if with_token else "") for kind, uri in uris.items()}
+
+    found: Cells = {}
+    with ThreadPoolExecutor(len(asking)) as pool:
+        for cells in pool.map(get, sorted(asking)):
+            found |= cells
+    may = {
+        kind: frozenset(
+            {"ann", "ann+token", "bob", "bob+token", "stranger", "stranger+token"}
+            if kind == "public"
+            else {"ann+token", *(["bob+token"] if "bob" in MAY[kind] else [])}
+        )
+        for kind in AUDIENCES
+    }
+    return found, may
+
+
+def fetched(lab: AccessLab, uri: str, token: str) -> bool:
+    """Whether the gateway of this machine gives the bytes."""
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(f"http://127.0.0.1:8090/ipfs/{cid_of(uri)}", headers=headers)
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
+            return hashlib.sha256(answer.read()).hexdigest() == lab.sums[cid_of(uri)]
+    except urllib.error.HTTPError as error:
+        if error.code not in (404, 410, 502, 504):
+            raise
+        return False
+
+
+# --- after a removal -------------------------------------------------------------------------------------------------
+
+
+def remove_bob(lab: AccessLab, before: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    """Ann removes bob, while he is connected to her. What he must get from then on."""
+    bob = lab.peer_ids["bob"]
+    assert bob in connected(lab, "ann")
+    lab.stations["ann"].run("kachery-cloud-group", "remove", CORTEX, bob)
+
+    def knows(name: str) -> bool:
+        said = lab.stations[name].run("kachery-cloud-group", "members", CORTEX, "--json").stdout
+        return bob not in said
+
+    wait_until(lambda: knows("carl"), "carl has heard of it")
+    return {kind: names - {"bob"} if kind != "public" else names for kind, names in MAY.items()}
+
+
+# --- the record ------------------------------------------------------------------------------------------------------
+
+
+def hashes(lab: AccessLab) -> tuple[set[bytes], set[bytes]]:
+    """The multihashes of all blocks that ann has: of what is public, and of the rest."""
+    with Repo.open(lab.stations["ann"].directory) as repo:
+        all_of_them = set(repo.all_multihashes())
+        restricted = set(repo.access.audiences(list(all_of_them)))
+    return all_of_them - restricted, restricted
+
+
+def test_who_can_load_what(lab: AccessLab) -> None:
+    """100 % of the cells are as they must be, and the outsider on the way has seen no CID that is not public."""
+    table = Table()
+    lab.set_up(mdns=False, dht=False)
+    lab.make_groups()
+    table.add("Bitswap, direct", direct(lab))
+    table.add("HTTP gateways", *gateways(lab))
+    lab.set_up(mdns=True, dht=False)
+    table.add("LAN, found by multicast DNS", on_the_lan(lab))
+    lab.set_up(mdns=False, dht=True)
+    table.add("DHT", by_the_dht(lab))
+    table.add("Relay of an outsider", by_the_relay(lab))
+    before = lab.store()
+    lab.load("carl", before)  # what he has of it must not be given to bob, either
+    lab.load("bob", {"public": before["public"]}, (lab.addr("ann"),))
+    may = remove_bob(lab, before)
+    table.add("Stored before bob was removed", ours(lab, before, providers=(lab.addr("ann"), lab.addr("carl"))), may)
+    after = lab.store()
+    table.add("Stored after bob was removed", ours(lab, after, providers=(lab.addr("ann"), lab.addr("carl"))), may)
+    public, restricted = hashes(lab)
+    assert len(restricted) >= 4 * 3 * 6
+    assert multihash_of(after["public"]) in public
+    assert {multihash_of(after[kind]) for kind in AUDIENCES if kind != "public"} <= restricted
+    records = lab.watcher.records()
+    # Outsiders were given the CIDs by this test, and asked for them aloud; so did bob when he was one.
+    told = {lab.peer_ids["stranger"], lab.peer_ids["bob"], lab.watcher.peer_id}
+    members = {name: data for name, data in records.items() if name.split()[0] in set(lab.peer_ids.values()) - told}
+    members["packets"] = records["packets"]
+    size = sum(map(len, members.values()))
+    print(f"\nthe record: {len(records)} kinds of streams, {size:,} bytes of members and of the wire; ", end="")
+    assert Search(restricted).named_in(members) == {}
+    seen = Search(public).named_in(members)
+    assert multihash_of(after["public"]) in seen
+    print(f"of {len(public)} public blocks it names {len(seen)}, of {len(restricted)} others none")
+    assert table.wrong == []
+    print(f"{table.cells} cells, all as they must be")
