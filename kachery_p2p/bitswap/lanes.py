@@ -254,14 +254,7 @@ class ReplyLane:
 
     def _load(self, reply: Reply, read: _Read) -> None:
         """In a thread: the blocks, None for what is not there or no longer right, or what the peer may not see."""
-        try:
-            self._look(reply, read)
-        except Exception:
-            # Who may see it cannot be told, so nobody does.
-            log.exception("Who may see blocks cannot be looked up")
-            read.hidden = {want.cid.multihash for want in (*reply.haves, *reply.wants)}
-            read.blocks = [None] * len(reply.wants)
-            return
+        self._look(reply, read)
         wants = [(want.cid, self._as_seen(want, read)) for want in reply.wants]
         leaves = self._leaves([multihash for _, multihash in wants], read.buffer)
         together = self._together([seen for (_, seen), leaf in zip(wants, leaves, strict=True) if leaf is None])
@@ -273,14 +266,22 @@ class ReplyLane:
             if block is None:
                 block = self._one(cid, multihash)
             read.blocks.append(block if block is not None and len(block) <= limits.MAX_BLOCK_SIZE else None)
+        # What was removed and stored anew since it was looked up may be for others than it was.
+        self._look_again(reply, read)
 
     def _look(self, reply: Reply, read: _Read) -> None:
         """In a thread: which of the blocks are for this peer."""
-        audiences = self._gate.audiences([want.cid.multihash for want in (*reply.haves, *reply.wants)])
-        if audiences:
-            groups = self._gate.groups_with(self._peer)
-            read.restricted = audiences.keys()
-            read.hidden = {multihash for multihash, audience in audiences.items() if not audience.admits(groups)}
+        asked = [want.cid.multihash for want in (*reply.haves, *reply.wants)]
+        try:
+            audiences = self._gate.audiences(asked)
+        except Exception:
+            # Who may see them cannot be told, so nobody does.
+            log.exception("Who may see blocks cannot be looked up")
+            read.hidden = set(asked)
+            return
+        groups = self._gate.groups_with(self._peer) if audiences else frozenset[str]()
+        read.restricted = audiences.keys()
+        read.hidden = {multihash for multihash, audience in audiences.items() if not audience.admits(groups)}
 
     def _as_seen(self, want: PeerWant, read: _Read) -> bytes:
         """What the store is asked for."""
@@ -339,7 +340,7 @@ class ReplyLane:
         while read.generation != self._gate.generation:
             # Somebody lost or won the sight of something while this waited for its turn.
             read.generation = self._gate.generation
-            await trio.to_thread.run_sync(self._look_once_more, reply, read, limiter=self._threads)
+            await trio.to_thread.run_sync(self._look_again, reply, read, limiter=self._threads)
         presences = list(reply.presences)
         if read.hidden:
             presences = [each for each in presences if not (each.have and each.cid.multihash in read.hidden)]
@@ -378,14 +379,9 @@ class ReplyLane:
                     self._engine.cancel_all(self._peer)
         return 0, 0
 
-    def _look_once_more(self, reply: Reply, read: _Read) -> None:
-        """In a thread: what the peer may not see any more is not sent, though it is read."""
-        read.restricted = read.hidden = frozenset()
-        try:
-            self._look(reply, read)
-        except Exception:
-            log.exception("Who may see blocks cannot be looked up")
-            read.hidden = {want.cid.multihash for want in (*reply.haves, *reply.wants)}
+    def _look_again(self, reply: Reply, read: _Read) -> None:
+        """In a thread: what the peer may not see now is not sent, though it is read."""
+        self._look(reply, read)
         for at, want in enumerate(reply.wants):
             if want.cid.multihash in read.hidden:
                 read.blocks[at] = None

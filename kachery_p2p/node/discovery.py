@@ -269,8 +269,9 @@ class Finding:
         if self.options.provide == "off":
             return False
         root = self._blinding.root_of(key)
-        (seen,) = (root,) if root is not None else self._gate.as_seen(None, [key])
-        return self._repo.own.has_block(seen) is not None
+        if root is not None:
+            return self._repo.own.has_block(root) is not None
+        return self._gate.look([(None, key)], self._repo.own.block_sizes) != [None]
 
     def _make_dht(self, db: Database, rng: random.Random, *, lan: bool) -> DHT:
         from kachery_p2p.routing.dht.dht import DHT

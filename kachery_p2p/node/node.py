@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +19,6 @@ import trio
 
 from kachery_p2p import __version__
 from kachery_p2p.access import asking
-from kachery_p2p.access.audience import NOBODY
 from kachery_p2p.access.gate import Gate
 from kachery_p2p.access.log import LOG_NAME, AccessLog
 from kachery_p2p.bitswap.exchange import Exchange
@@ -53,7 +52,6 @@ from kachery_p2p.transport.limits import DIAL_TIMEOUT
 from kachery_p2p.units import HOUR
 
 if TYPE_CHECKING:
-    from kachery_p2p.access.interfaces import Audiences
     from kachery_p2p.bitswap.handle import SessionHandle
     from kachery_p2p.bitswap.interfaces import GatewaySource
     from kachery_p2p.gateway.client.client import GatewayClient
@@ -109,7 +107,6 @@ class Node:
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
         memberships: which peers are in which groups, and the secrets of these; those of the data directory where None.
-        audiences: who may see which block; that of the repo where None.
 
     Attributes:
         keeping: what is pinned elsewhere.
@@ -142,7 +139,6 @@ class Node:
         pin_services: Sequence[PinService] = (),
         outbox: PinOutbox | None = None,
         memberships: Members | None = None,
-        audiences: Audiences | None = None,
     ) -> None:
         self.repo = repo
         options = options or NodeOptions()
@@ -155,7 +151,7 @@ class Node:
         self.host = Host(identity.seed, list(self._listen), announce=announce, swarm_key=swarm_key, agent=AGENT)
         self.groups = Groups(repo.directory, self.host.keys, own_peers=options.own_peers)
         self._members: Members = memberships or self.groups
-        self.gate = Gate(self._members, audiences or repo.access)
+        self.gate = Gate(self._members, repo.access)
         self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
         self.gateways: GatewayClient | None = None
         sources: list[GatewaySource] = []
@@ -439,7 +435,7 @@ class Node:
             session = await stack.enter_async_context(
                 self.exchange.new_session(discover=True, gateways=True, first=first, last=last, admits=admits)
             )
-            origin, claim = await self._origin(stack, root, plan, session)
+            origin = await self._origin(root, plan, session)
 
             def progressed(done: int, total: int) -> None:
                 progress(done, total, session.source_count)
@@ -457,10 +453,12 @@ class Node:
                 timeout=request.timeout,
                 progress=progressed,
                 origin=origin,
-                claim=claim,
             )
 
             async def work() -> LoadResult:
+                audience = await load.learn(root)
+                if not audience.everyone:
+                    load.claim = await stack.enter_async_context(_Claimed(self.repo.access.claim(audience)))
                 target = root
                 if request.path:
                     target = (
@@ -478,7 +476,8 @@ class Node:
                     where, size = await load.file(target, request.start or 0, request.end)
                 else:
                     where, size = await self._whole_file(load, target, request.providers, plan.groups)
-                await trio.to_thread.run_sync(self.repo.inventory.loaded, target)
+                await load.settle()
+                await trio.to_thread.run_sync(self.repo.inventory.loaded, target, None, load.claim)
                 return LoadResult(target, str(where), size)
 
             try:
@@ -486,10 +485,6 @@ class Node:
             finally:
                 self._lasting -= {root.multihash}
             sources = session.stats().sources
-            if origin is not None and claim is not None:
-                await origin.finish(sources)
-                if kind in ("file", "directory"):
-                    await trio.to_thread.run_sync(claim.keep, result.cid)
         log.info(
             "loaded %s (%s): %d bytes fetched from %d sources", result.cid, kind, sum(sources.values()), len(sources)
         )
@@ -498,24 +493,18 @@ class Node:
             self.finding.announce([result.cid.multihash])
         return replace(result, sources=sources, seconds=trio.current_time() - begun)
 
-    async def _origin(
-        self, stack: contextlib.AsyncExitStack, root: CID, plan: Plan, session: SessionHandle
-    ) -> tuple[Origin | None, Claim | None]:
-        """What finds out for whom it is that is loaded, and the claim of all that comes; None where all is public."""
+    async def _origin(self, root: CID, plan: Plan, session: SessionHandle) -> Origin | None:
+        """What finds out for whom it is that is loaded; None where it is for everybody."""
         if not plan.watched:
-            return None, None
+            return None
         if plan.known is None and await trio.to_thread.run_sync(self.repo.has_block, root.multihash) is not None:
-            return None, None  # it is here, and for everybody
-        claim = self.repo.access.claim(plan.known or NOBODY)
-        await trio.to_thread.run_sync(claim.__enter__)
-        stack.push_async_exit(_in_thread(claim))
+            return None  # a part of it is here, and for everybody
 
         def restricted(groups: frozenset[str]) -> None:
             session.restrict(self.finding.members.admits(groups))
 
-        origin = Origin(
+        return Origin(
             root,
-            claim,
             self._members,
             lambda peer: self._members_first.ask(peer, root.multihash),
             groups=plan.groups,
@@ -523,7 +512,6 @@ class Node:
             told=plan.told,
             restricted=restricted,
         )
-        return origin, claim
 
     async def _directory(self, load: Load, root: CID, progress: Progress) -> None:
         """Load a directory. What was here and was removed meanwhile is loaded, too."""
@@ -574,14 +562,18 @@ class Node:
         )
 
 
-def _in_thread(claim: AbstractContextManager[object]) -> Callable[..., Awaitable[bool | None]]:
-    """The end of a claim, which writes to the disk: it is waited for also where the load was cancelled."""
+class _Claimed:
+    """A claim while it lasts. Its beginning and its end write to the disk, also where the load is cancelled."""
 
-    async def leave(*error: Any) -> bool | None:
+    def __init__(self, claim: AbstractContextManager[Claim]) -> None:
+        self._claim = claim
+
+    async def __aenter__(self) -> Claim:
+        return await trio.to_thread.run_sync(self._claim.__enter__)
+
+    async def __aexit__(self, *error: Any) -> bool | None:
         with trio.CancelScope(shield=True):
-            return await trio.to_thread.run_sync(claim.__exit__, *error)
-
-    return leave
+            return await trio.to_thread.run_sync(self._claim.__exit__, *error)
 
 
 def _open_database(path: Path) -> Database:

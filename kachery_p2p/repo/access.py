@@ -128,6 +128,20 @@ class RootAccess:
                 found[multihash] = _parsed(text) if known is None else known | _parsed(text)
         return {multihash: audience for multihash, audience in found.items() if not audience.everyone}
 
+    def roots_of(self, multihashes: Collection[bytes]) -> dict[bytes, list[bytes]]:
+        """Of these blocks the restricted roots that they are in, each by its multihash."""
+        found: dict[bytes, list[bytes]] = {}
+        wanted = list(multihashes)
+        for start in range(0, len(wanted), SQL_KEYS):
+            keys = wanted[start : start + SQL_KEYS]
+            for multihash, key in self._catalog.all(
+                "SELECT c.multihash, a.key FROM claims c JOIN access a ON a.id = c.access "
+                f"WHERE a.key IS NOT NULL AND c.multihash IN ({','.join('?' * len(keys))})",
+                keys,
+            ):
+                found.setdefault(multihash, []).append(cid_of(key, 1).multihash)
+        return found
+
     def audience_of(self, cid: CID) -> Audience:
         """Who may see a root: as the user said; else who may see its first block. PUBLIC where nothing was said."""
         key = bytes(cid.to_v1())
