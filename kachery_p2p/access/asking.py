@@ -93,14 +93,12 @@ class AudienceServer:
         self._asking[peer] += 1
         try:
             with trio.move_on_after(limits.ASK_SECONDS) as patience:
-                async with self._slots:
-                    asked = decode(
-                        await read_delimited(stream, limits.MAX_QUESTION, f"The peer {peer} sent a question")
-                    )
-                    if any(len(multihash) > limits.MAX_MULTIHASH for multihash in asked):
-                        raise MalformedMessage(f"The peer {peer} asked for a multihash that is too long.")
-                    told = await trio.to_thread.run_sync(self.answer, peer, asked, limiter=self._threads)
-                    await stream.write(encode([text.encode() for text in told]))
+                question = await read_delimited(stream, limits.MAX_QUESTION, f"The peer {peer} sent a question")
+                asked = decode(question)
+                if any(len(multihash) > limits.MAX_MULTIHASH for multihash in asked):
+                    raise MalformedMessage(f"The peer {peer} asked for a multihash that is too long.")
+                told = await trio.to_thread.run_sync(self.answer, peer, asked, limiter=self._threads)
+                await stream.write(encode([text.encode() for text in told]))
             if patience.cancelled_caught:
                 await stream.reset()
         finally:

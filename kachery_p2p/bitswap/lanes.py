@@ -158,7 +158,7 @@ class _Read:
     """
 
     generation: int
-    blocks: list[Buffer | None] = field(default_factory=list)
+    blocks: list[Buffer | None] = field(default_factory=list["Buffer | None"])
     buffer: bytearray | None = None
     restricted: Set[bytes] = frozenset()
     hidden: Set[bytes] = frozenset()
