@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import trio
 
-from kachery_p2p.access.audience import NOBODY, PUBLIC, Audience, group_audience
+from kachery_p2p.access.audience import NOBODY, PRIVATE, PUBLIC, Audience, group_audience
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import ContentNotFound, NoPermission, NotAMember
 from kachery_p2p.membership.invitations import parse_invitation
@@ -176,7 +176,7 @@ async def test_the_outsider_hears_of_nothing(three: Three, heard: dict[str, byte
 
 
 async def test_a_load_without_the_hint_stays_among_members(three: Three, heard: dict[str, bytearray]) -> None:
-    """A fellow member is asked first, and says for whom it is. What came is for the group, and goes on to nobody else."""
+    """A fellow member is asked first, and says for whom it is. What came is for the group, and goes no further."""
     alice, bob, outsider = three.alice, three.bob, three.outsider
     cid = await stored(alice, os.urandom(2 * MIB + 1), group_audience([three.group]))
     secret = blocks_of(alice)
@@ -251,7 +251,6 @@ async def test_who_puts_himself_under_a_key_is_not_asked(three: Three, heard: di
     named = [each.peer async for each in bob.finding.router.find_providers(key)]
     assert outsider.host.peer_id in named
     # The only one who has it is gone.
-    await trio.to_thread.run_sync(alice.repo.removal.hide, cid) if False else None
     alice._downloads.arriving.hide(cid.multihash, 1000)
     with pytest.raises(ContentNotFound):
         await bob.load(LoadRequest(cid, groups=(three.group,), providers=(outsider.host.addresses()[0],), timeout=SOON))
@@ -277,8 +276,6 @@ async def test_what_is_private_goes_to_own_machines_alone(lab: Lab, heard: dict[
     alice.groups._snapshot = alice.groups._look_at(dict(alice.groups._snapshot.held))
     await lab.met(outsider, alice, bob, laptop)
     await lab.join(alice, bob)
-    from kachery_p2p.access.audience import PRIVATE
-
     cid = await stored(alice, os.urandom(2 * MIB), PRIVATE)
     secret = blocks_of(alice)
     assert (await alice.announce(AnnounceRequest(cid, SOON))).copies == 0
