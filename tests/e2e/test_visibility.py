@@ -26,7 +26,7 @@ except kcl.ContentNotFound as error:
 def people(workstation: Callable[..., Workstation]) -> dict[str, Workstation]:
     """Ada, who stores, Ben and Cleo: the node of each runs, and all are connected with Ada's."""
     ada = workstation().start()
-    others = {name: workstation(KACHERY_CLOUD_PEERS=ada.addr).start() for name in ("ben", "cleo")}
+    others = {name: workstation(env={"KACHERY_CLOUD_PEERS": ada.addr}).start() for name in ("ben", "cleo")}
     return {"ada": ada, **others}
 
 
@@ -87,12 +87,18 @@ def test_changing_it_holds_at_once(people: dict[str, Workstation], tmp_path: Pat
 
 def test_own_machines(workstation: Callable[..., Workstation], tmp_path: Path) -> None:
     """What is private is for the machines that the settings name by their peer IDs, and for no other."""
-    laptop, stranger = workstation().start(), workstation().start()
-    desk = workstation(KACHERY_CLOUD_OWN_PEERS=laptop.peer_id).start()
+    laptop, desk, stranger = (workstation() for _ in range(3))
+    peers = [json.loads(each.run("kachery-cloud-init", "--json").stdout)["peer_id"] for each in (laptop, desk)]
+    for each in (laptop, desk):
+        each.env["KACHERY_CLOUD_OWN_PEERS"] = ",".join(peers)
+    for each in (laptop, desk, stranger):
+        each.start()
     uri = desk.run("kachery-cloud-store", write_random(tmp_path / "a", 300_000, seed=1), "--to", "private")
     assert uri.stderr.strip() == "Only your own machines can load this."
     assert load(laptop, uri.stdout.strip(), desk) == 300_000
-    assert isinstance(load(stranger, uri.stdout.strip(), desk), str)
+    for owner in (desk, laptop):
+        assert isinstance(load(stranger, uri.stdout.strip(), owner), str)
+    assert json.loads(laptop.run("kachery-cloud", "list", "--json").stdout)["items"][0]["visibility"] == ["private"]
 
 
 def test_who_did(people: dict[str, Workstation], tmp_path: Path) -> None:
