@@ -102,6 +102,16 @@ def _read_groups(directory: Path, store: GroupStore) -> tuple[GroupHere, ...]:
     return tuple(sorted(found, key=lambda each: (each.name, each.id)))
 
 
+def other_machines(config: Config) -> tuple[str, ...]:
+    """The peer IDs of the user's other machines. The setting may have this one, too, so that it is the same on all."""
+    if not config.own_peers:
+        return ()
+    from kachery_p2p.repo.keys import kept_identity
+
+    identity = kept_identity(config.directory)
+    return tuple(peer for peer in config.own_peers if identity is None or peer != identity.peer_id)
+
+
 # --- from words to an audience ---------------------------------------------------------------------------------------
 
 
@@ -266,7 +276,7 @@ def sentence(config: Config, audience: Audience) -> str:
     if audience.everyone:
         return "Anybody can load this."
     text = f"Only {whom(config, audience)} can load this."
-    if audience == PRIVATE and not config.own_peers:
+    if audience == PRIVATE and not other_machines(config):
         text += (
             " No other machine is one of yours so far, so nobody else can: name them in KACHERY_CLOUD_OWN_PEERS, by "
             "their peer IDs."

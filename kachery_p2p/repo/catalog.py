@@ -222,7 +222,7 @@ class Catalog(SQLiteFile):
     def put_blocks(
         self, blocks: Iterable[tuple[bytes, bytes]], *, durable: bool = False, access: Sequence[int] = ()
     ) -> None:
-        """Keep blocks (multihash, data) that the caller has verified, claimed by rows of `access`, if any."""
+        """Keep blocks (multihash, data) that the caller has verified, claimed by some rows of `access`."""
         with self.write(durable=durable) as db:
             insert_blocks(db, blocks, access)
 

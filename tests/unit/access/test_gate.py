@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kachery_p2p.access.audience import NOBODY, OWN, PRIVATE, PUBLIC, Audience
 from kachery_p2p.access.gate import Gate
 from kachery_p2p.dag.cid import sha256_multihash
-from tests.helpers.gate_fakes import MEN, MICE, Members, SaidAudiences
+from tests.helpers.access_fakes import MEN, MICE, Members, SaidAudiences
 
 BLOCKS = [sha256_multihash(bytes([n])) for n in range(6)]
 

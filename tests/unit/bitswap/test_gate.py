@@ -20,8 +20,8 @@ from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.bitswap.messages import PROTOCOL_1_2, PROTOCOLS, WantlistEntry, WantType, decode, encode, read_length
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import StreamError
+from tests.helpers.access_fakes import MICE, CountingStore, Members, SaidAudiences
 from tests.helpers.bitswap_fakes import MemoryNetwork, MemoryStream, cid_of, no_thread
-from tests.helpers.gate_fakes import MICE, CountingStore, Members, SaidAudiences
 from tests.helpers.patience import PATIENCE
 
 FOR_MICE = Audience(groups=frozenset({MICE}))

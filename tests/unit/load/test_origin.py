@@ -9,8 +9,8 @@ import pytest
 from kachery_p2p.access.audience import NOBODY, OWN, PRIVATE, PUBLIC, Audience, group_audience
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.load.origin import Origin
-from tests.helpers.access_fakes import G1, G2, FakeMembers
 from tests.helpers.bitswap_fakes import cid_of
+from tests.helpers.group_fakes import G1, G2, FakeMembers
 
 ROOT = cid_of(b"root")
 LEAF = cid_of(b"leaf")

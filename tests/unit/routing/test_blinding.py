@@ -18,7 +18,7 @@ from kachery_p2p.routing.database import Database
 from kachery_p2p.routing.provide.announcer import Announcer
 from kachery_p2p.routing.provide.blinding import Blinding
 from kachery_p2p.units import HOUR
-from tests.helpers.access_fakes import G1, G2, FakeAudiences, FakeMembers
+from tests.helpers.group_fakes import G1, G2, FakeAudiences, FakeMembers
 from tests.unit.routing.test_provide import Target, made_keys
 
 #: The middle of a period.

@@ -13,7 +13,7 @@ from kachery_p2p.routing.blinded import PERIOD, blinded_key
 from kachery_p2p.routing.interfaces import Provider
 from kachery_p2p.routing.members import MAX_KEYS, MAX_LISTED, MemberSearch
 from kachery_p2p.routing.router import Router
-from tests.helpers.access_fakes import G1, G2, FakeMembers
+from tests.helpers.group_fakes import G1, G2, FakeMembers
 from tests.unit.routing.test_router import addr, peer
 
 ROOT = b"\x12\x20" + bytes(range(32))
