@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import builtins
 
     from kachery_cloud import aio
+    from kachery_cloud.auditing import Access, Audit, access, audit
     from kachery_cloud.cars import export_car, import_car
     from kachery_cloud.comparing import diff
     from kachery_cloud.inventory import Item, Items, UsageRow, UsageTable, du
@@ -62,8 +63,11 @@ if TYPE_CHECKING:
     )
     from kachery_cloud.upkeep import announce, get_node_info, init, iter_whereis, repair, status, verify, whereis
     from kachery_cloud.uri import ContentURI, format_uri, join, parse_uri
+    from kachery_cloud.visibility import set_visibility
 
 __all__ = [
+    "Access",
+    "Audit",
     "Collected",
     "Config",
     "ContentURI",
@@ -76,8 +80,10 @@ __all__ = [
     "UsageRow",
     "UsageTable",
     "__version__",
+    "access",
     "aio",
     "announce",
+    "audit",
     "cat_file",
     "diff",
     "du",
@@ -112,6 +118,7 @@ __all__ = [
     "remove",
     "repair",
     "resolve",
+    "set_visibility",
     "share",
     "status",
     "store_bytes",
@@ -142,6 +149,8 @@ _HOMES = (
     "publishing",
     "upkeep",
     "inventory",
+    "visibility",
+    "auditing",
     "inventory_removal",
     "inventory_move",
     "opening.file",

@@ -25,7 +25,18 @@ from typing import Any, ParamSpec, TypeVar
 import anyio
 from anyio.lowlevel import RunVar
 
-from kachery_cloud import cars, comparing, inventory_removal, load, pinning, publishing, sharing, store, upkeep
+from kachery_cloud import (
+    cars,
+    comparing,
+    inventory_removal,
+    load,
+    pinning,
+    publishing,
+    sharing,
+    store,
+    upkeep,
+    visibility,
+)
 from kachery_cloud.cancelling import Cancellation
 
 P = ParamSpec("P")
@@ -58,6 +69,7 @@ __all__ = [
     "publish",
     "remove",
     "resolve",
+    "set_visibility",
     "share",
     "store_bytes",
     "store_dir",
@@ -138,6 +150,7 @@ pin = _awaitable(pinning.pin)
 publish = _awaitable(publishing.publish)
 remove = _awaitable(inventory_removal.remove)
 resolve = _awaitable(publishing.resolve)
+set_visibility = _awaitable(visibility.set_visibility)
 share = _awaitable(sharing.share)
 store_bytes = _awaitable(store.store_bytes)
 store_dir = _awaitable(store.store_dir)

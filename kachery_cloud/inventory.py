@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kachery_cloud.arguments import check_flags
 from kachery_cloud.errors import InvalidArgument
-from kachery_cloud.inventory_tables import Column, Table, html_of, size_text, time_text
+from kachery_cloud.inventory_tables import Column, Table, html_of, size_text, text_table, time_text
 from kachery_cloud.local import outbox, repository
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import ContentURI, format_uri
+from kachery_cloud.visibility import chosen, groups_here, uri_groups, words_of
+from kachery_p2p.access.audience import OWN, PUBLIC
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
+    from kachery_cloud.visibility import To
+    from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.repo.inventory import KeptRoot
+    from kachery_p2p.repo.repo import Repo
 
 Kind: TypeAlias = Literal["stored", "linked", "loaded", "partial"]
 SORTS = ("added", "used", "size", "label", "kind")
@@ -54,6 +59,8 @@ class Item:
         labels: all of them.
         cid: its CID.
         shared: the data directory of others that it is in; None where it is in your own.
+        visibility: who may load it from here, as `to` of `store_file` takes it: names of groups, "private", "public".
+        groups: the IDs of these groups.
     """
 
     uri: str
@@ -71,6 +78,8 @@ class Item:
     labels: tuple[str, ...]
     cid: str
     shared: str | None = None
+    visibility: tuple[str, ...] = ("public",)
+    groups: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
         return html_of([self], _COLUMNS)
@@ -92,8 +101,13 @@ def _pins(item: Item) -> str:
     return ", ".join(f"{each.service} ({each.state})" for each in item.pinned)
 
 
+def _visibility(item: Item) -> str:
+    return ", ".join(item.visibility)
+
+
 #: What a list shows where there is none.
 _NO_LABEL = "(no label)"
+_VISIBILITY: Column[Item] = Column("for", _visibility)
 _COLUMNS: tuple[Column[Item], ...] = (
     Column("label", lambda item: (item.label or _NO_LABEL) + ("/" if item.directory and item.label else "")),
     Column("size", lambda item: size_text(item.size), right=True),
@@ -103,7 +117,7 @@ _COLUMNS: tuple[Column[Item], ...] = (
     Column("complete", _state),
     Column("pinned", _pins),
     Column("in", lambda item: item.shared or ""),
-    Column("uri", lambda item: ContentURI(item.cid, label=item.label).pasteable),
+    Column("uri", lambda item: ContentURI(item.cid, label=item.label, groups=item.groups).pasteable),
 )
 
 
@@ -112,6 +126,17 @@ class Items(Table[Item]):
 
     columns = _COLUMNS
     times = ("added", "used")
+
+    def lines(self) -> builtins.list[str]:
+        """The items as lines of text; for whom each is, where any is not for everybody."""
+        return text_table(self, self._shown())
+
+    def _shown(self) -> tuple[Column[Item], ...]:
+        apart = any(item.visibility != ("public",) for item in self)
+        return (*_COLUMNS[:-1], _VISIBILITY, _COLUMNS[-1]) if apart else _COLUMNS
+
+    def _repr_html_(self) -> str:
+        return html_of(self, self._shown())
 
 
 @dataclass(frozen=True)
@@ -155,7 +180,14 @@ class UsageTable(Table[UsageRow]):
         return sum(row.bytes for row in self if row.here)
 
 
-def list(*, find: str | None = None, sort: str = "added", reverse: bool = False, own: bool = False) -> Items:
+def list(
+    *,
+    find: str | None = None,
+    sort: str = "added",
+    reverse: bool = False,
+    own: bool = False,
+    to: To | None = None,
+) -> Items:
     """What is on this machine: all that was stored, linked or loaded, or is being loaded.
 
     Files inside folders are not listed; see `list_dir`. Uses no network, and reads no data. What is in a shared
@@ -166,6 +198,8 @@ def list(*, find: str | None = None, sort: str = "added", reverse: bool = False,
         sort: "added" or "used" (the newest first), "size" (the largest first), "label" or "kind".
         reverse: the other way round.
         own: only what is in your own data directory.
+        to: only what is for the members of this group, or these; "private" for what is for your own machines, "public"
+            for what is for everybody.
 
     Returns:
         A list of `Item`, which shows itself as a table in notebooks, and has `to_dataframe()`.
@@ -181,11 +215,15 @@ def list(*, find: str | None = None, sort: str = "added", reverse: bool = False,
     config = load_config()
     pins = pins_by_cid(config)
     repo = repository(config)
-    found = {root.key: item_of(root, pins) for root in repo.inventory.roots()}
+    known = Visibilities(config, repo)
+    wanted_by = None if to is None else chosen(config, to)
+    found = {root.key: item_of(root, pins, known=known) for root in repo.inventory.roots()}
     for layer in () if own else repo.layers:
         for root in layer.look(lambda opened: builtins.list(opened.inventory.roots())) or ():
             found.setdefault(root.key, item_of(root, {}, layer.directory))
     items = builtins.list(found.values())
+    if wanted_by is not None:
+        items = [item for item in items if _is_for(item, wanted_by)]
     if find is not None:
         wanted = find.casefold()
         items = [item for item in items if wanted in _text_of(item)]
@@ -215,12 +253,38 @@ def du() -> UsageTable:
 # --- parts -------------------------------------------------------------------------------------------------------
 
 
-def item_of(root: KeptRoot, pins: dict[bytes, builtins.list[PinnedAt]], shared: Path | None = None) -> Item:
+class Visibilities:
+    """For whom the roots of a repo are, looked up once for all."""
+
+    def __init__(self, config: Config, repo: Repo) -> None:
+        restricted = repo.access.roots() if repo.access.any_restricted() else ()
+        self._audiences = {bytes(cid.to_v1()): audience for cid, audience in restricted}
+        self._groups = groups_here(config) if self._audiences else ()
+
+    def of(self, root: KeptRoot) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The words for it, and the IDs of its groups."""
+        audience = self._audiences.get(root.key, PUBLIC)
+        return words_of(audience, self._groups), uri_groups(audience)
+
+
+def _is_for(item: Item, wanted: Audience) -> bool:
+    if item.visibility == ("public",):
+        return wanted.everyone
+    return not wanted.groups.isdisjoint({*item.groups, *([OWN] if "private" in item.visibility else [])})
+
+
+def item_of(
+    root: KeptRoot,
+    pins: dict[bytes, builtins.list[PinnedAt]],
+    shared: Path | None = None,
+    known: Visibilities | None = None,
+) -> Item:
     """A root as it is listed; of the directory of others that it is in, where it is in one."""
+    visibility, groups = (("public",), ()) if known is None else known.of(root)
     labels = tuple(label.text for label in root.labels)
     label = labels[0] if labels else None
     return Item(
-        uri=format_uri(str(root.cid), label=label),
+        uri=format_uri(str(root.cid), label=label, groups=groups),
         label=label,
         kind=kind_of(root),
         directory=root.directory,
@@ -235,6 +299,8 @@ def item_of(root: KeptRoot, pins: dict[bytes, builtins.list[PinnedAt]], shared: 
         labels=labels,
         cid=str(root.cid),
         shared=None if shared is None else str(shared),
+        visibility=visibility,
+        groups=groups,
     )
 
 
@@ -265,6 +331,10 @@ def pins_by_cid(config: Config) -> dict[bytes, builtins.list[PinnedAt]]:
     return found
 
 
+#: What is said of something that is listed, beside what it is.
+_ABOUT = ("labels", "here", "complete", "problem", "added", "used", "pinned", "visibility")
+
+
 def about(config: Config, cid: CID) -> dict[str, Any]:
     """What `load_file_info` says of something that is listed."""
     if not config.directory.exists():
@@ -277,10 +347,11 @@ def about(config: Config, cid: CID) -> dict[str, Any]:
             break
     if root is None:
         return {}
-    item = item_of(root, pins_by_cid(config), shared).as_json()
+    known = Visibilities(config, repo) if shared is None else None
+    item = item_of(root, pins_by_cid(config), shared, known).as_json()
     return {
         "kept": item["kind"],
-        **{name: item[name] for name in ("labels", "here", "complete", "problem", "added", "used", "pinned")},
+        **{name: item[name] for name in _ABOUT},
     }
 
 

@@ -155,7 +155,7 @@ def follow(config: Config, named: NameURI, *, local_only: bool = False, timeout:
         path = get_connection(config).resolve(request).path
     target = parse_uri(_uri_of_path(path))
     path_in = (*target.path, *named.path)
-    return ContentURI(target.cid, path_in, named.label, named.providers, named.encryption, named.key)
+    return ContentURI(target.cid, path_in, named.label, named.providers, named.groups, named.encryption, named.key)
 
 
 def _own_path(config: Config, name: str) -> str | None:

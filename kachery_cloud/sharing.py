@@ -37,12 +37,15 @@ from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import ContentURI, check_label, parse_uri
+from kachery_cloud.visibility import audience_here, sentence_once, uri_groups
+from kachery_p2p.access.audience import PUBLIC
 from kachery_p2p.addresses import Reach, reach
 from kachery_p2p.oserrors import explained
 
 if TYPE_CHECKING:
     from kachery_cloud.node.status_messages import RunningNode
     from kachery_cloud.settings.config import Config
+    from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.node.status_messages import NodeStatus
     from kachery_p2p.repo.repo import Repo
@@ -76,12 +79,14 @@ class Reachable:
         addresses: to give away, those that reach farthest first.
         most_bytes: what a relay carries for a stranger at most; 0 where there is no bound, or no relay.
         private_network: only holders of its key are spoken to.
+        restricted: it is about something that is for a group, or private.
     """
 
     range: Range
     addresses: tuple[str, ...] = ()
     most_bytes: int = 0
     private_network: bool = False
+    restricted: bool = False
 
     @property
     def from_outside(self) -> bool:
@@ -90,8 +95,12 @@ class Reachable:
 
     @property
     def sentence(self) -> str:
-        """Who can load from here now."""
+        """Who can load from here now; of what is not for everybody, those of them for whom it is."""
         who = "Whoever holds the swarm key" if self.private_network else "Anybody"
+        near = "Only machines of this network can load it now"
+        if self.restricted:
+            who = "Those for whom it is, and none else,"
+            near = "Of those for whom it is, only machines of this network can load it now"
         limit = f", which carries {self.most_bytes:,} bytes and then needs a direct way" if self.most_bytes else ""
         return {
             "world": f"{who} with the URI can load it now: others can dial this machine.",
@@ -99,8 +108,7 @@ class Reachable:
             "dialled from outside.",
             "unsure": f"{who} with the URI can load it now if this machine can be dialled from outside, which nobody "
             "has tried yet; kachery-cloud-status says more in a minute.",
-            "network": "Only machines of this network can load it now: nobody outside can dial this one, and it has no "
-            "relay. kachery-cloud-status says why.",
+            "network": f"{near}: nobody outside can dial this one, and it has no relay. kachery-cloud-status says why.",
             "machine": "Only programs on this machine can load it now: its node listens to nobody else.",
             "none": "Nobody else can load it yet, for no node answers here. Start one with: kachery-cloud-node",
         }[self.range]
@@ -116,6 +124,7 @@ class Share:
         title: for people.
         day: on which it was stored, or came here.
         reachable: who can load it now.
+        audience: for whom it is.
     """
 
     uri: ContentURI
@@ -123,6 +132,7 @@ class Share:
     title: str
     reachable: Reachable
     day: datetime.date
+    audience: Audience = PUBLIC
 
     @property
     def string(self) -> str:
@@ -132,7 +142,7 @@ class Share:
     @property
     def citation(self) -> str:
         """A line for a paper or a notebook: title, day, size, and the URI that stays, without addresses."""
-        return f"{self.title} ({self.day.isoformat()}). {self.size:,} bytes. {self.uri.locator}"
+        return f"{self.title} ({self.day.isoformat()}). {self.size:,} bytes. {self.uri.source}"
 
 
 def share(uri: str, *, label: str | None = None) -> str:
@@ -159,6 +169,8 @@ def share(uri: str, *, label: str | None = None) -> str:
     check_label(label)
     config = load_config()
     found = make_share(config, uri, label=label, running=lambda: _settled_node(config))
+    if told := sentence_once(config, found.audience):
+        tell(told)
     if not found.reachable.from_outside:
         tell(found.reachable.sentence)
     return found.string
@@ -215,11 +227,12 @@ def make_share(
     name = label or parsed.label or ("" if parsed.path else listed)
     if name and len(uri_notes.encoded(name)) > MAX_LABEL:
         name = ""
-    reachable = reachable_now(running())
-    shared = replace(parsed, label=name or None, providers=reachable.addresses)
+    audience = audience_here(repo, cid if root is None else root.cid)
+    reachable = reachable_now(running(), audience)
+    shared = replace(parsed, label=name or None, providers=reachable.addresses, groups=uri_groups(audience))
     added = time.time() if root is None else root.added
     day = datetime.datetime.fromtimestamp(added).astimezone().date()
-    return Share(shared, size, shared.name or str(cid), reachable, day)
+    return Share(shared, size, shared.name or str(cid), reachable, day, audience)
 
 
 def running_node(config: Config) -> RunningNode | None:
@@ -233,10 +246,10 @@ def running_node(config: Config) -> RunningNode | None:
         return None
 
 
-def reachable_now(found: RunningNode | None) -> Reachable:
-    """From where a node can be loaded from, as it says of itself."""
+def reachable_now(found: RunningNode | None, audience: Audience = PUBLIC) -> Reachable:
+    """From where a node can be loaded from, as it says of itself; by those for whom something is."""
     if found is None:
-        return Reachable("none")
+        return Reachable("none", restricted=not audience.everyone)
     node = found.node
     kinds: dict[str, list[str]] = {"public": [], "relay": [], "network": [], "machine": []}
     for address in node.addresses:
@@ -249,6 +262,7 @@ def reachable_now(found: RunningNode | None) -> Reachable:
         tuple(far or kinds["machine"]),
         _most_bytes(node, kinds["relay"]) if not kinds["public"] else 0,
         node.discovery.private_network,
+        not audience.everyone,
     )
 
 

@@ -12,8 +12,9 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, cast
 
 from kachery_cloud.arguments import check_flags, checked_bytes, path_text, read_piece, text_list
 from kachery_cloud.errors import FileMissing, IsADirectory, NotADirectory
@@ -25,17 +26,30 @@ from kachery_cloud.progress import is_watched, progress_bar
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.spool import Spool, check_size
 from kachery_cloud.terminal import tell
-from kachery_cloud.uri import check_label, format_uri
+from kachery_cloud.uri import check_label
+from kachery_cloud.visibility import audience_for, news, stored_uri
 
 if TYPE_CHECKING:
     import numpy as np
 
     from kachery_cloud.pinning import Pin, Plan, Wait
     from kachery_cloud.settings.config import Config
+    from kachery_cloud.visibility import To
+    from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.profiles import Profile
     from kachery_p2p.repo.repo import Stored
     from kachery_p2p.repo.scanning import FolderOptions
     from kachery_p2p.wire import Buffer
+
+
+class _What(TypedDict):
+    label: str | None
+    audience: Audience | None
+
+
+class _How(_What):
+    plan: Plan
+
 
 #: Bytes read at once from a file that is open.
 _PIECE = 1 << 20
@@ -45,6 +59,7 @@ def store_file(
     filename: str | os.PathLike[str] | BinaryIO,
     *,
     label: str | None = None,
+    to: To | None = None,
     local: bool = False,
     cache_locally: bool = False,
     profile: str | Profile | None = None,
@@ -64,6 +79,9 @@ def store_file(
         filename: path of a regular file of any size; or a file that is open for reading bytes, such as
             `open(path, "rb")` or `io.BytesIO`, which is read from where it stands to its end.
         label: a note for people, appended to the URI as `?label=...`. In `list` it stands in place of the file's name.
+        to: who may load it: the name or ID of a group whose members may, or a list of them; "private" for your own
+            machines alone; "public" for everybody. Without it, what the setting `to` says; without that, everybody,
+            or, for what is here already, those for whom it is. What is for groups has their IDs in its URI.
         local: only store; do not start the node that serves it.
         cache_locally: accepted for older scripts; a stored file is always kept locally.
         profile: the rules by which the file becomes blocks: "unixfs-v1-2025" (the default), "unixfs-v0-2015",
@@ -79,8 +97,9 @@ def store_file(
 
     Raises:
         FileMissing, IsADirectory, NotAFile: there is no such file.
-        InvalidArgument: it is open for text, or not for reading.
-        NoPermission, DiskFull: it cannot be read, or the copy cannot be written.
+        InvalidArgument: it is open for text, or not for reading; or there is no group of that name.
+        NoPermission, DiskFull: it cannot be read, or the copy cannot be written; or this machine may only read in the
+            group that it is to be for.
         FileChanged: it changed while it was read.
         StoreTooLarge: the store would grow beyond the limit that you have set.
         PinTooLarge: it is more than may be sent to a service that was named.
@@ -91,19 +110,19 @@ def store_file(
         >>> uri
         'ipfs://bafybeih...?label=session.nwb'
     """
-    config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
+    asked = _prepare(label, to, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
     if hasattr(filename, "read") and not isinstance(filename, os.PathLike):
-        stored = put_stream(config, cast(BinaryIO, filename), profile=profile, plan=plan, label=label)
-        return _finish(config, stored, label, local, plan)
+        return asked.finish(put_stream(asked.config, cast(BinaryIO, filename), profile=profile, **asked.how))
     path = checked_path(cast("str | os.PathLike[str]", filename))
-    stored = put_file(config, path, profile=profile, verbose=verbose, plan=plan, label=label, rehash=rehash)
-    return _finish(config, stored, label, local, plan, path.name)
+    stored = put_file(asked.config, path, profile=profile, verbose=verbose, rehash=rehash, **asked.how)
+    return asked.finish(stored, path.name)
 
 
 def link_file(
     filename: str | os.PathLike[str],
     *,
     label: str | None = None,
+    to: To | None = None,
     local: bool = False,
     profile: str | Profile | None = None,
     rehash: bool = False,
@@ -120,17 +139,16 @@ def link_file(
     Example:
         >>> uri = kcl.link_file("/data/raw_200GB.bin")
     """
-    config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
-    stored = put_file(
-        config, filename, linked=True, profile=profile, verbose=verbose, plan=plan, label=label, rehash=rehash
-    )
-    return _finish(config, stored, label, local, plan, Path(filename).name)
+    asked = _prepare(label, to, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
+    stored = put_file(asked.config, filename, linked=True, profile=profile, verbose=verbose, rehash=rehash, **asked.how)
+    return asked.finish(stored, Path(filename).name)
 
 
 def store_dir(
     path: str | os.PathLike[str],
     *,
     label: str | None = None,
+    to: To | None = None,
     local: bool = False,
     link: bool = False,
     follow: bool = False,
@@ -152,6 +170,7 @@ def store_dir(
     Args:
         path: the folder.
         label: as for `store_file`.
+        to: as for `store_file`.
         local: as for `store_file`.
         link: serve the files from where they lie instead of copying them.
         follow: store what symbolic links point to, in their place. Without it, one that may lead out of the folder is
@@ -176,15 +195,16 @@ def store_dir(
         >>> kcl.load_text(kcl.join(uri, "notes/readme.txt"))
     """
     options = folder_options(link=link, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
-    config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose)
-    stored = put_directory(config, path, options, profile=profile, verbose=verbose, plan=plan, label=label)
-    return _finish(config, stored, label, local, plan, Path(path).name)
+    asked = _prepare(label, to, local, pin, wait, timeout, verbose=verbose)
+    stored = put_directory(asked.config, path, options, profile=profile, verbose=verbose, **asked.how)
+    return asked.finish(stored, Path(path).name)
 
 
 def store_bytes(
     data: Buffer,
     *,
     label: str | None = None,
+    to: To | None = None,
     local: bool = False,
     pin: Pin = None,
     wait: Wait = None,
@@ -195,6 +215,7 @@ def store_bytes(
     Args:
         data: bytes, bytearray, memoryview, or what else gives its bytes as they lie in memory.
         label: as for `store_file`.
+        to: as for `store_file`.
         local: as for `store_file`.
         pin: as for `store_file`.
         wait: as for `store_file`.
@@ -207,13 +228,14 @@ def store_bytes(
         >>> kcl.store_bytes(b"example text")
         'ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu'
     """
-    return _bytes(checked_bytes(data), label, local, pin, wait, timeout)
+    return _bytes(checked_bytes(data), label, to, local, pin, wait, timeout)
 
 
 def store_text(
     text: str,
     *,
     label: str | None = None,
+    to: To | None = None,
     local: bool = False,
     cache_locally: bool = False,
     pin: Pin = None,
@@ -229,13 +251,14 @@ def store_text(
         >>> kcl.store_text("example text")
         'ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu'
     """
-    return _bytes(text_bytes(text), label, local, pin, wait, timeout)
+    return _bytes(text_bytes(text), label, to, local, pin, wait, timeout)
 
 
 def store_json(
     value: Any,
     *,
     label: str | None = None,
+    to: To | None = None,
     local: bool = False,
     cache_locally: bool = False,
     pin: Pin = None,
@@ -253,13 +276,14 @@ def store_json(
         >>> kcl.store_json({"example": "dict"})
         'ipfs://bafkreig3edwqihmsm2o7kts6v4cpvtfs66olgonclogykndsu4v7ordox4'
     """
-    return _bytes(json_bytes(value), label, local, pin, wait, timeout)
+    return _bytes(json_bytes(value), label, to, local, pin, wait, timeout)
 
 
 def store_npy(
     array: np.ndarray[Any, Any],
     *,
     label: str | None = None,
+    to: To | None = None,
     local: bool = False,
     cache_locally: bool = False,
     pin: Pin = None,
@@ -274,16 +298,16 @@ def store_npy(
     Example:
         >>> uri = kcl.store_npy(np.array([[1, 2, 3], [4, 5, 6]], dtype=np.int16))
     """
-    config, plan = _prepare(label, local, pin, wait, timeout)
+    asked = _prepare(label, to, local, pin, wait, timeout)
     checked = check_array(array)
-    stored = put_written(config, lambda file: write_npy(file, checked), label)
-    return _finish(config, stored, label, local, plan)
+    return asked.finish(put_written(asked.config, lambda file: write_npy(file, checked), **asked.what))
 
 
 def store_pkl(
     value: Any,
     *,
     label: str | None = None,
+    to: To | None = None,
     local: bool = False,
     cache_locally: bool = False,
     pin: Pin = None,
@@ -304,9 +328,8 @@ def store_pkl(
     """
     from kachery_cloud.formats.pickling import dump_pickle
 
-    config, plan = _prepare(label, local, pin, wait, timeout)
-    stored = put_written(config, lambda file: dump_pickle(value, file), label)
-    return _finish(config, stored, label, local, plan)
+    asked = _prepare(label, to, local, pin, wait, timeout)
+    return asked.finish(put_written(asked.config, lambda file: dump_pickle(value, file), **asked.what))
 
 
 # --- the same without telling anybody ----------------------------------------------------------------------------
@@ -321,6 +344,7 @@ def put_file(
     verbose: bool = False,
     plan: Plan | None = None,
     label: str | None = None,
+    audience: Audience | None = None,
     rehash: bool = False,
 ) -> Stored:
     """Store or link one file in the repo, with a bar where it takes long."""
@@ -348,7 +372,7 @@ def put_file(
             update(done, total)
 
         store = repo.link_file if linked else repo.store_file
-        return store(path, profile=profile, progress=watch, label=label, rehash=rehash)
+        return store(path, profile=profile, progress=watch, label=label, rehash=rehash, audience=audience)
 
 
 def folder_options(*, exclude: Sequence[str], **flags: bool) -> FolderOptions:
@@ -372,6 +396,7 @@ def put_directory(
     verbose: bool = False,
     plan: Plan | None = None,
     label: str | None = None,
+    audience: Audience | None = None,
 ) -> Stored:
     """Store a folder in the repo."""
     path = checked_path(filename)
@@ -390,7 +415,9 @@ def put_directory(
             update(done, total)
 
         repo = repository(config)
-        return repo.store_directory(path, profile=profile, progress=watch, options=options, admit=admit, label=label)
+        return repo.store_directory(
+            path, profile=profile, progress=watch, options=options, admit=admit, label=label, audience=audience
+        )
 
 
 def put_stream(
@@ -400,6 +427,7 @@ def put_stream(
     profile: str | Profile | None = None,
     plan: Plan | None = None,
     label: str | None = None,
+    audience: Audience | None = None,
 ) -> Stored:
     """Store what an open file still has to give.
 
@@ -415,19 +443,20 @@ def put_stream(
             if plan is not None:
                 plan.check(config, done, "The data")
 
-    return put_written(config, write, label, profile=profile)
+    return put_written(config, write, label, audience, profile=profile)
 
 
-def put_bytes(config: Config, data: Buffer, label: str | None = None) -> Stored:
+def put_bytes(config: Config, data: Buffer, label: str | None = None, audience: Audience | None = None) -> Stored:
     """Store some bytes in the repo."""
     check_size(config, len(data), "The value")
-    return repository(config).store_value(data, label=label)
+    return repository(config).store_value(data, label=label, audience=audience)
 
 
 def put_written(
     config: Config,
     write: Callable[[BinaryIO], None],
     label: str | None = None,
+    audience: Audience | None = None,
     *,
     profile: str | Profile | None = None,
 ) -> Stored:
@@ -438,7 +467,7 @@ def put_written(
     repo = repository(config)
     with Spool(config) as spool:
         write(cast(BinaryIO, spool))
-        return spool.store(repo, profile, label)
+        return spool.store(repo, profile, label, audience)
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
@@ -465,33 +494,59 @@ def _check_read(config: Config, done: int, path: Path, linked: bool, plan: Plan 
         plan.check(config, done, str(path))
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a call says beside the data: how it is to be stored, and what is to be done then."""
+
+    config: Config
+    plan: Plan
+    label: str | None
+    audience: Audience | None
+    local: bool
+
+    @property
+    def what(self) -> _What:
+        """For whom it is, and what it is called."""
+        return {"label": self.label, "audience": self.audience}
+
+    @property
+    def how(self) -> _How:
+        """The same, and where it is to be pinned."""
+        return {"plan": self.plan, **self.what}
+
+    def finish(self, stored: Stored, name: str = "") -> str:
+        """Write down what is to be pinned, have the node serve what was stored, and wait if that was asked for."""
+        config, plan = self.config, self.plan
+        recorded = record_stored(config, plan, stored, self.label or name)
+        if not self.local:
+            from kachery_cloud.node.connection import announce_in_background
+
+            announce_in_background(config, stored.cid, pins_changed=bool(recorded))
+        if is_watched() and (told := news(config, stored.cid, self.audience)):
+            tell(told)
+        if plan.wait:
+            plan.wait_for(config, stored.cid)
+        return stored_uri(repository(config), stored.cid, self.label)
+
+
 def _prepare(
-    label: str | None, local: bool, pin: Pin, wait: Wait, timeout: float | None, **flags: bool
-) -> tuple[Config, Plan]:
+    label: str | None, to: To | None, local: bool, pin: Pin, wait: Wait, timeout: float | None, **flags: bool
+) -> _Asked:
     """Look at what a call says before anything is stored."""
     check_flags(local=local, **flags)
     check_label(label)
     config = load_config()
-    if is_watched() and is_first(config):
+    audience = audience_for(config, to)
+    if (audience is None or audience.everyone) and is_watched() and is_first(config):
         tell(sentence(configured_audience(config)))
-    return config, make_plan(config, pin, wait, timeout, local)
+    return _Asked(config, make_plan(config, pin, wait, timeout, local), label, audience, local)
 
 
-def _bytes(data: Buffer, label: str | None, local: bool, pin: Pin, wait: Wait, timeout: float | None) -> str:
-    config, plan = _prepare(label, local, pin, wait, timeout)
-    return _finish(config, put_bytes(config, data, label), label, local, plan)
-
-
-def _finish(config: Config, stored: Stored, label: str | None, local: bool, plan: Plan, name: str = "") -> str:
-    """Write down what is to be pinned, have the node serve what was stored, and wait if that was asked for."""
-    recorded = record_stored(config, plan, stored, label or name)
-    if not local:
-        from kachery_cloud.node.connection import announce_in_background
-
-        announce_in_background(config, stored.cid, pins_changed=bool(recorded))
-    if plan.wait:
-        plan.wait_for(config, stored.cid)
-    return format_uri(str(stored.cid), label=label)
+def _bytes(
+    data: Buffer, label: str | None, to: To | None, local: bool, pin: Pin, wait: Wait, timeout: float | None
+) -> str:
+    asked = _prepare(label, to, local, pin, wait, timeout)
+    return asked.finish(put_bytes(asked.config, data, **asked.what))
 
 
 def _say(verbose: bool, text: str) -> None:

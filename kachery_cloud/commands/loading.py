@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -92,8 +93,11 @@ def load(
         if file_meant and not (takes_directory(dest) and load_file_info(uri, **more)["kind"] == "directory"):
             raise
         if dest is None:
-            whole = uri.partition("?")[0].rstrip("/") if parse_name_uri(uri) else parse_uri(uri).locator
-            one = f"{whole}/NAME"
+            if parse_name_uri(uri):
+                one = uri.partition("?")[0].rstrip("/") + "/NAME"
+            else:
+                parsed = parse_uri(uri)
+                one = replace(parsed, path=(*parsed.path, "NAME")).source
             raise IsADirectory(
                 f"{uri} is a directory. Say with --dest where to make it, or load one file: {one}."
             ) from error
@@ -208,6 +212,7 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
         "labels": ", ".join(label for label in found.get("labels", ()) if label != found["label"]) or None,
         "problem": found.get("problem") or None,
         **{key: time_text(found[key]) for key in ("added", "used") if key in found},
+        "for": None if found.get("visibility", ["public"]) == ["public"] else ", ".join(found["visibility"]),
         "pinned": ", ".join(f"{each['service']} ({each['state']})" for each in found.get("pinned", ())) or None,
     }
     for key, value in shown.items():

@@ -19,7 +19,9 @@ _SENTENCE = 1_000
 
 #: Each command, and the module of this package that has it. It is imported when the command is used.
 COMMANDS = {
+    "access": "access",
     "announce": "network",
+    "audit": "access",
     "cat": "loading",
     "completion": "completion",
     "diff": "comparing",
@@ -49,6 +51,7 @@ COMMANDS = {
     "store": "storing",
     "store-local": "older",
     "verify": "upkeep",
+    "visibility": "access",
     "whereis": "network",
 }
 
@@ -81,6 +84,7 @@ SECTIONS = {
     "Give something away": ("store", "link", "node", "share", "publish", "export"),
     "Get something": ("get", "load", "cat", "ls", "import", "resolve", "whereis", "diff"),
     "See what is here": ("list", "info", "du", "status", "settings"),
+    "Say who may have it": ("visibility", "access", "audit"),
     "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init", "completion"),
     "For a lab": ("pins", "announce", "keygen-swarm"),
 }

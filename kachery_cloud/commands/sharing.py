@@ -20,6 +20,7 @@ from kachery_cloud.commands.support import (
 )
 
 if TYPE_CHECKING:
+    from kachery_cloud.settings.config import Config
     from kachery_cloud.sharing import Share
 
 
@@ -65,7 +66,7 @@ def share(uri: str, label: str | None, cite: bool, qr: bool, as_json: bool) -> N
         sys.stdout.flush()
         print_qr(found.string, sys.stderr)
     if not as_json:
-        say_how_to_get(found)
+        say_how_to_get(config, found)
 
 
 @command("get", LOAD_INTERRUPTED)
@@ -110,7 +111,7 @@ def share_values(found: Share) -> dict[str, Any]:
     """A share as JSON."""
     return {
         "string": found.string,
-        "uri": found.uri.locator,
+        "uri": found.uri.source,
         "title": found.title,
         "size": found.size,
         "citation": found.citation,
@@ -120,8 +121,12 @@ def share_values(found: Share) -> dict[str, Any]:
     }
 
 
-def say_how_to_get(found: Share) -> None:
-    """What the other one has to type, and whether that will do now."""
+def say_how_to_get(config: Config, found: Share) -> None:
+    """For whom it is, what the other one has to type, and whether that will do now."""
+    from kachery_cloud.visibility import sentence_once
+
+    if told := sentence_once(config, found.audience):
+        click.echo(told, err=True)
     if not found.reachable.from_outside:
         click.echo(f"Warning: {found.reachable.sentence}", err=True)
     else:

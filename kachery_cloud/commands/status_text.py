@@ -12,7 +12,7 @@ from typing import Any
 from kachery_cloud.answers import Running, SharedDirectory, Stopped
 from kachery_cloud.commands.pins_text import summary_phrase
 from kachery_cloud.inventory_tables import size_text
-from kachery_cloud.privacy import Audience, audience, running_audience, sentence
+from kachery_cloud.privacy import AnnouncedTo, audience, running_audience, sentence
 from kachery_p2p.json_shapes import to_json
 from kachery_p2p.node.status_messages import (
     ConnectedPeer,
@@ -245,7 +245,7 @@ def _stopped(found: Stopped) -> Iterator[_Part]:
     yield "Warnings", _texts(found.warnings)
 
 
-def _audience_of(found: Stopped) -> Audience:
+def _audience_of(found: Stopped) -> AnnouncedTo:
     sources = found.settings["sources"]
     return audience(
         public_dht=sources["dht"],

@@ -20,9 +20,10 @@ from kachery_cloud.commands.support import (
 from kachery_cloud.errors import FileMissing, IsADirectory
 
 if TYPE_CHECKING:
-    from kachery_cloud.privacy import Audience
+    from kachery_cloud.privacy import AnnouncedTo
     from kachery_cloud.settings.config import Config
     from kachery_cloud.uri import ContentURI
+    from kachery_p2p.access.audience import Audience
     from kachery_p2p.repo.repo import Stored
 
 #: What became of the work after Ctrl-C.
@@ -32,6 +33,14 @@ _label_option = click.option("--label", metavar="TEXT", help="A note for people,
 _share_option = click.option(
     "--share", "shared", is_flag=True, help="Print what the share command prints of it: one string to give away."
 )
+_to_option = click.option(
+    "--to",
+    "to",
+    multiple=True,
+    metavar="NAME",
+    help="Only members of this group may load it; or private: only your own machines; or public: everybody. May be "
+    "given several times.",
+)
 _profile_option = click.option(
     "--profile",
     metavar="NAME",
@@ -40,7 +49,7 @@ _profile_option = click.option(
 )
 
 
-_ANNOUNCED: dict[Audience, str] = {
+_ANNOUNCED: dict[AnnouncedTo, str] = {
     "world": "It is announced to the whole world.",
     "lab": "It is announced to the holders of the swarm key.",
     "lan": "It is announced to the local network, and to nobody else.",
@@ -84,6 +93,7 @@ def _pinning(function: Function) -> Function:
 @click.argument("paths", type=click.Path(), nargs=-1, required=True, metavar="PATH...")
 @click.option("-r", "--recursive", is_flag=True, help="Store a directory with all that is in it.")
 @_what_is_stored
+@_to_option
 @_label_option
 @_profile_option
 @_share_option
@@ -105,6 +115,7 @@ def store(paths: tuple[str, ...], **options: Any) -> None:
         kachery-cloud-store -r experiment/ --label "mouse 12"
         kachery-cloud-store -r experiment/ --exclude '*.tmp' --exclude /scratch/
         kachery-cloud-store session.nwb --share
+        kachery-cloud-store session.nwb --to private
         kachery-cloud-store session.nwb --service filebase
         gzip -c session.nwb | kachery-cloud-store -
     """  # noqa: D301
@@ -115,6 +126,7 @@ def store(paths: tuple[str, ...], **options: Any) -> None:
 @click.argument("paths", type=click.Path(), nargs=-1, required=True, metavar="PATH...")
 @click.option("-r", "--recursive", is_flag=True, help="Link a directory with all that is in it.")
 @_what_is_stored
+@_to_option
 @_label_option
 @_profile_option
 @_share_option
@@ -142,6 +154,7 @@ def _store(
     exclude: tuple[str, ...],
     preserve: bool,
     rehash: bool,
+    to: tuple[str, ...],
     label: str | None,
     profile: str | None,
     shared: bool,
@@ -152,25 +165,30 @@ def _store(
     as_json: bool,
     linked: bool,
 ) -> None:
+    from kachery_cloud.local import repository
     from kachery_cloud.node.connection import tell_running_node
     from kachery_cloud.pinning import make_plan, record_stored, wake_node
     from kachery_cloud.settings.config import load_config
     from kachery_cloud.store import folder_options, put_directory, put_file, put_stream
     from kachery_cloud.uri import ContentURI, check_label
+    from kachery_cloud.visibility import audience_for, audience_here, news, uri_groups, words_here
+    from kachery_p2p.access.audience import PUBLIC
 
     check_label(label)
     if services and pin is False:
         raise click.UsageError("--service says where to pin it, and --no-pin not to.")
     _check_paths(paths, recursive, label, linked, folders_alone=bool(follow or exclude or preserve))
     config = load_config()
+    audience = audience_for(config, to or None)
     plan = make_plan(config, services or pin)
     options = folder_options(link=linked, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
     results: list[dict[str, Any]] = []
+    given = PUBLIC
     waiting: list[tuple[Stored, str, dict[str, Any], list[str]]] = []
     try:
         for path in paths:
-            with privacy_said_once(as_json):
-                more: dict[str, Any] = {"profile": profile, "plan": plan, "label": label}
+            with privacy_said_once(as_json, audience):
+                more: dict[str, Any] = {"profile": profile, "plan": plan, "label": label, "audience": audience}
                 if path == "-":
                     stored = put_stream(config, sys.stdin.buffer, **more)
                 elif os.path.isdir(path):
@@ -181,13 +199,15 @@ def _store(
             pinned_at = record_stored(config, plan, stored, name)
             # This process ends at once, so it does not become the node; one that runs is told.
             served = tell_running_node(config, stored.cid)
-            uri = ContentURI(str(stored.cid), label=label)
+            given = audience_here(repository(config), stored.cid)
+            uri = ContentURI(str(stored.cid), label=label, groups=uri_groups(given))
             found: dict[str, Any] = {
                 "uri": str(uri),
                 "cid": str(stored.cid),
                 "size": stored.size,
                 "path": str(stored.path),
                 "served": served,
+                "visibility": words_here(config, given),
             }
             results.append(found)
             text = _share(config, uri, name, found, as_json) if shared else uri.pasteable
@@ -196,6 +216,8 @@ def _store(
             elif not as_json:
                 click.echo(text)
                 sys.stdout.flush()  # the next one may take long
+            if not as_json and (told := news(config, stored.cid, audience)):
+                click.echo(told, err=True)
     except KeyboardInterrupt:
         if not as_json:
             for _, text, _, _ in waiting:
@@ -211,7 +233,7 @@ def _store(
     if as_json:
         click.echo(json.dumps(results if len(paths) > 1 else results[0]))
     elif not waiting and not shared and sys.stderr.isatty():
-        _say_who_can_load(config, results[-1]["served"])
+        _say_who_can_load(config, results[-1]["served"], given)
     if code:
         raise click.exceptions.Exit(code)
 
@@ -224,7 +246,7 @@ def _share(config: Config, uri: ContentURI, name: str, found: dict[str, Any], as
     given = make_share(config, str(uri), label=name, running=lambda: running_node(config))
     found["share"] = share_values(given)
     if not as_json:
-        say_how_to_get(given)
+        say_how_to_get(config, given)
     return given.string
 
 
@@ -258,12 +280,12 @@ def _check_paths(
                 raise FileMissing(f"There is no {path}. Nothing was stored.")
 
 
-def _say_who_can_load(config: Config, served: bool) -> None:
-    """Whether anybody can load what was stored now, and to whom it is announced."""
+def _say_who_can_load(config: Config, served: bool, given: Audience) -> None:
+    """Whether those for whom it is can load what was stored now, and to whom it is announced."""
     from kachery_cloud.privacy import running_audience
     from kachery_cloud.sharing import reachable_now, running_node
 
     node = running_node(config) if served else None
-    click.echo(reachable_now(node).sentence, err=True)
-    if node is not None:
+    click.echo(reachable_now(node, given).sentence, err=True)
+    if node is not None and given.everyone:
         click.echo(_ANNOUNCED[running_audience(node.node.discovery)], err=True)

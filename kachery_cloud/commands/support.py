@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -19,6 +19,9 @@ from kachery_cloud.errors import KacheryError
 from kachery_cloud.terminal import BinaryOutput, OutputError, ReaderGone, program_streams, silence
 from kachery_p2p import __version__
 from kachery_p2p.text import printable, shortened
+
+if TYPE_CHECKING:
+    from kachery_p2p.access.audience import Audience
 
 #: Characters of a usage error: it repeats what was typed, or pasted by mistake.
 _MAX_USAGE = 1_000
@@ -105,13 +108,16 @@ def print_result(as_json: bool, text: str, **values: Any) -> None:
 
 
 @contextmanager
-def privacy_said_once(as_json: bool) -> Iterator[None]:
-    """Around what brings something into a data directory: say to whom it is announced, when it is the first thing."""
+def privacy_said_once(as_json: bool, audience: Audience | None = None) -> Iterator[None]:
+    """Around what brings something into a data directory: say to whom it is announced, when it is the first thing.
+
+    What is for a group, or private, is not: `audience` says so.
+    """
     from kachery_cloud.privacy import configured_audience, is_first, sentence
     from kachery_cloud.settings.config import load_config
 
     config = load_config()
-    first = not as_json and is_first(config)
+    first = not as_json and (audience is None or audience.everyone) and is_first(config)
     yield
     if first:
         click.echo(sentence(configured_audience(config)), err=True)

@@ -130,5 +130,3 @@ def encrypted_bytes(data: Buffer, recipients: Recipients) -> bytes:
     out = io.BytesIO()
     encrypt(io.BytesIO(data), out, recipients)
     return out.getvalue()
-
-

@@ -175,6 +175,7 @@ def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions
         reachability=config.reachability,
         gateways=(gateways := config.gateway_urls(private)),
         gateway_tokens={url: token for url, token in config.gateway_tokens.items() if url in gateways},
+        own_peers=config.own_peers,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Protocol
@@ -71,6 +71,8 @@ class ExchangeLike(Protocol):
 
     def add_provider(self, session: Session, peer: str) -> None: ...
 
+    def restrict(self, session: Session, admits: Callable[[str], bool] | None) -> None: ...
+
     def want(self, session: Session, cids: Sequence[CID], sizes: Mapping[bytes, int]) -> None: ...
 
     def place(self, session: Session, multihashes: Iterable[bytes], place: Place) -> None: ...
@@ -122,6 +124,10 @@ class SessionHandle:
     def add_provider(self, peer_id: str) -> None:
         """Ask this peer too, now or as soon as it is connected. Named again, it is asked again for all it declined."""
         self._exchange.add_provider(self._session, peer_id)
+
+    def restrict(self, admits: Callable[[str], bool]) -> None:
+        """From now on, let only those peers hear of what is wanted for whose ID this is true, and no gateway."""
+        self._exchange.restrict(self._session, admits)
 
     def locate(self, root: CID, blocks: Iterable[tuple[bytes, int, int]]) -> None:
         """Say where blocks that will be wanted are in a file, so that those side by side can be asked for together.

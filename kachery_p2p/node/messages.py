@@ -38,6 +38,8 @@ class LoadRequest:
             room on the disk.
         providers: multiaddrs of peers that may have it, besides all connected ones.
         timeout: seconds without a single block after which it is given up.
+        groups: the IDs of groups that it is for. Where there are any, nobody but their members, and the user's own
+            machines, hears of it.
     """
 
     cid: CID
@@ -47,6 +49,7 @@ class LoadRequest:
     end: Offset | None = None
     providers: tuple[str, ...] = ()
     timeout: Seconds = 60.0
+    groups: tuple[str, ...] = field(default=(), metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,15 @@ class LoadResult:
 
 @dataclass(frozen=True)
 class WhereisRequest:
-    """Who has a root? Asked for at most `timeout` seconds. `providers` are asked beside those that are found."""
+    """Who has a root? Asked for at most `timeout` seconds. `providers` are asked beside those that are found.
+
+    `groups` are as in `LoadRequest`.
+    """
 
     cid: CID
     timeout: Seconds
     providers: tuple[str, ...] = ()
+    groups: tuple[str, ...] = field(default=(), metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -216,6 +223,7 @@ class CopiesRequest:
         proofs: of it, that a peer must give.
         timeout: seconds to search for at most.
         providers: multiaddrs of peers to ask, besides those that are found.
+        groups: as in `LoadRequest`.
     """
 
     cid: CID
@@ -223,6 +231,7 @@ class CopiesRequest:
     proofs: tuple[CID, ...]
     timeout: Seconds
     providers: tuple[str, ...] = ()
+    groups: tuple[str, ...] = field(default=(), metadata=OMITTED)
 
 
 @dataclass(frozen=True)

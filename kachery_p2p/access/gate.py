@@ -1,0 +1,178 @@
+"""Who may see which block: the one place where that is decided, before any store is asked.
+
+Bitswap, the gateway, the DHT and the protocol of audiences all ask here. They do not leave out what a peer may not see:
+they ask the store for something else in its place, a multihash that nothing has (`as_seen`). So the store does the very
+work that it does for a block which is not here, and what comes of it is told in the same way. Nobody can tell one from
+the other by an answer, nor by what becomes of a want afterwards; and the time they take differs by what it takes to
+find one row.
+
+Where nothing here is restricted, a question costs one call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+
+from kachery_p2p.access.audience import Audience
+from kachery_p2p.access.interfaces import Audiences, Memberships
+
+_NONE: frozenset[bytes] = frozenset()
+_NO_ASKS: frozenset[tuple[str, bytes]] = frozenset()
+#: The code of sha2-256 and its length in a multihash: what most multihashes here begin with.
+_SHA2_256 = b"\x12\x20"
+
+
+class NoMembers:
+    """The memberships of a machine that is in no group: all peers are strangers to it."""
+
+    def groups_of(self, peer: str) -> frozenset[str]:
+        """None."""
+        return frozenset()
+
+    def own_groups(self) -> frozenset[str]:
+        """None."""
+        return frozenset()
+
+    def members_of(self, group: str) -> Collection[str]:
+        """Nobody."""
+        return ()
+
+    def addresses_of(self, peer: str) -> Collection[str]:
+        """None."""
+        return ()
+
+    def on_changed(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Nothing ever changes."""
+        return lambda: None
+
+
+class NothingRestricted:
+    """The audiences of a store all of whose blocks are for everyone."""
+
+    def any_restricted(self) -> bool:
+        """No."""
+        return False
+
+    def audiences(self, multihashes: Collection[bytes]) -> Mapping[bytes, Audience]:
+        """None."""
+        return {}
+
+
+class Gate:
+    """Decides who may see what. Safe to ask from many threads.
+
+    Args:
+        memberships: which peers are in which groups; None where this machine is in none.
+        audiences: who may see which block; None where everyone may see all of them.
+
+    Attributes:
+        generation: a number that grows whenever somebody may have lost or won the sight of something. What was decided
+            at an earlier one is to be decided anew.
+
+    Raises:
+        KacheryError: from all questions, where the audiences cannot be read. Whoever asks then tells and gives nothing.
+    """
+
+    def __init__(self, memberships: Memberships | None = None, audiences: Audiences | None = None) -> None:
+        self._memberships: Memberships = NoMembers() if memberships is None else memberships
+        self._audiences: Audiences = NothingRestricted() if audiences is None else audiences
+        self._callbacks: dict[object, Callable[[], None]] = {}
+        self._end: Callable[[], None] | None = None
+        #: Makes what is asked for in place of something else: nobody can know it, so nothing here has it.
+        self._key = secrets.token_bytes(32)
+        self.generation = 0
+
+    # --- what a peer may see
+
+    def any_restricted(self) -> bool:
+        """Whether anything here is not for everyone. Cheap."""
+        return self._audiences.any_restricted()
+
+    def visible(self, peer: str, multihashes: Collection[bytes]) -> Collection[bytes]:
+        """Those of some blocks that a peer may see, whether they are here or not.
+
+        Args:
+            peer: its ID, as its connection has proved it.
+            multihashes: of the blocks.
+        """
+        hidden = self.hidden(peer, multihashes)
+        return [multihash for multihash in multihashes if multihash not in hidden] if hidden else multihashes
+
+    def hidden(self, peer: str | None, multihashes: Collection[bytes]) -> Set[bytes]:
+        """Those of some blocks that a peer may not see; None for somebody unknown, who sees what everyone may."""
+        audiences = self.audiences(multihashes)
+        if not audiences:
+            return _NONE
+        groups = _groups(self._memberships, peer)
+        return {multihash for multihash, audience in audiences.items() if not audience.admits(groups)}
+
+    def hidden_of(self, asks: Sequence[tuple[str, bytes]]) -> Set[tuple[str, bytes]]:
+        """Of questions of several peers (who asks, and for which block) those about what that peer may not see."""
+        audiences = self.audiences([multihash for _, multihash in asks]) if asks else {}
+        if not audiences:
+            return _NO_ASKS
+        groups = {peer: _groups(self._memberships, peer) for peer in {peer for peer, _ in asks}}
+        return {
+            (peer, multihash)
+            for peer, multihash in asks
+            if (audience := audiences.get(multihash)) is not None and not audience.admits(groups[peer])
+        }
+
+    def as_seen(self, peer: str | None, multihashes: Sequence[bytes]) -> Sequence[bytes]:
+        """What the store is to be asked for when a peer asks for these; in the same order."""
+        hidden = self.hidden(peer, multihashes)
+        if not hidden:
+            return multihashes
+        return [self.stand_in(multihash) if multihash in hidden else multihash for multihash in multihashes]
+
+    def all_as_seen(self, asks: Sequence[tuple[str, bytes]]) -> list[bytes]:
+        """The same for questions of several peers."""
+        hidden = self.hidden_of(asks)
+        if not hidden:
+            return [multihash for _, multihash in asks]
+        return [self.stand_in(ask[1]) if ask in hidden else ask[1] for ask in asks]
+
+    def stand_in(self, multihash: bytes) -> bytes:
+        """The multihash of nothing, which the store is asked for in place of this one. Always the same for the same."""
+        return _SHA2_256 + hashlib.blake2b(multihash, key=self._key, digest_size=32).digest()
+
+    def audiences(self, multihashes: Collection[bytes]) -> Mapping[bytes, Audience]:
+        """Of some blocks those that are not for everyone, and for whom they are."""
+        return self._audiences.audiences(multihashes) if self._audiences.any_restricted() else {}
+
+    def groups_with(self, peer: str) -> frozenset[str]:
+        """The groups that this machine and a peer are both in."""
+        return self._memberships.groups_of(peer)
+
+    # --- when that changes
+
+    def on_changed(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Be called, in the event loop, when somebody may see more or less than before. Returns how to end that."""
+        key = object()
+        if self._end is None:
+            self._end = self._memberships.on_changed(self.changed)
+        self._callbacks[key] = callback
+
+        def end() -> None:
+            self._callbacks.pop(key, None)
+            if not self._callbacks and self._end is not None:
+                self._end()
+                self._end = None
+
+        return end
+
+    def changed(self) -> None:
+        """Members or audiences have changed. Call it in the event loop.
+
+        What is taken away counts from the next question on, whether this was called or not: nothing is remembered here.
+        Those who wait for what they may see now hear of it, and what was read but not sent is looked at again.
+        """
+        self.generation += 1
+        for callback in list(self._callbacks.values()):
+            callback()
+
+
+def _groups(memberships: Memberships, peer: str | None) -> frozenset[str]:
+    return frozenset() if peer is None else memberships.groups_of(peer)
