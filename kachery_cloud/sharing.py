@@ -329,7 +329,6 @@ def get(
         >>> path = kcl.get(uri, "copies/")
     """
     from kachery_cloud.load import load_dir
-    from kachery_cloud.placing import copy_into_place
 
     request = Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
     target = _target(request, dest)
@@ -344,12 +343,11 @@ def get(
                 "dest=)."
             )
     try:
-        path = request.file()
+        request.copy_to(target, replace=False)
     except IsADirectory:
         return load_dir(
             uri, target, local_only=local_only, verbose=verbose, providers=providers, timeout=request.timeout
         )
-    copy_into_place(path, target, replace=False)
     return str(target)
 
 

@@ -562,8 +562,8 @@ class _Said:
         """Take how it is encrypted."""
         if how != AGE:
             raise InvalidURI(
-                f"{quoted} says encryption={shown(how)}, which is not known here: it may be 'age'. Update kachery-cloud "
-                "if a newer one made the URI."
+                f"{quoted} says encryption={shown(how)}, which is not known here: it may be 'age'. Update "
+                "kachery-cloud if a newer one made the URI."
             )
         self.encryption = how
 
@@ -640,7 +640,8 @@ def _query(query: str, before: str, quoted: str, said: _Said) -> _Said:
         elif key not in ("", *_PARAMETERS):
             raise InvalidURI(
                 f"{quoted} has the parameter {key!r}, which is not known here: it may be label=NAME, "
-                "provider=ADDRESS, group=ID or encryption=age. Leave it out, or update kachery-cloud if a newer one made the URI."
+                "provider=ADDRESS, group=ID or encryption=age. Leave it out, or update kachery-cloud if a newer one "
+                "made the URI."
             )
         elif not key or not equals:
             raise InvalidURI(

@@ -1,5 +1,7 @@
-"""What is remembered of encryption, in the data directory under `encrypted/`: which roots are cipher text, so that
-lists print URIs that decrypt; and which sealed copy of a root that not everyone may see was made for whom.
+"""What is remembered of encryption, in the data directory under `encrypted/`.
+
+Which roots are cipher text, so that lists print URIs that decrypt; and which sealed copy of a root that not everyone
+may see was made for whom.
 
 One small file for each: `encrypted/<CID>`, and `encrypted/<CID>.<for whom>`, which has the CID of the sealed copy. They
 are written whole, and losing them loses no data.

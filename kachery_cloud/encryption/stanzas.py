@@ -33,8 +33,8 @@ _SCRYPT = b"age-encryption.org/v1/scrypt"
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 #: The work factor of scrypt as age writes it: 2**18 rounds, a second and 256 MiB.
 SCRYPT_WRITTEN = 18
-#: The most that is done for a file of a stranger: 2**20 rounds, some seconds and 1 GiB.
-SCRYPT_MOST = 20
+#: The most that is done for a file of a stranger, as age has it: 2**22 rounds, half a minute and 4 GiB.
+SCRYPT_MOST = 22
 _SALT = 16
 
 
@@ -201,8 +201,7 @@ class Passphrase:
         if factor > SCRYPT_MOST:
             raise EncryptionError(
                 f"The age file asks for a work of 2**{factor} rounds of scrypt to try a passphrase. More than "
-                f"2**{SCRYPT_MOST}, which take 1 GiB of memory, are not done here: open it with age -d, if you trust "
-                "whoever made it."
+                f"2**{SCRYPT_MOST}, which take 4 GiB of memory, are not done."
             )
         return _opened(_stretched(self.text, salt, factor), stanza)
 
@@ -216,7 +215,13 @@ def wrap_scrypt(file_key: bytes, passphrase: str, factor: int = SCRYPT_WRITTEN) 
 def _stretched(passphrase: str, salt: bytes, factor: int) -> bytes:
     from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-    return Scrypt(salt=_SCRYPT + salt, length=32, n=1 << factor, r=8, p=1).derive(passphrase.encode())
+    try:
+        return Scrypt(salt=_SCRYPT + salt, length=32, n=1 << factor, r=8, p=1).derive(passphrase.encode())
+    except MemoryError:
+        raise EncryptionError(
+            f"To try a passphrase on the age file takes {(1 << factor) >> 10:,} MiB of memory, which are not "
+            "free here."
+        ) from None
 
 
 def _sealed(key: bytes, file_key: bytes) -> bytes:
