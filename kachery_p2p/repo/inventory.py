@@ -20,9 +20,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from kachery_p2p.access.audience import Audience
 from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.nodes import read_node
 from kachery_p2p.errors import KacheryError, RemovedMeanwhile
+from kachery_p2p.repo.access import Claim
 from kachery_p2p.repo.catalog import CHANGED, DIRECTORY, OK
 from kachery_p2p.repo.checking import Problem, way_out
 from kachery_p2p.repo.fileio import Stamp
@@ -31,7 +33,7 @@ from kachery_p2p.repo.labels import LabelRecord, LabelRecords
 from kachery_p2p.repo.limits import SQL_KEYS, USED_NOTES, USED_SECONDS
 from kachery_p2p.repo.placing import Placer
 from kachery_p2p.repo.relisting import bring_back, outer_roots, relist, take_over
-from kachery_p2p.repo.second_place import cid_of
+from kachery_p2p.repo.root_keys import cid_of
 from kachery_p2p.repo.serving import unchanged
 from kachery_p2p.repo.tree import StoredTree, read_tree
 
@@ -102,6 +104,7 @@ class Inventory:
         self._catalog = placer.catalog
         self._reader = placer.reader
         self._lock = placer.lock
+        self._access = placer.access
         self.records = LabelRecords(placer.layout)
         #: When the use of a root was last noted, or found noted, by this process.
         self._used: OrderedDict[bytes, float] = OrderedDict()
@@ -113,10 +116,27 @@ class Inventory:
 
     # --- what is done -----------------------------------------------------------------------------------------------
 
-    def keep(self, cid: CID, how: int, label: Label | None = None, *, durable: bool = False) -> None:
+    def keep(
+        self,
+        cid: CID,
+        how: int,
+        label: Label | None = None,
+        *,
+        durable: bool = False,
+        audience: Audience | None = None,
+        claim: Claim | None = None,
+    ) -> None:
         """Note that a root which is here was stored, linked or loaded by itself. Cheap when that is noted already.
 
-        The caller has the lock of those who add. `durable` is for what nothing else would tell after a loss of power.
+        The caller has the lock of those who add.
+
+        Args:
+            cid: of the root.
+            how: what was done, a sum.
+            label: what it is called.
+            durable: for what nothing else would tell after a loss of power.
+            audience: for whom it is; None where nothing was said of that (`RootAccess.before_keeping`).
+            claim: what it was stored or loaded under.
         """
         if self._catalog.read_only:
             return
@@ -130,19 +150,23 @@ class Inventory:
         known, used, whole, given, going = row
         new_label = label is not None and (given is None or given < label.given)
         new_how = known is None or how & ~known
-        if not (new_how or new_label or going or whole == 0 or used < now - USED_SECONDS):
+        said = claim is not None or (audience is not None and self._access.audience_of(cid) != audience)
+        if not (new_how or new_label or going or said or whole == 0 or used < now - USED_SECONDS):
             return
+        bind = self._access.before_keeping(cid, audience, claim) if known is None or going or said else None
         if new_label or (new_how and how & LOADED):
             self.records.append([_record(cid, (known or 0) | how, label, now)])
         with self._catalog.write(durable=durable) as db:
+            if bind is not None:
+                bind(db)
             keep_row(db, key, how, now)
             db.execute("DELETE FROM going WHERE key = ?", (key,))
             if new_label and label is not None:
                 label_row(db, key, label, now)
         self._remember(key, now)
 
-    def keep_folder(self, root: CID) -> None:
-        """Note that a folder was loaded by itself.
+    def keep_folder(self, root: CID, claim: Claim | None = None) -> None:
+        """Note that a folder was loaded by itself, under a claim where it is not for everyone.
 
         The caller has the lock of those who add.
 
@@ -152,7 +176,7 @@ class Inventory:
         lacking, _ = self.lacking(root)
         if lacking:
             raise RemovedMeanwhile(f"{lacking} files of {root} were removed while it was loaded. Load it again.")
-        self.keep(root, LOADED, durable=True)
+        self.keep(root, LOADED, durable=True, audience=None if claim is None else claim.audience, claim=claim)
 
     def name(self, cid: CID, label: Label | None) -> None:
         """Note what is to be loaded is called, before it is here."""
@@ -422,6 +446,7 @@ class Inventory:
         """See `relisting.relist`."""
         if not self._catalog.read_only:
             relist(self._catalog, self.records.read()[0])
+            self._access.settle_found()
 
     def bring_back(self, old: Path) -> None:
         """See `relisting.bring_back`."""

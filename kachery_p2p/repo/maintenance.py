@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from kachery_p2p.dag.cid import CID, DAG_PB
@@ -18,10 +19,10 @@ from kachery_p2p.repo.named import Named
 from kachery_p2p.repo.packing import forget_packed
 from kachery_p2p.repo.packs import Place
 from kachery_p2p.repo.placing import Placer
+from kachery_p2p.repo.root_keys import cid_of
 from kachery_p2p.repo.second_place import (
     REPAIR,
     SecondPlace,
-    cid_of,
     cid_of_file,
     right_block,
     stored_files,
@@ -125,11 +126,7 @@ class Maintenance:
         """See Repo.sweep. With `among`, only those of some multihashes are dropped."""
         reached: set[bytes] = set()
         waiting = [cid_of(key, 1).multihash for (key,) in self._catalog.all("SELECT key FROM roots")]
-        for name in os.listdir(self._layout.partial):
-            try:
-                waiting.append(CID.parse(name).multihash)
-            except KacheryError:
-                continue
+        waiting += self.partial_roots()
         while waiting:
             multihash = waiting.pop()
             if multihash in reached:
@@ -158,6 +155,14 @@ class Maintenance:
                     [(multihash, before) for multihash, _ in orphans[start : start + SQL_KEYS]],
                 )
         return len(orphans), sum(size for _, size in orphans)
+
+    def partial_roots(self) -> list[bytes]:
+        """The multihashes of the files that are loaded in part."""
+        found: list[bytes] = []
+        for name in os.listdir(self._layout.partial):
+            with suppress(KacheryError):
+                found.append(CID.parse(name).multihash)
+        return found
 
     def adopt_unknown(self, progress: Progress | None = None) -> list[Problem]:
         """See Repo.adopt_unknown."""

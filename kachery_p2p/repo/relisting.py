@@ -14,7 +14,8 @@ from kachery_p2p.repo.catalog import DIRECTORY, Catalog
 from kachery_p2p.repo.kept_rows import LINKED, STORED, Label, keep_row, label_row
 from kachery_p2p.repo.labels import LabelRecord
 from kachery_p2p.repo.limits import ROW_BATCH
-from kachery_p2p.repo.second_place import cid_of, old_labels
+from kachery_p2p.repo.root_keys import cid_of
+from kachery_p2p.repo.second_place import old_labels
 from kachery_p2p.repo.serving import BlockReader
 from kachery_p2p.repo.tree import read_tree
 

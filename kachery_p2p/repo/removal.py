@@ -38,7 +38,7 @@ from kachery_p2p.repo.limits import ROW_BATCH, SQL_KEYS
 from kachery_p2p.repo.maintenance import Maintenance
 from kachery_p2p.repo.named import Named
 from kachery_p2p.repo.placing import Placer, forget_file
-from kachery_p2p.repo.second_place import cid_of
+from kachery_p2p.repo.root_keys import cid_of
 from kachery_p2p.repo.seen import forget_seen
 from kachery_p2p.repo.serving import unchanged
 
@@ -237,6 +237,8 @@ class Removal:
             freed += self._maintenance.sweep()[1]
             freed += self._drop_set_aside()
             self._inventory.records.tidy()
+            self._placer.access.look_again()
+            self._placer.access.tidy(self._maintenance.partial_roots())
         return freed
 
     def let_go(self) -> None:
@@ -245,7 +247,9 @@ class Removal:
 
     def finish(self) -> None:
         """End what a process that was killed had begun to remove."""
-        if self._catalog.read_only or self._catalog.one("SELECT 1 FROM going LIMIT 1") is None:
+        if self._catalog.read_only or (
+            self._catalog.one("SELECT 1 FROM going LIMIT 1") is None and not self._placer.access.needs_look()
+        ):
             return
         # Who stores just now is not waited for: it is done by whoever comes next.
         with suppress(RepoBusy), self._lock.removing(0):
@@ -256,6 +260,7 @@ class Removal:
     def _finish(self) -> None:
         going = [cid_of(key, 1) for (key,) in self._catalog.all("SELECT key FROM going")]
         if not going:
+            self._placer.access.look_again()
             return
         # Something that is listed, or inside a folder that is, may have been written down as going by a row that a loss
         # of power kept while it took others.
@@ -287,7 +292,7 @@ class Removal:
         self._loose.update(nodes)
         if not more:
             self._drop_nodes()
-        self._end(going)
+        self._end(going, more=more)
         self._owners.mark = self._mark()
         if root.directory:
             self._owners.counts -= Counter(keys)  # without those that are in no folder any more
@@ -313,14 +318,17 @@ class Removal:
             )
             for cid in roots if going is None else going:
                 forget_seen(db, bytes(cid.to_v1()))  # first: no store is to find here what goes
+            self._placer.access.going(db, [bytes(cid.to_v1()) for cid in roots])
             for cid in roots:
                 known = forget_kept(db, bytes(cid.to_v1())) or known
         if known:
             with suppress(DiskFull):  # it speaks of what is not here any more
                 self._inventory.records.append([LabelRecord(cid, 0) for cid in roots])
+        self._placer.access.forget(roots)
         return known
 
-    def _end(self, going: Sequence[CID]) -> None:
+    def _end(self, going: Sequence[CID], *, more: bool = False) -> None:
+        self._placer.access.gone([bytes(cid.to_v1()) for cid in going], more=more)
         with self._catalog.write() as db:
             db.executemany("DELETE FROM going WHERE key = ?", [(bytes(cid.to_v1()),) for cid in going])
 

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from kachery_p2p.access.audience import Audience
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.errors import DiskFull
 from kachery_p2p.oserrors import explained
+from kachery_p2p.repo.access import Claim
 from kachery_p2p.repo.catalog import Catalog, checked_block
 from kachery_p2p.repo.checking import Checker, Problem
 from kachery_p2p.repo.contents import Contents
@@ -66,6 +68,7 @@ class Repo(Layered):
         removal: takes it away again.
         usage: what takes the room of the disk.
         maintenance: looks after what is here.
+        access: for whom what is here is.
     """
 
     _open: ClassVar[weakref.WeakSet[Repo]] = weakref.WeakSet()
@@ -84,9 +87,7 @@ class Repo(Layered):
         super().__init__(own, self.layers_beneath(layout.directory, layers))
         #: The nodes of folders that were looked into lately; shared by all that read here in this process.
         self.folder_nodes: Decoded[FolderKey, FolderNode] = Decoded(FOLDER_CACHE)
-        self._storer = Storer(self._placer)
-        self._small = SmallFiles(self._placer)
-        self._folders = FolderStorer(self._placer, self._storer)
+        self.access = self._placer.access
         self.maintenance = Maintenance(self._placer, self._checker)
         self._listing = Listing(catalog, self._reader)
         self.names = Named(layout)
@@ -120,6 +121,8 @@ class Repo(Layered):
         try:
             repo._placer.lock.look()
             repo.inventory.records.fit()
+            if not repo._catalog.keeps_older_out:
+                repo.access.keep_older_out()
             if repo._catalog.needs_taking_over:
                 if repo._catalog.needs_records:
                     repo.maintenance.second_place.take_over()
@@ -189,6 +192,7 @@ class Repo(Layered):
         profile: str | Profile | None = None,
         progress: Progress | None = None,
         label: str | None = None,
+        audience: Audience | None = None,
         rehash: bool = False,
     ) -> Stored:
         """Copy a file into the repo.
@@ -197,13 +201,21 @@ class Repo(Layered):
         again where it has not changed since, unless `rehash` asks for it (seen.py). A store that fails leaves nothing
         behind. It is listed under `label`, or else under its name.
 
+        `audience` says who may see it, and adds to those who may already. Without it, what is here stays as it is, and
+        what is new is public.
+
         Raises:
             FileMissing, IsADirectory, NotAFile, NoPermission: it is not a file that can be read.
             FileChanged, DiskFull, InvalidProfile: it changed meanwhile; no room for the copy; no such profile.
         """
         self._layout.refuse_own_database(path)
         called = label_for(label, path)
-        return self._kept(STORED, called, lambda: self._storer.store_file(Path(path), profile, progress, rehash=rehash))
+        return self._kept(
+            STORED,
+            called,
+            audience,
+            lambda placer: Storer(placer).store_file(Path(path), profile, progress, rehash=rehash),
+        )
 
     def link_file(
         self,
@@ -212,6 +224,7 @@ class Repo(Layered):
         profile: str | Profile | None = None,
         progress: Progress | None = None,
         label: str | None = None,
+        audience: Audience | None = None,
         rehash: bool = False,
     ) -> Stored:
         """Serve a file from where it lies, without a copy. Raises as `store_file`.
@@ -221,24 +234,47 @@ class Repo(Layered):
         self._layout.refuse_own_database(path)
         called = label_for(label, path)
         return self._kept(
-            LINKED, called, lambda: self._storer.link_file(Path(path), profile, progress, rehash=rehash), durable=True
+            LINKED,
+            called,
+            audience,
+            lambda placer: Storer(placer).link_file(Path(path), profile, progress, rehash=rehash),
+            durable=True,
         )
 
-    def store_bytes(self, data: Buffer, *, profile: str | Profile | None = None, label: str | None = None) -> Stored:
+    def store_bytes(
+        self,
+        data: Buffer,
+        *,
+        profile: str | Profile | None = None,
+        label: str | None = None,
+        audience: Audience | None = None,
+    ) -> Stored:
         """Store bytes as a file.
 
         Raises:
             DiskFull, InvalidProfile: no room for them; no such profile.
         """
-        return self._kept(STORED, label_for(label), lambda: self._storer.store_bytes(data, profile))
+        return self._kept(STORED, label_for(label), audience, lambda placer: Storer(placer).store_bytes(data, profile))
 
-    def store_value(self, data: Buffer, *, profile: str | Profile | None = None, label: str | None = None) -> Stored:
+    def store_value(
+        self,
+        data: Buffer,
+        *,
+        profile: str | Profile | None = None,
+        label: str | None = None,
+        audience: Audience | None = None,
+    ) -> Stored:
         """Store bytes of which nobody needs the path now: some KiB go into a pack, with others that come meanwhile.
 
         `find_file` brings them to the path of the answer when it is asked for it. They are on the disk at once.
         """
         return self._kept(
-            STORED, label_for(label), lambda: self._storer.store_bytes(data, profile, packed=True, how=STORED)
+            STORED,
+            label_for(label),
+            audience,
+            lambda placer: Storer(placer).store_bytes(
+                data, profile, packed=True, how=STORED if placer.claim is None else 0
+            ),
         )
 
     def store_new(
@@ -248,12 +284,15 @@ class Repo(Layered):
         profile: str | Profile | None = None,
         progress: Progress | None = None,
         label: str | None = None,
+        audience: Audience | None = None,
     ) -> Stored:
         """Store what was written to a `NewFile` in `tmp/`, by renaming it: content that is too large for memory.
 
         It may not be written to any more.
         """
-        return self._kept(STORED, label_for(label), lambda: self._storer.store_new(new, profile, progress))
+        return self._kept(
+            STORED, label_for(label), audience, lambda placer: Storer(placer).store_new(new, profile, progress)
+        )
 
     def store_directory(
         self,
@@ -265,6 +304,7 @@ class Repo(Layered):
         options: FolderOptions | None = None,
         admit: Callable[[int], None] | None = None,
         label: str | None = None,
+        audience: Audience | None = None,
     ) -> Stored:
         """Store a folder: each file in it is copied, or linked, as a root of its own.
 
@@ -278,38 +318,56 @@ class Repo(Layered):
         chosen = options or FolderOptions(link=link)
         how, called = LINKED if chosen.link else STORED, label_for(label, path)
         return self._kept(
-            how, called, lambda: self._folders.store(Path(path), profile, chosen, progress, admit), durable=True
+            how,
+            called,
+            audience,
+            lambda placer: FolderStorer(placer).store(Path(path), profile, chosen, progress, admit),
+            durable=True,
         )
 
-    def _kept(self, how: int, label: Label | None, store: Callable[[], Stored], *, durable: bool = False) -> Stored:
+    def _kept(
+        self,
+        how: int,
+        label: Label | None,
+        audience: Audience | None,
+        store: Callable[[Placer], Stored],
+        *,
+        durable: bool = False,
+    ) -> Stored:
         """Store something that is listed from then on. Nothing that it relies on is removed meanwhile."""
         self._check_writable()
         with self._placer.lock.adding():
-            stored = store()
-            self.inventory.keep(stored.cid, how, label, durable=durable)
+            if audience is None or audience.everyone:
+                stored = store(self._placer)
+                self.inventory.keep(stored.cid, how, label, durable=durable, audience=audience)
+                return stored
+            with self.access.claim(audience) as claim:
+                stored = store(self._placer.under(claim))
+                self.inventory.keep(stored.cid, how, label, durable=durable, audience=audience, claim=claim)
             return stored
 
     def hash_file(self, path: Path | str, *, profile: str | Profile | None = None) -> CID:
         """The CID that a file would have, without storing it; not read where it has not changed. Raises as that."""
-        return self._storer.hash_file(Path(path), profile)
+        return Storer(self._placer).hash_file(Path(path), profile)
 
-    def keep_directory(self, root: CID, tree: StoredTree | None = None) -> None:
+    def keep_directory(self, root: CID, tree: StoredTree | None = None, claim: Claim | None = None) -> None:
         """Make a directory that was loaded, all of whose nodes are here, a root like one that was stored.
 
         It is listed, announced, and survives the loss of the catalog. Where it was just read, `tree` is what it holds.
+        It is for whom its `claim` is, or else public, or as it was.
 
         Raises:
             RemovedMeanwhile: a node or a file of it is missing.
             DiskFull: there is no room for it.
         """
         with self._placer.lock.adding():
-            self._folders.keep_loaded(root, tree)
-            self.inventory.keep_folder(root)
+            FolderStorer(self._placer.under(claim)).keep_loaded(root, tree)
+            self.inventory.keep_folder(root, claim)
 
-    def add_small_files(self, files: Sequence[tuple[CID, Buffer]]) -> None:
+    def add_small_files(self, files: Sequence[tuple[CID, Buffer]], claim: Claim | None = None) -> None:
         """Keep loaded files that are one block each, many in one transaction; give the file's bytes, not the block's.
 
-        Those of some KiB go into a pack.
+        Those of some KiB go into a pack. They belong to `claim`, where there is one.
 
         Raises:
             HashMismatch: bytes are not those of their CID. Then nothing is written.
@@ -317,7 +375,7 @@ class Repo(Layered):
         self._check_writable()
         checked = [SmallFile.checked(cid, data) for cid, data in files]
         with self._placer.lock.adding():
-            self._small.add(checked, packed=True)
+            SmallFiles(self._placer.under(claim)).add(checked, packed=True)
 
     # --- finding -----------------------------------------------------------------------------------------------------
 
@@ -363,26 +421,28 @@ class Repo(Layered):
 
     # --- blocks ------------------------------------------------------------------------------------------------------
 
-    def put_blocks(self, blocks: Iterable[tuple[CID, Buffer]]) -> None:
+    def put_blocks(self, blocks: Iterable[tuple[CID, Buffer]], claim: Claim | None = None) -> None:
         """Keep inner nodes, directory nodes and symbolic links, in one transaction.
+
+        They, and what they link to, belong to `claim`, where there is one.
 
         Raises:
             HashMismatch: bytes are not those of their CID. Then none is kept.
         """
         self._check_writable()
-        self._catalog.put_blocks([checked_block(cid, data) for cid, data in blocks])
+        self._placer.under(claim).put_blocks([checked_block(cid, data) for cid, data in blocks])
 
     # --- loading -----------------------------------------------------------------------------------------------------
 
-    def download(self, cid: CID, *, timeout: float = 0.0) -> Download:
-        """Begin, or go on with, loading a file. Locks its partial file.
+    def download(self, cid: CID, claim: Claim | None = None, *, timeout: float = 0.0) -> Download:
+        """Begin, or go on with, loading a file. Locks its partial file. It belongs to `claim`, where there is one.
 
         Raises:
             RepoBusy: somebody else still has that lock after `timeout` seconds.
             UnsupportedCID: the CID is too long for a file name.
         """
         self._check_writable()
-        return Download(self._placer, self._checker, cid, timeout, self.layers)
+        return Download(self._placer, self._checker, cid, timeout, self.layers, claim)
 
     # --- looking after it --------------------------------------------------------------------------------------------
 
