@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, SupportsIndex
@@ -373,14 +374,13 @@ def list_dir(
     request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
     entries = request.entries()
     parent = request.uri
+    top = ContentURI(parent.cid, groups=parent.groups, encryption=parent.encryption)
     kinds = local_kinds(repository(request.config), [entry.cid for entry in entries])
     return [
         {
             "name": entry.name,
             "cid": str(entry.cid),
-            "uri": ContentURI(
-                parent.cid, (*parent.path, entry.name), groups=parent.groups, encryption=parent.encryption
-            ).source,
+            "uri": replace(top, path=(*parent.path, entry.name)).source,
             "size": entry.tsize,
             "kind": kind,
         }

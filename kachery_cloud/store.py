@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, cast
 
 from kachery_cloud.arguments import check_flags, checked_bytes, path_text, read_piece, text_list
-from kachery_cloud.errors import FileMissing, IsADirectory, NotADirectory
+from kachery_cloud.errors import FileMissing, InvalidArgument, IsADirectory, NotADirectory
 from kachery_cloud.formats.values import check_array, json_bytes, text_bytes, write_npy
 from kachery_cloud.local import repository
 from kachery_cloud.pinning import make_plan, record_stored
@@ -26,12 +26,13 @@ from kachery_cloud.progress import is_watched, progress_bar
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.spool import Spool, check_size
 from kachery_cloud.terminal import tell
-from kachery_cloud.uri import check_label
+from kachery_cloud.uri import AGE, check_label
 from kachery_cloud.visibility import audience_for, news, stored_uri
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from kachery_cloud.encryption.recipients import Encrypt, Recipients
     from kachery_cloud.pinning import Pin, Plan, Wait
     from kachery_cloud.settings.config import Config
     from kachery_cloud.visibility import To
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 class _What(TypedDict):
     label: str | None
     audience: Audience | None
+    recipients: Recipients | None
 
 
 class _How(_What):
@@ -60,6 +62,7 @@ def store_file(
     *,
     label: str | None = None,
     to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
     profile: str | Profile | None = None,
@@ -82,6 +85,10 @@ def store_file(
         to: who may load it: the name or ID of a group whose members may, or a list of them; "private" for your own
             machines alone; "public" for everybody. Without it, what the setting `to` says; without that, everybody,
             or, for what is here already, those for whom it is. What is for groups has their IDs in its URI.
+        encrypt: store an age v1 file of it (https://age-encryption.org): True for this machine's own key and the groups
+            of `to`; or whom else it is for: "age1...", "ssh-ed25519 AAAA...", the path of a file of such lines, a list
+            of these; or a `Passphrase`. The URI says so, and loading decrypts where a key is. The same bytes have
+            another URI each time.
         local: only store; do not start the node that serves it.
         cache_locally: accepted for older scripts; a stored file is always kept locally.
         profile: the rules by which the file becomes blocks: "unixfs-v1-2025" (the default), "unixfs-v0-2015",
@@ -110,7 +117,7 @@ def store_file(
         >>> uri
         'ipfs://bafybeih...?label=session.nwb'
     """
-    asked = _prepare(label, to, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
     if hasattr(filename, "read") and not isinstance(filename, os.PathLike):
         return asked.finish(put_stream(asked.config, cast(BinaryIO, filename), profile=profile, **asked.how))
     path = checked_path(cast("str | os.PathLike[str]", filename))
@@ -123,6 +130,7 @@ def link_file(
     *,
     label: str | None = None,
     to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     profile: str | Profile | None = None,
     rehash: bool = False,
@@ -139,7 +147,7 @@ def link_file(
     Example:
         >>> uri = kcl.link_file("/data/raw_200GB.bin")
     """
-    asked = _prepare(label, to, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
     stored = put_file(asked.config, filename, linked=True, profile=profile, verbose=verbose, rehash=rehash, **asked.how)
     return asked.finish(stored, Path(filename).name)
 
@@ -149,6 +157,7 @@ def store_dir(
     *,
     label: str | None = None,
     to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     link: bool = False,
     follow: bool = False,
@@ -171,6 +180,7 @@ def store_dir(
         path: the folder.
         label: as for `store_file`.
         to: as for `store_file`.
+        encrypt: as for `store_file`.
         local: as for `store_file`.
         link: serve the files from where they lie instead of copying them.
         follow: store what symbolic links point to, in their place. Without it, one that may lead out of the folder is
@@ -195,7 +205,7 @@ def store_dir(
         >>> kcl.load_text(kcl.join(uri, "notes/readme.txt"))
     """
     options = folder_options(link=link, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
-    asked = _prepare(label, to, local, pin, wait, timeout, verbose=verbose)
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout, verbose=verbose)
     stored = put_directory(asked.config, path, options, profile=profile, verbose=verbose, **asked.how)
     return asked.finish(stored, Path(path).name)
 
@@ -205,6 +215,7 @@ def store_bytes(
     *,
     label: str | None = None,
     to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     pin: Pin = None,
     wait: Wait = None,
@@ -216,6 +227,7 @@ def store_bytes(
         data: bytes, bytearray, memoryview, or what else gives its bytes as they lie in memory.
         label: as for `store_file`.
         to: as for `store_file`.
+        encrypt: as for `store_file`.
         local: as for `store_file`.
         pin: as for `store_file`.
         wait: as for `store_file`.
@@ -228,7 +240,7 @@ def store_bytes(
         >>> kcl.store_bytes(b"example text")
         'ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu'
     """
-    return _bytes(checked_bytes(data), label, to, local, pin, wait, timeout)
+    return _bytes(checked_bytes(data), label, to, encrypt, local, pin, wait, timeout)
 
 
 def store_text(
@@ -236,6 +248,7 @@ def store_text(
     *,
     label: str | None = None,
     to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
     pin: Pin = None,
@@ -251,7 +264,7 @@ def store_text(
         >>> kcl.store_text("example text")
         'ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu'
     """
-    return _bytes(text_bytes(text), label, to, local, pin, wait, timeout)
+    return _bytes(text_bytes(text), label, to, encrypt, local, pin, wait, timeout)
 
 
 def store_json(
@@ -259,6 +272,7 @@ def store_json(
     *,
     label: str | None = None,
     to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
     pin: Pin = None,
@@ -276,7 +290,7 @@ def store_json(
         >>> kcl.store_json({"example": "dict"})
         'ipfs://bafkreig3edwqihmsm2o7kts6v4cpvtfs66olgonclogykndsu4v7ordox4'
     """
-    return _bytes(json_bytes(value), label, to, local, pin, wait, timeout)
+    return _bytes(json_bytes(value), label, to, encrypt, local, pin, wait, timeout)
 
 
 def store_npy(
@@ -284,6 +298,7 @@ def store_npy(
     *,
     label: str | None = None,
     to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
     pin: Pin = None,
@@ -298,7 +313,7 @@ def store_npy(
     Example:
         >>> uri = kcl.store_npy(np.array([[1, 2, 3], [4, 5, 6]], dtype=np.int16))
     """
-    asked = _prepare(label, to, local, pin, wait, timeout)
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout)
     checked = check_array(array)
     return asked.finish(put_written(asked.config, lambda file: write_npy(file, checked), **asked.what))
 
@@ -308,6 +323,7 @@ def store_pkl(
     *,
     label: str | None = None,
     to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
     pin: Pin = None,
@@ -328,7 +344,7 @@ def store_pkl(
     """
     from kachery_cloud.formats.pickling import dump_pickle
 
-    asked = _prepare(label, to, local, pin, wait, timeout)
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout)
     return asked.finish(put_written(asked.config, lambda file: dump_pickle(value, file), **asked.what))
 
 
@@ -345,10 +361,13 @@ def put_file(
     plan: Plan | None = None,
     label: str | None = None,
     audience: Audience | None = None,
+    recipients: Recipients | None = None,
     rehash: bool = False,
 ) -> Stored:
     """Store or link one file in the repo, with a bar where it takes long."""
     path = checked_path(filename)
+    if recipients is not None and linked:
+        raise refuse_linked()
     if os.path.isdir(path):
         raise IsADirectory(
             f"{path} is a directory. Use store_dir (kachery-cloud-store --recursive) to store it with all its files."
@@ -362,6 +381,14 @@ def put_file(
             check_size(config, size, str(path))
         if plan is not None:
             plan.check(config, size, str(path))
+    if recipients is not None:
+        from kachery_cloud.encryption.storing import store_file_encrypted
+
+        def admit(done: int) -> None:
+            _check_read(config, done, path, linked, plan)
+
+        _say(verbose, f"Encrypting {path}")
+        return store_file_encrypted(config, path, recipients, profile, admit, label, audience)
     repo = repository(config)
     doing = "Linking" if linked else "Storing"
     _say(verbose, f"{doing} {path}")
@@ -397,8 +424,11 @@ def put_directory(
     plan: Plan | None = None,
     label: str | None = None,
     audience: Audience | None = None,
+    recipients: Recipients | None = None,
 ) -> Stored:
     """Store a folder in the repo."""
+    if recipients is not None and options.link:
+        raise refuse_linked()
     path = checked_path(filename)
     if not os.path.lexists(path):
         raise FileMissing(f"There is no folder {path}.")
@@ -414,6 +444,10 @@ def put_directory(
             admit(done)
             update(done, total)
 
+        if recipients is not None:
+            from kachery_cloud.encryption.storing import store_directory_encrypted
+
+            return store_directory_encrypted(config, path, options, recipients, profile, admit, update, label, audience)
         repo = repository(config)
         return repo.store_directory(
             path, profile=profile, progress=watch, options=options, admit=admit, label=label, audience=audience
@@ -428,12 +462,22 @@ def put_stream(
     plan: Plan | None = None,
     label: str | None = None,
     audience: Audience | None = None,
+    recipients: Recipients | None = None,
 ) -> Stored:
     """Store what an open file still has to give.
 
     Raises:
         InvalidArgument: it gives no bytes.
     """
+    if recipients is not None:
+        from kachery_cloud.encryption.storing import store_stream_encrypted
+
+        def admit(done: int) -> None:
+            check_size(config, done, "The data")
+            if plan is not None:
+                plan.check(config, done, "The data")
+
+        return store_stream_encrypted(config, file, recipients, profile, admit, label, audience)
 
     def write(spool: BinaryIO) -> None:
         done = 0
@@ -446,17 +490,26 @@ def put_stream(
     return put_written(config, write, label, audience, profile=profile)
 
 
-def put_bytes(config: Config, data: Buffer, label: str | None = None, audience: Audience | None = None) -> Stored:
+def put_bytes(
+    config: Config,
+    data: Buffer,
+    label: str | None = None,
+    audience: Audience | None = None,
+    recipients: Recipients | None = None,
+) -> Stored:
     """Store some bytes in the repo."""
     check_size(config, len(data), "The value")
+    if recipients is not None:
+        return put_written(config, lambda file: file.write(data), label, audience, recipients)
     return repository(config).store_value(data, label=label, audience=audience)
 
 
 def put_written(
     config: Config,
-    write: Callable[[BinaryIO], None],
+    write: Callable[[BinaryIO], object],
     label: str | None = None,
     audience: Audience | None = None,
+    recipients: Recipients | None = None,
     *,
     profile: str | Profile | None = None,
 ) -> Stored:
@@ -465,12 +518,33 @@ def put_written(
     Small content goes through memory, large content through a temporary file of the data directory.
     """
     repo = repository(config)
+    if recipients is not None:
+        from kachery_cloud.encryption.storing import store_written_encrypted
+
+        return store_written_encrypted(config, write, recipients, profile, label, audience)
     with Spool(config) as spool:
         write(cast(BinaryIO, spool))
         return spool.store(repo, profile, label, audience)
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
+
+
+def recipients_of(config: Config, encrypt: Encrypt, audience: Audience | None) -> Recipients | None:
+    """Who can decrypt what is stored; None where it is not encrypted."""
+    if encrypt is None or encrypt is False:
+        return None
+    from kachery_cloud.encryption.recipients import recipients_for
+
+    return recipients_for(config, encrypt, audience)
+
+
+def refuse_linked() -> InvalidArgument:
+    """The error for what is to be encrypted and linked."""
+    return InvalidArgument(
+        "A linked file is served from where it lies, as it is, so it cannot be encrypted. Store it (store_file, "
+        "kachery-cloud-store --encrypt): that makes an encrypted copy."
+    )
 
 
 def checked_path(filename: str | os.PathLike[str]) -> Path:
@@ -502,12 +576,13 @@ class _Asked:
     plan: Plan
     label: str | None
     audience: Audience | None
+    recipients: Recipients | None
     local: bool
 
     @property
     def what(self) -> _What:
         """For whom it is, and what it is called."""
-        return {"label": self.label, "audience": self.audience}
+        return {"label": self.label, "audience": self.audience, "recipients": self.recipients}
 
     @property
     def how(self) -> _How:
@@ -526,11 +601,18 @@ class _Asked:
             tell(told)
         if plan.wait:
             plan.wait_for(config, stored.cid)
-        return stored_uri(repository(config), stored.cid, self.label)
+        return stored_uri(repository(config), stored.cid, self.label, AGE if self.recipients else None)
 
 
 def _prepare(
-    label: str | None, to: To | None, local: bool, pin: Pin, wait: Wait, timeout: float | None, **flags: bool
+    label: str | None,
+    to: To | None,
+    encrypt: Encrypt,
+    local: bool,
+    pin: Pin,
+    wait: Wait,
+    timeout: float | None,
+    **flags: bool,
 ) -> _Asked:
     """Look at what a call says before anything is stored."""
     check_flags(local=local, **flags)
@@ -539,13 +621,21 @@ def _prepare(
     audience = audience_for(config, to)
     if (audience is None or audience.everyone) and is_watched() and is_first(config):
         tell(sentence(configured_audience(config)))
-    return _Asked(config, make_plan(config, pin, wait, timeout, local), label, audience, local)
+    plan = make_plan(config, pin, wait, timeout, local)
+    return _Asked(config, plan, label, audience, recipients_of(config, encrypt, audience), local)
 
 
 def _bytes(
-    data: Buffer, label: str | None, to: To | None, local: bool, pin: Pin, wait: Wait, timeout: float | None
+    data: Buffer,
+    label: str | None,
+    to: To | None,
+    encrypt: Encrypt,
+    local: bool,
+    pin: Pin,
+    wait: Wait,
+    timeout: float | None,
 ) -> str:
-    asked = _prepare(label, to, local, pin, wait, timeout)
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout)
     return asked.finish(put_bytes(asked.config, data, **asked.what))
 
 

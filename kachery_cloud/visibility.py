@@ -247,9 +247,10 @@ def _joined(words: Sequence[str]) -> str:
 # --- said when something is stored -----------------------------------------------------------------------------------
 
 
-def stored_uri(repo: Repo, cid: CID, label: str | None) -> str:
+def stored_uri(repo: Repo, cid: CID, label: str | None, encryption: str | None = None) -> str:
     """The URI of something that was stored, with the groups whose members may load it."""
-    return format_uri(str(cid), label=label, groups=uri_groups(audience_here(repo, cid)))
+    groups = uri_groups(audience_here(repo, cid))
+    return format_uri(str(cid), label=label, groups=groups, encryption=encryption)
 
 
 def audience_here(repo: Repo, cid: CID) -> Audience:
@@ -414,11 +415,11 @@ def change(config: Config, uri: ContentURI, to: To) -> Changed:
     cid = listed_root(repo, uri)
     after = _audience(config, text_list(to, "to"), None)
     before = audience_here(repo, cid)
-    _check_widening(config, before, after)
+    check_widening(config, before, after)
     if before != after:
         repo.access.set_audience(cid, after)
     told = tell_running_node(config, cid)
-    given = str(ContentURI(str(cid), label=uri.label, groups=uri_groups(after)))
+    given = str(ContentURI(str(cid), label=uri.label, groups=uri_groups(after), encryption=uri.encryption))
     wider = "" if after.everyone else public_already(repo, cid, after)
     return Changed(given, before, after, told, wider)
 
@@ -445,7 +446,7 @@ def listed_root(repo: Repo, uri: ContentURI) -> CID:
     return cid
 
 
-def _check_widening(config: Config, before: Audience, after: Audience) -> None:
+def check_widening(config: Config, before: Audience, after: Audience) -> None:
     """See that what was loaded from a group stays there, where this machine may only read in it.
 
     Raises:

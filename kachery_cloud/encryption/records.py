@@ -3,8 +3,9 @@
 Which roots are cipher text, so that lists print URIs that decrypt; and which sealed copy of a root that not everyone
 may see was made for whom.
 
-One small file for each: `encrypted/<CID>`, and `encrypted/<CID>.<for whom>`, which has the CID of the sealed copy. They
-are written whole, and losing them loses no data.
+One small file for each: `encrypted/<CID>`; `encrypted/<CID>.<for whom>`, which has the CID of the sealed copy; and
+`encrypted/<CID>.link` (0600), which has that of the copy for a link, and its key. They are written whole, and losing
+them loses no data.
 """
 
 from __future__ import annotations
@@ -70,13 +71,28 @@ class EncryptedRoots:
 
         found = []
         for path in sorted(self._folder.glob(f"{cid.to_v1()}.*")):
-            with suppress(OSError, UnicodeDecodeError, InvalidCID, UnsupportedCID):
+            with suppress(OSError, ValueError, InvalidCID, UnsupportedCID):
                 found.append(CID.parse(read_own_file(path, _MAX).decode("ascii").strip()))
         return found
 
     def note_sealed(self, cid: CID, keys: Sequence[str], copy: CID) -> None:
         """A sealed copy was made."""
         self._write(self._sealed_path(cid, keys), f"{copy}\n".encode("ascii"))
+
+    def link(self, cid: CID) -> tuple[CID, str] | None:
+        """The copy of a root that was made for a link, and its key."""
+        from kachery_p2p.dag.cid import CID
+        from kachery_p2p.errors import InvalidCID, UnsupportedCID
+
+        try:
+            text, key = read_own_file(self._link_path(cid), _MAX).decode("ascii").split()
+            return CID.parse(text), key
+        except (OSError, ValueError, InvalidCID, UnsupportedCID):
+            return None
+
+    def note_link(self, cid: CID, copy: CID, key: str) -> None:
+        """A copy of a root was made for a link."""
+        self._write(self._link_path(cid), f"{copy}\n{key}\n".encode("ascii"), secret=True)
 
     def forget(self, cid: CID) -> None:
         """A root is gone. Its sealed copies have URIs of their own."""
@@ -92,13 +108,18 @@ class EncryptedRoots:
         whom = hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:32]
         return self._folder / f"{cid.to_v1()}.{whom}"
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def _link_path(self, cid: CID) -> Path:
+        return self._folder / f"{cid.to_v1()}.link"
+
+    def _write(self, path: Path, data: bytes, *, secret: bool = False) -> None:
         temporary = path.with_name(f"{path.name}.{os.urandom(4).hex()}~")
         with explained("noting what is encrypted in", self._folder):
             with suppress(FileExistsError):
                 private.make_folder(self._folder)
             try:
                 with os.fdopen(private.make_file(temporary), "wb") as file:
+                    if secret:
+                        private.make_private(temporary)
                     file.write(data)
                 os.replace(temporary, path)
             finally:

@@ -219,8 +219,7 @@ def _stretched(passphrase: str, salt: bytes, factor: int) -> bytes:
         return Scrypt(salt=_SCRYPT + salt, length=32, n=1 << factor, r=8, p=1).derive(passphrase.encode())
     except MemoryError:
         raise EncryptionError(
-            f"To try a passphrase on the age file takes {(1 << factor) >> 10:,} MiB of memory, which are not "
-            "free here."
+            f"To try a passphrase on the age file takes {(1 << factor) >> 10:,} MiB of memory, which are not free here."
         ) from None
 
 

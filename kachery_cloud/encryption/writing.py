@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from kachery_cloud.encryption.header import Stanza
 from kachery_cloud.encryption.recipients import Recipients, parse_recipient
-from kachery_cloud.encryption.stanzas import wrap_scrypt
+from kachery_cloud.encryption.stanzas import wrap_scrypt, wrap_x25519
 from kachery_cloud.encryption.stream import CHUNK, FILE_KEY, NONCE, ChunkKey, encode_header
 from kachery_cloud.errors import EncryptionError
 
 if TYPE_CHECKING:
+    from kachery_cloud.encryption.reading import Keys
     from kachery_p2p.wire import Buffer
+
+#: Bytes that are copied at a time.
+_PIECE = 1 << 20
 
 
 class Source(Protocol):
@@ -71,6 +75,41 @@ def write_age(source: Source, out: Sink, file_key: bytes, stanzas: list[Stanza],
         if not after:
             return
         chunk, number = after, number + 1
+
+
+def add_recipient(
+    file: BinaryIO, out: Sink, keys: Keys, public: bytes, name: str, read: Callable[[int], None] | None = None
+) -> None:
+    """Write an age file anew for one more X25519 key. Its chunks stay what they are.
+
+    A passphrase stays not: no other recipient may stand beside it.
+
+    Args:
+        file: the age file, open.
+        out: gets the new one.
+        keys: what opens it.
+        public: the key that is added.
+        name: what it is called in errors.
+        read: as for `encrypt`.
+
+    Raises:
+        NoDecryptionKey: none of `keys` opens it.
+        EncryptionError: it is damaged.
+    """
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    from kachery_cloud.encryption.reading import at_once, open_file, range_reader, read_header
+
+    open_file(file, keys, name)  # nothing is passed on of which the end is missing
+    source, size = range_reader(file)
+    header = at_once(read_header(source, size))
+    file_key = keys.file_key(header, name)
+    kept = [stanza for stanza in header.stanzas if stanza.kind != "scrypt"]
+    out.write(encode_header([wrap_x25519(file_key, public, X25519PrivateKey.generate()), *kept], file_key))
+    file.seek(header.size)
+    counted = _Counted(file, read)
+    while data := counted.read(_PIECE):
+        out.write(data)
 
 
 def _read_chunk(source: Source) -> bytes:
