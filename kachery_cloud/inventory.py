@@ -154,8 +154,8 @@ class UsageRow:
     Attributes:
         what: "stored", "loaded", "partial", "unlisted" (files of stores and loads that were interrupted), "holes" (what
             removed small files have left), "damaged" (copies that were set aside), "unfinished" (stores under way),
-            "catalog" (with the records beside it), "plain" (copies of what was decrypted); "linked" files lie elsewhere and take no room here, nor do those of
-            each shared directory ("in", and its path).
+            "catalog" (with the records beside it), "plain" (copies of what was decrypted); "linked" files lie elsewhere
+            and take no room here, nor do those of each shared directory ("in", and its path).
         files: how many.
         bytes: of them.
         here: whether they take room in the data directory.

@@ -33,7 +33,7 @@ from kachery_cloud.inventory_tables import Column, Table, html_of, size_text
 from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import byte_count, parse_timeout
-from kachery_cloud.uri import check_peer_addresses, format_uri, parse_uri
+from kachery_cloud.uri import check_peer_addresses, format_uri, parse_uri, without_key
 
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
@@ -446,21 +446,21 @@ def _tell(config: Config, cids: Sequence[CID]) -> None:
 
 
 def _not_here(uri: str) -> ContentNotFound:
-    return ContentNotFound(f"{uri} is not on this machine. kachery-cloud list shows what is.")
+    return ContentNotFound(f"{without_key(uri)} is not on this machine. kachery-cloud list shows what is.")
 
 
 def _not_listed(repo: Repo, uri: str, cid: CID) -> KacheryError:
     shared = repo.only_beneath(cid)
     if shared is not None:
         return ContentNotFound(
-            f"{uri} is not in your own data directory. It is in the shared directory {shared}, from which only its "
+            f"{without_key(uri)} is not in your own data directory. It is in the shared directory {shared}, from which only its "
             "owner removes things."
         )
     key = bytes(cid.to_v1())
     for _, folder in repo.inventory.folders():
         if any(bytes(member.to_v1()) == key for member in repo.inventory.members(folder).files):
             return InvalidArgument(
-                f"{uri} is in the folder {format_uri(str(folder))}, and was not stored or loaded by itself. It goes "
+                f"{without_key(uri)} is in the folder {format_uri(str(folder))}, and was not stored or loaded by itself. It goes "
                 "with that folder."
             )
     return _not_here(uri)

@@ -160,7 +160,8 @@ def record_pin(config: Config, uri: str, pin: Pin, timeout: float | None, wait: 
         size = _size_here(config, parsed.locator, cid)
     except BlockNotLocal:
         raise ContentNotFound(
-            f"{without_key(uri)} is not on this machine, so it cannot be pinned from here. Load it first (kachery-cloud-load)."
+            f"{parsed.locator} is not on this machine, so it cannot be pinned from here. Load it first "
+            "(kachery-cloud-load)."
         ) from None
     plan.check(config, size, parsed.locator)
     if plan.services:
@@ -193,8 +194,8 @@ def awaited(config: Config, uri: str, service: str | Sequence[str] | None) -> tu
     if missing or not found:
         where = f" at {', '.join(missing)}" if missing else ""
         raise ContentNotFound(
-            f"{without_key(uri)} is not pinned{where}, nor on its way there, from this data directory. kachery-cloud-pins lists "
-            "what is."
+            f"{without_key(uri)} is not pinned{where}, nor on its way there, from this data directory. "
+            "kachery-cloud-pins lists what is."
         )
     return cid, wanted
 

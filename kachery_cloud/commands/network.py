@@ -72,6 +72,7 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
     """  # noqa: D301
     from kachery_cloud.commands.whereis_text import may_have_it, so_far
     from kachery_cloud.upkeep import key_of, search_whereis
+    from kachery_cloud.uri import without_key
 
     known: dict[str, Whereabouts] = {}
     show = _json_row if as_json else _row_printer()
@@ -90,7 +91,7 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
     asked = f" {without} of the peers asked do not have it, {silent} did not answer." if without or silent else ""
     if not found and len(others) == len(rows):
         raise ContentNotFound(
-            f"Nobody is found to have {uri}.{asked} Whoever has it must be running a node that this machine can "
+            f"Nobody is found to have {without_key(uri)}.{asked} Whoever has it must be running a node that this machine can "
             "reach; kachery-cloud-status says how this one looks for others."
         )
     if not found and not as_json:

@@ -25,6 +25,8 @@ from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.interfaces import Progress
 from kachery_p2p.load.load import Load
+from kachery_p2p.membership.groups import Groups
+from kachery_p2p.membership.service import GroupService
 from kachery_p2p.node.copies import HIDDEN_SECONDS, CopySearch
 from kachery_p2p.node.discovery import Finding
 from kachery_p2p.node.messages import Copies, LoadResult, PublishedName, ResolvedName
@@ -95,6 +97,8 @@ class Node:
 
     Attributes:
         keeping: what is pinned elsewhere.
+        groups: the groups that this machine is in, and who else is.
+        membership: speaks for them on the network.
 
     Raises:
         InvalidAddress: an address to listen on, or of a peer, does not parse.
@@ -150,6 +154,8 @@ class Node:
             swarm_key=swarm_key,
             arriving=lambda: self._lasting,
         )
+        self.groups = Groups(repo.directory, self.host.keys, own_peers=options.own_peers)
+        self.membership = GroupService(self.host, self.groups, self._reach_member)
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services, outbox=outbox)
         self._peer_errors: dict[str, str] = {}
         self._said_addresses: list[str] | None = None
@@ -172,6 +178,7 @@ class Node:
                     log.warning("the ports cannot be remembered: %s", error)
                 await nursery.start(self.exchange.run)
                 await nursery.start(self.finding.run)
+                await nursery.start(self.membership.run)
                 if self.gateways is not None:
                     await nursery.start(self.gateways.run)
                 await nursery.start(self.keeping.run)
@@ -199,6 +206,10 @@ class Node:
         if addr.startswith("/"):
             return await self.host.connect(addr, addrs)
         return await self.finding.dial(addr, addrs, timeout=DIAL_TIMEOUT)
+
+    async def _reach_member(self, peer: str, addrs: Sequence[str], timeout: float) -> str:
+        """For groups: the same, wherever the peer is now."""
+        return await self.finding.dial(peer, addrs, timeout=timeout)
 
     async def _stay_connected(self, addr: str) -> None:
         pause = RECONNECT_FIRST
