@@ -453,14 +453,14 @@ def _not_listed(repo: Repo, uri: str, cid: CID) -> KacheryError:
     shared = repo.only_beneath(cid)
     if shared is not None:
         return ContentNotFound(
-            f"{without_key(uri)} is not in your own data directory. It is in the shared directory {shared}, from which only its "
-            "owner removes things."
+            f"{without_key(uri)} is not in your own data directory. It is in the shared directory {shared}, from which "
+            "only its owner removes things."
         )
     key = bytes(cid.to_v1())
     for _, folder in repo.inventory.folders():
         if any(bytes(member.to_v1()) == key for member in repo.inventory.members(folder).files):
             return InvalidArgument(
-                f"{without_key(uri)} is in the folder {format_uri(str(folder))}, and was not stored or loaded by itself. It goes "
-                "with that folder."
+                f"{without_key(uri)} is in the folder {format_uri(str(folder))}, and was not stored or loaded by "
+                "itself. It goes with that folder."
             )
     return _not_here(uri)

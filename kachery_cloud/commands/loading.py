@@ -105,7 +105,9 @@ def load(
         done = {"written": loaded.written, "removed": loaded.removed, "skipped": loaded.skipped}
     size = os.path.getsize(path) if os.path.isfile(path) else None
     if as_json:
-        print_result(True, "", path=path, uri=without_key(uri), size=size, seconds=round(time.monotonic() - begun, 3), **done)
+        print_result(
+            True, "", path=path, uri=without_key(uri), size=size, seconds=round(time.monotonic() - begun, 3), **done
+        )
     else:
         print_path(path)
         if dest is not None:
