@@ -7,12 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from kachery_cloud.errors import InvalidArgument
+from kachery_cloud.answers import GroupFacts, Visible
+from kachery_cloud.audiences import GroupHere, audience_for, groups_here, sentence, uri_groups, words_of
+from kachery_cloud.errors import InvalidArgument, KacheryError
 from kachery_cloud.inventory import item_of
 from kachery_cloud.local import listed_label, repository
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import format_uri, parse_uri
-from kachery_cloud.visibility import GroupHere, groups_here, sentence, shown_now, uri_groups, words_of
+from kachery_cloud.visibility import shown_now
 from kachery_p2p.access.audience import OWN, PUBLIC, group_audience
 from kachery_p2p.text import shown
 
@@ -224,6 +226,32 @@ def audit(*, since: float = 30.0) -> Audit:
         rows.append(Given(word, group, role, members, *counts.get(group, (0, 0))))
     given += sorted(rows, key=lambda row: (row.to.casefold(), row.group or ""))
     return Audit(tuple(given), _loads(config, groups, time.time() - since * _DAY, None), float(since))
+
+
+def visible_now(config: Config) -> tuple[Visible | None, tuple[str, ...]]:
+    """What `status` says of it: nothing where all is for everybody and there are no groups; and what is wrong."""
+    from kachery_p2p.repo.catalog import CATALOG_NAME
+
+    groups: tuple[GroupHere, ...] = ()
+    counts: dict[str, tuple[int, int]] = {}
+    restricted = 0
+    problems: list[str] = []
+    try:
+        audience_for(config, None)
+    except KacheryError as error:
+        problems.append(str(error))
+    try:
+        groups = groups_here(config)
+        if (config.directory / CATALOG_NAME).exists() and (repo := repository(config)).access.any_restricted():
+            counts, restricted = _counts(repo), len(repo.access.roots())
+    except KacheryError as error:  # the rest is to be said all the same
+        problems.append(str(error))
+    if not (groups or restricted or config.own_peers):
+        return None, tuple(problems)
+    facts = (
+        GroupFacts(each.id, each.name, each.role, len(each.members), counts.get(each.id, (0, 0))[0]) for each in groups
+    )
+    return Visible(groups=tuple(facts), restricted=restricted, own_peers=config.own_peers), tuple(problems)
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from kachery_cloud.arguments import check_flags, path_text
 from kachery_cloud.errors import FileMissing, InvalidURI, KacheryError, NotADirectory
 from kachery_cloud.local import repository, resolve_local
+from kachery_cloud.putting import checked_path, folder_options
 from kachery_cloud.request import Request
-from kachery_cloud.store import checked_path, folder_options
 from kachery_cloud.uri import ContentURI, format_uri, parse_uri
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW
 from kachery_p2p.dag.directory import symlink_block

@@ -57,6 +57,7 @@ from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import AGE, format_uri, parse_name_uri, parse_uri
 
 if TYPE_CHECKING:
+    from kachery_cloud.audiences import To
     from kachery_p2p.dag.directory import HamtEntry
 
 #: What a query begins with; any other "?" stands for a letter.
@@ -424,14 +425,19 @@ class KacheryFileSystem(AsyncFileSystem):
 
     # --- storing
 
-    async def _put_file(self, lpath: str, rpath: str, mode: str = "overwrite", **kwargs: Any) -> str:
-        """Store a file. Returns its URI, which follows from its bytes, so `rpath` is the root: "ipfs://"."""
+    async def _put_file(
+        self, lpath: str, rpath: str, mode: str = "overwrite", *, to: To | None = None, **kwargs: Any
+    ) -> str:
+        """Store a file. Returns its URI, which follows from its bytes, so `rpath` is the root: "ipfs://".
+
+        `to` is that of `kachery_cloud.store_file`: who may load it.
+        """
         import asyncio
 
         from kachery_cloud.store import store_file
 
         self._check_root(rpath, lpath)
-        return await asyncio.to_thread(store_file, lpath)
+        return await asyncio.to_thread(store_file, lpath, to=to)
 
     async def _put(
         self,
@@ -441,9 +447,14 @@ class KacheryFileSystem(AsyncFileSystem):
         callback: Any = DEFAULT_CALLBACK,
         batch_size: int | None = None,
         maxdepth: int | None = None,
+        *,
+        to: To | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Store a file, or with `recursive` a folder, and return its URI; of a list, a list of them."""
+        """Store a file, or with `recursive` a folder, and return its URI; of a list, a list of them.
+
+        `to` is that of `kachery_cloud.store_file`: who may load it.
+        """
         import asyncio
 
         from kachery_cloud.store import store_dir
@@ -451,23 +462,28 @@ class KacheryFileSystem(AsyncFileSystem):
         if isinstance(lpath, (list, tuple)):
             targets = rpath if isinstance(rpath, (list, tuple)) else [rpath] * len(lpath)
             pairs = zip(lpath, targets, strict=True)
-            return [await self._put(each, target, recursive=recursive) for each, target in pairs]
+            return [await self._put(each, target, recursive=recursive, to=to) for each, target in pairs]
         source = os.fspath(lpath)
         self._check_root(rpath, source)
         if await asyncio.to_thread(os.path.isdir, source):
             if not recursive:
                 raise IsADirectory(f"{source} is a folder. Say recursive=True to store all that is in it.")
-            return await asyncio.to_thread(store_dir, source)
-        return await self._put_file(source, rpath)
+            return await asyncio.to_thread(store_dir, source, to=to)
+        return await self._put_file(source, rpath, to=to)
 
-    async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> str:
-        """Store bytes. Returns their URI, which follows from them, so `path` is the root: "ipfs://"."""
+    async def _pipe_file(
+        self, path: str, value: bytes, mode: str = "overwrite", *, to: To | None = None, **kwargs: Any
+    ) -> str:
+        """Store bytes. Returns their URI, which follows from them, so `path` is the root: "ipfs://".
+
+        `to` is that of `kachery_cloud.store_file`: who may load it.
+        """
         import asyncio
 
         from kachery_cloud.store import store_bytes
 
         self._check_root(path, "the bytes")
-        return await asyncio.to_thread(store_bytes, value)
+        return await asyncio.to_thread(store_bytes, value, to=to)
 
     def _check_root(self, path: Any, what: str) -> None:
         if self._strip_protocol(path):

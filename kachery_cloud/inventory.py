@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kachery_cloud.arguments import check_flags
+from kachery_cloud.audiences import chosen, groups_here, uri_groups, words_of
 from kachery_cloud.encryption.plain import PlainCopies
 from kachery_cloud.encryption.records import EncryptedRoots
 from kachery_cloud.errors import InvalidArgument
@@ -16,13 +17,12 @@ from kachery_cloud.inventory_tables import Column, Table, html_of, size_text, te
 from kachery_cloud.local import outbox, repository
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import AGE, ContentURI, format_uri
-from kachery_cloud.visibility import chosen, groups_here, uri_groups, words_of
 from kachery_p2p.access.audience import OWN, PUBLIC
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
+    from kachery_cloud.audiences import To
     from kachery_cloud.settings.config import Config
-    from kachery_cloud.visibility import To
     from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.repo.inventory import KeptRoot

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from kachery_cloud import uri_notes
 from kachery_cloud.arguments import check_flags, path_text
+from kachery_cloud.audiences import audience_here, sentence_once, uri_groups
 from kachery_cloud.errors import (
     ContentNotFound,
     FileExists,
@@ -38,7 +39,7 @@ from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import AGE, ContentURI, check_label, parse_uri
-from kachery_cloud.visibility import audience_here, check_widening, sentence_once, uri_groups
+from kachery_cloud.visibility import check_widening
 from kachery_p2p.access.audience import PUBLIC
 from kachery_p2p.addresses import Reach, reach
 from kachery_p2p.oserrors import explained

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kachery_cloud.answers import Elsewhere, Here, PinCounts, Running, SharedDirectory, Stopped, Trouble
 from kachery_cloud.arguments import check_flags, text_list
+from kachery_cloud.audiences import audience_of_uri, uri_groups
+from kachery_cloud.auditing import visible_now
 from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError, NoPermission
 from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, repository, resolve_local
 from kachery_cloud.pinning import outbox
@@ -77,7 +79,8 @@ def status(*, start: bool = False) -> dict[str, Any]:
         it announces), "finds", "errors" and counters. Where none runs: "running" (False), "directory", "peer_id" (None
         before the first start), "private_network" and "settings"; and where one runs on another machine, "elsewhere"
         (its "host", its process "pid" there, "since" when, and "what" to do). Where there are shared directories, also
-        "shared": each with "directory", "files", "bytes" and "problem".
+        "shared": each with "directory", "files", "bytes" and "problem". Where this machine is in groups, or something
+        is not for everybody, "visible": "groups", "restricted" (how many files and folders) and "own_peers".
 
     Example:
         >>> kcl.status()["addresses"]
@@ -109,8 +112,9 @@ def find_status(*, start: bool = False) -> Running | Stopped:
         elsewhere = Elsewhere(holder.host.name, holder.pid, holder.since, str(error))
         return replace(_without_node(config), elsewhere=elsewhere)
     key = _swarm_key_facts(config)
-    warnings = (*key.warnings, *_another_key(config, found, key))
-    return Running(found=found, warnings=warnings, shared=shared_directories(config))
+    visible, problems = visible_now(config)
+    warnings = (*key.warnings, *_another_key(config, found, key), *problems)
+    return Running(found=found, warnings=warnings, shared=shared_directories(config), visible=visible)
 
 
 def get_node_info() -> dict[str, Any]:
@@ -221,7 +225,9 @@ def search_whereis(
     parsed = parse_uri(uri)
     seconds = WHEREIS_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
     peers = (*parsed.providers, *check_peer_addresses(providers, "providers"))
-    return _search(config, parsed, WhereisRequest(parsed.root, seconds, peers, parsed.groups))
+    # Only those for whom it is are to hear that somebody looks for it, also where the URI does not say that.
+    groups = parsed.groups or uri_groups(audience_of_uri(config, parsed))
+    return _search(config, parsed, WhereisRequest(parsed.root, seconds, peers, groups))
 
 
 def _search(config: Config, uri: ContentURI, request: WhereisRequest) -> Generator[Whereabouts, None, None]:
@@ -310,17 +316,19 @@ def _without_node(config: Config) -> Stopped:
         "gateways": bool(config.gateway_urls(private)),
     }
     counts, error = _pin_counts(config)
+    visible, problems = visible_now(config)
     errors = tuple(Trouble(each) for each in (key.error, error) if each)
     return Stopped(
         directory=str(config.directory),
         peer_id=_peer_id(config),
         private_network=private,
-        warnings=key.warnings,
+        warnings=(*key.warnings, *problems),
         swarm_key_fingerprint=key.fingerprint,
         settings={**config.shown(), "sources": sources},
         pinning=PinCounts(counts),
         errors=errors,
         shared=shared_directories(config),
+        visible=visible,
     )
 
 

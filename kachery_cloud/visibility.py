@@ -1,24 +1,26 @@
-"""For whom something is that is stored here: what `to` says, the sentence about it, and how to change it later.
-
-Everybody, the members of some groups, or the user's own machines. A name that people type is that of a group; what the
-catalog and URIs have is its ID, which nobody else can take.
-"""
+"""Saying anew who may load something that is here."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from kachery_cloud.arguments import text_list
-from kachery_cloud.errors import ConfigError, ContentNotFound, InvalidArgument, KacheryError, NoPermission
+from kachery_cloud.audiences import (
+    To,
+    audience_here,
+    audience_of_words,
+    groups_here,
+    uri_groups,
+    wider_already,
+)
+from kachery_cloud.errors import ContentNotFound, NoPermission
+from kachery_cloud.inventory_removal import writable
 from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import ContentURI, format_uri, parse_uri
-from kachery_p2p.access.audience import GROUP_ID, OWN, PRIVATE, PUBLIC, Audience, group_audience
+from kachery_p2p.access.audience import Audience
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
@@ -26,285 +28,11 @@ if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.repo.repo import Repo
 
-#: For whom something is: the name or ID of a group, "private", "public", or several of these.
-To: TypeAlias = str | Sequence[str]
-
-#: Groups for which one thing can be at once: their IDs stand in its URI.
-MAX_GROUPS = 16
-#: Names of groups that an error lists.
-_MOST_NAMED = 10
-#: What was said already in this process: of which data directory, and for whom.
-_said: set[tuple[Path, Audience]] = set()
-
-
-@dataclass(frozen=True)
-class MemberHere:
-    """A member of a group: its peer ID, what the group calls it (perhaps nothing), and its role in one word."""
-
-    peer: str
-    name: str
-    role: str
-
-
-@dataclass(frozen=True)
-class GroupHere:
-    """A group that this machine is in.
-
-    Attributes:
-        id: of it.
-        name: what it is called here.
-        role: of this machine: "owner", "writer" or "reader".
-        members: all of them, this machine among them.
-    """
-
-    id: str
-    name: str
-    role: str
-    members: tuple[MemberHere, ...]
-
-
-def groups_here(config: Config) -> tuple[GroupHere, ...]:
-    """The groups that this machine is in."""
-    raise NotImplementedError
-
-
-# --- from words to an audience ---------------------------------------------------------------------------------------
-
-
-def audience_for(config: Config, to: To | None) -> Audience | None:
-    """For whom something is to be stored.
-
-    Args:
-        config: the settings, which say it where `to` does not.
-        to: what a call says.
-
-    Returns:
-        None where nobody said anything: what is new is then public, and what is known stays as it was.
-
-    Raises:
-        InvalidArgument, ConfigError: there is no such group; or what is public is to be for somebody else as well.
-        NoPermission: this machine may only read in that group.
-    """
-    if to is not None:
-        return _audience(config, text_list(to, "to"), None)
-    return _audience(config, config.to, "to") if config.to else None
-
-
-def chosen(config: Config, to: To) -> Audience:
-    """What a list is to show: what is for any of these. A group need not be one that this machine is in.
-
-    Raises:
-        InvalidArgument: there is no such group.
-    """
-    found = Audience()
-    for word in text_list(to, "to"):
-        if word in ("public", "private"):
-            found |= PUBLIC if word == "public" else PRIVATE
-        elif GROUP_ID.fullmatch(word):
-            found |= group_audience([word])
-        else:
-            found |= group_audience([_named(config, word, "to", InvalidArgument).id])
-    return found
-
-
-def _audience(config: Config, words: Sequence[str], setting: str | None) -> Audience:
-    """The audience that some words name.
-
-    Args:
-        config: of the data directory whose groups are meant.
-        words: names or IDs of groups, "private", "public".
-        setting: of where they come from; None for a call.
-    """
-    origin, error = ("to", InvalidArgument) if setting is None else _said_by(config, setting)
-    found = PUBLIC if "public" in words else Audience()
-    if not words or (found.everyone and len(set(words)) > 1):
-        why = "what is public is for everybody, so nothing can stand beside it" if words else "it names nobody"
-        raise error(
-            f"{origin} is {shown(list(words))}: {why}. It takes names of groups, or 'private' for your own machines, "
-            "or 'public'."
-        )
-    for word in words:
-        if word == "private":
-            found |= PRIVATE
-        elif word != "public":
-            found |= group_audience([_group(config, word, origin, error).id])
-    if len(found.groups) > MAX_GROUPS:
-        raise error(f"{origin} names {len(found.groups)} groups; one thing can be for {MAX_GROUPS} at most.")
-    return found
-
-
-def _said_by(config: Config, setting: str) -> tuple[str, type[KacheryError]]:
-    from kachery_cloud.settings.config import SETTINGS, read_settings
-
-    named = SETTINGS[setting]
-    _, origins = read_settings()
-    where = origins.get(setting, named.variable)
-    return (where if where == named.variable else f"{setting!r} in {where}"), ConfigError
-
-
-def _group(config: Config, word: str, origin: str, error: type[KacheryError]) -> GroupHere:
-    """The group that is meant, if this machine may store for its members.
-
-    Raises:
-        InvalidArgument, ConfigError: there is none, or there are several.
-        NoPermission: this machine may only read.
-    """
-    found = _named(config, word, origin, error)
-    if found.role == "reader":
-        raise NoPermission(
-            f"This machine is a reader of {shown(found.name)}: it may load what is there, and store nothing for it. "
-            "An owner of the group can invite it anew as a writer: kachery-cloud group invite --role writer"
-        )
-    return found
-
-
-def _named(config: Config, word: str, origin: str, error: type[KacheryError]) -> GroupHere:
-    """The group that is meant.
-
-    Raises:
-        InvalidArgument, ConfigError: there is none, or there are several.
-    """
-    here = groups_here(config)
-    found = [group for group in here if group.id == word] or [group for group in here if group.name == word]
-    if not found:
-        raise error(_no_group(word, origin, here))
-    if len(found) > 1:
-        ids = " or ".join(group.id for group in found)
-        raise error(f"{origin}: there are {len(found)} groups called {shown(word)} here. Say which by its ID: {ids}.")
-    return found[0]
-
-
-def _no_group(word: str, origin: str, here: Sequence[GroupHere]) -> str:
-    names = [group.name for group in here]
-    if not names:
-        return (
-            f"{origin} says {shown(word)}, and this machine is in no group. To make one: kachery-cloud group create "
-            "NAME; to enter one: kachery-cloud group join INVITATION. Without a group there are 'private' and 'public'."
-        )
-    near = difflib.get_close_matches(word, [*names, "private", "public"], 1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    listed = ", ".join(sorted(names)[:_MOST_NAMED])
-    more = f" and {len(names) - _MOST_NAMED:,} more (kachery-cloud group list)" if len(names) > _MOST_NAMED else ""
-    return f"{origin} says {shown(word)}, and there is no such group here.{hint} There are: {listed}{more}."
-
-
-# --- from an audience to words ---------------------------------------------------------------------------------------
-
-
-def uri_groups(audience: Audience) -> tuple[str, ...]:
-    """The IDs of groups that stand in the URI of what is for them; none for what is public, or private."""
-    return tuple(sorted(audience.groups - {OWN}))
-
-
-def words_here(config: Config, audience: Audience) -> tuple[str, ...]:
-    """As `words_of`, with the groups of this machine."""
-    return words_of(audience, () if audience.everyone else groups_here(config))
-
-
-def words_of(audience: Audience, groups: Iterable[GroupHere]) -> tuple[str, ...]:
-    """An audience as `to` takes it: names of groups, or their IDs where a name alone does not say which is meant."""
-    if audience.everyone:
-        return ("public",)
-    names: dict[str, list[str]] = {}
-    for group in groups:
-        names.setdefault(group.name, []).append(group.id)
-    by_id = {ids[0]: name for name, ids in names.items() if len(ids) == 1}
-    words = sorted(by_id.get(group, group) for group in audience.groups if group != OWN)
-    return tuple([*words, "private"] if OWN in audience.groups else words)
-
-
-def whom(config: Config, audience: Audience, groups: Collection[GroupHere] | None = None) -> str:
-    """An audience in a sentence: "everybody", "members of hippocampus (4)", "your own machines", "nobody else"."""
-    if audience.everyone:
-        return "everybody"
-    here = {group.id: group for group in (groups_here(config) if groups is None else groups)}
-    named = [
-        f"{here[each].name} ({len(here[each].members):,})" if each in here else each for each in uri_groups(audience)
-    ]
-    parts = [f"members of {_joined(sorted(named))}"] if named else []
-    if OWN in audience.groups:
-        parts.append("your own machines")
-    return " and ".join(parts) or "nobody else"
-
-
-def sentence(config: Config, audience: Audience) -> str:
-    """Who can load what is for these: said where it is stored."""
-    if audience.everyone:
-        return "Anybody can load this."
-    text = f"Only {whom(config, audience)} can load this."
-    if audience == PRIVATE and not config.own_peers:
-        text += (
-            " No other machine is one of yours so far, so nobody else can: name them in KACHERY_CLOUD_OWN_PEERS, by "
-            "their peer IDs."
-        )
-    return text
-
-
-def _joined(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
-
-
-# --- said when something is stored -----------------------------------------------------------------------------------
-
-
-def stored_uri(repo: Repo, cid: CID, label: str | None, encryption: str | None = None) -> str:
-    """The URI of something that was stored, with the groups whose members may load it."""
-    groups = uri_groups(audience_here(repo, cid))
-    return format_uri(str(cid), label=label, groups=groups, encryption=encryption)
-
-
-def audience_here(repo: Repo, cid: CID) -> Audience:
-    """For whom a root is; of a part of something, for whom that is. Costs nothing where all is public."""
-    if not repo.access.any_restricted():
-        return PUBLIC
-    own = repo.access.audience_of(cid)
-    return repo.access.audiences([cid.multihash]).get(cid.multihash, PUBLIC) if own.everyone else own
-
-
-def news(config: Config, cid: CID, wanted: Audience | None) -> str:
-    """What is to be known of something that was stored for somebody; empty where that was said in this process.
-
-    Args:
-        config: the settings.
-        cid: of it.
-        wanted: for whom it was meant to be; None where nobody said that.
-    """
-    repo = repository(config)
-    own = audience_here(repo, cid)
-    if wanted is not None and not wanted.everyone:
-        wider = public_already(repo, cid, own)
-        if wider:
-            return wider
-    return sentence_once(config, own)
-
-
-def sentence_once(config: Config, audience: Audience) -> str:
-    """Who can load what is for some; empty where it is for everybody, or that was said in this process."""
-    if audience.everyone or (config.directory, audience) in _said:
-        return ""
-    _said.add((config.directory, audience))
-    return sentence(config, audience)
-
-
-def public_already(repo: Repo, cid: CID, own: Audience) -> str:
-    """A sentence where everybody can load something although it was stored for somebody: empty where that is not so."""
-    if own.everyone:
-        return "This is public already: it was stored so before. To change that: kachery-cloud visibility URI --to NAME"
-    for root, audience in repo.access.why(cid):
-        if audience.everyone and root.to_v1() != cid.to_v1():
-            return f"This is public already: {named_root(repo, root)} has it."
-    return ""
-
-
-def named_root(repo: Repo, cid: CID) -> str:
-    """Something on this machine, as people know it."""
-    from kachery_cloud.local import listed_label
-
-    label = listed_label(repo, cid)
-    return ContentURI(str(cid), label=label or None).pasteable
-
-
-# --- later -----------------------------------------------------------------------------------------------------------
+#: What narrowing cannot do.
+NARROWED = (
+    "What others have loaded of it stays theirs, and they may pass it on. From now on it is announced, and given from "
+    "here, only as it says now."
+)
 
 
 def set_visibility(uri: str, to: To) -> str:
@@ -330,10 +58,8 @@ def set_visibility(uri: str, to: To) -> str:
     """
     config = load_config()
     changed = change(config, parse_uri(uri), to)
-    if changed.narrowed:
-        tell(NARROWED)
-    if changed.wider:
-        tell(changed.wider)
+    for warning in changed.warnings:
+        tell(warning)
     return changed.uri
 
 
@@ -372,14 +98,7 @@ def shown_now(config: Config, uri: ContentURI) -> Shown:
         raise ContentNotFound(f"{uri.locator} is not on this machine. What is here: kachery-cloud list")
     audience = audience_here(repo, cid)
     given = str(replace(uri, providers=(), groups=uri_groups(audience)))
-    return Shown(given, cid, listed, audience, "" if audience.everyone else public_already(repo, cid, audience))
-
-
-#: What narrowing cannot do.
-NARROWED = (
-    "What others have loaded of it stays theirs, and they may pass it on. From now on it is announced, and given from "
-    "here, only as it says now."
-)
+    return Shown(given, cid, listed, audience, "" if audience.everyone else wider_already(config, cid, audience))
 
 
 @dataclass(frozen=True)
@@ -392,6 +111,7 @@ class Changed:
         after: for whom it is.
         told: whether a node runs here, which knows it now.
         wider: a sentence where more people can load it all the same, because something else has it.
+        named: a sentence where a name that was published tells everybody its CID.
     """
 
     uri: str
@@ -399,6 +119,12 @@ class Changed:
     after: Audience
     told: bool
     wider: str = ""
+    named: str = ""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be said of it beside for whom it is."""
+        return [text for text in (NARROWED if self.narrowed else "", self.wider, self.named) if text]
 
     @property
     def narrowed(self) -> bool:
@@ -408,20 +134,32 @@ class Changed:
 
 def change(config: Config, uri: ContentURI, to: To) -> Changed:
     """As `set_visibility`."""
-    from kachery_cloud.inventory_removal import writable
-    from kachery_cloud.node.connection import tell_running_node
+    from kachery_cloud.node.connection import tell_access
 
     repo = writable(config)
     cid = listed_root(repo, uri)
-    after = _audience(config, text_list(to, "to"), None)
+    after = audience_of_words(config, text_list(to, "to"))
     before = audience_here(repo, cid)
     check_widening(config, before, after)
     if before != after:
         repo.access.set_audience(cid, after)
-    told = tell_running_node(config, cid)
+    told = tell_access(config)
     given = str(ContentURI(str(cid), label=uri.label, groups=uri_groups(after), encryption=uri.encryption))
-    wider = "" if after.everyone else public_already(repo, cid, after)
-    return Changed(given, before, after, told, wider)
+    wider = "" if after.everyone else wider_already(config, cid, after)
+    return Changed(given, before, after, told, wider, "" if after.everyone else _named_publicly(cid))
+
+
+def _named_publicly(cid: CID) -> str:
+    """A sentence where names of this machine point to a root."""
+    from kachery_cloud.publishing import published
+
+    names = [each.uri for each in published() if parse_uri(each.target).root.to_v1() == cid.to_v1()]
+    if not names:
+        return ""
+    return (
+        f"{' and '.join(names)} points to it, and tells everybody its CID, by the DHT. Publish something else under "
+        "that name: kachery-cloud publish"
+    )
 
 
 def listed_root(repo: Repo, uri: ContentURI) -> CID:

@@ -32,7 +32,16 @@ SHARED_FOLDER = 0o2770
 
 
 _KEY_FILES = ("private.pem", "public.pem")
-_SECRETS = ("config.json", "node.json", "node.lock", "outbox.sqlite", "routing.sqlite", "tokens.json")
+_SECRETS = (
+    "access.sqlite",
+    "config.json",
+    "gateway-token",
+    "node.json",
+    "node.lock",
+    "outbox.sqlite",
+    "routing.sqlite",
+    "tokens.json",
+)
 
 
 def is_shared(folder: Path | str) -> bool:

@@ -43,9 +43,10 @@ def visibility(uri: str, to: tuple[str, ...], as_json: bool) -> None:
         kachery-cloud visibility ipfs://bafy... --to private
         kachery-cloud visibility ipfs://bafy... --to public
     """  # noqa: D301
+    from kachery_cloud.audiences import sentence, words_here
     from kachery_cloud.settings.config import load_config
     from kachery_cloud.uri import parse_uri
-    from kachery_cloud.visibility import NARROWED, change, sentence, shown_now, words_here
+    from kachery_cloud.visibility import change, shown_now
 
     config = load_config()
     parsed = parse_uri(uri)
@@ -62,10 +63,8 @@ def visibility(uri: str, to: tuple[str, ...], as_json: bool) -> None:
     print_result(as_json, done.uri, uri=done.uri, visibility=after, before=before, served=done.told)
     if not as_json:
         click.echo(sentence(config, done.after), err=True)
-        if done.narrowed:
-            click.echo(NARROWED, err=True)
-        if done.wider:
-            click.echo(done.wider, err=True)
+        for warning in done.warnings:
+            click.echo(warning, err=True)
 
 
 @command("access")

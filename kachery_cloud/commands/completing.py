@@ -97,8 +97,8 @@ def _services(incomplete: str) -> Iterator[Offer]:
 
 def _whom(incomplete: str) -> Iterator[Offer]:
     """The groups that this machine is in, and the two words."""
+    from kachery_cloud.audiences import groups_here, words_of
     from kachery_cloud.settings.config import load_config
-    from kachery_cloud.visibility import groups_here, words_of
     from kachery_p2p.access.audience import group_audience
 
     here = groups_here(load_config())

@@ -74,6 +74,8 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
     from kachery_cloud.upkeep import key_of, search_whereis
     from kachery_cloud.uri import without_key
 
+    if not as_json and (told := _only_asked(uri)):
+        click.echo(told, err=True)
     known: dict[str, Whereabouts] = {}
     show = _json_row if as_json else _row_printer()
     try:
@@ -96,6 +98,18 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
         )
     if not found and not as_json:
         click.echo(f"Nobody else is found to have it.{asked}", err=True)
+
+
+def _only_asked(uri: str) -> str:
+    """A sentence where not everybody is asked, because it is not for everybody."""
+    from kachery_cloud.audiences import audience_of_uri, whom
+    from kachery_cloud.settings.config import load_config
+    from kachery_cloud.uri import parse_uri
+    from kachery_p2p.access.audience import group_audience
+
+    config, parsed = load_config(), parse_uri(uri)
+    audience = group_audience(parsed.groups) if parsed.groups else audience_of_uri(config, parsed)
+    return "" if audience.everyone else f"It is for {whom(config, audience)}: nobody else is asked."
 
 
 def _json_row(row: Whereabouts, before: Whereabouts | None) -> None:

@@ -130,7 +130,7 @@ def share_values(found: Share) -> dict[str, Any]:
 
 def say_how_to_get(config: Config, found: Share) -> None:
     """For whom it is, what the other one has to type, and whether that will do now."""
-    from kachery_cloud.visibility import sentence_once
+    from kachery_cloud.audiences import sentence_once
 
     if told := sentence_once(config, found.audience):
         click.echo(told, err=True)

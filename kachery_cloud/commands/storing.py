@@ -165,13 +165,13 @@ def _store(
     as_json: bool,
     linked: bool,
 ) -> None:
+    from kachery_cloud.audiences import audience_for, audience_here, news, uri_groups, words_here
     from kachery_cloud.local import repository
     from kachery_cloud.node.connection import tell_running_node
     from kachery_cloud.pinning import make_plan, record_stored, wake_node
+    from kachery_cloud.putting import folder_options, put_directory, put_file, put_stream
     from kachery_cloud.settings.config import load_config
-    from kachery_cloud.store import folder_options, put_directory, put_file, put_stream
     from kachery_cloud.uri import ContentURI, check_label
-    from kachery_cloud.visibility import audience_for, audience_here, news, uri_groups, words_here
     from kachery_p2p.access.audience import PUBLIC
 
     check_label(label)
@@ -274,7 +274,7 @@ def _check_paths(
         if os.path.isdir(path) and not recursive:
             raise IsADirectory(f"{path} is a directory. Add --recursive (-r) to take it with all that is in it.")
         if len(paths) > 1:
-            from kachery_cloud.store import checked_path
+            from kachery_cloud.putting import checked_path
 
             if not os.path.lexists(checked_path(path)):
                 raise FileMissing(f"There is no {path}. Nothing was stored.")

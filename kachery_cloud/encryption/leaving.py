@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kachery_cloud.audiences import audience_here, whom
 from kachery_cloud.encryption.records import EncryptedRoots
 from kachery_cloud.errors import NoPermission
 from kachery_cloud.local import outbox, repository
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import AGE, ContentURI
-from kachery_cloud.visibility import audience_here, whom
 from kachery_p2p.access.audience import PUBLIC
 
 if TYPE_CHECKING:

@@ -36,6 +36,7 @@ from kachery_cloud.node.messages import (
     ANNOUNCE,
     COPIES,
     LOAD,
+    NOTIFY_ACCESS,
     NOTIFY_REMOVED,
     NOTIFY_STORED,
     PUBLISH,
@@ -470,6 +471,14 @@ def tell_removed(config: Config, cids: Sequence[CID]) -> bool:
         connection.notify_removed(cids)
         return True
     return _tell(config, NOTIFY_REMOVED, RemovedNote(tuple(cids)))
+
+
+def tell_access(config: Config) -> bool:
+    """Tell the node of the directory, if one runs, that others may see what is here now; false when none does.
+
+    What nobody may see any more is not given away from the moment of that change on, whether the node is told or not.
+    """
+    return _tell(config, NOTIFY_ACCESS, Nothing())
 
 
 def _tell(config: Config, call: Call[Q, None], note: Q) -> bool:

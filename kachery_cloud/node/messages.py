@@ -100,6 +100,8 @@ NOTIFY_STORED = Call("notify_stored", StoredNote, type(None))
 #: Who else has all of it, before it is removed here.
 COPIES = Call("copies", CopiesRequest, Copies)
 NOTIFY_REMOVED = Call("notify_removed", RemovedNote, type(None))
+#: Who may see what has changed.
+NOTIFY_ACCESS = Call("notify_access", Nothing, type(None))
 #: Look at what is to be pinned, and ask those services again that refused.
 WAKE_PINS = Call("wake_pins", Nothing, type(None))
 #: Who has waited reads the rows in the outbox.

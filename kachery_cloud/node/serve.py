@@ -134,6 +134,7 @@ def _identity(directory: Path) -> NodeKey:
 
 def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> GatewayServer:
     from kachery_p2p.gateway.server.server import DEFAULT_ADDRESS, GatewayServer
+    from kachery_p2p.gateway.server.token import read_token
     from kachery_p2p.node.messages import LoadRequest
     from kachery_p2p.node.node import AGENT
 
@@ -144,7 +145,13 @@ def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> Gatewa
 
     address = choice.address or DEFAULT_ADDRESS
     return GatewayServer(
-        node.repo, address, fetch=fetch if choice.fetch else None, agent=AGENT, resolver=node.finding.names
+        node.repo,
+        address,
+        fetch=fetch if choice.fetch else None,
+        agent=AGENT,
+        resolver=node.finding.names,
+        gate=node.gate,
+        token=lambda: read_token(config.directory),
     )
 
 
@@ -210,6 +217,9 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool], gateway:
     async def notify_removed(request: RemovedNote, progress: Progress) -> None:
         await node.notify_removed(request.cids)
 
+    async def notify_access(request: Nothing, progress: Progress) -> None:
+        await node.notify_access()
+
     async def wake_pins(request: Nothing, progress: Progress) -> None:
         node.keeping.wake(again=True)
 
@@ -230,6 +240,7 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool], gateway:
         Method(messages.NOTIFY_STORED, notify_stored),
         Method(messages.COPIES, copies),
         Method(messages.NOTIFY_REMOVED, notify_removed),
+        Method(messages.NOTIFY_ACCESS, notify_access),
         Method(messages.WAKE_PINS, wake_pins),
         Method(messages.WAIT_PINNED, wait_pinned),
         Method(messages.YIELD_PLACE, yield_place),

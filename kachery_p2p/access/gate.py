@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence, Set
 
 from kachery_p2p.access.audience import Audience
 from kachery_p2p.access.interfaces import Audiences, Memberships
+from kachery_p2p.access.log import Belonging
 
 _NONE: frozenset[bytes] = frozenset()
 _NO_ASKS: frozenset[tuple[str, bytes]] = frozenset()
@@ -90,6 +91,10 @@ class Gate:
         """Whether anything here is not for everyone. Cheap."""
         return self._audiences.any_restricted()
 
+    def guards(self) -> bool:
+        """Whether this machine has, or could get, anything that is not for everyone. Cheap."""
+        return self._audiences.any_restricted() or bool(self._memberships.own_groups())
+
     def visible(self, peer: str, multihashes: Collection[bytes]) -> Collection[bytes]:
         """Those of some blocks that a peer may see, whether they are here or not.
 
@@ -145,6 +150,20 @@ class Gate:
     def groups_with(self, peer: str) -> frozenset[str]:
         """The groups that this machine and a peer are both in."""
         return self._memberships.groups_of(peer)
+
+    def belongings(self, multihashes: Collection[bytes]) -> Mapping[bytes, Belonging]:
+        """What blocks that are not for everyone are part of, for the log.
+
+        Where they are only known to be for somebody, that alone.
+        """
+        roots_of: Callable[[Collection[bytes]], Mapping[bytes, Collection[bytes]]] | None
+        roots_of = getattr(self._audiences, "roots_of", None)
+        roots = {} if roots_of is None else roots_of(multihashes)
+        found: dict[bytes, Belonging] = {}
+        for multihash, audience in self.audiences(multihashes).items():
+            of = list(roots.get(multihash, ()))
+            found[multihash] = Belonging(of[0] if len(of) == 1 else b"", str(audience))
+        return found
 
     # --- when that changes
 

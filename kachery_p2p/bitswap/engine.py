@@ -47,7 +47,7 @@ class PeerWant:
         self.sequence = sequence
         self.state = _WantState.LOOKUP
         self.size = 0
-        #: Whether the peer was told DONT_HAVE since it asked last. However often the block is looked up, it is told once.
+        #: Whether the peer was told DONT_HAVE since it asked last: once, however often the block is looked up.
         self.told = False
 
 

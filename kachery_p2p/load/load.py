@@ -37,6 +37,8 @@ from kachery_p2p.load.transfer import Transfer
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.walk import Ref
+    from kachery_p2p.load.origin import Origin
+    from kachery_p2p.repo.access import Claim
     from kachery_p2p.repo.download import Download
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.wire import Buffer
@@ -87,11 +89,15 @@ class Load:
         session: a session of the block exchange, of its own.
         connect, find, lasting: see `kachery_p2p.load.peers.LoadPeers`.
         timeout: seconds of waiting without a single block, or a part of one, after which the load gives up.
+        origin: learns from what comes for whom it is; None where all is for everybody, because this machine is in no
+            group.
+        claim: of all that it keeps; None where that is for everybody.
         progress: called with (bytes done, bytes in all) now and then.
         limits: its bounds.
 
     Attributes:
         limits: its bounds.
+        claim: as given.
     """
 
     def __init__(
@@ -105,9 +111,13 @@ class Load:
         lasting: Callable[[], None] = lambda: None,
         timeout: float,
         progress: Progress,
+        origin: Origin | None = None,
+        claim: Claim | None = None,
         limits: LoadLimits = DEFAULT_LIMITS,
     ) -> None:
         self._repo = repo
+        self._origin = origin
+        self.claim = claim
         self._downloads = downloads
         self._session = session
         self._peers = LoadPeers(session, connect, find, lasting)
@@ -191,6 +201,8 @@ class Load:
         with self._peers.patience.waiting():
             blocks = await self._session.receive_all()
         self._peers.heard()
+        if self._origin is not None:
+            await self._origin.came(blocks)
         return blocks
 
     @property
@@ -254,7 +266,7 @@ class Load:
         new, reading.new = reading.new, []
         if new:
             try:
-                self._repo.put_blocks(new)
+                self._repo.put_blocks(new, self.claim)
             except DiskFull:
                 if reading.keep:
                     raise
@@ -455,7 +467,7 @@ class Load:
             return path
 
         while True:
-            async with self._downloads.use(cid, find) as entry:
+            async with self._downloads.use(cid, find, self.claim) as entry:
                 if entry is None:
                     continue  # another load has just finished it
                 if isinstance(entry, Path):

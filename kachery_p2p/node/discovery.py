@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from kachery_p2p.access.open import AllPublic, NoGroups
+from kachery_p2p.access.gate import Gate
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.node.dialling import Dialler
@@ -36,7 +36,7 @@ from kachery_p2p.routing.ipns.seen import SeenRecords
 from kachery_p2p.routing.ipns.service import Names
 from kachery_p2p.routing.ipns.shelf import Shelf
 from kachery_p2p.routing.members import MemberSearch
-from kachery_p2p.routing.provide.blinding import Blinding, Members
+from kachery_p2p.routing.provide.blinding import Blinding, Members, NoGroups
 from kachery_p2p.routing.router import Router, Sighting
 from kachery_p2p.transport.dns_txt import txt_records
 from kachery_p2p.transport.holepunch import HolePunch
@@ -45,7 +45,6 @@ from kachery_p2p.transport.relay.client import RelayClient
 from kachery_p2p.waking import Flag
 
 if TYPE_CHECKING:
-    from kachery_p2p.access.interfaces import Audiences
     from kachery_p2p.node.options import NodeOptions
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.routing.database import Database
@@ -114,7 +113,7 @@ class Finding:
         announce: multiaddrs that are told whatever happens.
         swarm_key: of the private network, where there is one. Nothing that cannot hold it is asked then.
         arriving: the roots of which a part is here and the rest is being loaded. They are announced, too.
-        audiences: who may see which root.
+        gate: says who may see which root.
         members: the groups of this machine, and their secrets.
 
     Attributes:
@@ -136,14 +135,15 @@ class Finding:
         announce: Sequence[str] = (),
         swarm_key: bytes | None = None,
         arriving: Callable[[], frozenset[bytes]] = frozenset,
-        audiences: Audiences | None = None,
+        gate: Gate | None = None,
         members: Members | None = None,
     ) -> None:
         self._host = host
         self._repo = repo
         self._arriving = arriving
+        self._gate = Gate() if gate is None else gate
         self._groups: Members = members or NoGroups()
-        self._blinding = Blinding(audiences or AllPublic(), self._groups)
+        self._blinding = Blinding(self._gate, self._groups)
         self.options = options
         self._peers = peers
         self.swarm_key = swarm_key
@@ -261,13 +261,16 @@ class Finding:
         return found
 
     def _provides(self, key: bytes) -> bool:
-        """Whether a peer that asks for the providers of a key is told our name."""
+        """Whether a peer that asks for the providers of a key is told our name.
+
+        Whoever passes the answer on is not known here. So of a multihash everybody is told what everybody may see; of a
+        key that only members can know, those who know it are told.
+        """
         if self.options.provide == "off":
             return False
         root = self._blinding.root_of(key)
-        if root is None and not self._blinding.public([key]):
-            return False
-        return self._repo.own.has_block(key if root is None else root) is not None
+        (seen,) = (root,) if root is not None else self._gate.as_seen(None, [key])
+        return self._repo.own.has_block(seen) is not None
 
     def _make_dht(self, db: Database, rng: random.Random, *, lan: bool) -> DHT:
         from kachery_p2p.routing.dht.dht import DHT

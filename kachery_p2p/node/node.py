@@ -7,28 +7,36 @@ modules beside it put together what belongs together: `discovery` routing, reach
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from kachery_p2p import __version__
+from kachery_p2p.access import asking
+from kachery_p2p.access.audience import NOBODY
+from kachery_p2p.access.gate import Gate
+from kachery_p2p.access.log import LOG_NAME, AccessLog
 from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
-from kachery_p2p.errors import ContentNotFound, DialError, KacheryError, RemovedMeanwhile
+from kachery_p2p.errors import ContentNotFound, DialError, KacheryError, NoPermission, RemovedMeanwhile
 from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.interfaces import Progress
 from kachery_p2p.load.load import Load
+from kachery_p2p.load.origin import Origin
 from kachery_p2p.membership.groups import Groups
 from kachery_p2p.membership.service import GroupService
 from kachery_p2p.node.copies import HIDDEN_SECONDS, CopySearch
 from kachery_p2p.node.discovery import Finding
+from kachery_p2p.node.members import MembersFirst
 from kachery_p2p.node.messages import Copies, LoadResult, PublishedName, ResolvedName
 from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.node.pins import Keeping
@@ -45,8 +53,11 @@ from kachery_p2p.transport.limits import DIAL_TIMEOUT
 from kachery_p2p.units import HOUR
 
 if TYPE_CHECKING:
+    from kachery_p2p.access.interfaces import Audiences
+    from kachery_p2p.bitswap.handle import SessionHandle
     from kachery_p2p.bitswap.interfaces import GatewaySource
     from kachery_p2p.gateway.client.client import GatewayClient
+    from kachery_p2p.node.members import Plan
     from kachery_p2p.node.messages import (
         Announced,
         AnnounceRequest,
@@ -59,8 +70,11 @@ if TYPE_CHECKING:
     )
     from kachery_p2p.pinning.config import PinService
     from kachery_p2p.pinning.outbox import PinOutbox
+    from kachery_p2p.repo.access import Claim
     from kachery_p2p.repo.keys import NodeKey
     from kachery_p2p.repo.repo import Repo
+    from kachery_p2p.routing.interfaces import Provider
+    from kachery_p2p.routing.provide.blinding import Members
 
 log = logging.getLogger("kachery_p2p.node.node")
 
@@ -94,9 +108,13 @@ class Node:
         options: how it finds others and is found; by default not at all.
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
+        memberships: which peers are in which groups, and the secrets of these; those of the data directory where None.
+        audiences: who may see which block; that of the repo where None.
 
     Attributes:
         keeping: what is pinned elsewhere.
+        gate: decides who may see what. Whatever gives something away asks it.
+        access_log: who was given what is not for everyone.
         groups: the groups that this machine is in, and who else is.
         membership: speaks for them on the network.
 
@@ -123,6 +141,8 @@ class Node:
         options: NodeOptions | None = None,
         pin_services: Sequence[PinService] = (),
         outbox: PinOutbox | None = None,
+        memberships: Members | None = None,
+        audiences: Audiences | None = None,
     ) -> None:
         self.repo = repo
         options = options or NodeOptions()
@@ -133,6 +153,10 @@ class Node:
         self._ports = Ports(self._db)
         self._listen = self._ports.recall(listen)
         self.host = Host(identity.seed, list(self._listen), announce=announce, swarm_key=swarm_key, agent=AGENT)
+        self.groups = Groups(repo.directory, self.host.keys, own_peers=options.own_peers)
+        self._members: Members = memberships or self.groups
+        self.gate = Gate(self._members, audiences or repo.access)
+        self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
         self.gateways: GatewayClient | None = None
         sources: list[GatewaySource] = []
         if options.gateways and swarm_key is None:
@@ -142,7 +166,15 @@ class Node:
             self.gateways = GatewayClient(options.gateways, options.gateway_tokens)
             sources = [ClientSource(self.gateways, gateway) for gateway in self.gateways.gateways]
         self._downloads = Downloads(repo)
-        self.exchange = Exchange(self.host, self._downloads.arriving, on_bad_peer=self._on_bad_peer, gateways=sources)
+        self.exchange = Exchange(
+            self.host,
+            self._downloads.arriving,
+            on_bad_peer=self._on_bad_peer,
+            gateways=sources,
+            gate=self.gate,
+            served=self.access_log,
+        )
+        self.host.set_handler(asking.PROTOCOL, asking.AudienceServer(self.gate, self._downloads.arriving).handle)
         self._downloads.arriving.notify = self.exchange.notify
         self.finding = Finding(
             self.host,
@@ -153,15 +185,17 @@ class Node:
             announce=announce,
             swarm_key=swarm_key,
             arriving=lambda: self._lasting,
+            gate=self.gate,
+            members=self._members,
         )
-        self.groups = Groups(repo.directory, self.host.keys, own_peers=options.own_peers)
+        self._members_first = MembersFirst(self.host, self.finding, self._members, self.gate)
         self.membership = GroupService(self.host, self.groups, self._reach_member)
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services, outbox=outbox)
         self._peer_errors: dict[str, str] = {}
         self._said_addresses: list[str] | None = None
         #: Roots of loads that have lasted for some time: a part of each is here.
         self._lasting: frozenset[bytes] = frozenset()
-        self._whole_loads: dict[CID, tuple[Load, trio.Event]] = {}
+        self._whole_loads: dict[tuple[CID, frozenset[str] | None], tuple[Load, trio.Event]] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and serve until cancelled.
@@ -176,6 +210,9 @@ class Node:
                     self._ports.remember(self._listen, self.host.ports())
                 except KacheryError as error:
                     log.warning("the ports cannot be remembered: %s", error)
+                # Whoever is removed from a group hears of no want any more, also of a load that is under way.
+                self._members.on_changed(self.exchange.look_again)
+                await nursery.start(self.access_log.run)
                 await nursery.start(self.exchange.run)
                 await nursery.start(self.finding.run)
                 await nursery.start(self.membership.run)
@@ -291,11 +328,21 @@ class Node:
     async def whereis(
         self, request: WhereisRequest, tell: Callable[[Whereabouts], None] = lambda row: None
     ) -> tuple[Whereabouts, ...]:
-        """Who has a root; `tell` hears of each that has answered. See `kachery_p2p.node.whereis`."""
-        return await Whereis(self.host, self.exchange, self.finding, tell).run(request)
+        """Who has a root; `tell` hears of each that has answered. See `kachery_p2p.node.whereis`.
+
+        Raises:
+            NotAMember: it is for groups, and this machine is in none of them.
+        """
+        plan = await self._members_first.plan(request.cid, request.groups)
+        return await Whereis(self.host, self.exchange, self.finding, tell, plan.groups).run(request)
 
     async def publish(self, request: PublishRequest) -> PublishedName:
-        """Let a name of this machine point to a path; see `kachery_p2p.routing.ipns.service.Names.publish`."""
+        """Let a name of this machine point to a path; see `kachery_p2p.routing.ipns.service.Names.publish`.
+
+        Raises:
+            NoPermission: what it would point to is not for everybody. The record would tell everybody its CID.
+        """
+        await self._check_public(request.path)
         names = self.finding.names
         sent = await names.publish(request.key, request.path, ttl=request.ttl, timeout=request.timeout)
         record = read_ipns(sent.name, sent.record)
@@ -303,6 +350,19 @@ class Node:
         return PublishedName(
             name_text(sent.name), request.path, record.sequence, until, sent.copies, routes=names.routes
         )
+
+    async def _check_public(self, path: str) -> None:
+        """See `publish`. Of `/ipns/` paths nothing can be told."""
+        parts = path.split("/")
+        if parts[:2] != ["", "ipfs"] or len(parts) < 3 or not self.gate.any_restricted():
+            return
+        root = CID.parse(parts[2])
+        found = await trio.to_thread.run_sync(self.gate.audiences, [root.multihash])
+        if root.multihash in found:
+            raise NoPermission(
+                f"ipfs://{root} is not for everybody, and a published name would tell everybody its CID. Pass on its "
+                "URI instead; or make it public first (kachery-cloud visibility)."
+            )
 
     async def resolve(self, request: ResolveRequest) -> ResolvedName:
         """Where a name leads; see `kachery_p2p.routing.ipns.service.Names.resolve`."""
@@ -324,7 +384,8 @@ class Node:
         arriving.hide(multihash, request.timeout + HIDDEN_SECONDS)
         found = Copies()
         try:
-            found = await CopySearch(self.host, self.exchange, self.finding, request).run()
+            plan = await self._members_first.plan(request.cid, request.groups)
+            found = await CopySearch(self.host, self.exchange, self.finding, request, plan.groups).run()
         finally:
             if found.seen:
                 arriving.hide(multihash, HIDDEN_SECONDS)
@@ -339,6 +400,11 @@ class Node:
         self._downloads.arriving.show([cid.multihash for cid in cids])
         self.finding.refresh()
 
+    async def notify_access(self) -> None:
+        """Another process has changed who may see what: those who wait for it get it, and announcements follow."""
+        self.gate.changed()
+        self.finding.refresh()
+
     async def load(
         self, request: LoadRequest, progress: Callable[[int, int, int], None] = lambda done, total, peers: None
     ) -> LoadResult:
@@ -347,6 +413,7 @@ class Node:
         `progress` is called with bytes done, bytes in all, and how many peers and gateways gave any.
 
         Raises:
+            NotAMember: it is for groups, and this machine is in none of them.
             PathNotFound, IsADirectory, ContentNotFound, MalformedDag, DiskFull ...: see `kachery_p2p.errors`.
             InvalidAddress: one of the providers is not a multiaddr.
         """
@@ -366,20 +433,31 @@ class Node:
                 self._lasting |= {root.multihash}
                 self.finding.announce([root.multihash])
 
-        async with self.exchange.new_session(discover=True, gateways=True, first=first, last=last) as session:
+        plan = await self._members_first.plan(root, request.groups)
+        async with contextlib.AsyncExitStack() as stack:
+            admits = None if plan.groups is None else self.finding.members.admits(plan.groups)
+            session = await stack.enter_async_context(
+                self.exchange.new_session(discover=True, gateways=True, first=first, last=last, admits=admits)
+            )
+            origin, claim = await self._origin(stack, root, plan, session)
 
             def progressed(done: int, total: int) -> None:
                 progress(done, total, session.source_count)
+
+            def find(cid: CID) -> AsyncGenerator[Provider, None]:
+                return self.finding.providers(cid, plan.groups if origin is None else origin.groups)
 
             load = Load(
                 self.repo,
                 self._downloads,
                 session,
                 connect=self._reach,
-                find=self.finding.providers,
+                find=find,
                 lasting=lasting,
                 timeout=request.timeout,
                 progress=progressed,
+                origin=origin,
+                claim=claim,
             )
 
             async def work() -> LoadResult:
@@ -399,7 +477,7 @@ class Node:
                 if kind == "bytes":
                     where, size = await load.file(target, request.start or 0, request.end)
                 else:
-                    where, size = await self._whole_file(load, target, request.providers)
+                    where, size = await self._whole_file(load, target, request.providers, plan.groups)
                 await trio.to_thread.run_sync(self.repo.inventory.loaded, target)
                 return LoadResult(target, str(where), size)
 
@@ -408,6 +486,10 @@ class Node:
             finally:
                 self._lasting -= {root.multihash}
             sources = session.stats().sources
+            if origin is not None and claim is not None:
+                await origin.finish(sources)
+                if kind in ("file", "directory"):
+                    await trio.to_thread.run_sync(claim.keep, result.cid)
         log.info(
             "loaded %s (%s): %d bytes fetched from %d sources", result.cid, kind, sum(sources.values()), len(sources)
         )
@@ -415,6 +497,33 @@ class Node:
         if sources and kind in ("file", "directory"):
             self.finding.announce([result.cid.multihash])
         return replace(result, sources=sources, seconds=trio.current_time() - begun)
+
+    async def _origin(
+        self, stack: contextlib.AsyncExitStack, root: CID, plan: Plan, session: SessionHandle
+    ) -> tuple[Origin | None, Claim | None]:
+        """What finds out for whom it is that is loaded, and the claim of all that comes; None where all is public."""
+        if not plan.watched:
+            return None, None
+        if plan.known is None and await trio.to_thread.run_sync(self.repo.has_block, root.multihash) is not None:
+            return None, None  # it is here, and for everybody
+        claim = self.repo.access.claim(plan.known or NOBODY)
+        await trio.to_thread.run_sync(claim.__enter__)
+        stack.push_async_exit(_in_thread(claim))
+
+        def restricted(groups: frozenset[str]) -> None:
+            session.restrict(self.finding.members.admits(groups))
+
+        origin = Origin(
+            root,
+            claim,
+            self._members,
+            lambda peer: self._members_first.ask(peer, root.multihash),
+            groups=plan.groups,
+            known=plan.known,
+            told=plan.told,
+            restricted=restricted,
+        )
+        return origin, claim
 
     async def _directory(self, load: Load, root: CID, progress: Progress) -> None:
         """Load a directory. What was here and was removed meanwhile is loaded, too."""
@@ -427,20 +536,26 @@ class Node:
             else:
                 return
 
-    async def _whole_file(self, load: Load, cid: CID, providers: Iterable[str]) -> tuple[Path, int]:
-        """Load a file once, however many ask for it at the same time: later ones lend their providers and wait."""
+    async def _whole_file(
+        self, load: Load, cid: CID, providers: Iterable[str], groups: frozenset[str] | None
+    ) -> tuple[Path, int]:
+        """Load a file once, however many ask for it at the same time: later ones lend their providers and wait.
+
+        Only those wait for each other that may ask the same peers.
+        """
+        key = cid, groups
         while True:
-            running = self._whole_loads.get(cid)
+            running = self._whole_loads.get(key)
             if running is None:
                 break
             running[0].add_providers(providers)
             await running[1].wait()  # that load watches the clock
         done = trio.Event()
-        self._whole_loads[cid] = (load, done)
+        self._whole_loads[key] = (load, done)
         try:
             return await load.file(cid)
         finally:
-            del self._whole_loads[cid]
+            del self._whole_loads[key]
             done.set()
 
     # --- what is going on
@@ -457,6 +572,16 @@ class Node:
             discovery=discovery_status(self.finding),
             traffic=TrafficStatus(**asdict(self.exchange.stats().total)),
         )
+
+
+def _in_thread(claim: AbstractContextManager[object]) -> Callable[..., Awaitable[bool | None]]:
+    """The end of a claim, which writes to the disk: it is waited for also where the load was cancelled."""
+
+    async def leave(*error: Any) -> bool | None:
+        with trio.CancelScope(shield=True):
+            return await trio.to_thread.run_sync(claim.__exit__, *error)
+
+    return leave
 
 
 def _open_database(path: Path) -> Database:

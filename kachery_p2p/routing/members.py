@@ -1,7 +1,7 @@
 """Who has a root that is for a group: its members, and nobody else.
 
-They are found in two ways. The list of members says where each said that it can be reached; those that are connected are
-asked anyway. And the DHTs and routers are asked for the keys under which members announce it (`routing.blinded`).
+They are found in two ways. The list of members says where each said that it can be reached; those that are connected
+are asked anyway. And the DHTs and routers are asked for the keys under which members announce it (`routing.blinded`).
 Anybody who saw such a key can put a record of himself under it. So whoever is found and is no member is left out: a
 question to him would tell him the CID.
 """

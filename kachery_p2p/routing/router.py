@@ -240,7 +240,7 @@ class Router:
     # --- one source -------------------------------------------------------------------------------------------------
 
     async def _ask(self, find: _Find, state: _SourceState, key: bytes) -> None:
-        """Ask one source for one key, and write down what it says. Nothing it does gets out of here but cancellation."""
+        """Ask one source for one key, and write down what it says. Nothing gets out of here but cancellation."""
         name = state.source.name
         if state.waiting >= limits.MAX_WAITING_PER_SOURCE:
             self._failed(state, "Too many finds wait for it; it was left out of some.")
@@ -279,9 +279,7 @@ class Router:
         state.last_seconds = trio.current_time() - begun
         self._remember(name, key, said)
 
-    async def _listen(
-        self, find: _Find, state: _SourceState, key: bytes, begun: float, said: list[Sighting]
-    ) -> None:
+    async def _listen(self, find: _Find, state: _SourceState, key: bytes, begun: float, said: list[Sighting]) -> None:
         named: dict[str, set[str]] = {}
         heard = 0
         async with contextlib.aclosing(state.source.find_providers(key)) as providers:

@@ -41,6 +41,7 @@ from kachery_p2p.gateway.server import ipld, limits
 from kachery_p2p.gateway.server.limits import GatewayLimits
 
 if TYPE_CHECKING:
+    from kachery_p2p.access.gate import Gate
     from kachery_p2p.repo.contents import Contents
 
 T = TypeVar("T")
@@ -131,17 +132,25 @@ class ResolvedPath:
 
 
 class Content:
-    """Reads what is here.
+    """Reads what is here, as far as everyone may see it; `for_user` reads all of it.
 
     Args:
         fetch: how to get what is not here; None where only what is here is served.
         bounds: what is given to one reader; `limits` afterwards.
+        gate: decides what everyone may see; None where that is all there is.
     """
 
-    def __init__(self, repo: Contents, fetch: Fetch | None = None, bounds: GatewayLimits = limits.DEFAULTS) -> None:
+    def __init__(
+        self,
+        repo: Contents,
+        fetch: Fetch | None = None,
+        bounds: GatewayLimits = limits.DEFAULTS,
+        gate: Gate | None = None,
+    ) -> None:
         self.limits = bounds
         self._repo = repo
-        self._fetch = fetch
+        self._gate = gate
+        self._own_fetch = fetch
         self._readers = trio.CapacityLimiter(limits.MAX_READERS)
         self._fetches = trio.CapacityLimiter(limits.MAX_FETCHES)
         self._listers = trio.CapacityLimiter(limits.MAX_LISTERS)
@@ -153,11 +162,38 @@ class Content:
         """Whether what is not here is fetched."""
         return self._fetch is not None
 
+    @property
+    def _fetch(self) -> Fetch | None:
+        """How to get what is not here.
+
+        A node fetches with the rights of its user, and from the groups that it is in; it also takes what is here
+        already, whoever it is for. So nothing is fetched for strangers where anything is not for everyone.
+        """
+        return None if self._gate is not None and self._gate.guards() else self._own_fetch
+
     def only_here(self) -> Content:
         """The same without the network."""
         here = copy.copy(self)
-        here._fetch = None
+        here._own_fetch = None
         return here
+
+    def for_user(self) -> Content:
+        """All of it, for the user of this machine."""
+        own = copy.copy(self)
+        own._gate = None
+        return own
+
+    @property
+    def guards(self) -> bool:
+        """Whether something that is here may be hidden from whoever asks."""
+        return self._gate is not None and self._gate.any_restricted()
+
+    async def is_hidden(self, cid: CID) -> bool:
+        """Whether somebody may see a block, and whoever asks here may not."""
+        gate = self._gate
+        if gate is None:
+            return False
+        return bool(await self.in_thread(lambda: gate.hidden(None, [cid.multihash])))
 
     # --- finding
 
@@ -171,7 +207,8 @@ class Content:
             NotALink: the path ends inside a block.
             MalformedDag, UnsupportedCID: a block on the way cannot be read.
         """
-        node = None if names else self._repo.file_nodes.get(root)
+        # Where a look at the gate is needed, it is taken in a thread.
+        node = None if names or self.guards else self._repo.file_nodes.get(root)
         if node is not None:
             return ResolvedPath(root, node.block, (root,), (), node)
         return await self._with_fetch(lambda: self._find(root, names), root, names)
@@ -282,7 +319,7 @@ class Content:
         Raises:
             BlockUnavailable: the repo does not have it.
         """
-        block = self._repo.get_block(cid.multihash)
+        block = self._repo.get_block(self._seen(cid).multihash)
         if block is None:
             raise BlockUnavailable(cid)
         return block
@@ -295,16 +332,26 @@ class Content:
         """
         if cid.codec != DAG_PB:
             return None
-        node = self._repo.file_nodes.get(cid)
+        seen = self._seen(cid)
+        node = self._repo.file_nodes.get(seen)
         if node is None:
-            block = self.block(cid)
+            block = self._repo.get_block(seen.multihash)
+            if block is None:
+                raise BlockUnavailable(cid)
             with contextlib.suppress(MalformedDag, UnsupportedCID, IsADirectory, NotAFile, BlockTooLarge):
                 node = self._repo.file_nodes.decode(cid, block)
         return node
 
     def has(self, cid: CID) -> bool:
         """Whether the repo has a block, as far as its catalog knows."""
-        return self._repo.has_block(cid.multihash) is not None
+        return self._repo.has_block(self._seen(cid).multihash) is not None
+
+    def _seen(self, cid: CID) -> CID:
+        """In a thread: what the repo is asked for. In place of what whoever asks may not see, that is nothing."""
+        if self._gate is None:
+            return cid
+        (seen,) = self._gate.as_seen(None, (cid.multihash,))
+        return cid if seen is cid.multihash else CID(cid.version, cid.codec, seen)
 
     async def in_thread(self, work: Callable[[], T], *, limiter: trio.CapacityLimiter | None = None) -> T:
         """Run something that reads the disk, besides the other readers of this gateway."""
@@ -380,7 +427,7 @@ class Content:
         # A file that is here as a whole is read as such. One that is not, or is not as it was, block by block.
         while start < end:
             after = min(end, start + limits.PIECE)
-            data = await self.in_thread(lambda start=start, after=after: self._repo.read_file(found.cid, start, after))
+            data = await self.in_thread(lambda start=start, after=after: self._read_file(found.cid, start, after))
             if data is None:
                 break
             start = after
@@ -404,6 +451,10 @@ class Content:
         async with contextlib.aclosing(self._fetched(found.cid, start, end)) as fetched:
             async for piece in fetched:
                 yield piece
+
+    def _read_file(self, cid: CID, start: int, end: int) -> bytes | None:
+        """In a thread: bytes of a file that is here as a whole. Who may see it is asked for each piece."""
+        return self._repo.read_file(self._seen(cid), start, end)
 
     def _read(self, walk: FileWalk, found: ResolvedPath) -> bytes:
         """In a thread: what the next blocks carry."""

@@ -41,6 +41,7 @@ from kachery_p2p.turns import Allowance, Pool
 if TYPE_CHECKING:
     from hypercorn.config import Config
 
+    from kachery_p2p.access.gate import Gate
     from kachery_p2p.repo.repo import Repo
 
 log = logging.getLogger("kachery_p2p.gateway")
@@ -87,6 +88,8 @@ class GatewayServer:
         agent: what it says it is.
         resolver: resolves `/ipns/` names; None where none are resolved.
         bounds: what it gives to those who read from it.
+        gate: decides what everyone may see; None where that is all there is.
+        token: reads the token with which the user sees the rest; see `token`.
 
     Raises:
         InvalidAddress: `address` is none.
@@ -107,10 +110,13 @@ class GatewayServer:
         agent: str = "kachery-cloud",
         resolver: NameSource | None = None,
         bounds: GatewayLimits = limits.DEFAULTS,
+        gate: Gate | None = None,
+        token: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._limits = bounds
         self._host, self._port = parse_address(address)
-        self._app = GatewayApp(Content(repo.own, fetch, bounds), names=names, agent=agent, resolver=resolver)
+        content = Content(repo.own, fetch, bounds, gate)
+        self._app = GatewayApp(content, names=names, agent=agent, resolver=resolver, token=token)
         self._connections: set[_Guarded] = set()
         self._max_connections = min(bounds.max_connections, descriptors.shares().gateway)
         self._refusals = 0
@@ -139,7 +145,7 @@ class GatewayServer:
         self._port = listeners[0].socket.getsockname()[1]
         self._config = await trio.to_thread.run_sync(_http_config, self._limits)
         if not ipaddress.ip_address(self._host).is_loopback:
-            log.warning("The gateway at %s can be used by other machines, for everything that is here.", self.url)
+            log.warning("The gateway at %s can be used by other machines, for what is here for everyone.", self.url)
         async with trio.open_nursery() as nursery:
             try:
                 nursery.start_soon(self._watch)

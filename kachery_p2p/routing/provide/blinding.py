@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Protocol
 
 from kachery_p2p.access.audience import Audience
+from kachery_p2p.access.gate import NoMembers
 from kachery_p2p.access.interfaces import Audiences, GroupSecrets, Memberships
 from kachery_p2p.routing import blinded
 
@@ -25,6 +26,14 @@ _STROKE = 1000
 
 class Members(Memberships, GroupSecrets, Protocol):
     """Who is in which group, and the secrets of the groups."""
+
+
+class NoGroups(NoMembers):
+    """The same of a machine that is in no group, and whose user has no other machines."""
+
+    def secrets_of(self, group: str) -> tuple[bytes, ...]:
+        """None."""
+        return ()
 
 
 class Blinding:
