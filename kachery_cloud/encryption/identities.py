@@ -15,27 +15,28 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kachery_cloud.encryption.groups import Secrets, group_secrets
 from kachery_cloud.encryption.header import Header
 from kachery_cloud.encryption.stanzas import Identity, Passphrase, SSHIdentity, X25519Identity
-from kachery_cloud.encryption.stream import check_header, derived
+from kachery_cloud.encryption.stream import check_header
 from kachery_cloud.errors import ConfigError, InvalidArgument, NoDecryptionKey, NoPermission
 from kachery_p2p import private
+from kachery_p2p.membership.ids import derived_key
 from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import read_own_file
 
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
-    from kachery_p2p.access.interfaces import GroupSecrets
 
 #: The file of this machine's own key.
 KEY_NAME = "age.key"
-#: What an X25519 key of a group is derived for. Another one for another use, or another format.
-_GROUP_INFO = b"kachery-cloud age X25519 v1"
+#: What an X25519 key of a group is derived for.
+_GROUP_PURPOSE = b"kachery age X25519 1"
 #: Bytes of a file of keys, and of one with a passphrase.
 _MAX_KEYS = 1 << 20
 _MAX_PASSPHRASE = 1 << 16
@@ -44,7 +45,7 @@ _SSH_FILES = ("id_ed25519", "id_rsa")
 
 def group_identity(secret: bytes) -> X25519Identity:
     """The age key that all have who know a secret of a group (32 bytes)."""
-    return X25519Identity(derived(secret, b"", _GROUP_INFO))
+    return X25519Identity(derived_key(secret, _GROUP_PURPOSE))
 
 
 # --- this machine's own ----------------------------------------------------------------------------------------------
@@ -221,8 +222,7 @@ class Keyring:
     Args:
         config: of the data directory.
         link: the key of a link.
-        secrets: those of groups; None where this machine is in none.
-        groups: the IDs of the groups that it is in.
+        secrets: those of the groups that this machine is or was in.
         ask: asks for a passphrase; None where nobody can be asked.
     """
 
@@ -231,14 +231,12 @@ class Keyring:
         config: Config,
         link: str | None = None,
         *,
-        secrets: GroupSecrets | None = None,
-        groups: Iterable[str] = (),
+        secrets: Secrets | None = None,
         ask: Callable[[str], str | None] | None = ask_passphrase,
     ) -> None:
         self._config = config
         self._link = link
-        self._secrets = secrets
-        self._groups = tuple(groups)
+        self._groups = {} if secrets is None else secrets.known
         self._ask = ask
 
     def file_key(self, header: Header, name: str) -> bytes:
@@ -268,8 +266,8 @@ class Keyring:
         own = kept_identity(self._config)
         if own is not None:
             yield own
-        for group in self._groups if self._secrets is not None else ():
-            for secret in self._secrets.secrets_of(group):  # type: ignore[union-attr]
+        for secrets in self._groups.values():
+            for secret in secrets:
                 yield group_identity(secret)
         for path in _named_files():
             yield from _read_keys(path)
@@ -300,7 +298,8 @@ class Keyring:
             if kind in kinds
         ]
         what = "; ".join(counted) or "keys of a kind that is not known here"
-        tried = f" The keys of {len(self._groups)} groups were tried." if self._groups else ""
+        count = len(self._groups)
+        tried = f" The keys of {count} group{'s' if count > 1 else ''} were tried." if count else ""
         link = " The key in the link does not open it: perhaps it is that of another file." if self._link else ""
         return NoDecryptionKey(
             f"{name} is encrypted, and no key that opens it is here. It was encrypted for {what}.{tried}{link} Ask "
@@ -324,15 +323,4 @@ def _unwrapped(header: Header, identity: Identity) -> bytes | None:
 
 def keyring(config: Config, link: str | None = None) -> Keyring:
     """The keys of a data directory, those of its groups among them."""
-    secrets, groups = known_groups(config)
-    return Keyring(config, link, secrets=secrets, groups=groups)
-
-
-def known_groups(config: Config) -> tuple[GroupSecrets | None, Sequence[str]]:
-    """The secrets of the groups that this machine is in, and their IDs."""
-    try:
-        from kachery_p2p.membership import groups_of_directory  # type: ignore[import-not-found]
-    except ImportError:
-        return None, ()
-    found = groups_of_directory(config.directory)
-    return found, sorted(found.own_groups())
+    return Keyring(config, link, secrets=group_secrets(config))

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from kachery_cloud.encryption.identities import group_identity, known_groups, own_identity
+from kachery_cloud.encryption.groups import Secrets, group_secrets
+from kachery_cloud.encryption.identities import group_identity, own_identity
 from kachery_cloud.encryption.stanzas import Passphrase
 from kachery_cloud.errors import ConfigError, FileMissing, InvalidArgument
 from kachery_p2p.oserrors import explained
@@ -28,7 +29,6 @@ from kachery_p2p.text import shown
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.access.audience import Audience
-    from kachery_p2p.access.interfaces import GroupSecrets
 
 Encrypt: TypeAlias = "bool | str | os.PathLike[str] | Passphrase | Sequence[str | os.PathLike[str]] | None"
 _MAX_FILE = 1 << 20
@@ -77,25 +77,28 @@ def recipients_for(config: Config, encrypt: Encrypt, audience: Audience | None =
     return Recipients(tuple(sorted(keys)))
 
 
-def audience_keys(config: Config, audience: Audience, secrets: GroupSecrets | None = None) -> set[str]:
+def audience_keys(config: Config, audience: Audience, secrets: Secrets | None = None) -> set[str]:
     """The recipients of the groups in an audience, by their secrets of today.
+
+    Args:
+        config: of the data directory.
+        audience: whose groups are meant. Where it is for everybody, or for the user's own machines, there are none.
+        secrets: those of groups; of the data directory where None.
 
     Raises:
         ConfigError: this machine does not have the secret of one.
     """
     from kachery_p2p.access.audience import OWN
 
-    if secrets is None:
-        secrets = known_groups(config)[0]
     found: set[str] = set()
-    for group in audience.groups - {OWN}:
-        known = () if secrets is None else secrets.secrets_of(group)
-        if not known:
+    for group in sorted(audience.groups - {OWN}):
+        secrets = group_secrets(config) if secrets is None else secrets
+        if group not in secrets.today:
             raise ConfigError(
-                f"This machine is not in the group {group}, so nothing can be encrypted for it. kachery-cloud group "
-                "list shows those that it is in."
+                f"This machine does not have today's secret of the group {group}, so nothing can be encrypted for it. "
+                "It comes when it meets another member; kachery-cloud group list shows the groups that it is in."
             )
-        found.add(group_identity(known[0]).recipient)
+        found.add(group_identity(secrets.secrets_of(group)[0]).recipient)
     return found
 
 
