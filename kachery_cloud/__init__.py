@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kachery_cloud.auditing import Access, Audit, access, audit
     from kachery_cloud.cars import export_car, import_car
     from kachery_cloud.comparing import diff
+    from kachery_cloud.encryption.stanzas import Passphrase
     from kachery_cloud.inventory import Item, Items, UsageRow, UsageTable, du
     from kachery_cloud.inventory import list as list
     from kachery_cloud.inventory_move import move
@@ -75,6 +76,7 @@ __all__ = [
     "Items",
     "KacheryFile",
     "NpyFile",
+    "Passphrase",
     "Progress",
     "RemovedItem",
     "UsageRow",
@@ -153,6 +155,7 @@ _HOMES = (
     "auditing",
     "inventory_removal",
     "inventory_move",
+    "encryption.stanzas",
     "opening.file",
     "opening.npy",
 )

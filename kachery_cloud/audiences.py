@@ -291,9 +291,10 @@ def _joined(words: Sequence[str]) -> str:
 # --- said when something is stored -----------------------------------------------------------------------------------
 
 
-def stored_uri(repo: Repo, cid: CID, label: str | None) -> str:
+def stored_uri(repo: Repo, cid: CID, label: str | None, encryption: str | None = None) -> str:
     """The URI of something that was stored, with the groups whose members may load it."""
-    return format_uri(str(cid), label=label, groups=uri_groups(audience_here(repo, cid)))
+    groups = uri_groups(audience_here(repo, cid))
+    return format_uri(str(cid), label=label, groups=groups, encryption=encryption)
 
 
 def audience_of_uri(config: Config, uri: ContentURI) -> Audience:

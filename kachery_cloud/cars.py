@@ -18,16 +18,19 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from kachery_cloud.arguments import binary_stream, check_flags, path_text, text_list
 from kachery_cloud.car_parts import CarPart, car_part, in_the_way
+from kachery_cloud.encryption.leaving import to_export
+from kachery_cloud.encryption.records import EncryptedRoots
 from kachery_cloud.errors import FileMissing, InvalidArgument, IsADirectory, NoPermission, NotAFile
 from kachery_cloud.local import BlockNotLocal, LocalContent, repository, resolve_local
 from kachery_cloud.progress import progress_bar
 from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
-from kachery_cloud.uri import format_uri
+from kachery_cloud.uri import AGE, format_uri
 from kachery_p2p.oserrors import explained
 
 if TYPE_CHECKING:
+    from kachery_cloud.encryption.recipients import Encrypt
     from kachery_cloud.progress import Update
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.load.cars import CarRead, CarWritten
@@ -91,6 +94,8 @@ def export_car(
     dest: str | os.PathLike[str] | BinaryIO,
     *,
     overwrite: bool = False,
+    encrypt: Encrypt = None,
+    plain: bool = False,
     local_only: bool = False,
     providers: Sequence[str] = (),
     timeout: float | None = None,
@@ -105,12 +110,16 @@ def export_car(
         uris: one, or several; each may have a path.
         dest: where the CAR file is to be, or a binary file to write it to.
         overwrite: whether a file that is at `dest` is replaced.
+        encrypt: write encrypted copies of what is not encrypted yet, as for `store_file`; those whom it is for can
+            decrypt them, too. They are stored here, and have URIs of their own.
+        plain: write what is not for everybody as it is.
         local_only: do not use the network: what is not here is an error.
         providers: as for `load_file`.
         timeout: as for `load_file`.
 
     Raises:
         FileExists: something is at `dest`.
+        NoPermission: something is not for everybody, and neither `encrypt` nor `plain` was said.
         ContentNotFound: a part of it is not here (`local_only`), or cannot be loaded.
         KacheryError: what `load_file` raises.
 
@@ -118,7 +127,9 @@ def export_car(
         >>> kcl.export_car(uri, "/media/disk/session.car").blocks
         4
     """
-    check_flags(overwrite=overwrite, local_only=local_only)
+    check_flags(overwrite=overwrite, plain=plain, local_only=local_only)
+    if plain and encrypt is not None and encrypt is not False:
+        raise InvalidArgument("encrypt and plain are opposites. Say one of them.")
     given = text_list([uris] if isinstance(uris, str) else uris, "uris")
     if not given:
         raise InvalidArgument("There is no URI to export.")
@@ -130,8 +141,9 @@ def export_car(
     else:
         target = Path(path_text(dest, "The destination"))
         _check_target(target, overwrite)
-    roots = [_whole(request) for request in requests]
-    repo = repository(requests[0].config)
+    config = requests[0].config
+    repo = repository(config)
+    roots = to_export(config, [_whole(request) for request in requests], encrypt=encrypt, plain=plain)
     kept = 0
     if target is None:
         written = _write(repo, roots, dest)  # type: ignore[arg-type]
@@ -143,7 +155,8 @@ def export_car(
                 tell(f"Going on with {target}: the {part.found:,} bytes that are there are compared first.")
             written = _write(repo, roots, part)
             kept = part.kept
-    named = tuple(format_uri(str(root)) for root in roots)
+    encrypted = EncryptedRoots(repo).all()
+    named = tuple(format_uri(str(root), encryption=AGE if str(root.to_v1()) in encrypted else None) for root in roots)
     return ExportedCar(named, None if target is None else str(target), written.blocks, written.size, kept)
 
 

@@ -39,7 +39,7 @@ from kachery_cloud.errors import (
 )
 from kachery_cloud.local import BlockNotLocal, list_local, repository, resolve_local
 from kachery_cloud.opening.asking import Steps, ask, run_async
-from kachery_cloud.opening.content import Content
+from kachery_cloud.opening.decrypting import AnyContent, open_content
 from kachery_cloud.opening.entries import Lately, info_of, kind_here, side_by_side
 from kachery_cloud.opening.extents import Range
 from kachery_cloud.opening.file import KacheryFile
@@ -54,11 +54,16 @@ from kachery_cloud.placing import copy_into_place
 from kachery_cloud.publishing import follow
 from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
-from kachery_cloud.uri import format_uri, parse_name_uri, parse_uri
+from kachery_cloud.uri import AGE, format_uri, parse_name_uri, parse_uri
 
 if TYPE_CHECKING:
     from kachery_cloud.audiences import To
     from kachery_p2p.dag.directory import HamtEntry
+
+#: What a query begins with; any other "?" stands for a letter.
+_PARAMETERS = ("label=", "provider=", "group=", "encryption=")
+#: What the path of something that is to be decrypted begins with; as in a URI with notes.
+_ENCRYPTED = f"encryption={AGE}@"
 
 
 class KacheryFileSystem(AsyncFileSystem):
@@ -88,6 +93,8 @@ class KacheryFileSystem(AsyncFileSystem):
     async_impl = True
     _providers_of: ClassVar[Lately[tuple[str, ...]]] = Lately(KNOWN_PROVIDERS)
     _groups_of: ClassVar[Lately[tuple[str, ...]]] = Lately(KNOWN_GROUPS)
+    #: The keys of links. A path has none: paths are listed, logged and kept.
+    _keys_of: ClassVar[Lately[str]] = Lately(KNOWN_PROVIDERS)
 
     def __init__(
         self,
@@ -106,7 +113,7 @@ class KacheryFileSystem(AsyncFileSystem):
         self.local_only = local_only
         self.read_ahead = read_ahead
         self._infos: Lately[dict[str, Any]] = Lately(KNOWN_PATHS)
-        self._files: Lately[Content] = Lately(OPEN_FILES)
+        self._files: Lately[AnyContent] = Lately(OPEN_FILES)
 
     # --- paths
 
@@ -123,7 +130,7 @@ class KacheryFileSystem(AsyncFileSystem):
         if not rest.strip("/"):
             return ""
         before, _, query = rest.partition("?")
-        if "/" in before.rstrip("/") and query and not query.startswith(("label=", "provider=", "group=")):
+        if "/" in before.rstrip("/") and query and not query.startswith(_PARAMETERS):
             # A pattern, in which "?" is any letter: `ipfs://CID/day?.csv`.
             head, _, pattern = rest.partition("/")
             uri = parse_uri("ipfs://" + head)
@@ -135,14 +142,22 @@ class KacheryFileSystem(AsyncFileSystem):
             cls._providers_of.put(uri.cid, uri.providers)
         if uri.groups:
             cls._groups_of.put(uri.cid, uri.groups)
-        return "/".join((uri.cid, *names))
+        if uri.key:
+            cls._keys_of.put(uri.cid, uri.key)
+        # What is encrypted and what it decrypts to are two things, so they have two paths.
+        return "/".join((_ENCRYPTED + uri.cid if uri.encryption else uri.cid, *names))
 
     def unstrip_protocol(self, name: str) -> str:
         """The URI of a path."""
         if _without_scheme(name) is not None:
             return name
-        cid, *names = self._strip_protocol(name).split("/")
-        return format_uri(cid, names, groups=self._groups_for(cid)) if cid else "ipfs://"
+        root, *names = self._strip_protocol(name).split("/")
+        return self._uri_of(root, names) if root else "ipfs://"
+
+    def _uri_of(self, root: str, names: Sequence[str]) -> str:
+        cid = root.removeprefix(_ENCRYPTED)
+        encryption = AGE if cid != root else None
+        return format_uri(cid, names, groups=self._groups_for(cid), encryption=encryption)
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
@@ -159,12 +174,14 @@ class KacheryFileSystem(AsyncFileSystem):
         return tuple(dict.fromkeys((*self.groups, *(self._groups_of.get(cid) or ()))))
 
     def _request(self, path: str) -> Request:
-        cid, *names = self._strip_protocol(path).split("/")
-        if not cid:
+        root, *names = self._strip_protocol(path).split("/")
+        if not root:
             raise InvalidURI("ipfs:// alone has no list of what is in it. Name a file or folder: ipfs://CID.")
+        cid = root.removeprefix(_ENCRYPTED)
+        key = self._keys_of.get(cid) if cid != root else None
         providers = (*self.providers, *(self._providers_of.get(cid) or ()))
         return Request(
-            format_uri(cid, names, groups=self._groups_for(cid)),
+            self._uri_of(root, names) + (f"#key={key}" if key else ""),
             local_only=self.local_only,
             providers=list(dict.fromkeys(providers)),
             timeout=self.timeout,
@@ -205,6 +222,10 @@ class KacheryFileSystem(AsyncFileSystem):
                     raise
                 return info_of(path, cid, ("link", 0))
             cid, kind = result.cid, ("directory" if result.size is None else "file", result.size)
+        if request.uri.encryption and kind[0] == "file":
+            content = yield from open_content(request, 0)
+            content.close()
+            kind = "file", content.size
         return info_of(path, cid, kind)
 
     async def _ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
@@ -239,7 +260,7 @@ class KacheryFileSystem(AsyncFileSystem):
         waiting: list[tuple[int, Steps[dict[str, Any]]]] = []
         for place, entry in enumerate(entries):
             name = f"{path}/{entry.name}"
-            if entry.cid.codec == RAW and entry.tsize is not None:
+            if entry.cid.codec == RAW and entry.tsize is not None and not path.startswith(_ENCRYPTED):
                 found.append(info_of(name, entry.cid, ("file", entry.tsize)))
             else:
                 found.append(self._infos.get(name))
@@ -260,6 +281,12 @@ class KacheryFileSystem(AsyncFileSystem):
     def _all_of(self, path: str) -> Steps[bytes]:
         """All bytes of a file, which is loaded as every other."""
         request = self._request(path)
+        if request.uri.encryption:
+            content = yield from open_content(request, self.read_ahead)
+            try:
+                return (yield from content.read(0, content.size))
+            finally:
+                content.close()
         found = request.local()
         if found is not None:
             with found.open() as file:
@@ -272,7 +299,7 @@ class KacheryFileSystem(AsyncFileSystem):
         """Some bytes of a file, of which only these are fetched."""
         content = self._files.get(path)
         if content is None:
-            content = yield from Content(self._request(path), self.read_ahead).open()
+            content = yield from open_content(self._request(path), self.read_ahead)
             self._files.put(path, content)
         ranges: list[Range] = []
         for each in slices:
@@ -337,7 +364,7 @@ class KacheryFileSystem(AsyncFileSystem):
             _refuse(f"open {path} to write to it")
         request = self._request(path)
         return KacheryFile(
-            request.uri.source,
+            request.uri.source + (f"#key={request.uri.key}" if request.uri.key else ""),
             local_only=self.local_only,
             providers=request.providers,
             timeout=self.timeout,
@@ -385,11 +412,12 @@ class KacheryFileSystem(AsyncFileSystem):
         """Where a file is, after it was loaded."""
         request = self._request(path)
         found = request.local(needs_path=True)
-        if found is not None and found.path is not None:
-            return found.path
-        result = yield from ask(request, "file")
-        assert result.path is not None, "a file that was loaded has a path"
-        return Path(result.path)
+        if found is None or found.path is None:
+            result = yield from ask(request, "file")
+            assert result.path is not None, "a file that was loaded has a path"
+            if not request.uri.encryption:
+                return Path(result.path)
+        return request.file()  # it is here, so this waits for nothing; what is encrypted is decrypted
 
     def ukey(self, path: str) -> str:
         """The CID of what is at a path: it changes with the bytes, and never without."""

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kachery_cloud.arguments import check_flags
 from kachery_cloud.audiences import chosen, groups_here, uri_groups, words_of
+from kachery_cloud.encryption.plain import PlainCopies
+from kachery_cloud.encryption.records import EncryptedRoots
 from kachery_cloud.errors import InvalidArgument
 from kachery_cloud.inventory_tables import Column, Table, html_of, size_text, text_table, time_text
 from kachery_cloud.local import outbox, repository
 from kachery_cloud.settings.config import load_config
-from kachery_cloud.uri import ContentURI, format_uri
+from kachery_cloud.uri import AGE, ContentURI, format_uri
 from kachery_p2p.access.audience import OWN, PUBLIC
 from kachery_p2p.text import shown
 
@@ -63,6 +65,7 @@ class Item:
         shared: the data directory of others that it is in; None where it is in your own.
         visibility: who may load it from here, as `to` of `store_file` takes it: names of groups, "private", "public".
         groups: the IDs of these groups.
+        encryption: "age" where it was stored encrypted; `size` is that of the cipher text then.
     """
 
     uri: str
@@ -82,6 +85,7 @@ class Item:
     shared: str | None = None
     visibility: tuple[str, ...] = ("public",)
     groups: tuple[str, ...] = ()
+    encryption: str | None = None
 
     def _repr_html_(self) -> str:
         return html_of([self], _COLUMNS)
@@ -99,6 +103,10 @@ def _state(item: Item) -> str:
     if item.kind == "partial" and item.size:
         return f"{min(99, round(100 * item.here / item.size))} %"
     return "yes" if item.complete else item.problem or "no"
+
+
+def _uri_of(item: Item) -> ContentURI:
+    return ContentURI(item.cid, label=item.label, groups=item.groups, encryption=item.encryption)
 
 
 def _pins(item: Item) -> str:
@@ -121,7 +129,7 @@ _COLUMNS: tuple[Column[Item], ...] = (
     Column("complete", _state),
     Column("pinned", _pins),
     Column("in", lambda item: item.shared or ""),
-    Column("uri", lambda item: ContentURI(item.cid, label=item.label, groups=item.groups).pasteable),
+    Column("uri", lambda item: _uri_of(item).pasteable),
 )
 
 
@@ -150,8 +158,8 @@ class UsageRow:
     Attributes:
         what: "stored", "loaded", "partial", "unlisted" (files of stores and loads that were interrupted), "holes" (what
             removed small files have left), "damaged" (copies that were set aside), "unfinished" (stores under way),
-            "catalog" (with the records beside it); "linked" files lie elsewhere and take no room here, nor do those of
-            each shared directory ("in", and its path).
+            "catalog" (with the records beside it), "plain" (copies of what was decrypted); "linked" files lie elsewhere
+            and take no room here, nor do those of each shared directory ("in", and its path).
         files: how many.
         bytes: of them.
         here: whether they take room in the data directory.
@@ -246,6 +254,9 @@ def du() -> UsageTable:
     """
     repo = repository(load_config())
     rows = [UsageRow(row.what, row.files, row.bytes, here=row.what != "linked") for row in repo.usage.read()]
+    copies = builtins.list(PlainCopies(repo).all())
+    if copies:
+        rows.insert(-1, UsageRow("plain", len(copies), sum(copy.size for copy in copies)))
     for state in repo.layers.states():
         stats = state.stats
         if stats is not None:
@@ -258,17 +269,19 @@ def du() -> UsageTable:
 
 
 class Visibilities:
-    """For whom the roots of a repo are, looked up once for all."""
+    """For whom the roots of a repo are, and which are encrypted, looked up once for all."""
 
     def __init__(self, config: Config, repo: Repo) -> None:
         restricted = repo.access.roots() if repo.access.any_restricted() else ()
         self._audiences = {bytes(cid.to_v1()): audience for cid, audience in restricted}
         self._groups = groups_here(config) if self._audiences else ()
+        self._encrypted = EncryptedRoots(repo).all()
 
-    def of(self, root: KeptRoot) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The words for it, and the IDs of its groups."""
+    def of(self, root: KeptRoot) -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
+        """The words for it, the IDs of its groups, and how it is encrypted."""
         audience = self._audiences.get(root.key, PUBLIC)
-        return words_of(audience, self._groups), uri_groups(audience)
+        encryption = AGE if self._encrypted and str(root.cid.to_v1()) in self._encrypted else None
+        return words_of(audience, self._groups), uri_groups(audience), encryption
 
 
 def _is_for(item: Item, wanted: Audience) -> bool:
@@ -284,11 +297,11 @@ def item_of(
     known: Visibilities | None = None,
 ) -> Item:
     """A root as it is listed; of the directory of others that it is in, where it is in one."""
-    visibility, groups = (("public",), ()) if known is None else known.of(root)
+    visibility, groups, encryption = (("public",), (), None) if known is None else known.of(root)
     labels = tuple(label.text for label in root.labels)
     label = labels[0] if labels else None
     return Item(
-        uri=format_uri(str(root.cid), label=label, groups=groups),
+        uri=format_uri(str(root.cid), label=label, groups=groups, encryption=encryption),
         label=label,
         kind=kind_of(root),
         directory=root.directory,
@@ -305,6 +318,7 @@ def item_of(
         shared=None if shared is None else str(shared),
         visibility=visibility,
         groups=groups,
+        encryption=encryption,
     )
 
 

@@ -156,7 +156,8 @@ def follow(config: Config, named: NameURI, *, local_only: bool = False, timeout:
         request = ResolveRequest(named.name, min(timeout, RESOLVE_TIMEOUT))
         path = get_connection(config).resolve(request).path
     target = parse_uri(_uri_of_path(path))
-    return ContentURI(target.cid, (*target.path, *named.path), named.label, named.providers, named.groups)
+    path_in = (*target.path, *named.path)
+    return ContentURI(target.cid, path_in, named.label, named.providers, named.groups, named.encryption, named.key)
 
 
 def _own_path(config: Config, name: str) -> str | None:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from kachery_cloud.arguments import check_flags, path_text, read_piece, text_list
-from kachery_cloud.errors import FileMissing, IsADirectory, NotADirectory
+from kachery_cloud.errors import FileMissing, InvalidArgument, IsADirectory, NotADirectory
 from kachery_cloud.local import repository
 from kachery_cloud.progress import progress_bar
 from kachery_cloud.spool import Spool, check_size
 from kachery_cloud.terminal import tell
 
 if TYPE_CHECKING:
+    from kachery_cloud.encryption.recipients import Encrypt, Recipients
     from kachery_cloud.pinning import Plan
     from kachery_cloud.settings.config import Config
     from kachery_p2p.access.audience import Audience
@@ -42,10 +43,13 @@ def put_file(
     plan: Plan | None = None,
     label: str | None = None,
     audience: Audience | None = None,
+    recipients: Recipients | None = None,
     rehash: bool = False,
 ) -> Stored:
     """Store or link one file in the repo, with a bar where it takes long."""
     path = checked_path(filename)
+    if recipients is not None and linked:
+        raise _refuse_linked()
     if os.path.isdir(path):
         raise IsADirectory(
             f"{path} is a directory. Use store_dir (kachery-cloud-store --recursive) to store it with all its files."
@@ -59,6 +63,14 @@ def put_file(
             check_size(config, size, str(path))
         if plan is not None:
             plan.check(config, size, str(path))
+    if recipients is not None:
+        from kachery_cloud.encryption.storing import store_file_encrypted
+
+        def admit(done: int) -> None:
+            _check_read(config, done, path, linked, plan)
+
+        _say(verbose, f"Encrypting {path}")
+        return store_file_encrypted(config, path, recipients, profile, admit, label, audience)
     repo = repository(config)
     doing = "Linking" if linked else "Storing"
     _say(verbose, f"{doing} {path}")
@@ -94,8 +106,11 @@ def put_directory(
     plan: Plan | None = None,
     label: str | None = None,
     audience: Audience | None = None,
+    recipients: Recipients | None = None,
 ) -> Stored:
     """Store a folder in the repo."""
+    if recipients is not None and options.link:
+        raise _refuse_linked()
     path = checked_path(filename)
     if not os.path.lexists(path):
         raise FileMissing(f"There is no folder {path}.")
@@ -111,6 +126,10 @@ def put_directory(
             admit(done)
             update(done, total)
 
+        if recipients is not None:
+            from kachery_cloud.encryption.storing import store_directory_encrypted
+
+            return store_directory_encrypted(config, path, options, recipients, profile, admit, update, label, audience)
         repo = repository(config)
         return repo.store_directory(
             path, profile=profile, progress=watch, options=options, admit=admit, label=label, audience=audience
@@ -125,12 +144,22 @@ def put_stream(
     plan: Plan | None = None,
     label: str | None = None,
     audience: Audience | None = None,
+    recipients: Recipients | None = None,
 ) -> Stored:
     """Store what an open file still has to give.
 
     Raises:
         InvalidArgument: it gives no bytes.
     """
+    if recipients is not None:
+        from kachery_cloud.encryption.storing import store_stream_encrypted
+
+        def admit(done: int) -> None:
+            check_size(config, done, "The data")
+            if plan is not None:
+                plan.check(config, done, "The data")
+
+        return store_stream_encrypted(config, file, recipients, profile, admit, label, audience)
 
     def write(spool: BinaryIO) -> None:
         done = 0
@@ -143,17 +172,26 @@ def put_stream(
     return put_written(config, write, label, audience, profile=profile)
 
 
-def put_bytes(config: Config, data: Buffer, label: str | None = None, audience: Audience | None = None) -> Stored:
+def put_bytes(
+    config: Config,
+    data: Buffer,
+    label: str | None = None,
+    audience: Audience | None = None,
+    recipients: Recipients | None = None,
+) -> Stored:
     """Store some bytes in the repo."""
     check_size(config, len(data), "The value")
+    if recipients is not None:
+        return put_written(config, lambda file: file.write(data), label, audience, recipients)
     return repository(config).store_value(data, label=label, audience=audience)
 
 
 def put_written(
     config: Config,
-    write: Callable[[BinaryIO], None],
+    write: Callable[[BinaryIO], object],
     label: str | None = None,
     audience: Audience | None = None,
+    recipients: Recipients | None = None,
     *,
     profile: str | Profile | None = None,
 ) -> Stored:
@@ -162,12 +200,33 @@ def put_written(
     Small content goes through memory, large content through a temporary file of the data directory.
     """
     repo = repository(config)
+    if recipients is not None:
+        from kachery_cloud.encryption.storing import store_written_encrypted
+
+        return store_written_encrypted(config, write, recipients, profile, label, audience)
     with Spool(config) as spool:
         write(cast(BinaryIO, spool))
         return spool.store(repo, profile, label, audience)
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
+
+
+def recipients_of(config: Config, encrypt: Encrypt, audience: Audience | None) -> Recipients | None:
+    """Who can decrypt what is stored; None where it is not encrypted."""
+    if encrypt is None or encrypt is False:
+        return None
+    from kachery_cloud.encryption.recipients import recipients_for
+
+    return recipients_for(config, encrypt, audience)
+
+
+def _refuse_linked() -> InvalidArgument:
+    """The error for what is to be encrypted and linked."""
+    return InvalidArgument(
+        "A linked file is served from where it lies, as it is, so it cannot be encrypted. Store it (store_file, "
+        "kachery-cloud-store --encrypt): that makes an encrypted copy."
+    )
 
 
 def checked_path(filename: str | os.PathLike[str]) -> Path:

@@ -29,15 +29,17 @@ from kachery_cloud.putting import (
     put_file,
     put_stream,
     put_written,
+    recipients_of,
 )
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
-from kachery_cloud.uri import check_label
+from kachery_cloud.uri import AGE, check_label
 
 if TYPE_CHECKING:
     import numpy as np
 
     from kachery_cloud.audiences import To
+    from kachery_cloud.encryption.recipients import Encrypt, Recipients
     from kachery_cloud.pinning import Pin, Plan, Wait
     from kachery_cloud.settings.config import Config
     from kachery_p2p.access.audience import Audience
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 class _What(TypedDict):
     label: str | None
     audience: Audience | None
+    recipients: Recipients | None
 
 
 class _How(_What):
@@ -60,6 +63,7 @@ def store_file(
     *,
     label: str | None = None,
     to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
     profile: str | Profile | None = None,
@@ -82,6 +86,10 @@ def store_file(
         to: who may load it: the name or ID of a group whose members may, or a list of them; "private" for your own
             machines alone; "public" for everybody. Without it, what the setting `to` says; without that, everybody,
             or, for what is here already, those for whom it is. What is for groups has their IDs in its URI.
+        encrypt: store an age v1 file of it (https://age-encryption.org): True for this machine's own key and the groups
+            of `to`; or whom else it is for: "age1...", "ssh-ed25519 AAAA...", the path of a file of such lines, a list
+            of these; or a `Passphrase`. The URI says so, and loading decrypts where a key is. The same bytes have
+            another URI each time.
         local: only store; do not start the node that serves it.
         cache_locally: accepted for older scripts; a stored file is always kept locally.
         profile: the rules by which the file becomes blocks: "unixfs-v1-2025" (the default), "unixfs-v0-2015",
@@ -110,7 +118,7 @@ def store_file(
         >>> uri
         'ipfs://bafybeih...?label=session.nwb'
     """
-    asked = _prepare(label, to, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
     if hasattr(filename, "read") and not isinstance(filename, os.PathLike):
         return asked.finish(put_stream(asked.config, cast(BinaryIO, filename), profile=profile, **asked.how))
     path = checked_path(cast("str | os.PathLike[str]", filename))
@@ -123,6 +131,7 @@ def link_file(
     *,
     label: str | None = None,
     to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     profile: str | Profile | None = None,
     rehash: bool = False,
@@ -139,7 +148,7 @@ def link_file(
     Example:
         >>> uri = kcl.link_file("/data/raw_200GB.bin")
     """
-    asked = _prepare(label, to, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
     stored = put_file(asked.config, filename, linked=True, profile=profile, verbose=verbose, rehash=rehash, **asked.how)
     return asked.finish(stored, Path(filename).name)
 
@@ -149,6 +158,7 @@ def store_dir(
     *,
     label: str | None = None,
     to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     link: bool = False,
     follow: bool = False,
@@ -171,6 +181,7 @@ def store_dir(
         path: the folder.
         label: as for `store_file`.
         to: as for `store_file`.
+        encrypt: as for `store_file`.
         local: as for `store_file`.
         link: serve the files from where they lie instead of copying them.
         follow: store what symbolic links point to, in their place. Without it, one that may lead out of the folder is
@@ -195,7 +206,7 @@ def store_dir(
         >>> kcl.load_text(kcl.join(uri, "notes/readme.txt"))
     """
     options = folder_options(link=link, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
-    asked = _prepare(label, to, local, pin, wait, timeout, verbose=verbose)
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout, verbose=verbose)
     stored = put_directory(asked.config, path, options, profile=profile, verbose=verbose, **asked.how)
     return asked.finish(stored, Path(path).name)
 
@@ -205,6 +216,7 @@ def store_bytes(
     *,
     label: str | None = None,
     to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     pin: Pin = None,
     wait: Wait = None,
@@ -216,6 +228,7 @@ def store_bytes(
         data: bytes, bytearray, memoryview, or what else gives its bytes as they lie in memory.
         label: as for `store_file`.
         to: as for `store_file`.
+        encrypt: as for `store_file`.
         local: as for `store_file`.
         pin: as for `store_file`.
         wait: as for `store_file`.
@@ -228,7 +241,7 @@ def store_bytes(
         >>> kcl.store_bytes(b"example text")
         'ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu'
     """
-    return _bytes(checked_bytes(data), label, to, local, pin, wait, timeout)
+    return _bytes(checked_bytes(data), label, to, encrypt, local, pin, wait, timeout)
 
 
 def store_text(
@@ -236,6 +249,7 @@ def store_text(
     *,
     label: str | None = None,
     to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
     pin: Pin = None,
@@ -251,7 +265,7 @@ def store_text(
         >>> kcl.store_text("example text")
         'ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu'
     """
-    return _bytes(text_bytes(text), label, to, local, pin, wait, timeout)
+    return _bytes(text_bytes(text), label, to, encrypt, local, pin, wait, timeout)
 
 
 def store_json(
@@ -259,6 +273,7 @@ def store_json(
     *,
     label: str | None = None,
     to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
     pin: Pin = None,
@@ -276,7 +291,7 @@ def store_json(
         >>> kcl.store_json({"example": "dict"})
         'ipfs://bafkreig3edwqihmsm2o7kts6v4cpvtfs66olgonclogykndsu4v7ordox4'
     """
-    return _bytes(json_bytes(value), label, to, local, pin, wait, timeout)
+    return _bytes(json_bytes(value), label, to, encrypt, local, pin, wait, timeout)
 
 
 def store_npy(
@@ -284,6 +299,7 @@ def store_npy(
     *,
     label: str | None = None,
     to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
     pin: Pin = None,
@@ -298,7 +314,7 @@ def store_npy(
     Example:
         >>> uri = kcl.store_npy(np.array([[1, 2, 3], [4, 5, 6]], dtype=np.int16))
     """
-    asked = _prepare(label, to, local, pin, wait, timeout)
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout)
     checked = check_array(array)
     return asked.finish(put_written(asked.config, lambda file: write_npy(file, checked), **asked.what))
 
@@ -308,6 +324,7 @@ def store_pkl(
     *,
     label: str | None = None,
     to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
     pin: Pin = None,
@@ -328,7 +345,7 @@ def store_pkl(
     """
     from kachery_cloud.formats.pickling import dump_pickle
 
-    asked = _prepare(label, to, local, pin, wait, timeout)
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout)
     return asked.finish(put_written(asked.config, lambda file: dump_pickle(value, file), **asked.what))
 
 
@@ -343,12 +360,13 @@ class _Asked:
     plan: Plan
     label: str | None
     audience: Audience | None
+    recipients: Recipients | None
     local: bool
 
     @property
     def what(self) -> _What:
         """For whom it is, and what it is called."""
-        return {"label": self.label, "audience": self.audience}
+        return {"label": self.label, "audience": self.audience, "recipients": self.recipients}
 
     @property
     def how(self) -> _How:
@@ -367,11 +385,18 @@ class _Asked:
             tell(told)
         if plan.wait:
             plan.wait_for(config, stored.cid)
-        return stored_uri(repository(config), stored.cid, self.label)
+        return stored_uri(repository(config), stored.cid, self.label, AGE if self.recipients else None)
 
 
 def _prepare(
-    label: str | None, to: To | None, local: bool, pin: Pin, wait: Wait, timeout: float | None, **flags: bool
+    label: str | None,
+    to: To | None,
+    encrypt: Encrypt,
+    local: bool,
+    pin: Pin,
+    wait: Wait,
+    timeout: float | None,
+    **flags: bool,
 ) -> _Asked:
     """Look at what a call says before anything is stored."""
     check_flags(local=local, **flags)
@@ -380,11 +405,19 @@ def _prepare(
     audience = audience_for(config, to)
     if (audience is None or audience.everyone) and is_watched() and is_first(config):
         tell(sentence(configured_audience(config)))
-    return _Asked(config, make_plan(config, pin, wait, timeout, local), label, audience, local)
+    plan = make_plan(config, pin, wait, timeout, local)
+    return _Asked(config, plan, label, audience, recipients_of(config, encrypt, audience), local)
 
 
 def _bytes(
-    data: Buffer, label: str | None, to: To | None, local: bool, pin: Pin, wait: Wait, timeout: float | None
+    data: Buffer,
+    label: str | None,
+    to: To | None,
+    encrypt: Encrypt,
+    local: bool,
+    pin: Pin,
+    wait: Wait,
+    timeout: float | None,
 ) -> str:
-    asked = _prepare(label, to, local, pin, wait, timeout)
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout)
     return asked.finish(put_bytes(asked.config, data, **asked.what))

@@ -150,7 +150,7 @@ def announce(uri: str, *, timeout: float | None = None) -> dict[str, Any]:
     seconds = ANNOUNCE_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
     if _here(config, parsed) is None:
         raise ContentNotFound(
-            f"{uri} is not on this machine, so it cannot be announced from here. Store or load it first."
+            f"{parsed.locator} is not on this machine, so it cannot be announced from here. Store or load it first."
         )
     return to_json(get_connection(config).announce(AnnounceRequest(parsed.root, seconds)))
 

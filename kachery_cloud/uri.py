@@ -1,9 +1,11 @@
 """Names of content: `ipfs://<cid>[/<path>][?<query>]`.
 
     uri       = ( "ipfs://" [ notes "@" ] / "/ipfs/" / "" ) cid *( "/" name ) [ "?" [ parameter *( "&" parameter ) ] ]
+                [ "#key=" age-key ]
     parameter = "label=" text          a note for people, once; it plays no part in finding the data
               / "provider=" multiaddr  where to ask, as verified-fetch writes it; with or without `/p2p/<peer ID>`
               / "group=" id            for the members of this group; once for each of several. Only members are asked
+              / "encryption=age"       it is encrypted, and is to be decrypted; without it, the cipher text is meant
               / text                   first, without a "=": a label, as older releases of kachery-cloud wrote it
 
 Names, labels and addresses are percent-encoded UTF-8 (RFC 3986); `+` means itself. `/` may stand in an address as it
@@ -15,6 +17,9 @@ members; those who are in it learn from it whom to ask, and that nobody else is 
 Nothing in a URI is passed over: what is not in this grammar is refused, with a sentence that says how to write it. So
 text that was appended to a URI with a query (`uri + "/name"`, `uri + "?provider=..."`) is never taken for a part of a
 label; `join` appends names to any URI. To a URI with notes and no query, names can be appended as text, too.
+
+The key of a link, `#key=AGE-SECRET-KEY-1...`, opens what is encrypted. It is taken off before anything else is looked
+at, and is in no text that is made of a URI here but the string of `share`: not in requests, errors, logs or lists.
 """
 
 from __future__ import annotations
@@ -40,6 +45,10 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 _NAME_URI = re.compile(r"ipns://|/ipns/", re.IGNORECASE)
 _GATEWAY = re.compile(r"https?://[^/?#]+/ipfs/([A-Za-z0-9]{46,})(/[^?#]*)?", re.IGNORECASE)
 _SUBDOMAIN = re.compile(r"https?://([A-Za-z0-9]{46,})\.ipfs\.[^/?#]+(/[^?#]*)?", re.IGNORECASE)
+#: How content may be encrypted.
+AGE = "age"
+_KEY_MARK = "#key="
+_LINK_KEY = re.compile(r"key=AGE-SECRET-KEY-1[02-9AC-HJ-NP-Z]{58}")
 _RAW_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}")
 #: For errors: what is a URI.
@@ -51,7 +60,7 @@ _MAX_LABEL = _MAX_LENGTH // 2
 #: So much of a URI is quoted in an error.
 _SHOWN = 300
 #: The parameters of a query.
-_PARAMETERS = ("label", "provider", "group")
+_PARAMETERS = ("label", "provider", "group", "encryption")
 #: Groups of one URI: nobody shares one thing with more, and each is asked for.
 MAX_GROUPS = 16
 
@@ -75,6 +84,8 @@ class ContentURI:
     Attributes:
         groups: the IDs of the groups that it is for; none where it does not say so.
         root: the CID as an object.
+        encryption: "age" where it is encrypted, and its plain bytes are meant.
+        key: the secret key of a link, where it had one. In no text that is made of this.
     """
 
     cid: str
@@ -82,9 +93,18 @@ class ContentURI:
     label: str | None = None
     providers: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    encryption: str | None = None
+    key: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        return format_uri(self.cid, self.path, label=self.label, providers=self.providers, groups=self.groups)
+        return format_uri(
+            self.cid,
+            self.path,
+            label=self.label,
+            providers=self.providers,
+            groups=self.groups,
+            encryption=self.encryption,
+        )
 
     @cached_property
     def root(self) -> CID:
@@ -98,18 +118,23 @@ class ContentURI:
 
         Only letters, digits and `:/._-=%@+` are in it.
         """
-        notes = uri_notes.written(self.label, self.providers, self.groups)
-        return self.locator.replace("ipfs://", f"ipfs://{notes}@" if notes else "ipfs://", 1).replace("~", "%7E")
+        return self._with_notes(uri_notes.written(self.label, self.providers, self.groups, self.encryption)).replace(
+            "~", "%7E"
+        )
 
     @property
     def locator(self) -> str:
-        """The URI without its query: the part that decides which bytes are meant."""
-        return format_uri(self.cid, self.path)
+        """The URI without label and providers: the part that decides which bytes are meant."""
+        return self._with_notes(uri_notes.written(None, (), (), self.encryption))
+
+    def _with_notes(self, notes: str) -> str:
+        bare = format_uri(self.cid, self.path)
+        return bare.replace("ipfs://", f"ipfs://{notes}@", 1) if notes else bare
 
     @property
     def source(self) -> str:
         """The same with the groups that it is for: the part that decides who may be asked, too."""
-        return format_uri(self.cid, self.path, groups=self.groups)
+        return format_uri(self.cid, self.path, groups=self.groups, encryption=self.encryption)
 
     @property
     def name(self) -> str:
@@ -147,9 +172,8 @@ def parse_uri(uri: str) -> ContentURI:
         UnsupportedCID: the CID is of something that is not a file or directory.
         InvalidAddress: a provider is not a multiaddr.
     """
-    text, quoted = _checked_text(uri)
+    text, quoted, key = _checked_text(uri)
     rest = _content_part(text, quoted)
-    _refuse_fragment(text, quoted)
     rest, _, query = rest.partition("?")
     head, *names = rest.split("/")
     notes, at, head = head.rpartition("@")
@@ -159,7 +183,8 @@ def parse_uri(uri: str) -> ContentURI:
     cid = _content_cid(head, text, quoted)
     path = tuple(_segment(name, quoted) for name in names if name)
     said = _query(query, rest, quoted, before)
-    found = ContentURI(str(cid), path, said.label, tuple(said.providers), tuple(said.groups))
+    encryption = said.encryption or (AGE if key else None)
+    found = ContentURI(str(cid), path, said.label, tuple(said.providers), tuple(said.groups), encryption, key)
     found.__dict__["root"] = cid  # it is parsed already
     return found
 
@@ -176,6 +201,8 @@ class NameURI:
     label: str | None = None
     providers: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    encryption: str | None = None
+    key: str | None = field(default=None, repr=False)
 
 
 def parse_name_uri(uri: str) -> NameURI | None:
@@ -187,19 +214,24 @@ def parse_name_uri(uri: str) -> NameURI | None:
     """
     if not isinstance(uri, str) or (match := _NAME_URI.match(uri.strip())) is None:
         return None
-    text, quoted = _checked_text(uri)
-    _refuse_fragment(text, quoted)
+    text, quoted, key = _checked_text(uri)
     rest, _, query = text[match.end() :].partition("?")
     head, *names = rest.split("/")
     if not head or "%" in head or "@" in head or ":" in head:
         raise InvalidURI(f"{quoted} names no IPNS name. Expected ipns://k51..., perhaps with a path behind it.")
     said = _query(query, rest, quoted, _Said())
     path = tuple(_segment(name, quoted) for name in names if name)
-    return NameURI(head, path, said.label, tuple(said.providers), tuple(said.groups))
+    encryption = said.encryption or (AGE if key else None)
+    return NameURI(head, path, said.label, tuple(said.providers), tuple(said.groups), encryption, key)
 
 
-def _checked_text(uri: object) -> tuple[str, str]:
-    """A URI without white space around it, and as it is quoted in errors."""
+def without_key(uri: str) -> str:
+    """A URI as it was given, without the key of a link: for what is shown."""
+    return uri.partition(_KEY_MARK)[0] if isinstance(uri, str) else uri
+
+
+def _checked_text(uri: object) -> tuple[str, str, str | None]:
+    """A URI without white space around it and without a key, as it is quoted in errors, and the key."""
     if not isinstance(uri, str):
         raise InvalidURI(f"A URI is text, not {type(uri).__name__}. {EXPECTED}.")
     text = uri.strip()
@@ -207,17 +239,24 @@ def _checked_text(uri: object) -> tuple[str, str]:
         raise InvalidURI(f"The URI is empty. {EXPECTED}.")
     if len(text) > _MAX_LENGTH:
         raise InvalidURI(f"That is {len(text):,} characters long, too long for a URI. {EXPECTED}.")
+    text, mark, key = text.partition("#")
     quoted = shown(text, _SHOWN)
+    if mark:
+        _check_key(key, quoted)
     if _RAW_CONTROL.search(text):
         raise InvalidURI(f"{quoted} has a control character or a line break in it. In a name it is written as %0A.")
-    return text, quoted
+    return text, quoted, key.removeprefix("key=") or None
 
 
-def _refuse_fragment(text: str, quoted: str) -> None:
-    if "#" in text:
+def _check_key(fragment: str, quoted: str) -> None:
+    """See that what follows the '#' is the key of a link. It is a secret, so no error repeats it."""
+    if not fragment.startswith("key="):
         raise InvalidURI(
-            f"{quoted} has a part that begins with '#', which means nothing here. A '#' in a name is written as %23."
+            f"{quoted} is followed by a part that begins with '#', which may only be the key of a link: "
+            "#key=AGE-SECRET-KEY-1... A '#' in a name is written as %23."
         )
+    if not _LINK_KEY.fullmatch(fragment):
+        raise InvalidURI(f"{quoted} is followed by '#key=' and no age key: that is AGE-SECRET-KEY-1 and 58 characters.")
 
 
 def begins_with_cid(text: str) -> bool:
@@ -263,6 +302,7 @@ def format_uri(
     label: str | None = None,
     providers: Sequence[str] = (),
     groups: Sequence[str] = (),
+    encryption: str | None = None,
 ) -> str:
     """Put a URI together, percent-encoding what needs it.
 
@@ -280,6 +320,7 @@ def format_uri(
     pairs = [] if label is None else ["label=" + _encode(label)]
     pairs += ["provider=" + _encode(address) for address in providers]
     pairs += ["group=" + _check_group(group, "a group") for group in groups]
+    pairs += [] if encryption is None else ["encryption=" + _encode(encryption)]
     return text + ("?" + "&".join(pairs) if pairs else "")
 
 
@@ -426,7 +467,7 @@ def _content_cid(text: str, uri: str, quoted: str) -> CID:
 
     if not text:
         raise InvalidURI(f"{quoted} names no CID. {EXPECTED}.")
-    if text.startswith(("label=", "provider=", "group=")):
+    if text.startswith(("label=", "provider=", "group=", "encryption=")):
         raise InvalidURI(
             f"{quoted} has a '/' or '?' before its '@', or no '@'. In a label '/' is written there as %2F and '?' as "
             "%3F; in an address '/' is written as ':', as in provider=ip4:192.168.1.20:tcp:4001."
@@ -515,6 +556,16 @@ class _Said:
     label: str | None = None
     providers: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
+    encryption: str | None = None
+
+    def encrypted(self, how: str, quoted: str) -> None:
+        """Take how it is encrypted."""
+        if how != AGE:
+            raise InvalidURI(
+                f"{quoted} says encryption={shown(how)}, which is not known here: it may be 'age'. Update "
+                "kachery-cloud if a newer one made the URI."
+            )
+        self.encryption = how
 
     def name(self, label: str, quoted: str) -> None:
         """Take a label."""
@@ -543,6 +594,8 @@ def _notes(notes: str, quoted: str) -> _Said:
     for key, equals, value in uri_notes.pairs(notes):
         if key == "label" and equals and "=" not in value and ":" not in value:
             said.name(_decode(value, quoted), quoted)
+        elif key == "encryption" and equals:
+            said.encrypted(value, quoted)
         elif key == "provider" and value:
             for address in uri_notes.addresses(value, lambda part: _decode(part, quoted)):
                 said.ask(address)
@@ -576,6 +629,9 @@ def _query(query: str, before: str, quoted: str, said: _Said) -> _Said:
         if key == "provider" and equals:
             said.ask(_decode(value, quoted))
             continue
+        if key == "encryption" and equals:
+            said.encrypted(value, quoted)
+            continue
         if key == "group" and equals:
             said.restrict(_decode(value, quoted))
             continue
@@ -584,7 +640,8 @@ def _query(query: str, before: str, quoted: str, said: _Said) -> _Said:
         elif key not in ("", *_PARAMETERS):
             raise InvalidURI(
                 f"{quoted} has the parameter {key!r}, which is not known here: it may be label=NAME, "
-                "provider=ADDRESS or group=ID. Leave it out, or update kachery-cloud if a newer one made the URI."
+                "provider=ADDRESS, group=ID or encryption=age. Leave it out, or update kachery-cloud if a newer one "
+                "made the URI."
             )
         elif not key or not equals:
             raise InvalidURI(

@@ -140,11 +140,11 @@ def change(config: Config, uri: ContentURI, to: To) -> Changed:
     cid = listed_root(repo, uri)
     after = audience_of_words(config, text_list(to, "to"))
     before = audience_here(repo, cid)
-    _check_widening(config, before, after)
+    check_widening(config, before, after)
     if before != after:
         repo.access.set_audience(cid, after)
     told = tell_access(config)
-    given = str(ContentURI(str(cid), label=uri.label, groups=uri_groups(after)))
+    given = str(ContentURI(str(cid), label=uri.label, groups=uri_groups(after), encryption=uri.encryption))
     wider = "" if after.everyone else wider_already(config, cid, after)
     return Changed(given, before, after, told, wider, "" if after.everyone else _named_publicly(cid))
 
@@ -184,7 +184,7 @@ def listed_root(repo: Repo, uri: ContentURI) -> CID:
     return cid
 
 
-def _check_widening(config: Config, before: Audience, after: Audience) -> None:
+def check_widening(config: Config, before: Audience, after: Audience) -> None:
     """See that what was loaded from a group stays there, where this machine may only read in it.
 
     Raises:

@@ -6,10 +6,12 @@ the user. Bidirectional controls show a name in another order than it has. So ea
 
 from __future__ import annotations
 
+import re
 from unicodedata import category
 
 #: Joiners and soft hyphens: format characters that whole scripts need, and that cannot hide or reorder anything.
 _HARMLESS = "\u00ad\u200c\u200d"
+_AGE_KEY = re.compile(r"(AGE-SECRET-KEY-)[0-9A-Z-]+", re.IGNORECASE)
 
 
 def is_control(char: str) -> bool:
@@ -30,6 +32,11 @@ def printable(text: str, *, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(c.encode("unicode_escape").decode() if c not in keep and is_control(c) else c for c in text)
+
+
+def redacted(text: str) -> str:
+    """The text without the secret keys of age in it: whoever mistypes one, or pastes it, has it in an error."""
+    return _AGE_KEY.sub(r"\1...", text)
 
 
 def shortened(text: str, most: int) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import click
 
+from kachery_cloud.commands.encryption import encrypt_choice, encrypting_options
 from kachery_cloud.commands.support import Stopped, command, json_option, print_result
 from kachery_cloud.terminal import BinaryOutput, tell
 from kachery_p2p.json_shapes import to_json
@@ -25,6 +26,10 @@ _IMPORT_INTERRUPTED = "Interrupted. What has come is kept: the same command goes
 @click.argument("uris", nargs=-1, required=True, metavar="URI...")
 @click.argument("file", type=click.Path(), metavar="FILE.car")
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@click.option(
+    "--plain", is_flag=True, help="Write what is not for everybody as it is: whoever has the file can read it."
+)
+@encrypting_options
 @click.option("--local-only", "--local", is_flag=True, help="Use what is on this machine; do not use the network.")
 @click.option(
     "--peer",
@@ -41,6 +46,10 @@ def export(
     uris: tuple[str, ...],
     file: str,
     force: bool,
+    plain: bool,
+    encrypted: bool,
+    encrypt_to: tuple[str, ...],
+    with_passphrase: bool,
     local_only: bool,
     peers: tuple[str, ...],
     timeout: float | None,
@@ -51,6 +60,9 @@ def export(
     What is not on this machine is loaded first. One that was interrupted goes on where it was. With - instead of a file
     it goes to standard output. Kubo reads it with "ipfs dag import".
 
+    What is not for everybody goes encrypted, with --encrypt: those whom it is for can decrypt it. The encrypted copies
+    are stored here, too; with --json their URIs are printed.
+
     \b
     Examples:
         kachery-cloud export ipfs://bafy... session.car
@@ -58,7 +70,11 @@ def export(
     """  # noqa: D301
     from kachery_cloud.cars import export_car
 
-    options = {"local_only": local_only, "providers": peers, "timeout": timeout}
+    encrypt = encrypt_choice(encrypted, encrypt_to, with_passphrase)
+    if plain and encrypt is not None:
+        raise click.UsageError("--plain and --encrypt are opposites. Say one of them.")
+    options: dict[str, Any] = {"encrypt": encrypt, "plain": plain}
+    options.update(local_only=local_only, providers=peers, timeout=timeout)
     if file == "-":
         out = BinaryOutput()
         try:

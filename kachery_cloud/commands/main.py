@@ -32,6 +32,7 @@ COMMANDS = {
     "import": "cars",
     "info": "loading",
     "init": "upkeep",
+    "key": "encryption",
     "keygen-swarm": "network",
     "link": "storing",
     "list": "inventory",
@@ -86,7 +87,7 @@ SECTIONS = {
     "See what is here": ("list", "info", "du", "status", "settings"),
     "Say who may have it": ("visibility", "access", "audit"),
     "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init", "completion"),
-    "For a lab": ("pins", "announce", "keygen-swarm"),
+    "For a lab": ("key", "pins", "announce", "keygen-swarm"),
 }
 
 

@@ -72,6 +72,7 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
     """  # noqa: D301
     from kachery_cloud.commands.whereis_text import may_have_it, so_far
     from kachery_cloud.upkeep import key_of, search_whereis
+    from kachery_cloud.uri import without_key
 
     if not as_json and (told := _only_asked(uri)):
         click.echo(told, err=True)
@@ -92,8 +93,8 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
     asked = f" {without} of the peers asked do not have it, {silent} did not answer." if without or silent else ""
     if not found and len(others) == len(rows):
         raise ContentNotFound(
-            f"Nobody is found to have {uri}.{asked} Whoever has it must be running a node that this machine can "
-            "reach; kachery-cloud-status says how this one looks for others."
+            f"Nobody is found to have {without_key(uri)}.{asked} Whoever has it must be running a node that this "
+            "machine can reach; kachery-cloud-status says how this one looks for others."
         )
     if not found and not as_json:
         click.echo(f"Nobody else is found to have it.{asked}", err=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kachery_cloud.commands.encryption import encrypt_choice, encrypting_options
 from kachery_cloud.commands.support import (
     Function,
     Stopped,
@@ -97,6 +98,7 @@ def _pinning(function: Function) -> Function:
 @_label_option
 @_profile_option
 @_share_option
+@encrypting_options
 @_pinning
 @verbose_option
 @json_option
@@ -116,10 +118,12 @@ def store(paths: tuple[str, ...], **options: Any) -> None:
         kachery-cloud-store -r experiment/ --exclude '*.tmp' --exclude /scratch/
         kachery-cloud-store session.nwb --share
         kachery-cloud-store session.nwb --to private
+        kachery-cloud-store session.nwb --encrypt-to age1...
         kachery-cloud-store session.nwb --service filebase
         gzip -c session.nwb | kachery-cloud-store -
     """  # noqa: D301
-    _store(paths, linked=False, **options)
+    choice = (options.pop("encrypted"), options.pop("encrypt_to"), options.pop("with_passphrase"))
+    _store(paths, linked=False, choice=choice, **options)
 
 
 @command("link", STORE_INTERRUPTED)
@@ -164,14 +168,15 @@ def _store(
     verbose: bool,
     as_json: bool,
     linked: bool,
+    choice: tuple[bool, tuple[str, ...], bool] = (False, (), False),
 ) -> None:
     from kachery_cloud.audiences import audience_for, audience_here, news, uri_groups, words_here
     from kachery_cloud.local import repository
     from kachery_cloud.node.connection import tell_running_node
     from kachery_cloud.pinning import make_plan, record_stored, wake_node
-    from kachery_cloud.putting import folder_options, put_directory, put_file, put_stream
+    from kachery_cloud.putting import folder_options, put_directory, put_file, put_stream, recipients_of
     from kachery_cloud.settings.config import load_config
-    from kachery_cloud.uri import ContentURI, check_label
+    from kachery_cloud.uri import AGE, ContentURI, check_label
     from kachery_p2p.access.audience import PUBLIC
 
     check_label(label)
@@ -181,6 +186,7 @@ def _store(
     config = load_config()
     audience = audience_for(config, to or None)
     plan = make_plan(config, services or pin)
+    recipients = recipients_of(config, encrypt_choice(*choice), audience)
     options = folder_options(link=linked, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
     results: list[dict[str, Any]] = []
     given = PUBLIC
@@ -189,6 +195,7 @@ def _store(
         for path in paths:
             with privacy_said_once(as_json, audience):
                 more: dict[str, Any] = {"profile": profile, "plan": plan, "label": label, "audience": audience}
+                more["recipients"] = recipients
                 if path == "-":
                     stored = put_stream(config, sys.stdin.buffer, **more)
                 elif os.path.isdir(path):
@@ -200,7 +207,8 @@ def _store(
             # This process ends at once, so it does not become the node; one that runs is told.
             served = tell_running_node(config, stored.cid)
             given = audience_here(repository(config), stored.cid)
-            uri = ContentURI(str(stored.cid), label=label, groups=uri_groups(given))
+            encryption = None if recipients is None else AGE
+            uri = ContentURI(str(stored.cid), label=label, groups=uri_groups(given), encryption=encryption)
             found: dict[str, Any] = {
                 "uri": str(uri),
                 "cid": str(stored.cid),

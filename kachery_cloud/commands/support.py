@@ -18,7 +18,7 @@ from kachery_cloud.commands.exit_codes import BROKEN_PIPE, INTERRUPTED
 from kachery_cloud.errors import KacheryError
 from kachery_cloud.terminal import BinaryOutput, OutputError, ReaderGone, program_streams, silence
 from kachery_p2p import __version__
-from kachery_p2p.text import printable, shortened
+from kachery_p2p.text import printable, redacted, shortened
 
 if TYPE_CHECKING:
     from kachery_p2p.access.audience import Audience
@@ -81,6 +81,7 @@ def guarded(function: Function, interrupted: str = "Interrupted.") -> Function:
 
 
 def _fail(name: str, message: str, code: int, as_json: bool, values: dict[str, Any] | None = None) -> NoReturn:
+    message = redacted(message)
     if name == OutputError.__name__:
         as_json = False  # nothing more can be said there
         silence(sys.stdout)
@@ -218,7 +219,7 @@ def _run(main: Function, as_json: bool, args: tuple[Any, ...], kwargs: dict[str,
     except click.Abort:
         return INTERRUPTED
     except click.ClickException as error:
-        error.__dict__["message"] = shortened(error.message, _MAX_USAGE)
+        error.__dict__["message"] = redacted(shortened(error.message, _MAX_USAGE))
         if as_json:
             click.echo(json.dumps({"error": {"type": "Usage", "message": error.format_message()}}))
         else:

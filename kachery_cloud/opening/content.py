@@ -159,6 +159,16 @@ class Content:
             return self._data[start:end]
         return self._read((yield from self._bring([(start, end)])), start, end)
 
+    def fetch(self, start: int, end: int) -> Steps[None]:
+        """Have the bytes of a range here, so that reading them waits for nothing.
+
+        Raises:
+            KacheryError: as for `read`.
+        """
+        end = min(end, self.size)
+        if self._data is None and start < end:
+            yield from self._bring([(start, end)])
+
     def read_some(self, start: int, most: int) -> Steps[bytes]:
         """Up to `most` bytes: what is here already, or else what comes with the first of them."""
         if self._data is None and not self.is_whole:
