@@ -111,13 +111,21 @@ class AccessLab:
 
     # --- settings
 
-    def set_up(self, *, mdns: bool, dht: bool) -> None:
-        """Start the nodes of all machines, or start them again with other settings."""
+    def set_up(self, *names: str, mdns: bool = False, dht: bool = False, hidden: bool = False) -> None:
+        """Start the nodes of all machines, or of some, or start them again with other settings.
+
+        Args:
+            names: of the machines; all where there are none.
+            mdns: whether they find each other by multicast DNS.
+            dht: whether they are in the DHT.
+            hidden: whether nobody but the relay can exchange packets with them.
+        """
 
         def start(name: str) -> None:
             station = self.stations[name]
             if station.peer_id:
                 station.stop()
+            self._reachable_by_relay_alone(name, hidden)
             own = {"ann": "erin", "erin": "ann"}.get(name)
             station.env |= {
                 "KACHERY_CLOUD_MDNS": "on" if mdns else "off",
@@ -125,7 +133,7 @@ class AccessLab:
                 "KACHERY_CLOUD_PUBLIC": "on" if dht else "off",
                 "KACHERY_CLOUD_BOOTSTRAP": self.watcher.addr if dht else "none",
                 "KACHERY_CLOUD_RELAYS": self.watcher.addr,
-                "KACHERY_CLOUD_REACHABILITY": "private" if name == "ann" else "auto",
+                "KACHERY_CLOUD_REACHABILITY": "private" if hidden else "public",
                 "KACHERY_CLOUD_KNOWN_PEERS": "off",
                 "KACHERY_CLOUD_TIMEOUT": str(IN_VAIN),
             }
@@ -133,7 +141,7 @@ class AccessLab:
                 station.env["KACHERY_CLOUD_OWN_PEERS"] = self.peer_ids[own]
             station.start("--gateway", "127.0.0.1:8090", "--gateway-fetch")
 
-        self.each(start, OURS)
+        self.each(start, names or OURS)
 
     @property
     def peer_ids(self) -> dict[str, str]:
@@ -152,8 +160,7 @@ class AccessLab:
 
     def addr(self, name: str) -> str:
         """Where a machine of ours is dialled, on its own network."""
-        station = self.stations[name]
-        return next(addr for addr in station.addrs if self.hosts[name].address in addr and "p2p-circuit" not in addr)
+        return f"/ip4/{self.hosts[name].address}/tcp/4001/p2p/{self.peer_ids[name]}"
 
     # --- groups
 
@@ -164,12 +171,10 @@ class AccessLab:
             ("dora", RETINA, ("ann", "carl")),
         ):
             at = self.stations[owner]
-            at.run("kachery-cloud-group", "create", group)
+            at.run("kachery-cloud", "group", "create", group)
             for member in members:
-                invitation = (
-                    at.run("kachery-cloud-group", "invite", group, "--role", "writer").stdout.strip().splitlines()[-1]
-                )
-                self.stations[member].run("kachery-cloud-group", "join", invitation)
+                invited = at.run("kachery-cloud", "group", "invite", group, "--role", "writer").stdout
+                self.stations[member].run("kachery-cloud", "group", "join", invited.strip().splitlines()[-1])
 
     # --- what is stored
 
@@ -201,13 +206,13 @@ class AccessLab:
     def _judge(self, uri: str, answer: str) -> bool:
         if answer == self.sums[cid_of(uri)]:
             return True
-        assert answer in ("ContentNotFound", "AccessDenied", "NoPermission"), f"{uri}: {answer}"
+        assert answer in ("ContentNotFound", "NotAMember"), f"{uri}: {answer}"
         return False
 
     # --- the firewall
 
-    def reachable_by_relay_alone(self, name: str, on: bool) -> None:
-        """Let nobody but the relay exchange packets with a machine; connections that there are break."""
+    def _reachable_by_relay_alone(self, name: str, on: bool) -> None:
+        """Let nobody but the relay exchange packets with a machine, whose node does not run now."""
         relay = self.hosts["watcher"].address
         self.hosts[name].run("nft", "flush", "ruleset")
         if on:
