@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from kachery_cloud.arguments import text_list
-from kachery_cloud.errors import ConfigError, InvalidArgument, KacheryError, NoPermission
+from kachery_cloud.errors import ConfigError, GroupError, GroupNotFound, InvalidArgument, KacheryError, NoPermission
 from kachery_cloud.local import listed_label, repository
 from kachery_cloud.uri import ContentURI, format_uri
 from kachery_p2p.access.audience import GROUP_ID, OWN, PRIVATE, PUBLIC, Audience, group_audience
@@ -68,7 +68,7 @@ class GroupHere:
 
 
 def groups_here(config: Config) -> tuple[GroupHere, ...]:
-    """The groups that this machine is in, by name. A file that cannot be read is told by `kachery-cloud group list`."""
+    """The groups that this machine is in, by name. A file that cannot be read is told by `kachery-cloud-group list`."""
     if not (config.directory / "groups").is_dir():
         return ()
     from kachery_p2p.membership.store import GroupStore
@@ -126,7 +126,8 @@ def audience_for(config: Config, to: To | None) -> Audience | None:
         None where nobody said anything: what is new is then public, and what is known stays as it was.
 
     Raises:
-        InvalidArgument, ConfigError: there is no such group; or what is public is to be for somebody else as well.
+        GroupNotFound: there is no such group; or ConfigError, where the settings name it.
+        InvalidArgument: what is public is to be for somebody else as well.
         NoPermission: this machine may only read in that group.
     """
     if to is not None:
@@ -138,7 +139,7 @@ def chosen(config: Config, to: To) -> Audience:
     """What a list is to show: what is for any of these. A group need not be one that this machine is in.
 
     Raises:
-        InvalidArgument: there is no such group.
+        GroupNotFound: there is no such group.
     """
     found = Audience()
     for word in text_list(to, "to"):
@@ -190,14 +191,14 @@ def _group(config: Config, word: str, origin: str, error: type[KacheryError]) ->
     """The group that is meant, if this machine may store for its members.
 
     Raises:
-        InvalidArgument, ConfigError: there is none, or there are several.
+        GroupNotFound, GroupError, ConfigError: there is none, or there are several.
         NoPermission: this machine may only read.
     """
     found = _named(config, word, origin, error)
     if found.role == "reader":
         raise NoPermission(
             f"This machine is a reader of {shown(found.name)}: it may load what is there, and store nothing for it. "
-            "An owner of the group can invite it anew as a writer: kachery-cloud group invite --role writer"
+            "An owner of the group can invite it anew as a writer: kachery-cloud-group invite --role writer"
         )
     return found
 
@@ -206,15 +207,17 @@ def _named(config: Config, word: str, origin: str, error: type[KacheryError]) ->
     """The group that is meant.
 
     Raises:
-        InvalidArgument, ConfigError: there is none, or there are several.
+        GroupNotFound, GroupError, ConfigError: there is none, or there are several.
     """
     here = groups_here(config)
     found = [group for group in here if group.id == word] or [group for group in here if group.name == word]
     if not found:
-        raise error(_no_group(word, origin, here))
+        raise (GroupNotFound if error is InvalidArgument else error)(_no_group(word, origin, here))
     if len(found) > 1:
         ids = " or ".join(group.id for group in found)
-        raise error(f"{origin}: there are {len(found)} groups called {shown(word)} here. Say which by its ID: {ids}.")
+        raise (GroupError if error is InvalidArgument else error)(
+            f"{origin}: there are {len(found)} groups called {shown(word)} here. Say which by its ID: {ids}."
+        )
     return found[0]
 
 
@@ -222,13 +225,13 @@ def _no_group(word: str, origin: str, here: Sequence[GroupHere]) -> str:
     names = [group.name for group in here]
     if not names:
         return (
-            f"{origin} says {shown(word)}, and this machine is in no group. To make one: kachery-cloud group create "
-            "NAME; to enter one: kachery-cloud group join INVITATION. Without a group there are 'private' and 'public'."
+            f"{origin} says {shown(word)}, and this machine is in no group. To make one: kachery-cloud-group create "
+            "NAME; to enter one: kachery-cloud-group join INVITATION. Without a group there are 'private' and 'public'."
         )
     near = difflib.get_close_matches(word, [*names, "private", "public"], 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     listed = ", ".join(sorted(names)[:_MOST_NAMED])
-    more = f" and {len(names) - _MOST_NAMED:,} more (kachery-cloud group list)" if len(names) > _MOST_NAMED else ""
+    more = f" and {len(names) - _MOST_NAMED:,} more (kachery-cloud-group list)" if len(names) > _MOST_NAMED else ""
     return f"{origin} says {shown(word)}, and there is no such group here.{hint} There are: {listed}{more}."
 
 
@@ -345,18 +348,19 @@ def wider_already(config: Config, cid: CID, own: Audience) -> str:
     if own.everyone:
         return "This is public already: it was stored so before. To change that: kachery-cloud visibility URI --to NAME"
     repo = repository(config)
-    whole = repo.access.audiences([cid.multihash]).get(cid.multihash, PUBLIC)
-    if whole <= own:
+    if not repo.access.is_wider(cid, own):
         return ""
+    whole = repo.access.audiences([cid.multihash]).get(cid.multihash, PUBLIC)
+    this = "This" if not whole <= own else "A part of this"
     # Looking through all that is here takes long, and is done only where there is something to be found.
     found = [(root, audience) for root, audience in repo.access.why(cid) if not audience <= own]
     found.sort(key=lambda each: not each[1].everyone)
     if found:
         root, audience = found[0]
-        wider = whom(config, audience)
-        who = "This is public already" if audience.everyone else f"{wider[:1].upper()}{wider[1:]} can load this, too"
-        return f"{who}: {named_root(repo, root)} has it."
-    return "This is public already: it is here from something that was public." if whole.everyone else ""
+        if audience.everyone:
+            return f"{this} is public already: {named_root(repo, root)} has it."
+        return f"{this} is for {whom(config, audience)} as well: {named_root(repo, root)} has it."
+    return f"{this} is public already: it is here from something that was public."
 
 
 def named_root(repo: Repo, cid: CID) -> str:
