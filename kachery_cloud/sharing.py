@@ -168,7 +168,7 @@ def share(uri: str, *, label: str | None = None) -> str:
     """
     check_label(label)
     config = load_config()
-    found = make_share(config, uri, label=label, running=lambda: _settled_node(config))
+    found = make_share(config, uri, label=label, running=lambda: settled_node(config))
     if told := sentence_once(config, found.audience):
         tell(told)
     if not found.reachable.from_outside:
@@ -176,7 +176,7 @@ def share(uri: str, *, label: str | None = None) -> str:
     return found.string
 
 
-def _settled_node(config: Config) -> RunningNode:
+def settled_node(config: Config) -> RunningNode:
     """What the node says of itself, when it knows how it can be reached, or has had time to find out."""
     from kachery_cloud.node.connection import get_connection
 

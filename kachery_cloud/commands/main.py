@@ -29,6 +29,7 @@ COMMANDS = {
     "export": "cars",
     "gc": "inventory_removal",
     "get": "sharing",
+    "group": "groups",
     "import": "cars",
     "info": "loading",
     "init": "upkeep",
@@ -70,6 +71,7 @@ PROGRAMS = (
             "cat",
             "node",
             "pins",
+            "group",
             "status",
             "whereis",
             "keygen-swarm",
@@ -86,7 +88,7 @@ SECTIONS = {
     "See what is here": ("list", "info", "du", "status", "settings"),
     "Say who may have it": ("visibility", "access", "audit"),
     "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init", "completion"),
-    "For a lab": ("pins", "announce", "keygen-swarm"),
+    "For a lab": ("group", "pins", "announce", "keygen-swarm"),
 }
 
 

@@ -26,12 +26,14 @@ class HeldGroup:
         state: the lists.
         secrets: 32 bytes by commitment, with the number of the epoch: what is known here.
         kept: as it is in the file.
+        me: the peer ID of this machine.
         removed: an owner has said that this machine is no longer a member, or the lists say so.
     """
 
     state: GroupState
     secrets: Mapping[bytes, tuple[int, bytes]] = field(repr=False)
     kept: KeptGroup = field(repr=False)
+    me: str
     removed: bool = False
 
     @property
@@ -119,7 +121,7 @@ def held_group(state: GroupState, kept: KeptGroup, me: str) -> HeldGroup:
             removed = notices.applies(notice, state, me)
         except InvalidGroupList as error:  # who signed it is no owner any more
             log.info("a notice of removal counts no more: %s", error)
-    return HeldGroup(state, found, kept, removed)
+    return HeldGroup(state, found, kept, me, removed)
 
 
 def snapshot_of(held: Mapping[str, HeldGroup], me: str, own_peers: frozenset[str]) -> Snapshot:

@@ -20,15 +20,17 @@ import trio
 from kachery_p2p.access.audience import OWN
 from kachery_p2p.errors import (
     DialError,
+    GroupError,
     InvitationRefused,
     KacheryError,
     ProtocolNotSupported,
     StreamError,
 )
 from kachery_p2p.membership import limits
+from kachery_p2p.membership.edits import check_label
 from kachery_p2p.membership.held import HeldGroup
 from kachery_p2p.membership.ids import NONCE_BYTES, wire_tag
-from kachery_p2p.membership.invitations import Invitation
+from kachery_p2p.membership.invitations import Invitation, parse_invitation
 from kachery_p2p.membership.keeper import Dial, Keeper
 from kachery_p2p.membership.lists import Role
 from kachery_p2p.membership.messages import receive_answer, receive_opening, send, why_refused
@@ -252,6 +254,19 @@ class GroupService:
                     self._told.add(about)
 
     # --- joining and leaving ---------------------------------------------------------------------------------------
+
+    async def join_by(self, text: str, label: str, timeout: float) -> str:
+        """Use an invitation as it was given; the ID of the group. See `join`.
+
+        Raises:
+            InvalidInvitation: it is none.
+            GroupError: it is one of this machine's own, or a machine cannot be called that.
+        """
+        invitation = parse_invitation(text)
+        check_label(label)
+        if invitation.inviter == self._host.peer_id:
+            raise GroupError("This machine itself has made the invitation. It is for another one: join there.")
+        return (await self.join(invitation, label, timeout)).group
 
     async def join(self, invitation: Invitation, label: str, timeout: float) -> HeldGroup:
         """Use an invitation.
