@@ -7,7 +7,6 @@ catalog and URIs have is its ID, which nobody else can take.
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,8 @@ from kachery_p2p.text import shown
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
-    from kachery_p2p.membership.store import GroupStore, Stamps
+    from kachery_p2p.membership.held import HeldGroup
     from kachery_p2p.repo.repo import Repo
-
-log = logging.getLogger("kachery_cloud.audiences")
 
 #: For whom something is: the name or ID of a group, "private", "public", or several of these.
 To: TypeAlias = str | Sequence[str]
@@ -35,8 +32,8 @@ To: TypeAlias = str | Sequence[str]
 MAX_GROUPS = 16
 #: Names of groups that an error lists.
 _MOST_NAMED = 10
-#: The groups of a data directory, and what tells whether its files were changed since.
-_groups: dict[Path, tuple[Stamps, tuple[GroupHere, ...]]] = {}
+#: Groups as they were shown last, by ID.
+_groups: dict[str, tuple[HeldGroup, GroupHere]] = {}
 #: What was said already in this process: of which data directory, and for whom.
 _said: set[tuple[Path, Audience]] = set()
 
@@ -68,38 +65,24 @@ class GroupHere:
 
 
 def groups_here(config: Config) -> tuple[GroupHere, ...]:
-    """The groups that this machine is in, by name. A file that cannot be read is told by `kachery-cloud-group list`."""
+    """The groups that this machine is in, by name."""
     if not (config.directory / "groups").is_dir():
         return ()
-    from kachery_p2p.membership.store import GroupStore
+    from kachery_p2p.membership import groups_of_directory
 
-    store = GroupStore(config.directory)
-    stamps = store.stamps()
-    known = _groups.get(config.directory)
-    if known is None or known[0] != stamps:
-        known = _groups[config.directory] = stamps, _read_groups(config.directory, store)
+    held = groups_of_directory(config.directory).held()
+    return tuple(_group_here(each) for each in held if not each.removed)
+
+
+def _group_here(held: HeldGroup) -> GroupHere:
+    """A group in words; made once of each state of it, for there may be thousands of members."""
+    known = _groups.get(held.group)
+    if known is None or known[0] is not held:
+        view = held.state.view
+        members = sorted(view.members.values(), key=lambda each: each.peer)
+        shown = tuple(MemberHere(each.peer, each.label, each.role.word) for each in members)
+        known = _groups[held.group] = held, GroupHere(held.group, held.name, view.role_of(held.me).word, shown)
     return known[1]
-
-
-def _read_groups(directory: Path, store: GroupStore) -> tuple[GroupHere, ...]:
-    from kachery_p2p.membership.held import parse_group
-    from kachery_p2p.repo.keys import kept_identity
-
-    identity = kept_identity(directory)
-    found: list[GroupHere] = []
-    for group in store.names() if identity is not None else ():
-        try:
-            kept = store.read(group)
-            held = None if kept is None else parse_group(group, kept, identity.peer_id)
-        except KacheryError as error:
-            log.warning("a group cannot be used: %s", error)
-            continue
-        if held is not None and not held.removed:
-            view = held.state.view
-            members = (MemberHere(each.peer, each.label, each.role.word) for each in view.members.values())
-            role = view.role_of(identity.peer_id).word
-            found.append(GroupHere(group, held.name, role, tuple(sorted(members, key=lambda each: each.peer))))
-    return tuple(sorted(found, key=lambda each: (each.name, each.id)))
 
 
 def other_machines(config: Config) -> tuple[str, ...]:

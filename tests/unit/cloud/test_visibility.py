@@ -20,9 +20,6 @@ from kachery_cloud.local import close_repositories, repository
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import parse_uri
 from kachery_p2p.access.audience import PRIVATE, PUBLIC, Audience, group_audience
-from kachery_p2p.membership.groups import Groups
-from kachery_p2p.repo.keys import load_or_create_identity
-from kachery_p2p.transport.compat import Keys
 
 PEER = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
 
@@ -35,17 +32,10 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     close_repositories()
 
 
-def create(name: str) -> str:
-    """The ID of a new group that this machine owns."""
-    directory = load_config().directory
-    directory.mkdir(exist_ok=True)
-    return Groups(directory, Keys.from_seed(load_or_create_identity(directory).seed)).create(name).group
-
-
 @pytest.fixture
 def hippocampus() -> str:
     """The ID of a group that this machine owns."""
-    return create("hippocampus")
+    return kcl.create_group("hippocampus").id
 
 
 def run(*line: object) -> Result:
@@ -100,7 +90,7 @@ def test_private_has_no_group_in_its_uri() -> None:
 
 def test_several_at_once(hippocampus: str) -> None:
     """Members of either may load it, and the user's own machines."""
-    lab = create("lab")
+    lab = kcl.create_group("lab").id
     uri = kcl.store_text("both", to=["hippocampus", "lab", "private"], local=True)
     assert set(parse_uri(uri).groups) == {hippocampus, lab}
     assert kcl.access(uri).visibility == ("hippocampus", "lab", "private")
@@ -145,7 +135,7 @@ def test_no_group_at_all() -> None:
 
 def test_two_groups_of_one_name(hippocampus: str) -> None:
     """Only the ID says which is meant."""
-    other = create("hippocampus")
+    other = kcl.create_group("hippocampus").id
     with pytest.raises(GroupError, match="Say which by its ID") as caught:
         kcl.store_text("which?", to="hippocampus", local=True)
     assert hippocampus in str(caught.value)
@@ -297,7 +287,7 @@ def test_a_part_that_is_public_already(hippocampus: str, tmp_path: Path) -> None
     kcl.store_file(tmp_path / "folder" / "a", label="open.txt", local=True)
     done = run("store", "-r", tmp_path / "folder", "--to", "hippocampus")
     assert re.fullmatch(r"A part of this is public already: ipfs://label=open.txt@bafk\w+ has it\.\n", done.stderr)
-    other = create("lab")
+    other = kcl.create_group("lab").id
     kcl.store_file(tmp_path / "folder" / "b", label="theirs.txt", to="lab", local=True)
     found = kcl.access(parse_uri(done.stdout.strip()).locator)
     assert {(each.label, each.visibility) for each in found.wider} == {
@@ -372,7 +362,7 @@ def test_list(hippocampus: str) -> None:
 
 def test_audit(hippocampus: str) -> None:
     """What is for whom, with how many and how much; also of a group that has nothing yet."""
-    create("lab")
+    kcl.create_group("lab")
     kcl.store_text("a", local=True)
     kcl.store_text("bb", to="hippocampus", local=True)
     kcl.store_text("ccc", to=["hippocampus", "private"], local=True)
