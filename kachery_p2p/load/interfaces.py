@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.filenode import FileNode
@@ -65,8 +65,6 @@ class Session(Protocol):
     def may_return(self) -> bool: ...
     def too_large(self) -> Mapping[CID, int]: ...
     def last_sign(self) -> float: ...
-    def put_back(self, block: Any, /) -> None: ...
-    def stats(self) -> Any: ...
 
 
 class Supply(Protocol):

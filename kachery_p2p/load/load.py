@@ -223,7 +223,7 @@ class Load:
             came = False
             while not came:
                 for block in await self.receive_all(root):
-                    self._session.put_back(block)
+                    origin.session.put_back(block)
                     came = came or block.cid.multihash == root.multihash
         return origin.audience
 
@@ -231,7 +231,7 @@ class Load:
         """All has come, and is to be listed: where it is not known yet for whom it is, see who sent most of it."""
         if self._origin is None or self._origin.decided:
             return
-        await self._origin.finish(self._session.stats().sources)
+        await self._origin.finish()
         if self._origin.decided and self.claim is not None:
             await trio.to_thread.run_sync(self.claim.set, self._origin.audience)
 

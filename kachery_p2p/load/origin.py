@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kachery_p2p.access.audience import NOBODY, PUBLIC, Audience
 
@@ -40,11 +40,27 @@ class Groups(Protocol):
     def groups_of(self, peer: str) -> frozenset[str]: ...
 
 
+class SourcesLike(Protocol):
+    """What is used of a `kachery_p2p.bitswap.handle.SessionStats`."""
+
+    @property
+    def sources(self) -> Mapping[str, int]: ...
+
+
+class SessionLike(Protocol):
+    """What is used of a `kachery_p2p.bitswap.handle.SessionHandle`."""
+
+    def put_back(self, block: Any, /) -> None: ...
+
+    def stats(self) -> SourcesLike: ...
+
+
 class Origin:
     """What is known of where the data of one load is from.
 
     Args:
         root: what was asked for.
+        session: that of the load.
         memberships: who is in which group.
         ask: asks a peer for whom it has the root.
         groups: those whose members are asked; None where everybody is.
@@ -56,11 +72,13 @@ class Origin:
         audience: for whom it is; `NOBODY` until that is known.
         groups: those whose members are asked now.
         decided: whether that is known.
+        session: as given.
     """
 
     def __init__(
         self,
         root: CID,
+        session: SessionLike,
         memberships: Groups,
         ask: AskAudience,
         *,
@@ -72,6 +90,7 @@ class Origin:
         self.audience = known or NOBODY
         self.groups = groups
         self.decided = self.audience != NOBODY
+        self.session = session
         self._root = root.multihash
         self._memberships = memberships
         self._ask = ask
@@ -87,8 +106,9 @@ class Origin:
                 await self._decide(block.peer)
                 return
 
-    async def finish(self, sources: Mapping[str, int]) -> None:
-        """All has come: so many bytes by peer ID, or by the name of a gateway."""
+    async def finish(self) -> None:
+        """All has come: where nothing is known, who sent most of it counts."""
+        sources = self.session.stats().sources
         if not self.decided and sources:
             await self._decide(max(sources, key=lambda peer: sources[peer]))
 

@@ -505,6 +505,7 @@ class Node:
 
         return Origin(
             root,
+            session,
             self._members,
             lambda peer: self._members_first.ask(peer, root.multihash),
             groups=plan.groups,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ class Came:
 class Load:
     """An origin, whom it asked, and the groups that it was restricted to."""
 
-    def __init__(self, said: dict[str, Audience] | None = None, **options: object) -> None:
+    def __init__(self, said: dict[str, Audience] | None = None, **options: Any) -> None:
         self.members = FakeMembers()
         self.members.add(G1, "bob", "mallory", "silent")
         self.members.add(G2, "eve", "mallory")
@@ -37,7 +38,14 @@ class Load:
         self.said = said or {}
         self.asked: list[str] = []
         self.restricted: list[frozenset[str]] = []
-        self.origin = Origin(ROOT, self.members, self._ask, restricted=self.restricted.append, **options)  # type: ignore[arg-type]
+        self.sources: dict[str, int] = {}
+        self.origin = Origin(ROOT, self, self.members, self._ask, restricted=self.restricted.append, **options)
+
+    def put_back(self, block: object) -> None:
+        raise AssertionError("the origin takes nothing back itself")
+
+    def stats(self) -> Load:
+        return self
 
     async def _ask(self, peer: str) -> Audience | None:
         self.asked.append(peer)
@@ -100,7 +108,8 @@ async def test_where_nobody_says_it_is_for_nobody_else() -> None:
     load = Load()
     assert await load.came((ROOT, "silent"), (LEAF, "bob")) == NOBODY
     load.said = {"bob": group_audience([G1])}
-    await load.origin.finish({"silent": 10, "bob": 1000})
+    load.sources = {"silent": 10, "bob": 1000}
+    await load.origin.finish()
     assert load.origin.audience == group_audience([G1])
 
 
@@ -116,5 +125,6 @@ async def test_what_is_known_here_stays() -> None:
     """A load that goes on with what is here for a group makes it for nobody else, whoever sends the rest."""
     load = Load(known=group_audience([G1]), groups=frozenset({G1}))
     assert await load.came((ROOT, "stranger"), (LEAF, "stranger")) == group_audience([G1])
-    await load.origin.finish({"stranger": 5})
+    load.sources = {"stranger": 5}
+    await load.origin.finish()
     assert load.origin.audience == group_audience([G1])

@@ -29,6 +29,7 @@ from kachery_p2p.peer_ids import peer_bytes
 from kachery_p2p.repo.keys import load_or_create_identity
 from kachery_p2p.repo.repo import Repo
 from kachery_p2p.routing.blinded import keys_to_announce
+from kachery_p2p.routing.dht.dht import DHT
 from kachery_p2p.routing.dht.messages import DhtPeer
 from kachery_p2p.transport.stream import Stream
 from tests.helpers.patience import PATIENCE, until
@@ -52,6 +53,12 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytearray]:
 
     monkeypatch.setattr(Stream, "write_parts", recorded)
     return record
+
+
+def lan_dht(node: Node) -> DHT:
+    """The DHT of the local network that a node takes part in."""
+    assert node.finding.lan_dht is not None
+    return node.finding.lan_dht
 
 
 class Lab:
@@ -79,7 +86,7 @@ class Lab:
             for other in nodes:
                 if node is not other:
                     await node.connect(other.host.addresses()[0])
-        await until(lambda: all(len(node.finding.lan_dht.peers()) == len(nodes) - 1 for node in nodes))
+        await until(lambda: all(len(lan_dht(node).peers()) == len(nodes) - 1 for node in nodes))
 
     async def join(self, owner: Node, *others: Node) -> str:
         """Make a group of these; its ID."""
@@ -158,8 +165,8 @@ async def test_the_outsider_hears_of_nothing(three: Three, heard: dict[str, byte
     assert announced.copies == 2
     (key,) = keys_to_announce(alice.groups.secrets_of(three.group)[0], cid.multihash, time.time())[:1]
     wall = time.time()
-    assert [each.id for each in outsider.finding.lan_dht._providers.get(key, wall)] == [peer_bytes(alice.host.peer_id)]
-    assert outsider.finding.lan_dht._providers.get(cid.multihash, wall) == []
+    assert [each.id for each in lan_dht(outsider)._providers.get(key, wall)] == [peer_bytes(alice.host.peer_id)]
+    assert lan_dht(outsider)._providers.get(cid.multihash, wall) == []
     found = [each.peer async for each in bob.finding.providers(cid, frozenset({three.group}))]
     assert set(found) == {alice.host.peer_id}
 
@@ -247,7 +254,7 @@ async def test_who_puts_himself_under_a_key_is_not_asked(three: Three, heard: di
     await alice.announce(AnnounceRequest(cid, PATIENCE))
     key = keys_to_announce(alice.groups.secrets_of(three.group)[0], cid.multihash, time.time())[0]
     for node in (alice, bob):
-        assert await outsider.finding.lan_dht.deliver(DhtPeer(peer_bytes(node.host.peer_id)), [key])
+        assert await lan_dht(outsider).deliver(DhtPeer(peer_bytes(node.host.peer_id)), [key])
     named = [each.peer async for each in bob.finding.router.find_providers(key)]
     assert outsider.host.peer_id in named
     # The only one who has it is gone.
