@@ -427,8 +427,6 @@ class RootAccess:
         Raises:
             RepoError: such a program may be running.
         """
-        if self._ready:
-            return
         if not self._catalog.keeps_older_out:
             self.keep_older_out()
             if not self._catalog.keeps_older_out:
@@ -436,7 +434,7 @@ class RootAccess:
                     f"A node of an older version of this program runs in {self._layout.directory}. It would give "
                     "to everyone what is for some. Stop it, and do this again then: kachery-cloud node stop"
                 )
-        if not self.records.complete():
+        if not self._ready and not self.records.complete():
             self.write_records()
         self._ready = True
 

@@ -1,5 +1,7 @@
-"""Random histories of storing, linking, setting audiences, removing and collecting, on contents that overlap, by two who
-have the directory open: after each step every block is for exactly whom the roots are that have it."""
+"""Random histories of storing, linking, setting audiences, removing and collecting, on contents that overlap.
+
+Two have the directory open. After each step every block is for exactly whom the roots are that have it.
+"""
 
 from __future__ import annotations
 
