@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kachery_cloud.answers import Elsewhere, Here, PinCounts, Running, SharedDirectory, Stopped, Trouble
 from kachery_cloud.arguments import check_flags, text_list
-from kachery_cloud.audiences import audience_of_uri, uri_groups
 from kachery_cloud.auditing import visible_now
 from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError, NoPermission
 from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, repository, resolve_local
@@ -225,9 +224,7 @@ def search_whereis(
     parsed = parse_uri(uri)
     seconds = WHEREIS_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
     peers = (*parsed.providers, *check_peer_addresses(providers, "providers"))
-    # Only those for whom it is are to hear that somebody looks for it, also where the URI does not say that.
-    groups = parsed.groups or uri_groups(audience_of_uri(config, parsed))
-    return _search(config, parsed, WhereisRequest(parsed.root, seconds, peers, groups))
+    return _search(config, parsed, WhereisRequest(parsed.root, seconds, peers, parsed.groups))
 
 
 def _search(config: Config, uri: ContentURI, request: WhereisRequest) -> Generator[Whereabouts, None, None]:

@@ -199,6 +199,15 @@ class RootAccess:
         ]
         return sorted([*restricted, *public], key=lambda found: found[0] != cid)
 
+    def is_wider(self, cid: CID, audience: Audience) -> bool:
+        """Whether others than these may see some block of a root that is here. Looks through no other root."""
+        for some in each_block(cid, self._reader.nodes):
+            for batch in batches(each for each in some if is_claimed(each)):
+                found = self.audiences(batch)
+                if any(not found.get(each, PUBLIC) <= audience for each in batch):
+                    return True
+        return False
+
     # --- said by the user --------------------------------------------------------------------------------------------
 
     def set_audience(self, cid: CID, audience: Audience) -> None:
