@@ -37,6 +37,7 @@ from kachery_cloud.errors import (
     NotAFile,
     PathNotFound,
 )
+from kachery_cloud.files_here import request_of
 from kachery_cloud.local import BlockNotLocal, list_local, repository, resolve_local
 from kachery_cloud.opening.asking import Steps, ask, run_async
 from kachery_cloud.opening.decrypting import AnyContent, open_content
@@ -180,7 +181,7 @@ class KacheryFileSystem(AsyncFileSystem):
         cid = root.removeprefix(_ENCRYPTED)
         key = self._keys_of.get(cid) if cid != root else None
         providers = (*self.providers, *(self._providers_of.get(cid) or ()))
-        return Request(
+        return request_of(
             self._uri_of(root, names) + (f"#key={key}" if key else ""),
             local_only=self.local_only,
             providers=list(dict.fromkeys(providers)),

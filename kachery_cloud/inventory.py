@@ -228,7 +228,7 @@ def list(
     config = load_config()
     pins = pins_by_cid(config)
     repo = repository(config)
-    known = Visibilities(config, repo.access)
+    known = Visibilities(config, repo.access, EncryptedRoots(repo).all())
     wanted_by = None if to is None else chosen(config, to)
     found = {root.key: item_of(root, pins, known=known) for root in repo.inventory.roots()}
     for layer in () if own else repo.layers:
@@ -272,11 +272,11 @@ def du() -> UsageTable:
 class Visibilities:
     """For whom the roots of a repo are, and which are encrypted, looked up once for all."""
 
-    def __init__(self, config: Config, access: RootAccess) -> None:
+    def __init__(self, config: Config, access: RootAccess, encrypted: frozenset[str] = frozenset()) -> None:
         restricted = access.roots() if access.any_restricted() else ()
         self._audiences = {bytes(cid.to_v1()): audience for cid, audience in restricted}
         self._groups = groups_here(config) if self._audiences else ()
-        self._encrypted = EncryptedRoots(repo).all()
+        self._encrypted = encrypted
 
     def of(self, root: KeptRoot) -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
         """The words for it, the IDs of its groups, and how it is encrypted."""
@@ -372,7 +372,7 @@ def about(config: Config, cid: CID) -> dict[str, Any]:
             break
     if root is None:
         return {}
-    known = Visibilities(config, repo.access) if shared is None else None
+    known = Visibilities(config, repo.access, EncryptedRoots(repo).all()) if shared is None else None
     item = item_of(root, pins_by_cid(config), shared, known).as_json()
     return {
         "kept": item["kind"],

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, SupportsIndex
 
 from kachery_cloud.arguments import binary_stream, byte_range, check_flags, path_text
 from kachery_cloud.errors import DamagedFile, InvalidArgument, KacheryError
-from kachery_cloud.files_here import request_for
+from kachery_cloud.files_here import request_for, request_of
 from kachery_cloud.local import BlockNotLocal, local_kinds, repository, resolve_local
 from kachery_cloud.placing import check_tree_destination, no_folder, place_directory
-from kachery_cloud.request import Request
 from kachery_cloud.syncing import Changes, sync_directory
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import ContentURI
@@ -30,6 +29,8 @@ from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from kachery_cloud.request import Request
 
 #: Symbolic links that are named one by one when they are left out.
 _MOST_WARNINGS = 10
@@ -323,7 +324,7 @@ def load_dir(
         >>> kcl.load_dir(uri, "experiment-copy")
     """
     check_flags(overwrite=overwrite, delete=delete)
-    request = Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
+    request = request_of(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
     target = _absolute(dest)
     check_tree_destination(target)
     repo = repository(request.config)
@@ -371,7 +372,7 @@ def list_dir(
         >>> [entry["name"] for entry in kcl.list_dir(uri)]
         ['notes', 'session.nwb']
     """
-    request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+    request = request_of(uri, local_only=local_only, providers=providers, timeout=timeout)
     entries = request.entries()
     parent = request.uri
     top = ContentURI(parent.cid, groups=parent.groups, encryption=parent.encryption)

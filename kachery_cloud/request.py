@@ -95,32 +95,19 @@ class Request:
         self.timeout = self.config.timeout if timeout is None else parse_timeout(timeout, "The timeout")
 
     def file(self) -> Path:
-        """The path of the whole file, here or fetched; of its plain copy where it is encrypted."""
-        if self.uri.encryption is None:
-            return self.stored_file()
-        from kachery_cloud.encryption.loading import plain_file
-
-        return plain_file(self)
-
-    def copy_to(self, target: Path, *, replace: bool) -> None:
-        """Put a copy of the file at `target`; as `kachery_cloud.placing.copy_into_place`. No other copy is made."""
-        if self.uri.encryption is None:
-            from kachery_cloud.placing import copy_into_place
-
-            copy_into_place(self.stored_file(), target, replace=replace)
-            return
-        from kachery_cloud.encryption.loading import decrypt_into_place
-
-        decrypt_into_place(self, target, replace=replace)
-
-    def stored_file(self) -> Path:
-        """The path of the whole file as it is stored, here or fetched."""
+        """The path of the whole file, here or fetched."""
         found = self.local(needs_path=True)
         if found is None or found.path is None:
             return _path_of(self.ask("file"))
         self.say(f"{self.uri.locator} is on this machine already.")
         self._asked_for(found.cid)
         return found.path
+
+    def copy_to(self, target: Path, *, replace: bool) -> None:
+        """Put a copy of the file at `target`; as `kachery_cloud.placing.copy_into_place`."""
+        from kachery_cloud.placing import copy_into_place
+
+        copy_into_place(self.file(), target, replace=replace)
 
     def file_name(self) -> str:
         """The name for a copy in a folder: what the URI says, else the label in the list of this machine, else the CID.
@@ -140,22 +127,10 @@ class Request:
         except InvalidName:
             return str(path)
         repo = repository(self.config)
-        if self.uri.encryption is not None:
-            from kachery_cloud.encryption.plain import PlainCopies
-
-            return str(PlainCopies(repo).name(path, name))
         return str(repo.names.give(resolve_local(repo, self.uri), path, name))
 
     def open(self) -> BufferedIOBase:
         """The whole file, here or fetched, open for reading. A small one that has no path yet gets none."""
-        if self.uri.encryption is not None:
-            from kachery_cloud.encryption.loading import open_plain
-
-            return open_plain(self)
-        return self.open_stored()
-
-    def open_stored(self) -> BufferedIOBase:
-        """The same as it is stored."""
         found = self.local()
         return open(_path_of(self.ask("file", part=True)), "rb") if found is None else found.open()
 
@@ -179,11 +154,6 @@ class Request:
         """Note what is loaded is called: as its URI says, or by the last name of its path."""
         from kachery_p2p.repo.kept_rows import Label
 
-        if self.uri.encryption is not None and cid == self.uri.root:
-            from kachery_cloud.encryption.records import EncryptedRoots
-
-            with contextlib.suppress(NoPermission, DiskFull):
-                EncryptedRoots(repo).note(cid)
         if name:
             with contextlib.suppress(RepoError, DiskFull):
                 repo.inventory.name(cid, Label(name))
@@ -259,11 +229,6 @@ class Request:
 
     def pieces(self, start: int | None, end: int | None, *, stream: bool = False) -> Iterator[bytes]:
         """The bytes of a slice, in order, in pieces of at most `_PIECE`."""
-        if self.uri.encryption is not None:
-            from kachery_cloud.encryption.loading import plain_pieces
-
-            yield from plain_pieces(self, start, end, stream=stream)
-            return
         found = self.local()
         if found is not None:
             with found.open() as file:
@@ -337,19 +302,11 @@ class Request:
     ) -> dict[str, Any]:
         from kachery_cloud.inventory import about
 
-        kind, stored_size = "directory" if size is None else "file", size
-        if self.uri.encryption is not None and size is not None:
-            from kachery_cloud.encryption.loading import plain_size_of
-            from kachery_cloud.encryption.plain import PlainCopies
-
-            copy = PlainCopies(repository(self.config)).find(cid)
-            size, path = plain_size_of(self, path), None if copy is None else str(copy)
         return {
             "uri": str(self.uri),
             "cid": str(cid),
-            "kind": kind,
+            "kind": "directory" if size is None else "file",
             "size": size,
-            **({} if self.uri.encryption is None else {"encryption": self.uri.encryption, "stored": stored_size}),
             "label": self.uri.label,
             "sources": dict(sources or {}),
             "local": local,

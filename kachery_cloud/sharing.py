@@ -28,6 +28,7 @@ from kachery_cloud.errors import (
     IsADirectory,
     NodeError,
 )
+from kachery_cloud.files_here import request_of
 from kachery_cloud.local import (
     BlockNotLocal,
     find_local,
@@ -393,7 +394,7 @@ def get(
     """
     from kachery_cloud.load import load_dir
 
-    request = Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
+    request = request_of(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
     target = _target(request, dest)
     with explained("looking at", target):
         there = target.lstat() if os.path.lexists(target) else None

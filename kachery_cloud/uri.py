@@ -316,6 +316,8 @@ def format_uri(
         if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
             raise InvalidArgument(f"{what} is {shown(texts)}; it must be a list of texts.")
     check_label(label)
+    if encryption is not None and not (isinstance(encryption, str) and encryption == AGE):
+        raise InvalidArgument(f"encryption is {shown(encryption)}; it must be 'age', or None.")
     text = "/".join(["ipfs://" + cid, *(_encode(_check_name(name, cid)) for name in path)])
     pairs = [] if label is None else ["label=" + _encode(label)]
     pairs += ["provider=" + _encode(address) for address in providers]

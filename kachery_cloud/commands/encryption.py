@@ -71,8 +71,8 @@ def encrypt_choice(encrypted: bool, encrypt_to: tuple[str, ...], with_passphrase
 def key(as_json: bool) -> None:
     """Print the age key of this machine that others encrypt to, and say on stderr where its secret part lies.
 
-    Colleagues name it in --encrypt-to, or give it to "age -r". What is encrypted for it is decrypted by loading it here,
-    and by "age -d -i" with the file. It is made when it is first needed; keep a copy of the file.
+    Colleagues name it in --encrypt-to, or give it to "age -r". What is encrypted for it is decrypted by loading it
+    here, and by "age -d -i" with the file. It is made when it is first needed; keep a copy of the file.
 
     \b
     Example:

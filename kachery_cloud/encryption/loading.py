@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from kachery_cloud.arguments import range_in
 from kachery_cloud.encryption.identities import Keyring, keyring
 from kachery_cloud.encryption.plain import PlainCopies
 from kachery_cloud.encryption.reading import AgeReader, decrypted, layout_of, open_file, plain_size, read_header
-from kachery_cloud.errors import DamagedFile, EncryptionError
+from kachery_cloud.encryption.records import EncryptedRoots
+from kachery_cloud.errors import DamagedFile, DiskFull, EncryptionError, InvalidName, NoPermission
 from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.opening.asking import run
+from kachery_cloud.opening.content import Content
+from kachery_cloud.opening.decrypting import open_content
+from kachery_cloud.placing import copy_into_place, make_in_place
 from kachery_cloud.progress import progress_bar
+from kachery_cloud.request import Request
+from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.names import outside_name
 
 if TYPE_CHECKING:
-    from kachery_cloud.request import Request
+    from kachery_p2p.repo.repo import Repo
 
 #: Plain bytes that are kept in memory rather than in a plain copy, where a program only wants to read them.
 _IN_MEMORY = 64 << 20
@@ -29,118 +37,143 @@ _LARGEST_WINDOW = 64 << 20
 _PIECE = 1 << 20
 
 
-def _keys(request: Request) -> Keyring:
-    return keyring(request.config, request.uri.key)
+class EncryptedRequest(Request):
+    """A call that loads what is encrypted, where its URI says so: what it gives are plain bytes."""
 
+    @property
+    def _keys(self) -> Keyring:
+        return keyring(self.config, self.uri.key)
 
-def plain_file(request: Request) -> Path:
-    """The path of the plain copy of a file, which is made where there is none.
+    @property
+    def _is_encrypted(self) -> bool:
+        return self.uri.encryption is not None
 
-    Raises:
-        NoDecryptionKey: no key that opens it is here.
-        EncryptionError: it is damaged, or no age file; and what loading it raises.
-    """
-    found = _plain_here(request)
-    if found is not None:
+    def file(self) -> Path:
+        """The path of the plain copy, which is made where there is none.
+
+        Raises:
+            NoDecryptionKey: no key that opens it is here.
+            EncryptionError: it is damaged, or no age file; and what loading it raises.
+        """
+        if not self._is_encrypted:
+            return super().file()
+        found = self._plain_here()
+        if found is not None:
+            return found
+        repo = repository(self.config)
+        with open(super().file(), "rb") as file:
+            reader = open_file(file, self._keys, self.uri.locator)
+            cid = resolve_local(repo, self.uri)
+            return PlainCopies(repo).make(cid, lambda out: self._decrypt(reader, out))
+
+    def _plain_here(self) -> Path | None:
+        repo = repository(self.config)
+        try:
+            return PlainCopies(repo).find(resolve_local(repo, self.uri))
+        except (BlockNotLocal, DamagedFile):
+            return None  # a folder on the way to it is not here
+
+    def named(self, path: Path) -> str:
+        """A path of the plain copy which ends in the name that the URI gives it; `path` where that is no plain name."""
+        if not self._is_encrypted:
+            return super().named(path)
+        try:
+            name = outside_name(self.uri.name)
+        except InvalidName:
+            return str(path)
+        return str(PlainCopies(repository(self.config)).name(path, name))
+
+    def copy_to(self, target: Path, *, replace: bool) -> None:
+        """Put the plain bytes at `target`, and nowhere else; as `kachery_cloud.placing.copy_into_place`."""
+        found = self._plain_here() if self._is_encrypted else None
+        if not self._is_encrypted or found is not None:
+            copy_into_place(found or super().file(), target, replace=replace)
+            return
+        with open(super().file(), "rb") as file:
+            reader = open_file(file, self._keys, self.uri.locator)
+
+            def make(part: Path) -> None:
+                with open(part, "xb") as out:
+                    self._decrypt(reader, out)
+
+            make_in_place(target, make, replace=replace)
+
+    def _decrypt(self, reader: AgeReader, out: BinaryIO) -> None:
+        name = self.uri.name or self.uri.cid
+        done = 0
+        with progress_bar(f"Decrypting {name[:40]}") as update:
+            for piece in decrypted(reader, self.uri.locator):
+                out.write(piece)
+                done += len(piece)
+                update(done, reader.size)
+
+    def open(self) -> BufferedIOBase:
+        """The plain bytes of the whole file, open for reading; from memory where they are few."""
+        found = self._plain_here() if self._is_encrypted else None
+        if found is not None:
+            return open(found, "rb")
+        file = super().open()
+        if not self._is_encrypted:
+            return file
+        with file:
+            reader = open_file(cast(BinaryIO, file), self._keys, self.uri.locator)
+            if reader.size <= _IN_MEMORY:
+                return io.BytesIO(b"".join(decrypted(reader, self.uri.locator)))
+        return open(self.file(), "rb")
+
+    def pieces(self, start: int | None, end: int | None, *, stream: bool = False) -> Iterator[bytes]:
+        """The plain bytes of a slice, in order, in pieces."""
+        if not self._is_encrypted:
+            yield from super().pieces(start, end, stream=stream)
+            return
+        content = run(open_content(self, 0))
+        try:
+            at, last = range_in(start, end, content.size)
+            window = _FIRST_WINDOW if stream else max(last - at, 1)
+            while at < last:
+                stop = min(at + window, last)
+                run(content.fetch(at, stop))
+                while at < stop:
+                    piece = run(content.read(at, min(at + _PIECE, stop)))
+                    at += len(piece)
+                    yield piece
+                window = max(window, min(2 * window, _LARGEST_WINDOW))
+        finally:
+            content.close()
+
+    def info(self) -> dict[str, Any]:
+        """See `kachery_cloud.load.load_file_info`; with "encryption", and the bytes of the cipher text as "stored"."""
+        found = super().info()
+        if not self._is_encrypted:
+            return found
+        found["encryption"] = self.uri.encryption
+        if found["kind"] == "file":
+            cipher = found["path"]
+            copy = PlainCopies(repository(self.config)).find(CID.parse(found["cid"]))
+            found["stored"], found["size"] = found["size"], self._plain_size(cipher)
+            found["path"] = None if copy is None else str(copy)
         return found
-    path = request.stored_file()
-    repo = repository(request.config)
-    with open(path, "rb") as file:
-        reader = open_file(file, _keys(request), request.uri.locator)
-        return PlainCopies(repo).make(resolve_local(repo, request.uri), lambda out: _decrypt(request, reader, out))
 
+    def _plain_size(self, path: str | None) -> int:
+        """How many plain bytes it says that it has, for whoever has no key, too: nothing is authenticated.
 
-def _plain_here(request: Request) -> Path | None:
-    repo = repository(request.config)
-    try:
-        return PlainCopies(repo).find(resolve_local(repo, request.uri))
-    except (BlockNotLocal, DamagedFile):
-        return None  # a folder on the way to it is not here
+        Args:
+            path: of the cipher text, where all of that is here.
+        """
+        if path is not None:
+            with open(path, "rb") as file:
+                return plain_size(file)
+        content = run(Content(self, 0).open())
+        try:
+            return layout_of(run(read_header(content.read, content.size)), content.size).size
+        finally:
+            content.close()
 
-
-def decrypt_into_place(request: Request, target: Path, *, replace: bool) -> None:
-    """Put the plain bytes of a file at `target`, and nowhere else.
-
-    Raises:
-        FileExists, NotAFile: see `kachery_cloud.placing.copy_into_place`; and what `plain_file` raises.
-    """
-    from kachery_cloud.placing import copy_into_place, make_in_place
-
-    found = _plain_here(request)
-    if found is not None:
-        copy_into_place(found, target, replace=replace)
-        return
-    path = request.stored_file()
-    with open(path, "rb") as file:
-        reader = open_file(file, _keys(request), request.uri.locator)
-
-        def make(part: Path) -> None:
-            with open(part, "xb") as out:
-                _decrypt(request, reader, out)
-
-        make_in_place(target, make, replace=replace)
-
-
-def _decrypt(request: Request, reader: AgeReader, out: BinaryIO) -> None:
-    name = request.uri.name or request.uri.cid
-    done = 0
-    with progress_bar(f"Decrypting {name[:40]}") as update:
-        for piece in decrypted(reader, request.uri.locator):
-            out.write(piece)
-            done += len(piece)
-            update(done, reader.size)
-
-
-def open_plain(request: Request) -> BufferedIOBase:
-    """The plain bytes of a whole file, open for reading; from memory where they are few."""
-    found = _plain_here(request)
-    if found is not None:
-        return open(found, "rb")
-    file = request.open_stored()
-    with file:
-        reader = open_file(file, _keys(request), request.uri.locator)  # type: ignore[arg-type]
-        if reader.size <= _IN_MEMORY:
-            return io.BytesIO(b"".join(decrypted(reader, request.uri.locator)))
-    return open(plain_file(request), "rb")
-
-
-def plain_pieces(request: Request, start: int | None, end: int | None, *, stream: bool) -> Iterator[bytes]:
-    """The plain bytes of a slice, in order, in pieces; as `Request.pieces`."""
-    from kachery_cloud.opening.decrypting import open_content
-
-    content = run(open_content(request, 0))
-    try:
-        at, last = range_in(start, end, content.size)
-        window = _FIRST_WINDOW if stream else max(last - at, 1)
-        while at < last:
-            stop = min(at + window, last)
-            run(content.fetch(at, stop))
-            while at < stop:
-                piece = run(content.read(at, min(at + _PIECE, stop)))
-                at += len(piece)
-                yield piece
-            window = max(window, min(2 * window, _LARGEST_WINDOW))
-    finally:
-        content.close()
-
-
-def plain_size_of(request: Request, path: str | None) -> int:
-    """How many plain bytes a file says that it has, for whoever has no key; as `plain_size`.
-
-    Args:
-        request: that names it.
-        path: of its cipher text, where all of that is here.
-    """
-    if path is not None:
-        with open(path, "rb") as file:
-            return plain_size(file)
-    from kachery_cloud.opening.content import Content
-
-    content = run(Content(request, 0).open())
-    try:
-        return layout_of(run(read_header(content.read, content.size)), content.size).size
-    finally:
-        content.close()
+    def _named(self, repo: Repo, cid: CID, name: str | None) -> None:
+        if self._is_encrypted and cid == self.uri.root:
+            with contextlib.suppress(NoPermission, DiskFull):
+                EncryptedRoots(repo).note(cid)
+        super()._named(repo, cid, name)
 
 
 class Decryption:
@@ -151,7 +184,7 @@ class Decryption:
     """
 
     def __init__(self, request: Request) -> None:
-        self._keys = _keys(request)
+        self._keys = keyring(request.config, request.uri.key)
         self._top = request.uri.locator
 
     def _name(self, name: str) -> str:

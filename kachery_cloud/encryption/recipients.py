@@ -15,9 +15,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from kachery_cloud.arguments import path_text
 from kachery_cloud.encryption.groups import Secrets, group_secrets
 from kachery_cloud.encryption.identities import group_identity, own_identity
 from kachery_cloud.encryption.stanzas import Passphrase
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Encrypt: TypeAlias = "bool | str | os.PathLike[str] | Passphrase | Sequence[str | os.PathLike[str]] | None"
 _MAX_FILE = 1 << 20
+#: Longer than any system lets a path be.
+_MAX_PATH = 4096
 _MAX_RECIPIENTS = 500
 
 
@@ -67,9 +69,8 @@ def recipients_for(config: Config, encrypt: Encrypt, audience: Audience | None =
         if not encrypt.text:
             raise InvalidArgument("The passphrase is empty.")
         return Recipients(passphrase=encrypt)
-    keys = {own_identity(config).recipient}
-    if encrypt is not True:
-        keys.update(_named(encrypt))
+    keys = set() if encrypt is True else _named(encrypt)
+    keys.add(own_identity(config).recipient)
     if audience is not None:
         keys.update(audience_keys(config, audience))
     if len(keys) > _MAX_RECIPIENTS:
@@ -109,7 +110,7 @@ def _named(encrypt: Any) -> set[str]:
     found: set[str] = set()
     for each in given:
         if isinstance(each, os.PathLike):
-            found.update(_in_file(Path(each)))
+            found.update(_in_file(path_text(each, "encrypt")))
         elif not isinstance(each, str):
             raise InvalidArgument(
                 f"encrypt is {shown(encrypt)}; it must be True, a recipient ('age1...', 'ssh-ed25519 AAAA...'), the "
@@ -123,14 +124,14 @@ def _named(encrypt: Any) -> set[str]:
                 "it."
             )
         else:
-            found.update(_in_file(Path(os.path.expanduser(each))))
+            found.update(_in_file(os.path.expanduser(path_text(each, "encrypt"))))
     return found
 
 
-def _in_file(path: Path) -> set[str]:
-    if not path.exists():
+def _in_file(path: str) -> set[str]:
+    if len(path) > _MAX_PATH or not os.path.lexists(path):
         raise FileMissing(
-            f"{shown(str(path))} is neither a recipient nor a file of recipients. A recipient is 'age1...' or "
+            f"{shown(path)} is neither a recipient nor a file of recipients. A recipient is 'age1...' or "
             "'ssh-ed25519 AAAA...'."
         )
     with explained("reading the recipients in", path):
