@@ -199,23 +199,25 @@ def _named(config: Config, word: str, origin: str, error: type[KacheryError]) ->
     if len(found) > 1:
         ids = " or ".join(group.id for group in found)
         raise (GroupError if error is InvalidArgument else error)(
-            f"{origin}: there are {len(found)} groups called {shown(word)} here. Say which by its ID: {ids}."
+            f"There are {len(found)} groups called {shown(word)} here ({origin}). Say which by its ID: {ids}."
         )
     return found[0]
 
 
 def _no_group(word: str, origin: str, here: Sequence[GroupHere]) -> str:
     names = [group.name for group in here]
+    where = "" if origin == "to" else f" ({origin})"
     if not names:
         return (
-            f"{origin} says {shown(word)}, and this machine is in no group. To make one: kachery-cloud-group create "
-            "NAME; to enter one: kachery-cloud-group join INVITATION. Without a group there are 'private' and 'public'."
+            f"There is no group {shown(word)}{where} here: this machine is in none. To make one: kachery-cloud-group "
+            "create NAME; to enter one: kachery-cloud-group join INVITATION. Without a group there are 'private' and "
+            "'public'."
         )
     near = difflib.get_close_matches(word, [*names, "private", "public"], 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     listed = ", ".join(sorted(names)[:_MOST_NAMED])
     more = f" and {len(names) - _MOST_NAMED:,} more (kachery-cloud-group list)" if len(names) > _MOST_NAMED else ""
-    return f"{origin} says {shown(word)}, and there is no such group here.{hint} There are: {listed}{more}."
+    return f"There is no group {shown(word)}{where} here.{hint} There are: {listed}{more}."
 
 
 # --- from an audience to words ---------------------------------------------------------------------------------------

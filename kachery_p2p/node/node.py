@@ -10,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -26,6 +25,7 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
 from kachery_p2p.errors import ContentNotFound, DialError, KacheryError, NoPermission, RemovedMeanwhile
+from kachery_p2p.load.claimed import Claimed
 from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.interfaces import Progress
@@ -68,7 +68,6 @@ if TYPE_CHECKING:
     )
     from kachery_p2p.pinning.config import PinService
     from kachery_p2p.pinning.outbox import PinOutbox
-    from kachery_p2p.repo.access import Claim
     from kachery_p2p.repo.keys import NodeKey
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.routing.interfaces import Provider
@@ -458,7 +457,7 @@ class Node:
             async def work() -> LoadResult:
                 audience = await load.learn(root)
                 if not audience.everyone:
-                    load.claim = await stack.enter_async_context(_Claimed(self.repo.access.claim(audience)))
+                    load.claim = await stack.enter_async_context(Claimed(self.repo.access.claim(audience)))
                 target = root
                 if request.path:
                     target = (
@@ -568,20 +567,6 @@ class Node:
             discovery=discovery_status(self.finding),
             traffic=TrafficStatus(**asdict(self.exchange.stats().total)),
         )
-
-
-class _Claimed:
-    """A claim while it lasts. Its beginning and its end write to the disk, also where the load is cancelled."""
-
-    def __init__(self, claim: AbstractContextManager[Claim]) -> None:
-        self._claim = claim
-
-    async def __aenter__(self) -> Claim:
-        return await trio.to_thread.run_sync(self._claim.__enter__)
-
-    async def __aexit__(self, *error: Any) -> bool | None:
-        with trio.CancelScope(shield=True):
-            return await trio.to_thread.run_sync(self._claim.__exit__, *error)
 
 
 def _open_database(path: Path) -> Database:

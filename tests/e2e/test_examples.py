@@ -191,6 +191,8 @@ BEFORE = {
     "get": "import os; os.mkdir('copies'); uri = kcl.store_text('example text', label='a.txt')",
     "repair": "kcl.store_dir('experiment', local=True)",
     "share": "uri = kcl.store_text('example text', label='session.nwb')",
+    "access": "uri = kcl.store_text('example text')",
+    "set_visibility": "uri = kcl.store_text('for my own machines')",
     "status": "kcl.status(start=True)",
 }
 #: What is put in place of what an example shows, where this network has something else.
@@ -205,6 +207,7 @@ INSTEAD = {
     "share": ("=ip4:192.168.1.20:tcp:4001@bafybeih...", "=ip4:127.0.0.1:tcp:...@bafkrei..."),
     "status": ("/ip4/192.168.1.20/tcp/40121/p2p/", "/ip4/127.0.0.1/tcp/..."),
     "store_file": ("'ipfs://bafybeih...", "'ipfs:..."),
+    "set_visibility": ("'ipfs://bafybeih...", "'ipfs:..."),
     "whereis": ("('mdns', '12D3KooW...')", "('...', '12D3KooW...')..."),
 }
 #: These have a data directory of their own: one is for when no node runs, the others need a pinning service.

@@ -109,11 +109,14 @@ def test_storing_again_adds(hippocampus: str) -> None:
 @pytest.mark.parametrize(
     ("to", "words"),
     [
-        ("hipocampus", ["'hipocampus'", "Did you mean hippocampus?", "There are: hippocampus."]),
+        (
+            "hipocampus",
+            ["no group 'hipocampus' here", "Did you mean hippocampus?", "There are: hippocampus."],
+        ),
         (["public", "hippocampus"], ["everybody", "nothing can stand beside it"]),
         (["public", "private"], ["nothing can stand beside it"]),
         ([], ["names nobody"]),
-        ("", ["no such group"]),
+        ("", ["There is no group ''"]),
         (7, ["it must be text"]),
         ([f"g{n}" for n in range(3)], ["'g0'"]),
     ],
@@ -142,6 +145,29 @@ def test_two_groups_of_one_name(hippocampus: str) -> None:
     assert other in str(caught.value)
     uri = kcl.store_text("this", to=other, local=True)
     assert kcl.access(uri).visibility == (other,)
+
+
+@pytest.mark.parametrize("setting", [False, True])
+def test_what_comes_in_a_car_file(
+    setting: bool, hippocampus: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files and folders: for whom it is said, also by the setting; and the URIs say so."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_bytes(b"a" * 5000)
+    monkeypatch.setenv("KACHERY_CLOUD_DIR", str(tmp_path / "elsewhere"))
+    uris = [kcl.store_dir(tmp_path / "folder", local=True), kcl.store_bytes(b"b" * 2_000_000, local=True)]
+    kcl.export_car(uris, tmp_path / "all.car")
+    monkeypatch.setenv("KACHERY_CLOUD_DIR", str(data))
+    if setting:
+        monkeypatch.setenv("KACHERY_CLOUD_TO", "hippocampus")
+        found = kcl.import_car(tmp_path / "all.car", local=True).uris
+    else:
+        done = run("import", tmp_path / "all.car", "--to", "hippocampus")
+        found = done.stdout.split()
+        assert done.stderr == "Only members of hippocampus (1) can load this.\n"
+    group = group_audience([hippocampus])
+    assert [(parse_uri(uri).groups, audience_of(uri)) for uri in found] == [((hippocampus,), group)] * 2
+    assert [item.visibility for item in kcl.list()] == [("hippocampus",)] * 2
 
 
 # --- the setting -----------------------------------------------------------------------------------------------------
