@@ -22,8 +22,10 @@ from tests.helpers.access_lab import (
     AUDIENCES,
     CORTEX,
     IN_VAIN,
+    LOAD,
     MAY,
     AccessLab,
+    PinningService,
     bare,
     cid_of,
     multihash_of,
@@ -112,6 +114,30 @@ from kachery_p2p.gateway.server.token import gateway_token
 import os
 say(gateway_token(Path(os.environ["KACHERY_CLOUD_DIR"])))
 """
+_EXPORT = """
+found, refused = {}, []
+for kind, uri in args[0].items():
+    try:
+        found[kind] = kcl.export_car(uri, args[1][kind]).uris[0]
+    except kcl.NoPermission:
+        refused.append(kind)
+        found[kind] = kcl.export_car(uri, args[1][kind], encrypt=True).uris[0]
+say({**found, "refused": refused})
+"""
+_IMPORT = """
+import hashlib
+found = {}
+for kind, path in args[0].items():
+    kcl.import_car(path, local=True)
+    try:
+        found[kind] = hashlib.sha256(kcl.load_bytes(args[1][kind], local_only=True)).hexdigest()
+    except kcl.KacheryError as error:
+        found[kind] = type(error).__name__
+say(found)
+"""
+_PIN = "say({kind: kcl.pin(uri, wait='verified')[0]['cid'] for kind, uri in args[0].items()})"
+#: What leaves this machine encrypted is for members of its groups; the user's other machines have no key of theirs.
+MAY_READ = {**MAY, "private": frozenset[str](), "public": MAY["public"] | {"anybody", "service"}}
 
 
 # --- the ways in -----------------------------------------------------------------------------------------------------
@@ -197,6 +223,53 @@ def gateways(lab: AccessLab) -> tuple[Cells, dict[str, frozenset[str]]]:
     return found, may
 
 
+def car_files(lab: AccessLab) -> Cells:
+    """Everybody has the CAR files; `anybody` is who reads their bytes."""
+    uris = lab.store()
+    paths = {kind: str(lab.folder / f"{kind}-{cid_of(uri)}.car") for kind, uri in uris.items()}
+    exported = lab.stations["ann"].call(_EXPORT, uris, paths)
+    assert exported.pop("refused") == [kind for kind in uris if kind != "public"]
+
+    def load(name: str) -> dict[str, str]:
+        return lab.stations[name].call(_IMPORT, paths, exported)
+
+    return judged(lab, uris, lab.each(load, LOADERS)) | {
+        (kind, "anybody"): lab.pieces[cid_of(uri)] in Path(paths[kind]).read_bytes() for kind, uri in uris.items()
+    }
+
+
+def by_a_pinning_service(lab: AccessLab) -> Cells:
+    """All load from the node of the service; `service` is who runs it, and looks at its disk."""
+    uris = lab.store()
+    service = PinningService(lab.hosts["ann"], lab.folder / "pins")
+    try:
+        ann = lab.stations["ann"]
+        ann.env["THE_TOKEN"] = service.TOKEN
+        ann.run("kachery-cloud-pins", "service", "add", "pins", service.url, "--token-env", "THE_TOKEN")
+        pinned = ann.call(_PIN, uris)
+        asked = {kind: f"ipfs://{cid}{'' if kind == 'public' else '?encryption=age'}" for kind, cid in pinned.items()}
+        assert [kind for kind in uris if cid_of(asked[kind]) == cid_of(uris[kind])] == ["public"]
+
+        def load(name: str) -> dict[str, str]:
+            return lab.stations[name].call(LOAD, asked, [service.addr], IN_VAIN)
+
+        return judged(lab, uris, lab.each(load, LOADERS)) | {
+            (kind, "service"): service.has(lab.pieces[cid_of(uri)]) for kind, uri in uris.items()
+        }
+    finally:
+        service.stop()
+
+
+def judged(lab: AccessLab, uris: Mapping[str, str], answers: Mapping[str, Mapping[str, str]]) -> Cells:
+    """What of what is encrypted came to be read."""
+    found: Cells = {}
+    for name, got in answers.items():
+        for kind, answer in got.items():
+            assert answer in ("NoDecryptionKey", lab.sums[cid_of(uris[kind])]), f"{name}: {kind}: {answer}"
+            found[kind, name] = answer != "NoDecryptionKey"
+    return found
+
+
 def fetched(lab: AccessLab, uri: str, token: str) -> bool:
     """Whether the gateway of this machine gives the bytes."""
     headers = {"authorization": f"Bearer {token}"} if token else {}
@@ -245,6 +318,8 @@ def test_who_can_load_what(lab: AccessLab) -> None:
     lab.make_groups()
     table.add("Bitswap, direct", direct(lab))
     table.add("HTTP gateways", *gateways(lab))
+    table.add("CAR files", car_files(lab), MAY_READ)
+    table.add("Pinning service", by_a_pinning_service(lab), MAY_READ)
     lab.set_up(mdns=True)
     table.add("LAN, found by multicast DNS", on_the_lan(lab))
     lab.set_up(dht=True)

@@ -61,7 +61,7 @@ for name, (path, to) in args[0].items():
 say(found)
 """
 #: Each on its own, at the same time: what came, or the name of the error.
-_LOAD = """
+LOAD = """
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 def load(uri):
@@ -84,8 +84,9 @@ class AccessLab:
         self.stations: dict[str, Workstation] = {}
         self.hosts: dict[str, Host] = {}
         self.groups: dict[str, str] = {}
-        #: Bytes of what was stored, by the text of its CID.
+        #: The hash of what was stored, and some bytes in the middle of it, by the text of its CID.
         self.sums: dict[str, str] = {}
+        self.pieces: dict[str, bytes] = {}
         self._files = 0
 
     def __enter__(self) -> AccessLab:
@@ -181,15 +182,16 @@ class AccessLab:
     def store(self, *, size: int = SIZE, local: bool = False, at: str = "ann") -> dict[str, str]:
         """New files, one for each audience; their URIs."""
         wanted: dict[str, tuple[str, list[str]]] = {}
-        sums: dict[str, str] = {}
+        paths: dict[str, Path] = {}
         for name, to in AUDIENCES.items():
             self._files += 1
             path = write_random(self.folder / f"file-{self._files}.dat", size, seed=self._files)
-            sums[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-            wanted[name] = str(path), to
+            wanted[name], paths[name] = (str(path), to), path
         uris = self.stations[at].call(_STORE, wanted, PROFILE, local)
         for name, uri in uris.items():
-            self.sums[cid_of(uri)] = sums[name]
+            data = paths[name].read_bytes()
+            self.sums[cid_of(uri)] = hashlib.sha256(data).hexdigest()
+            self.pieces[cid_of(uri)] = data[size // 2 : size // 2 + 64]
         return uris
 
     # --- loading
@@ -200,7 +202,7 @@ class AccessLab:
         Raises:
             AssertionError: a load ended in another way than with the bytes or with "nobody has it".
         """
-        found = self.stations[name].call(_LOAD, dict(uris), list(providers), IN_VAIN)
+        found = self.stations[name].call(LOAD, dict(uris), list(providers), IN_VAIN)
         return {key: self._judge(uris[key], answer) for key, answer in found.items()}
 
     def _judge(self, uri: str, answer: str) -> bool:
@@ -226,6 +228,34 @@ class AccessLab:
                     "nft", "add", "rule", "ip", "wall", chain, "ip", field, "!=",
                     f"{{ {relay}, {own}, 127.0.0.0/8 }}", "meta", "l4proto", "tcp", "reject", "with", "tcp", "reset",
                 )  # fmt: skip
+
+
+class PinningService:
+    """`scripts.pinning_service` on a machine of the lab: its API there on loopback, its node for all."""
+
+    TOKEN = "the-token-of-this-test"
+
+    def __init__(self, host: Host, folder: Path) -> None:
+        self.folder = folder
+        command = [sys.executable, "-m", "scripts.pinning_service", str(folder), "--token", self.TOKEN]
+        with host.entered():
+            self._process = subprocess.Popen(
+                [*command, "--listen", "/ip4/0.0.0.0/tcp/4002"],
+                cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        assert self._process.stdout is not None
+        ready = json.loads(self._process.stdout.readline())
+        self.url: str = ready["url"]
+        self.addr = f"/ip4/{host.address}/tcp/4002/p2p/{ready['addr'].rpartition('/')[2]}"
+
+    def has(self, data: bytes) -> bool:
+        """Whether these bytes lie anywhere on its disk."""
+        return any(data in path.read_bytes() for path in self.folder.rglob("*") if path.is_file())
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.communicate()
 
 
 class Watcher:
