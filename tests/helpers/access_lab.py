@@ -87,6 +87,8 @@ class AccessLab:
         #: The hash of what was stored, and some bytes in the middle of it, by the text of its CID.
         self.sums: dict[str, str] = {}
         self.pieces: dict[str, bytes] = {}
+        #: All that was stored: for whom, and its URI.
+        self.stored: list[tuple[str, str]] = []
         self._files = 0
 
     def __enter__(self) -> AccessLab:
@@ -192,6 +194,7 @@ class AccessLab:
             data = paths[name].read_bytes()
             self.sums[cid_of(uri)] = hashlib.sha256(data).hexdigest()
             self.pieces[cid_of(uri)] = data[size // 2 : size // 2 + 64]
+            self.stored.append((name, uri))
         return uris
 
     # --- loading
