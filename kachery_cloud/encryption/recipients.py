@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kachery_cloud.arguments import path_text
@@ -155,7 +156,7 @@ def parse_recipient(text: str, where: str = "encrypt") -> Any:
     Raises:
         InvalidArgument: it is none.
     """
-    import pyrage
+    pyrage: Any = import_module("pyrage")  # it has no types
 
     try:
         if text.startswith("ssh-"):

@@ -101,7 +101,7 @@ def store_written_encrypted(
 ) -> Stored:
     """Store an age file of what `write` writes. The plain bytes never have a name on the disk."""
     with explained("storing in", config.directory):
-        folder = repository(config).directory / "tmp"
+        folder = str(repository(config).directory / "tmp")
         spool = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=folder)  # noqa: SIM115 - it is closed below
     with spool:
         with explained("storing in", config.directory):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from kachery_cloud.encryption.header import Stanza
@@ -50,8 +51,7 @@ def encrypt(source: Source, out: Sink, recipients: Recipients, read: Callable[[i
         file_key = os.urandom(FILE_KEY)
         write_age(counted, out, file_key, [wrap_scrypt(file_key, recipients.passphrase.text)], os.urandom(NONCE))
         return
-    import pyrage
-
+    pyrage: Any = import_module("pyrage")  # it has no types
     guarded = _Guarded(counted, out)
     try:
         pyrage.encrypt_io(guarded, guarded, [parse_recipient(key) for key in recipients.keys])

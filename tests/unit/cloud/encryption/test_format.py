@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pyrage
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +22,7 @@ from kachery_cloud.encryption.stream import CHUNK, SEALED, TAG, check_header, en
 from kachery_cloud.encryption.writing import add_recipient, encrypt, encrypted_bytes, write_age
 from kachery_cloud.errors import EncryptionError, InvalidArgument
 
+pyrage: Any = import_module("pyrage")  # it has no types
 VECTORS = json.loads((Path(__file__).parents[3] / "vectors" / "age_headers.json").read_text())["vectors"]
 FILE_KEY = b"YELLOW SUBMARINE"
 ME = X25519Identity(bytes(range(32)))

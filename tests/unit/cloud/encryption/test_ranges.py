@@ -12,8 +12,8 @@ import pytest
 import kachery_cloud as kcl
 from kachery_cloud.encryption.identities import own_identity
 from kachery_cloud.encryption.recipients import Recipients
-from kachery_cloud.encryption.writing import encrypted_bytes
 from kachery_cloud.encryption.records import EncryptedRoots
+from kachery_cloud.encryption.writing import encrypted_bytes
 from kachery_cloud.local import close_repositories, repository
 from kachery_cloud.node import connection
 from kachery_cloud.settings.config import load_config
