@@ -276,7 +276,7 @@ def join(uri: str, *names: str) -> str:
     """The URI of something inside a directory.
 
     Args:
-        uri: of the directory, in any form. Its label, providers and groups stay.
+        uri: of the directory, in any form. Its label, providers and groups stay, and the key of a link.
         names: the way to it, as plain text: "notes/readme.txt", or "notes", "readme.txt".
 
     Raises:
