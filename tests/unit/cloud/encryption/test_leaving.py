@@ -70,6 +70,7 @@ def test_a_pinned_file_is_sealed(at: Go, member: X25519Identity, capsys: pytest.
     (entry,) = outbox(load_config()).list()
     sealed = f"ipfs://{entry.cid}?encryption=age"
     assert entry.cid != kcl.parse_uri(uri).cid
+    assert entry.name == ""  # the service learns it
     told = capsys.readouterr().err
     assert "members of hippocampus (1) alone, so an encrypted copy goes to the pinning service" in told
     assert entry.cid in told
@@ -99,10 +100,13 @@ def test_pinning_again_takes_the_same_copy(at: Go, member: X25519Identity) -> No
     assert anew["cid"] != first["cid"]
 
 
-def test_a_pinned_folder_is_sealed(tmp_path: Path, at: Go, member: X25519Identity) -> None:
-    """Each file by itself, in a folder of the same shape."""
+def test_a_pinned_folder_is_sealed(
+    tmp_path: Path, at: Go, member: X25519Identity, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each file by itself, in a folder of the same shape; that its names can be read is said."""
     uri = kcl.store_dir(folder(tmp_path), to="hippocampus", local=True)
     (row,) = kcl.pin(uri, "lab")
+    assert "The names of the files in it can be read by anybody." in capsys.readouterr().err
     sealed = row["uri"] + "?encryption=age"
     assert kcl.load_bytes(kcl.join(sealed, "sub/b.bin"), 0, 7, local_only=True) == SECRET[:7]
     copy = kcl.load_dir(sealed, tmp_path / "copy", local_only=True)

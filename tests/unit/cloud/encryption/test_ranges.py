@@ -13,6 +13,7 @@ import kachery_cloud as kcl
 from kachery_cloud.encryption.identities import own_identity
 from kachery_cloud.encryption.recipients import Recipients
 from kachery_cloud.encryption.records import EncryptedRoots
+from kachery_cloud.encryption.stanzas import X25519Identity
 from kachery_cloud.encryption.writing import encrypted_bytes
 from kachery_cloud.local import close_repositories, repository
 from kachery_cloud.node import connection
@@ -107,8 +108,6 @@ def test_fsspec(node: StandInNode, uri: str) -> None:
     """Plain bytes and plain sizes; the cipher text has another path. The key of a link is in no path."""
     import fsspec
 
-    from kachery_cloud.encryption.stanzas import X25519Identity
-
     fs = fsspec.filesystem("ipfs", skip_instance_cache=True)
     cid = kcl.parse_uri(uri).cid
     assert fs.info(uri)["size"] == len(DATA)
@@ -124,3 +123,17 @@ def test_fsspec(node: StandInNode, uri: str) -> None:
     path = fs._strip_protocol(f"ipfs://{other}#key={link.text}")
     assert path == f"encryption=age@{other}"
     assert fs.cat_file(path) == b"for a link"
+
+
+def test_the_key_of_a_link_goes_to_nobody(node: StandInNode, tmp_path: Path) -> None:
+    """Neither in what the node is asked for, nor into any file of the data directory."""
+    link = X25519Identity.new()
+    cipher = encrypted_bytes(DATA, Recipients((link.recipient,)))
+    uri = f"ipfs://{node.peer.store_bytes(cipher).cid}?label=a.bin#key={link.text}"
+    assert kcl.load_bytes(uri, 5, 9) == DATA[5:9]
+    assert Path(kcl.load_file(uri)).read_bytes() == DATA
+    assert node.asked
+    assert link.text not in repr(node.asked)
+    for path in Path(os.environ["KACHERY_CLOUD_DIR"]).rglob("*"):
+        assert link.text not in str(path)
+        assert not path.is_file() or link.text.encode() not in path.read_bytes()
