@@ -93,6 +93,9 @@ def export(
             raise
         raise Stopped(f"Interrupted. {printable(file)} is there, and whole.") from None
     print_result(as_json, str(made.path), **to_json(made))
+    if encrypt is not None and not as_json:
+        for uri in made.uris:  # a CAR file has CIDs alone
+            click.echo(f"Whoever gets it loads it as {uri}", err=True)
 
 
 def _identity(path: str) -> tuple[int, int, int] | None:
