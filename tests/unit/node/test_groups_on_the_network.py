@@ -167,6 +167,8 @@ async def test_the_outsider_hears_of_nothing(three: Three, heard: dict[str, byte
     wall = time.time()
     assert [each.id for each in lan_dht(outsider)._providers.get(key, wall)] == [peer_bytes(alice.host.peer_id)]
     assert lan_dht(outsider)._providers.get(cid.multihash, wall) == []
+    assert alice.finding._provides(key)
+    assert not alice.finding._provides(cid.multihash)
     found = [each.peer async for each in bob.finding.providers(cid, frozenset({three.group}))]
     assert set(found) == {alice.host.peer_id}
 
@@ -270,7 +272,7 @@ async def test_a_group_of_one_finds_nobody(lab: Lab) -> None:
     await lab.met(outsider, alice)
     group = alice.groups.create("alone").group
     cid = await stored(outsider, b"what a stranger has, too")
-    with pytest.raises(ContentNotFound):
+    with pytest.raises(ContentNotFound, match="only members of its groups"):
         await alice.load(LoadRequest(cid, groups=(group,), timeout=SOON))
     assert alice.exchange.stats().total.blocks_received == 0
 
@@ -318,3 +320,15 @@ async def test_an_interrupted_load_stays_in_the_group(three: Three) -> None:
     arriving.show([leaf])
     await bob.load(LoadRequest(cid, timeout=PATIENCE))
     assert audiences(bob, secret) == {three.group}
+
+
+async def test_what_is_being_loaded_is_announced_to_its_group_alone(three: Three) -> None:
+    """A part of it is here, under a claim: its root goes to the DHT under a key of the group, and else nowhere."""
+    node, audience = three.bob, group_audience([three.group])
+    done = await trio.to_thread.run_sync(three.alice.repo.store_bytes, os.urandom(2 * MIB))
+    with node.repo.access.claim(audience) as claim, node.repo.download(done.cid, claim):
+        node._lasting |= {done.cid.multihash}
+        keys = set(node.finding._root_keys())
+        expected = set(keys_to_announce(node.groups.secrets_of(three.group)[0], done.cid.multihash, time.time()))
+        assert keys == expected
+        assert node.finding._keys_among([done.cid.multihash, *keys]) == expected
