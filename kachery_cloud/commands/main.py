@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "cars",
     "gc": "inventory_removal",
     "get": "sharing",
+    "group": "groups",
     "import": "cars",
     "info": "loading",
     "init": "upkeep",
@@ -67,6 +68,7 @@ PROGRAMS = (
             "cat",
             "node",
             "pins",
+            "group",
             "status",
             "whereis",
             "keygen-swarm",
@@ -82,7 +84,7 @@ SECTIONS = {
     "Get something": ("get", "load", "cat", "ls", "import", "resolve", "whereis", "diff"),
     "See what is here": ("list", "info", "du", "status", "settings"),
     "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init", "completion"),
-    "For a lab": ("pins", "announce", "keygen-swarm"),
+    "For a lab": ("group", "pins", "announce", "keygen-swarm"),
 }
 
 

@@ -287,3 +287,23 @@ class WaitPinnedRequest:
     verified: bool
     services: tuple[str, ...] = ()
     timeout: Seconds | None = None
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JoinRequest:
+    """Join a group by an invitation, within so many seconds. `label` is what this machine is to be called there."""
+
+    invitation: str
+    label: str = ""
+    timeout: Seconds = 60.0
+
+
+@dataclass(frozen=True)
+class LeaveRequest:
+    """Leave a group, by its ID, and try for so many seconds to tell an owner."""
+
+    group: str
+    timeout: Seconds = 20.0
