@@ -26,6 +26,18 @@ if TYPE_CHECKING:
     from kachery_cloud import aio
     from kachery_cloud.cars import export_car, import_car
     from kachery_cloud.comparing import diff
+    from kachery_cloud.grouping import (
+        Group,
+        GroupMember,
+        create_group,
+        group_members,
+        groups,
+        invite,
+        join_group,
+        leave_group,
+        remove_member,
+        set_member_role,
+    )
     from kachery_cloud.inventory import Item, Items, UsageRow, UsageTable, du
     from kachery_cloud.inventory import list as list
     from kachery_cloud.inventory_move import move
@@ -67,6 +79,8 @@ __all__ = [
     "Collected",
     "Config",
     "ContentURI",
+    "Group",
+    "GroupMember",
     "Item",
     "Items",
     "KacheryFile",
@@ -79,6 +93,7 @@ __all__ = [
     "aio",
     "announce",
     "cat_file",
+    "create_group",
     "diff",
     "du",
     "export_car",
@@ -86,10 +101,15 @@ __all__ = [
     "gc",
     "get",
     "get_node_info",
+    "group_members",
+    "groups",
     "import_car",
     "init",
+    "invite",
     "iter_whereis",
     "join",
+    "join_group",
+    "leave_group",
     "link_file",
     "list_dir",
     "load_bytes",
@@ -110,8 +130,10 @@ __all__ = [
     "publish",
     "published",
     "remove",
+    "remove_member",
     "repair",
     "resolve",
+    "set_member_role",
     "share",
     "status",
     "store_bytes",
@@ -140,6 +162,7 @@ _HOMES = (
     "pinning",
     "sharing",
     "publishing",
+    "grouping",
     "upkeep",
     "inventory",
     "inventory_removal",

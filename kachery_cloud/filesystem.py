@@ -44,6 +44,7 @@ from kachery_cloud.opening.entries import Lately, info_of, kind_here, side_by_si
 from kachery_cloud.opening.extents import Range
 from kachery_cloud.opening.file import KacheryFile
 from kachery_cloud.opening.limits import (
+    KNOWN_GROUPS,
     KNOWN_PATHS,
     KNOWN_PROVIDERS,
     OPEN_FILES,
@@ -66,6 +67,7 @@ class KacheryFileSystem(AsyncFileSystem):
         providers: multiaddrs of peers to ask, for all that is read through it.
         timeout: seconds without any progress after which a read is given up; the setting (60) where None.
         local_only: do not use the network.
+        groups: the IDs of groups, where all that is read through it is for their members alone.
         read_ahead: bytes that an open file fetches ahead at most.
         storage_options: those of fsspec: `asynchronous`, `loop`, `batch_size` and so on.
 
@@ -84,6 +86,7 @@ class KacheryFileSystem(AsyncFileSystem):
     root_marker = ""
     async_impl = True
     _providers_of: ClassVar[Lately[tuple[str, ...]]] = Lately(KNOWN_PROVIDERS)
+    _groups_of: ClassVar[Lately[tuple[str, ...]]] = Lately(KNOWN_GROUPS)
 
     def __init__(
         self,
@@ -92,10 +95,12 @@ class KacheryFileSystem(AsyncFileSystem):
         timeout: float | None = None,
         local_only: bool = False,
         read_ahead: int = READ_AHEAD,
+        groups: Sequence[str] = (),
         **storage_options: Any,
     ) -> None:
         super().__init__(**storage_options)
         self.providers = (providers,) if isinstance(providers, str) else tuple(providers)
+        self.groups = (groups,) if isinstance(groups, str) else tuple(groups)
         self.timeout = timeout
         self.local_only = local_only
         self.read_ahead = read_ahead
@@ -117,7 +122,7 @@ class KacheryFileSystem(AsyncFileSystem):
         if not rest.strip("/"):
             return ""
         before, _, query = rest.partition("?")
-        if "/" in before.rstrip("/") and query and not query.startswith(("label=", "provider=")):
+        if "/" in before.rstrip("/") and query and not query.startswith(("label=", "provider=", "group=")):
             # A pattern, in which "?" is any letter: `ipfs://CID/day?.csv`.
             head, _, pattern = rest.partition("/")
             uri = parse_uri("ipfs://" + head)
@@ -127,6 +132,8 @@ class KacheryFileSystem(AsyncFileSystem):
             names = uri.path
         if uri.providers:
             cls._providers_of.put(uri.cid, uri.providers)
+        if uri.groups:
+            cls._groups_of.put(uri.cid, uri.groups)
         return "/".join((uri.cid, *names))
 
     def unstrip_protocol(self, name: str) -> str:
@@ -134,17 +141,21 @@ class KacheryFileSystem(AsyncFileSystem):
         if _without_scheme(name) is not None:
             return name
         cid, *names = self._strip_protocol(name).split("/")
-        return format_uri(cid, names) if cid else "ipfs://"
+        return format_uri(cid, names, groups=self._groups_for(cid)) if cid else "ipfs://"
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
-        """The providers that a URI names, for those who read through a file system made for it."""
+        """The providers and groups that a URI names, for those who read through a file system made for it."""
         try:
-            named = parse_name_uri(path)
-            providers = (named or parse_uri("ipfs://" + (_without_scheme(path) or ""))).providers
+            said = parse_name_uri(path) or parse_uri("ipfs://" + (_without_scheme(path) or ""))
         except KacheryError:
             return {}  # whoever reads it is told
-        return {"providers": providers} if providers else {}
+        options = {"providers": said.providers, "groups": said.groups}
+        return {name: value for name, value in options.items() if value}
+
+    def _groups_for(self, cid: str) -> tuple[str, ...]:
+        """The groups that a root is for, as far as a URI or whoever made this said so."""
+        return tuple(dict.fromkeys((*self.groups, *(self._groups_of.get(cid) or ()))))
 
     def _request(self, path: str) -> Request:
         cid, *names = self._strip_protocol(path).split("/")
@@ -152,7 +163,7 @@ class KacheryFileSystem(AsyncFileSystem):
             raise InvalidURI("ipfs:// alone has no list of what is in it. Name a file or folder: ipfs://CID.")
         providers = (*self.providers, *(self._providers_of.get(cid) or ()))
         return Request(
-            format_uri(cid, names),
+            format_uri(cid, names, groups=self._groups_for(cid)),
             local_only=self.local_only,
             providers=list(dict.fromkeys(providers)),
             timeout=self.timeout,
@@ -325,7 +336,7 @@ class KacheryFileSystem(AsyncFileSystem):
             _refuse(f"open {path} to write to it")
         request = self._request(path)
         return KacheryFile(
-            request.uri.locator,
+            request.uri.source,
             local_only=self.local_only,
             providers=request.providers,
             timeout=self.timeout,

@@ -165,7 +165,7 @@ def remove(
     root = repo.inventory.get(cid)
     if root is None:
         raise _not_listed(repo, uri, cid)
-    why = "forced" if force else _other_copy(config, repo, root, peers, seconds)
+    why = "forced" if force else _other_copy(config, repo, root, peers, seconds, parsed.groups)
     try:
         done = _take_away(repo, root, why)
         shared = repo.only_beneath(cid)
@@ -325,7 +325,9 @@ def _is_pinned(pins: Sequence[PinnedAt]) -> bool:
     return any(pin.state not in ("removing", "removed") for pin in pins)
 
 
-def _other_copy(config: Config, repo: Repo, root: KeptRoot, peers: Sequence[str], seconds: float) -> str:
+def _other_copy(
+    config: Config, repo: Repo, root: KeptRoot, peers: Sequence[str], seconds: float, groups: Sequence[str] = ()
+) -> str:
     """Why a root may go: who else has it.
 
     Raises:
@@ -343,7 +345,9 @@ def _other_copy(config: Config, repo: Repo, root: KeptRoot, peers: Sequence[str]
     from kachery_p2p.node.messages import CopiesRequest
 
     blocks, proofs = repo.removal.sample(root, ASKED_BLOCKS, GIVEN_BLOCKS)
-    found = get_connection(config).copies(CopiesRequest(root.cid, tuple(blocks), tuple(proofs), seconds, tuple(peers)))
+    found = get_connection(config).copies(
+        CopiesRequest(root.cid, tuple(blocks), tuple(proofs), seconds, tuple(peers), tuple(groups))
+    )
     if found.seen:
         each = found.seen[0]
         return f"{each.peer} has it: {each.blocks} blocks asked about, {each.given} given"

@@ -373,7 +373,7 @@ def list_dir(
         {
             "name": entry.name,
             "cid": str(entry.cid),
-            "uri": ContentURI(parent.cid, (*parent.path, entry.name)).locator,
+            "uri": ContentURI(parent.cid, (*parent.path, entry.name), groups=parent.groups).source,
             "size": entry.tsize,
             "kind": kind,
         }

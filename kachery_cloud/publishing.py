@@ -154,7 +154,7 @@ def follow(config: Config, named: NameURI, *, local_only: bool = False, timeout:
         request = ResolveRequest(named.name, min(timeout, RESOLVE_TIMEOUT))
         path = get_connection(config).resolve(request).path
     target = parse_uri(_uri_of_path(path))
-    return ContentURI(target.cid, (*target.path, *named.path), named.label, named.providers)
+    return ContentURI(target.cid, (*target.path, *named.path), named.label, named.providers, named.groups)
 
 
 def _own_path(config: Config, name: str) -> str | None:

@@ -60,6 +60,8 @@ class Request:
 
     #: Whether its name was written down, which is done before anything of it comes.
     _is_named = False
+    #: The groups that it is for, as the URI says.
+    groups: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class Request:
         self.uri = found
         given = check_peer_addresses(providers, "a provider")
         self.providers = tuple(dict.fromkeys((*given, *self.uri.providers)))
+        self.groups = found.groups
 
     def _take_options(self, *, local_only: bool, verbose: bool, timeout: float | None) -> None:
         """What a call said beside the URI; what it did not say comes from the settings."""
@@ -181,7 +184,9 @@ class Request:
                 f"{self.uri.locator} is not whole in {repo.directory}, and that directory can only be read by this "
                 "user, so nothing can be loaded into it. Name another one in KACHERY_CLOUD_DIR and load it there."
             )
-        return LoadRequest(self.uri.root, self.uri.path, kind, start, end, self.providers, self.timeout)
+        return LoadRequest(
+            self.uri.root, self.uri.path, kind, start, end, self.providers, self.timeout, groups=self.groups
+        )
 
     def ask(self, kind: LoadKind, *, start: int | None = None, end: int | None = None) -> LoadResult:
         """Have the node load it; with a bar where that takes long."""

@@ -132,7 +132,7 @@ class Share:
     @property
     def citation(self) -> str:
         """A line for a paper or a notebook: title, day, size, and the URI that stays, without addresses."""
-        return f"{self.title} ({self.day.isoformat()}). {self.size:,} bytes. {self.uri.locator}"
+        return f"{self.title} ({self.day.isoformat()}). {self.size:,} bytes. {self.uri.source}"
 
 
 def share(uri: str, *, label: str | None = None) -> str:
@@ -158,13 +158,13 @@ def share(uri: str, *, label: str | None = None) -> str:
     """
     check_label(label)
     config = load_config()
-    found = make_share(config, uri, label=label, running=lambda: _settled_node(config))
+    found = make_share(config, uri, label=label, running=lambda: settled_node(config))
     if not found.reachable.from_outside:
         tell(found.reachable.sentence)
     return found.string
 
 
-def _settled_node(config: Config) -> RunningNode:
+def settled_node(config: Config) -> RunningNode:
     """What the node says of itself, when it knows how it can be reached, or has had time to find out."""
     from kachery_cloud.node.connection import get_connection
 

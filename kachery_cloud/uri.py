@@ -3,10 +3,14 @@
     uri       = ( "ipfs://" [ notes "@" ] / "/ipfs/" / "" ) cid *( "/" name ) [ "?" [ parameter *( "&" parameter ) ] ]
     parameter = "label=" text          a note for people, once; it plays no part in finding the data
               / "provider=" multiaddr  where to ask, as verified-fetch writes it; with or without `/p2p/<peer ID>`
+              / "group=" id            for the members of this group; once for each of several. Only members are asked
               / text                   first, without a "=": a label, as older releases of kachery-cloud wrote it
 
 Names, labels and addresses are percent-encoded UTF-8 (RFC 3986); `+` means itself. `/` may stand in an address as it
 is. Schemes do not care about case; CIDs may (a CIDv0, `Qm...`, does). White space around a URI is cut off.
+
+The ID of a group is no secret. It opens nothing, and tells those who are not in the group neither its name nor its
+members; those who are in it learn from it whom to ask, and that nobody else is to hear of the CID.
 
 Nothing in a URI is passed over: what is not in this grammar is refused, with a sentence that says how to write it. So
 text that was appended to a URI with a query (`uri + "/name"`, `uri + "?provider=..."`) is never taken for a part of a
@@ -25,6 +29,7 @@ from urllib.parse import quote, unquote
 
 from kachery_cloud import uri_notes
 from kachery_cloud.errors import InvalidAddress, InvalidArgument, InvalidURI
+from kachery_p2p.access.audience import GROUP_ID
 from kachery_p2p.errors import InvalidCID, InvalidName, UnsupportedCID
 from kachery_p2p.text import shown
 
@@ -45,6 +50,10 @@ _MAX_LENGTH = 16_384
 _MAX_LABEL = _MAX_LENGTH // 2
 #: So much of a URI is quoted in an error.
 _SHOWN = 300
+#: The parameters of a query.
+_PARAMETERS = ("label", "provider", "group")
+#: Groups of one URI: nobody shares one thing with more, and each is asked for.
+MAX_GROUPS = 16
 
 
 #: The protocols of multiaddrs (github.com/multiformats/multiaddr): those that have a value, and those that have none.
@@ -64,6 +73,7 @@ class ContentURI:
     """A parsed URI. `cid` is in its usual text form, `path` holds decoded names, `providers` are multiaddrs.
 
     Attributes:
+        groups: the IDs of the groups that it is for; none where it does not say so.
         root: the CID as an object.
     """
 
@@ -71,9 +81,10 @@ class ContentURI:
     path: tuple[str, ...] = ()
     label: str | None = None
     providers: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return format_uri(self.cid, self.path, label=self.label, providers=self.providers)
+        return format_uri(self.cid, self.path, label=self.label, providers=self.providers, groups=self.groups)
 
     @cached_property
     def root(self) -> CID:
@@ -83,17 +94,22 @@ class ContentURI:
 
     @property
     def pasteable(self) -> str:
-        """The URI with its label and providers before the CID: it needs no quotes in a shell, and fits a QR code.
+        """The URI with all it says before the CID: it needs no quotes in a shell, and fits a QR code.
 
         Only letters, digits and `:/._-=%@+` are in it.
         """
-        notes = uri_notes.written(self.label, self.providers)
+        notes = uri_notes.written(self.label, self.providers, self.groups)
         return self.locator.replace("ipfs://", f"ipfs://{notes}@" if notes else "ipfs://", 1).replace("~", "%7E")
 
     @property
     def locator(self) -> str:
         """The URI without its query: the part that decides which bytes are meant."""
         return format_uri(self.cid, self.path)
+
+    @property
+    def source(self) -> str:
+        """The same with the groups that it is for: the part that decides who may be asked, too."""
+        return format_uri(self.cid, self.path, groups=self.groups)
 
     @property
     def name(self) -> str:
@@ -125,8 +141,8 @@ def parse_uri(uri: str) -> ContentURI:
     """Take a URI, an `/ipfs/` path or a bare CID apart.
 
     Raises:
-        InvalidURI: it has another scheme, no CID, a path that cannot be, or a query that says more than labels and
-            providers.
+        InvalidURI: it has another scheme, no CID, a path that cannot be, or a query that says more than labels,
+            providers and groups.
         InvalidCID: what stands for the CID is not one.
         UnsupportedCID: the CID is of something that is not a file or directory.
         InvalidAddress: a provider is not a multiaddr.
@@ -143,7 +159,7 @@ def parse_uri(uri: str) -> ContentURI:
     cid = _content_cid(head, text, quoted)
     path = tuple(_segment(name, quoted) for name in names if name)
     said = _query(query, rest, quoted, before)
-    found = ContentURI(str(cid), path, said.label, tuple(said.providers))
+    found = ContentURI(str(cid), path, said.label, tuple(said.providers), tuple(said.groups))
     found.__dict__["root"] = cid  # it is parsed already
     return found
 
@@ -159,6 +175,7 @@ class NameURI:
     path: tuple[str, ...] = ()
     label: str | None = None
     providers: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
 
 def parse_name_uri(uri: str) -> NameURI | None:
@@ -178,7 +195,7 @@ def parse_name_uri(uri: str) -> NameURI | None:
         raise InvalidURI(f"{quoted} names no IPNS name. Expected ipns://k51..., perhaps with a path behind it.")
     said = _query(query, rest, quoted, _Said())
     path = tuple(_segment(name, quoted) for name in names if name)
-    return NameURI(head, path, said.label, tuple(said.providers))
+    return NameURI(head, path, said.label, tuple(said.providers), tuple(said.groups))
 
 
 def _checked_text(uri: object) -> tuple[str, str]:
@@ -220,7 +237,7 @@ def join(uri: str, *names: str) -> str:
     """The URI of something inside a directory.
 
     Args:
-        uri: of the directory, in any form. Its label and providers stay.
+        uri: of the directory, in any form. Its label, providers and groups stay.
         names: the way to it, as plain text: "notes/readme.txt", or "notes", "readme.txt".
 
     Raises:
@@ -239,22 +256,30 @@ def join(uri: str, *names: str) -> str:
     return str(replace(parsed, path=(*parsed.path, *more)))
 
 
-def format_uri(cid: str, path: Sequence[str] = (), *, label: str | None = None, providers: Sequence[str] = ()) -> str:
+def format_uri(
+    cid: str,
+    path: Sequence[str] = (),
+    *,
+    label: str | None = None,
+    providers: Sequence[str] = (),
+    groups: Sequence[str] = (),
+) -> str:
     """Put a URI together, percent-encoding what needs it.
 
     Raises:
         InvalidArgument: something is no text.
-        InvalidURI: a name cannot be in a path, or a text is not Unicode.
+        InvalidURI: a name cannot be in a path, a text is not Unicode, or a group is not the ID of one.
     """
     if not isinstance(cid, str):
         raise InvalidArgument(f"A CID is text, not {type(cid).__name__}.")
-    for what, texts in (("path", path), ("providers", providers)):
+    for what, texts in (("path", path), ("providers", providers), ("groups", groups)):
         if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
             raise InvalidArgument(f"{what} is {shown(texts)}; it must be a list of texts.")
     check_label(label)
     text = "/".join(["ipfs://" + cid, *(_encode(_check_name(name, cid)) for name in path)])
     pairs = [] if label is None else ["label=" + _encode(label)]
     pairs += ["provider=" + _encode(address) for address in providers]
+    pairs += ["group=" + _check_group(group, "a group") for group in groups]
     return text + ("?" + "&".join(pairs) if pairs else "")
 
 
@@ -401,7 +426,7 @@ def _content_cid(text: str, uri: str, quoted: str) -> CID:
 
     if not text:
         raise InvalidURI(f"{quoted} names no CID. {EXPECTED}.")
-    if text.startswith(("label=", "provider=")):
+    if text.startswith(("label=", "provider=", "group=")):
         raise InvalidURI(
             f"{quoted} has a '/' or '?' before its '@', or no '@'. In a label '/' is written there as %2F and '?' as "
             "%3F; in an address '/' is written as ':', as in provider=ip4:192.168.1.20:tcp:4001."
@@ -465,12 +490,31 @@ def _encode(text: str) -> str:
         ) from None
 
 
+def _check_group(group: str, origin: str) -> str:
+    """The ID of a group, if it is one.
+
+    Args:
+        group: the text.
+        origin: where it came from, for the error.
+
+    Raises:
+        InvalidURI: it is none.
+    """
+    if not GROUP_ID.fullmatch(group):
+        raise InvalidURI(
+            f"{shown(group)} ({origin}) is not the ID of a group: that is 26 letters a-z and digits 2-7. Those of your "
+            "groups: kachery-cloud-group list"
+        )
+    return group
+
+
 @dataclass
 class _Said:
     """What a URI says beside its CID and path."""
 
     label: str | None = None
     providers: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
 
     def name(self, label: str, quoted: str) -> None:
         """Take a label."""
@@ -484,9 +528,17 @@ class _Said:
         if address not in self.providers:
             self.providers.append(address)
 
+    def restrict(self, group: str) -> None:
+        """Take the ID of a group."""
+        group = _check_group(group, "a group in the URI")
+        if group not in self.groups:
+            self.groups.append(group)
+        if len(self.groups) > MAX_GROUPS:
+            raise InvalidURI(f"The URI names more than {MAX_GROUPS} groups; no more are asked for one URI.")
+
 
 def _notes(notes: str, quoted: str) -> _Said:
-    """Label and providers that stand before the CID."""
+    """Label, providers and groups that stand before the CID."""
     said = _Said()
     for key, equals, value in uri_notes.pairs(notes):
         if key == "label" and equals and "=" not in value and ":" not in value:
@@ -494,10 +546,12 @@ def _notes(notes: str, quoted: str) -> _Said:
         elif key == "provider" and value:
             for address in uri_notes.addresses(value, lambda part: _decode(part, quoted)):
                 said.ask(address)
+        elif key == "group" and equals:
+            said.restrict(_decode(value, quoted))
         else:
             raise InvalidURI(
                 f"{quoted} has {shown(key + equals + value)} before its '@', which is neither a label nor the address "
-                "of a peer (nor may it be a user or a port). It is written ipfs://label=NAME@CID, or "
+                "of a peer nor a group (nor may it be a user or a port). It is written ipfs://label=NAME@CID, or "
                 "ipfs://label=NAME+provider=PEER=ip4:192.168.1.20:tcp:4001@CID."
             )
     if len(said.providers) > uri_notes.MAX_ADDRESSES:
@@ -511,7 +565,7 @@ def _notes(notes: str, quoted: str) -> _Said:
 
 
 def _query(query: str, before: str, quoted: str, said: _Said) -> _Said:
-    """Label and providers, with what was said before the CID."""
+    """Label, providers and groups, with what was said before the CID."""
     if "?" in query:
         raise InvalidURI(
             f"{quoted} has two '?'. What comes after the first is joined by '&', as in ?label=NAME&provider=ADDRESS; a "
@@ -522,16 +576,19 @@ def _query(query: str, before: str, quoted: str, said: _Said) -> _Said:
         if key == "provider" and equals:
             said.ask(_decode(value, quoted))
             continue
-        if not equals and key not in ("", "label", "provider") and number == 0:
+        if key == "group" and equals:
+            said.restrict(_decode(value, quoted))
+            continue
+        if not equals and key not in ("", *_PARAMETERS) and number == 0:
             key, value = "label", key  # ipfs://CID?name.json, of older releases
-        elif key not in ("", "label", "provider"):
+        elif key not in ("", *_PARAMETERS):
             raise InvalidURI(
-                f"{quoted} has the parameter {key!r}, which is not known here: it may be label=NAME or "
-                "provider=ADDRESS. Leave it out, or update kachery-cloud if a newer one made the URI."
+                f"{quoted} has the parameter {key!r}, which is not known here: it may be label=NAME, "
+                "provider=ADDRESS or group=ID. Leave it out, or update kachery-cloud if a newer one made the URI."
             )
         elif not key or not equals:
             raise InvalidURI(
-                f"{quoted} has an empty parameter in its query; it is written label=NAME or provider=ADDRESS."
+                f"{quoted} has an empty parameter in its query; it is written label=NAME, provider=ADDRESS or group=ID."
             )
         if "/" in value and said.label is None:
             first, _, path = value.partition("/")

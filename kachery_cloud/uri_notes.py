@@ -4,6 +4,7 @@
     note     = "label=" text                          as `?label=`
              / "provider=" address                    as `?provider=`
              / "provider=" peer *( "=" address )      addresses of one peer, whose ID stands once; or that ID alone
+             / "group=" id                            as `?group=`
     address  = a multiaddr without its first "/", and with ":" for each of the others
 
 `text`, and each part of an address, is percent-encoded UTF-8; of what RFC 3986 leaves as it is, `~` is encoded, too,
@@ -28,7 +29,7 @@ MAX_ADDRESSES = 16
 _LAST_PEER = re.compile(r"(?P<way>.*)/p2p/(?P<peer>[^/]+)", re.DOTALL)
 
 
-def written(label: str | None, providers: Sequence[str]) -> str:
+def written(label: str | None, providers: Sequence[str], groups: Sequence[str] = ()) -> str:
     """The notes that say this; empty where there is nothing to say. The texts are Unicode."""
     notes = [] if label is None else ["label=" + encoded(label)]
     for peer, ways in groupby(map(_split, providers), key=lambda each: each[0]):
@@ -40,6 +41,7 @@ def written(label: str | None, providers: Sequence[str]) -> str:
         for alone, some in groupby(addresses, key=lambda address: not address):
             named = [] if alone else list(some)
             notes.append("=".join(["provider=" + peer, *named]))
+    notes += ["group=" + group for group in groups]
     return "+".join(notes)
 
 

@@ -54,6 +54,7 @@ __all__ = [
     "NodeError",
     "NotADirectory",
     "NotAFile",
+    "NotAMember",
     "PathNotFound",
     "PinTooLarge",
     "PinningError",
@@ -332,6 +333,12 @@ class ContentNotFound(KacheryError):
     """
 
     exit_code = 3
+
+
+class NotAMember(KacheryError):
+    """Raised when something is for the members of a group, and this machine is not in that group."""
+
+    exit_code = 5
 
 
 class NodeError(KacheryError):

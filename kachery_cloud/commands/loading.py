@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -92,8 +93,11 @@ def load(
         if file_meant and not (takes_directory(dest) and load_file_info(uri, **more)["kind"] == "directory"):
             raise
         if dest is None:
-            whole = uri.partition("?")[0].rstrip("/") if parse_name_uri(uri) else parse_uri(uri).locator
-            one = f"{whole}/NAME"
+            if parse_name_uri(uri):
+                one = uri.partition("?")[0].rstrip("/") + "/NAME"
+            else:
+                parsed = parse_uri(uri)
+                one = replace(parsed, path=(*parsed.path, "NAME")).source
             raise IsADirectory(
                 f"{uri} is a directory. Say with --dest where to make it, or load one file: {one}."
             ) from error

@@ -28,6 +28,7 @@ COMMANDS = {
     "gc": "inventory_removal",
     "gateway-token": "network",
     "get": "sharing",
+    "group": "groups",
     "import": "cars",
     "info": "loading",
     "init": "upkeep",
@@ -68,6 +69,7 @@ PROGRAMS = (
             "cat",
             "node",
             "pins",
+            "group",
             "status",
             "whereis",
             "keygen-swarm",
@@ -83,7 +85,7 @@ SECTIONS = {
     "Get something": ("get", "load", "cat", "ls", "import", "resolve", "whereis", "diff"),
     "See what is here": ("list", "info", "du", "status", "settings"),
     "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init", "completion"),
-    "For a lab": ("pins", "announce", "keygen-swarm", "gateway-token"),
+    "For a lab": ("group", "pins", "announce", "keygen-swarm", "gateway-token"),
 }
 
 

@@ -110,7 +110,7 @@ def share_values(found: Share) -> dict[str, Any]:
     """A share as JSON."""
     return {
         "string": found.string,
-        "uri": found.uri.locator,
+        "uri": found.uri.source,
         "title": found.title,
         "size": found.size,
         "citation": found.citation,

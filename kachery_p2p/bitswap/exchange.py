@@ -137,7 +137,13 @@ class Exchange:
     # --- for users -------------------------------------------------------------------------------------------------
 
     def new_session(
-        self, *, discover: bool = False, gateways: bool = False, first: int = 0, last: int | None = None
+        self,
+        *,
+        discover: bool = False,
+        gateways: bool = False,
+        first: int = 0,
+        last: int | None = None,
+        admits: Callable[[str], bool] | None = None,
     ) -> SessionHandle:
         """A new session.
 
@@ -147,12 +153,22 @@ class Exchange:
             first: the first byte of the file that it is about. A gateway may be asked for these bytes together with
                 the root.
             last: the last such byte (inclusive); no bytes where it is before `first`. None for the end of the file.
+            admits: says of a peer ID whether that peer may hear of what is wanted. Nobody else does then, and no
+                gateway, whatever is said here. None where all may.
         """
-        session = self._client.new_session(discover)
-        if gateways and self._http_lanes:
+        session = self._client.new_session(discover, admits)
+        if gateways and admits is None and self._http_lanes:
             self._client.gateways.join(session, first, last, trio.current_time())
         handle = self._handles[session] = SessionHandle(self, session)
         return handle
+
+    def look_again(self) -> None:
+        """What `admits` says of some peers may have changed: ask those that may hear now, and no others any more."""
+        now = trio.current_time()
+        for session in list(self._handles):
+            if session.admits is not None:
+                self._client.look_again(session, now)
+        self.pump()
 
     async def ask(self, peer: str, cid: CID) -> bool | None:
         """Whether a connected peer has a block, as it says itself; None when it leaves without an answer.
@@ -202,6 +218,10 @@ class Exchange:
             del self._places[multihash]
         for lane in self._http_lanes.values():
             lane.close_session(session)
+        self.pump()
+
+    def restrict(self, session: Session, admits: Callable[[str], bool] | None) -> None:
+        self._client.restrict(session, admits, trio.current_time())
         self.pump()
 
     def add_provider(self, session: Session, peer: str) -> None:

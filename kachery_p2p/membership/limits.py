@@ -48,7 +48,7 @@ MAX_MESSAGE = 8 * MIB
 MAX_OPENING = 256 * KIB
 #: Of one exchange: groups, and fields of a message (each is looked at once).
 MAX_EXCHANGED = 256
-MAX_FIELDS = 65_536
+MAX_FIELDS = 16_384
 #: Seconds for one message to come or to go, and for a whole exchange.
 MESSAGE_TIMEOUT = 20.0
 EXCHANGE_TIMEOUT = 120.0
@@ -64,6 +64,8 @@ MAX_OWN_EXCHANGES = 8
 MAX_ADDRESSES = 8
 #: Characters of one.
 MAX_ADDRESS = 512
+#: Members of which another is told where they are.
+MAX_PLACES = 64
 #: Members that are dialled after a start and now and then, at once and in all: a lab, and of a large group some.
 MAX_KEPT = 32
 DIALS_AT_ONCE = 8

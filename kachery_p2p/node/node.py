@@ -7,11 +7,13 @@ modules beside it put together what belongs together: `discovery` routing, reach
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -23,15 +25,17 @@ from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
-from kachery_p2p.errors import ContentNotFound, DialError, KacheryError, RemovedMeanwhile
+from kachery_p2p.errors import ContentNotFound, DialError, KacheryError, NoPermission, RemovedMeanwhile
 from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.interfaces import Progress
 from kachery_p2p.load.load import Load
+from kachery_p2p.load.origin import Origin
 from kachery_p2p.membership.groups import Groups
 from kachery_p2p.membership.service import GroupService
 from kachery_p2p.node.copies import HIDDEN_SECONDS, CopySearch
 from kachery_p2p.node.discovery import Finding
+from kachery_p2p.node.members import MembersFirst
 from kachery_p2p.node.messages import Copies, LoadResult, PublishedName, ResolvedName
 from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.node.pins import Keeping
@@ -48,9 +52,10 @@ from kachery_p2p.transport.limits import DIAL_TIMEOUT
 from kachery_p2p.units import HOUR
 
 if TYPE_CHECKING:
-    from kachery_p2p.access.interfaces import Memberships
+    from kachery_p2p.bitswap.handle import SessionHandle
     from kachery_p2p.bitswap.interfaces import GatewaySource
     from kachery_p2p.gateway.client.client import GatewayClient
+    from kachery_p2p.node.members import Plan
     from kachery_p2p.node.messages import (
         Announced,
         AnnounceRequest,
@@ -63,8 +68,11 @@ if TYPE_CHECKING:
     )
     from kachery_p2p.pinning.config import PinService
     from kachery_p2p.pinning.outbox import PinOutbox
+    from kachery_p2p.repo.access import Claim
     from kachery_p2p.repo.keys import NodeKey
     from kachery_p2p.repo.repo import Repo
+    from kachery_p2p.routing.interfaces import Provider
+    from kachery_p2p.routing.provide.blinding import Members
 
 log = logging.getLogger("kachery_p2p.node.node")
 
@@ -98,14 +106,14 @@ class Node:
         options: how it finds others and is found; by default not at all.
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
-        memberships: which peers are in which groups; what the data directory says of that where None.
+        memberships: which peers are in which groups, and the secrets of these; those of the data directory where None.
 
     Attributes:
         keeping: what is pinned elsewhere.
-        groups: the groups that this machine is in, and who else is.
-        membership: speaks for them on the network.
         gate: decides who may see what. Whatever gives something away asks it.
         access_log: who was given what is not for everyone.
+        groups: the groups that this machine is in, and who else is.
+        membership: speaks for them on the network.
 
     Raises:
         InvalidAddress: an address to listen on, or of a peer, does not parse.
@@ -130,7 +138,7 @@ class Node:
         options: NodeOptions | None = None,
         pin_services: Sequence[PinService] = (),
         outbox: PinOutbox | None = None,
-        memberships: Memberships | None = None,
+        memberships: Members | None = None,
     ) -> None:
         self.repo = repo
         options = options or NodeOptions()
@@ -142,7 +150,8 @@ class Node:
         self._listen = self._ports.recall(listen)
         self.host = Host(identity.seed, list(self._listen), announce=announce, swarm_key=swarm_key, agent=AGENT)
         self.groups = Groups(repo.directory, self.host.keys, own_peers=options.own_peers)
-        self.gate = Gate(self.groups if memberships is None else memberships, repo.access)
+        self._members: Members = memberships or self.groups
+        self.gate = Gate(self._members, repo.access)
         self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
         self.gateways: GatewayClient | None = None
         sources: list[GatewaySource] = []
@@ -173,14 +182,16 @@ class Node:
             swarm_key=swarm_key,
             arriving=lambda: self._lasting,
             gate=self.gate,
+            members=self._members,
         )
+        self._members_first = MembersFirst(self.host, self.finding, self._members, self.gate)
         self.membership = GroupService(self.host, self.groups, self._reach_member)
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services, outbox=outbox)
         self._peer_errors: dict[str, str] = {}
         self._said_addresses: list[str] | None = None
         #: Roots of loads that have lasted for some time: a part of each is here.
         self._lasting: frozenset[bytes] = frozenset()
-        self._whole_loads: dict[CID, tuple[Load, trio.Event]] = {}
+        self._whole_loads: dict[tuple[CID, frozenset[str] | None], tuple[Load, trio.Event]] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and serve until cancelled.
@@ -195,6 +206,8 @@ class Node:
                     self._ports.remember(self._listen, self.host.ports())
                 except KacheryError as error:
                     log.warning("the ports cannot be remembered: %s", error)
+                # Whoever is removed from a group hears of no want any more, also of a load that is under way.
+                self._members.on_changed(self.exchange.look_again)
                 await nursery.start(self.access_log.run)
                 await nursery.start(self.exchange.run)
                 await nursery.start(self.finding.run)
@@ -311,11 +324,21 @@ class Node:
     async def whereis(
         self, request: WhereisRequest, tell: Callable[[Whereabouts], None] = lambda row: None
     ) -> tuple[Whereabouts, ...]:
-        """Who has a root; `tell` hears of each that has answered. See `kachery_p2p.node.whereis`."""
-        return await Whereis(self.host, self.exchange, self.finding, tell).run(request)
+        """Who has a root; `tell` hears of each that has answered. See `kachery_p2p.node.whereis`.
+
+        Raises:
+            NotAMember: it is for groups, and this machine is in none of them.
+        """
+        plan = await self._members_first.plan(request.cid, request.groups)
+        return await Whereis(self.host, self.exchange, self.finding, tell, plan.groups).run(request)
 
     async def publish(self, request: PublishRequest) -> PublishedName:
-        """Let a name of this machine point to a path; see `kachery_p2p.routing.ipns.service.Names.publish`."""
+        """Let a name of this machine point to a path; see `kachery_p2p.routing.ipns.service.Names.publish`.
+
+        Raises:
+            NoPermission: what it would point to is not for everybody. The record would tell everybody its CID.
+        """
+        await self._check_public(request.path)
         names = self.finding.names
         sent = await names.publish(request.key, request.path, ttl=request.ttl, timeout=request.timeout)
         record = read_ipns(sent.name, sent.record)
@@ -323,6 +346,19 @@ class Node:
         return PublishedName(
             name_text(sent.name), request.path, record.sequence, until, sent.copies, routes=names.routes
         )
+
+    async def _check_public(self, path: str) -> None:
+        """See `publish`. Of `/ipns/` paths nothing can be told."""
+        parts = path.split("/")
+        if parts[:2] != ["", "ipfs"] or len(parts) < 3 or not self.gate.any_restricted():
+            return
+        root = CID.parse(parts[2])
+        found = await trio.to_thread.run_sync(self.gate.audiences, [root.multihash])
+        if root.multihash in found:
+            raise NoPermission(
+                f"ipfs://{root} is not for everybody, and a published name would tell everybody its CID. Pass on its "
+                "URI instead; or make it public first (kachery-cloud visibility)."
+            )
 
     async def resolve(self, request: ResolveRequest) -> ResolvedName:
         """Where a name leads; see `kachery_p2p.routing.ipns.service.Names.resolve`."""
@@ -344,7 +380,8 @@ class Node:
         arriving.hide(multihash, request.timeout + HIDDEN_SECONDS)
         found = Copies()
         try:
-            found = await CopySearch(self.host, self.exchange, self.finding, request).run()
+            plan = await self._members_first.plan(request.cid, request.groups)
+            found = await CopySearch(self.host, self.exchange, self.finding, request, plan.groups).run()
         finally:
             if found.seen:
                 arriving.hide(multihash, HIDDEN_SECONDS)
@@ -372,6 +409,7 @@ class Node:
         `progress` is called with bytes done, bytes in all, and how many peers and gateways gave any.
 
         Raises:
+            NotAMember: it is for groups, and this machine is in none of them.
             PathNotFound, IsADirectory, ContentNotFound, MalformedDag, DiskFull ...: see `kachery_p2p.errors`.
             InvalidAddress: one of the providers is not a multiaddr.
         """
@@ -391,23 +429,36 @@ class Node:
                 self._lasting |= {root.multihash}
                 self.finding.announce([root.multihash])
 
-        async with self.exchange.new_session(discover=True, gateways=True, first=first, last=last) as session:
+        plan = await self._members_first.plan(root, request.groups)
+        async with contextlib.AsyncExitStack() as stack:
+            admits = None if plan.groups is None else self.finding.members.admits(plan.groups)
+            session = await stack.enter_async_context(
+                self.exchange.new_session(discover=True, gateways=True, first=first, last=last, admits=admits)
+            )
+            origin = await self._origin(root, plan, session)
 
             def progressed(done: int, total: int) -> None:
                 progress(done, total, session.source_count)
+
+            def find(cid: CID) -> AsyncGenerator[Provider, None]:
+                return self.finding.providers(cid, plan.groups if origin is None else origin.groups)
 
             load = Load(
                 self.repo,
                 self._downloads,
                 session,
                 connect=self._reach,
-                find=self.finding.providers,
+                find=find,
                 lasting=lasting,
                 timeout=request.timeout,
                 progress=progressed,
+                origin=origin,
             )
 
             async def work() -> LoadResult:
+                audience = await load.learn(root)
+                if not audience.everyone:
+                    load.claim = await stack.enter_async_context(_Claimed(self.repo.access.claim(audience)))
                 target = root
                 if request.path:
                     target = (
@@ -424,8 +475,9 @@ class Node:
                 if kind == "bytes":
                     where, size = await load.file(target, request.start or 0, request.end)
                 else:
-                    where, size = await self._whole_file(load, target, request.providers)
-                await trio.to_thread.run_sync(self.repo.inventory.loaded, target)
+                    where, size = await self._whole_file(load, target, request.providers, plan.groups)
+                await load.settle()
+                await trio.to_thread.run_sync(self.repo.inventory.loaded, target, None, load.claim)
                 return LoadResult(target, str(where), size)
 
             try:
@@ -441,6 +493,27 @@ class Node:
             self.finding.announce([result.cid.multihash])
         return replace(result, sources=sources, seconds=trio.current_time() - begun)
 
+    async def _origin(self, root: CID, plan: Plan, session: SessionHandle) -> Origin | None:
+        """What finds out for whom it is that is loaded; None where it is for everybody."""
+        if not plan.watched:
+            return None
+        if plan.known is None and await trio.to_thread.run_sync(self.repo.has_block, root.multihash) is not None:
+            return None  # a part of it is here, and for everybody
+
+        def restricted(groups: frozenset[str]) -> None:
+            session.restrict(self.finding.members.admits(groups))
+
+        return Origin(
+            root,
+            session,
+            self._members,
+            lambda peer: self._members_first.ask(peer, root.multihash),
+            groups=plan.groups,
+            known=plan.known,
+            told=plan.told,
+            restricted=restricted,
+        )
+
     async def _directory(self, load: Load, root: CID, progress: Progress) -> None:
         """Load a directory. What was here and was removed meanwhile is loaded, too."""
         for more in reversed(range(REMOVALS)):
@@ -452,20 +525,26 @@ class Node:
             else:
                 return
 
-    async def _whole_file(self, load: Load, cid: CID, providers: Iterable[str]) -> tuple[Path, int]:
-        """Load a file once, however many ask for it at the same time: later ones lend their providers and wait."""
+    async def _whole_file(
+        self, load: Load, cid: CID, providers: Iterable[str], groups: frozenset[str] | None
+    ) -> tuple[Path, int]:
+        """Load a file once, however many ask for it at the same time: later ones lend their providers and wait.
+
+        Only those wait for each other that may ask the same peers.
+        """
+        key = cid, groups
         while True:
-            running = self._whole_loads.get(cid)
+            running = self._whole_loads.get(key)
             if running is None:
                 break
             running[0].add_providers(providers)
             await running[1].wait()  # that load watches the clock
         done = trio.Event()
-        self._whole_loads[cid] = (load, done)
+        self._whole_loads[key] = (load, done)
         try:
             return await load.file(cid)
         finally:
-            del self._whole_loads[cid]
+            del self._whole_loads[key]
             done.set()
 
     # --- what is going on
@@ -482,6 +561,20 @@ class Node:
             discovery=discovery_status(self.finding),
             traffic=TrafficStatus(**asdict(self.exchange.stats().total)),
         )
+
+
+class _Claimed:
+    """A claim while it lasts. Its beginning and its end write to the disk, also where the load is cancelled."""
+
+    def __init__(self, claim: AbstractContextManager[Claim]) -> None:
+        self._claim = claim
+
+    async def __aenter__(self) -> Claim:
+        return await trio.to_thread.run_sync(self._claim.__enter__)
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        with trio.CancelScope(shield=True):
+            return await trio.to_thread.run_sync(self._claim.__exit__, *error)
 
 
 def _open_database(path: Path) -> Database:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 
@@ -188,12 +188,13 @@ class RootAccess:
                 "SELECT a.id, a.key, coalesce(r.version, 1), a.audience FROM access a "
                 "LEFT JOIN roots r ON r.key = a.key WHERE a.key IS NOT NULL ORDER BY a.id"
             )
-            if number in claims
+            if (number in claims or key == bytes(cid.to_v1())) and not key.startswith(_OF_LAYER)
         ]
         public = [
             (root, PUBLIC)
-            for root in self._public_roots()
-            if any(not blocks.isdisjoint(some) for some in each_block(root, self._reader.nodes))
+            for root in self.public_roots()
+            if root.multihash == cid.multihash
+            or any(not blocks.isdisjoint(some) for some in each_block(root, self._reader.nodes))
         ]
         return sorted([*restricted, *public], key=lambda found: found[0] != cid)
 
@@ -236,7 +237,7 @@ class RootAccess:
         """Restrict a public root: but for what is in other public roots."""
         mine = {each for some in each_block(cid, self._reader.nodes) for each in some}
         shared: set[bytes] = set()
-        for root in self._public_roots(without=key):
+        for root in self.public_roots(without=key):
             for some in each_block(root, self._reader.nodes):
                 shared.update(mine.intersection(some))
         with self._catalog.write(durable=True) as db:
@@ -245,7 +246,8 @@ class RootAccess:
             narrow_public(db, mine - shared)
             widen(db, shared)
 
-    def _public_roots(self, without: bytes | None = None) -> Iterator[CID]:
+    def public_roots(self, without: bytes | None = None) -> Iterator[CID]:
+        """The roots that are kept and public, oldest first; but for one, by its key."""
         for key, version in self._catalog.all(
             "SELECT k.key, coalesce(r.version, 1) FROM kept k LEFT JOIN roots r ON r.key = k.key "
             "WHERE NOT EXISTS (SELECT 1 FROM access a WHERE a.key = k.key) ORDER BY k.added"
@@ -292,12 +294,12 @@ class RootAccess:
         for some in each_block(cid, self._reader.nodes):
             for batch in batches(some):
                 for row in rows:
-                    lacking = self._unclaimed(row, batch)
+                    lacking = self.unclaimed(row, batch)
                     if lacking:
                         with self._catalog.write() as db:
                             add_claims(db, (row,), lacking)
 
-    def _unclaimed(self, row: int, multihashes: Sequence[bytes]) -> list[bytes]:
+    def unclaimed(self, row: int, multihashes: Sequence[bytes]) -> list[bytes]:
         """Those of the blocks that could have a claim of that row, and have none."""
         found: set[bytes] = set()
         for start in range(0, len(multihashes), SQL_KEYS):
@@ -416,8 +418,6 @@ class RootAccess:
         Raises:
             RepoError: such a program may be running.
         """
-        if self._ready:
-            return
         if not self._catalog.keeps_older_out:
             self.keep_older_out()
             if not self._catalog.keeps_older_out:
@@ -425,17 +425,29 @@ class RootAccess:
                     f"A node of an older version of this program runs in {self._layout.directory}. It would give "
                     "to everyone what is for some. Stop it, and do this again then: kachery-cloud node stop"
                 )
-        if not self.records.complete():
-            restricted = {
-                key: _parsed(text) for key, text in self._catalog.all("SELECT key, audience FROM access WHERE id <> 0")
-            }
-            self.records.begin(
-                AccessRecord(cid_of(key, version), restricted.get(key, PUBLIC))
-                for key, version in self._catalog.all(
-                    "SELECT k.key, coalesce(r.version, 1) FROM kept k LEFT JOIN roots r ON r.key = k.key"
-                )
-            )
+        if not self._ready and not self.records.complete():
+            self.write_records()
         self._ready = True
+
+    def write_records(self) -> None:
+        """Write `access.txt` anew: for whom each root is that is kept now."""
+        self.records.begin(
+            AccessRecord(cid_of(key, version), PUBLIC if text is None else _parsed(text))
+            for key, version, text in self._catalog.all(
+                "SELECT k.key, coalesce(r.version, 1), a.audience FROM kept k LEFT JOIN roots r ON r.key = k.key "
+                "LEFT JOIN access a ON a.key = k.key ORDER BY k.added"
+            )
+        )
+
+    def rows_of_roots(self) -> list[tuple[int, CID]]:
+        """The roots that are kept and not public, each with its row."""
+        return [
+            (row, cid_of(key, version))
+            for row, key, version in self._catalog.all(
+                "SELECT a.id, a.key, coalesce(r.version, 1) FROM access a JOIN kept k ON k.key = a.key "
+                "LEFT JOIN roots r ON r.key = a.key ORDER BY a.id"
+            )
+        ]
 
     def keep_older_out(self) -> None:
         """Note in the catalog that no older program is the node, where none is; it cannot become it then."""
@@ -510,16 +522,33 @@ class RootAccess:
                     rows = (new_access(db, str(audience), key),)
                 self.cover(rows, cid)
 
+    def as_in_layers(self, beneath: Mapping[bytes, Audience]) -> None:
+        """Blocks are to be put here that are restricted in a layer: they are for whom they are there, too.
+
+        Args:
+            beneath: the blocks, and for whom each is there.
+        """
+        by_audience: dict[Audience, list[bytes]] = {}
+        for multihash, audience in beneath.items():
+            by_audience.setdefault(audience, []).append(multihash)
+        for audience, multihashes in by_audience.items():
+            self._begin()
+            key = _OF_LAYER + str(audience).encode()
+            with self._catalog.write() as db:
+                row = db.execute("SELECT id FROM access WHERE key = ?", (key,)).fetchone()
+                number = new_access(db, str(audience), key) if row is None else row[0]
+                add_claims(db, (number,), multihashes)
+
     # --- what goes ---------------------------------------------------------------------------------------------------
 
-    def going(self, db: sqlite3.Connection, keys: Sequence[bytes]) -> None:
-        """Roots are taken off the list, in a transaction of the caller's that does so."""
-        for key in keys:
-            if db.execute("SELECT 1 FROM access WHERE key = ?", (key,)).fetchone() is None:
-                # A public one: what it shares with others is looked at once more when it is gone.
-                db.execute(
-                    "UPDATE access SET added = 1 WHERE id = 0 AND EXISTS (SELECT 1 FROM claims WHERE access = 0)"
-                )
+    def going(self, db: sqlite3.Connection, key: bytes, *, stays: bool) -> None:
+        """A root was taken off the list, in a transaction of the caller's; `stays` as a part of others."""
+        row = db.execute("SELECT id FROM access WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            # A public one: what it shares with others is looked at once more when it is gone.
+            db.execute("UPDATE access SET added = 1 WHERE id = 0 AND EXISTS (SELECT 1 FROM claims WHERE access = 0)")
+        elif stays:
+            release(db, row[0])
 
     def forget(self, cids: Sequence[CID]) -> None:
         """Write down that some roots are not kept any more: what was public of them is not for everyone for ever."""
@@ -550,7 +579,7 @@ class RootAccess:
         if not self.needs_look():
             return
         left = {each for (each,) in self._catalog.all("SELECT multihash FROM claims WHERE access = 0")}
-        for root in self._public_roots() if left else ():
+        for root in self.public_roots() if left else ():
             for some in each_block(root, self._reader.nodes):
                 left.difference_update(some)
         with self._catalog.write(durable=True) as db:
@@ -582,6 +611,8 @@ _STATE = (
     "SELECT (SELECT id FROM access WHERE key = ?1), (SELECT audience FROM access WHERE key = ?1), "
     "EXISTS (SELECT 1 FROM kept WHERE key = ?1), EXISTS (SELECT 1 FROM going WHERE key = ?1)"
 )
+#: How the keys of rows begin that stand for no root, but for what layers restrict. No CID begins like that.
+_OF_LAYER = b"\0layer "
 _ACCESS_OF = "SELECT access FROM claims WHERE multihash = ?"
 
 

@@ -146,9 +146,9 @@ def move_claims(db: sqlite3.Connection, old: int, new: int) -> None:
 def release(db: sqlite3.Connection, access: int) -> None:
     """The root of a row of `access` is not kept any more: its claims go, but for those of blocks that are still here.
 
-    A block that something else claims is for that alone.
+    A block that something else claims is for that alone. When the rest goes, too, `RootAccess.tidy` drops the row.
     """
-    db.execute("UPDATE access SET key = NULL WHERE id = ? AND id <> 0", (access,))
+    db.execute("UPDATE access SET key = NULL, added = 0 WHERE id = ? AND id <> 0", (access,))
     mine = _claimed_by(db, access)
     first, second = _PREFIXES
     db.executemany(

@@ -311,20 +311,21 @@ class Removal:
     def _begin(self, roots: Sequence[CID], going: Sequence[CID] | None = None) -> bool:
         """Take roots off the list, and write down what goes with them; whether one was on it."""
         known = False
+        ending = roots if going is None else going
+        self._placer.access.forget(roots)
         with self._catalog.write(durable=True) as db:
             db.executemany(
                 "INSERT OR IGNORE INTO going (key) VALUES (?)",
-                [(bytes(cid.to_v1()),) for cid in (roots if going is None else going)],
+                [(bytes(cid.to_v1()),) for cid in ending],
             )
-            for cid in roots if going is None else going:
+            for cid in ending:
                 forget_seen(db, bytes(cid.to_v1()))  # first: no store is to find here what goes
-            self._placer.access.going(db, [bytes(cid.to_v1()) for cid in roots])
             for cid in roots:
                 known = forget_kept(db, bytes(cid.to_v1())) or known
+                self._placer.access.going(db, bytes(cid.to_v1()), stays=cid not in ending)
         if known:
             with suppress(DiskFull):  # it speaks of what is not here any more
                 self._inventory.records.append([LabelRecord(cid, 0) for cid in roots])
-        self._placer.access.forget(roots)
         return known
 
     def _end(self, going: Sequence[CID], *, more: bool = False) -> None:

@@ -15,6 +15,7 @@ from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.errors import DiskFull
 from kachery_p2p.oserrors import explained
 from kachery_p2p.repo.access import Claim
+from kachery_p2p.repo.access_repair import bring_back_access, check_access
 from kachery_p2p.repo.catalog import Catalog, checked_block
 from kachery_p2p.repo.checking import Checker, Problem
 from kachery_p2p.repo.contents import Contents
@@ -121,13 +122,14 @@ class Repo(Layered):
         try:
             repo._placer.lock.look()
             repo.inventory.records.fit()
-            if not repo._catalog.keeps_older_out:
-                repo.access.keep_older_out()
+            repo.access.records.fit()
             if repo._catalog.needs_taking_over:
                 if repo._catalog.needs_records:
                     repo.maintenance.second_place.take_over()
                 repo.inventory.take_over()
                 repo._catalog.taken_over()
+            if not repo._catalog.keeps_older_out:
+                repo.access.keep_older_out()
             try:
                 repo._placer.packer.take_in()
                 repo.removal.finish()
@@ -360,6 +362,7 @@ class Repo(Layered):
             RemovedMeanwhile: a node or a file of it is missing.
             DiskFull: there is no room for it.
         """
+        self._as_in_layers([root])
         with self._placer.lock.adding():
             FolderStorer(self._placer.under(claim)).keep_loaded(root, tree)
             self.inventory.keep_folder(root, claim)
@@ -374,6 +377,7 @@ class Repo(Layered):
         """
         self._check_writable()
         checked = [SmallFile.checked(cid, data) for cid, data in files]
+        self._as_in_layers([cid for cid, _ in files])
         with self._placer.lock.adding():
             SmallFiles(self._placer.under(claim)).add(checked, packed=True)
 
@@ -430,7 +434,10 @@ class Repo(Layered):
             HashMismatch: bytes are not those of their CID. Then none is kept.
         """
         self._check_writable()
-        self._placer.under(claim).put_blocks([checked_block(cid, data) for cid, data in blocks])
+        checked = [checked_block(cid, data) for cid, data in blocks]
+        if self.layers:
+            self.access.as_in_layers(self.layers.audiences([multihash for multihash, _ in checked]))
+        self._placer.under(claim).put_blocks(checked)
 
     # --- loading -----------------------------------------------------------------------------------------------------
 
@@ -442,6 +449,7 @@ class Repo(Layered):
             UnsupportedCID: the CID is too long for a file name.
         """
         self._check_writable()
+        self._as_in_layers([cid])
         return Download(self._placer, self._checker, cid, timeout, self.layers, claim)
 
     # --- looking after it --------------------------------------------------------------------------------------------
@@ -462,6 +470,7 @@ class Repo(Layered):
             yield problem
         if cids is None:
             yield from self.inventory.check(named)
+            yield from check_access(self.access, self._catalog, self._reader)
 
     def quarantine(self, cid: CID) -> Path | None:
         """Move our own copy of a root to `damaged/`, so that it can be loaded again.
@@ -521,9 +530,14 @@ class Repo(Layered):
             with cls(layout, catalog) as repo:
                 problems = repo.maintenance.second_place.bring_back(old, progress)
                 repo.inventory.bring_back(old)
-                return problems
+                return [*problems, *bring_back_access(repo.access, catalog, repo._reader, old)]
 
         return remake_catalog(Path(directory), fill)
+
+    def _as_in_layers(self, cids: Sequence[CID]) -> None:
+        """What is restricted in a directory beneath this one, and is to be put here, is restricted here, too."""
+        if self.layers:
+            self.access.as_in_layers(self.layers.audiences([cid.multihash for cid in cids]))
 
     def _forget_nodes(self) -> None:
         self.file_nodes.clear()

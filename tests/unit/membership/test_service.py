@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import trio
 
-from kachery_p2p.errors import GroupError, InvitationRefused
 from kachery_p2p.membership.lists import Role
 from tests.helpers.group_helpers import Machine
 from tests.helpers.patience import until
