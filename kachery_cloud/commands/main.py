@@ -26,6 +26,7 @@ COMMANDS = {
     "du": "inventory",
     "export": "cars",
     "gc": "inventory_removal",
+    "gateway-token": "network",
     "get": "sharing",
     "group": "groups",
     "import": "cars",
@@ -84,7 +85,7 @@ SECTIONS = {
     "Get something": ("get", "load", "cat", "ls", "import", "resolve", "whereis", "diff"),
     "See what is here": ("list", "info", "du", "status", "settings"),
     "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init", "completion"),
-    "For a lab": ("group", "pins", "announce", "keygen-swarm"),
+    "For a lab": ("group", "pins", "announce", "keygen-swarm", "gateway-token"),
 }
 
 
