@@ -45,6 +45,7 @@ _SOURCES = {
     "lan-dht": "the LAN DHT",
     "dht": "the DHT",
     "delegated": "a delegated router",
+    "group": "the members of a group",
 }
 _STATES = {"public": "yes", "private": "no", "unknown": "not known yet"}
 _STRATEGIES = {"roots": "the roots of what is stored or loaded", "all": "all blocks", "off": "nothing"}

@@ -4,9 +4,10 @@ A root is for everyone, or it has an audience. Then each of its blocks has a cla
 see a block who are in the audience of one of its claims. A block without a claim is for everyone; so is one that is in
 a public root as well. In a repo without such roots all that costs is a look at an empty table.
 
-A block is claimed before it is here, or in the same transaction. So whoever serves blocks looks for the block first,
-and then asks for whom it is, or once more if it was asked before: what was not here a moment ago, and so had no claim,
-may be here now, and has one.
+A block is claimed before it is here, or in the same transaction, and its claims go when it has gone. So whoever serves
+blocks asks for whom one is before it is looked for, and once more when it was found, and gives it only if both answers
+allow it: what was not here a moment ago, and so had no claim, may be here now, and has one; and what was found may
+have been removed since, and its claim with it.
 
 For whom a root is, the user says: a store without a word leaves it as it is, and a new one is public. A store for
 somebody adds to those who may see it; `set_audience` replaces them. What is loaded is for whom the load says. It has a
@@ -113,7 +114,7 @@ class RootAccess:
     def audiences(self, multihashes: Collection[bytes]) -> dict[bytes, Audience]:
         """Of these blocks those that not everyone may see, and who may.
 
-        Ask after a block was looked for, and not only before; see the module.
+        Ask before a block is looked for, and after it was found; see the module.
         """
         found: dict[bytes, Audience] = {}
         wanted = list(multihashes)

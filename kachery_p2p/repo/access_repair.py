@@ -16,6 +16,7 @@ from kachery_p2p.repo.checking import Problem
 from kachery_p2p.repo.claim_rows import add_claims, is_claimed, new_access, widen
 from kachery_p2p.repo.dag_blocks import each_block
 from kachery_p2p.repo.damaged import is_sound, open_damaged
+from kachery_p2p.repo.kept_rows import LINKED, STORED, keep_row
 from kachery_p2p.repo.root_keys import cid_of
 from kachery_p2p.repo.serving import BlockReader
 
@@ -62,6 +63,15 @@ def bring_back_access(access: RootAccess, catalog: Catalog, reader: BlockReader,
         # What was found on the way is restricted to nobody else; here all is known that can be.
         db.execute("DELETE FROM claims")
         db.execute("DELETE FROM access WHERE id <> 0")
+        # The file tells of each root that was kept by itself, also of one that is in a folder as well.
+        for key in records:
+            row = db.execute(
+                "SELECT r.added, (SELECT min(f.linked) FROM files f WHERE f.root = r.id) FROM roots r "
+                "WHERE r.key = ?1 AND NOT EXISTS (SELECT 1 FROM kept WHERE key = ?1)",
+                (key,),
+            ).fetchone()
+            if row is not None:
+                keep_row(db, key, LINKED if row[1] else STORED, row[0], whole=None)
     public: list[CID] = []
     for key, version in catalog.all(
         "SELECT k.key, coalesce(r.version, 1) FROM kept k LEFT JOIN roots r ON r.key = k.key ORDER BY k.added"
