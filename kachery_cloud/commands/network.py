@@ -99,16 +99,6 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
         click.echo(f"Nobody else is found to have it.{asked}", err=True)
 
 
-def _is_not_announced(uri: str) -> bool:
-    """Whether it is for nobody who could find an announcement."""
-    from kachery_cloud.audiences import audience_of_uri, uri_groups
-    from kachery_cloud.settings.config import load_config
-    from kachery_cloud.uri import parse_uri
-
-    audience = audience_of_uri(load_config(), parse_uri(uri))
-    return not audience.everyone and not uri_groups(audience)
-
-
 def _only_asked(uri: str) -> str:
     """A sentence where not everybody is asked, because it is not for everybody."""
     from kachery_cloud.audiences import audience_of_uri, whom
@@ -167,11 +157,6 @@ def announce(uri: str, timeout: float | None, as_json: bool) -> None:
     from kachery_cloud.upkeep import announce as tell
 
     done = tell(uri, timeout=timeout)
-    if not done["copies"] and _is_not_announced(uri):
-        raise NodeError(
-            "It is for your own machines, or for nobody else, and such things are announced nowhere: whoever is to "
-            "have it asks this machine. Say for whom it is with: kachery-cloud visibility URI --to NAME"
-        )
     if not done["copies"]:
         raise NodeError(
             "Nobody could be told: no peer of a DHT can be reached from this machine, or announcing is switched off. "
