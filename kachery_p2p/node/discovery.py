@@ -501,6 +501,10 @@ class Finding:
                 # What is here is listed again every now and then, so that nothing stays untold.
                 self._note(f"announcing: {error}")
 
+    async def may_announce(self, multihash: bytes) -> bool:
+        """Whether there is anybody to whom a root may be announced."""
+        return bool(await self._keys_of([multihash]))
+
     async def announced(self, multihash: bytes, timeout: float) -> Announced:
         """Announce one and wait until that is done. `copies` is 0 where nothing is announced at all.
 

@@ -19,7 +19,7 @@ import trio
 
 from kachery_p2p.access.audience import NOBODY, PRIVATE, PUBLIC, Audience, group_audience
 from kachery_p2p.dag.cid import CID, RAW
-from kachery_p2p.errors import ContentNotFound, NoPermission, NotAMember
+from kachery_p2p.errors import ContentNotFound, KacheryError, NoPermission, NotAMember
 from kachery_p2p.membership.invitations import parse_invitation
 from kachery_p2p.membership.lists import Role
 from kachery_p2p.node.messages import AnnounceRequest, CopiesRequest, LoadRequest, PublishRequest, WhereisRequest
@@ -177,6 +177,7 @@ async def test_the_outsider_hears_of_nothing(three: Three, heard: dict[str, byte
     assert [(row.peer, row.has) for row in rows] == [(alice.host.peer_id, True)]
     loaded = await bob.load(LoadRequest(cid, groups=(three.group,), timeout=PATIENCE))
     assert loaded.sources.keys() == {alice.host.peer_id}
+    assert alice.exchange.stats().total.blocks_sent == len(secret), "each block comes once, the root's, too"
     assert audiences(bob, secret) == {three.group}
     assert bob.repo.access.audience_of(cid) == group_audience([three.group])
 
@@ -288,7 +289,8 @@ async def test_what_is_private_goes_to_own_machines_alone(lab: Lab, heard: dict[
     await lab.join(alice, bob)
     cid = await stored(alice, os.urandom(2 * MIB), PRIVATE)
     secret = blocks_of(alice)
-    assert (await alice.announce(AnnounceRequest(cid, SOON))).copies == 0
+    with pytest.raises(KacheryError, match="announced to nobody"):
+        await alice.announce(AnnounceRequest(cid, SOON))
     with pytest.raises(ContentNotFound):
         await bob.load(LoadRequest(cid, timeout=SOON))
     before = len(heard[outsider.host.peer_id])
