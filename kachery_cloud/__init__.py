@@ -28,6 +28,18 @@ if TYPE_CHECKING:
     from kachery_cloud.cars import export_car, import_car
     from kachery_cloud.comparing import diff
     from kachery_cloud.encryption.stanzas import Passphrase
+    from kachery_cloud.grouping import (
+        Group,
+        GroupMember,
+        create_group,
+        group_members,
+        groups,
+        invite,
+        join_group,
+        leave_group,
+        remove_member,
+        set_member_role,
+    )
     from kachery_cloud.inventory import Item, Items, UsageRow, UsageTable, du
     from kachery_cloud.inventory import list as list
     from kachery_cloud.inventory_move import move
@@ -72,6 +84,8 @@ __all__ = [
     "Collected",
     "Config",
     "ContentURI",
+    "Group",
+    "GroupMember",
     "Item",
     "Items",
     "KacheryFile",
@@ -87,6 +101,7 @@ __all__ = [
     "announce",
     "audit",
     "cat_file",
+    "create_group",
     "diff",
     "du",
     "export_car",
@@ -94,10 +109,15 @@ __all__ = [
     "gc",
     "get",
     "get_node_info",
+    "group_members",
+    "groups",
     "import_car",
     "init",
+    "invite",
     "iter_whereis",
     "join",
+    "join_group",
+    "leave_group",
     "link_file",
     "list_dir",
     "load_bytes",
@@ -118,8 +138,10 @@ __all__ = [
     "publish",
     "published",
     "remove",
+    "remove_member",
     "repair",
     "resolve",
+    "set_member_role",
     "set_visibility",
     "share",
     "status",
@@ -149,6 +171,7 @@ _HOMES = (
     "pinning",
     "sharing",
     "publishing",
+    "grouping",
     "upkeep",
     "inventory",
     "visibility",

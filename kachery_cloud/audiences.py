@@ -6,15 +6,13 @@ catalog and URIs have is its ID, which nobody else can take.
 
 from __future__ import annotations
 
-import difflib
-import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from kachery_cloud.arguments import text_list
-from kachery_cloud.errors import ConfigError, InvalidArgument, KacheryError, NoPermission
+from kachery_cloud.errors import ConfigError, GroupError, GroupNotFound, InvalidArgument, KacheryError, NoPermission
 from kachery_cloud.local import listed_label, repository
 from kachery_cloud.uri import ContentURI, format_uri
 from kachery_p2p.access.audience import GROUP_ID, OWN, PRIVATE, PUBLIC, Audience, group_audience
@@ -23,10 +21,8 @@ from kachery_p2p.text import shown
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
-    from kachery_p2p.membership.store import GroupStore, Stamps
+    from kachery_p2p.membership.held import HeldGroup
     from kachery_p2p.repo.repo import Repo
-
-log = logging.getLogger("kachery_cloud.audiences")
 
 #: For whom something is: the name or ID of a group, "private", "public", or several of these.
 To: TypeAlias = str | Sequence[str]
@@ -35,8 +31,8 @@ To: TypeAlias = str | Sequence[str]
 MAX_GROUPS = 16
 #: Names of groups that an error lists.
 _MOST_NAMED = 10
-#: The groups of a data directory, and what tells whether its files were changed since.
-_groups: dict[Path, tuple[Stamps, tuple[GroupHere, ...]]] = {}
+#: Groups as they were shown last, by ID.
+_groups: dict[str, tuple[HeldGroup, GroupHere]] = {}
 #: What was said already in this process: of which data directory, and for whom.
 _said: set[tuple[Path, Audience]] = set()
 
@@ -68,38 +64,34 @@ class GroupHere:
 
 
 def groups_here(config: Config) -> tuple[GroupHere, ...]:
-    """The groups that this machine is in, by name. A file that cannot be read is told by `kachery-cloud group list`."""
+    """The groups that this machine is in, by name."""
     if not (config.directory / "groups").is_dir():
         return ()
-    from kachery_p2p.membership.store import GroupStore
+    from kachery_p2p.membership import groups_of_directory
 
-    store = GroupStore(config.directory)
-    stamps = store.stamps()
-    known = _groups.get(config.directory)
-    if known is None or known[0] != stamps:
-        known = _groups[config.directory] = stamps, _read_groups(config.directory, store)
+    held = groups_of_directory(config.directory).held()
+    return tuple(_group_here(each) for each in held if not each.removed)
+
+
+def _group_here(held: HeldGroup) -> GroupHere:
+    """A group in words; made once of each state of it, for there may be thousands of members."""
+    known = _groups.get(held.group)
+    if known is None or known[0] is not held:
+        view = held.state.view
+        members = sorted(view.members.values(), key=lambda each: each.peer)
+        shown = tuple(MemberHere(each.peer, each.label, each.role.word) for each in members)
+        known = _groups[held.group] = held, GroupHere(held.group, held.name, view.role_of(held.me).word, shown)
     return known[1]
 
 
-def _read_groups(directory: Path, store: GroupStore) -> tuple[GroupHere, ...]:
-    from kachery_p2p.membership.held import parse_group
+def other_machines(config: Config) -> tuple[str, ...]:
+    """The peer IDs of the user's other machines. The setting may have this one, too, so that it is the same on all."""
+    if not config.own_peers:
+        return ()
     from kachery_p2p.repo.keys import kept_identity
 
-    identity = kept_identity(directory)
-    found: list[GroupHere] = []
-    for group in store.names() if identity is not None else ():
-        try:
-            kept = store.read(group)
-            held = None if kept is None else parse_group(group, kept, identity.peer_id)
-        except KacheryError as error:
-            log.warning("a group cannot be used: %s", error)
-            continue
-        if held is not None and not held.removed:
-            view = held.state.view
-            members = (MemberHere(each.peer, each.label, each.role.word) for each in view.members.values())
-            role = view.role_of(identity.peer_id).word
-            found.append(GroupHere(group, held.name, role, tuple(sorted(members, key=lambda each: each.peer))))
-    return tuple(sorted(found, key=lambda each: (each.name, each.id)))
+    identity = kept_identity(config.directory)
+    return tuple(peer for peer in config.own_peers if identity is None or peer != identity.peer_id)
 
 
 # --- from words to an audience ---------------------------------------------------------------------------------------
@@ -116,7 +108,8 @@ def audience_for(config: Config, to: To | None) -> Audience | None:
         None where nobody said anything: what is new is then public, and what is known stays as it was.
 
     Raises:
-        InvalidArgument, ConfigError: there is no such group; or what is public is to be for somebody else as well.
+        GroupNotFound: there is no such group; or ConfigError, where the settings name it.
+        InvalidArgument: what is public is to be for somebody else as well.
         NoPermission: this machine may only read in that group.
     """
     if to is not None:
@@ -128,7 +121,7 @@ def chosen(config: Config, to: To) -> Audience:
     """What a list is to show: what is for any of these. A group need not be one that this machine is in.
 
     Raises:
-        InvalidArgument: there is no such group.
+        GroupNotFound: there is no such group.
     """
     found = Audience()
     for word in text_list(to, "to"):
@@ -180,14 +173,14 @@ def _group(config: Config, word: str, origin: str, error: type[KacheryError]) ->
     """The group that is meant, if this machine may store for its members.
 
     Raises:
-        InvalidArgument, ConfigError: there is none, or there are several.
+        GroupNotFound, GroupError, ConfigError: there is none, or there are several.
         NoPermission: this machine may only read.
     """
     found = _named(config, word, origin, error)
     if found.role == "reader":
         raise NoPermission(
             f"This machine is a reader of {shown(found.name)}: it may load what is there, and store nothing for it. "
-            "An owner of the group can invite it anew as a writer: kachery-cloud group invite --role writer"
+            "An owner of the group can invite it anew as a writer: kachery-cloud-group invite --role writer"
         )
     return found
 
@@ -196,30 +189,36 @@ def _named(config: Config, word: str, origin: str, error: type[KacheryError]) ->
     """The group that is meant.
 
     Raises:
-        InvalidArgument, ConfigError: there is none, or there are several.
+        GroupNotFound, GroupError, ConfigError: there is none, or there are several.
     """
     here = groups_here(config)
     found = [group for group in here if group.id == word] or [group for group in here if group.name == word]
     if not found:
-        raise error(_no_group(word, origin, here))
+        raise (GroupNotFound if error is InvalidArgument else error)(_no_group(word, origin, here))
     if len(found) > 1:
         ids = " or ".join(group.id for group in found)
-        raise error(f"{origin}: there are {len(found)} groups called {shown(word)} here. Say which by its ID: {ids}.")
+        raise (GroupError if error is InvalidArgument else error)(
+            f"There are {len(found)} groups called {shown(word)} here ({origin}). Say which by its ID: {ids}."
+        )
     return found[0]
 
 
 def _no_group(word: str, origin: str, here: Sequence[GroupHere]) -> str:
     names = [group.name for group in here]
+    where = "" if origin == "to" else f" ({origin})"
     if not names:
         return (
-            f"{origin} says {shown(word)}, and this machine is in no group. To make one: kachery-cloud group create "
-            "NAME; to enter one: kachery-cloud group join INVITATION. Without a group there are 'private' and 'public'."
+            f"There is no group {shown(word)}{where} here: this machine is in none. To make one: kachery-cloud-group "
+            "create NAME; to enter one: kachery-cloud-group join INVITATION. Without a group there are 'private' and "
+            "'public'."
         )
+    import difflib
+
     near = difflib.get_close_matches(word, [*names, "private", "public"], 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     listed = ", ".join(sorted(names)[:_MOST_NAMED])
-    more = f" and {len(names) - _MOST_NAMED:,} more (kachery-cloud group list)" if len(names) > _MOST_NAMED else ""
-    return f"{origin} says {shown(word)}, and there is no such group here.{hint} There are: {listed}{more}."
+    more = f" and {len(names) - _MOST_NAMED:,} more (kachery-cloud-group list)" if len(names) > _MOST_NAMED else ""
+    return f"There is no group {shown(word)}{where} here.{hint} There are: {listed}{more}."
 
 
 # --- from an audience to words ---------------------------------------------------------------------------------------
@@ -265,8 +264,10 @@ def sentence(config: Config, audience: Audience) -> str:
     """Who can load what is for these: said where it is stored."""
     if audience.everyone:
         return "Anybody can load this."
+    if not audience.groups:
+        return "Nobody else can load this."
     text = f"Only {whom(config, audience)} can load this."
-    if audience == PRIVATE and not config.own_peers:
+    if audience == PRIVATE and not other_machines(config):
         text += (
             " No other machine is one of yours so far, so nobody else can: name them in KACHERY_CLOUD_OWN_PEERS, by "
             "their peer IDs."
@@ -336,18 +337,19 @@ def wider_already(config: Config, cid: CID, own: Audience) -> str:
     if own.everyone:
         return "This is public already: it was stored so before. To change that: kachery-cloud visibility URI --to NAME"
     repo = repository(config)
-    whole = repo.access.audiences([cid.multihash]).get(cid.multihash, PUBLIC)
-    if whole <= own:
+    if not repo.access.is_wider(cid, own):
         return ""
+    whole = repo.access.audiences([cid.multihash]).get(cid.multihash, PUBLIC)
+    this = "This" if not whole <= own else "A part of this"
     # Looking through all that is here takes long, and is done only where there is something to be found.
     found = [(root, audience) for root, audience in repo.access.why(cid) if not audience <= own]
     found.sort(key=lambda each: not each[1].everyone)
     if found:
         root, audience = found[0]
-        wider = whom(config, audience)
-        who = "This is public already" if audience.everyone else f"{wider[:1].upper()}{wider[1:]} can load this, too"
-        return f"{who}: {named_root(repo, root)} has it."
-    return "This is public already: it is here from something that was public." if whole.everyone else ""
+        if audience.everyone:
+            return f"{this} is public already: {named_root(repo, root)} has it."
+        return f"{this} is for {whom(config, audience)} as well: {named_root(repo, root)} has it."
+    return f"{this} is public already: it is here from something that was public."
 
 
 def named_root(repo: Repo, cid: CID) -> str:

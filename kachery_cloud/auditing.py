@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from kachery_cloud.answers import GroupFacts, Visible
-from kachery_cloud.audiences import GroupHere, audience_for, groups_here, sentence, uri_groups, words_of
+from kachery_cloud.audiences import (
+    GroupHere,
+    audience_for,
+    groups_here,
+    other_machines,
+    sentence,
+    uri_groups,
+    words_of,
+)
 from kachery_cloud.errors import InvalidArgument, KacheryError
 from kachery_cloud.inventory import item_of
 from kachery_cloud.local import listed_label, repository
@@ -216,8 +224,9 @@ def audit(*, since: float = 30.0) -> Audit:
     by_id = {group.id: group for group in groups}
     given = [Given("public", None, None, None, *counts.pop("public", (0, 0)))]
     mine = counts.pop(OWN, None)
-    if mine is not None or config.own_peers:
-        given.append(Given("private", None, None, 1 + len(config.own_peers), *(mine or (0, 0))))
+    others = other_machines(config)
+    if mine is not None or others:
+        given.append(Given("private", None, None, 1 + len(others), *(mine or (0, 0))))
     rows: list[Given] = []
     for group in {**by_id, **dict.fromkeys(counts)}:
         known = by_id.get(group)
@@ -246,12 +255,13 @@ def visible_now(config: Config) -> tuple[Visible | None, tuple[str, ...]]:
             counts, restricted = _counts(repo), len(repo.access.roots())
     except KacheryError as error:  # the rest is to be said all the same
         problems.append(str(error))
-    if not (groups or restricted or config.own_peers):
+    others = other_machines(config)
+    if not (groups or restricted or others):
         return None, tuple(problems)
     facts = (
         GroupFacts(each.id, each.name, each.role, len(each.members), counts.get(each.id, (0, 0))[0]) for each in groups
     )
-    return Visible(groups=tuple(facts), restricted=restricted, own_peers=config.own_peers), tuple(problems)
+    return Visible(groups=tuple(facts), restricted=restricted, own_peers=others), tuple(problems)
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
@@ -281,7 +291,7 @@ def _reasons(config: Config, audience: Audience, groups: Sequence[GroupHere]) ->
         found.append(Reason(word, group, tuple(Member(each.peer, each.name, each.role) for each in members)))
     found.sort(key=lambda reason: (reason.to.casefold(), reason.group or ""))
     if OWN in audience.groups:
-        found.append(Reason("private", None, tuple(Member(peer, "", "own") for peer in config.own_peers)))
+        found.append(Reason("private", None, tuple(Member(peer, "", "own") for peer in other_machines(config))))
     return tuple(found)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from kachery_cloud.arguments import binary_stream, check_flags, path_text, text_list
+from kachery_cloud.audiences import audience_for, stored_uri
 from kachery_cloud.car_parts import CarPart, car_part, in_the_way
 from kachery_cloud.encryption.leaving import to_export
 from kachery_cloud.encryption.records import EncryptedRoots
@@ -30,8 +31,10 @@ from kachery_cloud.uri import AGE, format_uri
 from kachery_p2p.oserrors import explained
 
 if TYPE_CHECKING:
+    from kachery_cloud.audiences import To
     from kachery_cloud.encryption.recipients import Encrypt
     from kachery_cloud.progress import Update
+    from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.load.cars import CarRead, CarWritten
     from kachery_p2p.repo.repo import Repo
@@ -160,7 +163,7 @@ def export_car(
     return ExportedCar(named, None if target is None else str(target), written.blocks, written.size, kept)
 
 
-def import_car(source: str | os.PathLike[str] | BinaryIO, *, local: bool = False) -> ImportedCar:
+def import_car(source: str | os.PathLike[str] | BinaryIO, *, to: To | None = None, local: bool = False) -> ImportedCar:
     """Bring what is in a CAR file (version 1 or 2, of any size) into the data directory.
 
     It lies there like everything that was loaded: each file once, as a plain file, under its own URI. Each block is
@@ -172,6 +175,7 @@ def import_car(source: str | os.PathLike[str] | BinaryIO, *, local: bool = False
 
     Args:
         source: the CAR file, or a binary file to read it from.
+        to: who may load what comes, as for `store_file`.
         local: only store; do not start the node that serves what came.
 
     Raises:
@@ -181,6 +185,7 @@ def import_car(source: str | os.PathLike[str] | BinaryIO, *, local: bool = False
         ContentNotFound: the CAR file lacks a block.
         UnsupportedCID: a root is neither a file nor a directory.
         InvalidName: a directory has a name that cannot stand in a folder.
+        GroupNotFound: this machine is in no group of that name.
         RepoBusy: another process is loading the same file.
         DiskFull, NoPermission: it cannot be stored.
 
@@ -190,24 +195,27 @@ def import_car(source: str | os.PathLike[str] | BinaryIO, *, local: bool = False
     """
     check_flags(local=local)
     config = load_config()
+    audience = audience_for(config, to)
     repo = repository(config)
     if repo.read_only:
         raise NoPermission(f"{repo.directory} can only be read by this user, so nothing can be imported into it.")
+    if audience is not None and audience.everyone and not repo.access.any_restricted():
+        audience = None  # all is public as it is
     if hasattr(source, "read"):
-        found = _read(repo, source, "The CAR file")  # type: ignore[arg-type]
+        found = _read(repo, source, "The CAR file", audience)  # type: ignore[arg-type]
     else:
         path = Path(path_text(source, "The CAR file"))  # type: ignore[arg-type]
         if os.path.isdir(path):
             raise NotAFile(f"{path} is a folder, not a CAR file.")
         with explained("reading", path), open(path, "rb", buffering=0) as file:
-            found = _read(repo, file, str(path))  # type: ignore[arg-type]
+            found = _read(repo, file, str(path), audience)  # type: ignore[arg-type]
     if not local:
         from kachery_cloud.node.connection import announce_in_background
 
         for root in found.roots:
             announce_in_background(config, root.cid)
     roots = (
-        ImportedRoot(format_uri(str(each.cid)), "directory" if each.size is None else "file", each.size)
+        ImportedRoot(stored_uri(repo, each.cid, None), "directory" if each.size is None else "file", each.size)
         for each in found.roots
     )
     return ImportedCar(tuple(roots), found.blocks)
@@ -254,7 +262,7 @@ def _write(repo: Repo, roots: list[CID], file: BinaryIO | CarPart) -> CarWritten
         return write_dags(repo, roots, file.write, progress=update)
 
 
-def _read(repo: Repo, file: BinaryIO, name: str) -> CarRead:
+def _read(repo: Repo, file: BinaryIO, name: str, audience: Audience | None) -> CarRead:
     """Run the import, in a thread: whoever calls may be inside an event loop of its own."""
     import trio
 
@@ -267,7 +275,7 @@ def _read(repo: Repo, file: BinaryIO, name: str) -> CarRead:
         with trio.CancelScope() as scope:
             token = trio.lowlevel.current_trio_token()
             started.set_result(lambda: token.run_sync_soon(scope.cancel))
-            return await read_car(repo, file, name, progress=update)
+            return await read_car(repo, file, name, progress=update, audience=audience)
         return None
 
     def run(update: Update) -> None:

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.cid import CID
+    from kachery_p2p.repo.access import RootAccess
     from kachery_p2p.repo.inventory import KeptRoot
-    from kachery_p2p.repo.repo import Repo
+    from kachery_p2p.repo.layers import Opened
 
 Kind: TypeAlias = Literal["stored", "linked", "loaded", "partial"]
 SORTS = ("added", "used", "size", "label", "kind")
@@ -61,7 +62,8 @@ class Item:
         labels: all of them.
         cid: its CID.
         shared: the data directory of others that it is in; None where it is in your own.
-        visibility: who may load it from here, as `to` of `store_file` takes it: names of groups, "private", "public".
+        visibility: who may load it from here, as `to` of `store_file` takes it: names of groups, "private", "public";
+            empty where it is for nobody else, because nothing is known any more of for whom it was.
         groups: the IDs of these groups.
         encryption: "age" where it was stored encrypted; `size` is that of the cipher text then.
     """
@@ -110,7 +112,7 @@ def _pins(item: Item) -> str:
 
 
 def _visibility(item: Item) -> str:
-    return ", ".join(item.visibility)
+    return ", ".join(item.visibility) or "nobody else"
 
 
 #: What a list shows where there is none.
@@ -223,12 +225,12 @@ def list(
     config = load_config()
     pins = pins_by_cid(config)
     repo = repository(config)
-    known = Visibilities(config, repo)
+    known = Visibilities(config, repo.access)
     wanted_by = None if to is None else chosen(config, to)
     found = {root.key: item_of(root, pins, known=known) for root in repo.inventory.roots()}
     for layer in () if own else repo.layers:
-        for root in layer.look(lambda opened: builtins.list(opened.inventory.roots())) or ():
-            found.setdefault(root.key, item_of(root, {}, layer.directory))
+        theirs = layer.look(lambda opened, where=layer.directory: _items_of(config, opened, where)) or {}
+        found = {**theirs, **found}
     items = builtins.list(found.values())
     if wanted_by is not None:
         items = [item for item in items if _is_for(item, wanted_by)]
@@ -267,8 +269,8 @@ def du() -> UsageTable:
 class Visibilities:
     """For whom the roots of a repo are, and which are encrypted, looked up once for all."""
 
-    def __init__(self, config: Config, repo: Repo) -> None:
-        restricted = repo.access.roots() if repo.access.any_restricted() else ()
+    def __init__(self, config: Config, access: RootAccess) -> None:
+        restricted = access.roots() if access.any_restricted() else ()
         self._audiences = {bytes(cid.to_v1()): audience for cid, audience in restricted}
         self._groups = groups_here(config) if self._audiences else ()
         self._encrypted = EncryptedRoots(repo).all()
@@ -278,6 +280,12 @@ class Visibilities:
         audience = self._audiences.get(root.key, PUBLIC)
         encryption = AGE if self._encrypted and str(root.cid.to_v1()) in self._encrypted else None
         return words_of(audience, self._groups), uri_groups(audience), encryption
+
+
+def _items_of(config: Config, opened: Opened, directory: Path) -> dict[bytes, Item]:
+    """What is listed in the directory of others, and for whom its owner has it."""
+    known = Visibilities(config, opened.access)
+    return {root.key: item_of(root, {}, directory, known) for root in opened.inventory.roots()}
 
 
 def _is_for(item: Item, wanted: Audience) -> bool:
@@ -361,7 +369,7 @@ def about(config: Config, cid: CID) -> dict[str, Any]:
             break
     if root is None:
         return {}
-    known = Visibilities(config, repo) if shared is None else None
+    known = Visibilities(config, repo.access) if shared is None else None
     item = item_of(root, pins_by_cid(config), shared, known).as_json()
     return {
         "kept": item["kind"],

@@ -177,7 +177,7 @@ def share(uri: str, *, label: str | None = None, encrypt: bool = False, with_key
     check_flags(encrypt=encrypt, with_key=with_key)
     config = load_config()
     found = make_share(
-        config, uri, label=label, running=lambda: _settled_node(config), keyed=wants_key(uri, encrypt, with_key)
+        config, uri, label=label, running=lambda: settled_node(config), keyed=wants_key(uri, encrypt, with_key)
     )
     if told := sentence_once(config, found.audience):
         tell(told)
@@ -186,7 +186,7 @@ def share(uri: str, *, label: str | None = None, encrypt: bool = False, with_key
     return found.string
 
 
-def _settled_node(config: Config) -> RunningNode:
+def settled_node(config: Config) -> RunningNode:
     """What the node says of itself, when it knows how it can be reached, or has had time to find out."""
     from kachery_cloud.node.connection import get_connection
 

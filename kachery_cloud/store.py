@@ -105,7 +105,8 @@ def store_file(
 
     Raises:
         FileMissing, IsADirectory, NotAFile: there is no such file.
-        InvalidArgument: it is open for text, or not for reading; or there is no group of that name.
+        InvalidArgument: it is open for text, or not for reading.
+        GroupNotFound: this machine is in no group of that name.
         NoPermission, DiskFull: it cannot be read, or the copy cannot be written; or this machine may only read in the
             group that it is to be for.
         FileChanged: it changed while it was read.

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kachery_cloud.answers import Elsewhere, Here, PinCounts, Running, SharedDirectory, Stopped, Trouble
 from kachery_cloud.arguments import check_flags, text_list
-from kachery_cloud.audiences import audience_of_uri, uri_groups
 from kachery_cloud.auditing import visible_now
 from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError, NoPermission
 from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, repository, resolve_local
@@ -168,7 +167,8 @@ def whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = 
     Returns:
         A dict for each peer, those that have it first: "peer" (its ID), "has" (True or False, as it answered itself;
         None where it could not be asked, and "error" says why), "found_by" (what named it, and after how many seconds
-        each: "hint" for the URI and `providers`, "connected", "known", "mdns", "lan-dht", "dht" or "delegated"),
+        each: "hint" for the URI and `providers`, "group" for the list of its members, "connected", "known", "mdns",
+        "lan-dht", "dht" or "delegated"),
         "source" and "seconds" (the first of these), "addrs" (multiaddrs), "connected" and "round_trip_ms" (or None).
         The first row is that of this machine, where it is here: its "source" is "here", and it has a "path" where that
         is a file. Peers that this machine is connected to are asked, too, so "has" may be False.
@@ -225,9 +225,7 @@ def search_whereis(
     parsed = parse_uri(uri)
     seconds = WHEREIS_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
     peers = (*parsed.providers, *check_peer_addresses(providers, "providers"))
-    # Only those for whom it is are to hear that somebody looks for it, also where the URI does not say that.
-    groups = parsed.groups or uri_groups(audience_of_uri(config, parsed))
-    return _search(config, parsed, WhereisRequest(parsed.root, seconds, peers, groups))
+    return _search(config, parsed, WhereisRequest(parsed.root, seconds, peers, parsed.groups))
 
 
 def _search(config: Config, uri: ContentURI, request: WhereisRequest) -> Generator[Whereabouts, None, None]:

@@ -49,7 +49,7 @@ def set_visibility(uri: str, to: To) -> str:
 
     Raises:
         ContentNotFound: it is not here, or not listed by itself.
-        InvalidArgument: there is no such group.
+        GroupNotFound: there is no such group.
         NoPermission: it is from a group of which this machine is a reader, and would be for others as well.
 
     Example:

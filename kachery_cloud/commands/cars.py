@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import click
 
 from kachery_cloud.commands.encryption import encrypt_choice, encrypting_options
-from kachery_cloud.commands.support import Stopped, command, json_option, print_result
+from kachery_cloud.commands.support import Stopped, command, json_option, print_result, to_option
 from kachery_cloud.terminal import BinaryOutput, tell
 from kachery_p2p.json_shapes import to_json
 from kachery_p2p.text import printable
@@ -120,8 +120,9 @@ def _standard_input() -> BinaryIO:
 
 @command("import", _IMPORT_INTERRUPTED)
 @click.argument("file", type=click.Path(), metavar="FILE.car")
+@to_option
 @json_option
-def import_(file: str, as_json: bool) -> None:
+def import_(file: str, to: tuple[str, ...], as_json: bool) -> None:
     """Bring what is in a CAR file into the data directory, and print its URIs, one a line. Needs no network.
 
     Each block is compared with its hash. An import that was interrupted goes on where it was. With - it reads standard
@@ -132,14 +133,20 @@ def import_(file: str, as_json: bool) -> None:
         kachery-cloud import session.car
         ssh colleague "kachery-cloud export ipfs://bafy... -" | kachery-cloud import -
     """  # noqa: D301
+    from kachery_cloud.audiences import audience_for, news
     from kachery_cloud.cars import import_car
     from kachery_cloud.node.connection import tell_running_node
     from kachery_cloud.settings.config import load_config
     from kachery_cloud.uri import parse_uri
 
-    made = import_car(_standard_input() if file == "-" else file, local=True)
+    made = import_car(_standard_input() if file == "-" else file, to=to or None, local=True)
     for uri in made.uris:
         # This process ends at once, so it does not become the node; the one that runs is told, as after a store.
         if not tell_running_node(load_config(), parse_uri(uri).root):
             break
     print_result(as_json, "\n".join(made.uris), **to_json(made))
+    if not as_json:
+        config = load_config()
+        for uri in made.uris:
+            if told := news(config, parse_uri(uri).root, audience_for(config, to or None)):
+                click.echo(told, err=True)

@@ -28,7 +28,9 @@ COMMANDS = {
     "du": "inventory",
     "export": "cars",
     "gc": "inventory_removal",
+    "gateway-token": "network",
     "get": "sharing",
+    "group": "groups",
     "import": "cars",
     "info": "loading",
     "init": "upkeep",
@@ -71,6 +73,7 @@ PROGRAMS = (
             "cat",
             "node",
             "pins",
+            "group",
             "status",
             "whereis",
             "keygen-swarm",
@@ -87,7 +90,7 @@ SECTIONS = {
     "See what is here": ("list", "info", "du", "status", "settings"),
     "Say who may have it": ("visibility", "access", "audit"),
     "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init", "completion"),
-    "For a lab": ("key", "pins", "announce", "keygen-swarm"),
+    "For a lab": ("group", "key", "pins", "announce", "keygen-swarm", "gateway-token"),
 }
 
 

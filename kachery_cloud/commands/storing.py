@@ -16,6 +16,7 @@ from kachery_cloud.commands.support import (
     command,
     json_option,
     privacy_said_once,
+    to_option,
     verbose_option,
 )
 from kachery_cloud.errors import FileMissing, IsADirectory
@@ -33,14 +34,6 @@ STORE_INTERRUPTED = "Interrupted. Run the command again to store it: what is sto
 _label_option = click.option("--label", metavar="TEXT", help="A note for people, and a name for copies, in the URI.")
 _share_option = click.option(
     "--share", "shared", is_flag=True, help="Print what the share command prints of it: one string to give away."
-)
-_to_option = click.option(
-    "--to",
-    "to",
-    multiple=True,
-    metavar="NAME",
-    help="Only members of this group may load it; or private: only your own machines; or public: everybody. May be "
-    "given several times.",
 )
 _profile_option = click.option(
     "--profile",
@@ -94,7 +87,7 @@ def _pinning(function: Function) -> Function:
 @click.argument("paths", type=click.Path(), nargs=-1, required=True, metavar="PATH...")
 @click.option("-r", "--recursive", is_flag=True, help="Store a directory with all that is in it.")
 @_what_is_stored
-@_to_option
+@to_option
 @_label_option
 @_profile_option
 @_share_option
@@ -130,7 +123,7 @@ def store(paths: tuple[str, ...], **options: Any) -> None:
 @click.argument("paths", type=click.Path(), nargs=-1, required=True, metavar="PATH...")
 @click.option("-r", "--recursive", is_flag=True, help="Link a directory with all that is in it.")
 @_what_is_stored
-@_to_option
+@to_option
 @_label_option
 @_profile_option
 @_share_option

@@ -32,6 +32,14 @@ Function = Callable[..., Any]
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is done.")
+to_option = click.option(
+    "--to",
+    "to",
+    multiple=True,
+    metavar="NAME",
+    help="Only members of this group may load it; or private: only your own machines; or public: everybody. May be "
+    "given several times.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line.")
 
 

@@ -35,6 +35,8 @@ from kachery_cloud.node.limits import LOCK_PAUSE, SETTLING, TIMES, NodeTimes
 from kachery_cloud.node.messages import (
     ANNOUNCE,
     COPIES,
+    JOIN_GROUP,
+    LEAVE_GROUP,
     LOAD,
     NOTIFY_ACCESS,
     NOTIFY_REMOVED,
@@ -65,6 +67,8 @@ if TYPE_CHECKING:
         AnnounceRequest,
         Copies,
         CopiesRequest,
+        JoinRequest,
+        LeaveRequest,
         LoadRequest,
         LoadResult,
         PublishedName,
@@ -186,6 +190,14 @@ class NodeConnection:
     def resolve(self, request: ResolveRequest) -> ResolvedName:
         """Where a name leads."""
         return self._call(RESOLVE, request)
+
+    def join_group(self, request: JoinRequest) -> str:
+        """Join a group; its ID."""
+        return self._call(JOIN_GROUP, request)
+
+    def leave_group(self, request: LeaveRequest) -> bool:
+        """Leave a group; whether an owner has heard of it, or none has to."""
+        return self._call(LEAVE_GROUP, request)
 
     def wait_pinned(self, request: WaitPinnedRequest) -> None:
         """Wait for pinning services. What came of it is in the outbox."""

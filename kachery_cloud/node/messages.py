@@ -16,6 +16,8 @@ from kachery_p2p.node.messages import (
     AnnounceRequest,
     Copies,
     CopiesRequest,
+    JoinRequest,
+    LeaveRequest,
     LoadRequest,
     LoadResult,
     PublishedName,
@@ -106,6 +108,12 @@ NOTIFY_ACCESS = Call("notify_access", Nothing, type(None))
 WAKE_PINS = Call("wake_pins", Nothing, type(None))
 #: Who has waited reads the rows in the outbox.
 WAIT_PINNED = Call("wait_pinned", WaitPinnedRequest, type(None))
+#: The ID of the group that was joined.
+JOIN_GROUP = Call("join_group", JoinRequest, str)
+#: Whether an owner has heard of it, or none has to.
+LEAVE_GROUP = Call("leave_group", LeaveRequest, bool)
+#: The files of groups were changed by another process.
+GROUPS_CHANGED = Call("groups_changed", Nothing, type(None))
 #: Whether `kachery-cloud-node` may take the place of the node.
 YIELD_PLACE = Call("yield_place", Nothing, bool)
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         AnnounceRequest,
         Copies,
         CopiesRequest,
+        JoinRequest,
+        LeaveRequest,
         LoadKind,
         LoadRequest,
         LoadResult,
@@ -227,6 +229,15 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool], gateway:
         node.keeping.wake(again=True)
         await node.keeping.wait_pinned(request)
 
+    async def join_group(request: JoinRequest, progress: Progress) -> str:
+        return await node.membership.join_by(request.invitation, request.label, request.timeout)
+
+    async def leave_group(request: LeaveRequest, progress: Progress) -> bool:
+        return await node.membership.leave(request.group, request.timeout)
+
+    async def groups_changed(request: Nothing, progress: Progress) -> None:
+        await node.membership.refresh()
+
     async def yield_place(request: Nothing, progress: Progress) -> bool:
         return hand_over()
 
@@ -243,6 +254,9 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool], gateway:
         Method(messages.NOTIFY_ACCESS, notify_access),
         Method(messages.WAKE_PINS, wake_pins),
         Method(messages.WAIT_PINNED, wait_pinned),
+        Method(messages.JOIN_GROUP, join_group),
+        Method(messages.LEAVE_GROUP, leave_group),
+        Method(messages.GROUPS_CHANGED, groups_changed),
         Method(messages.YIELD_PLACE, yield_place),
     )
 

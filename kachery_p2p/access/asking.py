@@ -93,14 +93,12 @@ class AudienceServer:
         self._asking[peer] += 1
         try:
             with trio.move_on_after(limits.ASK_SECONDS) as patience:
-                async with self._slots:
-                    asked = decode(
-                        await read_delimited(stream, limits.MAX_QUESTION, f"The peer {peer} sent a question")
-                    )
-                    if any(len(multihash) > limits.MAX_MULTIHASH for multihash in asked):
-                        raise MalformedMessage(f"The peer {peer} asked for a multihash that is too long.")
-                    told = await trio.to_thread.run_sync(self.answer, peer, asked, limiter=self._threads)
-                    await stream.write(encode([text.encode() for text in told]))
+                question = await read_delimited(stream, limits.MAX_QUESTION, f"The peer {peer} sent a question")
+                asked = decode(question)
+                if any(len(multihash) > limits.MAX_MULTIHASH for multihash in asked):
+                    raise MalformedMessage(f"The peer {peer} asked for a multihash that is too long.")
+                told = await trio.to_thread.run_sync(self.answer, peer, asked, limiter=self._threads)
+                await stream.write(encode([text.encode() for text in told]))
             if patience.cancelled_caught:
                 await stream.reset()
         finally:
@@ -111,17 +109,17 @@ class AudienceServer:
     def answer(self, peer: str, multihashes: Sequence[bytes]) -> list[str]:
         """In a thread: what a peer is told of each of these; empty for what is not here, and for what is not for it."""
         try:
-            audiences = self._gate.audiences(multihashes)
+            here = self._gate.look([(peer, multihash) for multihash in multihashes], self._store.block_sizes)
+            told = [multihash for multihash, size in zip(multihashes, here, strict=True) if size is not None]
+            audiences = self._gate.audiences(told)
             groups = self._gate.groups_with(peer)
-            seen = [
-                multihash if audiences.get(multihash, PUBLIC).admits(groups) else self._gate.stand_in(multihash)
-                for multihash in multihashes
-            ]
-            here = self._store.block_sizes(seen)
         except KacheryError:
             log.exception("For whom roots are cannot be looked up")
             return [""] * len(multihashes)
-        return [_told(audiences.get(multihash, PUBLIC), groups) if multihash in here else "" for multihash in seen]
+        return [
+            "" if size is None else _told(audiences.get(multihash, PUBLIC), groups)
+            for multihash, size in zip(multihashes, here, strict=True)
+        ]
 
 
 def _told(audience: Audience, groups: frozenset[str]) -> str:

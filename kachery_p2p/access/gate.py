@@ -1,7 +1,7 @@
 """Who may see which block: the one place where that is decided, before any store is asked.
 
 Bitswap, the gateway, the DHT and the protocol of audiences all ask here. They do not leave out what a peer may not see:
-they ask the store for something else in its place, a multihash that nothing has (`as_seen`). So the store does the very
+they ask the store for something else in its place, a multihash that nothing has (`look`). So the store does the very
 work that it does for a block which is not here, and what comes of it is told in the same way. Nobody can tell one from
 the other by an answer, nor by what becomes of a want afterwards; and the time they take differs by what it takes to
 find one row.
@@ -14,13 +14,16 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from typing import TypeVar
 
 from kachery_p2p.access.audience import Audience
 from kachery_p2p.access.interfaces import Audiences, Memberships
 from kachery_p2p.access.log import Belonging
 
+T = TypeVar("T")
+
 _NONE: frozenset[bytes] = frozenset()
-_NO_ASKS: frozenset[tuple[str, bytes]] = frozenset()
+_NO_ASKS: frozenset[tuple[str | None, bytes]] = frozenset()
 #: The code of sha2-256 and its length in a multihash: what most multihashes here begin with.
 _SHA2_256 = b"\x12\x20"
 
@@ -83,13 +86,16 @@ class Gate:
         self._end: Callable[[], None] | None = None
         #: Makes what is asked for in place of something else: nobody can know it, so nothing here has it.
         self._key = secrets.token_bytes(32)
+        self._restricted = False
         self.generation = 0
 
     # --- what a peer may see
 
     def any_restricted(self) -> bool:
-        """Whether anything here is not for everyone. Cheap."""
-        return self._audiences.any_restricted()
+        """Whether anything here is not for everyone. Cheap. What was so once is taken to be so until `changed`."""
+        if not self._restricted:
+            self._restricted = self._audiences.any_restricted()
+        return self._restricted
 
     def guards(self) -> bool:
         """Whether this machine has, or could get, anything that is not for everyone. Cheap."""
@@ -113,7 +119,7 @@ class Gate:
         groups = _groups(self._memberships, peer)
         return {multihash for multihash, audience in audiences.items() if not audience.admits(groups)}
 
-    def hidden_of(self, asks: Sequence[tuple[str, bytes]]) -> Set[tuple[str, bytes]]:
+    def hidden_of(self, asks: Sequence[tuple[str | None, bytes]]) -> Set[tuple[str | None, bytes]]:
         """Of questions of several peers (who asks, and for which block) those about what that peer may not see."""
         audiences = self.audiences([multihash for _, multihash in asks]) if asks else {}
         if not audiences:
@@ -125,19 +131,26 @@ class Gate:
             if (audience := audiences.get(multihash)) is not None and not audience.admits(groups[peer])
         }
 
-    def as_seen(self, peer: str | None, multihashes: Sequence[bytes]) -> Sequence[bytes]:
-        """What the store is to be asked for when a peer asks for these; in the same order."""
-        hidden = self.hidden(peer, multihashes)
-        if not hidden:
-            return multihashes
-        return [self.stand_in(multihash) if multihash in hidden else multihash for multihash in multihashes]
+    def look(
+        self, asks: Sequence[tuple[str | None, bytes]], find: Callable[[Sequence[bytes]], Mapping[bytes, T]]
+    ) -> list[T | None]:
+        """Look blocks up for those who ask for them.
 
-    def all_as_seen(self, asks: Sequence[tuple[str, bytes]]) -> list[bytes]:
-        """The same for questions of several peers."""
+        Args:
+            asks: who asks, and for which block; None for somebody unknown, who sees what everyone may.
+            find: finds those of some blocks that are here. It is asked for something else in place of what is not for
+                whoever asks.
+
+        Returns:
+            What was found, in the order of the questions; None for what is not here, and for what is not for them.
+        """
         hidden = self.hidden_of(asks)
-        if not hidden:
-            return [multihash for _, multihash in asks]
-        return [self.stand_in(ask[1]) if ask in hidden else ask[1] for ask in asks]
+        seen = [self.stand_in(ask[1]) if hidden and ask in hidden else ask[1] for ask in asks]
+        there = find(seen)
+        found = [there.get(multihash) for multihash in seen]
+        # What was not here a moment ago had no audience then, and may have come since. It has one now.
+        late = self.hidden_of([ask for ask, each in zip(asks, found, strict=True) if each is not None])
+        return [None if ask in late else each for ask, each in zip(asks, found, strict=True)] if late else found
 
     def stand_in(self, multihash: bytes) -> bytes:
         """The multihash of nothing, which the store is asked for in place of this one. Always the same for the same."""
@@ -145,7 +158,7 @@ class Gate:
 
     def audiences(self, multihashes: Collection[bytes]) -> Mapping[bytes, Audience]:
         """Of some blocks those that are not for everyone, and for whom they are."""
-        return self._audiences.audiences(multihashes) if self._audiences.any_restricted() else {}
+        return self._audiences.audiences(multihashes) if self.any_restricted() else {}
 
     def groups_with(self, peer: str) -> frozenset[str]:
         """The groups that this machine and a peer are both in."""
@@ -189,6 +202,7 @@ class Gate:
         Those who wait for what they may see now hear of it, and what was read but not sent is looked at again.
         """
         self.generation += 1
+        self._restricted = False
         for callback in list(self._callbacks.values()):
             callback()
 

@@ -96,6 +96,8 @@ class SessionHandle:
         #: What CARs have brought before it is wanted, by multihash, and the bytes of it.
         self._ahead: dict[bytes, ReceivedBlock] = {}
         self._ahead_size = 0
+        #: What was received and put back, by multihash.
+        self._returned: dict[bytes, ReceivedBlock] = {}
         #: There is room for more of that.
         self._ahead_room = Signal()
         self._exhausted = Signal()
@@ -118,6 +120,7 @@ class SessionHandle:
         self._exchange.close_session(self._session)
         self._arrived.clear()
         self._ahead.clear()
+        self._returned.clear()
         self._came.notify()
         self._exhausted.notify()
 
@@ -168,11 +171,19 @@ class SessionHandle:
             if known is not None:
                 self._session.buffered += len(known)
                 self.deliver(ReceivedBlock(cid, known, ""))
+            elif cid.multihash in self._returned:
+                block = self._returned.pop(cid.multihash)
+                self._session.buffered += block.size
+                self.deliver(block)
             elif cid.multihash in self._ahead:
                 self._take_ahead(cid)
             else:
                 others.append(cid)
         self._exchange.want(self._session, others, sizes)
+
+    def put_back(self, block: ReceivedBlock) -> None:
+        """Take back a block that was received: it comes again when it is wanted again, and nobody is asked for it."""
+        self._returned[block.cid.multihash] = block
 
     def _take_ahead(self, cid: CID) -> None:
         block = self._ahead.pop(cid.multihash)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import trio
 
@@ -116,16 +116,18 @@ class BlockServer:
     def _sizes(self, wants: Sequence[PeerWant]) -> Sequence[int | None]:
         """In a thread: the size of each block, None for what is not here, and for what its peer may not see."""
         try:
-            multihashes = self._gate.all_as_seen([(want.ledger.peer, want.cid.multihash) for want in wants])
-            many = getattr(self._store, "block_sizes", None)
-            if many is not None:
-                found: Mapping[bytes, int] = many(multihashes)
-                return [found.get(multihash) for multihash in multihashes]
-            return [self._store.has_block(multihash) for multihash in multihashes]
+            return self._gate.look([(want.ledger.peer, want.cid.multihash) for want in wants], self._find)
         except Exception:
             # Whatever is wrong with the store, the peers only hear that the blocks are not here.
             log.exception("Blocks cannot be looked up")
             return [None] * len(wants)
+
+    def _find(self, multihashes: Sequence[bytes]) -> Mapping[bytes, int]:
+        many: Callable[[Sequence[bytes]], Mapping[bytes, int]] | None = getattr(self._store, "block_sizes", None)
+        if many is not None:
+            return many(multihashes)
+        sizes = {multihash: self._store.has_block(multihash) for multihash in multihashes}
+        return {multihash: size for multihash, size in sizes.items() if size is not None}
 
     # --- replies ---------------------------------------------------------------------------------------------------
 

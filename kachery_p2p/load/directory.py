@@ -88,6 +88,7 @@ class DirectoryLoad:
                 self._keeper.close()
         if failure := self._keeper.failure or failure:
             raise failure
+        await self._load.settle()
         await trio.to_thread.run_sync(self._repo.keep_directory, root, tree, self._load.claim)
         return self._tree
 

@@ -12,19 +12,15 @@ data; others only know the CID, perhaps because they were asked, and could say w
 asked sent it, because it was here, it is the peer that sent most of the rest. A block from a peer that is no member of
 anything here, or from a gateway, is for everybody: others have it already.
 
-Until that is known, the claim of what comes says that it is for nobody else. The load is not given the root's block
-before, so in nearly every case nothing has been written by then.
-
-Should it turn out to be for groups only now, then from now on nobody else hears of it.
+The root's block comes before all others, and nothing is written until it is known for whom it is. If nobody says, it is
+for nobody else. Should it turn out to be for groups only now, then from now on nobody else hears of it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol
-
-import trio
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kachery_p2p.access.audience import NOBODY, PUBLIC, Audience
 
@@ -38,16 +34,25 @@ log = logging.getLogger("kachery_p2p.load.load")
 AskAudience = Callable[[str], Awaitable["Audience | None"]]
 
 
-class Claiming(Protocol):
-    """What is used of a `kachery_p2p.repo.access.Claim`; in threads."""
-
-    def set(self, audience: Audience) -> None: ...
-
-
 class Groups(Protocol):
     """What is used of `kachery_p2p.access.interfaces.Memberships`."""
 
     def groups_of(self, peer: str) -> frozenset[str]: ...
+
+
+class SourcesLike(Protocol):
+    """What is used of a `kachery_p2p.bitswap.handle.SessionStats`."""
+
+    @property
+    def sources(self) -> Mapping[str, int]: ...
+
+
+class SessionLike(Protocol):
+    """What is used of a `kachery_p2p.bitswap.handle.SessionHandle`."""
+
+    def put_back(self, block: Any, /) -> None: ...
+
+    def stats(self) -> SourcesLike: ...
 
 
 class Origin:
@@ -55,23 +60,25 @@ class Origin:
 
     Args:
         root: what was asked for.
-        claim: of all that the load keeps. It says "for nobody" so far, or what was known before.
+        session: that of the load.
         memberships: who is in which group.
         ask: asks a peer for whom it has the root.
         groups: those whose members are asked; None where everybody is.
         known: for whom it is, where that is known: a part of it is here.
         told: what members said before the load began, by peer ID.
-        restricted: called with the groups that it is for, when that turns out.
+        restricted: called with the groups that it is for, where everybody was asked before.
 
     Attributes:
         audience: for whom it is; `NOBODY` until that is known.
         groups: those whose members are asked now.
+        decided: whether that is known.
+        session: as given.
     """
 
     def __init__(
         self,
         root: CID,
-        claim: Claiming,
+        session: SessionLike,
         memberships: Groups,
         ask: AskAudience,
         *,
@@ -80,28 +87,29 @@ class Origin:
         told: Mapping[str, Audience] | None = None,
         restricted: Callable[[frozenset[str]], None] = lambda groups: None,
     ) -> None:
-        self.claim = claim
         self.audience = known or NOBODY
-        self._root = root.multihash
         self.groups = groups
+        self.decided = self.audience != NOBODY
+        self.session = session
+        self._root = root.multihash
         self._memberships = memberships
         self._ask = ask
         self._told = dict(told or {})
         self._restricted = restricted
-        self._decided = self.audience != NOBODY
 
     async def came(self, blocks: Iterable[Received]) -> None:
         """These have come, and the load has not seen them yet."""
-        if self._decided:
+        if self.decided:
             return
         for block in blocks:
             if block.cid.multihash == self._root:
                 await self._decide(block.peer)
                 return
 
-    async def finish(self, sources: Mapping[str, int]) -> None:
-        """All has come: so many bytes by peer ID, or by the name of a gateway."""
-        if not self._decided and sources:
+    async def finish(self) -> None:
+        """All has come: where nothing is known, who sent most of it counts."""
+        sources = self.session.stats().sources
+        if not self.decided and sources:
             await self._decide(max(sources, key=lambda peer: sources[peer]))
 
     async def _decide(self, peer: str) -> None:
@@ -109,9 +117,8 @@ class Origin:
         if audience is None:
             log.info("the peer %s did not say for whom it has what is loaded, so for now it is for nobody else", peer)
             return
-        self._decided = True
+        self.decided = True
         self.audience = audience
-        await trio.to_thread.run_sync(self.claim.set, audience)
         if not audience.everyone and self.groups is None:
             self.groups = audience.groups
             self._restricted(audience.groups)

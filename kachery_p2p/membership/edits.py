@@ -87,6 +87,8 @@ def add(state: GroupState, keys: Keys, peer: str, role: Role, label: str = "") -
         return set_role(state, keys, peer, max(role, present.role))
     if len(view.members) >= limits.MAX_MEMBERS:
         raise GroupError(f"The group {state.name} has {limits.MAX_MEMBERS:,} members; no group has more.")
+    if role is Role.OWNER:
+        _check_room_for_owner(state)
     generation = view.floors.get(peer, 0) + 1
     return _sign(state, keys, [Entry(peer, generation, role, view.version + 1, label)])
 
@@ -105,8 +107,8 @@ def set_role(state: GroupState, keys: Keys, peer: str, role: Role) -> GroupState
     _check_may_judge(state, keys, peer)
     if present.role is Role.OWNER:
         _check_others_own(state, peer)
-    elif role is Role.OWNER and len(view.owners) >= limits.MAX_OWNERS:
-        raise GroupError(f"The group {state.name} has {limits.MAX_OWNERS} owners; no group has more.")
+    elif role is Role.OWNER:
+        _check_room_for_owner(state)
     changed = replace(present, role=role, version=view.version + 1)
     return _sign(state, keys, [changed], ending=peer if present.role is Role.OWNER else None)
 
@@ -189,6 +191,11 @@ def _check_member(state: GroupState, peer: str) -> Entry:
             f"{peer} is not a member of the group {state.name}. Who is: kachery-cloud-group members {state.name}"
         )
     return entry
+
+
+def _check_room_for_owner(state: GroupState) -> None:
+    if len(state.view.owners) >= limits.MAX_OWNERS:
+        raise GroupError(f"The group {state.name} has {limits.MAX_OWNERS} owners; no group has more.")
 
 
 def _check_may_judge(state: GroupState, keys: Keys, peer: str) -> None:

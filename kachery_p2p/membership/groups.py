@@ -20,6 +20,7 @@ from kachery_p2p.access.audience import OWN
 from kachery_p2p.errors import GroupError, GroupNotFound, InvalidGroupList, InvitationRefused, KacheryError
 from kachery_p2p.membership import edits, limits, notices
 from kachery_p2p.membership.held import (
+    Heard,
     HeldGroup,
     Snapshot,
     held_group,
@@ -70,6 +71,7 @@ class Groups:
         self._stamps: Stamps | None = None
         self._mutex = threading.Lock()
         self._addresses: dict[str, tuple[str, ...]] = {}
+        self._saved_addresses: dict[str, tuple[str, ...]] = {}
         self._addresses_lock = threading.Lock()
         self._snapshot = self._look_at({})
         self.reload()
@@ -159,6 +161,7 @@ class Groups:
         stamps = self.store.stamps()
         if stamps == self._stamps:
             return False
+        first = self._stamps is None
         before = self._snapshot.held
         held: dict[str, HeldGroup] = {}
         problems: dict[str, str] = {}
@@ -173,7 +176,9 @@ class Groups:
         self._stamps = stamps
         self.problems = problems
         with self._addresses_lock:
-            self._addresses = {**self.store.read_addresses(), **self._addresses}
+            if first:
+                self._saved_addresses = self.store.read_addresses()
+            self._addresses = {**self._saved_addresses, **self._addresses}
         self._snapshot = self._look_at(held)
         return held != before
 
@@ -221,6 +226,10 @@ class Groups:
         where = usable_addresses(list(addresses), self.keys.peer_id)
         return Invitation(group, held.name, self.keys.peer_id, where, token, role, expires)
 
+    def knows_invitation(self, token: bytes) -> bool:
+        """Whether an invitation has that token, used or not. A look-up: anybody may ask, any number of times."""
+        return token_hash(token) in self._snapshot.invitations
+
     def redeem(self, token: bytes, peer: str, label: str) -> HeldGroup | None:
         """Take a peer that shows the token of an invitation into its group.
 
@@ -250,8 +259,6 @@ class Groups:
                     raise GroupError("this machine was removed")
                 edits.check_label(label)
                 state = edits.add(held.state, self.keys, peer, Role(found.role), label)
-                if Role(found.role) is Role.OWNER:
-                    state = edits.set_role(state, self.keys, peer, Role.OWNER)
             except GroupError as error:
                 log.info("an invitation to the group %s could not be kept: %s", held.name, error)
                 raise InvitationRefused("refused") from error
@@ -305,6 +312,7 @@ class Groups:
         """
         try:
             state = GroupState.read(lists)
+            state = GroupState.of(state.spread.values())
         except InvalidGroupList as error:
             raise InvitationRefused(f"The inviter gave no valid list of members: {error}") from error
         if state.group != invitation.group or state.view.role_of(self.keys.peer_id) is Role.REMOVED:
@@ -315,10 +323,10 @@ class Groups:
                 if len(self.store.names()) >= limits.MAX_GROUPS:
                     raise GroupError(f"This machine is in {limits.MAX_GROUPS:,} groups; it can be in no more.")
                 return self._write(state, KeptGroup(()), secrets)
-            return self._write(self._parsed(state.group, kept).state.merge(state), kept, secrets)
+            return self._write(self._parsed(state.group, kept).state.merge(state), replace(kept, notice=""), secrets)
 
-    def absorb(self, group: str, lists: Iterable[bytes], secrets: Iterable[tuple[int, bytes]]) -> bool:
-        """Take what another member has sent; whether anything in it was new.
+    def absorb(self, group: str, lists: Iterable[bytes], secrets: Iterable[tuple[int, bytes]]) -> Heard:
+        """Take what another member has sent.
 
         What an owner has to do after that is done, too: see `edits.tidy`.
 
@@ -326,22 +334,33 @@ class Groups:
             InvalidGroupList: a list was altered, or is none. Nothing of it is kept then.
             GroupNotFound: the group is not here any more.
         """
-        read = [read_list(each) for each in lists]
+        before = self.get(group)
+        known = {each.sealed for each in before.state.lists.values()} if before is not None else set()
+        read = [read_list(each) for each in lists if each not in known]
         offered = list(secrets)
         with self._changing(group) as held:
             state = held.state.admit(read)
             made: bytes | None = None
+            own = False
             # Only when something was heard: the owner that made a change has done what follows from it.
             if state is not held.state:
-                state, made = edits.tidy(state, self.keys)
+                tidied, made = edits.tidy(state, self.keys)
+                own = tidied is not state
+                state = tidied
             new = [pair for pair in offered if commitment(group, *pair) not in held.secrets]
             if state is held.state and not new:
-                return False
+                return Heard.NOTHING
             after = self._write(state, held.kept, [*_todays(state, made), *new])
-            return after.state is not held.state or after.secrets.keys() != held.secrets.keys()
+            if own:
+                return Heard.ANSWERED
+            news = after.state is not held.state or after.secrets.keys() != held.secrets.keys()
+            return Heard.NEWS if news else Heard.NOTHING
 
     def tidy(self, group: str) -> bool:
         """Do what an owner has to do, see `edits.tidy`; whether there was anything."""
+        known = self.get(group)
+        if known is None or known.state.view.is_clean:
+            return False
         with self._changing(group) as held:
             if held.removed:
                 return False
@@ -389,11 +408,26 @@ class Groups:
 
     def seen(self, peer: str, addresses: Iterable[str]) -> None:
         """A member was reached at, or says it listens at, these; the first ones count most. Kept in memory."""
-        plain = [each.removesuffix(f"/p2p/{peer}") for each in addresses]
-        plain = [each for each in plain if len(each) <= limits.MAX_ADDRESS]
+        plain = usable_addresses(list(addresses), peer)
         with self._addresses_lock:
             every = dict.fromkeys([*plain, *self._addresses.get(peer, ())])
             self._addresses[peer] = tuple(every)[: limits.MAX_ADDRESSES]
+
+    def heard(self, peer: str, addresses: Iterable[str]) -> None:
+        """Another member has met a member at these. They count less than where this machine has."""
+        with self._addresses_lock:
+            every = dict.fromkeys([*self._addresses.get(peer, ()), *addresses])
+            self._addresses[peer] = tuple(every)[: limits.MAX_ADDRESSES]
+
+    def places(self, group: str) -> list[tuple[str, tuple[str, ...]]]:
+        """Where some members of a group were met, owners first."""
+        held = self.get(group)
+        if held is None:
+            return []
+        view = held.state.view
+        peers = dict.fromkeys([*view.owners, *view.members])
+        found = [(peer, self._addresses[peer]) for peer in peers if self._addresses.get(peer)]
+        return found[: limits.MAX_PLACES]
 
     def save_addresses(self) -> None:
         """Write down where members were seen; those of peers that are in no group with this machine are forgotten.
@@ -405,9 +439,10 @@ class Groups:
         with self._addresses_lock:
             self._addresses = {peer: each for peer, each in self._addresses.items() if peer in by_peer}
             known = dict(self._addresses)
-        with self.store.lock():
-            if known != self.store.read_addresses():
+        if known != self._saved_addresses:
+            with self.store.lock():
                 self.store.write_addresses(known)
+            self._saved_addresses = known
 
     # --- changing one
 

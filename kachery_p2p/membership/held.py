@@ -6,16 +6,28 @@ import base64
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 
 from kachery_p2p.access.audience import OWN
 from kachery_p2p.errors import InvalidGroupList
 from kachery_p2p.membership import limits, notices
-from kachery_p2p.membership.ids import commitment
+from kachery_p2p.membership.ids import commitment, wire_tag
 from kachery_p2p.membership.lists import Role
 from kachery_p2p.membership.state import GroupState
 from kachery_p2p.membership.store import KeptGroup, KeptInvitation, KeptSecret
 
 log = logging.getLogger("kachery_p2p.membership")
+
+
+class Heard(Enum):
+    """What came of what another member has sent."""
+
+    #: Nothing new.
+    NOTHING = 0
+    #: Something new.
+    NEWS = 1
+    #: Something that this machine, as an owner, has answered by a change of its own.
+    ANSWERED = 2
 
 
 @dataclass(frozen=True)
@@ -26,12 +38,14 @@ class HeldGroup:
         state: the lists.
         secrets: 32 bytes by commitment, with the number of the epoch: what is known here.
         kept: as it is in the file.
+        me: the peer ID of this machine.
         removed: an owner has said that this machine is no longer a member, or the lists say so.
     """
 
     state: GroupState
     secrets: Mapping[bytes, tuple[int, bytes]] = field(repr=False)
     kept: KeptGroup = field(repr=False)
+    me: str
     removed: bool = False
 
     @property
@@ -53,6 +67,10 @@ class HeldGroup:
         for _, secret in sorted(self.secrets.values(), key=lambda each: -each[0]):
             found[secret] = None
         return tuple(found)
+
+    def tag(self, nonce: bytes, sender: str, receiver: str) -> bytes:
+        """How one peer names the group to another, see `ids.wire_tag`."""
+        return wire_tag(self.state.seed, self.group, nonce, sender, receiver)
 
     @property
     def has_today(self) -> bool:
@@ -119,7 +137,7 @@ def held_group(state: GroupState, kept: KeptGroup, me: str) -> HeldGroup:
             removed = notices.applies(notice, state, me)
         except InvalidGroupList as error:  # who signed it is no owner any more
             log.info("a notice of removal counts no more: %s", error)
-    return HeldGroup(state, found, kept, removed)
+    return HeldGroup(state, found, kept, me, removed)
 
 
 def snapshot_of(held: Mapping[str, HeldGroup], me: str, own_peers: frozenset[str]) -> Snapshot:

@@ -38,6 +38,7 @@ class Keeper:
         self._dial = dial
         self._rng = rng
         self._wake = Flag()
+        self._protected: set[str] = set()
 
     def wake(self) -> None:
         """Somebody came or went: look again, in a moment."""
@@ -52,8 +53,12 @@ class Keeper:
             async with trio.open_nursery() as nursery:
                 for peer in missing:
                     nursery.start_soon(self._reach, peer, slots)
-            for peer in self._kept():
+            kept = self._kept()
+            for peer in self._protected - kept:
+                self._host.unprotect(peer, "group")
+            for peer in kept - self._protected:
                 self._host.protect(peer, "group")
+            self._protected = kept
             pause = min(2 * pause, limits.RETRY_MOST) if missing else limits.RETRY_FIRST
             with trio.move_on_after(pause) as waited:
                 await self._wake.take()
@@ -66,9 +71,9 @@ class Keeper:
         groups = self._groups
         return {peer for group in groups.own_groups() for peer in groups.members_of(group)}
 
-    def _kept(self) -> list[str]:
+    def _kept(self) -> set[str]:
         connected = set(self._host.connected())
-        return sorted(self._members() & connected)[: limits.MAX_KEPT]
+        return set(sorted(self._members() & connected)[: limits.MAX_KEPT])
 
     def _missing(self) -> list[str]:
         members = self._members()

@@ -48,7 +48,7 @@ MAX_MESSAGE = 8 * MIB
 MAX_OPENING = 256 * KIB
 #: Of one exchange: groups, and fields of a message (each is looked at once).
 MAX_EXCHANGED = 256
-MAX_FIELDS = 65_536
+MAX_FIELDS = 16_384
 #: Seconds for one message to come or to go, and for a whole exchange.
 MESSAGE_TIMEOUT = 20.0
 EXCHANGE_TIMEOUT = 120.0
@@ -64,12 +64,14 @@ MAX_OWN_EXCHANGES = 8
 MAX_ADDRESSES = 8
 #: Characters of one.
 MAX_ADDRESS = 512
+#: Members of which another is told where they are.
+MAX_PLACES = 64
 #: Members that are dialled after a start and now and then, at once and in all: a lab, and of a large group some.
 MAX_KEPT = 32
 DIALS_AT_ONCE = 8
 DIAL_TIMEOUT = 10.0
 #: Seconds between tries to reach members that are not connected: first, and at the most.
-RETRY_FIRST, RETRY_MOST = 5.0, 600.0
+RETRY_FIRST, RETRY_MOST = 2.0, 600.0
 #: Seconds between looks at the files: another process that has changed them says so, unless it cannot.
 LOOK_AGAIN = 10.0
 #: Seconds between exchanges with a member that stays connected: whatever was missed comes then.

@@ -19,7 +19,6 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import lru_cache
 
 from kachery_p2p.errors import InvalidGroupList
 from kachery_p2p.membership import limits
@@ -164,11 +163,8 @@ def sign_list(
     return read_list(seal(keys, DOMAIN, PAYLOAD_TYPE, b"".join(parts)))
 
 
-@lru_cache(maxsize=128)
 def read_list(sealed: bytes) -> MemberList:
     """Read a list and check all that can be checked of it alone: form, bounds, signature, and the founder's ID.
-
-    Remembered: the same bytes come from many members.
 
     Raises:
         InvalidGroupList: it is not one, or was altered.

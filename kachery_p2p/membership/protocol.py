@@ -10,6 +10,8 @@ The other side answers, and after an opening with parts to compare the first one
     Answer    1 refusal (of a join: 1 used, 2 expired, 3 cannot)  2 Part, some
     Part      1 tag (16 bytes)    2 hashes of lists that the sender has, 32 bytes each
               3 commitments to secrets that the sender has, 32 bytes each   4 list, some   5 Secret, some   6 notice
+              7 Place, where some members were seen
+    Place     1 member (peer ID)  2 address (multiaddr in binary), some
     Secret    1 number            2 secret (32 bytes)
     Join      1 token             2 label
 
@@ -23,13 +25,17 @@ not heard of, and its lists prove it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from kachery_p2p.errors import InvalidAddress
 from kachery_p2p.membership import limits
 from kachery_p2p.membership.ids import HASH_BYTES, NONCE_BYTES, SECRET_BYTES, TAG_BYTES
 from kachery_p2p.membership.invitations import TOKEN_BYTES
 from kachery_p2p.membership.notices import MAX_NOTICE
+from kachery_p2p.multiaddrs import to_binary, to_text
+from kachery_p2p.peer_ids import is_peer_id, peer_bytes, peer_text
 from kachery_p2p.wire import BYTES, VARINT, Budget, Schema, WireError, bytes_field, fields, number_field, scan
 
 PROTOCOL = "/kachery/groups/1.0.0"
@@ -39,7 +45,8 @@ REFUSALS = {"used": 1, "expired": 2, "refused": 3}
 
 _OPENING = Schema({1: BYTES, 2: BYTES, 3: BYTES, 4: BYTES, 5: BYTES})
 _ANSWER = Schema({1: VARINT, 2: BYTES})
-_PART = Schema({1: BYTES, 2: BYTES, 3: BYTES, 4: BYTES, 5: BYTES, 6: BYTES})
+_PART = Schema(dict.fromkeys(range(1, 8), BYTES))
+_PLACE = Schema({1: BYTES, 2: BYTES})
 _SECRET = Schema({1: VARINT, 2: BYTES})
 _JOIN = Schema({1: BYTES, 2: BYTES})
 
@@ -55,6 +62,7 @@ class Part:
         lists: some, as they were signed.
         secrets: some, each with the number of its epoch.
         notice: that the receiver was removed.
+        places: peer IDs of members, each with multiaddrs at which the sender has met it.
     """
 
     tag: bytes
@@ -63,6 +71,7 @@ class Part:
     lists: tuple[bytes, ...] = ()
     secrets: tuple[tuple[int, bytes], ...] = ()
     notice: bytes = b""
+    places: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def encode(self) -> bytes:
         """Without a length in front."""
@@ -75,6 +84,9 @@ class Part:
         parts += [bytes_field(5, number_field(1, number) + bytes_field(2, secret)) for number, secret in self.secrets]
         if self.notice:
             parts.append(bytes_field(6, self.notice))
+        for peer, addresses in self.places:
+            place = bytes_field(1, peer_bytes(peer))
+            parts.append(bytes_field(7, place + b"".join(bytes_field(2, to_binary(each)) for each in addresses)))
         return b"".join(parts)
 
 
@@ -190,6 +202,7 @@ def _read_part(data: bytes, budget: Budget) -> Part:
     tag = hashes = commitments = notice = b""
     lists: list[bytes] = []
     secrets: list[tuple[int, bytes]] = []
+    places: list[tuple[str, tuple[str, ...]]] = []
     for number, start, stop in scan(data, 0, len(data), _PART, budget):
         raw = data[start:stop]
         if number == 1:
@@ -202,14 +215,30 @@ def _read_part(data: bytes, budget: Budget) -> Part:
             lists.append(raw)
         elif number == 5:
             secrets.append(_read_secret(raw))
-        else:
+        elif number == 6:
             notice = raw
+        elif len(places) < limits.MAX_PLACES:
+            places += _read_place(raw)
     if len(tag) != TAG_BYTES or len(notice) > MAX_NOTICE:
         raise WireError("a part of it is not named, or has too long a notice")
     if len(lists) > limits.MAX_LISTS or len(secrets) > limits.MAX_SECRETS:
         raise WireError("a part of it has too many lists or secrets")
     most = limits.MAX_LISTS * HASH_BYTES
-    return Part(tag, _split(hashes, most), _split(commitments, most), tuple(lists), tuple(secrets), notice)
+    hashed, committed = _split(hashes, most), _split(commitments, most)
+    return Part(tag, hashed, committed, tuple(lists), tuple(secrets), notice, tuple(places))
+
+
+def _read_place(raw: bytes) -> list[tuple[str, tuple[str, ...]]]:
+    """Where one member is; nothing where it makes no sense: newer versions may know other addresses."""
+    peer = b""
+    addresses: list[str] = []
+    for number, _, part in fields(raw, _PLACE):
+        if number == 1:
+            peer = part
+        elif len(addresses) < limits.MAX_ADDRESSES and len(part) <= limits.MAX_ADDRESS:
+            with contextlib.suppress(InvalidAddress):
+                addresses.append(to_text(part))
+    return [(peer_text(peer), tuple(addresses))] if is_peer_id(peer) else []
 
 
 def _read_secret(raw: bytes) -> tuple[int, bytes]:

@@ -12,6 +12,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,15 +21,17 @@ import trio
 from kachery_p2p.access.audience import OWN
 from kachery_p2p.errors import (
     DialError,
+    GroupError,
     InvitationRefused,
     KacheryError,
     ProtocolNotSupported,
     StreamError,
 )
 from kachery_p2p.membership import limits
-from kachery_p2p.membership.held import HeldGroup
-from kachery_p2p.membership.ids import NONCE_BYTES, wire_tag
-from kachery_p2p.membership.invitations import Invitation
+from kachery_p2p.membership.edits import check_label
+from kachery_p2p.membership.held import Heard, HeldGroup
+from kachery_p2p.membership.ids import NONCE_BYTES, TAG_BYTES
+from kachery_p2p.membership.invitations import Invitation, parse_invitation
 from kachery_p2p.membership.keeper import Dial, Keeper
 from kachery_p2p.membership.lists import Role
 from kachery_p2p.membership.messages import receive_answer, receive_opening, send, why_refused
@@ -59,6 +62,9 @@ class GroupService:
         groups: of the node.
         dial: gets to a peer at some addresses, or wherever else it is known to be, within so many seconds.
         rng: chooses members of large groups.
+
+    Attributes:
+        serving: how many exchanges that a peer has begun are under way, by peer.
     """
 
     def __init__(self, host: Host, groups: Groups, dial: Dial, rng: random.Random | None = None) -> None:
@@ -70,7 +76,7 @@ class GroupService:
         self._busy: set[str] = set()
         self._met: set[str] = set()
         self._told: set[tuple[str, str, int]] = set()
-        self._serving: Counter[str] = Counter()
+        self.serving: Counter[str] = Counter()
         self._unknown_senders = 0
         self._sending = trio.CapacityLimiter(limits.MAX_OWN_EXCHANGES)
         self._work = trio.CapacityLimiter(2)
@@ -110,6 +116,7 @@ class GroupService:
         if peer not in self._met:
             self._met.add(peer)
             self._want([peer])
+            self._keeper.wake()
 
     def _on_disconnected(self, peer: str) -> None:
         self._met.discard(peer)
@@ -189,8 +196,8 @@ class GroupService:
         if not groups:
             return
         nonce = secrets.token_bytes(NONCE_BYTES)
-        ours = {held.group: self._tag(held, nonce, self._host.peer_id, peer) for held in groups}
-        theirs = {self._tag(held, nonce, peer, self._host.peer_id): held.group for held in groups}
+        ours = {held.group: held.tag(nonce, self._host.peer_id, peer) for held in groups}
+        theirs = {held.tag(nonce, peer, self._host.peer_id): held.group for held in groups}
         parts = [Part(ours[held.group], held.state.digests, frozenset(held.secrets)) for held in groups]
         with trio.move_on_after(limits.EXCHANGE_TIMEOUT):
             async with await self._host.open_stream(peer, (PROTOCOL,)) as stream:
@@ -212,13 +219,10 @@ class GroupService:
         parts: list[Part] = []
         for held in self._shared(peer):  # as they are now: what has just come may have removed the peer
             if held.group in ours:
-                part = _news(held, ours[held.group], said.get(held.group))
-                if part.lists or part.secrets:
+                part = self._news(held, ours[held.group], said.get(held.group))
+                if part.lists or part.secrets or part.places:
                     parts.append(part)
         return fitting(parts)
-
-    def _tag(self, held: HeldGroup, nonce: bytes, sender: str, receiver: str) -> bytes:
-        return wire_tag(held.state.seed, held.group, nonce, sender, receiver)
 
     async def _take(self, peer: str, group: str, part: Part) -> None:
         """Take what a member says of a group. What is wrong with it harms nothing but it."""
@@ -227,11 +231,23 @@ class GroupService:
                 if await self._in_thread(self._groups.noticed, group, part.notice):
                     log.warning("this machine was removed from the group %s, says %s", group, peer)
                     self.changed()
-            elif await self._in_thread(self._groups.absorb, group, part.lists, part.secrets):
-                log.info("the group %s has changed, says %s", group, peer)
-                self.changed(heard_from=peer)
+            elif part.lists or part.secrets:
+                heard = await self._in_thread(self._groups.absorb, group, part.lists, part.secrets)
+                if heard is not Heard.NOTHING:
+                    log.info("the group %s has changed, says %s", group, peer)
+                    self.changed(heard_from=peer if heard is Heard.NEWS else "")
+            if group in self._groups.groups_of(peer):
+                self._hear_places(group, part)
         except KacheryError as error:
             log.warning("what %s says about the group %s is not taken: %s", peer, group, error)
+
+    def _hear_places(self, group: str, part: Part) -> None:
+        members = self._groups.members_of(group)
+        for member, addresses in part.places:
+            if member in members and addresses:
+                if not self._groups.addresses_of(member) and member not in self._host.connected():
+                    self._keeper.wake()  # here is a way to one that could not be reached
+                self._groups.heard(member, addresses)
 
     async def _tell_removed(self, peer: str) -> None:
         """Tell a peer that it was removed, where this machine is one to say so; once."""
@@ -244,7 +260,7 @@ class GroupService:
             if notice is None or about in self._told:
                 continue
             nonce = secrets.token_bytes(NONCE_BYTES)
-            tag = self._tag(held, nonce, self._host.peer_id, peer)
+            tag = held.tag(nonce, self._host.peer_id, peer)
             with trio.move_on_after(limits.MESSAGE_TIMEOUT):
                 async with await self._host.open_stream(peer, (PROTOCOL,)) as stream:
                     await send(stream, Opening(nonce, removed=Part(tag, notice=notice)).encode())
@@ -252,6 +268,19 @@ class GroupService:
                     self._told.add(about)
 
     # --- joining and leaving ---------------------------------------------------------------------------------------
+
+    async def join_by(self, text: str, label: str, timeout: float) -> str:
+        """Use an invitation as it was given; the ID of the group. See `join`.
+
+        Raises:
+            InvalidInvitation: it is none.
+            GroupError: it is one of this machine's own, or a machine cannot be called that.
+        """
+        invitation = parse_invitation(text)
+        check_label(label)
+        if invitation.inviter == self._host.peer_id:
+            raise GroupError("This machine itself has made the invitation. It is for another one: join there.")
+        return (await self.join(invitation, label, timeout)).group
 
     async def join(self, invitation: Invitation, label: str, timeout: float) -> HeldGroup:
         """Use an invitation.
@@ -286,6 +315,7 @@ class GroupService:
         part = answer.parts[0]
         held = await self._in_thread(self._groups.joined, invitation, part.lists, part.secrets)
         self._groups.seen(inviter, [*self._host.remote_addresses_of(inviter), *invitation.addresses])
+        self._hear_places(held.group, part)
         self._met.add(inviter)
         self.changed(heard_from=inviter)
         return held
@@ -296,10 +326,10 @@ class GroupService:
         Raises:
             GroupError: this machine is the last owner, and there are other members.
         """
+        before = self._groups.get(group)
         held = await self._in_thread(self._groups.resign, group)
-        view = held.state.view
-        owners = [peer for peer in view.owners if peer != self._host.peer_id]
-        told = held.removed or not owners
+        owners = [peer for peer in held.state.view.owners if peer != self._host.peer_id]
+        told = (before is not None and before.removed) or not owners
         if not told:
             with trio.move_on_after(timeout):
                 # Who is connected answers at once.
@@ -314,7 +344,7 @@ class GroupService:
 
     async def _tell_leaving(self, held: HeldGroup, peer: str) -> bool:
         nonce = secrets.token_bytes(NONCE_BYTES)
-        tag = self._tag(held, nonce, self._host.peer_id, peer)
+        tag = held.tag(nonce, self._host.peer_id, peer)
         resigned = held.state.view.role_of(self._host.peer_id) is Role.REMOVED
         try:
             await self._dial(peer, self._groups.addresses_of(peer), limits.DIAL_TIMEOUT)
@@ -347,19 +377,19 @@ class GroupService:
     @asynccontextmanager
     async def _place(self, stream: Stream) -> AsyncGenerator[bool, None]:
         peer = stream.peer
-        if self._serving[peer] >= limits.MAX_EXCHANGES_OF_PEER or (
-            self._serving.total() >= limits.MAX_EXCHANGES and not self._groups.groups_of(peer)
+        if self.serving[peer] >= limits.MAX_EXCHANGES_OF_PEER or (
+            self.serving.total() >= limits.MAX_EXCHANGES and not self._groups.groups_of(peer)
         ):
             stream.abort("there are too many exchanges")
             yield False
             return
-        self._serving[peer] += 1
+        self.serving[peer] += 1
         try:
             yield True
         finally:
-            self._serving[peer] -= 1
-            if not self._serving[peer]:
-                del self._serving[peer]
+            self.serving[peer] -= 1
+            if not self.serving[peer]:
+                del self.serving[peer]
 
     async def _answer(self, stream: Stream) -> None:
         peer = stream.peer
@@ -392,7 +422,7 @@ class GroupService:
         named = self._named(peer, opening.nonce, [part.tag for part in last.parts]) if last.parts else {}
         for part in last.parts:
             if part.tag in named:
-                await self._take(peer, named[part.tag], Part(part.tag, lists=part.lists, secrets=part.secrets))
+                await self._take(peer, named[part.tag], replace(part, notice=b""))
 
     def _said(self, peer: str, opening: Opening) -> dict[str, Part]:
         """What a member or former member has said, by group."""
@@ -401,7 +431,7 @@ class GroupService:
         for group in (self._groups.groups_of(peer) - {OWN}) | self._groups.former_groups_of(peer):
             held = self._groups.get(group)
             if held is not None:
-                part = tags.get(self._tag(held, opening.nonce, peer, self._host.peer_id))
+                part = tags.get(held.tag(opening.nonce, peer, self._host.peer_id))
                 if part is not None:
                     found[group] = part
         return found
@@ -412,9 +442,9 @@ class GroupService:
             held = self._groups.get(group)
             if held is None:
                 continue
-            tag = self._tag(held, opening.nonce, self._host.peer_id, peer)
+            tag = held.tag(opening.nonce, self._host.peer_id, peer)
             if group in self._groups.groups_of(peer):
-                parts.append(_news(held, tag, part))
+                parts.append(self._news(held, tag, part))
             elif (notice := self._groups.notice_for(group, peer)) is not None:
                 parts.append(Part(tag, notice=notice))
         return fitting(parts)
@@ -425,12 +455,13 @@ class GroupService:
         found: dict[bytes, str] = {}
         for group in self._groups.own_groups():
             held = self._groups.get(group)
-            if held is not None and (tag := self._tag(held, nonce, peer, self._host.peer_id)) in wanted:
+            if held is not None and (tag := held.tag(nonce, peer, self._host.peer_id)) in wanted:
                 found[tag] = group
         return found
 
     async def _let_in(self, peer: str, opening: Opening) -> Answer:
-        assert opening.token is not None
+        if opening.token is None or not self._groups.knows_invitation(opening.token):
+            return Answer()
         try:
             held = await self._in_thread(self._groups.redeem, opening.token, peer, opening.label)
         except InvitationRefused as error:
@@ -444,7 +475,7 @@ class GroupService:
         self._groups.seen(peer, [*self._host.remote_addresses_of(peer), *self._host.addresses_of(peer)])
         self._met.add(peer)
         self.changed(heard_from=peer)
-        return Answer(parts=(_news(held, bytes(16), None),))
+        return Answer(parts=(self._news(held, bytes(TAG_BYTES), None),))
 
     async def _hear(self, peer: str, opening: Opening) -> None:
         """A member leaves, or says that this machine was removed. Nothing is answered."""
@@ -461,14 +492,14 @@ class GroupService:
                 except KacheryError as error:
                     log.warning("%s leaves the group %s: %s", peer, group, error)
 
-
-def _news(held: HeldGroup, tag: bytes, part: Part | None) -> Part:
-    """What somebody that has said `part` of a group does not have of it."""
-    theirs = part if part is not None else Part(tag)
-    return Part(
-        tag,
-        held.state.digests,
-        frozenset(held.secrets),
-        tuple(each.sealed for each in held.state.spread.values() if each.digest not in theirs.hashes),
-        tuple(pair for committed, pair in held.secrets.items() if committed not in theirs.commitments),
-    )
+    def _news(self, held: HeldGroup, tag: bytes, part: Part | None) -> Part:
+        """What somebody that has said `part` of a group does not have of it."""
+        theirs = part if part is not None else Part(tag)
+        return Part(
+            tag,
+            held.state.digests,
+            frozenset(held.secrets),
+            tuple(each.sealed for each in held.state.spread.values() if each.digest not in theirs.hashes),
+            tuple(pair for committed, pair in held.secrets.items() if committed not in theirs.commitments),
+            places=tuple(self._groups.places(held.group)),
+        )

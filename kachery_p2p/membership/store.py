@@ -167,7 +167,7 @@ class GroupStore:
         try:
             with os.scandir(self.folder) as entries:
                 for entry in entries:
-                    if entry.name.endswith(_SUFFIX) and not entry.name.startswith("."):
+                    if is_group_id(entry.name.removesuffix(_SUFFIX)):
                         status = entry.stat()
                         found.add((entry.name, status.st_mtime_ns, status.st_size, status.st_ino))
         except (FileNotFoundError, PermissionError):  # of another user, in a shared directory

@@ -189,7 +189,8 @@ class Finding:
         if self.known is not None:
             sources.append(KnownSource(self.known))
         self.router = Router(sources, local=host.peer_id)
-        self.members = MemberSearch(self.router, self._groups, local=host.peer_id)
+        book = {"known": self.known.addresses} if self.known is not None else {}
+        self.members = MemberSearch(self.router, self._groups, local=host.peer_id, rng=rng, **book)
 
         self.announcer: Announcer | None = None
         if options.provide != "off" and dhts:
@@ -269,8 +270,9 @@ class Finding:
         if self.options.provide == "off":
             return False
         root = self._blinding.root_of(key)
-        (seen,) = (root,) if root is not None else self._gate.as_seen(None, [key])
-        return self._repo.own.has_block(seen) is not None
+        if root is not None:
+            return self._repo.own.has_block(root) is not None
+        return self._gate.look([(None, key)], self._repo.own.block_sizes) != [None]
 
     def _make_dht(self, db: Database, rng: random.Random, *, lan: bool) -> DHT:
         from kachery_p2p.routing.dht.dht import DHT
@@ -498,6 +500,10 @@ class Finding:
             except KacheryError as error:
                 # What is here is listed again every now and then, so that nothing stays untold.
                 self._note(f"announcing: {error}")
+
+    async def may_announce(self, multihash: bytes) -> bool:
+        """Whether there is anybody to whom a root may be announced."""
+        return bool(await self._keys_of([multihash]))
 
     async def announced(self, multihash: bytes, timeout: float) -> Announced:
         """Announce one and wait until that is done. `copies` is 0 where nothing is announced at all.

@@ -94,7 +94,8 @@ class Whereabouts:
     Attributes:
         peer: its ID; empty for an address without one that leads nowhere.
         addrs: multiaddrs, as it was named with.
-        source: what named it first: "hint", "connected", "known", "mdns", "lan-dht", "dht" or "delegated".
+        source: what named it first: "hint", "connected", "known", "mdns", "lan-dht", "dht", "delegated", or
+            "group": the list of its members.
         seconds: after which that was.
         connected: whether there is a connection to it now.
         round_trip_ms: to it and back; None where that was not measured.
@@ -286,3 +287,23 @@ class WaitPinnedRequest:
     verified: bool
     services: tuple[str, ...] = ()
     timeout: Seconds | None = None
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JoinRequest:
+    """Join a group by an invitation, within so many seconds. `label` is what this machine is to be called there."""
+
+    invitation: str
+    label: str = ""
+    timeout: Seconds = 60.0
+
+
+@dataclass(frozen=True)
+class LeaveRequest:
+    """Leave a group, by its ID, and try for so many seconds to tell an owner."""
+
+    group: str
+    timeout: Seconds = 20.0

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
 from kachery_p2p import __version__
 from kachery_p2p.access import asking
-from kachery_p2p.access.audience import NOBODY
 from kachery_p2p.access.gate import Gate
 from kachery_p2p.access.log import LOG_NAME, AccessLog
 from kachery_p2p.bitswap.exchange import Exchange
@@ -27,6 +25,7 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
 from kachery_p2p.errors import ContentNotFound, DialError, KacheryError, NoPermission, RemovedMeanwhile
+from kachery_p2p.load.claimed import Claimed
 from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.interfaces import Progress
@@ -53,7 +52,6 @@ from kachery_p2p.transport.limits import DIAL_TIMEOUT
 from kachery_p2p.units import HOUR
 
 if TYPE_CHECKING:
-    from kachery_p2p.access.interfaces import Audiences
     from kachery_p2p.bitswap.handle import SessionHandle
     from kachery_p2p.bitswap.interfaces import GatewaySource
     from kachery_p2p.gateway.client.client import GatewayClient
@@ -70,7 +68,6 @@ if TYPE_CHECKING:
     )
     from kachery_p2p.pinning.config import PinService
     from kachery_p2p.pinning.outbox import PinOutbox
-    from kachery_p2p.repo.access import Claim
     from kachery_p2p.repo.keys import NodeKey
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.routing.interfaces import Provider
@@ -109,7 +106,6 @@ class Node:
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
         memberships: which peers are in which groups, and the secrets of these; those of the data directory where None.
-        audiences: who may see which block; that of the repo where None.
 
     Attributes:
         keeping: what is pinned elsewhere.
@@ -142,7 +138,6 @@ class Node:
         pin_services: Sequence[PinService] = (),
         outbox: PinOutbox | None = None,
         memberships: Members | None = None,
-        audiences: Audiences | None = None,
     ) -> None:
         self.repo = repo
         options = options or NodeOptions()
@@ -155,7 +150,7 @@ class Node:
         self.host = Host(identity.seed, list(self._listen), announce=announce, swarm_key=swarm_key, agent=AGENT)
         self.groups = Groups(repo.directory, self.host.keys, own_peers=options.own_peers)
         self._members: Members = memberships or self.groups
-        self.gate = Gate(self._members, audiences or repo.access)
+        self.gate = Gate(self._members, repo.access)
         self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
         self.gateways: GatewayClient | None = None
         sources: list[GatewaySource] = []
@@ -316,12 +311,18 @@ class Node:
 
         Raises:
             ContentNotFound: it is not here, or not all of it: others would come for nothing.
+            KacheryError: it is neither for everybody nor for a group that this machine is in.
         """
         cid = request.cid
         if not await trio.to_thread.run_sync(self.repo.roots_among, [cid.multihash]):
             raise ContentNotFound(
                 f"ipfs://{cid} is not on this machine, or not all of it, so it cannot be announced from here. Store "
                 "it, or load all of it first (kachery-cloud-load; a directory with --dest FOLDER)."
+            )
+        if not await self.finding.may_announce(cid.multihash):
+            raise KacheryError(
+                f"ipfs://{cid} is for no group that this machine is in, so it is announced to nobody. Your own machines "
+                "find it by asking each other. Who may load it: kachery-cloud access"
             )
         return await self.finding.announced(cid.multihash, request.timeout)
 
@@ -439,7 +440,7 @@ class Node:
             session = await stack.enter_async_context(
                 self.exchange.new_session(discover=True, gateways=True, first=first, last=last, admits=admits)
             )
-            origin, claim = await self._origin(stack, root, plan, session)
+            origin = await self._origin(root, plan, session)
 
             def progressed(done: int, total: int) -> None:
                 progress(done, total, session.source_count)
@@ -457,10 +458,12 @@ class Node:
                 timeout=request.timeout,
                 progress=progressed,
                 origin=origin,
-                claim=claim,
             )
 
             async def work() -> LoadResult:
+                audience = await load.learn(root)
+                if not audience.everyone:
+                    load.claim = await stack.enter_async_context(Claimed(self.repo.access.claim(audience)))
                 target = root
                 if request.path:
                     target = (
@@ -478,7 +481,8 @@ class Node:
                     where, size = await load.file(target, request.start or 0, request.end)
                 else:
                     where, size = await self._whole_file(load, target, request.providers, plan.groups)
-                await trio.to_thread.run_sync(self.repo.inventory.loaded, target)
+                await load.settle()
+                await trio.to_thread.run_sync(self.repo.inventory.loaded, target, None, load.claim)
                 return LoadResult(target, str(where), size)
 
             try:
@@ -486,10 +490,6 @@ class Node:
             finally:
                 self._lasting -= {root.multihash}
             sources = session.stats().sources
-            if origin is not None and claim is not None:
-                await origin.finish(sources)
-                if kind in ("file", "directory"):
-                    await trio.to_thread.run_sync(claim.keep, result.cid)
         log.info(
             "loaded %s (%s): %d bytes fetched from %d sources", result.cid, kind, sum(sources.values()), len(sources)
         )
@@ -498,24 +498,19 @@ class Node:
             self.finding.announce([result.cid.multihash])
         return replace(result, sources=sources, seconds=trio.current_time() - begun)
 
-    async def _origin(
-        self, stack: contextlib.AsyncExitStack, root: CID, plan: Plan, session: SessionHandle
-    ) -> tuple[Origin | None, Claim | None]:
-        """What finds out for whom it is that is loaded, and the claim of all that comes; None where all is public."""
+    async def _origin(self, root: CID, plan: Plan, session: SessionHandle) -> Origin | None:
+        """What finds out for whom it is that is loaded; None where it is for everybody."""
         if not plan.watched:
-            return None, None
+            return None
         if plan.known is None and await trio.to_thread.run_sync(self.repo.has_block, root.multihash) is not None:
-            return None, None  # it is here, and for everybody
-        claim = self.repo.access.claim(plan.known or NOBODY)
-        await trio.to_thread.run_sync(claim.__enter__)
-        stack.push_async_exit(_in_thread(claim))
+            return None  # a part of it is here, and for everybody
 
         def restricted(groups: frozenset[str]) -> None:
             session.restrict(self.finding.members.admits(groups))
 
-        origin = Origin(
+        return Origin(
             root,
-            claim,
+            session,
             self._members,
             lambda peer: self._members_first.ask(peer, root.multihash),
             groups=plan.groups,
@@ -523,7 +518,6 @@ class Node:
             told=plan.told,
             restricted=restricted,
         )
-        return origin, claim
 
     async def _directory(self, load: Load, root: CID, progress: Progress) -> None:
         """Load a directory. What was here and was removed meanwhile is loaded, too."""
@@ -572,16 +566,6 @@ class Node:
             discovery=discovery_status(self.finding),
             traffic=TrafficStatus(**asdict(self.exchange.stats().total)),
         )
-
-
-def _in_thread(claim: AbstractContextManager[object]) -> Callable[..., Awaitable[bool | None]]:
-    """The end of a claim, which writes to the disk: it is waited for also where the load was cancelled."""
-
-    async def leave(*error: Any) -> bool | None:
-        with trio.CancelScope(shield=True):
-            return await trio.to_thread.run_sync(claim.__exit__, *error)
-
-    return leave
 
 
 def _open_database(path: Path) -> Database:

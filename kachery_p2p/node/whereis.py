@@ -70,13 +70,16 @@ class Whereis:
         groups: frozenset[str] | None = None,
     ) -> None:
         self._groups = groups
-        self._admits = (lambda peer: True) if groups is None else finding.members.admits(groups)
+        self._may_hear = None if groups is None else finding.members.admits(groups)
         self._host = host
         self._exchange = exchange
         self._finding = finding
         self._tell = tell
         self._slots = trio.Semaphore(ASKED_AT_ONCE)
         self._found: dict[str, _Found] = {}
+
+    def _admits(self, peer: str) -> bool:
+        return self._may_hear is None or self._may_hear(peer)
 
     async def run(self, request: WhereisRequest) -> tuple[Whereabouts, ...]:
         """Ask, and wait for the answers.

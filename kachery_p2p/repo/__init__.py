@@ -12,14 +12,19 @@ On the disk
       host.lock                     on a network file system: its lock is shared by the processes of the one machine
                                     that uses the directory, named in it in the same way
       removal.lock                  its lock is shared by who adds something, and taken by who removes (removal_lock.py)
-      catalog.sqlite[-wal, -shm]    SQLite 3, WAL, application_id 0x6b636831, user_version 4 (schema: catalog.py). 3 is
-                                    the same without what the user keeps and what was seen, 2 without packs/, 1 without
-                                    nodes/ and links/, too; what they lack is written when they are opened
+      catalog.sqlite[-wal, -shm]    SQLite 3, WAL, application_id 0x6b636831, user_version 5 (schema: catalog.py). 4 is
+                                    the same without who may see what, 3 without what the user keeps and what was seen,
+                                    2 without packs/, 1 without nodes/ and links/, too; what they lack is written when
+                                    they are opened
       labels.txt                    the second place of labels, and of what was loaded: lines like those of links/, each
                                     with cid, how, label (null without one), given and added, or with cid and gone
                                     (labels.py); appended to, and not synced
+      access.txt  restricted        the second place of who may see what: lines like those of links/, each with cid and
+                                    to, or with cid and gone; and the mark that there must be one (access_records.py)
       routing.sqlite[-wal, -shm]    what the node remembers: peers, provider records, what was announced, its ports
                                     (kachery_p2p.routing.database); it can all be learned anew
+      access.sqlite[-wal, -shm]     which peer was given how much of what is not for everyone (kachery_p2p.access.log)
+      gateway-token                 what the user shows to the gateway (kachery_p2p.gateway.server.token); 0600
       outbox.sqlite[-wal, -shm]     what is to be kept where, and how far that is (kachery_p2p.pinning.outbox)
       ipns/<key>/                   a name that moves: private.pem, public.pem, and record, which was signed last
                                     (kachery_p2p.routing.ipns.shelf); 0700, all in it 0600. Of the node's own key "self"

@@ -52,6 +52,11 @@ class AccessRecords:
         self._mark = layout.directory / MARK_NAME
         self._begun = False
 
+    def fit(self) -> None:
+        """Bring the files to the mode that they would be made with: the directory may have become a shared one."""
+        private.fit(self.path)
+        private.fit(self._mark)
+
     def begun(self) -> bool:
         """Whether there is, or ever was, something here that not everyone may see."""
         if not self._begun:

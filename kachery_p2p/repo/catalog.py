@@ -212,7 +212,7 @@ class Catalog(SQLiteFile):
     def put_blocks(
         self, blocks: Iterable[tuple[bytes, bytes]], *, durable: bool = False, access: Sequence[int] = ()
     ) -> None:
-        """Keep blocks (multihash, data) that the caller has verified, claimed by rows of `access` where there are some."""
+        """Keep blocks (multihash, data) that the caller has verified, claimed by some rows of `access`."""
         with self.write(durable=durable) as db:
             insert_blocks(db, blocks, access)
 
@@ -242,8 +242,15 @@ class Catalog(SQLiteFile):
 
     @property
     def keeps_older_out(self) -> bool:
-        """Whether no program that does not know of audiences has it open as the node; see `keep_older_out`."""
-        return self.one(f"SELECT 1 FROM access WHERE id = {EVERYONE}") is not None
+        """Whether no program that does not know of audiences is the node, or can open it.
+
+        One that has it open since before writes its own version now and then.
+        """
+        row = self.one(
+            "SELECT EXISTS (SELECT 1 FROM access WHERE id = ?), (SELECT user_version FROM pragma_user_version)",
+            (EVERYONE,),
+        )
+        return row == (1, SCHEMA_VERSION)
 
     def keep_older_out(self) -> None:
         """Note that no such program is the node now. By its version, none opens the catalog from here on."""

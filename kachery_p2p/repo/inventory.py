@@ -190,11 +190,12 @@ class Inventory:
                 with self._catalog.write() as db:
                     label_row(db, key, label, time.time())
 
-    def loaded(self, cid: CID, label: Label | None = None) -> None:
-        """Note that a root was loaded by itself, where it is whole."""
+    def loaded(self, cid: CID, label: Label | None = None, claim: Claim | None = None) -> None:
+        """Note that a root was loaded by itself, where it is whole; under a claim where it is not for everyone."""
         if self._catalog.one("SELECT 1 FROM roots WHERE key = ?", (bytes(cid.to_v1()),)) is not None:
             with self._lock.adding():
-                self.keep(cid, LOADED, label)
+                audience = None if claim is None else claim.audience
+                self.keep(cid, LOADED, label, audience=audience, claim=claim)
 
     def use(self, cid: CID) -> None:
         """Note that a root was used now. Costs a row once an hour, and else nothing but a look into memory."""
@@ -446,7 +447,7 @@ class Inventory:
         """See `relisting.relist`."""
         if not self._catalog.read_only:
             relist(self._catalog, self.records.read()[0])
-            self._access.settle_found()
+            self._access.found.settle()
 
     def bring_back(self, old: Path) -> None:
         """See `relisting.bring_back`."""

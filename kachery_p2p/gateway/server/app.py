@@ -140,13 +140,11 @@ class GatewayApp:
                 return _preflight(headers)
             if method not in ("GET", "HEAD"):
                 raise PathRefusal(405, f"This gateway only gives out data: {METHODS}.", {"allow": METHODS})
-            own = await self._is_user(headers)
-            reply = await self._found(scope, method, headers, self._own if own else self._content)
-            return _for_one_alone(reply) if own else reply
+            if await self._is_user(headers):
+                return _for_one_alone(await self._found(scope, method, headers, self._own))
+            return await self._found(scope, method, headers, self._content)
         except PathRefusal as refusal:
-            if not refusal.message:
-                return HttpReply(refusal.status, {"cache-control": "no-store", **refusal.headers})
-            return HttpReply.text(refusal.status, refusal.message, refusal.headers)
+            return _refused(refusal)
 
     async def _is_user(self, headers: Headers) -> bool:
         """Whether a request is the user's.
@@ -172,7 +170,14 @@ class GatewayApp:
         return bool(shown)
 
     async def _found(self, scope: Mapping[str, Any], method: str, headers: Headers, content: Content) -> HttpReply:
-        """The answer to a GET or HEAD, of what may be seen in `content`.
+        """The answer to a GET or HEAD, of what may be seen in `content`."""
+        try:
+            return await self._content_at(scope, method, headers, content)
+        except PathRefusal as refusal:
+            return _refused(refusal)
+
+    async def _content_at(self, scope: Mapping[str, Any], method: str, headers: Headers, content: Content) -> HttpReply:
+        """The same.
 
         Raises:
             PathRefusal: there is none.
@@ -198,6 +203,12 @@ class GatewayApp:
             return await answer_for(content, request)
         except KacheryError as error:
             raise refusal_for(error, request) from error
+
+
+def _refused(refusal: PathRefusal) -> HttpReply:
+    if not refusal.message:
+        return HttpReply(refusal.status, {"cache-control": "no-store", **refusal.headers})
+    return HttpReply.text(refusal.status, refusal.message, refusal.headers)
 
 
 def _for_one_alone(reply: HttpReply) -> HttpReply:

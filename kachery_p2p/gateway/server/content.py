@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import trio
 
@@ -39,10 +39,7 @@ from kachery_p2p.errors import (
 )
 from kachery_p2p.gateway.server import ipld, limits
 from kachery_p2p.gateway.server.limits import GatewayLimits
-
-if TYPE_CHECKING:
-    from kachery_p2p.access.gate import Gate
-    from kachery_p2p.repo.contents import Contents
+from kachery_p2p.gateway.server.view import View
 
 T = TypeVar("T")
 
@@ -132,24 +129,17 @@ class ResolvedPath:
 
 
 class Content:
-    """Reads what is here, as far as everyone may see it; `for_user` reads all of it.
+    """Reads what is here.
 
     Args:
+        view: what is here, as whoever asks may see it.
         fetch: how to get what is not here; None where only what is here is served.
         bounds: what is given to one reader; `limits` afterwards.
-        gate: decides what everyone may see; None where that is all there is.
     """
 
-    def __init__(
-        self,
-        repo: Contents,
-        fetch: Fetch | None = None,
-        bounds: GatewayLimits = limits.DEFAULTS,
-        gate: Gate | None = None,
-    ) -> None:
+    def __init__(self, view: View, fetch: Fetch | None = None, bounds: GatewayLimits = limits.DEFAULTS) -> None:
         self.limits = bounds
-        self._repo = repo
-        self._gate = gate
+        self._view = view
         self._own_fetch = fetch
         self._readers = trio.CapacityLimiter(limits.MAX_READERS)
         self._fetches = trio.CapacityLimiter(limits.MAX_FETCHES)
@@ -164,12 +154,7 @@ class Content:
 
     @property
     def _fetch(self) -> Fetch | None:
-        """How to get what is not here.
-
-        A node fetches with the rights of its user, and from the groups that it is in; it also takes what is here
-        already, whoever it is for. So nothing is fetched for strangers where anything is not for everyone.
-        """
-        return None if self._gate is not None and self._gate.guards() else self._own_fetch
+        return self._own_fetch if self._view.may_fetch else None
 
     def only_here(self) -> Content:
         """The same without the network."""
@@ -180,20 +165,17 @@ class Content:
     def for_user(self) -> Content:
         """All of it, for the user of this machine."""
         own = copy.copy(self)
-        own._gate = None
+        own._view = self._view.of_user()
         return own
 
     @property
     def guards(self) -> bool:
         """Whether something that is here may be hidden from whoever asks."""
-        return self._gate is not None and self._gate.any_restricted()
+        return self._view.guards
 
     async def is_hidden(self, cid: CID) -> bool:
         """Whether somebody may see a block, and whoever asks here may not."""
-        gate = self._gate
-        if gate is None:
-            return False
-        return bool(await self.in_thread(lambda: gate.hidden(None, [cid.multihash])))
+        return await self.in_thread(lambda: self._view.hides(cid))
 
     # --- finding
 
@@ -207,8 +189,7 @@ class Content:
             NotALink: the path ends inside a block.
             MalformedDag, UnsupportedCID: a block on the way cannot be read.
         """
-        # Where a look at the gate is needed, it is taken in a thread.
-        node = None if names or self.guards else self._repo.file_nodes.get(root)
+        node = None if names else self._view.cached_node(root)
         if node is not None:
             return ResolvedPath(root, node.block, (root,), (), node)
         return await self._with_fetch(lambda: self._find(root, names), root, names)
@@ -319,7 +300,7 @@ class Content:
         Raises:
             BlockUnavailable: the repo does not have it.
         """
-        block = self._repo.get_block(self._seen(cid).multihash)
+        block = self._view.get_block(cid)
         if block is None:
             raise BlockUnavailable(cid)
         return block
@@ -332,26 +313,16 @@ class Content:
         """
         if cid.codec != DAG_PB:
             return None
-        seen = self._seen(cid)
-        node = self._repo.file_nodes.get(seen)
+        node = self._view.file_node(cid)
         if node is None:
-            block = self._repo.get_block(seen.multihash)
-            if block is None:
-                raise BlockUnavailable(cid)
+            block = self.block(cid)
             with contextlib.suppress(MalformedDag, UnsupportedCID, IsADirectory, NotAFile, BlockTooLarge):
-                node = self._repo.file_nodes.decode(cid, block)
+                node = self._view.decode(cid, block)
         return node
 
     def has(self, cid: CID) -> bool:
         """Whether the repo has a block, as far as its catalog knows."""
-        return self._repo.has_block(self._seen(cid).multihash) is not None
-
-    def _seen(self, cid: CID) -> CID:
-        """In a thread: what the repo is asked for. In place of what whoever asks may not see, that is nothing."""
-        if self._gate is None:
-            return cid
-        (seen,) = self._gate.as_seen(None, (cid.multihash,))
-        return cid if seen is cid.multihash else CID(cid.version, cid.codec, seen)
+        return self._view.has_block(cid)
 
     async def in_thread(self, work: Callable[[], T], *, limiter: trio.CapacityLimiter | None = None) -> T:
         """Run something that reads the disk, besides the other readers of this gateway."""
@@ -427,7 +398,7 @@ class Content:
         # A file that is here as a whole is read as such. One that is not, or is not as it was, block by block.
         while start < end:
             after = min(end, start + limits.PIECE)
-            data = await self.in_thread(lambda start=start, after=after: self._read_file(found.cid, start, after))
+            data = await self.in_thread(lambda start=start, after=after: self._view.read_file(found.cid, start, after))
             if data is None:
                 break
             start = after
@@ -451,10 +422,6 @@ class Content:
         async with contextlib.aclosing(self._fetched(found.cid, start, end)) as fetched:
             async for piece in fetched:
                 yield piece
-
-    def _read_file(self, cid: CID, start: int, end: int) -> bytes | None:
-        """In a thread: bytes of a file that is here as a whole. Who may see it is asked for each piece."""
-        return self._repo.read_file(self._seen(cid), start, end)
 
     def _read(self, walk: FileWalk, found: ResolvedPath) -> bytes:
         """In a thread: what the next blocks carry."""

@@ -35,6 +35,7 @@ from kachery_p2p.gateway.server.app import GatewayApp, Send
 from kachery_p2p.gateway.server.content import Content, Fetch
 from kachery_p2p.gateway.server.limits import GatewayLimits
 from kachery_p2p.gateway.server.names import NameSource
+from kachery_p2p.gateway.server.view import View
 from kachery_p2p.groups import group_of, most_crowded
 from kachery_p2p.turns import Allowance, Pool
 
@@ -115,7 +116,7 @@ class GatewayServer:
     ) -> None:
         self._limits = bounds
         self._host, self._port = parse_address(address)
-        content = Content(repo.own, fetch, bounds, gate)
+        content = Content(View(repo.own, gate), fetch, bounds)
         self._app = GatewayApp(content, names=names, agent=agent, resolver=resolver, token=token)
         self._connections: set[_Guarded] = set()
         self._max_connections = min(bounds.max_connections, descriptors.shares().gateway)

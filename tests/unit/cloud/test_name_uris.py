@@ -29,7 +29,7 @@ def test_names(text: str, parts: tuple[object, ...]) -> None:
     found = parse_name_uri(text)
     assert found is not None
     assert astuple(found)[:4] == parts
-    assert (found.encryption, found.key) == (None, None)
+    assert (found.encryption, found.key, found.groups) == (None, None, ())
 
 
 @pytest.mark.parametrize("text", ["ipfs://bafy", "k51abc", "", "ipns", "ipns:x", "/data/x", 3, None])

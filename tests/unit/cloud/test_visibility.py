@@ -15,14 +15,11 @@ from click.testing import CliRunner, Result
 import kachery_cloud as kcl
 from kachery_cloud import audiences, store, visibility
 from kachery_cloud.commands.main import find_command
-from kachery_cloud.errors import ConfigError, ContentNotFound, InvalidArgument, NoPermission
+from kachery_cloud.errors import ConfigError, ContentNotFound, GroupError, GroupNotFound, InvalidArgument, NoPermission
 from kachery_cloud.local import close_repositories, repository
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import parse_uri
-from kachery_p2p.access.audience import PRIVATE, PUBLIC, Audience, group_audience
-from kachery_p2p.membership.groups import Groups
-from kachery_p2p.repo.keys import load_or_create_identity
-from kachery_p2p.transport.compat import Keys
+from kachery_p2p.access.audience import NOBODY, PRIVATE, PUBLIC, Audience, group_audience
 
 PEER = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
 
@@ -35,17 +32,10 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     close_repositories()
 
 
-def create(name: str) -> str:
-    """The ID of a new group that this machine owns."""
-    directory = load_config().directory
-    directory.mkdir(exist_ok=True)
-    return Groups(directory, Keys.from_seed(load_or_create_identity(directory).seed)).create(name).group
-
-
 @pytest.fixture
 def hippocampus() -> str:
     """The ID of a group that this machine owns."""
-    return create("hippocampus")
+    return kcl.create_group("hippocampus").id
 
 
 def run(*line: object) -> Result:
@@ -100,7 +90,7 @@ def test_private_has_no_group_in_its_uri() -> None:
 
 def test_several_at_once(hippocampus: str) -> None:
     """Members of either may load it, and the user's own machines."""
-    lab = create("lab")
+    lab = kcl.create_group("lab").id
     uri = kcl.store_text("both", to=["hippocampus", "lab", "private"], local=True)
     assert set(parse_uri(uri).groups) == {hippocampus, lab}
     assert kcl.access(uri).visibility == ("hippocampus", "lab", "private")
@@ -119,18 +109,21 @@ def test_storing_again_adds(hippocampus: str) -> None:
 @pytest.mark.parametrize(
     ("to", "words"),
     [
-        ("hipocampus", ["'hipocampus'", "Did you mean hippocampus?", "There are: hippocampus."]),
+        (
+            "hipocampus",
+            ["no group 'hipocampus' here", "Did you mean hippocampus?", "There are: hippocampus."],
+        ),
         (["public", "hippocampus"], ["everybody", "nothing can stand beside it"]),
         (["public", "private"], ["nothing can stand beside it"]),
         ([], ["names nobody"]),
-        ("", ["no such group"]),
+        ("", ["There is no group ''"]),
         (7, ["it must be text"]),
         ([f"g{n}" for n in range(3)], ["'g0'"]),
     ],
 )
 def test_what_names_nobody(hippocampus: str, to: Any, words: list[str]) -> None:
     """Is told before anything is stored, with what there is."""
-    with pytest.raises(InvalidArgument) as caught:
+    with pytest.raises((GroupNotFound, InvalidArgument)) as caught:
         kcl.store_text("not stored", to=to, local=True)
     for word in words:
         assert word in str(caught.value)
@@ -139,19 +132,42 @@ def test_what_names_nobody(hippocampus: str, to: Any, words: list[str]) -> None:
 
 def test_no_group_at_all() -> None:
     """Then the error says how to get into one."""
-    with pytest.raises(InvalidArgument, match="kachery-cloud group create"):
+    with pytest.raises(GroupNotFound, match="kachery-cloud-group create"):
         kcl.store_text("not stored", to="hippocampus", local=True)
 
 
 def test_two_groups_of_one_name(hippocampus: str) -> None:
     """Only the ID says which is meant."""
-    other = create("hippocampus")
-    with pytest.raises(InvalidArgument, match="Say which by its ID") as caught:
+    other = kcl.create_group("hippocampus").id
+    with pytest.raises(GroupError, match="Say which by its ID") as caught:
         kcl.store_text("which?", to="hippocampus", local=True)
     assert hippocampus in str(caught.value)
     assert other in str(caught.value)
     uri = kcl.store_text("this", to=other, local=True)
     assert kcl.access(uri).visibility == (other,)
+
+
+@pytest.mark.parametrize("setting", [False, True])
+def test_what_comes_in_a_car_file(
+    setting: bool, hippocampus: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files and folders: for whom it is said, also by the setting; and the URIs say so."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_bytes(b"a" * 5000)
+    monkeypatch.setenv("KACHERY_CLOUD_DIR", str(tmp_path / "elsewhere"))
+    uris = [kcl.store_dir(tmp_path / "folder", local=True), kcl.store_bytes(b"b" * 2_000_000, local=True)]
+    kcl.export_car(uris, tmp_path / "all.car")
+    monkeypatch.setenv("KACHERY_CLOUD_DIR", str(data))
+    if setting:
+        monkeypatch.setenv("KACHERY_CLOUD_TO", "hippocampus")
+        found = kcl.import_car(tmp_path / "all.car", local=True).uris
+    else:
+        done = run("import", tmp_path / "all.car", "--to", "hippocampus")
+        found = done.stdout.split()
+        assert done.stderr == "Only members of hippocampus (1) can load this.\n"
+    group = group_audience([hippocampus])
+    assert [(parse_uri(uri).groups, audience_of(uri)) for uri in found] == [((hippocampus,), group)] * 2
+    assert [item.visibility for item in kcl.list()] == [("hippocampus",)] * 2
 
 
 # --- the setting -----------------------------------------------------------------------------------------------------
@@ -289,6 +305,25 @@ def test_the_command_of_that(hippocampus: str) -> None:
     assert (done.stdout.strip(), done.stderr) == (uri, "Anybody can load this.\n")
 
 
+def test_a_part_that_is_public_already(hippocampus: str, tmp_path: Path) -> None:
+    """A folder for some, with a file in it that everybody can load: it is said, and what has that."""
+    (tmp_path / "folder").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "folder" / name).write_bytes(name.encode() * 5000)
+    kcl.store_file(tmp_path / "folder" / "a", label="open.txt", local=True)
+    done = run("store", "-r", tmp_path / "folder", "--to", "hippocampus")
+    assert re.fullmatch(r"A part of this is public already: ipfs://label=open.txt@bafk\w+ has it\.\n", done.stderr)
+    other = kcl.create_group("lab").id
+    kcl.store_file(tmp_path / "folder" / "b", label="theirs.txt", to="lab", local=True)
+    found = kcl.access(parse_uri(done.stdout.strip()).locator)
+    assert {(each.label, each.visibility) for each in found.wider} == {
+        ("open.txt", ("public",)),
+        ("theirs.txt", ("lab",)),
+    }
+    wider = {each.uri.partition("?")[2] for each in found.wider}
+    assert wider == {f"label=theirs.txt&group={other}", "label=open.txt"}
+
+
 def test_narrowing_what_a_public_folder_has_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is for all for whom one of them is."""
     (tmp_path / "folder").mkdir()
@@ -347,13 +382,25 @@ def test_list(hippocampus: str) -> None:
         assert [item["label"] for item in found] == labels
     assert [item.visibility for item in kcl.list(to="private")] == [("private",)]
     assert "Nothing here is for those." in run("list", "--to", 26 * "a").stdout
-    assert run("list", "--to", "nobody").exit_code == 2
+    assert run("list", "--to", "nobody").exit_code == 3
     assert "for:     hippocampus" in run("info", kcl.list(to="hippocampus")[0].uri).stdout
+
+
+def test_what_is_for_nobody_else() -> None:
+    """Of which nothing is known any more: it says so, and can be said anew."""
+    uri = kcl.store_text("a", local=True)
+    repository(load_config()).access.set_audience(parse_uri(uri).root, NOBODY)
+    assert run("visibility", uri).stderr == "Nobody else can load this.\n"
+    assert "nobody else" in run("list").stdout
+    assert kcl.access(uri).reasons == ()
+    assert run("access", uri).stdout.startswith("Nobody else can load this.\n")
+    assert kcl.set_visibility(uri, "public") == uri
+    assert audience_of(uri) == PUBLIC
 
 
 def test_audit(hippocampus: str) -> None:
     """What is for whom, with how many and how much; also of a group that has nothing yet."""
-    create("lab")
+    kcl.create_group("lab")
     kcl.store_text("a", local=True)
     kcl.store_text("bb", to="hippocampus", local=True)
     kcl.store_text("ccc", to=["hippocampus", "private"], local=True)
