@@ -6,7 +6,6 @@ catalog and URIs have is its ID, which nobody else can take.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,6 +212,8 @@ def _no_group(word: str, origin: str, here: Sequence[GroupHere]) -> str:
             "create NAME; to enter one: kachery-cloud-group join INVITATION. Without a group there are 'private' and "
             "'public'."
         )
+    import difflib
+
     near = difflib.get_close_matches(word, [*names, "private", "public"], 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     listed = ", ".join(sorted(names)[:_MOST_NAMED])
@@ -263,6 +264,8 @@ def sentence(config: Config, audience: Audience) -> str:
     """Who can load what is for these: said where it is stored."""
     if audience.everyone:
         return "Anybody can load this."
+    if not audience.groups:
+        return "Nobody else can load this."
     text = f"Only {whom(config, audience)} can load this."
     if audience == PRIVATE and not other_machines(config):
         text += (

@@ -64,7 +64,8 @@ class Item:
         labels: all of them.
         cid: its CID.
         shared: the data directory of others that it is in; None where it is in your own.
-        visibility: who may load it from here, as `to` of `store_file` takes it: names of groups, "private", "public".
+        visibility: who may load it from here, as `to` of `store_file` takes it: names of groups, "private", "public";
+            empty where it is for nobody else, because nothing is known any more of for whom it was.
         groups: the IDs of these groups.
         encryption: "age" where it was stored encrypted; `size` is that of the cipher text then.
     """
@@ -115,7 +116,7 @@ def _pins(item: Item) -> str:
 
 
 def _visibility(item: Item) -> str:
-    return ", ".join(item.visibility)
+    return ", ".join(item.visibility) or "nobody else"
 
 
 #: What a list shows where there is none.

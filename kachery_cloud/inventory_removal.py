@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kachery_cloud.arguments import check_flags
+from kachery_cloud.audiences import audience_here
 from kachery_cloud.cancelling import Cancellation, result_of
 from kachery_cloud.encryption.plain import PlainCopies
 from kachery_cloud.encryption.records import EncryptedRoots
@@ -364,9 +365,10 @@ def _other_copy(
         else f" The shared directory {shared} has it, or a part of it; that does not count, for its owner may remove "
         "it at the same moment."
     )
+    who = "somebody" if audience_here(repo, root.cid).everyone else "one of those for whom it is"
     raise LastCopy(
         f"{_label(root) or uri} may be the last copy, so it stays: {_nobody(found)}.{beneath} Have "
-        "somebody load it and run kachery-cloud-node, or pin it (kachery-cloud-pins add), or remove it all the same "
+        f"{who} load it and run kachery-cloud-node, or pin it (kachery-cloud-pins add), or remove it all the same "
         f"with: kachery-cloud rm --force {uri}"
     )
 

@@ -167,9 +167,8 @@ def record_pin(config: Config, uri: str, pin: Pin, timeout: float | None, wait: 
     if plan.services:
         from kachery_cloud.encryption.leaving import to_pin
 
-        cid, sealed = to_pin(config, cid, size, parsed.name)
-        size = size if sealed is None else sealed
-    plan.record(config, cid, size, parsed.name)
+        cid, given, name = to_pin(config, cid, size, parsed.name)
+        plan.record(config, cid, given, name)
     return plan, cid
 
 
@@ -361,7 +360,7 @@ def record_stored(config: Config, plan: Plan, stored: Stored, name: str) -> list
         return []
     from kachery_cloud.encryption.leaving import to_pin
 
-    return plan.record(config, *to_pin(config, stored.cid, stored.size, name), name)
+    return plan.record(config, *to_pin(config, stored.cid, stored.size, name))
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def store_file(
         encrypt: store an age v1 file of it (https://age-encryption.org): True for this machine's own key and the groups
             of `to`; or whom else it is for: "age1...", "ssh-ed25519 AAAA...", the path of a file of such lines, a list
             of these; or a `Passphrase`. The URI says so, and loading decrypts where a key is. The same bytes have
-            another URI each time.
+            another URI each time, but with "deterministic", which is for exactly one group.
         local: only store; do not start the node that serves it.
         cache_locally: accepted for older scripts; a stored file is always kept locally.
         profile: the rules by which the file becomes blocks: "unixfs-v1-2025" (the default), "unixfs-v0-2015",

@@ -167,7 +167,8 @@ def whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = 
     Returns:
         A dict for each peer, those that have it first: "peer" (its ID), "has" (True or False, as it answered itself;
         None where it could not be asked, and "error" says why), "found_by" (what named it, and after how many seconds
-        each: "hint" for the URI and `providers`, "connected", "known", "mdns", "lan-dht", "dht" or "delegated"),
+        each: "hint" for the URI and `providers`, "group" for the list of its members, "connected", "known", "mdns",
+        "lan-dht", "dht" or "delegated"),
         "source" and "seconds" (the first of these), "addrs" (multiaddrs), "connected" and "round_trip_ms" (or None).
         The first row is that of this machine, where it is here: its "source" is "here", and it has a "path" where that
         is a file. Peers that this machine is connected to are asked, too, so "has" may be False.

@@ -19,7 +19,7 @@ text that was appended to a URI with a query (`uri + "/name"`, `uri + "?provider
 label; `join` appends names to any URI. To a URI with notes and no query, names can be appended as text, too.
 
 The key of a link, `#key=AGE-SECRET-KEY-1...`, opens what is encrypted. It is taken off before anything else is looked
-at, and is in no text that is made of a URI here but the string of `share`: not in requests, errors, logs or lists.
+at, and is in no text that is made of a URI here but what `share` and `join` give: not in requests, errors, logs, lists.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ def join(uri: str, *names: str) -> str:
     """The URI of something inside a directory.
 
     Args:
-        uri: of the directory, in any form. Its label, providers and groups stay.
+        uri: of the directory, in any form. Its label, providers and groups stay, and the key of a link.
         names: the way to it, as plain text: "notes/readme.txt", or "notes", "readme.txt".
 
     Raises:
@@ -292,7 +292,8 @@ def join(uri: str, *names: str) -> str:
         if not isinstance(name, str):
             raise InvalidArgument(f"A name in a directory is text, not {type(name).__name__}.")
     more = [part for name in names for part in name.split("/") if part]
-    return str(replace(parsed, path=(*parsed.path, *more)))
+    joined = str(replace(parsed, path=(*parsed.path, *more)))
+    return joined if parsed.key is None else f"{joined}{_KEY_MARK}{parsed.key}"
 
 
 def format_uri(

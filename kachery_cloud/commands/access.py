@@ -15,6 +15,7 @@ from kachery_p2p.text import printable
 if TYPE_CHECKING:
     from kachery_cloud.auditing import Access, Audit, Given, LoadedBy
 
+_OWN_MACHINES = "Your own machines (KACHERY_CLOUD_OWN_PEERS), each of which must name this one, too:"
 #: Lines of one kind that are shown; `--json` has all.
 _MOST_MEMBERS = 20
 _MOST_LOADS = 50
@@ -125,7 +126,7 @@ def _access_lines(found: Access) -> Iterator[str]:
         if reason.to == "public":
             continue
         if reason.to == "private" and reason.group is None:
-            yield "Your own machines (KACHERY_CLOUD_OWN_PEERS):" if reason.members else "Your own machines: this one."
+            yield _OWN_MACHINES if reason.members else "Your own machines: this one."
         elif reason.members:
             yield f"Members of {reason.to} ({reason.group}):"
         else:

@@ -50,6 +50,7 @@ def export(
     encrypted: bool,
     encrypt_to: tuple[str, ...],
     with_passphrase: bool,
+    deterministic: bool,
     local_only: bool,
     peers: tuple[str, ...],
     timeout: float | None,
@@ -70,7 +71,7 @@ def export(
     """  # noqa: D301
     from kachery_cloud.cars import export_car
 
-    encrypt = encrypt_choice(encrypted, encrypt_to, with_passphrase)
+    encrypt = encrypt_choice(encrypted, encrypt_to, with_passphrase, deterministic)
     if plain and encrypt is not None:
         raise click.UsageError("--plain and --encrypt are opposites. Say one of them.")
     options: dict[str, Any] = {"encrypt": encrypt, "plain": plain}
@@ -92,6 +93,9 @@ def export(
             raise
         raise Stopped(f"Interrupted. {printable(file)} is there, and whole.") from None
     print_result(as_json, str(made.path), **to_json(made))
+    if encrypt is not None and not as_json:
+        for uri in made.uris:  # a CAR file has CIDs alone
+            click.echo(f"Whoever gets it loads it as {uri}", err=True)
 
 
 def _identity(path: str) -> tuple[int, int, int] | None:

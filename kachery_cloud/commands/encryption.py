@@ -17,6 +17,11 @@ def encrypting_options(function: Function) -> Function:
     """The options of every command that may encrypt."""
     for option in (
         click.option(
+            "--deterministic",
+            is_flag=True,
+            help="With --encrypt, for the one group of --to: the same bytes have the same URI.",
+        ),
+        click.option(
             "--passphrase",
             "with_passphrase",
             is_flag=True,
@@ -41,13 +46,21 @@ def encrypting_options(function: Function) -> Function:
     return function
 
 
-def encrypt_choice(encrypted: bool, encrypt_to: tuple[str, ...], with_passphrase: bool) -> Encrypt:
+def encrypt_choice(
+    encrypted: bool, encrypt_to: tuple[str, ...], with_passphrase: bool, deterministic: bool = False
+) -> Encrypt:
     """What these options say, as `encrypt` of `store_file`.
 
     Raises:
         click.UsageError: they do not go together.
         InvalidArgument: there is no passphrase.
     """
+    if deterministic:
+        if encrypt_to or with_passphrase:
+            raise click.UsageError("--deterministic is for the one group of --to, and for nobody else.")
+        from kachery_cloud.encryption.recipients import DETERMINISTIC
+
+        return DETERMINISTIC
     if not with_passphrase:
         return list(encrypt_to) if encrypt_to else encrypted or None
     if encrypt_to:

@@ -215,7 +215,9 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
         "labels": ", ".join(label for label in found.get("labels", ()) if label != found["label"]) or None,
         "problem": found.get("problem") or None,
         **{key: time_text(found[key]) for key in ("added", "used") if key in found},
-        "for": None if found.get("visibility", ["public"]) == ["public"] else ", ".join(found["visibility"]),
+        "for": None
+        if found.get("visibility", ["public"]) == ["public"]
+        else ", ".join(found["visibility"]) or "nobody else",
         "pinned": ", ".join(f"{each['service']} ({each['state']})" for each in found.get("pinned", ())) or None,
     }
     for key, value in shown.items():

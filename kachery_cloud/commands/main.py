@@ -28,6 +28,7 @@ COMMANDS = {
     "du": "inventory",
     "export": "cars",
     "gc": "inventory_removal",
+    "gateway-token": "network",
     "get": "sharing",
     "group": "groups",
     "import": "cars",
@@ -89,7 +90,7 @@ SECTIONS = {
     "See what is here": ("list", "info", "du", "status", "settings"),
     "Say who may have it": ("visibility", "access", "audit"),
     "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init", "completion"),
-    "For a lab": ("group", "key", "pins", "announce", "keygen-swarm"),
+    "For a lab": ("group", "key", "pins", "announce", "keygen-swarm", "gateway-token"),
 }
 
 

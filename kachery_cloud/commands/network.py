@@ -206,6 +206,29 @@ def keygen_swarm(to_stdout: bool, out: Path | None, as_json: bool) -> None:
         click.echo(_next_steps(path, directory, name), err=True)
 
 
+@command("gateway-token")
+@json_option
+def gateway_token(as_json: bool) -> None:
+    """Print the token with which the gateway of this machine gives out what is not for everyone.
+
+    Without it, a gateway (kachery-cloud-node --gateway) gives out what is public. Whoever shows the token gets whatever
+    you may see here, so keep it to yourself. It is made when it is first asked for. To have a new one, remove the file
+    gateway-token from the data directory.
+
+    \b
+    Examples:
+        kachery-cloud gateway-token
+        curl -H "Authorization: Bearer $(kachery-cloud gateway-token)" http://127.0.0.1:8090/ipfs/bafybei...
+    """  # noqa: D301
+    from kachery_cloud.settings.config import load_config
+    from kachery_p2p.gateway.server.token import TOKEN_NAME
+    from kachery_p2p.gateway.server.token import gateway_token as token_of
+
+    directory = load_config().directory
+    token = token_of(directory)
+    print_result(as_json, token, token=token, path=str(directory / TOKEN_NAME))
+
+
 def _next_steps(path: Path, directory: Path, name: str) -> str:
     lines = [f"This is the key {name} (its fingerprint, not a secret). Whoever has the file is in your network. Now:"]
     steps = []

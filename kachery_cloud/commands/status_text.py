@@ -45,6 +45,7 @@ _SOURCES = {
     "lan-dht": "the LAN DHT",
     "dht": "the DHT",
     "delegated": "a delegated router",
+    "group": "the members of a group",
 }
 _STATES = {"public": "yes", "private": "no", "unknown": "not known yet"}
 _STRATEGIES = {"roots": "the roots of what is stored or loaded", "all": "all blocks", "off": "nothing"}
@@ -85,7 +86,7 @@ def _running(status: Running, verbose: bool) -> Iterator[_Part]:
     yield "Finds data by", [_source_line(name, state, verbose) for name, state in found.sources.items()]
     yield "Gateways", [_gateway(name, state, verbose) for name, state in node.gateways.items()]
     yield "Announces", _providing(found.providing)
-    yield "Privacy", [sentence(running_audience(found)), *_apart(status.visible)]
+    yield "Privacy", [sentence(running_audience(found)), *apart_lines(status.visible)]
     yield "Groups", _groups(status.visible)
     yield "Pins", _pins(node.pinning)
     yield "Found lately", [_find(each) for each in found.finds]
@@ -95,8 +96,8 @@ def _running(status: Running, verbose: bool) -> Iterator[_Part]:
     yield "Warnings", _texts(status.warnings)
 
 
-def _apart(visible: Visible | None) -> list[str]:
-    """What is not for everybody."""
+def apart_lines(visible: Visible | None) -> list[str]:
+    """What is not for everybody, in a sentence; none where there is no such thing."""
     if visible is None or not visible.restricted:
         return []
     number = "One file or folder is" if visible.restricted == 1 else f"{visible.restricted:,} files and folders are"
@@ -256,7 +257,7 @@ def _stopped(found: Stopped) -> Iterator[_Part]:
         yield name, [printable(", ".join(words))] if words else []
     strategy = str(settings["provide"])
     yield "Announces", [printable(_STRATEGIES.get(strategy, strategy))]
-    yield "Privacy", [sentence(_audience_of(found)), *_apart(found.visible)]
+    yield "Privacy", [sentence(_audience_of(found)), *apart_lines(found.visible)]
     yield "Groups", _groups(found.visible)
     yield "Pins", [printable(f"{name}: {summary_phrase(each)}") for name, each in found.pinning.counts.items()]
     yield "Last errors", [printable(each.what) for each in found.errors]

@@ -115,8 +115,8 @@ def store(paths: tuple[str, ...], **options: Any) -> None:
         kachery-cloud-store session.nwb --service filebase
         gzip -c session.nwb | kachery-cloud-store -
     """  # noqa: D301
-    choice = (options.pop("encrypted"), options.pop("encrypt_to"), options.pop("with_passphrase"))
-    _store(paths, linked=False, choice=choice, **options)
+    said = ("encrypted", "encrypt_to", "with_passphrase", "deterministic")
+    _store(paths, linked=False, encryption={name: options.pop(name) for name in said}, **options)
 
 
 @command("link", STORE_INTERRUPTED)
@@ -161,7 +161,7 @@ def _store(
     verbose: bool,
     as_json: bool,
     linked: bool,
-    choice: tuple[bool, tuple[str, ...], bool] = (False, (), False),
+    encryption: dict[str, Any] | None = None,
 ) -> None:
     from kachery_cloud.audiences import audience_for, audience_here, news, uri_groups, words_here
     from kachery_cloud.local import repository
@@ -179,7 +179,7 @@ def _store(
     config = load_config()
     audience = audience_for(config, to or None)
     plan = make_plan(config, services or pin)
-    recipients = recipients_of(config, encrypt_choice(*choice), audience)
+    recipients = recipients_of(config, encrypt_choice(**encryption) if encryption else None, audience)
     options = folder_options(link=linked, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
     results: list[dict[str, Any]] = []
     given = PUBLIC
@@ -200,8 +200,8 @@ def _store(
             # This process ends at once, so it does not become the node; one that runs is told.
             served = tell_running_node(config, stored.cid)
             given = audience_here(repository(config), stored.cid)
-            encryption = None if recipients is None else AGE
-            uri = ContentURI(str(stored.cid), label=label, groups=uri_groups(given), encryption=encryption)
+            how = None if recipients is None else AGE
+            uri = ContentURI(str(stored.cid), label=label, groups=uri_groups(given), encryption=how)
             found: dict[str, Any] = {
                 "uri": str(uri),
                 "cid": str(stored.cid),

@@ -60,7 +60,9 @@ def _look(directory: Path, store: GroupStore) -> Secrets:
     identity = kept_identity(directory)
     known: dict[str, tuple[bytes, ...]] = {}
     today: set[str] = set()
-    for group in store.names() if identity is not None else ():
+    if identity is None:
+        return _NONE
+    for group in store.names():
         try:
             kept = store.read(group)
             held = None if kept is None else parse_group(group, kept, identity.peer_id)

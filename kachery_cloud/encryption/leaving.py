@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from kachery_cloud.audiences import audience_here, whom
 from kachery_cloud.encryption.records import EncryptedRoots
 from kachery_cloud.errors import NoPermission
-from kachery_cloud.local import outbox, repository
+from kachery_cloud.local import is_local_directory, outbox, repository
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import AGE, ContentURI
 from kachery_p2p.access.audience import PUBLIC
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
 
 
-def to_pin(config: Config, cid: CID, size: int | None, name: str) -> tuple[CID, int | None]:
-    """What a pinning service is given in place of a root, and its bytes: the root itself where that is for everybody.
+def to_pin(config: Config, cid: CID, size: int | None, name: str) -> tuple[CID, int | None, str]:
+    """What a pinning service is given in place of a root, its bytes, and its name, which the service learns.
+
+    That is the root itself where it is for everybody. What is encrypted for some has no name there.
 
     Raises:
         BlockNotLocal: it is to be encrypted, and is not all here.
@@ -36,23 +38,24 @@ def to_pin(config: Config, cid: CID, size: int | None, name: str) -> tuple[CID, 
     repo = repository(config)
     audience = audience_here(repo, cid)
     if audience.everyone:
-        return cid, size
+        return cid, size, name
     if EncryptedRoots(repo).has(cid):
         repo.access.set_audience(cid, PUBLIC)
         tell(
             "It is encrypted, and was not for everybody; a pinning service gives it to everybody, so anybody can load "
             "its cipher text now."
         )
-        return cid, size
+        return cid, size, ""
     from kachery_cloud.encryption.storing import seal_root
 
     sealed = seal_root(config, cid, _readers(config, audience), name)
     uri = ContentURI(str(sealed.cid), label=name or None, encryption=AGE)
+    names = " The names of the files in it can be read by anybody." if is_local_directory(repo, cid) else ""
     tell(
         f"It is for {whom(config, audience)} alone, so an encrypted copy goes to the pinning service: {uri.pasteable} "
-        "Anybody can load that, and only they can decrypt it; it takes as much room here again."
+        f"Anybody can load that, and only they can decrypt it; it takes as much room here again.{names}"
     )
-    return sealed.cid, sealed.size
+    return sealed.cid, sealed.size, ""
 
 
 def pinned_root(config: Config, cid: CID) -> CID:

@@ -5,16 +5,18 @@
     "ssh-ed25519 AAAA..."         an SSH key, ed25519 or RSA, as it stands in `~/.ssh/id_ed25519.pub`
     a path                        a file of such lines; `#` begins a comment
     a list of these
+    "deterministic"               one group that it is stored for, so that the same bytes have the same URI
     Passphrase("...")             whoever knows it, and nobody else: age has no file for a passphrase and a key
 
-This machine's own key is always among them, but with a passphrase.
+This machine's own key is always among them, but with a passphrase, and where it is to be deterministic.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kachery_cloud.arguments import path_text
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from kachery_p2p.access.audience import Audience
 
 Encrypt: TypeAlias = "bool | str | os.PathLike[str] | Passphrase | Sequence[str | os.PathLike[str]] | None"
+#: As `encrypt`: the same bytes for the same group give the same file.
+DETERMINISTIC = "deterministic"
 _MAX_FILE = 1 << 20
 #: Longer than any system lets a path be.
 _MAX_PATH = 4096
@@ -44,10 +48,12 @@ class Recipients:
     Attributes:
         keys: "age1..." and SSH keys, sorted, each once.
         passphrase: what they know instead.
+        secret: of the group whose members they are, where the same bytes are to give the same file.
     """
 
     keys: tuple[str, ...] = ()
     passphrase: Passphrase | None = None
+    secret: bytes | None = field(default=None, repr=False)
 
 
 def recipients_for(config: Config, encrypt: Encrypt, audience: Audience | None = None) -> Recipients | None:
@@ -69,6 +75,8 @@ def recipients_for(config: Config, encrypt: Encrypt, audience: Audience | None =
         if not encrypt.text:
             raise InvalidArgument("The passphrase is empty.")
         return Recipients(passphrase=encrypt)
+    if isinstance(encrypt, str) and encrypt == DETERMINISTIC:
+        return _deterministic(config, audience)
     keys = set() if encrypt is True else _named(encrypt)
     keys.add(own_identity(config).recipient)
     if audience is not None:
@@ -76,6 +84,28 @@ def recipients_for(config: Config, encrypt: Encrypt, audience: Audience | None =
     if len(keys) > _MAX_RECIPIENTS:
         raise InvalidArgument(f"That is {len(keys):,} recipients; a file may be for {_MAX_RECIPIENTS} at most.")
     return Recipients(tuple(sorted(keys)))
+
+
+def _deterministic(config: Config, audience: Audience | None) -> Recipients:
+    """The members of the one group that an audience is.
+
+    Raises:
+        InvalidArgument: it is something else.
+        ConfigError: this machine does not have the secret of the group.
+    """
+    from kachery_p2p.access.audience import OWN
+
+    groups = frozenset() if audience is None else audience.groups
+    if len(groups) != 1 or OWN in groups:
+        raise InvalidArgument(
+            "Deterministic encryption is for exactly one group: the numbers that are random otherwise follow from its "
+            "secret. Name it with --to (to=)."
+        )
+    assert audience is not None, "it has a group"
+    secrets = group_secrets(config)
+    (recipient,) = audience_keys(config, audience, secrets)
+    (group,) = groups
+    return Recipients((recipient,), secret=secrets.secrets_of(group)[0])
 
 
 def audience_keys(config: Config, audience: Audience, secrets: Secrets | None = None) -> set[str]:
@@ -155,7 +185,7 @@ def parse_recipient(text: str, where: str = "encrypt") -> Any:
     Raises:
         InvalidArgument: it is none.
     """
-    import pyrage
+    pyrage: Any = import_module("pyrage")  # it has no types
 
     try:
         if text.startswith("ssh-"):

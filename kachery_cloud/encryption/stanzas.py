@@ -206,9 +206,9 @@ class Passphrase:
         return _opened(_stretched(self.text, salt, factor), stanza)
 
 
-def wrap_scrypt(file_key: bytes, passphrase: str, factor: int = SCRYPT_WRITTEN) -> Stanza:
+def wrap_scrypt(file_key: bytes, passphrase: str) -> Stanza:
     """A file key for those who know a passphrase."""
-    salt = os.urandom(_SALT)
+    salt, factor = os.urandom(_SALT), SCRYPT_WRITTEN
     return Stanza("scrypt", (encode64(salt), str(factor)), _sealed(_stretched(passphrase, salt, factor), file_key))
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 #: Plain bytes of a value that are written through memory; more go through a file without a name.
 _IN_MEMORY = 8 << 20
+_PIECE = 1 << 20
 #: Raises where so many plain bytes are too many.
 Admit = Callable[[int], None]
 
@@ -83,6 +84,16 @@ def store_stream_encrypted(
     audience: Audience | None,
 ) -> Stored:
     """Store an age file of what an open file still has to give."""
+    if recipients.secret is not None:  # it is read twice
+
+        def write(spool: BinaryIO) -> None:
+            done = 0
+            while piece := read_piece(file, _PIECE):
+                spool.write(piece)
+                done += len(piece)
+                admit(done)
+
+        return store_written_encrypted(config, write, recipients, profile, label, audience)
 
     class Pieces:
         def read(self, size: int = -1, /) -> bytes:
@@ -101,7 +112,7 @@ def store_written_encrypted(
 ) -> Stored:
     """Store an age file of what `write` writes. The plain bytes never have a name on the disk."""
     with explained("storing in", config.directory):
-        folder = repository(config).directory / "tmp"
+        folder = str(repository(config).directory / "tmp")
         spool = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=folder)  # noqa: SIM115 - it is closed below
     with spool:
         with explained("storing in", config.directory):

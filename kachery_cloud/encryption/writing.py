@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from kachery_cloud.encryption.header import Stanza
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from kachery_cloud.encryption.reading import Keys
     from kachery_p2p.wire import Buffer
 
+#: What the numbers of a deterministic file are derived for.
+_DETERMINISTIC = b"kachery age deterministic 1"
 #: Bytes that are copied at a time.
 _PIECE = 1 << 20
 
@@ -36,22 +40,24 @@ def encrypt(source: Source, out: Sink, recipients: Recipients, read: Callable[[i
     """Encrypt what a source still has to give.
 
     Args:
-        source: of the plain bytes.
+        source: of the plain bytes. Where it is to be deterministic, it is read twice, so it has `seek`.
         out: gets the age file.
         recipients: who can decrypt it.
         read: called with the plain bytes that were read so far, each time that some were.
 
     Raises:
-        EncryptionError: it cannot be encrypted for one of them.
+        EncryptionError: it cannot be encrypted for one of them; or it changed between two readings.
         BaseException: what `source`, `out` and `read` raise. What was written then is no whole age file.
     """
+    if recipients.secret is not None:
+        _encrypt_deterministic(source, out, recipients.secret, read)
+        return
     counted = _Counted(source, read)
     if recipients.passphrase is not None:
         file_key = os.urandom(FILE_KEY)
         write_age(counted, out, file_key, [wrap_scrypt(file_key, recipients.passphrase.text)], os.urandom(NONCE))
         return
-    import pyrage
-
+    pyrage: Any = import_module("pyrage")  # it has no types
     guarded = _Guarded(counted, out)
     try:
         pyrage.encrypt_io(guarded, guarded, [parse_recipient(key) for key in recipients.keys])
@@ -61,6 +67,45 @@ def encrypt(source: Source, out: Sink, recipients: Recipients, read: Callable[[i
         if isinstance(error, pyrage.EncryptError):
             raise EncryptionError(f"It cannot be encrypted: {error}.") from None
         raise
+
+
+def _encrypt_deterministic(source: Any, out: Sink, secret: bytes, read: Callable[[int], None] | None) -> None:
+    """Encrypt for a group; what is random otherwise follows from its secret and the bytes.
+
+    Two files must never share key and nonce, so the bytes are compared with those that gave these, by their hash. Where
+    they are others, this raises, and what was written goes nowhere.
+    """
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    from kachery_cloud.encryption.identities import group_identity
+    from kachery_p2p.membership.ids import derived_key
+
+    start = source.seek(0, os.SEEK_CUR)
+    first = _Hashed(source)
+    while first.read(_PIECE):
+        pass
+    digest = first.hash.digest()
+    made = derived_key(secret, _DETERMINISTIC, digest, FILE_KEY + NONCE + 32)
+    file_key, nonce = made[:FILE_KEY], made[FILE_KEY : FILE_KEY + NONCE]
+    ephemeral = X25519PrivateKey.from_private_bytes(made[FILE_KEY + NONCE :])
+    source.seek(start)
+    again = _Hashed(_Counted(source, read))
+    write_age(again, out, file_key, [wrap_x25519(file_key, group_identity(secret).public, ephemeral)], nonce)
+    if again.hash.digest() != digest:
+        raise EncryptionError("The data changed while it was encrypted. Nothing was stored: store it again.")
+
+
+class _Hashed:
+    """A source whose bytes are hashed as they are read."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.hash = hashlib.sha256()
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._source.read(size)
+        self.hash.update(data)
+        return data
 
 
 def write_age(source: Source, out: Sink, file_key: bytes, stanzas: list[Stanza], nonce: bytes) -> None:

@@ -157,7 +157,15 @@ class Load:
         if failure is not None:
             raise failure
         if not results:
-            raise not_found(root, self._waiting_for, self._session, self.seconds, self._peers.failures)
+            members_only = self._origin is not None and self._origin.groups is not None
+            raise not_found(
+                root,
+                self._waiting_for,
+                self._session,
+                self.seconds,
+                self._peers.failures,
+                members_only=members_only,
+            )
         return results[0]
 
     def add_providers(self, addrs: Iterable[str]) -> None:

@@ -71,7 +71,7 @@ MAX_KEPT = 32
 DIALS_AT_ONCE = 8
 DIAL_TIMEOUT = 10.0
 #: Seconds between tries to reach members that are not connected: first, and at the most.
-RETRY_FIRST, RETRY_MOST = 5.0, 600.0
+RETRY_FIRST, RETRY_MOST = 2.0, 600.0
 #: Seconds between looks at the files: another process that has changed them says so, unless it cannot.
 LOOK_AGAIN = 10.0
 #: Seconds between exchanges with a member that stays connected: whatever was missed comes then.

@@ -139,6 +139,8 @@ class GroupState:
         Raises:
             InvalidGroupList: they are of two groups, or too much together.
         """
+        if other.group != self.group:
+            raise InvalidGroupList("Lists of several groups are mixed.")
         if other.lists.keys() <= self.lists.keys() and all(
             not _outranks(each, self.lists[signer]) for signer, each in other.lists.items()
         ):

@@ -121,7 +121,11 @@ class MembersFirst:
             return Plan(frozenset() if known is not None else None, watched=known is not None, known=known)
         told = await self._ask_all(cid.multihash)
         groups = frozenset[str]().union(*(each.groups for each in told.values()))
-        return Plan(groups - {OWN} if groups else None, watched=True, known=known, told=told)
+        if not groups and known is not None:
+            groups = self._groups.own_groups()  # what is here came from a member that did not say for whom it has it
+        elif not groups:
+            return Plan(watched=True, told=told)
+        return Plan(groups - {OWN}, watched=True, known=known, told=told)
 
     async def ask(self, peer: str, multihash: bytes) -> Audience | None:
         """For whom a connected member has a root; None where it does not say, or does not have it."""

@@ -97,7 +97,8 @@ class Whereabouts:
     Attributes:
         peer: its ID; empty for an address without one that leads nowhere.
         addrs: multiaddrs, as it was named with.
-        source: what named it first: "hint", "connected", "known", "mdns", "lan-dht", "dht" or "delegated".
+        source: what named it first: "hint", "connected", "known", "mdns", "lan-dht", "dht", "delegated", or
+            "group": the list of its members.
         seconds: after which that was.
         connected: whether there is a connection to it now.
         round_trip_ms: to it and back; None where that was not measured.

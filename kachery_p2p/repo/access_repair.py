@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from kachery_p2p.repo.checking import Problem
 from kachery_p2p.repo.claim_rows import add_claims, is_claimed, new_access, widen
 from kachery_p2p.repo.dag_blocks import each_block
 from kachery_p2p.repo.damaged import is_sound, open_damaged
+from kachery_p2p.repo.kept_rows import LINKED, STORED, keep_row
 from kachery_p2p.repo.root_keys import cid_of
 from kachery_p2p.repo.serving import BlockReader
 
@@ -38,8 +38,13 @@ def check_access(access: RootAccess, catalog: Catalog, reader: BlockReader) -> l
                 f"them. They are for {access.audience_of(cid)} again, and for whom else they are in other roots."
             )
             problems.append(Problem(cid, catalog.path, "damaged", detail))
-    if lost:
-        _widen_shared(access, catalog, reader, lost)
+    for cid in list(access.public_roots()) if access.any_restricted() else ():
+        hidden = access.widen(cid)
+        if hidden and not lost:
+            detail = (
+                f"{hidden} blocks of {cid} were for some only, though it is for everyone. They are for everyone again."
+            )
+            problems.append(Problem(cid, catalog.path, "damaged", detail))
     if roots and not access.records.complete():
         access.write_records()
         detail = f"The second place of audiences was missing, {access.records.path}. It was written anew."
@@ -62,6 +67,15 @@ def bring_back_access(access: RootAccess, catalog: Catalog, reader: BlockReader,
         # What was found on the way is restricted to nobody else; here all is known that can be.
         db.execute("DELETE FROM claims")
         db.execute("DELETE FROM access WHERE id <> 0")
+        # The file tells of each root that was kept by itself, also of one that is in a folder as well.
+        for key in records:
+            row = db.execute(
+                "SELECT r.added, (SELECT min(f.linked) FROM files f WHERE f.root = r.id) FROM roots r "
+                "WHERE r.key = ?1 AND NOT EXISTS (SELECT 1 FROM kept WHERE key = ?1)",
+                (key,),
+            ).fetchone()
+            if row is not None:
+                keep_row(db, key, LINKED if row[1] else STORED, row[0], whole=None)
     public: list[CID] = []
     for key, version in catalog.all(
         "SELECT k.key, coalesce(r.version, 1) FROM kept k LEFT JOIN roots r ON r.key = k.key ORDER BY k.added"
@@ -102,17 +116,6 @@ def bring_back_access(access: RootAccess, catalog: Catalog, reader: BlockReader,
             add_claims(db, (new_access(db, str(PRIVATE)),), loose, narrow=True)
     access.write_records()
     return problems
-
-
-def _widen_shared(access: RootAccess, catalog: Catalog, reader: BlockReader, blocks: Iterable[bytes]) -> None:
-    """Let everyone have those of the blocks that a public root has."""
-    wanted = set(blocks)
-    for cid in access.public_roots():
-        for some in each_block(cid, reader.nodes):
-            shared = wanted.intersection(some)
-            if shared:
-                with catalog.write() as db:
-                    widen(db, shared)
 
 
 def _old_audiences(path: Path) -> tuple[dict[bytes, Audience], bool]:

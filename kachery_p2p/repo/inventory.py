@@ -449,7 +449,7 @@ class Inventory:
         """See `relisting.relist`."""
         if not self._catalog.read_only:
             relist(self._catalog, self.records.read()[0])
-            self._access.settle_found()
+            self._access.found.settle()
 
     def bring_back(self, old: Path) -> None:
         """See `relisting.bring_back`."""

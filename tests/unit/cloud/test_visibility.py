@@ -19,7 +19,7 @@ from kachery_cloud.errors import ConfigError, ContentNotFound, GroupError, Group
 from kachery_cloud.local import close_repositories, repository
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import parse_uri
-from kachery_p2p.access.audience import PRIVATE, PUBLIC, Audience, group_audience
+from kachery_p2p.access.audience import NOBODY, PRIVATE, PUBLIC, Audience, group_audience
 
 PEER = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
 
@@ -384,6 +384,18 @@ def test_list(hippocampus: str) -> None:
     assert "Nothing here is for those." in run("list", "--to", 26 * "a").stdout
     assert run("list", "--to", "nobody").exit_code == 3
     assert "for:     hippocampus" in run("info", kcl.list(to="hippocampus")[0].uri).stdout
+
+
+def test_what_is_for_nobody_else() -> None:
+    """Of which nothing is known any more: it says so, and can be said anew."""
+    uri = kcl.store_text("a", local=True)
+    repository(load_config()).access.set_audience(parse_uri(uri).root, NOBODY)
+    assert run("visibility", uri).stderr == "Nobody else can load this.\n"
+    assert "nobody else" in run("list").stdout
+    assert kcl.access(uri).reasons == ()
+    assert run("access", uri).stdout.startswith("Nobody else can load this.\n")
+    assert kcl.set_visibility(uri, "public") == uri
+    assert audience_of(uri) == PUBLIC
 
 
 def test_audit(hippocampus: str) -> None:

@@ -171,7 +171,7 @@ async def test_wrong_tokens(here: Here) -> None:
     async with gateway(here.repo, gate=here.gate, token=lambda: TOKEN) as http:
         for header in wrong:
             for cid in (here.file, here.public, like(here.file)):
-                answer = await http.get(f"/ipfs/{cid}", headers={"authorization": header.encode("latin-1")})
+                answer = await http.get(f"/ipfs/{cid}", headers={b"authorization": header.encode("latin-1")})
                 assert answer.status_code == 401
                 assert answer.headers["www-authenticate"].startswith("Bearer")
                 assert answer.headers["cache-control"] == "no-store"

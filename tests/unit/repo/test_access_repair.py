@@ -224,6 +224,20 @@ def test_claims_that_were_lost(repo: Repo, filled: dict[str, CID]) -> None:
         assert opened.verify() == []
 
 
+def test_a_public_root_that_seems_to_be_for_some(repo: Repo, filled: dict[str, CID]) -> None:
+    """`verify` says so, and lets everyone have all of it again; that `access.txt` calls it public counts."""
+    with Repo.open(repo.directory) as opened:
+        leaf = opened.store_bytes(DATA[:1_000], profile=TINY, audience=PUBLIC).cid
+        must = audiences(opened)
+        with closing(sqlite3.connect(repo.directory / "catalog.sqlite")) as db:
+            db.execute("DELETE FROM claims WHERE access = 0")
+            db.commit()
+        assert opened.access.audiences([leaf.multihash])
+        assert {problem.cid for problem in opened.verify()} <= {filled["public"], leaf}
+        assert audiences(opened) == must
+        assert opened.verify() == []
+
+
 def test_the_second_place_was_lost(repo: Repo, filled: dict[str, CID]) -> None:
     """`verify` says so, and writes it anew."""
     before, damaged = AccessRecords(Layout(repo.directory)).read()
@@ -250,6 +264,9 @@ def test_rows_that_make_no_sense(repo: Repo, filled: dict[str, CID]) -> None:
             (audience,) = opened.access.audiences([multihash]).values()
             assert not audience.everyone
             assert not audience.groups
+        opened.verify()
+        assert opened.access.audience_of(filled["folder"]) == A
+        assert opened.access.audiences([filled["folder"].multihash]) == {filled["folder"].multihash: A}
 
 
 def test_the_file_of_audiences(tmp_path: Path) -> None:
