@@ -34,10 +34,12 @@ from kachery_p2p.repo.access_records import AccessRecord, AccessRecords
 from kachery_p2p.repo.catalog import Catalog
 from kachery_p2p.repo.claim_rows import (
     EVERYONE,
+    LOOSE,
     OF_LAYER,
     add_claims,
     any_claims,
     batches,
+    drop_loose,
     is_claimed,
     make_public,
     move_claims,
@@ -264,9 +266,13 @@ class RootAccess:
         if row is None:
             self._narrow(cid, key, audience)
             return
+        blocks: set[bytes] = set()
+        if self._catalog.one(f"{LOOSE} LIMIT 1") is not None:
+            blocks.update(each for some in each_block(cid, self._reader.nodes) for each in some)
         with self._catalog.write(durable=True) as db:
             # By its key: a store that ended just now may have given it another row.
             db.execute("UPDATE access SET audience = ? WHERE key = ?", (str(audience), key))
+            drop_loose(db, blocks)
             if audience.everyone:
                 self._bind_public(db, key)
 
@@ -280,6 +286,7 @@ class RootAccess:
         with self._catalog.write(durable=True) as db:
             row = new_access(db, str(audience), key)
             add_claims(db, (row,), mine, narrow=True)
+            drop_loose(db, mine)
             narrow_public(db, mine - shared)
             widen(db, shared)
 

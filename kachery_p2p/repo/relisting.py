@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
+from kachery_p2p.dag.cid import CID
 from kachery_p2p.repo.catalog import DIRECTORY, Catalog
+from kachery_p2p.repo.claim_rows import bind_found
 from kachery_p2p.repo.folder_parts import restore_parts
 from kachery_p2p.repo.kept_rows import LINKED, STORED, Label, keep_row, label_row
 from kachery_p2p.repo.labels import LabelRecord
@@ -53,19 +55,21 @@ def restore(catalog: Catalog, records: Iterable[LabelRecord]) -> None:
                 label_row(db, key, Label(record.label, record.given), record.added)
             if record.of is None and key in here:
                 if record.how:
+                    bind_found(db, key, record.cid.multihash)
                     keep_row(db, key, record.how, record.added, whole=None)
                 if record.label is not None:
                     label_row(db, key, Label(record.label, record.given), record.added)
         db.execute(f"UPDATE kept SET whole = NULL WHERE key IN (SELECT key FROM roots WHERE kind = {DIRECTORY})")
 
 
-def relist(catalog: Catalog, records: Iterable[LabelRecord]) -> None:
-    """List what was found again after a loss of power and had a label, as that was written down."""
+def relist(catalog: Catalog, records: Iterable[LabelRecord]) -> list[CID]:
+    """List what was found again after a loss of power and had a label, as that was written down; its roots."""
     kept = {key for (key,) in catalog.all("SELECT key FROM kept UNION SELECT key FROM going")}
     parts = set(catalog.all("SELECT root, key FROM parts"))
     lost = [record for record in records if not _known(record, kept, parts)]
     if lost:
         restore(catalog, lost)
+    return [record.cid for record in lost]
 
 
 def _known(record: LabelRecord, kept: Set[bytes], parts: Set[tuple[bytes, bytes]]) -> bool:
