@@ -48,10 +48,10 @@ def group() -> None:
 
     \b
     Examples:
-        kachery-cloud-group create hippocampus --as "workstation 1"
-        kachery-cloud-group invite hippocampus
+        kachery-cloud-group create cerebellum --as "workstation 1"
+        kachery-cloud-group invite cerebellum
         kachery-cloud-group join kachery-group:... --as laptop
-        kachery-cloud-group members hippocampus
+        kachery-cloud-group members cerebellum
     """  # noqa: D301
 
 
@@ -73,7 +73,7 @@ def create(name: str, label: str, as_json: bool) -> None:
 
     \b
     Example:
-        kachery-cloud-group create hippocampus --as "workstation 1"
+        kachery-cloud-group create cortex --as "workstation 1"
     """  # noqa: D301
     from kachery_cloud.grouping import create_group
 
