@@ -358,17 +358,8 @@ def test_the_largest_numbers() -> None:
     removed like any other. Members that it had thrown out for ever are back then."""
     base = founded(A, B, C, readers=(D, E))
     most = limits.MAX_NUMBER
-    hostile = base.admit(
-        [
-            forged(
-                base,
-                C,
-                Entry(D.peer_id, most, Role.REMOVED, most),
-                Entry(E.peer_id, 1, Role.WRITER, most),
-                version=most,
-            )
-        ]
-    )
+    entries = Entry(D.peer_id, most, Role.REMOVED, most), Entry(E.peer_id, 1, Role.WRITER, most)
+    hostile = base.admit([forged(base, C, *entries, version=most)])
     assert D.peer_id not in hostile.view.members
     stranger = new_keys()
     for keys in (A, B):
