@@ -17,7 +17,7 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.walk import FileWalk, Ref
 from kachery_p2p.errors import ContentNotFound, RepoError
 from kachery_p2p.repo import Download, Repo
-from kachery_p2p.repo import access as access_module
+from kachery_p2p.repo import access_leaving as leaving_module
 from kachery_p2p.repo.catalog import SCHEMA_VERSION
 from kachery_p2p.repo.locks import NodeLock
 from kachery_p2p.repo.small import Stored
@@ -160,6 +160,21 @@ def test_what_is_said_of_a_root_that_is_not_kept(repo: Repo, folder: Path) -> No
     assert not repo.access.any_restricted()
 
 
+@pytest.mark.parametrize("then", [B, PUBLIC])
+@pytest.mark.parametrize("before", [None, A, B])
+def test_what_is_said_counts_more_than_what_was_interrupted(
+    repo: Repo, before: Audience | None, then: Audience
+) -> None:
+    """Those for whom something was being loaded do not see it any more when the user has said for whom it is."""
+    with repo.access.claim(A | PRIVATE) as claim:
+        cid = repo.store_bytes(DATA, profile=TINY, audience=before).cid
+        claim.cover(cid)
+    repo.access.set_audience(cid, A)
+    repo.access.set_audience(cid, then)
+    blocks = set(repo.all_multihashes())
+    assert repo.access.audiences(blocks) == ({} if then == PUBLIC else dict.fromkeys(blocks, then))
+
+
 def test_a_store_that_fails(repo: Repo, folder: Path) -> None:
     """What it has put here until then stays restricted, until `gc` has removed its blocks; the next store is clean."""
 
@@ -185,7 +200,7 @@ def test_claims_of_what_was_interrupted_go_with_its_blocks(
     cid = there.store_bytes(DATA, profile=TINY).cid
     with repo.access.claim(A) as claim, repo.download(cid, claim) as download:
         load(download, there, most=6)
-    monkeypatch.setattr(access_module, "ORPHAN_SECONDS", -1.0)
+    monkeypatch.setattr(leaving_module, "ORPHAN_SECONDS", -1.0)
     before = claims(repo)
     repo.removal.tidy()
     assert claims(repo) == before
@@ -203,6 +218,42 @@ def test_claims_of_what_was_interrupted_go_with_its_blocks(
 def claims(repo: Repo) -> set[bytes]:
     with closing(sqlite3.connect(repo.directory / "catalog.sqlite")) as db:
         return {each for (each,) in db.execute("SELECT multihash FROM claims")}
+
+
+def test_audiences_are_changed_while_something_is_stored(repo: Repo) -> None:
+    """Only where a public root is restricted, others are waited for: what it shares with them must be known."""
+    cid = repo.store_value(b"value", audience=A).cid
+    begun, end = threading.Event(), threading.Event()
+
+    def store() -> None:
+        with repo._placer.lock.adding():
+            begun.set()
+            end.wait()
+
+    thread = threading.Thread(target=store)
+    thread.start()
+    try:
+        begun.wait()
+        for audience in (B, A | B, PUBLIC):
+            repo.access.set_audience(cid, audience)
+            assert repo.access.audience_of(cid) == audience
+    finally:
+        end.set()
+        thread.join()
+    repo.access.set_audience(cid, PRIVATE)
+    assert repo.access.roots() == [(cid, PRIVATE)]
+
+
+def test_public_values_beside_restricted_ones(repo: Repo) -> None:
+    """They are listed, and `access.txt` has a line for each, as for what was there before."""
+    cids = [repo.store_value(b"before").cid, repo.store_value(b"for some", audience=A).cid]
+    cids += [repo.store_value(b"value %d" % number).cid for number in range(3)]
+    assert [root.cid for root in repo.inventory.roots()] == cids
+    records, damaged = repo.access.records.read()
+    assert not damaged
+    assert [(record.cid, record.audience) for record in records.values()] == [
+        (cid, A if number == 1 else PUBLIC) for number, cid in enumerate(cids)
+    ]
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------
@@ -321,6 +372,35 @@ def test_a_claim_under_which_nothing_came(repo: Repo) -> None:
         pass
     with closing(sqlite3.connect(repo.directory / "catalog.sqlite")) as db:
         assert db.execute("SELECT id FROM access").fetchall() == [(0,)]
+
+
+def test_a_load_that_goes_on_when_its_claim_has_ended(repo: Repo, there: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes then is for nobody, until `gc` has removed it."""
+    cid = there.store_bytes(DATA, profile=TINY).cid
+    with repo.access.claim(A) as claim:
+        pass
+    node = there.get_node(cid.multihash)
+    assert node is not None
+    repo.put_blocks([(cid, node)], claim)
+    assert set(repo.access.audiences(claims(repo)).values()) == {NOBODY}
+    monkeypatch.setattr(leaving_module, "ORPHAN_SECONDS", -1.0)
+    repo.removal.tidy()
+    assert claims(repo) == {cid.multihash}
+    assert repo.access.audience_of(cid) == NOBODY
+    repo.sweep(-1.0)
+    repo.removal.tidy()
+    assert not repo.access.any_restricted()
+
+
+def test_what_is_bound_to_its_root(repo: Repo, there: Repo) -> None:
+    """For whom it is, is not said by its claim any more."""
+    with repo.access.claim(A) as claim:
+        cid = repo.store_bytes(DATA, profile=TINY, audience=A).cid
+        claim.keep(cid)
+        claim.set(A)
+        with pytest.raises(RepoError, match="set_audience"):
+            claim.widen(B)
+    assert repo.access.roots() == [(cid, A)]
 
 
 # --- several threads and processes ----------------------------------------------------------------------------------
