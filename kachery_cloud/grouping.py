@@ -80,8 +80,8 @@ def groups() -> list[Group]:
         IdentityError: the key files of this machine cannot be read.
 
     Example:
-        >>> [(group.name, group.role, group.members) for group in kcl.groups()]
-        [('hippocampus', 'owner', 4)]
+        >>> [group.name for group in kcl.groups()]
+        ['cerebellum', 'hippocampus']
     """
     return [_group(each) for each in _groups(load_config()).held()]
 
@@ -133,7 +133,7 @@ def create_group(name: str, *, label: str = "") -> Group:
         NoPermission, DiskFull: it cannot be kept.
 
     Example:
-        >>> kcl.create_group("hippocampus", label="workstation 1").id
+        >>> kcl.create_group("cerebellum", label="workstation 1").id
         'q4xw...'
     """
     config = load_config()
@@ -214,7 +214,7 @@ def leave_group(group: str, *, timeout: float | None = None) -> bool:
         GroupError: several have that name, or it is the last owner and there are other members.
 
     Example:
-        >>> kcl.leave_group("hippocampus")
+        >>> kcl.leave_group("reef")
         True
     """
     from kachery_cloud.node.connection import get_connection
@@ -246,7 +246,7 @@ def remove_member(group: str, member: str) -> Group:
 
     Example:
         >>> kcl.remove_member("hippocampus", "laptop").members
-        3
+        1
     """
     config = load_config()
     here = _own_groups(config)
@@ -270,7 +270,7 @@ def set_member_role(group: str, member: str, role: str) -> Group:
 
     Example:
         >>> kcl.set_member_role("hippocampus", "laptop", "owner")
-        Group(id='q4xw...', name='hippocampus', role='owner', members=4)
+        Group(id='q4xw...', name='hippocampus', role='owner', members=2)
     """
     wanted = _role(role)
     config = load_config()

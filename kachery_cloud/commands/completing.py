@@ -105,6 +105,17 @@ def _settings(incomplete: str) -> Iterator[Offer]:
                 break
 
 
+def _groups(incomplete: str) -> Iterator[Offer]:
+    """The groups that this machine is in, by name and by ID."""
+    from kachery_cloud.grouping import groups
+
+    for each in groups():
+        for word in (each.name, each.id):
+            if word.startswith(incomplete):
+                yield word, f"{each.role}, {each.members:,} members"
+                break
+
+
 #: Parameters of all commands that are plain text for click, and what is offered for them, by what they are called.
 OFFERS = {
     "uri": Offered(_contents),
@@ -115,6 +126,7 @@ OFFERS = {
     "profile": Offered(_profiles),
     "services": Offered(_services),
     "names": Offered(_settings),
+    "group_name": Offered(_groups),
 }
 
 

@@ -30,36 +30,17 @@ from kachery_p2p.bitswap.messages import (
     decode,
     speaks_presence,
 )
+from kachery_p2p.bitswap.peer_streams import PeerStreams, block_size, cost
 from kachery_p2p.bitswap.reader import ByteBudget, MessageReader
 from kachery_p2p.bitswap.serving import BlockServer
 from kachery_p2p.bitswap.session import Session
 from kachery_p2p.bitswap.stats import Stats
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import MalformedMessage, StreamEOF, StreamError
-from kachery_p2p.turns import Allowance, Pool, Turn
+from kachery_p2p.turns import Pool, Turn
 from kachery_p2p.waking import Signal
 
 log = logging.getLogger("kachery_p2p.bitswap")
-
-
-class _Peer:
-    """The streams of one peer."""
-
-    def __init__(self, pool: Pool) -> None:
-        self.allowance = Allowance(limits.MESSAGE_RATE, limits.MESSAGE_BURST, pool)
-        self.inbound = 0
-        self.slots = trio.Semaphore(limits.MAX_INBOUND_STREAMS_PER_PEER)
-        self.budget = ByteBudget(limits.MAX_INBOUND_BYTES_PER_PEER)
-        self.offences: list[float] = []
-        self.want_lane: WantLane | None = None
-        #: Of the lane and of the inbound streams: cancelled when the peer goes or is dropped.
-        self.scopes: set[trio.CancelScope] = set()
-        self.life = 0
-
-    def cancel(self) -> None:
-        """End all streams of the peer."""
-        for scope in self.scopes:
-            scope.cancel()
 
 
 class Exchange:
@@ -96,7 +77,7 @@ class Exchange:
             link = self._client.gateways.add(source.name)
             self._http_lanes[link] = HttpLane(source, link, self._client, self)
         self._handles: dict[Session, SessionHandle] = {}
-        self._peers: dict[str, _Peer] = {}
+        self._peers: dict[str, PeerStreams] = {}
         self._stats = Stats()
         self._budget = ByteBudget(limits.MAX_INBOUND_BYTES, shared=True)
         self._pool = Pool(limits.MESSAGE_POOL)
@@ -266,10 +247,10 @@ class Exchange:
 
     # --- peers -----------------------------------------------------------------------------------------------------
 
-    def _peer(self, peer: str) -> _Peer:
+    def _peer(self, peer: str) -> PeerStreams:
         state = self._peers.get(peer)
         if state is None:
-            state = self._peers[peer] = _Peer(self._pool)
+            state = self._peers[peer] = PeerStreams(self._pool)
         return state
 
     def _connected(self, peer: str) -> None:
@@ -356,7 +337,7 @@ class Exchange:
             self._alarm = deadline
             self._alarm_set.notify()
 
-    async def _run_lane(self, state: _Peer, lane: WantLane) -> None:
+    async def _run_lane(self, state: PeerStreams, lane: WantLane) -> None:
         with trio.CancelScope() as scope:
             state.scopes.add(scope)
             await lane.run()
@@ -409,7 +390,7 @@ class Exchange:
             if not state.inbound and self._peers.get(peer) is state and peer not in self._up:
                 del self._peers[peer]
 
-    async def _read_stream(self, stream: StreamLike, peer: str, state: _Peer) -> None:
+    async def _read_stream(self, stream: StreamLike, peer: str, state: PeerStreams) -> None:
         budgets = state.budget, self._budget
         reader = MessageReader(stream, budgets, lambda size: self._alive(peer, state, size), self._buffers)
         turn = Turn()
@@ -417,8 +398,8 @@ class Exchange:
             while (body := await reader.next()) is not None:
                 message = decode(body)
                 del body
-                state.allowance.spend(_cost(message))
-                if self._nursery is not None and sum(map(_size, message.blocks)) >= limits.HASH_IN_THREAD:
+                state.allowance.spend(cost(message))
+                if self._nursery is not None and sum(map(block_size, message.blocks)) >= limits.HASH_IN_THREAD:
                     # A block that is too large is in the same body, and looked at elsewhere.
                     done = reader.hand_over(reusable=not message.too_large)
                     self._intake.put(Arrived(peer, message.blocks, done), self._nursery)
@@ -426,6 +407,7 @@ class Exchange:
                 await self._message(peer, message)
                 del message
                 reader.done()
+                state.thank(stream)
                 # The reader takes many small messages out of one piece, without waiting in between.
                 if await state.allowance.settle():
                     turn.begin()
@@ -435,11 +417,12 @@ class Exchange:
                     await stream.reset()
                     return
             await reader.all_done()
+            state.thank(stream)
             await stream.close()
         finally:
             reader.done()
 
-    def _alive(self, peer: str, state: _Peer, size: int) -> None:
+    def _alive(self, peer: str, state: PeerStreams, size: int) -> None:
         """Part of a message came: enough of it is a sign of life."""
         state.life += size
         if state.life >= limits.LIFE_SIGN_BYTES:
@@ -471,7 +454,7 @@ class Exchange:
             return False
         now = trio.current_time()
         stats, total = self._stats.of(peer), self._stats.total
-        looked_at = False
+        looked_at = wanted = False
         for (multihash, placed), (_, data) in zip(found, blocks, strict=True):
             size = len(data)
             arrival = self._client.block(peer, multihash, size, now)
@@ -480,7 +463,11 @@ class Exchange:
                 break
             stats.received(size, duplicate=arrival.duplicate)
             total.received(size, duplicate=arrival.duplicate)
+            wanted |= bool(arrival.deliver)
             looked_at |= self._deliver(arrival, data, peer, placed)
+        state = self._peers.get(peer)
+        if state is not None:
+            state.useful += wanted
         return looked_at
 
     def _deliver(self, arrival: Arrival, data: Buffer, source: str, placed: Session | None = None) -> bool:
@@ -508,14 +495,3 @@ class Exchange:
                 raise MalformedMessage(
                     f"A block of {len(data)} bytes came that nobody wanted; {limits.MAX_BLOCK_SIZE} are the most."
                 )
-
-
-def _cost(message: BitswapMessage) -> float:
-    """What a message makes us do; less than nothing when it brings much."""
-    items = len(message.entries) + len(message.presences) + message.malformed + message.dropped
-    brought = sum(map(_size, message.blocks)) // limits.BYTES_PER_UNIT
-    return limits.MESSAGE_COST + items + len(message.blocks) - brought
-
-
-def _size(block: Block) -> int:
-    return len(block.data)

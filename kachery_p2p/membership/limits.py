@@ -20,6 +20,8 @@ MAX_STATE = 6 * MIB
 MAX_EPOCHS = 64
 #: Versions, generations and numbers of epochs: no honest list gets there, and sums stay in 63 bits.
 MAX_NUMBER = 1 << 53
+#: Numbers above this are not counted on from, nor taken over: an owner wrote them to leave no room for others.
+PLAUSIBLE = 1 << 32
 #: Characters of a name, and bytes of a label in UTF-8.
 MAX_NAME = 64
 MAX_LABEL = 96
@@ -71,7 +73,7 @@ MAX_KEPT = 32
 DIALS_AT_ONCE = 8
 DIAL_TIMEOUT = 10.0
 #: Seconds between tries to reach members that are not connected: first, and at the most.
-RETRY_FIRST, RETRY_MOST = 5.0, 600.0
+RETRY_FIRST, RETRY_MOST = 2.0, 600.0
 #: Seconds between looks at the files: another process that has changed them says so, unless it cannot.
 LOOK_AGAIN = 10.0
 #: Seconds between exchanges with a member that stays connected: whatever was missed comes then.

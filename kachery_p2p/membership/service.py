@@ -62,6 +62,9 @@ class GroupService:
         groups: of the node.
         dial: gets to a peer at some addresses, or wherever else it is known to be, within so many seconds.
         rng: chooses members of large groups.
+
+    Attributes:
+        serving: how many exchanges that a peer has begun are under way, by peer.
     """
 
     def __init__(self, host: Host, groups: Groups, dial: Dial, rng: random.Random | None = None) -> None:
@@ -73,7 +76,7 @@ class GroupService:
         self._busy: set[str] = set()
         self._met: set[str] = set()
         self._told: set[tuple[str, str, int]] = set()
-        self._serving: Counter[str] = Counter()
+        self.serving: Counter[str] = Counter()
         self._unknown_senders = 0
         self._sending = trio.CapacityLimiter(limits.MAX_OWN_EXCHANGES)
         self._work = trio.CapacityLimiter(2)
@@ -374,19 +377,19 @@ class GroupService:
     @asynccontextmanager
     async def _place(self, stream: Stream) -> AsyncGenerator[bool, None]:
         peer = stream.peer
-        if self._serving[peer] >= limits.MAX_EXCHANGES_OF_PEER or (
-            self._serving.total() >= limits.MAX_EXCHANGES and not self._groups.groups_of(peer)
+        if self.serving[peer] >= limits.MAX_EXCHANGES_OF_PEER or (
+            self.serving.total() >= limits.MAX_EXCHANGES and not self._groups.groups_of(peer)
         ):
             stream.abort("there are too many exchanges")
             yield False
             return
-        self._serving[peer] += 1
+        self.serving[peer] += 1
         try:
             yield True
         finally:
-            self._serving[peer] -= 1
-            if not self._serving[peer]:
-                del self._serving[peer]
+            self.serving[peer] -= 1
+            if not self.serving[peer]:
+                del self.serving[peer]
 
     async def _answer(self, stream: Stream) -> None:
         peer = stream.peer

@@ -108,6 +108,9 @@ READ_WORK = 2
 WRITE_WORK = 25
 STREAM_WORK = 80
 IDENTIFY_WORK = 500
+#: What is given back for a stream that brought what was asked for: about what taking it, agreeing on its protocol,
+#: reading a message and closing it cost. Kubo opens one for each message, hundreds a second where blocks are small.
+USEFUL_STREAM = STREAM_WORK + RECEIVE_WORK + MESSAGE_WORK + 3 * READ_WORK + 2 * WRITE_WORK + 5
 #: So many bytes, either way, pay for one unit: bulk data pays for itself, and little for anything else. To decrypt them
 #: takes about one unit, too, and bytes that nobody reads, of streams that were reset, cost that instead.
 BYTES_PER_UNIT = 4096

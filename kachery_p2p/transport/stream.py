@@ -105,6 +105,10 @@ class Stream(YamuxStream):
         self._answer = answer
         self._refused = refused
 
+    def useful(self) -> None:
+        """What came on it was asked for: then what a stream costs is not on its peer's account."""
+        self.connection.allowance.spend(-limits.USEFUL_STREAM)
+
     def _take_answer(self) -> None:
         while self._answer and self.chunks:
             piece = self.take(len(self._answer))

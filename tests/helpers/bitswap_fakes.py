@@ -105,6 +105,11 @@ class MemoryStream:
         self._in = reads
         self._out = writes
         self.was_reset = False
+        #: How often it was said to have brought something that was asked for.
+        self.thanked = 0
+
+    def useful(self) -> None:
+        self.thanked += 1
 
     async def read(self, max_bytes: int = 65536) -> bytes:
         await trio.lowlevel.checkpoint()
