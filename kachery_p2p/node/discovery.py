@@ -189,7 +189,8 @@ class Finding:
         if self.known is not None:
             sources.append(KnownSource(self.known))
         self.router = Router(sources, local=host.peer_id)
-        self.members = MemberSearch(self.router, self._groups, local=host.peer_id)
+        book = {"known": self.known.addresses} if self.known is not None else {}
+        self.members = MemberSearch(self.router, self._groups, local=host.peer_id, rng=rng, **book)
 
         self.announcer: Announcer | None = None
         if options.provide != "off" and dhts:
@@ -499,6 +500,10 @@ class Finding:
             except KacheryError as error:
                 # What is here is listed again every now and then, so that nothing stays untold.
                 self._note(f"announcing: {error}")
+
+    async def may_announce(self, multihash: bytes) -> bool:
+        """Whether there is anybody to whom a root may be announced."""
+        return bool(await self._keys_of([multihash]))
 
     async def announced(self, multihash: bytes, timeout: float) -> Announced:
         """Announce one and wait until that is done. `copies` is 0 where nothing is announced at all.

@@ -312,12 +312,18 @@ class Node:
 
         Raises:
             ContentNotFound: it is not here, or not all of it: others would come for nothing.
+            KacheryError: it is neither for everybody nor for a group that this machine is in.
         """
         cid = request.cid
         if not await trio.to_thread.run_sync(self.repo.roots_among, [cid.multihash]):
             raise ContentNotFound(
                 f"ipfs://{cid} is not on this machine, or not all of it, so it cannot be announced from here. Store "
                 "it, or load all of it first (kachery-cloud-load; a directory with --dest FOLDER)."
+            )
+        if not await self.finding.may_announce(cid.multihash):
+            raise KacheryError(
+                f"ipfs://{cid} is for no group that this machine is in, so it is announced to nobody. Your own "
+                "machines find it by asking each other. Who may load it: kachery-cloud access"
             )
         return await self.finding.announced(cid.multihash, request.timeout)
 

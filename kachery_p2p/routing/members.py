@@ -9,6 +9,7 @@ question to him would tell him the CID.
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import TYPE_CHECKING
@@ -21,8 +22,9 @@ from kachery_p2p.routing.router import Router, Sighting
 if TYPE_CHECKING:
     from kachery_p2p.routing.provide.blinding import Members
 
-#: Members of all groups together that are tried at the addresses which they told: more than have one thing.
-MAX_LISTED = 128
+#: Members of all groups together that are tried at the addresses which are known of them, each time that is done. In a
+#: group of more, chance decides: most of those who are there are connected anyway, and those who have it announce it.
+MAX_LISTED = 32
 #: Keys that are asked for: those of two groups with three secrets, in three periods. Each is a lookup in each DHT.
 MAX_KEYS = 18
 
@@ -33,16 +35,27 @@ class MemberSearch:
     Args:
         router: is asked for the keys.
         members: who is in which group, and the secrets.
+        known: gives addresses of peers that were met before, beside those that members told.
         local: our own peer ID.
+        rng: randomness.
         wall: the time of day in seconds; for tests.
     """
 
     def __init__(
-        self, router: Router, members: Members, *, local: str = "", wall: Callable[[], float] = time.time
+        self,
+        router: Router,
+        members: Members,
+        *,
+        known: Callable[[str], Iterable[str]] = lambda peer: (),
+        local: str = "",
+        rng: random.Random | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._router = router
         self._members = members
+        self._known = known
         self._local = local
+        self._rng = rng or random.Random()
         self._wall = wall
 
     def admits(self, groups: Iterable[str]) -> Callable[[str], bool]:
@@ -51,14 +64,19 @@ class MemberSearch:
         return lambda peer: not wanted.isdisjoint(self._members.groups_of(peer))
 
     def listed(self, groups: Iterable[str]) -> list[Provider]:
-        """The members of these groups, and own machines, with the addresses that are known of them."""
-        peers = dict.fromkeys(peer for group in (OWN, *groups) for peer in self._members.members_of(group))
+        """Own machines and members of these groups, with the addresses that are known of them."""
+        own = list(self._members.members_of(OWN))
+        others = list({peer for group in groups for peer in self._members.members_of(group)}.difference(own))
+        self._rng.shuffle(others)
         found: list[Provider] = []
-        for peer in peers:
-            addrs = tuple(addr.removesuffix(f"/p2p/{peer}") for addr in self._members.addresses_of(peer))
+        for peer in (*own, *others):
+            told = [addr.removesuffix(f"/p2p/{peer}") for addr in self._members.addresses_of(peer)]
+            addrs = tuple(dict.fromkeys([*told, *self._known(peer)]))
             if addrs and peer != self._local:
                 found.append(Provider(peer, addrs, "group"))
-        return found[:MAX_LISTED]
+                if len(found) == MAX_LISTED:
+                    break
+        return found
 
     def keys(self, groups: Iterable[str], multihash: bytes) -> list[bytes]:
         """The keys under which members of these groups may have announced a root, the likeliest first."""

@@ -18,8 +18,8 @@ import pytest
 import trio
 
 from kachery_p2p.access.audience import NOBODY, PRIVATE, PUBLIC, Audience, group_audience
-from kachery_p2p.dag.cid import CID
-from kachery_p2p.errors import ContentNotFound, NoPermission, NotAMember
+from kachery_p2p.dag.cid import CID, RAW
+from kachery_p2p.errors import ContentNotFound, KacheryError, NoPermission, NotAMember
 from kachery_p2p.membership.invitations import parse_invitation
 from kachery_p2p.membership.lists import Role
 from kachery_p2p.node.messages import AnnounceRequest, CopiesRequest, LoadRequest, PublishRequest, WhereisRequest
@@ -32,6 +32,7 @@ from kachery_p2p.routing.blinded import keys_to_announce
 from kachery_p2p.routing.dht.dht import DHT
 from kachery_p2p.routing.dht.messages import DhtPeer
 from kachery_p2p.transport.stream import Stream
+from tests.helpers.bitswap_fakes import cid_of
 from tests.helpers.patience import PATIENCE, until
 from tests.helpers.transport_helpers import LOOPBACK
 
@@ -149,7 +150,7 @@ def assert_unheard(heard: bytearray, multihashes: set[bytes]) -> None:
     record = bytes(heard)
     assert record, "something was said to it"
     for multihash in multihashes:
-        for form in (multihash[2:], str(CID(1, 0x55, multihash)).encode(), multihash.hex().encode()):
+        for form in (multihash[2:], str(CID(1, RAW, multihash)).encode(), multihash.hex().encode()):
             assert form not in record
 
 
@@ -174,8 +175,10 @@ async def test_the_outsider_hears_of_nothing(three: Three, heard: dict[str, byte
 
     rows = await bob.whereis(WhereisRequest(cid, SOON, groups=(three.group,)))
     assert [(row.peer, row.has) for row in rows] == [(alice.host.peer_id, True)]
+    before = alice.exchange.stats().total.blocks_sent  # a small block comes in place of "I have it"
     loaded = await bob.load(LoadRequest(cid, groups=(three.group,), timeout=PATIENCE))
     assert loaded.sources.keys() == {alice.host.peer_id}
+    assert alice.exchange.stats().total.blocks_sent == before + len(secret), "each block comes once, the root's, too"
     assert audiences(bob, secret) == {three.group}
     assert bob.repo.access.audience_of(cid) == group_audience([three.group])
 
@@ -287,13 +290,14 @@ async def test_what_is_private_goes_to_own_machines_alone(lab: Lab, heard: dict[
     await lab.join(alice, bob)
     cid = await stored(alice, os.urandom(2 * MIB), PRIVATE)
     secret = blocks_of(alice)
-    assert (await alice.announce(AnnounceRequest(cid, SOON))).copies == 0
-    with pytest.raises(ContentNotFound):
-        await bob.load(LoadRequest(cid, timeout=SOON))
-    before = len(heard[outsider.host.peer_id])
+    with pytest.raises(KacheryError, match="announced to nobody"):
+        await alice.announce(AnnounceRequest(cid, SOON))
     await laptop.load(LoadRequest(cid, timeout=PATIENCE))
     assert audiences(laptop, secret) == {"private"}
-    assert_unheard(heard[outsider.host.peer_id][before:] or bytearray(b"-"), secret)
+    assert_unheard(heard[outsider.host.peer_id], secret)
+    # Whoever asks everybody for a CID tells everybody that CID; it does not help him.
+    with pytest.raises(ContentNotFound):
+        await bob.load(LoadRequest(cid, timeout=SOON))
 
 
 async def test_a_name_does_not_tell_the_cid(three: Three) -> None:
@@ -332,3 +336,84 @@ async def test_what_is_being_loaded_is_announced_to_its_group_alone(three: Three
         expected = set(keys_to_announce(node.groups.secrets_of(three.group)[0], done.cid.multihash, time.time()))
         assert keys == expected
         assert node.finding._keys_among([done.cid.multihash, *keys]) == expected
+
+
+class WebRecorder:
+    """An HTTP server that has nothing, and writes down all that it is asked. Routers and gateways are such servers."""
+
+    def __init__(self) -> None:
+        self.heard = bytearray()
+        self.url = ""
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        await trio.serve_listeners(self._answer, listeners, task_status=task_status)
+
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            while b"\r\n\r\n" not in (request := await stream.receive_some()) and request:
+                self.heard += request
+            self.heard += request
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.send_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+async def test_neither_router_nor_gateway_hears_of_it(lab: Lab, nursery: trio.Nursery) -> None:
+    """The router is asked for keys of the group alone, and the gateway for nothing, though no member gives the block.
+    What is public is asked of both, which shows that they would hear."""
+    router, gateway = WebRecorder(), WebRecorder()
+    await nursery.start(router.run)
+    await nursery.start(gateway.run)
+    alice = await lab.node("alice")
+    bob = await lab.node("bob", delegated=(router.url,), gateways=(gateway.url,))
+    await lab.met(alice, bob)
+    group = await lab.join(alice, bob)
+    cid = await stored(alice, b"a secret of the group", group_audience([group]))
+    alice._downloads.arriving.hide(cid.multihash, 1000)
+    with pytest.raises(ContentNotFound):
+        await bob.load(LoadRequest(cid, groups=(group,), timeout=SOON))
+    assert await bob.whereis(WhereisRequest(cid, SOON, groups=(group,)))
+    key = keys_to_announce(bob.groups.secrets_of(group)[0], cid.multihash, time.time())[0]
+    assert str(CID(1, RAW, key)).encode() in router.heard
+    assert_unheard(router.heard, {cid.multihash})
+    assert gateway.heard == b""
+
+    public = (await trio.to_thread.run_sync(alice.repo.store_bytes, b"for everybody")).cid
+    alice._downloads.arriving.hide(public.multihash, 1000)
+    with pytest.raises(ContentNotFound):
+        await bob.load(LoadRequest(public, timeout=SOON))
+    assert str(public).encode() in router.heard
+    assert str(public).encode() in gateway.heard
+
+
+async def test_where_every_block_is_announced_those_of_groups_are_not(lab: Lab) -> None:
+    """The roots of a group are, under its keys; of the public ones every block."""
+    alice = await lab.node("alice", provide="all")
+    group = alice.groups.create("alone").group
+    secret = await stored(alice, os.urandom(2 * MIB), group_audience([group]))
+    public = await stored(alice, os.urandom(2 * MIB))
+    hidden = {each for each in blocks_of(alice) if str(alice.repo.access.audiences([each]).get(each, PUBLIC)) == group}
+    keys = set(alice.finding._all_keys())
+    assert len(hidden) == 3
+    assert not keys & hidden
+    assert keys & blocks_of(alice) == blocks_of(alice) - hidden
+    assert public.multihash in keys
+    expected = set(keys_to_announce(alice.groups.secrets_of(group)[0], secret.multihash, time.time()))
+    assert keys - blocks_of(alice) == expected
+    assert alice.finding._keys_among([*hidden, *keys]) == keys
+
+
+async def test_a_member_that_is_removed_is_asked_no_more(three: Three, heard: dict[str, bytearray]) -> None:
+    """Bob has it, and is connected. Once he is removed, alice tells him of no CID of the group any more."""
+    alice, bob = three.alice, three.bob
+    cid = await stored(bob, b"bob has it, too", group_audience([three.group]))
+    await trio.to_thread.run_sync(alice.groups.remove, three.group, bob.host.peer_id)
+    alice.membership.changed()
+    await until(lambda: three.group not in bob.groups.own_groups())
+    before = len(heard[bob.host.peer_id])
+    with pytest.raises(ContentNotFound):
+        await alice.load(LoadRequest(cid, groups=(three.group,), timeout=SOON))
+    assert_unheard(heard[bob.host.peer_id][before:] + b"-", {cid.multihash})
+    with pytest.raises(NotAMember):
+        await bob.load(LoadRequest(cid_of(b"another"), groups=(three.group,), timeout=SOON))

@@ -137,6 +137,19 @@ def test_public_blocks_are_told_apart(here: Here) -> None:
     assert here.blinding.keys_for(OPEN, PUBLIC) == [OPEN]
 
 
+def test_ten_thousand_roots_are_listed_at_once(here: Here) -> None:
+    """For fifty groups; each key leads to its root, and no key is there twice."""
+    roots = made_keys(10_000, seed=7)
+    groups = ["".join(("g" * 24, chr(97 + number // 26), chr(97 + number % 26))) for number in range(50)]
+    for group in groups:
+        here.members.add(group, "bob")
+    here.roots = roots
+    here.audiences.table = {root: group_audience([groups[number % 50]]) for number, root in enumerate(roots)}
+    keys = here.listed()
+    assert len(set(keys)) == len(roots)
+    assert [here.blinding.root_of(key) for key in keys] == roots
+
+
 @pytest.fixture
 def mock_clock(monkeypatch: pytest.MonkeyPatch) -> MockClock:
     """Virtual time, in which what goes to threads is done in place."""
@@ -182,6 +195,16 @@ async def test_the_announcer_sends_and_remembers_no_clear_multihash(
         told = {key for _, _, key in target.log}
         for period in (6900, 6901):
             assert {here.key(G1, SHARED, period), here.key(G1, BOTH, period), here.key(G2, BOTH, period)} <= told
+    # Another start within the period finds what was announced when, and announces nothing again.
+    restarted = Target("dht", peers=3)
+    fresh = Blinding(here.audiences, here.members, wall)
+    with closing(Database(tmp_path / "routing.sqlite")) as db:
+        announcer = Announcer(db, [restarted], lambda: fresh.listed(here.roots), here=here.among, rng=rng, wall=wall)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(announcer.run)
+            await trio.sleep(60)
+            nursery.cancel_scope.cancel()
+    assert restarted.log == []
     disk = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert here.key(G1, SHARED, 6901) in disk
     assert not any(each in disk or each.hex().encode() in disk for each in secret)

@@ -102,6 +102,16 @@ async def test_listed_members_come_first(members: FakeMembers) -> None:
         BOB: ("/ip4/192.0.2.1/tcp/1", f"/ip4/192.0.2.2/tcp/2/p2p/{EVE}/p2p-circuit"),
     }
     assert {each.source for each in found} == {"group"}
+    assert found[0].peer == OUR_LAPTOP
+
+
+async def test_members_are_tried_where_they_were_met_before(members: FakeMembers) -> None:
+    """The user's other machine is on no list that says where it is; the address book does."""
+    members.add(OWN, OUR_LAPTOP)
+    members.addresses[BOB] = (addr(1),)
+    book = {OUR_LAPTOP: (addr(7),), BOB: (addr(2), addr(1)), OUTSIDER: (addr(3),)}
+    found = await find(members, Recorder(), [G1], known=lambda peer: book.get(peer, ()))
+    assert [(each.peer, each.addrs) for each in found] == [(OUR_LAPTOP, (addr(7),)), (BOB, (addr(1), addr(2)))]
 
 
 async def test_an_empty_list_of_members_finds_nobody(members: FakeMembers) -> None:
