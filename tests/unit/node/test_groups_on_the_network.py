@@ -345,7 +345,7 @@ class WebRecorder:
         self.heard = bytearray()
         self.url = ""
 
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[Any]) -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         self.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         await trio.serve_listeners(self._answer, listeners, task_status=task_status)
