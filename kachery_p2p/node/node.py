@@ -321,8 +321,8 @@ class Node:
             )
         if not await self.finding.may_announce(cid.multihash):
             raise KacheryError(
-                f"ipfs://{cid} is for no group that this machine is in, so it is announced to nobody. Your own machines "
-                "find it by asking each other. Who may load it: kachery-cloud access"
+                f"ipfs://{cid} is for no group that this machine is in, so it is announced to nobody. Your own "
+                "machines find it by asking each other. Who may load it: kachery-cloud access"
             )
         return await self.finding.announced(cid.multihash, request.timeout)
 

@@ -34,10 +34,12 @@ from kachery_p2p.repo.access_records import AccessRecord, AccessRecords
 from kachery_p2p.repo.catalog import Catalog
 from kachery_p2p.repo.claim_rows import (
     EVERYONE,
+    LOOSE,
     OF_LAYER,
     add_claims,
     any_claims,
     batches,
+    drop_loose,
     is_claimed,
     make_public,
     move_claims,
@@ -104,9 +106,6 @@ class RootAccess:
         records: the second place.
         found: restricts what comes from where nobody says for whom it is.
         leaving: what becomes of claims when roots go.
-        begin: sees to what must be before anything is restricted; raises RepoError where it cannot be.
-        write_records: writes `access.txt` anew.
-        keep_older_out: notes that no older program is the node.
     """
 
     def __init__(self, layout: Layout, catalog: Catalog, reader: BlockReader, lock: RemovalLock) -> None:
@@ -118,9 +117,6 @@ class RootAccess:
         self.found = Found(self, catalog)
         self.leaving = Leaving(self, catalog, reader)
         self._beginning = Beginning(layout, catalog, self.records)
-        self.begin = self._beginning.begin
-        self.write_records = self._beginning.write_records
-        self.keep_older_out = self._beginning.keep_older_out
 
     # --- asked by those who serve ------------------------------------------------------------------------------------
 
@@ -263,9 +259,13 @@ class RootAccess:
         if row is None:
             self._narrow(cid, key, audience)
             return
+        blocks: set[bytes] = set()
+        if self._catalog.one(f"{LOOSE} LIMIT 1") is not None:
+            blocks.update(each for some in each_block(cid, self._reader.nodes) for each in some)
         with self._catalog.write(durable=True) as db:
             # By its key: a store that ended just now may have given it another row.
             db.execute("UPDATE access SET audience = ? WHERE key = ?", (str(audience), key))
+            drop_loose(db, blocks)
             if audience.everyone:
                 self._bind_public(db, key)
 
@@ -279,6 +279,7 @@ class RootAccess:
         with self._catalog.write(durable=True) as db:
             row = new_access(db, str(audience), key)
             add_claims(db, (row,), mine, narrow=True)
+            drop_loose(db, mine)
             narrow_public(db, mine - shared)
             widen(db, shared)
 
@@ -472,6 +473,22 @@ class RootAccess:
                 "LEFT JOIN roots r ON r.key = a.key ORDER BY a.id"
             )
         ]
+
+    def begin(self) -> None:
+        """See to what must be before anything is restricted.
+
+        Raises:
+            RepoError: a program that knows no audiences may be running.
+        """
+        self._beginning.begin()
+
+    def write_records(self) -> None:
+        """Write `access.txt` anew."""
+        self._beginning.write_records()
+
+    def keep_older_out(self) -> None:
+        """Note that no older program is the node, where none is."""
+        self._beginning.keep_older_out()
 
     def says_more(self, db: sqlite3.Connection) -> bool:
         """Whether there may be more to do when a public root is kept than to list it; in the caller's transaction."""

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from kachery_p2p.access.audience import PRIVATE, PUBLIC, Audience
 from kachery_p2p.dag.cid import CID
+from kachery_p2p.repo.access_interface import Access
 from kachery_p2p.repo.access_records import AccessRecord
 from kachery_p2p.repo.catalog import Catalog
-from kachery_p2p.repo.claim_rows import OF_LAYER, access_of_block, add_claims, is_claimed, new_access
-
-if TYPE_CHECKING:
-    from kachery_p2p.repo.access import RootAccess
+from kachery_p2p.repo.claim_rows import OF_LAYER, access_of_block, add_claims, is_claimed, make_public, new_access
 
 
 class Found:
     """Restricts them. Part of `RootAccess`."""
 
-    def __init__(self, access: RootAccess, catalog: Catalog) -> None:
+    def __init__(self, access: Access, catalog: Catalog) -> None:
         self._access = access
         self._catalog = catalog
 
@@ -62,14 +59,27 @@ class Found:
                 rows[text] = new_access(db, text)
             add_claims(db, (rows[text],), [cid.multihash])
 
-    def settle(self) -> None:
-        """See to roots that were listed again, and whose blocks are claimed: they are for whom these are.
+    def settle(self, listed: Sequence[CID]) -> None:
+        """See to roots that were listed again: they are for whom `access.txt` says, or else for whom their blocks are.
 
-        Unless `access.txt` says that they are for everyone.
+        Args:
+            listed: those that were listed just now; others may have been, when that was interrupted.
         """
         if self._catalog.read_only or not self._access.any_restricted():
             return
         records = self._access.records.read()[0]
+        again = {bytes(cid.to_v1()) for cid in listed}
+        for row, cid in self._access.rows_of_roots():
+            key = bytes(cid.to_v1())
+            if key in again:
+                record = records.get(key)
+                if record is not None and record.audience is not None:
+                    with self._catalog.write() as db:
+                        db.execute("UPDATE access SET audience = ? WHERE id = ?", (str(record.audience), row))
+                        if record.audience.everyone:
+                            make_public(db, row)
+                            continue
+                self._access.cover((row,), cid)
         for cid in list(self._access.public_roots()):
             audience = self._access.audiences([cid.multihash]).get(cid.multihash)
             if audience is None:

@@ -124,6 +124,20 @@ def widen(db: sqlite3.Connection, multihashes: Iterable[bytes]) -> None:
         )
 
 
+def bind_found(db: sqlite3.Connection, key: bytes, multihash: bytes) -> None:
+    """A root is listed again, in this transaction, and nobody says for whom: it is for whom its first block is."""
+    rows = db.execute(
+        "SELECT c.access, a.audience FROM claims c LEFT JOIN access a ON a.id = c.access WHERE c.multihash = ?",
+        (multihash,),
+    ).fetchall()
+    known = db.execute("SELECT 1 FROM access WHERE key = ?", (key,)).fetchone()
+    if rows and known is None and not any(access == EVERYONE for access, _ in rows):
+        audience = NOBODY
+        for _, text in rows:
+            audience |= parsed(text)
+        add_claims(db, (new_access(db, str(audience), key),), [multihash])
+
+
 def make_public(db: sqlite3.Connection, access: int) -> None:
     """What a row of `access` claims is for everyone from now on. The row goes."""
     mine = _claimed_by(db, access)
@@ -168,6 +182,15 @@ def release(db: sqlite3.Connection, access: int) -> None:
         "DELETE FROM access WHERE id = ?1 AND id <> 0 AND NOT EXISTS (SELECT 1 FROM claims WHERE access = ?1)",
         (access,),
     )
+
+
+#: Rows of `access` that stand for no root that is kept: of what was interrupted, or is going on, and of layers.
+LOOSE = "SELECT id FROM access WHERE id <> 0 AND (key IS NULL OR substr(key, 1, 1) = x'00')"
+
+
+def drop_loose(db: sqlite3.Connection, multihashes: Iterable[bytes]) -> None:
+    """The user says for whom these blocks are, so what was interrupted, or came from a layer, does not."""
+    db.executemany(f"DELETE FROM claims WHERE multihash = ? AND access IN ({LOOSE})", [(each,) for each in multihashes])
 
 
 def narrow_public(db: sqlite3.Connection, multihashes: Iterable[bytes]) -> None:

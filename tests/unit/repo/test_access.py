@@ -160,6 +160,21 @@ def test_what_is_said_of_a_root_that_is_not_kept(repo: Repo, folder: Path) -> No
     assert not repo.access.any_restricted()
 
 
+@pytest.mark.parametrize("then", [B, PUBLIC])
+@pytest.mark.parametrize("before", [None, A, B])
+def test_what_is_said_counts_more_than_what_was_interrupted(
+    repo: Repo, before: Audience | None, then: Audience
+) -> None:
+    """Those for whom something was being loaded do not see it any more when the user has said for whom it is."""
+    with repo.access.claim(A | PRIVATE) as claim:
+        cid = repo.store_bytes(DATA, profile=TINY, audience=before).cid
+        claim.cover(cid)
+    repo.access.set_audience(cid, A)
+    repo.access.set_audience(cid, then)
+    blocks = set(repo.all_multihashes())
+    assert repo.access.audiences(blocks) == ({} if then == PUBLIC else dict.fromkeys(blocks, then))
+
+
 def test_a_store_that_fails(repo: Repo, folder: Path) -> None:
     """What it has put here until then stays restricted, until `gc` has removed its blocks; the next store is clean."""
 

@@ -198,6 +198,27 @@ def test_what_is_listed_again(repo: Repo, tmp_path: Path) -> None:
         assert [label.text for label in root.labels] == ["mine"]
 
 
+@pytest.mark.parametrize("line", [True, False])
+def test_a_store_that_was_killed_before_it_was_listed(repo: Repo, tmp_path: Path, line: bool) -> None:
+    """When `verify` lists it, as its label was written down, it is for whom it was stored, as its blocks are."""
+    source = tmp_path / "source"
+    source.write_bytes(DATA)
+    cid = repo.store_file(source, profile=TINY, audience=A, label="mine").cid
+    with closing(sqlite3.connect(repo.directory / "catalog.sqlite")) as db:
+        db.execute("DELETE FROM kept")
+        db.execute("DELETE FROM labels")
+        db.execute("UPDATE access SET key = NULL")
+        db.commit()
+    if not line:
+        repo.access.records.write([])
+    assert repo.access.roots() == []
+    assert repo.verify() == []
+    assert repo.access.roots() == [(cid, A)]
+    assert set(repo.access.audiences(_blocks(repo, cid)).values()) == {A}
+    repo.access.set_audience(cid, B)  # what was interrupted does not keep it for anybody else
+    assert set(repo.access.audiences(_blocks(repo, cid)).values()) == {B}
+
+
 def _blocks(repo: Repo, cid: CID) -> list[bytes]:
     walk = FileWalk(cid)
     found: list[bytes] = []
