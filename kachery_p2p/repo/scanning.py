@@ -119,7 +119,9 @@ class Scan:
                 f"There is more in the folder than the {MAX_TREE_ENTRIES:,} entries that a directory may have in all. "
                 "Store the folders in it one by one."
             )
-        if self._heed_ignored and any(entry.name == IGNORE_NAME and entry.is_file(follow_symlinks=False) for entry in entries):
+        if self._heed_ignored and any(
+            entry.name == IGNORE_NAME and entry.is_file(follow_symlinks=False) for entry in entries
+        ):
             ignoring = ignoring.below(folder.path, relative)
         for entry in entries:
             name = entry.name
