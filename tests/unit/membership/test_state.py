@@ -374,8 +374,8 @@ def test_the_largest_numbers() -> None:
 
 
 def test_more_lists_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An owner makes owners, who make owners, and each signs a list: senior ones have room, and the removal of who began
-    is heard, by machines that are full of its lists as well."""
+    """An owner makes owners, who make owners, and each signs a list: senior ones have room, and the removal of who
+    began is heard, by machines that are full of its lists as well."""
     monkeypatch.setattr(limits, "MAX_LISTS", 8)
     base = founded(A, B)
     removed, _ = edits.remove(base, A, B.peer_id)
