@@ -57,6 +57,7 @@ class Groups:
         store: the files.
         keys: the identity of this machine.
         own_peers: peer IDs of the user's other machines.
+        mutual: those of them that take this one for theirs, too, as they have said over a connection that lasts.
         addresses: where members were met.
         changes: counts what has changed in the groups that are shown here, whoever has changed it.
         problems: what is wrong with files, by the ID of their groups; those groups are not here then.
@@ -73,6 +74,7 @@ class Groups:
         self.store = GroupStore(directory)
         self.keys = keys
         self.own_peers = frozenset(own_peers) - {keys.peer_id}
+        self.mutual: frozenset[str] = frozenset()
         self.changes = 0
         self.problems: dict[str, str] = {}
         self._wall = wall
@@ -118,6 +120,19 @@ class Groups:
                 callback()
             except Exception:
                 log.exception("a callback failed")
+
+    def set_mutual(self, peer: str, mutual: bool) -> bool:
+        """Note whether another machine takes this one for its user's, too; whether that is news.
+
+        Only then is it in `OWN`: see `kachery_p2p.membership.own_machines`.
+        """
+        with self._mutex:
+            known = self.mutual
+            self.mutual = known | {peer} if mutual else known - {peer}
+            if self.mutual == known:
+                return False
+            self._snapshot = self._look_at(self._snapshot.held)
+        return True
 
     def former_groups_of(self, peer: str) -> frozenset[str]:
         """The groups from which a peer was removed."""
@@ -479,7 +494,7 @@ class Groups:
         self._snapshot = self._look_at(every)
 
     def _look_at(self, held: Mapping[str, HeldGroup]) -> Snapshot:
-        return snapshot_of(held, self.keys.peer_id, self.own_peers)
+        return snapshot_of(held, self.keys.peer_id, self.own_peers & self.mutual)
 
 
 def _todays(state: GroupState, secret: bytes | None) -> list[tuple[int, bytes]]:

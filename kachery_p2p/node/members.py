@@ -11,7 +11,7 @@ A machine that is in no group, and whose user has named no other machine of his 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -65,13 +65,23 @@ class MembersFirst:
         host, finding: of the node.
         groups: the groups of this machine.
         audiences: for whom what is here is.
+        settled: waits until it is known whether a connected machine is one of the user's own.
     """
 
-    def __init__(self, host: Host, finding: Finding, groups: Members, audiences: Audiences) -> None:
+    def __init__(
+        self,
+        host: Host,
+        finding: Finding,
+        groups: Members,
+        audiences: Audiences,
+        *,
+        settled: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
         self._host = host
         self._finding = finding
         self._groups = groups
         self._audiences = audiences
+        self._settled = settled
         #: Members that could not be reached, and roots of which nobody knew anything, until when (trio's clock).
         self._away: dict[str, float] = {}
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
@@ -148,6 +158,9 @@ class MembersFirst:
                 async with slots:
                     if addrs and not await self._reach(peer, tuple(addrs)):
                         return
+                    if self._settled is not None:
+                        with trio.move_on_after(ANSWER_SECONDS):
+                            await self._settled(peer)
                     audience = await self.ask(peer, multihash)
                 shared = self._groups.groups_of(peer)
                 if audience is None or not (audience.everyone or audience.groups & shared):

@@ -32,6 +32,7 @@ from kachery_p2p.load.interfaces import Progress
 from kachery_p2p.load.load import Load
 from kachery_p2p.load.origin import Origin
 from kachery_p2p.membership.groups import Groups
+from kachery_p2p.membership.own_machines import OwnMachines
 from kachery_p2p.membership.service import GroupService
 from kachery_p2p.node.copies import HIDDEN_SECONDS, CopySearch
 from kachery_p2p.node.discovery import Finding
@@ -183,7 +184,10 @@ class Node:
             gate=self.gate,
             members=self._members,
         )
-        self._members_first = MembersFirst(self.host, self.finding, self._members, self.gate)
+        self._own_machines = OwnMachines(self.host, self.groups)
+        self._members_first = MembersFirst(
+            self.host, self.finding, self._members, self.gate, settled=self._own_machines.settled
+        )
         self.membership = GroupService(self.host, self.groups, self._reach_member)
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services, outbox=outbox)
         self._peer_errors: dict[str, str] = {}
@@ -211,6 +215,7 @@ class Node:
                 await nursery.start(self.exchange.run)
                 await nursery.start(self.finding.run)
                 await nursery.start(self.membership.run)
+                await nursery.start(self._own_machines.run)
                 if self.gateways is not None:
                     await nursery.start(self.gateways.run)
                 await nursery.start(self.keeping.run)
