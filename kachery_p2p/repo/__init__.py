@@ -74,9 +74,11 @@ What may be relied on
 3. Rows are committed last, when everything they speak of is there. The catalog can be lost: all of it but times, the
    profiles that roots were stored by, and what without a label was loaded, is in the files beside it, and
    `Repo.rebuild` reads them again.
-4. A block that leaves the repo was hashed when its file had the stamp that it still has after the block was read; or it
+4. Where anything is restricted, a block has its claim before its row, or in the same commit, and until after it is gone
+   (access.py).
+5. A block that leaves the repo was hashed when its file had the stamp that it still has after the block was read; or it
    was hashed again just now.
-5. Nothing is deleted silently: wrong copies go to `damaged/`, a broken catalog too. Only left-overs in `tmp/` of
+6. Nothing is deleted silently: wrong copies go to `damaged/`, a broken catalog too. Only left-overs in `tmp/` of
    processes that are dead (their lock is free) are removed, when the repo is opened, and half sections at the end of
    packs.
 
@@ -89,6 +91,9 @@ What a crash leaves (process killed, or power lost), by the last step that was d
     blocks committed while loading  blocks that no root reaches. `Repo.sweep` drops those older than a week (gc)
     files of a folder stored,       roots that are not kept, and in no folder that is: `gc` removes them when they are
     the folder not                  older than a week, if another copy is verified
+    claims committed, blocks not    claims of something that is not here. `gc` drops those older than a week
+    rows under a claim committed,   blocks that stay restricted, and go as every left-over does; what was put in place
+    the root not kept               without rows is adopted for the user's own machines alone
     rows committed, `kept` not      the same; `verify` lists again what had a label
     `going` committed               not listed any more; whoever opens the repo next removes the rest
     link in links/                  a link that the catalog does not know; `verify` hashes the file and takes it in

@@ -20,36 +20,37 @@ a catalog that was lost with `access.txt`, is for nobody else in a repo where an
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 
-from kachery_p2p.access.audience import NOBODY, PRIVATE, PUBLIC, Audience, parse_audience
+from kachery_p2p.access.audience import NOBODY, PUBLIC, Audience
 from kachery_p2p.dag.cid import CID
-from kachery_p2p.errors import ContentNotFound, DiskFull, KacheryError, RepoError
+from kachery_p2p.errors import ContentNotFound, KacheryError, RepoError
+from kachery_p2p.repo.access_begin import Beginning
+from kachery_p2p.repo.access_found import Found
+from kachery_p2p.repo.access_leaving import Leaving
 from kachery_p2p.repo.access_records import AccessRecord, AccessRecords
 from kachery_p2p.repo.catalog import Catalog
 from kachery_p2p.repo.claim_rows import (
     EVERYONE,
-    access_of_block,
+    LOOSE,
+    OF_LAYER,
     add_claims,
     any_claims,
     batches,
+    drop_loose,
     is_claimed,
     make_public,
     move_claims,
     narrow_public,
     new_access,
-    release,
+    parsed,
     widen,
 )
 from kachery_p2p.repo.dag_blocks import each_block
 from kachery_p2p.repo.layout import Layout
-from kachery_p2p.repo.limits import ORPHAN_SECONDS, SQL_KEYS
-from kachery_p2p.repo.locks import NodeLock
+from kachery_p2p.repo.limits import SQL_KEYS
 from kachery_p2p.repo.removal_lock import RemovalLock
 from kachery_p2p.repo.root_keys import cid_of
 from kachery_p2p.repo.serving import BlockReader
@@ -77,7 +78,11 @@ class Claim:
         self.set(self.audience | audience)
 
     def set(self, audience: Audience) -> None:
-        """Say anew who may see it. All blocks that were put under the claim go with it."""
+        """Say anew who may see it. All blocks that were put under the claim go with it.
+
+        Raises:
+            RepoError: it is bound to its root by now.
+        """
         if audience != self.audience:
             self._access.change_claim(self, audience)
             self.audience = audience
@@ -95,7 +100,13 @@ class Claim:
 
 
 class RootAccess:
-    """For whom the roots of one repo are, and so its blocks. Safe to use from many threads and processes."""
+    """For whom the roots of one repo are, and so its blocks. Safe to use from many threads and processes.
+
+    Attributes:
+        records: the second place.
+        found: restricts what comes from where nobody says for whom it is.
+        leaving: what becomes of claims when roots go.
+    """
 
     def __init__(self, layout: Layout, catalog: Catalog, reader: BlockReader, lock: RemovalLock) -> None:
         self._layout = layout
@@ -103,7 +114,9 @@ class RootAccess:
         self._reader = reader
         self._lock = lock
         self.records = AccessRecords(layout)
-        self._ready = False
+        self.found = Found(self, catalog)
+        self.leaving = Leaving(self, catalog, reader)
+        self._beginning = Beginning(layout, catalog, self.records)
 
     # --- asked by those who serve ------------------------------------------------------------------------------------
 
@@ -126,7 +139,7 @@ class RootAccess:
                 keys,
             ):
                 known = found.get(multihash)
-                found[multihash] = _parsed(text) if known is None else known | _parsed(text)
+                found[multihash] = parsed(text) if known is None else known | parsed(text)
         return {multihash: audience for multihash, audience in found.items() if not audience.everyone}
 
     def roots_of(self, multihashes: Collection[bytes]) -> dict[bytes, list[bytes]]:
@@ -150,7 +163,7 @@ class RootAccess:
             "SELECT (SELECT audience FROM access WHERE key = ?1), (SELECT 1 FROM kept WHERE key = ?1)", (key,)
         )
         if row[0] is not None:
-            return _parsed(row[0])
+            return parsed(row[0])
         if row[1] is not None:
             return PUBLIC
         return self.audiences([cid.multihash]).get(cid.multihash, PUBLIC)
@@ -158,7 +171,7 @@ class RootAccess:
     def roots(self) -> list[tuple[CID, Audience]]:
         """The roots that are kept and not public, oldest first."""
         return [
-            (cid_of(key, version), _parsed(text))
+            (cid_of(key, version), parsed(text))
             for key, version, text in self._catalog.all(
                 "SELECT a.key, coalesce(r.version, 1), a.audience FROM access a JOIN kept k ON k.key = a.key "
                 "LEFT JOIN roots r ON r.key = a.key ORDER BY k.added"
@@ -184,12 +197,12 @@ class RootAccess:
                     )
                 )
         restricted = [
-            (cid_of(key, version), _parsed(text))
+            (cid_of(key, version), parsed(text))
             for number, key, version, text in self._catalog.all(
                 "SELECT a.id, a.key, coalesce(r.version, 1), a.audience FROM access a "
                 "LEFT JOIN roots r ON r.key = a.key WHERE a.key IS NOT NULL ORDER BY a.id"
             )
-            if (number in claims or key == bytes(cid.to_v1())) and not key.startswith(_OF_LAYER)
+            if (number in claims or key == bytes(cid.to_v1())) and not key.startswith(OF_LAYER)
         ]
         public = [
             (root, PUBLIC)
@@ -212,27 +225,40 @@ class RootAccess:
             RepoError, NoPermission, DiskFull: the system does not allow it; or a program that knows no audiences runs.
         """
         key = bytes(cid.to_v1())
-        with self._lock.removing():
-            if self._catalog.one("SELECT 1 FROM kept WHERE key = ?", (key,)) is None:
-                raise ContentNotFound(
-                    f"ipfs://{cid} was not stored, linked or loaded by itself here, so nothing can be said of who may "
-                    "see it. List what was with: kachery-cloud list"
-                )
-            row = self._catalog.one("SELECT id, audience FROM access WHERE key = ?", (key,))
-            before = PUBLIC if row is None else _parsed(row[1])
-            if before == audience:
-                return
-            if not audience.everyone:
-                self._begin()
-            if self.records.begun():
-                self.records.append([AccessRecord(cid, audience)], durable=not before <= audience)
-            if row is None:
-                self._narrow(cid, key, audience)
-            else:
-                with self._catalog.write(durable=True) as db:
-                    db.execute("UPDATE access SET audience = ? WHERE id = ?", (str(audience), row[0]))
-                    if audience.everyone:
-                        make_public(db, row[0])
+        while True:
+            public = self._catalog.one("SELECT 1 FROM access WHERE key = ?", (key,)) is None
+            # What public roots share is looked at while none comes or goes; else stores are not waited for.
+            with self._lock.removing() if public else self._lock.adding():
+                row = self._catalog.one("SELECT id, audience FROM access WHERE key = ?", (key,))
+                if (row is None) == public:
+                    self._set(cid, key, row, audience)
+                    return
+
+    def _set(self, cid: CID, key: bytes, row: tuple[int, str] | None, audience: Audience) -> None:
+        if self._catalog.one("SELECT 1 FROM kept WHERE key = ?", (key,)) is None:
+            raise ContentNotFound(
+                f"ipfs://{cid} was not stored, linked or loaded by itself here, so nothing can be said of who may "
+                "see it. List what was with: kachery-cloud list"
+            )
+        before = PUBLIC if row is None else parsed(row[1])
+        if before == audience:
+            return
+        if not audience.everyone:
+            self.begin()
+        if self.records.begun():
+            self.records.append([AccessRecord(cid, audience)], durable=not before <= audience)
+        if row is None:
+            self._narrow(cid, key, audience)
+            return
+        blocks: set[bytes] = set()
+        if self._catalog.one(f"{LOOSE} LIMIT 1") is not None:
+            blocks.update(each for some in each_block(cid, self._reader.nodes) for each in some)
+        with self._catalog.write(durable=True) as db:
+            # By its key: a store that ended just now may have given it another row.
+            db.execute("UPDATE access SET audience = ? WHERE key = ?", (str(audience), key))
+            drop_loose(db, blocks)
+            if audience.everyone:
+                self._bind_public(db, key)
 
     def _narrow(self, cid: CID, key: bytes, audience: Audience) -> None:
         """Restrict a public root: but for what is in other public roots."""
@@ -244,6 +270,7 @@ class RootAccess:
         with self._catalog.write(durable=True) as db:
             row = new_access(db, str(audience), key)
             add_claims(db, (row,), mine, narrow=True)
+            drop_loose(db, mine)
             narrow_public(db, mine - shared)
             widen(db, shared)
 
@@ -267,7 +294,7 @@ class RootAccess:
             NoPermission, DiskFull: the system does not allow it.
         """
         if not audience.everyone:
-            self._begin()
+            self.begin()
         with self._catalog.write() as db:
             row = new_access(db, str(audience))
         claim = Claim(self, row, audience)
@@ -275,17 +302,23 @@ class RootAccess:
             yield claim
         finally:
             if not claim.kept:
-                with self._catalog.write() as db:
-                    db.execute(
-                        "DELETE FROM access WHERE id = ?1 AND key IS NULL "
-                        "AND NOT EXISTS (SELECT 1 FROM claims WHERE access = ?1)",
-                        (row,),
-                    )
+                self._end(row)
+
+    def _end(self, row: int) -> None:
+        """Drop the row of a claim under which nothing came."""
+        with suppress(KacheryError), self._catalog.write() as db:  # `gc` takes it, too
+            db.execute(
+                "DELETE FROM access WHERE id = ?1 AND key IS NULL "
+                "AND NOT EXISTS (SELECT 1 FROM claims WHERE access = ?1)",
+                (row,),
+            )
 
     def change_claim(self, claim: Claim, audience: Audience) -> None:
         """See Claim.set."""
+        if claim.kept:
+            raise RepoError("What was loaded belongs to its root already; for whom that is, `set_audience` says.")
         if not audience.everyone:
-            self._begin()
+            self.begin()
         with self._catalog.write() as db:
             for row in claim.rows:
                 db.execute("UPDATE access SET audience = ? WHERE id = ?", (str(audience), row))
@@ -299,6 +332,18 @@ class RootAccess:
                     if lacking:
                         with self._catalog.write() as db:
                             add_claims(db, (row,), lacking)
+
+    def widen(self, cid: CID) -> int:
+        """Let everyone have the blocks of a root, whatever else claims them; how many were for some only."""
+        count = 0
+        for some in each_block(cid, self._reader.nodes):
+            for batch in batches(some):
+                claimed = self.audiences(batch)
+                if claimed:
+                    with self._catalog.write() as db:
+                        widen(db, claimed)
+                    count += len(claimed)
+        return count
 
     def unclaimed(self, row: int, multihashes: Sequence[bytes]) -> list[bytes]:
         """Those of the blocks that could have a claim of that row, and have none."""
@@ -334,7 +379,7 @@ class RootAccess:
         """
         key = bytes(cid.to_v1())
         number, text, kept, going = self._state(key)
-        known = None if number is None or going else _parsed(text)
+        known = None if number is None or going else parsed(text)
         public = bool(kept) and not going and number is None
         if audience is None:
             if known is not None or public:
@@ -344,13 +389,10 @@ class RootAccess:
             if self.records.begun():
                 self.records.append([AccessRecord(cid, PUBLIC)], durable=False)
             if not public and self.any_restricted():
-                for some in each_block(cid, self._reader.nodes):
-                    for batch in batches(some):
-                        with self._catalog.write() as db:
-                            widen(db, batch)
+                self.widen(cid)
             return lambda db: self._bind_public(db, key)
         if not audience.everyone:
-            self._begin()
+            self.begin()
         if claim is None:
             with self._catalog.write() as db:
                 rows: tuple[int, ...] = (new_access(db, str(audience)),)
@@ -376,7 +418,7 @@ class RootAccess:
             if number == EVERYONE:
                 return PUBLIC
             if key is not None:
-                audience |= _parsed(text)
+                audience |= parsed(text)
         return PUBLIC if audience == NOBODY else audience
 
     def _state(self, key: bytes) -> tuple[int | None, str, bool, bool]:
@@ -403,7 +445,7 @@ class RootAccess:
         elif number is None:
             final, bound = audience, row
         else:
-            final, bound = audience | _parsed(text), number
+            final, bound = audience | parsed(text), number
         if bound != row:
             move_claims(db, row, bound)
         db.execute("UPDATE access SET key = ?, audience = ? WHERE id = ?", (key, str(final), bound))
@@ -412,33 +454,6 @@ class RootAccess:
         if claim is not None and not claim.kept:
             claim.kept = True
             claim.rows = () if final.everyone else (bound,)
-
-    def _begin(self) -> None:
-        """See to what must be before anything is restricted: no program that knows nothing of it, and `access.txt`.
-
-        Raises:
-            RepoError: such a program may be running.
-        """
-        if not self._catalog.keeps_older_out:
-            self.keep_older_out()
-            if not self._catalog.keeps_older_out:
-                raise RepoError(
-                    f"A node of an older version of this program runs in {self._layout.directory}. It would give "
-                    "to everyone what is for some. Stop it, and do this again then: kachery-cloud node stop"
-                )
-        if not self._ready and not self.records.complete():
-            self.write_records()
-        self._ready = True
-
-    def write_records(self) -> None:
-        """Write `access.txt` anew: for whom each root is that is kept now."""
-        self.records.begin(
-            AccessRecord(cid_of(key, version), PUBLIC if text is None else _parsed(text))
-            for key, version, text in self._catalog.all(
-                "SELECT k.key, coalesce(r.version, 1), a.audience FROM kept k LEFT JOIN roots r ON r.key = k.key "
-                "LEFT JOIN access a ON a.key = k.key ORDER BY k.added"
-            )
-        )
 
     def rows_of_roots(self) -> list[tuple[int, CID]]:
         """The roots that are kept and not public, each with its row."""
@@ -450,185 +465,32 @@ class RootAccess:
             )
         ]
 
+    def begin(self) -> None:
+        """See to what must be before anything is restricted.
+
+        Raises:
+            RepoError: a program that knows no audiences may be running.
+        """
+        self._beginning.begin()
+
+    def write_records(self) -> None:
+        """Write `access.txt` anew."""
+        self._beginning.write_records()
+
     def keep_older_out(self) -> None:
-        """Note in the catalog that no older program is the node, where none is; it cannot become it then."""
-        if self._catalog.read_only:
-            return
-        lock = NodeLock(self._layout.directory)
-        holder = lock.holder() if lock.is_held() else None
-        if holder is None or (holder.pid == os.getpid() and not holder.is_elsewhere):
-            self._catalog.keep_older_out()
+        """Note that no older program is the node, where none is."""
+        self._beginning.keep_older_out()
 
     def says_more(self, db: sqlite3.Connection) -> bool:
         """Whether there may be more to do when a public root is kept than to list it; in the caller's transaction."""
         return self.records.begun() or any_claims(db)
-
-    # --- what was found ----------------------------------------------------------------------------------------------
-
-    def rows_for_found(self, cid: CID) -> tuple[int, ...]:
-        """What a file is claimed by that lies here without rows, or of which some were lost, before they are written.
-
-        One that the catalog knows has the claims of its root. Of another one nobody knows for whom it is, if anything
-        was ever restricted here and `access.txt` does not tell: it is for nobody else.
-        """
-        if self._catalog.read_only:
-            return ()
-        row = self._catalog.one(
-            "SELECT EXISTS (SELECT 1 FROM roots WHERE key = ?), EXISTS (SELECT 1 FROM claims WHERE multihash = ?)",
-            (bytes(cid.to_v1()), cid.multihash),
-        )
-        if row == (0, 0) and self.records.begun():
-            with self._catalog.write() as db:
-                self.claim_found(db, [cid])
-        return tuple(access for (access,) in self._catalog.all(_ACCESS_OF, (cid.multihash,)))
-
-    def claim_found(self, db: sqlite3.Connection, cids: Sequence[CID]) -> None:
-        """The same for several files of one block, in a transaction of the caller's, before their rows are written."""
-        if not self.records.begun():
-            return
-        records: dict[bytes, AccessRecord] | None = None
-        rows: dict[str, int] = {}
-        for cid in cids:
-            key = bytes(cid.to_v1())
-            known = db.execute("SELECT 1 FROM roots WHERE key = ?", (key,)).fetchone()
-            if known is not None or access_of_block(db, cid.multihash) or not is_claimed(cid.multihash):
-                continue
-            if records is None:
-                records = self.records.read()[0]
-            record = records.get(key)
-            audience = PRIVATE if record is None or record.audience is None else record.audience
-            if audience.everyone:
-                continue
-            text = str(audience)
-            if text not in rows:
-                rows[text] = new_access(db, text)
-            add_claims(db, (rows[text],), [cid.multihash])
-
-    def settle_found(self) -> None:
-        """Roots that are listed again, and whose blocks are claimed, are for whom these are."""
-        if self._catalog.read_only:
-            return
-        for key, version in (
-            self._catalog.all(
-                "SELECT k.key, coalesce(r.version, 1) FROM kept k LEFT JOIN roots r ON r.key = k.key "
-                "WHERE NOT EXISTS (SELECT 1 FROM access a WHERE a.key = k.key)"
-            )
-            if self.any_restricted()
-            else ()
-        ):
-            cid = cid_of(key, version)
-            audience = self.audiences([cid.multihash]).get(cid.multihash)
-            if audience is not None:
-                with self._catalog.write() as db:
-                    rows = (new_access(db, str(audience), key),)
-                self.cover(rows, cid)
-
-    def as_in_layers(self, beneath: Mapping[bytes, Audience]) -> None:
-        """Blocks are to be put here that are restricted in a layer: they are for whom they are there, too.
-
-        Args:
-            beneath: the blocks, and for whom each is there.
-        """
-        by_audience: dict[Audience, list[bytes]] = {}
-        for multihash, audience in beneath.items():
-            by_audience.setdefault(audience, []).append(multihash)
-        for audience, multihashes in by_audience.items():
-            self._begin()
-            key = _OF_LAYER + str(audience).encode()
-            with self._catalog.write() as db:
-                row = db.execute("SELECT id FROM access WHERE key = ?", (key,)).fetchone()
-                number = new_access(db, str(audience), key) if row is None else row[0]
-                add_claims(db, (number,), multihashes)
-
-    # --- what goes ---------------------------------------------------------------------------------------------------
-
-    def going(self, db: sqlite3.Connection, key: bytes, *, stays: bool) -> None:
-        """A root was taken off the list, in a transaction of the caller's; `stays` as a part of others."""
-        row = db.execute("SELECT id FROM access WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            # A public one: what it shares with others is looked at once more when it is gone.
-            db.execute("UPDATE access SET added = 1 WHERE id = 0 AND EXISTS (SELECT 1 FROM claims WHERE access = 0)")
-        elif stays:
-            release(db, row[0])
-
-    def forget(self, cids: Sequence[CID]) -> None:
-        """Write down that some roots are not kept any more: what was public of them is not for everyone for ever."""
-        if self.records.begun():
-            with suppress(DiskFull):
-                self.records.append([AccessRecord(cid, None) for cid in cids], durable=True)
-
-    def gone(self, keys: Sequence[bytes], *, more: bool = False) -> None:
-        """The blocks of some roots are gone, but for what others need. `more` follow, and then `look_again`."""
-        if self.any_restricted() or self._catalog.one("SELECT 1 FROM access WHERE id <> 0 LIMIT 1") is not None:
-            with self._catalog.write() as db:
-                for key in keys:
-                    row = db.execute("SELECT id FROM access WHERE key = ?", (key,)).fetchone()
-                    if row is not None and not _is_kept(db, key):
-                        release(db, row[0])
-        if not more:
-            self.look_again()
-
-    def needs_look(self) -> bool:
-        """Whether a public root has gone, and it was not looked at yet for whom its blocks are that are still here."""
-        return self._catalog.one("SELECT 1 FROM access WHERE id = 0 AND added > 0") is not None
-
-    def look_again(self) -> None:
-        """Where a public root has gone, find out which blocks no public root has any more.
-
-        The caller has the lock of who removes.
-        """
-        if not self.needs_look():
-            return
-        left = {each for (each,) in self._catalog.all("SELECT multihash FROM claims WHERE access = 0")}
-        for root in self.public_roots() if left else ():
-            for some in each_block(root, self._reader.nodes):
-                left.difference_update(some)
-        with self._catalog.write(durable=True) as db:
-            narrow_public(db, left)
-            db.execute("UPDATE access SET added = 0 WHERE id = 0")
-
-    def tidy(self, partial: Collection[bytes]) -> None:
-        """Drop claims of what was interrupted long ago and of which nothing is here.
-
-        The caller has the lock of who removes.
-
-        Args:
-            partial: multihashes of files that are loaded in part: their claims stay.
-        """
-        rows = self._catalog.all(
-            "SELECT a.id FROM access a WHERE a.id <> 0 AND a.added < ? "
-            "AND NOT EXISTS (SELECT 1 FROM kept k WHERE k.key = a.key)",
-            (time.time() - ORPHAN_SECONDS,),
-        )
-        for (row,) in rows:
-            with self._catalog.write() as db:
-                if not any(row in access_of_block(db, each) for each in partial):
-                    release(db, row)
-        if not self._catalog.read_only:
-            self.records.tidy()
 
 
 _STATE = (
     "SELECT (SELECT id FROM access WHERE key = ?1), (SELECT audience FROM access WHERE key = ?1), "
     "EXISTS (SELECT 1 FROM kept WHERE key = ?1), EXISTS (SELECT 1 FROM going WHERE key = ?1)"
 )
-#: How the keys of rows begin that stand for no root, but for what layers restrict. No CID begins like that.
-_OF_LAYER = b"\0layer "
-_ACCESS_OF = "SELECT access FROM claims WHERE multihash = ?"
 
 
 def _nothing(db: sqlite3.Connection) -> None:
     """All is as it was."""
-
-
-def _is_kept(db: sqlite3.Connection, key: bytes) -> bool:
-    return db.execute("SELECT 1 FROM kept WHERE key = ?", (key,)).fetchone() is not None
-
-
-@lru_cache(maxsize=4096)
-def _parsed(text: str | None) -> Audience:
-    """An audience of the catalog. What cannot be read, or is missing, lets nobody in."""
-    try:
-        return NOBODY if text is None else parse_audience(text)
-    except KacheryError:
-        return NOBODY

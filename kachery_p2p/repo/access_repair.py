@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -39,8 +38,13 @@ def check_access(access: RootAccess, catalog: Catalog, reader: BlockReader) -> l
                 f"them. They are for {access.audience_of(cid)} again, and for whom else they are in other roots."
             )
             problems.append(Problem(cid, catalog.path, "damaged", detail))
-    if lost:
-        _widen_shared(access, catalog, reader, lost)
+    for cid in list(access.public_roots()) if access.any_restricted() else ():
+        hidden = access.widen(cid)
+        if hidden and not lost:
+            detail = (
+                f"{hidden} blocks of {cid} were for some only, though it is for everyone. They are for everyone again."
+            )
+            problems.append(Problem(cid, catalog.path, "damaged", detail))
     if roots and not access.records.complete():
         access.write_records()
         detail = f"The second place of audiences was missing, {access.records.path}. It was written anew."
@@ -112,17 +116,6 @@ def bring_back_access(access: RootAccess, catalog: Catalog, reader: BlockReader,
             add_claims(db, (new_access(db, str(PRIVATE)),), loose, narrow=True)
     access.write_records()
     return problems
-
-
-def _widen_shared(access: RootAccess, catalog: Catalog, reader: BlockReader, blocks: Iterable[bytes]) -> None:
-    """Let everyone have those of the blocks that a public root has."""
-    wanted = set(blocks)
-    for cid in access.public_roots():
-        for some in each_block(cid, reader.nodes):
-            shared = wanted.intersection(some)
-            if shared:
-                with catalog.write() as db:
-                    widen(db, shared)
 
 
 def _old_audiences(path: Path) -> tuple[dict[bytes, Audience], bool]:

@@ -17,15 +17,20 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 
+from kachery_p2p.access.audience import NOBODY, Audience, parse_audience
 from kachery_p2p.dag.cid import DAG_PB, RAW, names_nothing
 from kachery_p2p.dag.pb import decode_node
-from kachery_p2p.errors import MalformedDag, UnsupportedCID
+from kachery_p2p.errors import KacheryError, MalformedDag, UnsupportedCID
 from kachery_p2p.repo.limits import ROW_BATCH
 
 #: The row of `access` that stands for everyone.
 EVERYONE = 0
+
+#: How the keys of rows begin that stand for no root, but for what layers restrict. No CID begins like that.
+OF_LAYER = b"\0layer "
 
 _PREFIXES = (bytes((1, RAW)), bytes((1, DAG_PB)))
 #: A block that was here without a claim, and so for everyone, stays so.
@@ -119,6 +124,20 @@ def widen(db: sqlite3.Connection, multihashes: Iterable[bytes]) -> None:
         )
 
 
+def bind_found(db: sqlite3.Connection, key: bytes, multihash: bytes) -> None:
+    """A root is listed again, in this transaction, and nobody says for whom: it is for whom its first block is."""
+    rows = db.execute(
+        "SELECT c.access, a.audience FROM claims c LEFT JOIN access a ON a.id = c.access WHERE c.multihash = ?",
+        (multihash,),
+    ).fetchall()
+    known = db.execute("SELECT 1 FROM access WHERE key = ?", (key,)).fetchone()
+    if rows and known is None and not any(access == EVERYONE for access, _ in rows):
+        audience = NOBODY
+        for _, text in rows:
+            audience |= parsed(text)
+        add_claims(db, (new_access(db, str(audience), key),), [multihash])
+
+
 def make_public(db: sqlite3.Connection, access: int) -> None:
     """What a row of `access` claims is for everyone from now on. The row goes."""
     mine = _claimed_by(db, access)
@@ -146,7 +165,7 @@ def move_claims(db: sqlite3.Connection, old: int, new: int) -> None:
 def release(db: sqlite3.Connection, access: int) -> None:
     """The root of a row of `access` is not kept any more: its claims go, but for those of blocks that are still here.
 
-    A block that something else claims is for that alone. When the rest goes, too, `RootAccess.tidy` drops the row.
+    A block that something else claims is for that alone. When the rest goes, too, `Leaving.tidy` drops the row.
     """
     db.execute("UPDATE access SET key = NULL, added = 0 WHERE id = ? AND id <> 0", (access,))
     mine = _claimed_by(db, access)
@@ -165,6 +184,15 @@ def release(db: sqlite3.Connection, access: int) -> None:
     )
 
 
+#: Rows of `access` that stand for no root that is kept: of what was interrupted, or is going on, and of layers.
+LOOSE = "SELECT id FROM access WHERE id <> 0 AND (key IS NULL OR substr(key, 1, 1) = x'00')"
+
+
+def drop_loose(db: sqlite3.Connection, multihashes: Iterable[bytes]) -> None:
+    """The user says for whom these blocks are, so what was interrupted, or came from a layer, does not."""
+    db.executemany(f"DELETE FROM claims WHERE multihash = ? AND access IN ({LOOSE})", [(each,) for each in multihashes])
+
+
 def narrow_public(db: sqlite3.Connection, multihashes: Iterable[bytes]) -> None:
     """No public root has these blocks any more: who else claims them says for whom they are."""
     db.executemany("DELETE FROM claims WHERE multihash = ? AND access = 0", [(each,) for each in multihashes])
@@ -179,3 +207,12 @@ def batches(multihashes: Iterable[bytes]) -> Iterator[list[bytes]]:
     wanted = iter(multihashes)
     while some := list(islice(wanted, ROW_BATCH)):
         yield some
+
+
+@lru_cache(maxsize=4096)
+def parsed(text: str | None) -> Audience:
+    """An audience of the catalog. What cannot be read, or is missing, lets nobody in."""
+    try:
+        return NOBODY if text is None else parse_audience(text)
+    except KacheryError:
+        return NOBODY

@@ -446,8 +446,7 @@ class Inventory:
     def relist(self) -> None:
         """See `relisting.relist`."""
         if not self._catalog.read_only:
-            relist(self._catalog, self.records.read()[0])
-            self._access.settle_found()
+            self._access.found.settle(relist(self._catalog, self.records.read()[0]))
 
     def bring_back(self, old: Path) -> None:
         """See `relisting.bring_back`."""

@@ -331,7 +331,7 @@ class Packer:
 
         def commit() -> None:
             with self._catalog.write() as db:
-                self._access.claim_found(db, [row.cid for row in rows])
+                self._access.found.claim(db, [row.cid for row in rows])
                 # At the end of a pack, sections are newer than what rows there are.
                 add_rows(db, rows, replace=start > 0)
                 set_mark(db, number, end)

@@ -156,7 +156,7 @@ class Placer:
         here = self.reader.nodes(list(recorded))
         lost = [node for node in recorded.items() if node[0] not in here]
         if lost:
-            self.catalog.put_blocks(lost, access=self.access.rows_for_found(root))
+            self.catalog.put_blocks(lost, access=self.access.found.rows_for(root))
         return bool(lost)
 
     def root_sizes(self, cids: Sequence[CID]) -> dict[bytes, int]:

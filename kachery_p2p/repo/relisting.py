@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from kachery_p2p.dag.cid import CID
 from kachery_p2p.repo.catalog import DIRECTORY, Catalog
+from kachery_p2p.repo.claim_rows import bind_found
 from kachery_p2p.repo.kept_rows import LINKED, STORED, Label, keep_row, label_row
 from kachery_p2p.repo.labels import LabelRecord
 from kachery_p2p.repo.limits import ROW_BATCH
@@ -47,18 +49,20 @@ def restore(catalog: Catalog, records: Iterable[LabelRecord]) -> None:
             key = bytes(record.cid.to_v1())
             if key in here:
                 if record.how:
+                    bind_found(db, key, record.cid.multihash)
                     keep_row(db, key, record.how, record.added, whole=None)
                 if record.label is not None:
                     label_row(db, key, Label(record.label, record.given), record.added)
         db.execute(f"UPDATE kept SET whole = NULL WHERE key IN (SELECT key FROM roots WHERE kind = {DIRECTORY})")
 
 
-def relist(catalog: Catalog, records: Iterable[LabelRecord]) -> None:
-    """List what was found again after a loss of power and had a label, as that was written down."""
+def relist(catalog: Catalog, records: Iterable[LabelRecord]) -> list[CID]:
+    """List what was found again after a loss of power and had a label, as that was written down; its roots."""
     kept = {key for (key,) in catalog.all("SELECT key FROM kept UNION SELECT key FROM going")}
     lost = [record for record in records if bytes(record.cid.to_v1()) not in kept]
     if lost:
         restore(catalog, lost)
+    return [record.cid for record in lost]
 
 
 def bring_back(catalog: Catalog, reader: BlockReader, records: Iterable[LabelRecord], old: Path) -> None:

@@ -237,8 +237,8 @@ class Removal:
             freed += self._maintenance.sweep()[1]
             freed += self._drop_set_aside()
             self._inventory.records.tidy()
-            self._placer.access.look_again()
-            self._placer.access.tidy(self._maintenance.partial_roots())
+            self._placer.access.leaving.look_again()
+            self._placer.access.leaving.tidy(self._maintenance.partial_roots())
         return freed
 
     def let_go(self) -> None:
@@ -248,7 +248,7 @@ class Removal:
     def finish(self) -> None:
         """End what a process that was killed had begun to remove."""
         if self._catalog.read_only or (
-            self._catalog.one("SELECT 1 FROM going LIMIT 1") is None and not self._placer.access.needs_look()
+            self._catalog.one("SELECT 1 FROM going LIMIT 1") is None and not self._placer.access.leaving.needs_look()
         ):
             return
         # Who stores just now is not waited for: it is done by whoever comes next.
@@ -260,7 +260,7 @@ class Removal:
     def _finish(self) -> None:
         going = [cid_of(key, 1) for (key,) in self._catalog.all("SELECT key FROM going")]
         if not going:
-            self._placer.access.look_again()
+            self._placer.access.leaving.look_again()
             return
         # Something that is listed, or inside a folder that is, may have been written down as going by a row that a loss
         # of power kept while it took others.
@@ -312,7 +312,7 @@ class Removal:
         """Take roots off the list, and write down what goes with them; whether one was on it."""
         known = False
         ending = roots if going is None else going
-        self._placer.access.forget(roots)
+        self._placer.access.leaving.forget(roots)
         with self._catalog.write(durable=True) as db:
             db.executemany(
                 "INSERT OR IGNORE INTO going (key) VALUES (?)",
@@ -322,14 +322,14 @@ class Removal:
                 forget_seen(db, bytes(cid.to_v1()))  # first: no store is to find here what goes
             for cid in roots:
                 known = forget_kept(db, bytes(cid.to_v1())) or known
-                self._placer.access.going(db, bytes(cid.to_v1()), stays=cid not in ending)
+                self._placer.access.leaving.going(db, bytes(cid.to_v1()), stays=cid not in ending)
         if known:
             with suppress(DiskFull):  # it speaks of what is not here any more
                 self._inventory.records.append([LabelRecord(cid, 0) for cid in roots])
         return known
 
     def _end(self, going: Sequence[CID], *, more: bool = False) -> None:
-        self._placer.access.gone([bytes(cid.to_v1()) for cid in going], more=more)
+        self._placer.access.leaving.gone([bytes(cid.to_v1()) for cid in going], more=more)
         with self._catalog.write() as db:
             db.executemany("DELETE FROM going WHERE key = ?", [(bytes(cid.to_v1()),) for cid in going])
 

@@ -9,7 +9,7 @@ import os
 import random
 import shutil
 import signal
-import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def look(watched: Watched, until: int) -> None:
                     pass
         code = 0
     except BaseException:
-        sys.excepthook(*sys.exc_info())
+        traceback.print_exc()
         raise
     finally:
         os._exit(code)
@@ -107,7 +107,7 @@ def dies_watched(steps: int, watched: Watched, act: Callable[[Repo], object]) ->
                 act(repo)
             code = 0
         except BaseException:
-            sys.excepthook(*sys.exc_info())
+            traceback.print_exc()
             raise
         finally:
             os._exit(code)

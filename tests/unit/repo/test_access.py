@@ -17,7 +17,7 @@ from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.walk import FileWalk, Ref
 from kachery_p2p.errors import ContentNotFound, RepoError
 from kachery_p2p.repo import Download, Repo
-from kachery_p2p.repo import access as access_module
+from kachery_p2p.repo import access_leaving as leaving_module
 from kachery_p2p.repo.catalog import SCHEMA_VERSION
 from kachery_p2p.repo.locks import NodeLock
 from kachery_p2p.repo.small import Stored
@@ -151,6 +151,30 @@ def test_a_file_of_a_restricted_folder(repo: Repo, folder: Path) -> None:
     assert repo.access.why(file) == [(file, PUBLIC), (top, A)]
 
 
+def test_a_file_of_a_restricted_folder_for_others(repo: Repo, folder: Path) -> None:
+    """Nothing is read again or written, and its blocks are for both all the same."""
+    top = repo.store_directory(folder, profile=TINY, audience=A).cid
+    file = repo.store_file(folder / "a", profile=TINY, audience=B).cid
+    assert repo.access.roots() == [(top, A), (file, B)]
+    blocks = set(_blocks(repo, file))
+    assert repo.access.audiences(blocks) == dict.fromkeys(blocks, A | B)
+    assert repo.access.audiences([top.multihash]) == {top.multihash: A}
+
+
+def test_a_public_root_that_is_restricted(repo: Repo) -> None:
+    """All of it is, but for what another public root has as well."""
+    other = repo.store_bytes(DATA[:2_000], profile=TINY).cid
+    cid = repo.store_bytes(DATA, profile=TINY).cid
+    repo.access.set_audience(cid, A)
+    hidden = repo.access.audiences(list(repo.all_multihashes())).keys()
+    assert hidden == set(_blocks(repo, cid)) - set(_blocks(repo, other))
+    assert repo.access.why(cid) == [(cid, A), (other, PUBLIC)]
+    repo.access.set_audience(other, B)
+    assert open_to_all(repo) == set()
+    repo.access.set_audience(cid, PUBLIC)
+    assert repo.access.audiences(list(repo.all_multihashes())) == {other.multihash: B}
+
+
 def test_what_is_said_of_a_root_that_is_not_kept(repo: Repo, folder: Path) -> None:
     """Nothing can be: the error names it. A file in a folder is not kept by itself."""
     repo.store_directory(folder, profile=TINY)
@@ -158,6 +182,21 @@ def test_what_is_said_of_a_root_that_is_not_kept(repo: Repo, folder: Path) -> No
     with pytest.raises(ContentNotFound, match=str(file)):
         repo.access.set_audience(file, A)
     assert not repo.access.any_restricted()
+
+
+@pytest.mark.parametrize("then", [B, PUBLIC])
+@pytest.mark.parametrize("before", [None, A, B])
+def test_what_is_said_counts_more_than_what_was_interrupted(
+    repo: Repo, before: Audience | None, then: Audience
+) -> None:
+    """Those for whom something was being loaded do not see it any more when the user has said for whom it is."""
+    with repo.access.claim(A | PRIVATE) as claim:
+        cid = repo.store_bytes(DATA, profile=TINY, audience=before).cid
+        claim.cover(cid)
+    repo.access.set_audience(cid, A)
+    repo.access.set_audience(cid, then)
+    blocks = set(repo.all_multihashes())
+    assert repo.access.audiences(blocks) == ({} if then == PUBLIC else dict.fromkeys(blocks, then))
 
 
 def test_a_store_that_fails(repo: Repo, folder: Path) -> None:
@@ -185,7 +224,7 @@ def test_claims_of_what_was_interrupted_go_with_its_blocks(
     cid = there.store_bytes(DATA, profile=TINY).cid
     with repo.access.claim(A) as claim, repo.download(cid, claim) as download:
         load(download, there, most=6)
-    monkeypatch.setattr(access_module, "ORPHAN_SECONDS", -1.0)
+    monkeypatch.setattr(leaving_module, "ORPHAN_SECONDS", -1.0)
     before = claims(repo)
     repo.removal.tidy()
     assert claims(repo) == before
@@ -203,6 +242,42 @@ def test_claims_of_what_was_interrupted_go_with_its_blocks(
 def claims(repo: Repo) -> set[bytes]:
     with closing(sqlite3.connect(repo.directory / "catalog.sqlite")) as db:
         return {each for (each,) in db.execute("SELECT multihash FROM claims")}
+
+
+def test_audiences_are_changed_while_something_is_stored(repo: Repo) -> None:
+    """Only where a public root is restricted, others are waited for: what it shares with them must be known."""
+    cid = repo.store_value(b"value", audience=A).cid
+    begun, end = threading.Event(), threading.Event()
+
+    def store() -> None:
+        with repo._placer.lock.adding():
+            begun.set()
+            end.wait()
+
+    thread = threading.Thread(target=store)
+    thread.start()
+    try:
+        begun.wait()
+        for audience in (B, A | B, PUBLIC):
+            repo.access.set_audience(cid, audience)
+            assert repo.access.audience_of(cid) == audience
+    finally:
+        end.set()
+        thread.join()
+    repo.access.set_audience(cid, PRIVATE)
+    assert repo.access.roots() == [(cid, PRIVATE)]
+
+
+def test_public_values_beside_restricted_ones(repo: Repo) -> None:
+    """They are listed, and `access.txt` has a line for each, as for what was there before."""
+    cids = [repo.store_value(b"before").cid, repo.store_value(b"for some", audience=A).cid]
+    cids += [repo.store_value(b"value %d" % number).cid for number in range(3)]
+    assert [root.cid for root in repo.inventory.roots()] == cids
+    records, damaged = repo.access.records.read()
+    assert not damaged
+    assert [(record.cid, record.audience) for record in records.values()] == [
+        (cid, A if number == 1 else PUBLIC) for number, cid in enumerate(cids)
+    ]
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------
@@ -323,6 +398,35 @@ def test_a_claim_under_which_nothing_came(repo: Repo) -> None:
         assert db.execute("SELECT id FROM access").fetchall() == [(0,)]
 
 
+def test_a_load_that_goes_on_when_its_claim_has_ended(repo: Repo, there: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes then is for nobody, until `gc` has removed it."""
+    cid = there.store_bytes(DATA, profile=TINY).cid
+    with repo.access.claim(A) as claim:
+        pass
+    node = there.get_node(cid.multihash)
+    assert node is not None
+    repo.put_blocks([(cid, node)], claim)
+    assert set(repo.access.audiences(claims(repo)).values()) == {NOBODY}
+    monkeypatch.setattr(leaving_module, "ORPHAN_SECONDS", -1.0)
+    repo.removal.tidy()
+    assert claims(repo) == {cid.multihash}
+    assert repo.access.audience_of(cid) == NOBODY
+    repo.sweep(-1.0)
+    repo.removal.tidy()
+    assert not repo.access.any_restricted()
+
+
+def test_what_is_bound_to_its_root(repo: Repo, there: Repo) -> None:
+    """For whom it is, is not said by its claim any more."""
+    with repo.access.claim(A) as claim:
+        cid = repo.store_bytes(DATA, profile=TINY, audience=A).cid
+        claim.keep(cid)
+        claim.set(A)
+        with pytest.raises(RepoError, match="set_audience"):
+            claim.widen(B)
+    assert repo.access.roots() == [(cid, A)]
+
+
 # --- several threads and processes ----------------------------------------------------------------------------------
 
 
@@ -405,15 +509,17 @@ def test_a_node_of_an_older_version_is_running(repo: Repo) -> None:
     as_version_4(repo)
     node = NodeLock(repo.directory)
     read, write = os.pipe()
+    told, tell = os.pipe()
     pid = os.fork()
     if pid == 0:  # the older node: all that this program sees of it is the lock
         os.close(write)
-        node.try_acquire()
+        os.write(tell, b"1" if node.try_acquire() else b"0")
         os.read(read, 1)
         os._exit(0)
+    os.close(read)
+    os.close(tell)
     try:
-        while not node.is_held():
-            threading.Event().wait(0.01)
+        assert os.read(told, 1) == b"1"
         with Repo.open(repo.directory) as again:
             again.store_value(b"public")
             again.store_directory(repo.directory / "links", audience=None)  # a durable commit
@@ -421,6 +527,7 @@ def test_a_node_of_an_older_version_is_running(repo: Repo) -> None:
                 again.store_value(b"secret", audience=A)
             assert not again.access.any_restricted()
     finally:
+        os.close(told)
         os.close(write)
         os.waitpid(pid, 0)
     with Repo.open(repo.directory) as again:

@@ -198,6 +198,27 @@ def test_what_is_listed_again(repo: Repo, tmp_path: Path) -> None:
         assert [label.text for label in root.labels] == ["mine"]
 
 
+@pytest.mark.parametrize("line", [True, False])
+def test_a_store_that_was_killed_before_it_was_listed(repo: Repo, tmp_path: Path, line: bool) -> None:
+    """When `verify` lists it, as its label was written down, it is for whom it was stored, as its blocks are."""
+    source = tmp_path / "source"
+    source.write_bytes(DATA)
+    cid = repo.store_file(source, profile=TINY, audience=A, label="mine").cid
+    with closing(sqlite3.connect(repo.directory / "catalog.sqlite")) as db:
+        db.execute("DELETE FROM kept")
+        db.execute("DELETE FROM labels")
+        db.execute("UPDATE access SET key = NULL")
+        db.commit()
+    if not line:
+        repo.access.records.write([])
+    assert repo.access.roots() == []
+    assert repo.verify() == []
+    assert repo.access.roots() == [(cid, A)]
+    assert set(repo.access.audiences(_blocks(repo, cid)).values()) == {A}
+    repo.access.set_audience(cid, B)  # what was interrupted does not keep it for anybody else
+    assert set(repo.access.audiences(_blocks(repo, cid)).values()) == {B}
+
+
 def _blocks(repo: Repo, cid: CID) -> list[bytes]:
     walk = FileWalk(cid)
     found: list[bytes] = []
@@ -220,6 +241,20 @@ def test_claims_that_were_lost(repo: Repo, filled: dict[str, CID]) -> None:
             db.commit()
         problems = opened.verify()
         assert {problem.cid for problem in problems} == {filled["folder"], filled["value"], filled["linked"]}
+        assert audiences(opened) == must
+        assert opened.verify() == []
+
+
+def test_a_public_root_that_seems_to_be_for_some(repo: Repo, filled: dict[str, CID]) -> None:
+    """`verify` says so, and lets everyone have all of it again; that `access.txt` calls it public counts."""
+    with Repo.open(repo.directory) as opened:
+        leaf = opened.store_bytes(DATA[:1_000], profile=TINY, audience=PUBLIC).cid
+        must = audiences(opened)
+        with closing(sqlite3.connect(repo.directory / "catalog.sqlite")) as db:
+            db.execute("DELETE FROM claims WHERE access = 0")
+            db.commit()
+        assert opened.access.audiences([leaf.multihash])
+        assert {problem.cid for problem in opened.verify()} <= {filled["public"], leaf}
         assert audiences(opened) == must
         assert opened.verify() == []
 
@@ -250,6 +285,9 @@ def test_rows_that_make_no_sense(repo: Repo, filled: dict[str, CID]) -> None:
             (audience,) = opened.access.audiences([multihash]).values()
             assert not audience.everyone
             assert not audience.groups
+        opened.verify()
+        assert opened.access.audience_of(filled["folder"]) == A
+        assert opened.access.audiences([filled["folder"].multihash]) == {filled["folder"].multihash: A}
 
 
 def test_the_file_of_audiences(tmp_path: Path) -> None:
