@@ -86,13 +86,16 @@ class Gate:
         self._end: Callable[[], None] | None = None
         #: Makes what is asked for in place of something else: nobody can know it, so nothing here has it.
         self._key = secrets.token_bytes(32)
+        self._restricted = False
         self.generation = 0
 
     # --- what a peer may see
 
     def any_restricted(self) -> bool:
-        """Whether anything here is not for everyone. Cheap."""
-        return self._audiences.any_restricted()
+        """Whether anything here is not for everyone. Cheap. What was so once is taken to be so until `changed`."""
+        if not self._restricted:
+            self._restricted = self._audiences.any_restricted()
+        return self._restricted
 
     def guards(self) -> bool:
         """Whether this machine has, or could get, anything that is not for everyone. Cheap."""
@@ -155,7 +158,7 @@ class Gate:
 
     def audiences(self, multihashes: Collection[bytes]) -> Mapping[bytes, Audience]:
         """Of some blocks those that are not for everyone, and for whom they are."""
-        return self._audiences.audiences(multihashes) if self._audiences.any_restricted() else {}
+        return self._audiences.audiences(multihashes) if self.any_restricted() else {}
 
     def groups_with(self, peer: str) -> frozenset[str]:
         """The groups that this machine and a peer are both in."""
@@ -199,6 +202,7 @@ class Gate:
         Those who wait for what they may see now hear of it, and what was read but not sent is looked at again.
         """
         self.generation += 1
+        self._restricted = False
         for callback in list(self._callbacks.values()):
             callback()
 

@@ -172,6 +172,9 @@ class AccessLog:
             if now - self._complained >= limits.COMPLAINT_INTERVAL:
                 self._complained = now
                 log.warning("Who was given what is not written down: %s", error)
+        except Exception:
+            # Whatever is wrong with the log, serving goes on.
+            log.exception("Who was given what is not written down")
 
     def entries(self, since: float = 0.0) -> list[AccessEntry]:
         """What was written down of the days from a time on (seconds since the epoch), the newest first.

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from kachery_p2p.bitswap.client import WantManager
     from kachery_p2p.bitswap.engine import Engine, PeerWant, Reply
     from kachery_p2p.bitswap.outbox import Outgoing
-    from kachery_p2p.dag.cid import CID
 
 log = logging.getLogger("kachery_p2p.bitswap")
 
@@ -254,23 +253,21 @@ class ReplyLane:
 
     def _load(self, reply: Reply, read: _Read) -> None:
         """In a thread: the blocks, None for what is not there or no longer right, or what the peer may not see."""
-        self._look(reply, read)
-        wants = [(want.cid, self._as_seen(want, read)) for want in reply.wants]
-        leaves = self._leaves([multihash for _, multihash in wants], read.buffer)
-        together = self._together([seen for (_, seen), leaf in zip(wants, leaves, strict=True) if leaf is None])
-        for (cid, multihash), leaf in zip(wants, leaves, strict=True):
+        leaves = self._leaves(reply.wants, read.buffer)
+        together = self._together([want for want, leaf in zip(reply.wants, leaves, strict=True) if leaf is None])
+        for want, leaf in zip(reply.wants, leaves, strict=True):
             if leaf is not None:
                 read.blocks.append(leaf)
                 continue
-            block: Buffer | None = together.get(multihash)
+            block: Buffer | None = together.get(want.cid.multihash)
             if block is None:
-                block = self._one(cid, multihash)
+                block = self._one(want)
             read.blocks.append(block if block is not None and len(block) <= limits.MAX_BLOCK_SIZE else None)
-        # What was removed and stored anew since it was looked up may be for others than it was.
-        self._look_again(reply, read)
+        # After that and not before: what was removed and stored anew meanwhile may be for others than it was.
+        self._look(reply, read)
 
     def _look(self, reply: Reply, read: _Read) -> None:
-        """In a thread: which of the blocks are for this peer."""
+        """In a thread: what the peer may not see now is not sent, though it was found for it, and read."""
         asked = [want.cid.multihash for want in (*reply.haves, *reply.wants)]
         try:
             audiences = self._gate.audiences(asked)
@@ -278,46 +275,44 @@ class ReplyLane:
             # Who may see them cannot be told, so nobody does.
             log.exception("Who may see blocks cannot be looked up")
             read.hidden = set(asked)
-            return
-        groups = self._gate.groups_with(self._peer) if audiences else frozenset[str]()
-        read.restricted = audiences.keys()
-        read.hidden = {multihash for multihash, audience in audiences.items() if not audience.admits(groups)}
+        else:
+            groups = self._gate.groups_with(self._peer) if audiences else frozenset[str]()
+            read.restricted = audiences.keys()
+            read.hidden = {multihash for multihash, audience in audiences.items() if not audience.admits(groups)}
+        for at, want in enumerate(reply.wants):
+            if want.cid.multihash in read.hidden:
+                read.blocks[at] = None
 
-    def _as_seen(self, want: PeerWant, read: _Read) -> bytes:
-        """What the store is asked for."""
-        multihash = want.cid.multihash
-        return self._gate.stand_in(multihash) if multihash in read.hidden else multihash
-
-    def _one(self, cid: CID, multihash: bytes) -> Buffer | None:
+    def _one(self, want: PeerWant) -> Buffer | None:
         try:
-            return self._store.get_block(multihash)
+            return self._store.get_block(want.cid.multihash)
         except Exception:
             # Whatever is wrong with the store, the peer only hears that the block is not here.
-            log.exception("The block %s cannot be served", cid)
+            log.exception("The block %s cannot be served", want.cid)
             return None
 
-    def _together(self, multihashes: Sequence[bytes]) -> Mapping[bytes, Buffer]:
+    def _together(self, wants: Sequence[PeerWant]) -> Mapping[bytes, Buffer]:
         """Those that the store has, looked up at once. What it does not give is asked for by itself."""
         get_blocks = getattr(self._store, "get_blocks", None)
         try:
-            if get_blocks is not None and len(multihashes) > 1:
-                return get_blocks(multihashes)
+            if get_blocks is not None and len(wants) > 1:
+                return get_blocks([want.cid.multihash for want in wants])
         except Exception:
             # What is wrong with one of them is said where it is read by itself.
             log.exception("Blocks cannot be read together")
         return {}
 
-    def _leaves(self, multihashes: Sequence[bytes], buffer: bytearray | None) -> Sequence[Buffer | None]:
+    def _leaves(self, wants: Sequence[PeerWant], buffer: bytearray | None) -> Sequence[Buffer | None]:
         """Those that the store can put into the buffer."""
         if buffer is not None:
             read_leaves = getattr(self._store, "read_leaves", None)
             try:
                 if read_leaves is not None:
-                    return read_leaves(multihashes, memoryview(buffer))
+                    return read_leaves([want.cid.multihash for want in wants], memoryview(buffer))
             except Exception:
                 # They are read one by one then, and what is wrong with one is said there.
                 log.exception("Blocks cannot be read together")
-        return [None] * len(multihashes)
+        return [None] * len(wants)
 
     async def _write_replies(self, from_reader: trio.MemoryReceiveChannel[tuple[Reply, _Read]]) -> None:
         while True:
@@ -340,7 +335,7 @@ class ReplyLane:
         while read.generation != self._gate.generation:
             # Somebody lost or won the sight of something while this waited for its turn.
             read.generation = self._gate.generation
-            await trio.to_thread.run_sync(self._look_again, reply, read, limiter=self._threads)
+            await trio.to_thread.run_sync(self._look, reply, read, limiter=self._threads)
         presences = list(reply.presences)
         if read.hidden:
             presences = [each for each in presences if not (each.have and each.cid.multihash in read.hidden)]
@@ -378,13 +373,6 @@ class ReplyLane:
                 if attempt == limits.STREAM_ATTEMPTS - 1:
                     self._engine.cancel_all(self._peer)
         return 0, 0
-
-    def _look_again(self, reply: Reply, read: _Read) -> None:
-        """In a thread: what the peer may not see now is not sent, though it is read."""
-        self._look(reply, read)
-        for at, want in enumerate(reply.wants):
-            if want.cid.multihash in read.hidden:
-                read.blocks[at] = None
 
     def _note(self, payload: Sequence[tuple[PeerWant, Buffer]], read: _Read) -> None:
         """Remember who was given what is not for everyone."""

@@ -20,6 +20,8 @@ MAX_STATE = 6 * MIB
 MAX_EPOCHS = 64
 #: Versions, generations and numbers of epochs: no honest list gets there, and sums stay in 63 bits.
 MAX_NUMBER = 1 << 53
+#: Numbers above this are not counted on from, nor taken over: an owner wrote them to leave no room for others.
+PLAUSIBLE = 1 << 32
 #: Characters of a name, and bytes of a label in UTF-8.
 MAX_NAME = 64
 MAX_LABEL = 96
