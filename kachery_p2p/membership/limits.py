@@ -59,8 +59,8 @@ MAX_EXCHANGES = 64
 MAX_EXCHANGES_OF_PEER = 2
 #: Of peers that are on no list here, how many may send lists at a time. Each may be as long as a message.
 MAX_UNKNOWN_SENDERS = 8
-#: Exchanges at a time that this machine has begun.
-MAX_OWN_EXCHANGES = 8
+#: Exchanges at a time that this machine has begun: members that do not answer must not keep news from the others.
+MAX_OWN_EXCHANGES = 32
 
 #: Addresses that are remembered of a member.
 MAX_ADDRESSES = 8
