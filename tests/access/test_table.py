@@ -88,6 +88,7 @@ def ours(lab: AccessLab, uris: Mapping[str, str], *, providers: tuple[str, ...] 
         rest |= {f"{kind} bare": bare(uri) for kind, uri in uris.items()}
         return lab.load(name, told, public, {**rest, **told, **public}, providers=providers)
 
+    wait_until(lambda: lab.peer_ids["ann"] in connected(lab, "erin"), "ann's own machines are connected")
     found: Cells = {}
     for name, got in lab.each(load, LOADERS).items():
         for kind in uris:
@@ -332,6 +333,7 @@ def quietly(lab: AccessLab) -> list[tuple[str, str]]:
         mine = {kind: uri for kind, uri in uris.items() if name in MAY[kind]}
         assert all(lab.load(name, told, {"public": uris["public"]}, mine).values())
 
+    wait_until(lambda: lab.peer_ids["ann"] in connected(lab, "erin"), "ann's own machines are connected")
     lab.each(load, LOADERS)
     return lab.stored[-len(uris) :]
 
