@@ -106,9 +106,6 @@ class RootAccess:
         records: the second place.
         found: restricts what comes from where nobody says for whom it is.
         leaving: what becomes of claims when roots go.
-        begin: sees to what must be before anything is restricted; raises RepoError where it cannot be.
-        write_records: writes `access.txt` anew.
-        keep_older_out: notes that no older program is the node.
     """
 
     def __init__(self, layout: Layout, catalog: Catalog, reader: BlockReader, lock: RemovalLock) -> None:
@@ -120,9 +117,6 @@ class RootAccess:
         self.found = Found(self, catalog)
         self.leaving = Leaving(self, catalog, reader)
         self._beginning = Beginning(layout, catalog, self.records)
-        self.begin = self._beginning.begin
-        self.write_records = self._beginning.write_records
-        self.keep_older_out = self._beginning.keep_older_out
 
     # --- asked by those who serve ------------------------------------------------------------------------------------
 
@@ -485,6 +479,22 @@ class RootAccess:
                 "LEFT JOIN roots r ON r.key = a.key ORDER BY a.id"
             )
         ]
+
+    def begin(self) -> None:
+        """See to what must be before anything is restricted.
+
+        Raises:
+            RepoError: a program that knows no audiences may be running.
+        """
+        self._beginning.begin()
+
+    def write_records(self) -> None:
+        """Write `access.txt` anew."""
+        self._beginning.write_records()
+
+    def keep_older_out(self) -> None:
+        """Note that no older program is the node, where none is."""
+        self._beginning.keep_older_out()
 
     def says_more(self, db: sqlite3.Connection) -> bool:
         """Whether there may be more to do when a public root is kept than to list it; in the caller's transaction."""

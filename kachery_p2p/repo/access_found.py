@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from kachery_p2p.access.audience import PRIVATE, PUBLIC, Audience
 from kachery_p2p.dag.cid import CID
+from kachery_p2p.repo.access_interface import Access
 from kachery_p2p.repo.access_records import AccessRecord
 from kachery_p2p.repo.catalog import Catalog
 from kachery_p2p.repo.claim_rows import OF_LAYER, access_of_block, add_claims, is_claimed, make_public, new_access
-
-if TYPE_CHECKING:
-    from kachery_p2p.repo.access import RootAccess
 
 
 class Found:
     """Restricts them. Part of `RootAccess`."""
 
-    def __init__(self, access: RootAccess, catalog: Catalog) -> None:
+    def __init__(self, access: Access, catalog: Catalog) -> None:
         self._access = access
         self._catalog = catalog
 

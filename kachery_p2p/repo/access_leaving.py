@@ -6,10 +6,10 @@ import sqlite3
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import DiskFull
+from kachery_p2p.repo.access_interface import Access
 from kachery_p2p.repo.access_records import AccessRecord
 from kachery_p2p.repo.catalog import Catalog
 from kachery_p2p.repo.claim_rows import access_of_block, narrow_public, release
@@ -17,14 +17,11 @@ from kachery_p2p.repo.dag_blocks import each_block
 from kachery_p2p.repo.limits import ORPHAN_SECONDS
 from kachery_p2p.repo.serving import BlockReader
 
-if TYPE_CHECKING:
-    from kachery_p2p.repo.access import RootAccess
-
 
 class Leaving:
     """Sees to that. Part of `RootAccess`."""
 
-    def __init__(self, access: RootAccess, catalog: Catalog, reader: BlockReader) -> None:
+    def __init__(self, access: Access, catalog: Catalog, reader: BlockReader) -> None:
         self._access = access
         self._catalog = catalog
         self._reader = reader

@@ -151,6 +151,30 @@ def test_a_file_of_a_restricted_folder(repo: Repo, folder: Path) -> None:
     assert repo.access.why(file) == [(file, PUBLIC), (top, A)]
 
 
+def test_a_file_of_a_restricted_folder_for_others(repo: Repo, folder: Path) -> None:
+    """Nothing is read again or written, and its blocks are for both all the same."""
+    top = repo.store_directory(folder, profile=TINY, audience=A).cid
+    file = repo.store_file(folder / "a", profile=TINY, audience=B).cid
+    assert repo.access.roots() == [(top, A), (file, B)]
+    blocks = set(_blocks(repo, file))
+    assert repo.access.audiences(blocks) == dict.fromkeys(blocks, A | B)
+    assert repo.access.audiences([top.multihash]) == {top.multihash: A}
+
+
+def test_a_public_root_that_is_restricted(repo: Repo) -> None:
+    """All of it is, but for what another public root has as well."""
+    other = repo.store_bytes(DATA[:2_000], profile=TINY).cid
+    cid = repo.store_bytes(DATA, profile=TINY).cid
+    repo.access.set_audience(cid, A)
+    hidden = repo.access.audiences(list(repo.all_multihashes())).keys()
+    assert hidden == set(_blocks(repo, cid)) - set(_blocks(repo, other))
+    assert repo.access.why(cid) == [(cid, A), (other, PUBLIC)]
+    repo.access.set_audience(other, B)
+    assert open_to_all(repo) == set()
+    repo.access.set_audience(cid, PUBLIC)
+    assert repo.access.audiences(list(repo.all_multihashes())) == {other.multihash: B}
+
+
 def test_what_is_said_of_a_root_that_is_not_kept(repo: Repo, folder: Path) -> None:
     """Nothing can be: the error names it. A file in a folder is not kept by itself."""
     repo.store_directory(folder, profile=TINY)
@@ -485,15 +509,17 @@ def test_a_node_of_an_older_version_is_running(repo: Repo) -> None:
     as_version_4(repo)
     node = NodeLock(repo.directory)
     read, write = os.pipe()
+    told, tell = os.pipe()
     pid = os.fork()
     if pid == 0:  # the older node: all that this program sees of it is the lock
         os.close(write)
-        node.try_acquire()
+        os.write(tell, b"1" if node.try_acquire() else b"0")
         os.read(read, 1)
         os._exit(0)
+    os.close(read)
+    os.close(tell)
     try:
-        while not node.is_held():
-            threading.Event().wait(0.01)
+        assert os.read(told, 1) == b"1"
         with Repo.open(repo.directory) as again:
             again.store_value(b"public")
             again.store_directory(repo.directory / "links", audience=None)  # a durable commit
@@ -501,6 +527,7 @@ def test_a_node_of_an_older_version_is_running(repo: Repo) -> None:
                 again.store_value(b"secret", audience=A)
             assert not again.access.any_restricted()
     finally:
+        os.close(told)
         os.close(write)
         os.waitpid(pid, 0)
     with Repo.open(repo.directory) as again:
