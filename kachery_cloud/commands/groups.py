@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kachery_cloud.commands.support import CONTEXT, Function, Group, command, json_option, print_result
+from kachery_cloud.commands.support import CONTEXT, Function, Group, command, guarded, json_option, print_result
 from kachery_cloud.grouping import INVITATION_DAYS, ROLES
 from kachery_cloud.terminal import tell
 from kachery_p2p.json_shapes import to_json
@@ -39,9 +39,12 @@ class Duration(click.ParamType):
         return float(found[1]) * _UNITS[found[2]]
 
 
-@click.group("group", cls=Group, context_settings=CONTEXT)
-def group() -> None:
-    """Make groups of machines, invite others, and see who is in.
+@click.group("group", cls=Group, invoke_without_command=True, context_settings=CONTEXT)
+@json_option
+@click.pass_context
+@guarded
+def group(context: click.Context, as_json: bool) -> None:
+    """List the groups of machines that this one is in; make groups, invite others, and see who is in.
 
     A group is on no server. Its members' nodes tell each other who is in it; owners invite and remove. GROUP is a name,
     or an ID where there are several groups of that name (kachery-cloud-group list shows both).
@@ -53,6 +56,8 @@ def group() -> None:
         kachery-cloud-group join kachery-group:... --as laptop
         kachery-cloud-group members cerebellum
     """  # noqa: D301
+    if context.invoked_subcommand is None:
+        _print_groups(as_json)
 
 
 def _subcommand(name: str, interrupted: str = "Interrupted.") -> Any:
@@ -235,6 +240,10 @@ def list_(as_json: bool) -> None:
     Example:
         kachery-cloud-group list
     """  # noqa: D301
+    _print_groups(as_json)
+
+
+def _print_groups(as_json: bool) -> None:
     from kachery_cloud.grouping import groups
 
     found = groups()

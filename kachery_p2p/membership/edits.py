@@ -239,9 +239,9 @@ def _take_over(entries: dict[str, Entry], theirs: MemberList, view: View) -> Non
     """Say what another owner's list says, as far as it counts."""
     for peer in theirs.entries:
         present = view.members.get(peer)
-        if present is not None:
-            entries[peer] = present
-        elif peer in view.floors:
+        if present is not None and present.generation <= limits.PLAUSIBLE:
+            entries[peer] = replace(present, version=min(present.version, view.version))
+        elif 0 < view.floors.get(peer, 0) <= limits.PLAUSIBLE:
             entries[peer] = Entry(peer, view.floors[peer], Role.REMOVED, min(view.version, theirs.version))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from kachery_p2p.access.audience import OWN
 from kachery_p2p.errors import GroupError, GroupNotFound, InvalidGroupList, InvitationRefused, KacheryError
 from kachery_p2p.membership import edits, limits, notices
+from kachery_p2p.membership.addresses import Addresses
 from kachery_p2p.membership.held import (
     Heard,
     HeldGroup,
@@ -51,6 +52,14 @@ class Groups:
         keys: the identity of this machine.
         own_peers: peer IDs of the user's other machines.
         wall: seconds since 1970.
+
+    Attributes:
+        store: the files.
+        keys: the identity of this machine.
+        own_peers: peer IDs of the user's other machines.
+        addresses: where members were met.
+        changes: counts what has changed in the groups that are shown here, whoever has changed it.
+        problems: what is wrong with files, by the ID of their groups; those groups are not here then.
     """
 
     def __init__(
@@ -64,15 +73,13 @@ class Groups:
         self.store = GroupStore(directory)
         self.keys = keys
         self.own_peers = frozenset(own_peers) - {keys.peer_id}
-        #: What is wrong with files, by the ID of their groups; those groups are not here then.
+        self.changes = 0
         self.problems: dict[str, str] = {}
         self._wall = wall
         self._listeners: dict[object, Callable[[], None]] = {}
         self._stamps: Stamps | None = None
         self._mutex = threading.Lock()
-        self._addresses: dict[str, tuple[str, ...]] = {}
-        self._saved_addresses: dict[str, tuple[str, ...]] = {}
-        self._addresses_lock = threading.Lock()
+        self.addresses = Addresses(self.store)
         self._snapshot = self._look_at({})
         self.reload()
 
@@ -92,7 +99,7 @@ class Groups:
 
     def addresses_of(self, peer: str) -> tuple[str, ...]:
         """See `Memberships`. Without the peer ID at the end."""
-        return self._addresses.get(peer, ())
+        return self.addresses.of(peer)
 
     def secrets_of(self, group: str) -> tuple[bytes, ...]:
         """See `GroupSecrets`; none where this machine is not in the group."""
@@ -175,12 +182,13 @@ class Groups:
                 problems[group] = str(error)
         self._stamps = stamps
         self.problems = problems
-        with self._addresses_lock:
-            if first:
-                self._saved_addresses = self.store.read_addresses()
-            self._addresses = {**self._saved_addresses, **self._addresses}
+        if first:
+            self.addresses.read()
         self._snapshot = self._look_at(held)
-        return held != before
+        if held == before:
+            return False
+        self.changes += 1
+        return True
 
     # --- what owners do
 
@@ -406,19 +414,6 @@ class Groups:
 
     # --- where members are
 
-    def seen(self, peer: str, addresses: Iterable[str]) -> None:
-        """A member was reached at, or says it listens at, these; the first ones count most. Kept in memory."""
-        plain = usable_addresses(list(addresses), peer)
-        with self._addresses_lock:
-            every = dict.fromkeys([*plain, *self._addresses.get(peer, ())])
-            self._addresses[peer] = tuple(every)[: limits.MAX_ADDRESSES]
-
-    def heard(self, peer: str, addresses: Iterable[str]) -> None:
-        """Another member has met a member at these. They count less than where this machine has."""
-        with self._addresses_lock:
-            every = dict.fromkeys([*self._addresses.get(peer, ()), *addresses])
-            self._addresses[peer] = tuple(every)[: limits.MAX_ADDRESSES]
-
     def places(self, group: str) -> list[tuple[str, tuple[str, ...]]]:
         """Where some members of a group were met, owners first."""
         held = self.get(group)
@@ -426,7 +421,7 @@ class Groups:
             return []
         view = held.state.view
         peers = dict.fromkeys([*view.owners, *view.members])
-        found = [(peer, self._addresses[peer]) for peer in peers if self._addresses.get(peer)]
+        found = [(peer, where) for peer in peers if (where := self.addresses.of(peer))]
         return found[: limits.MAX_PLACES]
 
     def save_addresses(self) -> None:
@@ -435,14 +430,7 @@ class Groups:
         Raises:
             NoPermission, DiskFull: the disk does not take it.
         """
-        by_peer = self._snapshot.by_peer
-        with self._addresses_lock:
-            self._addresses = {peer: each for peer, each in self._addresses.items() if peer in by_peer}
-            known = dict(self._addresses)
-        if known != self._saved_addresses:
-            with self.store.lock():
-                self.store.write_addresses(known)
-            self._saved_addresses = known
+        self.addresses.save(self._snapshot.by_peer)
 
     # --- changing one
 
@@ -464,7 +452,10 @@ class Groups:
             if kept is None:
                 self._show(group, None)
                 raise GroupNotFound(f"This machine is not in the group {group} any more.")
-            yield self._parsed(group, kept)
+            held = self._parsed(group, kept)
+            if held is not self._snapshot.held.get(group):
+                self._show(group, held)  # another process has changed it, and that is news by itself
+            yield held
 
     def _parsed(self, group: str, kept: KeptGroup) -> HeldGroup:
         known = self._snapshot.held.get(group)
@@ -480,6 +471,8 @@ class Groups:
         return held
 
     def _show(self, group: str, held: HeldGroup | None) -> None:
+        if self._snapshot.held.get(group) != held:
+            self.changes += 1
         every = {each: value for each, value in self._snapshot.held.items() if each != group}
         if held is not None:
             every[group] = held

@@ -20,6 +20,8 @@ MAX_STATE = 6 * MIB
 MAX_EPOCHS = 64
 #: Versions, generations and numbers of epochs: no honest list gets there, and sums stay in 63 bits.
 MAX_NUMBER = 1 << 53
+#: Numbers above this are not counted on from, nor taken over: an owner wrote them to leave no room for others.
+PLAUSIBLE = 1 << 32
 #: Characters of a name, and bytes of a label in UTF-8.
 MAX_NAME = 64
 MAX_LABEL = 96
@@ -57,8 +59,8 @@ MAX_EXCHANGES = 64
 MAX_EXCHANGES_OF_PEER = 2
 #: Of peers that are on no list here, how many may send lists at a time. Each may be as long as a message.
 MAX_UNKNOWN_SENDERS = 8
-#: Exchanges at a time that this machine has begun.
-MAX_OWN_EXCHANGES = 8
+#: Exchanges at a time that this machine has begun: members that do not answer must not keep news from the others.
+MAX_OWN_EXCHANGES = 32
 
 #: Addresses that are remembered of a member.
 MAX_ADDRESSES = 8

@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -28,6 +26,7 @@ from kachery_p2p.errors import (
     StreamError,
 )
 from kachery_p2p.membership import limits
+from kachery_p2p.membership.doors import Doors
 from kachery_p2p.membership.edits import check_label
 from kachery_p2p.membership.held import Heard, HeldGroup
 from kachery_p2p.membership.ids import NONCE_BYTES, TAG_BYTES
@@ -64,20 +63,21 @@ class GroupService:
         rng: chooses members of large groups.
 
     Attributes:
-        serving: how many exchanges that a peer has begun are under way, by peer.
+        doors: who is served at a time.
     """
 
     def __init__(self, host: Host, groups: Groups, dial: Dial, rng: random.Random | None = None) -> None:
         self._host = host
         self._groups = groups
         self._dial = dial
+        #: The changes that were passed on.
+        self._passed_on = groups.changes
         self._wanted: dict[str, None] = {}
         self._wanted_came = Flag()
         self._busy: set[str] = set()
         self._met: set[str] = set()
         self._told: set[tuple[str, str, int]] = set()
-        self.serving: Counter[str] = Counter()
-        self._unknown_senders = 0
+        self.doors = Doors(groups)
         self._sending = trio.CapacityLimiter(limits.MAX_OWN_EXCHANGES)
         self._work = trio.CapacityLimiter(2)
         self._keeper = Keeper(host, groups, dial, rng or random.Random())
@@ -112,7 +112,7 @@ class GroupService:
     def _on_identified(self, peer: str) -> None:
         if not self._concerns(peer) or PROTOCOL not in self._host.protocols_of(peer):
             return
-        self._groups.seen(peer, [*self._host.remote_addresses_of(peer), *self._host.addresses_of(peer)])
+        self._groups.addresses.seen(peer, [*self._host.remote_addresses_of(peer), *self._host.addresses_of(peer)])
         if peer not in self._met:
             self._met.add(peer)
             self._want([peer])
@@ -131,7 +131,14 @@ class GroupService:
         self._wanted_came.set()
 
     def changed(self, *, heard_from: str = "") -> None:
-        """Something about groups is other than it was: say so here, and to the members that are connected."""
+        """Something about groups is other than it was: say so here, and to the members that are connected.
+
+        Args:
+            heard_from: the member that has told it, and need not be told; unless there is more that is new.
+        """
+        if self._groups.changes > self._passed_on + 1:
+            heard_from = ""
+        self._passed_on = self._groups.changes
         self._groups.emit()
         connected = set(self._host.connected())
         self._want(peer for peer in connected if peer != heard_from and self._concerns(peer))
@@ -139,7 +146,11 @@ class GroupService:
 
     async def refresh(self) -> None:
         """Another process has changed the files: read them."""
-        if await self._in_thread(self._groups.reload):
+        await self._in_thread(self._groups.reload)
+        self._say_changes()
+
+    def _say_changes(self) -> None:
+        if self._groups.changes != self._passed_on:
             self.changed()
 
     async def _look_at_files(self) -> None:
@@ -148,8 +159,8 @@ class GroupService:
             try:
                 await self.refresh()
                 for group in self._groups.own_groups():
-                    if await self._in_thread(self._groups.tidy, group):
-                        self.changed()
+                    await self._in_thread(self._groups.tidy, group)
+                self._say_changes()
                 await self._in_thread(self._groups.save_addresses)
             except KacheryError as error:
                 log.warning("groups: %s", error)
@@ -240,6 +251,7 @@ class GroupService:
                 self._hear_places(group, part)
         except KacheryError as error:
             log.warning("what %s says about the group %s is not taken: %s", peer, group, error)
+        self._say_changes()
 
     def _hear_places(self, group: str, part: Part) -> None:
         members = self._groups.members_of(group)
@@ -247,7 +259,7 @@ class GroupService:
             if member in members and addresses:
                 if not self._groups.addresses_of(member) and member not in self._host.connected():
                     self._keeper.wake()  # here is a way to one that could not be reached
-                self._groups.heard(member, addresses)
+                self._groups.addresses.heard(member, addresses)
 
     async def _tell_removed(self, peer: str) -> None:
         """Tell a peer that it was removed, where this machine is one to say so; once."""
@@ -314,7 +326,7 @@ class GroupService:
             raise InvitationRefused(why_refused(answer.refusal))
         part = answer.parts[0]
         held = await self._in_thread(self._groups.joined, invitation, part.lists, part.secrets)
-        self._groups.seen(inviter, [*self._host.remote_addresses_of(inviter), *invitation.addresses])
+        self._groups.addresses.seen(inviter, [*self._host.remote_addresses_of(inviter), *invitation.addresses])
         self._hear_places(held.group, part)
         self._met.add(inviter)
         self.changed(heard_from=inviter)
@@ -366,30 +378,13 @@ class GroupService:
     # --- being asked -----------------------------------------------------------------------------------------------
 
     async def _serve(self, stream: Stream) -> None:
-        async with self._place(stream) as may:
+        with self.doors.exchange(stream) as may:
             if not may:
                 return
             with trio.move_on_after(limits.EXCHANGE_TIMEOUT) as waited:
                 await self._answer(stream)
             if waited.cancelled_caught:
                 stream.abort("it takes too long")
-
-    @asynccontextmanager
-    async def _place(self, stream: Stream) -> AsyncGenerator[bool, None]:
-        peer = stream.peer
-        if self.serving[peer] >= limits.MAX_EXCHANGES_OF_PEER or (
-            self.serving.total() >= limits.MAX_EXCHANGES and not self._groups.groups_of(peer)
-        ):
-            stream.abort("there are too many exchanges")
-            yield False
-            return
-        self.serving[peer] += 1
-        try:
-            yield True
-        finally:
-            self.serving[peer] -= 1
-            if not self.serving[peer]:
-                del self.serving[peer]
 
     async def _answer(self, stream: Stream) -> None:
         peer = stream.peer
@@ -409,14 +404,10 @@ class GroupService:
             said = self._said(peer, opening)
         await send(stream, Answer(parts=self._answers(peer, opening, said)).encode())
         known = bool(self._groups.groups_of(peer))
-        if not known and self._unknown_senders >= limits.MAX_UNKNOWN_SENDERS:
-            stream.abort("there are too many exchanges")
-            return
-        self._unknown_senders += not known
-        try:
+        with self.doors.last_message(stream, known=known) as may:
+            if not may:
+                return
             last = await receive_answer(stream)
-        finally:
-            self._unknown_senders -= not known
         if not known:
             await stream.close()
         named = self._named(peer, opening.nonce, [part.tag for part in last.parts]) if last.parts else {}
@@ -472,7 +463,7 @@ class GroupService:
         if held is None:
             return Answer()
         log.info("%s has joined the group %s", peer, held.name)
-        self._groups.seen(peer, [*self._host.remote_addresses_of(peer), *self._host.addresses_of(peer)])
+        self._groups.addresses.seen(peer, [*self._host.remote_addresses_of(peer), *self._host.addresses_of(peer)])
         self._met.add(peer)
         self.changed(heard_from=peer)
         return Answer(parts=(self._news(held, bytes(TAG_BYTES), None),))

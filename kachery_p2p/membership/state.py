@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -55,7 +55,7 @@ class View:
         removed_hash: of those.
         today: the epoch whose secret is today's, where there is one.
         epochs: all that count, today's first, then by falling numbers.
-        version: the highest in any list.
+        version: the highest in any list, but for absurd ones.
     """
 
     members: Mapping[str, Entry]
@@ -120,7 +120,7 @@ class GroupState:
                 best[each.signer] = each
         if not founder or best[founder].founding is None:
             raise InvalidGroupList("Lists of a group have come without that of its founder.")
-        if len(best) > limits.MAX_LISTS or sum(len(each.sealed) for each in best.values()) > limits.MAX_STATE:
+        if not _fits(best.values()):
             raise InvalidGroupList("There are more lists of a group than any has.")
         return cls(group, founder, best)
 
@@ -164,7 +164,16 @@ class GroupState:
             if known is None or _outranks(each, known):
                 merged[each.signer] = each
         every = GroupState(self.group, self.founder, merged)
-        return self.merge(GroupState.of(every.spread.values()))
+        if _fits(merged.values()):
+            return self.merge(GroupState.of(every.spread.values()))
+        # Somebody wants to leave no room for others. Who is senior has room, and who was removed has none: the news of
+        # that may be what has just come.
+        order = [*every.view.seniority, *every.spread]
+        kept: dict[str, MemberList] = {}
+        for signer in dict.fromkeys(order):
+            if signer in merged and _fits([*kept.values(), merged[signer]]):
+                kept[signer] = merged[signer]
+        return GroupState.of(kept.values())
 
     @cached_property
     def spread(self) -> Mapping[str, MemberList]:
@@ -202,6 +211,10 @@ class GroupState:
     def view(self) -> View:
         """Who is in the group."""
         return _evaluate(self)
+
+
+def _fits(lists: Collection[MemberList]) -> bool:
+    return len(lists) <= limits.MAX_LISTS and sum(len(each.sealed) for each in lists) <= limits.MAX_STATE
 
 
 def _outranks(one: MemberList, other: MemberList) -> bool:
@@ -284,7 +297,7 @@ def _evaluate(state: GroupState) -> View:
         removed_hash=_removed_hash(floors),
         today=today,
         epochs=epochs,
-        version=max(each.version for each in state.lists.values()),
+        version=max((each.version for each in state.lists.values() if each.version <= limits.PLAUSIBLE), default=0),
     )
 
 

@@ -41,8 +41,6 @@ _MAX_FILE = 2 * limits.MAX_STATE
 #: Seconds that a change waits for that of another process, and between tries. A change takes some milliseconds.
 _PATIENCE = 30.0
 _AGAIN = 0.005
-#: Seconds after which a file that a process did not finish is removed.
-_LEFT_OVER = 60.0
 
 #: What tells whether the files were changed: name, time, size and number of each.
 Stamps = frozenset[tuple[str, int, int, int]]
@@ -151,15 +149,11 @@ class GroupStore:
             held.close()
 
     def _clean(self) -> None:
-        """Remove what killed processes left; the lock is held."""
+        """Remove what killed processes left: whoever writes holds the lock."""
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 if entry.name.startswith(".") and entry.name != _LOCK:
-                    try:
-                        if time.time() - entry.stat().st_mtime > _LEFT_OVER:
-                            os.unlink(entry.path)
-                    except FileNotFoundError:
-                        continue
+                    os.unlink(entry.path)
 
     def stamps(self) -> Stamps:
         """What tells whether anything was changed since."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,8 +34,7 @@ class Machine:
         self.folder = folder
         self.seed = seed or os.urandom(32)
         self.host = Host(self.seed, LOOPBACK)
-        options = {"wall": wall} if wall is not None else {}
-        self.groups = Groups(folder, self.host.keys, **options)
+        self.groups = Groups(folder, self.host.keys, wall=wall or time.time)
         self.service = GroupService(self.host, self.groups, self.dial)
         self.dialled: list[str] = []
 

@@ -395,16 +395,16 @@ def test_where_members_are(two: tuple[Member, Member, str]) -> None:
     """Where this machine met them comes first; it is kept over a restart, for members alone, and bounded."""
     a, b, group = two
     stranger = new_keys().peer_id
-    a.heard(b.peer, ["/ip4/192.0.2.1/tcp/1"])
-    a.seen(b.peer, [f"/ip4/192.0.2.2/tcp/2/p2p/{b.peer}", "nonsense"])
-    a.seen(stranger, [HERE])
+    a.addresses.heard(b.peer, ["/ip4/192.0.2.1/tcp/1"])
+    a.addresses.seen(b.peer, [f"/ip4/192.0.2.2/tcp/2/p2p/{b.peer}", "nonsense"])
+    a.addresses.seen(stranger, [HERE])
     assert a.addresses_of(b.peer) == ("/ip4/192.0.2.2/tcp/2", "/ip4/192.0.2.1/tcp/1")
     assert a.places(group) == [(b.peer, a.addresses_of(b.peer))]
     a.save_addresses()
     again = Groups(a.store.folder.parent, a.keys)
     assert again.addresses_of(b.peer) == a.addresses_of(b.peer)
     assert again.addresses_of(stranger) == ()
-    a.heard(b.peer, [f"/ip4/192.0.2.3/tcp/{port}" for port in range(1, 100)])
+    a.addresses.heard(b.peer, [f"/ip4/192.0.2.3/tcp/{port}" for port in range(1, 100)])
     assert len(a.addresses_of(b.peer)) == limits.MAX_ADDRESSES
     (a.store.folder / "addresses.json").write_text("{")
     assert Groups(a.store.folder.parent, a.keys).addresses_of(b.peer) == ()

@@ -348,3 +348,43 @@ def test_ten_thousand_members() -> None:
     less, _ = edits.remove(state, B, crowd[5].peer)
     assert len(less.view.members) == limits.MAX_MEMBERS - 1
     assert len(edits.add(less, B, E.peer_id, Role.READER).view.members) == limits.MAX_MEMBERS
+
+
+# --- owners that leave no room -------------------------------------------------------------------------------------
+
+
+def test_the_largest_numbers() -> None:
+    """An owner that writes them, for versions and generations, keeps no other owner from changing anything, and is
+    removed like any other. Members that it had thrown out for ever are back then."""
+    base = founded(A, B, C, readers=(D, E))
+    most = limits.MAX_NUMBER
+    entries = Entry(D.peer_id, most, Role.REMOVED, most), Entry(E.peer_id, 1, Role.WRITER, most)
+    hostile = base.admit([forged(base, C, *entries, version=most)])
+    assert D.peer_id not in hostile.view.members
+    stranger = new_keys()
+    for keys in (A, B):
+        later = edits.add(hostile, keys, stranger.peer_id, Role.READER)
+        assert stranger.peer_id in later.view.members
+        after, _ = edits.remove(later, keys, C.peer_id)
+        assert C.peer_id not in after.view.members
+        assert after.view.is_clean
+        assert after.view.members[D.peer_id].role is Role.READER
+        assert after.admit(hostile.lists.values()).view == after.view
+        assert edits.set_role(after, keys, E.peer_id, Role.READER).view.members[E.peer_id].role is Role.READER
+
+
+def test_more_lists_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner makes owners, who make owners, and each signs a list: senior ones have room, and the removal of who
+    began is heard, by machines that are full of its lists as well."""
+    monkeypatch.setattr(limits, "MAX_LISTS", 8)
+    base = founded(A, B)
+    removed, _ = edits.remove(base, A, B.peer_id)
+    puppets = [new_keys() for _ in range(20)]
+    entries = [Entry(each.peer_id, 1, Role.OWNER, 5) for each in puppets]
+    flood = [forged(base, B, *entries), *(forged(base, each, entries[0]) for each in puppets)]
+    full = base.admit(flood)
+    assert len(full.lists) == limits.MAX_LISTS
+    assert {A.peer_id, B.peer_id} <= full.lists.keys()
+    heard = full.admit(removed.lists.values())
+    assert heard.view.members.keys() == {A.peer_id}
+    assert heard.admit(flood).view == heard.view
