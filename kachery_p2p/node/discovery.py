@@ -189,8 +189,13 @@ class Finding:
         if self.known is not None:
             sources.append(KnownSource(self.known))
         self.router = Router(sources, local=host.peer_id)
-        book = {"known": self.known.addresses} if self.known is not None else {}
-        self.members = MemberSearch(self.router, self._groups, local=host.peer_id, rng=rng, **book)
+        self.members = MemberSearch(
+            self.router,
+            self._groups,
+            known=self.known.addresses if self.known is not None else None,
+            local=host.peer_id,
+            rng=rng,
+        )
 
         self.announcer: Announcer | None = None
         if options.provide != "off" and dhts:

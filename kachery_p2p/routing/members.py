@@ -46,7 +46,7 @@ class MemberSearch:
         router: Router,
         members: Members,
         *,
-        known: Callable[[str], Iterable[str]] = lambda peer: (),
+        known: Callable[[str], Iterable[str]] | None = None,
         local: str = "",
         rng: random.Random | None = None,
         wall: Callable[[], float] = time.time,
@@ -71,7 +71,8 @@ class MemberSearch:
         found: list[Provider] = []
         for peer in (*own, *others):
             told = [addr.removesuffix(f"/p2p/{peer}") for addr in self._members.addresses_of(peer)]
-            addrs = tuple(dict.fromkeys([*told, *self._known(peer)]))
+            met = self._known(peer) if self._known is not None else ()
+            addrs = tuple(dict.fromkeys([*told, *met]))
             if addrs and peer != self._local:
                 found.append(Provider(peer, addrs, "group"))
                 if len(found) == MAX_LISTED:

@@ -196,7 +196,7 @@ class GatewayApp:
         request = Request(parse_path(raw), query, headers, head=method == "HEAD")
         try:
             if isinstance(request.path, NamePath):
-                names = GatewayNames(self._resolver, self._resolves, asks=content.fetches)
+                names = GatewayNames(self._resolver, self._resolves, asks=self.fetches)
                 if request.wanted.format == "ipns-record":
                     return await names.record(request, request.path.name, content)
                 await names.follow(request, request.path.name, content)

@@ -17,7 +17,18 @@ from kachery_p2p.access.audience import OWN, PRIVATE, Audience
 from kachery_p2p.access.gate import Gate
 from kachery_p2p.bitswap.engine import Engine
 from kachery_p2p.bitswap.exchange import Exchange
-from kachery_p2p.bitswap.messages import PROTOCOL_1_2, PROTOCOLS, WantlistEntry, WantType, decode, encode, read_length
+from kachery_p2p.bitswap.messages import (
+    PROTOCOL_1_0,
+    PROTOCOL_1_1,
+    PROTOCOL_1_2,
+    PROTOCOL_PLAIN,
+    PROTOCOLS,
+    WantlistEntry,
+    WantType,
+    decode,
+    encode,
+    read_length,
+)
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import StreamError
 from tests.helpers.access_fakes import MICE, CountingStore, Members, SaidAudiences
@@ -86,11 +97,12 @@ class Asker:
         dont_have: bool = True,
         full: bool = False,
         cancel: bool = False,
+        protocol: str = PROTOCOL_1_2,
     ) -> None:
         """Send a wantlist, and wait until nothing more is done about it."""
         entries = [WantlistEntry(cid, 1, cancel, kind, dont_have) for cid in cids]
-        stream = await self.host.open_stream("server", [PROTOCOL_1_2])
-        await stream.write(b"".join(bytes(part) for part in encode(entries=entries, full=full)))
+        stream = await self.host.open_stream("server", [protocol])
+        await stream.write(b"".join(bytes(part) for part in encode(protocol=protocol, entries=entries, full=full)))
         await stream.close_write()
         await quiet()
 
@@ -164,6 +176,21 @@ async def test_guessed_cids(kind: WantType, dont_have: bool) -> None:
         assert not s.served.notes
         await mouse.ask([secret], kind, dont_have=dont_have)
         assert mouse.took() == [("block" if kind is WantType.BLOCK else "have", secret)]
+
+
+@pytest.mark.parametrize("protocol", [PROTOCOL_1_1, PROTOCOL_1_0, PROTOCOL_PLAIN])
+async def test_older_versions(protocol: str) -> None:
+    """They have no word for a block that is not here: silence, for what is hidden as well."""
+    async with scene() as s:
+        outsider = s.peers["outsider"]
+        outsider.host.protocols = [protocol]
+        for cid in (cid_of(b"not here"), cid_of(s.secret[0])):
+            s.store.asked.clear()
+            await outsider.ask([cid], protocol=protocol)
+            assert outsider.took() == []
+            assert s.store.asked == [("sizes", 1, 0)]
+        await outsider.ask([cid_of(s.public[0])], protocol=protocol)
+        assert outsider.took() == [("block", cid_of(s.public[0]))]
 
 
 async def test_public_blocks_are_for_everyone() -> None:

@@ -29,6 +29,12 @@ TOKEN = "t" * 43
 USER = {"authorization": f"Bearer {TOKEN}"}
 FOR_MICE = Audience(groups=frozenset({MICE}))
 
+KEYS = (
+    "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA",
+    "12D3KooWQYV9dGMFoRzNStwpXztXaBUjtPqi6aU76ZgUriHhKust",
+    "12D3KooWJRSrypvnpHgc6ZAgyCni4KcSmbV7uGRaMw5LgMKT18fq",
+    "12D3KooWQhK41E6VDzp7GL4cQTRmzsrUGQDbDLG4qjTnjQTGZ5pN",
+)
 #: All forms in which something may be asked for.
 WAYS: list[tuple[str, str, dict[str, str]]] = [
     ("GET", "", {}),
@@ -350,6 +356,21 @@ async def test_names(here: Here) -> None:
         assert other.status_code == 404
         for answer in (told, other):
             assert str(here.file) not in answer.text + str(answer.headers)
+
+
+async def test_records_of_names(here: Here) -> None:
+    """A record says where a name points: of names of this machine it is given only if that may be seen."""
+    own, theirs, public, unknown = KEYS
+    paths = {own: f"/ipfs/{here.file}", theirs: f"/ipfs/{here.file}", public: f"/ipfs/{here.public}"}
+    resolver = OneName(paths, {own, public})
+    async with gateway(here.repo, gate=here.gate, resolver=resolver, token=lambda: TOKEN) as http:
+        found = {key: await http.get(f"/ipns/{key}?format=ipns-record") for key in KEYS}
+        assert [found[key].status_code for key in KEYS] == [404, 200, 200, 404]
+        assert found[own].text.replace(own, "N") == found[unknown].text.replace(unknown, "N")
+        mine = await http.get(f"/ipns/{own}?format=ipns-record", headers=USER)
+        assert str(here.file) in mine.text
+        here.repo.access.set_audience(here.file, PUBLIC)
+        assert (await http.get(f"/ipns/{own}?format=ipns-record")).status_code == 200
 
 
 # --- the token -------------------------------------------------------------------------------------------------------

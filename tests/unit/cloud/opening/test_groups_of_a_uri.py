@@ -6,6 +6,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -47,7 +48,8 @@ def open_and_pickle(uri: str) -> None:
 
 
 def read_by_url(uri: str) -> None:
-    with fsspec.open(uri) as file:
+    opened: Any = fsspec.open(uri)
+    with opened as file:
         assert file.read(5) == DATA[:5]
 
 
