@@ -180,7 +180,7 @@ def _group(config: Config, word: str, origin: str, error: type[KacheryError]) ->
     if found.role == "reader":
         raise NoPermission(
             f"This machine is a reader of {shown(found.name)}: it may load what is there, and store nothing for it. "
-            "An owner of the group can invite it anew as a writer: kachery-cloud-group invite --role writer"
+            f"An owner of the group can change that: kachery-cloud-group role {found.name} MEMBER writer"
         )
     return found
 

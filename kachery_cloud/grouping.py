@@ -380,7 +380,7 @@ def _connected(config: Config) -> frozenset[str] | None:
 def _role(word: Any) -> Role:
     from kachery_p2p.membership.lists import Role
 
-    if word not in ROLES:
+    if not isinstance(word, str) or word not in ROLES:
         raise InvalidArgument(f"role is {shown(word)}; it must be one of {', '.join(ROLES)}.")
     return Role[word.upper()]
 

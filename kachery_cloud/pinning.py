@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.node.status_messages import Sending
     from kachery_p2p.pinning import PinEntry
-    from kachery_p2p.repo.repo import Stored
+    from kachery_p2p.repo.small import Stored
 
 Pin: TypeAlias = "bool | str | Sequence[str] | None"
 Wait: TypeAlias = "Literal['pinned', 'verified'] | None"

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.profiles import Profile
-    from kachery_p2p.repo.repo import Stored
     from kachery_p2p.repo.scanning import FolderOptions
+    from kachery_p2p.repo.small import Stored
     from kachery_p2p.wire import Buffer
 
 #: Bytes read at once from a file that is open.

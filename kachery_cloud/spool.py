@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.profiles import Profile
-    from kachery_p2p.repo.repo import Repo, Stored
+    from kachery_p2p.repo.repo import Repo
+    from kachery_p2p.repo.small import Stored
 
 #: An array up to this size is written through memory; a larger one through a file, so that it is not held twice.
 _IN_MEMORY = 8 << 20

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.profiles import Profile
-    from kachery_p2p.repo.repo import Stored
+    from kachery_p2p.repo.small import Stored
     from kachery_p2p.wire import Buffer
 
 

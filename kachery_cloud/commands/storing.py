@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_cloud.uri import ContentURI
     from kachery_p2p.access.audience import Audience
-    from kachery_p2p.repo.repo import Stored
+    from kachery_p2p.repo.small import Stored
 
 #: What became of the work after Ctrl-C.
 STORE_INTERRUPTED = "Interrupted. Run the command again to store it: what is stored already is not stored twice."

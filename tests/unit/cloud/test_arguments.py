@@ -73,6 +73,7 @@ GIVEN: dict[str, Any] = {
     "watcher": False,
     "data": b"d", "first": "ipfs://bafkqaaa", "second": "ipfs://bafkqaaa", "uris": "ipfs://bafkqaaa",
     "source": "x.car", "name": "recordings", "target": "moved", "to": "private",
+    "group": "hippocampus", "member": "laptop", "role": "reader", "invitation": "kachery-group:x",
 }  # fmt: skip
 
 

@@ -81,6 +81,20 @@ def test_without_a_word_it_is_public_and_stays_as_it_was(hippocampus: str) -> No
     assert audience_of(first) == group_audience([hippocampus])
 
 
+def test_fsspec_takes_it(hippocampus: str, tmp_path: Path) -> None:
+    """What stores there says for whom, too: a word that was passed over would make it public."""
+    fsspec = pytest.importorskip("fsspec")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_bytes(b"a" * 5000)
+    fs = fsspec.filesystem("ipfs", skip_instance_cache=True)
+    stored = [
+        fs.put(str(tmp_path / "folder" / "a"), "ipfs://", to="hippocampus"),
+        fs.put([str(tmp_path / "folder")], "ipfs://", recursive=True, to="hippocampus")[0],
+        fs.pipe_file("ipfs://", b"bytes", to="hippocampus"),
+    ]
+    assert {audience_of(uri) for uri in stored} == {group_audience([hippocampus])}
+
+
 def test_private_has_no_group_in_its_uri() -> None:
     """It is for the user's own machines, which are named in the settings."""
     uri = kcl.store_text("mine", to="private", local=True)
@@ -396,6 +410,23 @@ def test_what_is_for_nobody_else() -> None:
     assert run("access", uri).stdout.startswith("Nobody else can load this.\n")
     assert kcl.set_visibility(uri, "public") == uri
     assert audience_of(uri) == PUBLIC
+
+
+def test_a_shared_directory_says_for_whom_its_owner_has_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is listed from there has its column, too; a notebook shows it."""
+    monkeypatch.setenv("KACHERY_CLOUD_DIR", str(tmp_path / "theirs"))
+    kcl.store_text("a", label="shared", to="private", local=True)
+    close_repositories()
+    monkeypatch.setenv("KACHERY_CLOUD_DIR", str(data))
+    monkeypatch.setenv("KACHERY_CLOUD_SHARED_DIRS", str(tmp_path / "theirs"))
+    kcl.store_text("b", label="own", local=True)
+    assert {item.label: item.visibility for item in kcl.list()} == {"shared": ("private",), "own": ("public",)}
+    shown = kcl.list()._repr_html_()
+    assert ">for</th>" in shown
+    assert ">private</td>" in shown
+    assert ">for</th>" not in kcl.list(own=True)._repr_html_()
 
 
 def test_audit(hippocampus: str) -> None:
