@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from kachery_cloud.arguments import check_flags
 from kachery_cloud.audiences import chosen, groups_here, uri_groups, words_of
 from kachery_cloud.encryption.plain import PlainCopies
-from kachery_cloud.encryption.records import EncryptedRoots
+from kachery_cloud.encryption.records import encrypted_in
 from kachery_cloud.errors import InvalidArgument
 from kachery_cloud.inventory_tables import Column, Table, html_of, size_text, text_table, time_text
 from kachery_cloud.local import outbox, repository
@@ -229,7 +229,7 @@ def list(
     config = load_config()
     pins = pins_by_cid(config)
     repo = repository(config)
-    known = Visibilities(config, repo.access, EncryptedRoots(repo).all())
+    known = Visibilities(config, repo.access)
     wanted_by = None if to is None else chosen(config, to)
     found = {root.key: item_of(root, pins, known=known) for root in repo.inventory.roots()}
     for layer in () if own else repo.layers:
@@ -273,11 +273,11 @@ def du() -> UsageTable:
 class Visibilities:
     """For whom the roots of a repo are, and which are encrypted, looked up once for all."""
 
-    def __init__(self, config: Config, access: RootAccess, encrypted: frozenset[str] = frozenset()) -> None:
+    def __init__(self, config: Config, access: RootAccess, directory: Path | None = None) -> None:
         restricted = access.roots() if access.any_restricted() else ()
         self._audiences = {bytes(cid.to_v1()): audience for cid, audience in restricted}
         self._groups = groups_here(config) if self._audiences else ()
-        self._encrypted = encrypted
+        self._encrypted = encrypted_in(directory or config.directory)
 
     def of(self, root: KeptRoot) -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
         """The words for it, the IDs of its groups, and how it is encrypted."""
@@ -288,7 +288,7 @@ class Visibilities:
 
 def _items_of(config: Config, opened: Opened, directory: Path) -> dict[bytes, Item]:
     """What is listed in the directory of others, and for whom its owner has it."""
-    known = Visibilities(config, opened.access)
+    known = Visibilities(config, opened.access, directory)
     return {root.key: item_of(root, {}, directory, known) for root in opened.inventory.roots()}
 
 
@@ -373,7 +373,7 @@ def about(config: Config, cid: CID) -> dict[str, Any]:
             break
     if root is None:
         return {}
-    known = Visibilities(config, repo.access, EncryptedRoots(repo).all()) if shared is None else None
+    known = Visibilities(config, repo.access) if shared is None else None
     item = item_of(root, pins_by_cid(config), shared, known).as_json()
     return {
         "kept": item["kind"],

@@ -29,6 +29,14 @@ FOLDER = "encrypted"
 _MAX = 4096
 
 
+def encrypted_in(directory: Path) -> frozenset[str]:
+    """The roots of a data directory that are cipher text, as CIDv1 text."""
+    try:
+        return frozenset(name for name in os.listdir(directory / FOLDER) if "." not in name)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return frozenset()
+
+
 class EncryptedRoots:
     """The records of one data directory."""
 
@@ -48,10 +56,7 @@ class EncryptedRoots:
 
     def all(self) -> frozenset[str]:
         """The roots that are, as CIDv1 text."""
-        try:
-            return frozenset(name for name in os.listdir(self._folder) if "." not in name)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            return frozenset()
+        return encrypted_in(self._folder.parent)
 
     def sealed(self, cid: CID, keys: Sequence[str]) -> CID | None:
         """The sealed copy of a root that was made for these recipients."""

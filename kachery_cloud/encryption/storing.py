@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.dag.profiles import Profile
-    from kachery_p2p.repo.repo import Repo, Stored
+    from kachery_p2p.repo.repo import Repo
     from kachery_p2p.repo.scanning import Folder, FolderOptions
+    from kachery_p2p.repo.small import Stored
 
 #: Plain bytes of a value that are written through memory; more go through a file without a name.
 _IN_MEMORY = 8 << 20
@@ -362,7 +363,7 @@ def link_root(config: Config, cid: CID, keys: tuple[str, ...], name: str = "") -
 
 def here_already(config: Config, cid: CID) -> Stored | None:
     """A copy that was made before, if all of it is here still."""
-    from kachery_p2p.repo.repo import Stored
+    from kachery_p2p.repo.small import Stored
 
     repo = repository(config)
     root = repo.inventory.get(cid)
