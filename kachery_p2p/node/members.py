@@ -107,12 +107,13 @@ class MembersFirst:
             )
         return mine
 
-    async def plan(self, cid: CID, hint: Iterable[str] = ()) -> Plan:
+    async def plan(self, cid: CID, hint: Iterable[str] = (), providers: Iterable[str] = ()) -> Plan:
         """Who may hear of a root.
 
         Args:
             cid: the root.
             hint: the groups that it is for, as its URI says.
+            providers: multiaddrs of peers that may have it: members among them are asked there, too.
 
         Raises:
             NotAMember: this machine is in none of these groups.
@@ -129,7 +130,7 @@ class MembersFirst:
             return Plan(known.groups - {OWN}, watched=True, known=known)
         if not self._groups.own_groups() and not self._groups.members_of(OWN):
             return Plan(frozenset() if known is not None else None, watched=known is not None, known=known)
-        told = await self._ask_all(cid.multihash)
+        told = await self._ask_all(cid.multihash, providers)
         groups = frozenset[str]().union(*(each.groups for each in told.values()))
         if not groups and known is not None:
             groups = self._groups.own_groups()  # what is here came from a member that did not say for whom it has it
@@ -142,15 +143,19 @@ class MembersFirst:
         told = await ask_audience(self._host, peer, [multihash], timeout=ANSWER_SECONDS)
         return None if told is None else told.get(multihash)
 
-    async def _ask_all(self, multihash: bytes) -> dict[str, Audience]:
+    async def _ask_all(self, multihash: bytes, providers: Iterable[str]) -> dict[str, Audience]:
         """What members say of a root that have it. Ends with the first that says that it is for groups."""
-        if self._unknown.get(multihash, 0.0) > trio.current_time():
-            return {}
         told: dict[str, Audience] = {}
         connected = set(self._host.connected())
         groups = [OWN, *sorted(self._groups.own_groups())]
+        named = self._named(groups, providers, connected)
+        if not named and self._unknown.get(multihash, 0.0) > trio.current_time():
+            return {}
         peers = {peer: () for group in groups for peer in self._groups.members_of(group) if peer in connected}
         listed = {each.peer: each.addrs for each in self._finding.members.listed(groups) if each.peer not in connected}
+        for peer, addrs in named.items():
+            listed[peer] = (*addrs, *listed.get(peer, ()))
+            self._away.pop(peer, None)  # it was looked for elsewhere
         slots = trio.Semaphore(ASKED_AT_ONCE)
         async with trio.open_nursery() as nursery:
 
@@ -176,6 +181,17 @@ class MembersFirst:
             while len(self._unknown) > MOST_REMEMBERED:
                 self._unknown.popitem(last=False)
         return told
+
+    def _named(
+        self, groups: Iterable[str], providers: Iterable[str], connected: Collection[str]
+    ) -> dict[str, tuple[str, ...]]:
+        """The members that are named as providers and are not connected, and where they are said to be."""
+        found: dict[str, tuple[str, ...]] = {}
+        for addr in providers:
+            way, _, peer = addr.rpartition("/p2p/")
+            if way and peer not in connected and any(peer in self._groups.members_of(group) for group in groups):
+                found[peer] = (*found.get(peer, ()), way)
+        return found
 
     async def _reach(self, peer: str, addrs: tuple[str, ...]) -> bool:
         """Connect to a member, if it answers soon."""

@@ -439,7 +439,7 @@ class Node:
                 self._lasting |= {root.multihash}
                 self.finding.announce([root.multihash])
 
-        plan = await self._members_first.plan(root, request.groups)
+        plan = await self._members_first.plan(root, request.groups, request.providers)
         async with contextlib.AsyncExitStack() as stack:
             admits = None if plan.groups is None else self.finding.members.admits(plan.groups)
             session = await stack.enter_async_context(

@@ -74,11 +74,23 @@ class Table:
 
 
 def ours(lab: AccessLab, uris: Mapping[str, str], *, providers: tuple[str, ...] = ()) -> Cells:
-    """What our machines get, by the URI that `store` printed, and by one with the CID alone; both must agree."""
-    asked = {f"{kind} as given": uri for kind, uri in uris.items()}
-    asked |= {f"{kind} bare": bare(uri) for kind, uri in uris.items()}
+    """What our machines get, by the URI that `store` printed, and by one with the CID alone; both must agree.
+
+    A CID alone does not say that it is for somebody. So who may have it and cannot ask a member would ask everybody.
+    Here each machine first loads what the URI says is for it, by the way that is tried, and then what is public, which
+    connects it to who has it; and only then all the rest.
+    """
+
+    def load(name: str) -> dict[str, bool]:
+        told = {f"{kind} as given": uri for kind, uri in uris.items() if "group=" in uri and name in MAY[kind]}
+        public = {"public as given": uris["public"], "public bare": bare(uris["public"])}
+        rest = {f"{kind} as given": uri for kind, uri in uris.items()}
+        rest |= {f"{kind} bare": bare(uri) for kind, uri in uris.items()}
+        return lab.load(name, told, public, {**rest, **told, **public}, providers=providers)
+
+    wait_until(lambda: lab.peer_ids["ann"] in connected(lab, "erin"), "ann's own machines are connected")
     found: Cells = {}
-    for name, got in lab.each(lambda name: lab.load(name, asked, providers), LOADERS).items():
+    for name, got in lab.each(load, LOADERS).items():
         for kind in uris:
             given, alone = got[f"{kind} as given"], got[f"{kind} bare"]
             assert given == alone, f"{name} gets {kind} {'by its URI' if given else 'by its CID'} alone"
@@ -205,7 +217,7 @@ def gateways(lab: AccessLab) -> tuple[Cells, dict[str, frozenset[str]]]:
         What was found, and what it must be.
     """
     uris = lab.store()
-    lab.load("bob", uris, (lab.addr("ann"),))  # his gateway fetches nothing for those who show no token
+    lab.load("bob", uris, providers=(lab.addr("ann"),))  # his gateway fetches nothing for those who show no token
     asking = {(name, with_token) for name in ("ann", "bob", "stranger") for with_token in (False, True)}
     tokens = {name: lab.stations[name].call(_TOKEN) for name in ("ann", "bob", "stranger")}
 
@@ -259,7 +271,7 @@ def by_a_pinning_service(lab: AccessLab) -> Cells:
         assert [kind for kind in uris if cid_of(asked[kind]) == cid_of(uris[kind])] == ["public"]
 
         def load(name: str) -> dict[str, str]:
-            return lab.stations[name].call(LOAD, asked, [service.addr], IN_VAIN)
+            return lab.stations[name].call(LOAD, [asked], [service.addr], IN_VAIN)
 
         return judged(lab, uris, lab.each(load, LOADERS)) | {
             (kind, "service"): service.has(lab.pieces[cid_of(uri)]) for kind, uri in uris.items()
@@ -317,9 +329,11 @@ def quietly(lab: AccessLab) -> list[tuple[str, str]]:
     announce(lab, uris)
 
     def load(name: str) -> None:
+        told = {kind: uri for kind, uri in uris.items() if "group=" in uri and name in MAY[kind]}
         mine = {kind: uri for kind, uri in uris.items() if name in MAY[kind]}
-        assert all(lab.load(name, {**mine, **{f"{kind} bare": bare(uri) for kind, uri in mine.items()}}).values())
+        assert all(lab.load(name, told, {"public": uris["public"]}, mine).values())
 
+    wait_until(lambda: lab.peer_ids["ann"] in connected(lab, "erin"), "ann's own machines are connected")
     lab.each(load, LOADERS)
     return lab.stored[-len(uris) :]
 
@@ -396,7 +410,7 @@ def test_who_can_load_what(lab: AccessLab) -> None:
     lab.set_up("ann", dht=True)
     before = lab.store()
     lab.load("carl", before)  # what he has of it must not be given to bob, either
-    lab.load("bob", {"public": before["public"]}, (lab.addr("ann"),))
+    lab.load("bob", {"public": before["public"]}, providers=(lab.addr("ann"),))
     may = remove_bob(lab)
     table.add("Stored before bob was removed", ours(lab, before, providers=(lab.addr("ann"), lab.addr("carl"))), may)
     after = lab.store()

@@ -183,6 +183,17 @@ async def test_members_that_are_not_connected_are_tried_for_a_second(net: Net, m
     assert (await net.first.plan(ROOT)).groups == {G1}
 
 
+async def test_a_member_that_is_named_as_a_provider_is_asked_there(net: Net, mock_clock: MockClock) -> None:
+    """Where no address of it is known, or it was looked for elsewhere just now, too. Others that are named are not."""
+    net.members.add(G1, "bob")
+    net.says = {"bob": (0.0, group_audience([G1]))}
+    net.reachable = {"bob"}
+    assert (await net.first.plan(ROOT)).groups is None
+    there = ["/ip4/11.0.0.8/tcp/4001/p2p/relay/p2p-circuit/p2p/bob", "/ip4/11.0.0.9/tcp/4001/p2p/stranger"]
+    assert (await net.first.plan(ROOT, providers=there)).groups == {G1}
+    assert net.dialled == ["bob"]
+
+
 async def test_a_member_that_keeps_silent_is_not_waited_for_for_long(net: Net, mock_clock: MockClock) -> None:
     """It may be of an older version, or busy."""
     net.members.add(G1, "silent")
