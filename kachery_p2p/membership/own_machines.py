@@ -1,8 +1,8 @@
 """The user's own machines name each other, before one gives the other what is private.
 
-A machine that takes another for its own gives it private data. The other must know what it gets, or it would take it for
-public and pass it on. So two machines are each other's own only where both are told so by their user's settings, and
-each has heard it from the other over a connection that proves who it is (`/kachery/own/1.0.0`):
+A machine that takes another for its own gives it private data. The other must know what it gets, or it would take it
+for public and pass it on. So two machines are each other's own only where both are told so by their user's settings,
+and each has heard it from the other over a connection that proves who it is (`/kachery/own/1.0.0`):
 
     asker       opens a stream: "you are one of mine"
     answerer    one byte: 1 where the asker is one of its own, too; else 0

@@ -84,8 +84,13 @@ def test_what_is_asked_often(two: tuple[Member, Member, str], tmp_path: Path) ->
     assert a.secrets_of(group) == b.secrets_of(group) != a.secrets_of(other)
     assert b.secrets_of(other) == ()
     mine = Groups(tmp_path / "c", new_keys(), own_peers=[b.peer])
-    assert mine.groups_of(b.peer) == {OWN}
     assert mine.members_of(OWN) == {b.peer}
+    assert mine.groups_of(b.peer) == frozenset()  # it has not said that this machine is one of its own
+    assert mine.set_mutual(b.peer, True)
+    assert not mine.set_mutual(b.peer, True)
+    assert mine.groups_of(b.peer) == {OWN}
+    assert mine.set_mutual(b.peer, False)
+    assert mine.groups_of(b.peer) == frozenset()
     assert mine.own_groups() == frozenset()
 
 

@@ -285,7 +285,6 @@ async def test_what_is_private_goes_to_own_machines_alone(lab: Lab, heard: dict[
     outsider, alice, bob = [await lab.node(name) for name in ("outsider", "alice", "bob")]
     laptop = await lab.node("laptop", own_peers=(alice.host.peer_id,))
     alice.groups.own_peers = frozenset({laptop.host.peer_id})
-    alice.groups._snapshot = alice.groups._look_at(dict(alice.groups._snapshot.held))
     await lab.met(outsider, alice, bob, laptop)
     await lab.join(alice, bob)
     cid = await stored(alice, os.urandom(2 * MIB), PRIVATE)
@@ -298,6 +297,21 @@ async def test_what_is_private_goes_to_own_machines_alone(lab: Lab, heard: dict[
     # Whoever asks everybody for a CID tells everybody that CID; it does not help him.
     with pytest.raises(ContentNotFound):
         await bob.load(LoadRequest(cid, timeout=SOON))
+
+
+@pytest.mark.parametrize("named_by", ["source", "loader"])
+async def test_machines_that_do_not_name_each_other_are_not_of_one_owner(lab: Lab, named_by: str) -> None:
+    """One that gets what is private must know that it is, or it would pass it on. So both have to name the other."""
+    alice = await lab.node("alice")
+    laptop = await lab.node("laptop", own_peers=(alice.host.peer_id,) if named_by == "loader" else ())
+    if named_by == "source":
+        alice.groups.own_peers = frozenset({laptop.host.peer_id})
+    await lab.met(alice, laptop)
+    cid = await stored(alice, os.urandom(2 * MIB), PRIVATE)
+    with pytest.raises(ContentNotFound):
+        await laptop.load(LoadRequest(cid, providers=tuple(alice.host.addresses()), timeout=SOON))
+    assert alice.exchange.stats().total.blocks_sent == 0
+    assert blocks_of(laptop) == set()
 
 
 async def test_a_name_does_not_tell_the_cid(three: Three) -> None:
