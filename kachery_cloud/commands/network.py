@@ -211,14 +211,14 @@ def keygen_swarm(to_stdout: bool, out: Path | None, as_json: bool) -> None:
 def gateway_token(as_json: bool) -> None:
     """Print the token with which the gateway of this machine gives out what is not for everyone.
 
-    Without it, a gateway (kachery-cloud-node --gateway) gives out what is public. Whoever shows the token gets whatever
-    you may see here, so keep it to yourself. It is made when it is first asked for. To have a new one, remove the file
-    gateway-token from the data directory.
+    Without it, a gateway (kachery-cloud-node --gateway) gives out what is public. Whoever shows the token, in the
+    header "Authorization: Bearer TOKEN", gets whatever you may see here, so keep it to yourself. It is made when it is
+    first asked for. To have a new one, remove the file gateway-token from the data directory.
 
     \b
     Examples:
         kachery-cloud gateway-token
-        curl -H "Authorization: Bearer $(kachery-cloud gateway-token)" http://127.0.0.1:8090/ipfs/bafybei...
+        kachery-cloud gateway-token --json
     """  # noqa: D301
     from kachery_cloud.settings.config import load_config
     from kachery_p2p.gateway.server.token import TOKEN_NAME
