@@ -100,7 +100,8 @@ class Request:
         if found is None or found.path is None:
             return _path_of(self.ask("file"))
         self.say(f"{self.uri.locator} is on this machine already.")
-        self._asked_for(found.cid)
+        if isinstance(found, LocalContent):
+            self._asked_for(found.cid)
         return found.path
 
     def copy_to(self, target: Path, *, replace: bool) -> None:
