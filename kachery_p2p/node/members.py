@@ -14,11 +14,13 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import trio
 
 from kachery_p2p.access.asking import ask_audience
 from kachery_p2p.access.audience import OWN, Audience
+from kachery_p2p.access.limits import MAX_ASKING_EACH
 from kachery_p2p.errors import KacheryError, NotAMember
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 #: Members asked at once, and in all: a load does not wait for more.
 ASKED_AT_ONCE = 32
 MOST_ASKED = 128
+#: Questions to one member at once. It refuses what is more than it answers at once, and who is refused knows nothing;
+#: half as many, for it may not have seen yet that we have an answer.
+QUESTIONS_EACH = MAX_ASKING_EACH // 2
 #: Seconds for a member that is not connected to be reached and to answer; and for one that is connected.
 REACH_SECONDS = 1.0
 ANSWER_SECONDS = 3.0
@@ -84,6 +89,7 @@ class MembersFirst:
         self._settled = settled
         #: Members that could not be reached, and roots of which nobody knew anything, until when (trio's clock).
         self._away: dict[str, float] = {}
+        self._questions: WeakValueDictionary[str, trio.Semaphore] = WeakValueDictionary()
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
         groups.on_changed(self._changed)
 
@@ -140,7 +146,11 @@ class MembersFirst:
 
     async def ask(self, peer: str, multihash: bytes) -> Audience | None:
         """For whom a connected member has a root; None where it does not say, or does not have it."""
-        told = await ask_audience(self._host, peer, [multihash], timeout=ANSWER_SECONDS)
+        questions = self._questions.get(peer)
+        if questions is None:
+            questions = self._questions[peer] = trio.Semaphore(QUESTIONS_EACH)
+        async with questions:
+            told = await ask_audience(self._host, peer, [multihash], timeout=ANSWER_SECONDS)
         return None if told is None else told.get(multihash)
 
     async def _ask_all(self, multihash: bytes, providers: Iterable[str]) -> dict[str, Audience]:

@@ -11,9 +11,10 @@ import trio
 from trio.testing import MockClock
 
 from kachery_p2p.access.audience import NOBODY, OWN, PRIVATE, PUBLIC, Audience, group_audience
+from kachery_p2p.access.limits import MAX_ASKING_EACH
 from kachery_p2p.errors import NotAMember
 from kachery_p2p.node import members as module
-from kachery_p2p.node.members import ANSWER_SECONDS, AWAY_SECONDS, NOBODY_SECONDS, REACH_SECONDS, MembersFirst
+from kachery_p2p.node.members import ANSWER_SECONDS, AWAY_SECONDS, NOBODY_SECONDS, REACH_SECONDS, MembersFirst, Plan
 from kachery_p2p.routing.members import MemberSearch
 from tests.helpers.bitswap_fakes import cid_of
 from tests.helpers.group_fakes import G1, G2, FakeAudiences, FakeMembers
@@ -32,6 +33,7 @@ class Net:
         self.says: dict[str, tuple[float, Audience | None]] = {}
         self.reachable: set[str] = set()
         self.asked: list[str] = []
+        self.at_once = self.most_at_once = 0
         self.dialled: list[str] = []
         finding: Any = type("Finding", (), {"members": MemberSearch(None, self.members)})()  # type: ignore[arg-type]
         self.first = MembersFirst(self, finding, self.members, self.audiences)  # type: ignore[arg-type]
@@ -50,6 +52,14 @@ class Net:
         self, host: object, peer: str, multihashes: Collection[bytes], *, timeout: float
     ) -> dict[bytes, Audience] | None:
         self.asked.append(peer)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            return await self._answer(peer, timeout)
+        finally:
+            self.at_once -= 1
+
+    async def _answer(self, peer: str, timeout: float) -> dict[bytes, Audience] | None:
         if peer not in self.says:
             await trio.sleep(timeout)
             return None
@@ -192,6 +202,23 @@ async def test_a_member_that_is_named_as_a_provider_is_asked_there(net: Net, moc
     there = ["/ip4/11.0.0.8/tcp/4001/p2p/relay/p2p-circuit/p2p/bob", "/ip4/11.0.0.9/tcp/4001/p2p/stranger"]
     assert (await net.first.plan(ROOT, providers=there)).groups == {G1}
     assert net.dialled == ["bob"]
+
+
+async def test_many_loads_at_once_ask_a_member_in_turns(net: Net, mock_clock: MockClock) -> None:
+    """It would refuse what is more than it answers at once, and who is refused would ask everybody."""
+    net.members.add(G1, "bob")
+    net.up = ["bob"]
+    net.says = {"bob": (0.1, group_audience([G1]))}
+    plans: list[Plan] = []
+
+    async def plan() -> None:
+        plans.append(await net.first.plan(ROOT))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(plan)
+    assert [each.groups for each in plans] == [{G1}] * 20
+    assert net.most_at_once <= MAX_ASKING_EACH // 2
 
 
 async def test_a_member_that_keeps_silent_is_not_waited_for_for_long(net: Net, mock_clock: MockClock) -> None:
