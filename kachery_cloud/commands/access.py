@@ -41,8 +41,7 @@ def visibility(uri: str, to: tuple[str, ...], as_json: bool) -> None:
     \b
     Examples:
         kachery-cloud visibility ipfs://bafy...
-        kachery-cloud visibility ipfs://bafy... --to private
-        kachery-cloud visibility ipfs://bafy... --to public
+        kachery-cloud visibility $(kachery-cloud-store session.nwb) --to private
     """  # noqa: D301
     from kachery_cloud.audiences import sentence, words_here
     from kachery_cloud.settings.config import load_config

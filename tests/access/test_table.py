@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,7 +117,7 @@ def kubos(lab: AccessLab, kubo: Kubo, uris: Mapping[str, str]) -> Cells:
     return found
 
 
-def start_kubo(lab: AccessLab, **options: object) -> Kubo:
+def start_kubo(lab: AccessLab, **options: Any) -> Kubo:
     host = lab.hosts["kubo"]
     with host.entered():
         return Kubo(host=host.address, tcp=4001, no_fsync=True, **options)
@@ -233,9 +234,9 @@ def gateways(lab: AccessLab) -> tuple[Cells, dict[str, frozenset[str]]]:
             found |= cells
     may = {
         kind: frozenset(
-            {"ann", "ann+token", "bob", "bob+token", "stranger", "stranger+token"}
+            ["ann", "ann+token", "bob", "bob+token", "stranger", "stranger+token"]
             if kind == "public"
-            else {"ann+token", *(["bob+token"] if "bob" in MAY[kind] else [])}
+            else ["ann+token", *(["bob+token"] if "bob" in MAY[kind] else [])]
         )
         for kind in AUDIENCES
     }
