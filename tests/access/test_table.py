@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,7 +117,7 @@ def kubos(lab: AccessLab, kubo: Kubo, uris: Mapping[str, str]) -> Cells:
     return found
 
 
-def start_kubo(lab: AccessLab, **options: object) -> Kubo:
+def start_kubo(lab: AccessLab, **options: Any) -> Kubo:
     host = lab.hosts["kubo"]
     with host.entered():
         return Kubo(host=host.address, tcp=4001, no_fsync=True, **options)
@@ -231,14 +232,9 @@ def gateways(lab: AccessLab) -> tuple[Cells, dict[str, frozenset[str]]]:
     with ThreadPoolExecutor(len(asking)) as pool:
         for cells in pool.map(get, sorted(asking)):
             found |= cells
-    may = {
-        kind: frozenset(
-            {"ann", "ann+token", "bob", "bob+token", "stranger", "stranger+token"}
-            if kind == "public"
-            else {"ann+token", *(["bob+token"] if "bob" in MAY[kind] else [])}
-        )
-        for kind in AUDIENCES
-    }
+    with_tokens = {kind: {"ann+token", *(["bob+token"] if "bob" in MAY[kind] else [])} for kind in AUDIENCES}
+    with_tokens["public"] = {name for _, name in found}
+    may = {kind: frozenset(names) for kind, names in with_tokens.items()}
     return found, may
 
 
@@ -382,10 +378,8 @@ def check_record(lab: AccessLab, quiet: Sequence[tuple[str, str]], after: Sequen
                         number = lab.stored.index((kind, uri)) // len(AUDIENCES)
                         wrong.append(f"{names.get(who, who)} names {uri} ({kind}, store {number}) by {how}")
                 searched += len(blocks)
-        if quiet:
-            assert multihash_of(dict(quiet)["public"]) in Search(blocks_of(repo, dict(quiet)["public"])).named_in(
-                records
-            )
+        shown = dict(quiet)["public"]
+        assert multihash_of(shown) in Search(blocks_of(repo, shown)).named_in(records)
     size = sum(map(len, records.values()))
     print(f"\n{size:,} bytes were recorded, {len(records) - 1} kinds of streams and the packets of the wire.")
     assert wrong == [], "\n".join(wrong)
