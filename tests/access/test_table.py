@@ -225,6 +225,7 @@ def gateways(lab: AccessLab) -> tuple[Cells, dict[str, frozenset[str]]]:
     def get(case: tuple[str, bool]) -> Cells:
         name, with_token = case
         called = f"{name}+token" if with_token else name
+        assert lab.stations[name].node.poll() is None, f"the node of {name} has ended"
         with lab.hosts[name].entered():
             return {(kind, called): fetched(lab, uri, tokens[name] if with_token else "") for kind, uri in uris.items()}
 
