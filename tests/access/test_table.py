@@ -225,6 +225,7 @@ def gateways(lab: AccessLab) -> tuple[Cells, dict[str, frozenset[str]]]:
     def get(case: tuple[str, bool]) -> Cells:
         name, with_token = case
         called = f"{name}+token" if with_token else name
+        assert lab.stations[name].node.poll() is None, f"the node of {name} has ended"
         with lab.hosts[name].entered():
             return {(kind, called): fetched(lab, uri, tokens[name] if with_token else "") for kind, uri in uris.items()}
 
@@ -232,14 +233,9 @@ def gateways(lab: AccessLab) -> tuple[Cells, dict[str, frozenset[str]]]:
     with ThreadPoolExecutor(len(asking)) as pool:
         for cells in pool.map(get, sorted(asking)):
             found |= cells
-    may = {
-        kind: frozenset(
-            ["ann", "ann+token", "bob", "bob+token", "stranger", "stranger+token"]
-            if kind == "public"
-            else ["ann+token", *(["bob+token"] if "bob" in MAY[kind] else [])]
-        )
-        for kind in AUDIENCES
-    }
+    with_tokens = {kind: {"ann+token", *(["bob+token"] if "bob" in MAY[kind] else [])} for kind in AUDIENCES}
+    with_tokens["public"] = {name for _, name in found}
+    may = {kind: frozenset(names) for kind, names in with_tokens.items()}
     return found, may
 
 
@@ -383,10 +379,8 @@ def check_record(lab: AccessLab, quiet: Sequence[tuple[str, str]], after: Sequen
                         number = lab.stored.index((kind, uri)) // len(AUDIENCES)
                         wrong.append(f"{names.get(who, who)} names {uri} ({kind}, store {number}) by {how}")
                 searched += len(blocks)
-        if quiet:
-            assert multihash_of(dict(quiet)["public"]) in Search(blocks_of(repo, dict(quiet)["public"])).named_in(
-                records
-            )
+        shown = dict(quiet)["public"]
+        assert multihash_of(shown) in Search(blocks_of(repo, shown)).named_in(records)
     size = sum(map(len, records.values()))
     print(f"\n{size:,} bytes were recorded, {len(records) - 1} kinds of streams and the packets of the wire.")
     assert wrong == [], "\n".join(wrong)
