@@ -371,7 +371,7 @@ class RootAccess:
 
     def bind(self, claim: Claim, cid: CID) -> None:
         """See Claim.keep."""
-        step = self.before_keeping(cid, claim.audience, claim)
+        step = self.before_keeping(cid, claim.audience, claim, widens=False)
         with self._catalog.write() as db:
             step(db)
 
@@ -380,7 +380,9 @@ class RootAccess:
         if not claim.kept:
             self._bind(db, bytes(root.to_v1()), claim.rows, claim.audience, claim)
 
-    def before_keeping(self, cid: CID, audience: Audience | None, claim: Claim | None = None) -> Step:
+    def before_keeping(
+        self, cid: CID, audience: Audience | None, claim: Claim | None = None, *, widens: bool = True
+    ) -> Step:
         """Prepare for a root to be kept, all of which is here. The caller has the lock of those who add.
 
         Args:
@@ -388,6 +390,8 @@ class RootAccess:
             audience: for whom it is stored or loaded; None where nothing was said: then a root that is known stays as
                 it is, also one that is known as a part of others, and a new one is public.
             claim: what it was stored or loaded under.
+            widens: whether a root for everyone lets everyone have all of its blocks. What the user stores does. What
+                was loaded does not: a stranger may have made a folder of what only some may see, and it was here.
 
         Returns:
             What is to be done in the transaction in which it is kept, before that.
@@ -403,7 +407,7 @@ class RootAccess:
         if claim is None and audience.everyone:
             if self.records.begun():
                 self.records.append([AccessRecord(cid, PUBLIC)], durable=False)
-            if not public and self.any_restricted():
+            if widens and not public and self.any_restricted():
                 self.widen(cid)
             return lambda db: self._bind_public(db, key)
         if not audience.everyone:
@@ -416,7 +420,8 @@ class RootAccess:
             if claim.kept:  # it has a root already, and goes on with another one
                 with self._catalog.write() as db:
                     rows = (new_access(db, str(audience)),)
-        self.cover(rows, cid)
+        if widens or not audience.everyone:  # else what has come is claimed, and what was here is for whom it was
+            self.cover(rows, cid)
         final = PUBLIC if public else audience if known is None else audience | known
         if self.records.begun():
             self.records.append([AccessRecord(cid, final)], durable=False)

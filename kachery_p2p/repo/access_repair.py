@@ -76,9 +76,11 @@ def bring_back_access(access: RootAccess, catalog: Catalog, reader: BlockReader,
             ).fetchone()
             if row is not None:
                 keep_row(db, key, LINKED if row[1] else STORED, row[0], whole=None)
+    # What was loaded lets nobody see what is restricted: see `RootAccess.before_keeping`.
     public: list[CID] = []
-    for key, version in catalog.all(
-        "SELECT k.key, coalesce(r.version, 1) FROM kept k LEFT JOIN roots r ON r.key = k.key ORDER BY k.added"
+    loaded: list[CID] = []
+    for key, version, how in catalog.all(
+        "SELECT k.key, coalesce(r.version, 1), k.how FROM kept k LEFT JOIN roots r ON r.key = k.key ORDER BY k.added"
     ):
         cid = cid_of(key, version)
         audience = said.get(key)
@@ -92,7 +94,7 @@ def bring_back_access(access: RootAccess, catalog: Catalog, reader: BlockReader,
             )
             problems.append(Problem(cid, access.records.path, "unknown", detail))
         if audience.everyone:
-            public.append(cid)
+            (public if how & (STORED | LINKED) else loaded).append(cid)
             continue
         with catalog.write() as db:
             row = new_access(db, str(audience), key)
@@ -104,6 +106,9 @@ def bring_back_access(access: RootAccess, catalog: Catalog, reader: BlockReader,
             seen.update(some)
     with catalog.write() as db:
         widen(db, seen)
+        for cid in loaded:
+            for some in each_block(cid, reader.nodes):
+                seen.update(some)
         # Blocks that no root reaches, as of a folder that was being stored: nobody knows for whom they were.
         loose = [
             multihash

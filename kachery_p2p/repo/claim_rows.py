@@ -8,7 +8,8 @@ What everything here keeps up, and the reasons why nothing that is restricted is
 
 1. A block gets its claim in the transaction in which it becomes visible, or before.
 2. What a node links to has all claims of the node, as soon as the node is here. So the leaves of a file are claimed
-   before the first of them can arrive.
+   before the first of them can arrive. Of what is still being loaded only what has no claim yet: a stranger may have
+   made the node, and the load may turn out to be for everyone.
 3. A block that is here without a claim is for everyone. If it gets one, it gets that of row 0 as well, and stays so.
 """
 
@@ -101,8 +102,18 @@ def claim_node(db: sqlite3.Connection, access: Sequence[int], multihash: bytes, 
     """Claim a node, and what it links to, before its row is written."""
     add_claims(db, access, [multihash])
     found = access_of_block(db, multihash)
-    if found:
-        add_claims(db, found, links_of(block))
+    if not found:
+        return
+    links = links_of(block)
+    marks = ",".join("?" * len(found))
+    loading = {
+        each for (each,) in db.execute(f"SELECT id FROM access WHERE id IN ({marks}) AND key IS NULL", found)
+    } - {EVERYONE}
+    add_claims(db, [each for each in found if each not in loading], links)
+    if loading:
+        others = f"SELECT 1 FROM claims WHERE multihash = ? AND access NOT IN ({marks})"
+        new = [each for each in links if db.execute(others, (each, *found)).fetchone() is None]
+        add_claims(db, sorted(loading), new)
 
 
 def links_of(block: bytes) -> list[bytes]:

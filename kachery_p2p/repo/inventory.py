@@ -110,7 +110,9 @@ class Inventory:
         said = claim is not None or (audience is not None and self._access.audience_of(cid) != audience)
         if not (new_how or new_label or going or said or whole == 0 or used < now - USED_SECONDS):
             return
-        bind = self._access.before_keeping(cid, audience, claim) if not known or going or said else None
+        bind = None
+        if not known or going or said:
+            bind = self._access.before_keeping(cid, audience, claim, widens=bool(how & (STORED | LINKED)))
         if new_label or (new_how and how & LOADED):
             self.records.append([_record(cid, (known or 0) | how, label, now)])
         with self._catalog.write(durable=durable) as db:
