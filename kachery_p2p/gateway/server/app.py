@@ -13,61 +13,22 @@ is not: see `paths.check_host`.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import trio
 from starlette.datastructures import Headers
 
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.gateway.server import limits
 from kachery_p2p.gateway.server.content import Content
 from kachery_p2p.gateway.server.formats import answer_for
-from kachery_p2p.gateway.server.limits import GatewayLimits
 from kachery_p2p.gateway.server.names import GatewayNames, NameSource
 from kachery_p2p.gateway.server.pages import PAGE_HEADERS, welcome_page
 from kachery_p2p.gateway.server.paths import NamePath, PathRefusal, check_host, parse_path
 from kachery_p2p.gateway.server.replies import METHODS, HttpReply, Send
 from kachery_p2p.gateway.server.request import Request, refusal_for
-
-
-class _Turns:
-    """How many requests are answered at once, of all and of each address; the others wait."""
-
-    def __init__(self, bounds: GatewayLimits) -> None:
-        self._limits = bounds
-        self._all = trio.CapacityLimiter(bounds.max_running)
-        self._each: dict[str, trio.CapacityLimiter] = {}
-        self._waiting = 0
-
-    @property
-    def waiting(self) -> int:
-        """Requests that wait for their turn."""
-        return self._waiting
-
-    @contextlib.asynccontextmanager
-    async def take(self, address: str) -> AsyncIterator[bool]:
-        """Wait for a turn, and have it while this lasts; False when there is none to be had."""
-        if self._waiting >= self._limits.max_waiting:
-            yield False
-            return
-        own = self._each.setdefault(address, trio.CapacityLimiter(self._limits.max_running_each))
-        try:
-            async with contextlib.AsyncExitStack() as held:
-                self._waiting += 1
-                try:
-                    with trio.move_on_after(self._limits.wait_seconds) as patience:
-                        for limiter in (own, self._all):
-                            await limiter.acquire()
-                            held.callback(limiter.release)
-                finally:
-                    self._waiting -= 1
-                yield not patience.cancelled_caught
-        finally:
-            if not own.borrowed_tokens and not own.statistics().tasks_waiting:
-                self._each.pop(address, None)
+from kachery_p2p.http_server import Turns
 
 
 class GatewayApp:
@@ -92,7 +53,7 @@ class GatewayApp:
         self._names = frozenset(names)
         self._agent = agent
         self._limits = content.limits
-        self._turns = _Turns(content.limits)
+        self._turns = Turns(content.limits)
 
     @property
     def fetches(self) -> bool:
