@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.repo.inventory import KeptRoot
 
-Kind: TypeAlias = Literal["stored", "linked", "loaded", "partial"]
+Kind: TypeAlias = Literal["stored", "linked", "loaded", "pinned", "partial"]
 SORTS = ("added", "used", "size", "label", "kind")
 
 
@@ -40,8 +40,9 @@ class Item:
     Attributes:
         uri: of it, with its label.
         label: what it is called: as you said, else the name of the file, else what its URI said; None without any.
-        kind: "stored" (a copy), "linked" (your own file, without a copy), "loaded" (from others), or "partial" (being
-            loaded, or only parts of it were asked for). What was stored and loaded is stored.
+        kind: "stored" (a copy), "linked" (your own file, without a copy), "loaded" (from others), "pinned" (by users of
+            this node's pinning service), or "partial" (being loaded, or only parts of it were asked for). What was
+            stored and loaded is stored.
         directory: whether it is a folder.
         size: in bytes; None where that is not known yet.
         here: bytes of it that are here.
@@ -240,12 +241,14 @@ def item_of(root: KeptRoot, pins: dict[bytes, builtins.list[PinnedAt]], shared: 
 
 def kind_of(root: KeptRoot) -> Kind:
     """What was done with a root, in one word."""
-    from kachery_p2p.repo.kept_rows import LINKED, STORED
+    from kachery_p2p.repo.kept_rows import LINKED, PINNED, STORED
 
     if root.how & STORED:
         return "stored"
     if root.how & LINKED:
         return "linked"
+    if root.how == PINNED:
+        return "pinned"
     return "loaded" if root.how else "partial"
 
 

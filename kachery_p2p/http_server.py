@@ -89,6 +89,23 @@ class AsgiApp(Protocol):
         ...
 
 
+def framing_fault(scope: Mapping[str, Any]) -> tuple[int, str] | None:
+    """What is wrong with a request that two servers could read as two different ones, or whose head is too large.
+
+    The HTTP server bounds a head that comes in pieces; one that comes at once is there before it is counted.
+
+    Returns:
+        Status and sentence: 400 (RFC 9112, section 6.3) or 431; None where nothing is.
+    """
+    names = [name.lower() for name, _ in scope["headers"]]
+    if b"transfer-encoding" in names and b"content-length" in names:
+        return 400, "The request has both Transfer-Encoding and Content-Length."
+    size = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    if size > limits.MAX_REQUEST_HEAD:
+        return 431, f"The headers have {size} bytes; {limits.MAX_REQUEST_HEAD} are the most there can be."
+    return None
+
+
 class Turns:
     """How many requests are answered at once, of all and of each address; the others wait."""
 

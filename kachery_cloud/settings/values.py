@@ -228,6 +228,28 @@ def _directories(value: Any, origin: str) -> tuple[Path, ...]:
     return tuple(found)
 
 
+def _listener(value: Any, origin: str) -> str | None:
+    """`HOST:PORT` as it was written; None where nothing is to listen."""
+    from kachery_p2p.errors import InvalidAddress as WrongAddress
+    from kachery_p2p.http_server import parse_address
+
+    if _word(value) in (*_OFF, "none"):
+        return None
+    try:
+        if not isinstance(value, str):
+            raise WrongAddress(f"{shown(value)} is not an address to listen on. It looks like 127.0.0.1:8095.")
+        parse_address(value)
+    except WrongAddress as error:
+        raise ConfigError(f"{origin}: {error}") from None
+    return value.strip()
+
+
+def _file(value: Any, origin: str) -> Path | None:
+    """The full path of a file, which need not be there."""
+    found = _directories([value], origin)
+    return next(iter(found))
+
+
 TIMEOUT = Parser(parse_timeout, "seconds")
 DIRECTORIES = Parser(
     _directories,
@@ -236,6 +258,8 @@ DIRECTORIES = Parser(
 )
 ADDRESSES = Parser(parse_addresses, "multiaddrs")
 BOOTSTRAP = Parser(parse_bootstrap, "multiaddrs, `default` or `none`", none="default")
+LISTENER = Parser(_listener, "`HOST:PORT` or `off`", none="off")
+FILE = Parser(_file, "a path", show=lambda path: None if path is None else str(path))
 BYTES = Parser[int | None](byte_count, "bytes, such as `50GB`")
 SWITCH = Parser(_switch, "`on` or `off`")
 URLS = Parser(_urls, "URLs, `default` or `none`", none="default")

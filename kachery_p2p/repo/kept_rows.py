@@ -16,6 +16,8 @@ from kachery_p2p.repo.limits import LABELS_OF_ROOT
 STORED = 1
 LINKED = 2
 LOADED = 4
+#: Kept for others, by the pinning service that this node is.
+PINNED = 8
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from kachery_p2p.gateway.server.pages import PAGE_HEADERS, welcome_page
 from kachery_p2p.gateway.server.paths import NamePath, PathRefusal, check_host, parse_path
 from kachery_p2p.gateway.server.replies import METHODS, HttpReply, Send
 from kachery_p2p.gateway.server.request import Request, refusal_for
-from kachery_p2p.http_server import Turns
+from kachery_p2p.http_server import Turns, framing_fault
 
 
 class GatewayApp:
@@ -85,7 +85,7 @@ class GatewayApp:
     async def _answer(self, scope: Mapping[str, Any], method: str) -> HttpReply:
         headers = Headers(raw=list(scope["headers"]))
         try:
-            _check_framing(scope, headers)
+            _check_framing(scope)
             check_host(headers.get("host"), self._names)
             if method == "OPTIONS":
                 return _preflight(headers)
@@ -136,16 +136,12 @@ def _has_body(scope: Mapping[str, Any]) -> bool:
     )
 
 
-def _check_framing(scope: Mapping[str, Any], headers: Headers) -> None:
-    """Refuse what two servers could read as two different requests, and heads larger than any that are meant.
-
-    The HTTP server bounds a head that comes in pieces; one that comes at once is there before it is counted.
+def _check_framing(scope: Mapping[str, Any]) -> None:
+    """Refuse what `framing_fault` finds.
 
     Raises:
-        PathRefusal: 400 (RFC 9112, section 6.3), 431.
+        PathRefusal: 400, 431.
     """
-    if "transfer-encoding" in headers and "content-length" in headers:
-        raise PathRefusal(400, "The request has both Transfer-Encoding and Content-Length.")
-    size = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
-    if size > limits.MAX_REQUEST_HEAD:
-        raise PathRefusal(431, f"The headers have {size} bytes; {limits.MAX_REQUEST_HEAD} are the most there can be.")
+    fault = framing_fault(scope)
+    if fault is not None:
+        raise PathRefusal(*fault)
