@@ -7,13 +7,13 @@ itself. What the user keeps beside that stays when the last pin goes.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from kachery_p2p.errors import InvalidAddress, IsADirectory
+from kachery_p2p.errors import InvalidAddress, IsADirectory, KacheryError
 from kachery_p2p.node.messages import LoadRequest
 from kachery_p2p.pinning.limits import MAX_ADDRESSES
 from kachery_p2p.pinning.server.keeper import Figures, Progress
@@ -22,6 +22,7 @@ from kachery_p2p.transport.addresses import parse_address
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
+    from kachery_p2p.node.messages import LoadResult
     from kachery_p2p.node.node import Node
 
 T = TypeVar("T")
@@ -61,7 +62,7 @@ class PinKeeper:
         """See `Keeper`."""
         request = LoadRequest(root, kind="info", providers=_dialable(origins), timeout=silence)
         try:
-            return (await self._node.load(request)).size
+            return (await self._load(request)).size
         except IsADirectory:
             return None
 
@@ -73,9 +74,25 @@ class PinKeeper:
 
         request = LoadRequest(root, providers=_dialable(origins), timeout=silence)
         try:
-            await self._node.load(request, told)
+            await self._load(request, told)
         except IsADirectory:
-            await self._node.load(replace(request, kind="directory"), told)
+            await self._load(replace(request, kind="directory"), told)
+
+    async def _load(
+        self, request: LoadRequest, told: Callable[[int, int, int], None] = lambda done, total, sources: None
+    ) -> LoadResult:
+        """Load; what goes wrong is a named error, also where several things do."""
+        try:
+            return await self._node.load(request, told)
+        except KacheryError:
+            raise
+        except BaseException as error:
+            # While the node stops, its parts fail those that use them, who are to stop as well.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            named = next(_named(error), None)
+            if named is None:
+                raise
+            raise named from error
 
     async def keep(self, root: CID, before: int | None) -> int:
         """See `Keeper`."""
@@ -154,6 +171,14 @@ class PinKeeper:
 
     async def _do(self, work: Callable[..., T], *args: Any) -> T:
         return await trio.to_thread.run_sync(work, *args, limiter=self._threads)
+
+
+def _named(error: BaseException) -> Iterator[KacheryError]:
+    """The named errors inside nested exception groups."""
+    if isinstance(error, KacheryError):
+        yield error
+    for inner in getattr(error, "exceptions", ()):
+        yield from _named(inner)
 
 
 def _dialable(origins: Sequence[str]) -> tuple[str, ...]:
