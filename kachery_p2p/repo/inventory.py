@@ -186,6 +186,8 @@ class Inventory:
                 keep_row(db, key, how, now)
                 db.execute("UPDATE kept SET how = ? WHERE key = ?", (how, key))
                 db.execute("DELETE FROM going WHERE key = ?", (key,))
+        with self._guard:
+            self._used.pop(key, None)  # whoever uses it next does so as the user
 
     def pinned_keys(self) -> set[bytes]:
         """What is kept for others, as the catalog has it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import trio
 
+from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.node.node import Node
 from kachery_p2p.node.pin_server import PinKeeper
 from kachery_p2p.pinning.server.limits import DEFAULT_UPLOAD, QueuePace
@@ -28,6 +30,11 @@ FAST = QueuePace(first=0.01, factor=1.0, tries=2, silence=PATIENCE, full=0.05, l
 HASTY = QueuePace(first=0.01, factor=1.0, tries=2, silence=0.2, full=0.05, look=0.05, progress=0.01)
 #: A block that is nowhere.
 NOWHERE = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
+
+
+def nowhere(number: int) -> str:
+    """The CID of a block that nobody has."""
+    return str(CID(1, RAW, b"\x12\x20" + hashlib.sha256(f"nowhere {number}".encode()).digest()))
 
 
 @dataclass
