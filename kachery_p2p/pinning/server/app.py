@@ -121,9 +121,11 @@ class PinApp:
             if not body.finished and scope["http_version"].startswith("1"):
                 # What was not read could be taken for another request, so nothing may follow on this connection.
                 answer.headers["connection"] = "close"
-            await answer.send(method == "HEAD", send, 2 * self._bounds.send_seconds)
-        known = method if method in ("GET", "HEAD", "POST", "DELETE", "OPTIONS") else "other"
-        self._metrics.answered(known, route or "other", answer.status, time.perf_counter() - begun)
+            try:
+                await answer.send(method == "HEAD", send, 2 * self._bounds.send_seconds)
+            finally:  # whoever has all of it may be gone before this goes on
+                known = method if method in ("GET", "HEAD", "POST", "DELETE", "OPTIONS") else "other"
+                self._metrics.answered(known, route or "other", answer.status, time.perf_counter() - begun)
 
     async def _answer(self, scope: Mapping[str, Any], parts: list[str], route: str, body: _Body) -> _Answer:
         try:
