@@ -23,7 +23,6 @@ import errno
 import functools
 import ipaddress
 import logging
-import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -32,8 +31,9 @@ import trio
 
 from kachery_p2p import descriptors
 from kachery_p2p import http_server_limits as limits
-from kachery_p2p.errors import AddressInUse, InvalidAddress
+from kachery_p2p.errors import AddressInUse
 from kachery_p2p.groups import group_of, most_crowded
+from kachery_p2p.http_address import parse_address
 from kachery_p2p.http_server_limits import HttpLimits
 from kachery_p2p.turns import Allowance, Pool
 
@@ -43,37 +43,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("kachery_p2p.http")
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-#: Where the gateway listens when nothing else is said: 8080 is Kubo's, and often taken by others.
-DEFAULT_ADDRESS = "127.0.0.1:8090"
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """`HOST:PORT`, `[IPv6]:PORT`, `HOST` or `:PORT` / `PORT`, where HOST is an address or `localhost`.
-
-    Raises:
-        InvalidAddress: it is none of these.
-    """
-    default_host, _, default_port = DEFAULT_ADDRESS.rpartition(":")
-    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]*))(?::(\d{1,5}))?", text.strip())
-    if match is None:
-        raise InvalidAddress(f"{text!a} is not an address to listen on. It looks like {DEFAULT_ADDRESS}.")
-    host, port = match[1] or match[2] or default_host, match[3] or default_port
-    if host.isascii() and host.isdigit() and match[3] is None:
-        host, port = default_host, host
-    if host == "localhost":
-        host = default_host
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        raise InvalidAddress(
-            f"{text!a} is not an address to listen on: {host!a} is no IP address. It looks like {DEFAULT_ADDRESS}."
-        ) from None
-    if int(port) > 65535:
-        raise InvalidAddress(
-            f"{text!a} is not an address to listen on: there is no port {port}. It looks like {DEFAULT_ADDRESS}."
-        )
-    return host, int(port)
 
 
 class AsgiApp(Protocol):
@@ -148,7 +117,7 @@ class HttpServer:
 
     Args:
         app: answers.
-        address: see `parse_address`; port 0 is a free one.
+        address: see `kachery_p2p.http_address.parse_address`; port 0 is a free one.
         what: what it is, as in "The gateway".
         option: of the command, by which another address is chosen.
         bounds: what it gives to those who read from it.

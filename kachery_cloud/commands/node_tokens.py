@@ -11,7 +11,8 @@ from kachery_cloud.commands.support import CONTEXT, Group, command, json_option,
 from kachery_cloud.errors import ConfigError, InvalidArgument
 
 if TYPE_CHECKING:
-    from kachery_p2p.pinning.server.store import PinStore, Token
+    from kachery_p2p.pinning.server.rows import Token
+    from kachery_p2p.pinning.server.store import PinStore
 
 
 @click.group("tokens", cls=Group, context_settings=CONTEXT)
@@ -22,7 +23,7 @@ def tokens() -> None:
 
     \b
     Examples:
-        kachery-cloud-node tokens add alice --quota 200GB
+        kachery-cloud-node tokens add carol --quota 200GB
         kachery-cloud-node tokens list
     """  # noqa: D301
 

@@ -230,16 +230,15 @@ def _directories(value: Any, origin: str) -> tuple[Path, ...]:
 
 def _listener(value: Any, origin: str) -> str | None:
     """`HOST:PORT` as it was written; None where nothing is to listen."""
-    from kachery_p2p.errors import InvalidAddress as WrongAddress
-    from kachery_p2p.http_server import parse_address
-
     if _word(value) in (*_OFF, "none"):
         return None
+    from kachery_p2p.http_address import parse_address
+
+    if not isinstance(value, str):
+        raise ConfigError(f"{origin} is {shown(value)}; it must be an address to listen on, such as 127.0.0.1:8095.")
     try:
-        if not isinstance(value, str):
-            raise WrongAddress(f"{shown(value)} is not an address to listen on. It looks like 127.0.0.1:8095.")
         parse_address(value)
-    except WrongAddress as error:
+    except InvalidAddress as error:
         raise ConfigError(f"{origin}: {error}") from None
     return value.strip()
 

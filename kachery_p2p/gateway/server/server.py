@@ -14,7 +14,8 @@ from kachery_p2p.gateway.server.app import GatewayApp
 from kachery_p2p.gateway.server.content import Content, Fetch
 from kachery_p2p.gateway.server.limits import GatewayLimits
 from kachery_p2p.gateway.server.names import NameSource
-from kachery_p2p.http_server import DEFAULT_ADDRESS, HttpServer, parse_address
+from kachery_p2p.http_address import DEFAULT_ADDRESS, parse_address
+from kachery_p2p.http_server import HttpServer
 
 if TYPE_CHECKING:
     from kachery_p2p.repo.repo import Repo

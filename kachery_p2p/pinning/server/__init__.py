@@ -5,6 +5,7 @@ answered; a queue works it off, a few at a time, and goes on where it was after 
 
 requests    what a request says: a pin object, or filters. No input or output
 store       tokens, pins and what is to be let go, in one SQLite file
+rows        the tables of that file, and what a row says
 keeper      what this needs of the node, as a protocol
 queue       fetches what is queued, lets go what nobody has pinned any more
 app         the API as an ASGI application

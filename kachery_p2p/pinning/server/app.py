@@ -29,7 +29,8 @@ from kachery_p2p.pinning.server.keeper import Keeper
 from kachery_p2p.pinning.server.metrics import CONTENT_TYPE, Metrics
 from kachery_p2p.pinning.server.queue import PinQueue
 from kachery_p2p.pinning.server.requests import Refusal, bad_request, read_filters, read_pin, time_text
-from kachery_p2p.pinning.server.store import Pin, PinStore, Token
+from kachery_p2p.pinning.server.rows import Pin, Token
+from kachery_p2p.pinning.server.store import PinStore
 
 log = logging.getLogger("kachery_p2p.pinning.server")
 

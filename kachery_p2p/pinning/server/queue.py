@@ -29,7 +29,8 @@ from kachery_p2p.errors import (
 from kachery_p2p.pinning.server import limits
 from kachery_p2p.pinning.server.keeper import Keeper
 from kachery_p2p.pinning.server.limits import QueuePace
-from kachery_p2p.pinning.server.store import Pin, PinStore
+from kachery_p2p.pinning.server.rows import Pin
+from kachery_p2p.pinning.server.store import PinStore
 
 log = logging.getLogger("kachery_p2p.pinning.server")
 

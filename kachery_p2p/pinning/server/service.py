@@ -27,7 +27,7 @@ class PinServer(HttpServer):
     Args:
         store: of pins and tokens; it is not closed here.
         keeper: of the node.
-        address: see `kachery_p2p.http_server.parse_address`.
+        address: see `kachery_p2p.http_address.parse_address`.
         most_bytes: that one pin may take.
         tls: certificate and key, where it speaks HTTPS itself.
         pace: when the queue does things next.

@@ -19,110 +19,22 @@ import secrets
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.pinning.server import limits
 from kachery_p2p.pinning.server.requests import Filters, PinObject, no_funds
+from kachery_p2p.pinning.server.rows import COLUMNS, SCHEMA, Pin, Token, pin_of
 from kachery_p2p.sqlite import Settings, SQLiteFile
 from kachery_p2p.sqlite_schema import make_schema
 
 STORE_NAME = "pinning-service.sqlite"
 _VERSION = 1
 
-_SCHEMA = """
-CREATE TABLE tokens (
-    id INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
-    hash BLOB UNIQUE,
-    quota INTEGER,
-    added REAL NOT NULL,
-    seen REAL
-);
-CREATE TABLE pins (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    request_id TEXT NOT NULL UNIQUE,
-    owner INTEGER NOT NULL,
-    key BLOB NOT NULL,
-    cid TEXT NOT NULL,
-    name TEXT NOT NULL,
-    folded TEXT NOT NULL,
-    origins TEXT NOT NULL,
-    meta TEXT NOT NULL,
-    created INTEGER NOT NULL UNIQUE,
-    status TEXT NOT NULL,
-    details TEXT NOT NULL DEFAULT '',
-    size INTEGER,
-    tries INTEGER NOT NULL DEFAULT 0,
-    next_try REAL NOT NULL DEFAULT 0
-);
-CREATE INDEX pins_by_owner ON pins (owner, created);
-CREATE INDEX pins_by_key ON pins (key);
-CREATE INDEX pins_by_turn ON pins (status, next_try);
-CREATE TABLE meta (pin INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (pin, key));
-CREATE TABLE held (key BLOB PRIMARY KEY, cid TEXT NOT NULL, before INTEGER);
-CREATE TABLE leaving (key BLOB PRIMARY KEY, cid TEXT NOT NULL);
-CREATE TABLE alive (id INTEGER PRIMARY KEY, at REAL NOT NULL)
-"""
-
-#: What a row is made of; `status` and so on of the specification.
-_COLUMNS = "id, request_id, owner, cid, name, origins, meta, created, status, details, size, tries"
 #: Bytes that a token's pins take: each root once, however often it is pinned.
 _USED = "(SELECT coalesce(sum(size), 0) FROM (SELECT max(size) AS size FROM pins WHERE owner = ? GROUP BY key))"
-
-
-@dataclass(frozen=True)
-class Token:
-    """Somebody who may pin here.
-
-    Attributes:
-        quota: bytes that their pins may take; None for any number.
-        added: when it was made; seconds since 1970.
-        seen: when it was last used, to the hour; None where it was not.
-        valid: whether there is a token; else there are only its pins.
-        pins: how many they have.
-        used: bytes that these take, as far as that is known.
-    """
-
-    id: int
-    name: str
-    quota: int | None
-    added: float
-    seen: float | None
-    valid: bool = True
-    pins: int = 0
-    used: int = 0
-
-
-@dataclass(frozen=True)
-class Pin:
-    """A request to keep something. `created` is in microseconds since 1970, sizes in bytes."""
-
-    id: int
-    request_id: str
-    owner: int
-    cid: str
-    name: str
-    origins: tuple[str, ...]
-    meta: Mapping[str, str]
-    created: int
-    status: str
-    details: str
-    size: int | None
-    tries: int
-
-    @property
-    def root(self) -> CID:
-        """What is to be kept."""
-        return CID.parse(self.cid)
-
-    @property
-    def key(self) -> bytes:
-        """Of it in the tables."""
-        return bytes(self.root.to_v1())
 
 
 #: Inside the class below, `list` is a method of it.
@@ -130,14 +42,6 @@ Pins = list[Pin]
 Texts = list[str]
 Values = list[Any]
 Roots = list[CID]
-
-
-def _pin(row: Sequence[Any]) -> Pin:
-    id, request_id, owner, cid, name, origins, meta, created, status, details, size, tries = row
-    return Pin(
-        id, request_id, owner, cid, name, tuple(json.loads(origins)), json.loads(meta), created, status, details, size,
-        tries,
-    )  # fmt: skip
 
 
 def hash_of(token: str) -> bytes:
@@ -164,7 +68,7 @@ class PinStore:
                 name="the list of what others have pinned here,",
                 unharmed="nothing that is pinned is harmed",
                 repair="Stop kachery-cloud-node, move the file away, and have those who pin here pin it again",
-                prepare=lambda db: make_schema(db, _SCHEMA, _VERSION, path, "a list of pins for others"),
+                prepare=lambda db: make_schema(db, SCHEMA, _VERSION, path, "a list of pins for others"),
                 durable=True,
                 version=_VERSION,
             ),
@@ -275,14 +179,14 @@ class PinStore:
             ).lastrowid  # fmt: skip
             db.executemany("INSERT INTO meta VALUES (?, ?, ?)", [(pin, *each) for each in wanted.meta.items()])
             db.execute("DELETE FROM leaving WHERE key = ?", (key,))
-            return _pin(db.execute(f"SELECT {_COLUMNS} FROM pins WHERE id = ?", (pin,)).fetchone())
+            return pin_of(db.execute(f"SELECT {COLUMNS} FROM pins WHERE id = ?", (pin,)).fetchone())
 
     def get(self, owner: Token, request_id: str) -> Pin | None:
         """One pin, if it is theirs."""
         row = self._file.one(
-            f"SELECT {_COLUMNS} FROM pins WHERE request_id = ? AND owner = ?", (_text(request_id), owner.id)
+            f"SELECT {COLUMNS} FROM pins WHERE request_id = ? AND owner = ?", (_text(request_id), owner.id)
         )
-        return None if row is None else _pin(row)
+        return None if row is None else pin_of(row)
 
     def list(self, owner: Token, filters: Filters) -> tuple[int, Pins]:
         """Their pins that fit, the newest first; and how many there are beside those that the limit leaves."""
@@ -314,9 +218,9 @@ class PinStore:
             return 0, []
         count = self._file.one(f"SELECT count(*) FROM pins WHERE {clause}", values)[0]
         rows = self._file.all(
-            f"SELECT {_COLUMNS} FROM pins WHERE {clause} ORDER BY created DESC LIMIT ?", [*values, filters.limit]
+            f"SELECT {COLUMNS} FROM pins WHERE {clause} ORDER BY created DESC LIMIT ?", [*values, filters.limit]
         )
-        return count, [_pin(row) for row in rows]
+        return count, [pin_of(row) for row in rows]
 
     def delete(self, owner: Token, request_id: str) -> bool:
         """Take a pin away; whether it was theirs."""
@@ -354,7 +258,7 @@ class PinStore:
         now = self._wall()
         with self._file.write() as db:
             row = db.execute(
-                f"SELECT {_COLUMNS} FROM pins p JOIN (SELECT min(id) AS first FROM pins q WHERE q.status = 'queued' "
+                f"SELECT {COLUMNS} FROM pins p JOIN (SELECT min(id) AS first FROM pins q WHERE q.status = 'queued' "
                 f"AND q.next_try <= ? AND q.key NOT IN ({','.join('?' * len(busy))}) GROUP BY q.owner) "
                 "ON p.id = first ORDER BY "
                 "(SELECT count(*) FROM pins r WHERE r.owner = p.owner AND r.status = 'pinning'), p.id LIMIT 1",
@@ -363,7 +267,7 @@ class PinStore:
             if row is None:
                 return None
             db.execute("UPDATE pins SET status = 'pinning' WHERE id = ?", (row[0],))
-            return _pin((*row[:8], "pinning", *row[9:]))
+            return pin_of((*row[:8], "pinning", *row[9:]))
 
     def next_turn(self) -> float | None:
         """Seconds until the turn of the next one that waits; None where none does."""

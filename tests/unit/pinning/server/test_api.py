@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ async def test_what_is_no_pin_object_is_refused(tmp_path: Path, body: bytes) -> 
 async def test_a_body_without_end_is_refused(tmp_path: Path) -> None:
     """413 as soon as there is more than any pin object has, whether its length was told or not."""
 
-    async def pieces() -> Any:
+    async def pieces() -> AsyncIterator[bytes]:
         for _ in range(1 + limits.MAX_BODY // 4096):
             yield b" " * 4096
 
