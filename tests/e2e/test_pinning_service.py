@@ -14,6 +14,7 @@ from tests.conftest import StartWorkstation
 from tests.helpers.certificates import self_signed
 from tests.helpers.patience import wait_until
 from tests.helpers.pin_clients import PinClient, add_token, pinning_lab, trusting
+from tests.helpers.pin_server import nowhere
 
 FILES = 40
 _STORE_MANY = "say([kcl.store_file(path) for path in sorted(args[0])])"
@@ -62,6 +63,21 @@ def test_killed_in_the_middle_of_pinning(workstation: StartWorkstation, tmp_path
     listed = json.loads(lab.run("kachery-cloud", "list", "--json").stdout)
     items = listed["items"] if isinstance(listed, dict) else listed
     assert {each["cid"] for each in items if each["kind"] == "pinned" and each["complete"]} == set(known.values())
+
+
+def test_it_stops_in_the_middle_of_pinning(workstation: StartWorkstation) -> None:
+    """Ctrl-C ends it as it ends any node, whatever is being fetched; what waits is there when it begins anew."""
+    lab = workstation()
+    token = add_token(lab, "alice")
+    client = PinClient(pinning_lab(lab), token)
+    for number in range(6):
+        client.pin(nowhere(number))
+    wait_until(lambda: client.counts()["pinning"] == 4, "that four are fetched")
+    assert lab.stop() == 0
+    client = PinClient(pinning_lab(lab), token)
+    counts = client.counts()
+    assert counts["queued"] + counts["pinning"] == 6
+    assert lab.stop() == 0
 
 
 def test_our_own_client_pins_there(workstation: StartWorkstation, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.cid import CID, known_block
 from kachery_p2p.errors import (
     BlockTooLarge,
     DiskFull,
@@ -107,9 +107,8 @@ class PinQueue:
 
     async def _look_for_lost(self) -> None:
         """What is pinned, and was removed while nobody served, is fetched again."""
-        pinned = await self._do(self._store.pinned_roots)
-        kept = await self._keeper.kept()
-        lost = [root for root in pinned if bytes(root.to_v1()) not in kept]
+        lost = await self._do(self._store.pinned_roots, await self._keeper.kept())
+        lost = [root for root in lost if known_block(root) is None]  # those are here everywhere
         if lost:
             log.warning("%d roots that are pinned are not here any more; they are fetched again", len(lost))
             await self._do(self._store.again, lost)

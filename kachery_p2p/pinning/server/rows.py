@@ -37,6 +37,8 @@ CREATE TABLE pins (
 );
 CREATE INDEX pins_by_owner ON pins (owner, created);
 CREATE INDEX pins_by_key ON pins (key);
+CREATE INDEX pins_by_size ON pins (owner, key, size);
+CREATE INDEX pins_by_status ON pins (owner, status, created);
 CREATE INDEX pins_by_turn ON pins (status, next_try);
 CREATE TABLE meta (pin INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (pin, key));
 CREATE TABLE held (key BLOB PRIMARY KEY, cid TEXT NOT NULL, before INTEGER);

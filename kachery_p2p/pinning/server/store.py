@@ -19,7 +19,7 @@ import secrets
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -361,11 +361,10 @@ class PinStore:
                 [(bytes(root.to_v1()),) for root in roots],
             )
 
-    def pinned_roots(self) -> Roots:
-        """All that is pinned, each once."""
-        return [CID.parse(cid) for (cid,) in self._file.all(
-            "SELECT min(cid) FROM pins WHERE status = 'pinned' GROUP BY key"
-        )]  # fmt: skip
+    def pinned_roots(self, but: Set[bytes]) -> Roots:
+        """All that is pinned, each once, but for those of some keys."""
+        rows = self._file.all("SELECT key, cid FROM pins WHERE status = 'pinned'")
+        return [CID.parse(cid) for cid in {key: cid for key, cid in rows if key not in but}.values()]
 
     def counts(self) -> dict[str, int]:
         """How many pins are in which state."""
@@ -379,8 +378,9 @@ def _check_room(db: sqlite3.Connection, owner: Token, key: bytes, size: int | No
         Refusal: it is.
     """
     (quota,) = db.execute("SELECT quota FROM tokens WHERE id = ?", (owner.id,)).fetchone() or (None,)
-    total, waiting = db.execute(
-        "SELECT count(*), coalesce(sum(status IN ('queued', 'pinning')), 0) FROM pins WHERE owner = ?", (owner.id,)
+    (total,) = db.execute("SELECT count(*) FROM pins WHERE owner = ?", (owner.id,)).fetchone()
+    (waiting,) = db.execute(
+        "SELECT count(*) FROM pins WHERE owner = ? AND status IN ('queued', 'pinning')", (owner.id,)
     ).fetchone()
     if total >= limits.MAX_PINS or waiting >= limits.MAX_WAITING:
         raise no_funds(f"There are {total} pins already, of which {waiting} wait. Delete some, or wait.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trio
 
 from kachery_p2p.pinning.server import limits
 from tests.helpers.pin_server import NOWHERE, Served, origin, pinning
@@ -453,3 +454,45 @@ async def test_web_pages_of_any_origin_may_ask(tmp_path: Path, path: str) -> Non
         for each in (answer, await served.anybody.get(path), await served.clients["alice"].get(path)):
             assert each.headers["access-control-allow-origin"] == "*"
             assert "access-control-allow-credentials" not in each.headers
+
+
+# --- what is not HTTP as it should be --------------------------------------------------------------------------------
+
+
+async def _raw(served: Served, data: bytes) -> bytes:
+    """What the service answers to some bytes, until it closes the connection."""
+    host, _, port = served.server.url.removeprefix("http://").rpartition(":")
+    stream = await trio.open_tcp_stream(host, int(port))
+    async with stream:
+        await stream.send_all(data)
+        answer = b""
+        while piece := await stream.receive_some(65536):
+            answer += piece
+        return answer
+
+
+async def test_a_request_that_two_servers_could_read_otherwise(tmp_path: Path) -> None:
+    """400, and what follows on the connection is no request: a proxy before us may have taken it for a body."""
+    async with pinning(tmp_path) as served:
+        token = served.clients["alice"].headers["authorization"].encode()
+        body = json.dumps({"cid": NOWHERE}).encode()
+        inner = b"POST /pins HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\nContent-Length: %d\r\n\r\n%s" % (
+            token,
+            len(body),
+            body,
+        )
+        outer = b"POST /pins HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\nContent-Length: 5\r\n" % token
+        answer = await _raw(served, outer + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + inner)
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert await served.listed(status="queued,pinning") == []
+
+
+async def test_a_body_that_is_not_read_is_no_request(tmp_path: Path) -> None:
+    """What was refused before its body was read ends the connection."""
+    async with pinning(tmp_path) as served:
+        inner = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        outer = b"POST /pins HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(inner)
+        answer = await _raw(served, outer + inner + inner)
+        assert answer.startswith(b"HTTP/1.1 401")
+        assert answer.count(b"HTTP/1.1 ") == 1
