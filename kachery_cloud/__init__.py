@@ -24,8 +24,22 @@ if TYPE_CHECKING:
     import builtins
 
     from kachery_cloud import aio
+    from kachery_cloud.auditing import Access, Audit, access, audit
     from kachery_cloud.cars import export_car, import_car
     from kachery_cloud.comparing import diff
+    from kachery_cloud.encryption.stanzas import Passphrase
+    from kachery_cloud.grouping import (
+        Group,
+        GroupMember,
+        create_group,
+        group_members,
+        groups,
+        invite,
+        join_group,
+        leave_group,
+        remove_member,
+        set_member_role,
+    )
     from kachery_cloud.inventory import Item, Items, UsageRow, UsageTable, du
     from kachery_cloud.inventory import list as list
     from kachery_cloud.inventory_move import move
@@ -62,23 +76,32 @@ if TYPE_CHECKING:
     )
     from kachery_cloud.upkeep import announce, get_node_info, init, iter_whereis, repair, status, verify, whereis
     from kachery_cloud.uri import ContentURI, format_uri, join, parse_uri
+    from kachery_cloud.visibility import set_visibility
 
 __all__ = [
+    "Access",
+    "Audit",
     "Collected",
     "Config",
     "ContentURI",
+    "Group",
+    "GroupMember",
     "Item",
     "Items",
     "KacheryFile",
     "NpyFile",
+    "Passphrase",
     "Progress",
     "RemovedItem",
     "UsageRow",
     "UsageTable",
     "__version__",
+    "access",
     "aio",
     "announce",
+    "audit",
     "cat_file",
+    "create_group",
     "diff",
     "du",
     "export_car",
@@ -86,10 +109,15 @@ __all__ = [
     "gc",
     "get",
     "get_node_info",
+    "group_members",
+    "groups",
     "import_car",
     "init",
+    "invite",
     "iter_whereis",
     "join",
+    "join_group",
+    "leave_group",
     "link_file",
     "list_dir",
     "load_bytes",
@@ -110,8 +138,11 @@ __all__ = [
     "publish",
     "published",
     "remove",
+    "remove_member",
     "repair",
     "resolve",
+    "set_member_role",
+    "set_visibility",
     "share",
     "status",
     "store_bytes",
@@ -140,10 +171,14 @@ _HOMES = (
     "pinning",
     "sharing",
     "publishing",
+    "grouping",
     "upkeep",
     "inventory",
+    "visibility",
+    "auditing",
     "inventory_removal",
     "inventory_move",
+    "encryption.stanzas",
     "opening.file",
     "opening.npy",
 )

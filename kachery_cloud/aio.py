@@ -25,7 +25,19 @@ from typing import Any, ParamSpec, TypeVar
 import anyio
 from anyio.lowlevel import RunVar
 
-from kachery_cloud import cars, comparing, inventory_removal, load, pinning, publishing, sharing, store, upkeep
+from kachery_cloud import (
+    cars,
+    comparing,
+    grouping,
+    inventory_removal,
+    load,
+    pinning,
+    publishing,
+    sharing,
+    store,
+    upkeep,
+    visibility,
+)
 from kachery_cloud.cancelling import Cancellation
 
 P = ParamSpec("P")
@@ -39,11 +51,16 @@ _limiter: RunVar[anyio.CapacityLimiter] = RunVar("kachery_cloud_calls")
 
 __all__ = [
     "announce",
+    "create_group",
     "diff",
     "export_car",
     "get",
+    "group_members",
     "import_car",
+    "invite",
     "iter_whereis",
+    "join_group",
+    "leave_group",
     "link_file",
     "list_dir",
     "load_bytes",
@@ -57,7 +74,10 @@ __all__ = [
     "pin",
     "publish",
     "remove",
+    "remove_member",
     "resolve",
+    "set_member_role",
+    "set_visibility",
     "share",
     "store_bytes",
     "store_dir",
@@ -120,10 +140,15 @@ def _calls() -> anyio.CapacityLimiter:
 
 
 announce = _awaitable(upkeep.announce)
+create_group = _awaitable(grouping.create_group)
 diff = _awaitable(comparing.diff)
 export_car = _awaitable(cars.export_car)
 get = _awaitable(sharing.get)
+group_members = _awaitable(grouping.group_members)
 import_car = _awaitable(cars.import_car)
+invite = _awaitable(grouping.invite)
+join_group = _awaitable(grouping.join_group)
+leave_group = _awaitable(grouping.leave_group)
 link_file = _awaitable(store.link_file)
 list_dir = _awaitable(load.list_dir)
 load_bytes = _awaitable(load.load_bytes)
@@ -137,7 +162,10 @@ load_text = _awaitable(load.load_text)
 pin = _awaitable(pinning.pin)
 publish = _awaitable(publishing.publish)
 remove = _awaitable(inventory_removal.remove)
+remove_member = _awaitable(grouping.remove_member)
 resolve = _awaitable(publishing.resolve)
+set_member_role = _awaitable(grouping.set_member_role)
+set_visibility = _awaitable(visibility.set_visibility)
 share = _awaitable(sharing.share)
 store_bytes = _awaitable(store.store_bytes)
 store_dir = _awaitable(store.store_dir)

@@ -28,6 +28,40 @@ class SharedDirectory:
     problem: str = ""
 
 
+@dataclass(frozen=True)
+class GroupFacts:
+    """A group that this machine is in.
+
+    Attributes:
+        group: its ID.
+        name: what it is called.
+        role: of this machine: "owner", "writer" or "reader".
+        members: how many machines are in it, this one among them.
+        roots: how many files and folders here are for them.
+    """
+
+    group: str
+    name: str
+    role: str
+    members: int
+    roots: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visible:
+    """What here is not for everybody.
+
+    Attributes:
+        groups: that this machine is in.
+        restricted: how many files and folders are for groups, or private.
+        own_peers: the user's other machines.
+    """
+
+    groups: tuple[GroupFacts, ...] = ()
+    restricted: int = 0
+    own_peers: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Running:
     """A node runs here: what it says of itself, and what is to be said beside it."""
@@ -36,6 +70,7 @@ class Running:
     found: RunningNode = field(metadata=FLAT)
     warnings: tuple[str, ...] = ()
     shared: tuple[SharedDirectory, ...] = field(default=(), metadata=OMITTED)
+    visible: Visible | None = field(default=None, metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -82,6 +117,7 @@ class Stopped:
     errors: tuple[Trouble, ...] = field(default=(), metadata=OMITTED)
     elsewhere: Elsewhere | None = field(default=None, metadata=OMITTED)
     shared: tuple[SharedDirectory, ...] = field(default=(), metadata=OMITTED)
+    visible: Visible | None = field(default=None, metadata=OMITTED)
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from kachery_cloud.arguments import binary_stream, check_flags, path_text, text_list
+from kachery_cloud.audiences import audience_for, stored_uri
 from kachery_cloud.car_parts import CarPart, car_part, in_the_way
+from kachery_cloud.encryption.leaving import to_export
+from kachery_cloud.encryption.records import EncryptedRoots
 from kachery_cloud.errors import FileMissing, InvalidArgument, IsADirectory, NoPermission, NotAFile
 from kachery_cloud.local import BlockNotLocal, LocalContent, repository, resolve_local
 from kachery_cloud.progress import progress_bar
 from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
-from kachery_cloud.uri import format_uri
+from kachery_cloud.uri import AGE, format_uri
 from kachery_p2p.oserrors import explained
 
 if TYPE_CHECKING:
+    from kachery_cloud.audiences import To
+    from kachery_cloud.encryption.recipients import Encrypt
     from kachery_cloud.progress import Update
+    from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.load.cars import CarRead, CarWritten
     from kachery_p2p.repo.repo import Repo
@@ -91,6 +97,8 @@ def export_car(
     dest: str | os.PathLike[str] | BinaryIO,
     *,
     overwrite: bool = False,
+    encrypt: Encrypt = None,
+    plain: bool = False,
     local_only: bool = False,
     providers: Sequence[str] = (),
     timeout: float | None = None,
@@ -105,12 +113,16 @@ def export_car(
         uris: one, or several; each may have a path.
         dest: where the CAR file is to be, or a binary file to write it to.
         overwrite: whether a file that is at `dest` is replaced.
+        encrypt: write encrypted copies of what is not encrypted yet, as for `store_file`; those whom it is for can
+            decrypt them, too. They are stored here, and have URIs of their own.
+        plain: write what is not for everybody as it is.
         local_only: do not use the network: what is not here is an error.
         providers: as for `load_file`.
         timeout: as for `load_file`.
 
     Raises:
         FileExists: something is at `dest`.
+        NoPermission: something is not for everybody, and neither `encrypt` nor `plain` was said.
         ContentNotFound: a part of it is not here (`local_only`), or cannot be loaded.
         KacheryError: what `load_file` raises.
 
@@ -118,7 +130,9 @@ def export_car(
         >>> kcl.export_car(uri, "/media/disk/session.car").blocks
         4
     """
-    check_flags(overwrite=overwrite, local_only=local_only)
+    check_flags(overwrite=overwrite, plain=plain, local_only=local_only)
+    if plain and encrypt is not None and encrypt is not False:
+        raise InvalidArgument("encrypt and plain are opposites. Say one of them.")
     given = text_list([uris] if isinstance(uris, str) else uris, "uris")
     if not given:
         raise InvalidArgument("There is no URI to export.")
@@ -130,8 +144,9 @@ def export_car(
     else:
         target = Path(path_text(dest, "The destination"))
         _check_target(target, overwrite)
-    roots = [_whole(request) for request in requests]
-    repo = repository(requests[0].config)
+    config = requests[0].config
+    repo = repository(config)
+    roots = to_export(config, [_whole(request) for request in requests], encrypt=encrypt, plain=plain)
     kept = 0
     if target is None:
         written = _write(repo, roots, dest)  # type: ignore[arg-type]
@@ -143,11 +158,12 @@ def export_car(
                 tell(f"Going on with {target}: the {part.found:,} bytes that are there are compared first.")
             written = _write(repo, roots, part)
             kept = part.kept
-    named = tuple(format_uri(str(root)) for root in roots)
+    encrypted = EncryptedRoots(repo).all()
+    named = tuple(format_uri(str(root), encryption=AGE if str(root.to_v1()) in encrypted else None) for root in roots)
     return ExportedCar(named, None if target is None else str(target), written.blocks, written.size, kept)
 
 
-def import_car(source: str | os.PathLike[str] | BinaryIO, *, local: bool = False) -> ImportedCar:
+def import_car(source: str | os.PathLike[str] | BinaryIO, *, to: To | None = None, local: bool = False) -> ImportedCar:
     """Bring what is in a CAR file (version 1 or 2, of any size) into the data directory.
 
     It lies there like everything that was loaded: each file once, as a plain file, under its own URI. Each block is
@@ -159,6 +175,7 @@ def import_car(source: str | os.PathLike[str] | BinaryIO, *, local: bool = False
 
     Args:
         source: the CAR file, or a binary file to read it from.
+        to: who may load what comes, as for `store_file`.
         local: only store; do not start the node that serves what came.
 
     Raises:
@@ -168,6 +185,7 @@ def import_car(source: str | os.PathLike[str] | BinaryIO, *, local: bool = False
         ContentNotFound: the CAR file lacks a block.
         UnsupportedCID: a root is neither a file nor a directory.
         InvalidName: a directory has a name that cannot stand in a folder.
+        GroupNotFound: this machine is in no group of that name.
         RepoBusy: another process is loading the same file.
         DiskFull, NoPermission: it cannot be stored.
 
@@ -177,24 +195,27 @@ def import_car(source: str | os.PathLike[str] | BinaryIO, *, local: bool = False
     """
     check_flags(local=local)
     config = load_config()
+    audience = audience_for(config, to)
     repo = repository(config)
     if repo.read_only:
         raise NoPermission(f"{repo.directory} can only be read by this user, so nothing can be imported into it.")
+    if audience is not None and audience.everyone and not repo.access.any_restricted():
+        audience = None  # all is public as it is
     if hasattr(source, "read"):
-        found = _read(repo, source, "The CAR file")  # type: ignore[arg-type]
+        found = _read(repo, source, "The CAR file", audience)  # type: ignore[arg-type]
     else:
         path = Path(path_text(source, "The CAR file"))  # type: ignore[arg-type]
         if os.path.isdir(path):
             raise NotAFile(f"{path} is a folder, not a CAR file.")
         with explained("reading", path), open(path, "rb", buffering=0) as file:
-            found = _read(repo, file, str(path))  # type: ignore[arg-type]
+            found = _read(repo, file, str(path), audience)  # type: ignore[arg-type]
     if not local:
         from kachery_cloud.node.connection import announce_in_background
 
         for root in found.roots:
             announce_in_background(config, root.cid)
     roots = (
-        ImportedRoot(format_uri(str(each.cid)), "directory" if each.size is None else "file", each.size)
+        ImportedRoot(stored_uri(repo, each.cid, None), "directory" if each.size is None else "file", each.size)
         for each in found.roots
     )
     return ImportedCar(tuple(roots), found.blocks)
@@ -241,7 +262,7 @@ def _write(repo: Repo, roots: list[CID], file: BinaryIO | CarPart) -> CarWritten
         return write_dags(repo, roots, file.write, progress=update)
 
 
-def _read(repo: Repo, file: BinaryIO, name: str) -> CarRead:
+def _read(repo: Repo, file: BinaryIO, name: str, audience: Audience | None) -> CarRead:
     """Run the import, in a thread: whoever calls may be inside an event loop of its own."""
     import trio
 
@@ -254,7 +275,7 @@ def _read(repo: Repo, file: BinaryIO, name: str) -> CarRead:
         with trio.CancelScope() as scope:
             token = trio.lowlevel.current_trio_token()
             started.set_result(lambda: token.run_sync_soon(scope.cancel))
-            return await read_car(repo, file, name, progress=update)
+            return await read_car(repo, file, name, progress=update, audience=audience)
         return None
 
     def run(update: Update) -> None:

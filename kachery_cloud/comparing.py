@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from kachery_cloud.arguments import check_flags, path_text
 from kachery_cloud.errors import FileMissing, InvalidURI, KacheryError, NotADirectory
 from kachery_cloud.local import repository, resolve_local
+from kachery_cloud.putting import checked_path, folder_options
 from kachery_cloud.request import Request
-from kachery_cloud.store import checked_path, folder_options
-from kachery_cloud.uri import ContentURI, parse_uri
+from kachery_cloud.uri import ContentURI, format_uri, parse_uri
 from kachery_p2p.dag.cid import CID, DAG_PB, RAW
 from kachery_p2p.dag.directory import symlink_block
 from kachery_p2p.dag.limits import MAX_BLOCK_SIZE
@@ -137,6 +137,8 @@ class _Where:
     def __init__(self, local_only: bool, providers: Sequence[str], timeout: float | None) -> None:
         self._local_only = local_only
         self._timeout = timeout
+        #: The groups that a directory is for, and with it all that is in it.
+        self._groups: dict[CID, tuple[str, ...]] = {}
         # Of a URI that has no bytes: what else was given is checked before anything is looked at.
         checked = Request("bafkqaaa", local_only=local_only, providers=providers, timeout=timeout)
         self._providers, self.config = checked.providers, checked.config
@@ -148,20 +150,26 @@ class _Where:
         """What a URI leads to. Those that it names as providers are asked from then on."""
         request = self._request(uri)
         self._providers = tuple(dict.fromkeys((*self._providers, *request.providers)))
-        if not request.uri.path:
-            return request.uri.root
-        parent = ContentURI(request.uri.cid, request.uri.path[:-1])
-        self._request(str(parent)).entries()
-        return resolve_local(repository(self.config), request.uri)
+        found = request.uri.root
+        if request.uri.path:
+            parent = ContentURI(request.uri.cid, request.uri.path[:-1], groups=request.groups)
+            self._request(str(parent)).entries()
+            found = resolve_local(repository(self.config), request.uri)
+        self._groups.setdefault(found, request.groups)
+        return found
 
     def entries(self, cid: CID) -> dict[str, CID] | None:
         """What is in a folder; None for what is none."""
         if cid.codec != DAG_PB:
             return None
         try:
-            return {entry.name: entry.cid for entry in self._request(str(cid)).entries()}
+            groups = self._groups.get(cid, ())
+            found = {e.name: e.cid for e in self._request(format_uri(str(cid), groups=groups)).entries()}
         except NotADirectory:
             return None
+        for each in found.values():
+            self._groups.setdefault(each, groups)
+        return found
 
 
 def _compare(where: _Where, one: CID, other: CID, path: str, found: _Found) -> None:

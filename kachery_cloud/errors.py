@@ -12,10 +12,12 @@ from kachery_p2p.errors import KacheryError
 
 __all__ = [
     "ConfigError",
+    "EncryptionError",
     "FormatError",
     "InvalidArgument",
     "InvalidRange",
     "InvalidURI",
+    "NoDecryptionKey",
     "NotSerializable",
     "StoreTooLarge",
     "UnsafePickle",
@@ -39,6 +41,18 @@ class ConfigError(KacheryError, ValueError):
     """Raised when a setting, from the environment or from `config.json`, makes no sense."""
 
     exit_code = 2
+
+
+class EncryptionError(KacheryError, ValueError):
+    """Raised for an encrypted file that is damaged, cut off, or not what was encrypted. Nothing of it is given out."""
+
+    exit_code = 4
+
+
+class NoDecryptionKey(KacheryError, ValueError):
+    """Raised for an encrypted file for which no key is here. Says which kinds of key would open it."""
+
+    exit_code = 5
 
 
 class InvalidRange(KacheryError, ValueError):

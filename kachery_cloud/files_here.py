@@ -135,7 +135,24 @@ def request_for(uri: str | os.PathLike[str], **how: Any) -> Request:
         ContentNotFound, DamagedFile: it is a `sha1://` URI of a file that is not here, or not what it was.
     """
     found = file_here(uri)
-    return Request(uri, **how) if found is None else HereRequest(found, **how)  # type: ignore[arg-type]
+    return request_of(uri, **how) if found is None else HereRequest(found, **how)  # type: ignore[arg-type]
+
+
+def request_of(uri: str, **how: Any) -> Request:
+    """The request for what a URI names; another kind where that is encrypted, whose code is read only then.
+
+    Args:
+        uri: of a file or directory.
+        how: as for `Request`.
+
+    Raises:
+        InvalidURI, InvalidCID ...: as `Request` does.
+    """
+    if isinstance(uri, str) and ("encryption=" in uri or "#" in uri):
+        from kachery_cloud.encryption.loading import EncryptedRequest
+
+        return EncryptedRequest(uri, **how)
+    return Request(uri, **how)
 
 
 def file_here(uri: str | os.PathLike[str]) -> FileHere | None:

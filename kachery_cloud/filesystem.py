@@ -37,13 +37,15 @@ from kachery_cloud.errors import (
     NotAFile,
     PathNotFound,
 )
+from kachery_cloud.files_here import request_of
 from kachery_cloud.local import BlockNotLocal, list_local, repository, resolve_local
 from kachery_cloud.opening.asking import Steps, ask, run_async
-from kachery_cloud.opening.content import Content
+from kachery_cloud.opening.decrypting import AnyContent, open_content
 from kachery_cloud.opening.entries import Lately, info_of, kind_here, side_by_side
 from kachery_cloud.opening.extents import Range
 from kachery_cloud.opening.file import KacheryFile
 from kachery_cloud.opening.limits import (
+    KNOWN_GROUPS,
     KNOWN_PATHS,
     KNOWN_PROVIDERS,
     OPEN_FILES,
@@ -53,10 +55,16 @@ from kachery_cloud.placing import copy_into_place
 from kachery_cloud.publishing import follow
 from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
-from kachery_cloud.uri import format_uri, parse_name_uri, parse_uri
+from kachery_cloud.uri import AGE, format_uri, parse_name_uri, parse_uri
 
 if TYPE_CHECKING:
+    from kachery_cloud.audiences import To
     from kachery_p2p.dag.directory import HamtEntry
+
+#: What a query begins with; any other "?" stands for a letter.
+_PARAMETERS = ("label=", "provider=", "group=", "encryption=")
+#: What the path of something that is to be decrypted begins with; as in a URI with notes.
+_ENCRYPTED = f"encryption={AGE}@"
 
 
 class KacheryFileSystem(AsyncFileSystem):
@@ -66,6 +74,7 @@ class KacheryFileSystem(AsyncFileSystem):
         providers: multiaddrs of peers to ask, for all that is read through it.
         timeout: seconds without any progress after which a read is given up; the setting (60) where None.
         local_only: do not use the network.
+        groups: the IDs of groups, where all that is read through it is for their members alone.
         read_ahead: bytes that an open file fetches ahead at most.
         storage_options: those of fsspec: `asynchronous`, `loop`, `batch_size` and so on.
 
@@ -84,6 +93,9 @@ class KacheryFileSystem(AsyncFileSystem):
     root_marker = ""
     async_impl = True
     _providers_of: ClassVar[Lately[tuple[str, ...]]] = Lately(KNOWN_PROVIDERS)
+    _groups_of: ClassVar[Lately[tuple[str, ...]]] = Lately(KNOWN_GROUPS)
+    #: The keys of links. A path has none: paths are listed, logged and kept.
+    _keys_of: ClassVar[Lately[str]] = Lately(KNOWN_PROVIDERS)
 
     def __init__(
         self,
@@ -92,15 +104,17 @@ class KacheryFileSystem(AsyncFileSystem):
         timeout: float | None = None,
         local_only: bool = False,
         read_ahead: int = READ_AHEAD,
+        groups: Sequence[str] = (),
         **storage_options: Any,
     ) -> None:
         super().__init__(**storage_options)
         self.providers = (providers,) if isinstance(providers, str) else tuple(providers)
+        self.groups = (groups,) if isinstance(groups, str) else tuple(groups)
         self.timeout = timeout
         self.local_only = local_only
         self.read_ahead = read_ahead
         self._infos: Lately[dict[str, Any]] = Lately(KNOWN_PATHS)
-        self._files: Lately[Content] = Lately(OPEN_FILES)
+        self._files: Lately[AnyContent] = Lately(OPEN_FILES)
 
     # --- paths
 
@@ -117,7 +131,7 @@ class KacheryFileSystem(AsyncFileSystem):
         if not rest.strip("/"):
             return ""
         before, _, query = rest.partition("?")
-        if "/" in before.rstrip("/") and query and not query.startswith(("label=", "provider=")):
+        if "/" in before.rstrip("/") and query and not query.startswith(_PARAMETERS):
             # A pattern, in which "?" is any letter: `ipfs://CID/day?.csv`.
             head, _, pattern = rest.partition("/")
             uri = parse_uri("ipfs://" + head)
@@ -127,32 +141,48 @@ class KacheryFileSystem(AsyncFileSystem):
             names = uri.path
         if uri.providers:
             cls._providers_of.put(uri.cid, uri.providers)
-        return "/".join((uri.cid, *names))
+        if uri.groups:
+            cls._groups_of.put(uri.cid, uri.groups)
+        if uri.key:
+            cls._keys_of.put(uri.cid, uri.key)
+        # What is encrypted and what it decrypts to are two things, so they have two paths.
+        return "/".join((_ENCRYPTED + uri.cid if uri.encryption else uri.cid, *names))
 
     def unstrip_protocol(self, name: str) -> str:
         """The URI of a path."""
         if _without_scheme(name) is not None:
             return name
-        cid, *names = self._strip_protocol(name).split("/")
-        return format_uri(cid, names) if cid else "ipfs://"
+        root, *names = self._strip_protocol(name).split("/")
+        return self._uri_of(root, names) if root else "ipfs://"
+
+    def _uri_of(self, root: str, names: Sequence[str]) -> str:
+        cid = root.removeprefix(_ENCRYPTED)
+        encryption = AGE if cid != root else None
+        return format_uri(cid, names, groups=self._groups_for(cid), encryption=encryption)
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
-        """The providers that a URI names, for those who read through a file system made for it."""
+        """The providers and groups that a URI names, for those who read through a file system made for it."""
         try:
-            named = parse_name_uri(path)
-            providers = (named or parse_uri("ipfs://" + (_without_scheme(path) or ""))).providers
+            said = parse_name_uri(path) or parse_uri("ipfs://" + (_without_scheme(path) or ""))
         except KacheryError:
             return {}  # whoever reads it is told
-        return {"providers": providers} if providers else {}
+        options = {"providers": said.providers, "groups": said.groups}
+        return {name: value for name, value in options.items() if value}
+
+    def _groups_for(self, cid: str) -> tuple[str, ...]:
+        """The groups that a root is for, as far as a URI or whoever made this said so."""
+        return tuple(dict.fromkeys((*self.groups, *(self._groups_of.get(cid) or ()))))
 
     def _request(self, path: str) -> Request:
-        cid, *names = self._strip_protocol(path).split("/")
-        if not cid:
+        root, *names = self._strip_protocol(path).split("/")
+        if not root:
             raise InvalidURI("ipfs:// alone has no list of what is in it. Name a file or folder: ipfs://CID.")
+        cid = root.removeprefix(_ENCRYPTED)
+        key = self._keys_of.get(cid) if cid != root else None
         providers = (*self.providers, *(self._providers_of.get(cid) or ()))
-        return Request(
-            format_uri(cid, names),
+        return request_of(
+            self._uri_of(root, names) + (f"#key={key}" if key else ""),
             local_only=self.local_only,
             providers=list(dict.fromkeys(providers)),
             timeout=self.timeout,
@@ -193,6 +223,10 @@ class KacheryFileSystem(AsyncFileSystem):
                     raise
                 return info_of(path, cid, ("link", 0))
             cid, kind = result.cid, ("directory" if result.size is None else "file", result.size)
+        if request.uri.encryption and kind[0] == "file":
+            content = yield from open_content(request, 0)
+            content.close()
+            kind = "file", content.size
         return info_of(path, cid, kind)
 
     async def _ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
@@ -227,7 +261,7 @@ class KacheryFileSystem(AsyncFileSystem):
         waiting: list[tuple[int, Steps[dict[str, Any]]]] = []
         for place, entry in enumerate(entries):
             name = f"{path}/{entry.name}"
-            if entry.cid.codec == RAW and entry.tsize is not None:
+            if entry.cid.codec == RAW and entry.tsize is not None and not path.startswith(_ENCRYPTED):
                 found.append(info_of(name, entry.cid, ("file", entry.tsize)))
             else:
                 found.append(self._infos.get(name))
@@ -248,6 +282,12 @@ class KacheryFileSystem(AsyncFileSystem):
     def _all_of(self, path: str) -> Steps[bytes]:
         """All bytes of a file, which is loaded as every other."""
         request = self._request(path)
+        if request.uri.encryption:
+            content = yield from open_content(request, self.read_ahead)
+            try:
+                return (yield from content.read(0, content.size))
+            finally:
+                content.close()
         found = request.local()
         if found is not None:
             with found.open() as file:
@@ -260,7 +300,7 @@ class KacheryFileSystem(AsyncFileSystem):
         """Some bytes of a file, of which only these are fetched."""
         content = self._files.get(path)
         if content is None:
-            content = yield from Content(self._request(path), self.read_ahead).open()
+            content = yield from open_content(self._request(path), self.read_ahead)
             self._files.put(path, content)
         ranges: list[Range] = []
         for each in slices:
@@ -325,7 +365,7 @@ class KacheryFileSystem(AsyncFileSystem):
             _refuse(f"open {path} to write to it")
         request = self._request(path)
         return KacheryFile(
-            request.uri.locator,
+            request.uri.source + (f"#key={request.uri.key}" if request.uri.key else ""),
             local_only=self.local_only,
             providers=request.providers,
             timeout=self.timeout,
@@ -373,11 +413,12 @@ class KacheryFileSystem(AsyncFileSystem):
         """Where a file is, after it was loaded."""
         request = self._request(path)
         found = request.local(needs_path=True)
-        if found is not None and found.path is not None:
-            return found.path
-        result = yield from ask(request, "file")
-        assert result.path is not None, "a file that was loaded has a path"
-        return Path(result.path)
+        if found is None or found.path is None:
+            result = yield from ask(request, "file")
+            assert result.path is not None, "a file that was loaded has a path"
+            if not request.uri.encryption:
+                return Path(result.path)
+        return request.file()  # it is here, so this waits for nothing; what is encrypted is decrypted
 
     def ukey(self, path: str) -> str:
         """The CID of what is at a path: it changes with the bytes, and never without."""
@@ -385,14 +426,19 @@ class KacheryFileSystem(AsyncFileSystem):
 
     # --- storing
 
-    async def _put_file(self, lpath: str, rpath: str, mode: str = "overwrite", **kwargs: Any) -> str:
-        """Store a file. Returns its URI, which follows from its bytes, so `rpath` is the root: "ipfs://"."""
+    async def _put_file(
+        self, lpath: str, rpath: str, mode: str = "overwrite", *, to: To | None = None, **kwargs: Any
+    ) -> str:
+        """Store a file. Returns its URI, which follows from its bytes, so `rpath` is the root: "ipfs://".
+
+        `to` is that of `kachery_cloud.store_file`: who may load it.
+        """
         import asyncio
 
         from kachery_cloud.store import store_file
 
         self._check_root(rpath, lpath)
-        return await asyncio.to_thread(store_file, lpath)
+        return await asyncio.to_thread(store_file, lpath, to=to)
 
     async def _put(
         self,
@@ -402,9 +448,14 @@ class KacheryFileSystem(AsyncFileSystem):
         callback: Any = DEFAULT_CALLBACK,
         batch_size: int | None = None,
         maxdepth: int | None = None,
+        *,
+        to: To | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Store a file, or with `recursive` a folder, and return its URI; of a list, a list of them."""
+        """Store a file, or with `recursive` a folder, and return its URI; of a list, a list of them.
+
+        `to` is that of `kachery_cloud.store_file`: who may load it.
+        """
         import asyncio
 
         from kachery_cloud.store import store_dir
@@ -412,23 +463,28 @@ class KacheryFileSystem(AsyncFileSystem):
         if isinstance(lpath, (list, tuple)):
             targets = rpath if isinstance(rpath, (list, tuple)) else [rpath] * len(lpath)
             pairs = zip(lpath, targets, strict=True)
-            return [await self._put(each, target, recursive=recursive) for each, target in pairs]
+            return [await self._put(each, target, recursive=recursive, to=to) for each, target in pairs]
         source = os.fspath(lpath)
         self._check_root(rpath, source)
         if await asyncio.to_thread(os.path.isdir, source):
             if not recursive:
                 raise IsADirectory(f"{source} is a folder. Say recursive=True to store all that is in it.")
-            return await asyncio.to_thread(store_dir, source)
-        return await self._put_file(source, rpath)
+            return await asyncio.to_thread(store_dir, source, to=to)
+        return await self._put_file(source, rpath, to=to)
 
-    async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> str:
-        """Store bytes. Returns their URI, which follows from them, so `path` is the root: "ipfs://"."""
+    async def _pipe_file(
+        self, path: str, value: bytes, mode: str = "overwrite", *, to: To | None = None, **kwargs: Any
+    ) -> str:
+        """Store bytes. Returns their URI, which follows from them, so `path` is the root: "ipfs://".
+
+        `to` is that of `kachery_cloud.store_file`: who may load it.
+        """
         import asyncio
 
         from kachery_cloud.store import store_bytes
 
         self._check_root(path, "the bytes")
-        return await asyncio.to_thread(store_bytes, value)
+        return await asyncio.to_thread(store_bytes, value, to=to)
 
     def _check_root(self, path: Any, what: str) -> None:
         if self._strip_protocol(path):

@@ -9,17 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kachery_cloud.arguments import check_flags
+from kachery_cloud.audiences import chosen, groups_here, uri_groups, words_of
+from kachery_cloud.encryption.plain import PlainCopies
+from kachery_cloud.encryption.records import encrypted_in
 from kachery_cloud.errors import InvalidArgument
-from kachery_cloud.inventory_tables import Column, Table, html_of, size_text, time_text
+from kachery_cloud.inventory_tables import Column, Table, html_of, size_text, text_table, time_text
 from kachery_cloud.local import outbox, repository
 from kachery_cloud.settings.config import load_config
-from kachery_cloud.uri import ContentURI, format_uri
+from kachery_cloud.uri import AGE, ContentURI, format_uri
+from kachery_p2p.access.audience import OWN, PUBLIC
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
+    from kachery_cloud.audiences import To
     from kachery_cloud.settings.config import Config
+    from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.cid import CID
+    from kachery_p2p.repo.access import RootAccess
     from kachery_p2p.repo.inventory import KeptRoot
+    from kachery_p2p.repo.layers import Opened
 
 Kind: TypeAlias = Literal["stored", "linked", "loaded", "pinned", "partial"]
 SORTS = ("added", "used", "size", "label", "kind")
@@ -41,10 +49,12 @@ class Item:
         uri: of it, with its label.
         label: what it is called: as you said, else the name of the file, else what its URI said; None without any.
         kind: "stored" (a copy), "linked" (your own file, without a copy), "loaded" (from others), "pinned" (by users of
-            this node's pinning service), or "partial" (being loaded, or only parts of it were asked for). What was
+            this node's pinning service), or "partial" (being loaded, or only parts of it were asked for: ranges of a
+            file, files of a folder by their paths). What was
             stored and loaded is stored.
         directory: whether it is a folder.
-        size: in bytes; None where that is not known yet.
+        size: in bytes; None where that is not known yet. Of a folder of which a part is here, what its first block
+            says: a little more than its files.
         here: bytes of it that are here.
         complete: whether all of it is here, as far as that is known without reading it; `verify` reads it.
         problem: why it is not: "missing" (deleted by hand?), "changed" (it is not what it was), "incomplete".
@@ -55,6 +65,10 @@ class Item:
         labels: all of them.
         cid: its CID.
         shared: the data directory of others that it is in; None where it is in your own.
+        visibility: who may load it from here, as `to` of `store_file` takes it: names of groups, "private", "public";
+            empty where it is for nobody else, because nothing is known any more of for whom it was.
+        groups: the IDs of these groups.
+        encryption: "age" where it was stored encrypted; `size` is that of the cipher text then.
     """
 
     uri: str
@@ -72,6 +86,9 @@ class Item:
     labels: tuple[str, ...]
     cid: str
     shared: str | None = None
+    visibility: tuple[str, ...] = ("public",)
+    groups: tuple[str, ...] = ()
+    encryption: str | None = None
 
     def _repr_html_(self) -> str:
         return html_of([self], _COLUMNS)
@@ -84,17 +101,28 @@ class Item:
 
 
 def _state(item: Item) -> str:
+    if item.kind == "partial" and item.directory:
+        return f"{size_text(item.here)} of it"
     if item.kind == "partial" and item.size:
         return f"{min(99, round(100 * item.here / item.size))} %"
     return "yes" if item.complete else item.problem or "no"
+
+
+def _uri_of(item: Item) -> ContentURI:
+    return ContentURI(item.cid, label=item.label, groups=item.groups, encryption=item.encryption)
 
 
 def _pins(item: Item) -> str:
     return ", ".join(f"{each.service} ({each.state})" for each in item.pinned)
 
 
+def _visibility(item: Item) -> str:
+    return ", ".join(item.visibility) or "nobody else"
+
+
 #: What a list shows where there is none.
 _NO_LABEL = "(no label)"
+_VISIBILITY: Column[Item] = Column("for", _visibility)
 _COLUMNS: tuple[Column[Item], ...] = (
     Column("label", lambda item: (item.label or _NO_LABEL) + ("/" if item.directory and item.label else "")),
     Column("size", lambda item: size_text(item.size), right=True),
@@ -104,7 +132,7 @@ _COLUMNS: tuple[Column[Item], ...] = (
     Column("complete", _state),
     Column("pinned", _pins),
     Column("in", lambda item: item.shared or ""),
-    Column("uri", lambda item: ContentURI(item.cid, label=item.label).pasteable),
+    Column("uri", lambda item: _uri_of(item).pasteable),
 )
 
 
@@ -114,6 +142,17 @@ class Items(Table[Item]):
     columns = _COLUMNS
     times = ("added", "used")
 
+    def lines(self) -> builtins.list[str]:
+        """The items as lines of text; for whom each is, where any is not for everybody."""
+        return text_table(self, self._shown())
+
+    def _shown(self) -> tuple[Column[Item], ...]:
+        apart = any(item.visibility != ("public",) for item in self)
+        return (*_COLUMNS[:-1], _VISIBILITY, _COLUMNS[-1]) if apart else _COLUMNS
+
+    def _repr_html_(self) -> str:
+        return html_of(self, self._shown())
+
 
 @dataclass(frozen=True)
 class UsageRow:
@@ -122,8 +161,8 @@ class UsageRow:
     Attributes:
         what: "stored", "loaded", "partial", "unlisted" (files of stores and loads that were interrupted), "holes" (what
             removed small files have left), "damaged" (copies that were set aside), "unfinished" (stores under way),
-            "catalog" (with the records beside it); "linked" files lie elsewhere and take no room here, nor do those of
-            each shared directory ("in", and its path).
+            "catalog" (with the records beside it), "plain" (copies of what was decrypted); "linked" files lie elsewhere
+            and take no room here, nor do those of each shared directory ("in", and its path).
         files: how many.
         bytes: of them.
         here: whether they take room in the data directory.
@@ -156,7 +195,14 @@ class UsageTable(Table[UsageRow]):
         return sum(row.bytes for row in self if row.here)
 
 
-def list(*, find: str | None = None, sort: str = "added", reverse: bool = False, own: bool = False) -> Items:
+def list(
+    *,
+    find: str | None = None,
+    sort: str = "added",
+    reverse: bool = False,
+    own: bool = False,
+    to: To | None = None,
+) -> Items:
     """What is on this machine: all that was stored, linked or loaded, or is being loaded.
 
     Files inside folders are not listed; see `list_dir`. Uses no network, and reads no data. What is in a shared
@@ -167,6 +213,8 @@ def list(*, find: str | None = None, sort: str = "added", reverse: bool = False,
         sort: "added" or "used" (the newest first), "size" (the largest first), "label" or "kind".
         reverse: the other way round.
         own: only what is in your own data directory.
+        to: only what is for the members of this group, or these; "private" for what is for your own machines, "public"
+            for what is for everybody.
 
     Returns:
         A list of `Item`, which shows itself as a table in notebooks, and has `to_dataframe()`.
@@ -182,11 +230,15 @@ def list(*, find: str | None = None, sort: str = "added", reverse: bool = False,
     config = load_config()
     pins = pins_by_cid(config)
     repo = repository(config)
-    found = {root.key: item_of(root, pins) for root in repo.inventory.roots()}
+    known = Visibilities(config, repo.access)
+    wanted_by = None if to is None else chosen(config, to)
+    found = {root.key: item_of(root, pins, known=known) for root in repo.inventory.roots()}
     for layer in () if own else repo.layers:
-        for root in layer.look(lambda opened: builtins.list(opened.inventory.roots())) or ():
-            found.setdefault(root.key, item_of(root, {}, layer.directory))
+        theirs = layer.look(lambda opened, where=layer.directory: _items_of(config, opened, where)) or {}
+        found = {**theirs, **found}
     items = builtins.list(found.values())
+    if wanted_by is not None:
+        items = [item for item in items if _is_for(item, wanted_by)]
     if find is not None:
         wanted = find.casefold()
         items = [item for item in items if wanted in _text_of(item)]
@@ -205,6 +257,9 @@ def du() -> UsageTable:
     """
     repo = repository(load_config())
     rows = [UsageRow(row.what, row.files, row.bytes, here=row.what != "linked") for row in repo.usage.read()]
+    copies = builtins.list(PlainCopies(repo).all())
+    if copies:
+        rows.insert(-1, UsageRow("plain", len(copies), sum(copy.size for copy in copies)))
     for state in repo.layers.states():
         stats = state.stats
         if stats is not None:
@@ -216,12 +271,46 @@ def du() -> UsageTable:
 # --- parts -------------------------------------------------------------------------------------------------------
 
 
-def item_of(root: KeptRoot, pins: dict[bytes, builtins.list[PinnedAt]], shared: Path | None = None) -> Item:
+class Visibilities:
+    """For whom the roots of a repo are, and which are encrypted, looked up once for all."""
+
+    def __init__(self, config: Config, access: RootAccess, directory: Path | None = None) -> None:
+        restricted = access.roots() if access.any_restricted() else ()
+        self._audiences = {bytes(cid.to_v1()): audience for cid, audience in restricted}
+        self._groups = groups_here(config) if self._audiences else ()
+        self._encrypted = encrypted_in(directory or config.directory)
+
+    def of(self, root: KeptRoot) -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
+        """The words for it, the IDs of its groups, and how it is encrypted."""
+        audience = self._audiences.get(root.key, PUBLIC)
+        encryption = AGE if self._encrypted and str(root.cid.to_v1()) in self._encrypted else None
+        return words_of(audience, self._groups), uri_groups(audience), encryption
+
+
+def _items_of(config: Config, opened: Opened, directory: Path) -> dict[bytes, Item]:
+    """What is listed in the directory of others, and for whom its owner has it."""
+    known = Visibilities(config, opened.access, directory)
+    return {root.key: item_of(root, {}, directory, known) for root in opened.inventory.roots()}
+
+
+def _is_for(item: Item, wanted: Audience) -> bool:
+    if item.visibility == ("public",):
+        return wanted.everyone
+    return not wanted.groups.isdisjoint({*item.groups, *([OWN] if "private" in item.visibility else [])})
+
+
+def item_of(
+    root: KeptRoot,
+    pins: dict[bytes, builtins.list[PinnedAt]],
+    shared: Path | None = None,
+    known: Visibilities | None = None,
+) -> Item:
     """A root as it is listed; of the directory of others that it is in, where it is in one."""
+    visibility, groups, encryption = (("public",), (), None) if known is None else known.of(root)
     labels = tuple(label.text for label in root.labels)
     label = labels[0] if labels else None
     return Item(
-        uri=format_uri(str(root.cid), label=label),
+        uri=format_uri(str(root.cid), label=label, groups=groups, encryption=encryption),
         label=label,
         kind=kind_of(root),
         directory=root.directory,
@@ -236,6 +325,9 @@ def item_of(root: KeptRoot, pins: dict[bytes, builtins.list[PinnedAt]], shared: 
         labels=labels,
         cid=str(root.cid),
         shared=None if shared is None else str(shared),
+        visibility=visibility,
+        groups=groups,
+        encryption=encryption,
     )
 
 
@@ -268,6 +360,10 @@ def pins_by_cid(config: Config) -> dict[bytes, builtins.list[PinnedAt]]:
     return found
 
 
+#: What is said of something that is listed, beside what it is.
+_ABOUT = ("labels", "here", "complete", "problem", "added", "used", "pinned", "visibility")
+
+
 def about(config: Config, cid: CID) -> dict[str, Any]:
     """What `load_file_info` says of something that is listed."""
     if not config.directory.exists():
@@ -280,10 +376,11 @@ def about(config: Config, cid: CID) -> dict[str, Any]:
             break
     if root is None:
         return {}
-    item = item_of(root, pins_by_cid(config), shared).as_json()
+    known = Visibilities(config, repo.access) if shared is None else None
+    item = item_of(root, pins_by_cid(config), shared, known).as_json()
     return {
         "kept": item["kind"],
-        **{name: item[name] for name in ("labels", "here", "complete", "problem", "added", "used", "pinned")},
+        **{name: item[name] for name in _ABOUT},
     }
 
 

@@ -16,7 +16,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kachery_cloud.arguments import check_flags
+from kachery_cloud.audiences import audience_here
 from kachery_cloud.cancelling import Cancellation, result_of
+from kachery_cloud.encryption.plain import PlainCopies
+from kachery_cloud.encryption.records import EncryptedRoots
 from kachery_cloud.errors import (
     ContentNotFound,
     DiskFull,
@@ -31,7 +34,7 @@ from kachery_cloud.inventory_tables import Column, Table, html_of, size_text
 from kachery_cloud.local import BlockNotLocal, repository, resolve_local
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import byte_count, parse_timeout
-from kachery_cloud.uri import check_peer_addresses, format_uri, parse_uri
+from kachery_cloud.uri import check_peer_addresses, format_uri, parse_uri, without_key
 
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
@@ -165,7 +168,7 @@ def remove(
     root = repo.inventory.get(cid)
     if root is None:
         raise _not_listed(repo, uri, cid)
-    why = "forced" if force else _other_copy(config, repo, root, peers, seconds)
+    why = "forced" if force else _other_copy(config, repo, root, peers, seconds, parsed.groups)
     try:
         done = _take_away(repo, root, why)
         shared = repo.only_beneath(cid)
@@ -184,8 +187,9 @@ def gc(
 ) -> Collected:
     """Free the disk: first what is of no use to anybody, then what was loaded and has not been used for longest.
 
-    What you stored, pinned or gave a label stays, unless `stored` is set. As with `remove`, nothing goes of which no
-    other copy was seen and verified now. Linked files take no room, and stay.
+    Plain copies of what is encrypted go before that: they are made again when they are needed. What you stored, pinned
+    or gave a label stays, unless `stored` is set. As with `remove`, nothing goes of which no other copy was seen and
+    verified now. Linked files take no room, and stay.
 
     Args:
         keep: how many bytes of files may stay, such as "200GB"; without it only what is of no use goes: what removed
@@ -222,6 +226,8 @@ def collect(
         with contextlib.suppress(DiskFull):  # afterwards there is room for it
             repo.removal.tidy()
     over = 0 if most is None else _bytes(repo) - most
+    plain = _drop_plain(repo, over, dry_run=dry_run)
+    over -= plain
     left: list[KeptBack] = []
     roots = _in_order(repo, config, stored) if over > 0 else iter(())
     if dry_run:
@@ -229,7 +235,7 @@ def collect(
             if over > 0:
                 over -= root.here
                 removed.append(_gone(root, root.here, 0, "if another copy is found"))
-        return Collected(removed, (), before, before - sum(row.freed for row in removed), most, True)
+        return Collected(removed, (), before, before - plain - sum(row.freed for row in removed), most, True)
     while over > 0 and (some := [root for _, root in zip(range(AT_ONCE), roots, strict=False)]):
         over -= _collect(config, repo, some, over, seconds, force, removed, left)
     if removed:
@@ -326,7 +332,9 @@ def _is_pinned(pins: Sequence[PinnedAt]) -> bool:
     return any(pin.state not in ("removing", "removed") for pin in pins)
 
 
-def _other_copy(config: Config, repo: Repo, root: KeptRoot, peers: Sequence[str], seconds: float) -> str:
+def _other_copy(
+    config: Config, repo: Repo, root: KeptRoot, peers: Sequence[str], seconds: float, groups: Sequence[str] = ()
+) -> str:
     """Why a root may go: who else has it.
 
     Raises:
@@ -350,7 +358,9 @@ def _other_copy(config: Config, repo: Repo, root: KeptRoot, peers: Sequence[str]
     from kachery_p2p.node.messages import CopiesRequest
 
     blocks, proofs = repo.removal.sample(root, ASKED_BLOCKS, GIVEN_BLOCKS)
-    found = get_connection(config).copies(CopiesRequest(root.cid, tuple(blocks), tuple(proofs), seconds, tuple(peers)))
+    found = get_connection(config).copies(
+        CopiesRequest(root.cid, tuple(blocks), tuple(proofs), seconds, tuple(peers), tuple(groups))
+    )
     if found.seen:
         each = found.seen[0]
         return f"{each.peer} has it: {each.blocks} blocks asked about, {each.given} given"
@@ -362,9 +372,10 @@ def _other_copy(config: Config, repo: Repo, root: KeptRoot, peers: Sequence[str]
         else f" The shared directory {shared} has it, or a part of it; that does not count, for its owner may remove "
         "it at the same moment."
     )
+    who = "somebody" if audience_here(repo, root.cid).everyone else "one of those for whom it is"
     raise LastCopy(
         f"{_label(root) or uri} may be the last copy, so it stays: {_nobody(found)}.{beneath} Have "
-        "somebody load it and run kachery-cloud-node, or pin it (kachery-cloud-pins add), or remove it all the same "
+        f"{who} load it and run kachery-cloud-node, or pin it (kachery-cloud-pins add), or remove it all the same "
         f"with: kachery-cloud rm --force {uri}"
     )
 
@@ -386,8 +397,13 @@ def _nobody(found: Copies) -> str:
 
 
 def _take_away(repo: Repo, root: KeptRoot, why: str, *, more: bool = False) -> RemovedItem:
+    files = [root.cid]
+    if root.directory and EncryptedRoots(repo).has(root.cid):
+        files += repo.inventory.members(root.cid).files
     done = repo.removal.remove(root, more=more)
-    return _gone(root, done.freed + done.packed, done.shared, why)
+    EncryptedRoots(repo).forget(root.cid)
+    plain = PlainCopies(repo).remove(files)
+    return _gone(root, done.freed + done.packed + plain, done.shared, why)
 
 
 def _gone(root: KeptRoot, freed: int, shared: int, why: str) -> RemovedItem:
@@ -401,7 +417,34 @@ def _label(root: KeptRoot) -> str | None:
 def _bytes(repo: Repo) -> int:
     """Bytes of files in the data directory."""
     counted = ("stored", "loaded", "partial", "unlisted", "holes")
-    return sum(row.bytes for row in repo.usage.read() if row.what in counted)
+    plain = sum(copy.size for copy in PlainCopies(repo).all())
+    return plain + sum(row.bytes for row in repo.usage.read() if row.what in counted)
+
+
+def _drop_plain(repo: Repo, over: int, *, dry_run: bool) -> int:
+    """Take plain copies away: those of which the cipher text is gone, and as many more as are over, the oldest first.
+
+    They are made again from the cipher text, so nothing is lost.
+
+    Returns:
+        Bytes that are free then, or would be.
+    """
+    copies, freed = PlainCopies(repo), 0
+    for copy in sorted(copies.all(), key=lambda each: each.made):
+        cid = _parsed(copy.cid)
+        if freed < over or cid is None or repo.own.file_size(cid) is None:
+            freed += copy.size if dry_run else copies.drop(copy)
+    return freed
+
+
+def _parsed(text: str) -> CID | None:
+    from kachery_cloud.errors import InvalidCID, UnsupportedCID
+    from kachery_p2p.dag.cid import CID
+
+    try:
+        return CID.parse(text)
+    except (InvalidCID, UnsupportedCID):
+        return None
 
 
 def _tell(config: Config, cids: Sequence[CID]) -> None:
@@ -412,21 +455,28 @@ def _tell(config: Config, cids: Sequence[CID]) -> None:
 
 
 def _not_here(uri: str) -> ContentNotFound:
-    return ContentNotFound(f"{uri} is not on this machine. kachery-cloud list shows what is.")
+    return ContentNotFound(f"{without_key(uri)} is not on this machine. kachery-cloud list shows what is.")
 
 
 def _not_listed(repo: Repo, uri: str, cid: CID) -> KacheryError:
     shared = repo.only_beneath(cid)
     if shared is not None:
         return ContentNotFound(
-            f"{uri} is not in your own data directory. It is in the shared directory {shared}, from which only its "
-            "owner removes things."
+            f"{without_key(uri)} is not in your own data directory. It is in the shared directory {shared}, from which "
+            "only its owner removes things."
         )
     key = bytes(cid.to_v1())
     for _, folder in repo.inventory.folders():
         if any(bytes(member.to_v1()) == key for member in repo.inventory.members(folder).files):
-            return InvalidArgument(
-                f"{uri} is in the folder {format_uri(str(folder))}, and was not stored or loaded by itself. It goes "
-                "with that folder."
-            )
+            return _goes_with(uri, folder)
+    for partial in repo.inventory.parts.folders():
+        if any(bytes(file.to_v1()) == key for file in partial.files):
+            return _goes_with(uri, partial.cid)
     return _not_here(uri)
+
+
+def _goes_with(uri: str, folder: CID) -> InvalidArgument:
+    return InvalidArgument(
+        f"{without_key(uri)} is in the folder {format_uri(str(folder))}, and was not stored or loaded by itself. "
+        "It goes with that folder."
+    )

@@ -11,16 +11,16 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, SupportsIndex
 
 from kachery_cloud.arguments import binary_stream, byte_range, check_flags, path_text
 from kachery_cloud.errors import DamagedFile, InvalidArgument, KacheryError
-from kachery_cloud.files_here import request_for
+from kachery_cloud.files_here import request_for, request_of
 from kachery_cloud.local import BlockNotLocal, local_kinds, repository, resolve_local
-from kachery_cloud.placing import check_tree_destination, copy_into_place, no_folder, place_directory
-from kachery_cloud.request import Request
+from kachery_cloud.placing import check_tree_destination, no_folder, place_directory
 from kachery_cloud.syncing import Changes, sync_directory
 from kachery_cloud.terminal import tell
 from kachery_cloud.uri import ContentURI
@@ -29,6 +29,8 @@ from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from kachery_cloud.request import Request
 
 #: Symbolic links that are named one by one when they are left out.
 _MOST_WARNINGS = 10
@@ -77,11 +79,10 @@ def load_file(
     request = request_for(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
     # Looked at first, so that a mistake in it shows before anything is loaded.
     destination = None if dest is None else _file_destination(dest, request)
-    path = request.file()
     if destination is None:
-        return request.named(path)
+        return request.named(request.file())
     target, named = destination
-    copy_into_place(path, target, replace=overwrite and named)
+    request.copy_to(target, replace=overwrite and named)
     return str(target)
 
 
@@ -323,16 +324,22 @@ def load_dir(
         >>> kcl.load_dir(uri, "experiment-copy")
     """
     check_flags(overwrite=overwrite, delete=delete)
-    request = Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
+    request = request_of(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
     target = _absolute(dest)
     check_tree_destination(target)
     repo = repository(request.config)
 
+    decoding = None
+    if request.uri.encryption is not None:
+        from kachery_cloud.encryption.loading import Decryption
+
+        decoding = Decryption(request)
+
     def place() -> Changes:
         root = resolve_local(repo, request.uri)
         if check_tree_destination(target):
-            return sync_directory(repo, root, target, overwrite=overwrite, delete=delete)
-        tree = place_directory(repo, root, target)
+            return sync_directory(repo, root, target, overwrite=overwrite, delete=delete, decoding=decoding)
+        tree = place_directory(repo, root, target, decoding)
         skipped = [(str(where), to) for where, to in tree.skipped]
         return Changes(len(tree.files) + len(tree.links), skipped=skipped)
 
@@ -365,15 +372,16 @@ def list_dir(
         >>> [entry["name"] for entry in kcl.list_dir(uri)]
         ['notes', 'session.nwb']
     """
-    request = Request(uri, local_only=local_only, providers=providers, timeout=timeout)
+    request = request_of(uri, local_only=local_only, providers=providers, timeout=timeout)
     entries = request.entries()
     parent = request.uri
+    top = ContentURI(parent.cid, groups=parent.groups, encryption=parent.encryption)
     kinds = local_kinds(repository(request.config), [entry.cid for entry in entries])
     return [
         {
             "name": entry.name,
             "cid": str(entry.cid),
-            "uri": ContentURI(parent.cid, (*parent.path, entry.name)).locator,
+            "uri": replace(top, path=(*parent.path, entry.name)).source,
             "size": entry.tsize,
             "kind": kind,
         }

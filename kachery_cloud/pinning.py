@@ -22,7 +22,7 @@ from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.pin_choice import services_by_name, services_for, to_service, why_idle
 from kachery_cloud.settings.pin_services import PinSetting
 from kachery_cloud.settings.values import parse_timeout
-from kachery_cloud.uri import format_uri, parse_uri
+from kachery_cloud.uri import format_uri, parse_uri, without_key
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.node.status_messages import Sending
     from kachery_p2p.pinning import PinEntry
-    from kachery_p2p.repo.repo import Stored
+    from kachery_p2p.repo.small import Stored
 
 Pin: TypeAlias = "bool | str | Sequence[str] | None"
 Wait: TypeAlias = "Literal['pinned', 'verified'] | None"
@@ -160,10 +160,15 @@ def record_pin(config: Config, uri: str, pin: Pin, timeout: float | None, wait: 
         size = _size_here(config, parsed.locator, cid)
     except BlockNotLocal:
         raise ContentNotFound(
-            f"{uri} is not on this machine, so it cannot be pinned from here. Load it first (kachery-cloud-load)."
+            f"{parsed.locator} is not on this machine, so it cannot be pinned from here. Load it first "
+            "(kachery-cloud-load)."
         ) from None
     plan.check(config, size, parsed.locator)
-    plan.record(config, cid, size, parsed.name)
+    if plan.services:
+        from kachery_cloud.encryption.leaving import to_pin
+
+        cid, given, name = to_pin(config, cid, size, parsed.name)
+        plan.record(config, cid, given, name)
     return plan, cid
 
 
@@ -188,8 +193,8 @@ def awaited(config: Config, uri: str, service: str | Sequence[str] | None) -> tu
     if missing or not found:
         where = f" at {', '.join(missing)}" if missing else ""
         raise ContentNotFound(
-            f"{uri} is not pinned{where}, nor on its way there, from this data directory. kachery-cloud-pins lists "
-            "what is."
+            f"{without_key(uri)} is not pinned{where}, nor on its way there, from this data directory. "
+            "kachery-cloud-pins lists what is."
         )
     return cid, wanted
 
@@ -314,6 +319,9 @@ class Plan(NamedTuple):
 
     def wait_for(self, config: Config, cid: CID) -> list[PinEntry]:
         """Wait as the plan says; see `wait_for`."""
+        from kachery_cloud.encryption.leaving import pinned_root
+
+        cid = pinned_root(config, cid)
         names = [name for name in self.names if outbox(config).get(cid, name) is not None]
         return wait_for(config, cid, names, self.wait or "pinned", self.timeout) if names else []
 
@@ -348,7 +356,11 @@ def _is_wait(value: object) -> bool:
 
 def record_stored(config: Config, plan: Plan, stored: Stored, name: str) -> list[str]:
     """Write down where something that was stored is to be pinned; the names of these services."""
-    return plan.record(config, stored.cid, stored.size, name) if plan.services else []
+    if not plan.services:
+        return []
+    from kachery_cloud.encryption.leaving import to_pin
+
+    return plan.record(config, *to_pin(config, stored.cid, stored.size, name))
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------
@@ -399,10 +411,14 @@ def _explained(config: Config, entries: Sequence[PinEntry]) -> list[PinEntry]:
 
 def _cid_of(config: Config, uri: str) -> CID:
     """The CID that a URI leads to."""
+    from kachery_cloud.encryption.leaving import pinned_root
+
     try:
-        return resolve_local(repository(config), parse_uri(uri))
+        return pinned_root(config, resolve_local(repository(config), parse_uri(uri)))
     except BlockNotLocal:
-        raise ContentNotFound(f"{uri} is not on this machine; name it by its own URI (ipfs://<cid>).") from None
+        raise ContentNotFound(
+            f"{without_key(uri)} is not on this machine; name it by its own URI (ipfs://<cid>)."
+        ) from None
 
 
 def _size_here(config: Config, locator: str, cid: CID) -> int:

@@ -16,9 +16,10 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kachery_cloud.errors import DiskFull, FileExists, FileMissing, InvalidName, NotAFile
 from kachery_cloud.local import BlockNotLocal, is_local_directory, list_local, local_blocks
@@ -56,10 +57,16 @@ def copy_into_place(source: Path, target: Path, *, replace: bool) -> None:
 
     After an error, what was at `target` is still there.
     """
-    if _is_there(source, target, replace):
-        return
+    if not _is_there(source, target, replace):
+        make_in_place(target, lambda part: _copy(source, part), replace=replace)
+
+
+def make_in_place(target: Path, make: Callable[[Path], object], *, replace: bool) -> None:
+    """The same of what `make` writes to the path that it is given."""
     with part_beside(target) as part, explained("writing", target):
-        _copy(source, part)
+        make(part)
+        if _is_there(part, target, replace):
+            return
         if replace:
             os.replace(part, target)
             return
@@ -67,7 +74,7 @@ def copy_into_place(source: Path, target: Path, *, replace: bool) -> None:
             name_new(part, target)
         except FileExistsError:
             # Another process was faster, and may have brought the same.
-            if not _is_there(source, target, replace):
+            if not _is_there(part, target, replace):
                 raise _in_the_way(target) from None
 
 
@@ -149,8 +156,30 @@ def _folder_in_the_way(dest: Path) -> FileExists:
     )
 
 
-def place_directory(repo: Repo, root: CID, dest: Path) -> Tree:
+class Decoding(Protocol):
+    """What is made of the files of a directory on their way into a folder."""
+
+    def data(self, data: bytes, name: str) -> bytes:
+        """The bytes of a small one."""
+        ...
+
+    def copy(self, source: Path, fd: int, name: str) -> int:
+        """Write the bytes of a larger one to an open file, and say how many bytes the source has."""
+        ...
+
+    def is_same(self, fd: int, source: Path, name: str) -> bool:
+        """Whether an open file has the bytes of it."""
+        ...
+
+
+def place_directory(repo: Repo, root: CID, dest: Path, decoding: Decoding | None = None) -> Tree:
     """Make the tree of a directory that is wholly here, as a folder `dest` (absolute; missing or empty).
+
+    Args:
+        repo: that has the directory.
+        root: of it.
+        dest: the folder.
+        decoding: what is made of its files; they are copied as they are where it is None.
 
     Returns:
         What was made, and what was not.
@@ -168,12 +197,12 @@ def place_directory(repo: Repo, root: CID, dest: Path) -> Tree:
         raise _folder_in_the_way(dest)
     with part_beside(dest) as building, explained("making", dest):
         building.mkdir()
-        _fill(repo, building, tree)
+        _fill(repo, building, tree, decoding)
         _name_folder(building, dest)
     return tree
 
 
-def _fill(repo: Repo, building: Path, tree: Tree) -> None:
+def _fill(repo: Repo, building: Path, tree: Tree, decoding: Decoding | None) -> None:
     # Text, not paths: joining two of those takes longer than writing a small file.
     where, top = "", os.path.join(building, "")
     try:
@@ -186,11 +215,15 @@ def _fill(repo: Repo, building: Path, tree: Tree) -> None:
             for where, source in batch:
                 data = None if isinstance(source, Path) else packed.get(source)
                 if data is not None:
-                    _write(data, top + where)
+                    _write(data if decoding is None else decoding.data(data, where), top + where)
                     left -= len(data)
-                else:
-                    path = source if isinstance(source, Path) else _unpacked(repo, source)
+                    continue
+                path = source if isinstance(source, Path) else _unpacked(repo, source)
+                if decoding is None:
                     left -= _copy(path, building / where, left)
+                else:
+                    with open(top + where, "xb") as file:
+                        left -= decoding.copy(path, file.fileno(), where)
         for where, target in tree.links:
             os.symlink(target, top + where)
         skipped = {where for where, _ in tree.skipped}

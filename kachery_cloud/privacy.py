@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.node.status_messages import DiscoveryStatus
 
-Audience: TypeAlias = Literal["world", "lab", "lan", "nobody"]
+AnnouncedTo: TypeAlias = Literal["world", "lab", "lan", "nobody"]
 
-_SENTENCES: dict[Audience, str] = {
+_SENTENCES: dict[AnnouncedTo, str] = {
     "world": "This machine announces what it stores and loads to the whole world: anybody can look up that it has a "
     "URI, and load that. To change it: kachery-cloud-init --private",
     "lab": "This machine announces what it stores and loads to the holders of its swarm key, and to nobody else.",
@@ -23,12 +23,12 @@ _SENTENCES: dict[Audience, str] = {
 _begun: set[Path] = set()
 
 
-def sentence(audience: Audience) -> str:
+def sentence(audience: AnnouncedTo) -> str:
     """What is to be known about it."""
     return _SENTENCES[audience]
 
 
-def audience(*, public_dht: bool, lan_dht: bool, mdns: bool, provides: bool, private_network: bool) -> Audience:
+def audience(*, public_dht: bool, lan_dht: bool, mdns: bool, provides: bool, private_network: bool) -> AnnouncedTo:
     """To whom a node with these parts announces."""
     if not (mdns or (provides and (public_dht or lan_dht))):
         return "nobody"
@@ -37,7 +37,7 @@ def audience(*, public_dht: bool, lan_dht: bool, mdns: bool, provides: bool, pri
     return "world" if provides and public_dht else "lan"
 
 
-def configured_audience(config: Config) -> Audience:
+def configured_audience(config: Config) -> AnnouncedTo:
     """To whom a node would announce that starts with these settings."""
     from kachery_p2p.repo.swarm_key import SWARM_KEY_NAME
 
@@ -51,7 +51,7 @@ def configured_audience(config: Config) -> Audience:
     )
 
 
-def running_audience(found: DiscoveryStatus) -> Audience:
+def running_audience(found: DiscoveryStatus) -> AnnouncedTo:
     """To whom the node announces that says this of itself."""
     on = {name for name, source in found.sources.items() if source.on}
     return audience(
@@ -64,13 +64,18 @@ def running_audience(found: DiscoveryStatus) -> Audience:
 
 
 def is_first(config: Config) -> bool:
-    """Whether nothing was stored or loaded yet in the data directory. Once it is not, that costs nothing."""
+    """Whether nothing that is public was stored or loaded yet in the data directory. Later, asking costs nothing.
+
+    What is for a group, or private, is announced to nobody else, and another sentence says so.
+    """
     if config.directory in _begun:
         return False
     if config.directory.is_dir():
         from kachery_cloud.local import repository
 
-        if next(iter(repository(config).roots()), None) is not None:
+        repo = repository(config)
+        apart = {cid.multihash for cid, _ in repo.access.roots()} if repo.access.any_restricted() else frozenset()
+        if next((root for root in repo.roots() if root not in apart), None) is not None:
             _begun.add(config.directory)
             return False
     return True

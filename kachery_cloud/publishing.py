@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kachery_cloud.errors import ContentNotFound, InvalidArgument, InvalidURI
+from kachery_cloud.errors import ContentNotFound, InvalidArgument, InvalidURI, NoPermission
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import parse_timeout
 from kachery_cloud.uri import ContentURI, NameURI, format_uri, parse_name_uri, parse_uri
@@ -67,6 +67,7 @@ def publish(name: str, uri: str, *, ttl: float = DEFAULT_TTL, timeout: float | N
     Raises:
         InvalidName: a key cannot be called that.
         InvalidURI: `uri` is none, or `name` is a name that this machine has no key for.
+        NoPermission: what it is to point to is not for everybody: the record of a name says its CID to all.
         NoPermission, IdentityError: the key cannot be made or read.
         NodeError: the node cannot be started.
 
@@ -82,6 +83,7 @@ def publish(name: str, uri: str, *, ttl: float = DEFAULT_TTL, timeout: float | N
     target = parse_uri(uri)
     key = _key_of(config, name)
     check_key_name(key)
+    _check_public(config, target)
     if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not 0 <= ttl <= _MAX_TTL:
         raise InvalidArgument(f"ttl is {shown(ttl)}; it must be a number of seconds, from 0 to {_MAX_TTL:.0f}.")
     seconds = PUBLISH_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
@@ -154,7 +156,8 @@ def follow(config: Config, named: NameURI, *, local_only: bool = False, timeout:
         request = ResolveRequest(named.name, min(timeout, RESOLVE_TIMEOUT))
         path = get_connection(config).resolve(request).path
     target = parse_uri(_uri_of_path(path))
-    return ContentURI(target.cid, (*target.path, *named.path), named.label, named.providers)
+    path_in = (*target.path, *named.path)
+    return ContentURI(target.cid, path_in, named.label, named.providers, named.groups, named.encryption, named.key)
 
 
 def _own_path(config: Config, name: str) -> str | None:
@@ -166,6 +169,26 @@ def _own_path(config: Config, name: str) -> str | None:
     binary = parse_name(name)
     own = None if binary is None else Shelf(config.directory).by_name(binary)
     return None if own is None or own.record is None else read_ipns(own.name, own.record).value.decode()
+
+
+def _check_public(config: Config, target: ContentURI) -> None:
+    """See that everybody may know what a name is to point to.
+
+    Raises:
+        NoPermission: it is for some alone.
+    """
+    from kachery_cloud.audiences import audience_here, whom
+    from kachery_cloud.local import repository
+    from kachery_p2p.access.audience import group_audience
+
+    audience = audience_here(repository(config), target.root)
+    if audience.everyone and target.groups:
+        audience = group_audience(target.groups)
+    if not audience.everyone:
+        raise NoPermission(
+            f"{target.locator} is for {whom(config, audience)} alone, and a name tells everybody its CID, by the DHT. "
+            "Give its URI away instead, or let everybody have it: kachery-cloud visibility URI --to public"
+        )
 
 
 def _key_of(config: Config, name: str) -> str:

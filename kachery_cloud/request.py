@@ -33,7 +33,7 @@ from kachery_cloud.progress import progress_bar
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import parse_timeout
 from kachery_cloud.terminal import tell
-from kachery_cloud.uri import check_peer_addresses, parse_name_uri, parse_uri
+from kachery_cloud.uri import check_peer_addresses, parse_name_uri, parse_uri, without_key
 from kachery_p2p.dag.names import outside_name
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class Request:
 
     #: Whether its name was written down, which is done before anything of it comes.
     _is_named = False
+    #: The groups that it is for, as the URI says.
+    groups: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -78,11 +80,12 @@ class Request:
             from kachery_cloud.publishing import follow
 
             found = follow(self.config, named, local_only=local_only, timeout=self.timeout)
-            self.say(f"{uri} leads to {found.locator}")
+            self.say(f"{without_key(uri)} leads to {found.locator}")
         assert found is not None
         self.uri = found
         given = check_peer_addresses(providers, "a provider")
         self.providers = tuple(dict.fromkeys((*given, *self.uri.providers)))
+        self.groups = found.groups
 
     def _take_options(self, *, local_only: bool, verbose: bool, timeout: float | None) -> None:
         """What a call said beside the URI; what it did not say comes from the settings."""
@@ -97,7 +100,15 @@ class Request:
         if found is None or found.path is None:
             return _path_of(self.ask("file"))
         self.say(f"{self.uri.locator} is on this machine already.")
+        if isinstance(found, LocalContent):
+            self._asked_for(found.cid)
         return found.path
+
+    def copy_to(self, target: Path, *, replace: bool) -> None:
+        """Put a copy of the file at `target`; as `kachery_cloud.placing.copy_into_place`."""
+        from kachery_cloud.placing import copy_into_place
+
+        copy_into_place(self.file(), target, replace=replace)
 
     def file_name(self) -> str:
         """The name for a copy in a folder: what the URI says, else the label in the list of this machine, else the CID.
@@ -122,7 +133,7 @@ class Request:
     def open(self) -> BufferedIOBase:
         """The whole file, here or fetched, open for reading. A small one that has no path yet gets none."""
         found = self.local()
-        return open(_path_of(self.ask("file")), "rb") if found is None else found.open()
+        return open(_path_of(self.ask("file", part=True)), "rb") if found is None else found.open()
 
     def local(self, *, needs_path: bool = False) -> LocalContent | LocalFile | None:
         """The local copy; None when the network has to be asked, which `local_only` forbids."""
@@ -140,14 +151,22 @@ class Request:
         with contextlib.suppress(RepoError, DiskFull):  # a full disk, or one that is busy, is no reason not to read
             repo.inventory.use(self.uri.root)
 
-    def _named(self, repo: Repo, cid: CID) -> None:
+    def _named(self, repo: Repo, cid: CID, name: str | None) -> None:
         """Note what is loaded is called: as its URI says, or by the last name of its path."""
         from kachery_p2p.repo.kept_rows import Label
 
-        name = self.uri.name
         if name:
             with contextlib.suppress(RepoError, DiskFull):
                 repo.inventory.name(cid, Label(name))
+
+    def _asked_for(self, cid: CID) -> None:
+        """Note that a file was asked for by itself which was read through a folder before; see `_used`."""
+        from kachery_p2p.repo.kept_rows import Label
+
+        repo = repository(self.config)
+        if self.uri.path and not repo.read_only:
+            with contextlib.suppress(RepoError, DiskFull):
+                repo.inventory.loaded_alone(cid, Label(self.uri.name))
 
     def need_network(self, why: Exception) -> None:
         """Go on to the network, unless the caller wants only what is here. A damaged copy is put aside first."""
@@ -164,8 +183,10 @@ class Request:
                 "for. Leave out local_only (--local-only) to ask peers for it."
             ) from None
 
-    def wanted(self, kind: LoadKind, *, start: int | None = None, end: int | None = None) -> LoadRequest:
-        """What the node is asked for.
+    def wanted(
+        self, kind: LoadKind, *, start: int | None = None, end: int | None = None, part: bool = False
+    ) -> LoadRequest:
+        """What the node is asked for; with `part`, to read it through the folder that the URI begins with.
 
         Raises:
             NoPermission: nothing can be loaded into the data directory.
@@ -173,28 +194,34 @@ class Request:
         from kachery_p2p.node.messages import LoadRequest
 
         repo = repository(self.config)
-        if kind in ("file", "bytes", "directory") and not self.uri.path and not self._is_named:
-            self._named(repo, self.uri.root)
+        part = bool(self.uri.path) and (part or kind == "bytes")
+        if (part or (kind in ("file", "bytes", "directory") and not self.uri.path)) and not self._is_named:
+            self._named(repo, self.uri.root, self.uri.label)
             self._is_named = True
         if repo.read_only:
             raise NoPermission(
                 f"{self.uri.locator} is not whole in {repo.directory}, and that directory can only be read by this "
                 "user, so nothing can be loaded into it. Name another one in KACHERY_CLOUD_DIR and load it there."
             )
-        return LoadRequest(self.uri.root, self.uri.path, kind, start, end, self.providers, self.timeout)
+        return LoadRequest(
+            self.uri.root, self.uri.path, kind, start, end, self.providers, self.timeout, part, self.groups
+        )
 
-    def ask(self, kind: LoadKind, *, start: int | None = None, end: int | None = None) -> LoadResult:
+    def ask(
+        self, kind: LoadKind, *, start: int | None = None, end: int | None = None, part: bool = False
+    ) -> LoadResult:
         """Have the node load it; with a bar where that takes long."""
         from kachery_cloud.node.connection import get_connection
 
-        wanted = self.wanted(kind, start=start, end=end)
+        wanted = self.wanted(kind, start=start, end=end, part=part)
         repo = repository(self.config)
         name = self.uri.name or self.uri.cid
         self.say(f"Loading {self.uri.locator}")
         with progress_bar(f"Loading {name[:40]}", enabled=None if kind in ("file", "directory") else False) as update:
             result = get_connection(self.config).load(wanted, update)
         if kind in ("file", "bytes", "directory"):
-            self._named(repo, result.cid)
+            if not wanted.part:
+                self._named(repo, result.cid, self.uri.name)
             self._used(repo)
         if result.sources:
             fetched = sum(result.sources.values())

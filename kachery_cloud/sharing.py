@@ -17,15 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from kachery_cloud import uri_notes
-from kachery_cloud.arguments import path_text
+from kachery_cloud.arguments import check_flags, path_text
+from kachery_cloud.audiences import audience_here, sentence_once, uri_groups
 from kachery_cloud.errors import (
     ContentNotFound,
     FileExists,
     InvalidAddress,
+    InvalidArgument,
     InvalidName,
     IsADirectory,
     NodeError,
 )
+from kachery_cloud.files_here import request_of
 from kachery_cloud.local import (
     BlockNotLocal,
     find_local,
@@ -36,13 +39,16 @@ from kachery_cloud.local import (
 from kachery_cloud.request import Request
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.terminal import tell
-from kachery_cloud.uri import ContentURI, check_label, parse_uri
+from kachery_cloud.uri import AGE, ContentURI, check_label, parse_uri
+from kachery_cloud.visibility import check_widening
+from kachery_p2p.access.audience import PUBLIC
 from kachery_p2p.addresses import Reach, reach
 from kachery_p2p.oserrors import explained
 
 if TYPE_CHECKING:
     from kachery_cloud.node.status_messages import RunningNode
     from kachery_cloud.settings.config import Config
+    from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.node.status_messages import NodeStatus
     from kachery_p2p.repo.repo import Repo
@@ -76,12 +82,14 @@ class Reachable:
         addresses: to give away, those that reach farthest first.
         most_bytes: what a relay carries for a stranger at most; 0 where there is no bound, or no relay.
         private_network: only holders of its key are spoken to.
+        restricted: it is about something that is for a group, or private.
     """
 
     range: Range
     addresses: tuple[str, ...] = ()
     most_bytes: int = 0
     private_network: bool = False
+    restricted: bool = False
 
     @property
     def from_outside(self) -> bool:
@@ -90,8 +98,12 @@ class Reachable:
 
     @property
     def sentence(self) -> str:
-        """Who can load from here now."""
+        """Who can load from here now; of what is not for everybody, those of them for whom it is."""
         who = "Whoever holds the swarm key" if self.private_network else "Anybody"
+        near = "Only machines of this network can load it now"
+        if self.restricted:
+            who = "Those for whom it is, and none else,"
+            near = "Of those for whom it is, only machines of this network can load it now"
         limit = f", which carries {self.most_bytes:,} bytes and then needs a direct way" if self.most_bytes else ""
         return {
             "world": f"{who} with the URI can load it now: others can dial this machine.",
@@ -99,8 +111,7 @@ class Reachable:
             "dialled from outside.",
             "unsure": f"{who} with the URI can load it now if this machine can be dialled from outside, which nobody "
             "has tried yet; kachery-cloud-status says more in a minute.",
-            "network": "Only machines of this network can load it now: nobody outside can dial this one, and it has no "
-            "relay. kachery-cloud-status says why.",
+            "network": f"{near}: nobody outside can dial this one, and it has no relay. kachery-cloud-status says why.",
             "machine": "Only programs on this machine can load it now: its node listens to nobody else.",
             "none": "Nobody else can load it yet, for no node answers here. Start one with: kachery-cloud-node",
         }[self.range]
@@ -116,6 +127,7 @@ class Share:
         title: for people.
         day: on which it was stored, or came here.
         reachable: who can load it now.
+        audience: for whom it is.
     """
 
     uri: ContentURI
@@ -123,19 +135,20 @@ class Share:
     title: str
     reachable: Reachable
     day: datetime.date
+    audience: Audience = PUBLIC
 
     @property
     def string(self) -> str:
-        """All of it in one string."""
-        return self.uri.pasteable
+        """All of it in one string; with its key, where it was shared with one."""
+        return self.uri.pasteable + (f"#key={self.uri.key}" if self.uri.key else "")
 
     @property
     def citation(self) -> str:
         """A line for a paper or a notebook: title, day, size, and the URI that stays, without addresses."""
-        return f"{self.title} ({self.day.isoformat()}). {self.size:,} bytes. {self.uri.locator}"
+        return f"{self.title} ({self.day.isoformat()}). {self.size:,} bytes. {self.uri.source}"
 
 
-def share(uri: str, *, label: str | None = None) -> str:
+def share(uri: str, *, label: str | None = None, encrypt: bool = False, with_key: bool = False) -> str:
     """One string that gives something away: its URI, and where to ask for it.
 
     Whoever gets it types `kachery-cloud get STRING`, or gives it to any function that takes a URI. It needs no quotes
@@ -147,9 +160,13 @@ def share(uri: str, *, label: str | None = None) -> str:
         uri: of a file or directory that is on this machine.
         label: its name for people, and of the copy; without it that of the URI, or what `list` calls it: the label that
             it was stored with, or the name of the file or folder.
+        encrypt: share an encrypted copy of it, with a key that is made for that alone and stands in the string, after
+            `#`. Programs of the other one use it; it is sent to nobody.
+        with_key: the same for what is encrypted already. A key of this machine has to open it.
 
     Raises:
         ContentNotFound: it is not on this machine.
+        NoDecryptionKey: `with_key`, and no key of this machine opens it.
         InvalidURI, InvalidCID ...: as `load_file` does.
 
     Example:
@@ -157,14 +174,19 @@ def share(uri: str, *, label: str | None = None) -> str:
         'ipfs://label=session.nwb+provider=12D3KooW...=ip4:192.168.1.20:tcp:4001@bafybeih...'
     """
     check_label(label)
+    check_flags(encrypt=encrypt, with_key=with_key)
     config = load_config()
-    found = make_share(config, uri, label=label, running=lambda: _settled_node(config))
+    found = make_share(
+        config, uri, label=label, running=lambda: settled_node(config), keyed=wants_key(uri, encrypt, with_key)
+    )
+    if told := sentence_once(config, found.audience):
+        tell(told)
     if not found.reachable.from_outside:
         tell(found.reachable.sentence)
     return found.string
 
 
-def _settled_node(config: Config) -> RunningNode:
+def settled_node(config: Config) -> RunningNode:
     """What the node says of itself, when it knows how it can be reached, or has had time to find out."""
     from kachery_cloud.node.connection import get_connection
 
@@ -181,8 +203,33 @@ def _settled_node(config: Config) -> RunningNode:
         time.sleep(LOOK_AGAIN)  # the node's answers come when they are asked for
 
 
+def wants_key(uri: str, encrypt: bool, with_key: bool) -> bool:
+    """Whether the string is to have a key.
+
+    Raises:
+        InvalidArgument: what was said does not suit the URI.
+    """
+    is_encrypted = parse_uri(uri).encryption is not None
+    if with_key and not is_encrypted:
+        raise InvalidArgument(
+            f"{parse_uri(uri).locator} does not say that it is encrypted, so it has no key. To share an encrypted copy "
+            "of it: kachery-cloud share --encrypt (encrypt=True)"
+        )
+    if encrypt and is_encrypted and not with_key:
+        raise InvalidArgument(
+            f"{parse_uri(uri).locator} is encrypted already. To share it with a key: kachery-cloud share --with-key "
+            "(with_key=True)"
+        )
+    return encrypt or with_key
+
+
 def make_share(
-    config: Config, uri: str, *, label: str | None = None, running: Callable[[], RunningNode | None]
+    config: Config,
+    uri: str,
+    *,
+    label: str | None = None,
+    running: Callable[[], RunningNode | None],
+    keyed: bool = False,
 ) -> Share:
     """What is given away, for a URI of something that is here.
 
@@ -191,11 +238,12 @@ def make_share(
         uri: of it.
         label: see `share`.
         running: asks the node, when that is needed; None where none runs.
+        keyed: share an encrypted copy with a key of its own.
 
     Raises:
         ContentNotFound: it is not on this machine.
     """
-    parsed = parse_uri(uri)
+    parsed = replace(parse_uri(uri), key=None)
     repo = repository(config)
     try:
         cid, size = _look(repo, parsed)
@@ -215,11 +263,40 @@ def make_share(
     name = label or parsed.label or ("" if parsed.path else listed)
     if name and len(uri_notes.encoded(name)) > MAX_LABEL:
         name = ""
-    reachable = reachable_now(running())
-    shared = replace(parsed, label=name or None, providers=reachable.addresses)
+    audience = audience_here(repo, cid if root is None else root.cid)
+    if keyed:
+        parsed, size = _keyed(config, parsed, cid, name, audience)
+        audience = PUBLIC
+    reachable = reachable_now(running(), audience)
+    shared = replace(
+        parsed,
+        label=parsed.label if keyed else name or None,
+        providers=reachable.addresses,
+        groups=uri_groups(audience),
+    )
     added = time.time() if root is None else root.added
     day = datetime.datetime.fromtimestamp(added).astimezone().date()
-    return Share(shared, size, shared.name or str(cid), reachable, day)
+    return Share(shared, size, shared.name or str(cid), reachable, day, audience)
+
+
+def _keyed(config: Config, uri: ContentURI, cid: CID, name: str, audience: Audience) -> tuple[ContentURI, int]:
+    """The URI of an encrypted copy, with its key, and its bytes.
+
+    Raises:
+        NoPermission: it is from a group in which this machine may only read.
+        NoDecryptionKey: it is encrypted, and no key that opens it is here.
+    """
+    from kachery_cloud.encryption.recipients import recipients_for
+    from kachery_cloud.encryption.records import EncryptedRoots
+    from kachery_cloud.encryption.storing import link_root
+
+    check_widening(config, audience, PUBLIC)
+    if uri.encryption is not None:
+        EncryptedRoots(repository(config)).note(cid)
+    readers = recipients_for(config, True, audience)
+    stored, identity = link_root(config, cid, () if readers is None else readers.keys, name or (uri.path or ("",))[-1])
+    name = name or (uri.path[-1] if uri.path else "")
+    return ContentURI(str(stored.cid), label=name or None, encryption=AGE, key=identity.text), stored.size
 
 
 def running_node(config: Config) -> RunningNode | None:
@@ -233,10 +310,10 @@ def running_node(config: Config) -> RunningNode | None:
         return None
 
 
-def reachable_now(found: RunningNode | None) -> Reachable:
-    """From where a node can be loaded from, as it says of itself."""
+def reachable_now(found: RunningNode | None, audience: Audience = PUBLIC) -> Reachable:
+    """From where a node can be loaded from, as it says of itself; by those for whom something is."""
     if found is None:
-        return Reachable("none")
+        return Reachable("none", restricted=not audience.everyone)
     node = found.node
     kinds: dict[str, list[str]] = {"public": [], "relay": [], "network": [], "machine": []}
     for address in node.addresses:
@@ -249,6 +326,7 @@ def reachable_now(found: RunningNode | None) -> Reachable:
         tuple(far or kinds["machine"]),
         _most_bytes(node, kinds["relay"]) if not kinds["public"] else 0,
         node.discovery.private_network,
+        not audience.everyone,
     )
 
 
@@ -315,9 +393,8 @@ def get(
         >>> path = kcl.get(uri, "copies/")
     """
     from kachery_cloud.load import load_dir
-    from kachery_cloud.placing import copy_into_place
 
-    request = Request(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
+    request = request_of(uri, local_only=local_only, verbose=verbose, providers=providers, timeout=timeout)
     target = _target(request, dest)
     with explained("looking at", target):
         there = target.lstat() if os.path.lexists(target) else None
@@ -330,12 +407,11 @@ def get(
                 "dest=)."
             )
     try:
-        path = request.file()
+        request.copy_to(target, replace=False)
     except IsADirectory:
         return load_dir(
             uri, target, local_only=local_only, verbose=verbose, providers=providers, timeout=request.timeout
         )
-    copy_into_place(path, target, replace=False)
     return str(target)
 
 

@@ -14,8 +14,10 @@ from kachery_p2p.repo.newfile import NewFile
 
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
+    from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.profiles import Profile
-    from kachery_p2p.repo.repo import Repo, Stored
+    from kachery_p2p.repo.repo import Repo
+    from kachery_p2p.repo.small import Stored
 
 #: An array up to this size is written through memory; a larger one through a file, so that it is not held twice.
 _IN_MEMORY = 8 << 20
@@ -51,13 +53,15 @@ class Spool:
         self._memory = io.BytesIO()
         return file
 
-    def store(self, repo: Repo, profile: str | Profile | None, label: str | None = None) -> Stored:
+    def store(
+        self, repo: Repo, profile: str | Profile | None, label: str | None = None, audience: Audience | None = None
+    ) -> Stored:
         if self._new is None or self._file is None:
-            return repo.store_value(self._memory.getbuffer(), profile=profile, label=label)
+            return repo.store_value(self._memory.getbuffer(), profile=profile, label=label, audience=audience)
         with explained("storing in", self._config.directory):
             self._file.close()
         with progress_bar("Storing") as update:
-            return repo.store_new(self._new, profile=profile, progress=update, label=label)
+            return repo.store_new(self._new, profile=profile, progress=update, label=label, audience=audience)
 
     def __enter__(self) -> Spool:
         return self

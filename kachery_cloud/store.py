@@ -8,43 +8,62 @@ and `timeout` mean the same everywhere: as for `store_file`.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, cast
 
-from kachery_cloud.arguments import check_flags, checked_bytes, path_text, read_piece, text_list
-from kachery_cloud.errors import FileMissing, IsADirectory, NotADirectory
+from kachery_cloud.arguments import check_flags, checked_bytes
+from kachery_cloud.audiences import audience_for, news, stored_uri
 from kachery_cloud.formats.values import check_array, json_bytes, text_bytes, write_npy
 from kachery_cloud.local import repository
 from kachery_cloud.pinning import make_plan, record_stored
 from kachery_cloud.privacy import configured_audience, is_first, sentence
-from kachery_cloud.progress import is_watched, progress_bar
+from kachery_cloud.progress import is_watched
+from kachery_cloud.putting import (
+    checked_path,
+    folder_options,
+    put_bytes,
+    put_directory,
+    put_file,
+    put_stream,
+    put_written,
+    recipients_of,
+)
 from kachery_cloud.settings.config import load_config
-from kachery_cloud.spool import Spool, check_size
 from kachery_cloud.terminal import tell
-from kachery_cloud.uri import check_label, format_uri
+from kachery_cloud.uri import AGE, check_label
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from kachery_cloud.audiences import To
+    from kachery_cloud.encryption.recipients import Encrypt, Recipients
     from kachery_cloud.pinning import Pin, Plan, Wait
     from kachery_cloud.settings.config import Config
+    from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.profiles import Profile
-    from kachery_p2p.repo.repo import Stored
-    from kachery_p2p.repo.scanning import FolderOptions
+    from kachery_p2p.repo.small import Stored
     from kachery_p2p.wire import Buffer
 
-#: Bytes read at once from a file that is open.
-_PIECE = 1 << 20
+
+class _What(TypedDict):
+    label: str | None
+    audience: Audience | None
+    recipients: Recipients | None
+
+
+class _How(_What):
+    plan: Plan
 
 
 def store_file(
     filename: str | os.PathLike[str] | BinaryIO,
     *,
     label: str | None = None,
+    to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
     profile: str | Profile | None = None,
@@ -64,6 +83,13 @@ def store_file(
         filename: path of a regular file of any size; or a file that is open for reading bytes, such as
             `open(path, "rb")` or `io.BytesIO`, which is read from where it stands to its end.
         label: a note for people, appended to the URI as `?label=...`. In `list` it stands in place of the file's name.
+        to: who may load it: the name or ID of a group whose members may, or a list of them; "private" for your own
+            machines alone; "public" for everybody. Without it, what the setting `to` says; without that, everybody,
+            or, for what is here already, those for whom it is. What is for groups has their IDs in its URI.
+        encrypt: store an age v1 file of it (https://age-encryption.org): True for this machine's own key and the groups
+            of `to`; or whom else it is for: "age1...", "ssh-ed25519 AAAA...", the path of a file of such lines, a list
+            of these; or a `Passphrase`. The URI says so, and loading decrypts where a key is. The same bytes have
+            another URI each time, but with "deterministic", which is for exactly one group.
         local: only store; do not start the node that serves it.
         cache_locally: accepted for older scripts; a stored file is always kept locally.
         profile: the rules by which the file becomes blocks: "unixfs-v1-2025" (the default), "unixfs-v0-2015",
@@ -80,7 +106,9 @@ def store_file(
     Raises:
         FileMissing, IsADirectory, NotAFile: there is no such file.
         InvalidArgument: it is open for text, or not for reading.
-        NoPermission, DiskFull: it cannot be read, or the copy cannot be written.
+        GroupNotFound: this machine is in no group of that name.
+        NoPermission, DiskFull: it cannot be read, or the copy cannot be written; or this machine may only read in the
+            group that it is to be for.
         FileChanged: it changed while it was read.
         StoreTooLarge: the store would grow beyond the limit that you have set.
         PinTooLarge: it is more than may be sent to a service that was named.
@@ -91,19 +119,20 @@ def store_file(
         >>> uri
         'ipfs://bafybeih...?label=session.nwb'
     """
-    config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
     if hasattr(filename, "read") and not isinstance(filename, os.PathLike):
-        stored = put_stream(config, cast(BinaryIO, filename), profile=profile, plan=plan, label=label)
-        return _finish(config, stored, label, local, plan)
+        return asked.finish(put_stream(asked.config, cast(BinaryIO, filename), profile=profile, **asked.how))
     path = checked_path(cast("str | os.PathLike[str]", filename))
-    stored = put_file(config, path, profile=profile, verbose=verbose, plan=plan, label=label, rehash=rehash)
-    return _finish(config, stored, label, local, plan, path.name)
+    stored = put_file(asked.config, path, profile=profile, verbose=verbose, rehash=rehash, **asked.how)
+    return asked.finish(stored, path.name)
 
 
 def link_file(
     filename: str | os.PathLike[str],
     *,
     label: str | None = None,
+    to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     profile: str | Profile | None = None,
     rehash: bool = False,
@@ -120,17 +149,17 @@ def link_file(
     Example:
         >>> uri = kcl.link_file("/data/raw_200GB.bin")
     """
-    config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
-    stored = put_file(
-        config, filename, linked=True, profile=profile, verbose=verbose, plan=plan, label=label, rehash=rehash
-    )
-    return _finish(config, stored, label, local, plan, Path(filename).name)
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
+    stored = put_file(asked.config, filename, linked=True, profile=profile, verbose=verbose, rehash=rehash, **asked.how)
+    return asked.finish(stored, Path(filename).name)
 
 
 def store_dir(
     path: str | os.PathLike[str],
     *,
     label: str | None = None,
+    to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     link: bool = False,
     follow: bool = False,
@@ -152,6 +181,8 @@ def store_dir(
     Args:
         path: the folder.
         label: as for `store_file`.
+        to: as for `store_file`.
+        encrypt: as for `store_file`.
         local: as for `store_file`.
         link: serve the files from where they lie instead of copying them.
         follow: store what symbolic links point to, in their place. Without it, one that may lead out of the folder is
@@ -176,15 +207,17 @@ def store_dir(
         >>> kcl.load_text(kcl.join(uri, "notes/readme.txt"))
     """
     options = folder_options(link=link, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
-    config, plan = _prepare(label, local, pin, wait, timeout, verbose=verbose)
-    stored = put_directory(config, path, options, profile=profile, verbose=verbose, plan=plan, label=label)
-    return _finish(config, stored, label, local, plan, Path(path).name)
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout, verbose=verbose)
+    stored = put_directory(asked.config, path, options, profile=profile, verbose=verbose, **asked.how)
+    return asked.finish(stored, Path(path).name)
 
 
 def store_bytes(
     data: Buffer,
     *,
     label: str | None = None,
+    to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     pin: Pin = None,
     wait: Wait = None,
@@ -195,6 +228,8 @@ def store_bytes(
     Args:
         data: bytes, bytearray, memoryview, or what else gives its bytes as they lie in memory.
         label: as for `store_file`.
+        to: as for `store_file`.
+        encrypt: as for `store_file`.
         local: as for `store_file`.
         pin: as for `store_file`.
         wait: as for `store_file`.
@@ -207,13 +242,15 @@ def store_bytes(
         >>> kcl.store_bytes(b"example text")
         'ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu'
     """
-    return _bytes(checked_bytes(data), label, local, pin, wait, timeout)
+    return _bytes(checked_bytes(data), label, to, encrypt, local, pin, wait, timeout)
 
 
 def store_text(
     text: str,
     *,
     label: str | None = None,
+    to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
     pin: Pin = None,
@@ -229,13 +266,15 @@ def store_text(
         >>> kcl.store_text("example text")
         'ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu'
     """
-    return _bytes(text_bytes(text), label, local, pin, wait, timeout)
+    return _bytes(text_bytes(text), label, to, encrypt, local, pin, wait, timeout)
 
 
 def store_json(
     value: Any,
     *,
     label: str | None = None,
+    to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
     pin: Pin = None,
@@ -253,13 +292,15 @@ def store_json(
         >>> kcl.store_json({"example": "dict"})
         'ipfs://bafkreig3edwqihmsm2o7kts6v4cpvtfs66olgonclogykndsu4v7ordox4'
     """
-    return _bytes(json_bytes(value), label, local, pin, wait, timeout)
+    return _bytes(json_bytes(value), label, to, encrypt, local, pin, wait, timeout)
 
 
 def store_npy(
     array: np.ndarray[Any, Any],
     *,
     label: str | None = None,
+    to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
     pin: Pin = None,
@@ -274,16 +315,17 @@ def store_npy(
     Example:
         >>> uri = kcl.store_npy(np.array([[1, 2, 3], [4, 5, 6]], dtype=np.int16))
     """
-    config, plan = _prepare(label, local, pin, wait, timeout)
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout)
     checked = check_array(array)
-    stored = put_written(config, lambda file: write_npy(file, checked), label)
-    return _finish(config, stored, label, local, plan)
+    return asked.finish(put_written(asked.config, lambda file: write_npy(file, checked), **asked.what))
 
 
 def store_pkl(
     value: Any,
     *,
     label: str | None = None,
+    to: To | None = None,
+    encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
     pin: Pin = None,
@@ -304,196 +346,79 @@ def store_pkl(
     """
     from kachery_cloud.formats.pickling import dump_pickle
 
-    config, plan = _prepare(label, local, pin, wait, timeout)
-    stored = put_written(config, lambda file: dump_pickle(value, file), label)
-    return _finish(config, stored, label, local, plan)
-
-
-# --- the same without telling anybody ----------------------------------------------------------------------------
-
-
-def put_file(
-    config: Config,
-    filename: str | os.PathLike[str],
-    *,
-    linked: bool = False,
-    profile: str | Profile | None = None,
-    verbose: bool = False,
-    plan: Plan | None = None,
-    label: str | None = None,
-    rehash: bool = False,
-) -> Stored:
-    """Store or link one file in the repo, with a bar where it takes long."""
-    path = checked_path(filename)
-    if os.path.isdir(path):
-        raise IsADirectory(
-            f"{path} is a directory. Use store_dir (kachery-cloud-store --recursive) to store it with all its files."
-        )
-    try:
-        size = os.stat(path).st_size
-    except OSError:
-        pass  # the repo says better what is wrong with it
-    else:
-        if not linked:
-            check_size(config, size, str(path))
-        if plan is not None:
-            plan.check(config, size, str(path))
-    repo = repository(config)
-    doing = "Linking" if linked else "Storing"
-    _say(verbose, f"{doing} {path}")
-    with progress_bar(f"{doing} {path.name}") as update:
-
-        def watch(done: int, total: int) -> None:
-            _check_read(config, done, path, linked, plan)
-            update(done, total)
-
-        store = repo.link_file if linked else repo.store_file
-        return store(path, profile=profile, progress=watch, label=label, rehash=rehash)
-
-
-def folder_options(*, exclude: Sequence[str], **flags: bool) -> FolderOptions:
-    """How a folder is to be stored, checked.
-
-    Raises:
-        InvalidArgument: something else was given.
-    """
-    from kachery_p2p.repo.scanning import FolderOptions
-
-    check_flags(**flags)
-    return FolderOptions(exclude=tuple(text_list(exclude, "exclude")), **flags)
-
-
-def put_directory(
-    config: Config,
-    filename: str | os.PathLike[str],
-    options: FolderOptions,
-    *,
-    profile: str | Profile | None = None,
-    verbose: bool = False,
-    plan: Plan | None = None,
-    label: str | None = None,
-) -> Stored:
-    """Store a folder in the repo."""
-    path = checked_path(filename)
-    if not os.path.lexists(path):
-        raise FileMissing(f"There is no folder {path}.")
-    if not os.path.isdir(path):
-        raise NotADirectory(f"{path} is not a directory. Use store_file (kachery-cloud-store without --recursive).")
-    _say(verbose, f"{'Linking' if options.link else 'Storing'} {path}")
-    with progress_bar(f"Storing {path.name}") as update:
-
-        def admit(size: int) -> None:
-            _check_read(config, size, path, options.link, plan)
-
-        def watch(done: int, total: int) -> None:
-            admit(done)
-            update(done, total)
-
-        repo = repository(config)
-        return repo.store_directory(path, profile=profile, progress=watch, options=options, admit=admit, label=label)
-
-
-def put_stream(
-    config: Config,
-    file: BinaryIO,
-    *,
-    profile: str | Profile | None = None,
-    plan: Plan | None = None,
-    label: str | None = None,
-) -> Stored:
-    """Store what an open file still has to give.
-
-    Raises:
-        InvalidArgument: it gives no bytes.
-    """
-
-    def write(spool: BinaryIO) -> None:
-        done = 0
-        while piece := read_piece(file, _PIECE):
-            spool.write(piece)
-            done += len(piece)
-            if plan is not None:
-                plan.check(config, done, "The data")
-
-    return put_written(config, write, label, profile=profile)
-
-
-def put_bytes(config: Config, data: Buffer, label: str | None = None) -> Stored:
-    """Store some bytes in the repo."""
-    check_size(config, len(data), "The value")
-    return repository(config).store_value(data, label=label)
-
-
-def put_written(
-    config: Config,
-    write: Callable[[BinaryIO], None],
-    label: str | None = None,
-    *,
-    profile: str | Profile | None = None,
-) -> Stored:
-    """Store what `write` writes to a file.
-
-    Small content goes through memory, large content through a temporary file of the data directory.
-    """
-    repo = repository(config)
-    with Spool(config) as spool:
-        write(cast(BinaryIO, spool))
-        return spool.store(repo, profile, label)
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout)
+    return asked.finish(put_written(asked.config, lambda file: dump_pickle(value, file), **asked.what))
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
 
 
-def checked_path(filename: str | os.PathLike[str]) -> Path:
-    """A path the user gave. `~` is the home directory."""
-    path = Path(text := path_text(filename, "The path"))
-    if re.match(r"[A-Za-z][A-Za-z0-9+.\-]+://", text) and not os.path.lexists(path):
-        raise FileMissing(
-            f"{text} is a URI, not a path on this machine. What it names is loaded with load_file (kachery-cloud-load)."
-        )
-    if text.startswith("~") and not os.path.lexists(path):
-        with contextlib.suppress(RuntimeError):  # no such user: the path is reported as it was given
-            path = path.expanduser()
-    return path
+@dataclass(frozen=True)
+class _Asked:
+    """What a call says beside the data: how it is to be stored, and what is to be done then."""
 
+    config: Config
+    plan: Plan
+    label: str | None
+    audience: Audience | None
+    recipients: Recipients | None
+    local: bool
 
-def _check_read(config: Config, done: int, path: Path, linked: bool, plan: Plan | None) -> None:
-    """Hold the limits against what was read so far: the size that the system states may be too small (/proc, FUSE)."""
-    if not linked:
-        check_size(config, done, str(path))
-    if plan is not None:
-        plan.check(config, done, str(path))
+    @property
+    def what(self) -> _What:
+        """For whom it is, and what it is called."""
+        return {"label": self.label, "audience": self.audience, "recipients": self.recipients}
+
+    @property
+    def how(self) -> _How:
+        """The same, and where it is to be pinned."""
+        return {"plan": self.plan, **self.what}
+
+    def finish(self, stored: Stored, name: str = "") -> str:
+        """Write down what is to be pinned, have the node serve what was stored, and wait if that was asked for."""
+        config, plan = self.config, self.plan
+        recorded = record_stored(config, plan, stored, self.label or name)
+        if not self.local:
+            from kachery_cloud.node.connection import announce_in_background
+
+            announce_in_background(config, stored.cid, pins_changed=bool(recorded))
+        if is_watched() and (told := news(config, stored.cid, self.audience)):
+            tell(told)
+        if plan.wait:
+            plan.wait_for(config, stored.cid)
+        return stored_uri(repository(config), stored.cid, self.label, AGE if self.recipients else None)
 
 
 def _prepare(
-    label: str | None, local: bool, pin: Pin, wait: Wait, timeout: float | None, **flags: bool
-) -> tuple[Config, Plan]:
+    label: str | None,
+    to: To | None,
+    encrypt: Encrypt,
+    local: bool,
+    pin: Pin,
+    wait: Wait,
+    timeout: float | None,
+    **flags: bool,
+) -> _Asked:
     """Look at what a call says before anything is stored."""
     check_flags(local=local, **flags)
     check_label(label)
     config = load_config()
-    if is_watched() and is_first(config):
+    audience = audience_for(config, to)
+    if (audience is None or audience.everyone) and is_watched() and is_first(config):
         tell(sentence(configured_audience(config)))
-    return config, make_plan(config, pin, wait, timeout, local)
+    plan = make_plan(config, pin, wait, timeout, local)
+    return _Asked(config, plan, label, audience, recipients_of(config, encrypt, audience), local)
 
 
-def _bytes(data: Buffer, label: str | None, local: bool, pin: Pin, wait: Wait, timeout: float | None) -> str:
-    config, plan = _prepare(label, local, pin, wait, timeout)
-    return _finish(config, put_bytes(config, data, label), label, local, plan)
-
-
-def _finish(config: Config, stored: Stored, label: str | None, local: bool, plan: Plan, name: str = "") -> str:
-    """Write down what is to be pinned, have the node serve what was stored, and wait if that was asked for."""
-    recorded = record_stored(config, plan, stored, label or name)
-    if not local:
-        from kachery_cloud.node.connection import announce_in_background
-
-        announce_in_background(config, stored.cid, pins_changed=bool(recorded))
-    if plan.wait:
-        plan.wait_for(config, stored.cid)
-    return format_uri(str(stored.cid), label=label)
-
-
-def _say(verbose: bool, text: str) -> None:
-    if verbose:
-        tell(text)
+def _bytes(
+    data: Buffer,
+    label: str | None,
+    to: To | None,
+    encrypt: Encrypt,
+    local: bool,
+    pin: Pin,
+    wait: Wait,
+    timeout: float | None,
+) -> str:
+    asked = _prepare(label, to, encrypt, local, pin, wait, timeout)
+    return asked.finish(put_bytes(asked.config, data, **asked.what))

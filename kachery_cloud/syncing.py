@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from kachery_cloud.errors import FileExists, InvalidName
 from kachery_cloud.local import BlockNotLocal
 from kachery_cloud.parts import is_part, part_beside, remove_left_overs
-from kachery_cloud.placing import Tree, copy, read_tree, restore
+from kachery_cloud.placing import Decoding, Tree, copy, read_tree, restore
 from kachery_p2p.oserrors import explain, explained
 from kachery_p2p.repo.fileio import CLOEXEC, read_bytes_at, sync_fd, write_at
 from kachery_p2p.repo.placing import same_bytes
@@ -56,7 +56,9 @@ class _Folder:
     folders: dict[str, _Folder] = field(default_factory=dict)
 
 
-def sync_directory(repo: Repo, root: CID, dest: Path, *, overwrite: bool, delete: bool) -> Changes:
+def sync_directory(
+    repo: Repo, root: CID, dest: Path, *, overwrite: bool, delete: bool, decoding: Decoding | None = None
+) -> Changes:
     """Bring a directory that is wholly here into the folder `dest`, which is there.
 
     Args:
@@ -65,6 +67,7 @@ def sync_directory(repo: Repo, root: CID, dest: Path, *, overwrite: bool, delete
         dest: the folder (absolute).
         overwrite: whether files that differ are replaced. If not, nothing is written where there is one.
         delete: whether what is not in the directory is deleted.
+        decoding: what is made of its files; they are copied as they are where it is None.
 
     Raises:
         BlockNotLocal: a part of it is missing.
@@ -75,7 +78,7 @@ def sync_directory(repo: Repo, root: CID, dest: Path, *, overwrite: bool, delete
     _refuse_home(dest, repo.directory)
     tree = read_tree(repo, root)
     wanted = _nested(tree)
-    sync = _Sync(repo, dest, overwrite=overwrite, delete=delete)
+    sync = _Sync(repo, dest, overwrite=overwrite, delete=delete, decoding=decoding)
     remove_left_overs(dest)
     with explained("bringing up to date", dest), _opened(dest) as fd:
         sync.compare(fd, "", wanted)
@@ -125,8 +128,11 @@ def _restore(fd: int, path: str, wanted: _Folder, attributes: Mapping[str, Attri
 class _Sync:
     """One run. First everything is compared, then what differs is written."""
 
-    def __init__(self, repo: Repo, dest: Path, *, overwrite: bool, delete: bool) -> None:
+    def __init__(
+        self, repo: Repo, dest: Path, *, overwrite: bool, delete: bool, decoding: Decoding | None = None
+    ) -> None:
         self._repo = repo
+        self._decoding = decoding
         self._dest = dest
         self._overwrite = overwrite
         self._delete = delete
@@ -155,7 +161,11 @@ class _Sync:
                 self._differs(path + name, status)
         for name, source in wanted.files.items():
             status = self._look(fd, path, name, met)
-            if status is None or not stat.S_ISREG(status.st_mode) or not self._is_same(fd, name, source, status):
+            if (
+                status is None
+                or not stat.S_ISREG(status.st_mode)
+                or not self._is_same(fd, name, path + name, source, status)
+            ):
                 self._differs(path + name, status)
         for name, target in wanted.links.items():
             status = self._look(fd, path, name, met)
@@ -189,9 +199,12 @@ class _Sync:
         if status is not None:
             (self._folders if stat.S_ISDIR(status.st_mode) else self._replaced).append(path)
 
-    def _is_same(self, fd: int, name: str, source: Path | CID, status: os.stat_result) -> bool:
+    def _is_same(self, fd: int, name: str, path: str, source: Path | CID, status: os.stat_result) -> bool:
         """Whether a file has the bytes that it is to have."""
-        data = None if isinstance(source, Path) else self._data(source)
+        if isinstance(source, Path) and self._decoding is not None:
+            with open(os.open(name, _FILE, dir_fd=fd), "rb") as there:
+                return self._decoding.is_same(there.fileno(), source, path)
+        data = None if isinstance(source, Path) else self._data(source, path)
         size = source.stat().st_size if isinstance(source, Path) else len(data or b"")
         if size != status.st_size:
             return False
@@ -203,11 +216,11 @@ class _Sync:
         finally:
             os.close(file)
 
-    def _data(self, cid: CID) -> bytes:
+    def _data(self, cid: CID, path: str) -> bytes:
         data = self._repo.packed_file(cid)
         if data is None:
             raise BlockNotLocal(str(cid))
-        return data
+        return data if self._decoding is None else self._decoding.data(data, path)
 
     def check(self) -> None:
         """See whether all that is in the way may go.
@@ -260,10 +273,12 @@ class _Sync:
             old = None
         made = os.open("new", os.O_CREAT | os.O_EXCL | os.O_RDWR | CLOEXEC, 0o666, dir_fd=self._part)
         try:
-            if isinstance(source, Path):
+            if not isinstance(source, Path):
+                write_at(made, self._data(source, path), 0)
+            elif self._decoding is None:
                 copy(source, made, self._dest)
             else:
-                write_at(made, self._data(source), 0)
+                self._decoding.copy(source, made, path)
             if old is not None and stat.S_ISREG(old.st_mode):
                 # As with every program that writes to a file: who may use it does not change.
                 os.fchmod(made, old.st_mode & 0o777)

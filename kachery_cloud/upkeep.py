@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kachery_cloud.answers import Elsewhere, Here, PinCounts, Running, SharedDirectory, Stopped, Trouble
 from kachery_cloud.arguments import check_flags, text_list
+from kachery_cloud.auditing import visible_now
 from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError, NoPermission
 from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, repository, resolve_local
 from kachery_cloud.pinning import outbox
@@ -77,7 +78,8 @@ def status(*, start: bool = False) -> dict[str, Any]:
         it announces), "finds", "errors" and counters. Where none runs: "running" (False), "directory", "peer_id" (None
         before the first start), "private_network" and "settings"; and where one runs on another machine, "elsewhere"
         (its "host", its process "pid" there, "since" when, and "what" to do). Where there are shared directories, also
-        "shared": each with "directory", "files", "bytes" and "problem".
+        "shared": each with "directory", "files", "bytes" and "problem". Where this machine is in groups, or something
+        is not for everybody, "visible": "groups", "restricted" (how many files and folders) and "own_peers".
 
     Example:
         >>> kcl.status()["addresses"]
@@ -109,8 +111,9 @@ def find_status(*, start: bool = False) -> Running | Stopped:
         elsewhere = Elsewhere(holder.host.name, holder.pid, holder.since, str(error))
         return replace(_without_node(config), elsewhere=elsewhere)
     key = _swarm_key_facts(config)
-    warnings = (*key.warnings, *_another_key(config, found, key))
-    return Running(found=found, warnings=warnings, shared=shared_directories(config))
+    visible, problems = visible_now(config)
+    warnings = (*key.warnings, *_another_key(config, found, key), *problems)
+    return Running(found=found, warnings=warnings, shared=shared_directories(config), visible=visible)
 
 
 def get_node_info() -> dict[str, Any]:
@@ -146,7 +149,7 @@ def announce(uri: str, *, timeout: float | None = None) -> dict[str, Any]:
     seconds = ANNOUNCE_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
     if _here(config, parsed) is None:
         raise ContentNotFound(
-            f"{uri} is not on this machine, so it cannot be announced from here. Store or load it first."
+            f"{parsed.locator} is not on this machine, so it cannot be announced from here. Store or load it first."
         )
     return to_json(get_connection(config).announce(AnnounceRequest(parsed.root, seconds)))
 
@@ -164,7 +167,8 @@ def whereis(uri: str, *, providers: Sequence[str] = (), timeout: float | None = 
     Returns:
         A dict for each peer, those that have it first: "peer" (its ID), "has" (True or False, as it answered itself;
         None where it could not be asked, and "error" says why), "found_by" (what named it, and after how many seconds
-        each: "hint" for the URI and `providers`, "connected", "known", "mdns", "lan-dht", "dht" or "delegated"),
+        each: "hint" for the URI and `providers`, "group" for the list of its members, "connected", "known", "mdns",
+        "lan-dht", "dht" or "delegated"),
         "source" and "seconds" (the first of these), "addrs" (multiaddrs), "connected" and "round_trip_ms" (or None).
         The first row is that of this machine, where it is here: its "source" is "here", and it has a "path" where that
         is a file. Peers that this machine is connected to are asked, too, so "has" may be False.
@@ -221,7 +225,7 @@ def search_whereis(
     parsed = parse_uri(uri)
     seconds = WHEREIS_TIMEOUT if timeout is None else parse_timeout(timeout, "timeout")
     peers = (*parsed.providers, *check_peer_addresses(providers, "providers"))
-    return _search(config, parsed, WhereisRequest(parsed.root, seconds, peers))
+    return _search(config, parsed, WhereisRequest(parsed.root, seconds, peers, parsed.groups))
 
 
 def _search(config: Config, uri: ContentURI, request: WhereisRequest) -> Generator[Whereabouts, None, None]:
@@ -310,17 +314,19 @@ def _without_node(config: Config) -> Stopped:
         "gateways": bool(config.gateway_urls(private)),
     }
     counts, error = _pin_counts(config)
+    visible, problems = visible_now(config)
     errors = tuple(Trouble(each) for each in (key.error, error) if each)
     return Stopped(
         directory=str(config.directory),
         peer_id=_peer_id(config),
         private_network=private,
-        warnings=key.warnings,
+        warnings=(*key.warnings, *problems),
         swarm_key_fingerprint=key.fingerprint,
         settings={**config.shown(), "sources": sources},
         pinning=PinCounts(counts),
         errors=errors,
         shared=shared_directories(config),
+        visible=visible,
     )
 
 

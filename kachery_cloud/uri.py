@@ -1,16 +1,25 @@
 """Names of content: `ipfs://<cid>[/<path>][?<query>]`.
 
     uri       = ( "ipfs://" [ notes "@" ] / "/ipfs/" / "" ) cid *( "/" name ) [ "?" [ parameter *( "&" parameter ) ] ]
+                [ "#key=" age-key ]
     parameter = "label=" text          a note for people, once; it plays no part in finding the data
               / "provider=" multiaddr  where to ask, as verified-fetch writes it; with or without `/p2p/<peer ID>`
+              / "group=" id            for the members of this group; once for each of several. Only members are asked
+              / "encryption=age"       it is encrypted, and is to be decrypted; without it, the cipher text is meant
               / text                   first, without a "=": a label, as older releases of kachery-cloud wrote it
 
 Names, labels and addresses are percent-encoded UTF-8 (RFC 3986); `+` means itself. `/` may stand in an address as it
 is. Schemes do not care about case; CIDs may (a CIDv0, `Qm...`, does). White space around a URI is cut off.
 
+The ID of a group is no secret. It opens nothing, and tells those who are not in the group neither its name nor its
+members; those who are in it learn from it whom to ask, and that nobody else is to hear of the CID.
+
 Nothing in a URI is passed over: what is not in this grammar is refused, with a sentence that says how to write it. So
 text that was appended to a URI with a query (`uri + "/name"`, `uri + "?provider=..."`) is never taken for a part of a
 label; `join` appends names to any URI. To a URI with notes and no query, names can be appended as text, too.
+
+The key of a link, `#key=AGE-SECRET-KEY-1...`, opens what is encrypted. It is taken off before anything else is looked
+at, and is in no text that is made of a URI here but what `share` and `join` give: not in requests, errors, logs, lists.
 """
 
 from __future__ import annotations
@@ -25,6 +34,7 @@ from urllib.parse import quote, unquote
 
 from kachery_cloud import uri_notes
 from kachery_cloud.errors import InvalidAddress, InvalidArgument, InvalidURI
+from kachery_p2p.access.audience import GROUP_ID
 from kachery_p2p.errors import InvalidCID, InvalidName, UnsupportedCID
 from kachery_p2p.text import shown
 
@@ -35,6 +45,10 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 _NAME_URI = re.compile(r"ipns://|/ipns/", re.IGNORECASE)
 _GATEWAY = re.compile(r"https?://[^/?#]+/ipfs/([A-Za-z0-9]{46,})(/[^?#]*)?", re.IGNORECASE)
 _SUBDOMAIN = re.compile(r"https?://([A-Za-z0-9]{46,})\.ipfs\.[^/?#]+(/[^?#]*)?", re.IGNORECASE)
+#: How content may be encrypted.
+AGE = "age"
+_KEY_MARK = "#key="
+_LINK_KEY = re.compile(r"key=AGE-SECRET-KEY-1[02-9AC-HJ-NP-Z]{58}")
 _RAW_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}")
 #: For errors: what is a URI.
@@ -45,6 +59,10 @@ _MAX_LENGTH = 16_384
 _MAX_LABEL = _MAX_LENGTH // 2
 #: So much of a URI is quoted in an error.
 _SHOWN = 300
+#: The parameters of a query.
+_PARAMETERS = ("label", "provider", "group", "encryption")
+#: Groups of one URI: nobody shares one thing with more, and each is asked for.
+MAX_GROUPS = 16
 
 
 #: The protocols of multiaddrs (github.com/multiformats/multiaddr): those that have a value, and those that have none.
@@ -64,16 +82,29 @@ class ContentURI:
     """A parsed URI. `cid` is in its usual text form, `path` holds decoded names, `providers` are multiaddrs.
 
     Attributes:
+        groups: the IDs of the groups that it is for; none where it does not say so.
         root: the CID as an object.
+        encryption: "age" where it is encrypted, and its plain bytes are meant.
+        key: the secret key of a link, where it had one. In no text that is made of this.
     """
 
     cid: str
     path: tuple[str, ...] = ()
     label: str | None = None
     providers: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    encryption: str | None = None
+    key: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        return format_uri(self.cid, self.path, label=self.label, providers=self.providers)
+        return format_uri(
+            self.cid,
+            self.path,
+            label=self.label,
+            providers=self.providers,
+            groups=self.groups,
+            encryption=self.encryption,
+        )
 
     @cached_property
     def root(self) -> CID:
@@ -83,17 +114,27 @@ class ContentURI:
 
     @property
     def pasteable(self) -> str:
-        """The URI with its label and providers before the CID: it needs no quotes in a shell, and fits a QR code.
+        """The URI with all it says before the CID: it needs no quotes in a shell, and fits a QR code.
 
         Only letters, digits and `:/._-=%@+` are in it.
         """
-        notes = uri_notes.written(self.label, self.providers)
-        return self.locator.replace("ipfs://", f"ipfs://{notes}@" if notes else "ipfs://", 1).replace("~", "%7E")
+        return self._with_notes(uri_notes.written(self.label, self.providers, self.groups, self.encryption)).replace(
+            "~", "%7E"
+        )
 
     @property
     def locator(self) -> str:
-        """The URI without its query: the part that decides which bytes are meant."""
-        return format_uri(self.cid, self.path)
+        """The URI without label and providers: the part that decides which bytes are meant."""
+        return self._with_notes(uri_notes.written(None, (), (), self.encryption))
+
+    def _with_notes(self, notes: str) -> str:
+        bare = format_uri(self.cid, self.path)
+        return bare.replace("ipfs://", f"ipfs://{notes}@", 1) if notes else bare
+
+    @property
+    def source(self) -> str:
+        """The same with the groups that it is for: the part that decides who may be asked, too."""
+        return format_uri(self.cid, self.path, groups=self.groups, encryption=self.encryption)
 
     @property
     def name(self) -> str:
@@ -125,15 +166,14 @@ def parse_uri(uri: str) -> ContentURI:
     """Take a URI, an `/ipfs/` path or a bare CID apart.
 
     Raises:
-        InvalidURI: it has another scheme, no CID, a path that cannot be, or a query that says more than labels and
-            providers.
+        InvalidURI: it has another scheme, no CID, a path that cannot be, or a query that says more than labels,
+            providers and groups.
         InvalidCID: what stands for the CID is not one.
         UnsupportedCID: the CID is of something that is not a file or directory.
         InvalidAddress: a provider is not a multiaddr.
     """
-    text, quoted = _checked_text(uri)
+    text, quoted, key = _checked_text(uri)
     rest = _content_part(text, quoted)
-    _refuse_fragment(text, quoted)
     rest, _, query = rest.partition("?")
     head, *names = rest.split("/")
     notes, at, head = head.rpartition("@")
@@ -143,7 +183,8 @@ def parse_uri(uri: str) -> ContentURI:
     cid = _content_cid(head, text, quoted)
     path = tuple(_segment(name, quoted) for name in names if name)
     said = _query(query, rest, quoted, before)
-    found = ContentURI(str(cid), path, said.label, tuple(said.providers))
+    encryption = said.encryption or (AGE if key else None)
+    found = ContentURI(str(cid), path, said.label, tuple(said.providers), tuple(said.groups), encryption, key)
     found.__dict__["root"] = cid  # it is parsed already
     return found
 
@@ -159,6 +200,9 @@ class NameURI:
     path: tuple[str, ...] = ()
     label: str | None = None
     providers: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    encryption: str | None = None
+    key: str | None = field(default=None, repr=False)
 
 
 def parse_name_uri(uri: str) -> NameURI | None:
@@ -170,19 +214,24 @@ def parse_name_uri(uri: str) -> NameURI | None:
     """
     if not isinstance(uri, str) or (match := _NAME_URI.match(uri.strip())) is None:
         return None
-    text, quoted = _checked_text(uri)
-    _refuse_fragment(text, quoted)
+    text, quoted, key = _checked_text(uri)
     rest, _, query = text[match.end() :].partition("?")
     head, *names = rest.split("/")
     if not head or "%" in head or "@" in head or ":" in head:
         raise InvalidURI(f"{quoted} names no IPNS name. Expected ipns://k51..., perhaps with a path behind it.")
     said = _query(query, rest, quoted, _Said())
     path = tuple(_segment(name, quoted) for name in names if name)
-    return NameURI(head, path, said.label, tuple(said.providers))
+    encryption = said.encryption or (AGE if key else None)
+    return NameURI(head, path, said.label, tuple(said.providers), tuple(said.groups), encryption, key)
 
 
-def _checked_text(uri: object) -> tuple[str, str]:
-    """A URI without white space around it, and as it is quoted in errors."""
+def without_key(uri: str) -> str:
+    """A URI as it was given, without the key of a link: for what is shown."""
+    return uri.partition(_KEY_MARK)[0] if isinstance(uri, str) else uri
+
+
+def _checked_text(uri: object) -> tuple[str, str, str | None]:
+    """A URI without white space around it and without a key, as it is quoted in errors, and the key."""
     if not isinstance(uri, str):
         raise InvalidURI(f"A URI is text, not {type(uri).__name__}. {EXPECTED}.")
     text = uri.strip()
@@ -190,17 +239,24 @@ def _checked_text(uri: object) -> tuple[str, str]:
         raise InvalidURI(f"The URI is empty. {EXPECTED}.")
     if len(text) > _MAX_LENGTH:
         raise InvalidURI(f"That is {len(text):,} characters long, too long for a URI. {EXPECTED}.")
+    text, mark, key = text.partition("#")
     quoted = shown(text, _SHOWN)
+    if mark:
+        _check_key(key, quoted)
     if _RAW_CONTROL.search(text):
         raise InvalidURI(f"{quoted} has a control character or a line break in it. In a name it is written as %0A.")
-    return text, quoted
+    return text, quoted, key.removeprefix("key=") or None
 
 
-def _refuse_fragment(text: str, quoted: str) -> None:
-    if "#" in text:
+def _check_key(fragment: str, quoted: str) -> None:
+    """See that what follows the '#' is the key of a link. It is a secret, so no error repeats it."""
+    if not fragment.startswith("key="):
         raise InvalidURI(
-            f"{quoted} has a part that begins with '#', which means nothing here. A '#' in a name is written as %23."
+            f"{quoted} is followed by a part that begins with '#', which may only be the key of a link: "
+            "#key=AGE-SECRET-KEY-1... A '#' in a name is written as %23."
         )
+    if not _LINK_KEY.fullmatch(fragment):
+        raise InvalidURI(f"{quoted} is followed by '#key=' and no age key: that is AGE-SECRET-KEY-1 and 58 characters.")
 
 
 def begins_with_cid(text: str) -> bool:
@@ -220,7 +276,7 @@ def join(uri: str, *names: str) -> str:
     """The URI of something inside a directory.
 
     Args:
-        uri: of the directory, in any form. Its label and providers stay.
+        uri: of the directory, in any form. Its label, providers and groups stay, and the key of a link.
         names: the way to it, as plain text: "notes/readme.txt", or "notes", "readme.txt".
 
     Raises:
@@ -236,25 +292,38 @@ def join(uri: str, *names: str) -> str:
         if not isinstance(name, str):
             raise InvalidArgument(f"A name in a directory is text, not {type(name).__name__}.")
     more = [part for name in names for part in name.split("/") if part]
-    return str(replace(parsed, path=(*parsed.path, *more)))
+    joined = str(replace(parsed, path=(*parsed.path, *more)))
+    return joined if parsed.key is None else f"{joined}{_KEY_MARK}{parsed.key}"
 
 
-def format_uri(cid: str, path: Sequence[str] = (), *, label: str | None = None, providers: Sequence[str] = ()) -> str:
+def format_uri(
+    cid: str,
+    path: Sequence[str] = (),
+    *,
+    label: str | None = None,
+    providers: Sequence[str] = (),
+    groups: Sequence[str] = (),
+    encryption: str | None = None,
+) -> str:
     """Put a URI together, percent-encoding what needs it.
 
     Raises:
         InvalidArgument: something is no text.
-        InvalidURI: a name cannot be in a path, or a text is not Unicode.
+        InvalidURI: a name cannot be in a path, a text is not Unicode, or a group is not the ID of one.
     """
     if not isinstance(cid, str):
         raise InvalidArgument(f"A CID is text, not {type(cid).__name__}.")
-    for what, texts in (("path", path), ("providers", providers)):
+    for what, texts in (("path", path), ("providers", providers), ("groups", groups)):
         if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
             raise InvalidArgument(f"{what} is {shown(texts)}; it must be a list of texts.")
     check_label(label)
+    if encryption is not None and not (isinstance(encryption, str) and encryption == AGE):
+        raise InvalidArgument(f"encryption is {shown(encryption)}; it must be 'age', or None.")
     text = "/".join(["ipfs://" + cid, *(_encode(_check_name(name, cid)) for name in path)])
     pairs = [] if label is None else ["label=" + _encode(label)]
     pairs += ["provider=" + _encode(address) for address in providers]
+    pairs += ["group=" + _check_group(group, "a group") for group in groups]
+    pairs += [] if encryption is None else ["encryption=" + _encode(encryption)]
     return text + ("?" + "&".join(pairs) if pairs else "")
 
 
@@ -401,7 +470,7 @@ def _content_cid(text: str, uri: str, quoted: str) -> CID:
 
     if not text:
         raise InvalidURI(f"{quoted} names no CID. {EXPECTED}.")
-    if text.startswith(("label=", "provider=")):
+    if text.startswith(("label=", "provider=", "group=", "encryption=")):
         raise InvalidURI(
             f"{quoted} has a '/' or '?' before its '@', or no '@'. In a label '/' is written there as %2F and '?' as "
             "%3F; in an address '/' is written as ':', as in provider=ip4:192.168.1.20:tcp:4001."
@@ -465,12 +534,41 @@ def _encode(text: str) -> str:
         ) from None
 
 
+def _check_group(group: str, origin: str) -> str:
+    """The ID of a group, if it is one.
+
+    Args:
+        group: the text.
+        origin: where it came from, for the error.
+
+    Raises:
+        InvalidURI: it is none.
+    """
+    if not GROUP_ID.fullmatch(group):
+        raise InvalidURI(
+            f"{shown(group)} ({origin}) is not the ID of a group: that is 26 letters a-z and digits 2-7. Those of your "
+            "groups: kachery-cloud-group list"
+        )
+    return group
+
+
 @dataclass
 class _Said:
     """What a URI says beside its CID and path."""
 
     label: str | None = None
     providers: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    encryption: str | None = None
+
+    def encrypted(self, how: str, quoted: str) -> None:
+        """Take how it is encrypted."""
+        if how != AGE:
+            raise InvalidURI(
+                f"{quoted} says encryption={shown(how)}, which is not known here: it may be 'age'. Update "
+                "kachery-cloud if a newer one made the URI."
+            )
+        self.encryption = how
 
     def name(self, label: str, quoted: str) -> None:
         """Take a label."""
@@ -484,20 +582,32 @@ class _Said:
         if address not in self.providers:
             self.providers.append(address)
 
+    def restrict(self, group: str) -> None:
+        """Take the ID of a group."""
+        group = _check_group(group, "a group in the URI")
+        if group not in self.groups:
+            self.groups.append(group)
+        if len(self.groups) > MAX_GROUPS:
+            raise InvalidURI(f"The URI names more than {MAX_GROUPS} groups; no more are asked for one URI.")
+
 
 def _notes(notes: str, quoted: str) -> _Said:
-    """Label and providers that stand before the CID."""
+    """Label, providers and groups that stand before the CID."""
     said = _Said()
     for key, equals, value in uri_notes.pairs(notes):
         if key == "label" and equals and "=" not in value and ":" not in value:
             said.name(_decode(value, quoted), quoted)
+        elif key == "encryption" and equals:
+            said.encrypted(value, quoted)
         elif key == "provider" and value:
             for address in uri_notes.addresses(value, lambda part: _decode(part, quoted)):
                 said.ask(address)
+        elif key == "group" and equals:
+            said.restrict(_decode(value, quoted))
         else:
             raise InvalidURI(
                 f"{quoted} has {shown(key + equals + value)} before its '@', which is neither a label nor the address "
-                "of a peer (nor may it be a user or a port). It is written ipfs://label=NAME@CID, or "
+                "of a peer nor a group (nor may it be a user or a port). It is written ipfs://label=NAME@CID, or "
                 "ipfs://label=NAME+provider=PEER=ip4:192.168.1.20:tcp:4001@CID."
             )
     if len(said.providers) > uri_notes.MAX_ADDRESSES:
@@ -511,7 +621,7 @@ def _notes(notes: str, quoted: str) -> _Said:
 
 
 def _query(query: str, before: str, quoted: str, said: _Said) -> _Said:
-    """Label and providers, with what was said before the CID."""
+    """Label, providers and groups, with what was said before the CID."""
     if "?" in query:
         raise InvalidURI(
             f"{quoted} has two '?'. What comes after the first is joined by '&', as in ?label=NAME&provider=ADDRESS; a "
@@ -522,16 +632,23 @@ def _query(query: str, before: str, quoted: str, said: _Said) -> _Said:
         if key == "provider" and equals:
             said.ask(_decode(value, quoted))
             continue
-        if not equals and key not in ("", "label", "provider") and number == 0:
+        if key == "encryption" and equals:
+            said.encrypted(value, quoted)
+            continue
+        if key == "group" and equals:
+            said.restrict(_decode(value, quoted))
+            continue
+        if not equals and key not in ("", *_PARAMETERS) and number == 0:
             key, value = "label", key  # ipfs://CID?name.json, of older releases
-        elif key not in ("", "label", "provider"):
+        elif key not in ("", *_PARAMETERS):
             raise InvalidURI(
-                f"{quoted} has the parameter {key!r}, which is not known here: it may be label=NAME or "
-                "provider=ADDRESS. Leave it out, or update kachery-cloud if a newer one made the URI."
+                f"{quoted} has the parameter {key!r}, which is not known here: it may be label=NAME, "
+                "provider=ADDRESS, group=ID or encryption=age. Leave it out, or update kachery-cloud if a newer one "
+                "made the URI."
             )
         elif not key or not equals:
             raise InvalidURI(
-                f"{quoted} has an empty parameter in its query; it is written label=NAME or provider=ADDRESS."
+                f"{quoted} has an empty parameter in its query; it is written label=NAME, provider=ADDRESS or group=ID."
             )
         if "/" in value and said.label is None:
             first, _, path = value.partition("/")

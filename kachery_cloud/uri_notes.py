@@ -4,6 +4,8 @@
     note     = "label=" text                          as `?label=`
              / "provider=" address                    as `?provider=`
              / "provider=" peer *( "=" address )      addresses of one peer, whose ID stands once; or that ID alone
+             / "group=" id                            as `?group=`
+             / "encryption=age"                       as `?encryption=`
     address  = a multiaddr without its first "/", and with ":" for each of the others
 
 `text`, and each part of an address, is percent-encoded UTF-8; of what RFC 3986 leaves as it is, `~` is encoded, too,
@@ -28,7 +30,9 @@ MAX_ADDRESSES = 16
 _LAST_PEER = re.compile(r"(?P<way>.*)/p2p/(?P<peer>[^/]+)", re.DOTALL)
 
 
-def written(label: str | None, providers: Sequence[str]) -> str:
+def written(
+    label: str | None, providers: Sequence[str], groups: Sequence[str] = (), encryption: str | None = None
+) -> str:
     """The notes that say this; empty where there is nothing to say. The texts are Unicode."""
     notes = [] if label is None else ["label=" + encoded(label)]
     for peer, ways in groupby(map(_split, providers), key=lambda each: each[0]):
@@ -40,6 +44,8 @@ def written(label: str | None, providers: Sequence[str]) -> str:
         for alone, some in groupby(addresses, key=lambda address: not address):
             named = [] if alone else list(some)
             notes.append("=".join(["provider=" + peer, *named]))
+    notes += ["group=" + group for group in groups]
+    notes += [] if encryption is None else ["encryption=" + encryption]
     return "+".join(notes)
 
 

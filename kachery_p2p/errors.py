@@ -32,14 +32,19 @@ __all__ = [
     "FileExists",
     "FileMissing",
     "GatewayError",
+    "GroupError",
+    "GroupNotFound",
     "HashMismatch",
     "IdentityError",
     "InvalidAddress",
     "InvalidCID",
+    "InvalidGroupList",
+    "InvalidInvitation",
     "InvalidName",
     "InvalidPinService",
     "InvalidProfile",
     "InvalidRecord",
+    "InvitationRefused",
     "IsADirectory",
     "KacheryError",
     "LastCopy",
@@ -49,6 +54,7 @@ __all__ = [
     "NodeError",
     "NotADirectory",
     "NotAFile",
+    "NotAMember",
     "PathNotFound",
     "PinTooLarge",
     "PinningError",
@@ -329,6 +335,12 @@ class ContentNotFound(KacheryError):
     exit_code = 3
 
 
+class NotAMember(KacheryError):
+    """Raised when something is for the members of a group, and this machine is not in that group."""
+
+    exit_code = 5
+
+
 class NodeError(KacheryError):
     """Raised when the node of this data directory cannot be started or reached."""
 
@@ -363,6 +375,34 @@ class PinTooLarge(PinningError):
     """Raised for more bytes than the user allows to be sent to a pinning service. Says what to do instead."""
 
     exit_code = 2
+
+
+class GroupError(KacheryError, ValueError):
+    """Raised when something cannot be done with a group: its name is ambiguous, this machine is not an owner of it."""
+
+    exit_code = 2
+
+
+class GroupNotFound(GroupError):
+    """Raised when this machine is in no group of that name or ID."""
+
+    exit_code = 3
+
+
+class InvalidInvitation(GroupError):
+    """Raised for text that is not an invitation to a group, or not all of one."""
+
+
+class InvitationRefused(GroupError):
+    """Raised when an invitation is expired, was used, or is not known any more where it was made."""
+
+    exit_code = 6
+
+
+class InvalidGroupList(KacheryError, ValueError):
+    """Raised for a list of members that is malformed, too large, or not signed by who it says."""
+
+    exit_code = 6
 
 
 class GatewayError(KacheryError, ValueError):

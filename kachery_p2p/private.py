@@ -32,7 +32,16 @@ SHARED_FOLDER = 0o2770
 
 
 _KEY_FILES = ("private.pem", "public.pem")
-_SECRETS = ("config.json", "node.json", "node.lock", "outbox.sqlite", "routing.sqlite", "tokens.json")
+_SECRETS = (
+    "access.sqlite",
+    "config.json",
+    "gateway-token",
+    "node.json",
+    "node.lock",
+    "outbox.sqlite",
+    "routing.sqlite",
+    "tokens.json",
+)
 
 
 def is_shared(folder: Path | str) -> bool:
@@ -250,9 +259,10 @@ def too_open(directory: Path) -> list[str]:
                 f"chmod o-rx {directory}"
             )
         keys = [directory / name for name in _KEY_FILES] + sorted(directory.glob("ipns/*/private.pem"))
-        for path in (*keys, *(directory / name for name in _SECRETS)):
+        groups = sorted(directory.glob("groups/*.json"))
+        for path in (*keys, *groups, *(directory / name for name in _SECRETS)):
             with contextlib.suppress(FileNotFoundError):
-                shared = 0 if path in keys else mode & stat.S_IWGRP
+                shared = 0 if path in keys or path in groups else mode & stat.S_IWGRP
                 if stat.S_IMODE(os.stat(path).st_mode) & 0o077 & ~(SHARED_FILE if shared else PRIVATE_FILE):
                     found.append(f"Others may read {path}. To end that, as its owner: chmod 600 {path}")
     return found

@@ -32,6 +32,15 @@ def printable(text: str, *, keep: str = "") -> str:
     return "".join(c.encode("unicode_escape").decode() if c not in keep and is_control(c) else c for c in text)
 
 
+def redacted(text: str) -> str:
+    """The text without the secret keys of age in it: whoever mistypes one, or pastes it, has it in an error."""
+    if "AGE-SECRET-KEY-" not in text.upper():
+        return text
+    import re
+
+    return re.sub(r"(AGE-SECRET-KEY-)[0-9A-Z-]+", r"\1...", text, flags=re.IGNORECASE)
+
+
 def shortened(text: str, most: int) -> str:
     """The text, or its beginning and end when it has more than `most` characters."""
     return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[-(most // 3) :]}"

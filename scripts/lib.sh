@@ -55,12 +55,12 @@ install_package() {
 }
 
 # Installs the programs that some tests need, where this user may do so: several machines on this one (network
-# namespaces), curl, a browser without a screen, other shells, what checks manual pages. Without them these tests are
+# namespaces), curl, a browser without a screen, other shells, what checks manual pages, age. Without them these tests are
 # skipped, and say why.
 install_test_tools() {
     local missing=() tool
     [ "$(uname)" = Linux ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 || return 0
-    for tool in ip:iproute2 nft:nftables curl:curl chromium:chromium zsh:zsh fish:fish mandoc:mandoc; do
+    for tool in ip:iproute2 nft:nftables curl:curl chromium:chromium zsh:zsh fish:fish mandoc:mandoc age:age; do
         command -v "${tool%%:*}" >/dev/null 2>&1 || missing+=("${tool##*:}")
     done
     [ "${#missing[@]}" -gt 0 ] || return 0

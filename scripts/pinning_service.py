@@ -6,7 +6,7 @@ It can be told to misbehave: answer with an error, late, never, cut the line, li
 
 As a program it prints one line of JSON with its addresses and runs until its input ends:
 
-    python -m scripts.pinning_service FOLDER [--token TOKEN]
+    python -m scripts.pinning_service FOLDER [--token TOKEN] [--listen MULTIADDR]
 
 Then `POST /misbehave` takes a JSON object with the fields of `Fault`, or of the service's own switches.
 """
@@ -405,8 +405,8 @@ def _error(reason: str, details: str) -> bytes:
     return _json({"error": {"reason": reason, "details": details}})
 
 
-async def _main(folder: Path, token: str) -> None:
-    service = PinningService(folder, token=token)
+async def _main(folder: Path, token: str, listen: str) -> None:
+    service = PinningService(folder, token=token, listen=listen)
     async with trio.open_nursery() as nursery:
         await nursery.start(service.run)
         print(json.dumps({"url": service.url, "rpc": service.rpc, "token": token, "addr": service.addr}), flush=True)
@@ -419,8 +419,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A pinning service for tests, on loopback.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--token", default="a-token-of-the-test")
+    parser.add_argument("--listen", default=LISTEN, help="where its node does; the API is on loopback")
     arguments = parser.parse_args()
-    trio.run(_main, arguments.folder, arguments.token)
+    trio.run(_main, arguments.folder, arguments.token, arguments.listen)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,22 @@ def _services(incomplete: str) -> Iterator[Offer]:
     return ((each.name, each.url) for each in load_config().pin_services if each.name.startswith(incomplete))
 
 
+def _whom(incomplete: str) -> Iterator[Offer]:
+    """The groups that this machine is in, and the two words."""
+    from kachery_cloud.audiences import groups_here, words_of
+    from kachery_cloud.settings.config import load_config
+    from kachery_p2p.access.audience import group_audience
+
+    here = groups_here(load_config())
+    for group in here:
+        (word,) = words_of(group_audience([group.id]), here)
+        if word.startswith(incomplete):
+            yield word, f"{group.role}, {len(group.members):,} members"
+    for word, text in (("private", "your own machines"), ("public", "everybody")):
+        if word.startswith(incomplete):
+            yield word, text
+
+
 def _settings(incomplete: str) -> Iterator[Offer]:
     from kachery_cloud.settings.config import SETTINGS
 
@@ -102,6 +118,17 @@ def _settings(incomplete: str) -> Iterator[Offer]:
         for name in (setting.variable, setting.key):
             if name and name.startswith(incomplete):
                 yield name, setting.meaning.replace("`", "")
+                break
+
+
+def _groups(incomplete: str) -> Iterator[Offer]:
+    """The groups that this machine is in, by name and by ID."""
+    from kachery_cloud.grouping import groups
+
+    for each in groups():
+        for word in (each.name, each.id):
+            if word.startswith(incomplete):
+                yield word, f"{each.role}, {each.members:,} members"
                 break
 
 
@@ -114,7 +141,9 @@ OFFERS = {
     "second": Offered(_contents, folders=True),
     "profile": Offered(_profiles),
     "services": Offered(_services),
+    "to": Offered(_whom),
     "names": Offered(_settings),
+    "group_name": Offered(_groups),
 }
 
 

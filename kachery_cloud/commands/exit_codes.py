@@ -12,7 +12,7 @@ EXIT_CODES = {
     2: "wrong input",
     3: "not found",
     4: "local data is damaged or was changed",
-    5: "no room on the disk, no permission, or in use",
+    5: "no room on the disk, no permission, no key, or in use",
     6: "the network, a peer or a service failed",
     INTERRUPTED: "interrupted (Ctrl-C)",
     BROKEN_PIPE: "the reader of the output left",

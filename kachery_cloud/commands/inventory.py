@@ -18,11 +18,26 @@ _SORTS = ("added", "used", "size", "label", "kind")
 )
 @click.option("--reverse", is_flag=True, help="The other way round.")
 @click.option("--own", is_flag=True, help="Only what is in your own data directory, not in shared ones.")
+@click.option(
+    "--to", "to", multiple=True, metavar="NAME", help="Only what is for this group. May be given several times."
+)
+@click.option("--private", is_flag=True, help="Only what is for your own machines.")
+@click.option("--public", is_flag=True, help="Only what is for everybody.")
 @json_option
-def list(find: str | None, sort: str, reverse: bool, own: bool, as_json: bool) -> None:
+def list(
+    find: str | None,
+    sort: str,
+    reverse: bool,
+    own: bool,
+    to: tuple[str, ...],
+    private: bool,
+    public: bool,
+    as_json: bool,
+) -> None:
     """List what was stored, linked and loaded on this machine, and what is being loaded.
 
-    Files inside folders are not listed by themselves; kachery-cloud ls URI shows them. Uses no network.
+    Files inside folders are not listed by themselves; kachery-cloud ls URI shows them. Where something is not for
+    everybody, a column says for whom each is. Uses no network.
 
     \b
     Examples:
@@ -32,14 +47,16 @@ def list(find: str | None, sort: str, reverse: bool, own: bool, as_json: bool) -
     """  # noqa: D301
     from kachery_cloud.inventory import list as find_items
 
-    items = find_items(find=find, sort=sort, reverse=reverse, own=own)
+    whom = (*to, *(["private"] if private else []), *(["public"] if public else []))
+    items = find_items(find=find, sort=sort, reverse=reverse, own=own, to=whom or None)
     if as_json:
         click.echo(json.dumps({"items": [item.as_json() for item in items]}))
         return
     for line in items.lines():
         click.echo(line)
     if not items:
-        click.echo("Nothing here has that in its name." if find else "Nothing was stored, linked or loaded here yet.")
+        nothing = "Nothing here is for those." if whom else "Nothing was stored, linked or loaded here yet."
+        click.echo("Nothing here has that in its name." if find else nothing)
     missing = [item for item in items if item.problem == "missing" and item.kind != "linked" and not item.shared]
     if missing:
         click.echo(

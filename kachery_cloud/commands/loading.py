@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -77,7 +78,7 @@ def load(
         kachery-cloud-load ipfs://bafy.../notes/readme.txt --dest readme.txt
     """  # noqa: D301
     from kachery_cloud.load import load_dir, load_file, load_file_info, takes_directory
-    from kachery_cloud.uri import parse_name_uri, parse_uri
+    from kachery_cloud.uri import parse_name_uri, parse_uri, without_key
 
     if delete and dest is None:
         raise click.UsageError("--delete is about what is in --dest, which is not given.")
@@ -92,16 +93,21 @@ def load(
         if file_meant and not (takes_directory(dest) and load_file_info(uri, **more)["kind"] == "directory"):
             raise
         if dest is None:
-            whole = uri.partition("?")[0].rstrip("/") if parse_name_uri(uri) else parse_uri(uri).locator
-            one = f"{whole}/NAME"
+            if parse_name_uri(uri):
+                one = uri.partition("#")[0].partition("?")[0].rstrip("/") + "/NAME"
+            else:
+                parsed = parse_uri(uri)
+                one = replace(parsed, path=(*parsed.path, "NAME")).source
             raise IsADirectory(
-                f"{uri} is a directory. Say with --dest where to make it, or load one file: {one}."
+                f"{without_key(uri)} is a directory. Say with --dest where to make it, or load one file: {one}."
             ) from error
         path = loaded = load_dir(uri, dest, overwrite=force, delete=delete, verbose=verbose, **more)
         done = {"written": loaded.written, "removed": loaded.removed, "skipped": loaded.skipped}
     size = os.path.getsize(path) if os.path.isfile(path) else None
     if as_json:
-        print_result(True, "", path=path, uri=uri, size=size, seconds=round(time.monotonic() - begun, 3), **done)
+        print_result(
+            True, "", path=path, uri=without_key(uri), size=size, seconds=round(time.monotonic() - begun, 3), **done
+        )
     else:
         print_path(path)
         if dest is not None:
@@ -166,11 +172,12 @@ def ls(
         click.get_current_context().invoke(what_is_here, as_json=as_json)
         return
     from kachery_cloud.inventory_tree import entries
+    from kachery_cloud.uri import without_key
     from kachery_p2p.json_shapes import to_json
 
     found = list(entries(uri, tree=tree, local_only=local_only, providers=peers, timeout=timeout))
     if as_json:
-        click.echo(json.dumps({"uri": uri, "entries": [to_json(entry) for entry in found]}))
+        click.echo(json.dumps({"uri": without_key(uri), "entries": [to_json(entry) for entry in found]}))
         return
     width = max((len(_size_text(entry.size)) for entry in found), default=0)
     for entry in found:
@@ -201,13 +208,16 @@ def info(uri: str, peers: tuple[str, ...], local_only: bool, timeout: float | No
     shown = {
         # It may be copied into a shell.
         "uri": parse_uri(found["uri"]).pasteable if found["cid"] else found["uri"],
-        **{key: found[key] for key in ("cid", "kind")},
+        **{key: found.get(key) for key in ("cid", "kind", "encryption")},
         "size": None if found["size"] is None else f"{found['size']:,} bytes",
         **{key: found[key] for key in ("label", "local", "path", "shared")},
         "kept": found.get("kept"),
         "labels": ", ".join(label for label in found.get("labels", ()) if label != found["label"]) or None,
         "problem": found.get("problem") or None,
         **{key: time_text(found[key]) for key in ("added", "used") if key in found},
+        "for": None
+        if found.get("visibility", ["public"]) == ["public"]
+        else ", ".join(found["visibility"]) or "nobody else",
         "pinned": ", ".join(f"{each['service']} ({each['state']})" for each in found.get("pinned", ())) or None,
     }
     for key, value in shown.items():

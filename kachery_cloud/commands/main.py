@@ -19,17 +19,22 @@ _SENTENCE = 1_000
 
 #: Each command, and the module of this package that has it. It is imported when the command is used.
 COMMANDS = {
+    "access": "access",
     "announce": "network",
+    "audit": "access",
     "cat": "loading",
     "completion": "completion",
     "diff": "comparing",
     "du": "inventory",
     "export": "cars",
     "gc": "inventory_removal",
+    "gateway-token": "network",
     "get": "sharing",
+    "group": "groups",
     "import": "cars",
     "info": "loading",
     "init": "upkeep",
+    "key": "encryption",
     "keygen-swarm": "network",
     "link": "storing",
     "list": "inventory",
@@ -49,6 +54,7 @@ COMMANDS = {
     "store": "storing",
     "store-local": "older",
     "verify": "upkeep",
+    "visibility": "access",
     "whereis": "network",
 }
 
@@ -67,6 +73,7 @@ PROGRAMS = (
             "cat",
             "node",
             "pins",
+            "group",
             "status",
             "whereis",
             "keygen-swarm",
@@ -81,8 +88,9 @@ SECTIONS = {
     "Give something away": ("store", "link", "node", "share", "publish", "export"),
     "Get something": ("get", "load", "cat", "ls", "import", "resolve", "whereis", "diff"),
     "See what is here": ("list", "info", "du", "status", "settings"),
+    "Say who may have it": ("visibility", "access", "audit"),
     "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init", "completion"),
-    "For a lab": ("pins", "announce", "keygen-swarm"),
+    "For a lab": ("group", "key", "pins", "announce", "keygen-swarm", "gateway-token"),
 }
 
 

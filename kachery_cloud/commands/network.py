@@ -72,7 +72,10 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
     """  # noqa: D301
     from kachery_cloud.commands.whereis_text import may_have_it, so_far
     from kachery_cloud.upkeep import key_of, search_whereis
+    from kachery_cloud.uri import without_key
 
+    if not as_json and (told := _only_asked(uri)):
+        click.echo(told, err=True)
     known: dict[str, Whereabouts] = {}
     show = _json_row if as_json else _row_printer()
     try:
@@ -90,11 +93,23 @@ def whereis(uri: str, peers: tuple[str, ...], timeout: float | None, as_json: bo
     asked = f" {without} of the peers asked do not have it, {silent} did not answer." if without or silent else ""
     if not found and len(others) == len(rows):
         raise ContentNotFound(
-            f"Nobody is found to have {uri}.{asked} Whoever has it must be running a node that this machine can "
-            "reach; kachery-cloud-status says how this one looks for others."
+            f"Nobody is found to have {without_key(uri)}.{asked} Whoever has it must be running a node that this "
+            "machine can reach; kachery-cloud-status says how this one looks for others."
         )
     if not found and not as_json:
         click.echo(f"Nobody else is found to have it.{asked}", err=True)
+
+
+def _only_asked(uri: str) -> str:
+    """A sentence where not everybody is asked, because it is not for everybody."""
+    from kachery_cloud.audiences import audience_of_uri, whom
+    from kachery_cloud.settings.config import load_config
+    from kachery_cloud.uri import parse_uri
+    from kachery_p2p.access.audience import group_audience
+
+    config, parsed = load_config(), parse_uri(uri)
+    audience = group_audience(parsed.groups) if parsed.groups else audience_of_uri(config, parsed)
+    return "" if audience.everyone else f"It is for {whom(config, audience)}: nobody else is asked."
 
 
 def _json_row(row: Whereabouts, before: Whereabouts | None) -> None:
@@ -189,6 +204,29 @@ def keygen_swarm(to_stdout: bool, out: Path | None, as_json: bool) -> None:
     print_result(as_json, str(path), path=str(path), fingerprint=name)
     if not as_json:
         click.echo(_next_steps(path, directory, name), err=True)
+
+
+@command("gateway-token")
+@json_option
+def gateway_token(as_json: bool) -> None:
+    """Print the token with which the gateway of this machine gives out what is not for everyone.
+
+    Without it, a gateway (kachery-cloud-node --gateway) gives out what is public. Whoever shows the token gets whatever
+    you may see here, so keep it to yourself. It is made when it is first asked for. To have a new one, remove the file
+    gateway-token from the data directory.
+
+    \b
+    Examples:
+        kachery-cloud gateway-token
+        curl -H "Authorization: Bearer $(kachery-cloud gateway-token)" http://127.0.0.1:8090/ipfs/bafybei...
+    """  # noqa: D301
+    from kachery_cloud.settings.config import load_config
+    from kachery_p2p.gateway.server.token import TOKEN_NAME
+    from kachery_p2p.gateway.server.token import gateway_token as token_of
+
+    directory = load_config().directory
+    token = token_of(directory)
+    print_result(as_json, token, token=token, path=str(directory / TOKEN_NAME))
 
 
 def _next_steps(path: Path, directory: Path, name: str) -> str:

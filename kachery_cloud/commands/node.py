@@ -109,6 +109,8 @@ def node(
         return
     from dataclasses import replace
 
+    from kachery_cloud.auditing import visible_now
+    from kachery_cloud.commands.status_text import apart_lines
     from kachery_cloud.node.log import start_log
     from kachery_cloud.node.serve import GatewayChoice, serve_forever
     from kachery_cloud.privacy import running_audience, sentence
@@ -158,7 +160,8 @@ def node(
             if found.pinning_service is not None:
                 click.echo(f"Pinning service: {found.pinning_service}")
                 click.echo("To let somebody pin here: kachery-cloud-node tokens add NAME")
-            click.echo(sentence(running_audience(found.node.discovery)))
+            for line in (sentence(running_audience(found.node.discovery)), *apart_lines(visible_now(config)[0])):
+                click.echo(line)
             click.echo("Others load from here with: kachery-cloud-load URI     (stop with Ctrl-C)")
             click.echo("To give something to somebody: kachery-cloud share URI")
         sys.stdout.flush()

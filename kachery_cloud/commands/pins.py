@@ -203,7 +203,9 @@ def finish_store(
     """
     from kachery_cloud import pinning as api
     from kachery_cloud.commands.pins_text import on_their_way
+    from kachery_cloud.encryption.leaving import pinned_root
 
+    cid = pinned_root(config, cid)
     if not as_json:
         click.echo(text)
         sys.stdout.flush()  # whoever stops the waiting has the URI

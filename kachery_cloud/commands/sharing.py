@@ -20,6 +20,7 @@ from kachery_cloud.commands.support import (
 )
 
 if TYPE_CHECKING:
+    from kachery_cloud.settings.config import Config
     from kachery_cloud.sharing import Share
 
 
@@ -36,12 +37,17 @@ if TYPE_CHECKING:
     help="Print a line to cite it by, too: title, day of storing, size, and the URI that stays.",
 )
 @click.option("--qr", is_flag=True, help="Show the string as a QR code, too, on standard error.")
+@click.option("--encrypt", is_flag=True, help="Share an encrypted copy; its key is in the string, after #.")
+@click.option("--with-key", is_flag=True, help="The same for what was stored encrypted.")
 @json_option
-def share(uri: str, label: str | None, cite: bool, qr: bool, as_json: bool) -> None:
+def share(uri: str, label: str | None, cite: bool, qr: bool, encrypt: bool, with_key: bool, as_json: bool) -> None:
     """Print one string that gives something away: its URI, and where to ask for it.
 
     Whoever gets the string types: kachery-cloud get STRING. It needs no quotes in a shell. The addresses in it are
     those that the node of this machine has now; a warning says where nobody could dial any of them.
+
+    With --encrypt, whoever has the string can decrypt what others only see as cipher text: send it as you would send a
+    password. The part after # is used by the other one's program, and sent to nobody.
 
     \b
     Examples:
@@ -50,12 +56,13 @@ def share(uri: str, label: str | None, cite: bool, qr: bool, as_json: bool) -> N
         kachery-cloud share ipfs://bafy... --qr
     """  # noqa: D301
     from kachery_cloud.settings.config import load_config
-    from kachery_cloud.sharing import make_share, running_node
+    from kachery_cloud.sharing import make_share, running_node, wants_key
     from kachery_cloud.uri import check_label
 
     check_label(label)
     config = load_config()
-    found = make_share(config, uri, label=label, running=lambda: running_node(config))
+    keyed = wants_key(uri, encrypt, with_key)
+    found = make_share(config, uri, label=label, running=lambda: running_node(config), keyed=keyed)
     print_result(as_json, found.string, **share_values(found))
     if cite and not as_json:
         click.echo(found.citation)
@@ -65,7 +72,7 @@ def share(uri: str, label: str | None, cite: bool, qr: bool, as_json: bool) -> N
         sys.stdout.flush()
         print_qr(found.string, sys.stderr)
     if not as_json:
-        say_how_to_get(found)
+        say_how_to_get(config, found)
 
 
 @command("get", LOAD_INTERRUPTED)
@@ -94,6 +101,7 @@ def get(
         kachery-cloud get ipfs://bafy.../notes/readme.txt --dest readme.txt
     """  # noqa: D301
     from kachery_cloud.sharing import get as load
+    from kachery_cloud.uri import without_key
 
     begun = time.monotonic()
     with privacy_said_once(as_json):
@@ -103,14 +111,14 @@ def get(
         say_nameless(path, dest or os.curdir)
         return
     size = os.path.getsize(path) if os.path.isfile(path) else None
-    print_result(True, "", path=path, uri=string, size=size, seconds=round(time.monotonic() - begun, 3))
+    print_result(True, "", path=path, uri=without_key(string), size=size, seconds=round(time.monotonic() - begun, 3))
 
 
 def share_values(found: Share) -> dict[str, Any]:
     """A share as JSON."""
     return {
         "string": found.string,
-        "uri": found.uri.locator,
+        "uri": found.uri.source,
         "title": found.title,
         "size": found.size,
         "citation": found.citation,
@@ -120,8 +128,12 @@ def share_values(found: Share) -> dict[str, Any]:
     }
 
 
-def say_how_to_get(found: Share) -> None:
-    """What the other one has to type, and whether that will do now."""
+def say_how_to_get(config: Config, found: Share) -> None:
+    """For whom it is, what the other one has to type, and whether that will do now."""
+    from kachery_cloud.audiences import sentence_once
+
+    if told := sentence_once(config, found.audience):
+        click.echo(told, err=True)
     if not found.reachable.from_outside:
         click.echo(f"Warning: {found.reachable.sentence}", err=True)
     else:

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kachery_cloud.answers import Running, SharedDirectory, Stopped
+from kachery_cloud.answers import Running, SharedDirectory, Stopped, Visible
 from kachery_cloud.commands.pins_text import summary_phrase
 from kachery_cloud.inventory_tables import size_text
-from kachery_cloud.privacy import Audience, audience, running_audience, sentence
+from kachery_cloud.privacy import AnnouncedTo, audience, running_audience, sentence
 from kachery_p2p.json_shapes import to_json
 from kachery_p2p.node.status_messages import (
     ConnectedPeer,
@@ -45,6 +45,7 @@ _SOURCES = {
     "lan-dht": "the LAN DHT",
     "dht": "the DHT",
     "delegated": "a delegated router",
+    "group": "the members of a group",
 }
 _STATES = {"public": "yes", "private": "no", "unknown": "not known yet"}
 _STRATEGIES = {"roots": "the roots of what is stored or loaded", "all": "all blocks", "off": "nothing"}
@@ -86,13 +87,30 @@ def _running(status: Running, verbose: bool) -> Iterator[_Part]:
     yield "Finds data by", [_source_line(name, state, verbose) for name, state in found.sources.items()]
     yield "Gateways", [_gateway(name, state, verbose) for name, state in node.gateways.items()]
     yield "Announces", _providing(found.providing)
-    yield "Privacy", [sentence(running_audience(found))]
+    yield "Privacy", [sentence(running_audience(found)), *apart_lines(status.visible)]
+    yield "Groups", _groups(status.visible)
     yield "Pins", _pins(node.pinning)
     yield "Found lately", [_find(each) for each in found.finds]
     if verbose:
         yield "Counters", _figures(to_json(node.traffic))
     yield "Last errors", [printable(f"{_duration(each.ago)} ago: {each.what}") for each in found.errors]
     yield "Warnings", _texts(status.warnings)
+
+
+def apart_lines(visible: Visible | None) -> list[str]:
+    """What is not for everybody, in a sentence; none where there is no such thing."""
+    if visible is None or not visible.restricted:
+        return []
+    number = "One file or folder is" if visible.restricted == 1 else f"{visible.restricted:,} files and folders are"
+    return [f"{number} not for everybody, and announced and given only to those for whom: kachery-cloud audit"]
+
+
+def _groups(visible: Visible | None) -> list[str]:
+    """The groups that this machine is in."""
+    return [
+        printable(f"{each.name}: {each.role}, {_count(each.members, 'member')}; {_count(each.roots, 'root')} here")
+        for each in (() if visible is None else visible.groups)
+    ]
 
 
 def _shared(directories: Sequence[SharedDirectory]) -> list[str]:
@@ -240,13 +258,14 @@ def _stopped(found: Stopped) -> Iterator[_Part]:
         yield name, [printable(", ".join(words))] if words else []
     strategy = str(settings["provide"])
     yield "Announces", [printable(_STRATEGIES.get(strategy, strategy))]
-    yield "Privacy", [sentence(_audience_of(found))]
+    yield "Privacy", [sentence(_audience_of(found)), *apart_lines(found.visible)]
+    yield "Groups", _groups(found.visible)
     yield "Pins", [printable(f"{name}: {summary_phrase(each)}") for name, each in found.pinning.counts.items()]
     yield "Last errors", [printable(each.what) for each in found.errors]
     yield "Warnings", _texts(found.warnings)
 
 
-def _audience_of(found: Stopped) -> Audience:
+def _audience_of(found: Stopped) -> AnnouncedTo:
     sources = found.settings["sources"]
     return audience(
         public_dht=sources["dht"],

@@ -9,21 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kachery_cloud.commands.encryption import encrypt_choice, encrypting_options
 from kachery_cloud.commands.support import (
     Function,
     Stopped,
     command,
     json_option,
     privacy_said_once,
+    to_option,
     verbose_option,
 )
 from kachery_cloud.errors import FileMissing, IsADirectory
 
 if TYPE_CHECKING:
-    from kachery_cloud.privacy import Audience
+    from kachery_cloud.privacy import AnnouncedTo
     from kachery_cloud.settings.config import Config
     from kachery_cloud.uri import ContentURI
-    from kachery_p2p.repo.repo import Stored
+    from kachery_p2p.access.audience import Audience
+    from kachery_p2p.repo.small import Stored
 
 #: What became of the work after Ctrl-C.
 STORE_INTERRUPTED = "Interrupted. Run the command again to store it: what is stored already is not stored twice."
@@ -40,7 +43,7 @@ _profile_option = click.option(
 )
 
 
-_ANNOUNCED: dict[Audience, str] = {
+_ANNOUNCED: dict[AnnouncedTo, str] = {
     "world": "It is announced to the whole world.",
     "lab": "It is announced to the holders of the swarm key.",
     "lan": "It is announced to the local network, and to nobody else.",
@@ -84,9 +87,11 @@ def _pinning(function: Function) -> Function:
 @click.argument("paths", type=click.Path(), nargs=-1, required=True, metavar="PATH...")
 @click.option("-r", "--recursive", is_flag=True, help="Store a directory with all that is in it.")
 @_what_is_stored
+@to_option
 @_label_option
 @_profile_option
 @_share_option
+@encrypting_options
 @_pinning
 @verbose_option
 @json_option
@@ -105,16 +110,20 @@ def store(paths: tuple[str, ...], **options: Any) -> None:
         kachery-cloud-store -r experiment/ --label "mouse 12"
         kachery-cloud-store -r experiment/ --exclude '*.tmp' --exclude /scratch/
         kachery-cloud-store session.nwb --share
+        kachery-cloud-store session.nwb --to private
+        kachery-cloud-store session.nwb --encrypt
         kachery-cloud-store session.nwb --service filebase
         gzip -c session.nwb | kachery-cloud-store -
     """  # noqa: D301
-    _store(paths, linked=False, **options)
+    said = ("encrypted", "encrypt_to", "with_passphrase", "deterministic")
+    _store(paths, linked=False, encryption={name: options.pop(name) for name in said}, **options)
 
 
 @command("link", STORE_INTERRUPTED)
 @click.argument("paths", type=click.Path(), nargs=-1, required=True, metavar="PATH...")
 @click.option("-r", "--recursive", is_flag=True, help="Link a directory with all that is in it.")
 @_what_is_stored
+@to_option
 @_label_option
 @_profile_option
 @_share_option
@@ -142,6 +151,7 @@ def _store(
     exclude: tuple[str, ...],
     preserve: bool,
     rehash: bool,
+    to: tuple[str, ...],
     label: str | None,
     profile: str | None,
     shared: bool,
@@ -151,26 +161,34 @@ def _store(
     verbose: bool,
     as_json: bool,
     linked: bool,
+    encryption: dict[str, Any] | None = None,
 ) -> None:
+    from kachery_cloud.audiences import audience_for, audience_here, news, uri_groups, words_here
+    from kachery_cloud.local import repository
     from kachery_cloud.node.connection import tell_running_node
     from kachery_cloud.pinning import make_plan, record_stored, wake_node
+    from kachery_cloud.putting import folder_options, put_directory, put_file, put_stream, recipients_of
     from kachery_cloud.settings.config import load_config
-    from kachery_cloud.store import folder_options, put_directory, put_file, put_stream
-    from kachery_cloud.uri import ContentURI, check_label
+    from kachery_cloud.uri import AGE, ContentURI, check_label
+    from kachery_p2p.access.audience import PUBLIC
 
     check_label(label)
     if services and pin is False:
         raise click.UsageError("--service says where to pin it, and --no-pin not to.")
     _check_paths(paths, recursive, label, linked, folders_alone=bool(follow or exclude or preserve))
     config = load_config()
+    audience = audience_for(config, to or None)
     plan = make_plan(config, services or pin)
+    recipients = recipients_of(config, encrypt_choice(**encryption) if encryption else None, audience)
     options = folder_options(link=linked, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
     results: list[dict[str, Any]] = []
+    given = PUBLIC
     waiting: list[tuple[Stored, str, dict[str, Any], list[str]]] = []
     try:
         for path in paths:
-            with privacy_said_once(as_json):
-                more: dict[str, Any] = {"profile": profile, "plan": plan, "label": label}
+            with privacy_said_once(as_json, audience):
+                more: dict[str, Any] = {"profile": profile, "plan": plan, "label": label, "audience": audience}
+                more["recipients"] = recipients
                 if path == "-":
                     stored = put_stream(config, sys.stdin.buffer, **more)
                 elif os.path.isdir(path):
@@ -181,13 +199,16 @@ def _store(
             pinned_at = record_stored(config, plan, stored, name)
             # This process ends at once, so it does not become the node; one that runs is told.
             served = tell_running_node(config, stored.cid)
-            uri = ContentURI(str(stored.cid), label=label)
+            given = audience_here(repository(config), stored.cid)
+            how = None if recipients is None else AGE
+            uri = ContentURI(str(stored.cid), label=label, groups=uri_groups(given), encryption=how)
             found: dict[str, Any] = {
                 "uri": str(uri),
                 "cid": str(stored.cid),
                 "size": stored.size,
                 "path": str(stored.path),
                 "served": served,
+                "visibility": words_here(config, given),
             }
             results.append(found)
             text = _share(config, uri, name, found, as_json) if shared else uri.pasteable
@@ -196,6 +217,8 @@ def _store(
             elif not as_json:
                 click.echo(text)
                 sys.stdout.flush()  # the next one may take long
+            if not as_json and (told := news(config, stored.cid, audience)):
+                click.echo(told, err=True)
     except KeyboardInterrupt:
         if not as_json:
             for _, text, _, _ in waiting:
@@ -211,7 +234,7 @@ def _store(
     if as_json:
         click.echo(json.dumps(results if len(paths) > 1 else results[0]))
     elif not waiting and not shared and sys.stderr.isatty():
-        _say_who_can_load(config, results[-1]["served"])
+        _say_who_can_load(config, results[-1]["served"], given)
     if code:
         raise click.exceptions.Exit(code)
 
@@ -224,7 +247,7 @@ def _share(config: Config, uri: ContentURI, name: str, found: dict[str, Any], as
     given = make_share(config, str(uri), label=name, running=lambda: running_node(config))
     found["share"] = share_values(given)
     if not as_json:
-        say_how_to_get(given)
+        say_how_to_get(config, given)
     return given.string
 
 
@@ -252,18 +275,18 @@ def _check_paths(
         if os.path.isdir(path) and not recursive:
             raise IsADirectory(f"{path} is a directory. Add --recursive (-r) to take it with all that is in it.")
         if len(paths) > 1:
-            from kachery_cloud.store import checked_path
+            from kachery_cloud.putting import checked_path
 
             if not os.path.lexists(checked_path(path)):
                 raise FileMissing(f"There is no {path}. Nothing was stored.")
 
 
-def _say_who_can_load(config: Config, served: bool) -> None:
-    """Whether anybody can load what was stored now, and to whom it is announced."""
+def _say_who_can_load(config: Config, served: bool, given: Audience) -> None:
+    """Whether those for whom it is can load what was stored now, and to whom it is announced."""
     from kachery_cloud.privacy import running_audience
     from kachery_cloud.sharing import reachable_now, running_node
 
     node = running_node(config) if served else None
-    click.echo(reachable_now(node).sentence, err=True)
-    if node is not None:
+    click.echo(reachable_now(node, given).sentence, err=True)
+    if node is not None and given.everyone:
         click.echo(_ANNOUNCED[running_audience(node.node.discovery)], err=True)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -18,7 +18,10 @@ from kachery_cloud.commands.exit_codes import BROKEN_PIPE, INTERRUPTED
 from kachery_cloud.errors import KacheryError
 from kachery_cloud.terminal import BinaryOutput, OutputError, ReaderGone, program_streams, silence
 from kachery_p2p import __version__
-from kachery_p2p.text import printable, shortened
+from kachery_p2p.text import printable, redacted, shortened
+
+if TYPE_CHECKING:
+    from kachery_p2p.access.audience import Audience
 
 #: Characters of a usage error: it repeats what was typed, or pasted by mistake.
 _MAX_USAGE = 1_000
@@ -29,6 +32,14 @@ Function = Callable[..., Any]
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is done.")
+to_option = click.option(
+    "--to",
+    "to",
+    multiple=True,
+    metavar="NAME",
+    help="Only members of this group may load it; or private: only your own machines; or public: everybody. May be "
+    "given several times.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line.")
 
 
@@ -78,6 +89,7 @@ def guarded(function: Function, interrupted: str = "Interrupted.") -> Function:
 
 
 def _fail(name: str, message: str, code: int, as_json: bool, values: dict[str, Any] | None = None) -> NoReturn:
+    message = redacted(message)
     if name == OutputError.__name__:
         as_json = False  # nothing more can be said there
         silence(sys.stdout)
@@ -105,13 +117,16 @@ def print_result(as_json: bool, text: str, **values: Any) -> None:
 
 
 @contextmanager
-def privacy_said_once(as_json: bool) -> Iterator[None]:
-    """Around what brings something into a data directory: say to whom it is announced, when it is the first thing."""
+def privacy_said_once(as_json: bool, audience: Audience | None = None) -> Iterator[None]:
+    """Around what brings something into a data directory: say to whom it is announced, when it is the first thing.
+
+    What is for a group, or private, is not: `audience` says so.
+    """
     from kachery_cloud.privacy import configured_audience, is_first, sentence
     from kachery_cloud.settings.config import load_config
 
     config = load_config()
-    first = not as_json and is_first(config)
+    first = not as_json and (audience is None or audience.everyone) and is_first(config)
     yield
     if first:
         click.echo(sentence(configured_audience(config)), err=True)
@@ -212,7 +227,7 @@ def _run(main: Function, as_json: bool, args: tuple[Any, ...], kwargs: dict[str,
     except click.Abort:
         return INTERRUPTED
     except click.ClickException as error:
-        error.__dict__["message"] = shortened(error.message, _MAX_USAGE)
+        error.__dict__["message"] = redacted(shortened(error.message, _MAX_USAGE))
         if as_json:
             click.echo(json.dumps({"error": {"type": "Usage", "message": error.format_message()}}))
         else:

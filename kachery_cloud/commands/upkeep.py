@@ -12,7 +12,7 @@ from kachery_cloud.commands.support import Stopped, command, json_option, print_
 from kachery_p2p.text import printable
 
 if TYPE_CHECKING:
-    from kachery_cloud.privacy import Audience
+    from kachery_cloud.privacy import AnnouncedTo
     from kachery_p2p.repo.repo import Problem
 
 
@@ -116,7 +116,7 @@ def init(private: bool | None, as_json: bool) -> None:
 
     made = make(private=private)
     peer_id = made["peer_id"] or "a new one each time, for the directory belongs to another user"
-    said = sentence(cast("Audience", made["announces_to"]))
+    said = sentence(cast("AnnouncedTo", made["announces_to"]))
     print_result(as_json, f"Data directory: {made['directory']}\nPeer ID:        {peer_id}\n{said}", **made)
     if not as_json:
         click.echo(

@@ -13,7 +13,7 @@ from kachery_p2p.node.messages import Whereabouts
 from kachery_p2p.text import printable
 
 #: What named a peer, in a column.
-_SHORT = {"hint": "URI", "mdns": "mDNS", "lan-dht": "LAN DHT", "dht": "DHT", "delegated": "router"}
+_SHORT = {"hint": "URI", "mdns": "mDNS", "lan-dht": "LAN DHT", "dht": "DHT", "delegated": "router", "group": "group"}
 #: Sources that name peers to ask; the others name peers that are said to have it.
 _TO_ASK = ("connected", "known", "mdns", "hint")
 #: Columns on a terminal, and their widths, which cannot wait for the rows: a peer ID has 52 letters.

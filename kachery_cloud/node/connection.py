@@ -35,7 +35,10 @@ from kachery_cloud.node.limits import LOCK_PAUSE, SETTLING, TIMES, NodeTimes
 from kachery_cloud.node.messages import (
     ANNOUNCE,
     COPIES,
+    JOIN_GROUP,
+    LEAVE_GROUP,
     LOAD,
+    NOTIFY_ACCESS,
     NOTIFY_REMOVED,
     NOTIFY_STORED,
     PUBLISH,
@@ -64,6 +67,8 @@ if TYPE_CHECKING:
         AnnounceRequest,
         Copies,
         CopiesRequest,
+        JoinRequest,
+        LeaveRequest,
         LoadRequest,
         LoadResult,
         PublishedName,
@@ -185,6 +190,14 @@ class NodeConnection:
     def resolve(self, request: ResolveRequest) -> ResolvedName:
         """Where a name leads."""
         return self._call(RESOLVE, request)
+
+    def join_group(self, request: JoinRequest) -> str:
+        """Join a group; its ID."""
+        return self._call(JOIN_GROUP, request)
+
+    def leave_group(self, request: LeaveRequest) -> bool:
+        """Leave a group; whether an owner has heard of it, or none has to."""
+        return self._call(LEAVE_GROUP, request)
 
     def wait_pinned(self, request: WaitPinnedRequest) -> None:
         """Wait for pinning services. What came of it is in the outbox."""
@@ -470,6 +483,14 @@ def tell_removed(config: Config, cids: Sequence[CID]) -> bool:
         connection.notify_removed(cids)
         return True
     return _tell(config, NOTIFY_REMOVED, RemovedNote(tuple(cids)))
+
+
+def tell_access(config: Config) -> bool:
+    """Tell the node of the directory, if one runs, that others may see what is here now; false when none does.
+
+    What nobody may see any more is not given away from the moment of that change on, whether the node is told or not.
+    """
+    return _tell(config, NOTIFY_ACCESS, Nothing())
 
 
 def _tell(config: Config, call: Call[Q, None], note: Q) -> bool:

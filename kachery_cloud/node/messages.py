@@ -16,6 +16,8 @@ from kachery_p2p.node.messages import (
     AnnounceRequest,
     Copies,
     CopiesRequest,
+    JoinRequest,
+    LeaveRequest,
     LoadRequest,
     LoadResult,
     PublishedName,
@@ -100,10 +102,18 @@ NOTIFY_STORED = Call("notify_stored", StoredNote, type(None))
 #: Who else has all of it, before it is removed here.
 COPIES = Call("copies", CopiesRequest, Copies)
 NOTIFY_REMOVED = Call("notify_removed", RemovedNote, type(None))
+#: Who may see what has changed.
+NOTIFY_ACCESS = Call("notify_access", Nothing, type(None))
 #: Look at what is to be pinned, and ask those services again that refused.
 WAKE_PINS = Call("wake_pins", Nothing, type(None))
 #: Who has waited reads the rows in the outbox.
 WAIT_PINNED = Call("wait_pinned", WaitPinnedRequest, type(None))
+#: The ID of the group that was joined.
+JOIN_GROUP = Call("join_group", JoinRequest, str)
+#: Whether an owner has heard of it, or none has to.
+LEAVE_GROUP = Call("leave_group", LeaveRequest, bool)
+#: The files of groups were changed by another process.
+GROUPS_CHANGED = Call("groups_changed", Nothing, type(None))
 #: Whether `kachery-cloud-node` may take the place of the node.
 YIELD_PLACE = Call("yield_place", Nothing, bool)
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         AnnounceRequest,
         Copies,
         CopiesRequest,
+        JoinRequest,
+        LeaveRequest,
         LoadKind,
         LoadRequest,
         LoadResult,
@@ -138,6 +140,7 @@ def _identity(directory: Path) -> NodeKey:
 
 def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> GatewayServer:
     from kachery_p2p.gateway.server.server import DEFAULT_ADDRESS, GatewayServer
+    from kachery_p2p.gateway.server.token import read_token
     from kachery_p2p.node.messages import LoadRequest
     from kachery_p2p.node.node import AGENT
 
@@ -148,7 +151,13 @@ def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> Gatewa
 
     address = choice.address or DEFAULT_ADDRESS
     return GatewayServer(
-        node.repo, address, fetch=fetch if choice.fetch else None, agent=AGENT, resolver=node.finding.names
+        node.repo,
+        address,
+        fetch=fetch if choice.fetch else None,
+        agent=AGENT,
+        resolver=node.finding.names,
+        gate=node.gate,
+        token=lambda: read_token(config.directory),
     )
 
 
@@ -197,6 +206,7 @@ def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions
         reachability=config.reachability,
         gateways=(gateways := config.gateway_urls(private)),
         gateway_tokens={url: token for url, token in config.gateway_tokens.items() if url in gateways},
+        own_peers=config.own_peers,
     )
 
 
@@ -241,12 +251,24 @@ def _methods(
         if pins is not None:
             await pins.queue.lost(request.cids)
 
+    async def notify_access(request: Nothing, progress: Progress) -> None:
+        await node.notify_access()
+
     async def wake_pins(request: Nothing, progress: Progress) -> None:
         node.keeping.wake(again=True)
 
     async def wait_pinned(request: WaitPinnedRequest, progress: Progress) -> None:
         node.keeping.wake(again=True)
         await node.keeping.wait_pinned(request)
+
+    async def join_group(request: JoinRequest, progress: Progress) -> str:
+        return await node.membership.join_by(request.invitation, request.label, request.timeout)
+
+    async def leave_group(request: LeaveRequest, progress: Progress) -> bool:
+        return await node.membership.leave(request.group, request.timeout)
+
+    async def groups_changed(request: Nothing, progress: Progress) -> None:
+        await node.membership.refresh()
 
     async def yield_place(request: Nothing, progress: Progress) -> bool:
         return hand_over()
@@ -261,8 +283,12 @@ def _methods(
         Method(messages.NOTIFY_STORED, notify_stored),
         Method(messages.COPIES, copies),
         Method(messages.NOTIFY_REMOVED, notify_removed),
+        Method(messages.NOTIFY_ACCESS, notify_access),
         Method(messages.WAKE_PINS, wake_pins),
         Method(messages.WAIT_PINNED, wait_pinned),
+        Method(messages.JOIN_GROUP, join_group),
+        Method(messages.LEAVE_GROUP, leave_group),
+        Method(messages.GROUPS_CHANGED, groups_changed),
         Method(messages.YIELD_PLACE, yield_place),
     )
 

@@ -68,7 +68,7 @@ def _next(steps: Steps[T]) -> tuple[Sequence[Future[Any]], list[T]]:
 
 
 def ask(request: Request, kind: LoadKind, *, start: int | None = None, end: int | None = None) -> Steps[LoadResult]:
-    """Have the node load something. The next node is asked where one goes away.
+    """Have the node load something, to be read. The next node is asked where one goes away.
 
     Raises:
         KacheryError: see `kachery_cloud.load.load_file`.
@@ -76,7 +76,7 @@ def ask(request: Request, kind: LoadKind, *, start: int | None = None, end: int 
     from kachery_cloud.node.connection import MAX_TAKEOVERS, get_connection
     from kachery_cloud.node.messages import LOAD
 
-    wanted = request.wanted(kind, start=start, end=end)
+    wanted = request.wanted(kind, start=start, end=end, part=True)
     for _ in range(MAX_TAKEOVERS):
         begun = get_connection(request.config).begin(LOAD, wanted)
         try:

@@ -159,6 +159,16 @@ class Content:
             return self._data[start:end]
         return self._read((yield from self._bring([(start, end)])), start, end)
 
+    def fetch(self, start: int, end: int) -> Steps[None]:
+        """Have the bytes of a range here, so that reading them waits for nothing.
+
+        Raises:
+            KacheryError: as for `read`.
+        """
+        end = min(end, self.size)
+        if self._data is None and start < end:
+            yield from self._bring([(start, end)])
+
     def read_some(self, start: int, most: int) -> Steps[bytes]:
         """Up to `most` bytes: what is here already, or else what comes with the first of them."""
         if self._data is None and not self.is_whole:
@@ -258,7 +268,7 @@ class Content:
         request = self._request
         try:
             everything = start == 0 and end >= self.size
-            wanted = request.wanted("file") if everything else request.wanted("bytes", start=start, end=end)
+            wanted = request.wanted("file", part=True) if everything else request.wanted("bytes", start=start, end=end)
             asked = _Asked(start, end, get_connection(request.config).begin(LOAD, wanted))
         except BaseException:
             self._plan.failed(start, end)
@@ -281,7 +291,7 @@ class Content:
 
         if self._plan.whole and not self._finishing:
             self._finishing = True
-            wanted = self._request.wanted("file")
+            wanted = self._request.wanted("file", part=True)
             self._asked.append(_Asked(0, 0, get_connection(self._request.config).begin(LOAD, wanted)))
 
     def _take_what_came(self) -> None:

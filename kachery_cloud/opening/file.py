@@ -11,7 +11,7 @@ from kachery_cloud.arguments import whole_number
 from kachery_cloud.errors import InvalidArgument, InvalidRange
 from kachery_cloud.files_here import request_for
 from kachery_cloud.opening.asking import run
-from kachery_cloud.opening.content import Content
+from kachery_cloud.opening.decrypting import AnyContent, open_content
 from kachery_cloud.opening.extents import Range
 from kachery_cloud.opening.limits import READ_AHEAD
 from kachery_p2p.text import shown
@@ -60,8 +60,9 @@ class KacheryFile(io.BufferedIOBase):
             "read_ahead": ahead,
         }
         self.uri = str(request.uri)
+        self._key = request.uri.key
         self._name = request.uri.name or request.uri.cid
-        self._content = run(Content(request, ahead).open())
+        self._content = run(open_content(request, ahead))
         self._position = 0
         self.size = self._content.size
 
@@ -194,13 +195,15 @@ class KacheryFile(io.BufferedIOBase):
         """Let go of it. What was fetched stays in the data directory. Closing twice does nothing."""
         if not self.closed:
             super().close()
-            content: Content | None = getattr(self, "_content", None)
+            content: AnyContent | None = getattr(self, "_content", None)
             if content is not None:  # it was opened
                 content.close()
 
     def __reduce__(self) -> tuple[Callable[..., KacheryFile], tuple[Any, ...]]:
         self._check_open()
-        return _opened_again, (self.uri, self._how, self._position)
+        # The other process has no key of a link, so it goes with it.
+        uri = self.uri if self._key is None else f"{self.uri}#key={self._key}"
+        return _opened_again, (uri, self._how, self._position)
 
     def _check_open(self) -> None:
         if self.closed:

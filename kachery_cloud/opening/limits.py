@@ -32,5 +32,7 @@ KNOWN_PATHS = 20_000
 OPEN_FILES = 32
 #: CIDs whose providers are remembered, because they stood in a URI.
 KNOWN_PROVIDERS = 1024
+#: CIDs whose groups are remembered for the same reason. Many more: where one is forgotten, strangers may hear of it.
+KNOWN_GROUPS = 65_536
 #: Entries of a folder that are looked at side by side, where their kind is not known.
 ENTRIES_AT_ONCE = 32

@@ -26,9 +26,11 @@ from kachery_cloud.settings.values import (
     BYTES,
     DIRECTORIES,
     FILE,
+    FOR_WHOM,
     GATEWAY_TOKENS,
     GATEWAYS,
     LISTENER,
+    OWN_PEERS,
     SWITCH,
     TIMEOUT,
     URLS,
@@ -179,6 +181,15 @@ class Config:
     max_store_bytes: int | None = _setting(BYTES, None, "The most that one store may take.", unset="no limit")
     shared_dirs: tuple[Path, ...] = _setting(
         DIRECTORIES, (), "Data directories of others, which are read beneath your own; nothing is written to them."
+    )
+    to: tuple[str, ...] = _setting(
+        FOR_WHOM,
+        (),
+        "Who may load what is stored here, where the call does not say it: the members of these groups.",
+        unset="everybody",
+    )
+    own_peers: tuple[str, ...] = _setting(
+        OWN_PEERS, (), "Your other machines, which may load what is private; each is to name the others."
     )
     public: bool = _setting(
         SWITCH,

@@ -249,6 +249,42 @@ def _file(value: Any, origin: str) -> Path | None:
     return next(iter(found))
 
 
+def _own_peers(value: Any, origin: str) -> tuple[str, ...]:
+    """Peer IDs, each once."""
+    if isinstance(value, str):
+        value = [part for part in re.split(r"[,\s]+", value) if part]
+    if not isinstance(value, (list, tuple)) or not all(isinstance(part, str) for part in value):
+        raise ConfigError(f"{origin} is {shown(value)}; it must be a list of peer IDs.")
+    if not value:
+        return ()
+    from kachery_p2p.peer_ids import any_peer_id
+
+    found: dict[str, None] = {}
+    for part in value:
+        peer = any_peer_id(part.strip().removeprefix("/p2p/"))
+        if peer is None:
+            raise ConfigError(
+                f"{shown(part)} ({origin}) is not a peer ID. On the machine that is meant, kachery-cloud-status shows "
+                "it; it looks like 12D3KooW..."
+            )
+        found[peer] = None
+    return tuple(found)
+
+
+def _for_whom(value: Any, origin: str) -> tuple[str, ...]:
+    """Names of groups, `private` or `public`, as they are written. Which groups there are shows where one is meant."""
+    if isinstance(value, str):
+        value = value.split(",")
+    if not isinstance(value, (list, tuple)) or not all(isinstance(part, str) for part in value):
+        raise ConfigError(f"{origin} is {shown(value)}; it must be names of groups, or private, or public.")
+    words = tuple(dict.fromkeys(part.strip() for part in value if part.strip()))
+    if "public" in words and len(words) > 1:
+        raise ConfigError(
+            f"{origin} is {shown(', '.join(words))}: what is public is for everybody, so nothing can stand beside it."
+        )
+    return words
+
+
 TIMEOUT = Parser(parse_timeout, "seconds")
 DIRECTORIES = Parser(
     _directories,
@@ -256,6 +292,8 @@ DIRECTORIES = Parser(
     show=lambda paths: [str(path) for path in paths],
 )
 ADDRESSES = Parser(parse_addresses, "multiaddrs")
+OWN_PEERS = Parser(_own_peers, "peer IDs")
+FOR_WHOM = Parser(_for_whom, "names of groups, `private` or `public`")
 BOOTSTRAP = Parser(parse_bootstrap, "multiaddrs, `default` or `none`", none="default")
 LISTENER = Parser(_listener, "`HOST:PORT` or `off`", none="off")
 FILE = Parser(_file, "a path", show=lambda path: None if path is None else str(path))

@@ -18,7 +18,7 @@ from kachery_p2p.errors import KacheryError
 #: The ID of the group of the user's own machines. No other group can have it: theirs are longer.
 OWN = "own"
 #: What the ID of a group looks like: 16 bytes in base32, lower case, without padding.
-_GROUP_ID = re.compile(r"[a-z2-7]{26}")
+GROUP_ID = re.compile(r"[a-z2-7]{26}")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def group_audience(groups: Iterable[str]) -> Audience:
     """
     found = frozenset(groups)
     for each in found:
-        if each != OWN and not _GROUP_ID.fullmatch(each):
+        if each != OWN and not GROUP_ID.fullmatch(each):
             raise KacheryError(f"{each!r} is not the ID of a group: that is 26 letters a-z and digits 2-7.")
     return Audience(groups=found)
 

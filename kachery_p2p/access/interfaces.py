@@ -53,3 +53,11 @@ class Audiences(Protocol):
     def audiences(self, multihashes: Collection[bytes]) -> Mapping[bytes, Audience]:
         """Of these blocks those that not everyone may see, and who may."""
         ...
+
+
+class Served(Protocol):
+    """Is told what peers were given; `kachery_p2p.access.log` has it. Cheap, and raises nothing."""
+
+    def note(self, peer: str, multihash: bytes, size: int) -> None:
+        """A peer was sent a block that is not for everyone: `size` bytes."""
+        ...

@@ -258,12 +258,16 @@ class Asks:
 
     def hand_over(self, want: Want, leaver: Session) -> None:
         """A session left a want that another keeps: what is under way is now on the other's account."""
-        heir = next(iter(want.sessions))
         for ask in want.asks.values():
             if ask.session is leaver:
-                leaver.outstanding -= ask.charge
-                heir.outstanding += ask.charge
-                ask.session = heir
+                self.pass_on(ask, next(iter(want.sessions)))
+
+    @staticmethod
+    def pass_on(ask: Ask, heir: Session) -> None:
+        """Put what is under way on the account of another session."""
+        ask.session.outstanding -= ask.charge
+        heir.outstanding += ask.charge
+        ask.session = heir
 
     # --- what was wanted lately ------------------------------------------------------------------------------------
 

@@ -63,16 +63,62 @@ class WantManager:
 
     # --- sessions --------------------------------------------------------------------------------------------------
 
-    def new_session(self, discover: bool = False) -> Session:
-        """A session without wants or peers; with `discover` all connected peers take part (up to a limit)."""
+    def new_session(self, discover: bool = False, admits: Callable[[str], bool] | None = None) -> Session:
+        """A session without wants or peers; with `discover` all connected peers take part (up to a limit).
+
+        With `admits` only those take part for which it is true: nobody else hears of what is wanted.
+        """
         self._numbers += 1
-        session = Session(self._numbers, discover)
+        session = Session(self._numbers, discover, admits)
         self._asks.sessions[session.number] = session
-        if discover:
-            connected = [link for link in self.links.values() if link.connected]
-            for link in connected[: limits.MAX_DISCOVERY_PEERS]:
-                self._join(session, link, provider=False)
+        self._discover(session)
         return session
+
+    def _discover(self, session: Session) -> None:
+        """Let the connected peers take part that are not named, where they may."""
+        if not session.discover:
+            return
+        for link in self.links.values():
+            if len(session.members) >= limits.MAX_DISCOVERY_PEERS:
+                return
+            if link.connected and link not in session.members and session.may_ask(link.peer):
+                self._join(session, link, provider=False)
+
+    def restrict(self, session: Session, admits: Callable[[str], bool] | None, now: float) -> None:
+        """Say anew which peers may hear of what is wanted. Of others nothing is wanted any more.
+
+        Where not all may, no gateway does.
+        """
+        session.admits = admits
+        if admits is not None:
+            self.gateways.leave(session, now)
+        self.look_again(session, now)
+
+    def look_again(self, session: Session, now: float) -> None:
+        """Somebody may have become a peer that may hear of it, or one that may not."""
+        if session.closed:
+            return
+        for link in [link for link in session.members if not session.may_ask(link.peer)]:
+            self._leave(session, link, now)
+        self._discover(session)
+
+    def _leave(self, session: Session, link: PeerLink, now: float) -> None:
+        """Let a peer take part no longer. What it was asked for this session alone is taken back."""
+        member = session.members.pop(link)
+        del link.members[session]
+        self._part(session, member)
+        for want in session.in_order():
+            ask = want.asks.get(link)
+            if ask is None:
+                continue
+            heir = next((other for other in want.sessions if other is not session and link in other.members), None)
+            if heir is None:
+                self._asks.give_up(ask, now, tell=True)
+            elif ask.session is session:
+                self._asks.pass_on(ask, heir)
+        session.check_all()
+        self._asks.mark(session)
+        self._asks.forget_if_idle(link)
 
     def close_session(self, session: Session, now: float) -> None:
         """End a session: what only it wanted is cancelled."""
@@ -92,8 +138,8 @@ class WantManager:
         self._asks.dirty.update(self.links.values())
 
     def add_provider(self, session: Session, peer: str, now: float) -> bool:
-        """Let a peer take part; it is asked as soon as it is connected. False for a peer that lied before."""
-        if peer in self._bad or session.closed:
+        """Let a peer take part; it is asked as soon as it is connected. False for one that lied, or may not."""
+        if peer in self._bad or session.closed or not session.may_ask(peer):
             return False
         link = self._asks.link(peer)
         member = session.members.get(link)
@@ -174,7 +220,7 @@ class WantManager:
         for session in self._asks.sessions.values():
             if link in session.members:
                 session.check_all()
-            elif session.discover and len(session.members) < limits.MAX_DISCOVERY_PEERS:
+            elif session.discover and len(session.members) < limits.MAX_DISCOVERY_PEERS and session.may_ask(peer):
                 self._join(session, link, provider=False)
         self._asks.dirty.add(link)
 

@@ -36,7 +36,7 @@ class _WantState(IntEnum):
 class PeerWant:
     """One want of one peer."""
 
-    __slots__ = ("cid", "dont_have", "have_only", "ledger", "priority", "sequence", "size", "state")
+    __slots__ = ("cid", "dont_have", "have_only", "ledger", "priority", "sequence", "size", "state", "told")
 
     def __init__(self, ledger: Ledger, entry: WantlistEntry, sequence: int) -> None:
         self.ledger = ledger
@@ -47,6 +47,8 @@ class PeerWant:
         self.sequence = sequence
         self.state = _WantState.LOOKUP
         self.size = 0
+        #: Whether the peer was told DONT_HAVE since it asked last: once, however often the block is looked up.
+        self.told = False
 
 
 class Ledger:
@@ -73,7 +75,8 @@ class Ledger:
         self.lookups: deque[PeerWant] = deque()
         #: (-priority, sequence, want), lowest first; entries whose want has moved on are skipped when they come up.
         self.queue: list[tuple[int, int, PeerWant]] = []
-        self.presences: dict[bytes, Presence] = {}
+        #: What it is to be told, and of which want.
+        self.presences: dict[bytes, tuple[Presence, PeerWant]] = {}
         #: Bytes of the blocks in `queue`.
         self.block_bytes = 0
         #: Virtual time: bytes served, or the clock of the queue when the peer joined it late.
@@ -88,10 +91,11 @@ class Ledger:
 
 @dataclass(slots=True, eq=False)
 class Reply:
-    """One message to be sent: the blocks are still to be read from the store."""
+    """One message to be sent: the blocks are still to be read from the store. `haves` are the wants told HAVE."""
 
     ledger: Ledger
     presences: list[Presence]
+    haves: list[PeerWant]
     wants: list[PeerWant]
     size: int
     pending_bytes: int
@@ -158,6 +162,7 @@ class Engine:
         if want.state is _WantState.SENDING:
             return
         want.dont_have = want.dont_have or entry.send_dont_have
+        want.told = False
         upgrade = want.have_only and entry.want_type is WantType.BLOCK
         want.have_only = want.have_only and not upgrade
         moved = entry.priority != want.priority
@@ -179,9 +184,8 @@ class Engine:
         )
         excess = len(ledger.wants) - limits.MAX_WANTS_PER_PEER
         for want in ranked[len(ranked) - excess :]:
-            told = want.state is _WantState.ABSENT
             self._remove(want)
-            if want.dont_have and not told:
+            if want.dont_have and not want.told:
                 self._say(want, have=False)
 
     def cancel_all(self, peer: str) -> None:
@@ -259,9 +263,9 @@ class Engine:
                 ledger.lookups.append(want)
                 self._to_look_up[ledger] = None
             elif size is None or size > limits.MAX_BLOCK_SIZE:
-                want.state = _WantState.ABSENT
-                self._waiting.setdefault(want.cid.multihash, {})[ledger] = None
-                if want.dont_have:
+                self._wait(want)
+                if want.dont_have and not want.told:
+                    want.told = True
                     self._say(want, have=False)
             elif want.have_only and size > limits.HAVE_REPLACE_SIZE:
                 self._remove(want)
@@ -275,8 +279,14 @@ class Engine:
             self._note(ledger)
         self._looking = set()
 
-    def _say(self, want: PeerWant, have: bool) -> None:
-        want.ledger.presences[want.cid.multihash] = Presence(want.cid, have)
+    def _wait(self, want: PeerWant) -> None:
+        """What is wanted is not here: it is remembered until it comes."""
+        want.state = _WantState.ABSENT
+        self._waiting.setdefault(want.cid.multihash, {})[want.ledger] = None
+
+    @staticmethod
+    def _say(want: PeerWant, have: bool) -> None:
+        want.ledger.presences[want.cid.multihash] = Presence(want.cid, have), want
 
     def notify(self, multihashes: Iterable[bytes]) -> bool:
         """Blocks came into the store. Returns whether any peer waits for one of them."""
@@ -291,6 +301,11 @@ class Engine:
                 self._to_look_up[ledger] = None
                 found = True
         return found
+
+    def look_again(self) -> bool:
+        """What peers may see has changed: look for all that they wait for. Returns whether any of them waits."""
+        self._came |= self._looking
+        return self.notify(list(self._waiting))
 
     def waiting(self, multihashes: Iterable[bytes]) -> dict[str, list[bytes]]:
         """The peers that wait for one of these blocks to come here, and for which."""
@@ -342,7 +357,9 @@ class Engine:
 
     def _reply(self, ledger: Ledger, with_blocks: bool) -> Reply:
         told = list(islice(ledger.presences, limits.MAX_PRESENCES_PER_REPLY))
-        presences = [ledger.presences.pop(multihash) for multihash in told]
+        answers = [ledger.presences.pop(multihash) for multihash in told]
+        presences = [presence for presence, _ in answers]
+        haves = [want for presence, want in answers if presence.have]
         wants: list[PeerWant] = []
         size = 0
         self._trim(ledger)
@@ -364,7 +381,7 @@ class Engine:
         self.outstanding += size
         self._clock = max(self._clock, ledger.served)
         ledger.served += size + _PRESENCE_SIZE * (len(presences) + len(wants))
-        return Reply(ledger, presences, wants, size, ledger.block_bytes)
+        return Reply(ledger, presences, haves, wants, size, ledger.block_bytes)
 
     @staticmethod
     def still_wanted(want: PeerWant) -> bool:
@@ -373,10 +390,22 @@ class Engine:
 
     def vanished(self, want: PeerWant) -> Presence | None:
         """The block is not in the store after all: the answer to send in its place, if one was asked for."""
-        if not self.still_wanted(want):
-            return None
-        want.state = _WantState.ABSENT
-        self._waiting.setdefault(want.cid.multihash, {})[want.ledger] = None
+        return self._denied(want) if self.still_wanted(want) else None
+
+    def withheld(self, want: PeerWant) -> Presence | None:
+        """A HAVE is not for this peer after all: the answer to send in its place, if one was asked for.
+
+        From here on the want is like one whose block is not here.
+        """
+        ledger = want.ledger
+        if self.ledgers.get(ledger.peer) is not ledger or want.cid.multihash in ledger.wants:
+            return None  # it is gone; or it has asked anew, and is answered for that
+        ledger.wants[want.cid.multihash] = want
+        return self._denied(want)
+
+    def _denied(self, want: PeerWant) -> Presence | None:
+        self._wait(want)
+        want.told = want.dont_have
         return Presence(want.cid, have=False) if want.dont_have else None
 
     def written(self, reply: Reply) -> None:

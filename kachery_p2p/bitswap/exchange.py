@@ -9,6 +9,8 @@ from typing import Any
 
 import trio
 
+from kachery_p2p.access.gate import Gate
+from kachery_p2p.access.interfaces import Served
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.buffers import Buffers
 from kachery_p2p.bitswap.client import Arrival, WantManager
@@ -49,6 +51,8 @@ class Exchange:
         store: where blocks to serve are; used from threads.
         on_bad_peer: called with a peer and the reason when it sent bytes that nobody wanted, or too much garbage.
         gateways: HTTP gateways, for sessions that want their help.
+        gate: decides which peer may see which block of the store; None where all may see all.
+        served: is told of each block that is not for everyone and was sent.
 
     `async with trio.open_nursery() as n: await n.start(exchange.run)` starts it; cancelling stops it.
     """
@@ -60,12 +64,14 @@ class Exchange:
         *,
         on_bad_peer: Callable[[str, str], None] | None = None,
         gateways: Iterable[GatewaySource] = (),
+        gate: Gate | None = None,
+        served: Served | None = None,
     ) -> None:
         self._host = host
         self._on_bad_peer = on_bad_peer
         self._client = WantManager(host.peer_id)
         self._engine = Engine()
-        self._server = BlockServer(host, store, self._engine)
+        self._server = BlockServer(host, store, self._engine, gate, served)
         self._http_lanes: dict[GatewayLink, HttpLane] = {}
         for source in gateways:
             link = self._client.gateways.add(source.name)
@@ -112,7 +118,13 @@ class Exchange:
     # --- for users -------------------------------------------------------------------------------------------------
 
     def new_session(
-        self, *, discover: bool = False, gateways: bool = False, first: int = 0, last: int | None = None
+        self,
+        *,
+        discover: bool = False,
+        gateways: bool = False,
+        first: int = 0,
+        last: int | None = None,
+        admits: Callable[[str], bool] | None = None,
     ) -> SessionHandle:
         """A new session.
 
@@ -122,12 +134,22 @@ class Exchange:
             first: the first byte of the file that it is about. A gateway may be asked for these bytes together with
                 the root.
             last: the last such byte (inclusive); no bytes where it is before `first`. None for the end of the file.
+            admits: says of a peer ID whether that peer may hear of what is wanted. Nobody else does then, and no
+                gateway, whatever is said here. None where all may.
         """
-        session = self._client.new_session(discover)
-        if gateways and self._http_lanes:
+        session = self._client.new_session(discover, admits)
+        if gateways and admits is None and self._http_lanes:
             self._client.gateways.join(session, first, last, trio.current_time())
         handle = self._handles[session] = SessionHandle(self, session)
         return handle
+
+    def look_again(self) -> None:
+        """What `admits` says of some peers may have changed: ask those that may hear now, and no others any more."""
+        now = trio.current_time()
+        for session in list(self._handles):
+            if session.admits is not None:
+                self._client.look_again(session, now)
+        self.pump()
 
     async def ask(self, peer: str, cid: CID) -> bool | None:
         """Whether a connected peer has a block, as it says itself; None when it leaves without an answer.
@@ -177,6 +199,10 @@ class Exchange:
             del self._places[multihash]
         for lane in self._http_lanes.values():
             lane.close_session(session)
+        self.pump()
+
+    def restrict(self, session: Session, admits: Callable[[str], bool] | None) -> None:
+        self._client.restrict(session, admits, trio.current_time())
         self.pump()
 
     def add_provider(self, session: Session, peer: str) -> None:

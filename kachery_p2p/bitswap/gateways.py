@@ -64,9 +64,14 @@ class Gateways:
 
     def return_to(self, session: Session, now: float) -> None:
         """Somebody sends the first block. Gateways that had none until then are asked for the rest all the same."""
-        if session.standby is not None and self._take_part(session, now):
+        if session.standby is not None and session.admits is None and self._take_part(session, now):
             session.check_all()
             self._asks.mark(session)
+
+    def leave(self, session: Session, now: float) -> None:
+        """Let no gateway take part any longer, nor again."""
+        for link in list(session.gateways):
+            self._leave(session, self._asks.gateways[link.peer], now)
 
     def _take_part(self, session: Session, now: float) -> int:
         new = [link for link in self._asks.gateways.values() if not link.dropped and link not in session.gateways]

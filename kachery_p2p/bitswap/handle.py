@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Protocol
@@ -71,6 +71,8 @@ class ExchangeLike(Protocol):
 
     def add_provider(self, session: Session, peer: str) -> None: ...
 
+    def restrict(self, session: Session, admits: Callable[[str], bool] | None) -> None: ...
+
     def want(self, session: Session, cids: Sequence[CID], sizes: Mapping[bytes, int]) -> None: ...
 
     def place(self, session: Session, multihashes: Iterable[bytes], place: Place) -> None: ...
@@ -94,6 +96,8 @@ class SessionHandle:
         #: What CARs have brought before it is wanted, by multihash, and the bytes of it.
         self._ahead: dict[bytes, ReceivedBlock] = {}
         self._ahead_size = 0
+        #: What was received and put back, by multihash.
+        self._returned: dict[bytes, ReceivedBlock] = {}
         #: There is room for more of that.
         self._ahead_room = Signal()
         self._exhausted = Signal()
@@ -116,12 +120,17 @@ class SessionHandle:
         self._exchange.close_session(self._session)
         self._arrived.clear()
         self._ahead.clear()
+        self._returned.clear()
         self._came.notify()
         self._exhausted.notify()
 
     def add_provider(self, peer_id: str) -> None:
         """Ask this peer too, now or as soon as it is connected. Named again, it is asked again for all it declined."""
         self._exchange.add_provider(self._session, peer_id)
+
+    def restrict(self, admits: Callable[[str], bool]) -> None:
+        """From now on, let only those peers hear of what is wanted for whose ID this is true, and no gateway."""
+        self._exchange.restrict(self._session, admits)
 
     def locate(self, root: CID, blocks: Iterable[tuple[bytes, int, int]]) -> None:
         """Say where blocks that will be wanted are in a file, so that those side by side can be asked for together.
@@ -162,11 +171,19 @@ class SessionHandle:
             if known is not None:
                 self._session.buffered += len(known)
                 self.deliver(ReceivedBlock(cid, known, ""))
+            elif cid.multihash in self._returned:
+                block = self._returned.pop(cid.multihash)
+                self._session.buffered += block.size
+                self.deliver(block)
             elif cid.multihash in self._ahead:
                 self._take_ahead(cid)
             else:
                 others.append(cid)
         self._exchange.want(self._session, others, sizes)
+
+    def put_back(self, block: ReceivedBlock) -> None:
+        """Take back a block that was received: it comes again when it is wanted again, and nobody is asked for it."""
+        self._returned[block.cid.multihash] = block
 
     def _take_ahead(self, cid: CID) -> None:
         block = self._ahead.pop(cid.multihash)

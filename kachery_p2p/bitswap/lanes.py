@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
@@ -23,6 +24,8 @@ from kachery_p2p.waking import Flag, Signal
 from kachery_p2p.wire import Buffer
 
 if TYPE_CHECKING:
+    from kachery_p2p.access.gate import Gate
+    from kachery_p2p.access.interfaces import Served
     from kachery_p2p.bitswap.client import WantManager
     from kachery_p2p.bitswap.engine import Engine, PeerWant, Reply
     from kachery_p2p.bitswap.outbox import Outgoing
@@ -141,8 +144,23 @@ class WantLane:
         self._unreachable(self._peer)
 
 
-#: The blocks of a reply in their order, None for one that is not there; and the buffer that they lie in.
-_Blocks = tuple[list[Buffer | None], bytearray | None]
+@dataclass
+class _Read:
+    """What was read for a reply.
+
+    Attributes:
+        generation: of the gate, when it was asked.
+        blocks: in their order, None for one that is not there, or not for this peer.
+        buffer: that they lie in.
+        restricted: the multihashes of those that are not for everyone.
+        hidden: the same of those that are not for this peer.
+    """
+
+    generation: int
+    blocks: list[Buffer | None] = field(default_factory=list["Buffer | None"])
+    buffer: bytearray | None = None
+    restricted: Set[bytes] = frozenset()
+    hidden: Set[bytes] = frozenset()
 
 
 class ReplyLane:
@@ -157,6 +175,8 @@ class ReplyLane:
         threads: trio.CapacityLimiter,
         finished: Callable[[], None],
         buffers: Buffers,
+        gate: Gate,
+        served: Served | None = None,
     ) -> None:
         self._out = OutStream(host, peer, self.abort)
         self._peer = peer
@@ -165,6 +185,8 @@ class ReplyLane:
         self._threads = threads
         self._finished = finished
         self._buffers = buffers
+        self._gate = gate
+        self._served = served
         #: To be read from the store; and everything that is not finished.
         self._to_read: deque[Reply] = deque()
         self._in_work: dict[Reply, None] = {}
@@ -192,7 +214,7 @@ class ReplyLane:
         try:
             while True:
                 with trio.CancelScope() as self._scope:
-                    to_writer, from_reader = trio.open_memory_channel["tuple[Reply, _Blocks]"](0)
+                    to_writer, from_reader = trio.open_memory_channel["tuple[Reply, _Read]"](0)
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._read_blocks, to_writer)
                         await self._write_replies(from_reader)
@@ -216,34 +238,50 @@ class ReplyLane:
         del self._in_work[reply]
         self._engine.finished(reply, blocks, size, seconds)
 
-    async def _read_blocks(self, to_writer: trio.MemorySendChannel[tuple[Reply, _Blocks]]) -> None:
+    async def _read_blocks(self, to_writer: trio.MemorySendChannel[tuple[Reply, _Read]]) -> None:
         while True:
             while not self._to_read:
                 await self._came.wait()
             reply = self._to_read.popleft()
-            blocks: list[Buffer | None] = []
-            buffer: bytearray | None = None
-            if reply.wants:
-                if reply.size >= limits.REUSED_MESSAGE and hasattr(self._store, "read_leaves"):
-                    buffer = self._buffers.take(reply.size)
-                blocks = await trio.to_thread.run_sync(self._load, reply.wants, buffer, limiter=self._threads)
-            await to_writer.send((reply, (blocks, buffer)))
-            del reply, blocks, buffer
+            read = _Read(self._gate.generation)
+            if reply.wants or (reply.haves and self._gate.any_restricted()):
+                if reply.wants and reply.size >= limits.REUSED_MESSAGE and hasattr(self._store, "read_leaves"):
+                    read.buffer = self._buffers.take(reply.size)
+                await trio.to_thread.run_sync(self._load, reply, read, limiter=self._threads)
+            await to_writer.send((reply, read))
+            del reply, read
 
-    def _load(self, wants: Sequence[PeerWant], buffer: bytearray | None) -> list[Buffer | None]:
-        """In a thread: the blocks, None for what is not there or no longer right."""
-        leaves = self._leaves(wants, buffer)
-        together = self._together([want for want, leaf in zip(wants, leaves, strict=True) if leaf is None])
-        blocks: list[Buffer | None] = []
-        for want, leaf in zip(wants, leaves, strict=True):
+    def _load(self, reply: Reply, read: _Read) -> None:
+        """In a thread: the blocks, None for what is not there or no longer right, or what the peer may not see."""
+        leaves = self._leaves(reply.wants, read.buffer)
+        together = self._together([want for want, leaf in zip(reply.wants, leaves, strict=True) if leaf is None])
+        for want, leaf in zip(reply.wants, leaves, strict=True):
             if leaf is not None:
-                blocks.append(leaf)
+                read.blocks.append(leaf)
                 continue
             block: Buffer | None = together.get(want.cid.multihash)
             if block is None:
                 block = self._one(want)
-            blocks.append(block if block is not None and len(block) <= limits.MAX_BLOCK_SIZE else None)
-        return blocks
+            read.blocks.append(block if block is not None and len(block) <= limits.MAX_BLOCK_SIZE else None)
+        # After that and not before: what was removed and stored anew meanwhile may be for others than it was.
+        self._look(reply, read)
+
+    def _look(self, reply: Reply, read: _Read) -> None:
+        """In a thread: what the peer may not see now is not sent, though it was found for it, and read."""
+        asked = [want.cid.multihash for want in (*reply.haves, *reply.wants)]
+        try:
+            audiences = self._gate.audiences(asked)
+        except Exception:
+            # Who may see them cannot be told, so nobody does.
+            log.exception("Who may see blocks cannot be looked up")
+            read.hidden = set(asked)
+        else:
+            groups = self._gate.groups_with(self._peer) if audiences else frozenset[str]()
+            read.restricted = audiences.keys()
+            read.hidden = {multihash for multihash, audience in audiences.items() if not audience.admits(groups)}
+        for at, want in enumerate(reply.wants):
+            if want.cid.multihash in read.hidden:
+                read.blocks[at] = None
 
     def _one(self, want: PeerWant) -> Buffer | None:
         try:
@@ -276,27 +314,35 @@ class ReplyLane:
                 log.exception("Blocks cannot be read together")
         return [None] * len(wants)
 
-    async def _write_replies(self, from_reader: trio.MemoryReceiveChannel[tuple[Reply, _Blocks]]) -> None:
+    async def _write_replies(self, from_reader: trio.MemoryReceiveChannel[tuple[Reply, _Read]]) -> None:
         while True:
-            work: tuple[Reply, _Blocks] | None = None
+            work: tuple[Reply, _Read] | None = None
             with trio.move_on_after(limits.STREAM_IDLE_CLOSE if self._out.is_open else float("inf")):
                 work = await from_reader.receive()
             if work is None:
                 await self._out.close()
                 continue
-            reply, (blocks, buffer) = work
+            reply, read = work
             began = trio.current_time()
-            sent, size = await self._write(reply, blocks)
-            if buffer is not None:
-                self._buffers.give_back(buffer)
+            sent, size = await self._write(reply, read)
+            if read.buffer is not None:
+                self._buffers.give_back(read.buffer)
             self._finish(reply, sent, size, trio.current_time() - began)
-            del work, reply, blocks, buffer
+            del work, reply, read
             self._finished()
 
-    async def _write(self, reply: Reply, blocks: Sequence[Buffer | None]) -> tuple[int, int]:
+    async def _write(self, reply: Reply, read: _Read) -> tuple[int, int]:
+        while read.generation != self._gate.generation:
+            # Somebody lost or won the sight of something while this waited for its turn.
+            read.generation = self._gate.generation
+            await trio.to_thread.run_sync(self._look, reply, read, limiter=self._threads)
         presences = list(reply.presences)
+        if read.hidden:
+            presences = [each for each in presences if not (each.have and each.cid.multihash in read.hidden)]
+            withheld = [self._engine.withheld(want) for want in reply.haves if want.cid.multihash in read.hidden]
+            presences += [presence for presence in withheld if presence is not None]
         payload: list[tuple[PeerWant, Buffer]] = []
-        for want, block in zip(reply.wants, blocks, strict=True):
+        for want, block in zip(reply.wants, read.blocks, strict=True):
             if block is None:
                 presence: Presence | None = self._engine.vanished(want)
                 if presence is not None:
@@ -316,7 +362,10 @@ class ReplyLane:
                         presences=presences,
                         pending_bytes=reply.pending_bytes,
                     )
-                    await self._write_parts(stream, parts)
+                    try:
+                        await self._write_parts(stream, parts)
+                    finally:
+                        self._note(payload, read)  # also where only a part of it got there
                 return len(payload), sum(len(block) for _, block in payload)
             except KacheryError as error:
                 log.debug("replying to %s: %s", self._peer, error)
@@ -324,6 +373,13 @@ class ReplyLane:
                 if attempt == limits.STREAM_ATTEMPTS - 1:
                     self._engine.cancel_all(self._peer)
         return 0, 0
+
+    def _note(self, payload: Sequence[tuple[PeerWant, Buffer]], read: _Read) -> None:
+        """Remember who was given what is not for everyone."""
+        if self._served is not None and read.restricted:
+            for want, block in payload:
+                if want.cid.multihash in read.restricted:
+                    self._served.note(self._peer, want.cid.multihash, len(block))
 
     async def _write_parts(self, stream: StreamLike, parts: Sequence[Buffer]) -> None:
         """Write a message, watching that the peer takes it."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import trio
 
+from kachery_p2p.access.gate import Gate
+from kachery_p2p.access.interfaces import Served
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.buffers import Buffers
 from kachery_p2p.bitswap.engine import Engine, PeerWant
@@ -27,15 +29,26 @@ class BlockServer:
     Args:
         host: opens streams.
         store: where the blocks are; used from threads.
-        engine: decides who gets what, and when.
+        engine: decides what is sent, and when.
+        gate: decides who may see what: before the store is asked, and again when a reply is read and written.
+        served: is told of each block that is not for everyone and was sent.
 
     `async with trio.open_nursery() as n: await n.start(server.run)` starts it; cancelling stops it.
     """
 
-    def __init__(self, host: HostLike, store: BlockStoreLike, engine: Engine) -> None:
+    def __init__(
+        self,
+        host: HostLike,
+        store: BlockStoreLike,
+        engine: Engine,
+        gate: Gate | None = None,
+        served: Served | None = None,
+    ) -> None:
         self._host = host
         self._store = store
         self._engine = engine
+        self._gate = Gate() if gate is None else gate
+        self._served = served
         self._threads = trio.CapacityLimiter(limits.STORE_THREADS)
         self._buffers = Buffers(limits.SPARE_BUFFERS)
         self._lanes: dict[str, tuple[ReplyLane, trio.CancelScope]] = {}
@@ -46,15 +59,19 @@ class BlockServer:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            try:
-                nursery.start_soon(self._look_up)
-                nursery.start_soon(self._relieve)
-                task_status.started()
-                await trio.sleep_forever()
-            finally:
-                self._nursery = None  # not later: once its tasks have ended it takes no more
+        unsubscribe = self._gate.on_changed(self._look_again)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                try:
+                    nursery.start_soon(self._look_up)
+                    nursery.start_soon(self._relieve)
+                    task_status.started()
+                    await trio.sleep_forever()
+                finally:
+                    self._nursery = None  # not later: once its tasks have ended it takes no more
+        finally:
+            unsubscribe()
 
     async def receive(self, peer: str, entries: Sequence[WantlistEntry], full: bool) -> None:
         """A peer told what it wants. Returns when it may send more."""
@@ -67,6 +84,11 @@ class BlockServer:
     def notify(self, multihashes: Iterable[bytes]) -> None:
         """Blocks came into the store: peers that wait for them get them, or hear that they are here."""
         if self._engine.notify(multihashes):
+            self._wanted.notify()
+
+    def _look_again(self) -> None:
+        """Who may see what has changed. Those who wait for something that they may see now get it."""
+        if self._engine.look_again():
             self._wanted.notify()
 
     def forget(self, peer: str) -> None:
@@ -92,18 +114,20 @@ class BlockServer:
             self._dispatch()
 
     def _sizes(self, wants: Sequence[PeerWant]) -> Sequence[int | None]:
-        """In a thread: the size of each block, None for what is not here."""
-        multihashes = [want.cid.multihash for want in wants]
+        """In a thread: the size of each block, None for what is not here, and for what its peer may not see."""
         try:
-            many = getattr(self._store, "block_sizes", None)
-            if many is not None:
-                found: Mapping[bytes, int] = many(multihashes)
-                return [found.get(multihash) for multihash in multihashes]
-            return [self._store.has_block(multihash) for multihash in multihashes]
+            return self._gate.look([(want.ledger.peer, want.cid.multihash) for want in wants], self._find)
         except Exception:
             # Whatever is wrong with the store, the peers only hear that the blocks are not here.
             log.exception("Blocks cannot be looked up")
             return [None] * len(wants)
+
+    def _find(self, multihashes: Sequence[bytes]) -> Mapping[bytes, int]:
+        many: Callable[[Sequence[bytes]], Mapping[bytes, int]] | None = getattr(self._store, "block_sizes", None)
+        if many is not None:
+            return many(multihashes)
+        sizes = {multihash: self._store.has_block(multihash) for multihash in multihashes}
+        return {multihash: size for multihash, size in sizes.items() if size is not None}
 
     # --- replies ---------------------------------------------------------------------------------------------------
 
@@ -115,7 +139,15 @@ class BlockServer:
             lane = self._lanes.get(reply.peer)
             if lane is None:
                 made = ReplyLane(
-                    self._host, reply.peer, self._engine, self._store, self._threads, self._replied, self._buffers
+                    self._host,
+                    reply.peer,
+                    self._engine,
+                    self._store,
+                    self._threads,
+                    self._replied,
+                    self._buffers,
+                    self._gate,
+                    self._served,
                 )
                 lane = self._lanes[reply.peer] = made, trio.CancelScope()
                 self._nursery.start_soon(self._run_lane, *lane)

@@ -265,10 +265,12 @@ class GatewayMember(Member):
 class Session:
     """The wants of one load, in order. Compared and hashed by identity."""
 
-    def __init__(self, number: int, discover: bool) -> None:
+    def __init__(self, number: int, discover: bool, admits: Callable[[str], bool] | None = None) -> None:
         self.number = number
         #: Whether connected peers are asked without having been named.
         self.discover = discover
+        #: Which peers may hear of what is wanted, by ID; None where all may.
+        self.admits = admits
         self.members: dict[PeerLink, Member] = {}
         #: The gateways that take part, and when they do; None where none may.
         self.gateways: dict[PeerLink, GatewayMember] = {}
@@ -309,6 +311,10 @@ class Session:
         self.last_sign = 0.0
         #: Wanted blocks that came with more bytes than there may be: they cannot be had from anybody.
         self.too_large: dict[CID, int] = {}
+
+    def may_ask(self, peer: str) -> bool:
+        """Whether a peer may hear of what is wanted."""
+        return self.admits is None or self.admits(peer)
 
     def member(self, link: PeerLink) -> Member | None:
         """A peer or gateway as a member of this session."""

@@ -56,6 +56,7 @@ class CarBlock:
     cid: CID
     data: bytes
     placed: int = 0
+    peer: str = ""
 
 
 class BlocksHere(Protocol):

@@ -29,6 +29,7 @@ from kachery_p2p.errors import (
 )
 from kachery_p2p.load.car_index import BlockIndex
 from kachery_p2p.load.car_source import CarSession, CarSource
+from kachery_p2p.load.claimed import Claimed
 from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.limits import EXPORT_MOST_PENDING
@@ -36,6 +37,7 @@ from kachery_p2p.load.load import Load
 from kachery_p2p.wire import Buffer
 
 if TYPE_CHECKING:
+    from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.walk import Ref
     from kachery_p2p.load.interfaces import Progress
     from kachery_p2p.repo.download import Download
@@ -154,7 +156,9 @@ class CarLoad(Load):
         self._source.used([ref.cid.multihash for ref in leaves])
 
 
-async def read_car(repo: Repo, file: BinaryIO, name: str, *, progress: Progress) -> CarRead:
+async def read_car(
+    repo: Repo, file: BinaryIO, name: str, *, progress: Progress, audience: Audience | None = None
+) -> CarRead:
     """Bring what the roots of a CAR file (version 1 or 2) lead to into the repo, whole.
 
     What no root leads to is left. After an error, the roots that came whole are here, and of the others what had come.
@@ -164,6 +168,7 @@ async def read_car(repo: Repo, file: BinaryIO, name: str, *, progress: Progress)
         file: the CAR file, open for reading: a regular file or a pipe.
         name: what it is called, for errors.
         progress: called with (bytes done, bytes in all) of one root after the other.
+        audience: for whom it is; None where nobody said: then what is known stays as it is, and the rest is public.
 
     Raises:
         MalformedDag: it is no CAR file, is cut short, names no root, or a DAG in it makes no sense.
@@ -182,7 +187,7 @@ async def read_car(repo: Repo, file: BinaryIO, name: str, *, progress: Progress)
         for root in roots:
             load = CarLoad(repo, downloads, source, progress)
             try:
-                came.append(CarRoot(root, await _bring(load, repo, root, progress)))
+                came.append(CarRoot(root, await _bring_for(audience, load, repo, root, progress)))
             except (DiskFull, NoPermission, RepoError):
                 raise  # which the next root would meet, too
             except KacheryError as error:
@@ -222,6 +227,17 @@ async def _roots(source: CarSource, name: str) -> list[CID]:
             "by its CID: kachery-cloud export ipfs://CID FILE.car, or ipfs dag export CID."
         )
     return roots
+
+
+async def _bring_for(audience: Audience | None, load: CarLoad, repo: Repo, root: CID, progress: Progress) -> int | None:
+    """The same as `_bring`, for some."""
+    if audience is None:
+        return await _bring(load, repo, root, progress)
+    async with Claimed(repo.access.claim(audience)) as load.claim:
+        size = await _bring(load, repo, root, progress)
+        if size is not None:
+            await trio.to_thread.run_sync(repo.inventory.loaded, root, None, load.claim)
+        return size
 
 
 async def _bring(load: CarLoad, repo: Repo, root: CID, progress: Progress) -> int | None:

@@ -56,7 +56,7 @@ class DirectoryLoad:
         self._load = load
         self._repo = repo
         self._progress = progress
-        self._keeper = Keeper(repo, load.limits, self._kept)
+        self._keeper = Keeper(repo, load.limits, self._kept, load.claim)
         self._tree = RemoteTree()
         #: Multihashes of the nodes of its folders and symbolic links.
         self._nodes: dict[bytes, None] = {}
@@ -88,7 +88,8 @@ class DirectoryLoad:
                 self._keeper.close()
         if failure := self._keeper.failure or failure:
             raise failure
-        await trio.to_thread.run_sync(self._repo.keep_directory, root, tree)
+        await self._load.settle()
+        await trio.to_thread.run_sync(self._repo.keep_directory, root, tree, self._load.claim)
         return self._tree
 
     # --- the nodes

@@ -15,6 +15,7 @@ from kachery_p2p.load.arriving import Arriving
 from kachery_p2p.waking import Signal
 
 if TYPE_CHECKING:
+    from kachery_p2p.repo.access import Claim
     from kachery_p2p.repo.download import Download
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.wire import Buffer
@@ -41,15 +42,16 @@ class Downloads:
 
     @contextlib.asynccontextmanager
     async def use(
-        self, cid: CID, find: Callable[[], Path | None] = lambda: None
+        self, cid: CID, find: Callable[[], Path | None] = lambda: None, claim: Claim | None = None
     ) -> AsyncIterator[_OpenDownload | Path | None]:
         """The open partial file of ``cid``; None when it was just finished and is an ordinary file now.
 
         `find` looks for that file, in the thread that would open the partial one; where there is one, it is the answer.
+        `claim` says for whom it is, where it is opened now.
         """
 
         def find_or_open() -> Download | Path:
-            return find() or self._repo.download(cid)
+            return find() or self._repo.download(cid, claim=claim)
 
         async with self._opening:
             entry = self._open.get(cid)

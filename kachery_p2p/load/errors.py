@@ -29,7 +29,13 @@ _WORDS = {
 
 
 def not_found(
-    root: CID, waiting_for: CID | None, session: Session, seconds: float, failures: Mapping[str, str]
+    root: CID,
+    waiting_for: CID | None,
+    session: Session,
+    seconds: float,
+    failures: Mapping[str, str],
+    *,
+    members_only: bool = False,
 ) -> ContentNotFound | BlockTooLarge:
     """Why a load ended.
 
@@ -39,6 +45,7 @@ def not_found(
         session: that of the load.
         seconds: how long it tried.
         failures: why addresses and peers could not be reached.
+        members_only: it is for groups, and only their members were asked.
     """
     missing = session.missing()
     block = missing[0] if missing else waiting_for or root
@@ -64,10 +71,17 @@ def not_found(
     parts = [first, *_asked(answers, len(said), seconds)]
     parts += [f"The gateway {name.removeprefix('gateway:')}: {why}" for name, why in said.items()]
     parts += [f"Could not reach {addr}: {why}" for addr, why in list(failures.items())[:MOST_NAMES]]
-    parts.append(
-        "Check that kachery-cloud-node runs on a machine that has it, and use the string that kachery-cloud share "
-        "prints there, or give its address with --peer or KACHERY_CLOUD_PEERS."
-    )
+    if members_only:
+        parts.append(
+            "It is not for everybody, so only members of its groups and your own machines were asked. Check that "
+            "kachery-cloud-node runs on one of them that has it, and that it is still a member: kachery-cloud-group "
+            "members"
+        )
+    else:
+        parts.append(
+            "Check that kachery-cloud-node runs on a machine that has it, and use the string that kachery-cloud share "
+            "prints there, or give its address with --peer or KACHERY_CLOUD_PEERS."
+        )
     return ContentNotFound(" ".join(parts))
 
 

@@ -18,6 +18,7 @@ from kachery_p2p.load.limits import LoadLimits
 from kachery_p2p.waking import Signal
 
 if TYPE_CHECKING:
+    from kachery_p2p.repo.access import Claim
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.wire import Buffer
 
@@ -29,10 +30,18 @@ class Keeper:
         repo: where they go.
         limits: how many gather.
         kept: called with the multihashes of blocks that are stored now, and the bytes of files among them.
+        claim: for whom it all is; None for everybody.
     """
 
-    def __init__(self, repo: Repo, limits: LoadLimits, kept: Callable[[Sequence[bytes], int], None]) -> None:
+    def __init__(
+        self,
+        repo: Repo,
+        limits: LoadLimits,
+        kept: Callable[[Sequence[bytes], int], None],
+        claim: Claim | None = None,
+    ) -> None:
         self._repo = repo
+        self._claim = claim
         self._limits = limits
         self._kept = kept
         self._nodes: list[tuple[CID, Buffer]] = []
@@ -76,9 +85,9 @@ class Keeper:
 
     def _store(self, nodes: list[tuple[CID, Buffer]], files: list[tuple[CID, Buffer]]) -> None:
         if nodes:
-            self._repo.put_blocks(nodes)
+            self._repo.put_blocks(nodes, self._claim)
         if files:
-            self._repo.add_small_files(files)
+            self._repo.add_small_files(files, self._claim)
 
     async def node(self, cid: CID, block: Buffer) -> None:
         """Keep a node of a directory or file, or a symbolic link. Waits while too much has gathered."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
+from kachery_p2p.access.audience import PUBLIC, Audience
 from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.dag.filenode import FileNode
 from kachery_p2p.dag.nodes import Asking
@@ -37,6 +38,8 @@ from kachery_p2p.load.transfer import Transfer
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.walk import Ref
+    from kachery_p2p.load.origin import Origin
+    from kachery_p2p.repo.access import Claim
     from kachery_p2p.repo.download import Download
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.wire import Buffer
@@ -87,11 +90,14 @@ class Load:
         session: a session of the block exchange, of its own.
         connect, find, lasting: see `kachery_p2p.load.peers.LoadPeers`.
         timeout: seconds of waiting without a single block, or a part of one, after which the load gives up.
+        origin: learns from what comes for whom it is; None where all is for everybody, because this machine is in no
+            group.
         progress: called with (bytes done, bytes in all) now and then.
         limits: its bounds.
 
     Attributes:
         limits: its bounds.
+        claim: of all that it keeps; None where that is for everybody.
     """
 
     def __init__(
@@ -105,9 +111,12 @@ class Load:
         lasting: Callable[[], None] = lambda: None,
         timeout: float,
         progress: Progress,
+        origin: Origin | None = None,
         limits: LoadLimits = DEFAULT_LIMITS,
     ) -> None:
         self._repo = repo
+        self._origin = origin
+        self.claim: Claim | None = None
         self._downloads = downloads
         self._session = session
         self._peers = LoadPeers(session, connect, find, lasting)
@@ -148,7 +157,15 @@ class Load:
         if failure is not None:
             raise failure
         if not results:
-            raise not_found(root, self._waiting_for, self._session, self.seconds, self._peers.failures)
+            members_only = self._origin is not None and self._origin.groups is not None
+            raise not_found(
+                root,
+                self._waiting_for,
+                self._session,
+                self.seconds,
+                self._peers.failures,
+                members_only=members_only,
+            )
         return results[0]
 
     def add_providers(self, addrs: Iterable[str]) -> None:
@@ -191,12 +208,40 @@ class Load:
         with self._peers.patience.waiting():
             blocks = await self._session.receive_all()
         self._peers.heard()
+        if self._origin is not None:
+            await self._origin.came(blocks)
         return blocks
 
     @property
     def seconds(self) -> float:
         """Since the load began."""
         return trio.current_time() - self._begun
+
+    async def learn(self, root: CID) -> Audience:
+        """Find out for whom the root is, from whoever sends its block. It is not kept yet, nor asked for again.
+
+        Returns:
+            For whom it is. What is kept from now on belongs under a claim of that, unless it is for everybody.
+        """
+        origin = self._origin
+        if origin is None:
+            return PUBLIC
+        if not origin.decided and await trio.to_thread.run_sync(self._repo.has_block, root.multihash) is None:
+            self.want([root])
+            came = False
+            while not came:
+                for block in await self.receive_all(root):
+                    origin.session.put_back(block)
+                    came = came or block.cid.multihash == root.multihash
+        return origin.audience
+
+    async def settle(self) -> None:
+        """All has come, and is to be listed: where it is not known yet for whom it is, see who sent most of it."""
+        if self._origin is None or self._origin.decided:
+            return
+        await self._origin.finish()
+        if self._origin.decided and self.claim is not None:
+            await trio.to_thread.run_sync(self.claim.set, self._origin.audience)
 
     # --- small blocks: directories
 
@@ -254,7 +299,7 @@ class Load:
         new, reading.new = reading.new, []
         if new:
             try:
-                self._repo.put_blocks(new)
+                self._repo.put_blocks(new, self.claim)
             except DiskFull:
                 if reading.keep:
                     raise
@@ -455,7 +500,7 @@ class Load:
             return path
 
         while True:
-            async with self._downloads.use(cid, find) as entry:
+            async with self._downloads.use(cid, find, self.claim) as entry:
                 if entry is None:
                     continue  # another load has just finished it
                 if isinstance(entry, Path):

@@ -41,9 +41,24 @@ ASKED_OF_ONE = 64
 
 
 class CopySearch:
-    """One question. Use once."""
+    """One question. Use once.
 
-    def __init__(self, host: Host, exchange: Exchange, finding: Finding, request: CopiesRequest) -> None:
+    Args:
+        host, exchange, finding: of the node.
+        request: what is asked.
+        groups: that the root is for, of which only the members are asked; None where it is for everybody.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        exchange: Exchange,
+        finding: Finding,
+        request: CopiesRequest,
+        groups: frozenset[str] | None = None,
+    ) -> None:
+        self._groups = groups
+        self._admits = None if groups is None else finding.members.admits(groups)
         self._host = host
         self._exchange = exchange
         self._finding = finding
@@ -63,7 +78,7 @@ class CopySearch:
                     nursery.start_soon(self._dial, nursery, addr)
                 for peer in self._host.connected():
                     self._try(nursery, peer, ())
-                async with contextlib.aclosing(self._finding.sightings(self._request.cid)) as sightings:
+                async with contextlib.aclosing(self._finding.sightings(self._request.cid, self._groups)) as sightings:
                     async for each in sightings:
                         self._try(nursery, each.provider.peer, tuple(each.provider.addrs))
         return Copies(tuple(self._seen), len(self._tried), tuple(self._partly), tuple(self._silent), self._lacking)
@@ -78,6 +93,8 @@ class CopySearch:
         self._try(nursery, peer, ())
 
     def _try(self, nursery: trio.Nursery, peer: str, addrs: tuple[str, ...]) -> None:
+        if self._admits is not None and not self._admits(peer):
+            return
         if peer not in self._tried and peer != self._host.peer_id and len(self._tried) < MAX_PEERS:
             self._tried.add(peer)
             nursery.start_soon(self._look_at, nursery, peer, addrs)
@@ -128,7 +145,7 @@ class CopySearch:
         """How many of the blocks that it is asked for a peer gives. Their hashes are checked by the exchange."""
         wanted: set[CID] = set(self._request.proofs)
         given = 0
-        async with self._exchange.new_session() as session, trio.open_nursery() as nursery:
+        async with self._exchange.new_session(admits=self._admits) as session, trio.open_nursery() as nursery:
 
             async def refused() -> None:
                 await session.wait_exhausted()

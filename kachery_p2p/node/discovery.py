@@ -6,6 +6,9 @@ own, and what ended it is kept in `errors`. What one part learns the others are 
     mDNS, connections, loads   -> the address book
     reachability               -> server or client of the public DHT, relay service, reservations at relays, identify
     the address book           -> the first peers of the DHTs, and whom to dial after a start
+
+What is not for everybody is announced, and looked for, under keys that only members of its groups can compute
+(`kachery_p2p.routing.blinded`). All that is announced goes through `Blinding`.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from kachery_p2p.access.gate import Gate
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.node.dialling import Dialler
@@ -30,6 +35,8 @@ from kachery_p2p.routing.interfaces import Provider, ProviderSource
 from kachery_p2p.routing.ipns.seen import SeenRecords
 from kachery_p2p.routing.ipns.service import Names
 from kachery_p2p.routing.ipns.shelf import Shelf
+from kachery_p2p.routing.members import MemberSearch
+from kachery_p2p.routing.provide.blinding import Blinding, Members, NoGroups
 from kachery_p2p.routing.router import Router, Sighting
 from kachery_p2p.transport.dns_txt import txt_records
 from kachery_p2p.transport.holepunch import HolePunch
@@ -59,6 +66,8 @@ DHT_SEEDS = 32
 ENTRY_SECONDS = 10.0
 #: Seconds for which new keys gather before they are announced.
 ANNOUNCE_DELAY = 0.1
+#: Blocks of which is looked up at once whether they are for everybody.
+BLOCKS_AT_ONCE = 1000
 #: Errors kept for `status`.
 MAX_ERRORS = 20
 
@@ -104,8 +113,11 @@ class Finding:
         announce: multiaddrs that are told whatever happens.
         swarm_key: of the private network, where there is one. Nothing that cannot hold it is asked then.
         arriving: the roots of which a part is here and the rest is being loaded. They are announced, too.
+        gate: says who may see which root.
+        members: the groups of this machine, and their secrets.
 
     Attributes:
+        members: finds members of groups that may have something.
         known: the address book; None where it is switched off. So are `mdns`, `lan_dht`, `dht`, `delegated`,
             `announcer`, and `relay_service` while this node does not relay for others.
         names: IPNS, ours and those of others.
@@ -123,10 +135,15 @@ class Finding:
         announce: Sequence[str] = (),
         swarm_key: bytes | None = None,
         arriving: Callable[[], frozenset[bytes]] = frozenset,
+        gate: Gate | None = None,
+        members: Members | None = None,
     ) -> None:
         self._host = host
         self._repo = repo
         self._arriving = arriving
+        self._gate = Gate() if gate is None else gate
+        self._groups: Members = members or NoGroups()
+        self._blinding = Blinding(self._gate, self._groups)
         self.options = options
         self._peers = peers
         self.swarm_key = swarm_key
@@ -172,15 +189,20 @@ class Finding:
         if self.known is not None:
             sources.append(KnownSource(self.known))
         self.router = Router(sources, local=host.peer_id)
+        self.members = MemberSearch(
+            self.router,
+            self._groups,
+            known=self.known.addresses if self.known is not None else None,
+            local=host.peer_id,
+            rng=rng,
+        )
 
         self.announcer: Announcer | None = None
         if options.provide != "off" and dhts:
             from kachery_p2p.routing.provide.announcer import Announcer
 
-            if options.provide == "all":
-                self.announcer = Announcer(db, dhts, repo.all_multihashes, here=repo.own.block_sizes)
-            else:
-                self.announcer = Announcer(db, dhts, self._roots, here=self._roots_among)
+            listed = self._all_keys if options.provide == "all" else self._root_keys
+            self.announcer = Announcer(db, dhts, listed, here=self._keys_among)
 
         forced = None if options.reachability == "auto" else options.reachability
         self.relays = RelayClient(host, options.relays, use_others=options.use_relays)
@@ -220,17 +242,42 @@ class Finding:
         return self.swarm_key is not None
 
     def _roots(self) -> Iterator[bytes]:
-        """In a thread: what is announced."""
         yield from self._arriving()
         yield from self._repo.roots()
 
-    def _roots_among(self, multihashes: Sequence[bytes]) -> set[bytes]:
-        """The same of some."""
-        return self._repo.roots_among(multihashes) | self._arriving().intersection(multihashes)
+    def _root_keys(self) -> Iterator[bytes]:
+        """In a thread: under which keys all roots are announced."""
+        return self._blinding.listed(self._roots())
 
-    def _provides(self, multihash: bytes) -> bool:
-        """Whether a peer that asks for its providers is told our name."""
-        return self.options.provide != "off" and self._repo.own.has_block(multihash) is not None
+    def _all_keys(self) -> Iterator[bytes]:
+        """The same where each block is announced: of what is not for everybody still the roots alone."""
+        yield from self._root_keys()
+        blocks = self._repo.all_multihashes()
+        while some := list(islice(blocks, BLOCKS_AT_ONCE)):
+            yield from self._blinding.public(some)
+
+    def _keys_among(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Those of some keys that may be announced."""
+        return self._blinding.right(keys, self._here_among)
+
+    def _here_among(self, multihashes: Sequence[bytes]) -> set[bytes]:
+        found = self._repo.roots_among(multihashes) | self._arriving().intersection(multihashes)
+        if self.options.provide == "all":
+            found.update(self._repo.own.block_sizes(multihashes))
+        return found
+
+    def _provides(self, key: bytes) -> bool:
+        """Whether a peer that asks for the providers of a key is told our name.
+
+        Whoever passes the answer on is not known here. So of a multihash everybody is told what everybody may see; of a
+        key that only members can know, those who know it are told.
+        """
+        if self.options.provide == "off":
+            return False
+        root = self._blinding.root_of(key)
+        if root is not None:
+            return self._repo.own.has_block(root) is not None
+        return self._gate.look([(None, key)], self._repo.own.block_sizes) != [None]
 
     def _make_dht(self, db: Database, rng: random.Random, *, lan: bool) -> DHT:
         from kachery_p2p.routing.dht.dht import DHT
@@ -259,6 +306,8 @@ class Finding:
         unsubscribe = [
             self._host.on_connected(self._on_connected),
             self._host.on_identified(self._on_identified),
+            # Secrets change, and with them the keys.
+            self._groups.on_changed(self.refresh),
             self.reachability.on_change(self._on_reachability),
             self.relays.on_change(lambda _: self.reachability.refresh()),
         ]
@@ -392,12 +441,22 @@ class Finding:
 
     # --- what the node asks ----------------------------------------------------------------------------------------
 
-    def providers(self, cid: CID) -> AsyncGenerator[Provider, None]:
-        """Who has a block, as they are found; ends when no source has more to say."""
+    def providers(self, cid: CID, groups: Iterable[str] | None = None) -> AsyncGenerator[Provider, None]:
+        """Who has a block, as they are found; ends when no source has more to say.
+
+        Args:
+            cid: of the block.
+            groups: that it is for: their members are looked for, without a word of the CID to others. None where it is
+                for everybody.
+        """
+        if groups is not None:
+            return self.members.find_providers(groups, cid.multihash, label=str(cid))
         return self.router.find_providers(cid.multihash, label=str(cid))
 
-    def sightings(self, cid: CID) -> AsyncGenerator[Sighting, None]:
+    def sightings(self, cid: CID, groups: Iterable[str] | None = None) -> AsyncGenerator[Sighting, None]:
         """The same for display: everything that every source says, now."""
+        if groups is not None:
+            return self.members.search(groups, cid.multihash, label=str(cid), fresh=True)
         return self.router.search(cid.multihash, label=str(cid), fresh=True)
 
     def configured(self, peer: str, addr: str) -> None:
@@ -442,15 +501,30 @@ class Finding:
             self._new_came.clear()
             new, self._new = self._new, {}
             try:
-                await announcer.announce(new)
+                await announcer.announce(await self._keys_of(new))
             except KacheryError as error:
                 # What is here is listed again every now and then, so that nothing stays untold.
                 self._note(f"announcing: {error}")
 
+    async def may_announce(self, multihash: bytes) -> bool:
+        """Whether there is anybody to whom a root may be announced."""
+        return bool(await self._keys_of([multihash]))
+
     async def announced(self, multihash: bytes, timeout: float) -> Announced:
-        """Announce one and wait until that is done. `copies` is 0 where nothing is announced at all."""
-        if self.announcer is None:
+        """Announce one and wait until that is done. `copies` is 0 where nothing is announced at all.
+
+        Of one for several groups, or at the end of a period, it is that of the key with the fewest.
+        """
+        keys = await self._keys_of([multihash]) if self.announcer is not None else []
+        if self.announcer is None or not keys:
             return Announced(0, 0.0)
-        await self.announcer.announce([multihash])
-        done = await self.announcer.wait(multihash, timeout)
-        return Announced(done.copies, done.seconds)
+        begun = trio.current_time()
+        await self.announcer.announce(keys)
+        copies = [
+            (await self.announcer.wait(key, max(0.0, begun + timeout - trio.current_time()))).copies for key in keys
+        ]
+        return Announced(min(copies), trio.current_time() - begun)
+
+    async def _keys_of(self, multihashes: Iterable[bytes]) -> list[bytes]:
+        """Under which keys these are announced."""
+        return await trio.to_thread.run_sync(lambda: list(self._blinding.keys(multihashes)))

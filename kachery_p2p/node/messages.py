@@ -38,6 +38,10 @@ class LoadRequest:
             room on the disk.
         providers: multiaddrs of peers that may have it, besides all connected ones.
         timeout: seconds without a single block after which it is given up.
+        part: of a file that is read through the folder which `path` begins in: it is not listed by itself, but as a
+            part of that folder. So it is with "bytes" and a path, always.
+        groups: the IDs of groups that it is for. Where there are any, nobody but their members, and the user's own
+            machines, hears of it.
     """
 
     cid: CID
@@ -47,6 +51,8 @@ class LoadRequest:
     end: Offset | None = None
     providers: tuple[str, ...] = ()
     timeout: Seconds = 60.0
+    part: bool = field(default=False, metadata=OMITTED)
+    groups: tuple[str, ...] = field(default=(), metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -73,11 +79,15 @@ class LoadResult:
 
 @dataclass(frozen=True)
 class WhereisRequest:
-    """Who has a root? Asked for at most `timeout` seconds. `providers` are asked beside those that are found."""
+    """Who has a root? Asked for at most `timeout` seconds. `providers` are asked beside those that are found.
+
+    `groups` are as in `LoadRequest`.
+    """
 
     cid: CID
     timeout: Seconds
     providers: tuple[str, ...] = ()
+    groups: tuple[str, ...] = field(default=(), metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,8 @@ class Whereabouts:
     Attributes:
         peer: its ID; empty for an address without one that leads nowhere.
         addrs: multiaddrs, as it was named with.
-        source: what named it first: "hint", "connected", "known", "mdns", "lan-dht", "dht" or "delegated".
+        source: what named it first: "hint", "connected", "known", "mdns", "lan-dht", "dht", "delegated", or
+            "group": the list of its members.
         seconds: after which that was.
         connected: whether there is a connection to it now.
         round_trip_ms: to it and back; None where that was not measured.
@@ -216,6 +227,7 @@ class CopiesRequest:
         proofs: of it, that a peer must give.
         timeout: seconds to search for at most.
         providers: multiaddrs of peers to ask, besides those that are found.
+        groups: as in `LoadRequest`.
     """
 
     cid: CID
@@ -223,6 +235,7 @@ class CopiesRequest:
     proofs: tuple[CID, ...]
     timeout: Seconds
     providers: tuple[str, ...] = ()
+    groups: tuple[str, ...] = field(default=(), metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -277,3 +290,23 @@ class WaitPinnedRequest:
     verified: bool
     services: tuple[str, ...] = ()
     timeout: Seconds | None = None
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JoinRequest:
+    """Join a group by an invitation, within so many seconds. `label` is what this machine is to be called there."""
+
+    invitation: str
+    label: str = ""
+    timeout: Seconds = 60.0
+
+
+@dataclass(frozen=True)
+class LeaveRequest:
+    """Leave a group, by its ID, and try for so many seconds to tell an owner."""
+
+    group: str
+    timeout: Seconds = 20.0

@@ -7,8 +7,9 @@ modules beside it put together what belongs together: `discovery` routing, reach
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,17 +17,25 @@ from typing import TYPE_CHECKING
 import trio
 
 from kachery_p2p import __version__
+from kachery_p2p.access import asking
+from kachery_p2p.access.gate import Gate
+from kachery_p2p.access.log import LOG_NAME, AccessLog
 from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
-from kachery_p2p.errors import ContentNotFound, DialError, KacheryError, RemovedMeanwhile
+from kachery_p2p.errors import ContentNotFound, DialError, KacheryError, NoPermission, RemovedMeanwhile
+from kachery_p2p.load.claimed import Claimed
 from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.interfaces import Progress
 from kachery_p2p.load.load import Load
+from kachery_p2p.load.origin import Origin
+from kachery_p2p.membership.groups import Groups
+from kachery_p2p.membership.service import GroupService
 from kachery_p2p.node.copies import HIDDEN_SECONDS, CopySearch
 from kachery_p2p.node.discovery import Finding
+from kachery_p2p.node.members import MembersFirst
 from kachery_p2p.node.messages import Copies, LoadResult, PublishedName, ResolvedName
 from kachery_p2p.node.options import NodeOptions
 from kachery_p2p.node.pins import Keeping
@@ -43,8 +52,10 @@ from kachery_p2p.transport.limits import DIAL_TIMEOUT
 from kachery_p2p.units import HOUR
 
 if TYPE_CHECKING:
+    from kachery_p2p.bitswap.handle import SessionHandle
     from kachery_p2p.bitswap.interfaces import GatewaySource
     from kachery_p2p.gateway.client.client import GatewayClient
+    from kachery_p2p.node.members import Plan
     from kachery_p2p.node.messages import (
         Announced,
         AnnounceRequest,
@@ -59,6 +70,8 @@ if TYPE_CHECKING:
     from kachery_p2p.pinning.outbox import PinOutbox
     from kachery_p2p.repo.keys import NodeKey
     from kachery_p2p.repo.repo import Repo
+    from kachery_p2p.routing.interfaces import Provider
+    from kachery_p2p.routing.provide.blinding import Members
 
 log = logging.getLogger("kachery_p2p.node.node")
 
@@ -92,9 +105,14 @@ class Node:
         options: how it finds others and is found; by default not at all.
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
+        memberships: which peers are in which groups, and the secrets of these; those of the data directory where None.
 
     Attributes:
         keeping: what is pinned elsewhere.
+        gate: decides who may see what. Whatever gives something away asks it.
+        access_log: who was given what is not for everyone.
+        groups: the groups that this machine is in, and who else is.
+        membership: speaks for them on the network.
 
     Raises:
         InvalidAddress: an address to listen on, or of a peer, does not parse.
@@ -119,6 +137,7 @@ class Node:
         options: NodeOptions | None = None,
         pin_services: Sequence[PinService] = (),
         outbox: PinOutbox | None = None,
+        memberships: Members | None = None,
     ) -> None:
         self.repo = repo
         options = options or NodeOptions()
@@ -129,6 +148,10 @@ class Node:
         self._ports = Ports(self._db)
         self._listen = self._ports.recall(listen)
         self.host = Host(identity.seed, list(self._listen), announce=announce, swarm_key=swarm_key, agent=AGENT)
+        self.groups = Groups(repo.directory, self.host.keys, own_peers=options.own_peers)
+        self._members: Members = memberships or self.groups
+        self.gate = Gate(self._members, repo.access)
+        self.access_log = AccessLog(repo.directory / LOG_NAME, self.gate.belongings)
         self.gateways: GatewayClient | None = None
         sources: list[GatewaySource] = []
         if options.gateways and swarm_key is None:
@@ -138,7 +161,15 @@ class Node:
             self.gateways = GatewayClient(options.gateways, options.gateway_tokens)
             sources = [ClientSource(self.gateways, gateway) for gateway in self.gateways.gateways]
         self._downloads = Downloads(repo)
-        self.exchange = Exchange(self.host, self._downloads.arriving, on_bad_peer=self._on_bad_peer, gateways=sources)
+        self.exchange = Exchange(
+            self.host,
+            self._downloads.arriving,
+            on_bad_peer=self._on_bad_peer,
+            gateways=sources,
+            gate=self.gate,
+            served=self.access_log,
+        )
+        self.host.set_handler(asking.PROTOCOL, asking.AudienceServer(self.gate, self._downloads.arriving).handle)
         self._downloads.arriving.notify = self.exchange.notify
         self.finding = Finding(
             self.host,
@@ -149,13 +180,17 @@ class Node:
             announce=announce,
             swarm_key=swarm_key,
             arriving=lambda: self._lasting,
+            gate=self.gate,
+            members=self._members,
         )
+        self._members_first = MembersFirst(self.host, self.finding, self._members, self.gate)
+        self.membership = GroupService(self.host, self.groups, self._reach_member)
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services, outbox=outbox)
         self._peer_errors: dict[str, str] = {}
         self._said_addresses: list[str] | None = None
         #: Roots of loads that have lasted for some time: a part of each is here.
         self._lasting: frozenset[bytes] = frozenset()
-        self._whole_loads: dict[CID, tuple[Load, trio.Event]] = {}
+        self._whole_loads: dict[tuple[CID, frozenset[str] | None], tuple[Load, trio.Event]] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and serve until cancelled.
@@ -170,8 +205,12 @@ class Node:
                     self._ports.remember(self._listen, self.host.ports())
                 except KacheryError as error:
                     log.warning("the ports cannot be remembered: %s", error)
+                # Whoever is removed from a group hears of no want any more, also of a load that is under way.
+                self._members.on_changed(self.exchange.look_again)
+                await nursery.start(self.access_log.run)
                 await nursery.start(self.exchange.run)
                 await nursery.start(self.finding.run)
+                await nursery.start(self.membership.run)
                 if self.gateways is not None:
                     await nursery.start(self.gateways.run)
                 await nursery.start(self.keeping.run)
@@ -199,6 +238,10 @@ class Node:
         if addr.startswith("/"):
             return await self.host.connect(addr, addrs)
         return await self.finding.dial(addr, addrs, timeout=DIAL_TIMEOUT)
+
+    async def _reach_member(self, peer: str, addrs: Sequence[str], timeout: float) -> str:
+        """For groups: the same, wherever the peer is now."""
+        return await self.finding.dial(peer, addrs, timeout=timeout)
 
     async def _stay_connected(self, addr: str) -> None:
         pause = RECONNECT_FIRST
@@ -268,6 +311,7 @@ class Node:
 
         Raises:
             ContentNotFound: it is not here, or not all of it: others would come for nothing.
+            KacheryError: it is neither for everybody nor for a group that this machine is in.
         """
         cid = request.cid
         if not await trio.to_thread.run_sync(self.repo.roots_among, [cid.multihash]):
@@ -275,16 +319,31 @@ class Node:
                 f"ipfs://{cid} is not on this machine, or not all of it, so it cannot be announced from here. Store "
                 "it, or load all of it first (kachery-cloud-load; a directory with --dest FOLDER)."
             )
+        if not await self.finding.may_announce(cid.multihash):
+            raise KacheryError(
+                f"ipfs://{cid} is for no group that this machine is in, so it is announced to nobody. Your own "
+                "machines find it by asking each other. Who may load it: kachery-cloud access"
+            )
         return await self.finding.announced(cid.multihash, request.timeout)
 
     async def whereis(
         self, request: WhereisRequest, tell: Callable[[Whereabouts], None] = lambda row: None
     ) -> tuple[Whereabouts, ...]:
-        """Who has a root; `tell` hears of each that has answered. See `kachery_p2p.node.whereis`."""
-        return await Whereis(self.host, self.exchange, self.finding, tell).run(request)
+        """Who has a root; `tell` hears of each that has answered. See `kachery_p2p.node.whereis`.
+
+        Raises:
+            NotAMember: it is for groups, and this machine is in none of them.
+        """
+        plan = await self._members_first.plan(request.cid, request.groups)
+        return await Whereis(self.host, self.exchange, self.finding, tell, plan.groups).run(request)
 
     async def publish(self, request: PublishRequest) -> PublishedName:
-        """Let a name of this machine point to a path; see `kachery_p2p.routing.ipns.service.Names.publish`."""
+        """Let a name of this machine point to a path; see `kachery_p2p.routing.ipns.service.Names.publish`.
+
+        Raises:
+            NoPermission: what it would point to is not for everybody. The record would tell everybody its CID.
+        """
+        await self._check_public(request.path)
         names = self.finding.names
         sent = await names.publish(request.key, request.path, ttl=request.ttl, timeout=request.timeout)
         record = read_ipns(sent.name, sent.record)
@@ -292,6 +351,19 @@ class Node:
         return PublishedName(
             name_text(sent.name), request.path, record.sequence, until, sent.copies, routes=names.routes
         )
+
+    async def _check_public(self, path: str) -> None:
+        """See `publish`. Of `/ipns/` paths nothing can be told."""
+        parts = path.split("/")
+        if parts[:2] != ["", "ipfs"] or len(parts) < 3 or not self.gate.any_restricted():
+            return
+        root = CID.parse(parts[2])
+        found = await trio.to_thread.run_sync(self.gate.audiences, [root.multihash])
+        if root.multihash in found:
+            raise NoPermission(
+                f"ipfs://{root} is not for everybody, and a published name would tell everybody its CID. Pass on its "
+                "URI instead; or make it public first (kachery-cloud visibility)."
+            )
 
     async def resolve(self, request: ResolveRequest) -> ResolvedName:
         """Where a name leads; see `kachery_p2p.routing.ipns.service.Names.resolve`."""
@@ -313,7 +385,8 @@ class Node:
         arriving.hide(multihash, request.timeout + HIDDEN_SECONDS)
         found = Copies()
         try:
-            found = await CopySearch(self.host, self.exchange, self.finding, request).run()
+            plan = await self._members_first.plan(request.cid, request.groups)
+            found = await CopySearch(self.host, self.exchange, self.finding, request, plan.groups).run()
         finally:
             if found.seen:
                 arriving.hide(multihash, HIDDEN_SECONDS)
@@ -328,6 +401,11 @@ class Node:
         self._downloads.arriving.show([cid.multihash for cid in cids])
         self.finding.refresh()
 
+    async def notify_access(self) -> None:
+        """Another process has changed who may see what: those who wait for it get it, and announcements follow."""
+        self.gate.changed()
+        self.finding.refresh()
+
     async def load(
         self, request: LoadRequest, progress: Callable[[int, int, int], None] = lambda done, total, peers: None
     ) -> LoadResult:
@@ -336,6 +414,7 @@ class Node:
         `progress` is called with bytes done, bytes in all, and how many peers and gateways gave any.
 
         Raises:
+            NotAMember: it is for groups, and this machine is in none of them.
             PathNotFound, IsADirectory, ContentNotFound, MalformedDag, DiskFull ...: see `kachery_p2p.errors`.
             InvalidAddress: one of the providers is not a multiaddr.
         """
@@ -355,23 +434,36 @@ class Node:
                 self._lasting |= {root.multihash}
                 self.finding.announce([root.multihash])
 
-        async with self.exchange.new_session(discover=True, gateways=True, first=first, last=last) as session:
+        plan = await self._members_first.plan(root, request.groups, request.providers)
+        async with contextlib.AsyncExitStack() as stack:
+            admits = None if plan.groups is None else self.finding.members.admits(plan.groups)
+            session = await stack.enter_async_context(
+                self.exchange.new_session(discover=True, gateways=True, first=first, last=last, admits=admits)
+            )
+            origin = await self._origin(root, plan, session)
 
             def progressed(done: int, total: int) -> None:
                 progress(done, total, session.source_count)
+
+            def find(cid: CID) -> AsyncGenerator[Provider, None]:
+                return self.finding.providers(cid, plan.groups if origin is None else origin.groups)
 
             load = Load(
                 self.repo,
                 self._downloads,
                 session,
                 connect=self._reach,
-                find=self.finding.providers,
+                find=find,
                 lasting=lasting,
                 timeout=request.timeout,
                 progress=progressed,
+                origin=origin,
             )
 
             async def work() -> LoadResult:
+                audience = await load.learn(root)
+                if not audience.everyone:
+                    load.claim = await stack.enter_async_context(Claimed(self.repo.access.claim(audience)))
                 target = root
                 if request.path:
                     target = (
@@ -385,11 +477,19 @@ class Node:
                 if kind == "listing":
                     await load.drive(list_directory(target))
                     return LoadResult(target)
-                if kind == "bytes":
-                    where, size = await load.file(target, request.start or 0, request.end)
-                else:
-                    where, size = await self._whole_file(load, target, request.providers)
-                await trio.to_thread.run_sync(self.repo.inventory.loaded, target)
+                part = bool(request.path) and (kind == "bytes" or request.part)
+                try:
+                    if kind == "bytes":
+                        where, size = await load.file(target, request.start or 0, request.end)
+                    else:
+                        where, size = await self._whole_file(load, target, request.providers, plan.groups)
+                finally:
+                    if part:
+                        with trio.CancelScope(shield=True):  # also what came of a load that was given up is a part
+                            await trio.to_thread.run_sync(self.repo.inventory.loaded_part, root, target, load.claim)
+                await load.settle()
+                if not part:
+                    await trio.to_thread.run_sync(self.repo.inventory.loaded, target, None, load.claim)
                 return LoadResult(target, str(where), size)
 
             try:
@@ -405,6 +505,27 @@ class Node:
             self.finding.announce([result.cid.multihash])
         return replace(result, sources=sources, seconds=trio.current_time() - begun)
 
+    async def _origin(self, root: CID, plan: Plan, session: SessionHandle) -> Origin | None:
+        """What finds out for whom it is that is loaded; None where it is for everybody."""
+        if not plan.watched:
+            return None
+        if plan.known is None and await trio.to_thread.run_sync(self.repo.has_block, root.multihash) is not None:
+            return None  # a part of it is here, and for everybody
+
+        def restricted(groups: frozenset[str]) -> None:
+            session.restrict(self.finding.members.admits(groups))
+
+        return Origin(
+            root,
+            session,
+            self._members,
+            lambda peer: self._members_first.ask(peer, root.multihash),
+            groups=plan.groups,
+            known=plan.known,
+            told=plan.told,
+            restricted=restricted,
+        )
+
     async def _directory(self, load: Load, root: CID, progress: Progress) -> None:
         """Load a directory. What was here and was removed meanwhile is loaded, too."""
         for more in reversed(range(REMOVALS)):
@@ -416,20 +537,26 @@ class Node:
             else:
                 return
 
-    async def _whole_file(self, load: Load, cid: CID, providers: Iterable[str]) -> tuple[Path, int]:
-        """Load a file once, however many ask for it at the same time: later ones lend their providers and wait."""
+    async def _whole_file(
+        self, load: Load, cid: CID, providers: Iterable[str], groups: frozenset[str] | None
+    ) -> tuple[Path, int]:
+        """Load a file once, however many ask for it at the same time: later ones lend their providers and wait.
+
+        Only those wait for each other that may ask the same peers.
+        """
+        key = cid, groups
         while True:
-            running = self._whole_loads.get(cid)
+            running = self._whole_loads.get(key)
             if running is None:
                 break
             running[0].add_providers(providers)
             await running[1].wait()  # that load watches the clock
         done = trio.Event()
-        self._whole_loads[cid] = (load, done)
+        self._whole_loads[key] = (load, done)
         try:
             return await load.file(cid)
         finally:
-            del self._whole_loads[cid]
+            del self._whole_loads[key]
             done.set()
 
     # --- what is going on

@@ -32,6 +32,7 @@ class NodeOptions:
         reachability: `auto`, or `public` / `private` to be believed without asking.
         gateways: URLs of trustless HTTP gateways, which help loads that peers are slow with.
         gateway_tokens: what some of them want to be shown, by URL.
+        own_peers: peer IDs of the user's other machines, which may have what is private.
     """
 
     dht: str = "off"
@@ -50,3 +51,4 @@ class NodeOptions:
     reachability: str = "auto"
     gateways: tuple[str, ...] = ()
     gateway_tokens: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    own_peers: tuple[str, ...] = ()

@@ -3,6 +3,8 @@
 A provider record may be old, and that a machine is on the local network says nothing of what it has. So each peer is
 dialled and asked whether it has the root block. Each answers for itself, and nothing is fetched.
 
+What is for groups is asked of their members alone: a question would tell others the CID.
+
 There is one row for each peer, with all that named it. Who answers is told at once. Who does not is told at the end:
 until then another source may name an address that leads there.
 """
@@ -56,6 +58,7 @@ class Whereis:
     Args:
         host, exchange, finding: of the node.
         tell: called with the row of each peer that has answered, once. What else names it later is in the result.
+        groups: that it is for; None where it is for everybody.
     """
 
     def __init__(
@@ -64,13 +67,19 @@ class Whereis:
         exchange: Exchange,
         finding: Finding,
         tell: Callable[[Whereabouts], None] = lambda row: None,
+        groups: frozenset[str] | None = None,
     ) -> None:
+        self._groups = groups
+        self._may_hear = None if groups is None else finding.members.admits(groups)
         self._host = host
         self._exchange = exchange
         self._finding = finding
         self._tell = tell
         self._slots = trio.Semaphore(ASKED_AT_ONCE)
         self._found: dict[str, _Found] = {}
+
+    def _admits(self, peer: str) -> bool:
+        return self._may_hear is None or self._may_hear(peer)
 
     async def run(self, request: WhereisRequest) -> tuple[Whereabouts, ...]:
         """Ask, and wait for the answers.
@@ -84,8 +93,9 @@ class Whereis:
                 for addr in request.providers:
                     nursery.start_soon(self._ask_hint, nursery, root, addr)
                 for peer in self._host.connected():
-                    self._note(nursery, root, peer, (), "connected", 0.0)
-                async with contextlib.aclosing(self._finding.sightings(root)) as sightings:
+                    if self._admits(peer):
+                        self._note(nursery, root, peer, (), "connected", 0.0)
+                async with contextlib.aclosing(self._finding.sightings(root, self._groups)) as sightings:
                     async for each in sightings:
                         found = each.provider
                         self._note(nursery, root, found.peer, found.addrs, found.source, each.seconds)
@@ -152,7 +162,11 @@ class Whereis:
                 found.hint_error = found.hint_error or str(error)
                 found.addrs += [where] if where not in found.addrs else []
             return
-        self._note(nursery, root, peer, (where,), "hint", trio.current_time() - begun)
+        if self._admits(peer):
+            self._note(nursery, root, peer, (where,), "hint", trio.current_time() - begun)
+        elif (found := self._entry(peer, "hint", trio.current_time() - begun)) is not None:
+            found.addrs += [where] if where not in found.addrs else []
+            found.hint_error = "It is in none of the groups that this is for, so it was not asked."
 
     async def _ask(self, root: CID, found: _Found) -> None:
         tried = -1

@@ -12,14 +12,19 @@ On the disk
       host.lock                     on a network file system: its lock is shared by the processes of the one machine
                                     that uses the directory, named in it in the same way
       removal.lock                  its lock is shared by who adds something, and taken by who removes (removal_lock.py)
-      catalog.sqlite[-wal, -shm]    SQLite 3, WAL, application_id 0x6b636831, user_version 4 (schema: catalog.py). 3 is
-                                    the same without what the user keeps and what was seen, 2 without packs/, 1 without
-                                    nodes/ and links/, too; what they lack is written when they are opened
+      catalog.sqlite[-wal, -shm]    SQLite 3, WAL, application_id 0x6b636831, user_version 5 (schema: catalog.py). 4 is
+                                    the same without who may see what, 3 without what the user keeps and what was seen,
+                                    2 without packs/, 1 without nodes/ and links/, too; what they lack is written when
+                                    they are opened
       labels.txt                    the second place of labels, and of what was loaded: lines like those of links/, each
                                     with cid, how, label (null without one), given and added, or with cid and gone
                                     (labels.py); appended to, and not synced
+      access.txt  restricted        the second place of who may see what: lines like those of links/, each with cid and
+                                    to, or with cid and gone; and the mark that there must be one (access_records.py)
       routing.sqlite[-wal, -shm]    what the node remembers: peers, provider records, what was announced, its ports
                                     (kachery_p2p.routing.database); it can all be learned anew
+      access.sqlite[-wal, -shm]     which peer was given how much of what is not for everyone (kachery_p2p.access.log)
+      gateway-token                 what the user shows to the gateway (kachery_p2p.gateway.server.token); 0600
       outbox.sqlite[-wal, -shm]     what is to be kept where, and how far that is (kachery_p2p.pinning.outbox)
       ipns/<key>/                   a name that moves: private.pem, public.pem, and record, which was signed last
                                     (kachery_p2p.routing.ipns.shelf); 0700, all in it 0600. Of the node's own key "self"
@@ -69,9 +74,11 @@ What may be relied on
 3. Rows are committed last, when everything they speak of is there. The catalog can be lost: all of it but times, the
    profiles that roots were stored by, and what without a label was loaded, is in the files beside it, and
    `Repo.rebuild` reads them again.
-4. A block that leaves the repo was hashed when its file had the stamp that it still has after the block was read; or it
+4. Where anything is restricted, a block has its claim before its row, or in the same commit, and until after it is gone
+   (access.py).
+5. A block that leaves the repo was hashed when its file had the stamp that it still has after the block was read; or it
    was hashed again just now.
-5. Nothing is deleted silently: wrong copies go to `damaged/`, a broken catalog too. Only left-overs in `tmp/` of
+6. Nothing is deleted silently: wrong copies go to `damaged/`, a broken catalog too. Only left-overs in `tmp/` of
    processes that are dead (their lock is free) are removed, when the repo is opened, and half sections at the end of
    packs.
 
@@ -84,6 +91,9 @@ What a crash leaves (process killed, or power lost), by the last step that was d
     blocks committed while loading  blocks that no root reaches. `Repo.sweep` drops those older than a week (gc)
     files of a folder stored,       roots that are not kept, and in no folder that is: `gc` removes them when they are
     the folder not                  older than a week, if another copy is verified
+    claims committed, blocks not    claims of something that is not here. `gc` drops those older than a week
+    rows under a claim committed,   blocks that stay restricted, and go as every left-over does; what was put in place
+    the root not kept               without rows is adopted for the user's own machines alone
     rows committed, `kept` not      the same; `verify` lists again what had a label
     `going` committed               not listed any more; whoever opens the repo next removes the rest
     link in links/                  a link that the catalog does not know; `verify` hashes the file and takes it in

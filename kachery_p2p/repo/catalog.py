@@ -11,7 +11,11 @@
     seen     which root a file of the user's had when it was hashed, and its stamp then (seen.py). It may be lost
     kept     roots that the user stored, linked or loaded by themselves (inventory.py); what is in folders is not there
     labels   what these are called
+    parts    files that were read through a folder of which only a part is here (folder_parts.py)
     going    roots that are being removed (removal.py): not finished yet, and not to be listed any more
+    access   for whom roots are that are not public (access.py), and row 0 for everyone, which is missing as long as a
+             program that does not know of it may be the node
+    claims   multihash -> access: the blocks that not everyone may have
     blocks   multihash -> the block itself: inner nodes, directory nodes, symlinks, and leaves wrapped in a way that
              the two wraps above do not give back
 
@@ -26,23 +30,28 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from kachery_p2p.dag.cid import CID, verify_block
 from kachery_p2p.errors import DamagedRepo, HashMismatch
-from kachery_p2p.repo.limits import APART_SECONDS, BUSY_SECONDS, WAL_BYTES, WAL_PAGES
+from kachery_p2p.repo.claim_rows import EVERYONE, any_claims, claim_node
+from kachery_p2p.repo.limits import APART_SECONDS, BUSY_SECONDS, NODE_BATCH, WAL_BYTES, WAL_PAGES
 from kachery_p2p.sqlite import Settings, SQLiteFile
 from kachery_p2p.sqlite_schema import make_schema
 from kachery_p2p.wire import Buffer
 
 CATALOG_NAME = "catalog.sqlite"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 #: Of a version whose data directories have no second place (records.py), and no packs.
 _WITHOUT_RECORDS = 1
 #: Of versions that lack some of `_LATER_TABLES`. The other tables are the same in all.
 _WITHOUT_LATER = (2, 3)
-_OLDER = (_WITHOUT_RECORDS, *_WITHOUT_LATER)
+#: Of the version that lacks only `access` and `claims`, which are empty then.
+_WITHOUT_ACCESS = 4
+_TO_FILL = (_WITHOUT_RECORDS, *_WITHOUT_LATER)
+_OLDER = (*_TO_FILL, _WITHOUT_ACCESS)
 _APPLICATION_ID = 0x6B636831
 
 #: Values of `files.state`.
@@ -138,7 +147,24 @@ _LATER_TABLES = {
     PRIMARY KEY (key, label)
 )""",
     "going": "(key BLOB PRIMARY KEY)",
+    "parts": """(
+    root BLOB NOT NULL,
+    root_version INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    version INTEGER NOT NULL,
+    PRIMARY KEY (root, key)
+)""",
+    "access": "(id INTEGER PRIMARY KEY, key BLOB UNIQUE, audience TEXT NOT NULL, added REAL NOT NULL)",
+    "claims": """(
+    multihash BLOB NOT NULL,
+    access INTEGER NOT NULL,
+    PRIMARY KEY (multihash, access)
+) WITHOUT ROWID""",
 }
+#: Those of them that begin empty, so that nothing need be found out where they are missing.
+_BEGIN_EMPTY = {"parts", "access", "claims"}
+_LATER_INDEX = "CREATE INDEX IF NOT EXISTS claims_by_access ON claims (access)"
+_EVERYONE_ROW = f"INSERT OR IGNORE INTO access (id, key, audience, added) VALUES ({EVERYONE}, NULL, 'public', 0)"
 
 
 class Catalog(SQLiteFile):
@@ -193,10 +219,12 @@ class Catalog(SQLiteFile):
 
     # --- rows that several modules write -----------------------------------------------------------------------------
 
-    def put_blocks(self, blocks: Iterable[tuple[bytes, bytes]], *, durable: bool = False) -> None:
-        """Keep blocks (multihash, data) that the caller has verified."""
+    def put_blocks(
+        self, blocks: Iterable[tuple[bytes, bytes]], *, durable: bool = False, access: Sequence[int] = ()
+    ) -> None:
+        """Keep blocks (multihash, data) that the caller has verified, claimed by some rows of `access`."""
         with self.write(durable=durable) as db:
-            insert_blocks(db, blocks)
+            insert_blocks(db, blocks, access)
 
     def get_node(self, multihash: bytes) -> bytes | None:
         """A block kept in the catalog itself, or None. Not hashed again here."""
@@ -215,12 +243,29 @@ class Catalog(SQLiteFile):
     @property
     def needs_taking_over(self) -> bool:
         """Whether it was made by an older version, and what that did not write down has not been found out yet."""
-        return not self.in_memory and self._version() in _OLDER
+        return not self.in_memory and self._version() in _TO_FILL
 
     def taken_over(self) -> None:
         """Note that all of it has been found out: a durable commit writes the version, too."""
         with self.write(durable=True):
             pass
+
+    @property
+    def keeps_older_out(self) -> bool:
+        """Whether no program that does not know of audiences is the node, or can open it.
+
+        One that has it open since before writes its own version now and then.
+        """
+        row = self.one(
+            "SELECT EXISTS (SELECT 1 FROM access WHERE id = ?), (SELECT user_version FROM pragma_user_version)",
+            (EVERYONE,),
+        )
+        return row == (1, SCHEMA_VERSION)
+
+    def keep_older_out(self) -> None:
+        """Note that no such program is the node now. By its version, none opens the catalog from here on."""
+        with self.write(durable=True) as db:
+            db.execute(_EVERYONE_ROW)
 
     def _version(self) -> int:
         return self.one("PRAGMA user_version")[0]
@@ -239,7 +284,7 @@ def _prepare(db: sqlite3.Connection, path: Path, holds_data: Callable[[], bool])
             "that use this directory and bring everything back with: kachery-cloud repair"
         )
     tables = "; ".join(f"CREATE TABLE {name} {columns}" for name, columns in _LATER_TABLES.items())
-    statements = f"{_SCHEMA}; {tables}; PRAGMA application_id={_APPLICATION_ID}"
+    statements = f"{_SCHEMA}; {tables}; {_LATER_INDEX}; {_EVERYONE_ROW}; PRAGMA application_id={_APPLICATION_ID}"
     make_schema(db, statements, SCHEMA_VERSION, path, "a catalog", older=_OLDER)
     _add_later_tables(db)
     # Reads a page of each table, so that a damaged file is noticed now and not in the middle of a load.
@@ -262,9 +307,12 @@ def _add_later_tables(db: sqlite3.Connection) -> None:
         return
     db.execute("BEGIN IMMEDIATE")
     try:
-        for name in lacking():
+        made = lacking()
+        for name in made:
             db.execute(f"CREATE TABLE {name} {_LATER_TABLES[name]}")
-        if db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:  # of a program between two releases
+        db.execute(_LATER_INDEX)
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version >= _WITHOUT_ACCESS and not _BEGIN_EMPTY.issuperset(made):  # of a program between two releases
             db.execute(f"PRAGMA user_version={_WITHOUT_LATER[-1]}")
         db.execute("COMMIT")
     except BaseException:
@@ -284,11 +332,20 @@ def checked_block(cid: CID, data: Buffer) -> tuple[bytes, bytes]:
     return cid.multihash, bytes(data)
 
 
-def insert_blocks(db: sqlite3.Connection, blocks: Iterable[tuple[bytes, bytes]]) -> None:
-    """Keep verified blocks, in a transaction of the caller's. One whose row went bad is put right."""
+def insert_blocks(db: sqlite3.Connection, blocks: Iterable[tuple[bytes, bytes]], access: Sequence[int] = ()) -> None:
+    """Keep verified blocks, in a transaction of the caller's. One whose row went bad is put right.
+
+    They are claimed for some rows of `access`, and what they link to for whom they are themselves (claim_rows.py).
+    """
     now = time.time()
-    db.executemany(
-        "INSERT INTO blocks (multihash, data, added) VALUES (?, ?, ?) "
-        "ON CONFLICT (multihash) DO UPDATE SET data = excluded.data WHERE data <> excluded.data",
-        ((multihash, data, now) for multihash, data in blocks),
-    )
+    claimed = access or any_claims(db)
+    rest = iter(blocks)
+    while some := list(islice(rest, NODE_BATCH)):
+        if claimed:
+            for multihash, data in some:
+                claim_node(db, access, multihash, data)
+        db.executemany(
+            "INSERT INTO blocks (multihash, data, added) VALUES (?, ?, ?) "
+            "ON CONFLICT (multihash) DO UPDATE SET data = excluded.data WHERE data <> excluded.data",
+            [(multihash, data, now) for multihash, data in some],
+        )

@@ -209,6 +209,8 @@ class Checker:
 
         `likely` is the profile that it was probably cut by.
         """
+        # Before anything of it is here: nobody may see what is for some only.
+        self._placer.access.found.rows_for(cid)
         with SourceFile(path) as source:
             try:
                 profile = self._has_content(cid, source, likely=likely)
@@ -338,7 +340,7 @@ class Checker:
                     raise source.changed() from None
                 if builder.finish().cid.to_v1() == cid.to_v1():
                     if not self._catalog.read_only:
-                        self._catalog.put_blocks(nodes, durable=True)
+                        self._catalog.put_blocks(nodes, durable=True, access=self._placer.access.found.rows_for(cid))
                     return profile
         return None
 

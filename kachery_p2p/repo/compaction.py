@@ -23,7 +23,7 @@ from kachery_p2p.repo.leaves import wrap_parts
 from kachery_p2p.repo.limits import BATCH_BYTES, PACK_WASTE
 from kachery_p2p.repo.packing import PackedFile, Packer
 from kachery_p2p.repo.packs import HEADER, PackReader, Place, section_head
-from kachery_p2p.repo.second_place import cid_of
+from kachery_p2p.repo.root_keys import cid_of
 
 
 class _Live(NamedTuple):

@@ -23,6 +23,7 @@ from kachery_p2p.dag.nodes import read_node
 from kachery_p2p.errors import DamagedFile, DiskFull, HashMismatch, MalformedDag, RepoBusy, RepoError
 from kachery_p2p.oserrors import explained
 from kachery_p2p.private import SHARED_FILE, open_to_group
+from kachery_p2p.repo.access import Claim
 from kachery_p2p.repo.catalog import WRAP_NONE
 from kachery_p2p.repo.checking import Checker, WrapFinder
 from kachery_p2p.repo.fileio import BINARY, CLOEXEC, WriteBack, read_at, read_bytes_at, sync_fd, sync_folder, write_at
@@ -54,8 +55,18 @@ class Download:
     file once there is one, also when another process finished it before this one got the lock.
     """
 
-    def __init__(self, placer: Placer, checker: Checker, cid: CID, timeout: float, layers: Layers) -> None:
+    def __init__(
+        self,
+        placer: Placer,
+        checker: Checker,
+        cid: CID,
+        timeout: float,
+        layers: Layers,
+        claim: Claim | None = None,
+    ) -> None:
+        """Lock the partial file. What is put into it belongs to `claim`, also before it is whole; None is public."""
         self.cid = cid
+        placer = placer.under(claim)
         self.complete: Path | None = None
         self._placer = placer
         self._catalog = placer.catalog
@@ -81,6 +92,9 @@ class Download:
             with explained("reading", self.path):
                 self._fresh = os.fstat(self._file.fd).st_size == 0
             self._likely = [*self._open_set_aside(), *layers.likely_files(cid)]
+            if claim is not None and self.complete is None:
+                # What comes later has its claim with the node that links to it.
+                claim.cover(cid)
         except BaseException:
             self._file.close()
             raise
@@ -182,7 +196,7 @@ class Download:
             if found is not None:
                 self._note_wrap(found[0])
                 return
-        self._catalog.put_blocks([(ref.cid.multihash, bytes(block))])
+        self._placer.put_blocks([(ref.cid.multihash, bytes(block))])
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the partial file; zeros where nothing has arrived, fewer at its end. Not checked here."""

@@ -19,7 +19,8 @@ from kachery_p2p.dag.profiles import LEAF_OVERHEAD, Profile
 from kachery_p2p.dag.profiles import profile as named_profile
 from kachery_p2p.dag.unixfs import ATTRIBUTES_OVERHEAD, NO_ATTRIBUTES, Attributes
 from kachery_p2p.errors import RemovedMeanwhile
-from kachery_p2p.repo.catalog import DIRECTORY, insert_blocks
+from kachery_p2p.repo.catalog import DIRECTORY
+from kachery_p2p.repo.claim_rows import add_claims
 from kachery_p2p.repo.fileio import Progress, SourceFile, Stamp, attributes_of
 from kachery_p2p.repo.leaves import block_size
 from kachery_p2p.repo.limits import BATCH_BYTES, BATCH_FILES, BATCH_LINKED, SMALL_FILE
@@ -38,9 +39,9 @@ _Done = dict[str, tuple[CID, int, int]]
 class FolderStorer:
     """Stores folders."""
 
-    def __init__(self, placer: Placer, storer: Storer) -> None:
+    def __init__(self, placer: Placer) -> None:
         self.placer = placer
-        self.storer = storer
+        self.storer = Storer(placer)
         self.small = SmallFiles(placer)
 
     def store(
@@ -97,7 +98,8 @@ class FolderStorer:
         """Write the nodes of a directory down, and commit it, with those that are new to the catalog."""
         self.placer.nodes.keep(root, nodes)
         with self.placer.catalog.write(durable=True) as db:
-            insert_blocks(db, new)
+            self.placer.insert_blocks(db, new)
+            add_claims(db, self.placer.rows, [root.multihash])
             add_root(db, root, DIRECTORY, total, profile)
 
     def _build(

@@ -16,69 +16,27 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from kachery_p2p.access.audience import Audience
 from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.nodes import read_node
 from kachery_p2p.errors import KacheryError, RemovedMeanwhile
+from kachery_p2p.repo.access import Claim
 from kachery_p2p.repo.catalog import CHANGED, DIRECTORY, OK
 from kachery_p2p.repo.checking import Problem, way_out
 from kachery_p2p.repo.fileio import Stamp
-from kachery_p2p.repo.kept_rows import LINKED, LOADED, PINNED, STORED, Label, clean_label, keep_row, label_row
+from kachery_p2p.repo.folder_parts import FolderParts, part_row
+from kachery_p2p.repo.kept_rows import LINKED, LOADED, PINNED, STORED, KeptRoot, Label, clean_label, keep_row, label_row
 from kachery_p2p.repo.labels import LabelRecord, LabelRecords
 from kachery_p2p.repo.limits import SQL_KEYS, USED_NOTES, USED_SECONDS
 from kachery_p2p.repo.placing import Placer
 from kachery_p2p.repo.relisting import bring_back, outer_roots, relist, take_over
-from kachery_p2p.repo.second_place import cid_of
+from kachery_p2p.repo.root_keys import cid_of
 from kachery_p2p.repo.serving import unchanged
 from kachery_p2p.repo.tree import StoredTree, read_tree
-
-
-@dataclass(frozen=True)
-class KeptRoot:
-    """A root that was stored, linked or loaded by itself, or is being loaded.
-
-    Attributes:
-        cid: of it.
-        directory: whether it is one.
-        how: a sum of STORED, LINKED, LOADED and PINNED; 0 for a file of which only a part is here.
-        size: in bytes; None where that is not known yet.
-        here: bytes of it that are here, those of a linked file among them.
-        added: when it was first stored, linked or loaded by itself; seconds since 1970.
-        used: when it was last used, to the hour.
-        labels: the newest first.
-        path: of our own copy, else of the linked file; None for a folder, and for a small file without a path.
-        copied: whether bytes of it are in the data directory.
-        linked: whether it is served from a file of the user's.
-        whole: whether all of it is here.
-        problem: why not, in one word: "changed", "missing", "incomplete"; empty where all is well.
-    """
-
-    cid: CID
-    directory: bool
-    how: int
-    size: int | None
-    here: int
-    added: float
-    used: float
-    labels: tuple[Label, ...] = ()
-    path: Path | None = None
-    copied: bool = False
-    linked: bool = False
-    whole: bool = True
-    problem: str = ""
-
-    @property
-    def given(self) -> bool:
-        """Whether the user gave it a label."""
-        return any(label.given for label in self.labels)
-
-    @property
-    def key(self) -> bytes:
-        """As the catalog has it."""
-        return bytes(self.cid.to_v1())
 
 
 class _Place(NamedTuple):
@@ -102,7 +60,9 @@ class Inventory:
         self._catalog = placer.catalog
         self._reader = placer.reader
         self._lock = placer.lock
+        self._access = placer.access
         self.records = LabelRecords(placer.layout)
+        self.parts = FolderParts(placer)
         #: When the use of a root was last noted, or found noted, by this process.
         self._used: OrderedDict[bytes, float] = OrderedDict()
         self._guard = threading.Lock()
@@ -113,10 +73,27 @@ class Inventory:
 
     # --- what is done -----------------------------------------------------------------------------------------------
 
-    def keep(self, cid: CID, how: int, label: Label | None = None, *, durable: bool = False) -> None:
+    def keep(
+        self,
+        cid: CID,
+        how: int,
+        label: Label | None = None,
+        *,
+        durable: bool = False,
+        audience: Audience | None = None,
+        claim: Claim | None = None,
+    ) -> None:
         """Note that a root which is here was stored, linked or loaded by itself. Cheap when that is noted already.
 
-        The caller has the lock of those who add. `durable` is for what nothing else would tell after a loss of power.
+        The caller has the lock of those who add.
+
+        Args:
+            cid: of the root.
+            how: what was done, a sum.
+            label: what it is called.
+            durable: for what nothing else would tell after a loss of power.
+            audience: for whom it is; None where nothing was said of that (`RootAccess.before_keeping`).
+            claim: what it was stored or loaded under.
         """
         if self._catalog.read_only:
             return
@@ -130,19 +107,23 @@ class Inventory:
         known, used, whole, given, going = row
         new_label = label is not None and (given is None or given < label.given)
         new_how = known is None or how & ~known
-        if not (new_how or new_label or going or whole == 0 or used < now - USED_SECONDS):
+        said = claim is not None or (audience is not None and self._access.audience_of(cid) != audience)
+        if not (new_how or new_label or going or said or whole == 0 or used < now - USED_SECONDS):
             return
+        bind = self._access.before_keeping(cid, audience, claim) if not known or going or said else None
         if new_label or (new_how and how & LOADED):
             self.records.append([_record(cid, (known or 0) | how, label, now)])
         with self._catalog.write(durable=durable) as db:
+            if bind is not None:
+                bind(db)
             keep_row(db, key, how, now)
             db.execute("DELETE FROM going WHERE key = ?", (key,))
             if new_label and label is not None:
                 label_row(db, key, label, now)
         self._remember(key, now)
 
-    def keep_folder(self, root: CID) -> None:
-        """Note that a folder was loaded by itself.
+    def keep_folder(self, root: CID, claim: Claim | None = None) -> None:
+        """Note that a folder was loaded by itself, under a claim where it is not for everyone.
 
         The caller has the lock of those who add.
 
@@ -152,7 +133,7 @@ class Inventory:
         lacking, _ = self.lacking(root)
         if lacking:
             raise RemovedMeanwhile(f"{lacking} files of {root} were removed while it was loaded. Load it again.")
-        self.keep(root, LOADED, durable=True)
+        self.keep(root, LOADED, durable=True, audience=None if claim is None else claim.audience, claim=claim)
 
     def name(self, cid: CID, label: Label | None) -> None:
         """Note what is to be loaded is called, before it is here."""
@@ -166,11 +147,38 @@ class Inventory:
                 with self._catalog.write() as db:
                     label_row(db, key, label, time.time())
 
-    def loaded(self, cid: CID, label: Label | None = None) -> None:
-        """Note that a root was loaded by itself, where it is whole."""
+    def loaded(self, cid: CID, label: Label | None = None, claim: Claim | None = None) -> None:
+        """Note that a root was loaded by itself, where it is whole; under a claim where it is not for everyone."""
         if self._catalog.one("SELECT 1 FROM roots WHERE key = ?", (bytes(cid.to_v1()),)) is not None:
             with self._lock.adding():
-                self.keep(cid, LOADED, label)
+                audience = None if claim is None else claim.audience
+                self.keep(cid, LOADED, label, audience=audience, claim=claim)
+
+    def loaded_alone(self, cid: CID, label: Label | None = None) -> None:
+        """The same of a file, where it is known as a part of folders alone."""
+        if self._catalog.one("SELECT 1 FROM parts WHERE key = ?", (bytes(cid.to_v1()),)) is not None:
+            self.loaded(cid, label)
+
+    def loaded_part(self, root: CID, file: CID, claim: Claim | None = None) -> None:
+        """Note that something of a file was read through a folder, if it is here now and the folder is not.
+
+        Where it was loaded under a claim, that is the folder's from then on.
+        """
+        if _inline(file) or self._catalog.read_only or (claim is None and self.parts.has(root, file)):
+            return
+        key = bytes(file.to_v1())
+        with self._lock.adding():
+            whole = self._catalog.one(f"SELECT 1 FROM roots WHERE key = ? AND kind <> {DIRECTORY}", (key,))
+            if whole or self.parts.unfinished(file):
+                now = time.time()
+                known = self.parts.has(root, file)
+                if not known:
+                    self.records.append([LabelRecord(file, LOADED, added=now, of=root)])
+                with self._catalog.write() as db:
+                    if claim is not None:
+                        self._access.bind_part(db, claim, root)
+                    if not known:
+                        part_row(db, root, file, now)
 
     def pinned(self, cid: CID, before: int) -> None:
         """Note that a root which is here is kept for others, whoever loaded it.
@@ -228,7 +236,7 @@ class Inventory:
     def get(self, cid: CID) -> KeptRoot | None:
         """One root, if it was stored, linked or loaded by itself, or is being loaded."""
         key = bytes(cid.to_v1())
-        for root in self._roots(key):
+        for root in (*self._roots(key), *self._in_part(key)):
             return root
         return next((root for root in self._partial() if root.key == key), None)
 
@@ -237,6 +245,7 @@ class Inventory:
         kept = self._roots()
         keys = {root.key for root in kept if root.here}
         partial = [root for root in self._partial() if root.key not in keys]
+        partial += self._in_part()
         shown = {root.key for root in partial}
         found = [root for root in kept if root.key not in shown] + partial
         return sorted(found, key=lambda root: root.added)
@@ -244,6 +253,12 @@ class Inventory:
     def members(self, cid: CID) -> StoredTree:
         """What is in a directory, as far as its nodes are here."""
         return read_tree(cid, self._reader.nodes)
+
+    def files_of(self, root: KeptRoot) -> list[CID]:
+        """The files of a folder; of one of which a part is here, those."""
+        if root.how:
+            return list(self.members(root.cid).files)
+        return [cid for folder in self.parts.folders(root.key) for cid in folder.files]
 
     def folders(self) -> list[tuple[bytes, CID]]:
         """The directories that are kept by themselves: their keys, and their CIDs."""
@@ -439,8 +454,20 @@ class Inventory:
         return at_least if node is None else max(at_least, node.filesize or 0)
 
     def _inside(self) -> set[bytes]:
-        """The keys of all files in the folders that are kept."""
-        return {bytes(cid.to_v1()) for _, folder in self.folders() for cid in self.members(folder).files}
+        """The keys of all files in the folders that are kept, or of which a part is here."""
+        found = {bytes(cid.to_v1()) for _, folder in self.folders() for cid in self.members(folder).files}
+        found.update(key for (key,) in self._catalog.all("SELECT key FROM parts"))
+        return found
+
+    def _in_part(self, only: bytes | None = None) -> Iterator[KeptRoot]:
+        """Folders of which files were read by their paths."""
+        folders = self.parts.folders(only)
+        if folders:
+            labels = self._labels(only)
+            for folder in folders:
+                keys = [bytes(cid.to_v1()) for cid in folder.files]
+                key = bytes(folder.cid.to_v1())
+                yield from self.parts.kept(folder, self.here_among(keys), tuple(labels.get(key, ())))
 
     # --- what the catalog does not tell -----------------------------------------------------------------------------
 
@@ -451,7 +478,7 @@ class Inventory:
     def relist(self) -> None:
         """See `relisting.relist`."""
         if not self._catalog.read_only:
-            relist(self._catalog, self.records.read()[0])
+            self._access.found.settle(relist(self._catalog, self.records.read()[0]))
 
     def bring_back(self, old: Path) -> None:
         """See `relisting.bring_back`."""

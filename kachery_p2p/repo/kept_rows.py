@@ -28,6 +28,51 @@ class Label:
     given: bool = False
 
 
+@dataclass(frozen=True)
+class KeptRoot:
+    """A root that was stored, linked or loaded by itself, or is being loaded.
+
+    Attributes:
+        cid: of it.
+        directory: whether it is one.
+        how: a sum of STORED, LINKED, LOADED and PINNED; 0 for a file or a folder of which only a part is here.
+        size: in bytes; None where that is not known yet. Of a folder of which a part is here, what its node says.
+        here: bytes of it that are here, those of a linked file among them.
+        added: when it was first stored, linked or loaded by itself; seconds since 1970.
+        used: when it was last used, to the hour.
+        labels: the newest first.
+        path: of our own copy, else of the linked file; None for a folder, and for a small file without a path.
+        copied: whether bytes of it are in the data directory.
+        linked: whether it is served from a file of the user's.
+        whole: whether all of it is here.
+        problem: why not, in one word: "changed", "missing", "incomplete"; empty where all is well.
+    """
+
+    cid: CID
+    directory: bool
+    how: int
+    size: int | None
+    here: int
+    added: float
+    used: float
+    labels: tuple[Label, ...] = ()
+    path: Path | None = None
+    copied: bool = False
+    linked: bool = False
+    whole: bool = True
+    problem: str = ""
+
+    @property
+    def given(self) -> bool:
+        """Whether the user gave it a label."""
+        return any(label.given for label in self.labels)
+
+    @property
+    def key(self) -> bytes:
+        """As the catalog has it."""
+        return bytes(self.cid.to_v1())
+
+
 def label_for(label: str | None, path: Path | str | None = None) -> Label | None:
     """What something is called that is stored: as the user says, else by the name of the file or folder."""
     if label:
@@ -42,6 +87,7 @@ def keep_row(db: sqlite3.Connection, key: bytes, how: int, now: float, *, whole:
         "how = how | excluded.how, used = max(used, excluded.used), whole = excluded.whole",
         (key, how, now, whole),
     )
+    forget_parts(db, key)
 
 
 def keep_rows(db: sqlite3.Connection, roots: Iterable[tuple[CID, int]]) -> None:
@@ -55,8 +101,14 @@ def keep_rows(db: sqlite3.Connection, roots: Iterable[tuple[CID, int]]) -> None:
 
 def forget_kept(db: sqlite3.Connection, key: bytes) -> bool:
     """Take a root off the list, in a transaction of the caller's; whether it was on it."""
+    forget_parts(db, key)
     labels = db.execute("DELETE FROM labels WHERE key = ?", (key,)).rowcount
     return db.execute("DELETE FROM kept WHERE key = ?", (key,)).rowcount + labels > 0
+
+
+def forget_parts(db: sqlite3.Connection, root: bytes) -> None:
+    """Forget which parts of a folder are here, in a transaction of the caller's: it is whole now, or it goes."""
+    db.execute("DELETE FROM parts WHERE root = ?", (root,))
 
 
 def label_row(db: sqlite3.Connection, key: bytes, label: Label, now: float) -> None:

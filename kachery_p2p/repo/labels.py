@@ -3,9 +3,11 @@
 Lines of ASCII like those of `links/`: the CRC-32 of what follows the blank, a blank, a JSON object, LF.
 
     {"cid": ..., "how": 1, "label": "session.nwb", "given": false, "added": 1760000000.5}
+    {"cid": ..., "how": 4, "label": null, "given": false, "added": 1760000000.5, "of": ...}
     {"cid": ..., "gone": true}
 
-`how` is as in the catalog (`kept.how`). A line is appended where something gets a label, or is loaded; what was stored
+`how` is as in the catalog (`kept.how`). With `of`, it is a file that was read through that folder, of which only a part
+is here; it goes with it. A line is appended where something gets a label, or is loaded; what was stored
 without a label needs none. Lines are not synced one by one: a loss of power may take those of the last seconds with it,
 as it may the rows of the catalog that they stand for. They are read only when the catalog was lost.
 """
@@ -29,13 +31,17 @@ from kachery_p2p.repo.records import checked_line, read_line
 
 
 class LabelRecord(NamedTuple):
-    """A root that the user keeps, and perhaps what it is called. `how` is 0 for one that is gone."""
+    """A root that the user keeps, and perhaps what it is called. `how` is 0 for one that is gone.
+
+    Where there is `of`, it is a part of that folder, and not kept by itself (folder_parts.py).
+    """
 
     cid: CID
     how: int
     label: str | None = None
     given: bool = False
     added: float = 0.0
+    of: CID | None = None
 
 
 class LabelRecords:
@@ -85,7 +91,8 @@ class LabelRecords:
             if not self._layout.read_only:
                 raise
             return [], 0  # who may only read here may know the data, and not what its owner calls it
-        found: dict[bytes, dict[str | None, LabelRecord]] = {}
+        found: dict[bytes, dict[tuple[str | None, CID | None], LabelRecord]] = {}
+        parts: dict[bytes, set[bytes]] = {}
         damaged = 0
         for line in lines:
             record = _parse(line)
@@ -95,8 +102,13 @@ class LabelRecords:
             key = bytes(record.cid.to_v1())
             if record.how == 0:
                 found.pop(key, None)
-            else:
-                found.setdefault(key, {})[record.label] = record
+                for part in parts.pop(key, ()):
+                    for which in [which for which, each in found.get(part, {}).items() if _of(each) == key]:
+                        del found[part][which]
+                continue
+            if record.of is not None:
+                parts.setdefault(bytes(record.of.to_v1()), set()).add(key)
+            found.setdefault(key, {})[record.label, record.of] = record
         return [record for each in found.values() for record in each.values()], damaged
 
     def tidy(self) -> None:
@@ -118,6 +130,10 @@ class LabelRecords:
             new.move_to(self.path)
 
 
+def _of(record: LabelRecord) -> bytes | None:
+    return None if record.of is None else bytes(record.of.to_v1())
+
+
 def _line(record: LabelRecord) -> bytes:
     if record.how == 0:
         return checked_line({"cid": str(record.cid), "gone": True})
@@ -128,6 +144,7 @@ def _line(record: LabelRecord) -> bytes:
             "label": record.label,
             "given": record.given,
             "added": record.added,
+            **({} if record.of is None else {"of": str(record.of)}),
         }
     )
 
@@ -141,6 +158,7 @@ def _parse(line: bytes) -> LabelRecord | None:
         label, how, added = values["label"], values["how"], values["added"]
         if not isinstance(how, int) or how <= 0 or not (label is None or isinstance(label, str)):
             return None
-        return LabelRecord(cid, how, label, bool(values["given"]), float(added))
+        of = None if values.get("of") is None else CID.parse(values["of"])
+        return LabelRecord(cid, how, label, bool(values["given"]), float(added), of)
     except (TypeError, KeyError, ValueError, AttributeError, InvalidCID, UnsupportedCID):
         return None

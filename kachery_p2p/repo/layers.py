@@ -22,9 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+from kachery_p2p.access.audience import NOBODY, Audience
 from kachery_p2p.dag.cid import CID, verify_block
 from kachery_p2p.errors import DamagedFile, KacheryError, NoPermission, RepoError
 from kachery_p2p.oserrors import explain
+from kachery_p2p.repo.access import RootAccess
 from kachery_p2p.repo.contents import Contents
 from kachery_p2p.repo.hosts import network_file_system
 from kachery_p2p.repo.inventory import Inventory
@@ -42,6 +44,7 @@ class Opened(Protocol):
 
     own: Contents
     inventory: Inventory
+    access: RootAccess
 
     @property
     def stats(self) -> RepoStats: ...
@@ -290,6 +293,16 @@ class Layers:
             more = layer.look(lambda opened, left=left: look(opened.own, left)) or {}
             found.update((multihash, data) for multihash, data in more.items() if verify_block(multihash, data))
             left = [each for each in multihashes if each not in found]
+        return found
+
+    def audiences(self, multihashes: Sequence[bytes]) -> dict[bytes, Audience]:
+        """Those of the blocks that not everyone may have who can ask one of them, and who may."""
+        found: dict[bytes, Audience] = {}
+        for layer in self._layers if multihashes else ():
+            for multihash, audience in (
+                layer.look(lambda opened: opened.access.audiences(multihashes) or None) or {}
+            ).items():
+                found[multihash] = found.get(multihash, NOBODY) | audience
         return found
 
     def likely_files(self, cid: CID) -> list[LikelyFile]:

@@ -55,6 +55,9 @@ SQL_KEYS = 400
 #: Leaf rows inserted with one call, so the rows of a huge file are never all in memory.
 ROW_BATCH = 2000
 
+#: Nodes put into the catalog with one call: some MB in memory.
+NODE_BATCH = 64
+
 #: References taken from a file's DAG at once while it is walked in the catalog.
 WALK_BATCH = 256
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from kachery_p2p.dag.cid import CID, DAG_PB
@@ -18,10 +19,10 @@ from kachery_p2p.repo.named import Named
 from kachery_p2p.repo.packing import forget_packed
 from kachery_p2p.repo.packs import Place
 from kachery_p2p.repo.placing import Placer
+from kachery_p2p.repo.root_keys import cid_of
 from kachery_p2p.repo.second_place import (
     REPAIR,
     SecondPlace,
-    cid_of,
     cid_of_file,
     right_block,
     stored_files,
@@ -124,12 +125,9 @@ class Maintenance:
     def sweep(self, min_age: float = ORPHAN_SECONDS, *, among: Container[bytes] | None = None) -> tuple[int, int]:
         """See Repo.sweep. With `among`, only those of some multihashes are dropped."""
         reached: set[bytes] = set()
-        waiting = [cid_of(key, 1).multihash for (key,) in self._catalog.all("SELECT key FROM roots")]
-        for name in os.listdir(self._layout.partial):
-            try:
-                waiting.append(CID.parse(name).multihash)
-            except KacheryError:
-                continue
+        roots = self._catalog.all("SELECT key FROM roots UNION SELECT root FROM parts")
+        waiting = [cid_of(key, 1).multihash for (key,) in roots]
+        waiting += self.partial_roots()
         while waiting:
             multihash = waiting.pop()
             if multihash in reached:
@@ -159,6 +157,14 @@ class Maintenance:
                 )
         return len(orphans), sum(size for _, size in orphans)
 
+    def partial_roots(self) -> list[bytes]:
+        """The multihashes of the files that are loaded in part."""
+        found: list[bytes] = []
+        for name in os.listdir(self._layout.partial):
+            with suppress(KacheryError):
+                found.append(CID.parse(name).multihash)
+        return found
+
     def adopt_unknown(self, progress: Progress | None = None) -> list[Problem]:
         """See Repo.adopt_unknown."""
         self._placer.packer.take_in(whole=True)
@@ -183,7 +189,11 @@ class Maintenance:
     def _members(self, cid: CID) -> tuple[list[CID], list[Problem]]:
         """The files in and below a directory; the file itself otherwise. And the folders that cannot be read."""
         row = self._catalog.one("SELECT kind FROM roots WHERE key = ?", (bytes(cid.to_v1()),))
-        if row is None or row[0] != DIRECTORY:
+        if row is None:  # of a folder that is here in part, that part
+            parts = self._catalog.all("SELECT key, version FROM parts WHERE root = ?", (bytes(cid.to_v1()),))
+            found = [cid_of(key, version) for key, version in parts]
+            return (found and [each for each in found if not self._layout.partial_for(each).exists()]) or [cid], []
+        if row[0] != DIRECTORY:
             return [cid], []
         tree = read_tree(cid, self._reader.nodes)
         broken: list[Problem] = []

@@ -26,7 +26,9 @@ from typing import NamedTuple
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.oserrors import explain, explained
 from kachery_p2p.private import SHARED_FILE, open_to_group
+from kachery_p2p.repo.access import Claim, RootAccess
 from kachery_p2p.repo.catalog import FILE, Catalog
+from kachery_p2p.repo.claim_rows import add_claims
 from kachery_p2p.repo.fileio import BINARY, CLOEXEC, read_bytes_at, sync_fd, sync_folder, write_at
 from kachery_p2p.repo.filelocks import lock_fd
 from kachery_p2p.repo.grouping import GroupCommit
@@ -50,13 +52,15 @@ from kachery_p2p.wire import Buffer, read_varint
 class PackedFile(NamedTuple):
     """A file to be packed: one block, of a CID that is right.
 
-    It is listed from then on where `how` says how the user asked for it by itself; see inventory.py.
+    It is listed from then on where `how` says how the user asked for it by itself; see inventory.py. That is for what
+    everyone may see; what has a `claim` is listed when that is bound.
     """
 
     cid: CID
     data: Buffer
     wrap: int
     how: int = 0
+    claim: Claim | None = None
 
 
 class Row(NamedTuple):
@@ -94,8 +98,9 @@ class LockedPack:
 class Packer:
     """Writes packs. Safe to use from many threads and processes at once."""
 
-    def __init__(self, layout: Layout, catalog: Catalog, reader: PackReader) -> None:
+    def __init__(self, layout: Layout, catalog: Catalog, reader: PackReader, access: RootAccess) -> None:
         self._layout = layout
+        self._access = access
         self._catalog = catalog
         self._reader = reader
         #: The pack that was written to last; there is room in it as a rule.
@@ -192,7 +197,7 @@ class Packer:
             if at == 0:
                 parts.append(HEADER)
                 at = len(HEADER)
-            for cid, data, wrap, _ in files.values():
+            for cid, data, wrap, _, _ in files.values():
                 head = section_head(cid, len(data), wrap)
                 tail = wrap_parts(wrap, len(data))[1]
                 rows.append(Row(cid, pack.number, at + len(head), len(data), wrap))
@@ -211,8 +216,13 @@ class Packer:
                     raise
             # From here on nothing is cut off: after an error it may be that the rows are there.
             with self._catalog.write() as db:
+                for batch in batches:
+                    for file in batch:
+                        if file.claim is not None:
+                            add_claims(db, file.claim.rows, [file.cid.multihash])
                 add_rows(db, rows, replace=True)
-                keep_rows(db, [(file.cid, file.how) for batch in batches for file in batch if file.how])
+                if not self._access.says_more(db):  # else it takes more than a row to list it
+                    keep_rows(db, [(file.cid, file.how) for batch in batches for file in batch if file.how])
                 set_mark(db, pack.number, at)
             self._length = at
 
@@ -321,6 +331,7 @@ class Packer:
 
         def commit() -> None:
             with self._catalog.write() as db:
+                self._access.found.claim(db, [row.cid for row in rows])
                 # At the end of a pack, sections are newer than what rows there are.
                 add_rows(db, rows, replace=start > 0)
                 set_mark(db, number, end)

@@ -11,6 +11,7 @@ disk, the file is adopted when it is next asked for (checking.py).
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sqlite3
@@ -26,7 +27,9 @@ from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.errors import InvalidProfile, RepoError
 from kachery_p2p.oserrors import explained
+from kachery_p2p.repo.access import Claim, RootAccess
 from kachery_p2p.repo.catalog import CHANGED, DIRECTORY, FILE, OK, WRAP_FILE, WRAP_NONE, Catalog, insert_blocks
+from kachery_p2p.repo.claim_rows import add_claims
 from kachery_p2p.repo.fileio import Stamp, read_bytes_at, sync_folder
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.leaves import Leaf, MissingNode, walk_leaves
@@ -107,24 +110,53 @@ def profile_from_text(text: str | None) -> Profile | None:
 
 
 class Placer:
-    """Places finished files and records them."""
+    """Places finished files and records them.
+
+    Attributes:
+        access: for whom what is here is.
+        claim: what all that is recorded belongs to; None for what is for everyone, or as it was.
+    """
 
     def __init__(self, layout: Layout, catalog: Catalog, reader: BlockReader) -> None:
         self.layout = layout
         self.catalog = catalog
         self.reader = reader
-        self.packer = Packer(layout, catalog, reader.packs)
         self.nodes = NodeRecords(layout)
         self.links = LinkRecords(layout)
         self.lock = RemovalLock(layout.directory, read_only=layout.read_only)
+        self.access = RootAccess(layout, catalog, reader, self.lock)
+        self.packer = Packer(layout, catalog, reader.packs, self.access)
+        self.claim: Claim | None = None
+
+    def under(self, claim: Claim | None) -> Placer:
+        """The same, for what belongs to a claim."""
+        placer = copy.copy(self)
+        placer.claim = claim
+        return placer
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """What is recorded is claimed by these rows of `access`."""
+        return () if self.claim is None else self.claim.rows
+
+    def insert_blocks(self, db: sqlite3.Connection, blocks: Iterable[tuple[bytes, bytes]]) -> None:
+        """Keep verified nodes, in a transaction of the caller's."""
+        insert_blocks(db, blocks, self.rows)
+
+    def put_blocks(self, blocks: Iterable[tuple[bytes, bytes]]) -> None:
+        """The same, in a transaction of their own."""
+        self.catalog.put_blocks(blocks, access=self.rows)
 
     def restore_nodes(self, root: CID) -> bool:
-        """Bring the nodes that the catalog has lost of a root back from their record; whether there were any."""
+        """Bring the nodes that the catalog has lost of a root back from their record; whether there were any.
+
+        They are for whom the root is.
+        """
         recorded = dict(self.nodes.nodes_of(root))
         here = self.reader.nodes(list(recorded))
         lost = [node for node in recorded.items() if node[0] not in here]
         if lost:
-            self.catalog.put_blocks(lost)
+            self.catalog.put_blocks(lost, access=self.access.found.rows_for(root))
         return bool(lost)
 
     def root_sizes(self, cids: Sequence[CID]) -> dict[bytes, int]:
@@ -204,7 +236,7 @@ class Placer:
         if self.catalog.read_only:
             return
         with self.catalog.write(durable=durable) as db:
-            insert_blocks(db, nodes)
+            self.insert_blocks(db, nodes)
             self.add_rows(db, cid, size, path, linked=linked, profile=profile, wrap=wrap, stamp=stamp)
 
     def add_rows(
@@ -224,6 +256,7 @@ class Placer:
             # Taken now and not when it was written: another process may have put the same bytes there meanwhile.
             with explained("recording", path):
                 stamp = Stamp.of(os.stat(path))
+        add_claims(db, self.rows, [cid.multihash])  # its leaves have theirs with the nodes above them
         root, new = add_root(db, cid, FILE, size, profile)
         name = os.fsencode(path) if linked else self.layout.relative(path)
         known = None if new else db.execute("SELECT id FROM files WHERE root = ? AND path = ?", (root, name)).fetchone()

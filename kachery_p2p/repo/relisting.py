@@ -7,14 +7,18 @@ power.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
+from kachery_p2p.dag.cid import CID
 from kachery_p2p.repo.catalog import DIRECTORY, Catalog
+from kachery_p2p.repo.claim_rows import bind_found
+from kachery_p2p.repo.folder_parts import restore_parts
 from kachery_p2p.repo.kept_rows import LINKED, STORED, Label, keep_row, label_row
 from kachery_p2p.repo.labels import LabelRecord
 from kachery_p2p.repo.limits import ROW_BATCH
-from kachery_p2p.repo.second_place import cid_of, old_labels
+from kachery_p2p.repo.root_keys import cid_of
+from kachery_p2p.repo.second_place import old_labels
 from kachery_p2p.repo.serving import BlockReader
 from kachery_p2p.repo.tree import read_tree
 
@@ -41,23 +45,36 @@ def restore(catalog: Catalog, records: Iterable[LabelRecord]) -> None:
     A record whose `how` is 0 only tells a label.
     """
     here = {key for (key,) in catalog.all("SELECT key FROM roots")}
+    records = list(records)
     with catalog.write() as db:
+        restore_parts(db, records, here)
+        in_part = {key for (key,) in db.execute("SELECT root FROM parts")}
         for record in records:
             key = bytes(record.cid.to_v1())
-            if key in here:
+            if record.of is None and key in in_part and record.label is not None:
+                label_row(db, key, Label(record.label, record.given), record.added)
+            if record.of is None and key in here:
                 if record.how:
+                    bind_found(db, key, record.cid.multihash)
                     keep_row(db, key, record.how, record.added, whole=None)
                 if record.label is not None:
                     label_row(db, key, Label(record.label, record.given), record.added)
         db.execute(f"UPDATE kept SET whole = NULL WHERE key IN (SELECT key FROM roots WHERE kind = {DIRECTORY})")
 
 
-def relist(catalog: Catalog, records: Iterable[LabelRecord]) -> None:
-    """List what was found again after a loss of power and had a label, as that was written down."""
+def relist(catalog: Catalog, records: Iterable[LabelRecord]) -> list[CID]:
+    """List what was found again after a loss of power and had a label, as that was written down; its roots."""
     kept = {key for (key,) in catalog.all("SELECT key FROM kept UNION SELECT key FROM going")}
-    lost = [record for record in records if bytes(record.cid.to_v1()) not in kept]
+    parts = set(catalog.all("SELECT root, key FROM parts"))
+    lost = [record for record in records if not _known(record, kept, parts)]
     if lost:
         restore(catalog, lost)
+    return [record.cid for record in lost]
+
+
+def _known(record: LabelRecord, kept: Set[bytes], parts: Set[tuple[bytes, bytes]]) -> bool:
+    key = bytes(record.cid.to_v1())
+    return key in kept if record.of is None else (bytes(record.of.to_v1()), key) in parts
 
 
 def bring_back(catalog: Catalog, reader: BlockReader, records: Iterable[LabelRecord], old: Path) -> None:
@@ -73,7 +90,7 @@ def outer_roots(catalog: Catalog, reader: BlockReader) -> Iterator[tuple[bytes, 
         "SELECT r.key, r.version, r.kind, r.size, r.added, "
         "(SELECT max(f.linked) FROM files f WHERE f.root = r.id) FROM roots r ORDER BY r.added"
     )
-    inside: set[bytes] = set()
+    inside: set[bytes] = {key for (key,) in catalog.all("SELECT key FROM parts")}
     for key, version, kind, _, _, _ in rows:
         if kind == DIRECTORY:
             inside.update(bytes(cid.to_v1()) for cid in read_tree(cid_of(key, version), reader.nodes).files)

@@ -18,7 +18,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from kachery_p2p.repo.limits import ROW_BATCH, SQL_KEYS
 from kachery_p2p.repo.maintenance import Maintenance
 from kachery_p2p.repo.named import Named
 from kachery_p2p.repo.placing import Placer, forget_file
-from kachery_p2p.repo.second_place import cid_of
+from kachery_p2p.repo.root_keys import cid_of
 from kachery_p2p.repo.seen import forget_seen
 from kachery_p2p.repo.serving import unchanged
 
@@ -116,10 +116,12 @@ class Removal:
                 now = root  # one that no list has
             if (now.how, now.labels) != (root.how, root.labels):
                 raise RepoBusy(f"ipfs://{root.cid} was stored or loaded again just now, so it is not removed.")
-            with self._partial_lock(root.cid) as partial:
+            with ExitStack() as locks:
+                files = self._unfinished(self._goes(now)[0]) if now.directory else []
+                partial = [locks.enter_context(self._partial_lock(cid)) for cid in (root.cid, *files)]
                 removed = self._remove(now, more)
-                freed = None if partial is None else self._unlink(partial)
-                return removed if freed is None else replace(removed, freed=removed.freed + freed)
+                freed = sum(self._unlink(path) or 0 for path in partial if path is not None)
+                return replace(removed, freed=removed.freed + freed)
 
     def forget(self, cid: CID) -> bool:
         """See Repo.remove."""
@@ -135,7 +137,7 @@ class Removal:
 
         A file that is not right, or not there any more, is no copy.
         """
-        if root.how == 0:
+        if root.how == 0 and not root.directory:
             return [(root.cid, root.here)]
         gone = {bytes(cid.to_v1()): cid for cid in self._goes(root)[0]}
         rows: dict[bytes, list[Row]] = {}
@@ -165,6 +167,8 @@ class Removal:
                     break
             else:
                 found += [(cid, size) for size in sizes[:1]]
+        if root.how == 0:
+            found += [(cid, size) for cid in gone.values() if (size := self._inventory.parts.unfinished(cid))]
         return found
 
     def sample(self, root: KeptRoot, blocks: int, proofs: int) -> tuple[list[CID], list[CID]]:
@@ -237,6 +241,8 @@ class Removal:
             freed += self._maintenance.sweep()[1]
             freed += self._drop_set_aside()
             self._inventory.records.tidy()
+            self._placer.access.leaving.look_again()
+            self._placer.access.leaving.tidy(self._maintenance.partial_roots())
         return freed
 
     def let_go(self) -> None:
@@ -245,7 +251,9 @@ class Removal:
 
     def finish(self) -> None:
         """End what a process that was killed had begun to remove."""
-        if self._catalog.read_only or self._catalog.one("SELECT 1 FROM going LIMIT 1") is None:
+        if self._catalog.read_only or (
+            self._catalog.one("SELECT 1 FROM going LIMIT 1") is None and not self._placer.access.leaving.needs_look()
+        ):
             return
         # Who stores just now is not waited for: it is done by whoever comes next.
         with suppress(RepoBusy), self._lock.removing(0):
@@ -256,6 +264,7 @@ class Removal:
     def _finish(self) -> None:
         going = [cid_of(key, 1) for (key,) in self._catalog.all("SELECT key FROM going")]
         if not going:
+            self._placer.access.leaving.look_again()
             return
         # Something that is listed, or inside a folder that is, may have been written down as going by a row that a loss
         # of power kept while it took others.
@@ -270,7 +279,7 @@ class Removal:
     def _remove(self, root: KeptRoot, more: bool) -> Removed:
         gone, shared = self._goes(root)
         going = [*gone, root.cid] if root.directory else gone
-        keys = [bytes(cid.to_v1()) for cid in self._inventory.members(root.cid).files] if root.directory else []
+        keys = [bytes(cid.to_v1()) for cid in self._inventory.files_of(root)] if root.directory else []
         nodes = self._nodes_of(going)
         packed = sum(place.length for place in self._reader.packs.files(going).values())
         try:
@@ -287,7 +296,7 @@ class Removal:
         self._loose.update(nodes)
         if not more:
             self._drop_nodes()
-        self._end(going)
+        self._end(going, more=more)
         self._owners.mark = self._mark()
         if root.directory:
             self._owners.counts -= Counter(keys)  # without those that are in no folder any more
@@ -298,7 +307,7 @@ class Removal:
         inside = self._counts()
         if not root.directory:
             return ([], 1) if root.key in inside else ([root.cid], 0)
-        keys = {bytes(cid.to_v1()): cid for cid in self._inventory.members(root.cid).files}
+        keys = {bytes(cid.to_v1()): cid for cid in self._inventory.files_of(root)}
         kept = {key for (key,) in self._catalog.all("SELECT key FROM kept") if key in keys}
         gone = [cid for key, cid in keys.items() if inside[key] <= 1 and key not in kept]
         return gone, len(keys) - len(gone)
@@ -306,21 +315,25 @@ class Removal:
     def _begin(self, roots: Sequence[CID], going: Sequence[CID] | None = None) -> bool:
         """Take roots off the list, and write down what goes with them; whether one was on it."""
         known = False
+        ending = roots if going is None else going
+        self._placer.access.leaving.forget(roots)
         with self._catalog.write(durable=True) as db:
             db.executemany(
                 "INSERT OR IGNORE INTO going (key) VALUES (?)",
-                [(bytes(cid.to_v1()),) for cid in (roots if going is None else going)],
+                [(bytes(cid.to_v1()),) for cid in ending],
             )
-            for cid in roots if going is None else going:
+            for cid in ending:
                 forget_seen(db, bytes(cid.to_v1()))  # first: no store is to find here what goes
             for cid in roots:
                 known = forget_kept(db, bytes(cid.to_v1())) or known
+                self._placer.access.leaving.going(db, bytes(cid.to_v1()), stays=cid not in ending)
         if known:
             with suppress(DiskFull):  # it speaks of what is not here any more
                 self._inventory.records.append([LabelRecord(cid, 0) for cid in roots])
         return known
 
-    def _end(self, going: Sequence[CID]) -> None:
+    def _end(self, going: Sequence[CID], *, more: bool = False) -> None:
+        self._placer.access.leaving.gone([bytes(cid.to_v1()) for cid in going], more=more)
         with self._catalog.write() as db:
             db.executemany("DELETE FROM going WHERE key = ?", [(bytes(cid.to_v1()),) for cid in going])
 
@@ -420,18 +433,28 @@ class Removal:
             self._loose = set()
 
     def _counts(self) -> Counter[bytes]:
-        """How many of the kept folders have each file."""
+        """How many of the kept folders, and of those of which a part is here, have each file."""
         mark = self._mark()
         if mark != self._owners.mark:
             counts: Counter[bytes] = Counter()
             for _, folder in self._inventory.folders():
                 counts.update(bytes(cid.to_v1()) for cid in self._inventory.members(folder).files)
+            counts.update(key for (key,) in self._catalog.all("SELECT key FROM parts"))
             self._owners = _Owners(mark, counts)
         return self._owners.counts
 
     def _mark(self) -> object:
         """Another one when the list of what is kept is another one."""
-        return tuple(self._catalog.one("SELECT count(*), max(rowid), max(added), sum(how) FROM kept"))
+        row = self._catalog.one(
+            "SELECT count(*), max(rowid), max(added), sum(how), (SELECT count(*) FROM parts), "
+            "(SELECT max(rowid) FROM parts) FROM kept"
+        )
+        return tuple(row)
+
+    def _unfinished(self, cids: Sequence[CID]) -> list[CID]:
+        """Those of some files of which there is a partial file."""
+        names = set(os.listdir(self._layout.partial))
+        return [cid for cid in cids if str(cid) in names] if names else []
 
     def _partial_lock(self, cid: CID) -> _PartialLock:
         with suppress(UnsupportedCID):

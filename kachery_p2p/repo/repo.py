@@ -10,21 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from kachery_p2p.dag.cid import CID
-from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.errors import DiskFull
 from kachery_p2p.oserrors import explained
-from kachery_p2p.repo.catalog import Catalog, checked_block
+from kachery_p2p.repo.access_repair import bring_back_access, check_access
+from kachery_p2p.repo.catalog import Catalog
 from kachery_p2p.repo.checking import Checker, Problem
 from kachery_p2p.repo.contents import Contents
 from kachery_p2p.repo.decoded import Decoded
-from kachery_p2p.repo.download import Download
 from kachery_p2p.repo.fileio import Progress
 from kachery_p2p.repo.filenodes import FileNodes
-from kachery_p2p.repo.folders import FolderStorer
 from kachery_p2p.repo.hosts import claim
 from kachery_p2p.repo.inventory import Inventory
-from kachery_p2p.repo.kept_rows import LINKED, STORED, Label, label_for
-from kachery_p2p.repo.layered import Layered
 from kachery_p2p.repo.layers import Layer, LayerIsOwn, Layers
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.limits import FOLDER_CACHE, ORPHAN_SECONDS
@@ -32,19 +28,14 @@ from kachery_p2p.repo.listing import ListedFile, Listing, RepoStats
 from kachery_p2p.repo.maintenance import Maintenance
 from kachery_p2p.repo.many import ManyFiles
 from kachery_p2p.repo.named import Named
-from kachery_p2p.repo.newfile import NewFile, clean_left_overs
+from kachery_p2p.repo.newfile import clean_left_overs
 from kachery_p2p.repo.openfiles import OpenFiles
 from kachery_p2p.repo.placing import Placer
 from kachery_p2p.repo.remaking import catalog_to_read, remake_catalog
 from kachery_p2p.repo.removal import Removal
-from kachery_p2p.repo.scanning import FolderOptions
 from kachery_p2p.repo.serving import BlockReader
-from kachery_p2p.repo.small import SmallFile, SmallFiles, Stored
-from kachery_p2p.repo.storing import Storer
-from kachery_p2p.repo.tree import StoredTree
+from kachery_p2p.repo.stores import Stores
 from kachery_p2p.repo.usage import UsageReader
-from kachery_p2p.sqlite_errors import only_read
-from kachery_p2p.wire import Buffer
 
 if TYPE_CHECKING:
     from kachery_p2p.dag.paths import FolderKey, FolderNode
@@ -52,7 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("kachery_p2p.repo")
 
 
-class Repo(Layered):
+class Repo(Stores):
     """A data directory: stored, linked and half-loaded files, and the blocks they are made of.
 
     Make one with `Repo.open`; it is a context manager. All methods may be called from any thread, by many processes
@@ -66,6 +57,7 @@ class Repo(Layered):
         removal: takes it away again.
         usage: what takes the room of the disk.
         maintenance: looks after what is here.
+        access: for whom what is here is.
     """
 
     _open: ClassVar[weakref.WeakSet[Repo]] = weakref.WeakSet()
@@ -84,9 +76,7 @@ class Repo(Layered):
         super().__init__(own, self.layers_beneath(layout.directory, layers))
         #: The nodes of folders that were looked into lately; shared by all that read here in this process.
         self.folder_nodes: Decoded[FolderKey, FolderNode] = Decoded(FOLDER_CACHE)
-        self._storer = Storer(self._placer)
-        self._small = SmallFiles(self._placer)
-        self._folders = FolderStorer(self._placer, self._storer)
+        self.access = self._placer.access
         self.maintenance = Maintenance(self._placer, self._checker)
         self._listing = Listing(catalog, self._reader)
         self.names = Named(layout)
@@ -120,11 +110,14 @@ class Repo(Layered):
         try:
             repo._placer.lock.look()
             repo.inventory.records.fit()
+            repo.access.records.fit()
             if repo._catalog.needs_taking_over:
                 if repo._catalog.needs_records:
                     repo.maintenance.second_place.take_over()
                 repo.inventory.take_over()
                 repo._catalog.taken_over()
+            if not repo._catalog.keeps_older_out:
+                repo.access.keep_older_out()
             try:
                 repo._placer.packer.take_in()
                 repo.removal.finish()
@@ -180,145 +173,6 @@ class Repo(Layered):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    # --- storing -----------------------------------------------------------------------------------------------------
-
-    def store_file(
-        self,
-        path: Path | str,
-        *,
-        profile: str | Profile | None = None,
-        progress: Progress | None = None,
-        label: str | None = None,
-        rehash: bool = False,
-    ) -> Stored:
-        """Copy a file into the repo.
-
-        `progress(done, total)` gets bytes. Nothing is written when the same bytes are stored already; nor is it read
-        again where it has not changed since, unless `rehash` asks for it (seen.py). A store that fails leaves nothing
-        behind. It is listed under `label`, or else under its name.
-
-        Raises:
-            FileMissing, IsADirectory, NotAFile, NoPermission: it is not a file that can be read.
-            FileChanged, DiskFull, InvalidProfile: it changed meanwhile; no room for the copy; no such profile.
-        """
-        self._layout.refuse_own_database(path)
-        called = label_for(label, path)
-        return self._kept(STORED, called, lambda: self._storer.store_file(Path(path), profile, progress, rehash=rehash))
-
-    def link_file(
-        self,
-        path: Path | str,
-        *,
-        profile: str | Profile | None = None,
-        progress: Progress | None = None,
-        label: str | None = None,
-        rehash: bool = False,
-    ) -> Stored:
-        """Serve a file from where it lies, without a copy. Raises as `store_file`.
-
-        It must then stay as it is; when it does not, that is noticed, and wrong bytes are never given out.
-        """
-        self._layout.refuse_own_database(path)
-        called = label_for(label, path)
-        return self._kept(
-            LINKED, called, lambda: self._storer.link_file(Path(path), profile, progress, rehash=rehash), durable=True
-        )
-
-    def store_bytes(self, data: Buffer, *, profile: str | Profile | None = None, label: str | None = None) -> Stored:
-        """Store bytes as a file.
-
-        Raises:
-            DiskFull, InvalidProfile: no room for them; no such profile.
-        """
-        return self._kept(STORED, label_for(label), lambda: self._storer.store_bytes(data, profile))
-
-    def store_value(self, data: Buffer, *, profile: str | Profile | None = None, label: str | None = None) -> Stored:
-        """Store bytes of which nobody needs the path now: some KiB go into a pack, with others that come meanwhile.
-
-        `find_file` brings them to the path of the answer when it is asked for it. They are on the disk at once.
-        """
-        return self._kept(
-            STORED, label_for(label), lambda: self._storer.store_bytes(data, profile, packed=True, how=STORED)
-        )
-
-    def store_new(
-        self,
-        new: NewFile,
-        *,
-        profile: str | Profile | None = None,
-        progress: Progress | None = None,
-        label: str | None = None,
-    ) -> Stored:
-        """Store what was written to a `NewFile` in `tmp/`, by renaming it: content that is too large for memory.
-
-        It may not be written to any more.
-        """
-        return self._kept(STORED, label_for(label), lambda: self._storer.store_new(new, profile, progress))
-
-    def store_directory(
-        self,
-        path: Path | str,
-        *,
-        profile: str | Profile | None = None,
-        progress: Progress | None = None,
-        link: bool = False,
-        options: FolderOptions | None = None,
-        admit: Callable[[int], None] | None = None,
-        label: str | None = None,
-    ) -> Stored:
-        """Store a folder: each file in it is copied, or linked, as a root of its own.
-
-        The path of the answer is that of the folder given. After an error the files that were stored until then stay.
-        `link` is short for `options` with that alone. `admit` is called with the bytes of all files before any is read;
-        what it raises ends the store.
-
-        Raises:
-            NotADirectory, NotAFile, InvalidName: something in it cannot be stored (scanning.py).
-        """
-        chosen = options or FolderOptions(link=link)
-        how, called = LINKED if chosen.link else STORED, label_for(label, path)
-        return self._kept(
-            how, called, lambda: self._folders.store(Path(path), profile, chosen, progress, admit), durable=True
-        )
-
-    def _kept(self, how: int, label: Label | None, store: Callable[[], Stored], *, durable: bool = False) -> Stored:
-        """Store something that is listed from then on. Nothing that it relies on is removed meanwhile."""
-        self._check_writable()
-        with self._placer.lock.adding():
-            stored = store()
-            self.inventory.keep(stored.cid, how, label, durable=durable)
-            return stored
-
-    def hash_file(self, path: Path | str, *, profile: str | Profile | None = None) -> CID:
-        """The CID that a file would have, without storing it; not read where it has not changed. Raises as that."""
-        return self._storer.hash_file(Path(path), profile)
-
-    def keep_directory(self, root: CID, tree: StoredTree | None = None) -> None:
-        """Make a directory that was loaded, all of whose nodes are here, a root like one that was stored.
-
-        It is listed, announced, and survives the loss of the catalog. Where it was just read, `tree` is what it holds.
-
-        Raises:
-            RemovedMeanwhile: a node or a file of it is missing.
-            DiskFull: there is no room for it.
-        """
-        with self._placer.lock.adding():
-            self._folders.keep_loaded(root, tree)
-            self.inventory.keep_folder(root)
-
-    def add_small_files(self, files: Sequence[tuple[CID, Buffer]]) -> None:
-        """Keep loaded files that are one block each, many in one transaction; give the file's bytes, not the block's.
-
-        Those of some KiB go into a pack.
-
-        Raises:
-            HashMismatch: bytes are not those of their CID. Then nothing is written.
-        """
-        self._check_writable()
-        checked = [SmallFile.checked(cid, data) for cid, data in files]
-        with self._placer.lock.adding():
-            self._small.add(checked, packed=True)
-
     # --- finding -----------------------------------------------------------------------------------------------------
 
     def path_for(self, cid: CID) -> Path:
@@ -361,29 +215,6 @@ class Repo(Layered):
         """What is here, in numbers."""
         return self._listing.stats()
 
-    # --- blocks ------------------------------------------------------------------------------------------------------
-
-    def put_blocks(self, blocks: Iterable[tuple[CID, Buffer]]) -> None:
-        """Keep inner nodes, directory nodes and symbolic links, in one transaction.
-
-        Raises:
-            HashMismatch: bytes are not those of their CID. Then none is kept.
-        """
-        self._check_writable()
-        self._catalog.put_blocks([checked_block(cid, data) for cid, data in blocks])
-
-    # --- loading -----------------------------------------------------------------------------------------------------
-
-    def download(self, cid: CID, *, timeout: float = 0.0) -> Download:
-        """Begin, or go on with, loading a file. Locks its partial file.
-
-        Raises:
-            RepoBusy: somebody else still has that lock after `timeout` seconds.
-            UnsupportedCID: the CID is too long for a file name.
-        """
-        self._check_writable()
-        return Download(self._placer, self._checker, cid, timeout, self.layers)
-
     # --- looking after it --------------------------------------------------------------------------------------------
 
     def verify(self, cids: Iterable[CID] | None = None, *, progress: Progress | None = None) -> list[Problem]:
@@ -402,6 +233,7 @@ class Repo(Layered):
             yield problem
         if cids is None:
             yield from self.inventory.check(named)
+            yield from check_access(self.access, self._catalog, self._reader)
 
     def quarantine(self, cid: CID) -> Path | None:
         """Move our own copy of a root to `damaged/`, so that it can be loaded again.
@@ -461,7 +293,7 @@ class Repo(Layered):
             with cls(layout, catalog) as repo:
                 problems = repo.maintenance.second_place.bring_back(old, progress)
                 repo.inventory.bring_back(old)
-                return problems
+                return [*problems, *bring_back_access(repo.access, catalog, repo._reader, old)]
 
         return remake_catalog(Path(directory), fill)
 
@@ -469,10 +301,6 @@ class Repo(Layered):
         self.file_nodes.clear()
         self.own.file_nodes.clear()
         self.folder_nodes.clear()
-
-    def _check_writable(self) -> None:
-        if self.read_only:
-            raise only_read(self.directory)
 
     def _after_fork(self) -> None:
         # A lock of the old ones may be held by a thread that the child does not have.

@@ -29,6 +29,7 @@ class FolderOptions:
         exclude: patterns of what is left out, as in `.gitignore`.
         preserve: keep permissions and times of modification.
         rehash: hash files, too, that have not changed.
+        heed_ignored: leave out what files `.kacheryignore` in it name.
     """
 
     link: bool = False
@@ -36,6 +37,7 @@ class FolderOptions:
     exclude: tuple[str, ...] = ()
     preserve: bool = False
     rehash: bool = False
+    heed_ignored: bool = True
 
 
 class FoundFile(NamedTuple):
@@ -79,6 +81,7 @@ class Scan:
         self._own = (own.st_dev, own.st_ino)
         self._follow = options.follow
         self._exclude = options.exclude
+        self._heed_ignored = options.heed_ignored
         self._entries = 0
         #: Bytes of all files.
         self.total = 0
@@ -116,7 +119,9 @@ class Scan:
                 f"There is more in the folder than the {MAX_TREE_ENTRIES:,} entries that a directory may have in all. "
                 "Store the folders in it one by one."
             )
-        if any(entry.name == IGNORE_NAME and entry.is_file(follow_symlinks=False) for entry in entries):
+        if self._heed_ignored and any(
+            entry.name == IGNORE_NAME and entry.is_file(follow_symlinks=False) for entry in entries
+        ):
             ignoring = ignoring.below(folder.path, relative)
         for entry in entries:
             name = entry.name

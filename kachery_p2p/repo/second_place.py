@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from kachery_p2p.dag.cid import CID, DAG_PB, RAW, read_cid, verify_block
+from kachery_p2p.dag.cid import CID, DAG_PB, RAW, verify_block
 from kachery_p2p.dag.nodes import node_kind
 from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.dag.unixfs import DataType
@@ -23,6 +23,7 @@ from kachery_p2p.repo.leaves import MissingNode, walk_leaves
 from kachery_p2p.repo.limits import SQL_KEYS
 from kachery_p2p.repo.placing import Placer, add_root, profile_from_text
 from kachery_p2p.repo.records import LinkRecord
+from kachery_p2p.repo.root_keys import cid_of
 from kachery_p2p.repo.tree import read_tree
 
 REPAIR = "kachery-cloud repair"
@@ -313,6 +314,13 @@ class _Old:
             cid = _cid_or_none(key, 1)
             if cid is not None and isinstance(label, str) and isinstance(added, float):
                 yield LabelRecord(cid, 0, label, bool(given), added)
+        for root, root_version, key, version, added in self._rows(
+            "SELECT p.root, p.root_version, p.key, p.version, k.added FROM parts p JOIN kept k ON k.key = p.root "
+            "ORDER BY p.rowid"
+        ):
+            of, cid = _cid_or_none(root, root_version), _cid_or_none(key, version)
+            if of is not None and cid is not None and isinstance(added, float):
+                yield LabelRecord(cid, 0, added=added, of=of)
 
     def links(self) -> Iterator[LinkRecord]:
         for key, version, profile, path in self._rows(
@@ -354,12 +362,6 @@ def refuse_newer(path: Path) -> bool:
             ).fetchone() == ("ok",)
     except sqlite3.Error:
         return False
-
-
-def cid_of(key: bytes, version: int) -> CID:
-    """The CID of a root's key, in the version it was asked by."""
-    cid, _ = read_cid(key, 0)
-    return CID(0, DAG_PB, cid.multihash) if version == 0 else cid
 
 
 def cid_of_file(path_for, path: Path) -> CID | None:

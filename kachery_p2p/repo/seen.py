@@ -36,7 +36,7 @@ from kachery_p2p.repo.fileio import CLOEXEC, Stamp, signed
 from kachery_p2p.repo.hosts import network_file_system
 from kachery_p2p.repo.limits import COARSE_CLOCK_NS, COARSE_RACY_NS, NETWORK_RACY_NS, RACY_NS, SEEN_FILES
 from kachery_p2p.repo.placing import Placer, profile_text
-from kachery_p2p.repo.second_place import cid_of
+from kachery_p2p.repo.root_keys import cid_of
 from kachery_p2p.repo.serving import unchanged
 
 _STAMP = "s.name, s.size, s.mtime_ns, s.ctime_ns, s.inode, s.version, s.key, s.dag_size"

@@ -145,7 +145,7 @@ class SmallFiles:
         for file in files:
             place = places.get(bytes(file.cid.to_v1()))
             if place is None or self._packs.read(file.cid.multihash, place) is None:
-                fresh.append(PackedFile(file.cid, file.data, file.wrap, how))
+                fresh.append(PackedFile(file.cid, file.data, file.wrap, how, self._placer.claim))
         if fresh:
             self._placer.packer.keep(fresh)
 

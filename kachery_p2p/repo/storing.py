@@ -21,7 +21,7 @@ from kachery_p2p.dag.profiles import profile as named_profile
 from kachery_p2p.dag.unixfs import NO_ATTRIBUTES
 from kachery_p2p.errors import DiskFull, NotAFile
 from kachery_p2p.oserrors import explained
-from kachery_p2p.repo.catalog import OK, insert_blocks
+from kachery_p2p.repo.catalog import OK
 from kachery_p2p.repo.fileio import (
     Buffer,
     Progress,
@@ -243,7 +243,7 @@ class Storer:
             ]
         )
         with self._catalog.write(durable=True) as db:
-            insert_blocks(db, nodes)
+            self._placer.insert_blocks(db, nodes)
             for path, built, stamp, _ in links:
                 own = path == self._layout.path_for(built.cid)
                 self._placer.add_rows(

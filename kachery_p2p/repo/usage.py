@@ -86,6 +86,8 @@ class UsageReader:
                     if key in folders:
                         members = self._inventory.members(folders[key]).files
                         found.update((bytes(cid.to_v1()), what) for cid in members)
+            if what == "loaded":
+                found.update((key, what) for (key,) in self._catalog.all("SELECT key FROM parts"))
         return found
 
     def _records(self) -> Iterator[Path]:

@@ -1,6 +1,7 @@
 """Asks all sources side by side who has a block, and streams what they say into the loads that wait for it.
 
-A *find* is one multihash being looked for. Its parts are *asks*: one source, asked once. The find runs in the router's
+A *find* is one thing being looked for: a multihash, or the keys under which members of a group announced one. Its parts
+are *asks*: one source, asked once for each key. The find runs in the router's
 own nursery and writes what it hears into a list that only grows; each caller reads that list from its beginning at its
 own pace. So any number of loads share one find, one that comes late misses nothing, a caller that is slow holds up
 nobody, and no cancel scope is ever left open across a `yield`. When the last caller has left, the find is cancelled.
@@ -78,9 +79,9 @@ class _SourceState:
 
 @dataclass(eq=False)
 class _Find:
-    """One multihash being looked for, for all callers that wait for it."""
+    """One thing being looked for, for all callers that wait for it."""
 
-    multihash: bytes
+    keys: tuple[bytes, ...]
     label: str
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     sightings: list[Sighting] = field(default_factory=list)
@@ -117,7 +118,7 @@ class Router:
         self._local = local
         self._wall = wall
         self._sources: dict[str, _SourceState] = {}
-        self._finds: dict[bytes, _Find] = {}
+        self._finds: dict[tuple[bytes, ...], _Find] = {}
         self._answers: OrderedDict[tuple[str, bytes], _Answer] = OrderedDict()
         self._recent: deque[dict[str, Any]] = deque(maxlen=limits.MAX_RECENT_FINDS)
         self._nursery: trio.Nursery | None = None
@@ -138,7 +139,9 @@ class Router:
 
     # --- finding ----------------------------------------------------------------------------------------------------
 
-    async def find_providers(self, multihash: bytes, *, label: str = "") -> AsyncGenerator[Provider, None]:
+    async def find_providers(
+        self, multihash: bytes, *, also: Sequence[bytes] = (), label: str = ""
+    ) -> AsyncGenerator[Provider, None]:
         """Providers of a block, as the sources name them; ends when no source has more to say.
 
         Each peer is given once, and again only with addresses that were not given yet. Close the generator
@@ -146,13 +149,14 @@ class Router:
 
         Args:
             multihash: of the block.
+            also: other keys under which the same may have been announced.
             label: what the status calls it: the CID as the user wrote it.
 
         Raises:
             RoutingError: the router does not run.
         """
         given: dict[str, set[str]] = {}
-        async with contextlib.aclosing(self.search(multihash, label=label)) as sightings:
+        async with contextlib.aclosing(self.search(multihash, also=also, label=label)) as sightings:
             async for sighting in sightings:
                 provider = sighting.provider
                 known = given.get(provider.peer)
@@ -167,20 +171,24 @@ class Router:
                 known.update(new)
                 yield provider if new == provider.addrs else Provider(provider.peer, new, provider.source)
 
-    async def search(self, multihash: bytes, *, label: str = "", fresh: bool = False) -> AsyncGenerator[Sighting, None]:
+    async def search(
+        self, multihash: bytes, *, also: Sequence[bytes] = (), label: str = "", fresh: bool = False
+    ) -> AsyncGenerator[Sighting, None]:
         """The same, but everything that every source says: a peer that two sources name comes twice.
 
         Args:
             multihash: of the block.
+            also: other keys under which the same may have been announced.
             label: what the status calls it.
             fresh: ask again even where a source said something a moment ago, or is being asked by others.
 
         Raises:
             RoutingError: the router does not run.
         """
-        find = None if fresh else self._finds.get(multihash)
+        keys = (multihash, *also)
+        find = None if fresh else self._finds.get(keys)
         if find is None:
-            find = self._start(multihash, label, fresh)
+            find = self._start(keys, label, fresh)
         find.callers += 1
         try:
             position = 0
@@ -197,31 +205,33 @@ class Router:
                 self._forget(find)
                 find.scope.cancel()
 
-    def _start(self, multihash: bytes, label: str, fresh: bool) -> _Find:
+    def _start(self, keys: tuple[bytes, ...], label: str, fresh: bool) -> _Find:
         if self._nursery is None:
             raise RoutingError("Nobody can be asked for providers: the router is not running.")
-        find = _Find(multihash, label or text.raw_cid(multihash))
-        self._finds[multihash] = find
-        states = []
+        find = _Find(keys, label or text.raw_cid(keys[0]))
+        self._finds[keys] = find
+        asks: list[tuple[_SourceState, bytes]] = []
         for name, state in self._sources.items():
-            answer = None if fresh else self._remembered(name, multihash)
-            if answer is None:
-                states.append(state)
-            else:
-                find.sightings.extend(answer.sightings)
-        self._nursery.start_soon(self._run_find, find, states)
+            # Those that answer from memory know nothing of keys.
+            for key in keys[:1] if name in LOCAL_SOURCES else keys:
+                answer = None if fresh else self._remembered(name, key)
+                if answer is None:
+                    asks.append((state, key))
+                else:
+                    find.sightings.extend(answer.sightings)
+        self._nursery.start_soon(self._run_find, find, asks)
         return find
 
     def _forget(self, find: _Find) -> None:
-        if self._finds.get(find.multihash) is find:
-            del self._finds[find.multihash]
+        if self._finds.get(find.keys) is find:
+            del self._finds[find.keys]
 
-    async def _run_find(self, find: _Find, states: list[_SourceState]) -> None:
+    async def _run_find(self, find: _Find, asks: list[tuple[_SourceState, bytes]]) -> None:
         try:
             with find.scope:
                 async with trio.open_nursery() as nursery:
-                    for state in states:
-                        nursery.start_soon(self._ask, find, state)
+                    for state, key in asks:
+                        nursery.start_soon(self._ask, find, state, key)
         finally:
             self._forget(find)
             find.done = True
@@ -229,8 +239,8 @@ class Router:
 
     # --- one source -------------------------------------------------------------------------------------------------
 
-    async def _ask(self, find: _Find, state: _SourceState) -> None:
-        """Ask one source and write down what it says. Nothing it does gets out of here but cancellation."""
+    async def _ask(self, find: _Find, state: _SourceState, key: bytes) -> None:
+        """Ask one source for one key, and write down what it says. Nothing gets out of here but cancellation."""
         name = state.source.name
         if state.waiting >= limits.MAX_WAITING_PER_SOURCE:
             self._failed(state, "Too many finds wait for it; it was left out of some.")
@@ -248,7 +258,7 @@ class Router:
                     state.running += 1
                     try:
                         begun = trio.current_time()
-                        await self._listen(find, state, begun, said)
+                        await self._listen(find, state, key, begun, said)
                     finally:
                         state.running -= 1
         except KacheryError as error:
@@ -267,12 +277,12 @@ class Router:
             return
         state.answered += 1
         state.last_seconds = trio.current_time() - begun
-        self._remember(name, find.multihash, said)
+        self._remember(name, key, said)
 
-    async def _listen(self, find: _Find, state: _SourceState, begun: float, said: list[Sighting]) -> None:
+    async def _listen(self, find: _Find, state: _SourceState, key: bytes, begun: float, said: list[Sighting]) -> None:
         named: dict[str, set[str]] = {}
         heard = 0
-        async with contextlib.aclosing(state.source.find_providers(find.multihash)) as providers:
+        async with contextlib.aclosing(state.source.find_providers(key)) as providers:
             async for provider in providers:
                 await trio.lowlevel.checkpoint()  # a source that never waits would stop everything else
                 heard += 1

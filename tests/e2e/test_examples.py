@@ -31,7 +31,7 @@ NEEDED = {"open.md": ("fsspec", "h5py", "pandas", "PIL", "xarray", "zarr")}
 #: The order in which the examples of the commands are tried: first what others of them need. A command that is not
 #: named comes between.
 FIRST = ("pins service add", "store", "link", "load", "pins add", "pins wait", "pins")
-LAST = ("init", "pins remove", "repair", "rm", "move", "node", "keygen-swarm")
+LAST = ("group remove", "group leave", "init", "pins remove", "repair", "rm", "move", "node", "keygen-swarm")
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +65,21 @@ def other(
     return station.addr, file, folder, name
 
 
+@pytest.fixture(scope="module")
+def colleague(module_workstation: Callable[..., Workstation]) -> Workstation:
+    """A workstation with a group of its own."""
+    station = module_workstation().start()
+    station.run("kachery-cloud", "group", "create", "reef")
+    return station
+
+
 @pytest.fixture
 def scene(
     workstation: Callable[..., Workstation],
     other: tuple[str, str, str, str],
     service: str,
     free_port: Callable[[], int],
+    request: pytest.FixtureRequest,
 ) -> Scene:
     """A workstation with a reader's files, which knows the other one."""
     address, file, folder, name = other
@@ -81,7 +90,12 @@ def scene(
         "HOME": str(here.folder),
         "PYTHONUNBUFFERED": "1",
     }
-    made = Scene(here, address, file, folder, name, service, free_port())
+
+    def invite() -> str:
+        colleague: Workstation = request.getfixturevalue("colleague")
+        return colleague.run("kachery-cloud", "group", "invite", "reef").stdout.strip()
+
+    made = Scene(here, address, file, folder, name, service, free_port(), invite)
     made.make_files(TOKEN)
     return made
 
@@ -102,6 +116,15 @@ def run(scene: Scene, *line: str) -> str:
     )
     assert done.returncode == 0, f"{line[-1]}\n\nended with {done.returncode}:\n{done.stdout}"
     return done.stdout
+
+
+def with_group(scene: Scene, colleague: Workstation) -> None:
+    """Let the reader have a group in which the colleague's workstation is called a laptop."""
+    here = scene.here.start()
+    here.run("kachery-cloud", "group", "create", "hippocampus", "--as", "workstation 1")
+    invitation = here.run("kachery-cloud", "group", "invite", "hippocampus").stdout.strip()
+    colleague.run("kachery-cloud", "group", "join", invitation, "--as", "laptop")
+    here.stop()
 
 
 # --- pages ---------------------------------------------------------------------------------------------------------
@@ -157,8 +180,9 @@ def _rank(example: tuple[str, list[str]]) -> int:
 
 
 @pytest.mark.slow
-def test_examples_of_the_commands(scene: Scene) -> None:
+def test_examples_of_the_commands(scene: Scene, colleague: Workstation) -> None:
     """What `--help` shows as examples runs as it stands, for every command that has some."""
+    with_group(scene, colleague)
     found = sorted(examples.help_examples(cli, ""), key=_rank)
     assert {"store", "load", "node", "pins add", "status"} <= {name.removeprefix("cli ") for name, _ in found}
     run(scene, "bash", "-c", scene.bash("\n".join(line for _, lines in found for line in lines)))
@@ -191,10 +215,16 @@ BEFORE = {
     "get": "import os; os.mkdir('copies'); uri = kcl.store_text('example text', label='a.txt')",
     "repair": "kcl.store_dir('experiment', local=True)",
     "share": "uri = kcl.store_text('example text', label='session.nwb')",
+    "access": "uri = kcl.store_text('example text')",
+    "set_visibility": "uri = kcl.store_text('for my own machines')",
     "status": "kcl.status(start=True)",
 }
 #: What is put in place of what an example shows, where this network has something else.
 INSTEAD = {
+    "create_group": ("'q4xw...'", "'...'"),
+    "invite": ("'kachery-group:...'", "'kachery...'"),
+    "join_group": ("'hippocampus'", "'reef'"),
+    "set_member_role": ("q4xw...", "..."),
     "export_car": ("/session.car", "/first.car"),
     "import_car": ("'ipfs://bafybeih...", "'ipfs:..."),
     "publish": ("'ipns://k51qzi5uqu5d...", "'ipns:..."),
@@ -205,11 +235,23 @@ INSTEAD = {
     "share": ("=ip4:192.168.1.20:tcp:4001@bafybeih...", "=ip4:127.0.0.1:tcp:...@bafkrei..."),
     "status": ("/ip4/192.168.1.20/tcp/40121/p2p/", "/ip4/127.0.0.1/tcp/..."),
     "store_file": ("'ipfs://bafybeih...", "'ipfs:..."),
+    "set_visibility": ("'ipfs://bafybeih...", "'ipfs:..."),
     "whereis": ("('mdns', '12D3KooW...')", "('...', '12D3KooW...')..."),
 }
 #: These have a data directory of their own: one is for when no node runs, the others need a pinning service.
 ALONE = ("repair",)
 PINNING = ("pin", "pins")
+#: In this order: one needs what the other has made.
+GROUPS = (
+    "create_group",
+    "groups",
+    "group_members",
+    "invite",
+    "join_group",
+    "leave_group",
+    "set_member_role",
+    "remove_member",
+)
 
 _DOCTEST = """
 import doctest, sys
@@ -245,11 +287,13 @@ def _doc(value: object) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
-    [PINNING, ALONE, tuple(sorted({*_with_examples()} - {*PINNING, *ALONE}))],
-    ids=["pinning", "repair", "functions"],
+    [PINNING, ALONE, GROUPS, tuple(sorted({*_with_examples()} - {*PINNING, *ALONE, *GROUPS}))],
+    ids=["pinning", "repair", "groups", "functions"],
 )
-def test_examples_of_functions(scene: Scene, names: tuple[str, ...]) -> None:
+def test_examples_of_functions(scene: Scene, names: tuple[str, ...], request: pytest.FixtureRequest) -> None:
     """The examples in the docstrings of public functions give what they say."""
+    if names == GROUPS:
+        with_group(scene, request.getfixturevalue("colleague"))
     if names == PINNING:
         scene.here.env |= {"KACHERY_CLOUD_PIN_SERVICES": f"filebase={scene.service}", "KACHERY_CLOUD_PIN_TOKEN": TOKEN}
     docstrings: list[tuple[str, str, str]] = []

@@ -200,3 +200,60 @@ def test_verify_is_content_after_repair_or_removal(workstation: StartWorkstation
     second.run("kachery-cloud", "rm", "--force", uri)
     assert second.run("kachery-cloud", "verify").returncode == 0
     assert entries(second) == []
+
+
+def test_many_chunks_of_one_folder(workstation: StartWorkstation, tmp_path: Path) -> None:
+    """Fifty files read by their paths, in every way there is, are one row: the folder, in part. One that is loaded by
+    itself is a row. The whole folder makes that row whole; removing it takes all of it."""
+    folder = tmp_path / "array.zarr"
+    (folder / "c").mkdir(parents=True)
+    for number in range(50):
+        write_random(folder / "c" / str(number), 20_000 if number % 2 else 600_000, seed=number)
+    (folder / "zarr.json").write_text('{"shape": [50]}', encoding="utf-8")
+    first = workstation().start()
+    second = workstation(env={"KACHERY_CLOUD_PEERS": first.addr}).start()
+    uri = first.call("say(kcl.store_dir(args[0]))", folder)
+    named = f"{uri}?label=array.zarr"
+    code = """
+import fsspec
+kcl.load_json(args[0].replace("?", "/zarr.json?"))
+bare = args[0].split("?")[0]
+at = lambda number: args[0].replace("?", f"/c/{number}?")
+sizes = [len(kcl.load_bytes(at(number))) for number in range(10)]
+sizes += [len(kcl.load_bytes(at(number), 0, 15_000)) for number in range(10, 20)]
+for number in range(20, 30):
+    with kcl.open(at(number)) as file:
+        sizes.append(len(file.read()))
+files = fsspec.filesystem("ipfs")
+sizes += [len(data) for data in files.cat([f"{bare}/c/{number}" for number in range(30, 40)]).values()]
+for number in range(40, 50):
+    with files.open(f"{bare}/c/{number}") as file:
+        sizes.append(len(file.read(10_000)))
+say(sizes)
+"""
+    sizes = second.call(code, named)
+    (item,) = entries(second)
+    assert (item["uri"], item["kind"], item["directory"], item["complete"]) == (named, "partial", True, False)
+    assert 30 * 310_000 < item["here"] < item["size"]
+    assert sum(sizes) <= item["here"]
+    assert [each["label"] for each in entries(second)] == ["array.zarr"]
+    assert "MB of it" in second.run("kachery-cloud", "list", "--find", "array").stdout
+    assert second.run("kachery-cloud", "verify").returncode == 0
+    found = second.call("say([kcl.load_file_info(args[0])[key] for key in ('kept', 'here', 'complete')])", uri)
+    assert found == ["partial", item["here"], False]
+    refused = second.run("kachery-cloud", "rm", f"{uri}/c/1", check=False)
+    assert f"is in the folder {uri}" in refused.stderr
+    second.run("kachery-cloud-load", f"{uri}/c/49")
+    assert {(each["label"], each["kind"]) for each in entries(second)} == {("49", "loaded"), ("array.zarr", "partial")}
+    second.run("kachery-cloud", "rm", "--force", f"{uri}/c/49")
+    second.call("kcl.load_dir(args[0], args[1])", uri, tmp_path / "made")
+    (item,) = entries(second)
+    assert (item["label"], item["kind"], item["complete"]) == ("array.zarr", "loaded", True)
+    second.run("kachery-cloud", "rm", "--force", uri)
+    second.call("say(len(kcl.load_bytes(args[0])))", f"{uri}/c/3")
+    dry = second.run("kachery-cloud", "gc", "--keep", "0", "--dry-run").stdout
+    assert f"Would remove {uri}" in dry
+    second.run("kachery-cloud", "rm", uri, "--peer", first.addr, "--timeout", LOOK)
+    assert entries(second) == []
+    left = [path for name in ("ipfs", "partial") for path in (second.directory / name).rglob("*") if path.is_file()]
+    assert left == []

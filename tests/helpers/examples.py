@@ -8,7 +8,7 @@ What an example cannot know (a URI, an address, a file of the reader's) stands i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,7 @@ class Scene:
         name: an IPNS name that points to the folder.
         service: the URL of a pinning service.
         port: a free one, for a gateway.
+        invite: makes an invitation to a group of the other workstation.
     """
 
     here: Workstation
@@ -65,9 +66,11 @@ class Scene:
     name: str
     service: str
     port: int
+    invite: Callable[[], str] = str
 
     def real(self, text: str) -> str:
         """The text of an example with real names in it."""
+        text = re.sub(r"kachery-group:\.\.\.", lambda _: self.invite(), text)
         for pattern, value in (
             (r"ipfs://bafy\.\.\.nowhere", "ipfs://bafkrei" + 52 * "a"),
             (r"ipfs://bafy\w*\.\.\.(?=/)", self.folder),

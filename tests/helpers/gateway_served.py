@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import trio
 
+from kachery_p2p.access.gate import Gate
 from kachery_p2p.dag.car import CarReader
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.gateway.server.content import Fetch
@@ -65,6 +66,8 @@ async def gateway(
     fetch: Fetch | None = None,
     names: tuple[str, ...] = (),
     resolver: NameSource | None = None,
+    gate: Gate | None = None,
+    token: Callable[[], str | None] = lambda: None,
     **limits: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway that serves a repo, and a client whose addresses begin there.
@@ -75,7 +78,9 @@ async def gateway(
     Everything ends within PATIENCE.
     """
     bounds = GatewayLimits(**limits)
-    server = GatewayServer(repo, "127.0.0.1:0", fetch=fetch, names=names, resolver=resolver, bounds=bounds)
+    server = GatewayServer(
+        repo, "127.0.0.1:0", fetch=fetch, names=names, resolver=resolver, bounds=bounds, gate=gate, token=token
+    )
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)

@@ -24,7 +24,7 @@ FLOORS: list[set[str]] = [
         "kachery_p2p.gateway",
         "kachery_p2p.pinning",
     },
-    {"kachery_p2p.load"},
+    {"kachery_p2p.load", "kachery_p2p.membership"},
     {"kachery_p2p.node"},
     {"kachery_cloud"},
 ]

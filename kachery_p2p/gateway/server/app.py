@@ -6,17 +6,20 @@
     GET, HEAD  /, /health                  what this is
 
 What a CID leads to never changes, so its CID is the ETag and caches may keep it; what a name leads to they keep for as
-long as its record says. Everything here can be read by anyone who knows a CID and can reach the port: there are no
-secrets, no cookies and no writing. That is why any origin is let in (CORS), and why a Host that is a name of somebody's
-is not: see `paths.check_host`.
+long as its record says. What is for everyone can be read by anyone who knows a CID and can reach the port: there are no
+cookies and no writing. That is why any origin is let in (CORS), and why a Host that is a name of somebody's
+is not: see `paths.check_host`. What is for some alone is not here for those who ask without a word. With the token of
+the user (`token`) everything is read that the user may read; such answers are for no cache that others use.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import trio
 from starlette.datastructures import Headers
 
 from kachery_p2p.errors import KacheryError
@@ -28,7 +31,10 @@ from kachery_p2p.gateway.server.pages import PAGE_HEADERS, welcome_page
 from kachery_p2p.gateway.server.paths import NamePath, PathRefusal, check_host, parse_path
 from kachery_p2p.gateway.server.replies import METHODS, HttpReply, Send
 from kachery_p2p.gateway.server.request import Request, refusal_for
+from kachery_p2p.gateway.server.token import shows_token
 from kachery_p2p.http_server import Turns, framing_fault
+
+log = logging.getLogger("kachery_p2p.gateway")
 
 
 class GatewayApp:
@@ -38,6 +44,7 @@ class GatewayApp:
         names: host names by which it may be called, besides addresses and localhost.
         agent: what the page of the gateway says it is.
         resolver: resolves `/ipns/` names; None where none are.
+        token: reads the token of the user, in a thread; None where there is none, and nobody is the user.
     """
 
     def __init__(
@@ -47,9 +54,13 @@ class GatewayApp:
         names: Iterable[str] = (),
         agent: str = "kachery-cloud",
         resolver: NameSource | None = None,
+        token: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._content = content
-        self._resolver = GatewayNames(resolver, asks=content.fetches)
+        self._own = content.for_user()
+        self._token = token
+        self._resolver = resolver
+        self._resolves = trio.CapacityLimiter(limits.MAX_RESOLVES)
         self._names = frozenset(names)
         self._agent = agent
         self._limits = content.limits
@@ -58,7 +69,7 @@ class GatewayApp:
     @property
     def fetches(self) -> bool:
         """Whether what is not here is fetched from the network."""
-        return self._content.fetches
+        return self._own.fetches
 
     @property
     def crowded(self) -> bool:
@@ -91,30 +102,84 @@ class GatewayApp:
                 return _preflight(headers)
             if method not in ("GET", "HEAD"):
                 raise PathRefusal(405, f"This gateway only gives out data: {METHODS}.", {"allow": METHODS})
-            raw = scope["raw_path"].decode("ascii", "replace")
-            if raw == "/":
-                page = welcome_page(self._agent, fetches=self._content.fetches)
-                return HttpReply(200, {**PAGE_HEADERS, "cache-control": "no-cache"}, page)
-            if raw == "/health":
-                about = {"status": "ok", "agent": self._agent, "fetch": self._content.fetches}
-                body = json.dumps(about).encode()
-                return HttpReply(200, {"content-type": "application/json", "cache-control": "no-store"}, body)
-            if len(scope["query_string"]) > limits.MAX_QUERY_LENGTH:
-                raise PathRefusal(414, "The part of the address behind the question mark is too long.")
-            query = scope["query_string"].decode("ascii", "replace")
-            request = Request(parse_path(raw), query, headers, head=method == "HEAD")
-            try:
-                if isinstance(request.path, NamePath):
-                    if request.wanted.format == "ipns-record":
-                        return await self._resolver.record(request, request.path.name)
-                    await self._resolver.follow(request, request.path.name)
-                return await answer_for(self._content, request)
-            except KacheryError as error:
-                raise refusal_for(error, request) from error
+            if await self._is_user(headers):
+                return _for_one_alone(await self._found(scope, method, headers, self._own))
+            return await self._found(scope, method, headers, self._content)
         except PathRefusal as refusal:
-            if not refusal.message:
-                return HttpReply(refusal.status, {"cache-control": "no-store", **refusal.headers})
-            return HttpReply.text(refusal.status, refusal.message, refusal.headers)
+            return _refused(refusal)
+
+    async def _is_user(self, headers: Headers) -> bool:
+        """Whether a request is the user's.
+
+        Raises:
+            PathRefusal: 401 for a wrong token.
+        """
+        header = headers.get("authorization")
+        if header is None:
+            return False
+        try:
+            token = await self._content.in_thread(self._token)
+        except KacheryError as error:
+            log.warning("the token of the gateway cannot be read: %s", error)
+            token = None
+        shown = shows_token(header, token)
+        if shown is False:
+            raise PathRefusal(
+                401,
+                "This is not the token of this gateway. On its machine, kachery-cloud gateway-token prints it.",
+                {"www-authenticate": 'Bearer realm="kachery-cloud", error="invalid_token"', "vary": "Authorization"},
+            )
+        return bool(shown)
+
+    async def _found(self, scope: Mapping[str, Any], method: str, headers: Headers, content: Content) -> HttpReply:
+        """The answer to a GET or HEAD, of what may be seen in `content`."""
+        try:
+            return await self._content_at(scope, method, headers, content)
+        except PathRefusal as refusal:
+            return _refused(refusal)
+
+    async def _content_at(self, scope: Mapping[str, Any], method: str, headers: Headers, content: Content) -> HttpReply:
+        """The same.
+
+        Raises:
+            PathRefusal: there is none.
+        """
+        raw = scope["raw_path"].decode("ascii", "replace")
+        if raw == "/":
+            page = welcome_page(self._agent, fetches=self.fetches)
+            return HttpReply(200, {**PAGE_HEADERS, "cache-control": "no-cache"}, page)
+        if raw == "/health":
+            about = {"status": "ok", "agent": self._agent, "fetch": self.fetches}
+            body = json.dumps(about).encode()
+            return HttpReply(200, {"content-type": "application/json", "cache-control": "no-store"}, body)
+        if len(scope["query_string"]) > limits.MAX_QUERY_LENGTH:
+            raise PathRefusal(414, "The part of the address behind the question mark is too long.")
+        query = scope["query_string"].decode("ascii", "replace")
+        request = Request(parse_path(raw), query, headers, head=method == "HEAD")
+        try:
+            if isinstance(request.path, NamePath):
+                names = GatewayNames(self._resolver, self._resolves, asks=self.fetches)
+                if request.wanted.format == "ipns-record":
+                    return await names.record(request, request.path.name, content)
+                await names.follow(request, request.path.name, content)
+            return await answer_for(content, request)
+        except KacheryError as error:
+            raise refusal_for(error, request) from error
+
+
+def _refused(refusal: PathRefusal) -> HttpReply:
+    if not refusal.message:
+        return HttpReply(refusal.status, {"cache-control": "no-store", **refusal.headers})
+    return HttpReply.text(refusal.status, refusal.message, refusal.headers)
+
+
+def _for_one_alone(reply: HttpReply) -> HttpReply:
+    """An answer to the user: no cache may keep it that others use, nor give it to a request without the token."""
+    caching = reply.headers.get("cache-control", "")
+    kept = [each for each in (part.strip() for part in caching.split(",")) if each and each != "public"]
+    reply.headers["cache-control"] = ", ".join(["private", *kept])
+    reply.headers["vary"] = ", ".join(filter(None, (reply.headers.get("vary"), "Authorization")))
+    return reply
 
 
 def _preflight(headers: Headers) -> HttpReply:

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import trio
 
@@ -39,9 +39,7 @@ from kachery_p2p.errors import (
 )
 from kachery_p2p.gateway.server import ipld, limits
 from kachery_p2p.gateway.server.limits import GatewayLimits
-
-if TYPE_CHECKING:
-    from kachery_p2p.repo.contents import Contents
+from kachery_p2p.gateway.server.view import View
 
 T = TypeVar("T")
 
@@ -134,14 +132,15 @@ class Content:
     """Reads what is here.
 
     Args:
+        view: what is here, as whoever asks may see it.
         fetch: how to get what is not here; None where only what is here is served.
         bounds: what is given to one reader; `limits` afterwards.
     """
 
-    def __init__(self, repo: Contents, fetch: Fetch | None = None, bounds: GatewayLimits = limits.DEFAULTS) -> None:
+    def __init__(self, view: View, fetch: Fetch | None = None, bounds: GatewayLimits = limits.DEFAULTS) -> None:
         self.limits = bounds
-        self._repo = repo
-        self._fetch = fetch
+        self._view = view
+        self._own_fetch = fetch
         self._readers = trio.CapacityLimiter(limits.MAX_READERS)
         self._fetches = trio.CapacityLimiter(limits.MAX_FETCHES)
         self._listers = trio.CapacityLimiter(limits.MAX_LISTERS)
@@ -153,11 +152,30 @@ class Content:
         """Whether what is not here is fetched."""
         return self._fetch is not None
 
+    @property
+    def _fetch(self) -> Fetch | None:
+        return self._own_fetch if self._view.may_fetch else None
+
     def only_here(self) -> Content:
         """The same without the network."""
         here = copy.copy(self)
-        here._fetch = None
+        here._own_fetch = None
         return here
+
+    def for_user(self) -> Content:
+        """All of it, for the user of this machine."""
+        own = copy.copy(self)
+        own._view = self._view.of_user()
+        return own
+
+    @property
+    def guards(self) -> bool:
+        """Whether something that is here may be hidden from whoever asks."""
+        return self._view.guards
+
+    async def is_hidden(self, cid: CID) -> bool:
+        """Whether somebody may see a block, and whoever asks here may not."""
+        return await self.in_thread(lambda: self._view.hides(cid))
 
     # --- finding
 
@@ -171,7 +189,7 @@ class Content:
             NotALink: the path ends inside a block.
             MalformedDag, UnsupportedCID: a block on the way cannot be read.
         """
-        node = None if names else self._repo.file_nodes.get(root)
+        node = None if names else self._view.cached_node(root)
         if node is not None:
             return ResolvedPath(root, node.block, (root,), (), node)
         return await self._with_fetch(lambda: self._find(root, names), root, names)
@@ -282,7 +300,7 @@ class Content:
         Raises:
             BlockUnavailable: the repo does not have it.
         """
-        block = self._repo.get_block(cid.multihash)
+        block = self._view.get_block(cid)
         if block is None:
             raise BlockUnavailable(cid)
         return block
@@ -295,16 +313,16 @@ class Content:
         """
         if cid.codec != DAG_PB:
             return None
-        node = self._repo.file_nodes.get(cid)
+        node = self._view.file_node(cid)
         if node is None:
             block = self.block(cid)
             with contextlib.suppress(MalformedDag, UnsupportedCID, IsADirectory, NotAFile, BlockTooLarge):
-                node = self._repo.file_nodes.decode(cid, block)
+                node = self._view.decode(cid, block)
         return node
 
     def has(self, cid: CID) -> bool:
         """Whether the repo has a block, as far as its catalog knows."""
-        return self._repo.has_block(cid.multihash) is not None
+        return self._view.has_block(cid)
 
     async def in_thread(self, work: Callable[[], T], *, limiter: trio.CapacityLimiter | None = None) -> T:
         """Run something that reads the disk, besides the other readers of this gateway."""
@@ -380,7 +398,7 @@ class Content:
         # A file that is here as a whole is read as such. One that is not, or is not as it was, block by block.
         while start < end:
             after = min(end, start + limits.PIECE)
-            data = await self.in_thread(lambda start=start, after=after: self._repo.read_file(found.cid, start, after))
+            data = await self.in_thread(lambda start=start, after=after: self._view.read_file(found.cid, start, after))
             if data is None:
                 break
             start = after

@@ -15,6 +15,7 @@ import trio
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import ContentNotFound, InvalidCID, InvalidName, UnsupportedCID
 from kachery_p2p.gateway.server import limits
+from kachery_p2p.gateway.server.content import Content
 from kachery_p2p.gateway.server.paths import TYPES, PathRefusal
 from kachery_p2p.gateway.server.replies import HttpReply
 from kachery_p2p.gateway.server.request import Request
@@ -23,13 +24,16 @@ T = TypeVar("T")
 
 
 class Target(Protocol):
-    """Where a name points: `path` is `/ipfs/<cid>...`, for the next `ttl` seconds."""
+    """Where a name points: `path` is `/ipfs/<cid>...`, for the next `ttl` seconds. `names` are those on the way."""
 
     @property
     def path(self) -> str: ...
 
     @property
     def ttl(self) -> float: ...
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
 
 
 class NameRecord(Protocol):
@@ -43,11 +47,16 @@ class NameRecord(Protocol):
 
 
 class NameSource(Protocol):
-    """Resolves names, as `kachery_p2p.routing.ipns.service.Names` does. Without seconds to wait, nobody is asked."""
+    """Resolves names, as `kachery_p2p.routing.ipns.service.Names` does. Without seconds to wait, nobody is asked.
+
+    `owns` says whether a name is one of this machine.
+    """
 
     async def resolve(self, text: str, *, timeout: float) -> Target: ...
 
     async def record(self, text: str, *, timeout: float) -> NameRecord: ...
+
+    async def owns(self, text: str) -> bool: ...
 
 
 class GatewayNames:
@@ -55,16 +64,24 @@ class GatewayNames:
 
     Args:
         source: who knows them; None where none are resolved.
+        turns: how many are looked for at once.
         asks: whether others are asked for them; else those of this machine are known, and those that were seen lately.
     """
 
-    def __init__(self, source: NameSource | None, *, asks: bool) -> None:
+    def __init__(self, source: NameSource | None, turns: trio.CapacityLimiter, *, asks: bool) -> None:
         self._source = source
         self._asks = asks
-        self._turns = trio.CapacityLimiter(limits.MAX_RESOLVES)
+        self._turns = turns
 
-    async def follow(self, request: Request, name: str) -> None:
+    async def follow(self, request: Request, name: str, content: Content) -> None:
         """Find out where the name of a request points.
+
+        A name of this machine that points to something which whoever asks may not see is one that points nowhere yet.
+
+        Args:
+            request: that has the name in its path.
+            name: the name.
+            content: as whoever asks sees it.
 
         Raises:
             PathRefusal: it points to no content, or that cannot be found out.
@@ -78,15 +95,21 @@ class GatewayNames:
             raise _bad(request, f"{name} points to no content: {error}") from None
         if any(part in (".", "..") or "\0" in part for part in names):
             raise _bad(request, f"{name} points to {found.path[:200]!a}, a path that cannot be followed.")
+        if await content.is_hidden(root):
+            for each in found.names:
+                if await source.owns(each):
+                    raise self._unknown(request, name)
         request.leads_to(root, tuple(names), found.ttl)
 
-    async def record(self, request: Request, name: str) -> HttpReply:
-        """The record of a name, as it was signed.
+    async def record(self, request: Request, name: str, content: Content) -> HttpReply:
+        """The record of a name, as it was signed. Arguments as for `follow`.
 
         Raises:
             PathRefusal: there is none, or it cannot be found.
         """
         source = self._known(request)
+        if content.guards and await source.owns(name):
+            await self.follow(request, name, content)
         found = await self._ask(request, name, lambda seconds: source.record(name, timeout=seconds))
         etag = f'"{hashlib.sha256(found.raw).hexdigest()[:32]}.ipns-record"'
         how = f"public, max-age={int(found.ttl)}"
@@ -112,15 +135,18 @@ class GatewayNames:
             async with self._turns:
                 return await ask(seconds)
         except ContentNotFound as error:
-            if request.only_if_cached:
-                raise PathRefusal(412, "", request.headers_found) from error
-            if not self._asks:
-                message = f"Where {name} points is not known on this machine, and this gateway asks nobody."
-                raise PathRefusal(404, message, request.headers_found) from error
-            again = {"retry-after": str(limits.RETRY_AFTER), **request.headers_found}
-            raise PathRefusal(504, f"Nobody who was asked in time could say where {name} points.", again) from error
+            raise self._unknown(request, name) from error
         except InvalidName as error:
             raise _bad(request, str(error)) from error
+
+    def _unknown(self, request: Request, name: str) -> PathRefusal:
+        if request.only_if_cached:
+            return PathRefusal(412, "", request.headers_found)
+        if not self._asks:
+            message = f"Where {name} points is not known on this machine, and this gateway asks nobody."
+            return PathRefusal(404, message, request.headers_found)
+        again = {"retry-after": str(limits.RETRY_AFTER), **request.headers_found}
+        return PathRefusal(504, f"Nobody who was asked in time could say where {name} points.", again)
 
 
 def _bad(request: Request, message: str) -> PathRefusal:

@@ -24,8 +24,8 @@ METHODS = "GET, HEAD, OPTIONS"
 _ALWAYS = {
     "access-control-allow-origin": "*",
     "access-control-allow-methods": METHODS,
-    "access-control-allow-headers": "Accept, Cache-Control, Content-Type, If-None-Match, If-Range, Range, User-Agent, "
-    "X-Requested-With",
+    "access-control-allow-headers": "Accept, Authorization, Cache-Control, Content-Type, If-None-Match, If-Range, "
+    "Range, User-Agent, X-Requested-With",
     "access-control-expose-headers": "Accept-Ranges, Content-Disposition, Content-Length, Content-Location, "
     "Content-Range, ETag, Ipfs-Uri, Retry-After, X-Chunked-Output, X-Ipfs-Path, X-Ipfs-Roots, X-Stream-Output",
     # Pages that keep others out (COEP, as those with shared memory do) may use us, too.

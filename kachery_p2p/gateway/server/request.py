@@ -140,7 +140,9 @@ def refusal_for(error: KacheryError, request: Request) -> PathRefusal:
     if isinstance(error, BlockUnavailable):
         if request.only_if_cached:
             return PathRefusal(412, "", headers)
-        return PathRefusal(404, f"{path} is not here: the block {error.cid} is missing on this machine.", headers)
+        # Where a name leads is not for this sentence to say: perhaps whoever asks may not know.
+        missing = f"the block {error.cid}" if isinstance(request.path, ContentPath) else "a block of it"
+        return PathRefusal(404, f"{path} is not here: {missing} is missing on this machine.", headers)
     if isinstance(error, (PathNotFound, NotADirectory)):
         return PathRefusal(404, str(error), headers)
     if isinstance(error, NotALink):

@@ -6,7 +6,7 @@ Listening anywhere but on loopback is for the user to choose, and is logged.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from kachery_p2p.gateway.server import limits
@@ -14,10 +14,12 @@ from kachery_p2p.gateway.server.app import GatewayApp
 from kachery_p2p.gateway.server.content import Content, Fetch
 from kachery_p2p.gateway.server.limits import GatewayLimits
 from kachery_p2p.gateway.server.names import NameSource
+from kachery_p2p.gateway.server.view import View
 from kachery_p2p.http_address import DEFAULT_ADDRESS, parse_address
 from kachery_p2p.http_server import HttpServer
 
 if TYPE_CHECKING:
+    from kachery_p2p.access.gate import Gate
     from kachery_p2p.repo.repo import Repo
 
 __all__ = ["DEFAULT_ADDRESS", "GatewayServer", "parse_address"]
@@ -35,6 +37,8 @@ class GatewayServer(HttpServer):
         agent: what it says it is.
         resolver: resolves `/ipns/` names; None where none are resolved.
         bounds: what it gives to those who read from it.
+        gate: decides what everyone may see; None where that is all there is.
+        token: reads the token with which the user sees the rest; see `token`.
 
     Raises:
         InvalidAddress: `address` is none.
@@ -55,8 +59,11 @@ class GatewayServer(HttpServer):
         agent: str = "kachery-cloud",
         resolver: NameSource | None = None,
         bounds: GatewayLimits = limits.DEFAULTS,
+        gate: Gate | None = None,
+        token: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self._app = GatewayApp(Content(repo.own, fetch, bounds), names=names, agent=agent, resolver=resolver)
+        content = Content(View(repo.own, gate), fetch, bounds)
+        self._app = GatewayApp(content, names=names, agent=agent, resolver=resolver, token=token)
         super().__init__(self._app, address, what="The gateway", option="--gateway", bounds=bounds)
 
     @property
@@ -66,4 +73,4 @@ class GatewayServer(HttpServer):
 
     def _listening(self) -> None:
         if self.open_to_others:
-            log.warning("The gateway at %s can be used by other machines, for everything that is here.", self.url)
+            log.warning("The gateway at %s can be used by other machines, for what is here for everyone.", self.url)

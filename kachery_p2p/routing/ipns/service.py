@@ -311,6 +311,11 @@ class Names:
             raise InvalidName(f"{text[:100]!r} is not the name of a key: one looks like k51qzi5uqu5d... or 12D3KooW...")
         return await self._record(name, text, timeout)
 
+    async def owns(self, text: str) -> bool:
+        """Whether a name is one of this machine: that of one of its keys."""
+        name = parse_name(text)
+        return name is not None and await trio.to_thread.run_sync(self._shelf.by_name, name) is not None
+
     async def _record(self, name: bytes, text: str, timeout: float) -> Signed:
         now = self._wall()
         seen = self._seen.get(name)

@@ -193,7 +193,7 @@ class Found:
             raise DialError(f"Could not connect to {peer}: connection refused.")
         return peer
 
-    async def sightings(self, cid: CID) -> AsyncGenerator[Sighting, None]:
+    async def sightings(self, cid: CID, groups: object = None) -> AsyncGenerator[Sighting, None]:
         for peer in self._named:
             await trio.lowlevel.checkpoint()
             yield Sighting(Provider(peer, (f"/ip4/192.0.2.1/tcp/{len(peer)}",), "dht"), 0.5)
@@ -213,7 +213,7 @@ class Moved(Found):
             raise DialError(f"Could not connect to {peer}: connection refused.")
         return peer
 
-    async def sightings(self, cid: CID) -> AsyncGenerator[Sighting, None]:
+    async def sightings(self, cid: CID, groups: object = None) -> AsyncGenerator[Sighting, None]:
         for at, (source, addr) in enumerate([("mdns", "/ip4/192.0.2.1/tcp/1"), ("dht", self._good)]):
             yield Sighting(Provider(self._named[0], (addr,), source), float(at))
             await trio.sleep(1)

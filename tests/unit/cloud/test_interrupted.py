@@ -49,13 +49,13 @@ def test_rm_names_what_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_store_names_what_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --json, where nothing is printed before the end, the URIs of what is stored are in the object."""
-    from kachery_cloud import store
+    from kachery_cloud import putting
 
     (tmp_path / "first").write_bytes(b"first")
     (tmp_path / "second").write_bytes(b"second")
-    put_file = store.put_file
+    put_file = putting.put_file
     monkeypatch.setattr(
-        store, "put_file", lambda c, path, **more: put_file(c, path, **more) if "first" in path else _interrupt()
+        putting, "put_file", lambda c, path, **more: put_file(c, path, **more) if "first" in path else _interrupt()
     )
     result = run("store", "--json", tmp_path / "first", tmp_path / "second")
     (found,) = json.loads(result.stdout)["stored"]

@@ -121,6 +121,8 @@ STOPPED: dict[str, Any] = {
     "warnings": [],
     "settings": {
         "shared_dirs": [],
+        "to": [],
+        "own_peers": [],
         "listen": ["str"],
         "peers": ["str"],
         "timeout": "float",
@@ -198,6 +200,7 @@ INFO = {
     "added": "float",
     "used": "float",
     "pinned": [{"service": "str", "state": "str"}],
+    "visibility": ["str"],
 }
 
 

@@ -19,6 +19,7 @@ from kachery_cloud.settings.values import Parser, one_of
 from scripts import settings_table
 
 A = "/ip4/10.0.0.1/tcp/4001"
+PEER = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
 URL = "https://gateway.example.org"
 LAB = {"url": "http://127.0.0.1:5000"}
 
@@ -42,6 +43,8 @@ GIVEN: dict[str, tuple[str, object, object]] = {
     "port_map": ("off", False, False),
     "relays": (A, [A], (A,)),
     "relay_service": ("on", "on", "on"),
+    "to": ("hippocampus, private", ["hippocampus", "private"], ("hippocampus", "private")),
+    "own_peers": (f"/p2p/{PEER}", [PEER], (PEER,)),
     "gateways": (URL, [URL], (URL,)),
     "gateway_tokens": (f"{URL}=secret", {URL: "secret"}, {URL: "secret"}),
     "pinning_service": ("127.0.0.1:8095", "127.0.0.1:8095", "127.0.0.1:8095"),

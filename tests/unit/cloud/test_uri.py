@@ -14,7 +14,7 @@ from kachery_cloud.errors import (
     KacheryError,
     UnsupportedCID,
 )
-from kachery_cloud.uri import ContentURI, check_peer_address, format_uri, join, parse_uri
+from kachery_cloud.uri import ContentURI, check_peer_address, format_uri, join, parse_name_uri, parse_uri
 
 V1 = "bafkreiajr6u7obg3mpunezz2mwarr2sptwr3zaedia665vdayvw6mpn5ga"
 V0 = "QmbFMke1KXqnYyBBWxB74N4c5SBnJMVAiMNRcGu6x1AwQH"
@@ -198,14 +198,59 @@ names = st.text(max_size=20).filter(lambda s: s not in ("", ".", "..") and "/" n
 addresses = st.lists(st.sampled_from([PEER, "/dns4/a.org/tcp/1", "/ip6/::1/tcp/4", "/p2p/" + PEER[-52:]]), unique=True)
 
 
-@given(st.lists(names, max_size=3), st.none() | st.text(max_size=20), addresses)
-def test_formatting_and_parsing_are_inverse(path: list[str], label: str | None, providers: list[str]) -> None:
-    """Whatever is put into a URI comes out again: any text, control characters too."""
-    text = format_uri(V1, path, label=label, providers=tuple(providers))
+groups = st.lists(st.text("abcdefghijklmnopqrstuvwxyz234567", min_size=26, max_size=26), unique=True, max_size=16)
+
+
+@given(st.lists(names, max_size=3), st.none() | st.text(max_size=20), addresses, groups)
+def test_formatting_and_parsing_are_inverse(
+    path: list[str], label: str | None, providers: list[str], groups: list[str]
+) -> None:
+    """Whatever is put into a URI comes out again: any text, control characters too. In both forms."""
+    text = format_uri(V1, path, label=label, providers=tuple(providers), groups=groups)
     assert text.isascii()
     assert text.isprintable()
-    assert parse_uri(text) == ContentURI(V1, tuple(path), label, tuple(providers))
+    parsed = ContentURI(V1, tuple(path), label, tuple(providers), tuple(groups))
+    assert parse_uri(text) == parsed
     assert str(parse_uri(text)) == text
+    assert parse_uri(parsed.pasteable).groups == parsed.groups
+    assert parse_uri(parsed.source) == ContentURI(V1, tuple(path), groups=tuple(groups))
+    assert parse_uri(parsed.locator) == ContentURI(V1, tuple(path))
+
+
+def test_the_groups_of_a_uri() -> None:
+    """Once for each; they stay when names are joined; before the CID, too, for a shell."""
+    one, other = "a" * 26, "b234567" * 3 + "cdefg"
+    uri = f"ipfs://{V1}/a?group={one}&label=x&group={other}&group={one}"
+    assert parse_uri(uri) == ContentURI(V1, ("a",), "x", (), (one, other))
+    assert join(uri, "b") == f"ipfs://{V1}/a/b?label=x&group={one}&group={other}"
+    assert parse_uri(uri).pasteable == f"ipfs://label=x+group={one}+group={other}@{V1}/a"
+    assert parse_uri(f"ipfs://group={one}@{V1}?group={other}").groups == (one, other)
+    named = parse_name_uri(f"ipns://k51abc/a?group={one}")
+    assert named is not None
+    assert named.groups == (one,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"ipfs://{V1}?group={{}}", f"ipfs://group={{}}@{V1}", "ipns://k51abc?group={}"],
+    ids=["query", "note", "name"],
+)
+@pytest.mark.parametrize(
+    "group", ["", "hippocampus", "A" * 26, "a" * 25, "a" * 27, "own", "a" * 25 + "/", "a" * 25 + "1"]
+)
+def test_what_is_no_group_is_refused(text: str, group: str) -> None:
+    """A name is none, nor is what lost a letter: who cannot be asked is told now. And nobody else is asked instead."""
+    with pytest.raises(InvalidURI):
+        (parse_name_uri if "ipns" in text else parse_uri)(text.format(group))
+
+
+def test_a_uri_names_a_bounded_number_of_groups() -> None:
+    """Each is asked for."""
+    many = "&".join("group=" + "a" * 25 + letter for letter in "abcdefghijklmnopq")
+    with pytest.raises(InvalidURI, match="more than 16 groups"):
+        parse_uri(f"ipfs://{V1}?{many}")
+    with pytest.raises(InvalidURI, match="not the ID of a group"):
+        format_uri(V1, groups=["hippocampus"])
 
 
 parts = st.sampled_from(

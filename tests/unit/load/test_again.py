@@ -15,6 +15,7 @@ from kachery_p2p.dag.profiles import Profile
 from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.load.downloads import Downloads
 from kachery_p2p.load.load import Load
+from kachery_p2p.repo.access import Claim
 from kachery_p2p.repo.repo import Repo
 from tests.helpers.patience import PATIENCE
 from tests.unit.load.test_load import Block, RepoSession, make_load, no_dial, run
@@ -38,10 +39,10 @@ def written(ours: Repo, monkeypatch: pytest.MonkeyPatch) -> list[CID]:
     given: list[CID] = []
     put = ours.put_blocks
 
-    def put_blocks(blocks: Iterable[tuple[CID, bytes]]) -> None:
+    def put_blocks(blocks: Iterable[tuple[CID, bytes]], claim: Claim | None = None) -> None:
         blocks = list(blocks)
         given.extend(cid for cid, _ in blocks)
-        put(blocks)
+        put(blocks, claim)
 
     monkeypatch.setattr(ours, "put_blocks", put_blocks)
     return given

@@ -207,13 +207,13 @@ async def test_the_root_of_a_load_that_lasts_is_announced(tmp_path: Path) -> Non
         )
         node._lasting |= {root}
         assert list(node.finding._roots()) == [root]
-        assert node.finding._roots_among([root, b"other"]) == {root}
+        assert node.finding._keys_among([root, b"other"]) == {root}
         announcer = node.finding.announcer
         assert announcer is not None
         await announcer.announce([root])
         assert [announcer._state.count(name) for name in announcer._names] == [1]
         node._lasting -= {root}
-        assert node.finding._roots_among([root]) == set()
+        assert node.finding._keys_among([root]) == set()
 
 
 async def test_a_load_that_fails_is_not_announced_afterwards(ours: Repo, theirs: Repo, tmp_path: Path) -> None:

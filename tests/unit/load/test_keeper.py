@@ -77,10 +77,10 @@ async def test_asking_goes_on_while_the_disk_works(
     keep = ours.add_small_files
     seen: list[bool] = []
 
-    def slow(files):
+    def slow(files, claim=None):
         if not seen:
             seen.append(session.wait_for(3 * LIMITS.batch_files))
-        return keep(files)
+        return keep(files, claim)
 
     monkeypatch.setattr(ours, "add_small_files", slow)
     await _load(ours, session, root)
@@ -101,7 +101,7 @@ async def test_what_gathers_is_bounded(monkeypatch: pytest.MonkeyPatch, ours: Re
     release = threading.Event()
     stored: list[int] = []
 
-    def stuck(files) -> None:
+    def stuck(files, claim=None) -> None:
         assert release.wait(PATIENCE)
         stored.append(len(files))
 
@@ -133,7 +133,7 @@ async def test_a_full_disk_ends_the_load_at_once(
 ) -> None:
     """That something cannot be stored is told although the load waits for a block that does not come."""
 
-    def full(files):
+    def full(files, claim=None):
         raise DiskFull("There is no room.")
 
     class Silent(RepoSession):

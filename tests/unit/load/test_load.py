@@ -32,6 +32,7 @@ class Block(NamedTuple):
     cid: CID
     data: bytes
     placed: int = 0
+    peer: str = ""
 
 
 class RepoSession:

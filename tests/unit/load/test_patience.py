@@ -88,7 +88,7 @@ async def test_a_slow_disk_is_no_silence_where_leaves_are_put_in_their_place(
             self.shelf, self.placed = place, self.placed | frozenset(multihashes)
 
         async def receive(self) -> Block:
-            cid, data, _ = await super().receive()
+            cid, data, *_ = await super().receive()
             if cid.multihash not in self.placed:
                 return Block(cid, data)
             assert await trio.to_thread.run_sync(self.shelf.put, cid.multihash, data)

@@ -33,7 +33,7 @@ class Placing(RepoSession):
         self.places.update(dict.fromkeys(multihashes, place))
 
     async def receive(self) -> Block:
-        cid, data, _ = await super().receive()
+        cid, data, *_ = await super().receive()
         place = self.places.pop(cid.multihash, None)
         if place is None or not await trio.to_thread.run_sync(place.put, cid.multihash, data):
             return Block(cid, data)

@@ -301,7 +301,7 @@ def test_a_pack_that_is_damaged_is_made_good(repo: Repo, folder: Path, notice: s
     """Once it was noticed that a small file went bad, storing it again brings it back; a pack cut short is noticed."""
     first = repo.store_directory(folder)
     cid = repo.store_file(folder / "small").cid  # of the same bytes, so it is found by them
-    packed = repo._small._packs.file(cid)
+    packed = repo._reader.packs.file(cid)
     assert packed is None or packed.length == 5
     place = repo._reader.packs.file(repo.store_value(b"small").cid)
     assert place is not None

@@ -1,0 +1,419 @@
+"""Two members and an outsider, whole nodes on loopback: what is for the group, and what anybody else hears of it.
+
+The outsider is connected with both, serves the DHT that they announce in, and asks for whatever it likes. Everything
+that is written to it on any stream is recorded, before it is encrypted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from kachery_p2p.access.audience import NOBODY, PRIVATE, PUBLIC, Audience, group_audience
+from kachery_p2p.dag.cid import CID, RAW
+from kachery_p2p.errors import ContentNotFound, KacheryError, NoPermission, NotAMember
+from kachery_p2p.membership.invitations import parse_invitation
+from kachery_p2p.membership.lists import Role
+from kachery_p2p.node.messages import AnnounceRequest, CopiesRequest, LoadRequest, PublishRequest, WhereisRequest
+from kachery_p2p.node.node import Node
+from kachery_p2p.node.options import NodeOptions
+from kachery_p2p.peer_ids import peer_bytes
+from kachery_p2p.repo.keys import load_or_create_identity
+from kachery_p2p.repo.repo import Repo
+from kachery_p2p.routing.blinded import keys_to_announce
+from kachery_p2p.routing.dht.dht import DHT
+from kachery_p2p.routing.dht.messages import DhtPeer
+from kachery_p2p.transport.stream import Stream
+from tests.helpers.bitswap_fakes import cid_of
+from tests.helpers.patience import PATIENCE, until
+from tests.helpers.transport_helpers import LOOPBACK
+
+MIB = 1 << 20
+#: For a load that is to find nothing.
+SOON = 3.0
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytearray]:
+    """All that was written on streams to each peer, by anybody."""
+    record: dict[str, bytearray] = defaultdict(bytearray)
+    write_parts = Stream.write_parts
+
+    async def recorded(self: Stream, parts: Sequence[Any]) -> None:
+        for part in parts:
+            record[self.peer] += part
+        await write_parts(self, parts)
+
+    monkeypatch.setattr(Stream, "write_parts", recorded)
+    return record
+
+
+def lan_dht(node: Node) -> DHT:
+    """The DHT of the local network that a node takes part in."""
+    assert node.finding.lan_dht is not None
+    return node.finding.lan_dht
+
+
+class Lab:
+    """Nodes of one network, each with the outsider as its way in."""
+
+    def __init__(self, folder: Path, nursery: trio.Nursery, stack: contextlib.ExitStack) -> None:
+        self._folder = folder
+        self._nursery = nursery
+        self._stack = stack
+        self.group = ""
+
+    async def node(self, name: str, **options: Any) -> Node:
+        repo = self._stack.enter_context(Repo.open(self._folder / name))
+        options = {"lan_dht": True, "known_peers": True, "provide": "roots", **options}
+        node = Node(repo, load_or_create_identity(self._folder / name), listen=LOOPBACK, options=NodeOptions(**options))
+        await self._nursery.start(node.run)
+        return node
+
+    async def met(self, *nodes: Node) -> None:
+        """Wait until these know each other."""
+        first = nodes[0]
+        for other in nodes[1:]:
+            await other.connect(first.host.addresses()[0])
+        for node in nodes:
+            for other in nodes:
+                if node is not other:
+                    await node.connect(other.host.addresses()[0])
+        await until(lambda: all(len(lan_dht(node).peers()) == len(nodes) - 1 for node in nodes))
+
+    async def join(self, owner: Node, *others: Node) -> str:
+        """Make a group of these; its ID."""
+        group = owner.groups.create("hippocampus").group
+        for other in others:
+            invitation = owner.groups.invite(group, Role.READER, owner.host.addresses())
+            await other.membership.join(parse_invitation(str(invitation)), "", PATIENCE)
+        everybody = {owner.host.peer_id, *(other.host.peer_id for other in others)}
+        await until(
+            lambda: all(
+                set(node.groups.members_of(group)) == everybody - {node.host.peer_id} for node in (owner, *others)
+            )
+        )
+        return group
+
+
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
+    with contextlib.ExitStack() as stack:
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(2 * PATIENCE):
+                yield Lab(tmp_path, nursery, stack)
+            nursery.cancel_scope.cancel()
+
+
+class Three:
+    """The members alice and bob, and the outsider."""
+
+    def __init__(self, alice: Node, bob: Node, outsider: Node, group: str) -> None:
+        self.alice, self.bob, self.outsider, self.group = alice, bob, outsider, group
+
+
+@pytest.fixture
+async def three(lab: Lab) -> Three:
+    outsider, alice, bob = [await lab.node(name) for name in ("outsider", "alice", "bob")]
+    await lab.met(outsider, alice, bob)
+    return Three(alice, bob, outsider, await lab.join(alice, bob))
+
+
+async def stored(node: Node, data: bytes, audience: Audience = PUBLIC) -> CID:
+    """Store some bytes, and let the node know, as the functions for users do it."""
+    done = await trio.to_thread.run_sync(lambda: node.repo.store_bytes(data, audience=audience))
+    await node.notify_stored([done.cid])
+    return done.cid
+
+
+def blocks_of(node: Node) -> set[bytes]:
+    """The multihashes of all that is here."""
+    return set(node.repo.all_multihashes())
+
+
+def audiences(node: Node, multihashes: set[bytes]) -> set[str]:
+    """For whom some blocks are."""
+    found = node.repo.access.audiences(multihashes)
+    return {str(found.get(multihash, PUBLIC)) for multihash in multihashes}
+
+
+def assert_unheard(heard: bytearray, multihashes: set[bytes]) -> None:
+    """No multihash is in a record, in whatever form a protocol may write one."""
+    record = bytes(heard)
+    assert record, "something was said to it"
+    for multihash in multihashes:
+        for form in (multihash[2:], str(CID(1, RAW, multihash)).encode(), multihash.hex().encode()):
+            assert form not in record
+
+
+async def test_the_outsider_hears_of_nothing(three: Three, heard: dict[str, bytearray]) -> None:
+    """While it is stored, announced, found, loaded, asked about and removed: what is announced is there, under a key
+    that leads members to each other, and nobody else to anything."""
+    alice, bob, outsider = three.alice, three.bob, three.outsider
+    cid = await stored(alice, os.urandom(3 * MIB), group_audience([three.group]))
+    secret = blocks_of(alice)
+    assert audiences(alice, secret) == {three.group}
+
+    announced = await alice.announce(AnnounceRequest(cid, PATIENCE))
+    assert announced.copies == 2
+    (key,) = keys_to_announce(alice.groups.secrets_of(three.group)[0], cid.multihash, time.time())[:1]
+    wall = time.time()
+    assert [each.id for each in lan_dht(outsider)._providers.get(key, wall)] == [peer_bytes(alice.host.peer_id)]
+    assert lan_dht(outsider)._providers.get(cid.multihash, wall) == []
+    assert alice.finding._provides(key)
+    assert not alice.finding._provides(cid.multihash)
+    found = [each.peer async for each in bob.finding.providers(cid, frozenset({three.group}))]
+    assert set(found) == {alice.host.peer_id}
+
+    rows = await bob.whereis(WhereisRequest(cid, SOON, groups=(three.group,)))
+    assert [(row.peer, row.has) for row in rows] == [(alice.host.peer_id, True)]
+    before = alice.exchange.stats().total.blocks_sent  # a small block comes in place of "I have it"
+    loaded = await bob.load(LoadRequest(cid, groups=(three.group,), timeout=PATIENCE))
+    assert loaded.sources.keys() == {alice.host.peer_id}
+    assert alice.exchange.stats().total.blocks_sent == before + len(secret), "each block comes once, the root's, too"
+    assert audiences(bob, secret) == {three.group}
+    assert bob.repo.access.audience_of(cid) == group_audience([three.group])
+
+    copies = await alice.copies(CopiesRequest(cid, (cid,), (cid,), PATIENCE))
+    assert [each.peer for each in copies.seen] == [bob.host.peer_id]
+    assert_unheard(heard[outsider.host.peer_id], secret)
+
+
+async def test_a_load_without_the_hint_stays_among_members(three: Three, heard: dict[str, bytearray]) -> None:
+    """A fellow member is asked first, and says for whom it is. What came is for the group, and goes no further."""
+    alice, bob, outsider = three.alice, three.bob, three.outsider
+    cid = await stored(alice, os.urandom(2 * MIB + 1), group_audience([three.group]))
+    secret = blocks_of(alice)
+    loaded = await bob.load(LoadRequest(cid, timeout=PATIENCE))
+    assert loaded.sources.keys() == {alice.host.peer_id}
+    assert audiences(bob, secret) == {three.group}
+    assert_unheard(heard[outsider.host.peer_id], secret)
+
+    with pytest.raises(ContentNotFound):
+        await outsider.load(LoadRequest(cid, timeout=SOON))
+    assert not blocks_of(outsider) & secret
+
+
+async def test_who_is_no_member_is_told_at_once(three: Three) -> None:
+    """Which group it is for, and what to do."""
+    cid = await stored(three.alice, b"for the group", group_audience([three.group]))
+    for ask in (
+        three.outsider.load(LoadRequest(cid, groups=(three.group,), timeout=PATIENCE)),
+        three.outsider.whereis(WhereisRequest(cid, PATIENCE, groups=(three.group,))),
+    ):
+        with pytest.raises(NotAMember, match=rf"{three.group}.*kachery-cloud-group join"):
+            await ask
+
+
+async def test_ranges_listings_and_folders_stay_in_the_group(
+    three: Three, heard: dict[str, bytearray], tmp_path: Path
+) -> None:
+    """All that a load keeps is claimed: parts of files, nodes of folders, small files, and what is in them."""
+    alice, bob, outsider = three.alice, three.bob, three.outsider
+    folder = tmp_path / "experiment"
+    (folder / "raw").mkdir(parents=True)
+    (folder / "raw" / "big.dat").write_bytes(os.urandom(3 * MIB))
+    (folder / "notes.txt").write_bytes(b"a note\n")
+    (folder / "link").symlink_to("notes.txt")
+    audience = group_audience([three.group])
+    done = await trio.to_thread.run_sync(lambda: alice.repo.store_directory(folder, audience=audience))
+    await alice.notify_stored([done.cid])
+    secret = blocks_of(alice)
+    request = LoadRequest(done.cid, groups=(three.group,), timeout=PATIENCE)
+
+    await bob.load(LoadRequest(done.cid, kind="listing", groups=(three.group,), timeout=PATIENCE))
+    part = LoadRequest(done.cid, ("raw", "big.dat"), "bytes", MIB + 5, MIB + 9, groups=(three.group,), timeout=PATIENCE)
+    await bob.load(part)
+    assert audiences(bob, blocks_of(bob) & secret) == {three.group}
+    assert len(blocks_of(bob) & secret) < len(secret)
+    await bob.load(LoadRequest(request.cid, kind="directory", groups=request.groups, timeout=PATIENCE))
+    assert blocks_of(bob) >= secret
+    assert audiences(bob, secret) == {three.group}
+    assert [cid for cid, _ in bob.repo.access.roots()] == [done.cid]
+    assert_unheard(heard[outsider.host.peer_id], secret)
+
+
+async def test_what_is_public_stays_public_among_members(three: Three) -> None:
+    """Whether it comes from a member or from anybody else; and nothing of it is claimed."""
+    theirs = await stored(three.outsider, os.urandom(2 * MIB))
+    ours = await stored(three.alice, os.urandom(2 * MIB))
+    for cid in (theirs, ours):
+        await three.bob.load(LoadRequest(cid, timeout=PATIENCE))
+        assert three.bob.repo.access.audience_of(cid) == PUBLIC
+    assert audiences(three.bob, blocks_of(three.bob)) == {"public"}
+    assert not three.bob.repo.access.any_restricted()
+
+
+async def test_who_puts_himself_under_a_key_is_not_asked(three: Three, heard: dict[str, bytearray]) -> None:
+    """The outsider has seen the key, and announces it as his own. Nobody tells him the CID."""
+    alice, bob, outsider = three.alice, three.bob, three.outsider
+    cid = await stored(alice, b"a secret of the group", group_audience([three.group]))
+    await alice.announce(AnnounceRequest(cid, PATIENCE))
+    key = keys_to_announce(alice.groups.secrets_of(three.group)[0], cid.multihash, time.time())[0]
+    for node in (alice, bob):
+        assert await lan_dht(outsider).deliver(DhtPeer(peer_bytes(node.host.peer_id)), [key])
+    named = [each.peer async for each in bob.finding.router.find_providers(key)]
+    assert outsider.host.peer_id in named
+    # The only one who has it is gone.
+    alice._downloads.arriving.hide(cid.multihash, 1000)
+    with pytest.raises(ContentNotFound):
+        await bob.load(LoadRequest(cid, groups=(three.group,), providers=(outsider.host.addresses()[0],), timeout=SOON))
+    assert_unheard(heard[outsider.host.peer_id], {cid.multihash})
+
+
+async def test_a_group_of_one_finds_nobody(lab: Lab) -> None:
+    """Its only member asks nobody, however many are connected and have it."""
+    alice, outsider = await lab.node("alice"), await lab.node("outsider")
+    await lab.met(outsider, alice)
+    group = alice.groups.create("alone").group
+    cid = await stored(outsider, b"what a stranger has, too")
+    with pytest.raises(ContentNotFound, match="only members of its groups"):
+        await alice.load(LoadRequest(cid, groups=(group,), timeout=SOON))
+    assert alice.exchange.stats().total.blocks_received == 0
+
+
+async def test_what_is_private_goes_to_own_machines_alone(lab: Lab, heard: dict[str, bytearray]) -> None:
+    """It is not announced at all; the user's other machine gets it, without a hint, and a fellow member does not."""
+    outsider, alice, bob = [await lab.node(name) for name in ("outsider", "alice", "bob")]
+    laptop = await lab.node("laptop", own_peers=(alice.host.peer_id,))
+    alice.groups.own_peers = frozenset({laptop.host.peer_id})
+    alice.groups._snapshot = alice.groups._look_at(dict(alice.groups._snapshot.held))
+    await lab.met(outsider, alice, bob, laptop)
+    await lab.join(alice, bob)
+    cid = await stored(alice, os.urandom(2 * MIB), PRIVATE)
+    secret = blocks_of(alice)
+    with pytest.raises(KacheryError, match="announced to nobody"):
+        await alice.announce(AnnounceRequest(cid, SOON))
+    await laptop.load(LoadRequest(cid, timeout=PATIENCE))
+    assert audiences(laptop, secret) == {"private"}
+    assert_unheard(heard[outsider.host.peer_id], secret)
+    # Whoever asks everybody for a CID tells everybody that CID; it does not help him.
+    with pytest.raises(ContentNotFound):
+        await bob.load(LoadRequest(cid, timeout=SOON))
+
+
+async def test_a_name_does_not_tell_the_cid(three: Three) -> None:
+    """IPNS records are for everybody to read, so none is made of what is for some."""
+    cid = await stored(three.alice, b"for the group", group_audience([three.group]))
+    with pytest.raises(NoPermission, match="not for everybody"):
+        await three.alice.publish(PublishRequest("self", f"/ipfs/{cid}/x", 60.0, SOON))
+
+
+async def test_an_interrupted_load_stays_in_the_group(three: Three) -> None:
+    """What came before it was given up is claimed, also where the URI gave no hint; the next load goes on with it."""
+    alice, bob = three.alice, three.bob
+    cid = await stored(alice, os.urandom(6 * MIB), group_audience([three.group]))
+    secret = blocks_of(alice)
+    arriving = alice._downloads.arriving
+    leaf = sorted(secret - {cid.multihash})[0]
+    arriving.hide(leaf, 1000)
+    with pytest.raises(ContentNotFound):
+        await bob.load(LoadRequest(cid, timeout=SOON))
+    part = blocks_of(bob) & secret
+    assert part
+    assert audiences(bob, part) <= {three.group}
+    assert str(NOBODY) not in audiences(bob, part)
+    arriving.show([leaf])
+    await bob.load(LoadRequest(cid, timeout=PATIENCE))
+    assert audiences(bob, secret) == {three.group}
+
+
+async def test_what_is_being_loaded_is_announced_to_its_group_alone(three: Three) -> None:
+    """A part of it is here, under a claim: its root goes to the DHT under a key of the group, and else nowhere."""
+    node, audience = three.bob, group_audience([three.group])
+    done = await trio.to_thread.run_sync(three.alice.repo.store_bytes, os.urandom(2 * MIB))
+    with node.repo.access.claim(audience) as claim, node.repo.download(done.cid, claim):
+        node._lasting |= {done.cid.multihash}
+        keys = set(node.finding._root_keys())
+        expected = set(keys_to_announce(node.groups.secrets_of(three.group)[0], done.cid.multihash, time.time()))
+        assert keys == expected
+        assert node.finding._keys_among([done.cid.multihash, *keys]) == expected
+
+
+class WebRecorder:
+    """An HTTP server that has nothing, and writes down all that it is asked. Routers and gateways are such servers."""
+
+    def __init__(self) -> None:
+        self.heard = bytearray()
+        self.url = ""
+
+    async def run(self, *, task_status: trio.TaskStatus[Any]) -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        await trio.serve_listeners(self._answer, listeners, task_status=task_status)
+
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            while b"\r\n\r\n" not in (request := await stream.receive_some()) and request:
+                self.heard += request
+            self.heard += request
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.send_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+async def test_neither_router_nor_gateway_hears_of_it(lab: Lab, nursery: trio.Nursery) -> None:
+    """The router is asked for keys of the group alone, and the gateway for nothing, though no member gives the block.
+    What is public is asked of both, which shows that they would hear."""
+    router, gateway = WebRecorder(), WebRecorder()
+    await nursery.start(router.run)
+    await nursery.start(gateway.run)
+    alice = await lab.node("alice")
+    bob = await lab.node("bob", delegated=(router.url,), gateways=(gateway.url,))
+    await lab.met(alice, bob)
+    group = await lab.join(alice, bob)
+    cid = await stored(alice, b"a secret of the group", group_audience([group]))
+    alice._downloads.arriving.hide(cid.multihash, 1000)
+    with pytest.raises(ContentNotFound):
+        await bob.load(LoadRequest(cid, groups=(group,), timeout=SOON))
+    assert await bob.whereis(WhereisRequest(cid, SOON, groups=(group,)))
+    key = keys_to_announce(bob.groups.secrets_of(group)[0], cid.multihash, time.time())[0]
+    assert str(CID(1, RAW, key)).encode() in router.heard
+    assert_unheard(router.heard, {cid.multihash})
+    assert gateway.heard == b""
+
+    public = (await trio.to_thread.run_sync(alice.repo.store_bytes, b"for everybody")).cid
+    alice._downloads.arriving.hide(public.multihash, 1000)
+    with pytest.raises(ContentNotFound):
+        await bob.load(LoadRequest(public, timeout=SOON))
+    assert str(public).encode() in router.heard
+    assert str(public).encode() in gateway.heard
+
+
+async def test_where_every_block_is_announced_those_of_groups_are_not(lab: Lab) -> None:
+    """The roots of a group are, under its keys; of the public ones every block."""
+    alice = await lab.node("alice", provide="all")
+    group = alice.groups.create("alone").group
+    secret = await stored(alice, os.urandom(2 * MIB), group_audience([group]))
+    public = await stored(alice, os.urandom(2 * MIB))
+    hidden = {each for each in blocks_of(alice) if str(alice.repo.access.audiences([each]).get(each, PUBLIC)) == group}
+    keys = set(alice.finding._all_keys())
+    assert len(hidden) == 3
+    assert not keys & hidden
+    assert keys & blocks_of(alice) == blocks_of(alice) - hidden
+    assert public.multihash in keys
+    expected = set(keys_to_announce(alice.groups.secrets_of(group)[0], secret.multihash, time.time()))
+    assert keys - blocks_of(alice) == expected
+    assert alice.finding._keys_among([*hidden, *keys]) == keys
+
+
+async def test_a_member_that_is_removed_is_asked_no_more(three: Three, heard: dict[str, bytearray]) -> None:
+    """Bob has it, and is connected. Once he is removed, alice tells him of no CID of the group any more."""
+    alice, bob = three.alice, three.bob
+    cid = await stored(bob, b"bob has it, too", group_audience([three.group]))
+    await trio.to_thread.run_sync(alice.groups.remove, three.group, bob.host.peer_id)
+    alice.membership.changed()
+    await until(lambda: three.group not in bob.groups.own_groups())
+    before = len(heard[bob.host.peer_id])
+    with pytest.raises(ContentNotFound):
+        await alice.load(LoadRequest(cid, groups=(three.group,), timeout=SOON))
+    assert_unheard(heard[bob.host.peer_id][before:] + b"-", {cid.multihash})
+    with pytest.raises(NotAMember):
+        await bob.load(LoadRequest(cid_of(b"another"), groups=(three.group,), timeout=SOON))
