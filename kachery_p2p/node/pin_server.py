@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from kachery_p2p.errors import InvalidAddress, IsADirectory, KacheryError
+from kachery_p2p.errors import ContentNotFound, InvalidAddress, IsADirectory, KacheryError
 from kachery_p2p.node.messages import LoadRequest
 from kachery_p2p.pinning.limits import MAX_ADDRESSES
 from kachery_p2p.pinning.server.keeper import Figures, Progress
@@ -56,7 +56,13 @@ class PinKeeper:
     async def size_here(self, root: CID) -> int | None:
         """See `Keeper`."""
         kept = await self._do(self._repo.inventory.get, root)
-        return kept.size if kept is not None and kept.whole else None
+        if kept is None or not kept.whole or await self._is_restricted(root):
+            return None
+        return kept.size
+
+    async def _is_restricted(self, root: CID) -> bool:
+        """Whether a root is here, but not for everyone. Who pins is not known to be among those that may see it."""
+        return not (await self._do(self._repo.access.audience_of, root)).everyone
 
     async def ask_size(self, root: CID, origins: Sequence[str], silence: float) -> int | None:
         """See `Keeper`."""
@@ -81,7 +87,13 @@ class PinKeeper:
     async def _load(
         self, request: LoadRequest, told: Callable[[int, int, int], None] = lambda done, total, sources: None
     ) -> LoadResult:
-        """Load; what goes wrong is a named error, also where several things do."""
+        """Load; what goes wrong is a named error, also where several things do.
+
+        What is here for some alone is as if nobody had it, and takes as long.
+        """
+        if await self._is_restricted(request.cid):
+            await trio.sleep(request.timeout)
+            raise ContentNotFound(f"Nobody was found who has ipfs://{request.cid}.")
         try:
             return await self._node.load(request, told)
         except KacheryError:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from kachery_p2p.access.audience import PRIVATE
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.node.messages import LoadRequest
 from kachery_p2p.repo.kept_rows import LOADED, PINNED, STORED
@@ -275,3 +276,15 @@ async def test_a_full_disk_makes_pins_wait(tmp_path: Path, monkeypatch: pytest.M
         made = await served.pin(await theirs.store(b"waits for room"), origins=[theirs.addr])
         assert (await served.become(made, "pinned", "failed"))["status"] == "pinned"
         assert calls == 2
+
+
+async def test_what_is_here_for_some_alone_cannot_be_pinned(tmp_path: Path) -> None:
+    """It is as if nobody had it; its size is not told, and it stays for whom it was."""
+    async with pinning(tmp_path, pace=HASTY) as served:
+        repo = served.node.repo
+        stored = await trio.to_thread.run_sync(lambda: repo.store_bytes(b"for us alone" * 1000, audience=PRIVATE))
+        done = await served.become(await served.pin(str(stored.cid)), "pinned", "failed")
+        assert done["status"] == "failed"
+        assert "raw_size" not in done["info"]
+        assert repo.access.audience_of(stored.cid) == PRIVATE
+        assert how(served, str(stored.cid)) == STORED
