@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kachery_p2p.repo.inventory import KeptRoot
     from kachery_p2p.repo.layers import Opened
 
-Kind: TypeAlias = Literal["stored", "linked", "loaded", "partial"]
+Kind: TypeAlias = Literal["stored", "linked", "loaded", "pinned", "partial"]
 SORTS = ("added", "used", "size", "label", "kind")
 
 
@@ -48,8 +48,9 @@ class Item:
     Attributes:
         uri: of it, with its label.
         label: what it is called: as you said, else the name of the file, else what its URI said; None without any.
-        kind: "stored" (a copy), "linked" (your own file, without a copy), "loaded" (from others), or "partial" (being
-            loaded, or only parts of it were asked for: ranges of a file, files of a folder by their paths). What was
+        kind: "stored" (a copy), "linked" (your own file, without a copy), "loaded" (from others), "pinned" (by users of
+            this node's pinning service), or "partial" (being loaded, or only parts of it were asked for: ranges of a
+            file, files of a folder by their paths). What was
             stored and loaded is stored.
         directory: whether it is a folder.
         size: in bytes; None where that is not known yet. Of a folder of which a part is here, what its first block
@@ -332,12 +333,14 @@ def item_of(
 
 def kind_of(root: KeptRoot) -> Kind:
     """What was done with a root, in one word."""
-    from kachery_p2p.repo.kept_rows import LINKED, STORED
+    from kachery_p2p.repo.kept_rows import LINKED, PINNED, STORED
 
     if root.how & STORED:
         return "stored"
     if root.how & LINKED:
         return "linked"
+    if root.how == PINNED:
+        return "pinned"
     return "loaded" if root.how else "partial"
 
 

@@ -312,14 +312,15 @@ def _collect(
 def _in_order(repo: Repo, config: Config, stored: bool) -> Iterator[KeptRoot]:
     """What may go: what no list has, then what was only loaded, then on request the rest; least recently used first."""
     from kachery_p2p.repo.inventory import KeptRoot
-    from kachery_p2p.repo.kept_rows import LOADED
+    from kachery_p2p.repo.kept_rows import LOADED, PINNED
 
     old = time.time() - UNLISTED_SECONDS
     for cid, size, added in repo.removal.leftovers():
         if added < old:
             yield KeptRoot(cid, False, LOADED, size, size, added, added, copied=True)
     pins = pins_by_cid(config)
-    roots = sorted(repo.inventory.roots(), key=lambda root: root.used)
+    # What is pinned here by others is not this user's to give up.
+    roots = sorted((each for each in repo.inventory.roots() if not each.how & PINNED), key=lambda root: root.used)
     ours = [root for root in roots if root.how & ~LOADED or root.given or _is_pinned(pins.get(root.key, ()))]
     kept = {root.key for root in ours}
     yield from (root for root in roots if root.copied and root.here and root.key not in kept)
@@ -339,11 +340,17 @@ def _other_copy(
     Raises:
         LastCopy: nobody is seen to have it.
     """
-    from kachery_p2p.repo.kept_rows import LINKED
+    from kachery_p2p.repo.kept_rows import LINKED, PINNED
 
     lost = repo.removal.loses(root)
     if not lost and not (root.directory and root.how & ~LINKED):
         return "linked: your file stays" if root.linked else "nothing is lost: no right copy of it was here"
+    if root.how & PINNED:
+        raise LastCopy(
+            f"{_label(root) or format_uri(str(root.cid))} is pinned here by users of this node's pinning service, so "
+            "it stays. They can delete their pins; kachery-cloud-node tokens list shows who has any. Remove it all the "
+            f"same with: kachery-cloud rm --force {format_uri(str(root.cid))}"
+        )
     for pin in pins_by_cid(config).get(root.key, ()):
         if pin.state == "verified":
             return f"pinned at {pin.service}, and verified"

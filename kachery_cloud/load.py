@@ -403,9 +403,9 @@ def load_file_info(
         directory), "label", "local" (whether all of it is here), "path" (where; None if it is not), "shared" (the data
         directory of others that it is in; None where it is in your own, or not here) and "sources": where that was
         learnt now, as bytes by peer ID or ``gateway:<host>``; nowhere if it was known here. Of what `list`
-        shows, also "kept" ("stored", "linked", "loaded" or "partial"), "labels", "here", "complete", "problem",
-        "added", "used" and "pinned", as there. Of a file that was not named by its CID but by its path, none of these,
-        and None as "cid".
+        shows, also "kept" ("stored", "linked", "loaded", "pinned" or "partial"), "labels", "here", "complete",
+        "problem", "added", "used" and "pinned", as there. Of a file that was not named by its CID but by its path, none
+        of these, and None as "cid".
 
     Example:
         >>> kcl.load_file_info(uri)["size"]

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kachery_cloud.commands.support import command, json_option
+from kachery_cloud.commands.node_tokens import tokens
+from kachery_cloud.commands.support import CONTEXT, Group, guarded, json_option
 
 if TYPE_CHECKING:
     from kachery_cloud.node.log import Level
     from kachery_cloud.node.status_messages import RunningNode
 
 
-@command("node")
+@click.group("node", cls=Group, invoke_without_command=True, context_settings=CONTEXT)
 @click.option("--listen", multiple=True, metavar="MULTIADDR", help="Listen there, e.g. /ip4/0.0.0.0/tcp/4001.")
 @click.option("--peer", "peers", multiple=True, metavar="MULTIADDR", help="Stay connected to this peer.")
 @click.option("--announce", multiple=True, metavar="MULTIADDR", help="Tell others this address, not those found out.")
@@ -37,6 +38,25 @@ if TYPE_CHECKING:
     help="Serve an HTTP gateway for browsers and other programs. [default: 127.0.0.1:8090; port 0 is a free one]",
 )
 @click.option("--gateway-fetch", is_flag=True, help="Let the gateway fetch from the network what is not here.")
+@click.option(
+    "--pinning-service",
+    is_flag=False,
+    flag_value="",
+    metavar="[HOST:PORT]",
+    help="Let others pin here, by tokens of `kachery-cloud-node tokens add`. [default: 127.0.0.1:8095]",
+)
+@click.option(
+    "--tls-cert",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The certificate (PEM) with which the pinning service speaks HTTPS.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Its key (PEM). [default: in the file of the certificate]",
+)
 @click.option("-v", "--verbose", count=True, help="Say on standard error what the node does; -vv: say all.")
 @click.option(
     "--log-level",
@@ -50,7 +70,10 @@ if TYPE_CHECKING:
     help="Log to this file, and warnings to standard error, too. Beyond 10 MB it begins anew; three old ones are kept.",
 )
 @json_option
+@click.pass_context
+@guarded
 def node(
+    context: click.Context,
     listen: tuple[str, ...],
     peers: tuple[str, ...],
     announce: tuple[str, ...],
@@ -60,6 +83,9 @@ def node(
     mdns: bool | None,
     gateway: str | None,
     gateway_fetch: bool,
+    pinning_service: str | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
     verbose: int,
     log_level: Level | None,
     log_file: Path | None,
@@ -76,8 +102,11 @@ def node(
         kachery-cloud-node --listen /ip4/0.0.0.0/tcp/4001
         kachery-cloud-node --no-public --relay /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...
         kachery-cloud-node --gateway
+        kachery-cloud-node --pinning-service 127.0.0.1:8095
         kachery-cloud-node --log-file /var/log/kachery.log
     """  # noqa: D301
+    if context.invoked_subcommand is not None:
+        return
     from dataclasses import replace
 
     from kachery_cloud.auditing import visible_now
@@ -86,8 +115,9 @@ def node(
     from kachery_cloud.node.serve import GatewayChoice, serve_forever
     from kachery_cloud.privacy import running_audience, sentence
     from kachery_cloud.settings.config import load_config
-    from kachery_cloud.settings.values import parse_bootstrap
+    from kachery_cloud.settings.values import LISTENER, parse_bootstrap
     from kachery_cloud.uri import check_peer_address
+    from kachery_p2p.pinning.server.limits import DEFAULT_ADDRESS
 
     if gateway_fetch and gateway is None:
         raise click.UsageError("--gateway-fetch says what the gateway does: it needs --gateway.")
@@ -105,6 +135,12 @@ def node(
         changes["public"] = public
     if mdns is not None:
         changes["mdns"] = mdns
+    if pinning_service is not None:
+        changes["pinning_service"] = LISTENER.read(pinning_service or DEFAULT_ADDRESS, "--pinning-service")
+    if tls_cert is not None:
+        changes.update(tls_cert=tls_cert, tls_key=tls_key)
+    elif tls_key is not None:
+        raise click.UsageError("--tls-key goes with --tls-cert, which is missing.")
     config = replace(config, **changes)
     listen, peers = checked(listen, "--listen"), checked(peers, "--peer")
     start_log(log_level or ("debug" if verbose > 1 else "info" if verbose or log_file else "warning"), log_file)
@@ -121,6 +157,9 @@ def node(
                 click.echo(f"Address: {address}")
             if found.gateway is not None:
                 click.echo(f"Gateway: {found.gateway.url}")
+            if found.pinning_service is not None:
+                click.echo(f"Pinning service: {found.pinning_service}")
+                click.echo("To let somebody pin here: kachery-cloud-node tokens add NAME")
             for line in (sentence(running_audience(found.node.discovery)), *apart_lines(visible_now(config)[0])):
                 click.echo(line)
             click.echo("Others load from here with: kachery-cloud-load URI     (stop with Ctrl-C)")
@@ -134,3 +173,6 @@ def node(
         gateway=None if gateway is None else GatewayChoice(gateway, gateway_fetch),
         on_ready=ready,
     )
+
+
+node.add_command(tokens)

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     )
     from kachery_p2p.node.node import Node
     from kachery_p2p.node.options import NodeOptions
+    from kachery_p2p.pinning.server.service import PinServer
     from kachery_p2p.repo.keys import NodeKey
 
 log = logging.getLogger("kachery_cloud.node")
@@ -112,13 +113,16 @@ async def run_node(
             outbox=outbox(config),
         )
         server = None if gateway is None else _gateway_server(node, config, gateway)
-        methods = _methods(node, config, hand_over, server)
+        pins = await trio.to_thread.run_sync(_pin_server, node, config) if service else None
+        methods = _methods(node, config, hand_over, server, pins)
         async with trio.open_nursery() as nursery:
             await nursery.start(node.run)
             if service:
                 await node.host.prepare()
             if server is not None:
                 await nursery.start(server.run)
+            if pins is not None:
+                await nursery.start(pins.run)
             await nursery.start(serve_control, config.directory, methods)
             task_status.started(methods)
 
@@ -157,6 +161,24 @@ def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> Gatewa
     )
 
 
+def _pin_server(node: Node, config: Config) -> PinServer | None:
+    """The pinning service of the settings, for others; None without one."""
+    if config.pinning_service is None:
+        return None
+    from kachery_p2p.node.pin_server import PinKeeper
+    from kachery_p2p.pinning.server.limits import DEFAULT_UPLOAD
+    from kachery_p2p.pinning.server.service import PinServer, tls_context
+    from kachery_p2p.pinning.server.store import STORE_NAME, PinStore
+
+    return PinServer(
+        PinStore(config.directory / STORE_NAME),
+        PinKeeper(node),
+        config.pinning_service,
+        most_bytes=DEFAULT_UPLOAD if config.max_pin_bytes is None else config.max_pin_bytes,
+        tls=None if config.tls_cert is None else tls_context(config.tls_cert, config.tls_key),
+    )
+
+
 def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions:
     """How the node of these settings finds others and is found.
 
@@ -188,7 +210,13 @@ def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions
     )
 
 
-def _methods(node: Node, config: Config, hand_over: Callable[[], bool], gateway: GatewayServer | None) -> Methods:
+def _methods(
+    node: Node,
+    config: Config,
+    hand_over: Callable[[], bool],
+    gateway: GatewayServer | None,
+    pins: PinServer | None,
+) -> Methods:
     """What a process may ask of the node, whichever process it is in."""
 
     async def load(request: LoadRequest, progress: Progress) -> LoadResult:
@@ -196,7 +224,9 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool], gateway:
 
     async def status(request: Nothing, progress: Progress) -> RunningNode:
         served = None if gateway is None else ServedGateway(gateway.url, gateway.fetches)
-        return RunningNode(node.status(), str(config.directory), os.getpid(), served)
+        return RunningNode(
+            node.status(), str(config.directory), os.getpid(), served, None if pins is None else pins.url
+        )
 
     async def whereis(request: WhereisRequest, telling: Telling) -> tuple[Whereabouts, ...]:
         return await node.whereis(request, telling.part)
@@ -218,6 +248,8 @@ def _methods(node: Node, config: Config, hand_over: Callable[[], bool], gateway:
 
     async def notify_removed(request: RemovedNote, progress: Progress) -> None:
         await node.notify_removed(request.cids)
+        if pins is not None:
+            await pins.queue.lost(request.cids)
 
     async def notify_access(request: Nothing, progress: Progress) -> None:
         await node.notify_access()

@@ -25,9 +25,11 @@ from kachery_cloud.settings.values import (
     BOOTSTRAP,
     BYTES,
     DIRECTORIES,
+    FILE,
     FOR_WHOM,
     GATEWAY_TOKENS,
     GATEWAYS,
+    LISTENER,
     OWN_PEERS,
     SWITCH,
     TIMEOUT,
@@ -40,6 +42,8 @@ from kachery_cloud.settings.values import (
 if TYPE_CHECKING:
     from kachery_cloud.settings.pin_services import PinSetting
 
+#: The most that one pin of others may take; see `kachery_p2p.pinning.server.limits`.
+DEFAULT_PIN = 5 << 30
 DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
 
 # ruff: noqa: RUF009 - `_setting` makes a field, which ruff cannot know.
@@ -246,6 +250,12 @@ class Config:
         unset="those of `kachery-cloud-pins service add`",
         secret=_has_tokens,
     )
+    pinning_service: str | None = _setting(
+        LISTENER, None, "Where `kachery-cloud-node` offers others to pin here.", unset="`off`"
+    )
+    max_pin_bytes: int | None = _setting(BYTES, DEFAULT_PIN, "The most that one of their pins may take.", unset="5 GiB")
+    tls_cert: Path | None = _setting(FILE, None, "The certificate (PEM) with which the pinning service speaks HTTPS.")
+    tls_key: Path | None = _setting(FILE, None, "Its key (PEM).", unset="in the file of the certificate")
 
     def dht_mode(self, private_network: bool) -> DHTMode:
         """How to take part in `/ipfs/kad/1.0.0`: not at all when `public` is off.

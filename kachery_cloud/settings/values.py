@@ -228,6 +228,27 @@ def _directories(value: Any, origin: str) -> tuple[Path, ...]:
     return tuple(found)
 
 
+def _listener(value: Any, origin: str) -> str | None:
+    """`HOST:PORT` as it was written; None where nothing is to listen."""
+    if _word(value) in (*_OFF, "none"):
+        return None
+    from kachery_p2p.http_address import parse_address
+
+    if not isinstance(value, str):
+        raise ConfigError(f"{origin} is {shown(value)}; it must be an address to listen on, such as 127.0.0.1:8095.")
+    try:
+        parse_address(value)
+    except InvalidAddress as error:
+        raise ConfigError(f"{origin}: {error}") from None
+    return value.strip()
+
+
+def _file(value: Any, origin: str) -> Path | None:
+    """The full path of a file, which need not be there."""
+    found = _directories([value], origin)
+    return next(iter(found))
+
+
 def _own_peers(value: Any, origin: str) -> tuple[str, ...]:
     """Peer IDs, each once."""
     if isinstance(value, str):
@@ -274,6 +295,8 @@ ADDRESSES = Parser(parse_addresses, "multiaddrs")
 OWN_PEERS = Parser(_own_peers, "peer IDs")
 FOR_WHOM = Parser(_for_whom, "names of groups, `private` or `public`")
 BOOTSTRAP = Parser(parse_bootstrap, "multiaddrs, `default` or `none`", none="default")
+LISTENER = Parser(_listener, "`HOST:PORT` or `off`", none="off")
+FILE = Parser(_file, "a path", show=lambda path: None if path is None else str(path))
 BYTES = Parser[int | None](byte_count, "bytes, such as `50GB`")
 SWITCH = Parser(_switch, "`on` or `off`")
 URLS = Parser(_urls, "URLs, `default` or `none`", none="default")

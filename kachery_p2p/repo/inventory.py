@@ -4,9 +4,9 @@ The catalog has a root for each file, also for those inside folders. `kept` has 
 for by itself: those are listed, and those are removed. A file that is in a folder, and was not stored by itself, has
 none; it goes with the last folder that has it.
 
-`kept.how` is the sum of what was done: 1 stored, 2 linked, 4 loaded. `used` is when it was last read by a user of this
-machine, to the hour, so that reading costs no writing. `whole` says of a folder whether all that is in it is here; null
-where that must be looked up again.
+`kept.how` is the sum of what was done: 1 stored, 2 linked, 4 loaded, 8 pinned here by others. `used` is when it was
+last read by a user of this machine, to the hour, so that reading costs no writing. `whole` says of a folder whether all
+that is in it is here; null where that must be looked up again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kachery_p2p.repo.catalog import CHANGED, DIRECTORY, OK
 from kachery_p2p.repo.checking import Problem, way_out
 from kachery_p2p.repo.fileio import Stamp
 from kachery_p2p.repo.folder_parts import FolderParts, part_row
-from kachery_p2p.repo.kept_rows import LINKED, LOADED, STORED, KeptRoot, Label, clean_label, keep_row, label_row
+from kachery_p2p.repo.kept_rows import LINKED, LOADED, PINNED, STORED, KeptRoot, Label, clean_label, keep_row, label_row
 from kachery_p2p.repo.labels import LabelRecord, LabelRecords
 from kachery_p2p.repo.limits import SQL_KEYS, USED_NOTES, USED_SECONDS
 from kachery_p2p.repo.placing import Placer
@@ -182,6 +182,34 @@ class Inventory:
                     if not known:
                         part_row(db, root, file, now)
 
+    def pinned(self, cid: CID, before: int) -> None:
+        """Note that a root which is here is kept for others, whoever loaded it.
+
+        Args:
+            cid: of it.
+            before: as what it was kept before it was loaded for them; 0 where it was not. No more stays of that load.
+        """
+        key, now, how = bytes(cid.to_v1()), time.time(), before | PINNED
+        with self._lock.adding():
+            self.records.append([_record(cid, how, None, now)])
+            with self._catalog.write(durable=True) as db:
+                keep_row(db, key, how, now)
+                db.execute("UPDATE kept SET how = ? WHERE key = ?", (how, key))
+                db.execute("DELETE FROM going WHERE key = ?", (key,))
+        with self._guard:
+            self._used.pop(key, None)  # whoever uses it next does so as the user
+
+    def pinned_keys(self) -> set[bytes]:
+        """What is kept for others, as the catalog has it."""
+        rows = self._catalog.all("SELECT k.key FROM kept k JOIN roots r ON r.key = k.key WHERE k.how & ?", (PINNED,))
+        return {key for (key,) in rows}
+
+    def unpinned(self, cid: CID) -> None:
+        """Note that a root is not kept for others any more, but for whatever else it is here."""
+        key = bytes(cid.to_v1())
+        with self._lock.adding(), self._catalog.write(durable=True) as db:
+            db.execute("UPDATE kept SET how = how & ~? WHERE key = ? AND how <> ?", (PINNED, key, PINNED))
+
     def use(self, cid: CID) -> None:
         """Note that a root was used now. Costs a row once an hour, and else nothing but a look into memory."""
         if self._catalog.read_only:
@@ -190,8 +218,10 @@ class Inventory:
         with self._guard:
             if now - USED_SECONDS < self._used.get(key, 0.0) <= now:
                 return
-        row = self._catalog.one("SELECT used FROM kept WHERE key = ?", (key,))
-        if row is not None and not now - USED_SECONDS < row[0] <= now:
+        row = self._catalog.one("SELECT used, how FROM kept WHERE key = ?", (key,))
+        if row is not None and row[1] == PINNED:
+            self.loaded(cid)  # it was here for others alone, and is not to go with them
+        elif row is not None and not now - USED_SECONDS < row[0] <= now:
             with self._catalog.write() as db:
                 db.execute("UPDATE kept SET used = ? WHERE key = ?", (now, key))
         self._remember(key, now)

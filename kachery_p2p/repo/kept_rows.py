@@ -16,6 +16,8 @@ from kachery_p2p.repo.limits import LABELS_OF_ROOT
 STORED = 1
 LINKED = 2
 LOADED = 4
+#: Kept for others, by the pinning service that this node is.
+PINNED = 8
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class KeptRoot:
     Attributes:
         cid: of it.
         directory: whether it is one.
-        how: a sum of STORED, LINKED and LOADED; 0 for a file or a folder of which only a part is here.
+        how: a sum of STORED, LINKED, LOADED and PINNED; 0 for a file or a folder of which only a part is here.
         size: in bytes; None where that is not known yet. Of a folder of which a part is here, what its node says.
         here: bytes of it that are here, those of a linked file among them.
         added: when it was first stored, linked or loaded by itself; seconds since 1970.

@@ -10,7 +10,7 @@ from pathlib import Path
 from kachery_p2p.repo.catalog import OK, Catalog
 from kachery_p2p.repo.compaction import used_bytes
 from kachery_p2p.repo.inventory import Inventory
-from kachery_p2p.repo.kept_rows import LINKED, LOADED, STORED
+from kachery_p2p.repo.kept_rows import LINKED, LOADED, PINNED, STORED
 from kachery_p2p.repo.layout import Layout
 from kachery_p2p.repo.packs import PackReader
 
@@ -79,7 +79,7 @@ class UsageReader:
         found: dict[bytes, str] = {}
         kept = self._catalog.all("SELECT key, how FROM kept")
         folders = dict(self._inventory.folders())
-        for how, what in ((LOADED, "loaded"), (STORED | LINKED, "stored")):
+        for how, what in ((LOADED | PINNED, "loaded"), (STORED | LINKED, "stored")):
             for key, done in kept:
                 if done & how:
                     found[key] = what

@@ -40,7 +40,9 @@ done
 ssh() { (cd "$HOME" && mkdir -p .kachery-cloud && bash -c "$2"); }
 """
 _EXAMPLES = re.compile(r"Examples?:\n((?: *\S.*\n?)+)")
-_SERVES = re.compile(r"^(?P<variables>(?:[A-Z_]+=\S+ +)*)(?P<command>kachery-cloud[- ]node\b[^&|\n]*)$", re.MULTILINE)
+_SERVES = re.compile(
+    r"^(?P<variables>(?:[A-Z_]+=\S+ +)*)(?P<command>kachery-cloud[- ]node\b(?! tokens)[^&|\n]*)$", re.MULTILINE
+)
 
 
 @dataclass
@@ -83,6 +85,7 @@ class Scene:
             (r"/big/disk", str(self.here.folder / "big-disk")),
             (r"--gateway(?= *$)", f"--gateway 127.0.0.1:{self.port}"),
             (r"127\.0\.0\.1:8090", f"127.0.0.1:{self.port}"),
+            (r"127\.0\.0\.1:8095", "127.0.0.1:0"),
             (r"https://pins\.lab\.example\.org|http://192\.168\.1\.7:5001", self.service),
             (r"service add filebase\b", f"service add filebase {self.service} --token-stdin < token.txt"),
             (r"(service add kubo .*)", r"\1 --token-stdin < token.txt"),

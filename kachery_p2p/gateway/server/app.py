@@ -14,10 +14,9 @@ the user (`token`) everything is read that the user may read; such answers are f
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import trio
@@ -27,52 +26,15 @@ from kachery_p2p.errors import KacheryError
 from kachery_p2p.gateway.server import limits
 from kachery_p2p.gateway.server.content import Content
 from kachery_p2p.gateway.server.formats import answer_for
-from kachery_p2p.gateway.server.limits import GatewayLimits
 from kachery_p2p.gateway.server.names import GatewayNames, NameSource
 from kachery_p2p.gateway.server.pages import PAGE_HEADERS, welcome_page
 from kachery_p2p.gateway.server.paths import NamePath, PathRefusal, check_host, parse_path
 from kachery_p2p.gateway.server.replies import METHODS, HttpReply, Send
 from kachery_p2p.gateway.server.request import Request, refusal_for
 from kachery_p2p.gateway.server.token import shows_token
+from kachery_p2p.http_server import Turns, framing_fault
 
 log = logging.getLogger("kachery_p2p.gateway")
-
-
-class _Turns:
-    """How many requests are answered at once, of all and of each address; the others wait."""
-
-    def __init__(self, bounds: GatewayLimits) -> None:
-        self._limits = bounds
-        self._all = trio.CapacityLimiter(bounds.max_running)
-        self._each: dict[str, trio.CapacityLimiter] = {}
-        self._waiting = 0
-
-    @property
-    def waiting(self) -> int:
-        """Requests that wait for their turn."""
-        return self._waiting
-
-    @contextlib.asynccontextmanager
-    async def take(self, address: str) -> AsyncIterator[bool]:
-        """Wait for a turn, and have it while this lasts; False when there is none to be had."""
-        if self._waiting >= self._limits.max_waiting:
-            yield False
-            return
-        own = self._each.setdefault(address, trio.CapacityLimiter(self._limits.max_running_each))
-        try:
-            async with contextlib.AsyncExitStack() as held:
-                self._waiting += 1
-                try:
-                    with trio.move_on_after(self._limits.wait_seconds) as patience:
-                        for limiter in (own, self._all):
-                            await limiter.acquire()
-                            held.callback(limiter.release)
-                finally:
-                    self._waiting -= 1
-                yield not patience.cancelled_caught
-        finally:
-            if not own.borrowed_tokens and not own.statistics().tasks_waiting:
-                self._each.pop(address, None)
 
 
 class GatewayApp:
@@ -102,7 +64,7 @@ class GatewayApp:
         self._names = frozenset(names)
         self._agent = agent
         self._limits = content.limits
-        self._turns = _Turns(content.limits)
+        self._turns = Turns(content.limits)
 
     @property
     def fetches(self) -> bool:
@@ -134,7 +96,7 @@ class GatewayApp:
     async def _answer(self, scope: Mapping[str, Any], method: str) -> HttpReply:
         headers = Headers(raw=list(scope["headers"]))
         try:
-            _check_framing(scope, headers)
+            _check_framing(scope)
             check_host(headers.get("host"), self._names)
             if method == "OPTIONS":
                 return _preflight(headers)
@@ -239,16 +201,12 @@ def _has_body(scope: Mapping[str, Any]) -> bool:
     )
 
 
-def _check_framing(scope: Mapping[str, Any], headers: Headers) -> None:
-    """Refuse what two servers could read as two different requests, and heads larger than any that are meant.
-
-    The HTTP server bounds a head that comes in pieces; one that comes at once is there before it is counted.
+def _check_framing(scope: Mapping[str, Any]) -> None:
+    """Refuse what `framing_fault` finds.
 
     Raises:
-        PathRefusal: 400 (RFC 9112, section 6.3), 431.
+        PathRefusal: 400, 431.
     """
-    if "transfer-encoding" in headers and "content-length" in headers:
-        raise PathRefusal(400, "The request has both Transfer-Encoding and Content-Length.")
-    size = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
-    if size > limits.MAX_REQUEST_HEAD:
-        raise PathRefusal(431, f"The headers have {size} bytes; {limits.MAX_REQUEST_HEAD} are the most there can be.")
+    fault = framing_fault(scope)
+    if fault is not None:
+        raise PathRefusal(*fault)

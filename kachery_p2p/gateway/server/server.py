@@ -1,85 +1,33 @@
-"""Serving the gateway: the sockets, and the HTTP server (hypercorn) behind them.
-
-hypercorn speaks HTTP; what it leaves to others is done here:
-
-- It shields its sends from cancellation, so a reader that stands still would hold a task for ever, and keep the node
-  from stopping. `_Guarded` stands between it and the socket: each SEND_STEP has its time, and closing the socket ends
-  whatever waits for it.
-- It works on for a reader that has gone, and keeps the connection for its idle time. `_Guarded` cancels all that
-  belongs to the connection instead.
-- It takes any number of connections. Here they are counted; when there are too many, the one that has asked nothing for
-  longest makes room for a new one, first among those of the address that has most.
-- It gives an HTTP/2 reader that opens no window all the time in the world. `_watch` does not, least of all while others
-  wait for their turn.
-- It deals with all HTTP/2 frames that have come in one go. `_Guarded` hands them over in small pieces, and at a pace.
+"""Serving the gateway: its application behind the HTTP server that it shares with others (`kachery_p2p.http_server`).
 
 Listening anywhere but on loopback is for the user to choose, and is logged.
 """
 
 from __future__ import annotations
 
-import errno
-import functools
-import ipaddress
 import logging
-import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-import trio
-
-from kachery_p2p import descriptors
-from kachery_p2p.errors import AddressInUse, InvalidAddress
 from kachery_p2p.gateway.server import limits
-from kachery_p2p.gateway.server.app import GatewayApp, Send
+from kachery_p2p.gateway.server.app import GatewayApp
 from kachery_p2p.gateway.server.content import Content, Fetch
 from kachery_p2p.gateway.server.limits import GatewayLimits
 from kachery_p2p.gateway.server.names import NameSource
 from kachery_p2p.gateway.server.view import View
-from kachery_p2p.groups import group_of, most_crowded
-from kachery_p2p.turns import Allowance, Pool
+from kachery_p2p.http_address import DEFAULT_ADDRESS, parse_address
+from kachery_p2p.http_server import HttpServer
 
 if TYPE_CHECKING:
-    from hypercorn.config import Config
-
     from kachery_p2p.access.gate import Gate
     from kachery_p2p.repo.repo import Repo
 
+__all__ = ["DEFAULT_ADDRESS", "GatewayServer", "parse_address"]
+
 log = logging.getLogger("kachery_p2p.gateway")
 
-#: Where the gateway listens when nothing else is said: 8080 is Kubo's, and often taken by others.
-DEFAULT_ADDRESS = "127.0.0.1:8090"
 
-
-def parse_address(text: str) -> tuple[str, int]:
-    """`HOST:PORT`, `[IPv6]:PORT`, `HOST` or `:PORT` / `PORT`, where HOST is an address or `localhost`.
-
-    Raises:
-        InvalidAddress: it is none of these.
-    """
-    default_host, _, default_port = DEFAULT_ADDRESS.rpartition(":")
-    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]*))(?::(\d{1,5}))?", text.strip())
-    if match is None:
-        raise InvalidAddress(f"{text!a} is not an address to listen on. It looks like {DEFAULT_ADDRESS}.")
-    host, port = match[1] or match[2] or default_host, match[3] or default_port
-    if host.isascii() and host.isdigit() and match[3] is None:
-        host, port = default_host, host
-    if host == "localhost":
-        host = default_host
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        raise InvalidAddress(
-            f"{text!a} is not an address to listen on: {host!a} is no IP address. It looks like {DEFAULT_ADDRESS}."
-        ) from None
-    if int(port) > 65535:
-        raise InvalidAddress(
-            f"{text!a} is not an address to listen on: there is no port {port}. It looks like {DEFAULT_ADDRESS}."
-        )
-    return host, int(port)
-
-
-class GatewayServer:
+class GatewayServer(HttpServer):
     """An HTTP gateway over a repo.
 
     Args:
@@ -114,243 +62,15 @@ class GatewayServer:
         gate: Gate | None = None,
         token: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self._limits = bounds
-        self._host, self._port = parse_address(address)
         content = Content(View(repo.own, gate), fetch, bounds)
         self._app = GatewayApp(content, names=names, agent=agent, resolver=resolver, token=token)
-        self._connections: set[_Guarded] = set()
-        self._max_connections = min(bounds.max_connections, descriptors.shares().gateway)
-        self._refusals = 0
-        self._pool = Pool(limits.H2_RATE)
-
-    @property
-    def url(self) -> str:
-        """Where it is: `http://127.0.0.1:8090`."""
-        address = ipaddress.ip_address(self._host)
-        if address.is_unspecified:
-            address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
-        return f"http://{address if address.version == 4 else f'[{address}]'}:{self._port}"
+        super().__init__(self._app, address, what="The gateway", option="--gateway", bounds=bounds)
 
     @property
     def fetches(self) -> bool:
         """Whether what is not here is fetched from the network."""
         return self._app.fetches
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen and serve until cancelled.
-
-        Raises:
-            AddressInUse: somebody else listens there, or this machine does not have the address.
-        """
-        listeners = await self._listen()
-        self._port = listeners[0].socket.getsockname()[1]
-        self._config = await trio.to_thread.run_sync(_http_config, self._limits)
-        if not ipaddress.ip_address(self._host).is_loopback:
+    def _listening(self) -> None:
+        if self.open_to_others:
             log.warning("The gateway at %s can be used by other machines, for what is here for everyone.", self.url)
-        async with trio.open_nursery() as nursery:
-            try:
-                nursery.start_soon(self._watch)
-                task_status.started()
-                await trio.serve_listeners(self._serve, listeners, handler_nursery=nursery)
-            finally:
-                for connection in list(self._connections):
-                    connection.abort()
-
-    async def _listen(self) -> list[trio.SocketListener]:
-        try:
-            return await trio.open_tcp_listeners(self._port, host=self._host, backlog=limits.BACKLOG)
-        except OSError as error:
-            why = "in use already" if error.errno == errno.EADDRINUSE else f"not to be had: {error}"
-            raise AddressInUse(
-                f"The gateway cannot listen on {self._host}, port {self._port}: it is {why}. Choose another with "
-                "--gateway, such as --gateway 127.0.0.1:0 for a free port."
-            ) from error
-
-    async def _serve(self, stream: trio.SocketStream) -> None:
-        if len(self._connections) >= self._max_connections and not self._make_room():
-            if self._refusals < limits.MAX_REFUSALS:
-                self._refusals += 1
-                try:
-                    await _turn_away(stream)
-                finally:
-                    self._refusals -= 1
-            await trio.aclose_forcefully(stream)
-            return
-        with trio.CancelScope() as scope:
-            guarded = _Guarded(stream, scope, self._pool, self._limits.send_seconds)
-            self._connections.add(guarded)
-            try:
-                await self._speak(guarded)
-            except Exception as error:  # noqa: BLE001 - one connection must not take the node with it
-                log.info("a connection ended badly: %r", error)
-            finally:
-                self._connections.discard(guarded)
-                guarded.abort()
-
-    def _make_room(self) -> bool:
-        """Close the connection that has asked nothing for longest, of the address that has most; False without one."""
-        silent = sorted((each for each in self._connections if not each.running), key=lambda each: each.quiet_since)
-        victim = most_crowded({each: each.group for each in silent}, [each.group for each in self._connections])
-        if victim is None:
-            return False
-        log.debug("too many connections: one from %s that asks nothing is closed", victim.group)
-        self._connections.discard(victim)
-        victim.abort()
-        return True
-
-    async def _watch(self) -> None:
-        """Close the connections that do not take their answers."""
-        while True:
-            await trio.sleep(self._limits.watch_interval)
-            patience = self._limits.crowded_seconds if self._app.crowded else self._limits.send_seconds
-            now = trio.current_time()
-            for each in [each for each in self._connections if each.stuck_for(now) >= patience]:
-                log.debug("a connection from %s does not take its answer", each.group)
-                self._connections.discard(each)
-                each.abort()
-
-    async def _speak(self, stream: _Guarded) -> None:
-        """HTTP, until the connection ends."""
-        from hypercorn.app_wrappers import ASGIWrapper
-        from hypercorn.protocol.h2 import H2Protocol
-        from hypercorn.trio.tcp_server import TCPServer
-        from hypercorn.trio.worker_context import WorkerContext
-        from hypercorn.typing import ConnectionState
-
-        app = ASGIWrapper(cast("Any", functools.partial(stream.call, self._app)))
-        server = TCPServer(app, self._config, WorkerContext(None), ConnectionState({}), cast("Any", stream))
-        stream.is_h2 = lambda: isinstance(server.protocol.protocol, H2Protocol)
-        await server.run()
-
-
-def _http_config(bounds: GatewayLimits) -> Config:
-    from hypercorn.config import Config
-
-    config = Config()
-    config.accesslog = None
-    config.errorlog = logging.getLogger("kachery_p2p.gateway.http")
-    config.include_server_header = False
-    config.h11_max_incomplete_size = limits.MAX_REQUEST_HEAD
-    config.h2_max_header_list_size = limits.MAX_REQUEST_HEAD
-    config.h2_max_concurrent_streams = bounds.max_running
-    config.keep_alive_timeout = bounds.idle_seconds
-    return config
-
-
-class _Guarded:
-    """A connection as hypercorn sees it: the parts of a `trio.SocketStream` that it uses.
-
-    Attributes:
-        group: where it comes from.
-        running: requests that are being answered.
-        quiet_since: when it was opened, or its last request was answered.
-        is_h2: tells whether it speaks HTTP/2.
-    """
-
-    def __init__(self, stream: trio.SocketStream, scope: trio.CancelScope, pool: Pool, send_seconds: float) -> None:
-        self._send_seconds = send_seconds
-        self._stream = stream
-        self._scope = scope
-        self.socket = stream.socket
-        self.group = _group(stream)
-        self.running = 0
-        self.quiet_since = self._moved_at = trio.current_time()
-        self._offering = 0
-        self._allowance = Allowance(limits.H2_RATE, limits.H2_BURST, pool)
-        self.is_h2: Callable[[], bool] = lambda: False
-
-    async def call(self, app: GatewayApp, scope: Mapping[str, Any], receive: object, send: Send) -> None:
-        """Have a request answered by the application, noting what becomes of it."""
-
-        async def watched(message: dict[str, Any]) -> None:
-            self._offering += 1
-            self._moved_at = trio.current_time()
-            try:
-                await send(message)
-            finally:
-                self._offering -= 1
-
-        self.running += 1
-        if self.is_h2():
-            self._allowance.spend(limits.H2_REQUEST_COST)
-        try:
-            await app(scope, receive, watched)
-        finally:
-            self.running -= 1
-            self.quiet_since = trio.current_time()
-
-    def stuck_for(self, now: float) -> float:
-        """Seconds for which an answer is there and nothing of it was taken."""
-        return now - self._moved_at if self._offering else 0.0
-
-    async def send_all(self, data: bytes) -> None:
-        view = memoryview(data)
-        for start in range(0, len(view), limits.SEND_STEP):
-            step = view[start : start + limits.SEND_STEP]
-            with trio.move_on_after(self._send_seconds) as patience:
-                try:
-                    for at in range(0, len(step), limits.PROGRESS_STEP):
-                        await self._stream.send_all(step[at : at + limits.PROGRESS_STEP])
-                        self._moved_at = trio.current_time()
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    self._scope.cancel()
-                    raise
-            if patience.cancelled_caught:
-                self.abort()
-                raise trio.BrokenResourceError("the other side takes nothing")
-        self._allowance.spend(-len(view) / limits.H2_SENT_PER_UNIT)
-
-    async def receive_some(self, most: int) -> bytes:
-        data = b""
-        try:
-            if self.is_h2():
-                await self._allowance.settle()
-                most = min(most, limits.H2_PIECE)
-            data = bytes(await self._stream.receive_some(most))
-            if self.is_h2():
-                self._allowance.spend(len(data))
-        finally:
-            if not data:
-                # Nobody is there any more. hypercorn would work on for them, and then wait out its idle time.
-                self._scope.cancel()
-        return data
-
-    async def send_eof(self) -> None:
-        await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        try:
-            await self._stream.aclose()
-        finally:
-            # Whoever still works for this connection, or waits to hear from it, does so in vain.
-            self._scope.cancel()
-
-    def abort(self) -> None:
-        """End the connection now; whatever waits for it fails."""
-        self.socket.close()
-        self._scope.cancel()
-
-
-def _group(stream: trio.SocketStream) -> str:
-    try:
-        return group_of(stream.socket.getpeername()[0])
-    except OSError:  # gone already
-        return ""
-
-
-async def _turn_away(stream: trio.SocketStream) -> None:
-    """There are too many connections: say so, without reading what is asked."""
-    text = b"This gateway has too many connections. Try again.\n"
-    head = (
-        f"HTTP/1.1 503 Service Unavailable\r\nRetry-After: {limits.RETRY_AFTER}\r\nConnection: close\r\n"
-        "Access-Control-Allow-Origin: *\r\nContent-Type: text/plain; charset=utf-8\r\n"
-        f"Content-Length: {len(text)}\r\n\r\n"
-    )
-    with trio.move_on_after(limits.REFUSE_SECONDS):
-        try:
-            await stream.send_all(head.encode("ascii") + text)
-            await stream.send_eof()
-            while await stream.receive_some(limits.KIB):  # a close before it was read would take the answer with it
-                pass
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass

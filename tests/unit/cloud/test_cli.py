@@ -327,9 +327,11 @@ def test_commands_are_light() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize(("entry", "module"), [("load_main", "loading"), ("node_main", "node"), ("main", "settings")])
+@pytest.mark.parametrize(
+    ("entry", "module"), [("load_main", "loading"), ("node_main", "node node_tokens"), ("main", "settings")]
+)
 def test_a_command_is_read_alone(entry: str, module: str) -> None:
-    """Its help imports its own module of the commands, and nothing of what does the work."""
+    """Its help imports its own modules of the commands, and nothing of what does the work."""
     code = (
         "import sys\n"
         f"from kachery_cloud.commands.entry import {entry}\n"
@@ -340,7 +342,7 @@ def test_a_command_is_read_alone(entry: str, module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     shared = ("completing", "entry", "exit_codes", "main", "support")
-    mine = [f"kachery_cloud.commands.{name}" for name in (*shared, module)]
+    mine = [f"kachery_cloud.commands.{name}" for name in (*shared, *module.split())]
     light = ["kachery_cloud", "kachery_cloud.commands", "kachery_cloud.errors", "kachery_cloud.terminal"]
     assert done.stdout.splitlines()[-1] == str(
         sorted([*mine, *light, "kachery_p2p", "kachery_p2p.errors", "kachery_p2p.text"])

@@ -47,6 +47,10 @@ GIVEN: dict[str, tuple[str, object, object]] = {
     "own_peers": (f"/p2p/{PEER}", [PEER], (PEER,)),
     "gateways": (URL, [URL], (URL,)),
     "gateway_tokens": (f"{URL}=secret", {URL: "secret"}, {URL: "secret"}),
+    "pinning_service": ("127.0.0.1:8095", "127.0.0.1:8095", "127.0.0.1:8095"),
+    "max_pin_bytes": ("5kB", 5000, 5000),
+    "tls_cert": ("/tls/cert.pem", "/tls/cert.pem", Path("/tls/cert.pem")),
+    "tls_key": ("/tls/key.pem", "/tls/key.pem", Path("/tls/key.pem")),
 }
 
 

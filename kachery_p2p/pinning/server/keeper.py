@@ -1,0 +1,104 @@
+"""What the pinning service needs of the node. `kachery_p2p.node.pin_server` has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from kachery_p2p.dag.cid import CID
+
+#: Called with bytes that are here, and bytes in all, as far as that is known.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the node is doing, for `/metrics`.
+
+    Attributes:
+        peers: that it is connected to.
+        blocks_received, bytes_received, blocks_sent, bytes_sent: over Bitswap, since the start.
+        dht_peers: in the routing table of each DHT that it takes part in.
+        disk_used: bytes of the data directory's files; None where that was not counted yet.
+        disk_free: bytes that the file system has left.
+    """
+
+    peers: int
+    blocks_received: int
+    bytes_received: int
+    blocks_sent: int
+    bytes_sent: int
+    dht_peers: Mapping[str, int] = field(default_factory=dict[str, int])
+    disk_used: int | None = None
+    disk_free: int = 0
+
+
+class Keeper(Protocol):
+    """Fetches, keeps and lets go roots."""
+
+    async def kept_as(self, root: CID) -> int | None:
+        """As what a root is kept now (`kachery_p2p.repo.kept_rows`); None where nothing of it is here."""
+        ...
+
+    async def kept(self) -> set[bytes]:
+        """What is kept for others now: binary CIDv1."""
+        ...
+
+    async def size_here(self, root: CID) -> int | None:
+        """Bytes of a root of which all is here; None where it is not."""
+        ...
+
+    async def ask_size(self, root: CID, origins: Sequence[str], silence: float) -> int | None:
+        """Bytes of a file, as its first block says; None for a directory.
+
+        Raises:
+            KacheryError: it cannot be had, or not read.
+        """
+        ...
+
+    async def fetch(self, root: CID, origins: Sequence[str], silence: float, progress: Progress) -> None:
+        """Bring all of a root to this machine, verified.
+
+        Args:
+            root: which.
+            origins: multiaddrs of those who should have it; those that cannot be dialled are passed over.
+            silence: seconds without anything after which it is given up.
+            progress: hears how far it is.
+
+        Raises:
+            KacheryError: it cannot be had, or not kept.
+        """
+        ...
+
+    async def keep(self, root: CID, before: int | None) -> int:
+        """Keep for others a root that was fetched, and announce it.
+
+        Args:
+            root: which.
+            before: as what it was kept when it was first wanted.
+
+        Returns:
+            Bytes of it.
+        """
+        ...
+
+    async def let_go(self, root: CID, before: int | None) -> None:
+        """Keep a root for others no more; it goes, if it is here for nothing else.
+
+        Raises:
+            RepoBusy: it cannot be done now.
+        """
+        ...
+
+    def addresses(self) -> list[str]:
+        """Multiaddrs at which peers can dial us; one with the peer ID alone where there are none."""
+        ...
+
+    async def check(self) -> str:
+        """Why data cannot be kept now; empty where it can."""
+        ...
+
+    async def figures(self) -> Figures:
+        """What the node is doing."""
+        ...
