@@ -221,7 +221,7 @@ def _mirror(folder: Folder, target: Path, preserve: bool, make: Callable[[str, s
         to = os.path.join(target, link.name)
         os.symlink(link.target, to)
         if preserve:
-            with contextlib.suppress(NotImplementedError):
+            with contextlib.suppress(NotImplementedError):  # a system that knows no times of links
                 os.utime(to, ns=(link.mtime_ns, link.mtime_ns), follow_symlinks=False)
     for name, below in folder.folders:
         inner = target / name

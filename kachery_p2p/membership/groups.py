@@ -119,6 +119,7 @@ class Groups:
             try:
                 callback()
             except Exception:
+                # The others must hear of it all the same: somebody may just have been removed.
                 log.exception("a callback failed")
 
     def set_mutual(self, peer: str, mutual: bool) -> bool:

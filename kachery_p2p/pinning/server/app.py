@@ -148,6 +148,7 @@ class PinApp:
             log.warning("a request could not be carried out: %s", error)
             return _Answer.refused(_broken("This service cannot reach its list of pins now. Try again later."))
         except Exception:
+            # One request that goes wrong must not end the node; who asked hears of it in the form that he reads.
             log.exception("a request ended by a mistake of this program")
             return _Answer.refused(_broken("This service made a mistake, which is in its log."))
 

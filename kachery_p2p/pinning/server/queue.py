@@ -181,6 +181,7 @@ class PinQueue:
                 return
             await self._do(store.finish, pin, "failed", plain_words(error))
         except Exception:
+            # Else it would be taken up again at each start, and the queue with it would end each time.
             log.exception("the pin %s ended by a mistake of this program", pin.request_id)
             await self._do(store.finish, pin, "failed", "This service made a mistake, which is in its log.")
         else:
