@@ -296,10 +296,12 @@ def copy_root(config: Config, cid: CID, transform: Transform, name: str = "") ->
 
 def _opened(repo: Repo, source: Path | PackedFile) -> BinaryIO:
     """A file of a tree. One in a pack has a few KiB."""
-    data = None if isinstance(source, Path) else source.read()
+    if isinstance(source, Path):
+        return open(source, "rb")
+    data = source.read()
     if data is not None:
         return io.BytesIO(data)
-    path = source if isinstance(source, Path) else repo.find_file(source.cid)
+    path = repo.find_file(source.cid)
     if path is None:
         raise BlockNotLocal(str(source.cid))
     return open(path, "rb")
