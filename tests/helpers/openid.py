@@ -5,8 +5,8 @@
         back = browser.sign_in("http://127.0.0.1:8095/sign-in", "ada")  # where the provider sends the browser back to
         page = browser.get(back)
 
-The provider is the npm package `oidc-provider`, which `scripts/peers/install` brings; `scripts/peers/openid_provider.mjs`
-runs it, and has the other requests that `OpenIDProvider.call` takes.
+The provider is the npm package `oidc-provider`, which `scripts/peers/install` brings;
+`scripts/peers/openid_provider.mjs` runs it, and has the other requests that `OpenIDProvider.call` takes.
 """
 
 from __future__ import annotations
