@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import trio
 
@@ -31,8 +31,6 @@ MAX_PROOF = 256 << 10
 MAX_SERVED = 16
 #: Seconds that a peer has to take its answer, and that one is waited for.
 SECONDS = 10.0
-
-Showing = Literal["members", "everyone", "off"]
 
 
 class StreamLike(Protocol):
@@ -63,11 +61,11 @@ class OwnerServer:
 
     Args:
         directory: the data directory.
-        show: to whom.
+        show: to whom: `members`, `everyone`, or `off`.
         is_member: whether a peer is in a common group, or one of the user's own machines.
     """
 
-    def __init__(self, directory: Path, show: Showing, is_member: Callable[[str], bool]) -> None:
+    def __init__(self, directory: Path, show: str, is_member: Callable[[str], bool]) -> None:
         self._path = directory / PROOF_NAME
         self._show = show
         self._is_member = is_member

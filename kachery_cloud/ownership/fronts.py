@@ -32,23 +32,23 @@ class Console:
         self._typed = typed
 
     def show_sign_in(self, url: str, provider: str) -> None:
-        tell(f"Sign in with {provider}, in any browser:\n\n  {url}\n")
+        _tell(f"Sign in with {provider}, in any browser:\n\n  {url}\n")
         if self._typed:
-            tell(
+            _tell(
                 "If that browser is on another computer, it ends at a page that cannot be opened. Copy the address of "
                 "that page, and paste it here. (Enter alone: do not sign in.)"
             )
         self._browse(url)
 
     def show_registration(self, url: str, code: str, node: str) -> None:
-        tell(f"To register this computer with {node}, open this link in any browser:\n\n  {url}\n")
+        _tell(f"To register this computer with {node}, open this link in any browser:\n\n  {url}\n")
         if code:
-            tell(f"The page shows the code {code}. If it shows another one, do not register.")
-        tell("Waiting ... (Ctrl-C ends the waiting; the same command takes it up again.)")
+            _tell(f"The page shows the code {code}. If it shows another one, do not register.")
+        _tell("Waiting ... (Ctrl-C ends the waiting; the same command takes it up again.)")
         self._browse(url)
 
     def say(self, text: str) -> None:
-        tell(text)
+        _tell(text)
 
     def wait(self, receiver: Receiver, take: Callable[[str], bool], page: str, timeout: float) -> bool:
         given_up: list[bool] = []
@@ -68,7 +68,7 @@ class Console:
             import webbrowser
 
             if not webbrowser.open(url):
-                tell("No browser could be opened here.")
+                _tell("No browser could be opened here.")
 
 
 class Notebook:
@@ -150,6 +150,11 @@ class Notebook:
     def _may_type(self) -> bool:
         """Whether there is somebody who could answer: a notebook that is run as a program has nobody."""
         return bool(getattr(getattr(self._shell, "kernel", None), "_allow_stdin", False))
+
+
+def _tell(text: str) -> None:
+    for line in text.split("\n"):
+        tell(line)
 
 
 def _link(url: str, text: str) -> str:
