@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from kachery_cloud.ownership.redirect import Receiver, Taker, typed_input
+from kachery_cloud.ownership.redirect import NotOurs, Receiver, Taker, typed_input
 from kachery_cloud.terminal import tell
 
 _GIVE_UP = ("q", "quit", "exit")
@@ -55,7 +55,11 @@ class Console:
 
         def typed(text: str) -> bool:
             if text and text.lower() not in _GIVE_UP:
-                return take(text)
+                try:
+                    return take(text)
+                except NotOurs as error:
+                    self.say(str(error))
+                    return False
             given_up.append(True)
             return True
 
@@ -108,6 +112,8 @@ class Notebook:
                     return True
                 try:
                     taken = take(address)
+                except NotOurs:
+                    raise
                 except BaseException as error:
                     ended.append(error)
                     came.set()
@@ -143,7 +149,10 @@ class Notebook:
             if text.lower() in _GIVE_UP:
                 return
             if text:
-                once(text)
+                try:
+                    once(text)
+                except NotOurs as error:
+                    self.say(str(error))
             elif not came.is_set():
                 self.say("Nobody has signed in yet.")
 

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, quote_plus, urlencode, urlsplit
 from kachery_cloud.errors import SignInError
 from kachery_cloud.ownership.archive import KeySet, public_keys
 from kachery_cloud.ownership.claims import Malformed
+from kachery_cloud.ownership.redirect import NotOurs
 from kachery_p2p.json_reader import InvalidJSON, read_json
 from kachery_p2p.text import printable, shortened
 
@@ -85,10 +86,6 @@ class Attempt:
         )
         mark = "&" if urlsplit(self.provider.authorization).query else "?"
         return f"{self.provider.authorization}{mark}{query}"
-
-
-class NotOurs(ValueError):
-    """An address is not the answer to an attempt. The message is a sentence; waiting can go on."""
 
 
 def begin(provider: Provider, client_id: str, client_secret: str, redirect: str, nonce: str) -> Attempt:

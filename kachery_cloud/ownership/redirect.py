@@ -41,6 +41,10 @@ _NOT_DONE = "You are not signed in. This window can be closed: where kachery-clo
 Taker = Callable[[str], bool]
 
 
+class NotOurs(ValueError):
+    """An address is not the one that is waited for. The message is a sentence; waiting can go on."""
+
+
 class Receiver:
     """Waits for a browser. A context manager: the port is closed with it.
 
@@ -62,7 +66,8 @@ class Receiver:
         """Wait until something was taken.
 
         Args:
-            take: is given each address that a browser opens.
+            take: is given each address that a browser opens. Others can open some, too, so nobody is told of those for
+                which it raises `NotOurs`.
             timeout: seconds.
             typed: the file descriptor of a terminal or pipe, on which an address may come as well; None for none.
             on_typed: is given each line of it, without the blanks around.
@@ -129,6 +134,8 @@ class Receiver:
         if match is not None and match[1].split(b"?")[0] == b"/" and b"?" in match[1]:
             try:
                 taken = take(f"http://{HOST}{match[1].decode('latin-1')}")
+            except NotOurs:
+                taken = False
             except BaseException:
                 self._answer(connection, "403 Forbidden", _NOT_DONE)
                 raise

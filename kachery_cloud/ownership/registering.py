@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from kachery_cloud.errors import ConfigError, InvalidAddress, KacheryError, SignInError
-from kachery_cloud.ownership.archive import KeySet, public_keys, remember
+from kachery_cloud.ownership.archive import remember
 from kachery_cloud.ownership.claims import RANDOM_BYTES, Malformed, from_base64url, to_base64url
 from kachery_cloud.ownership.kept import Kept, keep_proof
 from kachery_cloud.ownership.lab_api import LabAPI, Refused, Unreachable, in_the_clear, node_url
 from kachery_cloud.ownership.labs import Lab, keep_lab, known_labs
+from kachery_cloud.ownership.openid import discover, fetch_keys
 from kachery_cloud.ownership.proofs import make_proof, new_nonce
 from kachery_cloud.ownership.sign_in import check_own
 from kachery_p2p.text import printable, shortened
@@ -135,7 +136,7 @@ def _still(api: LabAPI, known: Lab, config: Config, front: RegistrationFront) ->
 def _begin(api: LabAPI, about: dict[str, Any], identity: NodeKey, label: str) -> Lab:
     claims, nonce = new_nonce(identity, secrets.token_bytes(RANDOM_BYTES))
     asked: dict[str, Any] = {"label": label}
-    proofs = about.get("proofs") is True
+    proofs = about.get("sign_in") == "openid"
     if proofs:
         asked["nonce"] = nonce
     answer = api.signed("POST", "/registrations", asked)
@@ -235,7 +236,7 @@ def _finish(
         peers=peers,
     )
     keep_lab(config.directory, url, done)
-    proof = _keep_proof(config.directory, identity, lab, answer.get("proof"), front)
+    proof = _keep_proof(config.directory, identity, lab, about.get("issuer"), answer.get("proof"), front)
     return Registered(url, done, new=True, proof=proof)
 
 
@@ -279,17 +280,23 @@ def _add_peers(directory: Path, url: str, about: dict[str, Any]) -> tuple[str, .
     return new
 
 
-def _keep_proof(directory: Path, identity: NodeKey, lab: Lab, given: Any, front: RegistrationFront) -> bool:
-    """Keep the proof that the sign-in at the node gave, if it gave one: its ID token, and the keys of its issuer."""
-    if not isinstance(given, dict) or not lab.claims:
+def _keep_proof(
+    directory: Path, identity: NodeKey, lab: Lab, issuer: Any, given: Any, front: RegistrationFront
+) -> bool:
+    """Keep the proof that the sign-in at the node gave, if it gave one.
+
+    The node hands over the ID token. The keys that it is checked with come from the issuer itself.
+    """
+    token = given.get("id_token") if isinstance(given, dict) else None
+    if not isinstance(token, str) or not lab.claims:
         return False
     try:
-        claims = from_base64url(lab.claims, "claims")
-        token, issuer, audience = (given.get(name) for name in ("id_token", "issuer", "client_id"))
-        if not isinstance(token, str) or not isinstance(issuer, str) or not isinstance(audience, str):
-            raise Malformed("it has no ID token")
-        keys = KeySet(issuer, time.time(), public_keys(given.get("keys")), (audience,))
-        kept = Kept(make_proof(identity, claims, token, now=time.time()), keys)
+        proof = make_proof(identity, from_base64url(lab.claims, "claims"), token, now=time.time())
+        audience = proof.claims.get("aud")
+        if not isinstance(issuer, str) or not isinstance(audience, str):
+            raise Malformed("its ID token is for several applications, or the node does not name its provider")
+        keys = fetch_keys(discover(issuer), (audience,))
+        kept = Kept(proof, keys)
         check_own(kept, identity)
         remember(directory, keys)
         keep_proof(directory, kept)

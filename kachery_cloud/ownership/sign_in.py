@@ -16,7 +16,7 @@ from kachery_cloud.errors import ConfigError, ProofRefused, SignInError
 from kachery_cloud.ownership.archive import remember
 from kachery_cloud.ownership.claims import RANDOM_BYTES, Malformed
 from kachery_cloud.ownership.kept import Kept, keep_proof
-from kachery_cloud.ownership.openid import NotOurs, begin, discover, fetch_keys, read_answer, redeem
+from kachery_cloud.ownership.openid import begin, discover, fetch_keys, read_answer, redeem
 from kachery_cloud.ownership.proofs import make_proof, new_nonce
 from kachery_cloud.ownership.redirect import Receiver
 from kachery_cloud.ownership.verifying import Issuer, Owner, verify
@@ -43,7 +43,11 @@ class Front(Protocol):
         ...
 
     def wait(self, receiver: Receiver, take: Callable[[str], bool], page: str, timeout: float) -> bool:
-        """Wait for the answer, from a browser or pasted; `take` raises what ends it. False where nothing came."""
+        """Wait for the answer, from a browser or pasted; what `take` raises ends it, but for `NotOurs`.
+
+        Returns:
+            False where nothing came.
+        """
         ...
 
 
@@ -71,7 +75,7 @@ def sign_in(config: Config, identity: NodeKey, front: Front, *, timeout: float =
     provider = discover(config.openid_issuer)
     claims, nonce = new_nonce(identity, secrets.token_bytes(RANDOM_BYTES))
     with Receiver() as receiver:
-        attempt = begin(provider, config.openid_client_id, config.openid_client_secret, receiver.address, nonce)
+        attempt = begin(provider, config.openid_client_id, _client_secret(config), receiver.address, nonce)
         front.show_sign_in(attempt.url, name_of(config.openid_issuer))
         code = _wait(attempt, receiver, front, timeout)
     kept = receive_token(identity, claims, redeem(attempt, code), provider, config.openid_client_id)
@@ -109,16 +113,19 @@ def check_own(kept: Kept, identity: NodeKey) -> Owner:
         raise SignInError(f"The sign-in at {where} proves nothing, and is not kept. {error} {advice}") from None
 
 
+def _client_secret(config: Config) -> str:
+    if config.openid_client_secret_file is None:
+        return config.openid_client_secret
+    from kachery_cloud.lab.lab import read_secret
+
+    return read_secret(config.openid_client_secret_file)
+
+
 def _wait(attempt: Attempt, receiver: Receiver, front: Front, timeout: float) -> str:
     codes: list[str] = []
 
     def take(address: str) -> bool:
-        try:
-            codes.append(read_answer(attempt, address))
-        except NotOurs as error:
-            if address:
-                front.say(str(error))
-            return False
+        codes.append(read_answer(attempt, address))
         return True
 
     if not front.wait(receiver, take, _DONE, timeout):
