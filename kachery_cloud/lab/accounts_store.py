@@ -52,7 +52,7 @@ TABLES = Tables(
             label TEXT NOT NULL,
             registered REAL NOT NULL,
             seen REAL,
-            id_token TEXT
+            proof TEXT
         );
         CREATE INDEX clients_by_member ON clients (member)
         """,
@@ -173,7 +173,7 @@ class Accounts:
         """The members who have a text for id, e-mail address or name."""
         rows = self._database.all(
             f"SELECT {_MEMBER} FROM members WHERE removed IS NULL AND (id = ?1 OR email = ?2 OR name = ?1) ORDER BY id",
-            (text, text.casefold()),
+            (_text(text), _text(text).casefold()),
         )
         return [_member(row) for row in rows]
 
@@ -287,7 +287,7 @@ class Accounts:
 
     # --- clients ----------------------------------------------------------------------------------------------------
 
-    def register(self, member: str, peer: str, label: str, token_hash: bytes, id_token: str | None = None) -> Client:
+    def register(self, member: str, peer: str, label: str, token_hash: bytes, proof: str | None = None) -> Client:
         """Make a computer a client of a member; from now on the pinning service takes its token.
 
         Args:
@@ -295,7 +295,7 @@ class Accounts:
             peer: the peer ID.
             label: a name for people.
             token_hash: of the token; an earlier one of this client ends.
-            id_token: with which he signed in for this computer, if he did: its nonce commits to the computer's key.
+            proof: of his sign-in for this computer, where there was one; see `id_tokens.proof_of`.
 
         Raises:
             Refusal: there is no such member; he has too many clients; or it is another member's.
@@ -315,10 +315,10 @@ class Accounts:
                     f"{owner.name} has {count} clients, and {limits.MAX_CLIENTS} are the most. Remove one first.",
                 )
             db.execute(
-                "INSERT INTO clients (peer, member, label, registered, id_token) VALUES (?, ?, ?, ?, ?) "
+                "INSERT INTO clients (peer, member, label, registered, proof) VALUES (?, ?, ?, ?, ?) "
                 "ON CONFLICT (peer) DO UPDATE SET label = excluded.label, registered = excluded.registered, "
-                "id_token = coalesce(excluded.id_token, id_token)",
-                (peer, member, label, now, id_token),
+                "proof = coalesce(excluded.proof, proof)",
+                (peer, member, label, now, proof),
             )
         self._pins.grant(CLIENT + peer, token_hash, owner.account, owner.quota)
         client = self.client(peer)
@@ -330,12 +330,12 @@ class Accounts:
 
     def client(self, peer: str) -> Client | None:
         """A client by its peer ID."""
-        row = self._database.one(f"SELECT {_CLIENT} FROM clients WHERE peer = ?", (peer,))
+        row = self._database.one(f"SELECT {_CLIENT} FROM clients WHERE peer = ?", (_text(peer),))
         return None if row is None else Client(*row)
 
-    def id_token(self, peer: str) -> str | None:
-        """The ID token whose nonce commits to the key of a client; None where nobody signed in for it."""
-        row = self._database.one("SELECT id_token FROM clients WHERE peer = ?", (peer,))
+    def proof(self, peer: str) -> str | None:
+        """What `register` was given of a client; None where nobody signed in for it."""
+        row = self._database.one("SELECT proof FROM clients WHERE peer = ?", (peer,))
         return None if row is None else row[0]
 
     def clients(self, member: str | None = None) -> list[Client]:
@@ -357,7 +357,7 @@ class Accounts:
         """
         with self._database.write() as db:
             count = db.execute(
-                "DELETE FROM clients WHERE peer = ?1 AND (?2 IS NULL OR member = ?2)", (peer, member)
+                "DELETE FROM clients WHERE peer = ?1 AND (?2 IS NULL OR member = ?2)", (_text(peer), member)
             ).rowcount
         if count:
             self._pins.remove_token(CLIENT + peer)
@@ -388,6 +388,11 @@ class Accounts:
         for token in self._pins.tokens():
             if token.valid and token.name.startswith(CLIENT) and token.name not in known:
                 self._pins.remove_token(token.name)
+
+
+def _text(value: str) -> str:
+    """What a database takes: what no text can be is nobody's name."""
+    return value.encode("utf-8", "replace").decode("utf-8")
 
 
 def _member(row: Sequence[object]) -> Member:
