@@ -37,7 +37,6 @@ from kachery_p2p.units import MIB
 if TYPE_CHECKING:
     from kachery_p2p.node.node import Node
     from kachery_p2p.pinning.server.keeper import Keeper
-    from kachery_p2p.pinning.server.queue import PinQueue
     from kachery_p2p.pinning.server.rows import Pin
     from kachery_p2p.pinning.server.store import PinStore
 
@@ -253,18 +252,26 @@ class Uploads:
         directory: the data directory.
         node: of the lab.
         pins: where they are noted.
-        keeper, queue: of the pinning service.
+        keeper: of the pinning service.
+        wake: has its queue look at what is new.
         most_bytes: that one may have.
     """
 
     def __init__(
-        self, directory: Path, node: Node, pins: PinStore, keeper: Keeper, queue: PinQueue, *, most_bytes: int
+        self,
+        directory: Path,
+        node: Node,
+        pins: PinStore,
+        keeper: Keeper,
+        wake: Callable[[], None],
+        *,
+        most_bytes: int,
     ) -> None:
         self._directory = directory
         self._repo = node.repo
         self._pins = pins
         self._keeper = keeper
-        self._queue = queue
+        self._wake = wake
         self._most = most_bytes
         self._running: dict[str, int] = {}
 
@@ -319,7 +326,7 @@ class Uploads:
                 PUBLIC if project is None or project.visibility == "public" else group_audience([_group(project)])
             )
             stored = await trio.to_thread.run_sync(
-                lambda: self._repo.store_new(new, label=name or None, audience=audience, how=PINNED)
+                lambda: self._repo.store_new(new, audience=audience, how=PINNED)
             )
         finally:
             with trio.CancelScope(shield=True):
@@ -339,7 +346,7 @@ class Uploads:
                 await trio.to_thread.run_sync(self._pins.leave, stored.cid)
                 raise
             finally:
-                self._queue.wake()
+                self._wake()
         return pin
 
     async def _check_disk(self, size: int) -> None:

@@ -377,6 +377,11 @@ class Projects:
         """Members or clients may have changed: look at the groups soon."""
         self._wake.set()
 
+    async def tidy(self) -> None:
+        """Members or clients have changed: look at the groups now."""
+        await trio.to_thread.run_sync(self.reconcile)
+        await self.settle()
+
     async def settle(self) -> None:
         """Pass on what was changed of groups, and of who may see what."""
         if self._node is not None:

@@ -134,11 +134,11 @@ class Usage:
         """Note what is stored, now and then, until cancelled."""
         task_status.started()
         while True:
-            await trio.sleep(NOTED)
             try:
                 await trio.to_thread.run_sync(self.note)
             except KacheryError as error:
                 log.warning("how much is stored is not noted: %s", error)
+            await trio.sleep(NOTED)
 
     async def flush(self) -> None:
         """Have all that was served until now in what is shown."""
@@ -154,7 +154,8 @@ class Usage:
         Args:
             member: who asks.
             by: what is told apart.
-            first, last: days, both among them.
+            first: the first day.
+            last: the last day, which is among them.
             project: only what is of it, by its ID.
         """
         people = _People(self._accounts, self._pins)

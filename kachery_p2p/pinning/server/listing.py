@@ -91,7 +91,7 @@ class PinListing:
         return [number for (number,) in self._file.all("SELECT id FROM tokens WHERE account = ?", (account,))]
 
     def accounts(self) -> dict[str, str]:
-        """Of the names of tokens the accounts that they are on, also of those that are no more, while their pins are."""
+        """The accounts of tokens, by their names; also of those that were taken away, while their pins are here."""
         return dict(self._file.all("SELECT name, account FROM tokens WHERE account IS NOT NULL"))
 
     def page(
