@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, cast
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
@@ -109,8 +109,9 @@ def routes(lab: Lab) -> list[BaseRoute]:
 
         async def pieces() -> AsyncGenerator[bytes, None]:
             try:
-                async for piece in request.stream():
-                    yield piece
+                async with contextlib.aclosing(cast("AsyncGenerator[bytes, None]", request.stream())) as stream:
+                    async for piece in stream:
+                        yield piece
             except ClientDisconnect:
                 raise Refusal(400, "BAD_REQUEST", "The file did not come whole; nothing of it is kept.") from None
 
