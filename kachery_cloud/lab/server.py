@@ -90,7 +90,8 @@ class LabServer(HttpServer):
                 await nursery.start(self.lab.usage.run)
                 await super().run(task_status=task_status)
         finally:
-            self.lab.close()
+            with trio.CancelScope(shield=True):
+                await self.lab.close()
 
     def _groups_of(self, pin: Pin) -> Sequence[str]:
         return self.lab.projects.groups_of(pin)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         LoadKind,
         LoadRequest,
         LoadResult,
+        OwnerRequest,
         PublishedName,
         PublishRequest,
         RemovedNote,
@@ -224,6 +225,7 @@ def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions
         gateways=(gateways := config.gateway_urls(private)),
         gateway_tokens={url: token for url, token in config.gateway_tokens.items() if url in gateways},
         own_peers=config.own_peers,
+        show_owner=config.show_owner,
     )
 
 
@@ -256,6 +258,9 @@ def _methods(
 
     async def resolve(request: ResolveRequest, progress: Progress) -> ResolvedName:
         return await node.resolve(request)
+
+    async def owner(request: OwnerRequest, progress: Progress) -> str:
+        return await node.owner(request)
 
     async def notify_stored(request: StoredNote, progress: Progress) -> None:
         await node.notify_stored((request.cid, *request.more))
@@ -297,6 +302,7 @@ def _methods(
         Method(messages.ANNOUNCE, announce),
         Method(messages.PUBLISH, publish),
         Method(messages.RESOLVE, resolve),
+        Method(messages.OWNER, owner),
         Method(messages.NOTIFY_STORED, notify_stored),
         Method(messages.COPIES, copies),
         Method(messages.NOTIFY_REMOVED, notify_removed),
