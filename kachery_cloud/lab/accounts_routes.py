@@ -71,6 +71,7 @@ class _Routes:
                 "peer_id": str(lab.node.host.peer_id),
                 "addresses": lab.node_addresses(),
                 "sign_in": "openid" if openid else "invitation",
+                "proofs": openid,
                 "issuer": lab.config.openid_issuer if openid else None,
                 "pins": f"{base}/pins",
                 "url": base,

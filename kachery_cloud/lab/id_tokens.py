@@ -95,6 +95,15 @@ def check_id_token(
     )
 
 
+def keys_of(token: str, keys: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of some keys by which a token may be signed, which was checked already: the ones of its name."""
+    from joserfc import jws
+
+    registry = jws.JWSRegistry(algorithms=list(ALGORITHMS), strict_check_header=False)
+    kid = jws.extract_compact(token.encode("ascii"), registry=registry).headers().get("kid")
+    return [key for key in keys if kid is None or key.get("kid") == kid]
+
+
 def _claims(token: str, keys: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What stands in a token, which one of the keys has signed."""
     from joserfc import jws

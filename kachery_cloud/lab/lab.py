@@ -379,13 +379,13 @@ def _provider(config: Config, wall: Callable[[], float]) -> Provider | None:
 
     def secret() -> str:
         path = config.openid_client_secret_file
-        return config.openid_client_secret if path is None else read_secret(path)
+        return config.openid_client_secret if path is None else _read_secret(path)
 
     secret()  # what is wrong with it is said when the node starts
     return Provider(config.openid_issuer, config.openid_client_id, secret, wall=wall)
 
 
-def read_secret(path: Path) -> str:
+def _read_secret(path: Path) -> str:
     """The secret in a file, which is read anew for each sign-in: it may be changed meanwhile.
 
     Raises:
