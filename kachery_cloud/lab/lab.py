@@ -321,7 +321,11 @@ class Lab:
         site = request.headers.get("sec-fetch-site", "same-origin")
         origin = request.headers.get("origin")
         if site not in ("same-origin", "none") or (origin is not None and origin != self.base(request)):
-            raise Refusal(403, "OTHER_ORIGIN", "This request comes from a page of another origin.")
+            raise Refusal(
+                403,
+                "OTHER_ORIGIN",
+                f"This request comes from a page of another origin than {self.base(request)}, where this lab is.",
+            )
 
     def _check_csrf(self, request: Request, session: Session) -> None:
         shown = request.headers.get("x-csrf-token", "").encode("latin-1", "replace")
