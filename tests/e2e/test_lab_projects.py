@@ -59,7 +59,12 @@ def test_one_stores_and_sleeps_and_another_loads(lab: _Lab, tmp_path: Path) -> N
     lab.hers.run("kachery-cloud-pins", "wait", uri)
     lab.hers.stop()
     (file,) = lab.bob.get("/api/v1/files?project=atlas")["items"]
-    assert (file["label"], file["size"], file["status"], file["owner"]["name"]) == (path.name, 3_000_000, "pinned", "Ann")
+    assert (file["label"], file["size"], file["status"], file["owner"]["name"]) == (
+        path.name,
+        3_000_000,
+        "pinned",
+        "Ann",
+    )
     loaded = lab.his.call(LOAD, uri)
     assert Path(loaded).read_bytes() == path.read_bytes()
     (project,) = _json(lab.his, "kachery-cloud-projects")["projects"]
