@@ -1,0 +1,1 @@
+"""The lab's own node: accounts, projects, usage, and the pages that show them."""
