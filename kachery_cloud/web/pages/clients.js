@@ -2,7 +2,7 @@
 
 import { change, list } from '../api.js'
 import { action, confirmed, empty, fill, h, notice, say, table } from '../dom.js'
-import { bytes, when } from '../format.js'
+import { when } from '../format.js'
 import { initCommand, peerName } from '../shared.js'
 
 export async function show (into, context) {
@@ -26,12 +26,9 @@ async function refresh (body, context) {
     hideCaption: true,
     columns: [
       { head: 'Label', header: true, cell: client => client.label || 'without a label' },
-      { head: 'Peer ID', cell: client => peerName(client.peer_id ?? client.peer) },
+      { head: 'Peer ID', cell: client => peerName(client.peer) },
       { head: 'Registered', cell: client => when(client.registered) },
-      { head: 'Last seen', cell: client => client.seen || client.last_seen ? when(client.seen ?? client.last_seen) : 'not yet' },
-      ...(clients.some(client => client.bytes !== undefined)
-        ? [{ head: 'Stored', number: true, cell: client => bytes(client.bytes) }]
-        : []),
+      { head: 'Last seen', cell: client => client.seen ? when(client.seen) : 'not yet' },
       { head: '', cell: client => remove(client, body, context) }
     ],
     rows: clients
@@ -39,11 +36,11 @@ async function refresh (body, context) {
 }
 
 function remove (client, body, context) {
-  const name = client.label || client.peer_id || client.peer
+  const name = client.label || client.peer
   return action('Remove', async () => {
     const sure = await confirmed(`Remove ${name}?`, 'Remove', 'What it stored stays here. It can store more only after it was registered again.')
     if (!sure) return
-    await change('DELETE', `/clients/${encodeURIComponent(client.peer_id ?? client.peer)}`)
+    await change('DELETE', `/clients/${encodeURIComponent(client.peer)}`)
     say(`${name} was removed.`)
     await refresh(body, context)
   }, { kind: 'danger small', label: `Remove ${name}`, onerror: error => body.prepend(notice('bad', error.message)) })

@@ -26,7 +26,8 @@ export async function show (into, { me, names }) {
     ] : null,
     facts([
       ['Label', asked.label || 'none'],
-      ['Peer ID', h('span', { class: 'uri' }, asked.peer_id ?? asked.peer)],
+      ['Peer ID', h('span', { class: 'uri' }, asked.peer)],
+      ['Asks from', asked.address || null],
       ['Will belong to', me.email && me.email !== me.name ? `${me.name} (${me.email})` : me.name],
       ['Asked until', asked.expires ? when(asked.expires) : null]
     ]),

@@ -21,9 +21,18 @@ const MOST_DEPTH = 64
 
 let file = null
 let fetched = 0
+/** Why the node gave no bytes. libhdf5 is told of a read that failed, as from any disk, and ends in good order. */
+let trouble = null
+/** EIO, as the C library that libhdf5 stands on has it. */
+const IO_ERROR = 29
 
 /** A sentence for whoever looks. */
 class Told extends Error {}
+
+function fail (why) {
+  trouble = why
+  throw new FS.ErrnoError(IO_ERROR)
+}
 
 /** A file of Emscripten's whose bytes come from the node. */
 function mount (url, size) {
@@ -36,14 +45,14 @@ function mount (url, size) {
     } else {
       const [from, to] = [index * PIECE, Math.min((index + 1) * PIECE, size)]
       fetched += to - from
-      if (fetched > MOST_FETCHED) throw new Told('More of the file would have to be read for this than a preview may. Load the file to look at it.')
+      if (fetched > MOST_FETCHED) fail('More of the file would have to be read for this than a preview may. Load the file to look at it.')
       const request = new XMLHttpRequest()
       request.open('GET', url, false)
       request.setRequestHeader('Range', `bytes=${from}-${to - 1}`)
       request.responseType = 'arraybuffer'
       request.send()
       if (request.status !== 206 || request.response.byteLength !== to - from) {
-        throw new Told(`The node did not give a part of this file (status ${request.status}). Reload the page to try again.`)
+        fail(`The node did not give a part of this file (status ${request.status}). Reload the page to try again.`)
       }
       data = new Uint8Array(request.response)
     }
@@ -120,7 +129,7 @@ const QUESTIONS = {
     const about = set.metadata
     const total = about.shape === null ? 0 : about.shape.reduce((product, length) => product * length, 1)
     const filters = set.filters
-    const numeric = (about.type === 0 || about.type === 1) && !about.vlen && about.size <= 8
+    const numeric = ((about.type === 0 && about.size <= 8) || (about.type === 1 && [4, 8].includes(about.size))) && !about.vlen
     const chunk = (about.chunks ?? []).reduce((product, length) => product * length, about.chunks ? about.size : 0)
     const why = chunk > MOST_CHUNK ? `Its chunks have ${chunk} bytes each, too much to unpack here.` : null
     const small = total * about.size <= MOST_VALUE && total <= 1000 && why === null && !numeric
@@ -184,11 +193,14 @@ let last = Promise.resolve()
 addEventListener('message', ({ data }) => {
   last = last.then(async () => {
     fetched = 0
+    trouble = null
+    let answer
     try {
       await open(data.url, data.size)
-      postMessage({ number: data.number, value: QUESTIONS[data.what](data) })
+      answer = { value: QUESTIONS[data.what](data) }
     } catch (error) {
-      postMessage({ number: data.number, error: error instanceof Told ? error.message : `This cannot be read: ${error.message ?? error}` })
+      answer = { error: error instanceof Told ? error.message : `This cannot be read: ${error.message ?? error}` }
     }
+    postMessage({ number: data.number, ...(trouble === null ? answer : { error: trouble }) })
   })
 })
