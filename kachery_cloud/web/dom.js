@@ -17,6 +17,12 @@ export function h (tag, attributes = {}, ...children) {
   return element
 }
 
+/** Put more children into an element, as `h` takes them. */
+export function add (element, ...children) {
+  append(element, children)
+  return element
+}
+
 function append (element, children) {
   for (const child of children.flat(Infinity)) {
     if (child === null || child === undefined || child === false) continue

@@ -1,7 +1,7 @@
 // One stored file: what is known of it, who has it, and what is in it.
 
 import { address, change, get } from '../api.js'
-import { action, command, confirmed, copyButton, facts, fill, h, notice, table } from '../dom.js'
+import { action, add, command, confirmed, copyButton, facts, fill, h, notice, table } from '../dom.js'
 import { bytes, latency, when } from '../format.js'
 import { mayDelete, nameOf } from '../file_list.js'
 import { preview } from '../preview/preview.js'
@@ -11,6 +11,7 @@ import { peerName, stateBadge } from '../shared.js'
 export async function show (into, { me, names }) {
   const path = `/files/${encodeURIComponent(names.file)}`
   const file = await get(path)
+  const project = file.project ? await projectName(file.project) : null
   const label = file.label || file.uri
   document.title = document.title.replace(/^File/, label)
   const content = address(`${path}/content`)
@@ -19,7 +20,7 @@ export async function show (into, { me, names }) {
   const copies = h('div', {}, h('p', { class: 'muted', role: 'status' }, 'Asking who has it…'))
   const shown = h('div', { class: 'preview' })
   const there = file.status === 'pinned' || file.status === undefined
-  into.append(
+  add(into,
     h('h1', {}, label),
     h('div', { class: 'row' },
       there && !folder ? h('a', { class: 'button', href: content, download: fileName(label) }, 'Download') : null,
@@ -35,7 +36,7 @@ export async function show (into, { me, names }) {
       ['State', stateBadge(file.status)],
       ['Size', bytes(file.size)],
       ['Address', h('span', { class: 'row' }, h('code', { class: 'uri' }, file.uri), copyButton(file.uri, 'Copy the address'))],
-      ['Project', file.project ? h('a', { href: `/projects/${encodeURIComponent(file.project)}` }, file.project_name ?? 'its project') : null],
+      ['Project', file.project ? h('a', { href: `/projects/${encodeURIComponent(file.project)}` }, project) : null],
       ['Owner', nameOf(file.owner)],
       ['Client', file.client ? peerName(file.client) : null],
       ['Stored', when(file.stored)]
@@ -48,6 +49,16 @@ export async function show (into, { me, names }) {
   else if (folder) folderPreview(shown, { path, label })
   else preview(shown, { url: content, size: file.size, name: label })
   seeders(copies, path)
+}
+
+/** What a project is called; the file may be mine, and the project no longer. */
+async function projectName (id) {
+  try {
+    return (await get(`/projects/${encodeURIComponent(id)}`)).name
+  } catch (error) {
+    if (error.status === 403 || error.status === 404) return 'a project that is not yours to see'
+    throw error
+  }
 }
 
 /** The last part of a label, as the name of what is downloaded. */

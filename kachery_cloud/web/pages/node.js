@@ -1,7 +1,7 @@
 // How the node is: peers, traffic, disk, queue. Read anew every few seconds while somebody looks.
 
 import { get } from '../api.js'
-import { empty, facts, fill, h, notice, say, table } from '../dom.js'
+import { add, empty, facts, fill, h, notice, say, table } from '../dom.js'
 import { bytes, latency, span, whole } from '../format.js'
 import { peerName } from '../shared.js'
 
@@ -10,7 +10,7 @@ const LOOK_AGAIN = 10_000
 export async function show (into, { about }) {
   const body = h('div', {})
   const live = h('input', { type: 'checkbox', name: 'live', checked: true })
-  into.append(h('div', { class: 'row ends' }, h('h1', {}, 'Node'), h('label', {}, live, ' Keep up to date')), body)
+  add(into, h('div', { class: 'row ends' }, h('h1', {}, 'Node'), h('label', {}, live, ' Keep up to date')), body)
   fill(body, draw(await get('/node'), about))
   const again = async () => {
     if (!live.checked || document.hidden || body.contains(document.activeElement)) return

@@ -1,7 +1,7 @@
 // One project: its files, its members, and how one stores into it.
 
 import { change, get, list } from '../api.js'
-import { action, command, confirmed, empty, facts, field, fill, h, notice, say, select, table } from '../dom.js'
+import { action, add, command, confirmed, empty, facts, field, fill, h, notice, say, select, table } from '../dom.js'
 import { bytes, plural } from '../format.js'
 import { fileList } from '../file_list.js'
 import { ROLES, visibilityBadge } from '../shared.js'
@@ -14,7 +14,7 @@ export async function show (into, { me, names }) {
   const manages = project.role === 'administrator' || me.role === 'administrator'
   const writes = manages || project.role === 'writer'
   const files = fileList({ project: project.id, me, empty: nothing(project, writes) })
-  into.append(
+  add(into,
     h('h1', {}, project.name),
     project.description ? h('p', {}, project.description) : null,
     facts([
@@ -27,7 +27,7 @@ export async function show (into, { me, names }) {
     files.element,
     h('h2', {}, 'Members'), members(project, path, manages),
     h('h2', {}, 'Store from a computer'), command(`kachery-cloud-store FILE --project ${quoted(project.name)}`))
-  if (manages) into.append(h('h2', {}, 'Change'), changes(project, path))
+  if (manages) add(into, h('h2', {}, 'Change'), changes(project, path))
   await files.refresh()
 }
 

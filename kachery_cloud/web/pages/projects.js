@@ -1,13 +1,13 @@
 // All projects that I may see, and making another one.
 
 import { change, list } from '../api.js'
-import { empty, field, fill, h, notice, select, table } from '../dom.js'
+import { add, empty, field, fill, h, notice, select, table } from '../dom.js'
 import { bytes, whole } from '../format.js'
 import { visibilityBadge } from '../shared.js'
 
 export async function show (into) {
   const [projects, more] = await list('/projects')
-  into.append(
+  add(into,
     h('h1', {}, 'Projects'),
     projects.length
       ? table({

@@ -1,12 +1,12 @@
 // For whoever is not signed in. It is shown at the address that was asked for, and signing in leads back to it.
 
-import { h } from '../dom.js'
+import { add, h } from '../dom.js'
 
 export async function show (into, { about }) {
   const back = location.pathname + location.search
   const registering = location.pathname.startsWith('/register/')
   const name = about?.name || 'this node'
-  into.append(h('div', { class: 'reading card' },
+  add(into, h('div', { class: 'reading card' },
     h('h1', {}, 'Sign in'),
     h('p', {}, registering
       ? 'A computer asks to be registered as yours. Sign in, and you will see which one.'

@@ -1,7 +1,7 @@
 // Who uses how much, over time: plots, and the same as tables.
 
 import { get, list } from '../api.js'
-import { empty, field, fill, h, notice, select, table } from '../dom.js'
+import { add, empty, field, fill, h, notice, select, table } from '../dom.js'
 import { bytes, whole } from '../format.js'
 import { linePlot } from '../plot.js'
 import { initCommand, peerName } from '../shared.js'
@@ -15,7 +15,7 @@ export async function show (into, { me }) {
   const days = select(DAYS, 30, { name: 'days' })
   const project = select([['', 'All'], ...projects.map(each => [each.id, each.name])], '', { name: 'project' })
   const body = h('div', {})
-  into.append(h('h1', {}, 'Usage'), h('div', { class: 'row' }, field('Of the last', days), field('Project', project)), body)
+  add(into, h('h1', {}, 'Usage'), h('div', { class: 'row' }, field('Of the last', days), field('Project', project)), body)
   const draw = async () => {
     try {
       await drawn(body, Number(days.value), project.value, names, me)

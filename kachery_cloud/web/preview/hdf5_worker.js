@@ -136,7 +136,8 @@ const QUESTIONS = {
     return {
       type: about.compound_type ? 'compound' : typeName(set),
       shape: about.shape,
-      bytes: total * about.size,
+      // Texts of any length lie elsewhere; here are only pointers to them.
+      bytes: about.vlen ? null : total * about.size,
       chunks: about.chunks ?? null,
       filters: filters.map(filter => filter.name),
       attributes: attributeNames(set).length,

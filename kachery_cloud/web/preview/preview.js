@@ -1,7 +1,7 @@
 // What a file is, and which preview shows it. Nothing of a file is ever given to the browser as a document: text goes
 // into the page as text, pictures are only those that have no script in them, and all of it has bounds.
 
-import { fill, h, notice } from '../dom.js'
+import { add, fill, h, notice } from '../dom.js'
 import { bytes } from '../format.js'
 import { NoPreview, RangeFile } from './ranges.js'
 
@@ -81,7 +81,7 @@ function binary (into, head, size) {
     const letters = row.map(byte => byte >= 32 && byte < 127 ? String.fromCharCode(byte) : '.').join('')
     lines.push(`${at.toString(16).padStart(6, '0')}  ${hex.padEnd(47)}  ${letters}`)
   }
-  into.append(
+  add(into,
     h('p', {}, `There is no preview of this kind of file (${bytes(size)}). Its first bytes:`),
     h('pre', { tabindex: '0', 'aria-label': 'The first bytes' }, lines.join('\n')))
 }
