@@ -31,7 +31,9 @@ from kachery_cloud.settings.values import (
     GATEWAYS,
     ISSUER,
     LISTENER,
+    ORIGIN,
     OWN_PEERS,
+    PEOPLE,
     SWITCH,
     TEXT,
     TIMEOUT,
@@ -259,7 +261,9 @@ class Config:
         LISTENER, None, "Where `kachery-cloud-node` offers others to pin here.", unset="`off`"
     )
     max_pin_bytes: int | None = _setting(BYTES, DEFAULT_PIN, "The most that one of their pins may take.", unset="5 GiB")
-    tls_cert: Path | None = _setting(FILE, None, "The certificate (PEM) with which the pinning service speaks HTTPS.")
+    tls_cert: Path | None = _setting(
+        FILE, None, "The certificate (PEM) with which the pinning service, or the lab, speaks HTTPS."
+    )
     tls_key: Path | None = _setting(FILE, None, "Its key (PEM).", unset="in the file of the certificate")
     openid_issuer: str = _setting(
         ISSUER, GOOGLE, "The OpenID provider at which people sign in, by its issuer URL.", unset="Google"
@@ -273,6 +277,22 @@ class Config:
         "members",
         "Who may ask this machine which user stands behind it, where its user has signed in.",
         unset="the members of its groups, and your own machines",
+    )
+    lab: str | None = _setting(
+        LISTENER,
+        None,
+        "Where `kachery-cloud-node` is the lab's own node: page, members, pinning service.",
+        unset="`off`",
+    )
+    lab_url: str | None = _setting(
+        ORIGIN, None, "The URL at which others reach the lab.", unset="the address by which it is asked"
+    )
+    lab_name: str = _setting(TEXT, "Lab", "What the lab is called.")
+    lab_members: tuple[str, ...] = _setting(
+        PEOPLE, (), "Who may sign in at the lab without an invitation: addresses, and whole domains."
+    )
+    openid_client_secret_file: Path | None = _setting(
+        FILE, None, "A file that has the secret of the provider, instead."
     )
 
     def dht_mode(self, private_network: bool) -> DHTMode:

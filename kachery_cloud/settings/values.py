@@ -19,6 +19,8 @@ from kachery_p2p.urls import BadURL, base_url
 
 T = TypeVar("T")
 
+#: Where the lab listens when nothing else is said.
+DEFAULT_LAB = "127.0.0.1:8095"
 #: Seconds. A day: beyond it a load that hangs would look like one that works.
 MAX_TIMEOUT = 86_400.0
 
@@ -311,6 +313,39 @@ def _for_whom(value: Any, origin: str) -> tuple[str, ...]:
     return words
 
 
+def _origin(value: Any, origin: str) -> str | None:
+    """`https://HOST` or with a port: where something of ours is reached from outside."""
+    if _word(value) in (*_OFF, "none"):
+        return None
+    try:
+        url = base_url(value if isinstance(value, str) else "")
+    except BadURL:
+        url = ""
+    scheme, _, rest = url.partition("://")
+    if not rest or "/" in rest:
+        raise ConfigError(f"{origin} is {shown(value)}; it must be a URL without a path, like https://lab.example.org.")
+    return f"{scheme}://{rest.lower().removesuffix({'http': ':80', 'https': ':443'}[scheme])}"
+
+
+def _people(value: Any, origin: str) -> tuple[str, ...]:
+    """E-mail addresses, and domains with or without an @ before them; in small letters, domains with it."""
+    if isinstance(value, str):
+        value = [part for part in re.split(r"[,\s]+", value) if part]
+    if not isinstance(value, (list, tuple)) or not all(isinstance(part, str) for part in value):
+        raise ConfigError(f"{origin} is {shown(value)}; it must be a list of e-mail addresses and domains.")
+    found: dict[str, None] = {}
+    for part in value:
+        text = part.strip().casefold()
+        local, at, domain = text.rpartition("@")
+        if not re.fullmatch(r"(?:[a-z0-9-]+\.)+[a-z0-9-]+", domain) or "@" in local or (at and local != local.strip()):
+            raise ConfigError(
+                f"{shown(part)} ({origin}) is neither an e-mail address nor a domain, such as alice@example.org or "
+                "example.org."
+            )
+        found[text if at else f"@{text}"] = None
+    return tuple(found)
+
+
 TIMEOUT = Parser(parse_timeout, "seconds")
 DIRECTORIES = Parser(
     _directories,
@@ -322,6 +357,8 @@ OWN_PEERS = Parser(_own_peers, "peer IDs")
 FOR_WHOM = Parser(_for_whom, "names of groups, `private` or `public`")
 BOOTSTRAP = Parser(parse_bootstrap, "multiaddrs, `default` or `none`", none="default")
 LISTENER = Parser(_listener, "`HOST:PORT` or `off`", none="off")
+ORIGIN = Parser(_origin, "a URL without a path", none="off")
+PEOPLE = Parser(_people, "e-mail addresses and domains")
 FILE = Parser(_file, "a path", show=lambda path: None if path is None else str(path))
 BYTES = Parser[int | None](byte_count, "bytes, such as `50GB`")
 ISSUER = Parser(_issuer, "a URL")
