@@ -29,11 +29,13 @@ PAGES = (
     "/clients",
     "/files",
     "/files/{file}",
+    "/invitation/{secret}",
     "/members",
     "/node",
     "/projects",
     "/projects/{project}",
     "/register/{registration}",
+    "/sign-in",
     "/usage",
 )
 #: A script that runs WebAssembly (libhdf5): in a worker, whose own answer says what it may do.
@@ -197,4 +199,3 @@ def _takes_gzip(accepted: str) -> bool:
         except ValueError:
             weights[coding] = 0.0
     return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0
-

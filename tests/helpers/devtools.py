@@ -1,10 +1,10 @@
 """A browser that is looked into and worked with: the Chrome DevTools Protocol over a pipe, so without any port.
 
-    with Browser(tmp_path / "profile") as browser:
-        page = browser.page()
-        page.open(address)
-        page.wait("document.querySelector('h1')")
-        assert page.complaints == []
+with Browser(tmp_path / "profile") as browser:
+    page = browser.page()
+    page.open(address)
+    page.wait("document.querySelector('h1')")
+    assert page.complaints == []
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class Browser:
                 os.close(end)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with contextlib.suppress(DevToolsError, OSError):
             self.send("Browser.close")
         os.close(self._in)

@@ -23,7 +23,8 @@ def npy(array: Any) -> bytes:
 def png(width: int, height: int, claimed: tuple[int, int] | None = None) -> bytes:
     """A picture with a gradient; its header may claim another size."""
     rows = b"".join(
-        b"\0" + bytes(v for x in range(width) for v in (x * 255 // width, y * 255 // height, 120)) for y in range(height)
+        b"\0" + bytes(v for x in range(width) for v in (x * 255 // width, y * 255 // height, 120))
+        for y in range(height)
     )
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -72,7 +73,13 @@ def put_all(lab: FakeLab) -> dict[str, str]:
     rng = np.random.default_rng(7)
     walk = np.cumsum(rng.normal(size=200_000)).astype("<f4")
     grid = np.hypot(*np.meshgrid(np.linspace(-3, 3, 300), np.linspace(-2, 2, 200)))
-    spec = {"$schema": "vega-lite", "mark": "line", "data": {"values": [{"x": 1, "y": 2.5}] * 3}, "title": None, "ok": True}
+    spec = {
+        "$schema": "vega-lite",
+        "mark": "line",
+        "data": {"values": [{"x": 1, "y": 2.5}] * 3},
+        "title": None,
+        "ok": True,
+    }
     return {
         "text": lab.put("notes.md", b"# Day 14\n\nThe animal ran well.\n" * 30),
         "json": lab.put("figure.json", json.dumps(spec).encode()),

@@ -27,6 +27,7 @@ PEERS = [
     "12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo",
     "12D3KooWLRPJAA5o6L3RQ8SpuxLHvXGSkYPvQW9fZ7c2rrYFbPqF",
 ]
+_INVITATION = "http://127.0.0.1:8095/invitation/WnE0bq9ZJ3y1m2TQ4a5cUg"
 URI = "ipfs://bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
 
 
@@ -46,7 +47,10 @@ class FakeLab:
     Attributes:
         signed_in: whether somebody is.
         administrator: whether that is one.
-        contents: id of a file -> its bytes.
+        contents: id of a file -> its name and bytes.
+        claimed: id of a file -> its size, where that is said to be another one.
+        folders: id of a folder -> path of each file -> its bytes.
+        read: (id of a file, what Range said), for each request of its bytes.
         asked: ("POST", "/api/v1/...", what was sent), for each change.
     """
 
@@ -54,6 +58,7 @@ class FakeLab:
         self.signed_in = signed_in
         self.administrator = administrator
         self.contents: dict[str, tuple[str, bytes]] = {}
+        self.claimed: dict[str, int] = {}
         self.folders: dict[str, dict[str, bytes]] = {}
         self.asked: list[tuple[str, str, bytes]] = []
         self.read: list[tuple[str, str | None]] = []
@@ -86,7 +91,15 @@ class FakeLab:
             "/projects/{id}/members/{member}": lambda request: {},
             "/clients": lambda request: _list([] if self.empty else self._clients()),
             "/clients/{peer}": lambda request: {},
-            "/members": lambda request: {**_list(self._members()), "id": "m9", "name": "Ida", "invitation": "http://x/i"},
+            "/members": lambda request: (
+                _list(self._members()) if request.method == "GET" else {"name": "Ida", "invitation": _INVITATION}
+            ),
+            "/members/{id}/invitation": lambda request: {"invitation": _INVITATION},
+            "/invitations/{secret}": lambda request: {
+                "name": "Ida",
+                "role": "member",
+                "expires": "2026-12-07T12:00:00Z",
+            },
             "/members/{id}": lambda request: {},
             "/files/{id}": lambda request: self._file(request.path_params["id"]),
             "/files/{id}/copies": lambda request: _list(self._copies()),
@@ -190,7 +203,7 @@ class FakeLab:
             return self._row(id, "day-14/session.nwb", 41_800_000_000, "p1", "pinning")
         name, data = self.contents[id]
         kind = "directory" if id in self.folders else "file"
-        return {**self._row(id, name, len(data), "p1", "pinned"), "kind": kind}
+        return {**self._row(id, name, self.claimed.get(id, len(data)), "p1", "pinned"), "kind": kind}
 
     def _copies(self) -> list[dict[str, Any]]:
         return [
@@ -244,7 +257,7 @@ class FakeLab:
             days = [end - timedelta(days=back) for back in range(20, -1, -1)]
             return _list(
                 [
-                    {"day": day.isoformat(), "bytes_stored": 300_000_000_000 + 5_300_000_000 * at + (at % 3) * 2 * 10**9,
+                    {"day": day.isoformat(), "bytes_stored": 300 * 10**9 + 53 * 10**8 * at + (at % 3) * 2 * 10**9,
                      "bytes_served": (at * 37 % 11) * 1_700_000_000, "blocks_served": at * 1500, "pins": 200 + at}
                     for at, day in enumerate(days)
                 ]
@@ -262,7 +275,8 @@ class FakeLab:
         peers = [
             {"peer": PEERS[1], "name": "rig-2", "latency": 0.0009, "agent": "kachery-cloud/1.0",
              "address": "/ip4/192.0.2.22/tcp/4001", "bytes_sent": 81_200_000_000},
-            {"peer": PEERS[2], "name": None, "latency": 0.187, "agent": "kubo/0.43.1", "relayed": True, "bytes_sent": 0},
+            {"peer": PEERS[2], "name": None, "latency": 0.187, "agent": "kubo/0.43.1", "relayed": True,
+             "bytes_sent": 0},
         ]  # fmt: skip
         return {
             "uptime": 864_000 * 3.4, "version": "1.0", "peers": [] if self.empty else peers,

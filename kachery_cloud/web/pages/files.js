@@ -14,7 +14,7 @@ export async function show (into, { me }) {
     projects: new Map(projects.map(project => [project.id, project.name])),
     empty: empty(h('p', {}, 'Nothing is stored here yet. Drop a file above, or register a computer and store from there:'), initCommand())
   })
-  files.add(bar, h('label', {}, mine, ' Mine alone'))
+  add(files.bar, h('label', {}, mine, ' Mine alone'))
   mine.addEventListener('change', () => files.choose(mine.checked))
   const writable = projects.filter(project => project.role !== 'reader')
   const choice = select([['', 'None'], ...writable.map(project => [project.id, project.name])], '', { name: 'project' })

@@ -112,7 +112,7 @@ function buttons (member, refresh, onerror) {
     action('Invite again', async button => {
       const made = await change('POST', `${path(member)}/invitation`)
       button.after(link(made.invitation))
-    }, { kind: 'quiet small', label: `Make another invitation for ${member.name}`, onerror }),
+    }, { kind: 'quiet small', label: `Invite again: ${member.name}`, onerror }),
     action('Remove', async () => {
       if (!await confirmed(`Remove ${member.name}?`, 'Remove', 'They can no longer sign in, and their computers can no longer store here.')) return
       await change('DELETE', path(member))

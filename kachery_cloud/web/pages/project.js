@@ -62,7 +62,7 @@ function members (project, path, manages) {
                 await change('DELETE', `${path}/members/${encodeURIComponent(member.id)}`)
                 say(`${member.name} is no longer a member.`)
                 draw((await get(path)).members)
-              }, { kind: 'danger small', label: `Take ${member.name} out`, onerror }) }]
+              }, { kind: 'danger small', label: `Take out ${member.name}`, onerror }) }]
             : [])
         ],
         rows: current

@@ -2,12 +2,14 @@
 
 import { add, h } from '../dom.js'
 
-export async function show (into, { about }) {
-  const back = location.pathname + location.search
+export async function show (into, { about, me }) {
+  const asked = new URLSearchParams(location.search)
+  const back = location.pathname === '/sign-in' ? asked.get('next') ?? '/' : location.pathname + location.search
   const registering = location.pathname.startsWith('/register/')
   const name = about?.name || 'this node'
   add(into, h('div', { class: 'reading card' },
     h('h1', {}, 'Sign in'),
+    me ? h('p', {}, `You are signed in as ${me.name}. `, h('a', { href: '/' }, 'To the overview')) : null,
     h('p', {}, registering
       ? 'A computer asks to be registered as yours. Sign in, and you will see which one.'
       : `Members see here what they store on ${name}: projects, files, and who uses how much.`),

@@ -3,6 +3,7 @@
 // libhdf5 reads when it wants to, so its reads are answered by synchronous requests, which only workers may make. What is
 // read is bounded, in all and for each question, whatever the file says of itself.
 
+import './quiet.js'
 import { FS, File, Dataset, Group, BrokenSoftLink, ExternalLink, ready } from '../vendor/h5wasm/hdf5_hl.js'
 
 const PIECE = 256 * 1024
@@ -200,7 +201,7 @@ addEventListener('message', ({ data }) => {
       await open(data.url, data.size)
       answer = { value: QUESTIONS[data.what](data) }
     } catch (error) {
-      answer = { error: error instanceof Told ? error.message : `This cannot be read: ${error.message ?? error}` }
+      answer = { error: error instanceof Told ? error.message : `This part cannot be read: it is damaged, or leads nowhere. (${String(error.message ?? error).slice(0, 200)})` }
     }
     postMessage({ number: data.number, ...(trouble === null ? answer : { error: trouble }) })
   })
