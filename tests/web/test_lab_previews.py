@@ -307,7 +307,8 @@ def test_hdf5_that_goes_in_circles(page: Page, shown: Any) -> None:
     assert "loop" in text
     for _ in range(64):
         page.run(
-            "[...document.querySelectorAll('.preview summary')].filter(each => each.textContent === 'a/').at(-1).click()"
+            "[...document.querySelectorAll('.preview summary')]"
+            ".filter(each => each.textContent === 'a/').at(-1).click()"
         )
         page.wait("!document.querySelector('.preview .muted[role=status]')")
         if "and no deeper" in page.text(".preview"):

@@ -69,7 +69,7 @@ function overTime (title, key, days, found, { carried = false, format }) {
   })
   const highest = Math.max(...values)
   const label = `${title} by day: ${format(values.at(-1))} on the last day, ${format(highest)} at the most.`
-  return h('section', { 'aria-label': title },
+  return h('div', {},
     h('h2', {}, title),
     h('div', { class: 'beside' },
       linePlot({ label, xs: days, lines: [{ label: title, values }], time: true, format, bars: true, xFormat: value => dayOf(value).slice(5) }),
@@ -87,7 +87,7 @@ function overTime (title, key, days, found, { carried = false, format }) {
 function sums (title, rows, name) {
   const sorted = [...rows].sort((one, other) => (other.bytes_stored ?? 0) - (one.bytes_stored ?? 0))
   if (sorted.length === 0) return null
-  return h('section', { 'aria-label': title },
+  return h('div', {},
     h('h2', {}, title),
     table({
       caption: title,
