@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kachery_cloud.commands.node_members import clients, members
 from kachery_cloud.commands.node_tokens import tokens
 from kachery_cloud.commands.support import CONTEXT, Group, guarded, json_option
 
@@ -195,4 +196,5 @@ def node(
     )
 
 
-node.add_command(tokens)
+for each in (tokens, members, clients):
+    node.add_command(each)

@@ -52,7 +52,7 @@ TABLES = Tables(
             label TEXT NOT NULL,
             registered REAL NOT NULL,
             seen REAL,
-            proof TEXT
+            id_token TEXT
         );
         CREATE INDEX clients_by_member ON clients (member)
         """,
@@ -243,7 +243,7 @@ class Accounts:
     # --- who signs in -----------------------------------------------------------------------------------------------
 
     def signed_in(
-        self, issuer: str, subject: str, *, name: str, email: str | None, invited: str | None, admitted: bool
+        self, issuer: str, subject: str, *, name: str, email: str | None, invitation: str | None, admitted: bool
     ) -> Member | None:
         """The member who has signed in at the provider.
 
@@ -255,19 +255,22 @@ class Accounts:
             subject: who he is there.
             name: that the provider gives.
             email: one that the provider has verified; else None.
-            invited: the member that an invitation is for.
+            invitation: the secret of one, which is used up where this succeeds.
             admitted: whether the settings let him in.
 
         Returns:
             None where he may not come in.
 
         Raises:
-            Refusal: the invitation is for somebody else, or there are too many members.
+            Refusal: the invitation is used or for somebody else, or there are too many members.
         """
         now = self._database.wall()
         with self._database.write() as db:
             found = _by(db, "issuer = ? AND subject = ?", issuer, subject)
-            if invited is not None:
+            if invitation is not None:
+                invited = invitations.use(db, invitation, now)
+                if invited is None:
+                    raise not_found("There is no such invitation: it was used, or has expired. Ask for another one.")
                 found = _take_invited(db, found, invited, issuer, subject)
             elif found is None and email is not None:
                 found = _by(db, "email = ? AND subject IS NULL", email)
@@ -284,7 +287,7 @@ class Accounts:
 
     # --- clients ----------------------------------------------------------------------------------------------------
 
-    def register(self, member: str, peer: str, label: str, token_hash: bytes, proof: str | None = None) -> Client:
+    def register(self, member: str, peer: str, label: str, token_hash: bytes, id_token: str | None = None) -> Client:
         """Make a computer a client of a member; from now on the pinning service takes its token.
 
         Args:
@@ -292,7 +295,7 @@ class Accounts:
             peer: the peer ID.
             label: a name for people.
             token_hash: of the token; an earlier one of this client ends.
-            proof: who stands behind it, as `kachery_cloud.ownership` has it; None without one.
+            id_token: with which he signed in for this computer, if he did: its nonce commits to the computer's key.
 
         Raises:
             Refusal: there is no such member; he has too many clients; or it is another member's.
@@ -312,10 +315,10 @@ class Accounts:
                     f"{owner.name} has {count} clients, and {limits.MAX_CLIENTS} are the most. Remove one first.",
                 )
             db.execute(
-                "INSERT INTO clients (peer, member, label, registered, proof) VALUES (?, ?, ?, ?, ?) "
+                "INSERT INTO clients (peer, member, label, registered, id_token) VALUES (?, ?, ?, ?, ?) "
                 "ON CONFLICT (peer) DO UPDATE SET label = excluded.label, registered = excluded.registered, "
-                "proof = coalesce(excluded.proof, proof)",
-                (peer, member, label, now, proof),
+                "id_token = coalesce(excluded.id_token, id_token)",
+                (peer, member, label, now, id_token),
             )
         self._pins.grant(CLIENT + peer, token_hash, owner.account, owner.quota)
         client = self.client(peer)
@@ -330,9 +333,9 @@ class Accounts:
         row = self._database.one(f"SELECT {_CLIENT} FROM clients WHERE peer = ?", (peer,))
         return None if row is None else Client(*row)
 
-    def proof(self, peer: str) -> str | None:
-        """Who stands behind a client, as JSON of `kachery_cloud.ownership`; None where there is no proof."""
-        row = self._database.one("SELECT proof FROM clients WHERE peer = ?", (peer,))
+    def id_token(self, peer: str) -> str | None:
+        """The ID token whose nonce commits to the key of a client; None where nobody signed in for it."""
+        row = self._database.one("SELECT id_token FROM clients WHERE peer = ?", (peer,))
         return None if row is None else row[0]
 
     def clients(self, member: str | None = None) -> list[Client]:

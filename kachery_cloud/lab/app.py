@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute, Router
 
 from kachery_cloud.lab import accounts_routes, limits, registrations_routes, sign_in, static
 from kachery_cloud.lab.answers import not_found, refused
 from kachery_cloud.lab.lab import Lab
 from kachery_cloud.lab.origins import HEADERS, STRICT_TRANSPORT, is_own
+from kachery_cloud.lab.small_pages import refusal_page, wants_page
 from kachery_p2p.errors import DiskFull, KacheryError
 from kachery_p2p.http_server import AsgiApp, Send, Turns, framing_fault
 from kachery_p2p.http_server_limits import RETRY_AFTER, HttpLimits
@@ -178,5 +178,9 @@ class _Guarded:
         """Answer with a refusal; an answer that has begun already ends there, which whoever reads it notices."""
         if self._started:
             return
-        response: Response = refused(refusal)
+        request = Request(dict(self._scope))
+        if wants_page(request):
+            response = refusal_page(refusal.status, refusal.details, refusal.headers)
+        else:
+            response = refused(refusal)
         await response(dict(self._scope), self.receive, self.send)  # type: ignore[arg-type]

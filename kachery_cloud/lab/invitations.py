@@ -6,6 +6,7 @@ A link is fetched by programs that only want to show what is behind it, so looki
 from __future__ import annotations
 
 import secrets
+import sqlite3
 from dataclasses import dataclass
 
 from kachery_cloud.lab import limits
@@ -86,8 +87,12 @@ class Invitations:
             For which member it is; None where there is none, or it was used or has expired.
         """
         with self._database.write() as db:
-            row = db.execute(
-                "DELETE FROM invitations WHERE hash = ? AND expires > ? RETURNING member",
-                (hash_of(secret), self._database.wall()),
-            ).fetchone()
-            return None if row is None else row[0]
+            return use(db, secret, self._database.wall())
+
+
+def use(db: sqlite3.Connection, secret: str, now: float) -> str | None:
+    """The same within a transaction, which may still fail; then it is not used."""
+    row = db.execute(
+        "DELETE FROM invitations WHERE hash = ? AND expires > ? RETURNING member", (hash_of(secret), now)
+    ).fetchone()
+    return None if row is None else row[0]

@@ -22,19 +22,23 @@ import ipaddress
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import trio
 from starlette.requests import Request
 
+from kachery_cloud.errors import ConfigError
 from kachery_cloud.lab import limits
 from kachery_cloud.lab.accounts_store import CLIENT, Accounts, Client, Member, Role
 from kachery_cloud.lab.answers import forbidden, read_body, unauthorized
 from kachery_cloud.lab.database import LabDatabase
 from kachery_cloud.lab.invitations import Invitations
 from kachery_cloud.lab.nonces import Nonces
+from kachery_cloud.lab.openid import Provider
 from kachery_cloud.lab.origins import is_loopback, normal
 from kachery_cloud.lab.rates import Rate
+from kachery_cloud.lab.registrations import Registrations
 from kachery_cloud.lab.sessions import COOKIE, SECURE_COOKIE, Session, Sessions
 from kachery_cloud.lab.signed_requests import BadSignature, Signed, check
 from kachery_p2p.groups import group_of
@@ -53,6 +57,8 @@ T = TypeVar("T")
 
 #: Threads that look into the database and at the disk for requests.
 _THREADS = 8
+#: Characters of the secret that a provider gave.
+_MAX_SECRET = 4096
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
@@ -86,6 +92,7 @@ class Lab:
 
     Attributes:
         url: where the listener is; `base` gives what others are told.
+        provider: at which members sign in; None where they do so by invitations alone.
     """
 
     def __init__(
@@ -108,7 +115,9 @@ class Lab:
         self.accounts = Accounts(self.database, pins)
         self.sessions = Sessions(self.database)
         self.invitations = Invitations(self.database)
+        self.registrations = Registrations(self.database)
         self.nonces = Nonces(self.database)
+        self.provider = _provider(config, wall)
         self._tls = tls
         self._threads = trio.CapacityLimiter(_THREADS)
         self._addresses = Rate(limits.ADDRESS_RATE, time.monotonic)
@@ -335,9 +344,39 @@ class Lab:
         """Take away what is over; it is not used before that, either."""
         await self.do(self.sessions.forget_old)
 
-    def close(self) -> None:
-        """Close the database; it is opened again when it is needed."""
+    async def close(self) -> None:
+        """Close the database, and connections to the provider; they are opened again when they are needed."""
+        if self.provider is not None:
+            await self.provider.close()
         self.database.close()
+
+
+def _provider(config: Config, wall: Callable[[], float]) -> Provider | None:
+    if not config.openid_client_id:
+        return None
+
+    def secret() -> str:
+        path = config.openid_client_secret_file
+        return config.openid_client_secret if path is None else read_secret(path)
+
+    secret()  # what is wrong with it is said when the node starts
+    return Provider(config.openid_issuer, config.openid_client_id, secret, wall=wall)
+
+
+def read_secret(path: Path) -> str:
+    """The secret in a file, which is read anew for each sign-in: it may be changed meanwhile.
+
+    Raises:
+        ConfigError: there is no such file, or it has no secret in it.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MAX_SECRET + 1).strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The secret of the OpenID provider cannot be read from {path}: {error}.") from None
+    if not text or len(text) > _MAX_SECRET or not text.isprintable():
+        raise ConfigError(f"{path} (openid_client_secret_file) must have the secret in it, on one line.")
+    return text
 
 
 def _take(rate: Rate, who: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kachery_cloud.lab import limits
@@ -37,7 +37,10 @@ TABLES = Tables(
             made REAL NOT NULL,
             expires REAL NOT NULL,
             state TEXT NOT NULL,
-            member TEXT
+            member TEXT,
+            nonce TEXT,
+            id_token TEXT,
+            signed_in TEXT
         );
         CREATE INDEX registrations_by_peer ON registrations (peer);
         CREATE INDEX registrations_by_expires ON registrations (expires)
@@ -46,7 +49,7 @@ TABLES = Tables(
 )
 #: Letters and digits that nobody takes for one another.
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
-_COLUMNS = "id, peer, label, code, address, made, expires, state, member"
+_COLUMNS = "id, peer, label, code, address, made, expires, state, member, nonce"
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Registration:
         code: that the computer shows, and the page as well.
         address: of the network that it came from.
         member: who registered it; None where nobody did.
+        nonce: that commits to the computer's key, for the sign-in of whoever follows the link; None without one.
     """
 
     id: str
@@ -68,6 +72,7 @@ class Registration:
     expires: float
     state: State
     member: str | None
+    nonce: str | None
 
 
 def token_of(secret: str) -> str:
@@ -89,8 +94,14 @@ class Registrations:
         self._database = database
         database.use(TABLES)
 
-    def begin(self, peer: str, label: str, address: str) -> tuple[str, Registration]:
+    def begin(self, peer: str, label: str, address: str, nonce: str | None = None) -> tuple[str, Registration]:
         """A computer asks; an earlier registration of it that waits has expired.
+
+        Args:
+            peer: its peer ID.
+            label: what it calls itself.
+            address: of the network that it came from.
+            nonce: see `Registration`.
 
         Returns:
             The secret, which is kept nowhere, and the registration.
@@ -102,7 +113,7 @@ class Registrations:
         code = "".join(secrets.choice(_LETTERS) for _ in range(8))
         made = Registration(
             secrets.token_urlsafe(12), peer, label, f"{code[:4]}-{code[4:]}", address, now,
-            now + limits.REGISTRATION_LIFE, "waiting", None,
+            now + limits.REGISTRATION_LIFE, "waiting", None, nonce,
         )  # fmt: skip
         with self._database.write() as db:
             db.execute("DELETE FROM registrations WHERE expires <= ?", (now - limits.REGISTRATION_LIFE,))
@@ -112,9 +123,9 @@ class Registrations:
                 again = {"retry-after": "600"}
                 raise Refusal(503, "TOO_MANY_REGISTRATIONS", "Too many computers wait. Try again later.", again)
             db.execute(
-                f"INSERT INTO registrations ({_COLUMNS}, secret, token) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO registrations ({_COLUMNS}, secret, token) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    made.id, peer, label, made.code, address, made.made, made.expires, made.state, None,
+                    made.id, peer, label, made.code, address, made.made, made.expires, made.state, None, nonce,
                     hash_of(secret), hash_of(token_of(secret)),
                 ),
             )  # fmt: skip
@@ -137,22 +148,35 @@ class Registrations:
         life = limits.REGISTRATION_LIFE if found.state in ("registered", "refused") else 0.0
         if now < found.expires + life or found.state == "expired":
             return found
-        return Registration(**{**found.__dict__, "state": "expired"})
+        return replace(found, state="expired")
 
-    def decide(self, id: str, state: Literal["registered", "refused"], member: str) -> tuple[Registration, bytes]:
+    def signed_in(self, id: str, member: str, id_token: str, nonce: str) -> None:
+        """Somebody has signed in with the nonce of a registration that waits; it is for him to register it."""
+        with self._database.write() as db:
+            db.execute(
+                "UPDATE registrations SET id_token = ?, signed_in = ? WHERE id = ? AND state = 'waiting' AND nonce = ?",
+                (id_token, member, id, nonce),
+            )
+
+    def decide(
+        self, id: str, state: Literal["registered", "refused"], member: str
+    ) -> tuple[Registration, bytes, str | None]:
         """Somebody registers the computer, or refuses it; that can be done once.
 
         Returns:
-            The registration, and the hash of the token.
+            The registration, the hash of the token, and the ID token with which this member signed in for it.
 
         Raises:
             Refusal: there is no such registration, or it does not wait.
         """
         with self._database.write() as db:
-            row = db.execute(f"SELECT {_COLUMNS}, token FROM registrations WHERE id = ?", (id,)).fetchone()
+            row = db.execute(
+                f"SELECT {_COLUMNS}, token, id_token, signed_in FROM registrations WHERE id = ?", (id,)
+            ).fetchone()
             if row is None:
                 raise not_found("There is no such registration.")
-            found = self._now(Registration(*row[:-1]))
+            *columns, token, id_token, signed_in = row
+            found = self._now(Registration(*columns))
             if found.state == "expired":
                 raise Refusal(
                     410, "EXPIRED", "This registration has expired. Run kachery-cloud-init again on that computer."
@@ -160,7 +184,8 @@ class Registrations:
             if found.state != "waiting":
                 raise conflict("USED", f"This registration was used already: the computer was {found.state}.")
             db.execute("UPDATE registrations SET state = ?, member = ? WHERE id = ?", (state, member, id))
-            return Registration(**{**found.__dict__, "state": state, "member": member}), row[-1]
+            decided = replace(found, state=state, member=member)
+            return decided, token, id_token if signed_in == member else None
 
     def undo(self, id: str) -> None:
         """It was not carried out after all: the registration waits again."""

@@ -1,6 +1,6 @@
 """The API of registrations.
 
-    POST  /api/v1/registrations                 signed by the client's key; {"label"} ->
+    POST  /api/v1/registrations                 signed by the client's key; {"label", "nonce"} ->
                                                 {"id", "url", "secret", "code", "expires"}
     GET   /api/v1/registrations/{id}            with the secret (Authorization: Bearer):
                                                 {"state", "owner", "token", "proof"}
@@ -8,13 +8,15 @@
     POST  /api/v1/registrations/{id}/register   in a session
     POST  /api/v1/registrations/{id}/refuse     in a session
 
-`url` is the page `/register/{id}`.
+`url` is the page `/register/{id}`. Where there is an OpenID provider, `nonce` commits to the computer's key
+(`kachery_cloud.ownership.claims`): who signs in by `/sign-in?next=/register/{id}` does so with it, and when he then
+registers the computer, `proof` is `{"id_token": ...}`, of which the computer makes its proof. Else it is null.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 from typing import Any
 
 from starlette.requests import Request
@@ -22,12 +24,23 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kachery_cloud.lab import limits
-from kachery_cloud.lab.answers import Json, check_keys, forbidden, not_found, read_object, text_of, time_text
+from kachery_cloud.lab.answers import (
+    Json,
+    bad_request,
+    check_keys,
+    forbidden,
+    not_found,
+    read_object,
+    text_of,
+    time_text,
+)
 from kachery_cloud.lab.lab import Lab
-from kachery_cloud.lab.registrations import Registrations, token_of
+from kachery_cloud.lab.registrations import token_of
 from kachery_p2p.pinning.server.requests import Refusal
 
 log = logging.getLogger("kachery_cloud.lab")
+
+_NONCE = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 def routes(lab: Lab) -> list[Route]:
@@ -44,15 +57,18 @@ def routes(lab: Lab) -> list[Route]:
 class _Routes:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        self._registrations = Registrations(lab.database)
+        self._registrations = lab.registrations
 
     async def begin(self, request: Request) -> Response:
         self._lab.count_entry(request)
         peer = await self._lab.signer(request)
         value = await read_object(request)
-        check_keys(value, ("label",))
+        check_keys(value, ("label", "nonce"))
         label = text_of(value.get("label"), "The label", limits.MAX_LABEL)
-        secret, made = await self._lab.do(self._registrations.begin, peer, label, self._lab.address(request))
+        nonce = value.get("nonce")
+        if nonce is not None and not (isinstance(nonce, str) and _NONCE.fullmatch(nonce)):
+            raise bad_request("The nonce must be 43 characters of base64url: a hash of 256 bits.")
+        secret, made = await self._lab.do(self._registrations.begin, peer, label, self._lab.address(request), nonce)
         shown = {
             "id": made.id,
             "url": f"{self._lab.base(request)}/register/{made.id}",
@@ -95,10 +111,10 @@ class _Routes:
             client = await lab.do(lab.accounts.client, found.peer)
             if member is None or client is None or client.member != member.id:
                 return Json({**shown, "state": "refused"})
-            proof = await lab.do(lab.accounts.proof, found.peer)
+            id_token = await lab.do(lab.accounts.id_token, found.peer)
             shown["owner"] = {"name": member.name, "email": member.email}
             shown["token"] = token_of(secret)
-            shown["proof"] = None if proof is None else json.loads(proof)
+            shown["proof"] = None if id_token is None else {"id_token": id_token}
         return Json(shown)
 
     async def register(self, request: Request) -> Response:
@@ -107,9 +123,9 @@ class _Routes:
         id = request.path_params["id"]
 
         def register() -> str:
-            found, token = self._registrations.decide(id, "registered", caller.member.id)
+            found, token, id_token = self._registrations.decide(id, "registered", caller.member.id)
             try:
-                lab.accounts.register(caller.member.id, found.peer, found.label, token)
+                lab.accounts.register(caller.member.id, found.peer, found.label, token, id_token)
             except Refusal:
                 self._registrations.undo(id)
                 raise
@@ -121,7 +137,7 @@ class _Routes:
 
     async def refuse(self, request: Request) -> Response:
         caller = await self._in_session(request)
-        found, _ = await self._lab.do(
+        found, *_ = await self._lab.do(
             self._registrations.decide, request.path_params["id"], "refused", caller.member.id
         )
         return Json({"state": "refused", "peer": found.peer})

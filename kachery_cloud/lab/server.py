@@ -87,7 +87,8 @@ class LabServer(HttpServer):
                 await nursery.start(self.queue.run)
                 await super().run(task_status=task_status)
         finally:
-            self.lab.close()
+            with trio.CancelScope(shield=True):
+                await self.lab.close()
 
     def _listening(self) -> None:
         self.lab.url = self.url

@@ -23,6 +23,7 @@ from kachery_p2p.node.pin_server import PinKeeper
 from kachery_p2p.pinning.server.store import STORE_NAME, PinStore
 from kachery_p2p.repo.keys import NodeKey, load_or_create_identity, new_identity
 from kachery_p2p.repo.repo import Repo
+from tests.helpers.openid import Browser
 from tests.helpers.patience import PATIENCE
 from tests.helpers.pin_server import FAST, LISTEN
 
@@ -61,6 +62,28 @@ class LabBrowser:
         answer = await self.http.get("/api/v1/me")
         assert answer.status_code == 200, answer.text
         return answer.json()
+
+
+@dataclass
+class Person:
+    """Somebody at a browser, who signs in at a real provider: it follows redirects, and fills in the forms there."""
+
+    at_provider: Browser
+    browser: LabBrowser
+
+    async def go(self, path: str, user: str, *, allow: bool = True) -> str:
+        """Begin to sign in: the address that the provider sends the browser back to."""
+        begun = await self.browser.get(path)
+        assert begun.status_code == 303, begun.text
+
+        def sign_in() -> str:
+            return self.at_provider.sign_in(begun.headers["location"], user, allow=allow)
+
+        return await trio.to_thread.run_sync(sign_in)
+
+    async def sign_in(self, path: str, user: str, *, allow: bool = True) -> httpx.Response:
+        """Sign in: what the lab says when the browser is back."""
+        return await self.browser.get(await self.go(path, user, allow=allow))
 
 
 @dataclass
@@ -131,6 +154,11 @@ class RunningLab:
             assert answer.status_code == 200, answer.text
             browser.csrf = (await browser.me())["csrf"]
         return browser
+
+    async def person(self) -> Person:
+        """Somebody at a browser."""
+        at_provider = self.stack.enter_context(Browser())
+        return Person(at_provider, await self.browser())
 
     async def client(self, key: NodeKey | None = None) -> LabClient:
         """A computer that is not registered yet."""
