@@ -29,7 +29,6 @@ PAGES = (
     "/clients",
     "/files",
     "/files/{file}",
-    "/invitation/{secret}",
     "/members",
     "/node",
     "/projects",

@@ -15,13 +15,9 @@ const PAGES = [
   [/^\/node$/, 'node', 'Node', 'Node'],
   [/^\/members$/, 'members', 'Members', 'Members', true],
   [/^\/register\/(?<registration>[^/]+)$/, 'register', 'Register a client'],
-  [/^\/invitation\/(?<secret>[^/]+)$/, 'invitation', 'Invitation'],
   [/^\/sign-in$/, 'sign_in', 'Sign in']
 ]
 const ADDRESSES = { home: '/', files: '/files', projects: '/projects', clients: '/clients', usage: '/usage', node: '/node', members: '/members' }
-
-/** What is for those who are not signed in. */
-const OPEN = new Set(['invitation', 'sign_in'])
 
 const main = document.getElementById('main')
 
@@ -89,10 +85,7 @@ async function start () {
     throw error
   })])
   head(about)
-  if (me === null) {
-    const [name, title] = OPEN.has(found?.module) ? [found.module, found.title] : ['sign_in', 'Sign in']
-    return await show(name, title, { about, me, names: found?.names ?? {} })
-  }
+  if (me === null) return await show('sign_in', 'Sign in', { about, me, names: {} })
   useCsrf(me.csrf)
   menu(me, found?.module)
   if (found === null) {

@@ -95,11 +95,6 @@ class FakeLab:
                 _list(self._members()) if request.method == "GET" else {"name": "Ida", "invitation": _INVITATION}
             ),
             "/members/{id}/invitation": lambda request: {"invitation": _INVITATION},
-            "/invitations/{secret}": lambda request: {
-                "name": "Ida",
-                "role": "member",
-                "expires": "2026-12-07T12:00:00Z",
-            },
             "/members/{id}": lambda request: {},
             "/files/{id}": lambda request: self._file(request.path_params["id"]),
             "/files/{id}/copies": lambda request: _list(self._copies()),
@@ -202,13 +197,13 @@ class FakeLab:
         if id not in self.contents:
             return self._row(id, "day-14/session.nwb", 41_800_000_000, "p1", "pinning")
         name, data = self.contents[id]
-        kind = "directory" if id in self.folders else "file"
-        return {**self._row(id, name, self.claimed.get(id, len(data)), "p1", "pinned"), "kind": kind}
+        # What a pin has on the disk is more than what is in the file.
+        return self._row(id, name, len(data) + 100, "p1", "pinned")
 
     def _copies(self) -> list[dict[str, Any]]:
         return [
-            {"peer": PEERS[1], "name": "rig-2", "complete": True, "latency": 0.0009},
-            {"peer": PEERS[2], "name": None, "complete": False, "latency": 0.187},
+            {"peer": PEERS[1], "label": "rig-2", "connected": True, "round_trip_ms": 0.9, "found_by": ["connected"]},
+            {"peer": PEERS[2], "label": "", "connected": False, "round_trip_ms": None, "found_by": ["DHT"]},
         ]
 
     def _entries(self, request: Request) -> dict[str, Any]:
@@ -217,13 +212,16 @@ class FakeLab:
         found: dict[str, dict[str, Any]] = {}
         for path, data in self.folders[request.path_params["id"]].items():
             if path.startswith(before):
-                name, more, _ = path.removeprefix(before).partition("/")
-                found[name] = {"name": name, "type": "directory" if more else "file", "size": len(data)}
+                name, _, _ = path.removeprefix(before).partition("/")
+                sum = found.setdefault(name, {"name": name, "bytes": 0})
+                sum["bytes"] += len(data)
         return _list(list(found.values()))
 
     async def _content(self, request: Request) -> Response:
-        id = request.path_params["id"]
-        data = self.contents[id][1] if id not in self.folders else self.folders[id][request.query_params["path"]]
+        id, below = request.path_params["id"], request.query_params.get("path", "")
+        data = self.folders[id].get(below) if id in self.folders else self.contents[id][1]
+        if data is None:
+            return JSONResponse({"error": {"reason": "NOT_A_FILE", "details": "This is a folder."}}, 409)
         headers = {
             "accept-ranges": "bytes",
             "content-security-policy": "sandbox; default-src 'none'",
@@ -233,8 +231,11 @@ class FakeLab:
         self.read.append((id, asked))
         if asked is None:
             return Response(data, headers=headers, media_type="application/octet-stream")
+        if not data:
+            return Response(b"", 416, {**headers, "content-range": "bytes */0"})
         first, last = (int(each) for each in asked.removeprefix("bytes=").split("-"))
-        headers["content-range"] = f"bytes {first}-{min(last, len(data) - 1)}/{len(data)}"
+        size = self.claimed.get(id, len(data))
+        headers["content-range"] = f"bytes {first}-{min(last, size - 1)}/{size}"
         return Response(data[first : last + 1], 206, headers, "application/octet-stream")
 
     async def _upload(self, request: Request) -> Response:
@@ -262,10 +263,12 @@ class FakeLab:
                     for at, day in enumerate(days)
                 ]
             )  # fmt: skip
-        names = {"project": ["p1", "p2", "p3"], "member": ["m1", "m2", "m3"], "client": PEERS}[by]
+        names = {"project": ["p1", "p2", None], "member": ["m1", "m2", "m3"], "client": [*PEERS[1:], None]}[by]
+        people = {"p1": "hippocampus-2026", "p2": "atlas", "m1": "Ada Lovelace", "m2": "Grace Hopper",
+                  "m3": "Emmy Noether", PEERS[1]: "rig-2"}  # fmt: skip
         return _list(
             [
-                {by: name, "bytes_stored": 412_000_000_000 // 9**at, "bytes_served": 98_000_000_000 // 5**at,
+                {by: name, "names": {by: people[name]} if name in people else {}, "bytes_stored": 412_000_000_000 // 9**at, "bytes_served": 98_000_000_000 // 5**at,
                  "blocks_served": 93_000 // 5**at, "pins": 229 // 4**at}
                 for at, name in enumerate(names)
             ]
@@ -273,16 +276,17 @@ class FakeLab:
 
     def _node(self) -> dict[str, Any]:
         peers = [
-            {"peer": PEERS[1], "name": "rig-2", "latency": 0.0009, "agent": "kachery-cloud/1.0",
-             "address": "/ip4/192.0.2.22/tcp/4001", "bytes_sent": 81_200_000_000},
-            {"peer": PEERS[2], "name": None, "latency": 0.187, "agent": "kubo/0.43.1", "relayed": True,
-             "bytes_sent": 0},
+            {"peer": PEERS[1], "label": "rig-2", "direction": "inbound", "round_trip_ms": 0.9,
+             "bytes_sent": 81_200_000_000, "bytes_received": 5_300_000_000, "address": "/ip4/192.0.2.22/tcp/4001"},
+            {"peer": PEERS[2], "label": "", "direction": "outbound", "round_trip_ms": 187.2, "bytes_sent": 0,
+             "bytes_received": 0, "address": "/ip4/198.51.100.7/tcp/4001/p2p-circuit"},
         ]  # fmt: skip
         return {
-            "uptime": 864_000 * 3.4, "version": "1.0", "peers": [] if self.empty else peers,
+            "peer_id": PEERS[0], "ready": True, "why": [], "started": "2026-10-28T08:00:00Z", "uptime": 2_937_600,
+            "peers": [] if self.empty else peers, "peers_count": 0 if self.empty else 2,
             "traffic": {"bytes_sent": 98_700_000_000, "bytes_received": 431_000_000_000, "blocks_sent": 93_112,
                         "blocks_received": 411_004},
-            "disk": {"used": 512_000_000_000, "free": 3_400_000_000_000, "limit": 2_000_000_000_000},
+            "disk": {"used": 512_000_000_000, "free": 3_400_000_000_000},
             "queue": {"queued": 3, "pinning": 1, "failed": 1, "pinned": 229},
         }  # fmt: skip
 

@@ -27,26 +27,28 @@ export async function show (into, { about }) {
 
 function draw (node, about) {
   const { disk = {}, queue = {}, traffic = {} } = node
-  const peers = [...(node.peers ?? [])].sort((one, other) => (one.latency ?? Infinity) - (other.latency ?? Infinity))
+  const peers = [...(node.peers ?? [])].sort((one, other) => (one.round_trip_ms ?? Infinity) - (other.round_trip_ms ?? Infinity))
   const free = disk.free === undefined ? null : `${bytes(disk.free)} free`
   return [
     h('div', { class: 'grid' },
-      card('Up for', span(node.uptime), `kachery-cloud ${node.version ?? about.version}`),
-      card('Peers', whole(peers.length), peers.length ? `nearest ${latency(peers[0].latency)}` : 'none connected'),
+      card('Up for', span(node.uptime), `kachery-cloud ${about.version}`),
+      card('Peers', whole(node.peers_count ?? peers.length), peers.length ? `nearest ${latency(peers[0].round_trip_ms)}` : 'none connected'),
       card('Disk', bytes(disk.used), [free, disk.limit ? `limit ${bytes(disk.limit)}` : null].filter(Boolean).join(', '), meter(disk)),
       card('Queue', whole((queue.queued ?? 0) + (queue.pinning ?? 0)), `${whole(queue.pinning ?? 0)} being fetched, ${whole(queue.failed ?? 0)} failed`),
-      card('Served', bytes(traffic.bytes_sent ?? traffic.sent), traffic.blocks_sent === undefined ? '' : `${whole(traffic.blocks_sent)} blocks`),
-      card('Fetched', bytes(traffic.bytes_received ?? traffic.received), traffic.blocks_received === undefined ? '' : `${whole(traffic.blocks_received)} blocks`)),
+      card('Served', bytes(traffic.bytes_sent), `${whole(traffic.blocks_sent)} blocks`),
+      card('Fetched', bytes(traffic.bytes_received), `${whole(traffic.blocks_received)} blocks`)),
+    node.ready === false ? notice('warn', `The node cannot do all of its work now: ${whyNot(node.why)}`) : null,
     h('h2', {}, 'Peers'),
     peers.length
       ? table({
           caption: 'Connected peers, nearest first',
           columns: [
-            { head: 'Peer', header: true, cell: peer => peer.label || peer.name ? `${peer.label || peer.name}` : peerName(peer.peer) },
-            { head: 'Round trip', number: true, cell: peer => latency(peer.latency) },
-            { head: 'Program', cell: peer => peer.agent || 'unknown' },
-            { head: 'Path', cell: peer => peer.relayed ? 'through a relay' : (peer.address ? h('span', { class: 'uri' }, peer.address) : 'direct') },
-            { head: 'Served to it', number: true, cell: peer => bytes(peer.bytes_sent ?? peer.sent ?? null) }
+            { head: 'Peer', header: true, cell: peer => peer.label || 'not one of the lab' },
+            { head: 'Peer ID', cell: peer => peerName(peer.peer) },
+            { head: 'Round trip', number: true, cell: peer => latency(peer.round_trip_ms) },
+            ...(peers.some(peer => peer.address) ? [{ head: 'Address', cell: peer => h('span', { class: 'uri' }, peer.address) }] : []),
+            { head: 'Served to it', number: true, cell: peer => bytes(peer.bytes_sent) },
+            { head: 'Fetched from it', number: true, cell: peer => bytes(peer.bytes_received) }
           ],
           rows: peers
         })
@@ -58,6 +60,11 @@ function draw (node, about) {
       ['Pinning service', h('code', {}, about.pins)]
     ])
   ]
+}
+
+/** Why it is not ready, as a sentence. */
+function whyNot (why) {
+  return Array.isArray(why) ? why.join(' ') : typeof why === 'string' ? why : 'its log says why.'
 }
 
 function card (title, figure, more, extra = null) {

@@ -98,8 +98,8 @@ function adder (put, onerror) {
 }
 
 function changes (project, path) {
-  const name = h('input', { name: 'name', value: project.name, required: true, maxlength: 100 })
-  const description = h('input', { name: 'description', value: project.description ?? '', maxlength: 500 })
+  const name = h('input', { name: 'name', value: project.name, required: true, maxlength: 64 })
+  const description = h('input', { name: 'description', value: project.description ?? '', maxlength: 2000 })
   const trouble = h('div', {})
   const form = h('form', { class: 'card' }, field('Name', name), field('What it is about', description), trouble,
     h('div', { class: 'row' },

@@ -39,7 +39,7 @@ async function drawn (body, count, project, names, me) {
   const ask = by => get('/usage', { by, from, to: dayOf(today), project })
   const [byDay, byProject, byClient, byMember] = await Promise.all([
     ask('day'), ask('project'), ask('client'), me.role === 'administrator' ? ask('member') : Promise.resolve(null)])
-  const rows = rowsOf(byDay)
+  const rows = byDay.items
   if (rows.length === 0) {
     fill(body, empty(h('p', {}, 'Nothing was stored or served in this time. Connect a computer, and store something:'), initCommand()))
     return
@@ -49,13 +49,9 @@ async function drawn (body, count, project, names, me) {
   fill(body,
     overTime('Stored', 'bytes_stored', days, found, { carried: true, format: bytes }),
     overTime('Served to others', 'bytes_served', days, found, { format: bytes }),
-    sums('By project', rowsOf(byProject), row => names.get(row.project) ?? row.project_name ?? (row.project ? row.project : 'None')),
-    sums('By client', rowsOf(byClient), row => row.label || (row.client ? peerName(row.client) : 'This page')),
-    byMember ? sums('By member', rowsOf(byMember), row => row.member_name ?? row.name ?? row.member) : null)
-}
-
-function rowsOf (answer) {
-  return Array.isArray(answer) ? answer : answer.items ?? answer.rows ?? []
+    sums('By project', byProject.items, row => row.names?.project ?? names.get(row.project) ?? row.project ?? 'None'),
+    sums('By client', byClient.items, row => row.names?.client ?? (row.client ? peerName(row.client) : 'Uploaded here')),
+    byMember ? sums('By member', byMember.items, row => row.names?.member ?? row.member ?? 'Nobody of the lab') : null)
 }
 
 /** A plot over the days, and its table. What is stored stays from day to day (`carried`); what is served does not. */

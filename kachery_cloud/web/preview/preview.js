@@ -3,7 +3,7 @@
 
 import { add, fill, h, notice } from '../dom.js'
 import { bytes } from '../format.js'
-import { NoPreview, RangeFile } from './ranges.js'
+import { IsFolder, NoPreview, RangeFile } from './ranges.js'
 
 /** What is read to see what a file is. */
 const HEAD = 64 * 1024
@@ -16,16 +16,16 @@ const PICTURES = [
 ]
 const JSON_NAMES = /\.(json|geojson|ipynb|zattrs|zarray|zgroup|vl|plotly)$/i
 
-/** Show what is in a file; what cannot be shown is said in a sentence. */
-export async function preview (into, { url, size, name }) {
+/** Show what is in a file; what cannot be shown is said in a sentence. `folder` is called where it is a folder. */
+export async function preview (into, { url, name, folder = null }) {
   fill(into, h('p', { class: 'muted', role: 'status' }, 'Reading…'))
   try {
-    const file = new RangeFile(url, size)
-    const head = await file.read(0, HEAD)
+    const [file, head] = await RangeFile.open(url, HEAD)
     const shown = h('div', {})
     await show(shown, file, head, name)
     fill(into, shown)
   } catch (error) {
+    if (error instanceof IsFolder && folder) return await folder()
     if (!(error instanceof NoPreview)) console.error(error)
     fill(into, notice('warn', error instanceof NoPreview
       ? error.message
