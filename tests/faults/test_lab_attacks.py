@@ -403,8 +403,8 @@ async def test_bodies_that_are_none(tmp_path: Path) -> None:
         for body in (
             b"{", b"[]", b"\xff", b"null", b'{"name": 3}', b'{"name": ""}', b'{"name": "a\\u0000"}',
             b'{"name": "\\u202eabc"}', b'{"name": "a", "x": 1}', b'{"name": "a", "role": "owner"}',
-            b'{"name": "a", "quota": -1}', b'{"name": "a", "quota": 1.5}', b'{"name": "a", "quota": 9999999999999999999}',
-           
+            b'{"name": "a", "quota": -1}', b'{"name": "a", "quota": 1.5}',
+            b'{"name": "a", "quota": 9999999999999999999}',
             b'{"name": "a", "email": "x"}', b'{"name": "a", "name": "b"}', b"[" * 5000,
         ):  # fmt: skip
             assert await tried(body) == 400, body

@@ -268,7 +268,8 @@ class FakeLab:
                   "m3": "Emmy Noether", PEERS[1]: "rig-2"}  # fmt: skip
         return _list(
             [
-                {by: name, "names": {by: people[name]} if name in people else {}, "bytes_stored": 412_000_000_000 // 9**at, "bytes_served": 98_000_000_000 // 5**at,
+                {by: name, "names": {by: people[name]} if name in people else {},
+                 "bytes_stored": 412_000_000_000 // 9**at, "bytes_served": 98_000_000_000 // 5**at,
                  "blocks_served": 93_000 // 5**at, "pins": 229 // 4**at}
                 for at, name in enumerate(names)
             ]
