@@ -71,6 +71,7 @@ class _Routes:
                 "peer_id": str(lab.node.host.peer_id),
                 "addresses": lab.node_addresses(),
                 "sign_in": "openid" if openid else "invitation",
+                "proofs": openid,
                 "issuer": lab.config.openid_issuer if openid else None,
                 "pins": f"{base}/pins",
                 "url": base,
@@ -105,6 +106,7 @@ class _Routes:
         of = None if caller.member.is_administrator else caller.member.id
         if not await self._lab.do(self._lab.accounts.remove_client, request.path_params["peer"], of):
             raise not_found("There is no such client of yours.")
+        await self._lab.projects.tidy()
         return Response(status_code=204)
 
     # --- for administrators -----------------------------------------------------------------------------------------
@@ -150,6 +152,7 @@ class _Routes:
     async def remove_member(self, request: Request) -> Response:
         await self._lab.require(request, "administrator")
         await self._lab.do(self._lab.accounts.remove_member, request.path_params["id"])
+        await self._lab.projects.tidy()
         return Response(status_code=204)
 
     async def invite_again(self, request: Request) -> Response:

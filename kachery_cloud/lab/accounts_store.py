@@ -52,7 +52,7 @@ TABLES = Tables(
             label TEXT NOT NULL,
             registered REAL NOT NULL,
             seen REAL,
-            id_token TEXT
+            proof TEXT
         );
         CREATE INDEX clients_by_member ON clients (member)
         """,
@@ -287,7 +287,7 @@ class Accounts:
 
     # --- clients ----------------------------------------------------------------------------------------------------
 
-    def register(self, member: str, peer: str, label: str, token_hash: bytes, id_token: str | None = None) -> Client:
+    def register(self, member: str, peer: str, label: str, token_hash: bytes, proof: str | None = None) -> Client:
         """Make a computer a client of a member; from now on the pinning service takes its token.
 
         Args:
@@ -295,7 +295,7 @@ class Accounts:
             peer: the peer ID.
             label: a name for people.
             token_hash: of the token; an earlier one of this client ends.
-            id_token: with which he signed in for this computer, if he did: its nonce commits to the computer's key.
+            proof: of his sign-in for this computer, where there was one; see `id_tokens.proof_of`.
 
         Raises:
             Refusal: there is no such member; he has too many clients; or it is another member's.
@@ -315,10 +315,10 @@ class Accounts:
                     f"{owner.name} has {count} clients, and {limits.MAX_CLIENTS} are the most. Remove one first.",
                 )
             db.execute(
-                "INSERT INTO clients (peer, member, label, registered, id_token) VALUES (?, ?, ?, ?, ?) "
+                "INSERT INTO clients (peer, member, label, registered, proof) VALUES (?, ?, ?, ?, ?) "
                 "ON CONFLICT (peer) DO UPDATE SET label = excluded.label, registered = excluded.registered, "
-                "id_token = coalesce(excluded.id_token, id_token)",
-                (peer, member, label, now, id_token),
+                "proof = coalesce(excluded.proof, proof)",
+                (peer, member, label, now, proof),
             )
         self._pins.grant(CLIENT + peer, token_hash, owner.account, owner.quota)
         client = self.client(peer)
@@ -333,9 +333,9 @@ class Accounts:
         row = self._database.one(f"SELECT {_CLIENT} FROM clients WHERE peer = ?", (peer,))
         return None if row is None else Client(*row)
 
-    def id_token(self, peer: str) -> str | None:
-        """The ID token whose nonce commits to the key of a client; None where nobody signed in for it."""
-        row = self._database.one("SELECT id_token FROM clients WHERE peer = ?", (peer,))
+    def proof(self, peer: str) -> str | None:
+        """What `register` was given of a client; None where nobody signed in for it."""
+        row = self._database.one("SELECT proof FROM clients WHERE peer = ?", (peer,))
         return None if row is None else row[0]
 
     def clients(self, member: str | None = None) -> list[Client]:

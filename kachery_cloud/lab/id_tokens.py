@@ -5,6 +5,7 @@ The keys come in; they are those that the provider publishes at an address of it
 
 from __future__ import annotations
 
+import base64
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from joserfc.jwk import Key
 
 #: By which tokens may be signed, and the kind of key that each takes. None of them takes a shared secret.
-ALGORITHMS: Mapping[str, str] = {"RS256": "RSA", "PS256": "RSA", "ES256": "EC", "EdDSA": "OKP"}
+ALGORITHMS: Mapping[str, str] = {"RS256": "RSA", "PS256": "RSA", "ES256": "EC"}
 #: Seconds by which the clocks of provider and lab may differ.
 LEEWAY = 60.0
 #: Bits of an RSA key (RFC 7518, section 3.3), and characters of a token.
@@ -94,6 +95,15 @@ def check_id_token(
     )
 
 
+def keys_of(token: str, keys: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of some keys by which a token may be signed, which was checked already: the ones of its name."""
+    from joserfc import jws
+
+    registry = jws.JWSRegistry(algorithms=list(ALGORITHMS), strict_check_header=False)
+    kid = jws.extract_compact(token.encode("ascii"), registry=registry).headers().get("kid")
+    return [key for key in keys if kid is None or key.get("kid") == kid]
+
+
 def _claims(token: str, keys: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What stands in a token, which one of the keys has signed."""
     from joserfc import jws
@@ -128,7 +138,7 @@ def _claims(token: str, keys: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _import(jwk: Mapping[str, Any], algorithm: str) -> Key | None:
     """A public key of a provider; None where it is not for signatures by that algorithm."""
     from joserfc.errors import JoseError
-    from joserfc.jwk import ECKey, OKPKey, RSAKey
+    from joserfc.jwk import ECKey, RSAKey
 
     kind = ALGORITHMS[algorithm]
     if jwk.get("kty") != kind or jwk.get("use", "sig") != "sig" or jwk.get("alg", algorithm) != algorithm:
@@ -137,10 +147,9 @@ def _import(jwk: Mapping[str, Any], algorithm: str) -> Key | None:
     try:
         if kind == "EC":
             return ECKey.import_key(public) if public.get("crv") == "P-256" else None
-        if kind == "OKP":
-            return OKPKey.import_key(public) if public.get("crv") == "Ed25519" else None
-        key = RSAKey.import_key(public)
-        return key if key.public_key.key_size in _RSA_BITS else None
+        modulus = base64.urlsafe_b64decode(public.get("n", "") + "==")
+        bits = int.from_bytes(modulus, "big").bit_length()
+        return RSAKey.import_key(public) if bits in _RSA_BITS else None
     except (JoseError, ValueError, TypeError, KeyError):
         return None
 

@@ -33,16 +33,21 @@ from kachery_cloud.lab import limits
 from kachery_cloud.lab.accounts_store import CLIENT, Accounts, Client, Member, Role
 from kachery_cloud.lab.answers import forbidden, read_body, unauthorized
 from kachery_cloud.lab.database import LabDatabase
+from kachery_cloud.lab.files import Files, Uploads
 from kachery_cloud.lab.invitations import Invitations
 from kachery_cloud.lab.nonces import Nonces
 from kachery_cloud.lab.openid import Provider
 from kachery_cloud.lab.origins import is_loopback, normal
+from kachery_cloud.lab.projects import Projects
 from kachery_cloud.lab.rates import Rate
 from kachery_cloud.lab.registrations import Registrations
 from kachery_cloud.lab.sessions import COOKIE, SECURE_COOKIE, Session, Sessions
 from kachery_cloud.lab.signed_requests import BadSignature, Signed, check
+from kachery_cloud.lab.usage_store import Usage
 from kachery_p2p.groups import group_of
 from kachery_p2p.node.pin_server import PinKeeper
+from kachery_p2p.node.served_log import LOG_NAME, ServedLog
+from kachery_p2p.pinning.server.limits import DEFAULT_UPLOAD
 from kachery_p2p.pinning.server.requests import Refusal
 from kachery_p2p.pinning.server.store import PinStore
 
@@ -51,6 +56,7 @@ if TYPE_CHECKING:
 
     from kachery_cloud.settings.config import Config
     from kachery_p2p.node.node import Node
+    from kachery_p2p.pinning.server.keeper import Keeper
     from kachery_p2p.pinning.server.queue import PinQueue
 
 T = TypeVar("T")
@@ -87,12 +93,15 @@ class Lab:
         node: of this process.
         pins: the list of the pinning service, in which clients have their tokens.
         queue: that works it off, to be woken when there is something new; None where none does.
+        keeper: of the node, for pins; made here where there is none.
         tls: whether the listener speaks HTTPS itself.
         wall: seconds since 1970.
 
     Attributes:
         url: where the listener is; `base` gives what others are told.
         provider: at which members sign in; None where they do so by invitations alone.
+        projects, files, usage: what members have stored, in which projects, and how much.
+        uploads: what comes through the page.
     """
 
     def __init__(
@@ -102,6 +111,7 @@ class Lab:
         pins: PinStore,
         *,
         queue: PinQueue | None = None,
+        keeper: Keeper | None = None,
         tls: bool = False,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -118,6 +128,13 @@ class Lab:
         self.registrations = Registrations(self.database)
         self.nonces = Nonces(self.database)
         self.provider = _provider(config, wall)
+        self.keeper = keeper or PinKeeper(node)
+        self.projects = Projects(self.database, self.accounts, pins, node)
+        self.files = Files(self.projects, self.accounts, pins)
+        served = node.served_log or ServedLog(config.directory / LOG_NAME, wall=wall)
+        self.usage = Usage(served, self.projects.store, self.accounts, pins, node.repo, wall)
+        most = DEFAULT_UPLOAD if config.max_pin_bytes is None else config.max_pin_bytes
+        self.uploads = Uploads(config.directory, node, pins, self.keeper, self.wake_pins, most_bytes=most)
         self._tls = tls
         self._threads = trio.CapacityLimiter(_THREADS)
         self._addresses = Rate(limits.ADDRESS_RATE, time.monotonic)
@@ -126,7 +143,12 @@ class Lab:
 
     def node_addresses(self) -> list[str]:
         """Multiaddrs at which others can dial the node; those of the loopback last."""
-        return PinKeeper(self.node).addresses()
+        return self.keeper.addresses()
+
+    def wake_pins(self) -> None:
+        """Have the queue of pins look at what is new."""
+        if self.queue is not None:
+            self.queue.wake()
 
     async def do(self, work: Callable[..., T], *args: Any) -> T:
         """Do something that waits for the disk, in a thread."""
@@ -357,13 +379,13 @@ def _provider(config: Config, wall: Callable[[], float]) -> Provider | None:
 
     def secret() -> str:
         path = config.openid_client_secret_file
-        return config.openid_client_secret if path is None else read_secret(path)
+        return config.openid_client_secret if path is None else _read_secret(path)
 
     secret()  # what is wrong with it is said when the node starts
     return Provider(config.openid_issuer, config.openid_client_id, secret, wall=wall)
 
 
-def read_secret(path: Path) -> str:
+def _read_secret(path: Path) -> str:
     """The secret in a file, which is read anew for each sign-in: it may be changed meanwhile.
 
     Raises:

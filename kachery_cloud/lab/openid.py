@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import trio
 
-from kachery_cloud.lab.id_tokens import BadToken, SignedIn, check_id_token
+from kachery_cloud.lab.id_tokens import BadToken, SignedIn, check_id_token, keys_of
 from kachery_cloud.lab.origins import is_loopback
 from kachery_p2p.http import HttpBounds, HttpClient, HttpFailure
 from kachery_p2p.json_reader import InvalidJSON, read_json
@@ -119,6 +120,16 @@ class Provider:
         joint = "&" if urlsplit(endpoints.authorization).query else "?"
         return f"{endpoints.authorization}{joint}{urlencode(query)}", asking
 
+    async def proof(self, token: str) -> str:
+        """An ID token with all that somebody needs who is to check it later: JSON for `kachery_cloud.ownership`."""
+        proof = {
+            "id_token": token,
+            "issuer": self.issuer,
+            "client_id": self._client_id,
+            "keys": keys_of(token, await self._published()),
+        }
+        return json.dumps(proof)
+
     async def finish(self, asking: Asking, code: str, redirect_uri: str, issuer: str | None) -> tuple[SignedIn, str]:
         """Who has signed in, when the browser is back with a code; and the ID token that says so.
 
@@ -175,14 +186,6 @@ class Provider:
             raise ProviderFailed(str(error)) from None
 
     # --- what it says of itself -------------------------------------------------------------------------------------
-
-    async def keys(self) -> list[Mapping[str, Any]]:
-        """The keys that it publishes, each a JWK.
-
-        Raises:
-            ProviderFailed: they cannot be had.
-        """
-        return await self._published()
 
     async def _discovered(self) -> _Endpoints:
         async with self._asking:

@@ -39,7 +39,7 @@ TABLES = Tables(
             state TEXT NOT NULL,
             member TEXT,
             nonce TEXT,
-            id_token TEXT,
+            proof TEXT,
             signed_in TEXT
         );
         CREATE INDEX registrations_by_peer ON registrations (peer);
@@ -150,12 +150,12 @@ class Registrations:
             return found
         return replace(found, state="expired")
 
-    def signed_in(self, id: str, member: str, id_token: str, nonce: str) -> None:
+    def signed_in(self, id: str, member: str, proof: str, nonce: str) -> None:
         """Somebody has signed in with the nonce of a registration that waits; it is for him to register it."""
         with self._database.write() as db:
             db.execute(
-                "UPDATE registrations SET id_token = ?, signed_in = ? WHERE id = ? AND state = 'waiting' AND nonce = ?",
-                (id_token, member, id, nonce),
+                "UPDATE registrations SET proof = ?, signed_in = ? WHERE id = ? AND state = 'waiting' AND nonce = ?",
+                (proof, member, id, nonce),
             )
 
     def decide(
@@ -164,18 +164,18 @@ class Registrations:
         """Somebody registers the computer, or refuses it; that can be done once.
 
         Returns:
-            The registration, the hash of the token, and the ID token with which this member signed in for it.
+            The registration, the hash of the token, and the proof of this member's sign-in for it, if any.
 
         Raises:
             Refusal: there is no such registration, or it does not wait.
         """
         with self._database.write() as db:
             row = db.execute(
-                f"SELECT {_COLUMNS}, token, id_token, signed_in FROM registrations WHERE id = ?", (id,)
+                f"SELECT {_COLUMNS}, token, proof, signed_in FROM registrations WHERE id = ?", (id,)
             ).fetchone()
             if row is None:
                 raise not_found("There is no such registration.")
-            *columns, token, id_token, signed_in = row
+            *columns, token, proof, signed_in = row
             found = self._now(Registration(*columns))
             if found.state == "expired":
                 raise Refusal(
@@ -185,7 +185,7 @@ class Registrations:
                 raise conflict("USED", f"This registration was used already: the computer was {found.state}.")
             db.execute("UPDATE registrations SET state = ?, member = ? WHERE id = ?", (state, member, id))
             decided = replace(found, state=state, member=member)
-            return decided, token, id_token if signed_in == member else None
+            return decided, token, proof if signed_in == member else None
 
     def undo(self, id: str) -> None:
         """It was not carried out after all: the registration waits again."""

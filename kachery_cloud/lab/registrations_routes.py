@@ -10,11 +10,13 @@
 
 `url` is the page `/register/{id}`. Where there is an OpenID provider, `nonce` commits to the computer's key
 (`kachery_cloud.ownership.claims`): who signs in by `/sign-in?next=/register/{id}` does so with it, and when he then
-registers the computer, `proof` is `{"id_token": ...}`, of which the computer makes its proof. Else it is null.
+registers the computer, `proof` is `{"id_token", "issuer", "client_id", "keys"}`, of which the computer makes its own.
+Else it is null. `GET /api/v1` says with `proofs` whether there can be any.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from typing import Any
@@ -111,10 +113,10 @@ class _Routes:
             client = await lab.do(lab.accounts.client, found.peer)
             if member is None or client is None or client.member != member.id:
                 return Json({**shown, "state": "refused"})
-            id_token = await lab.do(lab.accounts.id_token, found.peer)
+            proof = await lab.do(lab.accounts.proof, found.peer)
             shown["owner"] = {"name": member.name, "email": member.email}
             shown["token"] = token_of(secret)
-            shown["proof"] = None if id_token is None else {"id_token": id_token}
+            shown["proof"] = None if proof is None else json.loads(proof)
         return Json(shown)
 
     async def register(self, request: Request) -> Response:
@@ -123,9 +125,9 @@ class _Routes:
         id = request.path_params["id"]
 
         def register() -> str:
-            found, token, id_token = self._registrations.decide(id, "registered", caller.member.id)
+            found, token, proof = self._registrations.decide(id, "registered", caller.member.id)
             try:
-                lab.accounts.register(caller.member.id, found.peer, found.label, token, id_token)
+                lab.accounts.register(caller.member.id, found.peer, found.label, token, proof)
             except Refusal:
                 self._registrations.undo(id)
                 raise

@@ -188,7 +188,8 @@ class _SigningIn:
         member = await self._member(signed_in, invitation)
         match = _REGISTER.fullmatch(onward)
         if match is not None:
-            await lab.do(lab.registrations.signed_in, match[1], member.id, token, asking.nonce)
+            proof = await self._provider.proof(token)
+            await lab.do(lab.registrations.signed_in, match[1], member.id, proof, asking.nonce)
         response = RedirectResponse(onward, 303)
         await lab.begin_session(request, response, member.id)
         for name in (_ASKING, _INVITED):

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kachery_cloud.errors import ProofRefused
 from kachery_cloud.ownership.claims import OSM, Malformed, commitment, from_base64url, json_object, key_in
 from kachery_cloud.ownership.proofs import Proof, token_hash
 from kachery_p2p.text import printable, shortened
@@ -27,21 +28,6 @@ ALGORITHMS = ("RS256", "PS256", "ES256")
 _RSA_BITS = 2048
 #: Characters of a name or an e-mail address that are shown.
 _MOST_SHOWN = 254
-
-
-class ProofRefused(ValueError):
-    """A proof does not prove what it is to prove.
-
-    Attributes:
-        reason: one word for programs: MALFORMED, ALGORITHM, ISSUER, UNKNOWN_KEY, SIGNATURE, PEER, AUDIENCE, NONCE,
-            TIME or TOO_OLD.
-
-    The message is one sentence.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 @dataclass(frozen=True)

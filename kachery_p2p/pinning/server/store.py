@@ -28,6 +28,7 @@ from typing import Any
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.pinning.server import limits
+from kachery_p2p.pinning.server.listing import PinListing, add_indexes
 from kachery_p2p.pinning.server.requests import Filters, PinObject, no_funds
 from kachery_p2p.pinning.server.rows import COLUMNS, FROM_VERSION_1, SCHEMA, Pin, Token, pin_of
 from kachery_p2p.sqlite import Settings, SQLiteFile
@@ -67,6 +68,9 @@ class PinStore:
     Args:
         path: the file, `STORE_NAME` in the data directory. It is made on first use, for its owner alone.
         wall: seconds since 1970.
+
+    Attributes:
+        listing: looks through the pins of all owners.
     """
 
     def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:
@@ -83,6 +87,7 @@ class PinStore:
                 version=_VERSION,
             ),
         )
+        self.listing = PinListing(self._file)
 
     def close(self) -> None:
         """Close the file; it is opened again when it is needed."""
@@ -280,6 +285,14 @@ class PinStore:
         with self._file.write() as db:
             return self._take(db, owner, request_id)
 
+    def delete_any(self, request_id: str) -> bool:
+        """Take a pin away, whosever it is; whether there was one. Who may is decided before."""
+        with self._file.write() as db:
+            row = db.execute("SELECT id FROM pins WHERE request_id = ?", (_text(request_id),)).fetchone()
+            if row is not None:
+                _delete(db, row[0])
+            return row is not None
+
     def _take(self, db: sqlite3.Connection, owner: Token, request_id: str) -> bool:
         row = db.execute(
             "SELECT id FROM pins WHERE request_id = ? AND owner = ?", (_text(request_id), owner.id)
@@ -442,6 +455,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
                 db.execute("ROLLBACK")
             raise
     make_schema(db, SCHEMA, _VERSION, path, "a list of pins for others")
+    add_indexes(db)
 
 
 def _check_room(db: sqlite3.Connection, owner: Token, key: bytes, size: int | None) -> None:

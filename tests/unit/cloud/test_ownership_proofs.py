@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kachery_cloud.errors import ProofRefused
 from kachery_cloud.ownership.claims import Malformed, client_claims, commitment, from_base64url, key_in, to_base64url
 from kachery_cloud.ownership.proofs import Proof, make_proof, read_proof
-from kachery_cloud.ownership.verifying import Owner, Policy, ProofRefused, key_name, verify
+from kachery_cloud.ownership.verifying import Owner, Policy, key_name, verify
 from tests.helpers.proofs import (
     CLIENT,
     EC,
