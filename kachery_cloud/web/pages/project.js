@@ -83,9 +83,8 @@ function adder (put, onerror) {
   const role = select(ROLES, 'reader', { name: 'role' })
   // Those who may not list the lab's members type an ID that somebody gave them.
   list('/members').then(([found]) => who.append(...found.map(each => h('option', { value: each.id }, each.name || each.email))), () => {
-    const typed = h('input', { name: 'member', id: who.id, autocomplete: 'off', 'aria-describedby': `${who.id}-hint` })
+    const typed = h('input', { name: 'member', id: who.id, autocomplete: 'off' })
     who.replaceWith(typed)
-    form.member = typed
   })
   const form = h('form', {}, h('div', { class: 'row' },
     field('Another member', who), field('Role', role), h('button', { type: 'submit', class: 'quiet' }, 'Add')))
