@@ -181,7 +181,7 @@ async def test_an_administrator_by_invitation(tmp_path: Path, browser: Browser) 
             page.click("form.card button[type=submit]")
             page.wait("document.querySelector('form.card .notice.good code')")
             link = page.text("form.card .notice.good code")
-            assert "2.0 GB" in page.text("table")
+            page.wait("document.querySelector('table').innerText.includes('2.0 GB')")
             assert page.accessibility(axe_core()) == []
             invited.open(link)
             invited.click("main button")

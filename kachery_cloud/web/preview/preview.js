@@ -83,5 +83,5 @@ function binary (into, head, size) {
   }
   add(into,
     h('p', {}, `There is no preview of this kind of file (${bytes(size)}). Its first bytes:`),
-    h('pre', { tabindex: '0', 'aria-label': 'The first bytes' }, lines.join('\n')))
+    h('pre', { class: 'hex', tabindex: '0', role: 'region', 'aria-label': 'The first bytes' }, lines.join('\n')))
 }

@@ -9,7 +9,7 @@ const MOST = 2 * 1024 * 1024
 
 export async function show (into, file, note = null) {
   const decoder = new TextDecoder('utf-8')
-  const shown = h('pre', { tabindex: '0', 'aria-label': 'The text' })
+  const shown = h('pre', { tabindex: '0', role: 'region', 'aria-label': 'The text' })
   const more = h('div', { class: 'row' })
   let read = 0
 
