@@ -126,6 +126,7 @@ class LabApp:
             )
         self._lab.count(request)
         if metrics:
+            await self._lab.check_figures(request)
             await self._pins(request.scope, guarded.receive, guarded.send)
             return
         async with self._turns.take("" if request.client is None else request.client.host) as taken:

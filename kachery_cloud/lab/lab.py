@@ -173,7 +173,7 @@ class Lab:
         the URL at which it listens is it believed.
         """
         host = "" if request.client is None else request.client.host
-        if self.config.lab_url is not None and is_loopback(f"[{host}]" if ":" in host else host):
+        if self.config.lab_url is not None and is_loopback(_authority(host)):
             last = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
             try:
                 host = str(ipaddress.ip_address(last))
@@ -242,6 +242,23 @@ class Lab:
             raise forbidden("This is for administrators of the lab.")
         return caller
 
+    async def check_figures(self, request: Request) -> None:
+        """See that somebody may have the figures of the node: they say how much the lab does.
+
+        Programs of this machine may; so may administrators, and whoever has a token that the operator made.
+
+        Raises:
+            Refusal: it is somebody else.
+        """
+        headers = request.headers
+        direct = "x-forwarded-for" not in headers and "forwarded" not in headers
+        if direct and request.client is not None and is_loopback(_authority(request.client.host)):
+            return
+        scheme, _, text = headers.get("authorization", "").strip().partition(" ")
+        token = await self.do(self.pins.token, text.strip()) if scheme.lower() == "bearer" else None
+        if token is None or token.name.startswith(CLIENT):
+            await self.require(request, "administrator")
+
     async def signer(self, request: Request) -> str:
         """The peer ID that has signed a request, whoever that is; the same request is taken once.
 
@@ -276,7 +293,7 @@ class Lab:
         own = [] if public is None else [public.partition("://")[2]]
         server = request.scope.get("server")
         if server is not None:
-            own.append(f"[{server[0]}]:{server[1]}" if ":" in server[0] else f"{server[0]}:{server[1]}")
+            own.append(f"{_authority(server[0])}:{server[1]}")
         schemes = ("https",) if self._tls else ("http", "https")
         if not is_loopback(host) and not any(
             normal(scheme, host) == normal(scheme, each) for scheme in schemes for each in own
@@ -321,7 +338,11 @@ class Lab:
         site = request.headers.get("sec-fetch-site", "same-origin")
         origin = request.headers.get("origin")
         if site not in ("same-origin", "none") or (origin is not None and origin != self.base(request)):
-            raise Refusal(403, "OTHER_ORIGIN", "This request comes from a page of another origin.")
+            raise Refusal(
+                403,
+                "OTHER_ORIGIN",
+                f"This request comes from a page of another origin than {self.base(request)}, where this lab is.",
+            )
 
     def _check_csrf(self, request: Request, session: Session) -> None:
         shown = request.headers.get("x-csrf-token", "").encode("latin-1", "replace")
@@ -371,6 +392,11 @@ class Lab:
         if self.provider is not None:
             await self.provider.close()
         self.database.close()
+
+
+def _authority(host: str) -> str:
+    """An IP address as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _provider(config: Config, wall: Callable[[], float]) -> Provider | None:

@@ -112,7 +112,7 @@ async def test_keys_of_the_provider(tmp_path: Path) -> None:
 
 async def test_a_provider_that_cannot_be_reached(tmp_path: Path) -> None:
     """It is said, to browsers on a page; the lab goes on."""
-    settings = {"openid_issuer": "http://127.0.0.1:9", "openid_client_id": "lab"}
+    settings: dict[str, Any] = {"openid_issuer": "http://127.0.0.1:9", "openid_client_id": "lab"}
     async with running_lab(tmp_path, **settings) as lab:
         http = await lab.http()
         assert reason(await http.get("/sign-in")) == (502, "PROVIDER_FAILED")
