@@ -325,9 +325,7 @@ class Uploads:
             audience = (
                 PUBLIC if project is None or project.visibility == "public" else group_audience([_group(project)])
             )
-            stored = await trio.to_thread.run_sync(
-                lambda: self._repo.store_new(new, audience=audience, how=PINNED)
-            )
+            stored = await trio.to_thread.run_sync(lambda: self._repo.store_new(new, audience=audience, how=PINNED))
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(new.__exit__, None, None, None)

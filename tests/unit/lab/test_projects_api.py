@@ -94,10 +94,11 @@ async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
         temporary = tmp_path / "lab" / "tmp"
         stream = await trio.open_tcp_stream("127.0.0.1", int(host.rpartition(":")[2]))
         await stream.send_all(head.encode() + b"x" * 3_000_000)
-        while not any(path.stat().st_size for path in temporary.iterdir() if path.is_file()):
+        # Nothing tells when a part of a request has come, nor when it was given up.
+        while not any(path.stat().st_size for path in temporary.iterdir() if path.is_file()):  # noqa: ASYNC110
             await trio.sleep(0.01)
         await stream.aclose()
-        while any(temporary.iterdir()):
+        while any(temporary.iterdir()):  # noqa: ASYNC110
             await trio.sleep(0.01)
         assert (await browser.get("/api/v1/files")).json()["items"] == []
 
@@ -204,7 +205,9 @@ async def test_pages_of_files(tmp_path: Path) -> None:
         hers, his = await lab.browser(ann), await lab.browser(await lab.member("Bob"))
         await project(hers, "reef")
         for number in range(7):
-            await upload(hers, f"{number}".encode(), f"Reef {number}.txt", **({"project": "reef"} if number % 2 else {}))
+            await upload(
+                hers, f"{number}".encode(), f"Reef {number}.txt", **({"project": "reef"} if number % 2 else {})
+            )
         await upload(his, b"his", "his.txt")
 
         async def labels(who: LabBrowser, query: str) -> list[str]:
