@@ -26,6 +26,7 @@ from kachery_cloud.lab import (
     projects_api,
     registrations_routes,
     sign_in,
+    static,
     usage_api,
 )
 from kachery_cloud.lab.answers import not_found, refused
@@ -51,6 +52,7 @@ PARTS: tuple[Routes, ...] = (
     files_api.routes,
     usage_api.routes,
     node_api.routes,
+    static.routes,
 )
 #: What the pinning service answers. It knows nobody by a cookie, so any name and any page may ask it.
 _PINS = ("pins", "healthz", "readyz")
