@@ -19,6 +19,7 @@ __all__ = [
     "InvalidURI",
     "NoDecryptionKey",
     "NotSerializable",
+    "ProjectNotFound",
     "ProofRefused",
     "SignInError",
     "StoreTooLarge",
@@ -62,6 +63,12 @@ class SignInError(KacheryError, ConnectionError):
 
     errno: int | None = None
     exit_code = 6
+
+
+class ProjectNotFound(KacheryError):
+    """Raised when a lab has no such project, or none that you may see."""
+
+    exit_code = 3
 
 
 class ProofRefused(KacheryError, ValueError):

@@ -33,16 +33,21 @@ from kachery_cloud.lab import limits
 from kachery_cloud.lab.accounts_store import CLIENT, Accounts, Client, Member, Role
 from kachery_cloud.lab.answers import forbidden, read_body, unauthorized
 from kachery_cloud.lab.database import LabDatabase
+from kachery_cloud.lab.files import Files, Uploads
 from kachery_cloud.lab.invitations import Invitations
 from kachery_cloud.lab.nonces import Nonces
 from kachery_cloud.lab.openid import Provider
 from kachery_cloud.lab.origins import is_loopback, normal
+from kachery_cloud.lab.projects import Projects
 from kachery_cloud.lab.rates import Rate
 from kachery_cloud.lab.registrations import Registrations
 from kachery_cloud.lab.sessions import COOKIE, SECURE_COOKIE, Session, Sessions
 from kachery_cloud.lab.signed_requests import BadSignature, Signed, check
+from kachery_cloud.lab.usage_store import Usage
 from kachery_p2p.groups import group_of
 from kachery_p2p.node.pin_server import PinKeeper
+from kachery_p2p.node.served_log import LOG_NAME, ServedLog
+from kachery_p2p.pinning.server.limits import DEFAULT_UPLOAD
 from kachery_p2p.pinning.server.requests import Refusal
 from kachery_p2p.pinning.server.store import PinStore
 
@@ -51,6 +56,7 @@ if TYPE_CHECKING:
 
     from kachery_cloud.settings.config import Config
     from kachery_p2p.node.node import Node
+    from kachery_p2p.pinning.server.keeper import Keeper
     from kachery_p2p.pinning.server.queue import PinQueue
 
 T = TypeVar("T")
@@ -87,11 +93,14 @@ class Lab:
         node: of this process.
         pins: the list of the pinning service, in which clients have their tokens.
         queue: that works it off, to be woken when there is something new; None where none does.
+        keeper: of the node, for pins; made here where there is none.
         tls: whether the listener speaks HTTPS itself.
         wall: seconds since 1970.
 
     Attributes:
         url: where the listener is; `base` gives what others are told.
+        projects, files, usage: what members have stored, in which projects, and how much.
+        uploads: what comes through the page.
         provider: at which members sign in; None where they do so by invitations alone.
     """
 
@@ -102,6 +111,7 @@ class Lab:
         pins: PinStore,
         *,
         queue: PinQueue | None = None,
+        keeper: Keeper | None = None,
         tls: bool = False,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -117,6 +127,13 @@ class Lab:
         self.invitations = Invitations(self.database)
         self.registrations = Registrations(self.database)
         self.nonces = Nonces(self.database)
+        self.keeper = keeper or PinKeeper(node)
+        self.projects = Projects(self.database, self.accounts, pins, node)
+        self.files = Files(self.projects, self.accounts, pins)
+        served = node.served_log or ServedLog(config.directory / LOG_NAME, wall=wall)
+        self.usage = Usage(served, self.projects.store, self.accounts, pins, node.repo, wall)
+        most = DEFAULT_UPLOAD if config.max_pin_bytes is None else config.max_pin_bytes
+        self.uploads = Uploads(config.directory, node, pins, self.keeper, self.wake_pins, most_bytes=most)
         self.provider = _provider(config, wall)
         self._tls = tls
         self._threads = trio.CapacityLimiter(_THREADS)
@@ -126,7 +143,12 @@ class Lab:
 
     def node_addresses(self) -> list[str]:
         """Multiaddrs at which others can dial the node; those of the loopback last."""
-        return PinKeeper(self.node).addresses()
+        return self.keeper.addresses()
+
+    def wake_pins(self) -> None:
+        """Have the queue of pins look at what is new."""
+        if self.queue is not None:
+            self.queue.wake()
 
     async def do(self, work: Callable[..., T], *args: Any) -> T:
         """Do something that waits for the disk, in a thread."""
@@ -151,7 +173,7 @@ class Lab:
         the URL at which it listens is it believed.
         """
         host = "" if request.client is None else request.client.host
-        if self.config.lab_url is not None and is_loopback(_authority(host)):
+        if self.config.lab_url is not None and is_loopback(f"[{host}]" if ":" in host else host):
             last = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
             try:
                 host = str(ipaddress.ip_address(last))
@@ -192,20 +214,26 @@ class Lab:
         headers = request.headers
         if "signature-input" in headers or "signature" in headers:
             signed = await self._signed(request)
-            caller = await self._caller_of(signed.peer, "signature")
+            caller = await self.do(self._of_client, signed.peer, "signature")
+            if caller is None:
+                raise unauthorized(
+                    f"{signed.peer} is not registered here. Register it with: kachery-cloud-init --node URL",
+                    "NOT_REGISTERED",
+                )
+            _take(self._accounts, caller.member.id)
             await self._take_once(signed)
             return caller
         if "authorization" in headers:
             return await self._bearer(headers["authorization"])
         secret = self.session_secret(request)
-        session = None if secret is None else await self.do(self.sessions.find, secret)
-        member = None if session is None else await self.do(self.accounts.member, session.member)
-        if session is None or member is None:
+        caller = None if secret is None else await self.do(self._of_session, secret)
+        if caller is None or caller.session is None:
             return None
         if request.method not in _SAFE:
             self.check_origin(request)
-            self._check_csrf(request, session)
-        return await self._admitted(Caller(member, None, "session", session))
+            self._check_csrf(request, caller.session)
+        _take(self._accounts, caller.member.id)
+        return caller
 
     async def require(self, request: Request, role: Role = "member") -> Caller:
         """The same, where somebody has to be known.
@@ -219,23 +247,6 @@ class Lab:
         if role == "administrator" and not caller.member.is_administrator:
             raise forbidden("This is for administrators of the lab.")
         return caller
-
-    async def check_figures(self, request: Request) -> None:
-        """See that somebody may have the figures of the node: they say how much the lab does.
-
-        Programs of this machine may; so may administrators, and whoever has a token that the operator made.
-
-        Raises:
-            Refusal: it is somebody else.
-        """
-        headers = request.headers
-        direct = "x-forwarded-for" not in headers and "forwarded" not in headers
-        if direct and request.client is not None and is_loopback(_authority(request.client.host)):
-            return
-        scheme, _, text = headers.get("authorization", "").strip().partition(" ")
-        token = await self.do(self.pins.token, text.strip()) if scheme.lower() == "bearer" else None
-        if token is None or token.name.startswith(CLIENT):
-            await self.require(request, "administrator")
 
     async def signer(self, request: Request) -> str:
         """The peer ID that has signed a request, whoever that is; the same request is taken once.
@@ -271,7 +282,7 @@ class Lab:
         own = [] if public is None else [public.partition("://")[2]]
         server = request.scope.get("server")
         if server is not None:
-            own.append(f"{_authority(server[0])}:{server[1]}")
+            own.append(f"[{server[0]}]:{server[1]}" if ":" in server[0] else f"{server[0]}:{server[1]}")
         schemes = ("https",) if self._tls else ("http", "https")
         if not is_loopback(host) and not any(
             normal(scheme, host) == normal(scheme, each) for scheme in schemes for each in own
@@ -284,26 +295,37 @@ class Lab:
 
     async def _bearer(self, header: str) -> Caller:
         scheme, _, text = header.strip().partition(" ")
-        token = None
+        caller = None
         if scheme.lower() == "bearer" and text.strip():
-            token = await self.do(self.pins.token, text.strip())
-        if token is None or not token.name.startswith(CLIENT):
+            caller = await self.do(self._of_token, text.strip())
+        if caller is None:
             raise unauthorized("This token is none of a client here.", "INVALID_TOKEN")
-        return await self._caller_of(token.name.removeprefix(CLIENT), "token")
-
-    async def _caller_of(self, peer: str, how: Literal["token", "signature"]) -> Caller:
-        client = await self.do(self.accounts.client, peer)
-        member = None if client is None else await self.do(self.accounts.member, client.member)
-        if client is None or member is None:
-            raise unauthorized(
-                f"{peer} is not registered here. Register it with: kachery-cloud-init --node URL", "NOT_REGISTERED"
-            )
-        return await self._admitted(Caller(member, client, how))
-
-    async def _admitted(self, caller: Caller) -> Caller:
         _take(self._accounts, caller.member.id)
-        await self.do(self.accounts.saw, caller.member.id, "" if caller.client is None else caller.client.peer)
         return caller
+
+    # Each in one go, in a thread: all requests come by here.
+
+    def _of_session(self, secret: str) -> Caller | None:
+        session = self.sessions.find(secret)
+        member = None if session is None else self.accounts.member(session.member)
+        if member is None:
+            return None
+        self.accounts.saw(member.id)
+        return Caller(member, None, "session", session)
+
+    def _of_token(self, text: str) -> Caller | None:
+        token = self.pins.token(text)
+        if token is None or not token.name.startswith(CLIENT):
+            return None
+        return self._of_client(token.name.removeprefix(CLIENT), "token")
+
+    def _of_client(self, peer: str, how: Literal["token", "signature"]) -> Caller | None:
+        client = self.accounts.client(peer)
+        member = None if client is None else self.accounts.member(client.member)
+        if client is None or member is None:
+            return None
+        self.accounts.saw(member.id, peer)
+        return Caller(member, client, how)
 
     # --- browsers ---------------------------------------------------------------------------------------------------
 
@@ -313,9 +335,10 @@ class Lab:
         Raises:
             Refusal: it does, by what the browser says of it.
         """
-        site = request.headers.get("sec-fetch-site", "same-origin")
-        origin = request.headers.get("origin")
-        if site not in ("same-origin", "none") or (origin is not None and origin != self.base(request)):
+        site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+        if site == "same-origin" and origin == "null":
+            return  # a form of a page of ours that sends no referrer
+        if site not in (None, "same-origin", "none") or origin not in (None, self.base(request)):
             raise Refusal(
                 403,
                 "OTHER_ORIGIN",
@@ -370,11 +393,6 @@ class Lab:
         if self.provider is not None:
             await self.provider.close()
         self.database.close()
-
-
-def _authority(host: str) -> str:
-    """An IP address as it stands in a URL."""
-    return f"[{host}]" if ":" in host else host
 
 
 def _provider(config: Config, wall: Callable[[], float]) -> Provider | None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 #: Seconds for each step of a request.
 TIMEOUT = 30.0
-#: Bytes of an answer: what a registration says has a proof in it.
-MAX_ANSWER = 256 << 10
+#: Bytes of an answer: what a registration says has a proof in it; a list of usage has thousands of rows.
+MAX_ANSWER = 4 << 20
 _API = "/api/v1"
 
 

@@ -28,6 +28,10 @@ from typing import Any
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.pinning.server import limits
+from kachery_p2p.pinning.server.counting import FELLOWS as _FELLOWS
+from kachery_p2p.pinning.server.counting import USED as _USED
+from kachery_p2p.pinning.server.counting import add_counters
+from kachery_p2p.pinning.server.listing import PinListing, add_indexes
 from kachery_p2p.pinning.server.requests import Filters, PinObject, no_funds
 from kachery_p2p.pinning.server.rows import COLUMNS, FROM_VERSION_1, SCHEMA, Pin, Token, pin_of
 from kachery_p2p.sqlite import Settings, SQLiteFile
@@ -35,14 +39,6 @@ from kachery_p2p.sqlite_schema import make_schema
 
 STORE_NAME = "pinning-service.sqlite"
 _VERSION = 2
-
-#: The tokens that share the quota of one of them, which is the parameter: those of its account, or it alone.
-_FELLOWS = "(SELECT ?1 UNION SELECT f.id FROM tokens t JOIN tokens f ON f.account = t.account WHERE t.id = ?1)"
-#: Bytes that their pins take: each root once, however often it is pinned.
-_USED = (
-    f"(SELECT coalesce(sum(size), 0) FROM (SELECT max(size) AS size FROM pins WHERE owner IN {_FELLOWS} GROUP BY key))"
-)
-
 
 #: What a `Token` is made of.
 _TOKEN = "id, name, quota, added, seen, hash IS NOT NULL, account"
@@ -67,6 +63,9 @@ class PinStore:
     Args:
         path: the file, `STORE_NAME` in the data directory. It is made on first use, for its owner alone.
         wall: seconds since 1970.
+
+    Attributes:
+        listing: looks through the pins of all owners.
     """
 
     def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:
@@ -83,6 +82,7 @@ class PinStore:
                 version=_VERSION,
             ),
         )
+        self.listing = PinListing(self._file)
 
     def close(self) -> None:
         """Close the file; it is opened again when it is needed."""
@@ -170,11 +170,8 @@ class PinStore:
 
     def used(self, account: str) -> int:
         """Bytes that the pins of an account take, each root once."""
-        return self._file.one(
-            "SELECT coalesce(sum(size), 0) FROM (SELECT max(p.size) AS size FROM pins p JOIN tokens t "
-            "ON t.id = p.owner WHERE t.account = ? GROUP BY p.key)",
-            (account,),
-        )[0]
+        row = self._file.one("SELECT used FROM counted WHERE pot = ?", (account,))
+        return 0 if row is None else row[0]
 
     def tokens(self) -> list[Token]:
         """Everybody who may pin here, or has pins, by name."""
@@ -279,6 +276,14 @@ class PinStore:
         """Take a pin away; whether it was theirs."""
         with self._file.write() as db:
             return self._take(db, owner, request_id)
+
+    def delete_any(self, request_id: str) -> bool:
+        """Take a pin away, whosever it is; whether there was one. Who may is decided before."""
+        with self._file.write() as db:
+            row = db.execute("SELECT id FROM pins WHERE request_id = ?", (_text(request_id),)).fetchone()
+            if row is not None:
+                _delete(db, row[0])
+            return row is not None
 
     def _take(self, db: sqlite3.Connection, owner: Token, request_id: str) -> bool:
         row = db.execute(
@@ -442,6 +447,8 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
                 db.execute("ROLLBACK")
             raise
     make_schema(db, SCHEMA, _VERSION, path, "a list of pins for others")
+    add_counters(db)
+    add_indexes(db)
 
 
 def _check_room(db: sqlite3.Connection, owner: Token, key: bytes, size: int | None) -> None:
