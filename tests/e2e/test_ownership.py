@@ -116,9 +116,9 @@ def test_it_is_offered_on_a_terminal_and_never_forced(workstation: Make, provide
         assert (code, "[y/N]" in shown) == (0, False)
     done = station.run(INIT)
     assert "Peer ID:        12D3KooW" in done.stdout
-    assert done.stderr.count("stands behind this machine: kachery-cloud-init --sign-in") == 1
+    assert done.stderr.count("check whose machine this is: kachery-cloud-init --sign-in") == 1
     without = workstation().run(INIT)
-    assert without.stderr.count("stands behind this machine: kachery-cloud-init --node URL") == 1
+    assert without.stderr.count("check whose machine this is: kachery-cloud-init --node URL") == 1
     assert json.loads(station.run(INIT, "--json").stdout)["owner"] is None
 
 
