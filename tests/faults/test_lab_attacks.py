@@ -156,6 +156,26 @@ async def test_what_is_for_administrators(tmp_path: Path) -> None:
         assert (await alice.me())["role"] == "member"
 
 
+async def test_figures_of_the_node(tmp_path: Path) -> None:
+    """For this machine, for administrators, and by a token that the operator made; not for who comes by a proxy."""
+    async with running_lab(tmp_path, lab_url="http://127.0.0.1") as lab:
+        admin = await lab.browser(await lab.member("Ada", role="administrator"))
+        alice = await lab.browser(await lab.member("Alice"))
+        client = await lab.register(alice)
+        made = await trio.to_thread.run_sync(lab.store.add_token, "prometheus")
+        assert made is not None
+        far = {"x-forwarded-for": "198.51.100.7"}
+        http = await lab.http()
+        assert (await http.get("/metrics")).status_code == 200
+        assert reason(await http.get("/metrics", headers=far)) == (401, "UNAUTHORIZED")
+        assert reason(await alice.get("/metrics", headers=far)) == (403, "FORBIDDEN")
+        bearer = {"authorization": f"Bearer {client.token}"}
+        assert reason(await http.get("/metrics", headers={**far, **bearer})) == (403, "FORBIDDEN")
+        assert (await admin.get("/metrics", headers=far)).status_code == 200
+        bearer = {"authorization": f"Bearer {made[0]}"}
+        assert (await http.get("/metrics", headers={**far, **bearer})).status_code == 200
+
+
 async def test_a_client_registers_no_other(tmp_path: Path) -> None:
     """Neither a token nor a signature registers a computer: that takes somebody at a browser."""
     async with running_lab(tmp_path) as lab:
@@ -218,6 +238,8 @@ async def test_requests_that_a_page_of_another_origin_makes(tmp_path: Path) -> N
         for headers in (
             {"origin": "https://evil.example"},
             {"origin": "null"},
+            {"origin": "null", "sec-fetch-site": "cross-site"},
+            {"origin": "https://evil.example", "sec-fetch-site": "same-origin"},
             {"sec-fetch-site": "cross-site"},
             {"sec-fetch-site": "same-site"},
             {"origin": lab.url.replace("127.0.0.1", "localhost")},
