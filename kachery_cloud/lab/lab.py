@@ -173,7 +173,7 @@ class Lab:
         the URL at which it listens is it believed.
         """
         host = "" if request.client is None else request.client.host
-        if self.config.lab_url is not None and is_loopback(f"[{host}]" if ":" in host else host):
+        if self.config.lab_url is not None and is_loopback(_authority(host)):
             last = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
             try:
                 host = str(ipaddress.ip_address(last))
@@ -248,6 +248,23 @@ class Lab:
             raise forbidden("This is for administrators of the lab.")
         return caller
 
+    async def check_figures(self, request: Request) -> None:
+        """See that somebody may have the figures of the node: they say how much the lab does.
+
+        Programs of this machine may; so may administrators, and whoever has a token that the operator made.
+
+        Raises:
+            Refusal: it is somebody else.
+        """
+        headers = request.headers
+        direct = "x-forwarded-for" not in headers and "forwarded" not in headers
+        if direct and request.client is not None and is_loopback(_authority(request.client.host)):
+            return
+        scheme, _, text = headers.get("authorization", "").strip().partition(" ")
+        token = await self.do(self.pins.token, text.strip()) if scheme.lower() == "bearer" else None
+        if token is None or token.name.startswith(CLIENT):
+            await self.require(request, "administrator")
+
     async def signer(self, request: Request) -> str:
         """The peer ID that has signed a request, whoever that is; the same request is taken once.
 
@@ -282,7 +299,7 @@ class Lab:
         own = [] if public is None else [public.partition("://")[2]]
         server = request.scope.get("server")
         if server is not None:
-            own.append(f"[{server[0]}]:{server[1]}" if ":" in server[0] else f"{server[0]}:{server[1]}")
+            own.append(f"{_authority(server[0])}:{server[1]}")
         schemes = ("https",) if self._tls else ("http", "https")
         if not is_loopback(host) and not any(
             normal(scheme, host) == normal(scheme, each) for scheme in schemes for each in own
@@ -393,6 +410,11 @@ class Lab:
         if self.provider is not None:
             await self.provider.close()
         self.database.close()
+
+
+def _authority(host: str) -> str:
+    """An IP address as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _provider(config: Config, wall: Callable[[], float]) -> Provider | None:
