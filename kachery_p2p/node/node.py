@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from kachery_p2p import __version__
+from kachery_p2p import __version__, ownership
 from kachery_p2p.access import asking
 from kachery_p2p.access.gate import Gate
 from kachery_p2p.access.log import LOG_NAME, AccessLog
@@ -62,11 +62,13 @@ if TYPE_CHECKING:
         AnnounceRequest,
         CopiesRequest,
         LoadRequest,
+        OwnerRequest,
         PublishRequest,
         ResolveRequest,
         Whereabouts,
         WhereisRequest,
     )
+    from kachery_p2p.node.served_log import ServedLog
     from kachery_p2p.pinning.config import PinService
     from kachery_p2p.pinning.outbox import PinOutbox
     from kachery_p2p.repo.keys import NodeKey
@@ -107,6 +109,7 @@ class Node:
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
         memberships: which peers are in which groups, and the secrets of these; those of the data directory where None.
+        served_log: counts how much each peer is given; None where nobody wants to know.
 
     Attributes:
         keeping: what is pinned elsewhere.
@@ -139,8 +142,10 @@ class Node:
         pin_services: Sequence[PinService] = (),
         outbox: PinOutbox | None = None,
         memberships: Members | None = None,
+        served_log: ServedLog | None = None,
     ) -> None:
         self.repo = repo
+        self.served_log = served_log
         options = options or NodeOptions()
         self._peers = list(dict.fromkeys(peers))
         for addr in self._peers:
@@ -169,8 +174,13 @@ class Node:
             gateways=sources,
             gate=self.gate,
             served=self.access_log,
+            counted=served_log,
         )
         self.host.set_handler(asking.PROTOCOL, asking.AudienceServer(self.gate, self._downloads.arriving).handle)
+        owner = ownership.OwnerServer(
+            repo.directory, options.show_owner, lambda peer: bool(self._members.groups_of(peer))
+        )
+        self.host.set_handler(ownership.PROTOCOL, owner.handle)
         self._downloads.arriving.notify = self.exchange.notify
         self.finding = Finding(
             self.host,
@@ -212,6 +222,8 @@ class Node:
                 # Whoever is removed from a group hears of no want any more, also of a load that is under way.
                 self._members.on_changed(self.exchange.look_again)
                 await nursery.start(self.access_log.run)
+                if self.served_log is not None:
+                    await nursery.start(self.served_log.run)
                 await nursery.start(self.exchange.run)
                 await nursery.start(self.finding.run)
                 await nursery.start(self.membership.run)
@@ -379,6 +391,20 @@ class Node:
         return ResolvedName(
             found.path, found.names, record.sequence, record.valid_until / 1e9, record.ttl / 1e9, found.fresh
         )
+
+    async def owner(self, request: OwnerRequest) -> str:
+        """The proof of who stands behind a peer, as the peer hands it over; see `kachery_p2p.ownership`.
+
+        Raises:
+            DialError: it cannot be reached.
+            KacheryError: it does not answer, or does not know the question.
+        """
+        if request.peer not in self.host.connected():
+            await self.finding.dial(request.peer, request.addrs, timeout=request.timeout)
+        # Whether it is one of the user's own machines is settled on both sides by the same exchange.
+        with trio.move_on_after(ownership.SECONDS):
+            await self._own_machines.settled(request.peer)
+        return (await ownership.ask_owner(self.host, request.peer)).decode("utf-8", "replace")
 
     async def copies(self, request: CopiesRequest) -> Copies:
         """Whether anybody else has all of a root; see `kachery_p2p.node.copies`.
