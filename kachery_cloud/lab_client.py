@@ -147,11 +147,17 @@ def named_path(text: str) -> str:
     return quote(text, safe="")
 
 
-def _chosen(config: Config, node: str | None) -> tuple[str, Lab]:
-    from kachery_cloud.ownership.lab_api import node_url
+def registered_labs(config: Config) -> dict[str, Lab]:
+    """The labs' nodes that this machine is registered with, by URL."""
     from kachery_cloud.ownership.labs import known_labs
 
-    known = {url: lab for url, lab in known_labs(config.directory).items() if lab.state == "registered"}
+    return {url: lab for url, lab in known_labs(config.directory).items() if lab.state == "registered"}
+
+
+def _chosen(config: Config, node: str | None) -> tuple[str, Lab]:
+    from kachery_cloud.ownership.lab_api import node_url
+
+    known = registered_labs(config)
     if node is not None:
         url = node_url(node)
         if url not in known:
@@ -189,8 +195,7 @@ def place_for(config: Config, project: str | None, *, local: bool = False) -> Pl
     text = text.strip()
     if not text:
         return None
-    lab = LabClient(config)
-    found = _known(config, lab, text, local)
+    lab, found = _where(config, text, local)
     if found.role not in ("writer", "administrator"):
         raise NoPermission(
             f"You may not store into the project {found.name}: "
@@ -200,6 +205,29 @@ def place_for(config: Config, project: str | None, *, local: bool = False) -> Pl
     if not lab.lab.service:
         raise SignInError(f"{lab.url} is no pinning service here. Register again: kachery-cloud-init --node {lab.url}")
     return Place(found, lab.lab.service, lab.lab.peer_id)
+
+
+def _where(config: Config, text: str, local: bool) -> tuple[LabClient, Project]:
+    """The lab that has a project, of those that this machine is registered with, and that project."""
+    urls = registered_labs(config)
+    if len(urls) < 2:
+        lab = LabClient(config)
+        return lab, _known(config, lab, text, local)
+    found: list[tuple[LabClient, Project]] = []
+    failure: KacheryError | None = None
+    for url in urls:
+        lab = LabClient(config, url)
+        try:
+            found.append((lab, _known(config, lab, text, local)))
+        except (SignInError, ProjectNotFound) as error:
+            failure = error
+    if len(found) > 1:
+        places = " or ".join(f"{project.id} ({lab.url})" for lab, project in found)
+        raise ConfigError(f"Several labs have a project {shown(text)}. Say which by its ID: {places}")
+    if not found:
+        assert failure is not None, "there is a lab, and it does not have it"
+        raise failure
+    return found[0]
 
 
 def _known(config: Config, lab: LabClient, text: str, local: bool) -> Project:

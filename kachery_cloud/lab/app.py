@@ -129,7 +129,7 @@ class LabApp:
             await self._lab.check_figures(request)
             await self._pins(request.scope, guarded.receive, guarded.send)
             return
-        async with self._turns.take("" if request.client is None else request.client.host) as taken:
+        async with self._turns.take(self._lab.address(request)) as taken:
             if not taken:
                 again = {"retry-after": str(RETRY_AFTER)}
                 raise Refusal(503, "SERVICE_UNAVAILABLE", "There is too much to do. Try again.", again)

@@ -214,20 +214,26 @@ class Lab:
         headers = request.headers
         if "signature-input" in headers or "signature" in headers:
             signed = await self._signed(request)
-            caller = await self._caller_of(signed.peer, "signature")
+            caller = await self.do(self._of_client, signed.peer, "signature")
+            if caller is None:
+                raise unauthorized(
+                    f"{signed.peer} is not registered here. Register it with: kachery-cloud-init --node URL",
+                    "NOT_REGISTERED",
+                )
+            _take(self._accounts, caller.member.id)
             await self._take_once(signed)
             return caller
         if "authorization" in headers:
             return await self._bearer(headers["authorization"])
         secret = self.session_secret(request)
-        session = None if secret is None else await self.do(self.sessions.find, secret)
-        member = None if session is None else await self.do(self.accounts.member, session.member)
-        if session is None or member is None:
+        caller = None if secret is None else await self.do(self._of_session, secret)
+        if caller is None or caller.session is None:
             return None
         if request.method not in _SAFE:
             self.check_origin(request)
-            self._check_csrf(request, session)
-        return await self._admitted(Caller(member, None, "session", session))
+            self._check_csrf(request, caller.session)
+        _take(self._accounts, caller.member.id)
+        return caller
 
     async def require(self, request: Request, role: Role = "member") -> Caller:
         """The same, where somebody has to be known.
@@ -289,26 +295,37 @@ class Lab:
 
     async def _bearer(self, header: str) -> Caller:
         scheme, _, text = header.strip().partition(" ")
-        token = None
+        caller = None
         if scheme.lower() == "bearer" and text.strip():
-            token = await self.do(self.pins.token, text.strip())
-        if token is None or not token.name.startswith(CLIENT):
+            caller = await self.do(self._of_token, text.strip())
+        if caller is None:
             raise unauthorized("This token is none of a client here.", "INVALID_TOKEN")
-        return await self._caller_of(token.name.removeprefix(CLIENT), "token")
-
-    async def _caller_of(self, peer: str, how: Literal["token", "signature"]) -> Caller:
-        client = await self.do(self.accounts.client, peer)
-        member = None if client is None else await self.do(self.accounts.member, client.member)
-        if client is None or member is None:
-            raise unauthorized(
-                f"{peer} is not registered here. Register it with: kachery-cloud-init --node URL", "NOT_REGISTERED"
-            )
-        return await self._admitted(Caller(member, client, how))
-
-    async def _admitted(self, caller: Caller) -> Caller:
         _take(self._accounts, caller.member.id)
-        await self.do(self.accounts.saw, caller.member.id, "" if caller.client is None else caller.client.peer)
         return caller
+
+    # Each in one go, in a thread: all requests come by here.
+
+    def _of_session(self, secret: str) -> Caller | None:
+        session = self.sessions.find(secret)
+        member = None if session is None else self.accounts.member(session.member)
+        if member is None:
+            return None
+        self.accounts.saw(member.id)
+        return Caller(member, None, "session", session)
+
+    def _of_token(self, text: str) -> Caller | None:
+        token = self.pins.token(text)
+        if token is None or not token.name.startswith(CLIENT):
+            return None
+        return self._of_client(token.name.removeprefix(CLIENT), "token")
+
+    def _of_client(self, peer: str, how: Literal["token", "signature"]) -> Caller | None:
+        client = self.accounts.client(peer)
+        member = None if client is None else self.accounts.member(client.member)
+        if client is None or member is None:
+            return None
+        self.accounts.saw(member.id, peer)
+        return Caller(member, client, how)
 
     # --- browsers ---------------------------------------------------------------------------------------------------
 
@@ -318,9 +335,10 @@ class Lab:
         Raises:
             Refusal: it does, by what the browser says of it.
         """
-        site = request.headers.get("sec-fetch-site", "same-origin")
-        origin = request.headers.get("origin")
-        if site not in ("same-origin", "none") or (origin is not None and origin != self.base(request)):
+        site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+        if site == "same-origin" and origin == "null":
+            return  # a form of a page of ours that sends no referrer
+        if site not in (None, "same-origin", "none") or origin not in (None, self.base(request)):
             raise Refusal(
                 403,
                 "OTHER_ORIGIN",

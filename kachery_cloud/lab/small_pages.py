@@ -64,7 +64,8 @@ def invitation_page(lab: str, name: str, secret: str, *, openid: str | None) -> 
         f"<p>You were invited to {said(lab)} as <strong>{said(name)}</strong>. This link works once.</p>\n{how}"
         f'<form method="post" action="/invitation/{quote(secret, safe="")}">\n<p><button>Come in</button></p>\n</form>'
     )
-    return page("An invitation", body)
+    # With "no-referrer" a browser would not say that the form is of this page (`Origin: null`).
+    return page("An invitation", body, headers={"referrer-policy": "same-origin"})
 
 
 def onward_page(path: str) -> Response:

@@ -79,7 +79,7 @@ def check(result: Result, *typed: str) -> None:
     assert result.exit_code in CODES, typed
     assert harmless(result.output), typed
     assert "Traceback" not in result.output, typed
-    assert len(result.output) < 9_000, typed
+    assert len(result.output) < 16_000, typed
     if result.exit_code == 4 and result.stdout:
         return  # what `verify` found
     if len(typed) == 2 and result.stderr.startswith("Usage: ") and "Commands:" in result.stderr:
