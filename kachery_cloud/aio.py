@@ -41,6 +41,7 @@ from kachery_cloud import (
     visibility,
 )
 from kachery_cloud.cancelling import Cancellation
+from kachery_cloud.ownership import answering
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,6 +79,7 @@ __all__ = [
     "load_npy",
     "load_pkl",
     "load_text",
+    "owner",
     "pin",
     "projects",
     "publish",
@@ -174,6 +176,7 @@ load_json = _awaitable(load.load_json)
 load_npy = _awaitable(load.load_npy)
 load_pkl = _awaitable(load.load_pkl)
 load_text = _awaitable(load.load_text)
+owner = _awaitable(answering.owner)
 pin = _awaitable(pinning.pin)
 projects = _awaitable(lab_projects.projects)
 publish = _awaitable(publishing.publish)

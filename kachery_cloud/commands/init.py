@@ -110,7 +110,7 @@ def _say_what_signing_in_gains() -> None:
     from kachery_cloud.settings.config import load_config
 
     how = "kachery-cloud-init --sign-in" if load_config().openid_client_id else "kachery-cloud-init --node URL"
-    click.echo(f"Nobody has signed in on this machine, and nobody has to; who does ({how}) does it {_GAIN}.", err=True)
+    click.echo(f"Signing in is not needed; it lets others check who stands behind this machine: {how}", err=True)
 
 
 def _sign_in(front: Console, as_json: bool) -> None:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kachery_cloud.arguments import path_text
 from kachery_cloud.errors import (
     ConfigError,
     InvalidArgument,
@@ -59,7 +60,7 @@ def owner(
         DialError: the machine cannot be reached.
 
     Example:
-        >>> kcl.owner("12D3KooW...").email
+        >>> kcl.owner().email
         'ada@example.org'
     """
     config = load_config()
@@ -201,10 +202,9 @@ def _read(path: str | Path) -> bytes:
     from kachery_p2p.oserrors import explained
     from kachery_p2p.ownfiles import read_own_file
 
-    if not isinstance(path, (str, Path)):
-        raise InvalidArgument(f"{shown(path)} is no path of a file.")
-    with explained("reading", Path(path)):
+    text = path_text(path, "the file")
+    with explained("reading", Path(text)):
         try:
-            return read_own_file(path, MAX_FILE)
+            return read_own_file(text, MAX_FILE)
         except NotAFile as error:
             raise ConfigError(str(error)) from None

@@ -17,7 +17,7 @@ from kachery_cloud.ownership.archive import KeySet, read_key_set
 from kachery_cloud.ownership.claims import Malformed
 from kachery_cloud.ownership.proofs import Proof, read_proof
 from kachery_p2p.json_reader import InvalidJSON, read_json
-from kachery_p2p.ownership import MAX_PROOF, PROOF_NAME
+from kachery_p2p.ownership_file import MAX_PROOF, PROOF_NAME
 
 
 class Kept(NamedTuple):

@@ -18,9 +18,13 @@ import pytest
 
 import kachery_cloud
 from kachery_cloud.commands.main import cli
+from kachery_cloud.ownership.archive import KeySet
+from kachery_cloud.ownership.kept import Kept, keep_proof
+from kachery_p2p.repo.keys import load_or_create_identity
 from scripts.workstation import RUN_SECONDS, Workstation
 from tests.helpers import examples
 from tests.helpers.examples import Scene
+from tests.helpers.proofs import CLIENT, GOT, ISSUER, issuers, proof
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -127,6 +131,15 @@ def with_group(scene: Scene, colleague: Workstation) -> None:
     here.stop()
 
 
+def with_owner(scene: Scene) -> None:
+    """Let somebody have signed in at the reader's."""
+    peer = json.loads(scene.here.run("kachery-cloud-init", "--json").stdout)["peer_id"]
+    identity = load_or_create_identity(scene.here.directory)
+    assert identity.peer_id == peer
+    keys = KeySet(ISSUER, GOT, issuers()[ISSUER].keys, (CLIENT,))
+    keep_proof(scene.here.directory, Kept(proof(identity=identity), keys))
+
+
 # --- pages ---------------------------------------------------------------------------------------------------------
 
 
@@ -183,6 +196,7 @@ def _rank(example: tuple[str, list[str]]) -> int:
 def test_examples_of_the_commands(scene: Scene, colleague: Workstation) -> None:
     """What `--help` shows as examples runs as it stands, for every command that has some."""
     with_group(scene, colleague)
+    with_owner(scene)
     found = sorted(examples.help_examples(cli, ""), key=_rank)
     assert {"store", "load", "node", "pins add", "status"} <= {name.removeprefix("cli ") for name, _ in found}
     run(scene, "bash", "-c", scene.bash("\n".join(line for _, lines in found for line in lines)))
@@ -294,6 +308,8 @@ def test_examples_of_functions(scene: Scene, names: tuple[str, ...], request: py
     """The examples in the docstrings of public functions give what they say."""
     if names == GROUPS:
         with_group(scene, request.getfixturevalue("colleague"))
+    if "owner" in names:
+        with_owner(scene)
     if names == PINNING:
         scene.here.env |= {"KACHERY_CLOUD_PIN_SERVICES": f"filebase={scene.service}", "KACHERY_CLOUD_PIN_TOKEN": TOKEN}
     docstrings: list[tuple[str, str, str]] = []
