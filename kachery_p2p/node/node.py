@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         Whereabouts,
         WhereisRequest,
     )
+    from kachery_p2p.node.served_log import ServedLog
     from kachery_p2p.pinning.config import PinService
     from kachery_p2p.pinning.outbox import PinOutbox
     from kachery_p2p.repo.keys import NodeKey
@@ -107,6 +108,7 @@ class Node:
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
         memberships: which peers are in which groups, and the secrets of these; those of the data directory where None.
+        served_log: counts how much each peer is given; None where nobody wants to know.
 
     Attributes:
         keeping: what is pinned elsewhere.
@@ -139,8 +141,10 @@ class Node:
         pin_services: Sequence[PinService] = (),
         outbox: PinOutbox | None = None,
         memberships: Members | None = None,
+        served_log: ServedLog | None = None,
     ) -> None:
         self.repo = repo
+        self.served_log = served_log
         options = options or NodeOptions()
         self._peers = list(dict.fromkeys(peers))
         for addr in self._peers:
@@ -169,6 +173,7 @@ class Node:
             gateways=sources,
             gate=self.gate,
             served=self.access_log,
+            counted=served_log,
         )
         self.host.set_handler(asking.PROTOCOL, asking.AudienceServer(self.gate, self._downloads.arriving).handle)
         self._downloads.arriving.notify = self.exchange.notify
@@ -212,6 +217,8 @@ class Node:
                 # Whoever is removed from a group hears of no want any more, also of a load that is under way.
                 self._members.on_changed(self.exchange.look_again)
                 await nursery.start(self.access_log.run)
+                if self.served_log is not None:
+                    await nursery.start(self.served_log.run)
                 await nursery.start(self.exchange.run)
                 await nursery.start(self.finding.run)
                 await nursery.start(self.membership.run)

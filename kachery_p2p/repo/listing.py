@@ -105,6 +105,20 @@ class Listing:
             found.update(keys[key] for (key,) in rows)
         return found
 
+    def files_with(self, multihashes: Sequence[bytes]) -> dict[bytes, list[tuple[bytes, bool]]]:
+        """See Repo.files_with."""
+        found: dict[bytes, list[tuple[bytes, bool]]] = {}
+        for start in range(0, len(multihashes), SQL_KEYS):
+            keys = multihashes[start : start + SQL_KEYS]
+            for multihash, key, kept in self._catalog.all(
+                "SELECT l.multihash, r.key, EXISTS (SELECT 1 FROM kept k WHERE k.key = r.key AND k.how > 0) "
+                "FROM leaves l JOIN files f ON f.id = l.file JOIN roots r ON r.id = f.root "
+                f"WHERE l.multihash IN ({','.join('?' * len(keys))})",
+                keys,
+            ):
+                found.setdefault(multihash, []).append((key, bool(kept)))
+        return found
+
     def all_multihashes(self) -> Iterator[bytes]:
         """See Repo.all_multihashes."""
         seen_roots = set(self.roots())

@@ -212,6 +212,10 @@ class Repo(Stores):
         """Those of the multihashes that are of files and directories which are here and whole."""
         return self._listing.roots_among(multihashes)
 
+    def files_with(self, multihashes: Sequence[bytes]) -> dict[bytes, list[tuple[bytes, bool]]]:
+        """The files that some leaves are in: the binary CIDv1 of each, and whether it is listed by itself."""
+        return self._listing.files_with(multihashes)
+
     def all_multihashes(self) -> Iterator[bytes]:
         """The multihashes of all blocks that are here: roots, inner nodes and leaves."""
         return self._listing.all_multihashes()
