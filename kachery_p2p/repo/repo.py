@@ -212,9 +212,21 @@ class Repo(Stores):
         """Those of the multihashes that are of files and directories which are here and whole."""
         return self._listing.roots_among(multihashes)
 
+    def root_keys(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The same, and the binary CIDv1 of each."""
+        return self._listing.root_keys(multihashes)
+
     def files_with(self, multihashes: Sequence[bytes]) -> dict[bytes, list[tuple[bytes, bool]]]:
         """The files that some leaves are in: the binary CIDv1 of each, and whether it is listed by itself."""
         return self._listing.files_with(multihashes)
+
+    def is_root(self, cid: CID) -> bool:
+        """Whether the catalog has it as a file or a directory, whether its bytes are here or not."""
+        return bool(self._placer.root_sizes([cid]))
+
+    def keeps_block(self, cid: CID) -> bool:
+        """Whether the catalog itself keeps this block, right or wrong."""
+        return self._catalog.get_node(cid.multihash) is not None
 
     def all_multihashes(self) -> Iterator[bytes]:
         """The multihashes of all blocks that are here: roots, inner nodes and leaves."""
