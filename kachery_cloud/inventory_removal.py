@@ -170,7 +170,7 @@ def remove(
         raise _not_listed(repo, uri, cid)
     why = "forced" if force else _other_copy(config, repo, root, peers, seconds, parsed.groups)
     try:
-        done = _take_away(repo, root, why)
+        done = take_away(repo, root, why)
         shared = repo.only_beneath(cid)
         return done if shared is None else replace(done, why=f"{why}; the shared directory {shared} still has it")
     finally:
@@ -295,7 +295,7 @@ def _collect(
                         if not force and time.monotonic() > seen + FRESH_SECONDS:
                             why = _other_copy(config, repo, root, (), seconds)
                         tried.append(root.cid)
-                        done = _take_away(repo, root, why, more=True)
+                        done = take_away(repo, root, why, more=True)
                     except (LastCopy, RepoBusy) as problem:
                         left.append(KeptBack(format_uri(str(root.cid)), _label(root), root.here, str(problem)))
                     else:
@@ -396,7 +396,8 @@ def _nobody(found: Copies) -> str:
     return f"of the {found.asked:,} machines that were found, {', '.join(told)}"
 
 
-def _take_away(repo: Repo, root: KeptRoot, why: str, *, more: bool = False) -> RemovedItem:
+def take_away(repo: Repo, root: KeptRoot, why: str, *, more: bool = False) -> RemovedItem:
+    """Remove a root, and what was decrypted of it; `why` it may go is for whoever asks."""
     files = [root.cid]
     if root.directory and EncryptedRoots(repo).has(root.cid):
         files += repo.inventory.members(root.cid).files
