@@ -180,6 +180,7 @@ def remove(
 def gc(
     keep: str | int | None = None,
     *,
+    to: str | int | None = None,
     dry_run: bool = False,
     stored: bool = False,
     force: bool = False,
@@ -194,6 +195,8 @@ def gc(
     Args:
         keep: how many bytes of files may stay, such as "200GB"; without it only what is of no use goes: what removed
             small files have left, and what interrupted removals have.
+        to: the same as `keep`, as `kachery-cloud-node` does it with its `storage_limit`: all of the directory counts,
+            only what was loaded goes, and nobody is asked for another copy, for it came from somebody else.
         dry_run: only say what would go, if another copy of it is found. Asks nobody.
         stored: also what was stored, pinned or labelled, after all that was only loaded.
         force: also what this machine may have the last copy of.
@@ -203,7 +206,45 @@ def gc(
         >>> kcl.gc("200GB", dry_run=True).reached
         True
     """
-    return collect(RemovedItems(), keep, dry_run=dry_run, stored=stored, force=force, timeout=timeout)
+    removed = RemovedItems()
+    if to is None:
+        return collect(removed, keep, dry_run=dry_run, stored=stored, force=force, timeout=timeout)
+    if keep is not None or stored or force or timeout is not None:
+        raise InvalidArgument("to asks nobody, and takes only what was loaded: give it alone, or with dry_run.")
+    return make_room(removed, to, dry_run=dry_run)
+
+
+def make_room(removed: RemovedItems, to: str | int, *, dry_run: bool) -> Collected:
+    """The same as `gc(to=...)`. What goes is put into `removed` as soon as it is gone."""
+    check_flags(dry_run=dry_run)
+    config = load_config()
+    most = byte_count(to, "to")
+    repo = writable(config)
+    before = _all_bytes(repo)
+    if not dry_run:
+        with contextlib.suppress(DiskFull):  # afterwards there is room for it
+            repo.removal.tidy()
+    over = (before if dry_run else _all_bytes(repo)) - most
+    over -= _drop_plain(repo, over, dry_run=dry_run)
+    pinned = {key for key, pins in pins_by_cid(config).items() if _is_pinned(pins)}
+
+    def take(root: KeptRoot) -> int:
+        done = _gone(root, root.here, 0, "only loaded") if dry_run else take_away(repo, root, "only loaded", more=True)
+        removed.append(done)
+        return done.freed
+
+    if over > 0:
+        gone = repo.eviction.evict(over, now=time.time(), rest=0, pinned=pinned, remove=take)
+        if gone and not dry_run:
+            repo.removal.tidy()
+            _tell(config, [each.cid for each in gone])
+    after = before - sum(row.freed for row in removed) if dry_run else _all_bytes(repo)
+    return Collected(removed, (), before, after, most, dry_run)
+
+
+def _all_bytes(repo: Repo) -> int:
+    """Bytes of the data directory, plain copies among them."""
+    return repo.eviction.bytes_here() + sum(copy.size for copy in PlainCopies(repo).all())
 
 
 def collect(

@@ -54,6 +54,8 @@ BUSY_PAUSE = 5.0
 NOTE_INTERVAL = 60.0
 #: Seconds between two looks whether there is anything to do, where little is here.
 IDLE_PAUSE = 600.0
+#: Seconds between two rounds at the least, however few days there are.
+SHORTEST_ROUND = 1.0
 #: Seconds without anything coming after which a damaged thing is left for later.
 MEND_SILENCE = 60.0
 #: Seconds after which what could not be mended is tried again.
@@ -153,6 +155,7 @@ class Scrub:
         self._days = days
         self._path = node.repo.directory / STATE_NAME
         self._changed = trio.Event()
+        self._found = trio.Event()
         self._noted = -float("inf")
         self.state = read_state(self._path)
         self.bytes = 0
@@ -170,24 +173,38 @@ class Scrub:
         if self._repo.read_only:
             return
         try:
-            while True:
-                self._changed = trio.Event()
-                wait = IDLE_PAUSE
-                try:
-                    wait = await self._turn()
-                except KacheryError as error:
-                    log.warning("what is here cannot be read through now: %s", error)
-                with trio.move_on_after(wait):
-                    await self._changed.wait()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._mend_on)
+                nursery.start_soon(self._read_on)
         finally:
             with trio.CancelScope(shield=True):
                 await self._note()
+
+    async def _read_on(self) -> None:
+        while True:
+            self._changed = trio.Event()
+            wait = IDLE_PAUSE
+            try:
+                wait = await self._turn()
+            except KacheryError as error:
+                log.warning("what is here cannot be read through now: %s", error)
+            with trio.move_on_after(wait):
+                await self._changed.wait()
+
+    async def _mend_on(self) -> None:
+        while True:
+            self._found = trio.Event()
+            try:
+                await self._mend()
+            except KacheryError as error:
+                log.warning("what is damaged cannot be mended now: %s", error)
+            with trio.move_on_after(IDLE_PAUSE):
+                await self._found.wait()
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
     async def _turn(self) -> float:
         """Read one piece if it is due; seconds until the next look."""
-        await self._mend()
         if self._days is None:
             return IDLE_PAUSE
         pace, now = ScrubPace(self._days), self._wall()
@@ -196,7 +213,7 @@ class Scrub:
             self._set(ScrubState(begun=now, finished=state.finished, damaged=state.damaged))
             state = self.state
         if _place(state) is None:
-            return min(IDLE_PAUSE, max(0.0, state.begun + self._days * DAY - now))
+            return min(IDLE_PAUSE, max(SHORTEST_ROUND, state.begun + self._days * DAY - now))
         total = await trio.to_thread.run_sync(self._repo.scrubber.total)
         due = pace.wait(total=total, done=state.done, passed=now - state.begun)
         if due > 0:
@@ -247,6 +264,8 @@ class Scrub:
                 self.state.done, len(damaged),
                 extra={"fields": {"event": "scrubbed", "bytes": self.state.done, "damaged": len(damaged)}},
             )  # fmt: skip
+        if step.problems:
+            self._found.set()
         if step.problems or ended or trio.current_time() - self._noted >= NOTE_INTERVAL:
             await self._note()
 
