@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.node.messages import Copies
+    from kachery_p2p.node.room import RoomHooks
     from kachery_p2p.repo.inventory import KeptRoot
     from kachery_p2p.repo.repo import Repo
 
@@ -54,6 +55,8 @@ AT_ONCE = 8
 FRESH_SECONDS = 30.0
 #: Seconds for which files that no list has are left alone: the load that brought them may go on.
 UNLISTED_SECONDS = 7 * 24 * 3600.0
+#: Seconds for which a plain copy stays when a node makes room.
+PLAIN_REST = 600.0
 
 
 @dataclass(frozen=True)
@@ -240,6 +243,27 @@ def make_room(removed: RemovedItems, to: str | int, *, dry_run: bool) -> Collect
             _tell(config, [each.cid for each in gone])
     after = before - sum(row.freed for row in removed) if dry_run else _all_bytes(repo)
     return Collected(removed, (), before, after, most, dry_run)
+
+
+def room_hooks(config: Config) -> RoomHooks:
+    """What a node needs of here to keep its directory under a limit."""
+    from kachery_p2p.node.room import RoomHooks
+
+    def pinned() -> set[bytes]:
+        return {key for key, pins in pins_by_cid(config).items() if _is_pinned(pins)}
+
+    def drop_plain(most: int) -> int:
+        """Plain copies are made again from what is encrypted. Who has asked for one may be about to open it."""
+        copies, freed, rested = PlainCopies(repository(config)), 0, time.time() - PLAIN_REST
+        for copy in sorted(copies.all(), key=lambda each: each.made):
+            if freed < most and copy.made < rested:
+                freed += copies.drop(copy)
+        return freed
+
+    def remove(root: KeptRoot) -> int:
+        return take_away(repository(config), root, "only loaded", more=True).freed
+
+    return RoomHooks(pinned, drop_plain, remove)
 
 
 def _all_bytes(repo: Repo) -> int:

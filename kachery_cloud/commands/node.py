@@ -136,7 +136,9 @@ def node(
 
     from kachery_cloud.auditing import visible_now
     from kachery_cloud.commands.status_text import apart_lines
-    from kachery_cloud.node.log import start_log
+    from kachery_cloud.inventory_removal import room_hooks
+    from kachery_cloud.node.log import reopen, set_level, start_log
+    from kachery_cloud.node.reloading import ServiceHooks
     from kachery_cloud.node.serve import GatewayChoice, serve_forever
     from kachery_cloud.node.service import level_of
     from kachery_cloud.privacy import running_audience, sentence
@@ -187,6 +189,10 @@ def node(
         raise click.UsageError("--gateway-fetch says what the gateway does: it needs --gateway.")
     start_log(level_of(config), config.log_file, config.log_format)
 
+    def log_as_said(config: Config) -> None:
+        set_level(level_of(config))
+        reopen()
+
     def ready(found: RunningNode) -> None:
         if as_json:
             from kachery_p2p.json_shapes import to_json
@@ -213,7 +219,7 @@ def node(
         listen=config.listen,
         gateway=None if config.gateway is None else GatewayChoice(config.gateway, config.gateway_fetch),
         on_ready=ready,
-        reread=settled,
+        hooks=ServiceHooks(settled, log_as_said, room_hooks(config)),
     )
 
 

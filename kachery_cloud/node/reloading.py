@@ -11,6 +11,7 @@ from kachery_cloud.settings.config import SETTINGS
 
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
+    from kachery_p2p.node.room import RoomHooks
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,21 @@ class Reloaded:
     restart: tuple[str, ...] = ()
     files: tuple[str, ...] = field(default=())
     error: str = ""
+
+
+@dataclass(frozen=True)
+class ServiceHooks:
+    """What a service needs of the program that it is.
+
+    Attributes:
+        reread: in a thread: reads the settings again, as they were read at the start.
+        log: logs from then on as settings say, into what has the name of the file by then.
+        room: see `kachery_p2p.node.room`.
+    """
+
+    reread: Callable[[], Config]
+    log: Callable[[Config], None]
+    room: RoomHooks
 
 
 RELOAD = Call("reload", Nothing, Reloaded)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trio import TaskStatus
 
     from kachery_cloud.node.messages import Methods, Progress, Telling
+    from kachery_cloud.node.reloading import ServiceHooks
     from kachery_cloud.node.service import Service
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
@@ -81,7 +82,7 @@ async def run_node(
     service: bool = False,
     gateway: GatewayChoice | None = None,
     hand_over: Callable[[], bool],
-    reread: Callable[[], Config] | None = None,
+    hooks: ServiceHooks | None = None,
     on_service: Callable[[Service], None] = lambda service: None,
     task_status: TaskStatus[Methods],
 ) -> None:
@@ -94,7 +95,7 @@ async def run_node(
         service: this is ``kachery-cloud-node``, which stays; it may relay for others.
         gateway: serve an HTTP gateway, too.
         hand_over: called when ``kachery-cloud-node`` wants to take the place; True when it may.
-        reread: reads the settings again; for a service.
+        hooks: what a service needs of the program.
         on_service: is given what a service does beside the node.
         task_status: is given the methods of the node when it serves.
     """
@@ -127,7 +128,7 @@ async def run_node(
 
             listeners = {"gateway": server, "pinning_service": pins}
             servers = {what: each for what, each in listeners.items() if each is not None}
-            beside = Service(node, config, servers, reread=reread, private=swarm_key is not None)
+            beside = Service(node, config, servers, hooks=hooks, private=swarm_key is not None)
             methods = {**methods, **beside.methods}
             on_service(beside)
         async with trio.open_nursery() as nursery:
@@ -318,7 +319,7 @@ def serve_forever(
     gateway: GatewayChoice | None = None,
     on_ready: Callable[[RunningNode], None] = lambda status: None,
     times: NodeTimes = TIMES,
-    reread: Callable[[], Config] | None = None,
+    hooks: ServiceHooks | None = None,
 ) -> None:
     """Be the node of the directory until SIGINT or SIGTERM: ``kachery-cloud-node``.
 
@@ -333,7 +334,7 @@ def serve_forever(
         gateway: serve an HTTP gateway, too.
         on_ready: called once with the node's status when it serves.
         times: how long its parts may take.
-        reread: reads the settings again, as they were read for `config`.
+        hooks: what a service needs of the program; without them settings are not read again.
 
     Raises:
         NodeError: another ``kachery-cloud-node`` serves this directory; names its process id.
@@ -361,7 +362,7 @@ def serve_forever(
                     service=True,
                     gateway=gateway,
                     hand_over=lambda: False,
-                    reread=reread,
+                    hooks=hooks,
                     on_service=services.append,
                     task_status=task_status,
                 )

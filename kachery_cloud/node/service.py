@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import trio
 from kachery_cloud.node import systemd
 from kachery_cloud.node.limits import STOP_SECONDS, TLS_INTERVAL
 from kachery_cloud.node.messages import Method, Methods, Nothing, Progress, by_name
-from kachery_cloud.node.reloading import RELOAD, Apply, Reloaded, differing, lines_of, sort_out
+from kachery_cloud.node.reloading import RELOAD, Apply, Reloaded, ServiceHooks, differing, lines_of, sort_out
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.node.fetched import Fetched
 from kachery_p2p.node.pulse import BUCKETS, Pulse
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.http_server import HttpServer
     from kachery_p2p.node.node import Node
-    from kachery_p2p.repo.kept_rows import KeptRoot
 
 log = logging.getLogger("kachery_cloud.node")
 
@@ -45,7 +45,7 @@ class Service:
         node: which.
         config: the settings with which it was started.
         servers: HTTP listeners, by what they are.
-        reread: reads the settings again, as they were read at the start; None where they cannot be.
+        hooks: what it needs of the program; None where settings are not read again.
         private: whether there is a swarm key.
     """
 
@@ -55,13 +55,13 @@ class Service:
         config: Config,
         servers: Mapping[str, HttpServer],
         *,
-        reread: Callable[[], Config] | None,
+        hooks: ServiceHooks | None,
         private: bool,
     ) -> None:
         self._node = node
         self._config = config
         self._servers = servers
-        self._reread = reread
+        self._hooks = hooks
         self._private = private
         self._begun = time.time()
         self._reloading = trio.Lock()
@@ -71,9 +71,7 @@ class Service:
             node.repo,
             config.storage_limit,
             told=node.notify_removed,
-            pinned=self._pinned,
-            first=self._drop_plain,
-            remove=self._remove,
+            hooks=None if hooks is None else hooks.room,
         )
         self.pulse = Pulse()
         self._tls = self._tls_stamps()
@@ -125,11 +123,9 @@ class Service:
             return found
 
     async def _reload(self) -> Reloaded:
-        from kachery_cloud.node.log import reopen
-
-        if self._reread is None:
+        if self._hooks is None:
             return Reloaded(error="this node has not read its settings from a file.")
-        new = await trio.to_thread.run_sync(self._reread)
+        new = await trio.to_thread.run_sync(self._hooks.reread)
         appliers = self._appliers()
         apply, restart = sort_out(differing(self._config, new), appliers)
         # What can be refused comes first: then nothing has changed.
@@ -146,20 +142,13 @@ class Service:
         else:
             restart += [name for name in ("tls_cert", "tls_key") if name in apply]
             apply = [name for name in apply if name not in restart]
-        reopen()
-        from dataclasses import replace
-
         self._config = replace(self._config, **{name: getattr(new, name) for name in apply})
+        self._hooks.log(self._config)
         return Reloaded(tuple(apply), tuple(restart), tuple(files))
 
     def _appliers(self) -> dict[str, Apply]:
         async def done_already(new: Config) -> None:
-            """Peers, services and certificates were taken up before."""
-
-        async def log_level(new: Config) -> None:
-            from kachery_cloud.node.log import set_level
-
-            set_level(level_of(new))
+            """Peers, services and certificates were taken up before; the log is afterwards."""
 
         async def storage_limit(new: Config) -> None:
             self.room.set_limit(new.storage_limit)
@@ -167,8 +156,10 @@ class Service:
         async def scrub_days(new: Config) -> None:
             self.scrub.set_days(new.scrub_days)
 
-        done: dict[str, Apply] = dict.fromkeys(("peers", "pin_services", "tls_cert", "tls_key"), done_already)
-        return {**done, "log_level": log_level, "storage_limit": storage_limit, "scrub_days": scrub_days}
+        done: dict[str, Apply] = dict.fromkeys(
+            ("peers", "pin_services", "tls_cert", "tls_key", "log_level"), done_already
+        )
+        return {**done, "storage_limit": storage_limit, "scrub_days": scrub_days}
 
     def _services(self, config: Config) -> list[Any]:
         from kachery_cloud.settings.pin_choice import usable_services
@@ -208,34 +199,6 @@ class Service:
         config = config or self._config
         return tuple(_stamp(path) for path in (config.tls_cert, config.tls_key) if path is not None)
 
-    # --- room --------------------------------------------------------------------------------------------------------
-
-    def _pinned(self) -> set[bytes]:
-        """In a thread: what is to be kept elsewhere is wanted."""
-        from kachery_cloud.inventory import pins_by_cid
-
-        pins = pins_by_cid(self._config)
-        return {key for key, found in pins.items() if any(pin.state not in ("removing", "removed") for pin in found)}
-
-    def _drop_plain(self, most: int) -> int:
-        """In a thread: plain copies of what is encrypted are made again from that, so they cost nothing to lose."""
-        from kachery_cloud.encryption.plain import PlainCopies
-
-        copies, freed = PlainCopies(self._node.repo), 0
-        rested = time.time() - REST
-        for copy in sorted(copies.all(), key=lambda each: each.made):
-            if freed >= most:
-                break
-            if copy.made < rested:
-                freed += copies.drop(copy)
-        return freed
-
-    def _remove(self, root: KeptRoot) -> int:
-        """In a thread: a root, and what was decrypted of it."""
-        from kachery_cloud.inventory_removal import take_away
-
-        return take_away(self._node.repo, root, "only loaded", more=True).freed
-
     # --- figures -----------------------------------------------------------------------------------------------------
 
     def figures(self) -> ServiceFigures:
@@ -261,10 +224,6 @@ class Service:
             lag_counts=tuple(self.pulse.counts),
             lag_seconds=self.pulse.total,
         )
-
-
-#: Seconds for which a plain copy stays: whoever asked for it may be about to open it.
-REST = 600.0
 
 
 def level_of(config: Config) -> Any:
