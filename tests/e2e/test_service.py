@@ -398,7 +398,7 @@ def test_the_options_of_the_container_are_some(workstation: StartWorkstation) ->
     places = {"/ip4/0.0.0.0/tcp/4001": "/ip4/127.0.0.1/tcp/0", "0.0.0.0:8095": "127.0.0.1:0"}
     station = workstation(env={"KACHERY_CLOUD_STORAGE_LIMIT": "500GB", "KACHERY_CLOUD_LOG_FORMAT": "json"})
     options: list[str] = service["command"]
-    station.start(*(places[each] if each in places else each for each in options))
+    station.start(*(places.get(each, each) for each in options))
     assert station.status()["pinning_service"]
     commands = re.findall(r"^ +CMD (\[.*\])$", (folder / "Containerfile").read_text(), re.MULTILINE)
     for words in commands:
