@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import trio
     from trio import TaskStatus
 
+    from kachery_cloud.lab.server import LabServer
     from kachery_cloud.node.messages import Methods, Progress, Telling
     from kachery_cloud.node.reloading import ServiceHooks
     from kachery_cloud.node.service import Service
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         LoadKind,
         LoadRequest,
         LoadResult,
+        OwnerRequest,
         PublishedName,
         PublishRequest,
         RemovedNote,
@@ -179,21 +181,28 @@ def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> Gatewa
     )
 
 
-def _pin_server(node: Node, config: Config) -> PinServer | None:
-    """The pinning service of the settings, for others; None without one."""
-    if config.pinning_service is None:
+def _pin_server(node: Node, config: Config) -> PinServer | LabServer | None:
+    """The lab of the settings, which is a pinning service as well, or that alone; None without either."""
+    if config.lab is None and config.pinning_service is None:
         return None
     from kachery_p2p.node.pin_server import PinKeeper
     from kachery_p2p.pinning.server.limits import DEFAULT_UPLOAD
     from kachery_p2p.pinning.server.service import PinServer, tls_context
     from kachery_p2p.pinning.server.store import STORE_NAME, PinStore
 
+    store, keeper = PinStore(config.directory / STORE_NAME), PinKeeper(node)
+    tls = None if config.tls_cert is None else tls_context(config.tls_cert, config.tls_key)
+    if config.lab is not None:
+        from kachery_cloud.lab.server import LabServer
+
+        return LabServer(config, node, store, keeper, tls=tls)
+    assert config.pinning_service is not None
     return PinServer(
-        PinStore(config.directory / STORE_NAME),
-        PinKeeper(node),
+        store,
+        keeper,
         config.pinning_service,
         most_bytes=DEFAULT_UPLOAD if config.max_pin_bytes is None else config.max_pin_bytes,
-        tls=None if config.tls_cert is None else tls_context(config.tls_cert, config.tls_key),
+        tls=tls,
     )
 
 
@@ -225,6 +234,7 @@ def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions
         gateways=(gateways := config.gateway_urls(private)),
         gateway_tokens={url: token for url, token in config.gateway_tokens.items() if url in gateways},
         own_peers=config.own_peers,
+        show_owner=config.show_owner,
     )
 
 
@@ -233,7 +243,7 @@ def _methods(
     config: Config,
     hand_over: Callable[[], bool],
     gateway: GatewayServer | None,
-    pins: PinServer | None,
+    pins: PinServer | LabServer | None,
 ) -> Methods:
     """What a process may ask of the node, whichever process it is in."""
 
@@ -242,9 +252,9 @@ def _methods(
 
     async def status(request: Nothing, progress: Progress) -> RunningNode:
         served = None if gateway is None else ServedGateway(gateway.url, gateway.fetches)
-        return RunningNode(
-            node.status(), str(config.directory), os.getpid(), served, None if pins is None else pins.url
-        )
+        url = None if pins is None else pins.url
+        lab = None if config.lab is None else config.lab_url or url
+        return RunningNode(node.status(), str(config.directory), os.getpid(), served, url, lab)
 
     async def whereis(request: WhereisRequest, telling: Telling) -> tuple[Whereabouts, ...]:
         return await node.whereis(request, telling.part)
@@ -257,6 +267,9 @@ def _methods(
 
     async def resolve(request: ResolveRequest, progress: Progress) -> ResolvedName:
         return await node.resolve(request)
+
+    async def owner(request: OwnerRequest, progress: Progress) -> str:
+        return await node.owner(request)
 
     async def notify_stored(request: StoredNote, progress: Progress) -> None:
         await node.notify_stored((request.cid, *request.more))
@@ -298,6 +311,7 @@ def _methods(
         Method(messages.ANNOUNCE, announce),
         Method(messages.PUBLISH, publish),
         Method(messages.RESOLVE, resolve),
+        Method(messages.OWNER, owner),
         Method(messages.NOTIFY_STORED, notify_stored),
         Method(messages.COPIES, copies),
         Method(messages.NOTIFY_REMOVED, notify_removed),
