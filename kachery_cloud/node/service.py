@@ -76,6 +76,8 @@ class Service:
         self.pulse = Pulse()
         self._tls = self._tls_stamps()
         node.counters.append(self.fetched)
+        if "gateway" in servers:
+            servers["gateway"].on_answered = self.fetched.answered
         node.room = self.room
         node.service_figures = self.figures
 

@@ -248,6 +248,25 @@ def test_who_fetched_what(workstation: StartWorkstation, tmp_path: Path) -> None
     assert line["time"].endswith("+00:00")
 
 
+def test_what_the_gateway_gives_counts(workstation: StartWorkstation, tmp_path: Path) -> None:
+    """Who read what through it is said, and that was used."""
+    station = workstation()
+    log = station.folder / "node.log"
+    write(station, f'gateway = "127.0.0.1:0"\nlog_file = "{log}"\nlog_format = "json"\n')
+    (uri,) = stored(station, tmp_path, 1, 300_000)
+    used_long_ago(station)
+    cid = uri.removeprefix("ipfs://").partition("?")[0]
+    url = f"{station.status()['gateway']['url']}/ipfs/{cid}"
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=PATIENCE) as answer:
+        assert len(answer.read()) == 300_000
+    assert station.stop() == 0
+    (line,) = [line for line in logged(log) if line.get("event") == "fetched"]
+    assert (line["peer"], line["root"], line["bytes"]) == ("http:127.0.0.1", cid, 300_000)
+    with closing(sqlite3.connect(station.directory / "catalog.sqlite")) as db:
+        ((used, added),) = db.execute("SELECT used, added FROM kept").fetchall()
+        assert used > added
+
+
 # --- the disk -------------------------------------------------------------------------------------------------------
 
 
