@@ -263,7 +263,10 @@ def room_hooks(config: Config) -> RoomHooks:
     def remove(root: KeptRoot) -> int:
         return take_away(repository(config), root, "only loaded", more=True).freed
 
-    return RoomHooks(pinned, drop_plain, remove)
+    def more() -> int:
+        return sum(copy.size for copy in PlainCopies(repository(config)).all())
+
+    return RoomHooks(pinned, drop_plain, remove, more)
 
 
 def _all_bytes(repo: Repo) -> int:

@@ -118,6 +118,10 @@ class Service:
                 found = await self._reload()
             except KacheryError as error:
                 found = Reloaded(error=str(error))
+            except Exception:
+                # A reload that goes wrong must not end the node; who asked for it hears where to look.
+                log.exception("settings could not be read again by a mistake of this program")
+                found = Reloaded(error="this program made a mistake, which is in the log of the node.")
             finally:
                 systemd.notify("READY=1")
             for line in lines_of(found):

@@ -58,11 +58,13 @@ class RoomHooks:
         pinned: keys (binary CIDv1) of what is to be pinned elsewhere, and stays.
         first: gives up to so many bytes that cost nothing to lose; how many.
         remove: removes one root; the bytes that are free then. None for how the repo does it.
+        more: bytes of the directory that the repo does not know of.
     """
 
     pinned: Callable[[], Set[bytes]] = frozenset
     first: Callable[[int], int] = lambda most: 0
     remove: Remove | None = None
+    more: Callable[[], int] = lambda: 0
 
 
 class Room:
@@ -135,7 +137,7 @@ class Room:
     async def look(self) -> int:
         """Make room where the directory has more than its limit, or the disk too little left; the bytes."""
         eviction = self._repo.eviction
-        self.used = await trio.to_thread.run_sync(eviction.bytes_here)
+        self.used = await trio.to_thread.run_sync(lambda: eviction.bytes_here() + self._hooks.more())
         self.cached = await trio.to_thread.run_sync(eviction.cached_bytes)
         limit = self.limit
         if limit is None or self._repo.read_only:
@@ -176,7 +178,7 @@ class Room:
             finally:
                 if gone:
                     with trio.CancelScope(shield=True):
-                        freed += await trio.to_thread.run_sync(self._repo.removal.tidy)
+                        freed += await trio.to_thread.run_sync(self._tidied)
             if gone:
                 self._say(gone, freed)
             return freed
@@ -186,6 +188,13 @@ class Room:
         return self._repo.eviction.evict(
             most, now=self._wall(), rest=pace.rest, pinned=pinned, remove=self._hooks.remove, roots=pace.at_once
         )
+
+    def _tidied(self) -> int:
+        try:
+            return self._repo.removal.tidy()
+        except KacheryError as error:  # what can be given back by that is, the next time
+            log.info("what was removed is not tidied up yet: %s", error)
+            return 0
 
     def _say(self, gone: Sequence[Evicted], freed: int) -> None:
         self.evicted_roots += len(gone)

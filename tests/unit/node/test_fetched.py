@@ -40,7 +40,7 @@ async def test_what_peers_get_is_named_by_its_root(repo: Repo, caplog: pytest.Lo
     fetched.sent("a", leaf, 3, 3_000)
     fetched.sent("a", b"\x12\x20" + bytes(32), 1, 50)
     fetched.sent("b", value.multihash, 1, 5)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="kachery_p2p"):
         found = await fetched.look()
     assert found == [Fetch("a", file, 5, 3_150), Fetch("b", value, 1, 5)]
     assert [record.__dict__["fields"]["root"] for record in caplog.records] == [str(file), str(value)]

@@ -120,7 +120,7 @@ async def test_where_nothing_may_go_it_is_said_once(
     repo.store_bytes(random.Random(1).randbytes(SIZE))
     loaded(repo, 2, age=0)
     room = Room(repo, 1000, told=Told())
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="kachery_p2p"):
         for seconds in (0, 60, 3_000, 1_000, 60):
             mock_clock.jump(seconds)
             assert await room.look() == 0
