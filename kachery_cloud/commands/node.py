@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kachery_cloud.commands.doctor import doctor
 from kachery_cloud.commands.node_tokens import tokens
 from kachery_cloud.commands.support import CONTEXT, Group, guarded, json_option
 
@@ -176,3 +177,4 @@ def node(
 
 
 node.add_command(tokens)
+node.add_command(doctor)

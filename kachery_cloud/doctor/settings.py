@@ -1,0 +1,153 @@
+"""`config.json` and environment variables, read to the end: what is wrong with each setting."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kachery_cloud.doctor.findings import Finding, Report, found
+from kachery_cloud.errors import ConfigError, KacheryError
+from kachery_cloud.settings.config import SETTINGS, Config
+from kachery_cloud.settings.config_file import CONFIG_NAME, read_config_file
+from kachery_p2p.text import shown
+
+if TYPE_CHECKING:
+    from kachery_cloud.doctor.facts import Facts
+
+_PREFIX = "KACHERY_CLOUD_"
+#: Variables that are no settings, by what stands behind the prefix, and beginnings of such.
+_OTHERS = ("IDENTITY", "PASSPHRASE", "PASSPHRASE_FILE", "PIN_TOKEN", "KEEP_TEMP_FILES", "PROJECT")
+_OTHER_BEGINNINGS = ("PIN_TOKEN_", "FOLLOW_TOKEN_")
+#: Keys and variables of the older kachery-cloud, and of other programs, that people bring along: what to write instead.
+OLD_KEYS = {
+    "zone": "There are no zones any more: leave it out.",
+    "kachery_zone": "There are no zones any more: leave it out.",
+    "client_id": "The key of this machine is in private.pem, and kachery-cloud-init shows its peer ID: leave it out.",
+    "clientid": "The key of this machine is in private.pem, and kachery-cloud-init shows its peer ID: leave it out.",
+    "private_key": "The key of this machine is in private.pem: put it there (PKCS#8 PEM), and leave this out.",
+    "ephemeral": "A machine that announces nothing is set up with `private`: leave it out, or write that.",
+    "storage_dir": "The data directory is named by the variable KACHERY_CLOUD_DIR alone: leave it out.",
+    "directory": "The data directory is named by the variable KACHERY_CLOUD_DIR alone: leave it out.",
+    "dir": "The data directory is named by the variable KACHERY_CLOUD_DIR alone: leave it out.",
+}
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """Settings, as far as they can be read.
+
+    Attributes:
+        config: those that can; the default stands in the place of the others.
+        findings: what is wrong.
+        count: how many are set.
+    """
+
+    config: Config
+    findings: tuple[Finding, ...] = ()
+    count: int = 0
+
+
+def read_all(environ: Mapping[str, str]) -> ReadSettings:
+    """Read all settings as `load_config` does, but go on after a mistake, and change no modes of files."""
+    findings: list[Finding] = []
+    directory = _directory(environ, findings)
+    path = directory / CONFIG_NAME
+    stored: dict[str, Any] = {}
+    try:
+        stored = read_config_file(path)
+    except KacheryError as error:
+        findings.append(
+            Finding(
+                str(error),
+                "No command runs, and no node starts, before it can be read.",
+                f"Correct it (python3 -m json.tool {path} shows where it breaks), or move it away: the next command "
+                "uses the defaults then.",
+            )
+        )
+    known = [setting.key for setting in SETTINGS.values() if setting.key]
+    findings += [_unknown_key(key, known, path) for key in stored if key not in known]
+    chosen: dict[str, Any] = {}
+    for name, setting in SETTINGS.items():
+        text, kept = environ.get(setting.variable, "") if setting.key else "", stored.get(name)
+        origin = f"{name!r} in {path}"
+        try:
+            if kept is not None and setting.key and (setting.parser.add or not text.strip()):
+                chosen[name] = setting.parser.read(kept, origin)
+            origin = setting.variable
+            if text.strip() and setting.parser.add:
+                chosen[name] = setting.parser.add(chosen.get(name, setting.default), text, setting.variable)
+            elif text.strip():
+                chosen[name] = setting.parser.read(text, setting.variable)
+        except KacheryError as error:
+            findings.append(_wrong_value(error, origin, setting.parser.takes, setting.meaning))
+    findings += _unknown_variables(environ)
+    return ReadSettings(Config(directory=directory, **chosen), tuple(findings), len(chosen))
+
+
+def check_settings(facts: Facts) -> Report:
+    """Whether `config.json` and the variables say what can be done."""
+    count = facts.settings.count
+    return found(facts.settings.findings, f"{count} settings are set" if count != 1 else "one setting is set")
+
+
+def _directory(environ: Mapping[str, str], findings: list[Finding]) -> Path:
+    place = SETTINGS["directory"]
+    text = environ.get(place.variable, "")
+    try:
+        return place.parser.read(text, place.variable)
+    except ConfigError as error:
+        findings.append(
+            Finding(str(error), "Nothing can be stored or loaded there.", f"Set {place.variable} to a folder.")
+        )
+        return Path(os.path.abspath(os.path.expanduser(text.strip())))
+
+
+def _unknown_key(key: str, known: list[str], path: Path) -> Finding:
+    old = OLD_KEYS.get(key.lower())
+    near = difflib.get_close_matches(key.lower(), known, 1)
+    if old is None and near:
+        old = f"Most likely {near[0]!r} is meant: write that."
+    return Finding(
+        f"The settings file {path} has the unknown key {shown(key)}.",
+        "No command runs, and no node starts, with a key that means nothing: what it was to do would silently not be "
+        "done.",
+        old or "Remove it. All keys: kachery-cloud settings",
+    )
+
+
+def _wrong_value(error: KacheryError, origin: str, takes: str, meaning: str) -> Finding:
+    plain = takes.replace("`", "")
+    return Finding(
+        str(error),
+        f"No command runs, and no node starts, before it makes sense. What it is for: {meaning.replace('`', '')}",
+        f"Correct {origin}: it takes {plain}. Or remove it, for the default.",
+    )
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[Finding]:
+    known = [setting.variable for setting in SETTINGS.values()]
+    every = [*known, *(_PREFIX + name for name in _OTHERS)]
+    findings: list[Finding] = []
+    for name in sorted(environ):
+        ending = name.removeprefix(_PREFIX)
+        if name in every or not name.startswith(_PREFIX) or ending.startswith(_OTHER_BEGINNINGS):
+            continue
+        old = OLD_KEYS.get(ending.lower())
+        near = difflib.get_close_matches(name, every, 1, 0.8)
+        findings.append(
+            Finding(
+                f"The environment variable {name} is set, and no setting has that name.",
+                "It does nothing, whatever it was meant to do.",
+                old or (f"Most likely {near[0]} is meant." if near else "Unset it. All names: kachery-cloud settings"),
+                grave=False,
+            )
+        )
+    if "KACHERY_ZONE" in environ:
+        findings.append(
+            Finding("The environment variable KACHERY_ZONE is set.", "It does nothing.", OLD_KEYS["zone"], grave=False)
+        )
+    return findings
