@@ -2,7 +2,8 @@
 
     GET, POST           /pins                  list pins; add one
     GET, POST, DELETE   /pins/{requestid}      one pin: look at it, replace it, delete it
-    OPTIONS             /pins...               any web page may ask
+    POST                /api/v0/dag/import     send CAR files, and pin what they hold (`imports`)
+    OPTIONS             all of these           any web page may ask
     GET, HEAD           /healthz, /readyz      whether the process lives; whether it can do its work
     GET, HEAD           /metrics               figures for Prometheus
 
@@ -15,7 +16,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
 
@@ -25,6 +27,7 @@ from kachery_p2p.errors import DiskFull, KacheryError
 from kachery_p2p.http_server import Send, Turns, framing_fault
 from kachery_p2p.http_server_limits import RETRY_AFTER, HttpLimits
 from kachery_p2p.pinning.server import limits
+from kachery_p2p.pinning.server.imports import Importer
 from kachery_p2p.pinning.server.keeper import Keeper
 from kachery_p2p.pinning.server.metrics import CONTENT_TYPE, Metrics
 from kachery_p2p.pinning.server.queue import PinQueue
@@ -47,6 +50,7 @@ _ALWAYS = {
     "cross-origin-resource-policy": "cross-origin",
     "x-content-type-options": "nosniff",
 }
+_IMPORT = "/api/v0/dag/import"
 #: Threads that look into the database for requests.
 _THREADS = 8
 
@@ -74,6 +78,12 @@ class _Answer:
         error = {"reason": refusal.reason, "details": refusal.details}
         return cls.json(refusal.status, {"error": error}, refusal.headers)
 
+    @classmethod
+    def rpc_refused(cls, refusal: Refusal) -> _Answer:
+        """As the RPC API of Kubo has them, whose clients show the message."""
+        error = {"Message": refusal.details, "Code": 0, "Type": "error"}
+        return cls.json(refusal.status, error, refusal.headers)
+
     async def send(self, head: bool, send: Send, patience: float) -> None:
         headers = dict(self.headers)
         if self.status != 204:
@@ -92,10 +102,20 @@ class PinApp:
         queue: is woken when there is something new.
         keeper: of the node.
         bounds: of the listener.
+        most_bytes: that one CAR file may have.
     """
 
-    def __init__(self, store: PinStore, queue: PinQueue, keeper: Keeper, bounds: HttpLimits) -> None:
+    def __init__(
+        self,
+        store: PinStore,
+        queue: PinQueue,
+        keeper: Keeper,
+        bounds: HttpLimits,
+        *,
+        most_bytes: int = limits.DEFAULT_UPLOAD,
+    ) -> None:
         self._store = store
+        self._importer = Importer(store, queue, keeper, most_bytes=most_bytes)
         self._queue = queue
         self._keeper = keeper
         self._bounds = bounds
@@ -135,11 +155,13 @@ class PinApp:
                 raise Refusal(fault[0], "BAD_REQUEST", fault[1])
             if route in ("/healthz", "/readyz", "/metrics"):
                 return await self._about(scope["method"], route)
+            if route == _IMPORT:
+                return await self._import(scope, body)
             if route:
                 return await self._pins(scope, unquote(parts[1], errors="replace") if parts[1:] else "", body)
             raise Refusal(404, "NOT_FOUND", "There is nothing here. Pins are at /pins.")
         except Refusal as refusal:
-            return _Answer.refused(refusal)
+            return _Answer.rpc_refused(refusal) if route == _IMPORT else _Answer.refused(refusal)
         except DiskFull as error:
             log.warning("a request could not be noted: %s", error)
             details = "The disk of this service is full. Try again later."
@@ -197,6 +219,19 @@ class PinApp:
             raise _not_found()
         self._queue.wake()
         return _Answer.json(202, self._shown(pin))
+
+    async def _import(self, scope: Mapping[str, Any], body: _Body) -> _Answer:
+        if scope["method"] == "OPTIONS":
+            return _preflight(scope, ("POST", "OPTIONS"))
+        if scope["method"] != "POST":
+            raise Refusal(405, "METHOD_NOT_ALLOWED", "Here there is POST.", {"allow": "POST, OPTIONS"})
+        if len(scope["query_string"]) > limits.MAX_QUERY_LENGTH:
+            raise Refusal(414, "URI_TOO_LONG", "The part of the address behind the question mark is too long.")
+        token = await self._token(scope)
+        async with aclosing(body.chunks()) as chunks:
+            lines = await self._importer.take(token, scope, chunks)
+        # Kubo's clients read on, object by object, where they are told that the answer comes in pieces.
+        return _Answer(200, lines, {"content-type": "application/json", "x-chunked-output": "1"})
 
     async def _token(self, scope: Mapping[str, Any]) -> Token:
         """Whose request it is.
@@ -269,6 +304,25 @@ class _Body:
         #: Whether nothing of it is left to read.
         self.finished = not chunked and not self._length
 
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """All of it, as it comes.
+
+        Raises:
+            Refusal: it stops coming, or is cut short.
+        """
+        while True:
+            message = None
+            with trio.move_on_after(limits.UPLOAD_SECONDS):
+                message = await self._receive()
+            if message is None:
+                raise Refusal(408, "REQUEST_TIMEOUT", "The body of the request did not come.")
+            if message["type"] != "http.request":
+                raise bad_request("The request was cut short.")
+            yield message.get("body", b"")
+            if not message.get("more_body"):
+                self.finished = True
+                return
+
     async def read(self) -> bytes:
         """All of it.
 
@@ -300,6 +354,8 @@ def _route(parts: list[str]) -> str:
         return "/pins"
     if len(parts) == 2 and parts[0] == "pins" and parts[1]:
         return "/pins/{requestid}"
+    if parts == _IMPORT.split("/")[1:]:
+        return _IMPORT
     return f"/{parts[0]}" if parts in (["healthz"], ["readyz"], ["metrics"]) else ""
 
 

@@ -51,6 +51,24 @@ MAX_TOKEN_NAME = 64
 TOKEN_BYTES = 32
 
 
+# --- CAR files that are sent ------------------------------------------------------------------------------------------
+
+#: CAR files on their way at once, in all and for one token: each takes what the line has, and may fill the disk.
+MAX_UPLOADS, MAX_UPLOADS_EACH = 8, 2
+#: Files of one form.
+MAX_PARTS = 64
+#: Bytes in the head of a part: a long file name.
+MAX_PART_HEAD = 8 * KIB
+#: Pieces of a file that wait for the disk; the server gives some 64 KiB at a time.
+UPLOAD_CHUNKS = 4
+#: Bytes by which a CAR file may be larger than what it holds, beside an eighth: its header.
+CAR_OVERHEAD = 256 * KIB
+#: Without a byte of a body.
+UPLOAD_SECONDS = 60.0
+#: Between looks at whether a root that came is pinned.
+PIN_LOOK_SECONDS = 0.5
+
+
 @dataclass(frozen=True)
 class QueuePace:
     """When the queue does things next; seconds all. Tests use a faster one.

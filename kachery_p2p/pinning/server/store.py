@@ -181,6 +181,19 @@ class PinStore:
             db.execute("DELETE FROM leaving WHERE key = ?", (key,))
             return pin_of(db.execute(f"SELECT {COLUMNS} FROM pins WHERE id = ?", (pin,)).fetchone())
 
+    def used(self, owner: Token) -> tuple[int, int | None]:
+        """Bytes that their pins take, and their quota."""
+        row = self._file.one(f"SELECT quota, {_USED} FROM tokens WHERE id = ?", (owner.id, owner.id))
+        return (0, owner.quota) if row is None else (row[1], row[0])
+
+    def pin_of(self, owner: Token, root: CID) -> Pin | None:
+        """Their first pin of a root that has not failed; None without one."""
+        row = self._file.one(
+            f"SELECT {COLUMNS} FROM pins WHERE owner = ? AND key = ? AND status <> 'failed' ORDER BY id LIMIT 1",
+            (owner.id, bytes(root.to_v1())),
+        )
+        return None if row is None else pin_of(row)
+
     def get(self, owner: Token, request_id: str) -> Pin | None:
         """One pin, if it is theirs."""
         row = self._file.one(
