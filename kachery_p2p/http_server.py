@@ -44,6 +44,9 @@ log = logging.getLogger("kachery_p2p.http")
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
+#: Seconds between looks whether all requests are answered, once a server is to stop.
+DRAIN_PAUSE = 0.02
+
 
 class AsgiApp(Protocol):
     """What answers requests."""
@@ -153,6 +156,7 @@ class HttpServer:
         self._connections: set[_Guarded] = set()
         self._max_connections = min(bounds.max_connections, max_connections or descriptors.shares().gateway)
         self._refusals = 0
+        self._accepting = trio.CancelScope()
         self._pool = Pool(limits.H2_RATE)
 
     @property
@@ -163,6 +167,22 @@ class HttpServer:
         if address.is_unspecified:
             address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
         return f"{scheme}://{address if address.version == 4 else f'[{address}]'}:{self._port}"
+
+    @property
+    def open_connections(self) -> int:
+        """How many there are."""
+        return len(self._connections)
+
+    async def drain(self) -> None:
+        """Take no more connections, and wait until no request is being answered. For whoever stops, and has a bound."""
+        self._accepting.cancel()
+        while any(each.running for each in self._connections):
+            await trio.sleep(DRAIN_PAUSE)  # nothing else waits for this, and it happens once
+
+    def use_tls(self, tls: ssl.SSLContext) -> None:
+        """Speak HTTPS with another certificate on connections that come from now on. Not where there was none."""
+        if self._tls is not None:
+            self._tls = tls
 
     @property
     def open_to_others(self) -> bool:
@@ -183,7 +203,9 @@ class HttpServer:
             try:
                 nursery.start_soon(self._watch)
                 task_status.started()
-                await trio.serve_listeners(self._serve, listeners, handler_nursery=nursery)
+                with self._accepting:
+                    await trio.serve_listeners(self._serve, listeners, handler_nursery=nursery)
+                await trio.sleep_forever()  # no more come; those that are here are answered
             finally:
                 for connection in list(self._connections):
                     connection.abort()

@@ -24,7 +24,7 @@ from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
-from kachery_p2p.errors import ContentNotFound, DialError, KacheryError, NoPermission, RemovedMeanwhile
+from kachery_p2p.errors import ContentNotFound, DialError, DiskFull, KacheryError, NoPermission, RemovedMeanwhile
 from kachery_p2p.load.claimed import Claimed
 from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.load.downloads import Downloads
@@ -36,6 +36,7 @@ from kachery_p2p.membership.own_machines import OwnMachines
 from kachery_p2p.membership.service import GroupService
 from kachery_p2p.node.copies import HIDDEN_SECONDS, CopySearch
 from kachery_p2p.node.discovery import Finding
+from kachery_p2p.node.fetched import Counters
 from kachery_p2p.node.members import MembersFirst
 from kachery_p2p.node.messages import Copies, LoadResult, PublishedName, ResolvedName
 from kachery_p2p.node.options import NodeOptions
@@ -50,7 +51,7 @@ from kachery_p2p.routing.ipns.names import name_text
 from kachery_p2p.transport.addresses import parse_address
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.limits import DIAL_TIMEOUT
-from kachery_p2p.units import HOUR
+from kachery_p2p.units import GIB, HOUR
 
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.handle import SessionHandle
@@ -67,6 +68,8 @@ if TYPE_CHECKING:
         Whereabouts,
         WhereisRequest,
     )
+    from kachery_p2p.node.room import Room
+    from kachery_p2p.node.served_log import ServedLog
     from kachery_p2p.pinning.config import PinService
     from kachery_p2p.pinning.outbox import PinOutbox
     from kachery_p2p.repo.keys import NodeKey
@@ -89,6 +92,8 @@ MAX_NAMED_PEERS = 5
 PROBE_BYTES = 1 << 16
 #: Seconds between tries to reach a configured peer again: first, and at the most.
 RECONNECT_FIRST, RECONNECT_MOST = 1.0, 60.0
+#: How often a load goes on after room was made for it, and bytes that are made free where it does not say how many.
+ROOM_TRIES, ROOM_STEP = 5, GIB
 #: How often a directory is loaded on, when files that it relied on are removed while it is loaded.
 REMOVALS = 3
 
@@ -107,6 +112,7 @@ class Node:
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
         memberships: which peers are in which groups, and the secrets of these; those of the data directory where None.
+        served_log: counts how much each peer is given; None where nobody wants to know.
 
     Attributes:
         keeping: what is pinned elsewhere.
@@ -114,6 +120,8 @@ class Node:
         access_log: who was given what is not for everyone.
         groups: the groups that this machine is in, and who else is.
         membership: speaks for them on the network.
+        counters: are told how much goes out to whom.
+        room: makes room where a load has none; None where nothing goes by itself.
 
     Raises:
         InvalidAddress: an address to listen on, or of a peer, does not parse.
@@ -139,8 +147,12 @@ class Node:
         pin_services: Sequence[PinService] = (),
         outbox: PinOutbox | None = None,
         memberships: Members | None = None,
+        served_log: ServedLog | None = None,
     ) -> None:
         self.repo = repo
+        self.served_log = served_log
+        self.counters = Counters([] if served_log is None else [served_log])
+        self.room: Room | None = None
         options = options or NodeOptions()
         self._peers = list(dict.fromkeys(peers))
         for addr in self._peers:
@@ -169,6 +181,7 @@ class Node:
             gateways=sources,
             gate=self.gate,
             served=self.access_log,
+            counted=self.counters,
         )
         self.host.set_handler(asking.PROTOCOL, asking.AudienceServer(self.gate, self._downloads.arriving).handle)
         self._downloads.arriving.notify = self.exchange.notify
@@ -191,6 +204,8 @@ class Node:
         self.membership = GroupService(self.host, self.groups, self._reach_member)
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services, outbox=outbox)
         self._peer_errors: dict[str, str] = {}
+        self._staying: dict[str, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
         self._said_addresses: list[str] | None = None
         #: Roots of loads that have lasted for some time: a part of each is here.
         self._lasting: frozenset[bytes] = frozenset()
@@ -212,6 +227,8 @@ class Node:
                 # Whoever is removed from a group hears of no want any more, also of a load that is under way.
                 self._members.on_changed(self.exchange.look_again)
                 await nursery.start(self.access_log.run)
+                if self.served_log is not None:
+                    await nursery.start(self.served_log.run)
                 await nursery.start(self.exchange.run)
                 await nursery.start(self.finding.run)
                 await nursery.start(self.membership.run)
@@ -220,8 +237,8 @@ class Node:
                     await nursery.start(self.gateways.run)
                 await nursery.start(self.keeping.run)
                 nursery.start_soon(self._note_served)
-                for addr in self._peers:
-                    nursery.start_soon(self._stay_connected, addr)
+                self._nursery = nursery
+                self.set_peers(self._peers)
                 self._say_addresses()
                 task_status.started()
         finally:
@@ -247,6 +264,32 @@ class Node:
     async def _reach_member(self, peer: str, addrs: Sequence[str], timeout: float) -> str:
         """For groups: the same, wherever the peer is now."""
         return await self.finding.dial(peer, addrs, timeout=timeout)
+
+    def set_peers(self, peers: Sequence[str]) -> None:
+        """Stay connected with these peers from now on, and with no others.
+
+        Connections that there are stay. While the node does not run, it only says whom it begins with.
+
+        Raises:
+            InvalidAddress: one of them does not parse. Then nothing has changed.
+        """
+        wanted = list(dict.fromkeys(peers))
+        for addr in wanted:
+            parse_address(addr)
+        self._peers[:] = wanted
+        if self._nursery is None:
+            return
+        for addr in set(self._staying) - set(wanted):
+            self._staying.pop(addr).cancel()
+            self._peer_errors.pop(addr, None)
+        for addr in wanted:
+            if addr not in self._staying:
+                scope = self._staying[addr] = trio.CancelScope()
+                self._nursery.start_soon(self._stay, addr, scope)
+
+    async def _stay(self, addr: str, scope: trio.CancelScope) -> None:
+        with scope:
+            await self._stay_connected(addr)
 
     async def _stay_connected(self, addr: str) -> None:
         pause = RECONNECT_FIRST
@@ -423,6 +466,20 @@ class Node:
             PathNotFound, IsADirectory, ContentNotFound, MalformedDag, DiskFull ...: see `kachery_p2p.errors`.
             InvalidAddress: one of the providers is not a multiaddr.
         """
+        for tries in reversed(range(ROOM_TRIES)):
+            try:
+                result = await self._load(request, progress)
+                break
+            except DiskFull as error:
+                if not tries or self.room is None or await self.room.make(error.lacking or ROOM_STEP) <= 0:
+                    raise
+        else:
+            raise AssertionError("the last try returns or raises")
+        if self.room is not None:
+            self.room.arrived(sum(result.sources.values()))
+        return result
+
+    async def _load(self, request: LoadRequest, progress: Callable[[int, int, int], None]) -> LoadResult:
         begun = trio.current_time()
         root, kind = request.cid, request.kind
         for addr in request.providers:

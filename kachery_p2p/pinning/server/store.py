@@ -25,6 +25,7 @@ from typing import Any
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.pinning.server import limits
+from kachery_p2p.pinning.server.listing import PinListing, add_indexes
 from kachery_p2p.pinning.server.requests import Filters, PinObject, no_funds
 from kachery_p2p.pinning.server.rows import COLUMNS, SCHEMA, Pin, Token, pin_of
 from kachery_p2p.sqlite import Settings, SQLiteFile
@@ -57,6 +58,9 @@ class PinStore:
     Args:
         path: the file, `STORE_NAME` in the data directory. It is made on first use, for its owner alone.
         wall: seconds since 1970.
+
+    Attributes:
+        listing: looks through the pins of all owners.
     """
 
     def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:
@@ -68,11 +72,12 @@ class PinStore:
                 name="the list of what others have pinned here,",
                 unharmed="nothing that is pinned is harmed",
                 repair="Stop kachery-cloud-node, move the file away, and have those who pin here pin it again",
-                prepare=lambda db: make_schema(db, SCHEMA, _VERSION, path, "a list of pins for others"),
+                prepare=lambda db: _prepare(db, path),
                 durable=True,
                 version=_VERSION,
             ),
         )
+        self.listing = PinListing(self._file)
 
     def close(self) -> None:
         """Close the file; it is opened again when it is needed."""
@@ -122,6 +127,22 @@ class PinStore:
             if not left:
                 db.execute("DELETE FROM tokens WHERE id = ?", row)
             return left
+
+    def owner(self, name: str, quota: int | None = None) -> Token:
+        """An owner of pins who needs no token, because something else lets them in; made where there is none.
+
+        Args:
+            name: of it, as of a token.
+            quota: from now on, where nobody has a token of that name.
+        """
+        with self._file.write() as db:
+            db.execute(
+                "INSERT INTO tokens (name, hash, quota, added) VALUES (?, NULL, ?, ?) ON CONFLICT (name) DO UPDATE SET "
+                "quota = excluded.quota WHERE hash IS NULL AND quota IS NOT excluded.quota",
+                (name, quota, self._wall()),
+            )
+            row = db.execute("SELECT id, name, quota, added, seen FROM tokens WHERE name = ?", (name,)).fetchone()
+        return Token(*row)
 
     def tokens(self) -> list[Token]:
         """Everybody who may pin here, or has pins, by name."""
@@ -239,6 +260,14 @@ class PinStore:
         """Take a pin away; whether it was theirs."""
         with self._file.write() as db:
             return self._take(db, owner, request_id)
+
+    def delete_any(self, request_id: str) -> bool:
+        """Take a pin away, whosever it is; whether there was one. Who may is decided before."""
+        with self._file.write() as db:
+            row = db.execute("SELECT id FROM pins WHERE request_id = ?", (_text(request_id),)).fetchone()
+            if row is not None:
+                _delete(db, row[0])
+            return row is not None
 
     def _take(self, db: sqlite3.Connection, owner: Token, request_id: str) -> bool:
         row = db.execute(
@@ -382,6 +411,11 @@ class PinStore:
     def counts(self) -> dict[str, int]:
         """How many pins are in which state."""
         return dict(self._file.all("SELECT status, count(*) FROM pins GROUP BY status"))
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    make_schema(db, SCHEMA, _VERSION, path, "a list of pins for others")
+    add_indexes(db)
 
 
 def _check_room(db: sqlite3.Connection, owner: Token, key: bytes, size: int | None) -> None:

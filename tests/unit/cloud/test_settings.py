@@ -51,6 +51,13 @@ GIVEN: dict[str, tuple[str, object, object]] = {
     "max_pin_bytes": ("5kB", 5000, 5000),
     "tls_cert": ("/tls/cert.pem", "/tls/cert.pem", Path("/tls/cert.pem")),
     "tls_key": ("/tls/key.pem", "/tls/key.pem", Path("/tls/key.pem")),
+    "gateway": ("127.0.0.1:8090", "127.0.0.1:8090", "127.0.0.1:8090"),
+    "gateway_fetch": ("on", True, True),
+    "storage_limit": ("500GB", "500GB", 500 * 10**9),
+    "scrub_days": ("7", 7, 7.0),
+    "log_level": ("debug", "debug", "debug"),
+    "log_file": ("/var/log/node.log", "/var/log/node.log", Path("/var/log/node.log")),
+    "log_format": ("json", "json", "json"),
 }
 
 
