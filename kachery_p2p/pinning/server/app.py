@@ -2,6 +2,7 @@
 
     GET, POST           /pins                  list pins; add one
     GET, POST, DELETE   /pins/{requestid}      one pin: look at it, replace it, delete it
+    POST                /api/v0/version        what this is: Kubo's client asks before each command
     POST                /api/v0/dag/import     send CAR files, and pin what they hold (`imports`)
     OPTIONS             all of these           any web page may ask
     GET, HEAD           /healthz, /readyz      whether the process lives; whether it can do its work
@@ -23,6 +24,7 @@ from urllib.parse import parse_qsl, unquote
 
 import trio
 
+from kachery_p2p import __version__
 from kachery_p2p.errors import DiskFull, KacheryError
 from kachery_p2p.http_server import Send, Turns, framing_fault
 from kachery_p2p.http_server_limits import RETRY_AFTER, HttpLimits
@@ -51,6 +53,7 @@ _ALWAYS = {
     "x-content-type-options": "nosniff",
 }
 _IMPORT = "/api/v0/dag/import"
+_VERSION = "/api/v0/version"
 #: Threads that look into the database for requests.
 _THREADS = 8
 
@@ -155,13 +158,13 @@ class PinApp:
                 raise Refusal(fault[0], "BAD_REQUEST", fault[1])
             if route in ("/healthz", "/readyz", "/metrics"):
                 return await self._about(scope["method"], route)
-            if route == _IMPORT:
-                return await self._import(scope, body)
+            if route in (_IMPORT, _VERSION):
+                return await self._rpc(scope, route, body)
             if route:
                 return await self._pins(scope, unquote(parts[1], errors="replace") if parts[1:] else "", body)
             raise Refusal(404, "NOT_FOUND", "There is nothing here. Pins are at /pins.")
         except Refusal as refusal:
-            return _Answer.rpc_refused(refusal) if route == _IMPORT else _Answer.refused(refusal)
+            return _Answer.rpc_refused(refusal) if route in (_IMPORT, _VERSION) else _Answer.refused(refusal)
         except DiskFull as error:
             log.warning("a request could not be noted: %s", error)
             details = "The disk of this service is full. Try again later."
@@ -220,7 +223,7 @@ class PinApp:
         self._queue.wake()
         return _Answer.json(202, self._shown(pin))
 
-    async def _import(self, scope: Mapping[str, Any], body: _Body) -> _Answer:
+    async def _rpc(self, scope: Mapping[str, Any], route: str, body: _Body) -> _Answer:
         if scope["method"] == "OPTIONS":
             return _preflight(scope, ("POST", "OPTIONS"))
         if scope["method"] != "POST":
@@ -228,8 +231,14 @@ class PinApp:
         if len(scope["query_string"]) > limits.MAX_QUERY_LENGTH:
             raise Refusal(414, "URI_TOO_LONG", "The part of the address behind the question mark is too long.")
         token = await self._token(scope)
-        async with aclosing(body.chunks()) as chunks:
-            lines = await self._importer.take(token, scope, chunks)
+        if route == _VERSION:
+            return _Answer.json(200, {"Version": __version__, "Commit": "", "Repo": "", "System": "", "Golang": ""})
+        try:
+            async with aclosing(body.chunks()) as chunks:
+                lines = await self._importer.take(token, scope, chunks)
+        except (Refusal, KacheryError):
+            await body.drain()
+            raise
         # Kubo's clients read on, object by object, where they are told that the answer comes in pieces.
         return _Answer(200, lines, {"content-type": "application/json", "x-chunked-output": "1"})
 
@@ -323,6 +332,17 @@ class _Body:
                 self.finished = True
                 return
 
+    async def drain(self) -> None:
+        """Take what is still coming, as far as that is little: many clients read no answer before all is sent."""
+        size = 0
+        with trio.move_on_after(limits.DRAIN_SECONDS):
+            while not self.finished and size < limits.MAX_DRAIN:
+                message = await self._receive()
+                if message["type"] != "http.request":
+                    return
+                size += len(message.get("body", b""))
+                self.finished = not message.get("more_body")
+
     async def read(self) -> bytes:
         """All of it.
 
@@ -354,8 +374,9 @@ def _route(parts: list[str]) -> str:
         return "/pins"
     if len(parts) == 2 and parts[0] == "pins" and parts[1]:
         return "/pins/{requestid}"
-    if parts == _IMPORT.split("/")[1:]:
-        return _IMPORT
+    for path in (_IMPORT, _VERSION):
+        if parts == path.split("/")[1:]:
+            return path
     return f"/{parts[0]}" if parts in (["healthz"], ["readyz"], ["metrics"]) else ""
 
 

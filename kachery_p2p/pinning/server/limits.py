@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kachery_p2p.http_server_limits import HttpLimits
-from kachery_p2p.units import GIB, KIB
+from kachery_p2p.units import GIB, KIB, MIB
 
 #: Where it listens when nothing else is said.
 DEFAULT_ADDRESS = "127.0.0.1:8095"
@@ -65,6 +65,8 @@ UPLOAD_CHUNKS = 4
 CAR_OVERHEAD = 256 * KIB
 #: Without a byte of a body.
 UPLOAD_SECONDS = 60.0
+#: Bytes and seconds of a refused one that are still taken, so that its client reads why.
+MAX_DRAIN, DRAIN_SECONDS = 64 * MIB, 5.0
 #: Between looks at whether a root that came is pinned.
 PIN_LOOK_SECONDS = 0.5
 
