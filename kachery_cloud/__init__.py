@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         remove_member,
         set_member_role,
     )
+    from kachery_cloud.initialising import init
     from kachery_cloud.inventory import Item, Items, UsageRow, UsageTable, du
     from kachery_cloud.inventory import list as list
     from kachery_cloud.inventory_move import move
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
     from kachery_cloud.opening.file import KacheryFile
     from kachery_cloud.opening.file import open as open
     from kachery_cloud.opening.npy import NpyFile, open_npy
+    from kachery_cloud.ownership.answering import owner
+    from kachery_cloud.ownership.verifying import Owner
     from kachery_cloud.pinning import pin, pins, unpin, wait_pinned
     from kachery_cloud.progress import Progress, progress_to
     from kachery_cloud.publishing import publish, published, resolve
@@ -74,7 +77,7 @@ if TYPE_CHECKING:
         store_pkl,
         store_text,
     )
-    from kachery_cloud.upkeep import announce, get_node_info, init, iter_whereis, repair, status, verify, whereis
+    from kachery_cloud.upkeep import announce, get_node_info, iter_whereis, repair, status, verify, whereis
     from kachery_cloud.uri import ContentURI, format_uri, join, parse_uri
     from kachery_cloud.visibility import set_visibility
 
@@ -90,6 +93,7 @@ __all__ = [
     "Items",
     "KacheryFile",
     "NpyFile",
+    "Owner",
     "Passphrase",
     "Progress",
     "RemovedItem",
@@ -131,6 +135,7 @@ __all__ = [
     "load_text",
     "move",
     "open_npy",
+    "owner",
     "parse_uri",
     "pin",
     "pins",
@@ -172,6 +177,7 @@ _HOMES = (
     "sharing",
     "publishing",
     "grouping",
+    "initialising",
     "upkeep",
     "inventory",
     "visibility",
@@ -181,6 +187,8 @@ _HOMES = (
     "encryption.stanzas",
     "opening.file",
     "opening.npy",
+    "ownership.verifying",
+    "ownership.answering",
 )
 #: Names that are there, and that `from kachery_cloud import *` does not bring: they are those of Python's own.
 _NOT_FOR_STAR = ("list", "open")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kachery_cloud.commands.doctor import doctor
+from kachery_cloud.commands.node_members import clients, members
 from kachery_cloud.commands.node_tokens import tokens
 from kachery_cloud.commands.support import CONTEXT, Group, guarded, json_option
 
@@ -47,10 +48,17 @@ if TYPE_CHECKING:
     help="Let others pin here, by tokens of `kachery-cloud-node tokens add`. [default: 127.0.0.1:8095]",
 )
 @click.option(
+    "--lab",
+    is_flag=False,
+    flag_value="",
+    metavar="[HOST:PORT]",
+    help="Be the lab's own node: a page, members, and a pinning service for them. [default: 127.0.0.1:8095]",
+)
+@click.option(
     "--tls-cert",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="The certificate (PEM) with which the pinning service speaks HTTPS.",
+    help="The certificate (PEM) with which the pinning service, or the lab, speaks HTTPS.",
 )
 @click.option(
     "--tls-key",
@@ -85,6 +93,7 @@ def node(
     gateway: str | None,
     gateway_fetch: bool,
     pinning_service: str | None,
+    lab: str | None,
     tls_cert: Path | None,
     tls_key: Path | None,
     verbose: int,
@@ -104,6 +113,7 @@ def node(
         kachery-cloud-node --no-public --relay /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...
         kachery-cloud-node --gateway
         kachery-cloud-node --pinning-service 127.0.0.1:8095
+        kachery-cloud-node --lab
         kachery-cloud-node --log-file /var/log/kachery.log
     """  # noqa: D301
     if context.invoked_subcommand is not None:
@@ -112,11 +122,12 @@ def node(
 
     from kachery_cloud.auditing import visible_now
     from kachery_cloud.commands.status_text import apart_lines
+    from kachery_cloud.errors import ConfigError
     from kachery_cloud.node.log import start_log
     from kachery_cloud.node.serve import GatewayChoice, serve_forever
     from kachery_cloud.privacy import running_audience, sentence
     from kachery_cloud.settings.config import load_config
-    from kachery_cloud.settings.values import LISTENER, parse_bootstrap
+    from kachery_cloud.settings.values import DEFAULT_LAB, LISTENER, parse_bootstrap
     from kachery_cloud.uri import check_peer_address
     from kachery_p2p.pinning.server.limits import DEFAULT_ADDRESS
 
@@ -138,11 +149,18 @@ def node(
         changes["mdns"] = mdns
     if pinning_service is not None:
         changes["pinning_service"] = LISTENER.read(pinning_service or DEFAULT_ADDRESS, "--pinning-service")
+    if lab is not None:
+        changes["lab"] = LISTENER.read(lab or DEFAULT_LAB, "--lab")
     if tls_cert is not None:
         changes.update(tls_cert=tls_cert, tls_key=tls_key)
     elif tls_key is not None:
         raise click.UsageError("--tls-key goes with --tls-cert, which is missing.")
     config = replace(config, **changes)
+    if config.lab is not None and config.pinning_service is not None:
+        raise ConfigError(
+            "The lab is a pinning service as well, at /pins of its address; leave pinning_service (--pinning-service) "
+            "out."
+        )
     listen, peers = checked(listen, "--listen"), checked(peers, "--peer")
     start_log(log_level or ("debug" if verbose > 1 else "info" if verbose or log_file else "warning"), log_file)
 
@@ -158,7 +176,10 @@ def node(
                 click.echo(f"Address: {address}")
             if found.gateway is not None:
                 click.echo(f"Gateway: {found.gateway.url}")
-            if found.pinning_service is not None:
+            if found.lab is not None:
+                click.echo(f"Lab: {found.lab}")
+                click.echo("To let somebody in: kachery-cloud-node members invite NAME")
+            elif found.pinning_service is not None:
                 click.echo(f"Pinning service: {found.pinning_service}")
                 click.echo("To let somebody pin here: kachery-cloud-node tokens add NAME")
             for line in (sentence(running_audience(found.node.discovery)), *apart_lines(visible_now(config)[0])):
@@ -176,5 +197,5 @@ def node(
     )
 
 
-node.add_command(tokens)
-node.add_command(doctor)
+for each in (tokens, members, clients, doctor):
+    node.add_command(each)

@@ -17,6 +17,7 @@ from kachery_p2p.text import printable
 
 if TYPE_CHECKING:
     from kachery_cloud.doctor.facts import Facts
+    from kachery_cloud.settings.pin_services import PinSetting
 
 #: Seconds for one service to answer.
 _SECONDS = 10.0
@@ -155,14 +156,14 @@ def _services(facts: Facts, findings: list[Finding]) -> list[Service]:
     return services
 
 
-def _token_of(facts: Facts, setting: object) -> str:
+def _token_of(facts: Facts, setting: PinSetting) -> str:
     from kachery_cloud.settings.pin_tokens import find_token
 
-    return find_token(facts.config, setting, change=False)  # type: ignore[arg-type, call-arg]
+    return find_token(facts.config, setting, change=False)
 
 
 def _followed(facts: Facts) -> list[tuple[str, str]]:
-    return [(each.url, each.token) for each in getattr(facts.config, "follow", ())]
+    return list(facts.config.follow.items())
 
 
 async def ask_all(facts: Facts, services: Sequence[Service]) -> list[Answered]:

@@ -20,13 +20,14 @@ from kachery_cloud.node.control_server import serve_control
 from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone, node_elsewhere, silent_holder
 from kachery_cloud.node.limits import LOCK_PAUSE, SETTLING, TIMES, NodeTimes
 from kachery_cloud.node.messages import Method, Nothing, by_name
-from kachery_cloud.node.status_messages import STATUS, RunningNode, ServedGateway
+from kachery_cloud.node.status_messages import STATUS, FollowedNode, RunningNode, ServedGateway
 from kachery_p2p.errors import DiskFull, KacheryError, NodeError
 from kachery_p2p.repo.locks import NodeLock
 
 if TYPE_CHECKING:
     from trio import TaskStatus
 
+    from kachery_cloud.lab.server import LabServer
     from kachery_cloud.node.messages import Methods, Progress, Telling
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         LoadKind,
         LoadRequest,
         LoadResult,
+        OwnerRequest,
         PublishedName,
         PublishRequest,
         RemovedNote,
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     )
     from kachery_p2p.node.node import Node
     from kachery_p2p.node.options import NodeOptions
+    from kachery_p2p.node.served_log import ServedLog
+    from kachery_p2p.pinning.follow.follower import Follower
     from kachery_p2p.pinning.server.service import PinServer
     from kachery_p2p.repo.keys import NodeKey
 
@@ -111,10 +115,12 @@ async def run_node(
             options=node_options(config, private=swarm_key is not None, service=service),
             pin_services=await trio.to_thread.run_sync(usable_services, config, swarm_key is not None),
             outbox=outbox(config),
+            served_log=_served_log(config) if service and config.lab is not None else None,
         )
         server = None if gateway is None else _gateway_server(node, config, gateway)
         pins = await trio.to_thread.run_sync(_pin_server, node, config) if service else None
-        methods = _methods(node, config, hand_over, server, pins)
+        followed: list[Follower] = []
+        methods = _methods(node, config, hand_over, server, pins, followed)
         async with trio.open_nursery() as nursery:
             await nursery.start(node.run)
             if service:
@@ -123,6 +129,8 @@ async def run_node(
                 await nursery.start(server.run)
             if pins is not None:
                 await nursery.start(pins.run)
+            if service and config.follow:
+                await nursery.start(_follow, node, config, pins, followed)
             await nursery.start(serve_control, config.directory, methods)
             task_status.started(methods)
 
@@ -161,22 +169,67 @@ def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> Gatewa
     )
 
 
-def _pin_server(node: Node, config: Config) -> PinServer | None:
-    """The pinning service of the settings, for others; None without one."""
-    if config.pinning_service is None:
+def _served_log(config: Config) -> ServedLog:
+    """Counts how much is served to whom."""
+    from kachery_p2p.node.served_log import LOG_NAME, ServedLog
+
+    return ServedLog(config.directory / LOG_NAME)
+
+
+def _pin_server(node: Node, config: Config) -> PinServer | LabServer | None:
+    """The lab of the settings, which is a pinning service as well, or that alone; None without either."""
+    if config.lab is None and config.pinning_service is None:
         return None
     from kachery_p2p.node.pin_server import PinKeeper
     from kachery_p2p.pinning.server.limits import DEFAULT_UPLOAD
     from kachery_p2p.pinning.server.service import PinServer, tls_context
     from kachery_p2p.pinning.server.store import STORE_NAME, PinStore
 
+    store, keeper = PinStore(config.directory / STORE_NAME), PinKeeper(node)
+    tls = None if config.tls_cert is None else tls_context(config.tls_cert, config.tls_key)
+    if config.lab is not None:
+        from kachery_cloud.lab.server import LabServer
+
+        return LabServer(config, node, store, keeper, tls=tls)
+    assert config.pinning_service is not None
     return PinServer(
-        PinStore(config.directory / STORE_NAME),
-        PinKeeper(node),
+        store,
+        keeper,
         config.pinning_service,
         most_bytes=DEFAULT_UPLOAD if config.max_pin_bytes is None else config.max_pin_bytes,
-        tls=None if config.tls_cert is None else tls_context(config.tls_cert, config.tls_key),
+        tls=tls,
     )
+
+
+async def _follow(
+    node: Node,
+    config: Config,
+    pins: PinServer | LabServer | None,
+    followed: list[Follower],
+    *,
+    task_status: TaskStatus[None],
+) -> None:
+    """Follow the nodes of the settings; also where this node lets nobody pin."""
+    import trio
+
+    from kachery_p2p.node.pin_server import PinKeeper
+    from kachery_p2p.pinning.follow.follower import Follower
+    from kachery_p2p.pinning.server.limits import DEFAULT_UPLOAD
+    from kachery_p2p.pinning.server.queue import PinQueue
+    from kachery_p2p.pinning.server.store import STORE_NAME, PinStore
+
+    store = PinStore(config.directory / STORE_NAME)
+    most = DEFAULT_UPLOAD if config.max_pin_bytes is None else config.max_pin_bytes
+    async with trio.open_nursery() as nursery:
+        if pins is None:
+            queue = PinQueue(store, PinKeeper(node), most_bytes=most)
+            await nursery.start(queue.run)
+        else:
+            queue = pins.queue
+        follower = Follower(store, queue, config.follow)
+        followed.append(follower)
+        await nursery.start(follower.run)
+        task_status.started()
 
 
 def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions:
@@ -207,6 +260,7 @@ def node_options(config: Config, *, private: bool, service: bool) -> NodeOptions
         gateways=(gateways := config.gateway_urls(private)),
         gateway_tokens={url: token for url, token in config.gateway_tokens.items() if url in gateways},
         own_peers=config.own_peers,
+        show_owner=config.show_owner,
     )
 
 
@@ -215,7 +269,8 @@ def _methods(
     config: Config,
     hand_over: Callable[[], bool],
     gateway: GatewayServer | None,
-    pins: PinServer | None,
+    pins: PinServer | LabServer | None,
+    followed: Sequence[Follower],
 ) -> Methods:
     """What a process may ask of the node, whichever process it is in."""
 
@@ -224,9 +279,11 @@ def _methods(
 
     async def status(request: Nothing, progress: Progress) -> RunningNode:
         served = None if gateway is None else ServedGateway(gateway.url, gateway.fetches)
-        return RunningNode(
-            node.status(), str(config.directory), os.getpid(), served, None if pins is None else pins.url
-        )
+        url = None if pins is None else pins.url
+        lab = None if config.lab is None else config.lab_url or url
+        nodes = {name: state for follower in followed for name, state in follower.states.items()}
+        follows = {name: FollowedNode(state.problem, state.new, state.missing) for name, state in nodes.items()}
+        return RunningNode(node.status(), str(config.directory), os.getpid(), served, url, lab, follows or None)
 
     async def whereis(request: WhereisRequest, telling: Telling) -> tuple[Whereabouts, ...]:
         return await node.whereis(request, telling.part)
@@ -239,6 +296,9 @@ def _methods(
 
     async def resolve(request: ResolveRequest, progress: Progress) -> ResolvedName:
         return await node.resolve(request)
+
+    async def owner(request: OwnerRequest, progress: Progress) -> str:
+        return await node.owner(request)
 
     async def notify_stored(request: StoredNote, progress: Progress) -> None:
         await node.notify_stored((request.cid, *request.more))
@@ -280,6 +340,7 @@ def _methods(
         Method(messages.ANNOUNCE, announce),
         Method(messages.PUBLISH, publish),
         Method(messages.RESOLVE, resolve),
+        Method(messages.OWNER, owner),
         Method(messages.NOTIFY_STORED, notify_stored),
         Method(messages.COPIES, copies),
         Method(messages.NOTIFY_REMOVED, notify_removed),

@@ -28,12 +28,17 @@ from kachery_cloud.settings.values import (
     DAYS,
     DIRECTORIES,
     FILE,
+    FOLLOWED,
     FOR_WHOM,
     GATEWAY_TOKENS,
     GATEWAYS,
+    ISSUER,
     LISTENER,
+    ORIGIN,
     OWN_PEERS,
+    PEOPLE,
     SWITCH,
+    TEXT,
     TIMEOUT,
     URLS,
     Parser,
@@ -46,6 +51,8 @@ if TYPE_CHECKING:
 
 #: The most that one pin of others may take; see `kachery_p2p.pinning.server.limits`.
 DEFAULT_PIN = 5 << 30
+#: The issuer of Google's ID tokens (https://accounts.google.com/.well-known/openid-configuration).
+GOOGLE = "https://accounts.google.com"
 DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
 
 # ruff: noqa: RUF009 - `_setting` makes a field, which ruff cannot know.
@@ -56,6 +63,7 @@ Reachable = Literal["auto", "public", "private"]
 Relaying = Literal["auto", "on", "off"]
 LogLevel = Literal["auto", "error", "warning", "info", "debug"]
 LogFormat = Literal["text", "json"]
+Showing = Literal["members", "everyone", "off"]
 
 
 # --- what an entry says ----------------------------------------------------------------------------------------------
@@ -258,8 +266,16 @@ class Config:
         LISTENER, None, "Where `kachery-cloud-node` offers others to pin here.", unset="`off`"
     )
     max_pin_bytes: int | None = _setting(BYTES, DEFAULT_PIN, "The most that one of their pins may take.", unset="5 GiB")
-    tls_cert: Path | None = _setting(FILE, None, "The certificate (PEM) with which the pinning service speaks HTTPS.")
+    tls_cert: Path | None = _setting(
+        FILE, None, "The certificate (PEM) with which the pinning service, or the lab, speaks HTTPS."
+    )
     tls_key: Path | None = _setting(FILE, None, "Its key (PEM).", unset="in the file of the certificate")
+    follow: Mapping[str, str] = _setting(
+        FOLLOWED,
+        {},
+        "Other nodes whose pins become pins here, by the URLs of their pinning services and the tokens that they gave.",
+        secret=bool,
+    )
     gateway: str | None = _setting(
         LISTENER,
         None,
@@ -285,6 +301,35 @@ class Config:
     log_file: Path | None = _setting(FILE, None, "A file to which it logs.", unset="standard error")
     log_format: LogFormat = _setting(
         one_of(LogFormat), "text", "How it logs: lines for people, or a JSON object a line."
+    )
+    openid_issuer: str = _setting(
+        ISSUER, GOOGLE, "The OpenID provider at which people sign in, by its issuer URL.", unset="Google"
+    )
+    openid_client_id: str = _setting(
+        TEXT, "", "The client ID that this provider has given out for kachery-cloud.", unset="none: nobody signs in"
+    )
+    openid_client_secret: str = _setting(TEXT, "", "The client secret that goes with it.", unset="none", secret=bool)
+    show_owner: Showing = _setting(
+        one_of(Showing),
+        "members",
+        "Who may ask this machine which user stands behind it, where its user has signed in.",
+        unset="the members of its groups, and your own machines",
+    )
+    lab: str | None = _setting(
+        LISTENER,
+        None,
+        "Where `kachery-cloud-node` is the lab's own node: page, members, pinning service.",
+        unset="`off`",
+    )
+    lab_url: str | None = _setting(
+        ORIGIN, None, "The URL at which others reach the lab.", unset="the address by which it is asked"
+    )
+    lab_name: str = _setting(TEXT, "Lab", "What the lab is called.")
+    lab_members: tuple[str, ...] = _setting(
+        PEOPLE, (), "Who may sign in at the lab without an invitation: addresses, and whole domains."
+    )
+    openid_client_secret_file: Path | None = _setting(
+        FILE, None, "A file that has the secret of the provider, instead."
     )
 
     def dht_mode(self, private_network: bool) -> DHTMode:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
+from urllib.parse import urlsplit
 
 from kachery_cloud.errors import ConfigError, InvalidAddress
 from kachery_cloud.uri import check_peer_address
@@ -18,12 +19,16 @@ from kachery_p2p.urls import BadURL, base_url
 
 T = TypeVar("T")
 
+#: Where the lab listens when nothing else is said.
+DEFAULT_LAB = "127.0.0.1:8095"
 #: Seconds. A day: beyond it a load that hangs would look like one that works.
 MAX_TIMEOUT = 86_400.0
 #: Days. Ten years: what is looked at less often than that is not looked at.
 MAX_DAYS = 3_650.0
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+#: Characters of a client ID or secret; those of known providers have less than a hundred.
+_MOST_TEXT = 4_096
 _ON = ("on", "true", "yes", "1")
 _OFF = ("off", "false", "no", "0")
 
@@ -220,6 +225,35 @@ def _gateway_tokens(value: Any, origin: str) -> Mapping[str, str]:
         raise ConfigError(shape) from None
 
 
+def _followed(value: Any, origin: str) -> Mapping[str, str]:
+    """Tokens by the URLs of nodes. No error repeats what it was given, since there are secrets in it."""
+    from kachery_p2p.addresses import is_public
+
+    shape = f"{origin} must be tokens by URL, such as https://other-node.example.org=TOKEN."
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = read_json(value)
+        except InvalidJSON:
+            raise ConfigError(shape) from None
+    if isinstance(value, str):
+        pairs = [part.partition("=") for part in re.split(r"[,\s]+", value) if part]
+        value = {url: token for url, _, token in pairs}
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise ConfigError(shape)
+    found: dict[str, str] = {}
+    for url, token in value.items():
+        try:
+            base = base_url(url, ("/pins",))
+        except BadURL:
+            raise ConfigError(shape) from None
+        if not token or not all(33 <= ord(letter) < 127 for letter in token):
+            raise ConfigError(f"{shape} One of the tokens is missing, or no token.")
+        if base.startswith("http:") and is_public(urlsplit(base).hostname or ""):
+            raise ConfigError(f"{origin} has an http:// URL outside of the local network: its token must not go there.")
+        found[base] = token
+    return found
+
+
 def _list_word(value: Any) -> str:
     """`default` or `none` where a list is that word; else empty."""
     word = _word(value) if isinstance(value, (str, bool)) else ""
@@ -293,6 +327,29 @@ def _own_peers(value: Any, origin: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _text(value: Any, origin: str) -> str:
+    """One line of text. It is not shown where it cannot be used: it may be a secret."""
+    if not isinstance(value, str) or not value.strip().isprintable() or len(value) > _MOST_TEXT:
+        raise ConfigError(f"{origin} must be one line of text, of at most {_MOST_TEXT} characters.")
+    return value.strip()
+
+
+def _issuer(value: Any, origin: str) -> str:
+    """The issuer of an OpenID provider (OpenID Connect Core 1.0, section 2): https, but for one on this machine."""
+    try:
+        url = base_url(value) if isinstance(value, str) else ""
+    except BadURL:
+        url = ""
+    parts = urlsplit(url)
+    if parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+        raise ConfigError(
+            f"{origin} is {shown(value)}; it must be the https URL of an OpenID provider, such as "
+            "https://accounts.google.com."
+        )
+    # An issuer is compared letter by letter, so a slash that it ends with belongs to it.
+    return url + "/" if isinstance(value, str) and value.strip().endswith("/") else url
+
+
 def _for_whom(value: Any, origin: str) -> tuple[str, ...]:
     """Names of groups, `private` or `public`, as they are written. Which groups there are shows where one is meant."""
     if isinstance(value, str):
@@ -305,6 +362,39 @@ def _for_whom(value: Any, origin: str) -> tuple[str, ...]:
             f"{origin} is {shown(', '.join(words))}: what is public is for everybody, so nothing can stand beside it."
         )
     return words
+
+
+def _origin(value: Any, origin: str) -> str | None:
+    """`https://HOST` or with a port: where something of ours is reached from outside."""
+    if _word(value) in (*_OFF, "none"):
+        return None
+    try:
+        url = base_url(value if isinstance(value, str) else "")
+    except BadURL:
+        url = ""
+    scheme, _, rest = url.partition("://")
+    if not rest or "/" in rest:
+        raise ConfigError(f"{origin} is {shown(value)}; it must be a URL without a path, like https://lab.example.org.")
+    return f"{scheme}://{rest.lower().removesuffix({'http': ':80', 'https': ':443'}[scheme])}"
+
+
+def _people(value: Any, origin: str) -> tuple[str, ...]:
+    """E-mail addresses, and domains with or without an @ before them; in small letters, domains with it."""
+    if isinstance(value, str):
+        value = [part for part in re.split(r"[,\s]+", value) if part]
+    if not isinstance(value, (list, tuple)) or not all(isinstance(part, str) for part in value):
+        raise ConfigError(f"{origin} is {shown(value)}; it must be a list of e-mail addresses and domains.")
+    found: dict[str, None] = {}
+    for part in value:
+        text = part.strip().casefold()
+        local, at, domain = text.rpartition("@")
+        if not re.fullmatch(r"(?:[a-z0-9-]+\.)+[a-z0-9-]+", domain) or "@" in local or (at and local != local.strip()):
+            raise ConfigError(
+                f"{shown(part)} ({origin}) is neither an e-mail address nor a domain, such as alice@example.org or "
+                "example.org."
+            )
+        found[text if at else f"@{text}"] = None
+    return tuple(found)
 
 
 TIMEOUT = Parser(parse_timeout, "seconds")
@@ -321,7 +411,12 @@ LISTENER = Parser(_listener, "`HOST:PORT` or `off`", none="off")
 FILE = Parser(_file, "a path, or `off`", show=lambda path: None if path is None else str(path))
 BYTES = Parser[int | None](_limit, "bytes, such as `50GB`, or `off`")
 DAYS = Parser[float | None](_days, "days, or `off`", none="off")
+ORIGIN = Parser(_origin, "a URL without a path", none="off")
+PEOPLE = Parser(_people, "e-mail addresses and domains")
+ISSUER = Parser(_issuer, "a URL")
+TEXT = Parser(_text, "text")
 SWITCH = Parser(_switch, "`on` or `off`")
 URLS = Parser(_urls, "URLs, `default` or `none`", none="default")
 GATEWAYS = Parser(_gateway_urls, "URLs, `default` or `none`", none="default")
+FOLLOWED = Parser(_followed, "`URL=token`; in the file an object of tokens by URL", show=_urls_of)
 GATEWAY_TOKENS = Parser(_gateway_tokens, "`URL=token`; in the file an object of tokens by URL", show=_urls_of)

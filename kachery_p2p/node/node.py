@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from kachery_p2p import __version__
+from kachery_p2p import __version__, ownership
 from kachery_p2p.access import asking
 from kachery_p2p.access.gate import Gate
 from kachery_p2p.access.log import LOG_NAME, AccessLog
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         AnnounceRequest,
         CopiesRequest,
         LoadRequest,
+        OwnerRequest,
         PublishRequest,
         ResolveRequest,
         Whereabouts,
@@ -184,6 +185,10 @@ class Node:
             counted=self.counters,
         )
         self.host.set_handler(asking.PROTOCOL, asking.AudienceServer(self.gate, self._downloads.arriving).handle)
+        owner = ownership.OwnerServer(
+            repo.directory, options.show_owner, lambda peer: bool(self._members.groups_of(peer))
+        )
+        self.host.set_handler(ownership.PROTOCOL, owner.handle)
         self._downloads.arriving.notify = self.exchange.notify
         self.finding = Finding(
             self.host,
@@ -422,6 +427,20 @@ class Node:
         return ResolvedName(
             found.path, found.names, record.sequence, record.valid_until / 1e9, record.ttl / 1e9, found.fresh
         )
+
+    async def owner(self, request: OwnerRequest) -> str:
+        """The proof of who stands behind a peer, as the peer hands it over; see `kachery_p2p.ownership`.
+
+        Raises:
+            DialError: it cannot be reached.
+            KacheryError: it does not answer, or does not know the question.
+        """
+        if request.peer not in self.host.connected():
+            await self.finding.dial(request.peer, request.addrs, timeout=request.timeout)
+        # Whether it is one of the user's own machines is settled on both sides by the same exchange.
+        with trio.move_on_after(ownership.SECONDS):
+            await self._own_machines.settled(request.peer)
+        return (await ownership.ask_owner(self.host, request.peer)).decode("utf-8", "replace")
 
     async def copies(self, request: CopiesRequest) -> Copies:
         """Whether anybody else has all of a root; see `kachery_p2p.node.copies`.

@@ -1,9 +1,9 @@
 """Going through the list of another node, page by page, newest first. No input or output.
 
 `created` is unique in a list, and grows. So a look at what is new goes from the newest pin down to where the last look
-began; and a look at everything goes down to the oldest, and shows by what it did not meet what was deleted. Pins that are
-made while a look is under way are newer than where it began: the next one meets them. Pins that are deleted meanwhile
-shift nothing, since pages are asked for by time, not by number.
+began; and a look at everything goes down to the oldest, and shows by what it did not meet what was deleted. Pins that
+are made while a look is under way are newer than where it began: the next one meets them. Pins that are deleted
+meanwhile shift nothing, since pages are asked for by time, not by number.
 """
 
 from __future__ import annotations

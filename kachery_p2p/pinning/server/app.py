@@ -4,6 +4,7 @@
     GET, POST, DELETE   /pins/{requestid}      one pin: look at it, replace it, delete it
     POST                /api/v0/version        what this is: Kubo's client asks before each command
     POST                /api/v0/dag/import     send CAR files, and pin what they hold (`imports`)
+    GET                 /follow                for a node that follows this one: see `following`
     OPTIONS             all of these           any web page may ask
     GET, HEAD           /healthz, /readyz      whether the process lives; whether it can do its work
     GET, HEAD           /metrics               figures for Prometheus
@@ -33,7 +34,7 @@ from kachery_p2p.pinning.server.imports import Importer
 from kachery_p2p.pinning.server.keeper import Keeper
 from kachery_p2p.pinning.server.metrics import CONTENT_TYPE, Metrics
 from kachery_p2p.pinning.server.queue import PinQueue
-from kachery_p2p.pinning.server.requests import Refusal, bad_request, read_filters, read_pin, time_text
+from kachery_p2p.pinning.server.requests import PinObject, Refusal, bad_request, read_filters, read_pin, time_text
 from kachery_p2p.pinning.server.rows import Pin, Token
 from kachery_p2p.pinning.server.store import PinStore
 
@@ -106,6 +107,7 @@ class PinApp:
         keeper: of the node.
         bounds: of the listener.
         most_bytes: that one CAR file may have.
+        admit: may refuse a pin of somebody, by raising `Refusal`. Called in a thread.
     """
 
     def __init__(
@@ -115,10 +117,12 @@ class PinApp:
         keeper: Keeper,
         bounds: HttpLimits,
         *,
+        admit: Callable[[Token, PinObject], None] = lambda token, wanted: None,
         most_bytes: int = limits.DEFAULT_UPLOAD,
     ) -> None:
+        self._admit = admit
         self._store = store
-        self._importer = Importer(store, queue, keeper, most_bytes=most_bytes)
+        self._importer = Importer(store, queue, keeper, most_bytes=most_bytes, admit=admit)
         self._queue = queue
         self._keeper = keeper
         self._bounds = bounds
@@ -158,6 +162,8 @@ class PinApp:
                 raise Refusal(fault[0], "BAD_REQUEST", fault[1])
             if route in ("/healthz", "/readyz", "/metrics"):
                 return await self._about(scope["method"], route)
+            if route == "/follow":
+                return await self._follow(scope)
             if route in (_IMPORT, _VERSION):
                 return await self._rpc(scope, route, body)
             if route:
@@ -188,6 +194,8 @@ class PinApp:
             allow = ", ".join((*allowed, "OPTIONS"))
             raise Refusal(405, "METHOD_NOT_ALLOWED", f"Here there are {allow}.", {"allow": allow})
         token = await self._token(scope)
+        if await self._do(self._store.following.rights, token.id) is not None:
+            return await self._for_follower(scope, request_id)
         if request_id and method == "GET":
             pin = await self._do(self._store.get, token, request_id)
             if pin is None:
@@ -200,18 +208,47 @@ class PinApp:
             return _Answer(202)
         if method == "POST":
             return await self._add(token, request_id or None, await body.read())
-        if len(scope["query_string"]) > limits.MAX_QUERY_LENGTH:
-            raise Refusal(414, "URI_TOO_LONG", "The part of the address behind the question mark is too long.")
-        query = scope["query_string"].decode("ascii", "replace")
-        try:
-            fields = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=100)
-        except ValueError:
-            raise bad_request("What is behind the question mark cannot be read.") from None
-        count, found = await self._do(self._store.list, token, read_filters(fields))
+        count, found = await self._do(self._store.list, token, read_filters(_fields(scope)))
         return _Answer.json(200, {"count": count, "results": [self._shown(pin) for pin in found]})
+
+    async def _for_follower(self, scope: Mapping[str, Any], request_id: str) -> _Answer:
+        """The pins of all, for a node that follows this one: whose they are is told, too."""
+        if scope["method"] != "GET" or request_id:
+            raise Refusal(
+                403, "FORBIDDEN", "This token is for a node that follows this one. It may list pins, no more."
+            )
+        count, found = await self._do(self._store.list, None, read_filters(_fields(scope)))
+        names = await self._do(self._store.names)
+        results = [self._shown(pin) for pin in found]
+        for shown, pin in zip(results, found, strict=True):
+            shown["info"]["owner"] = names.get(pin.owner, "")
+        return _Answer.json(200, {"count": count, "results": results})
+
+    async def _follow(self, scope: Mapping[str, Any]) -> _Answer:
+        """What a node that follows this one needs beside the list of pins."""
+        if scope["method"] != "GET":
+            raise Refusal(405, "METHOD_NOT_ALLOWED", "Here there is GET.", {"allow": "GET"})
+        token = await self._token(scope)
+        following = self._store.following
+        hands_tokens = await self._do(following.rights, token.id)
+        if hands_tokens is None:
+            details = "Only a token for nodes that follow this one may ask that: kachery-cloud-node tokens add "
+            "NAME --follow"
+            raise Refusal(403, "FORBIDDEN", details)
+        fields = dict(_fields(scope))
+        theirs, after = fields.get("list", ""), fields.get("after", "0")
+        if not after.isascii() or not after.isdigit() or len(after) > 18:
+            raise bad_request("after must be a number.")
+        deleted = await self._do(following.deleted, theirs[:64], int(after), limits.MAX_LISTED)
+        found: dict[str, Any] = {"list": await self._do(lambda: following.list_id), "deleted": deleted}
+        if hands_tokens:
+            tokens = await self._do(following.tokens)
+            found["tokens"] = [{"name": each.name, "hash": each.hash.hex(), "quota": each.quota} for each in tokens]
+        return _Answer.json(200, found)
 
     async def _add(self, token: Token, replaces: str | None, body: bytes) -> _Answer:
         wanted = read_pin(body)
+        await self._do(self._admit, token, wanted)
         size = await self._keeper.size_here(wanted.cid)
 
         def add() -> Pin | None:
@@ -231,6 +268,10 @@ class PinApp:
         if len(scope["query_string"]) > limits.MAX_QUERY_LENGTH:
             raise Refusal(414, "URI_TOO_LONG", "The part of the address behind the question mark is too long.")
         token = await self._token(scope)
+        if await self._do(self._store.following.rights, token.id) is not None:
+            raise Refusal(
+                403, "FORBIDDEN", "This token is for a node that follows this one. It may list pins, no more."
+            )
         if route == _VERSION:
             return _Answer.json(200, {"Version": __version__, "Commit": "", "Repo": "", "System": "", "Golang": ""})
         try:
@@ -377,7 +418,22 @@ def _route(parts: list[str]) -> str:
     for path in (_IMPORT, _VERSION):
         if parts == path.split("/")[1:]:
             return path
-    return f"/{parts[0]}" if parts in (["healthz"], ["readyz"], ["metrics"]) else ""
+    return f"/{parts[0]}" if parts in (["healthz"], ["readyz"], ["metrics"], ["follow"]) else ""
+
+
+def _fields(scope: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The fields behind the question mark.
+
+    Raises:
+        Refusal: they cannot be read, or are too long.
+    """
+    if len(scope["query_string"]) > limits.MAX_QUERY_LENGTH:
+        raise Refusal(414, "URI_TOO_LONG", "The part of the address behind the question mark is too long.")
+    query = scope["query_string"].decode("ascii", "replace")
+    try:
+        return parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=100)
+    except ValueError:
+        raise bad_request("What is behind the question mark cannot be read.") from None
 
 
 def _preflight(scope: Mapping[str, Any], methods: tuple[str, ...]) -> _Answer:

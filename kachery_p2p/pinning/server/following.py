@@ -1,9 +1,9 @@
 """What is pinned here because another node has it pinned; and what a node that follows us may read.
 
-A pin that was followed has a row in `followed`: which list it is from, and its request there. Such pins are not told to
-those who follow us, so that nothing goes round in circles. A list has a random ID. When another node answers with
-another ID, it has lost its list: then what was followed from it stays, as if it had been pinned here, and that node gets
-it back when it follows us.
+A pin that was followed has a row in `followed`: which list it is from, and its request there. Such pins are not told
+to those who follow us, so that nothing goes round in circles. A list has a random ID. When another node answers with
+another ID, it has lost its list: then what was followed from it stays, as if it had been pinned here, and that node
+gets it back when it follows us.
 
 Deletions go both ways. What is gone from the other list is deleted here after a time of grace. What a member deletes
 here, though it was pinned there, is noted in `unfollowed`; the other node asks for that, and deletes its pin after the
@@ -32,7 +32,8 @@ _TABLES = (
         pin INTEGER PRIMARY KEY, list TEXT NOT NULL, request_id TEXT NOT NULL, look INTEGER NOT NULL, missing REAL,
         UNIQUE (list, request_id))""",
     """CREATE TABLE IF NOT EXISTS unfollowed (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, list TEXT NOT NULL, request_id TEXT NOT NULL, UNIQUE (list, request_id))""",
+        id INTEGER PRIMARY KEY AUTOINCREMENT, list TEXT NOT NULL, request_id TEXT NOT NULL,
+        UNIQUE (list, request_id))""",
     "CREATE TABLE IF NOT EXISTS follow_due (pin INTEGER PRIMARY KEY, at REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS follow_tokens (token INTEGER PRIMARY KEY, list TEXT NOT NULL)",
     "CREATE INDEX IF NOT EXISTS followed_missing ON followed (list, missing)",
@@ -81,10 +82,17 @@ def add_tables(db: sqlite3.Connection) -> None:
 def note_deleted(db: sqlite3.Connection, pin: int) -> None:
     """A member deletes a pin: where it was followed, that is noted for the node that it is from."""
     db.execute(
-        "INSERT OR IGNORE INTO unfollowed (list, request_id) SELECT list, request_id FROM followed WHERE pin = ?", (pin,)
+        "INSERT OR IGNORE INTO unfollowed (list, request_id) SELECT list, request_id FROM followed WHERE pin = ?",
+        (pin,),
     )
     db.execute("DELETE FROM followed WHERE pin = ?", (pin,))
     db.execute("DELETE FROM follow_due WHERE pin = ?", (pin,))
+
+
+def end_rights(db: sqlite3.Connection, token: int) -> None:
+    """A token is taken away. What it may beside pinning goes with it: its number may be another one's later."""
+    db.execute("DELETE FROM follow_rights WHERE token = ?", (token,))
+    db.execute("DELETE FROM follow_tokens WHERE token = ?", (token,))
 
 
 class Following:
@@ -112,6 +120,15 @@ class Following:
         """Which list ours is."""
         return self._file.one("SELECT id FROM follow_list")[0]
 
+    def rights(self, token: int) -> bool | None:
+        """Whether a token is for a node that follows us, and then whether it gets our tokens; None where it is not."""
+        row = self._file.one("SELECT tokens FROM follow_rights WHERE token = ?", (token,))
+        return None if row is None else bool(row[0])
+
+    def followers(self) -> dict[int, bool]:
+        """The tokens of nodes that follow us, by their numbers, and whether they get our tokens."""
+        return {token: bool(tokens) for token, tokens in self._file.all("SELECT token, tokens FROM follow_rights")}
+
     def allow(self, token: int, *, tokens: bool) -> None:
         """A token is for a node that follows us; with `tokens`, it gets the hashes of our tokens."""
         with self._file.write() as db:
@@ -134,6 +151,11 @@ class Following:
         return [RemoteToken(*row) for row in rows]
 
     # --- what we follow ---------------------------------------------------------------------------------------------
+
+    def known(self, url: str) -> int:
+        """Up to which number what was deleted at a source of our list is known here."""
+        row = self._file.one("SELECT deleted FROM follow_sources WHERE url = ?", (url,))
+        return 0 if row is None else row[0]
 
     def begin(self, url: str, list_id: str) -> tuple[int, int, int | None, int]:
         """A source has answered with the ID of its list.
@@ -256,7 +278,7 @@ class Following:
         return len(rows)
 
     def take_tokens(self, list_id: str, tokens: Sequence[RemoteToken]) -> None:
-        """The tokens of a source are good here, too, where there is none of that name; those that it took away are not."""
+        """The tokens of a source are good here, too, where there is none of that name. Those it took away are not."""
         with self._file.write() as db:
             for each in tokens:
                 db.execute(
@@ -267,7 +289,9 @@ class Following:
                 (token, kept) = db.execute("SELECT id, hash FROM tokens WHERE name = ?", (each.name,)).fetchone()
                 theirs = db.execute("SELECT 1 FROM follow_tokens WHERE token = ? AND list = ?", (token, list_id))
                 if kept is None or theirs.fetchone() is not None:
-                    db.execute("UPDATE OR IGNORE tokens SET hash = ?, quota = ? WHERE id = ?", (each.hash, each.quota, token))
+                    db.execute(
+                        "UPDATE OR IGNORE tokens SET hash = ?, quota = ? WHERE id = ?", (each.hash, each.quota, token)
+                    )
                     db.execute("INSERT OR REPLACE INTO follow_tokens VALUES (?, ?)", (token, list_id))
             names = {each.name for each in tokens}
             for token, name in db.execute(

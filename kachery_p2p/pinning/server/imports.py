@@ -88,9 +88,19 @@ class Importer:
         queue: pins what came.
         keeper: of the node.
         most_bytes: that one CAR file may have.
+        admit: may refuse a pin of somebody, by raising `Refusal`. Called in a thread.
     """
 
-    def __init__(self, store: PinStore, queue: PinQueue, keeper: Keeper, *, most_bytes: int) -> None:
+    def __init__(
+        self,
+        store: PinStore,
+        queue: PinQueue,
+        keeper: Keeper,
+        *,
+        most_bytes: int,
+        admit: Callable[[Token, PinObject], None] = lambda token, wanted: None,
+    ) -> None:
+        self._admit = admit
         self._store = store
         self._queue = queue
         self._keeper = keeper
@@ -112,7 +122,7 @@ class Importer:
         held: list[CID] = []
         lines: list[dict[str, Any]] = []
         with self._place(token):
-            used, quota = await self._do(self._store.used, token)
+            used, quota = await self._do(self._store.quota_of, token)
             room = _Room(self._most, quota, used + self._loose[token.id])
             try:
                 came = await self._files(kind.decode("latin-1"), chunks, room, held)
@@ -186,6 +196,7 @@ class Importer:
         wanted = PinObject(root, str(root))
 
         def add() -> str:
+            self._admit(token, wanted)
             # Sent again, it is the pin that it was.
             pin = self._store.pin_of(token, root) or self._store.add(token, wanted, size)
             assert pin is not None

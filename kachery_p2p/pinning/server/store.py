@@ -7,6 +7,9 @@ Pins belong to the name of a token, not to its letters: when a token is taken aw
 the same name finds them. Of a token only a hash is kept. It is random, and has 256 bits, so that one round of SHA-256
 is enough: there is nothing to guess.
 
+Several tokens may be of one account, as those of all computers of one person: their quota is one for all of them, and a
+root that several of them have pinned counts once. Each still reaches its own pins alone.
+
 `created` is unique, and grows: pages of a list are asked for by it. A root that no row has any more is written to
 `leaving` in the same transaction that takes away the last row; the queue lets it go, and forgets it then.
 """
@@ -25,18 +28,26 @@ from typing import Any
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.pinning.server import limits
+from kachery_p2p.pinning.server.following import OWN, Following, add_tables, end_rights, note_deleted
 from kachery_p2p.pinning.server.listing import PinListing, add_indexes
 from kachery_p2p.pinning.server.requests import Filters, PinObject, no_funds
-from kachery_p2p.pinning.server.rows import COLUMNS, SCHEMA, Pin, Token, pin_of
+from kachery_p2p.pinning.server.rows import COLUMNS, FROM_VERSION_1, SCHEMA, Pin, Token, pin_of
 from kachery_p2p.sqlite import Settings, SQLiteFile
 from kachery_p2p.sqlite_schema import make_schema
 
 STORE_NAME = "pinning-service.sqlite"
-_VERSION = 1
+_VERSION = 2
 
-#: Bytes that a token's pins take: each root once, however often it is pinned.
-_USED = "(SELECT coalesce(sum(size), 0) FROM (SELECT max(size) AS size FROM pins WHERE owner = ? GROUP BY key))"
+#: The tokens that share the quota of one of them, which is the parameter: those of its account, or it alone.
+_FELLOWS = "(SELECT ?1 UNION SELECT f.id FROM tokens t JOIN tokens f ON f.account = t.account WHERE t.id = ?1)"
+#: Bytes that their pins take: each root once, however often it is pinned.
+_USED = (
+    f"(SELECT coalesce(sum(size), 0) FROM (SELECT max(size) AS size FROM pins WHERE owner IN {_FELLOWS} GROUP BY key))"
+)
 
+
+#: What a `Token` is made of.
+_TOKEN = "id, name, quota, added, seen, hash IS NOT NULL, account"
 
 #: Inside the class below, `list` is a method of it.
 Pins = list[Pin]
@@ -61,6 +72,7 @@ class PinStore:
 
     Attributes:
         listing: looks through the pins of all owners.
+        following: what is pinned here because another node has it pinned.
     """
 
     def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:
@@ -78,6 +90,7 @@ class PinStore:
             ),
         )
         self.listing = PinListing(self._file)
+        self.following = Following(self._file, wall, _delete)
 
     def close(self) -> None:
         """Close the file; it is opened again when it is needed."""
@@ -120,6 +133,7 @@ class PinStore:
             if row is None:
                 return None
             db.execute("UPDATE tokens SET hash = NULL WHERE id = ?", row)
+            end_rights(db, row[0])
             if pins:
                 for (pin,) in db.execute("SELECT id FROM pins WHERE owner = ?", row).fetchall():
                     _delete(db, pin)
@@ -128,21 +142,48 @@ class PinStore:
                 db.execute("DELETE FROM tokens WHERE id = ?", row)
             return left
 
-    def owner(self, name: str, quota: int | None = None) -> Token:
-        """An owner of pins who needs no token, because something else lets them in; made where there is none.
+    def grant(self, name: str, token_hash: bytes, account: str, quota: int | None) -> None:
+        """Take a token of which only the hash is known here; an earlier one of that name ends.
 
         Args:
-            name: of it, as of a token.
-            quota: from now on, where nobody has a token of that name.
+            name: whose pins it reaches.
+            token_hash: see `hash_of`.
+            account: whose quota it shares.
+            quota: of the account, for all its tokens.
         """
         with self._file.write() as db:
             db.execute(
-                "INSERT INTO tokens (name, hash, quota, added) VALUES (?, NULL, ?, ?) ON CONFLICT (name) DO UPDATE SET "
-                "quota = excluded.quota WHERE hash IS NULL AND quota IS NOT excluded.quota",
-                (name, quota, self._wall()),
+                "INSERT INTO tokens (name, hash, quota, added, account) VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO "
+                "UPDATE SET hash = excluded.hash, added = excluded.added, seen = NULL, account = excluded.account",
+                (name, token_hash, quota, self._wall(), account),
             )
-            row = db.execute("SELECT id, name, quota, added, seen FROM tokens WHERE name = ?", (name,)).fetchone()
-        return Token(*row)
+            db.execute("UPDATE tokens SET quota = ? WHERE account = ?", (quota, account))
+
+    def owner(self, name: str, account: str, quota: int | None) -> Token:
+        """Who has the pins of a name, which are on an account; without a token where there is none yet.
+
+        For what is pinned on somebody's behalf by the process of the service itself.
+        """
+        with self._file.write() as db:
+            db.execute(
+                "INSERT INTO tokens (name, quota, added, account) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
+                (name, quota, self._wall(), account),
+            )
+            row = db.execute(f"SELECT {_TOKEN} FROM tokens WHERE name = ?", (name,)).fetchone()
+            return _token(row)
+
+    def set_quota(self, account: str, quota: int | None) -> None:
+        """Change the quota of an account."""
+        with self._file.write() as db:
+            db.execute("UPDATE tokens SET quota = ? WHERE account = ?", (quota, account))
+
+    def used(self, account: str) -> int:
+        """Bytes that the pins of an account take, each root once."""
+        return self._file.one(
+            "SELECT coalesce(sum(size), 0) FROM (SELECT max(p.size) AS size FROM pins p JOIN tokens t "
+            "ON t.id = p.owner WHERE t.account = ? GROUP BY p.key)",
+            (account,),
+        )[0]
 
     def tokens(self) -> list[Token]:
         """Everybody who may pin here, or has pins, by name."""
@@ -150,17 +191,17 @@ class PinStore:
             "SELECT t.id, t.name, t.quota, t.added, t.seen, t.hash IS NOT NULL, "
             "(SELECT count(*) FROM pins p WHERE p.owner = t.id), "
             "(SELECT coalesce(sum(size), 0) FROM (SELECT max(size) AS size FROM pins WHERE owner = t.id GROUP BY key)) "
-            "FROM tokens t ORDER BY t.name"
+            ", t.account FROM tokens t ORDER BY t.name"
         )
         return [Token(id, name, quota, added, seen, bool(valid), *more) for id, name, quota, added, seen, valid, *more
                 in rows]  # fmt: skip
 
     def token(self, text: str) -> Token | None:
         """Who shows a token; None where it is nobody's."""
-        row = self._file.one("SELECT id, name, quota, added, seen FROM tokens WHERE hash = ?", (hash_of(text),))
+        row = self._file.one(f"SELECT {_TOKEN} FROM tokens WHERE hash = ?", (hash_of(text),))
         if row is None:
             return None
-        found, now = Token(*row), self._wall()
+        found, now = _token(row), self._wall()
         if found.seen is None or not now - 3600 < found.seen <= now:
             with self._file.write(durable=False) as db:
                 db.execute("UPDATE tokens SET seen = ? WHERE id = ?", (now, found.id))
@@ -202,9 +243,9 @@ class PinStore:
             db.execute("DELETE FROM leaving WHERE key = ?", (key,))
             return pin_of(db.execute(f"SELECT {COLUMNS} FROM pins WHERE id = ?", (pin,)).fetchone())
 
-    def used(self, owner: Token) -> tuple[int, int | None]:
-        """Bytes that their pins take, and their quota."""
-        row = self._file.one(f"SELECT quota, {_USED} FROM tokens WHERE id = ?", (owner.id, owner.id))
+    def quota_of(self, owner: Token) -> tuple[int, int | None]:
+        """Bytes that their pins take, with those of their account; and their quota."""
+        row = self._file.one(f"SELECT quota, {_USED} FROM tokens WHERE id = ?1", (owner.id,))
         return (0, owner.quota) if row is None else (row[1], row[0])
 
     def pin_of(self, owner: Token, root: CID) -> Pin | None:
@@ -215,6 +256,10 @@ class PinStore:
         )
         return None if row is None else pin_of(row)
 
+    def names(self) -> dict[int, str]:
+        """The names of all owners, by their numbers."""
+        return dict(self._file.all("SELECT id, name FROM tokens"))
+
     def get(self, owner: Token, request_id: str) -> Pin | None:
         """One pin, if it is theirs."""
         row = self._file.one(
@@ -222,10 +267,13 @@ class PinStore:
         )
         return None if row is None else pin_of(row)
 
-    def list(self, owner: Token, filters: Filters) -> tuple[int, Pins]:
-        """Their pins that fit, the newest first; and how many there are beside those that the limit leaves."""
-        where: Texts = ["owner = ?"]
-        values: Values = [owner.id]
+    def list(self, owner: Token | None, filters: Filters) -> tuple[int, Pins]:
+        """Their pins that fit, the newest first; and how many there are beside those that the limit leaves.
+
+        Where no owner is named, those of all, but for those that are here because another node has them.
+        """
+        where: Texts = [OWN] if owner is None else ["owner = ?"]
+        values: Values = [] if owner is None else [owner.id]
 
         def among(column: str, wanted: Sequence[Any]) -> None:
             where.append(f"{column} IN ({','.join('?' * len(wanted))})")
@@ -323,14 +371,14 @@ class PinStore:
     def reserve(self, pin: Pin, size: int) -> bool:
         """Count the bytes of a pin; whether it is within the quota, and still there. Else nothing is counted."""
         with self._file.write() as db:
-            row = db.execute(
-                "SELECT t.id, t.name, t.quota, t.added, t.seen FROM tokens t WHERE t.id = ?", (pin.owner,)
-            ).fetchone()
+            row = db.execute("SELECT quota FROM tokens WHERE id = ?", (pin.owner,)).fetchone()
             if row is None:
                 return False
             db.execute("UPDATE pins SET size = ? WHERE id = ?", (size, pin.id))
-            quota = row[2]
-            if quota is not None and db.execute(f"SELECT {_USED}", (pin.owner,)).fetchone()[0] > quota:
+            (quota,) = row
+            # What is followed was within the quota of the node that it is from.
+            followed = db.execute("SELECT 1 FROM followed WHERE pin = ?", (pin.id,)).fetchone() is not None
+            if quota is not None and not followed and db.execute(f"SELECT {_USED}", (pin.owner,)).fetchone()[0] > quota:
                 db.execute("UPDATE pins SET size = NULL WHERE id = ?", (pin.id,))
                 return False
             return True
@@ -413,9 +461,28 @@ class PinStore:
         return dict(self._file.all("SELECT status, count(*) FROM pins GROUP BY status"))
 
 
+def _token(row: Sequence[Any]) -> Token:
+    id, name, quota, added, seen, valid, account = row
+    return Token(id, name, quota, added, seen, bool(valid), account=account)
+
+
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    """Make the tables, or bring those of the version before up to date."""
+    if db.execute("PRAGMA user_version").fetchone()[0] == 1:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            if db.execute("PRAGMA user_version").fetchone()[0] == 1:
+                for statement in FROM_VERSION_1.split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version={_VERSION}")
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
     make_schema(db, SCHEMA, _VERSION, path, "a list of pins for others")
     add_indexes(db)
+    add_tables(db)
 
 
 def _check_room(db: sqlite3.Connection, owner: Token, key: bytes, size: int | None) -> None:
@@ -434,7 +501,9 @@ def _check_room(db: sqlite3.Connection, owner: Token, key: bytes, size: int | No
     if quota is None:
         return
     (used,) = db.execute(f"SELECT {_USED}", (owner.id,)).fetchone()
-    (own,) = db.execute("SELECT max(size) FROM pins WHERE owner = ? AND key = ?", (owner.id, key)).fetchone()
+    (own,) = db.execute(
+        f"SELECT max(size) FROM pins WHERE owner IN {_FELLOWS} AND key = ?2", (owner.id, key)
+    ).fetchone()
     if own is None and used + (size or 1) > quota:
         needed = "" if size is None else f", and this takes {size}"
         raise no_funds(f"{used} of {quota} bytes are used{needed}. Delete pins, or ask those who run this service.")
@@ -442,6 +511,7 @@ def _check_room(db: sqlite3.Connection, owner: Token, key: bytes, size: int | No
 
 def _delete(db: sqlite3.Connection, pin: int) -> None:
     key, cid = db.execute("SELECT key, cid FROM pins WHERE id = ?", (pin,)).fetchone()
+    note_deleted(db, pin)
     db.execute("DELETE FROM pins WHERE id = ?", (pin,))
     db.execute("DELETE FROM meta WHERE pin = ?", (pin,))
     _leave(db, key, cid)

@@ -1,0 +1,411 @@
+"""What each part of the lab gets: who asks, the database, the node. Handed to `routes(lab)` of each of them.
+
+How a part is made::
+
+    def routes(lab: Lab) -> list[Route]:
+        async def listed(request: Request) -> Response:
+            caller = await lab.require(request)
+            found = await lab.do(things.of, caller.member.id)
+            return Json({"items": found, "next": None})
+
+        return [Route("/api/v1/things", listed)]
+
+and its name in `app.PARTS`. A method that is not among those of a route is refused, HEAD goes with GET. A request that
+changes something in a session has shown `X-CSRF-Token` when `who` or `require` returns. What `lab.do` is given may use
+SQLite and the disk.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import trio
+from starlette.requests import Request
+
+from kachery_cloud.errors import ConfigError
+from kachery_cloud.lab import limits
+from kachery_cloud.lab.accounts_store import CLIENT, Accounts, Client, Member, Role
+from kachery_cloud.lab.answers import forbidden, read_body, unauthorized
+from kachery_cloud.lab.database import LabDatabase
+from kachery_cloud.lab.files import Files, Uploads
+from kachery_cloud.lab.invitations import Invitations
+from kachery_cloud.lab.nonces import Nonces
+from kachery_cloud.lab.openid import Provider
+from kachery_cloud.lab.origins import is_loopback, normal
+from kachery_cloud.lab.projects import Projects
+from kachery_cloud.lab.rates import Rate
+from kachery_cloud.lab.registrations import Registrations
+from kachery_cloud.lab.sessions import COOKIE, SECURE_COOKIE, Session, Sessions
+from kachery_cloud.lab.signed_requests import BadSignature, Signed, check
+from kachery_cloud.lab.usage_store import Usage
+from kachery_p2p.groups import group_of
+from kachery_p2p.node.pin_server import PinKeeper
+from kachery_p2p.node.served_log import LOG_NAME, ServedLog
+from kachery_p2p.pinning.server.limits import DEFAULT_UPLOAD
+from kachery_p2p.pinning.server.requests import Refusal
+from kachery_p2p.pinning.server.store import PinStore
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from kachery_cloud.settings.config import Config
+    from kachery_p2p.node.node import Node
+    from kachery_p2p.pinning.server.keeper import Keeper
+    from kachery_p2p.pinning.server.queue import PinQueue
+
+T = TypeVar("T")
+
+#: Threads that look into the database and at the disk for requests.
+_THREADS = 8
+#: Characters of the secret that a provider gave.
+_MAX_SECRET = 4096
+_SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who makes a request.
+
+    Attributes:
+        member: whose request it is.
+        client: the computer that makes it, where it is one; None for a browser.
+        how: how that was shown.
+        session: of the browser.
+    """
+
+    member: Member
+    client: Client | None
+    how: Literal["session", "token", "signature"]
+    session: Session | None = None
+
+
+class Lab:
+    """The lab.
+
+    Args:
+        config: the settings; `config.directory` is the data directory.
+        node: of this process.
+        pins: the list of the pinning service, in which clients have their tokens.
+        queue: that works it off, to be woken when there is something new; None where none does.
+        keeper: of the node, for pins; made here where there is none.
+        tls: whether the listener speaks HTTPS itself.
+        wall: seconds since 1970.
+
+    Attributes:
+        url: where the listener is; `base` gives what others are told.
+        projects, files, usage: what members have stored, in which projects, and how much.
+        uploads: what comes through the page.
+        provider: at which members sign in; None where they do so by invitations alone.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        node: Node,
+        pins: PinStore,
+        *,
+        queue: PinQueue | None = None,
+        keeper: Keeper | None = None,
+        tls: bool = False,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.config = config
+        self.queue = queue
+        self.node = node
+        self.pins = pins
+        self.wall = wall
+        self.url = ""
+        self.database = LabDatabase(config.directory, wall=wall)
+        self.accounts = Accounts(self.database, pins)
+        self.sessions = Sessions(self.database)
+        self.invitations = Invitations(self.database)
+        self.registrations = Registrations(self.database)
+        self.nonces = Nonces(self.database)
+        self.keeper = keeper or PinKeeper(node)
+        self.projects = Projects(self.database, self.accounts, pins, node)
+        self.files = Files(self.projects, self.accounts, pins)
+        served = node.served_log or ServedLog(config.directory / LOG_NAME, wall=wall)
+        self.usage = Usage(served, self.projects.store, self.accounts, pins, node.repo, wall)
+        most = DEFAULT_UPLOAD if config.max_pin_bytes is None else config.max_pin_bytes
+        self.uploads = Uploads(config.directory, node, pins, self.keeper, self.wake_pins, most_bytes=most)
+        self.provider = _provider(config, wall)
+        self._tls = tls
+        self._threads = trio.CapacityLimiter(_THREADS)
+        self._addresses = Rate(limits.ADDRESS_RATE, time.monotonic)
+        self._accounts = Rate(limits.ACCOUNT_RATE, time.monotonic)
+        self._entries = Rate(limits.ENTRY_RATE, time.monotonic)
+
+    def node_addresses(self) -> list[str]:
+        """Multiaddrs at which others can dial the node; those of the loopback last."""
+        return self.keeper.addresses()
+
+    def wake_pins(self) -> None:
+        """Have the queue of pins look at what is new."""
+        if self.queue is not None:
+            self.queue.wake()
+
+    async def do(self, work: Callable[..., T], *args: Any) -> T:
+        """Do something that waits for the disk, in a thread."""
+        return await trio.to_thread.run_sync(work, *args, limiter=self._threads)
+
+    # --- where it is ------------------------------------------------------------------------------------------------
+
+    def base(self, request: Request) -> str:
+        """The URL under which who asks reaches the lab, without a slash at its end: that of the settings, or his."""
+        if self.config.lab_url is not None:
+            return self.config.lab_url
+        return f"{'https' if self._tls else 'http'}://{request.headers.get('host', '')}"
+
+    def is_secure(self, request: Request) -> bool:
+        """Whether he reaches it over HTTPS."""
+        return self.base(request).startswith("https:")
+
+    def address(self, request: Request) -> str:
+        """The network that a request counts for.
+
+        A proxy before us is on this machine and says for whom it asks (`X-Forwarded-For`); only where the settings name
+        the URL at which it listens is it believed.
+        """
+        host = "" if request.client is None else request.client.host
+        if self.config.lab_url is not None and is_loopback(f"[{host}]" if ":" in host else host):
+            last = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+            try:
+                host = str(ipaddress.ip_address(last))
+            except ValueError:
+                pass
+        return group_of(host)
+
+    # --- how often --------------------------------------------------------------------------------------------------
+
+    def count(self, request: Request) -> None:
+        """Count a request for its address.
+
+        Raises:
+            Refusal: there are too many.
+        """
+        _take(self._addresses, self.address(request))
+
+    def count_entry(self, request: Request) -> None:
+        """Count a try to come in: to sign in, to register, to use an invitation.
+
+        Raises:
+            Refusal: there are too many.
+        """
+        _take(self._entries, self.address(request))
+
+    # --- who asks ---------------------------------------------------------------------------------------------------
+
+    async def who(self, request: Request) -> Caller | None:
+        """Who makes a request, by a signature, a token or a session.
+
+        Returns:
+            None where nothing is shown, or a session that is over.
+
+        Raises:
+            Refusal: what is shown is wrong; or a session is to change something, and the request may come from a page
+                of somebody else.
+        """
+        headers = request.headers
+        if "signature-input" in headers or "signature" in headers:
+            signed = await self._signed(request)
+            caller = await self._caller_of(signed.peer, "signature")
+            await self._take_once(signed)
+            return caller
+        if "authorization" in headers:
+            return await self._bearer(headers["authorization"])
+        secret = self.session_secret(request)
+        session = None if secret is None else await self.do(self.sessions.find, secret)
+        member = None if session is None else await self.do(self.accounts.member, session.member)
+        if session is None or member is None:
+            return None
+        if request.method not in _SAFE:
+            self.check_origin(request)
+            self._check_csrf(request, session)
+        return await self._admitted(Caller(member, None, "session", session))
+
+    async def require(self, request: Request, role: Role = "member") -> Caller:
+        """The same, where somebody has to be known.
+
+        Raises:
+            Refusal: nobody is, or his role is not enough; and as `who` does.
+        """
+        caller = await self.who(request)
+        if caller is None:
+            raise unauthorized("Sign in first.")
+        if role == "administrator" and not caller.member.is_administrator:
+            raise forbidden("This is for administrators of the lab.")
+        return caller
+
+    async def signer(self, request: Request) -> str:
+        """The peer ID that has signed a request, whoever that is; the same request is taken once.
+
+        Raises:
+            Refusal: nobody has.
+        """
+        signed = await self._signed(request)
+        await self._take_once(signed)
+        return signed.peer
+
+    async def _take_once(self, signed: Signed) -> None:
+        if not await self.do(self.nonces.take, signed):
+            raise unauthorized("This request was made before: sign a new one.", "REPLAYED")
+
+    async def _signed(self, request: Request) -> Signed:
+        host = request.headers.get("host", "")
+        scheme = "https" if self.is_secure(request) else "http"
+        self._check_signed_host(request, host)
+        body = await read_body(request, limits.MAX_SIGNED)
+        path = request.scope["raw_path"].decode("ascii", "replace")
+        query = request.scope["query_string"].decode("ascii", "replace")
+        headers = {name: ", ".join(request.headers.getlist(name)) for name in request.headers}
+        now = self.wall()
+        try:
+            return check(request.method, normal(scheme, host), path, query, headers, body, now=now)
+        except BadSignature as error:
+            raise unauthorized(str(error), error.reason) from None
+
+    def _check_signed_host(self, request: Request, host: str) -> None:
+        """A request that was signed for somebody else, at an address which we do not know for ours, is not for us."""
+        public = self.config.lab_url
+        own = [] if public is None else [public.partition("://")[2]]
+        server = request.scope.get("server")
+        if server is not None:
+            own.append(f"[{server[0]}]:{server[1]}" if ":" in server[0] else f"{server[0]}:{server[1]}")
+        schemes = ("https",) if self._tls else ("http", "https")
+        if not is_loopback(host) and not any(
+            normal(scheme, host) == normal(scheme, each) for scheme in schemes for each in own
+        ):
+            raise unauthorized(
+                f"This lab does not know that it is reached at {host}, so it takes no signed requests there. Those who "
+                "run it can tell it so with the setting lab_url.",
+                "UNKNOWN_HOST",
+            )
+
+    async def _bearer(self, header: str) -> Caller:
+        scheme, _, text = header.strip().partition(" ")
+        token = None
+        if scheme.lower() == "bearer" and text.strip():
+            token = await self.do(self.pins.token, text.strip())
+        if token is None or not token.name.startswith(CLIENT):
+            raise unauthorized("This token is none of a client here.", "INVALID_TOKEN")
+        return await self._caller_of(token.name.removeprefix(CLIENT), "token")
+
+    async def _caller_of(self, peer: str, how: Literal["token", "signature"]) -> Caller:
+        client = await self.do(self.accounts.client, peer)
+        member = None if client is None else await self.do(self.accounts.member, client.member)
+        if client is None or member is None:
+            raise unauthorized(
+                f"{peer} is not registered here. Register it with: kachery-cloud-init --node URL", "NOT_REGISTERED"
+            )
+        return await self._admitted(Caller(member, client, how))
+
+    async def _admitted(self, caller: Caller) -> Caller:
+        _take(self._accounts, caller.member.id)
+        await self.do(self.accounts.saw, caller.member.id, "" if caller.client is None else caller.client.peer)
+        return caller
+
+    # --- browsers ---------------------------------------------------------------------------------------------------
+
+    def check_origin(self, request: Request) -> None:
+        """See that a request which changes something does not come from a page of somebody else.
+
+        Raises:
+            Refusal: it does, by what the browser says of it.
+        """
+        site = request.headers.get("sec-fetch-site", "same-origin")
+        origin = request.headers.get("origin")
+        if site not in ("same-origin", "none") or (origin is not None and origin != self.base(request)):
+            raise Refusal(403, "OTHER_ORIGIN", "This request comes from a page of another origin.")
+
+    def _check_csrf(self, request: Request, session: Session) -> None:
+        shown = request.headers.get("x-csrf-token", "").encode("latin-1", "replace")
+        if not hmac.compare_digest(shown, session.csrf.encode("ascii")):
+            raise Refusal(
+                403, "CSRF", "The header X-CSRF-Token is missing or wrong; GET /api/v1/me says what it has to be."
+            )
+
+    def session_secret(self, request: Request) -> str | None:
+        """What the cookie of the browser says."""
+        return request.cookies.get(SECURE_COOKIE if self.is_secure(request) else COOKIE)
+
+    async def begin_session(self, request: Request, response: Response, member: str) -> None:
+        """Sign somebody in: the browser gets a new session, and one that it had ends."""
+        secret = await self.do(self.sessions.begin, member, self.session_secret(request))
+        self.set_cookie(request, response, COOKIE, secret, limits.SESSION_LIFE)
+
+    def set_cookie(self, request: Request, response: Response, name: str, value: str, seconds: float) -> None:
+        """Set a cookie of ours, which no script can read; over HTTPS as `__Host-` and its name."""
+        secure = self.is_secure(request)
+        response.set_cookie(
+            f"__Host-{name}" if secure else name,
+            value,
+            max_age=int(seconds),
+            path="/",
+            secure=secure,
+            httponly=True,
+            samesite="lax",
+        )
+
+    def cookie(self, request: Request, name: str) -> str | None:
+        """A cookie that `set_cookie` has set."""
+        return request.cookies.get(f"__Host-{name}" if self.is_secure(request) else name)
+
+    # --- upkeep -----------------------------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """The process has begun: see that no token is left of what is no client any more."""
+        await self.do(self.accounts.reconcile)
+
+    async def tidy(self) -> None:
+        """Take away what is over; it is not used before that, either."""
+        await self.do(self.sessions.forget_old)
+
+    async def close(self) -> None:
+        """Close the database, and connections to the provider; they are opened again when they are needed."""
+        if self.provider is not None:
+            await self.provider.close()
+        self.database.close()
+
+
+def _provider(config: Config, wall: Callable[[], float]) -> Provider | None:
+    if not config.openid_client_id:
+        return None
+
+    def secret() -> str:
+        path = config.openid_client_secret_file
+        return config.openid_client_secret if path is None else _read_secret(path)
+
+    secret()  # what is wrong with it is said when the node starts
+    return Provider(config.openid_issuer, config.openid_client_id, secret, wall=wall)
+
+
+def _read_secret(path: Path) -> str:
+    """The secret in a file, which is read anew for each sign-in: it may be changed meanwhile.
+
+    Raises:
+        ConfigError: there is no such file, or it has no secret in it.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MAX_SECRET + 1).strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The secret of the OpenID provider cannot be read from {path}: {error}.") from None
+    if not text or len(text) > _MAX_SECRET or not text.isprintable():
+        raise ConfigError(f"{path} (openid_client_secret_file) must have the secret in it, on one line.")
+    return text
+
+
+def _take(rate: Rate, who: str) -> None:
+    wait = rate.take(who)
+    if wait:
+        seconds = int(wait) + 1
+        raise Refusal(
+            429, "TOO_MANY_REQUESTS", f"There were too many requests. Try again in {seconds} seconds.",
+            {"retry-after": str(seconds)},
+        )  # fmt: skip
