@@ -179,10 +179,12 @@ def read_page(body: bytes) -> Page:
             raise NotFollowed("it answers with something that is not a list of pins") from None
         created.append(at)
         owner = info.get("owner") if isinstance(info, dict) else None
-        origins = [*delegates, *(pin.get("origins") or ())][: limits.MAX_ADDRESSES]
+        named = pin.get("origins")
+        named = [addr for addr in named if isinstance(addr, str)] if isinstance(named, list) else []
+        origins = list(dict.fromkeys([*delegates, *named]))[: limits.MAX_ADDRESSES]
         try:
-            wanted = read_pin(json.dumps({**pin, "origins": list(dict.fromkeys(origins))}).encode())
-        except (Refusal, TypeError):
+            wanted = read_pin(json.dumps({**pin, "origins": origins}).encode())
+        except Refusal:
             continue  # what cannot be pinned here: of a newer version perhaps
         if isinstance(owner, str) and _is_name(owner):
             pins.append(RemotePin(request_id, owner, wanted, at))

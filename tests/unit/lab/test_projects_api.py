@@ -204,7 +204,9 @@ async def test_pages_of_files(tmp_path: Path) -> None:
         hers, his = await lab.browser(ann), await lab.browser(await lab.member("Bob"))
         await project(hers, "reef")
         for number in range(7):
-            await upload(hers, f"{number}".encode(), f"Reef {number}.txt", **({"project": "reef"} if number % 2 else {}))
+            await upload(
+                hers, f"{number}".encode(), f"Reef {number}.txt", **({"project": "reef"} if number % 2 else {})
+            )
         await upload(his, b"his", "his.txt")
 
         async def labels(who: LabBrowser, query: str) -> list[str]:
