@@ -17,7 +17,7 @@ from kachery_cloud.doctor.findings import Outcome, Report
 from kachery_cloud.doctor.listeners import check_certificate, check_ports
 from kachery_cloud.doctor.machine import check_files, check_python
 from kachery_cloud.doctor.network import check_bootstrap, check_multicast, check_peers, check_relays, check_route
-from kachery_cloud.doctor.node import check_announced, check_node, check_reachable, check_sources
+from kachery_cloud.doctor.node import check_announced, check_followed, check_node, check_reachable, check_sources
 from kachery_cloud.doctor.services import check_clock, check_services
 from kachery_cloud.doctor.settings import check_settings
 
@@ -66,6 +66,7 @@ CHECKS: tuple[Check, ...] = (
     Check("reachable", "From outside", check_reachable),
     Check("sources", "Finding others", check_sources),
     Check("announced", "Announcements", check_announced),
+    Check("followed", "Followed nodes", check_followed),
     Check("services", "Services", check_services, 60.0),
 )
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from kachery_cloud.doctor.findings import NOTHING, Finding, Report, found
 from kachery_cloud.doctor.owners import Owner, who_listens
@@ -49,9 +50,9 @@ def wanted(facts: Facts) -> Iterator[Wanted]:
             yield Wanted("the node", address.host, address.port, "--listen or the setting `listen`")
     served = [
         ("the pinning service", facts.config.pinning_service, "--pinning-service"),
-        ("the lab's page and API", getattr(facts.config, "lab", None), "--lab"),
+        ("the lab's page and API", facts.config.lab, "--lab"),
     ]
-    gateway = facts.options.gateway
+    gateway = facts.config.gateway if facts.options.gateway is None else facts.options.gateway
     if gateway is not None:
         served.append(("the gateway", gateway or http_address.DEFAULT_ADDRESS, "--gateway"))
     for what, text, option in served:
@@ -206,6 +207,9 @@ def _names(facts: Facts) -> Iterator[str]:
         address = parse_address(text)
         if address.kind.startswith("dns"):
             yield address.host
+    url = urlsplit(facts.config.lab_url or "")
+    if url.scheme == "https" and url.hostname:
+        yield url.hostname
     for place in wanted(facts):
         if (
             place.what != "the node"

@@ -123,6 +123,24 @@ def judge_sources(sources: Mapping[str, SourceStatus]) -> Report:
     return found(findings, f"others are found by {' and '.join(on)}" if on else "")
 
 
+def check_followed(facts: Facts) -> Report:
+    """Whether the nodes that are followed can be."""
+    follows = None if facts.node.running is None else facts.node.running.follows
+    if not follows:
+        return NOTHING
+    findings = [
+        Finding(
+            f"The node {url} cannot be followed now: {each.problem}.",
+            "What is pinned there is not pinned here, as long as that lasts. What is here stays.",
+            "See whether it runs, and whether its token in the setting `follow` is the one that it gave: "
+            "kachery-cloud-node tokens add NAME --follow, on that machine.",
+        )
+        for url, each in follows.items()
+        if each.problem
+    ]
+    return found(findings, f"{len(follows)} nodes are followed" if len(follows) != 1 else "one node is followed")
+
+
 def check_announced(facts: Facts) -> Report:
     """Whether announcing goes on."""
     running = facts.node.running

@@ -1,8 +1,7 @@
-"""`config.json` and environment variables, read to the end: what is wrong with each setting."""
+"""`config.json`, `node.toml` and environment variables, read to the end: what is wrong with each setting."""
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from kachery_cloud.doctor.findings import Finding, Report, found
 from kachery_cloud.errors import ConfigError, KacheryError
 from kachery_cloud.settings.config import SETTINGS, Config
 from kachery_cloud.settings.config_file import CONFIG_NAME, read_config_file
+from kachery_cloud.settings.names import about_unknown
+from kachery_cloud.settings.node_file import NODE_FILE_NAME, NodeFile
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
@@ -22,18 +23,6 @@ _PREFIX = "KACHERY_CLOUD_"
 #: Variables that are no settings, by what stands behind the prefix, and beginnings of such.
 _OTHERS = ("IDENTITY", "PASSPHRASE", "PASSPHRASE_FILE", "PIN_TOKEN", "KEEP_TEMP_FILES", "PROJECT")
 _OTHER_BEGINNINGS = ("PIN_TOKEN_", "FOLLOW_TOKEN_")
-#: Keys and variables of the older kachery-cloud, and of other programs, that people bring along: what to write instead.
-OLD_KEYS = {
-    "zone": "There are no zones any more: leave it out.",
-    "kachery_zone": "There are no zones any more: leave it out.",
-    "client_id": "The key of this machine is in private.pem, and kachery-cloud-init shows its peer ID: leave it out.",
-    "clientid": "The key of this machine is in private.pem, and kachery-cloud-init shows its peer ID: leave it out.",
-    "private_key": "The key of this machine is in private.pem: put it there (PKCS#8 PEM), and leave this out.",
-    "ephemeral": "A machine that announces nothing is set up with `private`: leave it out, or write that.",
-    "storage_dir": "The data directory is named by the variable KACHERY_CLOUD_DIR alone: leave it out.",
-    "directory": "The data directory is named by the variable KACHERY_CLOUD_DIR alone: leave it out.",
-    "dir": "The data directory is named by the variable KACHERY_CLOUD_DIR alone: leave it out.",
-}
 
 
 @dataclass(frozen=True)
@@ -70,12 +59,16 @@ def read_all(environ: Mapping[str, str]) -> ReadSettings:
         )
     known = [setting.key for setting in SETTINGS.values() if setting.key]
     findings += [_unknown_key(key, known, path) for key in stored if key not in known]
+    file = _node_file(directory / NODE_FILE_NAME, findings)
     chosen: dict[str, Any] = {}
     for name, setting in SETTINGS.items():
         text, kept = environ.get(setting.variable, "") if setting.key else "", stored.get(name)
         origin = f"{name!r} in {path}"
         try:
-            if kept is not None and setting.key and (setting.parser.add or not text.strip()):
+            if file is not None and name in file.values and (setting.parser.add or not text.strip()):
+                origin = file.place(name)
+                chosen[name] = setting.parser.read(file.values[name], origin)
+            elif kept is not None and setting.key and (setting.parser.add or not text.strip()):
                 chosen[name] = setting.parser.read(kept, origin)
             origin = setting.variable
             if text.strip() and setting.parser.add:
@@ -106,16 +99,28 @@ def _directory(environ: Mapping[str, str], findings: list[Finding]) -> Path:
         return Path(os.path.abspath(os.path.expanduser(text.strip())))
 
 
+def _node_file(path: Path, findings: list[Finding]) -> NodeFile | None:
+    try:
+        return NodeFile(path)
+    except FileNotFoundError:
+        return None
+    except KacheryError as error:
+        findings.append(
+            Finding(
+                str(error),
+                "kachery-cloud-node does not start before it can be read.",
+                f"Correct it, or move {path} away. A commented file is written by: kachery-cloud-node --init",
+            )
+        )
+        return None
+
+
 def _unknown_key(key: str, known: list[str], path: Path) -> Finding:
-    old = OLD_KEYS.get(key.lower())
-    near = difflib.get_close_matches(key.lower(), known, 1)
-    if old is None and near:
-        old = f"Most likely {near[0]!r} is meant: write that."
     return Finding(
         f"The settings file {path} has the unknown key {shown(key)}.",
         "No command runs, and no node starts, with a key that means nothing: what it was to do would silently not be "
         "done.",
-        old or "Remove it. All keys: kachery-cloud settings",
+        f"{about_unknown(key, known)} Correct or remove it. All keys: kachery-cloud settings".strip(),
     )
 
 
@@ -129,25 +134,20 @@ def _wrong_value(error: KacheryError, origin: str, takes: str, meaning: str) -> 
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> list[Finding]:
-    known = [setting.variable for setting in SETTINGS.values()]
-    every = [*known, *(_PREFIX + name for name in _OTHERS)]
+    known = [setting.key for setting in SETTINGS.values() if setting.key]
+    every = {SETTINGS["directory"].variable, *(_PREFIX + name.upper() for name in known)}
+    every |= {_PREFIX + name for name in _OTHERS}
     findings: list[Finding] = []
     for name in sorted(environ):
         ending = name.removeprefix(_PREFIX)
-        if name in every or not name.startswith(_PREFIX) or ending.startswith(_OTHER_BEGINNINGS):
+        if name in every or ending.startswith(_OTHER_BEGINNINGS) or not name.startswith((_PREFIX, "KACHERY_ZONE")):
             continue
-        old = OLD_KEYS.get(ending.lower())
-        near = difflib.get_close_matches(name, every, 1, 0.8)
         findings.append(
             Finding(
                 f"The environment variable {name} is set, and no setting has that name.",
                 "It does nothing, whatever it was meant to do.",
-                old or (f"Most likely {near[0]} is meant." if near else "Unset it. All names: kachery-cloud settings"),
+                f"{about_unknown(ending, known)} Correct or unset it. All names: kachery-cloud settings".strip(),
                 grave=False,
             )
-        )
-    if "KACHERY_ZONE" in environ:
-        findings.append(
-            Finding("The environment variable KACHERY_ZONE is set.", "It does nothing.", OLD_KEYS["zone"], grave=False)
         )
     return findings
