@@ -12,6 +12,7 @@ import pytest
 
 from scripts.peers import KuboDaemon, missing_kubo_daemon, places
 from tests.conftest import StartWorkstation
+from tests.helpers.certificates import self_signed
 from tests.helpers.pin_clients import PinClient, add_token, pinning_lab
 
 
@@ -43,6 +44,7 @@ def test_ipfs_dag_import(daemon: KuboDaemon, workstation: StartWorkstation, tmp_
     def ipfs(auth: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         line = [str(places.KUBO_PROGRAM), "--api", api, "--api-auth", auth, *map(str, arguments)]
         env = {**os.environ, "IPFS_PATH": str(tmp_path / "no-repo"), "IPFS_TELEMETRY": "off"}
+        env["SSL_CERT_FILE"] = str(tmp_path / "certificate.pem")
         return subprocess.run(line, env=env, capture_output=True, text=True, timeout=120, check=False)
 
     done = ipfs(f"bearer:{token}", "dag", "import", "--stats", car)
@@ -55,6 +57,12 @@ def test_ipfs_dag_import(daemon: KuboDaemon, workstation: StartWorkstation, tmp_
     refused = ipfs("bearer:wrong", "dag", "import", car)
     assert refused.returncode != 0
     assert "token" in refused.stderr
+    lab.stop()
+    certificate = self_signed(tmp_path)
+    url = pinning_lab(lab, "--tls-cert", str(certificate))
+    api = "/ip4/127.0.0.1/tcp/" + url.rpartition(":")[2] + "/https"
+    secured = ipfs(f"bearer:{token}", "dag", "import", car)
+    assert secured.returncode == 0, secured.stderr
     car.write_bytes(car.read_bytes()[:1_000_000])
     broken = ipfs(f"bearer:{token}", "dag", "import", car)
     assert broken.returncode != 0
