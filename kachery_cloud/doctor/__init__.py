@@ -7,7 +7,8 @@ stops no other. Nothing is changed on the disk, and public services are asked on
 findings    what a check says
 facts       what all of them are given: settings, and the node that runs, if one does
 examine     the table, and running it
-settings    `config.json`, `node.toml` and variables, all mistakes at once
+reading     `config.json`, `node.toml` and variables, all mistakes at once
+settings    what was found in them
 machine     Python and what is installed, open files, the clock
 directory   the data directory: rights, room, its file system, the key
 databases   the databases in it, and files that are linked

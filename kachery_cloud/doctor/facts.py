@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kachery_cloud.doctor.settings import ReadSettings, read_all
+from kachery_cloud.doctor.reading import ReadSettings, read_all
 from kachery_cloud.node.control_client import ControlClient
 from kachery_cloud.node.endpoint import ControlEndpoint, node_elsewhere, silent_holder
 from kachery_cloud.node.messages import Nothing

@@ -22,8 +22,8 @@ from kachery_cloud.doctor.machine import judge_clock, judge_files, judge_python,
 from kachery_cloud.doctor.network import check_route, judge_dial
 from kachery_cloud.doctor.node import judge_reachability, judge_sources
 from kachery_cloud.doctor.owners import Owner, listening
+from kachery_cloud.doctor.reading import read_all
 from kachery_cloud.doctor.services import Answered, Service, ask_all, judge_answer
-from kachery_cloud.doctor.settings import read_all
 from kachery_cloud.doctor.text import is_well, lines, to_json
 from kachery_p2p.http import HttpProblem
 from kachery_p2p.node.status_messages import ReachabilityStatus, RelaySlot, RelayStatus, SourceStatus
@@ -41,7 +41,7 @@ def facts(tmp_path: Path) -> Facts:
 # --- carrying them out ------------------------------------------------------------------------------------------------
 
 
-async def test_checks_run_side_by_side_and_stop_nobody(facts: Facts, autojump_clock: object) -> None:
+async def test_checks_run_side_by_side_and_stop_nobody(facts: Facts, patient_clock: object) -> None:
     """One that fails, and one that hangs, say so; the others say what they found, all in the time of the slowest."""
 
     def raises(facts: Facts) -> Report:
