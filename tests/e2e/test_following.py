@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from scripts.workstation import Workstation
@@ -104,3 +105,26 @@ def test_a_token_that_follows_may_only_look(workstation: StartWorkstation, free_
     assert [each["name"] for each in follower.ask("GET", "/follow")[1]["tokens"]] == ["alice"]
     assert alice.ask("GET", "/follow")[0] == 403
     assert PinClient(pair.url(0), "wrong").ask("GET", "/follow")[0] == 401
+
+
+def test_the_lab_listens_for_both(workstation: StartWorkstation, free_port: Callable[[], int], tmp_path: Path) -> None:
+    """Where the node is the lab's own, CAR files and followers come to the same address."""
+    lab, source, port = workstation(), workstation(), free_port()
+    alice, follower = add_token(lab, "alice"), add_token(lab, "second", "--follow")
+    lab.start("--lab", f"127.0.0.1:{port}")
+    uri = source.call("say(kcl.store_text('x' * 50_000, local=True))")
+    source.run("kachery-cloud", "export", uri, tmp_path / "one.car")
+    url = f"http://127.0.0.1:{port}"
+    with open(tmp_path / "one.car", "rb") as car:
+        answer = httpx.post(
+            f"{url}/api/v0/dag/import",
+            files={"file": ("one.car", car, "application/octet-stream")},
+            headers={"authorization": f"Bearer {alice}"},
+            trust_env=False,
+        )
+    assert answer.json() == {"Root": {"Cid": {"/": _cid(uri)}, "PinErrorMsg": ""}}
+    status, value = PinClient(url, follower).ask("GET", "/pins")
+    assert status == 200
+    assert [each["pin"]["cid"] for each in value["results"]] == [_cid(uri)]
+    status, value = PinClient(url, follower).ask("GET", "/follow")
+    assert (status, set(value)) == (200, {"list", "deleted"})

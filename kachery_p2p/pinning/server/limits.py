@@ -63,8 +63,8 @@ MAX_PART_HEAD = 8 * KIB
 UPLOAD_CHUNKS = 4
 #: Bytes by which a CAR file may be larger than what it holds, beside an eighth: its header.
 CAR_OVERHEAD = 256 * KIB
-#: Without a byte of a body.
-UPLOAD_SECONDS = 60.0
+#: For each so many bytes of a body: 1 kB/s is slower than any line over which files are sent.
+UPLOAD_SECONDS, UPLOAD_STEP = 60.0, 64 * KIB
 #: Bytes and seconds of a refused one that are still taken, so that its client reads why.
 MAX_DRAIN, DRAIN_SECONDS = 64 * MIB, 5.0
 #: Between looks at whether a root that came is pinned.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -12,6 +14,7 @@ import trio
 
 from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.pinning.server import limits
+from kachery_p2p.pinning.server.app import _Body as Body
 from kachery_p2p.pinning.server.imports import read_options
 from kachery_p2p.pinning.server.requests import Refusal
 from kachery_p2p.repo.repo import Repo
@@ -266,3 +269,27 @@ def test_options() -> None:
     assert read_options("") == {"pin-roots": True, "silent": False, "stats": False, "allow-big-block": False}
     with pytest.raises(Refusal):
         read_options("stats=perhaps")
+
+
+async def test_a_body_that_trickles(autojump_clock: object) -> None:
+    """It loses its place, however often a byte comes; one that comes fast enough may take as long as it takes."""
+
+    async def read(step: int, pause: float, steps: int) -> int:
+        left = [steps]
+
+        async def receive() -> dict[str, Any]:
+            await trio.sleep(pause)
+            left[0] -= 1
+            return {"type": "http.request", "body": b"x" * step, "more_body": left[0] > 0}
+
+        size = 0
+        async with aclosing(Body({"headers": []}, receive).chunks()) as chunks:
+            async for chunk in chunks:
+                size += len(chunk)
+        return size
+
+    with pytest.raises(Refusal) as caught:
+        await read(1, 1.0, 1000)
+    assert caught.value.status == 408
+    assert trio.current_time() < 2 * limits.UPLOAD_SECONDS
+    assert await read(limits.UPLOAD_STEP, limits.UPLOAD_SECONDS / 2, 1000) == 1000 * limits.UPLOAD_STEP
