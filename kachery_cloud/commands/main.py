@@ -25,6 +25,7 @@ COMMANDS = {
     "cat": "loading",
     "completion": "completion",
     "diff": "comparing",
+    "doctor": "doctor",
     "du": "inventory",
     "export": "cars",
     "gc": "inventory_removal",
@@ -94,7 +95,7 @@ SECTIONS = {
     "Get something": ("get", "load", "cat", "ls", "import", "resolve", "whereis", "diff"),
     "See what is here": ("list", "info", "du", "status", "settings"),
     "Say who may have it": ("visibility", "access", "audit", "owner"),
-    "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init", "completion"),
+    "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init", "doctor", "completion"),
     "For a lab": ("projects", "usage", "group", "key", "pins", "announce", "keygen-swarm", "gateway-token"),
 }
 

@@ -28,6 +28,7 @@ from kachery_cloud.settings.values import (
     DAYS,
     DIRECTORIES,
     FILE,
+    FOLLOWED,
     FOR_WHOM,
     GATEWAY_TOKENS,
     GATEWAYS,
@@ -275,6 +276,12 @@ class Config:
         FILE, None, "The certificate (PEM) with which the pinning service, or the lab, speaks HTTPS."
     )
     tls_key: Path | None = _setting(FILE, None, "Its key (PEM).", unset="in the file of the certificate")
+    follow: Mapping[str, str] = _setting(
+        FOLLOWED,
+        {},
+        "Other nodes whose pins become pins here, by the URLs of their pinning services and the tokens that they gave.",
+        secret=bool,
+    )
     gateway: str | None = _setting(
         LISTENER,
         None,

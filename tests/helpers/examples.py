@@ -42,7 +42,8 @@ ssh() { (cd "$HOME" && mkdir -p .kachery-cloud && bash -c "$2"); }
 _EXAMPLES = re.compile(r"Examples?:\n((?: *\S.*\n?)+)")
 _SERVES = re.compile(
     r"^(?P<variables>(?:[A-Z_]+=\S+ +)*)"
-    r"(?P<command>kachery-cloud[- ]node\b(?! tokens| members| clients| reload| --init| --systemd)[^&|\n]*)$",
+    r"(?P<command>kachery-cloud[- ]node\b(?! tokens| members| clients| reload| --init| --systemd)(?![^\n]* doctor\b)"
+    r"[^&|\n]*)$",
     re.MULTILINE,
 )
 
