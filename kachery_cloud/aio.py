@@ -39,6 +39,8 @@ from kachery_cloud import (
     visibility,
 )
 from kachery_cloud.cancelling import Cancellation
+from kachery_cloud.figures import links as figure_links
+from kachery_cloud.figures import storing as figure_storing
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,6 +56,7 @@ __all__ = [
     "create_group",
     "diff",
     "export_car",
+    "figure_link",
     "get",
     "group_members",
     "import_car",
@@ -81,6 +84,7 @@ __all__ = [
     "share",
     "store_bytes",
     "store_dir",
+    "store_figure",
     "store_file",
     "store_json",
     "store_npy",
@@ -143,6 +147,7 @@ announce = _awaitable(upkeep.announce)
 create_group = _awaitable(grouping.create_group)
 diff = _awaitable(comparing.diff)
 export_car = _awaitable(cars.export_car)
+figure_link = _awaitable(figure_links.figure_link)
 get = _awaitable(sharing.get)
 group_members = _awaitable(grouping.group_members)
 import_car = _awaitable(cars.import_car)
@@ -169,6 +174,7 @@ set_visibility = _awaitable(visibility.set_visibility)
 share = _awaitable(sharing.share)
 store_bytes = _awaitable(store.store_bytes)
 store_dir = _awaitable(store.store_dir)
+store_figure = _awaitable(figure_storing.store_figure)
 store_file = _awaitable(store.store_file)
 store_json = _awaitable(store.store_json)
 store_npy = _awaitable(store.store_npy)

@@ -26,9 +26,7 @@ _PAGE = {
 #: Of a page, and of everything else: previews are pictures from memory (blob:), and workers are scripts of ours.
 PAGE = "; ".join(f"{name} {value}" for name, value in _PAGE.items())
 #: Of the worker that reads HDF5 files: it compiles WebAssembly, and evaluates nothing else.
-WORKER = "; ".join(
-    f"{name} {value}" for name, value in {**_BOTH, "script-src": "'self' 'wasm-unsafe-eval'"}.items()
-)
+WORKER = "; ".join(f"{name} {value}" for name, value in {**_BOTH, "script-src": "'self' 'wasm-unsafe-eval'"}.items())
 #: Of what members stored: no script runs in it, whatever it is, and it belongs to no origin.
 STORED = "sandbox; default-src 'none'; frame-ancestors 'none'"
 

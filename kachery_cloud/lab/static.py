@@ -191,4 +191,3 @@ def _takes_gzip(accepted: str) -> bool:
         except ValueError:
             weights[coding] = 0.0
     return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0
-
