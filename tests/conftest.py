@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from scripts.peers import GoLibp2p, Helia, Kubo, missing, missing_go
 from scripts.workstation import KEEP_TO_ITSELF, Workstation
 from tests.helpers.clocks import PatientClock, Threads
+from tests.helpers.openid import OpenIDProvider
 
 # Tests hold on a busy machine: hypothesis must not take the time of an example. Those that share a fixture with all
 # examples know it. A test that names checks of its own would bring the others back.
@@ -27,6 +28,7 @@ StartKubo = Callable[..., Kubo]
 StartHelia = Callable[..., Helia]
 StartGoLibp2p = Callable[..., GoLibp2p]
 StartWorkstation = Callable[..., Workstation]
+StartOpenID = Callable[..., OpenIDProvider]
 
 
 def pytest_configure() -> None:
@@ -136,6 +138,13 @@ def start_helia(_peers_present: None) -> Iterator[StartHelia]:
     """Starts Helia nodes (with the options of `scripts.peers.Helia`) that live for one test."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(Helia(**options))
+
+
+@pytest.fixture
+def start_openid(_peers_present: None) -> Iterator[StartOpenID]:
+    """Starts OpenID providers (with the arguments of `OpenIDProvider`) that live for one test."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(OpenIDProvider(**options))
 
 
 @pytest.fixture

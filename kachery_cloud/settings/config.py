@@ -29,9 +29,11 @@ from kachery_cloud.settings.values import (
     FOR_WHOM,
     GATEWAY_TOKENS,
     GATEWAYS,
+    ISSUER,
     LISTENER,
     OWN_PEERS,
     SWITCH,
+    TEXT,
     TIMEOUT,
     URLS,
     Parser,
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 
 #: The most that one pin of others may take; see `kachery_p2p.pinning.server.limits`.
 DEFAULT_PIN = 5 << 30
+#: The issuer of Google's ID tokens (https://accounts.google.com/.well-known/openid-configuration).
+GOOGLE = "https://accounts.google.com"
 DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
 
 # ruff: noqa: RUF009 - `_setting` makes a field, which ruff cannot know.
@@ -52,6 +56,7 @@ DHTMode = Literal["auto", "client", "server", "off"]
 Provided = Literal["roots", "all", "off"]
 Reachable = Literal["auto", "public", "private"]
 Relaying = Literal["auto", "on", "off"]
+Showing = Literal["members", "everyone", "off"]
 
 
 # --- what an entry says ----------------------------------------------------------------------------------------------
@@ -256,6 +261,19 @@ class Config:
     max_pin_bytes: int | None = _setting(BYTES, DEFAULT_PIN, "The most that one of their pins may take.", unset="5 GiB")
     tls_cert: Path | None = _setting(FILE, None, "The certificate (PEM) with which the pinning service speaks HTTPS.")
     tls_key: Path | None = _setting(FILE, None, "Its key (PEM).", unset="in the file of the certificate")
+    openid_issuer: str = _setting(
+        ISSUER, GOOGLE, "The OpenID provider at which people sign in, by its issuer URL.", unset="Google"
+    )
+    openid_client_id: str = _setting(
+        TEXT, "", "The client ID that this provider has given out for kachery-cloud.", unset="none: nobody signs in"
+    )
+    openid_client_secret: str = _setting(TEXT, "", "The client secret that goes with it.", unset="none", secret=bool)
+    show_owner: Showing = _setting(
+        one_of(Showing),
+        "members",
+        "Who may ask this machine which user stands behind it, where its user has signed in.",
+        unset="the members of its groups, and your own machines",
+    )
 
     def dht_mode(self, private_network: bool) -> DHTMode:
         """How to take part in `/ipfs/kad/1.0.0`: not at all when `public` is off.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
+from urllib.parse import urlsplit
 
 from kachery_cloud.errors import ConfigError, InvalidAddress
 from kachery_cloud.uri import check_peer_address
@@ -22,6 +23,8 @@ T = TypeVar("T")
 MAX_TIMEOUT = 86_400.0
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+#: Characters of a client ID or secret; those of known providers have less than a hundred.
+_MOST_TEXT = 4_096
 _ON = ("on", "true", "yes", "1")
 _OFF = ("off", "false", "no", "0")
 
@@ -271,6 +274,29 @@ def _own_peers(value: Any, origin: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _text(value: Any, origin: str) -> str:
+    """One line of text. It is not shown where it cannot be used: it may be a secret."""
+    if not isinstance(value, str) or not value.strip().isprintable() or len(value) > _MOST_TEXT:
+        raise ConfigError(f"{origin} must be one line of text, of at most {_MOST_TEXT} characters.")
+    return value.strip()
+
+
+def _issuer(value: Any, origin: str) -> str:
+    """The issuer of an OpenID provider (OpenID Connect Core 1.0, section 2): https, but for one on this machine."""
+    try:
+        url = base_url(value) if isinstance(value, str) else ""
+    except BadURL:
+        url = ""
+    parts = urlsplit(url)
+    if parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+        raise ConfigError(
+            f"{origin} is {shown(value)}; it must be the https URL of an OpenID provider, such as "
+            "https://accounts.google.com."
+        )
+    # An issuer is compared letter by letter, so a slash that it ends with belongs to it.
+    return url + "/" if isinstance(value, str) and value.strip().endswith("/") else url
+
+
 def _for_whom(value: Any, origin: str) -> tuple[str, ...]:
     """Names of groups, `private` or `public`, as they are written. Which groups there are shows where one is meant."""
     if isinstance(value, str):
@@ -298,6 +324,8 @@ BOOTSTRAP = Parser(parse_bootstrap, "multiaddrs, `default` or `none`", none="def
 LISTENER = Parser(_listener, "`HOST:PORT` or `off`", none="off")
 FILE = Parser(_file, "a path", show=lambda path: None if path is None else str(path))
 BYTES = Parser[int | None](byte_count, "bytes, such as `50GB`")
+ISSUER = Parser(_issuer, "a URL")
+TEXT = Parser(_text, "text")
 SWITCH = Parser(_switch, "`on` or `off`")
 URLS = Parser(_urls, "URLs, `default` or `none`", none="default")
 GATEWAYS = Parser(_gateway_urls, "URLs, `default` or `none`", none="default")

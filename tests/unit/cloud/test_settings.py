@@ -14,6 +14,7 @@ from click.testing import CliRunner
 import kachery_cloud as kcl
 from kachery_cloud.commands.loading import cat, info, load, ls
 from kachery_cloud.commands.main import cli
+from kachery_cloud.errors import ConfigError
 from kachery_cloud.settings.config import SETTINGS, Config, load_config, read_settings, write_default_config
 from kachery_cloud.settings.values import Parser, one_of
 from scripts import settings_table
@@ -51,6 +52,10 @@ GIVEN: dict[str, tuple[str, object, object]] = {
     "max_pin_bytes": ("5kB", 5000, 5000),
     "tls_cert": ("/tls/cert.pem", "/tls/cert.pem", Path("/tls/cert.pem")),
     "tls_key": ("/tls/key.pem", "/tls/key.pem", Path("/tls/key.pem")),
+    "openid_issuer": ("https://id.example.org/", "https://id.example.org/", "https://id.example.org/"),
+    "openid_client_id": ("lab", " lab ", "lab"),
+    "openid_client_secret": ("s3cret", "s3cret", "s3cret"),
+    "show_owner": ("everyone", "everyone", "everyone"),
 }
 
 
@@ -106,7 +111,13 @@ def test_the_file_of_defaults_has_every_setting(tmp_path: Path) -> None:
 def test_status_shows_the_settings_without_secrets(tmp_path: Path) -> None:
     """Where no node runs, `status` has each setting by its name; tokens are not among them."""
     shown = kcl.status()["settings"]
-    assert set(shown) - {"sources"} == set(SETTINGS) - {"directory", "gateway_tokens", "pin_services"}
+    assert set(shown) - {"sources"} == set(SETTINGS) - {
+        "directory",
+        "gateway_tokens",
+        "openid_client_secret",
+        "pin_services",
+    }
+    assert "s3cret" not in repr(config(tmp_path, KACHERY_CLOUD_OPENID_CLIENT_SECRET="s3cret"))
     assert "s3cret" not in repr(config(tmp_path, KACHERY_CLOUD_GATEWAY_TOKENS=f"{URL}=s3cret"))
     tokens = SETTINGS["gateway_tokens"]
     assert tokens.parser.show({URL: "s3cret"}) == [URL]
@@ -196,3 +207,12 @@ def test_the_command_says_what_each_setting_is(tmp_path: Path) -> None:
     assert (rows["mdns"]["key"], rows["mdns"]["takes"], rows["directory"]["key"]) == ("mdns", "on or off", None)
     assert "s3cret" not in text + json.dumps(rows)
     assert "`" not in text + json.dumps(rows)
+
+
+@pytest.mark.parametrize("url", ["http://id.example.org", "id.example.org", "https://u:p@id.example.org", "ftp://a"])
+def test_an_issuer_is_https_or_on_this_machine(url: str, tmp_path: Path) -> None:
+    """Tokens and secrets never go to a provider in the clear."""
+    with pytest.raises(ConfigError, match="OPENID_ISSUER"):
+        config(tmp_path, KACHERY_CLOUD_OPENID_ISSUER=url)
+    local = "http://127.0.0.1:4000"
+    assert config(tmp_path, KACHERY_CLOUD_OPENID_ISSUER=local).openid_issuer == local
