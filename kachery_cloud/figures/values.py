@@ -177,6 +177,8 @@ def _binary(value: Mapping[Any, Any], trail: list[Any]) -> np.ndarray[Any, Any]:
 
     try:
         dtype = np.dtype(str(value["dtype"])).newbyteorder("<")
+        if dtype.kind not in "biuf":
+            raise ValueError(f"{dtype} is no type of numbers")
         array = np.frombuffer(base64.b64decode(value["bdata"], validate=True), dtype)
         if shape := value.get("shape"):
             lengths = (
@@ -187,10 +189,7 @@ def _binary(value: Mapping[Any, Any], trail: list[Any]) -> np.ndarray[Any, Any]:
         raise NotSerializable(
             f"The figure has an array {describe_place(trail)} that cannot be read: {error}."
         ) from None
-    found = storable(array, trail)
-    if not isinstance(found, np.ndarray):
-        raise NotSerializable(f"The figure has an array {describe_place(trail)} that holds no numbers.")
-    return found
+    return storable(array if array.ndim else array.reshape(1), trail)
 
 
 def _refused(value: Any, trail: list[Any], advice: str) -> NotSerializable:

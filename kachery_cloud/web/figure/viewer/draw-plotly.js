@@ -25,12 +25,14 @@ export async function draw ({ spec }, { place, dark, load, script }) {
   })
   const layout = themed(typeof cleaned.layout === 'object' && cleaned.layout ? cleaned.layout : {}, dark, place)
   place.classList.add('plotly-figure')
-  await Plotly.newPlot(place, { data: traces, layout, frames: Array.isArray(cleaned.frames) ? cleaned.frames : [] }, {
+  // The settings are ours alone: those of a figure could name a server.
+  const config = {
     responsive: true,
     displaylogo: false,
     plotlyServerURL: '',
     modeBarButtons: [['zoom2d', 'pan2d', 'zoomIn2d', 'zoomOut2d', 'resetScale2d']]
-  })
+  }
+  await Plotly.newPlot(place, { data: traces, layout, config, frames: Array.isArray(cleaned.frames) ? cleaned.frames : [] })
   return { save: async how => await Plotly.toImage(place, { format: how, scale: how === 'png' ? 2 : 1 }) }
 }
 
@@ -41,7 +43,9 @@ function themed (layout, dark, place) {
   const base = dark && own === undefined
     ? { template: { layout: { ...DARK, xaxis: AXIS, yaxis: AXIS } } }
     : own === undefined ? { paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)' } : {}
-  return { height: 450, ...base, ...layout, ...(layout.template ? {} : base.template ? { template: base.template } : {}) }
+  const bare = { bgcolor: 'rgba(0,0,0,0)', color: '#7a8a87', activecolor: dark && own === undefined ? '#e4ecea' : '#17211f' }
+  const template = layout.template ?? base.template
+  return { height: 450, ...base, ...layout, ...(template ? { template } : {}), modebar: { ...bare, ...layout.modebar } }
 }
 
 const AXIS = { gridcolor: '#2e3c39', zerolinecolor: '#788a86', linecolor: '#788a86' }
