@@ -52,7 +52,7 @@ def figure(
     Examples:
         kachery-cloud figure chart.json --data trials=trials.csv
         kachery-cloud figure ipfs://bafy... --gateway http://127.0.0.1:8090
-        kachery-cloud figure ipfs://bafy... --self-contained
+        kachery-cloud figure chart.json --data trials=trials.csv --self-contained
     """  # noqa: D301
     from kachery_cloud.audiences import audience_for
     from kachery_cloud.figures.links import figure_link

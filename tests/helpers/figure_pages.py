@@ -21,6 +21,11 @@ def open_figure(page: Page, address: str) -> Page:
 
 
 def failure(page: Page) -> str:
-    """Wait until the page says that there is no figure: what it says."""
-    page.wait(FAILED)
+    """Wait until the page says that there is no figure: what it says.
+
+    Raises:
+        AssertionError: there is one.
+    """
+    page.wait(f"{DRAWN} || {FAILED}")
+    assert page.run(FAILED), "the figure is drawn"
     return page.text("#reason")

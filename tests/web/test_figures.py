@@ -12,7 +12,7 @@ import pytest
 
 from scripts.workstation import Workstation
 from tests.conftest import StartWorkstation
-from tests.helpers.devtools import Browser, axe_core
+from tests.helpers.devtools import Browser, Page, axe_core
 from tests.helpers.figure_pages import DRAWN, failure, open_figure
 
 _STORE = """
@@ -91,6 +91,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield started
 
 
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    made = browser.page()
+    yield made
+    made.close()
+
+
 #: What is to be seen in the frame: a number of marks of each figure.
 _MARKS = {
     # One line; the gap cuts it in two.
@@ -109,46 +116,39 @@ _MARKS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(_MARKS))
-def test_a_figure_is_drawn(lab: Lab, browser: Browser, name: str) -> None:
+def test_a_figure_is_drawn(lab: Lab, page: Page, name: str) -> None:
     """Marks are there, of arrays, tables and URIs; nothing violates a policy, and no other server is asked."""
-    page = browser.page()
     frame = open_figure(page, lab.link(name))
     frame.wait(_MARKS[name])
     assert page.complaints == frame.complaints == []
     loaded = [*page.requests, *frame.run("performance.getEntriesByType('resource').map(each => each.name)")]
     assert loaded
     assert [each for each in loaded if not each.startswith((f"{lab.gateway}/", "data:image/", "blob:"))] == []
-    page.close()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["alone", "alone line"])
-def test_a_figure_brings_its_viewer(lab: Lab, browser: Browser, name: str) -> None:
+def test_a_figure_brings_its_viewer(lab: Lab, page: Page, name: str) -> None:
     """A folder with the viewer and all data is a page that shows the figure, in an origin of its own."""
-    page = browser.page()
     frame = open_figure(page, lab.folder(name))
     frame.wait(_MARKS["line" if "line" in name else "uris"])
     assert page.complaints == []
     assert page.run("self.origin") == "null"
     assert [each for each in page.requests if not each.startswith((lab.folder(name), "data:", "blob:"))] == []
-    page.close()
 
 
 @pytest.mark.slow
-def test_titles_are_text(lab: Lab, browser: Browser) -> None:
+def test_titles_are_text(lab: Lab, page: Page) -> None:
     """What a figure is called is shown as it is written, and is the name of the page and of its frame."""
-    page = browser.page()
     open_figure(page, lab.link("line"))
     assert page.text("h1") == "Rates <b>of</b> cells" or page.text("h1") == "Rates of cells"
     assert page.run("document.title").startswith(page.text("h1"))
     assert page.run("document.querySelector('iframe').title") == page.text("h1")
-    page.close()
 
 
 @pytest.mark.slow
-def test_rows_are_loaded_by_ranges(lab: Lab, browser: Browser) -> None:
+def test_rows_are_loaded_by_ranges(lab: Lab, page: Page) -> None:
     """Of an array of 16 MB, of which fifty rows are drawn, some kilobytes are loaded."""
-    page = browser.page()
     frame = open_figure(page, lab.link("rows"))
     asked = [status for status, address in page.statuses if address.endswith("long.npy")]
     assert asked == [206, 206]
@@ -161,7 +161,6 @@ def test_rows_are_loaded_by_ranges(lab: Lab, browser: Browser) -> None:
     assert list(first.values() if isinstance(first, dict) else first) == [
         4.0 * row + 2 for row in range(100_000, 100_050)
     ]
-    page.close()
 
 
 #: Arrays of all types that the viewer reads, with what it is to make of them.
@@ -199,12 +198,11 @@ def _expected(array: np.ndarray[Any, Any]) -> Any:
 
 
 @pytest.mark.slow
-def test_arrays_of_all_types(lab: Lab, browser: Browser, tmp_path: Path) -> None:
+def test_arrays_of_all_types(lab: Lab, page: Page, tmp_path: Path) -> None:
     """What numpy writes is read as numpy has it."""
     for number, array in enumerate(_ARRAYS.values()):
         np.save(tmp_path / f"{number}.npy", array)
     uri = lab.station.call(f"say(kcl.store_dir({str(tmp_path)!r}))").removeprefix("ipfs://").partition("?")[0]
-    page = browser.page()
     page.open(f"{lab.gateway}/figure/")
     read = """(async () => {
       const { Gateway } = await import('/figure/viewer/gateway.js')
@@ -225,14 +223,12 @@ def test_arrays_of_all_types(lab: Lab, browser: Browser, tmp_path: Path) -> None
     found = page.run(script)
     assert dict(zip(_ARRAYS, found, strict=False)) == {name: _expected(array) for name, array in _ARRAYS.items()}
     assert found[-1] == _ARRAYS["fortran"][1:].tolist()
-    page.close()
 
 
 @pytest.mark.slow
-def test_a_private_figure_is_shown_with_the_token(lab: Lab, browser: Browser) -> None:
+def test_a_private_figure_is_shown_with_the_token(lab: Lab, page: Page) -> None:
     """Without it the page says what it says of what nobody has; with it the figure is drawn, and nothing is kept."""
     token = lab.station.call(_TOKEN)
-    page = browser.page()
     page.open(lab.link("private"))
     assert "not for everybody" in failure(page)
     page.type("#token", "wrong")
@@ -253,14 +249,12 @@ def test_a_private_figure_is_shown_with_the_token(lab: Lab, browser: Browser) ->
     ]
     page.open(f"{lab.gateway}/figure/?again#{lab.figures['private'].partition('?')[0]}")
     failure(page)
-    page.close()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["line", "heatmap"])
-def test_a_figure_is_saved_as_a_picture(lab: Lab, browser: Browser, name: str) -> None:
+def test_a_figure_is_saved_as_a_picture(lab: Lab, page: Page, name: str) -> None:
     """As SVG and as PNG, under the name of the figure."""
-    page = browser.page()
     open_figure(page, lab.link(name))
     page.run(
         "URL.createObjectURL = blob => { window.saved = blob; return '#saved' };"
@@ -274,7 +268,6 @@ def test_a_figure_is_saved_as_a_picture(lab: Lab, browser: Browser, name: str) -
         )
         assert head == begins
         assert page.run("window.saved.size") > 1000
-    page.close()
 
 
 @pytest.mark.slow
@@ -289,21 +282,18 @@ def test_a_figure_is_saved_as_a_picture(lab: Lab, browser: Browser, name: str) -
         ("#%", "not the URI"),
     ],
 )
-def test_addresses_that_are_no_figure(lab: Lab, browser: Browser, hash: str, says: str) -> None:
+def test_addresses_that_are_no_figure(lab: Lab, page: Page, hash: str, says: str) -> None:
     """The page says so; nothing else is loaded."""
-    page = browser.page()
     page.open(f"{lab.gateway}/figure/{hash}")
     assert says in failure(page)
     assert page.complaints == []
     assert [each for each in page.requests if not each.startswith(f"{lab.gateway}/")] == []
     assert f"{lab.gateway}/health" not in page.requests
-    page.close()
 
 
 @pytest.mark.slow
-def test_a_uri_is_typed(lab: Lab, browser: Browser) -> None:
+def test_a_uri_is_typed(lab: Lab, page: Page) -> None:
     """Without an address the page asks for a URI, and shows it; going back leads back."""
-    page = browser.page()
     page.open(f"{lab.gateway}/figure/")
     page.wait("!document.getElementById('open').hidden")
     page.type("#uri", lab.figures["line"].partition("?")[0])
@@ -311,7 +301,6 @@ def test_a_uri_is_typed(lab: Lab, browser: Browser) -> None:
     page.wait(DRAWN)
     page.run("history.back()")
     page.wait("!document.getElementById('open').hidden")
-    page.close()
 
 
 @pytest.mark.slow

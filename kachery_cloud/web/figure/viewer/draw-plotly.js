@@ -19,7 +19,8 @@ export async function draw ({ spec }, { place, dark, load, script }) {
   const cleaned = clean(spec, pictures)
   const known = Plotly.PlotSchema.get().traces
   const traces = cleaned.data.map(trace => {
-    const type = SAME[trace?.type] ?? trace?.type ?? 'scatter'
+    const given = trace?.type ?? 'scatter'
+    const type = Object.hasOwn(SAME, given) ? SAME[given] : given
     if (!Object.hasOwn(known, type)) throw new Error(`it has data of the type ${JSON.stringify(String(type).slice(0, 40))}, which this viewer does not draw.`)
     return { ...trace, type }
   })

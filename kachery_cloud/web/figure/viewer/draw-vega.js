@@ -31,9 +31,10 @@ export async function draw ({ kind, spec, data, title }, { place, dark, load, sc
   checkSequences(compiled)
   const runtime = vega.parse(compiled, kind === 'vega-lite' ? {} : config, { ast: true })
   const logger = vega.logger(vega.Warn)
+  const faults = []
   const view = new vega.View(runtime, {
     expr: expressionInterpreter,
-    loader: loader(load),
+    loader: loader(load, faults),
     renderer: count(tables, plain) > ROWS_AS_SVG ? 'canvas' : 'svg',
     container: place,
     hover: true,
@@ -41,17 +42,26 @@ export async function draw ({ kind, spec, data, title }, { place, dark, load, sc
   })
   if (title) view.description(title)
   await view.runAsync()
+  // Vega would draw nothing, and leave it at that.
+  if (faults.length) throw faults[0]
   return {
     save: async how => how === 'svg' ? await view.toSVG() : await view.toImageURL('png', 2)
   }
 }
 
 /** The loader of Vega: it hands everything to the page around, and follows no link. */
-function loader (load) {
+function loader (load, faults) {
   const refuse = async uri => { throw new Error(`${String(uri).slice(0, 100)} is not loaded.`) }
   return {
     options: {},
-    load: async uri => new TextDecoder().decode((await load(uri)).bytes),
+    load: async uri => {
+      try {
+        return new TextDecoder().decode((await load(uri)).bytes)
+      } catch (error) {
+        faults.push(error)
+        throw error
+      }
+    },
     sanitize: async (uri, options) => {
       if (options?.context !== 'image') return await refuse(uri)
       if (/^data:image\/(png|jpeg|gif|webp|svg\+xml)[;,]/.test(uri)) return { href: uri }
@@ -65,12 +75,13 @@ function loader (load) {
 
 const isObject = value => typeof value === 'object' && value !== null && !Array.isArray(value) && !ArrayBuffer.isView(value)
 
-/** With plain lists in place of typed arrays. */
-function unpacked (value) {
+/** With plain lists in place of typed arrays; and inputs where Vega puts them, not in an element that it would empty. */
+function unpacked (value, under = '') {
   if (ArrayBuffer.isView(value)) return Array.from(value)
-  if (Array.isArray(value)) return value.map(unpacked)
+  if (Array.isArray(value)) return value.map(each => unpacked(each, under))
   if (!isObject(value)) return value
-  return Object.fromEntries(Object.entries(value).map(([key, each]) => [key, unpacked(each)]))
+  const kept = Object.entries(value).filter(([key]) => !(under === 'bind' && key === 'element'))
+  return Object.fromEntries(kept.map(([key, each]) => [key, unpacked(each, under === 'bind' ? under : key)]))
 }
 
 /** The rows of a table, or its whole content where only the specification says how it is read. */

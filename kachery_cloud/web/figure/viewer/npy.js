@@ -93,8 +93,8 @@ function dates (values, { unit, count }) {
   return Array.from(values, value => {
     if (value === -(2n ** 63n)) return null // NaT
     let date
-    if (unit in MILLISECONDS) date = new Date(Number(value) * count * MILLISECONDS[unit])
-    else if (unit in PARTS) date = new Date(Number(value * BigInt(count) / PARTS[unit]))
+    if (Object.hasOwn(MILLISECONDS, unit)) date = new Date(Number(value) * count * MILLISECONDS[unit])
+    else if (Object.hasOwn(PARTS, unit)) date = new Date(Number(value * BigInt(count) / PARTS[unit]))
     else if (unit === 'M' || unit === 'Y') date = new Date(Date.UTC(1970, Number(value) * count * (unit === 'Y' ? 12 : 1), 1))
     return date && !Number.isNaN(date.getTime()) ? date.toISOString().slice(0, -1) : null
   })

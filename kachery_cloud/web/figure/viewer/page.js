@@ -53,7 +53,7 @@ async function show (token = '') {
     element('status').textContent = 'Loading'
     const { document: figure, folder } = await load(gateway, what)
     const spec = await gateway.filled(figure.spec, figure.arrays, folder)
-    const data = {}
+    const data = Object.create(null)
     for (const [name, table] of figure.data) data[name] = await gateway.table(name, table, figure.arrays, folder)
     if (!still()) return
     title(figure.title)
