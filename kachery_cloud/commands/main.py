@@ -28,6 +28,7 @@ COMMANDS = {
     "doctor": "doctor",
     "du": "inventory",
     "export": "cars",
+    "figure": "figures",
     "gc": "inventory_removal",
     "gateway-token": "network",
     "get": "sharing",
@@ -91,7 +92,7 @@ PROGRAMS = (
 
 #: The commands in the order in which --help shows them, with what they are for.
 SECTIONS = {
-    "Give something away": ("store", "link", "node", "share", "publish", "export"),
+    "Give something away": ("store", "link", "node", "share", "figure", "publish", "export"),
     "Get something": ("get", "load", "cat", "ls", "import", "resolve", "whereis", "diff"),
     "See what is here": ("list", "info", "du", "status", "settings"),
     "Say who may have it": ("visibility", "access", "audit", "owner"),

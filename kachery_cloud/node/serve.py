@@ -165,6 +165,7 @@ def _identity(directory: Path) -> NodeKey:
 
 
 def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> GatewayServer:
+    from kachery_cloud.figures.viewer import viewer_site
     from kachery_p2p.gateway.server.server import DEFAULT_ADDRESS, GatewayServer
     from kachery_p2p.gateway.server.token import read_token
     from kachery_p2p.node.messages import LoadRequest
@@ -184,6 +185,8 @@ def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> Gatewa
         resolver=node.finding.names,
         gate=node.gate,
         token=lambda: read_token(config.directory),
+        origins=config.gateway_origins,
+        sites=[viewer_site()],
     )
 
 

@@ -35,6 +35,7 @@ from kachery_cloud.settings.values import (
     ISSUER,
     LISTENER,
     ORIGIN,
+    ORIGINS,
     OWN_PEERS,
     PEOPLE,
     SWITCH,
@@ -260,6 +261,12 @@ class Config:
     )
     gateway_tokens: Mapping[str, str] = _setting(
         GATEWAY_TOKENS, {}, "Tokens that some of the gateways ask for.", secret=bool
+    )
+    gateway_origins: tuple[str, ...] = _setting(
+        ORIGINS,
+        (),
+        "Web pages of others that may use the token of this machine's gateway, and so read what is not public.",
+        unset="no page but the gateway's own",
     )
     pin_services: tuple[PinSetting, ...] = _setting(
         _PIN_SERVICES,

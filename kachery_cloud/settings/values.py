@@ -305,6 +305,28 @@ def _file(value: Any, origin: str) -> Path | None:
     return next(iter(found))
 
 
+def _origins(value: Any, origin: str) -> tuple[str, ...]:
+    """Origins of web pages (RFC 6454), as browsers write them, each once."""
+    if isinstance(value, str):
+        value = [part for part in re.split(r"[,\s]+", value) if part]
+    if not isinstance(value, (list, tuple)) or not all(isinstance(part, str) for part in value):
+        raise ConfigError(f"{origin} is {shown(value)}; it must be a list of origins.")
+    found: dict[str, None] = {}
+    for part in value:
+        try:
+            url = base_url(part)
+        except BadURL:
+            url = ""
+        scheme, _, host = url.partition("://")
+        if not host or "/" in host:
+            raise ConfigError(
+                f"{shown(part)} ({origin}) is not the origin of a web page, such as https://lab.example.org: a scheme "
+                "and a host, and no path."
+            )
+        found[f"{scheme}://{host.removesuffix({'http': ':80', 'https': ':443'}[scheme])}"] = None
+    return tuple(found)
+
+
 def _own_peers(value: Any, origin: str) -> tuple[str, ...]:
     """Peer IDs, each once."""
     if isinstance(value, str):
@@ -405,6 +427,7 @@ DIRECTORIES = Parser(
 )
 ADDRESSES = Parser(parse_addresses, "multiaddrs")
 OWN_PEERS = Parser(_own_peers, "peer IDs")
+ORIGINS = Parser(_origins, "origins such as `https://lab.example.org`")
 FOR_WHOM = Parser(_for_whom, "names of groups, `private` or `public`")
 BOOTSTRAP = Parser(parse_bootstrap, "multiaddrs, `default` or `none`", none="default")
 LISTENER = Parser(_listener, "`HOST:PORT` or `off`", none="off")

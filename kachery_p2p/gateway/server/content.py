@@ -203,6 +203,21 @@ class Content:
         entries = await self.all_entries(found)
         return entries[: self.limits.max_entries_shown], len(entries)
 
+    async def folders(self, entries: Sequence[HamtEntry]) -> dict[CID, bool]:
+        """Which of the entries of a directory are directories themselves, as far as their blocks are here.
+
+        Of `limits.MAX_LOOKED_INTO` of them at most; what is raw is none.
+        """
+
+        def look() -> dict[CID, bool]:
+            found: dict[CID, bool] = {}
+            for cid in [each.cid for each in entries if each.cid.codec == DAG_PB][: limits.MAX_LOOKED_INTO]:
+                with contextlib.suppress(BlockUnavailable, MalformedDag, UnsupportedCID):
+                    found[cid] = node_kind(self.block(cid), cid) in (DataType.DIRECTORY, DataType.HAMT_SHARD)
+            return found
+
+        return await self.in_thread(look, limiter=self._listers)
+
     async def all_entries(self, found: ResolvedPath) -> list[HamtEntry]:
         """All that is in a directory.
 

@@ -6,7 +6,7 @@ Listening anywhere but on loopback is for the user to choose, and is logged.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from kachery_p2p.gateway.server import limits
@@ -14,6 +14,7 @@ from kachery_p2p.gateway.server.app import GatewayApp
 from kachery_p2p.gateway.server.content import Content, Fetch
 from kachery_p2p.gateway.server.limits import GatewayLimits
 from kachery_p2p.gateway.server.names import NameSource
+from kachery_p2p.gateway.server.sites import Site
 from kachery_p2p.gateway.server.view import View
 from kachery_p2p.http_address import DEFAULT_ADDRESS, parse_address
 from kachery_p2p.http_server import HttpServer
@@ -39,6 +40,8 @@ class GatewayServer(HttpServer):
         bounds: what it gives to those who read from it.
         gate: decides what everyone may see; None where that is all there is.
         token: reads the token with which the user sees the rest; see `token`.
+        origins: of pages that may use the token.
+        sites: what else is served, beside `/ipfs/` and `/ipns/`.
 
     Raises:
         InvalidAddress: `address` is none.
@@ -61,9 +64,13 @@ class GatewayServer(HttpServer):
         bounds: GatewayLimits = limits.DEFAULTS,
         gate: Gate | None = None,
         token: Callable[[], str | None] = lambda: None,
+        origins: Iterable[str] = (),
+        sites: Sequence[Site] = (),
     ) -> None:
         content = Content(View(repo.own, gate), fetch, bounds)
-        self._app = GatewayApp(content, names=names, agent=agent, resolver=resolver, token=token)
+        self._app = GatewayApp(
+            content, names=names, agent=agent, resolver=resolver, token=token, origins=origins, sites=sites
+        )
         super().__init__(self._app, address, what="The gateway", option="--gateway", bounds=bounds)
 
     @property

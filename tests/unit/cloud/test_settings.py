@@ -48,6 +48,11 @@ GIVEN: dict[str, tuple[str, object, object]] = {
     "own_peers": (f"/p2p/{PEER}", [PEER], (PEER,)),
     "gateways": (URL, [URL], (URL,)),
     "gateway_tokens": (f"{URL}=secret", {URL: "secret"}, {URL: "secret"}),
+    "gateway_origins": (
+        "https://Lab.example.org:443, http://localhost:8888",
+        ["https://lab.example.org", "http://localhost:8888"],
+        ("https://lab.example.org", "http://localhost:8888"),
+    ),
     "pinning_service": ("127.0.0.1:8095", "127.0.0.1:8095", "127.0.0.1:8095"),
     "max_pin_bytes": ("5kB", 5000, 5000),
     "tls_cert": ("/tls/cert.pem", "/tls/cert.pem", Path("/tls/cert.pem")),
