@@ -285,7 +285,7 @@ def _reasons(config: Config, audience: Audience, groups: Sequence[GroupHere]) ->
         return (Reason("public", None, ()),)
     by_id = {group.id: group for group in groups}
     found: list[Reason] = []
-    for group in uri_groups(audience):
+    for group in sorted(audience.groups - {OWN}):
         (word,) = words_of(group_audience([group]), groups)
         members = by_id[group].members if group in by_id else ()
         found.append(Reason(word, group, tuple(Member(each.peer, each.name, each.role) for each in members)))

@@ -359,7 +359,7 @@ def _other_copy(
 
     blocks, proofs = repo.removal.sample(root, ASKED_BLOCKS, GIVEN_BLOCKS)
     found = get_connection(config).copies(
-        CopiesRequest(root.cid, tuple(blocks), tuple(proofs), seconds, tuple(peers), tuple(groups))
+        CopiesRequest(root.cid, tuple(blocks), tuple(proofs), seconds, tuple(peers), tuple(groups), config.members_only)
     )
     if found.seen:
         each = found.seen[0]

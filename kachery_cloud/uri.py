@@ -4,7 +4,8 @@
                 [ "#key=" age-key ]
     parameter = "label=" text          a note for people, once; it plays no part in finding the data
               / "provider=" multiaddr  where to ask, as verified-fetch writes it; with or without `/p2p/<peer ID>`
-              / "group=" id            for the members of this group; once for each of several. Only members are asked
+              / "group=" id            for the members of this group; once for each of several. Only members are asked.
+                                       "own" is for the machines of whoever made the URI, which ask each other alone
               / "encryption=age"       it is encrypted, and is to be decrypted; without it, the cipher text is meant
               / text                   first, without a "=": a label, as older releases of kachery-cloud wrote it
 
@@ -34,7 +35,7 @@ from urllib.parse import quote, unquote
 
 from kachery_cloud import uri_notes
 from kachery_cloud.errors import InvalidAddress, InvalidArgument, InvalidURI
-from kachery_p2p.access.audience import GROUP_ID
+from kachery_p2p.access.audience import GROUP_ID, OWN
 from kachery_p2p.errors import InvalidCID, InvalidName, UnsupportedCID
 from kachery_p2p.text import shown
 
@@ -257,6 +258,21 @@ def _check_key(fragment: str, quoted: str) -> None:
         )
     if not _LINK_KEY.fullmatch(fragment):
         raise InvalidURI(f"{quoted} is followed by '#key=' and no age key: that is AGE-SECRET-KEY-1 and 58 characters.")
+
+
+def with_groups(uri: str, groups: Sequence[str]) -> str:
+    """A URI, of content or of a name, that says that it is for these groups as well.
+
+    Args:
+        uri: in any form. It is not looked at otherwise: whoever takes it says what is wrong with it.
+        groups: their IDs.
+
+    Raises:
+        InvalidURI: one of them is not the ID of a group.
+    """
+    more = "&".join("group=" + _check_group(group, "a group") for group in groups)
+    text, mark, key = uri.strip().partition("#")
+    return f"{text}{'&' if '?' in text else '?'}{more}{mark}{key}" if more else uri
 
 
 def begins_with_cid(text: str) -> bool:
@@ -535,7 +551,7 @@ def _encode(text: str) -> str:
 
 
 def _check_group(group: str, origin: str) -> str:
-    """The ID of a group, if it is one.
+    """The ID of a group, if it is one; or `OWN`.
 
     Args:
         group: the text.
@@ -544,7 +560,7 @@ def _check_group(group: str, origin: str) -> str:
     Raises:
         InvalidURI: it is none.
     """
-    if not GROUP_ID.fullmatch(group):
+    if group != OWN and not GROUP_ID.fullmatch(group):
         raise InvalidURI(
             f"{shown(group)} ({origin}) is not the ID of a group: that is 26 letters a-z and digits 2-7. Those of your "
             "groups: kachery-cloud-group list"

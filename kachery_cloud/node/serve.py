@@ -275,13 +275,16 @@ def _methods(
 
     return by_name(
         Method(messages.LOAD, load),
+        Method(messages.LOAD_FROM_MEMBERS, load),
         Method(STATUS, status),
         Method(messages.WHEREIS, whereis),
+        Method(messages.WHEREIS_AT_MEMBERS, whereis),
         Method(messages.ANNOUNCE, announce),
         Method(messages.PUBLISH, publish),
         Method(messages.RESOLVE, resolve),
         Method(messages.NOTIFY_STORED, notify_stored),
         Method(messages.COPIES, copies),
+        Method(messages.COPIES_AT_MEMBERS, copies),
         Method(messages.NOTIFY_REMOVED, notify_removed),
         Method(messages.NOTIFY_ACCESS, notify_access),
         Method(messages.WAKE_PINS, wake_pins),

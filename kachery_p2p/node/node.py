@@ -186,7 +186,13 @@ class Node:
         )
         self._own_machines = OwnMachines(self.host, self.groups)
         self._members_first = MembersFirst(
-            self.host, self.finding, self._members, self.gate, settled=self._own_machines.settled
+            self.host,
+            self.finding,
+            self._members,
+            self.gate,
+            settled=self._own_machines.settled,
+            formerly=repo.access.leaving.formerly,
+            ever_restricted=repo.access.records.begun,
         )
         self.membership = GroupService(self.host, self.groups, self._reach_member)
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services, outbox=outbox)
@@ -339,7 +345,7 @@ class Node:
         Raises:
             NotAMember: it is for groups, and this machine is in none of them.
         """
-        plan = await self._members_first.plan(request.cid, request.groups)
+        plan = await self._members_first.plan(request.cid, request.groups, members_only=request.members_only)
         return await Whereis(self.host, self.exchange, self.finding, tell, plan.groups).run(request)
 
     async def publish(self, request: PublishRequest) -> PublishedName:
@@ -390,7 +396,7 @@ class Node:
         arriving.hide(multihash, request.timeout + HIDDEN_SECONDS)
         found = Copies()
         try:
-            plan = await self._members_first.plan(request.cid, request.groups)
+            plan = await self._members_first.plan(request.cid, request.groups, members_only=request.members_only)
             found = await CopySearch(self.host, self.exchange, self.finding, request, plan.groups).run()
         finally:
             if found.seen:
@@ -439,7 +445,9 @@ class Node:
                 self._lasting |= {root.multihash}
                 self.finding.announce([root.multihash])
 
-        plan = await self._members_first.plan(root, request.groups, request.providers)
+        plan = await self._members_first.plan(
+            root, request.groups, request.providers, members_only=request.members_only
+        )
         async with contextlib.AsyncExitStack() as stack:
             admits = None if plan.groups is None else self.finding.members.admits(plan.groups)
             session = await stack.enter_async_context(

@@ -123,6 +123,7 @@ STOPPED: dict[str, Any] = {
         "shared_dirs": [],
         "to": [],
         "own_peers": [],
+        "members_only": "bool",
         "listen": ["str"],
         "peers": ["str"],
         "timeout": "float",

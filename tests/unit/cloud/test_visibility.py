@@ -17,9 +17,11 @@ from kachery_cloud import audiences, store, visibility
 from kachery_cloud.commands.main import find_command
 from kachery_cloud.errors import ConfigError, ContentNotFound, GroupError, GroupNotFound, InvalidArgument, NoPermission
 from kachery_cloud.local import close_repositories, repository
+from kachery_cloud.node.connection import NodeConnection
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import parse_uri
 from kachery_p2p.access.audience import NOBODY, PRIVATE, PUBLIC, Audience, group_audience
+from kachery_p2p.node.messages import LoadRequest
 
 PEER = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
 
@@ -95,18 +97,21 @@ def test_fsspec_takes_it(hippocampus: str, tmp_path: Path) -> None:
     assert {audience_of(uri) for uri in stored} == {group_audience([hippocampus])}
 
 
-def test_private_has_no_group_in_its_uri() -> None:
-    """It is for the user's own machines, which are named in the settings."""
+def test_the_uri_of_what_is_private_says_so() -> None:
+    """Else whoever loads by it would have to ask everybody. Other machines of the user are named in the settings."""
     uri = kcl.store_text("mine", to="private", local=True)
-    assert parse_uri(uri).groups == ()
+    assert parse_uri(uri).groups == ("own",)
+    assert kcl.list(to="private")[0].uri == uri
+    assert kcl.load_text(uri) == "mine"
     assert audience_of(uri) == PRIVATE
+    assert parse_uri(kcl.set_visibility(uri, "public")).groups == ()
 
 
 def test_several_at_once(hippocampus: str) -> None:
     """Members of either may load it, and the user's own machines."""
     lab = kcl.create_group("lab").id
     uri = kcl.store_text("both", to=["hippocampus", "lab", "private"], local=True)
-    assert set(parse_uri(uri).groups) == {hippocampus, lab}
+    assert set(parse_uri(uri).groups) == {hippocampus, lab, "own"}
     assert kcl.access(uri).visibility == ("hippocampus", "lab", "private")
     assert (
         kcl.access(uri).sentence == "Only members of hippocampus (1) and lab (1) and your own machines can load this."
@@ -502,3 +507,38 @@ def test_what_a_shell_offers(hippocampus: str) -> None:
 
     found = [word for _, word, _ in offers(find_command("store"), ["--to"], "")]
     assert found == ["hippocampus", "private", "public"]
+
+
+# --- from members alone ----------------------------------------------------------------------------------------------
+
+
+def test_commands_load_from_members(hippocampus: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--group` says it where the URI does not, by a name or an ID; the setting says it for all that is loaded."""
+    asked: list[LoadRequest] = []
+
+    def load(self: object, request: LoadRequest, progress: object = None) -> None:
+        asked.append(request)
+        raise ContentNotFound("nobody has it")
+
+    monkeypatch.setattr(NodeConnection, "load", load)
+    bare = "ipfs://bafkrei" + 52 * "a"
+    for line in (["load", bare], ["cat", bare], ["get", bare], ["info", bare]):
+        assert run(*line, "--group", "hippocampus").exit_code == 3
+        assert asked.pop().groups == (hippocampus,)
+    assert run("load", f"{bare}?group=own", "--group", hippocampus).exit_code == 3
+    assert set(asked[-1].groups) == {"own", hippocampus}
+    assert run("load", bare, "--group", "private").exit_code == 3
+    assert (asked[-1].groups, asked[-1].members_only) == (("own",), False)
+    assert "no group 'hipocampus'" in run("load", bare, "--group", "hipocampus").stderr
+    assert run("load", bare, "--group", "public").exit_code == 2
+    monkeypatch.setenv("KACHERY_CLOUD_MEMBERS_ONLY", "on")
+    count = len(asked)
+    assert run("load", bare).exit_code == 3
+    assert (len(asked), asked[-1].members_only) == (count + 1, True)
+
+
+def test_a_plain_export_says_for_whom_it_is(hippocampus: str, tmp_path: Path) -> None:
+    """The URIs that it prints lead to members, not to everybody."""
+    uri = kcl.store_text("theirs", to="hippocampus", local=True)
+    (named,) = kcl.export_car(parse_uri(uri).locator, tmp_path / "x.car", plain=True, local_only=True).uris
+    assert parse_uri(named).groups == (hippocampus,)
