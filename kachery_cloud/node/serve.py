@@ -149,11 +149,18 @@ def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> Gatewa
     ) -> LoadResult:
         return await node.load(LoadRequest(cid, tuple(path), kind, start, end, timeout=config.timeout))
 
+    async def fetch_apart(
+        cid: CID, path: Sequence[str], *, kind: LoadKind, start: int | None = None, end: int | None = None
+    ) -> LoadResult:
+        return await node.load_public(LoadRequest(cid, tuple(path), kind, start, end, timeout=config.timeout))
+
     address = choice.address or DEFAULT_ADDRESS
     return GatewayServer(
         node.repo,
         address,
         fetch=fetch if choice.fetch else None,
+        fetch_apart=fetch_apart if choice.fetch else None,
+        fetched_apart=lambda: node.public_loads.contents,
         agent=AGENT,
         resolver=node.finding.names,
         gate=node.gate,

@@ -119,7 +119,7 @@ class MembersFirst:
         mine = wanted & self._groups.own_groups()
         if OWN in wanted and self._groups.members_of(OWN):
             mine |= {OWN}
-        if wanted == {OWN} and not mine:
+        if wanted <= {OWN} and wanted and not mine:
             raise NotAMember(
                 "This is private: for the machines of whoever made the URI, who are to name each other's peer IDs in "
                 "KACHERY_CLOUD_OWN_PEERS. This machine names none, so nobody is asked. If it was made public since, "
