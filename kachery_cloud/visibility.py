@@ -157,8 +157,9 @@ def _named_publicly(cid: CID) -> str:
     if not names:
         return ""
     return (
-        f"{' and '.join(names)} points to it, and tells everybody its CID, by the DHT. Publish something else under "
-        "that name: kachery-cloud publish"
+        f"{' and '.join(names)} points to it, and has told everybody its CID. That is not said again from here, and "
+        "what was said is forgotten by others within two days. To let the name point to something else at once: "
+        "kachery-cloud publish"
     )
 
 

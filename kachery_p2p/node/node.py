@@ -368,16 +368,11 @@ class Node:
         )
 
     async def _check_public(self, path: str) -> None:
-        """See `publish`. Of `/ipns/` paths nothing can be told."""
-        parts = path.split("/")
-        if parts[:2] != ["", "ipfs"] or len(parts) < 3 or not self.gate.any_restricted():
-            return
-        root = CID.parse(parts[2])
-        found = await trio.to_thread.run_sync(self.gate.audiences, [root.multihash])
-        if root.multihash in found:
+        """See `publish`."""
+        if not await self.finding.may_be_told(path):
             raise NoPermission(
-                f"ipfs://{root} is not for everybody, and a published name would tell everybody its CID. Pass on its "
-                "URI instead; or make it public first (kachery-cloud visibility)."
+                f"ipfs:/{path.removeprefix('/ipfs')} is not for everybody, and a published name would tell everybody "
+                "its CID. Pass on its URI instead; or make it public first (kachery-cloud visibility)."
             )
 
     async def resolve(self, request: ResolveRequest) -> ResolvedName:
@@ -420,6 +415,7 @@ class Node:
         """Another process has changed who may see what: those who wait for it get it, and announcements follow."""
         self.gate.changed()
         self.finding.refresh()
+        self.finding.names.look_again()
 
     async def load(
         self, request: LoadRequest, progress: Callable[[int, int, int], None] = lambda done, total, peers: None
