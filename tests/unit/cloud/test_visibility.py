@@ -21,7 +21,9 @@ from kachery_cloud.node.connection import NodeConnection
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.uri import parse_uri
 from kachery_p2p.access.audience import NOBODY, PRIVATE, PUBLIC, Audience, group_audience
+from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.node.messages import LoadRequest
+from kachery_p2p.repo import Repo
 
 PEER = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
 
@@ -353,7 +355,33 @@ def test_narrowing_what_a_public_folder_has_says_so(tmp_path: Path, capsys: pyte
     assert "This is public already: ipfs://label=demo@" in capsys.readouterr().err
     found = kcl.access(uri)
     assert found.visibility == ("private",)
+    assert re.fullmatch(
+        r"This is public already: ipfs://label=demo@\w+ has it\. By itself it is for your own machines alone\.",
+        found.sentence,
+    )
     assert [(each.label, each.visibility) for each in found.wider] == [("demo", ("public",))]
+
+
+def test_of_what_only_a_part_is_here(hippocampus: str, tmp_path: Path) -> None:
+    """What was said of it would not hold for the rest; so nothing is done, and the error says what is missing."""
+    (tmp_path / "folder").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "folder" / name).write_bytes(name.encode() * 5000)
+    with Repo.open(tmp_path / "there") as there:
+        root = there.store_directory(tmp_path / "folder").cid
+        nodes = [(CID(1, DAG_PB, each), there.get_block(each) or b"") for each in there.inventory.members(root).nodes]
+        file = there.hash_file(tmp_path / "folder" / "a")
+    repo = repository(load_config())
+    with repo.access.claim(group_audience([hippocampus])) as claim:
+        repo.put_blocks(nodes, claim)
+        repo.add_small_files([(file, b"a" * 5000)])
+        repo.inventory.loaded_part(root, file, claim)
+    uri = f"ipfs://{root}"
+    assert kcl.access(uri).visibility == ("hippocampus",)
+    for to in ("public", "private"):
+        with pytest.raises(ContentNotFound, match=r"Only a part of .* is here.*kachery-cloud-load"):
+            kcl.set_visibility(uri, to)
+    assert kcl.access(uri).visibility == kcl.access(kcl.join(uri, "a")).visibility == ("hippocampus",)
 
 
 def test_what_is_not_listed_cannot_be_changed(tmp_path: Path) -> None:
