@@ -1,4 +1,4 @@
-"""What is for a group, pinned at the node of a lab that is not in the group: it keeps cipher text, and members load it."""
+"""What is for a group, pinned at a lab's node that is not in it: the node keeps cipher text, and members load that."""
 
 from __future__ import annotations
 
