@@ -342,3 +342,41 @@ async def test_a_member_that_is_removed_is_asked_no_more(three: Three, heard: di
     assert_unheard(heard[bob.host.peer_id][before:] + b"-", {cid.multihash})
     with pytest.raises(NotAMember):
         await bob.load(LoadRequest(cid_of(b"another"), groups=(three.group,), timeout=SOON))
+
+
+async def test_what_was_removed_is_not_asked_for_in_public(three: Three, heard: dict[str, bytearray]) -> None:
+    """Nobody who has it can be reached any more, and the CID comes without the hint: the outsider does not hear it. Of a
+    CID that nothing is known of it does: that is how public data is found."""
+    alice, bob, outsider = three.alice, three.bob, three.outsider
+    cid = await stored(alice, os.urandom(MIB), group_audience([three.group]))
+    private = await stored(bob, os.urandom(1000), PRIVATE)
+    secret = blocks_of(alice) | {private.multihash}
+    await bob.load(LoadRequest(cid, groups=(three.group,), timeout=PATIENCE))
+    for node, each in ((bob, cid), (bob, private), (alice, cid)):
+        root = node.repo.inventory.get(each)
+        assert root is not None
+        await trio.to_thread.run_sync(node.repo.removal.remove, root)
+        await node.notify_removed([each])
+    for each in (cid, private):
+        with pytest.raises(ContentNotFound):
+            await bob.load(LoadRequest(each, timeout=SOON))
+        await bob.whereis(WhereisRequest(each, SOON))
+    assert_unheard(heard[outsider.host.peer_id], secret)
+    unknown = cid_of(b"of which nothing is known")
+    with pytest.raises(ContentNotFound):
+        await bob.load(LoadRequest(unknown, timeout=SOON))
+    assert unknown.multihash in bytes(heard[outsider.host.peer_id])
+
+
+async def test_members_alone_are_asked_where_the_user_says_so(three: Three, heard: dict[str, bytearray]) -> None:
+    """A CID that nothing is known of is not told to the outsider, who has it; a member gives it."""
+    alice, bob, outsider = three.alice, three.bob, three.outsider
+    theirs = await stored(outsider, os.urandom(1000))
+    with pytest.raises(ContentNotFound):
+        await bob.load(LoadRequest(theirs, timeout=SOON, members_only=True))
+    rows = await bob.whereis(WhereisRequest(theirs, SOON, members_only=True))
+    assert [(row.peer, row.has) for row in rows] == [(alice.host.peer_id, False)]
+    assert_unheard(heard[outsider.host.peer_id], {theirs.multihash})
+    cid = await stored(alice, os.urandom(1000))
+    loaded = await bob.load(LoadRequest(cid, timeout=PATIENCE, members_only=True))
+    assert loaded.sources.keys() == {alice.host.peer_id}
