@@ -345,7 +345,7 @@ async def test_a_member_that_is_removed_is_asked_no_more(three: Three, heard: di
 
 
 async def test_what_was_removed_is_not_asked_for_in_public(three: Three, heard: dict[str, bytearray]) -> None:
-    """Nobody who has it can be reached any more, and the CID comes without the hint: the outsider does not hear it. Of a
+    """Nobody who has it can be reached, and the CID comes without the hint: the outsider does not hear it. Of a
     CID that nothing is known of it does: that is how public data is found."""
     alice, bob, outsider = three.alice, three.bob, three.outsider
     cid = await stored(alice, os.urandom(MIB), group_audience([three.group]))
