@@ -359,4 +359,4 @@ def wider_already(config: Config, cid: CID, own: Audience) -> str:
 def named_root(repo: Repo, cid: CID) -> str:
     """Something on this machine, as people know it."""
     label = listed_label(repo, cid)
-    return ContentURI(str(cid), label=label or None).pasteable
+    return ContentURI(str(cid), label=label or None, groups=uri_groups(audience_here(repo, cid))).pasteable

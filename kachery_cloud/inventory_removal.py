@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kachery_cloud.arguments import check_flags
-from kachery_cloud.audiences import audience_here
+from kachery_cloud.audiences import audience_here, uri_groups
 from kachery_cloud.cancelling import Cancellation, result_of
 from kachery_cloud.encryption.plain import PlainCopies
 from kachery_cloud.encryption.records import EncryptedRoots
@@ -234,7 +234,8 @@ def collect(
         for root in roots:
             if over > 0:
                 over -= root.here
-                removed.append(_gone(root, root.here, 0, "if another copy is found"))
+                uri = _uri_of(repo, root)
+                removed.append(RemovedItem(uri, _label(root), root.here, 0, "if another copy is found"))
         return Collected(removed, (), before, before - plain - sum(row.freed for row in removed), most, True)
     while over > 0 and (some := [root for _, root in zip(range(AT_ONCE), roots, strict=False)]):
         over -= _collect(config, repo, some, over, seconds, force, removed, left)
@@ -297,7 +298,7 @@ def _collect(
                         tried.append(root.cid)
                         done = _take_away(repo, root, why, more=True)
                     except (LastCopy, RepoBusy) as problem:
-                        left.append(KeptBack(format_uri(str(root.cid)), _label(root), root.here, str(problem)))
+                        left.append(KeptBack(_uri_of(repo, root), _label(root), root.here, str(problem)))
                     else:
                         freed += done.freed
                         removed.append(done)
@@ -364,7 +365,7 @@ def _other_copy(
     if found.seen:
         each = found.seen[0]
         return f"{each.peer} has it: {each.blocks} blocks asked about, {each.given} given"
-    uri = format_uri(str(root.cid))
+    uri = _uri_of(repo, root)
     shared = repo.layers.holder(root.cid)
     beneath = (
         ""
@@ -398,16 +399,18 @@ def _nobody(found: Copies) -> str:
 
 def _take_away(repo: Repo, root: KeptRoot, why: str, *, more: bool = False) -> RemovedItem:
     files = [root.cid]
+    uri = _uri_of(repo, root)  # as long as it is known for whom it is
     if root.directory and EncryptedRoots(repo).has(root.cid):
         files += repo.inventory.members(root.cid).files
     done = repo.removal.remove(root, more=more)
     EncryptedRoots(repo).forget(root.cid)
     plain = PlainCopies(repo).remove(files)
-    return _gone(root, done.freed + done.packed + plain, done.shared, why)
+    return RemovedItem(uri, _label(root), done.freed + done.packed + plain, done.shared, why)
 
 
-def _gone(root: KeptRoot, freed: int, shared: int, why: str) -> RemovedItem:
-    return RemovedItem(format_uri(str(root.cid)), _label(root), freed, shared, why)
+def _uri_of(repo: Repo, root: KeptRoot) -> str:
+    """By which it is loaded again."""
+    return format_uri(str(root.cid), groups=uri_groups(audience_here(repo, root.cid)))
 
 
 def _label(root: KeptRoot) -> str | None:

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 import kachery_cloud as kcl
 from kachery_cloud import audiences
+from kachery_cloud.commands.completing import _contents
 from kachery_cloud.commands.main import find_command
 from kachery_cloud.errors import ContentNotFound
 from kachery_cloud.local import close_repositories, repository
@@ -20,6 +21,7 @@ from kachery_p2p.access.audience import group_audience
 from kachery_p2p.dag.cid import CID, DAG_PB
 from kachery_p2p.node.messages import LoadRequest
 from kachery_p2p.repo import Repo
+from kachery_p2p.repo.offering import kept_names
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +95,18 @@ def test_of_what_only_a_part_is_here(hippocampus: str, tmp_path: Path) -> None:
         with pytest.raises(ContentNotFound, match=r"Only a part of .* is here.*kachery-cloud-load"):
             kcl.set_visibility(uri, to)
     assert kcl.access(uri).visibility == kcl.access(kcl.join(uri, "a")).visibility == ("hippocampus",)
+
+
+def test_what_is_shown_has_the_hint(hippocampus: str) -> None:
+    """Whatever people may copy a URI from: completion, what `rm` has removed, and what has a part of something."""
+    uri = kcl.store_text("theirs", label="theirs", to="hippocampus", local=True)
+    cid = parse_uri(uri).cid
+    config = load_config()
+    (offered,) = kept_names(config.directory)
+    assert offered[2] == group_audience([hippocampus])
+    assert parse_uri(audiences.named_root(repository(config), parse_uri(uri).root)).groups == (hippocampus,)
+    assert [value for value, _ in _contents("ipfs://")] == [parse_uri(uri).pasteable]
+    assert [item.uri for item in kcl.gc(keep=0, stored=True, force=True, dry_run=True).removed] == [
+        f"ipfs://{cid}?group={hippocampus}"
+    ]
+    assert kcl.remove(uri, force=True).uri == f"ipfs://{cid}?group={hippocampus}"
