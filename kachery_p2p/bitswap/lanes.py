@@ -369,10 +369,7 @@ class ReplyLane:
             self._finished()
 
     async def _write(self, reply: Reply, read: _Read) -> tuple[int, int]:
-        while read.generation != self._gate.generation:
-            # Somebody lost or won the sight of something while this waited for its turn.
-            read.generation = self._gate.generation
-            await trio.to_thread.run_sync(self._look, reply, read, limiter=self._threads)
+        await self._look_anew(reply, read)
         presences = list(reply.presences)
         if read.hidden:
             presences = [each for each in presences if not (each.have and each.cid.multihash in read.hidden)]
@@ -389,6 +386,10 @@ class ReplyLane:
         self._engine.written(reply)
         attempts = 0
         while payload or presences:
+            if read.generation != self._gate.generation:
+                await self._look_anew(reply, read)
+                payload, presences = self._left(payload, presences, read)
+                continue
             attempts += 1
             scope = trio.CancelScope()
             if payload and read.restricted:
@@ -402,20 +403,20 @@ class ReplyLane:
                         presences=presences,
                         pending_bytes=reply.pending_bytes,
                     )
-                    try:
-                        with scope:
-                            await self._write_parts(stream, parts)
-                    finally:
-                        self._note(payload, read)  # also where only a part of it got there
-                if not scope.cancelled_caught:
-                    return len(payload), sum(len(block) for _, block in payload)
-                # The rest of the message does not go out, and what is still for the peer goes in another one.
-                await self._out.reset()
+                    if not scope.cancel_called:
+                        try:
+                            with scope:
+                                await self._write_parts(stream, parts)
+                        finally:
+                            self._note(payload, read)  # also where only a part of it got there
+                        if not scope.cancelled_caught:
+                            return len(payload), sum(len(block) for _, block in payload)
+                        await self._out.reset()  # the rest of the message does not go out
+                elif not scope.cancel_called:
+                    return 0, 0
+                # What is still for the peer goes in another message.
                 attempts = 0
-                gone = [want for want, _ in payload if want.cid.multihash in read.hidden]
-                payload = [each for each in payload if each[0].cid.multihash not in read.hidden]
-                presences = [each for each in presences if not (each.have and each.cid.multihash in read.hidden)]
-                presences += filter(None, map(self._engine.withheld, gone))
+                payload, presences = self._left(payload, presences, read)
             except KacheryError as error:
                 log.debug("replying to %s: %s", self._peer, error)
                 await self._out.reset()
@@ -425,6 +426,21 @@ class ReplyLane:
             finally:
                 self._sending = None
         return 0, 0
+
+    async def _look_anew(self, reply: Reply, read: _Read) -> None:
+        """See that what was found for the peer is still for it: it may have waited for its turn meanwhile."""
+        while read.generation != self._gate.generation:
+            read.generation = self._gate.generation
+            await trio.to_thread.run_sync(self._look, reply, read, limiter=self._threads)
+
+    def _left(
+        self, payload: Sequence[tuple[PeerWant, Buffer]], presences: Sequence[Presence], read: _Read
+    ) -> tuple[list[tuple[PeerWant, Buffer]], list[Presence]]:
+        """What of a message is still for the peer. Of the rest it is told what is told of what is not here."""
+        gone = [want for want, _ in payload if want.cid.multihash in read.hidden]
+        told = [each for each in presences if not (each.have and each.cid.multihash in read.hidden)]
+        told += filter(None, map(self._engine.withheld, gone))
+        return [each for each in payload if each[0].cid.multihash not in read.hidden], told
 
     def _note(self, payload: Sequence[tuple[PeerWant, Buffer]], read: _Read) -> None:
         """Remember who was given what is not for everyone."""
