@@ -67,7 +67,7 @@ class GatewayServer(HttpServer):
         gate: Gate | None = None,
         token: Callable[[], str | None] = lambda: None,
     ) -> None:
-        content = Content(View(repo.own, gate, fetched_apart), fetch, bounds, fetch_apart=fetch_apart)
+        content = Content(View(repo.own, gate, beside=fetched_apart), fetch, bounds, fetch_apart=fetch_apart)
         self._app = GatewayApp(content, names=names, agent=agent, resolver=resolver, token=token)
         super().__init__(self._app, address, what="The gateway", option="--gateway", bounds=bounds)
 

@@ -24,7 +24,9 @@ class View:
         beside: what was fetched for everyone, and is looked into after that; see `kachery_p2p.node.public_loads`.
     """
 
-    def __init__(self, repo: Contents, gate: Gate | None, beside: Callable[[], Contents | None] = lambda: None) -> None:
+    def __init__(
+        self, repo: Contents, gate: Gate | None, *, beside: Callable[[], Contents | None] = lambda: None
+    ) -> None:
         self._repo = repo
         self._gate = gate
         self._beside = beside
