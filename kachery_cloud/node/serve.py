@@ -176,11 +176,18 @@ def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> Gatewa
     ) -> LoadResult:
         return await node.load(LoadRequest(cid, tuple(path), kind, start, end, timeout=config.timeout))
 
+    async def fetch_apart(
+        cid: CID, path: Sequence[str], *, kind: LoadKind, start: int | None = None, end: int | None = None
+    ) -> LoadResult:
+        return await node.load_public(LoadRequest(cid, tuple(path), kind, start, end, timeout=config.timeout))
+
     address = choice.address or DEFAULT_ADDRESS
     return GatewayServer(
         node.repo,
         address,
         fetch=fetch if choice.fetch else None,
+        fetch_apart=fetch_apart if choice.fetch else None,
+        fetched_apart=lambda: node.public_loads.contents,
         agent=AGENT,
         resolver=node.finding.names,
         gate=node.gate,
@@ -356,14 +363,17 @@ def _methods(
 
     return by_name(
         Method(messages.LOAD, load),
+        Method(messages.LOAD_FROM_MEMBERS, load),
         Method(STATUS, status),
         Method(messages.WHEREIS, whereis),
+        Method(messages.WHEREIS_AT_MEMBERS, whereis),
         Method(messages.ANNOUNCE, announce),
         Method(messages.PUBLISH, publish),
         Method(messages.RESOLVE, resolve),
         Method(messages.OWNER, owner),
         Method(messages.NOTIFY_STORED, notify_stored),
         Method(messages.COPIES, copies),
+        Method(messages.COPIES_AT_MEMBERS, copies),
         Method(messages.NOTIFY_REMOVED, notify_removed),
         Method(messages.NOTIFY_ACCESS, notify_access),
         Method(messages.WAKE_PINS, wake_pins),

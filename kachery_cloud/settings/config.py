@@ -210,6 +210,11 @@ class Config:
     own_peers: tuple[str, ...] = _setting(
         OWN_PEERS, (), "Your other machines, which may load what is private; each is to name the others."
     )
+    members_only: bool = _setting(
+        SWITCH,
+        False,
+        "Load from members of your groups and from your own machines alone; nobody else hears what you look for.",
+    )
     public: bool = _setting(
         SWITCH,
         True,

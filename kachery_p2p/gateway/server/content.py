@@ -134,13 +134,23 @@ class Content:
     Args:
         view: what is here, as whoever asks may see it.
         fetch: how to get what is not here; None where only what is here is served.
+        fetch_apart: the same for whoever may not have what the user may, where anything here is not for everyone. What
+            it brings is seen in the view, too, and nothing else of what is not for them. None where that is not to be.
         bounds: what is given to one reader; `limits` afterwards.
     """
 
-    def __init__(self, view: View, fetch: Fetch | None = None, bounds: GatewayLimits = limits.DEFAULTS) -> None:
+    def __init__(
+        self,
+        view: View,
+        fetch: Fetch | None = None,
+        bounds: GatewayLimits = limits.DEFAULTS,
+        *,
+        fetch_apart: Fetch | None = None,
+    ) -> None:
         self.limits = bounds
         self._view = view
         self._own_fetch = fetch
+        self._fetch_apart = fetch_apart
         self._readers = trio.CapacityLimiter(limits.MAX_READERS)
         self._fetches = trio.CapacityLimiter(limits.MAX_FETCHES)
         self._listers = trio.CapacityLimiter(limits.MAX_LISTERS)
@@ -154,12 +164,12 @@ class Content:
 
     @property
     def _fetch(self) -> Fetch | None:
-        return self._own_fetch if self._view.may_fetch else None
+        return self._fetch_apart if self._view.fetches_apart else self._own_fetch
 
     def only_here(self) -> Content:
         """The same without the network."""
         here = copy.copy(self)
-        here._own_fetch = None
+        here._own_fetch = here._fetch_apart = None
         return here
 
     def for_user(self) -> Content:

@@ -21,6 +21,7 @@ from kachery_p2p.http_server import HttpServer
 
 if TYPE_CHECKING:
     from kachery_p2p.access.gate import Gate
+    from kachery_p2p.repo.contents import Contents
     from kachery_p2p.repo.repo import Repo
 
 __all__ = ["DEFAULT_ADDRESS", "GatewayServer", "parse_address"]
@@ -34,6 +35,8 @@ class GatewayServer(HttpServer):
     Args:
         address: see `parse_address`; port 0 is a free one.
         fetch: how to get what is not in the repo; None where only what is here is to be served.
+        fetch_apart: the same for strangers, where anything is not for everyone; see `Content`.
+        fetched_apart: what that has brought; None where that is nothing yet.
         names: host names by which it may be called, besides addresses and localhost.
         agent: what it says it is.
         resolver: resolves `/ipns/` names; None where none are resolved.
@@ -58,6 +61,8 @@ class GatewayServer(HttpServer):
         address: str = DEFAULT_ADDRESS,
         *,
         fetch: Fetch | None = None,
+        fetch_apart: Fetch | None = None,
+        fetched_apart: Callable[[], Contents | None] = lambda: None,
         names: Iterable[str] = (),
         agent: str = "kachery-cloud",
         resolver: NameSource | None = None,
@@ -67,7 +72,7 @@ class GatewayServer(HttpServer):
         origins: Iterable[str] = (),
         sites: Sequence[Site] = (),
     ) -> None:
-        content = Content(View(repo.own, gate), fetch, bounds)
+        content = Content(View(repo.own, gate, beside=fetched_apart), fetch, bounds, fetch_apart=fetch_apart)
         self._app = GatewayApp(
             content, names=names, agent=agent, resolver=resolver, token=token, origins=origins, sites=sites
         )

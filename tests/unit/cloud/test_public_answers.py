@@ -124,6 +124,7 @@ STOPPED: dict[str, Any] = {
         "to": [],
         "project": "str",
         "own_peers": [],
+        "members_only": "bool",
         "listen": ["str"],
         "peers": ["str"],
         "timeout": "float",

@@ -46,6 +46,7 @@ GIVEN: dict[str, tuple[str, object, object]] = {
     "relay_service": ("on", "on", "on"),
     "to": ("hippocampus, private", ["hippocampus", "private"], ("hippocampus", "private")),
     "own_peers": (f"/p2p/{PEER}", [PEER], (PEER,)),
+    "members_only": ("on", True, True),
     "gateways": (URL, [URL], (URL,)),
     "gateway_tokens": (f"{URL}=secret", {URL: "secret"}, {URL: "secret"}),
     "gateway_origins": (
