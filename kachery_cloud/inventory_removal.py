@@ -232,7 +232,10 @@ def make_room(removed: RemovedItems, to: str | int, *, dry_run: bool) -> Collect
     pinned = {key for key, pins in pins_by_cid(config).items() if _is_pinned(pins)}
 
     def take(root: KeptRoot) -> int:
-        done = _gone(root, root.here, 0, "only loaded") if dry_run else take_away(repo, root, "only loaded", more=True)
+        if dry_run:
+            done = RemovedItem(_uri_of(repo, root), _label(root), root.here, 0, "only loaded")
+        else:
+            done = take_away(repo, root, "only loaded", more=True)
         removed.append(done)
         return done.freed
 
