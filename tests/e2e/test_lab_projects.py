@@ -13,7 +13,7 @@ import pytest
 
 from scripts.workstation import Workstation
 from tests.conftest import StartWorkstation
-from tests.helpers.lab_members import LabMember, running_node_of_lab
+from scripts.lab_members import LabMember, running_node_of_lab
 from tests.helpers.patience import wait_until
 
 STORE = "say(kcl.store_file(args[0], project=args[1]))"
