@@ -384,7 +384,8 @@ def serve_forever(
             log.info("starting for %s (process %d)", config.directory, os.getpid())
             methods = await nursery.start(serve)
             found: RunningNode = await methods[STATUS.name].run(Nothing(), messages.TellNobody())
-            log.info("serving as %s", found.node.peer_id)
+            about = {"event": "started", "peer": found.node.peer_id, "pid": os.getpid()}
+            log.info("serving as %s", found.node.peer_id, extra={"fields": about})
             on_ready(found)
             systemd.notify("READY=1", f"STATUS=serving as {found.node.peer_id}")
 
@@ -394,7 +395,7 @@ def serve_forever(
         raise plain_error(error) from None
     finally:
         lock.release()
-        log.info("stopped")
+        log.info("stopped", extra={"fields": {"event": "stopped"}})
 
 
 def _acquire(lock: NodeLock, directory: Path, times: NodeTimes) -> None:

@@ -581,9 +581,11 @@ class Node:
             finally:
                 self._lasting -= {root.multihash}
             sources = session.stats().sources
+        got = sum(sources.values())
         log.info(
-            "loaded %s (%s): %d bytes fetched from %d sources", result.cid, kind, sum(sources.values()), len(sources)
-        )
+            "loaded %s (%s): %d bytes fetched from %d sources", result.cid, kind, got, len(sources),
+            extra={"fields": {"event": "loaded", "root": str(result.cid), "bytes": got, "sources": len(sources)}},
+        )  # fmt: skip
         self.finding.useful({peer: size for peer, size in sources.items() if not peer.startswith("gateway:")})
         if sources and kind in ("file", "directory"):
             self.finding.announce([result.cid.multihash])
