@@ -79,7 +79,7 @@ class ProofRefused(KacheryError, ValueError):
 
     exit_code = 1
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, message: str, reason: str = "MALFORMED") -> None:
         super().__init__(message)
         self.reason = reason
 

@@ -27,8 +27,8 @@ from kachery_cloud.lab.database import LabDatabase
 from kachery_cloud.lab.projects_store import ProjectsStore
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.pinning.server.store import STORE_NAME, PinStore, hash_of
-from kachery_p2p.repo.keys import new_identity
 from kachery_p2p.repo.kept_rows import PINNED
+from kachery_p2p.repo.keys import new_identity
 from kachery_p2p.repo.repo import Repo
 from scripts.workstation import Workstation
 
@@ -104,38 +104,40 @@ def main() -> int:
     parser.add_argument("--pins", type=int, default=100_000, help="how many pins (100000)")
     parser.add_argument("--folder", type=Path, help="a folder to work in; its file system is measured, too")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="kachery-lab-", dir=options.folder) as folder:
-        with Workstation(Path(folder)) as station:
-            begun = time.perf_counter()
-            token = fill(station.directory, options.pins)
-            print(f"{options.pins} pins of {MEMBERS} members in {PROJECTS} projects")
-            print(f"made in {time.perf_counter() - begun:.0f} s on {platform.machine()}, {os.cpu_count()} cores")
-            begun = time.perf_counter()
-            station.start("--lab", "127.0.0.1:0")
-            print(f"serves after {time.perf_counter() - begun:.1f} s")
-            url, pid = station.status()["lab"], station.node.pid
-            time.sleep(SETTLE_SECONDS)
-            cpu, memory = read(pid)
-            print(f"memory {memory / 1e6:.0f} MB; CPU until then {cpu:.1f} s")
-            time.sleep(IDLE_SECONDS)
-            print(f"CPU while nothing is asked {100 * (read(pid)[0] - cpu) / IDLE_SECONDS:.2f} %")
-            headers = {"authorization": f"Bearer {token}"}
-            with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as client:
-                for path in (
-                    "/api/v1/me",
-                    "/api/v1/projects",
-                    "/api/v1/files",
-                    "/api/v1/files?mine=1",
-                    "/api/v1/files?project=project7",
-                    "/api/v1/files?label=session+999",
-                    "/api/v1/usage",
-                    "/api/v1/usage?by=day",
-                    "/api/v1/node",
-                    "/pins?limit=100",
-                ):
-                    median, most = asked(lambda path=path: client.get(path), ASKED)
-                    print(f"{path:34} median {median:7.1f} ms   95 % within {most:7.1f} ms")
-            print(f"memory afterwards {read(pid)[1] / 1e6:.0f} MB")
+    with (
+        tempfile.TemporaryDirectory(prefix="kachery-lab-", dir=options.folder) as folder,
+        Workstation(Path(folder)) as station,
+    ):
+        begun = time.perf_counter()
+        token = fill(station.directory, options.pins)
+        print(f"{options.pins} pins of {MEMBERS} members in {PROJECTS} projects")
+        print(f"made in {time.perf_counter() - begun:.0f} s on {platform.machine()}, {os.cpu_count()} cores")
+        begun = time.perf_counter()
+        station.start("--lab", "127.0.0.1:0")
+        print(f"serves after {time.perf_counter() - begun:.1f} s")
+        url, pid = station.status()["lab"], station.node.pid
+        time.sleep(SETTLE_SECONDS)
+        cpu, memory = read(pid)
+        print(f"memory {memory / 1e6:.0f} MB; CPU until then {cpu:.1f} s")
+        time.sleep(IDLE_SECONDS)
+        print(f"CPU while nothing is asked {100 * (read(pid)[0] - cpu) / IDLE_SECONDS:.2f} %")
+        headers = {"authorization": f"Bearer {token}"}
+        with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as client:
+            for path in (
+                "/api/v1/me",
+                "/api/v1/projects",
+                "/api/v1/files",
+                "/api/v1/files?mine=1",
+                "/api/v1/files?project=project7",
+                "/api/v1/files?label=session+999",
+                "/api/v1/usage",
+                "/api/v1/usage?by=day",
+                "/api/v1/node",
+                "/pins?limit=100",
+            ):
+                median, most = asked(lambda path=path: client.get(path), ASKED)
+                print(f"{path:34} median {median:7.1f} ms   95 % within {most:7.1f} ms")
+        print(f"memory afterwards {read(pid)[1] / 1e6:.0f} MB")
     return 0
 
 

@@ -230,9 +230,9 @@ class Reader:
         if found is None:
             repo = self._node.repo
             view = (
-                View(repo, self._node.gate)
+                View(repo.own, self._node.gate)
                 if group is None
-                else View(repo, Gate(_Reading(group), repo.access), "a reader")
+                else View(repo.own, Gate(_Reading(group), repo.access), "a reader")
             )
             found = self._contents[group] = Content(view)
             if len(self._contents) > MAX_READERS:
@@ -340,12 +340,12 @@ class Uploads:
                 assert pin is not None, "it replaces none"
                 await self._keeper.keep(stored.cid, before)
                 await trio.to_thread.run_sync(self._pins.finish, pin, "pinned")
+                return pin
             except BaseException:
                 await trio.to_thread.run_sync(self._pins.leave, stored.cid)
                 raise
             finally:
                 self._wake()
-        return pin
 
     async def _check_disk(self, size: int) -> None:
         free = (await trio.to_thread.run_sync(shutil.disk_usage, self._directory)).free

@@ -22,13 +22,11 @@ import ipaddress
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import trio
 from starlette.requests import Request
 
-from kachery_cloud.errors import ConfigError
 from kachery_cloud.lab import limits
 from kachery_cloud.lab.accounts_store import CLIENT, Accounts, Client, Member, Role
 from kachery_cloud.lab.answers import forbidden, read_body, unauthorized
@@ -44,6 +42,7 @@ from kachery_cloud.lab.registrations import Registrations
 from kachery_cloud.lab.sessions import COOKIE, SECURE_COOKIE, Session, Sessions
 from kachery_cloud.lab.signed_requests import BadSignature, Signed, check
 from kachery_cloud.lab.usage_store import Usage
+from kachery_cloud.settings.secret_file import read_secret
 from kachery_p2p.groups import group_of
 from kachery_p2p.node.pin_server import PinKeeper
 from kachery_p2p.node.served_log import LOG_NAME, ServedLog
@@ -63,8 +62,6 @@ T = TypeVar("T")
 
 #: Threads that look into the database and at the disk for requests.
 _THREADS = 8
-#: Characters of the secret that a provider gave.
-_MAX_SECRET = 4096
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
@@ -173,7 +170,7 @@ class Lab:
         the URL at which it listens is it believed.
         """
         host = "" if request.client is None else request.client.host
-        if self.config.lab_url is not None and is_loopback(f"[{host}]" if ":" in host else host):
+        if self.config.lab_url is not None and is_loopback(_authority(host)):
             last = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
             try:
                 host = str(ipaddress.ip_address(last))
@@ -248,6 +245,23 @@ class Lab:
             raise forbidden("This is for administrators of the lab.")
         return caller
 
+    async def check_figures(self, request: Request) -> None:
+        """See that somebody may have the figures of the node: they say how much the lab does.
+
+        Programs of this machine may; so may administrators, and whoever has a token that the operator made.
+
+        Raises:
+            Refusal: it is somebody else.
+        """
+        headers = request.headers
+        direct = "x-forwarded-for" not in headers and "forwarded" not in headers
+        if direct and request.client is not None and is_loopback(_authority(request.client.host)):
+            return
+        scheme, _, text = headers.get("authorization", "").strip().partition(" ")
+        token = await self.do(self.pins.token, text.strip()) if scheme.lower() == "bearer" else None
+        if token is None or token.name.startswith(CLIENT):
+            await self.require(request, "administrator")
+
     async def signer(self, request: Request) -> str:
         """The peer ID that has signed a request, whoever that is; the same request is taken once.
 
@@ -282,7 +296,7 @@ class Lab:
         own = [] if public is None else [public.partition("://")[2]]
         server = request.scope.get("server")
         if server is not None:
-            own.append(f"[{server[0]}]:{server[1]}" if ":" in server[0] else f"{server[0]}:{server[1]}")
+            own.append(f"{_authority(server[0])}:{server[1]}")
         schemes = ("https",) if self._tls else ("http", "https")
         if not is_loopback(host) and not any(
             normal(scheme, host) == normal(scheme, each) for scheme in schemes for each in own
@@ -395,32 +409,21 @@ class Lab:
         self.database.close()
 
 
+def _authority(host: str) -> str:
+    """An IP address as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
+
+
 def _provider(config: Config, wall: Callable[[], float]) -> Provider | None:
     if not config.openid_client_id:
         return None
 
     def secret() -> str:
         path = config.openid_client_secret_file
-        return config.openid_client_secret if path is None else _read_secret(path)
+        return config.openid_client_secret if path is None else read_secret(path)
 
     secret()  # what is wrong with it is said when the node starts
     return Provider(config.openid_issuer, config.openid_client_id, secret, wall=wall)
-
-
-def _read_secret(path: Path) -> str:
-    """The secret in a file, which is read anew for each sign-in: it may be changed meanwhile.
-
-    Raises:
-        ConfigError: there is no such file, or it has no secret in it.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(_MAX_SECRET + 1).strip()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"The secret of the OpenID provider cannot be read from {path}: {error}.") from None
-    if not text or len(text) > _MAX_SECRET or not text.isprintable():
-        raise ConfigError(f"{path} (openid_client_secret_file) must have the secret in it, on one line.")
-    return text
 
 
 def _take(rate: Rate, who: str) -> None:

@@ -41,8 +41,8 @@ def page(
         '<link rel="stylesheet" href="/static/current/style.css">\n</head>\n<body>\n<main id="main">\n'
         f'<div class="reading card">\n<h1>{escape(title)}</h1>\n{body}\n</div>\n</main>\n</body>\n</html>\n'
     )
-    # With the policy of all other answers, browsers send a form with "Origin: null" (Fetch, section 3.2); it would be
-    # taken for one of another origin. With this one, what it tells goes to ourselves alone.
+    # With the policy of all other answers, a browser sends a form with "Origin: null" (Fetch, section 3.2), and it
+    # would be taken for one of somebody else. With this one, what it tells goes to ourselves alone.
     headers = {"referrer-policy": "same-origin", **(headers or {})}
     return Response(text, status, headers, "text/html; charset=utf-8")
 
@@ -64,8 +64,7 @@ def invitation_page(lab: str, name: str, secret: str, *, openid: str | None) -> 
         f"<p>You were invited to {said(lab)} as <strong>{said(name)}</strong>. This link works once.</p>\n{how}"
         f'<form method="post" action="/invitation/{quote(secret, safe="")}">\n<p><button>Come in</button></p>\n</form>'
     )
-    # With "no-referrer" a browser would not say that the form is of this page (`Origin: null`).
-    return page("An invitation", body, headers={"referrer-policy": "same-origin"})
+    return page("An invitation", body)
 
 
 def onward_page(path: str) -> Response:

@@ -109,7 +109,7 @@ def verify_own(config: Config, kept: Kept, policy: Policy, given: list[KeySet]) 
 
     identity = kept_identity(config.directory)
     if identity is None:
-        raise ProofRefused("PEER", "There is a proof of ownership here, but no key that it is about.")
+        raise ProofRefused("There is a proof of ownership here, but no key that it is about.", "PEER")
     return check(config, kept, identity.peer_id, policy, [kept.keys, *given], fetch=False)
 
 
@@ -133,8 +133,7 @@ def check(config: Config, kept: Kept, peer_id: str, policy: Policy, given: list[
     except ProofRefused as refusal:
         if refusal.reason == "ISSUER" and not config.openid_client_id and not issuers:
             raise ProofRefused(
-                "ISSUER",
-                f"{refusal} Sign in here, or set openid_issuer and openid_client_id as your lab has them.",
+                f"{refusal} Sign in here, or set openid_issuer and openid_client_id as your lab has them.", "ISSUER"
             ) from None
         if refusal.reason != "UNKNOWN_KEY" or not fetch or not _fetched(config, kept, issuers):
             raise
@@ -152,7 +151,7 @@ def _fetched(config: Config, kept: Kept, issuers: object) -> bool:
     try:
         remember(config.directory, fetch_keys(discover(issuer)))
     except SignInError as error:
-        raise ProofRefused("UNKNOWN_KEY", f"{error} Its keys are needed to check the proof.") from None
+        raise ProofRefused(f"{error} Its keys are needed to check the proof.", "UNKNOWN_KEY") from None
     return True
 
 

@@ -43,7 +43,7 @@ def read_kept(data: bytes) -> Kept:
             raise Malformed("it is no proof of ownership of a version that is known here")
         return Kept(read_proof(value.get("proof")), read_key_set(value.get("keys")))
     except (InvalidJSON, Malformed) as error:
-        raise ProofRefused("MALFORMED", f"The proof cannot be read: {error}.") from None
+        raise ProofRefused(f"The proof cannot be read: {error}.", "MALFORMED") from None
 
 
 def own_proof(directory: Path) -> Kept | None:

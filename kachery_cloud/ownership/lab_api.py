@@ -30,7 +30,7 @@ _API = "/api/v1"
 class Refused(SignInError):
     """Raised when a lab's node says no. `status` is that of HTTP, `reason` its word for it; empty for none."""
 
-    def __init__(self, message: str, status: int, reason: str, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, status: int = 0, reason: str = "", retry_after: float | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason

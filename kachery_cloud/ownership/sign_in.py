@@ -20,6 +20,7 @@ from kachery_cloud.ownership.openid import begin, discover, fetch_keys, read_ans
 from kachery_cloud.ownership.proofs import make_proof, new_nonce
 from kachery_cloud.ownership.redirect import Receiver
 from kachery_cloud.ownership.verifying import Issuer, Owner, verify
+from kachery_cloud.settings.secret_file import read_secret
 
 if TYPE_CHECKING:
     from kachery_cloud.ownership.openid import Attempt, Provider
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Seconds that are waited for somebody to sign in.
 WAITING = 600.0
+#: Bytes of a file with the client's secret.
+_MOST_SECRET = 4_096
 _DONE = "You are signed in. This window can be closed: go on where kachery-cloud waits."
 
 
@@ -114,11 +117,8 @@ def check_own(kept: Kept, identity: NodeKey) -> Owner:
 
 
 def _client_secret(config: Config) -> str:
-    if config.openid_client_secret_file is None:
-        return config.openid_client_secret
-    from kachery_cloud.lab.lab import read_secret
-
-    return read_secret(config.openid_client_secret_file)
+    path = config.openid_client_secret_file
+    return config.openid_client_secret if path is None else read_secret(path)
 
 
 def _wait(attempt: Attempt, receiver: Receiver, front: Front, timeout: float) -> str:
