@@ -250,6 +250,18 @@ def test_a_client_without_a_secret_and_one_that_sends_it_in_the_form(
     station.env.pop("KACHERY_CLOUD_OPENID_CLIENT_SECRET")
     sign_in(station, browser)
     assert owner(station)["audience"] == "public"
+    provider.add_client({**DESKTOP, "client_id": "posts", "token_endpoint_auth_method": "client_secret_post"})
+    secret = station.folder / "secret"
+    station.env["KACHERY_CLOUD_OPENID_CLIENT_ID"] = "posts"
+    station.env["KACHERY_CLOUD_OPENID_CLIENT_SECRET_FILE"] = str(secret)
+    done = station.run(INIT, "--sign-in", check=False)
+    assert (done.returncode, str(secret) in done.stderr) == (2, True)
+    secret.write_text(DESKTOP_SECRET + "\n")
+    done = station.run(INIT, "--no-sign-in")
+    with terminal(station) as shell:
+        browser.get(browser.sign_in(begin(shell, f"{INIT} --sign-in")))
+        shown, code = ended(shell)
+    assert (code, "invalid_client" in shown) == (6, True), shown
 
 
 # --- in a notebook ---------------------------------------------------------------------------------------------------
