@@ -36,9 +36,9 @@ def projects(context: click.Context, node: str | None, as_json: bool) -> None:
 
     \b
     Examples:
-        kachery-cloud-projects create hippocampus --members
-        kachery-cloud-projects add hippocampus Bob --role writer
-        kachery-cloud-projects show hippocampus
+        kachery-cloud-projects create atlas
+        kachery-cloud-projects add atlas Bob --role writer
+        kachery-cloud-projects show atlas
     """  # noqa: D301
     if context.invoked_subcommand is None:
         _print_projects(node, as_json)
@@ -80,8 +80,8 @@ def create(name: str, description: str, members: bool, node: str | None, as_json
 
     \b
     Examples:
-        kachery-cloud-projects create atlas
-        kachery-cloud-projects create cortex --members --description "Not published yet"
+        kachery-cloud-projects create trials
+        kachery-cloud-projects create mice --members --description "Not published yet"
     """  # noqa: D301
     from kachery_cloud.lab_projects import create_project
 
@@ -100,7 +100,7 @@ def show(project_name: str, node: str | None, as_json: bool) -> None:
 
     \b
     Example:
-        kachery-cloud-projects show hippocampus
+        kachery-cloud-projects show atlas
     """  # noqa: D301
     from kachery_cloud.inventory_tables import size_text
     from kachery_cloud.lab_projects import show_project
@@ -131,7 +131,7 @@ def add(project_name: str, member: str, role: str, node: str | None, as_json: bo
 
     \b
     Example:
-        kachery-cloud-projects add hippocampus Bob --role writer
+        kachery-cloud-projects add atlas Bob --role writer
     """  # noqa: D301
     from kachery_cloud.lab_projects import add_to_project
 
@@ -151,7 +151,7 @@ def remove(project_name: str, member: str, node: str | None, as_json: bool) -> N
 
     \b
     Example:
-        kachery-cloud-projects remove hippocampus Bob
+        kachery-cloud-projects remove atlas Bob
     """  # noqa: D301
     from kachery_cloud.lab_projects import remove_from_project
 
@@ -169,7 +169,7 @@ def join(project_name: str, timeout: float, node: str | None, as_json: bool) -> 
 
     \b
     Example:
-        kachery-cloud-projects join hippocampus
+        kachery-cloud-projects join mice
     """  # noqa: D301
     from kachery_cloud.lab_projects import join_project
 
@@ -191,7 +191,7 @@ def change(
 
     \b
     Example:
-        kachery-cloud-projects change hippocampus --description "Paper of 2026"
+        kachery-cloud-projects change atlas --description "Paper of 2026"
     """  # noqa: D301
     from kachery_cloud.lab_projects import change_project
 
@@ -213,7 +213,7 @@ def delete(project_name: str, files: bool, node: str | None, as_json: bool) -> N
 
     \b
     Example:
-        kachery-cloud-projects delete old-trials
+        kachery-cloud-projects delete trials
     """  # noqa: D301
     from kachery_cloud.lab_projects import delete_project
 
