@@ -124,7 +124,7 @@ class Files:
         elif member.is_administrator:
             rows = listing.page(limit + 1, before=before, label=label)
         else:
-            visible = [each.project.id for each in self._projects.seen_by(member)]
+            visible = self._projects.ids_seen_by(member)
             rows = listing.page(limit + 1, before=before, owners=own, projects=visible, label=label)
         more = str(rows[limit - 1].pin.id) if len(rows) > limit else None
         return self._shown(rows[:limit]), more
