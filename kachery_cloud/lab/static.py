@@ -40,7 +40,7 @@ PAGES = (
 #: A script that runs WebAssembly (libhdf5): in a worker, whose own answer says what it may do.
 WORKERS = frozenset({"preview/hdf5_worker.js"})
 
-#: Folders of what these pages are made of. What else lies beside them (the viewer of figures, which draws what strangers
+#: Folders of what these pages are made of. What else lies beside them (the viewer of figures, which draws what others
 #: wrote) is for other origins, and never served where sessions are.
 _FOLDERS = frozenset({"pages", "preview", "vendor"})
 _FOLDER = Path(__file__).resolve().parents[1] / "web"
