@@ -136,14 +136,25 @@ def _line(value: Any) -> str:
     return shortened(printable(value), 300)
 
 
+def checked_text(value: Any, name: str) -> str:
+    """A value that must be text, and such as can be sent.
+
+    Raises:
+        InvalidArgument: it is none.
+    """
+    if not isinstance(value, str) or any("\ud800" <= char <= "\udfff" for char in value):
+        raise InvalidArgument(f"{name} is {shown(value)}; it must be text.")
+    return value
+
+
 def named_path(text: str) -> str:
     """A name or an ID as a part of a path.
 
     Raises:
         InvalidArgument: it is none.
     """
-    if not isinstance(text, str) or not text.strip():
-        raise InvalidArgument(f"{shown(text)} names no project.")
+    if not checked_text(text, "The name of a project").strip():
+        raise InvalidArgument("An empty text names no project.")
     return quote(text, safe="")
 
 
@@ -159,6 +170,8 @@ def _chosen(config: Config, node: str | None) -> tuple[str, Lab]:
 
     known = registered_labs(config)
     if node is not None:
+        if not isinstance(node, str):
+            raise InvalidArgument(f"node is {shown(node)}; it must be the URL of a lab's node.")
         url = node_url(node)
         if url not in known:
             raise SignInError(
@@ -189,10 +202,7 @@ def place_for(config: Config, project: str | None, *, local: bool = False) -> Pl
         SignInError: this machine is registered with no lab's node, or there is no such project.
         NoPermission: you may not store into it.
     """
-    text = config.project if project is None else project
-    if not isinstance(text, str):
-        raise InvalidArgument(f"project is {shown(project)}; it must be the name of a project.")
-    text = text.strip()
+    text = checked_text(config.project if project is None else project, "project").strip()
     if not text:
         return None
     lab, found = _where(config, text, local)

@@ -7,10 +7,12 @@ stored into a project for its members alone is for the group of their machines, 
 
 from __future__ import annotations
 
+from kachery_cloud.arguments import check_flags
 from kachery_cloud.errors import InvalidArgument
-from kachery_cloud.lab_client import LabClient, forget_asked, keep_known, named_path
-from kachery_cloud.lab_places import Project
+from kachery_cloud.lab_client import LabClient, checked_text, forget_asked, keep_known, named_path
+from kachery_cloud.lab_places import ROLES, VISIBILITIES, Project
 from kachery_cloud.settings.config import load_config
+from kachery_cloud.settings.values import parse_timeout
 from kachery_p2p.text import shown
 
 # --- what users call -------------------------------------------------------------------------------------------------
@@ -53,9 +55,13 @@ def create_project(name: str, *, description: str = "", visibility: str = "publi
         >>> kcl.create_project("hippocampus", visibility="members").role
         'administrator'
     """
+    value = {
+        "name": checked_text(name, "name"),
+        "description": checked_text(description, "description"),
+        "visibility": _visibility(visibility),
+    }
     config = load_config()
     lab = LabClient(config, node)
-    value = {"name": name, "description": description, "visibility": visibility}
     made = lab.read(lab.ask("POST", "/projects", value))
     keep_known(config, lab.url, [made])
     if made.visibility == "members":
@@ -65,9 +71,10 @@ def create_project(name: str, *, description: str = "", visibility: str = "publi
 
 def show_project(name: str, *, node: str | None = None) -> Project:
     """One project, by its name or ID. Raises as `projects`, where there is none, too."""
+    path = named_path(name)
     config = load_config()
     lab = LabClient(config, node)
-    found = lab.read(lab.ask("GET", f"/projects/{named_path(name)}"))
+    found = lab.read(lab.ask("GET", f"/projects/{path}"))
     keep_known(config, lab.url, [found])
     return found
 
@@ -81,11 +88,17 @@ def change_project(
     node: str | None = None,
 ) -> Project:
     """Call a project something else, describe it otherwise, or let everybody load what is in it (`"public"`)."""
+    path = named_path(name)
+    value: dict[str, str] = {}
+    if new_name is not None:
+        value["name"] = checked_text(new_name, "new_name")
+    if description is not None:
+        value["description"] = checked_text(description, "description")
+    if visibility is not None:
+        value["visibility"] = _visibility(visibility)
     config = load_config()
     lab = LabClient(config, node)
-    asked = {"name": new_name, "description": description, "visibility": visibility}
-    value = {key: each for key, each in asked.items() if each is not None}
-    found = lab.read(lab.ask("PATCH", f"/projects/{named_path(name)}", value))
+    found = lab.read(lab.ask("PATCH", f"/projects/{path}", value))
     forget_asked()
     keep_known(config, lab.url, [found])
     return found
@@ -93,8 +106,10 @@ def change_project(
 
 def delete_project(name: str, *, files: bool = False, node: str | None = None) -> None:
     """Delete a project; with `files`, with all that is in it. Copies on the machines of its members stay."""
+    check_flags(files=files)
+    path = f"/projects/{named_path(name)}{'?files=delete' if files else ''}"
     lab = LabClient(load_config(), node)
-    lab.ask("DELETE", f"/projects/{named_path(name)}{'?files=delete' if files else ''}")
+    lab.ask("DELETE", path)
     forget_asked()
 
 
@@ -107,9 +122,11 @@ def add_to_project(name: str, member: str, role: str = "reader", *, node: str | 
         role: "reader", "writer" or "administrator".
         node: as for `projects`.
     """
+    if not isinstance(role, str) or role not in ROLES:
+        raise InvalidArgument(f"role is {shown(role)}; it must be one of {', '.join(ROLES)}.")
+    path, member = named_path(name), checked_text(member, "member")
     lab = LabClient(load_config(), node)
-    id = lab.person(member)
-    return lab.read(lab.ask("PUT", f"/projects/{named_path(name)}/members/{named_path(id)}", {"role": role}))
+    return lab.read(lab.ask("PUT", f"/projects/{path}/members/{named_path(lab.person(member))}", {"role": role}))
 
 
 def remove_from_project(name: str, member: str, *, node: str | None = None) -> None:
@@ -120,8 +137,9 @@ def remove_from_project(name: str, member: str, *, node: str | None = None) -> N
         member: their ID or name.
         node: as for `projects`.
     """
+    path, member = named_path(name), checked_text(member, "member")
     lab = LabClient(load_config(), node)
-    project = lab.read(lab.ask("GET", f"/projects/{named_path(name)}"))
+    project = lab.read(lab.ask("GET", f"/projects/{path}"))
     found = [each.id for each in project.members if member in (each.id, each.name)]
     if len(found) > 1:
         raise InvalidArgument(f"{len(found)} members are called {shown(member)}. Say which by their IDs: {found}")
@@ -143,10 +161,17 @@ def join_project(name: str, *, timeout: float = 60.0, node: str | None = None) -
     """
     from kachery_cloud.grouping import join_group
 
+    path, seconds = named_path(name), parse_timeout(timeout, "timeout")
     config = load_config()
     lab = LabClient(config, node)
-    found = lab.read(lab.ask("GET", f"/projects/{named_path(name)}"))
+    found = lab.read(lab.ask("GET", f"/projects/{path}"))
     answer = lab.ask("POST", f"/projects/{named_path(found.id)}/invitation")
-    join_group(str(answer.get("invitation")), label=lab.lab.label, timeout=timeout)
+    join_group(str(answer.get("invitation")), label=lab.lab.label, timeout=seconds)
     keep_known(config, lab.url, [found])
     return found
+
+
+def _visibility(word: str) -> str:
+    if not isinstance(word, str) or word not in VISIBILITIES:
+        raise InvalidArgument(f"visibility is {shown(word)}; it must be 'public' or 'members'.")
+    return word

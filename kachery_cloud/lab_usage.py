@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from kachery_cloud.arguments import text_list
 from kachery_cloud.errors import InvalidArgument, SignInError
-from kachery_cloud.lab_client import LabClient
+from kachery_cloud.lab_client import LabClient, checked_text
 from kachery_cloud.settings.config import load_config
 from kachery_p2p.text import printable, shortened, shown
 
@@ -75,6 +75,9 @@ def usage(
         if word not in BYS:
             raise InvalidArgument(f"by is {shown(word)}; it must be of {', '.join(BYS)}.")
     asked = {"by": ",".join(words), "from": start, "to": end, "project": project}
+    for name, value in asked.items():
+        if value is not None:
+            checked_text(value, name)
     client = LabClient(load_config(), node)
     path = f"/usage?{urlencode({key: value for key, value in asked.items() if value is not None})}"
     return [_read(each, client.url) for each in client.items(path)]

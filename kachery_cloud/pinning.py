@@ -336,7 +336,7 @@ class Plan(NamedTuple):
 
 def place_of(config: Config, project: str | None, local: bool = False) -> Place | None:
     """Where something that is stored goes; None where it goes into no project. See `lab_client.place_for`."""
-    if not config.project and not project:
+    if project is None and not config.project:
         return None
     from kachery_cloud.lab_client import place_for
 

@@ -94,7 +94,11 @@ class Listing:
 
     def roots_among(self, multihashes: Sequence[bytes]) -> set[bytes]:
         """See Repo.roots_among."""
-        found: set[bytes] = set()
+        return set(self.root_keys(multihashes))
+
+    def root_keys(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
+        """See Repo.root_keys."""
+        found: dict[bytes, bytes] = {}
         step = SQL_KEYS // len(_ROOT_PREFIXES)
         for start in range(0, len(multihashes), step):
             keys = {prefix + key: key for key in multihashes[start : start + step] for prefix in _ROOT_PREFIXES}
@@ -102,7 +106,7 @@ class Listing:
                 f"SELECT r.key FROM roots r WHERE r.key IN ({','.join('?' * len(keys))}) AND {_HERE}",
                 list(keys),
             )
-            found.update(keys[key] for (key,) in rows)
+            found.update((keys[key], key) for (key,) in rows)
         return found
 
     def files_with(self, multihashes: Sequence[bytes]) -> dict[bytes, list[tuple[bytes, bool]]]:
