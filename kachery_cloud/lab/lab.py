@@ -21,7 +21,7 @@ import hmac
 import ipaddress
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import trio
@@ -62,6 +62,8 @@ T = TypeVar("T")
 
 #: Threads that look into the database and at the disk for requests.
 _THREADS = 8
+#: Settings that hold from when they are read again.
+_RELOADED = ("lab_name", "lab_members", "lab_url", "openid_client_secret", "openid_client_secret_file")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
@@ -131,7 +133,7 @@ class Lab:
         self.usage = Usage(served, self.projects.store, self.accounts, pins, node.repo, wall)
         most = DEFAULT_UPLOAD if config.max_pin_bytes is None else config.max_pin_bytes
         self.uploads = Uploads(config.directory, node, pins, self.keeper, self.wake_pins, most_bytes=most)
-        self.provider = _provider(config, wall)
+        self.provider = self._provider()
         self._tls = tls
         self._threads = trio.CapacityLimiter(_THREADS)
         self._addresses = Rate(limits.ADDRESS_RATE, time.monotonic)
@@ -392,6 +394,34 @@ class Lab:
         """A cookie that `set_cookie` has set."""
         return request.cookies.get(f"__Host-{name}" if self.is_secure(request) else name)
 
+    # --- settings ---------------------------------------------------------------------------------------------------
+
+    @property
+    def reloaded(self) -> tuple[str, ...]:
+        """The settings that `use` takes up: those that need no restart."""
+        return _RELOADED
+
+    def check(self, config: Config) -> None:
+        """See that `use` can take settings up.
+
+        Raises:
+            ConfigError: there is no secret where they say.
+        """
+        if config.openid_client_id:
+            _secret_of(config)
+
+    def use(self, config: Config) -> None:
+        """Take up those of some settings that need no restart (`reloaded`)."""
+        self.config = replace(self.config, **{name: getattr(config, name) for name in _RELOADED})
+
+    def _provider(self) -> Provider | None:
+        config = self.config
+        if not config.openid_client_id:
+            return None
+        self.check(config)  # what is wrong with the secret is said when the node starts
+        # It is read anew for each sign-in: it may be changed meanwhile.
+        return Provider(config.openid_issuer, config.openid_client_id, lambda: _secret_of(self.config), wall=self.wall)
+
     # --- upkeep -----------------------------------------------------------------------------------------------------
 
     async def begin(self) -> None:
@@ -414,16 +444,9 @@ def _authority(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _provider(config: Config, wall: Callable[[], float]) -> Provider | None:
-    if not config.openid_client_id:
-        return None
-
-    def secret() -> str:
-        path = config.openid_client_secret_file
-        return config.openid_client_secret if path is None else read_secret(path)
-
-    secret()  # what is wrong with it is said when the node starts
-    return Provider(config.openid_issuer, config.openid_client_id, secret, wall=wall)
+def _secret_of(config: Config) -> str:
+    path = config.openid_client_secret_file
+    return config.openid_client_secret if path is None else read_secret(path)
 
 
 def _take(rate: Rate, who: str) -> None:
