@@ -31,7 +31,7 @@ SHARED_FILE = 0o660
 SHARED_FOLDER = 0o2770
 
 
-_KEY_FILES = ("private.pem", "public.pem")
+_KEY_FILES = ("private.pem", "public.pem", "ownership.json", "labs.json")
 _SECRETS = (
     "access.sqlite",
     "config.json",

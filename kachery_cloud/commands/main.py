@@ -45,6 +45,7 @@ COMMANDS = {
     "node": "node",
     "owner": "owner",
     "pins": "pins",
+    "projects": "projects",
     "publish": "publishing",
     "repair": "upkeep",
     "resolve": "publishing",
@@ -54,6 +55,7 @@ COMMANDS = {
     "status": "network",
     "store": "storing",
     "store-local": "older",
+    "usage": "usage",
     "verify": "upkeep",
     "visibility": "access",
     "whereis": "network",
@@ -75,6 +77,8 @@ PROGRAMS = (
             "node",
             "pins",
             "group",
+            "projects",
+            "usage",
             "status",
             "whereis",
             "keygen-swarm",
@@ -91,7 +95,7 @@ SECTIONS = {
     "See what is here": ("list", "info", "du", "status", "settings"),
     "Say who may have it": ("visibility", "access", "audit", "owner"),
     "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init", "completion"),
-    "For a lab": ("group", "key", "pins", "announce", "keygen-swarm", "gateway-token"),
+    "For a lab": ("projects", "usage", "group", "key", "pins", "announce", "keygen-swarm", "gateway-token"),
 }
 
 

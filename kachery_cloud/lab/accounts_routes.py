@@ -107,6 +107,7 @@ class _Routes:
         of = None if caller.member.is_administrator else caller.member.id
         if not await self._lab.do(self._lab.accounts.remove_client, request.path_params["peer"], of):
             raise not_found("There is no such client of yours.")
+        await self._lab.projects.tidy()
         return Response(status_code=204)
 
     # --- for administrators -----------------------------------------------------------------------------------------
@@ -152,6 +153,7 @@ class _Routes:
     async def remove_member(self, request: Request) -> Response:
         await self._lab.require(request, "administrator")
         await self._lab.do(self._lab.accounts.remove_member, request.path_params["id"])
+        await self._lab.projects.tidy()
         return Response(status_code=204)
 
     async def invite_again(self, request: Request) -> Response:

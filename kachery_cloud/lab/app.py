@@ -18,7 +18,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Router
 
-from kachery_cloud.lab import accounts_routes, limits, registrations_routes, sign_in
+from kachery_cloud.lab import (
+    accounts_routes,
+    files_api,
+    limits,
+    node_api,
+    projects_api,
+    registrations_routes,
+    sign_in,
+    static,
+    usage_api,
+)
 from kachery_cloud.lab.answers import not_found, refused
 from kachery_cloud.lab.lab import Lab
 from kachery_cloud.lab.origins import HEADERS, STRICT_TRANSPORT, is_own
@@ -38,6 +48,11 @@ PARTS: tuple[Routes, ...] = (
     accounts_routes.routes,
     registrations_routes.routes,
     sign_in.routes,
+    projects_api.routes,
+    files_api.routes,
+    usage_api.routes,
+    node_api.routes,
+    static.routes,
 )
 #: What the pinning service answers. It knows nobody by a cookie, so any name and any page may ask it.
 _PINS = ("pins", "healthz", "readyz")

@@ -33,16 +33,21 @@ from kachery_cloud.lab import limits
 from kachery_cloud.lab.accounts_store import CLIENT, Accounts, Client, Member, Role
 from kachery_cloud.lab.answers import forbidden, read_body, unauthorized
 from kachery_cloud.lab.database import LabDatabase
+from kachery_cloud.lab.files import Files, Uploads
 from kachery_cloud.lab.invitations import Invitations
 from kachery_cloud.lab.nonces import Nonces
 from kachery_cloud.lab.openid import Provider
 from kachery_cloud.lab.origins import is_loopback, normal
+from kachery_cloud.lab.projects import Projects
 from kachery_cloud.lab.rates import Rate
 from kachery_cloud.lab.registrations import Registrations
 from kachery_cloud.lab.sessions import COOKIE, SECURE_COOKIE, Session, Sessions
 from kachery_cloud.lab.signed_requests import BadSignature, Signed, check
+from kachery_cloud.lab.usage_store import Usage
 from kachery_p2p.groups import group_of
 from kachery_p2p.node.pin_server import PinKeeper
+from kachery_p2p.node.served_log import LOG_NAME, ServedLog
+from kachery_p2p.pinning.server.limits import DEFAULT_UPLOAD
 from kachery_p2p.pinning.server.requests import Refusal
 from kachery_p2p.pinning.server.store import PinStore
 
@@ -51,6 +56,7 @@ if TYPE_CHECKING:
 
     from kachery_cloud.settings.config import Config
     from kachery_p2p.node.node import Node
+    from kachery_p2p.pinning.server.keeper import Keeper
     from kachery_p2p.pinning.server.queue import PinQueue
 
 T = TypeVar("T")
@@ -87,11 +93,14 @@ class Lab:
         node: of this process.
         pins: the list of the pinning service, in which clients have their tokens.
         queue: that works it off, to be woken when there is something new; None where none does.
+        keeper: of the node, for pins; made here where there is none.
         tls: whether the listener speaks HTTPS itself.
         wall: seconds since 1970.
 
     Attributes:
         url: where the listener is; `base` gives what others are told.
+        projects, files, usage: what members have stored, in which projects, and how much.
+        uploads: what comes through the page.
         provider: at which members sign in; None where they do so by invitations alone.
     """
 
@@ -102,6 +111,7 @@ class Lab:
         pins: PinStore,
         *,
         queue: PinQueue | None = None,
+        keeper: Keeper | None = None,
         tls: bool = False,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -117,6 +127,13 @@ class Lab:
         self.invitations = Invitations(self.database)
         self.registrations = Registrations(self.database)
         self.nonces = Nonces(self.database)
+        self.keeper = keeper or PinKeeper(node)
+        self.projects = Projects(self.database, self.accounts, pins, node)
+        self.files = Files(self.projects, self.accounts, pins)
+        served = node.served_log or ServedLog(config.directory / LOG_NAME, wall=wall)
+        self.usage = Usage(served, self.projects.store, self.accounts, pins, node.repo, wall)
+        most = DEFAULT_UPLOAD if config.max_pin_bytes is None else config.max_pin_bytes
+        self.uploads = Uploads(config.directory, node, pins, self.keeper, self.wake_pins, most_bytes=most)
         self.provider = _provider(config, wall)
         self._tls = tls
         self._threads = trio.CapacityLimiter(_THREADS)
@@ -126,7 +143,12 @@ class Lab:
 
     def node_addresses(self) -> list[str]:
         """Multiaddrs at which others can dial the node; those of the loopback last."""
-        return PinKeeper(self.node).addresses()
+        return self.keeper.addresses()
+
+    def wake_pins(self) -> None:
+        """Have the queue of pins look at what is new."""
+        if self.queue is not None:
+            self.queue.wake()
 
     async def do(self, work: Callable[..., T], *args: Any) -> T:
         """Do something that waits for the disk, in a thread."""
@@ -330,9 +352,10 @@ class Lab:
         Raises:
             Refusal: it does, by what the browser says of it.
         """
-        site = request.headers.get("sec-fetch-site", "same-origin")
-        origin = request.headers.get("origin")
-        if site not in ("same-origin", "none") or (origin is not None and origin != self.base(request)):
+        site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+        if site == "same-origin" and origin == "null":
+            return  # a form of a page of ours that sends no referrer
+        if site not in (None, "same-origin", "none") or origin not in (None, self.base(request)):
             raise Refusal(
                 403,
                 "OTHER_ORIGIN",

@@ -32,6 +32,7 @@ CREATE TABLE projects (
     created REAL NOT NULL
 );
 CREATE INDEX projects_by_creator ON projects (creator);
+CREATE INDEX projects_by_group ON projects (grp);
 CREATE TABLE project_members (
     project TEXT NOT NULL REFERENCES projects(id),
     member TEXT NOT NULL,
@@ -168,6 +169,11 @@ class ProjectsStore:
         row = self._db.one(f"SELECT {_COLUMNS} FROM projects WHERE folded = ?", (_text(name).casefold(),))
         return None if row is None else Project(*row)
 
+    def of_group(self, group: str) -> Project | None:
+        """The project that has a group."""
+        row = self._db.one(f"SELECT {_COLUMNS} FROM projects WHERE grp = ?", (group,))
+        return None if row is None else Project(*row)
+
     def projects(self) -> list[Project]:
         """All of them, by name."""
         return [Project(*row) for row in self._db.all(f"SELECT {_COLUMNS} FROM projects ORDER BY folded")]
@@ -201,14 +207,22 @@ class ProjectsStore:
 
     # --- changing ---------------------------------------------------------------------------------------------------
 
-    def create(self, name: str, creator: str, *, description: str = "", visibility: Visibility = "public") -> Project:
+    def create(
+        self,
+        name: str,
+        creator: str,
+        *,
+        description: str = "",
+        visibility: Visibility = "public",
+        group: str | None = None,
+    ) -> Project:
         """Make a project. Who makes it administers it.
 
         Raises:
             Refusal: there is one of that name, or they have made too many.
         """
         made = Project(
-            secrets.token_urlsafe(_ID_BYTES), name, description, visibility, None, creator, float(self._wall())
+            secrets.token_urlsafe(_ID_BYTES), name, description, visibility, group, creator, float(self._wall())
         )
         with self._db.write() as db:
             (count,) = db.execute("SELECT count(*) FROM projects WHERE creator = ?", (creator,)).fetchone()
@@ -219,7 +233,7 @@ class ProjectsStore:
             _check_free(db, name, "")
             db.execute(
                 f"INSERT INTO projects ({_COLUMNS}, folded) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (made.id, name, description, visibility, None, creator, made.created, name.casefold()),
+                (made.id, name, description, visibility, group, creator, made.created, name.casefold()),
             )
             db.execute(
                 "INSERT INTO project_members VALUES (?, ?, 'administrator', ?)", (made.id, creator, made.created)
@@ -268,7 +282,9 @@ class ProjectsStore:
                 raise no_project()
             if role != "administrator" and keep_one:
                 _check_another(db, project, member)
-            (count,) = db.execute("SELECT count(*) FROM project_members WHERE project = ?", (project,)).fetchone()
+            (count,) = db.execute(
+                "SELECT count(*) FROM project_members WHERE project = ? AND member <> ?", (project, _text(member))
+            ).fetchone()
             if count >= MAX_MEMBERS:
                 raise Refusal(409, "TOO_MANY_MEMBERS", f"The project has {count} members; no project has more.")
             db.execute(

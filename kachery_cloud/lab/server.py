@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -26,6 +26,7 @@ from kachery_p2p.pinning.server.store import PinStore
 if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.node.node import Node
+    from kachery_p2p.pinning.server.rows import Pin
 
 log = logging.getLogger("kachery_cloud.lab")
 
@@ -67,9 +68,9 @@ class LabServer(HttpServer):
         wall: Callable[[], float] = time.time,
     ) -> None:
         most = DEFAULT_UPLOAD if config.max_pin_bytes is None else config.max_pin_bytes
-        self.queue = PinQueue(store, keeper, most_bytes=most, pace=pace)
-        self.lab = Lab(config, node, store, tls=tls is not None, wall=wall, queue=self.queue)
-        app = LabApp(self.lab, PinApp(store, self.queue, keeper, bounds), bounds)
+        self.queue = PinQueue(store, keeper, most_bytes=most, pace=pace, groups_of=self._groups_of)
+        self.lab = Lab(config, node, store, tls=tls is not None, wall=wall, queue=self.queue, keeper=keeper)
+        app = LabApp(self.lab, PinApp(store, self.queue, keeper, bounds, self.lab.projects.admit), bounds)
         address = config.lab or DEFAULT_LAB
         super().__init__(app, address, what="The lab", option="--lab", bounds=bounds, tls=tls)
 
@@ -85,10 +86,15 @@ class LabServer(HttpServer):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tidy)
                 await nursery.start(self.queue.run)
+                await nursery.start(self.lab.projects.run)
+                await nursery.start(self.lab.usage.run)
                 await super().run(task_status=task_status)
         finally:
             with trio.CancelScope(shield=True):
                 await self.lab.close()
+
+    def _groups_of(self, pin: Pin) -> Sequence[str]:
+        return self.lab.projects.groups_of(pin)
 
     def _listening(self) -> None:
         self.lab.url = self.url

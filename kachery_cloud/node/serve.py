@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     )
     from kachery_p2p.node.node import Node
     from kachery_p2p.node.options import NodeOptions
+    from kachery_p2p.node.served_log import ServedLog
     from kachery_p2p.pinning.server.service import PinServer
     from kachery_p2p.repo.keys import NodeKey
 
@@ -120,6 +121,7 @@ async def run_node(
             options=node_options(config, private=swarm_key is not None, service=service),
             pin_services=await trio.to_thread.run_sync(usable_services, config, swarm_key is not None),
             outbox=outbox(config),
+            served_log=_served_log(config) if service and config.lab is not None else None,
         )
         server = None if gateway is None else _gateway_server(node, config, gateway)
         pins = await trio.to_thread.run_sync(_pin_server, node, config) if service else None
@@ -179,6 +181,13 @@ def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> Gatewa
         gate=node.gate,
         token=lambda: read_token(config.directory),
     )
+
+
+def _served_log(config: Config) -> ServedLog:
+    """Counts how much is served to whom."""
+    from kachery_p2p.node.served_log import LOG_NAME, ServedLog
+
+    return ServedLog(config.directory / LOG_NAME)
 
 
 def _pin_server(node: Node, config: Config) -> PinServer | LabServer | None:

@@ -29,6 +29,10 @@ On the disk
       access.sqlite[-wal, -shm]     which peer was given how much of what is not for everyone (kachery_p2p.access.log)
       gateway-token                 what the user shows to the gateway (kachery_p2p.gateway.server.token); 0600
       outbox.sqlite[-wal, -shm]     what is to be kept where, and how far that is (kachery_p2p.pinning.outbox)
+      ownership.json                who has signed in on this machine: a proof with the keys of its issuer, 0600
+                                    (kachery_cloud.ownership.kept)
+      issuers.json                  the keys of issuers that this machine has seen, and when (.archive)
+      labs.json                     the lab's nodes that it is registered with, or is about to be, 0600 (.labs)
       ipns/<key>/                   a name that moves: private.pem, public.pem, and record, which was signed last
                                     (kachery_p2p.routing.ipns.shelf); 0700, all in it 0600. Of the node's own key "self"
       node.json  node.sock          where the running node listens for the other processes (kachery_cloud.node.endpoint)

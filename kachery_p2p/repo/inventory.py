@@ -112,7 +112,7 @@ class Inventory:
             return
         bind = None
         if not known or going or said:
-            bind = self._access.before_keeping(cid, audience, claim, widens=bool(how & (STORED | LINKED)))
+            bind = self._access.before_keeping(cid, audience, claim, widens=bool(how & (STORED | LINKED | PINNED)))
         if new_label or (new_how and how & LOADED):
             self.records.append([_record(cid, (known or 0) | how, label, now)])
         with self._catalog.write(durable=durable) as db:

@@ -14,10 +14,10 @@ import trio
 from kachery_cloud.lab.signed_requests import sign
 from kachery_p2p.repo.keys import new_identity
 from scripts.workstation import Workstation
-from tests.conftest import StartWorkstation
+from tests.conftest import StartOpenID, StartWorkstation
 from tests.helpers.certificates import self_signed
 from tests.helpers.lab import Wall, running_lab
-from tests.helpers.openid import OpenIDProvider, web_client
+from tests.helpers.openid import web_client
 from tests.helpers.patience import PATIENCE
 from tests.helpers.pin_clients import trusting
 
@@ -42,31 +42,26 @@ async def test_from_an_invitation_to_a_pin(tmp_path: Path) -> None:
             assert (answer.json()["id"], answer.json()["client"]) == (alice.id, client.key.peer_id)
 
 
-async def test_signing_in_at_a_provider(tmp_path: Path) -> None:
+async def test_signing_in_at_a_provider(tmp_path: Path, start_openid: StartOpenID) -> None:
     """Whoever the settings let in signs in at a real provider, and is the same member the next time."""
-    with await trio.to_thread.run_sync(OpenIDProvider) as provider:
-        wall = Wall(time.time())
-        async with running_lab(
-            tmp_path,
-            wall=wall,
-            lab_members=("ada@example.org",),
-            openid_issuer=provider.issuer,
-            openid_client_id="lab",
-            openid_client_secret="lab-secret",
-        ) as lab:
-            await trio.to_thread.run_sync(provider.add_client, web_client(f"{lab.url}/sign-in/callback"))
-            ids = set()
-            for _ in range(2):
-                person = await lab.person()
-                landed = await person.sign_in("/sign-in?next=/files", "ada")
-                assert (landed.status_code, landed.headers["location"]) == (303, "/files")
-                me = await person.browser.me()
-                assert (me["name"], me["email"], me["role"]) == ("Ada Lovelace", "ada@example.org", "member")
-                ids.add(me["id"])
-            assert len(ids) == 1
-            refused = await (await lab.person()).sign_in("/sign-in", "grace")
-            assert refused.status_code == 403
-            assert "Ask those who run kachery-cloud-node" in refused.json()["error"]["details"]
+    provider = start_openid()
+    told: dict[str, Any] = {"openid_issuer": provider.issuer, "openid_client_id": "lab"}
+    (tmp_path / "secret").write_text("lab-secret\n")
+    told["openid_client_secret_file"] = tmp_path / "secret"
+    async with running_lab(tmp_path / "lab", wall=Wall(time.time()), lab_members=("ada@example.org",), **told) as lab:
+        await trio.to_thread.run_sync(provider.add_client, web_client(f"{lab.url}/sign-in/callback"))
+        ids: set[str] = set()
+        for _ in range(2):
+            person = await lab.person()
+            landed = await person.sign_in("/sign-in?next=/files", "ada")
+            assert (landed.status_code, landed.headers["location"]) == (303, "/files")
+            me = await person.browser.me()
+            assert (me["name"], me["email"], me["role"]) == ("Ada Lovelace", "ada@example.org", "member")
+            ids.add(me["id"])
+        assert len(ids) == 1
+        refused = await (await lab.person()).sign_in("/sign-in", "grace")
+        assert refused.status_code == 403
+        assert "Ask those who run kachery-cloud-node" in refused.json()["error"]["details"]
 
 
 # --- the program ----------------------------------------------------------------------------------------------------

@@ -238,6 +238,8 @@ async def test_requests_that_a_page_of_another_origin_makes(tmp_path: Path) -> N
         for headers in (
             {"origin": "https://evil.example"},
             {"origin": "null"},
+            {"origin": "null", "sec-fetch-site": "cross-site"},
+            {"origin": "https://evil.example", "sec-fetch-site": "same-origin"},
             {"sec-fetch-site": "cross-site"},
             {"sec-fetch-site": "same-site"},
             {"origin": lab.url.replace("127.0.0.1", "localhost")},

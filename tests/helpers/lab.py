@@ -20,6 +20,7 @@ from kachery_cloud.lab.signed_requests import sign
 from kachery_cloud.settings.config import Config
 from kachery_p2p.node.node import Node
 from kachery_p2p.node.pin_server import PinKeeper
+from kachery_p2p.node.served_log import LOG_NAME, ServedLog
 from kachery_p2p.pinning.server.store import STORE_NAME, PinStore
 from kachery_p2p.repo.keys import NodeKey, load_or_create_identity, new_identity
 from kachery_p2p.repo.repo import Repo
@@ -192,7 +193,8 @@ async def running_lab(folder: Path, *, wall: Wall | None = None, **settings: Any
         repo = stack.enter_context(Repo.open(folder))
         store = PinStore(folder / STORE_NAME)
         stack.callback(store.close)
-        node = Node(repo, load_or_create_identity(folder), listen=[LISTEN])
+        served_log = ServedLog(folder / LOG_NAME, wall=clock)
+        node = Node(repo, load_or_create_identity(folder), listen=[LISTEN], served_log=served_log)
         config = Config(**{"directory": folder, "lab": "127.0.0.1:0", "public": False, **settings})
         server = LabServer(config, node, store, PinKeeper(node), pace=FAST, wall=clock)
         with trio.fail_after(PATIENCE):

@@ -83,19 +83,23 @@ class Keeper(Protocol):
         """What is kept for others now: binary CIDv1."""
         ...
 
-    async def size_here(self, root: CID) -> int | None:
-        """Bytes of a root of which all is here; None where it is not."""
+    async def size_here(self, root: CID, groups: Sequence[str] = ()) -> int | None:
+        """Bytes of a root of which all is here; None where it is not. `groups` as for `fetch`."""
         ...
 
-    async def ask_size(self, root: CID, origins: Sequence[str], silence: float) -> int | None:
-        """Bytes of a file, as its first block says; None for a directory.
+    async def ask_size(
+        self, root: CID, origins: Sequence[str], silence: float, groups: Sequence[str] = ()
+    ) -> int | None:
+        """Bytes of a file, as its first block says; None for a directory. `groups` as for `fetch`.
 
         Raises:
             KacheryError: it cannot be had, or not read.
         """
         ...
 
-    async def fetch(self, root: CID, origins: Sequence[str], silence: float, progress: Progress) -> None:
+    async def fetch(
+        self, root: CID, origins: Sequence[str], silence: float, progress: Progress, groups: Sequence[str] = ()
+    ) -> None:
         """Bring all of a root to this machine, verified.
 
         Args:
@@ -103,6 +107,7 @@ class Keeper(Protocol):
             origins: multiaddrs of those who should have it; those that cannot be dialled are passed over.
             silence: seconds without anything after which it is given up.
             progress: hears how far it is.
+            groups: that whoever pins it may store for. What is for others is as if nobody had it.
 
         Raises:
             KacheryError: it cannot be had, or not kept.

@@ -28,7 +28,7 @@ _INDEXES = (
 )
 _PREFIXED = ", ".join(f"p.{name}" for name in COLUMNS.split(", "))
 _SELECT = (
-    f"SELECT {_PREFIXED}, t.name, (SELECT value FROM meta WHERE pin = p.id AND key = '{PROJECT}') "
+    f"SELECT {_PREFIXED}, t.name, t.account, (SELECT value FROM meta WHERE pin = p.id AND key = '{PROJECT}') "
     "FROM pins p LEFT JOIN tokens t ON t.id = p.owner "
 )
 
@@ -40,11 +40,13 @@ class OwnedPin:
     Attributes:
         pin: itself.
         owner: the name of the token; empty where that is not known any more.
+        account: that the token is of; empty for none.
         project: to which it belongs; empty for none.
     """
 
     pin: Pin
     owner: str
+    account: str
     project: str
 
     @property
@@ -84,12 +86,13 @@ class PinListing:
         row = self._file.one(f"{_SELECT} WHERE p.request_id = ?", (_text(request_id),))
         return None if row is None else _owned(row)
 
-    def owners(self, names: Collection[str]) -> dict[str, int]:
-        """The numbers of some owners, by the names of their tokens; of those that there are."""
-        found: dict[str, int] = {}
-        for some in _batches(list(names)):
-            found.update(self._file.all(f"SELECT name, id FROM tokens WHERE name IN ({_marks(some)})", some))
-        return found
+    def owners_of(self, account: str) -> list[int]:
+        """The numbers of the owners of pins that are on an account (`Pin.owner`)."""
+        return [number for (number,) in self._file.all("SELECT id FROM tokens WHERE account = ?", (account,))]
+
+    def accounts(self) -> dict[str, str]:
+        """The accounts of tokens, by their names; also of those that were taken away, while their pins are here."""
+        return dict(self._file.all("SELECT name, account FROM tokens WHERE account IS NOT NULL"))
 
     def page(
         self,
@@ -225,8 +228,8 @@ def _label_clause(label: str) -> tuple[str, tuple[Any, ...]]:
 
 
 def _owned(row: Sequence[Any]) -> OwnedPin:
-    *columns, owner, project = row
-    return OwnedPin(pin_of(columns), owner or "", project or "")
+    *columns, owner, account, project = row
+    return OwnedPin(pin_of(columns), owner or "", account or "", project or "")
 
 
 def _marks(values: Sequence[Any]) -> str:

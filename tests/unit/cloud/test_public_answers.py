@@ -122,6 +122,7 @@ STOPPED: dict[str, Any] = {
     "settings": {
         "shared_dirs": [],
         "to": [],
+        "project": "str",
         "own_peers": [],
         "listen": ["str"],
         "peers": ["str"],
