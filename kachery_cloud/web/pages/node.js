@@ -30,7 +30,7 @@ function draw (node, about) {
   const peers = [...(node.peers ?? [])].sort((one, other) => (one.round_trip_ms ?? Infinity) - (other.round_trip_ms ?? Infinity))
   const free = !Number.isFinite(disk.free) ? null : `${bytes(disk.free)} free`
   return [
-    h('div', { class: 'grid' },
+    h('div', { class: 'grid figures' },
       card('Up for', span(node.uptime), `kachery-cloud ${about.version}`),
       card('Peers', whole(node.peers_count ?? peers.length), peers.length ? `nearest ${latency(peers[0].round_trip_ms)}` : 'none connected'),
       card('Disk', bytes(disk.used), free, meter(disk, node.storage?.limit)),
