@@ -279,6 +279,11 @@ def forget_asked() -> None:
     _fresh.clear()
 
 
+def known_projects(config: Config) -> list[Project]:
+    """The projects that were seen last, of all labs that this machine is registered with. Asks nobody."""
+    return [project for url in registered_labs(config) for project in _cached(config, LabClient(config, url))]
+
+
 def _cached(config: Config, lab: LabClient) -> list[Project]:
     from kachery_p2p.json_reader import InvalidJSON, read_json
     from kachery_p2p.ownfiles import read_own_file

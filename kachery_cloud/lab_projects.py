@@ -29,7 +29,7 @@ def projects(*, node: str | None = None) -> list[Project]:
 
     Example:
         >>> [(project.name, project.role) for project in kcl.projects()]
-        [('hippocampus', 'administrator'), ('reef', 'reader')]
+        [('atlas', 'administrator'), ('reef', 'reader')]
     """
     config = load_config()
     lab = LabClient(config, node)
@@ -52,7 +52,7 @@ def create_project(name: str, *, description: str = "", visibility: str = "publi
         SignInError: as for `projects`; or there is a project of that name.
 
     Example:
-        >>> kcl.create_project("hippocampus", visibility="members").role
+        >>> kcl.create_project("atlas").role
         'administrator'
     """
     value = {

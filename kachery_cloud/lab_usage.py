@@ -68,7 +68,7 @@ def usage(
 
     Example:
         >>> [(row.name, row.bytes_stored, row.bytes_served) for row in kcl.usage()]
-        [('hippocampus', 53687091200, 1073741824)]
+        [('atlas', 53687091200, 1073741824)]
     """
     words = text_list(by, "by")
     for word in words:

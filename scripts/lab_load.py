@@ -25,14 +25,17 @@ import httpx
 from kachery_cloud.lab.accounts_store import CLIENT, Accounts, account_of
 from kachery_cloud.lab.database import LabDatabase
 from kachery_cloud.lab.projects_store import ProjectsStore
-from kachery_p2p.dag.cid import CID
+from kachery_p2p.dag.cid import CID, RAW
 from kachery_p2p.pinning.server.store import STORE_NAME, PinStore, hash_of
+from kachery_p2p.repo.catalog import CATALOG_NAME
 from kachery_p2p.repo.kept_rows import PINNED
 from kachery_p2p.repo.keys import new_identity
 from kachery_p2p.repo.repo import Repo
 from scripts.workstation import Workstation
 
 MEMBERS, PROJECTS = 100, 20
+#: Values that are stored at once.
+BATCH = 2_000
 #: Times that each question is asked.
 ASKED = 50
 SETTLE_SECONDS = 20.0
@@ -42,8 +45,12 @@ IDLE_SECONDS = 30.0
 def fill(directory: Path, pins: int) -> str:
     """Make the data directory; the token of one client."""
     directory.mkdir(parents=True, exist_ok=True)
+    values = [f"value {number}".encode() * 4 for number in range(pins)]
+    roots = [CID(1, RAW, b"\x12\x20" + hashlib.sha256(value).digest()) for value in values]
     with Repo.open(directory) as repo:
-        roots = [repo.store_value(f"value {number}".encode() * 4).cid for number in range(pins)]
+        for start in range(0, pins, BATCH):
+            some = zip(roots[start : start + BATCH], values[start : start + BATCH], strict=True)
+            repo.add_small_files(list(some))
     store, database = PinStore(directory / STORE_NAME), LabDatabase(directory)
     accounts, projects = Accounts(database, store), ProjectsStore(database)
     members = [accounts.add_member(f"Member {number}") for number in range(MEMBERS)]
@@ -75,8 +82,9 @@ def _pin(directory: Path, roots: list[CID], owners: list[int], projects: list[st
             ).lastrowid  # fmt: skip
             db.executemany("INSERT INTO meta VALUES (?, ?, ?)", [(pin, *each) for each in meta.items()])
             db.execute("INSERT OR IGNORE INTO held VALUES (?, ?, NULL)", (key, str(root)))
-    with sqlite3.connect(directory / "catalog.sqlite") as db:
-        db.execute("UPDATE kept SET how = ?", (PINNED,))
+    with sqlite3.connect(directory / CATALOG_NAME) as db:
+        rows = [(bytes(root.to_v1()), PINNED, time.time(), time.time()) for root in roots]
+        db.executemany("INSERT OR REPLACE INTO kept (key, how, added, used, whole) VALUES (?, ?, ?, ?, 1)", rows)
 
 
 def read(pid: int) -> tuple[float, int]:

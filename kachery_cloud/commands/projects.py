@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 node_option = click.option(
     "--node", metavar="URL", help="The lab's node, where this machine is registered with several."
 )
-project_argument = click.argument("name", metavar="PROJECT")
+project_argument = click.argument("project_name", metavar="PROJECT")
 
 
 @click.group("projects", cls=Group, invoke_without_command=True, context_settings=CONTEXT)
@@ -36,9 +36,9 @@ def projects(context: click.Context, node: str | None, as_json: bool) -> None:
 
     \b
     Examples:
-        kachery-cloud-projects create hippocampus --members
-        kachery-cloud-projects add hippocampus Bob --role writer
-        kachery-cloud-projects show hippocampus
+        kachery-cloud-projects create atlas
+        kachery-cloud-projects add atlas Bob --role writer
+        kachery-cloud-projects show atlas
     """  # noqa: D301
     if context.invoked_subcommand is None:
         _print_projects(node, as_json)
@@ -80,8 +80,8 @@ def create(name: str, description: str, members: bool, node: str | None, as_json
 
     \b
     Examples:
-        kachery-cloud-projects create atlas
-        kachery-cloud-projects create cortex --members --description "Not published yet"
+        kachery-cloud-projects create trials
+        kachery-cloud-projects create mice --members --description "Not published yet"
     """  # noqa: D301
     from kachery_cloud.lab_projects import create_project
 
@@ -95,17 +95,17 @@ def create(name: str, description: str, members: bool, node: str | None, as_json
 @project_argument
 @node_option
 @json_option
-def show(name: str, node: str | None, as_json: bool) -> None:
+def show(project_name: str, node: str | None, as_json: bool) -> None:
     """Show a project: for whom it is, what it takes, and who is in it.
 
     \b
     Example:
-        kachery-cloud-projects show hippocampus
+        kachery-cloud-projects show atlas
     """  # noqa: D301
     from kachery_cloud.inventory_tables import size_text
     from kachery_cloud.lab_projects import show_project
 
-    found = show_project(name, node=node)
+    found = show_project(project_name, node=node)
     if as_json:
         click.echo(json.dumps(to_json(found)))
         return
@@ -123,7 +123,7 @@ def show(name: str, node: str | None, as_json: bool) -> None:
 @click.option("--role", type=click.Choice(ROLES), default="reader", show_default=True, help="What they may do there.")
 @node_option
 @json_option
-def add(name: str, member: str, role: str, node: str | None, as_json: bool) -> None:
+def add(project_name: str, member: str, role: str, node: str | None, as_json: bool) -> None:
     """Let a member of the lab be in a project, or have another role there.
 
     MEMBER is their name, e-mail address or ID. Readers load; writers store into it, too; administrators change it and
@@ -131,11 +131,11 @@ def add(name: str, member: str, role: str, node: str | None, as_json: bool) -> N
 
     \b
     Example:
-        kachery-cloud-projects add hippocampus Bob --role writer
+        kachery-cloud-projects add atlas Bob --role writer
     """  # noqa: D301
     from kachery_cloud.lab_projects import add_to_project
 
-    found = add_to_project(name, member, role, node=node)
+    found = add_to_project(project_name, member, role, node=node)
     print_result(as_json, f"{member} is {role} of {found.name}", **to_json(found))
 
 
@@ -144,19 +144,19 @@ def add(name: str, member: str, role: str, node: str | None, as_json: bool) -> N
 @click.argument("member")
 @node_option
 @json_option
-def remove(name: str, member: str, node: str | None, as_json: bool) -> None:
+def remove(project_name: str, member: str, node: str | None, as_json: bool) -> None:
     """Take somebody out of a project; or yourself. What they have loaded stays where it is.
 
     Of a project for its members alone, all of their machines lose the group's secret.
 
     \b
     Example:
-        kachery-cloud-projects remove hippocampus Bob
+        kachery-cloud-projects remove atlas Bob
     """  # noqa: D301
     from kachery_cloud.lab_projects import remove_from_project
 
-    remove_from_project(name, member, node=node)
-    print_result(as_json, f"removed {member} from {name}", project=name, member=member)
+    remove_from_project(project_name, member, node=node)
+    print_result(as_json, f"removed {member} from {project_name}", project=project_name, member=member)
 
 
 @_subcommand("join", "Interrupted. Whether it was joined: kachery-cloud-group list")
@@ -164,16 +164,16 @@ def remove(name: str, member: str, node: str | None, as_json: bool) -> None:
 @click.option("--timeout", type=float, default=60.0, metavar="SECONDS", help="Try for so long. [default: 60]")
 @node_option
 @json_option
-def join(name: str, timeout: float, node: str | None, as_json: bool) -> None:
+def join(project_name: str, timeout: float, node: str | None, as_json: bool) -> None:
     """Let this machine load what is in a project that is for its members alone.
 
     \b
     Example:
-        kachery-cloud-projects join hippocampus
+        kachery-cloud-projects join mice
     """  # noqa: D301
     from kachery_cloud.lab_projects import join_project
 
-    found = join_project(name, timeout=timeout, node=node)
+    found = join_project(project_name, timeout=timeout, node=node)
     print_result(as_json, f"joined {found.name}", **to_json(found))
 
 
@@ -185,20 +185,20 @@ def join(name: str, timeout: float, node: str | None, as_json: bool) -> None:
 @node_option
 @json_option
 def change(
-    name: str, new_name: str | None, description: str | None, publish: bool, node: str | None, as_json: bool
+    project_name: str, new_name: str | None, description: str | None, publish: bool, node: str | None, as_json: bool
 ) -> None:
     """Call a project something else, describe it otherwise, or publish it.
 
     \b
     Example:
-        kachery-cloud-projects change hippocampus --description "Paper of 2026"
+        kachery-cloud-projects change atlas --description "Paper of 2026"
     """  # noqa: D301
     from kachery_cloud.lab_projects import change_project
 
     if new_name is None and description is None and not publish:
         raise click.UsageError("Say what is to be changed: --name, --description or --publish.")
     found = change_project(
-        name, new_name=new_name, description=description, visibility="public" if publish else None, node=node
+        project_name, new_name=new_name, description=description, visibility="public" if publish else None, node=node
     )
     print_result(as_json, f"changed {found.name}", **to_json(found))
 
@@ -208,17 +208,17 @@ def change(
 @click.option("--files", is_flag=True, help="With all that is in it.")
 @node_option
 @json_option
-def delete(name: str, files: bool, node: str | None, as_json: bool) -> None:
+def delete(project_name: str, files: bool, node: str | None, as_json: bool) -> None:
     """Delete a project. It has to be empty, unless --files says otherwise.
 
     \b
     Example:
-        kachery-cloud-projects delete old-trials
+        kachery-cloud-projects delete trials
     """  # noqa: D301
     from kachery_cloud.lab_projects import delete_project
 
-    delete_project(name, files=files, node=node)
-    print_result(as_json, f"deleted {name}", project=name, files=files)
+    delete_project(project_name, files=files, node=node)
+    print_result(as_json, f"deleted {project_name}", project=project_name, files=files)
 
 
 def _print_projects(node: str | None, as_json: bool) -> None:

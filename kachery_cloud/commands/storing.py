@@ -113,7 +113,7 @@ def store(paths: tuple[str, ...], **options: Any) -> None:
         kachery-cloud-store -r experiment/ --exclude '*.tmp' --exclude /scratch/
         kachery-cloud-store session.nwb --share
         kachery-cloud-store session.nwb --to private
-        kachery-cloud-store session.nwb --project hippocampus
+        kachery-cloud-store session.nwb --project atlas
         kachery-cloud-store session.nwb --encrypt
         kachery-cloud-store session.nwb --service filebase
         gzip -c session.nwb | kachery-cloud-store -

@@ -45,7 +45,7 @@ def usage(
     \b
     Examples:
         kachery-cloud-usage
-        kachery-cloud-usage --by member --project hippocampus
+        kachery-cloud-usage --by member --project atlas
         kachery-cloud-usage --by day --from 2026-11-01 --to 2026-11-30
     """  # noqa: D301
     from kachery_cloud.lab_usage import usage as find

@@ -134,7 +134,8 @@ async def run_node(
 
             listeners = {"gateway": server, "pinning_service": pins}
             servers = {what: each for what, each in listeners.items() if each is not None}
-            beside = Service(node, config, servers, hooks=hooks, private=swarm_key is not None)
+            lab = getattr(pins, "lab", None)
+            beside = Service(node, config, servers, lab=lab, hooks=hooks, private=swarm_key is not None)
             methods = {**methods, **beside.methods}
             on_service(beside)
         async with trio.open_nursery() as nursery:
@@ -444,7 +445,8 @@ def serve_forever(
             log.info("starting for %s (process %d)", config.directory, os.getpid())
             methods = await nursery.start(serve)
             found: RunningNode = await methods[STATUS.name].run(Nothing(), messages.TellNobody())
-            log.info("serving as %s", found.node.peer_id)
+            about = {"event": "started", "peer": found.node.peer_id, "pid": os.getpid()}
+            log.info("serving as %s", found.node.peer_id, extra={"fields": about})
             on_ready(found)
             systemd.notify("READY=1", f"STATUS=serving as {found.node.peer_id}")
 
@@ -454,7 +456,7 @@ def serve_forever(
         raise plain_error(error) from None
     finally:
         lock.release()
-        log.info("stopped")
+        log.info("stopped", extra={"fields": {"event": "stopped"}})
 
 
 def _acquire(lock: NodeLock, directory: Path, times: NodeTimes) -> None:

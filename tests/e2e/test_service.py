@@ -150,6 +150,20 @@ def test_a_certificate_that_is_renewed(workstation: StartWorkstation, tmp_path: 
     assert served() == after
 
 
+@pytest.mark.slow
+def test_a_certificate_is_taken_up_by_itself(workstation: StartWorkstation, tmp_path: Path) -> None:
+    """Nobody has to say that it was renewed."""
+    station = workstation()
+    certificate = self_signed(tmp_path)
+    write(station, f'pinning_service = "127.0.0.1:0"\ntls_cert = "{certificate}"\n')
+    station.start()
+    port = int(station.status()["pinning_service"].rpartition(":")[2])
+    before = ssl.get_server_certificate(("127.0.0.1", port))
+    self_signed(tmp_path)
+    wait_until(lambda: ssl.get_server_certificate(("127.0.0.1", port)) != before, "that the new one is served")
+    assert station.stop() == 0
+
+
 # --- signals --------------------------------------------------------------------------------------------------------
 
 

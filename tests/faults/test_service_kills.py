@@ -1,4 +1,4 @@
-"""Making room, killed with -9 before each of its steps: nothing is lost that should stay, and what was begun goes on."""
+"""Making room, killed with -9 before each of its steps: nothing is lost that should stay, what was begun goes on."""
 
 from __future__ import annotations
 
