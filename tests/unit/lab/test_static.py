@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -22,7 +21,7 @@ STYLE = f"/static/{VERSION}/style.css"
 
 
 @pytest.fixture
-def http() -> Iterator[httpx.AsyncClient]:
+def http() -> httpx.AsyncClient:
     """Asks the routes without a socket."""
     transport = httpx.ASGITransport(app=Router(static.routes(None)))
     return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8095")
@@ -122,6 +121,11 @@ async def test_there_are_no_other_files(name: str) -> None:
     with pytest.raises(Refusal) as caught:
         static._file(Request(scope))
     assert caught.value.status == 404
+
+
+def test_only_what_the_pages_are_made_of() -> None:
+    """What else lies in the folder, for other origins, is not served on this one."""
+    assert {name.split("/")[0] for name in site().files if "/" in name} == {"pages", "preview", "vendor"}
 
 
 def test_libraries_of_others_are_as_they_were_published() -> None:
