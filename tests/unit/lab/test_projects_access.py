@@ -68,7 +68,7 @@ class _People:
 
 @pytest.mark.parametrize("visibility", VISIBILITIES)
 async def test_each_route(tmp_path: Path, visibility: Visibility) -> None:
-    """It is carried out for those who may, and for nobody else; who may not even see it is told that it is not there."""
+    """It is carried out for those who may, and for nobody else; to who may not see it, it is not there."""
     async with running_lab(tmp_path / "lab") as lab:
         people = _People(lab, visibility)
         await people.begin()
