@@ -146,22 +146,37 @@ class PinListing:
 
     def by_project(self) -> dict[str, Sum]:
         """How much there is in each project. Goes through all pins."""
-        rows = self._file.all(
-            "SELECT project, sum(pins), coalesce(sum(size), 0) FROM (SELECT m.value AS project, count(*) AS pins, "
-            f"max(p.size) AS size FROM meta m JOIN pins p ON p.id = m.pin WHERE m.key = '{PROJECT}' "
-            "AND p.status <> 'failed' GROUP BY m.value, p.key) GROUP BY project"
-        )
-        return {project: Sum(pins, size) for project, pins, size in rows}
+        return {project: found for (_, project), found in self._summed("''").items() if project}
 
     def by_owner(self) -> dict[tuple[str, str], Sum]:
         """How much each owner has in each project, by the names of both. Goes through all pins."""
-        rows = self._file.all(
-            "SELECT coalesce(t.name, ''), project, sum(pins), coalesce(sum(size), 0) FROM (SELECT p.owner AS owner, "
-            "coalesce(m.value, '') AS project, count(*) AS pins, max(p.size) AS size FROM pins p "
-            f"LEFT JOIN meta m ON m.pin = p.id AND m.key = '{PROJECT}' WHERE p.status <> 'failed' "
-            "GROUP BY p.owner, p.key, m.value) LEFT JOIN tokens t ON t.id = owner GROUP BY 1, 2"
-        )
-        return {(owner, project): Sum(pins, size) for owner, project, pins, size in rows}
+        names = dict(self._file.all("SELECT id, name FROM tokens"))
+        return {(names.get(owner, ""), project): found for (owner, project), found in self._summed("p.owner").items()}
+
+    def _summed(self, owner: str) -> dict[tuple[Any, str], Sum]:
+        """Sums by owner and project, each root once in each.
+
+        Most roots are pinned once. So all are summed up as they are, and what is there several times is taken out
+        again: to group a hundred thousand roots takes ten times as long.
+        """
+        joined = f"FROM pins p LEFT JOIN meta m ON m.pin = p.id AND m.key = '{PROJECT}' WHERE p.status <> 'failed'"
+        what = f"{owner} AS owner, coalesce(m.value, '') AS project"
+        sums = {
+            (name, project): [pins, size]
+            for name, project, pins, size in self._file.all(
+                f"SELECT {what}, count(*), coalesce(sum(p.size), 0) {joined} GROUP BY 1, 2"
+            )
+        }
+        largest: dict[tuple[Any, str, bytes], int] = {}
+        for name, project, key, size in self._file.all(
+            f"SELECT {what}, p.key, p.size {joined} AND p.size IS NOT NULL "
+            "AND p.key IN (SELECT key FROM pins GROUP BY key HAVING count(*) > 1)"
+        ):
+            known = largest.get((name, project, key))
+            largest[name, project, key] = size if known is None else max(known, size)
+            if known is not None and (name, project) in sums:
+                sums[name, project][1] -= min(known, size)
+        return {at: Sum(*found) for at, found in sums.items()}
 
     def roots_of_project(self, project: str) -> dict[bytes, str]:
         """The roots in a project: their CIDs by their keys."""
