@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import ssl
 import subprocess
+import sys
 import urllib.request
 from contextlib import closing
 from pathlib import Path
@@ -212,6 +213,34 @@ def test_the_second_signal_ends_it_at_once(workstation: StartWorkstation) -> Non
         station.node.send_signal(signal.SIGINT)
         assert station.node.wait(PATIENCE) == 0
         assert sock.recv(4096) == b""
+
+
+def test_one_in_a_terminal_ends_with_it(workstation: StartWorkstation) -> None:
+    """It is not left running where nobody sees it; without a terminal, SIGHUP only has it read its settings."""
+    import pty
+    import termios
+
+    station = workstation()
+    ours, theirs = pty.openpty()
+    line = [sys.executable, "-m", "kachery_cloud.commands.main", "node"]
+    take = f"import fcntl, os, sys; fcntl.ioctl(0, {termios.TIOCSCTTY}, 0); os.execv(sys.executable, {line!r})"
+    node = subprocess.Popen(
+        [sys.executable, "-c", take],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=station.env,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    said = b""
+    while b"Others load from here" not in said:
+        said += os.read(ours, 4096)
+    node.send_signal(signal.SIGHUP)
+    assert station.run("kachery-cloud-node", "reload").returncode == 0
+    assert node.poll() is None
+    os.close(ours)
+    assert node.wait(PATIENCE) == 0
 
 
 def test_a_service_manager_is_told(workstation: StartWorkstation, tmp_path: Path) -> None:
