@@ -398,6 +398,8 @@ def test_what_rots_is_mended(workstation: StartWorkstation, tmp_path: Path) -> N
     checked = station.run("kachery-cloud", "verify", check=False)
     assert checked.returncode == 4
     assert Path(mine).name in checked.stdout
+    (warning,) = [each for each in station.status()["warnings"] if "damaged" in each]
+    assert warning.startswith("One thing here")
     wait_until(lambda: metrics(station)["kachery_scrubbed_bytes_total"] > 3_000_000, "that it goes on reading")
 
 
