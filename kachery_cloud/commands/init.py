@@ -12,11 +12,10 @@ if TYPE_CHECKING:
     from kachery_cloud.ownership.fronts import Console
     from kachery_cloud.privacy import AnnouncedTo
 
-_INTERRUPTED = "Interrupted. What was asked of a lab's node stands: the same command goes on waiting."
 _GAIN = "so that others can check who stands behind this machine"
 
 
-@command("init", _INTERRUPTED)
+@command("init")
 @click.option(
     "--private/--no-private",
     default=None,
@@ -74,28 +73,37 @@ def init(
         done["forgotten"] = _forget(forget, as_json)
     if node is not None:
         _register(node, label or "", front, as_json)
-    if node is None and forget is None and _wants_to_sign_in(sign_in, made, as_json):
+    offered = node is None and forget is None
+    if sign_in or (offered and sign_in is None and _wants_to_sign_in(made, as_json)):
         _sign_in(front, as_json)
     made = make(None)
     if as_json:
         print_result(True, "", **made, **done)
         return
-    if made["owner"] is not None and node is None:
-        owner = made["owner"]
-        click.echo(f"Owner:          {_person(owner)}, who signed in with {_provider(owner['issuer'])}")
-    elif node is None and forget is None and not made["nodes"]:
-        _say_what_signing_in_gains()
+    if offered:
+        _print_whose(made)
     click.echo("To share a file: kachery-cloud node, and in another window: kachery-cloud store FILE --share", err=True)
 
 
-def _wants_to_sign_in(asked: bool | None, made: dict[str, Any], as_json: bool) -> bool:
-    """Whether somebody is to sign in: where it was asked for; and where somebody is there, who has not, and says so."""
+def _print_whose(made: dict[str, Any]) -> None:
+    """Whose machine it is, as far as that is known."""
+    owner = made["owner"]
+    if owner is not None:
+        click.echo(f"Owner:          {_person(owner)}, who signed in with {_provider(owner['issuer'])}")
+    for each in made["nodes"]:
+        click.echo(
+            f"Registered:     with {each['name']} ({each['url']}) as {each['label']}, of {_person(each['owner'])}"
+        )
+    if owner is None and not made["nodes"]:
+        _say_what_signing_in_gains()
+
+
+def _wants_to_sign_in(made: dict[str, Any], as_json: bool) -> bool:
+    """Whether somebody is there who has not signed in, could, and says that he wants to."""
     from kachery_cloud.ownership.fronts import somebody_here
     from kachery_cloud.ownership.sign_in import name_of
     from kachery_cloud.settings.config import load_config
 
-    if asked is not None:
-        return asked
     config = load_config()
     if as_json or not config.openid_client_id or made["owner"] or made["nodes"] or not somebody_here():
         return False
@@ -129,7 +137,12 @@ def _register(node: str, label: str, front: Console, as_json: bool) -> None:
     from kachery_cloud.commands.pin_services import say_to_restart
     from kachery_cloud.initialising import register_here
 
-    found = register_here(node, label, front)
+    try:
+        found = register_here(node, label, front)
+    except KeyboardInterrupt:
+        raise Stopped(
+            "Interrupted. What was asked of the lab's node stands: the same command goes on waiting."
+        ) from None
     lab = found.lab
     if as_json:
         return

@@ -37,7 +37,7 @@ from kachery_p2p.units import MIB
 if TYPE_CHECKING:
     from kachery_p2p.node.node import Node
     from kachery_p2p.pinning.server.keeper import Keeper
-    from kachery_p2p.pinning.server.rows import Pin
+    from kachery_p2p.pinning.server.rows import Pin, Token
     from kachery_p2p.pinning.server.store import PinStore
 
 #: Before the ID of a member in the name under which the pins are that they have uploaded.
@@ -333,23 +333,33 @@ class Uploads:
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(new.__exit__, None, None, None)
+        pin: Pin | None = None
         # From here on it is to be noted, or let go, whoever has gone meanwhile.
         with trio.CancelScope(shield=True):
-            before = await self._keeper.kept_as(stored.cid)
-            before = await trio.to_thread.run_sync(self._pins.hold, stored.cid, before or None)
             meta: Mapping[str, str] = {} if project is None else {PROJECT: project.id, LABEL: name}
-            wanted = PinObject(stored.cid, str(stored.cid), name, (), meta)
-            try:
-                pin = await trio.to_thread.run_sync(self._pins.add, owner, wanted, size)
-                assert pin is not None, "it replaces none"
-                await self._keeper.keep(stored.cid, before)
-                await trio.to_thread.run_sync(self._pins.finish, pin, "pinned")
-                return pin
-            except BaseException:
-                await trio.to_thread.run_sync(self._pins.leave, stored.cid)
-                raise
-            finally:
-                self._wake()
+            pin = await self._note(owner, PinObject(stored.cid, str(stored.cid), name, (), meta), size)
+        assert pin is not None, "nothing cancels what is shielded"
+        return pin
+
+    async def _note(self, owner: Token, wanted: PinObject, size: int) -> Pin:
+        """Note that something which is here is pinned.
+
+        Raises:
+            Refusal: that would cross the quota; it is let go then.
+        """
+        root = wanted.cid
+        before = await trio.to_thread.run_sync(self._pins.hold, root, await self._keeper.kept_as(root) or None)
+        try:
+            pin = await trio.to_thread.run_sync(self._pins.add, owner, wanted, size)
+            assert pin is not None, "it replaces none"
+            await self._keeper.keep(root, before)
+            await trio.to_thread.run_sync(self._pins.finish, pin, "pinned")
+        except BaseException:
+            await trio.to_thread.run_sync(self._pins.leave, root)
+            raise
+        finally:
+            self._wake()
+        return pin
 
     async def _check_disk(self, size: int) -> None:
         free = (await trio.to_thread.run_sync(shutil.disk_usage, self._directory)).free

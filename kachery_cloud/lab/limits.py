@@ -21,10 +21,11 @@ MAX_LISTED = 1000
 DEFAULT_LISTED = 100
 
 #: Requests of one address, of one account, and those of an address that try to come in (sign in, register): how many
-#: may come at once, and how many more each second. A page that is opened asks for a few dozen things.
-ADDRESS_RATE = (1200, 60.0)
+#: may come at once, and how many more each second. A page that is opened asks for a few dozen things, coming in takes
+#: five; and a whole course may have one address. What could be guessed has 256 bits.
+ADDRESS_RATE = (5000, 200.0)
 ACCOUNT_RATE = (1200, 60.0)
-ENTRY_RATE = (40, 0.5)
+ENTRY_RATE = (300, 3.0)
 #: Addresses and accounts whose requests are counted at the same time; the one seen longest ago is forgotten.
 MAX_COUNTED = 10_000
 

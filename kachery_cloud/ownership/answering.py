@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,12 +141,11 @@ def check(config: Config, kept: Kept, peer_id: str, policy: Policy, given: list[
     return verify(kept.proof, peer_id, believed(config, *given), time.time(), policy)
 
 
-def _fetched(config: Config, kept: Kept, issuers: object) -> bool:
+def _fetched(config: Config, kept: Kept, issuers: Container[str]) -> bool:
     """Whether the keys of the proof's issuer were fetched now. None is asked that this machine does not believe."""
     from kachery_cloud.ownership.openid import discover, fetch_keys
 
     issuer, _ = key_name(kept.proof)
-    assert isinstance(issuers, dict)
     if issuer not in issuers or not (config.public or issuer != GOOGLE):
         return False
     try:

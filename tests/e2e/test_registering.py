@@ -129,6 +129,7 @@ def test_registering_on_a_terminal(workstation: Make, lab: Lab, ada: Member) -> 
     # The sign-in at the node is a proof of ownership of this machine's key, for everybody to check.
     found = owner(station)
     assert (found["peer"], found["email"], found["audience"]) == (peer, "ada@example.org", "lab")
+    assert f"Registered:     with Hippocampus Lab ({lab.url}) as laptop, of Ada Lovelace" in station.run(INIT).stdout
     before = {each: (station.directory / each).read_bytes() for each in ("config.json", "labs.json", "tokens.json")}
     done = station.run(INIT, "--node", lab.url, "--label", "another")
     assert "It belongs to Ada Lovelace <ada@example.org>. Nothing changed." in done.stdout

@@ -134,7 +134,7 @@ def test_no_command_line_is_too_strange(command: tuple[str, ...]) -> None:
         ("kachery_cloud.inventory_move.move", ["move", "x"], "run the same command again"),
         ("kachery_cloud.upkeep.find_status", ["status"], "Error: Interrupted.\n"),
         ("kachery_cloud.upkeep.search_whereis", ["whereis", ABSENT], "Error: Interrupted. Nobody else was found"),
-        ("kachery_cloud.initialising.make", ["init"], "the same command goes on waiting"),
+        ("kachery_cloud.initialising.make", ["init"], "Error: Interrupted.\n"),
         ("kachery_cloud.node.serve.serve_forever", ["node"], "Error: Interrupted.\n"),
     ],
 )
