@@ -25,7 +25,7 @@ def figure_link(uri: str, *, gateway: str | None = None, self_contained: bool = 
 
     Args:
         uri: of the figure: what `store_figure` gave, or of a JSON file in the format of `docs/figures.md`.
-        gateway: where the link leads, such as `https://lab.example.org:8090`: a gateway of a node of kachery-cloud;
+        gateway: where the link leads, such as `http://192.168.1.7:8090`: a gateway of a node of kachery-cloud;
             with `self_contained` any IPFS gateway. Without it, the gateway of the node that runs here.
         self_contained: store the viewer and all data of the figure in one folder, and give the URI of that, which
             every gateway shows as a web page; with `gateway` the link to it there.

@@ -155,6 +155,7 @@ def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> Gatewa
         node.repo,
         address,
         fetch=fetch if choice.fetch else None,
+        names=config.gateway_names,
         agent=AGENT,
         resolver=node.finding.names,
         gate=node.gate,

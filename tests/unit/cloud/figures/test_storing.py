@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,16 @@ def test_nothing_is_left_where_it_fails(data: Path, tmp_path: Path) -> None:
     assert kcl.list() == []
     with pytest.raises(ContentNotFound):
         kcl.load_bytes("ipfs://bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e", local_only=True)
+
+
+def test_what_a_killed_process_left(data: Path) -> None:
+    """The next figure that is stored takes it away, a day later, and nothing else."""
+    kcl.store_text("makes the directory", local=True)
+    for name, age in (("figure-old", 90_000), ("figure-new", 60), ("other", 90_000)):
+        (data / "tmp" / name / "arrays").mkdir(parents=True)
+        os.utime(data / "tmp" / name, (time.time() - age,) * 2)
+    store({"data": []})
+    assert sorted(os.listdir(data / "tmp")) == ["figure-new", "other"]
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
