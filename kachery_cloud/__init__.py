@@ -42,10 +42,22 @@ if TYPE_CHECKING:
         remove_member,
         set_member_role,
     )
+    from kachery_cloud.initialising import init
     from kachery_cloud.inventory import Item, Items, UsageRow, UsageTable, du
     from kachery_cloud.inventory import list as list
     from kachery_cloud.inventory_move import move
     from kachery_cloud.inventory_removal import Collected, RemovedItem, gc, remove
+    from kachery_cloud.lab_places import Project
+    from kachery_cloud.lab_projects import (
+        add_to_project,
+        change_project,
+        create_project,
+        delete_project,
+        join_project,
+        projects,
+        remove_from_project,
+    )
+    from kachery_cloud.lab_usage import LabUsage, usage
     from kachery_cloud.load import (
         cat_file,
         list_dir,
@@ -61,6 +73,8 @@ if TYPE_CHECKING:
     from kachery_cloud.opening.file import KacheryFile
     from kachery_cloud.opening.file import open as open
     from kachery_cloud.opening.npy import NpyFile, open_npy
+    from kachery_cloud.ownership.answering import owner
+    from kachery_cloud.ownership.verifying import Owner
     from kachery_cloud.pinning import pin, pins, unpin, wait_pinned
     from kachery_cloud.progress import Progress, progress_to
     from kachery_cloud.publishing import publish, published, resolve
@@ -76,7 +90,7 @@ if TYPE_CHECKING:
         store_pkl,
         store_text,
     )
-    from kachery_cloud.upkeep import announce, get_node_info, init, iter_whereis, repair, status, verify, whereis
+    from kachery_cloud.upkeep import announce, get_node_info, iter_whereis, repair, status, verify, whereis
     from kachery_cloud.uri import ContentURI, format_uri, join, parse_uri
     from kachery_cloud.visibility import set_visibility
 
@@ -91,19 +105,26 @@ __all__ = [
     "Item",
     "Items",
     "KacheryFile",
+    "LabUsage",
     "NpyFile",
+    "Owner",
     "Passphrase",
     "Progress",
+    "Project",
     "RemovedItem",
     "UsageRow",
     "UsageTable",
     "__version__",
     "access",
+    "add_to_project",
     "aio",
     "announce",
     "audit",
     "cat_file",
+    "change_project",
     "create_group",
+    "create_project",
+    "delete_project",
     "diff",
     "du",
     "export_car",
@@ -120,6 +141,7 @@ __all__ = [
     "iter_whereis",
     "join",
     "join_group",
+    "join_project",
     "leave_group",
     "link_file",
     "list_dir",
@@ -134,13 +156,16 @@ __all__ = [
     "load_text",
     "move",
     "open_npy",
+    "owner",
     "parse_uri",
     "pin",
     "pins",
     "progress_to",
+    "projects",
     "publish",
     "published",
     "remove",
+    "remove_from_project",
     "remove_member",
     "repair",
     "resolve",
@@ -157,6 +182,7 @@ __all__ = [
     "store_pkl",
     "store_text",
     "unpin",
+    "usage",
     "verify",
     "wait_pinned",
     "whereis",
@@ -176,6 +202,10 @@ _HOMES = (
     "sharing",
     "publishing",
     "grouping",
+    "initialising",
+    "lab_places",
+    "lab_projects",
+    "lab_usage",
     "upkeep",
     "inventory",
     "visibility",
@@ -185,6 +215,8 @@ _HOMES = (
     "encryption.stanzas",
     "opening.file",
     "opening.npy",
+    "ownership.verifying",
+    "ownership.answering",
     "figures.storing",
     "figures.links",
 )

@@ -19,6 +19,9 @@ __all__ = [
     "InvalidURI",
     "NoDecryptionKey",
     "NotSerializable",
+    "ProjectNotFound",
+    "ProofRefused",
+    "SignInError",
     "StoreTooLarge",
     "UnsafePickle",
 ]
@@ -53,6 +56,32 @@ class NoDecryptionKey(KacheryError, ValueError):
     """Raised for an encrypted file for which no key is here. Says which kinds of key would open it."""
 
     exit_code = 5
+
+
+class SignInError(KacheryError, ConnectionError):
+    """Raised when signing in, or registering at a lab's node, did not come to its end. Says what to do next."""
+
+    errno: int | None = None
+    exit_code = 6
+
+
+class ProjectNotFound(KacheryError):
+    """Raised when a lab has no such project, or none that you may see."""
+
+    exit_code = 3
+
+
+class ProofRefused(KacheryError, ValueError):
+    """Raised for a proof of ownership that does not prove who stands behind a machine. Its `reason` is a word for why.
+
+    These words are MALFORMED, ALGORITHM, ISSUER, UNKNOWN_KEY, SIGNATURE, PEER, AUDIENCE, NONCE, TIME and TOO_OLD.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, reason: str = "MALFORMED") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class InvalidRange(KacheryError, ValueError):

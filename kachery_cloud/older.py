@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kachery_cloud.errors import InvalidArgument, InvalidName
+from kachery_cloud.initialising import init
 from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.config_file import write_private_text
 from kachery_cloud.store import store_file, store_json, store_npy, store_pkl, store_text
-from kachery_cloud.upkeep import init
 from kachery_p2p.oserrors import explained
 from kachery_p2p.ownfiles import read_own_file
 

@@ -13,9 +13,8 @@ from kachery_cloud.auditing import visible_now
 from kachery_cloud.errors import ContentNotFound, DamagedFile, IsADirectory, KacheryError, NoPermission
 from kachery_cloud.local import BlockNotLocal, find_local, is_local_directory, repository, resolve_local
 from kachery_cloud.pinning import outbox
-from kachery_cloud.privacy import configured_audience
 from kachery_cloud.progress import progress_bar
-from kachery_cloud.settings.config import load_config, write_default_config, write_setting
+from kachery_cloud.settings.config import load_config
 from kachery_cloud.settings.values import parse_timeout
 from kachery_cloud.uri import check_peer_addresses, parse_uri
 from kachery_p2p.json_shapes import to_json
@@ -32,38 +31,6 @@ if TYPE_CHECKING:
 WHEREIS_TIMEOUT = 15.0
 #: Seconds that `announce` waits: a lookup in the public DHT and twenty dials.
 ANNOUNCE_TIMEOUT = 60.0
-
-
-def init(*, private: bool | None = None) -> dict[str, str]:
-    """Make the data directory, its settings file and its identity, where they are missing. Needs no network.
-
-    There is no account to make and nothing to sign up for: everything else also makes them when first needed.
-
-    Args:
-        private: True to have this machine announce nothing to anybody, False to undo that; it is written into the
-            settings file, and holds for nodes that start from then on.
-
-    Returns:
-        "directory", "config" (the path of the settings), "peer_id" (how other machines know this one; empty in a
-        directory of another user, where a node has a new one each time) and "announces_to" ("world", "lan", "nobody",
-        or "lab" where there is a swarm key).
-    """
-    from kachery_p2p.oserrors import explained
-    from kachery_p2p.repo.keys import load_or_create_identity, may_keep_identity
-
-    if private is not None:
-        check_flags(private=private)
-    config = load_config()
-    repository(config)
-    with explained("writing the settings in", config.directory):
-        if private is None:
-            path = write_default_config(config.directory)
-        else:
-            path = write_setting(config.directory, "private", bool(private))
-        kept = may_keep_identity(config.directory)
-    peer_id = load_or_create_identity(config.directory).peer_id if kept else ""
-    audience = configured_audience(load_config())  # anew: the environment may say otherwise than the file
-    return {"directory": str(config.directory), "config": str(path), "peer_id": peer_id, "announces_to": audience}
 
 
 def status(*, start: bool = False) -> dict[str, Any]:

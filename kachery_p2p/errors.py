@@ -222,8 +222,13 @@ class NoPermission(KacheryError, PermissionError):
 
 
 class DiskFull(KacheryError, OSError):
-    """Raised when there is no room on the disk or in the quota."""
+    """Raised when there is no room on the disk or in the quota.
 
+    Attributes:
+        lacking: bytes that should be free for it to go on; 0 where that is not known.
+    """
+
+    lacking = 0
     errno: int | None = ENOSPC
     strerror: str | None = os.strerror(ENOSPC)
     exit_code = 5

@@ -93,7 +93,7 @@ def service_add(
         click.echo(json.dumps(made))
         return
     _print_services([made])
-    _say_to_restart()
+    say_to_restart()
 
 
 @command("list")
@@ -148,7 +148,7 @@ def service_remove(name: str, as_json: bool) -> None:
             f"{left} entries of kachery-cloud-pins are for this service; nothing more happens to them.", err=True
         )
     if not as_json:
-        _say_to_restart()
+        say_to_restart()
 
 
 for _each in (service_add, service_list, service_remove):
@@ -205,7 +205,8 @@ def _print_services(found: Sequence[dict[str, Any]]) -> None:
         click.echo(line)
 
 
-def _say_to_restart() -> None:
+def say_to_restart() -> None:
+    """Say that a node which runs goes on with the settings that it was started with, where one does."""
     from kachery_cloud.node.connection import ask_running_node
     from kachery_cloud.node.status_messages import STATUS
     from kachery_cloud.settings.config import load_config

@@ -79,6 +79,7 @@ def _running(status: Running, verbose: bool) -> Iterator[_Part]:
     if verbose:
         yield "Not told", _addresses(found.not_announced)
     yield "Gateway", _texts([process.gateway.url] if process.gateway else [])
+    yield "Lab at", _texts([process.lab] if process.lab else [])
     yield "Pinned here at", _texts([process.pinning_service] if process.pinning_service else [])
     yield "Relays", _relays(found.relay)
     yield "Hole punches", _punches(found.hole_punches, verbose)

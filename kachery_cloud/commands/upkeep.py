@@ -1,18 +1,17 @@
-"""The commands that look after a data directory: `init`, `verify` and `repair`."""
+"""The commands that look after a data directory: `verify` and `repair`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from kachery_cloud.commands.support import Stopped, command, json_option, print_result
+from kachery_cloud.commands.support import Stopped, command, json_option
 from kachery_p2p.text import printable
 
 if TYPE_CHECKING:
-    from kachery_cloud.privacy import AnnouncedTo
     from kachery_p2p.repo.repo import Problem
 
 
@@ -91,37 +90,6 @@ def repair(uris: tuple[str, ...], as_json: bool) -> None:
         print_problems(problems, "Everything that was stored, loaded or linked is here.")
     if problems:
         raise click.exceptions.Exit(4)
-
-
-@command("init")
-@click.option(
-    "--private/--no-private",
-    default=None,
-    help="Have this machine announce nothing to anybody; or take that back. Written into config.json.",
-)
-@json_option
-def init(private: bool | None, as_json: bool) -> None:
-    """Make the data directory and the identity of this machine, and print both. Needs no account and no network.
-
-    Says to whom this machine announces what it has. Doing so is not required: everything is also made when it is first
-    needed. A node that runs goes on as it was started.
-
-    \b
-    Examples:
-        KACHERY_CLOUD_DIR=/big/disk/kachery kachery-cloud-init
-        kachery-cloud-init --private
-    """  # noqa: D301
-    from kachery_cloud.privacy import sentence
-    from kachery_cloud.upkeep import init as make
-
-    made = make(private=private)
-    peer_id = made["peer_id"] or "a new one each time, for the directory belongs to another user"
-    said = sentence(cast("AnnouncedTo", made["announces_to"]))
-    print_result(as_json, f"Data directory: {made['directory']}\nPeer ID:        {peer_id}\n{said}", **made)
-    if not as_json:
-        click.echo(
-            "To share a file: kachery-cloud node, and in another window: kachery-cloud store FILE --share", err=True
-        )
 
 
 def _stopped(problems: Sequence[Problem], as_json: bool) -> Stopped:

@@ -1,4 +1,4 @@
-"""The headers that every answer of the lab has, so that a browser does what its pages need and nothing else.
+"""What browsers let the lab's pages do: two policies that differ from that of all other answers (`origins.HEADERS`).
 
 Content Security Policy, level 3: scripts and styles are files of this node; nothing is inline, nothing is evaluated,
 nothing is loaded from elsewhere, nobody frames the pages, and text never becomes a script (Trusted Types).
@@ -23,24 +23,12 @@ _PAGE = {
     "worker-src": "'self'",
 }
 
-#: Of a page, and of everything else: previews are pictures from memory (blob:), and workers are scripts of ours.
-PAGE = "; ".join(f"{name} {value}" for name, value in _PAGE.items())
+
+def _text(policy: dict[str, str]) -> str:
+    return "; ".join(f"{name} {value}" for name, value in policy.items())
+
+
+#: Of a page and what belongs to it: previews are pictures from memory (blob:), and workers are scripts of ours.
+PAGE = _text(_PAGE)
 #: Of the worker that reads HDF5 files: it compiles WebAssembly, and evaluates nothing else.
-WORKER = "; ".join(f"{name} {value}" for name, value in {**_BOTH, "script-src": "'self' 'wasm-unsafe-eval'"}.items())
-#: Of what members stored: no script runs in it, whatever it is, and it belongs to no origin.
-STORED = "sandbox; default-src 'none'; frame-ancestors 'none'"
-
-_ALWAYS = {
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-    # For browsers that do not know frame-ancestors.
-    "x-frame-options": "DENY",
-}
-
-
-def security_headers(policy: str = PAGE) -> dict[str, str]:
-    """The headers of an answer; `policy` is its Content-Security-Policy."""
-    return {"content-security-policy": policy, **_ALWAYS}
+WORKER = _text({**_BOTH, "script-src": "'self' 'wasm-unsafe-eval'"})

@@ -20,7 +20,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kachery_cloud.lab.page_headers import PAGE, WORKER, security_headers
+from kachery_cloud.lab.answers import not_found
+from kachery_cloud.lab.page_headers import PAGE, WORKER
 
 #: Pages, as their addresses are matched. Which of them there is something to see on, the API decides.
 PAGES = (
@@ -33,11 +34,15 @@ PAGES = (
     "/projects",
     "/projects/{project}",
     "/register/{registration}",
+    "/sign-in",
     "/usage",
 )
 #: A script that runs WebAssembly (libhdf5): in a worker, whose own answer says what it may do.
 WORKERS = frozenset({"preview/hdf5_worker.js"})
 
+#: Folders of what these pages are made of. What else lies beside them (the viewer of figures, which draws what others
+#: wrote) is for other origins, and never served where sessions are.
+_FOLDERS = frozenset({"pages", "preview", "vendor"})
 _FOLDER = Path(__file__).resolve().parents[1] / "web"
 _TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -110,7 +115,7 @@ def site() -> Site:
 
 
 def routes(lab: object) -> list[Route]:
-    """What serves the pages; `lab` gives them nothing, as they are the same for all."""
+    """What serves the pages. They are the same for all, whatever the `lab`."""
     # Functions that are not async are run in threads: compressing the largest file takes a while, once.
     return [
         *(Route(path, _page, methods=["GET"]) for path in PAGES),
@@ -123,6 +128,8 @@ def routes(lab: object) -> list[Route]:
 def _walk(folder: Path, before: str) -> Iterator[tuple[str, bytes]]:
     for each in folder.iterdir():
         if each.is_dir():
+            if not before and each.name not in _FOLDERS:
+                continue
             yield from _walk(each, f"{before}{each.name}/")
         elif _kind(each.name):
             yield before + each.name, each.read_bytes()
@@ -137,15 +144,15 @@ def _kind(name: str) -> str:
 
 
 def _page(request: Request) -> Response:
-    return _answer(request, site().files["index.html"], _ASK_EACH_TIME, security_headers(PAGE))
+    return _answer(request, site().files["index.html"], _ASK_EACH_TIME, PAGE)
 
 
 def _icon(request: Request) -> Response:
-    return _answer(request, site().files["logo.svg"], _ASK_EACH_TIME, security_headers(PAGE))
+    return _answer(request, site().files["logo.svg"], _ASK_EACH_TIME, PAGE)
 
 
 def _robots(request: Request) -> Response:
-    headers = {**security_headers(PAGE), "cache-control": _ASK_EACH_TIME}
+    headers = {"content-security-policy": PAGE, "cache-control": _ASK_EACH_TIME}
     return Response("User-agent: *\nDisallow: /\n", headers=headers, media_type="text/plain")
 
 
@@ -157,17 +164,22 @@ def _file(request: Request) -> Response:
     """
     found = site().files.get(request.path_params["name"])
     if found is None or found.name == "index.html":
-        return Response("There is no such file.\n", 404, security_headers(PAGE), "text/plain")
+        raise not_found("There is no such file.")
     current = request.path_params["version"] == site().version
     policy = WORKER if found.name in WORKERS else PAGE
-    return _answer(request, found, _FOR_GOOD if current else _ASK_EACH_TIME, security_headers(policy))
+    return _answer(request, found, _FOR_GOOD if current else _ASK_EACH_TIME, policy)
 
 
-def _answer(request: Request, found: StaticFile, caching: str, headers: dict[str, str]) -> Response:
+def _answer(request: Request, found: StaticFile, caching: str, policy: str) -> Response:
     pack = len(found.data) >= _WORTH_PACKING and _takes_gzip(request.headers.get("accept-encoding", ""))
     # Each encoding is another sequence of bytes, and so has another strong ETag.
     etag = f'"{found.etag}{"-gzip" if pack else ""}"'
-    headers = {**headers, "etag": etag, "cache-control": caching, "vary": "Accept-Encoding"}
+    headers = {
+        "cache-control": caching,
+        "content-security-policy": policy,
+        "etag": etag,
+        "vary": "Accept-Encoding",
+    }
     if _known(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
     if pack:

@@ -41,6 +41,7 @@ from kachery_cloud.node.messages import (
     NOTIFY_ACCESS,
     NOTIFY_REMOVED,
     NOTIFY_STORED,
+    OWNER,
     PUBLISH,
     RESOLVE,
     WAIT_PINNED,
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
         LeaveRequest,
         LoadRequest,
         LoadResult,
+        OwnerRequest,
         PublishedName,
         PublishRequest,
         ResolvedName,
@@ -190,6 +192,10 @@ class NodeConnection:
     def resolve(self, request: ResolveRequest) -> ResolvedName:
         """Where a name leads."""
         return self._call(RESOLVE, request)
+
+    def owner(self, request: OwnerRequest) -> str:
+        """The proof of who stands behind a peer, as it hands it over."""
+        return self._call(OWNER, request)
 
     def join_group(self, request: JoinRequest) -> str:
         """Join a group; its ID."""

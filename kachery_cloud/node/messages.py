@@ -20,6 +20,7 @@ from kachery_p2p.node.messages import (
     LeaveRequest,
     LoadRequest,
     LoadResult,
+    OwnerRequest,
     PublishedName,
     PublishRequest,
     RemovedNote,
@@ -98,6 +99,8 @@ WHEREIS = Call("whereis", WhereisRequest, tuple[Whereabouts, ...], part=Whereabo
 ANNOUNCE = Call("announce", AnnounceRequest, Announced)
 PUBLISH = Call("publish", PublishRequest, PublishedName)
 RESOLVE = Call("resolve", ResolveRequest, ResolvedName)
+#: The proof of who stands behind a peer, as text; empty where it hands over none.
+OWNER = Call("owner", OwnerRequest, str)
 NOTIFY_STORED = Call("notify_stored", StoredNote, type(None))
 #: Who else has all of it, before it is removed here.
 COPIES = Call("copies", CopiesRequest, Copies)

@@ -19,13 +19,14 @@ class ServedGateway:
 
 @dataclass(frozen=True)
 class RunningNode:
-    """What a node is doing, for which directory, and in which process; and the URL at which others pin here."""
+    """What a node is doing, for which directory, and in which process; the URLs of its pinning service and its lab."""
 
     node: NodeStatus = field(metadata=FLAT)
     directory: str
     pid: int
     gateway: ServedGateway | None = field(default=None, metadata=OMITTED)
     pinning_service: str | None = field(default=None, metadata=OMITTED)
+    lab: str | None = field(default=None, metadata=OMITTED)
 
 
 STATUS = Call("status", Nothing, RunningNode)

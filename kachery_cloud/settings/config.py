@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
 
 from kachery_cloud.errors import ConfigError
 from kachery_cloud.settings.config_file import CONFIG_NAME, make_private, read_config_file, write_private
+from kachery_cloud.settings.names import about_unknown
 from kachery_cloud.settings.values import (
     ADDRESSES,
     BOOTSTRAP,
     BYTES,
+    DAYS,
     DIRECTORIES,
     FILE,
     FOR_WHOM,
@@ -32,8 +34,10 @@ from kachery_cloud.settings.values import (
     HOST_NAMES,
     ISSUER,
     LISTENER,
+    ORIGIN,
     ORIGINS,
     OWN_PEERS,
+    PEOPLE,
     SWITCH,
     TEXT,
     TIMEOUT,
@@ -58,6 +62,8 @@ DHTMode = Literal["auto", "client", "server", "off"]
 Provided = Literal["roots", "all", "off"]
 Reachable = Literal["auto", "public", "private"]
 Relaying = Literal["auto", "on", "off"]
+LogLevel = Literal["auto", "error", "warning", "info", "debug"]
+LogFormat = Literal["text", "json"]
 Showing = Literal["members", "everyone", "off"]
 
 
@@ -195,6 +201,12 @@ class Config:
         "Who may load what is stored here, where the call does not say it: the members of these groups.",
         unset="everybody",
     )
+    project: str = _setting(
+        TEXT,
+        "",
+        "The project of the lab into which what is stored here goes, where the call does not say it.",
+        unset="none",
+    )
     own_peers: tuple[str, ...] = _setting(
         OWN_PEERS, (), "Your other machines, which may load what is private; each is to name the others."
     )
@@ -273,8 +285,36 @@ class Config:
         LISTENER, None, "Where `kachery-cloud-node` offers others to pin here.", unset="`off`"
     )
     max_pin_bytes: int | None = _setting(BYTES, DEFAULT_PIN, "The most that one of their pins may take.", unset="5 GiB")
-    tls_cert: Path | None = _setting(FILE, None, "The certificate (PEM) with which the pinning service speaks HTTPS.")
+    tls_cert: Path | None = _setting(
+        FILE, None, "The certificate (PEM) with which the pinning service, or the lab, speaks HTTPS."
+    )
     tls_key: Path | None = _setting(FILE, None, "Its key (PEM).", unset="in the file of the certificate")
+    gateway: str | None = _setting(
+        LISTENER,
+        None,
+        "Where `kachery-cloud-node` serves an HTTP gateway for browsers and other programs.",
+        unset="`off`",
+    )
+    gateway_fetch: bool = _setting(SWITCH, False, "Let that gateway fetch from the network what is not here.")
+    storage_limit: int | None = _setting(
+        BYTES,
+        None,
+        "The most that the data directory of `kachery-cloud-node` may take: beyond it, what was only loaded goes, the "
+        "least recently used first.",
+        unset="no limit, and nothing goes by itself",
+    )
+    scrub_days: float | None = _setting(
+        DAYS,
+        30.0,
+        "In how many days `kachery-cloud-node` reads all that is here once, and compares it with its hashes.",
+    )
+    log_level: LogLevel = _setting(
+        one_of(LogLevel), "auto", "How much `kachery-cloud-node` logs.", unset="`info` into a file, else `warning`"
+    )
+    log_file: Path | None = _setting(FILE, None, "A file to which it logs.", unset="standard error")
+    log_format: LogFormat = _setting(
+        one_of(LogFormat), "text", "How it logs: lines for people, or a JSON object a line."
+    )
     openid_issuer: str = _setting(
         ISSUER, GOOGLE, "The OpenID provider at which people sign in, by its issuer URL.", unset="Google"
     )
@@ -287,6 +327,22 @@ class Config:
         "members",
         "Who may ask this machine which user stands behind it, where its user has signed in.",
         unset="the members of its groups, and your own machines",
+    )
+    lab: str | None = _setting(
+        LISTENER,
+        None,
+        "Where `kachery-cloud-node` is the lab's own node: page, members, pinning service.",
+        unset="`off`",
+    )
+    lab_url: str | None = _setting(
+        ORIGIN, None, "The URL at which others reach the lab.", unset="the address by which it is asked"
+    )
+    lab_name: str = _setting(TEXT, "Lab", "What the lab is called.")
+    lab_members: tuple[str, ...] = _setting(
+        PEOPLE, (), "Who may sign in at the lab without an invitation: addresses, and whole domains."
+    )
+    openid_client_secret_file: Path | None = _setting(
+        FILE, None, "A file that has the secret of the provider, instead."
     )
 
     def dht_mode(self, private_network: bool) -> DHTMode:
@@ -420,8 +476,28 @@ def _stamp(directory: Path) -> tuple[int, ...] | None:
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_mode
 
 
-def read_settings(environ: Mapping[str, str] | None = None) -> tuple[Config, dict[str, str]]:
-    """`load_config`, and where each setting that is not the default comes from: a variable, `config.json`, or both.
+class Between(NamedTuple):
+    """A file whose settings go before `config.json`, and after the environment.
+
+    Attributes:
+        name: of it, as the origin of a setting.
+        values: what stands in it, unchecked, by the names of the settings.
+        place: says of a name where it stands, for messages.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    place: Callable[[str], str]
+
+
+def read_settings(
+    environ: Mapping[str, str] | None = None, *, between: Callable[[Path], Between | None] = lambda directory: None
+) -> tuple[Config, dict[str, str]]:
+    """`load_config`, and where each setting that is not the default comes from: a variable, a file, or both.
+
+    Args:
+        environ: as for `load_config`.
+        between: gives, for the data directory, the file that goes before `config.json`, if there is one.
 
     Raises:
         ConfigError, NoPermission: as `load_config` does.
@@ -434,17 +510,21 @@ def read_settings(environ: Mapping[str, str] | None = None) -> tuple[Config, dic
     path = directory / CONFIG_NAME
     stored = read_config_file(path)
     _check_keys(stored, path)
+    file = between(directory) or Between("", {}, str)
     chosen: dict[str, Any] = {}
     for name, setting in SETTINGS.items():
         if not setting.key:
             continue
         text, kept, parser = env.get(setting.variable, ""), stored.get(name), setting.parser
-        if kept is not None and (parser.add or not text.strip()):
+        if name in file.values and (parser.add or not text.strip()):
+            chosen[name] = parser.read(file.values[name], file.place(name))
+            origins[name] = file.name
+        elif kept is not None and (parser.add or not text.strip()):
             chosen[name] = parser.read(kept, f"{name!r} in {path}")
             origins[name] = CONFIG_NAME
         if text.strip() and parser.add:
             chosen[name] = parser.add(chosen.get(name, setting.default), text, setting.variable)
-            origins[name] = f"{setting.variable} and {CONFIG_NAME}" if name in origins else setting.variable
+            origins[name] = f"{setting.variable} and {origins[name]}" if name in origins else setting.variable
         elif text.strip():
             chosen[name], origins[name] = parser.read(text, setting.variable), setting.variable
         if setting.secret and kept and setting.secret(kept):
@@ -502,4 +582,8 @@ def _check_keys(stored: Mapping[str, Any], path: Path) -> None:
     known = [setting.key for setting in SETTINGS.values() if setting.key]
     for key in stored:
         if key not in known:
-            raise ConfigError(f"The settings file {path} has the unknown key {key!r}; known are {', '.join(known)}.")
+            hint = about_unknown(key, known)
+            raise ConfigError(
+                f"The settings file {path} has the unknown key {key!r}. {hint}{' ' * bool(hint)}Known are "
+                f"{', '.join(known)}."
+            )

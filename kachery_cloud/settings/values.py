@@ -19,8 +19,12 @@ from kachery_p2p.urls import BadURL, base_url
 
 T = TypeVar("T")
 
+#: Where the lab listens when nothing else is said.
+DEFAULT_LAB = "127.0.0.1:8095"
 #: Seconds. A day: beyond it a load that hangs would look like one that works.
 MAX_TIMEOUT = 86_400.0
+#: Days. Ten years: what is looked at less often than that is not looked at.
+MAX_DAYS = 3_650.0
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 #: Characters of a client ID or secret; those of known providers have less than a hundred.
@@ -110,6 +114,24 @@ def byte_count(value: Any, origin: str) -> int:
     if not match:
         raise ConfigError(f"{origin} is {shown(value)}; it must be a number of bytes such as 1000000, 50GB or 64GiB.")
     return int(float(match[1]) * _UNITS[(match[2] or "").upper()]) if match[2] else int(float(match[1]))
+
+
+def _limit(value: Any, origin: str) -> int | None:
+    """A number of bytes, or None for the words `off` and `none`, since TOML has no null."""
+    return None if isinstance(value, str) and _word(value) in ("off", "none") else byte_count(value, origin)
+
+
+def _days(value: Any, origin: str) -> float | None:
+    """Days as a float; None for `off`."""
+    if value is not True and _word(value) in (*_OFF[:3], "none"):
+        return None
+    try:
+        days = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        days = math.nan
+    if not 0 < days <= MAX_DAYS:
+        raise ConfigError(f"{origin} is {shown(value)}; it must be a number of days up to {MAX_DAYS:.0f}, or off.")
+    return days
 
 
 def _switch(value: Any, origin: str) -> bool:
@@ -247,7 +269,9 @@ def _listener(value: Any, origin: str) -> str | None:
 
 
 def _file(value: Any, origin: str) -> Path | None:
-    """The full path of a file, which need not be there."""
+    """The full path of a file, which need not be there; None for `off`."""
+    if isinstance(value, str) and _word(value) in ("off", "none"):
+        return None
     found = _directories([value], origin)
     return next(iter(found))
 
@@ -346,6 +370,39 @@ def _for_whom(value: Any, origin: str) -> tuple[str, ...]:
     return words
 
 
+def _origin(value: Any, origin: str) -> str | None:
+    """`https://HOST` or with a port: where something of ours is reached from outside."""
+    if _word(value) in (*_OFF, "none"):
+        return None
+    try:
+        url = base_url(value if isinstance(value, str) else "")
+    except BadURL:
+        url = ""
+    scheme, _, rest = url.partition("://")
+    if not rest or "/" in rest:
+        raise ConfigError(f"{origin} is {shown(value)}; it must be a URL without a path, like https://lab.example.org.")
+    return f"{scheme}://{rest.lower().removesuffix({'http': ':80', 'https': ':443'}[scheme])}"
+
+
+def _people(value: Any, origin: str) -> tuple[str, ...]:
+    """E-mail addresses, and domains with or without an @ before them; in small letters, domains with it."""
+    if isinstance(value, str):
+        value = [part for part in re.split(r"[,\s]+", value) if part]
+    if not isinstance(value, (list, tuple)) or not all(isinstance(part, str) for part in value):
+        raise ConfigError(f"{origin} is {shown(value)}; it must be a list of e-mail addresses and domains.")
+    found: dict[str, None] = {}
+    for part in value:
+        text = part.strip().casefold()
+        local, at, domain = text.rpartition("@")
+        if not re.fullmatch(r"(?:[a-z0-9-]+\.)+[a-z0-9-]+", domain) or "@" in local or (at and local != local.strip()):
+            raise ConfigError(
+                f"{shown(part)} ({origin}) is neither an e-mail address nor a domain, such as alice@example.org or "
+                "example.org."
+            )
+        found[text if at else f"@{text}"] = None
+    return tuple(found)
+
+
 TIMEOUT = Parser(parse_timeout, "seconds")
 DIRECTORIES = Parser(
     _directories,
@@ -359,8 +416,11 @@ ORIGINS = Parser(_origins, "origins such as `https://lab.example.org`")
 FOR_WHOM = Parser(_for_whom, "names of groups, `private` or `public`")
 BOOTSTRAP = Parser(parse_bootstrap, "multiaddrs, `default` or `none`", none="default")
 LISTENER = Parser(_listener, "`HOST:PORT` or `off`", none="off")
-FILE = Parser(_file, "a path", show=lambda path: None if path is None else str(path))
-BYTES = Parser[int | None](byte_count, "bytes, such as `50GB`")
+FILE = Parser(_file, "a path, or `off`", show=lambda path: None if path is None else str(path))
+BYTES = Parser[int | None](_limit, "bytes, such as `50GB`, or `off`")
+DAYS = Parser[float | None](_days, "days, or `off`", none="off")
+ORIGIN = Parser(_origin, "a URL without a path", none="off")
+PEOPLE = Parser(_people, "e-mail addresses and domains")
 ISSUER = Parser(_issuer, "a URL")
 TEXT = Parser(_text, "text")
 SWITCH = Parser(_switch, "`on` or `off`")

@@ -17,6 +17,12 @@ export function h (tag, attributes = {}, ...children) {
   return element
 }
 
+/** Put more children into an element, as `h` takes them. */
+export function add (element, ...children) {
+  append(element, children)
+  return element
+}
+
 function append (element, children) {
   for (const child of children.flat(Infinity)) {
     if (child === null || child === undefined || child === false) continue
@@ -114,7 +120,7 @@ export function table ({ caption, columns, rows, hideCaption = false }) {
     scope: column.head ? 'col' : null,
     class: column.number ? 'number' : null
   }, column.head))
-  const shown = h('table', { class: 'stacks', role: 'table' },
+  const shown = h('table', { class: columns.length > 2 ? 'stacks' : null, role: 'table' },
     h('caption', { class: hideCaption ? 'visually-hidden' : null }, caption),
     h('thead', { role: 'rowgroup' }, h('tr', { role: 'row' }, heads)),
     h('tbody', { role: 'rowgroup' }, rows.map(row => h('tr', { role: 'row' }, cells(row)))))

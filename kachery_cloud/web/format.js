@@ -45,11 +45,10 @@ export function span (seconds) {
   return plural(value, 'second')
 }
 
-/** Seconds of a round trip, in milliseconds: '12 ms'. */
-export function latency (seconds) {
-  if (seconds === null || seconds === undefined) return 'unknown'
-  const ms = Number(seconds) * 1000
-  return `${ms < 10 ? ms.toFixed(1) : whole(ms)} ms`
+/** A round trip, in milliseconds: '12 ms'. */
+export function latency (ms) {
+  if (ms === null || ms === undefined) return 'unknown'
+  return `${ms < 10 ? Number(ms).toFixed(1) : whole(ms)} ms`
 }
 
 /** The end of a long identifier, with what is left out marked. */

@@ -1,6 +1,6 @@
 // What every page has: who is signed in, the way to the other pages; then the page that the address asks for.
 
-import { ApiError, change, get, useCsrf } from './api.js'
+import { ApiError, changeHeaders, get, refusal, useCsrf } from './api.js'
 import { action, fill, h, notice } from './dom.js'
 
 /** [address, module, title, in the menu as, for administrators alone] */
@@ -14,7 +14,8 @@ const PAGES = [
   [/^\/usage$/, 'usage', 'Usage', 'Usage'],
   [/^\/node$/, 'node', 'Node', 'Node'],
   [/^\/members$/, 'members', 'Members', 'Members', true],
-  [/^\/register\/(?<registration>[^/]+)$/, 'register', 'Register a client']
+  [/^\/register\/(?<registration>[^/]+)$/, 'register', 'Register a client'],
+  [/^\/sign-in$/, 'sign_in', 'Sign in']
 ]
 const ADDRESSES = { home: '/', files: '/files', projects: '/projects', clients: '/clients', usage: '/usage', node: '/node', members: '/members' }
 
@@ -23,9 +24,20 @@ const main = document.getElementById('main')
 function pageOf (path) {
   for (const [pattern, module, title] of PAGES) {
     const match = pattern.exec(path)
-    if (match) return { module, title, names: match.groups ?? {} }
+    if (match) {
+      const names = Object.entries(match.groups ?? {}).map(([name, text]) => [name, decoded(text)])
+      return { module, title, names: Object.fromEntries(names) }
+    }
   }
   return null
+}
+
+function decoded (text) {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text // a percent sign that stands for itself
+  }
 }
 
 function menu (me, current) {
@@ -40,7 +52,6 @@ function menu (me, current) {
 
 /** Signing out is a page of the node, not of its API. */
 async function send (path) {
-  const { changeHeaders, refusal } = await import('./api.js')
   const response = await fetch(path, { method: 'POST', headers: changeHeaders(), redirect: 'manual' })
   if (response.status >= 400) throw refusal(response.status, await response.text())
 }
@@ -60,6 +71,7 @@ async function show (name, title, context) {
     fill(main, shown)
   } catch (error) {
     if (!(error instanceof ApiError)) throw error
+    if (error.status === 401 && name !== 'sign_in') return await show('sign_in', 'Sign in', { ...context, me: null }) // the session has ended
     fill(main, h('h1', {}, title), notice('bad', error.message))
   } finally {
     main.removeAttribute('aria-busy')
@@ -74,14 +86,14 @@ async function start () {
     throw error
   })])
   head(about)
-  if (me === null) return await show('sign_in', 'Sign in', { about, me, names: found?.names ?? {} })
+  if (me === null) return await show('sign_in', 'Sign in', { about, me, names: {} })
   useCsrf(me.csrf)
   menu(me, found?.module)
   if (found === null) {
     document.title = 'Not found'
     return fill(main, h('h1', {}, 'Not found'), h('p', {}, 'There is no such page.'))
   }
-  await show(found.module, found.title, { about, me, names: found.names, change })
+  await show(found.module, found.title, { about, me, names: found.names })
 }
 
 start().catch(error => {

@@ -32,7 +32,7 @@ export function linePlot ({ label, xs, lines, time = false, format = String, xFo
     fill: bars && lines.length === 1 ? () => colour('--accent-tint') : undefined,
     width: 2,
     value: (_, value) => value === null || value === undefined ? '–' : format(value),
-    points: { show: xs.length < 60 }
+    points: { show: xs.length < 60, size: 5, fill: () => colour('--surface') }
   }))
   const options = {
     width: 600,

@@ -18,7 +18,7 @@ from kachery_p2p.bitswap.engine import Engine
 from kachery_p2p.bitswap.handle import ReceivedBlock, SessionHandle
 from kachery_p2p.bitswap.http_lane import HttpLane
 from kachery_p2p.bitswap.intake import Arrived, Checked, Intake, Place, multihash_of
-from kachery_p2p.bitswap.interfaces import BlockStoreLike, GatewaySource, HostLike, StreamLike
+from kachery_p2p.bitswap.interfaces import BlockStoreLike, Counted, GatewaySource, HostLike, StreamLike
 from kachery_p2p.bitswap.lanes import WantLane
 from kachery_p2p.bitswap.link import GatewayLink
 from kachery_p2p.bitswap.messages import (
@@ -53,6 +53,7 @@ class Exchange:
         gateways: HTTP gateways, for sessions that want their help.
         gate: decides which peer may see which block of the store; None where all may see all.
         served: is told of each block that is not for everyone and was sent.
+        counted: is told how much was sent to whom.
 
     `async with trio.open_nursery() as n: await n.start(exchange.run)` starts it; cancelling stops it.
     """
@@ -66,12 +67,13 @@ class Exchange:
         gateways: Iterable[GatewaySource] = (),
         gate: Gate | None = None,
         served: Served | None = None,
+        counted: Counted | None = None,
     ) -> None:
         self._host = host
         self._on_bad_peer = on_bad_peer
         self._client = WantManager(host.peer_id)
         self._engine = Engine()
-        self._server = BlockServer(host, store, self._engine, gate, served)
+        self._server = BlockServer(host, store, self._engine, gate, served, counted)
         self._http_lanes: dict[GatewayLink, HttpLane] = {}
         for source in gateways:
             link = self._client.gateways.add(source.name)

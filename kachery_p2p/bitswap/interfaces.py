@@ -67,6 +67,14 @@ class BlockStoreLike(Protocol):
     def get_block(self, multihash: bytes) -> bytes | None: ...
 
 
+class Counted(Protocol):
+    """Is told how much goes out; `kachery_p2p.node.served_log` has it. Cheap, in the event loop, and raises nothing."""
+
+    def sent(self, peer: str, first: bytes, blocks: int, size: int) -> None:
+        """A message went to a peer: the multihash of its first block, how many there were, and their bytes."""
+        ...
+
+
 class GatewayAnswer(Enum):
     """What a gateway that sent no block answered instead."""
 

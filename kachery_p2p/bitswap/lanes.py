@@ -17,7 +17,7 @@ import trio
 
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.buffers import Buffers
-from kachery_p2p.bitswap.interfaces import BlockStoreLike, HostLike, StreamLike
+from kachery_p2p.bitswap.interfaces import BlockStoreLike, Counted, HostLike, StreamLike
 from kachery_p2p.bitswap.messages import PROTOCOLS, Presence, WantType, encode, speaks_presence
 from kachery_p2p.errors import KacheryError, StreamError
 from kachery_p2p.waking import Flag, Signal
@@ -177,6 +177,7 @@ class ReplyLane:
         buffers: Buffers,
         gate: Gate,
         served: Served | None = None,
+        counted: Counted | None = None,
     ) -> None:
         self._out = OutStream(host, peer, self.abort)
         self._peer = peer
@@ -187,6 +188,7 @@ class ReplyLane:
         self._buffers = buffers
         self._gate = gate
         self._served = served
+        self._counted = counted
         #: To be read from the store; and everything that is not finished.
         self._to_read: deque[Reply] = deque()
         self._in_work: dict[Reply, None] = {}
@@ -366,7 +368,10 @@ class ReplyLane:
                         await self._write_parts(stream, parts)
                     finally:
                         self._note(payload, read)  # also where only a part of it got there
-                return len(payload), sum(len(block) for _, block in payload)
+                size = sum(len(block) for _, block in payload)
+                if payload and self._counted is not None:
+                    self._counted.sent(self._peer, payload[0][0].cid.multihash, len(payload), size)
+                return len(payload), size
             except KacheryError as error:
                 log.debug("replying to %s: %s", self._peer, error)
                 await self._out.reset()

@@ -12,7 +12,7 @@ from kachery_p2p.access.interfaces import Served
 from kachery_p2p.bitswap import limits
 from kachery_p2p.bitswap.buffers import Buffers
 from kachery_p2p.bitswap.engine import Engine, PeerWant
-from kachery_p2p.bitswap.interfaces import BlockStoreLike, HostLike
+from kachery_p2p.bitswap.interfaces import BlockStoreLike, Counted, HostLike
 from kachery_p2p.bitswap.lanes import ReplyLane
 from kachery_p2p.bitswap.messages import WantlistEntry
 from kachery_p2p.waking import Signal
@@ -32,6 +32,7 @@ class BlockServer:
         engine: decides what is sent, and when.
         gate: decides who may see what: before the store is asked, and again when a reply is read and written.
         served: is told of each block that is not for everyone and was sent.
+        counted: is told how much was sent to whom, message by message.
 
     `async with trio.open_nursery() as n: await n.start(server.run)` starts it; cancelling stops it.
     """
@@ -43,12 +44,14 @@ class BlockServer:
         engine: Engine,
         gate: Gate | None = None,
         served: Served | None = None,
+        counted: Counted | None = None,
     ) -> None:
         self._host = host
         self._store = store
         self._engine = engine
         self._gate = Gate() if gate is None else gate
         self._served = served
+        self._counted = counted
         self._threads = trio.CapacityLimiter(limits.STORE_THREADS)
         self._buffers = Buffers(limits.SPARE_BUFFERS)
         self._lanes: dict[str, tuple[ReplyLane, trio.CancelScope]] = {}
@@ -148,6 +151,7 @@ class BlockServer:
                     self._buffers,
                     self._gate,
                     self._served,
+                    self._counted,
                 )
                 lane = self._lanes[reply.peer] = made, trio.CancelScope()
                 self._nursery.start_soon(self._run_lane, *lane)

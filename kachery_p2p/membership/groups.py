@@ -61,6 +61,8 @@ class Groups:
         addresses: where members were met.
         changes: counts what has changed in the groups that are shown here, whoever has changed it.
         problems: what is wrong with files, by the ID of their groups; those groups are not here then.
+        may_join: says of a group and a peer that has an invitation whether it may join all the same; None where the
+            invitation is enough. Called in a thread.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Groups:
         self.mutual: frozenset[str] = frozenset()
         self.changes = 0
         self.problems: dict[str, str] = {}
+        self.may_join: Callable[[str, str], bool] | None = None
         self._wall = wall
         self._listeners: dict[object, Callable[[], None]] = {}
         self._stamps: Stamps | None = None
@@ -281,6 +284,8 @@ class Groups:
             try:
                 if held.removed:
                     raise GroupError("this machine was removed")
+                if self.may_join is not None and not self.may_join(group, peer):
+                    raise GroupError(f"{peer} is not among those that may be in it")
                 edits.check_label(label)
                 state = edits.add(held.state, self.keys, peer, Role(found.role), label)
             except GroupError as error:

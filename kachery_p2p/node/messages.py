@@ -135,6 +135,26 @@ class Announced:
     seconds: float
 
 
+# --- who stands behind a machine -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OwnerRequest:
+    """Who stands behind a peer, as it says itself?
+
+    The answer is its proof, as text; empty where it has none, or none for us.
+
+    Attributes:
+        peer: its ID.
+        addrs: multiaddrs at which it may be, besides those that are found.
+        timeout: seconds in which it must be reached.
+    """
+
+    peer: str
+    addrs: tuple[str, ...]
+    timeout: Seconds
+
+
 # --- names -----------------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from kachery_p2p import __version__
+from kachery_p2p import __version__, ownership
 from kachery_p2p.access import asking
 from kachery_p2p.access.gate import Gate
 from kachery_p2p.access.log import LOG_NAME, AccessLog
@@ -24,7 +24,7 @@ from kachery_p2p.bitswap.exchange import Exchange
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.dag.directory import list_directory
 from kachery_p2p.dag.paths import resolve_path
-from kachery_p2p.errors import ContentNotFound, DialError, KacheryError, NoPermission, RemovedMeanwhile
+from kachery_p2p.errors import ContentNotFound, DialError, DiskFull, KacheryError, NoPermission, RemovedMeanwhile
 from kachery_p2p.load.claimed import Claimed
 from kachery_p2p.load.directory import DirectoryLoad
 from kachery_p2p.load.downloads import Downloads
@@ -36,6 +36,7 @@ from kachery_p2p.membership.own_machines import OwnMachines
 from kachery_p2p.membership.service import GroupService
 from kachery_p2p.node.copies import HIDDEN_SECONDS, CopySearch
 from kachery_p2p.node.discovery import Finding
+from kachery_p2p.node.fetched import Counters
 from kachery_p2p.node.members import MembersFirst
 from kachery_p2p.node.messages import Copies, LoadResult, PublishedName, ResolvedName
 from kachery_p2p.node.options import NodeOptions
@@ -50,7 +51,7 @@ from kachery_p2p.routing.ipns.names import name_text
 from kachery_p2p.transport.addresses import parse_address
 from kachery_p2p.transport.host import Host
 from kachery_p2p.transport.limits import DIAL_TIMEOUT
-from kachery_p2p.units import HOUR
+from kachery_p2p.units import GIB, HOUR
 
 if TYPE_CHECKING:
     from kachery_p2p.bitswap.handle import SessionHandle
@@ -62,13 +63,17 @@ if TYPE_CHECKING:
         AnnounceRequest,
         CopiesRequest,
         LoadRequest,
+        OwnerRequest,
         PublishRequest,
         ResolveRequest,
         Whereabouts,
         WhereisRequest,
     )
+    from kachery_p2p.node.room import Room
+    from kachery_p2p.node.served_log import ServedLog
     from kachery_p2p.pinning.config import PinService
     from kachery_p2p.pinning.outbox import PinOutbox
+    from kachery_p2p.pinning.server.keeper import ServiceFigures
     from kachery_p2p.repo.keys import NodeKey
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.routing.interfaces import Provider
@@ -89,6 +94,8 @@ MAX_NAMED_PEERS = 5
 PROBE_BYTES = 1 << 16
 #: Seconds between tries to reach a configured peer again: first, and at the most.
 RECONNECT_FIRST, RECONNECT_MOST = 1.0, 60.0
+#: How often a load goes on after room was made for it, and bytes that are made free where it does not say how many.
+ROOM_TRIES, ROOM_STEP = 5, GIB
 #: How often a directory is loaded on, when files that it relied on are removed while it is loaded.
 REMOVALS = 3
 
@@ -107,6 +114,7 @@ class Node:
         pin_services: that may be asked to keep what is in the outbox.
         outbox: what is to be pinned; that of the data directory, opened anew, where None.
         memberships: which peers are in which groups, and the secrets of these; those of the data directory where None.
+        served_log: counts how much each peer is given; None where nobody wants to know.
 
     Attributes:
         keeping: what is pinned elsewhere.
@@ -114,6 +122,9 @@ class Node:
         access_log: who was given what is not for everyone.
         groups: the groups that this machine is in, and who else is.
         membership: speaks for them on the network.
+        counters: are told how much goes out to whom.
+        service_figures: how the program is doing that the node is a part of; None where nobody says it.
+        room: makes room where a load has none; None where nothing goes by itself.
 
     Raises:
         InvalidAddress: an address to listen on, or of a peer, does not parse.
@@ -139,8 +150,13 @@ class Node:
         pin_services: Sequence[PinService] = (),
         outbox: PinOutbox | None = None,
         memberships: Members | None = None,
+        served_log: ServedLog | None = None,
     ) -> None:
         self.repo = repo
+        self.served_log = served_log
+        self.counters = Counters([] if served_log is None else [served_log])
+        self.room: Room | None = None
+        self.service_figures: Callable[[], ServiceFigures] | None = None
         options = options or NodeOptions()
         self._peers = list(dict.fromkeys(peers))
         for addr in self._peers:
@@ -169,8 +185,13 @@ class Node:
             gateways=sources,
             gate=self.gate,
             served=self.access_log,
+            counted=self.counters,
         )
         self.host.set_handler(asking.PROTOCOL, asking.AudienceServer(self.gate, self._downloads.arriving).handle)
+        owner = ownership.OwnerServer(
+            repo.directory, options.show_owner, lambda peer: bool(self._members.groups_of(peer))
+        )
+        self.host.set_handler(ownership.PROTOCOL, owner.handle)
         self._downloads.arriving.notify = self.exchange.notify
         self.finding = Finding(
             self.host,
@@ -191,6 +212,8 @@ class Node:
         self.membership = GroupService(self.host, self.groups, self._reach_member)
         self.keeping = Keeping(self.host, self.exchange, repo, pin_services, outbox=outbox)
         self._peer_errors: dict[str, str] = {}
+        self._staying: dict[str, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
         self._said_addresses: list[str] | None = None
         #: Roots of loads that have lasted for some time: a part of each is here.
         self._lasting: frozenset[bytes] = frozenset()
@@ -212,6 +235,8 @@ class Node:
                 # Whoever is removed from a group hears of no want any more, also of a load that is under way.
                 self._members.on_changed(self.exchange.look_again)
                 await nursery.start(self.access_log.run)
+                if self.served_log is not None:
+                    await nursery.start(self.served_log.run)
                 await nursery.start(self.exchange.run)
                 await nursery.start(self.finding.run)
                 await nursery.start(self.membership.run)
@@ -220,8 +245,8 @@ class Node:
                     await nursery.start(self.gateways.run)
                 await nursery.start(self.keeping.run)
                 nursery.start_soon(self._note_served)
-                for addr in self._peers:
-                    nursery.start_soon(self._stay_connected, addr)
+                self._nursery = nursery
+                self.set_peers(self._peers)
                 self._say_addresses()
                 task_status.started()
         finally:
@@ -247,6 +272,32 @@ class Node:
     async def _reach_member(self, peer: str, addrs: Sequence[str], timeout: float) -> str:
         """For groups: the same, wherever the peer is now."""
         return await self.finding.dial(peer, addrs, timeout=timeout)
+
+    def set_peers(self, peers: Sequence[str]) -> None:
+        """Stay connected with these peers from now on, and with no others.
+
+        Connections that there are stay. While the node does not run, it only says whom it begins with.
+
+        Raises:
+            InvalidAddress: one of them does not parse. Then nothing has changed.
+        """
+        wanted = list(dict.fromkeys(peers))
+        for addr in wanted:
+            parse_address(addr)
+        self._peers[:] = wanted
+        if self._nursery is None:
+            return
+        for addr in set(self._staying) - set(wanted):
+            self._staying.pop(addr).cancel()
+            self._peer_errors.pop(addr, None)
+        for addr in wanted:
+            if addr not in self._staying:
+                scope = self._staying[addr] = trio.CancelScope()
+                self._nursery.start_soon(self._stay, addr, scope)
+
+    async def _stay(self, addr: str, scope: trio.CancelScope) -> None:
+        with scope:
+            await self._stay_connected(addr)
 
     async def _stay_connected(self, addr: str) -> None:
         pause = RECONNECT_FIRST
@@ -380,6 +431,20 @@ class Node:
             found.path, found.names, record.sequence, record.valid_until / 1e9, record.ttl / 1e9, found.fresh
         )
 
+    async def owner(self, request: OwnerRequest) -> str:
+        """The proof of who stands behind a peer, as the peer hands it over; see `kachery_p2p.ownership`.
+
+        Raises:
+            DialError: it cannot be reached.
+            KacheryError: it does not answer, or does not know the question.
+        """
+        if request.peer not in self.host.connected():
+            await self.finding.dial(request.peer, request.addrs, timeout=request.timeout)
+        # Whether it is one of the user's own machines is settled on both sides by the same exchange.
+        with trio.move_on_after(ownership.SECONDS):
+            await self._own_machines.settled(request.peer)
+        return (await ownership.ask_owner(self.host, request.peer)).decode("utf-8", "replace")
+
     async def copies(self, request: CopiesRequest) -> Copies:
         """Whether anybody else has all of a root; see `kachery_p2p.node.copies`.
 
@@ -423,6 +488,20 @@ class Node:
             PathNotFound, IsADirectory, ContentNotFound, MalformedDag, DiskFull ...: see `kachery_p2p.errors`.
             InvalidAddress: one of the providers is not a multiaddr.
         """
+        for tries in reversed(range(ROOM_TRIES)):
+            try:
+                result = await self._load(request, progress)
+                break
+            except DiskFull as error:
+                if not tries or self.room is None or await self.room.make(error.lacking or ROOM_STEP) <= 0:
+                    raise
+        else:
+            raise AssertionError("the last try returns or raises")
+        if self.room is not None:
+            self.room.arrived(sum(result.sources.values()))
+        return result
+
+    async def _load(self, request: LoadRequest, progress: Callable[[int, int, int], None]) -> LoadResult:
         begun = trio.current_time()
         root, kind = request.cid, request.kind
         for addr in request.providers:
@@ -502,9 +581,11 @@ class Node:
             finally:
                 self._lasting -= {root.multihash}
             sources = session.stats().sources
+        got = sum(sources.values())
         log.info(
-            "loaded %s (%s): %d bytes fetched from %d sources", result.cid, kind, sum(sources.values()), len(sources)
-        )
+            "loaded %s (%s): %d bytes fetched from %d sources", result.cid, kind, got, len(sources),
+            extra={"fields": {"event": "loaded", "root": str(result.cid), "bytes": got, "sources": len(sources)}},
+        )  # fmt: skip
         self.finding.useful({peer: size for peer, size in sources.items() if not peer.startswith("gateway:")})
         if sources and kind in ("file", "directory"):
             self.finding.announce([result.cid.multihash])

@@ -33,6 +33,8 @@ class NodeOptions:
         gateways: URLs of trustless HTTP gateways, which help loads that peers are slow with.
         gateway_tokens: what some of them want to be shown, by URL.
         own_peers: peer IDs of the user's other machines, which may have what is private.
+        show_owner: who is handed the proof of who stands behind this machine: the `members` of its groups and the
+            user's other machines, `everyone`, or nobody (`off`).
     """
 
     dht: str = "off"
@@ -52,3 +54,4 @@ class NodeOptions:
     gateways: tuple[str, ...] = ()
     gateway_tokens: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     own_peers: tuple[str, ...] = ()
+    show_owner: str = "off"

@@ -53,36 +53,44 @@ class PinKeeper:
         """See `Keeper`."""
         return await self._do(self._repo.inventory.pinned_keys)
 
-    async def size_here(self, root: CID) -> int | None:
+    async def size_here(self, root: CID, groups: Sequence[str] = ()) -> int | None:
         """See `Keeper`."""
         kept = await self._do(self._repo.inventory.get, root)
-        if kept is None or not kept.whole or await self._is_restricted(root):
+        if kept is None or not kept.whole or await self._is_restricted(root, groups):
             return None
         return kept.size
 
-    async def _is_restricted(self, root: CID) -> bool:
-        """Whether a root is here, but not for everyone. Who pins is not known to be among those that may see it."""
-        return not (await self._do(self._repo.access.audience_of, root)).everyone
+    async def _is_restricted(self, root: CID, groups: Sequence[str]) -> bool:
+        """Whether a root is here, but for others than those for whom somebody pins."""
+        return not (await self._do(self._repo.access.audience_of, root)).admits(frozenset(groups))
 
-    async def ask_size(self, root: CID, origins: Sequence[str], silence: float) -> int | None:
+    async def ask_size(
+        self, root: CID, origins: Sequence[str], silence: float, groups: Sequence[str] = ()
+    ) -> int | None:
         """See `Keeper`."""
-        request = LoadRequest(root, kind="info", providers=_dialable(origins), timeout=silence)
+        named = tuple(groups)
+        request = LoadRequest(root, kind="info", providers=_dialable(origins), timeout=silence, groups=named)
         try:
             return (await self._load(request)).size
         except IsADirectory:
             return None
 
-    async def fetch(self, root: CID, origins: Sequence[str], silence: float, progress: Progress) -> None:
+    async def fetch(
+        self, root: CID, origins: Sequence[str], silence: float, progress: Progress, groups: Sequence[str] = ()
+    ) -> None:
         """See `Keeper`."""
 
         def told(done: int, total: int, sources: int) -> None:
             progress(done, total)
 
-        request = LoadRequest(root, providers=_dialable(origins), timeout=silence)
+        request = LoadRequest(root, providers=_dialable(origins), timeout=silence, groups=tuple(groups))
         try:
             await self._load(request, told)
         except IsADirectory:
             await self._load(replace(request, kind="directory"), told)
+        if await self._is_restricted(root, groups):
+            # This machine may load it, being a member; whoever pins it has not shown that they may.
+            raise ContentNotFound(f"Nobody was found who has ipfs://{root}.")
 
     async def _load(
         self, request: LoadRequest, told: Callable[[int, int, int], None] = lambda done, total, sources: None
@@ -91,7 +99,7 @@ class PinKeeper:
 
         What is here for some alone is as if nobody had it, and takes as long.
         """
-        if await self._is_restricted(request.cid):
+        if await self._is_restricted(request.cid, request.groups):
             await trio.sleep(request.timeout)
             raise ContentNotFound(f"Nobody was found who has ipfs://{request.cid}.")
         try:
@@ -176,6 +184,7 @@ class PinKeeper:
             dht_peers={name: dht.status()["peers"] for name, dht in dhts.items() if dht is not None},
             disk_used=self._used,
             disk_free=free.free,
+            service=None if self._node.service_figures is None else self._node.service_figures(),
         )
 
     def _count(self) -> int:

@@ -62,35 +62,65 @@ class Keeping:
         pace: WorkerPace | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        self._host = host
+        self._exchange = exchange
+        self._repo = repo
+        self.outbox = outbox or PinOutbox(repo.directory / OUTBOX_NAME, wall=wall)
+        self._nursery: trio.Nursery | None = None
+        self._held: dict[str, set[str]] = {}  # root -> peers that are protected for it
+        self._dialling: set[tuple[str, str]] = set()
+        self._pace = pace
+        self._wall = wall
+        self._working: trio.CancelScope | None = None
+        self._services, self._worker = self._with(services)
+
+    def _with(self, services: Sequence[PinService]) -> tuple[dict[str, PinService], PinWorker | None]:
+        """Services by name, and what carries out what is to be pinned there."""
         names = [service.name for service in services]
         for name in names:
             if names.count(name) > 1:
                 raise InvalidPinService(f"There are two pinning services with the name {name}. Rename one of them.")
         if len(names) > MAX_SERVICES:
             raise InvalidPinService(f"There are {len(names)} pinning services, and {MAX_SERVICES} are the most.")
-        self._host = host
-        self._exchange = exchange
-        self._repo = repo
-        self._services = {service.name: service for service in services}
-        self.outbox = outbox or PinOutbox(repo.directory / OUTBOX_NAME, wall=wall)
-        self._nursery: trio.Nursery | None = None
-        self._held: dict[str, set[str]] = {}  # root -> peers that are protected for it
-        self._dialling: set[tuple[str, str]] = set()
-        self._worker: PinWorker | None = None
-        if services:
-            from kachery_p2p.pinning.worker import PinWorker
+        by_name = {service.name: service for service in services}
+        if not services:
+            return by_name, None
+        from kachery_p2p.pinning.worker import PinWorker
 
-            self._worker = PinWorker(
-                self.outbox,
-                list(services),
-                source=repo.own,
-                origins=self._origins,
-                hold=self._hold,
-                release=self._release,
-                fetch_back=self._fetch_back,
-                pace=pace,
-                wall=wall,
-            )
+        worker = PinWorker(
+            self.outbox,
+            list(services),
+            source=self._repo.own,
+            origins=self._origins,
+            hold=self._hold,
+            release=self._release,
+            fetch_back=self._fetch_back,
+            pace=self._pace,
+            wall=self._wall,
+        )
+        return by_name, worker
+
+    async def use(self, services: Sequence[PinService]) -> bool:
+        """Use these services from now on; whether they are others than until now.
+
+        What is to be pinned is in the outbox, and goes on from there.
+
+        Raises:
+            InvalidPinService: two of one name, or too many. Then nothing has changed.
+        """
+        if list(services) == list(self._services.values()):
+            return False
+        found = self._with(services)
+        if self._working is not None:
+            self._working.cancel()
+        self._services, self._worker = found
+        if self._nursery is not None and self._worker is not None:
+            await self._nursery.start(self._work, self._worker)
+        return True
+
+    async def _work(self, worker: PinWorker, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with trio.CancelScope() as self._working:
+            await worker.run(task_status=task_status)
 
     @property
     def worker(self) -> PinWorker | None:
@@ -103,7 +133,7 @@ class Keeping:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 if self._worker is not None:
-                    await nursery.start(self._worker.run)
+                    await nursery.start(self._work, self._worker)
                 task_status.started()
                 await trio.sleep_forever()
         finally:

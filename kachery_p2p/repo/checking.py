@@ -106,7 +106,7 @@ class Checker:
                     Named(self._layout).forget(cid)  # bytes that were removed by hand are gone, then
                 # That our own copy is not there only means that it must be loaded again.
                 if row.linked:
-                    problems.append(self._problem(cid, row, "missing"))
+                    problems.append(self.problem(cid, row, "missing"))
                 continue
             same = unchanged(status, *row[2:7])
             if (same and row.state == OK) or self._found_right.get(row.file) == Stamp.of(status):
@@ -115,7 +115,7 @@ class Checker:
                 same = False
             # A file found changed before, and not touched since, need not be hashed again to know.
             problem = (
-                self._problem(cid, row, "changed" if row.linked else "damaged")
+                self.problem(cid, row, "changed" if row.linked else "damaged")
                 if same and row.state == CHANGED
                 else self.check(cid, row)
             )
@@ -188,19 +188,19 @@ class Checker:
                 source.check()
                 stamp = source.stamp
         except MissingNode as error:
-            return self._problem(cid, row, "unknown", f"the catalog has lost the inner node {error.cid}")
+            return self.problem(cid, row, "unknown", f"the catalog has lost the inner node {error.cid}")
         except MalformedDag as error:
-            return self._problem(cid, row, "unknown", str(error))
+            return self.problem(cid, row, "unknown", str(error))
         except FileChanged:
-            return self._problem(cid, row, "unknown", "it is being changed right now")
+            return self.problem(cid, row, "unknown", "it is being changed right now")
         except FileNotFoundError:
             note(MISSING)
-            return self._problem(cid, row, "missing")
+            return self.problem(cid, row, "missing")
         except KacheryError as error:
-            return self._problem(cid, row, "unknown", str(error))
+            return self.problem(cid, row, "unknown", str(error))
         if not right:
             note(CHANGED, stamp)
-            return self._problem(cid, row, "changed" if row.linked else "damaged")
+            return self.problem(cid, row, "changed" if row.linked else "damaged")
         note(OK, stamp)
         return None
 
@@ -357,7 +357,8 @@ class Checker:
                 profiles.append(profile)
         return profiles
 
-    def _problem(self, cid: CID, row: Row, what: str, why: str = "") -> Problem:
+    def problem(self, cid: CID, row: Row, what: str, why: str = "") -> Problem:
+        """What is wrong with a file, in words."""
         path = Path(os.fsdecode(self._reader.absolute(row.path, row.linked)))
         if what == "unknown":
             detail = f"{path} ({cid}) cannot be checked: {why}."

@@ -125,10 +125,12 @@ class Download:
                 missing = self._holes(start, size if end is None else min(end, size))
             room = free_bytes(self.path.parent)
             if room is not None and room < missing:
-                raise DiskFull(
+                full = DiskFull(
                     f"Loading {self.cid} needs {missing} bytes more, and the disk of {self.path.parent} has "
                     f"{room} left. Free some space, or use a data directory on a larger disk; what is loaded stays."
                 )
+                full.lacking = missing - room
+                raise full
             if whole and now.st_size != size:
                 os.ftruncate(self._file.fd, size)
 

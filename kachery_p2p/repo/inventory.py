@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +31,7 @@ from kachery_p2p.repo.fileio import Stamp
 from kachery_p2p.repo.folder_parts import FolderParts, part_row
 from kachery_p2p.repo.kept_rows import LINKED, LOADED, PINNED, STORED, KeptRoot, Label, clean_label, keep_row, label_row
 from kachery_p2p.repo.labels import LabelRecord, LabelRecords
-from kachery_p2p.repo.limits import SQL_KEYS, USED_NOTES, USED_SECONDS
+from kachery_p2p.repo.limits import SERVED_SECONDS, SQL_KEYS, USED_NOTES, USED_SECONDS
 from kachery_p2p.repo.placing import Placer
 from kachery_p2p.repo.relisting import bring_back, outer_roots, relist, take_over
 from kachery_p2p.repo.root_keys import cid_of
@@ -112,7 +112,7 @@ class Inventory:
             return
         bind = None
         if not known or going or said:
-            bind = self._access.before_keeping(cid, audience, claim, widens=bool(how & (STORED | LINKED)))
+            bind = self._access.before_keeping(cid, audience, claim, widens=bool(how & (STORED | LINKED | PINNED)))
         if new_label or (new_how and how & LOADED):
             self.records.append([_record(cid, (known or 0) | how, label, now)])
         with self._catalog.write(durable=durable) as db:
@@ -226,6 +226,16 @@ class Inventory:
                 db.execute("UPDATE kept SET used = ? WHERE key = ?", (now, key))
         self._remember(key, now)
 
+    def served(self, keys: Iterable[bytes], now: float) -> None:
+        """Note that others were given something of these roots (binary CIDv1), those of them that are kept."""
+        if self._catalog.read_only:
+            return
+        with self._catalog.write() as db:
+            db.executemany(
+                "UPDATE kept SET used = ?1 WHERE key = ?2 AND used < ?3",
+                [(now, key, now - SERVED_SECONDS) for key in keys],
+            )
+
     def _remember(self, key: bytes, now: float) -> None:
         with self._guard:
             self._used[key] = now
@@ -251,6 +261,10 @@ class Inventory:
         shown = {root.key for root in partial}
         found = [root for root in kept if root.key not in shown] + partial
         return sorted(found, key=lambda root: root.added)
+
+    def in_part(self) -> list[KeptRoot]:
+        """Files and folders of which only a part is here."""
+        return [*self._partial(), *self._in_part()]
 
     def members(self, cid: CID) -> StoredTree:
         """What is in a directory, as far as its nodes are here."""
@@ -305,7 +319,7 @@ class Inventory:
         return len(tree.broken), set(keys) - self.here_among(keys), len(tree.files)
 
     def check(self, named: Sequence[Problem]) -> list[Problem]:
-        """The folders that are kept and of which something is not here. What had a label is listed again.
+        """What is kept and is not here, or not all of it. What had a label is listed again.
 
         Args:
             named: problems that are known; a folder that lacks only these files is not named once more.
@@ -319,6 +333,14 @@ class Inventory:
                 detail = (
                     f"{broken + len(missing)} of the {count} files in the folder {cid} are not here. {way_out(cid)}"
                 )
+                problems.append(Problem(cid, self._catalog.path, "missing", detail))
+        for key, version in self._catalog.all(
+            "SELECT k.key, r.version FROM kept k JOIN roots r ON r.key = k.key LEFT JOIN files f ON f.root = r.id "
+            f"LEFT JOIN packed p ON p.root = r.id WHERE r.kind <> {DIRECTORY} AND f.id IS NULL AND p.root IS NULL"
+        ):
+            cid = cid_of(key, version)
+            if key not in known and not _inline(cid):
+                detail = f"{cid} is on the list, but no copy of it is here any more. {way_out(cid)}"
                 problems.append(Problem(cid, self._catalog.path, "missing", detail))
         return problems
 

@@ -126,6 +126,9 @@ REMOVING_SECONDS = 30.0
 #: Seconds for which a note of the last use stays as it is: reading a file a thousand times writes one row.
 USED_SECONDS = 3600.0
 
+#: The same for what others were given: a root that is served all day costs a row each quarter of an hour.
+SERVED_SECONDS = 900.0
+
 #: Roots whose last use one process remembers, so that it need not even look into the catalog.
 USED_NOTES = 4096
 
@@ -156,3 +159,13 @@ FOUND_RIGHT = 65536
 #: Roots that a shell offers where a URI is typed. Those used last are what is meant; to look at more takes longer than
 #: somebody who has pressed a key waits.
 OFFERED_ROOTS = 5_000
+
+#: Roots that are read from the catalog at once when room is made: some 100 KB in memory, and seldom more are needed.
+CANDIDATES = 1_000
+#: Seconds for which files that no list has are left alone: the load that brought them may go on.
+LEFTOVER_SECONDS = 7 * 24 * 3600.0
+
+#: Bytes that are read and compared in one go when what is here is gone through: a fraction of a second of one core.
+SCRUB_BYTES = 8 * MIB
+#: Rows of small things that are looked at in one go.
+SCRUB_ROWS = 128

@@ -94,7 +94,11 @@ class Listing:
 
     def roots_among(self, multihashes: Sequence[bytes]) -> set[bytes]:
         """See Repo.roots_among."""
-        found: set[bytes] = set()
+        return set(self.root_keys(multihashes))
+
+    def root_keys(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
+        """See Repo.root_keys."""
+        found: dict[bytes, bytes] = {}
         step = SQL_KEYS // len(_ROOT_PREFIXES)
         for start in range(0, len(multihashes), step):
             keys = {prefix + key: key for key in multihashes[start : start + step] for prefix in _ROOT_PREFIXES}
@@ -102,7 +106,21 @@ class Listing:
                 f"SELECT r.key FROM roots r WHERE r.key IN ({','.join('?' * len(keys))}) AND {_HERE}",
                 list(keys),
             )
-            found.update(keys[key] for (key,) in rows)
+            found.update((keys[key], key) for (key,) in rows)
+        return found
+
+    def files_with(self, multihashes: Sequence[bytes]) -> dict[bytes, list[tuple[bytes, bool]]]:
+        """See Repo.files_with."""
+        found: dict[bytes, list[tuple[bytes, bool]]] = {}
+        for start in range(0, len(multihashes), SQL_KEYS):
+            keys = multihashes[start : start + SQL_KEYS]
+            for multihash, key, kept in self._catalog.all(
+                "SELECT l.multihash, r.key, EXISTS (SELECT 1 FROM kept k WHERE k.key = r.key AND k.how > 0) "
+                "FROM leaves l JOIN files f ON f.id = l.file JOIN roots r ON r.id = f.root "
+                f"WHERE l.multihash IN ({','.join('?' * len(keys))})",
+                keys,
+            ):
+                found.setdefault(multihash, []).append((key, bool(kept)))
         return found
 
     def all_multihashes(self) -> Iterator[bytes]:

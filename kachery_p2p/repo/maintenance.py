@@ -48,7 +48,7 @@ class Maintenance:
         if cids is None:
             yield from self._check_blocks()
             yield from self.adopt_unknown()
-            yield from self._check_packed()
+            yield from self.check_packed()
             if not self._catalog.in_memory:  # else it could not be read, which is no loss
                 yield from self.second_place.check()
             for key, version, *row in self._catalog.all(
@@ -60,7 +60,7 @@ class Maintenance:
                 members, broken = self._members(cid)
                 yield from broken
                 packed = self._reader.packs.files(members)
-                yield from self._check_packed([member for member in members if bytes(member.to_v1()) in packed])
+                yield from self.check_packed([member for member in members if bytes(member.to_v1()) in packed])
                 for member in members:
                     rows = self._checker.rows(member)
                     work += [(member, row) for row in rows]
@@ -105,7 +105,7 @@ class Maintenance:
 
     def verify_copies(self, progress: Progress | None) -> list[Problem]:
         """See Repo.verify_copies."""
-        problems = [*self._check_blocks(), *self.adopt_unknown(), *self._check_packed()]
+        problems = [*self._check_blocks(), *self.adopt_unknown(), *self.check_packed()]
         rows = self._catalog.all(
             f"SELECT r.key, r.version, {ROW_COLUMNS} FROM roots r JOIN files f ON f.root = r.id WHERE f.linked = 0 "
             "ORDER BY f.id"
@@ -202,7 +202,7 @@ class Maintenance:
             broken.append(Problem(folder, self._catalog.path, "damaged", detail))
         return list(tree.files), broken
 
-    def _check_packed(self, cids: Iterable[CID] | None = None) -> list[Problem]:
+    def check_packed(self, cids: Iterable[CID] | None = None) -> list[Problem]:
         """Hash packed files, all of them or some, in the order in which they lie."""
         if cids is None:
             rows = self._catalog.all(
@@ -213,7 +213,8 @@ class Maintenance:
         else:
             wanted = list(cids)
             places = self._reader.packs.files(wanted)
-            files = sorted(((cid, places[bytes(cid.to_v1())]) for cid in wanted), key=lambda file: file[1])
+            found = ((cid, places.get(bytes(cid.to_v1()))) for cid in wanted)
+            files = sorted(((cid, place) for cid, place in found if place is not None), key=lambda file: file[1])
         problems = []
         for cid, place in files:
             if self._reader.packs.read(cid.multihash, place) is not None:
@@ -229,23 +230,30 @@ class Maintenance:
 
     def _check_blocks(self) -> list[Problem]:
         """Hash what the catalog itself keeps."""
-        problems = []
+        problems: list[Problem] = []
         last = 0
-        while True:
-            rows = self._catalog.all(
-                "SELECT rowid, multihash, data FROM blocks WHERE rowid > ? ORDER BY rowid LIMIT 32", (last,)
-            )
-            if not rows:
-                return problems
-            last = rows[-1][0]
-            for _, multihash, data in rows:
-                if not right_block(multihash, data):
-                    cid = CID(1, DAG_PB, multihash)
-                    problems.append(
-                        Problem(
-                            cid,
-                            self._catalog.path,
-                            "damaged",
-                            f"The block {cid} in {self._catalog.path} has wrong bytes. Put it right with: {REPAIR}",
-                        )
-                    )
+        while (found := self.check_blocks(last, 32)) is not None:
+            last = found[0]
+            problems += found[2]
+        return problems
+
+    def check_blocks(self, after: int, most: int) -> tuple[int, int, list[Problem]] | None:
+        """Hash some of what the catalog itself keeps.
+
+        Args:
+            after: the row after which to begin; 0 for all of them.
+            most: rows.
+
+        Returns:
+            The last row, the bytes, and what is wrong; None where there are no more.
+        """
+        rows = self._catalog.all(
+            "SELECT rowid, multihash, data FROM blocks WHERE rowid > ? ORDER BY rowid LIMIT ?", (after, most)
+        )
+        problems: list[Problem] = []
+        for _, multihash, data in rows:
+            if not right_block(multihash, data):
+                cid = CID(1, DAG_PB, multihash)
+                detail = f"The block {cid} in {self._catalog.path} has wrong bytes. Put it right with: {REPAIR}"
+                problems.append(Problem(cid, self._catalog.path, "damaged", detail))
+        return (rows[-1][0], sum(len(data) for _, _, data in rows), problems) if rows else None

@@ -17,6 +17,7 @@ from kachery_p2p.repo.catalog import Catalog
 from kachery_p2p.repo.checking import Checker, Problem
 from kachery_p2p.repo.contents import Contents
 from kachery_p2p.repo.decoded import Decoded
+from kachery_p2p.repo.eviction import Eviction
 from kachery_p2p.repo.fileio import Progress
 from kachery_p2p.repo.filenodes import FileNodes
 from kachery_p2p.repo.hosts import claim
@@ -33,6 +34,7 @@ from kachery_p2p.repo.openfiles import OpenFiles
 from kachery_p2p.repo.placing import Placer
 from kachery_p2p.repo.remaking import catalog_to_read, remake_catalog
 from kachery_p2p.repo.removal import Removal
+from kachery_p2p.repo.scrubbing import Scrubber
 from kachery_p2p.repo.serving import BlockReader
 from kachery_p2p.repo.stores import Stores
 from kachery_p2p.repo.usage import UsageReader
@@ -56,6 +58,8 @@ class Repo(Stores):
         inventory: what the user keeps here: what was stored, linked or loaded by itself.
         removal: takes it away again.
         usage: what takes the room of the disk.
+        eviction: keeps it under a limit.
+        scrubber: reads all that is here, bit by bit, to compare it with its hashes.
         maintenance: looks after what is here.
         access: for whom what is here is.
     """
@@ -83,6 +87,8 @@ class Repo(Stores):
         self.inventory = Inventory(self._placer)
         self.removal = Removal(self._placer, self._checker, self.maintenance, self.inventory, self._forget_nodes)
         self.usage = UsageReader(layout, catalog, self._reader.packs, self.inventory)
+        self.eviction = Eviction(layout, catalog, self.inventory, self.removal)
+        self.scrubber = Scrubber(self._placer, self._checker, self.maintenance)
         Repo._open.add(self)
 
     @classmethod
@@ -205,6 +211,22 @@ class Repo(Stores):
     def roots_among(self, multihashes: Sequence[bytes]) -> set[bytes]:
         """Those of the multihashes that are of files and directories which are here and whole."""
         return self._listing.roots_among(multihashes)
+
+    def root_keys(self, multihashes: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The same, and the binary CIDv1 of each."""
+        return self._listing.root_keys(multihashes)
+
+    def files_with(self, multihashes: Sequence[bytes]) -> dict[bytes, list[tuple[bytes, bool]]]:
+        """The files that some leaves are in: the binary CIDv1 of each, and whether it is listed by itself."""
+        return self._listing.files_with(multihashes)
+
+    def is_root(self, cid: CID) -> bool:
+        """Whether the catalog has it as a file or a directory, whether its bytes are here or not."""
+        return bool(self._placer.root_sizes([cid]))
+
+    def keeps_block(self, cid: CID) -> bool:
+        """Whether the catalog itself keeps this block, right or wrong."""
+        return self._catalog.get_node(cid.multihash) is not None
 
     def all_multihashes(self) -> Iterator[bytes]:
         """The multihashes of all blocks that are here: roots, inner nodes and leaves."""

@@ -148,13 +148,15 @@ class Stores(Layered):
         progress: Progress | None = None,
         label: str | None = None,
         audience: Audience | None = None,
+        how: int = STORED,
     ) -> Stored:
         """Store what was written to a `NewFile` in `tmp/`, by renaming it: content that is too large for memory.
 
-        It may not be written to any more.
+        It may not be written to any more. It is kept as `how` says (`kept_rows`): what somebody else has brought is
+        PINNED.
         """
         return self._kept(
-            STORED, label_for(label), audience, lambda placer: Storer(placer).store_new(new, profile, progress)
+            how, label_for(label), audience, lambda placer: Storer(placer).store_new(new, profile, progress)
         )
 
     def store_directory(

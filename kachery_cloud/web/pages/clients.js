@@ -1,13 +1,13 @@
 // The computers that are registered as mine.
 
 import { change, list } from '../api.js'
-import { action, confirmed, empty, fill, h, notice, say, table } from '../dom.js'
+import { action, add, confirmed, empty, fill, h, notice, say, table } from '../dom.js'
 import { when } from '../format.js'
 import { initCommand, peerName } from '../shared.js'
 
 export async function show (into, context) {
   const body = h('div', {})
-  into.append(
+  add(into,
     h('h1', {}, 'My clients'),
     h('p', {}, 'Computers that store on this node in your name. What they store counts towards your quota.'), body)
   await refresh(body, context)

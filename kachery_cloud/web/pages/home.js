@@ -1,14 +1,14 @@
 // The first page: what I use, what came last, how another computer comes in.
 
 import { get, list } from '../api.js'
-import { empty, h, table } from '../dom.js'
+import { add, empty, h, table } from '../dom.js'
 import { bytes, plural, when } from '../format.js'
 import { initCommand, quotaMeter, stateBadge } from '../shared.js'
 
 export async function show (into, { me, about }) {
   const [[projects], files] = await Promise.all([list('/projects'), get('/files', { mine: '1', limit: 8 })])
   const clients = me.clients ?? []
-  into.append(
+  add(into,
     h('h1', {}, about.name || 'Overview'),
     h('div', { class: 'grid' },
       h('section', { class: 'card', 'aria-labelledby': 'quota' },

@@ -1,7 +1,7 @@
 // For administrators: who is in the lab, what each may store and does, and invitations.
 
 import { change, list } from '../api.js'
-import { action, confirmed, copyButton, empty, field, fill, h, notice, say, select, table } from '../dom.js'
+import { action, add, confirmed, copyButton, empty, field, fill, h, notice, say, select, table } from '../dom.js'
 import { bytes, when } from '../format.js'
 
 const ROLES = [['member', 'member'], ['administrator', 'administrator']]
@@ -9,7 +9,7 @@ const UNITS = { '': 1, b: 1, kb: 1e3, mb: 1e6, gb: 1e9, tb: 1e12, kib: 2 ** 10, 
 
 export async function show (into, { me }) {
   if (me.role !== 'administrator') {
-    into.append(h('h1', {}, 'Members'), notice('warn', 'This page is for administrators of the lab.'))
+    add(into, h('h1', {}, 'Members'), notice('warn', 'This page is for administrators of the lab.'))
     return
   }
   const body = h('div', {})
@@ -20,7 +20,7 @@ export async function show (into, { me }) {
     const [members, more] = await list('/members')
     fill(body, drawn(members, more, me, refresh, onerror))
   }
-  into.append(h('h1', {}, 'Members'), trouble, body, inviter(refresh))
+  add(into, h('h1', {}, 'Members'), trouble, body, inviter(refresh))
   await refresh()
 }
 
@@ -112,7 +112,7 @@ function buttons (member, refresh, onerror) {
     action('Invite again', async button => {
       const made = await change('POST', `${path(member)}/invitation`)
       button.after(link(made.invitation))
-    }, { kind: 'quiet small', label: `Make another invitation for ${member.name}`, onerror }),
+    }, { kind: 'quiet small', label: `Invite again: ${member.name}`, onerror }),
     action('Remove', async () => {
       if (!await confirmed(`Remove ${member.name}?`, 'Remove', 'They can no longer sign in, and their computers can no longer store here.')) return
       await change('DELETE', path(member))

@@ -1,7 +1,7 @@
 // One project: its files, its members, and how one stores into it.
 
 import { change, get, list } from '../api.js'
-import { action, command, confirmed, empty, facts, field, fill, h, notice, say, select, table } from '../dom.js'
+import { action, add, command, confirmed, empty, facts, field, fill, h, notice, say, select, table } from '../dom.js'
 import { bytes, plural } from '../format.js'
 import { fileList } from '../file_list.js'
 import { ROLES, visibilityBadge } from '../shared.js'
@@ -12,9 +12,9 @@ export async function show (into, { me, names }) {
   const project = await get(path)
   document.title = document.title.replace(/^Project/, project.name)
   const manages = project.role === 'administrator' || me.role === 'administrator'
-  const writes = manages || project.role === 'writer'
-  const files = fileList({ project: project.id, me, empty: nothing(project, writes) })
-  into.append(
+  const writes = project.role === 'administrator' || project.role === 'writer'
+  const files = fileList({ project: project.id, me, manages, empty: nothing(project, writes) })
+  add(into,
     h('h1', {}, project.name),
     project.description ? h('p', {}, project.description) : null,
     facts([
@@ -27,7 +27,7 @@ export async function show (into, { me, names }) {
     files.element,
     h('h2', {}, 'Members'), members(project, path, manages),
     h('h2', {}, 'Store from a computer'), command(`kachery-cloud-store FILE --project ${quoted(project.name)}`))
-  if (manages) into.append(h('h2', {}, 'Change'), changes(project, path))
+  if (manages) add(into, h('h2', {}, 'Change'), changes(project, path))
   await files.refresh()
 }
 
@@ -62,7 +62,7 @@ function members (project, path, manages) {
                 await change('DELETE', `${path}/members/${encodeURIComponent(member.id)}`)
                 say(`${member.name} is no longer a member.`)
                 draw((await get(path)).members)
-              }, { kind: 'danger small', label: `Take ${member.name} out`, onerror }) }]
+              }, { kind: 'danger small', label: `Take out ${member.name}`, onerror }) }]
             : [])
         ],
         rows: current
@@ -83,9 +83,8 @@ function adder (put, onerror) {
   const role = select(ROLES, 'reader', { name: 'role' })
   // Those who may not list the lab's members type an ID that somebody gave them.
   list('/members').then(([found]) => who.append(...found.map(each => h('option', { value: each.id }, each.name || each.email))), () => {
-    const typed = h('input', { name: 'member', id: who.id, autocomplete: 'off', 'aria-describedby': `${who.id}-hint` })
+    const typed = h('input', { name: 'member', id: who.id, autocomplete: 'off' })
     who.replaceWith(typed)
-    form.member = typed
   })
   const form = h('form', {}, h('div', { class: 'row' },
     field('Another member', who), field('Role', role), h('button', { type: 'submit', class: 'quiet' }, 'Add')))
@@ -98,21 +97,27 @@ function adder (put, onerror) {
 }
 
 function changes (project, path) {
-  const name = h('input', { name: 'name', value: project.name, required: true, maxlength: 100 })
-  const description = h('input', { name: 'description', value: project.description ?? '', maxlength: 500 })
+  const name = h('input', { name: 'name', value: project.name, required: true, maxlength: 64 })
+  const description = h('input', { name: 'description', value: project.description ?? '', maxlength: 2000 })
+  const open = h('input', { type: 'checkbox', name: 'open' })
   const trouble = h('div', {})
-  const form = h('form', { class: 'card' }, field('Name', name), field('What it is about', description), trouble,
+  const form = h('form', { class: 'card' }, field('Name', name), field('What it is about', description),
+    project.visibility === 'members'
+      ? h('div', { class: 'field' }, h('label', {}, open, ' Let anyone with the URI load what is in it'), h('div', { class: 'hint' }, 'This cannot be undone: others may keep what they have loaded.'))
+      : null,
+    trouble,
     h('div', { class: 'row' },
       h('button', { type: 'submit' }, 'Save'),
       action('Delete project', async () => {
-        if (!await confirmed(`Delete the project ${project.name}?`, 'Delete project', 'Its files are no longer kept for it.')) return
-        await change('DELETE', path)
+        const [what, query] = project.files ? [` with ${plural(project.files, 'file')} in it`, '?files=delete'] : ['', '']
+        if (!await confirmed(`Delete the project ${project.name}${what}?`, 'Delete project', 'This node no longer keeps what was in it. Computers that have it keep theirs.')) return
+        await change('DELETE', path + query)
         location.assign('/projects')
       }, { kind: 'danger', onerror: error => fill(trouble, notice('bad', error.message)) })))
   form.addEventListener('submit', async event => {
     event.preventDefault()
     try {
-      await change('PATCH', path, { name: name.value.trim(), description: description.value.trim() })
+      await change('PATCH', path, { name: name.value.trim(), description: description.value.trim(), ...(open.checked ? { visibility: 'public' } : {}) })
       location.reload()
     } catch (error) {
       fill(trouble, notice('bad', error.message))

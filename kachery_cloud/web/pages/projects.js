@@ -1,13 +1,13 @@
 // All projects that I may see, and making another one.
 
 import { change, list } from '../api.js'
-import { empty, field, fill, h, notice, select, table } from '../dom.js'
+import { add, empty, field, fill, h, notice, select, table } from '../dom.js'
 import { bytes, whole } from '../format.js'
 import { visibilityBadge } from '../shared.js'
 
 export async function show (into) {
   const [projects, more] = await list('/projects')
-  into.append(
+  add(into,
     h('h1', {}, 'Projects'),
     projects.length
       ? table({
@@ -28,13 +28,13 @@ export async function show (into) {
 }
 
 function maker () {
-  const name = h('input', { name: 'name', required: true, maxlength: 100, autocomplete: 'off' })
-  const description = h('input', { name: 'description', maxlength: 500, autocomplete: 'off' })
+  const name = h('input', { name: 'name', required: true, maxlength: 64, autocomplete: 'off' })
+  const description = h('input', { name: 'description', maxlength: 2000, autocomplete: 'off' })
   const visibility = select([['public', 'Anyone with the URI'], ['members', 'Members alone (encrypted for them)']], 'public', { name: 'visibility' })
   const trouble = h('div', {})
   const form = h('form', { class: 'card' },
     h('h2', {}, 'Make a project'),
-    field('Name', name),
+    field('Name', name, 'One word, as people type it after --project.'),
     field('What it is about', description),
     field('What is stored in it may be loaded by', visibility),
     trouble, h('button', { type: 'submit' }, 'Make project'))

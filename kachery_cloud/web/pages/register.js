@@ -1,14 +1,14 @@
 // A client asks to be registered: which one it is, and whether it is yours.
 
 import { change, get } from '../api.js'
-import { action, facts, fill, h, notice } from '../dom.js'
+import { action, add, facts, fill, h, notice } from '../dom.js'
 import { when } from '../format.js'
 
 export async function show (into, { me, names }) {
   const path = `/registrations/${encodeURIComponent(names.registration)}`
   const asked = await get(path)
   const card = h('div', { class: 'reading card' })
-  into.append(card)
+  add(into, card)
   if (asked.state !== 'waiting') return done(card, asked.state, asked)
 
   const trouble = h('div', {})

@@ -1,13 +1,15 @@
 // For whoever is not signed in. It is shown at the address that was asked for, and signing in leads back to it.
 
-import { h } from '../dom.js'
+import { add, h } from '../dom.js'
 
-export async function show (into, { about }) {
-  const back = location.pathname + location.search
+export async function show (into, { about, me }) {
+  const asked = new URLSearchParams(location.search)
+  const back = location.pathname === '/sign-in' ? asked.get('next') ?? '/' : location.pathname + location.search
   const registering = location.pathname.startsWith('/register/')
   const name = about?.name || 'this node'
-  into.append(h('div', { class: 'reading card' },
+  add(into, h('div', { class: 'reading card' },
     h('h1', {}, 'Sign in'),
+    me ? h('p', {}, `You are signed in as ${me.name}. `, h('a', { href: '/' }, 'To the overview')) : null,
     h('p', {}, registering
       ? 'A computer asks to be registered as yours. Sign in, and you will see which one.'
       : `Members see here what they store on ${name}: projects, files, and who uses how much.`),

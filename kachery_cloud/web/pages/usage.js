@@ -1,7 +1,7 @@
 // Who uses how much, over time: plots, and the same as tables.
 
 import { get, list } from '../api.js'
-import { empty, field, fill, h, notice, select, table } from '../dom.js'
+import { add, empty, field, fill, h, notice, select, table } from '../dom.js'
 import { bytes, whole } from '../format.js'
 import { linePlot } from '../plot.js'
 import { initCommand, peerName } from '../shared.js'
@@ -15,7 +15,7 @@ export async function show (into, { me }) {
   const days = select(DAYS, 30, { name: 'days' })
   const project = select([['', 'All'], ...projects.map(each => [each.id, each.name])], '', { name: 'project' })
   const body = h('div', {})
-  into.append(h('h1', {}, 'Usage'), h('div', { class: 'row' }, field('Of the last', days), field('Project', project)), body)
+  add(into, h('h1', {}, 'Usage'), h('div', { class: 'row' }, field('Of the last', days), field('Project', project)), body)
   const draw = async () => {
     try {
       await drawn(body, Number(days.value), project.value, names, me)
@@ -39,7 +39,7 @@ async function drawn (body, count, project, names, me) {
   const ask = by => get('/usage', { by, from, to: dayOf(today), project })
   const [byDay, byProject, byClient, byMember] = await Promise.all([
     ask('day'), ask('project'), ask('client'), me.role === 'administrator' ? ask('member') : Promise.resolve(null)])
-  const rows = rowsOf(byDay)
+  const rows = byDay.items
   if (rows.length === 0) {
     fill(body, empty(h('p', {}, 'Nothing was stored or served in this time. Connect a computer, and store something:'), initCommand()))
     return
@@ -49,13 +49,9 @@ async function drawn (body, count, project, names, me) {
   fill(body,
     overTime('Stored', 'bytes_stored', days, found, { carried: true, format: bytes }),
     overTime('Served to others', 'bytes_served', days, found, { format: bytes }),
-    sums('By project', rowsOf(byProject), row => names.get(row.project) ?? row.project_name ?? (row.project ? row.project : 'None')),
-    sums('By client', rowsOf(byClient), row => row.label || (row.client ? peerName(row.client) : 'This page')),
-    byMember ? sums('By member', rowsOf(byMember), row => row.member_name ?? row.name ?? row.member) : null)
-}
-
-function rowsOf (answer) {
-  return Array.isArray(answer) ? answer : answer.items ?? answer.rows ?? []
+    sums('By project', byProject.items, row => row.names?.project ?? names.get(row.project) ?? row.project ?? 'None'),
+    sums('By client', byClient.items, row => row.names?.client ?? (row.client ? peerName(row.client) : 'Uploaded here')),
+    byMember ? sums('By member', byMember.items, row => row.names?.member ?? row.member ?? 'Nobody of the lab') : null)
 }
 
 /** A plot over the days, and its table. What is stored stays from day to day (`carried`); what is served does not. */
@@ -69,7 +65,7 @@ function overTime (title, key, days, found, { carried = false, format }) {
   })
   const highest = Math.max(...values)
   const label = `${title} by day: ${format(values.at(-1))} on the last day, ${format(highest)} at the most.`
-  return h('section', { 'aria-label': title },
+  return h('div', {},
     h('h2', {}, title),
     h('div', { class: 'beside' },
       linePlot({ label, xs: days, lines: [{ label: title, values }], time: true, format, bars: true, xFormat: value => dayOf(value).slice(5) }),
@@ -87,7 +83,7 @@ function overTime (title, key, days, found, { carried = false, format }) {
 function sums (title, rows, name) {
   const sorted = [...rows].sort((one, other) => (other.bytes_stored ?? 0) - (one.bytes_stored ?? 0))
   if (sorted.length === 0) return null
-  return h('section', { 'aria-label': title },
+  return h('div', {},
     h('h2', {}, title),
     table({
       caption: title,

@@ -1,7 +1,7 @@
 // An array as a plot: lines where it has one axis, a heat map where it has two; of more axes, two are shown at a time.
 // Only the part that is shown is read.
 
-import { action, facts, field, fill, h, notice, select } from '../dom.js'
+import { action, add, facts, field, fill, h, notice, select } from '../dom.js'
 import { bytes, whole } from '../format.js'
 import { COLOURS, heatMap, linePlot } from '../plot.js'
 import { short, statistics, thinned } from './numbers.js'
@@ -19,7 +19,7 @@ const CELLS = 10
  */
 export async function arrayView (into, { shape, size, about, read, note = null }) {
   const holder = h('div', {})
-  into.append(facts([...about, ['Shape', shape.length ? shape.map(whole).join(' × ') : 'one number'], ['Size', bytes(size)]]),
+  add(into, facts([...about, ['Shape', shape.length ? shape.map(whole).join(' × ') : 'one number'], ['Size', bytes(size)]]),
     note ? h('p', { class: 'hint' }, note) : '', holder)
   if (shape.some(length => length === 0)) {
     fill(holder, h('p', { class: 'muted' }, 'It has no values.'))
@@ -55,7 +55,7 @@ export async function arrayView (into, { shape, size, about, read, note = null }
       box.value = leading[index]
       guarded()
     })
-    bar.append(field(`Index of axis ${index}`, box))
+    add(bar, field(`Index of axis ${index}`, box))
   })
   if (last.length === 2) {
     const choice = select([['heat', 'Heat map'], ['lines', 'Lines']], view.lines ? 'lines' : 'heat')
@@ -63,17 +63,17 @@ export async function arrayView (into, { shape, size, about, read, note = null }
       view.lines = choice.value === 'lines'
       guarded()
     })
-    bar.append(field('Show as', choice))
+    add(bar, field('Show as', choice))
   }
   if (step < axis) {
     const move = by => async () => {
       view.from = Math.min(Math.max(0, view.from + by), Math.max(0, axis - step))
       await draw()
     }
-    bar.append(action('Earlier', move(-step), { kind: 'quiet' }), action('Later', move(step), { kind: 'quiet' }))
+    add(bar, action('Earlier', move(-step), { kind: 'quiet' }), action('Later', move(step), { kind: 'quiet' }))
   }
   fill(holder, bar.childElementCount ? bar : null, shown)
-  await draw()
+  await guarded()
 }
 
 function picture (values, count, columns, view, last, axis) {

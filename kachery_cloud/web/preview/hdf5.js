@@ -2,7 +2,7 @@
 // WebAssembly; the worker reads the parts it needs and never the whole file. A file that keeps it busy too long, or that
 // makes it fail, costs the worker and nothing else.
 
-import { action, facts, h } from '../dom.js'
+import { action, add, facts, h } from '../dom.js'
 import { bytes, whole } from '../format.js'
 import { arrayView } from './array_view.js'
 import { NoPreview } from './ranges.js'
@@ -35,6 +35,7 @@ class Reader {
       clearTimeout(asked?.timer)
       if (data.error !== undefined) asked?.failed(new NoPreview(data.error))
       else asked?.done(data.value)
+      if (data.broken) this.end('The reader of HDF5 files has failed on this file.')
     })
     this.worker.addEventListener('error', event => {
       event.preventDefault()
@@ -67,7 +68,7 @@ class Reader {
 export async function show (into, file) {
   const reader = new Reader(new URL(file.url, location.href).href, file.size)
   const children = await reader.ask('list', { path: '/' })
-  into.append(
+  add(into,
     h('ul', { class: 'tree', 'aria-label': 'What is in the file' }, attributesOf(reader, '/', children.attributes), nodes(reader, '/', children)))
 }
 
@@ -103,14 +104,14 @@ async function dataset (reader, path) {
     const open = action('Plot', async () => {
       open.remove()
       const view = h('div', {})
-      body.append(view)
+      add(body, view)
       await arrayView(view, { shape: about.shape, size: about.bytes, about: [], read: (from, counts) => reader.ask('slice', { path, from, counts }) })
     }, { kind: 'quiet small', label: `Plot ${path}` })
-    body.append(facts([...pairs, ['Shape', about.shape.map(whole).join(' × ') || 'one number'], ['Size', bytes(about.bytes)]]), open)
+    add(body, facts([...pairs, ['Shape', about.shape.map(whole).join(' × ') || 'one number'], ['Size', bytes(about.bytes)]]), open)
   } else {
-    body.append(facts([...pairs, ['Shape', about.shape?.map(whole).join(' × ') || 'one value'], ['Size', bytes(about.bytes)]]))
-    if (about.why) body.append(h('p', { class: 'hint' }, about.why))
-    if (about.value !== null) body.append(valueTree(about.value, `Value of ${path}`))
+    add(body, facts([...pairs, ['Shape', about.shape?.map(whole).join(' × ') || 'one value'], ['Size', about.bytes === null ? null : bytes(about.bytes)]]))
+    if (about.why) add(body, h('p', { class: 'hint' }, about.why))
+    if (about.value !== null) add(body, valueTree(about.value, `Value of ${path}`))
   }
   return [attributes, body]
 }

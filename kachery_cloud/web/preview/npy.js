@@ -1,7 +1,7 @@
 // NumPy's .npy files (NEP 1): the header says what is in it; each claim is compared with the size of the file before
 // anything is read or counted by it. Pickled objects are never read.
 
-import { h } from '../dom.js'
+import { add, h } from '../dom.js'
 import { bytes } from '../format.js'
 import { arrayView } from './array_view.js'
 import { dtype, numbers } from './numbers.js'
@@ -16,7 +16,7 @@ const MOST_TEXT = 64 * 1024
 export async function show (into, file, head) {
   const { descr, fortran, shape, start } = header(head)
   if (Array.isArray(descr)) {
-    into.append(h('p', {}, 'A structured array: each value has these fields.'),
+    add(into, h('p', {}, 'A structured array: each value has these fields.'),
       h('ul', {}, descr.map(([name, kind]) => h('li', {}, h('code', {}, `${name}: ${kind}`)))))
     return
   }
@@ -150,7 +150,7 @@ async function texts (into, file, type, start, count, about) {
     const part = data.subarray(at * type.size, (at + 1) * type.size)
     return type.kind === 'U' ? utf32(part, type.little) : decoder.decode(part).replace(/\0+$/, '')
   }
-  into.append(h('dl', { class: 'facts' }, about.map(([name, value]) => [h('dt', {}, name), h('dd', {}, value)])),
+  add(into, h('dl', { class: 'facts' }, about.map(([name, value]) => [h('dt', {}, name), h('dd', {}, value)])),
     type.kind === 'V'
       ? h('p', {}, 'Its values are raw bytes, which have no picture.')
       : h('ol', { start: 0 }, Array.from({ length: shown }, (_, at) => h('li', {}, text(at)))),

@@ -35,9 +35,9 @@ function half (bits) {
  * Texts ('U', 'S') and raw bytes ('V') have a size, and no plot.
  */
 export function dtype (descr) {
-  const match = /^([<>|=]?)([biufcmMUSVO])(\d{1,9})(\[[\w/]+\])?$/.exec(descr)
+  const match = /^([<>|=]?)(?:(O)|([biufcmMUSV])(\d{1,9})(?:\[[\w/]+\])?)$/.exec(descr)
   if (match === null) return null
-  const [, order, kind, digits] = match
+  const [order, kind, digits] = [match[1], match[2] ?? match[3], match[4] ?? '8']
   const size = kind === 'U' ? 4 * Number(digits) : Number(digits)
   return { kind, size, little: order !== '>', plots: `${kind}${digits}` in READERS, read: READERS[`${kind}${digits}`] ?? null }
 }

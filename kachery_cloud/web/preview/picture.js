@@ -1,7 +1,7 @@
 // Pictures: PNG, JPEG, GIF, WebP. How large one becomes stands in its first bytes, and is looked at before the browser
 // unpacks it.
 
-import { h } from '../dom.js'
+import { add, h } from '../dom.js'
 import { bytes, whole } from '../format.js'
 import { NoPreview } from './ranges.js'
 
@@ -32,7 +32,7 @@ export async function show (into, file, head, kind, name) {
   } finally {
     URL.revokeObjectURL(url)
   }
-  into.append(shown, h('p', { class: 'hint' }, `${whole(width)} × ${whole(height)} pixels, ${kind.toUpperCase()}, ${bytes(file.size)}`))
+  add(into, shown, h('p', { class: 'hint' }, `${whole(width)} × ${whole(height)} pixels, ${kind.toUpperCase()}, ${bytes(file.size)}`))
 }
 
 /** Width and height in pixels as the first bytes have them; null where they do not say. */

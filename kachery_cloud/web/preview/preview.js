@@ -1,9 +1,9 @@
 // What a file is, and which preview shows it. Nothing of a file is ever given to the browser as a document: text goes
 // into the page as text, pictures are only those that have no script in them, and all of it has bounds.
 
-import { fill, h, notice } from '../dom.js'
+import { add, fill, h, notice } from '../dom.js'
 import { bytes } from '../format.js'
-import { NoPreview, RangeFile } from './ranges.js'
+import { IsFolder, NoPreview, RangeFile } from './ranges.js'
 
 /** What is read to see what a file is. */
 const HEAD = 64 * 1024
@@ -16,16 +16,16 @@ const PICTURES = [
 ]
 const JSON_NAMES = /\.(json|geojson|ipynb|zattrs|zarray|zgroup|vl|plotly)$/i
 
-/** Show what is in a file; what cannot be shown is said in a sentence. */
-export async function preview (into, { url, size, name }) {
+/** Show what is in a file; what cannot be shown is said in a sentence. `folder` is called where it is a folder. */
+export async function preview (into, { url, name, folder = null }) {
   fill(into, h('p', { class: 'muted', role: 'status' }, 'Reading…'))
   try {
-    const file = new RangeFile(url, size)
-    const head = await file.read(0, HEAD)
+    const [file, head] = await RangeFile.open(url, HEAD)
     const shown = h('div', {})
     await show(shown, file, head, name)
     fill(into, shown)
   } catch (error) {
+    if (error instanceof IsFolder && folder) return await folder()
     if (!(error instanceof NoPreview)) console.error(error)
     fill(into, notice('warn', error instanceof NoPreview
       ? error.message
@@ -81,7 +81,7 @@ function binary (into, head, size) {
     const letters = row.map(byte => byte >= 32 && byte < 127 ? String.fromCharCode(byte) : '.').join('')
     lines.push(`${at.toString(16).padStart(6, '0')}  ${hex.padEnd(47)}  ${letters}`)
   }
-  into.append(
+  add(into,
     h('p', {}, `There is no preview of this kind of file (${bytes(size)}). Its first bytes:`),
-    h('pre', { tabindex: '0', 'aria-label': 'The first bytes' }, lines.join('\n')))
+    h('pre', { class: 'hex', tabindex: '0', role: 'region', 'aria-label': 'The first bytes' }, lines.join('\n')))
 }

@@ -1,6 +1,6 @@
 // Text, as text; HTML and SVG, too.
 
-import { action, fill, h } from '../dom.js'
+import { action, add, fill, h } from '../dom.js'
 import { bytes } from '../format.js'
 
 /** What is read at a time, and the most that is shown. */
@@ -9,7 +9,7 @@ const MOST = 2 * 1024 * 1024
 
 export async function show (into, file, note = null) {
   const decoder = new TextDecoder('utf-8')
-  const shown = h('pre', { tabindex: '0', 'aria-label': 'The text' })
+  const shown = h('pre', { tabindex: '0', role: 'region', 'aria-label': 'The text' })
   const more = h('div', { class: 'row' })
   let read = 0
 
@@ -22,7 +22,7 @@ export async function show (into, file, note = null) {
     else fill(more, action('Show more', next, { kind: 'quiet small' }), h('span', { class: 'hint' }, `${bytes(read)} of ${bytes(file.size)}`))
   }
 
-  if (note) into.append(h('p', {}, note))
-  into.append(shown, more)
+  if (note) add(into, h('p', {}, note))
+  add(into, shown, more)
   await next()
 }

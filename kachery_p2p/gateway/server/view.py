@@ -21,11 +21,13 @@ class View:
     Args:
         repo: what is here.
         gate: decides; None for the user of this machine, who sees everything.
+        peer: who asks, where the gate knows them; None for somebody unknown.
     """
 
-    def __init__(self, repo: Contents, gate: Gate | None) -> None:
+    def __init__(self, repo: Contents, gate: Gate | None, peer: str | None = None) -> None:
         self._repo = repo
         self._gate = gate
+        self._peer = peer
 
     def of_user(self) -> View:
         """The same for the user of this machine."""
@@ -47,7 +49,7 @@ class View:
 
     def hides(self, cid: CID) -> bool:
         """Whether a block may be seen by somebody, and not by whoever asks; it need not be here."""
-        return self._gate is not None and bool(self._gate.hidden(None, [cid.multihash]))
+        return self._gate is not None and bool(self._gate.hidden(self._peer, [cid.multihash]))
 
     def cached_node(self, cid: CID) -> FileNode | None:
         """The decoded node of a file that was looked into lately. Not only in threads: so only where nothing is hidden.
@@ -85,4 +87,4 @@ class View:
             found = find(cid if seen == cid.multihash else CID(cid.version, cid.codec, seen))
             return {} if found is None else {seen: found}
 
-        return self._gate.look([(None, cid.multihash)], find_all)[0]
+        return self._gate.look([(self._peer, cid.multihash)], find_all)[0]

@@ -28,7 +28,7 @@ from kachery_p2p.pinning.server import limits
 from kachery_p2p.pinning.server.keeper import Keeper
 from kachery_p2p.pinning.server.metrics import CONTENT_TYPE, Metrics
 from kachery_p2p.pinning.server.queue import PinQueue
-from kachery_p2p.pinning.server.requests import Refusal, bad_request, read_filters, read_pin, time_text
+from kachery_p2p.pinning.server.requests import PinObject, Refusal, bad_request, read_filters, read_pin, time_text
 from kachery_p2p.pinning.server.rows import Pin, Token
 from kachery_p2p.pinning.server.store import PinStore
 
@@ -92,9 +92,18 @@ class PinApp:
         queue: is woken when there is something new.
         keeper: of the node.
         bounds: of the listener.
+        admit: may refuse a pin of somebody, by raising `Refusal`. Called in a thread.
     """
 
-    def __init__(self, store: PinStore, queue: PinQueue, keeper: Keeper, bounds: HttpLimits) -> None:
+    def __init__(
+        self,
+        store: PinStore,
+        queue: PinQueue,
+        keeper: Keeper,
+        bounds: HttpLimits,
+        admit: Callable[[Token, PinObject], None] = lambda token, wanted: None,
+    ) -> None:
+        self._admit = admit
         self._store = store
         self._queue = queue
         self._keeper = keeper
@@ -187,6 +196,7 @@ class PinApp:
 
     async def _add(self, token: Token, replaces: str | None, body: bytes) -> _Answer:
         wanted = read_pin(body)
+        await self._do(self._admit, token, wanted)
         size = await self._keeper.size_here(wanted.cid)
 
         def add() -> Pin | None:

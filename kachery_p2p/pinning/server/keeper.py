@@ -13,6 +13,42 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
+class ServiceFigures:
+    """How the program that serves is doing, for `/metrics`.
+
+    Attributes:
+        uptime: seconds since its start.
+        storage_limit: bytes that the data directory may take; None for no limit.
+        storage_used: that it took at the last look; None before the first.
+        cache_bytes: of these, bytes that may go.
+        evicted_bytes, evicted_roots: that went to make room, since the start.
+        scrubbed_bytes: that were read and compared with their hashes, since the start.
+        damaged: things that are damaged now.
+        mended: that were brought back, since the start.
+        scrubbed_at: when all was last read through, in seconds since 1970; 0 where it never was.
+        connections: open ones, by kind.
+        lag_buckets: upper ends of the histogram of how late the event loop was, in seconds.
+        lag_counts: of looks in each of them, and above the last.
+        lag_seconds: the sum of all.
+    """
+
+    uptime: float
+    storage_limit: int | None
+    storage_used: int | None
+    cache_bytes: int
+    evicted_bytes: int
+    evicted_roots: int
+    scrubbed_bytes: int
+    damaged: int
+    mended: int
+    scrubbed_at: float
+    connections: Mapping[str, int]
+    lag_buckets: Sequence[float]
+    lag_counts: Sequence[int]
+    lag_seconds: float
+
+
+@dataclass(frozen=True)
 class Figures:
     """What the node is doing, for `/metrics`.
 
@@ -22,6 +58,7 @@ class Figures:
         dht_peers: in the routing table of each DHT that it takes part in.
         disk_used: bytes of the data directory's files; None where that was not counted yet.
         disk_free: bytes that the file system has left.
+        service: how the program is doing; None where it is no service.
     """
 
     peers: int
@@ -32,6 +69,7 @@ class Figures:
     dht_peers: Mapping[str, int] = field(default_factory=dict[str, int])
     disk_used: int | None = None
     disk_free: int = 0
+    service: ServiceFigures | None = None
 
 
 class Keeper(Protocol):
@@ -45,19 +83,23 @@ class Keeper(Protocol):
         """What is kept for others now: binary CIDv1."""
         ...
 
-    async def size_here(self, root: CID) -> int | None:
-        """Bytes of a root of which all is here; None where it is not."""
+    async def size_here(self, root: CID, groups: Sequence[str] = ()) -> int | None:
+        """Bytes of a root of which all is here; None where it is not. `groups` as for `fetch`."""
         ...
 
-    async def ask_size(self, root: CID, origins: Sequence[str], silence: float) -> int | None:
-        """Bytes of a file, as its first block says; None for a directory.
+    async def ask_size(
+        self, root: CID, origins: Sequence[str], silence: float, groups: Sequence[str] = ()
+    ) -> int | None:
+        """Bytes of a file, as its first block says; None for a directory. `groups` as for `fetch`.
 
         Raises:
             KacheryError: it cannot be had, or not read.
         """
         ...
 
-    async def fetch(self, root: CID, origins: Sequence[str], silence: float, progress: Progress) -> None:
+    async def fetch(
+        self, root: CID, origins: Sequence[str], silence: float, progress: Progress, groups: Sequence[str] = ()
+    ) -> None:
         """Bring all of a root to this machine, verified.
 
         Args:
@@ -65,6 +107,7 @@ class Keeper(Protocol):
             origins: multiaddrs of those who should have it; those that cannot be dialled are passed over.
             silence: seconds without anything after which it is given up.
             progress: hears how far it is.
+            groups: that whoever pins it may store for. What is for others is as if nobody had it.
 
         Raises:
             KacheryError: it cannot be had, or not kept.

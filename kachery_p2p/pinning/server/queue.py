@@ -52,6 +52,8 @@ class PinQueue:
         keeper: of the node.
         most_bytes: that one pin may take.
         pace: when things are done next.
+        groups_of: the groups that a pin is for, by their IDs; those that store for them may pin what is for them.
+            Called in a thread.
 
     Attributes:
         changes: counts what has happened; see `wait_changed`.
@@ -64,7 +66,9 @@ class PinQueue:
         *,
         most_bytes: int = limits.DEFAULT_UPLOAD,
         pace: QueuePace | None = None,
+        groups_of: Callable[[Pin], Sequence[str]] = lambda pin: (),
     ) -> None:
+        self._groups_of = groups_of
         self._store = store
         self._keeper = keeper
         self._most = most_bytes
@@ -186,8 +190,12 @@ class PinQueue:
             await self._do(store.finish, pin, "failed", "This service made a mistake, which is in its log.")
         else:
             await self._do(store.finish, pin, "pinned")
-            log.info("pinned %s: %d bytes", root, size)
+            log.info(
+                "pinned %s: %d bytes", root, size,
+                extra={"fields": {"event": "pinned", "root": str(root), "bytes": size}},
+            )  # fmt: skip
             return
+        log.info("a pin of %s has failed", root, extra={"fields": {"event": "pin_failed", "root": str(root)}})
         await self._do(store.leave, root)
 
     async def _finish_later(self, pin: Pin, details: str, tries: int, pause: float) -> None:
@@ -198,11 +206,12 @@ class PinQueue:
 
     async def _fetch(self, pin: Pin) -> None:
         """Fetch a root, as long as it is within what its pin may take."""
-        here = await self._keeper.size_here(pin.root)
+        groups = await self._do(self._groups_of, pin)
+        here = await self._keeper.size_here(pin.root, groups)
         if here is not None:
             await self._check(pin, here)
         else:
-            size = await self._keeper.ask_size(pin.root, pin.origins, self._pace.silence)
+            size = await self._keeper.ask_size(pin.root, pin.origins, self._pace.silence, groups)
             if size is not None:
                 await self._check(pin, size)
         told = [0, 0]
@@ -233,7 +242,7 @@ class PinQueue:
             nursery.start_soon(watch)
             failure: KacheryError | None = None
             try:
-                await self._keeper.fetch(pin.root, pin.origins, self._pace.silence, progress)
+                await self._keeper.fetch(pin.root, pin.origins, self._pace.silence, progress, groups)
             except KacheryError as error:
                 failure = error
             scope.cancel()

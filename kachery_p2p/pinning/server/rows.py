@@ -16,7 +16,8 @@ CREATE TABLE tokens (
     hash BLOB UNIQUE,
     quota INTEGER,
     added REAL NOT NULL,
-    seen REAL
+    seen REAL,
+    account TEXT
 );
 CREATE TABLE pins (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -43,8 +44,11 @@ CREATE INDEX pins_by_turn ON pins (status, next_try);
 CREATE TABLE meta (pin INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (pin, key));
 CREATE TABLE held (key BLOB PRIMARY KEY, cid TEXT NOT NULL, before INTEGER);
 CREATE TABLE leaving (key BLOB PRIMARY KEY, cid TEXT NOT NULL);
-CREATE TABLE alive (id INTEGER PRIMARY KEY, at REAL NOT NULL)
+CREATE TABLE alive (id INTEGER PRIMARY KEY, at REAL NOT NULL);
+CREATE INDEX tokens_by_account ON tokens (account)
 """
+#: What brings the tables of the version before up to date.
+FROM_VERSION_1 = "ALTER TABLE tokens ADD COLUMN account TEXT; CREATE INDEX tokens_by_account ON tokens (account)"
 
 #: What a row is made of; `status` and so on of the specification.
 COLUMNS = "id, request_id, owner, cid, name, origins, meta, created, status, details, size, tries"
@@ -61,6 +65,7 @@ class Token:
         valid: whether there is a token; else there are only its pins.
         pins: how many they have.
         used: bytes that these take, as far as that is known.
+        account: the quota is one for all tokens of it; None where it is for this one alone.
     """
 
     id: int
@@ -71,6 +76,7 @@ class Token:
     valid: bool = True
     pins: int = 0
     used: int = 0
+    account: str | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,9 @@ Pins belong to the name of a token, not to its letters: when a token is taken aw
 the same name finds them. Of a token only a hash is kept. It is random, and has 256 bits, so that one round of SHA-256
 is enough: there is nothing to guess.
 
+Several tokens may be of one account, as those of all computers of one person: their quota is one for all of them, and a
+root that several of them have pinned counts once. Each still reaches its own pins alone.
+
 `created` is unique, and grows: pages of a list are asked for by it. A root that no row has any more is written to
 `leaving` in the same transaction that takes away the last row; the queue lets it go, and forgets it then.
 """
@@ -25,17 +28,20 @@ from typing import Any
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.pinning.server import limits
+from kachery_p2p.pinning.server.counting import FELLOWS as _FELLOWS
+from kachery_p2p.pinning.server.counting import USED as _USED
+from kachery_p2p.pinning.server.counting import add_counters
+from kachery_p2p.pinning.server.listing import PinListing, add_indexes
 from kachery_p2p.pinning.server.requests import Filters, PinObject, no_funds
-from kachery_p2p.pinning.server.rows import COLUMNS, SCHEMA, Pin, Token, pin_of
+from kachery_p2p.pinning.server.rows import COLUMNS, FROM_VERSION_1, SCHEMA, Pin, Token, pin_of
 from kachery_p2p.sqlite import Settings, SQLiteFile
 from kachery_p2p.sqlite_schema import make_schema
 
 STORE_NAME = "pinning-service.sqlite"
-_VERSION = 1
+_VERSION = 2
 
-#: Bytes that a token's pins take: each root once, however often it is pinned.
-_USED = "(SELECT coalesce(sum(size), 0) FROM (SELECT max(size) AS size FROM pins WHERE owner = ? GROUP BY key))"
-
+#: What a `Token` is made of.
+_TOKEN = "id, name, quota, added, seen, hash IS NOT NULL, account"
 
 #: Inside the class below, `list` is a method of it.
 Pins = list[Pin]
@@ -57,6 +63,9 @@ class PinStore:
     Args:
         path: the file, `STORE_NAME` in the data directory. It is made on first use, for its owner alone.
         wall: seconds since 1970.
+
+    Attributes:
+        listing: looks through the pins of all owners.
     """
 
     def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:
@@ -68,11 +77,12 @@ class PinStore:
                 name="the list of what others have pinned here,",
                 unharmed="nothing that is pinned is harmed",
                 repair="Stop kachery-cloud-node, move the file away, and have those who pin here pin it again",
-                prepare=lambda db: make_schema(db, SCHEMA, _VERSION, path, "a list of pins for others"),
+                prepare=lambda db: _prepare(db, path),
                 durable=True,
                 version=_VERSION,
             ),
         )
+        self.listing = PinListing(self._file)
 
     def close(self) -> None:
         """Close the file; it is opened again when it is needed."""
@@ -123,23 +133,63 @@ class PinStore:
                 db.execute("DELETE FROM tokens WHERE id = ?", row)
             return left
 
+    def grant(self, name: str, token_hash: bytes, account: str, quota: int | None) -> None:
+        """Take a token of which only the hash is known here; an earlier one of that name ends.
+
+        Args:
+            name: whose pins it reaches.
+            token_hash: see `hash_of`.
+            account: whose quota it shares.
+            quota: of the account, for all its tokens.
+        """
+        with self._file.write() as db:
+            db.execute(
+                "INSERT INTO tokens (name, hash, quota, added, account) VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO "
+                "UPDATE SET hash = excluded.hash, added = excluded.added, seen = NULL, account = excluded.account",
+                (name, token_hash, quota, self._wall(), account),
+            )
+            db.execute("UPDATE tokens SET quota = ? WHERE account = ?", (quota, account))
+
+    def owner(self, name: str, account: str, quota: int | None) -> Token:
+        """Who has the pins of a name, which are on an account; without a token where there is none yet.
+
+        For what is pinned on somebody's behalf by the process of the service itself.
+        """
+        with self._file.write() as db:
+            db.execute(
+                "INSERT INTO tokens (name, quota, added, account) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
+                (name, quota, self._wall(), account),
+            )
+            row = db.execute(f"SELECT {_TOKEN} FROM tokens WHERE name = ?", (name,)).fetchone()
+            return _token(row)
+
+    def set_quota(self, account: str, quota: int | None) -> None:
+        """Change the quota of an account."""
+        with self._file.write() as db:
+            db.execute("UPDATE tokens SET quota = ? WHERE account = ?", (quota, account))
+
+    def used(self, account: str) -> int:
+        """Bytes that the pins of an account take, each root once."""
+        row = self._file.one("SELECT used FROM counted WHERE pot = ?", (account,))
+        return 0 if row is None else row[0]
+
     def tokens(self) -> list[Token]:
         """Everybody who may pin here, or has pins, by name."""
         rows = self._file.all(
             "SELECT t.id, t.name, t.quota, t.added, t.seen, t.hash IS NOT NULL, "
             "(SELECT count(*) FROM pins p WHERE p.owner = t.id), "
             "(SELECT coalesce(sum(size), 0) FROM (SELECT max(size) AS size FROM pins WHERE owner = t.id GROUP BY key)) "
-            "FROM tokens t ORDER BY t.name"
+            ", t.account FROM tokens t ORDER BY t.name"
         )
         return [Token(id, name, quota, added, seen, bool(valid), *more) for id, name, quota, added, seen, valid, *more
                 in rows]  # fmt: skip
 
     def token(self, text: str) -> Token | None:
         """Who shows a token; None where it is nobody's."""
-        row = self._file.one("SELECT id, name, quota, added, seen FROM tokens WHERE hash = ?", (hash_of(text),))
+        row = self._file.one(f"SELECT {_TOKEN} FROM tokens WHERE hash = ?", (hash_of(text),))
         if row is None:
             return None
-        found, now = Token(*row), self._wall()
+        found, now = _token(row), self._wall()
         if found.seen is None or not now - 3600 < found.seen <= now:
             with self._file.write(durable=False) as db:
                 db.execute("UPDATE tokens SET seen = ? WHERE id = ?", (now, found.id))
@@ -227,6 +277,14 @@ class PinStore:
         with self._file.write() as db:
             return self._take(db, owner, request_id)
 
+    def delete_any(self, request_id: str) -> bool:
+        """Take a pin away, whosever it is; whether there was one. Who may is decided before."""
+        with self._file.write() as db:
+            row = db.execute("SELECT id FROM pins WHERE request_id = ?", (_text(request_id),)).fetchone()
+            if row is not None:
+                _delete(db, row[0])
+            return row is not None
+
     def _take(self, db: sqlite3.Connection, owner: Token, request_id: str) -> bool:
         row = db.execute(
             "SELECT id FROM pins WHERE request_id = ? AND owner = ?", (_text(request_id), owner.id)
@@ -281,13 +339,11 @@ class PinStore:
     def reserve(self, pin: Pin, size: int) -> bool:
         """Count the bytes of a pin; whether it is within the quota, and still there. Else nothing is counted."""
         with self._file.write() as db:
-            row = db.execute(
-                "SELECT t.id, t.name, t.quota, t.added, t.seen FROM tokens t WHERE t.id = ?", (pin.owner,)
-            ).fetchone()
+            row = db.execute("SELECT quota FROM tokens WHERE id = ?", (pin.owner,)).fetchone()
             if row is None:
                 return False
             db.execute("UPDATE pins SET size = ? WHERE id = ?", (size, pin.id))
-            quota = row[2]
+            (quota,) = row
             if quota is not None and db.execute(f"SELECT {_USED}", (pin.owner,)).fetchone()[0] > quota:
                 db.execute("UPDATE pins SET size = NULL WHERE id = ?", (pin.id,))
                 return False
@@ -371,6 +427,30 @@ class PinStore:
         return dict(self._file.all("SELECT status, count(*) FROM pins GROUP BY status"))
 
 
+def _token(row: Sequence[Any]) -> Token:
+    id, name, quota, added, seen, valid, account = row
+    return Token(id, name, quota, added, seen, bool(valid), account=account)
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    """Make the tables, or bring those of the version before up to date."""
+    if db.execute("PRAGMA user_version").fetchone()[0] == 1:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            if db.execute("PRAGMA user_version").fetchone()[0] == 1:
+                for statement in FROM_VERSION_1.split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version={_VERSION}")
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+    make_schema(db, SCHEMA, _VERSION, path, "a list of pins for others")
+    add_counters(db)
+    add_indexes(db)
+
+
 def _check_room(db: sqlite3.Connection, owner: Token, key: bytes, size: int | None) -> None:
     """Refuse what is over the quota.
 
@@ -387,7 +467,9 @@ def _check_room(db: sqlite3.Connection, owner: Token, key: bytes, size: int | No
     if quota is None:
         return
     (used,) = db.execute(f"SELECT {_USED}", (owner.id,)).fetchone()
-    (own,) = db.execute("SELECT max(size) FROM pins WHERE owner = ? AND key = ?", (owner.id, key)).fetchone()
+    (own,) = db.execute(
+        f"SELECT max(size) FROM pins WHERE owner IN {_FELLOWS} AND key = ?2", (owner.id, key)
+    ).fetchone()
     if own is None and used + (size or 1) > quota:
         needed = "" if size is None else f", and this takes {size}"
         raise no_funds(f"{used} of {quota} bytes are used{needed}. Delete pins, or ask those who run this service.")
