@@ -172,7 +172,8 @@ def test_what_a_killed_process_left(data: Path) -> None:
     kcl.store_text("makes the directory", local=True)
     for name, age in (("figure-old", 90_000), ("figure-new", 60), ("other", 90_000)):
         (data / "tmp" / name / "arrays").mkdir(parents=True)
-        os.utime(data / "tmp" / name, (time.time() - age,) * 2)
+        then = time.time() - age
+        os.utime(data / "tmp" / name, (then, then))
     store({"data": []})
     assert sorted(os.listdir(data / "tmp")) == ["figure-new", "other"]
 
