@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from kachery_cloud.errors import FormatError, InvalidURI, IsADirectory, NodeError, NotADirectory, PathNotFound
 from kachery_cloud.figures.document import DOCUMENT, Document, TableFile, read_document
@@ -14,7 +13,7 @@ from kachery_cloud.figures.storing import UNTITLED, folder_of
 from kachery_cloud.figures.values import ARRAYS
 from kachery_cloud.figures.viewer import PATH, viewer_files
 from kachery_cloud.settings.config import load_config
-from kachery_cloud.uri import join, parse_uri
+from kachery_cloud.uri import format_uri, join, parse_uri
 from kachery_p2p.urls import BadURL, base_url
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def figure_link(uri: str, *, gateway: str | None = None, self_contained: bool = 
 
     Args:
         uri: of the figure: what `store_figure` gave, or of a JSON file in the format of `docs/figures.md`.
-        gateway: where the link leads, such as `https://lab.example.org:8090`: a gateway of a node of kachery-cloud;
+        gateway: where the link leads, such as `http://192.168.1.7:8090`: a gateway of a node of kachery-cloud;
             with `self_contained` any IPFS gateway. Without it, the gateway of the node that runs here.
         self_contained: store the viewer and all data of the figure in one folder, and give the URI of that, which
             every gateway shows as a web page; with `gateway` the link to it there.
@@ -48,9 +47,8 @@ def figure_link(uri: str, *, gateway: str | None = None, self_contained: bool = 
             return str(made)
         return f"{_base(gateway)}/ipfs/{made.cid}/"
     base = running_gateway(config) if gateway is None else _base(gateway)
-    named = replace(found, providers=(), label=None, groups=())
     # Behind the mark, so that it is in no log of a server.
-    return f"{base}{PATH}#{quote(str(named), safe=':/')}"
+    return f"{base}{PATH}#{format_uri(found.cid, found.path)}"
 
 
 def _base(url: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 #: What a figure without a title is called in lists.
 UNTITLED = "figure"
+#: How folders begin that are there while a figure is stored; seconds after which one was left by a process that died.
+_BEGINNING = "figure-"
+_LEFT_OVER = 86_400.0
 
 
 def store_figure(
@@ -89,7 +93,8 @@ def folder_of(config: Config, name: str, files: Mapping[str, Content]) -> Iterat
     """A folder of files, removed afterwards. Files of the user are symbolic links in it: they are not copied twice."""
     repo = repository(config)
     with explained("storing in", config.directory):
-        parent = Path(tempfile.mkdtemp(prefix="figure-", dir=repo.directory / "tmp"))
+        _clean(repo.directory / "tmp")
+        parent = Path(tempfile.mkdtemp(prefix=_BEGINNING, dir=repo.directory / "tmp"))
     try:
         folder = parent / _file_name(name)
         for path, content in files.items():
@@ -98,6 +103,14 @@ def folder_of(config: Config, name: str, files: Mapping[str, Content]) -> Iterat
         yield folder
     finally:
         shutil.rmtree(parent, ignore_errors=True)
+
+
+def _clean(folder: Path) -> None:
+    """Remove what processes left that were killed while they stored a figure."""
+    for path in folder.glob(f"{_BEGINNING}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.lstat().st_mtime > _LEFT_OVER:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _write(path: Path, content: Content) -> None:

@@ -189,6 +189,7 @@ def _gateway_server(node: Node, config: Config, choice: GatewayChoice) -> Gatewa
         fetch=fetch if choice.fetch else None,
         fetch_apart=fetch_apart if choice.fetch else None,
         fetched_apart=lambda: node.public_loads.contents,
+        names=config.gateway_names,
         agent=AGENT,
         resolver=node.finding.names,
         gate=node.gate,

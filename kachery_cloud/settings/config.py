@@ -32,6 +32,7 @@ from kachery_cloud.settings.values import (
     FOR_WHOM,
     GATEWAY_TOKENS,
     GATEWAYS,
+    HOST_NAMES,
     ISSUER,
     LISTENER,
     ORIGIN,
@@ -266,6 +267,12 @@ class Config:
     )
     gateway_tokens: Mapping[str, str] = _setting(
         GATEWAY_TOKENS, {}, "Tokens that some of the gateways ask for.", secret=bool
+    )
+    gateway_names: tuple[str, ...] = _setting(
+        HOST_NAMES,
+        (),
+        "Host names by which this machine's gateway may be called.",
+        unset="addresses and `localhost` alone",
     )
     gateway_origins: tuple[str, ...] = _setting(
         ORIGINS,

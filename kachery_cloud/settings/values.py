@@ -327,6 +327,19 @@ def _origins(value: Any, origin: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _host_names(value: Any, origin: str) -> tuple[str, ...]:
+    """Names of hosts in small letters, without ports, each once."""
+    if isinstance(value, str):
+        value = [part for part in re.split(r"[,\s]+", value) if part]
+    if not isinstance(value, (list, tuple)) or not all(isinstance(part, str) for part in value):
+        raise ConfigError(f"{origin} is {shown(value)}; it must be a list of host names.")
+    found = dict.fromkeys(part.strip().lower().rstrip(".") for part in value)
+    for part in found:
+        if not re.fullmatch(r"(?!-)[a-z0-9-]{1,63}(\.(?!-)[a-z0-9-]{1,63})*", part) or len(part) > 253:
+            raise ConfigError(f"{shown(part)} ({origin}) is not the name of a host, such as lab.example.org.")
+    return tuple(found)
+
+
 def _own_peers(value: Any, origin: str) -> tuple[str, ...]:
     """Peer IDs, each once."""
     if isinstance(value, str):
@@ -427,6 +440,7 @@ DIRECTORIES = Parser(
 )
 ADDRESSES = Parser(parse_addresses, "multiaddrs")
 OWN_PEERS = Parser(_own_peers, "peer IDs")
+HOST_NAMES = Parser(_host_names, "host names")
 ORIGINS = Parser(_origins, "origins such as `https://lab.example.org`")
 FOR_WHOM = Parser(_for_whom, "names of groups, `private` or `public`")
 BOOTSTRAP = Parser(parse_bootstrap, "multiaddrs, `default` or `none`", none="default")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 from scripts.workstation import Workstation
 from tests.conftest import StartWorkstation
 from tests.helpers.browser import browse_with
+from tests.helpers.devtools import Browser
 
 _STORE = """
 import numpy as np
@@ -126,6 +129,98 @@ def test_a_page_of_another_origin_reads_an_array(station: Workstation, browse: C
         "missing": 404,
         "written": False,
     }
+
+
+_STORE_TWO = """
+import os
+from pathlib import Path
+from kachery_p2p.gateway.server.token import gateway_token
+say([kcl.store_json({"trials": [1, 2, 3]}), kcl.store_json("a secret", to="private"),
+    gateway_token(Path(os.environ["KACHERY_CLOUD_DIR"]))])
+"""
+
+#: What a page of another origin may find out, and what it may do.
+_TRY = """(async () => {
+  const tried = async (address, options) => {
+    try {
+      const answer = await fetch(address, options)
+      return answer.ok ? await answer.text() : answer.status
+    } catch (error) {
+      return 'refused'
+    }
+  }
+  const head = await fetch(PUBLIC, { method: 'HEAD' })
+  const part = await fetch(PUBLIC, { headers: { Range: 'bytes=0-8' } })
+  const known = await fetch(PUBLIC, { headers: { 'If-None-Match': head.headers.get('ETag') }, cache: 'no-store' })
+  const token = { headers: { Authorization: `Bearer ${TOKEN}` } }
+  return {
+    json: await (await fetch(PUBLIC)).json(),
+    head: [head.status, head.headers.get('Content-Length'), head.headers.get('ETag')],
+    part: [part.status, await part.text(), part.headers.get('Content-Range'), part.headers.get('Accept-Ranges')],
+    known: known.status,
+    private: await tried(PRIVATE),
+    'private, with the token': await tried(PRIVATE, token),
+    'private, with cookies': await tried(PRIVATE, { credentials: 'include' }),
+    posted: await tried(PUBLIC, { method: 'POST', body: 'x' }),
+    'posted without asking': (await fetch(PUBLIC, { method: 'POST', body: 'x', mode: 'no-cors' })).type,
+    deleted: await tried(PUBLIC, { method: 'DELETE' }),
+  }
+})()"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("allowed", [False, True])
+def test_what_a_page_of_another_origin_may_do(workstation: StartWorkstation, tmp_path: Path, allowed: bool) -> None:
+    """It reads what is public: whole, in part, its headers, and whether it is the same; and it writes nothing.
+
+    The token is of use to it only where the user has named its origin.
+    """
+    with site({"/figure": "<!doctype html><title>Lab</title>"}) as origin:
+        here = workstation(env={"KACHERY_CLOUD_GATEWAY_ORIGINS": origin} if allowed else {})
+        here.start("--gateway", "127.0.0.1:0")
+        public, private, token = here.call(_STORE_TWO)
+        gateway = here.status()["gateway"]["url"]
+        cid = public.removeprefix("ipfs://")
+        script = (
+            _TRY.replace("PUBLIC", json.dumps(f"{gateway}/ipfs/{cid}"))
+            .replace("PRIVATE", json.dumps(f"{gateway}/ipfs/{private.removeprefix('ipfs://').partition('?')[0]}"))
+            .replace("TOKEN", json.dumps(token))
+        )
+        with Browser(tmp_path / "browser") as browser:
+            page = browser.page()
+            page.open(f"{origin}/figure")
+            found = page.run(script)
+        assert found == {
+            "json": {"trials": [1, 2, 3]},
+            "head": [200, "18", f'"{cid}"'],
+            "part": [206, '{"trials"', "bytes 0-8/18", "bytes"],
+            "known": 304,
+            "private": 404,
+            "private, with the token": '"a secret"' if allowed else "refused",
+            "private, with cookies": "refused",
+            "posted": 405,
+            "posted without asking": "opaque",
+            "deleted": "refused",
+        }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_no_page_reaches_the_control_socket(workstation: StartWorkstation) -> None:
+    """It is a file, and no port: a browser has no address for it."""
+    here = workstation().start("--gateway", "127.0.0.1:0")
+    gateway = int(here.status()["gateway"]["url"].rpartition(":")[2])
+    listens = {int(address.split("/")[4]) for address in here.addrs}
+    with open(f"/proc/{here.node.pid}/net/tcp", encoding="ascii") as table:
+        lines = [line.split() for line in table.readlines()[1:]]
+    inodes: set[str] = set()
+    for each in os.scandir(f"/proc/{here.node.pid}/fd"):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            inodes.add(os.readlink(each.path))
+    ports = {
+        int(line[1].rpartition(":")[2], 16) for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in inodes
+    }
+    assert ports == {gateway, *listens}
 
 
 @pytest.mark.slow

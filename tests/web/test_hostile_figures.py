@@ -233,7 +233,8 @@ def nothing_happened(page: Page, listener: Listener) -> None:
     for place in places:
         assert place.run("typeof window.ran === 'undefined' && typeof ({}).ran === 'undefined'")
         assert place.run(
-            "[...document.querySelectorAll('script')].every(each => each.src.startsWith(new URL('/figure/viewer/', document.baseURI)))"
+            "[...document.querySelectorAll('script')]"
+            ".every(each => each.src.startsWith(new URL('/figure/viewer/', document.baseURI)))"
         )
         ours = "/figure/viewer/logo.svg"
         assert place.run(f"[...document.querySelectorAll('img')].every(each => each.src.endsWith('{ours}'))")
@@ -250,7 +251,7 @@ def nothing_happened(page: Page, listener: Listener) -> None:
 def test_what_is_hostile_in_a_figure_is_left_out(
     station: Workstation, page: Page, listener: Listener, name: str
 ) -> None:
-    """The figure is drawn; what would have run is text, what would have led away is no link. A click changes nothing."""
+    """The figure is drawn; what would have run is text, what would have led away no link. A click changes nothing."""
     page.open(stored(station, DRAWN_ALL_THE_SAME[name], listener))
     page.wait(f"{DRAWN} || {FAILED}")
     assert page.run(DRAWN), failure(page)

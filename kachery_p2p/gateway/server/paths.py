@@ -219,7 +219,8 @@ def check_host(host: str | None, names: Iterable[str]) -> None:
         if not (bare == "localhost" or bare.endswith(".localhost") or bare in {n.lower() for n in names}):
             raise PathRefusal(
                 421,
-                f"This gateway does not go by the name {host[:80]!a}. Use its address, or localhost.",
+                f"This gateway does not go by the name {host[:80]!a}. Use its address, or localhost; or name "
+                "it in the setting gateway_names.",
             ) from None
 
 

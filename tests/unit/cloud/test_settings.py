@@ -49,6 +49,7 @@ GIVEN: dict[str, tuple[str, object, object]] = {
     "members_only": ("on", True, True),
     "gateways": (URL, [URL], (URL,)),
     "gateway_tokens": (f"{URL}=secret", {URL: "secret"}, {URL: "secret"}),
+    "gateway_names": ("Lab.example.org. lab", ["lab.example.org", "lab"], ("lab.example.org", "lab")),
     "gateway_origins": (
         "https://Lab.example.org:443, http://localhost:8888",
         ["https://lab.example.org", "http://localhost:8888"],
@@ -109,6 +110,23 @@ def test_each_setting_is_read_from_its_variable_and_its_key(name: str, tmp_path:
     env = {"KACHERY_CLOUD_DIR": str(tmp_path)}
     assert read_settings(env)[1] == {"directory": "KACHERY_CLOUD_DIR", name: "config.json"}
     assert read_settings({**env, variable: text})[1][name] == variable
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("gateway_names", each) for each in ("lab.example.org:80", "https://lab", "a b/c", "-a", "a..b", "a" * 64)),
+        *(
+            ("gateway_origins", each)
+            for each in ("lab.example.org", "https://a/b", "null", "*", "file:///x", "https://u:p@a")
+        ),
+    ],
+)
+def test_names_and_origins_of_the_gateway_are_checked(name: str, value: str, tmp_path: Path) -> None:
+    """A name is one of a host, an origin has a scheme and a host and nothing else; the error names the variable."""
+    variable = SETTINGS[name].variable
+    with pytest.raises(ConfigError, match=variable):
+        config(tmp_path, **{variable: value})
 
 
 def test_pinning_services_come_from_both(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ export function named (location) {
     hash = hash.includes('://') ? hash : decodeURIComponent(hash)
   } catch { /* it is no URI then, either */ }
   if (hash === '' || hash === 'main') {
-    if (!/\/ipfs\/|^[a-z0-9]+\.ipfs\./.test(`${location.pathname}\n${location.host}`) && !location.host.includes('.ipfs.')) return null
+    // In a folder of IPFS the figure lies beside this page: at a path of a gateway, or at a host of its own.
+    if (!location.pathname.includes('/ipfs/') && !location.host.includes('.ipfs.')) return null
     const folder = location.pathname.replace(/[^/]*$/, '')
     return { uri: '', places: [{ address: `${folder}figure.json`, folder }] }
   }
