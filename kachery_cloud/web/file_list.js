@@ -12,11 +12,12 @@ const TYPING = 250
 const LOOK_AGAIN = 5000
 
 /**
- * A list that fills itself. `project` and `mine` choose; `empty` is shown where there is nothing.
+ * A list that fills itself. `project` and `mine` choose; `empty` is shown where there is nothing; `manages` tells that
+ * all of it may be deleted.
  *
  * It has `element`, and `refresh()`, which reads the first page again.
  */
-export function fileList ({ project = null, mine = null, me, empty, projects = null }) {
+export function fileList ({ project = null, mine = null, me, manages = false, empty, projects = null }) {
   const filter = h('input', { type: 'search', name: 'label', autocomplete: 'off', 'aria-label': 'Filter by label', placeholder: 'Filter by label' })
   const count = h('span', { class: 'hint', role: 'status' })
   const body = h('div', {})
@@ -56,7 +57,7 @@ export function fileList ({ project = null, mine = null, me, empty, projects = n
     shown.push(
       { head: 'Stored', cell: file => when(file.stored) },
       { head: 'State', cell: file => stateBadge(file.status) },
-      { head: '', cell: file => mayDelete(file, me) ? remover(file) : '' })
+      { head: '', cell: file => manages || mayDelete(file, me) ? remover(file) : '' })
     return shown
   }
 

@@ -50,6 +50,7 @@ class FakeLab:
         contents: id of a file -> its name and bytes.
         claimed: id of a file -> its size, where that is said to be another one.
         folders: id of a folder -> path of each file -> its bytes.
+        stuck: ids of files of which no more than the first part is ever given.
         read: (id of a file, what Range said), for each request of its bytes.
         asked: ("POST", "/api/v1/...", what was sent), for each change.
     """
@@ -59,6 +60,7 @@ class FakeLab:
         self.administrator = administrator
         self.contents: dict[str, tuple[str, bytes]] = {}
         self.claimed: dict[str, int] = {}
+        self.stuck: set[str] = set()
         self.folders: dict[str, dict[str, bytes]] = {}
         self.asked: list[tuple[str, str, bytes]] = []
         self.read: list[tuple[str, str | None]] = []
@@ -233,6 +235,8 @@ class FakeLab:
             return Response(data, headers=headers, media_type="application/octet-stream")
         if not data:
             return Response(b"", 416, {**headers, "content-range": "bytes */0"})
+        if id in self.stuck and not asked.startswith("bytes=0-65535"):
+            await trio.sleep_forever()
         first, last = (int(each) for each in asked.removeprefix("bytes=").split("-"))
         size = self.claimed.get(id, len(data))
         headers["content-range"] = f"bytes {first}-{min(last, size - 1)}/{size}"

@@ -16,7 +16,7 @@ from scripts.page_pictures import settle
 from tests.helpers.devtools import Browser, Page, axe_core
 from tests.helpers.lab import LabClient, RunningLab, Wall, running_lab
 from tests.helpers.openid import OpenIDProvider, web_client
-from tests.web.lab_examples import hdf5, npy, png
+from tests.web.lab_examples import hdf5, npy, png, zarr
 
 pytestmark = pytest.mark.slow
 
@@ -156,6 +156,40 @@ def takes_away(page: Page, url: str, count: int) -> None:
     page.wait(f"document.querySelectorAll('main tbody tr').length === {count - 1}")
     page.click("#who button")
     page.wait("document.querySelector('main a.button')?.textContent.startsWith('Sign in')")
+
+
+async def test_a_folder_that_a_client_stored(tmp_path: Path, browser: Browser) -> None:
+    """A zarr store that a client has pinned shows its state until it is kept, then its tree, and a file in it."""
+    folder = tmp_path / "annotation.zarr"
+    for name, data in zarr().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    async with running_lab(tmp_path / "lab", wall=Wall(time.time())) as lab:
+        ada = await lab.member("Ada")
+        client = await lab.register(await lab.browser(ada))
+        root = (await trio.to_thread.run_sync(lab.node.repo.store_directory, folder)).cid
+        pinned = await client.by_token("POST", "/pins", {"cid": str(root), "name": "annotation.zarr"})
+        assert pinned.status_code == 202, pinned.text
+        secret, _ = await trio.to_thread.run_sync(lab.server.lab.invitations.make, ada.id)
+        page = browser.page()
+
+        def looks() -> None:
+            page.open(f"{lab.url}/invitation/{secret}")
+            page.click("main button")
+            page.wait("document.querySelector('#who button')")
+            page.open(f"{lab.url}/files")
+            page.wait("document.querySelector('main tbody .badge.good')")
+            page.click("main th a")
+            page.wait("document.querySelector('.preview .tree')")
+            settle(page)
+            text = page.text(".preview")
+            for each in ('species: "mouse"', "Array of zarr", "128 × 128", "4 parts", "Annotation of 2026."):
+                assert each in text
+            assert page.accessibility(axe_core()) == []
+
+        await trio.to_thread.run_sync(looks)
+        assert page.complaints == []
+        page.close()
 
 
 async def test_an_administrator_by_invitation(tmp_path: Path, browser: Browser) -> None:

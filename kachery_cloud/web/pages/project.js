@@ -12,8 +12,8 @@ export async function show (into, { me, names }) {
   const project = await get(path)
   document.title = document.title.replace(/^Project/, project.name)
   const manages = project.role === 'administrator' || me.role === 'administrator'
-  const writes = manages || project.role === 'writer'
-  const files = fileList({ project: project.id, me, empty: nothing(project, writes) })
+  const writes = project.role === 'administrator' || project.role === 'writer'
+  const files = fileList({ project: project.id, me, manages, empty: nothing(project, writes) })
   add(into,
     h('h1', {}, project.name),
     project.description ? h('p', {}, project.description) : null,
@@ -99,19 +99,25 @@ function adder (put, onerror) {
 function changes (project, path) {
   const name = h('input', { name: 'name', value: project.name, required: true, maxlength: 64 })
   const description = h('input', { name: 'description', value: project.description ?? '', maxlength: 2000 })
+  const open = h('input', { type: 'checkbox', name: 'open' })
   const trouble = h('div', {})
-  const form = h('form', { class: 'card' }, field('Name', name), field('What it is about', description), trouble,
+  const form = h('form', { class: 'card' }, field('Name', name), field('What it is about', description),
+    project.visibility === 'members'
+      ? h('div', { class: 'field' }, h('label', {}, open, ' Let anyone with the URI load what is in it'), h('div', { class: 'hint' }, 'This cannot be undone: others may keep what they have loaded.'))
+      : null,
+    trouble,
     h('div', { class: 'row' },
       h('button', { type: 'submit' }, 'Save'),
       action('Delete project', async () => {
-        if (!await confirmed(`Delete the project ${project.name}?`, 'Delete project', 'Its files are no longer kept for it.')) return
-        await change('DELETE', path)
+        const [what, query] = project.files ? [` with ${plural(project.files, 'file')} in it`, '?files=delete'] : ['', '']
+        if (!await confirmed(`Delete the project ${project.name}${what}?`, 'Delete project', 'This node no longer keeps what was in it. Computers that have it keep theirs.')) return
+        await change('DELETE', path + query)
         location.assign('/projects')
       }, { kind: 'danger', onerror: error => fill(trouble, notice('bad', error.message)) })))
   form.addEventListener('submit', async event => {
     event.preventDefault()
     try {
-      await change('PATCH', path, { name: name.value.trim(), description: description.value.trim() })
+      await change('PATCH', path, { name: name.value.trim(), description: description.value.trim(), ...(open.checked ? { visibility: 'public' } : {}) })
       location.reload()
     } catch (error) {
       fill(trouble, notice('bad', error.message))

@@ -73,7 +73,7 @@ export async function arrayView (into, { shape, size, about, read, note = null }
     add(bar, action('Earlier', move(-step), { kind: 'quiet' }), action('Later', move(step), { kind: 'quiet' }))
   }
   fill(holder, bar.childElementCount ? bar : null, shown)
-  await draw()
+  await guarded()
 }
 
 function picture (values, count, columns, view, last, axis) {

@@ -23,8 +23,8 @@ export async function folderPreview (into, { path, label }) {
 }
 
 async function entries (path, below) {
-  const { items } = await get(`${path}/entries`, { path: below })
-  return { items: items.slice(0, MOST_ENTRIES), count: items.length }
+  const { items, count } = await get(`${path}/entries`, { path: below })
+  return { items: items.slice(0, MOST_ENTRIES), count: count ?? items.length }
 }
 
 function contentOf (path, below) {

@@ -35,6 +35,7 @@ class Reader {
       clearTimeout(asked?.timer)
       if (data.error !== undefined) asked?.failed(new NoPreview(data.error))
       else asked?.done(data.value)
+      if (data.broken) this.end('The reader of HDF5 files has failed on this file.')
     })
     this.worker.addEventListener('error', event => {
       event.preventDefault()

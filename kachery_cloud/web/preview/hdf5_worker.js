@@ -3,7 +3,7 @@
 // libhdf5 reads when it wants to, so its reads are answered by synchronous requests, which only workers may make. What is
 // read is bounded, in all and for each question, whatever the file says of itself.
 
-import './quiet.js'
+import './before_hdf5.js'
 import { FS, File, Dataset, Group, BrokenSoftLink, ExternalLink, ready } from '../vendor/h5wasm/hdf5_hl.js'
 
 const PIECE = 256 * 1024
@@ -22,6 +22,7 @@ const MOST_DEPTH = 64
 
 let file = null
 let fetched = 0
+let checked = false
 /** Why the node gave no bytes. libhdf5 is told of a read that failed, as from any disk, and ends in good order. */
 let trouble = null
 /** EIO, as the C library that libhdf5 stands on has it. */
@@ -79,9 +80,32 @@ function mount (url, size) {
   }
 }
 
+/**
+ * See that a read which failed is an error. h5wasm does not look, and would show what happened to lie in the memory; worse,
+ * it would follow pointers there. So memory that it reads into begins as zeros.
+ */
+function check (module) {
+  if (checked) return
+  checked = true
+  for (const name of ['get_dataset_data', 'get_attribute_data']) {
+    const read = module[name]
+    module[name] = (...args) => {
+      const status = read(...args)
+      if (status < 0) throw new Error('a read failed')
+      return status
+    }
+  }
+  const allocate = module._malloc
+  module._malloc = size => {
+    const pointer = allocate(size)
+    if (pointer) module.HEAPU8.fill(0, pointer, pointer + size)
+    return pointer
+  }
+}
+
 async function open (url, size) {
   if (file !== null) return
-  await ready
+  check(await ready)
   mount(url, size)
   file = new File('/file.h5', 'r')
   if (file.file_id < 0n) {
@@ -197,12 +221,15 @@ addEventListener('message', ({ data }) => {
     fetched = 0
     trouble = null
     let answer
+    let broken = false
     try {
       await open(data.url, data.size)
       answer = { value: QUESTIONS[data.what](data) }
     } catch (error) {
+      // After that its memory may be in any state: another worker answers the next question.
+      broken = error instanceof WebAssembly.RuntimeError
       answer = { error: error instanceof Told ? error.message : `This part cannot be read: it is damaged, or leads nowhere. (${String(error.message ?? error).slice(0, 200)})` }
     }
-    postMessage({ number: data.number, ...(trouble === null ? answer : { error: trouble }) })
+    postMessage({ number: data.number, broken, ...(trouble === null ? answer : { error: trouble }) })
   })
 })

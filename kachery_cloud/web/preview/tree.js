@@ -12,19 +12,15 @@ const TEXT = 2000
 /** A tree of a JSON value. */
 export function valueTree (value, label) {
   const top = branch(value)
-  return h('ul', { class: 'tree', 'aria-label': label }, top ? [...entries(value)].length === 0 ? h('li', {}, summary(value)) : parts(value) : h('li', {}, leaf(value)))
+  return h('ul', { class: 'tree', 'aria-label': label }, !top ? h('li', {}, leaf(value)) : isEmpty(value) ? h('li', {}, summary(value)) : parts(value))
 }
 
 function branch (value) {
   return value !== null && typeof value === 'object'
 }
 
-function * entries (value) {
-  if (Array.isArray(value)) {
-    for (let index = 0; index < value.length; index++) yield [String(index), value[index]]
-  } else {
-    for (const key of Object.keys(value)) yield [key, value[key]]
-  }
+function isEmpty (value) {
+  return (Array.isArray(value) ? value : Object.keys(value)).length === 0
 }
 
 function summary (value) {
@@ -37,18 +33,22 @@ function leaf (value) {
 }
 
 function parts (value) {
-  return stepwise([...entries(value)], ([key, each]) => branch(each)
+  const one = (key, each) => branch(each)
     ? openable([h('span', { class: 'name' }, key), ' ', h('span', { class: 'muted' }, summary(each))], () => parts(each))
-    : h('li', {}, h('div', { class: 'leaf' }, h('span', { class: 'name' }, key), ': ', leaf(each))))
+    : h('li', {}, h('div', { class: 'leaf' }, h('span', { class: 'name' }, key), ': ', leaf(each)))
+  // A list of millions is not copied to show two hundred of it.
+  return Array.isArray(value)
+    ? stepwise(value, (each, index) => one(String(index), each))
+    : stepwise(Object.keys(value), key => one(key, value[key]))
 }
 
-/** The first items as elements, and a button for those that follow. */
-export function stepwise (items, draw) {
-  const shown = items.slice(0, STEP).map(draw)
-  if (items.length <= STEP) return shown
+/** The first items as elements, and a button for those that follow. `draw` gets an item and its index. */
+export function stepwise (items, draw, from = 0) {
+  const shown = items.slice(from, from + STEP).map((each, index) => draw(each, from + index))
+  const left = items.length - from - STEP
+  if (left <= 0) return shown
   const rest = h('li', {})
-  const button = action(`Show more (${plural(items.length - STEP, 'other')})`, () => rest.replaceWith(...stepwise(items.slice(STEP), draw)), { kind: 'quiet small' })
-  rest.append(button)
+  rest.append(action(`Show more (${plural(left, 'other')})`, () => rest.replaceWith(...stepwise(items, draw, from + STEP)), { kind: 'quiet small' }))
   return [...shown, rest]
 }
 

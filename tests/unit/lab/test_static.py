@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -22,7 +21,7 @@ STYLE = f"/static/{VERSION}/style.css"
 
 
 @pytest.fixture
-def http() -> Iterator[httpx.AsyncClient]:
+def http() -> httpx.AsyncClient:
     """Asks the routes without a socket."""
     transport = httpx.ASGITransport(app=Router(static.routes(None)))
     return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8095")
