@@ -1,8 +1,9 @@
-"""What a lab's node costs with many pins, and how fast it answers: `python -m scripts.lab_load`.
+"""What a lab's node costs with many pins and clients, and how fast it answers: `python -m scripts.lab_load`.
 
 A data directory is made with so many small values, all pinned by the clients of some members and in some projects. One
-`kachery-cloud-node --lab` serves it: the time until it does, its memory, its CPU time while nothing is asked of it, and
-how long the questions take that the page asks.
+`kachery-cloud-node --lab` serves it: the time until it does, its memory, its CPU time while nothing is asked of it.
+Then clients connect, each of which fetches a block now and then (`lab_clients`): memory and CPU time with them, how
+long the questions take that the page asks, and when a browser has painted the list of files.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import os
 import platform
 import sqlite3
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -31,7 +35,18 @@ from kachery_p2p.repo.catalog import CATALOG_NAME
 from kachery_p2p.repo.kept_rows import PINNED
 from kachery_p2p.repo.keys import new_identity
 from kachery_p2p.repo.repo import Repo
+from scripts.lab_members import LabMember
 from scripts.workstation import Workstation
+
+#: Seconds that each client waits at most between two blocks.
+PAUSE_SECONDS = 4.0
+#: Roots that they choose from.
+_CHOICE = 2000
+#: Milliseconds from the first byte asked for to the first thing to be seen, and to the list.
+_PAINTED = """(() => {
+  const paint = performance.getEntriesByName('first-contentful-paint')[0]
+  return [paint ? paint.startTime : -1, performance.now()]
+})()"""
 
 MEMBERS, PROJECTS = 100, 20
 #: Values that are stored at once.
@@ -42,8 +57,8 @@ SETTLE_SECONDS = 20.0
 IDLE_SECONDS = 30.0
 
 
-def fill(directory: Path, pins: int) -> str:
-    """Make the data directory; the token of one client."""
+def fill(directory: Path, pins: int) -> tuple[str, list[CID]]:
+    """Make the data directory; the token of one client, and what is pinned."""
     directory.mkdir(parents=True, exist_ok=True)
     values = [f"value {number}".encode() * 4 for number in range(pins)]
     roots = [CID(1, RAW, b"\x12\x20" + hashlib.sha256(value).digest()) for value in values]
@@ -63,7 +78,7 @@ def fill(directory: Path, pins: int) -> str:
     store.close()
     database.close()
     _pin(directory, roots, owners, made)
-    return secrets[0]
+    return secrets[0], roots
 
 
 def _pin(directory: Path, roots: list[CID], owners: list[int], projects: list[str]) -> None:
@@ -106,10 +121,54 @@ def asked(ask: Callable[[], httpx.Response], times: int) -> tuple[float, float]:
     return statistics.median(taken), taken[int(0.95 * (len(taken) - 1))]
 
 
+@contextmanager
+def _clients(address: str, count: int, roots: list[CID]) -> Iterator[None]:
+    """So many clients of the node, connected."""
+    command = [sys.executable, "-m", "scripts.lab_clients", address, str(count), str(PAUSE_SECONDS)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write("".join(f"{root}\n" for root in roots[:_CHOICE]))
+            process.stdin.close()
+            if not process.stdout.readline().startswith("connected"):
+                raise SystemExit("the clients could not connect")
+            yield
+            if process.poll() is not None:
+                raise SystemExit("the clients ended")
+        finally:
+            process.kill()
+
+
+def _paint(station: Workstation, url: str, profile: Path) -> None:
+    """When a browser has painted the list of files of somebody who is signed in."""
+    from kachery_cloud.lab.sessions import COOKIE
+    from tests.helpers.devtools import CHROMIUM, Browser
+
+    if CHROMIUM is None:
+        print("first paint: not measured, for Chromium is not installed")
+        return
+    member = LabMember(station, url, "Onlooker")
+    profile.mkdir()
+    with Browser(profile) as browser:
+        taken: list[tuple[float, float]] = []
+        for _ in range(5):
+            page = browser.page()
+            page.cookie(COOKIE, member.http.cookies[COOKIE], url)
+            page.open(f"{url}/files")
+            page.wait("document.querySelector('main table tbody tr')")
+            taken.append(tuple(page.run(_PAINTED)))
+            page.close()
+    paints, lists = zip(*taken, strict=True)
+    print(f"first paint {statistics.median(paints):.0f} ms, the list is there after {statistics.median(lists):.0f} ms")
+    member.close()
+
+
 def main() -> int:
     """Measure and print. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pins", type=int, default=100_000, help="how many pins (100000)")
+    parser.add_argument("--clients", type=int, default=100, help="how many clients are connected (100)")
     parser.add_argument("--folder", type=Path, help="a folder to work in; its file system is measured, too")
     options = parser.parse_args()
     with (
@@ -117,7 +176,7 @@ def main() -> int:
         Workstation(Path(folder)) as station,
     ):
         begun = time.perf_counter()
-        token = fill(station.directory, options.pins)
+        token, roots = fill(station.directory, options.pins)
         print(f"{options.pins} pins of {MEMBERS} members in {PROJECTS} projects")
         print(f"made in {time.perf_counter() - begun:.0f} s on {platform.machine()}, {os.cpu_count()} cores")
         begun = time.perf_counter()
@@ -130,7 +189,15 @@ def main() -> int:
         time.sleep(IDLE_SECONDS)
         print(f"CPU while nothing is asked {100 * (read(pid)[0] - cpu) / IDLE_SECONDS:.2f} %")
         headers = {"authorization": f"Bearer {token}"}
-        with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as client:
+        with (
+            _clients(station.addr, options.clients, roots),
+            httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as client,
+        ):
+            cpu, memory = read(pid)
+            time.sleep(IDLE_SECONDS)
+            after, memory = read(pid)
+            busy = 100 * (after - cpu) / IDLE_SECONDS
+            print(f"{options.clients} clients connected: memory {memory / 1e6:.0f} MB, CPU {busy:.1f} %")
             for path in (
                 "/api/v1/me",
                 "/api/v1/projects",
@@ -145,6 +212,7 @@ def main() -> int:
             ):
                 median, most = asked(lambda path=path: client.get(path), ASKED)
                 print(f"{path:34} median {median:7.1f} ms   95 % within {most:7.1f} ms")
+            _paint(station, url, Path(folder) / "profile")
         print(f"memory afterwards {read(pid)[1] / 1e6:.0f} MB")
     return 0
 

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 #: Before the ID of a member in the name under which the pins are that they have uploaded.
 MEMBER = "member:"
 
+#: Members that are looked up one by one; more are read at once.
+_ONE_BY_ONE = 10
+
 #: Bytes that an upload leaves free on the disk: the databases of the node need some.
 KEPT_FREE = 256 * MIB
 #: Uploads at once, of all and of one member. Each takes room before it is known whether it fits.
@@ -177,17 +180,18 @@ class Files:
         self._projects.has_changed()
 
     def _shown(self, rows: list[OwnedPin]) -> list[FileShown]:
-        members: dict[str, Member | None] = {}
-        projects: dict[str, Project | None] = {}
+        ids = {row.account.removeprefix(MEMBER) for row in rows} - {""}
+        members: dict[str, Member | None]
+        if len(ids) < _ONE_BY_ONE:
+            members = {id: self._accounts.member(id) for id in ids}
+        else:
+            members = {member.id: member for member in self._accounts.members()}
+        projects = {id: self._projects.store.get(id) if id else None for id in {row.project for row in rows}}
         found: list[FileShown] = []
         for row in rows:
             id = row.account.removeprefix(MEMBER)
-            if id not in members:
-                members[id] = self._accounts.member(id) if id else None
-            if row.project not in projects:
-                projects[row.project] = self._projects.store.get(row.project) if row.project else None
             client = row.owner.removeprefix(CLIENT) if row.owner.startswith(CLIENT) else None
-            found.append(FileShown(row, members[id], client, projects[row.project]))
+            found.append(FileShown(row, members.get(id), client, projects[row.project]))
         return found
 
 

@@ -21,14 +21,12 @@ import hmac
 import ipaddress
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import trio
 from starlette.requests import Request
 
-from kachery_cloud.errors import ConfigError
 from kachery_cloud.lab import limits
 from kachery_cloud.lab.accounts_store import CLIENT, Accounts, Client, Member, Role
 from kachery_cloud.lab.answers import forbidden, read_body, unauthorized
@@ -44,6 +42,7 @@ from kachery_cloud.lab.registrations import Registrations
 from kachery_cloud.lab.sessions import COOKIE, SECURE_COOKIE, Session, Sessions
 from kachery_cloud.lab.signed_requests import BadSignature, Signed, check
 from kachery_cloud.lab.usage_store import Usage
+from kachery_cloud.settings.secret_file import read_secret
 from kachery_p2p.groups import group_of
 from kachery_p2p.node.pin_server import PinKeeper
 from kachery_p2p.node.served_log import LOG_NAME, ServedLog
@@ -63,8 +62,8 @@ T = TypeVar("T")
 
 #: Threads that look into the database and at the disk for requests.
 _THREADS = 8
-#: Characters of the secret that a provider gave.
-_MAX_SECRET = 4096
+#: Settings that hold from when they are read again.
+_RELOADED = ("lab_name", "lab_members", "lab_url", "openid_client_secret", "openid_client_secret_file")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
@@ -134,7 +133,7 @@ class Lab:
         self.usage = Usage(served, self.projects.store, self.accounts, pins, node.repo, wall)
         most = DEFAULT_UPLOAD if config.max_pin_bytes is None else config.max_pin_bytes
         self.uploads = Uploads(config.directory, node, pins, self.keeper, self.wake_pins, most_bytes=most)
-        self.provider = _provider(config, wall)
+        self.provider = self._provider()
         self._tls = tls
         self._threads = trio.CapacityLimiter(_THREADS)
         self._addresses = Rate(limits.ADDRESS_RATE, time.monotonic)
@@ -395,6 +394,34 @@ class Lab:
         """A cookie that `set_cookie` has set."""
         return request.cookies.get(f"__Host-{name}" if self.is_secure(request) else name)
 
+    # --- settings ---------------------------------------------------------------------------------------------------
+
+    @property
+    def reloaded(self) -> tuple[str, ...]:
+        """The settings that `use` takes up: those that need no restart."""
+        return _RELOADED
+
+    def check(self, config: Config) -> None:
+        """See that `use` can take settings up.
+
+        Raises:
+            ConfigError: there is no secret where they say.
+        """
+        if config.openid_client_id:
+            _secret_of(config)
+
+    def use(self, config: Config) -> None:
+        """Take up those of some settings that need no restart (`reloaded`)."""
+        self.config = replace(self.config, **{name: getattr(config, name) for name in _RELOADED})
+
+    def _provider(self) -> Provider | None:
+        config = self.config
+        if not config.openid_client_id:
+            return None
+        self.check(config)  # what is wrong with the secret is said when the node starts
+        # It is read anew for each sign-in: it may be changed meanwhile.
+        return Provider(config.openid_issuer, config.openid_client_id, lambda: _secret_of(self.config), wall=self.wall)
+
     # --- upkeep -----------------------------------------------------------------------------------------------------
 
     async def begin(self) -> None:
@@ -417,32 +444,9 @@ def _authority(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _provider(config: Config, wall: Callable[[], float]) -> Provider | None:
-    if not config.openid_client_id:
-        return None
-
-    def secret() -> str:
-        path = config.openid_client_secret_file
-        return config.openid_client_secret if path is None else _read_secret(path)
-
-    secret()  # what is wrong with it is said when the node starts
-    return Provider(config.openid_issuer, config.openid_client_id, secret, wall=wall)
-
-
-def _read_secret(path: Path) -> str:
-    """The secret in a file, which is read anew for each sign-in: it may be changed meanwhile.
-
-    Raises:
-        ConfigError: there is no such file, or it has no secret in it.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(_MAX_SECRET + 1).strip()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"The secret of the OpenID provider cannot be read from {path}: {error}.") from None
-    if not text or len(text) > _MAX_SECRET or not text.isprintable():
-        raise ConfigError(f"{path} (openid_client_secret_file) must have the secret in it, on one line.")
-    return text
+def _secret_of(config: Config) -> str:
+    path = config.openid_client_secret_file
+    return config.openid_client_secret if path is None else read_secret(path)
 
 
 def _take(rate: Rate, who: str) -> None:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from kachery_p2p.pinning.server.store import PinStore
 
 log = logging.getLogger("kachery_cloud.lab")
+
+T = TypeVar("T")
 
 #: An invitation of a client into a group is used at once; it is good for so long.
 INVITATION_SECONDS = 1 * HOUR
@@ -100,7 +102,7 @@ class Projects:
         self._pins = pins
         self._node = node
         self._wake = trio.Event()
-        self._sums = _Remembered(pins.listing.by_project)
+        self._sums = Remembered(pins.listing.by_project)
         self._changing = threading.Lock()
         if node is not None:
             node.groups.may_join = self.may_join
@@ -418,25 +420,25 @@ class Projects:
             unsubscribe()
 
 
-class _Remembered:
+class Remembered(Generic[T]):
     """Something that takes long to find out, and may be a little old.
 
     Args:
         find: finds it out.
     """
 
-    def __init__(self, find: Callable[[], Any]) -> None:
+    def __init__(self, find: Callable[[], T]) -> None:
         self._find = find
         self._lock = threading.Lock()
-        self._value: Any = None
+        self._value: T | None = None
         self._at = -1.0
         self._took = 0.0
 
-    def get(self) -> Any:
+    def get(self) -> T:
         """In a thread: it. Those who ask at the same time wait for one answer."""
         with self._lock:
             now = time.monotonic()
-            if self._at < 0 or now - self._at > PATIENCE * self._took:
+            if self._value is None or self._at < 0 or now - self._at > PATIENCE * self._took:
                 self._value = self._find()
                 self._at = time.monotonic()
                 self._took = self._at - now

@@ -40,6 +40,9 @@ PAGES = (
 #: A script that runs WebAssembly (libhdf5): in a worker, whose own answer says what it may do.
 WORKERS = frozenset({"preview/hdf5_worker.js"})
 
+#: Folders of what these pages are made of. What else lies beside them (the viewer of figures, which draws what others
+#: wrote) is for other origins, and never served where sessions are.
+_FOLDERS = frozenset({"pages", "preview", "vendor"})
 _FOLDER = Path(__file__).resolve().parents[1] / "web"
 _TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -125,6 +128,8 @@ def routes(lab: object) -> list[Route]:
 def _walk(folder: Path, before: str) -> Iterator[tuple[str, bytes]]:
     for each in folder.iterdir():
         if each.is_dir():
+            if not before and each.name not in _FOLDERS:
+                continue
             yield from _walk(each, f"{before}{each.name}/")
         elif _kind(each.name):
             yield before + each.name, each.read_bytes()

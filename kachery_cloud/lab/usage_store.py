@@ -19,6 +19,7 @@ import trio
 
 from kachery_cloud.lab.accounts_store import CLIENT, Accounts, Member
 from kachery_cloud.lab.files import MEMBER
+from kachery_cloud.lab.projects import Remembered
 from kachery_p2p.errors import KacheryError
 from kachery_p2p.node.served_log import OTHERS, KeptRow, ServedLog, day_of
 
@@ -108,6 +109,7 @@ class Usage:
         self._pins = pins
         self._repo = repo
         self._wall = wall
+        self._stored_now = Remembered(pins.listing.by_owner)
         served.owners = self.projects_of
 
     # --- noting -----------------------------------------------------------------------------------------------------
@@ -127,7 +129,7 @@ class Usage:
 
     def note(self) -> None:
         """In a thread: note what is stored now."""
-        sums = self._pins.listing.by_owner()
+        sums = self._stored_now.get()
         self._served.note_kept({key: (each.pins, each.bytes) for key, each in sums.items()})
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -142,6 +144,7 @@ class Usage:
 
     async def flush(self) -> None:
         """Have all that was served until now in what is shown."""
+        self._stored_now.forget()
         await self._served.flush()
 
     # --- showing ----------------------------------------------------------------------------------------------------
@@ -204,7 +207,7 @@ class Usage:
             last = today
             by_day[today] = [
                 KeptRow(today, owner, what, each.pins, each.bytes)
-                for (owner, what), each in self._pins.listing.by_owner().items()
+                for (owner, what), each in self._stored_now.get().items()
             ]
         found: list[tuple[int, list[KeptRow]]] = []
         known: list[KeptRow] | None = None

@@ -134,7 +134,8 @@ async def run_node(
 
             listeners = {"gateway": server, "pinning_service": pins}
             servers = {what: each for what, each in listeners.items() if each is not None}
-            beside = Service(node, config, servers, hooks=hooks, private=swarm_key is not None)
+            lab = getattr(pins, "lab", None)
+            beside = Service(node, config, servers, lab=lab, hooks=hooks, private=swarm_key is not None)
             methods = {**methods, **beside.methods}
             on_service(beside)
         async with trio.open_nursery() as nursery:

@@ -28,6 +28,7 @@ from kachery_p2p.node.scrub import Scrub
 from kachery_p2p.pinning.server.keeper import ServiceFigures
 
 if TYPE_CHECKING:
+    from kachery_cloud.lab.lab import Lab
     from kachery_cloud.settings.config import Config
     from kachery_p2p.http_server import HttpServer
     from kachery_p2p.node.node import Node
@@ -45,6 +46,7 @@ class Service:
         node: which.
         config: the settings with which it was started.
         servers: HTTP listeners, by what they are.
+        lab: that is served; None where none is.
         hooks: what it needs of the program; None where settings are not read again.
         private: whether there is a swarm key.
     """
@@ -55,12 +57,14 @@ class Service:
         config: Config,
         servers: Mapping[str, HttpServer],
         *,
+        lab: Lab | None = None,
         hooks: ServiceHooks | None,
         private: bool,
     ) -> None:
         self._node = node
         self._config = config
         self._servers = servers
+        self._lab = lab
         self._hooks = hooks
         self._private = private
         self._begun = time.time()
@@ -137,6 +141,9 @@ class Service:
         # What can be refused comes first: then nothing has changed.
         tls = await self._new_tls(new) if new.tls_cert is not None else None
         services = await trio.to_thread.run_sync(self._services, new)
+        if self._lab is not None:
+            await trio.to_thread.run_sync(self._lab.check, new)
+            self._lab.use(new)
         self._node.set_peers(new.peers)
         await self._node.keeping.use(services)
         for name in apply:
@@ -154,7 +161,7 @@ class Service:
 
     def _appliers(self) -> dict[str, Apply]:
         async def done_already(new: Config) -> None:
-            """Peers, services and certificates were taken up before; the log is afterwards."""
+            """Peers, services, certificates and the lab were taken up before; the log is afterwards."""
 
         async def storage_limit(new: Config) -> None:
             self.room.set_limit(new.storage_limit)
@@ -165,6 +172,8 @@ class Service:
         done: dict[str, Apply] = dict.fromkeys(
             ("peers", "pin_services", "tls_cert", "tls_key", "log_level"), done_already
         )
+        if self._lab is not None:
+            done |= dict.fromkeys(self._lab.reloaded, done_already)
         return {**done, "storage_limit": storage_limit, "scrub_days": scrub_days}
 
     def _services(self, config: Config) -> list[Any]:

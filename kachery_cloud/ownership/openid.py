@@ -88,6 +88,14 @@ class Attempt:
         return f"{self.provider.authorization}{mark}{query}"
 
 
+class ProviderRefused(SignInError):
+    """Raised when a provider answers with an error; `error` is its word for it (RFC 6749, section 5.2), or empty."""
+
+    def __init__(self, message: str, error: str = "") -> None:
+        super().__init__(message)
+        self.error = error
+
+
 def begin(provider: Provider, client_id: str, client_secret: str, redirect: str, nonce: str) -> Attempt:
     """An attempt with a state and a verifier of its own."""
     return Attempt(
@@ -182,21 +190,34 @@ def redeem(attempt: Attempt, code: str) -> str:
         "redirect_uri": attempt.redirect,
         "code_verifier": attempt.verifier,
     }
-    headers: dict[str, str] = {}
-    methods = attempt.provider.authentication
-    if attempt.client_secret and ("client_secret_basic" in methods or "client_secret_post" not in methods):
-        # Both parts are form-encoded first (RFC 6749, section 2.3.1).
-        pair = f"{quote_plus(attempt.client_id)}:{quote_plus(attempt.client_secret)}"
-        headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
-    else:
-        form["client_id"] = attempt.client_id
-        if attempt.client_secret:
-            form["client_secret"] = attempt.client_secret
-    found = _ask("POST", attempt.provider.token, attempt.provider.issuer, form, headers)
+    found: dict[str, Any] = {}
+    ways = _authentications(attempt)
+    for number, (headers, more) in enumerate(ways, 1):
+        try:
+            found = _ask("POST", attempt.provider.token, attempt.provider.issuer, {**form, **more}, headers)
+        except ProviderRefused as refusal:
+            # Which of the two ways a client has to use is registered with it. Until it is known, the code stays good.
+            if refusal.error != "invalid_client" or number == len(ways):
+                raise
+        else:
+            break
     token = found.get("id_token")
     if not isinstance(token, str):
         raise SignInError(f"{attempt.provider.issuer} gave out no ID token.")
     return token
+
+
+def _authentications(attempt: Attempt) -> list[tuple[dict[str, str], dict[str, str]]]:
+    """The ways in which the client may say who it is, each as headers and as fields of the form."""
+    if not attempt.client_secret:
+        return [({}, {"client_id": attempt.client_id})]
+    # Both parts are form-encoded first (RFC 6749, section 2.3.1).
+    pair = f"{quote_plus(attempt.client_id)}:{quote_plus(attempt.client_secret)}"
+    basic: dict[str, str] = {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+    post = {"client_id": attempt.client_id, "client_secret": attempt.client_secret}
+    methods = attempt.provider.authentication
+    ways = [(basic, {})] if "client_secret_basic" in methods or "client_secret_post" not in methods else []
+    return [*ways, ({}, post)] if "client_secret_post" in methods else ways
 
 
 def _ask(
@@ -227,7 +248,11 @@ def _ask(
         said = found if isinstance(found, dict) else {}
         words = [said.get(name) for name in ("error", "error_description")]
         why = ": ".join(_shown(each) for each in words if isinstance(each, str))
-        raise SignInError(f"{issuer} answers with status {status}{f' ({why})' if why else ''}. {_advice(said)}".strip())
+        error = said.get("error")
+        raise ProviderRefused(
+            f"{issuer} answers with status {status}{f' ({why})' if why else ''}. {_advice(said)}",
+            error if isinstance(error, str) else "",
+        )
     if not isinstance(found, dict):
         raise SignInError(f"{issuer} does not answer as an OpenID provider does.")
     return found

@@ -36,6 +36,8 @@ _PAGE = (
     "<title>kachery-cloud</title></head><body><p>{}</p></body></html>"
 )
 _NOT_DONE = "You are not signed in. This window can be closed: where kachery-cloud waits, it says why."
+#: Of what macOS has, only select waits for terminals.
+_SELECTOR = selectors.SelectSelector if sys.platform == "darwin" else selectors.DefaultSelector
 
 #: Takes the address that a browser was sent to, or a text that was typed; whether it was the one to wait for.
 Taker = Callable[[str], bool]
@@ -78,7 +80,7 @@ class Receiver:
         """
         deadline = time.monotonic() + timeout
         line = bytearray()
-        with selectors.DefaultSelector() as selector:
+        with _SELECTOR() as selector:
             selector.register(self._listener, selectors.EVENT_READ, self._listener)
             selector.register(self._waking, selectors.EVENT_READ, self._waking)
             if typed is not None:

@@ -71,6 +71,7 @@ async function show (name, title, context) {
     fill(main, shown)
   } catch (error) {
     if (!(error instanceof ApiError)) throw error
+    if (error.status === 401 && name !== 'sign_in') return await show('sign_in', 'Sign in', { ...context, me: null }) // the session has ended
     fill(main, h('h1', {}, title), notice('bad', error.message))
   } finally {
     main.removeAttribute('aria-busy')

@@ -16,10 +16,9 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -34,6 +33,7 @@ from kachery_p2p.load.errors import not_found
 from kachery_p2p.load.interfaces import Connect, Find, Place, Progress, Received, Session
 from kachery_p2p.load.limits import DEFAULT_LIMITS, LoadLimits
 from kachery_p2p.load.peers import LoadPeers
+from kachery_p2p.load.reading import Found, Reading
 from kachery_p2p.load.transfer import Transfer
 
 if TYPE_CHECKING:
@@ -52,33 +52,6 @@ T = TypeVar("T")
 STEPS_AT_ONCE = 16
 #: Where nothing is known of how large blocks are.
 NO_SIZES: Mapping[bytes, int] = {}
-
-
-#: Of some blocks those that the catalog of the repo has, and all that are here.
-_Found = tuple[set[bytes], dict[bytes, bytes]]
-
-
-@dataclass
-class _Reading(Generic[T]):
-    """A reader of `kachery_p2p.dag` under way.
-
-    Attributes:
-        steps: the reader.
-        wanted: the blocks that it waits for.
-        keep: whether what is fetched for it must be kept.
-        blocks: what it waits for, once that is here.
-        new: what of it is to be kept.
-        found: what is here of what it waits for.
-        result: what it returned.
-    """
-
-    steps: Asking[T]
-    wanted: Sequence[CID]
-    keep: bool
-    blocks: list[bytes] | None = None
-    new: list[tuple[CID, bytes]] = field(default_factory=list)
-    found: _Found | None = None
-    result: list[T] = field(default_factory=list)
 
 
 class Load:
@@ -260,7 +233,7 @@ class Load:
                 wanted = next(steps)  # what was decoded before needs neither a block nor a thread
             except StopIteration as stop:
                 return stop.value
-        reading = _Reading(steps, wanted, keep)
+        reading = Reading(steps, wanted, keep)
         while True:
             await trio.to_thread.run_sync(self._read_on, reading)
             if reading.result:
@@ -271,7 +244,7 @@ class Load:
             reading.blocks, new = await self.blocks(wanted, reading.found)
             reading.new = [pair for pair in zip(wanted, reading.blocks, strict=True) if pair[0].multihash in new]
 
-    def _read_on(self, reading: _Reading[T]) -> None:
+    def _read_on(self, reading: Reading[T]) -> None:
         """In a thread: keep what has come, and run a reader as far as the blocks go that are here."""
         for _ in range(STEPS_AT_ONCE):
             self._keep_new(reading)
@@ -292,7 +265,7 @@ class Load:
             reading.blocks = [found[cid.multihash] for cid in wanted]
             reading.new = [(cid, found[cid.multihash]) for cid in wanted if cid.multihash not in kept]
 
-    def _keep_new(self, reading: _Reading[T]) -> None:
+    def _keep_new(self, reading: Reading[T]) -> None:
         """Keep the directory nodes that are new. The others were read from the catalog, and checked then.
 
         Raises:
@@ -313,7 +286,7 @@ class Load:
                 "MiB side by side, which no directory needs. It is not read."
             )
 
-    async def blocks(self, cids: Sequence[CID], here: _Found | None = None) -> tuple[list[bytes], set[bytes]]:
+    async def blocks(self, cids: Sequence[CID], here: Found | None = None) -> tuple[list[bytes], set[bytes]]:
         """These blocks, in this order, from the repo or the session. For small ones: all are held in memory.
 
         Args:
@@ -347,7 +320,7 @@ class Load:
         self,
         take: Callable[[int], Awaitable[Sequence[CID]]],
         sizes: Mapping[bytes, int] = NO_SIZES,
-        here: _Found | None = None,
+        here: Found | None = None,
     ) -> AsyncGenerator[tuple[CID, bytes, bool], None]:
         """Each of these blocks once, as it is found on disk or arrives; and whether the catalog of the repo has it.
 
@@ -385,7 +358,7 @@ class Load:
                     if cid is not None:
                         came.append((cid, block))
 
-    def _look_up(self, multihashes: Sequence[bytes]) -> _Found:
+    def _look_up(self, multihashes: Sequence[bytes]) -> Found:
         """In a thread: which of these blocks the catalog has; and all that are here, those in files among them."""
         found = self._repo.own.get_nodes(multihashes)
         kept = set(found)

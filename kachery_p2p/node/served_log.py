@@ -131,6 +131,7 @@ class ServedLog:
         self._pending: dict[tuple[str, bytes], list[int]] = {}
         self._full = trio.Event()
         self._last: OrderedDict[str, str] = OrderedDict()
+        self._flushing = trio.Lock()
         self._writing = threading.Lock()
         self._day = -1
         self._peers: set[str] = set()
@@ -173,10 +174,14 @@ class ServedLog:
                 await trio.to_thread.run_sync(self.close)
 
     async def flush(self) -> None:
-        """Write down what was counted so far. Where that fails it is lost, and the node's log says so."""
-        pending, self._pending = self._pending, {}
-        if pending:
-            await trio.to_thread.run_sync(self._write, pending, self._wall())
+        """Write down what was counted so far. Where that fails it is lost, and the node's log says so.
+
+        What another call is just writing is waited for: whoever reads after this finds that as well.
+        """
+        async with self._flushing:
+            pending, self._pending = self._pending, {}
+            if pending:
+                await trio.to_thread.run_sync(self._write, pending, self._wall())
 
     def close(self) -> None:
         """Close the file until it is needed again."""

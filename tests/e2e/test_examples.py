@@ -165,10 +165,10 @@ def with_owner(scene: Scene) -> None:
     keep_proof(scene.here.directory, Kept(proof(identity=identity), keys))
 
 
-@pytest.fixture(scope="module")
-def lab(module_workstation: Callable[..., Workstation]) -> Iterator[tuple[LabMember, LabMember]]:
+@pytest.fixture
+def lab(workstation: Callable[..., Workstation]) -> Iterator[tuple[LabMember, LabMember]]:
     """Two members of a lab whose node runs."""
-    station = module_workstation()
+    station = workstation()
     url = running_node_of_lab(station)
     ann, bob = LabMember(station, url, "Ann", "--administrator"), LabMember(station, url, "Bob")
     with contextlib.closing(ann), contextlib.closing(bob):

@@ -173,3 +173,31 @@ def test_mistakes_of_the_operator(workstation: StartWorkstation) -> None:
     made = lab.run("kachery-cloud-node", "members", "make-admin", "grace@example.org")
     assert "a link is needed" in made.stdout
     lab.run("kachery-cloud-node", "members", "set-quota", "ada@example.org", "none")
+
+
+def test_settings_that_are_read_again(workstation: StartWorkstation, tmp_path: Path) -> None:
+    """Name, URL and who may sign in hold from a reload on; where they make no sense nothing changes."""
+    lab = workstation()
+    lab.directory.mkdir(parents=True, exist_ok=True)
+    file, secret = lab.directory / "node.toml", tmp_path / "secret"
+    secret.write_text("s3cret")
+
+    def write(name: str, secret: Path) -> None:
+        file.write_text(
+            f'lab = "127.0.0.1:0"\nlab_name = "{name}"\nopenid_client_id = "lab"\n'
+            f'openid_client_secret_file = "{secret}"\n'
+        )
+
+    write("Lab of Ada", secret)
+    lab.start()
+    with httpx.Client(base_url=lab.status()["lab"], trust_env=False, timeout=PATIENCE) as anybody:
+        assert anybody.get("/api/v1").json()["name"] == "Lab of Ada"
+        write("Lab of Grace", secret)
+        said = json.loads(lab.run("kachery-cloud-node", "reload", "--json").stdout)
+        assert said["applied"] == ["lab_name"]
+        assert anybody.get("/api/v1").json()["name"] == "Lab of Grace"
+        write("Lab of Nobody", tmp_path / "none")
+        failed = lab.run("kachery-cloud-node", "reload", check=False)
+        assert failed.returncode == 2
+        assert "cannot be read" in failed.stderr
+        assert anybody.get("/api/v1").json()["name"] == "Lab of Grace"

@@ -257,11 +257,16 @@ def test_a_client_without_a_secret_and_one_that_sends_it_in_the_form(
     done = station.run(INIT, "--sign-in", check=False)
     assert (done.returncode, str(secret) in done.stderr) == (2, True)
     secret.write_text(DESKTOP_SECRET + "\n")
-    done = station.run(INIT, "--no-sign-in")
     with terminal(station) as shell:
         browser.get(browser.sign_in(begin(shell, f"{INIT} --sign-in")))
         shown, code = ended(shell)
-    assert (code, "invalid_client" in shown) == (6, True), shown
+    assert code == 0, shown
+    assert owner(station)["audience"] == "posts"
+    secret.write_text("another")
+    with terminal(station) as shell:
+        browser.get(browser.sign_in(begin(shell, f"{INIT} --sign-in")))
+        shown, code = ended(shell)
+    assert (code, "invalid_client" in shown, "openid_client_secret" in shown) == (6, True, True), shown
 
 
 # --- in a notebook ---------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from kachery_p2p.gateway.server.limits import GatewayLimits
 from kachery_p2p.gateway.server.names import NameSource
 from kachery_p2p.gateway.server.server import GatewayServer
 from kachery_p2p.gateway.server.sites import Site
+from kachery_p2p.repo.contents import Contents
 from kachery_p2p.repo.repo import Repo
 from scripts.data import write_random
 from tests.helpers.patience import PATIENCE
@@ -65,6 +66,8 @@ async def gateway(
     repo: Repo,
     *,
     fetch: Fetch | None = None,
+    fetch_apart: Fetch | None = None,
+    fetched_apart: Callable[[], Contents | None] = lambda: None,
     names: tuple[str, ...] = (),
     resolver: NameSource | None = None,
     gate: Gate | None = None,
@@ -85,6 +88,8 @@ async def gateway(
         repo,
         "127.0.0.1:0",
         fetch=fetch,
+        fetch_apart=fetch_apart,
+        fetched_apart=fetched_apart,
         names=names,
         resolver=resolver,
         bounds=bounds,

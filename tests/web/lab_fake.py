@@ -47,6 +47,7 @@ class FakeLab:
     Attributes:
         signed_in: whether somebody is.
         administrator: whether that is one.
+        ends_after_me: whether the session ends when one has asked who one is.
         contents: id of a file -> its name and bytes.
         claimed: id of a file -> its size, where that is said to be another one.
         folders: id of a folder -> path of each file -> its bytes.
@@ -58,6 +59,7 @@ class FakeLab:
     def __init__(self, *, signed_in: bool = True, administrator: bool = True, empty: bool = False) -> None:
         self.signed_in = signed_in
         self.administrator = administrator
+        self.ends_after_me = False
         self.contents: dict[str, tuple[str, bytes]] = {}
         self.claimed: dict[str, int] = {}
         self.stuck: set[str] = set()
@@ -117,7 +119,7 @@ class FakeLab:
 
     def _answering(self, answer: Any) -> Any:
         async def answering(request: Request) -> Response:
-            if not self.signed_in:
+            if not self.signed_in or self.ends_after_me:
                 return JSONResponse({"error": {"reason": "UNAUTHORIZED", "details": "Sign in first."}}, 401)
             if request.method != "GET":
                 if request.headers.get("x-csrf-token") != CSRF:
@@ -293,6 +295,8 @@ class FakeLab:
                         "blocks_received": 411_004},
             "disk": {"used": 512_000_000_000, "free": 3_400_000_000_000},
             "queue": {"queued": 3, "pinning": 1, "failed": 1, "pinned": 229},
+            "storage": {"limit": 2_000_000_000_000, "cache": 61_000_000_000, "evicted_bytes": 4_200_000_000,
+                        "evicted_roots": 17, "scrubbed": "2026-11-21T03:10:00Z", "damaged": 0, "mended": 1},
         }  # fmt: skip
 
     def _registration(self) -> dict[str, Any]:

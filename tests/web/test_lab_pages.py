@@ -23,10 +23,9 @@ PATHS = {
     "/projects/p1": ["Tetrodes, CA1", "Grace Hopper", "kachery-cloud-store FILE --project hippocampus-2026"],
     "/clients": ["ada-workstation", "not yet", "kachery-cloud-init --node http"],
     "/usage": ["Served to others", "By member", "hippocampus-2026", "93 000"],
-    "/node": ["34 days", "nearest 0.9 ms", "187 ms", "3.4 TB free", "rig-2", PEERS[0]],
+    "/node": ["34 days", "nearest 0.9 ms", "187 ms", "3.4 TB free", "rig-2", PEERS[0], "17 files and folders, 4.2 GB"],
     "/members": ["509 GB are stored in all", "Emmy Noether", "no limit", "Invite somebody"],
     "/register/r1": ["K7PM-2QXW", "laptop of Ada", PEERS[2], "Ada Lovelace (ada@example.org)", "Register client"],
-    "/nowhere": [],
 }
 
 
@@ -50,7 +49,7 @@ def opened(page: Page, address: str) -> Page:
     return page
 
 
-@pytest.mark.parametrize("path", [path for path, texts in PATHS.items() if texts])
+@pytest.mark.parametrize("path", PATHS)
 def test_each_page_shows_what_the_api_says(page: Page, address: str, path: str) -> None:
     """Every page shows its part of the API's answers; nothing goes wrong in it, and nothing is asked of others."""
     text = opened(page, address + path).text()
@@ -68,7 +67,7 @@ def test_nothing_that_axe_finds(browser: Browser, lab: FakeLab, address: str, na
     axe, found = axe_core(), {}
     files = [f"/files/{id}" for id in lab_examples.put_all(lab).values()]
     page = browser.page(360 if narrow else 1280, dark=narrow)
-    for path in [*(path for path in PATHS if path != "/nowhere"), *files]:
+    for path in [*PATHS, *files]:
         opened(page, address + path)
         found[path] = page.accessibility(axe)
         if page.run("document.documentElement.scrollWidth > innerWidth"):
@@ -234,6 +233,59 @@ def test_a_label_is_text(page: Page) -> None:
         opened(page, f"{address}/files/f100")
         assert page.text("main h1").startswith("<img src=x")
         assert page.run("window.ran") is None
+
+
+_ATTEMPTS = """(async () => {
+  const violations = []
+  document.addEventListener('securitypolicyviolation', event => violations.push(event.effectiveDirective))
+  const tried = (name, work) => { try { work(); return [name, 'done'] } catch { return [name, 'refused'] } }
+  const script = document.createElement('script')
+  const outcomes = [
+    tried('html', () => { document.createElement('div').innerHTML = '<b>x</b>' }),
+    tried('script', () => { script.textContent = 'window.ran = 1' }),
+    tried('worker', () => new Worker('/static/x/main.js')),
+    tried('policy', () => trustedTypes.createPolicy('mine', {}))
+  ]
+  const styled = document.body.appendChild(document.createElement('p'))
+  styled.setAttribute('style', 'color: rgb(1, 2, 3)')
+  const frame = document.body.appendChild(document.createElement('iframe'))
+  frame.src = 'data:text/html,x'
+  const image = document.body.appendChild(new Image())
+  image.src = 'http://localhost:1/x.png'
+  await fetch('http://localhost:1/').catch(() => outcomes.push(['fetch', 'refused']))
+  for (let turn = 0; turn < 500 && !['frame-src', 'img-src'].every(each => violations.includes(each)); turn++) {
+    await new Promise(done => setTimeout(done, 10))
+  }
+  return { outcomes: Object.fromEntries(outcomes), styled: getComputedStyle(styled).color === 'rgb(1, 2, 3)',
+           ran: window.ran ?? null, violations: [...new Set(violations)].sort() }
+})()"""
+
+
+def test_what_a_script_in_a_page_could_not_do(browser: Browser, address: str) -> None:
+    """Even if something of a file came to be in a page: it makes no HTML, script or style, starts no worker, frames
+    nothing and speaks to nobody else."""
+    page = opened(browser.page(), address)
+    found = page.run(_ATTEMPTS)
+    page.close()
+    assert found == {
+        "outcomes": dict.fromkeys(["html", "script", "worker", "policy", "fetch"], "refused"),
+        "styled": False,
+        "ran": None,
+        "violations": [
+            "connect-src", "frame-src", "img-src", "require-trusted-types-for", "style-src-attr", "trusted-types",
+        ],
+    }  # fmt: skip
+
+
+def test_a_session_that_ends(page: Page) -> None:
+    """Who is signed out meanwhile is asked to sign in, and is led back to where they were."""
+    lab = FakeLab()
+    with served(lab) as address:
+        opened(page, f"{address}/usage")
+        lab.ends_after_me = True
+        opened(page, f"{address}/usage")
+        assert "Sign in with Google" in page.text("main")
+        assert page.run("document.querySelector('main a.button').getAttribute('href')") == "/sign-in?next=%2Fusage"
 
 
 def test_a_node_that_stops_is_told_of(page: Page) -> None:

@@ -294,6 +294,40 @@ async def test_nothing_is_fetched_for_strangers(here: Here) -> None:
         assert fetcher.asked == [like(here.file)]
 
 
+async def test_for_strangers_it_is_fetched_apart(here: Here, tmp_path: Path) -> None:
+    """What is hidden as what is not here: the same is asked for, as often, and the same is said. What came is given to
+    them, and only where it is asked for; the user's own fetches are others."""
+    own, apart = Fetcher(), Fetcher()
+    with Repo.open(tmp_path / "apart") as beside:
+        async with gateway(
+            here.repo,
+            gate=here.gate,
+            fetch=own,
+            fetch_apart=apart,
+            fetched_apart=lambda: beside.own,
+            token=lambda: TOKEN,
+        ) as http:
+            for cid in here.restricted:
+                for method, rest, headers in WAYS:
+                    done = []
+                    for each in (cid, like(cid)):
+                        apart.asked.clear()
+                        answer = await http.request(method, f"/ipfs/{each}{rest}", headers=headers)
+                        done.append((plain(answer, each), len(apart.asked), set(apart.asked) <= {each}))
+                    assert done[0] == done[1], (method, rest, headers)
+            assert not own.asked
+            beside.store_file(here.secret)
+            answer = await http.get(f"/ipfs/{here.file}")
+            assert answer.content == here.secret.read_bytes()
+            part = await http.get(f"/ipfs/{here.file}", headers={"range": "bytes=1000000-1000009"})
+            assert part.content == answer.content[1_000_000:1_000_010]
+            assert (await http.get(f"/ipfs/{here.small}")).status_code == 504
+            apart.asked.clear()
+            assert (await http.get(f"/ipfs/{like(here.file)}", headers=USER)).status_code == 504
+            assert (own.asked, apart.asked) == ([like(here.file)], [])
+    assert here.repo.access.audience_of(here.file) == FOR_MICE
+
+
 async def test_where_nothing_is_restricted_all_is_fetched(tmp_path: Path) -> None:
     """As long as this machine is in no group, a gateway that fetches does so for everyone."""
     with Repo.open(tmp_path) as repo:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +112,12 @@ async def test_what_is_too_large_or_over_the_quota_is_refused(tmp_path: Path) ->
         assert (await send(browser, b"x" * 1_000_001)).status_code == 413
         assert (await send(browser, b"x" * 500_001)).status_code == 409
 
-        async def pieces() -> Any:
+        async def pieces() -> AsyncGenerator[bytes, None]:
             for _ in range(20):
                 yield b"y" * 100_000
 
-        assert (await send(browser, pieces())).status_code == 409
+        async with contextlib.aclosing(pieces()) as coming:
+            assert (await send(browser, coming)).status_code == 409
         found: list[int] = []
 
         async def one(seed: int) -> None:

@@ -123,6 +123,11 @@ async def test_there_are_no_other_files(name: str) -> None:
     assert caught.value.status == 404
 
 
+def test_only_what_the_pages_are_made_of() -> None:
+    """What else lies in the folder, for other origins, is not served on this one."""
+    assert {name.split("/")[0] for name in site().files if "/" in name} == {"pages", "preview", "vendor"}
+
+
 def test_libraries_of_others_are_as_they_were_published() -> None:
     """Each vendored file is in the list with its hash, and has not been changed since; licences lie beside."""
     listed = dict(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -192,3 +194,31 @@ def test_nothing_is_lost_or_counted_twice(sent: list[tuple[int, int, int, int]])
         mine = [each for (name, _), each in sums.items() if name == f"{peer}"]
         assert sum(each[0] for each in mine) == sum(blocks for name, _, blocks, _ in sent if name == peer)
         assert sum(each[1] for each in mine) == sum(size for name, _, _, size in sent if name == peer)
+
+
+async def test_what_another_is_writing_is_waited_for(tmp_path: Path) -> None:
+    """Two that ask at the same time both find all that was counted before, although one of them writes it down."""
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def slow(multihashes: Collection[bytes]) -> Mapping[bytes, str]:
+        begun.set()
+        goes_on.wait()
+        return {}
+
+    log = ServedLog(tmp_path / LOG_NAME, slow, wall=Wall())
+    log.sent("ann", b"a", 1, 100)
+    found: list[int] = []
+
+    async def ask() -> None:
+        await log.flush()
+        found.append(sum(row.bytes for row in log.served(0, 30_000)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.to_thread.run_sync(begun.wait)
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        early = list(found)
+        goes_on.set()
+    assert (early, found) == ([], [100, 100])
+    log.close()
