@@ -9,6 +9,7 @@ all the same.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -250,6 +251,7 @@ def make_room(removed: RemovedItems, to: str | int, *, dry_run: bool) -> Collect
 
 def room_hooks(config: Config) -> RoomHooks:
     """What a node needs of here to keep its directory under a limit."""
+    from kachery_p2p.node.public_loads import FOLDER
     from kachery_p2p.node.room import RoomHooks
 
     def pinned() -> set[bytes]:
@@ -267,7 +269,13 @@ def room_hooks(config: Config) -> RoomHooks:
         return take_away(repository(config), root, "only loaded", more=True).freed
 
     def more() -> int:
-        return sum(copy.size for copy in PlainCopies(repository(config)).all())
+        """Plain copies; and what was fetched for readers of the gateway, which has a bound of its own."""
+        total = sum(copy.size for copy in PlainCopies(repository(config)).all())
+        for below, _, names in os.walk(config.directory / FOLDER):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    total += os.lstat(os.path.join(below, name)).st_size
+        return total
 
     return RoomHooks(pinned, drop_plain, remove, more)
 

@@ -219,9 +219,11 @@ class Loading:
             finally:
                 self._lasting(root, False)
             sources = session.stats().sources
+        got = sum(sources.values())
         log.info(
-            "loaded %s (%s): %d bytes fetched from %d sources", result.cid, kind, sum(sources.values()), len(sources)
-        )
+            "loaded %s (%s): %d bytes fetched from %d sources", result.cid, kind, got, len(sources),
+            extra={"fields": {"event": "loaded", "root": str(result.cid), "bytes": got, "sources": len(sources)}},
+        )  # fmt: skip
         self._finding.useful({peer: size for peer, size in sources.items() if not peer.startswith("gateway:")})
         if sources and kind in ("file", "directory"):
             self._finding.announce([result.cid.multihash])
