@@ -149,7 +149,7 @@ class Pair:
         return sorted(pin.cid for pin in side.store.list(side.token, Filters(statuses=("queued",), limit=1000))[1])
 
     def own(self, at: int) -> int:
-        return self.sides[at].store.list(None, Filters(statuses=("queued",), limit=1000))[0]
+        return len(self.sides[at].store.list(None, Filters(statuses=("queued",), limit=1000))[1])
 
     def restart(self, at: int) -> None:
         self.sides[at].store.close()
