@@ -30,6 +30,8 @@ from kachery_cloud import (
     comparing,
     grouping,
     inventory_removal,
+    lab_projects,
+    lab_usage,
     load,
     pinning,
     publishing,
@@ -39,6 +41,7 @@ from kachery_cloud import (
     visibility,
 )
 from kachery_cloud.cancelling import Cancellation
+from kachery_cloud.ownership import answering
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,8 +53,12 @@ CALLS_AT_ONCE = 64
 _limiter: RunVar[anyio.CapacityLimiter] = RunVar("kachery_cloud_calls")
 
 __all__ = [
+    "add_to_project",
     "announce",
+    "change_project",
     "create_group",
+    "create_project",
+    "delete_project",
     "diff",
     "export_car",
     "get",
@@ -60,6 +67,7 @@ __all__ = [
     "invite",
     "iter_whereis",
     "join_group",
+    "join_project",
     "leave_group",
     "link_file",
     "list_dir",
@@ -71,9 +79,12 @@ __all__ = [
     "load_npy",
     "load_pkl",
     "load_text",
+    "owner",
     "pin",
+    "projects",
     "publish",
     "remove",
+    "remove_from_project",
     "remove_member",
     "resolve",
     "set_member_role",
@@ -87,6 +98,7 @@ __all__ = [
     "store_pkl",
     "store_text",
     "unpin",
+    "usage",
     "verify",
     "wait_pinned",
     "whereis",
@@ -139,8 +151,12 @@ def _calls() -> anyio.CapacityLimiter:
         return limiter
 
 
+add_to_project = _awaitable(lab_projects.add_to_project)
 announce = _awaitable(upkeep.announce)
+change_project = _awaitable(lab_projects.change_project)
 create_group = _awaitable(grouping.create_group)
+create_project = _awaitable(lab_projects.create_project)
+delete_project = _awaitable(lab_projects.delete_project)
 diff = _awaitable(comparing.diff)
 export_car = _awaitable(cars.export_car)
 get = _awaitable(sharing.get)
@@ -148,6 +164,7 @@ group_members = _awaitable(grouping.group_members)
 import_car = _awaitable(cars.import_car)
 invite = _awaitable(grouping.invite)
 join_group = _awaitable(grouping.join_group)
+join_project = _awaitable(lab_projects.join_project)
 leave_group = _awaitable(grouping.leave_group)
 link_file = _awaitable(store.link_file)
 list_dir = _awaitable(load.list_dir)
@@ -159,9 +176,12 @@ load_json = _awaitable(load.load_json)
 load_npy = _awaitable(load.load_npy)
 load_pkl = _awaitable(load.load_pkl)
 load_text = _awaitable(load.load_text)
+owner = _awaitable(answering.owner)
 pin = _awaitable(pinning.pin)
+projects = _awaitable(lab_projects.projects)
 publish = _awaitable(publishing.publish)
 remove = _awaitable(inventory_removal.remove)
+remove_from_project = _awaitable(lab_projects.remove_from_project)
 remove_member = _awaitable(grouping.remove_member)
 resolve = _awaitable(publishing.resolve)
 set_member_role = _awaitable(grouping.set_member_role)
@@ -175,6 +195,7 @@ store_npy = _awaitable(store.store_npy)
 store_pkl = _awaitable(store.store_pkl)
 store_text = _awaitable(store.store_text)
 unpin = _awaitable(pinning.unpin)
+usage = _awaitable(lab_usage.usage)
 verify = _awaitable(upkeep.verify)
 wait_pinned = _awaitable(pinning.wait_pinned)
 whereis = _awaitable(upkeep.whereis)

@@ -19,6 +19,7 @@ from kachery_p2p.access.audience import GROUP_ID, OWN, PRIVATE, PUBLIC, Audience
 from kachery_p2p.text import shown
 
 if TYPE_CHECKING:
+    from kachery_cloud.lab_places import Place
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.membership.held import HeldGroup
@@ -115,6 +116,34 @@ def audience_for(config: Config, to: To | None) -> Audience | None:
     if to is not None:
         return audience_of_words(config, text_list(to, "to"))
     return audience_of_words(config, config.to, "to") if config.to else None
+
+
+def audience_in(config: Config, to: To | None, place: Place | None) -> Audience | None:
+    """The same, where it may go into a project.
+
+    Args:
+        config: the settings.
+        to: what a call says.
+        place: where it goes; None for no project.
+
+    Raises:
+        InvalidArgument: the project is for its members alone, and `to` says something else.
+        GroupNotFound: this machine is not in the group of the project.
+    """
+    if place is None or place.group is None:
+        return audience_for(config, to)
+    project = place.project.name
+    if place.group not in [each.id for each in groups_here(config)]:
+        raise GroupNotFound(
+            f"The project {project} is for its members alone, and this machine is not in the group of their machines. "
+            f"Let it in: kachery-cloud-projects join {project}"
+        )
+    found = audience_of_words(config, [place.group])
+    if to is not None and audience_of_words(config, text_list(to, "to")) != found:
+        raise InvalidArgument(
+            f"The project {project} is for its members alone, and `to` says something else. Leave one of them out."
+        )
+    return found
 
 
 def chosen(config: Config, to: To) -> Audience:

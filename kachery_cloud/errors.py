@@ -19,6 +19,7 @@ __all__ = [
     "InvalidURI",
     "NoDecryptionKey",
     "NotSerializable",
+    "ProjectNotFound",
     "ProofRefused",
     "SignInError",
     "StoreTooLarge",
@@ -64,6 +65,12 @@ class SignInError(KacheryError, ConnectionError):
     exit_code = 6
 
 
+class ProjectNotFound(KacheryError):
+    """Raised when a lab has no such project, or none that you may see."""
+
+    exit_code = 3
+
+
 class ProofRefused(KacheryError, ValueError):
     """Raised for a proof of ownership that does not prove who stands behind a machine. Its `reason` is a word for why.
 
@@ -72,7 +79,7 @@ class ProofRefused(KacheryError, ValueError):
 
     exit_code = 1
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, message: str, reason: str = "MALFORMED") -> None:
         super().__init__(message)
         self.reason = reason
 

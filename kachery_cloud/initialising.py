@@ -141,7 +141,7 @@ def check_text(value: object, name: str) -> None:
 
 def _owner(config: Config) -> dict[str, str] | None:
     """Who has signed in here, as far as the proof that is kept says so."""
-    from kachery_p2p.ownership import PROOF_NAME
+    from kachery_p2p.ownership_file import PROOF_NAME
 
     if not (config.directory / PROOF_NAME).exists():
         return None

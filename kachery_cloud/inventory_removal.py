@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.node.messages import Copies
+    from kachery_p2p.node.room import RoomHooks
     from kachery_p2p.repo.inventory import KeptRoot
     from kachery_p2p.repo.repo import Repo
 
@@ -54,6 +55,8 @@ AT_ONCE = 8
 FRESH_SECONDS = 30.0
 #: Seconds for which files that no list has are left alone: the load that brought them may go on.
 UNLISTED_SECONDS = 7 * 24 * 3600.0
+#: Seconds for which a plain copy stays when a node makes room.
+PLAIN_REST = 600.0
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ def remove(
         raise _not_listed(repo, uri, cid)
     why = "forced" if force else _other_copy(config, repo, root, peers, seconds, parsed.groups)
     try:
-        done = _take_away(repo, root, why)
+        done = take_away(repo, root, why)
         shared = repo.only_beneath(cid)
         return done if shared is None else replace(done, why=f"{why}; the shared directory {shared} still has it")
     finally:
@@ -180,6 +183,7 @@ def remove(
 def gc(
     keep: str | int | None = None,
     *,
+    to: str | int | None = None,
     dry_run: bool = False,
     stored: bool = False,
     force: bool = False,
@@ -194,6 +198,8 @@ def gc(
     Args:
         keep: how many bytes of files may stay, such as "200GB"; without it only what is of no use goes: what removed
             small files have left, and what interrupted removals have.
+        to: the same as `keep`, as `kachery-cloud-node` does it with its `storage_limit`: all of the directory counts,
+            only what was loaded goes, and nobody is asked for another copy, for it came from somebody else.
         dry_run: only say what would go, if another copy of it is found. Asks nobody.
         stored: also what was stored, pinned or labelled, after all that was only loaded.
         force: also what this machine may have the last copy of.
@@ -203,7 +209,69 @@ def gc(
         >>> kcl.gc("200GB", dry_run=True).reached
         True
     """
-    return collect(RemovedItems(), keep, dry_run=dry_run, stored=stored, force=force, timeout=timeout)
+    removed = RemovedItems()
+    if to is None:
+        return collect(removed, keep, dry_run=dry_run, stored=stored, force=force, timeout=timeout)
+    if keep is not None or stored or force or timeout is not None:
+        raise InvalidArgument("to asks nobody, and takes only what was loaded: give it alone, or with dry_run.")
+    return make_room(removed, to, dry_run=dry_run)
+
+
+def make_room(removed: RemovedItems, to: str | int, *, dry_run: bool) -> Collected:
+    """The same as `gc(to=...)`. What goes is put into `removed` as soon as it is gone."""
+    check_flags(dry_run=dry_run)
+    config = load_config()
+    most = byte_count(to, "to")
+    repo = writable(config)
+    before = _all_bytes(repo)
+    if not dry_run:
+        with contextlib.suppress(DiskFull):  # afterwards there is room for it
+            repo.removal.tidy()
+    over = (before if dry_run else _all_bytes(repo)) - most
+    over -= _drop_plain(repo, over, dry_run=dry_run)
+    pinned = {key for key, pins in pins_by_cid(config).items() if _is_pinned(pins)}
+
+    def take(root: KeptRoot) -> int:
+        done = _gone(root, root.here, 0, "only loaded") if dry_run else take_away(repo, root, "only loaded", more=True)
+        removed.append(done)
+        return done.freed
+
+    if over > 0:
+        gone = repo.eviction.evict(over, now=time.time(), rest=0, pinned=pinned, remove=take)
+        if gone and not dry_run:
+            repo.removal.tidy()
+            _tell(config, [each.cid for each in gone])
+    after = before - sum(row.freed for row in removed) if dry_run else _all_bytes(repo)
+    return Collected(removed, (), before, after, most, dry_run)
+
+
+def room_hooks(config: Config) -> RoomHooks:
+    """What a node needs of here to keep its directory under a limit."""
+    from kachery_p2p.node.room import RoomHooks
+
+    def pinned() -> set[bytes]:
+        return {key for key, pins in pins_by_cid(config).items() if _is_pinned(pins)}
+
+    def drop_plain(most: int) -> int:
+        """Plain copies are made again from what is encrypted. Who has asked for one may be about to open it."""
+        copies, freed, rested = PlainCopies(repository(config)), 0, time.time() - PLAIN_REST
+        for copy in sorted(copies.all(), key=lambda each: each.made):
+            if freed < most and copy.made < rested:
+                freed += copies.drop(copy)
+        return freed
+
+    def remove(root: KeptRoot) -> int:
+        return take_away(repository(config), root, "only loaded", more=True).freed
+
+    def more() -> int:
+        return sum(copy.size for copy in PlainCopies(repository(config)).all())
+
+    return RoomHooks(pinned, drop_plain, remove, more)
+
+
+def _all_bytes(repo: Repo) -> int:
+    """Bytes of the data directory, plain copies among them."""
+    return repo.eviction.bytes_here() + sum(copy.size for copy in PlainCopies(repo).all())
 
 
 def collect(
@@ -295,7 +363,7 @@ def _collect(
                         if not force and time.monotonic() > seen + FRESH_SECONDS:
                             why = _other_copy(config, repo, root, (), seconds)
                         tried.append(root.cid)
-                        done = _take_away(repo, root, why, more=True)
+                        done = take_away(repo, root, why, more=True)
                     except (LastCopy, RepoBusy) as problem:
                         left.append(KeptBack(format_uri(str(root.cid)), _label(root), root.here, str(problem)))
                     else:
@@ -396,7 +464,8 @@ def _nobody(found: Copies) -> str:
     return f"of the {found.asked:,} machines that were found, {', '.join(told)}"
 
 
-def _take_away(repo: Repo, root: KeptRoot, why: str, *, more: bool = False) -> RemovedItem:
+def take_away(repo: Repo, root: KeptRoot, why: str, *, more: bool = False) -> RemovedItem:
+    """Remove a root, and what was decrypted of it; `why` it may go is for whoever asks."""
     files = [root.cid]
     if root.directory and EncryptedRoots(repo).has(root.cid):
         files += repo.inventory.members(root.cid).files

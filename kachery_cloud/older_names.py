@@ -26,7 +26,7 @@ REPLACED = {
     "delete_mutable_folder": "There are no mutables but those of this machine: set_mutable_local.",
     "encrypt_uri": "Share in a private network instead: docs/private-labs.md.",
     "get_mutable": "There are no mutables but those of this machine: get_mutable_local.",
-    "get_project_id": "There are no projects: nothing is stored with a service.",
+    "get_project_id": "A project is one of your lab's node: projects(), and store_file(..., project=NAME).",
     "load_feed": "There are no feeds. Load a list of URIs with load_json, and each part by itself.",
     "load_file_local": "Use load_file(uri, local_only=True).",
     "request_file": "There is nothing to ask for: load_file fetches from whoever has the file.",

@@ -28,6 +28,7 @@ from kachery_p2p.text import shown
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from kachery_cloud.lab_places import Place
     from kachery_cloud.node.status_messages import RunningNode
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
@@ -283,6 +284,7 @@ class Plan(NamedTuple):
     explicit: bool = False
     wait: Wait = None
     timeout: float | None = None
+    place: Place | None = None
 
     @property
     def names(self) -> list[str]:
@@ -313,9 +315,15 @@ class Plan(NamedTuple):
                     raise
                 warnings.warn(f"Stored, but not pinned: {error}", RuntimeWarning, stacklevel=4)
                 continue
-            outbox(config).add(cid, service.name, name, size=size)
+            outbox(config).add(cid, service.name, name, self._meta(service.name, name), size=size)
             recorded.append(service.name)
         return recorded
+
+    def _meta(self, service: str, name: str) -> dict[str, str] | None:
+        """What the lab's node is told of a project."""
+        if self.place is None or service != self.place.service:
+            return None
+        return {"project": self.place.project.id, "label": name}
 
     def wait_for(self, config: Config, cid: CID) -> list[PinEntry]:
         """Wait as the plan says; see `wait_for`."""
@@ -326,17 +334,38 @@ class Plan(NamedTuple):
         return wait_for(config, cid, names, self.wait or "pinned", self.timeout) if names else []
 
 
-def make_plan(config: Config, pin: Pin, wait: Wait = None, timeout: float | None = None, local: bool = False) -> Plan:
-    """What `pin`, `wait`, `timeout` and `local` of a call mean.
+def place_of(config: Config, project: str | None, local: bool = False) -> Place | None:
+    """Where something that is stored goes; None where it goes into no project. See `lab_client.place_for`."""
+    if project is None and not config.project:
+        return None
+    from kachery_cloud.lab_client import place_for
+
+    return place_for(config, project, local=local)
+
+
+def make_plan(
+    config: Config,
+    pin: Pin,
+    wait: Wait = None,
+    timeout: float | None = None,
+    local: bool = False,
+    place: Place | None = None,
+) -> Plan:
+    """What `pin`, `wait`, `timeout` and `local` of a call mean, where what is stored goes into a project or not.
 
     Raises:
         ConfigError: they make no sense, or not together.
     """
-    if pin is None and wait is None and not config.pin_services:
+    if pin is None and wait is None and place is None and not config.pin_services:
         return Plan()
     if wait is not None and not _is_wait(wait):
         raise ConfigError(f"wait is {shown(wait)}; it must be 'pinned', 'verified' or None.")
     services = services_for(config, pin)
+    if place is not None:
+        if pin is False:
+            raise ConfigError("What goes into a project is pinned at the lab's node, so it cannot be pinned nowhere.")
+        if place.service not in [each.name for each in services]:
+            services = [*services, *services_for(config, place.service)]
     if wait is not None and local:
         raise ConfigError("With local=True no network is used, so there is no waiting for a pinning service.")
     if wait is not None and not services:
@@ -346,7 +375,7 @@ def make_plan(config: Config, pin: Pin, wait: Wait = None, timeout: float | None
         )
     for service in services:
         to_service(config, service, token="")
-    return Plan(services, pin is not None, wait, seconds(timeout))
+    return Plan(services, pin is not None, wait, seconds(timeout), place)
 
 
 def _is_wait(value: object) -> bool:
@@ -358,9 +387,15 @@ def record_stored(config: Config, plan: Plan, stored: Stored, name: str) -> list
     """Write down where something that was stored is to be pinned; the names of these services."""
     if not plan.services:
         return []
-    from kachery_cloud.encryption.leaving import to_pin
+    from kachery_cloud.encryption.leaving import as_it_is, to_pin
 
-    return plan.record(config, *to_pin(config, stored.cid, stored.size, name))
+    # The lab's node, where it is a member of the group that it is for, fetches it as every member does.
+    direct = [each for each in plan.services if as_it_is(config, plan.place, stored.cid, each.name)]
+    others = [each for each in plan.services if each not in direct]
+    recorded = plan._replace(services=direct).record(config, stored.cid, stored.size, name)
+    if others:
+        recorded += plan._replace(services=others).record(config, *to_pin(config, stored.cid, stored.size, name))
+    return recorded
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, cast
 
 from kachery_cloud.arguments import check_flags, checked_bytes
-from kachery_cloud.audiences import audience_for, news, stored_uri
+from kachery_cloud.audiences import audience_in, news, stored_uri
 from kachery_cloud.formats.values import check_array, json_bytes, text_bytes, write_npy
 from kachery_cloud.local import repository
-from kachery_cloud.pinning import make_plan, record_stored
+from kachery_cloud.pinning import make_plan, place_of, record_stored
 from kachery_cloud.privacy import configured_audience, is_first, sentence
 from kachery_cloud.progress import is_watched
 from kachery_cloud.putting import (
@@ -63,6 +63,7 @@ def store_file(
     *,
     label: str | None = None,
     to: To | None = None,
+    project: str | None = None,
     encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
@@ -86,6 +87,9 @@ def store_file(
         to: who may load it: the name or ID of a group whose members may, or a list of them; "private" for your own
             machines alone; "public" for everybody. Without it, what the setting `to` says; without that, everybody,
             or, for what is here already, those for whom it is. What is for groups has their IDs in its URI.
+        project: the project of your lab that it goes into, by its name or ID: it is pinned at the lab's node, and for
+            the project's members alone where the project is. Without it, what the setting `project` says; with "",
+            none.
         encrypt: store an age v1 file of it (https://age-encryption.org): True for this machine's own key and the groups
             of `to`; or whom else it is for: "age1...", "ssh-ed25519 AAAA...", the path of a file of such lines, a list
             of these; or a `Passphrase`. The URI says so, and loading decrypts where a key is. The same bytes have
@@ -113,13 +117,14 @@ def store_file(
         StoreTooLarge: the store would grow beyond the limit that you have set.
         PinTooLarge: it is more than may be sent to a service that was named.
         PinningError: with `wait`, as `wait_pinned`; it is stored then all the same.
+        SignInError, ProjectNotFound: this machine is registered with no lab's node, or there is no such project.
 
     Example:
         >>> uri = kcl.store_file("/data/session.nwb", label="session.nwb")
         >>> uri
         'ipfs://bafybeih...?label=session.nwb'
     """
-    asked = _prepare(label, to, encrypt, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
+    asked = _prepare(label, to, project, encrypt, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
     if hasattr(filename, "read") and not isinstance(filename, os.PathLike):
         return asked.finish(put_stream(asked.config, cast(BinaryIO, filename), profile=profile, **asked.how))
     path = checked_path(cast("str | os.PathLike[str]", filename))
@@ -132,6 +137,7 @@ def link_file(
     *,
     label: str | None = None,
     to: To | None = None,
+    project: str | None = None,
     encrypt: Encrypt = None,
     local: bool = False,
     profile: str | Profile | None = None,
@@ -149,7 +155,7 @@ def link_file(
     Example:
         >>> uri = kcl.link_file("/data/raw_200GB.bin")
     """
-    asked = _prepare(label, to, encrypt, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
+    asked = _prepare(label, to, project, encrypt, local, pin, wait, timeout, verbose=verbose, rehash=rehash)
     stored = put_file(asked.config, filename, linked=True, profile=profile, verbose=verbose, rehash=rehash, **asked.how)
     return asked.finish(stored, Path(filename).name)
 
@@ -159,6 +165,7 @@ def store_dir(
     *,
     label: str | None = None,
     to: To | None = None,
+    project: str | None = None,
     encrypt: Encrypt = None,
     local: bool = False,
     link: bool = False,
@@ -182,6 +189,7 @@ def store_dir(
         path: the folder.
         label: as for `store_file`.
         to: as for `store_file`.
+        project: as for `store_file`.
         encrypt: as for `store_file`.
         local: as for `store_file`.
         link: serve the files from where they lie instead of copying them.
@@ -207,7 +215,7 @@ def store_dir(
         >>> kcl.load_text(kcl.join(uri, "notes/readme.txt"))
     """
     options = folder_options(link=link, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
-    asked = _prepare(label, to, encrypt, local, pin, wait, timeout, verbose=verbose)
+    asked = _prepare(label, to, project, encrypt, local, pin, wait, timeout, verbose=verbose)
     stored = put_directory(asked.config, path, options, profile=profile, verbose=verbose, **asked.how)
     return asked.finish(stored, Path(path).name)
 
@@ -217,6 +225,7 @@ def store_bytes(
     *,
     label: str | None = None,
     to: To | None = None,
+    project: str | None = None,
     encrypt: Encrypt = None,
     local: bool = False,
     pin: Pin = None,
@@ -229,6 +238,7 @@ def store_bytes(
         data: bytes, bytearray, memoryview, or what else gives its bytes as they lie in memory.
         label: as for `store_file`.
         to: as for `store_file`.
+        project: as for `store_file`.
         encrypt: as for `store_file`.
         local: as for `store_file`.
         pin: as for `store_file`.
@@ -242,7 +252,7 @@ def store_bytes(
         >>> kcl.store_bytes(b"example text")
         'ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu'
     """
-    return _bytes(checked_bytes(data), label, to, encrypt, local, pin, wait, timeout)
+    return _bytes(checked_bytes(data), label, to, project, encrypt, local, pin, wait, timeout)
 
 
 def store_text(
@@ -250,6 +260,7 @@ def store_text(
     *,
     label: str | None = None,
     to: To | None = None,
+    project: str | None = None,
     encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
@@ -266,7 +277,7 @@ def store_text(
         >>> kcl.store_text("example text")
         'ipfs://bafkreiaossxdnwtp6a4zfjl73w67i4ulmcoq277g5maz7kprxg23kqgygu'
     """
-    return _bytes(text_bytes(text), label, to, encrypt, local, pin, wait, timeout)
+    return _bytes(text_bytes(text), label, to, project, encrypt, local, pin, wait, timeout)
 
 
 def store_json(
@@ -274,6 +285,7 @@ def store_json(
     *,
     label: str | None = None,
     to: To | None = None,
+    project: str | None = None,
     encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
@@ -292,7 +304,7 @@ def store_json(
         >>> kcl.store_json({"example": "dict"})
         'ipfs://bafkreig3edwqihmsm2o7kts6v4cpvtfs66olgonclogykndsu4v7ordox4'
     """
-    return _bytes(json_bytes(value), label, to, encrypt, local, pin, wait, timeout)
+    return _bytes(json_bytes(value), label, to, project, encrypt, local, pin, wait, timeout)
 
 
 def store_npy(
@@ -300,6 +312,7 @@ def store_npy(
     *,
     label: str | None = None,
     to: To | None = None,
+    project: str | None = None,
     encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
@@ -315,7 +328,7 @@ def store_npy(
     Example:
         >>> uri = kcl.store_npy(np.array([[1, 2, 3], [4, 5, 6]], dtype=np.int16))
     """
-    asked = _prepare(label, to, encrypt, local, pin, wait, timeout)
+    asked = _prepare(label, to, project, encrypt, local, pin, wait, timeout)
     checked = check_array(array)
     return asked.finish(put_written(asked.config, lambda file: write_npy(file, checked), **asked.what))
 
@@ -325,6 +338,7 @@ def store_pkl(
     *,
     label: str | None = None,
     to: To | None = None,
+    project: str | None = None,
     encrypt: Encrypt = None,
     local: bool = False,
     cache_locally: bool = False,
@@ -346,7 +360,7 @@ def store_pkl(
     """
     from kachery_cloud.formats.pickling import dump_pickle
 
-    asked = _prepare(label, to, encrypt, local, pin, wait, timeout)
+    asked = _prepare(label, to, project, encrypt, local, pin, wait, timeout)
     return asked.finish(put_written(asked.config, lambda file: dump_pickle(value, file), **asked.what))
 
 
@@ -392,6 +406,7 @@ class _Asked:
 def _prepare(
     label: str | None,
     to: To | None,
+    project: str | None,
     encrypt: Encrypt,
     local: bool,
     pin: Pin,
@@ -403,10 +418,11 @@ def _prepare(
     check_flags(local=local, **flags)
     check_label(label)
     config = load_config()
-    audience = audience_for(config, to)
+    place = place_of(config, project, local)
+    audience = audience_in(config, to, place)
     if (audience is None or audience.everyone) and is_watched() and is_first(config):
         tell(sentence(configured_audience(config)))
-    plan = make_plan(config, pin, wait, timeout, local)
+    plan = make_plan(config, pin, wait, timeout, local, place)
     return _Asked(config, plan, label, audience, recipients_of(config, encrypt, audience), local)
 
 
@@ -414,11 +430,12 @@ def _bytes(
     data: Buffer,
     label: str | None,
     to: To | None,
+    project: str | None,
     encrypt: Encrypt,
     local: bool,
     pin: Pin,
     wait: Wait,
     timeout: float | None,
 ) -> str:
-    asked = _prepare(label, to, encrypt, local, pin, wait, timeout)
+    asked = _prepare(label, to, project, encrypt, local, pin, wait, timeout)
     return asked.finish(put_bytes(asked.config, data, **asked.what))

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import ipaddress
 import logging
 import ssl
@@ -36,6 +35,7 @@ from kachery_p2p.groups import group_of, most_crowded
 from kachery_p2p.http_address import parse_address
 from kachery_p2p.http_server_limits import HttpLimits
 from kachery_p2p.turns import Allowance, Pool
+from kachery_p2p.waking import Signal
 
 if TYPE_CHECKING:
     from hypercorn.config import Config
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("kachery_p2p.http")
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-#: Seconds between looks whether all requests are answered, once a server is to stop.
-DRAIN_PAUSE = 0.02
 
 
 class AsgiApp(Protocol):
@@ -127,6 +124,9 @@ class HttpServer:
         max_connections: at once, where there may be fewer than `bounds` say.
         tls: certificate and key, where it speaks HTTPS.
 
+    Attributes:
+        on_answered: is told of each answer: the scope of the request, and bytes of the body. Cheap, and raises nothing.
+
     Raises:
         InvalidAddress: `address` is none.
 
@@ -157,6 +157,8 @@ class HttpServer:
         self._max_connections = min(bounds.max_connections, max_connections or descriptors.shares().gateway)
         self._refusals = 0
         self._accepting = trio.CancelScope()
+        self.on_answered: Callable[[Mapping[str, Any], int], None] | None = None
+        self._answered = Signal()
         self._pool = Pool(limits.H2_RATE)
 
     @property
@@ -177,12 +179,13 @@ class HttpServer:
         """Take no more connections, and wait until no request is being answered. For whoever stops, and has a bound."""
         self._accepting.cancel()
         while any(each.running for each in self._connections):
-            await trio.sleep(DRAIN_PAUSE)  # nothing else waits for this, and it happens once
+            await self._answered.wait()
 
-    def use_tls(self, tls: ssl.SSLContext) -> None:
-        """Speak HTTPS with another certificate on connections that come from now on. Not where there was none."""
+    def use_tls(self, tls: ssl.SSLContext) -> bool:
+        """Speak HTTPS with another certificate on connections that come from now on; False where it speaks HTTP."""
         if self._tls is not None:
             self._tls = tls
+        return self._tls is not None
 
     @property
     def open_to_others(self) -> bool:
@@ -300,7 +303,22 @@ class HttpServer:
         from hypercorn.trio.worker_context import WorkerContext
         from hypercorn.typing import ConnectionState
 
-        app = ASGIWrapper(cast("Any", functools.partial(stream.call, self._asgi)))
+        async def answer(scope: Mapping[str, Any], receive: object, send: Send) -> None:
+            size = 0
+
+            async def counted(message: dict[str, Any]) -> None:
+                nonlocal size
+                await send(message)
+                size += len(message.get("body", b""))
+
+            try:
+                await stream.call(self._asgi, scope, receive, counted)
+            finally:
+                self._answered.notify()
+                if size and self.on_answered is not None:
+                    self.on_answered(scope, size)
+
+        app = ASGIWrapper(cast("Any", answer))
         server = TCPServer(app, self._config, WorkerContext(None), ConnectionState({}), cast("Any", stream))
         stream.is_h2 = lambda: isinstance(server.protocol.protocol, H2Protocol)
         await server.run()

@@ -17,16 +17,13 @@ from typing import Protocol
 import trio
 
 from kachery_p2p.errors import KacheryError, NotAFile
+from kachery_p2p.ownership_file import MAX_PROOF, PROOF_NAME
 from kachery_p2p.ownfiles import read_own_file
 from kachery_p2p.wire import delimited, read_delimited
 
 log = logging.getLogger("kachery_p2p.ownership")
 
 PROTOCOL = "/kachery/owner/1.0.0"
-#: The file in the data directory that has the proof.
-PROOF_NAME = "ownership.json"
-#: Bytes of a proof with the keys of its issuer: Google's has 8 KiB.
-MAX_PROOF = 256 << 10
 #: Answers that are given at once; each is one small file.
 MAX_SERVED = 16
 #: Seconds that a peer has to take its answer, and that one is waited for.

@@ -31,15 +31,17 @@ SHARED_FILE = 0o660
 SHARED_FOLDER = 0o2770
 
 
-_KEY_FILES = ("private.pem", "public.pem")
+_KEY_FILES = ("private.pem", "public.pem", "ownership.json", "labs.json")
 _SECRETS = (
     "access.sqlite",
     "config.json",
     "gateway-token",
     "node.json",
     "node.lock",
+    "node.toml",
     "outbox.sqlite",
     "routing.sqlite",
+    "scrub.json",
     "tokens.json",
 )
 

@@ -132,6 +132,16 @@ def _groups(incomplete: str) -> Iterator[Offer]:
                 break
 
 
+def _projects(incomplete: str) -> Iterator[Offer]:
+    """The projects that were seen last, of all labs."""
+    from kachery_cloud.lab_client import known_projects
+    from kachery_cloud.settings.config import load_config
+
+    for each in known_projects(load_config()):
+        if each.name.startswith(incomplete):
+            yield each.name, "for its members alone" if each.visibility == "members" else "for everybody"
+
+
 #: Parameters of all commands that are plain text for click, and what is offered for them, by what they are called.
 OFFERS = {
     "uri": Offered(_contents),
@@ -144,6 +154,8 @@ OFFERS = {
     "to": Offered(_whom),
     "names": Offered(_settings),
     "group_name": Offered(_groups),
+    "project": Offered(_projects),
+    "project_name": Offered(_projects),
 }
 
 

@@ -12,10 +12,7 @@ if TYPE_CHECKING:
     from kachery_cloud.ownership.fronts import Console
     from kachery_cloud.privacy import AnnouncedTo
 
-_INTERRUPTED = (
-    "Interrupted. The data directory and the key are made. What was asked of a lab's node stands: the same command "
-    "goes on waiting."
-)
+_INTERRUPTED = "Interrupted. What was asked of a lab's node stands: the same command goes on waiting."
 _GAIN = "so that others can check who stands behind this machine"
 
 
@@ -110,7 +107,7 @@ def _say_what_signing_in_gains() -> None:
     from kachery_cloud.settings.config import load_config
 
     how = "kachery-cloud-init --sign-in" if load_config().openid_client_id else "kachery-cloud-init --node URL"
-    click.echo(f"Nobody has signed in on this machine, and nobody has to; who does ({how}) does it {_GAIN}.", err=True)
+    click.echo(f"Signing in is not needed; it lets others check whose machine this is: {how}", err=True)
 
 
 def _sign_in(front: Console, as_json: bool) -> None:

@@ -69,27 +69,32 @@ def rm(uris: tuple[str, ...], force: bool, peers: tuple[str, ...], timeout: floa
 
 @command("gc", _INTERRUPTED)
 @click.option("--keep", metavar="SIZE", help="Remove until no more than this is left, such as 200GB.")
+@click.option("--to", metavar="SIZE", help="The same of what was only loaded, without looking for another copy.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go, if another copy of it is found. Asks nobody.")
 @click.option("--stored", is_flag=True, help="Also what was stored, pinned or labelled, after what was only loaded.")
 @click.option("--force", is_flag=True, help="Also what this machine may have the last copy of.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Look for another copy for so long. [default: 15]")
 @json_option
-def gc(keep: str | None, dry_run: bool, stored: bool, force: bool, timeout: float | None, as_json: bool) -> None:
+def gc(
+    keep: str | None, to: str | None, dry_run: bool, stored: bool, force: bool, timeout: float | None, as_json: bool
+) -> None:
     """Free the disk: remove what was loaded, and has not been used for longest, until so much is left.
 
     Like rm, it leaves everything of which no other copy is seen and verified now. What you stored, pinned or labelled
-    stays, unless --stored is given. Without --keep it only gives back what removed things have left. Ends with exit
-    code 1 when more than SIZE is left.
+    stays, unless --stored is given. Without --keep it only gives back what removed things have left. --to does by hand
+    what kachery-cloud-node does with its storage_limit. Ends with exit code 1 when more than SIZE is left.
 
     \b
     Examples:
         kachery-cloud gc --keep 200GB --dry-run
         kachery-cloud gc
     """  # noqa: D301
-    from kachery_cloud.inventory_removal import RemovedItems, collect
+    from kachery_cloud.inventory_removal import RemovedItems, collect, make_room
     from kachery_cloud.inventory_tables import size_text
     from kachery_p2p.json_shapes import to_json
 
+    if to is not None and (keep is not None or stored or force or timeout is not None):
+        raise click.UsageError("--to asks nobody, and takes only what was loaded: give it alone, or with --dry-run.")
     removed, named = RemovedItems(), 0
 
     def name_rest() -> None:
@@ -100,7 +105,11 @@ def gc(keep: str | None, dry_run: bool, stored: bool, force: bool, timeout: floa
             named += 1
 
     try:
-        done = collect(removed, keep, dry_run=dry_run, stored=stored, force=force, timeout=timeout)
+        done = (
+            collect(removed, keep, dry_run=dry_run, stored=stored, force=force, timeout=timeout)
+            if to is None
+            else make_room(removed, to, dry_run=dry_run)
+        )
         if not as_json:
             name_rest()
     except KeyboardInterrupt:
@@ -118,7 +127,7 @@ def gc(keep: str | None, dry_run: bool, stored: bool, force: bool, timeout: floa
         click.echo(f"{size_text(done.before)} before, {size_text(done.after)} {would} left.")
         if not done.reached:
             more = "" if stored else " With --stored, what was stored, pinned or labelled may go, too."
-            click.echo(f"That is more than {keep}: nothing else may go.{more}", err=True)
+            click.echo(f"That is more than {keep or to}: nothing else may go.{more if to is None else ''}", err=True)
     if not done.reached:
         raise click.exceptions.Exit(1)
 

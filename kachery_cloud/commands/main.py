@@ -46,6 +46,7 @@ COMMANDS = {
     "node": "node",
     "owner": "owner",
     "pins": "pins",
+    "projects": "projects",
     "publish": "publishing",
     "repair": "upkeep",
     "resolve": "publishing",
@@ -55,6 +56,7 @@ COMMANDS = {
     "status": "network",
     "store": "storing",
     "store-local": "older",
+    "usage": "usage",
     "verify": "upkeep",
     "visibility": "access",
     "whereis": "network",
@@ -76,6 +78,8 @@ PROGRAMS = (
             "node",
             "pins",
             "group",
+            "projects",
+            "usage",
             "status",
             "whereis",
             "keygen-swarm",
@@ -92,7 +96,7 @@ SECTIONS = {
     "See what is here": ("list", "info", "du", "status", "settings"),
     "Say who may have it": ("visibility", "access", "audit", "owner"),
     "Free the disk, and look after it": ("rm", "gc", "verify", "repair", "move", "init", "doctor", "completion"),
-    "For a lab": ("group", "key", "pins", "announce", "keygen-swarm", "gateway-token"),
+    "For a lab": ("projects", "usage", "group", "key", "pins", "announce", "keygen-swarm", "gateway-token"),
 }
 
 

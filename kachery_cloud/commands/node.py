@@ -11,12 +11,14 @@ import click
 
 from kachery_cloud.commands.doctor import doctor
 from kachery_cloud.commands.node_members import clients, members
+from kachery_cloud.commands.node_service import reload, systemd_unit, write_node_file
 from kachery_cloud.commands.node_tokens import tokens
 from kachery_cloud.commands.support import CONTEXT, Group, guarded, json_option
 
 if TYPE_CHECKING:
-    from kachery_cloud.node.log import Level
+    from kachery_cloud.node.log import Format, Level
     from kachery_cloud.node.status_messages import RunningNode
+    from kachery_cloud.settings.config import Config
 
 
 @click.group("node", cls=Group, invoke_without_command=True, context_settings=CONTEXT)
@@ -66,6 +68,15 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Its key (PEM). [default: in the file of the certificate]",
 )
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Read the settings of the node from this file. [default: node.toml in the data directory, if there is one]",
+)
+@click.option("--init", is_flag=True, help="Write that file, with every setting as a comment, and end.")
+@click.option("--systemd", is_flag=True, help="Print a unit for systemd that runs this node, and end.")
 @click.option("-v", "--verbose", count=True, help="Say on standard error what the node does; -vv: say all.")
 @click.option(
     "--log-level",
@@ -77,6 +88,9 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Log to this file, and warnings to standard error, too. Beyond 10 MB it begins anew; three old ones are kept.",
+)
+@click.option(
+    "--log-format", type=click.Choice(("text", "json")), help="Log lines for people, or a JSON object a line."
 )
 @json_option
 @click.pass_context
@@ -96,15 +110,19 @@ def node(
     lab: str | None,
     tls_cert: Path | None,
     tls_key: Path | None,
+    config_file: Path | None,
+    init: bool,
+    systemd: bool,
     verbose: int,
     log_level: Level | None,
     log_file: Path | None,
+    log_format: Format | None,
     as_json: bool,
 ) -> None:
     """Serve what this machine has until stopped (Ctrl-C). Prints the peer ID and the addresses to give to others.
 
-    Options go before the settings (config.json, KACHERY_CLOUD_...); --peer and --relay add to them. Those that take a
-    MULTIADDR may be repeated.
+    Options go before the settings (KACHERY_CLOUD_..., node.toml, config.json); --peer and --relay add to them. Those
+    that take a MULTIADDR may be repeated. On SIGHUP, or with `kachery-cloud-node reload`, settings are read again.
 
     \b
     Examples:
@@ -115,54 +133,85 @@ def node(
         kachery-cloud-node --pinning-service 127.0.0.1:8095
         kachery-cloud-node --lab
         kachery-cloud-node --log-file /var/log/kachery.log
+        kachery-cloud-node --init
     """  # noqa: D301
     if context.invoked_subcommand is not None:
+        return
+    if init or systemd:
+        if systemd:
+            click.echo(systemd_unit(config_file), nl=False)
+        else:
+            write_node_file(config_file)
         return
     from dataclasses import replace
 
     from kachery_cloud.auditing import visible_now
     from kachery_cloud.commands.status_text import apart_lines
     from kachery_cloud.errors import ConfigError
-    from kachery_cloud.node.log import start_log
+    from kachery_cloud.inventory_removal import room_hooks
+    from kachery_cloud.node.log import reopen, set_level, start_log
+    from kachery_cloud.node.reloading import ServiceHooks
     from kachery_cloud.node.serve import GatewayChoice, serve_forever
+    from kachery_cloud.node.service import level_of
     from kachery_cloud.privacy import running_audience, sentence
-    from kachery_cloud.settings.config import load_config
+    from kachery_cloud.settings.node_file import load_node_config
     from kachery_cloud.settings.values import DEFAULT_LAB, LISTENER, parse_bootstrap
     from kachery_cloud.uri import check_peer_address
+    from kachery_p2p.http_address import DEFAULT_ADDRESS as DEFAULT_GATEWAY
     from kachery_p2p.pinning.server.limits import DEFAULT_ADDRESS
-
-    if gateway_fetch and gateway is None:
-        raise click.UsageError("--gateway-fetch says what the gateway does: it needs --gateway.")
 
     def checked(addresses: tuple[str, ...], option: str) -> tuple[str, ...]:
         return tuple(check_peer_address(address, option) for address in addresses)
 
-    config = load_config()
-    changes: dict[str, Any] = {"relays": (*config.relays, *checked(relays, "--relay"))}
-    if announce:
-        changes["announce"] = checked(announce, "--announce")
-    if bootstrap:
-        changes["bootstrap"] = parse_bootstrap(",".join(bootstrap), "--bootstrap")
-    if public is not None:
-        changes["public"] = public
-    if mdns is not None:
-        changes["mdns"] = mdns
-    if pinning_service is not None:
-        changes["pinning_service"] = LISTENER.read(pinning_service or DEFAULT_ADDRESS, "--pinning-service")
-    if lab is not None:
-        changes["lab"] = LISTENER.read(lab or DEFAULT_LAB, "--lab")
-    if tls_cert is not None:
-        changes.update(tls_cert=tls_cert, tls_key=tls_key)
-    elif tls_key is not None:
-        raise click.UsageError("--tls-key goes with --tls-cert, which is missing.")
-    config = replace(config, **changes)
-    if config.lab is not None and config.pinning_service is not None:
-        raise ConfigError(
-            "The lab is a pinning service as well, at /pins of its address; leave pinning_service (--pinning-service) "
-            "out."
-        )
-    listen, peers = checked(listen, "--listen"), checked(peers, "--peer")
-    start_log(log_level or ("debug" if verbose > 1 else "info" if verbose or log_file else "warning"), log_file)
+    def settled() -> Config:
+        """The settings, and what the options say."""
+        config, _ = load_node_config(config_file)
+        changes: dict[str, Any] = {
+            "relays": (*config.relays, *checked(relays, "--relay")),
+            "peers": (*config.peers, *checked(peers, "--peer")),
+        }
+        if listen:
+            changes["listen"] = checked(listen, "--listen")
+        if announce:
+            changes["announce"] = checked(announce, "--announce")
+        if bootstrap:
+            changes["bootstrap"] = parse_bootstrap(",".join(bootstrap), "--bootstrap")
+        if public is not None:
+            changes["public"] = public
+        if mdns is not None:
+            changes["mdns"] = mdns
+        if gateway is not None:
+            changes["gateway"] = LISTENER.read(gateway or DEFAULT_GATEWAY, "--gateway")
+        if gateway_fetch:
+            changes["gateway_fetch"] = True
+        if pinning_service is not None:
+            changes["pinning_service"] = LISTENER.read(pinning_service or DEFAULT_ADDRESS, "--pinning-service")
+        if lab is not None:
+            changes["lab"] = LISTENER.read(lab or DEFAULT_LAB, "--lab")
+        if tls_cert is not None:
+            changes.update(tls_cert=tls_cert, tls_key=tls_key)
+        elif tls_key is not None:
+            raise click.UsageError("--tls-key goes with --tls-cert, which is missing.")
+        said = log_level or ("debug" if verbose > 1 else "info" if verbose else None)
+        for name, value in (("log_level", said), ("log_file", log_file), ("log_format", log_format)):
+            if value is not None:
+                changes[name] = value
+        config = replace(config, **changes)
+        if config.lab is not None and config.pinning_service is not None:
+            raise ConfigError(
+                "The lab is a pinning service as well, at /pins of its address; leave pinning_service "
+                "(--pinning-service) out."
+            )
+        return config
+
+    config = settled()
+    if gateway_fetch and config.gateway is None:
+        raise click.UsageError("--gateway-fetch says what the gateway does: it needs --gateway.")
+    start_log(level_of(config), config.log_file, config.log_format)
+
+    def log_as_said(config: Config) -> None:
+        set_level(level_of(config))
+        reopen()
 
     def ready(found: RunningNode) -> None:
         if as_json:
@@ -190,12 +239,12 @@ def node(
 
     serve_forever(
         config,
-        listen=listen or config.listen,
-        peers=(*config.peers, *peers),
-        gateway=None if gateway is None else GatewayChoice(gateway, gateway_fetch),
+        listen=config.listen,
+        gateway=None if config.gateway is None else GatewayChoice(config.gateway, config.gateway_fetch),
         on_ready=ready,
+        hooks=ServiceHooks(settled, log_as_said, room_hooks(config)),
     )
 
 
-for each in (tokens, members, clients, doctor):
+for each in (reload, tokens, members, clients, doctor):
     node.add_command(each)

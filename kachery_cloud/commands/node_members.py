@@ -260,11 +260,11 @@ def _open() -> _Lab:
     from kachery_cloud.lab.accounts_store import Accounts
     from kachery_cloud.lab.database import LabDatabase
     from kachery_cloud.lab.invitations import Invitations
-    from kachery_cloud.settings.config import load_config
+    from kachery_cloud.settings.node_file import load_node_config
     from kachery_p2p.pinning.server.store import STORE_NAME, PinStore
     from kachery_p2p.private import make_directory
 
-    config = load_config()
+    config, _ = load_node_config()
     make_directory(config.directory)
     database = LabDatabase(config.directory)
     accounts = Accounts(database, PinStore(config.directory / STORE_NAME))

@@ -92,7 +92,7 @@ def owner(
     if to_file is not None:
         _save(kept, Path(to_file))
     if found.peer != _said_peer(kept):
-        raise ProofRefused("PEER", "The proof is about another machine.")
+        raise ProofRefused("The proof is about another machine.", "PEER")
     _print(found, as_json)
 
 
@@ -104,7 +104,7 @@ def _said_peer(kept: Kept) -> str:
     try:
         said = json_object(from_base64url(kept.proof.statement.split(".")[1], "statement"), "statement")
     except Malformed as error:
-        raise ProofRefused("MALFORMED", f"The proof cannot be read: {error}.") from None
+        raise ProofRefused(f"The proof cannot be read: {error}.", "MALFORMED") from None
     return str(said.get("peer"))
 
 

@@ -16,6 +16,7 @@ from kachery_cloud.commands.support import (
     command,
     json_option,
     privacy_said_once,
+    project_option,
     to_option,
     verbose_option,
 )
@@ -88,6 +89,7 @@ def _pinning(function: Function) -> Function:
 @click.option("-r", "--recursive", is_flag=True, help="Store a directory with all that is in it.")
 @_what_is_stored
 @to_option
+@project_option
 @_label_option
 @_profile_option
 @_share_option
@@ -111,6 +113,7 @@ def store(paths: tuple[str, ...], **options: Any) -> None:
         kachery-cloud-store -r experiment/ --exclude '*.tmp' --exclude /scratch/
         kachery-cloud-store session.nwb --share
         kachery-cloud-store session.nwb --to private
+        kachery-cloud-store session.nwb --project atlas
         kachery-cloud-store session.nwb --encrypt
         kachery-cloud-store session.nwb --service filebase
         gzip -c session.nwb | kachery-cloud-store -
@@ -124,6 +127,7 @@ def store(paths: tuple[str, ...], **options: Any) -> None:
 @click.option("-r", "--recursive", is_flag=True, help="Link a directory with all that is in it.")
 @_what_is_stored
 @to_option
+@project_option
 @_label_option
 @_profile_option
 @_share_option
@@ -152,6 +156,7 @@ def _store(
     preserve: bool,
     rehash: bool,
     to: tuple[str, ...],
+    project: str | None,
     label: str | None,
     profile: str | None,
     shared: bool,
@@ -163,10 +168,10 @@ def _store(
     linked: bool,
     encryption: dict[str, Any] | None = None,
 ) -> None:
-    from kachery_cloud.audiences import audience_for, audience_here, news, uri_groups, words_here
+    from kachery_cloud.audiences import audience_here, audience_in, news, uri_groups, words_here
     from kachery_cloud.local import repository
     from kachery_cloud.node.connection import tell_running_node
-    from kachery_cloud.pinning import make_plan, record_stored, wake_node
+    from kachery_cloud.pinning import make_plan, place_of, record_stored, wake_node
     from kachery_cloud.putting import folder_options, put_directory, put_file, put_stream, recipients_of
     from kachery_cloud.settings.config import load_config
     from kachery_cloud.uri import AGE, ContentURI, check_label
@@ -177,8 +182,9 @@ def _store(
         raise click.UsageError("--service says where to pin it, and --no-pin not to.")
     _check_paths(paths, recursive, label, linked, folders_alone=bool(follow or exclude or preserve))
     config = load_config()
-    audience = audience_for(config, to or None)
-    plan = make_plan(config, services or pin)
+    place = place_of(config, project)
+    audience = audience_in(config, to or None, place)
+    plan = make_plan(config, services or pin, place=place)
     recipients = recipients_of(config, encrypt_choice(**encryption) if encryption else None, audience)
     options = folder_options(link=linked, follow=follow, exclude=exclude, preserve=preserve, rehash=rehash)
     results: list[dict[str, Any]] = []

@@ -40,6 +40,11 @@ to_option = click.option(
     help="Only members of this group may load it; or private: only your own machines; or public: everybody. May be "
     "given several times.",
 )
+project_option = click.option(
+    "--project",
+    metavar="NAME",
+    help="The project of your lab that it goes into; '' for none. [default: that of the settings]",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line.")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kachery_cloud.audiences import audience_here, whom
+from kachery_cloud.audiences import audience_here, groups_here, whom
 from kachery_cloud.encryption.records import EncryptedRoots
 from kachery_cloud.errors import NoPermission
 from kachery_cloud.local import is_local_directory, outbox, repository
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kachery_cloud.encryption.recipients import Encrypt, Recipients
+    from kachery_cloud.lab_places import Place
     from kachery_cloud.settings.config import Config
     from kachery_p2p.access.audience import Audience
     from kachery_p2p.dag.cid import CID
@@ -56,6 +57,22 @@ def to_pin(config: Config, cid: CID, size: int | None, name: str) -> tuple[CID, 
         f"Anybody can load that, and only they can decrypt it; it takes as much room here again.{names}"
     )
     return sealed.cid, sealed.size, ""
+
+
+def as_it_is(config: Config, place: Place | None, cid: CID, service: str) -> bool:
+    """Whether a pinning service is given a root that is for some alone as it is, and not an encrypted copy.
+
+    That is so for the lab's node, where the root is for the group of a project, and the lists that this machine has of
+    that group, signed by its owners, say that this very peer is in it. The service is told the CID and the name. It
+    gets no byte by being asked: its node has to fetch them from a member, and shows there by its key who it is.
+    """
+    if place is None or place.group is None or service != place.service:
+        return False
+    audience = audience_here(repository(config), cid)
+    if audience.everyone or audience.groups != {place.group}:
+        return False
+    group = next((each for each in groups_here(config) if each.id == place.group), None)
+    return group is not None and place.peer in [member.peer for member in group.members]
 
 
 def pinned_root(config: Config, cid: CID) -> CID:

@@ -80,10 +80,11 @@ class _Routes:
 
     async def me(self, request: Request) -> Response:
         caller = await self._lab.require(request)
-        found = await self._lab.do(self._lab.accounts.clients, caller.member.id)
+        accounts = self._lab.accounts
+        found = await self._lab.do(accounts.clients, caller.member.id)
         return Json(
             {
-                **await self._shown(caller.member),
+                **await self._lab.do(self._shown, caller.member),
                 "csrf": None if caller.session is None else caller.session.csrf,
                 "client": None if caller.client is None else caller.client.peer,
                 "clients": [_client(each) for each in found],
@@ -115,12 +116,12 @@ class _Routes:
         await self._lab.require(request, "administrator")
         limit, after = listed(query_of(request, ("limit", "after")))
 
-        def some() -> list[Member]:
-            return self._lab.accounts.members(after=after, limit=limit + 1)
+        def some() -> dict[str, Any]:
+            found = self._lab.accounts.members(after=after, limit=limit + 1)
+            items = [self._shown(each) for each in found[:limit]]
+            return {"items": items, "next": found[limit - 1].id if len(found) > limit else None}
 
-        found = await self._lab.do(some)
-        items = [await self._shown(each) for each in found[:limit]]
-        return Json({"items": items, "next": found[limit - 1].id if len(found) > limit else None})
+        return Json(await self._lab.do(some))
 
     async def add_member(self, request: Request) -> Response:
         await self._lab.require(request, "administrator")
@@ -134,7 +135,7 @@ class _Routes:
             return self._lab.accounts.add_member(name, email=email, role=role, quota=quota)
 
         member = await self._lab.do(add)
-        return Json({**await self._shown(member), **await self._link(request, member)}, 201)
+        return Json({**await self._lab.do(self._shown, member), **await self._link(request, member)}, 201)
 
     async def change_member(self, request: Request) -> Response:
         await self._lab.require(request, "administrator")
@@ -147,7 +148,7 @@ class _Routes:
         def change() -> Member:
             return self._lab.accounts.change_member(request.path_params["id"], name=name, role=role, quota=quota)
 
-        return Json(await self._shown(await self._lab.do(change)))
+        return Json(await self._lab.do(self._shown, await self._lab.do(change)))
 
     async def remove_member(self, request: Request) -> Response:
         await self._lab.require(request, "administrator")
@@ -166,14 +167,14 @@ class _Routes:
         secret, made = await self._lab.do(self._lab.invitations.make, member.id)
         return {"invitation": f"{self._lab.base(request)}/invitation/{secret}", "expires": time_text(made.expires)}
 
-    async def _shown(self, member: Member) -> dict[str, Any]:
+    def _shown(self, member: Member) -> dict[str, Any]:
         return {
             "id": member.id,
             "name": member.name,
             "email": member.email,
             "role": member.role,
             "quota": member.quota,
-            "used": await self._lab.do(self._lab.accounts.used, member.id),
+            "used": self._lab.accounts.used(member.id),
             "added": time_text(member.added),
             "seen": None if member.seen is None else time_text(member.seen),
         }

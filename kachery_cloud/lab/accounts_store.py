@@ -173,7 +173,7 @@ class Accounts:
         """The members who have a text for id, e-mail address or name."""
         rows = self._database.all(
             f"SELECT {_MEMBER} FROM members WHERE removed IS NULL AND (id = ?1 OR email = ?2 OR name = ?1) ORDER BY id",
-            (text, text.casefold()),
+            (_text(text), _text(text).casefold()),
         )
         return [_member(row) for row in rows]
 
@@ -330,7 +330,7 @@ class Accounts:
 
     def client(self, peer: str) -> Client | None:
         """A client by its peer ID."""
-        row = self._database.one(f"SELECT {_CLIENT} FROM clients WHERE peer = ?", (peer,))
+        row = self._database.one(f"SELECT {_CLIENT} FROM clients WHERE peer = ?", (_text(peer),))
         return None if row is None else Client(*row)
 
     def proof(self, peer: str) -> str | None:
@@ -357,7 +357,7 @@ class Accounts:
         """
         with self._database.write() as db:
             count = db.execute(
-                "DELETE FROM clients WHERE peer = ?1 AND (?2 IS NULL OR member = ?2)", (peer, member)
+                "DELETE FROM clients WHERE peer = ?1 AND (?2 IS NULL OR member = ?2)", (_text(peer), member)
             ).rowcount
         if count:
             self._pins.remove_token(CLIENT + peer)
@@ -388,6 +388,11 @@ class Accounts:
         for token in self._pins.tokens():
             if token.valid and token.name.startswith(CLIENT) and token.name not in known:
                 self._pins.remove_token(token.name)
+
+
+def _text(value: str) -> str:
+    """What a database takes: what no text can be is nobody's name."""
+    return value.encode("utf-8", "replace").decode("utf-8")
 
 
 def _member(row: Sequence[object]) -> Member:

@@ -27,6 +27,7 @@ from kachery_cloud.lab import (
     projects_api,
     registrations_routes,
     sign_in,
+    static,
     usage_api,
 )
 from kachery_cloud.lab.answers import not_found, refused
@@ -52,6 +53,7 @@ PARTS: tuple[Routes, ...] = (
     files_api.routes,
     usage_api.routes,
     node_api.routes,
+    static.routes,
 )
 #: What the pinning service answers. It knows nobody by a cookie, so any name and any page may ask it.
 _PINS = ("pins", "healthz", "readyz", "follow")
@@ -126,9 +128,10 @@ class LabApp:
             )
         self._lab.count(request)
         if metrics:
+            await self._lab.check_figures(request)
             await self._pins(request.scope, guarded.receive, guarded.send)
             return
-        async with self._turns.take("" if request.client is None else request.client.host) as taken:
+        async with self._turns.take(self._lab.address(request)) as taken:
             if not taken:
                 again = {"retry-after": str(RETRY_AFTER)}
                 raise Refusal(503, "SERVICE_UNAVAILABLE", "There is too much to do. Try again.", again)

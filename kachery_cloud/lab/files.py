@@ -124,7 +124,7 @@ class Files:
         elif member.is_administrator:
             rows = listing.page(limit + 1, before=before, label=label)
         else:
-            visible = [each.project.id for each in self._projects.seen_by(member)]
+            visible = self._projects.ids_seen_by(member)
             rows = listing.page(limit + 1, before=before, owners=own, projects=visible, label=label)
         more = str(rows[limit - 1].pin.id) if len(rows) > limit else None
         return self._shown(rows[:limit]), more
@@ -230,9 +230,9 @@ class Reader:
         if found is None:
             repo = self._node.repo
             view = (
-                View(repo, self._node.gate)
+                View(repo.own, self._node.gate)
                 if group is None
-                else View(repo, Gate(_Reading(group), repo.access), "a reader")
+                else View(repo.own, Gate(_Reading(group), repo.access), "a reader")
             )
             found = self._contents[group] = Content(view)
             if len(self._contents) > MAX_READERS:
@@ -340,12 +340,12 @@ class Uploads:
                 assert pin is not None, "it replaces none"
                 await self._keeper.keep(stored.cid, before)
                 await trio.to_thread.run_sync(self._pins.finish, pin, "pinned")
+                return pin
             except BaseException:
                 await trio.to_thread.run_sync(self._pins.leave, stored.cid)
                 raise
             finally:
                 self._wake()
-        return pin
 
     async def _check_disk(self, size: int) -> None:
         free = (await trio.to_thread.run_sync(shutil.disk_usage, self._directory)).free

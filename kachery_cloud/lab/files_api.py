@@ -194,7 +194,7 @@ def routes(lab: Lab) -> list[BaseRoute]:
         except KacheryError:
             raise not_found("This is not all here, or not yet.") from None
         items = [
-            {"name": each.name, "cid": str(each.link.cid), "bytes": each.link.tsize}
+            {"name": each.name, "cid": str(each.cid), "bytes": each.tsize}
             for each in sorted(rows, key=lambda each: each.name)
         ]
         return Json(

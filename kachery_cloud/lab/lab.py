@@ -173,7 +173,7 @@ class Lab:
         the URL at which it listens is it believed.
         """
         host = "" if request.client is None else request.client.host
-        if self.config.lab_url is not None and is_loopback(f"[{host}]" if ":" in host else host):
+        if self.config.lab_url is not None and is_loopback(_authority(host)):
             last = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
             try:
                 host = str(ipaddress.ip_address(last))
@@ -214,20 +214,26 @@ class Lab:
         headers = request.headers
         if "signature-input" in headers or "signature" in headers:
             signed = await self._signed(request)
-            caller = await self._caller_of(signed.peer, "signature")
+            caller = await self.do(self._of_client, signed.peer, "signature")
+            if caller is None:
+                raise unauthorized(
+                    f"{signed.peer} is not registered here. Register it with: kachery-cloud-init --node URL",
+                    "NOT_REGISTERED",
+                )
+            _take(self._accounts, caller.member.id)
             await self._take_once(signed)
             return caller
         if "authorization" in headers:
             return await self._bearer(headers["authorization"])
         secret = self.session_secret(request)
-        session = None if secret is None else await self.do(self.sessions.find, secret)
-        member = None if session is None else await self.do(self.accounts.member, session.member)
-        if session is None or member is None:
+        caller = None if secret is None else await self.do(self._of_session, secret)
+        if caller is None or caller.session is None:
             return None
         if request.method not in _SAFE:
             self.check_origin(request)
-            self._check_csrf(request, session)
-        return await self._admitted(Caller(member, None, "session", session))
+            self._check_csrf(request, caller.session)
+        _take(self._accounts, caller.member.id)
+        return caller
 
     async def require(self, request: Request, role: Role = "member") -> Caller:
         """The same, where somebody has to be known.
@@ -241,6 +247,23 @@ class Lab:
         if role == "administrator" and not caller.member.is_administrator:
             raise forbidden("This is for administrators of the lab.")
         return caller
+
+    async def check_figures(self, request: Request) -> None:
+        """See that somebody may have the figures of the node: they say how much the lab does.
+
+        Programs of this machine may; so may administrators, and whoever has a token that the operator made.
+
+        Raises:
+            Refusal: it is somebody else.
+        """
+        headers = request.headers
+        direct = "x-forwarded-for" not in headers and "forwarded" not in headers
+        if direct and request.client is not None and is_loopback(_authority(request.client.host)):
+            return
+        scheme, _, text = headers.get("authorization", "").strip().partition(" ")
+        token = await self.do(self.pins.token, text.strip()) if scheme.lower() == "bearer" else None
+        if token is None or token.name.startswith(CLIENT):
+            await self.require(request, "administrator")
 
     async def signer(self, request: Request) -> str:
         """The peer ID that has signed a request, whoever that is; the same request is taken once.
@@ -276,7 +299,7 @@ class Lab:
         own = [] if public is None else [public.partition("://")[2]]
         server = request.scope.get("server")
         if server is not None:
-            own.append(f"[{server[0]}]:{server[1]}" if ":" in server[0] else f"{server[0]}:{server[1]}")
+            own.append(f"{_authority(server[0])}:{server[1]}")
         schemes = ("https",) if self._tls else ("http", "https")
         if not is_loopback(host) and not any(
             normal(scheme, host) == normal(scheme, each) for scheme in schemes for each in own
@@ -289,26 +312,37 @@ class Lab:
 
     async def _bearer(self, header: str) -> Caller:
         scheme, _, text = header.strip().partition(" ")
-        token = None
+        caller = None
         if scheme.lower() == "bearer" and text.strip():
-            token = await self.do(self.pins.token, text.strip())
-        if token is None or not token.name.startswith(CLIENT):
+            caller = await self.do(self._of_token, text.strip())
+        if caller is None:
             raise unauthorized("This token is none of a client here.", "INVALID_TOKEN")
-        return await self._caller_of(token.name.removeprefix(CLIENT), "token")
-
-    async def _caller_of(self, peer: str, how: Literal["token", "signature"]) -> Caller:
-        client = await self.do(self.accounts.client, peer)
-        member = None if client is None else await self.do(self.accounts.member, client.member)
-        if client is None or member is None:
-            raise unauthorized(
-                f"{peer} is not registered here. Register it with: kachery-cloud-init --node URL", "NOT_REGISTERED"
-            )
-        return await self._admitted(Caller(member, client, how))
-
-    async def _admitted(self, caller: Caller) -> Caller:
         _take(self._accounts, caller.member.id)
-        await self.do(self.accounts.saw, caller.member.id, "" if caller.client is None else caller.client.peer)
         return caller
+
+    # Each in one go, in a thread: all requests come by here.
+
+    def _of_session(self, secret: str) -> Caller | None:
+        session = self.sessions.find(secret)
+        member = None if session is None else self.accounts.member(session.member)
+        if member is None:
+            return None
+        self.accounts.saw(member.id)
+        return Caller(member, None, "session", session)
+
+    def _of_token(self, text: str) -> Caller | None:
+        token = self.pins.token(text)
+        if token is None or not token.name.startswith(CLIENT):
+            return None
+        return self._of_client(token.name.removeprefix(CLIENT), "token")
+
+    def _of_client(self, peer: str, how: Literal["token", "signature"]) -> Caller | None:
+        client = self.accounts.client(peer)
+        member = None if client is None else self.accounts.member(client.member)
+        if client is None or member is None:
+            return None
+        self.accounts.saw(member.id, peer)
+        return Caller(member, client, how)
 
     # --- browsers ---------------------------------------------------------------------------------------------------
 
@@ -318,10 +352,15 @@ class Lab:
         Raises:
             Refusal: it does, by what the browser says of it.
         """
-        site = request.headers.get("sec-fetch-site", "same-origin")
-        origin = request.headers.get("origin")
-        if site not in ("same-origin", "none") or (origin is not None and origin != self.base(request)):
-            raise Refusal(403, "OTHER_ORIGIN", "This request comes from a page of another origin.")
+        site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+        if site == "same-origin" and origin == "null":
+            return  # a form of a page of ours that sends no referrer
+        if site not in (None, "same-origin", "none") or origin not in (None, self.base(request)):
+            raise Refusal(
+                403,
+                "OTHER_ORIGIN",
+                f"This request comes from a page of another origin than {self.base(request)}, where this lab is.",
+            )
 
     def _check_csrf(self, request: Request, session: Session) -> None:
         shown = request.headers.get("x-csrf-token", "").encode("latin-1", "replace")
@@ -371,6 +410,11 @@ class Lab:
         if self.provider is not None:
             await self.provider.close()
         self.database.close()
+
+
+def _authority(host: str) -> str:
+    """An IP address as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _provider(config: Config, wall: Callable[[], float]) -> Provider | None:

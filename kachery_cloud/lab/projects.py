@@ -139,6 +139,15 @@ class Projects:
             raise no_project()
         return found
 
+    def ids_seen_by(self, member: Member) -> list[str]:
+        """The IDs of the projects that somebody may know of."""
+        roles = self.store.roles_of(member.id)
+        return [
+            each.id
+            for each in self.store.projects()
+            if allowed(Operation.SEE, each.visibility, Standing(roles.get(each.id), member.is_administrator))
+        ]
+
     def seen_by(self, member: Member) -> list[ProjectShown]:
         """The projects that somebody may know of, by name."""
         roles, everyone = self.store.roles_of(member.id), self.store.all_members()

@@ -14,7 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from kachery_cloud.lab.accounts_store import Member
 from kachery_cloud.lab.answers import Json, bad_request, check_keys, conflict, not_found, query_of, read_object
+from kachery_cloud.lab.answers import listed as page_of
 from kachery_cloud.lab.lab import Lab
 from kachery_cloud.lab.projects import ProjectShown
 from kachery_cloud.lab.projects_rules import Operation
@@ -116,7 +118,20 @@ def routes(lab: Lab) -> list[BaseRoute]:
         await projects.settle()
         return Json({"invitation": text, "group": project.group})
 
+    async def people(request: Request) -> Response:
+        await lab.require(request)
+        query = query_of(request, ("limit", "after"))
+        limit, after = page_of(query)
+
+        def find() -> list[Member]:
+            return lab.accounts.members(after=after, limit=limit + 1)
+
+        found = await lab.do(find)
+        items = [{"id": each.id, "name": each.name, "email": each.email} for each in found[:limit]]
+        return Json({"items": items, "next": found[limit - 1].id if len(found) > limit else None})
+
     return [
+        Route("/api/v1/people", people, methods=["GET"]),
         Route("/api/v1/projects", listed, methods=["GET", "POST"]),
         Route("/api/v1/projects/{project}", one, methods=["GET", "PATCH", "DELETE"]),
         Route("/api/v1/projects/{project}/members/{member}", member, methods=["PUT", "DELETE"]),

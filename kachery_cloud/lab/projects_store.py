@@ -282,7 +282,9 @@ class ProjectsStore:
                 raise no_project()
             if role != "administrator" and keep_one:
                 _check_another(db, project, member)
-            (count,) = db.execute("SELECT count(*) FROM project_members WHERE project = ?", (project,)).fetchone()
+            (count,) = db.execute(
+                "SELECT count(*) FROM project_members WHERE project = ? AND member <> ?", (project, _text(member))
+            ).fetchone()
             if count >= MAX_MEMBERS:
                 raise Refusal(409, "TOO_MANY_MEMBERS", f"The project has {count} members; no project has more.")
             db.execute(

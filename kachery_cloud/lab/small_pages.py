@@ -41,6 +41,9 @@ def page(
         '<link rel="stylesheet" href="/static/current/style.css">\n</head>\n<body>\n<main id="main">\n'
         f'<div class="reading card">\n<h1>{escape(title)}</h1>\n{body}\n</div>\n</main>\n</body>\n</html>\n'
     )
+    # With the policy of all other answers, a browser sends a form with "Origin: null" (Fetch, section 3.2), and it
+    # would be taken for one of somebody else. With this one, what it tells goes to ourselves alone.
+    headers = {"referrer-policy": "same-origin", **(headers or {})}
     return Response(text, status, headers, "text/html; charset=utf-8")
 
 

@@ -11,6 +11,12 @@ SETTLING = 1.0
 LOCK_PAUSE = 0.05
 
 
+#: Seconds for which requests that are being answered may go on when the node is to stop.
+STOP_SECONDS = 5.0
+#: Seconds between looks whether a certificate was renewed: they are, weeks before they end.
+TLS_INTERVAL = 60.0
+
+
 @dataclass(frozen=True)
 class NodeTimes:
     """Seconds to wait for a node.

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kachery_cloud.local import outbox, repository, served_repository
-from kachery_cloud.node import messages
+from kachery_cloud.node import messages, systemd
 from kachery_cloud.node.control_client import ControlClient
 from kachery_cloud.node.control_server import serve_control
 from kachery_cloud.node.endpoint import ControlEndpoint, NodeGone, node_elsewhere, silent_holder
@@ -25,10 +25,13 @@ from kachery_p2p.errors import DiskFull, KacheryError, NodeError
 from kachery_p2p.repo.locks import NodeLock
 
 if TYPE_CHECKING:
+    import trio
     from trio import TaskStatus
 
     from kachery_cloud.lab.server import LabServer
     from kachery_cloud.node.messages import Methods, Progress, Telling
+    from kachery_cloud.node.reloading import ServiceHooks
+    from kachery_cloud.node.service import Service
     from kachery_cloud.settings.config import Config
     from kachery_p2p.dag.cid import CID
     from kachery_p2p.gateway.server.server import GatewayServer
@@ -83,6 +86,8 @@ async def run_node(
     service: bool = False,
     gateway: GatewayChoice | None = None,
     hand_over: Callable[[], bool],
+    hooks: ServiceHooks | None = None,
+    on_service: Callable[[Service], None] = lambda service: None,
     task_status: TaskStatus[Methods],
 ) -> None:
     """Be the node of ``config.directory``, for this process and the others, until cancelled. The caller holds the lock.
@@ -94,6 +99,8 @@ async def run_node(
         service: this is ``kachery-cloud-node``, which stays; it may relay for others.
         gateway: serve an HTTP gateway, too.
         hand_over: called when ``kachery-cloud-node`` wants to take the place; True when it may.
+        hooks: what a service needs of the program.
+        on_service: is given what a service does beside the node.
         task_status: is given the methods of the node when it serves.
     """
     import trio
@@ -121,6 +128,15 @@ async def run_node(
         pins = await trio.to_thread.run_sync(_pin_server, node, config) if service else None
         followed: list[Follower] = []
         methods = _methods(node, config, hand_over, server, pins, followed)
+        beside: Service | None = None
+        if service:
+            from kachery_cloud.node.service import Service
+
+            listeners = {"gateway": server, "pinning_service": pins}
+            servers = {what: each for what, each in listeners.items() if each is not None}
+            beside = Service(node, config, servers, hooks=hooks, private=swarm_key is not None)
+            methods = {**methods, **beside.methods}
+            on_service(beside)
         async with trio.open_nursery() as nursery:
             await nursery.start(node.run)
             if service:
@@ -129,6 +145,8 @@ async def run_node(
                 await nursery.start(server.run)
             if pins is not None:
                 await nursery.start(pins.run)
+            if beside is not None:
+                await nursery.start(beside.run)
             if service and config.follow:
                 await nursery.start(_follow, node, config, pins, followed)
             await nursery.start(serve_control, config.directory, methods)
@@ -362,10 +380,13 @@ def serve_forever(
     gateway: GatewayChoice | None = None,
     on_ready: Callable[[RunningNode], None] = lambda status: None,
     times: NodeTimes = TIMES,
+    hooks: ServiceHooks | None = None,
 ) -> None:
     """Be the node of the directory until SIGINT or SIGTERM: ``kachery-cloud-node``.
 
-    A notebook or script that happens to be the node of this directory hands its place over and goes on as a client.
+    On the first signal requests that are being answered are finished, within some seconds; a second one ends it at
+    once. SIGHUP has it read its settings again. A notebook or script that happens to be the node of this directory
+    hands its place over and goes on as a client.
 
     Args:
         config: the settings.
@@ -374,6 +395,7 @@ def serve_forever(
         gateway: serve an HTTP gateway, too.
         on_ready: called once with the node's status when it serves.
         times: how long its parts may take.
+        hooks: what a service needs of the program; without them settings are not read again.
 
     Raises:
         NodeError: another ``kachery-cloud-node`` serves this directory; names its process id.
@@ -390,7 +412,8 @@ def serve_forever(
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_stop_on_signals, nursery.cancel_scope)
+            services: list[Service] = []
+            await nursery.start(_heed_signals, nursery.cancel_scope, services)
 
             async def serve(*, task_status: TaskStatus[Methods]) -> None:
                 await run_node(
@@ -400,14 +423,18 @@ def serve_forever(
                     service=True,
                     gateway=gateway,
                     hand_over=lambda: False,
+                    hooks=hooks,
+                    on_service=services.append,
                     task_status=task_status,
                 )
 
             log.info("starting for %s (process %d)", config.directory, os.getpid())
             methods = await nursery.start(serve)
             found: RunningNode = await methods[STATUS.name].run(Nothing(), messages.TellNobody())
-            log.info("serving as %s", found.node.peer_id)
+            about = {"event": "started", "peer": found.node.peer_id, "pid": os.getpid()}
+            log.info("serving as %s", found.node.peer_id, extra={"fields": about})
             on_ready(found)
+            systemd.notify("READY=1", f"STATUS=serving as {found.node.peer_id}")
 
     try:
         trio.run(main, strict_exception_groups=True, clock=RunningClock())
@@ -415,7 +442,7 @@ def serve_forever(
         raise plain_error(error) from None
     finally:
         lock.release()
-        log.info("stopped")
+        log.info("stopped", extra={"fields": {"event": "stopped"}})
 
 
 def _acquire(lock: NodeLock, directory: Path, times: NodeTimes) -> None:
@@ -469,15 +496,46 @@ def _ask_for_place(directory: Path, times: NodeTimes) -> int | None:
     return client.pid
 
 
-async def _stop_on_signals(scope: Any) -> None:
+async def _heed_signals(scope: trio.CancelScope, services: Sequence[Service], *, task_status: TaskStatus[None]) -> None:
+    """Stop on SIGINT and SIGTERM: at once on the second one. Read the settings again on SIGHUP."""
     import trio
 
-    signals = [signal.SIGINT, signal.SIGTERM]
-    with trio.open_signal_receiver(*signals) as received:
-        async for number in received:
-            log.info("stopping on %s", signal.Signals(number).name)
+    hangup = getattr(signal, "SIGHUP", None)
+    terminal = _has_terminal()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *([] if hangup is None else [hangup])) as received:
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            stopping = False
+            async for number in received:
+                # The terminal was closed, for one that was started in it: it is not left running where nobody sees it.
+                ends = number != hangup or (terminal and not _has_terminal())
+                if ends and (stopping or not services):
+                    break
+                if ends:
+                    stopping = True
+                    log.info("stopping on %s", signal.Signals(number).name)
+                    systemd.notify("STOPPING=1")
+                    nursery.start_soon(_drain, services[0], scope)
+                elif services:
+                    nursery.start_soon(services[0].reload)
+            log.info("stopping at once")
             scope.cancel()
-            return
+
+
+async def _drain(service: Service, scope: trio.CancelScope) -> None:
+    await service.drain()
+    scope.cancel()
+
+
+def _has_terminal() -> bool:
+    return any(_is_terminal(fd) for fd in (0, 1, 2))
+
+
+def _is_terminal(fd: int) -> bool:
+    try:
+        return os.isatty(fd)
+    except OSError:
+        return False
 
 
 def plain_error(error: BaseException) -> BaseException:

@@ -1,8 +1,8 @@
 """Telling a service manager how the node is: the protocol of `sd_notify(3)`, which is one datagram of text.
 
 systemd says in `NOTIFY_SOCKET` where it listens; where that is not set, nobody is told and nothing happens. With
-`WatchdogSec=` in the unit it says in `WATCHDOG_USEC` how often it wants to hear that the program is alive, and starts it
-anew when it does not.
+`WatchdogSec=` in the unit it says in `WATCHDOG_USEC` how often it wants to hear that the program is alive, and starts
+it anew when it does not.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-
-import trio
 
 
 def notify(*lines: str, environ: Mapping[str, str] | None = None) -> bool:
@@ -55,6 +53,8 @@ def watchdog_seconds(environ: Mapping[str, str] | None = None) -> float | None:
 
 async def keep_alive() -> None:
     """Say twice within the time that is asked for that the event loop runs, until cancelled."""
+    import trio
+
     seconds = watchdog_seconds()
     while seconds is not None:
         notify("WATCHDOG=1")

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kachery_cloud.arguments import path_text
 from kachery_cloud.errors import (
     ConfigError,
     InvalidArgument,
@@ -59,7 +60,7 @@ def owner(
         DialError: the machine cannot be reached.
 
     Example:
-        >>> kcl.owner("12D3KooW...").email
+        >>> kcl.owner().email
         'ada@example.org'
     """
     config = load_config()
@@ -108,7 +109,7 @@ def verify_own(config: Config, kept: Kept, policy: Policy, given: list[KeySet]) 
 
     identity = kept_identity(config.directory)
     if identity is None:
-        raise ProofRefused("PEER", "There is a proof of ownership here, but no key that it is about.")
+        raise ProofRefused("There is a proof of ownership here, but no key that it is about.", "PEER")
     return check(config, kept, identity.peer_id, policy, [kept.keys, *given], fetch=False)
 
 
@@ -132,8 +133,7 @@ def check(config: Config, kept: Kept, peer_id: str, policy: Policy, given: list[
     except ProofRefused as refusal:
         if refusal.reason == "ISSUER" and not config.openid_client_id and not issuers:
             raise ProofRefused(
-                "ISSUER",
-                f"{refusal} Sign in here, or set openid_issuer and openid_client_id as your lab has them.",
+                f"{refusal} Sign in here, or set openid_issuer and openid_client_id as your lab has them.", "ISSUER"
             ) from None
         if refusal.reason != "UNKNOWN_KEY" or not fetch or not _fetched(config, kept, issuers):
             raise
@@ -151,7 +151,7 @@ def _fetched(config: Config, kept: Kept, issuers: object) -> bool:
     try:
         remember(config.directory, fetch_keys(discover(issuer)))
     except SignInError as error:
-        raise ProofRefused("UNKNOWN_KEY", f"{error} Its keys are needed to check the proof.") from None
+        raise ProofRefused(f"{error} Its keys are needed to check the proof.", "UNKNOWN_KEY") from None
     return True
 
 
@@ -201,10 +201,9 @@ def _read(path: str | Path) -> bytes:
     from kachery_p2p.oserrors import explained
     from kachery_p2p.ownfiles import read_own_file
 
-    if not isinstance(path, (str, Path)):
-        raise InvalidArgument(f"{shown(path)} is no path of a file.")
-    with explained("reading", Path(path)):
+    text = path_text(path, "the file")
+    with explained("reading", Path(text)):
         try:
-            return read_own_file(path, MAX_FILE)
+            return read_own_file(text, MAX_FILE)
         except NotAFile as error:
             raise ConfigError(str(error)) from None

@@ -17,7 +17,7 @@ from kachery_cloud.ownership.archive import KeySet, read_key_set
 from kachery_cloud.ownership.claims import Malformed
 from kachery_cloud.ownership.proofs import Proof, read_proof
 from kachery_p2p.json_reader import InvalidJSON, read_json
-from kachery_p2p.ownership import MAX_PROOF, PROOF_NAME
+from kachery_p2p.ownership_file import MAX_PROOF, PROOF_NAME
 
 
 class Kept(NamedTuple):
@@ -43,7 +43,7 @@ def read_kept(data: bytes) -> Kept:
             raise Malformed("it is no proof of ownership of a version that is known here")
         return Kept(read_proof(value.get("proof")), read_key_set(value.get("keys")))
     except (InvalidJSON, Malformed) as error:
-        raise ProofRefused("MALFORMED", f"The proof cannot be read: {error}.") from None
+        raise ProofRefused(f"The proof cannot be read: {error}.", "MALFORMED") from None
 
 
 def own_proof(directory: Path) -> Kept | None:

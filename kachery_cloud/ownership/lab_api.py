@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 #: Seconds for each step of a request.
 TIMEOUT = 30.0
-#: Bytes of an answer: what a registration says has a proof in it.
-MAX_ANSWER = 256 << 10
+#: Bytes of an answer: what a registration says has a proof in it; a list of usage has thousands of rows.
+MAX_ANSWER = 4 << 20
 _API = "/api/v1"
 
 
 class Refused(SignInError):
     """Raised when a lab's node says no. `status` is that of HTTP, `reason` its word for it; empty for none."""
 
-    def __init__(self, message: str, status: int, reason: str, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, status: int = 0, reason: str = "", retry_after: float | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason

@@ -106,7 +106,7 @@ def register(
     about = api.about()
     if in_the_clear(url):
         front.say(f"{url} is not encrypted: others in the network can read what this machine sends there.")
-    if known is not None and (label != known.label or not _waits(api, known)):
+    if known is not None and (label not in ("", known.label) or not _waits(api, known)):
         known = None
     lab = known or _begin(api, about, identity, label or default_label())
     keep_lab(config.directory, url, lab)

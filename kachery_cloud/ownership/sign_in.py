@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from kachery_cloud.errors import ConfigError, ProofRefused, SignInError
+from kachery_cloud.errors import ConfigError, NotAFile, ProofRefused, SignInError
 from kachery_cloud.ownership.archive import remember
 from kachery_cloud.ownership.claims import RANDOM_BYTES, Malformed
 from kachery_cloud.ownership.kept import Kept, keep_proof
@@ -20,6 +20,7 @@ from kachery_cloud.ownership.openid import begin, discover, fetch_keys, read_ans
 from kachery_cloud.ownership.proofs import make_proof, new_nonce
 from kachery_cloud.ownership.redirect import Receiver
 from kachery_cloud.ownership.verifying import Issuer, Owner, verify
+from kachery_p2p.ownfiles import read_own_file
 
 if TYPE_CHECKING:
     from kachery_cloud.ownership.openid import Attempt, Provider
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Seconds that are waited for somebody to sign in.
 WAITING = 600.0
+#: Bytes of a file with the client's secret.
+_MOST_SECRET = 4_096
 _DONE = "You are signed in. This window can be closed: go on where kachery-cloud waits."
 
 
@@ -114,11 +117,21 @@ def check_own(kept: Kept, identity: NodeKey) -> Owner:
 
 
 def _client_secret(config: Config) -> str:
-    if config.openid_client_secret_file is None:
-        return config.openid_client_secret
-    from kachery_cloud.lab.lab import read_secret
+    """The secret of the settings, or that in the file which they name.
 
-    return read_secret(config.openid_client_secret_file)
+    Raises:
+        ConfigError: there is none in the file.
+    """
+    path = config.openid_client_secret_file
+    if path is None:
+        return config.openid_client_secret
+    try:
+        text = read_own_file(path, _MOST_SECRET).decode().strip()
+    except (OSError, NotAFile, UnicodeDecodeError) as error:
+        raise ConfigError(f"The secret of the OpenID provider cannot be read from {path}: {error}") from None
+    if not text or not text.isprintable():
+        raise ConfigError(f"{path} (openid_client_secret_file) must have the secret in it, on one line.")
+    return text
 
 
 def _wait(attempt: Attempt, receiver: Receiver, front: Front, timeout: float) -> str:

@@ -103,10 +103,10 @@ def verify(
         _check_nonce(proof, claims)
         signed_in = _check_times(proof, peer_id, claims, now, policy)
     except Malformed as error:
-        raise ProofRefused("MALFORMED", f"The proof cannot be read: {error}.") from None
+        raise ProofRefused(f"The proof cannot be read: {error}.", "MALFORMED") from None
     subject = claims.get("sub")
     if not isinstance(subject, str) or not 0 < len(subject) <= 255:  # OpenID Connect Core 1.0, section 2
-        raise ProofRefused("MALFORMED", "The proof cannot be read: its ID token names no user.")
+        raise ProofRefused("The proof cannot be read: its ID token names no user.", "MALFORMED")
     verified = claims.get("email_verified") is True
     return Owner(
         peer=peer_id,
@@ -140,16 +140,16 @@ def _check_client(proof: Proof, peer_id: str) -> None:
     public = key_in(from_base64url(proof.client, "header of the client"))
     key = read_public_key(encode_key(ED25519, public))
     if key.peer != peer_id:
-        raise ProofRefused("PEER", f"The proof is about {key.peer}, not about {shortened(peer_id, 60)}.")
+        raise ProofRefused(f"The proof is about {key.peer}, not about {shortened(peer_id, 60)}.", "PEER")
     signature = from_base64url(proof.client_signature, "signature of the client")
     if not key.has_signed(f"{proof.client}.{proof.payload}".encode(), signature):
-        raise ProofRefused("SIGNATURE", "The proof was not signed by the key of the machine that it is about.")
+        raise ProofRefused("The proof was not signed by the key of the machine that it is about.", "SIGNATURE")
     text, _, signed = proof.statement.rpartition(".")
     header = json_object(from_base64url(text.partition(".")[0], "statement"), "statement")
     if (header.get("alg"), header.get("typ")) != ("EdDSA", OSM) or header.get("kid") != token_hash(proof):
-        raise ProofRefused("SIGNATURE", "The statement in the proof is about another ID token.")
+        raise ProofRefused("The statement in the proof is about another ID token.", "SIGNATURE")
     if not key.has_signed(text.encode(), from_base64url(signed, "statement")):
-        raise ProofRefused("SIGNATURE", "The statement in the proof was not signed by the key of the machine.")
+        raise ProofRefused("The statement in the proof was not signed by the key of the machine.", "SIGNATURE")
 
 
 def _check_issuer(proof: Proof, claims: Mapping[str, Any], issuers: Mapping[str, Issuer]) -> Issuer:
@@ -161,21 +161,21 @@ def _check_issuer(proof: Proof, claims: Mapping[str, Any], issuers: Mapping[str,
     issuer = issuers.get(named) if isinstance(named, str) else None
     if issuer is None:
         raise ProofRefused(
-            "ISSUER", f"The proof is by {_shown(named) or 'nobody'}, which is no issuer to believe here."
+            f"The proof is by {_shown(named) or 'nobody'}, which is no issuer to believe here.", "ISSUER"
         )
     header = json_object(from_base64url(proof.issuer, "header of the issuer"), "header of the issuer")
     algorithm, kid = header.get("alg"), header.get("kid")
     if algorithm not in ALGORITHMS:
         raise ProofRefused(
-            "ALGORITHM", f"The ID token is signed by {_shown(algorithm) or 'no algorithm'}, which proves nothing."
+            f"The ID token is signed by {_shown(algorithm) or 'no algorithm'}, which proves nothing.", "ALGORITHM"
         )
     keys = [key for key in issuer.keys if key.get("kid") == kid and isinstance(kid, str)]
     usable = [found for key in keys if (found := _import(key, algorithm)) is not None]
     if not usable:
         raise ProofRefused(
-            "UNKNOWN_KEY",
             f"The ID token is signed by a key ({_shown(kid) or 'without a name'}) that is not known to be one of "
             f"{named}.",
+            "UNKNOWN_KEY",
         )
     # Of the header's parts, "crit" alone changes what a signature means; it is checked.
     registry = jws.JWSRegistry(algorithms=ALGORITHMS, strict_check_header=False)
@@ -185,7 +185,7 @@ def _check_issuer(proof: Proof, claims: Mapping[str, Any], issuers: Mapping[str,
         except (JoseError, ValueError):
             continue
         return issuer
-    raise ProofRefused("SIGNATURE", f"The ID token was changed, or {named} has not signed it.")
+    raise ProofRefused(f"The ID token was changed, or {named} has not signed it.", "SIGNATURE")
 
 
 def _import(jwk: Mapping[str, Any], algorithm: str) -> Key | None:
@@ -213,16 +213,16 @@ def _check_audience(claims: Mapping[str, Any], issuer: Issuer) -> str:
     party = claims.get("azp", audiences[0] if len(audiences) == 1 else None)
     if party not in audiences or not isinstance(party, str) or party not in issuer.audiences:
         raise ProofRefused(
-            "AUDIENCE",
             f"Somebody signed in at another application ({_shown(party) or 'without a name'}), so it does not count "
             "here.",
+            "AUDIENCE",
         )
     return party
 
 
 def _check_nonce(proof: Proof, claims: Mapping[str, Any]) -> None:
     if claims.get("nonce") != commitment(from_base64url(proof.client, "header of the client")):
-        raise ProofRefused("NONCE", "The ID token is not for this machine's key: its nonce does not commit to it.")
+        raise ProofRefused("The ID token is not for this machine's key: its nonce does not commit to it.", "NONCE")
 
 
 def _check_times(proof: Proof, peer_id: str, claims: Mapping[str, Any], now: float, policy: Policy) -> int:
@@ -230,20 +230,20 @@ def _check_times(proof: Proof, peer_id: str, claims: Mapping[str, Any], now: flo
     said = json_object(from_base64url(proof.statement.split(".")[1], "statement"), "statement")
     begins, ends, signed = _number(claims.get("iat")), _number(claims.get("exp")), _number(said.get("time"))
     if said.get("peer") != peer_id:
-        raise ProofRefused("PEER", "The statement in the proof is about another machine.")
+        raise ProofRefused("The statement in the proof is about another machine.", "PEER")
     if begins > now + policy.skew:
         raise ProofRefused(
-            "TIME", f"The ID token is from the future, by {_span(begins - now)}: the clock of this computer is behind."
+            f"The ID token is from the future, by {_span(begins - now)}: the clock of this computer is behind.", "TIME"
         )
     if ends <= begins or not begins - policy.skew <= signed <= ends + policy.skew:
         raise ProofRefused(
-            "TIME", "The ID token had expired, or did not exist yet, when the machine signed that it is about itself."
+            "The ID token had expired, or did not exist yet, when the machine signed that it is about itself.", "TIME"
         )
     if signed > now + policy.skew:
-        raise ProofRefused("TIME", "The machine signed the proof in the future.")
+        raise ProofRefused("The machine signed the proof in the future.", "TIME")
     if policy.max_age is not None and now - begins > policy.max_age + policy.skew:
         raise ProofRefused(
-            "TOO_OLD", f"Its user signed in {_span(now - begins)} ago; more than {_span(policy.max_age)} is too long."
+            f"Its user signed in {_span(now - begins)} ago; more than {_span(policy.max_age)} is too long.", "TOO_OLD"
         )
     return int(begins)
 

@@ -200,6 +200,12 @@ class Config:
         "Who may load what is stored here, where the call does not say it: the members of these groups.",
         unset="everybody",
     )
+    project: str = _setting(
+        TEXT,
+        "",
+        "The project of the lab into which what is stored here goes, where the call does not say it.",
+        unset="none",
+    )
     own_peers: tuple[str, ...] = _setting(
         OWN_PEERS, (), "Your other machines, which may load what is private; each is to name the others."
     )

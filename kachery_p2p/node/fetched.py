@@ -5,7 +5,7 @@ and the rest is one line. From the same count it is known what others used last,
 
 What goes out is counted by the first block of each message. Which file that is in is looked up once a minute, in a
 thread. Of inner nodes that is not known; they count for what the peer got last. Whoever loads a file or a folder is
-given its root first, and with that the folder counts as used.
+given its root first, and with that the folder counts as used. Who reads through the gateway is `http:` and an address.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -90,6 +91,17 @@ class Fetched:
         known[1] += size
         self.blocks += blocks
         self.bytes += size
+
+    def answered(self, scope: Mapping[str, Any], size: int) -> None:
+        """A gateway has answered a request (the scope of ASGI) with so many bytes. Cheap, and raises nothing."""
+        client = (scope.get("client") or ("",))[0]
+        parts = scope.get("path", "").split("/", 3)
+        first = b""
+        if parts[1:2] == ["ipfs"] and len(parts) > 2:
+            with suppress(KacheryError):
+                first = CID.parse(parts[2]).multihash
+        if first or parts[1:2] == ["ipns"]:
+            self.sent(f"http:{client}", first, 1, size)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look once a minute until cancelled."""

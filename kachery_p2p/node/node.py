@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from kachery_p2p.node.served_log import ServedLog
     from kachery_p2p.pinning.config import PinService
     from kachery_p2p.pinning.outbox import PinOutbox
+    from kachery_p2p.pinning.server.keeper import ServiceFigures
     from kachery_p2p.repo.keys import NodeKey
     from kachery_p2p.repo.repo import Repo
     from kachery_p2p.routing.interfaces import Provider
@@ -122,6 +123,7 @@ class Node:
         groups: the groups that this machine is in, and who else is.
         membership: speaks for them on the network.
         counters: are told how much goes out to whom.
+        service_figures: how the program is doing that the node is a part of; None where nobody says it.
         room: makes room where a load has none; None where nothing goes by itself.
 
     Raises:
@@ -154,6 +156,7 @@ class Node:
         self.served_log = served_log
         self.counters = Counters([] if served_log is None else [served_log])
         self.room: Room | None = None
+        self.service_figures: Callable[[], ServiceFigures] | None = None
         options = options or NodeOptions()
         self._peers = list(dict.fromkeys(peers))
         for addr in self._peers:
@@ -578,9 +581,11 @@ class Node:
             finally:
                 self._lasting -= {root.multihash}
             sources = session.stats().sources
+        got = sum(sources.values())
         log.info(
-            "loaded %s (%s): %d bytes fetched from %d sources", result.cid, kind, sum(sources.values()), len(sources)
-        )
+            "loaded %s (%s): %d bytes fetched from %d sources", result.cid, kind, got, len(sources),
+            extra={"fields": {"event": "loaded", "root": str(result.cid), "bytes": got, "sources": len(sources)}},
+        )  # fmt: skip
         self.finding.useful({peer: size for peer, size in sources.items() if not peer.startswith("gateway:")})
         if sources and kind in ("file", "directory"):
             self.finding.announce([result.cid.multihash])

@@ -194,6 +194,7 @@ class PinKeeper:
             dht_peers={name: dht.status()["peers"] for name, dht in dhts.items() if dht is not None},
             disk_used=self._used,
             disk_free=free.free,
+            service=None if self._node.service_figures is None else self._node.service_figures(),
         )
 
     def _count(self) -> int:

@@ -50,12 +50,21 @@ class RoomPace:
     complaint: float = HOUR
 
 
-def _nobody() -> Set[bytes]:
-    return frozenset()
+@dataclass(frozen=True)
+class RoomHooks:
+    """What is known above. All of it is called in threads.
 
+    Attributes:
+        pinned: keys (binary CIDv1) of what is to be pinned elsewhere, and stays.
+        first: gives up to so many bytes that cost nothing to lose; how many.
+        remove: removes one root; the bytes that are free then. None for how the repo does it.
+        more: bytes of the directory that the repo does not know of.
+    """
 
-def _nothing(most: int) -> int:
-    return 0
+    pinned: Callable[[], Set[bytes]] = frozenset
+    first: Callable[[int], int] = lambda most: 0
+    remove: Remove | None = None
+    more: Callable[[], int] = lambda: 0
 
 
 class Room:
@@ -65,9 +74,7 @@ class Room:
         repo: whose directory it is.
         limit: bytes that it may take; None for no limit.
         told: is told of roots that are gone.
-        pinned: in a thread: keys of what is to be pinned elsewhere, and stays.
-        first: in a thread: gives up to so many bytes that cost nothing to lose; how many.
-        remove: in a thread: removes one root; None for how the repo does it.
+        hooks: what is known above.
         pace: when, and how much.
         wall: seconds since 1970.
 
@@ -84,18 +91,14 @@ class Room:
         limit: int | None,
         *,
         told: Callable[[Sequence[CID]], Awaitable[None]],
-        pinned: Callable[[], Set[bytes]] = _nobody,
-        first: Callable[[int], int] = _nothing,
-        remove: Remove | None = None,
+        hooks: RoomHooks | None = None,
         pace: RoomPace | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.limit = limit
         self._repo = repo
         self._told = told
-        self._pinned = pinned
-        self._first = first
-        self._remove = remove
+        self._hooks = hooks or RoomHooks()
         self._pace = pace or RoomPace()
         self._wall = wall
         self._wake = trio.Event()
@@ -134,7 +137,7 @@ class Room:
     async def look(self) -> int:
         """Make room where the directory has more than its limit, or the disk too little left; the bytes."""
         eviction = self._repo.eviction
-        self.used = await trio.to_thread.run_sync(eviction.bytes_here)
+        self.used = await trio.to_thread.run_sync(lambda: eviction.bytes_here() + self._hooks.more())
         self.cached = await trio.to_thread.run_sync(eviction.cached_bytes)
         limit = self.limit
         if limit is None or self._repo.read_only:
@@ -161,10 +164,10 @@ class Room:
         if self.limit is None or self._repo.read_only:
             return 0
         async with self._busy:
-            freed = await trio.to_thread.run_sync(self._first, most)
+            freed = await trio.to_thread.run_sync(self._hooks.first, most)
             gone: list[Evicted] = []
             try:
-                pinned = await trio.to_thread.run_sync(self._pinned)
+                pinned = await trio.to_thread.run_sync(self._hooks.pinned)
                 while freed < most:
                     some = await trio.to_thread.run_sync(self._evict, most - freed, pinned)
                     if not some:
@@ -175,7 +178,7 @@ class Room:
             finally:
                 if gone:
                     with trio.CancelScope(shield=True):
-                        freed += await trio.to_thread.run_sync(self._repo.removal.tidy)
+                        freed += await trio.to_thread.run_sync(self._tidied)
             if gone:
                 self._say(gone, freed)
             return freed
@@ -183,8 +186,15 @@ class Room:
     def _evict(self, most: int, pinned: Set[bytes]) -> list[Evicted]:
         pace = self._pace
         return self._repo.eviction.evict(
-            most, now=self._wall(), rest=pace.rest, pinned=pinned, remove=self._remove, roots=pace.at_once
+            most, now=self._wall(), rest=pace.rest, pinned=pinned, remove=self._hooks.remove, roots=pace.at_once
         )
+
+    def _tidied(self) -> int:
+        try:
+            return self._repo.removal.tidy()
+        except KacheryError as error:  # what can be given back by that is, the next time
+            log.info("what was removed is not tidied up yet: %s", error)
+            return 0
 
     def _say(self, gone: Sequence[Evicted], freed: int) -> None:
         self.evicted_roots += len(gone)

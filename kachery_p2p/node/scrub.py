@@ -11,25 +11,18 @@ file is the user's: that it has changed is said, and nothing else. So is what so
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
-from kachery_p2p import private
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import ContentNotFound, DamagedFile, KacheryError
-from kachery_p2p.json_reader import InvalidJSON, read_json
-from kachery_p2p.json_shapes import WrongShape, from_json
 from kachery_p2p.node.messages import LoadRequest
-from kachery_p2p.ownfiles import read_own_file
+from kachery_p2p.node.scrub_state import MAX_DAMAGED, STATE_NAME, Damaged, ScrubState, read_state, write_state
 from kachery_p2p.repo.scrubbing import Place, Step
 from kachery_p2p.units import DAY, HOUR, MIB
 
@@ -39,11 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kachery_p2p.node.scrub")
 
-STATE_NAME = "scrub.json"
-#: Bytes of that file: the damaged things in it are bounded.
-_MAX_STATE = MIB
-#: Damaged things that are remembered. A disk that has more of them is to be replaced.
-MAX_DAMAGED = 1_000
 #: Bytes a second at the most, also after a long time off: a quarter of what a slow disk gives.
 MAX_RATE = 32 * MIB
 #: Bytes that the node moves in a second beyond which it is busy.
@@ -54,6 +42,8 @@ BUSY_PAUSE = 5.0
 NOTE_INTERVAL = 60.0
 #: Seconds between two looks whether there is anything to do, where little is here.
 IDLE_PAUSE = 600.0
+#: Seconds between two rounds at the least, however few days there are.
+SHORTEST_ROUND = 1.0
 #: Seconds without anything coming after which a damaged thing is left for later.
 MEND_SILENCE = 60.0
 #: Seconds after which what could not be mended is tried again.
@@ -90,48 +80,6 @@ class ScrubPace:
         return total > 0 and passed / (self.days * DAY) - done / total > 0.25
 
 
-@dataclass(frozen=True)
-class Damaged:
-    """Something that is wrong.
-
-    Attributes:
-        cid: of the file or block.
-        path: where it was.
-        what: see `kachery_p2p.repo.checking.Problem`; "block" for one that the catalog keeps.
-        detail: a sentence.
-        found: when; seconds since 1970.
-        tried: when it was last tried to mend it.
-    """
-
-    cid: str
-    path: str
-    what: str
-    detail: str
-    found: float
-    tried: float = 0.0
-
-
-@dataclass(frozen=True)
-class ScrubState:
-    """What is written down.
-
-    Attributes:
-        stage, row, leaves: the place; see `kachery_p2p.repo.scrubbing.Place`.
-        begun: when this round began; seconds since 1970. 0 before the first one.
-        done: bytes that were read in it.
-        finished: when the last round ended; 0 where none has.
-        damaged: what is wrong and not mended.
-    """
-
-    stage: str = "files"
-    row: int = 0
-    leaves: int = 0
-    begun: float = 0.0
-    done: int = 0
-    finished: float = 0.0
-    damaged: tuple[Damaged, ...] = field(default=())
-
-
 class Scrub:
     """Reads what one node has.
 
@@ -153,6 +101,7 @@ class Scrub:
         self._days = days
         self._path = node.repo.directory / STATE_NAME
         self._changed = trio.Event()
+        self._found = trio.Event()
         self._noted = -float("inf")
         self.state = read_state(self._path)
         self.bytes = 0
@@ -170,24 +119,38 @@ class Scrub:
         if self._repo.read_only:
             return
         try:
-            while True:
-                self._changed = trio.Event()
-                wait = IDLE_PAUSE
-                try:
-                    wait = await self._turn()
-                except KacheryError as error:
-                    log.warning("what is here cannot be read through now: %s", error)
-                with trio.move_on_after(wait):
-                    await self._changed.wait()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._mend_on)
+                nursery.start_soon(self._read_on)
         finally:
             with trio.CancelScope(shield=True):
                 await self._note()
+
+    async def _read_on(self) -> None:
+        while True:
+            self._changed = trio.Event()
+            wait = IDLE_PAUSE
+            try:
+                wait = await self._turn()
+            except KacheryError as error:
+                log.warning("what is here cannot be read through now: %s", error)
+            with trio.move_on_after(wait):
+                await self._changed.wait()
+
+    async def _mend_on(self) -> None:
+        while True:
+            self._found = trio.Event()
+            try:
+                await self._mend()
+            except KacheryError as error:
+                log.warning("what is damaged cannot be mended now: %s", error)
+            with trio.move_on_after(IDLE_PAUSE):
+                await self._found.wait()
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
     async def _turn(self) -> float:
         """Read one piece if it is due; seconds until the next look."""
-        await self._mend()
         if self._days is None:
             return IDLE_PAUSE
         pace, now = ScrubPace(self._days), self._wall()
@@ -196,7 +159,7 @@ class Scrub:
             self._set(ScrubState(begun=now, finished=state.finished, damaged=state.damaged))
             state = self.state
         if _place(state) is None:
-            return min(IDLE_PAUSE, max(0.0, state.begun + self._days * DAY - now))
+            return min(IDLE_PAUSE, max(SHORTEST_ROUND, state.begun + self._days * DAY - now))
         total = await trio.to_thread.run_sync(self._repo.scrubber.total)
         due = pace.wait(total=total, done=state.done, passed=now - state.begun)
         if due > 0:
@@ -247,6 +210,8 @@ class Scrub:
                 self.state.done, len(damaged),
                 extra={"fields": {"event": "scrubbed", "bytes": self.state.done, "damaged": len(damaged)}},
             )  # fmt: skip
+        if step.problems:
+            self._found.set()
         if step.problems or ended or trio.current_time() - self._noted >= NOTE_INTERVAL:
             await self._note()
 
@@ -356,33 +321,3 @@ def _with(state: ScrubState, damaged: Iterable[Damaged]) -> ScrubState:
     return ScrubState(
         state.stage, state.row, state.leaves, state.begun, state.done, state.finished, tuple(damaged)
     )  # fmt: skip
-
-
-def read_state(path: Path) -> ScrubState:
-    """What was written down; the beginning where nothing was, or it cannot be read: then all is read anew."""
-    try:
-        return from_json(ScrubState, read_json(read_own_file(path, _MAX_STATE)))
-    except FileNotFoundError:
-        return ScrubState()
-    except (OSError, KacheryError, InvalidJSON, WrongShape) as error:
-        log.warning("%s cannot be read, so all that is here is read from the beginning: %s", path, error)
-        return ScrubState()
-
-
-def write_state(path: Path, state: ScrubState) -> None:
-    """Write it down, whole or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    fd = private.make_file(temporary)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as out:
-            json.dump(asdict(state), out, indent=1)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise

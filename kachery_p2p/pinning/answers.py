@@ -6,7 +6,8 @@ an error in plain words.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from kachery_p2p.dag.cid import CID
@@ -47,6 +48,7 @@ class PinStatus:
         delegates: multiaddrs of the service's peers.
         details: what the service says about it, empty where it says nothing.
         created: when it was made, as the service wrote it.
+        meta: the words that were given with it, as far as the service has them.
     """
 
     request_id: str
@@ -55,6 +57,7 @@ class PinStatus:
     delegates: tuple[str, ...]
     details: str
     created: str
+    meta: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def one_line(text: object, longest: int = limits.MAX_WORDS) -> str:
@@ -84,7 +87,7 @@ def pin_status(value: Any) -> PinStatus | None:
         cid = CID.parse(pin["cid"])
     except (InvalidCID, UnsupportedCID, KeyError, TypeError, AttributeError):
         return None
-    delegates = value.get("delegates")
+    delegates, meta = value.get("delegates"), pin.get("meta")
     info = value.get("info")
     details = info.get("status_details") if isinstance(info, dict) else None
     return PinStatus(
@@ -94,6 +97,7 @@ def pin_status(value: Any) -> PinStatus | None:
         tuple(multiaddrs(delegates if isinstance(delegates, list) else [])),
         one_line(details),
         one_line(value.get("created"), 64),
+        {key: word for key, word in meta.items() if isinstance(word, str)} if isinstance(meta, dict) else {},
     )
 
 

@@ -205,7 +205,8 @@ class PinOutbox:
         """Have a root kept by a service; its row is on the disk when this returns.
 
         A root that is there already, or on its way, stays as it is: however often it is stored, it is asked for once.
-        One that was refused, failed or was removed is tried again at once.
+        One that was refused, failed or was removed is tried again at once. Where it is to have other words for the
+        service than before, the service is asked anew, in place of what it was asked for before.
 
         Args:
             cid: of the root.
@@ -222,8 +223,15 @@ class PinOutbox:
         """
         root = cid if isinstance(cid, CID) else CID.parse(cid)
         key, now = bytes(root.to_v1()), self._wall()
+        words = json.dumps(dict(meta or {}))
         with self._write() as db:
             self._decided += 1
+            if meta:
+                db.execute(
+                    "UPDATE pins SET meta = ?1, name = ?2, state = CASE WHEN state IN ('removing', 'removed') THEN "
+                    "state ELSE 'waiting' END, revision = revision + 1 WHERE key = ?3 AND service = ?4 AND meta <> ?1",
+                    (words, name[:MAX_NAME], key, service),
+                )
             db.execute(
                 "INSERT INTO pins (key, service, cid, name, meta, size, state, added, changed) "
                 "VALUES (?, ?, ?, ?, ?, ?, 'waiting', ?, ?) ON CONFLICT (key, service) DO UPDATE SET "
@@ -235,7 +243,7 @@ class PinOutbox:
                 "problem = CASE WHEN problem = 'stuck' THEN problem ELSE '' END, "
                 "last_error = CASE WHEN problem = 'stuck' THEN last_error ELSE '' END, "
                 "size = coalesce(excluded.size, size), changed = excluded.changed",
-                (key, service, str(root), name[:MAX_NAME], json.dumps(dict(meta or {})), size, now, now),
+                (key, service, str(root), name[:MAX_NAME], words, size, now, now),
             )
             return db.execute("SELECT id FROM pins WHERE key = ? AND service = ?", (key, service)).fetchone()[0]
 

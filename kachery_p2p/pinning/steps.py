@@ -139,7 +139,8 @@ class Steps:
             since = self._wall() - entry.asked
             await trio.sleep(self._pace.settle - since if 0 <= since < self._pace.settle else 0.0)
         known = await client.look_up(cid)
-        if known is not None and known.status != "failed":
+        as_meant = known is not None and all(known.meta.get(key) == word for key, word in entry.meta.items())
+        if known is not None and known.status != "failed" and as_meant:
             await self._take(client, entry, cid, known)
             return
         origins = self._our_addresses()

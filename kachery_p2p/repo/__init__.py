@@ -7,6 +7,9 @@ On the disk
       private.pem  public.pem       the node's Ed25519 key: PKCS#8 and SubjectPublicKeyInfo, PEM, 0600 (keys.py)
       swarm.key                     the key of a private network, where there is one: Kubo's format, 0600 (swarm_key.py)
       config.json  tokens.json      the user's settings, and the tokens of pinning services (kachery_cloud.settings)
+      node.toml                     settings of the program that only runs the node (kachery_cloud.settings.node_file)
+      scrub.json                    how far that has read through what is here, and what was damaged: JSON, replaced
+                                    whole (kachery_p2p.node.scrub_state); where it is lost all is read anew
       node.lock                     locked (flock) by the process that is the node; a JSON object of its number and its
                                     machine (hosts.py)
       host.lock                     on a network file system: its lock is shared by the processes of the one machine
@@ -26,6 +29,10 @@ On the disk
       access.sqlite[-wal, -shm]     which peer was given how much of what is not for everyone (kachery_p2p.access.log)
       gateway-token                 what the user shows to the gateway (kachery_p2p.gateway.server.token); 0600
       outbox.sqlite[-wal, -shm]     what is to be kept where, and how far that is (kachery_p2p.pinning.outbox)
+      ownership.json                who has signed in on this machine: a proof with the keys of its issuer, 0600
+                                    (kachery_cloud.ownership.kept)
+      issuers.json                  the keys of issuers that this machine has seen, and when (.archive)
+      labs.json                     the lab's nodes that it is registered with, or is about to be, 0600 (.labs)
       ipns/<key>/                   a name that moves: private.pem, public.pem, and record, which was signed last
                                     (kachery_p2p.routing.ipns.shelf); 0700, all in it 0600. Of the node's own key "self"
       node.json  node.sock          where the running node listens for the other processes (kachery_cloud.node.endpoint)

@@ -70,25 +70,35 @@ class Eviction:
         )
         return loaded + _bytes_in(str(self._layout.partial))
 
-    def order(self, now: float, pinned: Set[bytes] = frozenset()) -> Iterator[KeptRoot]:
+    def order(self, now: float, pinned: Set[bytes] = frozenset(), rest: float = 0.0) -> Iterator[KeptRoot]:
         """What may go, as it is now: what no list has, and then the least recently used first.
 
         Args:
             now: seconds since 1970.
             pinned: keys (binary CIDv1) of what stays all the same, since it is to be pinned elsewhere.
+            rest: seconds for which what was used stays.
         """
         for cid, size, added in self._removal.leftovers():
             if added < now - LEFTOVER_SECONDS:
                 yield KeptRoot(cid, False, LOADED, size, size, added, added, copied=True)
-        rows = self._catalog.all(
-            "SELECT k.used, k.key, r.version FROM kept k JOIN roots r ON r.key = k.key "
-            f"WHERE {_MAY_GO} ORDER BY k.used LIMIT {CANDIDATES}"
-        )
         parts = sorted((root.used, root.key, root.cid.version) for root in self._inventory.in_part())
-        for _, key, version in merge(rows, parts):
+        for used, key, version in merge(self._loaded(), parts):
+            if used > now - rest:
+                return
             root = None if key in pinned else self._inventory.get(cid_of(key, version))
-            if root is not None and _may_go(root):
+            if root is not None and _may_go(root) and root.used <= now - rest:
                 yield root
+
+    def _loaded(self) -> Iterator[tuple[float, bytes, int]]:
+        """What was only loaded, by its last use: when that was, key and version. Some thousand are read at a time."""
+        last: tuple[float, bytes] = (-1.0, b"")
+        while rows := self._catalog.all(
+            "SELECT k.used, k.key, r.version FROM kept k JOIN roots r ON r.key = k.key "
+            f"WHERE {_MAY_GO} AND (k.used, k.key) > (?, ?) ORDER BY k.used, k.key LIMIT {CANDIDATES}",
+            last,
+        ):
+            yield from rows
+            last = rows[-1][:2]
 
     def evict(
         self,
@@ -115,15 +125,15 @@ class Eviction:
         """
         gone: list[Evicted] = []
         freed = 0
-        for root in self.order(now, pinned):
+        for root in self.order(now, pinned, rest):
             if freed >= most or (roots is not None and len(gone) >= roots):
                 break
-            if root.used > now - rest:
-                continue
             try:
                 size = self._remove(root) if remove is None else remove(root)
-            except RepoBusy:
-                continue  # it is being loaded, or something is being stored that may rely on it
+            except RepoBusy as busy:
+                if busy.storing:
+                    break  # nothing goes meanwhile, and each would be waited for
+                continue  # it is being loaded, or was used just now
             freed += size
             gone.append(Evicted(root.cid, size, root.used))
         return gone

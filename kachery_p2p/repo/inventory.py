@@ -319,7 +319,7 @@ class Inventory:
         return len(tree.broken), set(keys) - self.here_among(keys), len(tree.files)
 
     def check(self, named: Sequence[Problem]) -> list[Problem]:
-        """The folders that are kept and of which something is not here. What had a label is listed again.
+        """What is kept and is not here, or not all of it. What had a label is listed again.
 
         Args:
             named: problems that are known; a folder that lacks only these files is not named once more.
@@ -327,6 +327,15 @@ class Inventory:
         self.relist()
         known = {bytes(problem.cid.to_v1()) for problem in named}
         problems: list[Problem] = []
+        for key, version in self._catalog.all(
+            "SELECT k.key, r.version FROM kept k JOIN roots r ON r.key = k.key LEFT JOIN files f ON f.root = r.id "
+            f"LEFT JOIN packed p ON p.root = r.id WHERE r.kind <> {DIRECTORY} AND f.id IS NULL AND p.root IS NULL"
+        ):
+            cid = cid_of(key, version)
+            if key not in known and not _inline(cid):
+                detail = f"{cid} is on the list, but no copy of it is here any more. {way_out(cid)}"
+                problems.append(Problem(cid, self._catalog.path, "missing", detail))
+                known.add(key)
         for _, cid in self.folders():
             broken, missing, count = self._lacking(cid)
             if (broken or missing - known) and bytes(cid.to_v1()) not in known:

@@ -160,8 +160,8 @@ FOUND_RIGHT = 65536
 #: somebody who has pressed a key waits.
 OFFERED_ROOTS = 5_000
 
-#: Roots that are looked at in one go when room is made: some MB in memory, and more than one go ever removes.
-CANDIDATES = 10_000
+#: Roots that are read from the catalog at once when room is made: some 100 KB in memory, and seldom more are needed.
+CANDIDATES = 1_000
 #: Seconds for which files that no list has are left alone: the load that brought them may go on.
 LEFTOVER_SECONDS = 7 * 24 * 3600.0
 

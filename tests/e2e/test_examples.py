@@ -3,6 +3,7 @@ of docstrings. Two workstations and a pinning service on loopback; names that on
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import importlib
 import json
@@ -18,9 +19,14 @@ import pytest
 
 import kachery_cloud
 from kachery_cloud.commands.main import cli
+from kachery_cloud.ownership.archive import KeySet
+from kachery_cloud.ownership.kept import Kept, keep_proof
+from kachery_p2p.repo.keys import load_or_create_identity
 from scripts.workstation import RUN_SECONDS, Workstation
 from tests.helpers import examples
 from tests.helpers.examples import Scene
+from tests.helpers.lab_members import LabMember, running_node_of_lab
+from tests.helpers.proofs import CLIENT, GOT, ISSUER, issuers, proof
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,8 +36,31 @@ NEEDED = {"open.md": ("fsspec", "h5py", "pandas", "PIL", "xarray", "zarr")}
 
 #: The order in which the examples of the commands are tried: first what others of them need. A command that is not
 #: named comes between.
-FIRST = ("pins service add", "store", "link", "load", "pins add", "pins wait", "pins")
-LAST = ("group remove", "group leave", "init", "pins remove", "repair", "rm", "move", "node", "keygen-swarm")
+FIRST = (
+    "projects",
+    "projects create",
+    "projects add",
+    "pins service add",
+    "store",
+    "link",
+    "load",
+    "pins add",
+    "pins wait",
+    "pins",
+)
+LAST = (
+    "projects remove",
+    "projects delete",
+    "group remove",
+    "group leave",
+    "init",
+    "pins remove",
+    "repair",
+    "rm",
+    "move",
+    "node",
+    "keygen-swarm",
+)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +156,39 @@ def with_group(scene: Scene, colleague: Workstation) -> None:
     here.stop()
 
 
+def with_owner(scene: Scene) -> None:
+    """Let somebody have signed in at the reader's."""
+    peer = json.loads(scene.here.run("kachery-cloud-init", "--json").stdout)["peer_id"]
+    identity = load_or_create_identity(scene.here.directory)
+    assert identity.peer_id == peer
+    keys = KeySet(ISSUER, GOT, issuers()[ISSUER].keys, (CLIENT,))
+    keep_proof(scene.here.directory, Kept(proof(identity=identity), keys))
+
+
+@pytest.fixture(scope="module")
+def lab(module_workstation: Callable[..., Workstation]) -> Iterator[tuple[LabMember, LabMember]]:
+    """Two members of a lab whose node runs."""
+    station = module_workstation()
+    url = running_node_of_lab(station)
+    ann, bob = LabMember(station, url, "Ann", "--administrator"), LabMember(station, url, "Bob")
+    with contextlib.closing(ann), contextlib.closing(bob):
+        yield ann, bob
+
+
+def with_lab(scene: Scene, lab: tuple[LabMember, LabMember]) -> None:
+    """Let the reader's machine be registered with a lab, in which somebody else has a project, too."""
+    ann, bob = lab
+    ann.register(scene.here)
+    bob.call("POST", "/api/v1/projects", json={"name": "reef"})
+    bob.call("PUT", f"/api/v1/projects/reef/members/{ann.id}", json={"role": "reader"})
+    # What goes to other services in the examples is to go there alone.
+    path = scene.here.directory / "config.json"
+    config = json.loads(path.read_text())
+    for service in config["pin_services"].values():
+        service["default"] = False
+    path.write_text(json.dumps(config))
+
+
 # --- pages ---------------------------------------------------------------------------------------------------------
 
 
@@ -180,9 +242,11 @@ def _rank(example: tuple[str, list[str]]) -> int:
 
 
 @pytest.mark.slow
-def test_examples_of_the_commands(scene: Scene, colleague: Workstation) -> None:
+def test_examples_of_the_commands(scene: Scene, colleague: Workstation, lab: tuple[LabMember, LabMember]) -> None:
     """What `--help` shows as examples runs as it stands, for every command that has some."""
+    with_lab(scene, lab)
     with_group(scene, colleague)
+    with_owner(scene)
     found = sorted(examples.help_examples(cli, ""), key=_rank)
     assert {"store", "load", "node", "pins add", "status"} <= {name.removeprefix("cli ") for name, _ in found}
     run(scene, "bash", "-c", scene.bash("\n".join(line for _, lines in found for line in lines)))
@@ -225,6 +289,7 @@ INSTEAD = {
     "invite": ("'kachery-group:...'", "'kachery...'"),
     "join_group": ("'hippocampus'", "'reef'"),
     "set_member_role": ("q4xw...", "..."),
+    "usage": ("[('atlas', 53687091200, 1073741824)]", "[...]"),
     "export_car": ("/session.car", "/first.car"),
     "import_car": ("'ipfs://bafybeih...", "'ipfs:..."),
     "publish": ("'ipns://k51qzi5uqu5d...", "'ipns:..."),
@@ -252,6 +317,8 @@ GROUPS = (
     "set_member_role",
     "remove_member",
 )
+
+LAB = ("create_project", "projects", "usage")
 
 _DOCTEST = """
 import doctest, sys
@@ -287,13 +354,17 @@ def _doc(value: object) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
-    [PINNING, ALONE, GROUPS, tuple(sorted({*_with_examples()} - {*PINNING, *ALONE, *GROUPS}))],
-    ids=["pinning", "repair", "groups", "functions"],
+    [PINNING, ALONE, GROUPS, LAB, tuple(sorted({*_with_examples()} - {*PINNING, *ALONE, *GROUPS, *LAB}))],
+    ids=["pinning", "repair", "groups", "lab", "functions"],
 )
 def test_examples_of_functions(scene: Scene, names: tuple[str, ...], request: pytest.FixtureRequest) -> None:
     """The examples in the docstrings of public functions give what they say."""
+    if names == LAB:
+        with_lab(scene, request.getfixturevalue("lab"))
     if names == GROUPS:
         with_group(scene, request.getfixturevalue("colleague"))
+    if "owner" in names:
+        with_owner(scene)
     if names == PINNING:
         scene.here.env |= {"KACHERY_CLOUD_PIN_SERVICES": f"filebase={scene.service}", "KACHERY_CLOUD_PIN_TOKEN": TOKEN}
     docstrings: list[tuple[str, str, str]] = []

@@ -124,3 +124,50 @@ assert station.call("say([item.cid for item in kcl.list()])") == [uris[1].remove
 assert station.run("kachery-cloud", "verify").returncode == 0
 """,
     )
+
+
+def test_a_load_makes_room(tmp_path: Path) -> None:
+    """With a limit, what was only loaded goes when the disk has no room for a load, and that goes on; what was stored
+    here stays. Without one the load fails, and nothing goes."""
+    _on_a_small_disk(
+        tmp_path,
+        """
+import sqlite3, random
+from contextlib import closing
+
+def file(number):
+    path = folder / str(number)
+    path.write_bytes(random.Random(number).randbytes(4_500_000))
+    return str(path)
+
+def load(uri):
+    return station.call("say(kcl.load_file(args[0], providers=[args[1]], timeout=120))", uri, other.addr)
+
+def used_long_ago():
+    with closing(sqlite3.connect(station.directory / "catalog.sqlite", timeout=60)) as db, db:
+        db.execute("UPDATE kept SET used = added - 20000, added = added - 20000")
+
+other.start()
+uris = [other.call("say(kcl.store_file(args[0]))", file(number)) for number in range(3)]
+station.start()
+mine = station.call("say(kcl.store_file(args[0]))", file(9))
+first = Path(load(uris[0]))
+second = Path(load(uris[1]))
+used_long_ago()
+try:
+    load(uris[2])
+except Exception as error:
+    assert "DiskFull" in str(error) or "bytes more" in str(error), error
+else:
+    raise AssertionError("there is room for it")
+assert first.exists() and second.exists()
+assert station.stop() == 0
+station.env["KACHERY_CLOUD_STORAGE_LIMIT"] = "1GB"
+station.start()
+third = Path(load(uris[2]))
+assert third.read_bytes() == Path(file(2)).read_bytes()
+assert not first.exists() and second.exists()
+assert Path(station.call("say(kcl.load_file(args[0], local_only=True))", mine)).exists()
+assert station.stop() == 0
+""",
+    )

@@ -110,15 +110,15 @@ def test_it_is_offered_on_a_terminal_and_never_forced(workstation: Make, provide
         shell.send("")
         shown, code = ended(shell)
         assert code == 0
-        assert "Nobody has signed in on this machine, and nobody has to" in shown
+        assert "Signing in is not needed" in shown
         shell.send(f"{INIT} --no-sign-in; echo ended with=$?.")
         shown, code = ended(shell)
         assert (code, "[y/N]" in shown) == (0, False)
     done = station.run(INIT)
     assert "Peer ID:        12D3KooW" in done.stdout
-    assert done.stderr.count("who does (kachery-cloud-init --sign-in)") == 1
+    assert done.stderr.count("check whose machine this is: kachery-cloud-init --sign-in") == 1
     without = workstation().run(INIT)
-    assert without.stderr.count("who does (kachery-cloud-init --node URL)") == 1
+    assert without.stderr.count("check whose machine this is: kachery-cloud-init --node URL") == 1
     assert json.loads(station.run(INIT, "--json").stdout)["owner"] is None
 
 
@@ -250,6 +250,18 @@ def test_a_client_without_a_secret_and_one_that_sends_it_in_the_form(
     station.env.pop("KACHERY_CLOUD_OPENID_CLIENT_SECRET")
     sign_in(station, browser)
     assert owner(station)["audience"] == "public"
+    provider.add_client({**DESKTOP, "client_id": "posts", "token_endpoint_auth_method": "client_secret_post"})
+    secret = station.folder / "secret"
+    station.env["KACHERY_CLOUD_OPENID_CLIENT_ID"] = "posts"
+    station.env["KACHERY_CLOUD_OPENID_CLIENT_SECRET_FILE"] = str(secret)
+    done = station.run(INIT, "--sign-in", check=False)
+    assert (done.returncode, str(secret) in done.stderr) == (2, True)
+    secret.write_text(DESKTOP_SECRET + "\n")
+    done = station.run(INIT, "--no-sign-in")
+    with terminal(station) as shell:
+        browser.get(browser.sign_in(begin(shell, f"{INIT} --sign-in")))
+        shown, code = ended(shell)
+    assert (code, "invalid_client" in shown) == (6, True), shown
 
 
 # --- in a notebook ---------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +42,27 @@ async def test_forged_signatures(tmp_path: Path) -> None:
         url, body = f"{lab.url}/api/v1/registrations", b'{"label": "a"}'
         now = lab.wall()
 
-        async def tried(method: str = "POST", where: str = url, data: bytes = body, **headers: str) -> Any:
-            told = {**sign(client.key, "POST", url, body, now=now), "content-type": "application/json", **headers}
-            return reason(await client.http.request(method, where, content=data, headers=told))
+        async def tried(
+            told: Mapping[str, str] | None = None, method: str = "POST", where: str = url, data: bytes = body
+        ) -> Any:
+            genuine = sign(client.key, "POST", url, body, now=now)
+            headers = {**genuine, "content-type": "application/json", **(told or {})}
+            return reason(await client.http.request(method, where, content=data, headers=headers))
 
         wrong = (401, "BAD_SIGNATURE")
         assert await tried(data=b'{"label": "b"}') == wrong
         assert await tried(where=f"{url}?x=1") == wrong
         assert await tried(where=f"{lab.url}/api/v1/registrations/x/register") == wrong
         elsewhere = sign(client.key, "POST", "http://192.0.2.1:8095/api/v1/registrations", body, now=now)
-        assert await tried(**elsewhere) == wrong
+        assert await tried(elsewhere) == wrong
         stranger = sign(new_identity(), "POST", url, body, now=now)
-        assert await tried(signature=stranger["signature"]) == wrong
+        assert await tried({"signature": stranger["signature"]}) == wrong
         without = sign(client.key, "POST", url, now=now)
-        assert await tried(**without) == wrong  # the digest of the body is not covered
-        assert await tried(**{"content-digest": "sha-256=:AAAA:"}) == wrong
-        assert await tried(signature="kachery=:AAAA:") == wrong
+        assert await tried(without) == wrong  # the digest of the body is not covered
+        assert await tried({"content-digest": "sha-256=:AAAA:"}) == wrong
+        assert await tried({"signature": "kachery=:AAAA:"}) == wrong
         for rubbish in ("", "kachery", 'kachery=("@method")', "kachery=(((", "x" * 5000):
-            assert await tried(**{"signature-input": rubbish}) == wrong
+            assert await tried({"signature-input": rubbish}) == wrong
 
 
 async def test_a_request_for_another_lab(tmp_path: Path) -> None:
@@ -152,6 +156,26 @@ async def test_what_is_for_administrators(tmp_path: Path) -> None:
         assert (await alice.me())["role"] == "member"
 
 
+async def test_figures_of_the_node(tmp_path: Path) -> None:
+    """For this machine, for administrators, and by a token that the operator made; not for who comes by a proxy."""
+    async with running_lab(tmp_path, lab_url="http://127.0.0.1") as lab:
+        admin = await lab.browser(await lab.member("Ada", role="administrator"))
+        alice = await lab.browser(await lab.member("Alice"))
+        client = await lab.register(alice)
+        made = await trio.to_thread.run_sync(lab.store.add_token, "prometheus")
+        assert made is not None
+        far = {"x-forwarded-for": "198.51.100.7"}
+        http = await lab.http()
+        assert (await http.get("/metrics")).status_code == 200
+        assert reason(await http.get("/metrics", headers=far)) == (401, "UNAUTHORIZED")
+        assert reason(await alice.get("/metrics", headers=far)) == (403, "FORBIDDEN")
+        bearer = {"authorization": f"Bearer {client.token}"}
+        assert reason(await http.get("/metrics", headers={**far, **bearer})) == (403, "FORBIDDEN")
+        assert (await admin.get("/metrics", headers=far)).status_code == 200
+        bearer = {"authorization": f"Bearer {made[0]}"}
+        assert (await http.get("/metrics", headers={**far, **bearer})).status_code == 200
+
+
 async def test_a_client_registers_no_other(tmp_path: Path) -> None:
     """Neither a token nor a signature registers a computer: that takes somebody at a browser."""
     async with running_lab(tmp_path) as lab:
@@ -206,25 +230,27 @@ async def test_requests_that_a_page_of_another_origin_makes(tmp_path: Path) -> N
     async with running_lab(tmp_path) as lab:
         alice = await lab.browser(await lab.member("Alice", role="administrator"))
         csrf = alice.csrf
-        body = {"json": {"name": "Eve", "role": "administrator"}}
+        body = {"name": "Eve", "role": "administrator"}
         path = "/api/v1/members"
         http = alice.http
-        assert reason(await http.post(path, **body)) == (403, "CSRF")
-        assert reason(await http.post(path, headers={"x-csrf-token": "0" * 64}, **body)) == (403, "CSRF")
+        assert reason(await http.post(path, json=body)) == (403, "CSRF")
+        assert reason(await http.post(path, headers={"x-csrf-token": "0" * 64}, json=body)) == (403, "CSRF")
         for headers in (
             {"origin": "https://evil.example"},
             {"origin": "null"},
+            {"origin": "null", "sec-fetch-site": "cross-site"},
+            {"origin": "https://evil.example", "sec-fetch-site": "same-origin"},
             {"sec-fetch-site": "cross-site"},
             {"sec-fetch-site": "same-site"},
             {"origin": lab.url.replace("127.0.0.1", "localhost")},
         ):
-            assert reason(await http.post(path, headers={"x-csrf-token": csrf, **headers}, **body)) == (
+            assert reason(await http.post(path, headers={"x-csrf-token": csrf, **headers}, json=body)) == (
                 403,
                 "OTHER_ORIGIN",
             )
         # What a form can send is of another type.
         form = {"x-csrf-token": csrf, "content-type": "text/plain"}
-        answer = await http.post(path, content=json.dumps(body["json"]).encode(), headers=form)
+        answer = await http.post(path, content=json.dumps(body).encode(), headers=form)
         assert reason(answer) == (415, "UNSUPPORTED_MEDIA_TYPE")
         assert reason(await http.post("/sign-out")) == (403, "CSRF")
         secret, _ = await trio.to_thread.run_sync(lab.server.lab.invitations.make, (await alice.me())["id"])

@@ -17,6 +17,7 @@ from kachery_cloud.lab import limits
 from kachery_cloud.ownership.archive import public_keys
 from kachery_cloud.ownership.proofs import make_proof, new_nonce
 from kachery_cloud.ownership.verifying import Issuer, verify
+from tests.conftest import StartOpenID
 from tests.helpers.lab import RunningLab, Wall, running_lab
 from tests.helpers.openid import OpenIDProvider, web_client
 
@@ -26,21 +27,29 @@ def reason(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["reason"]
 
 
+@pytest.fixture
+def provider(start_openid: StartOpenID) -> OpenIDProvider:
+    """A provider."""
+    return start_openid()
+
+
 @contextlib.asynccontextmanager
-async def lab_with_provider(folder: Path, **settings: Any) -> AsyncIterator[tuple[RunningLab, OpenIDProvider]]:
-    """A lab whose members sign in at a provider."""
-    provider = await trio.to_thread.run_sync(OpenIDProvider)
-    with provider:
-        told = {"openid_issuer": provider.issuer, "openid_client_id": "lab", "openid_client_secret": "lab-secret"}
-        async with running_lab(folder, wall=Wall(time.time()), **{**told, **settings}) as lab:
-            client = web_client(f"{lab.url}/sign-in/callback")
-            await trio.to_thread.run_sync(provider.add_client, client)
-            yield lab, provider
+async def lab_at(provider: OpenIDProvider, folder: Path, *members: str) -> AsyncIterator[RunningLab]:
+    """A lab whose members sign in at a provider; without others named, all of example.org are let in."""
+    told: dict[str, Any] = {
+        "openid_issuer": provider.issuer,
+        "openid_client_id": "lab",
+        "openid_client_secret": "lab-secret",
+        "lab_members": members or ("@example.org",),
+    }
+    async with running_lab(folder, wall=Wall(time.time()), **told) as lab:
+        await trio.to_thread.run_sync(provider.add_client, web_client(f"{lab.url}/sign-in/callback"))
+        yield lab
 
 
-async def test_answers_that_are_for_another_browser(tmp_path: Path) -> None:
+async def test_answers_that_are_for_another_browser(tmp_path: Path, provider: OpenIDProvider) -> None:
     """Whoever is made to follow somebody else's answer is not signed in as him; nor twice; nor with a wrong state."""
-    async with lab_with_provider(tmp_path, lab_members=("@example.org",)) as (lab, _):
+    async with lab_at(provider, tmp_path) as lab:
         ada = await lab.person()
         back = await ada.go("/sign-in", "ada")
         victim = await lab.browser()
@@ -64,27 +73,27 @@ async def test_answers_that_are_for_another_browser(tmp_path: Path) -> None:
         assert reason(await again.get(back)) == (502, "PROVIDER_FAILED")  # a code is good once
 
 
-async def test_an_answer_that_comes_too_late(tmp_path: Path) -> None:
+async def test_an_answer_that_comes_too_late(tmp_path: Path, provider: OpenIDProvider) -> None:
     """After ten minutes one begins anew."""
-    async with lab_with_provider(tmp_path, lab_members=("@example.org",)) as (lab, _):
+    async with lab_at(provider, tmp_path) as lab:
         ada = await lab.person()
         back = await ada.go("/sign-in", "ada")
         lab.wall.now += limits.SIGN_IN_SECONDS
         assert reason(await ada.browser.get(back)) == (400, "BAD_REQUEST")
 
 
-async def test_who_says_no(tmp_path: Path) -> None:
+async def test_who_says_no(tmp_path: Path, provider: OpenIDProvider) -> None:
     """Nobody is signed in who did not want to be."""
-    async with lab_with_provider(tmp_path, lab_members=("@example.org",)) as (lab, _):
+    async with lab_at(provider, tmp_path) as lab:
         ada = await lab.person()
         answer = await ada.sign_in("/sign-in", "ada", allow=False)
         assert reason(answer) == (403, "FORBIDDEN")
         assert (await ada.browser.get("/api/v1/me")).status_code == 401
 
 
-async def test_keys_of_the_provider(tmp_path: Path) -> None:
+async def test_keys_of_the_provider(tmp_path: Path, provider: OpenIDProvider) -> None:
     """Keys that change are found; tokens by a stranger, or of a wrong time, are not believed."""
-    async with lab_with_provider(tmp_path, lab_members=("@example.org",)) as (lab, provider):
+    async with lab_at(provider, tmp_path) as lab:
         do = trio.to_thread.run_sync
         assert (await (await lab.person()).sign_in("/sign-in", "ada")).status_code == 303
         await do(provider.sign_as_stranger)
@@ -112,7 +121,7 @@ async def test_keys_of_the_provider(tmp_path: Path) -> None:
 
 async def test_a_provider_that_cannot_be_reached(tmp_path: Path) -> None:
     """It is said, to browsers on a page; the lab goes on."""
-    settings = {"openid_issuer": "http://127.0.0.1:9", "openid_client_id": "lab"}
+    settings: dict[str, Any] = {"openid_issuer": "http://127.0.0.1:9", "openid_client_id": "lab"}
     async with running_lab(tmp_path, **settings) as lab:
         http = await lab.http()
         assert reason(await http.get("/sign-in")) == (502, "PROVIDER_FAILED")
@@ -125,16 +134,16 @@ async def test_a_provider_that_cannot_be_reached(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "next_", ["//evil.example", "https://evil.example/", "/\\evil.example", "\t//evil.example", "x"]
 )
-async def test_ways_that_lead_elsewhere(tmp_path: Path, next_: str) -> None:
+async def test_ways_that_lead_elsewhere(tmp_path: Path, provider: OpenIDProvider, next_: str) -> None:
     """Whoever signs in by a link of somebody else stays here."""
-    async with lab_with_provider(tmp_path, lab_members=("@example.org",)) as (lab, _):
+    async with lab_at(provider, tmp_path) as lab:
         answer = await (await lab.person()).sign_in(f"/sign-in?{urlencode({'next': next_})}", "ada")
         assert (answer.status_code, answer.headers["location"]) == (303, "/")
 
 
-async def test_who_may_sign_in(tmp_path: Path) -> None:
+async def test_who_may_sign_in(tmp_path: Path, provider: OpenIDProvider) -> None:
     """Those of the settings, those who were named, those with an invitation; with a verified address alone."""
-    async with lab_with_provider(tmp_path, lab_members=("ada@example.org",)) as (lab, provider):
+    async with lab_at(provider, tmp_path, "ada@example.org") as lab:
         do = trio.to_thread.run_sync
         admin = await do(lab.accounts.make_administrator, "grace@example.org")
         for user in (
@@ -164,9 +173,9 @@ async def test_who_may_sign_in(tmp_path: Path) -> None:
         assert (await (await lab.person()).sign_in("/sign-in", "bob")).status_code == 303
 
 
-async def test_an_invitation_that_is_for_somebody_else(tmp_path: Path) -> None:
+async def test_an_invitation_that_is_for_somebody_else(tmp_path: Path, provider: OpenIDProvider) -> None:
     """Who is a member already uses none up, and becomes nobody else; one member has one account."""
-    async with lab_with_provider(tmp_path, lab_members=("@example.org",)) as (lab, _):
+    async with lab_at(provider, tmp_path) as lab:
         do = trio.to_thread.run_sync
         assert (await (await lab.person()).sign_in("/sign-in", "ada")).status_code == 303
         member = await lab.member("Bob", role="administrator")
@@ -180,9 +189,9 @@ async def test_an_invitation_that_is_for_somebody_else(tmp_path: Path) -> None:
         assert (await grace.browser.me())["id"] == member.id
 
 
-async def test_who_was_removed_stays_out(tmp_path: Path) -> None:
+async def test_who_was_removed_stays_out(tmp_path: Path, provider: OpenIDProvider) -> None:
     """Also where a rule lets his whole domain in; until he is invited again."""
-    async with lab_with_provider(tmp_path, lab_members=("@example.org",)) as (lab, _):
+    async with lab_at(provider, tmp_path) as lab:
         do = trio.to_thread.run_sync
         ada = await lab.person()
         await ada.sign_in("/sign-in", "ada")
@@ -197,9 +206,9 @@ async def test_who_was_removed_stays_out(tmp_path: Path) -> None:
         assert (await again.browser.me())["id"] == id
 
 
-async def test_a_sign_in_proves_who_owns_a_computer(tmp_path: Path) -> None:
+async def test_a_sign_in_proves_who_owns_a_computer(tmp_path: Path, provider: OpenIDProvider) -> None:
     """The ID token's nonce commits to the key of the computer, which makes a proof of it that others can check."""
-    async with lab_with_provider(tmp_path, lab_members=("@example.org",)) as (lab, provider):
+    async with lab_at(provider, tmp_path) as lab:
         client = await lab.client()
         claims, nonce = new_nonce(client.key, b"r" * 32)
         begun = await client.signed("POST", "/api/v1/registrations", {"label": "rig", "nonce": nonce})
@@ -223,9 +232,9 @@ async def test_a_sign_in_proves_who_owns_a_computer(tmp_path: Path) -> None:
         assert (owner.issuer, owner.subject, owner.email) == (provider.issuer, "ada", "ada@example.org")
 
 
-async def test_no_proof_of_somebody_elses_sign_in(tmp_path: Path) -> None:
+async def test_no_proof_of_somebody_elses_sign_in(tmp_path: Path, provider: OpenIDProvider) -> None:
     """Where somebody else signed in for a computer last, whoever registers it gives no proof of that."""
-    async with lab_with_provider(tmp_path, lab_members=("@example.org",)) as (lab, _):
+    async with lab_at(provider, tmp_path) as lab:
         client = await lab.client()
         _, nonce = new_nonce(client.key, b"r" * 32)
         begun = (await client.signed("POST", "/api/v1/registrations", {"label": "rig", "nonce": nonce})).json()

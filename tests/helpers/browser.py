@@ -1,4 +1,4 @@
-"""A real browser without a screen, which speaks to this machine alone."""
+"""A real browser without a screen, which speaks to this machine alone. See devtools.py for one that is worked with."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 #: Nothing but this machine is spoken to: no name but localhost is found, and the browser's own services are off.
-_FLAGS = (
+FLAGS = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -33,12 +33,12 @@ _FLAGS = (
 
 def browse_with(profile: Path) -> Callable[[str], str]:
     """What opens an address in a browser and gives what the page has become. Without a browser the test is skipped."""
-    program = _CHROMIUM
+    program = CHROMIUM
     if program is None:
         pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
 
     def open_page(address: str) -> str:
-        flags = [*_FLAGS, f"--user-data-dir={profile}", "--virtual-time-budget=60000", "--dump-dom"]
+        flags = [*FLAGS, f"--user-data-dir={profile}", "--virtual-time-budget=60000", "--dump-dom"]
         done = subprocess.run(
             [program, *flags, address], capture_output=True, text=True, encoding="utf-8", timeout=300, check=False
         )

@@ -41,7 +41,8 @@ ssh() { (cd "$HOME" && mkdir -p .kachery-cloud && bash -c "$2"); }
 """
 _EXAMPLES = re.compile(r"Examples?:\n((?: *\S.*\n?)+)")
 _SERVES = re.compile(
-    r"^(?P<variables>(?:[A-Z_]+=\S+ +)*)(?P<command>kachery-cloud[- ]node\b(?! tokens)(?![^\n]* doctor\b)[^&|\n]*)$",
+    r"^(?P<variables>(?:[A-Z_]+=\S+ +)*)(?P<command>kachery-cloud[- ]node\b(?! tokens| members| clients| reload| --init"
+    r"| --systemd)(?![^\n]* doctor\b)[^&|\n]*)$",
     re.MULTILINE,
 )
 

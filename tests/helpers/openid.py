@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 import httpx
 
@@ -167,7 +167,8 @@ class Browser:
             here = str(response.url)
             if response.is_redirect:
                 there = urljoin(here, response.headers["location"])
-                if provider is not None and _origin(there) != provider:
+                # Who is still signed in at the provider sees no page there.
+                if _is_answer(there) or (provider is not None and _origin(there) != provider):
                     return there
                 response = self.http.get(there)
                 continue
@@ -195,6 +196,11 @@ def _answer(page: str, user: str, allow: bool) -> dict[str, str]:
         return {"login": user}
     assert 'name="allow"' in page, page
     return {"allow": "1"} if allow else {"deny": "1"}
+
+
+def _is_answer(address: str) -> bool:
+    query = parse_qs(urlsplit(address).query)
+    return "state" in query and ("code" in query or "error" in query)
 
 
 def _origin(address: str) -> str:

@@ -132,7 +132,13 @@ def test_the_workflow_runs_what_runs_everywhere() -> None:
 
 def test_no_file_names_a_registry() -> None:
     """Where packages come from is up to the settings of whoever installs: nothing here names an index."""
-    names = ["Containerfile", "pyproject.toml", "mkdocs.yml", ".pre-commit-config.yaml", ".github/workflows/ci.yml"]
+    names = [
+        "packaging/Containerfile",
+        "pyproject.toml",
+        "mkdocs.yml",
+        ".pre-commit-config.yaml",
+        ".github/workflows/ci.yml",
+    ]
     names += [f"scripts/{name}" for name in ("docs", "lib.sh", "quickstart", "release", "test")]
     for name in names:
         assert not re.search(r"--(extra-)?index-url|pypi\.|PIP_INDEX", text_of(name)), name

@@ -13,6 +13,42 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
+class ServiceFigures:
+    """How the program that serves is doing, for `/metrics`.
+
+    Attributes:
+        uptime: seconds since its start.
+        storage_limit: bytes that the data directory may take; None for no limit.
+        storage_used: that it took at the last look; None before the first.
+        cache_bytes: of these, bytes that may go.
+        evicted_bytes, evicted_roots: that went to make room, since the start.
+        scrubbed_bytes: that were read and compared with their hashes, since the start.
+        damaged: things that are damaged now.
+        mended: that were brought back, since the start.
+        scrubbed_at: when all was last read through, in seconds since 1970; 0 where it never was.
+        connections: open ones, by kind.
+        lag_buckets: upper ends of the histogram of how late the event loop was, in seconds.
+        lag_counts: of looks in each of them, and above the last.
+        lag_seconds: the sum of all.
+    """
+
+    uptime: float
+    storage_limit: int | None
+    storage_used: int | None
+    cache_bytes: int
+    evicted_bytes: int
+    evicted_roots: int
+    scrubbed_bytes: int
+    damaged: int
+    mended: int
+    scrubbed_at: float
+    connections: Mapping[str, int]
+    lag_buckets: Sequence[float]
+    lag_counts: Sequence[int]
+    lag_seconds: float
+
+
+@dataclass(frozen=True)
 class Figures:
     """What the node is doing, for `/metrics`.
 
@@ -22,6 +58,7 @@ class Figures:
         dht_peers: in the routing table of each DHT that it takes part in.
         disk_used: bytes of the data directory's files; None where that was not counted yet.
         disk_free: bytes that the file system has left.
+        service: how the program is doing; None where it is no service.
     """
 
     peers: int
@@ -32,6 +69,7 @@ class Figures:
     dht_peers: Mapping[str, int] = field(default_factory=dict[str, int])
     disk_used: int | None = None
     disk_free: int = 0
+    service: ServiceFigures | None = None
 
 
 @dataclass(frozen=True)

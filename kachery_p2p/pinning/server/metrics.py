@@ -6,13 +6,15 @@ The registry is our own. The library's global one belongs to the program that we
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
-from kachery_p2p.pinning.server.keeper import Figures
+from kachery_p2p.pinning.server.keeper import Figures, ServiceFigures
 from kachery_p2p.pinning.server.requests import STATUSES
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -55,6 +57,45 @@ class _Snapshot(Collector):
         if node.disk_used is not None:
             yield GaugeMetricFamily("kachery_disk_used_bytes", "Bytes of the data directory.", value=node.disk_used)
         yield GaugeMetricFamily("kachery_disk_free_bytes", "Bytes that the file system has left.", value=node.disk_free)
+        if node.service is not None:
+            yield from _service(node.service)
+
+
+def _service(service: ServiceFigures) -> Iterable[Metric]:
+    """How the program is doing."""
+    yield GaugeMetricFamily("kachery_uptime_seconds", "Seconds since the program was started.", value=service.uptime)
+    if service.storage_limit is not None:
+        help_text = "Bytes that the data directory may take."
+        yield GaugeMetricFamily("kachery_storage_limit_bytes", help_text, value=service.storage_limit)
+    if service.storage_used is not None:
+        help_text = "Bytes that it took at the last look."
+        yield GaugeMetricFamily("kachery_storage_used_bytes", help_text, value=service.storage_used)
+    yield GaugeMetricFamily(
+        "kachery_cache_bytes", "Bytes of what was only loaded, and may go.", value=service.cache_bytes
+    )
+    for name, text, value in (
+        ("kachery_evicted_bytes", "Bytes that went to make room.", service.evicted_bytes),
+        ("kachery_evicted_roots", "Files and folders that went to make room.", service.evicted_roots),
+        ("kachery_scrubbed_bytes", "Bytes that were read and compared with their hashes.", service.scrubbed_bytes),
+        ("kachery_mended", "Damaged things that were brought back from others.", service.mended),
+    ):
+        yield CounterMetricFamily(name, text, value=value)
+    yield GaugeMetricFamily("kachery_damaged", "Things that are damaged now.", value=service.damaged)
+    yield GaugeMetricFamily(
+        "kachery_scrubbed_timestamp_seconds", "When all was last read through.", value=service.scrubbed_at
+    )
+    connections = GaugeMetricFamily("kachery_connections", "Open connections.", labels=["kind"])
+    for kind, count in service.connections.items():
+        connections.add_metric([kind], count)
+    yield connections
+    counted = list(accumulate(service.lag_counts))
+    ends = [*map(floatToGoString, service.lag_buckets), "+Inf"]
+    yield HistogramMetricFamily(
+        "kachery_event_loop_lag_seconds",
+        "How late the event loop was.",
+        buckets=list(zip(ends, counted, strict=True)),
+        sum_value=service.lag_seconds,
+    )
 
 
 class Metrics:

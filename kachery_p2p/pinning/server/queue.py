@@ -212,8 +212,12 @@ class PinQueue:
             await self._do(store.finish, pin, "failed", "This service made a mistake, which is in its log.")
         else:
             await self._do(store.finish, pin, "pinned")
-            log.info("pinned %s: %d bytes", root, size)
+            log.info(
+                "pinned %s: %d bytes", root, size,
+                extra={"fields": {"event": "pinned", "root": str(root), "bytes": size}},
+            )  # fmt: skip
             return
+        log.info("a pin of %s has failed", root, extra={"fields": {"event": "pin_failed", "root": str(root)}})
         await self._do(store.leave, root)
 
     async def _finish_later(self, pin: Pin, details: str, tries: int, pause: float) -> None:

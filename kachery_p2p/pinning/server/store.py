@@ -28,6 +28,9 @@ from typing import Any
 
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.pinning.server import limits
+from kachery_p2p.pinning.server.counting import FELLOWS as _FELLOWS
+from kachery_p2p.pinning.server.counting import USED as _USED
+from kachery_p2p.pinning.server.counting import add_counters
 from kachery_p2p.pinning.server.following import OWN, Following, add_tables, end_rights, note_deleted
 from kachery_p2p.pinning.server.listing import PinListing, add_indexes
 from kachery_p2p.pinning.server.requests import Filters, PinObject, no_funds
@@ -37,14 +40,6 @@ from kachery_p2p.sqlite_schema import make_schema
 
 STORE_NAME = "pinning-service.sqlite"
 _VERSION = 2
-
-#: The tokens that share the quota of one of them, which is the parameter: those of its account, or it alone.
-_FELLOWS = "(SELECT ?1 UNION SELECT f.id FROM tokens t JOIN tokens f ON f.account = t.account WHERE t.id = ?1)"
-#: Bytes that their pins take: each root once, however often it is pinned.
-_USED = (
-    f"(SELECT coalesce(sum(size), 0) FROM (SELECT max(size) AS size FROM pins WHERE owner IN {_FELLOWS} GROUP BY key))"
-)
-
 
 #: What a `Token` is made of.
 _TOKEN = "id, name, quota, added, seen, hash IS NOT NULL, account"
@@ -179,11 +174,8 @@ class PinStore:
 
     def used(self, account: str) -> int:
         """Bytes that the pins of an account take, each root once."""
-        return self._file.one(
-            "SELECT coalesce(sum(size), 0) FROM (SELECT max(p.size) AS size FROM pins p JOIN tokens t "
-            "ON t.id = p.owner WHERE t.account = ? GROUP BY p.key)",
-            (account,),
-        )[0]
+        row = self._file.one("SELECT used FROM counted WHERE pot = ?", (account,))
+        return 0 if row is None else row[0]
 
     def tokens(self) -> list[Token]:
         """Everybody who may pin here, or has pins, by name."""
@@ -484,6 +476,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
                 db.execute("ROLLBACK")
             raise
     make_schema(db, SCHEMA, _VERSION, path, "a list of pins for others")
+    add_counters(db)
     add_indexes(db)
     add_tables(db)
 

@@ -221,12 +221,12 @@ def test_options_of_the_node_go_before_the_settings(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("KACHERY_CLOUD_MDNS", "off")
     found = served([], monkeypatch)
     config = found["config"]
-    assert (found["listen"], found["peers"], config.relays, config.announce) == ((a,), (a,), (a,), (a,))
+    assert (found["listen"], config.peers, config.relays, config.announce) == ((a,), (a,), (a,), (a,))
     assert (config.public, config.mdns, config.bootstrap) == (True, False, (a,))
     options = ["--no-public", "--mdns", "--bootstrap", b, "--bootstrap", c, "--announce", b, "--relay", b, "--peer", b]
     found = served([*options, "--listen", b, "--listen", c], monkeypatch)
     config = found["config"]
-    assert (found["listen"], found["peers"], config.relays, config.announce) == ((b, c), (a, b), (a, b), (b,))
+    assert (found["listen"], config.peers, config.relays, config.announce) == ((b, c), (a, b), (a, b), (b,))
     assert (config.public, config.mdns, config.bootstrap) == (False, True, (b, c))
     assert served(["--bootstrap", "none"], monkeypatch)["config"].bootstrap == ()
     assert served(["--bootstrap", "default"], monkeypatch)["config"].bootstrap is None
@@ -329,7 +329,11 @@ def test_commands_are_light() -> None:
 
 @pytest.mark.parametrize(
     ("entry", "module"),
-    [("load_main", "loading"), ("node_main", "doctor node node_members node_tokens"), ("main", "settings")],
+    [
+        ("load_main", "loading"),
+        ("node_main", "doctor node node_members node_service node_tokens"),
+        ("main", "settings"),
+    ],
 )
 def test_a_command_is_read_alone(entry: str, module: str) -> None:
     """Its help imports its own modules of the commands, and nothing of what does the work."""

@@ -63,6 +63,12 @@ GIVEN: dict[str, tuple[str, object, object]] = {
     "openid_issuer": ("https://id.example.org/", "https://id.example.org/", "https://id.example.org/"),
     "openid_client_id": ("lab", " lab ", "lab"),
     "openid_client_secret": ("s3cret", "s3cret", "s3cret"),
+    "openid_client_secret_file": ("/lab/secret", "/lab/secret", Path("/lab/secret")),
+    "lab": ("127.0.0.1:8095", "127.0.0.1:8095", "127.0.0.1:8095"),
+    "lab_url": ("https://Lab.example.org:443/", "https://lab.example.org", "https://lab.example.org"),
+    "project": ("hippocampus", "hippocampus", "hippocampus"),
+    "lab_name": ("Lab of Ada", "Lab of Ada", "Lab of Ada"),
+    "lab_members": ("Example.org, ada@x.org", ["@example.org", "ada@x.org"], ("@example.org", "ada@x.org")),
     "show_owner": ("everyone", "everyone", "everyone"),
 }
 

@@ -94,10 +94,11 @@ async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
         temporary = tmp_path / "lab" / "tmp"
         stream = await trio.open_tcp_stream("127.0.0.1", int(host.rpartition(":")[2]))
         await stream.send_all(head.encode() + b"x" * 3_000_000)
-        while not any(path.stat().st_size for path in temporary.iterdir() if path.is_file()):
+        # Nothing tells when a part of a request has come, nor when it was given up.
+        while not any(path.stat().st_size for path in temporary.iterdir() if path.is_file()):  # noqa: ASYNC110
             await trio.sleep(0.01)
         await stream.aclose()
-        while any(temporary.iterdir()):
+        while any(temporary.iterdir()):  # noqa: ASYNC110
             await trio.sleep(0.01)
         assert (await browser.get("/api/v1/files")).json()["items"] == []
 
@@ -228,3 +229,36 @@ async def test_pages_of_files(tmp_path: Path) -> None:
         assert await labels(hers, "&label=rEEF 3") == ["Reef 3.txt"]
         assert (await hers.get("/api/v1/files?after=x")).status_code == 400
         assert (await hers.get("/api/v1/files?project=none")).status_code == 404
+
+
+async def test_what_is_in_a_folder(tmp_path: Path) -> None:
+    """Its entries, and the content of a file in it; a folder has no bytes, and a file no entries."""
+    folder = tmp_path / "experiment"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.txt").write_text("a")
+    (folder / "sub" / "b.bin").write_bytes(random.Random(3).randbytes(300_000))
+    async with running_lab(tmp_path / "lab") as lab, origin(tmp_path / "origin") as theirs:
+        browser = await lab.browser(await lab.member("Ann"))
+        await project(browser, "reef")
+        laptop = await lab.register(browser)
+        (reef,) = (await browser.get("/api/v1/projects")).json()["items"]
+        pin = {
+            "cid": await theirs.store_directory(folder),
+            "name": "experiment",
+            "origins": [theirs.addr],
+            "meta": {"project": reef["id"]},
+        }
+        made = (await laptop.by_token("POST", "/pins", pin)).json()["requestid"]
+        while (await browser.get(f"/api/v1/files/{made}")).json()["status"] != "pinned":
+            with trio.move_on_after(0.1):
+                await lab.server.queue.wait_changed(lab.server.queue.changes)
+        url = f"/api/v1/files/{made}"
+        listed = (await browser.get(f"{url}/entries")).json()
+        assert ([each["name"] for each in listed["items"]], listed["count"]) == (["a.txt", "sub"], 2)
+        assert [each["name"] for each in (await browser.get(f"{url}/entries?path=sub")).json()["items"]] == ["b.bin"]
+        part = await browser.get(f"{url}/content?path=sub/b.bin", headers={"range": "bytes=10-19"})
+        assert part.content == (folder / "sub" / "b.bin").read_bytes()[10:20]
+        assert (await browser.get(f"{url}/content")).status_code == 409
+        assert (await browser.get(f"{url}/entries?path=a.txt")).status_code == 409
+        for path in ("none", "../a.txt", "a.txt/b", "sub/./b.bin", "%00", "x" * 5000):
+            assert (await browser.get(f"{url}/content", params={"path": path})).status_code in (400, 404), path

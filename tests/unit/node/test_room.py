@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from kachery_p2p.dag.cid import CID
-from kachery_p2p.node.room import Room, RoomPace
+from kachery_p2p.node.room import Room, RoomHooks, RoomPace
 from kachery_p2p.repo import Repo
 from kachery_p2p.repo.kept_rows import LOADED
 from tests.helpers.profiles import custom_profile
@@ -107,7 +107,7 @@ async def test_what_costs_nothing_goes_first(repo: Repo, monkeypatch: pytest.Mon
         return most
 
     told = Told()
-    room = Room(repo, 1 << 40, told=told, first=first)
+    room = Room(repo, 1 << 40, told=told, hooks=RoomHooks(first=first))
     assert await room.make(777) == 777
     assert (asked, told.cids) == ([777], [])
 
@@ -120,7 +120,7 @@ async def test_where_nothing_may_go_it_is_said_once(
     repo.store_bytes(random.Random(1).randbytes(SIZE))
     loaded(repo, 2, age=0)
     room = Room(repo, 1000, told=Told())
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="kachery_p2p"):
         for seconds in (0, 60, 3_000, 1_000, 60):
             mock_clock.jump(seconds)
             assert await room.look() == 0
@@ -130,7 +130,7 @@ async def test_where_nothing_may_go_it_is_said_once(
 
 
 async def test_it_looks_as_soon_as_much_was_loaded(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And when the limit changes; not for each small load."""
+    """And when the limit changes."""
     roomy(monkeypatch)
     told = Told()
     used = repo.eviction.bytes_here()
@@ -140,9 +140,20 @@ async def test_it_looks_as_soon_as_much_was_loaded(repo: Repo, monkeypatch: pyte
         cids = [loaded(repo, number) for number in range(2)]
         room.set_limit(used + SIZE)
         await told.wait_for(cids[1])
-        room.arrived(100)
-        assert not room._wake.is_set()
         room.limit = 1
         room.arrived(3_000_000)
         await told.wait_for(cids[0])
         nursery.cancel_scope.cancel()
+
+
+async def test_it_does_not_look_for_each_small_load(repo: Repo) -> None:
+    """They are added up; without a limit nothing is looked at at all."""
+    room = Room(repo, 400_000_000, told=Told())
+    for _ in range(100):
+        room.arrived(100_000)
+    assert not room._wake.is_set()
+    room.arrived(100_000)
+    assert room._wake.is_set()
+    room = Room(repo, None, told=Told())
+    room.arrived(1 << 50)
+    assert not room._wake.is_set()
