@@ -302,6 +302,10 @@ def test_keys_that_are_none(workstation: StartWorkstation) -> None:
     path.write_text("{}")
     (station.directory / "node.toml").write_text("storage_limt = '5GB'\n")
     only(examine(station), "settings", "node.toml", "storage_limit")
+    (station.directory / "node.toml").rename(station.folder / "other.toml")
+    assert examine(station)["ok"]
+    only(examine(station, "--config", str(station.folder / "other.toml")), "settings", "other.toml", "storage_limit")
+    only(examine(station, "--config", str(station.folder / "missing.toml")), "settings", "missing.toml")
 
 
 def test_it_is_read_on_a_terminal(workstation: StartWorkstation) -> None:
