@@ -58,7 +58,7 @@ def _facts(given: dict[str, Any]) -> Facts:
     from kachery_p2p.pinning.server.limits import DEFAULT_ADDRESS
 
     options = Options(given.get("listen") or (), given.get("peers") or (), given.get("gateway"))
-    facts = gather(options=options)
+    facts = gather(options=options, file=given.get("config_file"))
     config = facts.config
     changes: dict[str, Any] = {}
     for name in ("public", "mdns", "tls_cert", "tls_key"):

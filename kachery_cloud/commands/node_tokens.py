@@ -91,12 +91,13 @@ def tokens_list(as_json: bool) -> None:
     """  # noqa: D301
     store = _store()
     found = store.tokens() if store.path.exists() else []
+    followers = store.following.followers() if found else {}
     if as_json:
-        click.echo(json.dumps({"tokens": [_plain(token) for token in found]}))
+        click.echo(json.dumps({"tokens": [{**_plain(token), "follow": token.id in followers} for token in found]}))
     elif not found:
         click.echo("Nobody can pin here. Make a token with: kachery-cloud-node tokens add NAME", err=True)
     for token in () if as_json else found:
-        click.echo(_line(token))
+        click.echo(f"{token.name}  (a node that follows this one)" if token.id in followers else _line(token))
 
 
 @command("remove")

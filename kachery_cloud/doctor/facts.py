@@ -91,10 +91,15 @@ class Facts:
         return self.options.listen or self.config.listen
 
 
-def gather(environ: Mapping[str, str] | None = None, options: Options | None = None) -> Facts:
-    """Find out what all checks need. Blocks for a few seconds where a node does not answer. Changes nothing."""
+def gather(
+    environ: Mapping[str, str] | None = None, options: Options | None = None, *, file: Path | None = None
+) -> Facts:
+    """Find out what all checks need. Blocks for a few seconds where a node does not answer. Changes nothing.
+
+    `file` is read in the place of `node.toml`.
+    """
     environ = dict(os.environ if environ is None else environ)
-    settings = read_all(environ)
+    settings = read_all(environ, file)
     return Facts(settings, look_for_node(settings.config.directory), options or Options(), environ)
 
 

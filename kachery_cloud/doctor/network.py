@@ -237,7 +237,7 @@ async def judge_dial(
             "Compare the fingerprints that kachery-cloud-status shows on both machines, and copy swarm.key from one to "
             "the other.",
         )
-    if "handshake" in why or "protocol" in why or "closed the connection" in why:
+    if address.relay is None:  # whatever it said: in a private network, each time something else
         return (
             "something listens there, but does not speak with us. It may be in a private network (swarm.key), or "
             "no peer.",

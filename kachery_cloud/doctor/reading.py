@@ -37,8 +37,13 @@ class ReadSettings:
     count: int = 0
 
 
-def read_all(environ: Mapping[str, str]) -> ReadSettings:
-    """Read all settings as `load_config` does, but go on after a mistake, and change no modes of files."""
+def read_all(environ: Mapping[str, str], named: Path | None = None) -> ReadSettings:
+    """Read all settings as `load_node_config` does, but go on after a mistake, and change no modes of files.
+
+    Args:
+        environ: environment variables.
+        named: a file in the place of `node.toml`, which must be there.
+    """
     findings: list[Finding] = []
     directory = _directory(environ, findings)
     path = directory / CONFIG_NAME
@@ -56,7 +61,7 @@ def read_all(environ: Mapping[str, str]) -> ReadSettings:
         )
     known = [setting.key for setting in SETTINGS.values() if setting.key]
     findings += [_unknown_key(key, known, path) for key in stored if key not in known]
-    file = _node_file(directory / NODE_FILE_NAME, findings)
+    file = _node_file(named or directory / NODE_FILE_NAME, findings, must=named is not None)
     chosen: dict[str, Any] = {}
     for name, setting in SETTINGS.items():
         text, kept = environ.get(setting.variable, "") if setting.key else "", stored.get(name)
@@ -90,12 +95,12 @@ def _directory(environ: Mapping[str, str], findings: list[Finding]) -> Path:
         return Path(os.path.abspath(os.path.expanduser(text.strip())))
 
 
-def _node_file(path: Path, findings: list[Finding]) -> NodeFile | None:
+def _node_file(path: Path, findings: list[Finding], *, must: bool) -> NodeFile | None:
     try:
         return NodeFile(path)
-    except FileNotFoundError:
-        return None
-    except KacheryError as error:
+    except (FileNotFoundError, KacheryError) as error:
+        if isinstance(error, FileNotFoundError) and not must:
+            return None
         findings.append(
             Finding(
                 str(error),

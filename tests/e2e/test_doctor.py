@@ -7,71 +7,20 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from scripts.lab import Lab, unavailable
-from scripts.workstation import Workstation
 from tests.conftest import StartWorkstation
-from tests.helpers.certificates import self_signed
-from tests.helpers.pin_clients import add_token, pinning_lab
+from tests.helpers.doctor import examine, grave, listing, only, prepared, service
 from tests.helpers.users import ALICE, as_user, needs_root, open_folder, run_command, warm_up
 
 ROOT = Path(__file__).resolve().parents[2]
-#: An address of a peer that is nowhere.
-NOBODY = "/ip4/127.0.0.1/tcp/{port}/p2p/12D3KooWGRuQ8BGCvVEV9pHV2nR8NbxuSFXJDVT9U4nFXoCBiFzy"
-
-
-def examine(station: Workstation, *options: str) -> dict[str, Any]:
-    """What the doctor says: its outcomes by the names of the checks."""
-    done = station.run("kachery-cloud-node", *options, "doctor", "--json", check=False)
-    said = json.loads(done.stdout)
-    assert done.returncode == (0 if said["ok"] else 1), done.stderr
-    assert done.stderr == ""
-    return {**{each["name"]: each for each in said["checks"]}, "ok": said["ok"]}
-
-
-def grave(said: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
-    """What is wrong, by the names of the checks."""
-    found = {
-        name: [each for each in outcome["findings"] if each["grave"]] for name, outcome in said.items() if name != "ok"
-    }
-    return {name: findings for name, findings in found.items() if findings}
-
-
-def only(said: Mapping[str, Any], name: str, *words: str) -> dict[str, str]:
-    """The one thing that is wrong, which a check has found, with these words in what it says."""
-    found = grave(said)
-    assert list(found) == [name], found
-    assert not said["ok"]
-    assert not [each for key, each in said.items() if key != "ok" and each["failed"]], said
-    (finding,) = found[name]
-    text = " ".join(finding[part] for part in ("what", "why", "todo"))
-    assert all(finding[part] for part in ("what", "why", "todo"))
-    for word in words:
-        assert word in text, text
-    return finding
-
-
-def listing(directory: Path) -> dict[str, tuple[int, int, int]]:
-    """Every file of a folder: size, time of change, mode."""
-    found: dict[str, tuple[int, int, int]] = {}
-    for folder, _, names in os.walk(directory):
-        for path in [Path(folder), *(Path(folder, name) for name in names)]:
-            status = os.lstat(path)
-            found[str(path)] = (status.st_size, status.st_mtime_ns, status.st_mode)
-    return found
-
 
 # --- all is well ------------------------------------------------------------------------------------------------------
 
@@ -135,26 +84,6 @@ def test_few_open_files(workstation: StartWorkstation) -> None:
     (finding,) = next(each for each in json.loads(done.stdout)["checks"] if each["name"] == "files")["findings"]
     assert "120 files" in finding["what"]
     assert "LimitNOFILE" in finding["todo"]
-
-
-@contextmanager
-def service(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """An HTTP server on loopback."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer(self)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize(("off", "words"), [(7200.0, "2 hours slow"), (-86400.0 * 30, "30 days fast")])
@@ -225,16 +154,9 @@ with Workstation(Path(sys.argv[1]) / "one") as station:
     assert done.returncode == 0, done.stderr
 
 
-def _prepared(make: StartWorkstation) -> Workstation:
-    station = make()
-    station.run("kachery-cloud-init")
-    station.call("say(kcl.store_text('x' * 50_000, local=True))")
-    return station
-
-
 def test_the_key_is_damaged(workstation: StartWorkstation) -> None:
     """Cut short, readable by others, or lost."""
-    station = _prepared(workstation)
+    station = prepared(workstation)
     key = station.directory / "private.pem"
     content = key.read_bytes()
     key.write_bytes(content[: len(content) // 2])
@@ -268,7 +190,7 @@ def test_the_key_is_of_another_user() -> None:
 
 def test_the_catalog_is_damaged(workstation: StartWorkstation) -> None:
     """Overwritten in the middle, or no database at all; and one that is gone."""
-    station = _prepared(workstation)
+    station = prepared(workstation)
     catalog = station.directory / "catalog.sqlite"
     for path in station.directory.glob("catalog.sqlite-*"):
         path.unlink()
@@ -284,7 +206,7 @@ def test_the_catalog_is_damaged(workstation: StartWorkstation) -> None:
 
 def test_a_newer_format(workstation: StartWorkstation) -> None:
     """A catalog of a version to come."""
-    station = _prepared(workstation)
+    station = prepared(workstation)
     with closing(sqlite3.connect(station.directory / "catalog.sqlite")) as db:
         db.execute("PRAGMA user_version=99")
         db.commit()
@@ -293,7 +215,7 @@ def test_a_newer_format(workstation: StartWorkstation) -> None:
 
 def test_linked_files_are_gone(workstation: StartWorkstation, tmp_path: Path) -> None:
     """What was linked was moved away."""
-    station = _prepared(workstation)
+    station = prepared(workstation)
     path = tmp_path / "recording.dat"
     path.write_bytes(os.urandom(10_000))
     station.run("kachery-cloud", "link", path)
@@ -332,7 +254,7 @@ with Workstation(Path(sys.argv[1]) / "one") as station:
 
 def test_two_nodes_on_one_directory(workstation: StartWorkstation) -> None:
     """A second one does not start, and the doctor says which process is the first; one that hangs is named as that."""
-    station = _prepared(workstation).start()
+    station = prepared(workstation).start()
     second = station.run("kachery-cloud-node", check=False)
     assert second.returncode != 0
     said = examine(station)
@@ -347,7 +269,7 @@ def test_two_nodes_on_one_directory(workstation: StartWorkstation) -> None:
 
 def test_the_node_is_on_another_machine(workstation: StartWorkstation) -> None:
     """The lock is held, and by a machine of another name."""
-    station = _prepared(workstation).start()
+    station = prepared(workstation).start()
     lock = station.directory / "node.lock"
     content = json.loads(lock.read_bytes())
     os.truncate(lock, 0)
@@ -361,7 +283,7 @@ def test_the_node_is_on_another_machine(workstation: StartWorkstation) -> None:
 
 def test_keys_that_are_none(workstation: StartWorkstation) -> None:
     """Typos and old names, of keys and of variables, each with what is meant; all of them at once."""
-    station = _prepared(workstation)
+    station = prepared(workstation)
     path = station.directory / "config.json"
     path.write_text(json.dumps({"gatewyas": [], "zone": "lab", "timeout": "soon", "peers": ["nonsense"]}))
     station.env["KACHERY_CLOUD_TIMOUT"] = "5"
@@ -380,128 +302,15 @@ def test_keys_that_are_none(workstation: StartWorkstation) -> None:
     path.write_text("{}")
     (station.directory / "node.toml").write_text("storage_limt = '5GB'\n")
     only(examine(station), "settings", "node.toml", "storage_limit")
-
-
-# --- the network ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    if reason := unavailable():
-        pytest.skip(f"these tests need several machines: {reason}")
-    with Lab() as made:
-        yield made
-
-
-def test_no_way_out(lab: Lab, tmp_path: Path) -> None:
-    """A machine whose network leads nowhere."""
-    host = lab.host("alice", lab.network("10.1.0.0/24"))
-    with host.entered():
-        for family in ("-4", "-6"):
-            subprocess.run(["ip", family, "route", "flush", "default"], check=False, capture_output=True)
-    env = {"KACHERY_CLOUD_PUBLIC": "on", "KACHERY_CLOUD_GATEWAYS": "none", "KACHERY_CLOUD_DELEGATED": "none"}
-    only(examine(host.workstation(tmp_path / "alice", env=env)), "route", "no default route", "ip route")
-
-
-def test_multicast_is_blocked(lab: Lab, tmp_path: Path) -> None:
-    """A firewall on the machine itself lets no multicast DNS in, or none out."""
-    host = lab.host("alice", lab.network("10.1.0.0/24"))
-    station = host.workstation(tmp_path / "alice", env={"KACHERY_CLOUD_MDNS": "on"})
-    assert "multicast works on" in examine(station)["multicast"]["well"]
-    for hook in ("input", "output"):
-        rules = f"table inet shut {{ chain c {{ type filter hook {hook} priority 0; udp dport 5353 drop; }}; }}"
-        with host.entered():
-            subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
-        (finding,) = examine(station)["multicast"]["findings"]
-        assert "5353" in finding["todo"]
-        with host.entered():
-            subprocess.run(["nft", "delete", "table", "inet", "shut"], check=True)
-
-
-def test_an_unreachable_relay(workstation: StartWorkstation, free_port: Callable[[], int]) -> None:
-    """Nothing listens there; and a node that does is none with the name that was expected."""
-    station = _prepared(workstation)
-    port = free_port()
-    station.env["KACHERY_CLOUD_RELAYS"] = NOBODY.format(port=port)
-    only(examine(station), "relays", "connection is refused", "`relays`")
-    relay = workstation().start()
-    station.env["KACHERY_CLOUD_RELAYS"] = relay.addr
+    (station.directory / "node.toml").rename(station.folder / "other.toml")
     assert examine(station)["ok"]
-    address, _, _ = relay.addr.partition("/p2p/")
-    station.env["KACHERY_CLOUD_RELAYS"] = address + "/p2p/" + NOBODY.rpartition("/")[2]
-    only(examine(station), "relays", "another one answers there", relay.peer_id)
-
-
-def test_a_peer_with_another_swarm_key(workstation: StartWorkstation) -> None:
-    """Ours and its key differ; we have one and it none; it has one and we none."""
-    station, peer = workstation(), workstation()
-    for each in (station, peer):
-        each.run("kachery-cloud", "keygen-swarm")
-    peer.start()
-    station.env["KACHERY_CLOUD_PEERS"] = peer.addr
-    only(examine(station), "peers", "another swarm key")
-    key = station.directory / "swarm.key"
-    content = key.read_bytes()
-    key.unlink()
-    only(examine(station), "peers", "swarm.key")
-    peer.stop()
-    (peer.directory / "swarm.key").unlink()
-    peer.start()
-    key.write_bytes(content)
-    station.env["KACHERY_CLOUD_PEERS"] = peer.addr
-    only(examine(station), "peers", "in no private network")
-
-
-# --- services ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_wrong_token(workstation: StartWorkstation, free_port: Callable[[], int]) -> None:
-    """For a pinning service, for a gateway, and for a node that is followed."""
-    station, theirs = _prepared(workstation), workstation()
-    token = add_token(theirs, "alice")
-    url = pinning_lab(theirs)
-    station.env["KACHERY_CLOUD_PIN_SERVICES"] = f"lab={url}"
-    station.env["KACHERY_CLOUD_PIN_TOKEN_LAB"] = "wrong"
-    only(examine(station), "services", "refuses the token", "401", "kachery-cloud-pins service add lab")
-    station.env["KACHERY_CLOUD_PIN_TOKEN_LAB"] = token
-    assert examine(station)["ok"]
-    station.env["KACHERY_CLOUD_FOLLOW"] = f"{url}=wrong"
-    only(examine(station), "services", "followed node", "--follow")
-    del station.env["KACHERY_CLOUD_FOLLOW"]
-    theirs.stop()
-    only(examine(station), "services", "cannot be reached")
-
-
-def test_certificates(workstation: StartWorkstation, tmp_path: Path) -> None:
-    """Expired, of another name, and not of the key."""
-    station = _prepared(workstation)
-    good = self_signed(tmp_path)
-    options = ("--pinning-service", "127.0.0.1:0", "--tls-cert")
-    assert examine(station, *options, str(good))["certificate"]["well"]
-    (tmp_path / "old").mkdir()
-    old = self_signed(tmp_path / "old", days=(-30, -1))
-    only(examine(station, *options, str(old)), "certificate", "expired on", "Renew")
-    only(examine(station, "--pinning-service", "127.0.0.2:0", "--tls-cert", str(good)), "certificate", "127.0.0.2")
-    lines = old.read_text().split("-----BEGIN CERTIFICATE")[0]
-    (tmp_path / "key.pem").write_text(lines)
-    only(examine(station, *options, str(good), "--tls-key", str(tmp_path / "key.pem")), "certificate", "belong")
-
-
-def test_public_services_are_left_alone(workstation: StartWorkstation, tmp_path: Path) -> None:
-    """With `public` off, no connection but to this machine is tried: a proxy that is named for all sees nothing."""
-    station = _prepared(workstation)
-    with closing(socket.create_server(("127.0.0.1", 0))) as proxy:
-        proxy.settimeout(0.0)
-        url = f"http://127.0.0.1:{proxy.getsockname()[1]}"
-        station.env.update(HTTPS_PROXY=url, HTTP_PROXY=url, ALL_PROXY=url, KACHERY_CLOUD_PUBLIC="off")
-        assert examine(station)["ok"]
-        with pytest.raises(BlockingIOError):
-            proxy.accept()
+    only(examine(station, "--config", str(station.folder / "other.toml")), "settings", "other.toml", "storage_limit")
+    only(examine(station, "--config", str(station.folder / "missing.toml")), "settings", "missing.toml")
 
 
 def test_it_is_read_on_a_terminal(workstation: StartWorkstation) -> None:
     """What works in a line, then each problem with three parts; and how many."""
-    station = _prepared(workstation)
+    station = prepared(workstation)
     (station.directory / "config.json").write_text('{"gatewyas": []}')
     done = station.run("kachery-cloud-node", "doctor", check=False)
     assert done.returncode == 1

@@ -38,7 +38,7 @@ class FollowPace:
     """
 
     look: float = 10.0
-    whole: float = 600.0
+    whole: float = 1800.0
     grace: float = 86400.0
     first: float = 10.0
     last: float = 600.0

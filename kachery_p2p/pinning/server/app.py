@@ -360,7 +360,7 @@ class _Body:
         Raises:
             Refusal: it stops coming, or is cut short.
         """
-        # A body that trickles would keep its place from others for ever. The time that we take ourselves is not counted.
+        # A body that trickles would keep its place from others for ever. What we take ourselves is not counted.
         waited, size = 0.0, 0
         while True:
             message, begun = None, trio.current_time()

@@ -262,7 +262,8 @@ class PinStore:
     def list(self, owner: Token | None, filters: Filters) -> tuple[int, Pins]:
         """Their pins that fit, the newest first; and how many there are beside those that the limit leaves.
 
-        Where no owner is named, those of all, but for those that are here because another node has them.
+        Where no owner is named, those of all, but for those that are here because another node has them. They are not
+        counted then, which would go through all for each page: of more than the limit, one more is said to be there.
         """
         where: Texts = [OWN] if owner is None else ["owner = ?"]
         values: Values = [] if owner is None else [owner.id]
@@ -290,10 +291,12 @@ class PinStore:
         clause = " AND ".join(where)
         if not _fits(values):
             return 0, []
+        query = f"SELECT {COLUMNS} FROM pins WHERE {clause} ORDER BY created DESC LIMIT ?"
+        if owner is None:
+            rows = self._file.all(query, [*values, filters.limit + 1])
+            return len(rows), [pin_of(row) for row in rows[: filters.limit]]
         count = self._file.one(f"SELECT count(*) FROM pins WHERE {clause}", values)[0]
-        rows = self._file.all(
-            f"SELECT {COLUMNS} FROM pins WHERE {clause} ORDER BY created DESC LIMIT ?", [*values, filters.limit]
-        )
+        rows = self._file.all(query, [*values, filters.limit])
         return count, [pin_of(row) for row in rows]
 
     def delete(self, owner: Token, request_id: str) -> bool:

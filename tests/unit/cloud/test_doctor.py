@@ -256,6 +256,29 @@ async def test_peers_that_do_not_answer(error: OSError, words: str) -> None:
     assert todo
 
 
+@pytest.mark.parametrize(
+    ("keyed", "plain", "words"),
+    [
+        (False, "", "may be in a private network"),
+        (True, None, "in no private network"),
+        (True, "It has more than 5 bytes", "another swarm key"),
+    ],
+)
+async def test_peers_that_do_not_speak_with_us(keyed: bool, plain: str | None, words: str) -> None:
+    """Something listens there; by which keys it can be spoken to tells what is wrong, whatever it said."""
+
+    async def connects(address: object) -> OSError | None:
+        return None
+
+    async def plainly() -> str | None:
+        return plain
+
+    address = parse_address("/ip4/192.0.2.1/tcp/4001")
+    said, todo = await judge_dial(address, "It has more than 5 bytes.", keyed, connects, plainly)
+    assert words in said
+    assert "swarm.key" in said + todo
+
+
 def _relay(*relays: RelaySlot) -> RelayStatus:
     return RelayStatus(True, relays, {}, None)
 

@@ -116,13 +116,16 @@ class Pair:
         ours, theirs = us.store.following, them.store.following
         known = ours.known(them.url)
         deleted = theirs.deleted(ours.list_id, known, 1000)
-        after, top, before, _ = ours.begin(them.url, theirs.list_id)
+        noted = ours.begin(them.url, theirs.list_id)
         ours.deleted_there(them.url, deleted, self.GRACE)
-        for cursor, kept in ((Cursor(after, top, before), True), (Cursor(), False)):
+        for cursor, kept in ((Cursor(*noted[:3]), True), (Cursor(), False)):
             if not kept:
                 ours.begin_whole(them.url)
             while True:
-                filters = Filters(statuses=("queued", "pinning", "pinned"), limit=PAGE, **bounds(cursor))
+                asked = bounds(cursor)
+                before, after = asked.get("before"), asked.get("after")
+                wanted = ("queued", "pinning", "pinned")
+                filters = Filters(statuses=wanted, limit=PAGE, before=before, after=after)
                 count, found = them.store.list(None, filters)
                 cursor = advance(cursor, [pin.created for pin in found], count > len(found))
                 pins = [RemotePin(pin.request_id, "alice", PinObject(pin.root, pin.cid), pin.created) for pin in found]
@@ -146,7 +149,7 @@ class Pair:
         return sorted(pin.cid for pin in side.store.list(side.token, Filters(statuses=("queued",), limit=1000))[1])
 
     def own(self, at: int) -> int:
-        return self.sides[at].store.list(None, Filters(statuses=("queued",), limit=1000))[0]
+        return len(self.sides[at].store.list(None, Filters(statuses=("queued",), limit=1000))[1])
 
     def restart(self, at: int) -> None:
         self.sides[at].store.close()
