@@ -161,6 +161,7 @@ STOPPED: dict[str, Any] = {
         "lab_url": "NoneType",
         "lab_name": "str",
         "lab_members": [],
+        "project": "str",
         "sources": dict.fromkeys(("mdns", "lan-dht", "known", "dht", "delegated", "gateways"), "bool"),
     },
     "pinning": {"counts": {}},
