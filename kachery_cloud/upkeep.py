@@ -79,7 +79,7 @@ def find_status(*, start: bool = False) -> Running | Stopped:
         return replace(_without_node(config), elsewhere=elsewhere)
     key = _swarm_key_facts(config)
     visible, problems = visible_now(config)
-    warnings = (*key.warnings, *_another_key(config, found, key), *problems)
+    warnings = (*key.warnings, *_another_key(config, found, key), *problems, *_damaged(config))
     return Running(found=found, warnings=warnings, shared=shared_directories(config), visible=visible)
 
 
@@ -287,7 +287,7 @@ def _without_node(config: Config) -> Stopped:
         directory=str(config.directory),
         peer_id=_peer_id(config),
         private_network=private,
-        warnings=(*key.warnings, *problems),
+        warnings=(*key.warnings, *problems, *_damaged(config)),
         swarm_key_fingerprint=key.fingerprint,
         settings={**config.shown(), "sources": sources},
         pinning=PinCounts(counts),
@@ -346,6 +346,17 @@ def _another_key(config: Config, found: RunningNode, key: _SwarmKey) -> list[str
         f"swarm.key in {config.directory} was made, changed or removed after the node had started: stop the node "
         f"(process {found.pid}) and start it again."
     ]
+
+
+def _damaged(config: Config) -> list[str]:
+    """A warning where a node has found something damaged here that it could not bring back."""
+    from kachery_p2p.node.scrub_state import STATE_NAME, read_state
+
+    found = read_state(config.directory / STATE_NAME).damaged
+    if not found:
+        return []
+    things = "One thing here was" if len(found) == 1 else f"{len(found):,} things here were"
+    return [f"{things} found to be damaged, changed or missing. What, and what to do: kachery-cloud verify"]
 
 
 def repair(uris: Sequence[str] | None = None) -> dict[str, Any]:

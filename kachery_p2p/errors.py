@@ -259,7 +259,13 @@ class DamagedRepo(RepoError):
 
 
 class RepoBusy(RepoError):
-    """Raised when another process, or another thread, is loading the same file into this data directory."""
+    """Raised when another process, or another thread, is loading the same file into this data directory.
+
+    Attributes:
+        storing: whether it is because something is being stored, so that nothing at all can be removed meanwhile.
+    """
+
+    storing = False
 
 
 class RemovedMeanwhile(RepoError):

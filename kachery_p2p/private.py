@@ -38,8 +38,10 @@ _SECRETS = (
     "gateway-token",
     "node.json",
     "node.lock",
+    "node.toml",
     "outbox.sqlite",
     "routing.sqlite",
+    "scrub.json",
     "tokens.json",
 )
 

@@ -9,4 +9,8 @@ members     who may sign in (table); clients: the computers of members (table)
 sessions, invitations, registrations    how people and computers come in (tables, each with its routes)
 sign_in, openid                         signing in at an OpenID provider
 signed_requests                         requests that a client signs with its key (RFC 9421)
+projects_rules                          who may do what with projects and files; no input or output
+projects_store, projects, projects_api  the list of projects (table); with their groups and pins; their routes
+files, files_api                        what members have pinned and uploaded, and its content; its routes
+usage_store, usage_api, node_api        who uses what; how the node is
 """

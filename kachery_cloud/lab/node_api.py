@@ -2,7 +2,7 @@
 
     GET   /api/v1/node     peers by latency, traffic, disk, what waits, since when
 
-Addresses of peers are told to administrators alone: they say where somebody is.
+Addresses of peers are told to administrators alone, as they say where somebody is; so is what becomes of the disk.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 from kachery_cloud.lab.answers import Json, query_of, time_text
 from kachery_cloud.lab.lab import Lab
+from kachery_p2p.pinning.server.keeper import ServiceFigures
 
 #: Peers of one answer: those that answer fastest.
 MAX_PEERS = 500
@@ -71,7 +72,23 @@ def routes(lab: Lab) -> list[BaseRoute]:
                 "disk": {"used": figures.disk_used, "free": figures.disk_free},
                 "queue": {name: counts.get(name, 0) for name in ("queued", "pinning", "pinned", "failed")},
                 "dht": dict(figures.dht_peers),
+                "storage": _storage(figures.service) if caller.member.is_administrator else None,
             }
         )
 
     return [Route("/api/v1/node", health, methods=["GET"])]
+
+
+def _storage(service: ServiceFigures | None) -> dict[str, Any] | None:
+    """What becomes of the disk: what may go, what went to make room, and whether all is sound."""
+    if service is None:
+        return None
+    return {
+        "limit": service.storage_limit,
+        "cache": service.cache_bytes,
+        "evicted_bytes": service.evicted_bytes,
+        "evicted_roots": service.evicted_roots,
+        "scrubbed": time_text(service.scrubbed_at) if service.scrubbed_at else None,
+        "damaged": service.damaged,
+        "mended": service.mended,
+    }

@@ -11,25 +11,18 @@ file is the user's: that it has changed is said, and nothing else. So is what so
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
-from kachery_p2p import private
 from kachery_p2p.dag.cid import CID
 from kachery_p2p.errors import ContentNotFound, DamagedFile, KacheryError
-from kachery_p2p.json_reader import InvalidJSON, read_json
-from kachery_p2p.json_shapes import WrongShape, from_json
 from kachery_p2p.node.messages import LoadRequest
-from kachery_p2p.ownfiles import read_own_file
+from kachery_p2p.node.scrub_state import MAX_DAMAGED, STATE_NAME, Damaged, ScrubState, read_state, write_state
 from kachery_p2p.repo.scrubbing import Place, Step
 from kachery_p2p.units import DAY, HOUR, MIB
 
@@ -39,11 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kachery_p2p.node.scrub")
 
-STATE_NAME = "scrub.json"
-#: Bytes of that file: the damaged things in it are bounded.
-_MAX_STATE = MIB
-#: Damaged things that are remembered. A disk that has more of them is to be replaced.
-MAX_DAMAGED = 1_000
 #: Bytes a second at the most, also after a long time off: a quarter of what a slow disk gives.
 MAX_RATE = 32 * MIB
 #: Bytes that the node moves in a second beyond which it is busy.
@@ -90,48 +78,6 @@ class ScrubPace:
     def behind(self, *, total: int, done: int, passed: float) -> bool:
         """Whether so much is left undone that it does not wait for quiet hours any more: a quarter of all."""
         return total > 0 and passed / (self.days * DAY) - done / total > 0.25
-
-
-@dataclass(frozen=True)
-class Damaged:
-    """Something that is wrong.
-
-    Attributes:
-        cid: of the file or block.
-        path: where it was.
-        what: see `kachery_p2p.repo.checking.Problem`; "block" for one that the catalog keeps.
-        detail: a sentence.
-        found: when; seconds since 1970.
-        tried: when it was last tried to mend it.
-    """
-
-    cid: str
-    path: str
-    what: str
-    detail: str
-    found: float
-    tried: float = 0.0
-
-
-@dataclass(frozen=True)
-class ScrubState:
-    """What is written down.
-
-    Attributes:
-        stage, row, leaves: the place; see `kachery_p2p.repo.scrubbing.Place`.
-        begun: when this round began; seconds since 1970. 0 before the first one.
-        done: bytes that were read in it.
-        finished: when the last round ended; 0 where none has.
-        damaged: what is wrong and not mended.
-    """
-
-    stage: str = "files"
-    row: int = 0
-    leaves: int = 0
-    begun: float = 0.0
-    done: int = 0
-    finished: float = 0.0
-    damaged: tuple[Damaged, ...] = field(default=())
 
 
 class Scrub:
@@ -375,33 +321,3 @@ def _with(state: ScrubState, damaged: Iterable[Damaged]) -> ScrubState:
     return ScrubState(
         state.stage, state.row, state.leaves, state.begun, state.done, state.finished, tuple(damaged)
     )  # fmt: skip
-
-
-def read_state(path: Path) -> ScrubState:
-    """What was written down; the beginning where nothing was, or it cannot be read: then all is read anew."""
-    try:
-        return from_json(ScrubState, read_json(read_own_file(path, _MAX_STATE)))
-    except FileNotFoundError:
-        return ScrubState()
-    except (OSError, KacheryError, InvalidJSON, WrongShape) as error:
-        log.warning("%s cannot be read, so all that is here is read from the beginning: %s", path, error)
-        return ScrubState()
-
-
-def write_state(path: Path, state: ScrubState) -> None:
-    """Write it down, whole or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    fd = private.make_file(temporary)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as out:
-            json.dump(asdict(state), out, indent=1)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise

@@ -7,6 +7,9 @@ On the disk
       private.pem  public.pem       the node's Ed25519 key: PKCS#8 and SubjectPublicKeyInfo, PEM, 0600 (keys.py)
       swarm.key                     the key of a private network, where there is one: Kubo's format, 0600 (swarm_key.py)
       config.json  tokens.json      the user's settings, and the tokens of pinning services (kachery_cloud.settings)
+      node.toml                     settings of the program that only runs the node (kachery_cloud.settings.node_file)
+      scrub.json                    how far that has read through what is here, and what was damaged: JSON, replaced
+                                    whole (kachery_p2p.node.scrub_state); where it is lost all is read anew
       node.lock                     locked (flock) by the process that is the node; a JSON object of its number and its
                                     machine (hosts.py)
       host.lock                     on a network file system: its lock is shared by the processes of the one machine

@@ -130,8 +130,10 @@ class Eviction:
                 break
             try:
                 size = self._remove(root) if remove is None else remove(root)
-            except RepoBusy:
-                continue  # it is being loaded, or something is being stored that may rely on it
+            except RepoBusy as busy:
+                if busy.storing:
+                    break  # nothing goes meanwhile, and each would be waited for
+                continue  # it is being loaded, or was used just now
             freed += size
             gone.append(Evicted(root.cid, size, root.used))
         return gone

@@ -327,13 +327,6 @@ class Inventory:
         self.relist()
         known = {bytes(problem.cid.to_v1()) for problem in named}
         problems: list[Problem] = []
-        for _, cid in self.folders():
-            broken, missing, count = self._lacking(cid)
-            if (broken or missing - known) and bytes(cid.to_v1()) not in known:
-                detail = (
-                    f"{broken + len(missing)} of the {count} files in the folder {cid} are not here. {way_out(cid)}"
-                )
-                problems.append(Problem(cid, self._catalog.path, "missing", detail))
         for key, version in self._catalog.all(
             "SELECT k.key, r.version FROM kept k JOIN roots r ON r.key = k.key LEFT JOIN files f ON f.root = r.id "
             f"LEFT JOIN packed p ON p.root = r.id WHERE r.kind <> {DIRECTORY} AND f.id IS NULL AND p.root IS NULL"
@@ -341,6 +334,14 @@ class Inventory:
             cid = cid_of(key, version)
             if key not in known and not _inline(cid):
                 detail = f"{cid} is on the list, but no copy of it is here any more. {way_out(cid)}"
+                problems.append(Problem(cid, self._catalog.path, "missing", detail))
+                known.add(key)
+        for _, cid in self.folders():
+            broken, missing, count = self._lacking(cid)
+            if (broken or missing - known) and bytes(cid.to_v1()) not in known:
+                detail = (
+                    f"{broken + len(missing)} of the {count} files in the folder {cid} are not here. {way_out(cid)}"
+                )
                 problems.append(Problem(cid, self._catalog.path, "missing", detail))
         return problems
 

@@ -118,10 +118,12 @@ class RemovalLock:
             return RepoBusy(
                 f"{self._directory} is being moved, or something is being removed from it. Try again when that is done."
             )
-        return RepoBusy(
+        busy = RepoBusy(
             f"Something is being stored in {self._directory}, and what it may rely on must not go meanwhile. Try again "
             "when that is done."
         )
+        busy.storing = True
+        return busy
 
     def _moved(self) -> RepoError:
         return RepoError(

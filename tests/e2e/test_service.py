@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import ssl
 import subprocess
+import sys
 import urllib.request
 from contextlib import closing
 from pathlib import Path
@@ -214,6 +215,34 @@ def test_the_second_signal_ends_it_at_once(workstation: StartWorkstation) -> Non
         assert sock.recv(4096) == b""
 
 
+def test_one_in_a_terminal_ends_with_it(workstation: StartWorkstation) -> None:
+    """It is not left running where nobody sees it; without a terminal, SIGHUP only has it read its settings."""
+    import pty
+    import termios
+
+    station = workstation()
+    ours, theirs = pty.openpty()
+    line = [sys.executable, "-m", "kachery_cloud.commands.main", "node"]
+    take = f"import fcntl, os, sys; fcntl.ioctl(0, {termios.TIOCSCTTY}, 0); os.execv(sys.executable, {line!r})"
+    node = subprocess.Popen(
+        [sys.executable, "-c", take],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=station.env,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    said = b""
+    while b"Others load from here" not in said:
+        said += os.read(ours, 4096)
+    node.send_signal(signal.SIGHUP)
+    assert station.run("kachery-cloud-node", "reload").returncode == 0
+    assert node.poll() is None
+    os.close(ours)
+    assert node.wait(PATIENCE) == 0
+
+
 def test_a_service_manager_is_told(workstation: StartWorkstation, tmp_path: Path) -> None:
     """As sd_notify(3) has it: when it serves, that it lives, when it reads its settings again, and when it stops."""
     path = Path("/tmp") / f"notify-{os.getpid()}"
@@ -369,6 +398,8 @@ def test_what_rots_is_mended(workstation: StartWorkstation, tmp_path: Path) -> N
     checked = station.run("kachery-cloud", "verify", check=False)
     assert checked.returncode == 4
     assert Path(mine).name in checked.stdout
+    (warning,) = [each for each in station.status()["warnings"] if "damaged" in each]
+    assert warning.startswith("One thing here")
     wait_until(lambda: metrics(station)["kachery_scrubbed_bytes_total"] > 3_000_000, "that it goes on reading")
 
 

@@ -6,15 +6,19 @@ import os
 import random
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kachery_p2p.dag.cid import CID
+from kachery_p2p.node.scrub_state import STATE_NAME, Damaged, ScrubState, read_state, write_state
 from kachery_p2p.repo import Repo
 from kachery_p2p.repo.kept_rows import LOADED
+from kachery_p2p.repo.scrubbing import Place
 from tests.helpers.dying import dies
 from tests.helpers.profiles import custom_profile
+from tests.unit.repo.test_scrubbing import flip
 
 pytestmark = [
     pytest.mark.slow,
@@ -88,5 +92,44 @@ def test_room_is_made(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / str(steps))
         if not killed:
             assert steps > 20
+            return
+    raise AssertionError("it does not end")
+
+
+def test_what_was_read_is_noted(tmp_path: Path) -> None:
+    """After each step of reading, setting aside and noting: the state can be read, as it was before or as it is after,
+    and the damage is found again by whoever goes on from there."""
+    for steps in range(MOST):
+        filled = Filled(tmp_path / str(steps))
+        path = filled.directory / STATE_NAME
+        with Repo.open(filled.directory) as repo:
+            file = repo.find_file(filled.stored)
+        assert file is not None
+        flip(file, 2_500)
+        before = ScrubState(begun=1.0)
+        write_state(path, before)
+
+        def work(filled: Filled = filled, path: Path = path, before: ScrubState = before) -> None:
+            with Repo.open(filled.directory) as repo:
+                place: Place | None = Place()
+                damaged: list[Damaged] = []
+                while place is not None:
+                    step = repo.scrubber.step(place)
+                    damaged += [Damaged(str(each.cid), str(each.path), each.what, "", 2.0) for each in step.problems]
+                    place = step.place
+                write_state(path, replace(before, stage="end", damaged=tuple(damaged)))
+                for each in damaged:
+                    repo.quarantine(CID.parse(each.cid))
+
+        killed = dies(steps, work)
+        state = read_state(path)
+        assert [path.name for path in filled.directory.glob(".scrub.json*")] in ([], [".scrub.json.new"])
+        assert state == before or [each.cid for each in state.damaged] == [str(filled.stored)]
+        with Repo.open(filled.directory) as repo:
+            assert [problem.cid for problem in repo.verify()] == [filled.stored]
+        shutil.rmtree(tmp_path / str(steps))
+        if not killed:
+            assert steps > 3
+            assert state.stage == "end"
             return
     raise AssertionError("it does not end")

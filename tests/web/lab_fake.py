@@ -295,6 +295,8 @@ class FakeLab:
                         "blocks_received": 411_004},
             "disk": {"used": 512_000_000_000, "free": 3_400_000_000_000},
             "queue": {"queued": 3, "pinning": 1, "failed": 1, "pinned": 229},
+            "storage": {"limit": 2_000_000_000_000, "cache": 61_000_000_000, "evicted_bytes": 4_200_000_000,
+                        "evicted_roots": 17, "scrubbed": "2026-11-21T03:10:00Z", "damaged": 0, "mended": 1},
         }  # fmt: skip
 
     def _registration(self) -> dict[str, Any]:

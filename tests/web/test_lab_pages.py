@@ -23,7 +23,7 @@ PATHS = {
     "/projects/p1": ["Tetrodes, CA1", "Grace Hopper", "kachery-cloud-store FILE --project hippocampus-2026"],
     "/clients": ["ada-workstation", "not yet", "kachery-cloud-init --node http"],
     "/usage": ["Served to others", "By member", "hippocampus-2026", "93 000"],
-    "/node": ["34 days", "nearest 0.9 ms", "187 ms", "3.4 TB free", "rig-2", PEERS[0]],
+    "/node": ["34 days", "nearest 0.9 ms", "187 ms", "3.4 TB free", "rig-2", PEERS[0], "17 files and folders, 4.2 GB"],
     "/members": ["509 GB are stored in all", "Emmy Noether", "no limit", "Invite somebody"],
     "/register/r1": ["K7PM-2QXW", "laptop of Ada", PEERS[2], "Ada Lovelace (ada@example.org)", "Register client"],
 }

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kachery_p2p.node.node import Node
-from kachery_p2p.node.scrub import STATE_NAME, Damaged, Scrub, ScrubPace, ScrubState, read_state, write_state
+from kachery_p2p.node.scrub import Scrub, ScrubPace
+from kachery_p2p.node.scrub_state import STATE_NAME, Damaged, ScrubState, read_state, write_state
 from kachery_p2p.repo import Repo
 from kachery_p2p.repo.keys import new_identity
 from kachery_p2p.units import DAY

@@ -101,6 +101,22 @@ def test_what_is_busy_is_passed_over(repo: Repo) -> None:
     assert [each.cid for each in repo.eviction.evict(1, now=NOW, rest=0, remove=remove)] == [second]
 
 
+def test_while_something_is_stored_nothing_goes(repo: Repo) -> None:
+    """That is waited for once, and not again for each root that could go."""
+    for number in range(3):
+        loaded(repo, number, 200)
+    asked: list[CID] = []
+
+    def remove(root: KeptRoot) -> int:
+        asked.append(root.cid)
+        with repo._placer.lock.removing(0):
+            raise AssertionError("nothing is stored")
+
+    with Repo.open(repo.directory) as other, other._placer.lock.adding():
+        assert repo.eviction.evict(1 << 40, now=NOW, rest=0, remove=remove) == []
+    assert len(asked) == 1
+
+
 def test_a_file_that_is_being_loaded_stays(repo: Repo) -> None:
     """Its partial file is locked; when the load has ended without it, it may go."""
     data = random.Random(7).randbytes(40_000)
