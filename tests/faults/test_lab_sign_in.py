@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-import httpx
 import pytest
 import trio
 
@@ -18,13 +17,8 @@ from kachery_cloud.ownership.archive import public_keys
 from kachery_cloud.ownership.proofs import make_proof, new_nonce
 from kachery_cloud.ownership.verifying import Issuer, verify
 from tests.conftest import StartOpenID
-from tests.helpers.lab import RunningLab, Wall, running_lab
+from tests.helpers.lab import RunningLab, Wall, reason, running_lab
 from tests.helpers.openid import OpenIDProvider, web_client
-
-
-def reason(answer: httpx.Response) -> tuple[int, str]:
-    """Status and reason of a refusal."""
-    return answer.status_code, answer.json()["error"]["reason"]
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -205,6 +204,13 @@ async def running_lab(folder: Path, *, wall: Wall | None = None, **settings: Any
                 nursery.cancel_scope.cancel()
 
 
-def nonce() -> str:
-    """A nonce that was never used."""
-    return secrets.token_urlsafe(24)
+def reason(answer: httpx.Response) -> tuple[int, str]:
+    """Status and reason of a refusal."""
+    return answer.status_code, answer.json()["error"]["reason"]
+
+
+async def begun(client: LabClient, label: str = "laptop") -> dict[str, Any]:
+    """A registration that a computer has begun."""
+    answer = await client.signed("POST", "/api/v1/registrations", {"label": label})
+    assert answer.status_code == 201, answer.text
+    return answer.json()
